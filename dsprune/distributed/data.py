@@ -1,0 +1,94 @@
+"""The order of training examples: a pure function of the seed and the clock, the same on any number of ranks.
+
+Step `b` of epoch `e` trains on the examples `order_e[b * batch : (b + 1) * batch]`, where `order_e` is a
+permutation seeded with the seed and the epoch. Ranks and micro-batches only divide those examples among them: the
+step's gradient is the same mean on any number of ranks, and training resumes at any step without reading what came
+before it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dsprune.errors import UserError
+
+__all__ = ["BatchPlan", "TrainSampler"]
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Which examples each optimizer step trains on, and how ranks and micro-batches divide them.
+
+    Attributes:
+        num_examples: size of the training data; an epoch leaves out `num_examples % batch` of them, others each time.
+        batch: examples of an optimizer step, over all ranks.
+        micro_batch: examples of one forward pass on one rank.
+        world_size: number of ranks.
+        seed: seed of the permutations.
+    """
+
+    num_examples: int
+    batch: int
+    micro_batch: int
+    world_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.num_examples < self.batch:
+            raise UserError(
+                f"budget.batch: {self.batch} is more than the {self.num_examples} training examples: lower it"
+            )
+        if self.batch % (self.micro_batch * self.world_size):
+            raise UserError(
+                f"budget.batch: {self.batch} is not a multiple of budget.micro_batch {self.micro_batch} "
+                f"times {self.world_size} ranks: change one of them"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        return self.num_examples // self.batch
+
+    @property
+    def accumulation(self) -> int:
+        """Forward passes of a rank in an optimizer step."""
+        return self.batch // (self.micro_batch * self.world_size)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The permutation of an epoch."""
+        return np.random.default_rng([self.seed, epoch]).permutation(self.num_examples)
+
+    def divide(self, examples: np.ndarray, lengths: np.ndarray, rank: int) -> list[list[int]]:
+        """The micro-batches of one rank for the `batch` examples of a step.
+
+        Examples of like length share a forward pass, on all ranks: little is spent on padding or on waiting.
+        """
+        by_length = examples[np.argsort(lengths[examples], kind="stable")]
+        passes = by_length.reshape(self.accumulation, self.micro_batch, self.world_size)
+        return passes[:, :, rank].tolist()
+
+
+class TrainSampler:
+    """Micro-batches of example numbers for one rank, for the optimizer steps `start <= step < stop`.
+
+    A `batch_sampler` for `torch.utils.data.DataLoader`; `plan.accumulation` batches of it make a step.
+    """
+
+    def __init__(self, plan: BatchPlan, lengths: Sequence[int], rank: int, *, start: int, stop: int) -> None:
+        assert len(lengths) == plan.num_examples
+        self.plan, self.lengths, self.rank = plan, np.asarray(lengths), rank
+        self.start, self.stop = start, stop
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) * self.plan.accumulation
+
+    def __iter__(self) -> Iterator[list[int]]:
+        plan = self.plan
+        order, epoch_of_order = np.empty(0, dtype=int), None
+        for step in range(self.start, self.stop):
+            epoch, position = divmod(step, plan.steps_per_epoch)
+            if epoch != epoch_of_order:
+                order, epoch_of_order = plan.order(epoch), epoch
+            examples = order[position * plan.batch : (position + 1) * plan.batch]
+            yield from plan.divide(examples, self.lengths, self.rank)

@@ -1,0 +1,167 @@
+"""The two ways in: `initialize` makes a pruning engine, `PruningEngine` wraps one that someone else made."""
+
+import functools
+import math
+from collections.abc import Sized
+from typing import Any
+
+import deepspeed
+from deepspeed import DeepSpeedEngine
+from torch import nn
+
+from dsprune.engine.dsconfig import load_ds_config, resolve_ds_config
+from dsprune.engine.learning_rate import ScaledLR
+from dsprune.engine.mask_files import load_masks, save_masks
+from dsprune.engine.pruner import Pruner
+from dsprune.engine.support import check_engine
+from dsprune.engine.zero import open_layout
+from dsprune.errors import UserError
+from dsprune.pure.prunable import find_prunable
+from dsprune.pure.recipe import Recipe, load_recipe
+from dsprune.pure.schedule import Timetable, build_timetable
+
+__all__ = ["PruningEngine", "initialize"]
+
+
+def initialize(
+    *,
+    model: nn.Module,
+    config: dict[str, Any] | str,
+    recipe: Recipe | str,
+    training_data: Sized | None = None,
+    steps_per_epoch: int | None = None,
+    **kwargs: Any,
+) -> tuple["PruningEngine", Any, Any, Any]:
+    """`deepspeed.initialize`, and the engine prunes. Collective: every rank must call this.
+
+    Args:
+        model: as for DeepSpeed. Unless `model_parameters` or `optimizer` say otherwise, biases and norms are
+            optimized without weight decay.
+        config: a ds_config, the path of one, or the name of a shipped one; its "auto" come from the recipe.
+        recipe: a recipe, or the path or name of one.
+        training_data: as for DeepSpeed; the recipe's epochs are counted on it.
+        steps_per_epoch: optimizer steps an epoch, for a recipe that counts in epochs without `training_data`.
+        **kwargs: passed on to `deepspeed.initialize`.
+
+    Returns:
+        Engine, optimizer, data loader and scheduler, as `deepspeed.initialize` does.
+
+    Raises:
+        UserError: recipe and ds_config disagree, or something cannot be pruned under.
+    """
+    deepspeed.init_distributed(dist_init_required=None, verbose=False)
+    world_size = deepspeed.comm.get_world_size()
+    recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    config = resolve_ds_config(load_ds_config(config) if isinstance(config, str) else config, recipe, world_size)
+    if training_data is not None:
+        steps_per_epoch = _steps_per_epoch(len(training_data), config, world_size)
+    timetable = build_timetable(recipe, steps_per_epoch)
+    if kwargs.get("optimizer") is None:
+        kwargs.setdefault("model_parameters", _parameter_groups(model))
+    engine, optimizer, loader, scheduler = deepspeed.initialize(
+        model=model,
+        config=config,
+        training_data=training_data,
+        lr_scheduler=functools.partial(ScaledLR, timetable=timetable),
+        **kwargs,
+    )
+    return PruningEngine(engine, recipe, timetable=timetable), optimizer, loader, scheduler
+
+
+class PruningEngine:
+    """A DeepSpeed engine that prunes: call it, `backward` and `step` as ever; all else is the engine's own.
+
+    Args:
+        engine: an initialised engine, at any ZeRO stage, without a scheduler.
+        recipe: a recipe, or the path or name of one.
+        timetable: when the events are; None = made from the recipe and the engine's own data loader.
+
+    Raises:
+        UserError: the engine has a part that dsprune cannot prune under, or a scheduler of its own.
+    """
+
+    def __init__(
+        self, engine: DeepSpeedEngine, recipe: Recipe | str, *, timetable: Timetable | None = None
+    ) -> None:
+        check_engine(engine)
+        recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
+        self.deepspeed = engine
+        self.timetable = timetable or build_timetable(recipe, _loader_steps(engine))
+        self.pruner = _make_pruner(engine, recipe, self.timetable)
+        if engine.lr_scheduler is None:
+            engine.lr_scheduler = ScaledLR(engine.basic_optimizer, self.timetable)
+        elif not isinstance(engine.lr_scheduler, ScaledLR):
+            name = type(engine.lr_scheduler).__name__
+            raise UserError(f"learning_rate: the engine has a {name} of its own: make it without a scheduler")
+
+    @property
+    def clock(self) -> int:
+        """Number of applied optimizer steps; a step skipped on overflow does not count."""
+        return self.deepspeed.global_steps - self.deepspeed.skipped_steps
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.deepspeed(*args, **kwargs)
+
+    def step(self, *args: Any, **kwargs: Any) -> None:
+        """`DeepSpeedEngine.step`, with the event that is due. Collective: every rank must call this."""
+        boundary = self.deepspeed.is_gradient_accumulation_boundary()
+        if self.pruner is not None and boundary:
+            self.pruner.before_step(self.clock)
+        self.deepspeed.step(*args, **kwargs)
+        if self.pruner is not None and boundary:
+            self.pruner.after_step(applied=self.deepspeed.was_step_applied())
+
+    def save_checkpoint(self, save_dir: str, tag: str | None = None, **kwargs: Any) -> Any:
+        """`DeepSpeedEngine.save_checkpoint`, with the masks in the tag's folder.
+
+        The masks are written first, since DeepSpeed writes `latest` last. Collective: every rank must call
+        this.
+        """
+        tag = tag or f"global_step{self.deepspeed.global_steps}"
+        if self.pruner is not None:
+            save_masks(save_dir, tag, self.pruner.masks, self.timetable, self.clock)
+        return self.deepspeed.save_checkpoint(save_dir, tag=tag, **kwargs)
+
+    def load_checkpoint(self, load_dir: str, tag: str | None = None, **kwargs: Any) -> Any:
+        """`DeepSpeedEngine.load_checkpoint`, with the masks. Collective: every rank must call this.
+
+        Raises:
+            UserError: the checkpoint has no masks, or they do not fit its weights or this run.
+        """
+        loaded = self.deepspeed.load_checkpoint(load_dir, tag=tag, **kwargs)
+        if self.pruner is not None and loaded[0] is not None:
+            load_masks(loaded[0], self.pruner.masks, self.timetable, self.clock)
+        return loaded
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached only for names that are not this class's own.
+        return getattr(self.__dict__["deepspeed"], name)
+
+
+def _make_pruner(engine: DeepSpeedEngine, recipe: Recipe, timetable: Timetable) -> Pruner | None:
+    if recipe.pruning is None:
+        return None
+    pruning = recipe.pruning
+    tensors = find_prunable(engine.module, pruning.include, pruning.exclude, pruning.sparsities)
+    return Pruner(open_layout(engine, tensors), pruning, timetable, recipe.seed)
+
+
+def _parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Parameters with and without weight decay: biases and the vectors of norms have none."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # Under zero.Init a parameter's own shape is empty; DeepSpeed keeps the true one.
+    matrices = [p for p in trained if len(getattr(p, "ds_shape", p.shape)) > 1]
+    vectors = [p for p in trained if len(getattr(p, "ds_shape", p.shape)) <= 1]
+    return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def _steps_per_epoch(num_examples: int, config: dict[str, Any], world_size: int) -> int:
+    """Whole optimizer steps in one pass of DeepSpeed's own loader, which pads the last micro-batches."""
+    micro_batch, accumulation = config["train_micro_batch_size_per_gpu"], config["gradient_accumulation_steps"]
+    return math.ceil(math.ceil(num_examples / world_size) / micro_batch) // accumulation
+
+
+def _loader_steps(engine: DeepSpeedEngine) -> int | None:
+    if engine.training_dataloader is None:
+        return None
+    return len(engine.training_dataloader) // engine.gradient_accumulation_steps()

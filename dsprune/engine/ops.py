@@ -1,0 +1,80 @@
+"""The C++ extensions that DeepSpeed compiles at first use: which this machine needs, and what keeps them from it."""
+
+import os
+from pathlib import Path
+
+from deepspeed.accelerator import get_accelerator
+from deepspeed.git_version_info import installed_ops
+from deepspeed.ops.op_builder.builder import OpBuilder
+from torch.utils import cpp_extension
+
+from dsprune.errors import CheckFailedError
+
+__all__ = ["build_ops", "find_stale_locks", "is_built", "needed_ops"]
+
+
+def needed_ops() -> list[OpBuilder]:
+    """List the extensions that a run may load here: CPUAdam for offload, and on CPU the collectives."""
+    accelerator = get_accelerator()
+    names = ["CPUAdamBuilder"]
+    if accelerator.device_name() == "cpu":
+        names.append("ShareMemCommBuilder")
+    builders = (accelerator.create_op_builder(name) for name in names)
+    return [builder for builder in builders if builder is not None and builder.is_compatible(verbose=False)]
+
+
+def is_built(builder: OpBuilder) -> bool:
+    """Say whether the extension was installed with DeepSpeed or lies compiled in torch's cache."""
+    folder = Path(cpp_extension._get_build_directory(builder.name, verbose=False))
+    return installed_ops.get(builder.name, False) or (folder / f"{builder.name}.so").is_file()
+
+
+def build_ops() -> None:
+    """Compile and load every needed extension, in this process alone: ranks that build at once can collide.
+
+    Raises:
+        CheckFailedError: one does not compile, or a stale lock would make the build wait for ever.
+    """
+    for lock in find_stale_locks():
+        raise CheckFailedError(f"{lock}: left by a build that was killed: remove it, then try again")
+    for builder in needed_ops():
+        try:
+            builder.load(verbose=False)
+        except (ImportError, OSError, RuntimeError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise CheckFailedError(f"{builder.name}: does not compile ({reason}): see `ds_report`") from error
+
+
+def find_stale_locks() -> list[Path]:
+    """Find build locks that no live process holds: every later build waits for them, silently and for ever.
+
+    torch keeps its lock file open while it builds and removes it when done (`torch.utils.file_baton`), so a lock
+    that nobody has open was left by a process that was killed. A lock is given the benefit of the doubt where that
+    cannot be seen: without /proc, or when it belongs to another user.
+    """
+    locks = {lock: lock.stat() for lock in _extensions_root().rglob("lock")}
+    visible = [lock for lock, stat in locks.items() if os.getuid() in (0, stat.st_uid)]
+    if not visible or not Path("/proc/self/fd").is_dir():
+        return []
+    held = _open_files()
+    # A build that ended during the scan has removed its lock by now.
+    return [
+        lock for lock in visible if (locks[lock].st_dev, locks[lock].st_ino) not in held and lock.exists()
+    ]
+
+
+def _extensions_root() -> Path:
+    return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root())
+
+
+def _open_files() -> set[tuple[int, int]]:
+    """(device, inode) of every file that a process of this machine, as far as we may look, has open."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            for descriptor in (process / "fd").iterdir():
+                stat = descriptor.stat()
+                found.add((stat.st_dev, stat.st_ino))
+        except OSError:  # it ended meanwhile, or is another user's
+            continue
+    return found

@@ -1,0 +1,144 @@
+"""Which weights of a model are pruned: found by structure, adjusted by patterns over names.
+
+The default set is the weight matrices of the encoder and decoder blocks. A block is an element of an
+`nn.ModuleList` whose elements are containers of one class, as every stack of transformer layers is; inside it, every
+module that owns a 2-D `weight` counts (`nn.Linear` and GPT-2's `Conv1D` alike) unless it is an `nn.Embedding`. So
+embeddings, heads, poolers, biases and norms stay dense, and no list of model families is needed.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from dsprune.errors import UserError
+from dsprune.pure.shard import PrunableTensor
+
+__all__ = ["find_prunable", "shape_of"]
+
+
+def find_prunable(
+    model: nn.Module,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    sparsities: Mapping[str, float] | None = None,
+) -> list[PrunableTensor]:
+    """The weights to prune, in `named_parameters()` order, a tied weight once under its first name.
+
+    Args:
+        model: the model; meta tensors and ZeRO-3 partitioned parameters will do.
+        include: glob patterns of parameter names to add to the default set.
+        exclude: glob patterns to take out of it, applied after `include`.
+        sparsities: target sparsity by glob pattern; of several that match a weight the first one counts.
+
+    Patterns match the whole name, and any of the names of a tied weight.
+
+    Raises:
+        UserError: a pattern has no effect, a weight cannot be pruned, or nothing is left to prune.
+    """
+    names = _names_of(model)
+    chosen = _block_matrices(model) | _matching(names, include, "pruning.include")
+    chosen -= _matching(names, exclude, "pruning.exclude")
+    if not chosen:
+        raise UserError(
+            f"pruning.include: nothing to prune: {type(model).__name__} has no weight matrix in transformer blocks "
+            "that pruning.exclude leaves: name weights here, such as '*.dense.weight'"
+        )
+    targets = _targets({key: names[key] for key in names if key in chosen}, sparsities or {})
+    tensors = []
+    for name, parameter in model.named_parameters():
+        if id(parameter) in chosen:
+            _check_can_be_pruned(name, parameter)
+            tensors.append(PrunableTensor(name, shape_of(parameter), targets.get(id(parameter))))
+    return tensors
+
+
+def shape_of(parameter: nn.Parameter) -> tuple[int, ...]:
+    """The full shape: ZeRO-3 leaves an empty tensor for a parameter and its shape in `ds_shape`."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def _names_of(model: nn.Module) -> dict[int, list[str]]:
+    """All names of every parameter, by its id (tied weights have several)."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return names
+
+
+def _block_matrices(model: nn.Module) -> set[int]:
+    """Ids of the weight matrices inside the blocks."""
+    return {
+        id(module.weight)
+        for block in _blocks(model)
+        for module in block.modules()
+        if isinstance(getattr(module, "weight", None), nn.Parameter)
+        and len(shape_of(module.weight)) == 2
+        and not isinstance(module, nn.Embedding)
+    }
+
+
+def _blocks(model: nn.Module) -> Iterator[nn.Module]:
+    for modules in model.modules():
+        if isinstance(modules, nn.ModuleList) and len({type(module) for module in modules}) == 1:
+            # A list of plain layers (classifiers of several labels, say) is no stack of blocks.
+            yield from (module for module in modules if any(module.children()))
+
+
+def _matching(names: Mapping[int, Sequence[str]], patterns: Sequence[str], field: str) -> set[int]:
+    """Ids of the parameters that match any of `patterns`, each of which must match one."""
+    matched: set[int] = set()
+    for pattern in patterns:
+        ids = {key for key, aliases in names.items() if _matches(aliases, pattern)}
+        if not ids:
+            raise UserError(
+                f"{field}: {pattern!r} matches no parameter of the model{_hint(pattern, names.values())}"
+            )
+        matched |= ids
+    return matched
+
+
+def _targets(names: Mapping[int, Sequence[str]], sparsities: Mapping[str, float]) -> dict[int, float]:
+    """Target sparsity by id, for the weights that a pattern of `sparsities` matches."""
+    targets: dict[int, float] = {}
+    for pattern, sparsity in sparsities.items():
+        ids = [key for key, aliases in names.items() if _matches(aliases, pattern)]
+        if not ids:
+            raise UserError(
+                f"pruning.sparsities: {pattern!r} matches no weight that is pruned{_hint(pattern, names.values())}"
+            )
+        if all(key in targets for key in ids):
+            raise UserError(
+                f"pruning.sparsities: {pattern!r} has no effect, earlier patterns take all that it matches: "
+                "put it before them"
+            )
+        for key in ids:
+            targets.setdefault(key, sparsity)
+    return targets
+
+
+def _matches(aliases: Iterable[str], pattern: str) -> bool:
+    return any(fnmatchcase(name, pattern) for name in aliases)
+
+
+def _hint(pattern: str, names: Iterable[Sequence[str]]) -> str:
+    """Parts of names that resemble `pattern`, or else a pointer to where the names are."""
+    paths = (name.split(".") for aliases in names for name in aliases)
+    parts = {
+        ".".join(path[i:j]) for path in paths for i in range(len(path)) for j in range(i + 1, len(path) + 1)
+    }
+    close = get_close_matches(pattern.strip("*."), sorted(parts))
+    if close:
+        return f": did you mean {' or '.join(repr(part) for part in close)}?"
+    return ": patterns match whole names, so a '*' may be missing at an end"
+
+
+def _check_can_be_pruned(name: str, parameter: nn.Parameter) -> None:
+    if not parameter.requires_grad:
+        problem = "is frozen (requires_grad is False), so no optimizer holds it"
+    elif not parameter.is_floating_point() or not shape_of(parameter):
+        problem = f"is a {parameter.dtype} of shape {list(shape_of(parameter))}, not a floating-point tensor"
+    else:
+        return
+    raise UserError(f"pruning: {name} {problem}: leave it out with pruning.exclude")

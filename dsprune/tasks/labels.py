@@ -1,0 +1,73 @@
+"""Names of labels: those in the data, those of a trained model, and whether they agree."""
+
+from collections.abc import Sequence
+
+from transformers import PretrainedConfig
+
+from dsprune.errors import UserError
+from dsprune.tasks.source import Rows
+
+__all__ = ["check_same_labels", "find_labels", "labels_of", "number_labels"]
+
+
+def find_labels(rows: Rows, column: str) -> tuple[str, ...]:
+    """The labels of some rows: in the data set's own order where it has one, else sorted, numbers as numbers.
+
+    Raises:
+        UserError: there are fewer than two.
+    """
+    found = set(map(str, rows.column(column, "task.label")))
+    names = rows.class_names(column) or sorted(found, key=_by_number_then_name)
+    if len(names) < 2:
+        raise UserError(
+            f"{rows.origin}: column {column!r} holds fewer than two labels: set task.label to another"
+        )
+    return tuple(names)
+
+
+def number_labels(rows: Rows, column: str, labels: Sequence[str], *, by_number: bool) -> list[int]:
+    """The label of each row as a position in `labels`.
+
+    Args:
+        rows: the data.
+        column: the column of the label.
+        labels: names of the labels.
+        by_number: accept positions in place of names, as files of well-known tasks often hold them.
+
+    Raises:
+        UserError: a row has another label.
+    """
+    numbers = {str(number): number for number in range(len(labels))} if by_number else {}
+    numbers |= {name: number for number, name in enumerate(labels)}
+    values = [str(value) for value in rows.column(column, "task.label")]
+    for row, value in enumerate(values, start=1):
+        if value not in numbers:
+            raise UserError(
+                f"{rows.origin}: row {row}: label {value!r} is unknown: use one of {', '.join(labels)}"
+            )
+    return [numbers[value] for value in values]
+
+
+def labels_of(config: PretrainedConfig) -> tuple[str, ...]:
+    """Names of a classification model's labels, in the order of its outputs."""
+    return tuple(config.id2label[number] for number in range(config.num_labels))
+
+
+def check_same_labels(path: str, config: PretrainedConfig, labels: Sequence[str]) -> None:
+    """Refuse a model that was trained for other labels: its accuracy would be that of chance, or worse."""
+    theirs = labels_of(config)
+    if len(theirs) != len(labels):
+        raise UserError(
+            f"model {path!r}: was trained for {len(theirs)} labels and the task has {len(labels)} "
+            f"({', '.join(labels)}): choose a model of this task, or one that has no head yet"
+        )
+    folded, wanted = [name.casefold() for name in theirs], [name.casefold() for name in labels]
+    if folded != wanted and sorted(folded) == sorted(wanted):
+        raise UserError(
+            f"model {path!r}: has its labels in the order {', '.join(theirs)} and the task in the order "
+            f"{', '.join(labels)}: choose a model that was trained in the task's order"
+        )
+
+
+def _by_number_then_name(label: str) -> tuple[float, str]:
+    return (float(label) if label.isdecimal() else float("inf"), label)

@@ -1,0 +1,50 @@
+"""Opening model folders (or hub names), with the ways that fails told in one line."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from dsprune.errors import UserError
+
+__all__ = ["check_max_length", "load_config", "load_model", "load_tokenizer"]
+
+
+def load_config(path: str) -> PretrainedConfig:
+    """The configuration of a model."""
+    return _open(AutoConfig.from_pretrained, path, "model")
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model; one that knows no padding (GPT-2, Llama) pads with its end-of-text token."""
+    tokenizer = _open(AutoTokenizer.from_pretrained, path, "tokenizer")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    auto_class: Any, path: str, tokenizer: PreTrainedTokenizerBase, **settings: Any
+) -> PreTrainedModel:
+    """A model in fp32, whatever its folder holds: DeepSpeed casts it, and masks are selected from fp32."""
+    model = _open(auto_class.from_pretrained, path, "model", dtype=torch.float32, **settings)
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+def check_max_length(max_length: int, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse inputs that are longer than the model has positions."""
+    longest = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or max_length)
+    if max_length > longest:
+        raise UserError(f"task.max_length: {max_length}: the model takes at most {longest} tokens: lower it")
+
+
+def _open(from_pretrained: Callable[..., Any], path: str, what: str, **settings: Any) -> Any:
+    try:
+        return from_pretrained(path, **settings)
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(f"{what} {path!r}: {reason}: give a Hugging Face model folder or hub name") from error

@@ -1,0 +1,94 @@
+"""What a task is: where the data come from, how they are encoded, the model's head, the metrics."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import ModelOutput
+
+from dsprune.errors import UserError
+from dsprune.pure.recipe_sections import Task as TaskSettings
+
+__all__ = ["Batch", "Collate", "Features", "Split", "Task", "TaskSettings", "on_device"]
+
+Split = Literal["train", "validation"]
+Features = Mapping[str, Any]
+Batch = dict[str, Tensor]
+Collate = Callable[[Sequence[Features]], Batch]
+
+
+class Task(ABC):
+    """One kind of data, model head and metric; training and evaluation know a task by these methods only.
+
+    To add a kind, write one file with a subclass, and name it in `dsprune/tasks/registry.py`.
+    """
+
+    settings: TaskSettings
+
+    @abstractmethod
+    def load(self, split: Split) -> Dataset:
+        """The examples of a split, checked, in their own order; `prepare` is what callers want."""
+
+    @abstractmethod
+    def encode(
+        self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]
+    ) -> dict[str, list[Any]]:
+        """Features of some rows of `load`: the model's inputs, what `score` needs, and `length` in tokens."""
+
+    @abstractmethod
+    def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:
+        """A function that makes a batch of features, padded to the longest of them."""
+
+    @abstractmethod
+    def build_model(
+        self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
+    ) -> PreTrainedModel:
+        """The model of a folder or hub name with this task's head.
+
+        Args:
+            path: folder or hub name.
+            tokenizer: the tokenizer that encodes for it.
+            new_head: make a new head, to be trained, where `path` has none; False refuses such a model.
+        """
+
+    @abstractmethod
+    def predict(self, model: nn.Module, batch: Batch) -> list[Any]:
+        """One small, picklable prediction for each example of the batch; one forward pass on every rank."""
+
+    @abstractmethod
+    def score(self, predictions: Sequence[Any], dataset: Dataset) -> dict[str, float]:
+        """Metrics of the predictions for all of `dataset`, in its order; the headline metric first."""
+
+    def for_model(self, config: PretrainedConfig) -> "Task":
+        """This task, completed with what a model that was trained for it knows, such as the labels."""
+        del config
+        return self
+
+    def logits_of(self, outputs: ModelOutput) -> Tensor:
+        """The outputs that a student shares with its teacher."""
+        return outputs.logits
+
+    def prepare(self, split: Split, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+        """The encoded examples of a split, at most `max_train` or `max_validation` of them."""
+        limit = self.settings.max_train if split == "train" else self.settings.max_validation
+        rows = spread(self.load(split), limit)
+        if not len(rows):
+            raise UserError(f"task.{split}: no examples: give a file or data set that has some")
+        return rows.map(partial(self.encode, tokenizer), batched=True, remove_columns=rows.column_names)
+
+
+def spread(rows: Dataset, limit: int | None) -> Dataset:
+    """At most `limit` rows, spread evenly over all: the first rows of a sorted file would mislead."""
+    if limit is None or limit >= len(rows):
+        return rows
+    return rows.select([i * len(rows) // limit for i in range(limit)])
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on `device`."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
