@@ -23,8 +23,8 @@ die() { printf '%s\n' "$*" >&2; exit 1; }
 
 has_gpu() { nvidia-smi -L >/dev/null 2>&1; }
 
-# The number of ranks to start here: one a GPU, and two on a machine without.
-num_ranks() { if has_gpu; then nvidia-smi -L | grep -c '^GPU'; else echo 2; fi; }
+# The number of ranks to start here: one a GPU that torch sees, and two on CPU.
+num_ranks() { python -c 'import torch; print(torch.cuda.device_count() or 2)'; }
 
 free_port() {
     python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'

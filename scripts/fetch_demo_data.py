@@ -64,7 +64,7 @@ Sentences of movie reviews (rottentomatoes.com, collected by Pang and Lee, 2004)
 
 Ratings: C.J. Hutto and E.E. Gilbert. VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social
 Media Text. Eighth International Conference on Weblogs and Social Media (ICWSM-14), 2014.
-From movieReviewSnippets_GroundTruth.txt in the source archive of vaderSentiment 2.5 (MIT licence: LICENSE.txt).
+From movieReviewSnippets_GroundTruth.txt in the source archive of vaderSentiment 2.5 (MIT: LICENSE.txt).
 
 The split is fixed: a sentence is in validation.csv when the SHA-256 of its text, modulo 100, is below 15.
 """
@@ -97,7 +97,7 @@ def download(archive: Archive) -> Path:
         return path
     print(f"downloading {archive.requirement}", flush=True)
     name = archive.requirement.partition("==")[0]
-    # pip checks the hash before it looks inside, and it does look: a source archive's set-up is run for its metadata.
+    # pip checks the hash before it runs the set-up of a source archive, which it does for the metadata.
     with tempfile.NamedTemporaryFile("w", suffix=".txt", dir=DOWNLOADS) as requirements:
         requirements.write(f"{archive.requirement} --hash=sha256:{archive.sha256}\n")
         requirements.flush()
@@ -151,7 +151,7 @@ def read_member(archive: tarfile.TarFile, name: str) -> bytes:
 
 def parse_ratings(text: str) -> Iterator[tuple[str, int]]:
     """Yield (sentence, label) for each line `ID <tab> mean rating <tab> sentence`."""
-    for line in text.splitlines():
+    for line in text.split("\n"):  # not splitlines, which also splits inside a sentence, at U+0085
         _, rating, sentence = line.split("\t")
         yield " ".join(sentence.split()), int(float(rating) > 0)
 

@@ -1,9 +1,9 @@
 """The order of training examples: a pure function of the seed and the clock, the same on any number of ranks.
 
 Step `b` of epoch `e` trains on the examples `order_e[b * batch : (b + 1) * batch]`, where `order_e` is a
-permutation seeded with the seed and the epoch. Ranks and micro-batches only divide those examples among them: the
-step's gradient is the same mean on any number of ranks, and training resumes at any step without reading what came
-before it.
+permutation seeded with the seed and the epoch. Ranks and micro-batches only divide those examples among
+them: the step's gradient is the same mean on any number of ranks, and training resumes at any step without
+reading what came before it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ class BatchPlan:
     """Which examples each optimizer step trains on, and how ranks and micro-batches divide them.
 
     Attributes:
-        num_examples: size of the training data; an epoch leaves out `num_examples % batch` of them, others each time.
+        num_examples: size of the training data; an epoch leaves out `num_examples % batch`, others each time.
         batch: examples of an optimizer step, over all ranks.
         micro_batch: examples of one forward pass on one rank.
         world_size: number of ranks.

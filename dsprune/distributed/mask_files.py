@@ -172,7 +172,9 @@ def _overlap(shard: Shard, entry: FileEntry) -> tuple[int, int] | None:
 
 def _read_file(path: Path, entry: FileEntry) -> dict[str, Tensor]:
     if not path.is_file():
-        raise UserError(f"{path}: missing, though {MANIFEST} lists it: copy it too, or use another checkpoint")
+        raise UserError(
+            f"{path}: missing, though {MANIFEST} lists it: copy it too, or use another checkpoint"
+        )
     if sha256_of(path) != entry.sha256:
         raise UserError(f"{path}: damaged, its SHA-256 is not the one in {MANIFEST}: use another checkpoint")
     try:

@@ -1,6 +1,7 @@
 """Can this machine start ranks at all? Two processes, one number, a time limit."""
 
 import tempfile
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def probe_ranks(world_size: int, timeout: float) -> None:
         store = Path(folder, "store").as_uri()
         ranks = mp.spawn(_all_reduce, (world_size, store, timeout), nprocs=world_size, join=False)
         try:
-            finished = ranks.join(timeout=timeout)
+            finished = _join(ranks, timeout)
         except ProcessException as error:
             reason = str(error).strip().splitlines()[-1]
             raise CheckFailedError(f"{world_size} gloo ranks: one died ({reason})") from error
@@ -34,6 +35,15 @@ def probe_ranks(world_size: int, timeout: float) -> None:
                 process.join()
     if not finished:
         raise CheckFailedError(f"{world_size} gloo ranks: no answer within {timeout:g} s")
+
+
+def _join(ranks: mp.ProcessContext, timeout: float) -> bool:
+    """Wait for every rank; `ProcessContext.join` comes back as soon as one has ended."""
+    deadline = time.monotonic() + timeout
+    while (left := deadline - time.monotonic()) > 0:
+        if ranks.join(timeout=left):
+            return True
+    return False
 
 
 def _all_reduce(rank: int, world_size: int, store: str, timeout: float) -> None:

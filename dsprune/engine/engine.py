@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Sized
+from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -11,7 +12,8 @@ from torch import nn
 
 from dsprune.engine.dsconfig import load_ds_config, resolve_ds_config
 from dsprune.engine.learning_rate import ScaledLR
-from dsprune.engine.mask_files import load_masks, save_masks
+from dsprune.engine.checkpoint import load_masks, save_masks
+from dsprune.engine.export import save_model_folder
 from dsprune.engine.pruner import Pruner
 from dsprune.engine.support import check_engine
 from dsprune.engine.zero import open_layout
@@ -55,7 +57,7 @@ def initialize(
     config = resolve_ds_config(load_ds_config(config) if isinstance(config, str) else config, recipe, world_size)
     if training_data is not None:
         steps_per_epoch = _steps_per_epoch(len(training_data), config, world_size)
-    timetable = build_timetable(recipe, steps_per_epoch)
+    timetable = _timetable(recipe, steps_per_epoch)
     if kwargs.get("optimizer") is None:
         kwargs.setdefault("model_parameters", _parameter_groups(model))
     engine, optimizer, loader, scheduler = deepspeed.initialize(
@@ -86,7 +88,7 @@ class PruningEngine:
         check_engine(engine)
         recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
         self.deepspeed = engine
-        self.timetable = timetable or build_timetable(recipe, _loader_steps(engine))
+        self.timetable = timetable or _timetable(recipe, _loader_steps(engine))
         self.pruner = _make_pruner(engine, recipe, self.timetable)
         if engine.lr_scheduler is None:
             engine.lr_scheduler = ScaledLR(engine.basic_optimizer, self.timetable)
@@ -119,7 +121,7 @@ class PruningEngine:
         """
         tag = tag or f"global_step{self.deepspeed.global_steps}"
         if self.pruner is not None:
-            save_masks(save_dir, tag, self.pruner.masks, self.timetable, self.clock)
+            save_masks(Path(save_dir, tag), self.pruner, self.clock)
         return self.deepspeed.save_checkpoint(save_dir, tag=tag, **kwargs)
 
     def load_checkpoint(self, load_dir: str, tag: str | None = None, **kwargs: Any) -> Any:
@@ -130,8 +132,30 @@ class PruningEngine:
         """
         loaded = self.deepspeed.load_checkpoint(load_dir, tag=tag, **kwargs)
         if self.pruner is not None and loaded[0] is not None:
-            load_masks(loaded[0], self.pruner.masks, self.timetable, self.clock)
+            load_masks(Path(loaded[0]).parent, self.pruner, self.clock)
         return loaded
+
+    def save_model(self, folder: Path, tokenizer: Any) -> None:
+        """Write a Hugging Face model folder, with its masks. Collective: every rank must call this.
+
+        Args:
+            folder: replaced when it is there; whole or not there at all.
+            tokenizer: saved beside the model.
+        """
+        save_model_folder(self.deepspeed, folder, tokenizer)
+        if self.pruner is not None:
+            save_masks(folder, self.pruner, self.clock)
+
+    def sparsity(self) -> dict[str, float]:
+        """Fraction of zeros in both conventions: of the prunable weights, and of all the model's weights."""
+        if self.pruner is None:
+            return {"sparsity_prunable": 0.0, "sparsity_model": 0.0}
+        # Under stage 3 a parameter's own size is that of an empty placeholder.
+        num_weights = sum(getattr(p, "ds_numel", p.numel()) for p in self.deepspeed.module.parameters())
+        return {
+            "sparsity_prunable": self.pruner.num_pruned / self.pruner.num_prunable,
+            "sparsity_model": self.pruner.num_pruned / num_weights,
+        }
 
     def __getattr__(self, name: str) -> Any:
         # Reached only for names that are not this class's own.
@@ -153,6 +177,10 @@ def _parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     matrices = [p for p in trained if len(getattr(p, "ds_shape", p.shape)) > 1]
     vectors = [p for p in trained if len(getattr(p, "ds_shape", p.shape)) <= 1]
     return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def _timetable(recipe: Recipe, steps_per_epoch: int | None) -> Timetable:
+    return build_timetable(recipe.pruning, recipe.learning_rate, recipe.budget, steps_per_epoch)
 
 
 def _steps_per_epoch(num_examples: int, config: dict[str, Any], world_size: int) -> int:

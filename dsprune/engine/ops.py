@@ -1,4 +1,4 @@
-"""The C++ extensions that DeepSpeed compiles at first use: which this machine needs, and what keeps them from it."""
+"""The C++ extensions that DeepSpeed compiles at first use: which are needed here, and what blocks them."""
 
 import os
 from pathlib import Path
@@ -48,33 +48,47 @@ def build_ops() -> None:
 def find_stale_locks() -> list[Path]:
     """Find build locks that no live process holds: every later build waits for them, silently and for ever.
 
-    torch keeps its lock file open while it builds and removes it when done (`torch.utils.file_baton`), so a lock
-    that nobody has open was left by a process that was killed. A lock is given the benefit of the doubt where that
-    cannot be seen: without /proc, or when it belongs to another user.
+    torch keeps its lock file open while it builds and removes it when done (`torch.utils.file_baton`), so a
+    lock that nobody has open was left by a process that was killed. A lock is given the benefit of the doubt
+    where that cannot be seen: without /proc, or when it belongs to another user.
     """
-    locks = {lock: lock.stat() for lock in _extensions_root().rglob("lock")}
-    visible = [lock for lock, stat in locks.items() if os.getuid() in (0, stat.st_uid)]
-    if not visible or not Path("/proc/self/fd").is_dir():
+    locks = {lock: _identity(lock) for lock in _extensions_root().rglob("lock")}
+    if not locks or not Path("/proc/self/fd").is_dir():
         return []
     held = _open_files()
-    # A build that ended during the scan has removed its lock by now.
-    return [
-        lock for lock in visible if (locks[lock].st_dev, locks[lock].st_ino) not in held and lock.exists()
-    ]
+    # A build that ended while we looked has removed its lock by now.
+    return [lock for lock, identity in locks.items() if identity not in held and _is_ours(lock)]
 
 
 def _extensions_root() -> Path:
     return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root())
 
 
-def _open_files() -> set[tuple[int, int]]:
-    """(device, inode) of every file that a process of this machine, as far as we may look, has open."""
-    found = set()
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            for descriptor in (process / "fd").iterdir():
-                stat = descriptor.stat()
-                found.add((stat.st_dev, stat.st_ino))
-        except OSError:  # it ended meanwhile, or is another user's
-            continue
-    return found
+def _is_ours(lock: Path) -> bool:
+    """Only its owner and root can see who holds a lock."""
+    try:
+        return os.getuid() in (0, lock.stat().st_uid)
+    except FileNotFoundError:
+        return False
+
+
+def _open_files() -> set[tuple[int, int] | None]:
+    """Identify every file that a process of this machine, as far as we may look, has open."""
+    processes = Path("/proc").glob("[0-9]*")
+    return {_identity(descriptor) for process in processes for descriptor in _descriptors(process)}
+
+
+def _descriptors(process: Path) -> list[Path]:
+    try:
+        return list((process / "fd").iterdir())
+    except OSError:  # it ended meanwhile, or is another user's
+        return []
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode, or None where the file is gone."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino

@@ -39,6 +39,7 @@ class ZeroLayout(ABC):
         shards: one shard a tensor, in the order of `tensors`; `numel` 0 where this rank owns nothing.
         group: the process group whose ranks' shards together make each tensor once, or None where every
             rank holds a replica of everything (stage 0).
+        device: where the accelerator is, and the collectives are.
         base_optimizer: the torch optimizer that DeepSpeed steps on the fp32 master weights.
     """
 
@@ -47,6 +48,7 @@ class ZeroLayout(ABC):
         self.parameters: list[Parameter] = [parameters[tensor.name] for tensor in tensors]
         self.base_optimizer: torch.optim.Optimizer = engine.basic_optimizer
         self.group: ProcessGroup | None = None
+        self.device: torch.device = engine.device
         self.shards = [
             Shard(tensor, *self._owned(parameter, tensor.numel))
             for tensor, parameter in zip(tensors, self.parameters, strict=True)
@@ -97,6 +99,12 @@ class ZeroLayout(ABC):
         shard = self.shards[index]
         return self.parameters[index].detach().view(-1)[shard.start : shard.start + shard.numel]
 
+    @property
+    def master_device(self) -> torch.device:
+        """Where the master weights are: the accelerator, or the CPU under offload."""
+        owned = (index for index, shard in enumerate(self.shards) if shard.numel)
+        return next((self.weight(index).device for index in owned), self.device)
+
     def gradients_changed(self) -> None:
         """Tell DeepSpeed that gradients were edited, where it has already taken their norms in `backward`."""
         return
@@ -105,7 +113,7 @@ class ZeroLayout(ABC):
         """A shard's slice of `flat`, a buffer laid out like the master weights (None: the weights)."""
         shard = self.shards[index]
         if shard.numel == 0:
-            return torch.empty(0)
+            return torch.empty(0, device=self.device)
         master, offset = self._master(self.parameters[index])
         flat = master if flat is None else flat
         return flat.detach().view(-1)[offset : offset + shard.numel]

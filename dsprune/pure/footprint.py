@@ -40,11 +40,14 @@ class RankMemory:
         return sum(getattr(self, field.name) for field in fields(self))
 
 
-def rank_memory(num_weights: int, num_prunable: int, stage: int, world_size: int, precision: str) -> RankMemory:
+def rank_memory(
+    num_weights: int, num_prunable: int, stage: int, world_size: int, precision: str
+) -> RankMemory:
     """Memory of one rank under ZeRO.
 
-    More precisely, with P weights, N ranks and b bytes a working weight, each rank holds `b P` of weights, `b P` of
-    gradients, `4 P` of master weights, `8 P` of moments and one bit a prunable weight, and a division by N from
+    More precisely, with P weights, N ranks and b bytes a working weight, each rank holds `b P` of weights,
+    `b P` of gradients, `4 P` of master weights, `8 P` of moments and one bit a prunable weight, divided by N
+    from
 
     * stage 1 on of the master weights, moments and masks (masks are sharded as the master weights are);
     * stage 2 on of the gradients;
@@ -73,8 +76,8 @@ def rank_memory(num_weights: int, num_prunable: int, stage: int, world_size: int
 def checkpoint_bytes(num_weights: int, num_prunable: int, stage: int, precision: str) -> int:
     """Disk of one checkpoint, all ranks together.
 
-    It holds the working weights (but at stage 3, whose checkpoints have the master weights only), the master weights,
-    the moments and the masks.
+    It holds the working weights (but at stage 3, where the master weights stand for them), master weights,
+    moments and masks.
 
     Examples:
         >>> checkpoint_bytes(1000, 800, stage=2, precision="bf16")

@@ -1,16 +1,17 @@
 """Which weights of a model are pruned: found by structure, adjusted by patterns over names.
 
 The default set is the weight matrices of the encoder and decoder blocks. A block is an element of an
-`nn.ModuleList` whose elements are containers of one class, as every stack of transformer layers is; inside it, every
-module that owns a 2-D `weight` counts (`nn.Linear` and GPT-2's `Conv1D` alike) unless it is an `nn.Embedding`. So
-embeddings, heads, poolers, biases and norms stay dense, and no list of model families is needed.
+`nn.ModuleList` whose elements are containers of one class, as every stack of transformer layers is; inside
+it, every module that owns a 2-D `weight` counts (`nn.Linear` and GPT-2's `Conv1D` alike) unless it is an
+`nn.Embedding`. So embeddings, heads, poolers, biases and norms stay dense, and no list of model families is
+needed.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 
 from dsprune.errors import UserError
 from dsprune.pure.shard import PrunableTensor
@@ -42,8 +43,8 @@ def find_prunable(
     chosen -= _matching(names, exclude, "pruning.exclude")
     if not chosen:
         raise UserError(
-            f"pruning.include: nothing to prune: {type(model).__name__} has no weight matrix in transformer blocks "
-            "that pruning.exclude leaves: name weights here, such as '*.dense.weight'"
+            f"pruning.include: nothing to prune in {type(model).__name__}: no weight matrix in transformer "
+            "blocks that pruning.exclude leaves: name weights here, such as '*.dense.weight'"
         )
     targets = _targets({key: names[key] for key in names if key in chosen}, sparsities or {})
     tensors = []
@@ -54,7 +55,7 @@ def find_prunable(
     return tensors
 
 
-def shape_of(parameter: nn.Parameter) -> tuple[int, ...]:
+def shape_of(parameter: Tensor) -> tuple[int, ...]:
     """The full shape: ZeRO-3 leaves an empty tensor for a parameter and its shape in `ds_shape`."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
@@ -70,12 +71,12 @@ def _names_of(model: nn.Module) -> dict[int, list[str]]:
 def _block_matrices(model: nn.Module) -> set[int]:
     """Ids of the weight matrices inside the blocks."""
     return {
-        id(module.weight)
+        id(weight)
         for block in _blocks(model)
         for module in block.modules()
-        if isinstance(getattr(module, "weight", None), nn.Parameter)
-        and len(shape_of(module.weight)) == 2
-        and not isinstance(module, nn.Embedding)
+        if not isinstance(module, nn.Embedding)
+        and isinstance(weight := getattr(module, "weight", None), nn.Parameter)
+        and len(shape_of(weight)) == 2
     }
 
 
@@ -106,7 +107,8 @@ def _targets(names: Mapping[int, Sequence[str]], sparsities: Mapping[str, float]
         ids = [key for key, aliases in names.items() if _matches(aliases, pattern)]
         if not ids:
             raise UserError(
-                f"pruning.sparsities: {pattern!r} matches no weight that is pruned{_hint(pattern, names.values())}"
+                f"pruning.sparsities: {pattern!r} matches no weight that is pruned"
+                f"{_hint(pattern, names.values())}"
             )
         if all(key in targets for key in ids):
             raise UserError(

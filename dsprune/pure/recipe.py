@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
@@ -14,7 +14,9 @@ from dsprune.pure.recipe_problems import describe
 from dsprune.pure.recipe_schedule import Budget, LearningRate, Pruning
 from dsprune.pure.recipe_sections import Distillation, Model, Optimizer, Section, Task, Text, Tracking
 
-__all__ = ["Recipe", "dump_recipe", "load_recipe", "recipe_schema", "shipped_recipes"]
+__all__ = ["Recipe", "dump_recipe", "load_recipe", "load_task", "recipe_schema", "shipped_recipes"]
+
+S = TypeVar("S", bound=Section)
 
 _SHIPPED = files("dsprune") / "recipes"
 
@@ -22,11 +24,15 @@ _SHIPPED = files("dsprune") / "recipes"
 class Recipe(Section):
     """One run: the model, the task, how long, and what is pruned when."""
 
-    name: Text
-    """Name of the recipe; the name of its file when left out."""
+    name: str = Field(pattern=r"^\w[\w.-]*$")
+    """Name of the recipe, and of its run's folder; the name of its file when left out."""
 
-    model: Model
-    task: Task
+    model: Model | None = None
+    """Null = a script of one's own brings the model, through `dsprune.initialize`."""
+
+    task: Task | None = None
+    """Null = a script of one's own brings the data."""
+
     budget: Budget
     pruning: Pruning | None = Field(default=None, validate_default=True)
     """What is pruned; null = nothing, which is fine-tuning, for a dense teacher or a baseline."""
@@ -81,13 +87,20 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     values = _parse(text, name_or_path)
     if not isinstance(values, dict):
         raise UserError(f"{name_or_path}: value {values!r}: a recipe is a mapping of keys to values")
-    values = {"name": name, **values}
-    for override in overrides:
-        _override(values, override)
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        raise UserError(describe(error, Recipe)) from None
+    return _validate(Recipe, {"name": name, **values}, overrides)
+
+
+def load_task(name: str, overrides: Sequence[str] = ()) -> Task:
+    """The task section alone, from a name and `key=value` overrides.
+
+    Raises:
+        UserError: one line with every problem.
+
+    Examples:
+        >>> load_task("sst2", ["max_length=64"]).max_length
+        64
+    """
+    return _validate(Task, {"name": name}, overrides)
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -97,7 +110,8 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def recipe_schema() -> dict[str, Any]:
     """JSON schema of recipe files, with every field's documentation, for editors that complete and check."""
-    return Recipe.model_json_schema()
+    # In this mode spans' defaults are written as in a recipe.
+    return Recipe.model_json_schema(mode="serialization")
 
 
 def shipped_recipes() -> list[str]:
@@ -105,14 +119,14 @@ def shipped_recipes() -> list[str]:
     return sorted(Path(file.name).stem for file in _SHIPPED.iterdir() if file.name.endswith(".yaml"))
 
 
-def _read(name_or_path: str) -> tuple[str, str]:
-    """Name and text of a recipe."""
+def _read(name_or_path: str) -> tuple[str, bytes]:
+    """Name and content of a recipe."""
     path = Path(name_or_path)
     if path.is_file():
-        return path.stem, path.read_text(encoding="utf-8")
+        return path.stem, path.read_bytes()
     shipped = shipped_recipes()
     if name_or_path in shipped:
-        return name_or_path, _SHIPPED.joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
+        return name_or_path, _SHIPPED.joinpath(f"{name_or_path}.yaml").read_bytes()
     close = difflib.get_close_matches(name_or_path, shipped, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise UserError(
@@ -120,11 +134,20 @@ def _read(name_or_path: str) -> tuple[str, str]:
     )
 
 
-def _parse(text: str, where: str) -> Any:
+def _parse(text: str | bytes, where: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none, such as 2024-13-45
         raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _validate(section: type[S], values: dict[str, Any], overrides: Sequence[str]) -> S:
+    for override in overrides:
+        _override(values, override)
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        raise UserError(describe(error, section)) from None
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -24,8 +24,8 @@ def build_timetable(
     * a one-shot curve has its event at `start` (default 2/30 T), on the target;
     * any other curve goes from sparsity s0 at `start` to the target at `end` (default 26/30 T), where the
       last event is; an event at step t before has sparsity `curve((t - start) / (end - start))`. Events are
-      evenly spaced, or on the grid of `every`. If s0 > 0, the jump to it is the first event and the grid begins
-      there; if s0 = 0, there is no event at `start`, and the grid is the multiples of `every`.
+      evenly spaced, or on the grid of `every`. If s0 > 0, the jump to it is the first event and the grid
+      begins there; if s0 = 0, there is none at `start`, and the grid is the multiples of `every`.
 
     Args:
         pruning: None for dense fine-tuning.
@@ -75,8 +75,8 @@ def _refuse_epochs(pruning: Pruning | None, learning_rate: LearningRate, budget:
         in_epochs.insert(0, f"budget.epochs ({budget.epochs})")
     if in_epochs:
         raise UserError(
-            f"{', '.join(in_epochs)}: counted in epochs, and the steps in one are not known: count in steps, "
-            "or give the training data or the steps per epoch"
+            f"{', '.join(in_epochs)}: counted in epochs, and the steps in one are not known: count in "
+            "steps, or give the training data (to dsprune plan: --train-examples)"
         )
 
 
@@ -116,11 +116,12 @@ def _events(pruning: Pruning, steps_per_epoch: int, total_steps: int) -> tuple[E
             f"budget: value {total_steps} (in steps): {len(steps)} events do not get a step each from step "
             f"{start} to {end}: give a larger budget or fewer pruning.events"
         )
-    curve = CURVES[pruning.curve]
-    grown = [
-        Event(step, curve((step - start) / (end - start), first, pruning.sparsity)) for step in steps[:-1]
-    ]
-    return (*grown, Event(end, pruning.sparsity))  # not computed, so that rounding cannot miss the target
+    curve, target = CURVES[pruning.curve], pruning.sparsity
+    sparsities = [curve((step - start) / (end - start), first, target) for step in steps[:-1]]
+    # Rounding must neither pass the target nor miss it.
+    return tuple(
+        Event(*event) for event in zip(steps, [*(min(s, target) for s in sparsities), target], strict=True)
+    )
 
 
 def _steps(

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 __all__ = ["Event", "Phase", "Timetable"]
@@ -63,6 +64,12 @@ class Timetable:
         if num_past == 0:
             return "dense"
         return "recover" if num_past == len(self.events) else "prune"
+
+    def phases(self) -> list[tuple[Phase, int, int]]:
+        """Name, first step and end of each phase that the run has."""
+        steps = [event.step for event in self.events]
+        bounds = sorted({0, *steps[:1], *steps[-1:], self.total_steps})
+        return [(self.phase_at(start), start, end) for start, end in pairwise(bounds)]
 
     def lr_multiplier(self, clock: int) -> float:
         """Fraction of the peak learning rate for step `clock`.

@@ -50,7 +50,8 @@ def number_labels(rows: Rows, column: str, labels: Sequence[str], *, by_number: 
 
 def labels_of(config: PretrainedConfig) -> tuple[str, ...]:
     """Names of a classification model's labels, in the order of its outputs."""
-    return tuple(config.id2label[number] for number in range(config.num_labels))
+    names = {int(number): name for number, name in (config.id2label or {}).items()}
+    return tuple(names[number] for number in sorted(names))
 
 
 def check_same_labels(path: str, config: PretrainedConfig, labels: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """Opening model folders (or hub names), with the ways that fails told in one line."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from dsprune.errors import UserError
+from dsprune.tasks.reason import reason
 
 __all__ = ["check_max_length", "load_config", "load_model", "load_tokenizer"]
 
@@ -19,6 +21,7 @@ def load_config(path: str) -> PretrainedConfig:
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model; one that knows no padding (GPT-2, Llama) pads with its end-of-text token."""
+    _check_has_tokenizer(Path(path))
     tokenizer = _open(AutoTokenizer.from_pretrained, path, "tokenizer")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -42,9 +45,17 @@ def check_max_length(max_length: int, config: PretrainedConfig, tokenizer: PreTr
         raise UserError(f"task.max_length: {max_length}: the model takes at most {longest} tokens: lower it")
 
 
+def _check_has_tokenizer(folder: Path) -> None:
+    # Without its files transformers makes a tokenizer that knows no word, and says nothing.
+    patterns = ("tokenizer*", "vocab*", "*.model")
+    if folder.is_dir() and not any(file for pattern in patterns for file in folder.glob(pattern)):
+        raise UserError(f"tokenizer {str(folder)!r}: no tokenizer files there: set model.tokenizer")
+
+
 def _open(from_pretrained: Callable[..., Any], path: str, what: str, **settings: Any) -> Any:
     try:
-        return from_pretrained(path, **settings)
+        # Said aloud: transformers would ask the user otherwise, and every rank would wait for an answer.
+        return from_pretrained(path, trust_remote_code=False, **settings)
     except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UserError(f"{what} {path!r}: {reason}: give a Hugging Face model folder or hub name") from error
+        way_out = "give a Hugging Face model folder or hub name"
+        raise UserError(f"{what} {path!r}: {reason(error)}: {way_out}") from error

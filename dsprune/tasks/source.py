@@ -11,6 +11,7 @@ from datasets.exceptions import DatasetsError
 from pyarrow import csv, json, parquet
 
 from dsprune.errors import UserError
+from dsprune.tasks.reason import reason
 from dsprune.tasks.task import Split, TaskSettings
 
 __all__ = ["HubData", "Rows", "read_rows"]
@@ -52,6 +53,18 @@ class Rows:
             )
         return values
 
+    def texts(self, name: str, field: str) -> list[str]:
+        """All values of a column of text.
+
+        Raises:
+            UserError: there is no such column, a value is missing, or the values are no text.
+        """
+        values = self.column(name, field)
+        if values and not isinstance(values[0], str):
+            kind = type(values[0]).__name__
+            raise UserError(f"{self.origin}: column {name!r} holds {kind}, not text: set {field} to another")
+        return values
+
     def class_names(self, name: str) -> list[str] | None:
         """The names of a `ClassLabel` column in their own order; None for any other column."""
         feature = self.dataset.features[name]
@@ -80,7 +93,7 @@ def _read_csv(path: Path) -> pa.Table:
     quoting = csv.ParseOptions(newlines_in_values=True)
     with csv.open_csv(path, parse_options=quoting) as reader:
         names = reader.schema.names
-    # All as text: with types guessed from the values, labels such as "01" and "true" would become other things.
+    # All as text: with types guessed from the values, labels such as "01" and "true" would not stay so.
     as_text = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
     return csv.read_csv(path, parse_options=quoting, convert_options=as_text)
 
@@ -107,8 +120,8 @@ def _read_file(path: Path, origin: str) -> Rows:
         raise UserError(f"{origin}: no such file: give the path of an existing one")
     try:
         return Rows(Dataset(_READERS[path.suffix](path)), origin)
-    except pa.ArrowException as error:
-        raise UserError(f"{origin}: not a valid {path.suffix[1:]} file: {_first_line(error)}") from error
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise UserError(f"{origin}: not a valid {path.suffix[1:]} file: {reason(error)}") from error
 
 
 def _read_hub(hub: HubData, split: Split) -> Rows:
@@ -121,12 +134,8 @@ def _read_hub(hub: HubData, split: Split) -> Rows:
             f"{origin}: the hub is out of reach and the data are not in the local cache: "
             f"set task.{split} to a local csv, jsonl or parquet file, or download the data set first"
         ) from error
-    # ValueError: no such configuration or split; OSError: not there or no access; RuntimeError: data that are code.
+    # ValueError: no such configuration or split; OSError: none there or no access; RuntimeError: it is code.
     except (ValueError, OSError, RuntimeError, DatasetsError) as error:
         raise UserError(
-            f"{origin}: {_first_line(error)}: set task.{split} to a local file to go without"
+            f"{origin}: {reason(error)}: set task.{split} to a local file to go without"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

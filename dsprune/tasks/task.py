@@ -71,7 +71,7 @@ class Task(ABC):
 
     def logits_of(self, outputs: ModelOutput) -> Tensor:
         """The outputs that a student shares with its teacher."""
-        return outputs.logits
+        return outputs["logits"]
 
     def prepare(self, split: Split, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """The encoded examples of a split, at most `max_train` or `max_validation` of them."""

@@ -71,10 +71,10 @@ class TextClassification(Task):
     def load(self, split: Split) -> Dataset:
         """Texts and label numbers."""
         rows = read_rows(self.settings, split, self.hub)
-        columns = {"text": rows.column(self.settings.text or self.text, "task.text")}
+        columns: dict[str, list[Any]] = {"text": rows.texts(self.settings.text or self.text, "task.text")}
         text_pair = self.settings.text_pair or self.text_pair
         if text_pair is not None:
-            columns["text_pair"] = rows.column(text_pair, "task.text_pair")
+            columns["text_pair"] = rows.texts(text_pair, "task.text_pair")
         label = self.settings.label or self.label
         by_number = self.known_labels is not None
         columns["labels"] = number_labels(rows, label, self.labels, by_number=by_number)

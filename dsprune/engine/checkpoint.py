@@ -1,0 +1,44 @@
+"""Masks in a checkpoint: written before DeepSpeed's own files are made known, checked when they come back."""
+
+from pathlib import Path
+
+import torch.distributed as dist
+
+from dsprune.distributed.mask_files import read_manifest, read_masks, write_masks
+from dsprune.engine.pruner import Pruner
+from dsprune.errors import UserError
+
+__all__ = ["load_masks", "save_masks"]
+
+
+def save_masks(folder: Path, pruner: Pruner, clock: int) -> None:
+    """Write the masks into the folder of a tag, or of a model. Collective: every rank must call this."""
+    # Where every rank holds a replica, rank 0 alone writes.
+    if pruner.layout.group is not None or dist.get_rank() == 0:
+        write_masks(folder, pruner.masks, pruner.comm, clock, pruner.timetable.to_dict())
+    dist.barrier()
+
+
+def load_masks(folder: Path, pruner: Pruner, clock: int) -> None:
+    """Give the pruner the masks of a checkpoint that DeepSpeed has just loaded.
+
+    Collective: every rank must call this.
+
+    Raises:
+        UserError: the folder has no masks, or they are not those of these weights and this timetable.
+    """
+    manifest = read_manifest(folder)
+    ours = pruner.timetable.to_dict()
+    for field, value in manifest.timetable.items():
+        if ours.get(field) != value:
+            raise UserError(
+                f"{folder}: its timetable has {field}={value}, this run's has {ours.get(field)}: "
+                f"resume with the recipe that it was written with"
+            )
+    if manifest.clock != clock:
+        raise UserError(f"{folder}: masks of step {manifest.clock}, weights of step {clock}: use another checkpoint")
+    pruner.restore(read_masks(folder, manifest, pruner.layout.shards))
+    if pruner.masks.digest(pruner.comm) != manifest.digest:
+        raise UserError(f"{folder}: the masks do not have the digest in the manifest: use another checkpoint")
+    if findings := pruner.audit():
+        raise UserError(f"{folder}: {findings[0]}: the masks are not those of these weights: use another checkpoint")

@@ -1,0 +1,130 @@
+"""The commands. Each imports what it needs when it is called, so that `--help` is instant."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+from rich.console import Console
+
+from dsprune.errors import CheckFailedError, UserError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Gradual magnitude pruning of language models inside DeepSpeed ZeRO.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Recipe values.")]
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    world_size: Annotated[int, typer.Option(min=1, help="Number of ranks.")] = 1,
+    stage: Annotated[int | None, typer.Option(min=0, max=3, help="ZeRO stage; else the ds_config's.")] = None,
+    train_examples: Annotated[int | None, typer.Option(min=1, help="Size of the training data.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw sparsity and learning rate to this file.")] = None,
+) -> None:
+    """Print the timetable, memory, and bytes on the wire of a recipe; run nothing."""
+    from dsprune.programs.plan import plan as print_plan
+    from dsprune.pure.recipe import load_recipe
+
+    print_plan(load_recipe(recipe, overrides or []), world_size, stage, train_examples, plot, Console())
+
+
+@app.command()
+def train(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Fine-tune, and prune on the way; on one process, or many under the deepspeed launcher."""
+    from dsprune.distributed.ranks import find_ranks
+    from dsprune.programs.train import train as run_recipe
+    from dsprune.pure.recipe import load_recipe
+
+    run_recipe(load_recipe(recipe, overrides or []), find_ranks(), Console(stderr=True))
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A Hugging Face model folder or hub name.")],
+    overrides: Overrides = None,
+    task: Annotated[str, typer.Option(help="Name of the task.")] = "text-classification",
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples of a forward pass on a rank.")] = 32,
+) -> None:
+    """Evaluate any Hugging Face model folder on a task; data as overrides, such as `validation=dev.csv`."""
+    from dsprune.distributed.ranks import find_ranks
+    from dsprune.programs.evaluate import evaluate_command
+    from dsprune.pure.recipe import load_task
+
+    metrics = evaluate_command(model, load_task(task, overrides or []), batch_size, find_ranks())
+    if metrics is not None:
+        print(json.dumps(metrics))
+
+
+@app.command()
+def audit(path: Annotated[Path, typer.Argument(help="A run, a checkpoint or a model folder.")]) -> None:
+    """Check every invariant of a pruned run; exit with 1 and name the tensor when one does not hold."""
+    from dsprune.programs.audit import audit as check
+
+    check(path, Console())
+
+
+@app.command()
+def doctor(
+    build_ops: Annotated[bool, typer.Option(help="Build DeepSpeed's extensions for this machine.")] = False,
+) -> None:
+    """Tell what this machine can run: torch, DeepSpeed, ranks, Slurm, wandb."""
+    from dsprune.programs.doctor import doctor as examine
+
+    raise typer.Exit(examine(Console(), build_ops=build_ops))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors that complete and check YAML."""
+    from dsprune.pure.recipe import recipe_schema
+
+    print(json.dumps(recipe_schema(), indent=2))
+
+
+def main() -> None:
+    """Run a command. Exit codes: 0 done, 1 a check failed, 2 bad input."""
+    # A terminated process unwinds, so that temporary files go.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    sys.exit(_run(_without_local_rank(sys.argv[1:])))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        return int(app(arguments, prog_name="dsprune", standalone_mode=False) or 0)
+    except UserError as error:
+        _complain(str(error))
+        return 2
+    except CheckFailedError as error:
+        _complain(str(error))
+        return 1
+    except click.ClickException as error:
+        _complain(error.format_message())
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        _complain("interrupted")
+        return 130
+
+
+def _complain(message: str) -> None:
+    """One line on a host, not one a rank."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"dsprune: {message}", file=sys.stderr)
+
+
+def _without_local_rank(arguments: list[str]) -> list[str]:
+    """The deepspeed launcher puts `--local_rank=N` somewhere among the arguments; the environment says it too."""
+    return [argument for argument in arguments if not argument.startswith(("--local_rank", "--local-rank"))]

@@ -1,0 +1,101 @@
+"""The compiled passes of `bits_kernel.c`: built once per machine type with the system's C compiler, never required."""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+__all__ = ["Kernel", "build_kernel", "kernel_for"]
+
+SOURCE = Path(__file__).with_name("bits_kernel.c")
+FLAGS = ("-O3", "-march=native", "-shared", "-fPIC")
+
+
+class Kernel:
+    """The compiled passes, taking contiguous CPU tensors."""
+
+    def __init__(self, library: Path) -> None:
+        functions = ctypes.CDLL(str(library))
+        pointer, int32, int64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
+        self._apply = {4: functions.apply_32, 2: functions.apply_16}
+        for function in self._apply.values():
+            function.argtypes, function.restype = [pointer, pointer, int64], None
+        self._scan = functions.scan
+        self._scan.argtypes = [pointer, pointer, int64, int32, int32, pointer, pointer, pointer]
+        self._scan.restype = int64
+        self._cut = functions.cut
+        self._cut.argtypes = [pointer, pointer, int64, int32, int64, pointer]
+        self._cut.restype = int64
+
+    def apply_(self, kept: Tensor, weights: Tensor) -> None:
+        """Zeroes the pruned weights, 32 or 16 bits each, in place."""
+        self._apply[weights.element_size()](kept.data_ptr(), weights.data_ptr(), weights.numel())
+
+    def scan(self, scores: Tensor, kept: Tensor, low: int, high: int) -> tuple[int, int, Tensor]:
+        """Returns how many keys are below `low`, how many scores are NaN, and the keys in `[low, high]`."""
+        inside = torch.empty(scores.numel() + 1, dtype=torch.int32)  # one to write past the last
+        below, nan = ctypes.c_int64(), ctypes.c_int64()
+        copied = self._scan(
+            scores.data_ptr(), kept.data_ptr(), scores.numel(), low, high,
+            inside.data_ptr(), ctypes.byref(below), ctypes.byref(nan),
+        )  # fmt: skip
+        return below.value, nan.value, inside[:copied].clone()
+
+    def cut(self, scores: Tensor, kept: Tensor, threshold: int, quota: int, new_kept: Tensor) -> int:
+        """Writes the new mask to `new_kept` and returns what is left of the quota."""
+        return self._cut(
+            scores.data_ptr(), kept.data_ptr(), scores.numel(), threshold, quota, new_kept.data_ptr()
+        )
+
+
+def build_kernel(folder: Path) -> Path | None:
+    """Compiles the kernel into `folder` unless it is there; None when there is no working compiler.
+
+    The name is a hash of everything that decides the machine code, and the file appears by an atomic rename,
+    so ranks may build at once and machines of different types may share the folder.
+    """
+    digest = hashlib.sha256(SOURCE.read_bytes() + " ".join(FLAGS).encode() + _cpu_type().encode()).hexdigest()
+    library = folder / f"bits_kernel-{digest[:16]}.so"
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if library.exists() or compiler is None:
+        return library if library.exists() else None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            built = Path(scratch) / library.name
+            subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(built)], check=True, capture_output=True)
+            built.replace(library)
+    except (
+        OSError,
+        subprocess.CalledProcessError,
+    ):  # a read-only home, an old compiler: eager code does the work
+        return None
+    return library
+
+
+def kernel_for(tensor: Tensor) -> Kernel | None:
+    """The kernel if it can work on this tensor, else None."""
+    return _load() if tensor.device.type == "cpu" and tensor.is_contiguous() else None
+
+
+@cache
+def _load() -> Kernel | None:
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    library = build_kernel(home / "dsprune")
+    return None if library is None else Kernel(library)
+
+
+def _cpu_type() -> str:
+    """What `-march=native` looks at: the model and features of the CPU."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else [platform.processor()]
+    names = ("model name", "flags", "CPU part", "Features", platform.processor() or "-")
+    return platform.machine() + "".join(sorted({line for line in lines if line.startswith(names)}))

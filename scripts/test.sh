@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change is merged: lint, format, types, tests.
+#
+#   bash scripts/test.sh                       all of it
+#   bash scripts/test.sh tests/unit -k bits    arguments go to pytest
+set -euo pipefail
+# shellcheck source=scripts/env.sh
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+cd "$ROOT"
+
+setup_env dev
+say "ruff"
+ruff check .
+ruff format --check .
+say "mypy"
+mypy
+say "DeepSpeed's extensions"
+dsprune doctor --build-ops
+say "pytest"
+python -m pytest "$@"

@@ -1,0 +1,145 @@
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+from packaging.requirements import Requirement
+
+from dsprune.engine.ops import build_ops, find_stale_locks, needed_ops
+from dsprune.errors import CheckFailedError
+from dsprune.programs import doctor_machine as machine
+from dsprune.programs import doctor_software as software
+from dsprune.programs.finding import Finding
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def lock(cache: Path) -> Path:
+    """What a process killed while it compiled leaves behind."""
+    path = cache / "cpu_adam" / "lock"
+    path.parent.mkdir()
+    path.touch()
+    return path
+
+
+@pytest.fixture
+def empty_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+def test_a_lock_that_nobody_has_open_is_stale(lock: Path) -> None:
+    assert find_stale_locks() == [lock]
+
+
+def test_a_lock_is_not_stale_while_a_process_builds_and_is_once_that_process_is_killed(cache: Path) -> None:
+    path = cache / "op" / "lock"
+    path.parent.mkdir()
+    hold = (
+        "import sys, time; from torch.utils.file_baton import FileBaton;"
+        "assert FileBaton(sys.argv[1]).try_acquire(); print('held', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", hold, str(path)], stdout=subprocess.PIPE) as builder:
+        assert builder.stdout is not None
+        assert builder.stdout.readline() == b"held\n"
+        assert find_stale_locks() == []
+        builder.kill()
+    assert find_stale_locks() == [path]
+
+
+def test_without_a_cache_there_are_no_locks(cache: Path) -> None:
+    cache.rmdir()
+    assert find_stale_locks() == []
+
+
+def test_a_stale_lock_fails_the_check_with_the_command_that_removes_it(lock: Path) -> None:
+    finding = software.check_build_locks()
+    assert finding.level == "fail"
+    assert finding.message.endswith(f"rm {lock}")
+
+
+def test_a_build_refuses_to_wait_for_a_stale_lock(lock: Path) -> None:
+    with pytest.raises(CheckFailedError, match=f"{lock}: left by a build that was killed: remove it"):
+        build_ops()
+    assert software.check_ops(build=True).level == "fail"
+
+
+def test_a_build_without_a_compiler_names_the_extension(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", str(cache / "no-such-compiler"))
+    first = needed_ops()[0].name
+    with pytest.raises(CheckFailedError, match=f"{first}: does not compile .*ds_report"):
+        build_ops()
+
+
+def test_extensions_that_are_not_built_are_a_warning_with_the_way_out(cache: Path) -> None:
+    finding = software.check_ops(build=False)
+    assert finding.level == "warn"
+    assert "dsprune doctor --build-ops" in finding.message
+
+
+def test_extensions_that_lie_in_the_cache_are_found(cache: Path) -> None:
+    for builder in needed_ops():
+        library = cache / builder.name / f"{builder.name}.so"
+        library.parent.mkdir()
+        library.touch()
+    assert software.check_ops(build=False).level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("requirement", "problem"),
+    [
+        ("torch>=2", None),
+        ("torch<1", f"torch {version('torch')} is installed, not supported: pip install 'torch<1'"),
+        ("no-such-package>=3", "no-such-package is missing: pip install 'no-such-package>=3'"),
+    ],
+)
+def test_a_package_is_compared_with_its_declared_range(requirement: str, problem: str | None) -> None:
+    assert software.package_problem(Requirement(requirement)) == problem
+
+
+def test_a_missing_compiler_is_named(empty_path: Path) -> None:
+    finding = software.check_compiler()
+    assert finding.level in ("warn", "fail")
+    assert "ninja not on PATH: install" in finding.message
+
+
+def test_no_slurm_is_fine_and_half_of_it_is_not(empty_path: Path) -> None:
+    assert machine.check_slurm().level == "ok"
+    write_command(empty_path / "sbatch", "")
+    assert machine.check_slurm().message == "srun, scontrol not on PATH: load the site's slurm module"
+
+
+def test_slurm_tells_its_version(empty_path: Path) -> None:
+    for command in ("sbatch", "srun", "scontrol"):
+        write_command(empty_path / command, "echo slurm 24.11.5")
+    assert machine.check_slurm() == Finding("slurm", "ok", "slurm 24.11.5")
+
+
+def test_the_wandb_key_is_found_and_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    assert "no key for wandb.example.org" in machine.check_wandb().message
+    (tmp_path / "netrc").write_text("machine wandb.example.org login user password from-netrc\n")
+    assert "there is a key" in machine.check_wandb().message
+    monkeypatch.setenv("WANDB_API_KEY", "from-environment")
+    assert "from-" not in machine.check_wandb().message
+
+
+def test_ranks_on_cpu_are_warned_of_unbounded_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert machine.check_threads().level == "ok"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert machine.check_threads().level == ("ok" if torch.cuda.is_available() else "warn")
+
+
+def write_command(path: Path, body: str) -> None:
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)

@@ -1,0 +1,135 @@
+import io
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from transformers import BertConfig, LlamaConfig
+
+from dsprune.errors import UserError
+from dsprune.programs.plan import make_plan, plan
+from dsprune.pure.recipe import Recipe, load_recipe, shipped_recipes
+from dsprune.pure.wire import event_bytes
+
+BLOCK = 4 * 16 * 16 + 2 * 16 * 32  # the matrices of one block of the model below
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a model's config: two blocks, no weights."""
+    folder = tmp_path_factory.mktemp("bert")
+    BertConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=100
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+def show(
+    recipe: Recipe, *, stage: int | None = None, examples: int | None = 3200, plot: Path | None = None
+) -> str:
+    console = Console(file=io.StringIO(), width=140)
+    plan(recipe, world_size=4, stage=stage, train_examples=examples, plot=plot, console=console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_events_hit_the_target_in_both_conventions(bert: str) -> None:
+    made = make_plan(load_recipe("glue-90", [f"model.path={bert}"]), 4, 3200)
+    assert made.num_prunable == 2 * BLOCK
+    assert made.timetable.steps_per_epoch == 100
+    last = made.timetable.events[-1]
+    assert made.num_pruned(last) == round(0.9 * 2 * BLOCK)
+    text = show(made.recipe)
+    assert f"{made.num_pruned(last) / made.num_prunable:.2%}" in text
+    assert f"{made.num_pruned(last) / made.num_weights:.2%}" in text
+
+
+def test_a_tensor_with_a_target_of_its_own_keeps_pace(bert: str) -> None:
+    overrides = [f"model.path={bert}", "pruning.sparsities={'*.layer.0.*': 0.45}"]
+    made = make_plan(load_recipe("glue-90", overrides), 4, 3200)
+    for event in made.timetable.events:
+        own, common = made.groups(event)
+        assert own.num_pruned == pytest.approx(event.sparsity / 2 * BLOCK, abs=1)
+        assert common.num_pruned == pytest.approx(event.sparsity * BLOCK, abs=1)
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_can_be_planned(name: str, bert: str) -> None:
+    text = show(load_recipe(name, [f"model.path={bert}"]))
+    assert name in text
+    assert ("learning rate" in text) == (name != "sentiment-dense")
+
+
+def test_all_stages_or_the_one_asked_for(bert: str) -> None:
+    recipe = load_recipe("glue-90", [f"model.path={bert}"])
+    rows = [line.split()[0] for line in show(recipe).splitlines() if line.endswith("kB  ")]
+    assert rows == ["0", "1", "2", "3"]
+    rows = [line.split()[0] for line in show(recipe, stage=3).splitlines() if line.endswith("kB  ")]
+    assert rows == ["3"]
+
+
+def test_bytes_on_the_wire_are_those_of_the_selection(bert: str) -> None:
+    num_bytes = event_bytes(num_groups=1, num_tensors=12, world_size=4)
+    text = show(load_recipe("glue-90", [f"model.path={bert}"]))
+    assert f"each rank sends {num_bytes / 1000:.1f} kB an event, for 7 events" in text
+
+
+def test_without_a_peak_the_rate_is_shown_as_a_share_of_it(bert: str) -> None:
+    assert "1.00 x peak" in show(load_recipe("glue-90", [f"model.path={bert}", "learning_rate.peak=null"]))
+
+
+def test_examples_of_a_local_file_are_counted(bert: str, tmp_path: Path) -> None:
+    train = tmp_path / "train.csv"
+    train.write_text("sentence,label\n" + "good,1\n" * 70)
+    recipe = load_recipe("sentiment-90", [f"model.path={bert}", f"task.train={train}", "budget.batch=4"])
+    assert make_plan(recipe, 1).timetable.steps_per_epoch == 17
+    limited = load_recipe(
+        "sentiment-90", [f"model.path={bert}", f"task.train={train}", "task.max_train=40", "budget.epochs=20"]
+    )
+    assert make_plan(limited, 1).num_examples == 40
+
+
+def test_a_recipe_in_steps_needs_no_examples(bert: str) -> None:
+    text = show(load_recipe("smc-gmp", [f"model.path={bert}"]), examples=None)
+    assert "3,000 steps of 16 examples" in text
+    assert "epochs" not in text
+
+
+def test_a_recipe_in_epochs_does(bert: str) -> None:
+    with pytest.raises(UserError, match=r"counted in epochs.*--train-examples"):
+        show(load_recipe("glue-90", [f"model.path={bert}"]), examples=None)
+
+
+def test_a_batch_that_the_ranks_cannot_share_is_refused(bert: str) -> None:
+    with pytest.raises(UserError, match=r"budget.batch: 30 is not a multiple"):
+        show(load_recipe("glue-90", [f"model.path={bert}", "budget.batch=30"]))
+
+
+def test_a_model_of_70_billion_weights_takes_seconds(tmp_path: Path) -> None:
+    LlamaConfig(
+        hidden_size=8192,
+        intermediate_size=28672,
+        num_hidden_layers=80,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+    ).save_pretrained(tmp_path)
+    start = time.perf_counter()
+    made = make_plan(load_recipe("glue-90", [f"model.path={tmp_path}"]), 8, 10_000)
+    assert made.num_weights > 68e9
+    assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize(("name", "magic"), [("plan.png", b"\x89PNG"), ("plan.svg", b"<?xml")])
+@pytest.mark.parametrize("recipe", ["glue-90", "sentiment-dense", "smc-gmp"])
+def test_a_picture_is_drawn_whole(recipe: str, name: str, magic: bytes, bert: str, tmp_path: Path) -> None:
+    show(load_recipe(recipe, [f"model.path={bert}"]), plot=tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(magic)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_picture_that_cannot_be_written(bert: str, tmp_path: Path) -> None:
+    recipe = load_recipe("glue-90", [f"model.path={bert}"])
+    with pytest.raises(UserError, match=r"--plot: value .*plan.jpg: must end in .png or .svg"):
+        show(recipe, plot=tmp_path / "plan.jpg")
+    with pytest.raises(UserError, match=r"--plot: value .*: make the folder .*nowhere first"):
+        show(recipe, plot=tmp_path / "nowhere" / "plan.png")

@@ -1,0 +1,257 @@
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsprune.errors import UserError
+from dsprune.pure.recipe import Recipe, dump_recipe, load_recipe, load_task, recipe_schema, shipped_recipes
+from dsprune.pure.recipe_schedule import Pruning
+from dsprune.pure.span import Span
+
+MINIMAL = {"model": {"path": "m"}, "task": {"name": "sst2"}, "budget": {"batch": 8, "epochs": 1}}
+
+
+def write(folder: Path, values: object, name: str = "mine.yaml") -> str:
+    path = folder / name
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+class TestShipped:
+    def test_names(self) -> None:
+        assert shipped_recipes() == [
+            "glue-90",
+            "mlperf-95",
+            "obert-30-epochs",
+            "sentiment-90",
+            "sentiment-dense",
+            "smc-gmp",
+        ]
+
+    @pytest.mark.parametrize("name", shipped_recipes())
+    def test_each_is_valid_and_says_what_it_is(self, name: str) -> None:
+        assert load_recipe(name).name == name
+        text = (Path(__file__).parents[2] / "dsprune" / "recipes" / f"{name}.yaml").read_text()
+        assert text.startswith("# ")
+        assert f"dsprune train {name}" in text
+
+    def test_the_demo_pair_differs_in_pruning_and_not_in_data(self) -> None:
+        dense, sparse = load_recipe("sentiment-dense"), load_recipe("sentiment-90")
+        assert dense.pruning is None
+        assert sparse.pruning is not None
+        assert (dense.model, dense.task) == (sparse.model, sparse.task)
+
+    @pytest.mark.parametrize("name", shipped_recipes())
+    def test_a_dumped_recipe_is_read_back_equal(self, name: str, tmp_path: Path) -> None:
+        recipe = load_recipe(name)
+        path = tmp_path / "other-name.yaml"
+        path.write_text(dump_recipe(recipe))
+        assert load_recipe(str(path)) == recipe
+
+
+class TestLoading:
+    def test_the_file_gives_the_name(self, tmp_path: Path) -> None:
+        assert load_recipe(write(tmp_path, MINIMAL)).name == "mine"
+
+    def test_a_file_wins_over_a_shipped_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write(tmp_path, MINIMAL, "glue-90")
+        monkeypatch.chdir(tmp_path)
+        assert load_recipe("glue-90").model.path == "m"
+
+    def test_no_such_recipe(self) -> None:
+        with pytest.raises(
+            UserError, match=r"recipe 'glue90': .*did you mean 'glue-90'\?.*mlperf-95, obert-30"
+        ):
+            load_recipe("glue90")
+        with pytest.raises(
+            UserError, match=r"recipe 'zzz.yaml': no such file: the shipped recipes are glue-90, "
+        ):
+            load_recipe("zzz.yaml")
+
+    @pytest.mark.parametrize("text", ["", "- a\n- b\n", "hello"])
+    def test_a_file_that_holds_something_else(self, tmp_path: Path, text: str) -> None:
+        path = tmp_path / "r.yaml"
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"r.yaml: value .*: a recipe is a mapping of keys to values"):
+            load_recipe(str(path))
+
+    @pytest.mark.parametrize("content", [b"model: [1\nb: 2", b"\xff\xfe\xfd", b"seed: 2024-13-45"])
+    def test_a_file_that_is_not_yaml(self, tmp_path: Path, content: bytes) -> None:
+        path = tmp_path / "r.yaml"
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"r.yaml: not valid YAML: ") as caught:
+            load_recipe(str(path))
+        assert "\n" not in str(caught.value)
+
+    def test_a_recipe_is_frozen(self) -> None:
+        with pytest.raises(ValueError, match="frozen"):
+            load_recipe("glue-90").seed = 1  # type: ignore[misc]
+
+
+class TestOverrides:
+    def test_values_are_yaml_and_the_last_wins(self) -> None:
+        overrides = [
+            "pruning.sparsity=0.5",
+            "pruning.include=['*.weight']",
+            "precision=fp32",
+            "precision=fp16",
+        ]
+        overrides += [
+            "pruning.start=3 epochs",
+            "learning_rate.peak=3e-4",
+            "model.tokenizer=null",
+            "output=a=b",
+        ]
+        recipe = load_recipe("glue-90", overrides)
+        assert recipe.pruning == Pruning(sparsity=0.5, include=("*.weight",), start=Span(3.0, "epochs"))
+        assert recipe.learning_rate.peak == 3e-4
+        assert (recipe.precision, recipe.model.tokenizer, recipe.output) == ("fp16", None, "a=b")
+
+    def test_a_section_can_be_removed_or_made(self) -> None:
+        recipe = load_recipe("glue-90", ["pruning=null", "budget.epochs=2", "distillation.teacher=store"])
+        assert recipe.pruning is None
+        assert recipe.distillation is not None
+        assert load_recipe("sentiment-dense", ["pruning.sparsity=0.5"]).pruning == Pruning(sparsity=0.5)
+
+    @pytest.mark.parametrize("override", ["precision", "=1", "pruning.=1"])
+    def test_something_that_is_no_override(self, override: str) -> None:
+        with pytest.raises(UserError, match=r"override '.*': write key=value or section.key=value"):
+            load_recipe("glue-90", [override])
+
+    def test_a_value_that_is_not_yaml(self) -> None:
+        with pytest.raises(UserError, match=r"override 'seed=\[': not valid YAML"):
+            load_recipe("glue-90", ["seed=["])
+
+
+class TestTaskAlone:
+    def test_a_name_and_overrides(self) -> None:
+        task = load_task("sst2", ["validation=dev.csv", "max_length=64"])
+        assert (task.name, task.validation, task.max_length) == ("sst2", "dev.csv", 64)
+
+    def test_problems_name_the_key_as_it_was_typed(self) -> None:
+        with pytest.raises(
+            UserError, match=r"max_lenght: value 64: unknown key, did you mean 'max_length'\?"
+        ):
+            load_task("sst2", ["max_lenght=64"])
+
+
+class TestProblems:
+    """Each is told as: dotted field, value, way out."""
+
+    @pytest.mark.parametrize(
+        ("override", "match"),
+        [
+            (
+                "prunning.sparsity=0.5",
+                r"prunning: value {'sparsity': 0.5}: unknown key, did you mean 'pruning'\?",
+            ),
+            ("pruning.sparsty=0.5", r"pruning.sparsty: value 0.5: unknown key, did you mean 'sparsity'\?"),
+            ("model.zzz=1", r"model.zzz: value 1: unknown key, use one of path, tokenizer"),
+            ("pruning.sparsity=1.0", r"pruning.sparsity: value 1.0: must be less than 1"),
+            ("pruning.sparsity=0", r"pruning.sparsity: value 0: must be greater than 0"),
+            ("pruning.sparsity=.nan", r"pruning.sparsity: value nan: must be a finite number"),
+            (
+                "pruning.curve=cubik",
+                r"pruning.curve: value 'cubik': must be 'cubic', 'linear', 'equal-work' or",
+            ),
+            ("pruning.include=['']", r"pruning.include.0: value '': must have at least 1 character"),
+            ("pruning.sparsities={a: 1.5}", r"pruning.sparsities.a: value 1.5: must be less than 1"),
+            ("pruning.first=0.9", r"pruning.first: value 0.9: must be less than the target pruning.sparsity"),
+            ("pruning.every=0", r"pruning.every: value 0: must be longer than nothing"),
+            ("pruning.every=2 days", r"pruning.every: value '2 days': write '500 steps', '2 epochs'"),
+            (
+                "pruning={sparsity: 0.5, events: 3, every: 5}",
+                r"pruning.every: value 5: leave out pruning.events or",
+            ),
+            (
+                "pruning={sparsity: 0.5, start: 9, end: 9}",
+                r"pruning.end: value 9: must be later than pruning.start",
+            ),
+            (
+                "pruning={sparsity: 0.5, curve: one-shot, end: 9}",
+                r"pruning.end: value 9: one-shot has one event",
+            ),
+            ("pruning.events=1", r"pruning.events: value 1: must be greater than or equal to 2"),
+            (
+                "pruning=null",
+                r"pruning: value None: no target sparsity .*: give budget.epochs or budget.steps",
+            ),
+            (
+                "budget={batch: 8, epochs: 1, steps: 5}",
+                r"budget.steps: value 5: .*leave out budget.epochs or",
+            ),
+            ("budget.micro_batch=5", r"budget.micro_batch: value 5: must divide budget.batch, which is 32"),
+            ("budget={}", r"budget.batch: value missing: this field is required"),
+            ("task.config=sst2", r"task.config: value 'sst2': .*give task.dataset too, or leave it out"),
+            (
+                "task={name: x, dataset: d, train: t}",
+                r"task.train: value 't': .*leave out task.dataset or this file",
+            ),
+            ("tracking.eval_every=0", r"tracking.eval_every: value 0: must be longer than nothing"),
+            ("tracking=7", r"tracking: value 7: must be a section with keys of its own"),
+            (
+                "distillation={teacher: s, hardness: 2}",
+                r"distillation.hardness: value 2: must be less than or equal",
+            ),
+            ("name=../up", r"name: value '../up': must match pattern"),
+        ],
+    )
+    def test_one(self, override: str, match: str) -> None:
+        with pytest.raises(UserError, match=match) as caught:
+            load_recipe("glue-90", [override])
+        assert "\n" not in str(caught.value)
+
+    def test_all_at_once(self) -> None:
+        with pytest.raises(UserError) as caught:
+            load_recipe("glue-90", ["budget.batch=0", "pruning.first=0.99", "sed=1", "task.name=null"])
+        problems = str(caught.value).split("; ")
+        assert sorted(problem.split(":")[0] for problem in problems) == [
+            "budget.batch",
+            "pruning.first",
+            "sed",
+            "task.name",
+        ]
+
+    @given(
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=3
+        )
+    )
+    def test_any_value_of_any_field_is_taken_or_refused_but_never_crashes(self, value: object) -> None:
+        for field in (
+            "seed",
+            "pruning.sparsity",
+            "pruning.every",
+            "pruning.sparsities",
+            "tracking.tags",
+            "task",
+        ):
+            section, _, key = field.partition(".")
+            values = {**MINIMAL, "pruning": {"sparsity": 0.5}}
+            values[section] = {**values.get(section, {}), key: value} if key else value
+            override = f"{section}={yaml.safe_dump(values[section], default_flow_style=True)}"
+            with suppress(UserError):
+                load_recipe("glue-90", [override])
+
+
+class TestSchema:
+    def test_every_field_is_documented(self) -> None:
+        schema = recipe_schema()
+        for section in (schema, *schema["$defs"].values()):
+            for name, field in section["properties"].items():
+                assert "description" in field or "$ref" in field, name
+
+    def test_spans_default_to_what_a_recipe_would_say(self) -> None:
+        fields = recipe_schema()["$defs"]["LearningRate"]["properties"]
+        assert fields["warmup"]["default"] == "0 steps"
+
+    def test_unknown_keys_are_errors_for_an_editor_too(self) -> None:
+        assert recipe_schema()["additionalProperties"] is False
+
+    def test_a_recipe_can_be_made_in_code(self) -> None:
+        recipe = Recipe.model_validate({"name": "x", **MINIMAL})
+        assert recipe.learning_rate.warmup == Span(0.0, "steps")
+        assert recipe.tracking.eval_every == Span(1.0, "epochs")

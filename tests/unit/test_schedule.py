@@ -1,0 +1,251 @@
+from itertools import pairwise
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from dsprune.errors import UserError
+from dsprune.pure.curves import CURVES, cubic, equal_work, linear
+from dsprune.pure.law import first_sparsity, scaled_epochs, scaled_events, work
+from dsprune.pure.recipe import load_recipe
+from dsprune.pure.recipe_schedule import Budget, LearningRate, Pruning
+from dsprune.pure.schedule import build_timetable
+from dsprune.pure.span import Span
+from dsprune.pure.timetable import Event, Timetable
+
+LR = LearningRate()
+
+
+def timetable_of(recipe: str, *overrides: str, steps_per_epoch: int = 1) -> Timetable:
+    made = load_recipe(recipe, overrides)
+    return build_timetable(made.pruning, made.learning_rate, made.budget, steps_per_epoch)
+
+
+def steps(timetable: Timetable) -> list[int]:
+    return [event.step for event in timetable.events]
+
+
+def sparsities(timetable: Timetable) -> list[float]:
+    return [round(event.sparsity, 3) for event in timetable.events]
+
+
+class TestPublishedRecipes:
+    """The lists are those of the published recipes, worked out by hand from their formulas."""
+
+    @pytest.mark.parametrize(
+        ("target", "expected"),
+        [
+            (0.9, [0.700, 0.784, 0.841, 0.875, 0.893, 0.899, 0.900]),
+            (0.97, [0.700, 0.814, 0.890, 0.936, 0.960, 0.969, 0.970]),
+        ],
+    )
+    def test_obert(self, target: float, expected: list[float]) -> None:
+        timetable = timetable_of("obert-30-epochs", f"pruning.sparsity={target}")
+        assert steps(timetable) == [2, 6, 10, 14, 18, 22, 26]
+        assert sparsities(timetable) == expected
+        assert timetable.total_steps == 30
+
+    def test_obert_rewinds_from_5e6_to_5e5_at_every_event(self) -> None:
+        timetable = timetable_of("obert-30-epochs", steps_per_epoch=1000)
+        peak = load_recipe("obert-30-epochs").learning_rate.peak
+        assert peak == 5e-5
+        for event in timetable.events:
+            assert timetable.lr_multiplier(event.step) * peak == 5e-5
+            assert timetable.lr_multiplier(event.step - 1) * peak == pytest.approx(5e-6, rel=0.01)
+        assert timetable.lr_multiplier(29_999) * peak == pytest.approx(5e-6, rel=0.01)
+
+    def test_mlperf(self) -> None:
+        timetable = timetable_of("mlperf-95")
+        assert steps(timetable) == list(range(2, 30, 2))
+        assert timetable.events[0].sparsity == 0.7
+        assert timetable.events[-1].sparsity == 0.95
+        assert timetable.lr_multiplier(3) == 0.75  # halfway to half the peak
+
+    def test_smc_gmp_and_the_event_that_it_lacks(self) -> None:
+        timetable = timetable_of("smc-gmp")
+        assert steps(timetable) == [500, 1000, 1500, 2000, 2400]
+        shares = [event.sparsity / 0.488 for event in timetable.events]
+        assert shares == pytest.approx([0.26, 0.70, 0.92, 0.993, 1.0], abs=0.005)
+
+    def test_smc_gmp_never_rewinds(self) -> None:
+        timetable = timetable_of("smc-gmp")
+        rates = [timetable.lr_multiplier(clock) for clock in range(150, 3001)]
+        assert rates[0] == 1.0
+        assert rates[-1] == 0.0
+        assert all(later < earlier for earlier, later in pairwise(rates))
+
+    def test_the_law_at_its_reference(self) -> None:
+        timetable = timetable_of("glue-90")
+        assert timetable.total_steps == 30
+        assert steps(timetable) == [2, 6, 10, 14, 18, 22, 26]
+
+
+class TestLaw:
+    def test_work_adds_up_when_sparsities_compose(self) -> None:
+        assert work(0.99) == pytest.approx(2 * work(0.9))
+
+    @given(st.floats(0.01, 0.999))
+    def test_the_first_event_does_its_share_of_the_work(self, target: float) -> None:
+        assert work(first_sparsity(target, alpha=0.4)) == pytest.approx(0.4 * work(target))
+
+    @given(st.floats(0.01, 0.999), st.floats(0.01, 0.999))
+    def test_a_higher_target_is_never_given_less(self, low: float, high: float) -> None:
+        low, high = sorted((low, high))
+        assert scaled_epochs(low) <= scaled_epochs(high)
+        assert scaled_events(low) <= scaled_events(high)
+
+    @pytest.mark.parametrize(("target", "events"), [(0.05, 2), (0.5, 2), (0.9, 7), (0.99, 14)])
+    def test_events_in_proportion_to_work(self, target: float, events: int) -> None:
+        assert scaled_events(target) == events
+
+    def test_a_budget_by_hand_keeps_the_number_of_events_and_their_places_in_the_run(self) -> None:
+        timetable = build_timetable(Pruning(sparsity=0.9), LR, Budget(batch=1, steps=300), None)
+        assert steps(timetable) == [20, 60, 100, 140, 180, 220, 260]
+
+
+class TestCurves:
+    @pytest.mark.parametrize("curve", CURVES.values())
+    @given(first=st.floats(0, 0.5), target=st.floats(0.6, 0.99))
+    def test_they_join_the_first_sparsity_to_the_target(self, curve, first: float, target: float) -> None:
+        assert curve(0.0, first, target) == pytest.approx(first)
+        assert curve(1.0, first, target) == pytest.approx(target)
+
+    def test_by_hand(self) -> None:
+        assert cubic(0.5, 0.0, 0.8) == pytest.approx(0.8 * 7 / 8)
+        assert linear(0.25, 0.4, 0.8) == pytest.approx(0.5)
+        assert equal_work(0.5, 0.5, 0.875) == pytest.approx(0.75)  # a quarter left of a half, halved twice
+
+    @given(first=st.floats(0, 0.5), target=st.floats(0.6, 0.99), progress=st.floats(0, 0.9))
+    def test_equal_work_is_linear_in_work(self, first: float, target: float, progress: float) -> None:
+        expected = work(first) + progress * (work(target) - work(first))
+        assert work(equal_work(progress, first, target)) == pytest.approx(expected)
+
+    def test_one_shot_is_one_event_on_the_target(self) -> None:
+        pruning = Pruning(sparsity=0.5, curve="one-shot", start="40 steps")
+        timetable = build_timetable(pruning, LR, Budget(batch=1, steps=100), None)
+        assert timetable.events == (Event(40, 0.5),)
+
+
+@st.composite
+def prunings(draw: st.DrawFn) -> Pruning:
+    target = draw(st.floats(0.01, 0.999))
+    start = draw(st.integers(0, 500))
+    frequency = draw(
+        st.one_of(
+            st.builds(dict, events=st.integers(2, 40)),
+            st.builds(dict, every=st.integers(1, 200)),
+            st.builds(dict, every=st.floats(0.1, 3).map(lambda amount: Span(amount, "epochs"))),
+            st.just({}),
+        )
+    )
+    return Pruning(
+        sparsity=target,
+        curve=draw(st.sampled_from(sorted(CURVES))),
+        first=draw(st.none() | st.floats(0, target, exclude_max=True)),
+        start=start,
+        end=draw(st.integers(start + 1, 600)),
+        **frequency,
+    )
+
+
+class TestAnySchedule:
+    @given(prunings(), st.integers(10, 50))
+    def test_is_monotone_and_ends_exactly_on_target(self, pruning: Pruning, steps_per_epoch: int) -> None:
+        try:
+            timetable = build_timetable(pruning, LR, Budget(batch=1, steps=601), steps_per_epoch)
+        except UserError as error:
+            assume("do not get a step each" not in str(error))
+            raise
+        assert timetable.events[-1] == Event(pruning.end.to_steps(1, 1), pruning.sparsity)
+        assert all(before.step < after.step for before, after in pairwise(timetable.events))
+        assert all(a.sparsity <= b.sparsity for a, b in pairwise(timetable.events))
+        assert timetable.events[0].step >= pruning.start.to_steps(1, 1)
+
+    @given(prunings(), st.booleans(), st.integers(0, 600))
+    def test_keeps_the_learning_rate_between_nothing_and_the_peak(
+        self, pruning: Pruning, rewind: bool, warmup: int
+    ) -> None:
+        learning_rate = LearningRate(rewind=rewind, warmup=warmup)
+        try:
+            timetable = build_timetable(pruning, learning_rate, Budget(batch=1, steps=601), 20)
+        except UserError:
+            assume(False)
+        rates = [timetable.lr_multiplier(clock) for clock in range(602)]
+        assert all(0 <= rate <= 1 for rate in rates)
+        assert rates[601] == 0.0
+
+    @given(prunings())
+    def test_survives_being_written_down(self, pruning: Pruning) -> None:
+        try:
+            timetable = build_timetable(pruning, LR, Budget(batch=1, steps=601), 20)
+        except UserError:
+            assume(False)
+        assert Timetable.from_dict(timetable.to_dict()) == timetable
+
+
+class TestGrid:
+    @pytest.mark.parametrize(
+        ("first", "every", "expected"),
+        [
+            (0.5, 10, [5, 15, 25, 28]),  # from the jump
+            (0.0, 10, [10, 20, 28]),  # multiples from step 0, none at the start
+            (0.5, 23, [5, 28]),  # the next one is the end itself
+            (0.5, 1000, [5, 28]),
+            (0.0, 1000, [28]),
+        ],
+    )
+    def test_every(self, first: float, every: int, expected: list[int]) -> None:
+        pruning = Pruning(sparsity=0.9, first=first, start=5, end=28, every=every)
+        assert steps(build_timetable(pruning, LR, Budget(batch=1, steps=30), None)) == expected
+
+    def test_a_fractional_distance_does_not_drift(self) -> None:
+        pruning = Pruning(sparsity=0.9, start=0, end="10 epochs", every="0.5 epochs")
+        timetable = build_timetable(pruning, LR, Budget(batch=1, epochs=11), 101)
+        assert steps(timetable)[::2] == [101 * epoch for epoch in range(11)]
+
+    def test_evenly_spaced_events_without_a_jump_leave_the_start_alone(self) -> None:
+        pruning = Pruning(sparsity=0.9, first=0, start=10, end=40, events=3)
+        assert steps(build_timetable(pruning, LR, Budget(batch=1, steps=50), None)) == [20, 30, 40]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("pruning", "budget", "match"),
+        [
+            (
+                {},
+                {"steps": 5},
+                r"budget: value 5 \(in steps\): 7 events do not get a step each.*larger budget",
+            ),
+            ({"every": "0.01 epochs"}, {"steps": 50}, r"pruning.every: value 0.01 epochs is 0.1 steps"),
+            (
+                {"start": "6 epochs"},
+                {"steps": 50},
+                r"pruning.start: value 6 epochs is step 60 of a run of 50",
+            ),
+            ({"end": "100 %"}, {"steps": 50}, r"pruning.end: value 100 % is step 50 of a run of 50 steps"),
+            ({"start": 47}, {"steps": 50}, r"pruning.end: value 43 \(in steps\) is not after pruning.start"),
+            ({"start": "5 epochs", "end": "20 steps"}, {"steps": 90}, r"pruning.end: value 20 \(in steps\)"),
+            ({}, {"epochs": 0.01}, r"budget.epochs: value 0.01 is less than a step"),
+        ],
+    )
+    def test_parts_that_do_not_fit(self, pruning: dict, budget: dict, match: str) -> None:
+        with pytest.raises(UserError, match=match):
+            build_timetable(Pruning(sparsity=0.9, **pruning), LR, Budget(batch=1, **budget), 10)
+
+    def test_a_warmup_as_long_as_the_run(self) -> None:
+        with pytest.raises(
+            UserError, match=r"learning_rate.warmup: value 10 steps is 10 of 10 steps: shorten it"
+        ):
+            build_timetable(None, LearningRate(warmup=10), Budget(batch=1, steps=10), None)
+
+    def test_no_length_at_all(self) -> None:
+        with pytest.raises(UserError, match=r"budget.epochs: value None: .*give epochs or steps"):
+            build_timetable(None, LR, Budget(batch=1), 10)
+
+    def test_epochs_when_their_steps_are_not_known(self) -> None:
+        pruning = Pruning(sparsity=0.9, end="2 epochs")
+        with pytest.raises(
+            UserError, match=r"budget.epochs \(3.0\), pruning.end \(2 epochs\): counted in epochs"
+        ):
+            build_timetable(pruning, LR, Budget(batch=1, epochs=3), None)

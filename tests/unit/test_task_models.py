@@ -1,0 +1,154 @@
+"""The metrics of text classification, and which models fit a task."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
+
+from dsprune.errors import UserError
+from dsprune.tasks.pretrained import load_config, load_model, load_tokenizer
+from dsprune.tasks.registry import build_task
+from dsprune.tasks.task import TaskSettings
+from tests.tiny import tiny_bert, tiny_sentiment, tiny_tokenizer
+
+
+def naive_scores(predicted, labels, num_labels):
+    """The metrics from their definitions."""
+    pairs = list(zip(predicted, labels, strict=True))
+    count = lambda p, y: sum(pair == (p, y) for pair in pairs)  # noqa: E731
+
+    def f1(label):
+        hits = count(label, label)
+        return 2 * hits / (predicted.count(label) + labels.count(label) or 1)
+
+    tp, tn, fp, fn = count(1, 1), count(0, 0), count(1, 0), count(0, 1)
+    norm = ((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)) ** 0.5
+    return {
+        "accuracy": sum(p == y for p, y in pairs) / len(pairs),
+        "f1": f1(1),
+        "f1_macro": sum(map(f1, range(num_labels))) / num_labels,
+        "matthews": (tp * tn - fp * fn) / norm,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "metrics"),
+    [
+        ("sst2", ["accuracy"]),
+        ("mrpc", ["f1", "accuracy"]),
+        ("qqp", ["f1", "accuracy"]),
+        ("cola", ["matthews", "accuracy"]),
+    ],
+)
+def test_metrics_of_known_tasks_headline_first(name, metrics):
+    labels, predicted = [0, 1, 1, 0, 1, 1, 0, 1, 1, 1], [0, 1, 0, 1, 1, 1, 0, 0, 1, 1]
+    scores = build_task(TaskSettings(name=name)).score(predicted, Dataset.from_dict({"labels": labels}))
+    expected = naive_scores(predicted, labels, 2)
+    assert list(scores) == metrics
+    assert scores == pytest.approx({metric: expected[metric] for metric in metrics})
+
+
+def test_metrics_of_several_labels():
+    task = replace(build_task(TaskSettings(name="text-classification")), known_labels=("a", "b", "c"))
+    labels, predicted = [0, 1, 2, 2, 1, 0], [0, 2, 2, 1, 1, 1]
+    scores = task.score(predicted, Dataset.from_dict({"labels": labels}))
+    expected = naive_scores(predicted, labels, 3)
+    assert list(scores) == ["accuracy", "f1_macro"]
+    assert scores == pytest.approx({metric: expected[metric] for metric in scores})
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    return str(tiny_bert(tmp_path_factory.mktemp("bert")))
+
+
+@pytest.fixture(scope="module")
+def sentiment(tmp_path_factory):
+    folder = tiny_sentiment(tmp_path_factory.mktemp("sentiment"), 8, 8)
+    return TaskSettings(name="text-classification", train=str(folder / "train.csv"))
+
+
+def test_the_model_has_a_head_for_the_labels_and_is_fp32(tmp_path, bert, sentiment):
+    base = BertModel(BertConfig(**load_config(bert).to_dict())).to(torch.bfloat16)
+    base.save_pretrained(tmp_path)
+    model = build_task(sentiment).build_model(str(tmp_path), load_tokenizer(bert))
+    assert model.config.id2label == {0: "negative", 1: "positive"}
+    assert model.classifier.out_features == 2
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    torch.testing.assert_close(
+        model.bert.pooler.dense.weight, base.pooler.dense.weight.float(), rtol=0, atol=0
+    )
+
+
+def test_a_model_without_a_head_is_refused_for_evaluation(tmp_path, bert, sentiment):
+    BertModel(BertConfig(**load_config(bert).to_dict())).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"has no sequence-classification head: fine-tune it first"):
+        build_task(sentiment).build_model(str(tmp_path), load_tokenizer(bert), new_head=False)
+
+
+def test_a_model_of_other_labels_is_refused(bert):
+    task = replace(build_task(TaskSettings(name="text-classification")), known_labels=("a", "b", "c"))
+    with pytest.raises(UserError, match=r"was trained for 2 labels and the task has 3 \(a, b, c\): choose"):
+        task.build_model(bert, load_tokenizer(bert))
+
+
+def test_a_model_with_the_labels_in_another_order_is_refused(tmp_path, sentiment):
+    path = tiny_bert(
+        tmp_path, id2label={0: "POSITIVE", 1: "NEGATIVE"}, label2id={"POSITIVE": 0, "NEGATIVE": 1}
+    )
+    with pytest.raises(
+        UserError, match=r"in the order POSITIVE, NEGATIVE and the task in the order negative, pos"
+    ):
+        build_task(sentiment).build_model(str(path), load_tokenizer(str(path)))
+
+
+def test_labels_come_from_the_model_where_there_are_no_training_data(bert, sentiment):
+    task = build_task(sentiment.model_copy(update={"train": None, "validation": sentiment.train}))
+    assert task.for_model(load_config(bert)).labels == ("negative", "positive")
+    assert build_task(sentiment).for_model(load_config(bert)).known_labels is None
+
+
+def test_inputs_longer_than_the_model_takes_are_refused(bert, sentiment):
+    with pytest.raises(UserError, match=r"^task\.max_length: 512: the model takes at most 128 tokens: lower"):
+        build_task(sentiment.model_copy(update={"max_length": 512})).build_model(bert, load_tokenizer(bert))
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end_of_text(tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token, tokenizer.eos_token = None, "."
+    tokenizer.save_pretrained(tmp_path)
+    assert load_tokenizer(str(tmp_path)).pad_token == "."
+
+
+def test_a_missing_model_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"^model '.*none': .*give a Hugging Face model folder or hub name$"):
+        load_config(str(tmp_path / "none"))
+    with pytest.raises(
+        UserError, match=r"^tokenizer '.*none': .*give a Hugging Face model folder or hub name$"
+    ):
+        load_tokenizer(str(tmp_path / "none"))
+
+
+def test_a_folder_without_tokenizer_files_is_refused(tmp_path, bert):
+    load_config(bert).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"^tokenizer '.*': no tokenizer files there: set model\.tokenizer$"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_a_broken_model_is_refused(tmp_path, bert):
+    load_config(bert).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(
+        UserError, match=r"^model '.*': Error while deserializing header.*: give a Hugging Face"
+    ):
+        load_model(AutoModelForSequenceClassification, str(tmp_path), tiny_tokenizer())
+
+
+def test_a_model_that_is_code_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}}'
+    )
+    with pytest.raises(UserError, match=r"^model '.*': .*contains custom code"):
+        load_config(str(tmp_path))

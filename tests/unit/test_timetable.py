@@ -1,0 +1,73 @@
+import pytest
+
+from dsprune.pure.recipe_schedule import Budget, LearningRate, Pruning
+from dsprune.pure.schedule import build_timetable
+from dsprune.pure.timetable import Event, Timetable
+
+TIMETABLE = Timetable(
+    total_steps=100,
+    steps_per_epoch=10,
+    warmup_steps=5,
+    events=(Event(10, 0.5), Event(60, 0.9)),
+    rewind=True,
+    dense_final=0.5,
+    interval_final=0.1,
+    final=0.0,
+)
+
+
+@pytest.mark.parametrize(
+    ("clock", "multiplier"),
+    [
+        (0, 0.0),
+        (4, 0.8),
+        (5, 1.0),
+        (9, 0.6),
+        (10, 1.0),
+        (35, 0.55),
+        (60, 1.0),
+        (80, 0.5),
+        (100, 0),
+        (101, 0),
+    ],
+)
+def test_learning_rate_by_hand(clock: int, multiplier: float) -> None:
+    assert TIMETABLE.lr_multiplier(clock) == pytest.approx(multiplier)
+
+
+@pytest.mark.parametrize(
+    ("clock", "sparsity", "phase"),
+    [(0, 0, "dense"), (9, 0, "dense"), (10, 0.5, "prune"), (59, 0.5, "prune"), (60, 0.9, "recover")],
+)
+def test_sparsity_and_phase_by_hand(clock: int, sparsity: float, phase: str) -> None:
+    assert TIMETABLE.sparsity_at(clock) == sparsity
+    assert TIMETABLE.phase_at(clock) == phase
+
+
+def test_phases_cover_the_run() -> None:
+    assert TIMETABLE.phases() == [("dense", 0, 10), ("prune", 10, 60), ("recover", 60, 100)]
+
+
+def test_an_event_is_found_at_its_step_only() -> None:
+    found = [clock for clock in range(100) if TIMETABLE.event_at(clock)]
+    assert found == [10, 60]
+
+
+def test_progress_is_the_share_of_the_target() -> None:
+    first, last = TIMETABLE.events
+    assert TIMETABLE.progress(first) == pytest.approx(5 / 9)
+    assert TIMETABLE.progress(last) == 1
+
+
+def test_a_warmup_that_reaches_over_an_event_goes_on() -> None:
+    pruning = Pruning(sparsity=0.9, start=10, end=60, events=2)
+    timetable = build_timetable(pruning, LearningRate(warmup=20), Budget(batch=1, steps=100), None)
+    assert [timetable.lr_multiplier(clock) for clock in (10, 19, 20, 60)] == [0.5, 0.95, 1.0, 1.0]
+
+
+def test_without_pruning_the_rate_rises_once_and_decays_once() -> None:
+    timetable = build_timetable(None, LearningRate(warmup=2), Budget(batch=1, epochs=2), 5)
+    assert timetable.events == ()
+    assert timetable.phases() == [("dense", 0, 10)]
+    rates = [timetable.lr_multiplier(clock) for clock in range(11)]
+    assert rates == pytest.approx([0, 0.5, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0])
