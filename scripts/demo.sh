@@ -30,7 +30,7 @@ evaluate() {
     local name=$1 result=runs/$1/eval.json
     if [[ ! -f $result ]]; then
         dsprune eval "runs/$name/model" --task text-classification validation=data/sentiment/validation.csv \
-            text=sentence label=label max_length=64 >"$result.part"
+            text=sentence label=label max_length=64 | tail -n 1 >"$result.part"  # DeepSpeed prints above it
         mv "$result.part" "$result"
     fi
     say "$name: $(<"$result")"

@@ -80,6 +80,9 @@ setup_env() {
         "$python" -m venv --clear "$venv"
     fi
     export VIRTUAL_ENV=$venv PATH="$venv/bin:$PATH"
+    # DeepSpeed compiles its extensions against this environment; in torch's common cache, two environments would
+    # compile over each other's.
+    export TORCH_EXTENSIONS_DIR=${TORCH_EXTENSIONS_DIR:-$venv/torch_extensions}
 
     local stamp="$venv/dsprune-${extras:-base}.stamp" wanted
     wanted=$(fingerprint)

@@ -1,4 +1,4 @@
-"""Guesses a narrow range of keys that holds each group's threshold, by an exact search in a sample of the weights.
+"""Guesses a narrow range of keys that holds each group's threshold, by a search in a sample of the weights.
 
 What is selected never depends on the sample; only how long it takes does.
 """
@@ -66,12 +66,12 @@ def _sample(
 
 
 def _stride(group: Group) -> int:
-    """Odd, so that it visits many columns of a matrix, whose number is mostly a multiple of a power of two."""
+    """Odd, so that it visits many columns of a matrix, whose number has large powers of two in it."""
     return min(SAMPLED, group.num_weights // MIN_SAMPLE) | 1
 
 
 def _sample_ranks(group: Group) -> tuple[int, int]:
-    """Ranks in the sample, from 1, between which the threshold lies; out of its range if it may lie outside."""
+    """Ranks in the sample, from 1, between which the threshold lies; they may be out of its range."""
     size = ceil(group.num_weights / _stride(group))
     quantile = group.num_pruned / group.num_weights
     margin = DEVIATIONS * sqrt(size * quantile * (1 - quantile)) + 1

@@ -21,7 +21,7 @@ class Comm:
 
         None is this rank alone, which also serves ranks that hold replicas: each does the same and agrees.
         """
-        self._group = group
+        self.group = group
         self._device = torch.device(device)
         self.rank = 0 if group is None else dist.get_rank(group)
         self.size = 1 if group is None else dist.get_world_size(group)
@@ -32,7 +32,7 @@ class Comm:
         if self.size == 1:
             return tensor.cpu()
         message = self._message(tensor)
-        dist.all_reduce(message, group=self._group)
+        dist.all_reduce(message, group=self.group)
         return message.cpu()
 
     def all_gather(self, tensor: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class Comm:
             return tensor.cpu().unsqueeze(0)
         message = self._message(tensor)
         gathered = [torch.empty_like(message) for _ in range(self.size)]
-        dist.all_gather(gathered, message, group=self._group)
+        dist.all_gather(gathered, message, group=self.group)
         return torch.stack(gathered).cpu()
 
     def _message(self, tensor: Tensor) -> Tensor:

@@ -62,8 +62,8 @@ class MaskSet:
 
         More precisely: the sum modulo 2**64 of a hash of (tensor name, flat index) over pruned weights.
         """
-        local = sum(_digest(shard, bits) for shard, bits in zip(self.shards, self.bits, strict=True))
-        return int(comm.all_reduce_sum(local))
+        local = [_digest(shard, bits) for shard, bits in zip(self.shards, self.bits, strict=True)]
+        return int(comm.all_reduce_sum(torch.stack(local).sum()))
 
     def state(self) -> dict[str, dict[str, int | Tensor]]:
         """What a checkpoint keeps: the place and the mask of every shard, by the name of its tensor."""

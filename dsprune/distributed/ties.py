@@ -17,8 +17,8 @@ def share_ties(
 ) -> list[int]:
     """Returns how many ties each of this rank's shards prunes, so that a group prunes its first `quota` ones.
 
-    Global order is the order of the tensors, then of the flat index; a tensor's shards may lie on ranks in any
-    order. Collective: every rank must call this.
+    Global order is the order of the tensors, then of the flat index. A tensor's shards may lie on ranks in
+    any order. Collective: every rank must call this.
     """
     own = torch.tensor([(shard.start, ties) for shard, ties in zip(shards, num_ties, strict=True)])
     starts, ties = comm.all_gather(own).unbind(-1)  # [ranks, tensors] each

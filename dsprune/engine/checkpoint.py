@@ -1,5 +1,6 @@
 """Masks in a checkpoint: written before DeepSpeed's own files are made known, checked when they come back."""
 
+import json
 from pathlib import Path
 
 import torch.distributed as dist
@@ -28,13 +29,13 @@ def load_masks(folder: Path, pruner: Pruner, clock: int) -> None:
         UserError: the folder has no masks, or they are not those of these weights and this timetable.
     """
     manifest = read_manifest(folder)
-    ours = pruner.timetable.to_dict()
-    for field, value in manifest.timetable.items():
-        if ours.get(field) != value:
-            raise UserError(
-                f"{folder}: its timetable has {field}={value}, this run's has {ours.get(field)}: "
-                f"resume with the recipe that it was written with"
-            )
+    ours = json.loads(json.dumps(pruner.timetable.to_dict()))
+    if differing := [field for field in ours if ours[field] != manifest.timetable.get(field)]:
+        field = differing[0]
+        raise UserError(
+            f"{folder}: its timetable has {field}={manifest.timetable.get(field)}, this run's has {ours[field]}: "
+            f"resume with the recipe that it was written with"
+        )
     if manifest.clock != clock:
         raise UserError(f"{folder}: masks of step {manifest.clock}, weights of step {clock}: use another checkpoint")
     pruner.restore(read_masks(folder, manifest, pruner.layout.shards))

@@ -122,6 +122,7 @@ class PruningEngine:
         tag = tag or f"global_step{self.deepspeed.global_steps}"
         if self.pruner is not None:
             save_masks(Path(save_dir, tag), self.pruner, self.clock)
+            kwargs["client_state"] = self.pruner.layout.client_state() | kwargs.get("client_state", {})
         return self.deepspeed.save_checkpoint(save_dir, tag=tag, **kwargs)
 
     def load_checkpoint(self, load_dir: str, tag: str | None = None, **kwargs: Any) -> Any:

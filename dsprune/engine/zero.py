@@ -16,6 +16,7 @@ utils/tensor_fragment.py.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from deepspeed import DeepSpeedEngine
@@ -29,7 +30,10 @@ from torch.nn import Parameter
 
 from dsprune.pure.shard import PrunableTensor, Shard
 
-__all__ = ["ZeroLayout", "open_layout"]
+__all__ = ["PARAMETER_ORDER", "ZeroLayout", "open_layout"]
+
+PARAMETER_ORDER = "dsprune_parameter_order"
+"""Key of a checkpoint's client state: names of the parameters in the optimizer's order."""
 
 
 class ZeroLayout(ABC):
@@ -99,6 +103,10 @@ class ZeroLayout(ABC):
         shard = self.shards[index]
         return self.parameters[index].detach().view(-1)[shard.start : shard.start + shard.numel]
 
+    def client_state(self) -> dict[str, Any]:
+        """What a checkpoint must say beside DeepSpeed's own words, for its slices to be found again."""
+        return {}
+
     @property
     def master_device(self) -> torch.device:
         """Where the master weights are: the accelerator, or the CPU under offload."""
@@ -124,7 +132,12 @@ class _Replicas(ZeroLayout):
 
     def __init__(self, engine: DeepSpeedEngine, tensors: Sequence[PrunableTensor]) -> None:
         self._masters = dict(_replicated_masters(engine))
+        self._names = {parameter: name for name, parameter in engine.module.named_parameters()}
         super().__init__(engine, tensors)
+
+    def client_state(self) -> dict[str, Any]:
+        """Stage 0 saves the optimizer's state by number: say whose they are."""
+        return {PARAMETER_ORDER: [self._names[parameter] for parameter in self._masters]}
 
     def _owned(self, parameter: Parameter, numel: int) -> tuple[int, int]:
         return 0, numel

@@ -12,11 +12,12 @@ from rich.progress import track
 from torch import nn
 
 from dsprune.distributed.evaluation import EvaluationBatch, evaluation_batches, gather_in_order
+from dsprune.distributed.ranks import Ranks
 from dsprune.tasks.pretrained import load_config, load_tokenizer
 from dsprune.tasks.registry import build_task
 from dsprune.tasks.task import Collate, Task, TaskSettings, on_device
 
-__all__ = ["evaluate", "evaluate_model"]
+__all__ = ["evaluate", "evaluate_command", "evaluate_model"]
 
 
 def evaluate(
@@ -88,6 +89,27 @@ def evaluate_model(
         device=device,
         group=group,
     )
+
+
+def evaluate_command(
+    path: str, settings: TaskSettings, batch_size: int, ranks: Ranks
+) -> dict[str, float] | None:
+    """`evaluate_model` on the ranks of a launcher; the metrics on the first rank, None on the others.
+
+    Collective: every rank must call this.
+    """
+    accelerator = torch.accelerator.current_accelerator()
+    device = torch.device("cpu") if accelerator is None else torch.device(accelerator.type, ranks.local_rank)
+    if ranks.world_size == 1:
+        return evaluate_model(path, settings, device=device, batch_size=batch_size)
+    if accelerator is not None:
+        torch.accelerator.set_device_index(ranks.local_rank)
+    dist.init_process_group(dist.get_default_backend_for_device(device))
+    try:
+        metrics = evaluate_model(path, settings, device=device, batch_size=batch_size, group=dist.group.WORLD)
+    finally:
+        dist.destroy_process_group()
+    return metrics if ranks.is_first else None
 
 
 def _progress(batches: list[EvaluationBatch], *, shown: bool) -> Iterable[EvaluationBatch]:

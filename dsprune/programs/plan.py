@@ -8,6 +8,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from dsprune.distributed.data import BatchPlan
+from dsprune.errors import UserError
 from dsprune.programs.plan_data import Plan
 from dsprune.programs.plan_picture import draw_plan
 from dsprune.programs.plan_tables import print_plan
@@ -51,6 +52,10 @@ def plan(
 
 def make_plan(recipe: Recipe, world_size: int, train_examples: int | None = None) -> Plan:
     """Lay a recipe out; arguments and errors as `plan`."""
+    if recipe.model is None:
+        raise UserError(
+            "model.path: value missing: a plan needs the folder or hub name of a model (its config only)"
+        )
     num_examples = _num_examples(recipe, train_examples)
     timetable = build_timetable(
         recipe.pruning,
@@ -61,6 +66,7 @@ def make_plan(recipe: Recipe, world_size: int, train_examples: int | None = None
     model = _weightless_model(recipe.model.path)
     return Plan(
         recipe=recipe,
+        model_path=recipe.model.path,
         timetable=timetable,
         num_examples=num_examples,
         num_weights=sum(parameter.numel() for parameter in model.parameters()),
@@ -70,9 +76,10 @@ def make_plan(recipe: Recipe, world_size: int, train_examples: int | None = None
 
 def _num_examples(recipe: Recipe, given: int | None) -> int | None:
     """Size of the training data, where it can be known without downloading them."""
-    if given is None and recipe.task.train is not None:
-        given = len(read_rows(recipe.task, "train", None).dataset)
-    limit = recipe.task.max_train
+    task = recipe.task
+    if given is None and task is not None and task.train is not None:
+        given = len(read_rows(task, "train", None).dataset)
+    limit = None if task is None else task.max_train
     return given if given is None or limit is None else min(given, limit)
 
 

@@ -16,6 +16,7 @@ class Plan:
 
     Attributes:
         recipe: the recipe.
+        model_path: folder or hub name of the model.
         timetable: when what happens.
         num_examples: size of the training data, or None if the recipe does without (it counts in steps).
         num_weights: all weights of the model.
@@ -23,6 +24,7 @@ class Plan:
     """
 
     recipe: Recipe
+    model_path: str
     timetable: Timetable
     num_examples: int | None
     num_weights: int

@@ -34,7 +34,7 @@ def _summary(plan: Plan) -> Table:
 def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
     recipe, timetable = plan.recipe, plan.timetable
     yield "recipe", recipe.name
-    yield "model", f"{recipe.model.path}, {plan.num_weights:,} weights"
+    yield "model", f"{plan.model_path}, {plan.num_weights:,} weights"
     if recipe.pruning is not None:
         pruning = recipe.pruning
         share = plan.num_prunable / plan.num_weights

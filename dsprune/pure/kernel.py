@@ -1,4 +1,4 @@
-"""The compiled passes of `bits_kernel.c`: built once per machine type with the system's C compiler, never required."""
+"""The compiled passes of `bits_kernel.c`: built once with the system's C compiler, never required."""
 
 import ctypes
 import hashlib
@@ -90,7 +90,10 @@ def kernel_for(tensor: Tensor) -> Kernel | None:
 def _load() -> Kernel | None:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     library = build_kernel(home / "dsprune")
-    return None if library is None else Kernel(library)
+    try:
+        return None if library is None else Kernel(library)
+    except OSError:  # a home that is mounted noexec
+        return None
 
 
 def _cpu_type() -> str:

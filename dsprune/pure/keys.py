@@ -1,7 +1,7 @@
 """Scores as integers whose order is the order in which weights are pruned.
 
-The bits of a float, read as an integer, are monotone once negative numbers are reflected; so selection counts and
-compares integers and is exact. Three kinds of weight have a key of their own:
+The bits of a float, read as an integer, are monotone once negative numbers are reflected; so selection
+counts and compares integers and is exact. Three kinds of weight have a key of their own:
 
     a weight that is pruned already   PRUNED_KEY   below all others: it stays pruned
     a score of -0.0                   0            the key of +0.0: equal scores have equal keys

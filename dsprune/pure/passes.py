@@ -10,10 +10,10 @@ from dsprune.pure.bits import num_bytes, pack, unpack
 from dsprune.pure.kernel import kernel_for
 from dsprune.pure.keys import NAN_KEY, to_keys
 
-__all__ = ["Scan", "Scorer", "cut", "cut_eager", "scan", "scan_eager"]
+__all__ = ["Scan", "Scorer", "cut", "cut_eager", "parts", "scan", "scan_eager"]
 
 Scorer = Callable[[slice], Tensor]
-"""Gives the float32 scores of a part of a shard, lowest pruned first. Equal weights have equal scores in any part."""
+"""Gives the float32 scores of a part of a shard, lowest pruned first; the same ones whatever the part."""
 
 CHUNK = {"cpu": 1 << 18}  # weights whose score and temporaries fit a core's cache
 CHUNK_ACCELERATOR = 1 << 24
@@ -36,7 +36,7 @@ class Scan(NamedTuple):
 def scan(scorer: Scorer, numel: int, kept: Tensor, low: int, high: int) -> Scan:
     """Counts the keys of a shard below `low` and copies those in `[low, high]`."""
     found = []
-    for part in _parts(numel, kept.device):
+    for part in parts(numel, kept.device):
         scores = scorer(part).contiguous()
         kernel = kernel_for(scores)
         scan_chunk = scan_eager if kernel is None else kernel.scan
@@ -46,9 +46,9 @@ def scan(scorer: Scorer, numel: int, kept: Tensor, low: int, high: int) -> Scan:
 
 
 def cut(scorer: Scorer, numel: int, kept: Tensor, threshold: int, quota: int) -> Tensor:
-    """Returns the new packed mask: pruned are the keys below the threshold and the first `quota` equal to it."""
+    """Returns the new packed mask: pruned are keys below the threshold and the first `quota` equal to it."""
     new_kept = torch.empty_like(kept)
-    for part in _parts(numel, kept.device):
+    for part in parts(numel, kept.device):
         scores = scorer(part).contiguous()
         kernel = kernel_for(scores)
         cut_chunk = cut_eager if kernel is None else kernel.cut
@@ -77,7 +77,8 @@ def cut_eager(scores: Tensor, kept: Tensor, threshold: int, quota: int, new_kept
     return quota
 
 
-def _parts(numel: int, device: torch.device) -> Iterator[slice]:
+def parts(numel: int, device: torch.device) -> Iterator[slice]:
+    """Cuts a shard into parts to be worked on one by one; all start at a byte of the mask."""
     step = CHUNK.get(device.type, CHUNK_ACCELERATOR)
     for start in range(0, numel, step):
         yield slice(start, min(start + step, numel))

@@ -14,7 +14,7 @@ __all__ = ["Search"]
 
 @dataclass(frozen=True)
 class Search:
-    """Looks for the `target`-th lowest key of several groups at once; each tensor is int64, one entry a group.
+    """Looks for the `target`-th lowest key of several groups at once. Tensors are int64, one entry a group.
 
     Attributes:
         low: first key of the range that holds the wanted key (unless `num_below == target` already).
@@ -46,7 +46,7 @@ class Search:
         return torch.bincount(bins, minlength=BINS)
 
     def refine(self, histograms: Tensor) -> "Search":
-        """Narrows each range to the bin that holds the wanted key, given `[groups, BINS]` counts over all ranks."""
+        """Narrows each range to the bin that holds the wanted key, given the `[groups, BINS]` counts."""
         before = histograms.cumsum(1) - histograms + self.num_below.unsqueeze(1)  # keys below each bin
         bins = (before < self.target.unsqueeze(1)).sum(1, keepdim=True).sub(1).clamp(min=0)
         low = self.low + (bins.squeeze(1) << self.bin_bits)

@@ -100,6 +100,16 @@ def test_a_recipe_in_epochs_does(bert: str) -> None:
         show(load_recipe("glue-90", [f"model.path={bert}"]), examples=None)
 
 
+def test_a_recipe_without_a_task_is_planned_with_the_examples_given(bert: str) -> None:
+    recipe = load_recipe("glue-90", [f"model.path={bert}", "task=null"])
+    assert make_plan(recipe, 1, 320).timetable.total_steps == 300
+
+
+def test_a_recipe_without_a_model_is_refused() -> None:
+    with pytest.raises(UserError, match=r"model.path: value missing: a plan needs"):
+        make_plan(load_recipe("glue-90", ["model=null"]), 1, 320)
+
+
 def test_a_batch_that_the_ranks_cannot_share_is_refused(bert: str) -> None:
     with pytest.raises(UserError, match=r"budget.batch: 30 is not a multiple"):
         show(load_recipe("glue-90", [f"model.path={bert}", "budget.batch=30"]))

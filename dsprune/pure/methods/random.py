@@ -12,7 +12,7 @@ __all__ = ["Random"]
 class Random:
     """Scores a weight by a hash of the seed, the tensor's name and its flat index.
 
-    There is no generator state: the order is the same on any number of ranks, and at every event, so that masks grow.
+    There is no generator state: the order is the same on any number of ranks and at every event.
     """
 
     def scores(self, context: ShardContext) -> Tensor:

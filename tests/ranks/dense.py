@@ -1,0 +1,60 @@
+"""The naive selection on whole tensors, oracle of the distributed one, and how to cut tensors into shards."""
+
+from collections.abc import Sequence
+from random import Random
+
+import torch
+from torch import Tensor
+
+from dsprune.pure.bits import pack, unpack
+from dsprune.pure.groups import Group
+from dsprune.pure.shard import PrunableTensor, Shard
+
+
+def select_dense(scores: Sequence[Tensor], kept: Sequence[Tensor], groups: Sequence[Group]) -> list[Tensor]:
+    """The new boolean masks: a stable sort of everything that competes, already pruned weights first."""
+    new = [torch.ones_like(mask) for mask in kept]
+    for group in groups:
+        values = torch.cat([scores[place].double() for place in group.tensors])
+        alive = torch.cat([kept[place] for place in group.tensors])
+        order = values.argsort(stable=True)
+        order = torch.cat([order[~alive[order]], order[alive[order]]])
+        mask = torch.ones_like(alive)
+        mask[order[: group.num_pruned]] = False
+        sizes = [scores[place].numel() for place in group.tensors]
+        for place, part in zip(group.tensors, mask.split(sizes), strict=True):
+            new[place] = part
+    return new
+
+
+def cut_randomly(tensors: Sequence[PrunableTensor], world: int, seed: int) -> list[list[Shard]]:
+    """Each rank's shards: cut at any element, dealt to ranks out of order, some of them empty."""
+    random = Random(seed)
+    ranks: list[list[Shard]] = [[] for _ in range(world)]
+    for tensor in tensors:
+        cuts = sorted(
+            random.choice([0, tensor.numel, random.randint(0, tensor.numel)]) for _ in range(world - 1)
+        )
+        owners = random.sample(range(world), world)
+        for owner, start, stop in zip(owners, [0, *cuts], [*cuts, tensor.numel], strict=True):
+            ranks[owner].append(Shard(tensor, start, stop - start))
+    return ranks
+
+
+def part_of(full: Tensor, shard: Shard) -> Tensor:
+    """What a rank holds of a full flat tensor."""
+    return full[shard.start : shard.start + shard.numel]
+
+
+def packed_parts(full: Sequence[Tensor], shards: Sequence[Shard]) -> list[Tensor]:
+    """The packed masks of shards of full boolean masks."""
+    return [pack(part_of(mask, shard)) for mask, shard in zip(full, shards, strict=True)]
+
+
+def join(ranks: Sequence[Sequence[Shard]], bits: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The full boolean masks, from the packed ones of every rank's shards."""
+    full = [torch.zeros(shard.tensor.numel, dtype=torch.bool) for shard in ranks[0]]
+    for shards, masks in zip(ranks, bits, strict=True):
+        for place, (shard, mask) in enumerate(zip(shards, masks, strict=True)):
+            part_of(full[place], shard).copy_(unpack(mask, shard.numel))
+    return full

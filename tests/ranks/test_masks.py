@@ -1,0 +1,100 @@
+"""A mask set counts and fingerprints the whole masks, whoever owns what."""
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from dsprune.distributed.comm import Comm
+from dsprune.distributed.masks import MaskSet
+from dsprune.pure.bits import unpack
+from dsprune.pure.shard import PrunableTensor, Shard
+from tests.ranks.dense import cut_randomly, part_of
+from tests.ranks.pool import RankFailedError, RankPool
+
+TENSORS = [PrunableTensor("a", (7, 11)), PrunableTensor("b", (3,)), PrunableTensor("c", (1001,))]
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[RankPool]:
+    with RankPool(3) as ranks:
+        yield ranks
+
+
+def sparse_weights(seed: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(tensor.numel, generator=generator).round() for tensor in TENSORS]
+
+
+def whole(weights: Sequence[Tensor]) -> MaskSet:
+    return MaskSet.from_zeros([Shard(tensor, 0, tensor.numel) for tensor in TENSORS], weights)
+
+
+def counts_and_digest(
+    comm: Comm, ranks: Sequence[Sequence[Shard]], weights: Sequence[Tensor]
+) -> tuple[list[int], int]:
+    shards = ranks[comm.rank]
+    masks = MaskSet.from_zeros(shards, [part_of(w, shard) for w, shard in zip(weights, shards, strict=True)])
+    return masks.counts(comm), masks.digest(comm)
+
+
+def fail_on_rank_1(comm: Comm) -> None:
+    assert comm.rank != 1, "as it should"
+
+
+def test_starts_with_everything_kept() -> None:
+    masks = MaskSet([Shard(tensor, 0, tensor.numel) for tensor in TENSORS])
+    assert masks.num_pruned() == [0, 0, 0]
+    assert masks.digest(Comm()) == 0
+
+
+def test_from_zeros_prunes_zeros_of_both_signs() -> None:
+    shard = Shard(PrunableTensor("w", (4,)), 0, 4)
+    masks = MaskSet.from_zeros([shard], [torch.tensor([0.0, 1.0, -0.0, 1e-45])])
+    assert unpack(masks.bits[0], 4).tolist() == [False, True, False, True]
+    assert masks.num_pruned() == [2]
+
+
+def test_a_mask_takes_one_bit_a_weight() -> None:
+    assert whole(sparse_weights(0)).nbytes == 10 + 1 + 126
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_counts_and_digest_do_not_depend_on_the_sharding(pool: RankPool, world: int) -> None:
+    weights = sparse_weights(0)
+    counts = [int((weight == 0).sum()) for weight in weights]
+    digest = whole(weights).digest(Comm())
+    for seed in range(3):
+        ranks = cut_randomly(TENSORS, world, seed)
+        results = pool.run(world, counts_and_digest, ranks, weights)
+        assert results == [(counts, digest)] * world
+
+
+def test_the_digest_tells_every_single_weight_apart() -> None:
+    weights = [torch.ones(tensor.numel) for tensor in TENSORS]
+    digests = set()
+    for weight in weights:
+        for index in range(weight.numel()):
+            weight[index] = 0
+            digests.add(whole(weights).digest(Comm()))
+            weight[index] = 1
+    assert len(digests) == sum(tensor.numel for tensor in TENSORS)
+
+
+def test_replace_and_state_speak_of_the_same_bits() -> None:
+    masks, other = whole(sparse_weights(0)), whole(sparse_weights(1))
+    masks.replace(other.bits)
+    assert masks.digest(Comm()) == other.digest(Comm())
+    state = masks.state()
+    assert [(name, entry["start"], entry["numel"]) for name, entry in state.items()] == [
+        ("a", 0, 77),
+        ("b", 0, 3),
+        ("c", 0, 1001),
+    ]
+    assert all(state[s.tensor.name]["bits"] is bits for s, bits in zip(masks.shards, masks.bits, strict=True))
+
+
+def test_a_rank_that_fails_is_heard() -> None:
+    with RankPool(2) as ranks, pytest.raises(RankFailedError, match=r"(?s)rank 1 of 2:.*as it should"):
+        ranks.run(2, fail_on_rank_1)

@@ -1,0 +1,196 @@
+"""Selection equals a stable sort of the gathered scores, for every sharding, and sends what was predicted."""
+
+from collections.abc import Iterator, Sequence
+from math import inf, nan
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dsprune.distributed import bracket
+from dsprune.distributed.comm import Comm
+from dsprune.distributed.select import select
+from dsprune.errors import UserError
+from dsprune.pure.groups import Group, make_groups
+from dsprune.pure.shard import PrunableTensor, Shard
+from dsprune.pure.wire import event_bytes
+from tests.ranks.dense import cut_randomly, join, packed_parts, part_of, select_dense
+from tests.ranks.pool import RankPool
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[RankPool]:
+    with RankPool(4) as ranks:
+        yield ranks
+
+
+def tensors_of(sizes: Sequence[int]) -> list[PrunableTensor]:
+    return [PrunableTensor(f"layer.{place}.weight", (size,)) for place, size in enumerate(sizes)]
+
+
+def normal(sizes: Sequence[int], seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(size, generator=generator) for size in sizes]
+
+
+def all_kept(scores: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.ones(score.numel(), dtype=torch.bool) for score in scores]
+
+
+def run_select(
+    comm: Comm,
+    ranks: Sequence[Sequence[Shard]],
+    scores: Sequence[Tensor],
+    kept: Sequence[Tensor],
+    groups: Sequence[Group],
+) -> tuple[list[Tensor], int]:
+    shards = ranks[comm.rank]
+    scorers = [part_of(score, shard).__getitem__ for score, shard in zip(scores, shards, strict=True)]
+    new = select(shards, scorers, packed_parts(kept, shards), groups, comm)
+    return new, comm.bytes_sent
+
+
+def message_of_select(comm: Comm, *args: object) -> str:
+    with pytest.raises(UserError) as refused:
+        run_select(comm, *args)
+    return str(refused.value)
+
+
+def alone(scores: Sequence[Tensor], kept: Sequence[Tensor], groups: Sequence[Group]) -> list[Tensor]:
+    """The full masks that one rank selects, with no process group."""
+    ranks = cut_randomly(tensors_of([score.numel() for score in scores]), 1, seed=0)
+    new, _ = run_select(Comm(), ranks, scores, kept, groups)
+    return join(ranks, [new])
+
+
+def assert_equal(new: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    for place, (mask, wanted) in enumerate(zip(new, expected, strict=True)):
+        assert torch.equal(mask, wanted), f"tensor {place}"
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.9, 0.999, 1.0])
+@pytest.mark.parametrize("uniform", [False, True])
+def test_selects_the_lowest_scores(sparsity: float, uniform: bool) -> None:
+    scores = normal([1, 7, 8, 1000, 30_011])
+    groups = make_groups(tensors_of([1, 7, 8, 1000, 30_011]), [sparsity] * 5, uniform)
+    new = alone(scores, all_kept(scores), groups)
+    assert_equal(new, select_dense(scores, all_kept(scores), groups))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.0, -0.0],
+        [1.0],
+        [-1.0, 1.0, 2.0],
+        [1e-45, 2e-45, 0.0, -1e-45],
+        [inf, 3.4e38, -inf, 0.0],
+    ],
+    ids=["zeros", "all equal", "few", "denormal", "infinite"],
+)
+def test_ties_and_odd_floats_go_in_global_order(values: list[float]) -> None:
+    generator = torch.Generator().manual_seed(1)
+    table = torch.tensor(values)
+    scores = [table[torch.randint(len(values), (size,), generator=generator)] for size in (1001, 3, 50_000)]
+    for sparsity in (0.2, 0.5, 0.8):
+        groups = make_groups(tensors_of([1001, 3, 50_000]), [sparsity] * 3, uniform=False)
+        new = alone(scores, all_kept(scores), groups)
+        assert_equal(new, select_dense(scores, all_kept(scores), groups))
+
+
+def test_pruned_weights_stay_pruned() -> None:
+    scores = normal([5000, 300])
+    kept = [torch.rand(score.numel(), generator=torch.Generator().manual_seed(2)) > 0.6 for score in scores]
+    num_pruned = sum(int((~mask).sum()) for mask in kept)
+    for target in (num_pruned, num_pruned + 1, 4000, 5300):
+        groups = [Group("all", (0, 1), 5300, target)]
+        new = alone(scores, kept, groups)
+        assert_equal(new, select_dense(scores, kept, groups))
+        assert not any((mask & ~old).any() for mask, old in zip(new, kept, strict=True))
+
+
+def test_a_nan_at_a_pruned_weight_is_no_score() -> None:
+    scores = [torch.tensor([nan, 3.0, 1.0, 2.0])]
+    kept = [torch.tensor([False, True, True, True])]
+    [new] = alone(scores, kept, [Group("all", (0,), 4, 2)])
+    assert new.tolist() == [False, True, False, True]
+
+
+def test_refuses_to_unprune() -> None:
+    scores = normal([10])
+    kept = [torch.arange(10) > 5]
+    with pytest.raises(
+        UserError, match=r"encoder: 6 weights are pruned already, more than the 5 of 10 asked"
+    ):
+        alone(scores, kept, [Group("encoder", (0,), 10, 5)])
+
+
+def test_a_bracket_that_misses_only_costs_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores whose sample says nothing of the rest, on both sides of the threshold."""
+    size = 100_000
+    stride = bracket._stride(Group("all", (0,), size, 1))
+    for sampled, others in ((5.0, 1.0), (1.0, 5.0)):
+        scores = [others + torch.rand(size, generator=torch.Generator().manual_seed(3))]
+        scores[0][::stride] = sampled
+        groups = [Group("all", (0,), size, size // 2)]
+        assert_equal(alone(scores, all_kept(scores), groups), select_dense(scores, all_kept(scores), groups))
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_any_floats_any_masks_any_groups(data: st.DataObject) -> None:
+    sizes = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=5))
+    floats = st.floats(width=32, allow_nan=False) | st.sampled_from([0.0, -0.0, 1.0])
+    scores = [torch.tensor(data.draw(st.lists(floats, min_size=n, max_size=n))) for n in sizes]
+    kept = [torch.tensor(data.draw(st.lists(st.booleans(), min_size=n, max_size=n))) for n in sizes]
+    owner = [data.draw(st.integers(0, 1)) for _ in sizes]
+    groups = []
+    for label in sorted(set(owner)):
+        places = tuple(place for place in range(len(sizes)) if owner[place] == label)
+        total = sum(sizes[place] for place in places)
+        least = sum(int((~kept[place]).sum()) for place in places)
+        groups.append(Group(str(label), places, total, data.draw(st.integers(least, total))))
+    assert_equal(alone(scores, kept, groups), select_dense(scores, kept, groups))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_sharding_does_not_matter(pool: RankPool, world: int, seed: int) -> None:
+    sizes = [1, 13, 4096, 30_011, 257]
+    tensors = tensors_of(sizes)
+    scores = normal(sizes, seed)
+    if seed % 2:  # many ties, at and around the threshold
+        scores = [(score * 2).round() for score in scores]
+    kept = all_kept(scores)
+    if seed % 3:
+        kept = [torch.rand(size, generator=torch.Generator().manual_seed(seed)) > 0.3 for size in sizes]
+        kept[0][:] = kept[1][:] = True
+    groups = make_groups(tensors, [0.9, 0.5, 0.5, 0.9, 0.9], uniform=seed >= 4)
+    ranks = cut_randomly(tensors, world, seed)
+    results = pool.run(world, run_select, ranks, scores, kept, groups)
+    assert_equal(join(ranks, [new for new, _ in results]), select_dense(scores, kept, groups))
+    assert [sent for _, sent in results] == [event_bytes(len(groups), len(tensors), world)] * world
+
+
+def test_a_rank_may_own_nothing(pool: RankPool) -> None:
+    tensors = tensors_of([100, 50])
+    scores = [torch.zeros(100), torch.zeros(50)]
+    ranks = [[Shard(tensor, start, 0) for tensor in tensors] for start in (0, 7, 50)]
+    ranks[1] = [Shard(tensor, 0, tensor.numel) for tensor in tensors]
+    groups = make_groups(tensors, [0.7, 0.7], uniform=False)
+    results = pool.run(3, run_select, ranks, scores, all_kept(scores), groups)
+    new = join(ranks, [new for new, _ in results])
+    assert_equal(new, [torch.arange(100) >= 100, torch.arange(50) >= 5])
+
+
+def test_a_nan_is_refused_by_every_rank_with_its_tensor(pool: RankPool) -> None:
+    sizes = [100, 1000]
+    scores = normal(sizes)
+    scores[1][999] = nan
+    ranks = cut_randomly(tensors_of(sizes), 3, seed=1)
+    groups = make_groups(tensors_of(sizes), [0.5, 0.5], uniform=False)
+    messages = pool.run(3, message_of_select, ranks, scores, all_kept(scores), groups)
+    assert messages == [messages[0]] * 3
+    assert messages[0].startswith("layer.1.weight: 1 of its scores are NaN")

@@ -1,0 +1,82 @@
+"""Scores depend on the weight and its place alone, never on how the tensor is cut."""
+
+import pytest
+import torch
+
+from dsprune.errors import UserError
+from dsprune.pure.groups import make_groups
+from dsprune.pure.hashing import mix64
+from dsprune.pure.methods import METHODS, ShardContext, get_method
+from dsprune.pure.shard import PrunableTensor
+
+TENSOR = PrunableTensor("encoder.weight", (50, 20))
+
+
+def context(seed: int = 0, name: str = TENSOR.name, clock: int = 0) -> ShardContext:
+    weight = torch.randn(1000, generator=torch.Generator().manual_seed(7))
+    tensor = PrunableTensor(name, TENSOR.shape)
+    return ShardContext(tensor, range(1000), weight, weight * 2, {"exp_avg": weight * 3}, seed, clock)
+
+
+def test_a_part_of_a_context_is_cut_alike_everywhere() -> None:
+    whole = context()
+    part = whole[10:100:3][5:]
+    assert list(part.positions) == list(range(25, 100, 3))
+    assert torch.equal(part.weight, whole.weight[25:100:3])
+    assert part.gradient is not None
+    assert torch.equal(part.gradient, part.weight * 2)
+    assert torch.equal(part.state["exp_avg"], part.weight * 3)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_scores_of_a_part_are_a_part_of_the_scores(name: str) -> None:
+    method = get_method(name)
+    scores = method.scores(context())
+    assert scores.dtype == torch.float32
+    assert scores.shape == (1000,)
+    for part in (slice(0, 1000), slice(3, 500), slice(999, 1000), slice(5, 1000, 7), slice(4, 4)):
+        assert torch.equal(method.scores(context()[part]), scores[part])
+
+
+def test_magnitude_is_the_absolute_value() -> None:
+    assert torch.equal(get_method("magnitude").scores(context()), context().weight.abs())
+
+
+def test_random_scores_are_uniform_and_differ_by_seed_and_name_but_not_by_clock() -> None:
+    method = get_method("random")
+    scores = method.scores(context())
+    counts = torch.histc(scores, bins=10, min=0, max=1)
+    assert counts.sum() == 1000
+    assert ((counts - 100) ** 2 / 100).sum() < 28  # chi-squared with 9 degrees of freedom, p = 0.001
+    assert torch.equal(method.scores(context(clock=5)), scores)
+    assert not torch.equal(method.scores(context(seed=1)), scores)
+    assert not torch.equal(method.scores(context(name="other")), scores)
+
+
+def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(
+        UserError, match=r"^pruning.method: there is no 'magnitud': choose one of magnitude, random$"
+    ):
+        get_method("magnitud")
+
+
+def test_mix64_is_the_finalizer_of_splitmix64() -> None:
+    def reference(number: int) -> int:
+        word = 2**64 - 1
+        number = (number ^ (number >> 30)) * 0xBF58476D1CE4E5B9 & word
+        number = (number ^ (number >> 27)) * 0x94D049BB133111EB & word
+        return number ^ (number >> 31)
+
+    numbers = [0, 1, 2, 2**40 + 3, 2**63 - 1, -1, -(2**63)]
+    mixed = mix64(torch.tensor(numbers)).tolist()
+    assert [number % 2**64 for number in mixed] == [reference(number % 2**64) for number in numbers]
+
+
+def test_groups_share_a_sparsity_or_are_one_tensor_each() -> None:
+    tensors = [PrunableTensor(name, (size,)) for name, size in (("a", 10), ("b", 5), ("c", 11))]
+    together = make_groups(tensors, [0.5, 0.9, 0.5], uniform=False)
+    assert [(g.name, g.tensors, g.num_weights, g.num_pruned) for g in together] == [
+        ("a and 1 more", (0, 2), 21, 10),
+        ("b", (1,), 5, 4),
+    ]
+    assert [g.tensors for g in make_groups(tensors, [0.5, 0.5, 0.5], uniform=True)] == [(0,), (1,), (2,)]
