@@ -69,10 +69,9 @@ def best_of(repeats: int, function: Callable[[], object]) -> float:
     return 1000 * min(times)
 
 
-def select_once(
-    shards: Sequence[Shard], groups: Sequence[Group], weights: Tensor, comm: Comm
-) -> list[Tensor]:
-    """Selects by magnitude from dense masks; `weights` are this rank's, one shard after the other."""
+def select_once(masks: MaskSet, groups: Sequence[Group], weights: Tensor, comm: Comm) -> list[Tensor]:
+    """Selects new masks by magnitude; `weights` are this rank's, one shard after the other."""
+    shards = masks.shards
     method = get_method("magnitude")
     views = weights.split([shard.numel for shard in shards])
     contexts = [
@@ -80,7 +79,7 @@ def select_once(
         for shard, view in zip(shards, views, strict=True)
     ]
     scorers = [lambda part, context=context: method.scores(context[part]) for context in contexts]
-    return select(shards, scorers, MaskSet(shards).bits, groups, comm)
+    return select(shards, scorers, masks.bits, groups, comm)
 
 
 def time_rank(rank: int, world: int, layers: int, repeats: int, folder: str) -> None:
@@ -91,14 +90,15 @@ def time_rank(rank: int, world: int, layers: int, repeats: int, folder: str) -> 
     tensors = encoder(layers)
     shards = partition(tensors, rank, world)
     weights = normal_weights(sum(t.numel for t in tensors)).chunk(world)[rank]
+    masks = MaskSet(shards)
     rows = {}
     for scope in SCOPES:
         groups = make_groups(tensors, [SPARSITY] * len(tensors), uniform=scope == "uniform")
         comm = Comm(dist.group.WORLD)
-        bits = select_once(shards, groups, weights, comm)
+        bits = select_once(masks, groups, weights, comm)
         sent = comm.bytes_sent
         pruned = sum(s.numel - count_kept(b) for s, b in zip(shards, bits, strict=True))
-        milliseconds = best_of(repeats, partial(select_once, shards, groups, weights, comm))
+        milliseconds = best_of(repeats, partial(select_once, masks, groups, weights, comm))
         rows[scope] = (milliseconds, sent, pruned)
     torch.save(rows, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
@@ -129,11 +129,11 @@ def selection_by_world(layers: int, repeats: int, worlds: Sequence[int]) -> Tabl
 def selection_against_torch(layers: int, repeats: int) -> Table:
     """One rank's selection, new masks included, against the threshold alone of gathered magnitudes."""
     tensors = encoder(layers)
-    shards = partition(tensors, 0, 1)
+    masks = MaskSet(partition(tensors, 0, 1))
     weights = normal_weights(sum(tensor.numel for tensor in tensors))
     groups = make_groups(tensors, [SPARSITY] * len(tensors), uniform=False)
     magnitudes = weights.abs()
-    ours = best_of(repeats, lambda: select_once(shards, groups, weights, Comm()))
+    ours = best_of(repeats, lambda: select_once(masks, groups, weights, Comm()))
     table = Table("way", "ms", "times ours", title=f"{weights.numel():,} weights, global scope, one rank")
     table.add_row("select", f"{ours:.0f}", "1")
     for name, function in (
@@ -152,7 +152,7 @@ def masking(layers: int, repeats: int) -> Table:
     weights = torch.nn.Parameter(normal_weights(sum(tensor.numel for tensor in tensors)))
     groups = make_groups(tensors, [SPARSITY] * len(tensors), uniform=False)
     masks = MaskSet(shards)
-    masks.replace(select_once(shards, groups, weights.detach(), Comm()))
+    masks.replace(select_once(masks, groups, weights.detach(), Comm()))
     gradient = weights.grad = torch.ones_like(weights)
     views = gradient.split([shard.numel for shard in shards])
     adam = torch.optim.AdamW([weights], fused=True)

@@ -24,6 +24,7 @@ from dsprune.distributed.masks import MaskSet
 from dsprune.errors import UserError
 from dsprune.pure.bits import pack, unpack
 from dsprune.pure.files import replace_file, replace_text, sha256_of
+from dsprune.pure.recipe_schedule import Pruning
 from dsprune.pure.shard import Shard
 
 __all__ = ["MANIFEST", "MaskManifest", "read_manifest", "read_masks", "write_masks"]
@@ -36,9 +37,10 @@ class _Strict(BaseModel):
 
 
 class TensorEntry(_Strict):
-    """One pruned tensor."""
+    """One pruned tensor; `sparsity` is a target of its own, if it has one."""
 
     shape: tuple[int, ...]
+    sparsity: float | None
     num_pruned: int
 
 
@@ -56,6 +58,7 @@ class MaskManifest(_Strict):
     Attributes:
         clock: number of optimizer steps behind these masks.
         timetable: the run's timetable, as `Timetable.to_dict` gives it.
+        pruning: the recipe's section.
         digest: of the whole masks, whoever owns what.
         tensors: every pruned tensor, in the global order.
     """
@@ -63,12 +66,15 @@ class MaskManifest(_Strict):
     format: Literal[1] = 1
     clock: int
     timetable: dict[str, Any]
+    pruning: Pruning
     digest: int
     tensors: dict[str, TensorEntry]
     files: tuple[FileEntry, ...]
 
 
-def write_masks(folder: Path, masks: MaskSet, comm: Comm, clock: int, timetable: dict[str, Any]) -> None:
+def write_masks(
+    folder: Path, masks: MaskSet, comm: Comm, *, clock: int, timetable: dict[str, Any], pruning: Pruning
+) -> None:
     """Write this rank's masks, then on rank 0 the manifest. Collective: every rank of `comm` must call this.
 
     Args:
@@ -77,6 +83,7 @@ def write_masks(folder: Path, masks: MaskSet, comm: Comm, clock: int, timetable:
         comm: the ranks that share the masks.
         clock: see `MaskManifest`.
         timetable: see `MaskManifest`.
+        pruning: see `MaskManifest`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     entry = _write_shard(folder / f"masks-{comm.rank:05d}-of-{comm.size:05d}.safetensors", masks)
@@ -84,11 +91,18 @@ def write_masks(folder: Path, masks: MaskSet, comm: Comm, clock: int, timetable:
     counts, digest = masks.counts(comm), masks.digest(comm)
     if comm.rank == 0:
         tensors = {
-            shard.tensor.name: TensorEntry(shape=shard.tensor.shape, num_pruned=int(count))
+            shard.tensor.name: TensorEntry(
+                shape=shard.tensor.shape, sparsity=shard.tensor.sparsity, num_pruned=count
+            )
             for shard, count in zip(masks.shards, counts, strict=True)
         }
         manifest = MaskManifest(
-            clock=clock, timetable=timetable, digest=digest, tensors=tensors, files=tuple(entries)
+            clock=clock,
+            timetable=timetable,
+            pruning=pruning,
+            digest=digest,
+            tensors=tensors,
+            files=tuple(entries),
         )
         replace_text(folder / MANIFEST, manifest.model_dump_json(indent=1))
 

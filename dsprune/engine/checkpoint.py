@@ -16,7 +16,14 @@ def save_masks(folder: Path, pruner: Pruner, clock: int) -> None:
     """Write the masks into the folder of a tag, or of a model. Collective: every rank must call this."""
     # Where every rank holds a replica, rank 0 alone writes.
     if pruner.layout.group is not None or dist.get_rank() == 0:
-        write_masks(folder, pruner.masks, pruner.comm, clock, pruner.timetable.to_dict())
+        write_masks(
+            folder,
+            pruner.masks,
+            pruner.comm,
+            clock=clock,
+            timetable=pruner.timetable.to_dict(),
+            pruning=pruner.pruning,
+        )
     dist.barrier()
 
 

@@ -22,7 +22,7 @@ from dsprune.distributed.select import select
 from dsprune.engine.zero import ZeroLayout
 from dsprune.pure.audit import Finding, check_shard
 from dsprune.pure.bits import apply_
-from dsprune.pure.groups import make_groups
+from dsprune.pure.groups import event_groups
 from dsprune.pure.methods import ShardContext, get_method
 from dsprune.pure.passes import Scorer
 from dsprune.pure.recipe_schedule import Pruning
@@ -133,9 +133,7 @@ class Pruner:
     def _select(self, event: Event, clock: int) -> tuple[EventRecord, list[Tensor]]:
         started, sent = time.perf_counter(), self.comm.bytes_sent
         tensors = [shard.tensor for shard in self.layout.shards]
-        progress, target = self.timetable.progress(event), self.pruning.sparsity
-        sparsities = [progress * (target if t.sparsity is None else t.sparsity) for t in tensors]
-        groups = make_groups(tensors, sparsities, uniform=self.pruning.scope == "uniform")
+        groups = event_groups(tensors, self.pruning, self.timetable.progress(event))
         scorers = [self._scorer(index, clock) for index in range(len(tensors))]
         bits = select(self.layout.shards, scorers, self.masks.bits, groups, self.comm)
         seconds, sent = time.perf_counter() - started, self.comm.bytes_sent - sent

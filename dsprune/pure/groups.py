@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dsprune.pure.recipe_schedule import Pruning
 from dsprune.pure.shard import PrunableTensor
 
-__all__ = ["Group", "make_groups"]
+__all__ = ["Group", "event_groups", "make_groups"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,18 @@ class Group:
     tensors: tuple[int, ...]
     num_weights: int
     num_pruned: int
+
+
+def event_groups(tensors: Sequence[PrunableTensor], pruning: Pruning, progress: float) -> list[Group]:
+    """The groups of an event.
+
+    Args:
+        tensors: all prunable tensors, in the global order.
+        pruning: the target, and the scope.
+        progress: the event's sparsity as a fraction of the target; tensors with targets of their own keep pace.
+    """
+    targets = [pruning.sparsity if tensor.sparsity is None else tensor.sparsity for tensor in tensors]
+    return make_groups(tensors, [progress * target for target in targets], uniform=pruning.scope == "uniform")
 
 
 def make_groups(tensors: Sequence[PrunableTensor], sparsities: Sequence[float], uniform: bool) -> list[Group]:
