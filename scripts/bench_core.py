@@ -19,12 +19,12 @@ from torch import Tensor
 
 from dsprune.distributed.comm import Comm
 from dsprune.distributed.masks import MaskSet
-from dsprune.distributed.select import select
-from dsprune.pure.bits import apply_, apply_eager_, count_kept
-from dsprune.pure.groups import Group, make_groups
+from dsprune.distributed.selection import select
+from dsprune.pure.masks.bits import apply_, apply_eager_, count_kept
 from dsprune.pure.methods import ShardContext, get_method
+from dsprune.pure.selection.groups import Group, make_groups
+from dsprune.pure.selection.wire import event_bytes
 from dsprune.pure.shard import PrunableTensor, Shard
-from dsprune.pure.wire import event_bytes
 
 HIDDEN = 768
 SPARSITY = 0.9

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from dsprune.distributed.mask_files import read_manifest, read_masks, write_masks
+from dsprune.distributed.masks.files import read_manifest, read_masks, write_masks
 from dsprune.engine.pruner import Pruner
 from dsprune.errors import UserError
 
@@ -40,13 +40,17 @@ def load_masks(folder: Path, pruner: Pruner, clock: int) -> None:
     if differing := [field for field in ours if ours[field] != manifest.timetable.get(field)]:
         field = differing[0]
         raise UserError(
-            f"{folder}: its timetable has {field}={manifest.timetable.get(field)}, this run's has {ours[field]}: "
-            f"resume with the recipe that it was written with"
+            f"{folder}: its timetable has {field}={manifest.timetable.get(field)}, this run's has "
+            f"{ours[field]}: resume with the recipe that it was written with"
         )
     if manifest.clock != clock:
-        raise UserError(f"{folder}: masks of step {manifest.clock}, weights of step {clock}: use another checkpoint")
+        raise UserError(
+            f"{folder}: masks of step {manifest.clock}, weights of step {clock}: use another checkpoint"
+        )
     pruner.restore(read_masks(folder, manifest, pruner.layout.shards))
     if pruner.masks.digest(pruner.comm) != manifest.digest:
         raise UserError(f"{folder}: the masks do not have the digest in the manifest: use another checkpoint")
     if findings := pruner.audit():
-        raise UserError(f"{folder}: {findings[0]}: the masks are not those of these weights: use another checkpoint")
+        raise UserError(
+            f"{folder}: {findings[0]}: the masks are not those of these weights: use another checkpoint"
+        )

@@ -89,12 +89,16 @@ class CheckpointFiles:
         self._slices.setdefault(name, []).append(piece)
 
     def _index_replicas(self, model: Mapping[str, Any]) -> None:
-        """Stage 0: one file. 16-bit runs keep fp32 masters beside the weights, one a parameter or one a group."""
+        """Stage 0: one file. 16-bit runs keep fp32 masters too, one a parameter or one a group."""
         optimizer, weights, names = model["optimizer"], model["module"], model.get(PARAMETER_ORDER)
         if names is None:
-            raise UserError(f"{self.folder}: a stage 0 checkpoint that dsprune did not write: nothing to audit")
+            raise UserError(
+                f"{self.folder}: a stage 0 checkpoint that dsprune did not write: nothing to audit"
+            )
         masters = optimizer.get("fp32_groups_flat") or [
-            master for group in optimizer.get("fp32_groups", [[weights[name] for name in names]]) for master in group
+            master
+            for group in optimizer.get("fp32_groups", [[weights[name] for name in names]])
+            for master in group
         ]
         states = optimizer.get("optimizer_state_dict", optimizer)["state"]
         sizes = [weights[name].numel() for name in names]

@@ -37,11 +37,17 @@ def load_ds_config(name_or_path: str) -> dict[str, Any]:
     Raises:
         UserError: there is no such file, or it is not a JSON object.
     """
-    candidates = (Path(name_or_path), Path("ds_configs", f"{name_or_path}.json"), SHIPPED / f"{name_or_path}.json")
+    candidates = (
+        Path(name_or_path),
+        Path("ds_configs", f"{name_or_path}.json"),
+        SHIPPED / f"{name_or_path}.json",
+    )
     path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
         names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.json")))
-        raise UserError(f"deepspeed: no file {name_or_path!r}: give the path of a JSON file, or one of {names}")
+        raise UserError(
+            f"deepspeed: no file {name_or_path!r}: give the path of a JSON file, or one of {names}"
+        )
     try:
         config = json.loads(path.read_text())
     except json.JSONDecodeError as error:
@@ -71,8 +77,12 @@ def resolve_ds_config(config: dict[str, Any], recipe: Recipe, world_size: int) -
         problems += _settle(config, claim)
     problems += _settle_batch(config, recipe, world_size)
     if "scheduler" in config:
-        problems.append("ds_config: scheduler: the recipe's learning_rate owns the schedule: remove the section")
-    problems += [f"ds_config: {key}='auto': the recipe sets no value for it: set one" for key in _autos(config)]
+        problems.append(
+            "ds_config: scheduler: the recipe's learning_rate owns the schedule: remove the section"
+        )
+    problems += [
+        f"ds_config: {key}='auto': the recipe sets no value for it: set one" for key in _autos(config)
+    ]
     if problems:
         raise UserError("; ".join(problems))
     check_ds_config(config)
@@ -129,9 +139,11 @@ def _settle(config: dict[str, Any], claim: _Claim) -> Iterator[str]:
 
 
 def _settle_batch(config: dict[str, Any], recipe: Recipe, world_size: int) -> Iterator[str]:
-    """batch = micro-batch x accumulation x ranks; the recipe gives the first two, this fills in the third."""
+    """Batch = micro-batch x accumulation x ranks; the recipe gives the first two, this fills in the third."""
     budget = recipe.budget
-    yield from _settle(config, _Claim("train_batch_size", budget.batch, "budget.batch", budget.batch is not None))
+    yield from _settle(
+        config, _Claim("train_batch_size", budget.batch, "budget.batch", budget.batch is not None)
+    )
     batch = config.get("train_batch_size")
     if not isinstance(batch, int):
         return

@@ -10,10 +10,10 @@ import deepspeed
 from deepspeed import DeepSpeedEngine
 from torch import nn
 
-from dsprune.engine.dsconfig import load_ds_config, resolve_ds_config
-from dsprune.engine.learning_rate import ScaledLR
 from dsprune.engine.checkpoint import load_masks, save_masks
+from dsprune.engine.dsconfig import load_ds_config, resolve_ds_config
 from dsprune.engine.export import save_model_folder
+from dsprune.engine.learning_rate import ScaledLR
 from dsprune.engine.pruner import Pruner
 from dsprune.engine.support import check_engine
 from dsprune.engine.zero import open_layout
@@ -54,7 +54,9 @@ def initialize(
     deepspeed.init_distributed(dist_init_required=None, verbose=False)
     world_size = deepspeed.comm.get_world_size()
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
-    config = resolve_ds_config(load_ds_config(config) if isinstance(config, str) else config, recipe, world_size)
+    config = resolve_ds_config(
+        load_ds_config(config) if isinstance(config, str) else config, recipe, world_size
+    )
     if training_data is not None:
         steps_per_epoch = _steps_per_epoch(len(training_data), config, world_size)
     timetable = _timetable(recipe, steps_per_epoch)
@@ -102,6 +104,7 @@ class PruningEngine:
         return self.deepspeed.global_steps - self.deepspeed.skipped_steps
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The forward pass."""
         return self.deepspeed(*args, **kwargs)
 
     def step(self, *args: Any, **kwargs: Any) -> None:
@@ -186,7 +189,10 @@ def _timetable(recipe: Recipe, steps_per_epoch: int | None) -> Timetable:
 
 def _steps_per_epoch(num_examples: int, config: dict[str, Any], world_size: int) -> int:
     """Whole optimizer steps in one pass of DeepSpeed's own loader, which pads the last micro-batches."""
-    micro_batch, accumulation = config["train_micro_batch_size_per_gpu"], config["gradient_accumulation_steps"]
+    micro_batch, accumulation = (
+        config["train_micro_batch_size_per_gpu"],
+        config["gradient_accumulation_steps"],
+    )
     return math.ceil(math.ceil(num_examples / world_size) / micro_batch) // accumulation
 
 

@@ -14,19 +14,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dsprune.distributed.comm import Comm
 from dsprune.distributed.masks import MaskSet
-from dsprune.distributed.select import select
+from dsprune.distributed.selection import normalized, select
 from dsprune.engine.zero import ZeroLayout
-from dsprune.pure.audit import Finding, check_shard
-from dsprune.pure.bits import apply_
-from dsprune.pure.groups import event_groups
+from dsprune.pure.masks.audit import Finding, check_shard
+from dsprune.pure.masks.bits import apply_
 from dsprune.pure.methods import ShardContext, get_method
-from dsprune.pure.passes import Scorer
-from dsprune.pure.recipe_schedule import Pruning
+from dsprune.pure.recipe import Pruning
 from dsprune.pure.schedule import Event, Timetable
+from dsprune.pure.selection.groups import event_groups
+from dsprune.pure.selection.passes import Scorer
 
 __all__ = ["EventRecord", "Pruner"]
 
@@ -85,8 +86,9 @@ class Pruner:
         event = self.timetable.event_at(clock)
         bits: Sequence[Tensor] = self.masks.bits
         if event is not None:
-            self._pending = record, bits = self._select(event, clock)
+            self._pending = self._select(event, clock)
             self._zeroed = False
+            _, bits = self._pending
         for index, row in enumerate(bits):
             gradient = self.layout.gradient(index)
             if gradient is not None:
@@ -110,6 +112,10 @@ class Pruner:
     def num_prunable(self) -> int:
         """Number of prunable weights over all ranks."""
         return sum(shard.tensor.numel for shard in self.layout.shards)
+
+    def mask_bytes(self) -> int:
+        """Memory of the masks, over all ranks that share them. Collective: every rank must call this."""
+        return int(self.comm.all_reduce_sum(torch.tensor(self.masks.nbytes)))
 
     def tensor_sparsity(self) -> dict[str, float]:
         """Fraction of zeros of each prunable tensor. Collective: every rank must call this."""
@@ -135,6 +141,8 @@ class Pruner:
         tensors = [shard.tensor for shard in self.layout.shards]
         groups = event_groups(tensors, self.pruning, self.timetable.progress(event))
         scorers = [self._scorer(index, clock) for index in range(len(tensors))]
+        if self.pruning.scope == "normalized":
+            scorers = normalized(self.layout.shards, scorers, self.layout.master_device, self.comm)
         bits = select(self.layout.shards, scorers, self.masks.bits, groups, self.comm)
         seconds, sent = time.perf_counter() - started, self.comm.bytes_sent - sent
         return EventRecord(event, sum(group.num_pruned for group in groups), seconds, sent), bits

@@ -26,11 +26,13 @@ from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor
 from torch.distributed import ProcessGroup
-from torch.nn import Parameter
 
 from dsprune.pure.shard import PrunableTensor, Shard
 
 __all__ = ["PARAMETER_ORDER", "ZeroLayout", "open_layout"]
+
+ZeroParameter = Any
+"""A `torch.nn.Parameter`, on which DeepSpeed hangs attributes of its own."""
 
 PARAMETER_ORDER = "dsprune_parameter_order"
 """Key of a checkpoint's client state: names of the parameters in the optimizer's order."""
@@ -49,7 +51,7 @@ class ZeroLayout(ABC):
 
     def __init__(self, engine: DeepSpeedEngine, tensors: Sequence[PrunableTensor]) -> None:
         parameters = dict(engine.module.named_parameters())
-        self.parameters: list[Parameter] = [parameters[tensor.name] for tensor in tensors]
+        self.parameters: list[ZeroParameter] = [parameters[tensor.name] for tensor in tensors]
         self.base_optimizer: torch.optim.Optimizer = engine.basic_optimizer
         self.group: ProcessGroup | None = None
         self.device: torch.device = engine.device
@@ -59,16 +61,16 @@ class ZeroLayout(ABC):
         ]
 
     @abstractmethod
-    def _owned(self, parameter: Parameter, numel: int) -> tuple[int, int]:
+    def _owned(self, parameter: ZeroParameter, numel: int) -> tuple[int, int]:
         """Start and length of this rank's slice of the flattened parameter."""
 
     @abstractmethod
-    def _master(self, parameter: Parameter) -> tuple[Tensor, int]:
+    def _master(self, parameter: ZeroParameter) -> tuple[Tensor, int]:
         """The optimizer's parameter that holds this rank's slice, and the slice's offset in it, flattened."""
 
     @abstractmethod
-    def _gradient(self, parameter: Parameter, shard: Shard) -> Tensor | None:
-        """The reduced gradient of this rank's slice, between `backward` and `step`; None when there is none."""
+    def _gradient(self, parameter: ZeroParameter, shard: Shard) -> Tensor | None:
+        """The reduced gradient of this rank's slice, after `backward`; None when there is none."""
 
     def weight(self, index: int) -> Tensor:
         """The fp32 master weights of a shard, shape `[shard.numel]`."""
@@ -99,7 +101,7 @@ class ZeroLayout(ABC):
         return gradient
 
     def working_copy(self, index: int) -> Tensor:
-        """The weights that the forward pass reads (fp32, bf16 or fp16), on this rank's slice, `[shard.numel]`."""
+        """This rank's slice of the weights that the forward pass reads, in their dtype, `[shard.numel]`."""
         shard = self.shards[index]
         return self.parameters[index].detach().view(-1)[shard.start : shard.start + shard.numel]
 
@@ -139,17 +141,17 @@ class _Replicas(ZeroLayout):
         """Stage 0 saves the optimizer's state by number: say whose they are."""
         return {PARAMETER_ORDER: [self._names[parameter] for parameter in self._masters]}
 
-    def _owned(self, parameter: Parameter, numel: int) -> tuple[int, int]:
+    def _owned(self, parameter: ZeroParameter, numel: int) -> tuple[int, int]:
         return 0, numel
 
-    def _master(self, parameter: Parameter) -> tuple[Tensor, int]:
+    def _master(self, parameter: ZeroParameter) -> tuple[Tensor, int]:
         return self._masters[parameter]
 
-    def _gradient(self, parameter: Parameter, shard: Shard) -> Tensor | None:
+    def _gradient(self, parameter: ZeroParameter, shard: Shard) -> Tensor | None:
         return None if parameter.grad is None else parameter.grad.view(-1)
 
 
-def _replicated_masters(engine: DeepSpeedEngine) -> list[tuple[Parameter, tuple[Tensor, int]]]:
+def _replicated_masters(engine: DeepSpeedEngine) -> list[tuple[ZeroParameter, tuple[Tensor, int]]]:
     """Each parameter's master weight and its offset there, for the three optimizers of stage 0."""
     optimizer = engine.optimizer
     if isinstance(optimizer, FP16_UnfusedOptimizer):  # one fp32 tensor a parameter
@@ -195,18 +197,18 @@ class _Partitioned(ZeroLayout):
 class _Stage12(_Partitioned):
     """Stages 1 and 2: parameters laid end to end, the line cut into equal parts, wherever the cut falls."""
 
-    def _owned(self, parameter: Parameter, numel: int) -> tuple[int, int]:
+    def _owned(self, parameter: ZeroParameter, numel: int) -> tuple[int, int]:
         if parameter._hp_mapping is None:
             return 0, 0
         address = parameter._hp_mapping.lp_fragment_address
         return address.start, address.numel
 
-    def _master(self, parameter: Parameter) -> tuple[Tensor, int]:
+    def _master(self, parameter: ZeroParameter) -> tuple[Tensor, int]:
         mapping = parameter._hp_mapping
         flat = self.optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
         return flat, mapping.hp_fragment_address.start
 
-    def _gradient(self, parameter: Parameter, shard: Shard) -> Tensor | None:
+    def _gradient(self, parameter: ZeroParameter, shard: Shard) -> Tensor | None:
         try:
             gradient = parameter._hp_mapping.get_lp_grad_fragment(parameter._index_in_param_group)
         except ValueError:  # no backward pass since the last step
@@ -217,16 +219,16 @@ class _Stage12(_Partitioned):
 class _Stage3(_Partitioned):
     """Stage 3: every parameter is cut into equal parts, the last of them padded."""
 
-    def _owned(self, parameter: Parameter, numel: int) -> tuple[int, int]:
+    def _owned(self, parameter: ZeroParameter, numel: int) -> tuple[int, int]:
         part = parameter.partition_numel()
         start = min(self._rank * part, numel)
         return start, min(start + part, numel) - start
 
-    def _master(self, parameter: Parameter) -> tuple[Tensor, int]:
+    def _master(self, parameter: ZeroParameter) -> tuple[Tensor, int]:
         sub_group, offset, _ = self.optimizer.grad_position[self.optimizer.get_param_id(parameter)]
         return self.optimizer.fp32_partitioned_groups_flat[sub_group], offset
 
-    def _gradient(self, parameter: Parameter, shard: Shard) -> Tensor | None:
+    def _gradient(self, parameter: ZeroParameter, shard: Shard) -> Tensor | None:
         partition, _ = self.optimizer._get_fp32_grad_state_partition(parameter, release_swap_buffers=False)
         return partition.view(-1)[: shard.numel]
 

@@ -1,7 +1,6 @@
 """`dsprune audit`: does every invariant hold, in the files themselves?"""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -10,16 +9,15 @@ from rich.table import Table
 from torch import Tensor
 
 from dsprune.distributed.comm import Comm
-from dsprune.distributed.mask_files import MANIFEST, MaskManifest, read_manifest, read_masks
 from dsprune.distributed.masks import MaskSet
+from dsprune.distributed.masks.files import MANIFEST, MaskManifest, read_manifest, read_masks
 from dsprune.engine.checkpoint_files import CheckpointFiles
 from dsprune.errors import CheckFailedError, UserError
 from dsprune.programs.model_files import ModelFiles
 from dsprune.programs.run import RunFolder
-from dsprune.pure.audit import Finding, check_shard
-from dsprune.pure.groups import event_groups
-from dsprune.pure.recipe import Pruning
+from dsprune.pure.masks.audit import Finding, check_shard
 from dsprune.pure.schedule import Timetable
+from dsprune.pure.selection.groups import event_groups
 from dsprune.pure.shard import PrunableTensor, Shard
 
 __all__ = ["audit"]
@@ -42,7 +40,9 @@ def audit(path: Path, console: Console) -> None:
     for folder in _folders(path):
         manifest = read_manifest(folder)
         masks = _read_masks(folder, manifest)
-        weights: Weights = ModelFiles(folder) if (folder / "config.json").exists() else CheckpointFiles(folder)
+        weights: Weights = (
+            ModelFiles(folder) if (folder / "config.json").exists() else CheckpointFiles(folder)
+        )
         console.print(_table(folder, manifest, masks))
         findings = [*_check_counts(manifest, masks), *_check_weights(masks, weights)]
         if findings:

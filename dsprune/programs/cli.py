@@ -36,7 +36,7 @@ def plan(
     plot: Annotated[Path | None, typer.Option(help="Draw sparsity and learning rate to this file.")] = None,
 ) -> None:
     """Print the timetable, memory, and bytes on the wire of a recipe; run nothing."""
-    from dsprune.programs.plan import plan as print_plan
+    from dsprune.programs.plan.plan import plan as print_plan
     from dsprune.pure.recipe import load_recipe
 
     print_plan(load_recipe(recipe, overrides or []), world_size, stage, train_examples, plot, Console())
@@ -46,7 +46,7 @@ def plan(
 def train(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     """Fine-tune, and prune on the way; on one process, or many under the deepspeed launcher."""
     from dsprune.distributed.ranks import find_ranks
-    from dsprune.programs.train import train as run_recipe
+    from dsprune.programs.train.train import train as run_recipe
     from dsprune.pure.recipe import load_recipe
 
     run_recipe(load_recipe(recipe, overrides or []), find_ranks(), Console(stderr=True))
@@ -82,7 +82,7 @@ def doctor(
     build_ops: Annotated[bool, typer.Option(help="Build DeepSpeed's extensions for this machine.")] = False,
 ) -> None:
     """Tell what this machine can run: torch, DeepSpeed, ranks, Slurm, wandb."""
-    from dsprune.programs.doctor import doctor as examine
+    from dsprune.programs.doctor.doctor import doctor as examine
 
     raise typer.Exit(examine(Console(), build_ops=build_ops))
 
@@ -126,5 +126,5 @@ def _complain(message: str) -> None:
 
 
 def _without_local_rank(arguments: list[str]) -> list[str]:
-    """The deepspeed launcher puts `--local_rank=N` somewhere among the arguments; the environment says it too."""
+    """The deepspeed launcher puts `--local_rank=N` among the arguments; the environment says it too."""
     return [argument for argument in arguments if not argument.startswith(("--local_rank", "--local-rank"))]

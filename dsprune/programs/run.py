@@ -57,7 +57,9 @@ class RunFolder:
         """
         run = cls(Path(recipe.output) / recipe.name)
         if run.summary.exists():
-            raise UserError(f"{run.path}: holds a finished run: give another name=... or output=..., or remove it")
+            raise UserError(
+                f"{run.path}: holds a finished run: give another name=... or output=..., or remove it"
+            )
         return run
 
     def begin(self, recipe: Recipe, ds_config: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The distillation loss."""
 
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 __all__ = ["distillation_loss"]
 
@@ -17,6 +17,8 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
         teacher: logits, `[examples, classes]`.
         temperature: both logits are divided by it.
     """
-    student_log = F.log_softmax(student.float() / temperature, dim=-1)
-    teacher_log = F.log_softmax(teacher.float() / temperature, dim=-1)
-    return temperature**2 * F.kl_div(student_log, teacher_log, reduction="batchmean", log_target=True)
+    student_log = functional.log_softmax(student.float() / temperature, dim=-1)
+    teacher_log = functional.log_softmax(teacher.float() / temperature, dim=-1)
+    return temperature**2 * functional.kl_div(
+        student_log, teacher_log, reduction="batchmean", log_target=True
+    )

@@ -39,4 +39,4 @@ class Shard:
     numel: int
 
     def __post_init__(self) -> None:
-        assert 0 <= self.start and self.start + self.numel <= self.tensor.numel, self
+        assert 0 <= self.start <= self.start + self.numel <= self.tensor.numel, self

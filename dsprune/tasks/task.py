@@ -12,7 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.utils import ModelOutput
 
 from dsprune.errors import UserError
-from dsprune.pure.recipe_sections import Task as TaskSettings
+from dsprune.pure.recipe import Task as TaskSettings
 
 __all__ = ["Batch", "Collate", "Features", "Split", "Task", "TaskSettings", "on_device"]
 

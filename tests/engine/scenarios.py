@@ -11,7 +11,7 @@ from torch import Tensor
 
 import dsprune
 from dsprune.engine.zero import ZeroLayout
-from dsprune.pure.bits import unpack
+from dsprune.pure.masks.bits import unpack
 from dsprune.pure.recipe import Recipe
 from tests.engine.model import TinyModel, batch
 
@@ -68,7 +68,9 @@ def train_step(engine: dsprune.PruningEngine, step: int) -> None:
 
 def gather(layout: ZeroLayout, local: Callable[[int], Tensor]) -> dict[str, Tensor]:
     """Whole tensors out of every rank's slices: `local(i)` is this rank's slice of tensor i."""
-    pieces = [(s.tensor.name, s.start, local(i).float().clone()) for i, s in enumerate(layout.shards) if s.numel]
+    pieces = [
+        (s.tensor.name, s.start, local(i).float().clone()) for i, s in enumerate(layout.shards) if s.numel
+    ]
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, pieces)
     whole = {s.tensor.name: torch.full((s.tensor.numel,), torch.nan) for s in layout.shards}
@@ -81,5 +83,7 @@ def gather(layout: ZeroLayout, local: Callable[[int], Tensor]) -> dict[str, Tens
 def gather_masks(engine: dsprune.PruningEngine) -> dict[str, Tensor]:
     pruner = engine.pruner
     assert pruner is not None
-    rows = gather(pruner.layout, lambda i: unpack(pruner.masks.bits[i], pruner.layout.shards[i].numel).float())
+    rows = gather(
+        pruner.layout, lambda i: unpack(pruner.masks.bits[i], pruner.layout.shards[i].numel).float()
+    )
     return {name: row.bool() for name, row in rows.items()}

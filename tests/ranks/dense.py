@@ -6,8 +6,8 @@ from random import Random
 import torch
 from torch import Tensor
 
-from dsprune.pure.bits import pack, unpack
-from dsprune.pure.groups import Group
+from dsprune.pure.masks.bits import pack, unpack
+from dsprune.pure.selection.groups import Group
 from dsprune.pure.shard import PrunableTensor, Shard
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dsprune.distributed.comm import Comm
 from dsprune.distributed.masks import MaskSet
-from dsprune.pure.bits import unpack
+from dsprune.pure.masks.bits import unpack
 from dsprune.pure.shard import PrunableTensor, Shard
 from tests.ranks.dense import cut_randomly, part_of
 from tests.ranks.pool import RankFailedError, RankPool

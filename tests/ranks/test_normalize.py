@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from dsprune.distributed.comm import Comm
-from dsprune.distributed.normalize import normalized
+from dsprune.distributed.selection import normalized
+from dsprune.pure.selection.wire import event_bytes
 from dsprune.pure.shard import PrunableTensor, Shard
-from dsprune.pure.wire import event_bytes
 from tests.ranks.dense import cut_randomly, part_of
 from tests.ranks.pool import RankPool
 

@@ -9,13 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dsprune.distributed import bracket
 from dsprune.distributed.comm import Comm
-from dsprune.distributed.select import select
+from dsprune.distributed.selection import bracket, select
 from dsprune.errors import UserError
-from dsprune.pure.groups import Group, make_groups
+from dsprune.pure.selection.groups import Group, make_groups
+from dsprune.pure.selection.wire import event_bytes
 from dsprune.pure.shard import PrunableTensor, Shard
-from dsprune.pure.wire import event_bytes
 from tests.ranks.dense import cut_randomly, join, packed_parts, part_of, select_dense
 from tests.ranks.pool import RankPool
 

@@ -9,9 +9,8 @@ from packaging.requirements import Requirement
 
 from dsprune.engine.ops import build_ops, find_stale_locks, needed_ops
 from dsprune.errors import CheckFailedError
-from dsprune.programs import doctor_machine as machine
-from dsprune.programs import doctor_software as software
-from dsprune.programs.finding import Finding
+from dsprune.programs.doctor import machine, software
+from dsprune.programs.doctor.finding import Finding
 
 
 @pytest.fixture

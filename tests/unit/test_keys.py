@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dsprune.pure.bits import num_bytes, pack, unpack
-from dsprune.pure.kernel import kernel_for
-from dsprune.pure.keys import HIGHEST_KEY, LOWEST_KEY, NAN_KEY, PRUNED_KEY, to_keys
-from dsprune.pure.passes import cut, cut_eager, scan, scan_eager
+from dsprune.pure.masks.bits import num_bytes, pack, unpack
+from dsprune.pure.masks.kernel import kernel_for
+from dsprune.pure.selection.keys import HIGHEST_KEY, LOWEST_KEY, NAN_KEY, PRUNED_KEY, to_keys
+from dsprune.pure.selection.passes import cut, cut_eager, scan, scan_eager
 
 FLOATS = st.floats(width=32, allow_nan=False)
 ODD = [0.0, -0.0, 1e-45, -1e-45, 1.0, -1.0, inf, -inf, nan, -nan]

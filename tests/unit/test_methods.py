@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from dsprune.errors import UserError
-from dsprune.pure.groups import make_groups
 from dsprune.pure.hashing import mix64
 from dsprune.pure.methods import METHODS, ShardContext, get_method
+from dsprune.pure.selection.groups import make_groups
 from dsprune.pure.shard import PrunableTensor
 
 TENSOR = PrunableTensor("encoder.weight", (50, 20))

@@ -7,9 +7,9 @@ from rich.console import Console
 from transformers import BertConfig, LlamaConfig
 
 from dsprune.errors import UserError
-from dsprune.programs.plan import make_plan, plan
+from dsprune.programs.plan.plan import make_plan, plan
 from dsprune.pure.recipe import Recipe, load_recipe, shipped_recipes
-from dsprune.pure.wire import event_bytes
+from dsprune.pure.selection.wire import event_bytes
 
 BLOCK = 4 * 16 * 16 + 2 * 16 * 32  # the matrices of one block of the model below
 

@@ -7,9 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsprune.errors import UserError
-from dsprune.pure.recipe import Recipe, dump_recipe, load_recipe, load_task, recipe_schema, shipped_recipes
-from dsprune.pure.recipe_schedule import Pruning
-from dsprune.pure.span import Span
+from dsprune.pure.recipe import (
+    Pruning,
+    Recipe,
+    Span,
+    dump_recipe,
+    load_recipe,
+    load_task,
+    recipe_schema,
+    shipped_recipes,
+)
 
 MINIMAL = {"model": {"path": "m"}, "task": {"name": "sst2"}, "budget": {"batch": 8, "epochs": 1}}
 

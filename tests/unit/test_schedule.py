@@ -5,13 +5,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dsprune.errors import UserError
-from dsprune.pure.curves import CURVES, cubic, equal_work, linear
-from dsprune.pure.law import first_sparsity, scaled_epochs, scaled_events, work
-from dsprune.pure.recipe import load_recipe
-from dsprune.pure.recipe_schedule import Budget, LearningRate, Pruning
-from dsprune.pure.schedule import build_timetable
-from dsprune.pure.span import Span
-from dsprune.pure.timetable import Event, Timetable
+from dsprune.pure.recipe import Budget, LearningRate, Pruning, Span, load_recipe
+from dsprune.pure.schedule import Event, Timetable, build_timetable
+from dsprune.pure.schedule.curves import CURVES, cubic, equal_work, linear
+from dsprune.pure.schedule.law import first_sparsity, scaled_epochs, scaled_events, work
 
 LR = LearningRate()
 

@@ -1,8 +1,7 @@
 import pytest
 
-from dsprune.pure.recipe_schedule import Budget, LearningRate, Pruning
-from dsprune.pure.schedule import build_timetable
-from dsprune.pure.timetable import Event, Timetable
+from dsprune.pure.recipe import Budget, LearningRate, Pruning
+from dsprune.pure.schedule import Event, Timetable, build_timetable
 
 TIMETABLE = Timetable(
     total_steps=100,

@@ -1,0 +1,1 @@
+"""`dsprune doctor`: what this machine can run."""

@@ -1,0 +1,102 @@
+"""`dsprune plan`: what a recipe would do and take, from the model's config alone. Runs nothing."""
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import nn
+from transformers import AutoModelForSequenceClassification
+
+from dsprune.distributed.data import BatchPlan
+from dsprune.errors import UserError
+from dsprune.programs.plan.data import Plan
+from dsprune.programs.plan.picture import draw_plan
+from dsprune.programs.plan.tables import print_plan
+from dsprune.pure.prunable import find_prunable
+from dsprune.pure.recipe import Recipe
+from dsprune.pure.schedule import build_timetable
+from dsprune.pure.shard import PrunableTensor
+from dsprune.tasks.pretrained import load_config
+from dsprune.tasks.source import read_rows
+
+__all__ = ["make_plan", "plan"]
+
+
+def plan(
+    recipe: Recipe,
+    world_size: int,
+    stage: int | None,
+    train_examples: int | None,
+    plot: Path | None,
+    console: Console,
+) -> None:
+    """Print what a recipe would do and take.
+
+    Args:
+        recipe: the recipe.
+        world_size: number of ranks.
+        stage: ZeRO stage to show the memory of; None = all of them.
+        train_examples: size of the training data; None = count the recipe's local file.
+        plot: PNG or SVG file to draw sparsity and learning rate in; None = none.
+        console: where to print.
+
+    Raises:
+        UserError: the parts of the recipe do not fit together, or epochs cannot be counted.
+    """
+    made = make_plan(recipe, world_size, train_examples)
+    print_plan(made, world_size, range(4) if stage is None else [stage], console)
+    if plot is not None:
+        draw_plan(made, plot)
+        console.print(f"Picture: {plot}")
+
+
+def make_plan(recipe: Recipe, world_size: int, train_examples: int | None = None) -> Plan:
+    """Lay a recipe out; arguments and errors as `plan`."""
+    if recipe.model is None:
+        raise UserError(
+            "model.path: value missing: a plan needs the folder or hub name of a model (its config only)"
+        )
+    num_examples = _num_examples(recipe, train_examples)
+    timetable = build_timetable(
+        recipe.pruning,
+        recipe.learning_rate,
+        recipe.budget,
+        None if num_examples is None else _steps_per_epoch(recipe, world_size, num_examples),
+    )
+    model = _weightless_model(recipe.model.path)
+    return Plan(
+        recipe=recipe,
+        model_path=recipe.model.path,
+        timetable=timetable,
+        num_examples=num_examples,
+        num_weights=sum(parameter.numel() for parameter in model.parameters()),
+        tensors=_tensors(recipe, model),
+    )
+
+
+def _num_examples(recipe: Recipe, given: int | None) -> int | None:
+    """Size of the training data, where it can be known without downloading them."""
+    task = recipe.task
+    if given is None and task is not None and task.train is not None:
+        given = len(read_rows(task, "train", None).dataset)
+    limit = None if task is None else task.max_train
+    return given if given is None or limit is None else min(given, limit)
+
+
+def _steps_per_epoch(recipe: Recipe, world_size: int, num_examples: int) -> int:
+    budget = recipe.budget
+    micro_batch = budget.micro_batch or max(1, budget.batch // world_size)
+    return BatchPlan(num_examples, budget.batch, micro_batch, world_size, recipe.seed).steps_per_epoch
+
+
+def _weightless_model(path: str) -> nn.Module:
+    """The model with a classification head, without memory for its weights."""
+    with torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(load_config(path))
+
+
+def _tensors(recipe: Recipe, model: nn.Module) -> tuple[PrunableTensor, ...]:
+    pruning = recipe.pruning
+    if pruning is None:
+        return ()
+    return tuple(find_prunable(model, pruning.include, pruning.exclude, pruning.sparsities))

@@ -1,0 +1,108 @@
+"""A plan as text: summary, events, memory, bytes on the wire and on disk."""
+
+from collections.abc import Iterable, Iterator
+
+from rich import box
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from dsprune.programs.plan.data import Plan
+from dsprune.pure.footprint import checkpoint_bytes, rank_memory
+from dsprune.pure.selection.wire import event_bytes
+
+__all__ = ["print_plan"]
+
+
+def print_plan(plan: Plan, world_size: int, stages: Iterable[int], console: Console) -> None:
+    """Print all of a plan, for a number of ranks and some ZeRO stages."""
+    console.print(_summary(plan))
+    if plan.timetable.events:
+        console.print(_events(plan))
+    console.print(_memory(plan, world_size, stages))
+    if plan.timetable.events:
+        console.print(_wire(plan, world_size))
+
+
+def _summary(plan: Plan) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for name, text in _facts(plan):
+        table.add_row(f"[bold]{name}", text)
+    return table
+
+
+def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
+    recipe, timetable = plan.recipe, plan.timetable
+    yield "recipe", recipe.name
+    yield "model", f"{plan.model_path}, {plan.num_weights:,} weights"
+    if recipe.pruning is not None:
+        pruning = recipe.pruning
+        share = plan.num_prunable / plan.num_weights
+        yield "prunable", f"{plan.num_prunable:,} weights in {len(plan.tensors)} tensors, {share:.1%} of all"
+        yield "pruning", f"{pruning.sparsity:.1%}, {pruning.method}, {pruning.scope}, {pruning.curve}"
+    length = f"{timetable.total_steps:,} steps of {recipe.budget.batch} examples"
+    if plan.num_examples is not None:
+        epochs = timetable.total_steps / timetable.steps_per_epoch
+        length += (
+            f" = {epochs:.4g} epochs of {timetable.steps_per_epoch:,} steps ({plan.num_examples:,} examples)"
+        )
+    yield "run", length
+    phases = (f"{name} for {end - start:,} steps" for name, start, end in timetable.phases())
+    yield "phases", ", ".join(phases)
+    if timetable.warmup_steps:
+        yield "warm-up", f"{timetable.warmup_steps:,} steps"
+
+
+def _events(plan: Plan) -> Table:
+    timetable, peak = plan.timetable, plan.recipe.learning_rate.peak
+    table = _table("Events", "step", "epoch", "sparsity", "of all weights", "weights pruned", "learning rate")
+    for event in timetable.events:
+        multiplier, num_pruned = timetable.lr_multiplier(event.step), plan.num_pruned(event)
+        table.add_row(
+            f"{event.step:,}",
+            "-" if plan.num_examples is None else f"{event.step / timetable.steps_per_epoch:.2f}",
+            f"{num_pruned / plan.num_prunable:.2%}",
+            f"{num_pruned / plan.num_weights:.2%}",
+            f"{num_pruned:,}",
+            f"{multiplier:.2f} x peak" if peak is None else f"{multiplier * peak:.2e}",
+        )
+    return table
+
+
+def _memory(plan: Plan, world_size: int, stages: Iterable[int]) -> Table:
+    precision = plan.recipe.precision
+    columns = ("weights", "gradients", "master", "moments", "masks", "total", "checkpoint")
+    title = (
+        f"Memory of each of {world_size} ranks in {precision} (activations and buffers come on top), and disk"
+    )
+    table = _table(title, "ZeRO stage", *columns)
+    for stage in stages:
+        memory = rank_memory(plan.num_weights, plan.num_prunable, stage, world_size, precision)
+        disk = checkpoint_bytes(plan.num_weights, plan.num_prunable, stage, precision)
+        sizes = [
+            memory.weights,
+            memory.gradients,
+            memory.master,
+            memory.moments,
+            memory.masks,
+            memory.total,
+            disk,
+        ]
+        table.add_row(str(stage), *(decimal(size) for size in sizes))
+    return table
+
+
+def _wire(plan: Plan, world_size: int) -> str:
+    """What selecting costs the network; masks themselves are never sent."""
+    num_groups = len(plan.groups(plan.timetable.events[-1]))
+    num_bytes = event_bytes(num_groups, len(plan.tensors), world_size)
+    return (
+        f"Selection: each rank sends {decimal(num_bytes)} an event, for {len(plan.timetable.events)} events"
+    )
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table

@@ -1,0 +1,1 @@
+"""`dsprune train`: from a recipe to a run folder."""

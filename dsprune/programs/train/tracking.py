@@ -1,0 +1,106 @@
+"""Where a run's numbers go: metrics.jsonl always, Weights & Biases when the recipe asks; from rank 0 only."""
+
+import json
+import math
+import os
+import secrets
+from pathlib import Path
+from typing import Any, Protocol
+
+from dsprune.distributed.ranks import Ranks
+from dsprune.programs.run import RunFolder
+from dsprune.pure.files import replace_text
+from dsprune.pure.recipe import Recipe
+
+__all__ = ["Tracker", "open_tracker"]
+
+
+class Tracker(Protocol):
+    """Takes a run's numbers, by name and step."""
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        """Record some values that belong to `step`, the clock after the step."""
+
+    def close(self) -> None:
+        """Record no more."""
+
+
+class _Nowhere:
+    """The tracker of the ranks that do not log."""
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+class _JsonLines:
+    """One JSON object a line, flushed, so that a killed run keeps what it logged."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8")
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        finite = {key: _finite(value) for key, value in values.items()}
+        self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become their names."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class _Wandb:
+    """A Weights & Biases run: offline when there is no key, gone on with by its id when there was one."""
+
+    def __init__(self, recipe: Recipe, run: RunFolder) -> None:
+        import wandb  # only runs that ask for it pay for the import
+
+        id_file = run.path / "wandb_id"
+        if not id_file.exists():
+            replace_text(id_file, secrets.token_hex(4))
+        self._run = wandb.init(
+            project=recipe.tracking.project,
+            group=recipe.tracking.group,
+            name=recipe.tracking.run or recipe.name,
+            tags=recipe.tracking.tags,
+            config=recipe.model_dump(mode="json"),
+            dir=run.path,
+            id=id_file.read_text(encoding="utf-8"),
+            resume="allow",
+            mode=None if "WANDB_MODE" in os.environ or wandb.api.api_key else "offline",
+        )
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        self._run.log(values, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class _Several:
+    def __init__(self, trackers: list[Tracker]) -> None:
+        self._trackers = trackers
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        for tracker in self._trackers:
+            tracker.log(step, values)
+
+    def close(self) -> None:
+        for tracker in self._trackers:
+            tracker.close()
+
+
+def open_tracker(recipe: Recipe, run: RunFolder, ranks: Ranks) -> Tracker:
+    """The tracker of this rank."""
+    if not ranks.is_first:
+        return _Nowhere()
+    trackers: list[Tracker] = [_JsonLines(run.metrics)]
+    if recipe.tracking.wandb:
+        trackers.append(_Wandb(recipe, run))
+    return _Several(trackers)

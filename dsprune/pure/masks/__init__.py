@@ -1,0 +1,1 @@
+"""Masks of one bit a weight: packing, applying, checking."""

@@ -1,0 +1,148 @@
+"""Sections of the recipe: the model, the task, the optimizer, the teacher, the log.
+
+The literal under each field is its documentation, and its description in the JSON schema.
+"""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from dsprune.pure.recipe.span import Span
+
+__all__ = ["Distillation", "Fraction", "Model", "Optimizer", "Section", "Task", "Text", "Tracking"]
+
+Text = Annotated[str, Field(min_length=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """What all sections share: they are frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+    )
+
+
+class Model(Section):
+    """The model to start from."""
+
+    path: Text
+    """Folder of a Hugging Face model, or its name on the hub."""
+
+    tokenizer: Text | None = None
+    """Folder or hub name of the tokenizer; null = the model's own."""
+
+
+class Task(Section):
+    """What the model is trained to do, and on which data."""
+
+    name: Text
+    """Name of the task: a known one such as `sst2`, or a general kind such as `text-classification`."""
+
+    dataset: Text | None = None
+    """Name of the data set on the hub; null = the task's own, or the local files below."""
+
+    config: Text | None = None
+    """Configuration of the data set on the hub, where it has several."""
+
+    train: Text | None = None
+    """Local file with the training examples: csv, jsonl or parquet."""
+
+    validation: Text | None = None
+    """Local file with the validation examples: csv, jsonl or parquet."""
+
+    text: Text | None = None
+    """Column with the text; null = the task's own."""
+
+    text_pair: Text | None = None
+    """Column with the second text, for tasks on pairs; null = the task's own."""
+
+    label: Text | None = None
+    """Column with the label; null = the task's own."""
+
+    max_length: int = Field(default=128, ge=1)
+    """Longest input in tokens; what is longer is cut."""
+
+    max_train: int | None = Field(default=None, ge=1)
+    """Train on the first so many examples only; null = on all."""
+
+    max_validation: int | None = Field(default=None, ge=1)
+    """Evaluate on the first so many examples only; null = on all."""
+
+    @field_validator("config")
+    @classmethod
+    def _config_needs_dataset(cls, config: str | None, info: ValidationInfo) -> str | None:
+        if config is not None and info.data.get("dataset", "") is None:
+            raise ValueError("a configuration belongs to a data set: give task.dataset too, or leave it out")
+        return config
+
+    @field_validator("train", "validation")
+    @classmethod
+    def _hub_or_files(cls, file: str | None, info: ValidationInfo) -> str | None:
+        if file is not None and info.data.get("dataset") is not None:
+            raise ValueError("data come from the hub or from files: leave out task.dataset or this file")
+        return file
+
+
+class Optimizer(Section):
+    """The optimizer that DeepSpeed makes."""
+
+    type: Text = "AdamW"
+    """Its name in a DeepSpeed config."""
+
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Weight decay; biases and norms have none."""
+
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """Decay rates of the two moments."""
+
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of the second moment."""
+
+
+class Distillation(Section):
+    """Learn from a teacher's stored outputs: loss (1 - h) * task + h * T^2 * KL(teacher_T || student_T)."""
+
+    teacher: Text
+    """Folder with the teacher's outputs, as `dsprune teacher` writes it."""
+
+    hardness: Fraction = 1.0
+    """h: weight of the teacher's part of the loss, 0 to 1."""
+
+    temperature: float = Field(default=2.0, gt=0)
+    """T: both outputs are divided by it before the softmax."""
+
+
+class Tracking(Section):
+    """What is logged, how often, and to whom."""
+
+    wandb: bool = False
+    """Log to Weights & Biases too; `metrics.jsonl` is always written."""
+
+    project: Text = "dsprune"
+    """Project at Weights & Biases."""
+
+    group: Text | None = None
+    """Group of runs that belong together, such as the seeds of one setting."""
+
+    tags: tuple[Text, ...] = ()
+    """Tags of the run."""
+
+    run: Text | None = None
+    """Name of the run; null = the recipe's name."""
+
+    log_every: int = Field(default=10, ge=1)
+    """Steps between two lines of training metrics."""
+
+    eval_every: Span = Span(1.0, "epochs")
+    """Distance between two evaluations on the validation data."""
+
+    @field_validator("eval_every")
+    @classmethod
+    def _more_than_nothing(cls, eval_every: Span) -> Span:
+        if eval_every.amount == 0:
+            raise ValueError("must be longer than nothing")
+        return eval_every

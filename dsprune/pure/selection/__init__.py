@@ -1,0 +1,1 @@
+"""What selection does on one rank; `dsprune.distributed.selection` puts the ranks together."""
