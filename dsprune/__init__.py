@@ -2,11 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+from dsprune.errors import UserError
+
 if TYPE_CHECKING:
     from dsprune.engine.engine import PruningEngine, initialize
     from dsprune.pure.recipe import Recipe, load_recipe
 
-__all__ = ["PruningEngine", "Recipe", "initialize", "load_recipe"]
+__all__ = ["PruningEngine", "Recipe", "UserError", "initialize", "load_recipe"]
 
 __version__ = "0.1.0"
 

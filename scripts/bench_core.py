@@ -23,6 +23,7 @@ from dsprune.distributed.selection import select
 from dsprune.pure.masks.bits import apply_, apply_eager_, count_kept
 from dsprune.pure.methods import ShardContext, get_method
 from dsprune.pure.selection.groups import Group, make_groups
+from dsprune.pure.selection.passes import Scorer
 from dsprune.pure.selection.wire import event_bytes
 from dsprune.pure.shard import PrunableTensor, Shard
 
@@ -78,7 +79,7 @@ def select_once(masks: MaskSet, groups: Sequence[Group], weights: Tensor, comm: 
         ShardContext(shard.tensor, range(shard.start, shard.start + shard.numel), view)
         for shard, view in zip(shards, views, strict=True)
     ]
-    scorers = [lambda part, context=context: method.scores(context[part]) for context in contexts]
+    scorers = [Scorer(lambda part, c=context: method.scores(c[part]), method.absolute) for context in contexts]
     return select(shards, scorers, masks.bits, groups, comm)
 
 

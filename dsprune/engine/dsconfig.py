@@ -5,16 +5,15 @@ what the recipe sets by hand, and a mere default of the recipe gives way to it.
 """
 
 import copy
-import difflib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepspeed.runtime import constants
 from pydantic import BaseModel
 
+from dsprune.engine.dscheck import check_by_deepspeed, misspelt_keys
 from dsprune.engine.support import check_ds_config
 from dsprune.errors import UserError
 from dsprune.pure.recipe import Recipe
@@ -23,11 +22,14 @@ __all__ = ["load_ds_config", "resolve_ds_config"]
 
 SHIPPED = Path(__file__).resolve().parents[2] / "ds_configs"
 
-# DeepSpeed ignores an unknown key in silence. These are the sections it reads besides its constants.
-_KNOWN_KEYS = frozenset(value for value in vars(constants).values() if isinstance(value, str)) | {
-    *("zero_optimization", "compile", "tensor_parallel", "comms_logger", "flops_profiler", "autotuning"),
-    *("tensorboard", "wandb", "csv_monitor", "comet", "aio", "hybrid_engine", "activation_checkpointing"),
-    *("torch_autocast", "elasticity", "pipeline", "checkpoint", "data_types", "bf16", "fp16", "zenflow"),
+_MICRO_BATCH, _ACCUMULATION = "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
+
+# What optimizers other than Adam and its kin take of the recipe's settings.
+_SETTINGS = {
+    "sgd": ("weight_decay",),
+    "lion": ("weight_decay", "betas"),
+    "adagrad": ("weight_decay", "eps"),
+    "rmsprop": ("weight_decay", "eps"),
 }
 
 
@@ -52,6 +54,8 @@ def load_ds_config(name_or_path: str) -> dict[str, Any]:
         config = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: line {error.lineno} is not JSON ({error.msg}): mend the file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not text: give a JSON file") from error
     if not isinstance(config, dict):
         raise UserError(f"{path}: holds a {type(config).__name__}: a DeepSpeed config is a JSON object")
     return config
@@ -72,8 +76,8 @@ def resolve_ds_config(config: dict[str, Any], recipe: Recipe, world_size: int) -
         UserError: every disagreement, misspelt key and unsupported setting, joined into one line.
     """
     config = copy.deepcopy(config)
-    problems = list(_misspelt_keys(config))
-    for claim in _claims(recipe):
+    problems = list(misspelt_keys(config))
+    for claim in _claims(config, recipe):
         problems += _settle(config, claim)
     problems += _settle_batch(config, recipe, world_size)
     if "scheduler" in config:
@@ -84,8 +88,9 @@ def resolve_ds_config(config: dict[str, Any], recipe: Recipe, world_size: int) -
         f"ds_config: {key}='auto': the recipe sets no value for it: set one" for key in _autos(config)
     ]
     if problems:
-        raise UserError("; ".join(problems))
+        raise UserError("; ".join(dict.fromkeys(problems)))
     check_ds_config(config)
+    check_by_deepspeed(config)
     return config
 
 
@@ -95,30 +100,41 @@ class _Claim:
 
     Attributes:
         key: dotted key of the ds_config.
-        value: what the recipe says; None says nothing.
-        field: dotted name in the recipe.
+        value: what that key is to be; None says nothing.
+        origin: the recipe's field and value, as messages show them.
         explicit: set by hand, not by default.
     """
 
     key: str
     value: Any
-    field: str
+    origin: str
     explicit: bool
 
 
-def _claims(recipe: Recipe) -> Iterator[_Claim]:
-    def claim(key: str, owner: BaseModel, name: str, section: str = "", value: Any = None) -> _Claim:
-        value = getattr(owner, name) if value is None else value
-        value = list(value) if isinstance(value, tuple) else value
-        return _Claim(key, value, f"{section}{name}", name in owner.model_fields_set)
+def _claim(key: str, owner: BaseModel, name: str, section: str = "", value: Any = None) -> _Claim:
+    said = getattr(owner, name)
+    said = list(said) if isinstance(said, tuple) else said
+    value = said if value is None else value
+    return _Claim(key, value, f"{section}{name}={said!r}", name in owner.model_fields_set)
 
-    yield claim("gradient_clipping", recipe, "gradient_clipping")
-    yield claim("optimizer.type", recipe.optimizer, "type", "optimizer.")
-    for name in ("weight_decay", "betas", "eps"):
-        yield claim(f"optimizer.params.{name}", recipe.optimizer, name, "optimizer.")
-    yield claim("optimizer.params.lr", recipe.learning_rate, "peak", "learning_rate.")
+
+def _claims(config: dict[str, Any], recipe: Recipe) -> Iterator[_Claim]:
+    optimizer = recipe.optimizer
+    yield _claim("gradient_clipping", recipe, "gradient_clipping")
     for precision in ("bf16", "fp16"):
-        yield claim(f"{precision}.enabled", recipe, "precision", value=recipe.precision == precision)
+        yield _claim(f"{precision}.enabled", recipe, "precision", value=recipe.precision == precision)
+    yield _claim("optimizer.type", optimizer, "type", "optimizer.")
+    yield _claim("optimizer.params.lr", recipe.learning_rate, "peak", "learning_rate.")
+    theirs = _SETTINGS.get(_optimizer_type(config, recipe).lower(), ("weight_decay", "betas", "eps"))
+    for name in ("weight_decay", "betas", "eps"):
+        if name in theirs or name in optimizer.model_fields_set:
+            yield _claim(f"optimizer.params.{name}", optimizer, name, "optimizer.")
+
+
+def _optimizer_type(config: dict[str, Any], recipe: Recipe) -> str:
+    section = config.get("optimizer")
+    named = section.get("type", "auto") if isinstance(section, dict) else "auto"
+    return recipe.optimizer.type if named == "auto" else str(named)
 
 
 def _settle(config: dict[str, Any], claim: _Claim) -> Iterator[str]:
@@ -127,47 +143,43 @@ def _settle(config: dict[str, Any], claim: _Claim) -> Iterator[str]:
     section = config
     for key in sections:
         section = section.setdefault(key, {})
+        if not isinstance(section, dict):
+            yield f"ds_config: {key}={section!r}: must be a section with keys of its own"
+            return
     current = section.get(name, "auto")
     if current == "auto":
         if claim.value is not None:
             section[name] = claim.value
     elif claim.explicit and claim.value is not None and current != claim.value:
         yield (
-            f"{claim.field}={claim.value!r} but ds_config: {claim.key}={current!r}: "
+            f"{claim.origin} but ds_config: {claim.key}={current!r}: "
             f'set one of them, or "auto" in the ds_config'
         )
 
 
 def _settle_batch(config: dict[str, Any], recipe: Recipe, world_size: int) -> Iterator[str]:
-    """Batch = micro-batch x accumulation x ranks; the recipe gives the first two, this fills in the third."""
-    budget = recipe.budget
-    yield from _settle(
-        config, _Claim("train_batch_size", budget.batch, "budget.batch", budget.batch is not None)
-    )
-    batch = config.get("train_batch_size")
-    if not isinstance(batch, int):
+    """Batch = ranks x micro-batch x accumulation: what is open follows from the rest."""
+    yield from _settle(config, _claim("train_batch_size", recipe.budget, "batch", "budget."))
+    yield from _settle(config, _claim(_MICRO_BATCH, recipe.budget, "micro_batch", "budget."))
+    batch, micro, accumulation = recipe.budget.batch, config.get(_MICRO_BATCH), config.get(_ACCUMULATION)
+    wrong = [key for key in (_MICRO_BATCH, _ACCUMULATION) if not _is_size(config.get(key, "auto"))]
+    if wrong:
+        yield from (f"ds_config: {key}={config[key]!r}: must be a whole number above 0" for key in wrong)
         return
-    key = "train_micro_batch_size_per_gpu"
-    accumulation = config.get("gradient_accumulation_steps", "auto")
-    micro = budget.micro_batch or config.get(key, "auto")
-    if micro == "auto":
-        micro = batch // (world_size * (1 if accumulation == "auto" else accumulation))
-    if micro == 0 or batch % (micro * world_size):
+    if not isinstance(micro, int):
+        micro = max(1, batch // (world_size * (accumulation if isinstance(accumulation, int) else 1)))
+    if not isinstance(accumulation, int):
+        accumulation = max(1, batch // (world_size * micro))
+    if world_size * micro * accumulation != batch:
         yield (
-            f"budget.batch={batch}: not a multiple of {world_size} ranks x micro-batch {micro}: "
-            f"change budget.batch or budget.micro_batch"
+            f"budget.batch={batch}: is not {world_size} ranks x micro-batch {micro} x accumulation "
+            f"{accumulation}: change budget.batch or budget.micro_batch"
         )
-        return
-    yield from _settle(config, _Claim(key, micro, "budget.micro_batch", True))
-    steps = batch // (micro * world_size)
-    yield from _settle(config, _Claim("gradient_accumulation_steps", steps, "gradient accumulation", True))
+    config |= {_MICRO_BATCH: micro, _ACCUMULATION: accumulation}
 
 
-def _misspelt_keys(config: dict[str, Any]) -> Iterator[str]:
-    for key in config:
-        near = difflib.get_close_matches(key, _KNOWN_KEYS, n=1, cutoff=0.8)
-        if key not in _KNOWN_KEYS and near:
-            yield f"ds_config: unknown key {key!r}, which DeepSpeed would ignore: did you mean {near[0]!r}?"
+def _is_size(value: Any) -> bool:
+    return value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
 
 
 def _autos(section: dict[str, Any], prefix: str = "") -> Iterator[str]:

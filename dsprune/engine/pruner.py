@@ -158,7 +158,7 @@ class Pruner:
             seed=self._seed,
             clock=clock,
         )
-        return lambda part: self._method.scores(context[part])
+        return Scorer(lambda part: self._method.scores(context[part]), self._method.absolute)
 
     def _zero_newly_pruned(self, *_: Any) -> None:
         """Before the base optimizer's first step of an event, zero what the new mask prunes.

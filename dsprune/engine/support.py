@@ -14,9 +14,12 @@ __all__ = ["check_ds_config", "check_engine"]
 # Element-wise optimizers: with weight, gradient and state all zero at an entry they leave it at zero, so
 # masking the gradient is enough between events.
 ELEMENTWISE_OPTIMIZERS = frozenset(
-    {"Adam", "AdamW", "FusedAdam", "DeepSpeedCPUAdam", "SGD", "Adagrad", "DeepSpeedCPUAdagrad", "RMSprop"}
-    | {"Lion", "FusedLion", "DeepSpeedCPULion", "FusedLamb", "NAdam", "RAdam", "Adamax"}
+    {"Adam", "AdamW", "FusedAdam", "DeepSpeedCPUAdam", "SGD", "RMSprop", "NAdam", "RAdam", "Adamax"}
+    | {"Lion", "FusedLion", "DeepSpeedCPULion", "FusedLamb"}
 )
+# What a ds_config may call them: DeepSpeed looks among its own names first.
+OPTIMIZERS_OF_DEEPSPEED = frozenset({"adam", "adamw", "adagrad", "lamb", "lion"})
+OPTIMIZERS_OF_TORCH = frozenset({"Adam", "AdamW", "Adagrad", "SGD", "RMSprop", "NAdam", "RAdam", "Adamax"})
 
 # (dotted key, the refused value, why and what instead); `int` refuses every size above 1, `dict` any section.
 _REFUSED: tuple[tuple[str, Any, str], ...] = (
@@ -28,7 +31,9 @@ _REFUSED: tuple[tuple[str, Any, str], ...] = (
     ("zero_optimization.zero_hpz_partition_size", int, "hpZ keeps secondary weight copies; leave it out"),
     ("zero_optimization.zero_quantized_weights", True, "ZeRO++ quantized weights; leave it out"),
     ("zero_optimization.zero_quantized_gradients", True, "ZeRO++ quantized gradients; leave it out"),
+    ("zero_optimization.round_robin_gradients", True, "DeepSpeed misplaces its own partitions; leave it out"),
     ("tensor_parallel.autotp_size", int, "tensor parallelism; use ZeRO alone"),
+    ("expert_parallel.enabled", True, "expert parallelism; use ZeRO alone"),
     ("sequence_parallel_size", int, "sequence parallelism; use ZeRO alone"),
     ("pipeline.stages", int, "pipeline parallelism; use ZeRO alone"),
     ("compile.deepcompile", True, "DeepCompile moves the gradients; leave it out"),
@@ -60,9 +65,14 @@ def _refused_settings(config: dict[str, Any]) -> Iterator[str]:
     if ratio is not None and ratio != 1.0:
         yield f"zero_optimization.offload_optimizer.ratio={ratio} is not supported (Twin-Flow; use 1.0)"
     optimizer = _get(config, "optimizer.type")
-    known = {name.lower() for name in ELEMENTWISE_OPTIMIZERS} | {"lamb"}
-    if optimizer is not None and optimizer.lower() not in known:
-        yield f"optimizer.type={optimizer!r} is not supported (not element-wise; use AdamW)"
+    if optimizer is not None and not _can_be_made(optimizer):
+        names = ", ".join(sorted(OPTIMIZERS_OF_TORCH))
+        yield f"optimizer.type={optimizer!r} is not supported (not element-wise or unknown; use one of {names})"
+
+
+def _can_be_made(optimizer: str) -> bool:
+    """Whether DeepSpeed makes an element-wise optimizer of this name; it ignores the case of its own."""
+    return optimizer.lower() in OPTIMIZERS_OF_DEEPSPEED or optimizer in OPTIMIZERS_OF_TORCH
 
 
 def _matches(value: Any, refused: Any) -> bool:

@@ -27,6 +27,7 @@ from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from dsprune.errors import UserError
 from dsprune.pure.shard import PrunableTensor, Shard
 
 __all__ = ["PARAMETER_ORDER", "ZeroLayout", "open_layout"]
@@ -243,9 +244,24 @@ def open_layout(engine: DeepSpeedEngine, tensors: Sequence[PrunableTensor]) -> Z
     Args:
         engine: an initialised engine that `dsprune.engine.support` has accepted.
         tensors: what to prune; their order becomes the global order of ties.
+
+    Raises:
+        UserError: the weights are not found where the layout says that they are.
     """
+    layout = _layout_class(engine)(engine, tensors)
+    for index, shard in enumerate(layout.shards):
+        copy = layout.working_copy(index)
+        if not torch.equal(layout.weight(index).to(copy), copy):
+            raise UserError(
+                f"ds_config: the master weights of {shard.tensor.name} are not where DeepSpeed says: it was made "
+                f"with a setting that dsprune does not know: start from one of ds_configs/"
+            )
+    return layout
+
+
+def _layout_class(engine: DeepSpeedEngine) -> type[ZeroLayout]:
     if isinstance(engine.optimizer, DeepSpeedZeroOptimizer_Stage3):
-        return _Stage3(engine, tensors)
+        return _Stage3
     if isinstance(engine.optimizer, DeepSpeedZeroOptimizer):
-        return _Stage12(engine, tensors)
-    return _Replicas(engine, tensors)
+        return _Stage12
+    return _Replicas

@@ -46,10 +46,14 @@ def plan(
 def train(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     """Fine-tune, and prune on the way; on one process, or many under the deepspeed launcher."""
     from dsprune.distributed.ranks import find_ranks
-    from dsprune.programs.train.train import train as run_recipe
+    from dsprune.programs.quiet import quiet
     from dsprune.pure.recipe import load_recipe
 
-    run_recipe(load_recipe(recipe, overrides or []), find_ranks(), Console(stderr=True))
+    loaded, ranks = load_recipe(recipe, overrides or []), find_ranks()
+    quiet(ranks)
+    from dsprune.programs.train.train import train as run_recipe
+
+    run_recipe(loaded, ranks, Console(stderr=True))
 
 
 @app.command("eval")
@@ -61,10 +65,14 @@ def evaluate(
 ) -> None:
     """Evaluate any Hugging Face model folder on a task; data as overrides, such as `validation=dev.csv`."""
     from dsprune.distributed.ranks import find_ranks
-    from dsprune.programs.evaluate import evaluate_command
+    from dsprune.programs.quiet import quiet
     from dsprune.pure.recipe import load_task
 
-    metrics = evaluate_command(model, load_task(task, overrides or []), batch_size, find_ranks())
+    settings, ranks = load_task(task, overrides or []), find_ranks()
+    quiet(ranks)
+    from dsprune.programs.evaluate import evaluate_command
+
+    metrics = evaluate_command(model, settings, batch_size, ranks)
     if metrics is not None:
         print(json.dumps(metrics))
 

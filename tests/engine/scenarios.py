@@ -1,44 +1,50 @@
-"""What the ranks do in the engine tests; each function runs on every rank of a pool."""
+"""What the ranks do in the engine tests: each function runs on every rank of a pool, and asserts there."""
 
 import gc
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from deepspeed.utils import safe_get_full_grad
 from torch import Tensor
 
 import dsprune
-from dsprune.engine.zero import ZeroLayout
+from dsprune.distributed.comm import Comm
+from dsprune.engine.pruner import Pruner
 from dsprune.pure.masks.bits import unpack
 from dsprune.pure.recipe import Recipe
+from dsprune.pure.selection.groups import event_groups
 from tests.engine.model import TinyModel, batch
+from tests.ranks.dense import select_dense
 
-BATCH = 12  # divisible by 1, 2, 3 and 4 ranks, with accumulation 1 and, for 1 to 3 ranks, 2
+BATCH = 12
+STEPS = 12
 
 
 def ds_config(stage: int, precision: str = "fp32", **changes: Any) -> dict[str, Any]:
     config: dict[str, Any] = {
-        "train_batch_size": BATCH,
-        "gradient_accumulation_steps": "auto",
+        "train_batch_size": "auto",
         "gradient_clipping": "auto",
         "optimizer": {"type": "AdamW", "params": {"torch_adam": True, "lr": "auto", "weight_decay": "auto"}},
         "zero_optimization": {"stage": stage},
         "zero_allow_untested_optimizer": True,
     }
     if precision != "fp32":
-        config[precision] = {"enabled": True}
+        config[precision] = {"enabled": "auto"}
     return config | changes
 
 
-def recipe(precision: str = "fp32", **pruning: Any) -> Recipe:
+def make_recipe(precision: str = "fp32", **pruning: Any) -> Recipe:
     return Recipe.model_validate(
         {
             "name": "test",
-            "budget": {"steps": 12, "batch": BATCH},
-            "pruning": {"sparsity": 0.9, "start": 1, "end": 9, "events": 3} | pruning,
-            "learning_rate": {"peak": 0.05},
+            "budget": {"steps": STEPS, "batch": BATCH},
+            "pruning": {"sparsity": 0.9, "first": 0.5, "start": 0, "end": 9, "events": 4} | pruning,
+            "learning_rate": {"peak": 0.02},
             "gradient_clipping": 0.1,
             "precision": precision,
         }
@@ -47,43 +53,189 @@ def recipe(precision: str = "fp32", **pruning: Any) -> Recipe:
 
 @contextmanager
 def pruning_engine(config: dict[str, Any], recipe: Recipe, seed: int = 0) -> Iterator[dsprune.PruningEngine]:
+    os.environ.update(LOCAL_RANK=str(dist.get_rank()))
     engine, *_ = dsprune.initialize(model=TinyModel(seed), config=config, recipe=recipe)
     try:
         yield engine
     finally:
-        engine.deepspeed.destroy()
+        engine.destroy()
         del engine
         gc.collect()
 
 
-def train_step(engine: dsprune.PruningEngine, step: int) -> None:
-    whole = batch(step, BATCH, dist.get_rank(), dist.get_world_size())
+def pruner_of(engine: dsprune.PruningEngine) -> Pruner:
+    assert engine.pruner is not None
+    return engine.pruner
+
+
+def train_step(
+    engine: dsprune.PruningEngine, step: int, before_step: Callable[[], None] = lambda: None, scale: float = 1.0
+) -> None:
+    """One optimizer step on the batch of `step`; `before_step` is called between its last backward and it."""
+    share = batch(step, BATCH, dist.get_rank(), dist.get_world_size())
     accumulation = engine.gradient_accumulation_steps()
     for part in range(accumulation):
-        micro = {name: value[part::accumulation] for name, value in whole.items()}
-        loss = engine(**micro).loss
+        loss = engine(**{name: value[part::accumulation] for name, value in share.items()}).loss * scale
         engine.backward(loss)
+        if part == accumulation - 1:
+            before_step()
         engine.step()
 
 
-def gather(layout: ZeroLayout, local: Callable[[int], Tensor]) -> dict[str, Tensor]:
-    """Whole tensors out of every rank's slices: `local(i)` is this rank's slice of tensor i."""
-    pieces = [
-        (s.tensor.name, s.start, local(i).float().clone()) for i, s in enumerate(layout.shards) if s.numel
-    ]
+def gather(pruner: Pruner, local: Callable[[int], Tensor]) -> list[Tensor]:
+    """Whole tensors out of every rank's slices, where `local(i)` is this rank's slice of tensor i."""
+    shards = pruner.layout.shards
+    pieces = [(i, shard.start, local(i).double().clone()) for i, shard in enumerate(shards) if shard.numel]
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, pieces)
-    whole = {s.tensor.name: torch.full((s.tensor.numel,), torch.nan) for s in layout.shards}
-    for name, start, piece in (piece for pieces in everyone for piece in pieces):
-        whole[name][start : start + piece.numel()] = piece
-    assert not any(tensor.isnan().any() for tensor in whole.values()), "the slices leave holes"
+    whole = [torch.full((shard.tensor.numel,), torch.nan, dtype=torch.double) for shard in shards]
+    for i, start, piece in (piece for pieces in everyone for piece in pieces):
+        whole[i][start : start + piece.numel()] = piece
+    assert not any(tensor.isnan().any() for tensor in whole), "the slices leave holes"
     return whole
 
 
-def gather_masks(engine: dsprune.PruningEngine) -> dict[str, Tensor]:
-    pruner = engine.pruner
-    assert pruner is not None
-    rows = gather(
-        pruner.layout, lambda i: unpack(pruner.masks.bits[i], pruner.layout.shards[i].numel).float()
-    )
-    return {name: row.bool() for name, row in rows.items()}
+def whole_masks(pruner: Pruner) -> list[Tensor]:
+    shards, bits = pruner.layout.shards, pruner.masks.bits
+    return [row.bool() for row in gather(pruner, lambda i: unpack(bits[i], shards[i].numel))]
+
+
+def every_view(pruner: Pruner) -> dict[str, list[Tensor]]:
+    """Master weights, working copy and moments, whole."""
+    views = {"weight": gather(pruner, pruner.layout.weight), "copy": gather(pruner, pruner.layout.working_copy)}
+    for name in ("exp_avg", "exp_avg_sq"):
+        views[name] = gather(pruner, lambda i: pruner.layout.states(i)[name])
+    return views
+
+
+def check_invariants(comm: Comm, config: dict[str, Any], recipe: Recipe) -> tuple[int, list[list[int]]]:
+    """Train with events, and check everything against the dense oracle after every step.
+
+    Returns:
+        Digest of the masks after the first event, and the zeros of each tensor after every step.
+    """
+    counts, first_digest = [], None
+    with pruning_engine(config, recipe) as engine:
+        pruner, timetable = pruner_of(engine), engine.timetable
+        tensors = [shard.tensor for shard in pruner.layout.shards]
+        for step in range(STEPS):
+            event = timetable.event_at(step)
+            expected = whole_masks(pruner)
+            if event is not None and pruner.pruning.scope != "normalized":
+                groups = event_groups(tensors, pruner.pruning, timetable.progress(event))
+                scores = [weight.abs() for weight in gather(pruner, pruner.layout.weight)]
+                expected = select_dense(scores, expected, groups)
+
+            train_step(engine, step)
+
+            masks = whole_masks(pruner)
+            if pruner.pruning.scope != "normalized":
+                assert all(map(torch.equal, masks, expected)), f"step {step}: not the dense selection"
+            for what, view in every_view(pruner).items():
+                for tensor, values, kept in zip(tensors, view, masks, strict=True):
+                    where = f"step {step}: {what} of {tensor.name}"
+                    assert not values[~kept].any(), f"{where}: a pruned entry is not zero"
+                    assert not torch.signbit(values[values == 0]).any(), f"{where}: -0.0"
+            assert pruner.audit() == []
+            counts.append([int((~kept).sum()) for kept in masks])
+            first_digest = pruner.masks.digest(pruner.comm) if first_digest is None else first_digest
+        assert engine.sparsity()["sparsity_prunable"] == sum(counts[-1]) / pruner.num_prunable
+    assert first_digest is not None
+    return first_digest, counts
+
+
+def digest_of_random(comm: Comm, config: dict[str, Any], recipe: Recipe) -> int:
+    """Of the masks after the last event, which do not depend on what was trained in between."""
+    with pruning_engine(config, recipe) as engine:
+        for step in range(STEPS):
+            train_step(engine, step)
+        assert pruner_of(engine).audit() == []
+        return pruner_of(engine).masks.digest(pruner_of(engine).comm)
+
+
+def check_gradient_norm(comm: Comm, config: dict[str, Any], recipe: Recipe) -> list[tuple[float, float]]:
+    """The norm that DeepSpeed clips by, and that of the gradient without its pruned entries, at every step."""
+    norms: list[tuple[float, float]] = []
+    with pruning_engine(config, recipe) as engine:
+        gradients: dict[str, Tensor] = {}
+
+        def read_gradients() -> None:
+            for name, parameter in engine.module.named_parameters():
+                gradients[name] = safe_get_full_grad(parameter).double().clone()
+
+        for step in range(STEPS):
+            train_step(engine, step, read_gradients)
+            pruner = pruner_of(engine)
+            for shard, kept in zip(pruner.layout.shards, whole_masks(pruner), strict=True):
+                gradients[shard.tensor.name].view(-1)[~kept] = 0.0
+            expected = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
+            norms.append((float(engine.get_global_grad_norm()), float(expected)))
+    return norms
+
+
+def check_resume(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> None:
+    """Stopping at step 5 and going on in a new engine ends where the uninterrupted run ends, bit for bit."""
+    with pruning_engine(config, recipe) as engine:
+        for step in range(STEPS):
+            if step == 5:
+                engine.save_checkpoint(folder)
+            train_step(engine, step)
+        expected, digest = every_view(pruner_of(engine)), pruner_of(engine).masks.digest(pruner_of(engine).comm)
+        rate = engine.get_lr()
+    with pruning_engine(config, recipe, seed=1) as engine:
+        engine.load_checkpoint(folder)
+        assert engine.clock == 5
+        for step in range(5, STEPS):
+            train_step(engine, step)
+        pruner = pruner_of(engine)
+        assert pruner.masks.digest(pruner.comm) == digest
+        assert engine.get_lr() == rate
+        for what, view in every_view(pruner).items():
+            assert all(map(torch.equal, view, expected[what])), what
+
+
+def check_skipped_event(comm: Comm, config: dict[str, Any], recipe: Recipe) -> None:
+    """An event whose step overflows leaves no trace, and comes again at the next step."""
+    with pruning_engine(config, recipe) as engine:
+        pruner = pruner_of(engine)
+        before = gather(pruner, pruner.layout.weight)
+        train_step(engine, 0, scale=torch.inf)
+        assert (engine.clock, engine.skipped_steps) == (0, 1)
+        assert all(kept.all() for kept in whole_masks(pruner))
+        assert all(map(torch.equal, gather(pruner, pruner.layout.weight), before))
+        train_step(engine, 0)
+        assert engine.clock == 1
+        assert engine.sparsity()["sparsity_prunable"] == 0.5
+        assert pruner.audit() == []
+
+
+def save_checkpoint(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> list[Tensor]:
+    """A trained checkpoint, and the whole masks that belong to it."""
+    with pruning_engine(config, recipe) as engine:
+        for step in range(STEPS):
+            train_step(engine, step)
+        engine.save_checkpoint(folder, tag="last")
+        return whole_masks(pruner_of(engine))
+
+
+def error_of_loading(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> str:
+    """What a new engine says about a checkpoint."""
+    with pruning_engine(config, recipe) as engine:
+        try:
+            engine.load_checkpoint(folder, tag="last")
+        except dsprune.UserError as error:
+            return str(error)
+    return "no error"
+
+
+def save_16bit_model(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> None:
+    """DeepSpeed's own export goes on working on the wrapped engine."""
+    with pruning_engine(config, recipe) as engine:
+        for step in range(STEPS):
+            train_step(engine, step)
+        assert engine.save_16bit_model(folder, "weights.bin")
+    if dist.get_rank() == 0:
+        state = torch.load(Path(folder) / "weights.bin", weights_only=True)
+        pruned = sum(int((state[name] == 0).sum()) for name in state if name.endswith(("up.weight", "down.weight")))
+        assert pruned == round(0.9 * 630)
+    dist.barrier()

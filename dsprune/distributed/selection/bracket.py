@@ -23,8 +23,6 @@ __all__ = ["Bracket", "guess_brackets"]
 Bracket = tuple[int, int]
 """The first and the last key of a range."""
 
-SAMPLED = 256  # one weight in so many
-MIN_SAMPLE = 8192  # keys a group, if it has as many
 DEVIATIONS = 4  # standard deviations of the sample's quantile: misses once in ten thousand events
 
 
@@ -41,8 +39,7 @@ def guess_brackets(
     targets = torch.tensor([first for first, _ in ranks] + [last for _, last in ranks])
     ranges = [(PRUNED_KEY, NAN_KEY)] * len(targets)
     search = Search.start(ranges, torch.zeros_like(targets), targets)
-    search, _ = narrow(search, samples + samples, range(len(targets)), comm)
-    found = search.low.split(len(groups))
+    found = narrow(search, samples + samples, comm).low.split(len(groups))
     return [
         _bracket(group, rank, int(low), int(high))
         for group, rank, low, high in zip(groups, ranks, *found, strict=True)
@@ -60,14 +57,18 @@ def _sample(
         shard = shards[place]
         part = slice(-(offset + shard.start) % stride, shard.numel, stride)
         if part.start < shard.numel:
-            keys.append(to_keys(scorers[place](part), pick(kept[place], part, shard.numel)))
+            values, mask = scorers[place].values(part), pick(kept[place], part, shard.numel)
+            keys.append(to_keys(values, scorers[place].absolute, mask))
         offset += shard.tensor.numel
     return torch.cat(keys) if keys else torch.empty(0, dtype=torch.int32)
 
 
 def _stride(group: Group) -> int:
-    """Odd, so that it visits many columns of a matrix, whose number has large powers of two in it."""
-    return min(SAMPLED, group.num_weights // MIN_SAMPLE) | 1
+    """Such that the sample is about as large as the bracket it leaves.
+
+    Odd, so that it visits many columns of a matrix, whose number has large powers of two in it.
+    """
+    return round(group.num_weights ** (1 / 3)) | 1
 
 
 def _sample_ranks(group: Group) -> tuple[int, int]:

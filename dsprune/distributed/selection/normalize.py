@@ -28,13 +28,13 @@ def normalized(
     largest = torch.zeros(len(shards), dtype=torch.float64)
     for place, (shard, scorer) in enumerate(zip(shards, scorers, strict=True)):
         for part in parts(shard.numel, torch.device(device)):
-            largest[place] = torch.maximum(largest[place], scorer(part).abs().max().double().cpu())
+            largest[place] = torch.maximum(largest[place], scorer.values(part).abs().max().double().cpu())
     largest = comm.all_gather(largest).amax(dim=0)
 
     squares = torch.zeros(len(shards), dtype=torch.int64)
     for place, (shard, scorer) in enumerate(zip(shards, scorers, strict=True)):
         for part in parts(shard.numel, torch.device(device)):
-            squares[place] += _sum_of_squares(scorer(part), float(largest[place]))
+            squares[place] += _sum_of_squares(scorer.values(part), float(largest[place]))
     squares = comm.all_reduce_sum(squares)
     return [
         _scaled(scorer, _factor(float(top), int(total), shard.tensor.numel))
@@ -56,4 +56,4 @@ def _factor(largest: float, squares: int, numel: int) -> float:
 
 
 def _scaled(scorer: Scorer, factor: float) -> Scorer:
-    return lambda part: scorer(part) * factor
+    return Scorer(lambda part: scorer.values(part) * factor, scorer.absolute)

@@ -4,10 +4,10 @@ The mask is the same, bit for bit, for every sharding: pruned are exactly the `n
 group, ties in global order. Messages are histograms, a few kilobytes a group, and all groups share a message:
 
     1. guess a bracket of keys around each threshold from a sample                        bracket.py
-    2. one pass over all scores: count the keys below the bracket, copy those inside      passes.scan
+    2. one pass over all scores: prune and count those below, copy those inside           passes.scan
     3. histograms of the copied keys, each 256 times finer, until the range is one key    narrow.py
     4. share out the weights that tie with the threshold                                  ties.py
-    5. one pass over all scores: write the new masks                                      passes.cut
+    5. prune what of the copied keys is below the threshold, and the ties                 passes.settle
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from dsprune.distributed.selection.ties import share_ties
 from dsprune.errors import UserError
 from dsprune.pure.selection.groups import Group
 from dsprune.pure.selection.keys import HIGHEST_KEY, LOWEST_KEY
-from dsprune.pure.selection.passes import Scorer, cut, scan
+from dsprune.pure.selection.passes import Scan, Scorer, scan, settle
 from dsprune.pure.selection.search import Search
 from dsprune.pure.shard import Shard
 
@@ -50,15 +50,15 @@ def select(
     """
     group_of = _group_of(groups, len(shards))
     brackets = guess_brackets(shards, scorers, kept, groups, comm)
-    search, inside = _scan(shards, scorers, kept, groups, group_of, brackets, comm)
-    search, ties = narrow(search, inside, group_of, comm)
-    quotas = search.target - search.num_below
-    shares = share_ties(shards, [keys.numel() for keys in ties], groups, quotas, comm)
-    thresholds = search.low.tolist()
-    return [
-        cut(scorer, shard.numel, bits, thresholds[group], share)
-        for scorer, shard, bits, group, share in zip(scorers, shards, kept, group_of, shares, strict=True)
+    search, found = _scan(shards, scorers, kept, groups, group_of, brackets, comm)
+    search = narrow(search, [_inside(found, group) for group in groups], comm)
+    thresholds = search.low[group_of].tolist()
+    num_ties = [
+        int(torch.count_nonzero(scan.inside == threshold))
+        for scan, threshold in zip(found, thresholds, strict=True)
     ]
+    shares = share_ties(shards, num_ties, groups, search.target - search.num_below, comm)
+    return [settle(*settled) for settled in zip(found, thresholds, shares, strict=True)]
 
 
 def _group_of(groups: Sequence[Group], num_tensors: int) -> list[int]:
@@ -76,23 +76,20 @@ def _scan(
     group_of: Sequence[int],
     brackets: Sequence[Bracket],
     comm: Comm,
-) -> tuple[Search, list[Tensor]]:
+) -> tuple[Search, list[Scan]]:
     """Scans all shards, again with a wider bracket if one has missed its threshold.
 
     Returns:
-        The search that starts from the brackets, and the keys of each shard inside its bracket.
+        The search that starts from the brackets, and what each shard has below and inside its bracket.
     """
     found = [
         scan(scorer, shard.numel, bits, *brackets[group])
         for scorer, shard, bits, group in zip(scorers, shards, kept, group_of, strict=True)
     ]
-    inside = [scan.inside for scan in found]
-    counts = torch.zeros(len(shards) + 2 * len(groups), dtype=torch.int64)
-    num_nan, num_below, num_inside = counts.split([len(shards), len(groups), len(groups)])
-    for place, group in enumerate(group_of):
-        num_nan[place] = found[place].num_nan
-        num_below[group] += found[place].num_below
-        num_inside[group] += inside[place].numel()
+    num_nan = [scan.num_nan for scan in found]
+    num_below = [sum(found[place].num_below for place in group.tensors) for group in groups]
+    num_inside = [sum(found[place].inside.numel() for place in group.tensors) for group in groups]
+    counts = torch.tensor(num_nan + num_below + num_inside)
     counts = comm.all_reduce_sum(counts)
     num_nan, num_below, num_inside = counts.split([len(shards), len(groups), len(groups)])
 
@@ -104,7 +101,12 @@ def _scan(
     if wider != list(brackets):
         return _scan(shards, scorers, kept, groups, group_of, wider, comm)
     targets = torch.tensor([group.num_pruned for group in groups])
-    return Search.start(brackets, num_below, targets), inside
+    return Search.start(brackets, num_below, targets), found
+
+
+def _inside(found: Sequence[Scan], group: Group) -> Tensor:
+    """This rank's keys inside the group's bracket."""
+    return torch.cat([found[place].inside for place in group.tensors])
 
 
 def _refuse_nan(shards: Sequence[Shard], num_nan: Tensor) -> None:

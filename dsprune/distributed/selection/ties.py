@@ -23,10 +23,11 @@ def share_ties(
     own = torch.tensor([(shard.start, ties) for shard, ties in zip(shards, num_ties, strict=True)])
     starts, ties = comm.all_gather(own).unbind(-1)  # [ranks, tensors] each
     order = starts.argsort(dim=0, stable=True)
+    ties_in_order = ties.gather(0, order)
     shares = torch.zeros_like(ties)
     for group, quota in zip(groups, quotas, strict=True):
         columns = torch.tensor(group.tensors)
-        ordered = ties.gather(0, order)[:, columns].T  # [tensors, ranks]: reads in global order
+        ordered = ties_in_order[:, columns].T  # [tensors, ranks]: reads in global order
         before = (ordered.flatten().cumsum(0) - ordered.flatten()).view_as(ordered)
         shares[:, columns] = (quota - before).clamp(min=0).minimum(ordered).T
     ranks = order.argsort(dim=0)[comm.rank]  # where this rank's shards came in the order of starts

@@ -3,13 +3,11 @@
 import json
 import math
 import os
-import secrets
 from pathlib import Path
 from typing import Any, Protocol
 
 from dsprune.distributed.ranks import Ranks
 from dsprune.programs.run import RunFolder
-from dsprune.pure.files import replace_text
 from dsprune.pure.recipe import Recipe
 
 __all__ = ["Tracker", "open_tracker"]
@@ -56,14 +54,12 @@ def _finite(value: Any) -> Any:
 
 
 class _Wandb:
-    """A Weights & Biases run: offline when there is no key, gone on with by its id when there was one."""
+    """A Weights & Biases run: offline when there is no key, unless WANDB_MODE says otherwise."""
 
     def __init__(self, recipe: Recipe, run: RunFolder) -> None:
         import wandb  # only runs that ask for it pay for the import
 
-        id_file = run.path / "wandb_id"
-        if not id_file.exists():
-            replace_text(id_file, secrets.token_hex(4))
+        online = "WANDB_MODE" in os.environ or wandb.login(prompt=False, verify=False)
         self._run = wandb.init(
             project=recipe.tracking.project,
             group=recipe.tracking.group,
@@ -71,9 +67,7 @@ class _Wandb:
             tags=recipe.tracking.tags,
             config=recipe.model_dump(mode="json"),
             dir=run.path,
-            id=id_file.read_text(encoding="utf-8"),
-            resume="allow",
-            mode=None if "WANDB_MODE" in os.environ or wandb.api.api_key else "offline",
+            mode=None if online else "offline",
         )
 
     def log(self, step: int, values: dict[str, Any]) -> None:

@@ -86,11 +86,12 @@ def _loss(parts: Parts, distillation: Distillation | None, batch: Batch) -> Tens
 
 def _step_numbers(engine: PruningEngine, meter: Meter) -> dict[str, Any]:
     """What is logged of the steps since the last time. Collective: every rank must call this."""
+    taken = engine.clock - 1  # the engine's own learning rate is the next step's already
     return {
         **meter.read(),
-        "learning_rate": engine.get_lr()[0],
+        "learning_rate": engine.lr_scheduler.base_lrs[0] * engine.timetable.lr_multiplier(taken),
         "gradient_norm": float(engine.get_global_grad_norm() or 0.0),
-        "phase": engine.timetable.phase_at(engine.clock - 1),
+        "phase": engine.timetable.phase_at(taken),
         **engine.sparsity(),
     }
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dsprune.pure.masks.kernel import kernel_for
 
-__all__ = ["apply_", "apply_eager_", "count_kept", "pack", "pick", "unpack"]
+__all__ = ["apply_", "apply_eager_", "count_kept", "pack", "pick", "prune_", "unpack"]
 
 INT_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 CHUNK = 1 << 20  # weights at a time: temporaries stay in the cache
@@ -38,6 +38,11 @@ def pick(bits: Tensor, part: slice, num_weights: int) -> Tensor:
     """The boolean mask of some of `num_weights` weights, without unpacking the rest."""
     indices = torch.arange(*part.indices(num_weights), device=bits.device)
     return (bits[indices // 8] >> (indices % 8).to(torch.uint8) & 1).bool()
+
+
+def prune_(bits: Tensor, places: Tensor) -> None:
+    """Prunes the weights at some places in place; all of them are kept so far, and none is named twice."""
+    bits.index_add_(0, places >> 3, 1 << (places & 7).to(torch.uint8), alpha=-1)
 
 
 def count_kept(bits: Tensor) -> int:

@@ -5,6 +5,9 @@
  */
 #include <stdint.h>
 #include <string.h>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 
 typedef int32_t lanes __attribute__((vector_size(32), aligned(4))); /* a comparison of lanes gives 0 or -1 */
 typedef int16_t half_lanes __attribute__((vector_size(16), aligned(2)));
@@ -18,9 +21,13 @@ static inline lanes choose(lanes condition, lanes yes, lanes no) { return (condi
 
 /* Packs eight conditions to a byte of mask. */
 static inline uint32_t pack(lanes condition) {
+#ifdef __AVX2__
+    return (uint32_t)_mm256_movemask_ps((__m256)condition);
+#else
     const wide_lanes pairs = (wide_lanes)(condition & BIT);
     const uint64_t folded = (pairs[0] | pairs[1]) | (pairs[2] | pairs[3]);
     return (uint32_t)(folded | folded >> 32);
+#endif
 }
 
 /* bits.apply_ for 32-bit weights: pruned weights become +0.0, all bits zero. */
@@ -38,49 +45,44 @@ void apply_16(const uint8_t *kept, int16_t *weights, int64_t n) {
     for (int64_t i = n / 8 * 8; i < n; i++) weights[i] &= -(kept[i / 8] >> i % 8 & 1);
 }
 
-/* keys.to_keys for the i-th eight of n scores, given as the bits of floats; past the end, the key of a pruned weight. */
-static inline lanes keys_at(const int32_t *scores, const uint8_t *kept, int64_t i, int64_t n) {
+/* keys.to_keys for the i-th eight of n scores, given as the bits of floats; past the end, anything. */
+static inline lanes keys_at(const int32_t *scores, int64_t i, int64_t n, int32_t absolute) {
     lanes bits = {0};
     if (8 * i + 8 <= n)
         bits = *(const lanes *)(scores + 8 * i);
     else
         memcpy(&bits, scores + 8 * i, 4 * (n - 8 * i));
-    lanes keys = (bits ^ (bits >> 31 & INT32_MAX)) - (bits == INT32_MIN); /* -0.0 gets the key of +0.0 */
-    keys = choose((bits & INT32_MAX) > 0x7f800000, all(INT32_MAX), keys); /* NaN */
-    return choose((all(kept[i]) & BIT) == BIT, keys, all(INT32_MIN));
+    bits &= absolute ? INT32_MAX : -1; /* the sign bit */
+    const lanes keys = (bits ^ (bits >> 31 & INT32_MAX)) - (bits == INT32_MIN); /* -0.0 gets the key of +0.0 */
+    return choose((bits & INT32_MAX) > 0x7f800000, all(INT32_MAX), keys);       /* NaN */
 }
 
-/* passes.scan: counts keys below `low` and NaNs, copies the keys in [low, high], and returns how many it copied. */
-int64_t scan(const int32_t *scores, const uint8_t *kept, int64_t n, int32_t low, int32_t high, int32_t *inside,
-             int64_t *num_below, int64_t *num_nan) {
-    const int64_t num_bytes = (n + 7) / 8, block = 1 << 20; /* within a block the lanes count without overflow */
-    int64_t copied = 0;
-    *num_below = n - 8 * num_bytes; /* what lies past the end has pruned keys, which are below any `low` */
+/* passes.scan: prunes keys below `low`, counts them and NaNs, copies the keys in [low, high] with their places, and returns
+ * how many it copied. */
+int64_t scan(const int32_t *scores, const uint8_t *kept, int64_t n, int32_t absolute, int32_t low, int32_t high,
+             uint8_t *new_kept, int32_t *inside, int64_t *places, int64_t *num_below, int64_t *num_nan) {
+    int64_t copied = 0, num_kept = 0;
     *num_nan = 0;
-    for (int64_t start = 0; start < num_bytes; start += block) {
-        lanes below = {0}, nan = {0};
-        for (int64_t i = start; i < num_bytes && i < start + block; i++) {
-            const lanes keys = keys_at(scores, kept, i, n);
-            below -= keys < low;
-            nan -= keys == INT32_MAX;
-            const lanes hits = (keys >= low) & (keys <= high);
-            if (pack(hits)) /* few: and where there are some, not to branch on which ones is faster */
-                for (int j = 0; j < 8; j++) inside[copied] = keys[j], copied -= hits[j];
+    for (int64_t i = 0; i < (n + 7) / 8; i++) {
+        const lanes keys = keys_at(scores, i, n, absolute);
+        const uint32_t keep = pack(keys >= low) & kept[i];
+        new_kept[i] = (uint8_t)keep;
+        num_kept += __builtin_popcount(keep);
+        *num_nan += __builtin_popcount(pack(keys == INT32_MAX) & kept[i]);
+        for (uint32_t hits = keep & ~pack(keys > high); hits; hits &= hits - 1, copied++) {
+            const int j = __builtin_ctz(hits);
+            inside[copied] = keys[j];
+            places[copied] = 8 * i + j;
         }
-        for (int j = 0; j < 8; j++) *num_below += below[j], *num_nan += nan[j];
     }
+    *num_below = n - num_kept;
     return copied;
 }
 
-/* passes.cut: keeps the keys above the threshold, and those equal to it after the first `quota`; returns the quota left. */
-int64_t cut(const int32_t *scores, const uint8_t *kept, int64_t n, int32_t threshold, int64_t quota, uint8_t *new_kept) {
-    for (int64_t i = 0; i < (n + 7) / 8; i++) {
-        const lanes keys = keys_at(scores, kept, i, n);
-        uint32_t keep = pack(keys >= threshold);
-        if (quota)
-            for (uint32_t ties = pack(keys == threshold); ties && quota; ties &= ties - 1, quota--)
-                keep &= ~(ties & -ties);
-        new_kept[i] = (uint8_t)keep;
+/* search.histogram: counts the keys of the range that starts at `low` by bin, 256 bins of 2**bin_bits keys. */
+void histogram(const int32_t *keys, int64_t n, int64_t low, int32_t bin_bits, int64_t *counts) {
+    for (int64_t i = 0; i < n; i++) {
+        const uint64_t bin = (uint64_t)(keys[i] - low) >> bin_bits; /* a key below the range wraps around: a huge bin */
+        if (bin < 256) counts[bin]++;
     }
-    return quota;
 }

@@ -29,31 +29,34 @@ class Kernel:
         for function in self._apply.values():
             function.argtypes, function.restype = [pointer, pointer, int64], None
         self._scan = functions.scan
-        self._scan.argtypes = [pointer, pointer, int64, int32, int32, pointer, pointer, pointer]
+        self._scan.argtypes = [pointer, pointer, int64, int32, int32, int32] + [pointer] * 5
         self._scan.restype = int64
-        self._cut = functions.cut
-        self._cut.argtypes = [pointer, pointer, int64, int32, int64, pointer]
-        self._cut.restype = int64
+        self._histogram = functions.histogram
+        self._histogram.argtypes = [pointer, int64, int64, int32, pointer]
+        self._histogram.restype = None
 
     def apply_(self, kept: Tensor, weights: Tensor) -> None:
         """Zeroes the pruned weights, 32 or 16 bits each, in place."""
         self._apply[weights.element_size()](kept.data_ptr(), weights.data_ptr(), weights.numel())
 
-    def scan(self, scores: Tensor, kept: Tensor, low: int, high: int) -> tuple[int, int, Tensor]:
-        """Returns how many keys are below `low`, how many scores are NaN, and the keys in `[low, high]`."""
-        inside = torch.empty(scores.numel() + 1, dtype=torch.int32)  # one to write past the last
+    def scan(
+        self, scores: Tensor, absolute: bool, kept: Tensor, low: int, high: int, new_kept: Tensor
+    ) -> tuple[int, int, Tensor, Tensor]:
+        """Writes `new_kept`; returns how many keys are below and NaN, the keys inside, and their places."""
+        inside = torch.empty(scores.numel(), dtype=torch.int32)
+        places = torch.empty(scores.numel(), dtype=torch.int64)
         below, nan = ctypes.c_int64(), ctypes.c_int64()
         copied = self._scan(
-            scores.data_ptr(), kept.data_ptr(), scores.numel(), low, high,
-            inside.data_ptr(), ctypes.byref(below), ctypes.byref(nan),
+            scores.data_ptr(), kept.data_ptr(), scores.numel(), absolute, low, high,
+            new_kept.data_ptr(), inside.data_ptr(), places.data_ptr(), ctypes.byref(below), ctypes.byref(nan),
         )  # fmt: skip
-        return below.value, nan.value, inside[:copied].clone()
+        return below.value, nan.value, inside[:copied].clone(), places[:copied].clone()
 
-    def cut(self, scores: Tensor, kept: Tensor, threshold: int, quota: int, new_kept: Tensor) -> int:
-        """Writes the new mask to `new_kept` and returns what is left of the quota."""
-        return self._cut(
-            scores.data_ptr(), kept.data_ptr(), scores.numel(), threshold, quota, new_kept.data_ptr()
-        )
+    def histogram(self, keys: Tensor, low: int, bin_bits: int) -> Tensor:
+        """Counts int32 keys in 256 bins of `2**bin_bits` keys each, the first of which starts at `low`."""
+        counts = torch.zeros(256, dtype=torch.int64)
+        self._histogram(keys.data_ptr(), keys.numel(), low, bin_bits, counts.data_ptr())
+        return counts
 
 
 def build_kernel(folder: Path) -> Path | None:

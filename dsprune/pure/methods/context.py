@@ -49,7 +49,13 @@ class ShardContext:
 
 
 class Method(Protocol):
-    """Decides which weights go first."""
+    """Decides which weights go first.
+
+    Attributes:
+        absolute: weights are ordered by the absolute value of their score.
+    """
+
+    absolute: bool
 
     def scores(self, context: ShardContext) -> Tensor:
         """Returns float32 scores, one a weight, lowest pruned first.

@@ -15,6 +15,8 @@ class Random:
     There is no generator state: the order is the same on any number of ranks and at every event.
     """
 
+    absolute = False
+
     def scores(self, context: ShardContext) -> Tensor:
         """Returns numbers in [0, 1), multiples of 2**-24."""
         positions = context.positions

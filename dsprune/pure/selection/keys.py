@@ -19,8 +19,9 @@ HIGHEST_KEY = 2**31 - 2  # nor above this
 NAN_KEY = 2**31 - 1
 
 
-def to_keys(scores: Tensor, kept: Tensor) -> Tensor:
-    """Returns the int32 keys of float32 scores, `kept` being their boolean mask."""
-    bits = (scores + 0.0).view(torch.int32)  # -0.0 + 0.0 is +0.0
+def to_keys(scores: Tensor, absolute: bool, kept: Tensor) -> Tensor:
+    """Returns the int32 keys of float32 scores, or of their absolute values; `kept` is their boolean mask."""
+    scores = scores.abs() if absolute else scores + 0.0  # -0.0 + 0.0 is +0.0
+    bits = scores.view(torch.int32)
     keys = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     return keys.masked_fill_(scores.isnan(), NAN_KEY).masked_fill_(~kept, PRUNED_KEY)

@@ -1,22 +1,36 @@
-"""The two passes that selection makes over a shard. Scores are computed a chunk at a time, and never kept."""
+"""The one pass that selection makes over a shard's scores, and what turns its outcome into the new mask.
+
+Scores are computed a chunk at a time, and never kept.
+"""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from dsprune.pure.masks.bits import num_bytes, pack, unpack
+from dsprune.pure.masks.bits import num_bytes, pack, prune_, unpack
 from dsprune.pure.masks.kernel import kernel_for
 from dsprune.pure.selection.keys import NAN_KEY, to_keys
 
-__all__ = ["Scan", "Scorer", "cut", "cut_eager", "parts", "scan", "scan_eager"]
+__all__ = ["Scan", "Scorer", "parts", "scan", "scan_eager", "settle"]
 
-Scorer = Callable[[slice], Tensor]
-"""Gives the float32 scores of a part of a shard, lowest pruned first; the same ones whatever the part."""
-
-CHUNK = {"cpu": 1 << 18}  # weights whose score and temporaries fit a core's cache
+CHUNK = {"cpu": 1 << 19}  # weights: few calls, and temporaries stay near the core
 CHUNK_ACCELERATOR = 1 << 24
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """The scores of a shard, lowest pruned first.
+
+    Attributes:
+        values: gives the float32 values of a part of the shard; the same ones whatever the part.
+        absolute: scores are the absolute values of those, which the pass takes on its way.
+    """
+
+    values: Callable[[slice], Tensor]
+    absolute: bool = False
 
 
 class Scan(NamedTuple):
@@ -26,55 +40,63 @@ class Scan(NamedTuple):
         num_below: number of keys below the range.
         num_nan: number of NaN scores.
         inside: the keys in the range, in order.
+        places: where in the shard each of them is.
+        kept: the packed mask that prunes all below the range, and nothing else.
     """
 
     num_below: int
     num_nan: int
     inside: Tensor
+    places: Tensor
+    kept: Tensor
 
 
 def scan(scorer: Scorer, numel: int, kept: Tensor, low: int, high: int) -> Scan:
-    """Counts the keys of a shard below `low` and copies those in `[low, high]`."""
-    found = []
-    for part in parts(numel, kept.device):
-        scores = scorer(part).contiguous()
-        kernel = kernel_for(scores)
-        scan_chunk = scan_eager if kernel is None else kernel.scan
-        found.append(scan_chunk(scores, _bits_of(kept, part), low, high))
-    inside = torch.cat([keys for _, _, keys in found]) if found else kept.new_empty(0, dtype=torch.int32)
-    return Scan(sum(below for below, _, _ in found), sum(nan for _, nan, _ in found), inside)
-
-
-def cut(scorer: Scorer, numel: int, kept: Tensor, threshold: int, quota: int) -> Tensor:
-    """Returns the new packed mask: pruned are keys below the threshold and the first `quota` equal to it."""
+    """Counts and prunes the keys of a shard below `low`, and copies those in `[low, high]`."""
+    num_below = num_nan = 0
     new_kept = torch.empty_like(kept)
+    inside = [kept.new_empty(0, dtype=torch.int32)]
+    places = [kept.new_empty(0, dtype=torch.int64)]
     for part in parts(numel, kept.device):
-        scores = scorer(part).contiguous()
-        kernel = kernel_for(scores)
-        cut_chunk = cut_eager if kernel is None else kernel.cut
-        quota = cut_chunk(scores, _bits_of(kept, part), threshold, quota, _bits_of(new_kept, part))
-    assert quota == 0, f"{quota} ties are missing"
-    return new_kept
+        values = scorer.values(part).contiguous()
+        kernel = kernel_for(values)
+        scan_chunk = scan_eager if kernel is None else kernel.scan
+        packed = slice(part.start // 8, num_bytes(part.stop))
+        below, nan, keys, at = scan_chunk(values, scorer.absolute, kept[packed], low, high, new_kept[packed])
+        num_below += below
+        num_nan += nan
+        inside.append(keys)
+        places.append(at.add_(part.start))
+    return Scan(num_below, num_nan, torch.cat(inside), torch.cat(places), new_kept)
 
 
-def scan_eager(scores: Tensor, kept: Tensor, low: int, high: int) -> tuple[int, int, Tensor]:
-    """One chunk of `scan`."""
-    keys = to_keys(scores, unpack(kept, scores.numel()))
-    num_below = int(torch.count_nonzero(keys < low))
-    num_nan = int(torch.count_nonzero(keys == NAN_KEY))
-    return num_below, num_nan, keys[(keys >= low) & (keys <= high)]
-
-
-def cut_eager(scores: Tensor, kept: Tensor, threshold: int, quota: int, new_kept: Tensor) -> int:
-    """One chunk of `cut`: writes `new_kept`, returns what is left of the quota."""
-    keys = to_keys(scores, unpack(kept, scores.numel()))
-    keep = keys >= threshold
-    if quota:
-        ties = (keys == threshold).nonzero().view(-1)[:quota]
-        keep[ties] = False
-        quota -= ties.numel()
+def scan_eager(
+    scores: Tensor, absolute: bool, kept: Tensor, low: int, high: int, new_kept: Tensor
+) -> tuple[int, int, Tensor, Tensor]:
+    """One chunk of `scan`: writes `new_kept`; returns both counts, and the keys inside with their places."""
+    keys = to_keys(scores, absolute, unpack(kept, scores.numel()))
+    keep = keys >= low
     new_kept.copy_(pack(keep))
-    return quota
+    num_below = keep.numel() - int(torch.count_nonzero(keep))
+    num_nan = int(torch.count_nonzero(keys == NAN_KEY))
+    places = (keep & (keys <= high)).nonzero().view(-1)
+    return num_below, num_nan, keys[places], places
+
+
+def settle(found: Scan, threshold: int, quota: int) -> Tensor:
+    """Returns the new packed mask: pruned are keys below the threshold and the first `quota` equal to it.
+
+    Args:
+        found: a scan whose range holds the threshold; its mask is changed in place.
+        threshold: a key.
+        quota: at most the number of keys equal to it.
+    """
+    pruned = found.inside < threshold
+    ties = (found.inside == threshold).nonzero().view(-1)[:quota]
+    assert ties.numel() == quota, f"{quota - ties.numel()} ties are missing"
+    pruned[ties] = True
+    prune_(found.kept, found.places[pruned])
+    return found.kept
 
 
 def parts(numel: int, device: torch.device) -> Iterator[slice]:
@@ -82,7 +104,3 @@ def parts(numel: int, device: torch.device) -> Iterator[slice]:
     step = CHUNK.get(device.type, CHUNK_ACCELERATOR)
     for start in range(0, numel, step):
         yield slice(start, min(start + step, numel))
-
-
-def _bits_of(kept: Tensor, part: slice) -> Tensor:
-    return kept[part.start // 8 : num_bytes(part.stop)]

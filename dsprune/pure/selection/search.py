@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dsprune.pure.selection.keys import NAN_KEY
+from dsprune.pure.masks.kernel import kernel_for
 from dsprune.pure.selection.wire import BIN_BITS, BINS
 
-__all__ = ["Search"]
+__all__ = ["Search", "histogram", "histogram_eager"]
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,6 @@ class Search:
         """Log2 of the number of keys in a bin."""
         return (self.bits - BIN_BITS).clamp(min=0)
 
-    def histogram(self, keys: Tensor, group: int) -> Tensor:
-        """Counts keys of the group's range by bin: `[BINS]`."""
-        bins = (keys.long() - int(self.low[group])) >> int(self.bin_bits[group])
-        return torch.bincount(bins, minlength=BINS)
-
     def refine(self, histograms: Tensor) -> "Search":
         """Narrows each range to the bin that holds the wanted key, given the `[groups, BINS]` counts."""
         before = histograms.cumsum(1) - histograms + self.num_below.unsqueeze(1)  # keys below each bin
@@ -52,8 +47,14 @@ class Search:
         low = self.low + (bins.squeeze(1) << self.bin_bits)
         return Search(low, self.bin_bits, before.gather(1, bins).squeeze(1), self.target)
 
-    def filter(self, keys: Tensor, group: int) -> Tensor:
-        """Returns the keys that are in the group's range."""
-        low = int(self.low[group])
-        last = min(low + (1 << int(self.bits[group])) - 1, NAN_KEY)
-        return keys[(keys >= low) & (keys <= last)]
+
+def histogram(keys: Tensor, low: int, bin_bits: int) -> Tensor:
+    """Counts int32 keys in `BINS` bins of `2**bin_bits` keys each, the first starting at `low`; others not."""
+    kernel = kernel_for(keys)
+    return histogram_eager(keys, low, bin_bits) if kernel is None else kernel.histogram(keys, low, bin_bits)
+
+
+def histogram_eager(keys: Tensor, low: int, bin_bits: int) -> Tensor:
+    """`histogram` for any device."""
+    bins = (keys.long() - low) >> bin_bits
+    return torch.bincount(bins[(bins >= 0) & (bins < BINS)], minlength=BINS)

@@ -1,0 +1,19 @@
+"""Ranks for the engine tests: DeepSpeed uses the default group, so each number of ranks has processes of its own."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.ranks.pool import RankPool
+
+
+@pytest.fixture(scope="module", params=[1, 2, 3, 4], ids=lambda size: f"world{size}")
+def ranks(request: pytest.FixtureRequest) -> Iterator[RankPool]:
+    with RankPool(request.param) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def two_ranks() -> Iterator[RankPool]:
+    with RankPool(2) as pool:
+        yield pool

@@ -1,0 +1,67 @@
+"""The invariants of pruning inside ZeRO, at every stage, precision and number of ranks."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dsprune.distributed.comm import Comm
+from dsprune.distributed.masks import MaskSet
+from dsprune.pure.masks.bits import pack
+from dsprune.pure.prunable import find_prunable
+from dsprune.pure.selection.groups import make_groups
+from dsprune.pure.shard import Shard
+from tests.engine import scenarios
+from tests.engine.model import TinyModel
+from tests.engine.scenarios import ds_config, make_recipe
+from tests.ranks.dense import select_dense
+from tests.ranks.pool import RankPool
+
+STAGES = pytest.mark.parametrize("stage", [0, 1, 2, 3])
+PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "bf16"])
+
+
+def digest_of_first_event(precision: str) -> int:
+    """The mask that a single process gets from the initial weights, rounded as the run rounds them."""
+    model = TinyModel()
+    tensors = find_prunable(model)
+    weights = dict(model.named_parameters())
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    scores = [weights[tensor.name].detach().to(dtype).double().abs().view(-1) for tensor in tensors]
+    dense = [torch.ones(tensor.numel, dtype=torch.bool) for tensor in tensors]
+    masks = MaskSet([Shard(tensor, 0, tensor.numel) for tensor in tensors])
+    groups = make_groups(tensors, [0.5] * len(tensors), uniform=False)
+    masks.replace([pack(mask) for mask in select_dense(scores, dense, groups)])
+    return masks.digest(Comm())
+
+
+@STAGES
+@PRECISIONS
+def test_every_step_keeps_every_invariant(ranks: RankPool, stage: int, precision: str) -> None:
+    answers = ranks.run(
+        ranks.size, scenarios.check_invariants, ds_config(stage, precision), make_recipe(precision)
+    )
+    digests = {digest for digest, _ in answers}
+    assert digests == {digest_of_first_event(precision)}, "the mask depends on how the weights are sharded"
+    counts = answers[0][1]
+    assert [sum(counts[step]) for step in (0, 11)] == [round(0.5 * 630), round(0.9 * 630)]
+
+
+@STAGES
+@PRECISIONS
+def test_resuming_equals_not_stopping(ranks: RankPool, stage: int, precision: str, tmp_path: Path) -> None:
+    config, recipe = ds_config(stage, precision), make_recipe(precision)
+    ranks.run(ranks.size, scenarios.check_resume, config, recipe, str(tmp_path))
+
+
+# Stage 0 in fp32 is left out: DeepSpeed clips there, but tells no norm.
+@pytest.mark.parametrize(("stage", "precision"), [(0, "bf16"), (1, "fp32"), (2, "fp32"), (2, "bf16"), (3, "fp32")])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_pruned_weights_do_not_count_in_the_gradient_norm(
+    two_ranks: RankPool, stage: int, precision: str, accumulation: int
+) -> None:
+    config = ds_config(stage, precision, gradient_accumulation_steps=accumulation)
+    tolerance = 1e-5 if precision == "fp32" else 1e-2
+    for norms in two_ranks.run(2, scenarios.check_gradient_norm, config, make_recipe(precision)):
+        for clipped_by, without_pruned in norms:
+            assert clipped_by == pytest.approx(without_pruned, rel=tolerance)

@@ -1,0 +1,107 @@
+"""The same invariants with other optimizers, offload, accumulation, scopes, targets and methods."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine import scenarios
+from tests.engine.scenarios import ds_config, make_recipe
+from tests.ranks.pool import RankPool
+
+OFFLOAD = {"device": "cpu", "pin_memory": False}
+
+
+def zero(stage: int, **settings: Any) -> dict[str, Any]:
+    return {"zero_optimization": {"stage": stage, **settings}}
+
+
+def adamw(**params: Any) -> dict[str, Any]:
+    return {"optimizer": {"type": "AdamW", "params": {"lr": "auto", "weight_decay": "auto", **params}}}
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "accumulation": ds_config(2, gradient_accumulation_steps=2),
+    "stage 3 accumulation": ds_config(3, gradient_accumulation_steps=3),
+    "fused adam": ds_config(1, **adamw(torch_adam=True, fused=True)),
+    "stage 0 fused adam": ds_config(0, **adamw(torch_adam=True, fused=True)),
+    "offload": ds_config(2, **zero(2, offload_optimizer=OFFLOAD), **adamw()),
+    "stage 1 offload": ds_config(1, **zero(1, offload_optimizer=OFFLOAD), **adamw()),
+    "stage 3 offload": ds_config(3, **zero(3, offload_optimizer=OFFLOAD), **adamw()),
+    "stage 3 all offload": ds_config(3, **zero(3, offload_optimizer=OFFLOAD, offload_param=OFFLOAD), **adamw()),
+    "offload accumulation": ds_config(
+        2, **zero(2, offload_optimizer=OFFLOAD), **adamw(), gradient_accumulation_steps=2
+    ),
+    "fp32 accumulation": ds_config(2, "bf16", data_types={"grad_accum_dtype": "fp32"}),
+    "overlap": ds_config(2, **zero(2, overlap_comm=True, contiguous_gradients=True)),
+    "small buckets": ds_config(1, **zero(1, reduce_bucket_size=50)),
+    "sub-groups": ds_config(3, **zero(3, sub_group_size=100)),
+    "nothing persistent": ds_config(3, **zero(3, stage3_param_persistence_threshold=0)),
+    "no clipping": ds_config(2),
+    "sgd": ds_config(2, optimizer={"type": "SGD", "params": {"lr": "auto", "momentum": 0.9}}),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_deepspeed_settings(two_ranks: RankPool, name: str) -> None:
+    config = SETTINGS[name]
+    recipe = make_recipe("bf16" if "bf16" in config else "fp32")
+    if name == "no clipping":
+        recipe = recipe.model_copy(update={"gradient_clipping": 0.0})
+    (_, counts), _ = two_ranks.run(2, scenarios.check_invariants, config, recipe)
+    assert sum(counts[-1]) == round(0.9 * 630)
+
+
+@pytest.mark.parametrize("name", ["offload", "stage 3 offload", "offload accumulation"])
+def test_the_norm_of_offloaded_gradients_leaves_pruned_weights_out(two_ranks: RankPool, name: str) -> None:
+    for norms in two_ranks.run(2, scenarios.check_gradient_norm, SETTINGS[name], make_recipe()):
+        for clipped_by, without_pruned in norms:
+            assert clipped_by == pytest.approx(without_pruned, rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_uniform_scope_prunes_every_tensor_alike(two_ranks: RankPool, stage: int) -> None:
+    (_, counts), _ = two_ranks.run(
+        2, scenarios.check_invariants, ds_config(stage), make_recipe(scope="uniform")
+    )
+    assert counts[-1] == [round(0.9 * 105)] * 6
+
+
+def test_normalized_scope_has_the_exact_count_and_one_mask_at_every_stage(two_ranks: RankPool) -> None:
+    recipe = make_recipe(scope="normalized")
+    answers = [
+        two_ranks.run(2, scenarios.check_invariants, ds_config(stage), recipe)[0] for stage in (0, 1, 2, 3)
+    ]
+    assert len({digest for digest, _ in answers}) == 1
+    assert {sum(counts[-1]) for _, counts in answers} == {round(0.9 * 630)}
+
+
+def test_patterns_have_targets_of_their_own(two_ranks: RankPool) -> None:
+    recipe = make_recipe(
+        include=["embed.weight"], exclude=["blocks.2.*"], sparsities={"embed.weight": 0.3, "*.up.weight": 0.6}
+    )
+    (_, counts), _ = two_ranks.run(2, scenarios.check_invariants, ds_config(2), recipe)
+    embed, up_0, down_0, up_1, down_1 = counts[-1]
+    assert embed == round(0.3 * 77)
+    assert up_0 + up_1 == round(0.6 * 210)
+    assert down_0 + down_1 == round(0.9 * 210)
+
+
+def test_random_pruning_has_the_same_mask_at_every_stage(two_ranks: RankPool) -> None:
+    digests = {
+        two_ranks.run(2, scenarios.digest_of_random, ds_config(stage), make_recipe(method="random"))[0]
+        for stage in (0, 1, 2, 3)
+    }
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_an_event_on_a_skipped_step_comes_again(two_ranks: RankPool, stage: int) -> None:
+    config = ds_config(stage, "bf16", bf16={"enabled": True, "check_grad_overflow": True})
+    two_ranks.run(2, scenarios.check_skipped_event, config, make_recipe("bf16"))
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_deepspeed_saves_the_sparse_model_itself(two_ranks: RankPool, stage: int, tmp_path: Path) -> None:
+    config = ds_config(stage, **zero(stage, stage3_gather_16bit_weights_on_model_save=True))
+    two_ranks.run(2, scenarios.save_16bit_model, config, make_recipe(), str(tmp_path))

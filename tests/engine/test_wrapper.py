@@ -1,0 +1,134 @@
+"""`PruningEngine` around an engine that someone else made, `initialize`, and what both refuse."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from dsprune.distributed.masks.files import MANIFEST
+from dsprune.engine.checkpoint_files import CheckpointFiles
+from dsprune.errors import UserError
+from tests.engine import scenarios, wrapping
+from tests.engine.scenarios import ds_config, make_recipe
+from tests.ranks.pool import RankPool
+
+
+@pytest.fixture(scope="module")
+def rank() -> Iterator[RankPool]:
+    with RankPool(1) as pool:
+        yield pool
+
+
+def test_an_engine_that_someone_else_made_reaches_the_target(rank: RankPool) -> None:
+    rank.run(1, wrapping.wrap_and_train)
+
+
+def test_the_wrapper_hands_on_everything_else(rank: RankPool) -> None:
+    rank.run(1, wrapping.everything_else_is_the_engines)
+
+
+def test_a_recipe_without_pruning_trains_densely(rank: RankPool) -> None:
+    rank.run(1, wrapping.dense_recipe_trains_densely)
+
+
+def test_epochs_are_counted_as_deepspeeds_loader_counts_them(two_ranks: RankPool) -> None:
+    for counted, real in two_ranks.run(2, wrapping.epochs_are_counted_on_the_training_data):
+        assert counted == real == 5  # 50 examples in batches of 12, the last one padded
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("a scheduler", r"^learning_rate: the engine has a WarmupLR of its own: make it without a scheduler$"),
+        ("BF16_Optimizer", r"^ds_config: data_types.grad_accum_dtype=fp32 with bf16 at ZeRO stage 1 .*stage=2"),
+        ("an optimizer of its own kind", r"^optimizer: Rprop is not supported \(not element-wise\): use AdamW$"),
+        ("a setting that is refused", r"^ds_config: zero_optimization.round_robin_gradients=True is not supported"),
+        ("no loader, epochs", r"budget.epochs \(2.0\): counted in epochs, and the steps in one are not known"),
+    ],
+)
+def test_what_it_refuses(rank: RankPool, what: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        raise UserError(rank.run(1, wrapping.error_of_wrapping, what)[0])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_checkpoint_can_be_read_without_an_engine(
+    two_ranks: RankPool, stage: int, precision: str, tmp_path: Path
+) -> None:
+    config, recipe = ds_config(stage, precision), make_recipe(precision)
+    masks, _ = two_ranks.run(2, scenarios.save_checkpoint, config, recipe, str(tmp_path))
+    files = CheckpointFiles(tmp_path / "last")
+    tensors = json.loads((tmp_path / "last" / MANIFEST).read_text())["tensors"]
+    for name, kept in zip(tensors, masks, strict=True):
+        views = files.views(name)
+        assert set(views) == {"master weights", "exp_avg", "exp_avg_sq"}
+        for view in views.values():
+            assert torch.equal(view != 0, kept), "pruned entries alone are zero"
+
+
+def test_a_checkpoint_without_masks_is_refused(two_ranks: RankPool, tmp_path: Path) -> None:
+    config, recipe = ds_config(2), make_recipe()
+    two_ranks.run(2, scenarios.save_checkpoint, config, recipe, str(tmp_path))
+    (tmp_path / "last" / MANIFEST).unlink()
+    for message in two_ranks.run(2, scenarios.error_of_loading, config, recipe, str(tmp_path)):
+        assert "no dsprune.json, so no masks" in message
+
+
+def test_masks_of_other_weights_are_refused(two_ranks: RankPool, tmp_path: Path) -> None:
+    config = ds_config(2)
+    two_ranks.run(2, scenarios.save_checkpoint, config, make_recipe(), str(tmp_path / "a"))
+    two_ranks.run(2, scenarios.save_checkpoint, config, make_recipe(method="random"), str(tmp_path / "b"))
+    for file in (tmp_path / "b" / "last").glob("masks-*"):
+        (tmp_path / "a" / "last" / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "a" / "last" / MANIFEST).write_text((tmp_path / "b" / "last" / MANIFEST).read_text())
+    messages = two_ranks.run(2, scenarios.error_of_loading, config, make_recipe(), str(tmp_path / "a"))
+    assert any("pruned entries of the master weights are zero" in message for message in messages)
+
+
+def test_another_timetable_is_refused(two_ranks: RankPool, tmp_path: Path) -> None:
+    config = ds_config(2)
+    two_ranks.run(2, scenarios.save_checkpoint, config, make_recipe(), str(tmp_path))
+    other = make_recipe(events=3)
+    for message in two_ranks.run(2, scenarios.error_of_loading, config, other, str(tmp_path)):
+        assert "its timetable has events=" in message
+        assert message.endswith("resume with the recipe that it was written with")
+
+
+def test_masks_of_another_step_are_refused(two_ranks: RankPool, tmp_path: Path) -> None:
+    config, recipe = ds_config(2), make_recipe()
+    two_ranks.run(2, scenarios.save_checkpoint, config, recipe, str(tmp_path))
+    manifest = json.loads((tmp_path / "last" / MANIFEST).read_text())
+    (tmp_path / "last" / MANIFEST).write_text(json.dumps(manifest | {"clock": 7}))
+    for message in two_ranks.run(2, scenarios.error_of_loading, config, recipe, str(tmp_path)):
+        assert "masks of step 7, weights of step 12" in message
+
+
+def test_a_digest_that_does_not_fit_is_refused(two_ranks: RankPool, tmp_path: Path) -> None:
+    config, recipe = ds_config(2), make_recipe()
+    two_ranks.run(2, scenarios.save_checkpoint, config, recipe, str(tmp_path))
+    manifest = json.loads((tmp_path / "last" / MANIFEST).read_text())
+    (tmp_path / "last" / MANIFEST).write_text(json.dumps(manifest | {"digest": 1}))
+    for message in two_ranks.run(2, scenarios.error_of_loading, config, recipe, str(tmp_path)):
+        assert "do not have the digest in the manifest" in message
+
+
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no DeepSpeed checkpoint: give the folder of a tag"):
+        CheckpointFiles(tmp_path)
+
+
+def test_a_damaged_checkpoint_file_is_refused(two_ranks: RankPool, tmp_path: Path) -> None:
+    two_ranks.run(2, scenarios.save_checkpoint, ds_config(2), make_recipe(), str(tmp_path))
+    file = next((tmp_path / "last").glob("*rank_1_*optim_states.pt"))
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(UserError, match=rf"{file.name}: cannot be read .*use another checkpoint"):
+        CheckpointFiles(tmp_path / "last")
+
+
+def test_an_unknown_parameter_is_refused(two_ranks: RankPool, tmp_path: Path) -> None:
+    two_ranks.run(2, scenarios.save_checkpoint, ds_config(3), make_recipe(), str(tmp_path))
+    with pytest.raises(UserError, match="no parameter blocks.9.up.weight: the masks are of another checkpoint"):
+        CheckpointFiles(tmp_path / "last").views("blocks.9.up.weight")

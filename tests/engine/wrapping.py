@@ -1,0 +1,103 @@
+"""What one rank does in the tests of the wrapper: engines that someone else made, and those it refuses."""
+
+import os
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch.utils.data import TensorDataset
+
+import dsprune
+from dsprune.distributed.comm import Comm
+from dsprune.engine.learning_rate import ScaledLR
+from tests.engine.model import TinyModel
+from tests.engine.scenarios import BATCH, STEPS, make_recipe, pruner_of, train_step
+
+CONFIG: dict[str, Any] = {
+    "train_batch_size": BATCH,
+    "optimizer": {"type": "AdamW", "params": {"torch_adam": True, "lr": 0.02}},
+    "zero_optimization": {"stage": 2},
+}
+
+
+def deepspeed_engine(config: dict[str, Any] = CONFIG, **kwargs: Any) -> deepspeed.DeepSpeedEngine:
+    os.environ.update(LOCAL_RANK=str(dist.get_rank()))
+    model = kwargs.pop("model", None) or TinyModel()
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=config, **kwargs)
+    return engine
+
+
+def error_of_wrapping(comm: Comm, what: str) -> str:
+    """What `PruningEngine` says to an engine that has `what`."""
+    config, kwargs, recipe = dict(CONFIG), {}, make_recipe()
+    if what == "a scheduler":
+        config["scheduler"] = {"type": "WarmupLR", "params": {}}
+    if what == "BF16_Optimizer":
+        config |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+        config["zero_optimization"] = {"stage": 1}
+    if what == "an optimizer of its own kind":
+        config.pop("optimizer")
+        config["zero_allow_untested_optimizer"] = True
+        model = TinyModel()
+        kwargs = {"optimizer": torch.optim.Rprop(model.parameters()), "model": model}
+    if what == "a setting that is refused":
+        config["zero_optimization"] = {"stage": 2, "round_robin_gradients": True}
+    if what == "no loader, epochs":
+        recipe = recipe.model_copy(update={"budget": recipe.budget.model_copy(update={"steps": None, "epochs": 2.0})})
+    engine = deepspeed_engine(config, **kwargs)
+    try:
+        dsprune.PruningEngine(engine, recipe)
+    except dsprune.UserError as error:
+        return str(error)
+    finally:
+        engine.destroy()
+    return "no error"
+
+
+def wrap_and_train(comm: Comm) -> None:
+    """An engine that someone else made reaches the target, with the learning rate of the timetable."""
+    engine = dsprune.PruningEngine(deepspeed_engine(), make_recipe())
+    assert isinstance(engine.lr_scheduler, ScaledLR)
+    for step in range(STEPS):
+        assert engine.get_lr() == [0.02 * engine.timetable.lr_multiplier(step)]
+        train_step(engine, step)
+    assert engine.sparsity()["sparsity_prunable"] == 0.9
+    assert pruner_of(engine).audit() == []
+    engine.destroy()
+
+
+def everything_else_is_the_engines(comm: Comm) -> None:
+    """The wrapper hands on what it does not change."""
+    inner = deepspeed_engine()
+    engine = dsprune.PruningEngine(inner, make_recipe())
+    assert engine.module is inner.module
+    assert engine.train_batch_size() == BATCH
+    engine.eval()
+    assert not engine.module.training
+    engine.train()
+    assert engine.module.training
+    engine.destroy()
+
+
+def epochs_are_counted_on_the_training_data(comm: Comm) -> tuple[int, int]:
+    """Steps an epoch, and steps of the DeepSpeed loader."""
+    recipe = make_recipe(start="1 epochs", end="3 epochs")
+    recipe = recipe.model_copy(update={"budget": recipe.budget.model_copy(update={"steps": None, "epochs": 4.0})})
+    os.environ.update(LOCAL_RANK=str(dist.get_rank()))
+    data = TensorDataset(torch.arange(50))
+    engine, _, loader, _ = dsprune.initialize(model=TinyModel(), config=CONFIG, recipe=recipe, training_data=data)
+    steps = engine.timetable.steps_per_epoch, len(loader) // engine.gradient_accumulation_steps()
+    engine.destroy()
+    return steps
+
+
+def dense_recipe_trains_densely(comm: Comm) -> None:
+    """Without a pruning section the engine is an ordinary one with a schedule."""
+    recipe = make_recipe().model_copy(update={"pruning": None})
+    engine, *_ = dsprune.initialize(model=TinyModel(), config=CONFIG, recipe=recipe)
+    for step in range(STEPS):
+        train_step(engine, step)
+    assert engine.pruner is None
+    assert engine.sparsity() == {"sparsity_prunable": 0.0, "sparsity_model": 0.0}
+    engine.destroy()
