@@ -76,6 +76,7 @@ def resolve_ds_config(config: dict[str, Any], recipe: Recipe, world_size: int) -
         UserError: every disagreement, misspelt key and unsupported setting, joined into one line.
     """
     config = copy.deepcopy(config)
+    config.setdefault("optimizer", _default_optimizer(config, recipe))
     problems = list(misspelt_keys(config))
     for claim in _claims(config, recipe):
         problems += _settle(config, claim)
@@ -129,6 +130,18 @@ def _claims(config: dict[str, Any], recipe: Recipe) -> Iterator[_Claim]:
     for name in ("weight_decay", "betas", "eps"):
         if name in theirs or name in optimizer.model_fields_set:
             yield _claim(f"optimizer.params.{name}", optimizer, name, "optimizer.")
+
+
+def _default_optimizer(config: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """What a config without an optimizer gets: torch's fused Adam, which needs no compiler where DeepSpeed's does.
+
+    With optimizer offload DeepSpeed takes its own, and no other.
+    """
+    zero = config.get("zero_optimization")
+    offloaded = isinstance(zero, dict) and "offload_optimizer" in zero
+    if offloaded or recipe.optimizer.type not in ("Adam", "AdamW"):
+        return {}
+    return {"params": {"torch_adam": True, "fused": True}}
 
 
 def _optimizer_type(config: dict[str, Any], recipe: Recipe) -> str:

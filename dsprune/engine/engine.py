@@ -14,6 +14,7 @@ from dsprune.engine.checkpoint import load_masks, save_masks
 from dsprune.engine.dsconfig import load_ds_config, resolve_ds_config
 from dsprune.engine.export import save_model_folder
 from dsprune.engine.learning_rate import ScaledLR
+from dsprune.engine.ops import find_stale_locks
 from dsprune.engine.pruner import Pruner
 from dsprune.engine.support import check_engine
 from dsprune.engine.zero import open_layout
@@ -49,8 +50,13 @@ def initialize(
         Engine, optimizer, data loader and scheduler, as `deepspeed.initialize` does.
 
     Raises:
-        UserError: recipe and ds_config disagree, or something cannot be pruned under.
+        UserError: recipe and ds_config disagree, something cannot be pruned under, or a stale lock would make
+            DeepSpeed wait for ever.
     """
+    for lock in find_stale_locks():
+        raise UserError(
+            f"{lock}: left by a build that was killed, and waited for without end: remove the file"
+        )
     deepspeed.init_distributed(dist_init_required=None, verbose=False)
     world_size = deepspeed.comm.get_world_size()
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe

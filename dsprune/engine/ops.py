@@ -10,7 +10,13 @@ from torch.utils import cpp_extension
 
 from dsprune.errors import CheckFailedError
 
-__all__ = ["build_ops", "find_stale_locks", "is_built", "needed_ops"]
+__all__ = ["accelerator_and_backend", "build_ops", "find_stale_locks", "is_built", "needed_ops"]
+
+
+def accelerator_and_backend() -> tuple[str, str]:
+    """Name what DeepSpeed trains on here, and the backend by which its ranks talk."""
+    accelerator = get_accelerator()
+    return accelerator.device_name(), accelerator.communication_backend_name()
 
 
 def needed_ops() -> list[OpBuilder]:

@@ -66,8 +66,8 @@ def _refused_settings(config: dict[str, Any]) -> Iterator[str]:
         yield f"zero_optimization.offload_optimizer.ratio={ratio} is not supported (Twin-Flow; use 1.0)"
     optimizer = _get(config, "optimizer.type")
     if optimizer is not None and not _can_be_made(optimizer):
-        names = ", ".join(sorted(OPTIMIZERS_OF_TORCH))
-        yield f"optimizer.type={optimizer!r} is not supported (not element-wise or unknown; use one of {names})"
+        why = f"not element-wise or unknown; use one of {', '.join(sorted(OPTIMIZERS_OF_TORCH))}"
+        yield f"optimizer.type={optimizer!r} is not supported ({why})"
 
 
 def _can_be_made(optimizer: str) -> bool:

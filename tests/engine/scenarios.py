@@ -103,8 +103,11 @@ def whole_masks(pruner: Pruner) -> list[Tensor]:
 def every_view(pruner: Pruner) -> dict[str, list[Tensor]]:
     """Master weights, working copy and moments, whole."""
     views = {"weight": gather(pruner, pruner.layout.weight), "copy": gather(pruner, pruner.layout.working_copy)}
-    for name in ("exp_avg", "exp_avg_sq"):
-        views[name] = gather(pruner, lambda i: pruner.layout.states(i)[name])
+    mine = sorted({name for i in range(len(pruner.layout.shards)) for name in pruner.layout.states(i)})
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    for name in sorted({name for names in everyone for name in names}):
+        views[name] = gather(pruner, lambda i, name=name: pruner.layout.states(i)[name])
     return views
 
 

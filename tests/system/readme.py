@@ -1,0 +1,48 @@
+"""The code of the README, run as it stands; as a program, it runs the loop in the current folder."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dsprune.distributed.ranks import find_ranks
+from tests.engine.model import TinyModel
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def blocks(language: str) -> list[str]:
+    """The code blocks of the README in a language."""
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [code for name, code in fences if name == language]
+
+
+class Examples(torch.utils.data.Dataset):
+    """Something to train on; DeepSpeed's loader makes the batches."""
+
+    def __len__(self) -> int:
+        return 96
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        tokens = (torch.arange(5) * 3 + index) % 11
+        return {"tokens": tokens, "labels": tokens.sum() % 3}
+
+
+def run_the_loop() -> None:
+    """Print sparsity and clock after as many epochs of the README's loop as its recipe asks for."""
+    find_ranks()
+    Path("recipe.yaml").write_text(blocks("yaml")[0])
+    Path("ds_config.json").write_text((README.parent / "ds_configs" / "zero1.json").read_text())
+    setup, loop = blocks("python")[0].split("for batch in loader:")
+    names: dict[str, Any] = {"model": TinyModel(), "data": Examples()}
+    exec(setup, names)
+    engine = names["engine"]
+    while engine.clock < engine.timetable.total_steps:
+        exec("for batch in loader:" + loop, names)
+    print(json.dumps({"clock": engine.clock, **engine.sparsity()}))
+
+
+if __name__ == "__main__":
+    run_the_loop()
