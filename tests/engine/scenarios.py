@@ -69,7 +69,10 @@ def pruner_of(engine: dsprune.PruningEngine) -> Pruner:
 
 
 def train_step(
-    engine: dsprune.PruningEngine, step: int, before_step: Callable[[], None] = lambda: None, scale: float = 1.0
+    engine: dsprune.PruningEngine,
+    step: int,
+    before_step: Callable[[], None] = lambda: None,
+    scale: float = 1.0,
 ) -> None:
     """One optimizer step on the batch of `step`; `before_step` is called between its last backward and it."""
     share = batch(step, BATCH, dist.get_rank(), dist.get_world_size())
@@ -102,7 +105,10 @@ def whole_masks(pruner: Pruner) -> list[Tensor]:
 
 def every_view(pruner: Pruner) -> dict[str, list[Tensor]]:
     """Master weights, working copy and moments, whole."""
-    views = {"weight": gather(pruner, pruner.layout.weight), "copy": gather(pruner, pruner.layout.working_copy)}
+    views = {
+        "weight": gather(pruner, pruner.layout.weight),
+        "copy": gather(pruner, pruner.layout.working_copy),
+    }
     mine = sorted({name for i in range(len(pruner.layout.shards)) for name in pruner.layout.states(i)})
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, mine)
@@ -183,7 +189,10 @@ def check_resume(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str
             if step == 5:
                 engine.save_checkpoint(folder)
             train_step(engine, step)
-        expected, digest = every_view(pruner_of(engine)), pruner_of(engine).masks.digest(pruner_of(engine).comm)
+        expected, digest = (
+            every_view(pruner_of(engine)),
+            pruner_of(engine).masks.digest(pruner_of(engine).comm),
+        )
         rate = engine.get_lr()
     with pruning_engine(config, recipe, seed=1) as engine:
         engine.load_checkpoint(folder)
@@ -239,6 +248,8 @@ def save_16bit_model(comm: Comm, config: dict[str, Any], recipe: Recipe, folder:
         assert engine.save_16bit_model(folder, "weights.bin")
     if dist.get_rank() == 0:
         state = torch.load(Path(folder) / "weights.bin", weights_only=True)
-        pruned = sum(int((state[name] == 0).sum()) for name in state if name.endswith(("up.weight", "down.weight")))
+        pruned = sum(
+            int((state[name] == 0).sum()) for name in state if name.endswith(("up.weight", "down.weight"))
+        )
         assert pruned == round(0.9 * 630)
     dist.barrier()

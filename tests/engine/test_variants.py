@@ -28,7 +28,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "offload": ds_config(2, **zero(2, offload_optimizer=OFFLOAD), **adamw()),
     "stage 1 offload": ds_config(1, **zero(1, offload_optimizer=OFFLOAD), **adamw()),
     "stage 3 offload": ds_config(3, **zero(3, offload_optimizer=OFFLOAD), **adamw()),
-    "stage 3 all offload": ds_config(3, **zero(3, offload_optimizer=OFFLOAD, offload_param=OFFLOAD), **adamw()),
+    "stage 3 all offload": ds_config(
+        3, **zero(3, offload_optimizer=OFFLOAD, offload_param=OFFLOAD), **adamw()
+    ),
     "offload accumulation": ds_config(
         2, **zero(2, offload_optimizer=OFFLOAD), **adamw(), gradient_accumulation_steps=2
     ),

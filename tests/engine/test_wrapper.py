@@ -41,11 +41,26 @@ def test_epochs_are_counted_as_deepspeeds_loader_counts_them(two_ranks: RankPool
 @pytest.mark.parametrize(
     ("what", "says"),
     [
-        ("a scheduler", r"^learning_rate: the engine has a WarmupLR of its own: make it without a scheduler$"),
-        ("BF16_Optimizer", r"^ds_config: data_types.grad_accum_dtype=fp32 with bf16 at ZeRO stage 1 .*stage=2"),
-        ("an optimizer of its own kind", r"^optimizer: Rprop is not supported \(not element-wise\): use AdamW$"),
-        ("a setting that is refused", r"^ds_config: zero_optimization.round_robin_gradients=True is not supported"),
-        ("no loader, epochs", r"budget.epochs \(2.0\): counted in epochs, and the steps in one are not known"),
+        (
+            "a scheduler",
+            r"^learning_rate: the engine has a WarmupLR of its own: make it without a scheduler$",
+        ),
+        (
+            "BF16_Optimizer",
+            r"^ds_config: data_types.grad_accum_dtype=fp32 with bf16 at ZeRO stage 1 .*stage=2",
+        ),
+        (
+            "an optimizer of its own kind",
+            r"^optimizer: Rprop is not supported \(not element-wise\): use AdamW$",
+        ),
+        (
+            "a setting that is refused",
+            r"^ds_config: zero_optimization.round_robin_gradients=True is not supported",
+        ),
+        (
+            "no loader, epochs",
+            r"budget.epochs \(2.0\): counted in epochs, and the steps in one are not known",
+        ),
     ],
 )
 def test_what_it_refuses(rank: RankPool, what: str, says: str) -> None:
@@ -130,5 +145,7 @@ def test_a_damaged_checkpoint_file_is_refused(two_ranks: RankPool, tmp_path: Pat
 
 def test_an_unknown_parameter_is_refused(two_ranks: RankPool, tmp_path: Path) -> None:
     two_ranks.run(2, scenarios.save_checkpoint, ds_config(3), make_recipe(), str(tmp_path))
-    with pytest.raises(UserError, match="no parameter blocks.9.up.weight: the masks are of another checkpoint"):
+    with pytest.raises(
+        UserError, match="no parameter blocks.9.up.weight: the masks are of another checkpoint"
+    ):
         CheckpointFiles(tmp_path / "last").views("blocks.9.up.weight")

@@ -24,7 +24,9 @@ CONFIG: dict[str, Any] = {
 def deepspeed_engine(config: dict[str, Any] = CONFIG, **kwargs: Any) -> deepspeed.DeepSpeedEngine:
     os.environ.update(LOCAL_RANK=str(dist.get_rank()))
     model = kwargs.pop("model", None) or TinyModel()
-    engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=config, **kwargs)
+    engine, *_ = deepspeed.initialize(
+        model=model, model_parameters=model.parameters(), config=config, **kwargs
+    )
     return engine
 
 
@@ -44,7 +46,9 @@ def error_of_wrapping(comm: Comm, what: str) -> str:
     if what == "a setting that is refused":
         config["zero_optimization"] = {"stage": 2, "round_robin_gradients": True}
     if what == "no loader, epochs":
-        recipe = recipe.model_copy(update={"budget": recipe.budget.model_copy(update={"steps": None, "epochs": 2.0})})
+        recipe = recipe.model_copy(
+            update={"budget": recipe.budget.model_copy(update={"steps": None, "epochs": 2.0})}
+        )
     engine = deepspeed_engine(config, **kwargs)
     try:
         dsprune.PruningEngine(engine, recipe)
@@ -83,10 +87,14 @@ def everything_else_is_the_engines(comm: Comm) -> None:
 def epochs_are_counted_on_the_training_data(comm: Comm) -> tuple[int, int]:
     """Steps an epoch, and steps of the DeepSpeed loader."""
     recipe = make_recipe(start="1 epochs", end="3 epochs")
-    recipe = recipe.model_copy(update={"budget": recipe.budget.model_copy(update={"steps": None, "epochs": 4.0})})
+    recipe = recipe.model_copy(
+        update={"budget": recipe.budget.model_copy(update={"steps": None, "epochs": 4.0})}
+    )
     os.environ.update(LOCAL_RANK=str(dist.get_rank()))
     data = TensorDataset(torch.arange(50))
-    engine, _, loader, _ = dsprune.initialize(model=TinyModel(), config=CONFIG, recipe=recipe, training_data=data)
+    engine, _, loader, _ = dsprune.initialize(
+        model=TinyModel(), config=CONFIG, recipe=recipe, training_data=data
+    )
     steps = engine.timetable.steps_per_epoch, len(loader) // engine.gradient_accumulation_steps()
     engine.destroy()
     return steps
