@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deepspeed.accelerator import get_accelerator
 
 from tests.engine import scenarios
 from tests.engine.scenarios import ds_config, make_recipe
@@ -24,6 +25,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "accumulation": ds_config(2, gradient_accumulation_steps=2),
     "stage 3 accumulation": ds_config(3, gradient_accumulation_steps=3),
     "fused adam": ds_config(1, **adamw(torch_adam=True, fused=True)),
+    "deepspeed's fused adam": ds_config(2, **adamw()),
     "stage 0 fused adam": ds_config(0, **adamw(torch_adam=True, fused=True)),
     "offload": ds_config(2, **zero(2, offload_optimizer=OFFLOAD), **adamw()),
     "stage 1 offload": ds_config(1, **zero(1, offload_optimizer=OFFLOAD), **adamw()),
@@ -42,6 +44,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "no clipping": ds_config(2),
     "sgd": ds_config(2, optimizer={"type": "SGD", "params": {"lr": "auto", "momentum": 0.9}}),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fused_adam() -> None:
+    """Compile DeepSpeed's FusedAdam before the ranks start: two that compile at once can collide."""
+    get_accelerator().create_op_builder("FusedAdamBuilder").load(verbose=False)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -101,6 +109,13 @@ def test_random_pruning_has_the_same_mask_at_every_stage(two_ranks: RankPool) ->
 def test_an_event_on_a_skipped_step_comes_again(two_ranks: RankPool, stage: int) -> None:
     config = ds_config(stage, "bf16", bf16={"enabled": True, "check_grad_overflow": True})
     two_ranks.run(2, scenarios.check_skipped_event, config, make_recipe("bf16"))
+
+
+def test_deepspeeds_own_monitor_goes_on(two_ranks: RankPool, tmp_path: Path) -> None:
+    monitor = {"csv_monitor": {"enabled": True, "output_path": str(tmp_path), "job_name": "job"}}
+    two_ranks.run(2, scenarios.check_invariants, ds_config(2, **monitor), make_recipe())
+    rates = (tmp_path / "job" / "Train_Samples_lr.csv").read_text().splitlines()
+    assert len(rates) == 1 + scenarios.STEPS
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])

@@ -146,6 +146,6 @@ def test_a_damaged_checkpoint_file_is_refused(two_ranks: RankPool, tmp_path: Pat
 def test_an_unknown_parameter_is_refused(two_ranks: RankPool, tmp_path: Path) -> None:
     two_ranks.run(2, scenarios.save_checkpoint, ds_config(3), make_recipe(), str(tmp_path))
     with pytest.raises(
-        UserError, match="no parameter blocks.9.up.weight: the masks are of another checkpoint"
+        UserError, match=r"no parameter blocks\.9.up.weight: the masks are of another checkpoint"
     ):
         CheckpointFiles(tmp_path / "last").views("blocks.9.up.weight")

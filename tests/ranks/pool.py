@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from dsprune.distributed.comm import Comm
 
-TIMEOUT = timedelta(seconds=60)
+TIMEOUT = timedelta(seconds=180)
 
 
 class RankFailedError(Exception):

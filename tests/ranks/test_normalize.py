@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dsprune.distributed.comm import Comm
 from dsprune.distributed.selection import normalized
+from dsprune.pure.selection.passes import Scorer
 from dsprune.pure.selection.wire import event_bytes
 from dsprune.pure.shard import PrunableTensor, Shard
 from tests.ranks.dense import cut_randomly, part_of
@@ -33,9 +34,10 @@ def normalize_shards(
     comm: Comm, ranks: Sequence[Sequence[Shard]], scores: Sequence[Tensor]
 ) -> tuple[list[Tensor], int]:
     shards = ranks[comm.rank]
-    scorers = [part_of(score, shard).__getitem__ for score, shard in zip(scores, shards, strict=True)]
+    scorers = [Scorer(part_of(score, shard).__getitem__) for score, shard in zip(scores, shards, strict=True)]
     scaled = normalized(shards, scorers, "cpu", comm)
-    return [scorer(slice(0, s.numel)) for scorer, s in zip(scaled, shards, strict=True)], comm.bytes_sent
+    values = [scorer.values(slice(0, shard.numel)) for scorer, shard in zip(scaled, shards, strict=True)]
+    return values, comm.bytes_sent
 
 
 def alone(scores: Sequence[Tensor]) -> list[Tensor]:

@@ -13,6 +13,7 @@ from dsprune.distributed.comm import Comm
 from dsprune.distributed.selection import bracket, select
 from dsprune.errors import UserError
 from dsprune.pure.selection.groups import Group, make_groups
+from dsprune.pure.selection.passes import Scorer
 from dsprune.pure.selection.wire import event_bytes
 from dsprune.pure.shard import PrunableTensor, Shard
 from tests.ranks.dense import cut_randomly, join, packed_parts, part_of, select_dense
@@ -46,7 +47,7 @@ def run_select(
     groups: Sequence[Group],
 ) -> tuple[list[Tensor], int]:
     shards = ranks[comm.rank]
-    scorers = [part_of(score, shard).__getitem__ for score, shard in zip(scores, shards, strict=True)]
+    scorers = [Scorer(part_of(score, shard).__getitem__) for score, shard in zip(scores, shards, strict=True)]
     new = select(shards, scorers, packed_parts(kept, shards), groups, comm)
     return new, comm.bytes_sent
 
@@ -76,6 +77,16 @@ def test_selects_the_lowest_scores(sparsity: float, uniform: bool) -> None:
     groups = make_groups(tensors_of([1, 7, 8, 1000, 30_011]), [sparsity] * 5, uniform)
     new = alone(scores, all_kept(scores), groups)
     assert_equal(new, select_dense(scores, all_kept(scores), groups))
+
+
+def test_absolute_scores_compete_by_magnitude() -> None:
+    scores = normal([1000, 30_011])
+    shards = [Shard(tensor, 0, tensor.numel) for tensor in tensors_of([1000, 30_011])]
+    scorers = [Scorer(score.__getitem__, absolute=True) for score in scores]
+    groups = make_groups([shard.tensor for shard in shards], [0.9, 0.9], uniform=False)
+    new = select(shards, scorers, packed_parts(all_kept(scores), shards), groups, Comm())
+    magnitudes = [score.abs() for score in scores]
+    assert_equal(join([shards], [new]), select_dense(magnitudes, all_kept(scores), groups))
 
 
 @pytest.mark.parametrize(

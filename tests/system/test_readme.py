@@ -25,8 +25,8 @@ def test_the_loop_reaches_its_target(tmp_path: Path) -> None:
 
 def test_every_command_that_it_names_exists() -> None:
     shown = set(re.findall(r"^dsprune (\w+)", "\n".join(blocks("")), flags=re.MULTILINE))
-    known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    assert shown == known
+    commands = app.registered_commands
+    assert shown == {command.name or command.callback.__name__ for command in commands if command.callback}
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dsprune.pure.masks.bits import apply_, apply_eager_, count_kept, pack, pick, unpack
+from dsprune.pure.masks.bits import apply_, apply_eager_, count_kept, pack, pick, prune_, unpack
 from dsprune.pure.masks.kernel import Kernel, build_kernel, kernel_for
 
 MASKS = st.lists(st.booleans(), max_size=70).map(lambda flags: torch.tensor(flags, dtype=torch.bool))
@@ -35,6 +35,16 @@ def test_unpack_inverts_pack_and_the_tail_is_zero(mask: Tensor) -> None:
 def test_pick_is_a_slice_of_the_mask(mask: Tensor, start: int, step: int) -> None:
     part = slice(start, mask.numel(), step)
     assert torch.equal(pick(pack(mask), part, mask.numel()), mask[part])
+
+
+@given(MASKS, st.data())
+def test_prune_clears_the_bits_of_some_places(mask: Tensor, data: st.DataObject) -> None:
+    kept = mask.nonzero().view(-1)
+    places = kept[data.draw(st.lists(st.booleans(), min_size=len(kept), max_size=len(kept)))]
+    bits = pack(mask)
+    prune_(bits, places)
+    mask[places] = False
+    assert torch.equal(bits, pack(mask))
 
 
 @pytest.mark.parametrize("apply", [apply_, apply_eager_])

@@ -1,4 +1,4 @@
-"""Keys order as scores do, and both passes over them give the same with and without the compiled kernel."""
+"""Keys order as scores do, and what works on them gives the same with and without the compiled kernel."""
 
 from math import inf, nan
 
@@ -11,14 +11,16 @@ from torch import Tensor
 from dsprune.pure.masks.bits import num_bytes, pack, unpack
 from dsprune.pure.masks.kernel import kernel_for
 from dsprune.pure.selection.keys import HIGHEST_KEY, LOWEST_KEY, NAN_KEY, PRUNED_KEY, to_keys
-from dsprune.pure.selection.passes import cut, cut_eager, scan, scan_eager
+from dsprune.pure.selection.passes import CHUNK, Scorer, scan, scan_eager, settle
+from dsprune.pure.selection.search import histogram, histogram_eager
+from dsprune.pure.selection.wire import BINS
 
 FLOATS = st.floats(width=32, allow_nan=False)
 ODD = [0.0, -0.0, 1e-45, -1e-45, 1.0, -1.0, inf, -inf, nan, -nan]
 
 
-def key_of(score: float, kept: bool = True) -> int:
-    return int(to_keys(torch.tensor([score]), torch.tensor([kept])))
+def key_of(score: float, kept: bool = True, absolute: bool = False) -> int:
+    return int(to_keys(torch.tensor([score]), absolute, torch.tensor([kept])))
 
 
 @given(FLOATS, FLOATS)
@@ -34,6 +36,12 @@ def test_odd_scores() -> None:
     assert key_of(nan, kept=False) == key_of(-inf, kept=False) == PRUNED_KEY
 
 
+@pytest.mark.parametrize("score", ODD)
+def test_absolute_keys_are_the_keys_of_absolute_scores(score: float) -> None:
+    assert key_of(score, absolute=True) == key_of(abs(score))
+    assert key_of(score, kept=False, absolute=True) == PRUNED_KEY
+
+
 def scores_and_mask(size: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(size)
     scores = torch.randn(size, generator=generator)
@@ -43,60 +51,72 @@ def scores_and_mask(size: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 1001])
+@pytest.mark.parametrize("absolute", [False, True])
 @pytest.mark.parametrize(
     "bounds", [(LOWEST_KEY, HIGHEST_KEY), (0, 0), (-5, 2**30), (HIGHEST_KEY, HIGHEST_KEY)]
 )
-def test_scan_counts_and_copies_in_order(size: int, bounds: tuple[int, int]) -> None:
+def test_scan_counts_prunes_and_copies_in_order(size: int, absolute: bool, bounds: tuple[int, int]) -> None:
     low, high = bounds
     scores, mask = scores_and_mask(size)
-    keys = to_keys(scores, mask)
+    keys = to_keys(scores, absolute, mask).tolist()
+    expected = [(place, key) for place, key in enumerate(keys) if low <= key <= high]
     kernel = kernel_for(scores)
     assert kernel is not None
     for scan_chunk in (kernel.scan, scan_eager):
-        num_below, num_nan, inside = scan_chunk(scores, pack(mask), low, high)
-        assert num_below == sum(key < low for key in keys.tolist())
-        assert num_nan == sum(key == NAN_KEY for key in keys.tolist())
-        assert inside.tolist() == [key for key in keys.tolist() if low <= key <= high]
+        kept = torch.full((num_bytes(size),), 255, dtype=torch.uint8)
+        num_below, num_nan, inside, places = scan_chunk(scores, absolute, pack(mask), low, high, kept)
+        assert num_below == sum(key < low for key in keys)
+        assert num_nan == sum(key == NAN_KEY for key in keys)
+        assert list(zip(places.tolist(), inside.tolist(), strict=True)) == expected
+        assert torch.equal(kept, pack(torch.tensor(keys) >= low))
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 1001])
 @pytest.mark.parametrize("threshold", [LOWEST_KEY, 0, 1, 2**30, HIGHEST_KEY])
-def test_cut_prunes_below_the_threshold_and_the_first_ties(size: int, threshold: int) -> None:
+def test_settle_prunes_below_the_threshold_and_the_first_ties(size: int, threshold: int) -> None:
     scores, mask = scores_and_mask(size)
-    keys = to_keys(scores, mask)
-    kernel = kernel_for(scores)
-    assert kernel is not None
+    keys = to_keys(scores, False, mask)
     ties = (keys == threshold).nonzero().view(-1)
-    for quota in {0, len(ties) // 2, len(ties), len(ties) + 3}:
+    scorer = Scorer(scores.__getitem__)
+    for quota in {0, len(ties) // 2, len(ties)}:
         expected = keys >= threshold
         expected[ties[:quota]] = False
-        for cut_chunk in (kernel.cut, cut_eager):
-            new = torch.full((num_bytes(size),), 255, dtype=torch.uint8)
-            left = cut_chunk(scores, pack(mask), threshold, quota, new)
-            assert left == max(quota - len(ties), 0)
+        for low, high in ((LOWEST_KEY, HIGHEST_KEY), (threshold, threshold)):
+            new = settle(scan(scorer, size, pack(mask), low, high), threshold, quota)
             assert torch.equal(new, pack(expected))
 
 
-def test_passes_go_through_a_shard_in_chunks() -> None:
-    size = (1 << 18) * 2 + 11
-    scores = torch.arange(size) % 1000 * 1.0
+def test_a_scan_goes_through_a_shard_in_chunks() -> None:
+    size = CHUNK["cpu"] * 2 + 11
+    scores = torch.arange(size) % 1000 - 500.0
     kept = pack(torch.ones(size, dtype=torch.bool))
-    threshold = key_of(500.0)
-    expected = scores >= 500
-    ties = (scores == 500).nonzero().view(-1)
-    expected[ties[:-1]] = False
-    contiguous = scores.__getitem__
-    strided = torch.stack([scores, scores], dim=1)[:, 0].__getitem__
-    for scorer in (contiguous, strided):
-        found = scan(scorer, size, kept, threshold, threshold)
-        assert found.num_below == int((scores < 500).sum())
-        assert found.inside.tolist() == [threshold] * len(ties)
-        assert torch.equal(unpack(cut(scorer, size, kept, threshold, len(ties) - 1), size), expected)
+    strided = torch.stack([scores, scores], dim=1)[:, 0]
+    for absolute in (False, True):
+        ranked = scores.abs() if absolute else scores
+        ties = (ranked == 100).nonzero().view(-1)
+        expected = ranked >= 100
+        expected[ties[:-1]] = False
+        for values in (scores, strided):
+            found = scan(Scorer(values.__getitem__, absolute), size, kept, key_of(100.0), key_of(100.0))
+            assert found.num_below == int((ranked < 100).sum())
+            assert found.inside.tolist() == [key_of(100.0)] * len(ties)
+            assert torch.equal(found.places, ties)
+            assert torch.equal(unpack(settle(found, key_of(100.0), len(ties) - 1), size), expected)
 
 
 def test_an_empty_shard_has_nothing() -> None:
-    nothing = torch.empty(0)
     bits = torch.empty(0, dtype=torch.uint8)
-    found = scan(nothing.__getitem__, 0, bits, 0, 1)
-    assert (found.num_below, found.num_nan, found.inside.numel()) == (0, 0, 0)
-    assert cut(nothing.__getitem__, 0, bits, 0, 0).numel() == 0
+    found = scan(Scorer(torch.empty(0).__getitem__), 0, bits, 0, 1)
+    assert (found.num_below, found.num_nan, found.inside.numel(), found.places.numel()) == (0, 0, 0, 0)
+    assert settle(found, 0, 0).numel() == 0
+
+
+@given(
+    st.lists(st.integers(PRUNED_KEY, NAN_KEY)), st.integers(PRUNED_KEY, NAN_KEY), st.sampled_from([0, 8, 24])
+)
+def test_histogram_counts_each_bin_and_nothing_else(keys: list[int], low: int, bin_bits: int) -> None:
+    for start in {low, *keys[:1]}:
+        bins = [(key - start) >> bin_bits for key in keys]
+        expected = [bins.count(number) for number in range(BINS)]
+        for count in (histogram, histogram_eager):
+            assert count(torch.tensor(keys, dtype=torch.int32), start, bin_bits).tolist() == expected

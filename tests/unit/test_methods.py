@@ -39,7 +39,9 @@ def test_the_scores_of_a_part_are_a_part_of_the_scores(name: str) -> None:
 
 
 def test_magnitude_is_the_absolute_value() -> None:
-    assert torch.equal(get_method("magnitude").scores(context()), context().weight.abs())
+    method = get_method("magnitude")
+    assert method.absolute
+    assert torch.equal(method.scores(context()), context().weight)
 
 
 def test_random_scores_are_uniform_and_differ_by_seed_and_name_but_not_by_clock() -> None:

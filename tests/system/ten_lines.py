@@ -1,0 +1,16 @@
+"""A DeepSpeed training loop that prunes: `deepspeed --no_local_rank ten_lines.py RECIPE DS_CONFIG`."""
+
+import sys
+
+import dsprune
+from tests.system.blocks import Blocks, examples
+
+engine, optimizer, loader, scheduler = dsprune.initialize(
+    model=Blocks(), recipe=sys.argv[1], config=sys.argv[2], training_data=examples()
+)
+for _ in range(4):  # the recipe's epochs
+    for tokens, labels in loader:
+        loss = engine(tokens, labels)
+        engine.backward(loss)
+        engine.step()
+print("sparsity", engine.sparsity()["sparsity_prunable"], "clock", engine.clock, flush=True)

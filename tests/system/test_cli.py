@@ -1,0 +1,100 @@
+"""What the commands say and how they end: 0 done, 1 a check failed, 2 bad input in one line."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from transformers import LlamaConfig
+
+from tests.system.commands import complaints, dsprune, launched, write_recipe
+from tests.tiny import tiny_bert, tiny_sentiment
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    return write_recipe(folder / "tiny.yaml", tiny_bert(folder / "bert"), tiny_sentiment(folder / "data"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "sentiment-9"], "recipe 'sentiment-9': no such file: did you mean 'sentiment-90'?"),
+        (["train", "RECIPE", "pruning.sparsty=0.9"], "pruning.sparsty: value 0.9: unknown key, did you mean"),
+        (["train", "RECIPE", "pruning.sparsity=9"], "pruning.sparsity: value 9: must be less than 1"),
+        (["train", "RECIPE", "sparsity"], "override 'sparsity': write key=value"),
+        (["train", "RECIPE", "model.path=nowhere"], "'nowhere'"),
+        (["train", "RECIPE", "task.train=none.csv"], "task.train: none.csv: no such file"),
+        (["train", "RECIPE", "task={name: sst2}"], "task.dataset: "),
+        (["train", "RECIPE", "deepspeed=zero9"], "deepspeed: no file 'zero9'"),
+        (["train", "RECIPE", "model=null"], "training needs the sections model and task"),
+        (["train"], "Missing argument 'RECIPE'"),
+        (["trian"], "No such command 'trian'"),
+        (["plan", "RECIPE", "--stage", "4"], "--stage"),
+        (["plan", "RECIPE", "--plot", "plan.gif"], "--plot: value plan.gif: must end in .png or .svg"),
+        (["audit", "nowhere"], "nowhere: neither a run, a checkpoint nor a model with masks"),
+        (["eval", "nowhere", "validation=none.csv"], "'nowhere'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    recipe: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    done = dsprune(*(str(recipe) if one == "RECIPE" else one for one in arguments), HF_HOME=str(tmp_path))
+    assert done.returncode == 2, done.stderr
+    [line] = done.stderr.splitlines()
+    assert line.startswith("dsprune: ")
+    assert message in line
+
+
+def test_under_the_launcher_a_conflict_is_one_line_a_host(recipe: Path, tmp_path: Path) -> None:
+    config = tmp_path / "mine.json"
+    config.write_text(json.dumps({"train_batch_size": 64, "gradient_clipping": 3.0, "scheduler": {}}))
+    done = launched("train", recipe, f"deepspeed={config}", "gradient_clipping=1.0")
+    assert done.returncode == 2
+    [line] = complaints(done)
+    for part in ("budget.batch=32 but ds_config: train_batch_size=64", "gradient_clipping=1.0", "scheduler"):
+        assert part in line
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--local_rank=0", "schema"], ["schema", "--local-rank=0"], ["schema"]]
+)
+def test_the_schema_is_json_wherever_the_launcher_puts_its_argument(arguments: list[str]) -> None:
+    done = dsprune(*arguments)
+    assert done.returncode == 0, done.stderr
+    schema = json.loads(done.stdout)
+    assert {"model", "task", "budget", "pruning"} <= set(schema["properties"])
+
+
+def test_help_names_every_command() -> None:
+    done = dsprune("--help")
+    assert done.returncode == 0
+    for command in ("plan", "train", "eval", "audit", "doctor", "schema"):
+        assert f" {command} " in done.stdout
+
+
+def test_a_plan_is_printed_and_drawn(recipe: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "plan.svg"
+    done = dsprune("plan", recipe, "--world-size", "2", "--plot", picture, COLUMNS="200")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    for part in ("90.00%", "14,746", "ZeRO stage", f"Picture: {picture}"):
+        assert part in done.stdout
+    assert "<svg" in picture.read_text()
+    assert not (recipe.parent / "runs").exists(), "a plan runs nothing"
+
+
+def test_a_plan_for_seventy_billion_weights_needs_no_such_machine(recipe: Path, tmp_path: Path) -> None:
+    LlamaConfig(
+        vocab_size=128_256, hidden_size=8192, intermediate_size=28_672, num_hidden_layers=80,
+        num_attention_heads=64, num_key_value_heads=8, pad_token_id=0,
+    ).save_pretrained(tmp_path)  # fmt: skip
+    started = time.monotonic()
+    changed = [f"model.path={tmp_path}", "budget={steps: 1000, batch: 64}"]
+    done = dsprune("plan", recipe, *changed, "--world-size", "64", COLUMNS="200")
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - started < 30
+    weights = 80 * (2 * 8192 * 8192 + 2 * 8192 * 1024 + 3 * 8192 * 28_672)
+    assert f"{weights:,} weights in 560 tensors" in done.stdout

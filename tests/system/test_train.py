@@ -1,0 +1,381 @@
+"""`dsprune train`: what a run leaves behind, on two ranks and on one process."""
+
+import contextlib
+import json
+import math
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from dsprune.distributed.masks.files import read_manifest, read_masks
+from dsprune.programs.cli import _run
+from dsprune.pure.files import sha256_of
+from dsprune.pure.masks.bits import unpack
+from dsprune.pure.recipe import load_recipe
+from dsprune.pure.shard import PrunableTensor, Shard
+from tests.system.commands import (
+    complaints,
+    dsprune,
+    dsprune_command,
+    environment,
+    launched,
+    write_recipe,
+)
+from tests.system.offline_wandb import read_offline_run
+from tests.tiny import tiny_bert, tiny_sentiment
+
+NUM_PRUNABLE = 2 * (4 * 32 * 32 + 2 * 32 * 64)
+NUM_PRUNED = round(0.9 * NUM_PRUNABLE)
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """A model, data and a recipe, and a run of it on two ranks."""
+
+    folder: Path
+    recipe: Path
+    run: Path
+    done: subprocess.CompletedProcess[str]
+
+    def metrics(self) -> list[dict[str, Any]]:
+        return read_lines(self.run / "metrics.jsonl")
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    folder = tmp_path_factory.mktemp("train")
+    bert = tiny_bert(folder / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    recipe = write_recipe(folder / "tiny.yaml", bert, tiny_sentiment(folder / "data", 320, 64))
+    done = launched("train", recipe)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Workshop(folder, recipe, folder / "runs" / "tiny", done)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def masks_of(folder: Path) -> dict[str, Tensor]:
+    """The whole masks of a folder by name, True = kept."""
+    manifest = read_manifest(folder)
+    tensors = [PrunableTensor(name, entry.shape) for name, entry in manifest.tensors.items()]
+    shards = [Shard(tensor, 0, tensor.numel) for tensor in tensors]
+    rows = zip(shards, read_masks(folder, manifest, shards), strict=True)
+    return {s.tensor.name: unpack(bits, s.numel).view(s.tensor.shape) for s, bits in rows}
+
+
+# ---- the run folder
+
+
+def test_the_run_folder_holds_what_is_promised(workshop: Workshop) -> None:
+    assert {path.name for path in workshop.run.iterdir()} == {
+        *("recipe.yaml", "ds_config.json", "metrics.jsonl", "checkpoints", "model", "summary.json")
+    }
+    leftovers = [path for path in workshop.run.rglob("*") if path.name.endswith(".tmp")]
+    assert leftovers == []
+
+
+def test_it_says_where_and_little_else(workshop: Workshop) -> None:
+    assert f"finished: {workshop.run}" in workshop.done.stderr.splitlines()
+    for noise in ("%|", "Warning", "Traceback"):
+        assert noise not in workshop.done.stderr
+
+
+def test_recipe_and_ds_config_are_as_resolved(workshop: Workshop) -> None:
+    assert load_recipe(str(workshop.run / "recipe.yaml")) == load_recipe(str(workshop.recipe))
+    assert set(yaml.safe_load((workshop.run / "recipe.yaml").read_text())["pruning"]) > {"curve", "scope"}
+    config = json.loads((workshop.run / "ds_config.json").read_text())
+    assert "auto" not in str(config)
+    sizes = config["train_batch_size"], config["train_micro_batch_size_per_gpu"], config["zero_optimization"]
+    assert (sizes[0], sizes[1], sizes[2]["stage"]) == (32, 16, 2)
+
+
+def test_metrics_follow_the_steps(workshop: Workshop) -> None:
+    rows = [row for row in workshop.metrics() if "loss" in row]
+    assert [row["step"] for row in rows] == list(range(4, 41, 4))
+    for row in rows:
+        assert set(row) == {
+            *("step", "loss", "learning_rate", "gradient_norm", "phase", "seconds_per_step"),
+            *("sparsity_prunable", "sparsity_model"),
+        }
+        assert math.isfinite(row["loss"])
+        assert row["seconds_per_step"] > 0
+    assert [row["phase"] for row in rows] == ["dense"] * 2 + ["prune"] * 5 + ["recover"] * 3
+
+
+def test_the_learning_rate_is_that_of_the_step_that_was_taken(workshop: Workshop) -> None:
+    """A line from 5e-3 to a tenth of it over steps 0 to 9, again from each event at 10, 20, and at 30 to 0."""
+    found = {row["step"]: row["learning_rate"] for row in workshop.metrics() if "loss" in row}
+    for step, rate in found.items():
+        interval, place = divmod(step - 1, 10)
+        end = 0.0 if interval == 3 else 0.1
+        assert rate == pytest.approx(5e-3 * (1 - (1 - end) * place / 10)), step
+
+
+def test_metrics_tell_of_every_event(workshop: Workshop) -> None:
+    rows = [row for row in workshop.metrics() if "event_sparsity" in row]
+    assert [row["step"] for row in rows] == [11, 21, 31]
+    assert rows[-1]["event_sparsity"] == 0.9
+    for row in rows:
+        assert row["sparsity_prunable"] == round(row["event_sparsity"] * NUM_PRUNABLE) / NUM_PRUNABLE
+        assert row["sparsity_model"] < row["sparsity_prunable"]
+        assert row["mask_bytes"] == NUM_PRUNABLE / 8
+        assert row["event_seconds"] > 0
+        assert 0 < row["event_bytes_sent"] < 100_000
+        assert len(row["tensor_sparsity"]) == 12
+    sizes = {name: mask.numel() for name, mask in masks_of(workshop.run / "model").items()}
+    last = rows[-1]["tensor_sparsity"]
+    assert sum(last[name] * size for name, size in sizes.items()) == pytest.approx(NUM_PRUNED)
+
+
+def test_metrics_have_the_evaluations(workshop: Workshop) -> None:
+    rows = [row for row in workshop.metrics() if "validation_accuracy" in row]
+    assert [row["step"] for row in rows] == [10, 20, 30, 40]
+    summary = json.loads((workshop.run / "summary.json").read_text())
+    assert summary["metrics"]["accuracy"] == rows[-1]["validation_accuracy"] > 0.9, "it has learnt"
+
+
+def test_the_summary_says_what_came_out(workshop: Workshop) -> None:
+    summary = json.loads((workshop.run / "summary.json").read_text())
+    assert summary["recipe"] == "tiny"
+    assert (summary["steps"], summary["seed"]) == (40, 42)
+    assert summary["sparsity"]["prunable"] == NUM_PRUNED / NUM_PRUNABLE
+    assert summary["seconds"] > 0
+
+
+# ---- the model
+
+
+def test_the_model_opens_and_has_exactly_the_zeros_of_the_masks(workshop: Workshop) -> None:
+    folder = workshop.run / "model"
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert AutoTokenizer.from_pretrained(folder)("the film was good")["input_ids"]
+    assert model.config.id2label == {0: "negative", 1: "positive"}
+    weights = dict(model.named_parameters())
+    masks = masks_of(folder)
+    assert sum(int((~mask).sum()) for mask in masks.values()) == NUM_PRUNED
+    for name, mask in masks.items():
+        assert torch.equal(weights[name] != 0, mask)
+    num_weights = sum(weight.numel() for weight in weights.values())
+    summary = json.loads((workshop.run / "summary.json").read_text())
+    assert summary["sparsity"]["model"] == NUM_PRUNED / num_weights
+
+
+def test_no_zero_of_the_model_file_is_negative(workshop: Workshop) -> None:
+    for name, tensor in load_file(workshop.run / "model" / "model.safetensors").items():
+        assert not torch.signbit(tensor[tensor == 0]).any(), name
+
+
+def test_model_and_checkpoint_have_the_same_masks(workshop: Workshop) -> None:
+    tag = (workshop.run / "checkpoints" / "latest").read_text()
+    of_model, of_checkpoint = masks_of(workshop.run / "model"), masks_of(workshop.run / "checkpoints" / tag)
+    assert of_model.keys() == of_checkpoint.keys()
+    assert all(torch.equal(of_model[name], of_checkpoint[name]) for name in of_model)
+
+
+# ---- the audit
+
+
+def test_the_audit_of_a_run_is_clean(workshop: Workshop) -> None:
+    done = dsprune("audit", workshop.run)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("every invariant holds") == 2
+
+
+@pytest.fixture
+def copy(workshop: Workshop, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(workshop.run, tmp_path / "copy"))
+
+
+def checkpoint(run: Path) -> Path:
+    return run / "checkpoints" / (run / "checkpoints" / "latest").read_text()
+
+
+def test_the_audit_names_a_pruned_weight_of_the_model_that_came_back(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, name = copy / "model" / "model.safetensors", "bert.encoder.layer.1.output.dense.weight"
+    tensors = load_file(path)
+    flat = tensors[name].view(-1)
+    flat[int((flat == 0).nonzero()[0])] = 1e-3
+    save_file(tensors, path, metadata={"format": "pt"})
+    assert _run(["audit", str(copy)]) == 1
+    assert f"model: {name}: pruned entries of the weights are zero: 1 entries" in capsys.readouterr().err
+
+
+def test_the_audit_names_a_moment_of_the_checkpoint_that_came_back(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = checkpoint(copy) / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    state = torch.load(path, weights_only=False)
+    state["optimizer_state_dict"]["base_optimizer_state"]["state"][0]["exp_avg"].fill_(1.0)
+    torch.save(state, path)
+    assert _run(["audit", str(copy)]) == 1
+    message = capsys.readouterr().err
+    assert (
+        "bert.encoder.layer.0.attention.self.query.weight: pruned entries of the exp_avg are zero" in message
+    )
+
+
+def test_the_audit_counts_what_is_pruned(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = copy / "model" / "dsprune.json"
+    manifest = json.loads(path.read_text())
+    manifest["pruning"]["sparsity"] = 0.8
+    path.write_text(json.dumps(manifest))
+    assert _run(["audit", str(copy / "model")]) == 1
+    assert f"{round(0.8 * NUM_PRUNABLE):,} weights are pruned" in capsys.readouterr().err
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("model/model.safetensors", truncate, "model.safetensors: cannot be read"),
+        ("model/model.safetensors", Path.unlink, "model.safetensors: cannot be read"),
+        ("model/masks-00001-of-00002.safetensors", truncate, "masks-00001-of-00002.safetensors: damaged"),
+        ("model/masks-00001-of-00002.safetensors", Path.unlink, "masks-00001-of-00002.safetensors: missing"),
+        ("model/dsprune.json", truncate, "dsprune.json: not a manifest"),
+        ("model/dsprune.json", Path.unlink, "no dsprune.json, so no masks"),
+        ("checkpoints/global_step40/dsprune.json", Path.unlink, "no dsprune.json, so no masks"),
+        ("checkpoints/global_step40/mp_rank_00_model_states.pt", Path.unlink, "no DeepSpeed checkpoint"),
+        (
+            "checkpoints/global_step40/zero_pp_rank_1_mp_rank_00_optim_states.pt",
+            truncate,
+            "optim_states.pt: cannot be read",
+        ),
+    ],
+)
+def test_a_damaged_file_is_bad_input(
+    copy: Path, capsys: pytest.CaptureFixture[str], file: str, damage: Callable[[Path], None], message: str
+) -> None:
+    damage(copy / file)
+    assert _run(["audit", str(copy)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("dsprune: ")
+    assert message in line
+
+
+def test_a_missing_rank_of_the_checkpoint_is_found(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (checkpoint(copy) / "zero_pp_rank_1_mp_rank_00_optim_states.pt").unlink()
+    assert _run(["audit", str(copy)]) in (1, 2)
+    assert "dsprune: " in capsys.readouterr().err
+
+
+def test_there_must_be_something_to_audit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(["audit", str(tmp_path)]) == 2
+    assert "neither a run, a checkpoint nor a model with masks" in capsys.readouterr().err
+
+
+# ---- once more
+
+
+@pytest.fixture(scope="module")
+def again(workshop: Workshop) -> Path:
+    """The same run once more, with Weights & Biases watching: without a key, so offline."""
+    output = workshop.folder / "again"
+    done = launched(
+        "train", workshop.recipe, f"output={output}", "tracking.wandb=true", "tracking.tags=[a, b]",
+        HOME=str(workshop.folder), WANDB_CONFIG_DIR=str(workshop.folder),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return output / "tiny"
+
+
+def test_the_same_recipe_gives_the_same_bytes(workshop: Workshop, again: Path) -> None:
+    for file in ("model.safetensors", "masks-00000-of-00002.safetensors", "masks-00001-of-00002.safetensors"):
+        assert sha256_of(again / "model" / file) == sha256_of(workshop.run / "model" / file), file
+
+
+def test_weights_and_biases_gets_config_and_metrics(again: Path) -> None:
+    [path] = again.glob("wandb/offline-run-*/run-*.wandb")
+    config, rows = read_offline_run(path)
+    recipe = load_recipe(str(again / "recipe.yaml")).model_dump(mode="json")
+    assert {key: config[key] for key in recipe} == recipe
+    logged = {row["_step"]: row for row in rows}
+    lines = read_lines(again / "metrics.jsonl")
+    assert set(logged) == {line["step"] for line in lines}
+    for line in lines:
+        for key, value in line.items():
+            if key == "tensor_sparsity":
+                assert all(logged[line["step"]][f"{key}.{name}"] == one for name, one in value.items())
+            elif key != "step":
+                assert logged[line["step"]][key] == value, key
+
+
+def test_nothing_of_weights_and_biases_unless_asked(workshop: Workshop) -> None:
+    assert not list(workshop.folder.glob("runs/**/wandb*"))
+    assert "wandb" not in workshop.done.stdout + workshop.done.stderr
+
+
+def test_a_finished_run_is_not_written_over(workshop: Workshop) -> None:
+    before = (workshop.run / "summary.json").read_bytes()
+    done = dsprune("train", workshop.recipe)
+    assert done.returncode == 2
+    assert complaints(done) == [
+        f"dsprune: {workshop.run}: holds a finished run: give another name=... or output=..., or remove it"
+    ]
+    assert (workshop.run / "summary.json").read_bytes() == before
+
+
+# ---- one process
+
+
+def test_one_process_learns_from_a_teacher(workshop: Workshop) -> None:
+    """The student starts as its own teacher: nothing to imitate at first, and after the event there is."""
+    model = workshop.run / "model"
+    done = dsprune(
+        "train", workshop.recipe, "name=taught", f"model.path={model}", f"distillation.teacher={model}",
+        "tracking.log_every=1", "pruning={sparsity: 0.97, curve: one-shot, start: 2}", "learning_rate.peak=2e-3",
+        "precision=fp32",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = workshop.folder / "runs" / "taught"
+    losses = {row["step"]: row["loss"] for row in read_lines(run / "metrics.jsonl") if "loss" in row}
+    assert losses[1] == pytest.approx(0, abs=1e-6)
+    assert max(losses[step] for step in (4, 5, 6)) > 1e-3
+    assert losses[40] < 0.5 * max(losses[step] for step in (4, 5, 6))
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["sparsity"]["prunable"] == round(0.97 * NUM_PRUNABLE) / NUM_PRUNABLE
+    assert _run(["audit", str(run)]) == 0
+
+
+@contextlib.contextmanager
+def endless(workshop: Workshop) -> Iterator[subprocess.Popen[str]]:
+    command = dsprune_command("train", workshop.recipe, "name=endless", "budget={steps: 100000, batch: 32}")
+    process = subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_terminated_run_ends_at_once_and_leaves_no_temporary_files(workshop: Workshop) -> None:
+    run = workshop.folder / "runs" / "endless"
+    with endless(workshop) as process:
+        deadline = time.monotonic() + 120
+        while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 128 + signal.SIGTERM
+    assert read_lines(run / "metrics.jsonl"), "what was logged is whole lines"
+    assert sorted(path.name for path in run.rglob("*")) == ["ds_config.json", "metrics.jsonl", "recipe.yaml"]

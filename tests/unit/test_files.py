@@ -1,0 +1,62 @@
+"""Files are whole or absent."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from dsprune.pure.files import replace_file, replace_text, sha256_of
+
+
+def test_replaces_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    replace_text(path, "old")
+    replace_text(path, "größer")
+    assert path.read_text(encoding="utf-8") == "größer"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "failure", [OSError(28, "No space left on device"), KeyboardInterrupt(), SystemExit(143)]
+)
+@pytest.mark.parametrize("existing", [True, False])
+def test_a_failed_write_leaves_the_folder_as_it_was(
+    tmp_path: Path, failure: BaseException, existing: bool
+) -> None:
+    path = tmp_path / "file"
+    if existing:
+        path.write_text("old")
+
+    def write_half(temporary: Path) -> None:
+        temporary.write_text("hal")
+        raise failure
+
+    with pytest.raises(type(failure)):
+        replace_file(path, write_half)
+    assert [file.name for file in tmp_path.iterdir()] == ["file"] * existing
+    assert not existing or path.read_text() == "old"
+
+
+def test_a_reader_never_sees_a_part(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write(temporary: Path) -> None:
+        temporary.write_text("ne")
+        assert path.read_text() == "old"
+        temporary.write_text("new")
+
+    replace_file(path, write)
+    assert path.read_text() == "new"
+
+
+def test_a_missing_folder_is_an_error_of_the_system(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        replace_text(tmp_path / "none" / "file", "text")
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", bytes(range(256)) * 5000])
+def test_sha256_is_that_of_the_whole_content(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    assert sha256_of(path) == hashlib.sha256(content).hexdigest()

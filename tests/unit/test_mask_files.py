@@ -1,0 +1,291 @@
+"""Masks on disk, read and written by one process that plays any number of ranks."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dsprune.distributed.comm import Comm
+from dsprune.distributed.masks import MaskSet
+from dsprune.distributed.masks.files import (
+    MANIFEST,
+    FileEntry,
+    MaskManifest,
+    read_manifest,
+    read_masks,
+    write_masks,
+)
+from dsprune.errors import UserError
+from dsprune.pure.files import sha256_of
+from dsprune.pure.masks.bits import pack, unpack
+from dsprune.pure.recipe import Pruning
+from dsprune.pure.shard import PrunableTensor, Shard
+
+TENSORS = (PrunableTensor("up", (5, 7)), PrunableTensor("down", (3, 3), 0.5), PrunableTensor("one", (1, 1)))
+
+
+def kept(tensor: PrunableTensor) -> Tensor:
+    generator = torch.Generator().manual_seed(tensor.numel)
+    return torch.rand(tensor.numel, generator=generator) > 0.4
+
+
+def whole() -> list[Shard]:
+    return [Shard(tensor, 0, tensor.numel) for tensor in TENSORS]
+
+
+def mask_set(shards: Sequence[Shard]) -> MaskSet:
+    masks = MaskSet(shards)
+    masks.replace([pack(kept(s.tensor)[s.start : s.start + s.numel]) for s in shards])
+    return masks
+
+
+def write(folder: Path, shards: Sequence[Shard] | None = None, clock: int = 7) -> Path:
+    masks = mask_set(whole() if shards is None else shards)
+    timetable = {"total_steps": 9}
+    write_masks(folder, masks, Comm(), clock=clock, timetable=timetable, pruning=Pruning(sparsity=0.5))
+    return folder
+
+
+def cut(*cuts: int) -> list[list[Shard]]:
+    """The tensors laid end to end and cut into ranks' parts, as ZeRO does."""
+    bounds = [0, *sorted(cuts), sum(tensor.numel for tensor in TENSORS)]
+    ranks = []
+    for low, high in pairwise(bounds):
+        offset, shards = 0, []
+        for tensor in TENSORS:
+            start, stop = (min(max(bound - offset, 0), tensor.numel) for bound in (low, high))
+            shards.append(Shard(tensor, start, stop - start))
+            offset += tensor.numel
+        ranks.append(shards)
+    return ranks
+
+
+def write_by_ranks(folder: Path, ranks: Sequence[Sequence[Shard]]) -> Path:
+    """What `write_masks` leaves when there are several ranks: their files side by side in one manifest."""
+    entries = []
+    for rank, shards in enumerate(ranks):
+        write(folder / "one", shards)
+        entry = read_manifest(folder / "one").files[0]
+        name = f"masks-{rank:05d}-of-{len(ranks):05d}.safetensors"
+        (folder / "one" / entry.file).rename(folder / name)
+        entries.append(entry.model_copy(update={"file": name}))
+    manifest = read_manifest(folder / "one").model_copy(update={"files": tuple(entries)})
+    (folder / MANIFEST).write_text(manifest.model_dump_json())
+    return folder
+
+
+def change(folder: Path, **update: object) -> None:
+    """Edit the manifest of a folder."""
+    values = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(values | update))
+
+
+CUTS = st.lists(st.integers(0, sum(tensor.numel for tensor in TENSORS)), max_size=4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(written=CUTS, read=CUTS)
+def test_shards_cut_anywhere_read_what_shards_cut_anywhere_else_wrote(
+    tmp_path_factory: pytest.TempPathFactory, written: list[int], read: list[int]
+) -> None:
+    folder = write_by_ranks(tmp_path_factory.mktemp("masks"), cut(*written))
+    for shards in cut(*read):
+        for shard, bits in zip(shards, read_masks(folder, read_manifest(folder), shards), strict=True):
+            expected = kept(shard.tensor)[shard.start : shard.start + shard.numel]
+            assert torch.equal(unpack(bits, shard.numel), expected)
+
+
+def test_the_manifest_says_what_was_written(tmp_path: Path) -> None:
+    write(tmp_path, clock=3)
+    manifest = read_manifest(tmp_path)
+    assert (manifest.format, manifest.clock, manifest.timetable) == (1, 3, {"total_steps": 9})
+    assert manifest.pruning == Pruning(sparsity=0.5)
+    assert manifest.digest == mask_set(whole()).digest(Comm())
+    assert {name: (e.shape, e.sparsity, e.num_pruned) for name, e in manifest.tensors.items()} == {
+        tensor.name: (tensor.shape, tensor.sparsity, int((~kept(tensor)).sum())) for tensor in TENSORS
+    }
+    [entry] = manifest.files
+    assert entry == FileEntry(
+        file="masks-00000-of-00001.safetensors",
+        sha256=sha256_of(tmp_path / entry.file),
+        slices={tensor.name: (0, tensor.numel) for tensor in TENSORS},
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == [MANIFEST, entry.file]
+
+
+def test_writing_again_replaces(tmp_path: Path) -> None:
+    write(tmp_path, clock=1)
+    write(tmp_path, clock=2)
+    assert read_manifest(tmp_path).clock == 2
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_only_the_files_that_hold_something_of_a_rank_are_opened(tmp_path: Path) -> None:
+    ranks = cut(35)  # behind the first tensor
+    write_by_ranks(tmp_path, ranks)
+    (tmp_path / "masks-00001-of-00002.safetensors").unlink()
+    read_masks(tmp_path, read_manifest(tmp_path), ranks[0])
+    with pytest.raises(UserError, match=r"masks-00001-of-00002.safetensors: missing"):
+        read_masks(tmp_path, read_manifest(tmp_path), ranks[1])
+
+
+# ---- damage
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"{", "Invalid JSON"),
+        (b"", "Invalid JSON"),
+        (b"\xff\xfe", "not text|Invalid JSON"),
+        (b"[]", "should be an object"),
+        (b'{"format": 2}', "Input should be 1"),
+        (b'{"format": 1}', "Field required"),
+    ],
+)
+def test_a_damaged_manifest_is_refused(tmp_path: Path, text: bytes, reason: str) -> None:
+    write(tmp_path)
+    (tmp_path / MANIFEST).write_bytes(text)
+    with pytest.raises(UserError, match=rf"dsprune.json: not a manifest of format 1 \(.*({reason})"):
+        read_manifest(tmp_path)
+
+
+def test_a_manifest_with_an_unknown_field_is_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    change(tmp_path, extra=1)
+    with pytest.raises(UserError, match=r"not a manifest of format 1 \(Extra inputs are not permitted\)"):
+        read_manifest(tmp_path)
+
+
+def test_a_folder_without_a_manifest_has_no_masks(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no dsprune.json, so no masks: give a folder that dsprune wrote"):
+        read_manifest(tmp_path)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (Path.unlink, "missing, though dsprune.json lists it"),
+        (flip_a_bit, "damaged, its SHA-256 is not the one in dsprune.json"),
+        (truncate, "damaged, its SHA-256 is not the one in dsprune.json"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_name(
+    tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    write(tmp_path)
+    damage(tmp_path / "masks-00000-of-00001.safetensors")
+    with pytest.raises(UserError, match=f"masks-00000-of-00001.safetensors: {message}"):
+        read_masks(tmp_path, read_manifest(tmp_path), whole())
+
+
+def with_true_checksum(folder: Path) -> MaskManifest:
+    """The manifest, as if the file had been so from the start."""
+    manifest = read_manifest(folder)
+    [entry] = manifest.files
+    entry = entry.model_copy(update={"sha256": sha256_of(folder / entry.file)})
+    return manifest.model_copy(update={"files": (entry,)})
+
+
+def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "masks-00000-of-00001.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(UserError, match=r"masks-00000-of-00001.safetensors: not a safetensors file \("):
+        read_masks(tmp_path, with_true_checksum(tmp_path), whole())
+
+
+@pytest.mark.parametrize("bits", [None, torch.zeros(1, dtype=torch.uint8), torch.zeros(5)])
+def test_a_file_that_holds_other_slices_than_the_manifest_says_is_refused(
+    tmp_path: Path, bits: Tensor | None
+) -> None:
+    write(tmp_path)
+    path = tmp_path / "masks-00000-of-00001.safetensors"
+    tensors = load_file(path)
+    del tensors["up"]
+    save_file(tensors if bits is None else tensors | {"up": bits}, path)
+    with pytest.raises(UserError, match=r"safetensors: does not hold the 35 bits of up that"):
+        read_masks(tmp_path, with_true_checksum(tmp_path), whole())
+
+
+def test_incomplete_coverage_is_refused(tmp_path: Path) -> None:
+    write_by_ranks(tmp_path, cut(11, 20))
+    first, _, last = read_manifest(tmp_path).files
+    change(tmp_path, files=[first.model_dump(), last.model_dump()])
+    with pytest.raises(UserError, match=r"dsprune.json: up has 26 of 35 bits: use another checkpoint"):
+        read_masks(tmp_path, read_manifest(tmp_path), whole())
+
+
+def test_a_bit_that_two_files_claim_does_not_make_up_for_a_missing_one(tmp_path: Path) -> None:
+    write_by_ranks(tmp_path, cut(11, 22))
+    first, _, last = (entry.model_dump() for entry in read_manifest(tmp_path).files)
+    change(tmp_path, files=[first, first, last])
+    with pytest.raises(UserError, match=r"dsprune.json: up has 24 of 35 bits: use another checkpoint"):
+        read_masks(tmp_path, read_manifest(tmp_path), whole())
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ((PrunableTensor("up", (7, 5)), *TENSORS[1:]), r"up has shape \(5, 7\) there and \(7, 5\) here"),
+        (TENSORS[:2], r"one has shape \(1, 1\) there and None here"),
+        ((*TENSORS, PrunableTensor("more", (2,))), r"more has shape None there and \(2,\) here"),
+    ],
+)
+def test_masks_of_other_tensors_are_refused(
+    tmp_path: Path, tensors: tuple[PrunableTensor, ...], message: str
+) -> None:
+    write(tmp_path)
+    shards = [Shard(tensor, 0, tensor.numel) for tensor in tensors]
+    with pytest.raises(UserError, match=f"{message}: the masks are of another model, or pruning.include"):
+        read_masks(tmp_path, read_manifest(tmp_path), shards)
+
+
+# ---- a write that fails
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from safetensors import SafetensorError
+from tests.unit.test_mask_files import write
+
+folder = Path(sys.argv[1])
+before = {path.name: path.read_bytes() for path in folder.iterdir()}
+for limit in (0, 100, 500):  # bytes a file: the masks find no room, or the manifest alone
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        write(folder, clock=8)
+    except (OSError, SafetensorError):
+        left = {path.name: path.read_bytes() for path in folder.iterdir()}
+        print("failed", "as before" if left == before else sorted(left))
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+write(folder, clock=9)
+"""
+
+
+def test_a_write_that_finds_no_room_leaves_what_was_there(tmp_path: Path) -> None:
+    write(tmp_path, clock=7)
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert 100 < sizes["masks-00000-of-00001.safetensors"] < 500 < sizes[MANIFEST]
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.splitlines() == ["failed as before"] * 3
+    assert read_manifest(tmp_path).clock == 9, "without the limit the same write is fine"

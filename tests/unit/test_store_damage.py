@@ -1,0 +1,260 @@
+"""A store that is not what was written is refused, and the file is named."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dsprune.errors import UserError
+from dsprune.pure.store import ShardWriter, begin_store, finish_store, missing_shards, open_store
+from dsprune.pure.store.tensor_file import TensorFile, write_tensors
+from tests.stores import ORIGIN, capture, content, head, plan, spec, write_shard
+
+FILES = ["shard-00000.safetensors", "shard-00001.safetensors", "head.safetensors"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return capture(tmp_path, plan(spec("hidden"), shard_bytes=500))
+
+
+def header_length(path: Path) -> int:
+    return 8 + int.from_bytes(path.read_bytes()[:8], "little")
+
+
+def flip(path: Path, place: int) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[place] ^= 1
+    path.write_bytes(raw)
+
+
+# ---- files
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("place", [0, 0.01, 0.5, 1.0])
+def test_a_flipped_bit_in_the_content(folder: Path, name: str, place: float) -> None:
+    begin, end = header_length(folder / name), (folder / name).stat().st_size - 1
+    flip(folder / name, round(begin + place * (end - begin)))
+    with pytest.raises(
+        UserError, match=f"{name}: damaged, its content does not have the checksum in its header"
+    ):
+        open_store(folder)
+    open_store(folder, verify=False)  # sizes and headers are trusted
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_flipped_bit_anywhere_in_the_header(folder: Path, name: str, verify: bool) -> None:
+    path = folder / name
+    for place in range(0, header_length(path), 7):
+        flip(path, place)
+        with pytest.raises(
+            UserError, match=f"{name}: (damaged, its header|damaged, it has|its header|format)"
+        ):
+            open_store(folder, verify=verify)
+        flip(path, place)
+    open_store(folder, verify=verify)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("left", [0, 7, 8, 100, -1000, -1])
+def test_a_cut_off_file(folder: Path, name: str, verify: bool, left: int) -> None:
+    raw = (folder / name).read_bytes()
+    (folder / name).write_bytes(raw[:left])
+    with pytest.raises(
+        UserError, match=f"{name}: damaged, (its header is cut off|it has [0-9,]+ bytes of [0-9,]+)"
+    ):
+        open_store(folder, verify=verify)
+
+
+def test_a_file_that_is_too_long(folder: Path) -> None:
+    with (folder / FILES[0]).open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(
+        UserError, match=f"{FILES[0]}: damaged, it has [0-9,]+ bytes of [0-9,]+: copy it again"
+    ):
+        open_store(folder, verify=False)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=f"{name}: missing: copy it from where the store was made"):
+        open_store(folder)
+
+
+def test_two_files_swapped(folder: Path) -> None:
+    first, second = folder / FILES[0], folder / FILES[1]
+    raw = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(raw)
+    with pytest.raises(UserError, match=f"{FILES[0]}: its header is not the one that store.json lists"):
+        open_store(folder, verify=False)
+
+
+def test_a_safetensors_file_of_another_program(folder: Path) -> None:
+    save_file({"weight": torch.ones(3)}, folder / FILES[0], {"format": "pt"})
+    with pytest.raises(UserError, match=f"{FILES[0]}: damaged, its header is not one of dsprune's: KeyError"):
+        open_store(folder)
+
+
+def test_a_file_of_another_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsprune.pure.store.tensor_file.FORMAT", 2)
+    write_tensors(tmp_path / "x.safetensors", {"a": torch.ones(1)}, {})
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="format 2, this dsprune reads 1: use the other one"):
+        TensorFile(tmp_path / "x.safetensors")
+
+
+def test_a_header_that_points_behind_the_file(tmp_path: Path) -> None:
+    entry = {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4]}
+    header = {"__metadata__": {"dsprune": '{"format": 1, "sha256": ""}'}, "a": entry}
+    raw = json.dumps(header).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw + b"1234")
+    with pytest.raises(
+        UserError, match=r"x.safetensors: damaged, its header is not one of dsprune's: TypeError"
+    ):
+        TensorFile(tmp_path / "x.safetensors")
+
+
+# ---- manifest
+
+
+def change(folder: Path, edit: Callable[[dict], object]) -> None:  # type: ignore[type-arg]
+    values = json.loads((folder / "store.json").read_text())
+    edit(values)
+    (folder / "store.json").write_text(json.dumps(values))
+
+
+def test_no_manifest_is_no_store(folder: Path) -> None:
+    (folder / "store.json").unlink()
+    with pytest.raises(
+        UserError, match=r"no store\.json, so no finished store: run `dsprune teacher` to the end"
+    ):
+        open_store(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"", "Invalid JSON"),
+        (b"\xff\xfe", "Invalid JSON"),
+        (b"[]", "object"),
+        (b'{"format": 2}', "should be 1"),
+    ],
+)
+def test_a_damaged_manifest(folder: Path, text: bytes, reason: str) -> None:
+    (folder / "store.json").write_bytes(text)
+    with pytest.raises(
+        UserError, match=rf"store.json: not a manifest of format 1 \(.*{reason}.*\): use another store"
+    ):
+        open_store(folder)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda values: values["spec"].update(dtype="bf16"),
+        lambda values: values["spec"]["outputs"]["out0"].update(classes=301),
+        lambda values: values["origin"].update(teacher="another"),
+        lambda values: values.update(plan="0" * 64),
+    ],
+)
+def test_a_manifest_that_says_something_else_than_the_files(folder: Path, edit: Callable) -> None:  # type: ignore[type-arg]
+    change(folder, edit)
+    with pytest.raises(
+        UserError, match=f"{FILES[0]}: its header is not the one that store.json lists, one of them"
+    ):
+        open_store(folder)
+
+
+def test_a_manifest_with_an_unknown_field(folder: Path) -> None:
+    change(folder, lambda values: values.update(extra=1))
+    with pytest.raises(UserError, match="Extra inputs are not permitted"):
+        open_store(folder)
+
+
+@pytest.mark.parametrize("name", ORIGIN)
+def test_a_store_made_from_something_else_is_refused_with_both_sides(folder: Path, name: str) -> None:
+    with pytest.raises(
+        UserError, match=f"made from something else: {name} is {ORIGIN[name]} in the store and z here: "
+    ):
+        open_store(folder, {**ORIGIN, name: "z"})
+
+
+def test_all_that_differs_is_named_at_once(folder: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"teacher is t+ in the store and a here; shape is not told in the store and b"
+    ):
+        open_store(folder, {"teacher": "a", "shape": "b"})
+
+
+# ---- nothing is overwritten
+
+
+def test_a_folder_of_another_plan_is_refused_and_left_alone(folder: Path) -> None:
+    before = content(folder)
+    other = plan(spec("hidden", "bf16"), shard_bytes=500)
+    for act in (
+        lambda: begin_store(folder, other),
+        lambda: missing_shards(folder, other),
+        lambda: write_shard(folder, other, 0),
+        lambda: finish_store(folder, other, {"out0": head("out0")}),
+    ):
+        with pytest.raises(UserError, match=r"(nothing is|is not) overwritten: (give|use) another folder"):
+            act()
+        assert content(folder) == before
+
+
+def test_a_manifest_of_another_plan_is_refused(folder: Path) -> None:
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(
+        UserError, match=r"store.json: of plan \w{12}, and this one is \w{12} \(other data, teacher"
+    ):
+        begin_store(folder, plan(spec("full")))
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "model.safetensors", ".bashrc", ".mine.tmp"])
+def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(
+        UserError, match=f"{name}: not a store's file: give `dsprune teacher` a new or empty folder"
+    ):
+        begin_store(tmp_path, plan(spec()))
+    assert content(tmp_path) == {name: b"mine"}
+
+
+def test_a_damaged_shard_is_not_taken_for_a_finished_one(folder: Path) -> None:
+    flip(folder / FILES[1], -1)
+    with pytest.raises(UserError, match=f"{FILES[1]}: damaged, its content does not have the checksum"):
+        missing_shards(folder, plan(spec("hidden"), shard_bytes=500))
+
+
+def test_a_teacher_that_says_something_else_the_second_time_is_noticed(tmp_path: Path) -> None:
+    planned = plan(spec())
+    write_shard(tmp_path, planned, 0)
+    writer = ShardWriter(planned, 0)
+    rows = int(planned.rows["out0"][planned.records(0)].sum())
+    writer.put(range(len(writer.samples)), {"out0": torch.zeros(rows, 300)})
+    with pytest.raises(UserError, match=f"{FILES[0]}: is there with another content, and is not overwritten"):
+        writer.save(tmp_path)
+
+
+def test_a_store_without_all_its_shards_cannot_be_finished(tmp_path: Path) -> None:
+    planned = plan(spec())
+    write_shard(tmp_path, planned, 0)
+    with pytest.raises(UserError, match=f"{FILES[1]}: missing"):
+        finish_store(tmp_path, planned, {})
+    assert not (tmp_path / "store.json").exists()
+
+
+def test_a_shard_without_all_its_records_cannot_be_saved(tmp_path: Path) -> None:
+    writer = ShardWriter(plan(spec()), 0)
+    with pytest.raises(AssertionError, match=r"records of shard 0 were not put"):
+        writer.save(tmp_path)
