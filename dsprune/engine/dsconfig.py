@@ -133,7 +133,7 @@ def _claims(config: dict[str, Any], recipe: Recipe) -> Iterator[_Claim]:
 
 
 def _default_optimizer(config: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """What a config without an optimizer gets: torch's fused Adam, which needs no compiler where DeepSpeed's does.
+    """What a config without an optimizer gets: torch's fused Adam, which needs no compiler.
 
     With optimizer offload DeepSpeed takes its own, and no other.
     """

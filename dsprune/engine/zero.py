@@ -253,8 +253,8 @@ def open_layout(engine: DeepSpeedEngine, tensors: Sequence[PrunableTensor]) -> Z
         copy = layout.working_copy(index)
         if not torch.equal(layout.weight(index).to(copy), copy):
             raise UserError(
-                f"ds_config: the master weights of {shard.tensor.name} are not where DeepSpeed says: it was made "
-                f"with a setting that dsprune does not know: start from one of ds_configs/"
+                f"ds_config: the master weights of {shard.tensor.name} are not where DeepSpeed says, under a "
+                f"setting that dsprune does not know: start from one of ds_configs/"
             )
     return layout
 

@@ -47,7 +47,7 @@ def audit(path: Path, console: Console) -> None:
         findings = [*_check_counts(manifest, masks), *_check_weights(masks, weights)]
         if findings:
             raise CheckFailedError(f"{folder}: {findings[0]} ({len(findings)} findings in all)")
-        console.print(f"{folder}: every invariant holds")
+        console.print(f"{folder}: every invariant holds", markup=False, soft_wrap=True)
 
 
 def _folders(path: Path) -> Iterator[Path]:

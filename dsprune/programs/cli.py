@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 from rich.console import Console
 
@@ -17,7 +16,6 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     help="Gradual magnitude pruning of language models inside DeepSpeed ZeRO.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -112,17 +110,17 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     try:
-        return int(app(arguments, prog_name="dsprune", standalone_mode=False) or 0)
+        return int(app(arguments or ["--help"], prog_name="dsprune", standalone_mode=False) or 0)
     except UserError as error:
         _complain(str(error))
         return 2
     except CheckFailedError as error:
         _complain(str(error))
         return 1
-    except click.ClickException as error:
+    except typer.TyperException as error:
         _complain(error.format_message())
         return 2
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         _complain("interrupted")
         return 130
 

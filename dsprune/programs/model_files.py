@@ -22,7 +22,10 @@ class ModelFiles:
         self.folder = folder
         index = folder / "model.safetensors.index.json"
         if index.is_file():
-            self._file_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            try:
+                self._file_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            except (ValueError, LookupError, TypeError) as error:
+                raise UserError(f"{index}: is not an index of safetensors files: mend the model") from error
         else:
             self._file_of = dict.fromkeys(self._names("model.safetensors"), "model.safetensors")
 

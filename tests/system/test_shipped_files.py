@@ -1,6 +1,7 @@
 """Every recipe and every ds_config that comes with the package works."""
 
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def rank() -> Iterator[RankPool]:
 
 
 def two_steps(comm: Comm, name: str) -> tuple[int, float, list[str]]:
-    del comm
+    os.environ["LOCAL_RANK"] = str(comm.rank)
     recipe = load_recipe(
         "sentiment-90",
         ["pruning={sparsity: 0.9, curve: one-shot, start: 1}", "budget={steps: 2, batch: 24}"],

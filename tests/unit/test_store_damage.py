@@ -163,6 +163,8 @@ def test_a_damaged_manifest(folder: Path, text: bytes, reason: str) -> None:
         lambda values: values["spec"]["outputs"]["out0"].update(classes=301),
         lambda values: values["origin"].update(teacher="another"),
         lambda values: values.update(plan="0" * 64),
+        lambda values: values.update(num_records=1),
+        lambda values: values["num_rows"].update(out0=1),
     ],
 )
 def test_a_manifest_that_says_something_else_than_the_files(folder: Path, edit: Callable) -> None:  # type: ignore[type-arg]

@@ -23,7 +23,7 @@ from dsprune.distributed.comm import Comm
 from dsprune.distributed.masks import MaskSet
 from dsprune.errors import UserError
 from dsprune.pure.files import replace_file, replace_text, sha256_of
-from dsprune.pure.masks.bits import pack, unpack
+from dsprune.pure.masks.bits import num_bytes, pack, unpack
 from dsprune.pure.recipe import Pruning
 from dsprune.pure.shard import Shard
 
@@ -146,7 +146,7 @@ def read_masks(folder: Path, manifest: MaskManifest, shards: Sequence[Shard]) ->
     """
     _check_tensors(folder, manifest, shards)
     kept = [torch.zeros(shard.numel, dtype=torch.bool) for shard in shards]
-    found = [0] * len(shards)
+    found: list[list[tuple[int, int]]] = [[] for _ in shards]
     for entry in manifest.files:
         wanted = [i for i, shard in enumerate(shards) if _overlap(shard, entry) is not None]
         bits = _read_file(folder / entry.file, entry) if wanted else {}
@@ -156,14 +156,23 @@ def read_masks(folder: Path, manifest: MaskManifest, shards: Sequence[Shard]) ->
             low, high = _overlap(shards[i], entry) or (0, 0)
             piece = unpack(bits[name], numel)[low - start : high - start]
             kept[i][low - shards[i].start : high - shards[i].start] = piece
-            found[i] += high - low
-    for shard, count in zip(shards, found, strict=True):
-        if count != shard.numel:
+            found[i].append((low, high))
+    for shard, ranges in zip(shards, found, strict=True):
+        if (count := _covered(ranges)) != shard.numel:
             raise UserError(
                 f"{folder / MANIFEST}: {shard.tensor.name} has {count:,} of {shard.numel:,} bits: "
                 f"use another checkpoint"
             )
     return [pack(row) for row in kept]
+
+
+def _covered(ranges: Sequence[tuple[int, int]]) -> int:
+    """Number of places in the union of some ranges."""
+    count = end = 0
+    for low, high in sorted(ranges):
+        count += max(0, high - max(low, end))
+        end = max(end, high)
+    return count
 
 
 def _check_tensors(folder: Path, manifest: MaskManifest, shards: Sequence[Shard]) -> None:
@@ -192,6 +201,13 @@ def _read_file(path: Path, entry: FileEntry) -> dict[str, Tensor]:
     if sha256_of(path) != entry.sha256:
         raise UserError(f"{path}: damaged, its SHA-256 is not the one in {MANIFEST}: use another checkpoint")
     try:
-        return load_file(path)
+        bits = load_file(path)
     except SafetensorError as error:
         raise UserError(f"{path}: not a safetensors file ({error}): use another checkpoint") from error
+    for name, (_, numel) in entry.slices.items():
+        if name not in bits or bits[name].dtype != torch.uint8 or bits[name].shape != (num_bytes(numel),):
+            raise UserError(
+                f"{path}: does not hold the {numel:,} bits of {name} that {MANIFEST} lists: "
+                f"use another checkpoint"
+            )
+    return bits

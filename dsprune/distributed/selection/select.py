@@ -53,10 +53,7 @@ def select(
     search, found = _scan(shards, scorers, kept, groups, group_of, brackets, comm)
     search = narrow(search, [_inside(found, group) for group in groups], comm)
     thresholds = search.low[group_of].tolist()
-    num_ties = [
-        int(torch.count_nonzero(scan.inside == threshold))
-        for scan, threshold in zip(found, thresholds, strict=True)
-    ]
+    num_ties = [int((scan.inside == key).sum()) for scan, key in zip(found, thresholds, strict=True)]
     shares = share_ties(shards, num_ties, groups, search.target - search.num_below, comm)
     return [settle(*settled) for settled in zip(found, thresholds, shares, strict=True)]
 
@@ -86,12 +83,11 @@ def _scan(
         scan(scorer, shard.numel, bits, *brackets[group])
         for scorer, shard, bits, group in zip(scorers, shards, kept, group_of, strict=True)
     ]
-    num_nan = [scan.num_nan for scan in found]
-    num_below = [sum(found[place].num_below for place in group.tensors) for group in groups]
-    num_inside = [sum(found[place].inside.numel() for place in group.tensors) for group in groups]
-    counts = torch.tensor(num_nan + num_below + num_inside)
-    counts = comm.all_reduce_sum(counts)
-    num_nan, num_below, num_inside = counts.split([len(shards), len(groups), len(groups)])
+    counts = [scan.num_nan for scan in found]
+    counts += [sum(found[place].num_below for place in group.tensors) for group in groups]
+    counts += [sum(found[place].inside.numel() for place in group.tensors) for group in groups]
+    totals = comm.all_reduce_sum(torch.tensor(counts))
+    num_nan, num_below, num_inside = totals.split([len(shards), len(groups), len(groups)])
 
     _refuse_nan(shards, num_nan)
     wider = [

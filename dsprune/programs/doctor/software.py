@@ -5,7 +5,6 @@ import shutil
 from importlib.metadata import PackageNotFoundError, requires, version
 
 import torch
-from deepspeed.accelerator import get_accelerator
 from packaging.requirements import Requirement
 from torch.utils import cpp_extension
 
@@ -56,9 +55,8 @@ def check_torch() -> Finding:
 
 def check_accelerator() -> Finding:
     """Say what DeepSpeed trains on and how its ranks talk."""
-    accelerator = get_accelerator()
-    backend = accelerator.communication_backend_name()
-    found = f"{accelerator.device_name()}, ranks talk over {backend}"
+    accelerator, backend = ops.accelerator_and_backend()
+    found = f"{accelerator}, ranks talk over {backend}"
     if torch.distributed.is_backend_available(backend):
         return Finding("accelerator", "ok", found)
     return Finding("accelerator", "fail", f"{found}, which this torch lacks: install a torch built with it")

@@ -44,10 +44,11 @@ def plan(
         UserError: the parts of the recipe do not fit together, or epochs cannot be counted.
     """
     made = make_plan(recipe, world_size, train_examples)
+    if plot is not None:
+        draw_plan(made, plot)  # first: it may be refused
     print_plan(made, world_size, range(4) if stage is None else [stage], console)
     if plot is not None:
-        draw_plan(made, plot)
-        console.print(f"Picture: {plot}")
+        console.print(f"Picture: {plot}", markup=False, soft_wrap=True)
 
 
 def make_plan(recipe: Recipe, world_size: int, train_examples: int | None = None) -> Plan:

@@ -42,7 +42,7 @@ def train(recipe: Recipe, ranks: Ranks, console: Console) -> None:
     tracker.close()
     if ranks.is_first:
         run.finish(summary)
-        console.print(f"finished: {run.path}")
+        console.print(f"finished: {run.path}", markup=False, soft_wrap=True)
 
 
 def _loop(recipe: Recipe, ranks: Ranks, parts: Parts, tracker: Tracker, progress: Progress) -> None:

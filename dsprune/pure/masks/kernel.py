@@ -29,7 +29,7 @@ class Kernel:
         for function in self._apply.values():
             function.argtypes, function.restype = [pointer, pointer, int64], None
         self._scan = functions.scan
-        self._scan.argtypes = [pointer, pointer, int64, int32, int32, int32] + [pointer] * 5
+        self._scan.argtypes = [pointer, pointer, int64, int32, int32, int32, *5 * [pointer]]
         self._scan.restype = int64
         self._histogram = functions.histogram
         self._histogram.argtypes = [pointer, int64, int64, int32, pointer]

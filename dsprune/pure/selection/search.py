@@ -49,7 +49,7 @@ class Search:
 
 
 def histogram(keys: Tensor, low: int, bin_bits: int) -> Tensor:
-    """Counts int32 keys in `BINS` bins of `2**bin_bits` keys each, the first starting at `low`; others not."""
+    """Counts int32 keys in `BINS` bins of `2**bin_bits` keys each, from `low` on; those outside in none."""
     kernel = kernel_for(keys)
     return histogram_eager(keys, low, bin_bits) if kernel is None else kernel.histogram(keys, low, bin_bits)
 

@@ -1,0 +1,30 @@
+"""The teacher store: what a teacher said of each sample of a dataset, computed once, read from disk.
+
+folder/shard-00000.safetensors   records by ascending fingerprint: `fingerprint`, and for each output its
+...                              `offsets` (record i has rows offsets[i] to offsets[i + 1]) and columns
+folder/head.safetensors          kind `hidden`: weight and bias of the last linear layer of each output
+folder/store.json                the manifest, written last: a folder without it is no store
+"""
+
+from dsprune.pure.store.capture import begin_store, finish_store, missing_shards
+from dsprune.pure.store.fingerprint import fingerprint, fingerprints
+from dsprune.pure.store.plan import StorePlan, plan_store
+from dsprune.pure.store.shard_writer import ShardWriter
+from dsprune.pure.store.spec import Output, StoreSpec
+from dsprune.pure.store.store import Block, Store, open_store
+
+__all__ = [
+    "Block",
+    "Output",
+    "ShardWriter",
+    "Store",
+    "StorePlan",
+    "StoreSpec",
+    "begin_store",
+    "fingerprint",
+    "fingerprints",
+    "finish_store",
+    "missing_shards",
+    "open_store",
+    "plan_store",
+]
