@@ -1,0 +1,123 @@
+"""What pruning adds to the steps of BERT-base under DeepSpeed, one rank, between events and at one."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from rich.table import Table
+from torch import Tensor
+from transformers import BertConfig, BertForSequenceClassification
+
+import dsprune
+from bench.tools import milliseconds, on_ranks
+from dsprune.engine.engine import PruningEngine
+from dsprune.pure.recipe import Recipe
+
+__all__ = ["optimizer_steps", "training_steps"]
+
+WARM_UP = 3  # steps; from then on every other step has an event
+SPARSITY = 0.9
+
+
+class Times(NamedTuple):
+    """Milliseconds of a step's parts.
+
+    Attributes:
+        backward: forward and backward pass.
+        pruning: the pruner's work, before and after the engine's step.
+        step: DeepSpeed's own `engine.step()`.
+    """
+
+    backward: float
+    pruning: float
+    step: float
+
+
+def optimizer_steps(repeats: int, stages: Iterable[int], precisions: Iterable[str]) -> Table:
+    """What pruning adds to `engine.step()`, after a forward and backward pass of a few tokens."""
+    title = "Milliseconds of engine.step(), and what pruning adds"
+    return _table(title, (1, 8), repeats, stages, precisions, lambda times: times.step, "25 %")
+
+
+def training_steps(repeats: int, stages: Iterable[int], precisions: Iterable[str]) -> Table:
+    """What pruning adds to a whole step, forward and backward pass included."""
+    title = "Milliseconds of a training step of 8 x 128 tokens, and what pruning adds"
+    return _table(title, (8, 128), repeats, stages, precisions, lambda t: t.backward + t.step, "2 %")
+
+
+def _table(
+    title: str,
+    shape: tuple[int, int],
+    repeats: int,
+    stages: Iterable[int],
+    precisions: Iterable[str],
+    whole: Callable[[Times], float],
+    goal: str,
+) -> Table:
+    table = Table(title=title)
+    for column in ("ZeRO", "precision", "dense", "between events", "share", "goal", "at an event", "share"):
+        table.add_column(column, justify="right")
+    for precision in precisions:
+        for stage in stages:
+            [(between, event)] = on_ranks(1, time_engine, stage, precision, shape, repeats)
+            at_event = event.pruning + event.step - between.step  # its step zeroes what is newly pruned
+            table.add_row(
+                str(stage), precision, f"{whole(between):.0f}",
+                f"{between.pruning:.1f}", f"{between.pruning / whole(between):.1%}", goal,
+                f"{at_event:.0f}", f"{at_event / whole(between):.0%}",
+            )  # fmt: skip
+    return table
+
+
+def best_parts(steps: Iterable[Times]) -> Times:
+    """The shortest of each part."""
+    return Times(*(min(times) for times in zip(*steps, strict=True)))
+
+
+def time_engine(stage: int, precision: str, shape: tuple[int, int], repeats: int) -> tuple[Times, Times]:
+    """Trains a few steps; returns the best times of the steps between events, and of those with one."""
+    engine = bert_engine(stage, precision, repeats)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(1000, 30_000, shape, generator=generator)
+    labels = torch.zeros(shape[0], dtype=torch.int64)
+    steps = [time_step(engine, tokens, labels) for _ in range(WARM_UP + 2 * repeats)]
+    assert engine.pruner is not None
+    assert engine.pruner.num_pruned == round(SPARSITY * engine.pruner.num_prunable)
+    return best_parts(steps[WARM_UP + 1 :: 2]), best_parts(steps[WARM_UP::2])
+
+
+def time_step(engine: PruningEngine, tokens: Tensor, labels: Tensor) -> Times:
+    """One training step; what `PruningEngine.step` does, in its parts."""
+
+    def forward_and_backward() -> None:
+        engine.backward(engine(input_ids=tokens, labels=labels).loss)
+
+    pruner, inner = engine.pruner, engine.deepspeed
+    assert pruner is not None
+    backward = milliseconds(forward_and_backward)
+    before = milliseconds(lambda: pruner.before_step(engine.clock))
+    step = milliseconds(inner.step)
+    after = milliseconds(lambda: pruner.after_step(applied=inner.was_step_applied()))
+    return Times(backward, before + after, step)
+
+
+def bert_engine(stage: int, precision: str, events: int) -> PruningEngine:
+    """BERT-base with random weights under a shipped ds_config: fused AdamW, clipping at 1.0."""
+    recipe = Recipe.model_validate(
+        {
+            "name": "bench",
+            "budget": {"steps": 1000, "batch": 8},
+            "pruning": {
+                "sparsity": SPARSITY,
+                "start": WARM_UP,
+                "end": WARM_UP + 2 * (events - 1),
+                "events": events,
+            },
+            "learning_rate": {"peak": 1e-4},
+            "precision": precision,
+        }
+    )
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig())
+    engine, *_ = dsprune.initialize(model=model, config=f"zero{stage}", recipe=recipe)
+    return engine

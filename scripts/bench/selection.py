@@ -1,0 +1,166 @@
+"""An event's selection on the linear layers of BERT-base, 84.9 M weights, and the masks it leaves."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from rich.table import Table
+from torch import Tensor
+
+from bench.tools import best_of, on_ranks
+from dsprune.distributed.comm import Comm
+from dsprune.distributed.masks import MaskSet
+from dsprune.distributed.selection import select
+from dsprune.pure.masks.bits import apply_, apply_eager_, count_kept
+from dsprune.pure.methods import Method, ShardContext, get_method
+from dsprune.pure.selection.groups import Group, make_groups
+from dsprune.pure.selection.passes import Scorer
+from dsprune.pure.selection.wire import event_bytes
+from dsprune.pure.shard import PrunableTensor, Shard
+
+__all__ = ["against_torch", "by_ranks", "masking"]
+
+HIDDEN, LAYERS = 768, 12
+SPARSITY = 0.9
+SCOPES = ("global", "uniform")
+
+
+def against_torch(repeats: int) -> Table:
+    """One rank's selection, new masks included, against the thresholds alone of magnitudes that are there."""
+    tensors = encoder()
+    masks = MaskSet(partition(tensors, 0, 1))
+    weights = normal_weights(tensors)
+    magnitudes = weights.abs()
+    table = Table(title=f"Milliseconds to select of {weights.numel():,} weights on one rank")
+    for column in ("scope", "dsprune", "torch.kthvalue", "torch.sort", "kthvalue / dsprune", "goal"):
+        table.add_column(column, justify="right")
+    for scope in SCOPES:
+        groups = groups_of(tensors, scope)
+        ours = best_of(repeats, partial(select_once, masks, groups, weights, Comm()))
+        kth = best_of(2, partial(kthvalues, magnitudes, groups))
+        sort = best_of(1, partial(sorts, magnitudes, groups))
+        goal = "10 x" if scope == "global" else ""
+        table.add_row(scope, f"{ours:.0f}", f"{kth:.0f}", f"{sort:.0f}", f"{kth / ours:.1f} x", goal)
+    return table
+
+
+def kthvalues(magnitudes: Tensor, groups: Sequence[Group]) -> list[Tensor]:
+    """The groups' thresholds; their weights lie one group after the other."""
+    parts = magnitudes.split([group.num_weights for group in groups])
+    return [part.kthvalue(group.num_pruned).values for part, group in zip(parts, groups, strict=True)]
+
+
+def sorts(magnitudes: Tensor, groups: Sequence[Group]) -> list[Tensor]:
+    """The same, by sorting each group."""
+    parts = magnitudes.split([group.num_weights for group in groups])
+    return [part.sort().values[group.num_pruned - 1] for part, group in zip(parts, groups, strict=True)]
+
+
+def by_ranks(repeats: int, worlds: Sequence[int]) -> Table:
+    """Time and bytes of one event, and that every number of ranks prunes as many."""
+    table = Table(title="Selection by number of ranks: of each, the slowest")
+    for column in ("scope", "ranks", "ms", "bytes", "predicted", "a group", "at most", "zeros"):
+        table.add_column(column, justify="right")
+    tensors = encoder()
+    for scope in SCOPES:
+        num_groups = len(groups_of(tensors, scope))
+        for world in worlds:
+            times, sent, pruned = zip(*on_ranks(world, time_rank, scope, repeats), strict=True)
+            table.add_row(
+                scope, str(world), f"{max(times):.0f}", f"{max(sent):,}",
+                f"{event_bytes(num_groups, len(tensors), world):,}",
+                f"{max(sent) / num_groups:,.0f}", "65,536", f"{sum(pruned):,}",
+            )  # fmt: skip
+    return table
+
+
+def masking(repeats: int) -> Table:
+    """What the masks weigh, and one pass over all gradients against a pass that does nothing."""
+    tensors = encoder()
+    masks = MaskSet(partition(tensors, 0, 1))
+    gradient = normal_weights(tensors)
+    masks.replace(select_once(masks, groups_of(tensors, "global"), gradient, Comm()))
+    views = gradient.split([tensor.numel for tensor in tensors])
+    bits_a_weight = 8 * masks.nbytes / gradient.numel()
+    nothing = best_of(repeats, lambda: gradient.mul_(1.0))
+    table = Table(title=f"Masking all gradients ({bits_a_weight:.3f} bits of mask a weight; goal 1)")
+    for column in ("pass", "ms", "of reading and writing"):
+        table.add_column(column, justify="right")
+    table.add_row("mul_ by 1.0: reads and writes all", f"{nothing:.0f}", "100 %")
+    for name, apply in (("apply_", apply_), ("apply_eager_: no compiler", apply_eager_)):
+        cost = best_of(repeats, partial(apply_all, apply, masks.bits, views))
+        table.add_row(name, f"{cost:.0f}", f"{100 * cost / nothing:.0f} %")
+    return table
+
+
+def apply_all(
+    apply: Callable[[Tensor, Tensor], None], bits: Sequence[Tensor], views: Sequence[Tensor]
+) -> None:
+    """Masks every tensor."""
+    for row, view in zip(bits, views, strict=True):
+        apply(row, view)
+
+
+def time_rank(scope: str, repeats: int) -> tuple[float, int, int]:
+    """On each rank: milliseconds of a selection, bytes it sends, and weights it prunes."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    tensors = encoder()
+    masks = MaskSet(partition(tensors, rank, world))
+    weights = normal_weights(tensors).chunk(world)[rank]
+    groups = groups_of(tensors, scope)
+    comm = Comm(dist.group.WORLD)
+    bits = select_once(masks, groups, weights, comm)
+    sent = comm.bytes_sent
+    pruned = sum(s.numel - count_kept(b) for s, b in zip(masks.shards, bits, strict=True))
+    return best_of(repeats, partial(select_once, masks, groups, weights, comm)), sent, pruned
+
+
+def select_once(masks: MaskSet, groups: Sequence[Group], weights: Tensor, comm: Comm) -> list[Tensor]:
+    """Selects new masks by magnitude; `weights` are this rank's, one shard after the other."""
+    method = get_method("magnitude")
+    views = weights.split([shard.numel for shard in masks.shards])
+    scorers = []
+    for shard, view in zip(masks.shards, views, strict=True):
+        context = ShardContext(shard.tensor, range(shard.start, shard.start + shard.numel), view)
+        scorers.append(Scorer(partial(scores_of_part, method, context), method.absolute))
+    return select(masks.shards, scorers, masks.bits, groups, comm)
+
+
+def scores_of_part(method: Method, context: ShardContext, part: slice) -> Tensor:
+    """What the engine's pruner gives to a scorer."""
+    return method.scores(context[part])
+
+
+def encoder() -> list[PrunableTensor]:
+    """The weight matrices of BERT-base's encoder."""
+    shapes = [(HIDDEN, HIDDEN)] * 4 + [(4 * HIDDEN, HIDDEN), (HIDDEN, 4 * HIDDEN)]
+    return [
+        PrunableTensor(f"{layer}.{place}", shape)
+        for layer in range(LAYERS)
+        for place, shape in enumerate(shapes)
+    ]
+
+
+def groups_of(tensors: Sequence[PrunableTensor], scope: str) -> list[Group]:
+    """Who competes with whom."""
+    return make_groups(tensors, [SPARSITY] * len(tensors), uniform=scope == "uniform")
+
+
+def partition(tensors: Sequence[PrunableTensor], rank: int, world: int) -> list[Shard]:
+    """Rank's equal part of the concatenated tensors, as ZeRO 1 and 2 cut them."""
+    total = sum(tensor.numel for tensor in tensors)
+    first, last = total * rank // world, total * (rank + 1) // world
+    shards, offset = [], 0
+    for tensor in tensors:
+        start = min(max(first - offset, 0), tensor.numel)
+        stop = min(max(last - offset, 0), tensor.numel)
+        shards.append(Shard(tensor, start, stop - start))
+        offset += tensor.numel
+    return shards
+
+
+def normal_weights(tensors: Sequence[PrunableTensor]) -> Tensor:
+    """Weights as BERT initialises them, one tensor after the other."""
+    num_weights = sum(tensor.numel for tensor in tensors)
+    return torch.randn(num_weights, generator=torch.Generator().manual_seed(0)) * 0.02
