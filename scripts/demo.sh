@@ -38,8 +38,6 @@ evaluate() {
 
 setup_env
 python scripts/fetch_demo_data.py
-say "building DeepSpeed's extensions where they are missing (a minute or two, once)"
-dsprune doctor --build-ops
 
 train sentiment-dense "$@"
 say "sentiment-90: the timetable"

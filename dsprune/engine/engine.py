@@ -14,7 +14,7 @@ from dsprune.engine.checkpoint import load_masks, save_masks
 from dsprune.engine.dsconfig import load_ds_config, resolve_ds_config
 from dsprune.engine.export import save_model_folder
 from dsprune.engine.learning_rate import ScaledLR
-from dsprune.engine.ops import find_stale_locks
+from dsprune.engine.ops import load_collectives
 from dsprune.engine.pruner import Pruner
 from dsprune.engine.support import check_engine
 from dsprune.engine.zero import open_layout
@@ -53,10 +53,7 @@ def initialize(
         UserError: recipe and ds_config disagree, something cannot be pruned under, or a stale lock would make
             DeepSpeed wait for ever.
     """
-    for lock in find_stale_locks():
-        raise UserError(
-            f"{lock}: left by a build that was killed, and waited for without end: remove the file"
-        )
+    load_collectives()
     deepspeed.init_distributed(dist_init_required=None, verbose=False)
     world_size = deepspeed.comm.get_world_size()
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe

@@ -1,5 +1,6 @@
 """The C++ extensions that DeepSpeed compiles at first use: which are needed here, and what blocks them."""
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -8,9 +9,9 @@ from deepspeed.git_version_info import installed_ops
 from deepspeed.ops.op_builder.builder import OpBuilder
 from torch.utils import cpp_extension
 
-from dsprune.errors import CheckFailedError
+from dsprune.errors import CheckFailedError, UserError
 
-__all__ = ["accelerator_and_backend", "build_ops", "find_stale_locks", "is_built", "needed_ops"]
+__all__ = ["accelerator_and_backend", "build_ops", "find_stale_locks", "is_built", "load_collectives", "needed_ops"]
 
 
 def accelerator_and_backend() -> tuple[str, str]:
@@ -49,6 +50,25 @@ def build_ops() -> None:
         except (ImportError, OSError, RuntimeError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise CheckFailedError(f"{builder.name}: does not compile ({reason}): see `ds_report`") from error
+
+
+def load_collectives() -> None:
+    """Load DeepSpeed's CPU collectives, compiled if need be, one rank of a host after the other.
+
+    DeepSpeed lets all ranks compile them at once when they start, and ranks that do so can collide. The lock
+    is the kernel's, so it goes with the process that holds it.
+
+    Raises:
+        UserError: a build that was killed has left a lock of torch's, which every start would wait for.
+    """
+    _extensions_root().mkdir(parents=True, exist_ok=True)
+    with (_extensions_root() / "dsprune.turn").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        for lock in find_stale_locks():
+            raise UserError(f"{lock}: left by a build that was killed, and every start waits for it: remove the file")
+        builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
+        if builder is not None and builder.is_compatible(verbose=False):  # None: not on a CPU
+            builder.load(verbose=False)
 
 
 def find_stale_locks() -> list[Path]:
