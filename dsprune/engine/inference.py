@@ -27,7 +27,7 @@ def shard_for_inference(model: nn.Module, dtype: torch.dtype) -> DeepSpeedEngine
     return engine
 
 
-def read_whole(parameter: nn.Parameter) -> Tensor:
+def read_whole(parameter: Tensor) -> Tensor:
     """A copy of a parameter on the CPU. Collective for one that is sharded: every rank must call this."""
     with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
         return parameter.detach().to("cpu", copy=True)

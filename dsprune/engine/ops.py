@@ -11,7 +11,14 @@ from torch.utils import cpp_extension
 
 from dsprune.errors import CheckFailedError, UserError
 
-__all__ = ["accelerator_and_backend", "build_ops", "find_stale_locks", "is_built", "load_collectives", "needed_ops"]
+__all__ = [
+    "accelerator_and_backend",
+    "build_ops",
+    "find_stale_locks",
+    "is_built",
+    "load_collectives",
+    "needed_ops",
+]
 
 
 def accelerator_and_backend() -> tuple[str, str]:
@@ -65,7 +72,9 @@ def load_collectives() -> None:
     with (_extensions_root() / "dsprune.turn").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         for lock in find_stale_locks():
-            raise UserError(f"{lock}: left by a build that was killed, and every start waits for it: remove the file")
+            raise UserError(
+                f"{lock}: left by a build that was killed, and every start waits for it: remove the file"
+            )
         builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
         if builder is not None and builder.is_compatible(verbose=False):  # None: not on a CPU
             builder.load(verbose=False)

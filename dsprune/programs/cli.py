@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -52,6 +52,54 @@ def train(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     from dsprune.programs.train.train import train as run_recipe
 
     run_recipe(loaded, ranks, Console(stderr=True))
+
+
+@app.command()
+def teacher(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples of a forward pass on a rank.")] = 32,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"], typer.Option(help="Number format of the teacher's weights.")
+    ] = "fp32",
+    stage: Annotated[
+        Literal["0", "3"], typer.Option(help="ZeRO stage; 3 = the teacher is larger than a device.")
+    ] = "0",
+) -> None:
+    """Run the teacher over the training data, and store what it says; on one process or many."""
+    from dsprune.distributed.ranks import find_ranks
+    from dsprune.programs.quiet import quiet
+    from dsprune.pure.recipe import load_recipe
+
+    loaded, ranks = load_recipe(recipe, overrides or []), find_ranks()
+    quiet(ranks)
+    from dsprune.programs.teacher.teacher import teacher as ask
+
+    ask(loaded, batch_size, precision, int(stage), ranks, Console(stderr=True))
+
+
+@app.command()
+def calibrate(
+    store: Annotated[Path, typer.Argument(help="A teacher's store.")],
+    overrides: Overrides = None,
+    recipe: Annotated[str | None, typer.Option(help="Recipe whose training data give the labels.")] = None,
+    max_records: Annotated[int | None, typer.Option(min=1, help="Look at so many; else at all.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the curves to this file.")] = None,
+    write: Annotated[Path | None, typer.Option(help="Recipe file to write the temperature into.")] = None,
+) -> None:
+    """Choose the temperature to distil with, from a teacher's store."""
+    from dsprune.distributed.ranks import find_ranks
+    from dsprune.programs.quiet import quiet
+    from dsprune.pure.recipe import load_recipe
+
+    if overrides and recipe is None:
+        raise UserError(f"override {overrides[0]!r}: there is no recipe to override: give --recipe")
+    loaded, ranks = load_recipe(recipe, overrides or []) if recipe else None, find_ranks()
+    quiet(ranks)
+    from dsprune.programs.calibrate.calibrate import calibrate as choose
+
+    if ranks.is_first:
+        choose(store, loaded, plot, write, max_records, Console())
 
 
 @app.command("eval")

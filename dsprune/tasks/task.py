@@ -2,24 +2,48 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import ModelOutput
 
 from dsprune.errors import UserError
 from dsprune.pure.recipe import Task as TaskSettings
 
-__all__ = ["Batch", "Collate", "Features", "Split", "Task", "TaskSettings", "on_device"]
+__all__ = [
+    "Batch",
+    "Collate",
+    "Features",
+    "LogitRows",
+    "Split",
+    "Task",
+    "TaskSettings",
+    "inputs_of",
+    "on_device",
+]
 
 Split = Literal["train", "validation"]
 Features = Mapping[str, Any]
 Batch = dict[str, Tensor]
 Collate = Callable[[Sequence[Features]], Batch]
+
+
+@dataclass(frozen=True)
+class LogitRows:
+    """The rows of one output that count, each one softmax: those of an example follow one another.
+
+    Attributes:
+        logits: `[rows, classes]`.
+        counts: number of rows of each example; None = one each.
+    """
+
+    logits: Tensor
+    counts: Tensor | None = None
 
 
 class Task(ABC):
@@ -69,9 +93,38 @@ class Task(ABC):
         del config
         return self
 
-    def logits_of(self, outputs: ModelOutput) -> Tensor:
-        """The outputs that a student shares with its teacher."""
-        return outputs["logits"]
+    @abstractmethod
+    def classes(self, config: PretrainedConfig) -> dict[str, int]:
+        """The outputs that a student shares with its teacher, by name, and the width of their rows."""
+
+    def logit_rows(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, LogitRows]:
+        """The rows that count of each shared output; unless said otherwise, an example is one row of it.
+
+        Args:
+            outputs: what the model gave for the batch, or the inputs of its heads in their place.
+            batch: the examples.
+        """
+        del batch
+        return {"logits": LogitRows(outputs["logits"])}
+
+    def num_rows(self, dataset: Dataset) -> dict[str, np.ndarray] | None:
+        """How many rows each example has in each shared output; None = one each."""
+        del dataset
+        return None
+
+    def heads(self, model: nn.Module) -> dict[str, nn.Linear]:
+        """The last layer of each shared output, where it is a linear one that makes row after row."""
+        del model
+        return {}
+
+    def samples(self, dataset: Dataset) -> dict[str, Sequence[Any]]:
+        """What makes an example the same for a teacher, by columns: what the model reads, without labels."""
+        names = [name for name in dataset.column_names if name not in ("labels", "length")]
+        return {name: dataset[name][:] for name in names}
+
+    def preprocessing(self) -> str:
+        """What else decides about the teacher's answers, for a person who compares two of them."""
+        return f"{type(self).__name__} of at most {self.settings.max_length} tokens"
 
     def prepare(self, split: Split, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """The encoded examples of a split, at most `max_train` or `max_validation` of them."""
@@ -87,6 +140,11 @@ def spread(rows: Dataset, limit: int | None) -> Dataset:
     if limit is None or limit >= len(rows):
         return rows
     return rows.select([i * len(rows) // limit for i in range(limit)])
+
+
+def inputs_of(batch: Batch) -> Batch:
+    """What a model reads of a batch."""
+    return {name: tensor for name, tensor in batch.items() if name != "labels"}
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:

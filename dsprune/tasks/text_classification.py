@@ -21,7 +21,7 @@ from dsprune.errors import UserError
 from dsprune.tasks.labels import check_same_labels, find_labels, labels_of, number_labels
 from dsprune.tasks.pretrained import check_max_length, load_config, load_model
 from dsprune.tasks.source import HubData, read_rows
-from dsprune.tasks.task import Batch, Collate, Features, Split, Task, TaskSettings
+from dsprune.tasks.task import Batch, Collate, Features, Split, Task, TaskSettings, inputs_of
 
 __all__ = ["TextClassification"]
 
@@ -120,8 +120,24 @@ class TextClassification(Task):
 
     def predict(self, model: nn.Module, batch: Batch) -> list[int]:
         """The number of the likeliest label."""
-        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        return self.logits_of(model(**inputs)).argmax(dim=-1).tolist()
+        return model(**inputs_of(batch))["logits"].argmax(dim=-1).tolist()
+
+    def classes(self, config: PretrainedConfig) -> dict[str, int]:
+        """One output, with a class for each label."""
+        del config
+        return {"logits": len(self.labels)}
+
+    def heads(self, model: nn.Module) -> dict[str, nn.Linear]:
+        """The last layer, of the models that pool first; the others (GPT-2, Llama) classify every token."""
+        layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+        # Those others have no bias there.
+        if layers and layers[-1].out_features == len(self.labels) and layers[-1].bias is not None:
+            return {"logits": layers[-1]}
+        return {}
+
+    def preprocessing(self) -> str:
+        """The cut, and the order of the labels."""
+        return f"{super().preprocessing()} into {', '.join(self.labels)}"
 
     def score(self, predictions: Sequence[int], dataset: Dataset) -> dict[str, float]:
         """The task's metrics, the best value of each is 1."""

@@ -1,51 +1,87 @@
 """What the commands say and how they end: 0 done, 1 a check failed, 2 bad input in one line."""
 
 import json
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from transformers import LlamaConfig
 
-from tests.system.commands import complaints, dsprune, launched, write_recipe
+from tests.system.commands import complaints, dsprune, launched, run, write_recipe
 from tests.tiny import tiny_bert, tiny_sentiment
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
-    return write_recipe(folder / "tiny.yaml", tiny_bert(folder / "bert"), tiny_sentiment(folder / "data"))
+    return write_recipe(
+        folder / "tiny.yaml", tiny_bert(folder / "bert"), tiny_sentiment(folder / "data", 320)
+    )
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["train", "sentiment-9"], "recipe 'sentiment-9': no such file: did you mean 'sentiment-90'?"),
-        (["train", "RECIPE", "pruning.sparsty=0.9"], "pruning.sparsty: value 0.9: unknown key, did you mean"),
-        (["train", "RECIPE", "pruning.sparsity=9"], "pruning.sparsity: value 9: must be less than 1"),
-        (["train", "RECIPE", "sparsity"], "override 'sparsity': write key=value"),
-        (["train", "RECIPE", "model.path=nowhere"], "'nowhere'"),
-        (["train", "RECIPE", "task.train=none.csv"], "task.train: none.csv: no such file"),
-        (["train", "RECIPE", "task={name: sst2}"], "task.dataset: "),
-        (["train", "RECIPE", "deepspeed=zero9"], "deepspeed: no file 'zero9'"),
-        (["train", "RECIPE", "model=null"], "training needs the sections model and task"),
-        (["train"], "Missing argument 'RECIPE'"),
-        (["trian"], "No such command 'trian'"),
-        (["train", "RECIPE", "--fast"], "No such option: --fast"),
-        (["plan", "RECIPE", "--stage", "4"], "--stage"),
-        (["plan", "RECIPE", "--plot", "plan.gif"], "--plot: value plan.gif: must end in .png or .svg"),
-        (["audit", "nowhere"], "nowhere: neither a run, a checkpoint nor a model with masks"),
-        (["eval", "nowhere", "validation=none.csv"], "'nowhere'"),
-    ],
-)
+BAD_INPUT = [
+    ("train sentiment-9", "recipe 'sentiment-9': no such file: did you mean 'sentiment-90'?"),
+    ("train RECIPE pruning.sparsty=0.9", "pruning.sparsty: value 0.9: unknown key, did you mean"),
+    ("train RECIPE pruning.sparsity=9", "pruning.sparsity: value 9: must be less than 1"),
+    ("train RECIPE sparsity", "override 'sparsity': write key=value"),
+    ("train RECIPE model.path=nowhere", "'nowhere'"),
+    ("train RECIPE task.train=none.csv", "task.train: none.csv: no such file"),
+    ('train RECIPE task={"name":"sst2"}', "task.dataset: "),
+    ("train RECIPE deepspeed=zero9", "deepspeed: no file 'zero9'"),
+    ("train RECIPE model=null", "training needs the sections model and task"),
+    ("train", "Missing argument 'recipe'"),
+    ("trian", "No such command 'trian'"),
+    ("train RECIPE --fast", "No such option: --fast"),
+    ("plan RECIPE --stage 4", "--stage"),
+    ("plan RECIPE --plot plan.gif", "--plot: value plan.gif: must end in .png or .svg"),
+    ("audit nowhere", "nowhere: neither a run, a checkpoint nor a model with masks"),
+    ("eval nowhere validation=none.csv", "'nowhere'"),
+]
+
+# One process for all of them: most of a command's time is its imports.
+MANY_COMMANDS = """
+import contextlib, io, json, sys
+from dsprune.programs.cli import main
+
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["dsprune", *arguments]
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            code = main()
+        except SystemExit as end:
+            code = end.code
+    print("ANSWER", json.dumps([code, said.getvalue()]))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
+    """Exit code and stderr of every bad command."""
+    commands = [text.replace("RECIPE", str(recipe)).split(" ") for text, _ in BAD_INPUT]
+    empty = str(tmp_path_factory.mktemp("cache"))
+    done = run([sys.executable, "-c", MANY_COMMANDS, json.dumps(commands)], HF_HOME=empty)
+    assert done.returncode == 0, done.stderr
+    lines = [line.removeprefix("ANSWER ") for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
+    return {text: tuple(json.loads(line)) for (text, _), line in zip(BAD_INPUT, lines, strict=True)}
+
+
+@pytest.mark.parametrize(("command", "message"), BAD_INPUT)
 def test_bad_input_is_one_line_and_exit_code_2(
-    recipe: Path, tmp_path: Path, arguments: list[str], message: str
+    answers: dict[str, tuple[int, str]], command: str, message: str
 ) -> None:
-    done = dsprune(*(str(recipe) if one == "RECIPE" else one for one in arguments), HF_HOME=str(tmp_path))
-    assert done.returncode == 2, done.stderr
-    [line] = complaints(done)
+    code, said = answers[command]
+    assert code == 2
+    [line] = [line for line in said.splitlines() if line.startswith("dsprune: ")]
     assert message in line
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in said
+
+
+def test_the_process_ends_with_the_exit_code() -> None:
+    done = dsprune("train", "sentiment-9")
+    assert done.returncode == 2
+    assert [done.stderr.strip()] == complaints(done)
 
 
 def test_under_the_launcher_a_conflict_is_one_line_a_host(recipe: Path, tmp_path: Path) -> None:

@@ -49,10 +49,9 @@ def two_steps(comm: Comm, name: str) -> tuple[int, float, list[str]]:
         "sentiment-90",
         ["pruning={sparsity: 0.9, curve: one-shot, start: 1}", "budget={steps: 2, batch: 24}"],
     )
-    engine, _, loader, _ = dsprune.initialize(
-        model=Blocks(), config=name, recipe=recipe, training_data=examples()
-    )
-    for tokens, labels in loader:
+    engine, *_ = dsprune.initialize(model=Blocks(), config=name, recipe=recipe)
+    for step in range(2):
+        tokens, labels = examples()[24 * step : 24 * (step + 1)]
         engine.backward(engine(tokens, labels))
         engine.step()
     sparsity, findings = engine.sparsity()["sparsity_prunable"], engine.pruner.audit()

@@ -5,14 +5,12 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dsprune.errors import UserError
+from dsprune.programs.figures import save_figure
 from dsprune.programs.plan.data import Plan
-from dsprune.pure.files import replace_file
 from dsprune.pure.schedule import Timetable
 
 __all__ = ["draw_plan"]
 
-FORMATS = ("png", "svg")
 PHASES = {"dense": "#e8eef4", "prune": "#fbeee0", "recover": "#e9f3e8"}
 SPARSITY, RATE, QUIET = "#b8442c", "#2c5f8a", "#606060"
 
@@ -23,12 +21,7 @@ def draw_plan(plan: Plan, path: Path) -> None:
     Raises:
         UserError: the file has another ending, or its folder does not exist.
     """
-    if path.suffix[1:] not in FORMATS:
-        raise UserError(f"--plot: value {path}: must end in {' or '.join('.' + kind for kind in FORMATS)}")
-    if not path.parent.is_dir():
-        raise UserError(f"--plot: value {path}: make the folder {path.parent} first")
-    figure = _figure(plan)
-    replace_file(path, lambda temporary: figure.savefig(temporary, format=path.suffix[1:], dpi=150))
+    save_figure(_figure(plan), path)
 
 
 def _figure(plan: Plan) -> Figure:

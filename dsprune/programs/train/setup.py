@@ -4,23 +4,40 @@ import random
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset
+from rich.console import Console
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from dsprune.distributed.data import BatchPlan, TrainSampler
 from dsprune.distributed.ranks import Ranks
+from dsprune.distributed.together import on_first_rank
 from dsprune.engine.dsconfig import load_ds_config, resolve_ds_config
 from dsprune.engine.engine import PruningEngine, initialize
+from dsprune.engine.launch import join_ranks
 from dsprune.errors import UserError
-from dsprune.pure.recipe import Recipe
+from dsprune.programs.teacher.asking import Execution
+from dsprune.programs.teacher.build import build_store
+from dsprune.programs.teacher.source import Source
+from dsprune.programs.train.distill import Lesson
+from dsprune.programs.train.teachers import (
+    MicroBatch,
+    OnlineTeacher,
+    StoredTeacher,
+    Teacher,
+    open_stored_teacher,
+    with_samples,
+)
+from dsprune.pure.recipe import Distillation, Recipe
+from dsprune.pure.store.manifest import MANIFEST
 from dsprune.tasks.pretrained import load_tokenizer
 from dsprune.tasks.registry import build_task
-from dsprune.tasks.task import Batch, Collate, Task
+from dsprune.tasks.task import Collate, Features, Task
 
 __all__ = ["Parts", "assemble"]
 
@@ -35,9 +52,9 @@ class Parts:
         data: encoded training examples.
         validation: encoded validation examples.
         plan: the order of the examples.
-        collate: makes micro-batches.
+        collate: makes batches.
         engine: the wrapped DeepSpeed engine.
-        teacher: a model to imitate, or None.
+        lesson: whom to imitate, or None.
     """
 
     task: Task
@@ -47,23 +64,27 @@ class Parts:
     plan: BatchPlan
     collate: Collate
     engine: PruningEngine
-    teacher: nn.Module | None
+    lesson: Lesson | None
 
-    def micro_batches(self, rank: int) -> Iterator[Batch]:
+    def micro_batches(self, rank: int) -> Iterator[MicroBatch]:
         """A rank's micro-batches from the engine's position in the data on, without end.
 
         A step that is skipped on overflow has used up its examples.
         """
         start, lengths = self.engine.global_steps, self.data["length"][:]
         sampler = TrainSampler(self.plan, lengths, rank, start=start, stop=sys.maxsize)
-        return iter(DataLoader(self.data, batch_sampler=sampler, collate_fn=self.collate))
+        collate = self.lesson.teacher.collate if self.lesson else self._collate
+        return iter(DataLoader(self.data, batch_sampler=sampler, collate_fn=collate))
+
+    def _collate(self, features: list[Features]) -> MicroBatch:
+        return MicroBatch(self.collate(features))
 
 
-def assemble(recipe: Recipe, ranks: Ranks) -> Parts:
+def assemble(recipe: Recipe, ranks: Ranks, console: Console) -> Parts:
     """Build everything, the cheap and breakable first. Collective: every rank must call this.
 
     Raises:
-        UserError: the recipe, its data and its ds_config do not go together.
+        UserError: the recipe, its data, its teacher and its ds_config do not go together.
     """
     if recipe.model is None or recipe.task is None:
         raise UserError(f"recipe {recipe.name!r}: training needs the sections model and task: add them")
@@ -73,17 +94,40 @@ def assemble(recipe: Recipe, ranks: Ranks) -> Parts:
     data, validation = task.prepare("train", tokenizer), task.prepare("validation", tokenizer)
     batch, micro_batch = config["train_batch_size"], config["train_micro_batch_size_per_gpu"]
     plan = BatchPlan(len(data), batch, micro_batch, ranks.world_size, recipe.seed)
-    _seed(recipe.seed, ranks.rank)
-    model = task.build_model(recipe.model.path, tokenizer)
+    collate = task.collate(tokenizer, pad_to_multiple_of=None if recipe.precision == "fp32" else 8)
     teacher = None
     if recipe.distillation is not None:
-        teacher = task.build_model(recipe.distillation.teacher, tokenizer, new_head=False)
-        teacher.eval().requires_grad_(False)
+        teacher, data = _teacher(recipe.distillation, task, tokenizer, data, collate, ranks, console)
+    _seed(recipe.seed, ranks.rank)
+    model = task.build_model(recipe.model.path, tokenizer)
     engine, *_ = initialize(model=model, config=config, recipe=recipe, steps_per_epoch=plan.steps_per_epoch)
-    if teacher is not None:
-        teacher.to(engine.device)
-    collate = task.collate(tokenizer, pad_to_multiple_of=None if recipe.precision == "fp32" else 8)
-    return Parts(task, tokenizer, data, validation, plan, collate, engine, teacher)
+    lesson = None
+    if recipe.distillation is not None and teacher is not None:
+        lesson = Lesson(teacher, task, recipe.distillation, engine.timetable)
+    return Parts(task, tokenizer, data, validation, plan, collate, engine, lesson)
+
+
+def _teacher(
+    settings: Distillation,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Dataset,
+    collate: Collate,
+    ranks: Ranks,
+    console: Console,
+) -> tuple[Teacher, Dataset]:
+    """The teacher, and the data as it wants them. Collective: every rank must call this."""
+    device = join_ranks(ranks)
+    if settings.store is None:
+        model: nn.Module = task.build_model(settings.teacher, tokenizer, new_head=False)
+        model.eval().requires_grad_(False)
+        return OnlineTeacher(model.to(device=device), task, collate), data
+    folder = Path(settings.store)
+    source = Source.of(settings.teacher, task, tokenizer, data, ranks)
+    if on_first_rank(ranks, lambda: not (folder / MANIFEST).exists()):
+        build_store(folder, settings, source, Execution(device), ranks, console)
+    store = open_stored_teacher(folder, settings, source, ranks, device)
+    return StoredTeacher(store, collate), with_samples(source)
 
 
 def _seed(seed: int, rank: int) -> None:

@@ -4,7 +4,6 @@ import itertools
 import time
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,10 +15,9 @@ from dsprune.programs.evaluate import evaluate
 from dsprune.programs.run import RunFolder
 from dsprune.programs.train.meter import Meter
 from dsprune.programs.train.setup import Parts, assemble
+from dsprune.programs.train.teachers import MicroBatch
 from dsprune.programs.train.tracking import Tracker, open_tracker
-from dsprune.pure.distill import distillation_loss
-from dsprune.pure.recipe import Distillation, Recipe
-from dsprune.tasks.task import Batch, on_device
+from dsprune.pure.recipe import Recipe
 
 __all__ = ["train"]
 
@@ -31,7 +29,7 @@ def train(recipe: Recipe, ranks: Ranks, console: Console) -> None:
         UserError: the recipe, its data and its ds_config do not go together; nothing has been trained yet.
     """
     run = RunFolder.for_recipe(recipe)
-    parts = assemble(recipe, ranks)
+    parts = assemble(recipe, ranks, console)
     if ranks.is_first:
         run.begin(recipe, parts.engine.config)
     tracker = open_tracker(recipe, run, ranks)
@@ -55,8 +53,8 @@ def _loop(recipe: Recipe, ranks: Ranks, parts: Parts, tracker: Tracker, progress
     engine.train()
     while engine.clock < timetable.total_steps:
         event = timetable.event_at(engine.clock)
-        for batch in itertools.islice(micro_batches, parts.plan.accumulation):
-            loss = _loss(parts, recipe.distillation, on_device(batch, engine.device))
+        for micro_batch in itertools.islice(micro_batches, parts.plan.accumulation):
+            loss = _loss(parts, micro_batch.to(engine.device))
             engine.backward(loss)
             engine.step()
             meter.add(loss)
@@ -73,15 +71,12 @@ def _loop(recipe: Recipe, ranks: Ranks, parts: Parts, tracker: Tracker, progress
             tracker.log(clock, _evaluate(parts))
 
 
-def _loss(parts: Parts, distillation: Distillation | None, batch: Batch) -> Tensor:
-    """`(1 - h) * task + h * T^2 * KL(teacher_T || student_T)`; without a teacher, the task's loss."""
-    outputs = parts.engine(**batch)
-    if parts.teacher is None or distillation is None:
+def _loss(parts: Parts, micro_batch: MicroBatch) -> Tensor:
+    """The task's loss, or what the lesson makes of it."""
+    outputs = parts.engine(**micro_batch.batch)
+    if parts.lesson is None:
         return outputs.loss
-    with torch.no_grad():
-        teacher = parts.task.logits_of(parts.teacher(**batch))
-    imitation = distillation_loss(parts.task.logits_of(outputs), teacher, distillation.temperature)
-    return (1 - distillation.hardness) * outputs.loss + distillation.hardness * imitation
+    return parts.lesson.loss(outputs, micro_batch, parts.engine.clock)
 
 
 def _step_numbers(engine: PruningEngine, meter: Meter) -> dict[str, Any]:

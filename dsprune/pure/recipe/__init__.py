@@ -1,5 +1,6 @@
 """The recipe: everything that a run is told, typed and strict."""
 
+from dsprune.pure.recipe.ramp import Ramp
 from dsprune.pure.recipe.recipe import (
     Recipe,
     dump_recipe,
@@ -19,6 +20,7 @@ __all__ = [
     "Model",
     "Optimizer",
     "Pruning",
+    "Ramp",
     "Recipe",
     "Span",
     "Task",

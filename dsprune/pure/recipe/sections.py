@@ -3,10 +3,12 @@
 The literal under each field is its documentation, and its description in the JSON schema.
 """
 
-from typing import Annotated
+import math
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from dsprune.pure.recipe.ramp import Ramp, within
 from dsprune.pure.recipe.span import Span
 
 __all__ = ["Distillation", "Fraction", "Model", "Optimizer", "Section", "Task", "Text", "Tracking"]
@@ -104,16 +106,45 @@ class Optimizer(Section):
 
 
 class Distillation(Section):
-    """Learn from a teacher's stored outputs: loss (1 - h) * task + h * T^2 * KL(teacher_T || student_T)."""
+    """Learn from a teacher: loss (1 - h) * task + h * T^2 * KL(teacher_T || student_T)."""
 
     teacher: Text
-    """Folder with the teacher's outputs, as `dsprune teacher` writes it."""
+    """Folder of the teacher, a Hugging Face model that was trained for the task, or its name on the hub."""
 
-    hardness: Fraction = 1.0
-    """h: weight of the teacher's part of the loss, 0 to 1."""
+    store: Text | None = None
+    """Folder with the teacher's outputs, made when it is not there; null = run the teacher at every step."""
 
-    temperature: float = Field(default=2.0, gt=0)
-    """T: both outputs are divided by it before the softmax."""
+    hardness: Annotated[Ramp, AfterValidator(within(0, 1))] = Ramp(first=1.0, final=1.0)
+    """h: weight of the teacher's part of the loss, 0 to 1; a number, or a line between two."""
+
+    temperature: Annotated[Ramp, AfterValidator(within(0, math.inf, above=True))] = Ramp(first=2.0, final=2.0)
+    """T: both outputs are divided by it before the softmax; a number, or a line between two."""
+
+    dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
+    """Number format of the store."""
+
+    k: int = Field(default=64, ge=1)
+    """Kind `topk`: how many of the largest outputs are stored."""
+
+    temperatures: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """Kind `topk`: temperatures that the store is good for, besides `temperature`."""
+
+    kind: Literal["auto", "full", "topk", "hidden"] = "auto"
+    """What is stored: all outputs, the largest, or the last hidden states; auto = the smallest that will do."""
+
+    @property
+    def stored_temperatures(self) -> tuple[float, ...]:
+        """What kind `topk` can be read at; none when the temperature changes, since it would know the ends only."""
+        constant = {self.temperature.first} if self.temperature.is_constant else set()
+        return tuple(sorted(constant | set(self.temperatures))) if constant else ()
+
+    @field_validator("kind")
+    @classmethod
+    def _readable(cls, kind: str, info: ValidationInfo) -> str:
+        temperature = info.data.get("temperature")
+        if kind == "topk" and temperature is not None and not temperature.is_constant:
+            raise ValueError("topk knows single temperatures only, and this one changes: use full or hidden")
+        return kind
 
 
 class Tracking(Section):

@@ -6,14 +6,16 @@ folder/head.safetensors          kind `hidden`: weight and bias of the last line
 folder/store.json                the manifest, written last: a folder without it is no store
 """
 
-from dsprune.pure.store.capture import begin_store, finish_store, missing_shards
+from dsprune.pure.store.capture import Begun, begin_store, begun_store, finish_store, missing_shards
 from dsprune.pure.store.fingerprint import fingerprint, fingerprints
+from dsprune.pure.store.manifest import check_origin
 from dsprune.pure.store.plan import StorePlan, plan_store
 from dsprune.pure.store.shard_writer import ShardWriter
 from dsprune.pure.store.spec import Output, StoreSpec
 from dsprune.pure.store.store import Block, Store, open_store
 
 __all__ = [
+    "Begun",
     "Block",
     "Output",
     "ShardWriter",
@@ -21,6 +23,8 @@ __all__ = [
     "StorePlan",
     "StoreSpec",
     "begin_store",
+    "begun_store",
+    "check_origin",
     "fingerprint",
     "fingerprints",
     "finish_store",

@@ -2,7 +2,10 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from dsprune.errors import UserError
 from dsprune.pure.distill.signal import Head
@@ -16,12 +19,47 @@ from dsprune.pure.store.manifest import (
     shard_name,
 )
 from dsprune.pure.store.plan import StorePlan
+from dsprune.pure.store.spec import StoreSpec
 from dsprune.pure.store.tensor_file import TensorFile, write_tensors
 
-__all__ = ["begin_store", "finish_store", "missing_shards"]
+__all__ = ["Begun", "begin_store", "begun_store", "finish_store", "missing_shards"]
 
 _TENSORS = re.compile(r"(shard-\d+|head)\.safetensors")
 _TEMPORARY = re.compile(rf"\.({_TENSORS.pattern}|{re.escape(MANIFEST)})\.\d+\.tmp")
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What a folder says of the store in it, finished or not.
+
+    Attributes:
+        spec: what is stored, and how.
+        origin: fingerprints of what it is made from.
+        finished: digest of the plan, once the manifest is there.
+    """
+
+    spec: StoreSpec
+    origin: Mapping[str, str]
+    finished: str | None = None
+
+
+def begun_store(folder: Path) -> Begun | None:
+    """What is known of the store in a folder; None before the first shard.
+
+    Raises:
+        UserError: the manifest or the first shard is damaged.
+    """
+    if (folder / MANIFEST).exists():
+        manifest = read_manifest(folder)
+        return Begun(manifest.spec, manifest.origin, manifest.plan)
+    shard = next((path for path in sorted(folder.glob("*")) if _TENSORS.fullmatch(path.name)), None)
+    if shard is None:
+        return None
+    header = TensorFile(shard).metadata
+    try:
+        return Begun(StoreSpec.model_validate(header["spec"]), header["origin"])
+    except (LookupError, TypeError, ValidationError) as error:
+        raise UserError(f"{shard}: not a store's file: give a new or empty folder") from error
 
 
 def begin_store(folder: Path, plan: StorePlan) -> None:

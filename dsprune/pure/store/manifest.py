@@ -71,16 +71,16 @@ def read_manifest(folder: Path) -> StoreManifest:
         raise UserError(f"{path}: not a manifest of format 1 ({reason}): use another store") from error
 
 
-def check_origin(folder: Path, manifest: StoreManifest, expected: Mapping[str, str]) -> None:
-    """Compare fingerprints of what the store was made from with what it is to be used for.
+def check_origin(folder: Path, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    """Compare what a store was made from, or as, with what it is to be used for.
 
     Raises:
         UserError: one or more differ; each is named with both sides.
     """
     differences = [
-        f"{name} is {manifest.origin.get(name, 'not told')} in the store and {value} here"
+        f"{name} is {found.get(name, 'not told')} in the store and {value} here"
         for name, value in expected.items()
-        if manifest.origin.get(name) != value
+        if found.get(name) != value
     ]
     if differences:
         raise UserError(

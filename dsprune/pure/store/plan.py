@@ -17,7 +17,10 @@ from dsprune.pure.store.spec import DTYPES, StoreSpec
 __all__ = ["SHARD_BYTES", "StorePlan", "plan_store"]
 
 SHARD_BYTES = 64 * 2**20
-"""What a killed capture loses at most, a rank."""
+"""Size of a shard of large records."""
+
+SHARD_RECORDS = 1024
+"""A shard of small records has so many: they take the teacher as long. A killed rank loses one shard at most."""
 
 OFFSET_BYTES = 8
 
@@ -168,7 +171,15 @@ def _record_bytes(spec: StoreSpec, rows: Mapping[str, np.ndarray]) -> np.ndarray
 
 
 def _cut(record_bytes: np.ndarray, shard_bytes: int) -> np.ndarray:
-    """Bounds of shards of about so many bytes, at least one record each."""
+    """Bounds of shards of about so many bytes, at least one record each.
+
+    A record counts for at least its part of a shard of `SHARD_RECORDS`, or of more than those where a store
+    would have more shards than that.
+    """
+    least = (
+        shard_bytes // SHARD_RECORDS * SHARD_RECORDS // max(SHARD_RECORDS, len(record_bytes) // SHARD_RECORDS)
+    )
+    record_bytes = np.maximum(record_bytes, least)
     begins = np.cumsum(record_bytes) - record_bytes
     _, firsts = np.unique(begins // shard_bytes, return_index=True)
     return np.append(firsts, len(record_bytes))

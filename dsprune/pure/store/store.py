@@ -58,6 +58,11 @@ class Store:
             for name, output in manifest.spec.outputs.items()
         }
 
+    @property
+    def fingerprints(self) -> np.ndarray:
+        """Of all records, ascending: a hash's order, so the first ones are as good as drawn at random."""
+        return np.concatenate(self._fingerprints)
+
     def fetch(self, fingerprints: Sequence[bytes] | np.ndarray) -> dict[str, Block]:
         """What the teacher said of some samples, by output; every one must be in the store, see `missing`."""
         shards, records = self._find(fingerprints)
@@ -120,7 +125,7 @@ def open_store(
         UserError: no finished store, made from something else, or damaged.
     """
     manifest = read_manifest(folder)
-    check_origin(folder, manifest, expected or {})
+    check_origin(folder, manifest.origin, expected or {})
     shards = [_open(folder, manifest, entry, verify=verify) for entry in manifest.shards]
     heads = {}
     if manifest.head is not None:

@@ -1,0 +1,57 @@
+"""`dsprune teacher`: the store of a recipe's teacher."""
+
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from dsprune.distributed.ranks import Ranks
+from dsprune.engine.launch import join_ranks
+from dsprune.errors import UserError
+from dsprune.programs.teacher.asking import Execution
+from dsprune.programs.teacher.build import build_store
+from dsprune.programs.teacher.source import Source
+from dsprune.pure.recipe import Recipe
+from dsprune.tasks.pretrained import load_tokenizer
+from dsprune.tasks.registry import build_task
+
+__all__ = ["teacher"]
+
+
+def teacher(
+    recipe: Recipe,
+    batch_size: int,
+    precision: Literal["fp32", "bf16", "fp16"],
+    stage: int,
+    ranks: Ranks,
+    console: Console,
+) -> None:
+    """Run the recipe's teacher over its training data, and store what it says.
+
+    Collective: every rank must call this.
+
+    Args:
+        recipe: its sections model, task and distillation say what is computed.
+        batch_size: examples of a forward pass on a rank.
+        precision: type of the teacher's weights.
+        stage: ZeRO stage; 3 shards the weights over the ranks, 0 gives each rank all of them.
+        ranks: who this is.
+        console: for the first rank's words.
+
+    Raises:
+        UserError: something is missing in the recipe, or see `build_store`.
+    """
+    settings = recipe.distillation
+    if recipe.model is None or recipe.task is None or settings is None:
+        raise UserError(
+            f"recipe {recipe.name!r}: a store needs the sections model, task and distillation: add them"
+        )
+    folder = Path(settings.store or Path(recipe.output, f"{recipe.name}-teacher"))
+    execution = Execution(join_ranks(ranks), batch_size, precision, sharded=stage == 3)
+    task = build_task(recipe.task)
+    tokenizer = load_tokenizer(recipe.model.tokenizer or recipe.model.path)
+    data = task.prepare("train", tokenizer)
+    source = Source.of(settings.teacher, task, tokenizer, data, ranks)
+    build_store(folder, settings, source, execution, ranks, console)
+    if settings.store is None and ranks.is_first:
+        console.print(f"to train with it: distillation.store={folder}", markup=False, soft_wrap=True)
