@@ -1,9 +1,11 @@
 """The order of training examples: a pure function of the seed and the clock, the same on any number of ranks.
 
-Step `b` of epoch `e` trains on the examples `order_e[b * batch : (b + 1) * batch]`, where `order_e` is a
-permutation seeded with the seed and the epoch. Ranks and micro-batches only divide those examples among
-them: the step's gradient is the same mean on any number of ranks, and training resumes at any step without
-reading what came before it.
+Step `b` of epoch `e` trains on the examples `batches_e[b]`, which depend on the seed, the epoch and the lengths
+of the examples alone. Ranks and micro-batches only divide those examples among them: the step's gradient is the
+same mean on any number of ranks, and training resumes at any step without reading what came before it.
+
+Examples of like length meet in a batch, since a forward pass pads them all to the longest: a random window of
+them is sorted by length and cut into batches, and the batches come in random order.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,6 +17,9 @@ from dsprune.errors import UserError
 
 __all__ = ["BatchPlan", "TrainSampler"]
 
+WINDOW = 16
+"""Batches that are sorted by length together: enough to be rid of padding, few enough to stay random."""
+
 
 @dataclass(frozen=True)
 class BatchPlan:
@@ -25,7 +30,7 @@ class BatchPlan:
         batch: examples of an optimizer step, over all ranks.
         micro_batch: examples of one forward pass on one rank.
         world_size: number of ranks.
-        seed: seed of the permutations.
+        seed: of everything random in the order.
     """
 
     num_examples: int
@@ -55,9 +60,13 @@ class BatchPlan:
         """Forward passes of a rank in an optimizer step."""
         return self.batch // (self.micro_batch * self.world_size)
 
-    def order(self, epoch: int) -> np.ndarray:
-        """The permutation of an epoch."""
-        return np.random.default_rng([self.seed, epoch]).permutation(self.num_examples)
+    def batches(self, epoch: int, lengths: np.ndarray) -> np.ndarray:
+        """The examples of each step of an epoch, `[steps_per_epoch, batch]`."""
+        random = np.random.default_rng([self.seed, epoch])
+        examples = random.permutation(self.num_examples)[: self.steps_per_epoch * self.batch]
+        windows = np.split(examples, range(WINDOW * self.batch, len(examples), WINDOW * self.batch))
+        by_length = [window[np.argsort(lengths[window], kind="stable")] for window in windows]
+        return random.permutation(np.concatenate(by_length).reshape(-1, self.batch))
 
     def divide(self, examples: np.ndarray, lengths: np.ndarray, rank: int) -> list[list[int]]:
         """The micro-batches of one rank for the `batch` examples of a step.
@@ -85,10 +94,9 @@ class TrainSampler:
 
     def __iter__(self) -> Iterator[list[int]]:
         plan = self.plan
-        order, epoch_of_order = np.empty(0, dtype=int), None
+        batches, epoch_of_batches = np.empty((0, plan.batch), dtype=int), None
         for step in range(self.start, self.stop):
             epoch, position = divmod(step, plan.steps_per_epoch)
-            if epoch != epoch_of_order:
-                order, epoch_of_order = plan.order(epoch), epoch
-            examples = order[position * plan.batch : (position + 1) * plan.batch]
-            yield from plan.divide(examples, self.lengths, self.rank)
+            if epoch != epoch_of_batches:
+                batches, epoch_of_batches = plan.batches(epoch, self.lengths), epoch
+            yield from plan.divide(batches[position], self.lengths, self.rank)

@@ -69,9 +69,21 @@ def test_training_goes_on_from_any_step():
 
 
 def test_every_epoch_and_seed_has_its_own_order():
-    orders = [tuple(plan(seed=seed).order(epoch)) for seed in (0, 1, 2) for epoch in (0, 1, 2)]
+    orders = [
+        tuple(plan(seed=seed, batch=10, micro_batch=10).batches(epoch, LENGTHS).flat)
+        for seed in (0, 1, 2)
+        for epoch in (0, 1, 2)
+    ]
     assert len(set(orders)) == 9
     assert all(sorted(order) == list(range(100)) for order in orders)
+
+
+def test_batches_of_like_length_come_in_random_order_and_hardly_pad() -> None:
+    lengths = np.random.default_rng(1).integers(3, 60, size=4_000)
+    batches = lengths[plan(num_examples=4_000, batch=20, micro_batch=20).batches(0, lengths)]
+    assert batches.max(axis=1).sum() * 20 < 1.15 * lengths.sum()
+    longest = batches.max(axis=1)
+    assert abs(np.corrcoef(longest[:-1], longest[1:])[0, 1]) < 0.2
 
 
 def test_examples_of_like_length_share_a_forward_pass_and_ranks_are_balanced():
