@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# From a fresh clone to a 90 % sparse sentiment classifier, with two ranks and ZeRO-2, on CPU or GPU.
+# From a fresh clone to a 90 % sparse sentiment classifier, with two ranks and ZeRO-2, on CPU or GPU:
+# a dense model, what it says of every training sentence, the temperature to learn from that, the sparse model.
+# A second sparse model learns from the labels alone, for comparison.
 #
-#   bash scripts/demo.sh [KEY.SUB=VALUE]...      recipe values for both trainings, such as budget.epochs=1
+#   bash scripts/demo.sh [KEY.SUB=VALUE]...      recipe values for all trainings, such as budget.epochs=4
 #
-# Finished phases are kept: run it again at any time. Remove runs/NAME to do a training again.
+# Finished phases are kept: run it again at any time. Remove runs/ to begin anew.
 set -euo pipefail
 # shellcheck source=scripts/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
@@ -12,43 +14,55 @@ cd "$ROOT"
 # All models and data are local from here on: the hub is never asked.
 export HF_HUB_OFFLINE=1
 
-# train RECIPE [KEY.SUB=VALUE]...
+# launch COMMAND...: a dsprune command on all ranks
+launch() { deepspeed --quiet --num_accelerators "$(num_ranks)" --master_port "$(free_port)" --module dsprune "$@"; }
+
+# train NAME RECIPE [KEY.SUB=VALUE]...
 train() {
-    local name=$1 ranks
+    local name=$1
     if [[ -f runs/$name/summary.json ]]; then
         say "$name: trained already (again: rm -r runs/$name)"
-        return
+    else
+        say "$name: training on $(num_ranks) ranks"
+        launch train "${@:2}" name="$name" output=runs
     fi
-    ranks=$(num_ranks)
-    say "$name: training on $ranks ranks"
-    deepspeed --num_accelerators "$ranks" --master_port "$(free_port)" --module dsprune train "$@" output=runs
-    say "$name: trained"
 }
 
 # evaluate NAME: the saved model, read back from its folder
 evaluate() {
-    local name=$1 result=runs/$1/eval.json
+    local result=runs/$1/eval.json
     if [[ ! -f $result ]]; then
-        dsprune eval "runs/$name/model" --task text-classification validation=data/sentiment/validation.csv \
+        dsprune eval "runs/$1/model" --task text-classification validation=data/sentiment/validation.csv \
             text=sentence label=label max_length=64 | tail -n 1 >"$result.part"  # DeepSpeed prints above it
         mv "$result.part" "$result"
     fi
-    say "$name: $(<"$result")"
 }
 
 setup_env
 python scripts/fetch_demo_data.py
+mkdir -p runs
+train sentiment-dense sentiment-dense "$@"
 
-train sentiment-dense "$@"
+recipe=runs/sentiment-90.yaml
+if [[ ! -f $recipe ]]; then
+    say "the teacher: the dense model, asked about every training sentence"
+    launch teacher sentiment-90 "$@"
+    cp dsprune/recipes/sentiment-90.yaml "$recipe.part"
+    dsprune calibrate runs/sentiment-teacher --recipe "$recipe.part" --write "$recipe.part" \
+        --plot runs/sentiment-teacher.svg "$@"
+    mv "$recipe.part" "$recipe"
+fi
+
 say "sentiment-90: the timetable"
-dsprune plan sentiment-90 model.path=runs/sentiment-dense/model "$@"
-train sentiment-90 model.path=runs/sentiment-dense/model "$@"
+dsprune plan "$recipe" "$@"
+train sentiment-90 "$recipe" "$@"
+train sentiment-90-labels-only "$recipe" distillation=null "$@"
 
-say "sentiment-90: the audit"
+say "the audit"
 dsprune audit runs/sentiment-90
 say "evaluating the saved models"
-evaluate sentiment-dense
-evaluate sentiment-90
-
-python scripts/demo_table.py runs/sentiment-dense runs/sentiment-90
+for name in sentiment-dense sentiment-90 sentiment-90-labels-only; do
+    evaluate "$name"
+done
+python scripts/demo_table.py runs/sentiment-dense runs/sentiment-90 runs/sentiment-90-labels-only
 say "done: the sparse model is in runs/sentiment-90/model"

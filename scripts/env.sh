@@ -5,7 +5,7 @@
 #   bash scripts/env.sh dev     the tools of the tests as well
 #   source scripts/env.sh       in a script: then `setup_env [dev]` puts .venv/bin on its PATH
 #
-# PYTHON              the interpreter to make .venv from (3.10 or newer; default: the first that fits on PATH)
+# PYTHON              the interpreter to make .venv from (3.11 or newer; default: the first that fits on PATH)
 # DSPRUNE_TORCH_INDEX the package index to take torch from, for example https://download.pytorch.org/whl/cu128
 #
 # A torch that .venv holds already is kept, whatever its version: to use the cluster's own build, make .venv
@@ -16,6 +16,10 @@ TORCH_VERSION=2.13.0
 
 # One thread a rank: two ranks with more threads than cores are ten times slower. Yours win where you set them.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
+# On a CPU, glibc gives the memory of every large tensor back to the system, page by page, and asks for it again:
+# a fifth of a step's time. It may keep 4 GB.
+export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-4000000000}
+export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-4000000000}
 
 say() { printf '[%4ds] %s\n' "$SECONDS" "$*"; }
 
@@ -30,15 +34,15 @@ free_port() {
     python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
 
-python_is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; }
+python_is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
 find_python() {
-    local candidate candidates=(python3 python3.14 python3.13 python3.12 python3.11 python3.10)
+    local candidate candidates=(python3 python3.14 python3.13 python3.12 python3.11)
     if [[ -n ${PYTHON:-} ]]; then candidates=("$PYTHON"); fi
     for candidate in "${candidates[@]}"; do
         if python_is_new_enough "$candidate"; then echo "$candidate"; return; fi
     done
-    die "PYTHON: ${PYTHON:-python3} is missing or older than 3.10: install a newer Python, or name one, PYTHON=/path/to/python3.12"
+    die "PYTHON: ${PYTHON:-python3} is missing or older than 3.11: install a newer Python, or name one, PYTHON=/path/to/python3.12"
 }
 
 pip_install() { python -m pip install -qq --disable-pip-version-check --retries 10 "$@"; }
@@ -62,7 +66,7 @@ install_torch() {
         say "installing torch $TORCH_VERSION, the CPU build of $index"
         pip_install --no-deps --index-url "$index" "torch==$TORCH_VERSION" ||
             die "torch $TORCH_VERSION: not to be had from $index: name another index in DSPRUNE_TORCH_INDEX" \
-                "(https://pypi.org/simple has a CUDA build of several GB)"
+                "(the default one has a CUDA build of several GB)"
     fi
 }
 

@@ -45,11 +45,14 @@ class TestShipped:
         assert text.startswith("# ")
         assert f"dsprune train {name}" in text
 
-    def test_the_demo_pair_differs_in_pruning_and_not_in_data(self) -> None:
+    def test_the_demo_prunes_what_it_fine_tuned_and_learns_from_it_on_the_same_data(self) -> None:
         dense, sparse = load_recipe("sentiment-dense"), load_recipe("sentiment-90")
         assert dense.pruning is None
         assert sparse.pruning is not None
-        assert (dense.model, dense.task) == (sparse.model, sparse.task)
+        assert sparse.model is not None
+        assert sparse.distillation is not None
+        assert sparse.model.path == sparse.distillation.teacher == f"{dense.output}/{dense.name}/model"
+        assert dense.task == sparse.task
 
     @pytest.mark.parametrize("name", shipped_recipes())
     def test_a_dumped_recipe_is_read_back_equal(self, name: str, tmp_path: Path) -> None:
