@@ -14,7 +14,10 @@ __all__ = ["RunFolder"]
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`OUTPUT/NAME/` with recipe.yaml, ds_config.json, metrics.jsonl, checkpoints/, model/, summary.json."""
+    """`OUTPUT/NAME/`.
+
+    It holds recipe.yaml, ds_config.json, metrics.jsonl, status.json, checkpoints/, model/ and summary.json.
+    """
 
     path: Path
 
@@ -32,6 +35,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """One JSON object a line: training metrics, evaluations, events."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def status(self) -> Path:
+        """Where the run stands, see `dsprune.programs.status_file`."""
+        return self.path / "status.json"
 
     @property
     def checkpoints(self) -> Path:

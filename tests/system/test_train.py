@@ -21,6 +21,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from dsprune.distributed.masks.files import read_manifest, read_masks
 from dsprune.programs.cli import _run
+from dsprune.programs.status_file import read_status
 from dsprune.pure.files import sha256_of
 from dsprune.pure.masks.bits import unpack
 from dsprune.pure.recipe import load_recipe
@@ -81,7 +82,15 @@ def masks_of(folder: Path) -> dict[str, Tensor]:
 
 def test_the_run_folder_holds_what_is_promised(workshop: Workshop) -> None:
     assert {path.name for path in workshop.run.iterdir()} == {
-        *("recipe.yaml", "ds_config.json", "metrics.jsonl", "checkpoints", "model", "summary.json")
+        *(
+            "recipe.yaml",
+            "ds_config.json",
+            "metrics.jsonl",
+            "status.json",
+            "checkpoints",
+            "model",
+            "summary.json",
+        )
     }
     leftovers = [path for path in workshop.run.rglob("*") if path.name.endswith(".tmp")]
     assert leftovers == []
@@ -153,6 +162,15 @@ def test_the_summary_says_what_came_out(workshop: Workshop) -> None:
     assert (summary["steps"], summary["seed"]) == (40, 42)
     assert summary["sparsity"]["prunable"] == NUM_PRUNED / NUM_PRUNABLE
     assert summary["seconds"] > 0
+
+
+def test_the_status_says_how_it_ended(workshop: Workshop) -> None:
+    status = read_status(workshop.run / "status.json")
+    assert (status.state, status.reason, status.checkpoint) == ("finished", None, "global_step40")
+    assert (status.step, status.total_steps, status.phase, status.world_size) == (40, 40, "recover", 2)
+    assert status.sparsity == NUM_PRUNED / NUM_PRUNABLE
+    assert status.loss == [row["loss"] for row in workshop.metrics() if "loss" in row][-1]
+    assert status.started < status.updated < time.time()
 
 
 # ---- the model
@@ -378,4 +396,8 @@ def test_a_terminated_run_ends_at_once_and_leaves_no_temporary_files(workshop: W
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 128 + signal.SIGTERM
     assert read_lines(run / "metrics.jsonl"), "what was logged is whole lines"
-    assert sorted(path.name for path in run.rglob("*")) == ["ds_config.json", "metrics.jsonl", "recipe.yaml"]
+    assert sorted(path.name for path in run.rglob("*")) == [
+        *("ds_config.json", "metrics.jsonl", "recipe.yaml", "status.json")
+    ]
+    status = read_status(run / "status.json")
+    assert (status.state, status.reason) == ("failed", f"SystemExit: {128 + signal.SIGTERM}")

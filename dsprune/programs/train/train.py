@@ -13,6 +13,7 @@ from dsprune.distributed.ranks import Ranks
 from dsprune.engine.engine import PruningEngine
 from dsprune.programs.evaluate import evaluate
 from dsprune.programs.run import RunFolder
+from dsprune.programs.status_file import StatusFile
 from dsprune.programs.train.meter import Meter
 from dsprune.programs.train.setup import Parts, assemble
 from dsprune.programs.train.teachers import MicroBatch
@@ -34,16 +35,23 @@ def train(recipe: Recipe, ranks: Ranks, console: Console) -> None:
         run.begin(recipe, parts.engine.config)
     tracker = open_tracker(recipe, run, ranks)
     started = time.perf_counter()
-    with _progress(console, shown=ranks.is_first) as progress:
-        _loop(recipe, ranks, parts, tracker, progress)
-    summary = _finish(recipe, run, parts, tracker) | {"seconds": time.perf_counter() - started}
-    tracker.close()
+    timetable = parts.engine.timetable
+    known = {"step": 0, "total_steps": timetable.total_steps, "phase": timetable.phase_at(0)}
+    with StatusFile(run.status, ranks, **known) as status:
+        with _progress(console, shown=ranks.is_first) as progress:
+            _loop(recipe, ranks, parts, tracker, status, progress)
+        summary = _finish(recipe, run, parts, tracker) | {"seconds": time.perf_counter() - started}
+        tracker.close()
+        status.update(checkpoint=f"global_step{parts.engine.global_steps}")
+        if ranks.is_first:
+            run.finish(summary)
     if ranks.is_first:
-        run.finish(summary)
         console.print(f"finished: {run.path}", markup=False, soft_wrap=True)
 
 
-def _loop(recipe: Recipe, ranks: Ranks, parts: Parts, tracker: Tracker, progress: Progress) -> None:
+def _loop(
+    recipe: Recipe, ranks: Ranks, parts: Parts, tracker: Tracker, status: StatusFile, progress: Progress
+) -> None:
     """Take optimizer steps until the clock is at the end of the timetable."""
     engine, timetable = parts.engine, parts.engine.timetable
     eval_every = recipe.tracking.eval_every.to_steps(timetable.steps_per_epoch, timetable.total_steps)
@@ -66,7 +74,14 @@ def _loop(recipe: Recipe, ranks: Ranks, parts: Parts, tracker: Tracker, progress
         if event is not None:
             tracker.log(clock, _event_numbers(engine))
         if clock % recipe.tracking.log_every == 0:
-            tracker.log(clock, _step_numbers(engine, meter))
+            numbers = _step_numbers(engine, meter)
+            tracker.log(clock, numbers)
+            status.update(
+                step=clock,
+                phase=numbers["phase"],
+                loss=numbers["loss"],
+                sparsity=numbers["sparsity_prunable"],
+            )
         if clock % max(1, eval_every) == 0 and clock < timetable.total_steps:
             tracker.log(clock, _evaluate(parts))
 
