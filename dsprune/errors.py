@@ -1,4 +1,4 @@
-"""The two ways a command ends badly on purpose."""
+"""The ways a command ends other than well, on purpose."""
 
 
 class UserError(Exception):
@@ -7,3 +7,11 @@ class UserError(Exception):
 
 class CheckFailedError(Exception):
     """A check that the user asked for did not hold; the message names the first offender (exit code 1)."""
+
+
+class RunFailedError(Exception):
+    """A run cannot go on; the message says why, and what to do (exit code 1)."""
+
+
+class StoppedError(Exception):
+    """A run was asked to stop and did, with a checkpoint: the same command goes on (exit code 75)."""

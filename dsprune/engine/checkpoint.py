@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 
 import torch.distributed as dist
+from torch import Tensor
 
-from dsprune.distributed.masks.files import read_manifest, read_masks, write_masks
+from dsprune.distributed.masks.files import MaskManifest, read_manifest, read_masks, write_masks
+from dsprune.distributed.ranks import Ranks
+from dsprune.distributed.together import on_every_rank
 from dsprune.engine.pruner import Pruner
 from dsprune.errors import UserError
 
@@ -35,6 +38,16 @@ def load_masks(folder: Path, pruner: Pruner, clock: int) -> None:
     Raises:
         UserError: the folder has no masks, or they are not those of these weights and this timetable.
     """
+    ranks = Ranks(dist.get_rank(), 0, dist.get_world_size())
+    manifest, bits = on_every_rank(ranks, lambda: _read(folder, pruner, clock))
+    pruner.restore(bits)
+    if pruner.masks.digest(pruner.comm) != manifest.digest:
+        raise UserError(f"{folder}: the masks do not have the digest in the manifest: use another checkpoint")
+    on_every_rank(ranks, lambda: _audit(folder, pruner))
+
+
+def _read(folder: Path, pruner: Pruner, clock: int) -> tuple[MaskManifest, list[Tensor]]:
+    """The manifest and this rank's bits."""
     manifest = read_manifest(folder)
     ours = json.loads(json.dumps(pruner.timetable.to_dict()))
     if differing := [field for field in ours if ours[field] != manifest.timetable.get(field)]:
@@ -47,9 +60,10 @@ def load_masks(folder: Path, pruner: Pruner, clock: int) -> None:
         raise UserError(
             f"{folder}: masks of step {manifest.clock}, weights of step {clock}: use another checkpoint"
         )
-    pruner.restore(read_masks(folder, manifest, pruner.layout.shards))
-    if pruner.masks.digest(pruner.comm) != manifest.digest:
-        raise UserError(f"{folder}: the masks do not have the digest in the manifest: use another checkpoint")
+    return manifest, read_masks(folder, manifest, pruner.layout.shards)
+
+
+def _audit(folder: Path, pruner: Pruner) -> None:
     if findings := pruner.audit():
         raise UserError(
             f"{folder}: {findings[0]}: the masks are not those of these weights: use another checkpoint"

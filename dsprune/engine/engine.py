@@ -2,15 +2,17 @@
 
 import functools
 import math
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Any
 
 import deepspeed
 from deepspeed import DeepSpeedEngine
-from torch import nn
+from torch import Tensor, nn
 
 from dsprune.engine.checkpoint import load_masks, save_masks
+from dsprune.engine.checkpoint_ranks import read_rank_state, save_rank_state
+from dsprune.engine.checkpoint_tags import begin_tag, check_tag, latest_tag, seal_tag
 from dsprune.engine.dsconfig import load_ds_config, resolve_ds_config
 from dsprune.engine.export import save_model_folder
 from dsprune.engine.learning_rate import ScaledLR
@@ -20,6 +22,7 @@ from dsprune.engine.support import check_engine
 from dsprune.engine.zero import open_layout
 from dsprune.errors import UserError
 from dsprune.pure.prunable import find_prunable
+from dsprune.pure.random_state import restore_random_state
 from dsprune.pure.recipe import Recipe, load_recipe
 from dsprune.pure.schedule import Timetable, build_timetable
 
@@ -119,27 +122,63 @@ class PruningEngine:
         if self.pruner is not None and boundary:
             self.pruner.after_step(applied=self.deepspeed.was_step_applied())
 
-    def save_checkpoint(self, save_dir: str, tag: str | None = None, **kwargs: Any) -> Any:
-        """`DeepSpeedEngine.save_checkpoint`, with the masks in the tag's folder.
+    def save_checkpoint(
+        self,
+        save_dir: str,
+        tag: str | None = None,
+        client_state: dict[str, Any] | None = None,
+        save_latest: bool = True,
+        *,
+        rank_state: Mapping[str, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """`DeepSpeedEngine.save_checkpoint`, with masks and random states in the tag's folder.
 
-        The masks are written first, since DeepSpeed writes `latest` last. Collective: every rank must call
-        this.
+        A tag is whole, or it is not found: `latest` is written when every file is in place. Collective: every
+        rank must call this.
+
+        Args:
+            save_dir: as for DeepSpeed.
+            tag: as for DeepSpeed. A tag that is there already is written over, and is not whole meanwhile.
+            client_state: as for DeepSpeed.
+            save_latest: as for DeepSpeed.
+            rank_state: what this rank alone wants to find again, see `read_rank_state`.
+            **kwargs: passed on to DeepSpeed.
         """
         tag = tag or f"global_step{self.deepspeed.global_steps}"
+        folder, state = Path(save_dir, tag), dict(client_state or {})
+        begin_tag(folder)
+        save_rank_state(folder, rank_state or {})
         if self.pruner is not None:
-            save_masks(Path(save_dir, tag), self.pruner, self.clock)
-            kwargs["client_state"] = self.pruner.layout.client_state() | kwargs.get("client_state", {})
-        return self.deepspeed.save_checkpoint(save_dir, tag=tag, **kwargs)
+            save_masks(folder, self.pruner, self.clock)
+            state |= self.pruner.layout.client_state()
+        # Whether it is the latest is said by us: DeepSpeed's own word can be cut off half-way.
+        saved = self.deepspeed.save_checkpoint(
+            save_dir, tag=tag, client_state=state, save_latest=False, **kwargs
+        )
+        seal_tag(folder, self.deepspeed.global_steps, latest=save_latest)
+        return saved
 
     def load_checkpoint(self, load_dir: str, tag: str | None = None, **kwargs: Any) -> Any:
-        """`DeepSpeedEngine.load_checkpoint`, with the masks. Collective: every rank must call this.
+        """`DeepSpeedEngine.load_checkpoint`, with masks and random states.
+
+        Collective: every rank must call this.
 
         Raises:
-            UserError: the checkpoint has no masks, or they do not fit its weights or this run.
+            UserError: a file is damaged, the checkpoint has no masks, or they do not fit its weights or this
+                run.
         """
+        tag = tag or latest_tag(Path(load_dir))
+        if tag is not None:
+            check_tag(Path(load_dir, tag))
         loaded = self.deepspeed.load_checkpoint(load_dir, tag=tag, **kwargs)
-        if self.pruner is not None and loaded[0] is not None:
-            load_masks(Path(loaded[0]).parent, self.pruner, self.clock)
+        if loaded[0] is None:
+            return loaded
+        folder = Path(loaded[0]).parent
+        if self.pruner is not None:
+            load_masks(folder, self.pruner, self.clock)
+        if (state := read_rank_state(folder)) is not None:
+            restore_random_state(state)
         return loaded
 
     def save_model(self, folder: Path, tokenizer: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from dsprune.errors import CheckFailedError, UserError
+from dsprune.errors import CheckFailedError, RunFailedError, StoppedError, UserError
 
 __all__ = ["app", "main"]
 
@@ -41,17 +41,42 @@ def plan(
 
 
 @app.command()
-def train(recipe: RecipeArgument, overrides: Overrides = None) -> None:
-    """Fine-tune, and prune on the way; on one process, or many under the deepspeed launcher."""
+def train(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with this run, or from this checkpoint; else with the recipe's own."),
+    ] = None,
+    stop_after: Annotated[
+        str | None, typer.Option(help="Stop with a checkpoint after so long: 90s, 30m, 2h, 1d or H:MM:SS.")
+    ] = None,
+) -> None:
+    """Fine-tune, and prune on the way; on one process, or many under the deepspeed launcher.
+
+    The same command again goes on with a run that was interrupted.
+    """
     from dsprune.distributed.ranks import find_ranks
     from dsprune.programs.quiet import quiet
+    from dsprune.pure.duration import parse_duration
     from dsprune.pure.recipe import load_recipe
 
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # until there is something to save
+        signal.signal(number, lambda *_: sys.exit(75))
+    seconds = None if stop_after is None else parse_duration("--stop-after", stop_after)
     loaded, ranks = load_recipe(recipe, overrides or []), find_ranks()
     quiet(ranks)
     from dsprune.programs.train.train import train as run_recipe
 
-    run_recipe(loaded, ranks, Console(stderr=True))
+    run_recipe(loaded, ranks, Console(stderr=True), resume=resume, stop_after=seconds)
+
+
+@app.command()
+def stop(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
+    """Ask a run to stop with a checkpoint; `dsprune train` goes on with it."""
+    from dsprune.programs.stop import stop as ask
+
+    ask(run, Console())
 
 
 @app.command()
@@ -150,7 +175,7 @@ def schema() -> None:
 
 
 def main() -> None:
-    """Run a command. Exit codes: 0 done, 1 a check failed, 2 bad input."""
+    """Run a command. Exit codes: 0 done, 1 a check failed, 2 bad input, 75 stopped early, to be resumed."""
     # A terminated process unwinds, so that temporary files go.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(_run(_without_local_rank(sys.argv[1:])))
@@ -162,9 +187,12 @@ def _run(arguments: list[str]) -> int:
     except UserError as error:
         _complain(str(error))
         return 2
-    except CheckFailedError as error:
+    except (CheckFailedError, RunFailedError) as error:
         _complain(str(error))
         return 1
+    except StoppedError as error:
+        _complain(str(error))
+        return 75
     except typer.TyperException as error:
         _complain(error.format_message())
         return 2

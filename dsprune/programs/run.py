@@ -1,6 +1,10 @@
 """The folder of a run: what lies where."""
 
+import fcntl
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,26 +60,56 @@ class RunFolder:
         """What came out; only a finished run has one."""
         return self.path / "summary.json"
 
-    @classmethod
-    def for_recipe(cls, recipe: Recipe) -> "RunFolder":
-        """The folder that a run of this recipe has.
+    @property
+    def stop_file(self) -> Path:
+        """Whoever makes it asks the run to stop."""
+        return self.path / "stop"
+
+    def unfinished(self) -> "RunFolder":
+        """This folder, to run in.
 
         Raises:
             UserError: a run was finished there already.
         """
-        run = cls(Path(recipe.output) / recipe.name)
-        if run.summary.exists():
+        if self.summary.exists():
             raise UserError(
-                f"{run.path}: holds a finished run: give another name=... or output=..., or remove it"
+                f"{self.path}: holds a finished run: give another name=... or output=..., or remove it"
             )
-        return run
+        return self
 
-    def begin(self, recipe: Recipe, ds_config: dict[str, Any]) -> None:
-        """Make the folder and write down what is about to be run; what an unfinished run left is replaced."""
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep the folder for this process; the kernel lets it go when the process ends, in whatever way.
+
+        Raises:
+            UserError: another process is at work there.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        path = self.path / ".lock"
+        with path.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{self.path}: another run is at work in this folder: wait for it, stop it with dsprune stop, "
+                    f"or give another name=..."
+                ) from None
+            except OSError:  # a file system that knows no locks
+                pass
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+                with suppress(OSError):  # a run that was refused leaves nothing
+                    self.path.rmdir()
+
+    def begin(self, recipe: Recipe, ds_config: dict[str, Any], *, anew: bool) -> None:
+        """Write down what is about to be run; `anew` removes what a run left that cannot be gone on with."""
         replace_text(self.recipe, dump_recipe(recipe))
         replace_text(self.ds_config, json.dumps(ds_config, indent=2) + "\n")
-        self.metrics.unlink(missing_ok=True)
+        if anew:
+            self.metrics.unlink(missing_ok=True)
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary, which marks the run as finished."""

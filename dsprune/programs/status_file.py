@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dsprune.distributed.ranks import Ranks
-from dsprune.errors import UserError
+from dsprune.errors import StoppedError, UserError
 from dsprune.pure.files import replace_text
 
 __all__ = ["State", "Status", "StatusFile", "read_status"]
@@ -75,8 +75,8 @@ def read_status(path: Path) -> Status:
 class StatusFile:
     """Keeps a `status.json`, on rank 0; what other ranks say goes nowhere.
 
-    As a context manager it writes at the start, and at the end: `finished`, or `failed` with the error's
-    first line; `stop` makes it `stopped`.
+    As a context manager it writes at the start, and at the end: `finished`, `stopped` after a `StoppedError`,
+    or `failed` with the error's first line.
     """
 
     def __init__(self, path: Path, ranks: Ranks, **known: Any) -> None:
@@ -100,9 +100,11 @@ class StatusFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
+        if isinstance(error, StoppedError):
+            self._set(state="stopped", reason=str(error))
+        elif error is not None:
             self._set(state="failed", reason=_first_line(error))
-        elif self._status.state == "running":
+        else:
             self._set(state="finished")
         self._write()
 
@@ -111,10 +113,6 @@ class StatusFile:
         self._set(**changes)
         if time.time() - self._status.updated >= EVERY:
             self._write()
-
-    def stop(self, reason: str) -> None:
-        """The run ends before its time, and can be resumed."""
-        self._set(state="stopped", reason=reason)
 
     def _set(self, **changes: Any) -> None:
         self._status = Status.model_validate(self._status.model_dump() | changes)

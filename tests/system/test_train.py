@@ -385,7 +385,7 @@ def endless(workshop: Workshop) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def test_a_terminated_run_ends_at_once_and_leaves_no_temporary_files(workshop: Workshop) -> None:
+def test_a_terminated_run_stops_with_a_checkpoint(workshop: Workshop) -> None:
     run = workshop.folder / "runs" / "endless"
     with endless(workshop) as process:
         deadline = time.monotonic() + 120
@@ -394,10 +394,14 @@ def test_a_terminated_run_ends_at_once_and_leaves_no_temporary_files(workshop: W
             assert time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 128 + signal.SIGTERM
-    assert read_lines(run / "metrics.jsonl"), "what was logged is whole lines"
-    assert sorted(path.name for path in run.rglob("*")) == [
-        *("ds_config.json", "metrics.jsonl", "recipe.yaml", "status.json")
-    ]
+        assert process.wait(timeout=20) == 75
+        _, stderr = process.communicate()
     status = read_status(run / "status.json")
-    assert (status.state, status.reason) == ("failed", f"SystemExit: {128 + signal.SIGTERM}")
+    said = f"SIGTERM: stopped at step {status.step}; the same command goes on from there"
+    assert f"dsprune: {said}" in stderr.splitlines()
+    assert (status.state, status.reason, status.checkpoint) == ("stopped", said, f"global_step{status.step}")
+    assert read_lines(run / "metrics.jsonl"), "what was logged is whole lines"
+    assert sorted(path.name for path in run.iterdir()) == [
+        *("checkpoints", "ds_config.json", "metrics.jsonl", "recipe.yaml", "status.json")
+    ]
+    assert [path for path in run.rglob("*") if path.name.endswith(".tmp")] == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dsprune.distributed.ranks import Ranks
-from dsprune.errors import UserError
+from dsprune.errors import StoppedError, UserError
 from dsprune.programs import status_file
 from dsprune.programs.status_file import StatusFile, read_status
 
@@ -57,9 +57,9 @@ def test_it_tells_of_a_failure_in_one_line(tmp_path: Path) -> None:
 
 def test_it_tells_of_a_stop(tmp_path: Path) -> None:
     path = tmp_path / "status.json"
-    with begun(path) as status:
-        status.stop("SIGTERM")
-    assert (read_status(path).state, read_status(path).reason) == ("stopped", "SIGTERM")
+    with pytest.raises(StoppedError), begun(path):
+        raise StoppedError("SIGTERM: stopped at step 3")
+    assert (read_status(path).state, read_status(path).reason) == ("stopped", "SIGTERM: stopped at step 3")
 
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Loss and time between two log lines."""
 
 import time
+from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
@@ -10,10 +11,12 @@ __all__ = ["Meter"]
 
 
 class Meter:
-    """Adds up micro-batch losses on their device, and reads them only when asked."""
+    """Adds up the losses of applied steps on their device, and reads them only when asked."""
 
     def __init__(self, device: torch.device) -> None:
         self._loss = torch.zeros((), device=device)
+        self._loss_of_step = torch.zeros((), device=device)
+        self._num_losses_of_step = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -23,11 +26,16 @@ class Meter:
 
     def add(self, loss: Tensor) -> None:
         """Count the loss of a micro-batch."""
-        self._loss += loss.detach()
-        self._num_losses += 1
+        self._loss_of_step += loss.detach()
+        self._num_losses_of_step += 1
 
-    def step(self) -> None:
-        """Count an optimizer step."""
+    def step(self, *, applied: bool) -> None:
+        """Count an optimizer step; the losses of one that was skipped on overflow are dropped."""
+        if applied:
+            self._loss += self._loss_of_step
+            self._num_losses += self._num_losses_of_step
+        self._loss_of_step.zero_()
+        self._num_losses_of_step = 0
         self._num_steps += 1
 
     def read(self) -> dict[str, float]:
@@ -41,3 +49,18 @@ class Meter:
         numbers = {"loss": loss.item() / dist.get_world_size(), "seconds_per_step": seconds / self._num_steps}
         self._reset()
         return numbers
+
+    def is_finite(self) -> bool:
+        """Whether every loss since the last reading is a number. Collective: every rank must call this."""
+        loss = self._loss.clone()
+        dist.all_reduce(loss)
+        return bool(loss.isfinite())
+
+    def state(self) -> dict[str, Tensor]:
+        """What this rank has added up."""
+        return {"meter.loss": self._loss, "meter.num_losses": torch.tensor(self._num_losses)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on adding where `state` was taken."""
+        self._loss.copy_(state["meter.loss"])
+        self._num_losses = int(state["meter.num_losses"])

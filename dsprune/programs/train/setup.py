@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
@@ -74,7 +74,16 @@ class Parts:
         start, lengths = self.engine.global_steps, self.data["length"][:]
         sampler = TrainSampler(self.plan, lengths, rank, start=start, stop=sys.maxsize)
         collate = self.lesson.teacher.collate if self.lesson else self._collate
-        return iter(DataLoader(self.data, batch_sampler=sampler, collate_fn=collate))
+        # A generator of its own: the loader would draw a seed from that of dropout.
+        own = torch.Generator()
+        return iter(DataLoader(self.data, batch_sampler=sampler, collate_fn=collate, generator=own))
+
+    def loss(self, micro_batch: MicroBatch) -> Tensor:
+        """The task's loss, or what the lesson makes of it."""
+        outputs = self.engine(**micro_batch.batch)
+        return (
+            outputs.loss if self.lesson is None else self.lesson.loss(outputs, micro_batch, self.engine.clock)
+        )
 
     def _collate(self, features: list[Features]) -> MicroBatch:
         return MicroBatch(self.collate(features))

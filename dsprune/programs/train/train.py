@@ -2,20 +2,29 @@
 
 import itertools
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 from dsprune.distributed.ranks import Ranks
-from dsprune.engine.engine import PruningEngine
+from dsprune.distributed.together import on_first_rank
+from dsprune.engine.launch import join_ranks
+from dsprune.errors import StoppedError
 from dsprune.programs.evaluate import evaluate
 from dsprune.programs.run import RunFolder
 from dsprune.programs.status_file import StatusFile
+from dsprune.programs.train.keeper import Keeper
 from dsprune.programs.train.meter import Meter
+from dsprune.programs.train.numbers import event_numbers, step_numbers
+from dsprune.programs.train.resume import find_start, restore, run_folder
 from dsprune.programs.train.setup import Parts, assemble
+from dsprune.programs.train.stops import Stops
 from dsprune.programs.train.teachers import MicroBatch
 from dsprune.programs.train.tracking import Tracker, open_tracker
 from dsprune.pure.recipe import Recipe
@@ -23,102 +32,111 @@ from dsprune.pure.recipe import Recipe
 __all__ = ["train"]
 
 
-def train(recipe: Recipe, ranks: Ranks, console: Console) -> None:
-    """Run a recipe, from its model to its run folder. Collective: every rank must call this.
+@dataclass(frozen=True)
+class Session:
+    """What the loop works with, and whom it tells."""
+
+    recipe: Recipe
+    parts: Parts
+    meter: Meter
+    tracker: Tracker
+    status: StatusFile
+    keeper: Keeper
+    stops: Stops
+
+
+def train(
+    recipe: Recipe,
+    ranks: Ranks,
+    console: Console,
+    *,
+    resume: Path | None = None,
+    stop_after: float | None = None,
+) -> None:
+    """Run a recipe, from its model or a checkpoint to its run folder. Collective: every rank must call this.
+
+    Args:
+        recipe: what to do; an unfinished run of it is gone on with.
+        ranks: this process among all.
+        console: for a person who watches.
+        resume: folder of a run or of a checkpoint to go on from.
+        stop_after: seconds after which to stop, with a checkpoint.
 
     Raises:
         UserError: the recipe, its data and its ds_config do not go together; nothing has been trained yet.
+        StoppedError: the run was asked to stop, and can go on from its newest checkpoint.
+        RunFailedError: the run cannot go on.
     """
-    run = RunFolder.for_recipe(recipe)
-    parts = assemble(recipe, ranks, console)
-    if ranks.is_first:
-        run.begin(recipe, parts.engine.config)
-    tracker = open_tracker(recipe, run, ranks)
-    started = time.perf_counter()
-    timetable = parts.engine.timetable
-    known = {"step": 0, "total_steps": timetable.total_steps, "phase": timetable.phase_at(0)}
-    with StatusFile(run.status, ranks, **known) as status:
+    join_ranks(ranks)
+    with ExitStack() as stack:
+        run = on_first_rank(ranks, lambda: run_folder(recipe, resume))
+        on_first_rank(ranks, lambda: stack.enter_context(run.locked()) and None)
+        stops = stack.enter_context(Stops(ranks, run, recipe.checkpoints.margin, stop_after))
+        start = on_first_rank(ranks, lambda: find_start(recipe, run, resume))
+        parts = assemble(recipe, ranks, console)
+        engine, meter = parts.engine, Meter(parts.engine.device)
+        resumed = restore(engine, meter, start, ranks, console)
+        if ranks.is_first:
+            run.begin(recipe, engine.config, anew=not start.own)
+        tracker = open_tracker(recipe, run, ranks, resumed)
+        status = stack.enter_context(StatusFile(run.status, ranks, **_known(parts, bool(start.tags))))
+        keeper = Keeper(recipe.checkpoints, run, ranks, engine, meter, tracker, status, resumed)
+        session = Session(recipe, parts, meter, tracker, status, keeper, stops)
+        started = time.perf_counter()
         with _progress(console, shown=ranks.is_first) as progress:
-            _loop(recipe, ranks, parts, tracker, status, progress)
-        summary = _finish(recipe, run, parts, tracker) | {"seconds": time.perf_counter() - started}
+            reason = _loop(session, parts.micro_batches(ranks.rank), progress)
+        keeper.save()
+        summary = _finish(session, run) | {"seconds": time.perf_counter() - started} if reason is None else {}
         tracker.close()
-        status.update(checkpoint=f"global_step{parts.engine.global_steps}")
+        dist.barrier()  # whoever ends first has the launcher end the others
+        if reason is not None:
+            raise StoppedError(
+                f"{reason}: stopped at step {engine.clock}; the same command goes on from there"
+            )
         if ranks.is_first:
             run.finish(summary)
     if ranks.is_first:
         console.print(f"finished: {run.path}", markup=False, soft_wrap=True)
 
 
-def _loop(
-    recipe: Recipe, ranks: Ranks, parts: Parts, tracker: Tracker, status: StatusFile, progress: Progress
-) -> None:
-    """Take optimizer steps until the clock is at the end of the timetable."""
+def _loop(session: Session, micro_batches: Iterator[MicroBatch], progress: Progress) -> str | None:
+    """Take optimizer steps until the clock is at the end of the timetable, or the reason to stop before."""
+    recipe, parts, meter, tracker = session.recipe, session.parts, session.meter, session.tracker
     engine, timetable = parts.engine, parts.engine.timetable
-    eval_every = recipe.tracking.eval_every.to_steps(timetable.steps_per_epoch, timetable.total_steps)
-    micro_batches = parts.micro_batches(ranks.rank)
-    meter = Meter(engine.device)
+    eval_every = max(1, recipe.tracking.eval_every.to_steps(timetable.steps_per_epoch, timetable.total_steps))
     bar = progress.add_task(recipe.name, total=timetable.total_steps)
     engine.train()
     while engine.clock < timetable.total_steps:
         event = timetable.event_at(engine.clock)
         for micro_batch in itertools.islice(micro_batches, parts.plan.accumulation):
-            loss = _loss(parts, micro_batch.to(engine.device))
+            loss = parts.loss(micro_batch.to(engine.device))
             engine.backward(loss)
             engine.step()
             meter.add(loss)
-        meter.step()
-        if not engine.was_step_applied():  # overflow: the clock stands still, and an event comes again
-            continue
-        clock = engine.clock
-        progress.update(bar, completed=clock)
-        if event is not None:
-            tracker.log(clock, _event_numbers(engine))
-        if clock % recipe.tracking.log_every == 0:
-            numbers = _step_numbers(engine, meter)
-            tracker.log(clock, numbers)
-            status.update(
-                step=clock,
-                phase=numbers["phase"],
-                loss=numbers["loss"],
-                sparsity=numbers["sparsity_prunable"],
-            )
-        if clock % max(1, eval_every) == 0 and clock < timetable.total_steps:
-            tracker.log(clock, _evaluate(parts))
-
-
-def _loss(parts: Parts, micro_batch: MicroBatch) -> Tensor:
-    """The task's loss, or what the lesson makes of it."""
-    outputs = parts.engine(**micro_batch.batch)
-    if parts.lesson is None:
-        return outputs.loss
-    return parts.lesson.loss(outputs, micro_batch, parts.engine.clock)
-
-
-def _step_numbers(engine: PruningEngine, meter: Meter) -> dict[str, Any]:
-    """What is logged of the steps since the last time. Collective: every rank must call this."""
-    taken = engine.clock - 1  # the engine's own learning rate is the next step's already
-    return {
-        **meter.read(),
-        "learning_rate": engine.lr_scheduler.base_lrs[0] * engine.timetable.lr_multiplier(taken),
-        "gradient_norm": float(engine.get_global_grad_norm() or 0.0),
-        "phase": engine.timetable.phase_at(taken),
-        **engine.sparsity(),
-    }
-
-
-def _event_numbers(engine: PruningEngine) -> dict[str, Any]:
-    """What is logged of an event. Collective: every rank must call this."""
-    pruner = engine.pruner
-    assert pruner is not None
-    assert pruner.last_event is not None
-    return {
-        "event_sparsity": pruner.last_event.event.sparsity,
-        "event_seconds": pruner.last_event.seconds,
-        "event_bytes_sent": pruner.last_event.bytes_sent,
-        "mask_bytes": pruner.mask_bytes(),
-        **engine.sparsity(),
-        "tensor_sparsity": pruner.tensor_sparsity(),
-    }
+        applied = engine.was_step_applied()
+        meter.step(applied=applied)
+        if applied:  # else overflow: the clock stands still, and an event comes again
+            clock = engine.clock
+            progress.update(bar, completed=clock)
+            if event is not None:
+                tracker.log(clock, event_numbers(engine))
+            if clock % recipe.tracking.log_every == 0:
+                tracker.log(clock, numbers := step_numbers(engine, meter))
+                session.status.update(
+                    step=clock,
+                    phase=numbers["phase"],
+                    loss=numbers["loss"],
+                    sparsity=numbers["sparsity_prunable"],
+                )
+            if clock % eval_every == 0 and clock < timetable.total_steps:
+                tracker.log(clock, metrics := _evaluate(parts))
+                if session.keeper.evaluated(metrics):
+                    session.keeper.save()
+            if session.keeper.is_due():
+                session.keeper.save()
+        if reason := session.stops.agreed():
+            return reason
+    return None
 
 
 def _evaluate(parts: Parts) -> dict[str, float]:
@@ -135,18 +153,30 @@ def _evaluate(parts: Parts) -> dict[str, float]:
     return {f"validation_{name}": value for name, value in metrics.items()}
 
 
-def _finish(recipe: Recipe, run: RunFolder, parts: Parts, tracker: Tracker) -> dict[str, Any]:
-    """Evaluate, write checkpoint and model. Collective: every rank must call this."""
-    engine, metrics = parts.engine, _evaluate(parts)
-    tracker.log(engine.clock, {**metrics, **engine.sparsity()})
-    engine.save_checkpoint(str(run.checkpoints))
-    engine.save_model(run.model, parts.tokenizer)
+def _finish(session: Session, run: RunFolder) -> dict[str, Any]:
+    """Evaluate, and write the model. Collective: every rank must call this."""
+    engine, metrics = session.parts.engine, _evaluate(session.parts)
+    session.tracker.log(engine.clock, {**metrics, **engine.sparsity()})
+    session.status.update(step=engine.clock, sparsity=engine.sparsity()["sparsity_prunable"])
+    engine.save_model(run.model, session.parts.tokenizer)
     return {
-        "recipe": recipe.name,
+        "recipe": session.recipe.name,
         "metrics": {name.removeprefix("validation_"): value for name, value in metrics.items()},
         "sparsity": {name.removeprefix("sparsity_"): value for name, value in engine.sparsity().items()},
         "steps": engine.clock,
-        "seed": recipe.seed,
+        "seed": session.recipe.seed,
+    }
+
+
+def _known(parts: Parts, is_resumed: bool) -> dict[str, Any]:
+    """What the status can say before the first step."""
+    engine, timetable = parts.engine, parts.engine.timetable
+    return {
+        "step": engine.clock,
+        "total_steps": timetable.total_steps,
+        "phase": timetable.phase_at(engine.clock),
+        "sparsity": engine.sparsity()["sparsity_prunable"],
+        "checkpoint": f"global_step{engine.global_steps}" if is_resumed else None,
     }
 
 

@@ -9,12 +9,13 @@ from dsprune.pure.recipe.recipe import (
     recipe_schema,
     shipped_recipes,
 )
-from dsprune.pure.recipe.sections import Distillation, Model, Optimizer, Task, Tracking
+from dsprune.pure.recipe.sections import Checkpoints, Distillation, Model, Optimizer, Task, Tracking
 from dsprune.pure.recipe.span import Span
 from dsprune.pure.recipe.timing import Budget, LearningRate, Pruning
 
 __all__ = [
     "Budget",
+    "Checkpoints",
     "Distillation",
     "LearningRate",
     "Model",

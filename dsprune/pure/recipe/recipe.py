@@ -11,7 +11,16 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from dsprune.errors import UserError
 from dsprune.pure.recipe.problems import describe
-from dsprune.pure.recipe.sections import Distillation, Model, Optimizer, Section, Task, Text, Tracking
+from dsprune.pure.recipe.sections import (
+    Checkpoints,
+    Distillation,
+    Model,
+    Optimizer,
+    Section,
+    Task,
+    Text,
+    Tracking,
+)
 from dsprune.pure.recipe.timing import Budget, LearningRate, Pruning
 
 __all__ = ["Recipe", "dump_recipe", "load_recipe", "load_task", "recipe_schema", "shipped_recipes"]
@@ -42,6 +51,7 @@ class Recipe(Section):
     distillation: Distillation | None = None
     """The teacher to learn from; null = none."""
 
+    checkpoints: Checkpoints = Checkpoints()
     tracking: Tracking = Tracking()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format of the working weights; the optimizer's copy is fp32 always."""

@@ -1,4 +1,4 @@
-"""Sections of the recipe: the model, the task, the optimizer, the teacher, the log.
+"""Sections of the recipe: the model, the task, the optimizer, the teacher, the checkpoints, the log.
 
 The literal under each field is its documentation, and its description in the JSON schema.
 """
@@ -11,7 +11,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from dsprune.pure.recipe.ramp import Ramp, within
 from dsprune.pure.recipe.span import Span
 
-__all__ = ["Distillation", "Fraction", "Model", "Optimizer", "Section", "Task", "Text", "Tracking"]
+__all__ = [
+    "Checkpoints",
+    "Distillation",
+    "Fraction",
+    "Model",
+    "Optimizer",
+    "Section",
+    "Task",
+    "Text",
+    "Tracking",
+]
 
 Text = Annotated[str, Field(min_length=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -145,6 +155,29 @@ class Distillation(Section):
         if kind == "topk" and temperature is not None and not temperature.is_constant:
             raise ValueError("topk knows single temperatures only, and this one changes: use full or hidden")
         return kind
+
+
+class Checkpoints(Section):
+    """When the run is saved, so that it can go on, and what is kept of it."""
+
+    every: Span = Span(1.0, "epochs")
+    """Distance between two checkpoints; there is one at the end always, and one when a run is stopped."""
+
+    keep: int = Field(default=2, ge=1)
+    """How many of the newest are kept. One more is on disk while the next is written."""
+
+    best: bool = False
+    """Keep the one with the best validation metric too, of those evaluations that were at the target sparsity."""
+
+    margin: float = Field(default=120.0, ge=0)
+    """Seconds before the end of a Slurm job at which the run stops, with a checkpoint."""
+
+    @field_validator("every")
+    @classmethod
+    def _more_than_nothing(cls, every: Span) -> Span:
+        if every.amount == 0:
+            raise ValueError("must be longer than nothing")
+        return every
 
 
 class Tracking(Section):

@@ -1,0 +1,113 @@
+"""When a run is saved, and which of its checkpoints are kept."""
+
+from typing import Any
+
+from dsprune.distributed.ranks import Ranks
+from dsprune.engine.checkpoint_tags import drop_tag, whole_tags
+from dsprune.engine.engine import PruningEngine
+from dsprune.errors import RunFailedError
+from dsprune.programs.run import RunFolder
+from dsprune.programs.status_file import StatusFile
+from dsprune.programs.train.meter import Meter
+from dsprune.programs.train.tracking import Tracker
+from dsprune.pure.recipe import Checkpoints
+
+__all__ = ["CLIENT", "Keeper"]
+
+CLIENT = "dsprune"
+"""Key of a checkpoint's client state: what the run itself wants to find again."""
+
+
+class Keeper:
+    """Saves the run every so often, and keeps the newest checkpoints and the best.
+
+    Args:
+        settings: the recipe's section.
+        run: the folder.
+        ranks: this process among all.
+        engine: what is saved.
+        meter: what it has added up is saved too.
+        tracker: its place is saved too.
+        status: told of the newest checkpoint.
+        resumed: what the checkpoint said that the run goes on from, empty for a new run.
+    """
+
+    def __init__(
+        self,
+        settings: Checkpoints,
+        run: RunFolder,
+        ranks: Ranks,
+        engine: PruningEngine,
+        meter: Meter,
+        tracker: Tracker,
+        status: StatusFile,
+        resumed: dict[str, Any],
+    ) -> None:
+        self._settings, self._run, self._ranks = settings, run, ranks
+        self._engine, self._meter, self._tracker, self._status = engine, meter, tracker, status
+        timetable = engine.timetable
+        self._every = max(1, settings.every.to_steps(timetable.steps_per_epoch, timetable.total_steps))
+        self._best: dict[str, Any] | None = resumed.get("best")
+        self._saved = engine.global_steps if resumed else 0
+
+    def evaluated(self, metrics: dict[str, float]) -> bool:
+        """Whether these are the best so far, and worth a checkpoint.
+
+        The first metric counts, and only at the target: a model that is still dense is better, and no use.
+        """
+        timetable = self._engine.timetable
+        at_target = not timetable.events or timetable.phase_at(self._engine.clock) == "recover"
+        if not self._settings.best or not at_target:
+            return False
+        name, value = next(iter(metrics.items()))
+        if self._best is not None and value <= self._best["value"]:
+            return False
+        self._best = {"metric": name, "value": value, "tag": self._tag}
+        return True
+
+    def is_due(self) -> bool:
+        """Whether the clock says so."""
+        return self._engine.clock % self._every == 0
+
+    def save(self) -> None:
+        """Save, unless the newest checkpoint is of this step. Collective: every rank must call this.
+
+        Raises:
+            RunFailedError: a loss was no number, so the weights are none; what was saved before stays.
+        """
+        if self._engine.global_steps == self._saved:
+            return
+        if not self._meter.is_finite():
+            raise RunFailedError(diverged(self._engine.clock))
+        client = {"best": self._best, **self._tracker.state()}
+        self._engine.save_checkpoint(
+            str(self._run.checkpoints),
+            self._tag,
+            client_state={CLIENT: client},
+            rank_state=self._meter.state(),
+        )
+        self._saved = self._engine.global_steps
+        self._status.update(checkpoint=self._tag, step=self._engine.clock)
+        if self._ranks.is_first:
+            self._drop_old()
+
+    @property
+    def _tag(self) -> str:
+        return f"global_step{self._engine.global_steps}"
+
+    def _drop_old(self) -> None:
+        """Remove what is neither among the newest nor the best, and what a crash left half-written."""
+        kept = {folder.name for folder in whole_tags(self._run.checkpoints)[: self._settings.keep]}
+        if self._best is not None:
+            kept.add(self._best["tag"])
+        for folder in self._run.checkpoints.iterdir():
+            if folder.is_dir() and folder.name not in kept:
+                drop_tag(folder)
+
+
+def diverged(clock: int) -> str:
+    """What is said when the loss is not a number any more."""
+    return (
+        f"the loss is not a finite number at step {clock}: lower learning_rate.peak, lengthen its warm-up, or "
+        f"use precision=bf16 instead of fp16; the checkpoints of before are good"
+    )

@@ -1,0 +1,126 @@
+"""Where a run begins: anew, or from a checkpoint of its own or of another run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from dsprune.distributed.ranks import Ranks
+from dsprune.engine.checkpoint_ranks import read_rank_state
+from dsprune.engine.checkpoint_tags import latest_tag, whole_tags
+from dsprune.engine.engine import PruningEngine
+from dsprune.errors import UserError
+from dsprune.programs.run import RunFolder
+from dsprune.programs.train.keeper import CLIENT
+from dsprune.programs.train.meter import Meter
+from dsprune.pure.recipe import Recipe, load_recipe
+
+__all__ = ["Start", "find_start", "restore", "run_folder"]
+
+FREE = ("name", "output", "deepspeed", "precision", "tracking", "checkpoints", "budget.micro_batch")
+"""What of a recipe may change when a run goes on: nothing of it moves the result but by round-off."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins.
+
+    Attributes:
+        tags: folders of the checkpoints to go on from, the first that is good counts; none = anew.
+        own: whether they are the run's own: then its log goes on too.
+    """
+
+    tags: tuple[Path, ...] = ()
+    own: bool = False
+
+
+def run_folder(recipe: Recipe, resume: Path | None) -> RunFolder:
+    """The folder of the run: that of `--resume`, if it is a run's, or else the recipe's own.
+
+    Raises:
+        UserError: a run was finished there already.
+    """
+    if resume is not None and RunFolder(resume).recipe.is_file():
+        return RunFolder(resume).unfinished()
+    return RunFolder(Path(recipe.output) / recipe.name).unfinished()
+
+
+def find_start(recipe: Recipe, run: RunFolder, resume: Path | None) -> Start:
+    """What to go on from; the run's own checkpoints first.
+
+    Raises:
+        UserError: there is an unfinished run of another recipe, or nothing at `resume`.
+    """
+    if own := whole_tags(run.checkpoints):
+        if difference := next(_differences(load_recipe(str(run.recipe)), recipe), None):
+            raise UserError(
+                f"{run.path}: holds an unfinished run with another {difference}: give the same recipe to go on, "
+                f"another name=... to start anew, or remove it"
+            )
+        return Start(tuple(own), own=True)
+    if resume is None:
+        return Start()
+    if any(resume.glob("*_model_states.pt")):
+        return Start((resume,))
+    latest = latest_tag(resume)
+    tags = whole_tags(resume) or ([resume / latest] if latest else [])
+    if not tags:
+        raise UserError(
+            f"--resume: value {resume}: no complete checkpoint there: give the folder of a run, of its "
+            f"checkpoints or of one of them, or leave --resume out to start anew"
+        )
+    return Start(tuple(tags))
+
+
+def restore(
+    engine: PruningEngine, meter: Meter, start: Start, ranks: Ranks, console: Console
+) -> dict[str, Any]:
+    """Load the newest good checkpoint, if there is one to go on from. Collective: every rank must call this.
+
+    Returns:
+        What the run had said of itself when it was saved; empty for a new run.
+
+    Raises:
+        UserError: no checkpoint is good; what is the matter with the newest.
+    """
+    first: UserError | None = None
+    for folder in start.tags:
+        try:
+            _, client = engine.load_checkpoint(str(folder.parent), folder.name)
+        except UserError as error:
+            _say(f"{error}; trying the one before", ranks, console)
+            first = first or error
+            continue
+        _say(f"goes on from {folder}, step {engine.clock}", ranks, console)
+        state = read_rank_state(folder)
+        if state is not None and start.own:
+            meter.restore(state)
+        return client.get(CLIENT, {}) if start.own else {}
+    if first is not None:
+        raise first
+    return {}
+
+
+def _say(message: str, ranks: Ranks, console: Console) -> None:
+    if ranks.is_first:
+        console.print(message, markup=False, soft_wrap=True)
+
+
+def _differences(theirs: Recipe, ours: Recipe) -> Iterator[str]:
+    """The settings that are not the same, and matter."""
+    then, now = (dict(_flat(recipe.model_dump(mode="json"))) for recipe in (theirs, ours))
+    for key in {**then, **now}:
+        if not any(key == free or key.startswith(f"{free}.") for free in FREE) and then.get(key) != now.get(
+            key
+        ):
+            yield f"{key} ({then.get(key)} there, {now.get(key)} here)"
+
+
+def _flat(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield above + key, value
