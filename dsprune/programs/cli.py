@@ -157,6 +157,41 @@ def audit(path: Annotated[Path, typer.Argument(help="A run, a checkpoint or a mo
 
 
 @app.command()
+def submit(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Number of nodes of each job.")] = 1,
+    gpus_per_node: Annotated[
+        int | None,
+        typer.Option(min=0, help="GPUs of each node; 0 = one rank a node, on CPU; else the script's."),
+    ] = None,
+    time: Annotated[str | None, typer.Option(help="Longest time of each job; else the script's.")] = None,
+    partition: Annotated[str | None, typer.Option(help="Partition; else the cluster's default.")] = None,
+    array: Annotated[str | None, typer.Option(help="Sparsities, a run each: 0.5,0.8,0.9,0.95,0.97.")] = None,
+    sbatch: Annotated[
+        list[str] | None, typer.Option(help="One more option for sbatch, such as --sbatch=--account=nlp.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Check, and print the commands; submit nothing.")] = False,
+) -> None:
+    """Submit a recipe to Slurm: its teacher's store if there is none yet, then its training."""
+    from dsprune.programs.submit.cluster import Request
+    from dsprune.programs.submit.submit import submit as hand_over
+
+    request = Request(nodes, gpus_per_node, time, partition)
+    hand_over(recipe, overrides or [], request, array, sbatch or [], Console(), dry_run=dry_run)
+
+
+@app.command()
+def status(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+) -> None:
+    """Tell where runs stand, from their folders alone."""
+    from dsprune.programs.status.status import status as show
+
+    show(runs, Console())
+
+
+@app.command()
 def doctor(
     build_ops: Annotated[bool, typer.Option(help="Build DeepSpeed's extensions for this machine.")] = False,
 ) -> None:

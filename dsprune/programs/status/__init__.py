@@ -1,0 +1,1 @@
+"""`dsprune status`: where runs stand."""

@@ -1,0 +1,1 @@
+"""`dsprune submit`: a recipe as jobs of a Slurm cluster."""

@@ -1,0 +1,36 @@
+# How a batch job starts a dsprune command on all its nodes. Sourced by the batch scripts.
+# shellcheck shell=bash
+#
+# One srun task a node, which is the deepspeed launcher of that node, which starts the ranks: one a GPU, or one a
+# node where there are none. The number of nodes is written in one place, the job's --nodes; all else is read from
+# the variables that Slurm sets.
+
+# launch COMMAND RECIPE [KEY=VALUE]...: returns its exit code; what the ranks print goes to one file each, in $LOGS
+launch() {
+    local first status=0
+    first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    # An address, since nodes need not resolve the names that Slurm gives them.
+    MASTER_ADDR=$(scontrol show node --oneliner "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
+    export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000)) # jobs on one node do not collide
+    mkdir -p "$LOGS"
+    echo "$(date +%T) dsprune $*: $SLURM_NNODES nodes, attempt $((${SLURM_RESTART_COUNT:-0} + 1)), logs in $LOGS/"
+    # A node that failed takes the others along after a minute, in which they say why they ended.
+    srun --nodes="$SLURM_NNODES" --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --wait=60 \
+        --export=ALL bash "$DSPRUNE_SLURM/node.sh" "$@" || status=$?
+    # The words of the first rank, which speaks for all.
+    tail -n 5 "$(find "$LOGS" -name '*_rank0.log' | sort | tail -n 1)"
+    echo "$(date +%T) dsprune $*: exit code $status"
+    return $status
+}
+
+# finish STATUS: the job's last command
+finish() {
+    # Stopped early, with a checkpoint: back into the queue, from where the same command goes on.
+    if (($1 == 75)); then scontrol requeue "$SLURM_JOB_ID"; fi
+    exit "$1"
+}
+
+LOGS=logs/$SLURM_JOB_NAME-$SLURM_JOB_ID
+export LOGS DSPRUNE_SLURM
+# shellcheck source=slurm/site.sh
+source "$DSPRUNE_SLURM/site.sh"

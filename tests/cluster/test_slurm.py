@@ -1,0 +1,86 @@
+"""The batch scripts of slurm/, unedited but for their marked places, on a Slurm of two nodes."""
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dsprune.programs.cli import _run
+from tests.cluster.site import SLURM, edited_scripts
+from tests.cluster.slurm import GPUS, Slurm
+from tests.system.commands import write_recipe
+from tests.tiny import tiny_bert, tiny_sentiment
+
+PATIENCE = 240  # seconds for a job; quiet machines need a tenth
+
+
+@dataclass(frozen=True)
+class Site:
+    """A folder to submit from, the scripts, and a Slurm."""
+
+    folder: Path
+    scripts: Path
+    slurm: Slurm
+
+    def submit(self, *command: str | Path) -> str:
+        """What a command prints that submits jobs."""
+        bare = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "DSPRUNE_SLURM": str(self.scripts)}
+        done = subprocess.run(
+            [*map(str, command)], cwd=self.folder, env=bare | self.slurm.environment,
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def log(self, job: str) -> str:
+        return Path(self.slurm.field(job, "StdOut")).read_text()
+
+
+@pytest.fixture(scope="module")
+def site(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    folder = tmp_path_factory.mktemp("site")
+    bert = tiny_bert(folder / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    data = tiny_sentiment(folder / "data", 320, 64)
+    short = {
+        "budget": {"steps": 12, "batch": 32},
+        "pruning": {"sparsity": 0.7, "start": 2, "end": 6, "events": 2},
+    }
+    write_recipe(folder / "tiny.yaml", bert, data)
+    write_recipe(folder / "dense.yaml", bert, data, **{**short, "pruning": None})
+    teacher = {
+        "teacher": str(folder / "runs" / "dense" / "model"),
+        "store": str(folder / "store"),
+        "hardness": 0.5,
+    }
+    write_recipe(folder / "student.yaml", bert, data, **short, distillation=teacher)
+    return Site(folder, edited_scripts(folder, GPUS, "500,900"), slurm)
+
+
+@pytest.mark.parametrize("script", sorted(SLURM.iterdir()), ids=lambda path: path.name)
+def test_a_script_is_valid_bash(script: Path) -> None:
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+def test_the_pipeline_runs_teacher_store_and_students_one_after_the_other(site: Site) -> None:
+    printed = site.submit("bash", site.scripts / "pipeline.sh", "dense.yaml", "student.yaml", "seed=7")
+    jobs = dict(line.split() for line in printed.splitlines())
+    assert list(jobs) == ["teacher", "store", "students"]
+    for before, job in (("teacher", "store"), ("store", "students")):
+        assert site.slurm.field(jobs[job], "Dependency").startswith(f"afterok:{jobs[before]}")
+    for job in ("teacher", "store"):
+        assert site.slurm.wait(jobs[job], PATIENCE) == "COMPLETED", site.log(jobs[job])
+    for thousandths, sparsity in (("500", 0.5), ("900", 0.9)):
+        job = f"{jobs['students']}_{thousandths}"
+        assert site.slurm.wait(job, PATIENCE) == "COMPLETED", site.log(job)
+        run = site.folder / "runs" / f"student-0.{thousandths}"
+        recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+        assert (recipe["pruning"]["sparsity"], recipe["tracking"]["group"]) == (sparsity, "student")
+        assert recipe["seed"] == 7
+        assert json.loads((run / "status.json").read_text())["world_size"] == GPUS
+        assert _run(["audit", str(run)]) == 0
+        logs = site.folder / "logs" / f"students-{site.slurm.field(job, 'JobId')}"
+        assert [path.name[-10:] for path in sorted(logs.iterdir())] == ["_rank0.log", "_rank1.log"]

@@ -1,0 +1,120 @@
+"""`dsprune status`: where a run stands, from folders as runs leave them."""
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from dsprune.errors import UserError
+from dsprune.programs.run import RunFolder
+from dsprune.programs.status.standing import SILENCE, read_standing
+from dsprune.programs.status.status import status
+
+
+def write_run(folder: Path, now: float, **changes: Any) -> RunFolder:
+    """A run in its step 40 of 100, half a second each, that this very process says is going on."""
+    said = {
+        "state": "running", "reason": None, "host": socket.gethostname(), "pid": os.getpid(), "world_size": 2,
+        "started": now, "updated": now, "step": 40, "total_steps": 100, "phase": "prune",
+        "sparsity": 0.5, "loss": 0.25, "checkpoint": "global_step30",
+    }  # fmt: skip
+    folder.mkdir()
+    (folder / "status.json").write_text(json.dumps(said | changes))
+    rows: list[dict[str, Any]] = [
+        {"step": step, "loss": 0.25, "seconds_per_step": 0.5} for step in range(4, 41, 4)
+    ]
+    rows.insert(5, {"step": 22, "event_sparsity": 0.5})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 4')
+    tag = folder / "checkpoints" / "global_step30"
+    tag.mkdir(parents=True)
+    os.utime(tag, (now - 5, now - 5))
+    (folder / "checkpoints" / "latest").write_text("global_step30")
+    return RunFolder(folder)
+
+
+@pytest.fixture
+def now() -> float:
+    return time.time()
+
+
+def gone() -> int:
+    """The number of a process that is no more."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_running_run_says_how_long_it_takes(tmp_path: Path, now: float) -> None:
+    standing = read_standing(write_run(tmp_path / "a", now), now + 2)
+    assert (standing.state, standing.death) == ("running", None)
+    assert standing.seconds_left == pytest.approx(60 * 0.5 - 2)
+    assert standing.checkpoint == "global_step30"
+    assert standing.checkpoint_age == pytest.approx(7, abs=0.01)
+
+
+def test_a_run_whose_process_is_gone_is_dead(tmp_path: Path, now: float) -> None:
+    pid = gone()
+    standing = read_standing(write_run(tmp_path / "a", now, pid=pid), now)
+    assert standing.state == "dead"
+    assert standing.death == f"process {pid} is gone from {socket.gethostname()}, and could not say why"
+    assert standing.seconds_left is None
+
+
+def test_a_process_that_got_the_number_later_is_another(tmp_path: Path, now: float) -> None:
+    """This process began later than the run did."""
+    assert read_standing(write_run(tmp_path / "a", now, started=now - 1e6), now).state == "dead"
+
+
+def test_a_run_elsewhere_is_dead_when_it_is_silent_for_long(tmp_path: Path, now: float) -> None:
+    run = write_run(tmp_path / "a", now, host="elsewhere", pid=1, updated=now)
+    assert read_standing(run, now + SILENCE - 1).state == "running"
+    standing = read_standing(run, now + SILENCE + 1)
+    assert (standing.state, standing.death) == ("dead", "no sign of life from elsewhere for 5 minutes")
+
+
+def test_a_slow_run_may_be_silent_for_longer(tmp_path: Path, now: float) -> None:
+    """Four steps of 100 seconds between two lines: ten times that is 4,000 seconds."""
+    run = write_run(tmp_path / "a", now, host="elsewhere", updated=now)
+    run.metrics.write_text(
+        run.metrics.read_text().replace('"seconds_per_step": 0.5', '"seconds_per_step": 100')
+    )
+    assert read_standing(run, now + 3_900).state == "running"
+    assert read_standing(run, now + 4_100).state == "dead"
+
+
+def shown(*folders: Path) -> list[str]:
+    console = Console(file=io.StringIO(), width=200)
+    status(folders, console)
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+def test_the_table_has_a_line_for_each_run_and_the_last_words(tmp_path: Path, now: float) -> None:
+    write_run(tmp_path / "a", now)
+    write_run(tmp_path / "b", now, state="stopped", reason="SIGUSR1")
+    write_run(tmp_path / "c", now, state="failed", reason="ValueError: no", checkpoint=None)
+    (tmp_path / "c" / "checkpoints" / "latest").unlink()
+    done = write_run(tmp_path / "d", now, state="finished")
+    done.summary.write_text(json.dumps({"metrics": {"accuracy": 0.9}}))
+    lines = shown(*(tmp_path / name for name in "abcd"))
+    assert [line.split()[1] for line in lines[1:5]] == ["running", "stopped", "failed", "finished"]
+    for part in ("prune", "40 of 100", "50.00%", "0.2500", "0:00:", "global_step30, 0:00:"):
+        assert part in lines[1]
+    assert "none" in lines[3]
+    assert lines[5:] == [
+        f"{tmp_path}/b: stopped: SIGUSR1; to go on from global_step30, train it again",
+        f"{tmp_path}/c: failed: ValueError: no",
+        f"{tmp_path}/d: finished: accuracy 0.9000",
+    ]
+
+
+def test_a_folder_that_is_no_run_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"status\.json: no such file: give the folder of a run"):
+        status([tmp_path], Console(file=io.StringIO()))
