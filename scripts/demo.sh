@@ -54,7 +54,7 @@ if [[ ! -f $recipe ]]; then
 fi
 
 say "sentiment-90: the timetable"
-dsprune plan "$recipe" "$@"
+dsprune plan "$recipe" --world-size "$(num_ranks)" --stage 2 "$@"
 train sentiment-90 "$recipe" "$@"
 train sentiment-90-labels-only "$recipe" distillation=null "$@"
 
