@@ -68,9 +68,10 @@ def test_all_stages_or_the_one_asked_for(bert: str) -> None:
     assert rows == ["3"]
 
 
-def test_bytes_on_the_wire_are_those_of_the_selection(bert: str) -> None:
-    num_bytes = event_bytes(num_groups=1, num_tensors=12, world_size=4)
-    text = show(load_recipe("glue-90", [f"model.path={bert}"]))
+@pytest.mark.parametrize(("scope", "num_groups"), [("global", 1), ("normalized", 1), ("uniform", 12)])
+def test_bytes_on_the_wire_are_those_of_the_selection(bert: str, scope: str, num_groups: int) -> None:
+    num_bytes = event_bytes(num_groups, num_tensors=12, world_size=4, normalized=scope == "normalized")
+    text = show(load_recipe("glue-90", [f"model.path={bert}", f"pruning.scope={scope}"]))
     assert f"each rank sends {num_bytes / 1000:.1f} kB an event, for 7 events" in text
 
 

@@ -95,9 +95,11 @@ def _memory(plan: Plan, world_size: int, stages: Iterable[int]) -> Table:
 def _wire(plan: Plan, world_size: int) -> str:
     """What selecting costs the network; masks themselves are never sent."""
     num_groups = len(plan.groups(plan.timetable.events[-1]))
-    num_bytes = event_bytes(num_groups, len(plan.tensors), world_size)
+    normalized = plan.recipe.pruning is not None and plan.recipe.pruning.scope == "normalized"
+    num_bytes = event_bytes(num_groups, len(plan.tensors), world_size, normalized)
     return (
-        f"Selection: each rank sends {decimal(num_bytes)} an event, for {len(plan.timetable.events)} events"
+        f"Selection: each rank sends {decimal(num_bytes)} an event, for {len(plan.timetable.events)} events "
+        f"(nothing at ZeRO stage 0, where ranks are replicas)"
     )
 
 
