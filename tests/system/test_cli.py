@@ -132,6 +132,6 @@ def test_a_plan_for_seventy_billion_weights_needs_no_such_machine(recipe: Path, 
     changed = [f"model.path={tmp_path}", "budget={steps: 1000, batch: 64}"]
     done = dsprune("plan", recipe, *changed, "--world-size", "64", COLUMNS="200")
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 90
     weights = 80 * (2 * 8192 * 8192 + 2 * 8192 * 1024 + 3 * 8192 * 28_672)
     assert f"{weights:,} weights in 560 tensors" in done.stdout

@@ -127,7 +127,7 @@ def test_a_model_of_70_billion_weights_takes_seconds(tmp_path: Path) -> None:
     start = time.perf_counter()
     made = make_plan(load_recipe("glue-90", [f"model.path={tmp_path}"]), 8, 10_000)
     assert made.num_weights > 68e9
-    assert time.perf_counter() - start < 10
+    assert time.perf_counter() - start < 60  # with weights it would be minutes, and 280 GB
 
 
 @pytest.mark.parametrize(("name", "magic"), [("plan.png", b"\x89PNG"), ("plan.svg", b"<?xml")])
