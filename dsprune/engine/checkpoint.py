@@ -6,7 +6,7 @@ from pathlib import Path
 import torch.distributed as dist
 from torch import Tensor
 
-from dsprune.distributed.masks.files import MaskManifest, read_manifest, read_masks, write_masks
+from dsprune.distributed.masks.files import MANIFEST, MaskManifest, read_manifest, read_masks, write_masks
 from dsprune.distributed.ranks import Ranks
 from dsprune.distributed.together import on_every_rank
 from dsprune.engine.pruner import Pruner
@@ -26,6 +26,7 @@ def save_masks(folder: Path, pruner: Pruner, clock: int) -> None:
             clock=clock,
             timetable=pruner.timetable.to_dict(),
             pruning=pruner.pruning,
+            begun_with=pruner.begun_with,
         )
     dist.barrier()
 
@@ -41,6 +42,7 @@ def load_masks(folder: Path, pruner: Pruner, clock: int) -> None:
     ranks = Ranks(dist.get_rank(), 0, dist.get_world_size())
     manifest, bits = on_every_rank(ranks, lambda: _read(folder, pruner, clock))
     pruner.restore(bits)
+    pruner.begun_with = [entry.begun_with for entry in manifest.tensors.values()]
     if pruner.masks.digest(pruner.comm) != manifest.digest:
         raise UserError(f"{folder}: the masks do not have the digest in the manifest: use another checkpoint")
     on_every_rank(ranks, lambda: _audit(folder, pruner))
@@ -48,6 +50,11 @@ def load_masks(folder: Path, pruner: Pruner, clock: int) -> None:
 
 def _read(folder: Path, pruner: Pruner, clock: int) -> tuple[MaskManifest, list[Tensor]]:
     """The manifest and this rank's bits."""
+    if not (folder / MANIFEST).exists():
+        raise UserError(
+            f"{folder}: no {MANIFEST}, so no masks: copy it and the masks too, or make masks of the weights' exact "
+            f"zeros with --masks-from zeros"
+        )
     manifest = read_manifest(folder)
     ours = json.loads(json.dumps(pruner.timetable.to_dict()))
     if differing := [field for field in ours if ours[field] != manifest.timetable.get(field)]:

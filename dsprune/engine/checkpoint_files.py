@@ -20,7 +20,9 @@ from torch import Tensor
 from dsprune.engine.zero import PARAMETER_ORDER
 from dsprune.errors import UserError
 
-__all__ = ["CheckpointFiles"]
+__all__ = ["CheckpointFiles", "read_model_states"]
+
+COUNTERS = ("global_steps", "skipped_steps", "global_samples", "lr_scheduler")
 
 _CLASSES = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
 
@@ -51,18 +53,20 @@ class CheckpointFiles:
     Args:
         folder: the tag's folder.
 
+    Attributes:
+        counters: what the engine counts, and its scheduler's state.
+
     Raises:
         UserError: it is not a DeepSpeed checkpoint, or one of its files is damaged.
     """
 
     folder: Path
+    counters: dict[str, Any] = field(default_factory=dict, init=False)
     _slices: dict[str, list[_Slice]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        model_files = sorted(self.folder.glob("*mp_rank_00_model_states.pt"))
-        if not model_files:
-            raise UserError(f"{self.folder}: no DeepSpeed checkpoint: give the folder of a tag, or of a run")
-        model = _load(model_files[0])
+        model = read_model_states(self.folder)
+        self.counters = {name: model[name] for name in COUNTERS}
         ranks = [_load(path)["optimizer_state_dict"] for path in _by_rank(self.folder)]
         if not ranks:
             self._index_replicas(model)
@@ -71,19 +75,48 @@ class CheckpointFiles:
         else:
             self._index_stage12(ranks)
 
+    @property
+    def names(self) -> list[str]:
+        """The trained parameters."""
+        return list(self._slices)
+
     def views(self, name: str) -> dict[str, Tensor]:
         """Master weights and moments of a parameter, whole and flattened, by what they are.
 
         Raises:
             UserError: the checkpoint has no such parameter.
         """
+        return self.cut(name, 0, self.numel(name))
+
+    def numel(self, name: str) -> int:
+        """Number of weights of a parameter."""
+        return sum(piece.numel for piece in self._pieces(name))
+
+    def cut(self, name: str, start: int, numel: int) -> dict[str, Tensor]:
+        """What `views` gives, of `numel` entries of the flattened parameter from `start` on."""
+        parts: dict[str, list[Tensor]] = {}
+        place = 0
+        for piece in self._pieces(name):
+            low, high = max(start - place, 0), min(start + numel - place, piece.numel)
+            place += piece.numel
+            if low < high:
+                for what, view in piece.views():
+                    parts.setdefault(what, []).append(view[low:high])
+        return {what: torch.cat(views) for what, views in parts.items()}
+
+    def scalars(self, name: str) -> dict[str, float]:
+        """What the optimizer's state of a parameter has beside the moments, such as `step`."""
+        return {
+            key: float(value)
+            for piece in self._pieces(name)
+            for key, value in piece.states.items()
+            if not isinstance(value, Tensor) or value.dim() == 0
+        }
+
+    def _pieces(self, name: str) -> list[_Slice]:
         if name not in self._slices:
             raise UserError(f"{self.folder}: no parameter {name}: the masks are of another checkpoint")
-        parts: dict[str, list[Tensor]] = {}
-        for piece in self._slices[name]:
-            for what, view in piece.views():
-                parts.setdefault(what, []).append(view)
-        return {what: torch.cat(views) for what, views in parts.items()}
+        return self._slices[name]
 
     def _add(self, name: str, piece: _Slice) -> None:
         self._slices.setdefault(name, []).append(piece)
@@ -93,7 +126,8 @@ class CheckpointFiles:
         optimizer, weights, names = model["optimizer"], model["module"], model.get(PARAMETER_ORDER)
         if names is None:
             raise UserError(
-                f"{self.folder}: a stage 0 checkpoint that dsprune did not write: nothing to audit"
+                f"{self.folder}: a stage 0 checkpoint that dsprune did not write does not say whose moments are "
+                f"whose: go on at stage 0 on as many ranks"
             )
         masters = optimizer.get("fp32_groups_flat") or [
             master
@@ -140,6 +174,18 @@ def _by_rank(folder: Path) -> list[Path]:
     """The optimizer files, rank 2 before rank 10."""
     paths = folder.glob("*zero_pp_rank_*_optim_states.pt")
     return sorted(paths, key=lambda path: int(path.name.partition("pp_rank_")[2].partition("_")[0]))
+
+
+def read_model_states(folder: Path) -> dict[str, Any]:
+    """What a tag says of the model and of itself, as rank 0 wrote it.
+
+    Raises:
+        UserError: it is not a DeepSpeed checkpoint, or the file is damaged.
+    """
+    model_files = sorted(folder.glob("*mp_rank_00_model_states.pt"))
+    if not model_files:
+        raise UserError(f"{folder}: no DeepSpeed checkpoint: give the folder of a tag, or of a run")
+    return _load(model_files[0])
 
 
 def _load(path: Path) -> dict[str, Any]:

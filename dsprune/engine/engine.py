@@ -10,7 +10,9 @@ import deepspeed
 from deepspeed import DeepSpeedEngine
 from torch import Tensor, nn
 
+from dsprune.distributed.masks.files import MANIFEST
 from dsprune.engine.checkpoint import load_masks, save_masks
+from dsprune.engine.checkpoint_move import moves, take_over
 from dsprune.engine.checkpoint_ranks import read_rank_state, save_rank_state
 from dsprune.engine.checkpoint_tags import begin_tag, check_tag, latest_tag, seal_tag
 from dsprune.engine.dsconfig import load_ds_config, resolve_ds_config
@@ -18,6 +20,7 @@ from dsprune.engine.export import save_model_folder
 from dsprune.engine.learning_rate import ScaledLR
 from dsprune.engine.ops import load_collectives
 from dsprune.engine.pruner import Pruner
+from dsprune.engine.sparse_start import MasksFrom, begin_sparse, take_up_zeros
 from dsprune.engine.support import check_engine
 from dsprune.engine.zero import open_layout
 from dsprune.errors import UserError
@@ -159,27 +162,57 @@ class PruningEngine:
         seal_tag(folder, self.deepspeed.global_steps, latest=save_latest)
         return saved
 
-    def load_checkpoint(self, load_dir: str, tag: str | None = None, **kwargs: Any) -> Any:
-        """`DeepSpeedEngine.load_checkpoint`, with masks and random states.
+    def load_checkpoint(
+        self, load_dir: str, tag: str | None = None, *, masks_from: MasksFrom | None = None, **kwargs: Any
+    ) -> Any:
+        """`DeepSpeedEngine.load_checkpoint`, with masks and random states, whoever wrote it.
 
-        Collective: every rank must call this.
+        A checkpoint of another ZeRO stage, precision or number of ranks is taken over, see
+        `dsprune.engine.checkpoint_move`. Collective: every rank must call this.
+
+        Args:
+            load_dir: as for DeepSpeed.
+            tag: as for DeepSpeed.
+            masks_from: what to do with a checkpoint without masks: `zeros` makes masks of its exact zeros,
+                `none` begins dense; None refuses it.
+            **kwargs: passed on to DeepSpeed.
 
         Raises:
             UserError: a file is damaged, the checkpoint has no masks, or they do not fit its weights or this
                 run.
         """
         tag = tag or latest_tag(Path(load_dir))
-        if tag is not None:
-            check_tag(Path(load_dir, tag))
-        loaded = self.deepspeed.load_checkpoint(load_dir, tag=tag, **kwargs)
-        if loaded[0] is None:
-            return loaded
-        folder = Path(loaded[0]).parent
-        if self.pruner is not None:
+        if tag is None:
+            return self.deepspeed.load_checkpoint(load_dir, **kwargs)
+        folder = Path(load_dir, tag)
+        check_tag(folder)
+        if self.moves(folder):
+            if kwargs:
+                raise UserError(
+                    f"load_checkpoint: {', '.join(kwargs)}: {folder} was written at another ZeRO stage or on "
+                    f"another number of ranks, and is taken over whole: leave it out"
+                )
+            loaded = take_over(self.deepspeed, folder)
+        else:
+            loaded = self.deepspeed.load_checkpoint(load_dir, tag=tag, **kwargs)
+        if self.pruner is not None and (masks_from is None or (folder / MANIFEST).is_file()):
             load_masks(folder, self.pruner, self.clock)
+        elif self.pruner is not None and masks_from == "zeros":
+            take_up_zeros(self.pruner, str(folder), self.clock)
         if (state := read_rank_state(folder)) is not None:
             restore_random_state(state)
         return loaded
+
+    def begin_sparse(self, model: Path, masks_from: MasksFrom | None) -> float:
+        """Take up the masks of the model folder that the engine's weights come from.
+
+        Collective: every rank must call this. See `dsprune.engine.sparse_start`.
+        """
+        return begin_sparse(self.deepspeed, self.pruner, model, masks_from, self.clock)
+
+    def moves(self, folder: Path) -> list[str]:
+        """What is not here as it was when the checkpoint in `folder` was written, in words."""
+        return moves(self.deepspeed, folder)
 
     def save_model(self, folder: Path, tokenizer: Any) -> None:
         """Write a Hugging Face model folder, with its masks. Collective: every rank must call this.

@@ -62,6 +62,7 @@ class Pruner:
         masks: of this rank's shards.
         num_pruned: zeros of all prunable tensors, over all ranks.
         last_event: what the newest event did; None before the first, and after a restart until the next.
+        begun_with: zeros of each tensor that the run began with; empty when it began dense.
     """
 
     def __init__(self, layout: ZeroLayout, pruning: Pruning, timetable: Timetable, seed: int) -> None:
@@ -72,6 +73,7 @@ class Pruner:
         self.masks = MaskSet(layout.shards, layout.master_device)
         self.num_pruned = 0
         self.last_event: EventRecord | None = None
+        self.begun_with: list[int] = []
         self._seed = seed
         self._method = get_method(pruning.method)
         self._pending: tuple[EventRecord, list[Tensor]] | None = None

@@ -15,7 +15,7 @@ utils/tensor_fragment.py.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -106,6 +106,39 @@ class ZeroLayout(ABC):
         shard = self.shards[index]
         return self.parameters[index].detach().view(-1)[shard.start : shard.start + shard.numel]
 
+    def put_states(self, index: int, moments: Mapping[str, Tensor], scalars: Mapping[str, float]) -> None:
+        """Set the optimizer's state of a shard, as if it had stepped.
+
+        Args:
+            index: of the shard.
+            moments: by name, each `[shard.numel]`.
+            scalars: what the state has beside them, such as `step`; common to all that the optimizer holds
+                in the same flat tensor.
+        """
+        if self.shards[index].numel == 0:
+            return
+        master, _ = self._master(self.parameters[index])
+        state = self.base_optimizer.state[master]
+        for name, values in moments.items():
+            if name not in state:
+                state[name] = torch.zeros_like(master, requires_grad=False)
+            self._view(index, state[name]).copy_(values)
+        for name, value in scalars.items():
+            state[name] = _scalar_state(self.base_optimizer, master, value)
+
+    def refresh_copies(self) -> None:
+        """Round the master weights to the working copies of every rank. Collective: every rank must call this."""
+        for index in range(len(self.shards)):
+            self.working_copy(index).copy_(self.weight(index))
+
+    def misplaced(self) -> str | None:
+        """Name of a tensor whose working copy is not its master weight, rounded; None if there is none."""
+        for index, shard in enumerate(self.shards):
+            copy = self.working_copy(index)
+            if not torch.equal(self.weight(index).to(copy), copy):
+                return shard.tensor.name
+        return None
+
     def client_state(self) -> dict[str, Any]:
         """What a checkpoint must say beside DeepSpeed's own words, for its slices to be found again."""
         return {}
@@ -128,6 +161,14 @@ class ZeroLayout(ABC):
         master, offset = self._master(self.parameters[index])
         flat = master if flat is None else flat
         return flat.detach().view(-1)[offset : offset + shard.numel]
+
+
+def _scalar_state(optimizer: torch.optim.Optimizer, master: Tensor, value: float) -> float | Tensor:
+    """A number in an optimizer's state, as the optimizer has it: DeepSpeed's keep integers, torch's tensors."""
+    if not type(optimizer).__module__.startswith("torch."):
+        return int(value)
+    on_device = any(optimizer.defaults.get(option) for option in ("fused", "capturable"))
+    return torch.tensor(float(value), device=master.device if on_device else "cpu")
 
 
 class _Replicas(ZeroLayout):
@@ -216,6 +257,10 @@ class _Stage12(_Partitioned):
             return None
         return gradient.view(-1)
 
+    def refresh_copies(self) -> None:
+        """See the base class: each rank rounds its partition, and all gather them."""
+        self.optimizer.update_lp_params()
+
 
 class _Stage3(_Partitioned):
     """Stage 3: every parameter is cut into equal parts, the last of them padded."""
@@ -237,6 +282,12 @@ class _Stage3(_Partitioned):
         """See the base class: between steps, stage 3 keeps only this rank's part of the working weights."""
         return self.parameters[index].ds_tensor.detach().view(-1)[: self.shards[index].numel]
 
+    def refresh_copies(self) -> None:
+        """See the base class: of some parameters each rank keeps the whole, too."""
+        self.optimizer.checkpoint_event_prologue()
+        super().refresh_copies()
+        self.optimizer.checkpoint_event_epilogue()
+
 
 def open_layout(engine: DeepSpeedEngine, tensors: Sequence[PrunableTensor]) -> ZeroLayout:
     """Find where `engine` keeps each of `tensors`.
@@ -249,13 +300,11 @@ def open_layout(engine: DeepSpeedEngine, tensors: Sequence[PrunableTensor]) -> Z
         UserError: the weights are not found where the layout says that they are.
     """
     layout = _layout_class(engine)(engine, tensors)
-    for index, shard in enumerate(layout.shards):
-        copy = layout.working_copy(index)
-        if not torch.equal(layout.weight(index).to(copy), copy):
-            raise UserError(
-                f"ds_config: the master weights of {shard.tensor.name} are not where DeepSpeed says, under a "
-                f"setting that dsprune does not know: start from one of ds_configs/"
-            )
+    if (name := layout.misplaced()) is not None:
+        raise UserError(
+            f"ds_config: the master weights of {name} are not where DeepSpeed says, under a setting that dsprune "
+            f"does not know: start from one of ds_configs/"
+        )
     return layout
 
 

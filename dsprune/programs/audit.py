@@ -84,11 +84,13 @@ def _check_counts(manifest: MaskManifest, masks: MaskSet) -> Iterator[Finding]:
     past = [event for event in timetable.events if event.step < manifest.clock]
     progress = timetable.progress(past[-1]) if past else 0.0
     tensors, counts = [shard.tensor for shard in masks.shards], masks.counts(Comm())
+    begun_with = [entry.begun_with for entry in manifest.tensors.values()]
     for group in event_groups(tensors, manifest.pruning, progress):
         count = sum(counts[place] for place in group.tensors)
-        if count != group.num_pruned:
-            rule = f"{group.num_pruned:,} weights are pruned"
-            yield Finding(tensors[group.tensors[0]].name, rule, abs(count - group.num_pruned))
+        expected = group.num_pruned if past else sum(begun_with[place] for place in group.tensors)
+        if count != expected:
+            rule = f"{expected:,} weights are pruned"
+            yield Finding(tensors[group.tensors[0]].name, rule, abs(count - expected))
 
 
 def _check_weights(masks: MaskSet, weights: Weights) -> Iterator[Finding]:

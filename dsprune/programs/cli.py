@@ -48,6 +48,10 @@ def train(
         Path | None,
         typer.Option(help="Go on with this run, or from this checkpoint; else with the recipe's own."),
     ] = None,
+    masks_from: Annotated[
+        Literal["zeros", "none"] | None,
+        typer.Option(help="Weights that are zero and have no masks: keep them zero, or let them grow back."),
+    ] = None,
     stop_after: Annotated[
         str | None, typer.Option(help="Stop with a checkpoint after so long: 90s, 30m, 2h, 1d or H:MM:SS.")
     ] = None,
@@ -68,7 +72,7 @@ def train(
     quiet(ranks)
     from dsprune.programs.train.train import train as run_recipe
 
-    run_recipe(loaded, ranks, Console(stderr=True), resume=resume, stop_after=seconds)
+    run_recipe(loaded, ranks, Console(stderr=True), resume=resume, masks_from=masks_from, stop_after=seconds)
 
 
 @app.command()

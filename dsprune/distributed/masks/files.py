@@ -37,11 +37,19 @@ class _Strict(BaseModel):
 
 
 class TensorEntry(_Strict):
-    """One pruned tensor; `sparsity` is a target of its own, if it has one."""
+    """One pruned tensor.
+
+    Attributes:
+        shape: full shape.
+        sparsity: a target of its own, if it has one.
+        num_pruned: how many weights are pruned.
+        begun_with: how many were before the first event.
+    """
 
     shape: tuple[int, ...]
     sparsity: float | None
     num_pruned: int
+    begun_with: int = 0
 
 
 class FileEntry(_Strict):
@@ -73,7 +81,14 @@ class MaskManifest(_Strict):
 
 
 def write_masks(
-    folder: Path, masks: MaskSet, comm: Comm, *, clock: int, timetable: dict[str, Any], pruning: Pruning
+    folder: Path,
+    masks: MaskSet,
+    comm: Comm,
+    *,
+    clock: int,
+    timetable: dict[str, Any],
+    pruning: Pruning,
+    begun_with: Sequence[int] = (),
 ) -> None:
     """Write this rank's masks, then on rank 0 the manifest. Collective: every rank of `comm` must call this.
 
@@ -84,6 +99,7 @@ def write_masks(
         clock: see `MaskManifest`.
         timetable: see `MaskManifest`.
         pruning: see `MaskManifest`.
+        begun_with: see `TensorEntry`, of each tensor; empty for a run that began dense.
     """
     folder.mkdir(parents=True, exist_ok=True)
     entry = _write_shard(folder / f"masks-{comm.rank:05d}-of-{comm.size:05d}.safetensors", masks)
@@ -92,9 +108,12 @@ def write_masks(
     if comm.rank == 0:
         tensors = {
             shard.tensor.name: TensorEntry(
-                shape=shard.tensor.shape, sparsity=shard.tensor.sparsity, num_pruned=count
+                shape=shard.tensor.shape,
+                sparsity=shard.tensor.sparsity,
+                num_pruned=count,
+                begun_with=begun,
             )
-            for shard, count in zip(masks.shards, counts, strict=True)
+            for shard, count, begun in zip(masks.shards, counts, begun_with or [0] * len(counts), strict=True)
         }
         manifest = MaskManifest(
             clock=clock,

@@ -11,6 +11,7 @@ from dsprune.distributed.ranks import Ranks
 from dsprune.engine.checkpoint_ranks import read_rank_state
 from dsprune.engine.checkpoint_tags import latest_tag, whole_tags
 from dsprune.engine.engine import PruningEngine
+from dsprune.engine.sparse_start import MasksFrom
 from dsprune.errors import UserError
 from dsprune.programs.run import RunFolder
 from dsprune.programs.train.keeper import CLIENT
@@ -75,9 +76,26 @@ def find_start(recipe: Recipe, run: RunFolder, resume: Path | None) -> Start:
 
 
 def restore(
-    engine: PruningEngine, meter: Meter, start: Start, ranks: Ranks, console: Console
+    engine: PruningEngine,
+    meter: Meter,
+    start: Start,
+    model: Path,
+    masks_from: MasksFrom | None,
+    ranks: Ranks,
+    console: Console,
 ) -> dict[str, Any]:
-    """Load the newest good checkpoint, if there is one to go on from. Collective: every rank must call this.
+    """Load the newest good checkpoint, if there is one to go on from, or take up the model's own zeros.
+
+    Collective: every rank must call this.
+
+    Args:
+        engine: holds the model.
+        meter: goes on adding.
+        start: where to begin.
+        model: folder that the model came from.
+        masks_from: what becomes of zeros without masks.
+        ranks: this process among all.
+        console: told what is done.
 
     Returns:
         What the run had said of itself when it was saved; empty for a new run.
@@ -88,18 +106,22 @@ def restore(
     first: UserError | None = None
     for folder in start.tags:
         try:
-            _, client = engine.load_checkpoint(str(folder.parent), folder.name)
+            _, client = engine.load_checkpoint(str(folder.parent), folder.name, masks_from=masks_from)
         except UserError as error:
             _say(f"{error}; trying the one before", ranks, console)
             first = first or error
             continue
-        _say(f"goes on from {folder}, step {engine.clock}", ranks, console)
+        changed = engine.moves(folder)
+        moved = f", moved to another topology: {', '.join(changed)}" if changed else ""
+        _say(f"goes on from {folder}, step {engine.clock}{moved}", ranks, console)
         state = read_rank_state(folder)
-        if state is not None and start.own:
+        if state is not None and start.own:  # else another number of ranks
             meter.restore(state)
         return client.get(CLIENT, {}) if start.own else {}
     if first is not None:
         raise first
+    if sparsity := engine.begin_sparse(model, masks_from):
+        _say(f"begins with the zeros of {model}, {sparsity:.4f} of the prunable weights", ranks, console)
     return {}
 
 

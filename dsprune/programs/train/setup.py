@@ -47,6 +47,7 @@ class Parts:
     """What the training loop works with.
 
     Attributes:
+        model: folder or hub name that the model comes from.
         task: how examples are encoded, predicted and scored.
         tokenizer: saved with the model.
         data: encoded training examples.
@@ -57,6 +58,7 @@ class Parts:
         lesson: whom to imitate, or None.
     """
 
+    model: Path
     task: Task
     tokenizer: PreTrainedTokenizerBase
     data: Dataset
@@ -113,7 +115,7 @@ def assemble(recipe: Recipe, ranks: Ranks, console: Console) -> Parts:
     lesson = None
     if recipe.distillation is not None and teacher is not None:
         lesson = Lesson(teacher, task, recipe.distillation, engine.timetable)
-    return Parts(task, tokenizer, data, validation, plan, collate, engine, lesson)
+    return Parts(Path(recipe.model.path), task, tokenizer, data, validation, plan, collate, engine, lesson)
 
 
 def _teacher(

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dsprune.distributed.ranks import Ranks
 from dsprune.distributed.together import on_first_rank
 from dsprune.engine.launch import join_ranks
+from dsprune.engine.sparse_start import MasksFrom
 from dsprune.errors import StoppedError
 from dsprune.programs.evaluate import evaluate
 from dsprune.programs.run import RunFolder
@@ -51,6 +52,7 @@ def train(
     console: Console,
     *,
     resume: Path | None = None,
+    masks_from: MasksFrom | None = None,
     stop_after: float | None = None,
 ) -> None:
     """Run a recipe, from its model or a checkpoint to its run folder. Collective: every rank must call this.
@@ -60,6 +62,7 @@ def train(
         ranks: this process among all.
         console: for a person who watches.
         resume: folder of a run or of a checkpoint to go on from.
+        masks_from: what becomes of zeros that have no masks, of a checkpoint or of the model.
         stop_after: seconds after which to stop, with a checkpoint.
 
     Raises:
@@ -75,7 +78,7 @@ def train(
         start = on_first_rank(ranks, lambda: find_start(recipe, run, resume))
         parts = assemble(recipe, ranks, console)
         engine, meter = parts.engine, Meter(parts.engine.device)
-        resumed = restore(engine, meter, start, ranks, console)
+        resumed = restore(engine, meter, start, parts.model, masks_from, ranks, console)
         if ranks.is_first:
             run.begin(recipe, engine.config, anew=not start.own)
         tracker = open_tracker(recipe, run, ranks, resumed)

@@ -1,0 +1,91 @@
+"""The ranks of a command, forked from a process that has imported everything: a start takes a moment.
+
+What the deepspeed launcher does is done here too: when one rank fails, the others are told to end, and
+killed if they do not.
+"""
+
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+__all__ = ["Ranks", "prepare"]
+
+GRACE = 30.0
+"""Seconds that a rank has to end after it was told to."""
+
+_fork = multiprocessing.get_context("forkserver")
+
+
+def prepare() -> None:
+    """Import everything once, for all ranks to come."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    _fork.set_forkserver_preload(["scripts.soaking.imports"])
+
+
+class Ranks:
+    """`dsprune ARGUMENTS` on some ranks, whose stdout and stderr go to `log`, one file a rank."""
+
+    def __init__(self, arguments: Sequence[str], world_size: int, log: Path, **environment: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        log.mkdir(parents=True, exist_ok=True)
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world_size)}
+        self.log = log
+        self.processes: list[BaseProcess] = []
+        for rank in range(world_size):
+            own = environment | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            process = _fork.Process(target=_become, args=(list(arguments), own, str(log / f"{rank}.log")))
+            process.start()
+            self.processes.append(process)
+
+    def wait(self, timeout: float = 300.0) -> list[int | None]:
+        """Exit codes by rank, negative for a signal; None is a rank that hung and was killed here."""
+        deadline, hung = time.monotonic() + timeout, set()
+        while any(process.exitcode is None for process in self.processes):
+            time.sleep(0.01)
+            if any(process.exitcode not in (None, 0) for process in self.processes):
+                self.signal(signal.SIGTERM)
+                deadline = min(deadline, time.monotonic() + GRACE)
+                self._join(deadline)
+            if time.monotonic() >= deadline:
+                hung = {rank for rank, process in enumerate(self.processes) if process.exitcode is None}
+                self.signal(signal.SIGKILL)
+                self._join(time.monotonic() + 10)
+        return [None if rank in hung else process.exitcode for rank, process in enumerate(self.processes)]
+
+    def signal(self, number: signal.Signals, ranks: Sequence[int] | None = None) -> None:
+        """Send a signal to some ranks that live; None = to all."""
+        for rank, process in enumerate(self.processes):
+            if process.exitcode is None and (ranks is None or rank in ranks):
+                os.kill(process.pid or 0, number)
+
+    def said(self, rank: int = 0) -> str:
+        """What a rank has printed."""
+        return (self.log / f"{rank}.log").read_text(errors="replace")
+
+    def complaints(self) -> list[str]:
+        """What dsprune itself says on stderr, of all ranks."""
+        lines = [line for rank in range(len(self.processes)) for line in self.said(rank).splitlines()]
+        return [line for line in lines if line.startswith("dsprune:")]
+
+    def _join(self, deadline: float) -> None:
+        for process in self.processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+
+
+def _become(arguments: list[str], environment: dict[str, str], log: str) -> None:
+    """Be a fresh process that runs the command."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    from dsprune.programs.cli import _run
+
+    os._exit(_run(arguments))

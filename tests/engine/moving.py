@@ -1,0 +1,87 @@
+"""What the ranks do in the tests of other topologies: save at one, take over at another."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import dsprune
+from dsprune.distributed.comm import Comm
+from dsprune.engine.checkpoint_files import CheckpointFiles
+from dsprune.engine.zero import open_layout
+from dsprune.pure.recipe import Recipe
+from dsprune.pure.shard import PrunableTensor
+from tests.engine import scenarios
+from tests.engine.scenarios import STEPS, pruner_of, pruning_engine, train_step, whole_masks
+
+SAVED = 5
+"""The step at which all checkpoints are written: after the second event of four."""
+
+Outcome = tuple[list[Tensor], list[Tensor]]
+
+
+def whole_parameters(engine: dsprune.PruningEngine) -> dict[str, dict[str, Tensor]]:
+    """Master weights and moments of every parameter, prunable or not."""
+    tensors = [
+        PrunableTensor(name, tuple(getattr(parameter, "ds_shape", parameter.shape)))
+        for name, parameter in engine.module.named_parameters()
+    ]
+    layout = open_layout(engine.deepspeed, tensors)
+    holder: Any = type("Holder", (), {"layout": layout})
+    found = {"master weights": scenarios.gather(holder, layout.weight)}
+    for name in ("exp_avg", "exp_avg_sq"):
+        found[name] = scenarios.gather(holder, lambda i, name=name: layout.states(i)[name])
+    return {tensor.name: {what: found[what][i] for what in found} for i, tensor in enumerate(tensors)}
+
+
+def outcome(engine: dsprune.PruningEngine) -> Outcome:
+    """Whole masks and weights, of what is pruned."""
+    pruner = pruner_of(engine)
+    return whole_masks(pruner), scenarios.gather(pruner, pruner.layout.weight)
+
+
+def train_and_save(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> Outcome:
+    """Save at step `SAVED`, and go on to the end without a stop."""
+    with pruning_engine(config, recipe) as engine:
+        for step in range(STEPS):
+            if step == SAVED:
+                engine.save_checkpoint(folder, tag="saved", client_state={"note": "hello"})
+            train_step(engine, step)
+        return outcome(engine)
+
+
+def take_over(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> Outcome:
+    """Go on from what another topology saved, and find every number as it was written."""
+    with pruning_engine(config, recipe, seed=1) as engine:
+        _, client = engine.load_checkpoint(folder)
+        assert engine.clock == SAVED
+        assert client["note"] == "hello"
+        assert engine.get_lr() == [0.02 * engine.timetable.lr_multiplier(SAVED)] * len(engine.get_lr())
+        files = CheckpointFiles(Path(folder) / "saved")
+        for name, views in whole_parameters(engine).items():
+            for what, expected in files.views(name).items():
+                assert torch.equal(views[what], expected.double()), f"{what} of {name}"
+        pruner = pruner_of(engine)
+        masks = whole_masks(pruner)
+        for tensor, kept in zip((shard.tensor for shard in pruner.layout.shards), masks, strict=True):
+            assert torch.equal(files.views(tensor.name)["master weights"] != 0, kept), tensor.name
+        for step in range(SAVED, STEPS):
+            train_step(engine, step)
+            assert pruner.audit() == []
+        return outcome(engine)
+
+
+def error_of_taking_over(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str, what: str) -> str:
+    """What an engine says that cannot take a checkpoint over."""
+    with pruning_engine(config, recipe) as engine:
+        if what == "frozen":
+            next(engine.module.parameters()).requires_grad_(False)
+        kwargs = {"load_optimizer_states": False} if what == "half" else {}
+        try:
+            engine.load_checkpoint(folder, **kwargs)
+        except dsprune.UserError as error:
+            return str(error)
+    dist.barrier()
+    return "no error"

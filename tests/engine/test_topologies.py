@@ -1,0 +1,90 @@
+"""A checkpoint goes on at any other ZeRO stage and number of ranks, with the same masks bit for bit."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+
+from dsprune.errors import UserError
+from tests.engine import moving
+from tests.engine.moving import Outcome
+from tests.engine.scenarios import ds_config, make_recipe
+from tests.ranks.pool import RankPool
+
+STAGES, WORLDS = (0, 1, 2, 3), (1, 2, 3, 4)
+PLACES = [(stage, world) for stage in STAGES for world in WORLDS]
+
+
+@pytest.fixture(scope="module")
+def pools() -> Iterator[dict[int, RankPool]]:
+    with ExitStack() as stack:
+        yield {world: stack.enter_context(RankPool(world)) for world in WORLDS}
+
+
+def precision_of(stage: int, world: int) -> str:
+    return "bf16" if (stage + world) % 2 else "fp32"
+
+
+@pytest.fixture(scope="module")
+def saved(
+    pools: dict[int, RankPool], tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[int, int], tuple[Path, Outcome]]:
+    """A checkpoint of every place, and where the run that wrote it ended."""
+    made = {}
+    for stage, world in PLACES:
+        precision, folder = precision_of(stage, world), tmp_path_factory.mktemp(f"{stage}-{world}-")
+        args = ds_config(stage, precision), make_recipe(precision), str(folder)
+        made[stage, world] = (folder, pools[world].run(world, moving.train_and_save, *args)[0])
+    return made
+
+
+def sources(stage: int, world: int) -> list[tuple[int, int]]:
+    """For each stage a number of ranks, so that all pairs of stages and all pairs of numbers come up."""
+    return [(source, 1 + (source + stage + world) % 4) for source in STAGES]
+
+
+def test_every_pair_of_stages_and_of_worlds_comes_up() -> None:
+    pairs = [(there, here) for here in PLACES for there in sources(*here)]
+    for number in (0, 1):
+        assert len({(there[number], here[number]) for there, here in pairs}) == 16
+
+
+@pytest.mark.parametrize(("stage", "world"), PLACES)
+def test_a_checkpoint_goes_on_elsewhere(
+    pools: dict[int, RankPool], saved: dict[tuple[int, int], tuple[Path, Outcome]], stage: int, world: int
+) -> None:
+    for there in sources(stage, world):
+        folder, (masks, weights) = saved[there]
+        precision = precision_of(*there)
+        args = ds_config(stage, precision), make_recipe(precision), str(folder)
+        answers = pools[world].run(world, moving.take_over, *args)
+        for found_masks, found_weights in answers:
+            if precision == "fp32":  # in bf16 the order of a sum shows, and tips the selection
+                assert all(map(torch.equal, masks, found_masks)), f"from {there}"
+                for expected, found in zip(weights, found_weights, strict=True):
+                    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+            assert sum(int((~mask).sum()) for mask in found_masks) == round(0.9 * 630)
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        (
+            "frozen",
+            r"embed.weight is frozen, and only trained parameters can be moved: go on at the same ZeRO",
+        ),
+        ("half", r"^load_checkpoint: load_optimizer_states: .* is taken over whole: leave it out$"),
+    ],
+)
+def test_what_cannot_be_moved(
+    pools: dict[int, RankPool],
+    saved: dict[tuple[int, int], tuple[Path, Outcome]],
+    what: str,
+    says: str,
+) -> None:
+    folder, _ = saved[2, 2]
+    args = ds_config(1), make_recipe(), str(folder), what
+    with pytest.raises(UserError, match=says):
+        raise UserError(pools[1].run(1, moving.error_of_taking_over, *args)[0])
