@@ -226,8 +226,11 @@ def _run(arguments: list[str]) -> int:
     except UserError as error:
         _complain(str(error))
         return 2
-    except (CheckFailedError, RunFailedError) as error:
+    except CheckFailedError as error:
         _complain(str(error))
+        return 1
+    except RunFailedError as error:  # each rank has a reason of its own
+        print(f"dsprune: rank {os.environ.get('RANK', '0')}: {error}", file=sys.stderr)
         return 1
     except StoppedError as error:
         _complain(str(error))

@@ -1,7 +1,11 @@
 """When a run is saved, and which of its checkpoints are kept."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from dsprune.distributed.lost import lost_ranks_explained
 from dsprune.distributed.ranks import Ranks
 from dsprune.engine.checkpoint_tags import drop_tag, whole_tags
 from dsprune.engine.engine import PruningEngine
@@ -49,6 +53,8 @@ class Keeper:
         self._every = max(1, settings.every.to_steps(timetable.steps_per_epoch, timetable.total_steps))
         self._best: dict[str, Any] | None = resumed.get("best")
         self._saved = engine.global_steps if resumed else 0
+        if ranks.is_first and resumed:
+            self._drop_old()
 
     def evaluated(self, metrics: dict[str, float]) -> bool:
         """Whether these are the best so far, and worth a checkpoint.
@@ -73,23 +79,40 @@ class Keeper:
         """Save, unless the newest checkpoint is of this step. Collective: every rank must call this.
 
         Raises:
-            RunFailedError: a loss was no number, so the weights are none; what was saved before stays.
+            RunFailedError: a loss was no number, so the weights are none; or the disk is full. What was saved
+                before stays.
         """
         if self._engine.global_steps == self._saved:
             return
         if not self._meter.is_finite():
             raise RunFailedError(diverged(self._engine.clock))
         client = {"best": self._best, **self._tracker.state()}
-        self._engine.save_checkpoint(
-            str(self._run.checkpoints),
-            self._tag,
-            client_state={CLIENT: client},
-            rank_state=self._meter.state(),
-        )
+        with self._written():
+            self._engine.save_checkpoint(
+                str(self._run.checkpoints),
+                self._tag,
+                client_state={CLIENT: client},
+                rank_state=self._meter.state(),
+            )
         self._saved = self._engine.global_steps
         self._status.update(checkpoint=self._tag, step=self._engine.clock)
         if self._ranks.is_first:
             self._drop_old()
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """Says in one line why a checkpoint could not be written, and makes room for the next try."""
+        try:
+            with lost_ranks_explained():
+                yield
+        except (OSError, RuntimeError) as error:
+            free = shutil.disk_usage(self._run.path).free
+            shutil.rmtree(self._run.checkpoints / self._tag, ignore_errors=True)
+            reason = str(error).strip().splitlines()[0]
+            raise RunFailedError(
+                f"{self._run.checkpoints / self._tag}: cannot be written ({reason}; {free:,} bytes were free): "
+                f"make room, and the same command goes on from the checkpoint before"
+            ) from error
 
     @property
     def _tag(self) -> str:

@@ -7,7 +7,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dsprune.errors import RunFailedError
+
 __all__ = ["Meter"]
+
+MOST_SKIPPED = 100
+"""Steps in a row that may overflow: a loss scale of fp16 that begins at 2**16 finds its place in thirty."""
 
 
 class Meter:
@@ -17,6 +22,7 @@ class Meter:
         self._loss = torch.zeros((), device=device)
         self._loss_of_step = torch.zeros((), device=device)
         self._num_losses_of_step = 0
+        self._num_skipped = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -30,13 +36,23 @@ class Meter:
         self._num_losses_of_step += 1
 
     def step(self, *, applied: bool) -> None:
-        """Count an optimizer step; the losses of one that was skipped on overflow are dropped."""
+        """Count an optimizer step; the losses of one that was skipped on overflow are dropped.
+
+        Raises:
+            RunFailedError: every step is skipped, and has been for long.
+        """
         if applied:
             self._loss += self._loss_of_step
             self._num_losses += self._num_losses_of_step
         self._loss_of_step.zero_()
         self._num_losses_of_step = 0
         self._num_steps += 1
+        self._num_skipped = 0 if applied else self._num_skipped + 1
+        if self._num_skipped == MOST_SKIPPED:
+            raise RunFailedError(
+                f"{MOST_SKIPPED} steps in a row were skipped on overflow: lower learning_rate.peak, or use "
+                f"precision=bf16 or fp32; the checkpoints of before are good"
+            )
 
     def read(self) -> dict[str, float]:
         """Mean loss over ranks and seconds a step, since the last reading.

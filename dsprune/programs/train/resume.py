@@ -20,7 +20,10 @@ from dsprune.pure.recipe import Recipe, load_recipe
 
 __all__ = ["Start", "find_start", "restore", "run_folder"]
 
-FREE = ("name", "output", "deepspeed", "precision", "tracking", "checkpoints", "budget.micro_batch")
+FREE = (
+    *("name", "output", "deepspeed", "precision", "budget.micro_batch"),
+    *("tracking", "checkpoints", "timeout"),
+)
 """What of a recipe may change when a run goes on: nothing of it moves the result but by round-off."""
 
 

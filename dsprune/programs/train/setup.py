@@ -1,5 +1,6 @@
 """All that a training run is made of, put together and checked before its first step."""
 
+import json
 import random
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from dsprune.programs.teacher.asking import Execution
 from dsprune.programs.teacher.build import build_store
 from dsprune.programs.teacher.source import Source
 from dsprune.programs.train.distill import Lesson
+from dsprune.programs.train.same import check_same, data_digest
 from dsprune.programs.train.teachers import (
     MicroBatch,
     OnlineTeacher,
@@ -106,6 +108,8 @@ def assemble(recipe: Recipe, ranks: Ranks, console: Console) -> Parts:
     batch, micro_batch = config["train_batch_size"], config["train_micro_batch_size_per_gpu"]
     plan = BatchPlan(len(data), batch, micro_batch, ranks.world_size, recipe.seed)
     collate = task.collate(tokenizer, pad_to_multiple_of=None if recipe.precision == "fp32" else 8)
+    digests = {"the training data": data_digest(data), "the validation data": data_digest(validation)}
+    check_same(ranks, {"the ds_config": json.dumps(config, sort_keys=True), **digests})
     teacher = None
     if recipe.distillation is not None:
         teacher, data = _teacher(recipe.distillation, task, tokenizer, data, collate, ranks, console)

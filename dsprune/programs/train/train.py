@@ -12,6 +12,7 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dsprune.distributed.lost import lost_ranks_explained
 from dsprune.distributed.ranks import Ranks
 from dsprune.distributed.together import on_first_rank
 from dsprune.engine.launch import join_ranks
@@ -24,11 +25,13 @@ from dsprune.programs.train.keeper import Keeper
 from dsprune.programs.train.meter import Meter
 from dsprune.programs.train.numbers import event_numbers, step_numbers
 from dsprune.programs.train.resume import find_start, restore, run_folder
+from dsprune.programs.train.same import check_same, software
 from dsprune.programs.train.setup import Parts, assemble
 from dsprune.programs.train.stops import Stops
 from dsprune.programs.train.teachers import MicroBatch
 from dsprune.programs.train.tracking import Tracker, open_tracker
-from dsprune.pure.recipe import Recipe
+from dsprune.programs.train.watchdog import Watchdog
+from dsprune.pure.recipe import Recipe, dump_recipe
 
 __all__ = ["train"]
 
@@ -44,6 +47,7 @@ class Session:
     status: StatusFile
     keeper: Keeper
     stops: Stops
+    watchdog: Watchdog
 
 
 def train(
@@ -70,8 +74,10 @@ def train(
         StoppedError: the run was asked to stop, and can go on from its newest checkpoint.
         RunFailedError: the run cannot go on.
     """
-    join_ranks(ranks)
+    join_ranks(ranks, recipe.timeout)
     with ExitStack() as stack:
+        stack.enter_context(lost_ranks_explained())
+        check_same(ranks, software() | {"the recipe": dump_recipe(recipe)})
         run = on_first_rank(ranks, lambda: run_folder(recipe, resume))
         on_first_rank(ranks, lambda: stack.enter_context(run.locked()) and None)
         stops = stack.enter_context(Stops(ranks, run, recipe.checkpoints.margin, stop_after))
@@ -83,8 +89,10 @@ def train(
             run.begin(recipe, engine.config, anew=not start.own)
         tracker = open_tracker(recipe, run, ranks, resumed)
         status = stack.enter_context(StatusFile(run.status, ranks, **_known(parts, bool(start.tags))))
+        stack.enter_context(lost_ranks_explained())  # once more, for the status
         keeper = Keeper(recipe.checkpoints, run, ranks, engine, meter, tracker, status, resumed)
-        session = Session(recipe, parts, meter, tracker, status, keeper, stops)
+        watchdog = stack.enter_context(Watchdog(ranks, recipe.timeout))
+        session = Session(recipe, parts, meter, tracker, status, keeper, stops, watchdog)
         started = time.perf_counter()
         with _progress(console, shown=ranks.is_first) as progress:
             reason = _loop(session, parts.micro_batches(ranks.rank), progress)
@@ -112,6 +120,7 @@ def _loop(session: Session, micro_batches: Iterator[MicroBatch], progress: Progr
     while engine.clock < timetable.total_steps:
         event = timetable.event_at(engine.clock)
         for micro_batch in itertools.islice(micro_batches, parts.plan.accumulation):
+            session.watchdog.beat(f"step {engine.clock}")
             loss = parts.loss(micro_batch.to(engine.device))
             engine.backward(loss)
             engine.step()
@@ -132,7 +141,7 @@ def _loop(session: Session, micro_batches: Iterator[MicroBatch], progress: Progr
                     sparsity=numbers["sparsity_prunable"],
                 )
             if clock % eval_every == 0 and clock < timetable.total_steps:
-                tracker.log(clock, metrics := _evaluate(parts))
+                tracker.log(clock, metrics := _evaluate(session))
                 if session.keeper.evaluated(metrics):
                     session.keeper.save()
             if session.keeper.is_due():
@@ -142,13 +151,14 @@ def _loop(session: Session, micro_batches: Iterator[MicroBatch], progress: Progr
     return None
 
 
-def _evaluate(parts: Parts) -> dict[str, float]:
+def _evaluate(session: Session) -> dict[str, float]:
     """The task's metrics on the validation examples. Collective: every rank must call this."""
+    parts = session.parts
     metrics = evaluate(
         parts.engine.deepspeed,
         parts.task,
         parts.validation,
-        parts.collate,
+        session.watchdog.beating(parts.collate, "a batch of the evaluation"),
         batch_size=2 * parts.plan.micro_batch,
         device=parts.engine.device,
         group=dist.group.WORLD,
@@ -158,7 +168,7 @@ def _evaluate(parts: Parts) -> dict[str, float]:
 
 def _finish(session: Session, run: RunFolder) -> dict[str, Any]:
     """Evaluate, and write the model. Collective: every rank must call this."""
-    engine, metrics = session.parts.engine, _evaluate(session.parts)
+    engine, metrics = session.parts.engine, _evaluate(session)
     session.tracker.log(engine.clock, {**metrics, **engine.sparsity()})
     session.status.update(step=engine.clock, sparsity=engine.sparsity()["sparsity_prunable"])
     engine.save_model(run.model, session.parts.tokenizer)

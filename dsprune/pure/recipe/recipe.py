@@ -65,6 +65,9 @@ class Recipe(Section):
     seed: int = Field(default=42, ge=0)
     """Seed of new weights, of the order of examples and of dropout."""
 
+    timeout: float = Field(default=600.0, gt=0)
+    """Seconds without any progress after which a rank takes another for dead, and ends."""
+
     output: Text = "runs"
     """Folder in which the run's folder is made."""
 
