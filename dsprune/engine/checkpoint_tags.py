@@ -29,6 +29,7 @@ __all__ = [
     "drop_tag",
     "latest_tag",
     "seal_tag",
+    "unseal_tag",
     "whole_tags",
 ]
 
@@ -63,7 +64,7 @@ class TagManifest(BaseModel):
 def begin_tag(folder: Path) -> None:
     """A tag that is written anew is not whole meanwhile. Collective: every rank must call this."""
     if dist.get_rank() == 0:
-        (folder / TAG_MANIFEST).unlink(missing_ok=True)
+        unseal_tag(folder)
     dist.barrier()
 
 
@@ -149,7 +150,12 @@ def _whole(checkpoints: Path) -> Iterator[tuple[int, Path]]:
             yield manifest.step, path.parent
 
 
-def drop_tag(folder: Path) -> None:
-    """Remove a tag; from the first moment on it is not whole."""
+def unseal_tag(folder: Path) -> None:
+    """From now on the tag is not whole."""
     (folder / TAG_MANIFEST).unlink(missing_ok=True)
+
+
+def drop_tag(folder: Path) -> None:
+    """Remove a tag."""
+    unseal_tag(folder)
     shutil.rmtree(folder)

@@ -1,5 +1,6 @@
 """The commands. Each imports what it needs when it is called, so that `--help` is instant."""
 
+import errno
 import json
 import os
 import signal
@@ -235,6 +236,11 @@ def _run(arguments: list[str]) -> int:
     except StoppedError as error:
         _complain(str(error))
         return 75
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"dsprune: {error}: make room, and give the same command again", file=sys.stderr)
+        return 1
     except typer.TyperException as error:
         _complain(error.format_message())
         return 2

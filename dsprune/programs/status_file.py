@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -106,7 +107,8 @@ class StatusFile:
             self._set(state="failed", reason=_first_line(error))
         else:
             self._set(state="finished")
-        self._write()
+        with suppress(OSError) if error else nullcontext():  # a full disk is told by what met it first
+            self._write()
 
     def update(self, **changes: Any) -> None:
         """Take note of some fields; they are written when the last writing is some seconds ago."""

@@ -28,9 +28,24 @@ def prepare() -> None:
 
 
 class Ranks:
-    """`dsprune ARGUMENTS` on some ranks, whose stdout and stderr go to `log`, one file a rank."""
+    """`dsprune ARGUMENTS` on some ranks, whose stdout and stderr go to `log`, one file a rank.
 
-    def __init__(self, arguments: Sequence[str], world_size: int, log: Path, **environment: str) -> None:
+    Args:
+        arguments: of the command.
+        world_size: number of ranks.
+        log: folder for what they print.
+        last: more arguments, for the last rank alone.
+        **environment: variables of theirs.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        world_size: int,
+        log: Path,
+        last: Sequence[str] = (),
+        **environment: str,
+    ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -40,7 +55,8 @@ class Ranks:
         self.processes: list[BaseProcess] = []
         for rank in range(world_size):
             own = environment | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            process = _fork.Process(target=_become, args=(list(arguments), own, str(log / f"{rank}.log")))
+            words = [*arguments, *(last if rank == world_size - 1 else ())]
+            process = _fork.Process(target=_become, args=(words, own, str(log / f"{rank}.log")))
             process.start()
             self.processes.append(process)
 

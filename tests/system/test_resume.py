@@ -2,75 +2,43 @@
 
 import signal
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from dsprune.engine.checkpoint_tags import whole_tags
+from dsprune.engine.checkpoint_tags import TAG_MANIFEST, whole_tags
+from dsprune.programs.cli import _run
 from dsprune.programs.run import RunFolder
-from dsprune.programs.status_file import Status, read_status
 from scripts.soaking.compare import differences
-from scripts.soaking.ranks import Ranks, prepare
-from tests.system.commands import write_recipe
-from tests.tiny import tiny_bert, tiny_sentiment
-
-
-@dataclass(frozen=True)
-class Workshop:
-    """A recipe whose model drops out, and a run of it on two ranks that nobody disturbed."""
-
-    folder: Path
-    recipe: Path
-    whole: RunFolder
-
-    def run(self, name: str) -> RunFolder:
-        return RunFolder(self.folder / "runs" / name)
-
-    def start(self, name: str, *arguments: str, world_size: int = 2, **environment: str) -> Ranks:
-        words = ["train", str(self.recipe), f"name={name}", *arguments]
-        return Ranks(words, world_size, self.folder / "logs" / name, **environment)
+from tests.system.resuming import Workshop, make_workshop, status_of, wait_for
 
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    prepare()
-    folder = tmp_path_factory.mktemp("resume")
-    data = tiny_sentiment(folder / "data", 320, 64)
-    recipe = write_recipe(folder / "tiny.yaml", tiny_bert(folder / "bert"), data, checkpoints={"every": 10})
-    made = Workshop(folder, recipe, RunFolder(folder / "runs" / "whole"))
-    ranks = made.start("whole")
+    return make_workshop(tmp_path_factory.mktemp("resume"))
+
+
+@pytest.fixture(scope="module")
+def whole(workshop: Workshop) -> RunFolder:
+    """A run on two ranks that nobody disturbed."""
+    ranks = workshop.start("whole")
     assert ranks.wait() == [0, 0], ranks.said()
-    return made
+    return workshop.run("whole")
 
 
-def wait_for(ranks: Ranks, run: RunFolder, step: int) -> None:
-    """Until the log of a run has come to a step."""
-    deadline = time.monotonic() + 120
-    while not run.metrics.exists() or f'{{"step": {step},' not in run.metrics.read_text():
-        assert time.monotonic() < deadline
-        assert all(process.exitcode is None for process in ranks.processes), ranks.said()
-        time.sleep(0.005)
-
-
-def status_of(run: RunFolder) -> Status:
-    return read_status(run.status)
-
-
-def test_a_run_keeps_its_newest_checkpoints(workshop: Workshop) -> None:
-    tags = [folder.name for folder in whole_tags(workshop.whole.checkpoints)]
-    assert tags == ["global_step40", "global_step30"]
-    assert (workshop.whole.checkpoints / "latest").read_text() == "global_step40"
+def test_a_run_keeps_its_newest_checkpoints(whole: RunFolder) -> None:
+    assert [folder.name for folder in whole_tags(whole.checkpoints)] == ["global_step40", "global_step30"]
+    assert (whole.checkpoints / "latest").read_text() == "global_step40"
 
 
 @pytest.mark.parametrize("changes", [(), ("deepspeed=zero3", "precision=bf16")], ids=["zero2", "zero3 bf16"])
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
-    workshop: Workshop, changes: tuple[str, ...]
+    workshop: Workshop, whole: RunFolder, changes: tuple[str, ...]
 ) -> None:
-    whole, stopped = workshop.whole, workshop.run(f"stopped{len(changes)}")
     if changes:
         whole = workshop.run("another")
         assert workshop.start("another", *changes).wait() == [0, 0]
+    stopped = workshop.run(f"stopped{len(changes)}")
     ranks = workshop.start(stopped.path.name, *changes)
     wait_for(ranks, stopped, 12)
     ranks.signal(signal.SIGTERM, [1])
@@ -78,23 +46,106 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
     status = status_of(stopped)
     assert 12 <= status.step < 40
     assert (status.state, status.checkpoint) == ("stopped", f"global_step{status.step}")
-    assert any(line.startswith("dsprune: SIGTERM: stopped at step") for line in ranks.complaints())
+    said = f"dsprune: SIGTERM: stopped at step {status.step}; the same command goes on from there"
+    assert ranks.complaints() == [said]
     ranks = workshop.start(stopped.path.name, *changes)
     assert ranks.wait() == [0, 0], ranks.said()
-    assert f"goes on from {stopped.checkpoints}/{status.checkpoint}, step {status.step}" in ranks.said()
+    assert f"goes on from {stopped.checkpoints}/{status.checkpoint}, step {status.step}\n" in ranks.said()
     assert list(differences(whole, stopped)) == []
 
 
-@pytest.mark.parametrize("victims", [[0], [1], [0, 1]], ids=["rank 0", "rank 1", "all"])
-def test_a_run_that_was_killed_ends_as_if_it_had_not_been(workshop: Workshop, victims: list[int]) -> None:
-    killed = workshop.run(f"killed{victims}".replace("[", "").replace("]", "").replace(", ", "-"))
+@pytest.mark.parametrize("victims", [[0], [0, 1]], ids=["rank 0", "all"])
+def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
+    workshop: Workshop, whole: RunFolder, victims: list[int]
+) -> None:
+    killed = workshop.run(f"killed{len(victims)}")
     ranks = workshop.start(killed.path.name)
     wait_for(ranks, killed, 24)
     ranks.signal(signal.SIGKILL, victims)
     codes = ranks.wait()
     assert all(codes[rank] == -signal.SIGKILL for rank in victims)
-    assert None not in codes, "the others ended by themselves"
+    if len(victims) == 1:
+        assert codes[1] == 1
+        [line] = ranks.complaints()
+        assert line.startswith("dsprune: rank 1: another rank is gone (")
+        assert line.endswith("): the same command goes on from the newest checkpoint")
     ranks = workshop.start(killed.path.name)
     assert ranks.wait() == [0, 0], ranks.said()
-    assert f"goes on from {killed.checkpoints}/global_step20, step 20" in ranks.said()
-    assert list(differences(workshop.whole, killed)) == []
+    assert f"goes on from {killed.checkpoints}/global_step20, step 20\n" in ranks.said()
+    assert list(differences(whole, killed)) == []
+
+
+def test_a_run_that_was_killed_while_it_saved_goes_on_from_the_checkpoint_before(
+    workshop: Workshop, whole: RunFolder
+) -> None:
+    killed = workshop.run("saving")
+    ranks = workshop.start("saving")
+    tag, deadline = killed.checkpoints / "global_step20", time.monotonic() + 120
+    while not any(tag.glob("*.pt")):
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+    ranks.signal(signal.SIGKILL)
+    assert ranks.wait() == [-9, -9]
+    assert not (tag / TAG_MANIFEST).exists(), "the moment was missed"
+    assert [folder.name for folder in whole_tags(killed.checkpoints)] == ["global_step10"]
+    ranks = workshop.start("saving")
+    assert ranks.wait() == [0, 0], ranks.said()
+    assert f"goes on from {killed.checkpoints}/global_step10, step 10\n" in ranks.said()
+    assert list(differences(whole, killed)) == []
+
+
+def test_a_run_goes_on_at_another_stage_and_on_other_ranks_and_says_so(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = workshop.start_and_stop("moved", step=12)
+    step = status_of(run).step
+    ranks = workshop.start("moved", "deepspeed=zero3", f"--resume={run.path}", world_size=1)
+    assert ranks.wait() == [0], ranks.said()
+    line = next(line for line in ranks.said().splitlines() if line.startswith("goes on from"))
+    assert (
+        f"global_step{step}, step {step}, moved to another topology: ZeRO stage 2 -> 3, ranks 2 -> 1" in line
+    )
+    assert _run(["audit", str(run.path)]) == 0
+    steps = [line.split(",")[0] for line in run.metrics.read_text().splitlines() if '"loss"' in line]
+    assert steps == [f'{{"step": {step}' for step in range(2, 41, 2)], "the log has no gap and nothing twice"
+
+
+def test_the_best_checkpoint_at_the_target_is_kept(workshop: Workshop) -> None:
+    extra = ["checkpoints={every: 10, keep: 1, best: true}", "tracking.eval_every=2"]
+    ranks, run = workshop.start("best", *extra, world_size=1), workshop.run("best")
+    assert ranks.wait() == [0], ranks.said()
+    kept = {folder.name for folder in whole_tags(run.checkpoints)}
+    assert len(kept) == 2
+    assert "global_step40" in kept
+    [best] = kept - {"global_step40"}
+    assert 30 < int(best.removeprefix("global_step")) < 40, (
+        "before the last event the model was not sparse yet"
+    )
+
+
+def test_another_recipe_does_not_go_on(
+    workshop: Workshop, whole: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = workshop.start_and_stop("other", step=12, world_size=1)
+    assert workshop.start("other", "learning_rate.peak=0.1", world_size=1).wait() == [2]
+    ranks = workshop.start("new", f"--resume={whole.path}", world_size=1)
+    assert ranks.wait() == [2]
+    assert ranks.complaints() == [
+        f"dsprune: {whole.path}: holds a finished run: give another name=... or output=..., or remove it"
+    ]
+    ranks = workshop.start("other", "learning_rate.peak=0.1", world_size=1)
+    assert ranks.wait() == [2]
+    assert ranks.complaints() == [
+        f"dsprune: {run.path}: holds an unfinished run with another learning_rate.peak (0.005 there, 0.1 here): "
+        f"give the same recipe to go on, another name=... to start anew, or remove it"
+    ]
+
+
+def test_there_must_be_something_to_go_on_from(workshop: Workshop, tmp_path: Path) -> None:
+    ranks = workshop.start("nothing", f"--resume={tmp_path}", world_size=1)
+    assert ranks.wait() == [2]
+    [line] = ranks.complaints()
+    assert line.startswith(
+        f"dsprune: --resume: value {tmp_path}: no complete checkpoint there: give the folder"
+    )
+    assert not workshop.run("nothing").path.exists()

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dsprune.distributed.ranks import Ranks
 from dsprune.engine.checkpoint_ranks import read_rank_state
-from dsprune.engine.checkpoint_tags import latest_tag, whole_tags
+from dsprune.engine.checkpoint_tags import latest_tag, unseal_tag, whole_tags
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.sparse_start import MasksFrom
 from dsprune.errors import UserError
@@ -17,6 +17,7 @@ from dsprune.programs.run import RunFolder
 from dsprune.programs.train.keeper import CLIENT
 from dsprune.programs.train.meter import Meter
 from dsprune.pure.recipe import Recipe, load_recipe
+from dsprune.pure.recipe.settings import settings_of
 
 __all__ = ["Start", "find_start", "restore", "run_folder"]
 
@@ -106,23 +107,26 @@ def restore(
     Raises:
         UserError: no checkpoint is good; what is the matter with the newest.
     """
-    first: UserError | None = None
+    failed: dict[Path, UserError] = {}
     for folder in start.tags:
         try:
             _, client = engine.load_checkpoint(str(folder.parent), folder.name, masks_from=masks_from)
         except UserError as error:
             _say(f"{error}; trying the one before", ranks, console)
-            first = first or error
+            failed[folder] = error
             continue
         changed = engine.moves(folder)
         moved = f", moved to another topology: {', '.join(changed)}" if changed else ""
         _say(f"goes on from {folder}, step {engine.clock}{moved}", ranks, console)
+        if start.own and ranks.is_first:
+            for damaged in failed:
+                unseal_tag(damaged)
         state = read_rank_state(folder)
         if state is not None and start.own:  # else another number of ranks
             meter.restore(state)
         return client.get(CLIENT, {}) if start.own else {}
-    if first is not None:
-        raise first
+    if failed:
+        raise next(iter(failed.values()))
     if sparsity := engine.begin_sparse(model, masks_from):
         _say(f"begins with the zeros of {model}, {sparsity:.4f} of the prunable weights", ranks, console)
     return {}
@@ -135,17 +139,9 @@ def _say(message: str, ranks: Ranks, console: Console) -> None:
 
 def _differences(theirs: Recipe, ours: Recipe) -> Iterator[str]:
     """The settings that are not the same, and matter."""
-    then, now = (dict(_flat(recipe.model_dump(mode="json"))) for recipe in (theirs, ours))
+    then, now = settings_of(theirs), settings_of(ours)
     for key in {**then, **now}:
         if not any(key == free or key.startswith(f"{free}.") for free in FREE) and then.get(key) != now.get(
             key
         ):
             yield f"{key} ({then.get(key)} there, {now.get(key)} here)"
-
-
-def _flat(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{above}{key}.")
-        else:
-            yield above + key, value

@@ -31,7 +31,8 @@ from dsprune.programs.train.stops import Stops
 from dsprune.programs.train.teachers import MicroBatch
 from dsprune.programs.train.tracking import Tracker, open_tracker
 from dsprune.programs.train.watchdog import Watchdog
-from dsprune.pure.recipe import Recipe, dump_recipe
+from dsprune.pure.recipe import Recipe
+from dsprune.pure.recipe.settings import settings_of
 
 __all__ = ["train"]
 
@@ -77,7 +78,7 @@ def train(
     join_ranks(ranks, recipe.timeout)
     with ExitStack() as stack:
         stack.enter_context(lost_ranks_explained())
-        check_same(ranks, software() | {"the recipe": dump_recipe(recipe)})
+        check_same(ranks, software() | {f"recipe {key}": v for key, v in settings_of(recipe).items()})
         run = on_first_rank(ranks, lambda: run_folder(recipe, resume))
         on_first_rank(ranks, lambda: stack.enter_context(run.locked()) and None)
         stops = stack.enter_context(Stops(ranks, run, recipe.checkpoints.margin, stop_after))

@@ -1,0 +1,200 @@
+"""What goes wrong ends in recovery, or in one clear line; never in a hang, never in a model that is dense again."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dsprune.distributed.masks.files import MANIFEST, read_manifest
+from dsprune.engine.checkpoint_tags import TAG_MANIFEST, whole_tags
+from dsprune.programs.cli import _run
+from dsprune.programs.run import RunFolder
+from tests.system.resuming import Workshop, make_workshop, status_of, wait_for
+
+ENDLESS = "budget={steps: 100000, batch: 32}"
+JUST_BEGIN = "--stop-after=0"
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return make_workshop(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.fixture(scope="module")
+def stopped(workshop: Workshop) -> RunFolder:
+    """A run of one rank that has passed two events of three, with two checkpoints."""
+    return workshop.start_and_stop("stopped", step=24, world_size=1)
+
+
+@pytest.fixture
+def copy(workshop: Workshop, stopped: RunFolder, request: pytest.FixtureRequest) -> RunFolder:
+    target = workshop.folder / "runs" / f"copy{abs(hash(request.node.name))}"
+    return RunFolder(Path(shutil.copytree(stopped.path, target)))
+
+
+def test_two_runs_do_not_share_a_folder_and_stop_is_heard(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranks, run = workshop.start("busy", ENDLESS), workshop.run("busy")
+    wait_for(ranks, run, 2)
+    second = workshop.start("busy", ENDLESS, world_size=1)
+    assert second.wait() == [2]
+    assert second.complaints() == [
+        f"dsprune: {run.path}: another run is at work in this folder: wait for it, stop it with dsprune stop, "
+        f"or give another name=..."
+    ]
+    assert _run(["stop", str(run.path)]) == 0
+    assert f"{run.path}: asked to stop after step" in capsys.readouterr().out
+    assert ranks.wait(60) == [75, 75]
+    assert [line.partition(" at step")[0] for line in ranks.complaints()] == [
+        "dsprune: dsprune stop: stopped"
+    ]
+    assert _run(["stop", str(run.path)]) == 2
+    assert "the run is not running, it has stopped: nothing to stop" in capsys.readouterr().err
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "is_told"),
+    [
+        ("masks-00000-of-00001.safetensors", flip_a_bit, True),
+        ("zero_pp_rank_0_mp_rank_00_optim_states.pt", flip_a_bit, True),
+        ("rank-00000-of-00001.safetensors", flip_a_bit, True),
+        ("zero_pp_rank_0_mp_rank_00_optim_states.pt", truncate, False),
+        (MANIFEST, Path.unlink, False),
+        (TAG_MANIFEST, truncate, False),
+        (TAG_MANIFEST, Path.unlink, False),
+    ],
+)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    workshop: Workshop, copy: RunFolder, file: str, damage: Callable[[Path], None], is_told: bool
+) -> None:
+    newest, before = whole_tags(copy.checkpoints)
+    damage(newest / file)
+    ranks = workshop.start(copy.path.name, JUST_BEGIN, world_size=1)
+    assert ranks.wait() == [75], ranks.said()
+    lines = ranks.said().splitlines()
+    assert f"goes on from {before}, step {before.name.removeprefix('global_step')}" in lines
+    said = f"{newest / file}: damaged, its SHA-256 is not the one in {TAG_MANIFEST}: use another checkpoint"
+    assert (f"{said}; trying the one before" in lines) == is_told
+    assert newest not in whole_tags(copy.checkpoints), "nobody goes on from it again"
+    assert _run(["audit", str(copy.path)]) == 0
+
+
+def test_a_run_without_a_good_checkpoint_is_refused(workshop: Workshop, copy: RunFolder) -> None:
+    for tag in whole_tags(copy.checkpoints):
+        flip_a_bit(tag / "masks-00000-of-00001.safetensors")
+    ranks = workshop.start(copy.path.name, world_size=1)
+    assert ranks.wait() == [2]
+    [line] = ranks.complaints()
+    assert "masks-00000-of-00001.safetensors: damaged, its SHA-256" in line
+
+
+def plain(stopped: RunFolder, folder: Path) -> Path:
+    """The newest checkpoint as DeepSpeed alone would have left it."""
+    tag = shutil.copytree(whole_tags(stopped.checkpoints)[0], folder / "plain")
+    for path in [*tag.glob("masks-*"), *tag.glob("rank-*"), tag / MANIFEST, tag / TAG_MANIFEST]:
+        path.unlink()
+    (folder / "latest").write_text("plain")
+    return folder
+
+
+def test_a_checkpoint_without_masks_is_refused_unless_its_zeros_may_be_masks(
+    workshop: Workshop, stopped: RunFolder, tmp_path: Path
+) -> None:
+    checkpoint = plain(stopped, tmp_path)
+    ranks = workshop.start("plain", f"--resume={checkpoint}", world_size=1)
+    assert ranks.wait() == [2], ranks.said()
+    assert ranks.complaints() == [
+        f"dsprune: {checkpoint}/plain: no dsprune.json, so no masks: copy it and the masks too, or make masks of "
+        f"the weights' exact zeros with --masks-from zeros"
+    ]
+    ranks = workshop.start("plain", f"--resume={checkpoint}", "--masks-from=zeros", JUST_BEGIN, world_size=1)
+    assert ranks.wait() == [75], ranks.said()
+    run = workshop.run("plain")
+    [tag] = whole_tags(run.checkpoints)
+    taken = {name: entry.num_pruned for name, entry in read_manifest(tag).tensors.items()}
+    newest = whole_tags(stopped.checkpoints)[0]
+    known = {name: entry.num_pruned for name, entry in read_manifest(newest).tensors.items()}
+    assert taken == known
+    assert _run(["audit", str(run.path)]) == 0
+
+
+@pytest.mark.parametrize(
+    "changes", [("learning_rate.peak=1e20",), ("learning_rate.peak=1e20", "precision=bf16")]
+)
+def test_a_loss_that_is_no_number_ends_the_run(workshop: Workshop, changes: tuple[str, ...]) -> None:
+    name = f"nan{len(changes)}"
+    ranks = workshop.start(name, *changes, world_size=1)
+    assert ranks.wait() == [1], ranks.said()
+    [line] = ranks.complaints()
+    assert line.startswith("dsprune: rank 0: the loss is not a finite number at step ")
+    assert line.endswith("the checkpoints of before are good")
+    assert (status_of(workshop.run(name)).state, whole_tags(workshop.run(name).checkpoints)) == ("failed", [])
+
+
+def test_a_rank_that_hangs_ends_the_run(workshop: Workshop) -> None:
+    ranks, run = workshop.start("hangs", ENDLESS, "timeout=4"), workshop.run("hangs")
+    wait_for(ranks, run, 2)
+    ranks.signal(signal.SIGSTOP, [1])
+    started = time.monotonic()
+    while ranks.processes[0].exitcode is None:
+        assert time.monotonic() - started < 60
+        time.sleep(0.05)
+    ranks.signal(signal.SIGKILL, [1])
+    assert ranks.wait() == [1, -9]
+    [line] = ranks.complaints()
+    assert line.startswith("dsprune: rank 0: ")
+    assert "the same command goes on from the newest checkpoint" in line
+
+
+def test_a_rank_with_another_recipe_is_refused(workshop: Workshop) -> None:
+    ranks = workshop.start("differs", last=["optimizer.eps=0.1"])
+    assert ranks.wait() == [2, 2]
+    [line] = ranks.complaints()
+    host = os.uname().nodename
+    assert line == (
+        f"dsprune: rank 1 on {host}: recipe optimizer.eps is 0.1, and 1e-08 on rank 0 on {host}: "
+        f"give all ranks the same"
+    )
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 700 KB: room for one checkpoint of the tiny model, not for two."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(workshop: Workshop, small_disk: Path) -> None:
+    ranks = workshop.start("full", f"output={small_disk}", world_size=1)
+    assert ranks.wait() == [1], ranks.said()
+    [line] = ranks.complaints()
+    run = RunFolder(small_disk / "full")
+    assert "cannot be written (" in line
+    assert "bytes were free): make room, and the same command goes on from the checkpoint before" in line
+    [tag] = whole_tags(run.checkpoints)
+    subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
+    ranks = workshop.start("full", f"output={small_disk}", world_size=1)
+    assert ranks.wait() == [0], ranks.said()
+    assert f"goes on from {tag}, step {tag.name.removeprefix('global_step')}" in ranks.said().splitlines()
+    assert _run(["audit", str(run.path)]) == 0
