@@ -24,6 +24,7 @@ DEVICES = ("/dev/null", "/dev/zero")  # what passes for the GPUs of a node: thei
 GPUS = len(DEVICES)
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 DAEMONS = ("munged", "slurmctld", "slurmd")
+UNFINISHED = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED")
 STARTED_WITHIN = 60.0  # seconds; quiet machines need two
 
 CONFIG = """\
@@ -86,11 +87,23 @@ class Slurm:
 
     def wait(self, job: str, seconds: float) -> str:
         """The state in which a job ends; a job that is back in the queue has not ended."""
+        self._wait(lambda: self.field(job, "JobState") not in UNFINISHED, job, seconds)
+        return self.field(job, "JobState")
+
+    def wait_for(self, happened: Callable[[], bool], job: str, seconds: float) -> None:
+        """Return when something has happened that a job does; it must not end before."""
+        self._wait(happened, job, seconds, while_unfinished=True)
+
+    def _wait(
+        self, happened: Callable[[], bool], job: str, seconds: float, *, while_unfinished: bool = False
+    ) -> None:
         deadline = time.monotonic() + seconds
-        while (state := self.field(job, "JobState")) in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING"):
+        while not happened():
+            state = self.field(job, "JobState")
             assert time.monotonic() < deadline, f"job {job} is still {state}"
-            time.sleep(0.2)
-        return state
+            if while_unfinished:
+                assert state in UNFINISHED, Path(self.field(job, "StdOut")).read_text()
+            time.sleep(0.1)
 
 
 def obstacle() -> str | None:

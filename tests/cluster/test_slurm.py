@@ -1,7 +1,6 @@
 """The batch scripts of slurm/, unedited but for their marked places, on a Slurm of two nodes."""
 
 import json
-import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,10 @@ import yaml
 from dsprune.programs.cli import _run
 from tests.cluster.site import SLURM, edited_scripts
 from tests.cluster.slurm import GPUS, Slurm
-from tests.system.commands import write_recipe
+from tests.system.commands import dsprune_command, environment, write_recipe
 from tests.tiny import tiny_bert, tiny_sentiment
 
-PATIENCE = 240  # seconds for a job; quiet machines need a tenth
+PATIENCE = 400  # seconds for a job; quiet machines need a tenth
 
 
 @dataclass(frozen=True)
@@ -28,13 +27,16 @@ class Site:
 
     def submit(self, *command: str | Path) -> str:
         """What a command prints that submits jobs."""
-        bare = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "DSPRUNE_SLURM": str(self.scripts)}
+        own = {"HOME": str(self.folder), "PYTHONPATH": str(SLURM.parent), "DSPRUNE_SLURM": str(self.scripts)}
         done = subprocess.run(
-            [*map(str, command)], cwd=self.folder, env=bare | self.slurm.environment,
-            capture_output=True, text=True, check=False, timeout=60,
+            [*map(str, command)], cwd=self.folder, env=environment() | self.slurm.environment | own,
+            capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def dsprune(self, *arguments: str | Path) -> str:
+        return self.submit(*dsprune_command(*arguments))
 
     def log(self, job: str) -> str:
         return Path(self.slurm.field(job, "StdOut")).read_text()
@@ -49,7 +51,10 @@ def site(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Site:
         "budget": {"steps": 12, "batch": 32},
         "pruning": {"sparsity": 0.7, "start": 2, "end": 6, "events": 2},
     }
-    write_recipe(folder / "tiny.yaml", bert, data)
+    long = {"steps": 400, "batch": 32}
+    write_recipe(
+        folder / "long.yaml", bert, data, budget=long, pruning={"sparsity": 0.9}, checkpoints={"every": 50}
+    )
     write_recipe(folder / "dense.yaml", bert, data, **{**short, "pruning": None})
     teacher = {
         "teacher": str(folder / "runs" / "dense" / "model"),
@@ -84,3 +89,29 @@ def test_the_pipeline_runs_teacher_store_and_students_one_after_the_other(site: 
         assert _run(["audit", str(run)]) == 0
         logs = site.folder / "logs" / f"students-{site.slurm.field(job, 'JobId')}"
         assert [path.name[-10:] for path in sorted(logs.iterdir())] == ["_rank0.log", "_rank1.log"]
+
+
+def test_a_run_over_two_nodes_is_pre_empted_requeued_and_goes_on(site: Site) -> None:
+    asked = ("--nodes=2", "--gpus-per-node=1", "--time=10", "--sbatch=--cpus-per-task=1")
+    printed = site.dsprune("submit", "long.yaml", *asked)
+    job = printed.splitlines()[0].removeprefix("train: job ")
+    run = site.folder / "runs" / "long"
+    site.slurm.wait_for(lambda: (run / "checkpoints" / "latest").exists(), job, PATIENCE)
+    site.slurm.call("scancel", "--signal=USR1", job)
+    site.slurm.wait_for(lambda: site.slurm.field(job, "Restarts") == "1", job, PATIENCE)
+    assert site.slurm.wait(job, PATIENCE) == "COMPLETED", site.log(job)
+
+    log = site.log(job)
+    assert "2 nodes, attempt 1" in log
+    assert "SIGUSR1: stopped at step" in log
+    assert "exit code 75" in log
+    assert "2 nodes, attempt 2" in log
+    logs = sorted((site.folder / "logs" / f"long-{job}").iterdir())
+    assert sorted(path.name.partition("_")[2] for path in logs) == ["rank0.log"] * 2 + ["rank1.log"] * 2
+    assert any("goes on from" in path.read_text() for path in logs)
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["step"], status["world_size"]) == ("finished", 400, 2)
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps), "what was logged twice is kept once"
+    assert _run(["audit", str(run)]) == 0
+    assert "finished: accuracy" in site.dsprune("status", run)

@@ -2,28 +2,68 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wandb.proto.wandb_internal_pb2 import Record
+from wandb.proto.wandb_internal_pb2 import ArtifactRecord, Record, RunRecord
 
 BLOCK, HEADER = 32768, 7  # of the log format of LevelDB, which the file is in
 FULL, FIRST, LAST = 1, 2, 4
 
 
-def read_offline_run(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The config, and the logged rows."""
-    config: dict[str, Any] = {}
-    rows: list[dict[str, Any]] = []
+@dataclass
+class OfflineRun:
+    """A run as it would be sent to the server.
+
+    Attributes:
+        run: id, project, group, name, tags.
+        config: by key.
+        rows: what was logged, a row a step.
+        summary: by key.
+        artifacts: with the names of their files.
+        system: names of the system metrics.
+        exit_code: what the run ended with, or None.
+        is_preempting: whether it said that it would be gone on with.
+    """
+
+    run: RunRecord = field(default_factory=RunRecord)
+    config: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    artifacts: list[ArtifactRecord] = field(default_factory=list)
+    system: set[str] = field(default_factory=set)
+    exit_code: int | None = None
+    is_preempting: bool = False
+
+
+def read_offline_run(path: Path) -> OfflineRun:
+    """Read a `run-ID.wandb` file."""
+    found = OfflineRun()
     for record in _records(path.read_bytes()):
-        for item in record.run.config.update if record.HasField("run") else record.config.update:
-            config[item.key] = json.loads(item.value_json)
-        if record.HasField("history"):
-            items = record.history.item
-            rows.append(
-                {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
-            )
-    return config, rows
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            found.run = record.run
+            found.config |= _values(record.run.config.update)
+        elif kind == "config":
+            found.config |= _values(record.config.update)
+        elif kind == "history":
+            found.rows.append(_values(record.history.item))
+        elif kind == "summary":
+            found.summary |= _values(record.summary.update)
+        elif kind == "artifact":
+            found.artifacts.append(record.artifact)
+        elif kind == "stats":
+            found.system |= {item.key for item in record.stats.item}
+        elif kind == "exit":
+            found.exit_code = record.exit.exit_code
+        elif kind == "preempting":
+            found.is_preempting = True
+    return found
+
+
+def _values(items: Any) -> dict[str, Any]:
+    return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
 
 
 def _records(content: bytes) -> Iterator[Record]:

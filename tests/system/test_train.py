@@ -321,10 +321,10 @@ def test_the_same_recipe_gives_the_same_bytes(workshop: Workshop, again: Path) -
 
 def test_weights_and_biases_gets_config_and_metrics(again: Path) -> None:
     [path] = again.glob("wandb/offline-run-*/run-*.wandb")
-    config, rows = read_offline_run(path)
+    kept = read_offline_run(path)
     recipe = load_recipe(str(again / "recipe.yaml")).model_dump(mode="json")
-    assert {key: config[key] for key in recipe} == recipe
-    logged = {row["_step"]: row for row in rows}
+    assert {key: kept.config[key] for key in recipe} == recipe
+    logged = {row["_step"]: row for row in kept.rows}
     lines = read_lines(again / "metrics.jsonl")
     assert set(logged) == {line["step"] for line in lines}
     for line in lines:

@@ -1,6 +1,7 @@
 """The jobs that a recipe takes: which script of slurm/, with which options, after which other job."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from dsprune.pure.store.manifest import MANIFEST
 
 __all__ = ["SCRIPTS", "Job", "parse_sparsities", "plan_jobs"]
 
-SCRIPTS = Path(__file__).resolve().parents[3] / "slurm"
+SCRIPTS = Path(os.environ.get("DSPRUNE_SLURM", Path(__file__).resolve().parents[3] / "slurm"))
+"""The batch scripts: those of this repository, or a site's own copy."""
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def submit(
         load_recipe(recipe, [*overrides, f"pruning.sparsity={thousandths / 1000}"])
     check(request, ask_sinfo())
     if not SCRIPTS.is_dir():
-        raise UserError(f"{SCRIPTS}: no such folder: submit from a checkout, installed with pip install -e")
+        raise UserError(f"{SCRIPTS}: no such folder: name that of the batch scripts in DSPRUNE_SLURM")
     for job in jobs:
         _sbatch(["sbatch", "--test-only", *job.command(after=None)[1:]])
     if dry_run:

@@ -4,59 +4,71 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from dsprune.distributed.ranks import Ranks
 from dsprune.programs.run import RunFolder
 from dsprune.pure.recipe import Recipe
+from dsprune.pure.schedule import Timetable
 
-__all__ = ["Tracker", "open_tracker"]
+__all__ = ["JsonLines", "Result", "Tracker", "open_tracker"]
 
 
-class Tracker(Protocol):
-    """Takes a run's numbers, by name and step."""
+@dataclass(frozen=True)
+class Result:
+    """What came out of a finished run.
+
+    Attributes:
+        summary: metrics, sparsity and what else is in summary.json.
+        tensor_sparsity: fraction of zeros by name of the tensor.
+        model: folder of the Hugging Face model.
+    """
+
+    summary: dict[str, Any]
+    tensor_sparsity: dict[str, float]
+    model: Path
+
+
+class Tracker:
+    """Takes a run's numbers. This one lets them go, which is what ranks need that do not log."""
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Record some values that belong to `step`, the clock after the step."""
 
     def state(self) -> dict[str, Any]:
         """What `open_tracker` needs to go on from here."""
-
-    def close(self) -> None:
-        """Record no more."""
-
-
-class _Nowhere:
-    """The tracker of the ranks that do not log."""
-
-    def log(self, step: int, values: dict[str, Any]) -> None:
-        return
-
-    def state(self) -> dict[str, Any]:
         return {}
 
-    def close(self) -> None:
-        return
+    def finish(self, step: int, result: Result) -> None:
+        """Record what came out, at the end of the timetable."""
+
+    def close(self, exit_code: int = 0) -> None:
+        """Record no more, of a process that is to end with `exit_code`; closing again does nothing."""
 
 
-class _JsonLines:
+class JsonLines(Tracker):
     """One JSON object a line, flushed, so that a killed run keeps what it logged."""
 
     def __init__(self, path: Path, resumed: Mapping[str, Any]) -> None:
+        """Appends to the file, from where the `state` of an earlier one ends."""
         self._file = path.open("a", encoding="utf-8")
         # What was logged after the checkpoint is logged again.
         self._file.truncate(min(resumed.get("metrics_bytes", 0), path.stat().st_size))
 
     def log(self, step: int, values: dict[str, Any]) -> None:
+        """Write a line."""
         finite = {key: _finite(value) for key, value in values.items()}
         self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
         self._file.flush()
 
     def state(self) -> dict[str, Any]:
+        """How much of the file belongs to the run so far."""
         return {"metrics_bytes": os.fstat(self._file.fileno()).st_size}
 
-    def close(self) -> None:
+    def close(self, exit_code: int = 0) -> None:
+        """Close the file."""
         self._file.close()
 
 
@@ -65,36 +77,7 @@ def _finite(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-class _Wandb:
-    """A Weights & Biases run: offline when there is no key, unless WANDB_MODE says otherwise."""
-
-    def __init__(self, recipe: Recipe, run: RunFolder, resumed: Mapping[str, Any]) -> None:
-        import wandb  # only runs that ask for it pay for the import
-
-        online = "WANDB_MODE" in os.environ or wandb.login(prompt=False, verify=False)
-        self._run = wandb.init(
-            project=recipe.tracking.project,
-            group=recipe.tracking.group,
-            name=recipe.tracking.run or recipe.name,
-            tags=recipe.tracking.tags,
-            config=recipe.model_dump(mode="json"),
-            dir=run.path,
-            id=resumed.get("wandb_id"),
-            resume="allow" if "wandb_id" in resumed else None,
-            mode=None if online else "offline",
-        )
-
-    def log(self, step: int, values: dict[str, Any]) -> None:
-        self._run.log(values, step=step)
-
-    def state(self) -> dict[str, Any]:
-        return {"wandb_id": self._run.id}
-
-    def close(self) -> None:
-        self._run.finish()
-
-
-class _Several:
+class _Several(Tracker):
     def __init__(self, trackers: list[Tracker]) -> None:
         self._trackers = trackers
 
@@ -105,16 +88,40 @@ class _Several:
     def state(self) -> dict[str, Any]:
         return {key: value for tracker in self._trackers for key, value in tracker.state().items()}
 
-    def close(self) -> None:
+    def finish(self, step: int, result: Result) -> None:
         for tracker in self._trackers:
-            tracker.close()
+            tracker.finish(step, result)
+
+    def close(self, exit_code: int = 0) -> None:
+        for tracker in self._trackers:
+            tracker.close(exit_code)
 
 
-def open_tracker(recipe: Recipe, run: RunFolder, ranks: Ranks, resumed: Mapping[str, Any]) -> Tracker:
-    """The tracker of this rank, which goes on from the `state` that an earlier one had; empty = a new one."""
+def open_tracker(
+    recipe: Recipe, run: RunFolder, timetable: Timetable, ranks: Ranks, resumed: Mapping[str, Any]
+) -> Tracker:
+    """The tracker of this rank.
+
+    Args:
+        recipe: its section tracking says to whom.
+        run: the folder, in which the run has begun.
+        timetable: is told with the recipe.
+        ranks: this process among all.
+        resumed: the `state` of an earlier tracker to go on from; empty = a new one.
+    """
     if not ranks.is_first:
-        return _Nowhere()
-    trackers: list[Tracker] = [_JsonLines(run.metrics, resumed)]
+        return Tracker()
+    trackers: list[Tracker] = [JsonLines(run.metrics, resumed)]
     if recipe.tracking.wandb:
-        trackers.append(_Wandb(recipe, run, resumed))
+        from dsprune.programs.train.weights_and_biases import (
+            WeightsAndBiases,
+        )  # only who asks waits for the import
+
+        config = {
+            **recipe.model_dump(mode="json"),
+            "timetable": timetable.to_dict(),
+            "ds_config": json.loads(run.ds_config.read_text()),
+            "world_size": ranks.world_size,
+        }
+        trackers.append(WeightsAndBiases(recipe, run, config, resumed.get("wandb_id")))
     return _Several(trackers)

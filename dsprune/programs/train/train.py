@@ -27,9 +27,9 @@ from dsprune.programs.train.numbers import event_numbers, step_numbers
 from dsprune.programs.train.resume import find_start, restore, run_folder
 from dsprune.programs.train.same import check_same, software
 from dsprune.programs.train.setup import Parts, assemble
-from dsprune.programs.train.stops import Stops
+from dsprune.programs.train.stops import EXIT_CODE, Stops
 from dsprune.programs.train.teachers import MicroBatch
-from dsprune.programs.train.tracking import Tracker, open_tracker
+from dsprune.programs.train.tracking import Result, Tracker, open_tracker
 from dsprune.programs.train.watchdog import Watchdog
 from dsprune.pure.recipe import Recipe
 from dsprune.pure.recipe.settings import settings_of
@@ -88,7 +88,8 @@ def train(
         resumed = restore(engine, meter, start, parts.model, masks_from, ranks, console)
         if ranks.is_first:
             run.begin(recipe, engine.config, anew=not start.own)
-        tracker = open_tracker(recipe, run, ranks, resumed)
+        tracker = open_tracker(recipe, run, engine.timetable, ranks, resumed)
+        stack.callback(tracker.close, exit_code=1)  # of a run that fails; else it is closed already
         status = stack.enter_context(StatusFile(run.status, ranks, **_known(parts, bool(start.tags))))
         stack.enter_context(lost_ranks_explained())  # once more, for the status
         keeper = Keeper(recipe.checkpoints, run, ranks, engine, meter, tracker, status, resumed)
@@ -99,7 +100,7 @@ def train(
             reason = _loop(session, parts.micro_batches(ranks.rank), progress)
         keeper.save()
         summary = _finish(session, run) | {"seconds": time.perf_counter() - started} if reason is None else {}
-        tracker.close()
+        tracker.close(0 if reason is None else EXIT_CODE)
         dist.barrier()  # whoever ends first has the launcher end the others
         if reason is not None:
             raise StoppedError(
@@ -173,13 +174,16 @@ def _finish(session: Session, run: RunFolder) -> dict[str, Any]:
     session.tracker.log(engine.clock, {**metrics, **engine.sparsity()})
     session.status.update(step=engine.clock, sparsity=engine.sparsity()["sparsity_prunable"])
     engine.save_model(run.model, session.parts.tokenizer)
-    return {
+    summary = {
         "recipe": session.recipe.name,
         "metrics": {name.removeprefix("validation_"): value for name, value in metrics.items()},
         "sparsity": {name.removeprefix("sparsity_"): value for name, value in engine.sparsity().items()},
         "steps": engine.clock,
         "seed": session.recipe.seed,
     }
+    tensors = {} if engine.pruner is None else engine.pruner.tensor_sparsity()
+    session.tracker.finish(engine.clock, Result(summary, tensors, run.model))
+    return summary
 
 
 def _known(parts: Parts, is_resumed: bool) -> dict[str, Any]:

@@ -198,6 +198,9 @@ class Tracking(Section):
     run: Text | None = None
     """Name of the run; null = the recipe's name."""
 
+    log_model: bool = False
+    """Send the finished model to Weights & Biases, as an artifact."""
+
     log_every: int = Field(default=10, ge=1)
     """Steps between two lines of training metrics."""
 

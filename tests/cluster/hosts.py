@@ -1,0 +1,131 @@
+"""Two hosts on one machine: network namespaces joined by a cable, each with its own address and host name."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Host", "obstacle", "two_hosts", "write_remote_shell"]
+
+NETWORK = "10.213.77"
+CONFIGURATION = Path("/etc/netns")  # what `ip netns exec` lays over /etc
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host of its own network.
+
+    Attributes:
+        name: its host name, and the name of its namespace.
+        address: on the cable to the other host.
+    """
+
+    name: str
+    address: str
+
+    def command(self, *command: str | Path) -> list[str]:
+        """What runs a command there: in its network, and under its host name."""
+        enter = ["ip", "netns", "exec", self.name, "unshare", "--uts", "bash", "-c"]
+        return [*enter, f'hostname {self.name}; exec "$@"', self.name, *map(str, command)]
+
+    def cut_off(self) -> None:
+        """Pull the cable out."""
+        _ip("-n", self.name, "link", "set", "cable", "down")
+
+
+def obstacle() -> str | None:
+    """Why there can be no such hosts here, if so; what is missing is installed where that is allowed."""
+    if os.geteuid() != 0:
+        return "network namespaces are made by root"
+    missing = [
+        package for package, command in (("iproute2", "ip"), ("pdsh", "pdsh")) if not shutil.which(command)
+    ]
+    if missing and shutil.which("apt-get"):
+        apt = ["apt-get", "-o", "DPkg::Lock::Timeout=300", "-qq", "-y"]
+        subprocess.run([*apt, "update"], capture_output=True, check=False)
+        subprocess.run(
+            [*apt, "install", "--no-install-recommends", *missing], capture_output=True, check=False
+        )
+    probe = f"dsprune-{uuid.uuid4().hex[:8]}"
+    for command in (["pdsh", "-V"], ["ip", "netns", "add", probe], ["ip", "netns", "delete", probe]):
+        try:
+            subprocess.run(command, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            return f"{' '.join(command)}: {getattr(error, 'stderr', None) or error}"
+    return None
+
+
+@contextlib.contextmanager
+def two_hosts() -> Iterator[tuple[Host, Host]]:
+    """Make two hosts that see each other and nothing else, and take them down in the end."""
+    mark = uuid.uuid4().hex[:6]
+    first, second = (Host(f"{name}-{mark}", f"{NETWORK}.{number}") for number, name in enumerate("ab", 1))
+    names = "127.0.0.1 localhost\n" + "".join(f"{host.address} {host.name}\n" for host in (first, second))
+    with contextlib.ExitStack() as stack:
+        for host in (first, second):
+            stack.enter_context(_namespace(host, names))
+        _ip(
+            "link",
+            "add",
+            "cable",
+            "netns",
+            first.name,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "cable",
+            "netns",
+            second.name,
+        )
+        for host in (first, second):
+            _ip("-n", host.name, "address", "add", f"{host.address}/24", "dev", "cable")
+            for device in ("lo", "cable"):
+                _ip("-n", host.name, "link", "set", device, "up")
+        yield first, second
+
+
+@contextlib.contextmanager
+def _namespace(host: Host, names: str) -> Iterator[None]:
+    _ip("netns", "add", host.name)
+    files = CONFIGURATION / host.name
+    files.mkdir(parents=True)
+    (files / "hosts").write_text(names)
+    try:
+        yield
+    finally:
+        left = subprocess.run(["ip", "netns", "pids", host.name], capture_output=True, text=True, check=False)
+        subprocess.run(["kill", "-KILL", *left.stdout.split()], capture_output=True, check=False)
+        _ip("netns", "delete", host.name)
+        shutil.rmtree(files)
+        with contextlib.suppress(OSError):  # others may have theirs there
+            CONFIGURATION.rmdir()
+
+
+def write_remote_shell(folder: Path) -> Path:
+    """An `ssh` for a PATH that enters a host's namespace, with an environment as bare as a login's.
+
+    It is called by pdsh, as `ssh [OPTION]... HOST COMMAND...`.
+    """
+    folder.mkdir()
+    path = folder / "ssh"
+    bare = (
+        f"env -i HOME={os.environ.get('HOME', '/')} PATH={Path(sys.executable).parent}:{os.environ['PATH']}"
+    )
+    path.write_text(
+        "#!/usr/bin/env bash\n"
+        "while [[ $1 == -* ]]; do if [[ $1 == -[olpF] ]]; then shift; fi; shift; done\n"
+        "host=$1; shift\n"
+        f'exec ip netns exec "$host" unshare --uts {bare} bash -c "hostname $host; $*"\n'
+    )
+    path.chmod(0o755)
+    return folder
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)

@@ -1,0 +1,92 @@
+"""One run over two hosts by DeepSpeed's own multi-node launch; one of them is cut off; it goes on with the other."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dsprune.programs.cli import _run
+from tests.cluster.hosts import Host, obstacle, two_hosts, write_remote_shell
+from tests.system.commands import environment, write_recipe
+from tests.tiny import tiny_bert, tiny_sentiment
+
+ROOT = Path(__file__).resolve().parents[2]
+WATCHDOG = 15  # seconds without progress after which a rank ends
+PATIENCE = 400  # seconds for a start; quiet machines need a tenth
+
+# What DeepSpeed's launcher takes to the other hosts, from a file beside the run; PYTHONPATH it takes by itself.
+CARRIED = ("TORCH_EXTENSIONS_DIR", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "HF_HUB_OFFLINE")
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[tuple[Host, Host]]:
+    reason = obstacle()
+    if reason is not None:
+        assert "CI" not in os.environ, reason
+        pytest.skip(reason)
+    with two_hosts() as pair:
+        yield pair
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, hosts: tuple[Host, Host]) -> Path:
+    folder = tmp_path_factory.mktemp("hosts")
+    bert = tiny_bert(folder / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    write_recipe(
+        folder / "tiny.yaml", bert, tiny_sentiment(folder / "data", 320, 64),
+        budget={"steps": 300, "batch": 32}, pruning={"sparsity": 0.9, "start": 10, "end": 200, "events": 5},
+        checkpoints={"every": 20}, timeout=WATCHDOG,
+    )  # fmt: skip
+    (folder / "hostfile").write_text("".join(f"{host.name} slots=1\n" for host in hosts))
+    own = environment()
+    (folder / ".deepspeed_env").write_text(
+        "".join(f"{name}={own[name]}\n" for name in CARRIED if name in own)
+    )
+    return folder
+
+
+def launch(folder: Path, *command: str | Path) -> subprocess.Popen[str]:
+    shell = folder / "bin" if (folder / "bin").exists() else write_remote_shell(folder / "bin")
+    own = environment() | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [*map(str, command)], cwd=folder, env=own | {"PATH": f"{shell}:{own['PATH']}"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def deepspeed(*options: str) -> list[str]:
+    launcher = Path(sys.executable).with_name("deepspeed")
+    return [sys.executable, str(launcher), *options, "--module", "dsprune", "train", "tiny.yaml"]
+
+
+def test_a_run_over_two_hosts_survives_the_loss_of_one(folder: Path, hosts: tuple[Host, Host]) -> None:
+    first, second = hosts
+    run = folder / "runs" / "tiny"
+    process = launch(folder, *deepspeed("--hostfile=hostfile"))
+    deadline = time.monotonic() + PATIENCE
+    while not (run / "checkpoints" / "latest").exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    said = json.loads((run / "status.json").read_text())
+    assert (said["host"], said["world_size"]) == (first.name, 2)
+    second.cut_off()
+    cut = time.monotonic()
+    printed, _ = process.communicate(timeout=WATCHDOG + 60)
+    assert process.returncode == 1, printed
+    assert time.monotonic() - cut < WATCHDOG + 45, "the launcher gives its ranks some seconds to end"
+    for rank in (0, 1):
+        assert f"dsprune: rank {rank}: no progress for {WATCHDOG} seconds" in printed
+    assert not (run / "summary.json").exists()
+
+    again = launch(folder, *first.command(*deepspeed("--num_accelerators=2")))
+    printed, _ = again.communicate(timeout=PATIENCE)
+    assert again.returncode == 0, printed
+    assert f"goes on from {run / 'checkpoints'}" in printed.replace("runs/tiny", str(run))
+    assert json.loads((run / "summary.json").read_text())["steps"] == 300
+    assert _run(["audit", str(run)]) == 0

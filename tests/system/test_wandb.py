@@ -1,0 +1,167 @@
+"""Weights & Biases, with its real client: what a run would send, and that no network and no key can do harm."""
+
+import ast
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import dsprune as package
+from dsprune.distributed.ranks import Ranks
+from dsprune.programs.run import RunFolder
+from dsprune.programs.train.tracking import Result, Tracker, open_tracker
+from dsprune.pure.recipe import Recipe, load_recipe
+from dsprune.pure.schedule import Timetable, build_timetable
+from tests.system.commands import dsprune, write_recipe
+from tests.system.offline_wandb import OfflineRun, read_offline_run
+from tests.tiny import tiny_bert, tiny_sentiment
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+SUMMARY = {"metrics": {"accuracy": 0.9}, "sparsity": {"prunable": 0.9}, "steps": 40}
+TENSORS = {"encoder.0": 0.95, "encoder.1": 0.85}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_X_STATS_SAMPLING_INTERVAL", "0.2")
+    path = write_recipe(tmp_path / "tiny.yaml", tmp_path / "bert", tmp_path / "data")
+    tracking = "{wandb: true, project: p, group: g, tags: [a, b], run: r, log_model: true}"
+    return load_recipe(str(path), [f"tracking={tracking}", f"output={tmp_path}"])
+
+
+def timetable(recipe: Recipe) -> Timetable:
+    return build_timetable(recipe.pruning, recipe.learning_rate, recipe.budget, 10)
+
+
+def folder(recipe: Recipe) -> RunFolder:
+    run = RunFolder(Path(recipe.output) / recipe.name)
+    run.path.mkdir(exist_ok=True)
+    run.begin(recipe, {"train_batch_size": 32}, anew=True)
+    return run
+
+
+def opened(recipe: Recipe, run: RunFolder, resumed: dict[str, str] | None = None) -> Tracker:
+    return open_tracker(recipe, run, timetable(recipe), Ranks(0, 0, 2), resumed or {})
+
+
+def files_of(run: RunFolder) -> list[Path]:
+    return sorted(run.path.glob("wandb/offline-run-*/run-*.wandb"))
+
+
+def read(run: RunFolder) -> OfflineRun:
+    """The only run, as soon as its file is whole: it is written by another process, in its own time."""
+    [path] = files_of(run)
+    deadline = time.monotonic() + 60
+    while (kept := read_offline_run(path)).exit_code is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return kept
+
+
+def test_a_run_tells_all_about_itself(recipe: Recipe) -> None:
+    run = folder(recipe)
+    (run.path / "model").mkdir()
+    (run.path / "model" / "config.json").write_text("{}")
+    tracker = opened(recipe, run)
+    tracker.log(4, {"loss": 0.5, "phase": "dense"})
+    tracker.log(11, {"event_sparsity": 0.5, "tensor_sparsity": TENSORS})
+    time.sleep(1)  # for the system metrics
+    tracker.finish(40, Result(SUMMARY, TENSORS, run.model))
+    tracker.close()
+    tracker.close()
+    kept = read(run)
+    assert (kept.run.project, kept.run.run_group, kept.run.display_name, list(kept.run.tags)) == (
+        *("p", "g", "r", ["a", "b"]),
+    )
+    asked = json.loads(json.dumps(recipe.model_dump(mode="json")))
+    assert {key: kept.config[key] for key in asked} == asked
+    assert kept.config["timetable"] == json.loads(json.dumps(timetable(recipe).to_dict()))
+    assert kept.config["ds_config"] == {"train_batch_size": 32}
+    assert kept.config["world_size"] == 2
+    rows = {row["_step"]: row for row in kept.rows}
+    assert (rows[4]["loss"], rows[4]["phase"]) == (0.5, "dense")
+    assert rows[11]["tensor_sparsity.encoder.0"] == 0.95
+    [table] = run.path.glob(f"wandb/offline-run-*/files/{rows[40]['tensors.path']}")
+    assert json.loads(table.read_text())["data"] == [[*row] for row in TENSORS.items()]
+    assert kept.summary["metrics"] == {"accuracy": 0.9}
+    assert {"cpu", "memory_percent"} <= kept.system
+    [artifact] = kept.artifacts[-1:]
+    assert (artifact.type, artifact.name) == ("model", f"model-{kept.run.run_id}")
+    assert [entry.path for entry in artifact.manifest.contents] == ["config.json"]
+    assert (kept.exit_code, kept.is_preempting) == (0, False)
+
+
+def test_a_run_goes_on_under_its_id(recipe: Recipe) -> None:
+    run = folder(recipe)
+    first = opened(recipe, run)
+    first.log(4, {"loss": 0.5})
+    state = first.state()
+    first.close(75)
+    kept = read(run)
+    assert (kept.exit_code, kept.is_preempting) == (75, True)
+    assert state["wandb_id"] == kept.run.run_id
+    second = opened(recipe, run, state)
+    second.log(8, {"loss": 0.25})
+    second.close()
+    assert {path.stem for path in files_of(run)} == {f"run-{state['wandb_id']}"}
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4, 8]
+
+
+def test_a_model_is_sent_only_when_asked(recipe: Recipe) -> None:
+    modest = recipe.model_copy(update={"tracking": recipe.tracking.model_copy(update={"log_model": False})})
+    run = folder(modest)
+    tracker = opened(modest, run)
+    tracker.finish(40, Result(SUMMARY, TENSORS, run.model))
+    tracker.close()
+    assert not [artifact for artifact in read(run).artifacts if artifact.type == "model"]
+
+
+def test_the_other_ranks_say_nothing(recipe: Recipe, tmp_path: Path) -> None:
+    run = folder(recipe)
+    tracker = open_tracker(recipe, run, timetable(recipe), Ranks(1, 1, 2), {})
+    tracker.log(1, {"loss": 1.0})
+    tracker.close()
+    assert not run.metrics.exists()
+    assert not (run.path / "wandb").exists()
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def test_one_module_imports_the_client() -> None:
+    source = Path(package.__file__).parent
+    found = {
+        path.name
+        for path in source.rglob("*.py")
+        if any(name.split(".")[0] == "wandb" for name in imports(path))
+    }
+    assert found == {"weights_and_biases.py"}
+
+
+def test_neither_a_dead_network_nor_a_key_does_harm(tmp_path: Path) -> None:
+    """A server that does not answer: the run is kept offline after a wait that does not grow with its length."""
+    bert, data = tiny_bert(tmp_path / "bert"), tiny_sentiment(tmp_path / "data", 64, 32)
+    budget = {"budget": {"steps": 40, "batch": 32}, "tracking": {"wandb": True, "log_every": 1}}
+    path = write_recipe(tmp_path / "tiny.yaml", bert, data, **budget)
+    home = {name: str(tmp_path) for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR")}
+    online = {"WANDB_MODE": "online", "WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    done = dsprune("train", path, **home, **online)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "this run is kept offline; send it later with `wandb sync`" in done.stderr
+    run = RunFolder(tmp_path / "runs" / "tiny")
+    assert {row["_step"] for row in read(run).rows} == set(range(1, 41))
+    assert json.loads(run.summary.read_text())["seconds"] < 30, "the waiting is before the first step"
+    written = [file for file in tmp_path.rglob("*") if file.is_file() and KEY.encode() in file.read_bytes()]
+    assert written == []
+    assert KEY not in done.stdout + done.stderr
