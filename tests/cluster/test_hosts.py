@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from tests.system.commands import environment, write_recipe
 from tests.tiny import tiny_bert, tiny_sentiment
 
 ROOT = Path(__file__).resolve().parents[2]
-WATCHDOG = 15  # seconds without progress after which a rank ends
+WATCHDOG = 30  # seconds without progress after which a rank ends
 PATIENCE = 400  # seconds for a start; quiet machines need a tenth
 
 # What DeepSpeed's launcher takes to the other hosts, from a file beside the run; PYTHONPATH it takes by itself.
@@ -80,8 +81,11 @@ def test_a_run_over_two_hosts_survives_the_loss_of_one(folder: Path, hosts: tupl
     printed, _ = process.communicate(timeout=WATCHDOG + 60)
     assert process.returncode == 1, printed
     assert time.monotonic() - cut < WATCHDOG + 45, "the launcher gives its ranks some seconds to end"
-    for rank in (0, 1):
-        assert f"dsprune: rank {rank}: no progress for {WATCHDOG} seconds" in printed
+    # What comes first is told: the collective that gives up, or the watchdog.
+    words = (
+        r"dsprune: (rank \d: no progress for 30 seconds|another rank is gone \().*the same command goes on"
+    )
+    assert len(re.findall(words, printed)) == 2, printed
     assert not (run / "summary.json").exists()
 
     again = launch(folder, *first.command(*deepspeed("--num_accelerators=2")))
