@@ -76,8 +76,8 @@ def evaluate_model(
     Raises:
         UserError: the model or the data cannot be read, or do not belong together.
     """
-    task = build_task(settings).for_model(load_config(path))
     tokenizer = load_tokenizer(tokenizer_path or path)
+    task = build_task(settings).for_model(load_config(path)).for_tokenizer(tokenizer)
     model: nn.Module = task.build_model(path, tokenizer, new_head=False)
     dataset = task.prepare("validation", tokenizer)
     return evaluate(

@@ -1,10 +1,11 @@
-"""The GLUE tasks: their columns, labels and metrics (Wang et al., ICLR 2019)."""
+"""The GLUE tasks: their columns, labels, metrics and files (Wang et al., ICLR 2019)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from dsprune.tasks.source import HubData
-from dsprune.tasks.task import TaskSettings
+from dsprune.tasks.benchmark import Benchmark, HubData, Part
+from dsprune.tasks.regression import Regression
+from dsprune.tasks.task import Task, TaskSettings
 from dsprune.tasks.text_classification import TextClassification
 
 __all__ = ["GLUE", "GlueTask"]
@@ -12,39 +13,113 @@ __all__ = ["GLUE", "GlueTask"]
 HUB_NAME = "nyu-mll/glue"
 ENTAILMENT = ("entailment", "not_entailment")
 NLI = ("entailment", "neutral", "contradiction")
+MNLI_COLUMNS = {"premise": "sentence1", "hypothesis": "sentence2", "label": "gold_label"}
 
 
 @dataclass(frozen=True)
 class GlueTask:
-    """One row of the table below. Labels are in the hub's order; the first metric is the headline."""
+    """One row of the table below. Labels are in the hub's order; the first metric is the headline.
 
-    config: str
+    Attributes:
+        folder: where its files are, in the folder that GLUE's download script makes.
+        examples: for training and for validation.
+        texts: columns of the text or of both texts.
+        labels: names of the labels; empty = the label is a number.
+        metrics: of a classification.
+        config: its name on the hub.
+        validation: the validation split there.
+        file: the file of the validation split.
+        rename: the files' names of columns, for ours.
+        header: columns of files without a header.
+    """
+
+    folder: str
+    examples: tuple[int, int]
     texts: tuple[str, ...]
     labels: tuple[str, ...]
+    config: str
     metrics: tuple[str, ...] = ("accuracy",)
     validation: str = "validation"
+    file: str = "dev.tsv"
+    rename: Mapping[str, str] = field(default_factory=dict)
+    header: tuple[str, ...] = ()
 
-    def __call__(self, settings: TaskSettings) -> TextClassification:
+    def __call__(self, settings: TaskSettings) -> Task:
         """The task; data that the settings do not name come from the hub."""
+        pair = self.texts[1] if len(self.texts) == 2 else None
+        if not self.labels:
+            return Regression(settings, text=self.texts[0], text_pair=pair, benchmark=self._benchmark())
         return TextClassification(
             settings,
             text=self.texts[0],
-            text_pair=self.texts[1] if len(self.texts) == 2 else None,
+            text_pair=pair,
             known_labels=self.labels,
             metrics=self.metrics,
+            benchmark=self._benchmark(),
+        )
+
+    def _benchmark(self) -> Benchmark:
+        train, validation = self.examples
+        return Benchmark(
+            title=f"GLUE, {self.folder}",
+            source="https://gluebenchmark.com/tasks, the folder that its download script makes",
+            licence="that of each data set, see the source; GLUE itself adds none",
+            parts={
+                "train": Part(f"{self.folder}/train.tsv", train, self.header, self.rename),
+                "validation": Part(f"{self.folder}/{self.file}", validation, self.header, self.rename),
+            },
             hub=HubData(HUB_NAME, self.config, self.validation),
         )
 
 
+def _mnli(which: str) -> GlueTask:
+    return GlueTask(
+        "MNLI",
+        (392_702, 9_815 if which == "matched" else 9_832),
+        ("premise", "hypothesis"),
+        NLI,
+        "mnli",
+        validation=f"validation_{which}",
+        file=f"dev_{which}.tsv",
+        rename=MNLI_COLUMNS,
+    )
+
+
+SENTENCES = ("sentence1", "sentence2")
+
 GLUE: Mapping[str, GlueTask] = {
-    "cola": GlueTask("cola", ("sentence",), ("unacceptable", "acceptable"), ("matthews", "accuracy")),
-    "mnli": GlueTask("mnli", ("premise", "hypothesis"), NLI, validation="validation_matched"),
-    "mnli-mm": GlueTask("mnli", ("premise", "hypothesis"), NLI, validation="validation_mismatched"),
-    "mrpc": GlueTask(
-        "mrpc", ("sentence1", "sentence2"), ("not_equivalent", "equivalent"), ("f1", "accuracy")
+    "cola": GlueTask(
+        "CoLA",
+        (8_551, 1_043),
+        ("sentence",),
+        ("unacceptable", "acceptable"),
+        "cola",
+        ("matthews", "accuracy"),
+        header=("source", "label", "note", "sentence"),
     ),
-    "qnli": GlueTask("qnli", ("question", "sentence"), ENTAILMENT),
-    "qqp": GlueTask("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), ("f1", "accuracy")),
-    "rte": GlueTask("rte", ("sentence1", "sentence2"), ENTAILMENT),
-    "sst2": GlueTask("sst2", ("sentence",), ("negative", "positive")),
+    "mnli": _mnli("matched"),
+    "mnli-mm": _mnli("mismatched"),
+    "mrpc": GlueTask(
+        "MRPC",
+        (3_668, 408),
+        SENTENCES,
+        ("not_equivalent", "equivalent"),
+        "mrpc",
+        ("f1", "accuracy"),
+        rename={"sentence1": "#1 String", "sentence2": "#2 String", "label": "Quality"},
+    ),
+    "qnli": GlueTask("QNLI", (104_743, 5_463), ("question", "sentence"), ENTAILMENT, "qnli"),
+    "qqp": GlueTask(
+        "QQP",
+        (363_846, 40_430),
+        ("question1", "question2"),
+        ("not_duplicate", "duplicate"),
+        "qqp",
+        ("f1", "accuracy"),
+        rename={"label": "is_duplicate"},
+    ),
+    "rte": GlueTask("RTE", (2_490, 277), SENTENCES, ENTAILMENT, "rte"),
+    "sst2": GlueTask("SST-2", (67_349, 872), ("sentence",), ("negative", "positive"), "sst2"),
+    "stsb": GlueTask("STS-B", (5_749, 1_500), SENTENCES, (), "stsb", rename={"label": "score"}),
+    "wnli": GlueTask("WNLI", (635, 71), SENTENCES, ("not_entailment", "entailment"), "wnli"),
 }

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from transformers import PretrainedConfig
 
 from dsprune.errors import UserError
-from dsprune.tasks.source import Rows
+from dsprune.tasks.rows import Rows
 
 __all__ = ["check_same_labels", "find_labels", "labels_of", "number_labels"]
 

@@ -1,6 +1,7 @@
 """Opening model folders (or hub names), with the ways that fails told in one line."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,46 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from dsprune.errors import UserError
 from dsprune.tasks.reason import reason
 
-__all__ = ["check_max_length", "load_config", "load_model", "load_tokenizer"]
+__all__ = ["Head", "check_max_length", "load_config", "load_model", "load_tokenizer"]
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a kind of task puts on top of a model.
+
+    Attributes:
+        auto_class: opens a model with it.
+        suffixes: how the names of the classes end that have it.
+        name: for messages.
+    """
+
+    auto_class: Any
+    suffixes: tuple[str, ...]
+    name: str
+
+    def is_in(self, config: PretrainedConfig) -> bool:
+        """Whether the model of this configuration has it."""
+        return any(name.endswith(self.suffixes) for name in config.architectures or ())
+
+    def load(
+        self,
+        path: str,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        *,
+        new_head: bool,
+        **settings: Any,
+    ) -> PreTrainedModel:
+        """The model of a folder or hub name, with a new head where it has none.
+
+        Raises:
+            UserError: it cannot be opened, takes shorter inputs only, or has no head and may not get one.
+        """
+        config = load_config(path)
+        check_max_length(max_length, config, tokenizer)
+        if not new_head and not self.is_in(config):
+            raise UserError(f"model {path!r}: has no {self.name} head: fine-tune it first")
+        return load_model(self.auto_class, path, tokenizer, **settings)
 
 
 def load_config(path: str) -> PretrainedConfig:

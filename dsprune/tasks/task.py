@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from dsprune.errors import UserError
 from dsprune.pure.recipe import Task as TaskSettings
+from dsprune.tasks.benchmark import Benchmark, Split
 
 __all__ = [
     "Batch",
@@ -27,7 +28,9 @@ __all__ = [
     "on_device",
 ]
 
-Split = Literal["train", "validation"]
+LABELS = ("labels", "start_positions", "end_positions")
+"""Columns that a model compares its outputs with."""
+
 Features = Mapping[str, Any]
 Batch = dict[str, Tensor]
 Collate = Callable[[Sequence[Features]], Batch]
@@ -53,6 +56,8 @@ class Task(ABC):
     """
 
     settings: TaskSettings
+    benchmark: Benchmark | None
+    """What it is published as; None = it is a kind of task, for anyone's data."""
 
     @abstractmethod
     def load(self, split: Split) -> Dataset:
@@ -81,6 +86,10 @@ class Task(ABC):
         """
 
     @abstractmethod
+    def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
+        """The model that `build_model` makes of a folder with this configuration, its weights drawn anew."""
+
+    @abstractmethod
     def predict(self, model: nn.Module, batch: Batch) -> list[Any]:
         """One small, picklable prediction for each example of the batch; one forward pass on every rank."""
 
@@ -92,6 +101,15 @@ class Task(ABC):
         """This task, completed with what a model that was trained for it knows, such as the labels."""
         del config
         return self
+
+    def for_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> "Task":
+        """This task, completed with what turns predictions into text, where `score` compares texts."""
+        del tokenizer
+        return self
+
+    def inputs(self, batch: Batch) -> Batch:
+        """What a model reads of a batch to give its logits; unless said otherwise, all but the labels."""
+        return inputs_of(batch)
 
     @abstractmethod
     def classes(self, config: PretrainedConfig) -> dict[str, int]:
@@ -119,8 +137,12 @@ class Task(ABC):
 
     def samples(self, dataset: Dataset) -> dict[str, Sequence[Any]]:
         """What makes an example the same for a teacher, by columns: what the model reads, without labels."""
-        names = [name for name in dataset.column_names if name not in ("labels", "length")]
+        names = [name for name in dataset.column_names if name not in (*LABELS, "length")]
         return {name: dataset[name][:] for name in names}
+
+    def row_labels(self, dataset: Dataset) -> dict[str, Sequence[Sequence[int]]]:
+        """The class of each row of each example in each shared output; none where they are no classes."""
+        return {"logits": [[label] for label in dataset["labels"][:]]}
 
     def preprocessing(self) -> str:
         """What else decides about the teacher's answers, for a person who compares two of them."""
@@ -143,8 +165,8 @@ def spread(rows: Dataset, limit: int | None) -> Dataset:
 
 
 def inputs_of(batch: Batch) -> Batch:
-    """What a model reads of a batch."""
-    return {name: tensor for name, tensor in batch.items() if name != "labels"}
+    """A batch without its labels."""
+    return {name: tensor for name, tensor in batch.items() if name not in LABELS}
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:

@@ -17,13 +17,17 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from dsprune.errors import UserError
+from dsprune.tasks.benchmark import Benchmark
+from dsprune.tasks.collate import padded
 from dsprune.tasks.labels import check_same_labels, find_labels, labels_of, number_labels
-from dsprune.tasks.pretrained import check_max_length, load_config, load_model
-from dsprune.tasks.source import HubData, read_rows
-from dsprune.tasks.task import Batch, Collate, Features, Split, Task, TaskSettings, inputs_of
+from dsprune.tasks.pretrained import Head, load_config
+from dsprune.tasks.rows import Rows
+from dsprune.tasks.source import read_rows
+from dsprune.tasks.task import Batch, Collate, Split, Task, TaskSettings
 
-__all__ = ["TextClassification"]
+__all__ = ["HEAD", "TextClassification", "encode_texts", "load_texts"]
+
+HEAD = Head(AutoModelForSequenceClassification, ("ForSequenceClassification",), "sequence-classification")
 
 METRICS: Mapping[str, Callable[[Tensor, Tensor, int], Tensor]] = {
     "accuracy": lambda predicted, labels, num: metrics.multiclass_accuracy(predicted, labels, num, "micro"),
@@ -44,7 +48,7 @@ class TextClassification(Task):
         label: column of the label, likewise.
         known_labels: labels in the order of the model's outputs; None = those of the training data.
         metrics: names of the metrics, the headline first.
-        hub: data for the splits that the settings give no data for.
+        benchmark: what it is published as.
     """
 
     settings: TaskSettings
@@ -53,14 +57,16 @@ class TextClassification(Task):
     label: str = "label"
     known_labels: tuple[str, ...] | None = None
     metrics: tuple[str, ...] = ("accuracy", "f1_macro")
-    hub: HubData | None = None
+    benchmark: Benchmark | None = None
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """Names of the labels, in the order of the model's outputs."""
         if self.known_labels is not None:
             return self.known_labels
-        return find_labels(read_rows(self.settings, "train", self.hub), self.settings.label or self.label)
+        return find_labels(
+            read_rows(self.settings, "train", self.benchmark), self.settings.label or self.label
+        )
 
     def for_model(self, config: PretrainedConfig) -> "TextClassification":
         """With the model's labels, where neither the task nor training data tell them."""
@@ -70,11 +76,8 @@ class TextClassification(Task):
 
     def load(self, split: Split) -> Dataset:
         """Texts and label numbers."""
-        rows = read_rows(self.settings, split, self.hub)
-        columns: dict[str, list[Any]] = {"text": rows.texts(self.settings.text or self.text, "task.text")}
-        text_pair = self.settings.text_pair or self.text_pair
-        if text_pair is not None:
-            columns["text_pair"] = rows.texts(text_pair, "task.text_pair")
+        rows = read_rows(self.settings, split, self.benchmark)
+        columns = load_texts(rows, self.settings, self.text, self.text_pair)
         label = self.settings.label or self.label
         by_number = self.known_labels is not None
         columns["labels"] = number_labels(rows, label, self.labels, by_number=by_number)
@@ -84,43 +87,36 @@ class TextClassification(Task):
         self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]
     ) -> dict[str, list[Any]]:
         """Token ids; of a pair that is too long, the longer text is cut first."""
-        features = tokenizer(
-            rows["text"], rows.get("text_pair"), truncation=True, max_length=self.settings.max_length
-        )
-        lengths = [len(ids) for ids in features["input_ids"]]
-        return {**features, "labels": rows["labels"], "length": lengths}
+        return encode_texts(tokenizer, rows, self.settings.max_length)
 
     def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:
         """Pad to the longest text of the batch."""
-        pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=pad_to_multiple_of)
-
-        def collate(features: Sequence[Features]) -> Batch:
-            return dict(pad([{name: f[name] for name in f if name != "length"} for f in features]))
-
-        return collate
+        return padded(DataCollatorWithPadding(tokenizer, pad_to_multiple_of=pad_to_multiple_of))
 
     def build_model(
         self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
     ) -> PreTrainedModel:
         """The model, with as many outputs as there are labels."""
-        config = load_config(path)
-        check_max_length(self.settings.max_length, config, tokenizer)
-        if any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
-            check_same_labels(path, config, self.labels)
-        elif not new_head:
-            raise UserError(f"model {path!r}: has no sequence-classification head: fine-tune it first")
-        return load_model(
-            AutoModelForSequenceClassification,
-            path,
-            tokenizer,
-            num_labels=len(self.labels),
-            id2label=dict(enumerate(self.labels)),
-            label2id={name: number for number, name in enumerate(self.labels)},
-        )
+        if HEAD.is_in(load_config(path)):
+            check_same_labels(path, load_config(path), self.labels)
+        return HEAD.load(path, tokenizer, self.settings.max_length, new_head=new_head, **self._names())
+
+    def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
+        """The model, with as many outputs as there are labels, where these are known without the data."""
+        if self.known_labels is not None:
+            config.update(self._names())
+        return AutoModelForSequenceClassification.from_config(config)
+
+    def _names(self) -> dict[str, Any]:
+        return {
+            "num_labels": len(self.labels),
+            "id2label": dict(enumerate(self.labels)),
+            "label2id": {name: number for number, name in enumerate(self.labels)},
+        }
 
     def predict(self, model: nn.Module, batch: Batch) -> list[int]:
         """The number of the likeliest label."""
-        return model(**inputs_of(batch))["logits"].argmax(dim=-1).tolist()
+        return model(**self.inputs(batch))["logits"].argmax(dim=-1).tolist()
 
     def classes(self, config: PretrainedConfig) -> dict[str, int]:
         """One output, with a class for each label."""
@@ -143,3 +139,21 @@ class TextClassification(Task):
         """The task's metrics, the best value of each is 1."""
         predicted, labels = torch.tensor(predictions), torch.tensor(dataset["labels"][:])
         return {name: METRICS[name](predicted, labels, len(self.labels)).item() for name in self.metrics}
+
+
+def load_texts(rows: Rows, settings: TaskSettings, text: str, text_pair: str | None) -> dict[str, list[Any]]:
+    """The texts of some rows: of the columns that the settings name, else of the task's own."""
+    columns: dict[str, list[Any]] = {"text": rows.texts(settings.text or text, "task.text")}
+    text_pair = settings.text_pair or text_pair
+    if text_pair is not None:
+        columns["text_pair"] = rows.texts(text_pair, "task.text_pair")
+    return columns
+
+
+def encode_texts(
+    tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]], max_length: int
+) -> dict[str, list[Any]]:
+    """Token ids of texts or pairs, their labels and lengths; of a pair, the longer text is cut first."""
+    features = tokenizer(rows["text"], rows.get("text_pair"), truncation=True, max_length=max_length)
+    lengths = [len(ids) for ids in features["input_ids"]]
+    return {**features, "labels": rows["labels"], "length": lengths}

@@ -54,7 +54,10 @@ def read_labels(recipe: Recipe) -> Labels:
     tokenizer = load_tokenizer(recipe.model.tokenizer or recipe.model.path)
     task = build_task(recipe.task)
     data = task.prepare("train", tokenizer)
-    known: dict[bytes, Sequence[int]] = {}
-    for sample, label in zip(fingerprints(task.samples(data)), data["labels"][:], strict=True):
-        known.setdefault(sample.tobytes(), [label])
-    return Labels({"logits": known})
+    samples = [sample.tobytes() for sample in fingerprints(task.samples(data))]
+    by_output: dict[str, dict[bytes, Sequence[int]]] = {}
+    for output, labels in task.row_labels(data).items():
+        known = by_output.setdefault(output, {})
+        for sample, classes in zip(samples, labels, strict=True):
+            known.setdefault(sample, classes)
+    return Labels(by_output)

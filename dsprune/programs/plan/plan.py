@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from torch import nn
-from transformers import AutoModelForSequenceClassification
 
 from dsprune.distributed.data import BatchPlan
 from dsprune.errors import UserError
@@ -13,11 +12,12 @@ from dsprune.programs.plan.data import Plan
 from dsprune.programs.plan.picture import draw_plan
 from dsprune.programs.plan.tables import print_plan
 from dsprune.pure.prunable import find_prunable
-from dsprune.pure.recipe import Recipe
+from dsprune.pure.recipe import Model, Recipe, Task
 from dsprune.pure.schedule import build_timetable
 from dsprune.pure.shard import PrunableTensor
+from dsprune.tasks.layers import keep_layers
 from dsprune.tasks.pretrained import load_config
-from dsprune.tasks.source import read_rows
+from dsprune.tasks.registry import build_task
 
 __all__ = ["make_plan", "plan"]
 
@@ -64,7 +64,7 @@ def make_plan(recipe: Recipe, world_size: int, train_examples: int | None = None
         recipe.budget,
         None if num_examples is None else _steps_per_epoch(recipe, world_size, num_examples),
     )
-    model = _weightless_model(recipe.model.path)
+    model = _weightless_model(recipe.model, recipe.task)
     return Plan(
         recipe=recipe,
         model_path=recipe.model.path,
@@ -78,8 +78,8 @@ def make_plan(recipe: Recipe, world_size: int, train_examples: int | None = None
 def _num_examples(recipe: Recipe, given: int | None) -> int | None:
     """Size of the training data, where it can be known without downloading them."""
     task = recipe.task
-    if given is None and task is not None and task.train is not None:
-        given = len(read_rows(task, "train", None).dataset)
+    if given is None and task is not None and (task.train or task.folder):
+        given = len(build_task(task).load("train"))
     limit = None if task is None else task.max_train
     return given if given is None or limit is None else min(given, limit)
 
@@ -90,10 +90,12 @@ def _steps_per_epoch(recipe: Recipe, world_size: int, num_examples: int) -> int:
     return BatchPlan(num_examples, budget.batch, micro_batch, world_size, recipe.seed).steps_per_epoch
 
 
-def _weightless_model(path: str) -> nn.Module:
-    """The model with a classification head, without memory for its weights."""
+def _weightless_model(model: Model, task: Task | None) -> nn.Module:
+    """The model with the task's head, without memory for its weights; without a task, with a classifier."""
+    config = load_config(model.path)
     with torch.device("meta"):
-        return AutoModelForSequenceClassification.from_config(load_config(path))
+        kind = build_task(task or Task(name="text-classification"))
+        return keep_layers(kind.new_model(config), model.layers)
 
 
 def _tensors(recipe: Recipe, model: nn.Module) -> tuple[PrunableTensor, ...]:

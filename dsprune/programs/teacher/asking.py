@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dsprune.engine.inference import read_whole, shard_for_inference
 from dsprune.programs.teacher.source import Source
 from dsprune.pure.distill import Head
-from dsprune.tasks.task import inputs_of, on_device
+from dsprune.tasks.task import on_device
 
 __all__ = ["Asking", "Execution", "Rows"]
 
@@ -65,18 +65,21 @@ class Asking:
 
     def heads(self) -> dict[str, Head]:
         """Copies of the last layers on the CPU. Collective when sharded: every rank must call this."""
-        return {
-            name: Head(read_whole(head.weight), read_whole(head.bias)) for name, head in self._heads.items()
-        }
+        return {name: Head(read_whole(head.weight), _bias(head)) for name, head in self._heads.items()}
 
     @torch.no_grad()
     def rows(self, examples: np.ndarray, *, hidden: bool = False) -> Rows:
         """The rows of some examples by output: logits, or the inputs of the last layers."""
         features = self._source.data.__getitems__(examples.tolist())
         batch = on_device(self._collate(features), self._device)
-        outputs = self._model(**inputs_of(batch))
+        outputs = self._model(**self._source.task.inputs(batch))
         rows = self._source.task.logit_rows(self._inputs if hidden else outputs, batch)
         return {name: part.logits for name, part in rows.items()}
 
     def _keep(self, name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._inputs[name] = inputs[0]
+
+
+def _bias(head: nn.Linear) -> Tensor:
+    """A copy on the CPU; zeros where the layer has none. Collective when sharded."""
+    return torch.zeros(head.out_features) if head.bias is None else read_whole(head.bias)

@@ -37,6 +37,7 @@ from dsprune.programs.train.teachers import (
 )
 from dsprune.pure.recipe import Distillation, Recipe
 from dsprune.pure.store.manifest import MANIFEST
+from dsprune.tasks.layers import keep_layers
 from dsprune.tasks.pretrained import load_tokenizer
 from dsprune.tasks.registry import build_task
 from dsprune.tasks.task import Collate, Features, Task
@@ -102,8 +103,8 @@ def assemble(recipe: Recipe, ranks: Ranks, console: Console) -> Parts:
     if recipe.model is None or recipe.task is None:
         raise UserError(f"recipe {recipe.name!r}: training needs the sections model and task: add them")
     config = resolve_ds_config(load_ds_config(recipe.deepspeed), recipe, ranks.world_size)
-    task = build_task(recipe.task)
     tokenizer = load_tokenizer(recipe.model.tokenizer or recipe.model.path)
+    task = build_task(recipe.task).for_tokenizer(tokenizer)
     data, validation = task.prepare("train", tokenizer), task.prepare("validation", tokenizer)
     batch, micro_batch = config["train_batch_size"], config["train_micro_batch_size_per_gpu"]
     plan = BatchPlan(len(data), batch, micro_batch, ranks.world_size, recipe.seed)
@@ -114,7 +115,7 @@ def assemble(recipe: Recipe, ranks: Ranks, console: Console) -> Parts:
     if recipe.distillation is not None:
         teacher, data = _teacher(recipe.distillation, task, tokenizer, data, collate, ranks, console)
     _seed(recipe.seed, ranks.rank)
-    model = task.build_model(recipe.model.path, tokenizer)
+    model = keep_layers(task.build_model(recipe.model.path, tokenizer), recipe.model.layers)
     engine, *_ = initialize(model=model, config=config, recipe=recipe, steps_per_epoch=plan.steps_per_epoch)
     lesson = None
     if recipe.distillation is not None and teacher is not None:

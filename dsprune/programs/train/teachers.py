@@ -16,7 +16,7 @@ from dsprune.programs.teacher.source import Source
 from dsprune.pure.distill import FullSignal, TeacherSignal
 from dsprune.pure.recipe import Distillation
 from dsprune.pure.store import Store, open_store
-from dsprune.tasks.task import Batch, Collate, Features, Task, inputs_of, on_device
+from dsprune.tasks.task import Batch, Collate, Features, Task, on_device
 
 __all__ = [
     "MicroBatch",
@@ -75,7 +75,7 @@ class OnlineTeacher:
     @torch.no_grad()
     def signals(self, micro_batch: MicroBatch) -> Signals:
         """All the logits of a forward pass."""
-        outputs = self._model(**inputs_of(micro_batch.batch))
+        outputs = self._model(**self._task.inputs(micro_batch.batch))
         rows = self._task.logit_rows(outputs, micro_batch.batch)
         return {name: FullSignal(part.logits) for name, part in rows.items()}
 

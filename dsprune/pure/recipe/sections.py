@@ -47,6 +47,9 @@ class Model(Section):
     tokenizer: Text | None = None
     """Folder or hub name of the tokenizer; null = the model's own."""
 
+    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Layers to keep, counted from 0, the others being dropped at the start; null = all."""
+
 
 class Task(Section):
     """What the model is trained to do, and on which data."""
@@ -55,34 +58,61 @@ class Task(Section):
     """Name of the task: a known one such as `sst2`, or a general kind such as `text-classification`."""
 
     dataset: Text | None = None
-    """Name of the data set on the hub; null = the task's own, or the local files below."""
+    """Name of the data set on the hub; null = the task's own, or the local data below."""
 
     config: Text | None = None
     """Configuration of the data set on the hub, where it has several."""
 
+    folder: Text | None = None
+    """Local folder with the task's data as their authors publish them; `dsprune data TASK` says what is in it."""
+
     train: Text | None = None
-    """Local file with the training examples: csv, jsonl or parquet."""
+    """Local file with the training examples: csv, tsv, jsonl or parquet, or what the task is published in."""
 
     validation: Text | None = None
-    """Local file with the validation examples: csv, jsonl or parquet."""
+    """Local file with the validation examples, likewise."""
 
     text: Text | None = None
     """Column with the text; null = the task's own."""
 
     text_pair: Text | None = None
-    """Column with the second text, for tasks on pairs; null = the task's own."""
+    """Column with the second text, for tasks on pairs, or with the choices; null = the task's own."""
 
     label: Text | None = None
     """Column with the label; null = the task's own."""
 
+    fold: int = Field(default=0, ge=0, le=4)
+    """Which fold to validate on, of benchmarks that are cross-validated."""
+
+    pairs: tuple[Annotated[str, Field(pattern=r"^[a-z]{2}-[a-z]{2}$")], ...] = ()
+    """Translation: from which language into which, such as `en-de`; several are trained and tested together."""
+
     max_length: int = Field(default=128, ge=1)
-    """Longest input in tokens; what is longer is cut."""
+    """Longest input in tokens; what is longer is cut, or read in windows where answers are looked for."""
+
+    stride: int = Field(default=128, ge=0)
+    """Question answering: tokens that two windows of a text have in common."""
+
+    max_answer: int = Field(default=30, ge=1)
+    """Question answering: longest answer in tokens."""
+
+    max_target: int = Field(default=128, ge=2)
+    """Sequence to sequence: longest output in tokens."""
+
+    beams: int = Field(default=1, ge=1)
+    """Sequence to sequence: width of the beam in evaluation; 1 = greedy."""
+
+    masked: float = Field(default=0.15, gt=0, lt=1)
+    """Masked language modelling: fraction of the tokens that are to be guessed."""
+
+    copies: int = Field(default=1, ge=1)
+    """Masked language modelling: how often the training text is taken, each time with other tokens masked."""
 
     max_train: int | None = Field(default=None, ge=1)
-    """Train on the first so many examples only; null = on all."""
+    """Train on so many examples only, spread evenly over all; null = on all."""
 
     max_validation: int | None = Field(default=None, ge=1)
-    """Evaluate on the first so many examples only; null = on all."""
+    """Evaluate on so many examples only, spread likewise; null = on all."""
 
     @field_validator("config")
     @classmethod
@@ -90,6 +120,13 @@ class Task(Section):
         if config is not None and info.data.get("dataset", "") is None:
             raise ValueError("a configuration belongs to a data set: give task.dataset too, or leave it out")
         return config
+
+    @field_validator("folder")
+    @classmethod
+    def _hub_or_folder(cls, folder: str | None, info: ValidationInfo) -> str | None:
+        if folder is not None and info.data.get("dataset") is not None:
+            raise ValueError("data come from the hub or from a folder: leave out task.dataset or this")
+        return folder
 
     @field_validator("train", "validation")
     @classmethod

@@ -1,0 +1,152 @@
+"""CommonsenseQA, WinoGrande and RACE, encoded as in the authors' own pipeline.
+
+Source of the encodings: neuralmagic/sparseml, pull request 1287, commit c25e764394, multiple_choice.py, by the first
+author of the paper; it says to reproduce RoBERTa's results in fairseq.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from dsprune.errors import UserError
+from dsprune.tasks.benchmark import Benchmark, HubData, Part
+from dsprune.tasks.files import READERS
+from dsprune.tasks.multiple_choice import MultipleChoice, Question, letter_or_number
+from dsprune.tasks.rows import Rows
+from dsprune.tasks.task import Task, TaskSettings
+
+__all__ = ["COMMONSENSE", "commonsense_qa", "race", "winogrande"]
+
+
+def commonsense_qa(rows: Rows) -> list[Question]:
+    """A pair `Q: question`, `A: choice` for each choice; of the authors' files, or the hub's flatter ones."""
+    questions = rows.column("question")
+    nested = bool(questions) and isinstance(questions[0], dict)
+    choices = [one["choices"] for one in questions] if nested else rows.column("choices")
+    stems = [one["stem"] for one in questions] if nested else questions
+    answers = rows.texts("answerKey")
+    made = []
+    for row, (stem, its_choices, answer) in enumerate(zip(stems, choices, answers, strict=True), start=1):
+        if nested:
+            labels = [choice["label"] for choice in its_choices]
+            texts = [choice["text"] for choice in its_choices]
+        else:
+            labels, texts = its_choices["label"], its_choices["text"]
+        if answer not in labels:
+            raise UserError(
+                f"{rows.origin}: row {row}: answerKey {answer!r} is none of {', '.join(labels)}: "
+                "use a split whose answers are published"
+            )
+        pairs = tuple((f"Q: {stem}", f"A: {text}") for text in texts)
+        made.append(Question(pairs, labels.index(answer)))
+    return made
+
+
+def winogrande(rows: Rows) -> list[Question]:
+    """The sentence cut at the blank: up to it, with an option in its place, and what comes after it."""
+    sentences, answers = rows.texts("sentence"), rows.texts("answer")
+    options = [rows.texts(name) for name in ("option1", "option2")]
+    made = []
+    for row, (sentence, answer) in enumerate(zip(sentences, answers, strict=True)):
+        left, blank, right = sentence.partition("_")
+        if not blank or answer not in ("1", "2"):
+            what = f"answer {answer!r} is neither 1 nor 2" if blank else "there is no blank, _, in it"
+            raise UserError(f"{rows.origin}: row {row + 1}: {what}: use a split whose answers are published")
+        made.append(Question(tuple((left + option[row], right) for option in options), int(answer) - 1))
+    return made
+
+
+def race(rows: Rows) -> list[Question]:
+    """The article, and the question with an option: in its blank where it has one, else behind it.
+
+    Questions whose options are all the same are left out.
+    """
+    articles, questions = rows.texts("article"), rows.texts("question")
+    answers = rows.converted("answer", letter_or_number, "a letter")
+    made = []
+    for article, question, options, answer in zip(
+        articles, questions, rows.column("options"), answers, strict=True
+    ):
+        if len(set(options)) > 1:
+            pairs = tuple((article, _filled(question, option)) for option in options)
+            made.append(Question(pairs, answer))
+    return made
+
+
+def _filled(question: str, option: str) -> str:
+    return question.replace("_", option) if "_" in question else f"{question} {option}"
+
+
+def _race_articles(path: Path, header: Sequence[str]) -> pa.Table:
+    """One article with its questions, as in the authors' archive; or one a line."""
+    text = path.read_text(encoding="utf-8")
+    articles = (
+        [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else [json.loads(text)]
+    )
+    return pa.Table.from_pylist([row for article in articles for row in _race_rows(article)])
+
+
+def _race_rows(article: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if "questions" not in article:  # a row a question, as on the hub
+        return [dict(article)]
+    parts = zip(article["questions"], article["options"], article["answers"], strict=True)
+    return [
+        {"article": article["article"], "question": question, "options": options, "answer": answer}
+        for question, options, answer in parts
+    ]
+
+
+RACE_READERS = {**READERS, ".txt": _race_articles, ".json": _race_articles, ".jsonl": _race_articles}
+
+
+def _race(level: str, num_train: int, num_validation: int, settings: TaskSettings) -> Task:
+    benchmark = Benchmark(
+        title=f"RACE, {level} school",
+        source="http://www.cs.cmu.edu/~glai1/data/race/, RACE.tar.gz",
+        licence="for non-commercial research only",
+        parts={
+            "train": Part(f"train/{level}", num_train),
+            "validation": Part(f"dev/{level}", num_validation),
+        },
+        hub=HubData("ehovy/race", level),
+    )
+    return MultipleChoice(settings, race, 4, benchmark, RACE_READERS)
+
+
+def _commonsense_qa(settings: TaskSettings) -> Task:
+    benchmark = Benchmark(
+        title="CommonsenseQA 1.11, random split",
+        source="https://www.tau-nlp.sites.tau.ac.il/commonsenseqa, train_ and dev_rand_split.jsonl",
+        licence="MIT, by its authors' word",
+        parts={
+            "train": Part("train_rand_split.jsonl", 9_741),
+            "validation": Part("dev_rand_split.jsonl", 1_221),
+        },
+        hub=HubData("tau/commonsense_qa"),
+        note="The answers of the test split are not published: results are on the validation split.",
+    )
+    return MultipleChoice(settings, commonsense_qa, 5, benchmark)
+
+
+def _winogrande(settings: TaskSettings) -> Task:
+    benchmark = Benchmark(
+        title="WinoGrande 1.1, size XL",
+        source="https://storage.googleapis.com/ai2-mosaic/public/winogrande/winogrande_1.1.zip",
+        licence="see https://winogrande.allenai.org; none is stated in the archive that was read about",
+        parts={"train": Part("train_xl.jsonl", 40_398), "validation": Part("dev.jsonl", 1_267)},
+        hub=HubData("allenai/winogrande", "winogrande_xl"),
+        note="The answers of the test split are not published: results are on the validation split.",
+    )
+    return MultipleChoice(settings, winogrande, 2, benchmark)
+
+
+COMMONSENSE: Mapping[str, Callable[[TaskSettings], Task]] = {
+    "commonsense-qa": _commonsense_qa,
+    "winogrande": _winogrande,
+    "race-middle": partial(_race, "middle", 25_421, 1_436),
+    "race-high": partial(_race, "high", 62_445, 3_451),
+}

@@ -1,0 +1,228 @@
+"""Word problems: an encoder reads the question, a small decoder writes the equation, its value is compared."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+from datasets import Dataset
+from transformers import (
+    AutoModel,
+    AutoModelForSeq2SeqLM,
+    BertConfig,
+    BertLMHeadModel,
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from dsprune.errors import UserError
+from dsprune.tasks.benchmark import Benchmark, Part, Split
+from dsprune.tasks.prefix import SLOT, evaluate_prefix, symbols_of
+from dsprune.tasks.pretrained import check_max_length, load_config, load_model
+from dsprune.tasks.rows import Rows
+from dsprune.tasks.seq2seq import Seq2Seq
+from dsprune.tasks.source import read_rows
+from dsprune.tasks.task import Task, TaskSettings
+
+__all__ = ["EQUATIONS", "EquationGeneration"]
+
+PAD, BEGIN, END = range(3)
+"""The first tokens of the decoder's vocabulary; the symbols follow."""
+
+NUM_SPECIAL = 3
+MAX_SLOTS = 7
+"""Most numbers in a question of the benchmarks."""
+
+MAX_EQUATION = 32
+"""Longest equation, in symbols; the benchmarks' longest has 15."""
+
+DECODER_LAYERS = 2
+TOLERANCE = 1e-4
+"""How far the values of two equal equations may differ, as in SMC-Bench's own evaluation."""
+
+
+@dataclass(frozen=True)
+class EquationGeneration(Seq2Seq):
+    """A question with `number0`, ... in the place of its numbers in, an equation in prefix form out.
+
+    Any encoder will do. The decoder has two layers of the encoder's width, and writes operators, slots and
+    the constants of the training equations. An output is right if it has the value of the gold equation.
+
+    Attributes:
+        settings: the recipe's task section.
+        known_symbols: what the decoder writes; None = what the training data have.
+        benchmark: what it is published as.
+    """
+
+    settings: TaskSettings
+    known_symbols: tuple[str, ...] | None = None
+    benchmark: Benchmark | None = None
+
+    only_for_score = ("equation", "numbers")
+
+    @cached_property
+    def symbols(self) -> tuple[str, ...]:
+        """What the decoder writes, in the order of its classes."""
+        if self.known_symbols is not None:
+            return self.known_symbols
+        data = self.load("train")
+        equations, numbers = data["equation"][:], data["numbers"][:]
+        return symbols_of(equations, max(map(len, numbers), default=0))
+
+    def max_new_tokens(self) -> int:
+        """How long an equation may become."""
+        return min(self.settings.max_target, MAX_EQUATION)
+
+    def for_model(self, config: PretrainedConfig) -> "EquationGeneration":
+        """With the model's symbols, where there are no training data."""
+        symbols = getattr(config, "equation_symbols", None)
+        if symbols and self.settings.train is None and self.settings.folder is None:
+            return EquationGeneration(self.settings, tuple(symbols), self.benchmark)
+        return self
+
+    def load(self, split: Split) -> Dataset:
+        """Questions, their numbers and gold equations, each of which must have a value."""
+        rows = read_rows(self.settings, split, self.benchmark)
+        numbers = rows.converted("Numbers", lambda text: list(map(float, text.split())), "a list of numbers")
+        equations = [equation.split() for equation in rows.texts("Equation")]
+        _check(rows, equations, numbers)
+        return Dataset.from_dict(
+            {
+                "question": rows.texts(self.settings.text or "Question", "task.text"),
+                "numbers": numbers,
+                "equation": equations,
+            }
+        )
+
+    def encode(
+        self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]
+    ) -> dict[str, list[Any]]:
+        """Tokens of the question, and classes of the equation's symbols; one unknown in training is the end."""
+        features = tokenizer(rows["question"], truncation=True, max_length=self.settings.max_length)
+        classes = {symbol: NUM_SPECIAL + place for place, symbol in enumerate(self.symbols)}
+        return {
+            "input_ids": features["input_ids"],
+            "attention_mask": features["attention_mask"],
+            "labels": [[*(classes.get(one, END) for one in equation), END] for equation in rows["equation"]],
+            "length": list(map(len, features["input_ids"])),
+            **{name: rows[name] for name in self.only_for_score},
+        }
+
+    def build_model(
+        self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
+    ) -> PreTrainedModel:
+        """The encoder with a new decoder, or both from a folder that this task has written."""
+        config = load_config(path)
+        if isinstance(config, EncoderDecoderConfig):
+            check_max_length(self.settings.max_length, config.get_text_config(encoder=True), tokenizer)
+            if tuple(getattr(config, "equation_symbols", ())) != self.symbols:
+                raise UserError(
+                    f"model {path!r}: does not write {' '.join(self.symbols)}: choose a model that was trained "
+                    "for these data"
+                )
+            return load_model(AutoModelForSeq2SeqLM, path, tokenizer)
+        if not new_head:
+            raise UserError(f"model {path!r}: has no decoder for equations: fine-tune it first")
+        check_max_length(self.settings.max_length, config, tokenizer)
+        return self._with_decoder(load_model(AutoModel, path, tokenizer), self.symbols)
+
+    def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
+        """The encoder with its decoder."""
+        if isinstance(config, EncoderDecoderConfig):
+            return EncoderDecoderModel(config)
+        # Without data the constants are not known; they are a few classes of the decoder.
+        has_data = self.known_symbols or self.settings.train or self.settings.folder
+        symbols = self.symbols if has_data else symbols_of([], MAX_SLOTS)
+        return self._with_decoder(AutoModel.from_config(config), symbols)
+
+    def _with_decoder(self, encoder: PreTrainedModel, symbols: Sequence[str]) -> PreTrainedModel:
+        width = encoder.config.hidden_size
+        decoder = BertConfig(
+            vocab_size=NUM_SPECIAL + len(symbols),
+            hidden_size=width,
+            num_hidden_layers=DECODER_LAYERS,
+            num_attention_heads=encoder.config.num_attention_heads,
+            intermediate_size=4 * width,
+            max_position_embeddings=2 * MAX_EQUATION,
+            pad_token_id=PAD,
+            is_decoder=True,
+            add_cross_attention=True,
+        )
+        model = EncoderDecoderModel(encoder=encoder, decoder=BertLMHeadModel(decoder))
+        model.config.equation_symbols = list(symbols)
+        special = {"decoder_start_token_id": BEGIN, "eos_token_id": END, "pad_token_id": PAD}
+        for name, token in special.items():
+            setattr(model.config, name, token)
+            setattr(model.generation_config, name, token)
+        return model
+
+    def score(self, predictions: Sequence[Sequence[int]], dataset: Dataset) -> dict[str, float]:
+        """The fraction of equations that have the gold equation's value."""
+        right = 0
+        for written, gold, numbers in zip(
+            predictions, dataset["equation"][:], dataset["numbers"][:], strict=True
+        ):
+            value = evaluate_prefix(self._read(written), numbers)
+            wanted = evaluate_prefix(gold, numbers)
+            right += value is not None and wanted is not None and abs(value - wanted) < TOLERANCE
+        return {"value_accuracy": right / len(dataset)}
+
+    def _read(self, written: Sequence[int]) -> list[str]:
+        """The symbols that were written before the end."""
+        written = list(written)
+        end = written.index(END) if END in written else len(written)
+        names = ("", "", "", *self.symbols)
+        return [names[token] for token in written[:end]]
+
+
+def _check(rows: Rows, equations: Sequence[Sequence[str]], numbers: Sequence[Sequence[float]]) -> None:
+    for row, (equation, its_numbers) in enumerate(zip(equations, numbers, strict=True), start=1):
+        if evaluate_prefix(equation, its_numbers) is None:
+            raise UserError(
+                f"{rows.origin}: row {row}: {' '.join(equation)!r} has no value with {len(its_numbers)} numbers: "
+                f"an equation is of + - * /, {SLOT}0, {SLOT}1, ... and constants, in prefix form"
+            )
+        if len(equation) >= MAX_EQUATION:
+            raise UserError(f"{rows.origin}: row {row}: {len(equation)} symbols: at most {MAX_EQUATION - 1}")
+
+
+def _benchmark(title: str, licence: str, folder: str, sizes: tuple[int | None, int | None]) -> Benchmark:
+    return Benchmark(
+        title=title,
+        source="https://github.com/arkilpatel/SVAMP, folder data (also in VITA-Group/SMC-Bench)",
+        licence=licence,
+        parts={
+            "train": Part(f"{folder}/train.csv", sizes[0]),
+            "validation": Part(f"{folder}/dev.csv", sizes[1]),
+        },
+        note="It is not on the hub in these columns: give the folder.",
+    )
+
+
+def _folds(name: str, title: str, licence: str, sizes: tuple[int, int], settings: TaskSettings) -> Task:
+    # The sizes of the first fold are known; the others may differ by one.
+    known = sizes if settings.fold == 0 else (None, None)
+    folder = f"{name}/fold{settings.fold}"
+    benchmark = _benchmark(f"{title}, fold {settings.fold} of five", licence, folder, known)
+    return EquationGeneration(settings, benchmark=benchmark)
+
+
+def _svamp(settings: TaskSettings) -> Task:
+    benchmark = _benchmark(
+        "SVAMP, trained on MAWPS and ASDiv-A",
+        "SVAMP: MIT; its training file holds ASDiv-A, CC BY-NC 4.0, and MAWPS, which states none",
+        "mawps-asdiv-a_svamp",
+        (3_138, 1_000),
+    )
+    return EquationGeneration(settings, benchmark=benchmark)
+
+
+EQUATIONS: Mapping[str, Callable[[TaskSettings], Task]] = {
+    "equation-generation": EquationGeneration,
+    "mawps": partial(_folds, "cv_mawps", "MAWPS", "none stated", (1_537, 384)),
+    "asdiv-a": partial(_folds, "cv_asdiv-a", "ASDiv-A", "CC BY-NC 4.0", (979, 238)),
+    "svamp": _svamp,
+}

@@ -1,0 +1,167 @@
+"""One of several choices: a model scores each of them, together with what they are chosen for."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+import torchmetrics.functional.classification as metrics
+from datasets import Dataset
+from torch import nn
+from transformers import (
+    AutoModelForMultipleChoice,
+    DataCollatorForMultipleChoice,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from dsprune.errors import UserError
+from dsprune.tasks.benchmark import Benchmark, Split
+from dsprune.tasks.collate import padded
+from dsprune.tasks.files import READERS, Reader, read_table
+from dsprune.tasks.pretrained import Head
+from dsprune.tasks.rows import Rows
+from dsprune.tasks.source import read_rows
+from dsprune.tasks.task import Batch, Collate, Task, TaskSettings
+
+__all__ = ["MultipleChoice", "Question", "letter_or_number"]
+
+HEAD = Head(AutoModelForMultipleChoice, ("ForMultipleChoice",), "multiple-choice")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What one example reads like.
+
+    Attributes:
+        pairs: the first and the second text of each choice; where a pair is too long the first one is cut.
+        answer: the number of the right choice, from 0.
+    """
+
+    pairs: tuple[tuple[str, str], ...]
+    answer: int
+
+
+@dataclass(frozen=True)
+class MultipleChoice(Task):
+    """Choices in, the number of the best one out.
+
+    Attributes:
+        settings: the recipe's task section.
+        read: makes questions of rows; None = those of `task.text`, `task.text_pair` and `task.label`.
+        num_choices: choices of each question; None = as many as in the training data.
+        benchmark: what it is published as.
+        readers: of its files.
+    """
+
+    settings: TaskSettings
+    read: Callable[[Rows], list[Question]] | None = None
+    num_choices: int | None = None
+    benchmark: Benchmark | None = None
+    readers: Mapping[str, Reader] = field(default_factory=lambda: READERS)
+
+    def load(self, split: Split) -> Dataset:
+        """The texts of each choice, and the number of the right one."""
+        rows = read_rows(self.settings, split, self.benchmark, partial(read_table, readers=self.readers))
+        questions = self.read(rows) if self.read else self._read(rows)
+        wanted = self.num_choices or (len(questions[0].pairs) if questions else 0)
+        for row, question in enumerate(questions, start=1):
+            found = len(question.pairs)
+            if found != wanted:
+                raise UserError(f"{rows.origin}: question {row}: {found} choices and not {wanted}: mend it")
+            if not 0 <= question.answer < found:
+                raise UserError(
+                    f"{rows.origin}: question {row}: label {question.answer} is not 0 to {found - 1}: mend it"
+                )
+        return Dataset.from_dict(
+            {
+                "first": [[first for first, _ in question.pairs] for question in questions],
+                "second": [[second for _, second in question.pairs] for question in questions],
+                "labels": [question.answer for question in questions],
+            }
+        )
+
+    def _read(self, rows: Rows) -> list[Question]:
+        """Questions of any file: a text, a list of choices, and the number or letter of the right one."""
+        texts = rows.texts(self.settings.text or "question", "task.text")
+        choices = rows.column(self.settings.text_pair or "choices", "task.text_pair")
+        labels = rows.converted(
+            self.settings.label or "label", letter_or_number, "a number or a letter", "task.label"
+        )
+        return [
+            Question(tuple((text, str(choice)) for choice in its_choices), label)
+            for text, its_choices, label in zip(texts, choices, labels, strict=True)
+        ]
+
+    @cached_property
+    def _width(self) -> int:
+        """Number of choices."""
+        return self.num_choices or len(self.load("train")["first"][0])
+
+    def encode(
+        self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]
+    ) -> dict[str, list[Any]]:
+        """Token ids of each choice; where a pair is too long, its first text is cut."""
+        width = len(rows["first"][0])
+        flat = tokenizer(
+            [text for texts in rows["first"] for text in texts],
+            [text for texts in rows["second"] for text in texts],
+            truncation="only_first",
+            max_length=self.settings.max_length,
+        )
+        features = {
+            name: [values[start : start + width] for start in range(0, len(values), width)]
+            for name, values in flat.items()
+        }
+        lengths = [max(map(len, choices)) for choices in features["input_ids"]]
+        if max(lengths) > self.settings.max_length:
+            raise UserError(
+                f"task.max_length: {self.settings.max_length}: a choice alone is longer ({max(lengths)} tokens "
+                f"with what little is left of its question): raise it"
+            )
+        return {**features, "labels": rows["labels"], "length": lengths}
+
+    def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:
+        """`[examples, choices, tokens]`, padded to the longest choice of the batch."""
+        return padded(DataCollatorForMultipleChoice(tokenizer, pad_to_multiple_of=pad_to_multiple_of))
+
+    def build_model(
+        self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
+    ) -> PreTrainedModel:
+        """The model, with one score for a choice."""
+        return HEAD.load(path, tokenizer, self.settings.max_length, new_head=new_head)
+
+    def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
+        """The model, with one score for a choice."""
+        return AutoModelForMultipleChoice.from_config(config)
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[int]:
+        """The number of the best choice."""
+        return model(**self.inputs(batch))["logits"].argmax(dim=-1).tolist()
+
+    def classes(self, config: PretrainedConfig) -> dict[str, int]:
+        """One output, with a class for each choice."""
+        del config
+        return {"logits": self._width}
+
+    def preprocessing(self) -> str:
+        """The cut, and how many choices there are."""
+        return f"{super().preprocessing()}, {self._width} choices"
+
+    def score(self, predictions: Sequence[int], dataset: Dataset) -> dict[str, float]:
+        """The fraction of questions that were answered right."""
+        predicted, labels = torch.tensor(predictions), torch.tensor(dataset["labels"][:])
+        width = max(2, int(predicted.max()) + 1, int(labels.max()) + 1)
+        return {"accuracy": metrics.multiclass_accuracy(predicted, labels, width, "micro").item()}
+
+
+def letter_or_number(label: Any) -> int:
+    """The place of an answer: 2 of 2, "2" or "C".
+
+    Raises:
+        ValueError: it is neither a number nor a letter.
+    """
+    text = str(label).strip()
+    return ord(text) - ord("A") if len(text) == 1 and text.isascii() and text.isupper() else int(text)

@@ -1,0 +1,100 @@
+"""Rows of a task's data, with messages that name the field, the file and the column."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import ClassLabel, Dataset
+
+from dsprune.errors import UserError
+
+__all__ = ["Rows"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows as they were read, and the field and file that messages about them name."""
+
+    dataset: Dataset
+    origin: str
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a column."""
+        return name in self.dataset.column_names
+
+    def column(self, name: str, field: str | None = None) -> list[Any]:
+        """All values of a column; values of a `ClassLabel` column as names.
+
+        Args:
+            name: of the column.
+            field: the setting that names it; None = the format of the file does.
+
+        Raises:
+            UserError: there is no such column, or a value is missing.
+        """
+        columns = self.dataset.column_names
+        if name not in columns:
+            others = ", ".join(columns) or "none"
+            way_out = (
+                f"set {field} to one of {others}"
+                if field
+                else f"the columns are {others}: give the task's own file"
+            )
+            raise UserError(f"{self.origin}: no column {name!r}: {way_out}")
+        values = self.dataset[name][:]
+        feature = self.dataset.features[name]
+        if isinstance(feature, ClassLabel):
+            # The hub marks rows without a label with -1.
+            values = [None if value is None or value < 0 else feature.int2str(value) for value in values]
+        if None in values:
+            raise UserError(
+                f"{self.origin}: row {values.index(None) + 1}: no value in column {name!r}: fill it in"
+            )
+        return values
+
+    def texts(self, name: str, field: str | None = None) -> list[str]:
+        """All values of a column of text.
+
+        Raises:
+            UserError: there is no such column, a value is missing, or the values are no text.
+        """
+        values = self.column(name, field)
+        if values and not isinstance(values[0], str):
+            kind = type(values[0]).__name__
+            way_out = f"set {field} to another" if field else "give the task's own file"
+            raise UserError(f"{self.origin}: column {name!r} holds {kind}, not text: {way_out}")
+        return values
+
+    def numbers(self, name: str, field: str | None = None) -> list[float]:
+        """All values of a column of numbers, which may be written as text.
+
+        Raises:
+            UserError: there is no such column, or a value is missing or no number.
+        """
+        return self.converted(name, float, "a number", field)
+
+    def converted(
+        self, name: str, convert: Callable[[Any], Any], what: str, field: str | None = None
+    ) -> list[Any]:
+        """All values of a column, each through `convert`, which may fail with a ValueError or LookupError.
+
+        Raises:
+            UserError: there is no such column, a value is missing, or `convert` fails.
+        """
+        converted = []
+        for row, value in enumerate(self.column(name, field), start=1):
+            try:
+                converted.append(convert(value))
+            except (ValueError, LookupError, TypeError) as error:
+                raise UserError(
+                    f"{self.origin}: row {row}: {str(value)[:80]!r} in column {name!r} is not {what}: mend it"
+                ) from error
+        return converted
+
+    def class_names(self, name: str) -> list[str] | None:
+        """The names of a `ClassLabel` column in their own order; None for any other column."""
+        feature = self.dataset.features[name]
+        return feature.names if isinstance(feature, ClassLabel) else None

@@ -1,0 +1,234 @@
+"""Translation between one or several pairs of languages."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sacrebleu
+from datasets import Dataset, concatenate_datasets
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CODES
+
+from dsprune.errors import UserError
+from dsprune.tasks.benchmark import Benchmark, HubData, Part, Split
+from dsprune.tasks.parallel import read_parallel, sentences
+from dsprune.tasks.pretrained import check_max_length, load_config, load_model
+from dsprune.tasks.seq2seq import Seq2Seq
+from dsprune.tasks.source import read_rows
+from dsprune.tasks.task import Task, TaskSettings
+
+__all__ = ["LANGUAGE_CODES", "TRANSLATION", "Translation"]
+
+HEADS = ("ForConditionalGeneration", "MTModel")
+"""How the names of the classes end that write: most families', and Marian's."""
+
+LANGUAGE_CODES: Mapping[str, str] = {code[:2]: code for code in FAIRSEQ_LANGUAGE_CODES}
+"""mBART-50's codes, by language."""
+
+BLEU_TOKENIZERS = {"zh": "zh", "ja": "char", "km": "char", "my": "char", "th": "char"}
+"""sacrebleu's tokenizer of languages without spaces; `13a` for the others."""
+
+
+@dataclass(frozen=True)
+class Translation(Seq2Seq):
+    """Sentences of one language in, of another out, in the directions of `task.pairs`.
+
+    With a model that knows mBART-50's language codes an input is `code tokens </s>`, and so is an output,
+    whose code is given to the decoder; then several directions are trained and tested together.
+
+    Attributes:
+        settings: the recipe's task section.
+        tokenizer: makes text of what is predicted; see `for_tokenizer`.
+        benchmark_of: what a direction is published as; None = it is a kind, for anyone's data.
+    """
+
+    settings: TaskSettings
+    tokenizer: PreTrainedTokenizerBase | None = None
+    benchmark_of: Callable[[str], Benchmark] | None = None
+
+    only_for_score = ("pair", "reference")
+
+    @property
+    def num_given(self) -> int:  # type: ignore[override]
+        """The language's code is, where there is one."""
+        return int(self.tokenizer is not None and self._codes(self.tokenizer) is not None)
+
+    @property
+    def benchmark(self) -> Benchmark | None:  # type: ignore[override]
+        """That of the first direction."""
+        return self.benchmark_of(self._pairs[0]) if self.benchmark_of else None
+
+    @property
+    def _pairs(self) -> tuple[str, ...]:
+        if not self.settings.pairs:
+            raise UserError(
+                "task.pairs: value missing: translation needs its directions, such as [en-de, de-en]"
+            )
+        return self.settings.pairs
+
+    def for_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> "Translation":
+        """With the tokenizer, for `score`."""
+        return replace(self, tokenizer=tokenizer)
+
+    def load(self, split: Split) -> Dataset:
+        """The sentences of all directions, one direction after the other."""
+        return concatenate_datasets([self._load(split, pair) for pair in self._pairs])
+
+    def _load(self, split: Split, pair: str) -> Dataset:
+        source, target = pair.split("-")
+        rows = read_rows(
+            self.settings,
+            split,
+            self.benchmark_of(pair) if self.benchmark_of else None,
+            lambda path, origin, header: read_parallel(path, origin, (source, target)),
+        )
+        inputs, outputs = sentences(rows, source), sentences(rows, target)
+        return Dataset.from_dict({"source": inputs, "reference": outputs, "pair": [pair] * len(rows)})
+
+    def encode(
+        self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]
+    ) -> dict[str, list[Any]]:
+        """Tokens of both sentences, each behind its language's code where the tokenizer knows codes."""
+        directions = [pair.split("-") for pair in rows["pair"]]
+        codes = self._codes(tokenizer)
+        settings = self.settings
+        inputs = _tokens(
+            tokenizer, rows["source"], settings.max_length, codes, [source for source, _ in directions]
+        )
+        labels = _tokens(
+            tokenizer,
+            rows["reference"],
+            settings.max_target,
+            codes,
+            [target for _, target in directions],
+            target=True,
+        )
+        return {
+            "input_ids": inputs,
+            "attention_mask": [[1] * len(ids) for ids in inputs],
+            "labels": labels,
+            "length": list(map(len, inputs)),
+            **{name: rows[name] for name in self.only_for_score},
+        }
+
+    def _codes(self, tokenizer: PreTrainedTokenizerBase) -> Mapping[str, int] | None:
+        """The token of each language; None where the tokenizer has none, and there is but one direction.
+
+        Raises:
+            UserError: there are several directions, or it lacks one of the languages.
+        """
+        vocabulary = tokenizer.get_vocab()
+        languages = sorted({language for pair in self._pairs for language in pair.split("-")})
+        known = {
+            language: vocabulary[LANGUAGE_CODES[language]]
+            for language in languages
+            if LANGUAGE_CODES.get(language) in vocabulary
+        }
+        if len(known) == len(languages):
+            return known
+        if known or len(self._pairs) > 1:
+            missing = ", ".join(language for language in languages if language not in known)
+            raise UserError(
+                f"task.pairs: the model's tokenizer has no code for {missing}: choose an mBART-50 model and "
+                "languages that it knows, or a single pair and a model for that pair"
+            )
+        return None
+
+    def build_model(
+        self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
+    ) -> PreTrainedModel:
+        """The model, which must be one that translates, or that was pre-trained to write."""
+        del new_head  # the layer over the vocabulary is never new
+        config = load_config(path)
+        if not any(name.endswith(HEADS) for name in config.architectures or ()):
+            raise UserError(
+                f"model {path!r}: does not write: choose an encoder-decoder model, such as mBART-50"
+            )
+        check_max_length(max(self.settings.max_length, self.settings.max_target), config, tokenizer)
+        model = load_model(AutoModelForSeq2SeqLM, path, tokenizer)
+        if model.config.decoder_start_token_id is None:  # as the decoder of mBART is trained
+            model.config.decoder_start_token_id = tokenizer.eos_token_id
+        return model
+
+    def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
+        """The model."""
+        return AutoModelForSeq2SeqLM.from_config(config)
+
+    def score(self, predictions: Sequence[Sequence[int]], dataset: Dataset) -> dict[str, float]:
+        """BLEU by sacrebleu, 0 to 100: the mean over directions, and each direction's."""
+        assert self.tokenizer is not None, "a translation is scored by the task that for_tokenizer gives"
+        texts = self.tokenizer.batch_decode(
+            [[token for token in tokens if token >= 0] for tokens in predictions], skip_special_tokens=True
+        )
+        by_pair: dict[str, tuple[list[str], list[str]]] = {}
+        for pair, text, reference in zip(dataset["pair"][:], texts, dataset["reference"][:], strict=True):
+            written, references = by_pair.setdefault(pair, ([], []))
+            written.append(text)
+            references.append(reference)
+        scores = {pair: _bleu(pair.split("-")[1], *both) for pair, both in by_pair.items()}
+        return {
+            "bleu": sum(scores.values()) / len(scores),
+            **{f"bleu_{pair}": score for pair, score in scores.items()},
+        }
+
+
+def _tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str],
+    max_length: int,
+    codes: Mapping[str, int] | None,
+    languages: Sequence[str],
+    *,
+    target: bool = False,
+) -> list[list[int]]:
+    """Tokens with the special ones: mBART-50's `code tokens </s>`, or the tokenizer's own."""
+    if codes is None:
+        which = {"text_target": texts} if target else {"text": texts}
+        return tokenizer(**which, truncation=True, max_length=max_length)["input_ids"]
+    plain = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return [
+        [codes[language], *ids[: max_length - 2], int(tokenizer.eos_token_id)]
+        for language, ids in zip(languages, plain, strict=True)
+    ]
+
+
+def _bleu(language: str, written: list[str], references: list[str]) -> float:
+    tokenize = BLEU_TOKENIZERS.get(language, "13a")
+    return sacrebleu.corpus_bleu(written, [references], tokenize=tokenize).score
+
+
+OPUS_SIZES = {"cs": 1_000_000, "de": 1_000_000, "fr": 1_000_000, "gu": 318_306, "ja": 1_000_000} | {
+    "my": 24_594,
+    "ro": 1_000_000,
+    "ru": 1_000_000,
+}
+"""Training examples of English and these."""
+
+
+def _opus_100(pair: str) -> Benchmark:
+    """Both directions have one pair of files, named in the order of the alphabet."""
+    corpus = "-".join(sorted(pair.split("-")))
+    other = corpus.replace("en", "", 1).strip("-")
+    folder = f"supervised/{corpus}/opus.{corpus}"
+    return Benchmark(
+        title=f"OPUS-100, {corpus}",
+        source="https://opus.nlpl.eu/OPUS-100, folder opus-100-corpus/v1.0 of the archives",
+        licence="that of each source in OPUS; the collection states none",
+        parts={
+            "train": Part(f"{folder}-train", OPUS_SIZES.get(other)),
+            "validation": Part(f"{folder}-dev", 2_000),
+        },
+        hub=HubData("Helsinki-NLP/opus-100", corpus),
+    )
+
+
+def _opus(settings: TaskSettings) -> Task:
+    return Translation(settings, benchmark_of=_opus_100)
+
+
+TRANSLATION: Mapping[str, Callable[[TaskSettings], Task]] = {"translation": Translation, "opus-100": _opus}

@@ -1,0 +1,124 @@
+"""Every kind of task trains, prunes, distils from a store and is evaluated, on two ranks at ZeRO 2 and 3."""
+
+import io
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+from dsprune.distributed.comm import Comm
+from dsprune.distributed.ranks import Ranks
+from dsprune.programs.audit import audit
+from dsprune.programs.evaluate import evaluate_model
+from dsprune.programs.train.train import train
+from dsprune.pure.recipe import load_recipe
+from dsprune.pure.store.manifest import MANIFEST
+from dsprune.tasks.task import TaskSettings
+from tests.kinds import models
+from tests.kinds.kind import KINDS, Kind
+from tests.ranks.pool import RankPool
+
+CPU = torch.device("cpu")
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[RankPool]:
+    with RankPool(2) as ranks:
+        yield ranks
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A kind with its recipe and a dense model that was trained by it."""
+
+    recipe: Path
+    settings: TaskSettings
+    runs: Path
+
+    def summary(self, name: str) -> dict[str, Any]:
+        return json.loads((self.runs / name / "summary.json").read_text())
+
+    def losses(self, name: str) -> list[float]:
+        rows = map(json.loads, (self.runs / name / "metrics.jsonl").read_text().splitlines())
+        return [row["loss"] for row in rows if "loss" in row]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.name)
+def trained(
+    pool: RankPool, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Trained:
+    kind: Kind = request.param
+    folder = tmp_path_factory.mktemp(kind.task)
+    model = models.save(folder / "model", kind.model, kind.tokenizer(folder))
+    task = {"name": kind.task, "max_length": 40, **kind.write(folder / "data")}
+    recipe = {
+        "name": "dense",
+        "model": {"path": str(model)},
+        "task": task,
+        "budget": {"steps": STEPS, "batch": 8},
+        "learning_rate": {"peak": 1e-2},
+        "tracking": {"log_every": 1, "eval_every": 100},
+        "output": str(folder / "runs"),
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    pool.run(2, train_on_rank, str(folder / "recipe.yaml"), [])
+    return Trained(folder / "recipe.yaml", TaskSettings(**task), folder / "runs")
+
+
+def train_on_rank(comm: Comm, recipe: str, overrides: list[str]) -> None:
+    os.environ["LOCAL_RANK"] = str(comm.rank)
+    train(load_recipe(recipe, overrides), Ranks(comm.rank, comm.rank, comm.size), Console(file=io.StringIO()))
+
+
+def evaluate_on_rank(comm: Comm, model: str, settings: TaskSettings) -> dict[str, float]:
+    return evaluate_model(model, settings, device=CPU, batch_size=2, group=comm.group)
+
+
+def test_it_learns(trained: Trained) -> None:
+    losses = trained.losses("dense")
+    assert len(losses) == STEPS
+    assert all(map(math.isfinite, losses))
+    assert losses[-1] < losses[0]
+
+
+def test_two_ranks_evaluate_to_what_one_does(pool: RankPool, trained: Trained) -> None:
+    model = str(trained.runs / "dense" / "model")
+    alone = evaluate_model(model, trained.settings, device=CPU, batch_size=16)
+    assert alone == pytest.approx(trained.summary("dense")["metrics"], rel=1e-4, nan_ok=True)
+    for metrics in pool.run(2, evaluate_on_rank, model, trained.settings):
+        assert metrics == pytest.approx(alone, rel=1e-4, nan_ok=True)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_it_is_pruned_while_it_learns_from_a_store(pool: RankPool, trained: Trained, stage: int) -> None:
+    name = f"sparse-{stage}"
+    store = trained.runs.parent / "store"
+    pool.run(
+        2,
+        train_on_rank,
+        str(trained.recipe),
+        [
+            f"name={name}",
+            f"deepspeed=zero{stage}",
+            "pruning={sparsity: 0.75, curve: one-shot, start: 2}",
+            f"distillation.teacher={trained.runs / 'dense' / 'model'}",
+            f"distillation.store={store}",
+            "distillation.hardness=0.5",
+        ],
+    )
+    assert (store / MANIFEST).is_file()
+    summary = trained.summary(name)
+    assert summary["sparsity"]["prunable"] == pytest.approx(0.75, abs=1e-3)
+    assert all(map(math.isfinite, trained.losses(name)))
+    audit(trained.runs / name, Console(file=io.StringIO()))
+    metrics = evaluate_model(str(trained.runs / name / "model"), trained.settings, device=CPU)
+    assert metrics == pytest.approx(summary["metrics"], rel=1e-4, nan_ok=True)

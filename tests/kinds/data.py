@@ -1,0 +1,163 @@
+"""A few examples of every kind of task, in the files that the benchmarks are published in."""
+
+import csv
+import gzip
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+SENTENCES = [
+    "the cat sat on the mat",
+    "a dog ran in the park",
+    "the bird sang in a tree",
+    "a fish swam under the bridge",
+    "the child read a book at home",
+]
+GERMAN = [
+    "die katze sass auf der matte",
+    "ein hund lief im park",
+    "der vogel sang im baum",
+    "ein fisch schwamm unter der bruecke",
+    "das kind las ein buch zu hause",
+]
+NUM_TRAIN, NUM_VALIDATION = 16, 7
+
+Row = dict[str, Any]
+
+
+def some(rows: Sequence[Any], num: int) -> list[Any]:
+    return [rows[i % len(rows)] for i in range(num)]
+
+
+def jsonl(path: Path, rows: Iterable[Row]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def table(path: Path, rows: Sequence[Row]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return str(path)
+
+
+def both(write, folder: Path, suffix: str, rows: Sequence[Any]) -> Row:
+    """Settings of a task with a training and a validation file of so many rows."""
+    return {
+        "train": write(folder / f"train.{suffix}", some(rows, NUM_TRAIN)),
+        "validation": write(folder / f"validation.{suffix}", some(rows[::-1], NUM_VALIDATION)),
+    }
+
+
+def classification(folder: Path) -> Row:
+    rows = [{"text": text, "label": ("still", "moving")[i % 2]} for i, text in enumerate(SENTENCES)]
+    return both(table, folder, "csv", rows)
+
+
+def similarity(folder: Path) -> Row:
+    rows = [
+        {"sentence1": first, "sentence2": second, "label": len(set(first.split()) & set(second.split()))}
+        for first in SENTENCES
+        for second in SENTENCES[:3]
+    ]
+    return both(table, folder, "csv", rows)
+
+
+PROTEINS = ["MKTVLA", "GGSERT", "IDPKQNFYM", "HWCLAG", "VSERTIDPK"]
+
+
+def stability(folder: Path) -> Row:
+    rows = [{"sequence": text, "label": 40.0 + 3.5 * i} for i, text in enumerate(PROTEINS)]
+    return both(table, folder, "csv", rows)
+
+
+def hot_or_cold(folder: Path) -> Row:
+    rows = [{"sequence": text, "label": ("cold", "hot")[i % 2]} for i, text in enumerate(PROTEINS)]
+    return both(table, folder, "csv", rows)
+
+
+def commonsense_qa(folder: Path) -> Row:
+    rows = [
+        {
+            "answerKey": "ABCDE"[i],
+            "id": str(i),
+            "question": {
+                "question_concept": "place",
+                "choices": [
+                    {"label": letter, "text": sentence.split()[-1]}
+                    for letter, sentence in zip("ABCDE", SENTENCES, strict=True)
+                ],
+                "stem": f"where is the end of {sentence}",
+            },
+        }
+        for i, sentence in enumerate(SENTENCES)
+    ]
+    return both(jsonl, folder, "jsonl", rows)
+
+
+def squad(folder: Path) -> Row:
+    """Texts of several windows, their answers far apart."""
+    context = " . ".join(SENTENCES * 2)
+    asked = [
+        {
+            "id": f"q{i}",
+            "question": f"what does the {sentence.split()[1]} do",
+            "answers": [{"text": sentence.split()[2], "answer_start": context.index(sentence.split()[2])}],
+        }
+        for i, sentence in enumerate(SENTENCES)
+    ]
+
+    def write(path: Path, rows: Sequence[Row]) -> str:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        numbered = [{**row, "id": f"{row['id']}-{i}"} for i, row in enumerate(rows)]
+        articles = [{"title": "animals", "paragraphs": [{"context": context, "qas": numbered}]}]
+        path.write_text(json.dumps({"version": "1.1", "data": articles}))
+        return str(path)
+
+    return both(write, folder, "json", asked) | {"max_length": 32, "stride": 8, "max_answer": 4}
+
+
+def word_problems(folder: Path) -> Row:
+    rows = [
+        {
+            "Question": f"the child has number0 books and number1 cats . how many {what} ?",
+            "Numbers": numbers,
+            "Equation": equation,
+            "Answer": answer,
+        }
+        for what, numbers, equation, answer in [
+            ("in all", "8.0 2.0", "+ number0 number1", "10"),
+            ("more books", "8 3", "- number0 number1", "5"),
+            ("pairs", "6.0 4.0", "/ * number0 number1 2.0", "12.0"),
+            ("half the books", "9.0 4.0", "* number0 0.5", "4.5"),
+            ("cats each", "3.0 12.0", "/ number1 number0", "4"),
+        ]
+    ]
+    return both(table, folder, "csv", rows)
+
+
+def parallel(folder: Path) -> Row:
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, num in (("train", NUM_TRAIN), ("validation", NUM_VALIDATION)):
+        for language, sentences in (("en", SENTENCES), ("de", GERMAN)):
+            text = "".join(f"{line}\n" for line in some(sentences, num)).encode()
+            (folder / f"{split}.{language}.gz").write_bytes(gzip.compress(text))
+    return {
+        "train": str(folder / "train"),
+        "validation": str(folder / "validation"),
+        "pairs": ["en-de", "de-en"],
+        "max_target": 12,
+    }
+
+
+def text(folder: Path) -> Row:
+    def write(path: Path, rows: Sequence[str]) -> str:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(rows) + "\n\n")
+        return str(path)
+
+    return both(write, folder, "txt", SENTENCES) | {"max_length": 16}
