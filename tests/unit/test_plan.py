@@ -81,7 +81,7 @@ def test_without_a_peak_the_rate_is_shown_as_a_share_of_it(bert: str) -> None:
 
 def test_examples_of_a_local_file_are_counted(bert: str, tmp_path: Path) -> None:
     train = tmp_path / "train.csv"
-    train.write_text("sentence,label\n" + "good,1\n" * 70)
+    train.write_text("sentence,label\n" + "good,1\nbad,0\n" * 35)
     recipe = load_recipe("sentiment-90", [f"model.path={bert}", f"task.train={train}", "budget.batch=4"])
     assert make_plan(recipe, 1).timetable.steps_per_epoch == 17
     limited = load_recipe(
