@@ -162,6 +162,18 @@ def audit(path: Annotated[Path, typer.Argument(help="A run, a checkpoint or a mo
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder of a run, finished or not.")],
+    to: Annotated[Path, typer.Option(help="The folder to make.")],
+    tag: Annotated[str | None, typer.Option(help="Name of a checkpoint; else the newest.")] = None,
+) -> None:
+    """Write a checkpoint of a run as a Hugging Face model folder, with its masks."""
+    from dsprune.programs.export import export as write
+
+    write(run, tag, to, Console())
+
+
+@app.command()
 def submit(
     recipe: RecipeArgument,
     overrides: Overrides = None,

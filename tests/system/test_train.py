@@ -191,6 +191,37 @@ def test_the_model_opens_and_has_exactly_the_zeros_of_the_masks(workshop: Worksh
     assert summary["sparsity"]["model"] == NUM_PRUNED / num_weights
 
 
+def test_a_checkpoint_is_exported_as_the_model_that_the_run_saved(workshop: Workshop, tmp_path: Path) -> None:
+    to = tmp_path / "given-away"
+    assert _run(["export", str(workshop.run), "--to", str(to)]) == 0
+    exported, saved = (load_file(folder / "model.safetensors") for folder in (to, workshop.run / "model"))
+    assert exported.keys() == saved.keys()
+    assert all(torch.equal(exported[name], saved[name]) for name in saved)
+    assert _run(["audit", str(to)]) == 0
+    AutoTokenizer.from_pretrained(to)
+    assert [path.name for path in tmp_path.iterdir()] == ["given-away"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["RUN", "--to", "RUN"], "is there already, and is not overwritten: give another folder"),
+        (
+            ["RUN", "--to", "NEW", "--tag", "best"],
+            "--tag: value best: no such checkpoint: use one of global_",
+        ),
+        (["DATA", "--to", "NEW"], "no complete checkpoint there: give the folder of a run that has one"),
+    ],
+)
+def test_what_cannot_be_exported(
+    workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    places = {"RUN": workshop.run, "NEW": tmp_path / "new", "DATA": workshop.folder / "data"}
+    assert _run(["export", *(str(places.get(word, word)) for word in arguments)]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 def test_no_zero_of_the_model_file_is_negative(workshop: Workshop) -> None:
     for name, tensor in load_file(workshop.run / "model" / "model.safetensors").items():
         assert not torch.signbit(tensor[tensor == 0]).any(), name
