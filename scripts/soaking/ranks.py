@@ -4,8 +4,10 @@ What the deepspeed launcher does is done here too: when one rank fails, the othe
 killed if they do not.
 """
 
+import faulthandler
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import time
@@ -81,6 +83,18 @@ class Ranks:
             if process.exitcode is None and (ranks is None or rank in ranks):
                 os.kill(process.pid or 0, number)
 
+    def whereabouts(self, rank: int) -> list[str]:
+        """The functions that a rank is in, the innermost first; empty when it does not tell in time."""
+        path = self.log / f"{rank}.stack"
+        if not path.exists():
+            return []
+        self.signal(signal.SIGUSR2, [rank])
+        for _ in range(20):
+            time.sleep(0.001)
+            if text := path.read_text():
+                return re.findall(r"line \d+ in (\S+)", text)
+        return []
+
     def said(self, rank: int = 0) -> str:
         """What a rank has printed."""
         return (self.log / f"{rank}.log").read_text(errors="replace")
@@ -102,6 +116,8 @@ def _become(arguments: list[str], environment: dict[str, str], log: str) -> None
     os.dup2(output, 2)
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    stack = Path(log).with_suffix(".stack").open("w")
+    faulthandler.register(signal.SIGUSR2, file=stack, all_threads=False)
     from dsprune.programs.cli import _run
 
     os._exit(_run(arguments))
