@@ -1,6 +1,6 @@
 """Measures what pruning costs on BERT-base, one thread a rank; needs about 8 GB of memory and half an hour.
 
-python scripts/bench_core.py [--only {masks,selection,step,train} ...] [--repeats 7] [--ranks 2]
+python scripts/bench_core.py [--only {masks,selection,step,train,checkpoint} ...] [--repeats 7] [--ranks 2]
                              [--stages 0 1 2 3] [--precisions fp32 bf16]
 
 Times are the shortest of some runs. They mean something on a quiet machine only.
@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from bench.checkpoint import checkpoints
 from bench.engine import optimizer_steps, training_steps
 from bench.selection import against_torch, by_ranks, masking
 from rich.console import Console
 from rich.table import Table
 
-SECTIONS = ("masks", "selection", "step", "train")
+SECTIONS = ("masks", "selection", "step", "train", "checkpoint")
 
 
 def tables(section: str, args: argparse.Namespace) -> Iterator[Table]:
@@ -32,6 +33,8 @@ def tables(section: str, args: argparse.Namespace) -> Iterator[Table]:
         yield optimizer_steps(args.repeats, args.stages, args.precisions)
     if section == "train":
         yield training_steps(max(args.repeats // 3, 2), args.stages, args.precisions)
+    if section == "checkpoint":
+        yield checkpoints(range(1, args.ranks + 1), args.stages, args.precisions)
 
 
 def machine() -> str:

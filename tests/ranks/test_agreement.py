@@ -1,0 +1,76 @@
+"""Ranks that agree: to stop after the same step, and on what they run."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from dsprune.distributed.comm import Comm
+from dsprune.distributed.ranks import Ranks
+from dsprune.errors import UserError
+from dsprune.programs.run import RunFolder
+from dsprune.programs.train.same import check_same
+from dsprune.programs.train.stops import Stops
+from tests.ranks.pool import RankPool
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[RankPool]:
+    with RankPool(2) as pool:
+        yield pool
+
+
+def ranks() -> Ranks:
+    return Ranks(dist.get_rank(), dist.get_rank(), dist.get_world_size())
+
+
+def stopped_at(comm: Comm, folder: str, what: str) -> tuple[int, str]:
+    """The step after which this rank stops, when something happens on rank 1 at step 3."""
+    os.environ["SLURM_JOB_END_TIME"] = str(time.time() + 60) if what == "slurm" else "inf"
+    with Stops(ranks(), RunFolder(Path(folder)), 120.0, 0.0 if what == "deadline" else None) as stops:
+        for step in range(100):
+            if step == 3 and dist.get_rank() == 1 and what.startswith("SIG"):
+                os.kill(os.getpid(), signal.Signals[what])
+            if step == 3 and what == "file":
+                (Path(folder) / "stop").touch()
+                time.sleep(1.1)  # it is looked for once a second
+            if reason := stops.agreed():
+                return step, reason
+    return -1, ""
+
+
+@pytest.mark.parametrize(
+    ("what", "step", "reason"),
+    [
+        ("SIGTERM", 4, "SIGTERM"),
+        ("SIGUSR1", 4, "SIGUSR1"),
+        ("deadline", 1, "--stop-after is over"),
+        ("slurm", 1, "the end time of the Slurm job is near"),
+        ("file", 4, "dsprune stop"),
+        ("nothing", -1, ""),
+    ],
+)
+def test_all_ranks_stop_after_the_same_step(
+    pool: RankPool, tmp_path: Path, what: str, step: int, reason: str
+) -> None:
+    assert pool.run(2, stopped_at, str(tmp_path), what) == [(step, reason)] * 2
+
+
+def error_of_comparing(comm: Comm, facts: list[dict[str, str]]) -> str:
+    try:
+        check_same(ranks(), facts[dist.get_rank()])
+    except UserError as error:
+        return str(error)
+    return "no error"
+
+
+def test_the_first_difference_is_named_on_every_rank(pool: RankPool) -> None:
+    facts = [{"torch": "2.13", "the training data": "abc"}, {"torch": "2.13", "the training data": "abd"}]
+    host = os.uname().nodename
+    says = f"rank 1 on {host}: the training data is abd, and abc on rank 0 on {host}: give all ranks the same"
+    assert pool.run(2, error_of_comparing, facts) == [says] * 2
+    assert pool.run(2, error_of_comparing, [facts[0]] * 2) == ["no error"] * 2

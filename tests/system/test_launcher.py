@@ -1,0 +1,108 @@
+"""Stopping a run under the deepspeed launcher: whoever is told, the run is saved."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dsprune.programs.run import RunFolder
+from dsprune.programs.status_file import Status, read_status
+from tests.system.commands import TIMEOUT, complaints, environment, launcher_command, write_recipe
+from tests.tiny import tiny_bert, tiny_sentiment
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("launcher")
+    data, budget = tiny_sentiment(folder / "data", 320, 64), {"steps": 100_000, "batch": 32}
+    return write_recipe(folder / "tiny.yaml", tiny_bert(folder / "bert"), data, budget=budget)
+
+
+@contextmanager
+def launched(recipe: Path, name: str) -> Iterator[tuple[subprocess.Popen[str], RunFolder]]:
+    """A run on two ranks in a session of its own, when it has logged its first steps."""
+    command = launcher_command("--module", "dsprune", "train", recipe, f"name={name}")
+    process = subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    run = RunFolder(recipe.parent / "runs" / name)
+    try:
+        deadline = time.monotonic() + TIMEOUT
+        while not run.metrics.exists() or not run.metrics.read_text():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield process, run
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def descendants(process: subprocess.Popen[str]) -> tuple[psutil.Process, list[psutil.Process]]:
+    """The launcher's own child, and its ranks."""
+    [node] = psutil.Process(process.pid).children()
+    return node, node.children()
+
+
+def stopped(run: RunFolder, reason: str) -> Status:
+    """How the run ended, once it has."""
+    deadline = time.monotonic() + 60
+    while (status := read_status(run.status)).state == "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert status.state == "stopped"
+    assert status.reason is not None
+    assert status.reason.startswith(f"{reason}: stopped at step {status.step}")
+    assert status.checkpoint == f"global_step{status.step}"
+    return status
+
+
+def test_a_signal_to_one_rank_stops_all_and_the_launcher_says_75(recipe: Path) -> None:
+    with launched(recipe, "one") as (process, run):
+        _, ranks = descendants(process)
+        ranks[1].send_signal(signal.SIGUSR1)
+        assert process.wait(60) == 75
+        stopped(run, "SIGUSR1")
+
+
+def test_sigterm_to_the_launcher_reaches_the_ranks(recipe: Path) -> None:
+    with launched(recipe, "launcher") as (process, run):
+        node, _ = descendants(process)
+        node.terminate()
+        assert process.wait(60) == 1, "DeepSpeed's own answer to SIGTERM, whatever its ranks say"
+        stopped(run, "SIGTERM")
+
+
+def test_sigterm_to_everyone_as_slurm_sends_it(recipe: Path) -> None:
+    with launched(recipe, "everyone") as (process, run):
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+        stopped(run, "SIGTERM")
+
+
+@pytest.mark.parametrize("victim", ["deepspeed", "its child"])
+def test_a_run_whose_launcher_was_killed_saves_itself(recipe: Path, victim: str) -> None:
+    with launched(recipe, victim.replace(" ", "-")) as (process, run):
+        node, ranks = descendants(process)
+        (node if victim == "its child" else process).kill()
+        stopped(run, "the launcher is gone")
+        psutil.wait_procs(ranks, timeout=30)
+        assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
+
+
+def test_what_the_ranks_say_is_said_once(recipe: Path) -> None:
+    with launched(recipe, "once") as (process, run):
+        run.stop_file.touch()
+        output = process.communicate(timeout=60)
+        done = subprocess.CompletedProcess([], process.returncode, *output)
+        assert done.returncode == 75
+        step = stopped(run, "dsprune stop").step
+        said = f"dsprune: dsprune stop: stopped at step {step}; the same command goes on from there"
+        assert complaints(done) == [said]

@@ -1,0 +1,127 @@
+"""The meter, the watchdog and the digest of data: what tells that something is wrong with a run."""
+
+import math
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from datasets import Dataset
+
+from dsprune.distributed.lost import lost_ranks_explained
+from dsprune.distributed.ranks import Ranks
+from dsprune.errors import RunFailedError
+from dsprune.programs.train import watchdog
+from dsprune.programs.train.meter import MOST_SKIPPED, Meter
+from dsprune.programs.train.same import data_digest
+from dsprune.programs.train.watchdog import Watchdog
+
+
+@pytest.fixture
+def alone(tmp_path: Path):
+    dist.init_process_group("gloo", init_method=(tmp_path / "store").as_uri(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def step(meter: Meter, *losses: float, applied: bool = True) -> None:
+    for loss in losses:
+        meter.add(torch.tensor(loss))
+    meter.step(applied=applied)
+
+
+@pytest.mark.usefixtures("alone")
+def test_the_losses_of_skipped_steps_do_not_count() -> None:
+    meter = Meter(torch.device("cpu"))
+    step(meter, 1.0, 2.0)
+    step(meter, math.inf, math.nan, applied=False)
+    step(meter, 3.0, 4.0)
+    assert meter.is_finite()
+    assert meter.read()["loss"] == 2.5
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_loss_that_is_no_number_is_seen() -> None:
+    meter = Meter(torch.device("cpu"))
+    step(meter, 1.0, math.nan)
+    step(meter, 1.0, 1.0)
+    assert not meter.is_finite()
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_meter_goes_on_where_another_was() -> None:
+    one, other = Meter(torch.device("cpu")), Meter(torch.device("cpu"))
+    step(one, 0.1, 0.2)
+    other.restore(one.state())
+    for meter in (one, other):
+        step(meter, 0.3, 0.4)
+    assert one.read()["loss"] == other.read()["loss"]
+
+
+def test_overflow_without_end_ends_the_run() -> None:
+    meter = Meter(torch.device("cpu"))
+    for _ in range(MOST_SKIPPED - 1):
+        step(meter, math.inf, applied=False)
+    step(meter, 1.0)
+    for _ in range(MOST_SKIPPED - 1):
+        step(meter, math.inf, applied=False)
+    with pytest.raises(
+        RunFailedError, match=r"^100 steps in a row were skipped on overflow: lower learning_rate"
+    ):
+        step(meter, math.inf, applied=False)
+
+
+def test_a_rank_without_progress_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr(watchdog.os, "_exit", codes.append)
+    with Watchdog(Ranks(3, 0, 4), timeout=0.2) as dog:
+        for _ in range(6):
+            time.sleep(0.05)
+            dog.beat("step 7")
+        assert not codes, "it was beaten in time"
+        dog.beating(str, "a batch of the evaluation")(1)
+        time.sleep(0.6)
+    assert codes[0] == 1
+    line = capsys.readouterr().err.splitlines()[0]
+    assert line.startswith(
+        "dsprune: rank 3: no progress for 0.2 seconds (timeout of the recipe) since a batch of the evaluation: "
+    )
+
+
+@pytest.mark.parametrize("message", ["[x.cc:1] Connection closed by peer [::1]:1", "Timed out waiting 9ms"])
+def test_a_lost_rank_is_told_in_one_line(message: str) -> None:
+    with pytest.raises(RunFailedError, match=r"^another rank is gone \(.*\): the same command goes on"):
+        with lost_ranks_explained():
+            raise RuntimeError(f"{message}\nand more")
+
+
+def test_other_errors_are_left_alone() -> None:
+    with pytest.raises(RuntimeError, match="^mat1 and mat2"), lost_ranks_explained():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
+ROWS = {
+    "input_ids": [[1, 2], [3], []],
+    "choices": [[[1], [2, 3]], [[4]], []],
+    "labels": [0, 1, 2],
+    "id": list("abc"),
+}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"input_ids": [[1], [2, 3], []]}, {"labels": [0, 1, 1]}, {"choices": [[[1, 2], [3]], [[4]], []]}]
+    + [{"id": list("abd")}],
+)
+def test_other_data_have_another_digest(changed: dict[str, list[object]]) -> None:
+    assert data_digest(Dataset.from_dict(ROWS)) != data_digest(Dataset.from_dict(ROWS | changed))
+
+
+def test_a_digest_does_not_depend_on_how_data_are_stored(tmp_path: Path) -> None:
+    data = Dataset.from_dict(ROWS)
+    turned = data.select([2, 1, 0]).select([2, 1, 0])
+    mapped = data.map(lambda row: row, batched=True, batch_size=1, cache_file_name=str(tmp_path / "x.arrow"))
+    assert data_digest(data) == data_digest(turned) == data_digest(mapped)
