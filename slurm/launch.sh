@@ -13,12 +13,12 @@ launch() {
     MASTER_ADDR=$(scontrol show node --oneliner "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
     export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000)) # jobs on one node do not collide
     mkdir -p "$LOGS"
-    echo "$(date +%T) dsprune $*: $SLURM_NNODES nodes, attempt $((${SLURM_RESTART_COUNT:-0} + 1)), logs in $LOGS/"
+    echo "$(date +%T) dsprune $*: $SLURM_NNODES nodes, attempt $ATTEMPT, logs in $LOGS/"
     # A node that failed takes the others along after a minute, in which they say why they ended.
     srun --nodes="$SLURM_NNODES" --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --wait=60 \
         --export=ALL bash "$DSPRUNE_SLURM/node.sh" "$@" || status=$?
-    # The words of the first rank, which speaks for all.
-    tail -n 5 "$(find "$LOGS" -name '*_rank0.log' | sort | tail -n 1)"
+    find "$LOGS" -name '*_rank0.log' -exec tail -n 3 {} +
+    find "$LOGS" -name '*_rank*.log' -exec grep -h '^dsprune: ' {} + | sort -u # of other ranks too
     echo "$(date +%T) dsprune $*: exit code $status"
     return $status
 }
@@ -30,7 +30,8 @@ finish() {
     exit "$1"
 }
 
-LOGS=logs/$SLURM_JOB_NAME-$SLURM_JOB_ID
+ATTEMPT=$((${SLURM_RESTART_COUNT:-0} + 1))
+LOGS=logs/$SLURM_JOB_NAME-$SLURM_JOB_ID/attempt-$ATTEMPT
 export LOGS DSPRUNE_SLURM
 # shellcheck source=slurm/site.sh
 source "$DSPRUNE_SLURM/site.sh"

@@ -15,8 +15,9 @@ SPARSITIES=500,800,900,950,970
 
 options=()
 while [[ ${1:-} == --* ]]; do options+=("$1"); shift; done
-dense=${1:?DENSE} recipe=${2:?RECIPE}
+dense=${1:?DENSE}
 shift
+: "${1:?RECIPE}"
 
 # submit SBATCH_OPTION... SCRIPT RECIPE [KEY=VALUE]...: prints the number of the job
 submit() { sbatch --parsable --kill-on-invalid-dep=yes "${options[@]}" "$@" | cut -d';' -f1; }

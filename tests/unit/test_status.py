@@ -118,3 +118,13 @@ def test_the_table_has_a_line_for_each_run_and_the_last_words(tmp_path: Path, no
 def test_a_folder_that_is_no_run_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"status\.json: no such file: give the folder of a run"):
         status([tmp_path], Console(file=io.StringIO()))
+
+
+def test_a_folder_among_others_that_is_no_run_is_said_to_be_none(tmp_path: Path, now: float) -> None:
+    write_run(tmp_path / "a", now)
+    (tmp_path / "store").mkdir()
+    lines = shown(tmp_path / "store", tmp_path / "a")
+    assert lines[1].split()[:2] == [f"{tmp_path}/a", "running"]
+    assert lines[2:] == [
+        f"{tmp_path}/store/status.json: no such file: give the folder of a run that dsprune train began"
+    ]

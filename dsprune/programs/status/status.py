@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dsprune.errors import UserError
 from dsprune.programs.run import RunFolder
 from dsprune.programs.status.standing import Standing, read_standing
 
@@ -20,11 +21,21 @@ STYLES = {"running": "green", "finished": "bold green", "stopped": "yellow", "fa
 def status(folders: Sequence[Path], console: Console) -> None:
     """Print where runs stand, a line each, and what there is to say of those that do not run.
 
+    A folder among others that is no run's is said to be none.
+
     Raises:
-        UserError: one is no run's folder, or its status cannot be read.
+        UserError: none is a run's folder.
     """
     now = time.time()
-    standings = {folder: read_standing(RunFolder(folder), now) for folder in folders}
+    standings: dict[Path, Standing] = {}
+    problems: dict[Path, UserError] = {}
+    for folder in folders:
+        try:
+            standings[folder] = read_standing(RunFolder(folder), now)
+        except UserError as error:
+            problems[folder] = error
+    if not standings:
+        raise next(iter(problems.values()))
     columns = "run", "state", "phase", "step", "sparsity", "loss", "left", "checkpoint"
     table = Table(*columns, box=None, pad_edge=False)
     for folder, standing in standings.items():
@@ -32,7 +43,13 @@ def status(folders: Sequence[Path], console: Console) -> None:
     console.print(table)
     for folder, standing in standings.items():
         if words := _last_words(standing):
-            console.print(f"{folder}: {words}", markup=False, highlight=False, soft_wrap=True)
+            _say(console, f"{folder}: {words}")
+    for problem in problems.values():
+        _say(console, str(problem))
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _numbers(standing: Standing) -> list[str]:
