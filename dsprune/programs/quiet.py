@@ -19,6 +19,8 @@ def quiet(ranks: Ranks) -> None:
     """
     # DeepSpeed calls functions of torch under names that torch is giving up.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    # Said of models that were trained with an old release of transformers; none of ours are.
+    warnings.filterwarnings("ignore", category=FutureWarning, message="Version v4.12.0 introduces")
     if not (ranks.is_first and sys.stderr.isatty()):
         datasets.disable_progress_bars()
         transformers_logging.disable_progress_bar()

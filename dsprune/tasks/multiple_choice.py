@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -104,23 +105,20 @@ class MultipleChoice(Task):
         self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]
     ) -> dict[str, list[Any]]:
         """Token ids of each choice; where a pair is too long, its first text is cut."""
-        width = len(rows["first"][0])
-        flat = tokenizer(
-            [text for texts in rows["first"] for text in texts],
-            [text for texts in rows["second"] for text in texts],
-            truncation="only_first",
-            max_length=self.settings.max_length,
-        )
+        width, max_length = len(rows["first"][0]), self.settings.max_length
+        pairs = [list(chain.from_iterable(rows[name])) for name in ("first", "second")]
+        longest = max(map(len, tokenizer(pairs[1])["input_ids"]))
+        if longest + 2 >= max_length:
+            raise UserError(
+                f"task.max_length: {max_length}: the longest choice has {longest} tokens, which leaves nothing "
+                "for its question: raise it"
+            )
+        flat = tokenizer(*pairs, truncation="only_first", max_length=max_length)
         features = {
             name: [values[start : start + width] for start in range(0, len(values), width)]
             for name, values in flat.items()
         }
         lengths = [max(map(len, choices)) for choices in features["input_ids"]]
-        if max(lengths) > self.settings.max_length:
-            raise UserError(
-                f"task.max_length: {self.settings.max_length}: a choice alone is longer ({max(lengths)} tokens "
-                f"with what little is left of its question): raise it"
-            )
         return {**features, "labels": rows["labels"], "length": lengths}
 
     def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:

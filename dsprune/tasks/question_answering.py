@@ -119,7 +119,7 @@ class QuestionAnswering(Task):
                 "question answering needs one that does, a fast tokenizer"
             )
         longest = max(map(len, tokenizer(rows["question"])["input_ids"]))
-        if longest + self.settings.stride + 2 > self.settings.max_length:
+        if longest + self.settings.stride + 2 >= self.settings.max_length:
             raise UserError(
                 f"task.max_length: {self.settings.max_length}: a question of {longest} tokens and a stride of "
                 f"{self.settings.stride} leave no room for the text: raise it, or lower task.stride"
