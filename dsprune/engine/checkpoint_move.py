@@ -5,14 +5,17 @@ weights and moments are cut out of its files as this engine's partitions have th
 the working copies are rounded from them. No number is computed, so every one of them is the same bit for bit.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from deepspeed import DeepSpeedEngine
+from torch import Tensor
+from torch.optim import Optimizer
 
 from dsprune.engine.checkpoint_files import COUNTERS, CheckpointFiles, read_model_states
-from dsprune.engine.zero import open_layout
+from dsprune.engine.zero import ZeroLayout, open_layout
 from dsprune.errors import UserError
 from dsprune.pure.shard import PrunableTensor
 
@@ -68,7 +71,7 @@ def take_over(engine: DeepSpeedEngine, folder: Path) -> tuple[str, dict[str, Any
         views = files.cut(name, shard.start, shard.numel)
         if shard.numel:
             layout.weight(index).copy_(views.pop("master weights"))
-            layout.put_states(index, views, files.scalars(name))
+            _put_states(layout, index, views, files.scalars(name))
     layout.refresh_copies()
     assert layout.misplaced() is None
     buffers = dict(engine.module.named_buffers())
@@ -90,6 +93,26 @@ def _trained(engine: DeepSpeedEngine, folder: Path) -> Iterator[PrunableTensor]:
                 f"stage on as many ranks"
             )
         yield PrunableTensor(name, tuple(getattr(parameter, "ds_shape", parameter.shape)))
+
+
+def _put_states(
+    layout: ZeroLayout, index: int, moments: Mapping[str, Tensor], scalars: Mapping[str, float]
+) -> None:
+    """Set the optimizer's state of a shard as if it had stepped; the scalars are common to a flat tensor."""
+    state, weight = layout.make_states(index, moments), layout.weight(index)
+    views = layout.states(index)
+    for name, values in moments.items():
+        views[name].copy_(values)
+    for name, value in scalars.items():
+        state[name] = _scalar_state(layout.base_optimizer, weight.device, value)
+
+
+def _scalar_state(optimizer: Optimizer, device: torch.device, value: float) -> float | Tensor:
+    """A number in an optimizer's state, as the optimizer has it: DeepSpeed's keep integers, torch's tensors."""
+    if not type(optimizer).__module__.startswith("torch."):
+        return int(value)
+    on_device = any(optimizer.defaults.get(option) for option in ("fused", "capturable"))
+    return torch.tensor(float(value), device=device if on_device else "cpu")
 
 
 def _restore_counters(engine: DeepSpeedEngine, counters: dict[str, Any]) -> None:

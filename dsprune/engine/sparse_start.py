@@ -106,7 +106,11 @@ def _check_events(pruner: Pruner, counts: list[int], where: str, clock: int) -> 
 
 
 def _fraction_of_zeros(engine: DeepSpeedEngine, pruner: Pruner | None) -> float:
-    layout = pruner.layout if pruner is not None else open_layout(engine, find_prunable(engine.module))
+    """Of the prunable weights; of what would be prunable, when nothing is pruned."""
+    try:
+        layout = pruner.layout if pruner is not None else open_layout(engine, find_prunable(engine.module))
+    except UserError:  # a model without prunable weights is trained densely
+        return 0.0
     zeros = sum(int((layout.weight(index) == 0).sum()) for index in range(len(layout.shards)))
     total = int(Comm(layout.group, layout.device).all_reduce_sum(torch.tensor(zeros)))
     return total / max(1, sum(shard.tensor.numel for shard in layout.shards))

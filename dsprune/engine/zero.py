@@ -15,7 +15,7 @@ utils/tensor_fragment.py.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -106,25 +106,13 @@ class ZeroLayout(ABC):
         shard = self.shards[index]
         return self.parameters[index].detach().view(-1)[shard.start : shard.start + shard.numel]
 
-    def put_states(self, index: int, moments: Mapping[str, Tensor], scalars: Mapping[str, float]) -> None:
-        """Set the optimizer's state of a shard, as if it had stepped.
-
-        Args:
-            index: of the shard.
-            moments: by name, each `[shard.numel]`.
-            scalars: what the state has beside them, such as `step`; common to all that the optimizer holds
-                in the same flat tensor.
-        """
-        if self.shards[index].numel == 0:
-            return
+    def make_states(self, index: int, names: Iterable[str]) -> MutableMapping[str, Any]:
+        """The optimizer's state of the flat tensor that a shard is part of, with moments of zeros where missing."""
         master, _ = self._master(self.parameters[index])
         state = self.base_optimizer.state[master]
-        for name, values in moments.items():
-            if name not in state:
-                state[name] = torch.zeros_like(master, requires_grad=False)
-            self._view(index, state[name]).copy_(values)
-        for name, value in scalars.items():
-            state[name] = _scalar_state(self.base_optimizer, master, value)
+        for name in names:
+            state.setdefault(name, torch.zeros_like(master, requires_grad=False))
+        return state
 
     def refresh_copies(self) -> None:
         """Round the master weights to the working copies of every rank. Collective: every rank must call this."""
@@ -161,14 +149,6 @@ class ZeroLayout(ABC):
         master, offset = self._master(self.parameters[index])
         flat = master if flat is None else flat
         return flat.detach().view(-1)[offset : offset + shard.numel]
-
-
-def _scalar_state(optimizer: torch.optim.Optimizer, master: Tensor, value: float) -> float | Tensor:
-    """A number in an optimizer's state, as the optimizer has it: DeepSpeed's keep integers, torch's tensors."""
-    if not type(optimizer).__module__.startswith("torch."):
-        return int(value)
-    on_device = any(optimizer.defaults.get(option) for option in ("fused", "capturable"))
-    return torch.tensor(float(value), device=master.device if on_device else "cpu")
 
 
 class _Replicas(ZeroLayout):

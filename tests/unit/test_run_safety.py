@@ -66,9 +66,7 @@ def test_overflow_without_end_ends_the_run() -> None:
     step(meter, 1.0)
     for _ in range(MOST_SKIPPED - 1):
         step(meter, math.inf, applied=False)
-    with pytest.raises(
-        RunFailedError, match=r"^100 steps in a row were skipped on overflow: lower learning_rate"
-    ):
+    with pytest.raises(RunFailedError, match=r"^100 steps in a row were skipped, their gradients"):
         step(meter, math.inf, applied=False)
 
 

@@ -50,8 +50,8 @@ class Meter:
         self._num_skipped = 0 if applied else self._num_skipped + 1
         if self._num_skipped == MOST_SKIPPED:
             raise RunFailedError(
-                f"{MOST_SKIPPED} steps in a row were skipped on overflow: lower learning_rate.peak, or use "
-                f"precision=bf16 or fp32; the checkpoints of before are good"
+                f"{MOST_SKIPPED} steps in a row were skipped, their gradients were not finite: lower "
+                f"learning_rate.peak, or use precision=bf16 instead of fp16; the checkpoints of before are good"
             )
 
     def read(self) -> dict[str, float]:
