@@ -13,7 +13,7 @@ import pytest
 
 from dsprune.programs.cli import _run
 from tests.cluster.hosts import Host, obstacle, two_hosts, write_remote_shell
-from tests.system.commands import environment, write_recipe
+from tests.system.commands import dsprune_command, environment, write_recipe
 from tests.tiny import tiny_bert, tiny_sentiment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,9 +88,9 @@ def test_a_run_over_two_hosts_survives_the_loss_of_one(folder: Path, hosts: tupl
     assert len(re.findall(words, printed)) == 2, printed
     assert not (run / "summary.json").exists()
 
-    again = launch(folder, *first.command(*deepspeed("--num_accelerators=2")))
+    again = launch(folder, *first.command(*dsprune_command("train", "tiny.yaml")))
     printed, _ = again.communicate(timeout=PATIENCE)
     assert again.returncode == 0, printed
-    assert f"goes on from {run / 'checkpoints'}" in printed.replace("runs/tiny", str(run))
+    assert f"goes on from {run / 'checkpoints'}" in printed
     assert json.loads((run / "summary.json").read_text())["steps"] == 300
     assert _run(["audit", str(run)]) == 0
