@@ -50,6 +50,7 @@ GresTypes=gpu
 JobRequeue=1
 ReturnToService=2
 KillWait=5
+MinJobAge=3600
 {nodes}
 PartitionName=short Nodes=n1,n2 Default=YES MaxTime=01:00:00 State=UP
 PartitionName=half Nodes=n1 MaxTime=INFINITE State=UP

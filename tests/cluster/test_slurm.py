@@ -12,6 +12,7 @@ from dsprune.programs.cli import _run
 from tests.cluster.site import SLURM, edited_scripts
 from tests.cluster.slurm import GPUS, Slurm
 from tests.system.commands import dsprune_command, environment, write_recipe
+from tests.system.offline_wandb import read_offline_run
 from tests.tiny import tiny_bert, tiny_sentiment
 
 PATIENCE = 400  # seconds for a job; quiet machines need a tenth
@@ -51,17 +52,18 @@ def site(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Site:
         "budget": {"steps": 12, "batch": 32},
         "pruning": {"sparsity": 0.7, "start": 2, "end": 6, "events": 2},
     }
-    long = {"steps": 400, "batch": 32}
+    tracking = {"wandb": True, "log_every": 4}
     write_recipe(
-        folder / "long.yaml", bert, data, budget=long, pruning={"sparsity": 0.9}, checkpoints={"every": 50}
-    )
+        folder / "long.yaml", bert, data, budget={"steps": 300, "batch": 32}, pruning={"sparsity": 0.9},
+        checkpoints={"every": 20}, tracking=tracking,
+    )  # fmt: skip
     write_recipe(folder / "dense.yaml", bert, data, **{**short, "pruning": None})
     teacher = {
         "teacher": str(folder / "runs" / "dense" / "model"),
         "store": str(folder / "store"),
         "hardness": 0.5,
     }
-    write_recipe(folder / "student.yaml", bert, data, **short, distillation=teacher)
+    write_recipe(folder / "student.yaml", bert, data, **short, distillation=teacher, tracking=tracking)
     return Site(folder, edited_scripts(folder, GPUS, "500,900"), slurm)
 
 
@@ -85,6 +87,8 @@ def test_the_pipeline_runs_teacher_store_and_students_one_after_the_other(site: 
         recipe = yaml.safe_load((run / "recipe.yaml").read_text())
         assert (recipe["pruning"]["sparsity"], recipe["tracking"]["group"]) == (sparsity, "student")
         assert recipe["seed"] == 7
+        [tracked] = run.glob("wandb/offline-run-*/run-*.wandb")
+        assert read_offline_run(tracked).run.run_group == "student"
         assert json.loads((run / "status.json").read_text())["world_size"] == GPUS
         assert _run(["audit", str(run)]) == 0
         logs = site.folder / "logs" / f"students-{site.slurm.field(job, 'JobId')}" / "attempt-1"
@@ -92,7 +96,7 @@ def test_the_pipeline_runs_teacher_store_and_students_one_after_the_other(site: 
 
 
 def test_a_run_over_two_nodes_is_pre_empted_requeued_and_goes_on(site: Site) -> None:
-    asked = ("--nodes=2", "--gpus-per-node=1", "--time=10", "--sbatch=--cpus-per-task=1")
+    asked = ("--nodes=2", "--gpus-per-node=1", "--time=30", "--sbatch=--cpus-per-task=1")
     printed = site.dsprune("submit", "long.yaml", *asked)
     job = printed.splitlines()[0].removeprefix("train: job ")
     run = site.folder / "runs" / "long"
@@ -111,8 +115,11 @@ def test_a_run_over_two_nodes_is_pre_empted_requeued_and_goes_on(site: Site) -> 
         assert [path.name[-10:] for path in logs] == ["_rank0.log", "_rank1.log"]
     assert "goes on from" in logs[0].read_text()
     status = json.loads((run / "status.json").read_text())
-    assert (status["state"], status["step"], status["world_size"]) == ("finished", 400, 2)
+    assert (status["state"], status["step"], status["world_size"]) == ("finished", 300, 2)
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps), "what was logged twice is kept once"
+    before, after = (read_offline_run(path) for path in sorted(run.glob("wandb/offline-run-*/run-*.wandb")))
+    assert (before.exit_code, before.is_preempting, after.exit_code) == (75, True, 0)
+    assert before.run.run_id == after.run.run_id
     assert _run(["audit", str(run)]) == 0
     assert "finished: accuracy" in site.dsprune("status", run)

@@ -155,6 +155,7 @@ def test_neither_a_dead_network_nor_a_key_does_harm(tmp_path: Path) -> None:
     budget = {"budget": {"steps": 40, "batch": 32}, "tracking": {"wandb": True, "log_every": 1}}
     path = write_recipe(tmp_path / "tiny.yaml", bert, data, **budget)
     home = {name: str(tmp_path) for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR")}
+    home |= {"WANDB_INIT_TIMEOUT": "3"}
     online = {"WANDB_MODE": "online", "WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"}
     done = dsprune("train", path, **home, **online)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -13,7 +13,7 @@ from dsprune.pure.recipe import Recipe
 
 __all__ = ["WeightsAndBiases"]
 
-PATIENCE = wandb.Settings(init_timeout=15, finish_timeout=120)
+PATIENCE: dict[str, Any] = {"init_timeout": 15, "finish_timeout": 120}
 """Seconds to wait for the server at the start, and at the end for what is still to be sent; nothing waits else."""
 
 
@@ -36,7 +36,7 @@ class WeightsAndBiases(Tracker):
             "dir": run.path,
             "id": resumed_id,
             "resume": "allow" if resumed_id else None,
-            "settings": PATIENCE,
+            "settings": _patience(),
         }
         try:
             self._run = wandb.init(**settings, mode=None if online else "offline")
@@ -68,3 +68,8 @@ class WeightsAndBiases(Tracker):
         if exit_code == EXIT_CODE:
             self._run.mark_preempting()
         self._run.finish(exit_code)
+
+
+def _patience() -> wandb.Settings:
+    """Ours, unless the environment says otherwise, with WANDB_INIT_TIMEOUT for example."""
+    return wandb.Settings(**{k: v for k, v in PATIENCE.items() if f"WANDB_{k.upper()}" not in os.environ})
