@@ -17,6 +17,8 @@ launch() {
     # A node that failed takes the others along after a minute, in which they say why they ended.
     srun --nodes="$SLURM_NNODES" --ntasks-per-node=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --wait=60 \
         --export=ALL bash "$DSPRUNE_SLURM/node.sh" "$@" || status=$?
+    # A launcher that is terminated says 1, though its ranks stopped with a checkpoint.
+    if ((status)) && grep -qs ': stopped at step' "$LOGS"/*_rank0.log; then status=75; fi
     find "$LOGS" -name '*_rank0.log' -exec tail -n 3 {} +
     find "$LOGS" -name '*_rank*.log' -exec grep -h '^dsprune: ' {} + | sort -u # of other ranks too
     echo "$(date +%T) dsprune $*: exit code $status"

@@ -100,26 +100,36 @@ def test_a_run_over_two_nodes_is_pre_empted_requeued_and_goes_on(site: Site) -> 
     printed = site.dsprune("submit", "long.yaml", *asked)
     job = printed.splitlines()[0].removeprefix("train: job ")
     run = site.folder / "runs" / "long"
-    site.slurm.wait_for(lambda: (run / "checkpoints" / "latest").exists(), job, PATIENCE)
-    site.slurm.call("scancel", "--signal=USR1", job)
-    site.slurm.wait_for(lambda: site.slurm.field(job, "Restarts") == "1", job, PATIENCE)
+    for number, signal in enumerate(("USR1", "TERM"), start=1):
+        before = newest_checkpoint(run)
+        site.slurm.wait_for(lambda last=before: newest_checkpoint(run) != last, job, PATIENCE)
+        site.slurm.call("scancel", f"--signal={signal}", job)
+        site.slurm.wait_for(
+            lambda count=str(number): site.slurm.field(job, "Restarts") == count, job, PATIENCE
+        )
     assert site.slurm.wait(job, PATIENCE) == "COMPLETED", site.log(job)
 
     log = site.log(job)
-    assert "2 nodes, attempt 1" in log
-    assert "SIGUSR1: stopped at step" in log
-    assert "exit code 75" in log
-    assert "2 nodes, attempt 2" in log
-    for attempt in (1, 2):
+    for attempt, words in enumerate(
+        ("SIGUSR1: stopped at step", "SIGTERM: stopped at step", "finished: "), start=1
+    ):
+        assert f"2 nodes, attempt {attempt}" in log
+        assert words in log
         logs = sorted((site.folder / "logs" / f"long-{job}" / f"attempt-{attempt}").iterdir())
         assert [path.name[-10:] for path in logs] == ["_rank0.log", "_rank1.log"]
-    assert "goes on from" in logs[0].read_text()
+        assert ("goes on from" in logs[0].read_text()) == (attempt > 1)
+    assert log.count("exit code 75") == 2
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["step"], status["world_size"]) == ("finished", 300, 2)
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps), "what was logged twice is kept once"
-    before, after = (read_offline_run(path) for path in sorted(run.glob("wandb/offline-run-*/run-*.wandb")))
-    assert (before.exit_code, before.is_preempting, after.exit_code) == (75, True, 0)
-    assert before.run.run_id == after.run.run_id
+    tracked = [read_offline_run(path) for path in sorted(run.glob("wandb/offline-run-*/run-*.wandb"))]
+    assert [(part.exit_code, part.is_preempting) for part in tracked] == [(75, True), (75, True), (0, False)]
+    assert len({part.run.run_id for part in tracked}) == 1
     assert _run(["audit", str(run)]) == 0
     assert "finished: accuracy" in site.dsprune("status", run)
+
+
+def newest_checkpoint(run: Path) -> str | None:
+    latest = run / "checkpoints" / "latest"
+    return latest.read_text() if latest.exists() else None
