@@ -209,6 +209,27 @@ def status(
 
 
 @app.command()
+def data(
+    task: Annotated[str | None, typer.Argument(help="Name of the task; else all are listed.")] = None,
+    overrides: Overrides = None,
+    path: Annotated[Path | None, typer.Option(help="A local copy to check: its folder.")] = None,
+) -> None:
+    """Tell where a task's data come from, under which licence, and how many there are; check a local copy."""
+    from dsprune.distributed.ranks import find_ranks
+    from dsprune.programs.data import check_copy, describe, list_tasks
+    from dsprune.programs.quiet import quiet
+    from dsprune.pure.recipe import load_task
+
+    quiet(find_ranks())
+    if task is None:
+        return list_tasks(Console())
+    settings = load_task(task, overrides or [])
+    describe(settings, Console())
+    if path is not None:
+        check_copy(settings, path, Console())
+
+
+@app.command()
 def doctor(
     build_ops: Annotated[bool, typer.Option(help="Build DeepSpeed's extensions for this machine.")] = False,
 ) -> None:

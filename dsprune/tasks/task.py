@@ -59,6 +59,11 @@ class Task(ABC):
     benchmark: Benchmark | None
     """What it is published as; None = it is a kind of task, for anyone's data."""
 
+    @property
+    def benchmarks(self) -> tuple[Benchmark, ...]:
+        """All that it is published as: several, where a task trains on several together."""
+        return () if self.benchmark is None else (self.benchmark,)
+
     @abstractmethod
     def load(self, split: Split) -> Dataset:
         """The examples of a split, checked, in their own order; `prepare` is what callers want."""

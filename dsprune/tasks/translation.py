@@ -61,7 +61,15 @@ class Translation(Seq2Seq):
     @property
     def benchmark(self) -> Benchmark | None:  # type: ignore[override]
         """That of the first direction."""
-        return self.benchmark_of(self._pairs[0]) if self.benchmark_of else None
+        return next(iter(self.benchmarks), None)
+
+    @property
+    def benchmarks(self) -> tuple[Benchmark, ...]:
+        """One for two languages, whatever the direction."""
+        if self.benchmark_of is None:
+            return ()
+        made = {benchmark.title: benchmark for benchmark in map(self.benchmark_of, self._pairs)}
+        return tuple(made.values())
 
     @property
     def _pairs(self) -> tuple[str, ...]:
