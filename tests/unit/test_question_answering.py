@@ -1,0 +1,169 @@
+"""Question answering: windows and answers by hand, SQuAD's own rules, and what is refused."""
+
+import json
+import re
+import string
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from transformers import BertTokenizerLegacy
+
+from dsprune.errors import UserError
+from dsprune.tasks.question_answering import Candidates, best_span, find_tokens
+from dsprune.tasks.registry import build_task
+from dsprune.tasks.task import TaskSettings
+from tests.kinds.tokenizers import word_piece
+
+CONTEXT = "the cat sat on the mat and the dog ran in the park"
+TOKENIZER = word_piece([CONTEXT, "what did who run"])
+
+
+def squad_file(path: Path, answers, context: str = CONTEXT, question: str = "what did the dog") -> str:
+    asked = [
+        {"id": f"q{i}", "question": question, "answers": [{"text": t, "answer_start": s} for t, s in found]}
+        for i, found in enumerate(answers)
+    ]
+    articles = [{"title": "t", "paragraphs": [{"context": context, "qas": asked}]}]
+    path.write_text(json.dumps({"version": "1.1", "data": articles}))
+    return str(path)
+
+
+def task_on(file: str, **settings):
+    defaults = {"max_length": 14, "stride": 2}
+    return build_task(TaskSettings(name="squad", train=file, validation=file, **(defaults | settings)))
+
+
+def test_windows_share_the_stride_and_each_knows_its_answer(tmp_path):
+    file = squad_file(tmp_path / "t.json", [[("ran", CONTEXT.index("ran"))]])
+    windows = task_on(file).prepare("train", TOKENIZER)
+    tokens = [" ".join(TOKENIZER.convert_ids_to_tokens(ids)) for ids in windows["input_ids"]]
+    assert tokens == [
+        "[CLS] what did the dog [SEP] the cat sat on the mat and [SEP]",
+        "[CLS] what did the dog [SEP] mat and the dog ran in the [SEP]",
+        "[CLS] what did the dog [SEP] in the park [SEP]",
+    ]
+    assert windows["start_positions"][:] == windows["end_positions"][:] == [0, 10, 0]
+    assert windows["length"][:] == [14, 14, 10]
+    start, end = windows["offsets"][1][10]
+    assert CONTEXT[start:end] == "ran"
+    assert windows["offsets"][1][:6] == [[-1, -1]] * 6
+
+
+@pytest.mark.parametrize(
+    ("start", "text", "tokens"),
+    [
+        (0, "ab", (2, 2)),
+        (3, "cd ef", (3, 4)),
+        (4, "d", (3, 3)),  # inside a token: the token
+        (6, "ef gh", (0, 0)),  # goes on behind the window
+        (9, "gh", (0, 0)),
+    ],
+)
+def test_an_answer_in_tokens(start, text, tokens):
+    """Text `ab cd ef gh`, of which the window has the first three words."""
+    offsets = [[-1, -1], [-1, -1], [0, 2], [3, 5], [6, 8], [-1, -1]]
+    assert find_tokens(offsets, start, text) == tokens
+
+
+def test_the_best_span_is_a_part_of_the_text():
+    offsets = [[-1, -1], [0, 2], [3, 5], [6, 8], [-1, -1]]
+    candidates = Candidates([0, 3, 1], [9.0, 5.0, 4.0], [4, 2, 3], [9.0, 3.0, 2.0])
+    # 0 and 4 are no text, 3..2 is backwards, 3..3 has 5 + 2 and 1..2 has 4 + 3, which comes later.
+    assert best_span(candidates, offsets, max_answer=30) == (7.0, 6, 8)
+    assert best_span(candidates._replace(end_logits=[9.0, 3.5, 2.0]), offsets, 30) == (7.5, 0, 5)
+    assert best_span(candidates._replace(end_logits=[9.0, 3.5, 2.0]), offsets, 1) == (7.0, 6, 8)
+    assert best_span(Candidates([0], [1.0], [4], [1.0]), offsets, 30) == (-float("inf"), 0, 0)
+
+
+def official(prediction: str, truths: list[str]) -> tuple[float, float]:
+    """F1 and exact match as evaluate-v1.1.py defines them."""
+
+    def normal(text: str) -> list[str]:
+        text = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+        return re.sub(r"\b(a|an|the)\b", " ", text).split()
+
+    def f1(truth: str) -> float:
+        common = sum((Counter(normal(prediction)) & Counter(normal(truth))).values())
+        if not common:
+            return 0.0
+        precision, recall = common / len(normal(prediction)), common / len(normal(truth))
+        return 2 * precision * recall / (precision + recall)
+
+    return max(map(f1, truths)), max(float(normal(prediction) == normal(truth)) for truth in truths)
+
+
+def test_scores_are_the_official_ones_of_the_best_window(tmp_path):
+    answers = [
+        [("The dog", CONTEXT.index("the dog")), ("dog ran", CONTEXT.index("dog ran"))],
+        [("park", CONTEXT.index("park"))],
+        [("on the mat", CONTEXT.index("on the mat"))],
+    ]
+    task = task_on(squad_file(tmp_path / "t.json", answers))
+    data = task.prepare("validation", TOKENIZER)
+    assert data["id"][:] == [f"q{i}" for i in (0, 0, 0, 1, 1, 1, 2, 2, 2)]
+    # of each question: the tokens of the window and the sum of logits that say so
+    said = (
+        [(9, 9, 1.0), (8, 10, 2.0), (6, 6, 0.0)]
+        + [(9, 10, 3.0), (9, 9, 1.0), (8, 8, 2.0)]
+        + [(6, 6, 0.0)] * 3
+    )
+    predictions = [Candidates([start], [logit], [end], [0.0]) for start, end, logit in said]
+    texts = ["the dog ran", "on the", "the"]
+    expected = [official(text, [t for t, _ in found]) for text, found in zip(texts, answers, strict=True)]
+    scores = task.score(predictions, data)
+    assert scores["f1"] == pytest.approx(sum(f1 for f1, _ in expected) / 3)
+    assert scores["exact_match"] == pytest.approx(sum(match for _, match in expected) / 3)
+    assert list(scores) == ["f1", "exact_match"]
+
+
+def test_rows_of_the_hub_read_the_same(tmp_path):
+    file = squad_file(tmp_path / "t.json", [[("cat", 4)]])
+    row = {
+        "id": "q0",
+        "question": "what did the dog",
+        "context": CONTEXT,
+        "answers": {"text": ["cat"], "answer_start": [4]},
+    }
+    Dataset.from_list([row]).to_parquet(tmp_path / "t.parquet")
+    assert (
+        task_on(str(tmp_path / "t.parquet")).load("train").to_dict() == task_on(file).load("train").to_dict()
+    )
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ([[]], r"t\.json: question 1: has no answer: use data whose"),
+        ([[("x", 99)]], r"its answer begins outside the"),
+    ],
+)
+def test_answers_that_are_refused(tmp_path, answers, message):
+    with pytest.raises(UserError, match=message):
+        task_on(squad_file(tmp_path / "t.json", answers)).load("train")
+
+
+def test_another_format_is_refused(tmp_path):
+    (tmp_path / "t.json").write_text('{"rows": []}')
+    with pytest.raises(UserError, match=r"^task\.train: .*t\.json: not a valid json file: 'data'"):
+        task_on(str(tmp_path / "t.json")).load("train")
+
+
+def test_a_question_that_leaves_no_room_is_refused(tmp_path):
+    file = squad_file(tmp_path / "t.json", [[("cat", 4)]])
+    with pytest.raises(
+        UserError, match=r"^task\.max_length: 10: a question of 6 tokens and a stride of 2 leave no room"
+    ):
+        task_on(file, max_length=10).prepare("train", TOKENIZER)
+
+
+def test_a_tokenizer_that_does_not_know_places_is_refused(tmp_path):
+    file = squad_file(tmp_path / "t.json", [[("cat", 4)]])
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text("\n".join(TOKENIZER.get_vocab()))
+    slow = BertTokenizerLegacy(str(vocabulary))
+    with pytest.raises(
+        UserError, match=r"^model\.tokenizer: BertTokenizerLegacy does not tell where in the text"
+    ):
+        task_on(file).prepare("train", slow)
