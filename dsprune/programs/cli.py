@@ -230,6 +230,21 @@ def data(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders with such below.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to write into; else the one run's, or report/ for several.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
+    audit: Annotated[bool, typer.Option(help="Audit the runs too.")] = True,
+) -> None:
+    """Write what runs did as one page that needs no network, and as tables in Markdown and CSV."""
+    from dsprune.programs.report.report import report as write
+
+    write(runs, output, title, audit, Console())
+
+
+@app.command()
 def doctor(
     build_ops: Annotated[bool, typer.Option(help="Build DeepSpeed's extensions for this machine.")] = False,
 ) -> None:

@@ -36,6 +36,11 @@ class RunFolder:
         return self.path / "ds_config.json"
 
     @property
+    def start(self) -> Path:
+        """Command, versions and timetable that the run began with."""
+        return self.path / "start.json"
+
+    @property
     def metrics(self) -> Path:
         """One JSON object a line: training metrics, evaluations, events."""
         return self.path / "metrics.jsonl"
@@ -54,6 +59,11 @@ class RunFolder:
     def model(self) -> Path:
         """The Hugging Face model, with its masks."""
         return self.path / "model"
+
+    @property
+    def report(self) -> Path:
+        """What happened, as a page for a browser."""
+        return self.path / "report.html"
 
     @property
     def summary(self) -> Path:

@@ -82,15 +82,8 @@ def masks_of(folder: Path) -> dict[str, Tensor]:
 
 def test_the_run_folder_holds_what_is_promised(workshop: Workshop) -> None:
     assert {path.name for path in workshop.run.iterdir()} == {
-        *(
-            "recipe.yaml",
-            "ds_config.json",
-            "metrics.jsonl",
-            "status.json",
-            "checkpoints",
-            "model",
-            "summary.json",
-        )
+        *("recipe.yaml", "ds_config.json", "start.json", "metrics.jsonl", "status.json"),
+        *("checkpoints", "model", "summary.json", "report.html"),
     }
     leftovers = [path for path in workshop.run.rglob("*") if path.name.endswith(".tmp")]
     assert leftovers == []
@@ -109,6 +102,16 @@ def test_recipe_and_ds_config_are_as_resolved(workshop: Workshop) -> None:
     assert "auto" not in str(config)
     sizes = config["train_batch_size"], config["train_micro_batch_size_per_gpu"], config["zero_optimization"]
     assert (sizes[0], sizes[1], sizes[2]["stage"]) == (32, 16, 2)
+
+
+def test_the_report_shows_what_happened(workshop: Workshop) -> None:
+    page = (workshop.run / "report.html").read_text()
+    for part in (f"dsprune train {workshop.recipe}", "90.00 %", "every invariant holds", "model: "):
+        assert part in page
+    start = json.loads((workshop.run / "start.json").read_text())
+    assert start["world_size"] == 2
+    assert start["versions"]["torch"] == torch.__version__
+    assert start["timetable"] == read_manifest(workshop.run / "model").timetable
 
 
 def test_metrics_follow_the_steps(workshop: Workshop) -> None:
@@ -433,6 +436,6 @@ def test_a_terminated_run_stops_with_a_checkpoint(workshop: Workshop) -> None:
     assert (status.state, status.reason, status.checkpoint) == ("stopped", said, f"global_step{status.step}")
     assert read_lines(run / "metrics.jsonl"), "what was logged is whole lines"
     assert sorted(path.name for path in run.iterdir()) == [
-        *("checkpoints", "ds_config.json", "metrics.jsonl", "recipe.yaml", "status.json")
+        *("checkpoints", "ds_config.json", "metrics.jsonl", "recipe.yaml", "start.json", "status.json")
     ]
     assert [path for path in run.rglob("*") if path.name.endswith(".tmp")] == []

@@ -60,16 +60,9 @@ def _draw_sparsity(axes: Axes, timetable: Timetable, unit: int) -> None:
 
 
 def _draw_rate(axes: Axes, timetable: Timetable, unit: int, peak: float | None) -> None:
-    clocks = _corners(timetable)
+    clocks = timetable.lr_corners()
     rates = [timetable.lr_multiplier(clock) * (peak or 1) for clock in clocks]
     axes.plot([clock / unit for clock in clocks], rates, color=RATE, lw=1.8)
     axes.set_ylim(0, 1.08 * (peak or 1))
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     axes.set_ylabel("learning rate" if peak else "learning rate\n/ peak", color=RATE, fontsize=9)
-
-
-def _corners(timetable: Timetable) -> list[int]:
-    """Clocks between which the learning rate is a straight line: it jumps only from one to the next."""
-    turns = [event.step for event in timetable.events] + [timetable.warmup_steps, timetable.total_steps]
-    clocks = {clock for turn in turns for clock in (turn - 1, turn) if 0 <= clock <= timetable.total_steps}
-    return sorted({0, *clocks})

@@ -19,7 +19,9 @@ from dsprune.engine.launch import join_ranks
 from dsprune.engine.sparse_start import MasksFrom
 from dsprune.errors import StoppedError
 from dsprune.programs.evaluate import evaluate
+from dsprune.programs.report.report import report_run
 from dsprune.programs.run import RunFolder
+from dsprune.programs.start import write_start
 from dsprune.programs.status_file import StatusFile
 from dsprune.programs.train.keeper import Keeper
 from dsprune.programs.train.meter import Meter
@@ -88,6 +90,7 @@ def train(
         resumed = restore(engine, meter, start, parts.model, masks_from, ranks, console)
         if ranks.is_first:
             run.begin(recipe, engine.config, anew=not start.own)
+            write_start(run.start, engine.timetable, ranks.world_size, str(engine.device))
         tracker = open_tracker(recipe, run, engine.timetable, ranks, resumed)
         stack.callback(tracker.close, exit_code=1)  # of a run that fails; else it is closed already
         status = stack.enter_context(StatusFile(run.status, ranks, **_known(parts, bool(start.tags))))
@@ -108,6 +111,7 @@ def train(
             )
         if ranks.is_first:
             run.finish(summary)
+            report_run(run.path)
     if ranks.is_first:
         console.print(f"finished: {run.path}", markup=False, soft_wrap=True)
 

@@ -96,6 +96,12 @@ class Timetable:
         progress = min(1.0, (clock - start) / (stop - start))
         return 1 + (end - 1) * progress
 
+    def lr_corners(self) -> list[int]:
+        """Clocks between which the learning rate is a straight line: it jumps only from one to the next."""
+        turns = [event.step for event in self.events] + [self.warmup_steps, self.total_steps]
+        clocks = {clock for turn in turns for clock in (turn - 1, turn) if 0 <= clock <= self.total_steps}
+        return sorted({0, *clocks})
+
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold; `from_dict` makes an equal timetable of it."""
         return asdict(self)

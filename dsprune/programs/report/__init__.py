@@ -1,0 +1,1 @@
+"""`dsprune report`: what runs did, as one page and as tables."""

@@ -1,0 +1,82 @@
+"""Run folders as `dsprune train` leaves them, without the training: the numbers follow the timetable."""
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+from dsprune.programs.report.runs import Row
+from dsprune.pure.recipe import Recipe, dump_recipe, load_recipe
+from dsprune.pure.schedule import Timetable, build_timetable
+
+STEPS_PER_EPOCH = 50
+LAYERS, MATRICES = 2, ("attention.self.query", "attention.self.key", "intermediate.dense", "output.dense")
+PRUNABLE_SHARE = 0.78
+
+
+def write_run(
+    folder: Path, *overrides: str, score: float = 0.9, killed_at: int | None = None, **start: Any
+) -> Path:
+    """A finished run's folder in `folder`, or that of a run that was killed at a step.
+
+    Args:
+        folder: its parent.
+        overrides: recipe values on top of sentiment-90's; 200 steps unless they say otherwise.
+        score: accuracy at the end.
+        killed_at: the last step; half a line of metrics follows it.
+        start: values of start.json.
+    """
+    recipe = load_recipe("sentiment-90", ["tracking.log_every=5", *overrides])
+    timetable = build_timetable(recipe.pruning, recipe.learning_rate, recipe.budget, STEPS_PER_EPOCH)
+    run = folder / recipe.name
+    run.mkdir(parents=True)
+    (run / "recipe.yaml").write_text(dump_recipe(recipe))
+    (run / "ds_config.json").write_text(json.dumps({"train_batch_size": recipe.budget.batch}))
+    record = {"timetable": timetable.to_dict(), "command": f"dsprune train sentiment-90 name={recipe.name}"}
+    (run / "start.json").write_text(json.dumps(record | {"versions": {"torch": "2.13.0"}} | start))
+    length = timetable.total_steps if killed_at is None else killed_at
+    lines = [json.dumps(row) for row in _rows(recipe, timetable, length, score)]
+    text = "".join(f"{line}\n" for line in lines)
+    (run / "metrics.jsonl").write_text(text if killed_at is None else text + '{"step": 99, "lo')
+    if killed_at is None:
+        (run / "summary.json").write_text(json.dumps(_summary(recipe, timetable, score)))
+    return run
+
+
+def _rows(recipe: Recipe, timetable: Timetable, length: int, score: float) -> list[Row]:
+    rng = random.Random(recipe.seed)
+    rows: list[Row] = []
+    for clock in range(1, length + 1):
+        taken = clock - 1
+        event, sparsity = timetable.event_at(taken), timetable.sparsity_at(taken)
+        reached = {"sparsity_prunable": sparsity, "sparsity_model": PRUNABLE_SHARE * sparsity}
+        if event is not None:
+            tensors = {
+                f"bert.encoder.layer.{layer}.{matrix}.weight": min(0.999, sparsity * (0.85 + 0.1 * number))
+                for layer in range(LAYERS)
+                for number, matrix in enumerate(MATRICES)
+            }
+            said = {"event_sparsity": event.sparsity, "event_seconds": 0.012, "event_bytes_sent": 26_000}
+            rows.append({"step": clock, **said, **reached, "tensor_sparsity": tensors})
+        if clock % recipe.tracking.log_every == 0:
+            peak = recipe.learning_rate.peak or 0.0
+            loss = 0.2 + 0.5 * math.exp(-clock / 60) + (0.3 * sparsity if event else 0) + 0.02 * rng.random()
+            rate = peak * timetable.lr_multiplier(taken)
+            rows.append({"step": clock, "loss": loss, "learning_rate": rate, **reached})
+        if clock % STEPS_PER_EPOCH == 0:
+            now = score - 0.3 * math.exp(-clock / 60)
+            rows.append({"step": clock, "validation_accuracy": now if clock < length else score})
+    return rows
+
+
+def _summary(recipe: Recipe, timetable: Timetable, score: float) -> Row:
+    sparsity = recipe.pruning.sparsity if recipe.pruning else 0.0
+    return {
+        "recipe": recipe.name,
+        "metrics": {"accuracy": score, "f1_macro": score - 0.01},
+        "sparsity": {"prunable": sparsity, "model": PRUNABLE_SHARE * sparsity},
+        "steps": timetable.total_steps,
+        "seed": recipe.seed,
+        "seconds": 123.4,
+    }

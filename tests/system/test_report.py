@@ -1,0 +1,95 @@
+"""Reports in a real browser, light and dark: one run, a killed one, and twenty at once."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from dsprune.programs.report.report import report
+from tests.runs import write_run
+from tests.system.browser import browser, rendered, screenshot
+from tests.system.commands import complaints, dsprune
+
+pytestmark = pytest.mark.skipif(browser() is None, reason="needs a browser: apt-get install chromium")
+
+TEACHER = "distillation.teacher=runs/dense/model"
+
+
+def write(folder: Path, *runs: Path) -> Path:
+    report(runs, folder, None, False, Console(quiet=True))
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("reports")
+    runs = folder / "runs"
+    for number in range(20):
+        method, seed, target = number % 2, number // 2 % 5, (0.8, 0.97)[number // 10]
+        names = [f"name=run-{number}", f"seed={seed}", f"tracking.group=method {method}"]
+        changed = [f"pruning.sparsity={target}", f"learning_rate.rewind={bool(method)}"]
+        write_run(runs, *names, *changed, score=0.9 - target / 10 + method / 50 + seed / 500)
+    return {
+        "one": write(folder / "one", write_run(folder, "name=one", TEACHER)),
+        "killed": write(folder / "killed", write_run(folder, "name=killed", killed_at=77)),
+        "dense": write(folder / "dense", write_run(folder, "name=dense", "pruning=null")),
+        "twenty": write(folder / "twenty", runs),
+    }
+
+
+def headings(document: str) -> Iterator[str]:
+    return (re.sub(r"<[^>]*>", "", text).strip() for text in re.findall(r"<h2>(.*?)</h2>", document))
+
+
+@pytest.mark.parametrize(
+    ("name", "sections", "pictures", "said"),
+    [
+        ("one", ["On the clock", "Layers", "Distillation", "How it was made"], 1, "finished"),
+        ("killed", ["On the clock", "Layers", "How it was made"], 1, "unfinished"),
+        ("dense", ["On the clock", "Layers", "How it was made"], 1, "Nothing is pruned in this run."),
+        ("twenty", ["Comparison", "On the clock", "Runs"], 4, "Accuracy against sparsity"),
+    ],
+)
+def test_a_browser_shows_all_of_it(
+    pages: dict[str, Path], name: str, sections: list[str], pictures: int, said: str
+) -> None:
+    document = rendered(pages[name])
+    assert list(headings(document)) == sections
+    assert document.count("<svg ") == pictures
+    assert said in document
+    assert "var(--series-" in document
+    assert "#0102" not in document, "every stand-in has become a colour of the page"
+
+
+@pytest.mark.parametrize("name", ["one", "twenty"])
+def test_light_and_dark(pages: dict[str, Path], name: str) -> None:
+    light, dark = (screenshot(pages[name], dark=dark) for dark in (False, True))
+    assert light.shape == dark.shape == (1600, 1100, 3)
+    assert np.median(light) > 240
+    assert np.median(dark) < 40
+    for pixels in (light, dark):
+        inked = np.abs(pixels.astype(int) - pixels[0, 0]).max(-1) > 60
+        assert 0.005 < inked.mean() < 0.5, "something is to be seen on it"
+        assert not inked[:, -20:].any(), "and nothing runs over the edge"
+
+
+def test_a_narrow_screen_scrolls_tables_not_the_page(pages: dict[str, Path]) -> None:
+    pixels = screenshot(pages["twenty"], dark=False, width=500)
+    assert (np.abs(pixels[:, -12:].astype(int) - pixels[0, 0]).max(-1) <= 60).all()
+
+
+def test_the_command(pages: dict[str, Path], tmp_path: Path) -> None:
+    runs = pages["twenty"].parent.parent / "runs"
+    done = dsprune(
+        "report", runs, "--output", tmp_path / "out", "--title", "Two methods", "--no-audit", COLUMNS="200"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "method 0" in done.stdout
+    assert "<h1>Two methods" in (tmp_path / "out" / "report.html").read_text()
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".html", ".md", ".csv"}
+    done = dsprune("report", tmp_path / "nowhere")
+    assert done.returncode == 2
+    assert len(complaints(done)) == 1

@@ -1,0 +1,230 @@
+"""What reports say of run folders, whole, killed and damaged."""
+
+import csv
+import io
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dsprune.errors import UserError
+from dsprune.programs.report.many import page_of_runs
+from dsprune.programs.report.report import report
+from dsprune.programs.report.runs import find_folders, read_run
+from dsprune.programs.report.settings import differences, settings_of
+from dsprune.programs.report.table import Table
+from tests.runs import write_run
+
+TEACHER = "distillation.teacher=runs/dense/model"
+
+
+def say(*paths: Path, output: Path, audit: bool = False) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    report(paths, output, None, audit, console)
+    return (output / "report.html").read_text(encoding="utf-8")
+
+
+def grid(folder: Path, *targets: float, seeds: int = 2) -> dict[tuple[str, float], list[float]]:
+    """Runs of two methods, and their scores."""
+    scores: dict[tuple[str, float], list[float]] = {}
+    for number, (method, overrides) in enumerate({"guided": [TEACHER], "naive": []}.items()):
+        for target in targets:
+            for seed in range(seeds):
+                score = 0.95 - 0.1 * target - 0.03 * number + 0.01 * seed
+                names = [f"name={method}-{target}-{seed}", f"seed={seed}", f"tracking.group={method}"]
+                write_run(folder, *names, *overrides, f"pruning.sparsity={target}", score=score)
+                scores.setdefault((method, target), []).append(score)
+    return scores
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+# ---- reading
+
+
+def test_a_killed_run_is_read_up_to_its_last_whole_line(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path, killed_at=77))
+    assert (run.state, run.clock, run.score) == ("unfinished", 75, None)
+    assert run.sparsity("prunable") == pytest.approx(0.8108, abs=1e-4)
+    assert run.timetable is not None
+    assert run.timetable.total_steps == 200
+
+
+def test_the_status_says_more_of_an_unfinished_run(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, killed_at=77)
+    said = {"state": "stopped", "reason": "time is up <soon>", "step": 80, "total_steps": 200}
+    (folder / "status.json").write_text(json.dumps(said))
+    run = read_run(folder)
+    assert (run.state, run.clock) == ("stopped", 80)
+    page = say(folder, output=tmp_path / "page")
+    assert "time is up &lt;soon&gt;." in page
+    assert "80 of 200" in page
+
+
+def test_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, killed_at=10)
+    lines = [{"step": 5, "loss": 0.5}, {"step": 10, "loss": "nan"}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_run(folder).series("loss") == ([5], [0.5])
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("metrics.jsonl", "{}\n{,}\n{}\n", r"metrics.jsonl: line 2 is not JSON .*: remove the line"),
+        ("summary.json", "{", r"summary.json: is not JSON .*: mend or remove it"),
+        ("status.json", "[]", r"status.json: holds a list, not a JSON object: mend or remove it"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, file: str, text: str, message: str) -> None:
+    folder = write_run(tmp_path)
+    (folder / file).write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_run(folder)
+
+
+def test_there_must_be_a_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no recipe.yaml in it or below it, so no run"):
+        say(tmp_path, output=tmp_path)
+    with pytest.raises(UserError, match=r"holds no recipe.yaml, so no run: give the folder of a run"):
+        read_run(tmp_path)
+
+
+def test_folders_are_found_below_and_counted_once(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / "a", "name=one"), write_run(tmp_path / "a" / "b", "name=two")]
+    assert find_folders([tmp_path, runs[0]], "recipe.yaml") == sorted(runs, key=lambda run: run.name != "two")
+
+
+# ---- grouping
+
+
+def test_seeds_are_one_setting_and_sparsities_one_series(tmp_path: Path) -> None:
+    scores = grid(tmp_path, 0.5, 0.9, seeds=3)
+    settings = settings_of([read_run(path) for path in sorted(tmp_path.iterdir())])
+    assert [(s.series, s.target) for s in settings] == list(scores)
+    for setting in settings:
+        expected = scores[setting.series, setting.target]
+        assert sorted(setting.scores) == expected
+        assert setting.mean == pytest.approx(statistics.fmean(expected))
+        assert setting.spread == pytest.approx(statistics.stdev(expected))
+
+
+def test_without_groups_a_series_is_named_by_what_differs(tmp_path: Path) -> None:
+    paths = [
+        write_run(tmp_path, "name=a", "learning_rate.peak=1e-4"),
+        write_run(tmp_path, "name=b", "learning_rate.peak=2e-4"),
+        write_run(tmp_path, "name=c", "pruning=null"),
+    ]
+    runs = [read_run(path) for path in paths]
+    labels = [setting.series for setting in settings_of(runs)]
+    assert labels == ["learning_rate.peak=0.0001", "learning_rate.peak=0.0002", "dense"]
+    assert differences(runs[:2]) == {"learning_rate.peak": ["0.0001", "0.0002"]}
+
+
+# ---- the page and the tables
+
+
+def test_one_run_shows_every_event_planned_and_reached(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, TEACHER)
+    page = say(folder, output=folder, audit=True)
+    events = rows_of(folder / "events.csv")
+    assert len(events) == 7
+    assert all(row["planned"] == row["reached"] for row in events)
+    assert events[-1]["reached"] == "90.00 %"
+    assert "Hardness 1, temperature 2." in page
+    assert "Not audited: " in page, "there is neither a model nor a checkpoint"
+    assert "| 173 | 90.00 % | 90.00 % |" in (folder / "report.md").read_text()
+
+
+def test_a_run_without_distillation_has_no_section_of_it(tmp_path: Path) -> None:
+    assert "<h2>Distillation</h2>" not in say(write_run(tmp_path), output=tmp_path)
+
+
+def test_events_that_never_came_are_shown_as_planned_only(tmp_path: Path) -> None:
+    say(write_run(tmp_path, killed_at=77), output=tmp_path)
+    reached = [row["reached"] for row in rows_of(tmp_path / "events.csv")]
+    assert reached == ["60.19 %", "72.88 %", "81.08 %", "", "", "", ""]
+
+
+def test_a_killed_run_that_logged_nothing_is_a_page_too(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, killed_at=0)
+    (folder / "start.json").unlink()
+    page = say(folder, output=tmp_path)
+    assert "Nothing was logged yet." in page
+    assert "No event has happened yet." in page
+    assert "versions not written down" in page
+
+
+def test_many_runs_become_means_with_their_spread(tmp_path: Path) -> None:
+    scores = grid(tmp_path / "runs", 0.5, 0.9)
+    say(tmp_path / "runs", output=tmp_path / "page")
+    rows = {(row["setting"], row["target"]): row for row in rows_of(tmp_path / "page" / "settings.csv")}
+    for (series, target), expected in scores.items():
+        row = rows[series, f"{100 * target:.2f} %"]
+        assert float(row["mean"]) == pytest.approx(statistics.fmean(expected), abs=1e-4)
+        assert float(row["std"]) == pytest.approx(statistics.stdev(expected), abs=1e-4)
+        assert row["seeds finished"] == "2 of 2"
+
+
+def test_runs_that_prune_different_sets_are_compared_on_all_weights(tmp_path: Path) -> None:
+    grid(tmp_path / "runs", 0.9, seeds=1)
+    other = write_run(tmp_path / "runs", "name=other", "pruning.include=['*embeddings*']")
+    summary = json.loads((other / "summary.json").read_text())
+    (other / "summary.json").write_text(json.dumps(summary | {"sparsity": {"prunable": 0.9, "model": 0.89}}))
+    assert "sparsity of all weights of the model, %" in say(tmp_path / "runs", output=tmp_path)
+
+
+def test_the_temperature_is_drawn_with_the_calibrated_one_marked(tmp_path: Path) -> None:
+    for temperature in (1, 2, 4):
+        tags = "tracking.tags=[calibrated]" if temperature == 2 else "tracking.tags=[]"
+        names = [f"name=t{temperature}", f"tracking.group=T={temperature}", tags]
+        write_run(tmp_path / "runs", TEACHER, f"distillation.temperature={temperature}", *names)
+    page = say(tmp_path / "runs", output=tmp_path)
+    assert "Temperature at a target of 90 %" in page
+    assert page.count("> calibrated<") == 1
+
+
+def test_nothing_to_compare_is_said(tmp_path: Path) -> None:
+    for name in "ab":
+        write_run(tmp_path / "runs", f"name={name}", killed_at=30)
+    assert "No run has come to its end yet" in say(tmp_path / "runs", output=tmp_path)
+
+
+def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
+    grid(tmp_path / "runs", 0.9)
+    page = say(tmp_path / "runs", output=tmp_path)
+    assert not re.search(
+        r"""(src|href)=["'](https?:)?//|@import|url\(["']?http""", page.replace('xlink:href="#', "")
+    )
+    assert "<script" not in page
+
+
+def test_a_run_links_to_its_own_page(tmp_path: Path) -> None:
+    grid(tmp_path / "runs", 0.9, seeds=1)
+    (tmp_path / "runs" / "guided-0.9-0" / "report.html").touch()
+    page = say(tmp_path / "runs", output=tmp_path / "page")
+    assert '<a href="../runs/guided-0.9-0/report.html">guided-0.9-0</a>' in page
+    assert page.count("<a ") == 1
+
+
+def test_every_figure_names_what_made_it(tmp_path: Path) -> None:
+    runs = [read_run(write_run(tmp_path, f"name=run-{n}", f"seed={n}", torch="2")) for n in (1, 2)]
+    page = page_of_runs(runs, "two", tmp_path, [None, None])
+    origins = [
+        block.origin for section in page.sections for block in section.blocks if hasattr(block, "origin")
+    ]
+    assert origins
+    assert set(origins) == {"2 runs, commands below · seeds 1, 2 · torch 2.13.0"}
+
+
+def test_a_table_survives_its_formats() -> None:
+    table = Table("t", "A table", ("name", "value"), (("a|b", "1,000"), ("c", "-")), "a note")
+    assert table.markdown().splitlines()[2:6] == [
+        *("| name | value |", "| --- | ---: |", "| a\\|b | 1,000 |", "| c | - |")
+    ]
+    assert list(csv.reader(io.StringIO(table.csv()))) == [["name", "value"], ["a|b", "1,000"], ["c", ""]]
