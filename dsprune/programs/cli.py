@@ -230,6 +230,31 @@ def data(
 
 
 @app.command()
+def analyze(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    sparsity: Annotated[
+        list[float] | None, typer.Option(min=0, max=1, help="Prune to this too, beside the recipe's target.")
+    ] = None,
+    recovery_steps: Annotated[int, typer.Option(min=0, help="Train so long, then measure again.")] = 0,
+    layers: Annotated[bool, typer.Option(help="Prune each component of each layer by itself, too.")] = True,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples of a forward pass on a rank.")] = 32,
+    output: Annotated[Path | None, typer.Option(help="Folder to write into; else beside the run's.")] = None,
+) -> None:
+    """Table what pruning each component of a trained model buys, and what it costs."""
+    from dsprune.distributed.ranks import find_ranks
+    from dsprune.programs.quiet import quiet
+    from dsprune.pure.recipe import load_recipe
+
+    loaded, ranks = load_recipe(recipe, overrides or []), find_ranks()
+    quiet(ranks)
+    from dsprune.programs.analyze.analyze import analyze as examine
+
+    more = sparsity if sparsity is not None else [0.5, 0.7, 0.8]
+    examine(loaded, more, recovery_steps, layers, batch_size, output, ranks, Console())
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders with such below.")],
     output: Annotated[

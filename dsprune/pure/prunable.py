@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dsprune.errors import UserError
 from dsprune.pure.shard import PrunableTensor
 
-__all__ = ["find_prunable", "shape_of"]
+__all__ = ["blocks_of", "find_prunable", "shape_of"]
 
 
 def find_prunable(
@@ -72,7 +72,7 @@ def _block_matrices(model: nn.Module) -> set[int]:
     """Ids of the weight matrices inside the blocks."""
     return {
         id(weight)
-        for block in _blocks(model)
+        for block in blocks_of(model)
         for module in block.modules()
         if not isinstance(module, nn.Embedding)
         and isinstance(weight := getattr(module, "weight", None), nn.Parameter)
@@ -80,7 +80,8 @@ def _block_matrices(model: nn.Module) -> set[int]:
     }
 
 
-def _blocks(model: nn.Module) -> Iterator[nn.Module]:
+def blocks_of(model: nn.Module) -> Iterator[nn.Module]:
+    """The blocks of every stack, in order."""
     for modules in model.modules():
         if isinstance(modules, nn.ModuleList) and len({type(module) for module in modules}) == 1:
             # A list of plain layers (classifiers of several labels, say) is no stack of blocks.

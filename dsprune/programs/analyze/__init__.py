@@ -1,0 +1,1 @@
+"""`dsprune analyze`: what pruning each component of a model buys, and what it costs."""

@@ -1,0 +1,78 @@
+"""A short training with a mask that does not change, for what pruning costs once the others have adapted."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from dsprune.distributed.data import BatchPlan, TrainSampler
+from dsprune.distributed.ranks import Ranks
+from dsprune.pure.recipe import Recipe
+from dsprune.tasks.task import Collate, on_device
+
+__all__ = ["DEFAULT_PEAK", "Recovery"]
+
+DEFAULT_PEAK = 5e-5
+"""Learning rate of a recipe that names none."""
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """A number of steps of the recipe's training, from its first example on; the learning rate falls to 0.
+
+    Attributes:
+        recipe: gives batch, optimizer, learning rate and seed.
+        steps: how many.
+        data: encoded training examples.
+        collate: makes batches.
+        ranks: who shares the work.
+        device: where the model is.
+    """
+
+    recipe: Recipe
+    steps: int
+    data: Dataset
+    collate: Collate
+    ranks: Ranks
+    device: torch.device
+
+    def train(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+        """Train the model in place; what a mask prunes stays zero. Collective: every rank must call this."""
+        settings, budget = self.recipe.optimizer, self.recipe.budget
+        peak = self.recipe.learning_rate.peak or DEFAULT_PEAK
+        optimizer = torch.optim.AdamW(
+            model.parameters(), peak, settings.betas, settings.eps, settings.weight_decay
+        )
+        micro_batch = budget.micro_batch or max(1, budget.batch // self.ranks.world_size)
+        plan = BatchPlan(len(self.data), budget.batch, micro_batch, self.ranks.world_size, self.recipe.seed)
+        sampler = TrainSampler(plan, self.data["length"][:], self.ranks.rank, start=0, stop=self.steps)
+        batches = iter(DataLoader(self.data, batch_sampler=sampler, collate_fn=self.collate))
+        torch.manual_seed(self.recipe.seed + self.ranks.rank)
+        model.train()
+        for step in range(self.steps):
+            for batch in itertools.islice(batches, plan.accumulation):
+                loss = model(**on_device(batch, self.device)).loss
+                (loss / (plan.accumulation * self.ranks.world_size)).backward()
+            self._finish(model, masks, optimizer, peak * (1 - step / self.steps))
+        model.eval()
+
+    def _finish(
+        self, model: nn.Module, masks: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, rate: float
+    ) -> None:
+        """Sum the gradients over ranks, and step."""
+        weights = {name: weight for name, weight in model.named_parameters() if weight.grad is not None}
+        for name, weight in weights.items():
+            if self.ranks.world_size > 1:
+                dist.all_reduce(weight.grad)
+            if name in masks:
+                weight.grad.mul_(masks[name])  # zero weight, gradient and moments: AdamW leaves it at zero
+        if self.recipe.gradient_clipping:
+            nn.utils.clip_grad_norm_(model.parameters(), self.recipe.gradient_clipping)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()

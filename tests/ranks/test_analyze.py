@@ -1,0 +1,209 @@
+"""The analysis against pruning by hand, on one rank and on two; a planted sensitive layer is ranked worst."""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+from transformers import AutoModelForSequenceClassification
+
+from dsprune.distributed.comm import Comm
+from dsprune.distributed.ranks import Ranks
+from dsprune.errors import UserError
+from dsprune.programs.analyze.analyze import analyze, make_analysis
+from dsprune.programs.analyze.measure import set_up
+from dsprune.programs.analyze.recovery import Recovery
+from dsprune.programs.analyze.result import FILE, Analysis, read_analysis
+from dsprune.programs.analyze.rule import cost, fragment, left_dense, ordered
+from dsprune.programs.analyze.trial import pruned
+from dsprune.programs.report.report import report
+from dsprune.pure.components import find_components
+from dsprune.pure.prunable import find_prunable
+from dsprune.pure.recipe import Recipe, load_recipe
+from tests.ranks.pool import RankPool
+from tests.tiny import tiny_bert, tiny_sentiment
+
+CPU = torch.device("cpu")
+QUIET = Console(quiet=True)
+PLANTED = (1, "attention value")
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[RankPool]:
+    with RankPool(2) as ranks:
+        yield ranks
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """A model that has learnt its task, and whose second layer hangs on a few of its values."""
+    folder = tmp_path_factory.mktemp("analyze")
+    data = tiny_sentiment(folder / "data", 320, 64)
+    bert = tiny_bert(folder / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    made = load_recipe("sentiment-90", [
+        f"model.path={bert}", f"task.train={data}/train.csv", f"task.validation={data}/validation.csv",
+        "task.text=text", "task.max_length=32", "pruning.sparsity=0.8", "learning_rate.peak=5e-3",
+    ])  # fmt: skip
+    bench = set_up(made, 32, 60, Ranks(0, 0, 1), CPU)
+    assert isinstance(bench.recovery, Recovery)
+    bench.recovery.train(bench.model, {})
+    assert bench.score() > 0.95, "it has learnt"
+    _plant(bench.model)
+    assert bench.score() > 0.95, "and still knows"
+    bench.model.save_pretrained(bert)
+    return made
+
+
+def _plant(model: Any) -> None:
+    """Large weights that cancel, in one matrix of one layer: the function stays, until some of them are gone.
+
+    What a layer norm gives has a mean of 0 once its scale and shift are taken off, so that a row of its inverse
+    scales adds nothing but a constant.
+    """
+    layers = model.bert.encoder.layer
+    norm, value = layers[PLANTED[0] - 1].output.LayerNorm, layers[PLANTED[0]].attention.self.value
+    with torch.no_grad():
+        value.weight += 1000 / norm.weight
+        value.bias -= 1000 * (norm.bias / norm.weight).sum()
+
+
+def one_rank(recipe: Recipe, *sparsities: float, layers: bool = True, steps: int = 0) -> Analysis:
+    return make_analysis(recipe, sparsities, steps, layers, 16, Ranks(0, 0, 1), CPU, QUIET)
+
+
+@pytest.fixture(scope="module")
+def analysis(recipe: Recipe) -> Analysis:
+    return one_rank(recipe, 0.5)
+
+
+def by_hand(recipe: Recipe, names: list[str], sparsity: float) -> float:
+    """The accuracy with the smallest weights of some tensors at zero, by a sort."""
+    bench = set_up(recipe, 16, 0, Ranks(0, 0, 1), CPU)
+    weights = dict(bench.model.named_parameters())
+    flat = torch.cat([weights[name].detach().abs().view(-1) for name in names])
+    threshold = flat.sort().values[round(sparsity * flat.numel()) - 1]
+    with torch.no_grad():
+        for name in names:
+            weights[name].masked_fill_(weights[name].abs() <= threshold, 0.0)
+    return bench.score()
+
+
+def test_one_shot_numbers_are_those_of_pruning_by_hand(recipe: Recipe, analysis: Analysis) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(recipe.model.path)  # type: ignore[union-attr]
+    components = {component.name: component for component in find_components(model)}
+    for name in ("word embeddings", "attention value", "feed-forward out", "head"):
+        [finding] = [finding for finding in analysis.findings if finding.name == name]
+        tensors = [tensor.name for tensor in components[name].tensors]
+        for sparsity in (0.5, 0.8):
+            assert finding.scores[sparsity] == by_hand(recipe, tensors, sparsity), (name, sparsity)
+    [loss] = [loss for loss in analysis.layers if (loss.layer, loss.component) == PLANTED]
+    assert loss.score == by_hand(recipe, ["bert.encoder.layer.1.attention.self.value.weight"], 0.8)
+
+
+def test_the_planted_layer_is_ranked_worst(analysis: Analysis) -> None:
+    assert analysis.dense > 0.95
+    worst = analysis.layers[0]
+    assert (worst.layer, worst.component) == PLANTED
+    assert worst.score < 0.8
+    assert worst.score < analysis.layers[1].score
+    encoder = [finding for finding in ordered(analysis) if finding.is_prunable]
+    assert encoder[-1].name == PLANTED[1]
+    assert left_dense(analysis)[PLANTED[1]] == "costs too much"
+
+
+def test_what_saves_no_computation_is_left_dense(analysis: Analysis) -> None:
+    dense = left_dense(analysis)
+    for name in ("word embeddings", "position embeddings", "norms and biases", "head"):
+        assert dense[name] == "saves no computation"
+    assert "feed-forward in" not in dense
+    costs = [cost(analysis, finding) for finding in ordered(analysis)]
+    assert costs == sorted(costs)
+
+
+def test_the_fragment_prunes_what_is_recommended(recipe: Recipe, analysis: Analysis) -> None:
+    pruning = yaml.safe_load(fragment(analysis))["pruning"]
+    model = AutoModelForSequenceClassification.from_pretrained(recipe.model.path)  # type: ignore[union-attr]
+    found = {t.name for t in find_prunable(model, pruning.get("include", ()), pruning.get("exclude", ()))}
+    dense = left_dense(analysis)
+    wanted = {t.name for c in find_components(model) if c.name not in dense for t in c.tensors}
+    assert found == wanted
+
+
+def test_the_model_is_left_as_it_was(recipe: Recipe) -> None:
+    bench = set_up(recipe, 16, 2, Ranks(0, 0, 1), CPU)
+    before = {name: value.clone() for name, value in bench.model.state_dict().items()}
+    [component] = [c for c in find_components(bench.model) if c.name == "feed-forward in"]
+    with pruned(bench.model, component.tensors, 0.8) as masks:
+        zeros = sum(int((~mask).sum()) for mask in masks.values())
+        assert zeros == round(0.8 * component.num_weights)
+    bench.score_recovered(component.tensors, 0.8)
+    assert all(torch.equal(before[name], value) for name, value in bench.model.state_dict().items())
+
+
+def test_recovery_trains_what_is_kept_and_nothing_else(recipe: Recipe) -> None:
+    bench = set_up(recipe, 16, 3, Ranks(0, 0, 1), CPU)
+    assert bench.recovery is not None
+    [component] = [c for c in find_components(bench.model) if c.name == "feed-forward in"]
+    weights = dict(bench.model.named_parameters())
+    with pruned(bench.model, component.tensors, 0.8) as masks:
+        before = {name: weights[name].detach().clone() for name in masks}
+        bench.recovery.train(bench.model, masks)
+        for name, mask in masks.items():
+            assert not weights[name][~mask].any()
+            assert (weights[name] != before[name])[mask].float().mean() > 0.9
+
+
+def analyze_on_rank(comm: Comm, recipe: Recipe) -> Analysis:
+    ranks = Ranks(comm.rank, comm.rank, comm.size)
+    return make_analysis(recipe, (), 1, False, 16, ranks, CPU, QUIET)
+
+
+def test_two_ranks_find_what_one_does(pool: RankPool, recipe: Recipe) -> None:
+    assert recipe.task is not None
+    recipe = recipe.model_copy(update={"task": recipe.task.model_copy(update={"max_validation": 21})})
+    alone = one_rank(recipe, layers=False, steps=1)
+    found = pool.run(2, analyze_on_rank, recipe)
+    assert found[0] == found[1]
+    for mine, theirs in zip(alone.findings, found[0].findings, strict=True):
+        assert mine.scores == theirs.scores
+        assert mine.recovered == pytest.approx(theirs.recovered, abs=0.05)  # sums over ranks round otherwise
+
+
+def test_the_files_and_their_place_in_a_report(recipe: Recipe, analysis: Analysis, tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    analyze(recipe, (0.5,), 0, True, 16, tmp_path, Ranks(0, 0, 1), console)
+    assert replace(read_analysis(tmp_path), origin="") == replace(analysis, origin="")
+    with (tmp_path / "components.csv").open() as file:
+        rows = {row["component"]: row for row in csv.DictReader(file)}
+    assert rows["head"]["weights"] == "64"
+    assert rows["head"]["zeros save"] == "205 bytes"
+    assert list(rows) == [finding.name for finding in ordered(analysis)]
+    page = (tmp_path / "report.html").read_text()
+    for part in ("Worst: attention value of layer 1", "One sparsity in each convention", "pruning:"):
+        assert part in page
+    report([tmp_path], tmp_path / "page", None, False, console)
+    assert "Benefit and harm" in (tmp_path / "page" / "report.html").read_text()
+
+
+def test_a_damaged_analysis_is_named(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("{}")
+    with pytest.raises(UserError, match=r"analysis.json: is no analysis .*: make it anew"):
+        read_analysis(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pruning": None}, "an analysis needs a target: add pruning.sparsity"),
+        ({"model": None}, "an analysis needs the sections model and task"),
+    ],
+)
+def test_the_recipe_must_say_what_to_analyse(recipe: Recipe, change: dict[str, None], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        one_rank(recipe.model_copy(update=change))
