@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from dsprune.programs.train.watchdog import Watchdog
 
 
 @pytest.fixture
-def alone(tmp_path: Path):
+def alone(tmp_path: Path) -> Iterator[None]:
     dist.init_process_group("gloo", init_method=(tmp_path / "store").as_uri(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
@@ -91,13 +92,13 @@ def test_a_rank_without_progress_ends(
 
 @pytest.mark.parametrize("message", ["[x.cc:1] Connection closed by peer [::1]:1", "Timed out waiting 9ms"])
 def test_a_lost_rank_is_told_in_one_line(message: str) -> None:
-    with pytest.raises(RunFailedError, match=r"^another rank is gone \(.*\): the same command goes on"):
-        with lost_ranks_explained():
-            raise RuntimeError(f"{message}\nand more")
+    says = r"^another rank is gone \(.*\): the same command goes on"
+    with pytest.raises(RunFailedError, match=says), lost_ranks_explained():
+        raise RuntimeError(f"{message}\nand more")
 
 
 def test_other_errors_are_left_alone() -> None:
-    with pytest.raises(RuntimeError, match="^mat1 and mat2"), lost_ranks_explained():
+    with pytest.raises(RuntimeError, match=r"^mat1 and mat2"), lost_ranks_explained():
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 
@@ -111,8 +112,10 @@ ROWS = {
 
 @pytest.mark.parametrize(
     "changed",
-    [{"input_ids": [[1], [2, 3], []]}, {"labels": [0, 1, 1]}, {"choices": [[[1, 2], [3]], [[4]], []]}]
-    + [{"id": list("abd")}],
+    [
+        *({"input_ids": [[1], [2, 3], []]}, {"labels": [0, 1, 1]}),
+        *({"choices": [[[1, 2], [3]], [[4]], []]}, {"id": list("abd")}),
+    ],
 )
 def test_other_data_have_another_digest(changed: dict[str, list[object]]) -> None:
     assert data_digest(Dataset.from_dict(ROWS)) != data_digest(Dataset.from_dict(ROWS | changed))
