@@ -1,6 +1,8 @@
 """Language modelling: blocks and masks by hand, perplexity by its definition, and what is refused."""
 
+import functools
 import math
+import operator
 
 import numpy as np
 import pytest
@@ -48,7 +50,9 @@ def test_masked_blocks_hold_every_token_and_hide_some(tmp_path):
         [label if label != IGNORED else token for token, label in zip(ids, labels, strict=True)]
         for ids, labels in zip(blocks["input_ids"][:], blocks["labels"][:], strict=True)
     ]
-    assert sum(whole, []) == [token for text in SENTENCES for token in WORDS(text)["input_ids"]]
+    assert functools.reduce(operator.iadd, whole, []) == [
+        token for text in SENTENCES for token in WORDS(text)["input_ids"]
+    ]
     special = set(WORDS.all_special_ids)
     for block, labels in zip(whole, blocks["labels"][:], strict=True):
         hidden = [token for token, label in zip(block, labels, strict=True) if label != IGNORED]

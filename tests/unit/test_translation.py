@@ -105,7 +105,7 @@ def test_scores_are_sacrebleus_for_each_direction(tmp_path):
     assert scores == pytest.approx(
         {"bleu": sum(expected.values()) / 2, "bleu_en-de": expected["en-de"], "bleu_de-en": expected["de-en"]}
     )
-    assert list(scores)[0] == "bleu"
+    assert next(iter(scores)) == "bleu"
     assert 0 < scores["bleu"] < 100
 
 

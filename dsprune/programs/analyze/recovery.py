@@ -65,8 +65,9 @@ class Recovery:
         self, model: nn.Module, masks: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, rate: float
     ) -> None:
         """Sum the gradients over ranks, and step."""
-        weights = {name: weight for name, weight in model.named_parameters() if weight.grad is not None}
-        for name, weight in weights.items():
+        for name, weight in model.named_parameters():
+            if weight.grad is None:
+                continue
             if self.ranks.world_size > 1:
                 dist.all_reduce(weight.grad)
             if name in masks:
