@@ -1,8 +1,7 @@
 """Language modelling: blocks and masks by hand, perplexity by its definition, and what is refused."""
 
-import functools
+import itertools
 import math
-import operator
 
 import numpy as np
 import pytest
@@ -50,9 +49,8 @@ def test_masked_blocks_hold_every_token_and_hide_some(tmp_path):
         [label if label != IGNORED else token for token, label in zip(ids, labels, strict=True)]
         for ids, labels in zip(blocks["input_ids"][:], blocks["labels"][:], strict=True)
     ]
-    assert functools.reduce(operator.iadd, whole, []) == [
-        token for text in SENTENCES for token in WORDS(text)["input_ids"]
-    ]
+    tokens = [token for text in SENTENCES for token in WORDS(text)["input_ids"]]
+    assert list(itertools.chain.from_iterable(whole)) == tokens
     special = set(WORDS.all_special_ids)
     for block, labels in zip(whole, blocks["labels"][:], strict=True):
         hidden = [token for token, label in zip(block, labels, strict=True) if label != IGNORED]
