@@ -95,36 +95,46 @@ def test_the_pipeline_runs_teacher_store_and_students_one_after_the_other(site: 
         assert [path.name[-10:] for path in sorted(logs.iterdir())] == ["_rank0.log", "_rank1.log"]
 
 
-def test_a_run_over_two_nodes_is_pre_empted_requeued_and_goes_on(site: Site) -> None:
+def test_a_run_over_two_nodes_is_stopped_in_every_way_requeued_and_goes_on(site: Site) -> None:
     asked = ("--nodes=2", "--gpus-per-node=1", "--time=30", "--sbatch=--cpus-per-task=1")
     printed = site.dsprune("submit", "long.yaml", *asked)
     job = printed.splitlines()[0].removeprefix("train: job ")
     run = site.folder / "runs" / "long"
-    for number, signal in enumerate(("USR1", "TERM"), start=1):
+    scontrol = ("scontrol", "update", "NodeName=n2")
+    for number, disturb in enumerate(
+        [
+            ("scancel", "--signal=USR1", job),
+            ("scancel", "--signal=TERM", job),
+            (*scontrol, "State=DOWN", "Reason=test"),
+        ],
+        start=1,
+    ):
         before = newest_checkpoint(run)
         site.slurm.wait_for(lambda last=before: newest_checkpoint(run) != last, job, PATIENCE)
-        site.slurm.call("scancel", f"--signal={signal}", job)
+        site.slurm.call(*disturb)
         site.slurm.wait_for(
             lambda count=str(number): site.slurm.field(job, "Restarts") == count, job, PATIENCE
         )
+    site.slurm.call(*scontrol, "State=RESUME")
     assert site.slurm.wait(job, PATIENCE) == "COMPLETED", site.log(job)
 
     log = site.log(job)
     for attempt, words in enumerate(
-        ("SIGUSR1: stopped at step", "SIGTERM: stopped at step", "finished: "), start=1
+        ("SIGUSR1: stopped at step", "SIGTERM: stopped at step", "", "finished: "), 1
     ):
         assert f"2 nodes, attempt {attempt}" in log
         assert words in log
         logs = sorted((site.folder / "logs" / f"long-{job}" / f"attempt-{attempt}").iterdir())
         assert [path.name[-10:] for path in logs] == ["_rank0.log", "_rank1.log"]
         assert ("goes on from" in logs[0].read_text()) == (attempt > 1)
-    assert log.count("exit code 75") == 2
+    assert log.count("exit code 75") == 2, "the loss of a node is Slurm's own reason to requeue"
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["step"], status["world_size"]) == ("finished", 300, 2)
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps), "what was logged twice is kept once"
     tracked = [read_offline_run(path) for path in sorted(run.glob("wandb/offline-run-*/run-*.wandb"))]
-    assert [(part.exit_code, part.is_preempting) for part in tracked] == [(75, True), (75, True), (0, False)]
+    assert [(part.exit_code, part.is_preempting) for part in tracked[:2]] == [(75, True)] * 2
+    assert (tracked[-1].exit_code, tracked[-1].is_preempting) == (0, False)
     assert len({part.run.run_id for part in tracked}) == 1
     assert _run(["audit", str(run)]) == 0
     assert "finished: accuracy" in site.dsprune("status", run)

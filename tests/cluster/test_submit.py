@@ -70,3 +70,14 @@ def test_a_cluster_that_is_down_is_said(
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("dsprune: sinfo: ")
     assert line.endswith(": is the cluster up?")
+
+
+def test_the_batch_scripts_must_be_there(
+    recipe: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("dsprune.programs.submit.submit.SCRIPTS", tmp_path / "none")
+    assert _run(["submit", recipe]) == 2
+    assert (
+        f"{tmp_path}/none: no such folder: name that of the batch scripts in DSPRUNE_SLURM"
+        in capsys.readouterr().err
+    )
