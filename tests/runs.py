@@ -14,6 +14,16 @@ STEPS_PER_EPOCH = 50
 LAYERS, MATRICES = 2, ("attention.self.query", "attention.self.key", "intermediate.dense", "output.dense")
 PRUNABLE_SHARE = 0.78
 
+BASE = """
+name: sentiment-90
+model: {path: data/minilm}
+task: {name: text-classification, train: train.csv, validation: validation.csv}
+budget: {epochs: 4, batch: 32}
+pruning: {sparsity: 0.9}
+learning_rate: {peak: 1.0e-4}
+tracking: {log_every: 5}
+"""
+
 
 def write_run(
     folder: Path, *overrides: str, score: float = 0.9, killed_at: int | None = None, **start: Any
@@ -22,15 +32,17 @@ def write_run(
 
     Args:
         folder: its parent.
-        overrides: recipe values on top of sentiment-90's; 200 steps unless they say otherwise.
+        overrides: recipe values on top of `BASE`; 200 steps unless they say otherwise.
         score: accuracy at the end.
         killed_at: the last step; half a line of metrics follows it.
         start: values of start.json.
     """
-    recipe = load_recipe("sentiment-90", ["tracking.log_every=5", *overrides])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "base.yaml").write_text(BASE)
+    recipe = load_recipe(str(folder / "base.yaml"), overrides)
     timetable = build_timetable(recipe.pruning, recipe.learning_rate, recipe.budget, STEPS_PER_EPOCH)
     run = folder / recipe.name
-    run.mkdir(parents=True)
+    run.mkdir()
     (run / "recipe.yaml").write_text(dump_recipe(recipe))
     (run / "ds_config.json").write_text(json.dumps({"train_batch_size": recipe.budget.batch}))
     record = {"timetable": timetable.to_dict(), "command": f"dsprune train sentiment-90 name={recipe.name}"}

@@ -105,7 +105,7 @@ def test_folders_are_found_below_and_counted_once(tmp_path: Path) -> None:
 
 def test_seeds_are_one_setting_and_sparsities_one_series(tmp_path: Path) -> None:
     scores = grid(tmp_path, 0.5, 0.9, seeds=3)
-    settings = settings_of([read_run(path) for path in sorted(tmp_path.iterdir())])
+    settings = settings_of([read_run(path) for path in sorted(tmp_path.iterdir()) if path.is_dir()])
     assert [(s.series, s.target) for s in settings] == list(scores)
     for setting in settings:
         expected = scores[setting.series, setting.target]
