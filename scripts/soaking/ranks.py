@@ -73,6 +73,9 @@ class Ranks:
                 self._join(deadline)
             if time.monotonic() >= deadline:
                 hung = {rank for rank, process in enumerate(self.processes) if process.exitcode is None}
+                for rank in hung:  # where it hung belongs into its log
+                    with (self.log / f"{rank}.log").open("a") as log:
+                        log.write(f"hangs in {self.whereabouts(rank)}\n")
                 self.signal(signal.SIGKILL)
                 self._join(time.monotonic() + 10)
         return [None if rank in hung else process.exitcode for rank, process in enumerate(self.processes)]

@@ -1,5 +1,6 @@
 """Runs for the tests of stopping and going on: forked ranks, a model that drops out, a recipe of 40 steps."""
 
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ class Workshop:
         """The same until after a step."""
         ranks, run = self.start(name, *arguments, world_size=world_size), self.run(name)
         wait_for(ranks, run, step)
-        run.stop_file.touch()
+        ranks.signal(signal.SIGTERM)
         assert set(ranks.wait()) == {75}, ranks.said()
         return run
 

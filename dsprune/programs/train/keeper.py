@@ -62,7 +62,7 @@ class Keeper:
         The first metric counts, and only at the target: a model that is still dense is better, and no use.
         """
         timetable = self._engine.timetable
-        at_target = not timetable.events or timetable.phase_at(self._engine.clock) == "recover"
+        at_target = not timetable.events or timetable.phase_at(self._engine.clock - 1) == "recover"
         if not self._settings.best or not at_target:
             return False
         name, value = next(iter(metrics.items()))
