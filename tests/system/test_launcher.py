@@ -5,7 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -41,7 +41,8 @@ def launched(recipe: Path, name: str) -> Iterator[tuple[subprocess.Popen[str], R
             time.sleep(0.05)
         yield process, run
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 
@@ -68,8 +69,13 @@ def test_a_signal_to_one_rank_stops_all_and_the_launcher_says_75(recipe: Path) -
     with launched(recipe, "one") as (process, run):
         _, ranks = descendants(process)
         ranks[1].send_signal(signal.SIGUSR1)
-        assert process.wait(60) == 75
-        stopped(run, "SIGUSR1")
+        output = process.communicate(timeout=60)
+        step = stopped(run, "SIGUSR1").step
+    done = subprocess.CompletedProcess([], process.returncode, *output)
+    assert done.returncode == 75
+    assert complaints(done) == [
+        f"dsprune: SIGUSR1: stopped at step {step}; the same command goes on from there"
+    ]
 
 
 def test_sigterm_to_the_launcher_reaches_the_ranks(recipe: Path) -> None:
@@ -80,29 +86,10 @@ def test_sigterm_to_the_launcher_reaches_the_ranks(recipe: Path) -> None:
         stopped(run, "SIGTERM")
 
 
-def test_sigterm_to_everyone_as_slurm_sends_it(recipe: Path) -> None:
-    with launched(recipe, "everyone") as (process, run):
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
-        stopped(run, "SIGTERM")
-
-
-@pytest.mark.parametrize("victim", ["deepspeed", "its child"])
-def test_a_run_whose_launcher_was_killed_saves_itself(recipe: Path, victim: str) -> None:
-    with launched(recipe, victim.replace(" ", "-")) as (process, run):
-        node, ranks = descendants(process)
-        (node if victim == "its child" else process).kill()
+def test_a_run_whose_launcher_was_killed_saves_itself(recipe: Path) -> None:
+    with launched(recipe, "orphans") as (process, run):
+        _, ranks = descendants(process)
+        process.kill()
         stopped(run, "the launcher is gone")
         psutil.wait_procs(ranks, timeout=30)
         assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
-
-
-def test_what_the_ranks_say_is_said_once(recipe: Path) -> None:
-    with launched(recipe, "once") as (process, run):
-        run.stop_file.touch()
-        output = process.communicate(timeout=60)
-        done = subprocess.CompletedProcess([], process.returncode, *output)
-        assert done.returncode == 75
-        step = stopped(run, "dsprune stop").step
-        said = f"dsprune: dsprune stop: stopped at step {step}; the same command goes on from there"
-        assert complaints(done) == [said]

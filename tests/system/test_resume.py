@@ -1,5 +1,6 @@
 """Runs that are stopped or killed go on as if nothing had happened, bit for bit, with dropout on."""
 
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -31,15 +32,11 @@ def test_a_run_keeps_its_newest_checkpoints(whole: RunFolder) -> None:
     assert (whole.checkpoints / "latest").read_text() == "global_step40"
 
 
-@pytest.mark.parametrize("changes", [(), ("deepspeed=zero3", "precision=bf16")], ids=["zero2", "zero3 bf16"])
-def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
-    workshop: Workshop, whole: RunFolder, changes: tuple[str, ...]
-) -> None:
-    if changes:
-        whole = workshop.run("another")
-        assert workshop.start("another", *changes).wait() == [0, 0]
-    stopped = workshop.run(f"stopped{len(changes)}")
-    ranks = workshop.start(stopped.path.name, *changes)
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(workshop: Workshop) -> None:
+    changes = "deepspeed=zero3", "precision=bf16"
+    whole, stopped = workshop.run("peace"), workshop.run("stopped")
+    assert workshop.start("peace", *changes).wait() == [0, 0]
+    ranks = workshop.start("stopped", *changes)
     wait_for(ranks, stopped, 12)
     ranks.signal(signal.SIGTERM, [1])
     assert ranks.wait() == [75, 75]
@@ -48,28 +45,24 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
     assert (status.state, status.checkpoint) == ("stopped", f"global_step{status.step}")
     said = f"dsprune: SIGTERM: stopped at step {status.step}; the same command goes on from there"
     assert ranks.complaints() == [said]
-    ranks = workshop.start(stopped.path.name, *changes)
+    ranks = workshop.start("stopped", *changes)
     assert ranks.wait() == [0, 0], ranks.said()
     assert f"goes on from {stopped.checkpoints}/{status.checkpoint}, step {status.step}\n" in ranks.said()
     assert list(differences(whole, stopped)) == []
 
 
-@pytest.mark.parametrize("victims", [[0], [0, 1]], ids=["rank 0", "all"])
-def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
-    workshop: Workshop, whole: RunFolder, victims: list[int]
+def test_a_run_of_which_a_rank_was_killed_ends_as_if_it_had_not_been(
+    workshop: Workshop, whole: RunFolder
 ) -> None:
-    killed = workshop.run(f"killed{len(victims)}")
-    ranks = workshop.start(killed.path.name)
+    killed = workshop.run("killed")
+    ranks = workshop.start("killed")
     wait_for(ranks, killed, 24)
-    ranks.signal(signal.SIGKILL, victims)
-    codes = ranks.wait()
-    assert all(codes[rank] == -signal.SIGKILL for rank in victims)
-    if len(victims) == 1:
-        assert codes[1] == 1
-        [line] = ranks.complaints()
-        assert line.startswith("dsprune: rank 1: another rank is gone (")
-        assert line.endswith("): the same command goes on from the newest checkpoint")
-    ranks = workshop.start(killed.path.name)
+    ranks.signal(signal.SIGKILL, [0])
+    assert ranks.wait() == [-signal.SIGKILL, 1], "the other one ended by itself"
+    [line] = ranks.complaints()
+    assert line.startswith("dsprune: rank 1: another rank is gone (")
+    assert line.endswith("): the same command goes on from the newest checkpoint")
+    ranks = workshop.start("killed")
     assert ranks.wait() == [0, 0], ranks.said()
     assert f"goes on from {killed.checkpoints}/global_step20, step 20\n" in ranks.said()
     assert list(differences(whole, killed)) == []
@@ -123,21 +116,19 @@ def test_the_best_checkpoint_at_the_target_is_kept(workshop: Workshop) -> None:
     )
 
 
-def test_another_recipe_does_not_go_on(
-    workshop: Workshop, whole: RunFolder, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = workshop.start_and_stop("other", step=12, world_size=1)
-    assert workshop.start("other", "learning_rate.peak=0.1", world_size=1).wait() == [2]
+def test_another_recipe_does_not_go_on(workshop: Workshop, whole: RunFolder) -> None:
     ranks = workshop.start("new", f"--resume={whole.path}", world_size=1)
     assert ranks.wait() == [2]
     assert ranks.complaints() == [
         f"dsprune: {whole.path}: holds a finished run: give another name=... or output=..., or remove it"
     ]
-    ranks = workshop.start("other", "learning_rate.peak=0.1", world_size=1)
+    unfinished = RunFolder(Path(shutil.copytree(whole.path, workshop.run("unfinished").path)))
+    unfinished.summary.unlink()
+    ranks = workshop.start("unfinished", "learning_rate.peak=0.1", world_size=1)
     assert ranks.wait() == [2]
     assert ranks.complaints() == [
-        f"dsprune: {run.path}: holds an unfinished run with another learning_rate.peak (0.005 there, 0.1 here): "
-        f"give the same recipe to go on, another name=... to start anew, or remove it"
+        f"dsprune: {unfinished.path}: holds an unfinished run with another learning_rate.peak (0.005 there, 0.1 "
+        f"here): give the same recipe to go on, another name=... to start anew, or remove it"
     ]
 
 
