@@ -65,11 +65,15 @@ def test_without_slurm_it_says_where_to_go(
 def test_a_cluster_that_is_down_is_said(
     recipe: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    config = ["ClusterName=down", "SlurmctldHost=localhost(127.0.0.1)", "SlurmctldPort=9", "NodeName=n1"]
+    (tmp_path / "slurm.conf").write_text("\n".join([*config, "PartitionName=p Nodes=n1", ""]))
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
     assert _run(["submit", recipe]) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("dsprune: sinfo: ")
-    assert line.endswith(": is the cluster up?")
+    assert line == (
+        "dsprune: sinfo: slurm_load_partitions: Unable to contact slurm controller (connect failure): "
+        "is the cluster up?"
+    )
 
 
 def test_the_batch_scripts_must_be_there(
