@@ -172,13 +172,18 @@ class MaskedLanguageModeling(LanguageModeling):
     ) -> dict[str, list[Any]]:
         """Blocks of documents with their special tokens; which are special is kept for `prepare`."""
         documents = tokenizer(rows["text"], return_special_tokens_mask=True)
-        length = self.settings.max_length
-        blocks = _cut(list(chain.from_iterable(documents["input_ids"])), length)
+        tokens, special = (
+            _cut(list(chain.from_iterable(documents[name])), self.settings.max_length)
+            for name in ("input_ids", "special_tokens_mask")
+        )
+        kept = [
+            place for place, mask in enumerate(special) if not all(mask)
+        ]  # of the others nothing can be hidden
         return {
-            "input_ids": blocks,
-            "attention_mask": [[1] * len(block) for block in blocks],
-            "special": _cut(list(chain.from_iterable(documents["special_tokens_mask"])), length),
-            "length": list(map(len, blocks)),
+            "input_ids": [tokens[place] for place in kept],
+            "attention_mask": [[1] * len(tokens[place]) for place in kept],
+            "special": [special[place] for place in kept],
+            "length": [len(tokens[place]) for place in kept],
         }
 
     def _mask(

@@ -27,7 +27,7 @@ from tests.kinds.kind import KINDS, Kind
 from tests.ranks.pool import RankPool
 
 CPU = torch.device("cpu")
-STEPS = 6
+STEPS = 8
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def trained(
         "name": "dense",
         "model": {"path": str(model)},
         "task": task,
-        "budget": {"steps": STEPS, "batch": 8},
+        "budget": {"steps": STEPS, "batch": 16},
         "learning_rate": {"peak": 1e-2},
         "tracking": {"log_every": 1, "eval_every": 100},
         "output": str(folder / "runs"),
@@ -87,15 +87,15 @@ def test_it_learns(trained: Trained) -> None:
     losses = trained.losses("dense")
     assert len(losses) == STEPS
     assert all(map(math.isfinite, losses))
-    assert losses[-1] < losses[0]
+    assert sum(losses[-2:]) < sum(losses[:2])
 
 
 def test_two_ranks_evaluate_to_what_one_does(pool: RankPool, trained: Trained) -> None:
     model = str(trained.runs / "dense" / "model")
     alone = evaluate_model(model, trained.settings, device=CPU, batch_size=16)
-    assert alone == pytest.approx(trained.summary("dense")["metrics"], rel=1e-4, nan_ok=True)
+    assert alone == pytest.approx(trained.summary("dense")["metrics"], rel=1e-3, abs=1e-2, nan_ok=True)
     for metrics in pool.run(2, evaluate_on_rank, model, trained.settings):
-        assert metrics == pytest.approx(alone, rel=1e-4, nan_ok=True)
+        assert metrics == pytest.approx(alone, rel=1e-3, abs=1e-2, nan_ok=True)
 
 
 @pytest.mark.parametrize("stage", [2, 3])
@@ -121,4 +121,4 @@ def test_it_is_pruned_while_it_learns_from_a_store(pool: RankPool, trained: Trai
     assert all(map(math.isfinite, trained.losses(name)))
     audit(trained.runs / name, Console(file=io.StringIO()))
     metrics = evaluate_model(str(trained.runs / name / "model"), trained.settings, device=CPU)
-    assert metrics == pytest.approx(summary["metrics"], rel=1e-4, nan_ok=True)
+    assert metrics == pytest.approx(summary["metrics"], rel=1e-3, abs=1e-2, nan_ok=True)

@@ -150,14 +150,14 @@ def parallel(folder: Path) -> Row:
         "train": str(folder / "train"),
         "validation": str(folder / "validation"),
         "pairs": ["en-de", "de-en"],
-        "max_target": 12,
+        "max_target": 8,
     }
 
 
 def text(folder: Path) -> Row:
     def write(path: Path, rows: Sequence[str]) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(rows) + "\n\n")
+        path.write_text("\n".join(rows * 3) + "\n\n")
         return str(path)
 
     return both(write, folder, "txt", SENTENCES) | {"max_length": 16}

@@ -27,13 +27,12 @@ SIZES = {
     "intermediate_size": 32,
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
+    "initializer_range": 0.2,  # so that they tell inputs apart from the first step on
 }
 
 
 def bert(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    return BertForMaskedLM(
-        BertConfig(vocab_size=len(tokenizer), max_position_embeddings=LONGEST, initializer_range=0.2, **SIZES)
-    )
+    return BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=LONGEST, **SIZES))
 
 
 def roberta(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

@@ -1,8 +1,10 @@
 """Every recipe and every ds_config that comes with the package works."""
 
 import io
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,12 @@ import dsprune
 from dsprune.distributed.comm import Comm
 from dsprune.engine.dsconfig import SHIPPED
 from dsprune.engine.ops import build_ops
-from dsprune.programs.plan.plan import plan
+from dsprune.programs.plan.plan import make_plan, plan
 from dsprune.pure.recipe import load_recipe, shipped_recipes
+from dsprune.tasks.pretrained import load_config
+from dsprune.tasks.registry import build_task
+from tests.kinds import models
+from tests.kinds.tokenizers import byte_pairs_without_padding, unigrams
 from tests.ranks.pool import RankPool
 from tests.system.blocks import Blocks, examples
 from tests.tiny import tiny_bert
@@ -21,19 +27,72 @@ from tests.tiny import tiny_bert
 CONFIGS = sorted(file.stem for file in SHIPPED.glob("*.json"))
 
 
+WRITERS = {
+    "opus-100": (models.mbart, unigrams),
+    "causal-language-modeling": (models.gpt2, byte_pairs_without_padding),
+}
+"""Tasks whose models are no encoders, with a tiny one and its tokenizer."""
+
+SMC_ROWS = {
+    "smc-commonsense-qa": ("*embeddings*.weight", "*pooler*.weight", "classifier*.weight"),
+    "smc-winogrande": ("*embeddings*.weight", "*pooler*.weight", "classifier*.weight"),
+    "smc-race": ("*embeddings*.weight", "*pooler*.weight", "classifier*.weight"),
+    "smc-arithmetic": ("*embeddings*.weight", "*predictions*.weight"),
+    "smc-translation-10": ("model.shared.weight", "*embed_positions*"),
+}
+"""What the headers of these recipes say to include, so that embeddings and head count."""
+
+
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_bert(tmp_path_factory.mktemp("bert"))
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A tiny model for the task of a recipe, as deep as the recipes' own."""
+    folder = tmp_path_factory.mktemp("models")
+    tiny_bert(folder / "bert", num_hidden_layers=12)
+    for task, (model, tokenizer) in WRITERS.items():
+        models.save(folder / task, model, tokenizer(["the cat sat on the mat"] * 8))
+
+    def find(name: str) -> Path:
+        task = load_recipe(name).task
+        assert task is not None
+        return folder / (task.name if task.name in WRITERS else "bert")
+
+    return find
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_a_shipped_recipe_loads_and_plans(name: str, bert: Path) -> None:
-    recipe = load_recipe(name, [f"model.path={bert}", "task.train=null"])
+def test_a_shipped_recipe_loads_and_plans(name: str, folder_of: Callable[[str], Path]) -> None:
+    recipe = load_recipe(name, [f"model.path={folder_of(name)}", "task.train=null"])
     console = Console(file=io.StringIO(), width=200)
     plan(recipe, 8, None, 67_349, None, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert name in text
     assert recipe.pruning is None or f"{recipe.pruning.sparsity:.1%}" in text
+
+
+@pytest.mark.parametrize("name", SMC_ROWS)
+def test_embeddings_and_head_count_in_a_row_of_smc_bench(name: str, folder_of: Callable[[str], Path]) -> None:
+    header = (files("dsprune") / "recipes" / f"{name}.yaml").read_text()
+    assert "include" in header or "see smc-commonsense-qa" in header
+    pruning = {
+        "sparsity": 0.488,
+        "include": SMC_ROWS[name],
+        "first": 0.0,
+        "start": "10 %",
+        "end": "80 %",
+        "events": 4,
+    }
+    if "*embeddings*.weight" in SMC_ROWS[name]:
+        pruning["exclude"] = ["*LayerNorm*"]
+    recipe = load_recipe(name, [f"model.path={folder_of(name)}", f"pruning={json.dumps(pruning)}"])
+    made = make_plan(recipe, 1, 200_000)
+    assert recipe.model is not None
+    task = build_task(recipe.task) if recipe.task else None
+    assert task is not None
+    model = task.new_model(load_config(recipe.model.path))
+    matrices = {name: weight.numel() for name, weight in model.named_parameters() if weight.dim() == 2}
+    unused = matrices.pop("encoder.pooler.dense.weight", 0)  # by the decoder of equations
+    assert unused == (32 * 32 if name == "smc-arithmetic" else 0)
+    assert made.num_prunable == sum(matrices.values())
 
 
 @pytest.fixture(scope="module")

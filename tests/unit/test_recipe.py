@@ -30,12 +30,17 @@ def write(folder: Path, values: object, name: str = "mine.yaml") -> str:
 class TestShipped:
     def test_names(self) -> None:
         assert shipped_recipes() == [
-            "glue-90",
-            "mlperf-95",
-            "obert-30-epochs",
-            "sentiment-90",
-            "sentiment-dense",
-            "smc-gmp",
+            *("decoder-50", "glue-90", "gmp-glue", "gmp-squad", "mlperf-95"),
+            *(
+                "obert-30-epochs",
+                "obert-squad",
+                "obert-squad-3-layers",
+                "obert-squad-6-layers",
+                "obert-upstream",
+            ),
+            *("sentiment-90", "sentiment-dense", "smc-arithmetic", "smc-commonsense-qa", "smc-gmp"),
+            *("smc-protein", "smc-race", "smc-translation-10", "smc-translation-2", "smc-translation-5"),
+            *("smc-winogrande", "squad-dense"),
         ]
 
     @pytest.mark.parametrize("name", shipped_recipes())
@@ -77,7 +82,7 @@ class TestLoading:
         ):
             load_recipe("glue90")
         with pytest.raises(
-            UserError, match=r"recipe 'zzz.yaml': no such file: the shipped recipes are glue-90, "
+            UserError, match=r"recipe 'zzz.yaml': no such file: the shipped recipes are decoder-50, "
         ):
             load_recipe("zzz.yaml")
 

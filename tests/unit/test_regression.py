@@ -61,7 +61,7 @@ def test_imitation_at_a_high_temperature_is_half_the_squared_difference():
     teacher, student = torch.tensor([[0.5], [-1.0]]), torch.tensor([[0.2], [1.0]])
     rows = [task.logit_rows({"logits": logits}, {})["logits"].logits for logits in (student, teacher)]
     expected = ((teacher - student) ** 2 / 2).mean()
-    torch.testing.assert_close(distillation_loss(*rows, 1000.0), expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(distillation_loss(*rows, 50.0), expected, rtol=1e-2, atol=1e-4)
 
 
 def test_a_pair_and_its_score(tmp_path):
