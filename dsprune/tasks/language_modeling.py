@@ -103,10 +103,10 @@ class LanguageModeling(Task):
         return linear_head(model)
 
     def score(self, predictions: Sequence[TokenCounts], dataset: Dataset) -> dict[str, float]:
-        """Perplexity, the lower the better, and the fraction of tokens that are guessed right."""
+        """The fraction of tokens that are guessed right, and the perplexity."""
         del dataset
         total = TokenCounts.total(predictions)
-        return {"perplexity": total.perplexity, "accuracy": total.accuracy}
+        return {"accuracy": total.accuracy, "perplexity": total.perplexity}
 
 
 class CausalLanguageModeling(LanguageModeling):

@@ -100,7 +100,10 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, predictions: Sequence[Any], dataset: Dataset) -> dict[str, float]:
-        """Metrics of the predictions for all of `dataset`, in its order; the headline metric first."""
+        """Metrics of the predictions for all of `dataset`, in its order.
+
+        The headline metric is the first, and of that one more is better.
+        """
 
     def for_model(self, config: PretrainedConfig) -> "Task":
         """This task, completed with what a model that was trained for it knows, such as the labels."""

@@ -110,7 +110,7 @@ def test_perplexity_is_over_all_tokens(tmp_path):
     ]
     found = evaluate(model, task, data, task.collate(BYTES), batch_size=4, device=torch.device("cpu"))
     assert found["perplexity"] == pytest.approx(math.exp(torch.cat(losses).mean().item()), rel=1e-5)
-    assert list(found) == ["perplexity", "accuracy"]
+    assert list(found) == ["accuracy", "perplexity"]
 
 
 def test_counts_add_up():

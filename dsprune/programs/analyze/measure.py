@@ -21,7 +21,7 @@ from dsprune.pure.recipe import Recipe
 from dsprune.pure.shard import PrunableTensor
 from dsprune.tasks.pretrained import load_config, load_tokenizer
 from dsprune.tasks.registry import build_task
-from dsprune.tasks.task import Collate, Task, inputs_of, on_device
+from dsprune.tasks.task import Collate, Task, on_device
 
 __all__ = ["Bench", "set_up"]
 
@@ -77,7 +77,7 @@ class Bench:
 
     def flops(self, length: int) -> Flops:
         """Operations of a forward pass of one example of so many tokens."""
-        example = inputs_of(self.collate([self.data[0]]))
+        example = self.task.inputs(self.collate([self.data[0]]))
         return forward_flops(self.model, on_device(stretched(example, length), self.device))
 
     def finding(
@@ -126,8 +126,8 @@ def set_up(recipe: Recipe, batch_size: int, recovery_steps: int, ranks: Ranks, d
     """
     if recipe.model is None or recipe.task is None:
         raise UserError(f"recipe {recipe.name!r}: an analysis needs the sections model and task: add them")
-    task = build_task(recipe.task).for_model(load_config(recipe.model.path))
     tokenizer = load_tokenizer(recipe.model.tokenizer or recipe.model.path)
+    task = build_task(recipe.task).for_model(load_config(recipe.model.path)).for_tokenizer(tokenizer)
     model: nn.Module = task.build_model(recipe.model.path, tokenizer, new_head=False)
     model.eval().to(device)
     collate = task.collate(tokenizer)
