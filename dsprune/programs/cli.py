@@ -255,6 +255,25 @@ def analyze(
 
 
 @app.command()
+def suite(
+    name: Annotated[str, typer.Argument(help="A shipped suite, such as guidelines, or a YAML file.")],
+    recipe: Annotated[str | None, typer.Argument(help="The recipe that it changes; else its own.")] = None,
+    overrides: Overrides = None,
+    methods: Annotated[list[str] | None, typer.Option(help="Run this method; else all.")] = None,
+    sparsity: Annotated[list[float] | None, typer.Option(help="A target; else the suite's.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 1,
+    output: Annotated[Path | None, typer.Option(help="Folder for all of it; else runs/NAME.")] = None,
+    num_ranks: Annotated[int, typer.Option(min=1, help="Processes of each run, on this host.")] = 1,
+    dry_run: Annotated[bool, typer.Option(help="Print the runs' commands only.")] = False,
+) -> None:
+    """Run a grid of methods, sparsities and seeds; finished runs are kept, and a report is written."""
+    from dsprune.programs.suite.suite import suite as run_suite
+
+    chosen, targets = methods or [], sparsity or []
+    run_suite(name, recipe, overrides or [], chosen, targets, seeds, output, num_ranks, dry_run, Console())
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders with such below.")],
     output: Annotated[

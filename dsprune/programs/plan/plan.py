@@ -19,7 +19,7 @@ from dsprune.tasks.layers import keep_layers
 from dsprune.tasks.pretrained import load_config
 from dsprune.tasks.registry import build_task
 
-__all__ = ["make_plan", "plan"]
+__all__ = ["make_plan", "plan", "weightless_model"]
 
 
 def plan(
@@ -64,7 +64,7 @@ def make_plan(recipe: Recipe, world_size: int, train_examples: int | None = None
         recipe.budget,
         None if num_examples is None else _steps_per_epoch(recipe, world_size, num_examples),
     )
-    model = _weightless_model(recipe.model, recipe.task)
+    model = weightless_model(recipe.model, recipe.task)
     return Plan(
         recipe=recipe,
         model_path=recipe.model.path,
@@ -90,7 +90,7 @@ def _steps_per_epoch(recipe: Recipe, world_size: int, num_examples: int) -> int:
     return BatchPlan(num_examples, budget.batch, micro_batch, world_size, recipe.seed).steps_per_epoch
 
 
-def _weightless_model(model: Model, task: Task | None) -> nn.Module:
+def weightless_model(model: Model, task: Task | None) -> nn.Module:
     """The model with the task's head, without memory for its weights; without a task, with a classifier."""
     config = load_config(model.path)
     with torch.device("meta"):

@@ -43,12 +43,13 @@ def _unknown(key: str, known: list[str]) -> str:
 def _known_keys(model: type[BaseModel], parents: list[str]) -> list[str]:
     """The keys of the section at `parents`."""
     for parent in parents:
-        model = _section(model.model_fields[parent].annotation)
+        if parent in model.model_fields:  # else it is a key of a mapping to sections
+            model = _section(model.model_fields[parent].annotation)
     return list(model.model_fields)
 
 
 def _section(annotation: Any) -> type[BaseModel]:
-    """The section in `Section` or `Section | None`."""
+    """The section in `Section`, `Section | None` or `dict[str, Section]`."""
     return next(
         kind
         for kind in (annotation, *get_args(annotation))

@@ -1,0 +1,182 @@
+"""From a suite to its runs, in an order in which each finds what it needs."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsprune.errors import UserError
+from dsprune.programs.report.compare import REFERENCE
+from dsprune.programs.suite.definition import Method, Suite
+from dsprune.pure.recipe import Recipe, load_recipe
+from dsprune.pure.schedule.law import scaled_epochs
+
+__all__ = ["Grid", "Job"]
+
+ROUND = 0.2
+"""Share of the weights left that a round of iterative pruning takes away."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run.
+
+    Attributes:
+        name: of the run.
+        seed: of the run.
+        recipe: path or name of the recipe that it changes.
+        overrides: how; they may hold places that are filled in just before the run, in braces.
+        components: components of the model that are pruned too.
+        start: of a chain of rounds that rewinds weights, the model folder that it began with.
+        rewound: model folder of the round before, whose largest weights are trained anew; None = the first.
+    """
+
+    name: str
+    seed: int
+    recipe: str
+    overrides: tuple[str, ...]
+    components: tuple[str, ...] = ()
+    start: Path | None = None
+    rewound: Path | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A suite on one recipe.
+
+    Attributes:
+        suite: what is run.
+        recipe: path or name of a recipe.
+        overrides: recipe values for all runs.
+        output: folder of the suite.
+    """
+
+    suite: Suite
+    recipe: str
+    overrides: tuple[str, ...]
+    output: Path
+
+    @property
+    def base(self) -> Recipe:
+        """The recipe as all runs begin with it."""
+        return load_recipe(self.recipe, self.overrides)
+
+    def jobs(self, methods: Sequence[str], sparsities: Sequence[float], seeds: Sequence[int]) -> list[Job]:
+        """All runs, teachers before their pupils; what two need is there once."""
+        jobs = [
+            job
+            for seed in seeds
+            for name in methods
+            for job in self._of_method(name, self.suite.changes(name), sparsities, seed)
+        ]
+        needed = [self.teacher(seed) for seed in seeds if self._needs_teacher(jobs)]
+        return list({job.name: job for job in (*needed, *jobs)}.values())
+
+    def teacher(self, seed: int) -> Job:
+        """The dense training that gives a seed its teacher; the recipe's own teacher makes it needless."""
+        return self._job(
+            "teacher", f"teacher-seed{seed}", seed, None, Method(set=("pruning=null", "distillation=null"))
+        )
+
+    def _needs_teacher(self, jobs: Sequence[Job]) -> bool:
+        named = any("{teacher}" in override for job in jobs for override in job.overrides)
+        return named and self.base.distillation is None
+
+    def _of_method(self, name: str, method: Method, sparsities: Sequence[float], seed: int) -> Iterator[Job]:
+        if "pruning=null" in method.set:
+            yield self._job(name, f"{slug(name)}-seed{seed}", seed, None, method)
+            return
+        for sparsity in sparsities:
+            if method.iterative is None:
+                yield self._job(name, f"{slug(name)}-{_percent(sparsity)}-seed{seed}", seed, sparsity, method)
+            else:
+                yield from self._rounds(name, method, sparsity, seed)
+
+    def _rounds(self, name: str, method: Method, target: float, seed: int) -> Iterator[Job]:
+        """A dense training, and one for each round; targets share the rounds that they have in common."""
+        first = f"{slug(name)}-0-seed{seed}"
+        start = self.output / f"{first}-start" if method.iterative == "weights" else None
+        values = ("pruning=null", *([f"model.path={start}"] if start else []))
+        yield self._job(name, first, seed, None, _with(method, *values), start=start)
+        model = self.output / first / "model"
+        for sparsity in rounds_to(target):
+            run = f"{slug(name)}-{_percent(sparsity)}-seed{seed}"
+            path = self.output / f"{run}-start" if start else model
+            values = (f"pruning={{sparsity: {sparsity}, curve: one-shot, start: 0}}", f"model.path={path}")
+            yield self._job(
+                name, run, seed, sparsity, _with(method, *values), start=start, rewound=start and model
+            )
+            model = self.output / run / "model"
+
+    def _job(
+        self,
+        method_name: str,
+        run: str,
+        seed: int,
+        sparsity: float | None,
+        method: Method,
+        *,
+        start: Path | None = None,
+        rewound: Path | None = None,
+    ) -> Job:
+        tags = [REFERENCE] if method.reference else []
+        values = [
+            f"name={run}", f"seed={seed}", f"output={self.output}", f'tracking.group="{method_name}"',
+            f"tracking.tags={tags}", *self._budget(method.budget, sparsity),
+            *([f"pruning.sparsity={sparsity}"] if sparsity is not None else []),
+            *(value.replace("{sparsity}", str(sparsity)) for value in method.set),
+        ]  # fmt: skip
+        return Job(run, seed, self.recipe, (*self.overrides, *values), method.components, start, rewound)
+
+    def _budget(self, factor: float, sparsity: float | None) -> Iterator[str]:
+        """The recipe's length, times a factor; a length that follows from the target is spelt out."""
+        budget, pruning = self.base.budget, self.base.pruning
+        if budget.steps is not None:
+            yield f"budget.steps={max(1, round(factor * budget.steps))}"
+        elif budget.epochs is not None:
+            yield f"budget.epochs={factor * budget.epochs:g}"
+        elif pruning is not None:
+            yield f"budget.epochs={factor * scaled_epochs(sparsity or pruning.sparsity):g}"
+
+
+def _with(method: Method, *values: str) -> Method:
+    return method.model_copy(update={"set": (*method.set, *values)})
+
+
+def rounds_to(target: float) -> list[float]:
+    """Sparsities of the rounds up to a target, which the last one meets.
+
+    Examples:
+        >>> rounds_to(0.5)
+        [0.2, 0.36, 0.488, 0.5]
+    """
+    rounds, left = [], 1 - ROUND
+    while 1 - left < target - 1e-9:
+        rounds.append(round(1 - left, 4))
+        left *= 1 - ROUND
+    return [*rounds, target]
+
+
+def slug(name: str) -> str:
+    """A method's name as part of a run's.
+
+    Examples:
+        >>> slug("gradual, as in SMC-Bench")
+        'gradual-as-in-SMC-Bench'
+    """
+    return re.sub(r"[^\w.-]+", "-", name).strip("-")
+
+
+def _percent(sparsity: float) -> str:
+    return f"{100 * sparsity:g}"
+
+
+def check_methods(suite: Suite, methods: Sequence[str]) -> None:
+    """Refuse names that are not in the suite.
+
+    Raises:
+        UserError: one is not.
+    """
+    for name in methods:
+        if name not in suite.methods:
+            raise UserError(f"--methods: {name!r}: the methods are {', '.join(map(repr, suite.methods))}")

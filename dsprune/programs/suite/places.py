@@ -1,0 +1,62 @@
+"""What is known of a run only just before it: its teacher, the store, the temperature, names of weights."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from dsprune.programs.analyze.measure import patterns_of
+from dsprune.programs.plan.plan import weightless_model
+from dsprune.programs.suite.grid import Grid, Job
+from dsprune.programs.suite.launch import Launcher
+from dsprune.pure.calibration import recommend
+from dsprune.pure.components import find_components
+from dsprune.pure.recipe import Recipe, dump_recipe, load_recipe
+from dsprune.pure.store import open_store
+from dsprune.pure.store.manifest import MANIFEST
+
+__all__ = ["resolve"]
+
+
+def resolve(job: Job, grid: Grid, launcher: Launcher) -> Recipe:
+    """The recipe of a run, its places filled in.
+
+    Raises:
+        UserError: the recipe that comes out is wrong, or its teacher cannot be asked.
+    """
+    known = grid.base.distillation
+    teacher = known.teacher if known else str(grid.output / f"teacher-seed{job.seed}" / "model")
+    own_store = known.store if known else None
+    values = {"teacher": teacher, "store": own_store or str(grid.output / f"store-seed{job.seed}")}
+    overrides = [_filled(text, values) for text in job.overrides]
+    if any("{calibrated}" in text for text in overrides):
+        recipe = load_recipe(job.recipe, [text for text in overrides if "{calibrated}" not in text])
+        values["calibrated"] = f"{_calibrated(recipe, Path(values['store']), launcher):g}"
+        overrides = [_filled(text, values) for text in overrides]
+    recipe = load_recipe(job.recipe, overrides)
+    if job.components:
+        added = [*(recipe.pruning.include if recipe.pruning else ()), *_patterns(recipe, job.components)]
+        recipe = load_recipe(job.recipe, [*overrides, f"pruning.include={added}"])
+    return recipe
+
+
+def _filled(text: str, values: dict[str, str]) -> str:
+    return re.sub(r"\{(\w+)\}", lambda place: values.get(place[1], place[0]), text)
+
+
+def _patterns(recipe: Recipe, components: tuple[str, ...]) -> Iterator[str]:
+    """Globs for those of the components that the model has."""
+    assert recipe.model is not None
+    for component in find_components(weightless_model(recipe.model, recipe.task)):
+        if component.name in components:
+            yield from patterns_of([tensor.name for tensor in component.tensors])
+
+
+def _calibrated(recipe: Recipe, store: Path, launcher: Launcher) -> float:
+    """The temperature that the teacher's answers recommend; they are asked for where they are not there."""
+    from dsprune.programs.calibrate.calibrate import measure
+    from dsprune.programs.calibrate.labels import Labels
+
+    if not (store / MANIFEST).exists():
+        launcher.run("teacher", f"{recipe.name}-teacher", dump_recipe(recipe))
+    opened = open_store(store)
+    return recommend(list(measure(opened, opened.fingerprints, Labels()).values()))

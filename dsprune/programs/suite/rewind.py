@@ -1,0 +1,74 @@
+"""The lottery ticket: the weights that training made large, as they were before it."""
+
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dsprune.distributed.comm import Comm
+from dsprune.distributed.masks import MaskSet
+from dsprune.distributed.selection import select
+from dsprune.errors import UserError
+from dsprune.pure.masks.bits import unpack
+from dsprune.pure.prunable import find_prunable
+from dsprune.pure.recipe import Recipe
+from dsprune.pure.selection.groups import event_groups
+from dsprune.pure.selection.passes import Scorer
+from dsprune.pure.shard import Shard
+from dsprune.tasks.layers import keep_layers
+from dsprune.tasks.pretrained import load_tokenizer
+from dsprune.tasks.registry import build_task
+
+__all__ = ["save_start", "save_ticket"]
+
+
+def save_start(recipe: Recipe, path: str, folder: Path) -> None:
+    """Write the model of `path` with the head that training would begin with, drawn by the recipe's seed."""
+    if recipe.model is None or recipe.task is None:
+        raise UserError(f"recipe {recipe.name!r}: training needs the sections model and task: add them")
+    tokenizer = load_tokenizer(recipe.model.tokenizer or path)
+    task = build_task(recipe.task).for_tokenizer(tokenizer)
+    random.seed(recipe.seed)
+    np.random.seed(recipe.seed)
+    torch.manual_seed(recipe.seed)
+    _save(keep_layers(task.build_model(path, tokenizer), recipe.model.layers), tokenizer, folder)
+
+
+def save_ticket(recipe: Recipe, trained: Path, start: Path, folder: Path) -> None:
+    """Write the weights of `start` that the recipe's method and target keep of those of `trained`.
+
+    Args:
+        recipe: says what is pruned and how far.
+        trained: model folder, whose weights are compared.
+        start: model folder, whose weights are kept.
+        folder: to be made.
+    """
+    assert recipe.task is not None
+    assert recipe.pruning is not None
+    tokenizer = load_tokenizer(str(start))
+    task = build_task(recipe.task).for_tokenizer(tokenizer)
+    model, before = task.build_model(str(trained), tokenizer), task.build_model(str(start), tokenizer)
+    tensors = find_prunable(model, recipe.pruning.include, recipe.pruning.exclude, recipe.pruning.sparsities)
+    shards = [Shard(tensor, 0, tensor.numel) for tensor in tensors]
+    weights, rewound = dict(model.named_parameters()), dict(before.named_parameters())
+    flat = [weights[tensor.name].detach().view(-1) for tensor in tensors]
+    scorers = [Scorer(values.__getitem__, absolute=True) for values in flat]
+    groups = event_groups(tensors, recipe.pruning, progress=1.0)
+    masks = select(shards, scorers, MaskSet(shards).bits, groups, Comm())
+    with torch.no_grad():
+        for tensor, bits in zip(tensors, masks, strict=True):
+            pruned = ~unpack(bits, tensor.numel).view(tensor.shape)
+            rewound[tensor.name].masked_fill_(pruned, 0.0)
+    _save(before, tokenizer, folder)
+
+
+def _save(model: torch.nn.Module, tokenizer: object, folder: Path) -> None:
+    """Write a model folder, whole or not at all."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    for part in (model, tokenizer):
+        part.save_pretrained(temporary)  # type: ignore[operator, union-attr, attr-defined]
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.replace(folder)

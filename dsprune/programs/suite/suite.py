@@ -1,0 +1,148 @@
+"""`dsprune suite`: run a grid, keep what is finished, and report."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from dsprune.errors import CheckFailedError, UserError
+from dsprune.programs.report.report import report
+from dsprune.programs.run import RunFolder
+from dsprune.programs.suite.definition import Suite, load_suite
+from dsprune.programs.suite.grid import Grid, Job, check_methods
+from dsprune.programs.suite.launch import Launcher
+from dsprune.programs.suite.places import resolve
+from dsprune.programs.suite.rewind import save_start, save_ticket
+from dsprune.pure.files import replace_text
+from dsprune.pure.recipe import Recipe, dump_recipe, load_recipe
+
+__all__ = ["suite"]
+
+FILE = "suite.json"
+
+
+def suite(
+    name: str,
+    recipe: str | None,
+    overrides: Sequence[str],
+    methods: Sequence[str],
+    sparsities: Sequence[float],
+    num_seeds: int,
+    output: Path | None,
+    num_ranks: int,
+    dry_run: bool,
+    console: Console,
+) -> None:
+    """Run a suite, one run after the other; a second call goes on where the first was cut.
+
+    Args:
+        name: of a shipped suite, or a YAML file.
+        recipe: path or name of the recipe that it changes; None = the suite's own recipes.
+        overrides: recipe values for all runs.
+        methods: those to run; none = all.
+        sparsities: targets; none = the suite's.
+        num_seeds: seeds 1, 2, ... of each run.
+        output: folder for all of it; None = `runs/NAME`.
+        num_ranks: processes of each run.
+        dry_run: print the runs' commands only.
+        console: where to say how far it is.
+
+    Raises:
+        UserError: the suite, a recipe or a finished run do not go together; nothing has been run.
+        StoppedError: a run was stopped with a checkpoint.
+        CheckFailedError: some runs failed; the others were made.
+    """
+    loaded = load_suite(name)
+    recipes = [recipe] if recipe is not None else list(loaded.recipes)
+    if not recipes:
+        raise UserError(f"suite {name!r}: it is for any recipe: name one after it")
+    check_methods(loaded, methods)
+    home = output or Path("runs", Path(name).stem)
+    grids = [Grid(loaded, one, tuple(overrides), _folder(home, one, len(recipes))) for one in recipes]
+    seeds = range(1, num_seeds + 1)
+    todo = [
+        (grid, job)
+        for grid in grids
+        for job in grid.jobs(methods or list(loaded.methods), sparsities or loaded.sparsity, seeds)
+    ]
+    if dry_run:
+        for _, job in todo:
+            console.print(
+                shlex.join(["dsprune", "train", job.recipe, *job.overrides]), markup=False, soft_wrap=True
+            )
+        return
+    failed = _run_all(todo, num_ranks, console)
+    _write_about(loaded, home)
+    report([home], home, loaded.title, True, console)
+    if failed:
+        raise CheckFailedError(f"{len(failed)} of {len(todo)} runs failed: {'; '.join(failed)}")
+
+
+def _folder(home: Path, recipe: str, num_recipes: int) -> Path:
+    return home if num_recipes == 1 else home / Path(recipe).stem
+
+
+def _write_about(loaded: Suite, home: Path) -> None:
+    about = {"title": loaded.title, "published": list(loaded.published)}
+    replace_text(home / FILE, json.dumps(about, indent=2) + "\n")
+
+
+def _run_all(todo: Sequence[tuple[Grid, Job]], num_ranks: int, console: Console) -> list[str]:
+    """Run what is not finished; what failed is told and left behind."""
+    failed = []
+    for number, (grid, job) in enumerate(todo, start=1):
+        grid.output.mkdir(parents=True, exist_ok=True)
+        launcher = Launcher(grid.output, num_ranks)
+        try:
+            outcome = _run(job, grid, launcher)
+        except UserError as error:
+            failed.append(str(error))
+            outcome = f"failed: {error}"
+        console.print(
+            f"{number}/{len(todo)} {job.name}: {outcome}", markup=False, highlight=False, soft_wrap=True
+        )
+    return failed
+
+
+def _run(job: Job, grid: Grid, launcher: Launcher) -> str:
+    """Make one run, unless it is finished.
+
+    Raises:
+        UserError: it failed, or what it builds on is missing.
+    """
+    run = RunFolder(grid.output / job.name)
+    recipe = resolve(job, grid, launcher)
+    if run.summary.exists():
+        _check_same(run, recipe)
+        return "kept"
+    arguments = _prepare(job, grid, recipe)
+    launcher.run("train", job.name, dump_recipe(recipe), *arguments)
+    summary = json.loads(run.summary.read_text(encoding="utf-8"))
+    metric, value = next(iter(summary["metrics"].items()))
+    return f"{metric} {value:.4f}"
+
+
+def _check_same(run: RunFolder, recipe: Recipe) -> None:
+    if load_recipe(str(run.recipe)) != recipe:
+        raise UserError(
+            f"{run.path}: was made with another recipe than is asked for now: give another --output, or remove it"
+        )
+
+
+def _prepare(job: Job, grid: Grid, recipe: Recipe) -> list[str]:
+    """Make the models that a chain of iterative pruning starts from; returns arguments for `dsprune train`."""
+    assert recipe.model is not None
+    folder = Path(recipe.model.path)
+    if job.start is None:
+        return []
+    if job.rewound is None:
+        if not folder.exists() and grid.base.model is not None:
+            save_start(recipe, grid.base.model.path, folder)
+        return []
+    if not job.rewound.exists():
+        raise UserError(f"{job.name}: the round before it, {job.rewound.parent.name}, has left no model")
+    if not folder.exists():
+        save_ticket(recipe, job.rewound, job.start, folder)
+    return ["--masks-from", "zeros"]

@@ -1,0 +1,114 @@
+"""A small suite, run for real: teachers first, a lottery ticket, what fails left behind, what is finished kept."""
+
+import contextlib
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
+
+from dsprune.programs.cli import _run
+from dsprune.pure.prunable import find_prunable
+from tests.system.commands import write_recipe
+from tests.tiny import tiny_bert, tiny_sentiment
+
+METHODS = {
+    "guided": {"set": ["distillation.teacher={teacher}"], "reference": True},
+    "ticket": {"iterative": "weights"},
+    "broken": {"set": ["learning_rate.warmup=1000 steps"]},
+}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite that was run, and what it said."""
+
+    folder: Path
+    command: list[str]
+    code: int
+    said: str
+
+    def weights(self, run: str, folder: str = "model") -> dict[str, torch.Tensor]:
+        path = self.folder / f"{run}-start" if folder == "start" else self.folder / run / folder
+        return load_file(path / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
+    folder = tmp_path_factory.mktemp("suite")
+    bert = tiny_bert(folder / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    recipe = write_recipe(
+        folder / "tiny.yaml", bert, tiny_sentiment(folder / "data", 64, 16),
+        budget={"steps": 6, "batch": 32}, pruning={"sparsity": 0.9, "start": 1, "end": 4, "events": 2},
+    )  # fmt: skip
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump({"title": "Mine", "sparsity": [0.2], "methods": METHODS}))
+    command = ["suite", str(path), str(recipe), "--output", str(folder / "out")]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            patch.delenv(name, raising=False)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        code, said = run(command)
+    return Suite(folder / "out", command, code, said)
+
+
+def run(command: list[str]) -> tuple[int, str]:
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        code = _run(command)
+    return code, said.getvalue()
+
+
+def test_every_run_is_made_but_the_one_that_cannot_be(suite: Suite) -> None:
+    finished = {path.parent.name for path in suite.folder.glob("*/summary.json")}
+    assert finished == {"teacher-seed1", "guided-20-seed1", "ticket-0-seed1", "ticket-20-seed1"}, suite.said
+    assert suite.code == 1
+    assert (
+        "1 of 5 runs failed: broken-20-seed1: exit code 2: learning_rate.warmup: value 1000 steps"
+        in suite.said
+    )
+    recipe = yaml.safe_load((suite.folder / "guided-20-seed1" / "recipe.yaml").read_text())
+    assert recipe["distillation"]["teacher"] == str(suite.folder / "teacher-seed1" / "model")
+
+
+def test_a_ticket_is_the_start_without_what_training_made_small(suite: Suite) -> None:
+    start, trained = suite.weights("ticket-0-seed1", "start"), suite.weights("ticket-0-seed1")
+    ticket, final = suite.weights("ticket-20-seed1", "start"), suite.weights("ticket-20-seed1")
+    model = AutoModelForSequenceClassification.from_pretrained(suite.folder / "ticket-0-seed1-start")
+    names = [tensor.name for tensor in find_prunable(model)]
+    magnitudes = torch.cat([trained[name].abs().view(-1) for name in names])
+    threshold = magnitudes.sort().values[round(0.2 * magnitudes.numel()) - 1]
+    for name, values in start.items():
+        kept = trained[name].abs() > threshold if name in names else torch.ones_like(values, dtype=torch.bool)
+        assert torch.equal(ticket[name], values * kept), name
+        if name in names:
+            assert torch.equal(final[name] != 0, kept), "and that is what was trained"
+
+
+def test_the_runs_become_a_report(suite: Suite) -> None:
+    with (suite.folder / "settings.csv").open() as file:
+        rows = {(row["setting"], row["target"]) for row in csv.DictReader(file)}
+    assert rows == {("teacher", "dense"), ("ticket", "dense"), ("guided", "20.00 %"), ("ticket", "20.00 %")}
+    assert "<h1>Mine" in (suite.folder / "report.html").read_text()
+
+
+def test_once_more_keeps_what_is_finished(suite: Suite) -> None:
+    before = {path: path.stat().st_mtime_ns for path in suite.folder.glob("*/model/model.safetensors")}
+    code, said = run([*suite.command, "--methods", "guided", "--methods", "ticket"])
+    assert code == 0, said
+    assert said.count(": kept") == 4
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_other_settings_do_not_pass_for_the_finished_ones(suite: Suite) -> None:
+    code, said = run([*suite.command, "learning_rate.peak=1e-3", "--methods", "ticket"])
+    assert code == 1
+    assert "was made with another recipe than is asked for now" in said
+    report = json.loads((suite.folder / "suite.json").read_text())
+    assert report["title"] == "Mine"

@@ -1,0 +1,156 @@
+"""Suites as data: what they hold, and the runs that they come to."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dsprune.errors import UserError
+from dsprune.programs.suite.definition import load_suite, shipped_suites
+from dsprune.programs.suite.grid import Grid, Job, check_methods, rounds_to
+from dsprune.programs.suite.launch import Launcher
+from dsprune.programs.suite.places import resolve
+from dsprune.programs.suite.suite import suite
+from dsprune.pure.recipe import load_recipe
+from dsprune.pure.schedule.law import scaled_epochs
+from tests.system.commands import write_recipe
+from tests.tiny import tiny_bert
+
+NAMES = "baselines", "guidelines"
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("suite")
+    pruning = {"sparsity": 0.9}
+    return str(write_recipe(folder / "tiny.yaml", tiny_bert(folder / "bert"), folder, pruning=pruning))
+
+
+def grid(name: str, recipe: str, *overrides: str) -> Grid:
+    return Grid(load_suite(name), recipe, overrides, Path("out"))
+
+
+def jobs(name: str, recipe: str, *overrides: str, seeds: tuple[int, ...] = (1,)) -> dict[str, Job]:
+    made = grid(name, recipe, *overrides)
+    listed = made.jobs(list(made.suite.methods), made.suite.sparsity, seeds)
+    found = {job.name: job for job in listed}
+    assert len(found) == len(listed), "each run once"
+    return found
+
+
+def test_the_suites_are_there() -> None:
+    assert set(NAMES) <= set(shipped_suites())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_run_of_a_shipped_suite_is_a_sound_recipe(name: str, recipe: str) -> None:
+    made = grid(name, recipe)
+    for job in jobs(name, recipe, seeds=(1, 2)).values():
+        if any("{calibrated}" in override for override in job.overrides):
+            continue  # needs a store
+        resolved = resolve(job, made, Launcher(Path("out"), 1))
+        assert resolved.name == job.name
+        assert resolved.tracking.group is not None
+        assert resolved.budget.epochs in (4.0, 1.2), "all at the recipe's length, but for the short budget"
+
+
+def test_each_guideline_is_off_once(recipe: str) -> None:
+    made = grid("guidelines", recipe)
+    runs = {
+        name.removesuffix("-90-seed1"): resolve(job, made, Launcher(Path("out"), 1))
+        for name, job in jobs("guidelines", recipe).items()
+        if "calibrated" not in name
+    }
+    everything = runs["all-guidelines"]
+    assert everything.distillation is not None
+    assert everything.distillation.teacher == "out/teacher-seed1/model"
+    assert everything.tracking.tags == ("reference",)
+    include = runs["embeddings-and-head-pruned"].pruning.include  # type: ignore[union-attr]
+    assert "bert.embeddings.word_embeddings.weight" in include
+    assert "classifier.weight" in include
+    assert not runs["one-decaying-learning-rate"].learning_rate.rewind
+    assert runs["no-first-jump"].pruning.first == 0  # type: ignore[union-attr]
+    assert runs["uniform-scope"].pruning.scope == "uniform"  # type: ignore[union-attr]
+    assert runs["no-distillation"].distillation is None
+    assert runs["hardness-0.5"].distillation.hardness.first == 0.5  # type: ignore[union-attr]
+    none = runs["none"]
+    assert none.pruning is not None
+    assert (none.distillation, none.learning_rate.rewind, none.pruning.first) == (None, False, 0)
+    assert set(none.pruning.include) == set(include)
+
+
+def test_a_recipe_with_a_teacher_keeps_it(recipe: str) -> None:
+    taught = jobs("guidelines", recipe, "distillation.teacher=mine", "distillation.store=answers")
+    assert "teacher-seed1" not in taught
+    made = grid("guidelines", recipe, "distillation.teacher=mine", "distillation.store=answers")
+    resolved = resolve(taught["all-guidelines-90-seed1"], made, Launcher(Path("out"), 1))
+    assert resolved.distillation is not None
+    assert (resolved.distillation.teacher, resolved.distillation.store) == ("mine", "answers")
+
+
+def test_teachers_come_before_their_pupils(recipe: str) -> None:
+    names = list(jobs("guidelines", recipe, seeds=(1, 2)))
+    assert names[:2] == ["teacher-seed1", "teacher-seed2"]
+
+
+def test_rounds_take_a_fifth_each_and_end_on_the_target() -> None:
+    assert rounds_to(0.36) == [0.2, 0.36]
+    assert rounds_to(0.9)[-2:] == [0.8926, 0.9]
+
+
+def test_a_lottery_ticket_begins_anew_where_the_other_goes_on(recipe: str) -> None:
+    found = jobs("baselines", recipe)
+    ticket, other = found["lottery-ticket-36-seed1"], found["iterative-learning-rate-rewound-36-seed1"]
+    assert "model.path=out/lottery-ticket-36-seed1-start" in ticket.overrides
+    assert ticket.rewound == Path("out/lottery-ticket-20-seed1/model")
+    assert ticket.start == found["lottery-ticket-0-seed1"].start == Path("out/lottery-ticket-0-seed1-start")
+    assert "model.path=out/iterative-learning-rate-rewound-20-seed1/model" in other.overrides
+    assert other.rewound is None
+
+
+def test_without_a_length_each_target_has_its_own(recipe: str) -> None:
+    found = jobs("baselines", recipe, "budget.epochs=null")
+    for target in (0.5, 0.9):
+        job = found[f"gradual-no-distillation-{100 * target:g}-seed1"]
+        budget = load_recipe(job.recipe, job.overrides).budget
+        assert budget.epochs == pytest.approx(scaled_epochs(target), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "not valid YAML"),
+        ("{title: t, sparsity: [0.9], methods: {}}", "methods: value {}"),
+        ("{title: t, sparsity: [0.9], methods: {a: {base: b}}}", "there is no method 'b' before 'a'"),
+        (
+            "{title: t, sparsity: [0.9], methods: {a: {sett: []}}}",
+            "methods.a.sett: value .*did you mean 'set'",
+        ),
+    ],
+)
+def test_a_wrong_suite_is_told_in_a_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as raised:
+        load_suite(str(path))
+    assert "\n" not in str(raised.value)
+
+
+def test_unknown_names_are_refused_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"suite 'guideline': no such file: did you mean 'guidelines'\?"):
+        load_suite("guideline")
+    with pytest.raises(UserError, match=r"--methods: 'nothing': the methods are 'dense', "):
+        check_methods(load_suite("guidelines"), ["nothing"])
+    with pytest.raises(UserError, match=r"suite 'guidelines': it is for any recipe: name one after it"):
+        suite("guidelines", None, [], [], [], 1, None, 1, False, None)  # type: ignore[arg-type]
+
+
+def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"mine: exit code 2: name: value 3: .*: see .*mine.log"):
+        Launcher(tmp_path, 1).run("train", "mine", yaml.safe_dump({"name": 3, "budget": {"batch": 1}}))
+
+
+def test_several_ranks_go_through_the_launcher() -> None:
+    command = Launcher(Path("out"), 2).command("train", Path("a.yaml"))
+    assert command[2:4] == ["--num_accelerators", "2"]
+    assert command[-4:] == ["--module", "dsprune", "train", "a.yaml"]
