@@ -33,11 +33,26 @@ def plan(
     stage: Annotated[int | None, typer.Option(min=0, max=3, help="ZeRO stage; else the ds_config's.")] = None,
     train_examples: Annotated[int | None, typer.Option(min=1, help="Size of the training data.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw sparsity and learning rate to this file.")] = None,
+    target: Annotated[
+        list[float] | None, typer.Option(help="Compare this target with others; may be given several times.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Which target are so many steps sound for?")
+    ] = None,
 ) -> None:
     """Print the timetable, memory, and bytes on the wire of a recipe; run nothing."""
     from dsprune.programs.plan.plan import plan as print_plan
     from dsprune.pure.recipe import load_recipe
 
+    if target or steps is not None:
+        from dsprune.programs.plan.targets import plan_targets, say_sound_target
+
+        loaded = load_recipe(recipe, overrides or [])
+        if target:
+            plan_targets(loaded, target, world_size, train_examples, plot, Console())
+        if steps is not None:
+            say_sound_target(loaded, steps, world_size, train_examples, Console())
+        return
     print_plan(load_recipe(recipe, overrides or []), world_size, stage, train_examples, plot, Console())
 
 

@@ -9,9 +9,9 @@ Its unit is *work*, the number of e-foldings of weights that must go.
 """
 
 from fractions import Fraction
-from math import log1p
+from math import expm1, log1p
 
-__all__ = ["DENSE", "LAST_EVENT", "first_sparsity", "scaled_epochs", "scaled_events", "work"]
+__all__ = ["DENSE", "LAST_EVENT", "first_sparsity", "scaled_epochs", "scaled_events", "sound_target", "work"]
 
 ALPHA = 0.4
 """Share of the work that the first event does. The published first steps give 0.415 (0.25 for 0.5) and 0.402
@@ -56,6 +56,16 @@ def scaled_epochs(target: float) -> float:
         (30.0, 9.0, 45.7)
     """
     return REFERENCE_EPOCHS * work(target) / work(REFERENCE_SPARSITY)
+
+
+def sound_target(epochs: float) -> float:
+    """The highest target that so many epochs are long enough for: the inverse of `scaled_epochs`.
+
+    Examples:
+        >>> round(sound_target(30), 3), round(sound_target(9), 3)
+        (0.9, 0.499)
+    """
+    return -expm1(-work(REFERENCE_SPARSITY) * epochs / REFERENCE_EPOCHS)
 
 
 def scaled_events(target: float) -> int:

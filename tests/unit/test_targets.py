@@ -1,0 +1,98 @@
+"""Several targets at once: everything stretches with the work, and the law can be asked both ways."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from transformers import BertConfig
+
+from dsprune.errors import UserError
+from dsprune.programs.plan.plan import make_plan
+from dsprune.programs.plan.targets import plan_targets, say_sound_target
+from dsprune.pure.recipe import Recipe, load_recipe
+from dsprune.pure.schedule.law import first_sparsity, scaled_epochs, scaled_events, sound_target, work
+from dsprune.pure.schedule.scale import scaled_to
+
+TARGETS = (0.5, 0.8, 0.9, 0.97)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    folder = tmp_path_factory.mktemp("bert")
+    BertConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=100
+    ).save_pretrained(folder)
+    return load_recipe("glue-90", [f"model.path={folder}"])
+
+
+def console() -> Console:
+    return Console(file=io.StringIO(), width=200)
+
+
+def text_of(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_law_is_its_own_inverse(target: float) -> None:
+    assert sound_target(scaled_epochs(target)) == pytest.approx(target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_where_the_law_rules_scaling_is_the_law(recipe: Recipe, target: float) -> None:
+    timetable = make_plan(scaled_to(recipe, target), 1, 3200).timetable
+    assert timetable.total_steps == round(100 * scaled_epochs(target))
+    assert len(timetable.events) == scaled_events(target)
+    assert timetable.events[0].sparsity == pytest.approx(first_sparsity(target))
+    assert timetable.events[-1].sparsity == target
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_is_set_by_hand_stretches_with_the_work(recipe: Recipe, target: float) -> None:
+    values = {**recipe.model_dump(), "budget": {"epochs": 6, "batch": 32}}
+    values["pruning"] = {"sparsity": 0.9, "first": 0.5, "events": 10, "start": "10 %", "end": "5 epochs"}
+    scaled, ratio = scaled_to(Recipe.model_validate(values), target), work(target) / work(0.9)
+    assert scaled.pruning is not None
+    assert scaled.budget.epochs == pytest.approx(6 * ratio)
+    assert work(scaled.pruning.first or 0) == pytest.approx(ratio * work(0.5))
+    assert scaled.pruning.events == max(2, round(10 * ratio))
+    assert scaled.pruning.end is not None
+    assert scaled.pruning.end.amount == pytest.approx(5 * ratio)
+    assert str(scaled.pruning.start) == "10 %"
+
+
+def test_the_own_target_changes_nothing(recipe: Recipe) -> None:
+    assert scaled_to(recipe, 0.9) == recipe
+
+
+def test_targets_are_tabled_and_drawn(recipe: Recipe, tmp_path: Path) -> None:
+    said, picture = console(), tmp_path / "targets.svg"
+    plan_targets(recipe, [0.9, 0.5], 1, 3200, picture, said)
+    rows = [line.split() for line in text_of(said).splitlines() if line.strip().startswith(("50 %", "90 %"))]
+    assert [row[0] for row in rows] == ["50", "90"]
+    assert "3,000" in rows[1]
+    assert "The law is dsprune's own" in text_of(said)
+    drawn = picture.read_text()
+    assert drawn.count("<!-- 50 % -->") == drawn.count("<!-- 90 % -->") == 1, "in the legend"
+
+
+def test_a_budget_is_answered_with_a_target(recipe: Recipe) -> None:
+    said = console()
+    say_sound_target(recipe, 3000, 1, 3200, said)
+    assert "3,000 steps are 30 epochs of 100 steps: by the law sound for a target up to 90 %." in text_of(
+        said
+    )
+    assert "The recipe's 90 % would take 3,000 steps." in text_of(said)
+
+
+def test_what_cannot_be_answered(recipe: Recipe) -> None:
+    dense = recipe.model_copy(update={"pruning": None})
+    with pytest.raises(UserError, match="--target: the recipe prunes nothing: add a section pruning"):
+        plan_targets(dense, [0.5], 1, 3200, None, console())
+    in_steps = recipe.model_copy(update={"budget": recipe.budget.model_copy(update={"steps": 100})})
+    with pytest.raises(
+        UserError, match="--steps: the steps in an epoch are not known: give --train-examples"
+    ):
+        say_sound_target(in_steps, 100, 1, None, console())
