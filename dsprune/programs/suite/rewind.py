@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dsprune.distributed.comm import Comm
 from dsprune.distributed.masks import MaskSet
@@ -64,11 +65,11 @@ def save_ticket(recipe: Recipe, trained: Path, start: Path, folder: Path) -> Non
     _save(before, tokenizer, folder)
 
 
-def _save(model: torch.nn.Module, tokenizer: object, folder: Path) -> None:
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a model folder, whole or not at all."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    for part in (model, tokenizer):
-        part.save_pretrained(temporary)  # type: ignore[operator, union-attr, attr-defined]
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
