@@ -121,6 +121,5 @@ def _become(arguments: list[str], environment: dict[str, str], log: str) -> None
     signal.signal(signal.SIGINT, signal.default_int_handler)
     stack = Path(log).with_suffix(".stack").open("w")
     faulthandler.register(signal.SIGUSR2, file=stack, all_threads=False)
-    from dsprune.programs.cli import _run
 
-    os._exit(_run(arguments))
+    os._exit(run_command(arguments))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dsprune.programs.cli import _run
+from dsprune.programs.cli import run_command
 from tests.cluster.hosts import Host, obstacle, two_hosts, write_remote_shell
 from tests.system.commands import dsprune_command, environment, write_recipe
 from tests.tiny import tiny_bert, tiny_sentiment
@@ -93,4 +93,4 @@ def test_a_run_over_two_hosts_survives_the_loss_of_one(folder: Path, hosts: tupl
     assert again.returncode == 0, printed
     assert f"goes on from {run / 'checkpoints'}" in printed
     assert json.loads((run / "summary.json").read_text())["steps"] == 150
-    assert _run(["audit", str(run)]) == 0
+    assert run_command(["audit", str(run)]) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dsprune.programs.cli import _run
+from dsprune.programs.cli import run_command
 from tests.cluster.site import SLURM, edited_scripts
 from tests.cluster.slurm import GPUS, Slurm
 from tests.system.commands import dsprune_command, environment, write_recipe
@@ -90,7 +90,7 @@ def test_the_pipeline_runs_teacher_store_and_students_one_after_the_other(site: 
         [tracked] = run.glob("wandb/offline-run-*/run-*.wandb")
         assert read_offline_run(tracked).run.run_group == "student"
         assert json.loads((run / "status.json").read_text())["world_size"] == GPUS
-        assert _run(["audit", str(run)]) == 0
+        assert run_command(["audit", str(run)]) == 0
         logs = site.folder / "logs" / f"students-{site.slurm.field(job, 'JobId')}" / "attempt-1"
         assert [path.name[-10:] for path in sorted(logs.iterdir())] == ["_rank0.log", "_rank1.log"]
 
@@ -136,7 +136,7 @@ def test_a_run_over_two_nodes_is_stopped_in_every_way_requeued_and_goes_on(site:
     assert [(part.exit_code, part.is_preempting) for part in tracked[:2]] == [(75, True)] * 2
     assert (tracked[-1].exit_code, tracked[-1].is_preempting) == (0, False)
     assert len({part.run.run_id for part in tracked}) == 1
-    assert _run(["audit", str(run)]) == 0
+    assert run_command(["audit", str(run)]) == 0
     assert "finished: accuracy" in site.dsprune("status", run)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dsprune.programs.cli import _run
+from dsprune.programs.cli import run_command
 from tests.cluster.slurm import Slurm
 from tests.system.commands import write_recipe
 
@@ -31,7 +31,7 @@ def recipe(slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str
 def test_what_the_cluster_cannot_give_is_refused_at_once(
     recipe: str, slurm: Slurm, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _run(["submit", recipe, *options]) == 2
+    assert run_command(["submit", recipe, *options]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert message in line
     assert slurm.call("squeue", "--noheader") == ""
@@ -43,7 +43,7 @@ def test_a_dry_run_says_what_would_be_submitted(
 ) -> None:
     taught = "distillation={teacher: t, store: s}"
     options = ["--nodes=2", "--gpus-per-node=2", "--time=30", "--array=0.5,0.975", "--dry-run"]
-    assert _run(["submit", recipe, taught, *options]) == 0
+    assert run_command(["submit", recipe, taught, *options]) == 0
     teacher, train = capsys.readouterr().out.splitlines()
     assert teacher.startswith("sbatch --parsable --job-name=tiny --nodes=2 --gpus-per-node=2 --time=30 ")
     assert teacher.endswith(f"teacher.sbatch {recipe} '{taught}'")
@@ -56,7 +56,7 @@ def test_without_slurm_it_says_where_to_go(
     recipe: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    assert _run(["submit", recipe]) == 2
+    assert run_command(["submit", recipe]) == 2
     assert capsys.readouterr().err == (
         "dsprune: sbatch: not on PATH: submit on a login node of a Slurm cluster, or load its slurm module\n"
     )
@@ -68,7 +68,7 @@ def test_a_cluster_that_is_down_is_said(
     config = ["ClusterName=down", "SlurmctldHost=localhost(127.0.0.1)", "SlurmctldPort=9", "NodeName=n1"]
     (tmp_path / "slurm.conf").write_text("\n".join([*config, "PartitionName=p Nodes=n1", ""]))
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
-    assert _run(["submit", recipe]) == 2
+    assert run_command(["submit", recipe]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line == (
         "dsprune: sinfo: slurm_load_partitions: Unable to contact slurm controller (connect failure): "
@@ -80,7 +80,7 @@ def test_the_batch_scripts_must_be_there(
     recipe: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("dsprune.programs.submit.submit.SCRIPTS", tmp_path / "none")
-    assert _run(["submit", recipe]) == 2
+    assert run_command(["submit", recipe]) == 2
     assert (
         f"{tmp_path}/none: no such folder: name that of the batch scripts in DSPRUNE_SLURM"
         in capsys.readouterr().err

@@ -12,7 +12,7 @@ import pytest
 
 from dsprune.distributed.masks.files import MANIFEST, read_manifest
 from dsprune.engine.checkpoint_tags import TAG_MANIFEST, whole_tags
-from dsprune.programs.cli import _run
+from dsprune.programs.cli import run_command
 from dsprune.programs.run import RunFolder
 from tests.system.resuming import Workshop, make_workshop, status_of, wait_for
 
@@ -48,13 +48,13 @@ def test_two_runs_do_not_share_a_folder_and_stop_is_heard(
         f"dsprune: {run.path}: another run is at work in this folder: wait for it, stop it with dsprune stop, "
         f"or give another name=..."
     ]
-    assert _run(["stop", str(run.path)]) == 0
+    assert run_command(["stop", str(run.path)]) == 0
     assert f"{run.path}: asked to stop after step" in capsys.readouterr().out
     assert ranks.wait(60) == [75, 75]
     assert [line.partition(" at step")[0] for line in ranks.complaints()] == [
         "dsprune: dsprune stop: stopped"
     ]
-    assert _run(["stop", str(run.path)]) == 2
+    assert run_command(["stop", str(run.path)]) == 2
     assert "the run is not running, it has stopped: nothing to stop" in capsys.readouterr().err
 
 
@@ -89,7 +89,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     said = f"{newest / file}: damaged, its SHA-256 is not the one in {TAG_MANIFEST}: use another checkpoint"
     assert (f"{said}; trying the one before" in lines) == is_told
     assert newest not in whole_tags(copy.checkpoints), "nobody goes on from it again"
-    assert _run(["audit", str(copy.path)]) == 0
+    assert run_command(["audit", str(copy.path)]) == 0
 
 
 def test_a_run_without_a_good_checkpoint_is_refused(workshop: Workshop, copy: RunFolder) -> None:
@@ -128,7 +128,7 @@ def test_a_checkpoint_without_masks_is_refused_unless_its_zeros_may_be_masks(
     newest = whole_tags(stopped.checkpoints)[0]
     known = {name: entry.num_pruned for name, entry in read_manifest(newest).tensors.items()}
     assert taken == known
-    assert _run(["audit", str(run.path)]) == 0
+    assert run_command(["audit", str(run.path)]) == 0
 
 
 @pytest.mark.parametrize(
@@ -199,4 +199,4 @@ def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(workshop: Workshop
     ranks = workshop.start("full", f"output={small_disk}", world_size=1)
     assert ranks.wait() == [0], ranks.said()
     assert f"goes on from {tag}, step {tag.name.removeprefix('global_step')}" in ranks.said().splitlines()
-    assert _run(["audit", str(run.path)]) == 0
+    assert run_command(["audit", str(run.path)]) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dsprune.engine.checkpoint_tags import TAG_MANIFEST, whole_tags
-from dsprune.programs.cli import _run
+from dsprune.programs.cli import run_command
 from dsprune.programs.run import RunFolder
 from scripts.soaking.compare import differences
 from tests.system.resuming import Workshop, make_workshop, status_of, wait_for
@@ -98,7 +98,7 @@ def test_a_run_goes_on_at_another_stage_and_on_other_ranks_and_says_so(
     assert (
         f"global_step{step}, step {step}, moved to another topology: ZeRO stage 2 -> 3, ranks 2 -> 1" in line
     )
-    assert _run(["audit", str(run.path)]) == 0
+    assert run_command(["audit", str(run.path)]) == 0
     steps = [line.split(",")[0] for line in run.metrics.read_text().splitlines() if '"loss"' in line]
     assert steps == [f'{{"step": {step}' for step in range(2, 41, 2)], "the log has no gap and nothing twice"
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from dsprune.distributed.masks.files import MANIFEST, read_manifest
 from dsprune.engine.checkpoint_tags import whole_tags
-from dsprune.programs.cli import _run
+from dsprune.programs.cli import run_command
 from dsprune.programs.run import RunFolder
 from tests.system.resuming import Workshop, make_workshop
 
@@ -67,10 +67,10 @@ def test_its_zeros_become_masks(workshop: Workshop, sparse: Path) -> None:
     [tag] = whole_tags(run.checkpoints)
     expected = {name: int(zeros.sum()) for name, zeros in zeros_of(sparse).items()}
     assert {name: entry.num_pruned for name, entry in read_manifest(tag).tensors.items()} == expected
-    assert _run(["audit", str(run.path)]) == 0, "no zero came back, and none is -0.0"
+    assert run_command(["audit", str(run.path)]) == 0, "no zero came back, and none is -0.0"
     ranks = workshop.start("taken", f"model.path={sparse}", GROWS, world_size=1)
     assert ranks.wait() == [0], ranks.said()
-    assert _run(["audit", str(run.path)]) == 0
+    assert run_command(["audit", str(run.path)]) == 0
     before, after = zeros_of(sparse), zeros_of(run.model)
     assert all(bool(after[name][zeros].all()) for name, zeros in before.items()), (
         "what was pruned stays pruned"
@@ -104,4 +104,4 @@ def test_masks_that_dsprune_left_beside_a_model_are_taken_up(workshop: Workshop,
     code, said, run = begin(workshop, "again", model, GROWS)
     assert code == 75, said
     assert f"begins with the zeros of {model}, 0.5000 of the prunable weights" in said
-    assert _run(["audit", str(run.path)]) == 0
+    assert run_command(["audit", str(run.path)]) == 0

@@ -13,7 +13,6 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
-from dsprune.programs.cli import _run
 from dsprune.pure.prunable import find_prunable
 from tests.system.commands import write_recipe
 from tests.tiny import tiny_bert, tiny_sentiment
@@ -61,7 +60,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
 def run(command: list[str]) -> tuple[int, str]:
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        code = _run(command)
+        code = run_command(command)
     return code, said.getvalue()
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from dsprune.distributed.masks.files import read_manifest, read_masks
-from dsprune.programs.cli import _run
+from dsprune.programs.cli import run_command
 from dsprune.programs.status_file import read_status
 from dsprune.pure.files import sha256_of
 from dsprune.pure.masks.bits import unpack
@@ -196,11 +196,11 @@ def test_the_model_opens_and_has_exactly_the_zeros_of_the_masks(workshop: Worksh
 
 def test_a_checkpoint_is_exported_as_the_model_that_the_run_saved(workshop: Workshop, tmp_path: Path) -> None:
     to = tmp_path / "given-away"
-    assert _run(["export", str(workshop.run), "--to", str(to)]) == 0
+    assert run_command(["export", str(workshop.run), "--to", str(to)]) == 0
     exported, saved = (load_file(folder / "model.safetensors") for folder in (to, workshop.run / "model"))
     assert exported.keys() == saved.keys()
     assert all(torch.equal(exported[name], saved[name]) for name in saved)
-    assert _run(["audit", str(to)]) == 0
+    assert run_command(["audit", str(to)]) == 0
     AutoTokenizer.from_pretrained(to)
     assert [path.name for path in tmp_path.iterdir()] == ["given-away"]
 
@@ -220,7 +220,7 @@ def test_what_cannot_be_exported(
     workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     places = {"RUN": workshop.run, "NEW": tmp_path / "new", "DATA": workshop.folder / "data"}
-    assert _run(["export", *(str(places.get(word, word)) for word in arguments)]) == 2
+    assert run_command(["export", *(str(places.get(word, word)) for word in arguments)]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
@@ -263,7 +263,7 @@ def test_the_audit_names_a_pruned_weight_of_the_model_that_came_back(
     flat = tensors[name].view(-1)
     flat[int((flat == 0).nonzero()[0])] = 1e-3
     save_file(tensors, path, metadata={"format": "pt"})
-    assert _run(["audit", str(copy)]) == 1
+    assert run_command(["audit", str(copy)]) == 1
     assert f"model: {name}: pruned entries of the weights are zero: 1 entries" in capsys.readouterr().err
 
 
@@ -274,7 +274,7 @@ def test_the_audit_names_a_moment_of_the_checkpoint_that_came_back(
     state = torch.load(path, weights_only=False)
     state["optimizer_state_dict"]["base_optimizer_state"]["state"][0]["exp_avg"].fill_(1.0)
     torch.save(state, path)
-    assert _run(["audit", str(copy)]) == 1
+    assert run_command(["audit", str(copy)]) == 1
     message = capsys.readouterr().err
     assert (
         "bert.encoder.layer.0.attention.self.query.weight: pruned entries of the exp_avg are zero" in message
@@ -286,7 +286,7 @@ def test_the_audit_counts_what_is_pruned(copy: Path, capsys: pytest.CaptureFixtu
     manifest = json.loads(path.read_text())
     manifest["pruning"]["sparsity"] = 0.8
     path.write_text(json.dumps(manifest))
-    assert _run(["audit", str(copy / "model")]) == 1
+    assert run_command(["audit", str(copy / "model")]) == 1
     assert f"{round(0.8 * NUM_PRUNABLE):,} weights are pruned" in capsys.readouterr().err
 
 
@@ -316,7 +316,7 @@ def test_a_damaged_file_is_bad_input(
     copy: Path, capsys: pytest.CaptureFixture[str], file: str, damage: Callable[[Path], None], message: str
 ) -> None:
     damage(copy / file)
-    assert _run(["audit", str(copy)]) == 2
+    assert run_command(["audit", str(copy)]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("dsprune: ")
     assert message in line
@@ -324,12 +324,12 @@ def test_a_damaged_file_is_bad_input(
 
 def test_a_missing_rank_of_the_checkpoint_is_found(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (checkpoint(copy) / "zero_pp_rank_1_mp_rank_00_optim_states.pt").unlink()
-    assert _run(["audit", str(copy)]) in (1, 2)
+    assert run_command(["audit", str(copy)]) in (1, 2)
     assert "dsprune: " in capsys.readouterr().err
 
 
 def test_there_must_be_something_to_audit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _run(["audit", str(tmp_path)]) == 2
+    assert run_command(["audit", str(tmp_path)]) == 2
     assert "neither a run, a checkpoint nor a model with masks" in capsys.readouterr().err
 
 
@@ -403,7 +403,7 @@ def test_one_process_learns_from_a_teacher(workshop: Workshop) -> None:
     assert losses[40] < 0.5 * max(losses[step] for step in (4, 5, 6))
     summary = json.loads((run / "summary.json").read_text())
     assert summary["sparsity"]["prunable"] == round(0.97 * NUM_PRUNABLE) / NUM_PRUNABLE
-    assert _run(["audit", str(run)]) == 0
+    assert run_command(["audit", str(run)]) == 0
 
 
 @contextlib.contextmanager
