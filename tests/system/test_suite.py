@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
+from dsprune.programs.cli import run_command
 from dsprune.pure.prunable import find_prunable
 from tests.system.commands import write_recipe
 from tests.tiny import tiny_bert, tiny_sentiment
