@@ -14,8 +14,9 @@ TIMEOUT = 300  # seconds; quiet machines need a tenth
 
 def environment() -> dict[str, str]:
     """This process's own, without what launchers and Weights & Biases read."""
-    theirs = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "WANDB_MODE", "WANDB_API_KEY")
-    own = {name: value for name, value in os.environ.items() if name not in theirs}
+    theirs = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    wandbs = ("WANDB_MODE", "WANDB_API_KEY", "WANDB_SERVICE")  # the last is that of this process
+    own = {name: value for name, value in os.environ.items() if name not in theirs + wandbs}
     return own | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
 
 

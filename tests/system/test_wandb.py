@@ -2,10 +2,12 @@
 
 import ast
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 import dsprune as package
@@ -15,6 +17,7 @@ from dsprune.programs.train.tracking import Result, Tracker, open_tracker
 from dsprune.pure.recipe import Recipe, load_recipe
 from dsprune.pure.schedule import Timetable, build_timetable
 from tests.system.commands import dsprune, write_recipe
+from tests.system.commands import run as run_command
 from tests.system.offline_wandb import OfflineRun, read_offline_run
 from tests.tiny import tiny_bert, tiny_sentiment
 
@@ -149,6 +152,31 @@ def test_one_module_imports_the_client() -> None:
     assert found == {"weights_and_biases.py"}
 
 
+def lose_the_client(path: str, output: str) -> None:
+    """As a program, since the client does not recover within a process."""
+    recipe = load_recipe(path, [f"output={output}", "tracking.wandb=true"])
+    run = folder(recipe)
+    tracker = opened(recipe, run)
+    tracker.log(4, {"loss": 0.5})
+    for process in psutil.Process().children(recursive=True):
+        process.terminate()
+        process.wait()
+    tracker.log(8, {"loss": 0.25})
+    tracker.finish(40, Result(SUMMARY, TENSORS, run.model))
+    assert "wandb_id" in tracker.state()
+    tracker.close(75)
+    tracker.close(1)
+
+
+def test_a_client_that_is_killed_does_not_take_the_run_along(recipe: Recipe, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.system.test_wandb", str(tmp_path / "tiny.yaml"), str(tmp_path)]
+    done = run_command(command, HOME=str(tmp_path), WANDB_MODE="offline")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("no more is logged here; metrics.jsonl has it all") == 1
+    lines = [json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4, 8]
+
+
 def test_neither_a_dead_network_nor_a_key_does_harm(tmp_path: Path) -> None:
     """A server that does not answer: the run is kept offline after a wait that does not grow with its length."""
     bert, data = tiny_bert(tmp_path / "bert"), tiny_sentiment(tmp_path / "data", 64, 32)
@@ -166,3 +194,7 @@ def test_neither_a_dead_network_nor_a_key_does_harm(tmp_path: Path) -> None:
     written = [file for file in tmp_path.rglob("*") if file.is_file() and KEY.encode() in file.read_bytes()]
     assert written == []
     assert KEY not in done.stdout + done.stderr
+
+
+if __name__ == "__main__":
+    lose_the_client(*sys.argv[1:])

@@ -1,6 +1,7 @@
 """A run at Weights & Biases; the only module that imports its client."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import wandb
@@ -24,7 +25,7 @@ class WeightsAndBiases(Tracker):
         self, recipe: Recipe, run: RunFolder, config: dict[str, Any], resumed_id: str | None
     ) -> None:
         """Begins a run, or goes on with the one that has the id."""
-        self._log_model = recipe.tracking.log_model
+        self._log_model, self._is_lost = recipe.tracking.log_model, False
         online = "WANDB_MODE" in os.environ or wandb.login(prompt=False, verify=False)
         settings: dict[str, Any] = {
             "project": recipe.tracking.project,
@@ -47,7 +48,7 @@ class WeightsAndBiases(Tracker):
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Hand over the values; they are sent in the background."""
-        self._run.log(values, step=step)
+        self._tell(lambda: self._run.log(values, step=step))
 
     def state(self) -> dict[str, Any]:
         """The id, by which a later process goes on with this run."""
@@ -55,6 +56,15 @@ class WeightsAndBiases(Tracker):
 
     def finish(self, step: int, result: Result) -> None:
         """Record summary and table of tensors, and the model as an artifact if the recipe says so."""
+        self._tell(lambda: self._finish(step, result))
+
+    def close(self, exit_code: int = 0) -> None:
+        """Send what is left, for as long as patience lasts."""
+        if exit_code == EXIT_CODE:
+            self._tell(self._run.mark_preempting)
+        self._tell(lambda: self._run.finish(exit_code))
+
+    def _finish(self, step: int, result: Result) -> None:
         self._run.summary.update(result.summary)
         rows = [[name, sparsity] for name, sparsity in result.tensor_sparsity.items()]
         self._run.log({"tensors": wandb.Table(columns=["tensor", "sparsity"], data=rows)}, step=step)
@@ -63,11 +73,20 @@ class WeightsAndBiases(Tracker):
             artifact.add_dir(str(result.model))
             self._run.log_artifact(artifact)
 
-    def close(self, exit_code: int = 0) -> None:
-        """Send what is left, for as long as patience lasts."""
-        if exit_code == EXIT_CODE:
-            self._run.mark_preempting()
-        self._run.finish(exit_code)
+    def _tell(self, tell: Callable[[], object]) -> None:
+        """Rather lose the tracker than the run.
+
+        The client's second process dies of a signal to all processes of a job, which the ranks outlive to save.
+        """
+        if self._is_lost:
+            return
+        try:
+            tell()
+        except Exception as error:  # whatever the client has come to raise
+            self._is_lost = True
+            wandb.termwarn(
+                f"{type(error).__name__}: {error}: no more is logged here; metrics.jsonl has it all"
+            )
 
 
 def _patience() -> wandb.Settings:
