@@ -26,12 +26,13 @@ from dsprune.errors import UserError
 from dsprune.tasks.benchmark import Benchmark, Split
 from dsprune.tasks.collate import padded
 from dsprune.tasks.files import READERS, Reader, lines_of, read_table
+from dsprune.tasks.masking import mask_tokens
 from dsprune.tasks.pretrained import Head
 from dsprune.tasks.source import read_rows
 from dsprune.tasks.task import Batch, Collate, LogitRows, Task, TaskSettings
 from dsprune.tasks.token_rows import IGNORED, TokenCounts, count_tokens, linear_head, rows_where
 
-__all__ = ["CausalLanguageModeling", "MaskedLanguageModeling", "mask_tokens"]
+__all__ = ["CausalLanguageModeling", "MaskedLanguageModeling"]
 
 
 def _documents(path: Path, header: Sequence[str]) -> pa.Table:
@@ -220,41 +221,6 @@ class MaskedLanguageModeling(LanguageModeling):
     def preprocessing(self) -> str:
         """The fraction that is hidden."""
         return f"{super().preprocessing()}, {self.settings.masked:g} of them masked"
-
-
-def mask_tokens(
-    ids: np.ndarray,
-    special: np.ndarray,
-    fraction: float,
-    *,
-    mask: int,
-    vocabulary: int,
-    generator: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Hide some tokens, at least one: 80 % of them behind the mask token, 10 % behind others, 10 % not at all.
-
-    Source: Devlin et al., BERT (NAACL 2019), section 3.1.
-
-    Args:
-        ids: tokens of a block.
-        special: True for those that are never hidden.
-        fraction: how many of the others are.
-        mask: the mask token.
-        vocabulary: number of tokens to draw from.
-        generator: of the choice.
-
-    Returns:
-        The tokens to show, and the labels, `IGNORED` where nothing is hidden.
-    """
-    free = np.flatnonzero(~special)
-    hidden = generator.permutation(free)[: max(1, round(fraction * len(free)))]
-    num_masked, num_random = round(0.8 * len(hidden)), round(0.1 * len(hidden))
-    shown, labels = ids.copy(), np.full_like(ids, IGNORED)
-    labels[hidden] = ids[hidden]
-    shown[hidden[:num_masked]] = mask
-    others = hidden[num_masked : num_masked + num_random]
-    shown[others] = generator.integers(vocabulary, size=len(others))
-    return shown, labels
 
 
 def _cut(tokens: list[int], length: int) -> list[list[int]]:

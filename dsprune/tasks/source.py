@@ -1,6 +1,9 @@
 """Rows of a task's data: from a local file, from a folder as the authors publish it, or from the hub."""
 
+import os
+import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -85,9 +88,17 @@ def _arrange(dataset: Dataset, part: Part) -> Dataset:
     return Dataset(table.rename_columns([names.get(name, name) for name in kept]))
 
 
+@cache
+def _announce(origin: str) -> None:
+    """Nothing is downloaded unsaid; said once, and by one rank of a host."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"{origin}: from the hub; what is not in the local cache is downloaded", file=sys.stderr)
+
+
 def _read_hub(hub: HubData, split: Split) -> Rows:
     name = hub.validation if split == "validation" else split
     origin = f"task.dataset: {hub.name}{f' ({hub.config})' if hub.config else ''}, split {name}"
+    _announce(origin)
     try:
         # Data only: this library runs no code that comes with a data set any more.
         return Rows(load_dataset(hub.name, hub.config, split=name), origin)

@@ -37,6 +37,7 @@ BAD_INPUT = [
     ("plan RECIPE --plot plan.gif", "--plot: value plan.gif: must end in .png or .svg"),
     ("audit nowhere", "nowhere: neither a run, a checkpoint nor a model with masks"),
     ("eval nowhere validation=none.csv", "'nowhere'"),
+    ("data squat", "task.name: 'squat': did you mean 'squad'?"),
 ]
 
 # One process for all of them: most of a command's time is its imports.

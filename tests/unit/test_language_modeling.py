@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from dsprune.errors import UserError
 from dsprune.programs.evaluate import evaluate
-from dsprune.tasks.language_modeling import mask_tokens
+from dsprune.tasks.masking import mask_tokens
 from dsprune.tasks.registry import build_task
 from dsprune.tasks.task import TaskSettings
 from dsprune.tasks.token_rows import IGNORED, TokenCounts, linear_head

@@ -11,8 +11,8 @@ from datasets import Dataset
 from transformers import BertTokenizerLegacy
 
 from dsprune.errors import UserError
-from dsprune.tasks.question_answering import Candidates, best_span, find_tokens
 from dsprune.tasks.registry import build_task
+from dsprune.tasks.spans import Candidates, best_span, find_tokens
 from dsprune.tasks.task import TaskSettings
 from tests.kinds.tokenizers import word_piece
 

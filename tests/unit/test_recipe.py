@@ -202,6 +202,11 @@ class TestProblems:
             ("budget={}", r"budget.batch: value missing: this field is required"),
             ("task.config=sst2", r"task.config: value 'sst2': .*give task.dataset too, or leave it out"),
             (
+                "task={name: sst2, dataset: d, folder: f}",
+                r"task.folder: value 'f': .*leave out task.dataset or this",
+            ),
+            ("task={name: opus-100, pairs: [english]}", r"task.pairs.*english"),
+            (
                 "task={name: x, dataset: d, train: t}",
                 r"task.train: value 't': .*leave out task.dataset or this file",
             ),
