@@ -20,7 +20,7 @@ from torch import Tensor
 from dsprune.engine.zero import PARAMETER_ORDER
 from dsprune.errors import UserError
 
-__all__ = ["CheckpointFiles", "read_model_states"]
+__all__ = ["COUNTERS", "CheckpointFiles", "model_states_file", "read_model_states"]
 
 COUNTERS = ("global_steps", "skipped_steps", "global_samples", "lr_scheduler")
 
@@ -182,10 +182,19 @@ def read_model_states(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: it is not a DeepSpeed checkpoint, or the file is damaged.
     """
+    return _load(model_states_file(folder))
+
+
+def model_states_file(folder: Path) -> Path:
+    """Rank 0's file of a tag.
+
+    Raises:
+        UserError: it is not a DeepSpeed checkpoint.
+    """
     model_files = sorted(folder.glob("*mp_rank_00_model_states.pt"))
     if not model_files:
         raise UserError(f"{folder}: no DeepSpeed checkpoint: give the folder of a tag, or of a run")
-    return _load(model_files[0])
+    return model_files[0]
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -14,7 +14,12 @@ from deepspeed import DeepSpeedEngine
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dsprune.engine.checkpoint_files import COUNTERS, CheckpointFiles, read_model_states
+from dsprune.engine.checkpoint_files import (
+    COUNTERS,
+    CheckpointFiles,
+    model_states_file,
+    read_model_states,
+)
 from dsprune.engine.zero import ZeroLayout, open_layout
 from dsprune.errors import UserError
 from dsprune.pure.shard import PrunableTensor
@@ -53,7 +58,7 @@ def take_over(engine: DeepSpeedEngine, folder: Path) -> tuple[str, dict[str, Any
     A loss scale of fp16 begins anew.
 
     Returns:
-        What `load_checkpoint` returns: a path in `folder`, and the client state.
+        What `load_checkpoint` returns: a file in `folder`, and the client state.
 
     Raises:
         UserError: the checkpoint is of another model, or has frozen parameters.
@@ -78,7 +83,9 @@ def take_over(engine: DeepSpeedEngine, folder: Path) -> tuple[str, dict[str, Any
     for name in model["buffer_names"]:
         buffers[name].copy_(model["module"][name])
     _restore_counters(engine, files.counters)
-    return str(folder / "moved"), {key: value for key, value in model.items() if key not in _DEEPSPEEDS}
+    return str(model_states_file(folder)), {
+        key: value for key, value in model.items() if key not in _DEEPSPEEDS
+    }
 
 
 _DEEPSPEEDS = ("module", "optimizer", *COUNTERS)

@@ -9,6 +9,7 @@ import torch
 
 from dsprune.distributed.masks.files import MANIFEST
 from dsprune.engine.checkpoint_files import CheckpointFiles
+from dsprune.engine.checkpoint_tags import TAG_MANIFEST, unseal_tag
 from dsprune.errors import UserError
 from tests.engine import scenarios, wrapping
 from tests.engine.scenarios import ds_config, make_recipe
@@ -88,6 +89,7 @@ def test_a_checkpoint_without_masks_is_refused(two_ranks: RankPool, tmp_path: Pa
     config, recipe = ds_config(2), make_recipe()
     two_ranks.run(2, scenarios.save_checkpoint, config, recipe, str(tmp_path))
     (tmp_path / "last" / MANIFEST).unlink()
+    unseal_tag(tmp_path / "last")
     for message in two_ranks.run(2, scenarios.error_of_loading, config, recipe, str(tmp_path)):
         assert "no dsprune.json, so no masks" in message
 
@@ -99,6 +101,7 @@ def test_masks_of_other_weights_are_refused(two_ranks: RankPool, tmp_path: Path)
     for file in (tmp_path / "b" / "last").glob("masks-*"):
         (tmp_path / "a" / "last" / file.name).write_bytes(file.read_bytes())
     (tmp_path / "a" / "last" / MANIFEST).write_text((tmp_path / "b" / "last" / MANIFEST).read_text())
+    unseal_tag(tmp_path / "a" / "last")
     messages = two_ranks.run(2, scenarios.error_of_loading, config, make_recipe(), str(tmp_path / "a"))
     assert any("pruned entries of the master weights are zero" in message for message in messages)
 
@@ -117,6 +120,7 @@ def test_masks_of_another_step_are_refused(two_ranks: RankPool, tmp_path: Path) 
     two_ranks.run(2, scenarios.save_checkpoint, config, recipe, str(tmp_path))
     manifest = json.loads((tmp_path / "last" / MANIFEST).read_text())
     (tmp_path / "last" / MANIFEST).write_text(json.dumps(manifest | {"clock": 7}))
+    unseal_tag(tmp_path / "last")
     for message in two_ranks.run(2, scenarios.error_of_loading, config, recipe, str(tmp_path)):
         assert "masks of step 7, weights of step 12" in message
 
@@ -126,8 +130,33 @@ def test_a_digest_that_does_not_fit_is_refused(two_ranks: RankPool, tmp_path: Pa
     two_ranks.run(2, scenarios.save_checkpoint, config, recipe, str(tmp_path))
     manifest = json.loads((tmp_path / "last" / MANIFEST).read_text())
     (tmp_path / "last" / MANIFEST).write_text(json.dumps(manifest | {"digest": 1}))
+    unseal_tag(tmp_path / "last")
     for message in two_ranks.run(2, scenarios.error_of_loading, config, recipe, str(tmp_path)):
         assert "do not have the digest in the manifest" in message
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        (
+            "rank-00001-of-00002.safetensors",
+            None,
+            "rank-00001-of-00002.safetensors: missing, though checkpoint.json",
+        ),
+        (MANIFEST, b"{}", "dsprune.json: damaged, its SHA-256 is not the one in checkpoint.json"),
+        (TAG_MANIFEST, b"{", "checkpoint.json: not a manifest of format 1"),
+    ],
+)
+def test_a_checkpoint_of_which_a_file_changed_is_refused(
+    two_ranks: RankPool, tmp_path: Path, file: str, content: bytes | None, says: str
+) -> None:
+    config, recipe = ds_config(2), make_recipe()
+    two_ranks.run(2, scenarios.save_checkpoint, config, recipe, str(tmp_path))
+    (tmp_path / "last" / file).unlink()
+    if content is not None:
+        (tmp_path / "last" / file).write_bytes(content)
+    for message in two_ranks.run(2, scenarios.error_of_loading, config, recipe, str(tmp_path)):
+        assert says in message
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
