@@ -123,8 +123,8 @@ class Keeper:
         kept = {folder.name for folder in whole_tags(self._run.checkpoints)[: self._settings.keep]}
         if self._best is not None:
             kept.add(self._best["tag"])
-        for folder in self._run.checkpoints.iterdir():
-            if folder.is_dir() and folder.name not in kept:
+        for folder in self._run.checkpoints.glob("global_step*"):
+            if folder.name not in kept:
                 drop_tag(folder)
 
 
