@@ -110,6 +110,7 @@ def test_it_is_pruned_while_it_learns_from_a_store(pool: RankPool, trained: Trai
             f"name={name}",
             f"deepspeed=zero{stage}",
             "pruning={sparsity: 0.75, curve: one-shot, start: 2}",
+            "budget.steps=4",
             f"distillation.teacher={trained.runs / 'dense' / 'model'}",
             f"distillation.store={store}",
             "distillation.hardness=0.5",

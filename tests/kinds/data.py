@@ -75,11 +75,6 @@ def stability(folder: Path) -> Row:
     return both(table, folder, "csv", rows)
 
 
-def hot_or_cold(folder: Path) -> Row:
-    rows = [{"sequence": text, "label": ("cold", "hot")[i % 2]} for i, text in enumerate(PROTEINS)]
-    return both(table, folder, "csv", rows)
-
-
 def commonsense_qa(folder: Path) -> Row:
     rows = [
         {

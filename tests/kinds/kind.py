@@ -56,7 +56,6 @@ KINDS = [
     Kind("text-classification", data.classification, gpt2_bpe, models.gpt2),
     Kind("stsb", data.similarity, roberta_bpe, models.roberta),
     Kind("meltome", data.stability, tokenizers.amino_acids, models.esm),
-    Kind("hotprotein-2", data.hot_or_cold, tokenizers.amino_acids, models.esm),
     Kind("commonsense-qa", data.commonsense_qa, roberta_bpe, models.roberta),
     Kind("squad", data.squad, words, models.bert),
     Kind("svamp", data.word_problems, roberta_bpe, models.roberta),
