@@ -1,17 +1,20 @@
 """Suites as data: what they hold, and the runs that they come to."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
 from dsprune.errors import UserError
+from dsprune.programs.report.published import _published, published_tables
 from dsprune.programs.suite.definition import load_suite, shipped_suites
 from dsprune.programs.suite.grid import Grid, Job, check_methods, rounds_to
 from dsprune.programs.suite.launch import Launcher
 from dsprune.programs.suite.places import resolve
 from dsprune.programs.suite.suite import suite
-from dsprune.pure.recipe import load_recipe
+from dsprune.pure.prunable import find_prunable
+from dsprune.pure.recipe import load_recipe, shipped_recipes
 from dsprune.pure.schedule.law import scaled_epochs
 from tests.system.commands import write_recipe
 from tests.tiny import tiny_bert
@@ -134,6 +137,59 @@ def test_a_wrong_suite_is_told_in_a_line(tmp_path: Path, text: str, message: str
     with pytest.raises(UserError, match=message) as raised:
         load_suite(str(path))
     assert "\n" not in str(raised.value)
+
+
+BENCHMARKS = sorted(set(shipped_suites()) - set(NAMES))
+
+
+def test_both_benchmarks_are_there() -> None:
+    assert BENCHMARKS == ["classic", "smc-arithmetic", "smc-commonsense", "smc-protein", "smc-translation"]
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_recipe_of_a_benchmark_is_a_grid_of_sound_runs(name: str, recipe: str) -> None:
+    """Their models are not here: a tiny one stands in for them, by which no weight is missing."""
+    loaded = load_suite(name)
+    assert set(loaded.published) <= set(_published())
+    model = load_recipe(recipe).model
+    assert model is not None
+    for place, text in enumerate(loaded.recipes.values()):
+        own, *values = shlex.split(text)
+        assert own in shipped_recipes()
+        small = (*values, f"model.path={model.path}", "task={name: sst2, max_length: 32}")
+        made = Grid(loaded, own, small, Path("out"))
+        listed = made.jobs(list(loaded.methods), loaded.sparsity[:2], [1])
+        for job in listed if place == 0 else ():
+            resolved = resolve(job, made, Launcher(Path("out"), 1))
+            assert (resolved.pruning is None) == ("pruning=null" in job.overrides)
+
+
+def test_a_target_of_all_matrices_leaves_as_many_zeros_whatever_is_pruned(recipe: str) -> None:
+    model = load_recipe(recipe).model
+    assert model is not None
+    overrides = (f"model.path={model.path}", "task={name: sst2, max_length: 32}")
+    made = Grid(load_suite("smc-commonsense"), "smc-commonsense-qa", overrides, Path("out"))
+    zeros = {}
+    for job in made.jobs(["gradual, all guidelines", "gradual, as in SMC-Bench"], [0.488], [1]):
+        resolved = resolve(job, made, Launcher(Path("out"), 1))
+        if resolved.pruning is None:
+            continue
+        assert "target=0.488" in resolved.tracking.tags
+        tensors = find_prunable(made.model, resolved.pruning.include)
+        zeros[job.name] = resolved.pruning.sparsity * sum(tensor.numel for tensor in tensors)
+    first, second = zeros.values()
+    assert first == pytest.approx(second, rel=1e-4)
+    too_much = made.jobs(["gradual, all guidelines"], [0.95], [1])[-1]
+    with pytest.raises(UserError, match=r"0.95 of all matrices cannot be zero when only .* are pruned"):
+        resolve(too_much, made, Launcher(Path("out"), 1))
+
+
+def test_published_results_say_where_they_are_from() -> None:
+    tables = {table.name: table for table in published_tables(list(_published()))}
+    assert "read off a plot" in tables["published-smc-commonsense"].note
+    assert "linear weights of the encoder" in tables["published-obert"].note
+    [row] = [row for row in tables["published-obert"].rows if row[:2] == ("SQuAD", "oBERT")]
+    assert row[2:] == ("-", "89.04", "88.31", "85.98")
 
 
 def test_unknown_names_are_refused_with_the_known_ones() -> None:

@@ -139,7 +139,9 @@ def calibrate(
 @app.command()
 def suite(
     name: Annotated[str, typer.Argument(help="A shipped suite, such as guidelines, or a YAML file.")],
-    recipe: Annotated[str | None, typer.Argument(help="The recipe that it changes; else its own.")] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(help="The recipe that it changes; else its own recipes.")
+    ] = None,
     overrides: Overrides = None,
     methods: Annotated[list[str] | None, typer.Option(help="Run this method; else all.")] = None,
     sparsity: Annotated[list[float] | None, typer.Option(help="A target; else the suite's.")] = None,

@@ -12,6 +12,7 @@ from dsprune.programs.analyze.sections import analysis_section
 from dsprune.programs.report.blocks import Page, Text
 from dsprune.programs.report.many import page_of_runs
 from dsprune.programs.report.page import write_page, write_tables
+from dsprune.programs.report.published import published_sections, title_of
 from dsprune.programs.report.runs import Run, find_folders, read_run
 from dsprune.programs.report.single import page_of_run
 from dsprune.programs.report.terminal import as_rich
@@ -39,7 +40,7 @@ def report(
     _check(paths)
     runs = [read_run(folder) for folder in find_folders(paths, "recipe.yaml")]
     analyses = [read_analysis(folder) for folder in find_folders(paths, ANALYSIS)]
-    extra = [analysis_section(analysis) for analysis in analyses]
+    extra = [*map(analysis_section, analyses), *published_sections(paths)]
     home = output or (runs[0].path if len(runs) == 1 else Path("report"))
     home.mkdir(parents=True, exist_ok=True)
     audits = [_verdict(run, run.path) if audit else None for run in runs]
@@ -48,7 +49,7 @@ def report(
     elif len(runs) == 1:
         page = page_of_run(runs[0], audits[0], extra)
     else:
-        page = page_of_runs(runs, title or f"{len(runs)} runs", home, audits, extra)
+        page = page_of_runs(runs, title or title_of(paths) or f"{len(runs)} runs", home, audits, extra)
     write_page(page, home / PAGE)
     files = write_tables(page, home)
     for table in page.tables():

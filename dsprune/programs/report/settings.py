@@ -8,11 +8,13 @@ from typing import Any
 
 from dsprune.programs.report.runs import Run
 
-__all__ = ["Setting", "differences", "settings_of"]
+__all__ = ["TARGET", "Setting", "differences", "settings_of"]
 
 # What does not make a run another experiment.
 ALIKE = ("name", "output", "seed", "tracking", "deepspeed")
 LONGEST_LABEL = 60
+TARGET = "target="
+"""Begins the tag of a run whose target is counted otherwise than its recipe counts it."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,10 @@ class Setting:
 
     @property
     def target(self) -> float:
-        """The sparsity that the recipe asks for; 0 = nothing is pruned."""
+        """The sparsity that the recipe asks for, or its tag; 0 = nothing is pruned."""
+        tagged = next((tag for tag in self.tags if tag.startswith(TARGET)), None)
+        if tagged is not None:
+            return float(tagged.removeprefix(TARGET))
         pruning = self.runs[0].recipe.pruning
         return 0.0 if pruning is None else pruning.sparsity
 

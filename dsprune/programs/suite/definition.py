@@ -46,11 +46,16 @@ class Suite(Section):
     """A grid of runs."""
 
     title: Text
-    recipes: tuple[Text, ...] = ()
-    """Recipes to run it on, unless one is named on the command line."""
+    recipes: dict[Text, Text] = Field(default_factory=dict)
+    """Recipes to run it on, unless one is named on the command line: for each a folder's name, and the recipe's with
+    values to change, as on a command line."""
 
     sparsity: tuple[Annotated[float, Field(gt=0, lt=1)], ...]
     """Targets of the methods that prune."""
+
+    convention: Literal["prunable", "matrices"] = "prunable"
+    """What targets are fractions of: the weights that a method prunes, or all matrices of the model. Then a method
+    that leaves some dense prunes the others harder, so that as many weights are zero."""
 
     methods: dict[Text, Method] = Field(min_length=1)
     published: tuple[Text, ...] = ()

@@ -3,9 +3,13 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from torch import nn
+
 from dsprune.errors import UserError
+from dsprune.programs.plan.plan import weightless_model
 from dsprune.programs.report.compare import REFERENCE
 from dsprune.programs.suite.definition import Method, Suite
 from dsprune.pure.recipe import Recipe, load_recipe
@@ -56,10 +60,21 @@ class Grid:
     overrides: tuple[str, ...]
     output: Path
 
-    @property
+    @cached_property
     def base(self) -> Recipe:
         """The recipe as all runs begin with it."""
         return load_recipe(self.recipe, self.overrides)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The recipe's model, without memory for its weights.
+
+        Raises:
+            UserError: the recipe has none.
+        """
+        if self.base.model is None:
+            raise UserError(f"recipe {self.recipe!r}: a suite needs the sections model and task: add them")
+        return weightless_model(self.base.model, self.base.task)
 
     def jobs(self, methods: Sequence[str], sparsities: Sequence[float], seeds: Sequence[int]) -> list[Job]:
         """All runs, teachers before their pupils; what two need is there once."""

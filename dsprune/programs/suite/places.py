@@ -4,12 +4,17 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from torch import nn
+
+from dsprune.errors import UserError
 from dsprune.programs.analyze.measure import patterns_of
-from dsprune.programs.plan.plan import weightless_model
+from dsprune.programs.report.settings import TARGET
 from dsprune.programs.suite.grid import Grid, Job
 from dsprune.programs.suite.launch import Launcher
 from dsprune.pure.calibration import recommend
 from dsprune.pure.components import find_components
+from dsprune.pure.conventions import converted
+from dsprune.pure.prunable import find_prunable
 from dsprune.pure.recipe import Recipe, dump_recipe, load_recipe
 from dsprune.pure.store import open_store
 from dsprune.pure.store.manifest import MANIFEST
@@ -33,22 +38,48 @@ def resolve(job: Job, grid: Grid, launcher: Launcher) -> Recipe:
         values["calibrated"] = f"{_calibrated(recipe, Path(values['store']), launcher):g}"
         overrides = [_filled(text, values) for text in overrides]
     recipe = load_recipe(job.recipe, overrides)
+    if recipe.pruning is None:
+        return recipe
     if job.components:
-        added = [*(recipe.pruning.include if recipe.pruning else ()), *_patterns(recipe, job.components)]
-        recipe = load_recipe(job.recipe, [*overrides, f"pruning.include={added}"])
-    return recipe
+        added = [*recipe.pruning.include, *_patterns(grid.model, job.components)]
+        overrides.append(f"pruning.include={added}")
+    if grid.suite.convention == "matrices":
+        target = recipe.pruning.sparsity
+        recipe = load_recipe(job.recipe, overrides)
+        overrides += [
+            f"pruning.sparsity={_of_prunable(recipe, grid.model, target)}",
+            f"tracking.tags={[*recipe.tracking.tags, f'{TARGET}{target:g}']}",
+        ]
+    return load_recipe(job.recipe, overrides)
 
 
 def _filled(text: str, values: dict[str, str]) -> str:
     return re.sub(r"\{(\w+)\}", lambda place: values.get(place[1], place[0]), text)
 
 
-def _patterns(recipe: Recipe, components: tuple[str, ...]) -> Iterator[str]:
+def _patterns(model: nn.Module, components: tuple[str, ...]) -> Iterator[str]:
     """Globs for those of the components that the model has."""
-    assert recipe.model is not None
-    for component in find_components(weightless_model(recipe.model, recipe.task)):
+    for component in find_components(model):
         if component.name in components:
             yield from patterns_of([tensor.name for tensor in component.tensors])
+
+
+def _of_prunable(recipe: Recipe, model: nn.Module, target: float) -> float:
+    """The sparsity of what the recipe prunes at which `target` of all matrices of the model are zero.
+
+    Raises:
+        UserError: the others alone are more than may be left.
+    """
+    assert recipe.pruning is not None
+    matrices = sum(weight.numel() for weight in model.parameters() if weight.dim() > 1)
+    prunable = sum(t.numel for t in find_prunable(model, recipe.pruning.include, recipe.pruning.exclude))
+    sparsity = converted(target, matrices, prunable)
+    if sparsity >= 1:
+        raise UserError(
+            f"{recipe.name}: {target:g} of all matrices cannot be zero when only {prunable / matrices:.1%} of them "
+            f"are pruned: leave this --sparsity out for this method"
+        )
+    return round(sparsity, 6)
 
 
 def _calibrated(recipe: Recipe, store: Path, launcher: Launcher) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dsprune.errors import CheckFailedError, UserError
+from dsprune.programs.report.published import SUITE
 from dsprune.programs.report.report import report
 from dsprune.programs.run import RunFolder
 from dsprune.programs.suite.definition import Suite, load_suite
@@ -19,8 +20,6 @@ from dsprune.pure.files import replace_text
 from dsprune.pure.recipe import Recipe, dump_recipe, load_recipe
 
 __all__ = ["suite"]
-
-FILE = "suite.json"
 
 
 def suite(
@@ -55,12 +54,19 @@ def suite(
         CheckFailedError: some runs failed; the others were made.
     """
     loaded = load_suite(name)
-    recipes = [recipe] if recipe is not None else list(loaded.recipes)
+    recipes = loaded.recipes
+    if recipe is not None and "=" in recipe:  # a value for the suite's own recipes
+        overrides = [recipe, *overrides]
+    elif recipe is not None:
+        recipes = {Path(recipe).stem: recipe}
     if not recipes:
         raise UserError(f"suite {name!r}: it is for any recipe: name one after it")
     check_methods(loaded, methods)
     home = output or Path("runs", Path(name).stem)
-    grids = [Grid(loaded, one, tuple(overrides), _folder(home, one, len(recipes))) for one in recipes]
+    grids = [
+        _grid(loaded, text, overrides, home if len(recipes) == 1 else home / folder)
+        for folder, text in recipes.items()
+    ]
     seeds = range(1, num_seeds + 1)
     todo = [
         (grid, job)
@@ -75,18 +81,19 @@ def suite(
         return
     failed = _run_all(todo, num_ranks, console)
     _write_about(loaded, home)
-    report([home], home, loaded.title, True, console)
+    report([home], home, None, True, console)
     if failed:
         raise CheckFailedError(f"{len(failed)} of {len(todo)} runs failed: {'; '.join(failed)}")
 
 
-def _folder(home: Path, recipe: str, num_recipes: int) -> Path:
-    return home if num_recipes == 1 else home / Path(recipe).stem
+def _grid(loaded: Suite, text: str, overrides: Sequence[str], output: Path) -> Grid:
+    recipe, *own = shlex.split(text)
+    return Grid(loaded, recipe, (*own, *overrides), output)
 
 
 def _write_about(loaded: Suite, home: Path) -> None:
     about = {"title": loaded.title, "published": list(loaded.published)}
-    replace_text(home / FILE, json.dumps(about, indent=2) + "\n")
+    replace_text(home / SUITE, json.dumps(about, indent=2) + "\n")
 
 
 def _run_all(todo: Sequence[tuple[Grid, Job]], num_ranks: int, console: Console) -> list[str]:
