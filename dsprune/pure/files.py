@@ -1,11 +1,15 @@
 """Files that are whole or absent: written to a temporary name, flushed to disk, then renamed."""
 
+import fcntl
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["replace_file", "replace_text", "sha256_of"]
+from dsprune.errors import UserError
+
+__all__ = ["replace_file", "replace_text", "sha256_of", "sole_writer"]
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -33,3 +37,32 @@ def sha256_of(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Make a folder, and keep out other processes that ask for this, too; the kernel forgets it with the process.
+
+    Where the file system has no locks for folders (NFS), nobody is kept out. What is left empty is removed.
+
+    Raises:
+        UserError: another process is at it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another process is writing to it: wait until that one is done"
+            ) from None
+        except OSError:
+            pass
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                folder.rmdir()
+    finally:
+        os.close(descriptor)

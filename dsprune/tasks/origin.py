@@ -10,8 +10,9 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from dsprune.pure.files import sha256_of
+from dsprune.tasks.task import Task
 
-__all__ = ["dataset_fingerprint", "teacher_fingerprint", "tokenizer_fingerprint"]
+__all__ = ["dataset_fingerprint", "origin_of_data", "teacher_fingerprint", "tokenizer_fingerprint"]
 
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
@@ -29,7 +30,8 @@ def teacher_fingerprint(path: str) -> str | None:
     weights = next((files for pattern in WEIGHTS if (files := sorted(folder.glob(pattern)))), None)
     if weights is None:
         return None
-    return _digest({file.name: sha256_of(file) for file in [folder / "config.json", *weights]})
+    files = [file for file in (folder / "config.json", *weights) if file.is_file()]
+    return _digest({file.name: sha256_of(file) for file in files})
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -45,6 +47,11 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
         # The last call's padding and truncation are left in it.
         state["rules"] = {key: rules[key] for key in rules if key not in ("padding", "truncation")}
     return _digest(state)
+
+
+def origin_of_data(task: Task, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """What makes an example what the model reads, whichever example it is."""
+    return {"tokenizer": tokenizer_fingerprint(tokenizer), "preprocessing": task.preprocessing()}
 
 
 def dataset_fingerprint(samples: np.ndarray) -> str:

@@ -33,6 +33,7 @@ from dsprune.pure.store import (
     open_store,
     plan_store,
 )
+from dsprune.tasks.origin import origin_of_data
 from dsprune.tasks.pretrained import load_tokenizer
 from dsprune.tasks.registry import build_task
 from tests.stores import TEMPERATURES, capture, logits, plan, samples, spec
@@ -339,9 +340,10 @@ def omniscient_store(folder: Path, recipe: Path, *overrides: str) -> Path:
     assert loaded.task is not None
     assert loaded.model is not None
     task = build_task(loaded.task)
-    data = task.prepare("train", load_tokenizer(loaded.model.path))
+    tokenizer = load_tokenizer(loaded.model.path)
+    data = task.prepare("train", tokenizer)
     kept = StoreSpec(kind="full", outputs={"logits": Output(classes=2)})
-    planned = plan_store(kept, {}, fingerprints(task.samples(data)))
+    planned = plan_store(kept, origin_of_data(task, tokenizer), fingerprints(task.samples(data)))
     begin_store(folder, planned)
     writer = ShardWriter(planned, 0)
     labels = torch.tensor(data["labels"][:])[writer.samples.copy()]
@@ -373,9 +375,18 @@ def test_labels_of_some_samples_are_taken_where_they_are_known(tmp_path: Path, r
 
 
 def test_a_recipe_for_other_samples_is_refused(tmp_path: Path, recipe: Path) -> None:
-    folder = omniscient_store(tmp_path, recipe)
-    shorter = load_recipe(str(recipe), ["task.max_length=4"])
+    folder = omniscient_store(tmp_path / "store", recipe)
+    other = tiny_sentiment(tmp_path / "other", 9, seed=1) / "train.csv"
     with pytest.raises(UserError, match=r"of recipe 'tiny' no training sample is in the store: give the"):
+        show(folder, recipe=load_recipe(str(recipe), [f"task.train={other}"]))
+
+
+def test_a_recipe_that_encodes_otherwise_is_refused(tmp_path: Path, recipe: Path) -> None:
+    folder = omniscient_store(tmp_path / "store", recipe)
+    shorter = load_recipe(str(recipe), ["task.max_length=4"])
+    with pytest.raises(
+        UserError, match=r"preprocessing is .*of at most 128 .*in the store and .*of at most 4 "
+    ):
         show(folder, recipe=shorter)
 
 

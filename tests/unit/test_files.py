@@ -1,11 +1,14 @@
 """Files are whole or absent."""
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from dsprune.pure.files import replace_file, replace_text, sha256_of
+from dsprune.errors import UserError
+from dsprune.pure.files import replace_file, replace_text, sha256_of, sole_writer
 
 
 def test_replaces_what_was_there(tmp_path: Path) -> None:
@@ -60,3 +63,36 @@ def test_sha256_is_that_of_the_whole_content(tmp_path: Path, content: bytes) -> 
     path = tmp_path / "file"
     path.write_bytes(content)
     assert sha256_of(path) == hashlib.sha256(content).hexdigest()
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from dsprune.pure.files import sole_writer
+with sole_writer(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_process_writes_to_a_folder_until_it_ends_in_whatever_way(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(UserError, match="b: another process is writing to it: wait until"),
+            sole_writer(folder),
+        ):
+            pass
+        assert folder.is_dir(), "the other's"
+        other.kill()
+    with sole_writer(folder):
+        (folder / "file").touch()
+    assert (folder / "file").exists()
+
+
+def test_a_folder_that_stays_empty_goes(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no room"), sole_writer(tmp_path / "new"):
+        raise UserError("no room")
+    assert not (tmp_path / "new").exists()

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from dsprune.errors import UserError
-from dsprune.pure.store import ShardWriter, begin_store, finish_store, missing_shards, open_store
+from dsprune.pure.store import ShardWriter, begin_store, begun_store, finish_store, missing_shards, open_store
 from dsprune.pure.store.tensor_file import TensorFile, write_tensors
 from tests.stores import ORIGIN, capture, content, head, plan, spec, write_shard
 
@@ -230,6 +230,12 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path, na
     ):
         begin_store(tmp_path, plan(spec()))
     assert content(tmp_path) == {name: b"mine"}
+
+
+def test_a_shard_that_tells_no_plan_is_not_gone_on_with(tmp_path: Path) -> None:
+    write_tensors(tmp_path / FILES[0], {"a": torch.ones(1)}, {})
+    with pytest.raises(UserError, match=f"{FILES[0]}: not a store's file: give a new or empty folder"):
+        begun_store(tmp_path)
 
 
 def test_a_damaged_shard_is_not_taken_for_a_finished_one(folder: Path) -> None:

@@ -41,15 +41,15 @@ def calibrate(
         console: where to print.
 
     Raises:
-        UserError: the store is damaged or has nothing to choose, the recipe is for other samples, or a file
-            cannot be written.
+        UserError: the store is damaged or has nothing to choose, the recipe is for other samples, encodes them
+            otherwise, or a file cannot be written.
     """
     if plot is not None:
         check_figure_path(plot)
     if write is not None:
         check_recipe_file(write)
-    store = open_store(folder)
     labels = Labels() if recipe is None else read_labels(recipe)
+    store = open_store(folder, labels.origin)
     fingerprints = store.fingerprints[:max_records]
     if recipe is not None and not labels.know_any(fingerprints):
         raise UserError(

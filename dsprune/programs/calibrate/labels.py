@@ -10,6 +10,7 @@ from torch import Tensor
 from dsprune.errors import UserError
 from dsprune.pure.recipe import Recipe
 from dsprune.pure.store import fingerprints
+from dsprune.tasks.origin import origin_of_data
 from dsprune.tasks.pretrained import load_tokenizer
 from dsprune.tasks.registry import build_task
 
@@ -24,14 +25,17 @@ class Labels:
 
     Attributes:
         by_output: for each output, by fingerprint, the class of each of the sample's rows.
+        origin: fingerprints of the tokenizer and the preprocessing that they belong to.
     """
 
     by_output: Mapping[str, Mapping[bytes, Sequence[int]]] = field(default_factory=dict)
+    origin: Mapping[str, str] = field(default_factory=dict)
 
     def know_any(self, samples: np.ndarray) -> bool:
-        """Whether one of the samples has a label."""
+        """Whether one of the samples has a label, where the task has any."""
         names = {sample.tobytes() for sample in samples}
-        return any(not names.isdisjoint(known) for known in self.by_output.values())
+        known = self.by_output.values()
+        return not known or any(not names.isdisjoint(output) for output in known)
 
     def of(self, output: str, samples: np.ndarray, rows: Tensor) -> Tensor:
         """The class of each row of some samples; `UNKNOWN` where it is not known."""
@@ -60,4 +64,4 @@ def read_labels(recipe: Recipe) -> Labels:
         known = by_output.setdefault(output, {})
         for sample, classes in zip(samples, labels, strict=True):
             known.setdefault(sample, classes)
-    return Labels(by_output)
+    return Labels(by_output, origin_of_data(task, tokenizer))

@@ -1,6 +1,7 @@
 """Making the store of a recipe's teacher, or what is missing of it."""
 
 import shutil
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from dsprune.distributed.together import on_every_rank, on_first_rank
 from dsprune.errors import UserError
 from dsprune.programs.teacher.asking import Asking, Execution
 from dsprune.programs.teacher.capture import capture
-from dsprune.programs.teacher.choose import candidates, choose, measure, show
+from dsprune.programs.teacher.choose import SAMPLE, candidates, choose, measure, show
+from dsprune.programs.teacher.fit import check_fit
 from dsprune.programs.teacher.source import Source
+from dsprune.pure.files import sole_writer
 from dsprune.pure.recipe import Distillation
 from dsprune.pure.store import (
     Begun,
@@ -28,6 +31,7 @@ from dsprune.pure.store import (
     missing_shards,
     plan_store,
 )
+from dsprune.pure.store.manifest import HEADS, MANIFEST
 
 __all__ = ["build_store"]
 
@@ -55,30 +59,22 @@ def build_store(
     begun = on_first_rank(ranks, lambda: _begun(folder, settings, origin))
     spec = begun.spec if begun else _choose(settings, asking(), source, execution.batch_size, ranks, console)
     plan = plan_store(spec, origin, source.samples, source.task.num_rows(source.data))
-    if begun and begun.finished == plan.digest:
-        _say(ranks, console, f"teacher: {folder} is complete, {plan.num_records:,} records: nothing to do")
-        return
-    missing = on_first_rank(ranks, lambda: _begin(folder, plan))
-    _say(ranks, console, _size(folder, plan, len(missing)))
-    on_first_rank(ranks, lambda: _check_room(folder, plan, len(missing)))
-    with _progress(console, shown=ranks.is_first) as progress:
-        mine = [plan.records(shard) for shard in missing[ranks.rank :: ranks.world_size]]
-        bar = progress.add_task("teacher", total=sum(records.stop - records.start for records in mine))
+    with ExitStack() as until_finished:
+        missing = on_first_rank(ranks, lambda: _begin(folder, plan, until_finished))
+        if missing is None:
+            _say(
+                ranks, console, f"teacher: {folder} is complete, {plan.num_records:,} records: nothing to do"
+            )
+            return
+        _say(ranks, console, _size(folder, plan, len(missing)))
+        on_first_rank(ranks, lambda: _check_room(folder, plan, len(missing)))
+        progress = until_finished.enter_context(_progress(console, shown=ranks.is_first))
+        lengths = np.asarray(source.data["length"][:])
         on_every_rank(
-            ranks,
-            lambda: capture(
-                folder,
-                plan,
-                missing,
-                asking(),
-                np.asarray(source.data["length"][:]),
-                execution,
-                ranks,
-                advance=lambda count: progress.advance(bar, count),
-            ),
+            ranks, lambda: capture(folder, plan, missing, asking(), lengths, execution, ranks, progress)
         )
-    heads = asking().heads() if spec.kind == "hidden" else {}
-    on_first_rank(ranks, lambda: finish_store(folder, plan, heads))
+        heads = asking().heads() if spec.kind == "hidden" else {}
+        on_first_rank(ranks, lambda: finish_store(folder, plan, heads))
     _say(ranks, console, f"teacher: finished: {folder}")
 
 
@@ -87,18 +83,12 @@ def _begun(folder: Path, settings: Distillation, origin: dict[str, str]) -> Begu
     begun = begun_store(folder) if folder.is_dir() else None
     if begun is not None:
         check_origin(folder, begun.origin, origin)
-        wanted: dict[str, str] = {"dtype": settings.dtype}
-        if settings.kind != "auto":
-            wanted["kind"] = settings.kind
-        if settings.kind == "topk":
-            wanted |= {"k": str(settings.k), "temperatures": str(settings.stored_temperatures)}
-        found = {name: str(value) for name, value in begun.spec}
-        check_origin(folder, found, wanted)
+        check_fit(folder, begun.spec, settings)
     return begun
 
 
 def _choose(
-    settings: Distillation, asking: Asking, source: Source, sample: int, ranks: Ranks, console: Console
+    settings: Distillation, asking: Asking, source: Source, batch_size: int, ranks: Ranks, console: Console
 ) -> StoreSpec:
     """The kind that the recipe names, or the smallest that will do. Collective: every rank must call this."""
     specs = candidates(settings, asking)
@@ -110,16 +100,22 @@ def _choose(
     if settings.kind != "auto":
         return specs[0]
     _, samples = np.unique(source.samples, return_index=True)  # in the order of a hash: drawn at random
-    compared = measure(specs, asking, samples[:sample], settings.temperature.first)
+    ramp = settings.temperature
+    temperatures = sorted({ramp.first, ramp.final, *settings.temperatures})
+    compared = measure(specs, asking, samples[:SAMPLE], batch_size, temperatures)
     chosen = on_first_rank(ranks, lambda: compared.index(choose(compared)))
     if ranks.is_first:
         show(compared, compared[chosen], console)
     return compared[chosen].spec
 
 
-def _begin(folder: Path, plan: StorePlan) -> list[int]:
+def _begin(folder: Path, plan: StorePlan, until_finished: ExitStack) -> list[int] | None:
+    """Take the folder, and find out which shards are missing; None = the store is finished and whole."""
+    until_finished.enter_context(sole_writer(folder))
     begin_store(folder, plan)
-    return missing_shards(folder, plan)
+    missing = missing_shards(folder, plan)
+    last = [MANIFEST, HEADS] if plan.spec.kind == "hidden" else [MANIFEST]
+    return missing if missing or not all((folder / name).exists() for name in last) else None
 
 
 def _bytes_to_write(plan: StorePlan, num_missing: int) -> int:

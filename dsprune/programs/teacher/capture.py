@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.progress import Progress
+from safetensors import SafetensorError
 
 from dsprune.distributed.ranks import Ranks
 from dsprune.errors import UserError
@@ -36,8 +38,7 @@ def capture(
     lengths: np.ndarray,
     execution: Execution,
     ranks: Ranks,
-    *,
-    advance: Callable[[int], object],
+    progress: Progress,
 ) -> None:
     """Write this rank's share of the missing shards.
 
@@ -52,22 +53,24 @@ def capture(
         lengths: tokens of each example.
         execution: how the teacher is run.
         ranks: who this is.
-        advance: called with the number of records after each batch.
+        progress: gets a bar of this rank's records.
 
     Raises:
         UserError: what the teacher says cannot be stored, or the disk takes no more.
     """
     batch_size, sharded = execution.batch_size, execution.sharded
     hidden = plan.spec.kind == "hidden"
+    own = missing[ranks.rank :: ranks.world_size]
+    bar = progress.add_task("teacher", total=sum(_num_records(plan, number) for number in own))
     with _Background() as background:
-        for number in missing[ranks.rank :: ranks.world_size]:
+        for number in own:
             writer = ShardWriter(plan, number)
             for records in shard_batches(lengths[writer.samples], batch_size):
                 rows = asking.rows(writer.samples[records], hidden=hidden)
                 background.do(writer.put, records.tolist(), rows)
                 if background.failed and not sharded:
                     return
-                advance(len(records))
+                progress.advance(bar, len(records))
             background.do(_save, writer, folder)
         if sharded:
             passes = [
@@ -79,14 +82,18 @@ def capture(
 
 
 def _num_passes(plan: StorePlan, shards: Sequence[int], batch_size: int) -> int:
-    sizes = (plan.bounds[shard + 1] - plan.bounds[shard] for shard in shards)
-    return sum(-(-int(size) // batch_size) for size in sizes)
+    return sum(-(-_num_records(plan, shard) // batch_size) for shard in shards)
+
+
+def _num_records(plan: StorePlan, shard: int) -> int:
+    records = plan.records(shard)
+    return records.stop - records.start
 
 
 def _save(writer: ShardWriter, folder: Path) -> None:
     try:
         writer.save(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(f"{folder}: cannot be written ({error}): mend that and start again") from error
 
 

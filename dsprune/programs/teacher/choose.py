@@ -9,13 +9,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from dsprune.programs.teacher.asking import Asking, Rows
+from dsprune.programs.teacher.asking import Asking
 from dsprune.pure.distill import Head
+from dsprune.pure.distill.loss import CHUNK_ELEMENTS
 from dsprune.pure.recipe import Distillation
 from dsprune.pure.store import Output, StoreSpec
 from dsprune.pure.store.codecs import codec_for
 
-__all__ = ["KL_BOUND", "Candidate", "candidates", "choose", "measure", "show"]
+__all__ = ["KL_BOUND", "SAMPLE", "Candidate", "candidates", "choose", "divergences", "measure", "show"]
 
 KL_BOUND = 1e-3
 """Nats a row: the largest mean error that `auto` takes."""
@@ -31,7 +32,8 @@ class Candidate:
     Attributes:
         spec: what would be stored.
         row_bytes: bytes of a row, all outputs together.
-        error: KL divergence in nats from what the teacher said to what the store says, mean over rows.
+        error: KL divergence in nats from what the teacher said to what the store says: mean over rows and
+            outputs, at the worst temperature.
     """
 
     spec: StoreSpec
@@ -63,35 +65,59 @@ def row_bytes(spec: StoreSpec) -> int:
 
 
 def measure(
-    specs: Sequence[StoreSpec], asking: Asking, examples: np.ndarray, temperature: float
+    specs: Sequence[StoreSpec],
+    asking: Asking,
+    examples: np.ndarray,
+    batch_size: int,
+    temperatures: Sequence[float],
 ) -> list[Candidate]:
-    """Compare what the teacher says of some examples with what stores would say in its place."""
-    logits = asking.rows(examples)
+    """Compare what the teacher says of some examples with what stores would say in its place.
+
+    Collective when the teacher is sharded: every rank must call this.
+
+    Args:
+        specs: the stores.
+        asking: the teacher.
+        examples: which.
+        batch_size: examples of a forward pass.
+        temperatures: the worst of them counts.
+    """
     needs_hidden = any(spec.kind == "hidden" for spec in specs)
-    hidden = asking.rows(examples, hidden=True) if needs_hidden else {}
     heads = asking.heads() if needs_hidden else {}
+    sums = torch.zeros(len(specs), len(asking.classes), len(temperatures), dtype=torch.float64)
+    num_rows = torch.zeros(len(asking.classes), 1, dtype=torch.float64)
+    for start in range(0, len(examples), batch_size):
+        batch = examples[start : start + batch_size]
+        logits = asking.rows(batch)
+        hidden = asking.rows(batch, hidden=True) if needs_hidden else {}
+        for i, (name, rows) in enumerate(logits.items()):
+            num_rows[i] += len(rows)
+            for j, spec in enumerate(specs):
+                said = hidden[name] if spec.kind == "hidden" else rows
+                sums[j, i] += divergences(spec, name, said, heads.get(name), rows.cpu(), temperatures)
+    errors = (sums / num_rows.clamp(min=1)).mean(dim=1).amax(dim=1).clamp(min=0)  # rounding may go below
     return [
-        Candidate(spec, row_bytes(spec), _error(spec, logits, hidden, heads, temperature)) for spec in specs
+        Candidate(spec, row_bytes(spec), error) for spec, error in zip(specs, errors.tolist(), strict=True)
     ]
 
 
-def _error(spec: StoreSpec, logits: Rows, hidden: Rows, heads: dict[str, Head], temperature: float) -> float:
-    errors = []
-    for name, output in spec.outputs.items():
-        codec = codec_for(spec, output, heads.get(name))
-        rows = (hidden if spec.kind == "hidden" else logits)[name]
-        signal = codec.signal({key: column.cpu() for key, column in codec.encode(rows).items()})
-        truth = (logits[name].cpu().float() / temperature).log_softmax(-1)
+def divergences(
+    spec: StoreSpec, name: str, said: Tensor, head: Head | None, logits: Tensor, temperatures: Sequence[float]
+) -> Tensor:
+    """Sum over rows of the divergence from the teacher's logits to what is stored of them, by temperature."""
+    codec = codec_for(spec, spec.outputs[name], head)
+    signal = codec.signal({key: column.cpu() for key, column in codec.encode(said).items()})
+    size = max(1, CHUNK_ELEMENTS // logits.shape[1])
+    sums = torch.zeros(len(temperatures), dtype=torch.float64)
+    for start in range(0, len(logits), size):
+        rows = slice(start, start + size)
         # What a store does not tell apart is taken as equally likely: the worst that it may mean.
-        ignorant = torch.zeros_like(truth).log_softmax(-1)
-        stored = signal.log_probs(slice(None), temperature, ignorant)
-        errors.append(_divergence(truth, stored))
-    return sum(errors) / len(errors)
-
-
-def _divergence(truth: Tensor, other: Tensor) -> float:
-    difference = (truth - other).masked_fill(truth == -torch.inf, 0)
-    return max(0.0, float((truth.exp() * difference).sum(-1).mean()))  # rounding may go below
+        ignorant = torch.zeros_like(logits[rows], dtype=torch.float32).log_softmax(-1)
+        for i, temperature in enumerate(temperatures):
+            truth = (logits[rows].float() / temperature).log_softmax(-1)
+            difference = truth - signal.log_probs(rows, temperature, ignorant)
+            sums[i] += (truth.exp() * difference.masked_fill_(truth == -torch.inf, 0)).sum().double()
+    return sums
 
 
 def choose(candidates: Sequence[Candidate]) -> Candidate:

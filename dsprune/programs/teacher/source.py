@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from dsprune.distributed.ranks import Ranks
 from dsprune.distributed.together import on_first_rank
 from dsprune.pure.store import fingerprints
-from dsprune.tasks.origin import dataset_fingerprint, teacher_fingerprint, tokenizer_fingerprint
+from dsprune.tasks.origin import dataset_fingerprint, origin_of_data, teacher_fingerprint
 from dsprune.tasks.task import Task
 
 __all__ = ["Source"]
@@ -40,8 +40,8 @@ class Source:
         cls, teacher: str, task: Task, tokenizer: PreTrainedTokenizerBase, data: Dataset, ranks: Ranks
     ) -> "Source":
         """Take the fingerprints. Collective: every rank must call this."""
-        origin = {"tokenizer": tokenizer_fingerprint(tokenizer), "preprocessing": task.preprocessing()}
-        source = cls(teacher, task, tokenizer, data, fingerprints(task.samples(data)), origin)
+        samples = fingerprints(task.samples(data))
+        source = cls(teacher, task, tokenizer, data, samples, origin_of_data(task, tokenizer))
         return source.identified(ranks)
 
     def identified(self, ranks: Ranks) -> "Source":

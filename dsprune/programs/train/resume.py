@@ -22,7 +22,7 @@ from dsprune.pure.recipe.settings import settings_of
 __all__ = ["Start", "find_start", "restore", "run_folder"]
 
 FREE = (
-    *("name", "output", "deepspeed", "precision", "budget.micro_batch"),
+    *("name", "output", "deepspeed", "precision", "budget.micro_batch", "distillation.store"),
     *("tracking", "checkpoints", "timeout"),
 )
 """What of a recipe may change when a run goes on: nothing of it moves the result but by round-off."""

@@ -143,6 +143,10 @@ def _teacher(
     if on_first_rank(ranks, lambda: not (folder / MANIFEST).exists()):
         build_store(folder, settings, source, Execution(device), ranks, console)
     store = open_stored_teacher(folder, settings, source, ranks, device)
+    if ranks.is_first:
+        manifest = store.manifest
+        said = f"teacher: {folder}: {manifest.num_records:,} records, kind {manifest.spec.kind} {manifest.spec.dtype}"
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
     return StoredTeacher(store, collate), with_samples(source)
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from dsprune.distributed.ranks import Ranks
 from dsprune.distributed.together import on_every_rank
 from dsprune.errors import UserError
+from dsprune.programs.teacher.fit import check_fit
 from dsprune.programs.teacher.source import Source
 from dsprune.pure.distill import FullSignal, TeacherSignal
 from dsprune.pure.recipe import Distillation
@@ -104,7 +105,7 @@ def open_stored_teacher(
     """A finished store, if it is of this recipe and whole. Collective: every rank must call this.
 
     Raises:
-        UserError: it is of something else or damaged, lacks an example or does not know the temperature.
+        UserError: it is of something else or damaged, lacks an example or is not what the recipe asks for.
     """
     # One rank of a host reads all of it; the system's cache has it then for the others.
     verify = ranks.local_rank == 0
@@ -116,12 +117,7 @@ def open_stored_teacher(
             f"in row {missing[0] + 1}: the store is of dataset {store.manifest.origin.get('dataset')}, this is "
             f"{source.dataset}: give another distillation.store, to be made for it"
         )
-    known = store.manifest.spec.temperatures
-    if known and not (settings.temperature.is_constant and settings.temperature.first in known):
-        raise UserError(
-            f"distillation.temperature: value {settings.temperature}: {folder} is of kind topk and knows "
-            f"{', '.join(f'{value:g}' for value in known)} only: use one of them, or make another store"
-        )
+    check_fit(folder, store.manifest.spec, settings)
     return store
 
 

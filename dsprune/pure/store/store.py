@@ -91,17 +91,18 @@ class Store:
 
     def _block(self, name: str, places: list[tuple[int, int]]) -> Block:
         codec, parts = self._codecs[name], []
+        stored = codec.columns
         for shard, record in places:
             offsets = self._shards[shard].arrays[f"{name}.offsets"]
             parts.append((self._shards[shard], slice(int(offsets[record]), int(offsets[record + 1]))))
         for file, rows in parts:
-            for key in codec.columns:
+            for key in stored:
                 file.prefetch(f"{name}.{key}", rows)
         columns = {
             key: as_tensor(
                 np.concatenate([file.arrays[f"{name}.{key}"][rows] for file, rows in parts]), column.dtype
             )
-            for key, column in codec.columns.items()
+            for key, column in stored.items()
         }
         return Block(codec.signal(columns), torch.tensor([rows.stop - rows.start for _, rows in parts]))
 
