@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 import yaml
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 from dsprune.distributed.comm import Comm
 from dsprune.distributed.ranks import Ranks
@@ -25,6 +27,7 @@ from dsprune.tasks.task import TaskSettings
 from tests.kinds import models
 from tests.kinds.kind import KINDS, Kind
 from tests.ranks.pool import RankPool
+from tests.school import command
 
 CPU = torch.device("cpu")
 STEPS = 8
@@ -123,3 +126,33 @@ def test_it_is_pruned_while_it_learns_from_a_store(pool: RankPool, trained: Trai
     audit(trained.runs / name, Console(file=io.StringIO()))
     metrics = evaluate_model(str(trained.runs / name / "model"), trained.settings, device=CPU)
     assert metrics == pytest.approx(summary["metrics"], rel=1e-3, abs=1e-2, nan_ok=True)
+
+
+@pytest.mark.parametrize("stored", ["full", "topk", "hidden"])
+def test_a_store_teaches_what_its_teacher_teaches_at_every_step(
+    pool: RankPool, trained: Trained, stored: str
+) -> None:
+    """With all outputs kept, in fp32, against the teacher beside the student."""
+    folder = trained.runs.parent
+    if not (folder / "teacher").exists():
+        sharpen(trained.runs / "dense" / "model", folder / "teacher")
+    settings = (f"distillation.teacher={folder / 'teacher'}", "distillation.hardness=0.9", "budget.steps=3")
+    how = (str(trained.recipe), f"model.path={trained.runs / 'dense' / 'model'}", *settings)
+    if not (trained.runs / "online").exists():
+        answers = pool.run(2, command, "train", *how, "name=online")
+        assert [done.code for done in answers] == [0, 0], answers[0].stderr
+    store = ("distillation.dtype=fp32", "distillation.k=100000", f"distillation.store={folder / stored}")
+    answers = pool.run(2, command, "train", *how, f"name={stored}", f"distillation.kind={stored}", *store)
+    if stored == "hidden" and answers[0].code == 2:
+        assert "this task's outputs are not made by one linear layer" in answers[0].complaint
+        return
+    assert [done.code for done in answers] == [0, 0], answers[0].stderr
+    assert trained.losses(stored) == pytest.approx(trained.losses("online"), rel=1e-4, abs=1e-6)
+
+
+def sharpen(model: Path, folder: Path) -> None:
+    """The same model with larger weights, so that it is sure of what it says."""
+    shutil.copytree(model, folder)
+    weights = load_file(folder / "model.safetensors")
+    larger = {name: 3 * value if value.ndim == 2 else value for name, value in weights.items()}
+    save_file(larger, folder / "model.safetensors", {"format": "pt"})

@@ -1,0 +1,98 @@
+"""A teacher, a student and a recipe, all tiny; and commands on ranks that have started already."""
+
+import contextlib
+import csv
+import gc
+import io
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dsprune.distributed.comm import Comm
+from dsprune.programs.cli import run_command
+from tests.tiny import NOUNS, tiny_bert, tiny_sentiment
+
+LABELS = dict(enumerate(sorted(NOUNS)))
+
+
+def write_school(folder: Path, num_train: int = 30, **sections: Any) -> Path:
+    """Folders `student`, `teacher` and `data`, and the recipe that is returned: 10 steps of 12 examples.
+
+    The task has eight classes, the noun that comes first; the teacher's weights are random, but large, so that
+    it has something to say.
+    """
+    names = {"id2label": LABELS, "label2id": {name: number for number, name in LABELS.items()}}
+    tiny_bert(folder / "student", seed=1, **names)
+    tiny_bert(folder / "teacher", seed=2, initializer_range=0.3, **names)
+    data = tiny_sentiment(folder / "data", num_train, 8)
+    for split in ("train", "validation"):
+        rewrite(
+            data / f"{split}.csv", [(text, text.split()[1]) for text, _ in examples(data / f"{split}.csv")]
+        )
+    recipe = {
+        "model": {"path": str(folder / "student")},
+        "task": {
+            "name": "text-classification",
+            "train": str(data / "train.csv"),
+            "validation": str(data / "validation.csv"),
+            "max_length": 24,
+        },
+        "budget": {"steps": 10, "batch": 12},
+        "learning_rate": {"peak": 3e-3},
+        "distillation": {"teacher": str(folder / "teacher"), "hardness": 0.75, "temperature": 2.0},
+        "tracking": {"log_every": 1, "eval_every": "100 %"},
+        "output": str(folder / "runs"),
+    }
+    path = folder / "school.yaml"
+    path.write_text(yaml.safe_dump(recipe | sections))
+    return path
+
+
+def examples(path: Path) -> list[tuple[str, str]]:
+    """Text and label of each example of a file."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [(row["text"], row["label"]) for row in csv.DictReader(file)]
+
+
+def rewrite(path: Path, rows: list[tuple[str, str]]) -> Path:
+    """A file of these examples."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    return path
+
+
+def losses(run: Path) -> list[float]:
+    """The loss of every step of a run."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a rank's command has said."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def complaint(self) -> str:
+        """The one line of bad input."""
+        assert self.code == 2, self
+        [line] = [line for line in self.stderr.splitlines() if line.startswith("dsprune: ")]
+        assert "Traceback" not in self.stderr
+        return line
+
+
+def command(comm: Comm, *arguments: str) -> Done:
+    """`dsprune ARGUMENTS` on a rank of a pool, for `RankPool.run`; all ranks of the pool must be given it."""
+    os.environ.update(RANK=str(comm.rank), LOCAL_RANK=str(comm.rank), WORLD_SIZE=str(comm.size))
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        code = run_command(list(arguments))
+    gc.collect()  # the engine
+    return Done(code, stdout.getvalue(), stderr.getvalue())

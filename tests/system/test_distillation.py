@@ -1,0 +1,180 @@
+"""Training from a store is training beside the teacher: the same losses, step by step."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dsprune.pure.recipe import load_recipe
+from tests.ranks.pool import RankPool
+from tests.school import Done, command, examples, losses, rewrite, write_school
+from tests.system.commands import dsprune, launched
+
+KINDS = {
+    "full": ("distillation.kind=full", "distillation.dtype=fp32"),
+    "topk": ("distillation.kind=topk", "distillation.dtype=fp32", "distillation.k=8"),  # of eight classes
+    "hidden": ("distillation.kind=hidden", "distillation.dtype=fp32"),
+}
+ROUND_OFF = 2e-5
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_school(tmp_path_factory.mktemp("school"))
+
+
+@pytest.fixture(scope="module", params=[1, 2, 3, 4], ids=lambda size: f"world{size}")
+def ranks(request: pytest.FixtureRequest) -> Iterator[RankPool]:
+    with RankPool(request.param) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def two_ranks() -> Iterator[RankPool]:
+    with RankPool(2) as pool:
+        yield pool
+
+
+def train(pool: RankPool, recipe: Path, output: Path, *settings: str) -> list[float]:
+    """The loss of every step."""
+    answers: list[Done] = pool.run(pool.size, command, "train", str(recipe), f"output={output}", *settings)
+    assert [done.code for done in answers] == [0] * pool.size, answers[0].stderr
+    return losses(output / "school")
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_store_teaches_what_its_teacher_teaches(
+    ranks: RankPool, recipe: Path, tmp_path: Path, stage: int
+) -> None:
+    """Over five epochs of two steps and a remainder; the kind, the seed and the accumulation change along."""
+    world, kind = ranks.size, list(KINDS)[(stage + ranks.size) % 3]
+    micro_batch = {1: 4, 2: 3, 3: 4, 4: 1}[world] if stage % 2 else 12 // world
+    how = (f"deepspeed=zero{stage}", f"budget.micro_batch={micro_batch}", f"seed={world + 10 * stage}")
+    store = recipe.parent / f"store-{kind}"  # made by the first that needs it
+    online = train(ranks, recipe, tmp_path / "online", *how)
+    stored = train(ranks, recipe, tmp_path / "stored", *how, *KINDS[kind], f"distillation.store={store}")
+    assert len(online) == 10
+    assert stored == pytest.approx(online, rel=ROUND_OFF)
+    assert max(online) > 1.02 * min(online), "something is learnt"
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("fp16", 1e-3), ("bf16", 1e-2)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_small_type_rounds_and_no_more(
+    two_ranks: RankPool, recipe: Path, tmp_path: Path, kind: str, dtype: str, tolerance: float
+) -> None:
+    how = ("seed=5", "budget.steps=4")
+    online = train(two_ranks, recipe, tmp_path / "online", *how)
+    store = (*KINDS[kind], f"distillation.dtype={dtype}", f"distillation.store={tmp_path / 'store'}")
+    stored = train(two_ranks, recipe, tmp_path / "stored", *how, *store)
+    assert stored == pytest.approx(online, rel=tolerance)
+    assert stored != pytest.approx(online, rel=1e-7), "rounding shows"
+
+
+def test_hardness_and_temperature_may_change_on_the_way(
+    two_ranks: RankPool, recipe: Path, tmp_path: Path
+) -> None:
+    how = (
+        "distillation.hardness={first: 0.2, final: 1.0, end: 5 steps}",
+        "distillation.temperature={first: 1.0, final: 4.0}",
+    )
+    online = train(two_ranks, recipe, tmp_path / "online", *how)
+    store = f"distillation.store={recipe.parent / 'store-hidden'}"
+    assert train(two_ranks, recipe, tmp_path / "stored", *how, *KINDS["hidden"], store) == pytest.approx(
+        online, rel=ROUND_OFF
+    )
+    constant = train(two_ranks, recipe, tmp_path / "constant")
+    assert constant != pytest.approx(online, rel=0.01)
+
+
+def test_a_dataset_in_another_order_finds_its_rows(two_ranks: RankPool, recipe: Path, tmp_path: Path) -> None:
+    """Without dropout and with all examples in each step, their order shows in the rounding only.
+
+    The student begins as its own teacher, which has something to say: other labels or rows would be noticed.
+    """
+    rows = examples(recipe.parent / "data" / "train.csv")
+    how = (
+        "budget.batch=30",
+        "distillation.hardness=0.5", f"model.path={calm(recipe.parent / 'teacher', tmp_path)}", *KINDS["full"],
+        f"distillation.store={tmp_path / 'store'}",
+    )  # fmt: skip
+    before = train(two_ranks, recipe, tmp_path / "before", *how)
+    permuted = rewrite(tmp_path / "permuted.csv", rows[7:] + rows[:7][::-1])
+    after = train(two_ranks, recipe, tmp_path / "after", *how, f"task.train={permuted}")
+    assert after == pytest.approx(before, rel=ROUND_OFF)
+    shifted = zip([text for text, _ in rows], [label for _, label in rows[1:] + rows[:1]], strict=True)
+    mislabelled = rewrite(tmp_path / "mislabelled.csv", list(shifted))
+    wrong = train(two_ranks, recipe, tmp_path / "wrong", *how, f"task.train={mislabelled}")
+    assert wrong != pytest.approx(before, rel=50 * ROUND_OFF), "swapped labels would show"
+
+
+def calm(model: Path, folder: Path) -> Path:
+    """The model without dropout."""
+    copy = Path(shutil.copytree(model, folder / "calm"))
+    config = json.loads((copy / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (copy / "config.json").write_text(json.dumps(config))
+    return copy
+
+
+def test_a_run_goes_on_with_its_store_in_another_place(
+    two_ranks: RankPool, recipe: Path, tmp_path: Path
+) -> None:
+    store, moved = tmp_path / "store", tmp_path / "elsewhere" / "moved"
+    how = (*KINDS["topk"], "checkpoints.every=3 steps")
+    whole = train(two_ranks, recipe, tmp_path / "whole", *how, f"distillation.store={store}")
+    interrupted = two_ranks.run(
+        2, command, "train", str(recipe), f"output={tmp_path / 'runs'}", *how, f"distillation.store={store}",
+        "--stop-after", "0s",
+    )  # fmt: skip
+    assert {done.code for done in interrupted} == {75}, interrupted[0].stderr
+    assert len(losses(tmp_path / "runs" / "school")) < 10
+    moved.parent.mkdir()
+    store.rename(moved)
+    resumed = train(two_ranks, recipe, tmp_path / "runs", *how, f"distillation.store={moved}")
+    assert resumed == whole
+
+
+def test_as_people_type_it(recipe: Path, tmp_path: Path) -> None:
+    """The store is made first when it is not there; then the temperature is chosen, with labels and without."""
+    store, own = tmp_path / "store", Path(shutil.copy(recipe, tmp_path / "own.yaml"))
+    done = launched("train", recipe, f"distillation.store={store}", f"output={tmp_path / 'runs'}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith(("teacher: ", "finished: "))]
+    assert re.fullmatch(
+        rf"teacher: {store}: \d+ records, \d+ rows, kind full fp16, [\d.]+ bytes a record, [\d.]+ .?B in all; "
+        r"1 of 1 shards to write, [\d.,]+ .?B free",
+        lines[0],
+    )
+    assert lines[1] == f"teacher: finished: {store}"
+    assert re.fullmatch(rf"teacher: {store}: \d+ records, kind full fp16", lines[2])
+    assert lines[3:] == [f"finished: {tmp_path / 'runs' / 'school'}"]
+
+    done = dsprune("calibrate", store)
+    assert done.returncode == 0, done.stderr
+    assert "No labels: --recipe adds" in done.stdout
+    picture = tmp_path / "curves.svg"
+    done = dsprune("calibrate", store, "--recipe", own, "--plot", picture, "--write", own)
+    assert done.returncode == 0, done.stderr
+    [share] = re.findall(r"with a label, teacher right in ([\d.]+)% of them", " ".join(done.stdout.split()))
+    assert 0 <= float(share) <= 100
+    [chosen] = re.findall(r"Recommended: T = ([\d.]+),", done.stdout)
+    assert picture.read_text().startswith("<?xml")
+    before, after = load_recipe(str(recipe)), load_recipe(str(own), ["name=school"])
+    assert before.distillation is not None
+    assert after.distillation is not None
+    assert after.distillation.temperature.first == float(chosen)
+    same = after.distillation.model_copy(update={"temperature": before.distillation.temperature})
+    assert after.model_copy(update={"distillation": same}) == before
+
+
+def test_labels_of_other_preprocessing_are_refused(two_ranks: RankPool, recipe: Path, tmp_path: Path) -> None:
+    train(two_ranks, recipe, tmp_path, "budget.steps=1", f"distillation.store={tmp_path / 'store'}")
+    other = ("calibrate", str(tmp_path / "store"), "task.max_length=20", "--recipe", str(recipe))
+    assert (
+        f"{tmp_path / 'store'}: made from something else: preprocessing is TextClassification of at most 24 tokens"
+        in two_ranks.run(2, command, *other)[0].complaint
+    )

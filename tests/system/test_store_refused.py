@@ -1,0 +1,188 @@
+"""`dsprune train` refuses a store that is damaged, or of something else, in one line and before it trains."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.ranks.pool import RankPool
+from tests.school import command, examples, rewrite, write_school
+from tests.stores import content
+
+SHARD, HEAD, MANIFEST = "shard-00000.safetensors", "head.safetensors", "store.json"
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[RankPool]:
+    with RankPool(2) as ranks:
+        yield ranks
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_school(tmp_path_factory.mktemp("school"))
+
+
+@pytest.fixture(scope="module")
+def whole(pool: RankPool, recipe: Path) -> Path:
+    store = recipe.parent / "whole"
+    answers = pool.run(
+        2, command, "teacher", str(recipe), "distillation.kind=hidden", f"distillation.store={store}"
+    )
+    assert [done.code for done in answers] == [0, 0], answers[0].stderr
+    return store
+
+
+@pytest.fixture
+def store(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "store"))
+
+
+def complaint(pool: RankPool, recipe: Path, store: Path, *settings: str) -> str:
+    """What `dsprune train` says in its one line; nothing of the store or of a run is changed or made."""
+    before = content(store)
+    how = ("train", str(recipe), f"distillation.store={store}", f"output={store.parent / 'runs'}", *settings)
+    answers = pool.run(2, command, *how)
+    assert [done.code for done in answers] == [2, 2], answers[0].stderr
+    assert content(store) == before
+    assert not list((store.parent / "runs").rglob("*.*"))
+    return answers[0].complaint
+
+
+# ---- damage
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(place: int) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        raw = bytearray(path.read_bytes())
+        raw[place] ^= 4
+        path.write_bytes(raw)
+
+    return damage
+
+
+def replace_by(other: str) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes((path.parent / other).read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        (SHARD, cut_off, "damaged, it has"),
+        (SHARD, flip(-100), "damaged, its content does not have the checksum in its header"),
+        (SHARD, flip(60), "damaged, its header is not one of dsprune's|its header is not the one that"),
+        (SHARD, flip(3), "damaged, its header is cut off"),
+        (SHARD, Path.unlink, "missing: copy it from where the store was made, or capture the store again"),
+        (SHARD, replace_by(HEAD), "its header is not the one that store.json lists"),
+        (HEAD, cut_off, "damaged, it has"),
+        (HEAD, flip(-1), "damaged, its content does not have the checksum in its header"),
+        (HEAD, Path.unlink, "missing: copy it from where the store was made, or capture the store again"),
+        (MANIFEST, cut_off, "not a manifest of format 1"),
+        (MANIFEST, lambda path: path.write_text('{"format": 2}'), "not a manifest of format 1"),
+    ],
+)
+def test_a_damaged_file_is_named(
+    pool: RankPool, recipe: Path, store: Path, name: str, damage: Callable[[Path], object], message: str
+) -> None:
+    damage(store / name)
+    said = complaint(pool, recipe, store)
+    assert said.startswith(f"dsprune: {store / name}: ")
+    assert any(part in said for part in message.split("|"))
+
+
+# ---- something else
+
+
+def test_off_by_one_truncation(pool: RankPool, recipe: Path, store: Path) -> None:
+    said = complaint(pool, recipe, store, "task.max_length=23")
+    assert (
+        f"{store}: made from something else: preprocessing is TextClassification of at most 24 tokens" in said
+    )
+    assert "in the store and TextClassification of at most 23 tokens" in said
+
+
+def test_off_by_one_truncation_is_in_the_fingerprints_too(pool: RankPool, recipe: Path, store: Path) -> None:
+    """Were the manifest's word on preprocessing changed, the samples themselves would not be found."""
+    for name in (SHARD, HEAD, MANIFEST):
+        raw = (store / name).read_bytes()
+        (store / name).write_bytes(raw.replace(b"at most 24 tokens", b"at most 23 tokens"))
+    seal(store)
+    said = complaint(pool, recipe, store, "task.max_length=23")
+    assert "training examples have no record, the first in row " in said
+    assert ": the store is of dataset " in said
+    assert ": give another distillation.store, to be made for it" in said
+
+
+def seal(store: Path) -> None:
+    """Make the manifest agree with the headers of the files."""
+    values = json.loads((store / MANIFEST).read_text())
+    for entry in (*values["shards"], values["head"]):
+        raw = (store / entry["file"]).read_bytes()
+        entry["seal"] = hashlib.sha256(raw[8 : 8 + int.from_bytes(raw[:8], "little")]).hexdigest()
+    (store / MANIFEST).write_text(json.dumps(values))
+
+
+def test_another_teacher(pool: RankPool, recipe: Path, store: Path) -> None:
+    said = complaint(pool, recipe, store, f"distillation.teacher={recipe.parent / 'student'}")
+    assert f"{store}: made from something else: teacher is " in said
+
+
+def test_another_tokenizer(pool: RankPool, recipe: Path, store: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(recipe.parent / "student", tmp_path / "other"))
+    text = (other / "tokenizer.json").read_text()
+    (other / "tokenizer.json").write_text(text.replace('"lovely"', '"lovelier"'))
+    said = complaint(pool, recipe, store, f"model.tokenizer={other}")
+    assert f"{store}: made from something else: tokenizer is " in said
+
+
+def test_an_example_that_the_teacher_was_not_asked_about(
+    pool: RankPool, recipe: Path, store: Path, tmp_path: Path
+) -> None:
+    rows = examples(recipe.parent / "data" / "train.csv")
+    file = rewrite(tmp_path / "more.csv", [*rows, ("the film was and the plot", "film")])
+    said = complaint(pool, recipe, store, f"task.train={file}")
+    assert (
+        f"{store}: 1 of {len(rows) + 1} training examples have no record, the first in row {len(rows) + 1}: "
+    ) in said
+
+
+def test_a_part_of_the_examples_will_do(pool: RankPool, recipe: Path, store: Path, tmp_path: Path) -> None:
+    how = ("task.max_train=20", "budget.steps=1", f"distillation.store={store}", f"output={tmp_path}")
+    answers = pool.run(2, command, "train", str(recipe), *how)
+    assert [done.code for done in answers] == [0, 0], answers[0].stderr
+    assert f"teacher: {store}: " in answers[0].stderr
+
+
+def test_another_kind_than_the_recipe_names(pool: RankPool, recipe: Path, store: Path) -> None:
+    said = complaint(pool, recipe, store, "distillation.kind=full")
+    assert f"{store}: made from something else: kind is hidden in the store and full here" in said
+
+
+def test_a_temperature_that_a_top_k_store_does_not_know(pool: RankPool, recipe: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    topk = ("distillation.kind=topk", f"distillation.store={store}")
+    answers = pool.run(2, command, "teacher", str(recipe), *topk)
+    assert [done.code for done in answers] == [0, 0], answers[0].stderr
+    said = complaint(pool, recipe, store, "distillation.temperature=4")
+    assert (
+        f"distillation.temperature: value 4: {store} is of kind topk and knows 2 only: use one of them"
+        in said
+    )
+
+
+def test_a_folder_without_a_manifest_is_no_store_and_is_finished_first(
+    pool: RankPool, recipe: Path, store: Path, tmp_path: Path
+) -> None:
+    before = content(store)
+    (store / MANIFEST).unlink()
+    how = ("budget.steps=1", f"distillation.store={store}", f"output={tmp_path}", "distillation.kind=hidden")
+    answers = pool.run(2, command, "train", str(recipe), *how)
+    assert [done.code for done in answers] == [0, 0], answers[0].stderr
+    assert content(store) == before
