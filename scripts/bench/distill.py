@@ -1,0 +1,168 @@
+"""The demo's model in training and as a teacher: what a store adds to a step, and what capturing takes."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from bench.figures import Row
+from bench.tools import milliseconds
+from dsprune.distributed.ranks import Ranks
+from dsprune.programs.teacher.asking import Asking, Execution
+from dsprune.programs.teacher.capture import capture, shard_batches
+from dsprune.programs.teacher.source import Source
+from dsprune.programs.train.distill import Lesson
+from dsprune.programs.train.setup import Parts, assemble
+from dsprune.programs.train.teachers import MicroBatch, OnlineTeacher
+from dsprune.pure.recipe import Recipe, load_recipe
+from dsprune.pure.store import Output, StorePlan, StoreSpec, begin_store, plan_store
+from dsprune.pure.store.spec import Kind
+from dsprune.tasks.pretrained import load_tokenizer
+from dsprune.tasks.registry import build_task
+
+__all__ = ["captures", "demo_recipe", "training_steps"]
+
+ALONE = Ranks(0, 0, 1)
+WARM_UP = 2  # steps
+EXAMPLES = 2048  # two shards of a store
+
+
+def demo_recipe(folder: Path) -> Recipe:
+    """The demo's, with a teacher that has a new head, and its store in `folder`."""
+    teacher = folder / "teacher"
+    settings = (
+        "pruning=null",
+        "budget={steps: 100000, batch: 32}",
+        "model.path=data/minilm",
+        f"task.max_train={EXAMPLES}",
+    )
+    store = (f"distillation.teacher={teacher}", f"distillation.store={folder / 'store'}")
+    recipe = load_recipe("sentiment-90", [*settings, *store])
+    assert recipe.task is not None
+    if not teacher.exists():
+        task, tokenizer = build_task(recipe.task), load_tokenizer("data/minilm")
+        torch.manual_seed(0)
+        task.build_model("data/minilm", tokenizer).save_pretrained(teacher)
+        tokenizer.save_pretrained(teacher)
+    return recipe
+
+
+# ---- training
+
+
+def training_steps(folder: Path, steps: int) -> tuple[list[Row], float]:
+    """A step from the store against one from labels alone and one beside the teacher; and its seconds.
+
+    All three train one engine, in turns, and each takes the same examples.
+    """
+    parts = assemble(demo_recipe(folder), ALONE, Console(quiet=True))
+    assert parts.lesson is not None
+    ways = {"labels": replace(parts, lesson=None), "store": parts, "online": online(parts)}
+    parts.engine.train()
+    batches = {name: way.micro_batches(0) for name, way in ways.items()}
+    times = [{name: step(way, batches[name]) for name, way in ways.items()} for _ in range(WARM_UP + steps)]
+    times = times[WARM_UP:]
+    more = median(one["store"] / one["labels"] for one in times) - 1
+    gain = median(one["online"] / one["store"] for one in times)
+    seconds = {name: median(one[name] for one in times) for name in ways}
+    rows = [
+        Row(f"step from {name}", f"{1000 * seconds[name]:,.0f} ms") for name in ("labels", "store", "online")
+    ]
+    rows += [
+        Row("the store against labels alone", f"{more:+.1%}", "2 % more at most", more <= 0.02),
+        Row("the online teacher against the store", f"{gain:.2f} x as long"),
+        Row("of a step from the store: reading and collating", f"{1000 * reading(parts, steps):.1f} ms"),
+    ]
+    return rows, seconds["store"]
+
+
+def online(parts: Parts) -> Parts:
+    """The same, with the teacher beside the student."""
+    lesson = parts.lesson
+    assert lesson is not None
+    model = parts.task.build_model(lesson.settings.teacher, parts.tokenizer, new_head=False)
+    teacher = OnlineTeacher(model.eval().requires_grad_(False), parts.task, parts.collate)
+    data = parts.data.remove_columns("sample")
+    return replace(parts, data=data, lesson=Lesson(teacher, parts.task, lesson.settings, lesson.timetable))
+
+
+def step(parts: Parts, batches: Iterator[MicroBatch]) -> float:
+    """Seconds of a step, from the data to the weights."""
+    started = time.perf_counter()
+    parts.engine.backward(parts.loss(next(batches).to(parts.engine.device)))
+    parts.engine.step()
+    return time.perf_counter() - started
+
+
+def reading(parts: Parts, batches: int) -> float:
+    """Seconds of a micro-batch's way from disk into tensors, in the median."""
+    loader, times = parts.micro_batches(0), []
+    for _ in range(10 * batches):
+        started = time.perf_counter()
+        next(loader)
+        times.append(time.perf_counter() - started)
+    return median(times)
+
+
+# ---- capturing
+
+
+def captures(folder: Path, repeats: int) -> list[Row]:
+    """Examples a second of a capture against those of the same forward passes with nothing kept."""
+    recipe = demo_recipe(folder)
+    assert recipe.task is not None
+    assert recipe.distillation is not None
+    task = build_task(recipe.task)
+    tokenizer = load_tokenizer("data/minilm")
+    data = task.prepare("train", tokenizer)
+    source = Source.of(recipe.distillation.teacher, task, tokenizer, data, ALONE)
+    execution = Execution(torch.device("cpu"))
+    asking = Asking(source, execution)
+    return [
+        capture_of(kind, width, folder, repeats, source, asking, execution)
+        for kind, width in (("full", None), ("hidden", 384))
+    ]
+
+
+def capture_of(
+    kind: Kind,
+    width: int | None,
+    folder: Path,
+    repeats: int,
+    source: Source,
+    asking: Asking,
+    execution: Execution,
+) -> Row:
+    """The figure of one kind."""
+    spec = StoreSpec(kind=kind, outputs={"logits": Output(classes=2, hidden=width)})
+    plan = plan_store(spec, source.origin, source.samples)
+    lengths, shards = np.asarray(source.data["length"][:]), range(plan.num_shards)
+    bare = partial(ask_only, plan, asking, lengths, execution)
+    ratios, rates = [], []
+    for number in range(repeats):
+        target = folder / f"capture-{kind}-{number}"
+        begin_store(target, plan)
+        kept = partial(
+            capture, target, plan, shards, asking, lengths, execution, ALONE, Progress(disable=True)
+        )
+        without, taken = milliseconds(bare), milliseconds(kept)
+        ratios.append(without / taken)
+        rates.append(1000 * plan.num_records / taken)
+    figure = f"{median(ratios):.1%} ({median(rates):,.0f} examples a second)"
+    goal = {"goal": "95 % at least", "met": median(ratios) >= 0.95}
+    return Row(f"capture of kind {kind} against bare inference", figure, **goal)
+
+
+def ask_only(plan: StorePlan, asking: Asking, lengths: np.ndarray, execution: Execution) -> None:
+    """The forward passes of a capture."""
+    for shard in range(plan.num_shards):
+        samples = plan.samples[plan.records(shard)]
+        for records in shard_batches(lengths[samples], execution.batch_size):
+            asking.rows(samples[records], hidden=plan.spec.kind == "hidden")

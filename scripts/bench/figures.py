@@ -1,0 +1,29 @@
+"""What a benchmark has found out, as rows of one table."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from rich.table import Table
+
+__all__ = ["Row", "table_of"]
+
+
+class Row(NamedTuple):
+    """One figure; `met` says whether it meets the goal, where there is one."""
+
+    what: str
+    figure: str
+    goal: str = ""
+    met: bool = True
+
+
+def table_of(title: str, sections: Iterable[tuple[str, list[Row]]]) -> Table:
+    """All rows, one section after the other."""
+    table = Table("", "", "measured", "goal", "", title=title, title_justify="left")
+    table.columns[2].justify = "right"
+    for section, rows in sections:
+        for number, row in enumerate(rows):
+            verdict = ("met" if row.met else "MISSED") if row.goal else ""
+            table.add_row("" if number else section, row.what, row.figure, row.goal, verdict)
+        table.add_section()
+    return table

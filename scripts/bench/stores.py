@@ -1,0 +1,220 @@
+"""A teacher store on disk: how large, how true, how fast to read, and what reading takes of memory."""
+
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.figures import Row
+from dsprune.programs.teacher.choose import divergences
+from dsprune.pure.distill import Head
+from dsprune.pure.store import (
+    Output,
+    ShardWriter,
+    StoreSpec,
+    begin_store,
+    finish_store,
+    open_store,
+    plan_store,
+)
+from dsprune.pure.store.codecs import codec_for
+
+__all__ = ["batch_reads", "memory", "sizes"]
+
+SHAPES = {
+    30_522: 768,
+    250_027: 1024,
+}  # classes and hidden width: BERT-base, and the large multilingual models
+TEMPERATURE, K = 2.0, 64
+KINDS = ("full", "topk", "hidden")
+BATCH = 32
+ROWS = 20  # of a record of a masked language model: 15 % of 128 tokens
+MEBI = 2**20
+
+
+def spec_of(kind: str, classes: int, width: int) -> StoreSpec:
+    """As a recipe makes it: in fp16."""
+    extra = {"k": K, "temperatures": (TEMPERATURE,)} if kind == "topk" else {}
+    output = Output(classes=classes, hidden=width if kind == "hidden" else None)
+    return StoreSpec(kind=kind, outputs={"logits": output}, **extra)
+
+
+def sizes() -> list[Row]:
+    """Bytes a token against full fp16 logits, and the divergence from what the teacher said."""
+    rows = []
+    for classes, width in SHAPES.items():
+        head, hidden = teacher(classes, width)
+        logits = hidden @ head.weight.T + head.bias
+        top1 = logits.softmax(-1).amax(-1).mean()
+        rows.append(Row(f"{classes:,} classes: mean top-1 mass of the teacher", f"{top1:.2f}"))
+        for kind in KINDS:
+            rows.append(
+                size_of(spec_of(kind, classes, width), hidden if kind == "hidden" else logits, logits, head)
+            )
+    return rows
+
+
+def size_of(spec: StoreSpec, said: Tensor, logits: Tensor, head: Head) -> Row:
+    """The figures of one kind."""
+    output = spec.outputs["logits"]
+    row_bytes = sum(column.row_bytes for column in codec_for(spec, output).columns.values())
+    smaller, entry = 2 * output.classes / row_bytes, row_bytes / K
+    error = float(divergences(spec, "logits", said, head, logits, [TEMPERATURE])) / len(logits)
+    what = f"{output.classes:,} classes, {spec.kind} fp16"
+    figure = f"{row_bytes:,} bytes a token, 1 / {smaller:.1f}, KL error {max(0.0, error):.1e} nats"
+    if spec.kind == "topk":
+        return Row(
+            f"{what}, k = {K}", f"{entry:.2f} an entry, {figure}", "6 bytes an entry at most", entry <= 6
+        )
+    if spec.kind == "hidden" and output.hidden == 768:
+        return Row(what, figure, "1 / 40", round(smaller) >= 40)
+    return Row(what, figure)
+
+
+def teacher(classes: int, width: int, tokens: int = 256) -> tuple[Head, Tensor]:
+    """A head and hidden states that give what language models give: a few likely words, and a long tail.
+
+    Not a trained one: the package index has no masked language model. Logits are normal, above the logarithm of
+    Zipf's law, and each token's own word stands out from them, more or less.
+    """
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(classes, width, generator=generator) * (2 / width**0.5)  # rows of length 2
+    bias = -torch.log(torch.arange(1, classes + 1).float())
+    words = weight[torch.randint(classes, (tokens,), generator=generator)] / 4
+    boost = 30 * torch.rand(tokens, 1, generator=generator)
+    return Head(weight, bias), torch.randn(tokens, width, generator=generator) + boost * words
+
+
+def batch_reads(seconds_per_step: float, repeats: int) -> list[Row]:
+    """Random batches of 32 records in place: of the demo's two classes, and of a large vocabulary's rows."""
+    rows = []
+    for what, classes, width, per_record, records in (
+        ("2 classes, 1 row a record", 2, 384, 1, 9000),
+        (f"30,522 classes, {ROWS} rows a record", 30_522, 768, ROWS, 256),
+    ):
+        for kind in KINDS:
+            with tempfile.TemporaryDirectory(dir="data") as folder:
+                names = write_store(Path(folder), spec_of(kind, classes, width), records, per_record)
+                milliseconds = read_batches(Path(folder), names, repeats)
+            share = milliseconds / 1000 / seconds_per_step
+            figure = f"{1000 / milliseconds:,.0f} a second, {share:.2%} of the step"
+            goal = {"goal": "under 1 %", "met": share < 0.01}
+            rows.append(Row(f"batches of {BATCH}, {kind} fp16, {what}", figure, **goal))
+    return rows
+
+
+def read_batches(folder: Path, names: np.ndarray, repeats: int) -> float:
+    """Milliseconds of a random batch, the median of many."""
+    store, random = open_store(folder), np.random.default_rng(0)
+    times = []
+    for _ in range(20 * repeats):
+        batch = random.choice(names, BATCH)
+        started = time.perf_counter()
+        store.fetch(batch)
+        times.append(1000 * (time.perf_counter() - started))
+    return float(np.median(times))
+
+
+def write_store(folder: Path, spec: StoreSpec, records: int, rows_per_record: int) -> np.ndarray:
+    """A store of noise; returns the records' names."""
+    names = np.frombuffer(np.random.default_rng(0).bytes(16 * records), dtype="V16")
+    rows = {"logits": np.full(records, rows_per_record)}
+    plan = plan_store(spec, {}, names, rows)
+    output = spec.outputs["logits"]
+    noise = torch.randn(rows_per_record, output.hidden or output.classes)
+    begin_store(folder, plan)
+    for shard in range(plan.num_shards):
+        writer = ShardWriter(plan, shard)
+        for record in range(len(writer.samples)):
+            writer.put([record], {"logits": noise})
+        writer.save(folder)
+    heads = {}
+    if output.hidden is not None:
+        heads = {"logits": Head(torch.randn(output.classes, output.hidden), torch.zeros(output.classes))}
+    finish_store(folder, plan, heads)
+    return names
+
+
+# ---- memory
+
+
+def memory(store_bytes: int = 768 * MEBI, budget: int = 192 * MEBI) -> list[Row]:
+    """A process with a memory budget, page cache included, reads a store of four times that."""
+    with tempfile.TemporaryDirectory(dir="data") as folder, memory_cgroup(budget) as cgroup:
+        spec = spec_of("full", 30_522, 768)
+        names = write_store(Path(folder), spec, store_bytes // (ROWS * 2 * 30_522), ROWS)
+        for path in Path(folder).iterdir():
+            drop_from_cache(path)
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(1) as pool:
+            first, last, seconds = pool.apply(read_all, (Path(folder), names, cgroup))
+    limit = (
+        f"in a memory cgroup of {budget // MEBI} MiB"
+        if cgroup
+        else "without a limit: no memory cgroup may be made here"
+    )
+    speed = f"{2 * store_bytes / MEBI / seconds:,.0f} MiB a second"
+    return [
+        Row(f"a store of {store_bytes // MEBI:,} MiB read twice, {limit}", speed),
+        Row("resident memory after the first tenth", f"{first / MEBI:,.0f} MiB"),
+        Row("most resident memory after that", f"{last / MEBI:,.0f} MiB", "flat", last < first + 64 * MEBI),
+    ]
+
+
+def read_all(folder: Path, names: np.ndarray, cgroup: Path | None) -> tuple[int, int, float]:
+    """Resident memory after a tenth of the reading, the most after that, and the seconds that it took."""
+    if cgroup is not None:
+        (cgroup / "cgroup.procs").write_text(str(os.getpid()))
+    store, random = open_store(folder, verify=False), np.random.default_rng(0)
+    started, sizes = time.perf_counter(), []
+    for _ in range(2):
+        order = random.permutation(names)
+        for start in range(0, len(order), BATCH):
+            store.fetch(order[start : start + BATCH])
+            sizes.append(resident())
+    tenth = len(sizes) // 10
+    return sizes[tenth], max(sizes[tenth:]), time.perf_counter() - started
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory, mapped files included."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) * 1024
+
+
+def drop_from_cache(path: Path) -> None:
+    """Have the system forget a file's pages: what is in its cache was charged to another cgroup."""
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)
+
+
+@contextmanager
+def memory_cgroup(budget: int) -> Iterator[Path | None]:
+    """A cgroup for one process, version 1 or 2; None where this user may not make one."""
+    for root, name in (
+        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
+        (Path("/sys/fs/cgroup"), "memory.max"),
+    ):
+        folder = root / f"dsprune-bench-{os.getpid()}"
+        try:
+            folder.mkdir()
+            (folder / name).write_text(str(budget))
+        except OSError:
+            if folder.is_dir():
+                folder.rmdir()
+            continue
+        try:
+            yield folder
+        finally:
+            folder.rmdir()
+        return
+    yield None

@@ -1,0 +1,72 @@
+"""Measures distillation from disk: steps, reading, memory, sizes, capture, on the demo's model; one thread.
+
+python scripts/bench_distill.py [--only {sizes,step,reads,memory,capture} ...] [--repeats 10]
+
+Needs data/minilm and data/sentiment (python scripts/fetch_demo_data.py), 2 GB of disk there, and some minutes. The
+goals are of ratios; times mean something on a quiet machine only. The memory section makes a memory cgroup, where
+it may.
+"""
+
+import argparse
+import logging
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+from bench.distill import captures, training_steps
+from bench.figures import Row, table_of
+from bench.stores import batch_reads, memory, sizes
+from bench_core import machine
+from rich.console import Console
+
+from dsprune.distributed.ranks import find_ranks
+from dsprune.engine.launch import join_ranks
+from dsprune.programs.quiet import quiet
+
+SECTIONS = ("sizes", "step", "reads", "memory", "capture")
+
+
+def measure(sections: list[str], repeats: int, folder: Path, console: Console) -> list[tuple[str, list[Row]]]:
+    """The rows of each section; a share of the step needs the step."""
+    found: list[tuple[str, list[Row]]] = []
+    seconds = None
+    for section in sections:
+        console.print(f"measuring: {section}", style="dim")
+        if section == "sizes":
+            rows = sizes()
+        elif section == "memory":
+            rows = memory()
+        elif section == "capture":
+            rows = captures(folder, max(2, repeats // 3))
+        else:
+            if seconds is None:
+                step_rows, seconds = training_steps(folder, repeats)
+            rows = step_rows if section == "step" else batch_reads(seconds, repeats)
+        found.append((section, rows))
+    return found
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument(
+        "--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="the sections to measure"
+    )
+    parser.add_argument("--repeats", type=int, default=10, help="steps, and what else is repeated")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore", FutureWarning)  # of torch about DeepSpeed
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    ranks = find_ranks()
+    quiet(ranks)
+    join_ranks(ranks)
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    with tempfile.TemporaryDirectory(dir="data") as folder:
+        found = measure(list(args.only), args.repeats, Path(folder), console)
+    console.print(table_of(machine(), found))
+
+
+if __name__ == "__main__":
+    main()
