@@ -92,13 +92,30 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert run_command(["audit", str(copy.path)]) == 0
 
 
-def test_a_run_without_a_good_checkpoint_is_refused(workshop: Workshop, copy: RunFolder) -> None:
-    for tag in whole_tags(copy.checkpoints):
-        flip_a_bit(tag / "masks-00000-of-00001.safetensors")
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (
+            flip_a_bit,
+            "/masks-00000-of-00001.safetensors: damaged, its SHA-256 is not the one in checkpoint.json",
+        ),
+        (
+            truncate,
+            "/checkpoints: none of its checkpoints is complete any more: bring the files back, or remove",
+        ),
+    ],
+)
+def test_a_run_without_a_good_checkpoint_is_refused(
+    workshop: Workshop, copy: RunFolder, damage: Callable[[Path], None], says: str
+) -> None:
+    tags = whole_tags(copy.checkpoints)
+    for tag in tags:
+        damage(tag / "masks-00000-of-00001.safetensors")
     ranks = workshop.start(copy.path.name, world_size=1)
     assert ranks.wait() == [2]
     [line] = ranks.complaints()
-    assert "masks-00000-of-00001.safetensors: damaged, its SHA-256" in line
+    assert says in line
+    assert all(tag.is_dir() for tag in tags), "nothing is thrown away"
 
 
 def plain(stopped: RunFolder, folder: Path) -> Path:

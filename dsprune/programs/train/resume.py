@@ -56,7 +56,8 @@ def find_start(recipe: Recipe, run: RunFolder, resume: Path | None) -> Start:
     """What to go on from; the run's own checkpoints first.
 
     Raises:
-        UserError: there is an unfinished run of another recipe, or nothing at `resume`.
+        UserError: there is an unfinished run of another recipe or without its checkpoints, or nothing at
+            `resume`.
     """
     if own := whole_tags(run.checkpoints):
         if difference := next(_differences(load_recipe(str(run.recipe)), recipe), None):
@@ -65,6 +66,11 @@ def find_start(recipe: Recipe, run: RunFolder, resume: Path | None) -> Start:
                 f"another name=... to start anew, or remove it"
             )
         return Start(tuple(own), own=True)
+    if latest_tag(run.checkpoints) is not None:  # only ever written when one was complete
+        raise UserError(
+            f"{run.checkpoints}: none of its checkpoints is complete any more: bring the files back, or remove "
+            f"{run.path} to start anew"
+        )
     if resume is None:
         return Start()
     if any(resume.glob("*_model_states.pt")):

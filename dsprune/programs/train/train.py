@@ -175,6 +175,7 @@ def _evaluate(session: Session) -> dict[str, float]:
 def _finish(session: Session, run: RunFolder) -> dict[str, Any]:
     """Evaluate, and write the model. Collective: every rank must call this."""
     engine, metrics = session.parts.engine, _evaluate(session)
+    session.watchdog.beat("the evaluation at the end")
     session.tracker.log(engine.clock, {**metrics, **engine.sparsity()})
     session.status.update(step=engine.clock, sparsity=engine.sparsity()["sparsity_prunable"])
     engine.save_model(run.model, session.parts.tokenizer)
