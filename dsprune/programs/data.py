@@ -69,12 +69,14 @@ def check_copy(settings: TaskSettings, folder: Path, console: Console) -> None:
     task = build_task(settings.model_copy(update={"folder": str(folder), "dataset": None}))
     for split in get_args(Split):
         try:
-            examples = len(task.load(split))
+            examples, remarks = len(task.load(split)), task.remarks(split)
         except UserError as error:
             raise CheckFailedError(str(error)) from error
         known = all(benchmark.parts[split].examples is not None for benchmark in task.benchmarks)
         verdict = "as published" if known else "read without a fault; how many there should be is not known"
         _say(console, f"{split}: {examples:,} examples, {verdict}")
+        for remark in remarks:
+            _say(console, f"{split}: {remark}")
 
 
 def _benchmarks(settings: TaskSettings) -> tuple[Benchmark, ...]:

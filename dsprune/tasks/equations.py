@@ -1,5 +1,6 @@
 """Word problems: an encoder reads the question, a small decoder writes the equation, its value is compared."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -40,6 +41,9 @@ MAX_EQUATION = 32
 """Longest equation, in symbols; the benchmarks' longest has 15."""
 
 DECODER_LAYERS = 2
+ROUNDING = 1e-3
+"""How far an answer in the files may be from its equation's value: some are rounded to three digits."""
+
 TOLERANCE = 1e-4
 """How far the values of two equal equations may differ, as in SMC-Bench's own evaluation."""
 
@@ -96,6 +100,22 @@ class EquationGeneration(Seq2Seq):
                 "equation": equations,
             }
         )
+
+    def remarks(self, split: Split) -> list[str]:
+        """The rows whose gold equation does not give the answer that the file has, but for rounding."""
+        rows, data = read_rows(self.settings, split, self.benchmark), self.load(split)
+        if not rows.has("Answer"):
+            return []
+        wrong = [
+            str(row)
+            for row, (answer, equation, numbers) in enumerate(
+                zip(rows.numbers("Answer"), data["equation"][:], data["numbers"][:], strict=True), start=1
+            )
+            if not math.isclose(
+                answer, evaluate_prefix(equation, numbers) or 0, rel_tol=ROUNDING, abs_tol=ROUNDING
+            )
+        ]
+        return [f"the equation does not give the answer in rows {', '.join(wrong)}"] if wrong else []
 
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]

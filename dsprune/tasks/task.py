@@ -156,6 +156,11 @@ class Task(ABC):
         """What else decides about the teacher's answers, for a person who compares two of them."""
         return f"{type(self).__name__} of at most {self.settings.max_length} tokens"
 
+    def remarks(self, split: Split) -> list[str]:
+        """What one should know of a split, though it is used as it is."""
+        del split
+        return []
+
     def prepare(self, split: Split, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """The encoded examples of a split, at most `max_train` or `max_validation` of them."""
         limit = self.settings.max_train if split == "train" else self.settings.max_validation

@@ -97,6 +97,17 @@ def test_a_constant_that_was_never_seen_cannot_be_written(tmp_path):
     assert task.prepare("validation", TOKENIZER)["labels"][0] == [5, 7, END, END]
 
 
+def test_gold_equations_that_do_not_give_the_answer_are_told_by_row(tmp_path):
+    rounded = {**ROWS[2], "Numbers": "3 2", "Answer": "0.667"}
+    wrong = {**ROWS[1], "Answer": "5.4"}
+    assert task_on(tmp_path, [*ROWS, rounded]).remarks("train") == []
+    assert task_on(tmp_path, [wrong, *ROWS, wrong]).remarks("train") == [
+        "the equation does not give the answer in rows 1, 5"
+    ]
+    without = [{name: row[name] for name in row if name != "Answer"} for row in ROWS]
+    assert task_on(tmp_path, without).remarks("train") == []
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
