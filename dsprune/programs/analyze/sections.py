@@ -56,9 +56,9 @@ def component_table(analysis: Analysis) -> Table:
     after = f"after {analysis.recovery_steps:,} steps"
     columns = (
         "component", "weights", "of model", "of FLOPs", "zeros save",
-        *(f"points lost at {100 * sparsity:g} %" for sparsity in sparsities),
+        *(f"lost at {100 * sparsity:g} %" for sparsity in sparsities),
         *([after] if analysis.recovery_steps else []),
-        "points per % of benefit", "advice",
+        "lost per % of benefit", "advice",
     )  # fmt: skip
     rows = tuple(
         (
@@ -70,13 +70,13 @@ def component_table(analysis: Analysis) -> Table:
             *(_points(analysis.dense - finding.scores[sparsity]) for sparsity in sparsities),
             *([_recovered(analysis, finding)] if analysis.recovery_steps else []),
             f"{cost(analysis, finding):.2f}",
-            f"dense: {dense[finding.name]}" if finding.name in dense else "prune",
+            "dense" if finding.name in dense else "prune",
         )
         for finding in ordered(analysis)
     )
     attention = analysis.flops - sum(finding.flops for finding in analysis.findings)
     note = (
-        f"Each component pruned alone, by magnitude, in one shot. FLOPs: of a forward pass of "
+        f"Each component pruned alone, by magnitude, in one shot; losses in points. FLOPs: of a forward pass of "
         f"{analysis.length} tokens, {analysis.flops / 1e9:.3f} GFLOPs; products of queries, keys and values among "
         f"themselves, with no weight, are {attention / analysis.flops:.2%} of them. Zeros save at "
         f"{100 * analysis.target:g} %: bytes of the weights that become zero, before any index of a sparse format."
