@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dsprune.distributed.comm import Comm
 from dsprune.distributed.masks import MaskSet
-from dsprune.distributed.selection import select
+from dsprune.distributed.selection import normalized, select
 from dsprune.errors import UserError
 from dsprune.pure.masks.bits import unpack
 from dsprune.pure.prunable import find_prunable
@@ -38,10 +38,10 @@ def save_start(recipe: Recipe, path: str, folder: Path) -> None:
 
 
 def save_ticket(recipe: Recipe, trained: Path, start: Path, folder: Path) -> None:
-    """Write the weights of `start` that the recipe's method and target keep of those of `trained`.
+    """Write the weights of `start` whose trained values in `trained` are the largest; the others are zero.
 
     Args:
-        recipe: says what is pruned and how far.
+        recipe: says what is pruned, how far, and who competes.
         trained: model folder, whose weights are compared.
         start: model folder, whose weights are kept.
         folder: to be made.
@@ -56,6 +56,8 @@ def save_ticket(recipe: Recipe, trained: Path, start: Path, folder: Path) -> Non
     weights, rewound = dict(model.named_parameters()), dict(before.named_parameters())
     flat = [weights[tensor.name].detach().view(-1) for tensor in tensors]
     scorers = [Scorer(values.__getitem__, absolute=True) for values in flat]
+    if recipe.pruning.scope == "normalized":
+        scorers = normalized(shards, scorers, flat[0].device, Comm())
     groups = event_groups(tensors, recipe.pruning, progress=1.0)
     masks = select(shards, scorers, MaskSet(shards).bits, groups, Comm())
     with torch.no_grad():
