@@ -64,7 +64,8 @@ def training_steps(folder: Path, steps: int) -> tuple[list[Row], float]:
     """
     parts = assemble(demo_recipe(folder), ALONE, Console(quiet=True))
     assert parts.lesson is not None
-    ways = {"labels": replace(parts, lesson=None), "store": parts, "online": online(parts)}
+    beside = online(parts)
+    ways = {"labels": replace(beside, lesson=None), "store": parts, "online": beside}
     parts.engine.train()
     batches = {name: way.micro_batches(0) for name, way in ways.items()}
     times = [{name: step(way, batches[name]) for name, way in ways.items()} for _ in range(WARM_UP + steps)]
