@@ -64,6 +64,7 @@ def main() -> int:
     folder = Path(args.folder or tempfile.mkdtemp(prefix="soak-"))
     recipe = _write_recipe(folder)
     dice, tally, console = random.Random(args.seed), Tally(), Console()
+    Ranks(["schema"], 1, folder / "logs" / "first").wait()  # the first start waits for the imports
     started = time.monotonic()
     assert set(_start(folder, recipe, "peace", args).wait()) == {0}
     length = time.monotonic() - started
