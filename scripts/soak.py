@@ -1,6 +1,6 @@
 """Kills a run at random moments, again and again, and compares its end with that of a run left in peace.
 
-python -m scripts.soak [--rounds 200] [--ranks 2] [--seed 0] [--folder DIR] [recipe values, key.sub=value ...]
+python -m scripts.soak [--rounds 200] [--minutes M] [--ranks 2] [--seed 0] [--folder DIR] [KEY.SUB=VALUE ...]
 
 In each round a tiny model's run is started, or gone on with, and hit at a random moment: one rank or all of them
 are killed (SIGKILL), or asked to stop (SIGTERM). When a run gets to its end, it must be the same as the one left
@@ -69,6 +69,9 @@ def main() -> int:
     assert set(_start(folder, recipe, "peace", args).wait()) == {0}
     length = time.monotonic() - started
     for number in track(range(args.rounds), "rounds", console=Console(stderr=True)):
+        if time.monotonic() - started > 60 * args.minutes:
+            args.rounds = number
+            break
         try:
             _round(folder, recipe, args, dice, length, tally)
         except Exception as error:  # whatever it is, it is told, and the other rounds go on
@@ -157,6 +160,7 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no round after so long")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", help="where the runs are; else a temporary folder")
