@@ -1,19 +1,16 @@
 """A Slurm for all tests of this folder; where there can be none, they say why."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
 from tests.cluster.slurm import Slurm, obstacle, start_slurm
+from tests.debian import need
 
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Slurm]:
     """A running Slurm of two nodes. Continuous integration must be able to have it."""
-    reason = obstacle()
-    if reason is not None:
-        assert "CI" not in os.environ, reason
-        pytest.skip(reason)
+    need(obstacle())
     with start_slurm() as running:
         yield running

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.debian import install
+
 __all__ = ["Host", "obstacle", "two_hosts", "write_remote_shell"]
 
 NETWORK = "10.213.77"
@@ -42,15 +44,8 @@ def obstacle() -> str | None:
     """Why there can be no such hosts here, if so; what is missing is installed where that is allowed."""
     if os.geteuid() != 0:
         return "network namespaces are made by root"
-    missing = [
-        package for package, command in (("iproute2", "ip"), ("pdsh", "pdsh")) if not shutil.which(command)
-    ]
-    if missing and shutil.which("apt-get"):
-        apt = ["apt-get", "-o", "DPkg::Lock::Timeout=300", "-qq", "-y"]
-        subprocess.run([*apt, "update"], capture_output=True, check=False)
-        subprocess.run(
-            [*apt, "install", "--no-install-recommends", *missing], capture_output=True, check=False
-        )
+    if (reason := install({"ip": "iproute2", "pdsh": "pdsh"})) is not None:
+        return reason
     probe = f"dsprune-{uuid.uuid4().hex[:8]}"
     for command in (["pdsh", "-V"], ["ip", "netns", "add", probe], ["ip", "netns", "delete", probe]):
         try:

@@ -7,7 +7,6 @@ As a program it runs a command beside that Slurm, and takes everything down agai
 
 import contextlib
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,13 +16,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.debian import install
+
 __all__ = ["GPUS", "NODES", "Slurm", "obstacle", "start_slurm"]
 
 NODES = ("n1", "n2")
 DEVICES = ("/dev/null", "/dev/zero")  # what passes for the GPUs of a node: their number is that of its ranks
 GPUS = len(DEVICES)
-PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
-DAEMONS = ("munged", "slurmctld", "slurmd")
+PROGRAMS = {"munged": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client"}
 UNFINISHED = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED")
 STARTED_WITHIN = 60.0  # seconds; quiet machines need two
 
@@ -109,17 +109,7 @@ class Slurm:
 
 def obstacle() -> str | None:
     """Why there can be no Slurm here, if so; what is missing is installed where that is allowed."""
-    if os.geteuid() != 0:
-        return "slurmctld, slurmd and munge are started by root"
-    if all(map(shutil.which, DAEMONS)):
-        return None
-    if shutil.which("apt-get") is None:
-        return f"{', '.join(DAEMONS)}: not all on PATH, and no apt-get to install {', '.join(PACKAGES)}"
-    apt = ["apt-get", "-o", "DPkg::Lock::Timeout=300"]
-    quietly = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for arguments in (["-qq", "update"], ["-qq", "-y", "install", "--no-install-recommends", *PACKAGES]):
-        done = subprocess.run([*apt, *arguments], env=quietly, capture_output=True, text=True, check=False)
-    return None if done.returncode == 0 else f"apt-get could not install {PACKAGES}: {done.stderr[-300:]}"
+    return install(PROGRAMS) if os.geteuid() == 0 else "slurmctld, slurmd and munge are started by root"
 
 
 @contextlib.contextmanager

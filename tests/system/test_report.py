@@ -9,11 +9,10 @@ import pytest
 from rich.console import Console
 
 from dsprune.programs.report.report import report
+from tests.debian import need
 from tests.runs import write_run
-from tests.system.browser import browser, rendered, screenshot
+from tests.system.browser import obstacle, rendered, screenshot
 from tests.system.commands import complaints, dsprune
-
-pytestmark = pytest.mark.skipif(browser() is None, reason="needs a browser: apt-get install chromium")
 
 TEACHER = "distillation.teacher=runs/dense/model"
 
@@ -25,6 +24,7 @@ def write(folder: Path, *runs: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    need(obstacle())
     folder = tmp_path_factory.mktemp("reports")
     runs = folder / "runs"
     for number in range(20):

@@ -1,0 +1,36 @@
+"""Programs of Debian's that tests drive for real: installed where that is allowed, or told why they are missing."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+
+import pytest
+
+__all__ = ["install", "need"]
+
+
+def install(programs: Mapping[str, str]) -> str | None:
+    """Why programs are not here, if so; what is missing is installed by root, from Debian's packages.
+
+    Args:
+        programs: names on PATH, and the packages that bring them.
+    """
+    missing = {program: package for program, package in programs.items() if shutil.which(program) is None}
+    if not missing:
+        return None
+    names = ", ".join(missing.values())
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        return f"{', '.join(missing)}: not on PATH: install {names}, or run as root where there is apt-get"
+    apt = ["apt-get", "-o", "DPkg::Lock::Timeout=300", "-qq"]
+    quietly = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for arguments in (["update"], ["-y", "install", "--no-install-recommends", *missing.values()]):
+        done = subprocess.run([*apt, *arguments], env=quietly, capture_output=True, text=True, check=False)
+    return None if done.returncode == 0 else f"apt-get could not install {names}: {done.stderr[-300:]}"
+
+
+def need(obstacle: str | None) -> None:
+    """Skip a test whose reason not to run is given; continuous integration must run it."""
+    if obstacle is not None:
+        assert "CI" not in os.environ, obstacle
+        pytest.skip(obstacle)
