@@ -136,7 +136,9 @@ def test_a_run_over_two_nodes_is_stopped_in_every_way_requeued_and_goes_on(site:
     # SIGTERM and the loss of a node end the client's own process too, before it can say so.
     assert (tracked[0].exit_code, tracked[0].is_preempting) == (75, True)
     assert (tracked[-1].exit_code, tracked[-1].is_preempting) == (0, False)
-    assert len({part.run.run_id for part in tracked}) == 1
+    assert len({path.name for path in run.glob("wandb/offline-run-*/run-*.wandb")}) == 1, (
+        "named by the run's id"
+    )
     assert run_command(["audit", str(run)]) == 0
     assert "finished: accuracy" in site.dsprune("status", run)
 
