@@ -127,7 +127,9 @@ def test_a_run_over_two_nodes_is_stopped_in_every_way_requeued_and_goes_on(site:
         logs = sorted((site.folder / "logs" / f"long-{job}" / f"attempt-{attempt}").iterdir())
         assert [path.name[-10:] for path in logs] == ["_rank0.log", "_rank1.log"]
         assert (f"goes on from {run / 'checkpoints'}" in logs[0].read_text()) == (attempt > 1)
-    assert log.count("exit code 75") == 2, "the loss of a node is Slurm's own reason to requeue"
+    assert log.count("train long.yaml: exit code 75") == 2, (
+        "the loss of a node is Slurm's own reason to requeue"
+    )
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["step"], status["world_size"]) == ("finished", 300, 2)
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
