@@ -61,8 +61,10 @@ train sentiment-90-labels-only "$recipe" distillation=null "$@"
 say "the audit"
 dsprune audit runs/sentiment-90
 say "evaluating the saved models"
+evaluations=()
 for name in sentiment-dense sentiment-90 sentiment-90-labels-only; do
-    evaluate "$name"
+    evaluate "$name" & evaluations+=($!)
 done
+for evaluation in "${evaluations[@]}"; do wait "$evaluation"; done
 python scripts/demo_table.py runs/sentiment-dense runs/sentiment-90 runs/sentiment-90-labels-only
 say "done: the sparse model is in runs/sentiment-90/model"
