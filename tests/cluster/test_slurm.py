@@ -1,5 +1,6 @@
 """The batch scripts of slurm/, unedited but for their marked places, on a Slurm of two nodes."""
 
+import contextlib
 import json
 import subprocess
 from dataclasses import dataclass
@@ -115,7 +116,8 @@ def test_a_run_over_two_nodes_is_stopped_in_every_way_requeued_and_goes_on(site:
         site.slurm.wait_for(
             lambda count=str(number): site.slurm.field(job, "Restarts") == count, job, PATIENCE
         )
-    site.slurm.call(*scontrol, "State=RESUME")
+    with contextlib.suppress(AssertionError):  # it may have come back by itself
+        site.slurm.call(*scontrol, "State=RESUME")
     assert site.slurm.wait(job, PATIENCE) == "COMPLETED", site.log(job)
 
     log = site.log(job)
