@@ -1,0 +1,212 @@
+"""Write docs/results.md and its pictures from run folders: `python scripts/results/page.py [runs/results]`.
+
+Nothing is written by hand but what was asked and how: every figure, and every sentence that depends on one, is made
+from the summaries of the runs.
+"""
+
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from dsprune.programs.figures import save_figure
+from dsprune.programs.report.origin import origin_of
+from dsprune.programs.report.runs import Run, find_folders, read_run
+from dsprune.programs.report.settings import Setting, settings_of
+from dsprune.pure.files import replace_text
+from dsprune.pure.schedule.law import work
+
+HERE = Path(__file__).parent
+DOCS = Path("docs")
+OURS, SMC, NONE = "all guidelines", "SMC-Bench schedule, same weights", "none"
+ROWS = (OURS, SMC, NONE)
+ABLATION = 0.9
+COLOURS = {OURS: "#c2410c", SMC: "#2563eb", NONE: "#6b7280"}
+
+
+class Study:
+    """The runs of one task, at the grid of methods and sparsities."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.runs = [read_run(path) for path in find_folders([folder], "recipe.yaml")]
+        self.settings = [setting for setting in settings_of(self.runs) if setting.mean is not None]
+
+    def at(self, series: str, target: float) -> Setting | None:
+        """The finished runs of a method at a target."""
+        return next((s for s in self.settings if s.series == series and s.target == target), None)
+
+    @property
+    def dense(self) -> list[Setting]:
+        """What was trained without pruning."""
+        return [setting for setting in self.settings if not setting.target]
+
+    @property
+    def targets(self) -> list[float]:
+        """Sparsities at which the methods were compared."""
+        return sorted({setting.target for setting in self.settings if setting.target})
+
+    @property
+    def metric(self) -> str:
+        """Name of the headline metric."""
+        return str(self.settings[0].runs[0].headline)
+
+    @property
+    def seconds(self) -> float:
+        """Time that all runs took together."""
+        return sum(run.summary["seconds"] for run in self.runs if run.summary)
+
+    @property
+    def origin(self) -> str:
+        """Seeds and versions."""
+        return origin_of(self.runs).partition(" · ")[2]
+
+
+def shown(setting: Setting | None) -> str:
+    """Mean, spread and number of seeds of a cell; BLEU is in points already."""
+    if setting is None or setting.mean is None:
+        return "–"
+    scale = 1 if setting.runs[0].headline == "bleu" else 100
+    text = f"{scale * setting.mean:.1f}"
+    if setting.spread is not None:
+        text += f" ± {scale * setting.spread:.1f} ({len(setting.scores)})"
+    return text
+
+
+def levels(study: Study) -> list[list[str]]:
+    """A row a method, a column a sparsity."""
+    rows = [["method", *(f"{100 * target:g} %" for target in study.targets)]]
+    for name in ROWS:
+        cells = [shown(study.at(name, target)) for target in study.targets]
+        if set(cells) != {"–"}:
+            rows.append([name, *cells])
+    return rows
+
+
+def margins(study: Study) -> Iterator[str]:
+    """How far the guidelines are ahead, beside what the seeds alone make of it."""
+    for target in study.targets:
+        ours, other = study.at(OURS, target), study.at(SMC, target)
+        if ours is None or other is None:
+            continue
+        ahead = 100 * (ours.mean or 0) - 100 * (other.mean or 0)
+        sentence = f"At {100 * target:g} % all guidelines are {abs(ahead):.1f} points "
+        sentence += f"{'ahead of' if ahead > 0 else 'behind'} SMC-Bench's schedule on the same weights"
+        if ours.spread is not None and other.spread is not None:
+            spread = 100 * max(ours.spread, other.spread)
+            verdict = "more" if ahead > spread else "not more"
+            sentence += f", {verdict} than the larger standard deviation over seeds, {spread:.1f}"
+        yield sentence + "."
+
+
+def ablations(study: Study) -> list[Setting]:
+    """What was run at the sparsity of the ablation, the best first."""
+    found = [setting for setting in study.settings if setting.target == ABLATION]
+    return sorted(found, key=lambda setting: -(first_seed(setting) or 0))
+
+
+def first_seed(setting: Setting) -> float | None:
+    """The score with seed 1, which every variant was run with."""
+    return next((run.score for run in setting.runs if run.recipe.seed == 1), None)
+
+
+def ablation_table(study: Study) -> list[list[str]]:
+    """Each variant with its distance from all guidelines, at the same seed."""
+    reference = study.at(OURS, ABLATION)
+    base = reference and first_seed(reference)
+    rows = [["variant", study.metric, "points", "zeros of all weights"]]
+    for setting in ablations(study):
+        score = first_seed(setting)
+        if score is None or base is None:
+            continue
+        delta = 100 * (score - base)
+        name = f"**{setting.series}**" if setting is reference else setting.series
+        rows.append([name, f"{100 * score:.1f}", f"{delta:+.1f}", f"{100 * setting.sparsity('model'):.1f} %"])
+    return rows
+
+
+def unhelpful(study: Study) -> str:
+    """The variants that were at least as good as all guidelines together."""
+    reference = study.at(OURS, ABLATION)
+    base = (reference and first_seed(reference)) or 0.0
+    better = [s.series for s in ablations(study) if s is not reference and (first_seed(s) or 0) >= base]
+    spread = reference.spread if reference else None
+    within = f" (one seed each; the standard deviation over seeds is {100 * spread:.1f} points)" if spread else ""
+    if not better:
+        return f"No variant was as good as all guidelines together{within}."
+    return f"At least as good as all guidelines together{within}: {', '.join(better)}."
+
+
+def tasks_table(home: Path) -> list[list[str]]:
+    """A row a task: the dense teacher, then both methods at each sparsity."""
+    studies = [Study(folder) for folder in sorted(home.iterdir()) if find_folders([folder], "recipe.yaml")]
+    studies = [study for study in studies if study.settings]
+    targets = sorted({target for study in studies for target in study.targets})
+    heads = [f"{name}, {100 * target:g} %" for target in targets for name in ("ours", "SMC")]
+    rows = [["task", "metric", "steps", "dense", *heads]]
+    for study in studies:
+        dense = study.dense[0] if study.dense else None
+        cells = [shown(study.at(name, target)) for target in targets for name in (OURS, SMC)]
+        steps = str(study.runs[0].recipe.budget.steps)
+        rows.append([study.folder.name, study.metric, steps, shown(dense), *cells])
+    return rows
+
+
+def draw(study: Study, path: Path) -> None:
+    """The metric against sparsity; equal distances are equal work."""
+    figure = Figure(figsize=(7.5, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for setting in study.dense[:1]:
+        axes.axhline(100 * (setting.mean or 0), color="#6b7280", lw=1, ls="--", label=setting.series)
+    for name in ROWS:
+        known = [s for s in (study.at(name, target) for target in study.targets) if s is not None]
+        x = [work(setting.target) for setting in known]
+        means = [100 * (setting.mean or 0) for setting in known]
+        spreads = [100 * (setting.spread or 0) for setting in known]
+        axes.errorbar(x, means, yerr=spreads, marker="o", ms=4, capsize=3, color=COLOURS[name], label=name)
+    axes.set_xticks([work(t) for t in study.targets], [f"{100 * t:g}" for t in study.targets])
+    axes.set_xlabel("sparsity of the weights that a method prunes, %")
+    axes.set_ylabel(f"{study.metric}, %")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    save_figure(figure, path)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first row is its head."""
+    head, *body = rows
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def describe(run: Run) -> str:
+    """What all runs of a study have in common."""
+    recipe, budget = run.recipe, run.recipe.budget
+    start = f"from `{recipe.model.path}`" if recipe.model else ""
+    return f"{budget.steps} steps of {budget.batch} examples {start}, peak learning rate {recipe.learning_rate.peak:g}"
+
+
+def main(home: Path) -> None:
+    """Read the runs, draw, and fill the page in."""
+    environment = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined, keep_trailing_newline=True)
+    studies = {name: Study(home / name) for name in ("sentiment", "banking77")}
+    for name, study in studies.items():
+        draw(study, DOCS / f"results-{name}.svg")
+    functions = (shown, levels, margins, ablation_table, unhelpful, markdown, describe)
+    page = environment.get_template("page.md").render(
+        {function.__name__: function for function in functions},
+        **studies,
+        tasks=tasks_table(home / "tasks"),
+        hours=sum(study.seconds for study in studies.values()) / 3600,
+        median=lambda study: statistics.median(r.summary["seconds"] for r in study.runs if r.summary),
+    )
+    replace_text(DOCS / "results.md", page)
+    print(f"written: {DOCS / 'results.md'}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/results"))
