@@ -97,7 +97,7 @@ def online(parts: Parts) -> Parts:
 def step(parts: Parts, batches: Iterator[MicroBatch]) -> float:
     """Seconds of a step, from the data to the weights."""
     started = time.perf_counter()
-    parts.engine.backward(parts.loss(next(batches).to(parts.engine.device)))
+    parts.engine.backward(parts.losses(next(batches).to(parts.engine.device))["loss"])
     parts.engine.step()
     return time.perf_counter() - started
 

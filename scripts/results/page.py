@@ -16,6 +16,7 @@ from dsprune.programs.figures import save_figure
 from dsprune.programs.report.origin import origin_of
 from dsprune.programs.report.runs import Run, find_folders, read_run
 from dsprune.programs.report.settings import Setting, settings_of
+from dsprune.programs.report.table import MISSING
 from dsprune.pure.files import replace_text
 from dsprune.pure.schedule.law import work
 
@@ -68,7 +69,7 @@ class Study:
 def shown(setting: Setting | None) -> str:
     """Mean, spread and number of seeds of a cell; BLEU is in points already."""
     if setting is None or setting.mean is None:
-        return "–"
+        return MISSING
     scale = 1 if setting.runs[0].headline == "bleu" else 100
     text = f"{scale * setting.mean:.1f}"
     if setting.spread is not None:
@@ -81,7 +82,7 @@ def levels(study: Study) -> list[list[str]]:
     rows = [["method", *(f"{100 * target:g} %" for target in study.targets)]]
     for name in ROWS:
         cells = [shown(study.at(name, target)) for target in study.targets]
-        if set(cells) != {"–"}:
+        if set(cells) != {MISSING}:
             rows.append([name, *cells])
     return rows
 
@@ -134,7 +135,9 @@ def unhelpful(study: Study) -> str:
     base = (reference and first_seed(reference)) or 0.0
     better = [s.series for s in ablations(study) if s is not reference and (first_seed(s) or 0) >= base]
     spread = reference.spread if reference else None
-    within = f" (one seed each; the standard deviation over seeds is {100 * spread:.1f} points)" if spread else ""
+    within = (
+        f" (one seed each; the standard deviation over seeds is {100 * spread:.1f} points)" if spread else ""
+    )
     if not better:
         return f"No variant was as good as all guidelines together{within}."
     return f"At least as good as all guidelines together{within}: {', '.join(better)}."
@@ -192,7 +195,9 @@ def describe(run: Run) -> str:
 
 def main(home: Path) -> None:
     """Read the runs, draw, and fill the page in."""
-    environment = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined, keep_trailing_newline=True)
+    environment = Environment(
+        loader=FileSystemLoader(HERE), undefined=StrictUndefined, keep_trailing_newline=True
+    )
     studies = {name: Study(home / name) for name in ("sentiment", "banking77")}
     for name, study in studies.items():
         draw(study, DOCS / f"results-{name}.svg")

@@ -59,6 +59,7 @@ def site(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Site:
         checkpoints={"every": 20}, tracking=tracking,
     )  # fmt: skip
     write_recipe(folder / "dense.yaml", bert, data, **{**short, "pruning": None})
+    write_recipe(folder / "plain.yaml", bert, data, **short, output="runs")
     teacher = {
         "teacher": str(folder / "runs" / "dense" / "model"),
         "store": str(folder / "store"),
@@ -145,6 +146,25 @@ def test_a_run_over_two_nodes_is_stopped_in_every_way_requeued_and_goes_on(site:
     )
     assert run_command(["audit", str(run)]) == 0
     assert "finished: accuracy" in site.dsprune("status", run)
+
+
+def test_a_suite_is_an_array_of_teachers_and_one_of_all_others(site: Site) -> None:
+    methods = {"taught": {"set": ["distillation={teacher: '{teacher}', store: '{store}'}"]}}
+    suite = {"title": "Mine", "sparsity": [0.5, 0.9], "methods": methods}
+    (site.folder / "mine.yaml").write_text(yaml.safe_dump(suite))
+    asked = ("--slurm", "--gpus-per-node=2", "--time=30", "--sbatch=--cpus-per-task=2")
+    printed = site.dsprune("suite", "mine.yaml", "plain.yaml", *asked).splitlines()
+    first, then = (line.removeprefix("suite: job ") for line in printed[:2])
+    assert printed[-1] == "when they are done: dsprune report runs/mine"
+    for job in (f"{first}_0", f"{then}_1", f"{then}_2"):
+        assert site.slurm.wait(job, PATIENCE) == "COMPLETED", site.log(job)
+    home = site.folder / "runs" / "mine"
+    for name in ("teacher-seed1", "taught-50-seed1", "taught-90-seed1"):
+        assert json.loads((home / name / "status.json").read_text())["world_size"] == GPUS
+        assert (home / name / "summary.json").exists()
+    assert (home / "store-seed1" / "store.json").exists()
+    site.dsprune("report", "runs/mine", "--output", "page")
+    assert "<h1>Mine" in (site.folder / "page" / "report.html").read_text()
 
 
 def newest_checkpoint(run: Path) -> str | None:

@@ -90,6 +90,15 @@ def test_hardness_and_temperature_may_change_on_the_way(
     assert constant != pytest.approx(online, rel=0.01)
 
 
+def test_the_parts_of_the_loss_are_logged(two_ranks: RankPool, recipe: Path, tmp_path: Path) -> None:
+    total = train(two_ranks, recipe, tmp_path, "distillation.hardness=0.25", "budget.steps=4")
+    lines = (tmp_path / "school" / "metrics.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if "loss" in row]
+    parts = [0.75 * row["task_loss"] + 0.25 * row["distillation_loss"] for row in rows]
+    assert total == pytest.approx(parts, rel=ROUND_OFF)
+    assert [row["task_loss"] for row in rows] != pytest.approx(total, rel=0.01)
+
+
 def test_a_dataset_in_another_order_finds_its_rows(two_ranks: RankPool, recipe: Path, tmp_path: Path) -> None:
     """Without dropout and with all examples in each step, their order shows in the rounding only.
 

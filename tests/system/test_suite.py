@@ -106,6 +106,15 @@ def test_once_more_keeps_what_is_finished(suite: Suite) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+def test_a_part_fails_by_itself(suite: Suite) -> None:
+    """Of four parts, the teacher and three methods, it is the last that is broken."""
+    code, said = run([*suite.command, "--part", "3"])
+    assert code == 1
+    assert "part 3 failed: broken-20-seed1: exit code 2: learning_rate.warmup: value 1000 steps" in said
+    code, said = run([*suite.command, "--part", "0"])
+    assert (code, said.count(": kept")) == (0, 1)
+
+
 def test_other_settings_do_not_pass_for_the_finished_ones(suite: Suite) -> None:
     code, said = run([*suite.command, "learning_rate.peak=1e-3", "--methods", "ticket"])
     assert code == 1

@@ -28,7 +28,7 @@ def alone(tmp_path: Path) -> Iterator[None]:
 
 def step(meter: Meter, *losses: float, applied: bool = True) -> None:
     for loss in losses:
-        meter.add(torch.tensor(loss))
+        meter.add({"loss": torch.tensor(loss)})
     meter.step(applied=applied)
 
 

@@ -1,10 +1,12 @@
 """Suites as data: what they hold, and the runs that they come to."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from dsprune.errors import UserError
 from dsprune.programs.report.published import _published, published_tables
@@ -12,7 +14,7 @@ from dsprune.programs.suite.definition import load_suite, shipped_suites
 from dsprune.programs.suite.grid import Grid, Job, check_methods, rounds_to
 from dsprune.programs.suite.launch import Launcher
 from dsprune.programs.suite.places import resolve
-from dsprune.programs.suite.suite import suite
+from dsprune.programs.suite.suite import Choice, _prepare, parts_of, suite_part
 from dsprune.pure.prunable import find_prunable
 from dsprune.pure.recipe import load_recipe, shipped_recipes
 from dsprune.pure.schedule.law import scaled_epochs
@@ -33,9 +35,16 @@ def grid(name: str, recipe: str, *overrides: str) -> Grid:
     return Grid(load_suite(name), recipe, overrides, Path("out"))
 
 
+def all_jobs(
+    made: Grid, methods: Sequence[str], sparsities: Sequence[float], seeds: Sequence[int] = (1,)
+) -> list[Job]:
+    first, then = made.parts(methods, sparsities, seeds)
+    return [job for part in (*first, *then) for job in part.jobs]
+
+
 def jobs(name: str, recipe: str, *overrides: str, seeds: tuple[int, ...] = (1,)) -> dict[str, Job]:
     made = grid(name, recipe, *overrides)
-    listed = made.jobs(list(made.suite.methods), made.suite.sparsity, seeds)
+    listed = all_jobs(made, list(made.suite.methods), made.suite.sparsity, seeds)
     found = {job.name: job for job in listed}
     assert len(found) == len(listed), "each run once"
     return found
@@ -94,6 +103,46 @@ def test_a_recipe_with_a_teacher_keeps_it(recipe: str) -> None:
 def test_teachers_come_before_their_pupils(recipe: str) -> None:
     names = list(jobs("guidelines", recipe, seeds=(1, 2)))
     assert names[:2] == ["teacher-seed1", "teacher-seed2"]
+
+
+def test_parts_can_be_made_side_by_side(recipe: str) -> None:
+    """A teacher and its store for each seed come first; rounds of which each needs the one before stay together."""
+    made = grid("baselines", recipe)
+    methods = ["gradual, all guidelines", "lottery ticket", "gradual, no distillation"]
+    first, then = made.parts(methods, [0.2, 0.5], [1, 2])
+    assert [[job.name for job in part.jobs] for part in first] == [["teacher-seed1"], ["teacher-seed2"]]
+    assert [part.pupil and part.pupil.seed for part in first] == [1, 2]
+    assert {part.pupil for part in then} == {None}
+    of_first_seed = [[job.name for job in part.jobs] for part in then if part.jobs[0].seed == 1]
+    rounds = [f"lottery-ticket-{percent}-seed1" for percent in (0, 20, 36, "48.8", 50)]
+    assert [names for names in of_first_seed if len(names) > 1] == [rounds]
+    assert len(of_first_seed) == 2 + 1 + 2
+    named = grid("baselines", recipe, "distillation.teacher=mine", "distillation.store=answers")
+    [store] = named.parts(methods, [0.5], [1, 2])[0]
+    assert (store.jobs, store.pupil is not None) == ((), True), "one store for both seeds"
+
+
+def test_a_part_that_is_not_there_is_refused(recipe: str) -> None:
+    choice = Choice("baselines", recipe, methods=("gradual, no distillation",), sparsities=(0.5,))
+    with pytest.raises(UserError, match=r"--part: value 1: the suite has parts 0 to 0"):
+        suite_part(choice, 1, 1, Console())
+
+
+def test_a_round_needs_the_one_before(recipe: str) -> None:
+    made = grid("baselines", recipe)
+    ticket = jobs("baselines", recipe)["lottery-ticket-20-seed1"]
+    resolved = resolve(ticket, made, Launcher(Path("out"), 1))
+    with pytest.raises(
+        UserError, match=r"20-seed1: the round before it, lottery-ticket-0-seed1, has left no"
+    ):
+        _prepare(ticket, made, resolved)
+
+
+def test_a_choice_is_typed_as_it_was_made(recipe: str) -> None:
+    choice = Choice("baselines", recipe, ("seed=3",), ("lottery ticket",), (0.5,), 2, Path("out"))
+    assert choice.words() == [
+        "baselines", recipe, "seed=3", "--methods=lottery ticket", "--sparsity=0.5", "--output=out", "--seeds=2",
+    ]  # fmt: skip
 
 
 def test_rounds_take_a_fifth_each_and_end_on_the_target() -> None:
@@ -158,7 +207,7 @@ def test_every_recipe_of_a_benchmark_is_a_grid_of_sound_runs(name: str, recipe: 
         assert own in shipped_recipes()
         small = (*values, f"model.path={model.path}", "task={name: sst2, max_length: 32}")
         made = Grid(loaded, own, small, Path("out"))
-        listed = made.jobs(list(loaded.methods), loaded.sparsity[:2], [1])
+        listed = all_jobs(made, list(loaded.methods), loaded.sparsity[:2])
         for job in listed if place == 0 else ():
             resolved = resolve(job, made, Launcher(Path("out"), 1))
             assert (resolved.pruning is None) == ("pruning=null" in job.overrides)
@@ -170,7 +219,7 @@ def test_a_target_of_all_matrices_leaves_as_many_zeros_whatever_is_pruned(recipe
     overrides = (f"model.path={model.path}", "task={name: sst2, max_length: 32}")
     made = Grid(load_suite("smc-commonsense"), "smc-commonsense-qa", overrides, Path("out"))
     zeros = {}
-    for job in made.jobs(["gradual, all guidelines", "gradual, as in SMC-Bench"], [0.488], [1]):
+    for job in all_jobs(made, ["gradual, all guidelines", "gradual, as in SMC-Bench"], [0.488]):
         resolved = resolve(job, made, Launcher(Path("out"), 1))
         if resolved.pruning is None:
             continue
@@ -179,7 +228,7 @@ def test_a_target_of_all_matrices_leaves_as_many_zeros_whatever_is_pruned(recipe
         zeros[job.name] = resolved.pruning.sparsity * sum(tensor.numel for tensor in tensors)
     first, second = zeros.values()
     assert first == pytest.approx(second, rel=1e-4)
-    too_much = made.jobs(["gradual, all guidelines"], [0.95], [1])[-1]
+    too_much = all_jobs(made, ["gradual, all guidelines"], [0.95])[-1]
     with pytest.raises(UserError, match=r"0.95 of all matrices cannot be zero when only .* are pruned"):
         resolve(too_much, made, Launcher(Path("out"), 1))
 
@@ -198,7 +247,7 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"--methods: 'nothing': the methods are 'dense', "):
         check_methods(load_suite("guidelines"), ["nothing"])
     with pytest.raises(UserError, match=r"suite 'guidelines': it is for any recipe: name one after it"):
-        suite("guidelines", None, [], [], [], 1, None, 1, False, None)  # type: ignore[arg-type]
+        parts_of(Choice("guidelines"))
 
 
 def test_a_process_that_fails_says_why(tmp_path: Path) -> None:

@@ -148,10 +148,31 @@ def suite(
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 1,
     output: Annotated[Path | None, typer.Option(help="Folder for all of it; else runs/NAME.")] = None,
     num_ranks: Annotated[int, typer.Option(min=1, help="Processes of each run, on this host.")] = 1,
-    dry_run: Annotated[bool, typer.Option(help="Print the runs' commands only.")] = False,
+    part: Annotated[int | None, typer.Option(min=0, help="Run this part only, as Slurm's jobs do.")] = None,
+    slurm: Annotated[bool, typer.Option(help="Submit it as Slurm arrays, a job a run.")] = False,
+    gpus_per_node: Annotated[
+        int | None, typer.Option(min=0, help="With --slurm: GPUs of each job; 0 = CPU; else the script's.")
+    ] = None,
+    time: Annotated[str | None, typer.Option(help="With --slurm: longest time of each job.")] = None,
+    partition: Annotated[str | None, typer.Option(help="With --slurm: partition.")] = None,
+    sbatch: Annotated[
+        list[str] | None, typer.Option(help="With --slurm: one more option for sbatch.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Print the commands only.")] = False,
 ) -> None:
     """Run a grid of methods, sparsities and seeds; finished runs are kept, and a report is written."""
+    from dsprune.programs.suite.suite import Choice, suite_part
     from dsprune.programs.suite.suite import suite as run_suite
 
-    chosen, targets = methods or [], sparsity or []
-    run_suite(name, recipe, overrides or [], chosen, targets, seeds, output, num_ranks, dry_run, Console())
+    chosen, targets, values = tuple(methods or ()), tuple(sparsity or ()), tuple(overrides or ())
+    choice = Choice(name, recipe, values, chosen, targets, seeds, output)
+    if slurm:
+        from dsprune.programs.submit.cluster import Request
+        from dsprune.programs.suite.arrays import submit_suite
+
+        request = Request(1, gpus_per_node, time, partition)
+        submit_suite(choice, request, sbatch or [], dry_run, Console())
+    elif part is not None:
+        suite_part(choice, part, num_ranks, Console())
+    else:
+        run_suite(choice, num_ranks, dry_run, Console())

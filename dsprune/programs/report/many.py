@@ -147,7 +147,9 @@ def _clock(runs: Sequence[Run], settings: Sequence[Setting], numbers: Mapping[st
         for setting in settings:
             style = colour_of(numbers[setting.series])
             for run in setting.runs:
-                axes.plot(*_points(run, name), lw=1, alpha=0.7, drawstyle=shape, **style)
+                clocks, values = _points(run, name)
+                dot = "o" if len(clocks) == 1 else ""  # a line of one point is not seen
+                axes.plot(clocks, values, lw=1, alpha=0.7, drawstyle=shape, marker=dot, ms=3.5, **style)
         axes.set_ylabel(label, color=QUIET, fontsize=8.5)
     grid[1].ticklabel_format(axis="y", style="sci", scilimits=(-2, 2), useMathText=True)
     grid[1].yaxis.get_offset_text().set(color=QUIET, fontsize=8)

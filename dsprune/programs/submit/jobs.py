@@ -11,7 +11,7 @@ from dsprune.programs.submit.cluster import Request
 from dsprune.pure.recipe import Recipe
 from dsprune.pure.store.manifest import MANIFEST
 
-__all__ = ["SCRIPTS", "Job", "parse_sparsities", "plan_jobs"]
+__all__ = ["SCRIPTS", "Job", "common_options", "parse_sparsities", "plan_jobs"]
 
 SCRIPTS = Path(os.environ.get("DSPRUNE_SLURM", Path(__file__).resolve().parents[3] / "slurm"))
 """The batch scripts: those of this repository, or a site's own copy."""
@@ -22,7 +22,7 @@ class Job:
     """A batch script and what it is given.
 
     Attributes:
-        what: `teacher` or `train`; the script's name.
+        what: `teacher`, `train` or `suite`; the script's name.
         options: for sbatch.
         arguments: for the script.
     """
@@ -61,8 +61,18 @@ def plan_jobs(
         raise UserError(
             f"--array: recipe {recipe.name!r} has no section pruning: add one, or leave --array out"
         )
-    common = (
-        f"--job-name={recipe.name}",
+    common = common_options(recipe.name, request, options)
+    settings, jobs = recipe.distillation, []
+    if settings is not None and settings.store is not None and not Path(settings.store, MANIFEST).exists():
+        jobs.append(Job("teacher", common, tuple(arguments)))
+    array = (f"--array={','.join(map(str, sparsities))}",) if sparsities else ()
+    return [*jobs, Job("train", (*common, *array), tuple(arguments))]
+
+
+def common_options(name: str, request: Request, options: Sequence[str]) -> tuple[str, ...]:
+    """For sbatch: what a job is called and asks for; options as typed come last, and win."""
+    return (
+        f"--job-name={name}",
         f"--nodes={request.nodes}",
         *_given("gpus-per-node", request.gpus_per_node),
         *_given("time", request.time),
@@ -70,11 +80,6 @@ def plan_jobs(
         "--output=logs/%x-%j.log",
         *options,
     )
-    settings, jobs = recipe.distillation, []
-    if settings is not None and settings.store is not None and not Path(settings.store, MANIFEST).exists():
-        jobs.append(Job("teacher", common, tuple(arguments)))
-    array = (f"--array={','.join(map(str, sparsities))}",) if sparsities else ()
-    return [*jobs, Job("train", (*common, *array), tuple(arguments))]
 
 
 def parse_sparsities(text: str) -> list[int]:

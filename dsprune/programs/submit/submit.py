@@ -13,7 +13,7 @@ from dsprune.programs.submit.cluster import Request, ask_sinfo, check
 from dsprune.programs.submit.jobs import SCRIPTS, Job, parse_sparsities, plan_jobs
 from dsprune.pure.recipe import load_recipe
 
-__all__ = ["submit"]
+__all__ = ["hand_in", "submit"]
 
 
 def submit(
@@ -45,6 +45,15 @@ def submit(
     jobs = plan_jobs(loaded, [recipe, *overrides], request, sparsities, options)
     for thousandths in sparsities:  # a recipe can be right for one sparsity and wrong for another
         load_recipe(recipe, [*overrides, f"pruning.sparsity={thousandths / 1000}"])
+    hand_in(jobs, request, console, dry_run=dry_run)
+
+
+def hand_in(jobs: Sequence[Job], request: Request, console: Console, *, dry_run: bool) -> None:
+    """Submit jobs of which each waits for the one before, and print their numbers; all or none.
+
+    Raises:
+        UserError: the cluster cannot give what is asked for, or it refuses a job.
+    """
     check(request, ask_sinfo())
     if not SCRIPTS.is_dir():
         raise UserError(f"{SCRIPTS}: no such folder: name that of the batch scripts in DSPRUNE_SLURM")

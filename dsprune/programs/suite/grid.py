@@ -15,7 +15,7 @@ from dsprune.programs.suite.definition import Method, Suite
 from dsprune.pure.recipe import Recipe, load_recipe
 from dsprune.pure.schedule.law import scaled_epochs
 
-__all__ = ["Grid", "Job"]
+__all__ = ["Grid", "Job", "Part"]
 
 ROUND = 0.2
 """Share of the weights left that a round of iterative pruning takes away."""
@@ -42,6 +42,21 @@ class Job:
     components: tuple[str, ...] = ()
     start: Path | None = None
     rewound: Path | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """Runs that need one another, so that one process makes them, in this order.
+
+    Attributes:
+        grid: what they are of.
+        jobs: the runs.
+        pupil: a run whose teacher is asked then, for all of its seed; None = nothing more.
+    """
+
+    grid: "Grid"
+    jobs: tuple[Job, ...]
+    pupil: Job | None = None
 
 
 @dataclass(frozen=True)
@@ -76,16 +91,31 @@ class Grid:
             raise UserError(f"recipe {self.recipe!r}: a suite needs the sections model and task: add them")
         return weightless_model(self.base.model, self.base.task)
 
-    def jobs(self, methods: Sequence[str], sparsities: Sequence[float], seeds: Sequence[int]) -> list[Job]:
-        """All runs, teachers before their pupils; what two need is there once."""
-        jobs = [
-            job
+    def parts(
+        self, methods: Sequence[str], sparsities: Sequence[float], seeds: Sequence[int]
+    ) -> tuple[list[Part], list[Part]]:
+        """What can be done side by side: first teachers and their stores, then all that needs them."""
+        chains = {
+            (seed, name): list(self._chains(name, self.suite.changes(name), sparsities, seed))
             for seed in seeds
             for name in methods
-            for job in self._of_method(name, self.suite.changes(name), sparsities, seed)
+        }
+        own = self.base.distillation is None
+        pupils: dict[int, list[Job]] = {}
+        for (seed, _), found in chains.items():
+            learners = [job for chain in found for job in chain if _mentions(job, "{teacher}")]
+            # A teacher that the recipe names has one store, for all seeds.
+            pupils.setdefault(seed if own else 0, []).extend(learners)
+        first = [
+            Part(
+                self,
+                (self.teacher(seed),) if own else (),
+                next((job for job in learners if _mentions(job, "{store}")), None),
+            )
+            for seed, learners in pupils.items()
+            if learners
         ]
-        needed = [self.teacher(seed) for seed in seeds if self._needs_teacher(jobs)]
-        return list({job.name: job for job in (*needed, *jobs)}.values())
+        return first, [Part(self, chain) for found in chains.values() for chain in found]
 
     def teacher(self, seed: int) -> Job:
         """The dense training that gives a seed its teacher; the recipe's own teacher makes it needless."""
@@ -93,19 +123,19 @@ class Grid:
             "teacher", f"teacher-seed{seed}", seed, None, Method(set=("pruning=null", "distillation=null"))
         )
 
-    def _needs_teacher(self, jobs: Sequence[Job]) -> bool:
-        named = any("{teacher}" in override for job in jobs for override in job.overrides)
-        return named and self.base.distillation is None
-
-    def _of_method(self, name: str, method: Method, sparsities: Sequence[float], seed: int) -> Iterator[Job]:
+    def _chains(
+        self, name: str, method: Method, sparsities: Sequence[float], seed: int
+    ) -> Iterator[tuple[Job, ...]]:
+        """The runs of a method; those of which each starts where another ended are together."""
         if "pruning=null" in method.set:
-            yield self._job(name, f"{slug(name)}-seed{seed}", seed, None, method)
-            return
-        for sparsity in sparsities:
-            if method.iterative is None:
-                yield self._job(name, f"{slug(name)}-{_percent(sparsity)}-seed{seed}", seed, sparsity, method)
-            else:
-                yield from self._rounds(name, method, sparsity, seed)
+            yield (self._job(name, f"{slug(name)}-seed{seed}", seed, None, method),)
+        elif method.iterative is None:
+            for sparsity in sparsities:
+                run = f"{slug(name)}-{_percent(sparsity)}-seed{seed}"
+                yield (self._job(name, run, seed, sparsity, method),)
+        else:
+            rounds = [job for target in sparsities for job in self._rounds(name, method, target, seed)]
+            yield tuple({job.name: job for job in rounds}.values())
 
     def _rounds(self, name: str, method: Method, target: float, seed: int) -> Iterator[Job]:
         """A dense training, and one for each round; targets share the rounds that they have in common."""
@@ -152,6 +182,10 @@ class Grid:
             yield f"budget.epochs={factor * budget.epochs:g}"
         elif pruning is not None:
             yield f"budget.epochs={factor * scaled_epochs(sparsity or pruning.sparsity):g}"
+
+
+def _mentions(job: Job, place: str) -> bool:
+    return any(place in override for override in job.overrides)
 
 
 def _with(method: Method, *values: str) -> Method:

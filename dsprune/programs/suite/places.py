@@ -19,7 +19,9 @@ from dsprune.pure.recipe import Recipe, dump_recipe, load_recipe
 from dsprune.pure.store import open_store
 from dsprune.pure.store.manifest import MANIFEST
 
-__all__ = ["resolve"]
+__all__ = ["ask_teacher", "resolve"]
+
+CALIBRATED = "{calibrated}"
 
 
 def resolve(job: Job, grid: Grid, launcher: Launcher) -> Recipe:
@@ -28,15 +30,11 @@ def resolve(job: Job, grid: Grid, launcher: Launcher) -> Recipe:
     Raises:
         UserError: the recipe that comes out is wrong, or its teacher cannot be asked.
     """
-    known = grid.base.distillation
-    teacher = known.teacher if known else str(grid.output / f"teacher-seed{job.seed}" / "model")
-    own_store = known.store if known else None
-    values = {"teacher": teacher, "store": own_store or str(grid.output / f"store-seed{job.seed}")}
+    values = _lesson(job, grid)
     overrides = [_filled(text, values) for text in job.overrides]
-    if any("{calibrated}" in text for text in overrides):
-        recipe = load_recipe(job.recipe, [text for text in overrides if "{calibrated}" not in text])
-        values["calibrated"] = f"{_calibrated(recipe, Path(values['store']), launcher):g}"
-        overrides = [_filled(text, values) for text in overrides]
+    if any(CALIBRATED in text for text in overrides):
+        store = ask_teacher(job, grid, launcher)
+        overrides = [_filled(text, {"calibrated": f"{_calibrated(store):g}"}) for text in overrides]
     recipe = load_recipe(job.recipe, overrides)
     if recipe.pruning is None:
         return recipe
@@ -51,6 +49,29 @@ def resolve(job: Job, grid: Grid, launcher: Launcher) -> Recipe:
             f"tracking.tags={[*recipe.tracking.tags, f'{TARGET}{target:g}']}",
         ]
     return load_recipe(job.recipe, overrides)
+
+
+def ask_teacher(pupil: Job, grid: Grid, launcher: Launcher) -> Path:
+    """The store of what a run's teacher says, which is made where it is not there.
+
+    Raises:
+        UserError: the teacher cannot be asked.
+    """
+    values = _lesson(pupil, grid)
+    store = Path(values["store"])
+    if not (store / MANIFEST).exists():
+        known = [_filled(text, values) for text in pupil.overrides if CALIBRATED not in text]
+        recipe = load_recipe(pupil.recipe, known)
+        launcher.run("teacher", f"{recipe.name}-teacher", dump_recipe(recipe))
+    return store
+
+
+def _lesson(job: Job, grid: Grid) -> dict[str, str]:
+    """Where the teacher of a run is, and its store: those that the recipe names, or the suite's own."""
+    known = grid.base.distillation
+    teacher = known.teacher if known else str(grid.output / f"teacher-seed{job.seed}" / "model")
+    store = known.store if known else None
+    return {"teacher": teacher, "store": store or str(grid.output / f"store-seed{job.seed}")}
 
 
 def _filled(text: str, values: dict[str, str]) -> str:
@@ -82,12 +103,10 @@ def _of_prunable(recipe: Recipe, model: nn.Module, target: float) -> float:
     return round(sparsity, 6)
 
 
-def _calibrated(recipe: Recipe, store: Path, launcher: Launcher) -> float:
-    """The temperature that the teacher's answers recommend; they are asked for where they are not there."""
+def _calibrated(store: Path) -> float:
+    """The temperature that the teacher's answers recommend."""
     from dsprune.programs.calibrate.calibrate import measure
     from dsprune.programs.calibrate.labels import Labels
 
-    if not (store / MANIFEST).exists():
-        launcher.run("teacher", f"{recipe.name}-teacher", dump_recipe(recipe))
     opened = open_store(store)
     return recommend(list(measure(opened, opened.fingerprints, Labels()).values()))

@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -12,31 +13,21 @@ from dsprune.programs.report.published import SUITE
 from dsprune.programs.report.report import report
 from dsprune.programs.run import RunFolder
 from dsprune.programs.suite.definition import Suite, load_suite
-from dsprune.programs.suite.grid import Grid, Job, check_methods
+from dsprune.programs.suite.grid import Grid, Job, Part, check_methods
 from dsprune.programs.suite.launch import Launcher
-from dsprune.programs.suite.places import resolve
+from dsprune.programs.suite.places import ask_teacher, resolve
 from dsprune.programs.suite.rewind import save_start, save_ticket
 from dsprune.pure.files import replace_text
 from dsprune.pure.recipe import Recipe, dump_recipe, load_recipe
 
-__all__ = ["suite"]
+__all__ = ["Choice", "parts_of", "suite", "suite_part"]
 
 
-def suite(
-    name: str,
-    recipe: str | None,
-    overrides: Sequence[str],
-    methods: Sequence[str],
-    sparsities: Sequence[float],
-    num_seeds: int,
-    output: Path | None,
-    num_ranks: int,
-    dry_run: bool,
-    console: Console,
-) -> None:
-    """Run a suite, one run after the other; a second call goes on where the first was cut.
+@dataclass(frozen=True)
+class Choice:
+    """What of a suite is run, and where.
 
-    Args:
+    Attributes:
         name: of a shipped suite, or a YAML file.
         recipe: path or name of the recipe that it changes; None = the suite's own recipes.
         overrides: recipe values for all runs.
@@ -44,6 +35,64 @@ def suite(
         sparsities: targets; none = the suite's.
         num_seeds: seeds 1, 2, ... of each run.
         output: folder for all of it; None = `runs/NAME`.
+    """
+
+    name: str
+    recipe: str | None = None
+    overrides: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    sparsities: tuple[float, ...] = ()
+    num_seeds: int = 1
+    output: Path | None = None
+
+    @property
+    def home(self) -> Path:
+        """Folder of the suite."""
+        return self.output or Path("runs", Path(self.name).stem)
+
+    def words(self) -> list[str]:
+        """What one types after `dsprune suite` to choose the same."""
+        options = [
+            *(f"--methods={method}" for method in self.methods),
+            *(f"--sparsity={sparsity}" for sparsity in self.sparsities),
+            *([f"--output={self.output}"] if self.output else []),
+        ]
+        recipe = [self.recipe] if self.recipe is not None else []
+        return [self.name, *recipe, *self.overrides, *options, f"--seeds={self.num_seeds}"]
+
+
+def parts_of(choice: Choice) -> tuple[list[Part], list[Part]]:
+    """What a suite comes to: parts that others wait for, and those.
+
+    Raises:
+        UserError: the suite, the recipe and the methods do not go together.
+    """
+    suite, recipe, overrides = load_suite(choice.name), choice.recipe, choice.overrides
+    recipes = suite.recipes
+    if recipe is not None and "=" in recipe:  # a value for the suite's own recipes
+        overrides = (recipe, *overrides)
+    elif recipe is not None:
+        recipes = {Path(recipe).stem: recipe}
+    if not recipes:
+        raise UserError(f"suite {choice.name!r}: it is for any recipe: name one after it")
+    check_methods(suite, choice.methods)
+    first: list[Part] = []
+    then: list[Part] = []
+    for folder, text in recipes.items():
+        output = choice.home if len(recipes) == 1 else choice.home / folder
+        grid = _grid(suite, text, overrides, output)
+        seeds = range(1, choice.num_seeds + 1)
+        parts = grid.parts(choice.methods or list(suite.methods), choice.sparsities or suite.sparsity, seeds)
+        first += parts[0]
+        then += parts[1]
+    return first, then
+
+
+def suite(choice: Choice, num_ranks: int, dry_run: bool, console: Console) -> None:
+    """Run a suite, one run after the other; a second call goes on where the first was cut.
+
+    Args:
+        choice: what of it.
         num_ranks: processes of each run.
         dry_run: print the runs' commands only.
         console: where to say how far it is.
@@ -53,37 +102,39 @@ def suite(
         StoppedError: a run was stopped with a checkpoint.
         CheckFailedError: some runs failed; the others were made.
     """
-    loaded = load_suite(name)
-    recipes = loaded.recipes
-    if recipe is not None and "=" in recipe:  # a value for the suite's own recipes
-        overrides = [recipe, *overrides]
-    elif recipe is not None:
-        recipes = {Path(recipe).stem: recipe}
-    if not recipes:
-        raise UserError(f"suite {name!r}: it is for any recipe: name one after it")
-    check_methods(loaded, methods)
-    home = output or Path("runs", Path(name).stem)
-    grids = [
-        _grid(loaded, text, overrides, home if len(recipes) == 1 else home / folder)
-        for folder, text in recipes.items()
-    ]
-    seeds = range(1, num_seeds + 1)
-    todo = [
-        (grid, job)
-        for grid in grids
-        for job in grid.jobs(methods or list(loaded.methods), sparsities or loaded.sparsity, seeds)
-    ]
+    first, then = parts_of(choice)
+    todo = [(part.grid, job) for part in (*first, *then) for job in part.jobs]
     if dry_run:
         for _, job in todo:
-            console.print(
-                shlex.join(["dsprune", "train", job.recipe, *job.overrides]), markup=False, soft_wrap=True
-            )
+            command = ["dsprune", "train", job.recipe, *job.overrides]
+            console.print(shlex.join(command), markup=False, soft_wrap=True)
         return
     failed = _run_all(todo, num_ranks, console)
-    _write_about(loaded, home)
-    report([home], home, None, True, console)
+    _write_about(load_suite(choice.name), choice.home)
+    report([choice.home], choice.home, None, True, console)
     if failed:
         raise CheckFailedError(f"{len(failed)} of {len(todo)} runs failed: {'; '.join(failed)}")
+
+
+def suite_part(choice: Choice, number: int, num_ranks: int, console: Console) -> None:
+    """Run one part of a suite, as a job of a Slurm array does beside others.
+
+    Raises:
+        UserError: there is no such part, or what it needs is missing.
+        StoppedError: a run was stopped with a checkpoint.
+        CheckFailedError: a run failed.
+    """
+    first, then = parts_of(choice)
+    parts = [*first, *then]
+    if number >= len(parts):
+        raise UserError(f"--part: value {number}: the suite has parts 0 to {len(parts) - 1}")
+    part = parts[number]
+    failed = _run_all([(part.grid, job) for job in part.jobs], num_ranks, console)
+    if failed:
+        raise CheckFailedError(f"part {number} failed: {'; '.join(failed)}")
+    if part.pupil is not None:
+        ask_teacher(part.pupil, part.grid, Launcher(part.grid.output, num_ranks))
+    _write_about(load_suite(choice.name), choice.home)
 
 
 def _grid(loaded: Suite, text: str, overrides: Sequence[str], output: Path) -> Grid:

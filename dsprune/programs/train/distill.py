@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dsprune.programs.train.teachers import MicroBatch, Teacher
@@ -11,7 +12,10 @@ from dsprune.pure.recipe import Distillation
 from dsprune.pure.schedule import Timetable
 from dsprune.tasks.task import Task
 
-__all__ = ["Lesson"]
+__all__ = ["LOSSES", "Lesson"]
+
+LOSSES = ("loss", "task_loss", "distillation_loss")
+"""What a lesson's losses are called, where they are logged too."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,15 @@ class Lesson:
         steps = self.timetable.steps_per_epoch, self.timetable.total_steps
         return {name: getattr(self.settings, name).at(clock, *steps) for name in ("hardness", "temperature")}
 
-    def loss(self, outputs: Any, micro_batch: MicroBatch, clock: int) -> Tensor:
-        """`(1 - h) * task + h * T^2 * KL(teacher_T || student_T)`, the mean over outputs and examples."""
+    def losses(self, outputs: Any, micro_batch: MicroBatch, clock: int) -> dict[str, Tensor]:
+        """`loss` = `(1 - h) * task + h * T^2 * KL(teacher_T || student_T)`, and these two parts by themselves.
+
+        Each is the mean over outputs and examples.
+        """
         now = self.at(clock)
         signals = self.teacher.signals(micro_batch)
         rows = self.task.logit_rows(outputs, micro_batch.batch)
-        imitation = sum(
+        each = [
             distillation_loss(
                 part.logits,
                 signals[name],
@@ -48,5 +55,7 @@ class Lesson:
                 None if part.counts is None else example_weights(part.counts),
             )
             for name, part in rows.items()
-        ) / len(rows)
-        return (1 - now["hardness"]) * outputs.loss + now["hardness"] * imitation
+        ]
+        imitation = torch.stack(each).mean()
+        loss = (1 - now["hardness"]) * outputs.loss + now["hardness"] * imitation
+        return dict(zip(LOSSES, (loss, outputs.loss, imitation), strict=True))

@@ -1,7 +1,7 @@
 """Loss and time between two log lines."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -16,23 +16,29 @@ MOST_SKIPPED = 100
 
 
 class Meter:
-    """Adds up the losses of applied steps on their device, and reads them only when asked."""
+    """Adds up the losses of applied steps on their device, and reads them only when asked.
 
-    def __init__(self, device: torch.device) -> None:
-        self._loss = torch.zeros((), device=device)
-        self._loss_of_step = torch.zeros((), device=device)
+    Args:
+        device: where the losses are.
+        names: what is added up; `loss` is what is trained on, the others are its parts.
+    """
+
+    def __init__(self, device: torch.device, names: Sequence[str] = ("loss",)) -> None:
+        self._names = names
+        self._losses = torch.zeros(len(names), device=device)
+        self._losses_of_step = torch.zeros(len(names), device=device)
         self._num_losses_of_step = 0
         self._num_skipped = 0
         self._reset()
 
     def _reset(self) -> None:
-        self._loss.zero_()
+        self._losses.zero_()
         self._num_losses = self._num_steps = 0
         self._started = time.perf_counter()
 
-    def add(self, loss: Tensor) -> None:
-        """Count the loss of a micro-batch."""
-        self._loss_of_step += loss.detach()
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        """Count the losses of a micro-batch."""
+        self._losses_of_step += torch.stack([losses[name].detach().float() for name in self._names])
         self._num_losses_of_step += 1
 
     def step(self, *, applied: bool) -> None:
@@ -42,9 +48,9 @@ class Meter:
             RunFailedError: every step is skipped, and has been for long.
         """
         if applied:
-            self._loss += self._loss_of_step
+            self._losses += self._losses_of_step
             self._num_losses += self._num_losses_of_step
-        self._loss_of_step.zero_()
+        self._losses_of_step.zero_()
         self._num_losses_of_step = 0
         self._num_steps += 1
         self._num_skipped = 0 if applied else self._num_skipped + 1
@@ -55,28 +61,27 @@ class Meter:
             )
 
     def read(self) -> dict[str, float]:
-        """Mean loss over ranks and seconds a step, since the last reading.
+        """Mean losses over ranks and seconds a step, since the last reading.
 
         Collective: every rank must call this.
         """
-        loss = self._loss / self._num_losses
-        dist.all_reduce(loss)
-        seconds = time.perf_counter() - self._started
-        numbers = {"loss": loss.item() / dist.get_world_size(), "seconds_per_step": seconds / self._num_steps}
+        losses = self._losses / (self._num_losses * dist.get_world_size())
+        dist.all_reduce(losses)
+        seconds = (time.perf_counter() - self._started) / self._num_steps
         self._reset()
-        return numbers
+        return {**dict(zip(self._names, losses.tolist(), strict=True)), "seconds_per_step": seconds}
 
     def is_finite(self) -> bool:
         """Whether every loss since the last reading is a number. Collective: every rank must call this."""
-        loss = self._loss.clone()
-        dist.all_reduce(loss)
-        return bool(loss.isfinite())
+        losses = self._losses.clone()
+        dist.all_reduce(losses)
+        return bool(losses.isfinite().all())
 
     def state(self) -> dict[str, Tensor]:
         """What this rank has added up."""
-        return {"meter.loss": self._loss, "meter.num_losses": torch.tensor(self._num_losses)}
+        return {"meter.losses": self._losses, "meter.num_losses": torch.tensor(self._num_losses)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on adding where `state` was taken."""
-        self._loss.copy_(state["meter.loss"])
+        self._losses.copy_(state["meter.losses"])
         self._num_losses = int(state["meter.num_losses"])

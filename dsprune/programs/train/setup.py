@@ -25,7 +25,7 @@ from dsprune.errors import UserError
 from dsprune.programs.teacher.asking import Execution
 from dsprune.programs.teacher.build import build_store
 from dsprune.programs.teacher.source import Source
-from dsprune.programs.train.distill import Lesson
+from dsprune.programs.train.distill import LOSSES, Lesson
 from dsprune.programs.train.same import check_same, data_digest
 from dsprune.programs.train.teachers import (
     MicroBatch,
@@ -83,12 +83,17 @@ class Parts:
         own = torch.Generator()
         return iter(DataLoader(self.data, batch_sampler=sampler, collate_fn=collate, generator=own))
 
-    def loss(self, micro_batch: MicroBatch) -> Tensor:
-        """The task's loss, or what the lesson makes of it."""
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """What `losses` gives."""
+        return ("loss",) if self.lesson is None else LOSSES
+
+    def losses(self, micro_batch: MicroBatch) -> dict[str, Tensor]:
+        """The task's `loss`, or what the lesson makes of it, with its parts."""
         outputs = self.engine(**micro_batch.batch)
-        return (
-            outputs.loss if self.lesson is None else self.lesson.loss(outputs, micro_batch, self.engine.clock)
-        )
+        if self.lesson is None:
+            return {"loss": outputs.loss}
+        return self.lesson.losses(outputs, micro_batch, self.engine.clock)
 
     def _collate(self, features: list[Features]) -> MicroBatch:
         return MicroBatch(self.collate(features))

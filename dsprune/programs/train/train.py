@@ -86,7 +86,7 @@ def train(
         stops = stack.enter_context(Stops(ranks, run, recipe.checkpoints.margin, stop_after))
         start = on_first_rank(ranks, lambda: find_start(recipe, run, resume))
         parts = assemble(recipe, ranks, console)
-        engine, meter = parts.engine, Meter(parts.engine.device)
+        engine, meter = parts.engine, Meter(parts.engine.device, parts.loss_names)
         resumed = restore(engine, meter, start, parts.model, masks_from, ranks, console)
         if ranks.is_first:
             run.begin(recipe, engine.config, anew=not start.own)
@@ -127,10 +127,10 @@ def _loop(session: Session, micro_batches: Iterator[MicroBatch], progress: Progr
         event = timetable.event_at(engine.clock)
         for micro_batch in itertools.islice(micro_batches, parts.plan.accumulation):
             session.watchdog.beat(f"step {engine.clock}")
-            loss = parts.loss(micro_batch.to(engine.device))
-            engine.backward(loss)
+            losses = parts.losses(micro_batch.to(engine.device))
+            engine.backward(losses["loss"])
             engine.step()
-            meter.add(loss)
+            meter.add(losses)
         applied = engine.was_step_applied()
         meter.step(applied=applied)
         if applied:  # else overflow: the clock stands still, and an event comes again
