@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from dsprune.errors import UserError
 from dsprune.programs.cli import run_command
+from dsprune.programs.submit.jobs import Job
+from dsprune.programs.submit.submit import _submit_all
 from tests.cluster.slurm import Slurm
 from tests.system.commands import write_recipe
 
@@ -50,6 +53,16 @@ def test_a_dry_run_says_what_would_be_submitted(
     assert "--array=500,975 --dependency=afterok:JOBID" in train
     assert train.endswith(f"train.sbatch {recipe} '{taught}'")
     assert slurm.call("squeue", "--noheader") == ""
+
+
+def test_a_job_that_is_refused_takes_those_before_it_along(slurm: Slurm, recipe: str) -> None:
+    held = Job("train", ("--hold", "--job-name=held", "--output=/dev/null"), (recipe,))
+    refused = Job("train", ("--partition=none",), (recipe,))
+    with pytest.raises(
+        UserError, match=r"invalid partition specified: none .* change what is asked for in: "
+    ):
+        _submit_all([held, refused])
+    assert slurm.call("squeue", "--noheader", "--name=held") == ""
 
 
 def test_without_slurm_it_says_where_to_go(

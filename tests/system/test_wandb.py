@@ -2,6 +2,8 @@
 
 import ast
 import json
+import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -19,9 +21,11 @@ from dsprune.pure.schedule import Timetable, build_timetable
 from tests.system.commands import dsprune, write_recipe
 from tests.system.commands import run as run_command
 from tests.system.offline_wandb import OfflineRun, read_offline_run
+from tests.system.wandb_server import serving
 from tests.tiny import tiny_bert, tiny_sentiment
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
+PROGRAM = (sys.executable, "-m", "tests.system.test_wandb")
 SUMMARY = {"metrics": {"accuracy": 0.9}, "sparsity": {"prunable": 0.9}, "steps": 40}
 TENSORS = {"encoder.0": 0.95, "encoder.1": 0.85}
 
@@ -169,12 +173,44 @@ def lose_the_client(path: str, output: str) -> None:
 
 
 def test_a_client_that_is_killed_does_not_take_the_run_along(recipe: Recipe, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.system.test_wandb", str(tmp_path / "tiny.yaml"), str(tmp_path)]
+    command = [*PROGRAM, "lose_the_client", str(tmp_path / "tiny.yaml"), str(tmp_path)]
     done = run_command(command, HOME=str(tmp_path), WANDB_MODE="offline")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("no more is logged here; metrics.jsonl has it all") == 1
     lines = [json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [4, 8]
+
+
+def lose_the_network(path: str, output: str) -> None:
+    """As a program, since the client reads its environment once."""
+    recipe = load_recipe(path, [f"output={output}", "tracking.wandb=true"])
+    run = folder(recipe)
+    with serving() as address:
+        os.environ["WANDB_BASE_URL"] = address
+        tracker = opened(recipe, run)
+        tracker.log(1, {"loss": 0.5})
+        assert list(run.path.glob("wandb/run-*")), "it is online"
+    longest = 0.0
+    for step in range(2, 201):
+        started = time.monotonic()
+        tracker.log(step, {"loss": 1 / step})
+        longest = max(longest, time.monotonic() - started)
+    tracker.close()
+    print(f"longest: {longest:.3f}")
+
+
+def test_a_network_that_dies_in_mid_run_holds_nothing_up(recipe: Recipe, tmp_path: Path) -> None:
+    command = [*PROGRAM, "lose_the_network", str(tmp_path / "tiny.yaml"), str(tmp_path)]
+    online = {"WANDB_MODE": "online", "WANDB_API_KEY": KEY, "WANDB_FINISH_TIMEOUT": "3"}
+    done = run_command(command, HOME=str(tmp_path), **online)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [longest] = re.findall(r"longest: ([\d.]+)", done.stdout)
+    assert float(longest) < 1
+    steps = list(range(1, 201))
+    lines = [json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == steps
+    [kept] = (tmp_path / "tiny").glob("wandb/run-*/run-*.wandb")
+    assert [row["_step"] for row in read_offline_run(kept).rows] == steps, "`wandb sync` can send it later"
 
 
 def test_neither_a_dead_network_nor_a_key_does_harm(tmp_path: Path) -> None:
@@ -197,4 +233,4 @@ def test_neither_a_dead_network_nor_a_key_does_harm(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    lose_the_client(*sys.argv[1:])
+    globals()[sys.argv[1]](*sys.argv[2:])
