@@ -13,4 +13,5 @@ for _ in range(4):  # the recipe's epochs
         loss = engine(tokens, labels)
         engine.backward(loss)
         engine.step()
-print("sparsity", engine.sparsity()["sparsity_prunable"], "clock", engine.clock, flush=True)
+# One string, end and all, is one write: two ranks that print at once do not share a line.
+print(f"sparsity {engine.sparsity()['sparsity_prunable']} clock {engine.clock}\n", end="", flush=True)
