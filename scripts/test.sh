@@ -17,4 +17,5 @@ mypy
 say "DeepSpeed's extensions"
 dsprune doctor --build-ops
 say "pytest"
-python -m pytest "$@"
+# Files are shared out to as many processes as there are cores, four at most: tests start ranks of their own.
+python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile "$@"

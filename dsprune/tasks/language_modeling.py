@@ -54,6 +54,7 @@ class LanguageModeling(Task):
     """
 
     head: ClassVar[Head]
+    cuts_rows: ClassVar[bool] = True
 
     settings: TaskSettings
     benchmark: Benchmark | None = None

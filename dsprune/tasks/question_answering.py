@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import torch
@@ -68,6 +68,8 @@ class QuestionAnswering(Task):
         benchmark: what it is published as.
         readers: of its files.
     """
+
+    cuts_rows: ClassVar[bool] = True
 
     settings: TaskSettings
     benchmark: Benchmark | None = None

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -58,6 +58,9 @@ class Task(ABC):
     settings: TaskSettings
     benchmark: Benchmark | None
     """What it is published as; None = it is a kind of task, for anyone's data."""
+
+    cuts_rows: ClassVar[bool] = False
+    """Whether a row of the data is not one example, so that only the tokenizer knows how many there are."""
 
     @property
     def benchmarks(self) -> tuple[Benchmark, ...]:

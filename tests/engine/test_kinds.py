@@ -1,4 +1,4 @@
-"""Every kind of task trains, prunes, distils from a store and is evaluated, on two ranks at ZeRO 2 and 3."""
+"""Every kind of task trains, prunes, distils from a store, goes on and is evaluated, on two ranks at ZeRO 2 and 3."""
 
 import io
 import json
@@ -18,12 +18,15 @@ from safetensors.torch import load_file, save_file
 
 from dsprune.distributed.comm import Comm
 from dsprune.distributed.ranks import Ranks
+from dsprune.engine.checkpoint_tags import whole_tags
 from dsprune.programs.audit import audit
 from dsprune.programs.evaluate import evaluate_model
+from dsprune.programs.run import RunFolder
 from dsprune.programs.train.train import train
 from dsprune.pure.recipe import load_recipe
 from dsprune.pure.store.manifest import MANIFEST
 from dsprune.tasks.task import TaskSettings
+from scripts.soaking.compare import differences
 from tests.kinds import models
 from tests.kinds.kind import KINDS, Kind
 from tests.ranks.pool import RankPool
@@ -102,23 +105,21 @@ def test_two_ranks_evaluate_to_what_one_does(pool: RankPool, trained: Trained) -
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_it_is_pruned_while_it_learns_from_a_store(pool: RankPool, trained: Trained, stage: int) -> None:
-    name = f"sparse-{stage}"
-    store = trained.runs.parent / "store"
-    pool.run(
-        2,
-        train_on_rank,
-        str(trained.recipe),
-        [
-            f"name={name}",
-            f"deepspeed=zero{stage}",
-            "pruning={sparsity: 0.75, curve: one-shot, start: 2}",
-            "budget.steps=4",
-            f"distillation.teacher={trained.runs / 'dense' / 'model'}",
-            f"distillation.store={store}",
-            "distillation.hardness=0.5",
-        ],
-    )
+def test_it_is_pruned_while_it_learns_from_a_store_and_goes_on(
+    pool: RankPool, trained: Trained, stage: int
+) -> None:
+    name, store = f"sparse-{stage}", trained.runs.parent / "store"
+    settings = [
+        f"name={name}",
+        f"deepspeed=zero{stage}",
+        "pruning={sparsity: 0.75, curve: one-shot, start: 1}",
+        "budget.steps=4",
+        "checkpoints.every=2 steps",
+        f"distillation.teacher={trained.runs / 'dense' / 'model'}",
+        f"distillation.store={store}",
+        "distillation.hardness=0.5",
+    ]
+    pool.run(2, train_on_rank, str(trained.recipe), settings)
     assert (store / MANIFEST).is_file()
     summary = trained.summary(name)
     assert summary["sparsity"]["prunable"] == pytest.approx(0.75, abs=1e-3)
@@ -126,6 +127,21 @@ def test_it_is_pruned_while_it_learns_from_a_store(pool: RankPool, trained: Trai
     audit(trained.runs / name, Console(file=io.StringIO()))
     metrics = evaluate_model(str(trained.runs / name / "model"), trained.settings, device=CPU)
     assert metrics == pytest.approx(summary["metrics"], rel=1e-3, abs=1e-2, nan_ok=True)
+
+    cut = cut_off(RunFolder(trained.runs / name), trained.runs / "cut" / name)
+    pool.run(2, train_on_rank, str(trained.recipe), [*settings, f"output={trained.runs / 'cut'}"])
+    assert list(differences(RunFolder(trained.runs / name), cut)) == []
+
+
+def cut_off(run: RunFolder, to: Path) -> RunFolder:
+    """A copy of a finished run as it was at its last checkpoint but one."""
+    cut = RunFolder(Path(shutil.copytree(run.path, to)))
+    newest, before = whole_tags(cut.checkpoints)
+    for folder in (newest, cut.model):
+        shutil.rmtree(folder)
+    cut.summary.unlink()
+    (cut.checkpoints / "latest").write_text(before.name)
+    return cut
 
 
 @pytest.mark.parametrize("stored", ["full", "topk", "hidden"])

@@ -11,6 +11,8 @@ from transformers import AutoConfig
 
 from dsprune.errors import UserError
 from dsprune.programs.evaluate import evaluate
+from dsprune.programs.plan.plan import make_plan
+from dsprune.pure.recipe import Recipe
 from dsprune.pure.store import fingerprints
 from dsprune.tasks.pretrained import load_tokenizer
 from dsprune.tasks.registry import build_task
@@ -50,6 +52,12 @@ def test_lengths_are_those_of_the_longest_input(ready: Ready) -> None:
 
     assert ready.train["length"][:] == list(map(longest, ready.train["input_ids"][:]))
     assert max(ready.train["length"][:]) <= ready.settings.max_length
+
+
+def test_a_plan_counts_the_examples_that_training_has(ready: Ready) -> None:
+    sections = {"name": "planned", "model": {"path": ready.path}, "budget": {"epochs": 1, "batch": 4}}
+    recipe = Recipe(task=ready.settings, pruning={"sparsity": 0.5}, **sections)  # type: ignore[arg-type]
+    assert make_plan(recipe, 1).num_examples == len(ready.train)
 
 
 def test_the_model_takes_a_batch_as_it_comes(ready: Ready) -> None:

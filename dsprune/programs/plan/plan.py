@@ -16,7 +16,7 @@ from dsprune.pure.recipe import Model, Recipe, Task
 from dsprune.pure.schedule import build_timetable
 from dsprune.pure.shard import PrunableTensor
 from dsprune.tasks.layers import keep_layers
-from dsprune.tasks.pretrained import load_config
+from dsprune.tasks.pretrained import load_config, load_tokenizer
 from dsprune.tasks.registry import build_task
 
 __all__ = ["make_plan", "plan", "weightless_model"]
@@ -36,7 +36,7 @@ def plan(
         recipe: the recipe.
         world_size: number of ranks.
         stage: ZeRO stage to show the memory of; None = all of them.
-        train_examples: size of the training data; None = count the recipe's local file.
+        train_examples: size of the training data; None = count the recipe's local file, as it is cut into examples.
         plot: PNG or SVG file to draw sparsity and learning rate in; None = none.
         console: where to print.
 
@@ -57,7 +57,7 @@ def make_plan(recipe: Recipe, world_size: int, train_examples: int | None = None
         raise UserError(
             "model.path: value missing: a plan needs the folder or hub name of a model (its config only)"
         )
-    num_examples = _num_examples(recipe, train_examples)
+    num_examples = _num_examples(recipe, recipe.model, train_examples)
     timetable = build_timetable(
         recipe.pruning,
         recipe.learning_rate,
@@ -75,12 +75,16 @@ def make_plan(recipe: Recipe, world_size: int, train_examples: int | None = None
     )
 
 
-def _num_examples(recipe: Recipe, given: int | None) -> int | None:
+def _num_examples(recipe: Recipe, model: Model, given: int | None) -> int | None:
     """Size of the training data, where it can be known without downloading them."""
-    task = recipe.task
-    if given is None and task is not None and (task.train or task.folder):
-        given = len(build_task(task).load("train"))
-    limit = None if task is None else task.max_train
+    settings = recipe.task
+    if given is None and settings is not None and (settings.train or settings.folder):
+        task = build_task(settings)
+        if task.cuts_rows:
+            tokenizer = load_tokenizer(model.tokenizer or model.path)
+            return len(task.for_tokenizer(tokenizer).prepare("train", tokenizer))
+        given = len(task.load("train"))
+    limit = None if settings is None else settings.max_train
     return given if given is None or limit is None else min(given, limit)
 
 
