@@ -13,9 +13,9 @@ from tests.engine.model import TinyModel
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 
-def blocks(language: str) -> list[str]:
-    """The code blocks of the README in a language."""
-    text = README.read_text(encoding="utf-8")
+def blocks(language: str, file: Path = README) -> list[str]:
+    """The code blocks of a Markdown file in a language."""
+    text = file.read_text(encoding="utf-8")
     fences = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     return [code for name, code in fences if name == language]
 

@@ -3,13 +3,17 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 
 from dsprune.programs.cli import app
+from dsprune.pure.recipe import load_recipe, shipped_recipes
 from tests.system.readme import README, blocks
 
 
@@ -27,6 +31,27 @@ def test_every_command_that_it_names_exists() -> None:
     shown = set(re.findall(r"^dsprune (\w+)", "\n".join(blocks("")), flags=re.MULTILINE))
     commands = app.registered_commands
     assert shown == {command.name or command.callback.__name__ for command in commands if command.callback}
+
+
+def commands() -> Iterator[list[str]]:
+    """What comes after `dsprune` in the commands of the README and the guides."""
+    for file in (README, *README.parent.glob("docs/*.md")):
+        for line in "\n".join(blocks("bash", file)).replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if "dsprune" in words and (words[0] == "dsprune" or "--module" in words):
+                yield words[words.index("dsprune") + 1 :]
+
+
+@pytest.mark.parametrize("words", list(commands()), ids=shlex.join)
+def test_a_command_is_one_that_dsprune_understands(words: list[str]) -> None:
+    """Options, types, shipped recipes and their values; nothing is run."""
+    command = typer.main.get_command(app).commands[words[0]]  # type: ignore[attr-defined]
+    with command.make_context(words[0], words[1:]) as context:
+        recipe, overrides = context.params.get("recipe"), context.params.get("overrides") or []
+    if recipe in shipped_recipes():
+        load_recipe(recipe, overrides)
+    else:
+        assert recipe is None or recipe.isupper() or "/" in recipe, "a place to fill in, or a file"
 
 
 def test_every_link_leads_somewhere() -> None:
