@@ -100,7 +100,10 @@ def _round(
     codes = ranks.wait(120)
     tally.hits[place, act] += 1
     if None in codes:
-        raise RuntimeError(f"{act}, {place}: a rank hung: {codes}")
+        where = [
+            line for rank in range(args.ranks) for line in ranks.said(rank).splitlines() if "hangs in" in line
+        ]
+        raise RuntimeError(f"{act}, {place}: a rank hung: {codes}: {'; '.join(where)}")
     if "TERM" in act and set(codes) == {75} and place == "training":
         tally.seconds_to_stop.append(time.monotonic() - hit)
     if _newest_step(folder) < before:

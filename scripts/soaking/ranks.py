@@ -4,6 +4,7 @@ What the deepspeed launcher does is done here too: when one rank fails, the othe
 killed if they do not.
 """
 
+import contextlib
 import faulthandler
 import multiprocessing
 import os
@@ -84,7 +85,8 @@ class Ranks:
         """Send a signal to some ranks that live; None = to all."""
         for rank, process in enumerate(self.processes):
             if process.exitcode is None and (ranks is None or rank in ranks):
-                os.kill(process.pid or 0, number)
+                with contextlib.suppress(ProcessLookupError):  # it may end just now
+                    os.kill(process.pid or 0, number)
 
     def whereabouts(self, rank: int) -> list[str]:
         """The functions that a rank is in, the innermost first; empty when it does not tell in time."""

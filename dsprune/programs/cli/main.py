@@ -9,6 +9,7 @@ import typer
 
 from dsprune.errors import CheckFailedError, RunFailedError, StoppedError, UserError
 from dsprune.programs.cli.app import app
+from dsprune.programs.leave import leave_on
 
 __all__ = ["main", "run_command"]
 
@@ -16,7 +17,7 @@ __all__ = ["main", "run_command"]
 def main() -> None:
     """Run a command. Exit codes: 0 done, 1 a check failed, 2 bad input, 75 stopped early, to be resumed."""
     # A terminated process unwinds, so that temporary files go.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    leave_on([signal.SIGTERM], code=128 + signal.SIGTERM)
     sys.exit(run_command(_without_local_rank(sys.argv[1:])))
 
 

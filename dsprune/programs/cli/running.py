@@ -1,7 +1,6 @@
 """Commands that plan runs, and run."""
 
 import signal
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +9,7 @@ from rich.console import Console
 
 from dsprune.errors import UserError
 from dsprune.programs.cli.app import Overrides, RecipeArgument, app
+from dsprune.programs.leave import leave_on
 
 __all__ = ["calibrate", "plan", "stop", "suite", "teacher", "train"]
 
@@ -70,8 +70,7 @@ def train(
     from dsprune.pure.duration import parse_duration
     from dsprune.pure.recipe import load_recipe
 
-    for number in (signal.SIGTERM, signal.SIGUSR1):  # until there is something to save
-        signal.signal(number, lambda *_: sys.exit(75))
+    leave_on((signal.SIGTERM, signal.SIGUSR1), code=75)
     seconds = None if stop_after is None else parse_duration("--stop-after", stop_after)
     loaded, ranks = load_recipe(recipe, overrides or []), find_ranks()
     quiet(ranks)

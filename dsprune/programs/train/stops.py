@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from dsprune.distributed.ranks import Ranks
+from dsprune.programs.leave import stay
 from dsprune.programs.run import RunFolder
 
 __all__ = ["EXIT_CODE", "Stops"]
@@ -83,13 +84,16 @@ class Stops:
     ) -> None:
         """The signals stay taken: the launcher sends more of them while the ranks end."""
         self._is_training = True
+        stay()
 
     def agreed(self) -> str | None:
         """Why to stop now, the same on every rank, or None.
 
         Collective: every rank must call this, once a step.
         """
-        self._is_training = True
+        if not self._is_training:
+            self._is_training = True
+            stay()
         if self._work is not None:
             self._work.wait()
         code = int(self._answer)

@@ -1,0 +1,58 @@
+"""A signal before there is something to save ends a process, whatever it waits in."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dsprune.programs.leave import GRACE
+
+BEGIN = """
+import signal, sys, time
+from datetime import timedelta
+from dsprune.programs.leave import leave_on, stay
+leave_on([signal.SIGTERM, signal.SIGUSR1], code=75)
+"""
+
+# A rank that waits for a first one which never comes: no handler of Python's runs in there.
+IN_A_LIBRARY = """
+import torch.distributed as dist
+print("waiting", flush=True)
+dist.TCPStore("127.0.0.1", 9, is_master=False, timeout=timedelta(seconds=60))
+"""
+
+IN_PYTHON = """
+try:
+    print("waiting", flush=True)
+    time.sleep(60)
+finally:
+    print("unwound", flush=True)
+"""
+
+AFTER_STAYING = """
+stay()
+print("waiting", flush=True)
+time.sleep(4)
+sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "number", "code", "said"),
+    [
+        (IN_A_LIBRARY, signal.SIGTERM, 75, ""),
+        (IN_PYTHON, signal.SIGUSR1, 75, "unwound\n"),
+        (AFTER_STAYING, signal.SIGTERM, 3, ""),
+    ],
+    ids=["in a library", "in Python", "after staying"],
+)
+def test_it_ends_at_once(body: str, number: signal.Signals, code: int, said: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", BEGIN + body], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        time.sleep(0.2)  # it is in there
+        process.send_signal(number)
+        assert process.wait(GRACE + 20) == code
+        assert process.stdout.read() == said
