@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import track
@@ -43,7 +44,17 @@ PLACES = {
 }
 """What a rank is doing, by a function that it is in."""
 
+STARTING = 1 / 3
+"""Share of the rounds that may be hit before their first step: what comes then is short, and more is at stake."""
+
 ACTS = ("SIGKILL of one rank", "SIGKILL of all ranks", "SIGTERM to one rank", "SIGTERM to all ranks")
+
+
+class Times(NamedTuple):
+    """Seconds from the start of a run to its first steps, and to its end."""
+
+    begin: float
+    end: float
 
 
 @dataclass
@@ -66,14 +77,13 @@ def main() -> int:
     dice, tally, console = random.Random(args.seed), Tally(), Console()
     Ranks(["schema"], 1, folder / "logs" / "first").wait()  # the first start waits for the imports
     started = time.monotonic()
-    assert set(_start(folder, recipe, "peace", args).wait()) == {0}
-    length = time.monotonic() - started
+    times = _peace(folder, recipe, args)
     for number in track(range(args.rounds), "rounds", console=Console(stderr=True)):
         if time.monotonic() - started > 60 * args.minutes:
             args.rounds = number
             break
         try:
-            _round(folder, recipe, args, dice, length, tally)
+            _round(folder, recipe, args, dice, times, tally)
         except Exception as error:  # whatever it is, it is told, and the other rounds go on
             tally.lost.append(f"round {number}: {type(error).__name__}: {error}")
             shutil.rmtree(folder / "runs" / "soaked", ignore_errors=True)
@@ -81,13 +91,25 @@ def main() -> int:
     return 1 if tally.lost else 0
 
 
+def _peace(folder: Path, recipe: Path, args: argparse.Namespace) -> Times:
+    """Make the run that is left in peace."""
+    run, started = RunFolder(folder / "runs" / "peace"), time.monotonic()
+    ranks = _start(folder, recipe, "peace", args)
+    while not run.metrics.exists() and ranks.processes[0].exitcode is None:
+        time.sleep(0.01)
+    begin = time.monotonic() - started
+    assert set(ranks.wait()) == {0}, ranks.said()
+    return Times(begin, time.monotonic() - started)
+
+
 def _round(
-    folder: Path, recipe: Path, args: argparse.Namespace, dice: random.Random, length: float, tally: Tally
+    folder: Path, recipe: Path, args: argparse.Namespace, dice: random.Random, times: Times, tally: Tally
 ) -> None:
     """Start or go on, hit once, and look at what is left."""
     run, before = RunFolder(folder / "runs" / "soaked"), _newest_step(folder)
     ranks = _start(folder, recipe, "soaked", args)
-    deadline = time.monotonic() + dice.uniform(0, length)
+    earliest = 0 if dice.random() < STARTING else times.begin
+    deadline = time.monotonic() + dice.uniform(earliest, times.end)
     while time.monotonic() < deadline and any(process.exitcode is None for process in ranks.processes):
         time.sleep(0.002)
     act = dice.choice(ACTS)
