@@ -13,28 +13,30 @@ export HF_HUB_OFFLINE=1
 recipes=scripts/results/recipes home=runs/results
 main=(--methods 'all guidelines' --methods none --methods 'SMC-Bench schedule, same weights')
 
-# teacher NAME [KEY.SUB=VALUE]...: the dense model that a recipe names as its teacher, and its answers
-teacher() {
-    [[ -f $home/$1-teacher/summary.json ]] ||
-        dsprune train "$recipes/$1.yaml" name="$1-teacher" output=$home pruning=null distillation=null "${@:2}"
-    dsprune teacher "$recipes/$1.yaml"
+# dense NAME SUFFIX [KEY.SUB=VALUE]...: a fine-tuned model, to learn from
+dense() {
+    [[ -f $home/$1-$2/summary.json ]] ||
+        dsprune train "$recipes/$1.yaml" name="$1-$2" output=$home model.path=data/minilm \
+            pruning=null distillation=null "${@:3}"
 }
 
 # guidelines NAME ARGUMENTS...: a part of a study's grid
 guidelines() { dsprune suite guidelines "$recipes/$1.yaml" --output "$home/$1" "${@:2}"; }
 
-teacher sentiment budget.steps=null budget.epochs=1.5 budget.batch=32 learning_rate='{peak: 1.0e-4, warmup: 10 %}'
-guidelines sentiment "${main[@]}" --methods dense --sparsity 0.9 --sparsity 0.97 --seeds 3
-guidelines sentiment "${main[@]}" --sparsity 0.5 --sparsity 0.8 --sparsity 0.95
+dense sentiment teacher budget='{epochs: 1.5, batch: 32}' learning_rate.peak=1.0e-4
+guidelines sentiment "${main[@]}" --methods dense --sparsity 0.9
+guidelines sentiment "${main[@]}" --sparsity 0.97
+guidelines sentiment "${main[@]}" --sparsity 0.9 --seeds 3
 guidelines sentiment --sparsity 0.9 --methods 'no distillation' --methods 'one decaying learning rate' \
     --methods 'embeddings and head pruned' --methods 'no first jump' --methods 'uniform scope' \
     --methods 'hardness 0.5' --methods 'temperature 1' --methods 'temperature 2' \
     --methods 'short budget, one decaying rate'
+guidelines sentiment --methods 'all guidelines' --methods none --sparsity 0.5 --sparsity 0.8 --sparsity 0.95
 
-teacher banking77 budget.steps=900 learning_rate.peak=2.0e-4
-guidelines banking77 "${main[@]}" --methods dense --sparsity 0.5 --sparsity 0.8 --sparsity 0.9 --sparsity 0.97
-
-if [[ ! -f $home/multi30k-pretrained/summary.json ]]; then
-    dsprune train $recipes/multi30k-pretrained.yaml output=$home
+if [[ ! -f $home/multi30k-dense/summary.json ]]; then
+    dsprune train $recipes/multi30k-dense.yaml output=$home
 fi
+for task in xquad:200 commonsense-qa:250 mawps:600 asdiv-a:250 svamp:250; do
+    dense "${task%:*}" dense budget.steps="${task#*:}" learning_rate.peak=1.5e-4
+done
 dsprune suite scripts/results/harness.yaml --output $home/tasks

@@ -56,11 +56,6 @@ class Study:
         return str(self.settings[0].runs[0].headline)
 
     @property
-    def seconds(self) -> float:
-        """Time that all runs took together."""
-        return sum(run.summary["seconds"] for run in self.runs if run.summary)
-
-    @property
     def origin(self) -> str:
         """Seeds and versions."""
         return origin_of(self.runs).partition(" · ")[2]
@@ -143,19 +138,25 @@ def unhelpful(study: Study) -> str:
     return f"At least as good as all guidelines together{within}: {', '.join(better)}."
 
 
-def tasks_table(home: Path) -> list[list[str]]:
-    """A row a task: the dense teacher, then both methods at each sparsity."""
-    studies = [Study(folder) for folder in sorted(home.iterdir()) if find_folders([folder], "recipe.yaml")]
-    studies = [study for study in studies if study.settings]
+def tasks_table(home: Path, studies: Sequence[Study]) -> list[list[str]]:
+    """A row a task: where all begin, the dense model, then both methods at each sparsity."""
     targets = sorted({target for study in studies for target in study.targets})
     heads = [f"{name}, {100 * target:g} %" for target in targets for name in ("ours", "SMC")]
-    rows = [["task", "metric", "steps", "dense", *heads]]
+    rows = [["task", "metric", "steps", "start", "dense", *heads]]
     for study in studies:
+        name = study.folder.name
+        start = Setting("start", (read_run(home / f"{name}-dense"),))
         dense = study.dense[0] if study.dense else None
-        cells = [shown(study.at(name, target)) for target in targets for name in (OURS, SMC)]
+        cells = [shown(study.at(series, target)) for target in targets for series in (OURS, SMC)]
         steps = str(study.runs[0].recipe.budget.steps)
-        rows.append([study.folder.name, study.metric, steps, shown(dense), *cells])
+        rows.append([name, study.metric, steps, shown(start), shown(dense), *cells])
     return rows
+
+
+def studies_below(folder: Path) -> list[Study]:
+    """The studies that have come to a result."""
+    folders = {summary.parents[1] for summary in folder.glob("*/*/summary.json")}
+    return [Study(path) for path in sorted(folders)]
 
 
 def draw(study: Study, path: Path) -> None:
@@ -198,15 +199,14 @@ def main(home: Path) -> None:
     environment = Environment(
         loader=FileSystemLoader(HERE), undefined=StrictUndefined, keep_trailing_newline=True
     )
-    studies = {name: Study(home / name) for name in ("sentiment", "banking77")}
-    for name, study in studies.items():
-        draw(study, DOCS / f"results-{name}.svg")
+    sentiment, tasks = Study(home / "sentiment"), studies_below(home / "tasks")
+    draw(sentiment, DOCS / "results-sentiment.svg")
     functions = (shown, levels, margins, ablation_table, unhelpful, markdown, describe)
     page = environment.get_template("page.md").render(
         {function.__name__: function for function in functions},
-        **studies,
-        tasks=tasks_table(home / "tasks"),
-        hours=sum(study.seconds for study in studies.values()) / 3600,
+        sentiment=sentiment,
+        tasks=tasks_table(home, tasks),
+        num_tasks=sum(len(study.runs) for study in tasks),
         median=lambda study: statistics.median(r.summary["seconds"] for r in study.runs if r.summary),
     )
     replace_text(DOCS / "results.md", page)

@@ -1,6 +1,6 @@
 """Lay out the benchmarks' files for the results page: `python scripts/results/prepare.py SOURCE`.
 
-SOURCE holds `banking77/`, `commonsenseqa/`, `multi30k/`, `mwp/` and `xquad/`, each with the files that its authors
+SOURCE holds `commonsenseqa/`, `multi30k/`, `mwp/` and `xquad/`, each with the files that its authors
 publish (`docs/results.md` says where). They are copied to data/benchmarks; XQuAD is split by paragraph, and Multi30k
 gets a sentencepiece model of its training captions and an untrained small mBART that reads with it.
 """
@@ -72,7 +72,7 @@ def small_mbart(tokenizer: MBart50Tokenizer) -> MBartForConditionalGeneration:
 
 def main(source: Path) -> None:
     """Copy, split and train what the recipes of the results page name."""
-    for name in ("banking77", "commonsenseqa", "multi30k", "mwp", "xquad"):
+    for name in ("commonsenseqa", "multi30k", "mwp", "xquad"):
         shutil.copytree(source / name, HOME / name, dirs_exist_ok=True, copy_function=shutil.copyfile)
     split_by_paragraph(HOME / "xquad" / "xquad.en.json", HOME / "xquad")
     captions = [line for code in ("en", "de") for line in lines_of(HOME / "multi30k" / f"train.{code}.gz")]
