@@ -1,0 +1,59 @@
+"""The results page: its recipes are sound, and what it says follows from the runs."""
+
+from pathlib import Path
+
+import pytest
+
+from dsprune.programs.suite.definition import load_suite
+from dsprune.pure.recipe import load_recipe
+from scripts.results import page
+from tests.runs import write_run
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "results"
+DISTILLED = "distillation={teacher: teacher, temperature: 2.0}"
+
+
+@pytest.mark.parametrize("path", sorted(SCRIPTS.glob("recipes/*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_is_sound(path: Path) -> None:
+    assert load_recipe(str(path)).budget.steps
+
+
+def test_the_suite_names_recipes_that_are_there() -> None:
+    suite = load_suite(str(SCRIPTS / "harness.yaml"))
+    assert all((SCRIPTS.parents[1] / recipe).is_file() for recipe in suite.recipes.values())
+
+
+def write_study(home: Path) -> None:
+    """All guidelines against SMC-Bench's schedule at two sparsities, two seeds at one of them, and a variant."""
+    groups = {page.OURS: (DISTILLED, {0.9: (0.80, 0.82), 0.97: (0.75,)}), page.SMC: ("", {0.9: (0.70, 0.72)})}
+    for group, (values, scores) in groups.items():
+        for sparsity, seeds in scores.items():
+            for seed, score in enumerate(seeds, start=1):
+                name = f"{group.split()[0]}-{sparsity}-{seed}"
+                settings = [
+                    f"name={name}",
+                    f"seed={seed}",
+                    f"pruning.sparsity={sparsity}",
+                    *filter(None, [values]),
+                ]
+                write_run(home / "sentiment", *settings, f'tracking.group="{group}"', score=score)
+    uniform = ("name=uniform", "seed=1", "pruning.scope=uniform", DISTILLED, 'tracking.group="uniform scope"')
+    write_run(home / "sentiment", *uniform, score=0.81)
+    write_run(home / "sentiment", "name=dense", "seed=1", "pruning=null", "tracking.group=dense", score=0.9)
+
+
+def test_the_page_says_what_the_runs_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_study(tmp_path)
+    monkeypatch.setattr(page, "DOCS", tmp_path)
+    page.main(tmp_path)
+    text = (tmp_path / "results.md").read_text()
+    assert "| all guidelines | 81.0 ± 1.4 (2) | 75.0 |" in text
+    assert (
+        "At 90 % all guidelines are 10.0 points ahead of SMC-Bench's schedule on the same weights, more than the "
+        "larger standard deviation over seeds, 1.4." in text
+    )
+    assert "| uniform scope | 81.0 | +1.0 |" in text
+    assert "At least as good as all guidelines together" in text
+    assert ": uniform scope." in text
+    assert "## The tasks of the benchmarks" not in text, "none was run"
+    assert (tmp_path / "results-sentiment.svg").is_file()
