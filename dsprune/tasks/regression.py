@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 from transformers import (
     AutoModelForSequenceClassification,
-    DataCollatorWithPadding,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -20,17 +18,17 @@ from transformers import (
 
 from dsprune.errors import UserError
 from dsprune.tasks.benchmark import Benchmark, Split
-from dsprune.tasks.collate import padded
 from dsprune.tasks.pretrained import load_config
 from dsprune.tasks.source import read_rows
-from dsprune.tasks.task import Batch, Collate, LogitRows, Task, TaskSettings
-from dsprune.tasks.text_classification import HEAD, encode_texts, load_texts
+from dsprune.tasks.task import Batch, LogitRows
+from dsprune.tasks.text_classification import HEAD
+from dsprune.tasks.texts import TextTask
 
 __all__ = ["Regression"]
 
 
 @dataclass(frozen=True)
-class Regression(Task):
+class Regression(TextTask):
     """Texts in, one number out.
 
     The model learns the numbers less their mean, in units of their standard deviation, both of the training
@@ -42,16 +40,10 @@ class Regression(Task):
     differences less at a low one.
 
     Attributes:
-        settings: the recipe's task section.
-        text: column of the text, where the settings name none.
-        text_pair: column of the second text, likewise; None = there is none.
-        label: column of the number, likewise.
+        label: column of the number, where the settings name none.
         benchmark: what it is published as.
     """
 
-    settings: TaskSettings
-    text: str = "text"
-    text_pair: str | None = None
     label: str = "label"
     benchmark: Benchmark | None = None
 
@@ -75,8 +67,7 @@ class Regression(Task):
     def load(self, split: Split) -> Dataset:
         """Texts and numbers."""
         rows = read_rows(self.settings, split, self.benchmark)
-        columns = load_texts(rows, self.settings, self.text, self.text_pair)
-        return Dataset.from_dict({**columns, "labels": rows.numbers(self._label, "task.label")})
+        return Dataset.from_dict({**self.texts(rows), "labels": rows.numbers(self._label, "task.label")})
 
     def prepare(self, split: Split, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """The encoded examples; those to train on have their numbers scaled."""
@@ -85,16 +76,6 @@ class Regression(Task):
             return data
         mean, std = self.scale
         return data.map(lambda labels: {"labels": (labels - mean) / std}, input_columns="labels")
-
-    def encode(
-        self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]
-    ) -> dict[str, list[Any]]:
-        """Token ids; of a pair that is too long, the longer text is cut first."""
-        return encode_texts(tokenizer, rows, self.settings.max_length)
-
-    def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:
-        """Pad to the longest text of the batch."""
-        return padded(DataCollatorWithPadding(tokenizer, pad_to_multiple_of=pad_to_multiple_of))
 
     def build_model(
         self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True

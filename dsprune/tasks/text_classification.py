@@ -11,21 +11,19 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import (
     AutoModelForSequenceClassification,
-    DataCollatorWithPadding,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from dsprune.tasks.benchmark import Benchmark
-from dsprune.tasks.collate import padded
 from dsprune.tasks.labels import check_same_labels, find_labels, labels_of, number_labels
 from dsprune.tasks.pretrained import Head, load_config
-from dsprune.tasks.rows import Rows
 from dsprune.tasks.source import read_rows
-from dsprune.tasks.task import Batch, Collate, Split, Task, TaskSettings
+from dsprune.tasks.task import Batch, Split
+from dsprune.tasks.texts import TextTask
 
-__all__ = ["HEAD", "TextClassification", "encode_texts", "load_texts"]
+__all__ = ["HEAD", "TextClassification"]
 
 HEAD = Head(AutoModelForSequenceClassification, ("ForSequenceClassification",), "sequence-classification")
 
@@ -38,22 +36,16 @@ METRICS: Mapping[str, Callable[[Tensor, Tensor, int], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class TextClassification(Task):
+class TextClassification(TextTask):
     """Texts in, one label out.
 
     Attributes:
-        settings: the recipe's task section.
-        text: column of the text, where the settings name none.
-        text_pair: column of the second text, likewise; None = there is none.
-        label: column of the label, likewise.
+        label: column of the label, where the settings name none.
         known_labels: labels in the order of the model's outputs; None = those of the training data.
         metrics: names of the metrics, the headline first.
         benchmark: what it is published as.
     """
 
-    settings: TaskSettings
-    text: str = "text"
-    text_pair: str | None = None
     label: str = "label"
     known_labels: tuple[str, ...] | None = None
     metrics: tuple[str, ...] = ("accuracy", "f1_macro")
@@ -77,21 +69,11 @@ class TextClassification(Task):
     def load(self, split: Split) -> Dataset:
         """Texts and label numbers."""
         rows = read_rows(self.settings, split, self.benchmark)
-        columns = load_texts(rows, self.settings, self.text, self.text_pair)
+        columns = self.texts(rows)
         label = self.settings.label or self.label
         by_number = self.known_labels is not None
         columns["labels"] = number_labels(rows, label, self.labels, by_number=by_number)
         return Dataset.from_dict(columns)
-
-    def encode(
-        self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]
-    ) -> dict[str, list[Any]]:
-        """Token ids; of a pair that is too long, the longer text is cut first."""
-        return encode_texts(tokenizer, rows, self.settings.max_length)
-
-    def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:
-        """Pad to the longest text of the batch."""
-        return padded(DataCollatorWithPadding(tokenizer, pad_to_multiple_of=pad_to_multiple_of))
 
     def build_model(
         self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
@@ -139,21 +121,3 @@ class TextClassification(Task):
         """The task's metrics, the best value of each is 1."""
         predicted, labels = torch.tensor(predictions), torch.tensor(dataset["labels"][:])
         return {name: METRICS[name](predicted, labels, len(self.labels)).item() for name in self.metrics}
-
-
-def load_texts(rows: Rows, settings: TaskSettings, text: str, text_pair: str | None) -> dict[str, list[Any]]:
-    """The texts of some rows: of the columns that the settings name, else of the task's own."""
-    columns: dict[str, list[Any]] = {"text": rows.texts(settings.text or text, "task.text")}
-    text_pair = settings.text_pair or text_pair
-    if text_pair is not None:
-        columns["text_pair"] = rows.texts(text_pair, "task.text_pair")
-    return columns
-
-
-def encode_texts(
-    tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]], max_length: int
-) -> dict[str, list[Any]]:
-    """Token ids of texts or pairs, their labels and lengths; of a pair, the longer text is cut first."""
-    features = tokenizer(rows["text"], rows.get("text_pair"), truncation=True, max_length=max_length)
-    lengths = [len(ids) for ids in features["input_ids"]]
-    return {**features, "labels": rows["labels"], "length": lengths}

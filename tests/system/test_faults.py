@@ -14,6 +14,7 @@ from dsprune.distributed.masks.files import MANIFEST, read_manifest
 from dsprune.engine.checkpoint_tags import TAG_MANIFEST, whole_tags
 from dsprune.programs.cli import run_command
 from dsprune.programs.run import RunFolder
+from tests.system.disks import small_disk
 from tests.system.resuming import Workshop, make_workshop, status_of, wait_for
 
 ENDLESS = "budget={steps: 100000, batch: 32}"
@@ -193,27 +194,22 @@ def test_a_rank_with_another_recipe_is_refused(workshop: Workshop) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 700 KB: room for one checkpoint of the tiny model, not for two."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """Room for one checkpoint of the tiny model, not for two."""
+    with small_disk(tmp_path / "disk", "700k") as folder:
+        yield folder
 
 
-def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(workshop: Workshop, small_disk: Path) -> None:
-    ranks = workshop.start("full", f"output={small_disk}", world_size=1)
+def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(workshop: Workshop, disk: Path) -> None:
+    ranks = workshop.start("full", f"output={disk}", world_size=1)
     assert ranks.wait() == [1], ranks.said()
     [line] = ranks.complaints()
-    run = RunFolder(small_disk / "full")
+    run = RunFolder(disk / "full")
     assert "cannot be written (" in line
     assert "bytes were free): make room, and the same command goes on from the checkpoint before" in line
     [tag] = whole_tags(run.checkpoints)
-    subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
-    ranks = workshop.start("full", f"output={small_disk}", world_size=1)
+    subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
+    ranks = workshop.start("full", f"output={disk}", world_size=1)
     assert ranks.wait() == [0], ranks.said()
     assert f"goes on from {tag}, step {tag.name.removeprefix('global_step')}" in ranks.said().splitlines()
     assert run_command(["audit", str(run.path)]) == 0

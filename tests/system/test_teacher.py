@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,6 +25,7 @@ from tests.ranks.pool import RankFailedError, RankPool
 from tests.school import LABELS, Done, command, write_school
 from tests.stores import content
 from tests.system.commands import dsprune, environment, launcher_command
+from tests.system.disks import small_disk
 from tests.tiny import VOCABULARY, tiny_tokenizer
 
 NUM_SHARDS = 5
@@ -290,27 +290,17 @@ def test_a_top_k_store_must_know_the_temperatures(one_rank: RankPool, recipe: Pa
     )
 
 
-def command_on_a_small_disk(comm: Comm, *arguments: str) -> Done:
-    """`command`, where the disk has room for 1,000 bytes."""
-    usage = shutil.disk_usage
-    shutil.disk_usage = lambda path: SimpleNamespace(free=1000)  # type: ignore[assignment, return-value]
-    try:
-        return command(comm, *arguments)
-    finally:
-        shutil.disk_usage = usage
-
-
 def test_too_little_room_is_an_error_before_any_work(
     two_ranks: RankPool, recipe: Path, tmp_path: Path
 ) -> None:
-    how = arguments(recipe, tmp_path / "store", *HIDDEN)
-    answers = two_ranks.run(2, command_on_a_small_disk, *how)
+    with small_disk(tmp_path / "disk", "400k") as disk:
+        how = arguments(recipe, disk / "store", *HIDDEN)
+        answers = two_ranks.run(2, command, *how)
     assert [done.code for done in answers] == [2, 2]
     assert re.search(
-        r"store: [\d.]+ kB to write and 1.0 kB free: make room, give another distillation.store, or a smaller",
+        r"store: [\d.]+ kB to write and [\d.]+ kB free: make room, give another distillation.store, or a smaller",
         answers[0].complaint,
     )
-    assert not (tmp_path / "store").exists()
 
 
 def command_with_small_files(comm: Comm, *arguments: str) -> Done:
