@@ -197,7 +197,7 @@ def describe(run: Run) -> str:
 def main(home: Path) -> None:
     """Read the runs, draw, and fill the page in."""
     environment = Environment(
-        loader=FileSystemLoader(HERE), undefined=StrictUndefined, keep_trailing_newline=True
+        loader=FileSystemLoader(HERE), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
     )
     sentiment, tasks = Study(home / "sentiment"), studies_below(home / "tasks")
     draw(sentiment, DOCS / "results-sentiment.svg")
