@@ -1,13 +1,18 @@
 """Programs of Debian's that tests drive for real: installed where that is allowed, or told why they are missing."""
 
+import fcntl
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
 __all__ = ["install", "need"]
+
+LOCK = Path(tempfile.gettempdir()) / f"dsprune-apt-{os.geteuid()}.lock"
 
 
 def install(programs: Mapping[str, str]) -> str | None:
@@ -16,7 +21,14 @@ def install(programs: Mapping[str, str]) -> str | None:
     Args:
         programs: names on PATH, and the packages that bring them.
     """
-    missing = {program: package for program, package in programs.items() if shutil.which(program) is None}
+    with LOCK.open("w") as lock:  # tests run side by side, and apt-get does not
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _install(
+            {program: package for program, package in programs.items() if not shutil.which(program)}
+        )
+
+
+def _install(missing: Mapping[str, str]) -> str | None:
     if not missing:
         return None
     names = ", ".join(missing.values())
