@@ -32,6 +32,12 @@ finish() {
     exit "$1"
 }
 
+# When the job's time is up; Slurm says so itself from 23.02 on.
+if [[ -z ${SLURM_JOB_END_TIME:-} ]]; then
+    end=$(scontrol show job --oneliner "$SLURM_JOB_ID" | sed -n '1s/.* EndTime=\([^ ]*\).*/\1/p')
+    if end=$(date --date="${end:-Unknown}" +%s 2>/dev/null); then export SLURM_JOB_END_TIME=$end; fi
+fi
+
 ATTEMPT=$((${SLURM_RESTART_COUNT:-0} + 1))
 LOGS=logs/$SLURM_JOB_NAME-$SLURM_JOB_ID/attempt-$ATTEMPT
 export LOGS DSPRUNE_SLURM
