@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from dsprune.programs.leave import GRACE
+from dsprune.programs.train.leave import GRACE
 
 BEGIN = """
 import signal, sys, time
 from datetime import timedelta
-from dsprune.programs.leave import leave_on, stay
+from dsprune.programs.train.leave import leave_on, stay
 leave_on([signal.SIGTERM, signal.SIGUSR1], code=75)
 """
 
@@ -37,6 +37,23 @@ print("waiting", flush=True)
 time.sleep(4)
 sys.exit(3)
 """
+
+
+IGNORED = """
+import signal, sys
+from dsprune.programs.cli import main
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as in slurm/suite.sbatch
+sys.argv = ["dsprune", "schema"]
+try:
+    main()
+finally:
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+"""
+
+
+def test_what_a_batch_script_ignores_stays_ignored_but_by_the_ranks() -> None:
+    done = subprocess.run([sys.executable, "-c", IGNORED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,15 @@ import typer
 
 from dsprune.errors import CheckFailedError, RunFailedError, StoppedError, UserError
 from dsprune.programs.cli.app import app
-from dsprune.programs.leave import leave_on
 
 __all__ = ["main", "run_command"]
 
 
 def main() -> None:
     """Run a command. Exit codes: 0 done, 1 a check failed, 2 bad input, 75 stopped early, to be resumed."""
-    # A terminated process unwinds, so that temporary files go.
-    leave_on([signal.SIGTERM], code=128 + signal.SIGTERM)
+    # A terminated process unwinds, so that temporary files go; a batch script may keep signals from all but the ranks.
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(run_command(_without_local_rank(sys.argv[1:])))
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dsprune.errors import UserError
 from dsprune.programs.cli.app import Overrides, RecipeArgument, app
-from dsprune.programs.leave import leave_on
+from dsprune.programs.train.leave import leave_on
 
 __all__ = ["calibrate", "plan", "stop", "suite", "teacher", "train"]
 

@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 
 from dsprune.distributed.ranks import Ranks
-from dsprune.programs.leave import stay
 from dsprune.programs.run import RunFolder
+from dsprune.programs.train.leave import stay
 
 __all__ = ["EXIT_CODE", "Stops"]
 
