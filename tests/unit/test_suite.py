@@ -9,6 +9,7 @@ import yaml
 from rich.console import Console
 
 from dsprune.errors import UserError
+from dsprune.programs.cli import run_command
 from dsprune.programs.report.published import _published, published_tables
 from dsprune.programs.suite.definition import load_suite, shipped_suites
 from dsprune.programs.suite.grid import Grid, Job, check_methods, rounds_to
@@ -136,6 +137,11 @@ def test_a_round_needs_the_one_before(recipe: str) -> None:
         UserError, match=r"20-seed1: the round before it, lottery-ticket-0-seed1, has left no"
     ):
         _prepare(ticket, made, resolved)
+
+
+def test_what_is_for_slurm_is_refused_without_it(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["suite", "baselines", recipe, "--time=10", "--partition=gpu"]) == 2
+    assert "--time, --partition: for jobs of Slurm: add --slurm, or leave out" in capsys.readouterr().err
 
 
 def test_a_choice_is_typed_as_it_was_made(recipe: str) -> None:

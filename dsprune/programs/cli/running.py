@@ -165,6 +165,10 @@ def suite(
 
     chosen, targets, values = tuple(methods or ()), tuple(sparsity or ()), tuple(overrides or ())
     choice = Choice(name, recipe, values, chosen, targets, seeds, output)
+    asked = {"gpus-per-node": gpus_per_node, "time": time, "partition": partition, "sbatch": sbatch}
+    given = [f"--{option}" for option, value in asked.items() if value is not None]
+    if given and not slurm:
+        raise UserError(f"{', '.join(given)}: for jobs of Slurm: add --slurm, or leave out")
     if slurm:
         from dsprune.programs.submit.cluster import Request
         from dsprune.programs.suite.arrays import submit_suite
