@@ -25,7 +25,8 @@ from dsprune.pure.store.tensor_file import TensorFile, write_tensors
 __all__ = ["Begun", "begin_store", "begun_store", "finish_store", "missing_shards"]
 
 _TENSORS = re.compile(r"(shard-\d+|head)\.safetensors")
-_TEMPORARY = re.compile(rf"\.({_TENSORS.pattern}|{re.escape(MANIFEST)})\.\d+\.tmp")
+# What a writer leaves that is killed: under `replace_file`'s name, or the one that safetensors itself writes to.
+_TEMPORARY = re.compile(rf"\.({_TENSORS.pattern}|{re.escape(MANIFEST)})\.\d+\.tmp|\.tmp[A-Za-z0-9]{{6}}")
 
 
 @dataclass(frozen=True)
