@@ -17,8 +17,8 @@ from dsprune.engine.checkpoint_ranks import read_rank_state, save_rank_state
 from dsprune.engine.checkpoint_tags import begin_tag, check_tag, latest_tag, seal_tag
 from dsprune.engine.dsconfig import load_ds_config, resolve_ds_config
 from dsprune.engine.export import save_model_folder
+from dsprune.engine.launch import init_distributed
 from dsprune.engine.learning_rate import ScaledLR
-from dsprune.engine.ops import load_collectives
 from dsprune.engine.pruner import Pruner
 from dsprune.engine.sparse_start import MasksFrom, begin_sparse, take_up_zeros
 from dsprune.engine.support import check_engine
@@ -59,8 +59,7 @@ def initialize(
         UserError: recipe and ds_config disagree, something cannot be pruned under, or a stale lock would make
             DeepSpeed wait for ever.
     """
-    load_collectives()
-    deepspeed.init_distributed(dist_init_required=None, verbose=False)
+    init_distributed()
     world_size = deepspeed.comm.get_world_size()
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
     config = resolve_ds_config(

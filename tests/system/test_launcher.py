@@ -89,7 +89,11 @@ def test_sigterm_to_the_launcher_reaches_the_ranks(recipe: Path) -> None:
 def test_a_run_whose_launcher_was_killed_saves_itself(recipe: Path) -> None:
     with launched(recipe, "orphans") as (process, run):
         _, ranks = descendants(process)
+        mapped = [Path(f"/proc/{rank.pid}/maps").read_text() for rank in ranks]
+        port = process.args[process.args.index("--master_port") + 1]
         process.kill()
         stopped(run, "the launcher is gone")
         psutil.wait_procs(ranks, timeout=30)
         assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
+        assert all(text.count(f"_{port}_") == 2 for text in mapped), "each rank reduces in the memory of both"
+        assert list(Path("/dev/shm").glob(f"*_{port}_*")) == [], "and it ends with them"
