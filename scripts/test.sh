@@ -18,4 +18,5 @@ say "DeepSpeed's extensions"
 dsprune doctor --build-ops
 say "pytest"
 # Files are shared out to as many processes as there are cores, four at most: tests start ranks of their own.
-python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile "$@"
+# They come in the order of their folders, which has the long ones first.
+python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder "$@"

@@ -24,6 +24,7 @@ from dsprune.engine.sparse_start import MasksFrom, begin_sparse, take_up_zeros
 from dsprune.engine.support import check_engine
 from dsprune.engine.zero import open_layout
 from dsprune.errors import UserError
+from dsprune.pure.parameter_groups import parameter_groups
 from dsprune.pure.prunable import find_prunable
 from dsprune.pure.random_state import restore_random_state
 from dsprune.pure.recipe import Recipe, load_recipe
@@ -69,7 +70,8 @@ def initialize(
         steps_per_epoch = _steps_per_epoch(len(training_data), config, world_size)
     timetable = _timetable(recipe, steps_per_epoch)
     if kwargs.get("optimizer") is None:
-        kwargs.setdefault("model_parameters", _parameter_groups(model))
+        rate = config["optimizer"].get("params", {}).get("lr")
+        kwargs.setdefault("model_parameters", parameter_groups(model, rate, recipe.learning_rate.scale))
     engine, optimizer, loader, scheduler = deepspeed.initialize(
         model=model,
         config=config,
@@ -105,6 +107,11 @@ class PruningEngine:
         elif not isinstance(engine.lr_scheduler, ScaledLR):
             name = type(engine.lr_scheduler).__name__
             raise UserError(f"learning_rate: the engine has a {name} of its own: make it without a scheduler")
+        if recipe.learning_rate.scale and len(set(engine.lr_scheduler.base_lrs)) == 1:
+            raise UserError(
+                "learning_rate.scale: every parameter group of the engine has the same rate: give the groups that "
+                "you made an `lr` each, or let `dsprune.initialize` make them"
+            )
 
     @property
     def clock(self) -> int:
@@ -246,15 +253,6 @@ def _make_pruner(engine: DeepSpeedEngine, recipe: Recipe, timetable: Timetable) 
     pruning = recipe.pruning
     tensors = find_prunable(engine.module, pruning.include, pruning.exclude, pruning.sparsities)
     return Pruner(open_layout(engine, tensors), pruning, timetable, recipe.seed)
-
-
-def _parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Parameters with and without weight decay: biases and the vectors of norms have none."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    # Under zero.Init a parameter's own shape is empty; DeepSpeed keeps the true one.
-    matrices = [p for p in trained if len(getattr(p, "ds_shape", p.shape)) > 1]
-    vectors = [p for p in trained if len(getattr(p, "ds_shape", p.shape)) <= 1]
-    return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
 
 
 def _timetable(recipe: Recipe, steps_per_epoch: int | None) -> Timetable:

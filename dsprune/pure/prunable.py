@@ -7,13 +7,12 @@ it, every module that owns a 2-D `weight` counts (`nn.Linear` and GPT-2's `Conv1
 needed.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
 from dsprune.errors import UserError
+from dsprune.pure.patterns import names_of, parameters_matching, values_by_pattern
 from dsprune.pure.shard import PrunableTensor
 
 __all__ = ["blocks_of", "find_prunable", "shape_of"]
@@ -38,15 +37,20 @@ def find_prunable(
     Raises:
         UserError: a pattern has no effect, a weight cannot be pruned, or nothing is left to prune.
     """
-    names = _names_of(model)
-    chosen = _block_matrices(model) | _matching(names, include, "pruning.include")
-    chosen -= _matching(names, exclude, "pruning.exclude")
+    names = names_of(model)
+    chosen = _block_matrices(model) | parameters_matching(names, include, "pruning.include")
+    chosen -= parameters_matching(names, exclude, "pruning.exclude")
     if not chosen:
         raise UserError(
             f"pruning.include: nothing to prune in {type(model).__name__}: no weight matrix in transformer "
             "blocks that pruning.exclude leaves: name weights here, such as '*.dense.weight'"
         )
-    targets = _targets({key: names[key] for key in names if key in chosen}, sparsities or {})
+    targets = values_by_pattern(
+        {key: names[key] for key in names if key in chosen},
+        sparsities or {},
+        "pruning.sparsities",
+        "weight that is pruned",
+    )
     tensors = []
     for name, parameter in model.named_parameters():
         if id(parameter) in chosen:
@@ -58,14 +62,6 @@ def find_prunable(
 def shape_of(parameter: Tensor) -> tuple[int, ...]:
     """The full shape: ZeRO-3 leaves an empty tensor for a parameter and its shape in `ds_shape`."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
-
-
-def _names_of(model: nn.Module) -> dict[int, list[str]]:
-    """All names of every parameter, by its id (tied weights have several)."""
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    return names
 
 
 def _block_matrices(model: nn.Module) -> set[int]:
@@ -86,55 +82,6 @@ def blocks_of(model: nn.Module) -> Iterator[nn.Module]:
         if isinstance(modules, nn.ModuleList) and len({type(module) for module in modules}) == 1:
             # A list of plain layers (classifiers of several labels, say) is no stack of blocks.
             yield from (module for module in modules if any(module.children()))
-
-
-def _matching(names: Mapping[int, Sequence[str]], patterns: Sequence[str], field: str) -> set[int]:
-    """Ids of the parameters that match any of `patterns`, each of which must match one."""
-    matched: set[int] = set()
-    for pattern in patterns:
-        ids = {key for key, aliases in names.items() if _matches(aliases, pattern)}
-        if not ids:
-            raise UserError(
-                f"{field}: {pattern!r} matches no parameter of the model{_hint(pattern, names.values())}"
-            )
-        matched |= ids
-    return matched
-
-
-def _targets(names: Mapping[int, Sequence[str]], sparsities: Mapping[str, float]) -> dict[int, float]:
-    """Target sparsity by id, for the weights that a pattern of `sparsities` matches."""
-    targets: dict[int, float] = {}
-    for pattern, sparsity in sparsities.items():
-        ids = [key for key, aliases in names.items() if _matches(aliases, pattern)]
-        if not ids:
-            raise UserError(
-                f"pruning.sparsities: {pattern!r} matches no weight that is pruned"
-                f"{_hint(pattern, names.values())}"
-            )
-        if all(key in targets for key in ids):
-            raise UserError(
-                f"pruning.sparsities: {pattern!r} has no effect, earlier patterns take all that it matches: "
-                "put it before them"
-            )
-        for key in ids:
-            targets.setdefault(key, sparsity)
-    return targets
-
-
-def _matches(aliases: Iterable[str], pattern: str) -> bool:
-    return any(fnmatchcase(name, pattern) for name in aliases)
-
-
-def _hint(pattern: str, names: Iterable[Sequence[str]]) -> str:
-    """Parts of names that resemble `pattern`, or else a pointer to where the names are."""
-    paths = (name.split(".") for aliases in names for name in aliases)
-    parts = {
-        ".".join(path[i:j]) for path in paths for i in range(len(path)) for j in range(i + 1, len(path) + 1)
-    }
-    close = get_close_matches(pattern.strip("*."), sorted(parts))
-    if close:
-        return f": did you mean {' or '.join(repr(part) for part in close)}?"
-    return ": patterns match whole names, so a '*' may be missing at an end"
 
 
 def _check_can_be_pruned(name: str, parameter: nn.Parameter) -> None:

@@ -51,6 +51,12 @@ def make_recipe(precision: str = "fp32", **pruning: Any) -> Recipe:
     )
 
 
+def scaled(recipe: Recipe, **scale: float) -> Recipe:
+    """The recipe with factors on the learning rate of the embedding, unless others are given."""
+    rate = recipe.learning_rate.model_copy(update={"scale": scale or {"embed.*": 0.125}})
+    return recipe.model_copy(update={"learning_rate": rate})
+
+
 @contextmanager
 def pruning_engine(config: dict[str, Any], recipe: Recipe, seed: int = 0) -> Iterator[dsprune.PruningEngine]:
     os.environ.update(LOCAL_RANK=str(dist.get_rank()))

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from dsprune.errors import UserError
+from dsprune.pure.recipe import Recipe
 from tests.engine import moving
 from tests.engine.moving import Outcome
-from tests.engine.scenarios import ds_config, make_recipe
+from tests.engine.scenarios import ds_config, make_recipe, scaled
 from tests.ranks.pool import RankPool
 
 STAGES, WORLDS = (0, 1, 2, 3), (1, 2, 3, 4)
@@ -27,6 +28,11 @@ def precision_of(stage: int, world: int) -> str:
     return "bf16" if (stage + world) % 2 else "fp32"
 
 
+def recipe_for(precision: str) -> Recipe:
+    """With four parameter groups: with and without weight decay, each at two learning rates."""
+    return scaled(make_recipe(precision), **{"blocks.1.*": 0.25})
+
+
 @pytest.fixture(scope="module")
 def saved(
     pools: dict[int, RankPool], tmp_path_factory: pytest.TempPathFactory
@@ -35,7 +41,7 @@ def saved(
     made = {}
     for stage, world in PLACES:
         precision, folder = precision_of(stage, world), tmp_path_factory.mktemp(f"{stage}-{world}-")
-        args = ds_config(stage, precision), make_recipe(precision), str(folder)
+        args = ds_config(stage, precision), recipe_for(precision), str(folder)
         made[stage, world] = (folder, pools[world].run(world, moving.train_and_save, *args)[0])
     return made
 
@@ -58,7 +64,7 @@ def test_a_checkpoint_goes_on_elsewhere(
     for there in sources(stage, world):
         folder, (masks, weights) = saved[there]
         precision = precision_of(*there)
-        args = ds_config(stage, precision), make_recipe(precision), str(folder)
+        args = ds_config(stage, precision), recipe_for(precision), str(folder)
         answers = pools[world].run(world, moving.take_over, *args)
         for found_masks, found_weights in answers:
             if precision == "fp32":  # in bf16 the order of a sum shows, and tips the selection

@@ -39,6 +39,11 @@ def test_epochs_are_counted_as_deepspeeds_loader_counts_them(two_ranks: RankPool
         assert counted == real == 5  # 50 examples in batches of 12, the last one padded
 
 
+def test_factors_on_the_learning_rate_are_the_same_at_every_stage(two_ranks: RankPool) -> None:
+    of_stages = [two_ranks.run(2, wrapping.factors_on_the_learning_rate, stage)[0] for stage in (0, 1, 2, 3)]
+    assert all(masks == of_stages[0] for masks in of_stages)
+
+
 @pytest.mark.parametrize(
     ("what", "says"),
     [
@@ -57,6 +62,10 @@ def test_epochs_are_counted_as_deepspeeds_loader_counts_them(two_ranks: RankPool
         (
             "a setting that is refused",
             r"^ds_config: zero_optimization.round_robin_gradients=True is not supported",
+        ),
+        (
+            "one learning rate, and factors",
+            r"^learning_rate.scale: every parameter group of the engine has the same rate: give the groups",
         ),
         (
             "no loader, epochs",

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 import deepspeed
+import pytest
 import torch
 import torch.distributed as dist
 from torch.utils.data import TensorDataset
@@ -11,8 +12,19 @@ from torch.utils.data import TensorDataset
 import dsprune
 from dsprune.distributed.comm import Comm
 from dsprune.engine.learning_rate import ScaledLR
+from dsprune.pure.recipe import Optimizer
 from tests.engine.model import TinyModel
-from tests.engine.scenarios import BATCH, STEPS, make_recipe, pruner_of, train_step
+from tests.engine.scenarios import (
+    BATCH,
+    STEPS,
+    ds_config,
+    make_recipe,
+    pruner_of,
+    pruning_engine,
+    scaled,
+    train_step,
+    whole_masks,
+)
 
 CONFIG: dict[str, Any] = {
     "train_batch_size": BATCH,
@@ -49,6 +61,8 @@ def error_of_wrapping(comm: Comm, what: str) -> str:
         recipe = recipe.model_copy(
             update={"budget": recipe.budget.model_copy(update={"steps": None, "epochs": 2.0})}
         )
+    if what == "one learning rate, and factors":
+        recipe = scaled(recipe)
     engine = deepspeed_engine(config, **kwargs)
     try:
         dsprune.PruningEngine(engine, recipe)
@@ -98,6 +112,32 @@ def epochs_are_counted_on_the_training_data(comm: Comm) -> tuple[int, int]:
     steps = engine.timetable.steps_per_epoch, len(loader) // engine.gradient_accumulation_steps()
     engine.destroy()
     return steps
+
+
+def factors_on_the_learning_rate(comm: Comm, stage: int) -> list[list[int]]:
+    """Adam's first step moves every entry that has a gradient by its learning rate. Returns the masks."""
+    recipe = scaled(make_recipe(start=1), **{"blocks.1.up.*": 0.25, "blocks.1.*": 0.5})
+    recipe = recipe.model_copy(update={"optimizer": Optimizer(weight_decay=0.0)})
+    before = dict(TinyModel().named_parameters())
+    with pruning_engine(ds_config(stage), recipe) as engine:
+        train_step(engine, 0)
+        with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):
+            moved = {
+                name: float((weight - before[name]).abs().max())
+                for name, weight in engine.module.named_parameters()
+            }
+        for name, distance in moved.items():
+            factor = {"blocks.1.up": 0.25, "blocks.1": 0.5}
+            expected = next((factor[key] for key in factor if name.startswith(key)), 1.0)
+            assert abs(distance / (0.02 * expected) - 1) < 1e-2, name
+        for step in range(1, STEPS):
+            train_step(engine, step)
+            rates = [
+                factor * 0.02 * engine.timetable.lr_multiplier(step + 1) for factor in (1, 1, 0.25, 0.25)
+            ]
+            assert engine.get_lr()[:4] == pytest.approx(rates)
+        assert pruner_of(engine).audit() == []
+        return [mask.int().tolist() for mask in whole_masks(pruner_of(engine))]
 
 
 def dense_recipe_trains_densely(comm: Comm) -> None:

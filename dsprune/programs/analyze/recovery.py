@@ -8,10 +8,12 @@ import torch
 import torch.distributed as dist
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from dsprune.distributed.data import BatchPlan, TrainSampler
 from dsprune.distributed.ranks import Ranks
+from dsprune.pure.parameter_groups import parameter_groups
 from dsprune.pure.recipe import Recipe
 from dsprune.tasks.task import Collate, on_device
 
@@ -45,24 +47,25 @@ class Recovery:
         """Train the model in place; what a mask prunes stays zero. Collective: every rank must call this."""
         settings, budget = self.recipe.optimizer, self.recipe.budget
         peak = self.recipe.learning_rate.peak or DEFAULT_PEAK
-        optimizer = torch.optim.AdamW(
-            model.parameters(), peak, settings.betas, settings.eps, settings.weight_decay
-        )
+        groups = parameter_groups(model, peak, self.recipe.learning_rate.scale)
+        optimizer = torch.optim.AdamW(groups, peak, settings.betas, settings.eps, settings.weight_decay)
+        schedule = LambdaLR(optimizer, lambda step: 1 - step / self.steps)
         micro_batch = budget.micro_batch or max(1, budget.batch // self.ranks.world_size)
         plan = BatchPlan(len(self.data), budget.batch, micro_batch, self.ranks.world_size, self.recipe.seed)
         sampler = TrainSampler(plan, self.data["length"][:], self.ranks.rank, start=0, stop=self.steps)
         batches = iter(DataLoader(self.data, batch_sampler=sampler, collate_fn=self.collate))
         torch.manual_seed(self.recipe.seed + self.ranks.rank)
         model.train()
-        for step in range(self.steps):
+        for _ in range(self.steps):
             for batch in itertools.islice(batches, plan.accumulation):
                 loss = model(**on_device(batch, self.device)).loss
                 (loss / (plan.accumulation * self.ranks.world_size)).backward()
-            self._finish(model, masks, optimizer, peak * (1 - step / self.steps))
+            self._finish(model, masks, optimizer)
+            schedule.step()
         model.eval()
 
     def _finish(
-        self, model: nn.Module, masks: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, rate: float
+        self, model: nn.Module, masks: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
     ) -> None:
         """Sum the gradients over ranks, and step."""
         for name, weight in model.named_parameters():
@@ -74,6 +77,5 @@ class Recovery:
                 weight.grad.mul_(masks[name])  # zero weight, gradient and moments: AdamW leaves it at zero
         if self.recipe.gradient_clipping:
             nn.utils.clip_grad_norm_(model.parameters(), self.recipe.gradient_clipping)
-        optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
         optimizer.zero_grad()

@@ -127,6 +127,10 @@ class LearningRate(Section):
     peak: float | None = Field(default=None, gt=0)
     """Highest learning rate; null = the one that the optimizer was made with."""
 
+    scale: dict[Glob, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Factors on the peak for the parameters with these names: `{"*.encoder.*": 0.01}` trains a new decoder a
+    hundred times faster than the encoder before it. Of several that match, the first one counts."""
+
     warmup: Span = Span(0.0, "steps")
     """Length of the linear rise from 0 to the peak."""
 

@@ -1,0 +1,48 @@
+"""How the optimizer's parameter groups follow from the recipe: who decays, and who learns at another rate."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from dsprune.errors import UserError
+from dsprune.pure.patterns import names_of, values_by_pattern
+from dsprune.pure.prunable import shape_of
+
+__all__ = ["parameter_groups"]
+
+
+def parameter_groups(
+    model: nn.Module, peak: float | None, scale: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """What is trained, in groups for a torch optimizer: biases and the vectors of norms have no weight decay.
+
+    Args:
+        model: the model; meta tensors and ZeRO-3 partitioned parameters will do.
+        peak: highest learning rate of what no pattern matches, whose groups come first.
+        scale: factor on the peak by glob pattern; of several that match a parameter the first one counts.
+
+    Raises:
+        UserError: a pattern has no effect, or there is no peak to scale.
+    """
+    if scale and peak is None:
+        raise UserError("learning_rate.scale: scales nothing yet: give learning_rate.peak too")
+    factors = values_by_pattern(names_of(model), scale, "learning_rate.scale", "parameter of the model")
+    groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            factor, is_vector = factors.get(id(parameter), 1.0), len(shape_of(parameter)) <= 1
+            groups.setdefault((factor != 1, factor, is_vector), []).append(parameter)
+    return [_group(groups[key], peak, *key) for key in sorted(groups)]
+
+
+def _group(
+    parameters: list[nn.Parameter], peak: float | None, is_scaled: bool, factor: float, is_vector: bool
+) -> dict[str, Any]:
+    """A group names what differs from the optimizer's own settings."""
+    group: dict[str, Any] = {"params": parameters}
+    if is_scaled and peak is not None:
+        group["lr"] = peak * factor
+    if is_vector:
+        group["weight_decay"] = 0.0
+    return group
