@@ -25,6 +25,13 @@ DOCS = Path("docs")
 OURS, SMC, NONE = "all guidelines", "SMC-Bench schedule, same weights", "none"
 ROWS = (OURS, SMC, NONE)
 ABLATION = 0.9
+STUDIES = {
+    "sentiment": ("Movie reviews", "Half of the sentences are positive: 50 is chance."),
+    "banking77": (
+        "Questions to a bank",
+        "Each of the 77 intents is as frequent among the test's: 1.3 is chance.",
+    ),
+}
 COLOURS = {OURS: "#c2410c", SMC: "#2563eb", NONE: "#6b7280"}
 
 
@@ -39,6 +46,21 @@ class Study:
     def at(self, series: str, target: float) -> Setting | None:
         """The finished runs of a method at a target."""
         return next((s for s in self.settings if s.series == series and s.target == target), None)
+
+    @property
+    def name(self) -> str:
+        """Name of the task."""
+        return self.folder.name
+
+    @property
+    def title(self) -> str:
+        """What the task is about."""
+        return STUDIES[self.name][0]
+
+    @property
+    def remark(self) -> str:
+        """What a reader of its figures must know."""
+        return STUDIES[self.name][1]
 
     @property
     def dense(self) -> list[Setting]:
@@ -80,6 +102,12 @@ def levels(study: Study) -> list[list[str]]:
         if set(cells) != {MISSING}:
             rows.append([name, *cells])
     return rows
+
+
+def teacher(study: Study) -> str:
+    """The teacher's score, for a study beside which its run lies."""
+    folder = study.folder.with_name(f"{study.name}-teacher")
+    return shown(Setting("teacher", (read_run(folder),))) if folder.exists() else MISSING
 
 
 def margins(study: Study) -> Iterator[str]:
@@ -144,7 +172,7 @@ def tasks_table(home: Path, studies: Sequence[Study]) -> list[list[str]]:
     heads = [f"{name}, {100 * target:g} %" for target in targets for name in ("ours", "SMC")]
     rows = [["task", "metric", "steps", "start", "dense", *heads]]
     for study in studies:
-        name = study.folder.name
+        name = study.name
         start = Setting("start", (read_run(home / f"{name}-dense"),))
         dense = study.dense[0] if study.dense else None
         cells = [shown(study.at(series, target)) for target in targets for series in (OURS, SMC)]
@@ -199,15 +227,17 @@ def main(home: Path) -> None:
     environment = Environment(
         loader=FileSystemLoader(HERE), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
     )
-    sentiment, tasks = Study(home / "sentiment"), studies_below(home / "tasks")
-    draw(sentiment, DOCS / "results-sentiment.svg")
-    functions = (shown, levels, margins, ablation_table, unhelpful, markdown, describe)
+    studies = [Study(home / name) for name in STUDIES if (home / name).exists()]
+    tasks = studies_below(home / "tasks")
+    for study in studies:
+        draw(study, DOCS / f"results-{study.name}.svg")
+    functions = (shown, teacher, levels, margins, ablation_table, unhelpful, markdown, describe)
     page = environment.get_template("page.md").render(
         {function.__name__: function for function in functions},
-        sentiment=sentiment,
+        studies=studies,
         tasks=tasks_table(home, tasks),
         num_tasks=sum(len(study.runs) for study in tasks),
-        median=lambda study: statistics.median(r.summary["seconds"] for r in study.runs if r.summary),
+        median=statistics.median(r.summary["seconds"] for study in studies for r in study.runs if r.summary),
     )
     replace_text(DOCS / "results.md", page)
     print(f"written: {DOCS / 'results.md'}")

@@ -1,5 +1,6 @@
 """The results page: its recipes are sound, and what it says follows from the runs."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def test_the_suite_names_recipes_that_are_there() -> None:
     assert all((SCRIPTS.parents[1] / recipe).is_file() for recipe in suite.recipes.values())
 
 
-def write_study(home: Path) -> None:
+def write_study(folder: Path) -> None:
     """All guidelines against SMC-Bench's schedule at two sparsities, two seeds at one of them, and a variant."""
     groups = {page.OURS: (DISTILLED, {0.9: (0.80, 0.82), 0.97: (0.75,)}), page.SMC: ("", {0.9: (0.70, 0.72)})}
     for group, (values, scores) in groups.items():
@@ -36,17 +37,27 @@ def write_study(home: Path) -> None:
                     f"pruning.sparsity={sparsity}",
                     *filter(None, [values]),
                 ]
-                write_run(home / "sentiment", *settings, f'tracking.group="{group}"', score=score)
+                write_run(folder, *settings, f'tracking.group="{group}"', score=score)
     uniform = ("name=uniform", "seed=1", "pruning.scope=uniform", DISTILLED, 'tracking.group="uniform scope"')
-    write_run(home / "sentiment", *uniform, score=0.81)
-    write_run(home / "sentiment", "name=dense", "seed=1", "pruning=null", "tracking.group=dense", score=0.9)
+    write_run(folder, *uniform, score=0.81)
+    write_run(folder, "name=dense", "seed=1", "pruning=null", "tracking.group=dense", score=0.9)
 
 
-def test_the_page_says_what_the_runs_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_study(tmp_path)
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """Writes the page, and returns it."""
     monkeypatch.setattr(page, "DOCS", tmp_path)
-    page.main(tmp_path)
-    text = (tmp_path / "results.md").read_text()
+
+    def write() -> str:
+        page.main(tmp_path)
+        return (tmp_path / "results.md").read_text()
+
+    return write
+
+
+def test_the_page_says_what_the_runs_say(tmp_path: Path, written: Callable[[], str]) -> None:
+    write_study(tmp_path / "sentiment")
+    text = written()
     assert "| all guidelines | 81.0 ± 1.4 (2) | 75.0 |" in text
     assert (
         "At 90 % all guidelines are 10.0 points ahead of SMC-Bench's schedule on the same weights, more than the "
@@ -55,5 +66,24 @@ def test_the_page_says_what_the_runs_say(tmp_path: Path, monkeypatch: pytest.Mon
     assert "| uniform scope | 81.0 | +1.0 |" in text
     assert "At least as good as all guidelines together" in text
     assert ": uniform scope." in text
+    assert "90.0; the teacher: -." in text
+    assert "BANKING77" not in text, "none was run"
     assert "## The tasks of the benchmarks" not in text, "none was run"
     assert (tmp_path / "results-sentiment.svg").is_file()
+
+
+def test_every_study_and_task_that_was_run_is_on_the_page(tmp_path: Path, written: Callable[[], str]) -> None:
+    for folder in ("sentiment", "banking77", "tasks/svamp", "tasks/xquad"):
+        write_study(tmp_path / folder)
+    for name in ("banking77-teacher", "svamp-dense", "xquad-dense"):
+        write_run(tmp_path, f"name={name}", "pruning=null", score=0.88)
+    text = written()
+    assert (
+        text.index("## Movie reviews") < text.index("## Questions to a bank") < text.index("## The tasks of")
+    )
+    assert "90.0; the teacher: 88.0." in text
+    assert (
+        "| task | metric | steps | start | dense | ours, 90 % | SMC, 90 % | ours, 97 % | SMC, 97 % |" in text
+    )
+    assert "| svamp | accuracy | None | 88.0 | 90.0 | 81.0 ± 1.4 (2) | 71.0 ± 1.4 (2) | 75.0 | - |" in text
+    assert (tmp_path / "results-banking77.svg").is_file()
