@@ -12,6 +12,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from dsprune.programs.analyze.result import read_analysis
+from dsprune.programs.analyze.sections import component_table
 from dsprune.programs.figures import save_figure
 from dsprune.programs.report.origin import origin_of
 from dsprune.programs.report.runs import Run, find_folders, read_run
@@ -181,6 +183,11 @@ def tasks_table(home: Path, studies: Sequence[Study]) -> list[list[str]]:
     return rows
 
 
+def components(folder: Path) -> str:
+    """What the analysis of the movie reviews' teacher found, where it was made."""
+    return component_table(read_analysis(folder)).markdown().rstrip() if folder.exists() else ""
+
+
 def studies_below(folder: Path) -> list[Study]:
     """The studies that have come to a result."""
     folders = {summary.parents[1] for summary in folder.glob("*/*/summary.json")}
@@ -235,6 +242,7 @@ def main(home: Path) -> None:
     page = environment.get_template("page.md").render(
         {function.__name__: function for function in functions},
         studies=studies,
+        components=components(home / "components"),
         tasks=tasks_table(home, tasks),
         num_tasks=sum(len(study.runs) for study in tasks),
         median=statistics.median(r.summary["seconds"] for study in studies for r in study.runs if r.summary),

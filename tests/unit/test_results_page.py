@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dsprune.programs.analyze.result import Analysis, Finding, write_analysis
 from dsprune.programs.suite.definition import load_suite
 from dsprune.pure.recipe import load_recipe
 from scripts.results import page
@@ -67,6 +68,7 @@ def test_the_page_says_what_the_runs_say(tmp_path: Path, written: Callable[[], s
     assert "At least as good as all guidelines together" in text
     assert ": uniform scope." in text
     assert "90.0; the teacher: -." in text
+    assert "## What each component" not in text, "none was analysed"
     assert "BANKING77" not in text, "none was run"
     assert "## The tasks of the benchmarks" not in text, "none was run"
     assert (tmp_path / "results-sentiment.svg").is_file()
@@ -77,7 +79,15 @@ def test_every_study_and_task_that_was_run_is_on_the_page(tmp_path: Path, writte
         write_study(tmp_path / folder)
     for name in ("banking77-teacher", "svamp-dense", "xquad-dense"):
         write_run(tmp_path, f"name={name}", "pruning=null", score=0.88)
+    (tmp_path / "components").mkdir()
+    head = Finding("head", ("*classifier.weight",), 600, 1200, False, {0.5: 0.88, 0.9: 0.6})
+    analysis = Analysis(
+        recipe="r", model="m", task="t", metric="accuracy", dense=0.9, num_examples=100, length=64, target=0.9,
+        num_weights=1000, flops=2400, weight_bytes=4, recovery_steps=0, findings=(head,), layers=(), origin="",
+    )  # fmt: skip
+    write_analysis(analysis, tmp_path / "components")
     text = written()
+    assert "| head | 600 | 60.00 % | 50.00 % |" in text
     assert (
         text.index("## Movie reviews") < text.index("## Questions to a bank") < text.index("## The tasks of")
     )
