@@ -12,6 +12,8 @@ export HF_HUB_OFFLINE=1
 
 recipes=scripts/results/recipes home=runs/results
 main=(--methods 'all guidelines' --methods none --methods 'SMC-Bench schedule, same weights')
+one_off=(--methods 'no distillation' --methods 'one decaying learning rate' --methods 'embeddings and head pruned'
+    --methods 'no first jump' --methods 'uniform scope')
 
 # dense NAME SUFFIX [KEY.SUB=VALUE]...: a fine-tuned model, to learn from
 dense() {
@@ -27,11 +29,19 @@ dense sentiment teacher budget='{epochs: 1.5, batch: 32}' learning_rate.peak=1.0
 guidelines sentiment "${main[@]}" --methods dense --sparsity 0.9
 guidelines sentiment "${main[@]}" --sparsity 0.97
 guidelines sentiment "${main[@]}" --sparsity 0.9 --seeds 3
-guidelines sentiment --sparsity 0.9 --methods 'no distillation' --methods 'one decaying learning rate' \
-    --methods 'embeddings and head pruned' --methods 'no first jump' --methods 'uniform scope' \
-    --methods 'hardness 0.5' --methods 'temperature 1' --methods 'temperature 2' \
-    --methods 'short budget, one decaying rate'
+guidelines sentiment --sparsity 0.9 "${one_off[@]}" --methods 'hardness 0.5' --methods 'temperature 1' \
+    --methods 'temperature 2' --methods 'short budget, one decaying rate'
 guidelines sentiment --methods 'all guidelines' --methods none --sparsity 0.5 --sparsity 0.8 --sparsity 0.95
+dsprune analyze $recipes/sentiment.yaml model.path=$home/sentiment-teacher/model --sparsity 0.5 --sparsity 0.8 \
+    --no-layers --output $home/components
+
+dense banking77 teacher budget.steps=900
+guidelines banking77 "${main[@]}" --methods dense --sparsity 0.9
+guidelines banking77 "${main[@]}" --sparsity 0.97
+guidelines banking77 --methods 'all guidelines' --methods none --sparsity 0.5 --sparsity 0.8 --sparsity 0.95
+guidelines banking77 --sparsity 0.9 "${one_off[@]}"
+guidelines banking77-pretrained "${main[@]}" --methods dense --methods 'no distillation' --methods 'no first jump' \
+    --sparsity 0.9
 
 if [[ ! -f $home/multi30k-dense/summary.json ]]; then
     dsprune train $recipes/multi30k-dense.yaml output=$home
