@@ -132,44 +132,44 @@ def margins(study: Study) -> Iterator[str]:
         yield sentence + "."
 
 
-def ablations(study: Study) -> list[Setting]:
-    """What was run at the sparsity of the ablation, the best first."""
-    found = [setting for setting in study.settings if setting.target == ABLATION]
-    return sorted(found, key=lambda setting: -(first_seed(setting) or 0))
+def ahead(setting: Setting, reference: Setting) -> float | None:
+    """Mean difference from the reference, over the seeds that both were run with."""
+    scores = [{run.recipe.seed: run.score for run in each.runs} for each in (setting, reference)]
+    pairs = [(score, scores[1].get(seed)) for seed, score in scores[0].items()]
+    known = [score - other for score, other in pairs if score is not None and other is not None]
+    return statistics.mean(known) if known else None
 
 
-def first_seed(setting: Setting) -> float | None:
-    """The score with seed 1, which every variant was run with."""
-    return next((run.score for run in setting.runs if run.recipe.seed == 1), None)
+def ablations(study: Study) -> list[tuple[Setting, float]]:
+    """What was run at the sparsity of the ablation, with how far it is ahead of all guidelines; the best first."""
+    reference = study.at(OURS, ABLATION)
+    if reference is None:
+        return []
+    found = [(s, ahead(s, reference)) for s in study.settings if s.target == ABLATION]
+    return sorted([(s, delta) for s, delta in found if delta is not None], key=lambda pair: -pair[1])
 
 
 def ablation_table(study: Study) -> list[list[str]]:
-    """Each variant with its distance from all guidelines, at the same seed."""
-    reference = study.at(OURS, ABLATION)
-    base = reference and first_seed(reference)
+    """Each variant with its distance from all guidelines at the same seeds."""
     rows = [["variant", study.metric, "points", "zeros of all weights"]]
-    for setting in ablations(study):
-        score = first_seed(setting)
-        if score is None or base is None:
-            continue
-        delta = 100 * (score - base)
-        name = f"**{setting.series}**" if setting is reference else setting.series
-        rows.append([name, f"{100 * score:.1f}", f"{delta:+.1f}", f"{100 * setting.sparsity('model'):.1f} %"])
+    for setting, delta in ablations(study):
+        name = f"**{setting.series}**" if setting.series == OURS else setting.series
+        zeros = f"{100 * setting.sparsity('model'):.1f} %"
+        rows.append([name, shown(setting), f"{100 * delta:+.1f}", zeros])
     return rows
 
 
 def unhelpful(study: Study) -> str:
-    """The variants that were at least as good as all guidelines together."""
-    reference = study.at(OURS, ABLATION)
-    base = (reference and first_seed(reference)) or 0.0
-    better = [s.series for s in ablations(study) if s is not reference and (first_seed(s) or 0) >= base]
-    spread = reference.spread if reference else None
-    within = (
-        f" (one seed each; the standard deviation over seeds is {100 * spread:.1f} points)" if spread else ""
-    )
-    if not better:
-        return f"No variant was as good as all guidelines together{within}."
-    return f"At least as good as all guidelines together{within}: {', '.join(better)}."
+    """The variants that were at least as good as all guidelines together, and those that are near."""
+    spread = (reference := study.at(OURS, ABLATION)) and reference.spread
+    others = [(setting.series, delta) for setting, delta in ablations(study) if setting.series != OURS]
+    better = [name for name, delta in others if delta >= 0]
+    text = f"At least as good as all guidelines together: {', '.join(better) or 'none of them'}."
+    if spread and (near := [name for name, delta in others if -spread <= delta < 0]):
+        text += (
+            f" Behind by less than the standard deviation over seeds, {100 * spread:.1f}: {', '.join(near)}."
+        )
+    return text
 
 
 def tasks_table(home: Path, studies: Sequence[Study]) -> list[list[str]]:
