@@ -160,11 +160,11 @@ def ablation_table(study: Study) -> list[list[str]]:
 
 
 def unhelpful(study: Study) -> str:
-    """The variants that were at least as good as all guidelines together, and those that are near."""
+    """The variants that were better than all guidelines together, and those not far behind."""
     spread = (reference := study.at(OURS, ABLATION)) and reference.spread
     others = [(setting.series, delta) for setting, delta in ablations(study) if setting.series != OURS]
-    better = [name for name, delta in others if delta >= 0]
-    text = f"At least as good as all guidelines together: {', '.join(better) or 'none of them'}."
+    better = [name for name, delta in others if delta > 0]
+    text = f"Better than all guidelines together: {', '.join(better) or 'none of them'}."
     if spread and (near := [name for name, delta in others if -spread <= delta < 0]):
         text += (
             f" Behind by less than the standard deviation over seeds, {100 * spread:.1f}: {', '.join(near)}."

@@ -65,7 +65,7 @@ def test_the_page_says_what_the_runs_say(tmp_path: Path, written: Callable[[], s
         "larger standard deviation over seeds, 1.4." in text
     )
     assert "| uniform scope | 81.0 | +1.0 |" in text
-    assert "At least as good as all guidelines together: uniform scope." in text
+    assert "Better than all guidelines together: uniform scope." in text
     assert f"| {page.SMC} | 71.0 ± 1.4 (2) | -10.0 |" in text
     assert "Behind by less" not in text
     assert "90.0; the teacher: -." in text
