@@ -28,20 +28,21 @@ def parameter_groups(
     if scale and peak is None:
         raise UserError("learning_rate.scale: scales nothing yet: give learning_rate.peak too")
     factors = values_by_pattern(names_of(model), scale, "learning_rate.scale", "parameter of the model")
-    groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            factor, is_vector = factors.get(id(parameter), 1.0), len(shape_of(parameter)) <= 1
-            groups.setdefault((factor != 1, factor, is_vector), []).append(parameter)
-    return [_group(groups[key], peak, *key) for key in sorted(groups)]
+            key = factors.get(id(parameter), 1.0), len(shape_of(parameter)) <= 1
+            groups.setdefault(key, []).append(parameter)
+    order = sorted(groups, key=lambda key: (key[0] != 1, key))
+    return [_group(groups[key], peak, *key) for key in order]
 
 
 def _group(
-    parameters: list[nn.Parameter], peak: float | None, is_scaled: bool, factor: float, is_vector: bool
+    parameters: list[nn.Parameter], peak: float | None, factor: float, is_vector: bool
 ) -> dict[str, Any]:
     """A group names what differs from the optimizer's own settings."""
     group: dict[str, Any] = {"params": parameters}
-    if is_scaled and peak is not None:
+    if factor != 1 and peak is not None:
         group["lr"] = peak * factor
     if is_vector:
         group["weight_decay"] = 0.0

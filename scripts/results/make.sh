@@ -30,7 +30,8 @@ guidelines sentiment "${main[@]}" --methods dense --sparsity 0.9
 guidelines sentiment "${main[@]}" --sparsity 0.97
 guidelines sentiment "${main[@]}" --sparsity 0.9 --seeds 3
 guidelines sentiment --sparsity 0.9 "${one_off[@]}" --methods 'hardness 0.5' --methods 'temperature 1' \
-    --methods 'temperature 2' --methods 'short budget, one decaying rate'
+    --methods 'temperature 2' --methods 'temperature calibrated' --methods 'short budget, one decaying rate'
+guidelines sentiment --sparsity 0.9 --seeds 2 --methods 'one decaying learning rate'
 guidelines sentiment --methods 'all guidelines' --methods none --sparsity 0.5 --sparsity 0.8 --sparsity 0.95
 dsprune analyze $recipes/sentiment.yaml model.path=$home/sentiment-teacher/model --sparsity 0.5 --sparsity 0.8 \
     --no-layers --output $home/components
@@ -40,8 +41,8 @@ guidelines banking77 "${main[@]}" --methods dense --sparsity 0.9
 guidelines banking77 "${main[@]}" --sparsity 0.97
 guidelines banking77 --methods 'all guidelines' --methods none --sparsity 0.5 --sparsity 0.8 --sparsity 0.95
 guidelines banking77 --sparsity 0.9 "${one_off[@]}"
-guidelines banking77-pretrained "${main[@]}" --methods dense --methods 'no distillation' --methods 'no first jump' \
-    --sparsity 0.9
+dsprune suite guidelines $recipes/banking77.yaml model.path=data/minilm --output $home/banking77-pretrained \
+    "${main[@]}" --methods dense --sparsity 0.9
 
 if [[ ! -f $home/multi30k-dense/summary.json ]]; then
     dsprune train $recipes/multi30k-dense.yaml output=$home

@@ -173,6 +173,9 @@ def test_a_suite_is_an_array_of_teachers_and_one_of_all_others(site: Site) -> No
         assert site.slurm.wait(job, PATIENCE) == "COMPLETED", site.log(job)
     home = site.folder / "runs" / "mine"
     for name in ("teacher-seed1", "taught-50-seed1", "taught-90-seed1"):
+        assert json.loads((home / name / "status.json").read_text())["world_size"] == 1, (
+            "as many as GPUs asked"
+        )
         assert (home / name / "summary.json").exists()
     assert (home / "store-seed1" / "store.json").exists()
     site.dsprune("report", "runs/mine", "--output", "page")
