@@ -47,8 +47,8 @@ dsprune suite guidelines $recipes/banking77.yaml model.path=data/minilm --output
 if [[ ! -f $home/multi30k-dense/summary.json ]]; then
     dsprune train $recipes/multi30k-dense.yaml output=$home
 fi
-dense xquad dense budget='{steps: 200, batch: 8}' learning_rate.peak=1.5e-4
-dense commonsense-qa dense budget.steps=300 learning_rate.peak=1.5e-4
+dense xquad dense budget.steps=600 learning_rate.peak=1.5e-4
+dense commonsense-qa dense budget.steps=1000 learning_rate.peak=1.0e-4
 for task in mawps asdiv-a svamp; do # their decoder is new, and learns ten times faster than the encoder before it
     dense $task dense budget.steps=800 learning_rate='{peak: 1.0e-3, warmup: 10 %, scale: {"encoder.*": 0.1}}'
 done
