@@ -15,7 +15,7 @@ from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from dsprune.errors import UserError
-from dsprune.programs.calibrate.calibrate import calibrate, measure
+from dsprune.programs.calibrate.calibrate import calibrate, enough_records, measure
 from dsprune.programs.calibrate.labels import Labels
 from dsprune.programs.calibrate.recipe_file import write_temperature
 from dsprune.pure.calibration import GRID, Curve, Meter, recommend
@@ -270,6 +270,19 @@ def test_a_part_of_the_records_is_the_same_part_each_time(tmp_path: Path) -> Non
     assert names == sorted(names)
     few, more = store.fingerprints[:5], store.fingerprints[:9]
     assert measure(store, few, Labels()) == measure(store, few, Labels()) != measure(store, more, Labels())
+
+
+def test_a_vocabulary_is_looked_at_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = stored(tmp_path, spec())
+    num_records = store.manifest.num_records
+    assert enough_records(store) >= num_records
+    [(name, output)] = store.manifest.spec.outputs.items()
+    half = store.manifest.num_rows[name] * output.classes // 2
+    monkeypatch.setattr("dsprune.programs.calibrate.calibrate.ENOUGH_ELEMENTS", half)
+    assert enough_records(store) == num_records // 2
+    assert f": {num_records // 2} of {num_records} records" in show(tmp_path)
+    monkeypatch.setattr("dsprune.programs.calibrate.calibrate.ENOUGH_ELEMENTS", 1)
+    assert enough_records(store) == 1, "however large the vocabulary"
 
 
 # ---- the command

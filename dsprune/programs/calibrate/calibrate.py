@@ -17,9 +17,10 @@ from dsprune.pure.distill import example_weights
 from dsprune.pure.recipe import Recipe
 from dsprune.pure.store import Store, open_store
 
-__all__ = ["calibrate", "measure"]
+__all__ = ["calibrate", "enough_records", "measure"]
 
 BATCH_ELEMENTS = 2**23  # logits of the records that are read together
+ENOUGH_ELEMENTS = 2**26  # logits that are looked at unless more are asked for
 
 
 def calibrate(
@@ -37,7 +38,8 @@ def calibrate(
         recipe: its training data give the labels; None = do without.
         plot: PNG or SVG file to draw the curves in; None = none.
         write: recipe file to set the temperature in; None = none.
-        max_records: look at so many records, as good as drawn at random, but the same ones each time.
+        max_records: look at so many records, as good as drawn at random, but the same ones each time; None = at
+            `enough_records`.
         console: where to print.
 
     Raises:
@@ -50,7 +52,7 @@ def calibrate(
         check_recipe_file(write)
     labels = Labels() if recipe is None else read_labels(recipe)
     store = open_store(folder, labels.origin)
-    fingerprints = store.fingerprints[:max_records]
+    fingerprints = store.fingerprints[: max_records or enough_records(store)]
     if recipe is not None and not labels.know_any(fingerprints):
         raise UserError(
             f"{folder}: of recipe {recipe.name!r} no training sample is in the store: give the recipe that "
@@ -85,10 +87,23 @@ def measure(store: Store, fingerprints: np.ndarray, labels: Labels) -> dict[str,
     return {name: meter.curve() for name, meter in meters.items() if meter.has_choice}
 
 
+def enough_records(store: Store) -> int:
+    """How many records settle the temperature: all of a classifier's, and some hundred rows of a large vocabulary.
+
+    What is chosen from are means over rows, and all rows of a translator's store would take hours.
+    """
+    return _records_of(store, ENOUGH_ELEMENTS)
+
+
+def _records_of(store: Store, elements: int) -> int:
+    """The number of records that hold so many logits."""
+    manifest = store.manifest
+    total = sum(manifest.num_rows[name] * output.classes for name, output in manifest.spec.outputs.items())
+    return max(1, elements * manifest.num_records // max(1, total))
+
+
 def _batches(store: Store, fingerprints: np.ndarray) -> Iterator[np.ndarray]:
     """Some records at a time, fewer where they are large."""
-    manifest = store.manifest
-    elements = sum(manifest.num_rows[name] * output.classes for name, output in manifest.spec.outputs.items())
-    size = max(1, min(1024, BATCH_ELEMENTS * manifest.num_records // max(1, elements)))
+    size = min(1024, _records_of(store, BATCH_ELEMENTS))
     for start in range(0, len(fingerprints), size):
         yield fingerprints[start : start + size]

@@ -116,7 +116,9 @@ def calibrate(
     store: Annotated[Path, typer.Argument(help="A teacher's store.")],
     overrides: Overrides = None,
     recipe: Annotated[str | None, typer.Option(help="Recipe whose training data give the labels.")] = None,
-    max_records: Annotated[int | None, typer.Option(min=1, help="Look at so many; else at all.")] = None,
+    max_records: Annotated[
+        int | None, typer.Option(min=1, help="Look at so many; else at 67 million logits.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the curves to this file.")] = None,
     write: Annotated[Path | None, typer.Option(help="Recipe file to write the temperature into.")] = None,
 ) -> None:

@@ -105,8 +105,9 @@ def _of_prunable(recipe: Recipe, model: nn.Module, target: float) -> float:
 
 def _calibrated(store: Path) -> float:
     """The temperature that the teacher's answers recommend."""
-    from dsprune.programs.calibrate.calibrate import measure
+    from dsprune.programs.calibrate.calibrate import enough_records, measure
     from dsprune.programs.calibrate.labels import Labels
 
     opened = open_store(store)
-    return recommend(list(measure(opened, opened.fingerprints, Labels()).values()))
+    records = opened.fingerprints[: enough_records(opened)]
+    return recommend(list(measure(opened, records, Labels()).values()))
