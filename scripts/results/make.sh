@@ -53,3 +53,5 @@ for task in mawps asdiv-a svamp; do # their decoder is new, and learns ten times
     dense $task dense budget.steps=800 learning_rate='{peak: 1.0e-3, warmup: 10 %, scale: {"encoder.*": 0.1}}'
 done
 dsprune suite scripts/results/harness.yaml --output $home/tasks
+dsprune suite scripts/results/harness.yaml --output $home/tasks --sparsity 0.8 --seeds 3 \
+    --methods 'all guidelines' --methods 'SMC-Bench schedule, same weights'
