@@ -12,10 +12,11 @@ setup_env dev
 say "ruff"
 ruff check .
 ruff format --check .
-say "mypy"
-mypy
-say "DeepSpeed's extensions"
+say "mypy, and DeepSpeed's extensions at the same time"
+mypy &
+types=$!
 dsprune doctor --build-ops
+wait $types
 say "pytest"
 # Files are shared out to four processes, on two cores too: tests start ranks of their own, which wait for one another
 # much of the time. They come in the order of their folders, which has the long ones first.

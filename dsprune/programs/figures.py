@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import matplotlib
 from matplotlib.figure import Figure
 
 from dsprune.errors import UserError
@@ -25,6 +26,12 @@ def check_figure_path(path: Path) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a picture in the format that its ending names, whole or not at all."""
+    """Write a picture in the format that its ending names, whole or not at all; the same one is the same bytes."""
     check_figure_path(path)
-    replace_file(path, lambda temporary: figure.savefig(temporary, format=path.suffix[1:], dpi=150))
+    undated = {"Date": None} if path.suffix == ".svg" else None
+
+    def write(temporary: Path) -> None:
+        with matplotlib.rc_context({"svg.hashsalt": "dsprune"}):
+            figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=undated)
+
+    replace_file(path, write)

@@ -136,6 +136,13 @@ def test_a_picture_is_drawn_whole(recipe: str, name: str, magic: bytes, bert: st
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_the_same_picture_is_the_same_bytes(bert: str, tmp_path: Path) -> None:
+    recipe = load_recipe("glue-90", [f"model.path={bert}"])
+    for name in ("once.svg", "again.svg"):
+        show(recipe, plot=tmp_path / name)
+    assert (tmp_path / "once.svg").read_bytes() == (tmp_path / "again.svg").read_bytes()
+
+
 def test_a_picture_that_cannot_be_written(bert: str, tmp_path: Path) -> None:
     recipe = load_recipe("glue-90", [f"model.path={bert}"])
     with pytest.raises(UserError, match=r"--plot: value .*plan.jpg: must end in .png or .svg"):
