@@ -1,6 +1,5 @@
 """The whole model out of a sharded engine, as Hugging Face writes it."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,8 @@ import deepspeed
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
 from torch import Tensor
+
+from dsprune.pure.files import replace_folder
 
 __all__ = ["full_state_dict", "save_model_folder"]
 
@@ -47,13 +48,10 @@ def save_model_folder(engine: DeepSpeedEngine, folder: Path, tokenizer: Any) -> 
     """
     state = full_state_dict(engine)
     if state is not None:
-        temporary = folder.with_name(f".{folder.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        try:
+
+        def write(temporary: Path) -> None:
             engine.module.save_pretrained(temporary, state_dict=state)
             tokenizer.save_pretrained(temporary)
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.replace(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+
+        replace_folder(folder, write)
     dist.barrier()

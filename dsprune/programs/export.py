@@ -12,6 +12,7 @@ from dsprune.engine.checkpoint_files import CheckpointFiles
 from dsprune.engine.checkpoint_tags import whole_tags
 from dsprune.errors import UserError
 from dsprune.programs.run import RunFolder
+from dsprune.pure.files import replace_folder
 from dsprune.pure.recipe import Recipe, load_recipe
 from dsprune.tasks.layers import keep_layers
 from dsprune.tasks.pretrained import load_tokenizer
@@ -40,16 +41,14 @@ def export(path: Path, tag: str | None, to: Path, console: Console) -> None:
         raise UserError(f"--to: value {to}: is there already, and is not overwritten: give another folder")
     recipe = load_recipe(str(run.recipe))
     files = CheckpointFiles(checkpoint)
-    temporary = to.with_name(f".{to.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+
+    def write(temporary: Path) -> None:
         _save_model(recipe, files, temporary)
         shutil.copy(run.recipe, temporary)
         if recipe.pruning is not None:
             _copy_masks(checkpoint, temporary)
-        temporary.replace(to)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+    replace_folder(to, write)
     console.print(f"{checkpoint} as a model: {to}", markup=False, soft_wrap=True)
 
 

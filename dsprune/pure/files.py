@@ -3,13 +3,17 @@
 import fcntl
 import hashlib
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from dsprune.errors import UserError
 
-__all__ = ["replace_file", "replace_text", "sha256_of", "sole_writer"]
+__all__ = ["replace_file", "replace_folder", "replace_text", "sha256_of", "sole_writer"]
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -20,7 +24,8 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        write(temporary)
+        with _system_errors(path):
+            write(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -31,6 +36,31 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 def replace_text(path: Path, text: str) -> None:
     """`replace_file` for a text."""
     replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
+    """`replace_file` for a folder, which `write` makes under the temporary name."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with _system_errors(folder):
+            write(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _system_errors(path: Path) -> Iterator[None]:
+    """What the system refuses safetensors, which tells it in words only, becomes the OSError that it was."""
+    try:
+        yield
+    except SafetensorError as error:
+        if (found := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def sha256_of(path: Path) -> str:

@@ -152,13 +152,15 @@ def test_a_run_over_two_nodes_is_stopped_in_every_way_requeued_and_goes_on(site:
 def test_a_job_whose_time_is_nearly_up_stops_and_is_requeued(site: Site) -> None:
     """With a margin of all but five seconds, that is at its first steps; Slurm's own signal is turned off."""
     asked = ("--gpus-per-node=1", "--time=2", "--sbatch=--cpus-per-task=1", "--sbatch=--signal=URG@1")
-    printed = site.dsprune("submit", "long.yaml", "name=late", "checkpoints.margin=115", *asked)
+    printed = site.dsprune(
+        "submit", "long.yaml", "name=late", "budget.steps=60", "checkpoints.margin=115", *asked
+    )
     job = printed.splitlines()[0].removeprefix("train: job ")
     site.slurm.wait_for(lambda: site.slurm.field(job, "Restarts") != "0", job, PATIENCE)
     site.slurm.call("scontrol", "update", f"JobId={job}", "TimeLimit=30")
     assert site.slurm.wait(job, PATIENCE) == "COMPLETED", site.log(job)
     assert "the end time of the Slurm job is near: stopped at step" in site.log(job)
-    assert json.loads((site.folder / "runs" / "late" / "status.json").read_text())["step"] == 300
+    assert json.loads((site.folder / "runs" / "late" / "status.json").read_text())["step"] == 60
 
 
 def test_a_suite_is_an_array_of_teachers_and_one_of_all_others(site: Site) -> None:

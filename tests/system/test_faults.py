@@ -1,5 +1,6 @@
 """What goes wrong ends in recovery, or in one clear line; never in a hang, never in a model that is dense again."""
 
+import errno
 import os
 import shutil
 import signal
@@ -9,11 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from dsprune.distributed.masks.files import MANIFEST, read_manifest
 from dsprune.engine.checkpoint_tags import TAG_MANIFEST, whole_tags
 from dsprune.programs.cli import run_command
 from dsprune.programs.run import RunFolder
+from dsprune.pure.files import replace_folder
 from tests.system.disks import small_disk
 from tests.system.resuming import Workshop, make_workshop, status_of, wait_for
 
@@ -213,3 +217,16 @@ def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(workshop: Workshop
     assert ranks.wait() == [0], ranks.said()
     assert f"goes on from {tag}, step {tag.name.removeprefix('global_step')}" in ranks.said().splitlines()
     assert run_command(["audit", str(run.path)]) == 0
+
+
+def test_a_full_disk_under_a_model_is_an_error_of_the_system_and_leaves_the_one_before(disk: Path) -> None:
+    def write(temporary: Path, num_weights: int) -> None:
+        temporary.mkdir()
+        save_file({"weight": torch.zeros(num_weights)}, temporary / "model.safetensors")
+
+    replace_folder(disk / "model", lambda temporary: write(temporary, 2**10))
+    with pytest.raises(OSError, match=r"No space left on device: .*model'") as caught:
+        replace_folder(disk / "model", lambda temporary: write(temporary, 2**20))
+    assert caught.value.errno == errno.ENOSPC, "which the command tells in one line"
+    assert [path.name for path in disk.iterdir()] == ["model"]
+    assert load_file(disk / "model" / "model.safetensors")["weight"].numel() == 2**10

@@ -3,12 +3,14 @@
 import hashlib
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from dsprune.errors import UserError
-from dsprune.pure.files import replace_file, replace_text, sha256_of, sole_writer
+from dsprune.pure.files import replace_file, replace_folder, replace_text, sha256_of, sole_writer
 
 
 def test_replaces_what_was_there(tmp_path: Path) -> None:
@@ -38,6 +40,18 @@ def test_a_failed_write_leaves_the_folder_as_it_was(
         replace_file(path, write_half)
     assert [file.name for file in tmp_path.iterdir()] == ["file"] * existing
     assert not existing or path.read_text() == "old"
+
+
+@pytest.mark.parametrize("replace", [replace_file, replace_folder])
+def test_a_fault_of_the_data_is_not_taken_for_one_of_the_system(
+    tmp_path: Path, replace: Callable[[Path, Callable[[Path], object]], None]
+) -> None:
+    def write(_: Path) -> None:
+        raise SafetensorError("Error while serializing: invalid shape")
+
+    with pytest.raises(SafetensorError, match="invalid shape"):
+        replace(tmp_path / "new", write)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_reader_never_sees_a_part(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The lottery ticket: the weights that training made large, as they were before it."""
 
 import random
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from dsprune.distributed.comm import Comm
 from dsprune.distributed.masks import MaskSet
 from dsprune.distributed.selection import normalized, select
 from dsprune.errors import UserError
+from dsprune.pure.files import replace_folder
 from dsprune.pure.masks.bits import unpack
 from dsprune.pure.prunable import find_prunable
 from dsprune.pure.recipe import Recipe
@@ -69,9 +69,9 @@ def save_ticket(recipe: Recipe, trained: Path, start: Path, folder: Path) -> Non
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a model folder, whole or not at all."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.replace(folder)
+
+    def write(temporary: Path) -> None:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+
+    replace_folder(folder, write)
