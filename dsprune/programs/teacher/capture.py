@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from rich.progress import Progress
-from safetensors import SafetensorError
 
 from dsprune.distributed.ranks import Ranks
 from dsprune.errors import UserError
@@ -93,7 +92,7 @@ def _num_records(plan: StorePlan, shard: int) -> int:
 def _save(writer: ShardWriter, folder: Path) -> None:
     try:
         writer.save(folder)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error}): mend that and start again") from error
 
 
