@@ -1,6 +1,6 @@
 """`python -m dsprune`, and `deepspeed --module dsprune`."""
 
-from dsprune.programs.cli import main
+from dsprune.commands.cli import main
 
 if __name__ == "__main__":
     main()

@@ -21,9 +21,9 @@ from bench.stores import batch_reads, memory, sizes
 from bench_core import machine
 from rich.console import Console
 
-from dsprune.distributed.ranks import find_ranks
-from dsprune.engine.launch import join_ranks
-from dsprune.programs.quiet import quiet
+from dsprune.ranks.ranks import find_ranks
+from dsprune.utils.console import quiet_libraries
+from dsprune.zero.launch import join_ranks
 
 SECTIONS = ("sizes", "step", "reads", "memory", "capture")
 
@@ -60,7 +60,7 @@ def main() -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     ranks = find_ranks()
-    quiet(ranks)
+    quiet_libraries(is_first=ranks.is_first)
     join_ranks(ranks)
     console = Console(width=None if sys.stdout.isatty() else 150)
     with tempfile.TemporaryDirectory(dir="data") as folder:

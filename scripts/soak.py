@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from dsprune.engine.checkpoint_tags import whole_tags
-from dsprune.programs.run import RunFolder
+from dsprune.checkpoint.tags import complete_tags
+from dsprune.train.run_folder import RunFolder
 from scripts.soaking.compare import differences
 from scripts.soaking.ranks import Ranks, prepare
 from tests.system.commands import write_recipe
@@ -36,7 +36,7 @@ PLACES = {
     "save_checkpoint": "saving a checkpoint",
     "save_model": "saving the model",
     "evaluate": "evaluating",
-    "_select": "in an event",
+    "_select": "in a mask update",
     "restore": "loading a checkpoint",
     "assemble": "starting",
     "_loop": "training",
@@ -147,12 +147,12 @@ def _start(folder: Path, recipe: Path, name: str, args: argparse.Namespace) -> R
 
 
 def _newest_step(folder: Path) -> int:
-    tags = whole_tags(folder / "runs" / "soaked" / "checkpoints")
+    tags = complete_tags(folder / "runs" / "soaked" / "checkpoints")
     return int(tags[0].name.removeprefix("global_step")) if tags else 0
 
 
 def _write_recipe(folder: Path) -> Path:
-    """40 steps with dropout, three events, a checkpoint every 4 steps and an evaluation every 5."""
+    """40 steps with dropout, three mask updates, a checkpoint every 4 steps and an evaluation every 5."""
     data = tiny_sentiment(folder / "data", 320, 64)
     tracking = {"log_every": 3, "eval_every": 5}
     bert = tiny_bert(folder / "bert")

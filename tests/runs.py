@@ -6,9 +6,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-from dsprune.programs.report.runs import Row
-from dsprune.pure.recipe import Recipe, dump_recipe, load_recipe
-from dsprune.pure.schedule import Timetable, build_timetable
+from dsprune.recipe import Recipe, dump_recipe, load_recipe
+from dsprune.report.runs import Row
+from dsprune.schedule import Timetable, build_timetable
 
 STEPS_PER_EPOCH = 50
 LAYERS, MATRICES = 2, ("attention.self.query", "attention.self.key", "intermediate.dense", "output.dense")
@@ -59,26 +59,26 @@ def write_run(
 def _rows(recipe: Recipe, timetable: Timetable, length: int, score: float) -> list[Row]:
     rng = random.Random(recipe.seed)
     rows: list[Row] = []
-    for clock in range(1, length + 1):
-        taken = clock - 1
-        event, sparsity = timetable.event_at(taken), timetable.sparsity_at(taken)
+    for step in range(1, length + 1):
+        taken = step - 1
+        update, sparsity = timetable.update_at(taken), timetable.sparsity_at(taken)
         reached = {"sparsity_prunable": sparsity, "sparsity_model": PRUNABLE_SHARE * sparsity}
-        if event is not None:
+        if update is not None:
             tensors = {
                 f"bert.encoder.layer.{layer}.{matrix}.weight": min(0.999, sparsity * (0.85 + 0.1 * number))
                 for layer in range(LAYERS)
                 for number, matrix in enumerate(MATRICES)
             }
-            said = {"event_sparsity": event.sparsity, "event_seconds": 0.012, "event_bytes_sent": 26_000}
-            rows.append({"step": clock, **said, **reached, "tensor_sparsity": tensors})
-        if clock % recipe.tracking.log_every == 0:
+            said = {"update_sparsity": update.sparsity, "update_seconds": 0.012, "update_bytes_sent": 26_000}
+            rows.append({"step": step, **said, **reached, "tensor_sparsity": tensors})
+        if step % recipe.tracking.log_every == 0:
             peak = recipe.learning_rate.peak or 0.0
-            loss = 0.2 + 0.5 * math.exp(-clock / 60) + (0.3 * sparsity if event else 0) + 0.02 * rng.random()
+            loss = 0.2 + 0.5 * math.exp(-step / 60) + (0.3 * sparsity if update else 0) + 0.02 * rng.random()
             rate = peak * timetable.lr_multiplier(taken)
-            rows.append({"step": clock, "loss": loss, "learning_rate": rate, **reached})
-        if clock % STEPS_PER_EPOCH == 0:
-            now = score - 0.3 * math.exp(-clock / 60)
-            rows.append({"step": clock, "validation_accuracy": now if clock < length else score})
+            rows.append({"step": step, "loss": loss, "learning_rate": rate, **reached})
+        if step % STEPS_PER_EPOCH == 0:
+            now = score - 0.3 * math.exp(-step / 60)
+            rows.append({"step": step, "validation_accuracy": now if step < length else score})
     return rows
 
 

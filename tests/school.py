@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from dsprune.distributed.comm import Comm
-from dsprune.programs.cli import run_command
+from dsprune.commands.cli import run_command
+from dsprune.ranks.collectives import Comm
 from tests.tiny import NOUNS, tiny_bert, tiny_sentiment
 
 LABELS = dict(enumerate(sorted(NOUNS)))

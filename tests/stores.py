@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsprune.pure.distill import Head
-from dsprune.pure.store import (
+from dsprune.distillation import Head
+from dsprune.distillation.store import (
     Output,
     ShardWriter,
     StorePlan,

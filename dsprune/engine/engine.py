@@ -1,85 +1,32 @@
 """The two ways in: `initialize` makes a pruning engine, `PruningEngine` wraps one that someone else made."""
 
-import functools
-import math
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import deepspeed
 from deepspeed import DeepSpeedEngine
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
-from dsprune.distributed.masks.files import MANIFEST
-from dsprune.engine.checkpoint import load_masks, save_masks
-from dsprune.engine.checkpoint_move import moves, take_over
-from dsprune.engine.checkpoint_ranks import read_rank_state, save_rank_state
-from dsprune.engine.checkpoint_tags import begin_tag, check_tag, latest_tag, seal_tag
-from dsprune.engine.dsconfig import load_ds_config, resolve_ds_config
-from dsprune.engine.export import save_model_folder
-from dsprune.engine.launch import init_distributed
-from dsprune.engine.learning_rate import ScaledLR
+from dsprune.checkpoint.model_folder import save_model_folder
+from dsprune.checkpoint.pruning_state import PruningState, load_masks, save_masks
+from dsprune.checkpoint.rank_state import read_rank_state, save_rank_state
+from dsprune.checkpoint.reshard import reshard, topology_changes
+from dsprune.checkpoint.sparse_start import MasksFrom, begin_sparse, masks_from_zeros
+from dsprune.checkpoint.tags import begin_tag, check_tag, complete_tag, latest_tag
 from dsprune.engine.pruner import Pruner
-from dsprune.engine.sparse_start import MasksFrom, begin_sparse, take_up_zeros
-from dsprune.engine.support import check_engine
-from dsprune.engine.zero import open_layout
 from dsprune.errors import UserError
-from dsprune.pure.parameter_groups import parameter_groups
-from dsprune.pure.prunable import find_prunable
-from dsprune.pure.random_state import restore_random_state
-from dsprune.pure.recipe import Recipe, load_recipe
-from dsprune.pure.schedule import Timetable, build_timetable
+from dsprune.masks.manifest import MANIFEST
+from dsprune.model.prunable import find_prunable
+from dsprune.recipe import Recipe, load_recipe
+from dsprune.schedule import Timetable, build_timetable
+from dsprune.utils.randomness import restore_random_state
+from dsprune.zero.limits import check_engine
+from dsprune.zero.parameters import full_numel, full_shape
+from dsprune.zero.stages import open_layout
 
-__all__ = ["PruningEngine", "initialize"]
-
-
-def initialize(
-    *,
-    model: nn.Module,
-    config: dict[str, Any] | str,
-    recipe: Recipe | str,
-    training_data: Sized | None = None,
-    steps_per_epoch: int | None = None,
-    **kwargs: Any,
-) -> tuple["PruningEngine", Any, Any, Any]:
-    """`deepspeed.initialize`, and the engine prunes. Collective: every rank must call this.
-
-    Args:
-        model: as for DeepSpeed. Unless `model_parameters` or `optimizer` say otherwise, biases and norms are
-            optimized without weight decay.
-        config: a ds_config, the path of one, or the name of a shipped one; its "auto" come from the recipe.
-        recipe: a recipe, or the path or name of one.
-        training_data: as for DeepSpeed; the recipe's epochs are counted on it.
-        steps_per_epoch: optimizer steps an epoch, for a recipe that counts in epochs without `training_data`.
-        **kwargs: passed on to `deepspeed.initialize`.
-
-    Returns:
-        Engine, optimizer, data loader and scheduler, as `deepspeed.initialize` does.
-
-    Raises:
-        UserError: recipe and ds_config disagree, something cannot be pruned under, or a stale lock would make
-            DeepSpeed wait for ever.
-    """
-    init_distributed()
-    world_size = deepspeed.comm.get_world_size()
-    recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
-    config = resolve_ds_config(
-        load_ds_config(config) if isinstance(config, str) else config, recipe, world_size
-    )
-    if training_data is not None:
-        steps_per_epoch = _steps_per_epoch(len(training_data), config, world_size)
-    timetable = _timetable(recipe, steps_per_epoch)
-    if kwargs.get("optimizer") is None:
-        rate = config["optimizer"].get("params", {}).get("lr")
-        kwargs.setdefault("model_parameters", parameter_groups(model, rate, recipe.learning_rate.scale))
-    engine, optimizer, loader, scheduler = deepspeed.initialize(
-        model=model,
-        config=config,
-        training_data=training_data,
-        lr_scheduler=functools.partial(ScaledLR, timetable=timetable),
-        **kwargs,
-    )
-    return PruningEngine(engine, recipe, timetable=timetable), optimizer, loader, scheduler
+__all__ = ["PruningEngine", "ScaledLR"]
 
 
 class PruningEngine:
@@ -88,7 +35,7 @@ class PruningEngine:
     Args:
         engine: an initialised engine, at any ZeRO stage, without a scheduler.
         recipe: a recipe, or the path or name of one.
-        timetable: when the events are; None = made from the recipe and the engine's own data loader.
+        timetable: when the mask updates are; None = made from the recipe and the engine's own data loader.
 
     Raises:
         UserError: the engine has a part that dsprune cannot prune under, or a scheduler of its own.
@@ -114,7 +61,7 @@ class PruningEngine:
             )
 
     @property
-    def clock(self) -> int:
+    def applied_steps(self) -> int:
         """Number of applied optimizer steps; a step skipped on overflow does not count."""
         return self.deepspeed.global_steps - self.deepspeed.skipped_steps
 
@@ -123,10 +70,10 @@ class PruningEngine:
         return self.deepspeed(*args, **kwargs)
 
     def step(self, *args: Any, **kwargs: Any) -> None:
-        """`DeepSpeedEngine.step`, with the event that is due. Collective: every rank must call this."""
+        """`DeepSpeedEngine.step`, with the mask update that is due. Collective: every rank must call this."""
         boundary = self.deepspeed.is_gradient_accumulation_boundary()
         if self.pruner is not None and boundary:
-            self.pruner.before_step(self.clock)
+            self.pruner.before_step(self.applied_steps)
         self.deepspeed.step(*args, **kwargs)
         if self.pruner is not None and boundary:
             self.pruner.after_step(applied=self.deepspeed.was_step_applied())
@@ -159,13 +106,13 @@ class PruningEngine:
         begin_tag(folder)
         save_rank_state(folder, rank_state or {})
         if self.pruner is not None:
-            save_masks(folder, self.pruner, self.clock)
-            state |= self.pruner.layout.client_state()
+            save_masks(folder, self.pruner.state, self.applied_steps)
+            state |= self.pruner.state.layout.client_state()
         # Whether it is the latest is said by us: DeepSpeed's own word can be cut off half-way.
         saved = self.deepspeed.save_checkpoint(
             save_dir, tag=tag, client_state=state, save_latest=False, **kwargs
         )
-        seal_tag(folder, self.deepspeed.global_steps, latest=save_latest)
+        complete_tag(folder, self.deepspeed.global_steps, latest=save_latest)
         return saved
 
     def load_checkpoint(
@@ -174,7 +121,7 @@ class PruningEngine:
         """`DeepSpeedEngine.load_checkpoint`, with masks and random states, whoever wrote it.
 
         A checkpoint of another ZeRO stage, precision or number of ranks is taken over, see
-        `dsprune.engine.checkpoint_move`. Collective: every rank must call this.
+        `dsprune.checkpoint.reshard`. Collective: every rank must call this.
 
         Args:
             load_dir: as for DeepSpeed.
@@ -192,19 +139,19 @@ class PruningEngine:
             return self.deepspeed.load_checkpoint(load_dir, **kwargs)
         folder = Path(load_dir, tag)
         check_tag(folder)
-        if self.moves(folder):
+        if self.topology_changes(folder):
             if kwargs:
                 raise UserError(
                     f"load_checkpoint: {', '.join(kwargs)}: {folder} was written at another ZeRO stage or on "
                     f"another number of ranks, and is taken over whole: leave it out"
                 )
-            loaded = take_over(self.deepspeed, folder)
+            loaded = reshard(self.deepspeed, folder)
         else:
             loaded = self.deepspeed.load_checkpoint(load_dir, tag=tag, **kwargs)
         if self.pruner is not None and (masks_from is None or (folder / MANIFEST).is_file()):
-            load_masks(folder, self.pruner, self.clock)
+            load_masks(folder, self.pruner.state, self.applied_steps)
         elif self.pruner is not None and masks_from == "zeros":
-            take_up_zeros(self.pruner, str(folder), self.clock)
+            masks_from_zeros(self.pruner.state, str(folder), self.applied_steps)
         if (state := read_rank_state(folder)) is not None:
             restore_random_state(state)
         return loaded
@@ -212,13 +159,14 @@ class PruningEngine:
     def begin_sparse(self, model: Path, masks_from: MasksFrom | None) -> float:
         """Take up the masks of the model folder that the engine's weights come from.
 
-        Collective: every rank must call this. See `dsprune.engine.sparse_start`.
+        Collective: every rank must call this. See `dsprune.checkpoint.sparse_start`.
         """
-        return begin_sparse(self.deepspeed, self.pruner, model, masks_from, self.clock)
+        state = None if self.pruner is None else self.pruner.state
+        return begin_sparse(self.deepspeed, state, model, masks_from, self.applied_steps)
 
-    def moves(self, folder: Path) -> list[str]:
+    def topology_changes(self, folder: Path) -> list[str]:
         """What is not here as it was when the checkpoint in `folder` was written, in words."""
-        return moves(self.deepspeed, folder)
+        return topology_changes(self.deepspeed, folder)
 
     def save_model(self, folder: Path, tokenizer: Any) -> None:
         """Write a Hugging Face model folder, with its masks. Collective: every rank must call this.
@@ -229,17 +177,17 @@ class PruningEngine:
         """
         save_model_folder(self.deepspeed, folder, tokenizer)
         if self.pruner is not None:
-            save_masks(folder, self.pruner, self.clock)
+            save_masks(folder, self.pruner.state, self.applied_steps)
 
     def sparsity(self) -> dict[str, float]:
         """Fraction of zeros in both conventions: of the prunable weights, and of all the model's weights."""
         if self.pruner is None:
             return {"sparsity_prunable": 0.0, "sparsity_model": 0.0}
-        # Under stage 3 a parameter's own size is that of an empty placeholder.
-        num_weights = sum(getattr(p, "ds_numel", p.numel()) for p in self.deepspeed.module.parameters())
+        num_weights = sum(map(full_numel, self.deepspeed.module.parameters()))
+        state = self.pruner.state
         return {
-            "sparsity_prunable": self.pruner.num_pruned / self.pruner.num_prunable,
-            "sparsity_model": self.pruner.num_pruned / num_weights,
+            "sparsity_prunable": state.num_pruned / state.num_prunable,
+            "sparsity_model": state.num_pruned / num_weights,
         }
 
     def __getattr__(self, name: str) -> Any:
@@ -251,24 +199,28 @@ def _make_pruner(engine: DeepSpeedEngine, recipe: Recipe, timetable: Timetable) 
     if recipe.pruning is None:
         return None
     pruning = recipe.pruning
-    tensors = find_prunable(engine.module, pruning.include, pruning.exclude, pruning.sparsities)
-    return Pruner(open_layout(engine, tensors), pruning, timetable, recipe.seed)
+    tensors = find_prunable(
+        engine.module, pruning.include, pruning.exclude, pruning.sparsities, shape_of=full_shape
+    )
+    return Pruner(PruningState(open_layout(engine, tensors), pruning, timetable), recipe.seed)
 
 
 def _timetable(recipe: Recipe, steps_per_epoch: int | None) -> Timetable:
     return build_timetable(recipe.pruning, recipe.learning_rate, recipe.budget, steps_per_epoch)
 
 
-def _steps_per_epoch(num_examples: int, config: dict[str, Any], world_size: int) -> int:
-    """Whole optimizer steps in one pass of DeepSpeed's own loader, which pads the last micro-batches."""
-    micro_batch, accumulation = (
-        config["train_micro_batch_size_per_gpu"],
-        config["gradient_accumulation_steps"],
-    )
-    return math.ceil(math.ceil(num_examples / world_size) / micro_batch) // accumulation
-
-
 def _loader_steps(engine: DeepSpeedEngine) -> int | None:
     if engine.training_dataloader is None:
         return None
     return len(engine.training_dataloader) // engine.gradient_accumulation_steps()
+
+
+class ScaledLR(LambdaLR):
+    """Each parameter group's own learning rate is its peak; the timetable says what fraction of it to take.
+
+    `last_epoch` is the step: DeepSpeed does not step the scheduler on overflow, and its state is part of
+    every checkpoint.
+    """
+
+    def __init__(self, optimizer: Optimizer, timetable: Timetable) -> None:
+        super().__init__(optimizer, timetable.lr_multiplier)

@@ -20,29 +20,38 @@ from transformers import (
 )
 
 from dsprune.errors import UserError
+from dsprune.model.pretrained import check_max_length, load_config, load_model
+from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.benchmark import Benchmark, Part, Split
 from dsprune.tasks.prefix import SLOT, evaluate_prefix, symbols_of
-from dsprune.tasks.pretrained import check_max_length, load_config, load_model
 from dsprune.tasks.rows import Rows
 from dsprune.tasks.seq2seq import Seq2Seq
 from dsprune.tasks.source import read_rows
-from dsprune.tasks.task import Task, TaskSettings
+from dsprune.tasks.task import Task
 
 __all__ = ["EQUATIONS", "EquationGeneration"]
 
 PAD, BEGIN, END = range(3)
 """The first tokens of the decoder's vocabulary; the symbols follow."""
 
+
 NUM_SPECIAL = 3
+
+
 MAX_SLOTS = 7
 """Most numbers in a question of the benchmarks."""
+
 
 MAX_EQUATION = 32
 """Longest equation, in symbols; the benchmarks' longest has 15."""
 
+
 DECODER_LAYERS = 2
+
+
 ROUNDING = 1e-3
 """How far an answer in the files may be from its equation's value: some are rounded to three digits."""
+
 
 TOLERANCE = 1e-4
 """How far the values of two equal equations may differ, as in SMC-Bench's own evaluation."""

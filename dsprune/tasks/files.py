@@ -8,12 +8,13 @@ import pyarrow as pa
 from pyarrow import csv, json, parquet
 
 from dsprune.errors import UserError
-from dsprune.tasks.reason import reason
+from dsprune.utils.text import first_line
 
 __all__ = ["READERS", "Reader", "lines_of", "read_table"]
 
 Reader = Callable[[Path, Sequence[str]], pa.Table]
 """Reads a file; the names are those of the columns, where the file itself does not tell them."""
+
 
 BLOCK_BYTES = 2**26
 """The longest line of a jsonl file: a document may be one."""
@@ -51,7 +52,7 @@ def _read(path: Path, origin: str, readers: Mapping[str, Reader], header: Sequen
     try:
         return readers[suffix](path, header)
     except (pa.ArrowException, OSError, EOFError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{origin}: not a valid {suffix[1:]} file: {reason(error)}") from error
+        raise UserError(f"{origin}: not a valid {suffix[1:]} file: {first_line(error)}") from error
 
 
 def suffix_of(path: Path) -> str:

@@ -3,16 +3,23 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.benchmark import Benchmark, HubData, Part
 from dsprune.tasks.regression import Regression
-from dsprune.tasks.task import Task, TaskSettings
+from dsprune.tasks.task import Task
 from dsprune.tasks.text_classification import TextClassification
 
 __all__ = ["GLUE", "GlueTask"]
 
 HUB_NAME = "nyu-mll/glue"
+
+
 ENTAILMENT = ("entailment", "not_entailment")
+
+
 NLI = ("entailment", "neutral", "contradiction")
+
+
 MNLI_COLUMNS = {"premise": "sentence1", "hypothesis": "sentence2", "label": "gold_label"}
 
 
@@ -86,6 +93,7 @@ def _mnli(which: str) -> GlueTask:
 
 
 SENTENCES = ("sentence1", "sentence2")
+
 
 GLUE: Mapping[str, GlueTask] = {
     "cola": GlueTask(

@@ -23,16 +23,16 @@ from transformers import (
 )
 
 from dsprune.errors import UserError
+from dsprune.model.pretrained import Head
+from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.benchmark import Benchmark, Split
-from dsprune.tasks.collate import padded
 from dsprune.tasks.files import READERS, Reader, lines_of, read_table
-from dsprune.tasks.masking import mask_tokens
-from dsprune.tasks.pretrained import Head
+from dsprune.tasks.seq2seq import IGNORED, TokenCounts, count_tokens, linear_head, rows_where
 from dsprune.tasks.source import read_rows
-from dsprune.tasks.task import Batch, Collate, LogitRows, Task, TaskSettings
-from dsprune.tasks.token_rows import IGNORED, TokenCounts, count_tokens, linear_head, rows_where
+from dsprune.tasks.task import Batch, Collate, LogitRows, Task
+from dsprune.tasks.texts import padded
 
-__all__ = ["CausalLanguageModeling", "MaskedLanguageModeling"]
+__all__ = ["CausalLanguageModeling", "MaskedLanguageModeling", "mask_tokens"]
 
 
 def _documents(path: Path, header: Sequence[str]) -> pa.Table:
@@ -226,3 +226,38 @@ class MaskedLanguageModeling(LanguageModeling):
 
 def _cut(tokens: list[int], length: int) -> list[list[int]]:
     return [tokens[start : start + length] for start in range(0, len(tokens), length)]
+
+
+def mask_tokens(
+    ids: np.ndarray,
+    special: np.ndarray,
+    fraction: float,
+    *,
+    mask: int,
+    vocabulary: int,
+    generator: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hide some tokens, at least one: 80 % of them behind the mask token, 10 % behind others, 10 % not at all.
+
+    Source: Devlin et al., BERT (NAACL 2019), section 3.1.
+
+    Args:
+        ids: tokens of a block.
+        special: True for those that are never hidden.
+        fraction: how many of the others are.
+        mask: the mask token.
+        vocabulary: number of tokens to draw from.
+        generator: of the choice.
+
+    Returns:
+        The tokens to show, and the labels, `IGNORED` where nothing is hidden.
+    """
+    free = np.flatnonzero(~special)
+    hidden = generator.permutation(free)[: max(1, round(fraction * len(free)))]
+    num_masked, num_random = round(0.8 * len(hidden)), round(0.1 * len(hidden))
+    shown, labels = ids.copy(), np.full_like(ids, IGNORED)
+    labels[hidden] = ids[hidden]
+    shown[hidden[:num_masked]] = mask
+    others = hidden[num_masked : num_masked + num_random]
+    shown[others] = generator.integers(vocabulary, size=len(others))
+    return shown, labels

@@ -19,13 +19,14 @@ from transformers import (
 )
 
 from dsprune.errors import UserError
+from dsprune.model.pretrained import Head
+from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.benchmark import Benchmark, Split
-from dsprune.tasks.collate import padded
 from dsprune.tasks.files import READERS, Reader, read_table
-from dsprune.tasks.pretrained import Head
 from dsprune.tasks.rows import Rows
 from dsprune.tasks.source import read_rows
-from dsprune.tasks.task import Batch, Collate, Task, TaskSettings
+from dsprune.tasks.task import Batch, Collate, Task
+from dsprune.tasks.texts import padded
 
 __all__ = ["MultipleChoice", "Question", "letter_or_number"]
 

@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from dsprune.errors import UserError
 from dsprune.tasks.files import READERS, lines_of, read_table, suffix_of
-from dsprune.tasks.reason import reason
 from dsprune.tasks.rows import Rows
+from dsprune.utils.text import first_line
 
 __all__ = ["read_parallel", "sentences"]
 
@@ -49,7 +49,7 @@ def _lines(path: Path, origin: str, language: str) -> list[str]:
     try:
         return lines_of(file)
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"{origin}: {file.name} is no text file: {reason(error)}") from error
+        raise UserError(f"{origin}: {file.name} is no text file: {first_line(error)}") from error
 
 
 def sentences(rows: Rows, language: str) -> list[str]:

@@ -14,6 +14,7 @@ OPERATORS: Mapping[str, Callable[[float, float], float]] = {
     "/": operator.truediv,
 }
 
+
 SLOT = "number"
 """`number0` is the first number of the question."""
 

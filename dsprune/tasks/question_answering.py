@@ -21,17 +21,20 @@ from transformers import (
 )
 
 from dsprune.errors import UserError
+from dsprune.model.pretrained import Head
+from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.benchmark import Benchmark, HubData, Part, Split
-from dsprune.tasks.collate import padded
 from dsprune.tasks.files import READERS, Reader, read_table
-from dsprune.tasks.pretrained import Head
 from dsprune.tasks.source import read_rows
 from dsprune.tasks.spans import NUM_CANDIDATES, Candidates, best_span, find_tokens
-from dsprune.tasks.task import Batch, Collate, LogitRows, Task, TaskSettings
+from dsprune.tasks.task import Batch, Collate, LogitRows, Task
+from dsprune.tasks.texts import padded
 
 __all__ = ["QUESTION_ANSWERING", "QuestionAnswering"]
 
 HEAD = Head(AutoModelForQuestionAnswering, ("ForQuestionAnswering",), "question-answering")
+
+
 OUTPUTS = ("start_logits", "end_logits")
 
 

@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from dsprune.errors import UserError
+from dsprune.model.pretrained import load_config
 from dsprune.tasks.benchmark import Benchmark, Split
-from dsprune.tasks.pretrained import load_config
 from dsprune.tasks.source import read_rows
 from dsprune.tasks.task import Batch, LogitRows
 from dsprune.tasks.text_classification import HEAD

@@ -12,11 +12,11 @@ from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
 from dsprune.errors import UserError
+from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.benchmark import Benchmark, HubData, Part, Split
 from dsprune.tasks.files import read_table
-from dsprune.tasks.reason import reason
 from dsprune.tasks.rows import Rows
-from dsprune.tasks.task import TaskSettings
+from dsprune.utils.text import first_line
 
 __all__ = ["ReadTable", "read_rows"]
 
@@ -110,5 +110,5 @@ def _read_hub(hub: HubData, split: Split) -> Rows:
     # ValueError: no such configuration or split; OSError: none there or no access; RuntimeError: it is code.
     except (ValueError, OSError, RuntimeError, DatasetsError) as error:
         raise UserError(
-            f"{origin}: {reason(error)}: set task.{split} to a local file to go without"
+            f"{origin}: {first_line(error)}: set task.{split} to a local file to go without"
         ) from error

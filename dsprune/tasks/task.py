@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from dsprune.errors import UserError
-from dsprune.pure.recipe import Task as TaskSettings
+from dsprune.recipe import Task as TaskSettings
+from dsprune.registry import TASKS
 from dsprune.tasks.benchmark import Benchmark, Split
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Split",
     "Task",
     "TaskSettings",
+    "build_task",
     "inputs_of",
     "on_device",
 ]
@@ -31,8 +33,13 @@ __all__ = [
 LABELS = ("labels", "start_positions", "end_positions")
 """Columns that a model compares its outputs with."""
 
+
 Features = Mapping[str, Any]
+
+
 Batch = dict[str, Tensor]
+
+
 Collate = Callable[[Sequence[Features]], Batch]
 
 
@@ -52,7 +59,7 @@ class LogitRows:
 class Task(ABC):
     """One kind of data, model head and metric; training and evaluation know a task by these methods only.
 
-    To add a kind, write one file with a subclass, and name it in `dsprune/tasks/registry.py`.
+    To add a kind, write one file with a subclass, and name it in `dsprune/registry.py`.
     """
 
     settings: TaskSettings
@@ -171,6 +178,16 @@ class Task(ABC):
         if not len(rows):
             raise UserError(f"task.{split}: no examples: give a file or data set that has some")
         return rows.map(partial(self.encode, tokenizer), batched=True, remove_columns=rows.column_names)
+
+
+def build_task(settings: TaskSettings) -> Task:
+    """Return the task that the settings name.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    task: Task = TASKS.get(settings.name)(settings)
+    return task
 
 
 def spread(rows: Dataset, limit: int | None) -> Dataset:

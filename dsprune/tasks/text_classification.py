@@ -16,16 +16,17 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from dsprune.tasks.benchmark import Benchmark
+from dsprune.model.pretrained import Head, load_config
+from dsprune.tasks.benchmark import Benchmark, Split
 from dsprune.tasks.labels import check_same_labels, find_labels, labels_of, number_labels
-from dsprune.tasks.pretrained import Head, load_config
 from dsprune.tasks.source import read_rows
-from dsprune.tasks.task import Batch, Split
+from dsprune.tasks.task import Batch
 from dsprune.tasks.texts import TextTask
 
 __all__ = ["HEAD", "TextClassification"]
 
 HEAD = Head(AutoModelForSequenceClassification, ("ForSequenceClassification",), "sequence-classification")
+
 
 METRICS: Mapping[str, Callable[[Tensor, Tensor, int], Tensor]] = {
     "accuracy": lambda predicted, labels, num: metrics.multiclass_accuracy(predicted, labels, num, "micro"),

@@ -1,16 +1,16 @@
 """What tasks share whose input is a text, or a pair of texts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from dsprune.tasks.collate import padded
+from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.rows import Rows
-from dsprune.tasks.task import Collate, Task, TaskSettings
+from dsprune.tasks.task import Batch, Collate, Features, Task
 
-__all__ = ["TextTask"]
+__all__ = ["TextTask", "padded"]
 
 
 @dataclass(frozen=True)
@@ -47,3 +47,18 @@ class TextTask(Task):
     def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:
         """Pad to the longest text of the batch."""
         return padded(DataCollatorWithPadding(tokenizer, pad_to_multiple_of=pad_to_multiple_of))
+
+
+def padded(pad: Callable[[list[dict[str, Any]]], Any], without: Collection[str] = ()) -> Collate:
+    """A collate function that pads, and leaves out what the model does not read.
+
+    Args:
+        pad: one of transformers' data collators.
+        without: columns that only `score` needs; the length is always left out.
+    """
+    left_out = {*without, "length"}
+
+    def collate(features: Sequence[Features]) -> Batch:
+        return dict(pad([{name: one[name] for name in one if name not in left_out} for one in features]))
+
+    return collate

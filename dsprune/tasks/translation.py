@@ -6,29 +6,27 @@ from typing import Any
 
 import sacrebleu
 from datasets import Dataset, concatenate_datasets
-from transformers import (
-    AutoModelForSeq2SeqLM,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CODES
 
 from dsprune.errors import UserError
+from dsprune.model.pretrained import check_max_length, load_config, load_model
+from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.benchmark import Benchmark, HubData, Part, Split
 from dsprune.tasks.parallel import read_parallel, sentences
-from dsprune.tasks.pretrained import check_max_length, load_config, load_model
 from dsprune.tasks.seq2seq import Seq2Seq
 from dsprune.tasks.source import read_rows
-from dsprune.tasks.task import Task, TaskSettings
+from dsprune.tasks.task import Task
 
 __all__ = ["LANGUAGE_CODES", "TRANSLATION", "Translation"]
 
 HEADS = ("ForConditionalGeneration", "MTModel")
 """How the names of the classes end that write: most families', and Marian's."""
 
+
 LANGUAGE_CODES: Mapping[str, str] = {code[:2]: code for code in FAIRSEQ_LANGUAGE_CODES}
 """mBART-50's codes, by language."""
+
 
 BLEU_TOKENIZERS = {"zh": "zh", "ja": "char", "km": "char", "my": "char", "th": "char"}
 """sacrebleu's tokenizer of languages without spaces; `13a` for the others."""

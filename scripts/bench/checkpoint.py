@@ -9,14 +9,14 @@ from rich.table import Table
 
 from bench.engine import bert_engine
 from bench.tools import milliseconds, on_ranks
-from dsprune.engine.checkpoint import load_masks, save_masks
+from dsprune.checkpoint.pruning_state import load_masks, save_masks
 
 __all__ = ["checkpoints"]
 
 
 def checkpoints(ranks: Iterable[int], stages: Iterable[int], precisions: Iterable[str]) -> Table:
     """The mask part of a checkpoint, and the whole of it."""
-    table = Table(title="Masks in a checkpoint of BERT-base, after the first event")
+    table = Table(title="Masks in a checkpoint of BERT-base, after the first mask update")
     for column in ("ZeRO", "precision", "ranks", "masks MB", "whole MB", "share", "goal"):
         table.add_column(column, justify="right")
     for column in ("save masks s", "save s", "load masks s", "load s"):
@@ -36,7 +36,7 @@ def checkpoints(ranks: Iterable[int], stages: Iterable[int], precisions: Iterabl
 
 def measure(stage: int, precision: str, folder: str) -> tuple[tuple[int, int], list[float]]:
     """Bytes of the masks and of all; milliseconds to save masks and all, and to load them."""
-    engine = bert_engine(stage, precision, events=2)
+    engine = bert_engine(stage, precision, updates=2)
     tokens, labels = torch.randint(1000, 30_000, (1, 8)), torch.zeros(1, dtype=torch.int64)
     while engine.sparsity()["sparsity_prunable"] == 0:
         engine.backward(engine(input_ids=tokens, labels=labels).loss)
@@ -44,9 +44,9 @@ def measure(stage: int, precision: str, folder: str) -> tuple[tuple[int, int], l
     pruner, alone, tag = engine.pruner, Path(folder, "alone"), Path(folder, "all", "tag")
     assert pruner is not None
     times = [
-        milliseconds(lambda: save_masks(alone, pruner, engine.clock)),
+        milliseconds(lambda: save_masks(alone, pruner.state, engine.applied_steps)),
         milliseconds(lambda: engine.save_checkpoint(str(tag.parent), tag.name)),
-        milliseconds(lambda: load_masks(alone, pruner, engine.clock)),
+        milliseconds(lambda: load_masks(alone, pruner.state, engine.applied_steps)),
         milliseconds(lambda: engine.load_checkpoint(str(tag.parent), tag.name)),
     ]
     part, whole = (sum(path.stat().st_size for path in where.iterdir()) for where in (alone, tag))

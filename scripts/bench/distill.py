@@ -14,18 +14,18 @@ from rich.progress import Progress
 
 from bench.figures import Row
 from bench.tools import milliseconds
-from dsprune.distributed.ranks import Ranks
-from dsprune.programs.teacher.asking import Asking, Execution
-from dsprune.programs.teacher.capture import capture, shard_batches
-from dsprune.programs.teacher.source import Source
-from dsprune.programs.train.distill import Lesson
-from dsprune.programs.train.setup import Parts, assemble
-from dsprune.programs.train.teachers import MicroBatch, OnlineTeacher
-from dsprune.pure.recipe import Recipe, load_recipe
-from dsprune.pure.store import Output, StorePlan, StoreSpec, begin_store, plan_store
-from dsprune.pure.store.spec import Kind
-from dsprune.tasks.pretrained import load_tokenizer
-from dsprune.tasks.registry import build_task
+from dsprune.distillation.objective import DistillationObjective
+from dsprune.distillation.store import Output, StorePlan, StoreSpec, begin_store, plan_store
+from dsprune.distillation.store.format import Kind
+from dsprune.distillation.teacher.capture import capture, shard_batches
+from dsprune.distillation.teacher.forward import Execution, TeacherModel
+from dsprune.distillation.teacher.source import Source
+from dsprune.distillation.teachers import MicroBatch, OnlineTeacher
+from dsprune.model.pretrained import load_tokenizer
+from dsprune.ranks.ranks import Ranks
+from dsprune.recipe import Recipe, load_recipe
+from dsprune.tasks.task import build_task
+from dsprune.train.setup import Parts, assemble
 
 __all__ = ["captures", "demo_recipe", "training_steps"]
 
@@ -62,10 +62,10 @@ def training_steps(folder: Path, steps: int) -> tuple[list[Row], float]:
 
     All three train one engine, in turns, and each takes the same examples.
     """
-    parts = assemble(demo_recipe(folder), ALONE, Console(quiet=True))
-    assert parts.lesson is not None
+    parts = assemble(demo_recipe(folder), ALONE, Console(quiet_libraries=True))
+    assert parts.objective is not None
     beside = online(parts)
-    ways = {"labels": replace(beside, lesson=None), "store": parts, "online": beside}
+    ways = {"labels": replace(beside, objective=None), "store": parts, "online": beside}
     parts.engine.train()
     batches = {name: way.micro_batches(0) for name, way in ways.items()}
     times = [{name: step(way, batches[name]) for name, way in ways.items()} for _ in range(WARM_UP + steps)]
@@ -86,12 +86,16 @@ def training_steps(folder: Path, steps: int) -> tuple[list[Row], float]:
 
 def online(parts: Parts) -> Parts:
     """The same, with the teacher beside the student."""
-    lesson = parts.lesson
-    assert lesson is not None
-    model = parts.task.build_model(lesson.settings.teacher, parts.tokenizer, new_head=False)
+    objective = parts.objective
+    assert objective is not None
+    model = parts.task.build_model(objective.settings.teacher, parts.tokenizer, new_head=False)
     teacher = OnlineTeacher(model.eval().requires_grad_(False), parts.task, parts.collate)
     data = parts.data.remove_columns("sample")
-    return replace(parts, data=data, lesson=Lesson(teacher, parts.task, lesson.settings, lesson.timetable))
+    return replace(
+        parts,
+        data=data,
+        objective=DistillationObjective(teacher, parts.task, objective.settings, objective.timetable),
+    )
 
 
 def step(parts: Parts, batches: Iterator[MicroBatch]) -> float:
@@ -125,7 +129,7 @@ def captures(folder: Path, repeats: int) -> list[Row]:
     data = task.prepare("train", tokenizer)
     source = Source.of(recipe.distillation.teacher, task, tokenizer, data, ALONE)
     execution = Execution(torch.device("cpu"))
-    asking = Asking(source, execution)
+    asking = TeacherModel(source, execution)
     return [
         capture_of(kind, width, folder, repeats, source, asking, execution)
         for kind, width in (("full", None), ("hidden", 384))
@@ -138,7 +142,7 @@ def capture_of(
     folder: Path,
     repeats: int,
     source: Source,
-    asking: Asking,
+    asking: TeacherModel,
     execution: Execution,
 ) -> Row:
     """The figure of one kind."""
@@ -161,7 +165,7 @@ def capture_of(
     return Row(f"capture of kind {kind} against bare inference", figure, **goal)
 
 
-def ask_only(plan: StorePlan, asking: Asking, lengths: np.ndarray, execution: Execution) -> None:
+def ask_only(plan: StorePlan, asking: TeacherModel, lengths: np.ndarray, execution: Execution) -> None:
     """The forward passes of a capture."""
     for shard in range(plan.num_shards):
         samples = plan.samples[plan.records(shard)]

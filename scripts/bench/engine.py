@@ -1,4 +1,4 @@
-"""What pruning adds to the steps of BERT-base under DeepSpeed, one rank, between events and at one."""
+"""What pruning adds to the steps of BERT-base under DeepSpeed, one rank, between mask updates and at one."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -11,11 +11,11 @@ from transformers import BertConfig, BertForSequenceClassification
 import dsprune
 from bench.tools import milliseconds, on_ranks
 from dsprune.engine.engine import PruningEngine
-from dsprune.pure.recipe import Recipe
+from dsprune.recipe import Recipe
 
 __all__ = ["optimizer_steps", "training_steps"]
 
-WARM_UP = 3  # steps; from then on every other step has an event
+WARM_UP = 3  # steps; from then on every other step has a mask update
 SPARSITY = 0.9
 
 
@@ -55,16 +55,25 @@ def _table(
     goal: str,
 ) -> Table:
     table = Table(title=title)
-    for column in ("ZeRO", "precision", "dense", "between events", "share", "goal", "at an event", "share"):
+    for column in (
+        "ZeRO",
+        "precision",
+        "dense",
+        "between mask updates",
+        "share",
+        "goal",
+        "at a mask update",
+        "share",
+    ):
         table.add_column(column, justify="right")
     for precision in precisions:
         for stage in stages:
-            [(between, event)] = on_ranks(1, time_engine, stage, precision, shape, repeats)
-            at_event = event.pruning + event.step - between.step  # its step zeroes what is newly pruned
+            [(between, update)] = on_ranks(1, time_engine, stage, precision, shape, repeats)
+            at_update = update.pruning + update.step - between.step  # its step zeroes what is newly pruned
             table.add_row(
                 str(stage), precision, f"{whole(between):.0f}",
                 f"{between.pruning:.1f}", f"{between.pruning / whole(between):.1%}", goal,
-                f"{at_event:.0f}", f"{at_event / whole(between):.0%}",
+                f"{at_update:.0f}", f"{at_update / whole(between):.0%}",
             )  # fmt: skip
     return table
 
@@ -75,14 +84,14 @@ def best_parts(steps: Iterable[Times]) -> Times:
 
 
 def time_engine(stage: int, precision: str, shape: tuple[int, int], repeats: int) -> tuple[Times, Times]:
-    """Trains a few steps; returns the best times of the steps between events, and of those with one."""
+    """Trains a few steps; returns the best times of the steps between mask updates, and of those with one."""
     engine = bert_engine(stage, precision, repeats)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(1000, 30_000, shape, generator=generator)
     labels = torch.zeros(shape[0], dtype=torch.int64)
     steps = [time_step(engine, tokens, labels) for _ in range(WARM_UP + 2 * repeats)]
     assert engine.pruner is not None
-    assert engine.pruner.num_pruned == round(SPARSITY * engine.pruner.num_prunable)
+    assert engine.pruner.state.num_pruned == round(SPARSITY * engine.pruner.state.num_prunable)
     return best_parts(steps[WARM_UP + 1 :: 2]), best_parts(steps[WARM_UP::2])
 
 
@@ -95,13 +104,13 @@ def time_step(engine: PruningEngine, tokens: Tensor, labels: Tensor) -> Times:
     pruner, inner = engine.pruner, engine.deepspeed
     assert pruner is not None
     backward = milliseconds(forward_and_backward)
-    before = milliseconds(lambda: pruner.before_step(engine.clock))
+    before = milliseconds(lambda: pruner.before_step(engine.applied_steps))
     step = milliseconds(inner.step)
     after = milliseconds(lambda: pruner.after_step(applied=inner.was_step_applied()))
     return Times(backward, before + after, step)
 
 
-def bert_engine(stage: int, precision: str, events: int) -> PruningEngine:
+def bert_engine(stage: int, precision: str, updates: int) -> PruningEngine:
     """BERT-base with random weights under a shipped ds_config: fused AdamW, clipping at 1.0."""
     recipe = Recipe.model_validate(
         {
@@ -110,8 +119,8 @@ def bert_engine(stage: int, precision: str, events: int) -> PruningEngine:
             "pruning": {
                 "sparsity": SPARSITY,
                 "start": WARM_UP,
-                "end": WARM_UP + 2 * (events - 1),
-                "events": events,
+                "end": WARM_UP + 2 * (updates - 1),
+                "updates": updates,
             },
             "learning_rate": {"peak": 1e-4},
             "precision": precision,

@@ -1,4 +1,4 @@
-"""An event's selection on the linear layers of BERT-base, 84.9 M weights, and the masks it leaves."""
+"""A mask update's selection on the linear layers of BERT-base, 84.9 M weights, and the masks it leaves."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,15 +9,16 @@ from rich.table import Table
 from torch import Tensor
 
 from bench.tools import best_of, on_ranks
-from dsprune.distributed.comm import Comm
-from dsprune.distributed.masks import MaskSet
-from dsprune.distributed.selection import select
-from dsprune.pure.masks.bits import apply_, apply_eager_, count_kept
-from dsprune.pure.methods import Method, ShardContext, get_method
-from dsprune.pure.selection.groups import Group, make_groups
-from dsprune.pure.selection.passes import Scorer
-from dsprune.pure.selection.wire import event_bytes
-from dsprune.pure.shard import PrunableTensor, Shard
+from dsprune.masks import MaskSet
+from dsprune.masks.bits import apply_, apply_eager_, count_kept
+from dsprune.methods.method import Method, ShardContext
+from dsprune.model.shard import PrunableTensor, Shard
+from dsprune.ranks.collectives import Comm
+from dsprune.registry import METHODS
+from dsprune.selection import select
+from dsprune.selection.groups import Group, make_groups
+from dsprune.selection.scan import Scorer
+from dsprune.selection.search import update_bytes
 
 __all__ = ["against_torch", "by_ranks", "masking"]
 
@@ -58,7 +59,7 @@ def sorts(magnitudes: Tensor, groups: Sequence[Group]) -> list[Tensor]:
 
 
 def by_ranks(repeats: int, worlds: Sequence[int]) -> Table:
-    """Time and bytes of one event, and that every number of ranks prunes as many."""
+    """Time and bytes of one mask update, and that every number of ranks prunes as many."""
     table = Table(title="Selection by number of ranks: of each, the slowest")
     for column in ("scope", "ranks", "ms", "bytes", "predicted", "a group", "at most", "zeros"):
         table.add_column(column, justify="right")
@@ -69,7 +70,7 @@ def by_ranks(repeats: int, worlds: Sequence[int]) -> Table:
             times, sent, pruned = zip(*on_ranks(world, time_rank, scope, repeats), strict=True)
             table.add_row(
                 scope, str(world), f"{max(times):.0f}", f"{max(sent):,}",
-                f"{event_bytes(num_groups, len(tensors), world):,}",
+                f"{update_bytes(num_groups, len(tensors), world):,}",
                 f"{max(sent) / num_groups:,.0f}", "65,536", f"{sum(pruned):,}",
             )  # fmt: skip
     return table
@@ -118,7 +119,7 @@ def time_rank(scope: str, repeats: int) -> tuple[float, int, int]:
 
 def select_once(masks: MaskSet, groups: Sequence[Group], weights: Tensor, comm: Comm) -> list[Tensor]:
     """Selects new masks by magnitude; `weights` are this rank's, one shard after the other."""
-    method = get_method("magnitude")
+    method = METHODS.get("magnitude")()
     views = weights.split([shard.numel for shard in masks.shards])
     scorers = []
     for shard, view in zip(masks.shards, views, strict=True):
@@ -144,7 +145,7 @@ def encoder() -> list[PrunableTensor]:
 
 def groups_of(tensors: Sequence[PrunableTensor], scope: str) -> list[Group]:
     """Who competes with whom."""
-    return make_groups(tensors, [SPARSITY] * len(tensors), uniform=scope == "uniform")
+    return make_groups(tensors, [SPARSITY] * len(tensors), scope)
 
 
 def partition(tensors: Sequence[PrunableTensor], rank: int, world: int) -> list[Shard]:

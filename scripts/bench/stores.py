@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from bench.figures import Row
-from dsprune.programs.teacher.choose import divergences
-from dsprune.pure.distill import Head
-from dsprune.pure.store import (
+from dsprune.distillation import Head
+from dsprune.distillation.store import (
     Output,
     ShardWriter,
     StoreSpec,
@@ -24,7 +23,8 @@ from dsprune.pure.store import (
     open_store,
     plan_store,
 )
-from dsprune.pure.store.codecs import codec_for
+from dsprune.distillation.store.codecs import codec_for
+from dsprune.distillation.teacher.kinds import divergences
 
 __all__ = ["batch_reads", "memory", "sizes"]
 

@@ -12,15 +12,15 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from dsprune.programs.analyze.result import read_analysis
-from dsprune.programs.analyze.sections import component_table
-from dsprune.programs.figures import save_figure
-from dsprune.programs.report.origin import origin_of
-from dsprune.programs.report.runs import Run, find_folders, read_run
-from dsprune.programs.report.settings import Setting, settings_of
-from dsprune.programs.report.table import MISSING
-from dsprune.pure.files import replace_text
-from dsprune.pure.schedule.law import work
+from dsprune.commands.analyze.result import read_analysis
+from dsprune.commands.analyze.sections import component_table
+from dsprune.report.drawing import save_figure
+from dsprune.report.origin import origin_of
+from dsprune.report.runs import Run, find_folders, read_run
+from dsprune.report.settings import Setting, settings_of
+from dsprune.report.table import MISSING
+from dsprune.schedule.law import log_compression
+from dsprune.utils.files import replace_text
 
 HERE = Path(__file__).parent
 DOCS = Path("docs")
@@ -211,11 +211,11 @@ def draw(study: Study, path: Path) -> None:
         axes.axhline(100 * (setting.mean or 0), color="#6b7280", lw=1, ls="--", label=setting.series)
     for name in ROWS:
         known = [s for s in (study.at(name, target) for target in study.targets) if s is not None]
-        x = [work(setting.target) for setting in known]
+        x = [log_compression(setting.target) for setting in known]
         means = [100 * (setting.mean or 0) for setting in known]
         spreads = [100 * (setting.spread or 0) for setting in known]
         axes.errorbar(x, means, yerr=spreads, marker="o", ms=4, capsize=3, color=COLOURS[name], label=name)
-    axes.set_xticks([work(t) for t in study.targets], [f"{100 * t:g}" for t in study.targets])
+    axes.set_xticks([log_compression(t) for t in study.targets], [f"{100 * t:g}" for t in study.targets])
     axes.set_xlabel("sparsity of the weights that a method prunes, %")
     axes.set_ylabel(f"{study.metric}, %")
     axes.grid(alpha=0.3)

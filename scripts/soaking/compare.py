@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from dsprune.engine.checkpoint_files import CheckpointFiles
-from dsprune.engine.checkpoint_tags import latest_tag
-from dsprune.programs.run import RunFolder
-from dsprune.pure.files import sha256_of
+from dsprune.checkpoint.deepspeed_files import CheckpointFiles
+from dsprune.checkpoint.tags import latest_tag
+from dsprune.train.run_folder import RunFolder
+from dsprune.utils.files import sha256_of
 
 __all__ = ["differences"]
 
-CLOCKS = ("seconds_per_step", "event_seconds")
+CLOCKS = ("seconds_per_step", "update_seconds")
 """What is measured of the machine, and differs."""
 
 

@@ -124,6 +124,6 @@ def _become(arguments: list[str], environment: dict[str, str], log: str) -> None
     stack = Path(log).with_suffix(".stack").open("w")
     faulthandler.register(signal.SIGUSR2, file=stack, all_threads=False)
 
-    from dsprune.programs.cli import run_command
+    from dsprune.commands.cli import run_command
 
     os._exit(run_command(arguments))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dsprune.programs.cli import run_command
+from dsprune.commands.cli import run_command
 from tests.cluster.hosts import Host, obstacle, two_hosts, write_remote_shell
 from tests.debian import need
 from tests.system.commands import dsprune_command, environment, write_recipe
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, hosts: tuple[Host, Host]) -
     bert = tiny_bert(folder / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     write_recipe(
         folder / "tiny.yaml", bert, tiny_sentiment(folder / "data", 320, 64),
-        budget={"steps": 150, "batch": 32}, pruning={"sparsity": 0.9, "start": 10, "end": 100, "events": 5},
+        budget={"steps": 150, "batch": 32}, pruning={"sparsity": 0.9, "start": 10, "end": 100, "updates": 5},
         checkpoints={"every": 20}, timeout=WATCHDOG,
     )  # fmt: skip
     (folder / "hostfile").write_text("".join(f"{host.name} slots=1\n" for host in hosts))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dsprune.programs.cli import run_command
+from dsprune.commands.cli import run_command
 from tests.cluster.site import SLURM, edited_scripts
 from tests.cluster.slurm import GPUS, Slurm
 from tests.system.commands import dsprune_command, environment, write_recipe
@@ -51,7 +51,7 @@ def site(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Site:
     data = tiny_sentiment(folder / "data", 320, 64)
     short = {
         "budget": {"steps": 12, "batch": 32},
-        "pruning": {"sparsity": 0.7, "start": 2, "end": 6, "events": 2},
+        "pruning": {"sparsity": 0.7, "start": 2, "end": 6, "updates": 2},
     }
     tracking = {"wandb": True, "log_every": 4}
     write_recipe(
@@ -128,7 +128,7 @@ def test_a_run_over_two_nodes_is_stopped_in_every_way_requeued_and_goes_on(site:
         assert f"2 nodes, attempt {attempt}" in log
         assert words in log
         folder = site.folder / "logs" / f"long-{job}" / f"attempt-{attempt}"
-        logs = sorted(folder.iterdir(), key=lambda path: path.name[-10:])  # a node's clock begins each name
+        logs = sorted(folder.iterdir(), key=lambda path: path.name[-10:])  # a node's step begins each name
         assert [path.name[-10:] for path in logs] == ["_rank0.log", "_rank1.log"]
         assert (f"goes on from {run / 'checkpoints'}" in logs[0].read_text()) == (attempt > 1)
     assert log.count("train long.yaml: exit code 75") == 2, (

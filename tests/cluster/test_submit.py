@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from dsprune.commands.cli import run_command
+from dsprune.commands.submit.jobs import Job
+from dsprune.commands.submit.submit import _submit_all
 from dsprune.errors import UserError
-from dsprune.programs.cli import run_command
-from dsprune.programs.submit.jobs import Job
-from dsprune.programs.submit.submit import _submit_all
 from tests.cluster.slurm import Slurm
 from tests.system.commands import write_recipe
 
@@ -92,7 +92,7 @@ def test_a_cluster_that_is_down_is_said(
 def test_the_batch_scripts_must_be_there(
     recipe: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("dsprune.programs.submit.submit.SCRIPTS", tmp_path / "none")
+    monkeypatch.setattr("dsprune.commands.submit.submit.SCRIPTS", tmp_path / "none")
     assert run_command(["submit", recipe]) == 2
     assert (
         f"{tmp_path}/none: no such folder: name that of the batch scripts in DSPRUNE_SLURM"

@@ -8,16 +8,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 import dsprune
-from dsprune.distributed.comm import Comm
-from dsprune.engine.checkpoint_files import CheckpointFiles
-from dsprune.engine.zero import open_layout
-from dsprune.pure.recipe import Recipe
-from dsprune.pure.shard import PrunableTensor
+from dsprune.checkpoint.deepspeed_files import CheckpointFiles
+from dsprune.model.shard import PrunableTensor
+from dsprune.ranks.collectives import Comm
+from dsprune.recipe import Recipe
+from dsprune.zero.stages import open_layout
 from tests.engine import scenarios
 from tests.engine.scenarios import STEPS, pruner_of, pruning_engine, train_step, whole_masks
 
 SAVED = 5
-"""The step at which all checkpoints are written: after the second event of four."""
+"""The step at which all checkpoints are written: after the second mask update of four."""
 
 Outcome = tuple[list[Tensor], list[Tensor]]
 
@@ -52,11 +52,11 @@ def train_and_save(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: s
         return outcome(engine)
 
 
-def take_over(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> Outcome:
+def reshard(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> Outcome:
     """Go on from what another topology saved, and find every number as it was written."""
     with pruning_engine(config, recipe, seed=1) as engine:
         _, client = engine.load_checkpoint(folder)
-        assert engine.clock == SAVED
+        assert engine.applied_steps == SAVED
         assert client["note"] == "hello"
         peak = 0.02 * engine.timetable.lr_multiplier(SAVED)
         assert set(engine.get_lr()) == {peak, 0.25 * peak}

@@ -13,11 +13,11 @@ from deepspeed.utils import safe_get_full_grad
 from torch import Tensor
 
 import dsprune
-from dsprune.distributed.comm import Comm
-from dsprune.engine.pruner import Pruner
-from dsprune.pure.masks.bits import unpack
-from dsprune.pure.recipe import Recipe
-from dsprune.pure.selection.groups import event_groups
+from dsprune.checkpoint.pruning_state import PruningState
+from dsprune.masks.bits import unpack
+from dsprune.ranks.collectives import Comm
+from dsprune.recipe import Recipe
+from dsprune.selection.groups import update_groups
 from tests.engine.model import TinyModel, batch
 from tests.ranks.dense import select_dense
 
@@ -43,7 +43,7 @@ def make_recipe(precision: str = "fp32", **pruning: Any) -> Recipe:
         {
             "name": "test",
             "budget": {"steps": STEPS, "batch": BATCH},
-            "pruning": {"sparsity": 0.9, "first": 0.5, "start": 0, "end": 9, "events": 4} | pruning,
+            "pruning": {"sparsity": 0.9, "first": 0.5, "start": 0, "end": 9, "updates": 4} | pruning,
             "learning_rate": {"peak": 0.02},
             "gradient_clipping": 0.1,
             "precision": precision,
@@ -69,9 +69,9 @@ def pruning_engine(config: dict[str, Any], recipe: Recipe, seed: int = 0) -> Ite
         gc.collect()
 
 
-def pruner_of(engine: dsprune.PruningEngine) -> Pruner:
+def pruner_of(engine: dsprune.PruningEngine) -> PruningState:
     assert engine.pruner is not None
-    return engine.pruner
+    return engine.pruner.state
 
 
 def train_step(
@@ -91,7 +91,7 @@ def train_step(
         engine.step()
 
 
-def gather(pruner: Pruner, local: Callable[[int], Tensor]) -> list[Tensor]:
+def gather(pruner: PruningState, local: Callable[[int], Tensor]) -> list[Tensor]:
     """Whole tensors out of every rank's slices, where `local(i)` is this rank's slice of tensor i."""
     shards = pruner.layout.shards
     pieces = [(i, shard.start, local(i).double().clone()) for i, shard in enumerate(shards) if shard.numel]
@@ -104,12 +104,12 @@ def gather(pruner: Pruner, local: Callable[[int], Tensor]) -> list[Tensor]:
     return whole
 
 
-def whole_masks(pruner: Pruner) -> list[Tensor]:
+def whole_masks(pruner: PruningState) -> list[Tensor]:
     shards, bits = pruner.layout.shards, pruner.masks.bits
     return [row.bool() for row in gather(pruner, lambda i: unpack(bits[i], shards[i].numel))]
 
 
-def every_view(pruner: Pruner) -> dict[str, list[Tensor]]:
+def every_view(pruner: PruningState) -> dict[str, list[Tensor]]:
     """Master weights, working copy and moments, whole."""
     views = {
         "weight": gather(pruner, pruner.layout.weight),
@@ -124,20 +124,20 @@ def every_view(pruner: Pruner) -> dict[str, list[Tensor]]:
 
 
 def check_invariants(comm: Comm, config: dict[str, Any], recipe: Recipe) -> tuple[int, list[list[int]]]:
-    """Train with events, and check everything against the dense oracle after every step.
+    """Train with mask updates, and check everything against the dense oracle after every step.
 
     Returns:
-        Digest of the masks after the first event, and the zeros of each tensor after every step.
+        Digest of the masks after the first mask update, and the zeros of each tensor after every step.
     """
     counts, first_digest = [], None
     with pruning_engine(config, recipe) as engine:
         pruner, timetable = pruner_of(engine), engine.timetable
         tensors = [shard.tensor for shard in pruner.layout.shards]
         for step in range(STEPS):
-            event = timetable.event_at(step)
+            update = timetable.update_at(step)
             expected = whole_masks(pruner)
-            if event is not None and pruner.pruning.scope != "normalized":
-                groups = event_groups(tensors, pruner.pruning, timetable.progress(event))
+            if update is not None and pruner.pruning.scope != "normalized":
+                groups = update_groups(tensors, pruner.pruning, timetable.progress(update))
                 scores = [weight.abs() for weight in gather(pruner, pruner.layout.weight)]
                 expected = select_dense(scores, expected, groups)
 
@@ -160,7 +160,7 @@ def check_invariants(comm: Comm, config: dict[str, Any], recipe: Recipe) -> tupl
 
 
 def digest_of_random(comm: Comm, config: dict[str, Any], recipe: Recipe) -> int:
-    """Of the masks after the last event, which do not depend on what was trained in between."""
+    """Of the masks after the last mask update, which do not depend on what was trained in between."""
     with pruning_engine(config, recipe) as engine:
         for step in range(STEPS):
             train_step(engine, step)
@@ -202,7 +202,7 @@ def check_resume(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str
         rate = engine.get_lr()
     with pruning_engine(config, recipe, seed=1) as engine:
         engine.load_checkpoint(folder)
-        assert engine.clock == 5
+        assert engine.applied_steps == 5
         for step in range(5, STEPS):
             train_step(engine, step)
         pruner = pruner_of(engine)
@@ -212,17 +212,17 @@ def check_resume(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str
             assert all(map(torch.equal, view, expected[what])), what
 
 
-def check_skipped_event(comm: Comm, config: dict[str, Any], recipe: Recipe) -> None:
-    """An event whose step overflows leaves no trace, and comes again at the next step."""
+def check_skipped_update(comm: Comm, config: dict[str, Any], recipe: Recipe) -> None:
+    """A mask update whose step overflows leaves no trace, and comes again at the next step."""
     with pruning_engine(config, recipe) as engine:
         pruner = pruner_of(engine)
         before = gather(pruner, pruner.layout.weight)
         train_step(engine, 0, scale=torch.inf)
-        assert (engine.clock, engine.skipped_steps) == (0, 1)
+        assert (engine.applied_steps, engine.skipped_steps) == (0, 1)
         assert all(kept.all() for kept in whole_masks(pruner))
         assert all(map(torch.equal, gather(pruner, pruner.layout.weight), before))
         train_step(engine, 0)
-        assert engine.clock == 1
+        assert engine.applied_steps == 1
         assert engine.sparsity()["sparsity_prunable"] == 0.5
         assert pruner.audit() == []
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dsprune.distributed.comm import Comm
-from dsprune.distributed.masks import MaskSet
-from dsprune.pure.masks.bits import pack
-from dsprune.pure.prunable import find_prunable
-from dsprune.pure.selection.groups import make_groups
-from dsprune.pure.shard import Shard
+from dsprune.masks import MaskSet
+from dsprune.masks.bits import pack
+from dsprune.model.prunable import find_prunable
+from dsprune.model.shard import Shard
+from dsprune.ranks.collectives import Comm
+from dsprune.selection.groups import make_groups
 from tests.engine import scenarios
 from tests.engine.model import TinyModel
 from tests.engine.scenarios import ds_config, make_recipe
@@ -21,7 +21,7 @@ STAGES = pytest.mark.parametrize("stage", [0, 1, 2, 3])
 PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "bf16"])
 
 
-def digest_of_first_event(precision: str) -> int:
+def digest_of_first_update(precision: str) -> int:
     """The mask that a single process gets from the initial weights, rounded as the run rounds them."""
     model = TinyModel()
     tensors = find_prunable(model)
@@ -30,7 +30,7 @@ def digest_of_first_event(precision: str) -> int:
     scores = [weights[tensor.name].detach().to(dtype).double().abs().view(-1) for tensor in tensors]
     dense = [torch.ones(tensor.numel, dtype=torch.bool) for tensor in tensors]
     masks = MaskSet([Shard(tensor, 0, tensor.numel) for tensor in tensors])
-    groups = make_groups(tensors, [0.5] * len(tensors), uniform=False)
+    groups = make_groups(tensors, [0.5] * len(tensors))
     masks.replace([pack(mask) for mask in select_dense(scores, dense, groups)])
     return masks.digest(Comm())
 
@@ -42,7 +42,7 @@ def test_every_step_keeps_every_invariant(ranks: RankPool, stage: int, precision
         ranks.size, scenarios.check_invariants, ds_config(stage, precision), make_recipe(precision)
     )
     digests = {digest for digest, _ in answers}
-    assert digests == {digest_of_first_event(precision)}, "the mask depends on how the weights are sharded"
+    assert digests == {digest_of_first_update(precision)}, "the mask depends on how the weights are sharded"
     counts = answers[0][1]
     assert [sum(counts[step]) for step in (0, 11)] == [round(0.5 * 630), round(0.9 * 630)]
 

@@ -16,16 +16,16 @@ import yaml
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from dsprune.distributed.comm import Comm
-from dsprune.distributed.ranks import Ranks
-from dsprune.engine.checkpoint_tags import whole_tags
-from dsprune.programs.audit import audit
-from dsprune.programs.evaluate import evaluate_model
-from dsprune.programs.run import RunFolder
-from dsprune.programs.train.train import train
-from dsprune.pure.recipe import load_recipe
-from dsprune.pure.store.manifest import MANIFEST
-from dsprune.tasks.task import TaskSettings
+from dsprune.checkpoint.tags import complete_tags
+from dsprune.commands.audit import audit
+from dsprune.distillation.store.format import MANIFEST
+from dsprune.ranks.collectives import Comm
+from dsprune.ranks.ranks import Ranks
+from dsprune.recipe import load_recipe
+from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.train.evaluation import evaluate_model
+from dsprune.train.run_folder import RunFolder
+from dsprune.train.train import train
 from scripts.soaking.compare import differences
 from tests.kinds import models
 from tests.kinds.kind import KINDS, Kind
@@ -136,7 +136,7 @@ def test_it_is_pruned_while_it_learns_from_a_store_and_goes_on(
 def cut_off(run: RunFolder, to: Path) -> RunFolder:
     """A copy of a finished run as it was at its last checkpoint but one."""
     cut = RunFolder(Path(shutil.copytree(run.path, to)))
-    newest, before = whole_tags(cut.checkpoints)
+    newest, before = complete_tags(cut.checkpoints)
     for folder in (newest, cut.model):
         shutil.rmtree(folder)
     cut.summary.unlink()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dsprune.errors import UserError
-from dsprune.pure.recipe import Recipe
+from dsprune.recipe import Recipe
 from tests.engine import moving
 from tests.engine.moving import Outcome
 from tests.engine.scenarios import ds_config, make_recipe, scaled
@@ -65,7 +65,7 @@ def test_a_checkpoint_goes_on_elsewhere(
         folder, (masks, weights) = saved[there]
         precision = precision_of(*there)
         args = ds_config(stage, precision), recipe_for(precision), str(folder)
-        answers = pools[world].run(world, moving.take_over, *args)
+        answers = pools[world].run(world, moving.reshard, *args)
         for found_masks, found_weights in answers:
             if precision == "fp32":  # in bf16 the order of a sum shows, and tips the selection
                 assert all(map(torch.equal, masks, found_masks)), f"from {there}"

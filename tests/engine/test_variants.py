@@ -106,9 +106,9 @@ def test_random_pruning_has_the_same_mask_at_every_stage(two_ranks: RankPool) ->
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_an_event_on_a_skipped_step_comes_again(two_ranks: RankPool, stage: int) -> None:
+def test_an_update_on_a_skipped_step_comes_again(two_ranks: RankPool, stage: int) -> None:
     config = ds_config(stage, "bf16", bf16={"enabled": True, "check_grad_overflow": True})
-    two_ranks.run(2, scenarios.check_skipped_event, config, make_recipe("bf16"))
+    two_ranks.run(2, scenarios.check_skipped_update, config, make_recipe("bf16"))
 
 
 def test_deepspeeds_own_monitor_goes_on(two_ranks: RankPool, tmp_path: Path) -> None:

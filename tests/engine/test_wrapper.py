@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from dsprune.distributed.masks.files import MANIFEST
-from dsprune.engine.checkpoint_files import CheckpointFiles
-from dsprune.engine.checkpoint_tags import TAG_MANIFEST, unseal_tag
+from dsprune.checkpoint.deepspeed_files import CheckpointFiles
+from dsprune.checkpoint.tags import TAG_MANIFEST, invalidate_tag
 from dsprune.errors import UserError
+from dsprune.masks.manifest import MANIFEST
 from tests.engine import scenarios, wrapping
 from tests.engine.scenarios import ds_config, make_recipe
 from tests.ranks.pool import RankPool
@@ -98,7 +98,7 @@ def test_a_checkpoint_without_masks_is_refused(two_ranks: RankPool, tmp_path: Pa
     config, recipe = ds_config(2), make_recipe()
     two_ranks.run(2, scenarios.save_checkpoint, config, recipe, str(tmp_path))
     (tmp_path / "last" / MANIFEST).unlink()
-    unseal_tag(tmp_path / "last")
+    invalidate_tag(tmp_path / "last")
     for message in two_ranks.run(2, scenarios.error_of_loading, config, recipe, str(tmp_path)):
         assert "no dsprune.json, so no masks" in message
 
@@ -110,7 +110,7 @@ def test_masks_of_other_weights_are_refused(two_ranks: RankPool, tmp_path: Path)
     for file in (tmp_path / "b" / "last").glob("masks-*"):
         (tmp_path / "a" / "last" / file.name).write_bytes(file.read_bytes())
     (tmp_path / "a" / "last" / MANIFEST).write_text((tmp_path / "b" / "last" / MANIFEST).read_text())
-    unseal_tag(tmp_path / "a" / "last")
+    invalidate_tag(tmp_path / "a" / "last")
     messages = two_ranks.run(2, scenarios.error_of_loading, config, make_recipe(), str(tmp_path / "a"))
     assert any("pruned entries of the master weights are zero" in message for message in messages)
 
@@ -118,9 +118,9 @@ def test_masks_of_other_weights_are_refused(two_ranks: RankPool, tmp_path: Path)
 def test_another_timetable_is_refused(two_ranks: RankPool, tmp_path: Path) -> None:
     config = ds_config(2)
     two_ranks.run(2, scenarios.save_checkpoint, config, make_recipe(), str(tmp_path))
-    other = make_recipe(events=3)
+    other = make_recipe(updates=3)
     for message in two_ranks.run(2, scenarios.error_of_loading, config, other, str(tmp_path)):
-        assert "its timetable has events=" in message
+        assert "its timetable has mask updates=" in message
         assert message.endswith("resume with the recipe that it was written with")
 
 
@@ -128,8 +128,8 @@ def test_masks_of_another_step_are_refused(two_ranks: RankPool, tmp_path: Path) 
     config, recipe = ds_config(2), make_recipe()
     two_ranks.run(2, scenarios.save_checkpoint, config, recipe, str(tmp_path))
     manifest = json.loads((tmp_path / "last" / MANIFEST).read_text())
-    (tmp_path / "last" / MANIFEST).write_text(json.dumps(manifest | {"clock": 7}))
-    unseal_tag(tmp_path / "last")
+    (tmp_path / "last" / MANIFEST).write_text(json.dumps(manifest | {"step": 7}))
+    invalidate_tag(tmp_path / "last")
     for message in two_ranks.run(2, scenarios.error_of_loading, config, recipe, str(tmp_path)):
         assert "masks of step 7, weights of step 12" in message
 
@@ -139,7 +139,7 @@ def test_a_digest_that_does_not_fit_is_refused(two_ranks: RankPool, tmp_path: Pa
     two_ranks.run(2, scenarios.save_checkpoint, config, recipe, str(tmp_path))
     manifest = json.loads((tmp_path / "last" / MANIFEST).read_text())
     (tmp_path / "last" / MANIFEST).write_text(json.dumps(manifest | {"digest": 1}))
-    unseal_tag(tmp_path / "last")
+    invalidate_tag(tmp_path / "last")
     for message in two_ranks.run(2, scenarios.error_of_loading, config, recipe, str(tmp_path)):
         assert "do not have the digest in the manifest" in message
 

@@ -10,9 +10,9 @@ import torch.distributed as dist
 from torch.utils.data import TensorDataset
 
 import dsprune
-from dsprune.distributed.comm import Comm
-from dsprune.engine.learning_rate import ScaledLR
-from dsprune.pure.recipe import Optimizer
+from dsprune.engine.engine import ScaledLR
+from dsprune.ranks.collectives import Comm
+from dsprune.recipe import Optimizer
 from tests.engine.model import TinyModel
 from tests.engine.scenarios import (
     BATCH,

@@ -6,9 +6,9 @@ from random import Random
 import torch
 from torch import Tensor
 
-from dsprune.pure.masks.bits import pack, unpack
-from dsprune.pure.selection.groups import Group
-from dsprune.pure.shard import PrunableTensor, Shard
+from dsprune.masks.bits import pack, unpack
+from dsprune.model.shard import PrunableTensor, Shard
+from dsprune.selection.groups import Group
 
 
 def select_dense(scores: Sequence[Tensor], kept: Sequence[Tensor], groups: Sequence[Group]) -> list[Tensor]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from dsprune.distributed.comm import Comm
+from dsprune.ranks.collectives import Comm
 
 TIMEOUT = timedelta(seconds=180)
 
@@ -38,7 +38,7 @@ class RankPool:
     def __enter__(self) -> RankPool:
         # Each rank is a fork of one process, which has imported once what takes seconds.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["dsprune.programs.train.train"])
+        context.set_forkserver_preload(["dsprune.train.train"])
         self._folder = tempfile.TemporaryDirectory()
         store = Path(self._folder.name) / "store"
         pipes = [context.Pipe() for _ in range(self.size)]

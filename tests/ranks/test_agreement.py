@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from dsprune.distributed.comm import Comm
-from dsprune.distributed.ranks import Ranks
 from dsprune.errors import UserError
-from dsprune.programs.run import RunFolder
-from dsprune.programs.train.same import check_same
-from dsprune.programs.train.stops import Stops
+from dsprune.ranks.agreement import check_same
+from dsprune.ranks.collectives import Comm
+from dsprune.ranks.ranks import Ranks
+from dsprune.train.run_folder import RunFolder
+from dsprune.train.stopping import Stops
 from tests.ranks.pool import RankPool
 
 

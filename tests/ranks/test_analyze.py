@@ -13,19 +13,18 @@ import yaml
 from rich.console import Console
 from transformers import AutoModelForSequenceClassification
 
-from dsprune.distributed.comm import Comm
-from dsprune.distributed.ranks import Ranks
+from dsprune.commands.analyze.analyze import analyze, make_analysis
+from dsprune.commands.analyze.measure import pruned, set_up
+from dsprune.commands.analyze.recovery import Recovery
+from dsprune.commands.analyze.result import FILE, Analysis, read_analysis
+from dsprune.commands.analyze.rule import cost, fragment, left_dense, ordered
+from dsprune.commands.report import report
 from dsprune.errors import UserError
-from dsprune.programs.analyze.analyze import analyze, make_analysis
-from dsprune.programs.analyze.measure import set_up
-from dsprune.programs.analyze.recovery import Recovery
-from dsprune.programs.analyze.result import FILE, Analysis, read_analysis
-from dsprune.programs.analyze.rule import cost, fragment, left_dense, ordered
-from dsprune.programs.analyze.trial import pruned
-from dsprune.programs.report.report import report
-from dsprune.pure.components import find_components
-from dsprune.pure.prunable import find_prunable
-from dsprune.pure.recipe import Recipe, load_recipe
+from dsprune.model.components import find_components
+from dsprune.model.prunable import find_prunable
+from dsprune.ranks.collectives import Comm
+from dsprune.ranks.ranks import Ranks
+from dsprune.recipe import Recipe, load_recipe
 from tests.ranks.pool import RankPool
 from tests.tiny import tiny_bert, tiny_sentiment
 

@@ -9,12 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from dsprune.distributed.comm import Comm
-from dsprune.distributed.evaluation import gather_in_order
-from dsprune.programs.evaluate import evaluate, evaluate_model
-from dsprune.tasks.pretrained import load_tokenizer
-from dsprune.tasks.registry import build_task
-from dsprune.tasks.task import TaskSettings
+from dsprune.model.pretrained import load_tokenizer
+from dsprune.ranks.collectives import Comm, gather_in_order
+from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.tasks.task import build_task
+from dsprune.train.evaluation import evaluate, evaluate_model
 from tests.ranks.pool import RankPool
 from tests.tiny import tiny_bert, tiny_sentiment
 
@@ -60,7 +59,7 @@ class CollectiveForward(nn.Module):
 
 
 def evaluate_on_rank(comm: Comm, bert: str, settings: TaskSettings, batch_size: int) -> dict[str, float]:
-    return evaluate_model(bert, settings, device=CPU, batch_size=batch_size, group=comm.group)
+    return evaluate_model(bert, settings, device=CPU, batch_size=batch_size, comm=comm)
 
 
 def evaluate_collectively(
@@ -70,7 +69,7 @@ def evaluate_collectively(
     model = CollectiveForward(task.build_model(bert, tokenizer), comm.group)
     examples = task.prepare("validation", tokenizer)
     metrics = evaluate(
-        model, task, examples, task.collate(tokenizer), batch_size=batch_size, device=CPU, group=comm.group
+        model, task, examples, task.collate(tokenizer), batch_size=batch_size, device=CPU, comm=comm
     )
     return metrics, model.passes
 
@@ -93,7 +92,7 @@ def test_ranks_with_fewer_examples_run_as_many_forward_passes(pool, bert, data, 
 
 
 def gather_squares(comm: Comm, owned: list[list[int]]) -> list[str]:
-    return gather_in_order({key: str(key**2) for key in owned[comm.rank]}, comm.group)
+    return gather_in_order({key: str(key**2) for key in owned[comm.rank]}, comm)
 
 
 def test_items_are_gathered_in_the_order_of_their_keys(pool):

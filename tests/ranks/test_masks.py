@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dsprune.distributed.comm import Comm
-from dsprune.distributed.masks import MaskSet
-from dsprune.pure.masks.bits import unpack
-from dsprune.pure.shard import PrunableTensor, Shard
+from dsprune.masks import MaskSet
+from dsprune.masks.bits import unpack
+from dsprune.model.shard import PrunableTensor, Shard
+from dsprune.ranks.collectives import Comm
 from tests.ranks.dense import cut_randomly, part_of
 from tests.ranks.pool import RankFailedError, RankPool
 

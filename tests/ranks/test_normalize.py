@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dsprune.distributed.comm import Comm
-from dsprune.distributed.selection import normalized
-from dsprune.pure.selection.passes import Scorer
-from dsprune.pure.selection.wire import event_bytes
-from dsprune.pure.shard import PrunableTensor, Shard
+from dsprune.model.shard import PrunableTensor, Shard
+from dsprune.ranks.collectives import Comm
+from dsprune.selection import normalized
+from dsprune.selection.scan import Scorer
+from dsprune.selection.search import update_bytes
 from tests.ranks.dense import cut_randomly, part_of
 from tests.ranks.pool import RankPool
 
@@ -64,7 +64,7 @@ def test_the_sharding_does_not_matter(pool: RankPool, world: int) -> None:
     for seed in range(3):
         ranks = cut_randomly(TENSORS, world, seed)
         results = pool.run(world, normalize_shards, ranks, scores)
-        scales = event_bytes(1, 3, world, normalized=True) - event_bytes(1, 3, world)
+        scales = update_bytes(1, 3, world, normalized=True) - update_bytes(1, 3, world)
         assert [sent for _, sent in results] == [scales] * world
         for shards, (parts, _) in zip(ranks, results, strict=True):
             for shard, part, whole in zip(shards, parts, expected, strict=True):

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dsprune.distributed.comm import Comm
-from dsprune.distributed.selection import bracket, select
 from dsprune.errors import UserError
-from dsprune.pure.selection.groups import Group, make_groups
-from dsprune.pure.selection.passes import Scorer
-from dsprune.pure.selection.wire import event_bytes
-from dsprune.pure.shard import PrunableTensor, Shard
+from dsprune.model.shard import PrunableTensor, Shard
+from dsprune.ranks.collectives import Comm
+from dsprune.selection import bracket, select
+from dsprune.selection.groups import Group, make_groups
+from dsprune.selection.scan import Scorer
+from dsprune.selection.search import update_bytes
 from tests.ranks.dense import cut_randomly, join, packed_parts, part_of, select_dense
 from tests.ranks.pool import RankPool
 
@@ -83,7 +83,7 @@ def test_absolute_scores_compete_by_magnitude() -> None:
     scores = normal([1000, 30_011])
     shards = [Shard(tensor, 0, tensor.numel) for tensor in tensors_of([1000, 30_011])]
     scorers = [Scorer(score.__getitem__, absolute=True) for score in scores]
-    groups = make_groups([shard.tensor for shard in shards], [0.9, 0.9], uniform=False)
+    groups = make_groups([shard.tensor for shard in shards], [0.9, 0.9])
     new = select(shards, scorers, packed_parts(all_kept(scores), shards), groups, Comm())
     magnitudes = [score.abs() for score in scores]
     assert_equal(join([shards], [new]), select_dense(magnitudes, all_kept(scores), groups))
@@ -105,7 +105,7 @@ def test_ties_and_odd_floats_go_in_global_order(values: list[float]) -> None:
     table = torch.tensor(values)
     scores = [table[torch.randint(len(values), (size,), generator=generator)] for size in (1001, 3, 50_000)]
     for sparsity in (0.2, 0.5, 0.8):
-        groups = make_groups(tensors_of([1001, 3, 50_000]), [sparsity] * 3, uniform=False)
+        groups = make_groups(tensors_of([1001, 3, 50_000]), [sparsity] * 3)
         new = alone(scores, all_kept(scores), groups)
         assert_equal(new, select_dense(scores, all_kept(scores), groups))
 
@@ -177,11 +177,11 @@ def test_the_sharding_does_not_matter(pool: RankPool, world: int, seed: int) -> 
     if seed % 3:
         kept = [torch.rand(size, generator=torch.Generator().manual_seed(seed)) > 0.3 for size in sizes]
         kept[0][:] = kept[1][:] = True
-    groups = make_groups(tensors, [0.9, 0.5, 0.5, 0.9, 0.9], uniform=seed >= 4)
+    groups = make_groups(tensors, [0.9, 0.5, 0.5, 0.9, 0.9], "uniform" if seed >= 4 else "global")
     ranks = cut_randomly(tensors, world, seed)
     results = pool.run(world, run_select, ranks, scores, kept, groups)
     assert_equal(join(ranks, [new for new, _ in results]), select_dense(scores, kept, groups))
-    assert [sent for _, sent in results] == [event_bytes(len(groups), len(tensors), world)] * world
+    assert [sent for _, sent in results] == [update_bytes(len(groups), len(tensors), world)] * world
 
 
 def test_a_rank_may_own_nothing(pool: RankPool) -> None:
@@ -189,7 +189,7 @@ def test_a_rank_may_own_nothing(pool: RankPool) -> None:
     scores = [torch.zeros(100), torch.zeros(50)]
     ranks = [[Shard(tensor, start, 0) for tensor in tensors] for start in (0, 7, 50)]
     ranks[1] = [Shard(tensor, 0, tensor.numel) for tensor in tensors]
-    groups = make_groups(tensors, [0.7, 0.7], uniform=False)
+    groups = make_groups(tensors, [0.7, 0.7])
     results = pool.run(3, run_select, ranks, scores, all_kept(scores), groups)
     new = join(ranks, [new for new, _ in results])
     assert_equal(new, [torch.arange(100) >= 100, torch.arange(50) >= 5])
@@ -200,7 +200,7 @@ def test_a_nan_is_refused_by_every_rank_with_its_tensor(pool: RankPool) -> None:
     scores = normal(sizes)
     scores[1][999] = nan
     ranks = cut_randomly(tensors_of(sizes), 3, seed=1)
-    groups = make_groups(tensors_of(sizes), [0.5, 0.5], uniform=False)
+    groups = make_groups(tensors_of(sizes), [0.5, 0.5])
     messages = pool.run(3, message_of_select, ranks, scores, all_kept(scores), groups)
     assert messages == [messages[0]] * 3
     assert messages[0].startswith("layer.1.weight: 1 of its scores are NaN")

@@ -53,7 +53,7 @@ def complaints(done: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 def write_recipe(path: Path, model: Path, data: Path, **sections: Any) -> Path:
-    """A recipe that trains a tiny model in a second: 10 steps an epoch, events at steps 10, 20 and 30."""
+    """A recipe that trains a tiny model in a second: 10 steps an epoch, mask updates at steps 10, 20 and 30."""
     recipe = {
         "model": {"path": str(model)},
         "task": {
@@ -63,7 +63,7 @@ def write_recipe(path: Path, model: Path, data: Path, **sections: Any) -> Path:
             "max_length": 32,
         },
         "budget": {"epochs": 4, "batch": 32},
-        "pruning": {"sparsity": 0.9, "start": 10, "end": 30, "events": 3},
+        "pruning": {"sparsity": 0.9, "start": 10, "end": 30, "updates": 3},
         "learning_rate": {"peak": 5e-3},
         "tracking": {"log_every": 4},
         "output": str(path.parent / "runs"),

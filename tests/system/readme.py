@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dsprune.distributed.ranks import find_ranks
+from dsprune.ranks.ranks import find_ranks
 from tests.engine.model import TinyModel
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -32,7 +32,7 @@ class Examples(torch.utils.data.Dataset):
 
 
 def run_the_loop() -> None:
-    """Print sparsity and clock after as many epochs of the README's loop as its recipe asks for."""
+    """Print sparsity and step after as many epochs of the README's loop as its recipe asks for."""
     find_ranks()
     Path("recipe.yaml").write_text(blocks("yaml")[0])
     Path("ds_config.json").write_text((README.parent / "ds_configs" / "zero1.json").read_text())
@@ -40,9 +40,9 @@ def run_the_loop() -> None:
     names: dict[str, Any] = {"model": TinyModel(), "data": Examples()}
     exec(setup, names)
     engine = names["engine"]
-    while engine.clock < engine.timetable.total_steps:
+    while engine.applied_steps < engine.timetable.total_steps:
         exec("for batch in loader:" + loop, names)
-    print(json.dumps({"clock": engine.clock, **engine.sparsity()}))
+    print(json.dumps({"step": engine.applied_steps, **engine.sparsity()}))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsprune.programs.run import RunFolder
-from dsprune.programs.status_file import Status, read_status
+from dsprune.train.run_folder import RunFolder
+from dsprune.train.status_file import Status, read_status
 from scripts.soaking.ranks import Ranks, prepare
 from tests.system.commands import write_recipe
 from tests.tiny import tiny_bert, tiny_sentiment

@@ -14,4 +14,4 @@ for _ in range(4):  # the recipe's epochs
         engine.backward(loss)
         engine.step()
 # One string, end and all, is one write: two ranks that print at once do not share a line.
-print(f"sparsity {engine.sparsity()['sparsity_prunable']} clock {engine.clock}\n", end="", flush=True)
+print(f"sparsity {engine.sparsity()['sparsity_prunable']} step {engine.applied_steps}\n", end="", flush=True)

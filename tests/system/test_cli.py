@@ -43,7 +43,7 @@ BAD_INPUT = [
 # One process for all of them: most of a command's time is its imports.
 MANY_COMMANDS = """
 import contextlib, io, json, sys
-from dsprune.programs.cli import main
+from dsprune.commands.cli import main
 
 for arguments in json.loads(sys.argv[1]):
     sys.argv = ["dsprune", *arguments]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dsprune.pure.recipe import load_recipe
+from dsprune.recipe import load_recipe
 from tests.ranks.pool import RankPool
 from tests.school import Done, command, examples, losses, rewrite, write_school
 from tests.system.commands import dsprune, launched

@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 
-from dsprune.programs.evaluate import evaluate_model
-from dsprune.tasks.task import TaskSettings
+from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.train.evaluation import evaluate_model
 from tests.tiny import tiny_bert, tiny_sentiment
 
 

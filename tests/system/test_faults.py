@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dsprune.distributed.masks.files import MANIFEST, read_manifest
-from dsprune.engine.checkpoint_tags import TAG_MANIFEST, whole_tags
-from dsprune.programs.cli import run_command
-from dsprune.programs.run import RunFolder
-from dsprune.pure.files import replace_folder
+from dsprune.checkpoint.tags import TAG_MANIFEST, complete_tags
+from dsprune.commands.cli import run_command
+from dsprune.masks.manifest import MANIFEST, read_manifest
+from dsprune.train.run_folder import RunFolder
+from dsprune.utils.files import replace_folder
 from tests.system.disks import small_disk
 from tests.system.resuming import Workshop, make_workshop, status_of, wait_for
 
@@ -32,7 +32,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 @pytest.fixture(scope="module")
 def stopped(workshop: Workshop) -> RunFolder:
-    """A run of one rank that has passed two events of three, with two checkpoints."""
+    """A run of one rank that has passed two mask updates of three, with two checkpoints."""
     return workshop.start_and_stop("stopped", step=24, world_size=1)
 
 
@@ -85,7 +85,7 @@ def truncate(path: Path) -> None:
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     workshop: Workshop, copy: RunFolder, file: str, damage: Callable[[Path], None], is_told: bool
 ) -> None:
-    newest, before = whole_tags(copy.checkpoints)
+    newest, before = complete_tags(copy.checkpoints)
     damage(newest / file)
     ranks = workshop.start(copy.path.name, JUST_BEGIN, world_size=1)
     assert ranks.wait() == [75], ranks.said()
@@ -93,7 +93,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert f"goes on from {before}, step {before.name.removeprefix('global_step')}" in lines
     said = f"{newest / file}: damaged, its SHA-256 is not the one in {TAG_MANIFEST}: use another checkpoint"
     assert (f"{said}; trying the one before" in lines) == is_told
-    assert newest not in whole_tags(copy.checkpoints), "nobody goes on from it again"
+    assert newest not in complete_tags(copy.checkpoints), "nobody goes on from it again"
     assert run_command(["audit", str(copy.path)]) == 0
 
 
@@ -113,7 +113,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
 def test_a_run_without_a_good_checkpoint_is_refused(
     workshop: Workshop, copy: RunFolder, damage: Callable[[Path], None], says: str
 ) -> None:
-    tags = whole_tags(copy.checkpoints)
+    tags = complete_tags(copy.checkpoints)
     for tag in tags:
         damage(tag / "masks-00000-of-00001.safetensors")
     ranks = workshop.start(copy.path.name, world_size=1)
@@ -125,7 +125,7 @@ def test_a_run_without_a_good_checkpoint_is_refused(
 
 def plain(stopped: RunFolder, folder: Path) -> Path:
     """The newest checkpoint as DeepSpeed alone would have left it."""
-    tag = shutil.copytree(whole_tags(stopped.checkpoints)[0], folder / "plain")
+    tag = shutil.copytree(complete_tags(stopped.checkpoints)[0], folder / "plain")
     for path in [*tag.glob("masks-*"), *tag.glob("rank-*"), tag / MANIFEST, tag / TAG_MANIFEST]:
         path.unlink()
     (folder / "latest").write_text("plain")
@@ -145,9 +145,9 @@ def test_a_checkpoint_without_masks_is_refused_unless_its_zeros_may_be_masks(
     ranks = workshop.start("plain", f"--resume={checkpoint}", "--masks-from=zeros", JUST_BEGIN, world_size=1)
     assert ranks.wait() == [75], ranks.said()
     run = workshop.run("plain")
-    [tag] = whole_tags(run.checkpoints)
+    [tag] = complete_tags(run.checkpoints)
     taken = {name: entry.num_pruned for name, entry in read_manifest(tag).tensors.items()}
-    newest = whole_tags(stopped.checkpoints)[0]
+    newest = complete_tags(stopped.checkpoints)[0]
     known = {name: entry.num_pruned for name, entry in read_manifest(newest).tensors.items()}
     assert taken == known
     assert run_command(["audit", str(run.path)]) == 0
@@ -168,7 +168,10 @@ def test_numbers_that_are_none_end_the_run(workshop: Workshop, config: str, says
     [line] = ranks.complaints()
     assert line.startswith(f"dsprune: rank 0: {says}")
     assert line.endswith("the checkpoints of before are good")
-    assert (status_of(workshop.run(name)).state, whole_tags(workshop.run(name).checkpoints)) == ("failed", [])
+    assert (status_of(workshop.run(name)).state, complete_tags(workshop.run(name).checkpoints)) == (
+        "failed",
+        [],
+    )
 
 
 def test_a_rank_that_hangs_ends_the_run(workshop: Workshop) -> None:
@@ -211,7 +214,7 @@ def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(workshop: Workshop
     run = RunFolder(disk / "full")
     assert "cannot be written (" in line
     assert "bytes were free): make room, and the same command goes on from the checkpoint before" in line
-    [tag] = whole_tags(run.checkpoints)
+    [tag] = complete_tags(run.checkpoints)
     subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
     ranks = workshop.start("full", f"output={disk}", world_size=1)
     assert ranks.wait() == [0], ranks.said()

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dsprune.programs.run import RunFolder
-from dsprune.programs.status_file import Status, read_status
+from dsprune.train.run_folder import RunFolder
+from dsprune.train.status_file import Status, read_status
 from tests.system.commands import TIMEOUT, complaints, environment, launcher_command, write_recipe
 from tests.tiny import tiny_bert, tiny_sentiment
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from dsprune.programs.cli import app
-from dsprune.pure.recipe import load_recipe, shipped_recipes
+from dsprune.commands.cli import app
+from dsprune.recipe import load_recipe, shipped_recipes
 from tests.system.readme import README, blocks
 
 
@@ -24,7 +24,7 @@ def test_the_loop_reaches_its_target(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["sparsity_prunable"] == pytest.approx(0.9)
-    assert result["clock"] == 10 * 3
+    assert result["step"] == 10 * 3
 
 
 def test_every_command_that_it_names_exists() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from dsprune.programs.report.report import report
+from dsprune.commands.report import report
 from tests.debian import need
 from tests.runs import write_run
 from tests.system.browser import obstacle, rendered, screenshot
@@ -47,10 +47,10 @@ def headings(document: str) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("name", "sections", "pictures", "said"),
     [
-        ("one", ["On the clock", "Layers", "Distillation", "How it was made"], 1, "finished"),
-        ("killed", ["On the clock", "Layers", "How it was made"], 1, "unfinished"),
-        ("dense", ["On the clock", "Layers", "How it was made"], 1, "Nothing is pruned in this run."),
-        ("twenty", ["Comparison", "On the clock", "Runs"], 4, "Accuracy against sparsity"),
+        ("one", ["Timeline", "Layers", "Distillation", "How it was made"], 1, "finished"),
+        ("killed", ["Timeline", "Layers", "How it was made"], 1, "unfinished"),
+        ("dense", ["Timeline", "Layers", "How it was made"], 1, "Nothing is pruned in this run."),
+        ("twenty", ["Comparison", "Timeline", "Runs"], 4, "Accuracy against sparsity"),
     ],
 )
 def test_a_browser_shows_all_of_it(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dsprune.engine.checkpoint_tags import TAG_MANIFEST, whole_tags
-from dsprune.programs.cli import run_command
-from dsprune.programs.run import RunFolder
+from dsprune.checkpoint.tags import TAG_MANIFEST, complete_tags
+from dsprune.commands.cli import run_command
+from dsprune.train.run_folder import RunFolder
 from scripts.soaking.compare import differences
 from tests.system.resuming import Workshop, make_workshop, status_of, wait_for
 
@@ -28,7 +28,7 @@ def whole(workshop: Workshop) -> RunFolder:
 
 
 def test_a_run_keeps_its_newest_checkpoints(whole: RunFolder) -> None:
-    assert [folder.name for folder in whole_tags(whole.checkpoints)] == ["global_step40", "global_step30"]
+    assert [folder.name for folder in complete_tags(whole.checkpoints)] == ["global_step40", "global_step30"]
     assert (whole.checkpoints / "latest").read_text() == "global_step40"
 
 
@@ -80,7 +80,7 @@ def test_a_run_that_was_killed_while_it_saved_goes_on_from_the_checkpoint_before
     ranks.signal(signal.SIGKILL)
     assert ranks.wait() == [-9, -9]
     assert not (tag / TAG_MANIFEST).exists(), "the moment was missed"
-    assert [folder.name for folder in whole_tags(killed.checkpoints)] == ["global_step10"]
+    assert [folder.name for folder in complete_tags(killed.checkpoints)] == ["global_step10"]
     ranks = workshop.start("saving")
     assert ranks.wait() == [0, 0], ranks.said()
     assert f"goes on from {killed.checkpoints}/global_step10, step 10\n" in ranks.said()
@@ -107,12 +107,12 @@ def test_the_best_checkpoint_at_the_target_is_kept(workshop: Workshop) -> None:
     extra = ["checkpoints={every: 10, keep: 1, best: true}", "tracking.eval_every=2"]
     ranks, run = workshop.start("best", *extra, world_size=1), workshop.run("best")
     assert ranks.wait() == [0], ranks.said()
-    kept = {folder.name for folder in whole_tags(run.checkpoints)}
+    kept = {folder.name for folder in complete_tags(run.checkpoints)}
     assert len(kept) == 2
     assert "global_step40" in kept
     [best] = kept - {"global_step40"}
     assert 30 < int(best.removeprefix("global_step")) < 40, (
-        "before the last event the model was not sparse yet"
+        "before the last mask update the model was not sparse yet"
     )
 
 

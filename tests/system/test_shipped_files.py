@@ -11,13 +11,14 @@ import pytest
 from rich.console import Console
 
 import dsprune
-from dsprune.distributed.comm import Comm
-from dsprune.engine.dsconfig import SHIPPED
-from dsprune.engine.ops import build_ops
-from dsprune.programs.plan.plan import make_plan, plan
-from dsprune.pure.recipe import load_recipe, shipped_recipes
-from dsprune.tasks.pretrained import load_config
-from dsprune.tasks.registry import build_task
+from dsprune.commands.plan.make import make_plan
+from dsprune.commands.plan.plan import plan
+from dsprune.model.pretrained import load_config
+from dsprune.ranks.collectives import Comm
+from dsprune.recipe import load_recipe, shipped_recipes
+from dsprune.tasks.task import build_task
+from dsprune.zero.config import SHIPPED
+from dsprune.zero.ops import build_ops
 from tests.kinds import models
 from tests.kinds.tokenizers import byte_pairs_without_padding, unigrams
 from tests.ranks.pool import RankPool
@@ -79,7 +80,7 @@ def test_embeddings_and_head_count_in_a_row_of_smc_bench(name: str, folder_of: C
         "first": 0.0,
         "start": "10 %",
         "end": "80 %",
-        "events": 4,
+        "updates": 4,
     }
     if "*embeddings*.weight" in SMC_ROWS[name]:
         pruning["exclude"] = ["*LayerNorm*"]
@@ -113,15 +114,15 @@ def two_steps(comm: Comm, name: str) -> tuple[int, float, list[str]]:
         tokens, labels = examples()[24 * step : 24 * (step + 1)]
         engine.backward(engine(tokens, labels))
         engine.step()
-    sparsity, findings = engine.sparsity()["sparsity_prunable"], engine.pruner.audit()
-    clock = engine.clock
+    sparsity, findings = engine.sparsity()["sparsity_prunable"], engine.pruner.state.audit()
+    step = engine.applied_steps
     engine.deepspeed.destroy()
-    return clock, sparsity, [str(finding) for finding in findings]
+    return step, sparsity, [str(finding) for finding in findings]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_shipped_config_trains_and_prunes(rank: RankPool, name: str) -> None:
-    [(clock, sparsity, findings)] = rank.run(1, two_steps, name)
-    assert clock == 2
+    [(step, sparsity, findings)] = rank.run(1, two_steps, name)
+    assert step == 2
     assert sparsity == round(0.9 * 3 * 15 * 15) / (3 * 15 * 15)
     assert findings == []

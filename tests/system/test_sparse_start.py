@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dsprune.distributed.masks.files import MANIFEST, read_manifest
-from dsprune.engine.checkpoint_tags import whole_tags
-from dsprune.programs.cli import run_command
-from dsprune.programs.run import RunFolder
+from dsprune.checkpoint.tags import complete_tags
+from dsprune.commands.cli import run_command
+from dsprune.masks.manifest import MANIFEST, read_manifest
+from dsprune.train.run_folder import RunFolder
 from tests.system.resuming import Workshop, make_workshop
 
 JUST_BEGIN = "--stop-after=0"
-GROWS = "pruning={sparsity: 0.9, first: 0.6, start: 10, end: 30, events: 3}"
+GROWS = "pruning={sparsity: 0.9, first: 0.6, start: 10, end: 30, updates: 3}"
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_a_sparse_model_is_refused_unless_it_is_said_what_becomes_of_its_zeros(
 def test_its_zeros_become_masks(workshop: Workshop, sparse: Path) -> None:
     code, said, run = begin(workshop, "taken", sparse, GROWS, "--masks-from=zeros")
     assert code == 75, said
-    [tag] = whole_tags(run.checkpoints)
+    [tag] = complete_tags(run.checkpoints)
     expected = {name: int(zeros.sum()) for name, zeros in zeros_of(sparse).items()}
     assert {name: entry.num_pruned for name, entry in read_manifest(tag).tensors.items()} == expected
     assert run_command(["audit", str(run.path)]) == 0, "no zero came back, and none is -0.0"
@@ -77,10 +77,10 @@ def test_its_zeros_become_masks(workshop: Workshop, sparse: Path) -> None:
     )
 
 
-def test_an_event_that_asks_for_less_is_refused(workshop: Workshop, sparse: Path) -> None:
+def test_an_update_that_asks_for_less_is_refused(workshop: Workshop, sparse: Path) -> None:
     code, said, _ = begin(workshop, "less", sparse, GROWS.replace("0.6", "0.3"), "--masks-from=zeros")
     assert code == 2
-    assert "0.5000 sparse, and the event at step 10 asks for 0.3000: raise pruning.first" in said
+    assert "0.5000 sparse, and the mask update at step 10 asks for 0.3000: raise pruning.first" in said
 
 
 def test_a_dense_recipe_would_lose_the_zeros(workshop: Workshop, sparse: Path) -> None:

@@ -13,8 +13,8 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
-from dsprune.programs.cli import run_command
-from dsprune.pure.prunable import find_prunable
+from dsprune.commands.cli import run_command
+from dsprune.model.prunable import find_prunable
 from tests.system.commands import write_recipe
 from tests.tiny import tiny_bert, tiny_sentiment
 
@@ -45,7 +45,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
     bert = tiny_bert(folder / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     recipe = write_recipe(
         folder / "tiny.yaml", bert, tiny_sentiment(folder / "data", 64, 16),
-        budget={"steps": 6, "batch": 32}, pruning={"sparsity": 0.9, "start": 1, "end": 4, "events": 2},
+        budget={"steps": 6, "batch": 32}, pruning={"sparsity": 0.9, "start": 1, "end": 4, "updates": 2},
     )  # fmt: skip
     path = folder / "mine.yaml"
     path.write_text(yaml.safe_dump({"title": "Mine", "sparsity": [0.2], "methods": METHODS}))

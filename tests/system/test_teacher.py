@@ -15,12 +15,12 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
-from dsprune.distributed.comm import Comm
-from dsprune.pure.recipe import load_recipe
-from dsprune.pure.store import fingerprints, open_store
-from dsprune.pure.store.manifest import read_manifest
-from dsprune.tasks.pretrained import load_tokenizer
-from dsprune.tasks.registry import build_task
+from dsprune.distillation.store import fingerprints, open_store
+from dsprune.distillation.store.format import read_manifest
+from dsprune.model.pretrained import load_tokenizer
+from dsprune.ranks.collectives import Comm
+from dsprune.recipe import load_recipe
+from dsprune.tasks.task import build_task
 from tests.ranks.pool import RankFailedError, RankPool
 from tests.school import LABELS, Done, command, write_school
 from tests.stores import content
@@ -116,10 +116,10 @@ def command_until(comm: Comm, victim: int, file: str, moment: int, *arguments: s
     """`command`, but one rank is killed when it has to do with a temporary file for the n-th time."""
     left = moment
 
-    def watch(event: str, details: tuple[object, ...]) -> None:
+    def watch(update: str, details: tuple[object, ...]) -> None:
         nonlocal left
         if (
-            event in ("open", "os.rename")
+            update in ("open", "os.rename")
             and f".{file}" in str(details[0])
             and str(details[0]).endswith(".tmp")
         ):

@@ -19,13 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from dsprune.distributed.masks.files import read_manifest, read_masks
-from dsprune.programs.cli import run_command
-from dsprune.programs.status_file import read_status
-from dsprune.pure.files import sha256_of
-from dsprune.pure.masks.bits import unpack
-from dsprune.pure.recipe import load_recipe
-from dsprune.pure.shard import PrunableTensor, Shard
+from dsprune.commands.cli import run_command
+from dsprune.masks.bits import unpack
+from dsprune.masks.files import read_masks
+from dsprune.masks.manifest import read_manifest
+from dsprune.model.shard import PrunableTensor, Shard
+from dsprune.recipe import load_recipe
+from dsprune.train.status_file import read_status
+from dsprune.utils.files import sha256_of
 from tests.system.commands import (
     complaints,
     dsprune,
@@ -128,7 +129,7 @@ def test_metrics_follow_the_steps(workshop: Workshop) -> None:
 
 
 def test_the_learning_rate_is_that_of_the_step_that_was_taken(workshop: Workshop) -> None:
-    """A line from 5e-3 to a tenth of it over steps 0 to 9, again from each event at 10, 20, and at 30 to 0."""
+    """A line from 5e-3 to a tenth of it over steps 0 to 9, again from each mask update at 10, 20, and at 30 to 0."""
     found = {row["step"]: row["learning_rate"] for row in workshop.metrics() if "loss" in row}
     for step, rate in found.items():
         interval, place = divmod(step - 1, 10)
@@ -136,16 +137,16 @@ def test_the_learning_rate_is_that_of_the_step_that_was_taken(workshop: Workshop
         assert rate == pytest.approx(5e-3 * (1 - (1 - end) * place / 10)), step
 
 
-def test_metrics_tell_of_every_event(workshop: Workshop) -> None:
-    rows = [row for row in workshop.metrics() if "event_sparsity" in row]
+def test_metrics_tell_of_every_update(workshop: Workshop) -> None:
+    rows = [row for row in workshop.metrics() if "update_sparsity" in row]
     assert [row["step"] for row in rows] == [11, 21, 31]
-    assert rows[-1]["event_sparsity"] == 0.9
+    assert rows[-1]["update_sparsity"] == 0.9
     for row in rows:
-        assert row["sparsity_prunable"] == round(row["event_sparsity"] * NUM_PRUNABLE) / NUM_PRUNABLE
+        assert row["sparsity_prunable"] == round(row["update_sparsity"] * NUM_PRUNABLE) / NUM_PRUNABLE
         assert row["sparsity_model"] < row["sparsity_prunable"]
         assert row["mask_bytes"] == NUM_PRUNABLE / 8
-        assert row["event_seconds"] > 0
-        assert 0 < row["event_bytes_sent"] < 100_000
+        assert row["update_seconds"] > 0
+        assert 0 < row["update_bytes_sent"] < 100_000
         assert len(row["tensor_sparsity"]) == 12
     sizes = {name: mask.numel() for name, mask in masks_of(workshop.run / "model").items()}
     last = rows[-1]["tensor_sparsity"]
@@ -388,7 +389,7 @@ def test_a_finished_run_is_not_written_over(workshop: Workshop) -> None:
 
 
 def test_one_process_learns_from_a_teacher(workshop: Workshop) -> None:
-    """The student starts as its own teacher: nothing to imitate at first, and after the event there is."""
+    """The student starts as its own teacher: nothing to imitate at first, and after the mask update there is."""
     model = workshop.run / "model"
     done = dsprune(
         "train", workshop.recipe, "name=taught", f"model.path={model}", f"distillation.teacher={model}",

@@ -13,11 +13,11 @@ import psutil
 import pytest
 
 import dsprune as package
-from dsprune.distributed.ranks import Ranks
-from dsprune.programs.run import RunFolder
-from dsprune.programs.train.tracking import Result, Tracker, open_tracker
-from dsprune.pure.recipe import Recipe, load_recipe
-from dsprune.pure.schedule import Timetable, build_timetable
+from dsprune.ranks.ranks import Ranks
+from dsprune.recipe import Recipe, load_recipe
+from dsprune.schedule import Timetable, build_timetable
+from dsprune.train.run_folder import RunFolder
+from dsprune.train.tracking import Result, Tracker, open_tracker
 from tests.system.commands import dsprune, write_recipe
 from tests.system.commands import run as run_command
 from tests.system.offline_wandb import OfflineRun, read_offline_run
@@ -76,7 +76,7 @@ def test_a_run_tells_all_about_itself(recipe: Recipe) -> None:
     (run.path / "model" / "config.json").write_text("{}")
     tracker = opened(recipe, run)
     tracker.log(4, {"loss": 0.5, "phase": "dense"})
-    tracker.log(11, {"event_sparsity": 0.5, "tensor_sparsity": TENSORS})
+    tracker.log(11, {"update_sparsity": 0.5, "tensor_sparsity": TENSORS})
     time.sleep(1)  # for the system metrics
     tracker.finish(40, Result(SUMMARY, TENSORS, run.model))
     tracker.close()

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dsprune.pure.masks.bits import apply_, apply_eager_, count_kept, pack, pick, prune_, unpack
-from dsprune.pure.masks.kernel import Kernel, build_kernel, kernel_for
+from dsprune.masks.bits import apply_, apply_eager_, count_kept, pack, pick, prune_, unpack
+from dsprune.masks.kernel import Kernel, build_kernel, kernel_for
 
 MASKS = st.lists(st.booleans(), max_size=70).map(lambda flags: torch.tensor(flags, dtype=torch.bool))
 

@@ -14,15 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from dsprune.errors import UserError
-from dsprune.programs.calibrate.calibrate import calibrate, enough_records, measure
-from dsprune.programs.calibrate.labels import Labels
-from dsprune.programs.calibrate.recipe_file import write_temperature
-from dsprune.pure.calibration import GRID, Curve, Meter, recommend
-from dsprune.pure.distill import FullSignal, distillation_loss, example_weights
-from dsprune.pure.recipe import load_recipe
-from dsprune.pure.recipe.ramp import Ramp
-from dsprune.pure.store import (
+from dsprune.commands.calibrate.calibrate import Labels, calibrate, enough_records, measure
+from dsprune.commands.calibrate.recipe_file import write_temperature
+from dsprune.distillation import FullSignal, distillation_loss, example_weights
+from dsprune.distillation.calibration import GRID, Curve, Meter, recommend
+from dsprune.distillation.store import (
     Output,
     ShardWriter,
     Store,
@@ -33,9 +29,12 @@ from dsprune.pure.store import (
     open_store,
     plan_store,
 )
-from dsprune.tasks.origin import origin_of_data
-from dsprune.tasks.pretrained import load_tokenizer
-from dsprune.tasks.registry import build_task
+from dsprune.distillation.teacher.source import origin_of_data
+from dsprune.errors import UserError
+from dsprune.model.pretrained import load_tokenizer
+from dsprune.recipe import load_recipe
+from dsprune.recipe.ramp import Ramp
+from dsprune.tasks.task import build_task
 from tests.stores import TEMPERATURES, capture, logits, plan, samples, spec
 from tests.tiny import tiny_bert, tiny_sentiment
 
@@ -278,10 +277,10 @@ def test_a_vocabulary_is_looked_at_in_part(tmp_path: Path, monkeypatch: pytest.M
     assert enough_records(store) >= num_records
     [(name, output)] = store.manifest.spec.outputs.items()
     half = store.manifest.num_rows[name] * output.classes // 2
-    monkeypatch.setattr("dsprune.programs.calibrate.calibrate.ENOUGH_ELEMENTS", half)
+    monkeypatch.setattr("dsprune.commands.calibrate.calibrate.ENOUGH_ELEMENTS", half)
     assert enough_records(store) == num_records // 2
     assert f": {num_records // 2} of {num_records} records" in show(tmp_path)
-    monkeypatch.setattr("dsprune.programs.calibrate.calibrate.ENOUGH_ELEMENTS", 1)
+    monkeypatch.setattr("dsprune.commands.calibrate.calibrate.ENOUGH_ELEMENTS", 1)
     assert enough_records(store) == 1, "however large the vocabulary"
 
 

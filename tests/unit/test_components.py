@@ -15,11 +15,11 @@ from transformers import (
     RobertaConfig,
 )
 
-from dsprune.programs.analyze.measure import patterns_of
-from dsprune.pure.components import UNKNOWN, find_components
-from dsprune.pure.conventions import GRID, converted
-from dsprune.pure.flops import forward_flops, stretched
-from dsprune.pure.prunable import find_prunable
+from dsprune.commands.analyze.measure import patterns_of
+from dsprune.model.components import SMC_SPARSITIES as GRID
+from dsprune.model.components import UNKNOWN, converted, find_components
+from dsprune.model.cost import forward_flops, stretched
+from dsprune.model.prunable import find_prunable
 
 BERT_BASE = BertConfig()
 ROBERTA_LARGE = RobertaConfig(

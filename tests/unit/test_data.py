@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsprune.distributed.data import BatchPlan, TrainSampler
 from dsprune.errors import UserError
+from dsprune.ranks.batches import BatchPlan, TrainSampler
 
 LENGTHS = np.random.default_rng(0).integers(3, 60, size=100)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from dsprune.commands.data import check_copy, describe, list_tasks
 from dsprune.errors import CheckFailedError, UserError
-from dsprune.programs.data import check_copy, describe, list_tasks
-from dsprune.pure.recipe import load_task
+from dsprune.recipe import load_task
+from dsprune.registry import TASKS
 from dsprune.tasks.glue import GLUE
-from dsprune.tasks.registry import TASKS
 from tests.kinds.data import commonsense_qa, table
 
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dsprune.errors import UserError
-from dsprune.pure.distill import (
+from dsprune.distillation import (
     FullSignal,
     Head,
     HiddenSignal,
@@ -20,6 +19,7 @@ from dsprune.pure.distill import (
     distillation_loss,
     example_weights,
 )
+from dsprune.errors import UserError
 
 
 def logits(seed: int, examples: int = 5, classes: int = 4) -> Tensor:
@@ -274,7 +274,7 @@ def test_rows_that_do_not_belong_together_are_noticed(teacher: Tensor) -> None:
 
 PEAK = """
 import resource, sys, torch
-from dsprune.pure.distill import *
+from dsprune.distillation import *
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

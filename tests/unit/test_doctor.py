@@ -8,10 +8,10 @@ import torch
 from deepspeed.ops.op_builder.builder import OpBuilder
 from packaging.requirements import Requirement
 
-from dsprune.engine.ops import build_ops, find_stale_locks, needed_ops
+from dsprune.commands.doctor import machine, software
+from dsprune.commands.doctor.finding import Finding
 from dsprune.errors import CheckFailedError
-from dsprune.programs.doctor import machine, software
-from dsprune.programs.doctor.finding import Finding
+from dsprune.zero.ops import build_ops, find_stale_locks, needed_ops
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from dsprune.engine.dsconfig import SHIPPED, load_ds_config, resolve_ds_config
-from dsprune.pure.recipe import load_recipe
+from dsprune.recipe import load_recipe
+from dsprune.zero.config import SHIPPED, load_ds_config, resolve_ds_config
 
 NAMES = sorted(file.stem for file in SHIPPED.glob("*.json"))
 

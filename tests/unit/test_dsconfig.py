@@ -18,11 +18,16 @@ from deepspeed.runtime.zero.offload_config import (
     DeepSpeedZeroOffloadParamConfig,
 )
 
-from dsprune.engine.dscheck import KNOWN_KEYS
-from dsprune.engine.dsconfig import load_ds_config, resolve_ds_config
-from dsprune.engine.support import _REFUSED, OPTIMIZERS_OF_DEEPSPEED, OPTIMIZERS_OF_TORCH, check_ds_config
 from dsprune.errors import UserError
-from dsprune.pure.recipe import Recipe
+from dsprune.recipe import Recipe
+from dsprune.zero.config import load_ds_config, resolve_ds_config
+from dsprune.zero.limits import (
+    _REFUSED,
+    KNOWN_KEYS,
+    OPTIMIZERS_OF_DEEPSPEED,
+    OPTIMIZERS_OF_TORCH,
+    check_ds_config,
+)
 
 AUTO: dict[str, Any] = {
     "train_batch_size": "auto",

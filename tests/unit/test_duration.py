@@ -3,7 +3,7 @@
 import pytest
 
 from dsprune.errors import UserError
-from dsprune.pure.duration import parse_duration
+from dsprune.utils.text import parse_duration
 
 
 @pytest.mark.parametrize(

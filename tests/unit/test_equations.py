@@ -3,11 +3,11 @@
 import pytest
 
 from dsprune.errors import UserError
+from dsprune.model.pretrained import load_config, load_tokenizer
+from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.equations import END, NUM_SPECIAL
 from dsprune.tasks.prefix import evaluate_prefix, symbols_of
-from dsprune.tasks.pretrained import load_config, load_tokenizer
-from dsprune.tasks.registry import build_task
-from dsprune.tasks.task import TaskSettings
+from dsprune.tasks.task import build_task
 from tests.kinds import models
 from tests.kinds.data import table
 from tests.kinds.tokenizers import word_piece

@@ -5,12 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsprune.distributed.evaluation import evaluation_batches
 from dsprune.errors import UserError
-from dsprune.programs.evaluate import evaluate, evaluate_model
-from dsprune.tasks.pretrained import load_tokenizer
-from dsprune.tasks.registry import build_task
-from dsprune.tasks.task import TaskSettings
+from dsprune.model.pretrained import load_tokenizer
+from dsprune.ranks.batches import evaluation_batches
+from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.tasks.task import build_task
+from dsprune.train.evaluation import evaluate, evaluate_model
 from tests.tiny import tiny_bert, tiny_sentiment
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ import pytest
 from safetensors import SafetensorError
 
 from dsprune.errors import UserError
-from dsprune.pure.files import replace_file, replace_folder, replace_text, sha256_of, sole_writer
+from dsprune.utils.files import replace_file, replace_folder, replace_text, sha256_of, sole_writer
 
 
 def test_replaces_what_was_there(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_sha256_is_that_of_the_whole_content(tmp_path: Path, content: bytes) -> 
 HOLD = """
 import sys, time
 from pathlib import Path
-from dsprune.pure.files import sole_writer
+from dsprune.utils.files import sole_writer
 with sole_writer(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

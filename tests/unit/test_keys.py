@@ -8,12 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dsprune.pure.masks.bits import num_bytes, pack, unpack
-from dsprune.pure.masks.kernel import kernel_for
-from dsprune.pure.selection.keys import HIGHEST_KEY, LOWEST_KEY, NAN_KEY, PRUNED_KEY, to_keys
-from dsprune.pure.selection.passes import CHUNK, Scorer, scan, scan_eager, settle
-from dsprune.pure.selection.search import histogram, histogram_eager
-from dsprune.pure.selection.wire import BINS
+from dsprune.masks.bits import num_bytes, pack, unpack
+from dsprune.masks.kernel import kernel_for
+from dsprune.selection.scan import (
+    CHUNK,
+    HIGHEST_KEY,
+    LOWEST_KEY,
+    NAN_KEY,
+    PRUNED_KEY,
+    Scorer,
+    scan,
+    scan_eager,
+    settle,
+    to_keys,
+)
+from dsprune.selection.search import BINS, histogram, histogram_eager
 
 FLOATS = st.floats(width=32, allow_nan=False)
 ODD = [0.0, -0.0, 1e-45, -1e-45, 1.0, -1.0, inf, -inf, nan, -nan]

@@ -8,11 +8,11 @@ import torch
 from torch.nn import functional
 
 from dsprune.errors import UserError
-from dsprune.programs.evaluate import evaluate
-from dsprune.tasks.masking import mask_tokens
-from dsprune.tasks.registry import build_task
-from dsprune.tasks.task import TaskSettings
-from dsprune.tasks.token_rows import IGNORED, TokenCounts, linear_head
+from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.tasks.language_modeling import mask_tokens
+from dsprune.tasks.seq2seq import IGNORED, TokenCounts, linear_head
+from dsprune.tasks.task import build_task
+from dsprune.train.evaluation import evaluate
 from tests.kinds import models
 from tests.kinds.data import SENTENCES, jsonl
 from tests.kinds.tokenizers import byte_pairs_without_padding, word_piece

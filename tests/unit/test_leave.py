@@ -7,13 +7,13 @@ import time
 
 import pytest
 
-from dsprune.programs.train.leave import GRACE
+from dsprune.utils.signals import GRACE
 
 BEGIN = """
 import signal, sys, time
 from datetime import timedelta
-from dsprune.programs.train.leave import leave_on, stay
-leave_on([signal.SIGTERM, signal.SIGUSR1], code=75)
+from dsprune.utils.signals import exit_on_signals, stop_exiting_on_signals
+exit_on_signals([signal.SIGTERM, signal.SIGUSR1], code=75)
 """
 
 # A rank that waits for a first one which never comes: no handler of Python's runs in there.
@@ -32,7 +32,7 @@ finally:
 """
 
 AFTER_STAYING = """
-stay()
+stop_exiting_on_signals()
 print("waiting", flush=True)
 time.sleep(4)
 sys.exit(3)
@@ -41,7 +41,7 @@ sys.exit(3)
 
 IGNORED = """
 import signal, sys
-from dsprune.programs.cli import main
+from dsprune.commands.cli import main
 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as in slurm/suite.sbatch
 sys.argv = ["dsprune", "schema"]
 try:

@@ -14,22 +14,19 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dsprune.distributed.comm import Comm
-from dsprune.distributed.masks import MaskSet
-from dsprune.distributed.masks.files import (
-    MANIFEST,
-    FileEntry,
-    MaskManifest,
-    read_manifest,
-    read_masks,
-    write_masks,
-)
+from dsprune.checkpoint.audit import audit_folder
 from dsprune.errors import UserError
-from dsprune.pure.files import sha256_of
-from dsprune.pure.masks.bits import pack, unpack
-from dsprune.pure.recipe import Pruning
-from dsprune.pure.shard import PrunableTensor, Shard
+from dsprune.masks import MaskSet
+from dsprune.masks.bits import pack, unpack
+from dsprune.masks.files import read_masks, write_masks
+from dsprune.masks.manifest import MANIFEST, FileEntry, MaskManifest, read_manifest
+from dsprune.model.shard import PrunableTensor, Shard
+from dsprune.ranks.collectives import Comm
+from dsprune.recipe import Pruning
+from dsprune.schedule import MaskUpdate, Timetable
+from dsprune.utils.files import sha256_of
 
+TIMETABLE = Timetable(9, 9, 0, (MaskUpdate(4, 0.5),), True, 0.1, 0.1, 0.0)
 TENSORS = (PrunableTensor("up", (5, 7)), PrunableTensor("down", (3, 3), 0.5), PrunableTensor("one", (1, 1)))
 
 
@@ -48,10 +45,9 @@ def mask_set(shards: Sequence[Shard]) -> MaskSet:
     return masks
 
 
-def write(folder: Path, shards: Sequence[Shard] | None = None, clock: int = 7) -> Path:
+def write(folder: Path, shards: Sequence[Shard] | None = None, step: int = 7) -> Path:
     masks = mask_set(whole() if shards is None else shards)
-    timetable = {"total_steps": 9}
-    write_masks(folder, masks, Comm(), clock=clock, timetable=timetable, pruning=Pruning(sparsity=0.5))
+    write_masks(folder, masks, Comm(), step=step, timetable=TIMETABLE, pruning=Pruning(sparsity=0.5))
     return folder
 
 
@@ -105,13 +101,12 @@ def test_shards_cut_anywhere_read_what_shards_cut_anywhere_else_wrote(
 
 
 def test_the_manifest_says_what_was_written(tmp_path: Path) -> None:
-    write(tmp_path, clock=3)
+    write(tmp_path, step=3)
     manifest = read_manifest(tmp_path)
-    assert (manifest.format, manifest.clock, manifest.timetable) == (1, 3, {"total_steps": 9})
-    assert manifest.pruning == Pruning(sparsity=0.5)
+    assert (manifest.format, manifest.step, manifest.timetable, manifest.scope) == (2, 3, TIMETABLE, "global")
     assert manifest.digest == mask_set(whole()).digest(Comm())
-    assert {name: (e.shape, e.sparsity, e.num_pruned) for name, e in manifest.tensors.items()} == {
-        tensor.name: (tensor.shape, tensor.sparsity, int((~kept(tensor)).sum())) for tensor in TENSORS
+    assert {name: (e.shape, e.target, e.num_pruned) for name, e in manifest.tensors.items()} == {
+        tensor.name: (tensor.shape, 0.5, int((~kept(tensor)).sum())) for tensor in TENSORS
     }
     [entry] = manifest.files
     assert entry == FileEntry(
@@ -123,9 +118,9 @@ def test_the_manifest_says_what_was_written(tmp_path: Path) -> None:
 
 
 def test_writing_again_replaces(tmp_path: Path) -> None:
-    write(tmp_path, clock=1)
-    write(tmp_path, clock=2)
-    assert read_manifest(tmp_path).clock == 2
+    write(tmp_path, step=1)
+    write(tmp_path, step=2)
+    assert read_manifest(tmp_path).step == 2
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -144,25 +139,29 @@ def test_only_the_files_that_hold_something_of_a_rank_are_opened(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (b"{", "Invalid JSON"),
-        (b"", "Invalid JSON"),
-        (b"\xff\xfe", "not text|Invalid JSON"),
-        (b"[]", "should be an object"),
-        (b'{"format": 2}', "Input should be 1"),
-        (b'{"format": 1}', "Field required"),
+        (b"{", "Expecting property name"),
+        (b"", "Expecting value"),
+        (b"\xff\xfe", "codec can't decode"),
+        (b"[]", "valid dictionary"),
+        (b'{"format": 3}', "Input should be 2"),
+        (b'{"format": 2}', "Field required"),
+        (b'{"format": 1}', "pruning"),
+        (b'{"format": 1, "pruning": 3, "timetable": {}, "tensors": {}}', "pop|subscript|events"),
     ],
 )
 def test_a_damaged_manifest_is_refused(tmp_path: Path, text: bytes, reason: str) -> None:
     write(tmp_path)
     (tmp_path / MANIFEST).write_bytes(text)
-    with pytest.raises(UserError, match=rf"dsprune.json: not a manifest of format 1 \(.*({reason})"):
+    with pytest.raises(UserError, match=rf"dsprune.json: not a manifest of format 1 or 2 \(.*({reason})"):
         read_manifest(tmp_path)
 
 
 def test_a_manifest_with_an_unknown_field_is_refused(tmp_path: Path) -> None:
     write(tmp_path)
     change(tmp_path, extra=1)
-    with pytest.raises(UserError, match=r"not a manifest of format 1 \(Extra inputs are not permitted\)"):
+    with pytest.raises(
+        UserError, match=r"not a manifest of format 1 or 2 \(Extra inputs are not permitted\)"
+    ):
         read_manifest(tmp_path)
 
 
@@ -272,20 +271,43 @@ before = {path.name: path.read_bytes() for path in folder.iterdir()}
 for limit in (0, 100, 500):  # bytes a file: the masks find no room, or the manifest alone
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
-        write(folder, clock=8)
+        write(folder, step=8)
     except (OSError, SafetensorError):
         left = {path.name: path.read_bytes() for path in folder.iterdir()}
         print("failed", "as before" if left == before else sorted(left))
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-write(folder, clock=9)
+write(folder, step=9)
 """
 
 
 def test_a_write_that_finds_no_room_leaves_what_was_there(tmp_path: Path) -> None:
-    write(tmp_path, clock=7)
+    write(tmp_path, step=7)
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
     assert 100 < sizes["masks-00000-of-00001.safetensors"] < 500 < sizes[MANIFEST]
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.splitlines() == ["failed as before"] * 3
-    assert read_manifest(tmp_path).clock == 9, "without the limit the same write is fine"
+    assert read_manifest(tmp_path).step == 9, "without the limit the same write is fine"
+
+
+# ---- format 1
+
+
+FORMAT_1 = Path(__file__).parents[1] / "data" / "masks-format-1"
+"""A model folder that version 0.1 wrote: BERT of two layers and width 16, two ranks, 12 steps, targets 0.8 and 0.5."""
+
+
+def test_a_manifest_of_format_1_is_read() -> None:
+    manifest = read_manifest(FORMAT_1)
+    assert (manifest.format, manifest.step, manifest.scope) == (2, 12, "global")
+    assert [update.step for update in manifest.timetable.updates] == [0, 5, 10]
+    targets = {name: entry.target for name, entry in manifest.tensors.items()}
+    assert targets.pop("bert.encoder.layer.1.output.dense.weight") == 0.5
+    assert set(targets.values()) == {0.8}
+    assert len(targets) == 10
+
+
+def test_masks_of_format_1_are_audited() -> None:
+    result = audit_folder(FORMAT_1)
+    assert result.findings == ()
+    assert sum(result.counts) == sum(entry.num_pruned for entry in read_manifest(FORMAT_1).tensors.values())

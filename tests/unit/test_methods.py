@@ -4,18 +4,19 @@ import pytest
 import torch
 
 from dsprune.errors import UserError
-from dsprune.pure.hashing import mix64
-from dsprune.pure.methods import METHODS, ShardContext, get_method
-from dsprune.pure.selection.groups import make_groups
-from dsprune.pure.shard import PrunableTensor
+from dsprune.methods.method import ShardContext
+from dsprune.model.shard import PrunableTensor
+from dsprune.registry import METHODS
+from dsprune.selection.groups import make_groups
+from dsprune.utils.randomness import mix64
 
 TENSOR = PrunableTensor("encoder.weight", (50, 20))
 
 
-def context(seed: int = 0, name: str = TENSOR.name, clock: int = 0) -> ShardContext:
+def context(seed: int = 0, name: str = TENSOR.name, step: int = 0) -> ShardContext:
     weight = torch.randn(1000, generator=torch.Generator().manual_seed(7))
     tensor = PrunableTensor(name, TENSOR.shape)
-    return ShardContext(tensor, range(1000), weight, weight * 2, {"exp_avg": weight * 3}, seed, clock)
+    return ShardContext(tensor, range(1000), weight, weight * 2, {"exp_avg": weight * 3}, seed, step)
 
 
 def test_a_part_of_a_context_is_cut_alike_everywhere() -> None:
@@ -28,9 +29,9 @@ def test_a_part_of_a_context_is_cut_alike_everywhere() -> None:
     assert torch.equal(part.state["exp_avg"], part.weight * 3)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", list(METHODS))
 def test_the_scores_of_a_part_are_a_part_of_the_scores(name: str) -> None:
-    method = get_method(name)
+    method = METHODS.get(name)()
     scores = method.scores(context())
     assert scores.dtype == torch.float32
     assert scores.shape == (1000,)
@@ -39,18 +40,18 @@ def test_the_scores_of_a_part_are_a_part_of_the_scores(name: str) -> None:
 
 
 def test_magnitude_is_the_absolute_value() -> None:
-    method = get_method("magnitude")
+    method = METHODS.get("magnitude")()
     assert method.absolute
     assert torch.equal(method.scores(context()), context().weight)
 
 
-def test_random_scores_are_uniform_and_differ_by_seed_and_name_but_not_by_clock() -> None:
-    method = get_method("random")
+def test_random_scores_are_uniform_and_differ_by_seed_and_name_but_not_by_step() -> None:
+    method = METHODS.get("random")()
     scores = method.scores(context())
     counts = torch.histc(scores, bins=10, min=0, max=1)
     assert counts.sum() == 1000
     assert ((counts - 100) ** 2 / 100).sum() < 28  # chi-squared with 9 degrees of freedom, p = 0.001
-    assert torch.equal(method.scores(context(clock=5)), scores)
+    assert torch.equal(method.scores(context(step=5)), scores)
     assert not torch.equal(method.scores(context(seed=1)), scores)
     assert not torch.equal(method.scores(context(name="other")), scores)
 
@@ -59,7 +60,7 @@ def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
         UserError, match=r"^pruning.method: there is no 'magnitud': choose one of magnitude, random$"
     ):
-        get_method("magnitud")
+        METHODS.get("magnitud")()
 
 
 def test_mix64_is_the_finalizer_of_splitmix64() -> None:
@@ -76,9 +77,9 @@ def test_mix64_is_the_finalizer_of_splitmix64() -> None:
 
 def test_groups_share_a_sparsity_or_are_one_tensor_each() -> None:
     tensors = [PrunableTensor(name, (size,)) for name, size in (("a", 10), ("b", 5), ("c", 11))]
-    together = make_groups(tensors, [0.5, 0.9, 0.5], uniform=False)
-    assert [(g.name, g.tensors, g.num_weights, g.num_pruned) for g in together] == [
+    groups = make_groups(tensors, [0.5, 0.9, 0.5])
+    assert [(g.name, g.tensors, g.num_weights, g.num_pruned) for g in groups] == [
         ("a and 1 more", (0, 2), 21, 10),
         ("b", (1,), 5, 4),
     ]
-    assert [g.tensors for g in make_groups(tensors, [0.5, 0.5, 0.5], uniform=True)] == [(0,), (1,), (2,)]
+    assert [g.tensors for g in make_groups(tensors, [0.5, 0.5, 0.5], "uniform")] == [(0,), (1,), (2,)]

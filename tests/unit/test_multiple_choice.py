@@ -8,10 +8,10 @@ import pytest
 from datasets import Dataset
 
 from dsprune.errors import UserError
+from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.commonsense import commonsense_qa, race, winogrande
-from dsprune.tasks.registry import build_task
 from dsprune.tasks.rows import Rows
-from dsprune.tasks.task import TaskSettings
+from dsprune.tasks.task import build_task
 from tests.kinds.data import jsonl
 from tests.kinds.tokenizers import word_piece
 

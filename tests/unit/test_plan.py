@@ -6,10 +6,11 @@ import pytest
 from rich.console import Console
 from transformers import BertConfig, LlamaConfig
 
+from dsprune.commands.plan.make import make_plan
+from dsprune.commands.plan.plan import plan
 from dsprune.errors import UserError
-from dsprune.programs.plan.plan import make_plan, plan
-from dsprune.pure.recipe import Recipe, load_recipe
-from dsprune.pure.selection.wire import event_bytes
+from dsprune.recipe import Recipe, load_recipe
+from dsprune.selection.search import update_bytes
 
 BLOCK = 4 * 16 * 16 + 2 * 16 * 32  # the matrices of one block of the model below
 
@@ -33,11 +34,11 @@ def show(
     return console.file.getvalue()
 
 
-def test_events_hit_the_target_in_both_conventions(bert: str) -> None:
+def test_updates_hit_the_target_in_both_conventions(bert: str) -> None:
     made = make_plan(load_recipe("glue-90", [f"model.path={bert}"]), 4, 3200)
     assert made.num_prunable == 2 * BLOCK
     assert made.timetable.steps_per_epoch == 100
-    last = made.timetable.events[-1]
+    last = made.timetable.updates[-1]
     assert made.num_pruned(last) == round(0.9 * 2 * BLOCK)
     text = show(made.recipe)
     assert f"{made.num_pruned(last) / made.num_prunable:.2%}" in text
@@ -47,15 +48,17 @@ def test_events_hit_the_target_in_both_conventions(bert: str) -> None:
 def test_a_tensor_with_a_target_of_its_own_keeps_pace(bert: str) -> None:
     overrides = [f"model.path={bert}", "pruning.sparsities={'*.layer.0.*': 0.45}"]
     made = make_plan(load_recipe("glue-90", overrides), 4, 3200)
-    for event in made.timetable.events:
-        own, common = made.groups(event)
-        assert own.num_pruned == pytest.approx(event.sparsity / 2 * BLOCK, abs=1)
-        assert common.num_pruned == pytest.approx(event.sparsity * BLOCK, abs=1)
+    for update in made.timetable.updates:
+        own, common = made.groups(update)
+        assert own.num_pruned == pytest.approx(update.sparsity / 2 * BLOCK, abs=1)
+        assert common.num_pruned == pytest.approx(update.sparsity * BLOCK, abs=1)
 
 
-@pytest.mark.parametrize(("name", "has_events"), [("glue-90", True), ("sentiment-dense", False)])
-def test_a_recipe_that_does_not_prune_has_no_table_of_events(name: str, has_events: bool, bert: str) -> None:
-    assert ("learning rate" in show(load_recipe(name, [f"model.path={bert}"]))) == has_events
+@pytest.mark.parametrize(("name", "has_updates"), [("glue-90", True), ("sentiment-dense", False)])
+def test_a_recipe_that_does_not_prune_has_no_table_of_updates(
+    name: str, has_updates: bool, bert: str
+) -> None:
+    assert ("learning rate" in show(load_recipe(name, [f"model.path={bert}"]))) == has_updates
 
 
 def test_all_stages_or_the_one_asked_for(bert: str) -> None:
@@ -68,9 +71,9 @@ def test_all_stages_or_the_one_asked_for(bert: str) -> None:
 
 @pytest.mark.parametrize(("scope", "num_groups"), [("global", 1), ("normalized", 1), ("uniform", 12)])
 def test_bytes_on_the_wire_are_those_of_the_selection(bert: str, scope: str, num_groups: int) -> None:
-    num_bytes = event_bytes(num_groups, num_tensors=12, world_size=4, normalized=scope == "normalized")
+    num_bytes = update_bytes(num_groups, num_tensors=12, world_size=4, normalized=scope == "normalized")
     text = show(load_recipe("glue-90", [f"model.path={bert}", f"pruning.scope={scope}"]))
-    assert f"each rank sends {num_bytes / 1000:.1f} kB an event, for 7 events" in text
+    assert f"each rank sends {num_bytes / 1000:.1f} kB a mask update, for 7 of them" in text
 
 
 def test_without_a_peak_the_rate_is_shown_as_a_share_of_it(bert: str) -> None:

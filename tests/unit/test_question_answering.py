@@ -11,9 +11,9 @@ from datasets import Dataset
 from transformers import BertTokenizerLegacy
 
 from dsprune.errors import UserError
-from dsprune.tasks.registry import build_task
+from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.spans import Candidates, best_span, find_tokens
-from dsprune.tasks.task import TaskSettings
+from dsprune.tasks.task import build_task
 from tests.kinds.tokenizers import word_piece
 
 CONTEXT = "the cat sat on the mat and the dog ran in the park"

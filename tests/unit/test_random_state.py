@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dsprune.pure.random_state import random_state, restore_random_state
+from dsprune.utils.randomness import random_state, restore_random_state
 
 
 @pytest.fixture(autouse=True)

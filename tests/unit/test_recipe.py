@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsprune.errors import UserError
-from dsprune.pure.recipe import (
+from dsprune.recipe import (
     Pruning,
     Recipe,
     Span,
@@ -170,7 +170,7 @@ class TestProblems:
             ("pruning.sparsity=.nan", r"pruning.sparsity: value nan: must be a finite number"),
             (
                 "pruning.curve=cubik",
-                r"pruning.curve: value 'cubik': must be 'cubic', 'linear', 'equal-work' or",
+                r"pruning.curve: value 'cubik': there is no 'cubik': did you mean 'cubic'\? choose one of cubic, ",
             ),
             ("pruning.include=['']", r"pruning.include.0: value '': must have at least 1 character"),
             ("pruning.sparsities={a: 1.5}", r"pruning.sparsities.a: value 1.5: must be less than 1"),
@@ -178,8 +178,8 @@ class TestProblems:
             ("pruning.every=0", r"pruning.every: value 0: must be longer than nothing"),
             ("pruning.every=2 days", r"pruning.every: value '2 days': write '500 steps', '2 epochs'"),
             (
-                "pruning={sparsity: 0.5, events: 3, every: 5}",
-                r"pruning.every: value 5: leave out pruning.events or",
+                "pruning={sparsity: 0.5, updates: 3, every: 5}",
+                r"pruning.every: value 5: leave out pruning.updates or",
             ),
             (
                 "pruning={sparsity: 0.5, start: 9, end: 9}",
@@ -187,9 +187,9 @@ class TestProblems:
             ),
             (
                 "pruning={sparsity: 0.5, curve: one-shot, end: 9}",
-                r"pruning.end: value 9: one-shot has one event",
+                r"pruning.end: value 9: one-shot has one mask update",
             ),
-            ("pruning.events=1", r"pruning.events: value 1: must be greater than or equal to 2"),
+            ("pruning.updates=1", r"pruning.updates: value 1: must be greater than or equal to 2"),
             (
                 "pruning=null",
                 r"pruning: value None: no target sparsity .*: give budget.epochs or budget.steps",

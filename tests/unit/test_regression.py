@@ -7,11 +7,11 @@ import pytest
 import torch
 from datasets import Dataset
 
+from dsprune.distillation import distillation_loss
 from dsprune.errors import UserError
-from dsprune.pure.distill import distillation_loss
-from dsprune.tasks.pretrained import load_tokenizer
-from dsprune.tasks.registry import build_task
-from dsprune.tasks.task import TaskSettings
+from dsprune.model.pretrained import load_tokenizer
+from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.tasks.task import build_task
 from tests.kinds import models
 from tests.kinds.data import table
 from tests.kinds.tokenizers import amino_acids, word_piece

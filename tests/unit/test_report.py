@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from dsprune.commands.report import report
 from dsprune.errors import UserError
-from dsprune.programs.report.many import page_of_runs
-from dsprune.programs.report.report import report
-from dsprune.programs.report.runs import find_folders, read_run
-from dsprune.programs.report.settings import differences, settings_of
-from dsprune.programs.report.table import Table
+from dsprune.report.many import page_of_runs
+from dsprune.report.runs import find_folders, read_run
+from dsprune.report.settings import differences, settings_of
+from dsprune.report.table import Table
 from tests.runs import write_run
 
 TEACHER = "distillation.teacher=runs/dense/model"
@@ -49,7 +49,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def test_a_killed_run_is_read_up_to_its_last_whole_line(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path, killed_at=77))
-    assert (run.state, run.clock, run.score) == ("unfinished", 75, None)
+    assert (run.state, run.last_step, run.score) == ("unfinished", 75, None)
     assert run.sparsity("prunable") == pytest.approx(0.8108, abs=1e-4)
     assert run.timetable is not None
     assert run.timetable.total_steps == 200
@@ -60,7 +60,7 @@ def test_the_status_says_more_of_an_unfinished_run(tmp_path: Path) -> None:
     said = {"state": "stopped", "reason": "time is up <soon>", "step": 80, "total_steps": 200}
     (folder / "status.json").write_text(json.dumps(said))
     run = read_run(folder)
-    assert (run.state, run.clock) == ("stopped", 80)
+    assert (run.state, run.last_step) == ("stopped", 80)
     page = say(folder, output=tmp_path / "page")
     assert "time is up &lt;soon&gt;." in page
     assert "80 of 200" in page
@@ -129,13 +129,13 @@ def test_without_groups_a_series_is_named_by_what_differs(tmp_path: Path) -> Non
 # ---- the page and the tables
 
 
-def test_one_run_shows_every_event_planned_and_reached(tmp_path: Path) -> None:
+def test_one_run_shows_every_update_planned_and_reached(tmp_path: Path) -> None:
     folder = write_run(tmp_path, TEACHER)
     page = say(folder, output=folder, audit=True)
-    events = rows_of(folder / "events.csv")
-    assert len(events) == 7
-    assert all(row["planned"] == row["reached"] for row in events)
-    assert events[-1]["reached"] == "90.00 %"
+    updates = rows_of(folder / "updates.csv")
+    assert len(updates) == 7
+    assert all(row["planned"] == row["reached"] for row in updates)
+    assert updates[-1]["reached"] == "90.00 %"
     assert "Hardness 1, temperature 2." in page
     assert "Not audited: " in page, "there is neither a model nor a checkpoint"
     assert "| 173 | 90.00 % | 90.00 % |" in (folder / "report.md").read_text()
@@ -145,9 +145,9 @@ def test_a_run_without_distillation_has_no_section_of_it(tmp_path: Path) -> None
     assert "<h2>Distillation</h2>" not in say(write_run(tmp_path), output=tmp_path)
 
 
-def test_events_that_never_came_are_shown_as_planned_only(tmp_path: Path) -> None:
+def test_updates_that_never_came_are_shown_as_planned_only(tmp_path: Path) -> None:
     say(write_run(tmp_path, killed_at=77), output=tmp_path)
-    reached = [row["reached"] for row in rows_of(tmp_path / "events.csv")]
+    reached = [row["reached"] for row in rows_of(tmp_path / "updates.csv")]
     assert reached == ["60.19 %", "72.88 %", "81.08 %", "", "", "", ""]
 
 
@@ -156,7 +156,7 @@ def test_a_killed_run_that_logged_nothing_is_a_page_too(tmp_path: Path) -> None:
     (folder / "start.json").unlink()
     page = say(folder, output=tmp_path)
     assert "Nothing was logged yet." in page
-    assert "No event has happened yet." in page
+    assert "No mask update has happened yet." in page
     assert "versions not written down" in page
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dsprune.programs.analyze.result import Analysis, Finding, write_analysis
-from dsprune.programs.suite.definition import load_suite
-from dsprune.pure.recipe import load_recipe
+from dsprune.commands.analyze.result import Analysis, Finding, write_analysis
+from dsprune.commands.suite.definition import load_suite
+from dsprune.recipe import load_recipe
 from scripts.results import page
 from tests.runs import write_run
 

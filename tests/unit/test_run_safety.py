@@ -10,13 +10,12 @@ import torch
 import torch.distributed as dist
 from datasets import Dataset
 
-from dsprune.distributed.lost import lost_ranks_explained
-from dsprune.distributed.ranks import Ranks
 from dsprune.errors import RunFailedError
-from dsprune.programs.train import watchdog
-from dsprune.programs.train.meter import MOST_SKIPPED, Meter
-from dsprune.programs.train.same import data_digest
-from dsprune.programs.train.watchdog import Watchdog
+from dsprune.ranks import failures as watchdog
+from dsprune.ranks.failures import Watchdog, explain_lost_ranks
+from dsprune.ranks.ranks import Ranks
+from dsprune.train.metrics import MOST_SKIPPED, Meter
+from dsprune.train.setup import data_digest
 
 
 @pytest.fixture
@@ -93,12 +92,12 @@ def test_a_rank_without_progress_ends(
 @pytest.mark.parametrize("message", ["[x.cc:1] Connection closed by peer [::1]:1", "Timed out waiting 9ms"])
 def test_a_lost_rank_is_told_in_one_line(message: str) -> None:
     says = r"^another rank is gone \(.*\): the same command goes on"
-    with pytest.raises(RunFailedError, match=says), lost_ranks_explained():
+    with pytest.raises(RunFailedError, match=says), explain_lost_ranks():
         raise RuntimeError(f"{message}\nand more")
 
 
 def test_other_errors_are_left_alone() -> None:
-    with pytest.raises(RuntimeError, match=r"^mat1 and mat2"), lost_ranks_explained():
+    with pytest.raises(RuntimeError, match=r"^mat1 and mat2"), explain_lost_ranks():
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 

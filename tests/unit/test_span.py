@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from dsprune.pure.recipe import Span
+from dsprune.recipe import Span
 
 spans = st.one_of(
     st.builds(Span, st.integers(0, 10**6).map(float), st.just("steps")),

@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from dsprune.commands.status import SILENCE, read_standing, status
 from dsprune.errors import UserError
-from dsprune.programs.run import RunFolder
-from dsprune.programs.status.standing import SILENCE, read_standing
-from dsprune.programs.status.status import status
+from dsprune.train.run_folder import RunFolder
 
 
 def write_run(folder: Path, now: float, **changes: Any) -> RunFolder:
@@ -31,7 +30,7 @@ def write_run(folder: Path, now: float, **changes: Any) -> RunFolder:
     rows: list[dict[str, Any]] = [
         {"step": step, "loss": 0.25, "seconds_per_step": 0.5} for step in range(4, 41, 4)
     ]
-    rows.insert(5, {"step": 22, "event_sparsity": 0.5})
+    rows.insert(5, {"step": 22, "update_sparsity": 0.5})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 4')
     tag = folder / "checkpoints" / "global_step30"
     tag.mkdir(parents=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dsprune.distributed.ranks import Ranks
 from dsprune.errors import StoppedError, UserError
-from dsprune.programs import status_file
-from dsprune.programs.status_file import StatusFile, read_status
+from dsprune.ranks.ranks import Ranks
+from dsprune.train import status_file
+from dsprune.train.status_file import StatusFile, read_status
 
 FIRST = Ranks(0, 0, 2)
 

@@ -8,9 +8,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dsprune.distillation.store import (
+    ShardWriter,
+    begin_store,
+    begun_store,
+    finish_store,
+    missing_shards,
+    open_store,
+)
+from dsprune.distillation.store.tensor_file import TensorFile, write_tensors
 from dsprune.errors import UserError
-from dsprune.pure.store import ShardWriter, begin_store, begun_store, finish_store, missing_shards, open_store
-from dsprune.pure.store.tensor_file import TensorFile, write_tensors
 from tests.stores import ORIGIN, capture, content, head, plan, spec, write_shard
 
 FILES = ["shard-00000.safetensors", "shard-00001.safetensors", "head.safetensors"]
@@ -104,7 +111,7 @@ def test_a_safetensors_file_of_another_program(folder: Path) -> None:
 
 
 def test_a_file_of_another_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dsprune.pure.store.tensor_file.FORMAT", 2)
+    monkeypatch.setattr("dsprune.distillation.store.tensor_file.FORMAT", 2)
     write_tensors(tmp_path / "x.safetensors", {"a": torch.ones(1)}, {})
     monkeypatch.undo()
     with pytest.raises(UserError, match="format 2, this dsprune reads 1: use the other one"):

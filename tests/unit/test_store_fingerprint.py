@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsprune.pure.store import fingerprint, fingerprints
+from dsprune.distillation.store import fingerprint, fingerprints
 
 SAMPLE = {"input_ids": [101, 7592, 2088, 102], "token_type_ids": [0, 0, 1, 1]}
 

@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 from safetensors import safe_open
 
+from dsprune.distillation.store import Output, StoreSpec, fingerprints, plan_store
 from dsprune.errors import UserError
-from dsprune.pure.store import Output, StoreSpec, fingerprints, plan_store
 from tests.stores import ORIGIN, TEMPERATURES, capture, plan, samples, spec
 
 KINDS = ["full", "topk", "hidden"]

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from dsprune.distillation import FullSignal, Head, HiddenSignal, TopKSignal
+from dsprune.distillation.store import ShardWriter, Store, StoreSpec, fingerprint, fingerprints, open_store
+from dsprune.distillation.store.codecs import codec_for
+from dsprune.distillation.store.format import DTYPES
 from dsprune.errors import UserError
-from dsprune.pure.distill import FullSignal, Head, HiddenSignal, TopKSignal
-from dsprune.pure.store import ShardWriter, Store, StoreSpec, fingerprint, fingerprints, open_store
-from dsprune.pure.store.codecs import codec_for
-from dsprune.pure.store.spec import DTYPES
 from tests.stores import ORIGIN, TEMPERATURES, capture, logits, plan, said, samples, spec
 
 KINDS = ["full", "topk", "hidden"]
@@ -188,7 +188,7 @@ READ_ALL = """
 import sys
 from pathlib import Path
 import numpy as np
-from dsprune.pure.store import open_store
+from dsprune.distillation.store import open_store
 
 def resident():
     status = Path("/proc/self/status").read_text()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dsprune.pure.store import begin_store, finish_store, missing_shards, open_store
+from dsprune.distillation.store import begin_store, finish_store, missing_shards, open_store
 from tests.stores import capture, content, head, plan, spec, write_shard
 
 # Each child captures and is killed, with no chance to clean up, when it is about to open, rename or remove a

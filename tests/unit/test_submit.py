@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from dsprune.commands.submit.cluster import Request, check, parse_nodes, parse_time
+from dsprune.commands.submit.jobs import parse_sparsities, plan_jobs
+from dsprune.distillation.store.format import MANIFEST
 from dsprune.errors import UserError
-from dsprune.programs.submit.cluster import Request, check, parse_nodes, parse_time
-from dsprune.programs.submit.jobs import parse_sparsities, plan_jobs
-from dsprune.pure.recipe import Recipe, load_recipe
-from dsprune.pure.store.manifest import MANIFEST
+from dsprune.recipe import Recipe, load_recipe
 
 SINFO = """\
 gpu*|a1|idle|gpu:a100:4(S:0-1),shard:8|2-00:00:00

@@ -8,17 +8,17 @@ import pytest
 import yaml
 from rich.console import Console
 
+from dsprune.commands.cli import run_command
+from dsprune.commands.suite.definition import load_suite, shipped_suites
+from dsprune.commands.suite.grid import Grid, RunSpec, check_methods, rounds_to
+from dsprune.commands.suite.launch import Launcher
+from dsprune.commands.suite.resolve import resolve
+from dsprune.commands.suite.suite import Choice, _prepare, parts_of, suite_part
 from dsprune.errors import UserError
-from dsprune.programs.cli import run_command
-from dsprune.programs.report.published import _published, published_tables
-from dsprune.programs.suite.definition import load_suite, shipped_suites
-from dsprune.programs.suite.grid import Grid, Job, check_methods, rounds_to
-from dsprune.programs.suite.launch import Launcher
-from dsprune.programs.suite.places import resolve
-from dsprune.programs.suite.suite import Choice, _prepare, parts_of, suite_part
-from dsprune.pure.prunable import find_prunable
-from dsprune.pure.recipe import load_recipe, shipped_recipes
-from dsprune.pure.schedule.law import scaled_epochs
+from dsprune.model.prunable import find_prunable
+from dsprune.recipe import load_recipe, shipped_recipes
+from dsprune.report.published import _published, published_tables
+from dsprune.schedule.law import scaled_epochs
 from tests.system.commands import write_recipe
 from tests.tiny import tiny_bert
 
@@ -38,12 +38,12 @@ def grid(name: str, recipe: str, *overrides: str) -> Grid:
 
 def all_jobs(
     made: Grid, methods: Sequence[str], sparsities: Sequence[float], seeds: Sequence[int] = (1,)
-) -> list[Job]:
+) -> list[RunSpec]:
     first, then = made.parts(methods, sparsities, seeds)
     return [job for part in (*first, *then) for job in part.jobs]
 
 
-def jobs(name: str, recipe: str, *overrides: str, seeds: tuple[int, ...] = (1,)) -> dict[str, Job]:
+def jobs(name: str, recipe: str, *overrides: str, seeds: tuple[int, ...] = (1,)) -> dict[str, RunSpec]:
     made = grid(name, recipe, *overrides)
     listed = all_jobs(made, list(made.suite.methods), made.suite.sparsity, seeds)
     found = {job.name: job for job in listed}

@@ -7,12 +7,18 @@ import pytest
 from rich.console import Console
 from transformers import BertConfig
 
+from dsprune.commands.plan.make import make_plan
+from dsprune.commands.plan.targets import plan_targets, print_max_target
 from dsprune.errors import UserError
-from dsprune.programs.plan.plan import make_plan
-from dsprune.programs.plan.targets import plan_targets, say_sound_target
-from dsprune.pure.recipe import Recipe, load_recipe
-from dsprune.pure.schedule.law import first_sparsity, scaled_epochs, scaled_events, sound_target, work
-from dsprune.pure.schedule.scale import scaled_to
+from dsprune.recipe import Recipe, load_recipe
+from dsprune.schedule.law import (
+    first_sparsity,
+    max_target,
+    scaled_epochs,
+    scaled_to,
+    scaled_updates,
+    work,
+)
 
 TARGETS = (0.5, 0.8, 0.9, 0.97)
 
@@ -37,27 +43,27 @@ def text_of(console: Console) -> str:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_law_is_its_own_inverse(target: float) -> None:
-    assert sound_target(scaled_epochs(target)) == pytest.approx(target)
+    assert max_target(scaled_epochs(target)) == pytest.approx(target)
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_where_the_law_rules_scaling_is_the_law(recipe: Recipe, target: float) -> None:
     timetable = make_plan(scaled_to(recipe, target), 1, 3200).timetable
     assert timetable.total_steps == round(100 * scaled_epochs(target))
-    assert len(timetable.events) == scaled_events(target)
-    assert timetable.events[0].sparsity == pytest.approx(first_sparsity(target))
-    assert timetable.events[-1].sparsity == target
+    assert len(timetable.updates) == scaled_updates(target)
+    assert timetable.updates[0].sparsity == pytest.approx(first_sparsity(target))
+    assert timetable.updates[-1].sparsity == target
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_is_set_by_hand_stretches_with_the_work(recipe: Recipe, target: float) -> None:
     values = {**recipe.model_dump(), "budget": {"epochs": 6, "batch": 32}}
-    values["pruning"] = {"sparsity": 0.9, "first": 0.5, "events": 10, "start": "10 %", "end": "5 epochs"}
+    values["pruning"] = {"sparsity": 0.9, "first": 0.5, "updates": 10, "start": "10 %", "end": "5 epochs"}
     scaled, ratio = scaled_to(Recipe.model_validate(values), target), work(target) / work(0.9)
     assert scaled.pruning is not None
     assert scaled.budget.epochs == pytest.approx(6 * ratio)
     assert work(scaled.pruning.first or 0) == pytest.approx(ratio * work(0.5))
-    assert scaled.pruning.events == max(2, round(10 * ratio))
+    assert scaled.pruning.updates == max(2, round(10 * ratio))
     assert scaled.pruning.end is not None
     assert scaled.pruning.end.amount == pytest.approx(5 * ratio)
     assert str(scaled.pruning.start) == "10 %"
@@ -80,7 +86,7 @@ def test_targets_are_tabled_and_drawn(recipe: Recipe, tmp_path: Path) -> None:
 
 def test_a_budget_is_answered_with_a_target(recipe: Recipe) -> None:
     said = console()
-    say_sound_target(recipe, 3000, 1, 3200, said)
+    print_max_target(recipe, 3000, 1, 3200, said)
     assert "3,000 steps are 30 epochs of 100 steps: by the law sound for a target up to 90 %." in text_of(
         said
     )
@@ -95,4 +101,4 @@ def test_what_cannot_be_answered(recipe: Recipe) -> None:
     with pytest.raises(
         UserError, match="--steps: the steps in an epoch are not known: give --train-examples"
     ):
-        say_sound_target(in_steps, 100, 1, None, console())
+        print_max_target(in_steps, 100, 1, None, console())

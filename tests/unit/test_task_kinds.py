@@ -9,14 +9,14 @@ import torch
 from torch.nn import functional
 from transformers import AutoConfig
 
+from dsprune.commands.plan.make import make_plan
+from dsprune.distillation.store import fingerprints
 from dsprune.errors import UserError
-from dsprune.programs.evaluate import evaluate
-from dsprune.programs.plan.plan import make_plan
-from dsprune.pure.recipe import Recipe
-from dsprune.pure.store import fingerprints
-from dsprune.tasks.pretrained import load_tokenizer
-from dsprune.tasks.registry import build_task
-from dsprune.tasks.task import TaskSettings
+from dsprune.model.pretrained import load_tokenizer
+from dsprune.recipe import Recipe
+from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.tasks.task import build_task
+from dsprune.train.evaluation import evaluate
 from tests.kinds import models
 from tests.kinds.kind import KINDS, Kind
 

@@ -8,9 +8,9 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
 
 from dsprune.errors import UserError
-from dsprune.tasks.pretrained import load_config, load_model, load_tokenizer
-from dsprune.tasks.registry import build_task
-from dsprune.tasks.task import TaskSettings
+from dsprune.model.pretrained import load_config, load_model, load_tokenizer
+from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.tasks.task import build_task
 from tests.tiny import tiny_bert, tiny_sentiment, tiny_tokenizer
 
 

@@ -9,9 +9,9 @@ import pyarrow.parquet
 import pytest
 
 from dsprune.errors import UserError
+from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.glue import GLUE
-from dsprune.tasks.registry import build_task
-from dsprune.tasks.task import TaskSettings
+from dsprune.tasks.task import build_task
 from tests.tiny import tiny_tokenizer
 
 ROWS = [("the film was good", "positive"), ('the plot, "was"\nbad', "negative"), ("so dull", "negative")]

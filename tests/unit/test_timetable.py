@@ -1,13 +1,13 @@
 import pytest
 
-from dsprune.pure.recipe import Budget, LearningRate, Pruning
-from dsprune.pure.schedule import Event, Timetable, build_timetable
+from dsprune.recipe import Budget, LearningRate, Pruning
+from dsprune.schedule import MaskUpdate, Timetable, build_timetable
 
 TIMETABLE = Timetable(
     total_steps=100,
     steps_per_epoch=10,
     warmup_steps=5,
-    events=(Event(10, 0.5), Event(60, 0.9)),
+    updates=(MaskUpdate(10, 0.5), MaskUpdate(60, 0.9)),
     rewind=True,
     dense_final=0.5,
     interval_final=0.1,
@@ -16,7 +16,7 @@ TIMETABLE = Timetable(
 
 
 @pytest.mark.parametrize(
-    ("clock", "multiplier"),
+    ("step", "multiplier"),
     [
         (0, 0.0),
         (4, 0.8),
@@ -30,43 +30,43 @@ TIMETABLE = Timetable(
         (101, 0),
     ],
 )
-def test_learning_rate_by_hand(clock: int, multiplier: float) -> None:
-    assert TIMETABLE.lr_multiplier(clock) == pytest.approx(multiplier)
+def test_learning_rate_by_hand(step: int, multiplier: float) -> None:
+    assert TIMETABLE.lr_multiplier(step) == pytest.approx(multiplier)
 
 
 @pytest.mark.parametrize(
-    ("clock", "sparsity", "phase"),
+    ("step", "sparsity", "phase"),
     [(0, 0, "dense"), (9, 0, "dense"), (10, 0.5, "prune"), (59, 0.5, "prune"), (60, 0.9, "recover")],
 )
-def test_sparsity_and_phase_by_hand(clock: int, sparsity: float, phase: str) -> None:
-    assert TIMETABLE.sparsity_at(clock) == sparsity
-    assert TIMETABLE.phase_at(clock) == phase
+def test_sparsity_and_phase_by_hand(step: int, sparsity: float, phase: str) -> None:
+    assert TIMETABLE.sparsity_at(step) == sparsity
+    assert TIMETABLE.phase_at(step) == phase
 
 
 def test_phases_cover_the_run() -> None:
     assert TIMETABLE.phases() == [("dense", 0, 10), ("prune", 10, 60), ("recover", 60, 100)]
 
 
-def test_an_event_is_found_at_its_step_only() -> None:
-    found = [clock for clock in range(100) if TIMETABLE.event_at(clock)]
+def test_an_update_is_found_at_its_step_only() -> None:
+    found = [step for step in range(100) if TIMETABLE.update_at(step)]
     assert found == [10, 60]
 
 
 def test_progress_is_the_share_of_the_target() -> None:
-    first, last = TIMETABLE.events
+    first, last = TIMETABLE.updates
     assert TIMETABLE.progress(first) == pytest.approx(5 / 9)
     assert TIMETABLE.progress(last) == 1
 
 
-def test_a_warmup_that_reaches_over_an_event_goes_on() -> None:
-    pruning = Pruning(sparsity=0.9, start=10, end=60, events=2)
+def test_a_warmup_that_reaches_over_an_update_goes_on() -> None:
+    pruning = Pruning(sparsity=0.9, start=10, end=60, updates=2)
     timetable = build_timetable(pruning, LearningRate(warmup=20), Budget(batch=1, steps=100), None)
-    assert [timetable.lr_multiplier(clock) for clock in (10, 19, 20, 60)] == [0.5, 0.95, 1.0, 1.0]
+    assert [timetable.lr_multiplier(step) for step in (10, 19, 20, 60)] == [0.5, 0.95, 1.0, 1.0]
 
 
 def test_without_pruning_the_rate_rises_once_and_decays_once() -> None:
     timetable = build_timetable(None, LearningRate(warmup=2), Budget(batch=1, epochs=2), 5)
-    assert timetable.events == ()
+    assert timetable.updates == ()
     assert timetable.phases() == [("dense", 0, 10)]
-    rates = [timetable.lr_multiplier(clock) for clock in range(11)]
+    rates = [timetable.lr_multiplier(step) for step in range(11)]
     assert rates == pytest.approx([0, 0.5, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0])

@@ -7,9 +7,9 @@ import pytest
 import sacrebleu
 
 from dsprune.errors import UserError
-from dsprune.tasks.pretrained import load_tokenizer
-from dsprune.tasks.registry import build_task
-from dsprune.tasks.task import TaskSettings
+from dsprune.model.pretrained import load_tokenizer
+from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.tasks.task import build_task
 from tests.kinds import models
 from tests.kinds.data import GERMAN, SENTENCES, parallel
 from tests.kinds.tokenizers import unigrams, word_piece

@@ -1,0 +1,126 @@
+"""Check every invariant of pruning in the files of a checkpoint or of a model folder."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from dsprune.checkpoint.deepspeed_files import CheckpointFiles
+from dsprune.checkpoint.tags import LATEST
+from dsprune.errors import UserError
+from dsprune.masks import MaskSet
+from dsprune.masks.audit import Finding, check_shard
+from dsprune.masks.files import read_masks
+from dsprune.masks.manifest import MANIFEST, MaskManifest, read_manifest
+from dsprune.model.files import ModelFiles
+from dsprune.model.shard import PrunableTensor, Shard
+from dsprune.ranks.collectives import Comm
+from dsprune.selection.groups import make_groups
+
+__all__ = ["Audit", "audit_folder", "folders_to_audit"]
+
+
+class Weights(Protocol):
+    """Complete tensors by name, from a checkpoint or a model folder."""
+
+    def views(self, name: str) -> Mapping[str, Tensor]:
+        """Return the flattened tensor, in each form that the files hold."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The outcome for one folder.
+
+    Attributes:
+        folder: what was checked.
+        step: number of applied optimizer steps when it was written.
+        tensors: the pruned tensors.
+        counts: zeros of each.
+        findings: invariants that do not hold; empty = all hold.
+    """
+
+    folder: Path
+    step: int
+    tensors: tuple[PrunableTensor, ...]
+    counts: tuple[int, ...]
+    findings: tuple[Finding, ...]
+
+    def failure(self) -> str:
+        """Name the first finding and the number of findings."""
+        return f"{self.folder}: {self.findings[0]} ({len(self.findings)} findings in all)"
+
+
+def folders_to_audit(path: Path) -> list[Path]:
+    """Return the folders with masks: `path` itself, or its newest checkpoint and model where it is a run.
+
+    Raises:
+        UserError: there is nothing to audit at `path`.
+    """
+    if (path / MANIFEST).exists():
+        return [path]
+    checkpoints = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    found = []
+    if (checkpoints / LATEST).is_file():
+        found.append(checkpoints / (checkpoints / LATEST).read_text().strip())
+    if (path / "model").is_dir():
+        found.append(path / "model")
+    if not found:
+        raise UserError(f"{path}: neither a run, a checkpoint nor a model with masks: nothing to audit")
+    return found
+
+
+def audit_folder(folder: Path) -> Audit:
+    """Check a checkpoint or a model folder.
+
+    Raises:
+        UserError: it has no masks, or a file is damaged.
+    """
+    manifest = read_manifest(folder)
+    masks = _read_masks(folder, manifest)
+    weights: Weights = ModelFiles(folder) if (folder / "config.json").exists() else CheckpointFiles(folder)
+    return Audit(
+        folder,
+        manifest.step,
+        tuple(shard.tensor for shard in masks.shards),
+        tuple(masks.counts(Comm())),
+        (*_check_counts(manifest, masks), *_check_weights(masks, weights)),
+    )
+
+
+def _read_masks(folder: Path, manifest: MaskManifest) -> MaskSet:
+    """Read the complete masks, however they are sharded."""
+    tensors = [PrunableTensor(name, entry.shape, entry.target) for name, entry in manifest.tensors.items()]
+    masks = MaskSet([Shard(tensor, 0, tensor.numel) for tensor in tensors])
+    masks.replace(read_masks(folder, manifest, masks.shards))
+    if masks.digest(Comm()) != manifest.digest:
+        raise UserError(f"{folder}: the masks do not have the digest in {MANIFEST}: use another checkpoint")
+    return masks
+
+
+def _check_counts(manifest: MaskManifest, masks: MaskSet) -> Iterator[Finding]:
+    """Check that each group has the zeros of the newest mask update: `round(sparsity * num_weights)`."""
+    past = [update for update in manifest.timetable.updates if update.step < manifest.step]
+    progress = manifest.timetable.progress(past[-1]) if past else 0.0
+    tensors, counts = [shard.tensor for shard in masks.shards], masks.counts(Comm())
+    entries = list(manifest.tensors.values())
+    sparsities = [progress * entry.target for entry in entries]
+    for group in make_groups(tensors, sparsities, manifest.scope):
+        count = sum(counts[place] for place in group.tensors)
+        initial = sum(entries[place].initial_pruned for place in group.tensors)
+        expected = group.num_pruned if past else initial
+        if count != expected:
+            rule = f"{expected:,} weights are pruned"
+            yield Finding(tensors[group.tensors[0]].name, rule, abs(count - expected))
+
+
+def _check_weights(masks: MaskSet, weights: Weights) -> Iterator[Finding]:
+    """Check that pruned entries are +0.0 in every form of a tensor, and that no zero is -0.0."""
+    for shard, bits in zip(masks.shards, masks.bits, strict=True):
+        views = weights.views(shard.tensor.name)
+        for what, view in views.items():
+            if view.numel() != shard.numel:
+                yield Finding(shard.tensor.name, f"the {what} have {shard.numel:,} entries", view.numel())
+                return
+        yield from check_shard(shard.tensor.name, bits, views)

@@ -1,0 +1,31 @@
+"""The whole model of a sharded engine, as a Hugging Face folder."""
+
+from pathlib import Path
+from typing import Any
+
+from deepspeed import DeepSpeedEngine
+
+from dsprune.ranks.collectives import barrier
+from dsprune.utils.files import replace_folder
+from dsprune.zero.weights import full_state_dict
+
+__all__ = ["save_model_folder"]
+
+
+def save_model_folder(engine: DeepSpeedEngine, folder: Path, tokenizer: Any) -> None:
+    """Write `folder` for `from_pretrained`: whole or not at all. Collective: every rank must call this.
+
+    Args:
+        engine: its module is a Hugging Face model.
+        folder: replaced when it is there.
+        tokenizer: saved beside the model.
+    """
+    state = full_state_dict(engine)
+    if state is not None:
+
+        def write(temporary: Path) -> None:
+            engine.module.save_pretrained(temporary, state_dict=state)
+            tokenizer.save_pretrained(temporary)
+
+        replace_folder(folder, write)
+    barrier()

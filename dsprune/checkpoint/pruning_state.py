@@ -1,0 +1,137 @@
+"""The state of pruning: the masks of an engine with the weights that they belong to, saved and loaded with it."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dsprune.errors import UserError
+from dsprune.masks import MaskSet
+from dsprune.masks.audit import Finding, check_shard
+from dsprune.masks.files import read_masks, write_masks
+from dsprune.masks.manifest import MANIFEST, MaskManifest, read_manifest
+from dsprune.ranks.agreement import on_every_rank
+from dsprune.ranks.collectives import Comm, barrier
+from dsprune.ranks.ranks import current_ranks
+from dsprune.recipe import Pruning
+from dsprune.schedule import Timetable
+from dsprune.zero.layout import ZeroLayout
+
+__all__ = ["PruningState", "load_masks", "save_masks"]
+
+
+class PruningState:
+    """The masks of one engine, sharded like its ZeRO optimizer state.
+
+    Args:
+        layout: this rank's slices of the prunable tensors.
+        pruning: the recipe's section.
+        timetable: when the mask updates are.
+
+    Attributes:
+        comm: the ranks that share the masks.
+        masks: of this rank's shards.
+        num_pruned: zeros of all prunable tensors, over all ranks.
+        initial_pruned: zeros of each tensor that the run began with; empty when it began dense.
+    """
+
+    def __init__(self, layout: ZeroLayout, pruning: Pruning, timetable: Timetable) -> None:
+        self.layout, self.pruning, self.timetable = layout, pruning, timetable
+        self.comm = Comm(layout.group, layout.device)
+        self.masks = MaskSet(layout.shards, layout.master_device)
+        self.num_pruned = 0
+        self.initial_pruned: list[int] = []
+
+    @property
+    def num_prunable(self) -> int:
+        """Number of prunable weights over all ranks."""
+        return sum(shard.tensor.numel for shard in self.layout.shards)
+
+    def restore(self, bits: Sequence[Tensor]) -> None:
+        """Set the masks, as read from a checkpoint. Collective: every rank must call this."""
+        self.masks.replace([row.to(self.layout.master_device) for row in bits])
+        self.num_pruned = sum(self.masks.counts(self.comm))
+
+    def mask_bytes(self) -> int:
+        """Return the memory of the masks over all ranks that share them. Collective: every rank must call this."""
+        return int(self.comm.all_reduce_sum(torch.tensor(self.masks.nbytes)))
+
+    def tensor_sparsity(self) -> dict[str, float]:
+        """Return the fraction of zeros of each prunable tensor. Collective: every rank must call this."""
+        counts = self.masks.counts(self.comm)
+        tensors = [shard.tensor for shard in self.layout.shards]
+        return {tensor.name: count / tensor.numel for tensor, count in zip(tensors, counts, strict=True)}
+
+    def audit(self) -> list[Finding]:
+        """Check this rank's shards: pruned entries of weights and moments are +0.0 in every copy."""
+        return [
+            finding
+            for index, (shard, bits) in enumerate(zip(self.masks.shards, self.masks.bits, strict=True))
+            for finding in check_shard(shard.tensor.name, bits, dict(self._views(index)))
+        ]
+
+    def _views(self, index: int) -> Iterator[tuple[str, Tensor]]:
+        yield "master weights", self.layout.weight(index)
+        yield "working copy", self.layout.working_copy(index)
+        yield from self.layout.states(index).items()
+
+
+def save_masks(folder: Path, state: PruningState, step: int) -> None:
+    """Write the masks into the folder of a tag or of a model. Collective: every rank must call this."""
+    # Where every rank holds a replica, rank 0 alone writes.
+    if state.layout.group is not None or current_ranks().is_first:
+        write_masks(
+            folder,
+            state.masks,
+            state.comm,
+            step=step,
+            timetable=state.timetable,
+            pruning=state.pruning,
+            initial_pruned=state.initial_pruned,
+        )
+    barrier()
+
+
+def load_masks(folder: Path, state: PruningState, step: int) -> None:
+    """Read the masks of a checkpoint whose weights are loaded already. Collective: every rank must call this.
+
+    Raises:
+        UserError: the folder has no masks, or they are not those of these weights and this timetable.
+    """
+    ranks = current_ranks()
+    manifest, bits = on_every_rank(ranks, lambda: _read(folder, state, step))
+    state.restore(bits)
+    state.initial_pruned = [entry.initial_pruned for entry in manifest.tensors.values()]
+    if state.masks.digest(state.comm) != manifest.digest:
+        raise UserError(f"{folder}: the masks do not have the digest in the manifest: use another checkpoint")
+    on_every_rank(ranks, lambda: _check_weights(folder, state))
+
+
+def _read(folder: Path, state: PruningState, step: int) -> tuple[MaskManifest, list[Tensor]]:
+    """Return the manifest and this rank's bits."""
+    if not (folder / MANIFEST).exists():
+        raise UserError(
+            f"{folder}: no {MANIFEST}, so no masks: copy it and the masks too, or make masks of the weights' exact "
+            f"zeros with --masks-from zeros"
+        )
+    manifest = read_manifest(folder)
+    ours, theirs = state.timetable.to_dict(), manifest.timetable.to_dict()
+    if differing := [field for field in ours if ours[field] != theirs[field]]:
+        field = differing[0]
+        raise UserError(
+            f"{folder}: its timetable has {field}={theirs[field]}, this run's has {ours[field]}: "
+            f"resume with the recipe that it was written with"
+        )
+    if manifest.step != step:
+        raise UserError(
+            f"{folder}: masks of step {manifest.step}, weights of step {step}: use another checkpoint"
+        )
+    return manifest, read_masks(folder, manifest, state.layout.shards)
+
+
+def _check_weights(folder: Path, state: PruningState) -> None:
+    if findings := state.audit():
+        raise UserError(
+            f"{folder}: {findings[0]}: the masks are not those of these weights: use another checkpoint"
+        )

@@ -1,0 +1,128 @@
+"""A checkpoint of any ZeRO stage and number of ranks, taken over by an engine of any other.
+
+DeepSpeed loads a checkpoint where it was written: at the same stage, on as many ranks. Elsewhere the master
+weights and moments are cut out of its files as this engine's partitions have them, parameter by parameter;
+the working copies are rounded from them. No number is computed, so every one of them is the same bit for bit.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from deepspeed import DeepSpeedEngine
+from torch import Tensor
+from torch.optim import Optimizer
+
+from dsprune.checkpoint.deepspeed_files import COUNTERS, CheckpointFiles, main_file, read_main_file
+from dsprune.errors import UserError
+from dsprune.model.shard import PrunableTensor
+from dsprune.zero.layout import ZeroLayout
+from dsprune.zero.parameters import full_shape
+from dsprune.zero.stages import open_layout
+
+__all__ = ["reshard", "topology_changes"]
+
+
+def topology_changes(engine: DeepSpeedEngine, folder: Path) -> list[str]:
+    """What is not as it was when a checkpoint was written, such as `ZeRO stage 2 -> 3`.
+
+    Raises:
+        UserError: there is no checkpoint, or it is damaged.
+    """
+    model = read_main_file(folder)
+    theirs = _topology(model["ds_config"], model["dp_world_size"])
+    ours = _topology(engine.config, engine.dp_world_size)
+    return [f"{what} {theirs[what]} -> {ours[what]}" for what in ours if ours[what] != theirs[what]]
+
+
+def _topology(config: dict[str, Any], world_size: int) -> dict[str, Any]:
+    """What DeepSpeed's files depend on."""
+    zero = config.get("zero_optimization", {})
+    precisions = [name for name in ("bf16", "fp16") if config.get(name, {}).get("enabled")]
+    return {
+        "ZeRO stage": zero.get("stage", 0),
+        "ranks": world_size,
+        "precision": precisions[0] if precisions else "fp32",
+        "optimizer on": (zero.get("offload_optimizer") or {}).get("device", "accelerator"),
+        "sub-groups of": zero.get("sub_group_size", "all"),
+    }
+
+
+def reshard(engine: DeepSpeedEngine, folder: Path) -> tuple[str, dict[str, Any]]:
+    """Load weights, moments, counters and scheduler. Collective: every rank must call this.
+
+    A loss scale of fp16 begins anew.
+
+    Returns:
+        What `load_checkpoint` returns: a file in `folder`, and the client state.
+
+    Raises:
+        UserError: the checkpoint is of another model, or has frozen parameters.
+    """
+    files = CheckpointFiles(folder)
+    model = read_main_file(folder)
+    layout = open_layout(engine, list(_trained(engine, folder)))
+    for index, shard in enumerate(layout.shards):
+        name, numel = shard.tensor.name, files.numel(shard.tensor.name)
+        if numel != shard.tensor.numel:
+            raise UserError(
+                f"{folder}: {name} has {numel:,} weights there and {shard.tensor.numel:,} here: the checkpoint "
+                f"is of another model"
+            )
+        views = files.cut(name, shard.start, shard.numel)
+        if shard.numel:
+            layout.weight(index).copy_(views.pop("master weights"))
+            _put_states(layout, index, views, files.scalars(name))
+    layout.refresh_copies()
+    assert layout.misplaced() is None
+    buffers = dict(engine.module.named_buffers())
+    for name in model["buffer_names"]:
+        buffers[name].copy_(model["module"][name])
+    _restore_counters(engine, files.counters)
+    return str(main_file(folder)), {key: value for key, value in model.items() if key not in _DEEPSPEEDS}
+
+
+_DEEPSPEEDS = ("module", "optimizer", *COUNTERS)
+
+
+def _trained(engine: DeepSpeedEngine, folder: Path) -> Iterator[PrunableTensor]:
+    """Every parameter, in the order of the model."""
+    for name, parameter in engine.module.named_parameters():
+        if not parameter.requires_grad:
+            raise UserError(
+                f"{folder}: {name} is frozen, and only trained parameters can be moved: go on at the same ZeRO "
+                f"stage on as many ranks"
+            )
+        yield PrunableTensor(name, full_shape(parameter))
+
+
+def _put_states(
+    layout: ZeroLayout, index: int, moments: Mapping[str, Tensor], scalars: Mapping[str, float]
+) -> None:
+    """Set the optimizer's state of a shard as if it had stepped; the scalars are common to a flat tensor."""
+    state, weight = layout.make_states(index, moments), layout.weight(index)
+    views = layout.states(index)
+    for name, values in moments.items():
+        views[name].copy_(values)
+    for name, value in scalars.items():
+        state[name] = _scalar_state(layout.base_optimizer, weight.device, value)
+
+
+def _scalar_state(optimizer: Optimizer, device: torch.device, value: float) -> float | Tensor:
+    """A number in an optimizer's state, as the optimizer has it: DeepSpeed's keep integers, torch's tensors."""
+    if not type(optimizer).__module__.startswith("torch."):
+        return int(value)
+    on_device = any(optimizer.defaults.get(option) for option in ("fused", "capturable"))
+    return torch.tensor(float(value), device=device if on_device else "cpu")
+
+
+def _restore_counters(engine: DeepSpeedEngine, counters: dict[str, Any]) -> None:
+    """The step, the schedule, and the learning rate of the next step."""
+    engine.global_steps = counters["global_steps"]
+    engine.skipped_steps = counters["skipped_steps"]
+    engine.global_samples = counters["global_samples"]
+    engine.lr_scheduler.load_state_dict(counters["lr_scheduler"])
+    rates = engine.lr_scheduler.get_last_lr()
+    for group, rate in zip(engine.basic_optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate

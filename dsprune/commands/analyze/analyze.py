@@ -1,0 +1,142 @@
+"""`dsprune analyze`: the cost and the benefit of pruning each component of a model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from dsprune.commands.analyze.measure import layers_of, set_up
+from dsprune.commands.analyze.result import Analysis, write_analysis
+from dsprune.commands.analyze.rule import RULE, fragment, recommendation
+from dsprune.commands.analyze.sections import analysis_section, component_table
+from dsprune.errors import UserError
+from dsprune.model.components import find_components
+from dsprune.model.cost import PRECISION_BYTES
+from dsprune.model.prunable import find_prunable
+from dsprune.ranks.ranks import Ranks, process_group
+from dsprune.recipe import Recipe
+from dsprune.report.blocks import Fact, Page
+from dsprune.report.page import write_page, write_tables
+from dsprune.report.report import PAGE
+from dsprune.report.table import as_rich, percent
+from dsprune.utils.console import progress_bar, say
+from dsprune.utils.files import replace_text
+from dsprune.utils.versions import command_line, versions
+
+__all__ = ["analyze", "make_analysis"]
+
+
+def analyze(
+    recipe: Recipe,
+    sparsities: Sequence[float],
+    recovery_steps: int,
+    layers: bool,
+    batch_size: int,
+    output: Path | None,
+    ranks: Ranks,
+    console: Console,
+) -> None:
+    """Analyse the recipe's model, and write what was found. Collective: every rank must call this.
+
+    Args:
+        recipe: its model must be trained for its task, its target is what components are compared at.
+        sparsities: more sparsities to prune each component to.
+        recovery_steps: training steps between pruning and a second measurement; 0 = none.
+        layers: prune each component of each layer by itself, too.
+        batch_size: examples of a forward pass on a rank.
+        output: folder to write into; None = beside the recipe's run.
+        ranks: who this is.
+        console: for the first rank's words.
+
+    Raises:
+        UserError: the recipe lacks something, or its model is not trained for the task.
+    """
+    with process_group(ranks) as device:
+        analysis = make_analysis(
+            recipe, sparsities, recovery_steps, layers, batch_size, ranks, device, console
+        )
+    if not ranks.is_first:
+        return
+    folder = output or Path(recipe.output, f"{recipe.name}-analysis")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_analysis(analysis, folder)
+    replace_text(folder / "fragment.yaml", fragment(analysis))
+    page = _page(analysis)
+    write_page(page, folder / PAGE)
+    files = write_tables(page, folder)
+    console.print(as_rich(component_table(analysis)))
+    for line in (RULE, recommendation(analysis)):
+        console.print(line, markup=False, highlight=False)
+    console.print(f"\n{fragment(analysis)}", markup=False, highlight=False)
+    for path in (folder / PAGE, *files):
+        say(console, f"written: {path}")
+
+
+def make_analysis(
+    recipe: Recipe,
+    sparsities: Sequence[float],
+    recovery_steps: int,
+    layers: bool,
+    batch_size: int,
+    ranks: Ranks,
+    device: torch.device,
+    console: Console,
+) -> Analysis:
+    """Measure; `device` is this rank's, other arguments and errors as `analyze`.
+
+    Collective: every rank must call this.
+    """
+    if recipe.pruning is None:
+        raise UserError(f"recipe {recipe.name!r}: an analysis needs a target: add pruning.sparsity")
+    target = recipe.pruning.sparsity
+    bench = set_up(recipe, batch_size, recovery_steps, ranks, device)
+    assert recipe.model is not None
+    assert recipe.task is not None
+    include, exclude = recipe.pruning.include, recipe.pruning.exclude
+    prunable = frozenset(tensor.name for tensor in find_prunable(bench.model, include, exclude))
+    components = find_components(bench.model)
+    flops = bench.flops(recipe.task.max_length)
+    metric, dense = next(iter(bench.metrics().items()))
+    levels = sorted({target, *sparsities})
+    with progress_bar(console, shown=ranks.is_first) as progress:
+        total = len(levels) * len(components)
+        total += sum(len(layers_of(component)) for component in components) if layers else 0
+        bar = progress.add_task("analyze", total=total)
+        findings = [
+            bench.finding(component, levels, target, flops, prunable, lambda: progress.advance(bar))
+            for component in components
+        ]
+        losses = bench.layer_losses(components, target, lambda: progress.advance(bar)) if layers else ()
+    known = versions()
+    return Analysis(
+        recipe=recipe.name,
+        model=recipe.model.path,
+        task=recipe.task.name,
+        metric=metric,
+        dense=dense,
+        num_examples=len(bench.data),
+        length=recipe.task.max_length,
+        target=target,
+        num_weights=sum(component.num_weights for component in components),
+        flops=flops.total,
+        weight_bytes=PRECISION_BYTES[recipe.precision],
+        recovery_steps=recovery_steps,
+        findings=tuple(findings),
+        layers=losses,
+        origin=f"{command_line()} · seed {recipe.seed} · " + ", ".join(f"{k} {v}" for k, v in known.items()),
+    )
+
+
+def _page(analysis: Analysis) -> Page:
+    facts = (
+        Fact(f"{analysis.dense:.4f}", f"{analysis.metric}, dense"),
+        Fact(f"{analysis.num_weights:,}", "weights"),
+        Fact(percent(analysis.num_prunable / analysis.num_weights), "prunable"),
+        Fact(f"{analysis.flops / 1e9:.3f}", f"GFLOPs of {analysis.length} tokens"),
+        Fact(percent(analysis.target), "target"),
+    )
+    lead = "What pruning each component of the model takes away, and what it costs."
+    return Page(
+        f"{analysis.recipe}, analysed", "", lead, facts, (analysis_section(analysis),), analysis.origin
+    )

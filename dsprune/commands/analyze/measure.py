@@ -1,0 +1,210 @@
+"""Measuring a model: what each component is, and what pruning it alone does to the task."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+
+from dsprune.commands.analyze.recovery import Recovery
+from dsprune.commands.analyze.result import Finding, LayerLoss
+from dsprune.errors import UserError
+from dsprune.masks import MaskSet
+from dsprune.masks.bits import unpack
+from dsprune.model.components import Component
+from dsprune.model.cost import Flops, forward_flops, stretched
+from dsprune.model.pretrained import load_config, load_tokenizer
+from dsprune.model.shard import PrunableTensor, Shard
+from dsprune.ranks.collectives import Comm, world_comm
+from dsprune.ranks.ranks import Ranks
+from dsprune.recipe import Recipe
+from dsprune.selection import select
+from dsprune.selection.groups import make_groups
+from dsprune.selection.scan import Scorer
+from dsprune.tasks.task import Collate, Task, build_task, on_device
+from dsprune.train.evaluation import evaluate
+
+__all__ = ["Bench", "pruned", "restored", "set_up"]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model on its task.
+
+    Attributes:
+        model: trained for the task.
+        task: what it does.
+        data: encoded validation examples.
+        collate: makes batches.
+        ranks: who shares the work.
+        device: where the model is.
+        batch_size: examples of a forward pass on a rank.
+        recovery: how to train between pruning and measuring; None = not at all.
+    """
+
+    model: nn.Module
+    task: Task
+    data: Dataset
+    collate: Collate
+    ranks: Ranks
+    device: torch.device
+    batch_size: int
+    recovery: Recovery | None
+
+    def metrics(self) -> dict[str, float]:
+        """The task's metrics of the model as it is, the headline first. Collective: every rank must call this."""
+        return evaluate(
+            self.model, self.task, self.data, self.collate,
+            batch_size=self.batch_size, device=self.device, comm=world_comm(self.ranks),
+        )  # fmt: skip
+
+    def score(self) -> float:
+        """The headline metric. Collective: every rank must call this."""
+        return next(iter(self.metrics().values()))
+
+    def score_without(self, tensors: Sequence[PrunableTensor], sparsity: float) -> float:
+        """The metric while some tensors are pruned, one shot. Collective: every rank must call this."""
+        with pruned(self.model, tensors, sparsity):
+            return self.score()
+
+    def score_recovered(self, tensors: Sequence[PrunableTensor], sparsity: float) -> float | None:
+        """The same after the recovery, if there is one. Collective: every rank must call this."""
+        if self.recovery is None:
+            return None
+        with restored(self.model), pruned(self.model, tensors, sparsity) as masks:
+            self.recovery.train(self.model, masks)
+            return self.score()
+
+    def flops(self, length: int) -> Flops:
+        """Operations of a forward pass of one example of so many tokens."""
+        example = self.task.inputs(self.collate([self.data[0]]))
+        return forward_flops(self.model, on_device(stretched(example, length), self.device))
+
+    def finding(
+        self,
+        component: Component,
+        sparsities: Sequence[float],
+        target: float,
+        flops: Flops,
+        prunable: frozenset[str],
+        advance: Callable[[], object],
+    ) -> Finding:
+        """All about a component. Collective: every rank must call this."""
+        scores = {}
+        for sparsity in sparsities:
+            scores[sparsity] = self.score_without(component.tensors, sparsity)
+            advance()
+        names = [tensor.name for tensor in component.tensors]
+        return Finding(
+            name=component.name,
+            patterns=patterns_of(names),
+            num_weights=component.num_weights,
+            flops=sum(flops.by_weight.get(name, 0) for name in names),
+            is_prunable=not prunable.isdisjoint(names),
+            scores=scores,
+            recovered=self.score_recovered(component.tensors, target),
+        )
+
+    def layer_losses(
+        self, components: Sequence[Component], target: float, advance: Callable[[], object]
+    ) -> tuple[LayerLoss, ...]:
+        """Matrices of the blocks one at a time, worst first. Collective: every rank must call this."""
+        losses = []
+        for component in components:
+            for layer in layers_of(component):
+                score = self.score_without(component.in_layer(layer), target)
+                losses.append(LayerLoss(layer, component.name, score))
+                advance()
+        return tuple(sorted(losses, key=lambda loss: (loss.score, loss.layer)))
+
+
+def set_up(recipe: Recipe, batch_size: int, recovery_steps: int, ranks: Ranks, device: torch.device) -> Bench:
+    """The model of a recipe on its task.
+
+    Raises:
+        UserError: the recipe has no model or task, or the model is not trained for the task.
+    """
+    if recipe.model is None or recipe.task is None:
+        raise UserError(f"recipe {recipe.name!r}: an analysis needs the sections model and task: add them")
+    tokenizer = load_tokenizer(recipe.model.tokenizer or recipe.model.path)
+    task = build_task(recipe.task).for_model(load_config(recipe.model.path)).for_tokenizer(tokenizer)
+    model: nn.Module = task.build_model(recipe.model.path, tokenizer, new_head=False)
+    model.eval().to(device)
+    collate = task.collate(tokenizer)
+    recovery = None
+    if recovery_steps:
+        data = task.prepare("train", tokenizer)
+        recovery = Recovery(recipe, recovery_steps, data, collate, ranks, device)
+    validation = task.prepare("validation", tokenizer)
+    return Bench(model, task, validation, collate, ranks, device, batch_size, recovery)
+
+
+def layers_of(component: Component) -> list[int]:
+    """The blocks in which a component has matrices."""
+    matrices = zip(component.tensors, component.layers, strict=True)
+    return sorted({layer for tensor, layer in matrices if layer is not None and len(tensor.shape) > 1})
+
+
+def patterns_of(names: Sequence[str]) -> tuple[str, ...]:
+    """Globs that match these names: a number between dots becomes one of as many digits.
+
+    A `*` would do too much: it matches dots.
+
+    Examples:
+        >>> patterns_of(["layer.3.fc1.weight", "layer.4.fc1.weight", "layer.10.fc1.weight"])
+        ('layer.[0-9].fc1.weight', 'layer.[0-9][0-9].fc1.weight')
+    """
+    return tuple(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", lambda m: "[0-9]" * len(m[0]), n) for n in names))
+
+
+@contextmanager
+def pruned(
+    model: nn.Module, tensors: Sequence[PrunableTensor], sparsity: float
+) -> Iterator[dict[str, Tensor]]:
+    """The model with the smallest weights of some tensors at zero, `round(sparsity * n)` of all of them.
+
+    Afterwards every weight is what it was. Each rank that holds the same model does the same.
+
+    Yields:
+        The masks by name of the tensor, in its shape; True = kept.
+    """
+    weights = dict(model.named_parameters())
+    chosen = {tensor.name: weights[tensor.name].data for tensor in tensors}
+    masks = _masks(list(chosen.values()), tensors, sparsity)
+    before = {name: values.clone() for name, values in chosen.items()}
+    try:
+        for name, mask in masks.items():
+            chosen[name].masked_fill_(~mask, 0.0)
+        yield masks
+    finally:
+        for name, values in before.items():
+            chosen[name].copy_(values)
+
+
+@contextmanager
+def restored(model: nn.Module) -> Iterator[None]:
+    """Put all parameters and buffers back to what they are now."""
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    try:
+        yield
+    finally:
+        model.load_state_dict(state)
+
+
+def _masks(
+    weights: Sequence[Tensor], tensors: Sequence[PrunableTensor], sparsity: float
+) -> dict[str, Tensor]:
+    """As selection makes them in training: by magnitude, over all tensors, ties in global order."""
+    shards = [Shard(tensor, 0, tensor.numel) for tensor in tensors]
+    flat = [values.view(-1) for values in weights]
+    scorers = [Scorer(values.__getitem__, absolute=True) for values in flat]
+    kept = MaskSet(shards, flat[0].device).bits
+    groups = make_groups(tensors, [sparsity] * len(tensors))
+    rows = select(shards, scorers, kept, groups, Comm())
+    return {
+        tensor.name: unpack(bits, tensor.numel).view(tensor.shape)
+        for tensor, bits in zip(tensors, rows, strict=True)
+    }

@@ -1,0 +1,81 @@
+"""A short training with a mask that does not change, for what pruning costs once the others have adapted."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+
+from dsprune.model.parameter_groups import parameter_groups
+from dsprune.ranks.batches import BatchPlan, TrainSampler
+from dsprune.ranks.collectives import all_reduce_
+from dsprune.ranks.ranks import Ranks
+from dsprune.recipe import Recipe
+from dsprune.tasks.task import Collate, on_device
+
+__all__ = ["DEFAULT_PEAK", "Recovery"]
+
+DEFAULT_PEAK = 5e-5
+"""Learning rate of a recipe that names none."""
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """A number of steps of the recipe's training, from its first example on; the learning rate falls to 0.
+
+    Attributes:
+        recipe: gives batch, optimizer, learning rate and seed.
+        steps: how many.
+        data: encoded training examples.
+        collate: makes batches.
+        ranks: who shares the work.
+        device: where the model is.
+    """
+
+    recipe: Recipe
+    steps: int
+    data: Dataset
+    collate: Collate
+    ranks: Ranks
+    device: torch.device
+
+    def train(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+        """Train the model in place; what a mask prunes stays zero. Collective: every rank must call this."""
+        settings, budget = self.recipe.optimizer, self.recipe.budget
+        peak = self.recipe.learning_rate.peak or DEFAULT_PEAK
+        groups = parameter_groups(model, peak, self.recipe.learning_rate.scale)
+        optimizer = torch.optim.AdamW(groups, peak, settings.betas, settings.eps, settings.weight_decay)
+        schedule = LambdaLR(optimizer, lambda step: 1 - step / self.steps)
+        micro_batch = budget.micro_batch or max(1, budget.batch // self.ranks.world_size)
+        plan = BatchPlan(len(self.data), budget.batch, micro_batch, self.ranks.world_size, self.recipe.seed)
+        sampler = TrainSampler(plan, self.data["length"][:], self.ranks.rank, start=0, stop=self.steps)
+        batches = iter(DataLoader(self.data, batch_sampler=sampler, collate_fn=self.collate))
+        torch.manual_seed(self.recipe.seed + self.ranks.rank)
+        model.train()
+        for _ in range(self.steps):
+            for batch in itertools.islice(batches, plan.accumulation):
+                loss = model(**on_device(batch, self.device)).loss
+                (loss / (plan.accumulation * self.ranks.world_size)).backward()
+            self._finish(model, masks, optimizer)
+            schedule.step()
+        model.eval()
+
+    def _finish(
+        self, model: nn.Module, masks: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Sum the gradients over ranks, and step."""
+        for name, weight in model.named_parameters():
+            if weight.grad is None:
+                continue
+            if self.ranks.world_size > 1:
+                all_reduce_(weight.grad)
+            if name in masks:
+                weight.grad.mul_(masks[name])  # zero weight, gradient and moments: AdamW leaves it at zero
+        if self.recipe.gradient_clipping:
+            nn.utils.clip_grad_norm_(model.parameters(), self.recipe.gradient_clipping)
+        optimizer.step()
+        optimizer.zero_grad()

@@ -1,0 +1,125 @@
+"""What an analysis found out, and the file that keeps it."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dsprune.errors import UserError
+from dsprune.utils.files import replace_text
+
+__all__ = ["FILE", "Analysis", "Finding", "LayerLoss", "read_analysis", "write_analysis"]
+
+FILE = "analysis.json"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A component.
+
+    Attributes:
+        name: what it is.
+        patterns: globs that match its tensors and no others.
+        num_weights: how many it has.
+        flops: operations of a forward pass that are done with them.
+        is_prunable: whether the recipe prunes it.
+        scores: the headline metric by sparsity, when only this component is pruned, one shot.
+        recovered: the same at the target after a short training; None = that was not asked for.
+    """
+
+    name: str
+    patterns: tuple[str, ...]
+    num_weights: int
+    flops: int
+    is_prunable: bool
+    scores: dict[float, float]
+    recovered: float | None = None
+
+
+@dataclass(frozen=True)
+class LayerLoss:
+    """The headline metric when only one component of one layer is pruned, to the target."""
+
+    layer: int
+    component: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """All of it.
+
+    Attributes:
+        recipe: its name.
+        model: folder or hub name of the model.
+        task: name of the task.
+        metric: name of the headline metric; larger is better.
+        dense: its value for the model as it is.
+        num_examples: examples that it is measured on.
+        length: sequence length that operations are counted at.
+        target: sparsity that the recipe asks for.
+        num_weights: of the model.
+        flops: of a forward pass of one example, with those that use no weight.
+        weight_bytes: of a weight, in the recipe's precision.
+        recovery_steps: training steps before `recovered`; 0 = none.
+        findings: the components.
+        layers: one by one, worst first; empty = not asked for.
+        origin: command, versions and seed.
+    """
+
+    recipe: str
+    model: str
+    task: str
+    metric: str
+    dense: float
+    num_examples: int
+    length: int
+    target: float
+    num_weights: int
+    flops: int
+    weight_bytes: int
+    recovery_steps: int
+    findings: tuple[Finding, ...]
+    layers: tuple[LayerLoss, ...]
+    origin: str
+
+    @property
+    def num_prunable(self) -> int:
+        """Weights that the recipe prunes."""
+        return sum(finding.num_weights for finding in self.findings if finding.is_prunable)
+
+    def score(self, finding: Finding) -> float:
+        """The metric with a component at the target, after the recovery where there was one."""
+        return finding.scores[self.target] if finding.recovered is None else finding.recovered
+
+    def harm(self, finding: Finding) -> float:
+        """What the metric loses; at least 0, since a gain is chance or luck that nobody should prune for."""
+        return max(0.0, self.dense - self.score(finding))
+
+
+def write_analysis(analysis: Analysis, folder: Path) -> None:
+    """Write `analysis.json`."""
+    values = asdict(analysis)
+    for finding in values["findings"]:
+        finding["scores"] = list(finding["scores"].items())  # JSON has texts for keys
+    replace_text(folder / FILE, json.dumps(values, indent=2) + "\n")
+
+
+def read_analysis(folder: Path) -> Analysis:
+    """Read `analysis.json`.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        values = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        findings = tuple(_finding(finding) for finding in values["findings"])
+        layers = tuple(LayerLoss(**layer) for layer in values["layers"])
+        return replace(Analysis(**values), findings=findings, layers=layers)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{folder / FILE}: is no analysis ({error}): make it anew") from error
+
+
+def _finding(values: dict[str, Any]) -> Finding:
+    scores = dict(values["scores"])
+    return Finding(**{**values, "patterns": tuple(values["patterns"]), "scores": scores})

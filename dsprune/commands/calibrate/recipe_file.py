@@ -1,0 +1,78 @@
+"""Changing one value in a recipe file, and not a letter more."""
+
+from pathlib import Path
+
+import yaml
+
+from dsprune.errors import UserError
+from dsprune.utils.files import replace_text
+
+__all__ = ["check_recipe_file", "write_temperature"]
+
+SECTION, KEY = "distillation", "temperature"
+
+
+def check_recipe_file(path: Path) -> None:
+    """Refuse what `write_temperature` would refuse, before time is spent on the temperature.
+
+    Raises:
+        UserError: it is no recipe file with a distillation section whose temperature can be set.
+    """
+    _with_temperature(path, 1.0)
+
+
+def write_temperature(path: Path, temperature: float) -> None:
+    """Set `distillation.temperature`; comments, order and layout of the file stay.
+
+    Raises:
+        UserError: see `check_recipe_file`.
+    """
+    replace_text(path.resolve(), _with_temperature(path, temperature))
+
+
+def _with_temperature(path: Path, temperature: float) -> str:
+    if not path.is_file():
+        raise UserError(f"--write: value {path}: no such file: give a recipe file of your own")
+    text = path.read_bytes().decode()
+    try:
+        section = _child(yaml.compose(text, yaml.SafeLoader), SECTION)
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--write: value {path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(section, yaml.MappingNode) or not section.value:
+        raise UserError(f"--write: value {path}: has no section {SECTION}: add it, with a teacher")
+    edited = _edit(text, section, f"{temperature:g}")
+    if not _says(edited, {**values, SECTION: {**values[SECTION], KEY: temperature}}):
+        raise UserError(
+            f"--write: value {path}: {SECTION}.{KEY} is no plain number there, or shared with another "
+            f"section: set it by hand"
+        )
+    return edited
+
+
+def _edit(text: str, section: yaml.MappingNode, number: str) -> str:
+    """The text with the number in the value's place, or in a line of its own below the first key's."""
+    value = _child(section, KEY)
+    if isinstance(value, yaml.ScalarNode):
+        return text[: value.start_mark.index] + number + text[value.end_mark.index :]
+    if value is not None:  # a ramp: somebody has thought about it
+        return text
+    key, first = section.value[0]
+    end = first.end_mark.index
+    if section.flow_style:
+        return f"{text[:end]}, {KEY}: {number}{text[end:]}"
+    rest_of_line, newline, below = text[end:].partition("\n")
+    return f"{text[:end]}{rest_of_line}\n{' ' * key.start_mark.column}{KEY}: {number}{newline}{below}"
+
+
+def _child(node: yaml.Node | None, key: str) -> yaml.Node | None:
+    pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+    return next((value for name, value in pairs if name.value == key), None)
+
+
+def _says(text: str, values: object) -> bool:
+    # YAML has corners (aliases, empty values, texts over lines) in which the edit does something else.
+    try:
+        return bool(yaml.safe_load(text) == values)
+    except yaml.YAMLError:
+        return False

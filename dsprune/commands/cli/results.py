@@ -1,0 +1,103 @@
+"""Commands that look at what came out."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dsprune.commands.cli.app import Overrides, RecipeArgument, app
+
+__all__ = ["analyze", "audit", "evaluate", "export", "report", "status"]
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A Hugging Face model folder or hub name.")],
+    overrides: Overrides = None,
+    task: Annotated[str, typer.Option(help="Name of the task.")] = "text-classification",
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples of a forward pass on a rank.")] = 32,
+) -> None:
+    """Evaluate any Hugging Face model folder on a task; data as overrides, such as `validation=dev.csv`."""
+    from dsprune.ranks.ranks import find_ranks
+    from dsprune.recipe import load_task
+    from dsprune.utils.console import quiet_libraries
+
+    settings, ranks = load_task(task, overrides or []), find_ranks()
+    quiet_libraries(is_first=ranks.is_first)
+    from dsprune.train.evaluation import evaluate_command
+
+    metrics = evaluate_command(model, settings, batch_size, ranks)
+    if metrics is not None:
+        print(json.dumps(metrics))
+
+
+@app.command()
+def audit(path: Annotated[Path, typer.Argument(help="A run, a checkpoint or a model folder.")]) -> None:
+    """Check every invariant of a pruned run; exit with 1 and name the tensor when one does not hold."""
+    from dsprune.commands.audit import audit as check
+
+    check(path, Console())
+
+
+@app.command()
+def analyze(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    sparsity: Annotated[
+        list[float] | None, typer.Option(min=0, max=1, help="Prune to this too, beside the recipe's target.")
+    ] = None,
+    recovery_steps: Annotated[int, typer.Option(min=0, help="Train so long, then measure again.")] = 0,
+    layers: Annotated[bool, typer.Option(help="Prune each component of each layer by itself, too.")] = True,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples of a forward pass on a rank.")] = 32,
+    output: Annotated[Path | None, typer.Option(help="Folder to write into; else beside the run's.")] = None,
+) -> None:
+    """Table what pruning each component of a trained model buys, and what it costs."""
+    from dsprune.ranks.ranks import find_ranks
+    from dsprune.recipe import load_recipe
+    from dsprune.utils.console import quiet_libraries
+
+    loaded, ranks = load_recipe(recipe, overrides or []), find_ranks()
+    quiet_libraries(is_first=ranks.is_first)
+    from dsprune.commands.analyze.analyze import analyze as examine
+
+    more = sparsity if sparsity is not None else [0.5, 0.7, 0.8]
+    examine(loaded, more, recovery_steps, layers, batch_size, output, ranks, Console())
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders with such below.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to write into; else the one run's, or report/ for several.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
+    audit: Annotated[bool, typer.Option(help="Audit the runs too.")] = True,
+) -> None:
+    """Write what runs did as one page that needs no network, and as tables in Markdown and CSV."""
+    from dsprune.commands.report import report as write
+
+    write(runs, output, title, audit, Console())
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder of a run, finished or not.")],
+    to: Annotated[Path, typer.Option(help="The folder to make.")],
+    tag: Annotated[str | None, typer.Option(help="Name of a checkpoint; else the newest.")] = None,
+) -> None:
+    """Write a checkpoint of a run as a Hugging Face model folder, with its masks."""
+    from dsprune.commands.export import export as write
+
+    write(run, tag, to, Console())
+
+
+@app.command()
+def status(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+) -> None:
+    """Tell where runs stand, from their folders alone."""
+    from dsprune.commands.status import status as show
+
+    show(runs, Console())

@@ -1,0 +1,83 @@
+"""`dsprune export`: a checkpoint of a run as a model folder to give away, without the ranks that wrote it."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from dsprune.checkpoint.deepspeed_files import CheckpointFiles
+from dsprune.checkpoint.tags import complete_tags
+from dsprune.errors import UserError
+from dsprune.masks.manifest import MANIFEST, read_manifest
+from dsprune.model.pretrained import keep_layers, load_tokenizer
+from dsprune.recipe import Recipe, load_recipe
+from dsprune.tasks.task import build_task
+from dsprune.train.run_folder import RunFolder
+from dsprune.utils.console import say
+from dsprune.utils.files import replace_folder
+
+__all__ = ["export"]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def export(path: Path, tag: str | None, to: Path, console: Console) -> None:
+    """Write the model of a run's checkpoint, with tokenizer, masks and recipe: whole or not at all.
+
+    Args:
+        path: the run's folder; the run need not have come to its end.
+        tag: name of a checkpoint; None = the newest that is whole.
+        to: folder to make.
+        console: where to print.
+
+    Raises:
+        UserError: there is no such checkpoint, it is damaged, or `to` is there already.
+    """
+    run = RunFolder(path)
+    checkpoint = _checkpoint(run, tag)
+    if to.exists():
+        raise UserError(f"--to: value {to}: is there already, and is not overwritten: give another folder")
+    recipe = load_recipe(str(run.recipe))
+    files = CheckpointFiles(checkpoint)
+
+    def write(temporary: Path) -> None:
+        _save_model(recipe, files, temporary)
+        shutil.copy(run.recipe, temporary)
+        if recipe.pruning is not None:
+            _copy_masks(checkpoint, temporary)
+
+    replace_folder(to, write)
+    say(console, f"{checkpoint} as a model: {to}")
+
+
+def _checkpoint(run: RunFolder, tag: str | None) -> Path:
+    whole = {folder.name: folder for folder in complete_tags(run.checkpoints)}
+    if not whole:
+        raise UserError(f"{run.path}: no complete checkpoint there: give the folder of a run that has one")
+    if tag is None:
+        return next(iter(whole.values()))
+    if tag not in whole:
+        raise UserError(f"--tag: value {tag}: no such checkpoint: use one of {', '.join(whole)}")
+    return whole[tag]
+
+
+def _save_model(recipe: Recipe, files: CheckpointFiles, folder: Path) -> None:
+    assert recipe.model is not None, recipe.name
+    assert recipe.task is not None, recipe.name
+    tokenizer = load_tokenizer(recipe.model.tokenizer or recipe.model.path)
+    task = build_task(recipe.task).for_tokenizer(tokenizer)
+    model = keep_layers(task.build_model(recipe.model.path, tokenizer), recipe.model.layers)
+    parameters = dict(model.named_parameters())
+    for name in files.names:
+        parameters[name].data.view(-1).copy_(files.views(name)["master weights"])
+    module: nn.Module = model
+    module.to(DTYPES[recipe.precision])
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _copy_masks(checkpoint: Path, folder: Path) -> None:
+    for name in (MANIFEST, *(entry.file for entry in read_manifest(checkpoint).files)):
+        shutil.copy(checkpoint / name, folder)

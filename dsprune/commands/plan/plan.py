@@ -1,0 +1,146 @@
+"""`dsprune plan`: what a recipe would do and take, from the model's config alone. Runs nothing."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from dsprune.commands.plan.make import (
+    Plan,
+    make_plan,
+)
+from dsprune.commands.plan.picture import draw_plan
+from dsprune.model.cost import checkpoint_bytes, rank_memory
+from dsprune.recipe import Recipe
+from dsprune.selection.search import update_bytes
+from dsprune.utils.console import say
+
+__all__ = ["plan", "print_plan"]
+
+
+def plan(
+    recipe: Recipe,
+    world_size: int,
+    stage: int | None,
+    train_examples: int | None,
+    plot: Path | None,
+    console: Console,
+) -> None:
+    """Print what a recipe would do and take.
+
+    Args:
+        recipe: the recipe.
+        world_size: number of ranks.
+        stage: ZeRO stage to show the memory of; None = all of them.
+        train_examples: size of the training data; None = count the recipe's local file, as it is cut into examples.
+        plot: PNG or SVG file to draw sparsity and learning rate in; None = none.
+        console: where to print.
+
+    Raises:
+        UserError: the parts of the recipe do not fit together, or epochs cannot be counted.
+    """
+    made = make_plan(recipe, world_size, train_examples)
+    if plot is not None:
+        draw_plan(made, plot)  # first: it may be refused
+    print_plan(made, world_size, range(4) if stage is None else [stage], console)
+    if plot is not None:
+        say(console, f"Picture: {plot}")
+
+
+def print_plan(plan: Plan, world_size: int, stages: Iterable[int], console: Console) -> None:
+    """Print all of a plan, for a number of ranks and some ZeRO stages."""
+    console.print(_summary(plan))
+    if plan.timetable.updates:
+        console.print(_updates(plan))
+    console.print(_memory(plan, world_size, stages))
+    if plan.timetable.updates:
+        console.print(_wire(plan, world_size))
+
+
+def _summary(plan: Plan) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for name, text in _facts(plan):
+        table.add_row(f"[bold]{name}", text)
+    return table
+
+
+def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
+    recipe, timetable = plan.recipe, plan.timetable
+    yield "recipe", recipe.name
+    yield "model", f"{plan.model_path}, {plan.num_weights:,} weights"
+    if recipe.pruning is not None:
+        pruning = recipe.pruning
+        share = plan.num_prunable / plan.num_weights
+        yield "prunable", f"{plan.num_prunable:,} weights in {len(plan.tensors)} tensors, {share:.1%} of all"
+        yield "pruning", f"{pruning.sparsity:.1%}, {pruning.method}, {pruning.scope}, {pruning.curve}"
+    length = f"{timetable.total_steps:,} steps of {recipe.budget.batch} examples"
+    if plan.num_examples is not None:
+        epochs = timetable.total_steps / timetable.steps_per_epoch
+        length += (
+            f" = {epochs:.4g} epochs of {timetable.steps_per_epoch:,} steps ({plan.num_examples:,} examples)"
+        )
+    yield "run", length
+    phases = (f"{name} for {end - start:,} steps" for name, start, end in timetable.phases())
+    yield "phases", ", ".join(phases)
+    if timetable.warmup_steps:
+        yield "warm-up", f"{timetable.warmup_steps:,} steps"
+
+
+def _updates(plan: Plan) -> Table:
+    timetable, peak = plan.timetable, plan.recipe.learning_rate.peak
+    table = _table("Events", "step", "epoch", "sparsity", "of all weights", "weights pruned", "learning rate")
+    for update in timetable.updates:
+        multiplier, num_pruned = timetable.lr_multiplier(update.step), plan.num_pruned(update)
+        table.add_row(
+            f"{update.step:,}",
+            "-" if plan.num_examples is None else f"{update.step / timetable.steps_per_epoch:.2f}",
+            f"{num_pruned / plan.num_prunable:.2%}",
+            f"{num_pruned / plan.num_weights:.2%}",
+            f"{num_pruned:,}",
+            f"{multiplier:.2f} x peak" if peak is None else f"{multiplier * peak:.2e}",
+        )
+    return table
+
+
+def _memory(plan: Plan, world_size: int, stages: Iterable[int]) -> Table:
+    precision = plan.recipe.precision
+    columns = ("weights", "gradients", "master", "moments", "masks", "total", "checkpoint")
+    title = (
+        f"Memory of each of {world_size} ranks in {precision} (activations and buffers come on top), and disk"
+    )
+    table = _table(title, "ZeRO stage", *columns)
+    for stage in stages:
+        memory = rank_memory(plan.num_weights, plan.num_prunable, stage, world_size, precision)
+        disk = checkpoint_bytes(plan.num_weights, plan.num_prunable, stage, precision)
+        sizes = [
+            memory.weights,
+            memory.gradients,
+            memory.master,
+            memory.moments,
+            memory.masks,
+            memory.total,
+            disk,
+        ]
+        table.add_row(str(stage), *(decimal(size) for size in sizes))
+    return table
+
+
+def _wire(plan: Plan, world_size: int) -> str:
+    """What selecting costs the network; masks themselves are never sent."""
+    num_groups = len(plan.groups(plan.timetable.updates[-1]))
+    normalized = plan.recipe.pruning is not None and plan.recipe.pruning.scope == "normalized"
+    num_bytes = update_bytes(num_groups, len(plan.tensors), world_size, normalized)
+    return (
+        f"Selection: each rank sends {decimal(num_bytes)} a mask update, for {len(plan.timetable.updates)} of them "
+        f"(nothing at ZeRO stage 0, where ranks are replicas)"
+    )
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table

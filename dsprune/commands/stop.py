@@ -1,0 +1,26 @@
+"""`dsprune stop`: ask a run to end with a checkpoint."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from dsprune.errors import UserError
+from dsprune.train.run_folder import RunFolder
+from dsprune.train.status_file import read_status
+from dsprune.utils.console import say
+
+__all__ = ["stop"]
+
+
+def stop(path: Path, console: Console) -> None:
+    """Make the switch file of a run that is at work.
+
+    Raises:
+        UserError: there is no run, or it has ended.
+    """
+    run = RunFolder(path)
+    status = read_status(run.status)
+    if status.state != "running":
+        raise UserError(f"{path}: the run is not running, it has {status.state}: nothing to stop")
+    run.stop_file.touch()
+    say(console, f"{path}: asked to stop after step {status.step}; dsprune train goes on with it")

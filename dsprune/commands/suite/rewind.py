@@ -1,0 +1,77 @@
+"""The lottery ticket: the weights that training made large, as they were before it."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dsprune.errors import UserError
+from dsprune.masks import MaskSet
+from dsprune.masks.bits import unpack
+from dsprune.model.pretrained import keep_layers, load_tokenizer
+from dsprune.model.prunable import find_prunable
+from dsprune.model.shard import Shard
+from dsprune.ranks.collectives import Comm
+from dsprune.recipe import Recipe
+from dsprune.registry import SCOPES
+from dsprune.selection import normalized, select
+from dsprune.selection.groups import update_groups
+from dsprune.selection.scan import Scorer
+from dsprune.tasks.task import build_task
+from dsprune.utils.files import replace_folder
+
+__all__ = ["save_start", "save_ticket"]
+
+
+def save_start(recipe: Recipe, path: str, folder: Path) -> None:
+    """Write the model of `path` with the head that training would begin with, drawn by the recipe's seed."""
+    if recipe.model is None or recipe.task is None:
+        raise UserError(f"recipe {recipe.name!r}: training needs the sections model and task: add them")
+    tokenizer = load_tokenizer(recipe.model.tokenizer or path)
+    task = build_task(recipe.task).for_tokenizer(tokenizer)
+    random.seed(recipe.seed)
+    np.random.seed(recipe.seed)
+    torch.manual_seed(recipe.seed)
+    _save(keep_layers(task.build_model(path, tokenizer), recipe.model.layers), tokenizer, folder)
+
+
+def save_ticket(recipe: Recipe, trained: Path, start: Path, folder: Path) -> None:
+    """Write the weights of `start` whose trained values in `trained` are the largest; the others are zero.
+
+    Args:
+        recipe: says what is pruned, how far, and who competes.
+        trained: model folder, whose weights are compared.
+        start: model folder, whose weights are kept.
+        folder: to be made.
+    """
+    assert recipe.task is not None
+    assert recipe.pruning is not None
+    tokenizer = load_tokenizer(str(start))
+    task = build_task(recipe.task).for_tokenizer(tokenizer)
+    model, before = task.build_model(str(trained), tokenizer), task.build_model(str(start), tokenizer)
+    tensors = find_prunable(model, recipe.pruning.include, recipe.pruning.exclude, recipe.pruning.sparsities)
+    shards = [Shard(tensor, 0, tensor.numel) for tensor in tensors]
+    weights, rewound = dict(model.named_parameters()), dict(before.named_parameters())
+    flat = [weights[tensor.name].detach().view(-1) for tensor in tensors]
+    scorers = [Scorer(values.__getitem__, absolute=True) for values in flat]
+    if SCOPES.get(recipe.pruning.scope).normalized:
+        scorers = normalized(shards, scorers, flat[0].device, Comm())
+    groups = update_groups(tensors, recipe.pruning, progress=1.0)
+    masks = select(shards, scorers, MaskSet(shards).bits, groups, Comm())
+    with torch.no_grad():
+        for tensor, bits in zip(tensors, masks, strict=True):
+            pruned = ~unpack(bits, tensor.numel).view(tensor.shape)
+            rewound[tensor.name].masked_fill_(pruned, 0.0)
+    _save(before, tokenizer, folder)
+
+
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a model folder, whole or not at all."""
+
+    def write(temporary: Path) -> None:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+
+    replace_folder(folder, write)

@@ -1,0 +1,58 @@
+"""`dsprune teacher`: the store of a recipe's teacher."""
+
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from dsprune.distillation.teacher.build import build_store
+from dsprune.distillation.teacher.forward import Execution
+from dsprune.distillation.teacher.source import Source
+from dsprune.errors import UserError
+from dsprune.model.pretrained import load_tokenizer
+from dsprune.ranks.ranks import Ranks
+from dsprune.recipe import Recipe
+from dsprune.tasks.task import build_task
+from dsprune.utils.console import say
+from dsprune.zero.launch import join_ranks
+
+__all__ = ["teacher"]
+
+
+def teacher(
+    recipe: Recipe,
+    batch_size: int,
+    precision: Literal["fp32", "bf16", "fp16"],
+    stage: int,
+    ranks: Ranks,
+    console: Console,
+) -> None:
+    """Run the recipe's teacher over its training data, and store what it says.
+
+    Collective: every rank must call this.
+
+    Args:
+        recipe: its sections model, task and distillation say what is computed.
+        batch_size: examples of a forward pass on a rank.
+        precision: type of the teacher's weights.
+        stage: ZeRO stage; 3 shards the weights over the ranks, 0 gives each rank all of them.
+        ranks: who this is.
+        console: for the first rank's words.
+
+    Raises:
+        UserError: something is missing in the recipe, or see `build_store`.
+    """
+    settings = recipe.distillation
+    if recipe.model is None or recipe.task is None or settings is None:
+        raise UserError(
+            f"recipe {recipe.name!r}: a store needs the sections model, task and distillation: add them"
+        )
+    folder = Path(settings.store or Path(recipe.output, f"{recipe.name}-teacher"))
+    execution = Execution(join_ranks(ranks), batch_size, precision, sharded=stage == 3)
+    task = build_task(recipe.task)
+    tokenizer = load_tokenizer(recipe.model.tokenizer or recipe.model.path)
+    data = task.prepare("train", tokenizer)
+    source = Source.of(settings.teacher, task, tokenizer, data, ranks)
+    build_store(folder, settings, source, execution, ranks, console)
+    if settings.store is None and ranks.is_first:
+        say(console, f"to train with it: distillation.store={folder}")

@@ -1,0 +1,114 @@
+"""The distillation loss: chunk by chunk in fp32, without a second copy of large logits."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from dsprune.distillation.signal import FullSignal, TeacherSignal
+
+__all__ = ["distillation_loss", "example_weights"]
+
+CHUNK_ELEMENTS = 2**23
+"""Logits that are looked at together: 32 MiB of fp32, large enough to keep a GPU's matrix units busy."""
+
+
+def distillation_loss(
+    student: Tensor,
+    teacher: Tensor | TeacherSignal,
+    temperature: float,
+    weights: Tensor | None = None,
+    *,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> Tensor:
+    """`T^2 * KL(teacher_T || student_T)`, the weighted sum over rows, in fp32 (fp64 for fp64 logits).
+
+    The factor keeps the size of the gradient independent of the temperature (Hinton et al. 2015; the authors'
+    own code in SparseML scales in the same way).
+
+    Args:
+        student: logits, `[rows, classes]`; rows that do not count are left out.
+        teacher: the same rows of the teacher, as logits or as what a store holds.
+        temperature: both sides' logits are divided by it.
+        weights: of each row, see `example_weights`; None takes each row as one example: the mean.
+        chunk_elements: bounds the memory of temporaries, a few fp32 tensors of so many elements.
+
+    Raises:
+        UserError: the teacher's signal does not hold what this temperature needs.
+    """
+    signal = FullSignal(teacher) if isinstance(teacher, Tensor) else teacher
+    assert len(signal) == len(student), (len(signal), len(student))
+    divergences = _Divergence.apply(student, signal, temperature, chunk_elements)
+    if weights is None:
+        weights = torch.full_like(divergences, 1 / max(1, len(student)))
+    return temperature**2 * (divergences * weights).sum()
+
+
+def example_weights(rows: Tensor) -> Tensor:
+    """Weights that make a sum over rows the mean over examples of the mean over each one's rows.
+
+    An example without rows counts as zero: the mean must not depend on how a batch is split over ranks.
+
+    Args:
+        rows: number of rows of each example, in the order of the batch.
+
+    Examples:
+        >>> example_weights(torch.tensor([1, 0, 2, 1]))
+        tensor([0.2500, 0.1250, 0.1250, 0.2500])
+    """
+    return (1 / (rows * len(rows)).float()).repeat_interleave(rows)
+
+
+class _Divergence(torch.autograd.Function):
+    """KL divergence of each row.
+
+    The backward pass computes the probabilities again: keeping them takes the memory that chunks save, and a
+    gradient that is made in the forward pass and kept in fp16 does not know the loss scale yet.
+
+    With respect to the student's logits over T the gradient is `q - p`, the student's probabilities less the
+    teacher's. For top-k the others' part of p depends on q, but not to first order on the divergence: sharing
+    the bucket out as the student does is what minimises it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, signal: TeacherSignal, temperature: float, chunk_elements: int
+    ) -> Tensor:
+        ctx.save_for_backward(student)
+        ctx.how = (signal, temperature, chunk_elements)
+        divergences = student.new_empty(len(student), dtype=_precision(student))
+        for rows, log_q, log_p in _chunks(student, signal, temperature, chunk_elements):
+            difference = (log_p - log_q).masked_fill_(log_p == -torch.inf, 0)  # 0 * log(0) is 0
+            divergences[rows] = difference.mul_(log_p.exp_()).sum(-1)
+        return divergences
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
+        (student,) = ctx.saved_tensors
+        signal, temperature, chunk_elements = ctx.how
+        gradient = torch.empty_like(student)
+        for rows, log_q, log_p in _chunks(student, signal, temperature, chunk_elements):
+            scale = grad_output[rows, None] / temperature
+            gradient[rows] = log_q.exp_().sub_(log_p.exp_()).mul_(scale)
+        return gradient, None, None, None
+
+
+def _chunks(
+    student: Tensor, signal: TeacherSignal, temperature: float, chunk_elements: int
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Rows, and both sides' log-probabilities of them, of which the caller may make what it likes."""
+    size = max(1, chunk_elements // max(1, student.shape[1]))
+    for start in range(0, len(student), size):
+        rows = slice(start, start + size)
+        log_q = functional.log_softmax(student[rows].to(_precision(student)) / temperature, dim=-1)
+        log_p = signal.log_probs(rows, temperature, log_q)
+        assert log_p.shape == log_q.shape, (log_p.shape, log_q.shape)
+        yield rows, log_q, log_p
+
+
+def _precision(student: Tensor) -> torch.dtype:
+    return torch.promote_types(student.dtype, torch.float32)

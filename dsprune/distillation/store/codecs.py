@@ -1,0 +1,152 @@
+"""How each kind of store lays a row out in columns: written by `encode`, read back as a signal."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dsprune.distillation.loss import CHUNK_ELEMENTS
+from dsprune.distillation.signal import FullSignal, Head, HiddenSignal, TeacherSignal, TopKSignal
+from dsprune.distillation.store.format import Output, StoreSpec
+from dsprune.errors import UserError
+
+__all__ = ["Codec", "Column", "codec_for"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One tensor of a shard, `[rows, *shape]`."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
+class Codec(Protocol):
+    """One output of one kind; rows are encoded one by one, whatever they are batched with."""
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """What is stored, by name."""
+
+    def encode(self, rows: Tensor) -> dict[str, Tensor]:
+        """The columns of some rows of the teacher's output, on their device.
+
+        Raises:
+            UserError: a row has no finite maximum in the type of the store, or a NaN.
+        """
+
+    def signal(self, columns: Mapping[str, Tensor]) -> TeacherSignal:
+        """What was encoded."""
+
+
+def codec_for(spec: StoreSpec, output: Output, head: Head | None = None) -> Codec:
+    """The codec of an output; one that only writes hidden states needs no head."""
+    if spec.kind == "full":
+        return _Full(spec.torch_dtype, output.classes)
+    if spec.kind == "topk":
+        assert spec.k is not None
+        return _TopK(spec.torch_dtype, output.classes, min(spec.k, output.classes), spec.temperatures)
+    assert output.hidden is not None
+    return _Hidden(spec.torch_dtype, output.hidden, head)
+
+
+@dataclass(frozen=True)
+class _Full:
+    dtype: torch.dtype
+    classes: int
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        return {"logits": Column(self.dtype, (self.classes,))}
+
+    def encode(self, rows: Tensor) -> dict[str, Tensor]:
+        return {"logits": _checked(rows.to(self.dtype))}
+
+    def signal(self, columns: Mapping[str, Tensor]) -> FullSignal:
+        return FullSignal(columns["logits"])
+
+
+@dataclass(frozen=True)
+class _TopK:
+    """Logits less their row's maximum, which no softmax sees: the largest ones keep the most digits."""
+
+    dtype: torch.dtype
+    classes: int
+    k: int
+    temperatures: tuple[float, ...]
+
+    @property
+    def index_bytes(self) -> int:
+        return max(1, math.ceil((self.classes - 1).bit_length() / 8))
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        return {
+            "values": Column(self.dtype, (self.k,)),
+            "indices": Column(torch.uint8, (self.k, self.index_bytes)),  # little-endian
+            "rest": Column(torch.float32, (len(self.temperatures),)),
+        }
+
+    def encode(self, rows: Tensor) -> dict[str, Tensor]:
+        encoded = [self._encode(chunk) for chunk in _chunks(rows)]
+        return {name: torch.cat([part[name] for part in encoded]) for name in self.columns}
+
+    def _encode(self, rows: Tensor) -> dict[str, Tensor]:
+        logits = rows.float()
+        logits = logits - logits.amax(-1, keepdim=True)
+        values, indices = logits.topk(self.k, dim=-1)
+        others = logits.scatter(-1, indices, -torch.inf)
+        return {
+            "values": _checked(values.to(self.dtype)),
+            "indices": indices.int().view(torch.uint8).view(*indices.shape, 4)[..., : self.index_bytes],
+            "rest": torch.stack([(others / t).logsumexp(-1) for t in self.temperatures], dim=-1),
+        }
+
+    def signal(self, columns: Mapping[str, Tensor]) -> TopKSignal:
+        stored = columns["indices"]
+        indices = torch.zeros(*stored.shape[:-1], 4, dtype=torch.uint8)
+        indices[..., : self.index_bytes] = stored
+        return TopKSignal(
+            columns["values"], indices.view(torch.int32).squeeze(-1), columns["rest"], self.temperatures
+        )
+
+
+@dataclass(frozen=True)
+class _Hidden:
+    dtype: torch.dtype
+    width: int
+    head: Head | None
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        return {"hidden": Column(self.dtype, (self.width,))}
+
+    def encode(self, rows: Tensor) -> dict[str, Tensor]:
+        return {"hidden": _checked(rows.to(self.dtype), negative_infinity=False)}
+
+    def signal(self, columns: Mapping[str, Tensor]) -> HiddenSignal:
+        assert self.head is not None
+        return HiddenSignal(columns["hidden"], self.head)
+
+
+def _chunks(rows: Tensor) -> Iterator[Tensor]:
+    return iter(rows.split(max(1, CHUNK_ELEMENTS // rows.shape[1])))
+
+
+def _checked(rows: Tensor, *, negative_infinity: bool = True) -> Tensor:
+    """The rows, if they are numbers: logits may be -inf but for one of each row, hidden states may not."""
+    are_numbers = rows.amax(-1).isfinite() if negative_infinity else rows.isfinite()
+    if not bool(are_numbers.all()):
+        raise UserError(
+            f"teacher: its output has values that are no finite numbers in {rows.dtype}: check the teacher, "
+            f"or store it in bf16 or fp32"
+        )
+    return rows

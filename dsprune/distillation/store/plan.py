@@ -1,0 +1,187 @@
+"""What a store will hold, and how it is cut: known before anything is computed."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from dsprune.distillation.store.codecs import codec_for
+from dsprune.distillation.store.fingerprint import FINGERPRINT
+from dsprune.distillation.store.format import DTYPES, StoreSpec
+from dsprune.errors import UserError
+
+__all__ = ["SHARD_BYTES", "StorePlan", "plan_store"]
+
+SHARD_BYTES = 64 * 2**20
+"""Size of a shard of large records."""
+
+
+SHARD_RECORDS = 1024
+"""A shard of small records has so many: they take the teacher as long. A killed rank loses one shard at most."""
+
+
+OFFSET_BYTES = 8
+
+
+@dataclass(frozen=True)
+class StorePlan:
+    """The records of a store, in the order of their fingerprints, and the shards they are cut into.
+
+    That order is as good as random: shards take equally long to compute, the order of the dataset leaves no
+    trace, and a record is found by bisection.
+
+    Attributes:
+        spec: what is stored, and how.
+        origin: fingerprints of teacher, tokenizer, dataset and preprocessing, or of what else matters.
+        fingerprints: of the records, sorted, each once.
+        samples: for each record, the first sample of the dataset that it is of.
+        rows: for each output, number of rows of each record.
+        bounds: shard i holds records `bounds[i]` to `bounds[i + 1]`.
+    """
+
+    spec: StoreSpec
+    origin: Mapping[str, str]
+    fingerprints: np.ndarray
+    samples: np.ndarray
+    rows: Mapping[str, np.ndarray]
+    bounds: np.ndarray
+
+    @property
+    def num_records(self) -> int:
+        """Number of records."""
+        return len(self.fingerprints)
+
+    @property
+    def num_shards(self) -> int:
+        """Number of shards."""
+        return len(self.bounds) - 1
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows of all outputs: of tokens, where a row is a token's."""
+        return sum(int(rows.sum()) for rows in self.rows.values())
+
+    @property
+    def head_bytes(self) -> int:
+        """What kind `hidden` stores once, all outputs together."""
+        return sum(
+            output.classes * (output.hidden + 1) * DTYPES[self.spec.head_dtype].itemsize
+            for output in self.spec.outputs.values()
+            if output.hidden is not None
+        )
+
+    @property
+    def record_bytes(self) -> int:
+        """What all records take, with their fingerprints and offsets."""
+        ends = OFFSET_BYTES * self.num_shards * len(self.rows)
+        return int(_record_bytes(self.spec, self.rows).sum()) + ends
+
+    @property
+    def num_bytes(self) -> int:
+        """Everything but the manifest and the files' own headers, of a few hundred bytes each."""
+        return self.record_bytes + self.head_bytes
+
+    @property
+    def bytes_per_record(self) -> float:
+        """Mean over the records, heads not counted."""
+        return self.record_bytes / self.num_records
+
+    @property
+    def bytes_per_row(self) -> float:
+        """Mean over the rows, heads not counted."""
+        return self.record_bytes / self.num_rows
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all of the plan: stores of one digest have the same records in the same places."""
+        digest = hashlib.sha256(
+            json.dumps([self.spec.model_dump(), dict(self.origin)], sort_keys=True).encode()
+        )
+        digest.update(self.fingerprints.tobytes())
+        for name in sorted(self.rows):
+            digest.update(self.rows[name].astype("<i8").tobytes())
+        digest.update(self.bounds.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """What every file of the store says of it."""
+        return {
+            "spec": self.spec.model_dump(mode="json"),
+            "origin": dict(self.origin),
+            "plan": self.digest,
+            "num_records": self.num_records,
+            "num_rows": {name: int(rows.sum()) for name, rows in self.rows.items()},
+        }
+
+    def records(self, shard: int) -> slice:
+        """The records of a shard."""
+        return slice(int(self.bounds[shard]), int(self.bounds[shard + 1]))
+
+
+def plan_store(
+    spec: StoreSpec,
+    origin: Mapping[str, str],
+    fingerprints: np.ndarray,
+    rows: Mapping[str, np.ndarray] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> StorePlan:
+    """Plan a store of a dataset.
+
+    Args:
+        spec: what is stored, and how.
+        origin: see `StorePlan`.
+        fingerprints: of the samples.
+        rows: for each output, number of rows of each sample; None is one row each.
+        shard_bytes: about the size of a shard.
+
+    Raises:
+        UserError: there are no samples, or equal samples have unequal numbers of rows.
+    """
+    if not len(fingerprints):
+        raise UserError("dataset: no samples: a store needs at least one")
+    unique, samples, records = np.unique(fingerprints, return_index=True, return_inverse=True)
+    rows_of_samples = {
+        name: np.ones(len(fingerprints), np.int64) if rows is None else np.asarray(rows[name], np.int64)
+        for name in sorted(spec.outputs)
+    }
+    for name, counts in rows_of_samples.items():
+        differ = counts != counts[samples][records]
+        if differ.any():
+            sample = int(differ.argmax())
+            first = int(samples[records[sample]])
+            raise UserError(
+                f"dataset: samples {first} and {sample} read the same, but have {counts[first]} and "
+                f"{counts[sample]} rows of {name}: make what decides about rows a part of the fingerprint"
+            )
+    rows_of_records = {name: counts[samples] for name, counts in rows_of_samples.items()}
+    bounds = _cut(_record_bytes(spec, rows_of_records), shard_bytes)
+    return StorePlan(spec, dict(origin), unique, samples, rows_of_records, bounds)
+
+
+def _record_bytes(spec: StoreSpec, rows: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Bytes of each record, with its fingerprint and offsets."""
+    num_bytes = np.full(len(next(iter(rows.values()))), FINGERPRINT.itemsize + OFFSET_BYTES * len(rows))
+    for name, counts in rows.items():
+        columns = codec_for(spec, spec.outputs[name]).columns.values()
+        num_bytes += counts * sum(column.row_bytes for column in columns)
+    return num_bytes
+
+
+def _cut(record_bytes: np.ndarray, shard_bytes: int) -> np.ndarray:
+    """Bounds of shards of about so many bytes, at least one record each.
+
+    A record counts for at least its part of a shard of `SHARD_RECORDS`, or of more than those where a store
+    would have more shards than that.
+    """
+    least = (
+        shard_bytes // SHARD_RECORDS * SHARD_RECORDS // max(SHARD_RECORDS, len(record_bytes) // SHARD_RECORDS)
+    )
+    record_bytes = np.maximum(record_bytes, least)
+    begins = np.cumsum(record_bytes) - record_bytes
+    _, firsts = np.unique(begins // shard_bytes, return_index=True)
+    return np.append(firsts, len(record_bytes))

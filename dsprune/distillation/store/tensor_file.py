@@ -1,0 +1,144 @@
+"""A safetensors file, mapped into memory: arrays that come from disk where they are looked at."""
+
+import hashlib
+import json
+import mmap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dsprune.errors import UserError
+from dsprune.utils.files import replace_file
+
+__all__ = ["TensorFile", "as_tensor", "write_tensors"]
+
+FORMAT = 1
+
+
+KEY = "dsprune"  # one key only: the library writes several in no particular order
+
+
+MAX_HEADER_BYTES = 2**20
+
+
+# numpy has no bf16, so its bits travel as integers.
+DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1", "I64": "<i8"}
+
+
+class TensorFile:
+    """A file that `write_tensors` left.
+
+    Attributes:
+        path: where it lies.
+        metadata: what the writer said.
+        checksum: what the tensors must have.
+        arrays: read-only views by name. Their pages count as this process' memory once looked at, until
+            `release`.
+        seal: SHA-256 of the header. It stands for the whole file, since the header has the tensors' checksum.
+
+    Raises:
+        UserError: the file is missing, cut off, or of another format. The checksum is for `check`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._map = _map(path)
+        begin = 8 + int.from_bytes(self._map[:8], "little")
+        if begin > min(MAX_HEADER_BYTES, len(self._map)):
+            raise _damaged(path, "its header is cut off")
+        header = self._map[8:begin]
+        self.seal = hashlib.sha256(header).hexdigest()
+        try:
+            self._read_header(json.loads(header), begin)
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+            raise _damaged(path, f"its header is not one of dsprune's: {error!r}") from error
+
+    def _read_header(self, entries: dict[str, Any], begin: int) -> None:
+        self.metadata: dict[str, Any] = json.loads(entries.pop("__metadata__")[KEY])
+        self.checksum = self.metadata.pop("sha256")
+        found = self.metadata.pop("format")
+        if found != FORMAT:
+            raise UserError(f"{self.path}: format {found}, this dsprune reads {FORMAT}: use the other one")
+        end = begin + max(entry["data_offsets"][1] for entry in entries.values())
+        if end != len(self._map):
+            raise _damaged(self.path, f"it has {len(self._map):,} bytes of {end:,}")
+        self._offsets = {name: begin + entry["data_offsets"][0] for name, entry in entries.items()}
+        self.arrays = {
+            name: np.ndarray(entry["shape"], DTYPES[entry["dtype"]], self._map, self._offsets[name])
+            for name, entry in entries.items()
+        }
+
+    def prefetch(self, name: str, rows: slice) -> None:
+        """Let the system read some rows in the background; without it, pages come in one after another."""
+        if rows.start == rows.stop:
+            return
+        width = self.arrays[name].strides[0]
+        begin = self._offsets[name] + rows.start * width
+        page = begin - begin % mmap.PAGESIZE
+        self._map.madvise(mmap.MADV_WILLNEED, page, begin - page + (rows.stop - rows.start) * width)
+
+    def release(self) -> None:
+        """Give the pages back to the system, whose cache keeps them as long as it has room."""
+        self._map.madvise(mmap.MADV_DONTNEED)
+
+    def check(self) -> None:
+        """Compare the tensors with their checksum.
+
+        Raises:
+            UserError: they are not what was written.
+        """
+        found = _checksum(self.arrays)
+        self.release()
+        if found != self.checksum:
+            raise _damaged(self.path, "its content does not have the checksum in its header")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write CPU tensors into a new file; one that is there already must be the same.
+
+    Raises:
+        UserError: there is a file of another content.
+    """
+    bits = {name: tensor.contiguous().view(torch.uint8).numpy() for name, tensor in tensors.items()}
+    checksum = _checksum(bits)
+    if path.exists():
+        there = TensorFile(path)
+        if (there.metadata, there.checksum) != (metadata, checksum):
+            raise UserError(
+                f"{path}: is there with another content, and is not overwritten: use another folder"
+            )
+        return
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    header = {KEY: json.dumps({**metadata, "format": FORMAT, "sha256": checksum}, sort_keys=True)}
+    replace_file(path, lambda temporary: save_file(contiguous, temporary, header))
+
+
+def as_tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
+    """A tensor of an array's memory."""
+    return torch.from_numpy(array).view(dtype)
+
+
+def _map(path: Path) -> mmap.mmap:
+    if not path.is_file():
+        raise UserError(f"{path}: missing: copy it from where the store was made, or capture the store again")
+    if path.stat().st_size < 8:
+        raise _damaged(path, "its header is cut off")
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of all arrays in the order of their names; places and names are the header's affair."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(arrays[name].reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _damaged(path: Path, what: str) -> UserError:
+    return UserError(f"{path}: damaged, {what}: copy it again, or remove it and capture the store again")

@@ -1,0 +1,87 @@
+"""A teacher at work: examples in, the rows that a store keeps out."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dsprune.distillation.signal import Head
+from dsprune.distillation.teacher.source import Source
+from dsprune.tasks.task import on_device
+from dsprune.zero.weights import read_whole, shard_for_inference
+
+__all__ = ["Execution", "Rows", "TeacherModel"]
+
+Rows = dict[str, Tensor]
+
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a teacher is run.
+
+    Attributes:
+        device: where.
+        batch_size: examples of a forward pass on a rank.
+        precision: type of the weights: fp32, bf16 or fp16.
+        sharded: spread the weights over the ranks, which makes every forward pass collective.
+    """
+
+    device: torch.device
+    batch_size: int = 32
+    precision: str = "fp32"
+    sharded: bool = False
+
+
+class TeacherModel:
+    """The teacher of a source, loaded; when it is sharded a forward pass is collective.
+
+    Attributes:
+        classes: width of the rows of each output.
+        hidden: width of the inputs of each output's last layer; empty where the task tells of none.
+    """
+
+    def __init__(self, source: Source, execution: Execution) -> None:
+        dtype = DTYPES[execution.precision]
+        task, tokenizer = source.task, source.tokenizer
+        model = task.build_model(source.teacher, tokenizer, new_head=False)
+        model.eval().requires_grad_(False)
+        self.classes = task.classes(model.config)
+        self._heads = task.heads(model)
+        self.hidden = {name: head.in_features for name, head in self._heads.items()}
+        self._source, self._device = source, execution.device
+        self._collate = task.collate(tokenizer, None if dtype is torch.float32 else 8)
+        self._inputs: Rows = {}
+        for name, head in self._heads.items():
+            head.register_forward_pre_hook(partial(self._keep, name))
+        module: nn.Module = model
+        if execution.sharded:
+            self._model: Any = shard_for_inference(module, dtype)
+        else:
+            self._model = module.to(device=execution.device, dtype=dtype)
+
+    def heads(self) -> dict[str, Head]:
+        """Copies of the last layers on the CPU. Collective when sharded: every rank must call this."""
+        return {name: Head(read_whole(head.weight), _bias(head)) for name, head in self._heads.items()}
+
+    @torch.no_grad()
+    def rows(self, examples: np.ndarray, *, hidden: bool = False) -> Rows:
+        """The rows of some examples by output: logits, or the inputs of the last layers."""
+        features = self._source.data.__getitems__(examples.tolist())
+        batch = on_device(self._collate(features), self._device)
+        outputs = self._model(**self._source.task.inputs(batch))
+        rows = self._source.task.logit_rows(self._inputs if hidden else outputs, batch)
+        return {name: part.logits for name, part in rows.items()}
+
+    def _keep(self, name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._inputs[name] = inputs[0]
+
+
+def _bias(head: nn.Linear) -> Tensor:
+    """A copy on the CPU; zeros where the layer has none. Collective when sharded."""
+    return torch.zeros(head.out_features) if head.bias is None else read_whole(head.bias)

@@ -1,5 +1,0 @@
-"""The masks of this rank's shards, in memory and on disk."""
-
-from dsprune.distributed.masks.mask_set import MaskSet
-
-__all__ = ["MaskSet"]

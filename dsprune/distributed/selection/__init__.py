@@ -1,6 +1,0 @@
-"""Exact selection of the weights to prune, the same mask on any number of ranks."""
-
-from dsprune.distributed.selection.normalize import normalized
-from dsprune.distributed.selection.select import select
-
-__all__ = ["normalized", "select"]

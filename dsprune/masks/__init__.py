@@ -1,0 +1,5 @@
+"""The masks of this rank's shards, in memory and on disk."""
+
+from dsprune.masks.mask_set import MaskSet
+
+__all__ = ["MaskSet"]

@@ -1,0 +1,48 @@
+"""What must hold for every pruned tensor, checked on one shard of it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dsprune.masks.bits import unpack
+
+__all__ = ["Finding", "check_shard"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One invariant that does not hold.
+
+    Attributes:
+        tensor: name of the offending tensor.
+        rule: the invariant, as a sentence.
+        count: how many entries break it.
+    """
+
+    tensor: str
+    rule: str
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.tensor}: {self.rule}: {self.count:,} entries break it"
+
+
+def check_shard(name: str, bits: Tensor, views: Mapping[str, Tensor]) -> Iterator[Finding]:
+    """Check that every pruned entry is +0.0 in each of `views`, and that none is -0.0.
+
+    Args:
+        name: the tensor's name.
+        bits: packed mask of the shard.
+        views: 1-D views of the shard by what they are: "weight", "working copy", "exp_avg", ...
+    """
+    for what, values in views.items():
+        if values.numel() == 0:
+            continue
+        kept = unpack(bits, values.numel()).to(values.device)
+        zero = values == 0
+        if count := int((~kept & ~zero).sum()):
+            yield Finding(name, f"pruned entries of the {what} are zero", count)
+        if count := int((zero & torch.signbit(values)).sum()):
+            yield Finding(name, f"zeros of the {what} are +0.0", count)

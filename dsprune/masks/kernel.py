@@ -1,0 +1,109 @@
+"""The compiled passes of `bits_kernel.c`: built once with the system's C compiler, never required."""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+__all__ = ["Kernel", "build_kernel", "kernel_for"]
+
+SOURCE = Path(__file__).with_name("bits_kernel.c")
+
+
+FLAGS = ("-O3", "-march=native", "-shared", "-fPIC")
+
+
+class Kernel:
+    """The compiled passes, taking contiguous CPU tensors."""
+
+    def __init__(self, library: Path) -> None:
+        functions = ctypes.CDLL(str(library))
+        pointer, int32, int64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
+        self._apply = {4: functions.apply_32, 2: functions.apply_16}
+        for function in self._apply.values():
+            function.argtypes, function.restype = [pointer, pointer, int64], None
+        self._scan = functions.scan
+        self._scan.argtypes = [pointer, pointer, int64, int32, int32, int32, *5 * [pointer]]
+        self._scan.restype = int64
+        self._histogram = functions.histogram
+        self._histogram.argtypes = [pointer, int64, int64, int32, pointer]
+        self._histogram.restype = None
+
+    def apply_(self, kept: Tensor, weights: Tensor) -> None:
+        """Zeroes the pruned weights, 32 or 16 bits each, in place."""
+        self._apply[weights.element_size()](kept.data_ptr(), weights.data_ptr(), weights.numel())
+
+    def scan(
+        self, scores: Tensor, absolute: bool, kept: Tensor, low: int, high: int, new_kept: Tensor
+    ) -> tuple[int, int, Tensor, Tensor]:
+        """Writes `new_kept`; returns how many keys are below and NaN, the keys inside, and their places."""
+        inside = torch.empty(scores.numel(), dtype=torch.int32)
+        places = torch.empty(scores.numel(), dtype=torch.int64)
+        below, nan = ctypes.c_int64(), ctypes.c_int64()
+        copied = self._scan(
+            scores.data_ptr(), kept.data_ptr(), scores.numel(), absolute, low, high,
+            new_kept.data_ptr(), inside.data_ptr(), places.data_ptr(), ctypes.byref(below), ctypes.byref(nan),
+        )  # fmt: skip
+        return below.value, nan.value, inside[:copied].clone(), places[:copied].clone()
+
+    def histogram(self, keys: Tensor, low: int, bin_bits: int) -> Tensor:
+        """Counts int32 keys in 256 bins of `2**bin_bits` keys each, the first of which starts at `low`."""
+        counts = torch.zeros(256, dtype=torch.int64)
+        self._histogram(keys.data_ptr(), keys.numel(), low, bin_bits, counts.data_ptr())
+        return counts
+
+
+def build_kernel(folder: Path) -> Path | None:
+    """Compiles the kernel into `folder` unless it is there; None when there is no working compiler.
+
+    The name is a hash of everything that decides the machine code, and the file appears by an atomic rename,
+    so ranks may build at once and machines of different types may share the folder.
+    """
+    digest = hashlib.sha256(SOURCE.read_bytes() + " ".join(FLAGS).encode() + _cpu_type().encode()).hexdigest()
+    library = folder / f"bits_kernel-{digest[:16]}.so"
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if library.exists() or compiler is None:
+        return library if library.exists() else None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            built = Path(scratch) / library.name
+            subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(built)], check=True, capture_output=True)
+            built.replace(library)
+    except (
+        OSError,
+        subprocess.CalledProcessError,
+    ):  # a read-only home, an old compiler: eager code does the work
+        return None
+    return library
+
+
+def kernel_for(tensor: Tensor) -> Kernel | None:
+    """The kernel if it can work on this tensor, else None."""
+    return _load() if tensor.device.type == "cpu" and tensor.is_contiguous() else None
+
+
+@cache
+def _load() -> Kernel | None:
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    library = build_kernel(home / "dsprune")
+    try:
+        return None if library is None else Kernel(library)
+    except OSError:  # a home that is mounted noexec
+        return None
+
+
+def _cpu_type() -> str:
+    """What `-march=native` looks at: the model and features of the CPU."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else [platform.processor()]
+    names = ("model name", "flags", "CPU part", "Features", platform.processor() or "-")
+    return platform.machine() + "".join(sorted({line for line in lines if line.startswith(names)}))

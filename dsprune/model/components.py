@@ -1,0 +1,144 @@
+"""The parts of a language model: embeddings, the matrices of its blocks by their use, norms, pooler, head.
+
+Where a weight lies is read from the structure: an `nn.Embedding`, a matrix in a block, a vector, the base
+model or what comes on top of it. What a matrix in a block is for is read from its name, which families of
+models do not agree on; a name that is not in the table below is said to be unknown rather than guessed at.
+"""
+
+import re
+from dataclasses import dataclass
+
+from torch import nn
+
+from dsprune.model.prunable import blocks_of
+from dsprune.model.shard import PrunableTensor
+
+__all__ = ["MATRICES", "SMC_SPARSITIES", "UNKNOWN", "Component", "converted", "find_components"]
+
+WORD, POSITION, TYPE, OTHER = "word embeddings", "position embeddings", "type embeddings", "other embeddings"
+
+
+VECTORS, POOLER, HEAD = "norms and biases", "pooler", "head"
+
+
+UNKNOWN, OUTSIDE = "matrices of unknown use", "other matrices"
+
+
+EMBEDDINGS = {
+    WORD: r"word|embed_tokens|wte|shared|tok_embeddings",
+    POSITION: r"position|wpe|relative_attention_bias",
+    TYPE: r"token_type",
+}
+
+
+# Names of a matrix and, where it needs that to be told apart, of what it lies in: BERT, RoBERTa, ELECTRA and DeBERTa;
+# BART, OPT and Llama; DistilBERT; T5; GPT-2.
+MATRICES = {
+    "attention query": r"query|query_proj|q_proj|q_lin|q",
+    "attention key": r"key|key_proj|k_proj|k_lin|k",
+    "attention value": r"value|value_proj|v_proj|v_lin|v",
+    "attention query, key and value": r"c_attn|query_key_value|qkv_proj|Wqkv",
+    "attention output": r"attention\.output\.dense|attention\.dense|out_proj|o_proj|out_lin|o|attn\.c_proj|attn\.Wo",
+    "feed-forward in": r"intermediate\.dense|fc1|lin1|up_proj|gate_proj|gate_up_proj|wi|wi_0|wi_1|c_fc|ffn|mlp\.Wi",
+    "feed-forward out": r"output\.dense|fc2|lin2|down_proj|wo|mlp\.c_proj|ffn_output|mlp\.Wo",
+}
+
+
+ORDER = (WORD, POSITION, TYPE, OTHER, *MATRICES, UNKNOWN, VECTORS, POOLER, HEAD, OUTSIDE)
+
+
+@dataclass(frozen=True)
+class Component:
+    """Weights of one use.
+
+    Attributes:
+        name: what they are.
+        tensors: the weights, in the order of `named_parameters()`.
+        layers: for each of them the number of its block, counted over the model; None outside of blocks.
+    """
+
+    name: str
+    tensors: tuple[PrunableTensor, ...]
+    layers: tuple[int | None, ...]
+
+    @property
+    def num_weights(self) -> int:
+        """Number of weights."""
+        return sum(tensor.numel for tensor in self.tensors)
+
+    def in_layer(self, layer: int) -> tuple[PrunableTensor, ...]:
+        """The tensors in a block."""
+        return tuple(t for t, number in zip(self.tensors, self.layers, strict=True) if number == layer)
+
+
+def find_components(model: nn.Module) -> list[Component]:
+    """All weights of a model, each in one component; components that it lacks are left out.
+
+    Args:
+        model: a model of transformer blocks; meta tensors will do. A tied weight counts once, under its first
+            name.
+    """
+    layer_of = {
+        id(parameter): number
+        for number, block in enumerate(blocks_of(model))
+        for parameter in block.parameters()
+    }
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    base = getattr(model, "base_model", model)
+    in_base = {id(parameter) for parameter in base.parameters()}
+    found: dict[str, list[tuple[PrunableTensor, int | None]]] = {}
+    for name, parameter in model.named_parameters():
+        key, shape = id(parameter), tuple(parameter.shape)
+        if len(shape) < 2:
+            use = VECTORS
+        elif key in embeddings:
+            use = _embedding(name)
+        elif key in layer_of:
+            use = _matrix(name)
+        elif "pooler" in name:
+            use = POOLER
+        else:
+            use = OUTSIDE if key in in_base and base is not model else HEAD
+        found.setdefault(use, []).append((PrunableTensor(name, shape), layer_of.get(key)))
+    return [Component(use, *map(tuple, zip(*found[use], strict=True))) for use in ORDER if use in found]
+
+
+def _embedding(name: str) -> str:
+    return next((use for use, words in EMBEDDINGS.items() if re.search(words, name)), OTHER)
+
+
+def _matrix(name: str) -> str:
+    """The use of a matrix in a block.
+
+    Examples:
+        >>> _matrix("bert.encoder.layer.3.attention.output.dense.weight")
+        'attention output'
+        >>> _matrix("bert.encoder.layer.3.output.dense.weight")
+        'feed-forward out'
+    """
+    path = name.removesuffix(".weight")
+    for use, names in MATRICES.items():
+        if re.search(rf"(^|\.)({names})$", path):
+            return use
+    return UNKNOWN
+
+
+SMC_SPARSITIES = tuple(round(1 - 0.8**n, 4) for n in range(1, 11))
+"""SMC-Bench's sparsities, of all matrices with embeddings and classifier: each round prunes a fifth of the rest."""
+
+
+def converted(sparsity: float, counted: int, pruned: int) -> float:
+    """The sparsity of the weights that are pruned, from that of a larger set in which the others stay dense.
+
+    Above 1 where the others alone are more than may be left.
+
+    Args:
+        sparsity: fraction of zeros in the larger set.
+        counted: size of the larger set.
+        pruned: size of the set in which the zeros are.
+
+    Examples:
+        >>> round(converted(0.59, counted=355_360_000, pruned=301_990_000), 3)  # RoBERTa-large
+        0.694
+    """
+    return sparsity * counted / pruned

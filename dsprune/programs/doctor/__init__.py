@@ -1,1 +1,0 @@
-"""`dsprune doctor`: what this machine can run."""

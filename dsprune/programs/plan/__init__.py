@@ -1,1 +1,0 @@
-"""`dsprune plan`: what a recipe would do and take, before a GPU is used."""

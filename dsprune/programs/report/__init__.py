@@ -1,1 +1,0 @@
-"""`dsprune report`: what runs did, as one page and as tables."""

@@ -1,1 +1,0 @@
-"""`dsprune status`: where runs stand."""

@@ -1,1 +1,0 @@
-"""`dsprune submit`: a recipe as jobs of a Slurm cluster."""

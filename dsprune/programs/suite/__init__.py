@@ -1,1 +1,0 @@
-"""`dsprune suite`: a grid of runs, methods by sparsities by seeds, one after the other."""

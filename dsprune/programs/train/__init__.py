@@ -1,1 +1,0 @@
-"""`dsprune train`: from a recipe to a run folder."""

@@ -1,1 +1,0 @@
-"""Masks of one bit a weight: packing, applying, checking."""

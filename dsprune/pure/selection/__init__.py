@@ -1,1 +1,0 @@
-"""What selection does on one rank; `dsprune.distributed.selection` puts the ranks together."""

@@ -1,0 +1,77 @@
+"""Ranks that agree: bad input that one rank meets ends all of them, and all run the same.
+
+Without it, the other ranks would wait for the one that ended.
+"""
+
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+from dsprune.errors import UserError
+from dsprune.ranks.collectives import world_comm
+from dsprune.ranks.ranks import Ranks
+
+__all__ = ["check_same", "on_every_rank", "on_first_rank"]
+
+T = TypeVar("T")
+
+
+def on_first_rank(ranks: Ranks, work: Callable[[], T]) -> T:
+    """Run `work` on the first rank and return its result on all. Collective: every rank must call this.
+
+    Raises:
+        UserError: that of the first rank, on every rank.
+    """
+    answer: list[Any] = [None, None]
+    if ranks.is_first:
+        answer = _attempt(work)
+    if ranks.world_size > 1:
+        dist.broadcast_object_list(answer)
+    return _value(answer)
+
+
+def on_every_rank(ranks: Ranks, work: Callable[[], T]) -> T:
+    """Run `work` on every rank and return this rank's result. Collective: every rank must call this.
+
+    Raises:
+        UserError: that of the lowest rank that has one, on every rank.
+    """
+    value, message = _attempt(work)
+    messages = world_comm(ranks).all_gather_objects(message)
+    return _value([value, next((each for each in messages if each is not None), None)])
+
+
+def _attempt(work: Callable[[], Any]) -> list[Any]:
+    try:
+        return [work(), None]
+    except UserError as error:
+        return [None, str(error)]
+
+
+def _value(answer: list[Any]) -> Any:
+    value, message = answer
+    if message is not None:
+        raise UserError(message)
+    return value
+
+
+def check_same(ranks: Ranks, facts: Mapping[str, Any]) -> None:
+    """Check that every rank has the facts of rank 0. Collective: every rank must call this.
+
+    A host with other code, another recipe or other data would spoil the run without an error.
+
+    Raises:
+        UserError: names the first rank that differs, its host and the first such fact; on every rank.
+    """
+    (first_host, expected), *others = world_comm(ranks).all_gather_objects(
+        (socket.gethostname(), dict(facts))
+    )
+    for rank, (host, found) in enumerate(others, start=1):
+        for what, value in found.items():
+            if value != expected.get(what):
+                raise UserError(
+                    f"rank {rank} on {host}: {what} is {value}, and {expected.get(what)} on rank 0 on {first_host}: "
+                    f"give all ranks the same"
+                )

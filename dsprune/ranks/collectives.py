@@ -1,0 +1,117 @@
+"""Collectives on a process group, with a count of the bytes that selection hands to them."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dsprune.ranks.ranks import Ranks
+
+__all__ = ["Comm", "DelayedMax", "all_reduce_", "barrier", "gather_in_order", "world_comm"]
+
+T = TypeVar("T")
+
+
+class Comm:
+    """A process group.
+
+    Attributes:
+        rank: this rank in the group.
+        size: number of ranks.
+        bytes_sent: bytes of tensors that this rank has handed to collectives.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None, device: torch.device | str = "cpu") -> None:
+        """Wrap a group whose backend communicates tensors on `device`.
+
+        None is this rank alone. It also serves ranks that hold replicas: each computes the same.
+        """
+        self.group = group
+        self._device = torch.device(device)
+        self.rank = 0 if group is None else dist.get_rank(group)
+        self.size = 1 if group is None else dist.get_world_size(group)
+        self.bytes_sent = 0
+
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
+        """Return the sum over ranks, as a new tensor on the CPU. Collective: every rank must call this."""
+        if self.size == 1:
+            return tensor.cpu()
+        message = self._message(tensor)
+        dist.all_reduce(message, group=self.group)
+        return message.cpu()
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """Stack the ranks' tensors by rank, on the CPU. Collective: every rank must call this."""
+        if self.size == 1:
+            return tensor.cpu().unsqueeze(0)
+        message = self._message(tensor)
+        gathered = [torch.empty_like(message) for _ in range(self.size)]
+        dist.all_gather(gathered, message, group=self.group)
+        return torch.stack(gathered).cpu()
+
+    def all_gather_objects(self, item: T) -> list[T]:
+        """Return the ranks' picklable items by rank. Collective: every rank must call this."""
+        if self.size == 1:
+            return [item]
+        items: list[Any] = [None] * self.size
+        dist.all_gather_object(items, item, group=self.group)
+        return items
+
+    def _message(self, tensor: Tensor) -> Tensor:
+        """Copy the tensor to memory that the backend may overwrite, and count it."""
+        message = tensor.to(self._device, copy=True, memory_format=torch.contiguous_format)
+        self.bytes_sent += message.numel() * message.element_size()
+        return message
+
+
+def world_comm(ranks: Ranks) -> Comm:
+    """Return the default process group, or this process alone where there is one rank."""
+    return Comm(dist.group.WORLD if ranks.world_size > 1 else None)
+
+
+def gather_in_order(items: Mapping[int, T], comm: Comm) -> list[T]:
+    """Return the items of all ranks, sorted by their keys. Collective: every rank must call this.
+
+    Args:
+        items: this rank's items; no key is on two ranks.
+        comm: the ranks.
+    """
+    everything = {key: item for part in comm.all_gather_objects(items) for key, item in part.items()}
+    return [everything[key] for key in sorted(everything)]
+
+
+def barrier() -> None:
+    """Wait for all ranks of the default process group. Collective: every rank must call this."""
+    dist.barrier()
+
+
+def all_reduce_(tensor: Tensor) -> Tensor:
+    """Sum a tensor over the default process group, in place. Collective: every rank must call this."""
+    dist.all_reduce(tensor)
+    return tensor
+
+
+class DelayedMax:
+    """The largest of the ranks' numbers, known one call later, so that no rank waits for it.
+
+    Collective: every rank must make one, and then call `exchange` equally often.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._group = dist.new_group(backend="gloo") if ranks.world_size > 1 else None
+        self._answer = torch.zeros((), dtype=torch.int32)
+        self._work: dist.Work | None = None
+
+    def result(self) -> int:
+        """Return the largest number of the last `exchange`; 0 before the first."""
+        if self._work is not None:
+            self._work.wait()
+        return int(self._answer)
+
+    def exchange(self, number: int) -> None:
+        """Start the exchange of this rank's number, in the background."""
+        self._answer = torch.tensor(number, dtype=torch.int32)
+        if self._group is not None:
+            self._work = dist.all_reduce(self._answer, op=dist.ReduceOp.MAX, group=self._group, async_op=True)

@@ -1,0 +1,78 @@
+"""This process among all of a run: its rank, its device, its process group."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+__all__ = ["Ranks", "current_ranks", "find_ranks", "process_group", "select_device"]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all of a run.
+
+    Attributes:
+        rank: number of this process, 0 to world_size - 1.
+        local_rank: its number on this host.
+        world_size: number of processes.
+    """
+
+    rank: int
+    local_rank: int
+    world_size: int
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the files and talks to the user."""
+        return self.rank == 0
+
+
+def find_ranks() -> Ranks:
+    """Read the launcher's environment (deepspeed, torchrun), or set up that of a single process.
+
+    Without a launcher, set the variables that `torch.distributed` reads for a group of one.
+    """
+    if "RANK" not in os.environ:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        os.environ.update(
+            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+        )
+    read = {name: int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    return Ranks(read["RANK"], read["LOCAL_RANK"], read["WORLD_SIZE"])
+
+
+def current_ranks() -> Ranks:
+    """Return this process in the default process group, which must exist."""
+    return Ranks(dist.get_rank(), int(os.environ.get("LOCAL_RANK", "0")), dist.get_world_size())
+
+
+def select_device(ranks: Ranks) -> torch.device:
+    """Return this rank's device and make it the current one: its accelerator, or the CPU."""
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is None:
+        return torch.device("cpu")
+    torch.accelerator.set_device_index(ranks.local_rank)
+    return torch.device(accelerator.type, ranks.local_rank)
+
+
+@contextmanager
+def process_group(ranks: Ranks) -> Iterator[torch.device]:
+    """Open the default process group, for several ranks, while the block runs; yield this rank's device.
+
+    Collective: every rank must call this.
+    """
+    device = select_device(ranks)
+    if ranks.world_size > 1:
+        dist.init_process_group(dist.get_default_backend_for_device(device))
+    try:
+        yield device
+    finally:
+        if ranks.world_size > 1:
+            dist.destroy_process_group()

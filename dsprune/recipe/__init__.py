@@ -1,0 +1,28 @@
+"""The recipe: everything that a run is told, typed and strict."""
+
+from dsprune.recipe.loading import load_recipe, load_task, shipped_recipes
+from dsprune.recipe.ramp import Ramp
+from dsprune.recipe.recipe import Recipe, dump_recipe, recipe_schema
+from dsprune.recipe.sections import Checkpoints, Distillation, Model, Optimizer, Task, Tracking
+from dsprune.recipe.span import Span
+from dsprune.recipe.timing import Budget, LearningRate, Pruning
+
+__all__ = [
+    "Budget",
+    "Checkpoints",
+    "Distillation",
+    "LearningRate",
+    "Model",
+    "Optimizer",
+    "Pruning",
+    "Ramp",
+    "Recipe",
+    "Span",
+    "Task",
+    "Tracking",
+    "dump_recipe",
+    "load_recipe",
+    "load_task",
+    "recipe_schema",
+    "shipped_recipes",
+]

@@ -1,0 +1,165 @@
+"""The names that recipes use: pruning methods, tasks, curves and scopes. Each is named once, here or by its owner.
+
+A built-in entry is named by the object that it stands for, which is imported on first use. Methods and tasks can
+also come from outside: an installed package offers them by an entry point of the group `dsprune.methods` or
+`dsprune.tasks`, or code registers them (`dsprune.register_method`, `dsprune.register_task`). A recipe only picks
+among these names; it never causes anything else to be imported.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from dsprune.errors import UserError
+from dsprune.utils.text import did_you_mean
+
+__all__ = ["CURVES", "METHODS", "SCOPES", "TASKS", "Registry"]
+
+
+class Registry:
+    """Objects of one kind by name.
+
+    Args:
+        field: the recipe's field that holds such a name, for messages.
+        builtin: what dsprune has itself, as `module:attribute` by name.
+        families: mappings of name to object, as `module:attribute`, whose names are all built in.
+        group: group of entry points by which installed packages offer more; None = closed.
+        renamed: new names by old ones, for messages.
+    """
+
+    def __init__(
+        self,
+        field: str,
+        builtin: Mapping[str, str] | None = None,
+        *,
+        families: Sequence[str] = (),
+        group: str | None = None,
+        renamed: Mapping[str, str] | None = None,
+    ) -> None:
+        self.field = field
+        self._builtin, self._families, self._group = dict(builtin or {}), families, group
+        self._renamed = renamed or {}
+        self._registered: dict[str, Any] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        names = [*self._builtin, *self._members(), *self._offered(), *self._registered]
+        return iter(dict.fromkeys(names))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._builtin or name in self._registered or name in list(self)
+
+    def register(self, name: str, entry: Any) -> None:
+        """Add an entry.
+
+        Raises:
+            UserError: the name is taken.
+        """
+        if name in self and self._registered.get(name) is not entry:
+            raise UserError(f"{self.field}: {name!r} is registered already: choose another name")
+        self._registered[name] = entry
+
+    def get(self, name: str) -> Any:
+        """Return the object of that name.
+
+        Raises:
+            UserError: there is none, or the package that offers it cannot be imported.
+        """
+        self.check(name)
+        if name in self._registered:
+            return self._registered[name]
+        if name in self._builtin:
+            return _load(self._builtin[name])
+        members = self._members()
+        return members[name] if name in members else self._load_offered(self._offered()[name])
+
+    def check(self, name: str) -> None:
+        """Check that there is such a name; nothing is imported for a built-in or offered one.
+
+        Raises:
+            UserError: there is none; lists what resembles it, and all that there are.
+        """
+        if name not in self:
+            raise UserError(f"{self.field}: {self.problem(name)}")
+
+    def problem(self, name: str) -> str:
+        """Say what is wrong with a name that is not here, and which ones there are."""
+        if name in self._renamed:
+            return f"{name!r} was renamed: use {self._renamed[name]!r}"
+        return f"there is no {name!r}: {did_you_mean(name, self)}choose one of {', '.join(self)}"
+
+    def _members(self) -> dict[str, Any]:
+        return {name: entry for family in self._families for name, entry in _load(family).items()}
+
+    def _offered(self) -> dict[str, EntryPoint]:
+        found = entry_points(group=self._group) if self._group is not None else ()
+        return {point.name: point for point in found if point.name not in self._builtin}
+
+    def _load_offered(self, point: EntryPoint) -> Any:
+        try:
+            return point.load()
+        except (ImportError, AttributeError) as error:
+            package = point.dist.name if point.dist is not None else point.module
+            raise UserError(
+                f"{self.field}: {point.name!r}: {point.value} of the package {package} cannot be imported "
+                f"({error}): install the package again, or choose another name"
+            ) from error
+
+
+def _load(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+METHODS = Registry(
+    "pruning.method",
+    {
+        "magnitude": "dsprune.methods.magnitude:Magnitude",
+        "random": "dsprune.methods.random:Random",
+    },
+    group="dsprune.methods",
+)
+"""Subclasses of `dsprune.methods.method.Method`'s protocol, made without arguments."""
+
+CURVES = Registry(
+    "pruning.curve",
+    {
+        "cubic": "dsprune.schedule.curves:cubic",
+        "linear": "dsprune.schedule.curves:linear",
+        "exponential": "dsprune.schedule.curves:exponential",
+        "one-shot": "dsprune.schedule.curves:one_shot",
+    },
+    renamed={"equal-work": "exponential"},
+)
+"""Functions of progress, first sparsity and target; `one-shot` has a single mask update."""
+
+SCOPES = Registry(
+    "pruning.scope",
+    {
+        "global": "dsprune.selection.groups:GLOBAL",
+        "uniform": "dsprune.selection.groups:UNIFORM",
+        "normalized": "dsprune.selection.groups:NORMALIZED",
+    },
+)
+"""`dsprune.selection.groups.Scope`: which weights compete."""
+
+TASKS = Registry(
+    "task.name",
+    {
+        "text-classification": "dsprune.tasks.text_classification:TextClassification",
+        "regression": "dsprune.tasks.regression:Regression",
+        "multiple-choice": "dsprune.tasks.multiple_choice:MultipleChoice",
+        "masked-language-modeling": "dsprune.tasks.language_modeling:MaskedLanguageModeling",
+        "causal-language-modeling": "dsprune.tasks.language_modeling:CausalLanguageModeling",
+    },
+    families=(
+        "dsprune.tasks.question_answering:QUESTION_ANSWERING",
+        "dsprune.tasks.translation:TRANSLATION",
+        "dsprune.tasks.equations:EQUATIONS",
+        "dsprune.tasks.glue:GLUE",
+        "dsprune.tasks.commonsense:COMMONSENSE",
+        "dsprune.tasks.proteins:PROTEINS",
+    ),
+    group="dsprune.tasks",
+)
+"""Functions of the recipe's task section that return a `dsprune.tasks.task.Task`."""

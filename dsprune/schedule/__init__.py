@@ -1,0 +1,6 @@
+"""When the mask grows and by how much, and what the learning rate does: pure functions of the step."""
+
+from dsprune.schedule.build import build_timetable
+from dsprune.schedule.timetable import MaskUpdate, Timetable
+
+__all__ = ["MaskUpdate", "Timetable", "build_timetable"]

@@ -1,0 +1,169 @@
+"""From the recipe to the timetable: when the mask grows, by how much, and what the learning rate does."""
+
+from fractions import Fraction
+from math import ceil
+
+from dsprune.errors import UserError
+from dsprune.recipe import Budget, LearningRate, Pruning, Span
+from dsprune.registry import CURVES
+from dsprune.schedule.law import DENSE, LAST_UPDATE, first_sparsity, scaled_epochs, scaled_updates
+from dsprune.schedule.timetable import MaskUpdate, Timetable
+
+__all__ = ["MaskUpdate", "Timetable", "build_timetable"]
+
+
+def build_timetable(
+    pruning: Pruning | None, learning_rate: LearningRate, budget: Budget, steps_per_epoch: int | None
+) -> Timetable:
+    """Lay out a run.
+
+    More precisely, for T steps in all (the budget, or else the law's number of epochs for the target):
+
+    * without pruning there are no mask updates;
+    * a one-shot curve has its mask update at `start` (default 2/30 T), on the target;
+    * any other curve goes from sparsity s0 at `start` to the target at `end` (default 26/30 T). The last mask
+      update is at `end`; one at step t before it has sparsity `curve((t - start) / (end - start))`. Mask updates
+      are evenly spaced, or on the grid of `every`. If s0 > 0, the jump to it is the first mask update and the grid
+      begins there; if s0 = 0, there is no mask update at `start`, and the grid is the multiples of `every`.
+
+    Args:
+        pruning: None for dense fine-tuning.
+        learning_rate: warm-up, rewinds and where the decays end.
+        budget: the length of the run.
+        steps_per_epoch: None if it is not known: then the run counts as one epoch, and a recipe that counts
+            in epochs is refused.
+
+    Raises:
+        UserError: if the parts do not fit into the run, or the mask updates do not have a step each.
+
+    Examples:
+        >>> timetable = build_timetable(Pruning(sparsity=0.9, first=0.7), LearningRate(), Budget(batch=32), 1)
+        >>> [update.step for update in timetable.updates], timetable.total_steps
+        ([2, 6, 10, 14, 18, 22, 26], 30)
+    """
+    if steps_per_epoch is None:
+        _refuse_epochs(pruning, learning_rate, budget)
+        steps_per_epoch = budget.steps or 1
+    total_steps = _total_steps(pruning, budget, steps_per_epoch)
+    warmup_steps = learning_rate.warmup.to_steps(steps_per_epoch, total_steps)
+    if warmup_steps >= total_steps:
+        raise UserError(
+            f"learning_rate.warmup: value {learning_rate.warmup} is {warmup_steps} of {total_steps} steps: "
+            "shorten it or give a larger budget"
+        )
+    return Timetable(
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        warmup_steps=warmup_steps,
+        updates=_updates(pruning, steps_per_epoch, total_steps) if pruning else (),
+        rewind=learning_rate.rewind,
+        dense_final=learning_rate.dense_final,
+        interval_final=learning_rate.interval_final,
+        final=learning_rate.final,
+    )
+
+
+def _refuse_epochs(pruning: Pruning | None, learning_rate: LearningRate, budget: Budget) -> None:
+    """Every length must be in steps or per cent."""
+    spans = {"learning_rate.warmup": learning_rate.warmup}
+    if pruning is not None:
+        for name in ("start", "end", "every"):
+            spans[f"pruning.{name}"] = getattr(pruning, name)
+    in_epochs = [f"{field} ({span})" for field, span in spans.items() if span and span.unit == "epochs"]
+    if budget.steps is None:
+        in_epochs.insert(0, f"budget.epochs ({budget.epochs})")
+    if in_epochs:
+        raise UserError(
+            f"{', '.join(in_epochs)}: counted in epochs, and the steps in one are not known: count in "
+            "steps, or give the training data (to dsprune plan: --train-examples)"
+        )
+
+
+def _total_steps(pruning: Pruning | None, budget: Budget, steps_per_epoch: int) -> int:
+    if budget.steps is not None:
+        return budget.steps
+    if budget.epochs is not None:
+        epochs = budget.epochs
+    elif pruning is not None:
+        epochs = scaled_epochs(pruning.sparsity)
+    else:
+        raise UserError(
+            "budget.epochs: value None: without pruning the length must be said: give epochs or steps"
+        )
+    total_steps = round(epochs * steps_per_epoch)
+    if total_steps < 1:
+        raise UserError(
+            f"budget.epochs: value {epochs:g} is less than a step of {steps_per_epoch}: give budget.steps"
+        )
+    return total_steps
+
+
+def _updates(pruning: Pruning, steps_per_epoch: int, total_steps: int) -> tuple[MaskUpdate, ...]:
+    start = _position("start", pruning.start, DENSE, steps_per_epoch, total_steps)
+    if pruning.curve == "one-shot":
+        return (MaskUpdate(start, pruning.sparsity),)
+    end = _position("end", pruning.end, LAST_UPDATE, steps_per_epoch, total_steps)
+    if start >= end:
+        raise UserError(
+            f"pruning.end: value {end} (in steps) is not after pruning.start, step {start}: move one of them "
+            "or give a larger budget"
+        )
+    first = first_sparsity(pruning.sparsity) if pruning.first is None else pruning.first
+    steps = _steps(pruning, start, end, first > 0, steps_per_epoch, total_steps)
+    if len(set(steps)) < len(steps):
+        raise UserError(
+            f"budget: value {total_steps} (in steps): {len(steps)} mask updates do not get a step each from step "
+            f"{start} to {end}: give a larger budget or fewer pruning.updates"
+        )
+    curve, target = CURVES.get(pruning.curve), pruning.sparsity
+    sparsities = [curve((step - start) / (end - start), first, target) for step in steps[:-1]]
+    # Rounding must neither pass the target nor miss it.
+    return tuple(
+        MaskUpdate(*update)
+        for update in zip(steps, [*(min(s, target) for s in sparsities), target], strict=True)
+    )
+
+
+def _steps(
+    pruning: Pruning, start: int, end: int, jump: bool, steps_per_epoch: int, total_steps: int
+) -> list[int]:
+    if pruning.every is None:
+        return _evenly(start, end, pruning.updates or scaled_updates(pruning.sparsity), jump)
+    every = pruning.every.length(steps_per_epoch, total_steps)
+    if every < 1:
+        raise UserError(f"pruning.every: value {pruning.every} is {every:g} steps: must be one step or more")
+    return _grid(start, end, every, jump)
+
+
+def _position(name: str, span: Span | None, share: Fraction, steps_per_epoch: int, total_steps: int) -> int:
+    """Step of `pruning.start` or `pruning.end`, by default a share of the run."""
+    if span is None:
+        return int(share * total_steps)
+    step = span.to_steps(steps_per_epoch, total_steps)
+    if step >= total_steps:
+        raise UserError(
+            f"pruning.{name}: value {span} is step {step} of a run of {total_steps} steps: choose an earlier "
+            "one or a larger budget"
+        )
+    return step
+
+
+def _evenly(start: int, end: int, num_updates: int, jump: bool) -> list[int]:
+    """Evenly spaced steps up to `end`, from `start` if there is a jump, else from one distance later."""
+    num_gaps = num_updates - 1 if jump else num_updates
+    return [end - round((end - start) * left / num_gaps) for left in reversed(range(num_updates))]
+
+
+def _grid(start: int, end: int, every: float, jump: bool) -> list[int]:
+    """Steps up to `end` on a grid that begins at the jump, if there is one, or else at step 0.
+
+    Examples:
+        >>> _grid(2, 26, 4, jump=True)
+        [2, 6, 10, 14, 18, 22, 26]
+        >>> _grid(300, 2400, 500, jump=False)
+        [500, 1000, 1500, 2000, 2400]
+    """
+    origin = start if jump else 0
+    candidates = [origin + round(i * every) for i in range(1, ceil((end - origin) / every))]
+    between = [step for step in candidates if start < step < end]
+    return [start, *between, end] if jump else [*between, end]

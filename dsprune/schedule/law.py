@@ -1,0 +1,137 @@
+"""How training and sparsification scale with the target sparsity.
+
+The law is dsprune's own. The paper's guideline is to scale the training, sparsification and learning-rate
+schedules with the target; its formula was not available to us. The law is fitted to recipes that the authors
+published: oBERT's runs of 30 epochs (7 mask updates, the first to 0.7, for targets of 0.8 to 0.97) and those for
+MLPerf (first to 0.25 for 0.5, and to 0.7 for 0.95).
+
+Its unit is the log compression `ln(1 / (1 - sparsity))`, the logarithm of the compression ratio.
+"""
+
+from fractions import Fraction
+from math import expm1, log1p
+
+from dsprune.recipe import Budget, Pruning, Recipe, Span
+
+__all__ = [
+    "DENSE",
+    "LAST_UPDATE",
+    "first_sparsity",
+    "log_compression",
+    "max_target",
+    "scaled_epochs",
+    "scaled_to",
+    "scaled_updates",
+]
+
+ALPHA = 0.4
+"""Share of the log compression that the first mask update reaches. The published first updates give 0.415 (0.25
+for 0.5) and 0.402 (0.7 for 0.95); oBERT's 0.7 for 0.9 and 0.97 gives 0.52 and 0.34."""
+
+REFERENCE_SPARSITY, REFERENCE_EPOCHS, REFERENCE_UPDATES = 0.9, 30, 7
+
+DENSE = Fraction(2, 30)
+"""Share of the run before the first mask update."""
+
+LAST_UPDATE = Fraction(26, 30)
+"""Share of the run before the last mask update."""
+
+
+def log_compression(sparsity: float) -> float:
+    """Return ln(1 / (1 - sparsity)), the log of the compression ratio.
+
+    Examples:
+        >>> round(log_compression(0.9), 4), round(log_compression(0.99), 4)
+        (2.3026, 4.6052)
+    """
+    return -log1p(-sparsity)
+
+
+def first_sparsity(target: float, alpha: float = ALPHA) -> float:
+    """Return the sparsity of the first mask update.
+
+    More precisely: `1 - (1 - target) ** alpha`, so its log compression is `alpha` times that of the target.
+
+    Examples:
+        >>> round(first_sparsity(0.9), 3), round(first_sparsity(0.5), 3)
+        (0.602, 0.242)
+    """
+    return 1 - (1 - target) ** alpha
+
+
+def scaled_epochs(target: float) -> float:
+    """Return the epochs of a run, in proportion to the log compression: 30 at a target of 0.9.
+
+    Examples:
+        >>> round(scaled_epochs(0.9), 1), round(scaled_epochs(0.5), 1), round(scaled_epochs(0.97), 1)
+        (30.0, 9.0, 45.7)
+    """
+    return REFERENCE_EPOCHS * _relative(target)
+
+
+def max_target(epochs: float) -> float:
+    """Return the highest target that a number of epochs is long enough for: the inverse of `scaled_epochs`.
+
+    Examples:
+        >>> round(max_target(30), 3), round(max_target(9), 3)
+        (0.9, 0.499)
+    """
+    return -expm1(-log_compression(REFERENCE_SPARSITY) * epochs / REFERENCE_EPOCHS)
+
+
+def scaled_updates(target: float) -> int:
+    """Return the number of mask updates, in proportion to the log compression: 7 at 0.9, at least 2.
+
+    Examples:
+        >>> scaled_updates(0.9), scaled_updates(0.5), scaled_updates(0.97)
+        (7, 2, 11)
+    """
+    return max(2, round(REFERENCE_UPDATES * _relative(target)))
+
+
+def _relative(target: float) -> float:
+    """Return the log compression of a target over that of the reference."""
+    return log_compression(target) / log_compression(REFERENCE_SPARSITY)
+
+
+def scaled_to(recipe: Recipe, target: float) -> Recipe:
+    """Return the recipe with another target sparsity and its schedule scaled.
+
+    With r the ratio of the targets' log compressions: lengths in epochs or steps and the number of mask updates
+    are multiplied by r, and the first mask update keeps its share of the log compression. Distances between mask
+    updates, lengths in per cent and what the law sets anyway stay as they are.
+
+    Args:
+        recipe: a recipe that prunes.
+        target: fraction of zeros.
+    """
+    pruning = recipe.pruning
+    assert pruning is not None
+    ratio = log_compression(target) / log_compression(pruning.sparsity)
+    budget = recipe.budget.model_copy(update=_lengths(recipe.budget, ratio))
+    changed = {"sparsity": target, **_lengths(pruning, ratio)}
+    if pruning.first:
+        changed["first"] = 1 - (1 - pruning.first) ** ratio
+    if pruning.updates is not None:
+        changed["updates"] = max(2, round(ratio * pruning.updates))
+    values = recipe.model_dump()
+    values["pruning"] = {**pruning.model_dump(), **changed}
+    values["budget"] = budget.model_dump()
+    # Validated again: the parts must still fit together.
+    return Recipe.model_validate(values)
+
+
+def _lengths(section: Budget | Pruning, ratio: float) -> dict[str, object]:
+    if isinstance(section, Budget):
+        return {
+            "epochs": None if section.epochs is None else ratio * section.epochs,
+            "steps": None if section.steps is None else max(1, round(ratio * section.steps)),
+        }
+    return {"start": _span(section.start, ratio), "end": _span(section.end, ratio)}
+
+
+def _span(span: Span | None, ratio: float) -> Span | None:
+    if span is None or span.unit == "%":
+        return span
+    amount = ratio * span.amount
+    return Span(float(round(amount)) if span.unit == "steps" else amount, span.unit)

@@ -1,0 +1,77 @@
+"""Which weights compete with which: the scope of pruning."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from dsprune.model.shard import PrunableTensor
+from dsprune.recipe import Pruning
+from dsprune.registry import SCOPES
+
+__all__ = ["GLOBAL", "NORMALIZED", "UNIFORM", "Group", "Scope", "make_groups", "update_groups"]
+
+
+class Scope(NamedTuple):
+    """Which weights compete for the same zeros.
+
+    Attributes:
+        per_tensor: each tensor has a quota of its own; else tensors of one target share theirs.
+        normalized: scores are divided by the root mean square of their tensor's.
+    """
+
+    per_tensor: bool = False
+    normalized: bool = False
+
+
+GLOBAL, UNIFORM, NORMALIZED = Scope(), Scope(per_tensor=True), Scope(normalized=True)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tensors that share one quota of pruned weights.
+
+    Attributes:
+        name: how messages call it.
+        tensors: their places in the global order, ascending.
+        num_weights: how many weights they have.
+        num_pruned: how many of those are to be zero.
+    """
+
+    name: str
+    tensors: tuple[int, ...]
+    num_weights: int
+    num_pruned: int
+
+
+def update_groups(tensors: Sequence[PrunableTensor], pruning: Pruning, progress: float) -> list[Group]:
+    """Return the groups of a mask update.
+
+    Args:
+        tensors: all prunable tensors, in the global order.
+        pruning: the target and the scope.
+        progress: sparsity of the mask update as a fraction of the target; tensors with targets of their own
+            follow it too.
+    """
+    targets = [pruning.sparsity if tensor.sparsity is None else tensor.sparsity for tensor in tensors]
+    return make_groups(tensors, [progress * target for target in targets], pruning.scope)
+
+
+def make_groups(
+    tensors: Sequence[PrunableTensor], sparsities: Sequence[float], scope: str = "global"
+) -> list[Group]:
+    """Group tensors of the same sparsity; in uniform scope each tensor is a group of its own.
+
+    A group has exactly `round(sparsity * num_weights)` zeros.
+    """
+    per_tensor = SCOPES.get(scope).per_tensor
+    members: dict[object, list[int]] = {}
+    for place, sparsity in enumerate(sparsities):
+        members.setdefault(place if per_tensor else sparsity, []).append(place)
+    return [_make_group(tensors, places, sparsities[places[0]]) for places in members.values()]
+
+
+def _make_group(tensors: Sequence[PrunableTensor], places: Sequence[int], sparsity: float) -> Group:
+    first = tensors[places[0]].name
+    name = first if len(places) == 1 else f"{first} and {len(places) - 1} more"
+    num_weights = sum(tensors[place].numel for place in places)
+    return Group(name, tuple(places), num_weights, round(sparsity * num_weights))

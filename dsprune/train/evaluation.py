@@ -1,0 +1,109 @@
+"""The metrics of a model on a task's validation data: the body of `dsprune eval`."""
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from datasets import Dataset
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+
+from dsprune.model.pretrained import load_config, load_tokenizer
+from dsprune.ranks.batches import EvaluationBatch, evaluation_batches
+from dsprune.ranks.collectives import Comm, gather_in_order, world_comm
+from dsprune.ranks.ranks import Ranks, process_group
+from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.tasks.task import Collate, Task, build_task, on_device
+
+__all__ = ["evaluate", "evaluate_command", "evaluate_model"]
+
+
+def evaluate(
+    model: nn.Module,
+    task: Task,
+    dataset: Dataset,
+    collate: Collate,
+    *,
+    batch_size: int,
+    device: torch.device,
+    comm: Comm | None = None,
+) -> dict[str, float]:
+    """The task's metrics of a model on prepared examples, the headline first, the same on every rank.
+
+    Collective: every rank of `comm` must call this.
+
+    Args:
+        model: a module, or a DeepSpeed engine; it is left in the mode (training or not) that it was in.
+        task: the task.
+        dataset: the examples, as `task.prepare` makes them.
+        collate: as `task.collate` makes it.
+        batch_size: examples of one forward pass on one rank.
+        device: where the model is.
+        comm: ranks to share the work with; None = this process alone.
+    """
+    comm = comm or Comm()
+    batches = evaluation_batches(dataset["length"][:], batch_size, comm.rank, comm.size)
+    predictions: dict[int, Any] = {}
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            for batch in _progress(batches, shown=comm.rank == 0):
+                features = collate([dataset[example] for example in batch.examples])
+                predicted = task.predict(model, on_device(features, device))
+                if batch.counts:
+                    predictions.update(zip(batch.examples, predicted, strict=True))
+    finally:
+        model.train(training)
+    return task.score(gather_in_order(predictions, comm), dataset)
+
+
+def evaluate_model(
+    path: str,
+    settings: TaskSettings,
+    *,
+    device: torch.device,
+    tokenizer_path: str | None = None,
+    batch_size: int = 32,
+    comm: Comm | None = None,
+) -> dict[str, float]:
+    """The metrics of a model folder, or model on the hub, that was trained for the task.
+
+    Collective: every rank of `comm` must call this.
+
+    Raises:
+        UserError: the model or the data cannot be read, or do not belong together.
+    """
+    tokenizer = load_tokenizer(tokenizer_path or path)
+    task = build_task(settings).for_model(load_config(path)).for_tokenizer(tokenizer)
+    model: nn.Module = task.build_model(path, tokenizer, new_head=False)
+    dataset = task.prepare("validation", tokenizer)
+    return evaluate(
+        model.to(device),
+        task,
+        dataset,
+        task.collate(tokenizer),
+        batch_size=batch_size,
+        device=device,
+        comm=comm,
+    )
+
+
+def evaluate_command(
+    path: str, settings: TaskSettings, batch_size: int, ranks: Ranks
+) -> dict[str, float] | None:
+    """`evaluate_model` on the ranks of a launcher; the metrics on the first rank, None on the others.
+
+    Collective: every rank must call this.
+    """
+    with process_group(ranks) as device:
+        metrics = evaluate_model(path, settings, device=device, batch_size=batch_size, comm=world_comm(ranks))
+    return metrics if ranks.is_first else None
+
+
+def _progress(batches: list[EvaluationBatch], *, shown: bool) -> Iterable[EvaluationBatch]:
+    if not (shown and sys.stderr.isatty()):
+        return batches
+    return track(batches, description="evaluate", console=Console(stderr=True), transient=True)

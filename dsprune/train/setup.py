@@ -1,0 +1,179 @@
+"""All that a training run is made of, put together and checked before its first step."""
+
+import hashlib
+import json
+import random
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset
+from rich.console import Console
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
+
+from dsprune.distillation.objective import LOSSES, DistillationObjective
+from dsprune.distillation.store.format import MANIFEST
+from dsprune.distillation.teacher.build import build_store
+from dsprune.distillation.teacher.forward import Execution
+from dsprune.distillation.teacher.source import Source
+from dsprune.distillation.teachers import (
+    MicroBatch,
+    OnlineTeacher,
+    StoredTeacher,
+    Teacher,
+    open_stored_teacher,
+    with_samples,
+)
+from dsprune.engine.engine import PruningEngine
+from dsprune.engine.initialize import initialize
+from dsprune.errors import UserError
+from dsprune.model.pretrained import keep_layers, load_tokenizer
+from dsprune.ranks.agreement import check_same, on_first_rank
+from dsprune.ranks.batches import BatchPlan, TrainSampler
+from dsprune.ranks.ranks import Ranks
+from dsprune.recipe import Distillation, Recipe
+from dsprune.tasks.task import Collate, Features, Task, build_task
+from dsprune.utils.console import say
+from dsprune.zero.config import load_ds_config, resolve_ds_config
+from dsprune.zero.launch import join_ranks
+
+__all__ = ["Parts", "assemble", "data_digest"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the training loop works with.
+
+    Attributes:
+        model: folder or hub name that the model comes from.
+        task: how examples are encoded, predicted and scored.
+        tokenizer: saved with the model.
+        data: encoded training examples.
+        validation: encoded validation examples.
+        plan: the order of the examples.
+        collate: makes batches.
+        engine: the wrapped DeepSpeed engine.
+        lesson: whom to imitate, or None.
+    """
+
+    model: Path
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
+    data: Dataset
+    validation: Dataset
+    plan: BatchPlan
+    collate: Collate
+    engine: PruningEngine
+    objective: DistillationObjective | None
+
+    def micro_batches(self, rank: int) -> Iterator[MicroBatch]:
+        """A rank's micro-batches from the engine's position in the data on, without end.
+
+        A step that is skipped on overflow has used up its examples.
+        """
+        start, lengths = self.engine.global_steps, self.data["length"][:]
+        sampler = TrainSampler(self.plan, lengths, rank, start=start, stop=sys.maxsize)
+        collate = self.objective.teacher.collate if self.objective else self._collate
+        # A generator of its own: the loader would draw a seed from that of dropout.
+        own = torch.Generator()
+        return iter(DataLoader(self.data, batch_sampler=sampler, collate_fn=collate, generator=own))
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """What `losses` gives."""
+        return ("loss",) if self.objective is None else LOSSES
+
+    def losses(self, micro_batch: MicroBatch) -> dict[str, Tensor]:
+        """The task's `loss`, or what the lesson makes of it, with its parts."""
+        outputs = self.engine(**micro_batch.batch)
+        if self.objective is None:
+            return {"loss": outputs.loss}
+        return self.objective.losses(outputs, micro_batch, self.engine.applied_steps)
+
+    def _collate(self, features: list[Features]) -> MicroBatch:
+        return MicroBatch(self.collate(features))
+
+
+def assemble(recipe: Recipe, ranks: Ranks, console: Console) -> Parts:
+    """Build everything, the cheap and breakable first. Collective: every rank must call this.
+
+    Raises:
+        UserError: the recipe, its data, its teacher and its ds_config do not go together.
+    """
+    if recipe.model is None or recipe.task is None:
+        raise UserError(f"recipe {recipe.name!r}: training needs the sections model and task: add them")
+    config = resolve_ds_config(load_ds_config(recipe.deepspeed), recipe, ranks.world_size)
+    tokenizer = load_tokenizer(recipe.model.tokenizer or recipe.model.path)
+    task = build_task(recipe.task).for_tokenizer(tokenizer)
+    data, validation = task.prepare("train", tokenizer), task.prepare("validation", tokenizer)
+    batch, micro_batch = config["train_batch_size"], config["train_micro_batch_size_per_gpu"]
+    plan = BatchPlan(len(data), batch, micro_batch, ranks.world_size, recipe.seed)
+    collate = task.collate(tokenizer, pad_to_multiple_of=None if recipe.precision == "fp32" else 8)
+    digests = {"the training data": data_digest(data), "the validation data": data_digest(validation)}
+    check_same(ranks, {"the ds_config": json.dumps(config, sort_keys=True), **digests})
+    teacher = None
+    if recipe.distillation is not None:
+        teacher, data = _teacher(recipe.distillation, task, tokenizer, data, collate, ranks, console)
+    _seed(recipe.seed, ranks.rank)
+    model = keep_layers(task.build_model(recipe.model.path, tokenizer), recipe.model.layers)
+    engine, *_ = initialize(model=model, config=config, recipe=recipe, steps_per_epoch=plan.steps_per_epoch)
+    objective = None
+    if recipe.distillation is not None and teacher is not None:
+        objective = DistillationObjective(teacher, task, recipe.distillation, engine.timetable)
+    return Parts(Path(recipe.model.path), task, tokenizer, data, validation, plan, collate, engine, objective)
+
+
+def _teacher(
+    settings: Distillation,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Dataset,
+    collate: Collate,
+    ranks: Ranks,
+    console: Console,
+) -> tuple[Teacher, Dataset]:
+    """The teacher, and the data as it wants them. Collective: every rank must call this."""
+    device = join_ranks(ranks)
+    if settings.store is None:
+        model: nn.Module = task.build_model(settings.teacher, tokenizer, new_head=False)
+        model.eval().requires_grad_(False)
+        return OnlineTeacher(model.to(device=device), task, collate), data
+    folder = Path(settings.store)
+    source = Source.of(settings.teacher, task, tokenizer, data, ranks)
+    if on_first_rank(ranks, lambda: not (folder / MANIFEST).exists()):
+        build_store(folder, settings, source, Execution(device), ranks, console)
+    store = open_stored_teacher(folder, settings, source, ranks, device)
+    if ranks.is_first:
+        manifest = store.manifest
+        said = f"teacher: {folder}: {manifest.num_records:,} records, kind {manifest.spec.kind} {manifest.spec.dtype}"
+        say(console, said)
+    return StoredTeacher(store, collate), with_samples(source)
+
+
+def _seed(seed: int, rank: int) -> None:
+    """Each rank draws its own dropout. New weights differ too, until DeepSpeed broadcasts those of rank 0."""
+    random.seed(seed + rank)
+    np.random.seed(seed + rank)
+    torch.manual_seed(seed + rank)
+
+
+def data_digest(data: Dataset) -> str:
+    """A hash of all examples in their order, however they are stored."""
+    digest = hashlib.sha256()
+    table = data.flatten_indices().data if data._indices is not None else data.data
+    for name in sorted(table.column_names):
+        digest.update(name.encode())
+        column = table.column(name)
+        while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+            digest.update(pc.list_value_length(column).to_numpy().tobytes())
+            column = pc.list_flatten(column)
+        values = column.to_numpy()
+        digest.update(values.tobytes() if values.dtype != object else repr(values.tolist()).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,204 @@
+"""The DeepSpeed config of a run: "auto" filled from the recipe, and every disagreement said at once.
+
+A value has one owner. "auto" in the ds_config means that the recipe owns it; a value there must agree with
+what the recipe sets by hand, and a mere default of the recipe gives way to it.
+"""
+
+import copy
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from dsprune.errors import UserError
+from dsprune.recipe import Recipe
+from dsprune.zero.limits import check_by_deepspeed, check_ds_config, misspelt_keys
+
+__all__ = ["load_ds_config", "resolve_ds_config"]
+
+SHIPPED = Path(__file__).resolve().parents[2] / "ds_configs"
+
+
+_MICRO_BATCH, _ACCUMULATION = "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
+
+
+# What optimizers other than Adam and its kin take of the recipe's settings.
+_SETTINGS = {
+    "sgd": ("weight_decay",),
+    "lion": ("weight_decay", "betas"),
+    "adagrad": ("weight_decay", "eps"),
+    "rmsprop": ("weight_decay", "eps"),
+}
+
+
+def load_ds_config(name_or_path: str) -> dict[str, Any]:
+    """Read a ds_config: a JSON file, or the name of one in `ds_configs/` ("zero2").
+
+    Raises:
+        UserError: there is no such file, or it is not a JSON object.
+    """
+    candidates = (
+        Path(name_or_path),
+        Path("ds_configs", f"{name_or_path}.json"),
+        SHIPPED / f"{name_or_path}.json",
+    )
+    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if path is None:
+        names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.json")))
+        raise UserError(
+            f"deepspeed: no file {name_or_path!r}: give the path of a JSON file, or one of {names}"
+        )
+    try:
+        config = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: line {error.lineno} is not JSON ({error.msg}): mend the file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not text: give a JSON file") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: holds a {type(config).__name__}: a DeepSpeed config is a JSON object")
+    return config
+
+
+def resolve_ds_config(config: dict[str, Any], recipe: Recipe, world_size: int) -> dict[str, Any]:
+    """Fill every "auto" of `config` from the recipe, and check the rest against it.
+
+    Args:
+        config: as read from JSON; it is not changed.
+        recipe: owns batch size, precision, clipping and the optimizer's settings.
+        world_size: number of data-parallel ranks.
+
+    Returns:
+        A config without "auto", ready for `deepspeed.initialize`.
+
+    Raises:
+        UserError: every disagreement, misspelt key and unsupported setting, joined into one line.
+    """
+    config = copy.deepcopy(config)
+    config.setdefault("optimizer", _default_optimizer(config, recipe))
+    problems = list(misspelt_keys(config))
+    for claim in _claims(config, recipe):
+        problems += _settle(config, claim)
+    problems += _settle_batch(config, recipe, world_size)
+    if "scheduler" in config:
+        problems.append(
+            "ds_config: scheduler: the recipe's learning_rate owns the schedule: remove the section"
+        )
+    problems += [
+        f"ds_config: {key}='auto': the recipe sets no value for it: set one" for key in _autos(config)
+    ]
+    if problems:
+        raise UserError("; ".join(dict.fromkeys(problems)))
+    check_ds_config(config)
+    check_by_deepspeed(config)
+    return config
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """A value of the recipe that DeepSpeed reads from its own config.
+
+    Attributes:
+        key: dotted key of the ds_config.
+        value: what that key is to be; None says nothing.
+        origin: the recipe's field and value, as messages show them.
+        explicit: set by hand, not by default.
+    """
+
+    key: str
+    value: Any
+    origin: str
+    explicit: bool
+
+
+def _claim(key: str, owner: BaseModel, name: str, section: str = "", value: Any = None) -> _Claim:
+    said = getattr(owner, name)
+    said = list(said) if isinstance(said, tuple) else said
+    value = said if value is None else value
+    return _Claim(key, value, f"{section}{name}={said!r}", name in owner.model_fields_set)
+
+
+def _claims(config: dict[str, Any], recipe: Recipe) -> Iterator[_Claim]:
+    optimizer = recipe.optimizer
+    yield _claim("gradient_clipping", recipe, "gradient_clipping")
+    for precision in ("bf16", "fp16"):
+        yield _claim(f"{precision}.enabled", recipe, "precision", value=recipe.precision == precision)
+    yield _claim("optimizer.type", optimizer, "type", "optimizer.")
+    yield _claim("optimizer.params.lr", recipe.learning_rate, "peak", "learning_rate.")
+    theirs = _SETTINGS.get(_optimizer_type(config, recipe).lower(), ("weight_decay", "betas", "eps"))
+    for name in ("weight_decay", "betas", "eps"):
+        if name in theirs or name in optimizer.model_fields_set:
+            yield _claim(f"optimizer.params.{name}", optimizer, name, "optimizer.")
+
+
+def _default_optimizer(config: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """What a config without an optimizer gets: torch's fused Adam, which needs no compiler.
+
+    With optimizer offload DeepSpeed takes its own, and no other.
+    """
+    zero = config.get("zero_optimization")
+    offloaded = isinstance(zero, dict) and "offload_optimizer" in zero
+    if offloaded or recipe.optimizer.type not in ("Adam", "AdamW"):
+        return {}
+    return {"params": {"torch_adam": True, "fused": True}}
+
+
+def _optimizer_type(config: dict[str, Any], recipe: Recipe) -> str:
+    section = config.get("optimizer")
+    named = section.get("type", "auto") if isinstance(section, dict) else "auto"
+    return recipe.optimizer.type if named == "auto" else str(named)
+
+
+def _settle(config: dict[str, Any], claim: _Claim) -> Iterator[str]:
+    """Write a claim where the config leaves it open; yield the disagreement where it does not."""
+    *sections, name = claim.key.split(".")
+    section = config
+    for key in sections:
+        section = section.setdefault(key, {})
+        if not isinstance(section, dict):
+            yield f"ds_config: {key}={section!r}: must be a section with keys of its own"
+            return
+    current = section.get(name, "auto")
+    if current == "auto":
+        if claim.value is not None:
+            section[name] = claim.value
+    elif claim.explicit and claim.value is not None and current != claim.value:
+        yield (
+            f"{claim.origin} but ds_config: {claim.key}={current!r}: "
+            f'set one of them, or "auto" in the ds_config'
+        )
+
+
+def _settle_batch(config: dict[str, Any], recipe: Recipe, world_size: int) -> Iterator[str]:
+    """Batch = ranks x micro-batch x accumulation: what is open follows from the rest."""
+    yield from _settle(config, _claim("train_batch_size", recipe.budget, "batch", "budget."))
+    yield from _settle(config, _claim(_MICRO_BATCH, recipe.budget, "micro_batch", "budget."))
+    batch, micro, accumulation = recipe.budget.batch, config.get(_MICRO_BATCH), config.get(_ACCUMULATION)
+    wrong = [key for key in (_MICRO_BATCH, _ACCUMULATION) if not _is_size(config.get(key, "auto"))]
+    if wrong:
+        yield from (f"ds_config: {key}={config[key]!r}: must be a whole number above 0" for key in wrong)
+        return
+    if not isinstance(micro, int):
+        micro = max(1, batch // (world_size * (accumulation if isinstance(accumulation, int) else 1)))
+    if not isinstance(accumulation, int):
+        accumulation = max(1, batch // (world_size * micro))
+    if world_size * micro * accumulation != batch:
+        yield (
+            f"budget.batch={batch}: is not {world_size} ranks x micro-batch {micro} x accumulation "
+            f"{accumulation}: change budget.batch or budget.micro_batch"
+        )
+    config |= {_MICRO_BATCH: micro, _ACCUMULATION: accumulation}
+
+
+def _is_size(value: Any) -> bool:
+    return value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
+
+
+def _autos(section: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from _autos(value, f"{prefix}{key}.")
+        elif value == "auto":
+            yield prefix + key

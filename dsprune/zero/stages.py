@@ -1,0 +1,163 @@
+"""Where each ZeRO stage keeps its slices."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from deepspeed import DeepSpeedEngine
+from deepspeed.runtime.fp16.fused_optimizer import FP16_Optimizer
+from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+from torch import Tensor
+
+from dsprune.errors import UserError
+from dsprune.model.shard import PrunableTensor, Shard
+from dsprune.zero.layout import PARAMETER_ORDER, ZeroLayout, ZeroParameter
+
+__all__ = ["open_layout"]
+
+
+class _Replicas(ZeroLayout):
+    """Stage 0: every rank holds everything, and all-reduces the gradients before the step."""
+
+    def __init__(self, engine: DeepSpeedEngine, tensors: Sequence[PrunableTensor]) -> None:
+        self._masters = dict(_replicated_masters(engine))
+        self._names = {parameter: name for name, parameter in engine.module.named_parameters()}
+        super().__init__(engine, tensors)
+
+    def client_state(self) -> dict[str, Any]:
+        """Stage 0 saves the optimizer's state by number: say whose they are."""
+        return {PARAMETER_ORDER: [self._names[parameter] for parameter in self._masters]}
+
+    def _owned(self, parameter: ZeroParameter, numel: int) -> tuple[int, int]:
+        return 0, numel
+
+    def _master(self, parameter: ZeroParameter) -> tuple[Tensor, int]:
+        return self._masters[parameter]
+
+    def _gradient(self, parameter: ZeroParameter, shard: Shard) -> Tensor | None:
+        return None if parameter.grad is None else parameter.grad.view(-1)
+
+
+def _replicated_masters(engine: DeepSpeedEngine) -> list[tuple[ZeroParameter, tuple[Tensor, int]]]:
+    """Each parameter's master weight and its offset there, for the three optimizers of stage 0."""
+    optimizer = engine.optimizer
+    if isinstance(optimizer, FP16_UnfusedOptimizer):  # one fp32 tensor a parameter
+        return [
+            (parameter, (master, 0))
+            for parameters, masters in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
+            for parameter, master in zip(parameters, masters, strict=True)
+        ]
+    if isinstance(optimizer, FP16_Optimizer):  # one flat fp32 tensor a group
+        places = []
+        for parameters, flat in zip(optimizer.fp16_groups, optimizer.fp32_groups_flat, strict=True):
+            offset = 0
+            for parameter in parameters:
+                places.append((parameter, (flat, offset)))
+                offset += parameter.numel()
+        return places
+    return [(p, (p, 0)) for group in optimizer.param_groups for p in group["params"]]
+
+
+class _Partitioned(ZeroLayout):
+    """Stages 1, 2 and 3: what they share is how the norms of offloaded gradients are kept."""
+
+    def __init__(self, engine: DeepSpeedEngine, tensors: Sequence[PrunableTensor]) -> None:
+        self.optimizer = engine.optimizer
+        self._group = engine.data_parallel_group
+        self._rank = torch.distributed.get_rank(self._group)
+        self._offloaded = engine.zero_cpu_offload()
+        super().__init__(engine, tensors)
+        self.group = self._group
+
+    def gradients_changed(self) -> None:
+        """See the base class: with CPU offload, the norm of each gradient was stored during `backward`."""
+        if not self._offloaded:
+            return
+        norms = self.optimizer.norm_for_param_grads
+        for index, parameter in enumerate(self.parameters):
+            key = self.optimizer.get_param_id(parameter)
+            gradient = self.gradient(index)
+            if gradient is not None and key in norms:
+                norms[key] = gradient.double().norm(2)
+
+
+class _Stage12(_Partitioned):
+    """Stages 1 and 2: parameters laid end to end, the line cut into equal parts, wherever the cut falls."""
+
+    def _owned(self, parameter: ZeroParameter, numel: int) -> tuple[int, int]:
+        if parameter._hp_mapping is None:
+            return 0, 0
+        address = parameter._hp_mapping.lp_fragment_address
+        return address.start, address.numel
+
+    def _master(self, parameter: ZeroParameter) -> tuple[Tensor, int]:
+        mapping = parameter._hp_mapping
+        flat = self.optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+        return flat, mapping.hp_fragment_address.start
+
+    def _gradient(self, parameter: ZeroParameter, shard: Shard) -> Tensor | None:
+        try:
+            gradient = parameter._hp_mapping.get_lp_grad_fragment(parameter._index_in_param_group)
+        except ValueError:  # no backward pass since the last step
+            return None
+        return gradient.view(-1)
+
+    def refresh_copies(self) -> None:
+        """See the base class: each rank rounds its partition, and all gather them."""
+        self.optimizer.update_lp_params()
+
+
+class _Stage3(_Partitioned):
+    """Stage 3: every parameter is cut into equal parts, the last of them padded."""
+
+    def _owned(self, parameter: ZeroParameter, numel: int) -> tuple[int, int]:
+        part = parameter.partition_numel()
+        start = min(self._rank * part, numel)
+        return start, min(start + part, numel) - start
+
+    def _master(self, parameter: ZeroParameter) -> tuple[Tensor, int]:
+        sub_group, offset, _ = self.optimizer.grad_position[self.optimizer.get_param_id(parameter)]
+        return self.optimizer.fp32_partitioned_groups_flat[sub_group], offset
+
+    def _gradient(self, parameter: ZeroParameter, shard: Shard) -> Tensor | None:
+        partition, _ = self.optimizer._get_fp32_grad_state_partition(parameter, release_swap_buffers=False)
+        return partition.view(-1)[: shard.numel]
+
+    def working_copy(self, index: int) -> Tensor:
+        """See the base class: between steps, stage 3 keeps only this rank's part of the working weights."""
+        return self.parameters[index].ds_tensor.detach().view(-1)[: self.shards[index].numel]
+
+    def refresh_copies(self) -> None:
+        """See the base class: of some parameters each rank keeps the whole, too."""
+        self.optimizer.checkpoint_update_prologue()
+        super().refresh_copies()
+        self.optimizer.checkpoint_update_epilogue()
+
+
+def open_layout(engine: DeepSpeedEngine, tensors: Sequence[PrunableTensor]) -> ZeroLayout:
+    """Find where `engine` keeps each of `tensors`.
+
+    Args:
+        engine: an initialised engine that `dsprune.zero.limits` has accepted.
+        tensors: what to prune; their order becomes the global order of ties.
+
+    Raises:
+        UserError: the weights are not found where the layout says that they are.
+    """
+    layout = _layout_class(engine)(engine, tensors)
+    if (name := layout.misplaced()) is not None:
+        raise UserError(
+            f"ds_config: the master weights of {name} are not where DeepSpeed says, under a setting that dsprune "
+            f"does not know: start from one of ds_configs/"
+        )
+    return layout
+
+
+def _layout_class(engine: DeepSpeedEngine) -> type[ZeroLayout]:
+    if isinstance(engine.optimizer, DeepSpeedZeroOptimizer_Stage3):
+        return _Stage3
+    if isinstance(engine.optimizer, DeepSpeedZeroOptimizer):
+        return _Stage12
+    return _Replicas
