@@ -120,7 +120,7 @@ def test_another_timetable_is_refused(two_ranks: RankPool, tmp_path: Path) -> No
     two_ranks.run(2, scenarios.save_checkpoint, config, make_recipe(), str(tmp_path))
     other = make_recipe(updates=3)
     for message in two_ranks.run(2, scenarios.error_of_loading, config, other, str(tmp_path)):
-        assert "its timetable has mask updates=" in message
+        assert "its timetable has updates=" in message
         assert message.endswith("resume with the recipe that it was written with")
 
 

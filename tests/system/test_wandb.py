@@ -153,7 +153,7 @@ def test_one_module_imports_the_client() -> None:
         for path in source.rglob("*.py")
         if any(name.split(".")[0] == "wandb" for name in imports(path))
     }
-    assert found == {"weights_and_biases.py"}
+    assert found == {"wandb_tracker.py"}
 
 
 def lose_the_client(path: str, output: str) -> None:
