@@ -75,7 +75,7 @@ def reshard(engine: DeepSpeedEngine, folder: Path) -> tuple[str, dict[str, Any]]
             layout.weight(index).copy_(views.pop("master weights"))
             _put_states(layout, index, views, files.scalars(name))
     layout.refresh_copies()
-    assert layout.misplaced() is None
+    assert layout.find_misplaced() is None
     buffers = dict(engine.module.named_buffers())
     for name in model["buffer_names"]:
         buffers[name].copy_(model["module"][name])

@@ -81,7 +81,7 @@ class Pruner:
             gradient = layout.gradient(index)
             if gradient is not None:
                 apply_(row, gradient)
-        layout.gradients_changed()
+        layout.refresh_gradient_norms()
 
     def after_step(self, applied: bool) -> None:
         """Keep the new mask, or drop it when the step was skipped: the update then comes again."""

@@ -1,7 +1,7 @@
-"""The DeepSpeed config of a run: "auto" filled from the recipe, and every disagreement said at once.
+"""The DeepSpeed config of a run: every "auto" is filled from the recipe, and all disagreements are reported at once.
 
-A value has one owner. "auto" in the ds_config means that the recipe owns it; a value there must agree with
-what the recipe sets by hand, and a mere default of the recipe gives way to it.
+Each value has one owner. "auto" in the ds_config means that the recipe owns the value. A value that is set in the
+ds_config must agree with what the recipe sets by hand; a default of the recipe gives way to it.
 """
 
 import copy
@@ -21,11 +21,9 @@ __all__ = ["load_ds_config", "resolve_ds_config"]
 
 SHIPPED = Path(__file__).resolve().parents[2] / "ds_configs"
 
-
 _MICRO_BATCH, _ACCUMULATION = "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
 
-
-# What optimizers other than Adam and its kin take of the recipe's settings.
+# The settings of the recipe that optimizers outside the Adam family take.
 _SETTINGS = {
     "sgd": ("weight_decay",),
     "lion": ("weight_decay", "betas"),
@@ -66,8 +64,8 @@ def resolve_ds_config(config: dict[str, Any], recipe: Recipe, world_size: int) -
     """Fill every "auto" of `config` from the recipe, and check the rest against it.
 
     Args:
-        config: as read from JSON; it is not changed.
-        recipe: owns batch size, precision, clipping and the optimizer's settings.
+        config: as read from JSON; not modified.
+        recipe: owns batch size, precision, gradient clipping and the optimizer's settings.
         world_size: number of data-parallel ranks.
 
     Returns:
@@ -102,9 +100,9 @@ class _Claim:
 
     Attributes:
         key: dotted key of the ds_config.
-        value: what that key is to be; None says nothing.
+        value: the value for that key; None leaves the key alone.
         origin: the recipe's field and value, as messages show them.
-        explicit: set by hand, not by default.
+        explicit: whether the recipe sets it by hand; False for a default.
     """
 
     key: str
@@ -114,10 +112,10 @@ class _Claim:
 
 
 def _claim(key: str, owner: BaseModel, name: str, section: str = "", value: Any = None) -> _Claim:
-    said = getattr(owner, name)
-    said = list(said) if isinstance(said, tuple) else said
-    value = said if value is None else value
-    return _Claim(key, value, f"{section}{name}={said!r}", name in owner.model_fields_set)
+    setting = getattr(owner, name)
+    setting = list(setting) if isinstance(setting, tuple) else setting
+    value = setting if value is None else value
+    return _Claim(key, value, f"{section}{name}={setting!r}", name in owner.model_fields_set)
 
 
 def _claims(config: dict[str, Any], recipe: Recipe) -> Iterator[_Claim]:
@@ -127,16 +125,16 @@ def _claims(config: dict[str, Any], recipe: Recipe) -> Iterator[_Claim]:
         yield _claim(f"{precision}.enabled", recipe, "precision", value=recipe.precision == precision)
     yield _claim("optimizer.type", optimizer, "type", "optimizer.")
     yield _claim("optimizer.params.lr", recipe.learning_rate, "peak", "learning_rate.")
-    theirs = _SETTINGS.get(_optimizer_type(config, recipe).lower(), ("weight_decay", "betas", "eps"))
+    taken = _SETTINGS.get(_optimizer_type(config, recipe).lower(), ("weight_decay", "betas", "eps"))
     for name in ("weight_decay", "betas", "eps"):
-        if name in theirs or name in optimizer.model_fields_set:
+        if name in taken or name in optimizer.model_fields_set:
             yield _claim(f"optimizer.params.{name}", optimizer, name, "optimizer.")
 
 
 def _default_optimizer(config: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """What a config without an optimizer gets: torch's fused Adam, which needs no compiler.
+    """Return the optimizer section of a config that has none: torch's fused Adam, which needs no compiler.
 
-    With optimizer offload DeepSpeed takes its own, and no other.
+    With optimizer offload the section stays empty, since DeepSpeed then accepts only its own optimizers.
     """
     zero = config.get("zero_optimization")
     offloaded = isinstance(zero, dict) and "offload_optimizer" in zero
@@ -147,12 +145,12 @@ def _default_optimizer(config: dict[str, Any], recipe: Recipe) -> dict[str, Any]
 
 def _optimizer_type(config: dict[str, Any], recipe: Recipe) -> str:
     section = config.get("optimizer")
-    named = section.get("type", "auto") if isinstance(section, dict) else "auto"
-    return recipe.optimizer.type if named == "auto" else str(named)
+    name = section.get("type", "auto") if isinstance(section, dict) else "auto"
+    return recipe.optimizer.type if name == "auto" else str(name)
 
 
 def _settle(config: dict[str, Any], claim: _Claim) -> Iterator[str]:
-    """Write a claim where the config leaves it open; yield the disagreement where it does not."""
+    """Write the claimed value where the config has "auto" or nothing; yield a message where the two disagree."""
     *sections, name = claim.key.split(".")
     section = config
     for key in sections:
@@ -172,13 +170,13 @@ def _settle(config: dict[str, Any], claim: _Claim) -> Iterator[str]:
 
 
 def _settle_batch(config: dict[str, Any], recipe: Recipe, world_size: int) -> Iterator[str]:
-    """Batch = ranks x micro-batch x accumulation: what is open follows from the rest."""
+    """Derive the sizes that are left open, from batch = ranks x micro-batch x accumulation."""
     yield from _settle(config, _claim("train_batch_size", recipe.budget, "batch", "budget."))
     yield from _settle(config, _claim(_MICRO_BATCH, recipe.budget, "micro_batch", "budget."))
     batch, micro, accumulation = recipe.budget.batch, config.get(_MICRO_BATCH), config.get(_ACCUMULATION)
-    wrong = [key for key in (_MICRO_BATCH, _ACCUMULATION) if not _is_size(config.get(key, "auto"))]
-    if wrong:
-        yield from (f"ds_config: {key}={config[key]!r}: must be a whole number above 0" for key in wrong)
+    invalid = [key for key in (_MICRO_BATCH, _ACCUMULATION) if not _is_size(config.get(key, "auto"))]
+    if invalid:
+        yield from (f"ds_config: {key}={config[key]!r}: must be a whole number above 0" for key in invalid)
         return
     if not isinstance(micro, int):
         micro = max(1, batch // (world_size * (accumulation if isinstance(accumulation, int) else 1)))
@@ -197,6 +195,7 @@ def _is_size(value: Any) -> bool:
 
 
 def _autos(section: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys whose value is "auto"."""
     for key, value in section.items():
         if isinstance(value, dict):
             yield from _autos(value, f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""The process group of a command, and the device of each rank."""
+"""The start of a command on its ranks: process group, device, and the launcher that started them."""
 
 import os
 from datetime import timedelta
@@ -15,17 +15,17 @@ from dsprune.zero.ops import load_collectives
 __all__ = ["init_distributed", "is_alive", "join_ranks", "launcher_processes"]
 
 TIMEOUT = 1800.0
-"""Seconds, torch's own default."""
+"""Seconds that a rank waits for another; torch's own default."""
 
 
 def init_distributed(timeout: float = TIMEOUT) -> None:
-    """Make the default process group, unless there is one. Collective: every rank must call this.
+    """Create the default process group, unless it exists. Collective: every rank must call this.
 
     Args:
         timeout: seconds that a rank waits for another.
 
     Raises:
-        UserError: a lock that was left behind would make DeepSpeed wait for ever.
+        UserError: a stale build lock would make DeepSpeed wait forever.
     """
     load_collectives()
     deepspeed.init_distributed(dist_init_required=None, verbose=False, timeout=timedelta(seconds=timeout))
@@ -33,20 +33,20 @@ def init_distributed(timeout: float = TIMEOUT) -> None:
 
 
 def join_ranks(ranks: Ranks, timeout: float = TIMEOUT) -> torch.device:
-    """Make the process group, and choose this rank's device. Collective: every rank must call this."""
+    """Select this rank's device and create the process group. Collective: every rank must call this."""
     device = select_device(ranks)
     init_distributed(timeout)
     return device
 
 
 def _unlink_shared_buffer() -> None:
-    """Take the name from the memory in which ranks on one CPU host reduce. Collective: every rank must call this.
+    """Unlink the shared memory in which ranks on one CPU host reduce. Collective: every rank must call this.
 
-    DeepSpeed never removes it: 66 MiB a rank would stay in /dev/shm for every run that there was. The ranks have
-    mapped it by now, so the kernel frees it with the last of them, however that one ends.
+    DeepSpeed never removes it: each run would leave 66 MiB a rank in /dev/shm. All ranks have mapped the memory at
+    this point, so the kernel frees it when the last of them ends, even if that one is killed.
     """
     if torch.accelerator.current_accelerator() is not None:
-        return  # no such memory there, and a barrier would need the rank's device
+        return  # an accelerator has no such memory, and the barrier would need the rank's device
     dist.barrier()
     address, port = (os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
     name = f"deepspeed_allreduce_buffer_{os.getuid()}_{address}_{port}_{dist.get_rank()}"
@@ -54,7 +54,7 @@ def _unlink_shared_buffer() -> None:
 
 
 def launcher_processes() -> list[psutil.Process]:
-    """Return the processes of the deepspeed launcher that started this one; none without a launcher."""
+    """Return the processes of the deepspeed launcher that started this process; empty without a launcher."""
     found = []
     for process in psutil.Process().parents():
         try:
@@ -67,7 +67,7 @@ def launcher_processes() -> list[psutil.Process]:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Return whether a process runs, and is not a zombie."""
+    """Return whether a process is running and not a zombie."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -1,17 +1,14 @@
-"""Where ZeRO keeps a prunable tensor: the one module that reads DeepSpeed's private layout.
+"""This rank's slices of the prunable tensors, as views on DeepSpeed's private buffers.
 
-Every ZeRO stage cuts the fp32 master weights, the optimizer state and the gradients the same way, and each
-stage has its own book-keeping of the cut. Here the four ways become one: for the i-th prunable tensor,
-`shards[i]` says which slice of it this rank owns, and `weight(i)`, `states(i)`, `gradient(i)` and
+Every ZeRO stage partitions the fp32 master weights, the optimizer state and the gradients the same way, but each
+stage records the partition differently. `ZeroLayout` is one interface to all stages: for the i-th prunable tensor,
+`shards[i]` is the slice of it that this rank owns, and `weight(i)`, `states(i)`, `gradient(i)` and
 `working_copy(i)` are 1-D views of exactly that slice. Views are looked up on every call and never kept,
-since DeepSpeed may replace its buffers (on loading a checkpoint, on offloading states).
+since DeepSpeed may replace its buffers (when it loads a checkpoint or offloads states).
 
     tensor    |------------------- flattened, numel weights -------------------|
     ranks     |----- rank 0 -----|------- rank 1 -------|------- rank 2 -------|
                                   ^ shard.start, shard.numel: what rank 1 views
-
-Read from deepspeed 0.19.8: runtime/zero/stage_1_and_2.py, runtime/zero/stage3.py, runtime/fp16, and
-utils/tensor_fragment.py.
 """
 
 from abc import ABC, abstractmethod
@@ -28,21 +25,25 @@ from dsprune.model.shard import PrunableTensor, Shard
 __all__ = ["PARAMETER_ORDER", "ZeroLayout"]
 
 ZeroParameter = Any
-"""A `torch.nn.Parameter`, on which DeepSpeed hangs attributes of its own."""
-
+"""A `torch.nn.Parameter` with attributes that DeepSpeed adds."""
 
 PARAMETER_ORDER = "dsprune_parameter_order"
-"""Key of a checkpoint's client state: names of the parameters in the optimizer's order."""
+"""Key in a checkpoint's client state: names of the parameters in the optimizer's order."""
 
 
 class ZeroLayout(ABC):
     """This rank's slices of the prunable tensors, as views on DeepSpeed's buffers.
 
+    Args:
+        engine: an initialized engine.
+        tensors: the prunable tensors.
+
     Attributes:
-        shards: one shard a tensor, in the order of `tensors`; `numel` 0 where this rank owns nothing.
-        group: the process group whose ranks' shards together make each tensor once, or None where every
+        parameters: the parameter of each tensor.
+        shards: one shard a tensor, in the order of `tensors`; `numel` is 0 where this rank owns nothing.
+        group: the process group whose ranks' shards together make up each tensor once; None where every
             rank holds a replica of everything (stage 0).
-        device: where the accelerator is, and the collectives are.
+        device: this rank's accelerator, on which collectives run.
         base_optimizer: the torch optimizer that DeepSpeed steps on the fp32 master weights.
     """
 
@@ -57,24 +58,18 @@ class ZeroLayout(ABC):
             for tensor, parameter in zip(tensors, self.parameters, strict=True)
         ]
 
-    @abstractmethod
-    def _owned(self, parameter: ZeroParameter, numel: int) -> tuple[int, int]:
-        """Start and length of this rank's slice of the flattened parameter."""
-
-    @abstractmethod
-    def _master(self, parameter: ZeroParameter) -> tuple[Tensor, int]:
-        """The optimizer's parameter that holds this rank's slice, and the slice's offset in it, flattened."""
-
-    @abstractmethod
-    def _gradient(self, parameter: ZeroParameter, shard: Shard) -> Tensor | None:
-        """The reduced gradient of this rank's slice, after `backward`; None when there is none."""
+    @property
+    def master_device(self) -> torch.device:
+        """Device of the master weights: the accelerator, or the CPU under offload."""
+        owned = (index for index, shard in enumerate(self.shards) if shard.numel)
+        return next((self.weight(index).device for index in owned), self.device)
 
     def weight(self, index: int) -> Tensor:
-        """The fp32 master weights of a shard, shape `[shard.numel]`."""
+        """Return the fp32 master weights of a shard, shape `[shard.numel]`."""
         return self._view(index, None)
 
     def states(self, index: int) -> dict[str, Tensor]:
-        """The optimizer's moments of a shard by name, each `[shard.numel]`; empty before the first step."""
+        """Return the optimizer's moments of a shard by name, each `[shard.numel]`; empty before the first step."""
         if self.shards[index].numel == 0:
             return {}
         master, _ = self._master(self.parameters[index])
@@ -85,10 +80,10 @@ class ZeroLayout(ABC):
         }
 
     def gradient(self, index: int) -> Tensor | None:
-        """The reduced gradient of a shard, `[shard.numel]`, in the dtype of DeepSpeed's accumulation.
+        """Return the reduced gradient of a shard, `[shard.numel]`, in the dtype of DeepSpeed's accumulation.
 
-        Valid at a gradient accumulation boundary, after `backward` and before `step`. None for an empty
-        shard and for a parameter that took no part in the loss.
+        It is valid at a gradient accumulation boundary, after `backward` and before `step`. None for an empty
+        shard and for a parameter that the loss does not depend on.
         """
         shard = self.shards[index]
         if shard.numel == 0:
@@ -97,13 +92,17 @@ class ZeroLayout(ABC):
         assert gradient is None or gradient.numel() == shard.numel, (shard, gradient.shape)
         return gradient
 
+    def refresh_gradient_norms(self) -> None:
+        """Update the norms of edited gradients, where DeepSpeed computes them during `backward`."""
+        return
+
     def working_copy(self, index: int) -> Tensor:
-        """This rank's slice of the weights that the forward pass reads, in their dtype, `[shard.numel]`."""
+        """Return this rank's slice of the weights that the forward pass reads, in their dtype, `[shard.numel]`."""
         shard = self.shards[index]
         return self.parameters[index].detach().view(-1)[shard.start : shard.start + shard.numel]
 
     def make_states(self, index: int, names: Iterable[str]) -> MutableMapping[str, Any]:
-        """The optimizer's state of the flat tensor that a shard is part of, with moments of zeros where missing."""
+        """Return the optimizer's state of the tensor that holds a shard; missing moments are created as zeros."""
         master, _ = self._master(self.parameters[index])
         state = self.base_optimizer.state[master]
         for name in names:
@@ -115,8 +114,8 @@ class ZeroLayout(ABC):
         for index in range(len(self.shards)):
             self.working_copy(index).copy_(self.weight(index))
 
-    def misplaced(self) -> str | None:
-        """Name of a tensor whose working copy is not its master weight, rounded; None if there is none."""
+    def find_misplaced(self) -> str | None:
+        """Return the name of a tensor whose working copy is not its rounded master weight; None if all agree."""
         for index, shard in enumerate(self.shards):
             copy = self.working_copy(index)
             if not torch.equal(self.weight(index).to(copy), copy):
@@ -124,21 +123,23 @@ class ZeroLayout(ABC):
         return None
 
     def client_state(self) -> dict[str, Any]:
-        """What a checkpoint must say beside DeepSpeed's own words, for its slices to be found again."""
+        """Return what a checkpoint must hold besides DeepSpeed's own entries, to find its slices again."""
         return {}
 
-    @property
-    def master_device(self) -> torch.device:
-        """Where the master weights are: the accelerator, or the CPU under offload."""
-        owned = (index for index, shard in enumerate(self.shards) if shard.numel)
-        return next((self.weight(index).device for index in owned), self.device)
+    @abstractmethod
+    def _owned(self, parameter: ZeroParameter, numel: int) -> tuple[int, int]:
+        """Return start and length of this rank's slice of the flattened parameter."""
 
-    def gradients_changed(self) -> None:
-        """Tell DeepSpeed that gradients were edited, where it has already taken their norms in `backward`."""
-        return
+    @abstractmethod
+    def _master(self, parameter: ZeroParameter) -> tuple[Tensor, int]:
+        """Return the optimizer's tensor that holds this rank's slice, and the slice's offset in it, flattened."""
+
+    @abstractmethod
+    def _gradient(self, parameter: ZeroParameter, shard: Shard) -> Tensor | None:
+        """Return the reduced gradient of this rank's slice, after `backward`; None when there is none."""
 
     def _view(self, index: int, flat: Tensor | None) -> Tensor:
-        """A shard's slice of `flat`, a buffer laid out like the master weights (None: the weights)."""
+        """Return a shard's slice of `flat`, a buffer laid out like the master weights (None: the weights)."""
         shard = self.shards[index]
         if shard.numel == 0:
             return torch.empty(0, device=self.device)

@@ -1,4 +1,4 @@
-"""What dsprune refuses to run with, by name, before anything is trained: never silently wrong."""
+"""What dsprune cannot prune under: each setting is refused by name before anything is trained."""
 
 import difflib
 from collections.abc import Iterator
@@ -15,22 +15,26 @@ from dsprune.errors import UserError
 
 __all__ = ["check_by_deepspeed", "check_ds_config", "check_engine", "misspelt_keys"]
 
-# Element-wise optimizers: with weight, gradient and state all zero at an entry they leave it at zero, so
-# masking the gradient is enough between mask updates.
+# Optimizers that leave an entry at zero when weight, gradient and state are zero there. With these, masking the
+# gradient is enough between mask updates.
 ELEMENTWISE_OPTIMIZERS = frozenset(
     {"Adam", "AdamW", "FusedAdam", "DeepSpeedCPUAdam", "SGD", "RMSprop", "NAdam", "RAdam", "Adamax"}
     | {"Lion", "FusedLion", "DeepSpeedCPULion", "FusedLamb"}
 )
 
-
-# What a ds_config may call them: DeepSpeed looks among its own names first.
+# Their names in a ds_config. DeepSpeed looks among its own names first and ignores their case.
 OPTIMIZERS_OF_DEEPSPEED = frozenset({"adam", "adamw", "adagrad", "lamb", "lion"})
-
-
 OPTIMIZERS_OF_TORCH = frozenset({"Adam", "AdamW", "Adagrad", "SGD", "RMSprop", "NAdam", "RAdam", "Adamax"})
 
+# The top-level keys that DeepSpeed reads: its constants, and some that have none.
+KNOWN_KEYS = frozenset(value for value in vars(constants).values() if isinstance(value, str)) | {
+    *("zero_optimization", "tensor_parallel", "expert_parallel", "sequence_parallel_size", "pipeline"),
+    *("activation_checkpointing", "hybrid_engine", "weight_quantization", "data_efficiency", "compile"),
+    *("tensorboard", "wandb", "csv_monitor", "comet", "comms_logger", "flops_profiler", "timers", "aio"),
+    *("autotuning", "datastates_ckpt"),
+}
 
-# (dotted key, the refused value, why and what instead); `int` refuses every size above 1, `dict` any section.
+# (dotted key, refused value, reason and alternative); `int` refuses every size above 1, `dict` any section.
 _REFUSED: tuple[tuple[str, Any, str], ...] = (
     ("zero_optimization.offload_optimizer.device", "nvme", "swapped optimizer state; use 'cpu'"),
     ("zero_optimization.offload_param.device", "nvme", "swapped parameters; use 'cpu'"),
@@ -55,14 +59,68 @@ _REFUSED: tuple[tuple[str, Any, str], ...] = (
 
 
 def check_ds_config(config: dict[str, Any]) -> None:
-    """Refuse what a DeepSpeed config alone gives away, all of it in one line.
+    """Check a DeepSpeed config for settings that dsprune cannot prune under.
 
     Raises:
-        UserError: one or more settings cannot be pruned under; each is named with its value.
+        UserError: there are such settings; one line names each with its value.
     """
     problems = list(_refused_settings(config))
     if problems:
         raise UserError("ds_config: " + "; ".join(problems))
+
+
+def misspelt_keys(config: dict[str, Any]) -> Iterator[str]:
+    """Yield a message on each top-level key that looks misspelt: DeepSpeed ignores unknown keys."""
+    if "bfloat16" in config:  # DeepSpeed reads it only without bf16, and dsprune writes bf16
+        yield "ds_config: bfloat16: the old name of a section: call it bf16"
+    for key in config:
+        near = difflib.get_close_matches(key, KNOWN_KEYS, n=1, cutoff=0.8)
+        if key not in KNOWN_KEYS and near:
+            yield f"ds_config: unknown key {key!r}, which DeepSpeed would ignore: did you mean {near[0]!r}?"
+
+
+def check_by_deepspeed(config: dict[str, Any]) -> None:
+    """Check a config by DeepSpeed's own rules, before data and model are loaded.
+
+    Raises:
+        UserError: DeepSpeed's message, in one line.
+    """
+    # DeepSpeed's check of the batch sizes needs the process group, which may not exist yet. With the micro-batch
+    # alone it is skipped.
+    sizes = ("train_batch_size", "gradient_accumulation_steps")
+    try:
+        DeepSpeedConfig({key: value for key, value in config.items() if key not in sizes})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in problem["loc"])
+        message = f"ds_config: {error.title}: {field}={problem['input']!r}: {problem['msg']}"
+        raise UserError(message) from error
+    except (DeepSpeedConfigError, AssertionError, TypeError, ValueError) as error:
+        raise UserError(f"ds_config: DeepSpeed refuses it: {' '.join(str(error).split())}") from error
+
+
+def check_engine(engine: DeepSpeedEngine) -> None:
+    """Check an initialized engine for parts that dsprune cannot prune under.
+
+    Raises:
+        UserError: the engine uses a pipeline, experts, model parallelism, or an optimizer that is not
+            element-wise or that keeps complete gradients on every rank.
+    """
+    check_ds_config(engine.config)
+    if isinstance(engine, PipelineEngine):
+        raise UserError("engine: PipelineEngine is not supported: train with ZeRO instead of a pipeline")
+    if engine.has_moe_layers:
+        raise UserError("engine: DeepSpeed MoE layers are not supported: use a dense model")
+    if engine.mpu is not None and engine.mpu.get_model_parallel_world_size() > 1:
+        raise UserError("engine: model parallelism (mpu) is not supported: train with ZeRO alone")
+    if isinstance(engine.optimizer, BF16_Optimizer):
+        raise UserError(
+            "ds_config: data_types.grad_accum_dtype=fp32 with bf16 at ZeRO stage 1 is not supported (complete "
+            "gradients on every rank): set zero_optimization.stage=2 or leave data_types out"
+        )
+    name = type(engine.basic_optimizer).__name__
+    if name not in ELEMENTWISE_OPTIMIZERS:
+        raise UserError(f"optimizer: {name} is not supported (not element-wise): use AdamW")
 
 
 def _refused_settings(config: dict[str, Any]) -> Iterator[str]:
@@ -74,13 +132,13 @@ def _refused_settings(config: dict[str, Any]) -> Iterator[str]:
     if ratio is not None and ratio != 1.0:
         yield f"zero_optimization.offload_optimizer.ratio={ratio} is not supported (Twin-Flow; use 1.0)"
     optimizer = _get(config, "optimizer.type")
-    if optimizer is not None and not _can_be_made(optimizer):
+    if optimizer is not None and not _is_elementwise(optimizer):
         why = f"not element-wise or unknown; use one of {', '.join(sorted(OPTIMIZERS_OF_TORCH))}"
         yield f"optimizer.type={optimizer!r} is not supported ({why})"
 
 
-def _can_be_made(optimizer: str) -> bool:
-    """Whether DeepSpeed makes an element-wise optimizer of this name; it ignores the case of its own."""
+def _is_elementwise(optimizer: str) -> bool:
+    """Return whether DeepSpeed builds an element-wise optimizer for this name."""
     return optimizer.lower() in OPTIMIZERS_OF_DEEPSPEED or optimizer in OPTIMIZERS_OF_TORCH
 
 
@@ -93,69 +151,8 @@ def _matches(value: Any, refused: Any) -> bool:
 
 
 def _get(config: dict[str, Any], dotted: str) -> Any:
+    """Return the value of a dotted key; None where the config does not have it."""
     value: Any = config
     for key in dotted.split("."):
         value = value.get(key) if isinstance(value, dict) else None
     return value
-
-
-def check_engine(engine: DeepSpeedEngine) -> None:
-    """Refuse an initialised engine whose parts dsprune cannot prune under.
-
-    Raises:
-        UserError: the engine uses a pipeline, experts, model parallelism, or an optimizer that is not
-            element-wise or keeps whole gradients on every rank.
-    """
-    check_ds_config(engine.config)
-    if isinstance(engine, PipelineEngine):
-        raise UserError("engine: PipelineEngine is not supported: train with ZeRO instead of a pipeline")
-    if engine.has_moe_layers:
-        raise UserError("engine: DeepSpeed MoE layers are not supported: use a dense model")
-    if engine.mpu is not None and engine.mpu.get_model_parallel_world_size() > 1:
-        raise UserError("engine: model parallelism (mpu) is not supported: train with ZeRO alone")
-    if isinstance(engine.optimizer, BF16_Optimizer):
-        raise UserError(
-            "ds_config: data_types.grad_accum_dtype=fp32 with bf16 at ZeRO stage 1 is not supported (whole "
-            "gradients on every rank): set zero_optimization.stage=2 or leave data_types out"
-        )
-    name = type(engine.basic_optimizer).__name__
-    if name not in ELEMENTWISE_OPTIMIZERS:
-        raise UserError(f"optimizer: {name} is not supported (not element-wise): use AdamW")
-
-
-# The keys that DeepSpeed reads besides those among its constants.
-KNOWN_KEYS = frozenset(value for value in vars(constants).values() if isinstance(value, str)) | {
-    *("zero_optimization", "tensor_parallel", "expert_parallel", "sequence_parallel_size", "pipeline"),
-    *("activation_checkpointing", "hybrid_engine", "weight_quantization", "data_efficiency", "compile"),
-    *("tensorboard", "wandb", "csv_monitor", "comet", "comms_logger", "flops_profiler", "timers", "aio"),
-    *("autotuning", "datastates_ckpt"),
-}
-
-
-def misspelt_keys(config: dict[str, Any]) -> Iterator[str]:
-    """Messages on top-level keys that look like a typing error: DeepSpeed ignores what it does not know."""
-    if "bfloat16" in config:  # read only where there is no bf16, which dsprune writes
-        yield "ds_config: bfloat16: the old name of a section: call it bf16"
-    for key in config:
-        near = difflib.get_close_matches(key, KNOWN_KEYS, n=1, cutoff=0.8)
-        if key not in KNOWN_KEYS and near:
-            yield f"ds_config: unknown key {key!r}, which DeepSpeed would ignore: did you mean {near[0]!r}?"
-
-
-def check_by_deepspeed(config: dict[str, Any]) -> None:
-    """Let DeepSpeed read the config early, before data and model.
-
-    Raises:
-        UserError: what DeepSpeed says, in one line.
-    """
-    # Its sum over batch sizes needs ranks that may not have met yet: with the micro-batch alone it has none.
-    ours = ("train_batch_size", "gradient_accumulation_steps")
-    try:
-        DeepSpeedConfig({key: value for key, value in config.items() if key not in ours})
-    except ValidationError as error:
-        problem = error.errors()[0]
-        field = ".".join(str(part) for part in problem["loc"])
-        message = f"ds_config: {error.title}: {field}={problem['input']!r}: {problem['msg']}"
-        raise UserError(message) from error
-    except (DeepSpeedConfigError, AssertionError, TypeError, ValueError) as error:
-        raise UserError(f"ds_config: DeepSpeed refuses it: {' '.join(str(error).split())}") from error

@@ -1,4 +1,4 @@
-"""A parameter under ZeRO-3: partitioned over the ranks, an empty tensor in its place."""
+"""Parameters under ZeRO stage 3, where each is partitioned over the ranks and an empty tensor stands in its place."""
 
 from typing import Any
 
@@ -18,5 +18,5 @@ def full_numel(parameter: Tensor) -> int:
 
 
 def is_partitioned(parameter: Any) -> bool:
-    """Return whether the ranks share the parameter, so that using it is collective."""
+    """Return whether the parameter is partitioned over the ranks, so that reading it is collective."""
     return hasattr(parameter, "ds_id")

@@ -1,4 +1,8 @@
-"""Where each ZeRO stage keeps its slices."""
+"""The layout of each ZeRO stage: where DeepSpeed keeps this rank's slices.
+
+Read from deepspeed 0.19.8: runtime/zero/stage_1_and_2.py, runtime/zero/stage3.py, runtime/fp16, and
+utils/tensor_fragment.py.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,8 +22,35 @@ from dsprune.zero.layout import PARAMETER_ORDER, ZeroLayout, ZeroParameter
 __all__ = ["open_layout"]
 
 
-class _Replicas(ZeroLayout):
-    """Stage 0: every rank holds everything, and all-reduces the gradients before the step."""
+def open_layout(engine: DeepSpeedEngine, tensors: Sequence[PrunableTensor]) -> ZeroLayout:
+    """Return the layout of `tensors` in `engine`.
+
+    Args:
+        engine: an initialized engine that `dsprune.zero.limits` has accepted.
+        tensors: the prunable tensors; their order is the global order in which ties are broken.
+
+    Raises:
+        UserError: the master weights are not where the layout expects them.
+    """
+    layout = _layout_class(engine)(engine, tensors)
+    if (name := layout.find_misplaced()) is not None:
+        raise UserError(
+            f"ds_config: the master weights of {name} are not where dsprune expects them, under a setting that it "
+            f"does not know: start from one of ds_configs/"
+        )
+    return layout
+
+
+def _layout_class(engine: DeepSpeedEngine) -> type[ZeroLayout]:
+    if isinstance(engine.optimizer, DeepSpeedZeroOptimizer_Stage3):
+        return _Stage3
+    if isinstance(engine.optimizer, DeepSpeedZeroOptimizer):
+        return _Stage12
+    return _Stage0
+
+
+class _Stage0(ZeroLayout):
+    """Stage 0: every rank holds a replica of everything, and all-reduces the gradients before the step."""
 
     def __init__(self, engine: DeepSpeedEngine, tensors: Sequence[PrunableTensor]) -> None:
         self._masters = dict(_replicated_masters(engine))
@@ -27,7 +58,7 @@ class _Replicas(ZeroLayout):
         super().__init__(engine, tensors)
 
     def client_state(self) -> dict[str, Any]:
-        """Stage 0 saves the optimizer's state by number: say whose they are."""
+        """Return the names of the parameters, since stage 0 saves the optimizer's state by number."""
         return {PARAMETER_ORDER: [self._names[parameter] for parameter in self._masters]}
 
     def _owned(self, parameter: ZeroParameter, numel: int) -> tuple[int, int]:
@@ -41,7 +72,7 @@ class _Replicas(ZeroLayout):
 
 
 def _replicated_masters(engine: DeepSpeedEngine) -> list[tuple[ZeroParameter, tuple[Tensor, int]]]:
-    """Each parameter's master weight and its offset there, for the three optimizers of stage 0."""
+    """Return each parameter's master tensor and its offset there, for the three optimizers of stage 0."""
     optimizer = engine.optimizer
     if isinstance(optimizer, FP16_UnfusedOptimizer):  # one fp32 tensor a parameter
         return [
@@ -61,7 +92,7 @@ def _replicated_masters(engine: DeepSpeedEngine) -> list[tuple[ZeroParameter, tu
 
 
 class _Partitioned(ZeroLayout):
-    """Stages 1, 2 and 3: what they share is how the norms of offloaded gradients are kept."""
+    """What stages 1, 2 and 3 share: a process group, and stored norms of offloaded gradients."""
 
     def __init__(self, engine: DeepSpeedEngine, tensors: Sequence[PrunableTensor]) -> None:
         self.optimizer = engine.optimizer
@@ -71,8 +102,8 @@ class _Partitioned(ZeroLayout):
         super().__init__(engine, tensors)
         self.group = self._group
 
-    def gradients_changed(self) -> None:
-        """See the base class: with CPU offload, the norm of each gradient was stored during `backward`."""
+    def refresh_gradient_norms(self) -> None:
+        """See the base class: with CPU offload, `backward` has stored the norm of each gradient."""
         if not self._offloaded:
             return
         norms = self.optimizer.norm_for_param_grads
@@ -84,7 +115,11 @@ class _Partitioned(ZeroLayout):
 
 
 class _Stage12(_Partitioned):
-    """Stages 1 and 2: parameters laid end to end, the line cut into equal parts, wherever the cut falls."""
+    """Stages 1 and 2: all parameters are laid end to end and cut into equal parts, at any element."""
+
+    def refresh_copies(self) -> None:
+        """See the base class: each rank rounds its partition, and all gather them."""
+        self.optimizer.update_lp_params()
 
     def _owned(self, parameter: ZeroParameter, numel: int) -> tuple[int, int]:
         if parameter._hp_mapping is None:
@@ -104,13 +139,19 @@ class _Stage12(_Partitioned):
             return None
         return gradient.view(-1)
 
-    def refresh_copies(self) -> None:
-        """See the base class: each rank rounds its partition, and all gather them."""
-        self.optimizer.update_lp_params()
-
 
 class _Stage3(_Partitioned):
     """Stage 3: every parameter is cut into equal parts, the last of them padded."""
+
+    def working_copy(self, index: int) -> Tensor:
+        """See the base class: between steps, a rank keeps only its own part of the working weights."""
+        return self.parameters[index].ds_tensor.detach().view(-1)[: self.shards[index].numel]
+
+    def refresh_copies(self) -> None:
+        """See the base class: of some parameters, each rank keeps all weights as well."""
+        self.optimizer.checkpoint_update_prologue()
+        super().refresh_copies()
+        self.optimizer.checkpoint_update_epilogue()
 
     def _owned(self, parameter: ZeroParameter, numel: int) -> tuple[int, int]:
         part = parameter.partition_numel()
@@ -124,40 +165,3 @@ class _Stage3(_Partitioned):
     def _gradient(self, parameter: ZeroParameter, shard: Shard) -> Tensor | None:
         partition, _ = self.optimizer._get_fp32_grad_state_partition(parameter, release_swap_buffers=False)
         return partition.view(-1)[: shard.numel]
-
-    def working_copy(self, index: int) -> Tensor:
-        """See the base class: between steps, stage 3 keeps only this rank's part of the working weights."""
-        return self.parameters[index].ds_tensor.detach().view(-1)[: self.shards[index].numel]
-
-    def refresh_copies(self) -> None:
-        """See the base class: of some parameters each rank keeps the whole, too."""
-        self.optimizer.checkpoint_update_prologue()
-        super().refresh_copies()
-        self.optimizer.checkpoint_update_epilogue()
-
-
-def open_layout(engine: DeepSpeedEngine, tensors: Sequence[PrunableTensor]) -> ZeroLayout:
-    """Find where `engine` keeps each of `tensors`.
-
-    Args:
-        engine: an initialised engine that `dsprune.zero.limits` has accepted.
-        tensors: what to prune; their order becomes the global order of ties.
-
-    Raises:
-        UserError: the weights are not found where the layout says that they are.
-    """
-    layout = _layout_class(engine)(engine, tensors)
-    if (name := layout.misplaced()) is not None:
-        raise UserError(
-            f"ds_config: the master weights of {name} are not where DeepSpeed says, under a setting that dsprune "
-            f"does not know: start from one of ds_configs/"
-        )
-    return layout
-
-
-def _layout_class(engine: DeepSpeedEngine) -> type[ZeroLayout]:
-    if isinstance(engine.optimizer, DeepSpeedZeroOptimizer_Stage3):
-        return _Stage3
-    if isinstance(engine.optimizer, DeepSpeedZeroOptimizer):
-        return _Stage12
-    return _Replicas

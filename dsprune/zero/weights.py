@@ -1,4 +1,4 @@
-"""Whole weights out of a sharded model, and models sharded for inference."""
+"""Complete weights of a model that ZeRO has sharded, and sharding of a model for inference."""
 
 import deepspeed
 import torch
@@ -12,33 +12,11 @@ from dsprune.zero.parameters import is_partitioned
 __all__ = ["full_state_dict", "read_whole", "shard_for_inference"]
 
 
-def shard_for_inference(model: nn.Module, dtype: torch.dtype) -> DeepSpeedEngine:
-    """The model with each rank keeping its share of every weight. Collective: every rank must call this.
-
-    From here on every forward pass is collective, too. Each host still holds the model in its main memory,
-    once a rank, while it is loaded.
-    """
-    init_distributed()
-    config = {
-        "train_micro_batch_size_per_gpu": 1,  # DeepSpeed asks; without training it says nothing
-        "zero_optimization": {"stage": 3},
-        "bf16": {"enabled": dtype == torch.bfloat16},
-        "fp16": {"enabled": dtype == torch.float16},
-    }
-    engine, *_ = deepspeed.initialize(model=model, config=config)
-    return engine
-
-
-def read_whole(parameter: Tensor) -> Tensor:
-    """A copy of a parameter on the CPU. Collective for one that is sharded: every rank must call this."""
-    with deepspeed.zero.GatheredParameters([parameter], enabled=is_partitioned(parameter)):
-        return parameter.detach().to("cpu", copy=True)
-
-
 def full_state_dict(engine: DeepSpeedEngine) -> dict[str, Tensor] | None:
-    """The working weights, gathered, on the CPU of rank 0; None on other ranks.
+    """Gather the working weights on the CPU of rank 0. Collective: every rank must call this.
 
-    Every zero is +0.0. Collective: every rank must call this.
+    Returns:
+        The weights by name, with +0.0 for every zero; None on other ranks.
     """
     first = dist.get_rank() == 0
     state: dict[str, Tensor] = {}
@@ -53,6 +31,32 @@ def full_state_dict(engine: DeepSpeedEngine) -> dict[str, Tensor] | None:
                     tied[id(value)] = _without_negative_zeros(value.detach())
                 state[name] = tied[id(value)]
     return state if first else None
+
+
+def read_whole(parameter: Tensor) -> Tensor:
+    """Return a copy of the complete parameter on the CPU.
+
+    Collective for a partitioned parameter: every rank must call this.
+    """
+    with deepspeed.zero.GatheredParameters([parameter], enabled=is_partitioned(parameter)):
+        return parameter.detach().to("cpu", copy=True)
+
+
+def shard_for_inference(model: nn.Module, dtype: torch.dtype) -> DeepSpeedEngine:
+    """Shard a model over the ranks by ZeRO stage 3. Collective: every rank must call this.
+
+    Every forward pass of the returned engine is collective, too. While the model is loaded, each host holds one copy
+    of it a rank in main memory.
+    """
+    init_distributed()
+    config = {
+        "train_micro_batch_size_per_gpu": 1,  # required by DeepSpeed, without effect on inference
+        "zero_optimization": {"stage": 3},
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "fp16": {"enabled": dtype == torch.float16},
+    }
+    engine, *_ = deepspeed.initialize(model=model, config=config)
+    return engine
 
 
 def _without_negative_zeros(value: Tensor) -> Tensor:
