@@ -149,9 +149,9 @@ class _Stage3(_Partitioned):
 
     def refresh_copies(self) -> None:
         """See the base class: of some parameters, each rank keeps all weights as well."""
-        self.optimizer.checkpoint_update_prologue()
+        self.optimizer.checkpoint_event_prologue()
         super().refresh_copies()
-        self.optimizer.checkpoint_update_epilogue()
+        self.optimizer.checkpoint_event_epilogue()
 
     def _owned(self, parameter: ZeroParameter, numel: int) -> tuple[int, int]:
         part = parameter.partition_numel()
