@@ -1,4 +1,4 @@
-"""Check every invariant of pruning in the files of a checkpoint or of a model folder."""
+"""The audit of a checkpoint or model folder: every invariant of pruning is checked in its files."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from dsprune.checkpoint.deepspeed_files import CheckpointFiles
-from dsprune.checkpoint.tags import LATEST
+from dsprune.checkpoint.tags import latest_tag
 from dsprune.errors import UserError
 from dsprune.masks import MaskSet
 from dsprune.masks.audit import Finding, check_shard
@@ -26,19 +26,19 @@ class Weights(Protocol):
     """Complete tensors by name, from a checkpoint or a model folder."""
 
     def views(self, name: str) -> Mapping[str, Tensor]:
-        """Return the flattened tensor, in each form that the files hold."""
+        """Return the flattened tensor by name of its forms: master weights and moments, or weights alone."""
 
 
 @dataclass(frozen=True)
 class Audit:
-    """The outcome for one folder.
+    """The result of one folder's audit.
 
     Attributes:
-        folder: what was checked.
+        folder: the checkpoint or model folder.
         step: number of applied optimizer steps when it was written.
-        tensors: the pruned tensors.
-        counts: zeros of each.
-        findings: invariants that do not hold; empty = all hold.
+        tensors: the prunable tensors.
+        counts: number of zeros of each tensor.
+        findings: violated invariants; empty if all hold.
     """
 
     folder: Path
@@ -53,7 +53,7 @@ class Audit:
 
 
 def folders_to_audit(path: Path) -> list[Path]:
-    """Return the folders with masks: `path` itself, or its newest checkpoint and model where it is a run.
+    """Return the folders with masks: `path` itself, or the newest checkpoint and the model of a run.
 
     Raises:
         UserError: there is nothing to audit at `path`.
@@ -62,8 +62,8 @@ def folders_to_audit(path: Path) -> list[Path]:
         return [path]
     checkpoints = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     found = []
-    if (checkpoints / LATEST).is_file():
-        found.append(checkpoints / (checkpoints / LATEST).read_text().strip())
+    if (tag := latest_tag(checkpoints)) is not None:
+        found.append(checkpoints / tag)
     if (path / "model").is_dir():
         found.append(path / "model")
     if not found:
@@ -72,10 +72,10 @@ def folders_to_audit(path: Path) -> list[Path]:
 
 
 def audit_folder(folder: Path) -> Audit:
-    """Check a checkpoint or a model folder.
+    """Check every invariant of a checkpoint or model folder.
 
     Raises:
-        UserError: it has no masks, or a file is damaged.
+        UserError: the folder has no masks, or a file is damaged.
     """
     manifest = read_manifest(folder)
     masks = _read_masks(folder, manifest)
@@ -90,7 +90,7 @@ def audit_folder(folder: Path) -> Audit:
 
 
 def _read_masks(folder: Path, manifest: MaskManifest) -> MaskSet:
-    """Read the complete masks, however they are sharded."""
+    """Read the complete masks from the files of all ranks."""
     tensors = [PrunableTensor(name, entry.shape, entry.target) for name, entry in manifest.tensors.items()]
     masks = MaskSet([Shard(tensor, 0, tensor.numel) for tensor in tensors])
     masks.replace(read_masks(folder, manifest, masks.shards))
@@ -100,7 +100,7 @@ def _read_masks(folder: Path, manifest: MaskManifest) -> MaskSet:
 
 
 def _check_counts(manifest: MaskManifest, masks: MaskSet) -> Iterator[Finding]:
-    """Check that each group has the zeros of the newest mask update: `round(sparsity * num_weights)`."""
+    """Check that each group has the number of zeros of the newest mask update: `round(sparsity * num_weights)`."""
     past = [update for update in manifest.timetable.updates if update.step < manifest.step]
     progress = manifest.timetable.progress(past[-1]) if past else 0.0
     tensors, counts = [shard.tensor for shard in masks.shards], masks.counts(Comm())
@@ -116,7 +116,7 @@ def _check_counts(manifest: MaskManifest, masks: MaskSet) -> Iterator[Finding]:
 
 
 def _check_weights(masks: MaskSet, weights: Weights) -> Iterator[Finding]:
-    """Check that pruned entries are +0.0 in every form of a tensor, and that no zero is -0.0."""
+    """Check that pruned entries are +0.0 in every form of each tensor, and that no zero is -0.0."""
     for shard, bits in zip(masks.shards, masks.bits, strict=True):
         views = weights.views(shard.tensor.name)
         for what, view in views.items():

@@ -1,7 +1,7 @@
-"""Whole tensors out of a DeepSpeed checkpoint on disk, without an engine and without the ranks that wrote it.
+"""Complete tensors from a DeepSpeed checkpoint on disk, without an engine and without the ranks that wrote it.
 
-Files are memory-mapped, one tensor is put together at a time, and nothing but tensors, plain values and three
-small DeepSpeed classes is unpickled.
+Files are memory-mapped, and one tensor at a time is assembled. Only tensors, plain values and a few small DeepSpeed
+classes are unpickled.
 """
 
 import re
@@ -13,6 +13,9 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.utils.tensor_fragment import fragment_address
 from torch import Tensor
 
 from dsprune.errors import UserError
@@ -27,14 +30,22 @@ __all__ = [
     "writer_of",
 ]
 
-MODEL_STATES = "*_model_states.pt"
-
 COUNTERS = ("global_steps", "skipped_steps", "global_samples", "lr_scheduler")
+"""Entries of rank 0's file: what the engine counts, and the state of its scheduler."""
+
+_CLASSES = (LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address)
 
 
 @dataclass(frozen=True)
 class _Slice:
-    """Where a part of a flattened parameter lies in a flat buffer, and the optimizer's state beside it."""
+    """A part of a flattened parameter in a flat buffer.
+
+    Attributes:
+        flat: the buffer of master weights.
+        states: the optimizer's state of the buffer; moments are laid out like `flat`.
+        offset: where the part begins in `flat`.
+        numel: its length.
+    """
 
     flat: Tensor
     states: Mapping[str, Any]
@@ -53,16 +64,16 @@ class _Slice:
 
 @dataclass
 class CheckpointFiles:
-    """The folder of one tag, at any ZeRO stage.
+    """The tensors of one tag, which may be of any ZeRO stage.
 
     Args:
         folder: the tag's folder.
 
     Attributes:
-        counters: what the engine counts, and its scheduler's state.
+        counters: the entries `COUNTERS`.
 
     Raises:
-        UserError: it is not a DeepSpeed checkpoint, or one of its files is damaged.
+        UserError: the folder holds no DeepSpeed checkpoint, or one of its files is damaged.
     """
 
     folder: Path
@@ -74,7 +85,7 @@ class CheckpointFiles:
         self.counters = {name: model[name] for name in COUNTERS}
         ranks = [_load(path)["optimizer_state_dict"] for path in _by_rank(self.folder)]
         if not ranks:
-            self._index_replicas(model)
+            self._index_stage0(model)
         elif int(ranks[0]["zero_stage"]) == 3:
             self._index_stage3(ranks, model["param_shapes"])
         else:
@@ -82,23 +93,19 @@ class CheckpointFiles:
 
     @property
     def names(self) -> list[str]:
-        """The trained parameters."""
+        """Names of the trained parameters."""
         return list(self._slices)
 
     def views(self, name: str) -> dict[str, Tensor]:
-        """Master weights and moments of a parameter, whole and flattened, by what they are.
+        """Return a parameter's complete, flattened "master weights" and its moments, by name.
 
         Raises:
             UserError: the checkpoint has no such parameter.
         """
         return self.cut(name, 0, self.numel(name))
 
-    def numel(self, name: str) -> int:
-        """Number of weights of a parameter."""
-        return sum(piece.numel for piece in self._pieces(name))
-
     def cut(self, name: str, start: int, numel: int) -> dict[str, Tensor]:
-        """What `views` gives, of `numel` entries of the flattened parameter from `start` on."""
+        """Return `numel` entries from `start` on of each tensor that `views` returns."""
         parts: dict[str, list[Tensor]] = {}
         place = 0
         for piece in self._pieces(name):
@@ -109,8 +116,12 @@ class CheckpointFiles:
                     parts.setdefault(what, []).append(view[low:high])
         return {what: torch.cat(views) for what, views in parts.items()}
 
+    def numel(self, name: str) -> int:
+        """Return the number of weights of a parameter."""
+        return sum(piece.numel for piece in self._pieces(name))
+
     def scalars(self, name: str) -> dict[str, float]:
-        """What the optimizer's state of a parameter has beside the moments, such as `step`."""
+        """Return the scalars in the optimizer's state of a parameter, such as `step`."""
         return {
             key: float(value)
             for piece in self._pieces(name)
@@ -126,13 +137,13 @@ class CheckpointFiles:
     def _add(self, name: str, piece: _Slice) -> None:
         self._slices.setdefault(name, []).append(piece)
 
-    def _index_replicas(self, model: Mapping[str, Any]) -> None:
-        """Stage 0: one file. 16-bit runs keep fp32 masters too, one a parameter or one a group."""
+    def _index_stage0(self, model: Mapping[str, Any]) -> None:
+        """Index stage 0: one file. Runs in 16 bits have fp32 masters, too: one a parameter or one a group."""
         optimizer, weights, names = model["optimizer"], model["module"], model.get(PARAMETER_ORDER)
         if names is None:
             raise UserError(
-                f"{self.folder}: a stage 0 checkpoint that dsprune did not write does not say whose moments are "
-                f"whose: go on at stage 0 on as many ranks"
+                f"{self.folder}: a stage 0 checkpoint that dsprune did not write, so its moments have no names: "
+                f"resume at stage 0 on the same number of ranks"
             )
         masters = optimizer.get("fp32_groups_flat") or [
             master
@@ -145,7 +156,7 @@ class CheckpointFiles:
             self._add(name, _Slice(masters[number], states.get(number, {}), offset, numel))
 
     def _index_stage12(self, ranks: list[Mapping[str, Any]]) -> None:
-        """Stages 1, 2: each rank lists, a group, which stretch of its flat partition is whose."""
+        """Index stages 1 and 2: for each group, a rank lists the slices of its flat partition by name."""
         for rank in ranks:
             states = rank["base_optimizer_state"]["state"]
             for group, addresses in enumerate(rank["param_slice_mappings"]):
@@ -154,7 +165,7 @@ class CheckpointFiles:
                     self._add(name, _Slice(flat, states.get(group, {}), address.start, address.numel))
 
     def _index_stage3(self, ranks: list[Mapping[str, Any]], shapes: list[Mapping[str, Any]]) -> None:
-        """Stage 3: each rank holds an equal part of every parameter, in the order of the shapes."""
+        """Index stage 3: each rank holds an equal part of every parameter, in the order of the shapes."""
         sizes = {name: prod(shape) for group in shapes for name, shape in group.items()}
         parts = [-(-numel // len(ranks)) for numel in sizes.values()]
         for rank_number, rank in enumerate(ranks):
@@ -165,36 +176,20 @@ class CheckpointFiles:
                 self._add(name, _Slice(flats[number], states.get(number, {}), offset, real))
 
 
-def _places(flats: Sequence[Tensor], sizes: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Number of the flat buffer and offset in it, of pieces laid end to end over the buffers."""
-    number = offset = 0
-    for size in sizes:
-        if offset == flats[number].numel():
-            number, offset = number + 1, 0
-        yield number, offset
-        offset += size
-
-
-def _by_rank(folder: Path) -> list[Path]:
-    """The optimizer files, rank 2 before rank 10."""
-    paths = folder.glob("*zero_pp_rank_*_optim_states.pt")
-    return sorted(paths, key=lambda path: writer_of(path.name))
-
-
 def read_main_file(folder: Path) -> dict[str, Any]:
-    """What a tag says of the model and of itself, as rank 0 wrote it.
+    """Read rank 0's file of a tag: the module, the client state, and DeepSpeed's own entries.
 
     Raises:
-        UserError: it is not a DeepSpeed checkpoint, or the file is damaged.
+        UserError: the folder holds no DeepSpeed checkpoint, or the file is damaged.
     """
     return _load(main_file(folder))
 
 
 def main_file(folder: Path) -> Path:
-    """Rank 0's file of a tag.
+    """Return the path of rank 0's file of a tag.
 
     Raises:
-        UserError: it is not a DeepSpeed checkpoint.
+        UserError: the folder holds no DeepSpeed checkpoint.
     """
     model_files = sorted(folder.glob("*mp_rank_00_model_states.pt"))
     if not model_files:
@@ -203,25 +198,36 @@ def main_file(folder: Path) -> Path:
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Return whether DeepSpeed wrote a checkpoint into this folder."""
-    return any(folder.glob(MODEL_STATES))
+    """Return whether a folder holds a DeepSpeed checkpoint."""
+    return any(folder.glob("*_model_states.pt"))
 
 
 def writer_of(name: str) -> int:
-    """Return the rank that wrote a file of DeepSpeed's, by its name."""
+    """Return the rank that wrote one of DeepSpeed's files, by the file's name."""
     match = re.search(r"pp_rank_(\d+)", name)
     return int(match[1]) if match else 0
 
 
 def _load(path: Path) -> dict[str, Any]:
-    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
-
-    classes = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
-    with torch.serialization.safe_globals(classes):
+    with torch.serialization.safe_globals(list(_CLASSES)):
         try:
             return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         except (UnpicklingError, RuntimeError, EOFError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"{path}: cannot be read ({reason}): use another checkpoint") from error
+
+
+def _by_rank(folder: Path) -> list[Path]:
+    """Return the optimizer files in the order of their ranks, as numbers."""
+    paths = folder.glob("*zero_pp_rank_*_optim_states.pt")
+    return sorted(paths, key=lambda path: writer_of(path.name))
+
+
+def _places(flats: Sequence[Tensor], sizes: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Yield, for pieces laid end to end over the buffers, the buffer's number and the offset in it."""
+    number = offset = 0
+    for size in sizes:
+        if offset == flats[number].numel():
+            number, offset = number + 1, 0
+        yield number, offset
+        offset += size

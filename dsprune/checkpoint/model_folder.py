@@ -1,4 +1,4 @@
-"""The whole model of a sharded engine, as a Hugging Face folder."""
+"""The complete model of a sharded engine, as a Hugging Face folder."""
 
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ __all__ = ["save_model_folder"]
 
 
 def save_model_folder(engine: DeepSpeedEngine, folder: Path, tokenizer: Any) -> None:
-    """Write `folder` for `from_pretrained`: whole or not at all. Collective: every rank must call this.
+    """Write a folder for `from_pretrained`, atomically. Collective: every rank must call this.
 
     Args:
         engine: its module is a Hugging Face model.
-        folder: replaced when it is there.
+        folder: replaced if it exists.
         tokenizer: saved beside the model.
     """
     state = full_state_dict(engine)

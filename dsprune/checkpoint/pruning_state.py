@@ -1,4 +1,4 @@
-"""The state of pruning: the masks of an engine with the weights that they belong to, saved and loaded with it."""
+"""The masks of an engine with the weights that they belong to, saved in its checkpoints and loaded from them."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,14 +26,14 @@ class PruningState:
 
     Args:
         layout: this rank's slices of the prunable tensors.
-        pruning: the recipe's section.
-        timetable: when the mask updates are.
+        pruning: the recipe's section `pruning`.
+        timetable: the mask updates.
 
     Attributes:
         comm: the ranks that share the masks.
-        masks: of this rank's shards.
-        num_pruned: zeros of all prunable tensors, over all ranks.
-        initial_pruned: zeros of each tensor that the run began with; empty when it began dense.
+        masks: the masks of this rank's shards.
+        num_pruned: number of pruned weights, over all tensors and ranks.
+        initial_pruned: number of zeros of each tensor at the start of the run; empty if it started dense.
     """
 
     def __init__(self, layout: ZeroLayout, pruning: Pruning, timetable: Timetable) -> None:
@@ -45,16 +45,21 @@ class PruningState:
 
     @property
     def num_prunable(self) -> int:
-        """Number of prunable weights over all ranks."""
+        """Number of prunable weights, over all tensors and ranks."""
         return sum(shard.tensor.numel for shard in self.layout.shards)
 
+    @property
+    def sparsity(self) -> float:
+        """Fraction of zeros of the prunable weights."""
+        return self.num_pruned / self.num_prunable
+
     def restore(self, bits: Sequence[Tensor]) -> None:
-        """Set the masks, as read from a checkpoint. Collective: every rank must call this."""
+        """Set the masks of this rank's shards. Collective: every rank must call this."""
         self.masks.replace([row.to(self.layout.master_device) for row in bits])
         self.num_pruned = sum(self.masks.counts(self.comm))
 
     def mask_bytes(self) -> int:
-        """Return the memory of the masks over all ranks that share them. Collective: every rank must call this."""
+        """Return the memory of the masks in bytes, over all ranks. Collective: every rank must call this."""
         return int(self.comm.all_reduce_sum(torch.tensor(self.masks.nbytes)))
 
     def tensor_sparsity(self) -> dict[str, float]:
@@ -64,7 +69,7 @@ class PruningState:
         return {tensor.name: count / tensor.numel for tensor, count in zip(tensors, counts, strict=True)}
 
     def audit(self) -> list[Finding]:
-        """Check this rank's shards: pruned entries of weights and moments are +0.0 in every copy."""
+        """Check that pruned entries of this rank's weights and moments are +0.0 in every copy."""
         return [
             finding
             for index, (shard, bits) in enumerate(zip(self.masks.shards, self.masks.bits, strict=True))
@@ -79,7 +84,7 @@ class PruningState:
 
 def save_masks(folder: Path, state: PruningState, step: int) -> None:
     """Write the masks into the folder of a tag or of a model. Collective: every rank must call this."""
-    # Where every rank holds a replica, rank 0 alone writes.
+    # At stage 0 every rank holds a replica, and rank 0 alone writes.
     if state.layout.group is not None or current_ranks().is_first:
         write_masks(
             folder,
@@ -94,10 +99,10 @@ def save_masks(folder: Path, state: PruningState, step: int) -> None:
 
 
 def load_masks(folder: Path, state: PruningState, step: int) -> None:
-    """Read the masks of a checkpoint whose weights are loaded already. Collective: every rank must call this.
+    """Load the masks of a checkpoint, after its weights. Collective: every rank must call this.
 
     Raises:
-        UserError: the folder has no masks, or they are not those of these weights and this timetable.
+        UserError: the folder has no masks, or they do not belong to these weights or this timetable.
     """
     ranks = current_ranks()
     manifest, bits = on_every_rank(ranks, lambda: _read(folder, state, step))
@@ -109,7 +114,7 @@ def load_masks(folder: Path, state: PruningState, step: int) -> None:
 
 
 def _read(folder: Path, state: PruningState, step: int) -> tuple[MaskManifest, list[Tensor]]:
-    """Return the manifest and this rank's bits."""
+    """Return the manifest and this rank's packed masks."""
     if not (folder / MANIFEST).exists():
         raise UserError(
             f"{folder}: no {MANIFEST}, so no masks: copy it and the masks too, or make masks of the weights' exact "
@@ -133,5 +138,5 @@ def _read(folder: Path, state: PruningState, step: int) -> tuple[MaskManifest, l
 def _check_weights(folder: Path, state: PruningState) -> None:
     if findings := state.audit():
         raise UserError(
-            f"{folder}: {findings[0]}: the masks are not those of these weights: use another checkpoint"
+            f"{folder}: {findings[0]}: the masks do not belong to these weights: use another checkpoint"
         )

@@ -1,4 +1,4 @@
-"""What each rank keeps for itself in a checkpoint: its random generators, and what a program adds."""
+"""The part of a checkpoint that each rank keeps for itself: its random generators, and what a program adds."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,14 +14,19 @@ __all__ = ["read_rank_state", "save_rank_state"]
 
 
 def save_rank_state(folder: Path, extra: Mapping[str, Tensor]) -> None:
-    """Write this rank's file into the folder of a tag."""
+    """Write this rank's file into the folder of a tag.
+
+    Args:
+        folder: the tag's folder; created if missing.
+        extra: tensors to save beside the random states.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.cpu() for name, value in extra.items()} | random_state()
     replace_file(_path(folder), lambda temporary: save_file(state, temporary))
 
 
 def read_rank_state(folder: Path) -> dict[str, Tensor] | None:
-    """What this rank wrote; None where another number of ranks did, or another program."""
+    """Read this rank's file; None if another number of ranks, or another program, wrote the checkpoint."""
     path = _path(folder)
     return load_file(path) if path.is_file() else None
 

@@ -1,8 +1,8 @@
-"""A checkpoint of any ZeRO stage and number of ranks, taken over by an engine of any other.
+"""Resharding: an engine loads a checkpoint that another ZeRO stage or number of ranks wrote.
 
-DeepSpeed loads a checkpoint where it was written: at the same stage, on as many ranks. Elsewhere the master
-weights and moments are cut out of its files as this engine's partitions have them, parameter by parameter;
-the working copies are rounded from them. No number is computed, so every one of them is the same bit for bit.
+DeepSpeed itself loads a checkpoint only at the stage and on the number of ranks that wrote it. In all other cases
+this engine's slices of the master weights and moments are cut out of DeepSpeed's files, parameter by parameter, and
+the working copies are rounded from them. No value is computed, so all are the same bit for bit.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,12 +23,15 @@ from dsprune.zero.stages import open_layout
 
 __all__ = ["reshard", "topology_changes"]
 
+_NOT_CLIENT_STATE = ("module", "optimizer", *COUNTERS)
+"""Entries of rank 0's file that `DeepSpeedEngine.load_checkpoint` keeps out of the client state."""
+
 
 def topology_changes(engine: DeepSpeedEngine, folder: Path) -> list[str]:
-    """What is not as it was when a checkpoint was written, such as `ZeRO stage 2 -> 3`.
+    """Return how the engine differs from the one that wrote a checkpoint, such as `ZeRO stage 2 -> 3`.
 
     Raises:
-        UserError: there is no checkpoint, or it is damaged.
+        UserError: there is no checkpoint in `folder`, or it is damaged.
     """
     model = read_main_file(folder)
     theirs = _topology(model["ds_config"], model["dp_world_size"])
@@ -36,29 +39,16 @@ def topology_changes(engine: DeepSpeedEngine, folder: Path) -> list[str]:
     return [f"{what} {theirs[what]} -> {ours[what]}" for what in ours if ours[what] != theirs[what]]
 
 
-def _topology(config: dict[str, Any], world_size: int) -> dict[str, Any]:
-    """What DeepSpeed's files depend on."""
-    zero = config.get("zero_optimization", {})
-    precisions = [name for name in ("bf16", "fp16") if config.get(name, {}).get("enabled")]
-    return {
-        "ZeRO stage": zero.get("stage", 0),
-        "ranks": world_size,
-        "precision": precisions[0] if precisions else "fp32",
-        "optimizer on": (zero.get("offload_optimizer") or {}).get("device", "accelerator"),
-        "sub-groups of": zero.get("sub_group_size", "all"),
-    }
-
-
 def reshard(engine: DeepSpeedEngine, folder: Path) -> tuple[str, dict[str, Any]]:
     """Load weights, moments, counters and scheduler. Collective: every rank must call this.
 
-    A loss scale of fp16 begins anew.
+    The loss scale of fp16 starts anew.
 
     Returns:
-        What `load_checkpoint` returns: a file in `folder`, and the client state.
+        What `DeepSpeedEngine.load_checkpoint` returns: a file in `folder`, and the client state.
 
     Raises:
-        UserError: the checkpoint is of another model, or has frozen parameters.
+        UserError: the checkpoint is of another model, or the model has frozen parameters.
     """
     files = CheckpointFiles(folder)
     model = read_main_file(folder)
@@ -73,34 +63,47 @@ def reshard(engine: DeepSpeedEngine, folder: Path) -> tuple[str, dict[str, Any]]
         views = files.cut(name, shard.start, shard.numel)
         if shard.numel:
             layout.weight(index).copy_(views.pop("master weights"))
-            _put_states(layout, index, views, files.scalars(name))
+            _load_states(layout, index, views, files.scalars(name))
     layout.refresh_copies()
     assert layout.find_misplaced() is None
     buffers = dict(engine.module.named_buffers())
     for name in model["buffer_names"]:
         buffers[name].copy_(model["module"][name])
-    _restore_counters(engine, files.counters)
-    return str(main_file(folder)), {key: value for key, value in model.items() if key not in _DEEPSPEEDS}
+    _load_counters(engine, files.counters)
+    return str(main_file(folder)), {key: model[key] for key in model if key not in _NOT_CLIENT_STATE}
 
 
-_DEEPSPEEDS = ("module", "optimizer", *COUNTERS)
+def _topology(config: dict[str, Any], world_size: int) -> dict[str, Any]:
+    """Return the settings that the content of DeepSpeed's files depends on."""
+    zero = config.get("zero_optimization", {})
+    precisions = [name for name in ("bf16", "fp16") if config.get(name, {}).get("enabled")]
+    return {
+        "ZeRO stage": zero.get("stage", 0),
+        "ranks": world_size,
+        "precision": precisions[0] if precisions else "fp32",
+        "optimizer on": (zero.get("offload_optimizer") or {}).get("device", "accelerator"),
+        "sub-groups of": zero.get("sub_group_size", "all"),
+    }
 
 
 def _trained(engine: DeepSpeedEngine, folder: Path) -> Iterator[PrunableTensor]:
-    """Every parameter, in the order of the model."""
+    """Yield every parameter, in the order of the model."""
     for name, parameter in engine.module.named_parameters():
         if not parameter.requires_grad:
             raise UserError(
-                f"{folder}: {name} is frozen, and only trained parameters can be moved: go on at the same ZeRO "
-                f"stage on as many ranks"
+                f"{folder}: {name} is frozen, and frozen parameters cannot be resharded: resume at the same ZeRO "
+                f"stage on the same number of ranks"
             )
         yield PrunableTensor(name, full_shape(parameter))
 
 
-def _put_states(
+def _load_states(
     layout: ZeroLayout, index: int, moments: Mapping[str, Tensor], scalars: Mapping[str, float]
 ) -> None:
-    """Set the optimizer's state of a shard as if it had stepped; the scalars are common to a flat tensor."""
+    """Set the optimizer's state of a shard, as if the optimizer had stepped.
+
+    The scalars are the same for all shards in one flat tensor.
+    """
     state, weight = layout.make_states(index, moments), layout.weight(index)
     views = layout.states(index)
     for name, values in moments.items():
@@ -110,15 +113,15 @@ def _put_states(
 
 
 def _scalar_state(optimizer: Optimizer, device: torch.device, value: float) -> float | Tensor:
-    """A number in an optimizer's state, as the optimizer has it: DeepSpeed's keep integers, torch's tensors."""
+    """Return a scalar as the optimizer stores it: an int in DeepSpeed's optimizers, a tensor in torch's."""
     if not type(optimizer).__module__.startswith("torch."):
         return int(value)
     on_device = any(optimizer.defaults.get(option) for option in ("fused", "capturable"))
     return torch.tensor(float(value), device=device if on_device else "cpu")
 
 
-def _restore_counters(engine: DeepSpeedEngine, counters: dict[str, Any]) -> None:
-    """The step, the schedule, and the learning rate of the next step."""
+def _load_counters(engine: DeepSpeedEngine, counters: dict[str, Any]) -> None:
+    """Set the engine's counters, the scheduler, and the learning rate of the next step."""
     engine.global_steps = counters["global_steps"]
     engine.skipped_steps = counters["skipped_steps"]
     engine.global_samples = counters["global_samples"]

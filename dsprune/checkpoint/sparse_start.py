@@ -1,4 +1,4 @@
-"""Weights that are sparse before the run begins: their zeros become the masks that it begins with."""
+"""Start from a sparse model: its masks, or its exact zeros, become the first masks of the run."""
 
 from pathlib import Path
 from typing import Literal
@@ -20,45 +20,45 @@ from dsprune.selection.groups import update_groups
 from dsprune.zero.parameters import full_shape
 from dsprune.zero.stages import open_layout
 
-__all__ = ["MasksFrom", "begin_sparse", "masks_from_zeros"]
+__all__ = ["MasksFrom", "mask_zeros", "start_sparse"]
 
 MasksFrom = Literal["zeros", "none"]
-"""What becomes of the zeros of weights without masks: they are kept as masks, or may grow back."""
-
+"""What to do with zeros of weights without masks: `zeros` makes masks of them, `none` lets them grow back."""
 
 SPARSE = 0.01
-"""From this fraction of exact zeros on a model counts as sparse; a dense one has next to none."""
+"""Fraction of exact zeros above which a model counts as sparse. A dense model has almost none."""
 
 
-def begin_sparse(
+def start_sparse(
     engine: DeepSpeedEngine, state: PruningState | None, model: Path, masks_from: MasksFrom | None, step: int
 ) -> float:
-    """Take up the masks of the model that a run starts from. Collective: every rank must call this.
+    """Keep the zeros of the model that a run starts from. Collective: every rank must call this.
+
+    Masks that dsprune has saved beside the model are used; other zeros are treated as `masks_from` says.
 
     Args:
         engine: holds the model's weights.
-        state: None when nothing is to be pruned.
-        model: folder that they come from; masks that dsprune left there are taken up.
-        masks_from: what to do with zeros without masks.
-        step: the engine's.
+        state: the masks to set; None when the recipe prunes nothing.
+        model: folder of the model.
+        masks_from: what to do with zeros that have no masks; None refuses a sparse model.
+        step: number of applied optimizer steps.
 
     Returns:
-        The sparsity that the run begins with, of the prunable weights.
+        The sparsity at the start, of the prunable weights.
 
     Raises:
-        UserError: the model is sparse, and nobody said what becomes of its zeros.
+        UserError: the model is sparse without masks and `masks_from` is None, or a mask update has a lower sparsity.
     """
     if masks_from == "none":
         return 0.0
-    if state is not None and masks_from is None and (model / MANIFEST).is_file():
-        ranks = current_ranks()
+    if state is not None and masks_from == "zeros":
+        mask_zeros(state, str(model), step)
+    elif state is not None and (model / MANIFEST).is_file():
         shards = state.layout.shards
-        bits = on_every_rank(ranks, lambda: read_masks(model, read_manifest(model), shards))
+        bits = on_every_rank(current_ranks(), lambda: read_masks(model, read_manifest(model), shards))
         masks = MaskSet(shards)
         masks.replace(bits)
-        _begin(state, masks, str(model), step)
-    elif state is not None and masks_from == "zeros":
-        masks_from_zeros(state, str(model), step)
+        _start_from(masks, state, str(model), step)
     elif (zeros := _fraction_of_zeros(engine, state)) > SPARSE:
         keep = "--masks-from zeros keeps its zeros"
         if state is None:
@@ -67,32 +67,45 @@ def begin_sparse(
             f"{model}: {100 * zeros:.1f} % of its prunable weights are zero, and it has no masks: {keep}, "
             f"--masks-from none lets them grow back"
         )
-    return 0.0 if state is None else state.num_pruned / state.num_prunable
+    return 0.0 if state is None else state.sparsity
 
 
-def masks_from_zeros(state: PruningState, where: str, step: int) -> None:
-    """Prune what is zero already. Collective: every rank must call this.
+def mask_zeros(state: PruningState, where: str, step: int) -> None:
+    """Make masks of the exact zeros of the weights. Collective: every rank must call this.
+
+    Args:
+        state: the masks to set, and the weights.
+        where: folder of the weights, for messages.
+        step: number of applied optimizer steps.
 
     Raises:
-        UserError: more is zero than a mask update to come asks for.
+        UserError: a later mask update has a lower sparsity.
     """
     layout = state.layout
     weights = [layout.weight(index).cpu() for index in range(len(layout.shards))]
-    _begin(state, MaskSet.from_zeros(layout.shards, weights), where, step)
+    _start_from(MaskSet.from_zeros(layout.shards, weights), state, where, step)
 
 
-def _begin(state: PruningState, masks: MaskSet, where: str, step: int) -> None:
+def _start_from(masks: MaskSet, state: PruningState, where: str, step: int) -> None:
+    """Set the first masks of a run, and apply them to weights and moments."""
     _check_updates(state, masks.counts(state.comm), where, step)
     state.restore(masks.bits)
     state.initial_pruned = state.masks.counts(state.comm)
     for index, bits in enumerate(state.masks.bits):
         for view in (state.layout.weight(index), *state.layout.states(index).values()):
-            apply_(bits, view)  # -0.0 goes, and what a moment had kept
+            apply_(bits, view)  # makes -0.0 to +0.0, and zeroes what a moment has kept
     state.layout.refresh_copies()
 
 
 def _check_updates(state: PruningState, counts: list[int], where: str, step: int) -> None:
-    """No mask update to come may ask for less than there is."""
+    """Check that no later mask update has fewer zeros than there are.
+
+    Args:
+        state: of the run.
+        counts: number of zeros of each tensor.
+        where: folder of the weights, for messages.
+        step: number of applied optimizer steps.
+    """
     tensors = [shard.tensor for shard in state.layout.shards]
     for update in state.timetable.updates:
         if update.step < step:
@@ -100,15 +113,16 @@ def _check_updates(state: PruningState, counts: list[int], where: str, step: int
         for group in update_groups(tensors, state.pruning, state.timetable.progress(update)):
             zeros = sum(counts[place] for place in group.tensors)
             if zeros > group.num_pruned:
-                have, ask = zeros / group.num_weights, group.num_pruned / group.num_weights
+                found, asked = zeros / group.num_weights, group.num_pruned / group.num_weights
                 raise UserError(
-                    f"pruning: {where}: {group.name} begin {have:.4f} sparse, and the mask update at step {update.step}"
-                    f" asks for {ask:.4f}: raise pruning.first or pruning.sparsity, or use curve: one-shot"
+                    f"pruning: {where}: {group.name}: sparsity {found:.4f} at the start, and only {asked:.4f} at "
+                    f"the mask update at step {update.step}: raise pruning.first or pruning.sparsity, or use "
+                    f"curve: one-shot"
                 )
 
 
 def _fraction_of_zeros(engine: DeepSpeedEngine, state: PruningState | None) -> float:
-    """Of the prunable weights; of what would be prunable, when nothing is pruned."""
+    """Return the fraction of zeros of the prunable weights; without a state, of the weights prunable by default."""
     try:
         layout = (
             state.layout

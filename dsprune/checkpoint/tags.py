@@ -1,10 +1,10 @@
-"""The tags of a checkpoint folder: which are whole, which is the newest, and how one goes.
+"""The tags of a checkpoint folder: how they are written, found, checked and removed.
 
-    checkpoints/latest                             the tag to go on from
-    checkpoints/global_step40/checkpoint.json      every file of the tag with its size and SHA-256, written last
+    checkpoints/latest                             the name of the newest tag
+    checkpoints/global_step40/checkpoint.json      size and SHA-256 of every other file of the tag, written last
 
-A tag is whole when `checkpoint.json` is there and every file has its size. `latest` is written after that, and
-in one piece: a crash at any moment leaves a whole tag that can be found.
+A tag is complete when `checkpoint.json` exists and every file has its size. `latest` is written after
+`checkpoint.json`, and atomically, so a crash at any moment leaves a complete tag that can be found.
 """
 
 import re
@@ -23,11 +23,10 @@ from dsprune.ranks.ranks import Ranks, current_ranks
 from dsprune.utils.files import replace_text, sha256_of
 
 __all__ = [
-    "LATEST",
     "TAG_MANIFEST",
     "begin_tag",
     "check_tag",
-    "complete_tag",
+    "commit_tag",
     "complete_tags",
     "invalidate_tag",
     "latest_tag",
@@ -36,11 +35,9 @@ __all__ = [
 
 LATEST = "latest"
 
-
 TAG_MANIFEST = "checkpoint.json"
 
-
-_OF_A_RANK = re.compile(r"(?:masks|rank)-(\d+)")
+_FILE_OF_RANK = re.compile(r"(?:masks|rank)-(\d+)")
 
 
 class _File(BaseModel):
@@ -51,10 +48,11 @@ class _File(BaseModel):
 
 
 class TagManifest(BaseModel):
-    """What `checkpoint.json` says.
+    """The content of `checkpoint.json`.
 
     Attributes:
-        step: `global_steps`, skipped ones included: what tags are ordered by.
+        format: version of this format.
+        step: `global_steps`, skipped steps included, by which tags are ordered.
         files: every other file of the tag.
     """
 
@@ -66,14 +64,20 @@ class TagManifest(BaseModel):
 
 
 def begin_tag(folder: Path) -> None:
-    """A tag that is written anew is not whole meanwhile. Collective: every rank must call this."""
+    """Make a tag incomplete before its files are written. Collective: every rank must call this."""
     if current_ranks().is_first:
         invalidate_tag(folder)
     barrier()
 
 
-def complete_tag(folder: Path, step: int, *, latest: bool) -> None:
-    """Say that a tag is whole, and that it is the newest. Collective: every rank must call this."""
+def commit_tag(folder: Path, step: int, *, latest: bool) -> None:
+    """Make a tag complete by writing its manifest. Collective: every rank must call this.
+
+    Args:
+        folder: the tag's folder, with all other files in place.
+        step: `global_steps`.
+        latest: whether the tag becomes the latest.
+    """
     ranks = current_ranks()
     mine = {
         path.name: _File(size=path.stat().st_size, sha256=sha256_of(path))
@@ -89,16 +93,10 @@ def complete_tag(folder: Path, step: int, *, latest: bool) -> None:
     barrier()
 
 
-def _writer(name: str) -> int:
-    """The rank that wrote a file, which need not have reached the disks of others."""
-    match = _OF_A_RANK.search(name)
-    return int(match[1]) if match else writer_of(name)
-
-
 def check_tag(folder: Path) -> None:
-    """Every file is what it was; a tag that has no manifest is not checked.
+    """Check every file against the manifest; a tag without a manifest is not checked.
 
-    Collective: every rank must call this, and reads its part of the files.
+    Collective: every rank must call this. Each rank reads its part of the files.
 
     Raises:
         UserError: a file is missing, truncated or changed.
@@ -107,10 +105,39 @@ def check_tag(folder: Path) -> None:
     on_every_rank(ranks, lambda: _check_files(folder, ranks))
 
 
+def latest_tag(checkpoints: Path) -> str | None:
+    """Return the name in `latest`; None if there is no such file."""
+    path = checkpoints / LATEST
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+
+
+def complete_tags(checkpoints: Path) -> list[Path]:
+    """Return the folders of the complete tags, the newest first. Checksums are not compared."""
+    tags = sorted(_find_complete(checkpoints), reverse=True)
+    return [folder for _, folder in tags]
+
+
+def invalidate_tag(folder: Path) -> None:
+    """Remove the manifest of a tag, which makes the tag incomplete."""
+    (folder / TAG_MANIFEST).unlink(missing_ok=True)
+
+
+def remove_tag(folder: Path) -> None:
+    """Remove a tag."""
+    invalidate_tag(folder)
+    shutil.rmtree(folder)
+
+
+def _writer(name: str) -> int:
+    """Return the rank that wrote a file. Other hosts may not see the file yet."""
+    match = _FILE_OF_RANK.search(name)
+    return int(match[1]) if match else writer_of(name)
+
+
 def _check_files(folder: Path, ranks: Ranks) -> None:
     if not (folder / TAG_MANIFEST).is_file():
         return
-    manifest = _read(folder)
+    manifest = _read_manifest(folder)
     for name in sorted(manifest.files)[ranks.rank :: ranks.world_size]:
         path, file = folder / name, manifest.files[name]
         if not path.is_file():
@@ -121,44 +148,23 @@ def _check_files(folder: Path, ranks: Ranks) -> None:
             )
 
 
-def _read(folder: Path) -> TagManifest:
+def _find_complete(checkpoints: Path) -> Iterator[tuple[int, Path]]:
+    """Yield step and folder of each complete tag."""
+    for path in checkpoints.glob(f"*/{TAG_MANIFEST}"):
+        folder = path.parent
+        try:
+            manifest = _read_manifest(folder)
+            sizes = {name: (folder / name).stat().st_size for name in manifest.files}
+        except (UserError, OSError):
+            continue
+        if all(sizes[name] == file.size for name, file in manifest.files.items()):
+            yield manifest.step, folder
+
+
+def _read_manifest(folder: Path) -> TagManifest:
     path = folder / TAG_MANIFEST
     try:
         return TagManifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise UserError(f"{path}: not a manifest of format 1 ({reason}): use another checkpoint") from None
-
-
-def latest_tag(checkpoints: Path) -> str | None:
-    """What `latest` says; None where there is none."""
-    path = checkpoints / LATEST
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
-
-
-def complete_tags(checkpoints: Path) -> list[Path]:
-    """The folders of the tags that are whole, the newest first; only sizes are looked at."""
-    tags = sorted(_whole(checkpoints), reverse=True)
-    return [folder for _, folder in tags]
-
-
-def _whole(checkpoints: Path) -> Iterator[tuple[int, Path]]:
-    for path in checkpoints.glob(f"*/{TAG_MANIFEST}"):
-        try:
-            manifest = _read(path.parent)
-            whole = all((path.parent / n).stat().st_size == f.size for n, f in manifest.files.items())
-        except (UserError, OSError):
-            continue
-        if whole:
-            yield manifest.step, path.parent
-
-
-def invalidate_tag(folder: Path) -> None:
-    """From now on the tag is not whole."""
-    (folder / TAG_MANIFEST).unlink(missing_ok=True)
-
-
-def remove_tag(folder: Path) -> None:
-    """Remove a tag."""
-    invalidate_tag(folder)
-    shutil.rmtree(folder)

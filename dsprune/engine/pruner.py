@@ -1,4 +1,4 @@
-"""Pruning inside an optimizer step: at a mask update, and between two of them.
+"""Pruning inside an optimizer step, at mask updates and between them.
 
 Between mask updates only the gradients are masked. Where weight, gradient and moments are all zero, an
 element-wise optimizer leaves them at zero. So one pass over the gradients keeps every pruned entry of the master
@@ -30,13 +30,13 @@ __all__ = ["Pruner", "UpdateRecord"]
 
 @dataclass(frozen=True)
 class UpdateRecord:
-    """What one mask update did.
+    """The result and the cost of one mask update.
 
     Attributes:
-        update: its step, and the sparsity that it was to reach.
-        num_pruned: zeros of all prunable tensors, over all ranks.
+        update: its step and its sparsity.
+        num_pruned: number of pruned weights, over all tensors and ranks.
         seconds: time that this rank spent on the selection.
-        bytes_sent: bytes that this rank handed to collectives.
+        bytes_sent: bytes that this rank passed to collectives.
     """
 
     update: MaskUpdate
@@ -50,10 +50,11 @@ class Pruner:
 
     Args:
         state: the masks, and the weights that they belong to.
-        seed: of methods that draw their scores.
+        seed: seed of methods with random scores.
 
     Attributes:
-        last_update: record of the newest mask update; None before the first, and after a resume until the next.
+        state: as given.
+        last_update: record of the newest mask update; None before the first one of this process.
     """
 
     def __init__(self, state: PruningState, seed: int) -> None:
@@ -66,7 +67,7 @@ class Pruner:
         state.layout.base_optimizer.register_step_pre_hook(self._zero_newly_pruned)
 
     def before_step(self, step: int) -> None:
-        """Select the mask of the update at `step`, if there is one, and mask the gradients.
+        """Select a new mask if an update is due at `step`, and mask the gradients.
 
         Collective at a mask update: every rank must call this, after `backward` and before the engine's step.
         """
@@ -84,7 +85,7 @@ class Pruner:
         layout.refresh_gradient_norms()
 
     def after_step(self, applied: bool) -> None:
-        """Keep the new mask, or drop it when the step was skipped: the update then comes again."""
+        """Keep the new mask if the step was applied; otherwise drop it, and the update is due again."""
         if self._pending is not None and applied:
             self.last_update, bits = self._pending
             self.state.num_pruned = self.last_update.num_pruned
@@ -92,7 +93,7 @@ class Pruner:
         self._pending = None
 
     def _select(self, update: MaskUpdate, step: int) -> tuple[UpdateRecord, list[Tensor]]:
-        """Return the record and the new packed masks. Collective: every rank must call this."""
+        """Select the new packed masks, and record the update. Collective: every rank must call this."""
         state, layout = self.state, self.state.layout
         started, sent = time.perf_counter(), state.comm.bytes_sent
         tensors = [shard.tensor for shard in layout.shards]

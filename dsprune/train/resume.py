@@ -135,7 +135,7 @@ def restore(
         return client.get(CLIENT, {}) if start.own else {}
     if failed:
         raise next(iter(failed.values()))
-    if sparsity := engine.begin_sparse(model, masks_from):
+    if sparsity := engine.start_sparse(model, masks_from):
         _say(f"begins with the zeros of {model}, {sparsity:.4f} of the prunable weights", ranks, console)
     return {}
 

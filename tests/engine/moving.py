@@ -1,4 +1,4 @@
-"""What the ranks do in the tests of other topologies: save at one, take over at another."""
+"""What the ranks do in the tests of other topologies: save at one, resume at another."""
 
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def outcome(engine: dsprune.PruningEngine) -> Outcome:
 
 
 def train_and_save(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> Outcome:
-    """Save at step `SAVED`, and go on to the end without a stop."""
+    """Save at step `SAVED`, and train on to the end without a stop."""
     with pruning_engine(config, recipe) as engine:
         for step in range(STEPS):
             if step == SAVED:
@@ -53,7 +53,7 @@ def train_and_save(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: s
 
 
 def reshard(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> Outcome:
-    """Go on from what another topology saved, and find every number as it was written."""
+    """Resume from what another topology saved, and find every number as it was written."""
     with pruning_engine(config, recipe, seed=1) as engine:
         _, client = engine.load_checkpoint(folder)
         assert engine.applied_steps == SAVED
@@ -74,8 +74,8 @@ def reshard(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> 
         return outcome(engine)
 
 
-def error_of_taking_over(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str, what: str) -> str:
-    """What an engine says that cannot take a checkpoint over."""
+def error_of_resharding(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str, what: str) -> str:
+    """The error of an engine that cannot reshard a checkpoint."""
     with pruning_engine(config, recipe) as engine:
         if what == "frozen":
             next(engine.module.parameters()).requires_grad_(False)

@@ -189,7 +189,7 @@ def check_gradient_norm(comm: Comm, config: dict[str, Any], recipe: Recipe) -> l
 
 
 def check_resume(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> None:
-    """Stopping at step 5 and going on in a new engine ends where the uninterrupted run ends, bit for bit."""
+    """Stopping at step 5 and resuming in a new engine ends where the uninterrupted run ends, bit for bit."""
     with pruning_engine(config, recipe) as engine:
         for step in range(STEPS):
             if step == 5:
@@ -247,7 +247,7 @@ def error_of_loading(comm: Comm, config: dict[str, Any], recipe: Recipe, folder:
 
 
 def save_16bit_model(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> None:
-    """DeepSpeed's own export goes on working on the wrapped engine."""
+    """DeepSpeed's own export works on the wrapped engine, too."""
     with pruning_engine(config, recipe) as engine:
         for step in range(STEPS):
             train_step(engine, step)

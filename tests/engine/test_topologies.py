@@ -1,4 +1,4 @@
-"""A checkpoint goes on at any other ZeRO stage and number of ranks, with the same masks bit for bit."""
+"""A checkpoint is resharded to any other ZeRO stage and number of ranks, with the same masks bit for bit."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -79,9 +79,12 @@ def test_a_checkpoint_goes_on_elsewhere(
     [
         (
             "frozen",
-            r"embed.weight is frozen, and only trained parameters can be moved: go on at the same ZeRO",
+            r"embed.weight is frozen, and frozen parameters cannot be resharded: resume at the same ZeRO",
         ),
-        ("half", r"^load_checkpoint: load_optimizer_states: .* is taken over whole: leave it out$"),
+        (
+            "half",
+            r"^load_checkpoint: load_optimizer_states: .* can only be resharded completely: leave it out$",
+        ),
     ],
 )
 def test_what_cannot_be_moved(
@@ -93,4 +96,4 @@ def test_what_cannot_be_moved(
     folder, _ = saved[2, 2]
     args = ds_config(1), make_recipe(), str(folder), what
     with pytest.raises(UserError, match=says):
-        raise UserError(pools[1].run(1, moving.error_of_taking_over, *args)[0])
+        raise UserError(pools[1].run(1, moving.error_of_resharding, *args)[0])

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.utils.data import TensorDataset
 
 import dsprune
-from dsprune.engine.engine import ScaledLR
+from dsprune.engine.learning_rate import ScaledLR
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Optimizer
 from tests.engine.model import TinyModel

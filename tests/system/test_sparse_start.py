@@ -80,7 +80,10 @@ def test_its_zeros_become_masks(workshop: Workshop, sparse: Path) -> None:
 def test_an_update_that_asks_for_less_is_refused(workshop: Workshop, sparse: Path) -> None:
     code, said, _ = begin(workshop, "less", sparse, GROWS.replace("0.6", "0.3"), "--masks-from=zeros")
     assert code == 2
-    assert "0.5000 sparse, and the mask update at step 10 asks for 0.3000: raise pruning.first" in said
+    assert (
+        "sparsity 0.5000 at the start, and only 0.3000 at the mask update at step 10: raise pruning.first"
+        in said
+    )
 
 
 def test_a_dense_recipe_would_lose_the_zeros(workshop: Workshop, sparse: Path) -> None:
