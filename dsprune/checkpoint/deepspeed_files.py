@@ -13,9 +13,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
-from deepspeed.runtime.zero.config import ZeroStageEnum
-from deepspeed.utils.tensor_fragment import fragment_address
 from torch import Tensor
 
 from dsprune.errors import UserError
@@ -32,8 +29,6 @@ __all__ = [
 
 COUNTERS = ("global_steps", "skipped_steps", "global_samples", "lr_scheduler")
 """Entries of rank 0's file: what the engine counts, and the state of its scheduler."""
-
-_CLASSES = (LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address)
 
 
 @dataclass(frozen=True)
@@ -209,7 +204,13 @@ def writer_of(name: str) -> int:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    with torch.serialization.safe_globals(list(_CLASSES)):
+    # Imported here, since DeepSpeed takes seconds to import.
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    classes = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
+    with torch.serialization.safe_globals(classes):
         try:
             return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         except (UnpicklingError, RuntimeError, EOFError, OSError) as error:

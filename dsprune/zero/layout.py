@@ -13,14 +13,16 @@ since DeepSpeed may replace its buffers (when it loads a checkpoint or offloads 
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, MutableMapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from deepspeed import DeepSpeedEngine
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from dsprune.model.shard import PrunableTensor, Shard
+
+if TYPE_CHECKING:  # DeepSpeed takes seconds to import, and an audit of a model folder does without it
+    from deepspeed import DeepSpeedEngine
 
 __all__ = ["PARAMETER_ORDER", "ZeroLayout"]
 
@@ -47,7 +49,7 @@ class ZeroLayout(ABC):
         base_optimizer: the torch optimizer that DeepSpeed steps on the fp32 master weights.
     """
 
-    def __init__(self, engine: DeepSpeedEngine, tensors: Sequence[PrunableTensor]) -> None:
+    def __init__(self, engine: "DeepSpeedEngine", tensors: Sequence[PrunableTensor]) -> None:
         parameters = dict(engine.module.named_parameters())
         self.parameters: list[ZeroParameter] = [parameters[tensor.name] for tensor in tensors]
         self.base_optimizer: torch.optim.Optimizer = engine.basic_optimizer
