@@ -1,4 +1,4 @@
-"""When a run is saved, and which of its checkpoints are kept."""
+"""When a run saves a checkpoint, and which checkpoints it keeps."""
 
 import shutil
 from collections.abc import Iterator
@@ -19,21 +19,21 @@ from dsprune.train.tracking import Tracker
 __all__ = ["CLIENT", "Checkpointer"]
 
 CLIENT = "dsprune"
-"""Key of a checkpoint's client state: what the run itself wants to find again."""
+"""Key in a checkpoint's client state: the best metric so far, and the state of the tracker."""
 
 
 class Checkpointer:
-    """Saves the run every so often, and keeps the newest checkpoints and the best.
+    """Saves checkpoints of a run, and keeps the newest ones and the best one.
 
     Args:
-        settings: the recipe's section.
-        run: the folder.
+        settings: the recipe's section `checkpoints`.
+        run: the run's folder.
         ranks: this process among all.
-        engine: what is saved.
-        meter: what it has added up is saved too.
-        tracker: its place is saved too.
-        status: told of the newest checkpoint.
-        resumed: what the checkpoint said that the run goes on from, empty for a new run.
+        engine: the engine to save.
+        meter: saved with the engine.
+        tracker: its state is saved with the engine.
+        status: shows the newest checkpoint.
+        resumed: what the checkpoint had under `CLIENT` that the run resumes from; empty for a new run.
     """
 
     def __init__(
@@ -54,12 +54,17 @@ class Checkpointer:
         self._best: dict[str, Any] | None = resumed.get("best")
         self._saved = engine.global_steps if resumed else 0
         if ranks.is_first and resumed:
-            self._drop_old()
+            self._remove_old()
 
-    def evaluated(self, metrics: dict[str, float]) -> bool:
-        """Whether these are the best so far, and worth a checkpoint.
+    def is_due(self) -> bool:
+        """Return whether the recipe saves a checkpoint at this step."""
+        return self._engine.applied_steps % self._every == 0
 
-        The first metric counts, and only at the target: a model that is still dense is better, and no use.
+    def update_best(self, metrics: dict[str, float]) -> bool:
+        """Return whether an evaluation is the best so far, and its checkpoint is to be kept.
+
+        The first metric is compared, and only after the last mask update: a denser model may have better metrics,
+        but not the target sparsity.
         """
         timetable = self._engine.timetable
         at_target = not timetable.updates or timetable.phase_at(self._engine.applied_steps - 1) == "recover"
@@ -71,23 +76,19 @@ class Checkpointer:
         self._best = {"metric": name, "value": value, "tag": self._tag}
         return True
 
-    def is_due(self) -> bool:
-        """Whether the step says so."""
-        return self._engine.applied_steps % self._every == 0
-
     def save(self) -> None:
-        """Save, unless the newest checkpoint is of this step. Collective: every rank must call this.
+        """Save a checkpoint, unless the newest one is of this step. Collective: every rank must call this.
 
         Raises:
-            RunFailedError: a loss was no number, so the weights are none; or the disk is full. What was saved
-                before stays.
+            RunFailedError: a loss is NaN or inf, so the weights may be too; or the checkpoint cannot be written.
+                Earlier checkpoints stay.
         """
         if self._engine.global_steps == self._saved:
             return
         if not self._meter.is_finite():
             raise RunFailedError(diverged(self._engine.applied_steps))
         client = {"best": self._best, **self._tracker.state()}
-        with self._written():
+        with self._explain_failure():
             self._engine.save_checkpoint(
                 str(self._run.checkpoints),
                 self._tag,
@@ -97,11 +98,15 @@ class Checkpointer:
         self._saved = self._engine.global_steps
         self._status.update(checkpoint=self._tag, step=self._engine.applied_steps)
         if self._ranks.is_first:
-            self._drop_old()
+            self._remove_old()
+
+    @property
+    def _tag(self) -> str:
+        return f"global_step{self._engine.global_steps}"
 
     @contextmanager
-    def _written(self) -> Iterator[None]:
-        """Says in one line why a checkpoint could not be written, and makes room for the next try."""
+    def _explain_failure(self) -> Iterator[None]:
+        """Remove a checkpoint that cannot be written, which makes room, and explain why in one line."""
         try:
             with explain_lost_ranks():
                 yield
@@ -111,15 +116,11 @@ class Checkpointer:
             reason = str(error).strip().splitlines()[0]
             raise RunFailedError(
                 f"{self._run.checkpoints / self._tag}: cannot be written ({reason}; {free:,} bytes were free): "
-                f"make room, and the same command goes on from the checkpoint before"
+                f"make room, then run the same command to resume from the previous checkpoint"
             ) from error
 
-    @property
-    def _tag(self) -> str:
-        return f"global_step{self._engine.global_steps}"
-
-    def _drop_old(self) -> None:
-        """Remove what is neither among the newest nor the best, and what a crash left half-written."""
+    def _remove_old(self) -> None:
+        """Remove tags that are neither among the newest nor the best, and incomplete ones."""
         kept = {folder.name for folder in complete_tags(self._run.checkpoints)[: self._settings.keep]}
         if self._best is not None:
             kept.add(self._best["tag"])

@@ -1,4 +1,4 @@
-"""The metrics of a model on a task's validation data: the body of `dsprune eval`."""
+"""Evaluation of a model on a task's validation data; `dsprune eval` runs it on a model folder."""
 
 import sys
 from collections.abc import Iterable
@@ -30,18 +30,18 @@ def evaluate(
     device: torch.device,
     comm: Comm | None = None,
 ) -> dict[str, float]:
-    """The task's metrics of a model on prepared examples, the headline first, the same on every rank.
+    """Return the task's metrics of a model on prepared examples, the main one first, the same on every rank.
 
     Collective: every rank of `comm` must call this.
 
     Args:
-        model: a module, or a DeepSpeed engine; it is left in the mode (training or not) that it was in.
+        model: a module or a DeepSpeed engine; its mode (training or evaluation) is restored.
         task: the task.
-        dataset: the examples, as `task.prepare` makes them.
-        collate: as `task.collate` makes it.
+        dataset: the examples, from `task.prepare`.
+        collate: from `task.collate`.
         batch_size: examples of one forward pass on one rank.
-        device: where the model is.
-        comm: ranks to share the work with; None = this process alone.
+        device: device of the model.
+        comm: ranks that share the work; None = this process alone.
     """
     comm = comm or Comm()
     batches = evaluation_batches(dataset["length"][:], batch_size, comm.rank, comm.size)
@@ -69,12 +69,20 @@ def evaluate_model(
     batch_size: int = 32,
     comm: Comm | None = None,
 ) -> dict[str, float]:
-    """The metrics of a model folder, or model on the hub, that was trained for the task.
+    """Return the task's metrics of a trained model.
 
     Collective: every rank of `comm` must call this.
 
+    Args:
+        path: model folder or hub name.
+        settings: the recipe's section `task`.
+        device: device for the model.
+        tokenizer_path: folder or hub name of the tokenizer; None = `path`.
+        batch_size: examples of one forward pass on one rank.
+        comm: ranks that share the work; None = this process alone.
+
     Raises:
-        UserError: the model or the data cannot be read, or do not belong together.
+        UserError: the model or the data cannot be read, or do not fit together.
     """
     tokenizer = load_tokenizer(tokenizer_path or path)
     task = build_task(settings).for_model(load_config(path)).for_tokenizer(tokenizer)
@@ -94,7 +102,7 @@ def evaluate_model(
 def evaluate_command(
     path: str, settings: TaskSettings, batch_size: int, ranks: Ranks
 ) -> dict[str, float] | None:
-    """`evaluate_model` on the ranks of a launcher; the metrics on the first rank, None on the others.
+    """Run `evaluate_model` on the ranks of a launcher, and return the metrics on the first rank, else None.
 
     Collective: every rank must call this.
     """

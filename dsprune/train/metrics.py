@@ -1,4 +1,4 @@
-"""What is measured of a run between two log lines, and what is logged."""
+"""The metrics of a training run: the meter that adds up losses, and what is logged of steps and mask updates."""
 
 import math
 import time
@@ -13,18 +13,18 @@ from dsprune.errors import RunFailedError
 from dsprune.ranks.collectives import all_reduce_
 from dsprune.ranks.ranks import current_ranks
 
-__all__ = ["Meter", "step_metrics", "update_metrics"]
+__all__ = ["Meter", "diverged", "step_metrics", "update_metrics"]
 
-MOST_SKIPPED = 100
-"""Steps in a row that may overflow: a loss scale of fp16 that begins at 2**16 finds its place in thirty."""
+MAX_SKIPPED = 100
+"""Steps in a row that may overflow. A loss scale of fp16 that starts at 2**16 needs about thirty to settle."""
 
 
 class Meter:
-    """Adds up the losses of applied steps on their device, and reads them only when asked.
+    """Adds up the losses of applied steps on their device, and copies them to the host only on `read`.
 
     Args:
-        device: where the losses are.
-        names: what is added up; `loss` is what is trained on, the others are its parts.
+        device: device of the losses.
+        names: the losses to add up; `loss` is the one that is minimized, the others are its parts.
     """
 
     def __init__(self, device: torch.device, names: Sequence[str] = ("loss",)) -> None:
@@ -35,21 +35,16 @@ class Meter:
         self._num_skipped = 0
         self._reset()
 
-    def _reset(self) -> None:
-        self._losses.zero_()
-        self._num_losses = self._num_steps = 0
-        self._started = time.perf_counter()
-
     def add(self, losses: Mapping[str, Tensor]) -> None:
         """Count the losses of a micro-batch."""
         self._losses_of_step += torch.stack([losses[name].detach().float() for name in self._names])
         self._num_losses_of_step += 1
 
     def step(self, *, applied: bool) -> None:
-        """Count an optimizer step; the losses of one that was skipped on overflow are dropped.
+        """Count an optimizer step. The losses of a step that was skipped on overflow are dropped.
 
         Raises:
-            RunFailedError: every step is skipped, and has been for long.
+            RunFailedError: the last `MAX_SKIPPED` steps were all skipped.
         """
         if applied:
             self._losses += self._losses_of_step
@@ -58,14 +53,14 @@ class Meter:
         self._num_losses_of_step = 0
         self._num_steps += 1
         self._num_skipped = 0 if applied else self._num_skipped + 1
-        if self._num_skipped == MOST_SKIPPED:
+        if self._num_skipped == MAX_SKIPPED:
             raise RunFailedError(
-                f"{MOST_SKIPPED} steps in a row were skipped, their gradients were not finite: lower "
-                f"learning_rate.peak, or use precision=bf16 instead of fp16; the checkpoints of before are good"
+                f"{MAX_SKIPPED} steps in a row were skipped, with NaN or inf in their gradients: lower "
+                f"learning_rate.peak, or use precision=bf16 instead of fp16; earlier checkpoints are good"
             )
 
     def read(self) -> dict[str, float]:
-        """Mean losses over ranks and seconds a step, since the last reading.
+        """Return the mean losses over ranks and the seconds a step, since the last reading.
 
         Collective: every rank must call this.
         """
@@ -75,40 +70,47 @@ class Meter:
         return {**dict(zip(self._names, losses.tolist(), strict=True)), "seconds_per_step": seconds}
 
     def is_finite(self) -> bool:
-        """Whether every loss since the last reading is a number. Collective: every rank must call this."""
+        """Return whether all losses since the last reading are finite. Collective: every rank must call this."""
         return bool(all_reduce_(self._losses.clone()).isfinite().all())
 
     def state(self) -> dict[str, Tensor]:
-        """What this rank has added up."""
+        """Return the sums of this rank, for a checkpoint."""
         return {"meter.losses": self._losses, "meter.num_losses": torch.tensor(self._num_losses)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on adding where `state` was taken."""
+        """Continue from the sums of a checkpoint."""
         self._losses.copy_(state["meter.losses"])
         self._num_losses = int(state["meter.num_losses"])
 
+    def _reset(self) -> None:
+        self._losses.zero_()
+        self._num_losses = self._num_steps = 0
+        self._started = time.perf_counter()
+
 
 def step_metrics(engine: PruningEngine, meter: Meter) -> dict[str, Any]:
-    """What is logged of the steps since the last time. Collective: every rank must call this.
+    """Return what is logged of the steps since the last reading. Collective: every rank must call this.
 
     Raises:
-        RunFailedError: the loss is not a number any more.
+        RunFailedError: the loss is NaN or inf.
     """
-    taken = engine.applied_steps - 1  # the engine's own learning rate is the next step's already
-    numbers = meter.read()
-    if not math.isfinite(numbers["loss"]):
+    step = (
+        engine.applied_steps - 1
+    )  # the step just taken; the engine's own learning rate is already the next one
+    values = meter.read()
+    if not math.isfinite(values["loss"]):
         raise RunFailedError(diverged(engine.applied_steps))
     return {
-        **numbers,
-        "learning_rate": engine.lr_scheduler.base_lrs[0] * engine.timetable.lr_multiplier(taken),
+        **values,
+        "learning_rate": engine.lr_scheduler.base_lrs[0] * engine.timetable.lr_multiplier(step),
         "gradient_norm": float(engine.get_global_grad_norm() or 0.0),
-        "phase": engine.timetable.phase_at(taken),
+        "phase": engine.timetable.phase_at(step),
         **engine.sparsity(),
     }
 
 
 def update_metrics(engine: PruningEngine) -> dict[str, Any]:
-    """What is logged of a mask update. Collective: every rank must call this."""
+    """Return what is logged of a mask update. Collective: every rank must call this."""
     pruner = engine.pruner
     assert pruner is not None
     assert pruner.last_update is not None
@@ -123,8 +125,8 @@ def update_metrics(engine: PruningEngine) -> dict[str, Any]:
 
 
 def diverged(step: int) -> str:
-    """What is said when the loss is not a number any more."""
+    """Return the message of a run whose loss is NaN or inf."""
     return (
-        f"the loss is not a finite number at step {step}: lower learning_rate.peak, lengthen its warm-up, or "
-        f"use precision=bf16 instead of fp16; the checkpoints of before are good"
+        f"the loss is NaN or inf at step {step}: lower learning_rate.peak, lengthen its warm-up, or use "
+        f"precision=bf16 instead of fp16; earlier checkpoints are good"
     )

@@ -1,4 +1,4 @@
-"""Where a run begins: anew, or from a checkpoint of its own or of another run."""
+"""Where a run starts: from its model, from its own newest checkpoint, or from a checkpoint of another run."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,135 +21,140 @@ from dsprune.train.metrics import Meter
 from dsprune.train.run_folder import RunFolder
 from dsprune.utils.console import say
 
-__all__ = ["Start", "find_start", "restore", "run_folder"]
+__all__ = ["StartPoint", "find_start_point", "restore", "run_folder"]
 
-FREE = (
+MAY_CHANGE = (
     *("name", "output", "deepspeed", "precision", "budget.micro_batch", "distillation.store"),
     *("tracking", "checkpoints", "timeout"),
 )
-"""What of a recipe may change when a run goes on: nothing of it moves the result but by round-off."""
+"""Settings that may change when a run is resumed: they move the result by round-off at most."""
 
 
 @dataclass(frozen=True)
-class Start:
-    """Where a run begins.
+class StartPoint:
+    """Where a run starts.
 
     Attributes:
-        tags: folders of the checkpoints to go on from, the first that is good counts; none = anew.
-        own: whether they are the run's own: then its log goes on too.
+        tags: folders of checkpoints, of which the first good one is loaded; empty = start from the model.
+        is_own: whether they are the run's own checkpoints, so that its log is continued, too.
     """
 
     tags: tuple[Path, ...] = ()
-    own: bool = False
+    is_own: bool = False
 
 
 def run_folder(recipe: Recipe, resume: Path | None) -> RunFolder:
-    """The folder of the run: that of `--resume`, if it is a run's, or else the recipe's own.
+    """Return the folder of the run: that of `--resume` if it is a run's, otherwise the recipe's.
 
     Raises:
-        UserError: a run was finished there already.
+        UserError: the folder holds a finished run.
     """
     if resume is not None and RunFolder(resume).recipe.is_file():
         return RunFolder(resume).unfinished()
     return RunFolder(Path(recipe.output) / recipe.name).unfinished()
 
 
-def find_start(recipe: Recipe, run: RunFolder, resume: Path | None) -> Start:
-    """What to go on from; the run's own checkpoints first.
+def find_start_point(recipe: Recipe, run: RunFolder, resume: Path | None) -> StartPoint:
+    """Find the checkpoints to start from, the run's own ones first.
+
+    Args:
+        recipe: the recipe of the run.
+        run: the run's folder.
+        resume: folder of a run, of its checkpoints or of one checkpoint; None = the run's own.
 
     Raises:
-        UserError: there is an unfinished run of another recipe or without its checkpoints, or nothing at
-            `resume`.
+        UserError: the folder holds an unfinished run of another recipe or without complete checkpoints, or there is
+            no checkpoint at `resume`.
     """
     if own := complete_tags(run.checkpoints):
         if difference := next(_differences(load_recipe(str(run.recipe)), recipe), None):
             raise UserError(
-                f"{run.path}: holds an unfinished run with another {difference}: give the same recipe to go on, "
-                f"another name=... to start anew, or remove it"
+                f"{run.path}: holds an unfinished run with another {difference}: give the same recipe to resume, "
+                f"another name=... to start a new run, or remove the folder"
             )
-        return Start(tuple(own), own=True)
-    if latest_tag(run.checkpoints) is not None:  # only ever written when one was complete
+        return StartPoint(tuple(own), is_own=True)
+    if latest_tag(run.checkpoints) is not None:  # written only after a checkpoint was complete
         raise UserError(
-            f"{run.checkpoints}: none of its checkpoints is complete any more: bring the files back, or remove "
-            f"{run.path} to start anew"
+            f"{run.checkpoints}: none of its checkpoints is complete any more: restore the files, or remove "
+            f"{run.path} to start a new run"
         )
     if resume is None:
-        return Start()
+        return StartPoint()
     if is_checkpoint(resume):
-        return Start((resume,))
+        return StartPoint((resume,))
     latest = latest_tag(resume)
     tags = complete_tags(resume) or ([resume / latest] if latest else [])
     if not tags:
         raise UserError(
             f"--resume: value {resume}: no complete checkpoint there: give the folder of a run, of its "
-            f"checkpoints or of one of them, or leave --resume out to start anew"
+            f"checkpoints or of one of them, or leave --resume out to start a new run"
         )
-    return Start(tuple(tags))
+    return StartPoint(tuple(tags))
 
 
 def restore(
     engine: PruningEngine,
     meter: Meter,
-    start: Start,
+    start: StartPoint,
     model: Path,
     masks_from: MasksFrom | None,
     ranks: Ranks,
     console: Console,
 ) -> dict[str, Any]:
-    """Load the newest good checkpoint, if there is one to go on from, or take up the model's own zeros.
+    """Load the newest good checkpoint of the start point, or keep the zeros of a sparse model.
 
     Collective: every rank must call this.
 
     Args:
-        engine: holds the model.
-        meter: goes on adding.
-        start: where to begin.
-        model: folder that the model came from.
-        masks_from: what becomes of zeros without masks.
+        engine: holds the model; the checkpoint is loaded into it.
+        meter: continues from the sums of the run's own checkpoint.
+        start: the start point.
+        model: folder of the model.
+        masks_from: what to do with zeros that have no masks.
         ranks: this process among all.
-        console: told what is done.
+        console: where the start is reported.
 
     Returns:
-        What the run had said of itself when it was saved; empty for a new run.
+        What the run's own checkpoint has under `CLIENT`; empty for a new run.
 
     Raises:
-        UserError: no checkpoint is good; what is the matter with the newest.
+        UserError: no checkpoint is good; the message is that of the newest one.
     """
     failed: dict[Path, UserError] = {}
     for folder in start.tags:
         try:
             _, client = engine.load_checkpoint(str(folder.parent), folder.name, masks_from=masks_from)
         except UserError as error:
-            _say(f"{error}; trying the one before", ranks, console)
+            _say(f"{error}; trying the previous one", ranks, console)
             failed[folder] = error
             continue
-        changed = engine.topology_changes(folder)
-        moved = f", moved to another topology: {', '.join(changed)}" if changed else ""
-        _say(f"goes on from {folder}, step {engine.applied_steps}{moved}", ranks, console)
-        if start.own and ranks.is_first:
+        changes = engine.topology_changes(folder)
+        resharded = f", moved to another topology: {', '.join(changes)}" if changes else ""
+        _say(f"resumes from {folder}, step {engine.applied_steps}{resharded}", ranks, console)
+        if not start.is_own:
+            return {}
+        if ranks.is_first:
             for damaged in failed:
                 invalidate_tag(damaged)
-        state = read_rank_state(folder)
-        if state is not None and start.own:  # else another number of ranks
+        if (state := read_rank_state(folder)) is not None:  # None after a change of the number of ranks
             meter.restore(state)
-        return client.get(CLIENT, {}) if start.own else {}
+        return client.get(CLIENT, {})
     if failed:
         raise next(iter(failed.values()))
     if sparsity := engine.start_sparse(model, masks_from):
-        _say(f"begins with the zeros of {model}, {sparsity:.4f} of the prunable weights", ranks, console)
+        _say(f"starts with the zeros of {model}, {sparsity:.4f} of the prunable weights", ranks, console)
     return {}
+
+
+def _differences(theirs: Recipe, ours: Recipe) -> Iterator[str]:
+    """Yield the settings that differ and must not change."""
+    then, now = settings_of(theirs), settings_of(ours)
+    for key in {**then, **now}:
+        may_change = any(key == name or key.startswith(f"{name}.") for name in MAY_CHANGE)
+        if not may_change and then.get(key) != now.get(key):
+            yield f"{key} ({then.get(key)} there, {now.get(key)} here)"
 
 
 def _say(message: str, ranks: Ranks, console: Console) -> None:
     if ranks.is_first:
         say(console, message)
-
-
-def _differences(theirs: Recipe, ours: Recipe) -> Iterator[str]:
-    """The settings that are not the same, and matter."""
-    then, now = settings_of(theirs), settings_of(ours)
-    for key in {**then, **now}:
-        if not any(key == free or key.startswith(f"{free}.") for free in FREE) and then.get(key) != now.get(
-            key
-        ):
-            yield f"{key} ({then.get(key)} there, {now.get(key)} here)"

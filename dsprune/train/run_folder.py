@@ -1,4 +1,4 @@
-"""The folder of a run: what lies where."""
+"""The folder of a run: the paths of its files, its lock, its start and its end."""
 
 import fcntl
 import json
@@ -15,14 +15,15 @@ from dsprune.schedule import Timetable
 from dsprune.utils.files import replace_text
 from dsprune.utils.versions import command_line, versions
 
-__all__ = ["RunFolder", "write_start"]
+__all__ = ["RunFolder"]
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`OUTPUT/NAME/`.
+    """The folder of a run, `OUTPUT/NAME/`.
 
-    It holds recipe.yaml, ds_config.json, metrics.jsonl, status.json, checkpoints/, model/ and summary.json.
+    It holds recipe.yaml, ds_config.json, start.json, metrics.jsonl, status.json, checkpoints/, model/, summary.json
+    and report.html.
     """
 
     path: Path
@@ -39,22 +40,22 @@ class RunFolder:
 
     @property
     def start(self) -> Path:
-        """Command, versions and timetable that the run began with."""
+        """Command, versions and timetable of the newest start."""
         return self.path / "start.json"
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a line: training metrics, evaluations, mask updates."""
+        """Training metrics, evaluations and mask updates, one JSON object a line."""
         return self.path / "metrics.jsonl"
 
     @property
     def status(self) -> Path:
-        """Where the run stands, see `dsprune.train.status_file`."""
+        """State and progress of the run, see `dsprune.train.status_file`."""
         return self.path / "status.json"
 
     @property
     def checkpoints(self) -> Path:
-        """DeepSpeed checkpoints, the masks in each tag's folder."""
+        """DeepSpeed checkpoints, with the masks in each tag's folder."""
         return self.path / "checkpoints"
 
     @property
@@ -64,24 +65,24 @@ class RunFolder:
 
     @property
     def report(self) -> Path:
-        """What happened, as a page for a browser."""
+        """The report, an HTML page."""
         return self.path / "report.html"
 
     @property
     def summary(self) -> Path:
-        """What came out; only a finished run has one."""
+        """The results; only a finished run has them."""
         return self.path / "summary.json"
 
     @property
     def stop_file(self) -> Path:
-        """Whoever makes it asks the run to stop."""
+        """A file whose existence asks the run to stop."""
         return self.path / "stop"
 
     def unfinished(self) -> "RunFolder":
-        """This folder, to run in.
+        """Return this folder, unless its run is finished.
 
         Raises:
-            UserError: a run was finished there already.
+            UserError: the folder holds a finished run.
         """
         if self.summary.exists():
             raise UserError(
@@ -91,10 +92,10 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep the folder for this process; the kernel lets it go when the process ends, in whatever way.
+        """Lock the folder for this process. The kernel releases the lock when the process ends, even if killed.
 
         Raises:
-            UserError: another process is at work there.
+            UserError: another process has the lock.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / ".lock"
@@ -103,38 +104,43 @@ class RunFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(
-                    f"{self.path}: another run is at work in this folder: wait for it, stop it with dsprune stop, "
-                    f"or give another name=..."
+                    f"{self.path}: another run uses this folder: wait for it, stop it with dsprune stop, or give "
+                    f"another name=..."
                 ) from None
-            except OSError:  # a file system that knows no locks
+            except OSError:  # a file system without locks
                 pass
             try:
                 yield
             finally:
                 path.unlink(missing_ok=True)
-                with suppress(OSError):  # a run that was refused leaves nothing
+                with suppress(OSError):  # a refused run leaves an empty folder, which goes
                     self.path.rmdir()
 
     def begin(self, recipe: Recipe, ds_config: dict[str, Any], *, anew: bool) -> None:
-        """Write down what is about to be run; `anew` removes what a run left that cannot be gone on with."""
+        """Write the recipe and the ds_config.
+
+        Args:
+            recipe: as resolved.
+            ds_config: as resolved.
+            anew: whether this is a new run, so that metrics and checkpoints of an earlier one are removed.
+        """
         replace_text(self.recipe, dump_recipe(recipe))
         replace_text(self.ds_config, json.dumps(ds_config, indent=2) + "\n")
         if anew:
             self.metrics.unlink(missing_ok=True)
             shutil.rmtree(self.checkpoints, ignore_errors=True)
 
+    def write_start(self, timetable: Timetable, world_size: int, device: str) -> None:
+        """Write the command, the versions and the timetable; a resumed run writes them again."""
+        record = {
+            "command": command_line(),
+            "world_size": world_size,
+            "device": device,
+            "versions": versions(),
+            "timetable": timetable.to_dict(),
+        }
+        replace_text(self.start, json.dumps(record, indent=2) + "\n")
+
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary, which marks the run as finished."""
         replace_text(self.summary, json.dumps(summary, indent=2) + "\n")
-
-
-def write_start(path: Path, timetable: Timetable, world_size: int, device: str) -> None:
-    """Write `start.json`; a run that goes on writes what it goes on with."""
-    record = {
-        "command": command_line(),
-        "world_size": world_size,
-        "device": device,
-        "versions": versions(),
-        "timetable": timetable.to_dict(),
-    }
-    replace_text(path, json.dumps(record, indent=2) + "\n")

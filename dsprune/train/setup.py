@@ -1,6 +1,5 @@
-"""All that a training run is made of, put together and checked before its first step."""
+"""The parts of a training run, assembled and checked before its first step."""
 
-import hashlib
 import json
 import random
 import sys
@@ -9,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from rich.console import Console
@@ -40,27 +37,28 @@ from dsprune.ranks.batches import BatchPlan, TrainSampler
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Distillation, Recipe
 from dsprune.tasks.task import Collate, Features, Task, build_task
+from dsprune.train.data_digest import data_digest
 from dsprune.utils.console import say
 from dsprune.zero.config import load_ds_config, resolve_ds_config
 from dsprune.zero.launch import join_ranks
 
-__all__ = ["Parts", "assemble", "data_digest"]
+__all__ = ["Parts", "assemble"]
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What the training loop works with.
+    """The parts of a training run.
 
     Attributes:
-        model: folder or hub name that the model comes from.
-        task: how examples are encoded, predicted and scored.
+        model: folder or hub name of the model.
+        task: encodes, predicts and scores examples.
         tokenizer: saved with the model.
         data: encoded training examples.
         validation: encoded validation examples.
         plan: the order of the examples.
         collate: makes batches.
-        engine: the wrapped DeepSpeed engine.
-        lesson: whom to imitate, or None.
+        engine: the pruning engine.
+        objective: the distillation objective; None without distillation.
     """
 
     model: Path
@@ -74,24 +72,24 @@ class Parts:
     objective: DistillationObjective | None
 
     def micro_batches(self, rank: int) -> Iterator[MicroBatch]:
-        """A rank's micro-batches from the engine's position in the data on, without end.
+        """Return a rank's endless micro-batches, from the engine's position in the data on.
 
-        A step that is skipped on overflow has used up its examples.
+        A step that is skipped on overflow uses up its examples.
         """
         start, lengths = self.engine.global_steps, self.data["length"][:]
         sampler = TrainSampler(self.plan, lengths, rank, start=start, stop=sys.maxsize)
         collate = self.objective.teacher.collate if self.objective else self._collate
-        # A generator of its own: the loader would draw a seed from that of dropout.
-        own = torch.Generator()
-        return iter(DataLoader(self.data, batch_sampler=sampler, collate_fn=collate, generator=own))
+        # Without a generator the loader would draw a seed from torch's global one, which dropout uses.
+        generator = torch.Generator()
+        return iter(DataLoader(self.data, batch_sampler=sampler, collate_fn=collate, generator=generator))
 
     @property
     def loss_names(self) -> tuple[str, ...]:
-        """What `losses` gives."""
+        """The keys of `losses`."""
         return ("loss",) if self.objective is None else LOSSES
 
     def losses(self, micro_batch: MicroBatch) -> dict[str, Tensor]:
-        """The task's `loss`, or what the lesson makes of it, with its parts."""
+        """Run the forward pass, and return the `loss` to minimize; with distillation, also its parts."""
         outputs = self.engine(**micro_batch.batch)
         if self.objective is None:
             return {"loss": outputs.loss}
@@ -102,10 +100,10 @@ class Parts:
 
 
 def assemble(recipe: Recipe, ranks: Ranks, console: Console) -> Parts:
-    """Build everything, the cheap and breakable first. Collective: every rank must call this.
+    """Build all parts, first those that are cheap or often invalid. Collective: every rank must call this.
 
     Raises:
-        UserError: the recipe, its data, its teacher and its ds_config do not go together.
+        UserError: the recipe, its data, its teacher and its ds_config do not fit together.
     """
     if recipe.model is None or recipe.task is None:
         raise UserError(f"recipe {recipe.name!r}: training needs the sections model and task: add them")
@@ -120,8 +118,8 @@ def assemble(recipe: Recipe, ranks: Ranks, console: Console) -> Parts:
     check_same(ranks, {"the ds_config": json.dumps(config, sort_keys=True), **digests})
     teacher = None
     if recipe.distillation is not None:
-        teacher, data = _teacher(recipe.distillation, task, tokenizer, data, collate, ranks, console)
-    _seed(recipe.seed, ranks.rank)
+        teacher, data = _open_teacher(recipe.distillation, task, tokenizer, data, collate, ranks, console)
+    _seed_everything(recipe.seed, ranks.rank)
     model = keep_layers(task.build_model(recipe.model.path, tokenizer), recipe.model.layers)
     engine, *_ = initialize(model=model, config=config, recipe=recipe, steps_per_epoch=plan.steps_per_epoch)
     objective = None
@@ -130,7 +128,7 @@ def assemble(recipe: Recipe, ranks: Ranks, console: Console) -> Parts:
     return Parts(Path(recipe.model.path), task, tokenizer, data, validation, plan, collate, engine, objective)
 
 
-def _teacher(
+def _open_teacher(
     settings: Distillation,
     task: Task,
     tokenizer: PreTrainedTokenizerBase,
@@ -139,7 +137,10 @@ def _teacher(
     ranks: Ranks,
     console: Console,
 ) -> tuple[Teacher, Dataset]:
-    """The teacher, and the data as it wants them. Collective: every rank must call this."""
+    """Return the teacher, and the training examples with the columns that it needs.
+
+    A missing store is computed first. Collective: every rank must call this.
+    """
     device = join_ranks(ranks)
     if settings.store is None:
         model: nn.Module = task.build_model(settings.teacher, tokenizer, new_head=False)
@@ -151,29 +152,16 @@ def _teacher(
         build_store(folder, settings, source, Execution(device), ranks, console)
     store = open_stored_teacher(folder, settings, source, ranks, device)
     if ranks.is_first:
-        manifest = store.manifest
-        said = f"teacher: {folder}: {manifest.num_records:,} records, kind {manifest.spec.kind} {manifest.spec.dtype}"
-        say(console, said)
+        manifest, spec = store.manifest, store.manifest.spec
+        say(console, f"teacher: {folder}: {manifest.num_records:,} records, kind {spec.kind} {spec.dtype}")
     return StoredTeacher(store, collate), with_samples(source)
 
 
-def _seed(seed: int, rank: int) -> None:
-    """Each rank draws its own dropout. New weights differ too, until DeepSpeed broadcasts those of rank 0."""
+def _seed_everything(seed: int, rank: int) -> None:
+    """Seed the random generators of this rank, so that each rank has its own dropout.
+
+    New weights differ between ranks, too, until DeepSpeed broadcasts those of rank 0.
+    """
     random.seed(seed + rank)
     np.random.seed(seed + rank)
     torch.manual_seed(seed + rank)
-
-
-def data_digest(data: Dataset) -> str:
-    """A hash of all examples in their order, however they are stored."""
-    digest = hashlib.sha256()
-    table = data.flatten_indices().data if data._indices is not None else data.data
-    for name in sorted(table.column_names):
-        digest.update(name.encode())
-        column = table.column(name)
-        while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-            digest.update(pc.list_value_length(column).to_numpy().tobytes())
-            column = pc.list_flatten(column)
-        values = column.to_numpy()
-        digest.update(values.tobytes() if values.dtype != object else repr(values.tolist()).encode())
-    return digest.hexdigest()[:16]

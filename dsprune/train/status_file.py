@@ -1,4 +1,4 @@
-"""`status.json` in a run's folder: where the run stands, for whoever looks at the folder alone."""
+"""`status.json` in a run's folder: the state and the progress of the run."""
 
 import os
 import socket
@@ -18,27 +18,26 @@ __all__ = ["State", "Status", "StatusFile", "read_status"]
 
 State = Literal["running", "stopped", "finished", "failed"]
 
-
-EVERY = 2.0
-"""Seconds between two writings while a run goes on: a file system of a cluster is not to be bothered."""
+WRITE_INTERVAL = 2.0
+"""Seconds between two writes during a run, to spare the file systems of clusters."""
 
 
 class Status(BaseModel):
-    """What `status.json` says.
+    """The content of `status.json`.
 
     Attributes:
-        state: `running` is what it was at `updated`: a process that was killed could not say so.
-        reason: why it stopped or failed, one line.
-        host: where rank 0 is.
-        pid: of rank 0.
+        state: the state at `updated`; a run that was killed still shows `running`.
+        reason: why the run stopped or failed, in one line.
+        host: the host of rank 0.
+        pid: process id of rank 0.
         world_size: number of ranks.
-        started: seconds since 1970.
-        updated: seconds since 1970.
-        step: the step, in applied optimizer steps.
-        total_steps: where the step will end.
-        phase: of the schedule: `dense`, `prune` or `recover`.
-        sparsity: of the prunable weights.
-        loss: mean of the steps since the log line before.
+        started: when the run started, in seconds since 1970.
+        updated: when the file was written, in seconds since 1970.
+        step: number of applied optimizer steps.
+        total_steps: the last step of the timetable.
+        phase: phase of the schedule: `dense`, `prune` or `recover`.
+        sparsity: fraction of zeros of the prunable weights.
+        loss: mean loss of the steps up to the newest log line, since the one before.
         checkpoint: tag of the newest complete checkpoint.
     """
 
@@ -63,7 +62,7 @@ def read_status(path: Path) -> Status:
     """Read a `status.json`.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: the file is missing or damaged.
     """
     try:
         return Status.model_validate_json(path.read_bytes())
@@ -71,18 +70,22 @@ def read_status(path: Path) -> Status:
         raise UserError(f"{path}: no such file: give the folder of a run that dsprune train began") from None
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
-        raise UserError(f"{path}: cannot be read ({reason}): remove it and go on with the run") from None
+        raise UserError(f"{path}: cannot be read ({reason}): remove it and resume the run") from None
 
 
 class StatusFile:
-    """Keeps a `status.json`, on rank 0; what other ranks say goes nowhere.
+    """Writes a `status.json` on rank 0; on other ranks it writes nothing.
 
-    As a context manager it writes at the start, and at the end: `finished`, `stopped` after a `StoppedError`,
-    or `failed` with the error's first line.
+    As a context manager it writes the file at the start and at the end. The state at the end is `finished`,
+    `stopped` after a `StoppedError`, or `failed` after any other error, with its first line.
+
+    Args:
+        path: of the file.
+        ranks: this process among all.
+        **known: fields of `Status` that are known at the start.
     """
 
     def __init__(self, path: Path, ranks: Ranks, **known: Any) -> None:
-        """The file `path`, with some fields of `Status` that are known at the start."""
         self._path, self._is_writer = path, ranks.is_first
         now = time.time()
         self._status = Status(
@@ -108,13 +111,13 @@ class StatusFile:
             self._set(state="failed", reason=_first_line(error))
         else:
             self._set(state="finished")
-        with suppress(OSError) if error else nullcontext():  # a full disk is told by what met it first
+        with suppress(OSError) if error else nullcontext():  # a full disk must not hide the first error
             self._write()
 
     def update(self, **changes: Any) -> None:
-        """Take note of some fields; they are written when the last writing is some seconds ago."""
+        """Set some fields, and write the file if the last write is at least `WRITE_INTERVAL` ago."""
         self._set(**changes)
-        if time.time() - self._status.updated >= EVERY:
+        if time.time() - self._status.updated >= WRITE_INTERVAL:
             self._write()
 
     def _set(self, **changes: Any) -> None:

@@ -1,14 +1,15 @@
-"""Reasons to stop before the end, agreed by all ranks at a step boundary.
+"""Requests to stop before the end, which all ranks obey after the same step.
 
-A rank notes a signal, a deadline, a switch file or the loss of its launcher. Once a step the ranks reduce what
-they noted, on the CPU and in the background: the answer of one step is looked at after the next, so nobody
-waits for it, and all ranks stop after the same step.
+A request is a signal, a deadline, a stop file or the loss of the launcher. After every step the ranks reduce their
+requests, on the CPU and in the background. The result is read after the next step, so no rank waits for it, and all
+ranks stop after the same step.
 """
 
 import os
 import signal
 import sys
 import time
+from enum import IntEnum
 from types import FrameType, TracebackType
 
 from dsprune.ranks.collectives import DelayedMax
@@ -17,98 +18,106 @@ from dsprune.train.run_folder import RunFolder
 from dsprune.utils.signals import stop_exiting_on_signals
 from dsprune.zero.launch import is_alive, launcher_processes
 
-__all__ = ["EXIT_CODE", "Stops"]
+__all__ = ["EXIT_CODE", "StopRequests"]
 
 EXIT_CODE = 75
-"""Of a process that stopped early, EX_TEMPFAIL: run it again, and it goes on."""
+"""Exit code of a process that stopped early, EX_TEMPFAIL: run it again to resume."""
+
+POLL_INTERVAL = 1.0
+"""Seconds between two checks of the stop file and of the launcher."""
 
 
-REASONS = (
-    "",
-    "the launcher is gone",
-    "dsprune stop",
-    "--stop-after is over",
-    "the end time of the Slurm job is near",
-    "SIGUSR1",
-    "SIGTERM",
-)
-"""What a rank can note; of several, the last of these is told."""
+class Reason(IntEnum):
+    """A reason to stop. Of several reasons the largest is reported."""
+
+    NONE = 0
+    LAUNCHER_GONE = 1
+    STOP_FILE = 2
+    STOP_AFTER = 3
+    SLURM_END = 4
+    SIGUSR1 = 5
+    SIGTERM = 6
 
 
-SIGNALS = {signal.SIGUSR1: REASONS.index("SIGUSR1"), signal.SIGTERM: REASONS.index("SIGTERM")}
+MESSAGES = {
+    Reason.LAUNCHER_GONE: "the launcher is gone",
+    Reason.STOP_FILE: "dsprune stop",
+    Reason.STOP_AFTER: "--stop-after is over",
+    Reason.SLURM_END: "the end time of the Slurm job is near",
+    Reason.SIGUSR1: "SIGUSR1",
+    Reason.SIGTERM: "SIGTERM",
+}
+
+SIGNALS = {signal.SIGUSR1: Reason.SIGUSR1, signal.SIGTERM: Reason.SIGTERM}
 
 
-EVERY = 1.0
-"""Seconds between two looks at the switch file and at the launcher."""
-
-
-class Stops:
-    """Takes note of requests to stop. A context manager: it takes the signals over.
+class StopRequests:
+    """Collects requests to stop. As a context manager it handles `SIGNALS`.
 
     Before the first step there is nothing to save, and a signal ends the process at once.
 
     Args:
         ranks: this process among all.
-        run: its switch file counts; one that is there at the start is of yesterday, and is removed.
+        run: the folder in which a stop file may appear; an old stop file is removed at the start.
         margin: seconds before the end of a Slurm job at which to stop.
-        stop_after: seconds from now on after which to stop; None = never.
+        stop_after: seconds from now at which to stop; None = never.
     """
 
     def __init__(self, ranks: Ranks, run: RunFolder, margin: float, stop_after: float | None) -> None:
         self._ranks, self._run = ranks, run
-        now = time.time()
-        end = float(os.environ.get("SLURM_JOB_END_TIME", "inf"))
-        self._deadlines = {
-            REASONS.index("--stop-after is over"): now + stop_after
-            if stop_after is not None
-            else float("inf"),
-            REASONS.index("the end time of the Slurm job is near"): end - margin,
-        }
-        self._noted = 0
+        slurm_end = float(os.environ.get("SLURM_JOB_END_TIME", "inf"))
+        self._deadlines = {Reason.SLURM_END: slurm_end - margin}
+        if stop_after is not None:
+            self._deadlines[Reason.STOP_AFTER] = time.time() + stop_after
+        self._signalled = Reason.NONE
         self._is_training = False
-        self._looked = 0.0
+        self._last_poll = 0.0
         self._launcher = launcher_processes()
         self._agreement = DelayedMax(ranks)
 
-    def __enter__(self) -> "Stops":
+    def __enter__(self) -> "StopRequests":
         if self._ranks.is_first:
             self._run.stop_file.unlink(missing_ok=True)
         for number in SIGNALS:
-            signal.signal(number, self._note)
+            signal.signal(number, self._on_signal)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """The signals stay taken: the launcher sends more of them while the ranks end."""
-        self._is_training = True
-        stop_exiting_on_signals()
+        """Ignore further signals: the launcher sends more of them while the ranks end."""
+        self._begin_training()
 
     def agreed(self) -> str | None:
-        """Why to stop now, the same on every rank, or None.
+        """Return why to stop now, the same on every rank; None to train on.
 
         Collective: every rank must call this, once a step.
         """
-        if not self._is_training:
-            self._is_training = True
-            stop_exiting_on_signals()
-        if code := self._agreement.result():
-            return REASONS[code]
+        self._begin_training()
+        if result := self._agreement.result():
+            return MESSAGES[Reason(result)]
         self._agreement.exchange(self._requested())
         return None
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _begin_training(self) -> None:
+        """From now on a signal is a request to stop and no longer ends the process."""
+        if not self._is_training:
+            self._is_training = True
+            stop_exiting_on_signals()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if not self._is_training:
             sys.exit(EXIT_CODE)
-        self._noted = max(self._noted, SIGNALS[signal.Signals(number)])
+        self._signalled = max(self._signalled, SIGNALS[signal.Signals(number)])
 
-    def _requested(self) -> int:
+    def _requested(self) -> Reason:
+        """Return this rank's reason to stop."""
         now = time.time()
-        due = [code for code, deadline in self._deadlines.items() if now >= deadline]
-        if now - self._looked >= EVERY:
-            self._looked = now
+        reasons = [reason for reason, deadline in self._deadlines.items() if now >= deadline]
+        if now - self._last_poll >= POLL_INTERVAL:
+            self._last_poll = now
             if self._ranks.is_first and self._run.stop_file.exists():
-                due.append(REASONS.index("dsprune stop"))
+                reasons.append(Reason.STOP_FILE)
             if any(not is_alive(process) for process in self._launcher):
-                due.append(REASONS.index("the launcher is gone"))
-        return max([self._noted, *due])
+                reasons.append(Reason.LAUNCHER_GONE)
+        return max([self._signalled, *reasons])

@@ -1,9 +1,9 @@
-"""Where a run's numbers go: metrics.jsonl always, Weights & Biases when the recipe asks; from rank 0 only."""
+"""Trackers of a run's values: metrics.jsonl always, Weights & Biases if the recipe asks for it; on rank 0 only."""
 
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ __all__ = ["JsonLines", "Result", "Tracker", "open_tracker"]
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of a finished run.
+    """The result of a finished run.
 
     Attributes:
-        summary: metrics, sparsity and what else is in summary.json.
-        tensor_sparsity: fraction of zeros by name of the tensor.
+        summary: the content of summary.json.
+        tensor_sparsity: fraction of zeros by tensor name.
         model: folder of the Hugging Face model.
     """
 
@@ -32,29 +32,60 @@ class Result:
 
 
 class Tracker:
-    """Takes a run's numbers. This one lets them go, which is what ranks need that do not log."""
+    """The interface of all trackers. This one records nothing, for ranks that do not log."""
 
     def log(self, step: int, values: dict[str, Any]) -> None:
-        """Record some values that belong to `step`, the step after the step."""
+        """Record values of a step, counted in applied optimizer steps."""
 
     def state(self) -> dict[str, Any]:
-        """What `open_tracker` needs to go on from here."""
+        """Return what `open_tracker` needs to continue from here."""
         return {}
 
     def finish(self, step: int, result: Result) -> None:
-        """Record what came out, at the end of the timetable."""
+        """Record the result, at the end of the timetable."""
 
     def close(self, exit_code: int = 0) -> None:
-        """Record no more, of a process that is to end with `exit_code`; closing again does nothing."""
+        """Close the tracker before the process ends with `exit_code`. Later calls do nothing."""
+
+
+def open_tracker(
+    recipe: Recipe, run: RunFolder, timetable: Timetable, ranks: Ranks, resumed: Mapping[str, Any]
+) -> Tracker:
+    """Return the tracker of this rank.
+
+    Args:
+        recipe: its section `tracking` selects the trackers.
+        run: the folder of the run, which holds the ds_config already.
+        timetable: recorded with the recipe.
+        ranks: this process among all.
+        resumed: the `state` of the tracker to continue; empty for a new run.
+    """
+    if not ranks.is_first:
+        return Tracker()
+    trackers: list[Tracker] = [JsonLines(run.metrics, resumed)]
+    if recipe.tracking.wandb:
+        from dsprune.train.wandb_tracker import WeightsAndBiases  # slow to import
+
+        config = {
+            **recipe.model_dump(mode="json"),
+            "timetable": timetable.to_dict(),
+            "ds_config": json.loads(run.ds_config.read_text()),
+            "world_size": ranks.world_size,
+        }
+        trackers.append(WeightsAndBiases(recipe, run, config, resumed.get("wandb_id")))
+    return _Trackers(trackers)
 
 
 class JsonLines(Tracker):
-    """One JSON object a line, flushed, so that a killed run keeps what it logged."""
+    """Writes one JSON object a line, and flushes it, so that a killed run keeps what it logged.
+
+    Args:
+        path: file to append to.
+        resumed: the `state` at which to continue; later lines are cut off, since the run logs them again.
+    """
 
     def __init__(self, path: Path, resumed: Mapping[str, Any]) -> None:
-        """Appends to the file, from where the `state` of an earlier one ends."""
         self._file = path.open("a", encoding="utf-8")
-        # What was logged after the checkpoint is logged again.
         self._file.truncate(min(resumed.get("metrics_bytes", 0), path.stat().st_size))
 
     def log(self, step: int, values: dict[str, Any]) -> None:
@@ -64,7 +95,7 @@ class JsonLines(Tracker):
         self._file.flush()
 
     def state(self) -> dict[str, Any]:
-        """How much of the file belongs to the run so far."""
+        """Return the size of the file so far."""
         return {"metrics_bytes": os.fstat(self._file.fileno()).st_size}
 
     def close(self, exit_code: int = 0) -> None:
@@ -72,13 +103,10 @@ class JsonLines(Tracker):
         self._file.close()
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become their names."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+class _Trackers(Tracker):
+    """Passes everything to several trackers."""
 
-
-class _Several(Tracker):
-    def __init__(self, trackers: list[Tracker]) -> None:
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
         self._trackers = trackers
 
     def log(self, step: int, values: dict[str, Any]) -> None:
@@ -97,29 +125,6 @@ class _Several(Tracker):
             tracker.close(exit_code)
 
 
-def open_tracker(
-    recipe: Recipe, run: RunFolder, timetable: Timetable, ranks: Ranks, resumed: Mapping[str, Any]
-) -> Tracker:
-    """The tracker of this rank.
-
-    Args:
-        recipe: its section tracking says to whom.
-        run: the folder, in which the run has begun.
-        timetable: is told with the recipe.
-        ranks: this process among all.
-        resumed: the `state` of an earlier tracker to go on from; empty = a new one.
-    """
-    if not ranks.is_first:
-        return Tracker()
-    trackers: list[Tracker] = [JsonLines(run.metrics, resumed)]
-    if recipe.tracking.wandb:
-        from dsprune.train.wandb_tracker import WeightsAndBiases  # only who asks waits for the import
-
-        config = {
-            **recipe.model_dump(mode="json"),
-            "timetable": timetable.to_dict(),
-            "ds_config": json.loads(run.ds_config.read_text()),
-            "world_size": ranks.world_size,
-        }
-        trackers.append(WeightsAndBiases(recipe, run, config, resumed.get("wandb_id")))
-    return _Several(trackers)
+def _finite(value: Any) -> Any:
+    """Replace NaN and inf, which JSON does not have, by their names."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

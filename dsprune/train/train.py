@@ -1,8 +1,7 @@
-"""`dsprune train`: fine-tune, and prune on the way when the recipe says so."""
+"""`dsprune train`: fine-tune a model, and prune it on the way if the recipe has a pruning section."""
 
 import itertools
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,22 +11,21 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dsprune.checkpoint.sparse_start import MasksFrom
-from dsprune.distillation.teachers import MicroBatch
 from dsprune.errors import StoppedError
 from dsprune.ranks.agreement import check_same, on_first_rank
 from dsprune.ranks.collectives import barrier, world_comm
 from dsprune.ranks.failures import Watchdog, explain_lost_ranks
-from dsprune.ranks.ranks import Ranks, current_ranks
+from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe
 from dsprune.recipe.recipe import settings_of
 from dsprune.train.checkpointing import Checkpointer
 from dsprune.train.evaluation import evaluate
 from dsprune.train.metrics import Meter, step_metrics, update_metrics
-from dsprune.train.resume import find_start, restore, run_folder
-from dsprune.train.run_folder import RunFolder, write_start
+from dsprune.train.resume import find_start_point, restore, run_folder
+from dsprune.train.run_folder import RunFolder
 from dsprune.train.setup import Parts, assemble
 from dsprune.train.status_file import StatusFile
-from dsprune.train.stopping import EXIT_CODE, Stops
+from dsprune.train.stopping import EXIT_CODE, StopRequests
 from dsprune.train.tracking import Result, Tracker, open_tracker
 from dsprune.utils.console import progress_bar, say
 from dsprune.utils.versions import code_digest, package_versions
@@ -38,15 +36,30 @@ __all__ = ["train"]
 
 @dataclass(frozen=True)
 class Session:
-    """What the loop works with, and whom it tells."""
+    """A run in progress: its parts, and what records, saves and stops it.
+
+    Attributes:
+        recipe: the recipe of the run.
+        ranks: this process among all.
+        run: the run's folder.
+        parts: model, data and engine.
+        meter: adds up the losses.
+        tracker: records metrics.
+        status: writes status.json.
+        checkpointer: saves checkpoints.
+        stops: requests to stop early.
+        watchdog: ends a process that makes no progress.
+    """
 
     recipe: Recipe
+    ranks: Ranks
+    run: RunFolder
     parts: Parts
     meter: Meter
     tracker: Tracker
     status: StatusFile
     checkpointer: Checkpointer
-    stops: Stops
+    stops: StopRequests
     watchdog: Watchdog
 
 
@@ -59,68 +72,97 @@ def train(
     masks_from: MasksFrom | None = None,
     stop_after: float | None = None,
 ) -> RunFolder:
-    """Run a recipe, from its model or a checkpoint to its run folder. Collective: every rank must call this.
+    """Train by a recipe, from its model or a checkpoint on. Collective: every rank must call this.
 
     Args:
-        recipe: what to do; an unfinished run of it is gone on with.
+        recipe: the recipe; an unfinished run of it is resumed.
         ranks: this process among all.
-        console: for a person who watches.
-        resume: folder of a run or of a checkpoint to go on from.
-        masks_from: what becomes of zeros that have no masks, of a checkpoint or of the model.
+        console: where start, progress and end are shown.
+        resume: folder of a run or of a checkpoint to resume from.
+        masks_from: what to do with zeros that have no masks, in a checkpoint or the model.
         stop_after: seconds after which to stop, with a checkpoint.
 
     Returns:
         The folder of the finished run.
 
     Raises:
-        UserError: the recipe, its data and its ds_config do not go together; nothing has been trained yet.
-        StoppedError: the run was asked to stop, and can go on from its newest checkpoint.
-        RunFailedError: the run cannot go on.
+        UserError: the recipe, its data and its ds_config do not fit together; nothing has been trained.
+        StoppedError: the run was stopped early, and can be resumed from its newest checkpoint.
+        RunFailedError: training failed.
     """
     join_ranks(ranks, recipe.timeout)
-    with ExitStack() as stack:
-        stack.enter_context(explain_lost_ranks())
-        settings = {f"recipe {key}": value for key, value in settings_of(recipe).items()}
-        check_same(ranks, {"dsprune's code": code_digest(), **package_versions(), **settings})
-        run = on_first_rank(ranks, lambda: run_folder(recipe, resume))
-        on_first_rank(ranks, lambda: stack.enter_context(run.locked()) and None)
-        stops = stack.enter_context(Stops(ranks, run, recipe.checkpoints.margin, stop_after))
-        start = on_first_rank(ranks, lambda: find_start(recipe, run, resume))
-        parts = assemble(recipe, ranks, console)
-        engine, meter = parts.engine, Meter(parts.engine.device, parts.loss_names)
-        resumed = restore(engine, meter, start, parts.model, masks_from, ranks, console)
-        if ranks.is_first:
-            run.begin(recipe, engine.config, anew=not start.own)
-            write_start(run.start, engine.timetable, ranks.world_size, str(engine.device))
-        tracker = open_tracker(recipe, run, engine.timetable, ranks, resumed)
-        stack.callback(tracker.close, exit_code=1)  # of a run that fails; else it is closed already
-        status = stack.enter_context(StatusFile(run.status, ranks, **_known(parts, bool(start.tags))))
-        stack.enter_context(explain_lost_ranks())  # once more, for the status
-        checkpointer = Checkpointer(recipe.checkpoints, run, ranks, engine, meter, tracker, status, resumed)
-        watchdog = stack.enter_context(Watchdog(ranks, recipe.timeout))
-        session = Session(recipe, parts, meter, tracker, status, checkpointer, stops, watchdog)
+    with explain_lost_ranks(), ExitStack() as stack:
+        session = _open_session(stack, recipe, ranks, console, resume, masks_from, stop_after)
         started = time.perf_counter()
         with progress_bar(console, shown=ranks.is_first) as progress:
-            reason = _loop(session, parts.micro_batches(ranks.rank), progress)
-        checkpointer.save()
-        summary = _finish(session, run) | {"seconds": time.perf_counter() - started} if reason is None else {}
-        tracker.close(0 if reason is None else EXIT_CODE)
-        barrier()  # whoever ends first has the launcher end the others
-        if reason is not None:
-            raise StoppedError(
-                f"{reason}: stopped at step {engine.applied_steps}; the same command goes on from there"
-            )
+            reason = _take_steps(session, progress)
+        session.checkpointer.save()
+        summary = {} if reason else _finish(session) | {"seconds": time.perf_counter() - started}
+        session.tracker.close(EXIT_CODE if reason else 0)
+        barrier()  # when the first rank ends, the launcher ends the others
+        if reason:
+            step = session.parts.engine.applied_steps
+            raise StoppedError(f"{reason}: stopped at step {step}; run the same command to resume")
         if ranks.is_first:
-            run.finish(summary)
+            session.run.finish(summary)
     if ranks.is_first:
-        say(console, f"finished: {run.path}")
-    return run
+        say(console, f"finished: {session.run.path}")
+    return session.run
 
 
-def _loop(session: Session, micro_batches: Iterator[MicroBatch], progress: Progress) -> str | None:
-    """Take optimizer steps until the step is at the end of the timetable, or the reason to stop before."""
-    recipe, parts, meter, tracker = session.recipe, session.parts, session.meter, session.tracker
+def _open_session(
+    stack: ExitStack,
+    recipe: Recipe,
+    ranks: Ranks,
+    console: Console,
+    resume: Path | None,
+    masks_from: MasksFrom | None,
+    stop_after: float | None,
+) -> Session:
+    """Prepare a run up to its first step; `stack` closes what is opened. Collective: every rank must call this."""
+    settings = {f"recipe {key}": value for key, value in settings_of(recipe).items()}
+    check_same(ranks, {"dsprune's code": code_digest(), **package_versions(), **settings})
+    run = on_first_rank(ranks, lambda: run_folder(recipe, resume))
+    on_first_rank(ranks, lambda: stack.enter_context(run.locked()))
+    stops = stack.enter_context(StopRequests(ranks, run, recipe.checkpoints.margin, stop_after))
+    start = on_first_rank(ranks, lambda: find_start_point(recipe, run, resume))
+    parts = assemble(recipe, ranks, console)
+    engine, meter = parts.engine, Meter(parts.engine.device, parts.loss_names)
+    resumed = restore(engine, meter, start, parts.model, masks_from, ranks, console)
+    if ranks.is_first:
+        run.begin(recipe, engine.config, anew=not start.is_own)
+        run.write_start(engine.timetable, ranks.world_size, str(engine.device))
+    tracker = open_tracker(recipe, run, engine.timetable, ranks, resumed)
+    stack.callback(tracker.close, exit_code=1)  # of a run that fails; any other has closed its tracker before
+    status = StatusFile(run.status, ranks, **_initial_status(parts, is_resumed=bool(start.tags)))
+    stack.enter_context(status)
+    stack.enter_context(explain_lost_ranks())  # inside the status, which records the explained error
+    checkpointer = Checkpointer(recipe.checkpoints, run, ranks, engine, meter, tracker, status, resumed)
+    watchdog = stack.enter_context(Watchdog(ranks, recipe.timeout))
+    return Session(recipe, ranks, run, parts, meter, tracker, status, checkpointer, stops, watchdog)
+
+
+def _initial_status(parts: Parts, *, is_resumed: bool) -> dict[str, Any]:
+    """Return the fields of the status that are known before the first step."""
     engine, timetable = parts.engine, parts.engine.timetable
+    return {
+        "step": engine.applied_steps,
+        "total_steps": timetable.total_steps,
+        "phase": timetable.phase_at(engine.applied_steps),
+        "sparsity": engine.sparsity()["sparsity_prunable"],
+        "checkpoint": f"global_step{engine.global_steps}" if is_resumed else None,
+    }
+
+
+def _take_steps(session: Session, progress: Progress) -> str | None:
+    """Take optimizer steps up to the end of the timetable. Collective: every rank must call this.
+
+    Returns:
+        The reason to stop early; None at the end.
+    """
+    recipe, parts, checkpointer = session.recipe, session.parts, session.checkpointer
+    engine, timetable = parts.engine, parts.engine.timetable
+    micro_batches = parts.micro_batches(session.ranks.rank)
     eval_every = max(1, recipe.tracking.eval_every.to_steps(timetable.steps_per_epoch, timetable.total_steps))
     bar = progress.add_task(recipe.name, total=timetable.total_steps)
     engine.train()
@@ -131,35 +173,37 @@ def _loop(session: Session, micro_batches: Iterator[MicroBatch], progress: Progr
             losses = parts.losses(micro_batch.to(engine.device))
             engine.backward(losses["loss"])
             engine.step()
-            meter.add(losses)
-        applied = engine.was_step_applied()
-        meter.step(applied=applied)
-        if applied:  # else overflow: the step stands still, and a mask update comes again
+            session.meter.add(losses)
+        session.meter.step(applied=engine.was_step_applied())
+        if engine.was_step_applied():  # after an overflow, the same step and its mask update come again
             step = engine.applied_steps
             progress.update(bar, completed=step)
             if update is not None:
-                tracker.log(step, update_metrics(engine))
+                session.tracker.log(step, update_metrics(engine))
             if step % recipe.tracking.log_every == 0:
-                tracker.log(step, numbers := step_metrics(engine, meter))
-                session.status.update(
-                    step=step,
-                    phase=numbers["phase"],
-                    loss=numbers["loss"],
-                    sparsity=numbers["sparsity_prunable"],
-                )
+                _log_steps(session)
             if step % eval_every == 0 and step < timetable.total_steps:
-                tracker.log(step, metrics := _evaluate(session))
-                if session.checkpointer.evaluated(metrics):
-                    session.checkpointer.save()
-            if session.checkpointer.is_due():
-                session.checkpointer.save()
+                session.tracker.log(step, metrics := _evaluate(session))
+                if checkpointer.update_best(metrics):
+                    checkpointer.save()
+            if checkpointer.is_due():
+                checkpointer.save()
         if reason := session.stops.agreed():
             return reason
     return None
 
 
+def _log_steps(session: Session) -> None:
+    """Log the steps since the last call. Collective: every rank must call this."""
+    engine = session.parts.engine
+    step, metrics = engine.applied_steps, step_metrics(engine, session.meter)
+    session.tracker.log(step, metrics)
+    sparsity = metrics["sparsity_prunable"]
+    session.status.update(step=step, phase=metrics["phase"], loss=metrics["loss"], sparsity=sparsity)
+
+
 def _evaluate(session: Session) -> dict[str, float]:
-    """The task's metrics on the validation examples. Collective: every rank must call this."""
+    """Return the metrics of the model on the validation examples. Collective: every rank must call this."""
     parts = session.parts
     metrics = evaluate(
         parts.engine.deepspeed,
@@ -168,18 +212,18 @@ def _evaluate(session: Session) -> dict[str, float]:
         session.watchdog.beating(parts.collate, "a batch of the evaluation"),
         batch_size=2 * parts.plan.micro_batch,
         device=parts.engine.device,
-        comm=world_comm(current_ranks()),
+        comm=world_comm(session.ranks),
     )
     return {f"validation_{name}": value for name, value in metrics.items()}
 
 
-def _finish(session: Session, run: RunFolder) -> dict[str, Any]:
-    """Evaluate, and write the model. Collective: every rank must call this."""
+def _finish(session: Session) -> dict[str, Any]:
+    """Evaluate the model and write it; return the summary of the run. Collective: every rank must call this."""
     engine, metrics = session.parts.engine, _evaluate(session)
     session.watchdog.beat("the evaluation at the end")
     session.tracker.log(engine.applied_steps, {**metrics, **engine.sparsity()})
     session.status.update(step=engine.applied_steps, sparsity=engine.sparsity()["sparsity_prunable"])
-    engine.save_model(run.model, session.parts.tokenizer)
+    engine.save_model(session.run.model, session.parts.tokenizer)
     summary = {
         "recipe": session.recipe.name,
         "metrics": {name.removeprefix("validation_"): value for name, value in metrics.items()},
@@ -188,17 +232,5 @@ def _finish(session: Session, run: RunFolder) -> dict[str, Any]:
         "seed": session.recipe.seed,
     }
     tensors = {} if engine.pruner is None else engine.pruner.state.tensor_sparsity()
-    session.tracker.finish(engine.applied_steps, Result(summary, tensors, run.model))
+    session.tracker.finish(engine.applied_steps, Result(summary, tensors, session.run.model))
     return summary
-
-
-def _known(parts: Parts, is_resumed: bool) -> dict[str, Any]:
-    """What the status can say before the first step."""
-    engine, timetable = parts.engine, parts.engine.timetable
-    return {
-        "step": engine.applied_steps,
-        "total_steps": timetable.total_steps,
-        "phase": timetable.phase_at(engine.applied_steps),
-        "sparsity": engine.sparsity()["sparsity_prunable"],
-        "checkpoint": f"global_step{engine.global_steps}" if is_resumed else None,
-    }

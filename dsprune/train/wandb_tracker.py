@@ -1,4 +1,4 @@
-"""A run at Weights & Biases; the only module that imports its client."""
+"""The tracker for Weights & Biases; the only module that imports its client."""
 
 import os
 from collections.abc import Callable
@@ -14,17 +14,25 @@ from dsprune.train.tracking import Result, Tracker
 
 __all__ = ["WeightsAndBiases"]
 
-PATIENCE: dict[str, Any] = {"init_timeout": 15, "finish_timeout": 120}
-"""Seconds to wait for the server at the start, and at the end for what is still to be sent; nothing waits else."""
+TIMEOUTS: dict[str, Any] = {"init_timeout": 15, "finish_timeout": 120}
+"""Seconds to wait for the server at the start, and at the end until all is sent. No other call waits."""
 
 
 class WeightsAndBiases(Tracker):
-    """Offline where there is no key or no network, unless WANDB_MODE says otherwise; `wandb sync` sends it later."""
+    """Records a run at Weights & Biases.
+
+    Without a key or a network the run is recorded offline, unless WANDB_MODE is set; `wandb sync` sends it later.
+
+    Args:
+        recipe: its section `tracking` has project, group, name and tags.
+        run: the folder of the run.
+        config: the configuration to record.
+        resumed_id: id of the run to continue; None starts a new one.
+    """
 
     def __init__(
         self, recipe: Recipe, run: RunFolder, config: dict[str, Any], resumed_id: str | None
     ) -> None:
-        """Begins a run, or goes on with the one that has the id."""
         self._log_model, self._is_lost = recipe.tracking.log_model, False
         online = "WANDB_MODE" in os.environ or wandb.login(prompt=False, verify=False)
         settings: dict[str, Any] = {
@@ -33,11 +41,11 @@ class WeightsAndBiases(Tracker):
             "name": recipe.tracking.run or recipe.name,
             "tags": recipe.tracking.tags,
             "config": config,
-            "allow_val_change": True,  # a run may go on with another number of ranks
+            "allow_val_change": True,  # a run may be resumed on another number of ranks
             "dir": run.path,
             "id": resumed_id,
             "resume": "allow" if resumed_id else None,
-            "settings": _patience(),
+            "settings": _timeouts(),
         }
         try:
             self._run = wandb.init(**settings, mode=None if online else "offline")
@@ -47,22 +55,22 @@ class WeightsAndBiases(Tracker):
             self._run = wandb.init(**settings, mode="offline")
 
     def log(self, step: int, values: dict[str, Any]) -> None:
-        """Hand over the values; they are sent in the background."""
-        self._tell(lambda: self._run.log(values, step=step))
+        """Queue the values; the client sends them in the background."""
+        self._call(lambda: self._run.log(values, step=step))
 
     def state(self) -> dict[str, Any]:
-        """The id, by which a later process goes on with this run."""
+        """Return the run's id."""
         return {"wandb_id": self._run.id}
 
     def finish(self, step: int, result: Result) -> None:
-        """Record summary and table of tensors, and the model as an artifact if the recipe says so."""
-        self._tell(lambda: self._finish(step, result))
+        """Record the summary, a table of tensors and, if the recipe asks for it, the model as an artifact."""
+        self._call(lambda: self._finish(step, result))
 
     def close(self, exit_code: int = 0) -> None:
-        """Send what is left, for as long as patience lasts."""
+        """Send what is left, within `TIMEOUTS`."""
         if exit_code == EXIT_CODE:
-            self._tell(self._run.mark_preempting)
-        self._tell(lambda: self._run.finish(exit_code))
+            self._call(self._run.mark_preempting)
+        self._call(lambda: self._run.finish(exit_code))
 
     def _finish(self, step: int, result: Result) -> None:
         self._run.summary.update(result.summary)
@@ -73,22 +81,22 @@ class WeightsAndBiases(Tracker):
             artifact.add_dir(str(result.model))
             self._run.log_artifact(artifact)
 
-    def _tell(self, tell: Callable[[], object]) -> None:
-        """Rather lose the tracker than the run.
+    def _call(self, function: Callable[[], object]) -> None:
+        """Call the client; after a first error, give the client up instead of the run.
 
-        The client's second process dies of a signal to all processes of a job, which the ranks outlive to save.
+        A signal to all processes of a job ends the client's second process, while the ranks stay to save.
         """
         if self._is_lost:
             return
         try:
-            tell()
-        except Exception as error:  # whatever the client has come to raise
+            function()
+        except Exception as error:  # the client raises errors of many types
             self._is_lost = True
             wandb.termwarn(
                 f"{type(error).__name__}: {error}: no more is logged here; metrics.jsonl has it all"
             )
 
 
-def _patience() -> wandb.Settings:
-    """Ours, unless the environment says otherwise, with WANDB_INIT_TIMEOUT for example."""
-    return wandb.Settings(**{k: v for k, v in PATIENCE.items() if f"WANDB_{k.upper()}" not in os.environ})
+def _timeouts() -> wandb.Settings:
+    """Return `TIMEOUTS` without those that the environment sets, by WANDB_INIT_TIMEOUT for example."""
+    return wandb.Settings(**{k: v for k, v in TIMEOUTS.items() if f"WANDB_{k.upper()}" not in os.environ})

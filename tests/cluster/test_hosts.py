@@ -88,6 +88,6 @@ def test_a_run_over_two_hosts_survives_the_loss_of_one(folder: Path, hosts: tupl
     again = launch(folder, *first.command(*dsprune_command("train", "tiny.yaml")))
     printed, _ = again.communicate(timeout=PATIENCE)
     assert again.returncode == 0, printed
-    assert f"goes on from {run / 'checkpoints'}" in printed
+    assert f"resumes from {run / 'checkpoints'}" in printed
     assert json.loads((run / "summary.json").read_text())["steps"] == 150
     assert run_command(["audit", str(run)]) == 0

@@ -130,7 +130,7 @@ def test_a_run_over_two_nodes_is_stopped_in_every_way_requeued_and_goes_on(site:
         folder = site.folder / "logs" / f"long-{job}" / f"attempt-{attempt}"
         logs = sorted(folder.iterdir(), key=lambda path: path.name[-10:])  # a node's step begins each name
         assert [path.name[-10:] for path in logs] == ["_rank0.log", "_rank1.log"]
-        assert (f"goes on from {run / 'checkpoints'}" in logs[0].read_text()) == (attempt > 1)
+        assert (f"resumes from {run / 'checkpoints'}" in logs[0].read_text()) == (attempt > 1)
     assert log.count("train long.yaml: exit code 75") == 2, (
         "the loss of a node is Slurm's own reason to requeue"
     )

@@ -14,7 +14,7 @@ from dsprune.ranks.agreement import check_same
 from dsprune.ranks.collectives import Comm
 from dsprune.ranks.ranks import Ranks
 from dsprune.train.run_folder import RunFolder
-from dsprune.train.stopping import Stops
+from dsprune.train.stopping import StopRequests
 from tests.ranks.pool import RankPool
 
 
@@ -31,7 +31,7 @@ def ranks() -> Ranks:
 def stopped_at(comm: Comm, folder: str, what: str) -> tuple[int, str]:
     """The step after which this rank stops, when something happens on rank 1 at step 3."""
     os.environ["SLURM_JOB_END_TIME"] = str(time.time() + 60) if what == "slurm" else "inf"
-    with Stops(ranks(), RunFolder(Path(folder)), 120.0, 0.0 if what == "deadline" else None) as stops:
+    with StopRequests(ranks(), RunFolder(Path(folder)), 120.0, 0.0 if what == "deadline" else None) as stops:
         for step in range(100):
             if step == 3 and dist.get_rank() == 1 and what.startswith("SIG"):
                 os.kill(os.getpid(), signal.Signals[what])

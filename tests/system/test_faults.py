@@ -50,8 +50,8 @@ def test_two_runs_do_not_share_a_folder_and_stop_is_heard(
     second = workshop.start("busy", ENDLESS, world_size=1)
     assert second.wait() == [2]
     assert second.complaints() == [
-        f"dsprune: {run.path}: another run is at work in this folder: wait for it, stop it with dsprune stop, "
-        f"or give another name=..."
+        f"dsprune: {run.path}: another run uses this folder: wait for it, stop it with dsprune stop, or give "
+        f"another name=..."
     ]
     assert run_command(["stop", str(run.path)]) == 0
     assert f"{run.path}: asked to stop after step" in capsys.readouterr().out
@@ -90,10 +90,10 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     ranks = workshop.start(copy.path.name, JUST_BEGIN, world_size=1)
     assert ranks.wait() == [75], ranks.said()
     lines = ranks.said().splitlines()
-    assert f"goes on from {before}, step {before.name.removeprefix('global_step')}" in lines
+    assert f"resumes from {before}, step {before.name.removeprefix('global_step')}" in lines
     said = f"{newest / file}: damaged, its SHA-256 is not the one in {TAG_MANIFEST}: use another checkpoint"
-    assert (f"{said}; trying the one before" in lines) == is_told
-    assert newest not in complete_tags(copy.checkpoints), "nobody goes on from it again"
+    assert (f"{said}; trying the previous one" in lines) == is_told
+    assert newest not in complete_tags(copy.checkpoints), "no run resumes from it again"
     assert run_command(["audit", str(copy.path)]) == 0
 
 
@@ -106,7 +106,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
         ),
         (
             truncate,
-            "/checkpoints: none of its checkpoints is complete any more: bring the files back, or remove",
+            "/checkpoints: none of its checkpoints is complete any more: restore the files, or remove",
         ),
     ],
 )
@@ -156,18 +156,18 @@ def test_a_checkpoint_without_masks_is_refused_unless_its_zeros_may_be_masks(
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ("zero0", "the loss is not a finite number at step "),
-        ("zero2", "100 steps in a row were skipped, their gradients were not finite: "),
+        ("zero0", "the loss is NaN or inf at step "),
+        ("zero2", "100 steps in a row were skipped, with NaN or inf in their gradients: "),
     ],
 )
-def test_numbers_that_are_none_end_the_run(workshop: Workshop, config: str, says: str) -> None:
+def test_nan_and_inf_end_the_run(workshop: Workshop, config: str, says: str) -> None:
     """DeepSpeed itself looks at the gradients from stage 1 on, in fp32 too."""
     name = f"nan-{config}"
     ranks = workshop.start(name, "learning_rate.peak=1e20", f"deepspeed={config}", world_size=1)
     assert ranks.wait() == [1], ranks.said()
     [line] = ranks.complaints()
     assert line.startswith(f"dsprune: rank 0: {says}")
-    assert line.endswith("the checkpoints of before are good")
+    assert line.endswith("earlier checkpoints are good")
     assert (status_of(workshop.run(name)).state, complete_tags(workshop.run(name).checkpoints)) == (
         "failed",
         [],
@@ -213,12 +213,15 @@ def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(workshop: Workshop
     [line] = ranks.complaints()
     run = RunFolder(disk / "full")
     assert "cannot be written (" in line
-    assert "bytes were free): make room, and the same command goes on from the checkpoint before" in line
+    assert (
+        "bytes were free): make room, then run the same command to resume from the previous checkpoint"
+        in line
+    )
     [tag] = complete_tags(run.checkpoints)
     subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
     ranks = workshop.start("full", f"output={disk}", world_size=1)
     assert ranks.wait() == [0], ranks.said()
-    assert f"goes on from {tag}, step {tag.name.removeprefix('global_step')}" in ranks.said().splitlines()
+    assert f"resumes from {tag}, step {tag.name.removeprefix('global_step')}" in ranks.said().splitlines()
     assert run_command(["audit", str(run.path)]) == 0
 
 

@@ -73,9 +73,7 @@ def test_a_signal_to_one_rank_stops_all_and_the_launcher_says_75(recipe: Path) -
         step = stopped(run, "SIGUSR1").step
     done = subprocess.CompletedProcess([], process.returncode, *output)
     assert done.returncode == 75
-    assert complaints(done) == [
-        f"dsprune: SIGUSR1: stopped at step {step}; the same command goes on from there"
-    ]
+    assert complaints(done) == [f"dsprune: SIGUSR1: stopped at step {step}; run the same command to resume"]
 
 
 def test_sigterm_to_the_launcher_reaches_the_ranks(recipe: Path) -> None:

@@ -1,4 +1,4 @@
-"""Runs that are stopped or killed go on as if nothing had happened, bit for bit, with dropout on."""
+"""Runs that are stopped or killed resume as if nothing had happened, bit for bit, with dropout on."""
 
 import shutil
 import signal
@@ -43,11 +43,11 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(workshop: Workshop) -
     status = status_of(stopped)
     assert 12 <= status.step < 40
     assert (status.state, status.checkpoint) == ("stopped", f"global_step{status.step}")
-    said = f"dsprune: SIGTERM: stopped at step {status.step}; the same command goes on from there"
+    said = f"dsprune: SIGTERM: stopped at step {status.step}; run the same command to resume"
     assert ranks.complaints() == [said]
     ranks = workshop.start("stopped", *changes)
     assert ranks.wait() == [0, 0], ranks.said()
-    assert f"goes on from {stopped.checkpoints}/{status.checkpoint}, step {status.step}\n" in ranks.said()
+    assert f"resumes from {stopped.checkpoints}/{status.checkpoint}, step {status.step}\n" in ranks.said()
     assert list(differences(whole, stopped)) == []
 
 
@@ -64,7 +64,7 @@ def test_a_run_of_which_a_rank_was_killed_ends_as_if_it_had_not_been(
     assert line.endswith("): the same command goes on from the newest checkpoint")
     ranks = workshop.start("killed")
     assert ranks.wait() == [0, 0], ranks.said()
-    assert f"goes on from {killed.checkpoints}/global_step20, step 20\n" in ranks.said()
+    assert f"resumes from {killed.checkpoints}/global_step20, step 20\n" in ranks.said()
     assert list(differences(whole, killed)) == []
 
 
@@ -83,7 +83,7 @@ def test_a_run_that_was_killed_while_it_saved_goes_on_from_the_checkpoint_before
     assert [folder.name for folder in complete_tags(killed.checkpoints)] == ["global_step10"]
     ranks = workshop.start("saving")
     assert ranks.wait() == [0, 0], ranks.said()
-    assert f"goes on from {killed.checkpoints}/global_step10, step 10\n" in ranks.said()
+    assert f"resumes from {killed.checkpoints}/global_step10, step 10\n" in ranks.said()
     assert list(differences(whole, killed)) == []
 
 
@@ -94,7 +94,7 @@ def test_a_run_goes_on_at_another_stage_and_on_other_ranks_and_says_so(
     step = status_of(run).step
     ranks = workshop.start("moved", "deepspeed=zero3", f"--resume={run.path}", world_size=1)
     assert ranks.wait() == [0], ranks.said()
-    line = next(line for line in ranks.said().splitlines() if line.startswith("goes on from"))
+    line = next(line for line in ranks.said().splitlines() if line.startswith("resumes from"))
     assert (
         f"global_step{step}, step {step}, moved to another topology: ZeRO stage 2 -> 3, ranks 2 -> 1" in line
     )
@@ -128,7 +128,7 @@ def test_another_recipe_does_not_go_on(workshop: Workshop, whole: RunFolder) -> 
     assert ranks.wait() == [2]
     assert ranks.complaints() == [
         f"dsprune: {unfinished.path}: holds an unfinished run with another learning_rate.peak (0.005 there, 0.1 "
-        f"here): give the same recipe to go on, another name=... to start anew, or remove it"
+        f"here): give the same recipe to resume, another name=... to start a new run, or remove the folder"
     ]
 
 

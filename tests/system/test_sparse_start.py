@@ -106,5 +106,5 @@ def test_masks_that_dsprune_left_beside_a_model_are_taken_up(workshop: Workshop,
     assert all(torch.equal(zeros, zeros_of(model)[name]) for name, zeros in zeros_of(sparse).items())
     code, said, run = begin(workshop, "again", model, GROWS)
     assert code == 75, said
-    assert f"begins with the zeros of {model}, 0.5000 of the prunable weights" in said
+    assert f"starts with the zeros of {model}, 0.5000 of the prunable weights" in said
     assert run_command(["audit", str(run.path)]) == 0

@@ -432,7 +432,7 @@ def test_a_terminated_run_stops_with_a_checkpoint(workshop: Workshop) -> None:
         assert process.wait(timeout=20) == 75
         _, stderr = process.communicate()
     status = read_status(run / "status.json")
-    said = f"SIGTERM: stopped at step {status.step}; the same command goes on from there"
+    said = f"SIGTERM: stopped at step {status.step}; run the same command to resume"
     assert f"dsprune: {said}" in stderr.splitlines()
     assert (status.state, status.reason, status.checkpoint) == ("stopped", said, f"global_step{status.step}")
     assert read_lines(run / "metrics.jsonl"), "what was logged is whole lines"

@@ -35,13 +35,13 @@ def test_it_is_written_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with begun(path) as status:
         status.update(step=3, loss=0.5)
         assert read_status(path).step == 0
-        monkeypatch.setattr(status_file, "EVERY", 0.0)
+        monkeypatch.setattr(status_file, "WRITE_INTERVAL", 0.0)
         status.update(step=4)
         assert (read_status(path).step, read_status(path).loss) == (4, 0.5)
     assert read_status(path).step == 4
 
 
-def test_a_loss_that_is_no_number_is_told(tmp_path: Path) -> None:
+def test_a_nan_loss_is_recorded(tmp_path: Path) -> None:
     path = tmp_path / "status.json"
     with begun(path) as status:
         status.update(loss=math.nan)
