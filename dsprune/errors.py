@@ -1,5 +1,8 @@
 """The ways a command ends other than well, on purpose."""
 
+EXIT_STOPPED = 75
+"""Exit code after a StoppedError, EX_TEMPFAIL: run the same command again to resume."""
+
 
 class UserError(Exception):
     """Bad input: one line that names the field or file, its value and the way out (exit code 2)."""

@@ -12,16 +12,14 @@ import time
 from enum import IntEnum
 from types import FrameType, TracebackType
 
+from dsprune.errors import EXIT_STOPPED
 from dsprune.ranks.collectives import DelayedMax
 from dsprune.ranks.ranks import Ranks
 from dsprune.train.run_folder import RunFolder
 from dsprune.utils.signals import stop_exiting_on_signals
 from dsprune.zero.launch import is_alive, launcher_processes
 
-__all__ = ["EXIT_CODE", "StopRequests"]
-
-EXIT_CODE = 75
-"""Exit code of a process that stopped early, EX_TEMPFAIL: run it again to resume."""
+__all__ = ["StopRequests"]
 
 POLL_INTERVAL = 1.0
 """Seconds between two checks of the stop file and of the launcher."""
@@ -107,7 +105,7 @@ class StopRequests:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if not self._is_training:
-            sys.exit(EXIT_CODE)
+            sys.exit(EXIT_STOPPED)
         self._signalled = max(self._signalled, SIGNALS[signal.Signals(number)])
 
     def _requested(self) -> Reason:

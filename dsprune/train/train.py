@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dsprune.checkpoint.sparse_start import MasksFrom
-from dsprune.errors import StoppedError
+from dsprune.errors import EXIT_STOPPED, StoppedError
 from dsprune.ranks.agreement import check_same, on_first_rank
 from dsprune.ranks.collectives import barrier, world_comm
 from dsprune.ranks.failures import Watchdog, explain_lost_ranks
@@ -25,7 +25,7 @@ from dsprune.train.resume import find_start_point, restore, run_folder
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.setup import Parts, assemble
 from dsprune.train.status_file import StatusFile
-from dsprune.train.stopping import EXIT_CODE, StopRequests
+from dsprune.train.stopping import StopRequests
 from dsprune.train.tracking import Result, Tracker, open_tracker
 from dsprune.utils.console import progress_bar, say
 from dsprune.utils.versions import code_digest, package_versions
@@ -98,7 +98,7 @@ def train(
             reason = _take_steps(session, progress)
         session.checkpointer.save()
         summary = {} if reason else _finish(session) | {"seconds": time.perf_counter() - started}
-        session.tracker.close(EXIT_CODE if reason else 0)
+        session.tracker.close(EXIT_STOPPED if reason else 0)
         barrier()  # when the first rank ends, the launcher ends the others
         if reason:
             step = session.parts.engine.applied_steps

@@ -7,9 +7,9 @@ from typing import Any
 import wandb
 from wandb.errors import CommError
 
+from dsprune.errors import EXIT_STOPPED
 from dsprune.recipe import Recipe
 from dsprune.train.run_folder import RunFolder
-from dsprune.train.stopping import EXIT_CODE
 from dsprune.train.tracking import Result, Tracker
 
 __all__ = ["WeightsAndBiases"]
@@ -68,7 +68,7 @@ class WeightsAndBiases(Tracker):
 
     def close(self, exit_code: int = 0) -> None:
         """Send what is left, within `TIMEOUTS`."""
-        if exit_code == EXIT_CODE:
+        if exit_code == EXIT_STOPPED:
             self._call(self._run.mark_preempting)
         self._call(lambda: self._run.finish(exit_code))
 

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from dsprune.commands.cli.app import app
-from dsprune.errors import CheckFailedError, RunFailedError, StoppedError, UserError
+from dsprune.errors import EXIT_STOPPED, CheckFailedError, RunFailedError, StoppedError, UserError
 
 __all__ = ["main", "run_command"]
 
@@ -36,7 +36,7 @@ def run_command(arguments: list[str]) -> int:
         return 1
     except StoppedError as error:
         _complain(str(error))
-        return 75
+        return EXIT_STOPPED
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -7,14 +7,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsprune.errors import StoppedError, UserError
+from dsprune.errors import EXIT_STOPPED, StoppedError, UserError
 from dsprune.utils.files import replace_text
 
 __all__ = ["Launcher"]
-
-STOPPED = 75
-"""Exit code of a run that was stopped with a checkpoint."""
-
 
 GRACE = 120.0
 """Seconds that a process gets for its checkpoint when the suite is stopped."""
@@ -68,7 +64,7 @@ class Launcher:
                 process.send_signal(signal.SIGTERM)
                 process.wait(GRACE)
                 raise
-        if code == STOPPED:
+        if code == EXIT_STOPPED:
             raise StoppedError(f"{run}: stopped with a checkpoint; the same command goes on from there")
         if code:
             raise UserError(f"{run}: exit code {code}: {_last_words(log)}: see {log}")
