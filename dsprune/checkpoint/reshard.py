@@ -42,7 +42,7 @@ def topology_changes(engine: DeepSpeedEngine, folder: Path) -> list[str]:
 def reshard(engine: DeepSpeedEngine, folder: Path) -> tuple[str, dict[str, Any]]:
     """Load weights, moments, counters and scheduler. Collective: every rank must call this.
 
-    The loss scale of fp16 starts anew.
+    The loss scale of fp16 starts over.
 
     Returns:
         What `DeepSpeedEngine.load_checkpoint` returns: a file in `folder`, and the client state.

@@ -34,13 +34,12 @@ def start_sparse(
 ) -> float:
     """Keep the zeros of the model that a run starts from. Collective: every rank must call this.
 
-    Masks that dsprune has saved beside the model are used; other zeros are treated as `masks_from` says.
-
     Args:
         engine: holds the model's weights.
         state: the masks to set; None when the recipe prunes nothing.
         model: folder of the model.
-        masks_from: what to do with zeros that have no masks; None refuses a sparse model.
+        masks_from: what to do with zeros. None loads the masks that dsprune has saved beside the model, and refuses
+            a sparse model without masks.
         step: number of applied optimizer steps.
 
     Returns:

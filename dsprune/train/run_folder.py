@@ -116,17 +116,17 @@ class RunFolder:
                 with suppress(OSError):  # a refused run leaves an empty folder, which goes
                     self.path.rmdir()
 
-    def begin(self, recipe: Recipe, ds_config: dict[str, Any], *, anew: bool) -> None:
+    def begin(self, recipe: Recipe, ds_config: dict[str, Any], *, is_new: bool) -> None:
         """Write the recipe and the ds_config.
 
         Args:
             recipe: as resolved.
             ds_config: as resolved.
-            anew: whether this is a new run, so that metrics and checkpoints of an earlier one are removed.
+            is_new: whether this is a new run, so that metrics and checkpoints of an earlier one are removed.
         """
         replace_text(self.recipe, dump_recipe(recipe))
         replace_text(self.ds_config, json.dumps(ds_config, indent=2) + "\n")
-        if anew:
+        if is_new:
             self.metrics.unlink(missing_ok=True)
             shutil.rmtree(self.checkpoints, ignore_errors=True)
 

@@ -130,7 +130,7 @@ def _open_session(
     engine, meter = parts.engine, Meter(parts.engine.device, parts.loss_names)
     resumed = restore(engine, meter, start, parts.model, masks_from, ranks, console)
     if ranks.is_first:
-        run.begin(recipe, engine.config, anew=not start.is_own)
+        run.begin(recipe, engine.config, is_new=not start.is_own)
         run.write_start(engine.timetable, ranks.world_size, str(engine.device))
     tracker = open_tracker(recipe, run, engine.timetable, ranks, resumed)
     stack.callback(tracker.close, exit_code=1)  # of a run that fails; any other has closed its tracker before

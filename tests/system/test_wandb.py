@@ -48,7 +48,7 @@ def timetable(recipe: Recipe) -> Timetable:
 def folder(recipe: Recipe) -> RunFolder:
     run = RunFolder(Path(recipe.output) / recipe.name)
     run.path.mkdir(exist_ok=True)
-    run.begin(recipe, {"train_batch_size": 32}, anew=True)
+    run.begin(recipe, {"train_batch_size": 32}, is_new=True)
     return run
 
 
