@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dsprune.zero.launch import init_distributed
 from dsprune.zero.parameters import is_partitioned
 
-__all__ = ["full_state_dict", "read_whole", "shard_for_inference"]
+__all__ = ["full_state_dict", "full_tensor", "shard_for_inference"]
 
 
 def full_state_dict(engine: DeepSpeedEngine) -> dict[str, Tensor] | None:
@@ -33,7 +33,7 @@ def full_state_dict(engine: DeepSpeedEngine) -> dict[str, Tensor] | None:
     return state if first else None
 
 
-def read_whole(parameter: Tensor) -> Tensor:
+def full_tensor(parameter: Tensor) -> Tensor:
     """Return a copy of the complete parameter on the CPU.
 
     Collective for a partitioned parameter: every rank must call this.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dsprune.distillation.signal import Head
 from dsprune.distillation.teacher.source import Source
 from dsprune.tasks.task import on_device
-from dsprune.zero.weights import read_whole, shard_for_inference
+from dsprune.zero.weights import full_tensor, shard_for_inference
 
 __all__ = ["Execution", "Rows", "TeacherModel"]
 
@@ -67,7 +67,7 @@ class TeacherModel:
 
     def heads(self) -> dict[str, Head]:
         """Copies of the last layers on the CPU. Collective when sharded: every rank must call this."""
-        return {name: Head(read_whole(head.weight), _bias(head)) for name, head in self._heads.items()}
+        return {name: Head(full_tensor(head.weight), _bias(head)) for name, head in self._heads.items()}
 
     @torch.no_grad()
     def rows(self, examples: np.ndarray, *, hidden: bool = False) -> Rows:
@@ -84,4 +84,4 @@ class TeacherModel:
 
 def _bias(head: nn.Linear) -> Tensor:
     """A copy on the CPU; zeros where the layer has none. Collective when sharded."""
-    return torch.zeros(head.out_features) if head.bias is None else read_whole(head.bias)
+    return torch.zeros(head.out_features) if head.bias is None else full_tensor(head.bias)
