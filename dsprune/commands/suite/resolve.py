@@ -104,7 +104,7 @@ def _of_prunable(recipe: Recipe, model: nn.Module, target: float) -> float:
 
 def _calibrated(store: Path) -> float:
     """The temperature that the teacher's answers recommend."""
-    from dsprune.commands.calibrate.calibrate import Labels, enough_records, measure
+    from dsprune.commands.calibrate.measure import Labels, enough_records, measure
 
     opened = open_store(store)
     records = opened.fingerprints[: enough_records(opened)]
