@@ -1,9 +1,9 @@
-"""Measures what pruning costs on BERT-base, one thread a rank; needs about 8 GB of memory and half an hour.
+"""Measure what pruning costs on BERT-base, one thread a rank; needs about 8 GB of memory and half an hour.
 
 python scripts/bench_core.py [--only {masks,selection,step,train,checkpoint} ...] [--repeats 7] [--ranks 2]
                              [--stages 0 1 2 3] [--precisions fp32 bf16]
 
-Times are the shortest of some runs. They mean something on a quiet machine only.
+Times are the shortest of several runs, and valid on an idle machine only.
 """
 
 import argparse
@@ -23,7 +23,7 @@ SECTIONS = ("masks", "selection", "step", "train", "checkpoint")
 
 
 def tables(section: str, args: argparse.Namespace) -> Iterator[Table]:
-    """The tables of a section, each as soon as it is measured."""
+    """Yield the tables of a section, each as soon as it is measured."""
     if section == "masks":
         yield masking(args.repeats)
     if section == "selection":
@@ -38,7 +38,7 @@ def tables(section: str, args: argparse.Namespace) -> Iterator[Table]:
 
 
 def machine() -> str:
-    """What the numbers depend on."""
+    """Describe what the numbers depend on: processor, load, torch, threads."""
     info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     models = [line.partition(":")[2].strip() for line in info if line.startswith("model name")]
     cpu = models[0] if models else platform.processor()
@@ -47,11 +47,11 @@ def machine() -> str:
 
 
 def main() -> None:
-    """Prints the sections."""
+    """Measure and print the sections."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="the sections to run")
-    parser.add_argument("--repeats", type=int, default=7, help="the best of so many runs counts")
-    parser.add_argument("--ranks", type=int, default=2, help="most ranks to select with")
+    parser.add_argument("--repeats", type=int, default=7, help="number of runs; the best one counts")
+    parser.add_argument("--ranks", type=int, default=2, help="largest number of ranks")
     parser.add_argument("--stages", nargs="+", type=int, default=(0, 1, 2, 3), help="ZeRO stages")
     parser.add_argument("--precisions", nargs="+", default=("fp32", "bf16"), help="fp32, bf16")
     args = parser.parse_args()

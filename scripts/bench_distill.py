@@ -1,10 +1,10 @@
-"""Measures distillation from disk: steps, reading, memory, sizes, capture, on the demo's model; one thread.
+"""Measure distillation from a store: steps, reading, memory, sizes, capture, on the demo's model; one thread.
 
 python scripts/bench_distill.py [--only {sizes,step,reads,memory,capture} ...] [--repeats 10]
 
 Needs data/minilm and data/sentiment (python scripts/fetch_demo_data.py), 2 GB of disk there, and some minutes. The
-goals are of ratios; times mean something on a quiet machine only. The memory section makes a memory cgroup, where
-it may.
+goals are ratios; times are valid on an idle machine only. The memory section makes a memory cgroup where this is
+permitted.
 """
 
 import argparse
@@ -29,7 +29,7 @@ SECTIONS = ("sizes", "step", "reads", "memory", "capture")
 
 
 def measure(sections: list[str], repeats: int, folder: Path, console: Console) -> list[tuple[str, list[Row]]]:
-    """The rows of each section; a share of the step needs the step."""
+    """Return the rows of each section; `reads` measures a step first, to give its share of it."""
     found: list[tuple[str, list[Row]]] = []
     seconds = None
     for section in sections:
@@ -49,12 +49,12 @@ def measure(sections: list[str], repeats: int, folder: Path, console: Console) -
 
 
 def main() -> None:
-    """Prints the table."""
+    """Measure the sections and print their table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
         "--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="the sections to measure"
     )
-    parser.add_argument("--repeats", type=int, default=10, help="steps, and what else is repeated")
+    parser.add_argument("--repeats", type=int, default=10, help="number of steps and of other repetitions")
     args = parser.parse_args()
     warnings.simplefilter("ignore", FutureWarning)  # of torch about DeepSpeed
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print what runs cost and kept: `demo_table.py RUN...`, from summary.json, eval.json and model/ of each."""
+"""Print accuracy, sparsity, size and time of runs: `demo_table.py RUN...`, from summary.json, eval.json and model/."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ def main(runs: list[Path]) -> None:
 
 
 def row(run: Path) -> tuple[str, ...]:
-    """The cells of one run."""
+    """Return the cells of one run."""
     summary = json.loads((run / "summary.json").read_text())
     accuracy = json.loads((run / "eval.json").read_text())["accuracy"]
     sparsity = summary["sparsity"]
@@ -40,7 +40,7 @@ def row(run: Path) -> tuple[str, ...]:
 
 
 def gzip_size(path: Path) -> int:
-    """Bytes of the file after gzip, without writing them."""
+    """Return the bytes of the file after gzip, without writing it."""
     compressor = zlib.compressobj(wbits=31)
     size = 0
     with path.open("rb") as file:

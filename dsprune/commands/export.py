@@ -1,4 +1,4 @@
-"""`dsprune export`: a checkpoint of a run as a model folder to give away, without the ranks that wrote it."""
+"""`dsprune export`: write a checkpoint of a run as a Hugging Face model folder, in one process."""
 
 import shutil
 from pathlib import Path
@@ -24,21 +24,21 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def export(path: Path, tag: str | None, to: Path, console: Console) -> None:
-    """Write the model of a run's checkpoint, with tokenizer, masks and recipe: whole or not at all.
+    """Write the model of a run's checkpoint, with tokenizer, masks and recipe, in one piece.
 
     Args:
-        path: the run's folder; the run need not have come to its end.
-        tag: name of a checkpoint; None = the newest that is whole.
+        path: the run's folder; the run may be unfinished.
+        tag: name of a checkpoint; None = the newest complete one.
         to: folder to make.
         console: where to print.
 
     Raises:
-        UserError: there is no such checkpoint, it is damaged, or `to` is there already.
+        UserError: there is no such checkpoint, it is damaged, or `to` exists already.
     """
     run = RunFolder(path)
     checkpoint = _checkpoint(run, tag)
     if to.exists():
-        raise UserError(f"--to: value {to}: is there already, and is not overwritten: give another folder")
+        raise UserError(f"--to: value {to}: exists already and is not overwritten: give another folder")
     recipe = load_recipe(str(run.recipe))
     files = CheckpointFiles(checkpoint)
 
@@ -49,18 +49,18 @@ def export(path: Path, tag: str | None, to: Path, console: Console) -> None:
             _copy_masks(checkpoint, temporary)
 
     replace_folder(to, write)
-    say(console, f"{checkpoint} as a model: {to}")
+    say(console, f"{checkpoint} exported to {to}")
 
 
 def _checkpoint(run: RunFolder, tag: str | None) -> Path:
-    whole = {folder.name: folder for folder in complete_tags(run.checkpoints)}
-    if not whole:
+    complete = {folder.name: folder for folder in complete_tags(run.checkpoints)}
+    if not complete:
         raise UserError(f"{run.path}: no complete checkpoint there: give the folder of a run that has one")
     if tag is None:
-        return next(iter(whole.values()))
-    if tag not in whole:
-        raise UserError(f"--tag: value {tag}: no such checkpoint: use one of {', '.join(whole)}")
-    return whole[tag]
+        return next(iter(complete.values()))
+    if tag not in complete:
+        raise UserError(f"--tag: value {tag}: no such checkpoint: use one of {', '.join(complete)}")
+    return complete[tag]
 
 
 def _save_model(recipe: Recipe, files: CheckpointFiles, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""`dsprune status`: where runs stand, by the files in their folders and, on their own host, by their process."""
+"""`dsprune status`: print the state of runs, from their folders and, on the same host, from their process."""
 
 import itertools
 import json
@@ -21,27 +21,28 @@ from dsprune.train.run_folder import RunFolder
 from dsprune.train.status_file import Status, read_status
 from dsprune.utils.console import say
 
-__all__ = ["SILENCE", "Standing", "read_standing", "status"]
+__all__ = ["SILENCE", "RunState", "read_run_state", "status"]
 
 SILENCE = 300.0
-"""Seconds without a sign of life that a run may take at least, for an evaluation or a checkpoint."""
-
+"""Seconds without an update of `status.json` that every run is allowed, for an evaluation or a checkpoint."""
 
 RECENT = 10
-"""Log lines that the time left is reckoned from."""
+"""Number of log lines that the remaining time is estimated from."""
+
+STYLES = {"running": "green", "finished": "bold green", "stopped": "yellow", "failed": "red", "dead": "red"}
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Where a run stands.
+class RunState:
+    """The state of a run.
 
     Attributes:
-        status: what it said last.
-        death: why a run that says that it is running is not, as far as can be seen from here, or None.
-        seconds_left: until the end of the timetable, or None when that is not known, or the run does not run.
-        seconds_per_step: lately, or None before the first log line.
-        checkpoint: tag of the checkpoint that it would resume from, or None.
-        checkpoint_age: seconds since that was written.
+        status: the newest `status.json`.
+        death: why a run whose status is `running` is considered dead; None = it is not.
+        seconds_left: until the end of the timetable; None = unknown, or the run is not running.
+        seconds_per_step: median of the newest log lines; None before the first one.
+        checkpoint: tag of the checkpoint that the run would resume from; None = there is none.
+        checkpoint_age: seconds since that checkpoint was written.
         result: the metrics of a finished run.
     """
 
@@ -54,20 +55,50 @@ class Standing:
     result: dict[str, float]
 
     @property
-    def state(self) -> str:
-        """`running`, `stopped`, `finished`, `failed`, or `dead`: one that was running and is no more."""
+    def name(self) -> str:
+        """`running`, `stopped`, `finished`, `failed`, or `dead`: its process ended without a final status."""
         return "dead" if self.death else self.status.state
 
 
-def read_standing(run: RunFolder, now: float) -> Standing:
-    """Read a run's folder.
+def status(folders: Sequence[Path], console: Console) -> None:
+    """Print the state of runs in a table, then one line for each run that is not running.
+
+    A folder among others that holds no run gets a line that says so.
+
+    Raises:
+        UserError: no folder holds a run.
+    """
+    now = time.time()
+    states: dict[Path, RunState] = {}
+    problems: dict[Path, UserError] = {}
+    for folder in folders:
+        try:
+            states[folder] = read_run_state(RunFolder(folder), now)
+        except UserError as error:
+            problems[folder] = error
+    if not states:
+        raise next(iter(problems.values()))
+    columns = "run", "state", "phase", "step", "sparsity", "loss", "left", "checkpoint"
+    table = Table(*columns, box=None, pad_edge=False)
+    for folder, state in states.items():
+        table.add_row(str(folder), Text(state.name, STYLES[state.name]), *_cells(state))
+    console.print(table)
+    for folder, state in states.items():
+        if ending := _ending(state):
+            say(console, f"{folder}: {ending}")
+    for problem in problems.values():
+        say(console, str(problem))
+
+
+def read_run_state(run: RunFolder, now: float) -> RunState:
+    """Read the state of a run.
 
     Args:
         run: the folder.
         now: seconds since 1970.
 
     Raises:
-        UserError: it is no run's folder, or its status cannot be read.
+        UserError: the folder holds no run, or its status cannot be read.
     """
     status = read_status(run.status)
     lines = [line for line in _read_lines(run.metrics) if "seconds_per_step" in line][-RECENT:]
@@ -77,7 +108,7 @@ def read_standing(run: RunFolder, now: float) -> Standing:
     if status.state == "running" and death is None and speed is not None:
         left = max(0.0, (status.total_steps - status.step) * speed - (now - status.updated))
     checkpoint = _newest_checkpoint(run.checkpoints)
-    return Standing(
+    return RunState(
         status=status,
         death=death,
         seconds_left=left,
@@ -89,7 +120,7 @@ def read_standing(run: RunFolder, now: float) -> Standing:
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of metrics.jsonl: the last may be in the making."""
+    """Return the complete lines of metrics.jsonl; the last one may be half-written."""
     if not path.exists():
         return []
     text = path.read_text(encoding="utf-8")
@@ -97,7 +128,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _longest_silence(lines: Sequence[dict[str, Any]]) -> float:
-    """Seconds after which a run that says nothing is taken for dead: ten times what it lets pass as a rule."""
+    """Return the seconds without an update after which a run is dead: ten times its longest logging interval."""
     gaps = [
         (later["step"] - earlier["step"]) * later["seconds_per_step"]
         for earlier, later in itertools.pairwise(lines)
@@ -107,15 +138,15 @@ def _longest_silence(lines: Sequence[dict[str, Any]]) -> float:
 
 def _death(status: Status, now: float, longest_silence: float) -> str | None:
     if status.host == socket.gethostname() and not _is_alive(status):
-        return f"process {status.pid} is gone from {status.host}, and could not say why"
+        return f"process {status.pid} on {status.host} ended without a final status"
     silence = now - status.updated
     if silence > longest_silence:
-        return f"no sign of life from {status.host} for {silence / 60:.0f} minutes"
+        return f"no update from {status.host} for {silence / 60:.0f} minutes"
     return None
 
 
 def _is_alive(status: Status) -> bool:
-    """Whether the process is there, and is the one that wrote: a number is given again to another."""
+    """Whether the process runs and is the one that wrote the status: the system reuses process ids."""
     try:
         process = psutil.Process(status.pid)
         return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= status.started + 1
@@ -124,7 +155,7 @@ def _is_alive(status: Status) -> bool:
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:
-    """The tag that `latest` names."""
+    """Return the folder of the tag that `latest` names."""
     latest = folder / "latest"
     if not latest.exists():
         return None
@@ -132,48 +163,15 @@ def _newest_checkpoint(folder: Path) -> Path | None:
     return tag if tag.is_dir() else None
 
 
-STYLES = {"running": "green", "finished": "bold green", "stopped": "yellow", "failed": "red", "dead": "red"}
-
-
-def status(folders: Sequence[Path], console: Console) -> None:
-    """Print where runs stand, a line each, and what there is to say of those that do not run.
-
-    A folder among others that is no run's is said to be none.
-
-    Raises:
-        UserError: none is a run's folder.
-    """
-    now = time.time()
-    standings: dict[Path, Standing] = {}
-    problems: dict[Path, UserError] = {}
-    for folder in folders:
-        try:
-            standings[folder] = read_standing(RunFolder(folder), now)
-        except UserError as error:
-            problems[folder] = error
-    if not standings:
-        raise next(iter(problems.values()))
-    columns = "run", "state", "phase", "step", "sparsity", "loss", "left", "checkpoint"
-    table = Table(*columns, box=None, pad_edge=False)
-    for folder, standing in standings.items():
-        table.add_row(str(folder), Text(standing.state, STYLES[standing.state]), *_numbers(standing))
-    console.print(table)
-    for folder, standing in standings.items():
-        if words := _last_words(standing):
-            say(console, f"{folder}: {words}")
-    for problem in problems.values():
-        say(console, str(problem))
-
-
-def _numbers(standing: Standing) -> list[str]:
-    said, age = standing.status, standing.checkpoint_age
+def _cells(state: RunState) -> list[str]:
+    status, age = state.status, state.checkpoint_age
     return [
-        said.phase,
-        f"{said.step:,} of {said.total_steps:,}",
-        f"{said.sparsity:.2%}",
-        "" if said.loss is None else f"{said.loss:.4f}",
-        "" if standing.seconds_left is None else _duration(standing.seconds_left),
-        "none" if age is None else f"{standing.checkpoint}, {_duration(age)} ago",
+        status.phase,
+        f"{status.step:,} of {status.total_steps:,}",
+        f"{status.sparsity:.2%}",
+        "" if status.loss is None else f"{status.loss:.4f}",
+        "" if state.seconds_left is None else _duration(state.seconds_left),
+        "none" if age is None else f"{state.checkpoint}, {_duration(age)} ago",
     ]
 
 
@@ -181,13 +179,14 @@ def _duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-def _last_words(standing: Standing) -> str:
-    """How a run ended, and the way on."""
-    said = standing.status
-    resume = "" if standing.checkpoint is None else f"; to go on from {standing.checkpoint}, train it again"
-    if standing.state == "finished":
-        return "finished: " + ", ".join(f"{name} {value:.4f}" for name, value in standing.result.items())
-    if standing.state == "running":
+def _ending(state: RunState) -> str:
+    """Return how a run ended, and how to resume it; empty for a running one."""
+    if state.name == "finished":
+        return "finished: " + ", ".join(f"{name} {value:.4f}" for name, value in state.result.items())
+    if state.name == "running":
         return ""
-    reason = standing.death or said.reason or "no reason given"
-    return f"{standing.state}: {reason}{resume}"
+    reason = state.death or state.status.reason or "no reason given"
+    resume = (
+        "" if state.checkpoint is None else f"; run dsprune train again to resume from {state.checkpoint}"
+    )
+    return f"{state.name}: {reason}{resume}"

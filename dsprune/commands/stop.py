@@ -1,4 +1,4 @@
-"""`dsprune stop`: ask a run to end with a checkpoint."""
+"""`dsprune stop`: stop a run with a checkpoint."""
 
 from pathlib import Path
 
@@ -13,14 +13,14 @@ __all__ = ["stop"]
 
 
 def stop(path: Path, console: Console) -> None:
-    """Make the switch file of a run that is at work.
+    """Create the stop file of a running run; the run checks for it and stops with a checkpoint.
 
     Raises:
-        UserError: there is no run, or it has ended.
+        UserError: there is no run at `path`, or it has ended.
     """
     run = RunFolder(path)
     status = read_status(run.status)
     if status.state != "running":
         raise UserError(f"{path}: the run is not running, it has {status.state}: nothing to stop")
     run.stop_file.touch()
-    say(console, f"{path}: asked to stop after step {status.step}; dsprune train goes on with it")
+    say(console, f"{path}: asked to stop after step {status.step}; dsprune train resumes it")

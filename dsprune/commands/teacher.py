@@ -1,4 +1,4 @@
-"""`dsprune teacher`: the store of a recipe's teacher."""
+"""`dsprune teacher`: compute the teacher logits store of a recipe."""
 
 from pathlib import Path
 from typing import Literal
@@ -27,20 +27,20 @@ def teacher(
     ranks: Ranks,
     console: Console,
 ) -> None:
-    """Run the recipe's teacher over its training data, and store what it says.
+    """Run the recipe's teacher over its training data, and store its logits.
 
     Collective: every rank must call this.
 
     Args:
-        recipe: its sections model, task and distillation say what is computed.
+        recipe: its sections model, task and distillation define the store.
         batch_size: examples of a forward pass on a rank.
         precision: type of the teacher's weights.
         stage: ZeRO stage; 3 shards the weights over the ranks, 0 gives each rank all of them.
-        ranks: who this is.
-        console: for the first rank's words.
+        ranks: this process's rank and the number of ranks.
+        console: where the first rank prints.
 
     Raises:
-        UserError: something is missing in the recipe, or see `build_store`.
+        UserError: a section is missing in the recipe; see also `build_store`.
     """
     settings = recipe.distillation
     if recipe.model is None or recipe.task is None or settings is None:

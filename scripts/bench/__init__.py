@@ -1,1 +1,1 @@
-"""The sections of `scripts/bench_core.py`."""
+"""The sections of `scripts/bench_core.py` and `scripts/bench_distill.py`."""

@@ -1,4 +1,4 @@
-"""What the masks cost in a checkpoint of BERT-base: bytes, and seconds to save and to load them."""
+"""The cost of the masks in a checkpoint of BERT-base: bytes, and seconds to save and to load them."""
 
 import tempfile
 from collections.abc import Iterable
@@ -15,9 +15,9 @@ __all__ = ["checkpoints"]
 
 
 def checkpoints(ranks: Iterable[int], stages: Iterable[int], precisions: Iterable[str]) -> Table:
-    """The mask part of a checkpoint, and the whole of it."""
+    """Measure the masks of a checkpoint, and the complete checkpoint."""
     table = Table(title="Masks in a checkpoint of BERT-base, after the first mask update")
-    for column in ("ZeRO", "precision", "ranks", "masks MB", "whole MB", "share", "goal"):
+    for column in ("ZeRO", "precision", "ranks", "masks MB", "total MB", "share", "goal"):
         table.add_column(column, justify="right")
     for column in ("save masks s", "save s", "load masks s", "load s"):
         table.add_column(column, justify="right")
@@ -26,16 +26,16 @@ def checkpoints(ranks: Iterable[int], stages: Iterable[int], precisions: Iterabl
             for world in ranks:
                 with tempfile.TemporaryDirectory() as folder:
                     [sizes, *_] = on_ranks(world, measure, stage, precision, folder)
-                (part, whole), times = sizes
+                (part, total), times = sizes
                 table.add_row(
-                    str(stage), precision, str(world), f"{part / 1e6:.1f}", f"{whole / 1e6:.0f}",
-                    f"{part / whole:.2%}", "1.5 %", *(f"{time / 1000:.2f}" for time in times),
+                    str(stage), precision, str(world), f"{part / 1e6:.1f}", f"{total / 1e6:.0f}",
+                    f"{part / total:.2%}", "1.5 %", *(f"{time / 1000:.2f}" for time in times),
                 )  # fmt: skip
     return table
 
 
 def measure(stage: int, precision: str, folder: str) -> tuple[tuple[int, int], list[float]]:
-    """Bytes of the masks and of all; milliseconds to save masks and all, and to load them."""
+    """Return the bytes of the masks and in total, and the milliseconds to save masks and total, and to load them."""
     engine = bert_engine(stage, precision, updates=2)
     tokens, labels = torch.randint(1000, 30_000, (1, 8)), torch.zeros(1, dtype=torch.int64)
     while engine.sparsity()["sparsity_prunable"] == 0:
@@ -49,5 +49,5 @@ def measure(stage: int, precision: str, folder: str) -> tuple[tuple[int, int], l
         milliseconds(lambda: load_masks(alone, pruner.state, engine.applied_steps)),
         milliseconds(lambda: engine.load_checkpoint(str(tag.parent), tag.name)),
     ]
-    part, whole = (sum(path.stat().st_size for path in where.iterdir()) for where in (alone, tag))
-    return (part, whole), times
+    part, total = (sum(path.stat().st_size for path in folder.iterdir()) for folder in (alone, tag))
+    return (part, total), times

@@ -1,4 +1,4 @@
-"""The demo's model in training and as a teacher: what a store adds to a step, and what capturing takes."""
+"""The cost of distillation on the demo's model: what a store adds to a step, and the speed of capturing one."""
 
 import time
 from collections.abc import Iterator
@@ -31,17 +31,17 @@ __all__ = ["captures", "demo_recipe", "training_steps"]
 
 ALONE = Ranks(0, 0, 1)
 WARM_UP = 2  # steps
-EXAMPLES = 2048  # two shards of a store
+NUM_EXAMPLES = 2048  # two shards of a store
 
 
 def demo_recipe(folder: Path) -> Recipe:
-    """The demo's, with a teacher that has a new head, and its store in `folder`."""
+    """Return the demo's recipe, with a teacher that has a new head, and its store in `folder`."""
     teacher = folder / "teacher"
     settings = (
         "pruning=null",
         "budget={steps: 100000, batch: 32}",
         "model.path=data/minilm",
-        f"task.max_train={EXAMPLES}",
+        f"task.max_train={NUM_EXAMPLES}",
     )
     store = (f"distillation.teacher={teacher}", f"distillation.store={folder / 'store'}")
     recipe = load_recipe("sentiment-90", [*settings, *store])
@@ -58,34 +58,40 @@ def demo_recipe(folder: Path) -> Recipe:
 
 
 def training_steps(folder: Path, steps: int) -> tuple[list[Row], float]:
-    """A step from the store against one from labels alone and one beside the teacher; and its seconds.
+    """Compare a step from the store with one from labels alone and one with an online teacher.
 
-    All three train one engine, in turns, and each takes the same examples.
+    The three train the same engine in turns, on the same examples.
+
+    Returns:
+        The rows of the table, and the seconds of a step from the store.
     """
     parts = assemble(demo_recipe(folder), ALONE, Console(quiet_libraries=True))
     assert parts.objective is not None
-    beside = online(parts)
-    ways = {"labels": replace(beside, objective=None), "store": parts, "online": beside}
+    with_teacher = online(parts)
+    variants = {"labels": replace(with_teacher, objective=None), "store": parts, "online": with_teacher}
     parts.engine.train()
-    batches = {name: way.micro_batches(0) for name, way in ways.items()}
-    times = [{name: step(way, batches[name]) for name, way in ways.items()} for _ in range(WARM_UP + steps)]
+    batches = {name: variant.micro_batches(0) for name, variant in variants.items()}
+    times = [
+        {name: step(variant, batches[name]) for name, variant in variants.items()}
+        for _ in range(WARM_UP + steps)
+    ]
     times = times[WARM_UP:]
     more = median(one["store"] / one["labels"] for one in times) - 1
     gain = median(one["online"] / one["store"] for one in times)
-    seconds = {name: median(one[name] for one in times) for name in ways}
+    seconds = {name: median(one[name] for one in times) for name in variants}
     rows = [
         Row(f"step from {name}", f"{1000 * seconds[name]:,.0f} ms") for name in ("labels", "store", "online")
     ]
     rows += [
-        Row("the store against labels alone", f"{more:+.1%}", "2 % more at most", more <= 0.02),
-        Row("the online teacher against the store", f"{gain:.2f} x as long"),
+        Row("the store compared with labels alone", f"{more:+.1%}", "2 % more at most", more <= 0.02),
+        Row("the online teacher compared with the store", f"{gain:.2f} x as long"),
         Row("of a step from the store: reading and collating", f"{1000 * reading(parts, steps):.1f} ms"),
     ]
     return rows, seconds["store"]
 
 
 def online(parts: Parts) -> Parts:
-    """The same, with the teacher beside the student."""
+    """Return the same parts with the teacher in memory."""
     objective = parts.objective
     assert objective is not None
     model = parts.task.build_model(objective.settings.teacher, parts.tokenizer, new_head=False)
@@ -99,7 +105,7 @@ def online(parts: Parts) -> Parts:
 
 
 def step(parts: Parts, batches: Iterator[MicroBatch]) -> float:
-    """Seconds of a step, from the data to the weights."""
+    """Return the seconds of a step, from the data to the weights."""
     started = time.perf_counter()
     parts.engine.backward(parts.losses(next(batches).to(parts.engine.device))["loss"])
     parts.engine.step()
@@ -107,7 +113,7 @@ def step(parts: Parts, batches: Iterator[MicroBatch]) -> float:
 
 
 def reading(parts: Parts, batches: int) -> float:
-    """Seconds of a micro-batch's way from disk into tensors, in the median."""
+    """Return the median seconds to read and collate a micro-batch."""
     loader, times = parts.micro_batches(0), []
     for _ in range(10 * batches):
         started = time.perf_counter()
@@ -120,7 +126,7 @@ def reading(parts: Parts, batches: int) -> float:
 
 
 def captures(folder: Path, repeats: int) -> list[Row]:
-    """Examples a second of a capture against those of the same forward passes with nothing kept."""
+    """Compare the examples per second of a capture with those of the same forward passes alone."""
     recipe = demo_recipe(folder)
     assert recipe.task is not None
     assert recipe.distillation is not None
@@ -129,9 +135,9 @@ def captures(folder: Path, repeats: int) -> list[Row]:
     data = task.prepare("train", tokenizer)
     source = Source.of(recipe.distillation.teacher, task, tokenizer, data, ALONE)
     execution = Execution(torch.device("cpu"))
-    asking = TeacherModel(source, execution)
+    teacher = TeacherModel(source, execution)
     return [
-        capture_of(kind, width, folder, repeats, source, asking, execution)
+        capture_of(kind, width, folder, repeats, source, teacher, execution)
         for kind, width in (("full", None), ("hidden", 384))
     ]
 
@@ -142,32 +148,32 @@ def capture_of(
     folder: Path,
     repeats: int,
     source: Source,
-    asking: TeacherModel,
+    teacher: TeacherModel,
     execution: Execution,
 ) -> Row:
-    """The figure of one kind."""
+    """Compare capturing a store of one kind with the forward passes alone."""
     spec = StoreSpec(kind=kind, outputs={"logits": Output(classes=2, hidden=width)})
     plan = plan_store(spec, source.origin, source.samples)
     lengths, shards = np.asarray(source.data["length"][:]), range(plan.num_shards)
-    bare = partial(ask_only, plan, asking, lengths, execution)
+    bare = partial(forward_only, plan, teacher, lengths, execution)
     ratios, rates = [], []
     for number in range(repeats):
         target = folder / f"capture-{kind}-{number}"
         begin_store(target, plan)
         kept = partial(
-            capture, target, plan, shards, asking, lengths, execution, ALONE, Progress(disable=True)
+            capture, target, plan, shards, teacher, lengths, execution, ALONE, Progress(disable=True)
         )
         without, taken = milliseconds(bare), milliseconds(kept)
         ratios.append(without / taken)
         rates.append(1000 * plan.num_records / taken)
     figure = f"{median(ratios):.1%} ({median(rates):,.0f} examples a second)"
     goal = {"goal": "95 % at least", "met": median(ratios) >= 0.95}
-    return Row(f"capture of kind {kind} against bare inference", figure, **goal)
+    return Row(f"capture of kind {kind} compared with inference alone", figure, **goal)
 
 
-def ask_only(plan: StorePlan, asking: TeacherModel, lengths: np.ndarray, execution: Execution) -> None:
-    """The forward passes of a capture."""
+def forward_only(plan: StorePlan, teacher: TeacherModel, lengths: np.ndarray, execution: Execution) -> None:
+    """Do the forward passes of a capture."""
     for shard in range(plan.num_shards):
         samples = plan.samples[plan.records(shard)]
         for records in shard_batches(lengths[samples], execution.batch_size):
-            asking.rows(samples[records], hidden=plan.spec.kind == "hidden")
+            teacher.rows(samples[records], hidden=plan.spec.kind == "hidden")

@@ -1,4 +1,4 @@
-"""What pruning adds to the steps of BERT-base under DeepSpeed, one rank, between mask updates and at one."""
+"""The time that pruning adds to the steps of BERT-base under DeepSpeed, on one rank, between and at mask updates."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from dsprune.recipe import Recipe
 
 __all__ = ["optimizer_steps", "training_steps"]
 
-WARM_UP = 3  # steps; from then on every other step has a mask update
+WARM_UP = 3  # steps; after them every other step has a mask update
 SPARSITY = 0.9
 
 
@@ -34,13 +34,13 @@ class Times(NamedTuple):
 
 
 def optimizer_steps(repeats: int, stages: Iterable[int], precisions: Iterable[str]) -> Table:
-    """What pruning adds to `engine.step()`, after a forward and backward pass of a few tokens."""
+    """Measure what pruning adds to `engine.step()`, after a forward and backward pass of a few tokens."""
     title = "Milliseconds of engine.step(), and what pruning adds"
     return _table(title, (1, 8), repeats, stages, precisions, lambda times: times.step, "25 %")
 
 
 def training_steps(repeats: int, stages: Iterable[int], precisions: Iterable[str]) -> Table:
-    """What pruning adds to a whole step, forward and backward pass included."""
+    """Measure what pruning adds to a training step, forward and backward pass included."""
     title = "Milliseconds of a training step of 8 x 128 tokens, and what pruning adds"
     return _table(title, (8, 128), repeats, stages, precisions, lambda t: t.backward + t.step, "2 %")
 
@@ -51,7 +51,7 @@ def _table(
     repeats: int,
     stages: Iterable[int],
     precisions: Iterable[str],
-    whole: Callable[[Times], float],
+    total: Callable[[Times], float],
     goal: str,
 ) -> Table:
     table = Table(title=title)
@@ -69,22 +69,24 @@ def _table(
     for precision in precisions:
         for stage in stages:
             [(between, update)] = on_ranks(1, time_engine, stage, precision, shape, repeats)
-            at_update = update.pruning + update.step - between.step  # its step zeroes what is newly pruned
+            at_update = (
+                update.pruning + update.step - between.step
+            )  # its step zeroes the newly pruned weights
             table.add_row(
-                str(stage), precision, f"{whole(between):.0f}",
-                f"{between.pruning:.1f}", f"{between.pruning / whole(between):.1%}", goal,
-                f"{at_update:.0f}", f"{at_update / whole(between):.0%}",
+                str(stage), precision, f"{total(between):.0f}",
+                f"{between.pruning:.1f}", f"{between.pruning / total(between):.1%}", goal,
+                f"{at_update:.0f}", f"{at_update / total(between):.0%}",
             )  # fmt: skip
     return table
 
 
 def best_parts(steps: Iterable[Times]) -> Times:
-    """The shortest of each part."""
+    """Return the shortest time of each part."""
     return Times(*(min(times) for times in zip(*steps, strict=True)))
 
 
 def time_engine(stage: int, precision: str, shape: tuple[int, int], repeats: int) -> tuple[Times, Times]:
-    """Trains a few steps; returns the best times of the steps between mask updates, and of those with one."""
+    """Train some steps; return the best times of the steps between mask updates, and of those with one."""
     engine = bert_engine(stage, precision, repeats)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(1000, 30_000, shape, generator=generator)
@@ -96,7 +98,7 @@ def time_engine(stage: int, precision: str, shape: tuple[int, int], repeats: int
 
 
 def time_step(engine: PruningEngine, tokens: Tensor, labels: Tensor) -> Times:
-    """One training step; what `PruningEngine.step` does, in its parts."""
+    """Time one training step, with `PruningEngine.step` in its parts."""
 
     def forward_and_backward() -> None:
         engine.backward(engine(input_ids=tokens, labels=labels).loss)
@@ -111,7 +113,7 @@ def time_step(engine: PruningEngine, tokens: Tensor, labels: Tensor) -> Times:
 
 
 def bert_engine(stage: int, precision: str, updates: int) -> PruningEngine:
-    """BERT-base with random weights under a shipped ds_config: fused AdamW, clipping at 1.0."""
+    """Return BERT-base with random weights in an engine with a shipped ds_config: fused AdamW, clipping at 1.0."""
     recipe = Recipe.model_validate(
         {
             "name": "bench",

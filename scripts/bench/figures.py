@@ -1,4 +1,4 @@
-"""What a benchmark has found out, as rows of one table."""
+"""The results of a benchmark, as rows of one table."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -9,7 +9,14 @@ __all__ = ["Row", "table_of"]
 
 
 class Row(NamedTuple):
-    """One figure; `met` says whether it meets the goal, where there is one."""
+    """One result.
+
+    Attributes:
+        what: what was measured.
+        figure: the measured value.
+        goal: the goal; empty = none.
+        met: whether the value meets the goal.
+    """
 
     what: str
     figure: str
@@ -18,7 +25,7 @@ class Row(NamedTuple):
 
 
 def table_of(title: str, sections: Iterable[tuple[str, list[Row]]]) -> Table:
-    """All rows, one section after the other."""
+    """Return a table of all rows, one section after the other."""
     table = Table("", "", "measured", "goal", "", title=title, title_justify="left")
     table.columns[2].justify = "right"
     for section, rows in sections:

@@ -1,4 +1,4 @@
-"""A mask update's selection on the linear layers of BERT-base, 84.9 M weights, and the masks it leaves."""
+"""The selection of a mask update on the linear layers of BERT-base, 84.9 M weights, and masking the gradients."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -28,7 +28,7 @@ SCOPES = ("global", "uniform")
 
 
 def against_torch(repeats: int) -> Table:
-    """One rank's selection, new masks included, against the thresholds alone of magnitudes that are there."""
+    """Compare one rank's selection, new masks included, with finding thresholds alone among given magnitudes."""
     tensors = encoder()
     masks = MaskSet(partition(tensors, 0, 1))
     weights = normal_weights(tensors)
@@ -47,20 +47,20 @@ def against_torch(repeats: int) -> Table:
 
 
 def kthvalues(magnitudes: Tensor, groups: Sequence[Group]) -> list[Tensor]:
-    """The groups' thresholds; their weights lie one group after the other."""
+    """Return the thresholds of the groups, whose weights lie one group after the other."""
     parts = magnitudes.split([group.num_weights for group in groups])
     return [part.kthvalue(group.num_pruned).values for part, group in zip(parts, groups, strict=True)]
 
 
 def sorts(magnitudes: Tensor, groups: Sequence[Group]) -> list[Tensor]:
-    """The same, by sorting each group."""
+    """Return the same thresholds by sorting each group."""
     parts = magnitudes.split([group.num_weights for group in groups])
     return [part.sort().values[group.num_pruned - 1] for part, group in zip(parts, groups, strict=True)]
 
 
 def by_ranks(repeats: int, worlds: Sequence[int]) -> Table:
-    """Time and bytes of one mask update, and that every number of ranks prunes as many."""
-    table = Table(title="Selection by number of ranks: of each, the slowest")
+    """Measure time and bytes of one mask update by number of ranks, and count the zeros, which must be equal."""
+    table = Table(title="Selection by number of ranks: the slowest rank of each")
     for column in ("scope", "ranks", "ms", "bytes", "predicted", "a group", "at most", "zeros"):
         table.add_column(column, justify="right")
     tensors = encoder()
@@ -77,7 +77,7 @@ def by_ranks(repeats: int, worlds: Sequence[int]) -> Table:
 
 
 def masking(repeats: int) -> Table:
-    """What the masks weigh, and one pass over all gradients against a pass that does nothing."""
+    """Measure the size of the masks, and compare masking all gradients with a pass that only reads and writes."""
     tensors = encoder()
     masks = MaskSet(partition(tensors, 0, 1))
     gradient = normal_weights(tensors)
@@ -98,13 +98,13 @@ def masking(repeats: int) -> Table:
 def apply_all(
     apply: Callable[[Tensor, Tensor], None], bits: Sequence[Tensor], views: Sequence[Tensor]
 ) -> None:
-    """Masks every tensor."""
+    """Mask every tensor."""
     for row, view in zip(bits, views, strict=True):
         apply(row, view)
 
 
 def time_rank(scope: str, repeats: int) -> tuple[float, int, int]:
-    """On each rank: milliseconds of a selection, bytes it sends, and weights it prunes."""
+    """Return this rank's milliseconds of a selection, the bytes it sends, and the weights it prunes."""
     rank, world = dist.get_rank(), dist.get_world_size()
     tensors = encoder()
     masks = MaskSet(partition(tensors, rank, world))
@@ -118,7 +118,7 @@ def time_rank(scope: str, repeats: int) -> tuple[float, int, int]:
 
 
 def select_once(masks: MaskSet, groups: Sequence[Group], weights: Tensor, comm: Comm) -> list[Tensor]:
-    """Selects new masks by magnitude; `weights` are this rank's, one shard after the other."""
+    """Select new masks by magnitude; `weights` are this rank's, one shard after the other."""
     method = METHODS.get("magnitude")()
     views = weights.split([shard.numel for shard in masks.shards])
     scorers = []
@@ -129,12 +129,12 @@ def select_once(masks: MaskSet, groups: Sequence[Group], weights: Tensor, comm: 
 
 
 def scores_of_part(method: Method, context: ShardContext, part: slice) -> Tensor:
-    """What the engine's pruner gives to a scorer."""
+    """Return the scores of a part of a shard, as the engine's pruner does."""
     return method.scores(context[part])
 
 
 def encoder() -> list[PrunableTensor]:
-    """The weight matrices of BERT-base's encoder."""
+    """Return the weight matrices of BERT-base's encoder."""
     shapes = [(HIDDEN, HIDDEN)] * 4 + [(4 * HIDDEN, HIDDEN), (HIDDEN, 4 * HIDDEN)]
     return [
         PrunableTensor(f"{layer}.{place}", shape)
@@ -144,12 +144,12 @@ def encoder() -> list[PrunableTensor]:
 
 
 def groups_of(tensors: Sequence[PrunableTensor], scope: str) -> list[Group]:
-    """Who competes with whom."""
+    """Return the groups of tensors that share a number of zeros."""
     return make_groups(tensors, [SPARSITY] * len(tensors), scope)
 
 
 def partition(tensors: Sequence[PrunableTensor], rank: int, world: int) -> list[Shard]:
-    """Rank's equal part of the concatenated tensors, as ZeRO 1 and 2 cut them."""
+    """Return a rank's equal part of the concatenated tensors, as ZeRO 1 and 2 partition them."""
     total = sum(tensor.numel for tensor in tensors)
     first, last = total * rank // world, total * (rank + 1) // world
     shards, offset = [], 0
@@ -162,6 +162,6 @@ def partition(tensors: Sequence[PrunableTensor], rank: int, world: int) -> list[
 
 
 def normal_weights(tensors: Sequence[PrunableTensor]) -> Tensor:
-    """Weights as BERT initialises them, one tensor after the other."""
+    """Return weights as BERT initialises them, one tensor after the other."""
     num_weights = sum(tensor.numel for tensor in tensors)
     return torch.randn(num_weights, generator=torch.Generator().manual_seed(0)) * 0.02

@@ -1,4 +1,4 @@
-"""A teacher store on disk: how large, how true, how fast to read, and what reading takes of memory."""
+"""The size, accuracy, reading speed and memory of a teacher logits store."""
 
 import multiprocessing
 import os
@@ -40,14 +40,14 @@ MEBI = 2**20
 
 
 def spec_of(kind: str, classes: int, width: int) -> StoreSpec:
-    """As a recipe makes it: in fp16."""
+    """Return the spec of a store in fp16, as a recipe defines it."""
     extra = {"k": K, "temperatures": (TEMPERATURE,)} if kind == "topk" else {}
     output = Output(classes=classes, hidden=width if kind == "hidden" else None)
     return StoreSpec(kind=kind, outputs={"logits": output}, **extra)
 
 
 def sizes() -> list[Row]:
-    """Bytes a token against full fp16 logits, and the divergence from what the teacher said."""
+    """Compare the bytes per token with full fp16 logits, and measure the divergence from the teacher's logits."""
     rows = []
     for classes, width in SHAPES.items():
         head, hidden = teacher(classes, width)
@@ -62,7 +62,7 @@ def sizes() -> list[Row]:
 
 
 def size_of(spec: StoreSpec, said: Tensor, logits: Tensor, head: Head) -> Row:
-    """The figures of one kind."""
+    """Return the size and the error of one kind of store."""
     output = spec.outputs["logits"]
     row_bytes = sum(column.row_bytes for column in codec_for(spec, output).columns.values())
     smaller, entry = 2 * output.classes / row_bytes, row_bytes / K
@@ -79,10 +79,10 @@ def size_of(spec: StoreSpec, said: Tensor, logits: Tensor, head: Head) -> Row:
 
 
 def teacher(classes: int, width: int, tokens: int = 256) -> tuple[Head, Tensor]:
-    """A head and hidden states that give what language models give: a few likely words, and a long tail.
+    """Return a head and hidden states whose logits resemble a language model's: a few likely words, and a long tail.
 
-    Not a trained one: the package index has no masked language model. Logits are normal, above the logarithm of
-    Zipf's law, and each token's own word stands out from them, more or less.
+    They are not trained, since the package index has no masked language model. Logits are normal around the
+    logarithm of Zipf's law, and the logit of each token's own word is raised by a random amount.
     """
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(classes, width, generator=generator) * (2 / width**0.5)  # rows of length 2
@@ -93,7 +93,7 @@ def teacher(classes: int, width: int, tokens: int = 256) -> tuple[Head, Tensor]:
 
 
 def batch_reads(seconds_per_step: float, repeats: int) -> list[Row]:
-    """Random batches of 32 records in place: of the demo's two classes, and of a large vocabulary's rows."""
+    """Time reading random batches of 32 records: of the demo's two classes, and of a large vocabulary's rows."""
     rows = []
     for what, classes, width, per_record, records in (
         ("2 classes, 1 row a record", 2, 384, 1, 9000),
@@ -111,7 +111,7 @@ def batch_reads(seconds_per_step: float, repeats: int) -> list[Row]:
 
 
 def read_batches(folder: Path, names: np.ndarray, repeats: int) -> float:
-    """Milliseconds of a random batch, the median of many."""
+    """Return the median milliseconds of reading a random batch."""
     store, random = open_store(folder), np.random.default_rng(0)
     times = []
     for _ in range(20 * repeats):
@@ -123,7 +123,7 @@ def read_batches(folder: Path, names: np.ndarray, repeats: int) -> float:
 
 
 def write_store(folder: Path, spec: StoreSpec, records: int, rows_per_record: int) -> np.ndarray:
-    """A store of noise; returns the records' names."""
+    """Write a store of noise; return the names of its records."""
     names = np.frombuffer(np.random.default_rng(0).bytes(16 * records), dtype="V16")
     rows = {"logits": np.full(records, rows_per_record)}
     plan = plan_store(spec, {}, names, rows)
@@ -146,7 +146,7 @@ def write_store(folder: Path, spec: StoreSpec, records: int, rows_per_record: in
 
 
 def memory(store_bytes: int = 768 * MEBI, budget: int = 192 * MEBI) -> list[Row]:
-    """A process with a memory budget, page cache included, reads a store of four times that."""
+    """Read a store in a process whose memory, page cache included, is limited to a quarter of the store's size."""
     with tempfile.TemporaryDirectory(dir="data") as folder, memory_cgroup(budget) as cgroup:
         spec = spec_of("full", 30_522, 768)
         names = write_store(Path(folder), spec, store_bytes // (ROWS * 2 * 30_522), ROWS)
@@ -158,7 +158,7 @@ def memory(store_bytes: int = 768 * MEBI, budget: int = 192 * MEBI) -> list[Row]
     limit = (
         f"in a memory cgroup of {budget // MEBI} MiB"
         if cgroup
-        else "without a limit: no memory cgroup may be made here"
+        else "without a limit: making a memory cgroup is not permitted here"
     )
     speed = f"{2 * store_bytes / MEBI / seconds:,.0f} MiB a second"
     return [
@@ -169,7 +169,7 @@ def memory(store_bytes: int = 768 * MEBI, budget: int = 192 * MEBI) -> list[Row]
 
 
 def read_all(folder: Path, names: np.ndarray, cgroup: Path | None) -> tuple[int, int, float]:
-    """Resident memory after a tenth of the reading, the most after that, and the seconds that it took."""
+    """Return the resident memory after a tenth of the reading, its maximum after that, and the seconds of reading."""
     if cgroup is not None:
         (cgroup / "cgroup.procs").write_text(str(os.getpid()))
     store, random = open_store(folder, verify=False), np.random.default_rng(0)
@@ -184,13 +184,13 @@ def read_all(folder: Path, names: np.ndarray, cgroup: Path | None) -> tuple[int,
 
 
 def resident() -> int:
-    """Bytes of this process that are in memory, mapped files included."""
+    """Return the resident bytes of this process, mapped files included."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) * 1024
 
 
 def drop_from_cache(path: Path) -> None:
-    """Have the system forget a file's pages: what is in its cache was charged to another cgroup."""
+    """Drop a file's pages from the system's cache, where they are charged to another cgroup."""
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -199,7 +199,7 @@ def drop_from_cache(path: Path) -> None:
 
 @contextmanager
 def memory_cgroup(budget: int) -> Iterator[Path | None]:
-    """A cgroup for one process, version 1 or 2; None where this user may not make one."""
+    """Make a memory cgroup, version 1 or 2, for one process; yield None where this is not permitted."""
     for root, name in (
         (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
         (Path("/sys/fs/cgroup"), "memory.max"),

@@ -1,4 +1,4 @@
-"""How the benchmarks time things, and how they run ranks."""
+"""Timers of the benchmarks, and functions on several ranks."""
 
 import logging
 import os
@@ -17,19 +17,19 @@ __all__ = ["best_of", "milliseconds", "on_ranks"]
 
 
 def milliseconds(function: Callable[[], object]) -> float:
-    """How long one call takes."""
+    """Return how long one call takes."""
     start = time.perf_counter()
     function()
     return 1000 * (time.perf_counter() - start)
 
 
 def best_of(repeats: int, function: Callable[[], object]) -> float:
-    """Milliseconds of the shortest of some calls: the one that other processes have disturbed least."""
+    """Return the milliseconds of the shortest of some calls, which other processes disturbed least."""
     return min(milliseconds(function) for _ in range(repeats))
 
 
 def on_ranks(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
-    """What `function(*args)` returns on each rank of a new gloo world, one process and thread a rank."""
+    """Return the result of `function(*args)` on each rank of a new gloo group, one process and one thread a rank."""
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_run_rank, (world, Path(folder), function, args), nprocs=world)
         return [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in range(world)]
@@ -41,7 +41,7 @@ def _run_rank(
     warnings.simplefilter("ignore", FutureWarning)  # of torch about DeepSpeed, at every step
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    os.environ["LOCAL_RANK"] = str(rank)  # DeepSpeed asks for it
+    os.environ["LOCAL_RANK"] = str(rank)  # DeepSpeed needs it
     dist.init_process_group("gloo", init_method=(folder / "store").as_uri(), rank=rank, world_size=world)
     torch.save(function(*args), folder / f"{rank}.pt")
     dist.destroy_process_group()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# All runs of docs/results.md, one after the other; finished ones are kept, so it may be cut and started again.
-# Some hours on one CPU core. Lay the data out first: see the end of docs/results.md.
+# Make all runs of docs/results.md, one after the other. Finished runs are kept, so the script can be interrupted and
+# started again. It takes some hours on one CPU core. Lay out the data first: see the end of docs/results.md.
 #
 #   bash scripts/results/make.sh
 set -euo pipefail
@@ -15,14 +15,14 @@ main=(--methods 'all guidelines' --methods none --methods 'SMC-Bench schedule, s
 one_off=(--methods 'no distillation' --methods 'one decaying learning rate' --methods 'embeddings and head pruned'
     --methods 'no first jump' --methods 'uniform scope')
 
-# dense NAME SUFFIX [KEY.SUB=VALUE]...: a fine-tuned model, to learn from
+# dense NAME SUFFIX [KEY.SUB=VALUE]...: fine-tune a dense model, the teacher
 dense() {
     [[ -f $home/$1-$2/summary.json ]] ||
         dsprune train "$recipes/$1.yaml" name="$1-$2" output=$home model.path=data/minilm \
             pruning=null distillation=null "${@:3}"
 }
 
-# guidelines NAME ARGUMENTS...: a part of a study's grid
+# guidelines NAME ARGUMENTS...: run a part of a study's grid
 guidelines() { dsprune suite guidelines "$recipes/$1.yaml" --output "$home/$1" "${@:2}"; }
 
 dense sentiment teacher budget='{epochs: 1.5, batch: 32}' learning_rate.peak=1.0e-4
@@ -49,7 +49,7 @@ if [[ ! -f $home/multi30k-dense/summary.json ]]; then
 fi
 dense xquad dense budget.steps=600 learning_rate.peak=1.5e-4
 dense commonsense-qa dense budget.steps=1000 learning_rate.peak=1.0e-4
-for task in mawps asdiv-a svamp; do # their decoder is new, and learns ten times faster than the encoder before it
+for task in mawps asdiv-a svamp; do # the decoder is new: its learning rate is ten times that of the encoder
     dense $task dense budget.steps=800 learning_rate='{peak: 1.0e-3, warmup: 10 %, scale: {"encoder.*": 0.1}}'
 done
 dsprune suite scripts/results/harness.yaml --output $home/tasks

@@ -1,7 +1,7 @@
 """Write docs/results.md and its pictures from run folders: `python scripts/results/page.py [runs/results]`.
 
-Nothing is written by hand but what was asked and how: every figure, and every sentence that depends on one, is made
-from the summaries of the runs.
+Every number, and every sentence that depends on one, is computed from the summaries of the runs. The template page.md
+holds the description of the experiments only.
 """
 
 import statistics
@@ -35,14 +35,18 @@ STUDIES = {
     ),
     "banking77-pretrained": (
         "Questions to a bank, from the pretrained model",
-        "Here the intents are still to be learnt: 1 in 12 of the examples was seen when the first jump comes.",
+        "The model has not learnt the intents yet: it has seen 1 in 12 of the examples at the first jump.",
     ),
 }
 COLOURS = {OURS: "#c2410c", SMC: "#2563eb", NONE: "#6b7280"}
 
 
 class Study:
-    """The runs of one task, at the grid of methods and sparsities."""
+    """The runs of one task, over a grid of methods and sparsities.
+
+    Args:
+        folder: folder of the runs.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -50,7 +54,7 @@ class Study:
         self.settings = [setting for setting in settings_of(self.runs) if setting.mean is not None]
 
     def at(self, series: str, target: float) -> Setting | None:
-        """The finished runs of a method at a target."""
+        """Return the finished runs of a method at a target; None = there are none."""
         return next((s for s in self.settings if s.series == series and s.target == target), None)
 
     @property
@@ -60,22 +64,22 @@ class Study:
 
     @property
     def title(self) -> str:
-        """What the task is about."""
+        """Title of the task."""
         return STUDIES[self.name][0]
 
     @property
     def remark(self) -> str:
-        """What a reader of its figures must know."""
+        """What a reader needs to know about its metric."""
         return STUDIES[self.name][1]
 
     @property
     def dense(self) -> list[Setting]:
-        """What was trained without pruning."""
+        """The runs without pruning."""
         return [setting for setting in self.settings if not setting.target]
 
     @property
     def targets(self) -> list[float]:
-        """Sparsities at which the methods were compared."""
+        """Sparsities at which methods are compared."""
         return sorted({setting.target for setting in self.settings if setting.target})
 
     @property
@@ -90,7 +94,7 @@ class Study:
 
 
 def shown(setting: Setting | None) -> str:
-    """Mean, spread and number of seeds of a cell; BLEU is in points already."""
+    """Return mean, standard deviation and number of seeds as a cell; BLEU is in points already."""
     if setting is None or setting.mean is None:
         return MISSING
     scale = 1 if setting.runs[0].headline == "bleu" else 100
@@ -101,7 +105,7 @@ def shown(setting: Setting | None) -> str:
 
 
 def levels(study: Study) -> list[list[str]]:
-    """A row a method, a column a sparsity."""
+    """Return a table with one row per method and one column per sparsity."""
     rows = [["method", *(f"{100 * target:g} %" for target in study.targets)]]
     for name in ROWS:
         cells = [shown(study.at(name, target)) for target in study.targets]
@@ -111,13 +115,13 @@ def levels(study: Study) -> list[list[str]]:
 
 
 def teacher(study: Study) -> str:
-    """The score of a task's teacher, where its run lies beside the study's."""
+    """Return the score of a task's teacher, if its run is beside the study's folder."""
     folder = study.folder.with_name(f"{study.name.partition('-')[0]}-teacher")
     return shown(Setting("teacher", (read_run(folder),))) if folder.exists() else MISSING
 
 
 def margins(study: Study) -> Iterator[str]:
-    """How far the guidelines are ahead, beside what the seeds alone make of it."""
+    """Yield how far the guidelines are ahead at each sparsity, compared with the deviation over seeds."""
     for target in study.targets:
         ours, other = study.at(OURS, target), study.at(SMC, target)
         if ours is None or other is None:
@@ -133,7 +137,7 @@ def margins(study: Study) -> Iterator[str]:
 
 
 def ahead(setting: Setting, reference: Setting) -> float | None:
-    """Mean difference from the reference, over the seeds that both were run with."""
+    """Return the mean difference from the reference, over the seeds that both were run with."""
     scores = [{run.recipe.seed: run.score for run in each.runs} for each in (setting, reference)]
     pairs = [(score, scores[1].get(seed)) for seed, score in scores[0].items()]
     known = [score - other for score, other in pairs if score is not None and other is not None]
@@ -141,7 +145,7 @@ def ahead(setting: Setting, reference: Setting) -> float | None:
 
 
 def ablations(study: Study) -> list[tuple[Setting, float]]:
-    """What was run at the sparsity of the ablation, with how far it is ahead of all guidelines; the best first."""
+    """Return the variants at the sparsity of the ablation, with their difference from all guidelines, best first."""
     reference = study.at(OURS, ABLATION)
     if reference is None:
         return []
@@ -150,7 +154,7 @@ def ablations(study: Study) -> list[tuple[Setting, float]]:
 
 
 def ablation_table(study: Study) -> list[list[str]]:
-    """Each variant with its distance from all guidelines at the same seeds."""
+    """Return a table of the variants with their difference from all guidelines at the same seeds."""
     rows = [["variant", study.metric, "points", "zeros of all weights"]]
     for setting, delta in ablations(study):
         name = f"**{setting.series}**" if setting.series == OURS else setting.series
@@ -160,7 +164,7 @@ def ablation_table(study: Study) -> list[list[str]]:
 
 
 def unhelpful(study: Study) -> str:
-    """The variants that were better than all guidelines together, and those not far behind."""
+    """Name the variants that were better than all guidelines together, and those within one deviation."""
     spread = (reference := study.at(OURS, ABLATION)) and reference.spread
     others = [(setting.series, delta) for setting, delta in ablations(study) if setting.series != OURS]
     better = [name for name, delta in others if delta > 0]
@@ -173,7 +177,7 @@ def unhelpful(study: Study) -> str:
 
 
 def tasks_table(home: Path, studies: Sequence[Study]) -> list[list[str]]:
-    """A row a task: where all begin, the dense model, then both methods at each sparsity."""
+    """Return a table with one row per task: the start, the dense model, then both methods at each sparsity."""
     targets = sorted({target for study in studies for target in study.targets})
     heads = [f"{name}, {100 * target:g} %" for target in targets for name in ("ours", "SMC")]
     rows = [["task", "metric", "steps", "start", "dense", *heads]]
@@ -188,12 +192,12 @@ def tasks_table(home: Path, studies: Sequence[Study]) -> list[list[str]]:
 
 
 def components(folder: Path) -> str:
-    """What the analysis of the movie reviews' teacher found, where it was made."""
+    """Return the table of an analysis; empty if there is none."""
     return component_table(read_analysis(folder)).markdown().rstrip() if folder.exists() else ""
 
 
 def studies_below(folder: Path) -> list[Study]:
-    """The studies that have come to a result."""
+    """Return the studies below a folder that have a finished run."""
     folders = {summary.parents[1] for summary in folder.glob("*/*/summary.json")}
     return [Study(path) for path in sorted(folders)]
 
@@ -204,7 +208,7 @@ def has_curve(study: Study) -> bool:
 
 
 def draw(study: Study, path: Path) -> None:
-    """The metric against sparsity; equal distances are equal work."""
+    """Draw the metric against sparsity, on a scale of log compression."""
     figure = Figure(figsize=(7.5, 3.4), layout="constrained")
     axes = figure.subplots()
     for setting in study.dense[:1]:
@@ -225,21 +229,21 @@ def draw(study: Study, path: Path) -> None:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first row is its head."""
+    """Return a Markdown table; the first row is its head."""
     head, *body = rows
     lines = [head, ["---"] * len(head), *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def describe(run: Run) -> str:
-    """What all runs of a study have in common."""
+    """Return what all runs of a study have in common."""
     recipe, budget = run.recipe, run.recipe.budget
     start = f"from `{recipe.model.path}`" if recipe.model else ""
     return f"{budget.steps} steps of {budget.batch} examples {start}, peak learning rate {recipe.learning_rate.peak:g}"
 
 
 def main(home: Path) -> None:
-    """Read the runs, draw, and fill the page in."""
+    """Read the runs, draw the pictures, and write the page."""
     environment = Environment(
         loader=FileSystemLoader(HERE), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
     )

@@ -1,8 +1,8 @@
 """Lay out the benchmarks' files for the results page: `python scripts/results/prepare.py SOURCE`.
 
-SOURCE holds `commonsenseqa/`, `multi30k/`, `mwp/` and `xquad/`, each with the files that its authors
-publish (`docs/results.md` says where). They are copied to data/benchmarks; XQuAD is split by paragraph, and Multi30k
-gets a sentencepiece model of its training captions and an untrained small mBART that reads with it.
+SOURCE holds `commonsenseqa/`, `multi30k/`, `mwp/` and `xquad/`, each with the files that its authors publish
+(`docs/results.md` lists the sources). They are copied to data/benchmarks. XQuAD is split by paragraph. For Multi30k a
+sentencepiece model is trained on the training captions, and a small untrained mBART is written with it.
 """
 
 import io
@@ -24,7 +24,7 @@ LONGEST = 64
 
 
 def split_by_paragraph(source: Path, folder: Path) -> None:
-    """Every fifth paragraph validates, so that no text is in both parts."""
+    """Write every fifth paragraph to the validation part, so that no text is in both parts."""
     articles = json.loads(source.read_text(encoding="utf-8"))["data"]
     paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
     parts: dict[str, list[Any]] = {"train": [], "validation": []}
@@ -36,7 +36,7 @@ def split_by_paragraph(source: Path, folder: Path) -> None:
 
 
 def unigrams(texts: list[str]) -> MBart50Tokenizer:
-    """A sentencepiece model of the captions, with mBART-50's language codes."""
+    """Train a sentencepiece model of the captions, with mBART-50's language codes."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
@@ -51,7 +51,7 @@ def unigrams(texts: list[str]) -> MBart50Tokenizer:
 
 
 def small_mbart(tokenizer: MBart50Tokenizer) -> MBartForConditionalGeneration:
-    """Three layers to read and three to write, untrained."""
+    """Return an untrained mBART with three encoder and three decoder layers."""
     torch.manual_seed(1)
     return MBartForConditionalGeneration(
         MBartConfig(
@@ -71,7 +71,7 @@ def small_mbart(tokenizer: MBart50Tokenizer) -> MBartForConditionalGeneration:
 
 
 def main(source: Path) -> None:
-    """Copy, split and train what the recipes of the results page name."""
+    """Make the files that the recipes of the results page name."""
     for name in ("commonsenseqa", "multi30k", "mwp", "xquad"):
         shutil.copytree(source / name, HOME / name, dirs_exist_ok=True, copy_function=shutil.copyfile)
     split_by_paragraph(HOME / "xquad" / "xquad.en.json", HOME / "xquad")

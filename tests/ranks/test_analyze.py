@@ -49,13 +49,13 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
         f"model.path={bert}", f"task.train={data}/train.csv", f"task.validation={data}/validation.csv",
         "task.text=text", "task.max_length=32", "pruning.sparsity=0.8", "learning_rate.peak=5e-3",
     ])  # fmt: skip
-    bench = set_up(made, 32, 60, Ranks(0, 0, 1), CPU)
-    assert isinstance(bench.recovery, Recovery)
-    bench.recovery.train(bench.model, {})
-    assert bench.score() > 0.95, "it has learnt"
-    _plant(bench.model)
-    assert bench.score() > 0.95, "and still knows"
-    bench.model.save_pretrained(bert)
+    evaluator = set_up(made, 32, 60, Ranks(0, 0, 1), CPU)
+    assert isinstance(evaluator.recovery, Recovery)
+    evaluator.recovery.train(evaluator.model, {})
+    assert evaluator.score() > 0.95, "it has learnt"
+    _plant(evaluator.model)
+    assert evaluator.score() > 0.95, "and still knows"
+    evaluator.model.save_pretrained(bert)
     return made
 
 
@@ -83,14 +83,14 @@ def analysis(recipe: Recipe) -> Analysis:
 
 def by_hand(recipe: Recipe, names: list[str], sparsity: float) -> float:
     """The accuracy with the smallest weights of some tensors at zero, by a sort."""
-    bench = set_up(recipe, 16, 0, Ranks(0, 0, 1), CPU)
-    weights = dict(bench.model.named_parameters())
+    evaluator = set_up(recipe, 16, 0, Ranks(0, 0, 1), CPU)
+    weights = dict(evaluator.model.named_parameters())
     flat = torch.cat([weights[name].detach().abs().view(-1) for name in names])
     threshold = flat.sort().values[round(sparsity * flat.numel()) - 1]
     with torch.no_grad():
         for name in names:
             weights[name].masked_fill_(weights[name].abs() <= threshold, 0.0)
-    return bench.score()
+    return evaluator.score()
 
 
 def test_one_shot_numbers_are_those_of_pruning_by_hand(recipe: Recipe, analysis: Analysis) -> None:
@@ -135,24 +135,24 @@ def test_the_fragment_prunes_what_is_recommended(recipe: Recipe, analysis: Analy
 
 
 def test_the_model_is_left_as_it_was(recipe: Recipe) -> None:
-    bench = set_up(recipe, 16, 2, Ranks(0, 0, 1), CPU)
-    before = {name: value.clone() for name, value in bench.model.state_dict().items()}
-    [component] = [c for c in find_components(bench.model) if c.name == "feed-forward in"]
-    with pruned(bench.model, component.tensors, 0.8) as masks:
+    evaluator = set_up(recipe, 16, 2, Ranks(0, 0, 1), CPU)
+    before = {name: value.clone() for name, value in evaluator.model.state_dict().items()}
+    [component] = [c for c in find_components(evaluator.model) if c.name == "feed-forward in"]
+    with pruned(evaluator.model, component.tensors, 0.8) as masks:
         zeros = sum(int((~mask).sum()) for mask in masks.values())
         assert zeros == round(0.8 * component.num_weights)
-    bench.score_recovered(component.tensors, 0.8)
-    assert all(torch.equal(before[name], value) for name, value in bench.model.state_dict().items())
+    evaluator.score_recovered(component.tensors, 0.8)
+    assert all(torch.equal(before[name], value) for name, value in evaluator.model.state_dict().items())
 
 
 def test_recovery_trains_what_is_kept_and_nothing_else(recipe: Recipe) -> None:
-    bench = set_up(recipe, 16, 3, Ranks(0, 0, 1), CPU)
-    assert bench.recovery is not None
-    [component] = [c for c in find_components(bench.model) if c.name == "feed-forward in"]
-    weights = dict(bench.model.named_parameters())
-    with pruned(bench.model, component.tensors, 0.8) as masks:
+    evaluator = set_up(recipe, 16, 3, Ranks(0, 0, 1), CPU)
+    assert evaluator.recovery is not None
+    [component] = [c for c in find_components(evaluator.model) if c.name == "feed-forward in"]
+    weights = dict(evaluator.model.named_parameters())
+    with pruned(evaluator.model, component.tensors, 0.8) as masks:
         before = {name: weights[name].detach().clone() for name in masks}
-        bench.recovery.train(bench.model, masks)
+        evaluator.recovery.train(evaluator.model, masks)
         for name, mask in masks.items():
             assert not weights[name][~mask].any()
             assert (weights[name] != before[name])[mask].float().mean() > 0.9
@@ -192,7 +192,7 @@ def test_the_files_and_their_place_in_a_report(recipe: Recipe, analysis: Analysi
 
 def test_a_damaged_analysis_is_named(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text("{}")
-    with pytest.raises(UserError, match=r"analysis.json: is no analysis .*: make it anew"):
+    with pytest.raises(UserError, match=r"analysis.json: is no analysis .*: run dsprune analyze again"):
         read_analysis(tmp_path)
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from dsprune.commands.calibrate.calibrate import Labels, calibrate, enough_records, measure
+from dsprune.commands.calibrate.calibrate import calibrate
+from dsprune.commands.calibrate.measure import Labels, enough_records, measure
 from dsprune.commands.calibrate.recipe_file import write_temperature
 from dsprune.distillation import FullSignal, distillation_loss, example_weights
 from dsprune.distillation.calibration import GRID, Curve, Meter, recommend
@@ -277,10 +278,10 @@ def test_a_vocabulary_is_looked_at_in_part(tmp_path: Path, monkeypatch: pytest.M
     assert enough_records(store) >= num_records
     [(name, output)] = store.manifest.spec.outputs.items()
     half = store.manifest.num_rows[name] * output.classes // 2
-    monkeypatch.setattr("dsprune.commands.calibrate.calibrate.ENOUGH_ELEMENTS", half)
+    monkeypatch.setattr("dsprune.commands.calibrate.measure.ENOUGH_ELEMENTS", half)
     assert enough_records(store) == num_records // 2
     assert f": {num_records // 2} of {num_records} records" in show(tmp_path)
-    monkeypatch.setattr("dsprune.commands.calibrate.calibrate.ENOUGH_ELEMENTS", 1)
+    monkeypatch.setattr("dsprune.commands.calibrate.measure.ENOUGH_ELEMENTS", 1)
     assert enough_records(store) == 1, "however large the vocabulary"
 
 

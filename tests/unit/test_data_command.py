@@ -33,7 +33,7 @@ def test_all_tasks_are_listed():
     for name in TASKS:
         assert name in text
     assert "GLUE, CoLA" in text
-    assert "kinds of tasks, for anyone's data: text-classification, regression, multiple-choice" in text
+    assert "kinds of tasks, for your own data: text-classification, regression, multiple-choice" in text
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_whole_copy_passes(tmp_path):
 def test_numbers_that_are_not_known_are_not_claimed(tmp_path):
     for file in ("train.csv", "test.csv"):
         table(tmp_path / file, [{"sequence": "MKT", "label": "hot"}, {"sequence": "GGS", "label": "cold"}])
-    assert "train: 2 examples, read without a fault; how many" in said(
+    assert "train: 2 examples, read without errors; the published number is unknown" in said(
         check_copy, load_task("hotprotein-2"), tmp_path
     )
 
@@ -109,6 +109,7 @@ def test_a_folder_without_files_fails(tmp_path):
 
 def test_a_kind_has_no_publication():
     with pytest.raises(
-        UserError, match=r"^task 'regression': is a kind of task, for anyone's data, with no publica"
+        UserError,
+        match=r"^task 'regression': is a kind of task, for your own data, without a published data set",
     ):
         said(describe, load_task("regression"))

@@ -8,8 +8,7 @@ import torch
 from deepspeed.ops.op_builder.builder import OpBuilder
 from packaging.requirements import Requirement
 
-from dsprune.commands.doctor import machine, software
-from dsprune.commands.doctor.finding import Finding
+from dsprune.commands.doctor import Finding, machine, software
 from dsprune.errors import CheckFailedError
 from dsprune.zero.ops import build_ops, find_stale_locks, needed_ops
 
@@ -123,13 +122,24 @@ def test_slurm_tells_its_version(empty_path: Path) -> None:
     assert machine.check_slurm() == Finding("slurm", "ok", "slurm 24.11.5")
 
 
+@pytest.mark.parametrize("broken", ["sbatch", "srun", "scontrol"])
+def test_a_slurm_command_that_fails_is_a_warning_with_the_way_out(empty_path: Path, broken: str) -> None:
+    for command in ("sbatch", "srun", "scontrol"):
+        write_command(empty_path / command, "echo slurm 24.11.5")
+    write_command(empty_path / broken, "echo error: no configuration >&2; exit 1")
+    finding = machine.check_slurm()
+    assert finding.level == "warn"
+    assert f"{broken} --version: exit code 1 (error: no configuration)" in finding.message
+    assert "load the site's slurm module, or repair slurm.conf" in finding.message
+
+
 def test_the_wandb_key_is_found_and_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     assert "no key for wandb.example.org" in machine.check_wandb().message
     (tmp_path / "netrc").write_text("machine wandb.example.org login user password from-netrc\n")
-    assert "there is a key" in machine.check_wandb().message
+    assert "with a key for wandb.example.org" in machine.check_wandb().message
     monkeypatch.setenv("WANDB_API_KEY", "from-environment")
     assert "from-" not in machine.check_wandb().message
 

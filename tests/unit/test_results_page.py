@@ -69,7 +69,7 @@ def test_the_page_says_what_the_runs_say(tmp_path: Path, written: Callable[[], s
     assert f"| {page.SMC} | 71.0 ± 1.4 (2) | -10.0 |" in text
     assert "Behind by less" not in text
     assert "90.0; the teacher: -." in text
-    assert "## What each component" not in text, "none was analysed"
+    assert "## Cost and savings of each component" not in text, "none was analysed"
     assert "BANKING77" not in text, "none was run"
     assert "## The tasks of the benchmarks" not in text, "none was run"
     assert (tmp_path / "results-sentiment.svg").is_file()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dsprune.commands.status import SILENCE, read_standing, status
+from dsprune.commands.status import SILENCE, read_run_state, status
 from dsprune.errors import UserError
 from dsprune.train.run_folder import RunFolder
 
@@ -52,31 +52,31 @@ def gone() -> int:
 
 
 def test_a_running_run_says_how_long_it_takes(tmp_path: Path, now: float) -> None:
-    standing = read_standing(write_run(tmp_path / "a", now), now + 2)
-    assert (standing.state, standing.death) == ("running", None)
-    assert standing.seconds_left == pytest.approx(60 * 0.5 - 2)
-    assert standing.checkpoint == "global_step30"
-    assert standing.checkpoint_age == pytest.approx(7, abs=0.01)
+    state = read_run_state(write_run(tmp_path / "a", now), now + 2)
+    assert (state.name, state.death) == ("running", None)
+    assert state.seconds_left == pytest.approx(60 * 0.5 - 2)
+    assert state.checkpoint == "global_step30"
+    assert state.checkpoint_age == pytest.approx(7, abs=0.01)
 
 
 def test_a_run_whose_process_is_gone_is_dead(tmp_path: Path, now: float) -> None:
     pid = gone()
-    standing = read_standing(write_run(tmp_path / "a", now, pid=pid), now)
-    assert standing.state == "dead"
-    assert standing.death == f"process {pid} is gone from {socket.gethostname()}, and could not say why"
-    assert standing.seconds_left is None
+    state = read_run_state(write_run(tmp_path / "a", now, pid=pid), now)
+    assert state.name == "dead"
+    assert state.death == f"process {pid} on {socket.gethostname()} ended without a final status"
+    assert state.seconds_left is None
 
 
 def test_a_process_that_got_the_number_later_is_another(tmp_path: Path, now: float) -> None:
     """This process began later than the run did."""
-    assert read_standing(write_run(tmp_path / "a", now, started=now - 1e6), now).state == "dead"
+    assert read_run_state(write_run(tmp_path / "a", now, started=now - 1e6), now).name == "dead"
 
 
 def test_a_run_elsewhere_is_dead_when_it_is_silent_for_long(tmp_path: Path, now: float) -> None:
     run = write_run(tmp_path / "a", now, host="elsewhere", pid=1, updated=now)
-    assert read_standing(run, now + SILENCE - 1).state == "running"
-    standing = read_standing(run, now + SILENCE + 1)
-    assert (standing.state, standing.death) == ("dead", "no sign of life from elsewhere for 5 minutes")
+    assert read_run_state(run, now + SILENCE - 1).name == "running"
+    state = read_run_state(run, now + SILENCE + 1)
+    assert (state.name, state.death) == ("dead", "no update from elsewhere for 5 minutes")
 
 
 def test_a_slow_run_may_be_silent_for_longer(tmp_path: Path, now: float) -> None:
@@ -85,8 +85,8 @@ def test_a_slow_run_may_be_silent_for_longer(tmp_path: Path, now: float) -> None
     run.metrics.write_text(
         run.metrics.read_text().replace('"seconds_per_step": 0.5', '"seconds_per_step": 100')
     )
-    assert read_standing(run, now + 3_900).state == "running"
-    assert read_standing(run, now + 4_100).state == "dead"
+    assert read_run_state(run, now + 3_900).name == "running"
+    assert read_run_state(run, now + 4_100).name == "dead"
 
 
 def shown(*folders: Path) -> list[str]:
@@ -108,7 +108,7 @@ def test_the_table_has_a_line_for_each_run_and_the_last_words(tmp_path: Path, no
         assert part in lines[1]
     assert "none" in lines[3]
     assert lines[5:] == [
-        f"{tmp_path}/b: stopped: SIGUSR1; to go on from global_step30, train it again",
+        f"{tmp_path}/b: stopped: SIGUSR1; run dsprune train again to resume from global_step30",
         f"{tmp_path}/c: failed: ValueError: no",
         f"{tmp_path}/d: finished: accuracy 0.9000",
     ]

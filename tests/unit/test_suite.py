@@ -10,10 +10,11 @@ from rich.console import Console
 
 from dsprune.commands.cli import run_command
 from dsprune.commands.suite.definition import load_suite, shipped_suites
+from dsprune.commands.suite.execute import prepare_start
 from dsprune.commands.suite.grid import Grid, RunSpec, check_methods, rounds_to
 from dsprune.commands.suite.launch import Launcher
 from dsprune.commands.suite.resolve import resolve
-from dsprune.commands.suite.suite import Choice, _prepare, parts_of, suite_part
+from dsprune.commands.suite.suite import Choice, parts_of, suite_part
 from dsprune.errors import UserError
 from dsprune.model.prunable import find_prunable
 from dsprune.recipe import load_recipe, shipped_recipes
@@ -36,17 +37,17 @@ def grid(name: str, recipe: str, *overrides: str) -> Grid:
     return Grid(load_suite(name), recipe, overrides, Path("out"))
 
 
-def all_jobs(
+def all_runs(
     made: Grid, methods: Sequence[str], sparsities: Sequence[float], seeds: Sequence[int] = (1,)
 ) -> list[RunSpec]:
     first, then = made.parts(methods, sparsities, seeds)
-    return [job for part in (*first, *then) for job in part.jobs]
+    return [run for part in (*first, *then) for run in part.runs]
 
 
-def jobs(name: str, recipe: str, *overrides: str, seeds: tuple[int, ...] = (1,)) -> dict[str, RunSpec]:
+def runs_of(name: str, recipe: str, *overrides: str, seeds: tuple[int, ...] = (1,)) -> dict[str, RunSpec]:
     made = grid(name, recipe, *overrides)
-    listed = all_jobs(made, list(made.suite.methods), made.suite.sparsity, seeds)
-    found = {job.name: job for job in listed}
+    listed = all_runs(made, list(made.suite.methods), made.suite.sparsity, seeds)
+    found = {run.name: run for run in listed}
     assert len(found) == len(listed), "each run once"
     return found
 
@@ -58,11 +59,11 @@ def test_the_suites_are_there() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_run_of_a_shipped_suite_is_a_sound_recipe(name: str, recipe: str) -> None:
     made = grid(name, recipe)
-    for job in jobs(name, recipe, seeds=(1, 2)).values():
-        if any("{calibrated}" in override for override in job.overrides):
+    for run in runs_of(name, recipe, seeds=(1, 2)).values():
+        if any("{calibrated}" in override for override in run.overrides):
             continue  # needs a store
-        resolved = resolve(job, made, Launcher(Path("out"), 1))
-        assert resolved.name == job.name
+        resolved = resolve(run, made, Launcher(Path("out"), 1))
+        assert resolved.name == run.name
         assert resolved.tracking.group is not None
         assert resolved.budget.epochs in (4.0, 1.2), "all at the recipe's length, but for the short budget"
 
@@ -70,8 +71,8 @@ def test_every_run_of_a_shipped_suite_is_a_sound_recipe(name: str, recipe: str) 
 def test_each_guideline_is_off_once(recipe: str) -> None:
     made = grid("guidelines", recipe)
     runs = {
-        name.removesuffix("-90-seed1"): resolve(job, made, Launcher(Path("out"), 1))
-        for name, job in jobs("guidelines", recipe).items()
+        name.removesuffix("-90-seed1"): resolve(run, made, Launcher(Path("out"), 1))
+        for name, run in runs_of("guidelines", recipe).items()
         if "calibrated" not in name
     }
     everything = runs["all-guidelines"]
@@ -93,7 +94,7 @@ def test_each_guideline_is_off_once(recipe: str) -> None:
 
 
 def test_a_recipe_with_a_teacher_keeps_it(recipe: str) -> None:
-    taught = jobs("guidelines", recipe, "distillation.teacher=mine", "distillation.store=answers")
+    taught = runs_of("guidelines", recipe, "distillation.teacher=mine", "distillation.store=answers")
     assert "teacher-seed1" not in taught
     made = grid("guidelines", recipe, "distillation.teacher=mine", "distillation.store=answers")
     resolved = resolve(taught["all-guidelines-90-seed1"], made, Launcher(Path("out"), 1))
@@ -101,8 +102,8 @@ def test_a_recipe_with_a_teacher_keeps_it(recipe: str) -> None:
     assert (resolved.distillation.teacher, resolved.distillation.store) == ("mine", "answers")
 
 
-def test_teachers_come_before_their_pupils(recipe: str) -> None:
-    names = list(jobs("guidelines", recipe, seeds=(1, 2)))
+def test_teachers_come_before_their_students(recipe: str) -> None:
+    names = list(runs_of("guidelines", recipe, seeds=(1, 2)))
     assert names[:2] == ["teacher-seed1", "teacher-seed2"]
 
 
@@ -111,16 +112,16 @@ def test_parts_can_be_made_side_by_side(recipe: str) -> None:
     made = grid("baselines", recipe)
     methods = ["gradual, all guidelines", "lottery ticket", "gradual, no distillation"]
     first, then = made.parts(methods, [0.2, 0.5], [1, 2])
-    assert [[job.name for job in part.jobs] for part in first] == [["teacher-seed1"], ["teacher-seed2"]]
-    assert [part.pupil and part.pupil.seed for part in first] == [1, 2]
-    assert {part.pupil for part in then} == {None}
-    of_first_seed = [[job.name for job in part.jobs] for part in then if part.jobs[0].seed == 1]
+    assert [[run.name for run in part.runs] for part in first] == [["teacher-seed1"], ["teacher-seed2"]]
+    assert [part.student and part.student.seed for part in first] == [1, 2]
+    assert {part.student for part in then} == {None}
+    of_first_seed = [[run.name for run in part.runs] for part in then if part.runs[0].seed == 1]
     rounds = [f"lottery-ticket-{percent}-seed1" for percent in (0, 20, 36, "48.8", 50)]
     assert [names for names in of_first_seed if len(names) > 1] == [rounds]
     assert len(of_first_seed) == 2 + 1 + 2
     named = grid("baselines", recipe, "distillation.teacher=mine", "distillation.store=answers")
     [store] = named.parts(methods, [0.5], [1, 2])[0]
-    assert (store.jobs, store.pupil is not None) == ((), True), "one store for both seeds"
+    assert (store.runs, store.student is not None) == ((), True), "one store for both seeds"
 
 
 def test_a_part_that_is_not_there_is_refused(recipe: str) -> None:
@@ -131,12 +132,12 @@ def test_a_part_that_is_not_there_is_refused(recipe: str) -> None:
 
 def test_a_round_needs_the_one_before(recipe: str) -> None:
     made = grid("baselines", recipe)
-    ticket = jobs("baselines", recipe)["lottery-ticket-20-seed1"]
+    ticket = runs_of("baselines", recipe)["lottery-ticket-20-seed1"]
     resolved = resolve(ticket, made, Launcher(Path("out"), 1))
     with pytest.raises(
-        UserError, match=r"20-seed1: the round before it, lottery-ticket-0-seed1, has left no"
+        UserError, match=r"20-seed1: the round before it, lottery-ticket-0-seed1, has no model: run it"
     ):
-        _prepare(ticket, made, resolved)
+        prepare_start(ticket, made, resolved)
 
 
 def test_what_is_for_slurm_is_refused_without_it(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,7 +147,7 @@ def test_what_is_for_slurm_is_refused_without_it(recipe: str, capsys: pytest.Cap
 
 def test_a_choice_is_typed_as_it_was_made(recipe: str) -> None:
     choice = Choice("baselines", recipe, ("seed=3",), ("lottery ticket",), (0.5,), 2, Path("out"))
-    assert choice.words() == [
+    assert choice.arguments() == [
         "baselines", recipe, "seed=3", "--methods=lottery ticket", "--sparsity=0.5", "--output=out", "--seeds=2",
     ]  # fmt: skip
 
@@ -157,7 +158,7 @@ def test_rounds_take_a_fifth_each_and_end_on_the_target() -> None:
 
 
 def test_a_lottery_ticket_begins_anew_where_the_other_goes_on(recipe: str) -> None:
-    found = jobs("baselines", recipe)
+    found = runs_of("baselines", recipe)
     ticket, other = found["lottery-ticket-36-seed1"], found["iterative-learning-rate-rewound-36-seed1"]
     assert "model.path=out/lottery-ticket-36-seed1-start" in ticket.overrides
     assert ticket.rewound == Path("out/lottery-ticket-20-seed1/model")
@@ -167,10 +168,10 @@ def test_a_lottery_ticket_begins_anew_where_the_other_goes_on(recipe: str) -> No
 
 
 def test_without_a_length_each_target_has_its_own(recipe: str) -> None:
-    found = jobs("baselines", recipe, "budget.epochs=null")
+    found = runs_of("baselines", recipe, "budget.epochs=null")
     for target in (0.5, 0.9):
-        job = found[f"gradual-no-distillation-{100 * target:g}-seed1"]
-        budget = load_recipe(job.recipe, job.overrides).budget
+        run = found[f"gradual-no-distillation-{100 * target:g}-seed1"]
+        budget = load_recipe(run.recipe, run.overrides).budget
         assert budget.epochs == pytest.approx(scaled_epochs(target), rel=1e-4)
 
 
@@ -213,10 +214,10 @@ def test_every_recipe_of_a_benchmark_is_a_grid_of_sound_runs(name: str, recipe: 
         assert own in shipped_recipes()
         small = (*values, f"model.path={model.path}", "task={name: sst2, max_length: 32}")
         made = Grid(loaded, own, small, Path("out"))
-        listed = all_jobs(made, list(loaded.methods), loaded.sparsity[:2])
-        for job in listed if place == 0 else ():
-            resolved = resolve(job, made, Launcher(Path("out"), 1))
-            assert (resolved.pruning is None) == ("pruning=null" in job.overrides)
+        listed = all_runs(made, list(loaded.methods), loaded.sparsity[:2])
+        for run in listed if place == 0 else ():
+            resolved = resolve(run, made, Launcher(Path("out"), 1))
+            assert (resolved.pruning is None) == ("pruning=null" in run.overrides)
 
 
 def test_a_target_of_all_matrices_leaves_as_many_zeros_whatever_is_pruned(recipe: str) -> None:
@@ -225,16 +226,16 @@ def test_a_target_of_all_matrices_leaves_as_many_zeros_whatever_is_pruned(recipe
     overrides = (f"model.path={model.path}", "task={name: sst2, max_length: 32}")
     made = Grid(load_suite("smc-commonsense"), "smc-commonsense-qa", overrides, Path("out"))
     zeros = {}
-    for job in all_jobs(made, ["gradual, all guidelines", "gradual, as in SMC-Bench"], [0.488]):
-        resolved = resolve(job, made, Launcher(Path("out"), 1))
+    for run in all_runs(made, ["gradual, all guidelines", "gradual, as in SMC-Bench"], [0.488]):
+        resolved = resolve(run, made, Launcher(Path("out"), 1))
         if resolved.pruning is None:
             continue
         assert "target=0.488" in resolved.tracking.tags
         tensors = find_prunable(made.model, resolved.pruning.include)
-        zeros[job.name] = resolved.pruning.sparsity * sum(tensor.numel for tensor in tensors)
+        zeros[run.name] = resolved.pruning.sparsity * sum(tensor.numel for tensor in tensors)
     first, second = zeros.values()
     assert first == pytest.approx(second, rel=1e-4)
-    too_much = all_jobs(made, ["gradual, all guidelines"], [0.95])[-1]
+    too_much = all_runs(made, ["gradual, all guidelines"], [0.95])[-1]
     with pytest.raises(UserError, match=r"0.95 of all matrices cannot be zero when only .* are pruned"):
         resolve(too_much, made, Launcher(Path("out"), 1))
 

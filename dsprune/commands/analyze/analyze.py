@@ -1,4 +1,4 @@
-"""`dsprune analyze`: the cost and the benefit of pruning each component of a model."""
+"""`dsprune analyze`: measure the cost and the benefit of pruning each component of a model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,20 +37,20 @@ def analyze(
     ranks: Ranks,
     console: Console,
 ) -> None:
-    """Analyse the recipe's model, and write what was found. Collective: every rank must call this.
+    """Analyse the recipe's model; print and write the result. Collective: every rank must call this.
 
     Args:
-        recipe: its model must be trained for its task, its target is what components are compared at.
+        recipe: its model must be trained for its task; components are compared at its target sparsity.
         sparsities: more sparsities to prune each component to.
         recovery_steps: training steps between pruning and a second measurement; 0 = none.
-        layers: prune each component of each layer by itself, too.
+        layers: also prune each component of each layer alone.
         batch_size: examples of a forward pass on a rank.
         output: folder to write into; None = beside the recipe's run.
-        ranks: who this is.
-        console: for the first rank's words.
+        ranks: this process's rank and the number of ranks.
+        console: where the first rank prints.
 
     Raises:
-        UserError: the recipe lacks something, or its model is not trained for the task.
+        UserError: a section is missing in the recipe, or its model is not trained for the task.
     """
     with process_group(ranks) as device:
         analysis = make_analysis(
@@ -83,31 +83,33 @@ def make_analysis(
     device: torch.device,
     console: Console,
 ) -> Analysis:
-    """Measure; `device` is this rank's, other arguments and errors as `analyze`.
+    """Measure every component of the recipe's model.
 
     Collective: every rank must call this.
+
+    Args and errors are those of `analyze`; `device` is this rank's.
     """
     if recipe.pruning is None:
         raise UserError(f"recipe {recipe.name!r}: an analysis needs a target: add pruning.sparsity")
     target = recipe.pruning.sparsity
-    bench = set_up(recipe, batch_size, recovery_steps, ranks, device)
+    evaluator = set_up(recipe, batch_size, recovery_steps, ranks, device)
     assert recipe.model is not None
     assert recipe.task is not None
     include, exclude = recipe.pruning.include, recipe.pruning.exclude
-    prunable = frozenset(tensor.name for tensor in find_prunable(bench.model, include, exclude))
-    components = find_components(bench.model)
-    flops = bench.flops(recipe.task.max_length)
-    metric, dense = next(iter(bench.metrics().items()))
+    prunable = frozenset(tensor.name for tensor in find_prunable(evaluator.model, include, exclude))
+    components = find_components(evaluator.model)
+    flops = evaluator.flops(recipe.task.max_length)
+    metric, dense = next(iter(evaluator.metrics().items()))
     levels = sorted({target, *sparsities})
     with progress_bar(console, shown=ranks.is_first) as progress:
         total = len(levels) * len(components)
         total += sum(len(layers_of(component)) for component in components) if layers else 0
         bar = progress.add_task("analyze", total=total)
         findings = [
-            bench.finding(component, levels, target, flops, prunable, lambda: progress.advance(bar))
+            evaluator.finding(component, levels, target, flops, prunable, lambda: progress.advance(bar))
             for component in components
         ]
-        losses = bench.layer_losses(components, target, lambda: progress.advance(bar)) if layers else ()
+        losses = evaluator.layer_losses(components, target, lambda: progress.advance(bar)) if layers else ()
     known = versions()
     return Analysis(
         recipe=recipe.name,
@@ -115,7 +117,7 @@ def make_analysis(
         task=recipe.task.name,
         metric=metric,
         dense=dense,
-        num_examples=len(bench.data),
+        num_examples=len(evaluator.data),
         length=recipe.task.max_length,
         target=target,
         num_weights=sum(component.num_weights for component in components),
@@ -136,7 +138,7 @@ def _page(analysis: Analysis) -> Page:
         Fact(f"{analysis.flops / 1e9:.3f}", f"GFLOPs of {analysis.length} tokens"),
         Fact(percent(analysis.target), "target"),
     )
-    lead = "What pruning each component of the model takes away, and what it costs."
+    lead = "What pruning each component of the model saves, and what it costs."
     return Page(
         f"{analysis.recipe}, analysed", "", lead, facts, (analysis_section(analysis),), analysis.origin
     )

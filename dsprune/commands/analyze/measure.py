@@ -1,4 +1,4 @@
-"""Measuring a model: what each component is, and what pruning it alone does to the task."""
+"""Measure the components of a model: their size and operations, and the metric when one of them is pruned."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -27,22 +27,22 @@ from dsprune.selection.scan import Scorer
 from dsprune.tasks.task import Collate, Task, build_task, on_device
 from dsprune.train.evaluation import evaluate
 
-__all__ = ["Bench", "pruned", "restored", "set_up"]
+__all__ = ["Evaluator", "layers_of", "patterns_of", "pruned", "restored", "set_up"]
 
 
 @dataclass(frozen=True)
-class Bench:
-    """A model on its task.
+class Evaluator:
+    """Evaluates a model on its task while some of its weights are pruned.
 
     Attributes:
-        model: trained for the task.
-        task: what it does.
+        model: the model, trained for the task.
+        task: the task.
         data: encoded validation examples.
-        collate: makes batches.
-        ranks: who shares the work.
-        device: where the model is.
+        collate: makes batches of them.
+        ranks: this process's rank and the number of ranks, which share the examples.
+        device: the device of the model.
         batch_size: examples of a forward pass on a rank.
-        recovery: how to train between pruning and measuring; None = not at all.
+        recovery: the training between pruning and measuring; None = no training.
     """
 
     model: nn.Module
@@ -55,23 +55,23 @@ class Bench:
     recovery: Recovery | None
 
     def metrics(self) -> dict[str, float]:
-        """The task's metrics of the model as it is, the headline first. Collective: every rank must call this."""
+        """Return the metrics of the unpruned model, the headline first. Collective: every rank must call this."""
         return evaluate(
             self.model, self.task, self.data, self.collate,
             batch_size=self.batch_size, device=self.device, comm=world_comm(self.ranks),
         )  # fmt: skip
 
     def score(self) -> float:
-        """The headline metric. Collective: every rank must call this."""
+        """Return the headline metric. Collective: every rank must call this."""
         return next(iter(self.metrics().values()))
 
     def score_without(self, tensors: Sequence[PrunableTensor], sparsity: float) -> float:
-        """The metric while some tensors are pruned, one shot. Collective: every rank must call this."""
+        """Return the metric with some tensors pruned in one shot. Collective: every rank must call this."""
         with pruned(self.model, tensors, sparsity):
             return self.score()
 
     def score_recovered(self, tensors: Sequence[PrunableTensor], sparsity: float) -> float | None:
-        """The same after the recovery, if there is one. Collective: every rank must call this."""
+        """Return the same after the recovery; None = there is none. Collective: every rank must call this."""
         if self.recovery is None:
             return None
         with restored(self.model), pruned(self.model, tensors, sparsity) as masks:
@@ -79,7 +79,7 @@ class Bench:
             return self.score()
 
     def flops(self, length: int) -> Flops:
-        """Operations of a forward pass of one example of so many tokens."""
+        """Count the operations of a forward pass of one example of `length` tokens."""
         example = self.task.inputs(self.collate([self.data[0]]))
         return forward_flops(self.model, on_device(stretched(example, length), self.device))
 
@@ -92,7 +92,16 @@ class Bench:
         prunable: frozenset[str],
         advance: Callable[[], object],
     ) -> Finding:
-        """All about a component. Collective: every rank must call this."""
+        """Measure one component. Collective: every rank must call this.
+
+        Args:
+            component: the component.
+            sparsities: sparsities to prune it to in one shot, the target among them.
+            target: sparsity of the measurement after the recovery.
+            flops: operations of a forward pass.
+            prunable: names of the tensors that the recipe prunes.
+            advance: called after each measurement.
+        """
         scores = {}
         for sparsity in sparsities:
             scores[sparsity] = self.score_without(component.tensors, sparsity)
@@ -111,7 +120,7 @@ class Bench:
     def layer_losses(
         self, components: Sequence[Component], target: float, advance: Callable[[], object]
     ) -> tuple[LayerLoss, ...]:
-        """Matrices of the blocks one at a time, worst first. Collective: every rank must call this."""
+        """Prune each component of each layer alone, worst score first. Collective: every rank must call this."""
         losses = []
         for component in components:
             for layer in layers_of(component):
@@ -121,8 +130,17 @@ class Bench:
         return tuple(sorted(losses, key=lambda loss: (loss.score, loss.layer)))
 
 
-def set_up(recipe: Recipe, batch_size: int, recovery_steps: int, ranks: Ranks, device: torch.device) -> Bench:
-    """The model of a recipe on its task.
+def set_up(
+    recipe: Recipe, batch_size: int, recovery_steps: int, ranks: Ranks, device: torch.device
+) -> Evaluator:
+    """Load the model and the data of a recipe.
+
+    Args:
+        recipe: names the model and the task.
+        batch_size: examples of a forward pass on a rank.
+        recovery_steps: training steps between pruning and measuring; 0 = none.
+        ranks: this process's rank and the number of ranks.
+        device: this rank's device.
 
     Raises:
         UserError: the recipe has no model or task, or the model is not trained for the task.
@@ -139,19 +157,19 @@ def set_up(recipe: Recipe, batch_size: int, recovery_steps: int, ranks: Ranks, d
         data = task.prepare("train", tokenizer)
         recovery = Recovery(recipe, recovery_steps, data, collate, ranks, device)
     validation = task.prepare("validation", tokenizer)
-    return Bench(model, task, validation, collate, ranks, device, batch_size, recovery)
+    return Evaluator(model, task, validation, collate, ranks, device, batch_size, recovery)
 
 
 def layers_of(component: Component) -> list[int]:
-    """The blocks in which a component has matrices."""
+    """Return the numbers of the blocks in which a component has matrices."""
     matrices = zip(component.tensors, component.layers, strict=True)
     return sorted({layer for tensor, layer in matrices if layer is not None and len(tensor.shape) > 1})
 
 
 def patterns_of(names: Sequence[str]) -> tuple[str, ...]:
-    """Globs that match these names: a number between dots becomes one of as many digits.
+    """Return globs that match these names; a number between dots becomes as many `[0-9]`.
 
-    A `*` would do too much: it matches dots.
+    A `*` would match dots, and so other tensors.
 
     Examples:
         >>> patterns_of(["layer.3.fc1.weight", "layer.4.fc1.weight", "layer.10.fc1.weight"])
@@ -164,9 +182,9 @@ def patterns_of(names: Sequence[str]) -> tuple[str, ...]:
 def pruned(
     model: nn.Module, tensors: Sequence[PrunableTensor], sparsity: float
 ) -> Iterator[dict[str, Tensor]]:
-    """The model with the smallest weights of some tensors at zero, `round(sparsity * n)` of all of them.
+    """Set the smallest weights of some tensors to zero, `round(sparsity * n)` of all of them together.
 
-    Afterwards every weight is what it was. Each rank that holds the same model does the same.
+    The weights are restored at the end. Ranks that hold the same model prune the same weights.
 
     Yields:
         The masks by name of the tensor, in its shape; True = kept.
@@ -186,7 +204,7 @@ def pruned(
 
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
-    """Put all parameters and buffers back to what they are now."""
+    """Restore all parameters and buffers at the end."""
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     try:
         yield
@@ -197,7 +215,7 @@ def restored(model: nn.Module) -> Iterator[None]:
 def _masks(
     weights: Sequence[Tensor], tensors: Sequence[PrunableTensor], sparsity: float
 ) -> dict[str, Tensor]:
-    """As selection makes them in training: by magnitude, over all tensors, ties in global order."""
+    """Select masks as training does: by magnitude, over all tensors, ties in global order."""
     shards = [Shard(tensor, 0, tensor.numel) for tensor in tensors]
     flat = [values.view(-1) for values in weights]
     scorers = [Scorer(values.__getitem__, absolute=True) for values in flat]

@@ -1,4 +1,4 @@
-"""A short training with a mask that does not change, for what pruning costs once the others have adapted."""
+"""A short training with fixed masks, to measure what pruning costs once the other weights have adapted."""
 
 import itertools
 from collections.abc import Mapping
@@ -20,20 +20,20 @@ from dsprune.tasks.task import Collate, on_device
 __all__ = ["DEFAULT_PEAK", "Recovery"]
 
 DEFAULT_PEAK = 5e-5
-"""Learning rate of a recipe that names none."""
+"""Learning rate of a recipe without one."""
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """A number of steps of the recipe's training, from its first example on; the learning rate falls to 0.
+    """Some steps of the recipe's training, from its first example on; the learning rate decays linearly to 0.
 
     Attributes:
         recipe: gives batch, optimizer, learning rate and seed.
-        steps: how many.
+        steps: number of steps.
         data: encoded training examples.
-        collate: makes batches.
-        ranks: who shares the work.
-        device: where the model is.
+        collate: makes batches of them.
+        ranks: this process's rank and the number of ranks, which share the examples.
+        device: the device of the model.
     """
 
     recipe: Recipe
@@ -44,7 +44,7 @@ class Recovery:
     device: torch.device
 
     def train(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-        """Train the model in place; what a mask prunes stays zero. Collective: every rank must call this."""
+        """Train the model in place; pruned weights stay zero. Collective: every rank must call this."""
         settings, budget = self.recipe.optimizer, self.recipe.budget
         peak = self.recipe.learning_rate.peak or DEFAULT_PEAK
         groups = parameter_groups(model, peak, self.recipe.learning_rate.scale)
@@ -60,14 +60,12 @@ class Recovery:
             for batch in itertools.islice(batches, plan.accumulation):
                 loss = model(**on_device(batch, self.device)).loss
                 (loss / (plan.accumulation * self.ranks.world_size)).backward()
-            self._finish(model, masks, optimizer)
+            self._step(model, masks, optimizer)
             schedule.step()
         model.eval()
 
-    def _finish(
-        self, model: nn.Module, masks: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
-    ) -> None:
-        """Sum the gradients over ranks, and step."""
+    def _step(self, model: nn.Module, masks: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
+        """Sum the gradients over ranks, mask them, and step."""
         for name, weight in model.named_parameters():
             if weight.grad is None:
                 continue

@@ -1,4 +1,4 @@
-"""What an analysis found out, and the file that keeps it."""
+"""The result of an analysis, and its file."""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -15,16 +15,16 @@ FILE = "analysis.json"
 
 @dataclass(frozen=True)
 class Finding:
-    """A component.
+    """What was measured of one component.
 
     Attributes:
-        name: what it is.
+        name: name of the component.
         patterns: globs that match its tensors and no others.
-        num_weights: how many it has.
-        flops: operations of a forward pass that are done with them.
+        num_weights: number of its weights.
+        flops: operations of a forward pass that use them.
         is_prunable: whether the recipe prunes it.
-        scores: the headline metric by sparsity, when only this component is pruned, one shot.
-        recovered: the same at the target after a short training; None = that was not asked for.
+        scores: the headline metric by sparsity, when only this component is pruned, in one shot.
+        recovered: the same at the target after a short training; None = not measured.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class LayerLoss:
-    """The headline metric when only one component of one layer is pruned, to the target."""
+    """The headline metric when only one component of one layer is pruned to the target."""
 
     layer: int
     component: str
@@ -47,23 +47,23 @@ class LayerLoss:
 
 @dataclass(frozen=True)
 class Analysis:
-    """All of it.
+    """The result of an analysis.
 
     Attributes:
-        recipe: its name.
+        recipe: name of the recipe.
         model: folder or hub name of the model.
         task: name of the task.
         metric: name of the headline metric; larger is better.
-        dense: its value for the model as it is.
-        num_examples: examples that it is measured on.
-        length: sequence length that operations are counted at.
-        target: sparsity that the recipe asks for.
-        num_weights: of the model.
-        flops: of a forward pass of one example, with those that use no weight.
-        weight_bytes: of a weight, in the recipe's precision.
+        dense: the metric of the unpruned model.
+        num_examples: number of validation examples.
+        length: sequence length at which operations are counted.
+        target: target sparsity of the recipe.
+        num_weights: number of weights of the model.
+        flops: operations of a forward pass of one example, including those that use no weight.
+        weight_bytes: bytes of a weight in the recipe's precision.
         recovery_steps: training steps before `recovered`; 0 = none.
         findings: the components.
-        layers: one by one, worst first; empty = not asked for.
+        layers: the components of each layer alone, worst first; empty = not measured.
         origin: command, versions and seed.
     """
 
@@ -85,15 +85,15 @@ class Analysis:
 
     @property
     def num_prunable(self) -> int:
-        """Weights that the recipe prunes."""
+        """Number of weights that the recipe prunes."""
         return sum(finding.num_weights for finding in self.findings if finding.is_prunable)
 
     def score(self, finding: Finding) -> float:
-        """The metric with a component at the target, after the recovery where there was one."""
+        """Return the metric with a component pruned to the target, after the recovery if there was one."""
         return finding.scores[self.target] if finding.recovered is None else finding.recovered
 
     def harm(self, finding: Finding) -> float:
-        """What the metric loses; at least 0, since a gain is chance or luck that nobody should prune for."""
+        """Return the loss of the metric; at least 0, since a gain from pruning is taken for chance."""
         return max(0.0, self.dense - self.score(finding))
 
 
@@ -101,7 +101,7 @@ def write_analysis(analysis: Analysis, folder: Path) -> None:
     """Write `analysis.json`."""
     values = asdict(analysis)
     for finding in values["findings"]:
-        finding["scores"] = list(finding["scores"].items())  # JSON has texts for keys
+        finding["scores"] = list(finding["scores"].items())  # keys of JSON objects are strings
     replace_text(folder / FILE, json.dumps(values, indent=2) + "\n")
 
 
@@ -109,7 +109,7 @@ def read_analysis(folder: Path) -> Analysis:
     """Read `analysis.json`.
 
     Raises:
-        UserError: it is none.
+        UserError: the file holds no analysis.
     """
     try:
         values = json.loads((folder / FILE).read_text(encoding="utf-8"))
@@ -117,7 +117,7 @@ def read_analysis(folder: Path) -> Analysis:
         layers = tuple(LayerLoss(**layer) for layer in values["layers"])
         return replace(Analysis(**values), findings=findings, layers=layers)
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{folder / FILE}: is no analysis ({error}): make it anew") from error
+        raise UserError(f"{folder / FILE}: is no analysis ({error}): run dsprune analyze again") from error
 
 
 def _finding(values: dict[str, Any]) -> Finding:

@@ -1,4 +1,4 @@
-"""Changing one value in a recipe file, and not a letter more."""
+"""Set the temperature in a recipe file, and leave the rest of the file unchanged."""
 
 from pathlib import Path
 
@@ -13,16 +13,16 @@ SECTION, KEY = "distillation", "temperature"
 
 
 def check_recipe_file(path: Path) -> None:
-    """Refuse what `write_temperature` would refuse, before time is spent on the temperature.
+    """Check that `write_temperature` can change the file, before the temperature is computed.
 
     Raises:
-        UserError: it is no recipe file with a distillation section whose temperature can be set.
+        UserError: the file is missing or invalid, or has no distillation section whose temperature can be set.
     """
     _with_temperature(path, 1.0)
 
 
 def write_temperature(path: Path, temperature: float) -> None:
-    """Set `distillation.temperature`; comments, order and layout of the file stay.
+    """Set `distillation.temperature`; comments, order and layout of the file are kept.
 
     Raises:
         UserError: see `check_recipe_file`.
@@ -42,7 +42,7 @@ def _with_temperature(path: Path, temperature: float) -> str:
     if not isinstance(section, yaml.MappingNode) or not section.value:
         raise UserError(f"--write: value {path}: has no section {SECTION}: add it, with a teacher")
     edited = _edit(text, section, f"{temperature:g}")
-    if not _says(edited, {**values, SECTION: {**values[SECTION], KEY: temperature}}):
+    if not _holds(edited, {**values, SECTION: {**values[SECTION], KEY: temperature}}):
         raise UserError(
             f"--write: value {path}: {SECTION}.{KEY} is no plain number there, or shared with another "
             f"section: set it by hand"
@@ -51,11 +51,11 @@ def _with_temperature(path: Path, temperature: float) -> str:
 
 
 def _edit(text: str, section: yaml.MappingNode, number: str) -> str:
-    """The text with the number in the value's place, or in a line of its own below the first key's."""
+    """Return the text with the number in place of the value, or in a new line below the first key's."""
     value = _child(section, KEY)
     if isinstance(value, yaml.ScalarNode):
         return text[: value.start_mark.index] + number + text[value.end_mark.index :]
-    if value is not None:  # a ramp: somebody has thought about it
+    if value is not None:  # a ramp was chosen on purpose
         return text
     key, first = section.value[0]
     end = first.end_mark.index
@@ -70,8 +70,8 @@ def _child(node: yaml.Node | None, key: str) -> yaml.Node | None:
     return next((value for name, value in pairs if name.value == key), None)
 
 
-def _says(text: str, values: object) -> bool:
-    # YAML has corners (aliases, empty values, texts over lines) in which the edit does something else.
+def _holds(text: str, values: object) -> bool:
+    # The edit goes wrong with some YAML: aliases, empty values, values over several lines.
     try:
         return bool(yaml.safe_load(text) == values)
     except yaml.YAMLError:

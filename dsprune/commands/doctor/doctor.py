@@ -1,4 +1,4 @@
-"""`dsprune doctor`: what this machine can run, one line a check, and the way out where it cannot."""
+"""`dsprune doctor`: check what this machine can run, one line a check, with the way out of each problem."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,23 +7,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dsprune.commands.doctor import machine, software
-from dsprune.commands.doctor.finding import Finding, Level
-from dsprune.zero.ops import find_stale_locks
+from dsprune.commands.doctor import Finding, Level, machine, software
 
-__all__ = ["doctor", "find_stale_locks"]
+__all__ = ["doctor"]
 
 STYLES: dict[Level, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
 def doctor(console: Console, build_ops: bool = False) -> int:
-    """Print what this machine can run; return 1 when a check failed, else 0.
+    """Run and print all checks; return 1 when one failed, else 0.
 
     Args:
-        console: where the table goes.
-        build_ops: compile DeepSpeed's extensions now, before ranks start and collide over them.
+        console: where to print.
+        build_ops: compile DeepSpeed's extensions now: ranks that start together must not compile them at once.
     """
-    with console.status("looking at this machine"):
+    with console.status("checking this machine"):
         findings = [check() for check in _checks(build_ops)]
     table = Table("check", "", "found", box=None, pad_edge=False)
     for finding in findings:

@@ -1,4 +1,4 @@
-"""Checks of the machine around the software: cores, ranks, slurm, keys, caches and limits."""
+"""Checks of the machine: threads, ranks, Slurm, the key for wandb, caches, disk and limits."""
 
 import netrc
 import os
@@ -12,21 +12,17 @@ from urllib.parse import urlparse
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE, is_offline_mode
 
-from dsprune.commands.doctor.finding import Finding, Level
+from dsprune.commands.doctor import Finding, Level
 from dsprune.errors import CheckFailedError
 from dsprune.ranks.probe import probe_ranks
 
 RANKS_TIMEOUT = 120.0  # seconds; starting two Pythons takes ten on a slow disk
-
-
 LOW_DISK, FULL_DISK = 10e9, 1e9  # bytes; a checkpoint of BERT-base with its optimizer takes 1.3 GB
-
-
 MIN_OPEN_FILES = 1024
 
 
 def check_threads() -> Finding:
-    """Ranks on CPU that each take every core are ten times slower."""
+    """Check that the number of threads is bounded: ranks on CPU that each use every core are ten times slower."""
     found = f"{torch.get_num_threads()} threads a process on {os.cpu_count()} cores"
     if torch.cuda.is_available() or "OMP_NUM_THREADS" in os.environ:
         return Finding("threads", "ok", found)
@@ -35,7 +31,7 @@ def check_threads() -> Finding:
 
 
 def check_ranks() -> Finding:
-    """Start two ranks for real."""
+    """Start two ranks, and let them sum a number."""
     try:
         probe_ranks(2, RANKS_TIMEOUT)
     except CheckFailedError as error:
@@ -45,22 +41,27 @@ def check_ranks() -> Finding:
 
 
 def check_slurm() -> Finding:
-    """Slurm is optional, half of it is a mistake."""
+    """Check that Slurm's commands are all installed and work; a machine without Slurm passes."""
     commands = ("sbatch", "srun", "scontrol")
     missing = [command for command in commands if shutil.which(command) is None]
     if len(missing) == len(commands):
-        return Finding("slurm", "ok", "not here; only the scripts in slurm/ need it")
+        return Finding("slurm", "ok", "not installed; only the scripts in slurm/ need it")
     if missing:
         return Finding("slurm", "warn", f"{', '.join(missing)} not on PATH: load the site's slurm module")
-    found = subprocess.run(["scontrol", "--version"], capture_output=True, text=True, check=False).stdout
-    return Finding("slurm", "ok", found.strip() or "version unknown")
+    for command in commands:
+        done = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            found = f"{command} --version: exit code {done.returncode} ({reason})"
+            return Finding("slurm", "warn", f"{found}: load the site's slurm module, or repair slurm.conf")
+    return Finding("slurm", "ok", done.stdout.strip() or "version unknown")
 
 
 def check_wandb() -> Finding:
-    """Say whether runs would reach the server; the key itself is never shown."""
+    """Look for a key for wandb's server; the key itself is never shown."""
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
     if os.environ.get("WANDB_API_KEY") or _in_netrc(host):
-        return Finding("wandb", "ok", f"{version('wandb')}, there is a key for {host}")
+        return Finding("wandb", "ok", f"{version('wandb')}, with a key for {host}")
     return Finding("wandb", "ok", f"{version('wandb')}, no key for {host}: offline until `wandb login`")
 
 
@@ -72,7 +73,7 @@ def _in_netrc(host: str) -> bool:
 
 
 def check_hub() -> Finding:
-    """Models and data sets that are not local come through this cache."""
+    """Check that the cache can be written: models and data sets that are not local are downloaded to it."""
     cache = Path(HF_HUB_CACHE)
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
     if not os.access(existing, os.W_OK):
@@ -82,7 +83,7 @@ def check_hub() -> Finding:
 
 
 def check_disk() -> Finding:
-    """Runs go below the current folder unless the recipe's `output` says otherwise."""
+    """Check the space in the current folder, where runs are written unless the recipe sets `output`."""
     free = shutil.disk_usage(Path.cwd()).free
     found = f"{free / 1e9:.0f} GB free in {Path.cwd()}"
     if free > LOW_DISK:
@@ -92,7 +93,7 @@ def check_disk() -> Finding:
 
 
 def check_open_files() -> Finding:
-    """Ranks, data workers and memory-mapped shards all hold files open."""
+    """Check the limit of open files: ranks, data workers and memory-mapped shards all hold files open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= MIN_OPEN_FILES:
         return Finding("open files", "ok", f"limit {soft}")

@@ -1,4 +1,4 @@
-"""Checks of what is installed: packages, torch, DeepSpeed and its compiled extensions."""
+"""Checks of the installed software: packages, torch, the compiler, DeepSpeed and its compiled extensions."""
 
 import platform
 import shutil
@@ -8,13 +8,13 @@ import torch
 from packaging.requirements import Requirement
 from torch.utils import cpp_extension
 
-from dsprune.commands.doctor.finding import Finding, Level
+from dsprune.commands.doctor import Finding, Level
 from dsprune.errors import CheckFailedError
 from dsprune.zero import ops
 
 
 def check_python() -> Finding:
-    """Name the interpreter and the system."""
+    """Report the interpreter and the system."""
     return Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
 
 
@@ -32,7 +32,7 @@ def check_packages() -> Finding:
 
 
 def package_problem(requirement: Requirement) -> str | None:
-    """Say what is wrong with the installed version, and the way out; None where nothing is."""
+    """Return what is wrong with the installed version and the way out; None = it is in the range."""
     try:
         installed = version(requirement.name)
     except PackageNotFoundError:
@@ -43,27 +43,27 @@ def package_problem(requirement: Requirement) -> str | None:
 
 
 def check_torch() -> Finding:
-    """Name torch's version and what it computes on."""
+    """Report torch's version and its devices; warn when a GPU is present that torch does not see."""
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
         return Finding("torch", "ok", f"{torch.__version__}, {torch.cuda.device_count()} GPUs: {names}")
     if shutil.which("nvidia-smi"):
-        way_out = "compare the driver that nvidia-smi names with this build, install a torch that fits"
-        return Finding("torch", "warn", f"{torch.__version__} sees no GPU, but nvidia-smi is here: {way_out}")
+        way_out = "compare the driver version in nvidia-smi with this build, and install a matching torch"
+        return Finding("torch", "warn", f"{torch.__version__} sees no GPU, but nvidia-smi exists: {way_out}")
     return Finding("torch", "ok", f"{torch.__version__}, CPU only")
 
 
 def check_accelerator() -> Finding:
-    """Say what DeepSpeed trains on and how its ranks talk."""
+    """Report DeepSpeed's accelerator, and check that torch has its communication backend."""
     accelerator, backend = ops.accelerator_and_backend()
-    found = f"{accelerator}, ranks talk over {backend}"
+    found = f"{accelerator}, ranks communicate over {backend}"
     if ops.has_backend(backend):
         return Finding("accelerator", "ok", found)
     return Finding("accelerator", "fail", f"{found}, which this torch lacks: install a torch built with it")
 
 
 def check_compiler() -> Finding:
-    """DeepSpeed's extensions are compiled at first use: on CPU by every run, on a GPU for offload."""
+    """Check for a compiler: DeepSpeed compiles its extensions at first use, on CPU always, on a GPU for offload."""
     compiler = cpp_extension.get_cxx_compiler()
     missing = [command for command in (compiler, "ninja") if shutil.which(command) is None]
     if not missing:
@@ -74,16 +74,20 @@ def check_compiler() -> Finding:
 
 
 def check_build_locks() -> Finding:
-    """A lock that a killed build left behind makes every later start wait for ever."""
+    """Look for locks of killed builds, which make every later start wait for ever."""
     locks = ops.find_stale_locks()
     if not locks:
-        return Finding("build locks", "ok", "none left behind")
+        return Finding("build locks", "ok", "no stale locks")
     way_out = "unless another machine builds in that folder: rm " + " ".join(map(str, locks))
     return Finding("build locks", "fail", f"left by a killed build, every start would wait; {way_out}")
 
 
 def check_ops(build: bool) -> Finding:
-    """Say which of DeepSpeed's extensions are compiled, or compile them now."""
+    """Check that the needed extensions of DeepSpeed are compiled.
+
+    Args:
+        build: compile them first.
+    """
     if build:
         try:
             ops.build_ops()

@@ -1,4 +1,4 @@
-"""What a suite is made of: recipes, sparsities, and methods, each a few changes to a recipe."""
+"""The definition of a suite: recipes, sparsities, and methods, each of which changes a few values of a recipe."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -18,28 +18,29 @@ _SHIPPED = files("dsprune") / "suites"
 
 
 class Method(Section):
-    """One way to train."""
+    """A method: changes to a recipe."""
 
     base: Text | None = None
-    """Name of the method whose changes come first."""
+    """Name of the method whose changes are applied first."""
 
     set: tuple[Text, ...] = ()
-    """Recipe values, as on the command line. `{teacher}`, `{store}`, `{calibrated}` and `{sparsity}` are the model
-    that was trained densely with the same seed, the store of its answers, the temperature that these recommend,
-    and the run's target."""
+    """Recipe values, as on the command line. They may hold placeholders: `{teacher}` is the model that was trained
+    densely with the same seed, `{store}` the store of its logits, `{calibrated}` the temperature that calibrating
+    the store recommends, and `{sparsity}` the run's target."""
 
     components: tuple[Text, ...] = ()
-    """Components of the model that are pruned too, as `dsprune analyze` calls them; those it lacks do not count."""
+    """Components of the model to prune too, by their names in `dsprune analyze`; components that the model lacks are
+    ignored."""
 
     budget: Annotated[float, Field(gt=0)] = 1.0
     """Length of the run as a multiple of the recipe's."""
 
     iterative: Literal["weights", "rate"] | None = None
-    """Prune a fifth of what is left after each whole training, again and again; then go on from the weights that the
-    first training began with (`weights`, the lottery ticket) or from those at hand (`rate`)."""
+    """Prune in rounds: after each complete training prune a fifth of the remaining weights, then train again from the
+    weights that the first training began with (`weights`, the lottery ticket) or from the trained ones (`rate`)."""
 
     reference: bool = False
-    """What a report compares the others with."""
+    """Whether a report compares the other methods with this one."""
 
 
 class Suite(Section):
@@ -47,19 +48,21 @@ class Suite(Section):
 
     title: Text
     recipes: dict[Text, Text] = Field(default_factory=dict)
-    """Recipes to run it on, unless one is named on the command line: for each a folder's name, and the recipe's with
-    values to change, as on a command line."""
+    """Recipes to run the suite on, by folder name: a recipe and values to change, as on the command line. A recipe
+    that is named on the command line replaces them."""
 
     sparsity: tuple[Annotated[float, Field(gt=0, lt=1)], ...]
     """Targets of the methods that prune."""
 
     convention: Literal["prunable", "matrices"] = "prunable"
-    """What targets are fractions of: the weights that a method prunes, or all matrices of the model. Then a method
-    that leaves some dense prunes the others harder, so that as many weights are zero."""
+    """What targets are fractions of: the weights that a method prunes, or all matrices of the model. With `matrices`
+    a method that leaves some matrices dense prunes the others more, so that all methods have as many zeros."""
 
     methods: dict[Text, Method] = Field(min_length=1)
+    """The methods by name."""
+
     published: tuple[Text, ...] = ()
-    """Names of published results to show beside, in published.yaml."""
+    """Names of results in published.yaml to show in the report."""
 
     @field_validator("methods")
     @classmethod
@@ -72,7 +75,7 @@ class Suite(Section):
         return methods
 
     def changes(self, name: str) -> Method:
-        """A method with what it takes from its base."""
+        """Return a method merged with its base."""
         method = self.methods[name]
         if method.base is None:
             return method
@@ -82,16 +85,16 @@ class Suite(Section):
 
 
 def shipped_suites() -> list[str]:
-    """Names of the suites that come with the package."""
+    """Return the names of the suites in the package."""
     names = sorted(Path(file.name).stem for file in _SHIPPED.iterdir() if file.name.endswith(".yaml"))
     return [name for name in names if name != "published"]
 
 
 def load_suite(name_or_path: str) -> Suite:
-    """Read a suite from a YAML file, or by name one that is shipped.
+    """Read a suite from a YAML file, or a shipped one by its name.
 
     Raises:
-        UserError: there is none, or one line with every problem of it.
+        UserError: there is no such suite, or it is invalid: one line with all its problems.
     """
     path = Path(name_or_path)
     if path.is_file():

@@ -1,4 +1,4 @@
-"""From a suite to its runs, in an order in which each finds what it needs."""
+"""Expand a suite to its runs, ordered so that each run comes after those that it depends on."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -15,24 +15,25 @@ from dsprune.recipe import Recipe, load_recipe
 from dsprune.report.compare import REFERENCE
 from dsprune.schedule.law import scaled_epochs
 
-__all__ = ["Grid", "Part", "RunSpec"]
+__all__ = ["Grid", "Part", "RunSpec", "check_methods", "rounds_to", "slug"]
 
-ROUND = 0.2
-"""Share of the weights left that a round of iterative pruning takes away."""
+PRUNED_PER_ROUND = 0.2
+"""Share of the remaining weights that a round of iterative pruning removes."""
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run.
+    """One run of a suite.
 
     Attributes:
-        name: of the run.
-        seed: of the run.
+        name: name of the run.
+        seed: seed of the run.
         recipe: path or name of the recipe that it changes.
-        overrides: how; they may hold places that are filled in just before the run, in braces.
+        overrides: changes to the recipe; placeholders in braces are filled in just before the run.
         components: components of the model that are pruned too.
-        start: of a chain of rounds that rewinds weights, the model folder that it began with.
-        rewound: model folder of the round before, whose largest weights are trained anew; None = the first.
+        start: in iterative pruning that rewinds weights, the model folder that the first round began with.
+        rewound: in the same, the model folder of the round before, whose largest weights are trained again; None =
+            this is the first round.
     """
 
     name: str
@@ -46,17 +47,18 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class Part:
-    """Runs that need one another, so that one process makes them, in this order.
+    """Runs that depend on one another; one process makes them in this order.
 
     Attributes:
-        grid: what they are of.
-        jobs: the runs.
-        pupil: a run whose teacher is asked then, for all of its seed; None = nothing more.
+        grid: the grid of the runs.
+        runs: the runs.
+        student: a run whose teacher logits store is computed after them; students of one seed share the store. None =
+            no store.
     """
 
     grid: "Grid"
-    jobs: tuple[RunSpec, ...]
-    pupil: RunSpec | None = None
+    runs: tuple[RunSpec, ...]
+    student: RunSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ class Grid:
     """A suite on one recipe.
 
     Attributes:
-        suite: what is run.
-        recipe: path or name of a recipe.
+        suite: the suite.
+        recipe: path or name of the recipe.
         overrides: recipe values for all runs.
         output: folder of the suite.
     """
@@ -77,7 +79,7 @@ class Grid:
 
     @cached_property
     def base(self) -> Recipe:
-        """The recipe as all runs begin with it."""
+        """The recipe with the values for all runs."""
         return load_recipe(self.recipe, self.overrides)
 
     @cached_property
@@ -85,7 +87,7 @@ class Grid:
         """The recipe's model, without memory for its weights.
 
         Raises:
-            UserError: the recipe has none.
+            UserError: the recipe has no model.
         """
         if self.base.model is None:
             raise UserError(f"recipe {self.recipe!r}: a suite needs the sections model and task: add them")
@@ -94,69 +96,72 @@ class Grid:
     def parts(
         self, methods: Sequence[str], sparsities: Sequence[float], seeds: Sequence[int]
     ) -> tuple[list[Part], list[Part]]:
-        """What can be done side by side: first teachers and their stores, then all that needs them."""
+        """Return the parts of the grid: teachers and their stores, then all that depend on them.
+
+        The parts of each list can run side by side.
+        """
         chains = {
             (seed, name): list(self._chains(name, self.suite.changes(name), sparsities, seed))
             for seed in seeds
             for name in methods
         }
-        own = self.base.distillation is None
-        pupils: dict[int, list[RunSpec]] = {}
+        own_teacher = self.base.distillation is None
+        students: dict[int, list[RunSpec]] = {}
         for (seed, _), found in chains.items():
-            learners = [job for chain in found for job in chain if _mentions(job, "{teacher}")]
-            # A teacher that the recipe names has one store, for all seeds.
-            pupils.setdefault(seed if own else 0, []).extend(learners)
+            distilled = [run for chain in found for run in chain if _uses(run, "{teacher}")]
+            # The teacher of a recipe has one store for all seeds.
+            students.setdefault(seed if own_teacher else 0, []).extend(distilled)
         first = [
             Part(
                 self,
-                (self.teacher(seed),) if own else (),
-                next((job for job in learners if _mentions(job, "{store}")), None),
+                (self.teacher(seed),) if own_teacher else (),
+                next((run for run in distilled if _uses(run, "{store}")), None),
             )
-            for seed, learners in pupils.items()
-            if learners
+            for seed, distilled in students.items()
+            if distilled
         ]
         return first, [Part(self, chain) for found in chains.values() for chain in found]
 
     def teacher(self, seed: int) -> RunSpec:
-        """The dense training that gives a seed its teacher; the recipe's own teacher makes it needless."""
-        return self._job(
+        """Return the dense training of a seed's teacher, for recipes without a teacher of their own."""
+        return self._run(
             "teacher", f"teacher-seed{seed}", seed, None, Method(set=("pruning=null", "distillation=null"))
         )
 
     def _chains(
         self, name: str, method: Method, sparsities: Sequence[float], seed: int
     ) -> Iterator[tuple[RunSpec, ...]]:
-        """The runs of a method; those of which each starts where another ended are together."""
+        """Yield the runs of a method; runs that each start from the one before are together."""
         if "pruning=null" in method.set:
-            yield (self._job(name, f"{slug(name)}-seed{seed}", seed, None, method),)
+            yield (self._run(name, f"{slug(name)}-seed{seed}", seed, None, method),)
         elif method.iterative is None:
             for sparsity in sparsities:
                 run = f"{slug(name)}-{_percent(sparsity)}-seed{seed}"
-                yield (self._job(name, run, seed, sparsity, method),)
+                yield (self._run(name, run, seed, sparsity, method),)
         else:
-            rounds = [job for target in sparsities for job in self._rounds(name, method, target, seed)]
-            yield tuple({job.name: job for job in rounds}.values())
+            rounds = [run for target in sparsities for run in self._rounds(name, method, target, seed)]
+            yield tuple({run.name: run for run in rounds}.values())
 
     def _rounds(self, name: str, method: Method, target: float, seed: int) -> Iterator[RunSpec]:
-        """A dense training, and one for each round; targets share the rounds that they have in common."""
+        """Yield a dense training and one training for each round; targets share their common rounds."""
         first = f"{slug(name)}-0-seed{seed}"
         start = self.output / f"{first}-start" if method.iterative == "weights" else None
         values = ("pruning=null", *([f"model.path={start}"] if start else []))
-        yield self._job(name, first, seed, None, _with(method, *values), start=start)
+        yield self._run(name, first, seed, None, _with(method, *values), start=start)
         model = self.output / first / "model"
         for sparsity in rounds_to(target):
             run = f"{slug(name)}-{_percent(sparsity)}-seed{seed}"
             path = self.output / f"{run}-start" if start else model
             values = (f"pruning={{sparsity: {sparsity}, curve: one-shot, start: 0}}", f"model.path={path}")
-            yield self._job(
+            yield self._run(
                 name, run, seed, sparsity, _with(method, *values), start=start, rewound=start and model
             )
             model = self.output / run / "model"
 
-    def _job(
+    def _run(
         self,
         method_name: str,
-        run: str,
+        name: str,
         seed: int,
         sparsity: float | None,
         method: Method,
@@ -166,15 +171,15 @@ class Grid:
     ) -> RunSpec:
         tags = [REFERENCE] if method.reference else []
         values = [
-            f"name={run}", f"seed={seed}", f"output={self.output}", f'tracking.group="{method_name}"',
+            f"name={name}", f"seed={seed}", f"output={self.output}", f'tracking.group="{method_name}"',
             f"tracking.tags={tags}", *self._budget(method.budget, sparsity),
             *([f"pruning.sparsity={sparsity}"] if sparsity is not None else []),
             *(value.replace("{sparsity}", str(sparsity)) for value in method.set),
         ]  # fmt: skip
-        return RunSpec(run, seed, self.recipe, (*self.overrides, *values), method.components, start, rewound)
+        return RunSpec(name, seed, self.recipe, (*self.overrides, *values), method.components, start, rewound)
 
     def _budget(self, factor: float, sparsity: float | None) -> Iterator[str]:
-        """The recipe's length, times a factor; a length that follows from the target is spelt out."""
+        """Yield the recipe's length times a factor; a length that depends on the target is computed here."""
         budget, pruning = self.base.budget, self.base.pruning
         if budget.steps is not None:
             yield f"budget.steps={max(1, round(factor * budget.steps))}"
@@ -184,30 +189,33 @@ class Grid:
             yield f"budget.epochs={factor * scaled_epochs(sparsity or pruning.sparsity):g}"
 
 
-def _mentions(job: RunSpec, place: str) -> bool:
-    return any(place in override for override in job.overrides)
+def check_methods(suite: Suite, methods: Sequence[str]) -> None:
+    """Check the names of methods.
 
-
-def _with(method: Method, *values: str) -> Method:
-    return method.model_copy(update={"set": (*method.set, *values)})
+    Raises:
+        UserError: the suite has no method of that name.
+    """
+    for name in methods:
+        if name not in suite.methods:
+            raise UserError(f"--methods: {name!r}: the methods are {', '.join(map(repr, suite.methods))}")
 
 
 def rounds_to(target: float) -> list[float]:
-    """Sparsities of the rounds up to a target, which the last one meets.
+    """Return the sparsities of the rounds of iterative pruning; the last one is the target.
 
     Examples:
         >>> rounds_to(0.5)
         [0.2, 0.36, 0.488, 0.5]
     """
-    rounds, left = [], 1 - ROUND
+    rounds, left = [], 1 - PRUNED_PER_ROUND
     while 1 - left < target - 1e-9:
         rounds.append(round(1 - left, 4))
-        left *= 1 - ROUND
+        left *= 1 - PRUNED_PER_ROUND
     return [*rounds, target]
 
 
 def slug(name: str) -> str:
-    """A method's name as part of a run's.
+    """Return a method's name as it stands in the names of its runs.
 
     Examples:
         >>> slug("gradual, as in SMC-Bench")
@@ -216,16 +224,13 @@ def slug(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-")
 
 
+def _uses(run: RunSpec, placeholder: str) -> bool:
+    return any(placeholder in override for override in run.overrides)
+
+
+def _with(method: Method, *values: str) -> Method:
+    return method.model_copy(update={"set": (*method.set, *values)})
+
+
 def _percent(sparsity: float) -> str:
     return f"{100 * sparsity:g}"
-
-
-def check_methods(suite: Suite, methods: Sequence[str]) -> None:
-    """Refuse names that are not in the suite.
-
-    Raises:
-        UserError: one is not.
-    """
-    for name in methods:
-        if name not in suite.methods:
-            raise UserError(f"--methods: {name!r}: the methods are {', '.join(map(repr, suite.methods))}")

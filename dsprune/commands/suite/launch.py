@@ -1,4 +1,4 @@
-"""Commands of dsprune as processes of their own: one that fails, or runs out of memory, takes no other with it."""
+"""Run dsprune commands in new processes, so that one that fails or runs out of memory does not end the suite."""
 
 import signal
 import socket
@@ -13,23 +13,23 @@ from dsprune.utils.files import replace_text
 __all__ = ["Launcher"]
 
 GRACE = 120.0
-"""Seconds that a process gets for its checkpoint when the suite is stopped."""
+"""Seconds that a process has to save its checkpoint when the suite is stopped."""
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """Runs commands, on one process or on several ranks of this host.
+    """Runs commands on one or more ranks of this host.
 
     Attributes:
-        output: folder of the suite; recipes and logs go there.
-        num_ranks: processes of each command.
+        output: folder of the suite, for recipes and logs.
+        num_ranks: number of processes of each command.
     """
 
     output: Path
     num_ranks: int
 
     def command(self, name: str, recipe: Path, *arguments: str) -> list[str]:
-        """A command of dsprune on a recipe file, with the launcher that it needs."""
+        """Return the command line of a dsprune command on a recipe file, with the launcher for several ranks."""
         module = ["dsprune", name, str(recipe), *arguments]
         if self.num_ranks == 1:
             return [sys.executable, "-m", *module]
@@ -38,17 +38,17 @@ class Launcher:
         return [sys.executable, deepspeed, *ranks, "--module", *module]
 
     def run(self, name: str, run: str, recipe: str, *arguments: str) -> None:
-        """Run a command to its end; what it says goes into a log.
+        """Run a command to its end, and write its output to a log.
 
         Args:
-            name: of the command.
-            run: names the recipe's file and the log.
-            recipe: as YAML.
-            arguments: of the command.
+            name: name of the command.
+            run: name of the recipe file and of the log.
+            recipe: the recipe as YAML.
+            arguments: further arguments of the command.
 
         Raises:
-            StoppedError: it was stopped with a checkpoint, and so is the suite.
-            UserError: it failed; says what its log ends with.
+            StoppedError: the command was stopped with a checkpoint, which stops the suite too.
+            UserError: the command failed; quotes the last message in its log.
         """
         path, log = self.output / "recipes" / f"{run}.yaml", self.output / "logs" / f"{run}.log"
         for folder in (path.parent, log.parent):
@@ -60,20 +60,21 @@ class Launcher:
             )
             try:
                 code = process.wait()
-            except BaseException:  # the suite is to end: so is the run, with a checkpoint
+            except BaseException:  # the suite was interrupted: stop the run with a checkpoint
                 process.send_signal(signal.SIGTERM)
                 process.wait(GRACE)
                 raise
         if code == EXIT_STOPPED:
-            raise StoppedError(f"{run}: stopped with a checkpoint; the same command goes on from there")
+            raise StoppedError(f"{run}: stopped with a checkpoint; run the same command again to resume")
         if code:
-            raise UserError(f"{run}: exit code {code}: {_last_words(log)}: see {log}")
+            raise UserError(f"{run}: exit code {code}: {_last_message(log)}: see {log}")
 
 
-def _last_words(log: Path) -> str:
+def _last_message(log: Path) -> str:
+    """Return the last error of dsprune in a log, else its last line."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    said = [line.removeprefix("dsprune: ") for line in lines if line.startswith("dsprune: ")]
-    return (said or lines or ["said nothing"])[-1]
+    errors = [line.removeprefix("dsprune: ") for line in lines if line.startswith("dsprune: ")]
+    return (errors or lines or ["no output"])[-1]
 
 
 def _free_port() -> int:

@@ -1,4 +1,4 @@
-"""What is known of a run only just before it: its teacher, the store, the temperature, names of weights."""
+"""Fill the placeholders of a run just before it starts: its teacher, the store, the temperature, component names."""
 
 import re
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from dsprune.commands.analyze.measure import patterns_of
+from dsprune.commands.calibrate.measure import Labels, enough_records, measure
 from dsprune.commands.suite.grid import Grid, RunSpec
 from dsprune.commands.suite.launch import Launcher
 from dsprune.distillation.calibration import recommend
@@ -18,77 +19,78 @@ from dsprune.model.prunable import find_prunable
 from dsprune.recipe import Recipe, dump_recipe, load_recipe
 from dsprune.report.settings import TARGET
 
-__all__ = ["ask_teacher", "resolve"]
+__all__ = ["make_store", "resolve"]
 
 CALIBRATED = "{calibrated}"
 
 
-def resolve(job: RunSpec, grid: Grid, launcher: Launcher) -> Recipe:
-    """The recipe of a run, its places filled in.
+def resolve(run: RunSpec, grid: Grid, launcher: Launcher) -> Recipe:
+    """Return the recipe of a run, with its placeholders filled in.
 
     Raises:
-        UserError: the recipe that comes out is wrong, or its teacher cannot be asked.
+        UserError: the resulting recipe is invalid, or the teacher's store cannot be computed.
     """
-    values = _lesson(job, grid)
-    overrides = [_filled(text, values) for text in job.overrides]
+    values = _teacher_values(run, grid)
+    overrides = [_fill(text, values) for text in run.overrides]
     if any(CALIBRATED in text for text in overrides):
-        store = ask_teacher(job, grid, launcher)
-        overrides = [_filled(text, {"calibrated": f"{_calibrated(store):g}"}) for text in overrides]
-    recipe = load_recipe(job.recipe, overrides)
+        store = make_store(run, grid, launcher)
+        overrides = [_fill(text, {"calibrated": f"{_calibrated(store):g}"}) for text in overrides]
+    recipe = load_recipe(run.recipe, overrides)
     if recipe.pruning is None:
         return recipe
-    if job.components:
-        added = [*recipe.pruning.include, *_patterns(grid.model, job.components)]
+    if run.components:
+        added = [*recipe.pruning.include, *_patterns(grid.model, run.components)]
         overrides.append(f"pruning.include={added}")
     if grid.suite.convention == "matrices":
         target = recipe.pruning.sparsity
-        recipe = load_recipe(job.recipe, overrides)
+        recipe = load_recipe(run.recipe, overrides)
         overrides += [
             f"pruning.sparsity={_of_prunable(recipe, grid.model, target)}",
             f"tracking.tags={[*recipe.tracking.tags, f'{TARGET}{target:g}']}",
         ]
-    return load_recipe(job.recipe, overrides)
+    return load_recipe(run.recipe, overrides)
 
 
-def ask_teacher(pupil: RunSpec, grid: Grid, launcher: Launcher) -> Path:
-    """The store of what a run's teacher says, which is made where it is not there.
+def make_store(student: RunSpec, grid: Grid, launcher: Launcher) -> Path:
+    """Return the teacher logits store of a run; compute it if it is missing.
 
     Raises:
-        UserError: the teacher cannot be asked.
+        UserError: the store cannot be computed.
     """
-    values = _lesson(pupil, grid)
+    values = _teacher_values(student, grid)
     store = Path(values["store"])
     if not (store / MANIFEST).exists():
-        known = [_filled(text, values) for text in pupil.overrides if CALIBRATED not in text]
-        recipe = load_recipe(pupil.recipe, known)
+        known = [_fill(text, values) for text in student.overrides if CALIBRATED not in text]
+        recipe = load_recipe(student.recipe, known)
         launcher.run("teacher", f"{recipe.name}-teacher", dump_recipe(recipe))
     return store
 
 
-def _lesson(job: RunSpec, grid: Grid) -> dict[str, str]:
-    """Where the teacher of a run is, and its store: those that the recipe names, or the suite's own."""
+def _teacher_values(run: RunSpec, grid: Grid) -> dict[str, str]:
+    """Return the paths of a run's teacher and store: those of the recipe, else those of the suite."""
     known = grid.base.distillation
-    teacher = known.teacher if known else str(grid.output / f"teacher-seed{job.seed}" / "model")
+    teacher = known.teacher if known else str(grid.output / f"teacher-seed{run.seed}" / "model")
     store = known.store if known else None
-    return {"teacher": teacher, "store": store or str(grid.output / f"store-seed{job.seed}")}
+    return {"teacher": teacher, "store": store or str(grid.output / f"store-seed{run.seed}")}
 
 
-def _filled(text: str, values: dict[str, str]) -> str:
-    return re.sub(r"\{(\w+)\}", lambda place: values.get(place[1], place[0]), text)
+def _fill(text: str, values: dict[str, str]) -> str:
+    """Replace the placeholders that have a value."""
+    return re.sub(r"\{(\w+)\}", lambda placeholder: values.get(placeholder[1], placeholder[0]), text)
 
 
 def _patterns(model: nn.Module, components: tuple[str, ...]) -> Iterator[str]:
-    """Globs for those of the components that the model has."""
+    """Yield globs for those of the components that the model has."""
     for component in find_components(model):
         if component.name in components:
             yield from patterns_of([tensor.name for tensor in component.tensors])
 
 
 def _of_prunable(recipe: Recipe, model: nn.Module, target: float) -> float:
-    """The sparsity of what the recipe prunes at which `target` of all matrices of the model are zero.
+    """Return the sparsity of the prunable weights at which `target` of all matrices of the model are zero.
 
     Raises:
-        UserError: the others alone are more than may be left.
+        UserError: the matrices that stay dense are more than the target leaves.
     """
     assert recipe.pruning is not None
     matrices = sum(weight.numel() for weight in model.parameters() if weight.dim() > 1)
@@ -103,9 +105,7 @@ def _of_prunable(recipe: Recipe, model: nn.Module, target: float) -> float:
 
 
 def _calibrated(store: Path) -> float:
-    """The temperature that the teacher's answers recommend."""
-    from dsprune.commands.calibrate.calibrate import Labels, enough_records, measure
-
+    """Return the temperature that calibrating the store recommends."""
     opened = open_store(store)
-    records = opened.fingerprints[: enough_records(opened)]
-    return recommend(list(measure(opened, records, Labels()).values()))
+    samples = opened.fingerprints[: enough_records(opened)]
+    return recommend(list(measure(opened, samples, Labels()).values()))

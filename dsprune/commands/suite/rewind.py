@@ -1,4 +1,4 @@
-"""The lottery ticket: the weights that training made large, as they were before it."""
+"""The lottery ticket: reset the weights that are large after training to their values before it."""
 
 import random
 from pathlib import Path
@@ -26,7 +26,16 @@ __all__ = ["save_start", "save_ticket"]
 
 
 def save_start(recipe: Recipe, path: str, folder: Path) -> None:
-    """Write the model of `path` with the head that training would begin with, drawn by the recipe's seed."""
+    """Write the model that training would begin with: that of `path`, with a head drawn with the recipe's seed.
+
+    Args:
+        recipe: names the task, the tokenizer and the layers to keep.
+        path: model folder or hub name.
+        folder: model folder to make.
+
+    Raises:
+        UserError: the recipe has no model or task.
+    """
     if recipe.model is None or recipe.task is None:
         raise UserError(f"recipe {recipe.name!r}: training needs the sections model and task: add them")
     tokenizer = load_tokenizer(recipe.model.tokenizer or path)
@@ -38,13 +47,13 @@ def save_start(recipe: Recipe, path: str, folder: Path) -> None:
 
 
 def save_ticket(recipe: Recipe, trained: Path, start: Path, folder: Path) -> None:
-    """Write the weights of `start` whose trained values in `trained` are the largest; the others are zero.
+    """Write the model `start` with those weights set to zero whose values in `trained` are the smallest.
 
     Args:
-        recipe: says what is pruned, how far, and who competes.
-        trained: model folder, whose weights are compared.
-        start: model folder, whose weights are kept.
-        folder: to be made.
+        recipe: gives the prunable weights, the sparsity and the scope.
+        trained: model folder with the weights to compare.
+        start: model folder with the weights to keep.
+        folder: model folder to make.
     """
     assert recipe.task is not None
     assert recipe.pruning is not None
@@ -68,7 +77,7 @@ def save_ticket(recipe: Recipe, trained: Path, start: Path, folder: Path) -> Non
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a model folder, whole or not at all."""
+    """Write a model folder in one piece."""
 
     def write(temporary: Path) -> None:
         model.save_pretrained(temporary)
