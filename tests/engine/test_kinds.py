@@ -86,7 +86,7 @@ def train_on_rank(comm: Comm, recipe: str, overrides: list[str]) -> None:
 
 
 def evaluate_on_rank(comm: Comm, model: str, settings: TaskSettings) -> dict[str, float]:
-    return evaluate_model(model, settings, device=CPU, batch_size=2, group=comm.group)
+    return evaluate_model(model, settings, device=CPU, batch_size=2, comm=comm)
 
 
 def test_it_learns(trained: Trained) -> None:
