@@ -17,7 +17,8 @@ from dsprune.errors import UserError
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Distillation
-from dsprune.tasks.task import Batch, Collate, Features, Task, on_device
+from dsprune.tasks.batches import Batch, Collate, Features, on_device
+from dsprune.tasks.task import Task
 
 __all__ = ["MicroBatch", "OnlineTeacher", "StoredTeacher", "Teacher", "open_stored_teacher", "with_samples"]
 

@@ -39,7 +39,8 @@ from dsprune.ranks.agreement import check_same, on_first_rank
 from dsprune.ranks.batches import BatchPlan, TrainSampler
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Distillation, Recipe
-from dsprune.tasks.task import Collate, Features, Task, build_task
+from dsprune.tasks.batches import Collate, Features
+from dsprune.tasks.task import Task, build_task
 from dsprune.utils.console import say
 from dsprune.zero.config import load_ds_config, resolve_ds_config
 from dsprune.zero.launch import join_ranks

@@ -79,7 +79,7 @@ def test_a_copy_that_lacks_examples_fails(tmp_path):
     ("change", "message"),
     [
         ({"answerKey": None}, r"no value in column 'answerKey': fill it in"),
-        ({"answerKey": "F"}, r"answerKey 'F' is none of A, B, C, D, E"),
+        ({"answerKey": "F"}, r"answerKey 'F' is not one of A, B, C, D, E"),
         ({"question": "plain"}, r"no column 'choices'"),
     ],
 )

@@ -113,12 +113,12 @@ def test_gold_equations_that_do_not_give_the_answer_are_told_by_row(tmp_path):
     [
         (
             {"Equation": "+ number0"},
-            r"train\.csv: row 1: '\+ number0' has no value with 2 numbers: an equation is of",
+            r"train\.csv: row 1: '\+ number0' has no value with 2 numbers: give an equation",
         ),
-        ({"Equation": "+ " * 16 + "number0 " * 17}, r"train\.csv: row 1: 33 symbols: at most 31$"),
+        ({"Equation": "+ " * 16 + "number0 " * 17}, r"train\.csv: row 1: 33 symbols: shorten it to 31$"),
         (
             {"Numbers": "8 two"},
-            r"train\.csv: row 1: '8 two' in column 'Numbers' is not a list of numbers: mend it$",
+            r"train\.csv: row 1: '8 two' in column 'Numbers' is not a list of numbers: fix it$",
         ),
     ],
 )
@@ -149,7 +149,7 @@ def test_models_that_are_refused(tmp_path):
     assert load_config(trained).equation_symbols == list(task.symbols)
     other = task_on(tmp_path, ROWS[:1], max_length=40)
     with pytest.raises(
-        UserError, match=r"does not write \+ - \* / number0 number1: choose a model that was trained"
+        UserError, match=r"does not have the symbols \+ - \* / number0 number1: choose a model"
     ):
         other.build_model(trained, tokenizer)
 

@@ -10,8 +10,8 @@ from torch.nn import functional
 from dsprune.errors import UserError
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.language_modeling import mask_tokens
-from dsprune.tasks.seq2seq import IGNORED, TokenCounts, linear_head
 from dsprune.tasks.task import build_task
+from dsprune.tasks.vocabulary import IGNORED, TokenCounts, linear_head
 from dsprune.train.evaluation import evaluate
 from tests.kinds import models
 from tests.kinds.data import SENTENCES, jsonl
@@ -135,7 +135,7 @@ def test_documents_of_jsonl_files(tmp_path):
 
 def test_a_tokenizer_without_a_mask_is_refused(tmp_path):
     with pytest.raises(
-        UserError, match=r"^model\.tokenizer: GPT2Tokenizer has no mask token: choose a model that"
+        UserError, match=r"^model\.tokenizer: GPT2Tokenizer has no mask token: choose a model for masked"
     ):
         task_on(tmp_path, "masked-language-modeling").prepare("train", BYTES)
 

@@ -135,8 +135,8 @@ def test_rows_of_the_hub_read_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        ([[]], r"t\.json: question 1: has no answer: use data whose"),
-        ([[("x", 99)]], r"its answer begins outside the"),
+        ([[]], r"t\.json: question 1: has no answer: use data in which"),
+        ([[("x", 99)]], r"its answer begins outside the context: fix"),
     ],
 )
 def test_answers_that_are_refused(tmp_path, answers, message):
@@ -164,6 +164,6 @@ def test_a_tokenizer_that_does_not_know_places_is_refused(tmp_path):
     vocabulary.write_text("\n".join(TOKENIZER.get_vocab()))
     slow = BertTokenizerLegacy(str(vocabulary))
     with pytest.raises(
-        UserError, match=r"^model\.tokenizer: BertTokenizerLegacy does not tell where in the text"
+        UserError, match=r"^model\.tokenizer: BertTokenizerLegacy does not return the positions"
     ):
         task_on(file).prepare("train", slow)

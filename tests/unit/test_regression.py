@@ -85,13 +85,13 @@ def test_proteins_of_the_mixed_split(tmp_path):
 
 
 def test_labels_that_are_no_numbers_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"t\.csv: row 2: 'warm' in column 'label' is not a number: mend it$"):
+    with pytest.raises(UserError, match=r"t\.csv: row 2: 'warm' in column 'label' is not a number: fix it$"):
         task_on(tmp_path, [ROWS[0], {"text": "a", "label": "warm"}]).load("train")
 
 
 def test_labels_that_do_not_differ_are_refused(tmp_path):
     with pytest.raises(
-        UserError, match=r"^task\.train: column 'label' has no two numbers that differ: give another"
+        UserError, match=r"^task\.train: column 'label' does not hold two different numbers: give another"
     ):
         _ = task_on(tmp_path, [ROWS[0], ROWS[0]]).scale
 

@@ -138,12 +138,9 @@ def test_a_data_set_keeps_its_own_order_of_labels(folder_dataset, capsys):
     task = build_task(TaskSettings(name="text-classification", dataset=folder_dataset))
     assert task.labels == ("pos", "neg")
     assert task.load("train")["labels"][:] == [0, 1]
-    said = capsys.readouterr().err.splitlines()
-    assert [
-        line for line in said if "from the hub; what is not in the local cache is downloaded" in line
-    ] == [
-        f"task.dataset: {folder_dataset}, split train: from the hub; what is not in the local cache is downloaded"
-    ]
+    notice = "from the hub; data that are not in the local cache are downloaded"
+    notices = [line for line in capsys.readouterr().err.splitlines() if notice in line]
+    assert notices == [f"task.dataset: {folder_dataset}, split train: {notice}"]
 
 
 def test_rows_that_have_no_label_are_refused(folder_dataset):

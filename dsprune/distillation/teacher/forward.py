@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dsprune.distillation.signal import Head
 from dsprune.distillation.teacher.source import Source
-from dsprune.tasks.task import on_device
+from dsprune.tasks.batches import on_device
 from dsprune.zero.weights import read_whole, shard_for_inference
 
 __all__ = ["Execution", "Rows", "TeacherModel"]
