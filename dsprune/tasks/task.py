@@ -126,7 +126,7 @@ class Task(ABC):
         See `dsprune.tasks.batches.padding_collate`. The batch holds only what the model's forward pass takes.
 
         Args:
-            tokenizer: knows the padding.
+            tokenizer: defines the padding.
             pad_to_multiple_of: round the padded length up to a multiple of this; None = do not.
         """
 
@@ -162,7 +162,7 @@ class Task(ABC):
         """
 
     def for_model(self, config: PretrainedConfig) -> "Task":
-        """Return this task with what a model that was trained for it knows, such as the labels.
+        """Return this task with what the configuration of a trained model defines, such as the labels.
 
         Optional; default: the task itself. It is called before `build_model` where a model is evaluated.
         """

@@ -28,8 +28,8 @@ from dsprune.distillation.teachers import (
     OnlineTeacher,
     StoredTeacher,
     Teacher,
-    open_stored_teacher,
-    with_samples,
+    open_matching_store,
+    with_fingerprints,
 )
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.initialize import initialize
@@ -150,12 +150,12 @@ def _teacher(
     source = Source.of(settings.teacher, task, tokenizer, data, ranks)
     if on_first_rank(ranks, lambda: not (folder / MANIFEST).exists()):
         build_store(folder, settings, source, Execution(device), ranks, console)
-    store = open_stored_teacher(folder, settings, source, ranks, device)
+    store = open_matching_store(folder, settings, source, ranks, device)
     if ranks.is_first:
         manifest = store.manifest
         said = f"teacher: {folder}: {manifest.num_records:,} records, kind {manifest.spec.kind} {manifest.spec.dtype}"
         say(console, said)
-    return StoredTeacher(store, collate), with_samples(source)
+    return StoredTeacher(store, collate), with_fingerprints(source)
 
 
 def _seed(seed: int, rank: int) -> None:

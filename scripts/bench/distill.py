@@ -90,7 +90,7 @@ def online(parts: Parts) -> Parts:
     assert objective is not None
     model = parts.task.build_model(objective.settings.teacher, parts.tokenizer, new_head=False)
     teacher = OnlineTeacher(model.eval().requires_grad_(False), parts.task, parts.collate)
-    data = parts.data.remove_columns("sample")
+    data = parts.data.remove_columns("fingerprint")
     return replace(
         parts,
         data=data,

@@ -154,7 +154,7 @@ def test_as_people_type_it(recipe: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith(("teacher: ", "finished: "))]
     assert re.fullmatch(
-        rf"teacher: {store}: \d+ records, \d+ rows, kind full fp16, [\d.]+ bytes a record, [\d.]+ .?B in all; "
+        rf"teacher: {store}: \d+ records, \d+ rows, kind full fp16, [\d.]+ bytes per record, [\d.]+ .?B in all; "
         r"1 of 1 shards to write, [\d.,]+ .?B free",
         lines[0],
     )
@@ -184,6 +184,6 @@ def test_labels_of_other_preprocessing_are_refused(two_ranks: RankPool, recipe: 
     train(two_ranks, recipe, tmp_path, "budget.steps=1", f"distillation.store={tmp_path / 'store'}")
     other = ("calibrate", str(tmp_path / "store"), "task.max_length=20", "--recipe", str(recipe))
     assert (
-        f"{tmp_path / 'store'}: made from something else: preprocessing is TextClassification of at most 24 tokens"
+        f"{tmp_path / 'store'}: the store does not match: preprocessing is TextClassification of at most 24 tokens"
         in two_ranks.run(2, command, *other)[0].complaint
     )

@@ -79,7 +79,7 @@ def whole(one_rank: RankPool, recipe: Path) -> Path:
     assert len(manifest.shards) == NUM_SHARDS
     size = sum(path.stat().st_size for path in store.glob("*.safetensors"))
     [announced] = re.findall(
-        rf"teacher: {store}: ([\d,]+) records, [\d,]+ rows, kind hidden fp32, ([\d.]+) bytes a record, "
+        rf"teacher: {store}: ([\d,]+) records, [\d,]+ rows, kind hidden fp32, ([\d.]+) bytes per record, "
         rf"([\d.]+) kB in all; {NUM_SHARDS} of {NUM_SHARDS} shards to write, [\d.]+ .?B free",
         done.stderr,
     )
@@ -271,7 +271,7 @@ def test_a_store_of_another_teacher_is_left_alone(
         (("distillation.dtype=bf16",), "dtype is fp32 in the store and bf16 here"),
     ]:
         message = refused(two_ranks, recipe, whole, *HIDDEN, *settings)
-        assert f"{whole}: made from something else: {differs}" in message
+        assert f"{whole}: the store does not match: {differs}" in message
     assert content(whole) == before
 
 
@@ -280,12 +280,12 @@ def test_a_top_k_store_must_know_the_temperatures(one_rank: RankPool, recipe: Pa
     teach(one_rank, recipe, tmp_path, *topk)
     assert "nothing to do" in teach(one_rank, recipe, tmp_path, *topk, "distillation.temperature=1").stderr
     assert (
-        f"distillation.temperature: value 3: {tmp_path} is of kind topk and knows 1, 2 only: use one of them, or "
+        f"distillation.temperature: value 3: {tmp_path} is of kind topk and holds 1, 2 only: use one of them, or "
         "make another store"
     ) in refused(one_rank, recipe, tmp_path, *topk, "distillation.temperature=3")
     ramp = "distillation.temperature={first: 1.0, final: 2.0}"
     assert (
-        f"distillation.temperature: from 1 to 2: {tmp_path} is of kind topk and knows 1, 2 only"
+        f"distillation.temperature: from 1 to 2: {tmp_path} is of kind topk and holds 1, 2 only"
         in refused(one_rank, recipe, tmp_path, *FEW, ramp)
     )
 
@@ -322,7 +322,7 @@ def test_a_disk_that_gets_full_ends_all_ranks_and_leaves_nothing_half_written(
     answers = two_ranks.run(2, command_with_small_files, *arguments(recipe, tmp_path / "store", *how))
     assert [done.code for done in answers] == [2, 2]
     assert f"{tmp_path / 'store'}: cannot be written (" in answers[0].complaint
-    assert "mend that and start again" in answers[0].complaint
+    assert "fix that and start again" in answers[0].complaint
     assert not (tmp_path / "store").exists()
     teach(two_ranks, recipe, tmp_path / "store", *how)
 
@@ -362,5 +362,5 @@ def test_a_recipe_without_a_teacher(one_rank: RankPool, recipe: Path) -> None:
 def test_a_folder_of_something_else(one_rank: RankPool, recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     message = refused(one_rank, recipe, tmp_path, *FEW)
-    assert "thesis.txt: not a store's file: give `dsprune teacher` a new or empty folder" in message
+    assert "thesis.txt: not a file of a store: give `dsprune teacher` a new or empty folder" in message
     assert content(tmp_path) == {"thesis.txt": b"mine"}

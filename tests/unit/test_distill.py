@@ -201,7 +201,7 @@ def test_a_tiny_rest_keeps_its_digits() -> None:
 
 def test_an_unknown_temperature_is_refused_with_those_that_are_known() -> None:
     with pytest.raises(
-        UserError, match=r"distillation.temperature: value 3: .* knows 0.5, 1, 2, 5.5, 20 only: use"
+        UserError, match=r"distillation.temperature: value 3: .* holds 0.5, 1, 2, 5.5, 20 only: use"
     ):
         distillation_loss(logits(0, 6, 11), top_k(logits(1, 6, 11)), 3.0)
 

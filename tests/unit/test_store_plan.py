@@ -89,7 +89,7 @@ def test_no_samples_are_refused() -> None:
 def test_equal_samples_with_unequal_rows_are_refused() -> None:
     prints = fingerprints({"input_ids": [[1], [2], [1]]})
     with pytest.raises(
-        UserError, match="samples 0 and 2 read the same, but have 1 and 2 rows of out0: make what"
+        UserError, match="samples 0 and 2 have the same fingerprint, but 1 and 2 rows of out0: include"
     ):
         plan_store(spec(), ORIGIN, prints, {"out0": np.array([1, 1, 2])})
 
@@ -146,18 +146,18 @@ def test_more_entries_than_classes_are_not_stored() -> None:
     ],
 )
 def test_top_k_needs_k_and_temperatures(settings: dict) -> None:  # type: ignore[type-arg]
-    with pytest.raises(ValidationError, match="k and temperatures are what kind topk needs, and no other"):
+    with pytest.raises(ValidationError, match="k and temperatures: kind topk needs both"):
         StoreSpec(outputs={"logits": Output(classes=9)}, **settings)
 
 
 def test_a_temperature_is_above_zero() -> None:
-    with pytest.raises(ValidationError, match="temperatures must be above 0"):
+    with pytest.raises(ValidationError, match="temperatures: must be above 0"):
         StoreSpec(kind="topk", outputs={"logits": Output(classes=9)}, k=2, temperatures=(1.0, 0.0))
 
 
 @pytest.mark.parametrize(("kind", "hidden"), [("hidden", None), ("full", 5)])
 def test_hidden_states_need_their_width(kind: str, hidden: int | None) -> None:
-    with pytest.raises(ValidationError, match="hidden, the width, is what each output of kind hidden needs"):
+    with pytest.raises(ValidationError, match="hidden: each output of kind hidden needs this width"):
         StoreSpec(kind=kind, outputs={"logits": Output(classes=9, hidden=hidden)})
 
 

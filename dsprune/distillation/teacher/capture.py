@@ -1,4 +1,4 @@
-"""The teacher's answers on their way to disk: computing is one thread, writing another."""
+"""Writing the shards of a capture: one thread runs the teacher, another writes its outputs."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,46 +16,37 @@ from dsprune.ranks.ranks import Ranks
 
 __all__ = ["capture", "shard_batches"]
 
-DEPTH = 4
-"""Batches that may wait to be written: the teacher's outputs of so many are in memory."""
-
-
-def shard_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Records of a shard by forward pass, those of like length together, the longest first.
-
-    They depend on the shard alone: whoever computes it, however often, gets the same bytes.
-    """
-    by_length = np.argsort(-lengths, kind="stable")
-    return [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
+MAX_PENDING = 4
+"""Batches that may wait to be written; the teacher's outputs for all of them are in memory."""
 
 
 def capture(
     folder: Path,
     plan: StorePlan,
     missing: Sequence[int],
-    asking: TeacherModel,
+    teacher: TeacherModel,
     lengths: np.ndarray,
     execution: Execution,
     ranks: Ranks,
     progress: Progress,
 ) -> None:
-    """Write this rank's share of the missing shards.
+    """Run the teacher for this rank's share of the missing shards, and write them.
 
-    Collective when the teacher is sharded: then all ranks make as many forward passes, even one that has
-    failed.
+    Collective when the teacher is sharded: all ranks then make the same number of forward passes, even a rank that
+    has failed.
 
     Args:
-        folder: of the store.
-        plan: of the store.
-        missing: shards to be written, by all ranks.
-        asking: the teacher.
-        lengths: tokens of each example.
+        folder: the store.
+        plan: its plan.
+        missing: shards to be written, by all ranks together.
+        teacher: the teacher.
+        lengths: `[examples]`, number of tokens of each training example.
         execution: how the teacher is run.
-        ranks: who this is.
+        ranks: this rank and the number of ranks.
         progress: gets a bar of this rank's records.
 
     Raises:
-        UserError: what the teacher says cannot be stored, or the disk takes no more.
+        UserError: the teacher's outputs cannot be stored, or a file cannot be written.
     """
     batch_size, sharded = execution.batch_size, execution.sharded
     hidden = plan.spec.kind == "hidden"
@@ -65,19 +56,32 @@ def capture(
         for number in own:
             writer = ShardWriter(plan, number)
             for records in shard_batches(lengths[writer.samples], batch_size):
-                rows = asking.rows(writer.samples[records], hidden=hidden)
-                background.do(writer.put, records.tolist(), rows)
+                rows = teacher.rows(writer.samples[records], hidden=hidden)
+                background.submit(writer.put, records.tolist(), rows)
                 if background.failed and not sharded:
                     return
                 progress.advance(bar, len(records))
-            background.do(_save, writer, folder)
+            background.submit(_save, writer, folder)
         if sharded:
             passes = [
                 _num_passes(plan, missing[rank :: ranks.world_size], batch_size)
                 for rank in range(ranks.world_size)
             ]
             for _ in range(max(passes) - passes[ranks.rank]):
-                asking.rows(plan.samples[:1], hidden=hidden)
+                teacher.rows(plan.samples[:1], hidden=hidden)
+
+
+def shard_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Return the records of each forward pass of a shard: records of similar length together, the longest first.
+
+    The batches depend on the shard alone, so that any rank computes the same bytes, at any time.
+
+    Args:
+        lengths: `[records]`, number of tokens of each record of the shard.
+        batch_size: records of a forward pass.
+    """
+    by_length = np.argsort(-lengths, kind="stable")
+    return [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
 
 
 def _num_passes(plan: StorePlan, shards: Sequence[int], batch_size: int) -> int:
@@ -93,13 +97,13 @@ def _save(writer: ShardWriter, folder: Path) -> None:
     try:
         writer.save(folder)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error}): mend that and start again") from error
+        raise UserError(f"{folder}: cannot be written ({error}): fix that and start again") from error
 
 
 class _Background:
-    """One thread that does what it is given, one after the other; leaving waits for it.
+    """Runs jobs in one other thread, in order; leaving the context waits for them.
 
-    The first error is raised on leaving, and what comes after it is not done.
+    After the first UserError no more jobs are run, and the error is raised on leaving.
     """
 
     def __init__(self) -> None:
@@ -110,27 +114,27 @@ class _Background:
     def __enter__(self) -> "_Background":
         return self
 
-    @property
-    def failed(self) -> bool:
-        """Whether something has gone wrong."""
-        return self._error is not None
-
-    def do(self, work: Callable[..., None], *args: Any) -> None:
-        """Do this next; waits while much is waiting."""
-        while len(self._pending) >= DEPTH:
-            self._pending.popleft().result()
-        self._pending.append(self._executor.submit(self._unless_failed, work, *args))
-
-    def _unless_failed(self, work: Callable[..., None], *args: Any) -> None:
-        if self._error is None:
-            try:
-                work(*args)
-            except UserError as error:
-                self._error = error
-
     def __exit__(self, *_: object) -> None:
         self._executor.shutdown()
         for future in self._pending:
             future.result()
         if self._error is not None:
             raise self._error
+
+    @property
+    def failed(self) -> bool:
+        """Whether a job has raised an error."""
+        return self._error is not None
+
+    def submit(self, work: Callable[..., None], *args: Any) -> None:
+        """Run `work(*args)` after the jobs before it; wait first while `MAX_PENDING` jobs are unfinished."""
+        while len(self._pending) >= MAX_PENDING:
+            self._pending.popleft().result()
+        self._pending.append(self._executor.submit(self._run, work, *args))
+
+    def _run(self, work: Callable[..., None], *args: Any) -> None:
+        if self._error is None:
+            try:
+                work(*args)
+            except UserError as error:
+                self._error = error
