@@ -9,10 +9,10 @@ import torch
 from datasets import Dataset
 from torch import nn
 
+from dsprune.distillation.capture.kinds import check_fit
+from dsprune.distillation.capture.source import Source
 from dsprune.distillation.signal import FullSignal, TeacherSignal
 from dsprune.distillation.store import Store, open_store
-from dsprune.distillation.teacher.kinds import check_fit
-from dsprune.distillation.teacher.source import Source
 from dsprune.errors import UserError
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.ranks import Ranks

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
+from dsprune.distillation.capture.build import build_store
+from dsprune.distillation.capture.forward import Execution
+from dsprune.distillation.capture.source import Source
 from dsprune.distillation.objective import LOSSES, DistillationObjective
 from dsprune.distillation.store.format import MANIFEST
-from dsprune.distillation.teacher.build import build_store
-from dsprune.distillation.teacher.forward import Execution
-from dsprune.distillation.teacher.source import Source
 from dsprune.distillation.teachers import (
     MicroBatch,
     OnlineTeacher,

@@ -14,12 +14,12 @@ from rich.progress import Progress
 
 from bench.figures import Row
 from bench.tools import milliseconds
+from dsprune.distillation.capture.forward import Execution, TeacherModel
+from dsprune.distillation.capture.shards import shard_batches, write_shards
+from dsprune.distillation.capture.source import Source
 from dsprune.distillation.objective import DistillationObjective
 from dsprune.distillation.store import Output, StorePlan, StoreSpec, begin_store, plan_store
 from dsprune.distillation.store.format import Kind
-from dsprune.distillation.teacher.capture import capture, shard_batches
-from dsprune.distillation.teacher.forward import Execution, TeacherModel
-from dsprune.distillation.teacher.source import Source
 from dsprune.distillation.teachers import MicroBatch, OnlineTeacher
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.ranks.ranks import Ranks
@@ -129,9 +129,9 @@ def captures(folder: Path, repeats: int) -> list[Row]:
     data = task.prepare("train", tokenizer)
     source = Source.of(recipe.distillation.teacher, task, tokenizer, data, ALONE)
     execution = Execution(torch.device("cpu"))
-    asking = TeacherModel(source, execution)
+    teacher = TeacherModel(source, execution)
     return [
-        capture_of(kind, width, folder, repeats, source, asking, execution)
+        capture_of(kind, width, folder, repeats, source, teacher, execution)
         for kind, width in (("full", None), ("hidden", 384))
     ]
 
@@ -142,20 +142,20 @@ def capture_of(
     folder: Path,
     repeats: int,
     source: Source,
-    asking: TeacherModel,
+    teacher: TeacherModel,
     execution: Execution,
 ) -> Row:
     """The figure of one kind."""
     spec = StoreSpec(kind=kind, outputs={"logits": Output(classes=2, hidden=width)})
     plan = plan_store(spec, source.origin, source.samples)
     lengths, shards = np.asarray(source.data["length"][:]), range(plan.num_shards)
-    bare = partial(ask_only, plan, asking, lengths, execution)
+    bare = partial(forward_only, plan, teacher, lengths, execution)
     ratios, rates = [], []
     for number in range(repeats):
         target = folder / f"capture-{kind}-{number}"
         begin_store(target, plan)
         kept = partial(
-            capture, target, plan, shards, asking, lengths, execution, ALONE, Progress(disable=True)
+            write_shards, target, plan, shards, teacher, lengths, execution, ALONE, Progress(disable=True)
         )
         without, taken = milliseconds(bare), milliseconds(kept)
         ratios.append(without / taken)
@@ -165,9 +165,9 @@ def capture_of(
     return Row(f"capture of kind {kind} against bare inference", figure, **goal)
 
 
-def ask_only(plan: StorePlan, asking: TeacherModel, lengths: np.ndarray, execution: Execution) -> None:
+def forward_only(plan: StorePlan, teacher: TeacherModel, lengths: np.ndarray, execution: Execution) -> None:
     """The forward passes of a capture."""
     for shard in range(plan.num_shards):
         samples = plan.samples[plan.records(shard)]
         for records in shard_batches(lengths[samples], execution.batch_size):
-            asking.rows(samples[records], hidden=plan.spec.kind == "hidden")
+            teacher.rows(samples[records], hidden=plan.spec.kind == "hidden")

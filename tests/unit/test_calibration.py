@@ -18,6 +18,7 @@ from dsprune.commands.calibrate.calibrate import Labels, calibrate, enough_recor
 from dsprune.commands.calibrate.recipe_file import write_temperature
 from dsprune.distillation import FullSignal, distillation_loss, example_weights
 from dsprune.distillation.calibration import GRID, Curve, Meter, recommend
+from dsprune.distillation.capture.source import origin_of_data
 from dsprune.distillation.store import (
     Output,
     ShardWriter,
@@ -29,7 +30,6 @@ from dsprune.distillation.store import (
     open_store,
     plan_store,
 )
-from dsprune.distillation.teacher.source import origin_of_data
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.recipe import load_recipe

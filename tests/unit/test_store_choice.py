@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from dsprune.distillation import Head
+from dsprune.distillation.capture.kinds import KL_BOUND, Candidate, choose, divergences
+from dsprune.distillation.capture.shards import shard_batches
 from dsprune.distillation.store import Output, StoreSpec
-from dsprune.distillation.teacher.capture import shard_batches
-from dsprune.distillation.teacher.kinds import KL_BOUND, Candidate, choose, divergences
 
 FULL = StoreSpec(kind="full", outputs={"logits": Output(classes=50)})
 TOPK = StoreSpec(kind="topk", outputs={"logits": Output(classes=50)}, k=5, temperatures=(1.0, 4.0))

@@ -13,8 +13,8 @@ from dsprune.commands.calibrate.recipe_file import check_recipe_file, write_temp
 from dsprune.commands.calibrate.tables import draw_curves, print_curves
 from dsprune.distillation import example_weights
 from dsprune.distillation.calibration import GRID, Curve, Meter, recommend
+from dsprune.distillation.capture.source import origin_of_data
 from dsprune.distillation.store import Store, fingerprints, open_store
-from dsprune.distillation.teacher.source import origin_of_data
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.recipe import Recipe

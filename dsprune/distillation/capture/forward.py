@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dsprune.distillation.capture.source import Source
 from dsprune.distillation.signal import Head
-from dsprune.distillation.teacher.source import Source
 from dsprune.tasks.batches import on_device
 from dsprune.zero.weights import read_whole, shard_for_inference
 

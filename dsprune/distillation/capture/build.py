@@ -9,6 +9,10 @@ import numpy as np
 from rich.console import Console
 from rich.filesize import decimal
 
+from dsprune.distillation.capture.forward import Execution, TeacherModel
+from dsprune.distillation.capture.kinds import NUM_COMPARED, candidates, check_fit, choose, measure, show
+from dsprune.distillation.capture.shards import write_shards
+from dsprune.distillation.capture.source import Source
 from dsprune.distillation.store import (
     ExistingStore,
     StorePlan,
@@ -21,10 +25,6 @@ from dsprune.distillation.store import (
     plan_store,
 )
 from dsprune.distillation.store.format import HEAD_FILE, MANIFEST
-from dsprune.distillation.teacher.capture import capture
-from dsprune.distillation.teacher.forward import Execution, TeacherModel
-from dsprune.distillation.teacher.kinds import NUM_COMPARED, candidates, check_fit, choose, measure, show
-from dsprune.distillation.teacher.source import Source
 from dsprune.errors import UserError
 from dsprune.ranks.agreement import on_every_rank, on_first_rank
 from dsprune.ranks.ranks import Ranks
@@ -73,7 +73,8 @@ def build_store(
         progress = until_finished.enter_context(progress_bar(console, shown=ranks.is_first))
         lengths = np.asarray(source.data["length"][:])
         on_every_rank(
-            ranks, lambda: capture(folder, plan, missing, load_teacher(), lengths, execution, ranks, progress)
+            ranks,
+            lambda: write_shards(folder, plan, missing, load_teacher(), lengths, execution, ranks, progress),
         )
         heads = load_teacher().heads() if spec.kind == "hidden" else {}
         on_first_rank(ranks, lambda: finish_store(folder, plan, heads))

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from dsprune.distillation.capture.forward import TeacherModel
 from dsprune.distillation.loss import CHUNK_ELEMENTS
 from dsprune.distillation.signal import Head
 from dsprune.distillation.store import Output, StoreSpec, check_origin
 from dsprune.distillation.store.codecs import codec_for
-from dsprune.distillation.teacher.forward import TeacherModel
 from dsprune.errors import UserError
 from dsprune.recipe import Distillation
 

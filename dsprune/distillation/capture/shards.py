@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
+from dsprune.distillation.capture.forward import Execution, TeacherModel
 from dsprune.distillation.store import ShardWriter, StorePlan
-from dsprune.distillation.teacher.forward import Execution, TeacherModel
 from dsprune.errors import UserError
 from dsprune.ranks.ranks import Ranks
 
-__all__ = ["capture", "shard_batches"]
+__all__ = ["shard_batches", "write_shards"]
 
 MAX_PENDING = 4
 """Batches that may wait to be written; the teacher's outputs for all of them are in memory."""
 
 
-def capture(
+def write_shards(
     folder: Path,
     plan: StorePlan,
     missing: Sequence[int],
