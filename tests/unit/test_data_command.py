@@ -39,7 +39,7 @@ def test_all_tasks_are_listed():
 @pytest.mark.parametrize(
     "name", ["commonsense-qa", "winogrande", "race-high", "squad", "mawps", "meltome", *GLUE]
 )
-def test_source_licence_and_numbers_are_told(name):
+def test_source_licence_and_numbers_are_printed(name):
     text = said(describe, load_task(name))
     for word in ("source", "https://" if name != "race-high" else "http://", "licence", "train:", "examples"):
         assert word in text

@@ -1,4 +1,4 @@
-"""A store that is not what was written is refused, and the file is named."""
+"""A damaged store is refused, and the file is named."""
 
 import json
 from collections.abc import Callable
@@ -70,7 +70,7 @@ def test_a_flipped_bit_anywhere_in_the_header(folder: Path, name: str, verify: b
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize("left", [0, 7, 8, 100, -1000, -1])
-def test_a_cut_off_file(folder: Path, name: str, verify: bool, left: int) -> None:
+def test_a_truncated_file(folder: Path, name: str, verify: bool, left: int) -> None:
     raw = (folder / name).read_bytes()
     (folder / name).write_bytes(raw[:left])
     with pytest.raises(
@@ -140,7 +140,7 @@ def change(folder: Path, edit: Callable[[dict], object]) -> None:  # type: ignor
     (folder / "store.json").write_text(json.dumps(values))
 
 
-def test_no_manifest_is_no_store(folder: Path) -> None:
+def test_without_a_manifest_a_store_is_incomplete(folder: Path) -> None:
     (folder / "store.json").unlink()
     with pytest.raises(
         UserError, match=r"not a complete store, store\.json is missing: run `dsprune teacher`"
@@ -176,7 +176,7 @@ def test_a_damaged_manifest(folder: Path, text: bytes, reason: str) -> None:
         lambda values: values["num_rows"].update(out0=1),
     ],
 )
-def test_a_manifest_that_says_something_else_than_the_files(folder: Path, edit: Callable) -> None:  # type: ignore[type-arg]
+def test_a_manifest_that_contradicts_the_files(folder: Path, edit: Callable) -> None:  # type: ignore[type-arg]
     change(folder, edit)
     with pytest.raises(UserError, match=f"{FILES[0]}: its header does not match store.json, one of them"):
         open_store(folder)
@@ -189,14 +189,14 @@ def test_a_manifest_with_an_unknown_field(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ORIGIN)
-def test_a_store_made_from_something_else_is_refused_with_both_sides(folder: Path, name: str) -> None:
+def test_a_store_of_another_origin_is_refused_with_both_values(folder: Path, name: str) -> None:
     with pytest.raises(
         UserError, match=f"the store does not match: {name} is {ORIGIN[name]} in the store and z here: "
     ):
         open_store(folder, {**ORIGIN, name: "z"})
 
 
-def test_all_that_differs_is_named_at_once(folder: Path) -> None:
+def test_all_differences_are_named_at_once(folder: Path) -> None:
     with pytest.raises(
         UserError, match=r"teacher is t+ in the store and a here; shape is unknown in the store and b"
     ):
@@ -206,7 +206,7 @@ def test_all_that_differs_is_named_at_once(folder: Path) -> None:
 # ---- nothing is overwritten
 
 
-def test_a_folder_of_another_plan_is_refused_and_left_alone(folder: Path) -> None:
+def test_a_folder_of_another_plan_is_refused_and_not_changed(folder: Path) -> None:
     before = content(folder)
     other = plan(spec("hidden", "bf16"), shard_bytes=500)
     for act in (
@@ -230,7 +230,7 @@ def test_a_manifest_of_another_plan_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "model.safetensors", ".bashrc", ".mine.tmp"])
-def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path, name: str) -> None:
+def test_a_folder_with_other_files_is_refused_and_not_changed(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(
         UserError, match=f"{name}: not a file of a store: give `dsprune teacher` a new or empty folder"
@@ -239,19 +239,19 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path, na
     assert content(tmp_path) == {name: b"mine"}
 
 
-def test_a_shard_that_tells_no_plan_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_shard_without_a_plan_is_not_resumed(tmp_path: Path) -> None:
     write_tensors(tmp_path / FILES[0], {"a": torch.ones(1)}, {})
     with pytest.raises(UserError, match=f"{FILES[0]}: not a file of a store: give a new or empty folder"):
         find_store(tmp_path)
 
 
-def test_a_damaged_shard_is_not_taken_for_a_finished_one(folder: Path) -> None:
+def test_a_damaged_shard_does_not_count_as_written(folder: Path) -> None:
     flip(folder / FILES[1], -1)
     with pytest.raises(UserError, match=f"{FILES[1]}: damaged, its content does not match the checksum"):
         missing_shards(folder, plan(spec("hidden"), shard_bytes=500))
 
 
-def test_a_teacher_that_says_something_else_the_second_time_is_noticed(tmp_path: Path) -> None:
+def test_other_outputs_for_an_existing_shard_are_refused(tmp_path: Path) -> None:
     planned = plan(spec())
     write_shard(tmp_path, planned, 0)
     writer = ShardWriter(planned, 0)
