@@ -5,9 +5,9 @@ from typing import Literal
 
 from rich.console import Console
 
-from dsprune.distillation.teacher.build import build_store
-from dsprune.distillation.teacher.forward import Execution
-from dsprune.distillation.teacher.source import Source
+from dsprune.distillation.capture.build import build_store
+from dsprune.distillation.capture.forward import Execution
+from dsprune.distillation.capture.source import Source
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.ranks.ranks import Ranks

@@ -1,4 +1,13 @@
-"""What a student learns from a teacher's logits, whole, cut to the largest or rebuilt from hidden states."""
+"""Knowledge distillation: the loss, the teacher beside the student or on disk, and the temperature.
+
+loss.py            the distillation loss and its gradient
+signal.py          the teacher's side of the loss: full logits, the k largest, or hidden states
+objective.py       the loss of a training step, from task loss and distillation loss
+teachers.py        where the teacher's outputs come from: a forward pass at every step, or a store
+capture/           running the teacher once over the training data, to make a store
+store/             the store on disk
+calibration.py     statistics of a stored teacher by temperature
+"""
 
 from dsprune.distillation.loss import distillation_loss, example_weights
 from dsprune.distillation.signal import FullSignal, Head, HiddenSignal, TeacherSignal, TopKSignal

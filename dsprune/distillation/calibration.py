@@ -1,8 +1,8 @@
-"""How soft a teacher is at each temperature, and which one to distil with: from its stored outputs alone.
+"""Statistics of a stored teacher by temperature, and a recommended temperature.
 
-The student is taken where training starts to teach it: all its logits equal. There the task's cross-entropy
-has a gradient of norm `sqrt(1 - 1/n)` for n classes, whatever the label, and the distillation term one of
-`T * ||p - 1/n||`, p being the teacher's probabilities at T; so their ratio needs no student and no labels.
+Gradients are those for a student at initialisation, all of whose logits are equal. The task's cross-entropy then has a
+gradient of norm `sqrt(1 - 1/n)` for n classes, for any label, and the distillation loss has one of `T * ||p - 1/n||`,
+p being the teacher's probabilities at T. Their ratio therefore needs neither a student nor labels.
 """
 
 import math
@@ -16,29 +16,30 @@ from dsprune.distillation.signal import TeacherSignal, TopKSignal
 
 __all__ = ["GRID", "NUM_BINS", "TARGET_SHARE", "Curve", "Meter", "Point", "recommend"]
 
-# The preferred numbers of ISO 3, ten a decade: even on a log scale, and short to write in a recipe.
+# Preferred numbers of ISO 3, ten per decade: evenly spaced on a log scale, and short to write in a recipe.
 GRID = (0.5, 0.63, 0.8, 1.0, 1.25, 1.6, 2.0, 2.5, 3.15, 4.0, 5.0, 6.3, 8.0, 10.0, 12.5, 16.0, 20.0)
 
-
 TARGET_SHARE = 0.5
-
+"""The entropy share at which `recommend` aims."""
 
 NUM_BINS = 15
+"""Bins of confidence for the calibration error."""
 
-
-CHUNK_ELEMENTS = 2**20  # probabilities that are looked at together
+CHUNK_ELEMENTS = 2**20
+"""Probabilities that are processed together."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """The teacher at one temperature: means over the samples of the means over their rows.
+    """The teacher at one temperature: means over samples of the means over the rows of each.
 
     Attributes:
         temperature: divides the logits.
-        entropy: of the probabilities, in nats.
-        entropy_share: mean entropy over the mean of the largest possible, the log of the number of classes.
+        entropy: entropy of the probabilities, in nats.
+        entropy_share: mean entropy divided by the mean of its largest possible value, the log of the number of
+            classes; 0 to 1.
         top1_mass: the largest probability.
-        gradient_ratio: norm of the distillation term's gradient over that of the task's, see the module.
+        gradient_ratio: gradient norm of the distillation loss divided by that of the task loss, see the module.
         calibration_error: expected calibration error against the labels; None without labels.
     """
 
@@ -55,10 +56,10 @@ class Curve:
     """One output of the teacher at all temperatures.
 
     Attributes:
-        points: by ascending temperature.
-        agreement: share of the labels that are the teacher's likeliest class; None without labels.
-        num_rows: rows that were looked at.
-        num_labels: those of them that have a label.
+        points: the temperatures, ascending.
+        agreement: fraction of the labels that are the teacher's most likely class; None without labels.
+        num_rows: number of rows.
+        num_labels: number of rows with a label.
     """
 
     points: tuple[Point, ...]
@@ -68,11 +69,12 @@ class Curve:
 
 
 def recommend(curves: Sequence[Curve]) -> float:
-    """The temperature, not below 1, at which the entropy share is nearest to `TARGET_SHARE`.
+    """Return the temperature, not below 1, at which the entropy share is nearest to `TARGET_SHARE`.
 
-    At a share of 0 the targets say no more than labels do, at 1 they tell no class from another. Entropy
-    rises with temperature, so there is one place between; a temperature below 1 would take away what a soft
-    teacher says. Of several outputs the mean share counts. The rule is ours, not one from a paper.
+    At a share of 0 the targets hold no more information than labels, at 1 they do not distinguish classes. Entropy
+    rises with temperature, so there is one optimum between. A temperature below 1 would remove information from a
+    soft teacher; it is recommended only if there is none of 1 or more. For several outputs, the mean share counts. The
+    rule is dsprune's own, not from a paper.
     """
     shares = {
         points[0].temperature: sum(point.entropy_share for point in points) / len(points)
@@ -81,8 +83,7 @@ def recommend(curves: Sequence[Curve]) -> float:
     allowed = [temperature for temperature in shares if temperature >= 1] or list(shares)
 
     def preference(temperature: float) -> tuple[float, float]:
-        # Rounded: where all are alike, a teacher without doubt gets the highest, and one that says nothing
-        # the lowest.
+        # Rounded, so that where all are alike a one-hot teacher gets the highest, and a uniform one the lowest.
         distance = shares[temperature] - TARGET_SHARE
         return round(abs(distance), 4), temperature if distance > 0 else -temperature
 
@@ -90,7 +91,7 @@ def recommend(curves: Sequence[Curve]) -> float:
 
 
 class Meter:
-    """Sums up one output of the teacher, batch by batch; its size depends on the temperatures alone."""
+    """Accumulates the statistics of one output of the teacher; its size depends on the temperatures alone."""
 
     def __init__(self, temperatures: Sequence[float], classes: int) -> None:
         self._temperatures, self._classes = sorted(temperatures), classes
@@ -102,12 +103,12 @@ class Meter:
         self._num_rows = self._num_labels = 0
 
     def add(self, signal: TeacherSignal, weights: Tensor, labels: Tensor | None = None) -> None:
-        """Take some rows in.
+        """Add some rows.
 
         Args:
             signal: the rows.
-            weights: of each row; those of a sample's rows add up to 1.
-            labels: class of each row, negative where it is not known.
+            weights: weight of each row, `[rows]`; those of a sample's rows add up to 1.
+            labels: class of each row, `[rows]`, negative if unknown; None = all unknown.
         """
         labels = torch.full((len(signal),), -1) if labels is None else labels
         assert len(signal) == len(weights) == len(labels), (len(signal), len(weights), len(labels))
@@ -120,12 +121,12 @@ class Meter:
 
     @property
     def has_choice(self) -> bool:
-        """Whether there was a row of two classes or more: all others know one distribution only."""
+        """Whether any row had two classes or more: rows of one class have one distribution only."""
         return self._largest_entropy > 0
 
     def curve(self) -> Curve:
-        """What was summed up."""
-        assert self.has_choice, "nothing but rows of one class"
+        """Return the statistics of all rows so far."""
+        assert self.has_choice, "all rows have a single class"
         labelled = self._bins[0, 0].sum().item()
         return Curve(
             points=tuple(map(self._point, range(len(self._temperatures)))),
@@ -136,10 +137,10 @@ class Meter:
 
     def _add_chunk(self, signal: TeacherSignal, rows: slice, weights: Tensor, labels: Tensor) -> None:
         student = torch.full((len(weights), self._classes), -math.log(self._classes))
-        is_class = student  # of the first temperature, and the same at all others
+        is_class = student  # set at the first temperature; the same at all others
         for i, log_probs in enumerate(_log_probs(signal, rows, student, self._temperatures)):
             if i == 0:
-                is_class = log_probs > -torch.inf  # -inf marks a class that takes no part in its row
+                is_class = log_probs > -torch.inf  # -inf marks a class that does not take part in its row
                 num_classes = is_class.sum(-1, keepdim=True)
                 self._largest_entropy += (weights @ num_classes[:, 0].double().log()).item()
                 self._task_gradient += (weights @ (1 - 1 / num_classes[:, 0].double()).sqrt()).item()
@@ -178,10 +179,10 @@ class Meter:
 def _log_probs(
     signal: TeacherSignal, rows: slice, student: Tensor, temperatures: Sequence[float]
 ) -> Iterator[Tensor]:
-    """The teacher's log-probabilities of some rows at each temperature, a new tensor each."""
+    """Yield the teacher's log-probabilities of some rows at each temperature, a new tensor each."""
     if isinstance(signal, TopKSignal):
         yield from (signal.log_probs(rows, temperature, student) for temperature in temperatures)
         return
-    # They are logits, too, up to a constant a row: hidden states are multiplied by their head once.
+    # Log-probabilities at temperature 1 are logits up to a constant per row: the head is applied only once.
     logits = signal.log_probs(rows, 1.0, student)
     yield from (torch.log_softmax(logits / temperature, dim=-1) for temperature in temperatures)

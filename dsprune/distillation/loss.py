@@ -1,4 +1,4 @@
-"""The distillation loss: chunk by chunk in fp32, without a second copy of large logits."""
+"""The distillation loss, computed in chunks in fp32, without a second copy of large logits."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +13,7 @@ from dsprune.distillation.signal import FullSignal, TeacherSignal
 __all__ = ["distillation_loss", "example_weights"]
 
 CHUNK_ELEMENTS = 2**23
-"""Logits that are looked at together: 32 MiB of fp32, large enough to keep a GPU's matrix units busy."""
+"""Logits that are processed together: 32 MiB of fp32, enough to keep the matrix units of a GPU busy."""
 
 
 def distillation_loss(
@@ -24,20 +24,20 @@ def distillation_loss(
     *,
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> Tensor:
-    """`T^2 * KL(teacher_T || student_T)`, the weighted sum over rows, in fp32 (fp64 for fp64 logits).
+    """Return `T^2 * KL(teacher_T || student_T)`, a weighted sum over rows, in fp32 (fp64 for fp64 logits).
 
     The factor keeps the size of the gradient independent of the temperature (Hinton et al. 2015; the authors'
     own code in SparseML scales in the same way).
 
     Args:
-        student: logits, `[rows, classes]`; rows that do not count are left out.
-        teacher: the same rows of the teacher, as logits or as what a store holds.
-        temperature: both sides' logits are divided by it.
-        weights: of each row, see `example_weights`; None takes each row as one example: the mean.
-        chunk_elements: bounds the memory of temporaries, a few fp32 tensors of so many elements.
+        student: the student's logits, `[rows, classes]`, without the rows that do not count.
+        teacher: the teacher's outputs for the same rows, as logits or as a signal from a store.
+        temperature: divides the logits of both.
+        weights: weight of each row, `[rows]`, see `example_weights`; None = the mean over rows.
+        chunk_elements: logits that are processed together; memory for temporaries is a few fp32 tensors of this size.
 
     Raises:
-        UserError: the teacher's signal does not hold what this temperature needs.
+        UserError: the teacher's signal does not hold this temperature.
     """
     signal = FullSignal(teacher) if isinstance(teacher, Tensor) else teacher
     assert len(signal) == len(student), (len(signal), len(student))
@@ -48,12 +48,12 @@ def distillation_loss(
 
 
 def example_weights(rows: Tensor) -> Tensor:
-    """Weights that make a sum over rows the mean over examples of the mean over each one's rows.
+    """Return row weights `[rows]` with which a sum is the mean over examples of the mean over the rows of each.
 
-    An example without rows counts as zero: the mean must not depend on how a batch is split over ranks.
+    An example without rows counts as zero, so the mean does not depend on how a batch is split over ranks.
 
     Args:
-        rows: number of rows of each example, in the order of the batch.
+        rows: number of rows of each example, `[examples]`, in the order of the batch.
 
     Examples:
         >>> example_weights(torch.tensor([1, 0, 2, 1]))
@@ -65,12 +65,12 @@ def example_weights(rows: Tensor) -> Tensor:
 class _Divergence(torch.autograd.Function):
     """KL divergence of each row.
 
-    The backward pass computes the probabilities again: keeping them takes the memory that chunks save, and a
-    gradient that is made in the forward pass and kept in fp16 does not know the loss scale yet.
+    The backward pass computes the probabilities again. Keeping them would take the memory that chunks save, and a
+    gradient computed in the forward pass and kept in fp16 could underflow, because the loss is not scaled yet.
 
     With respect to the student's logits over T the gradient is `q - p`, the student's probabilities less the
-    teacher's. For top-k the others' part of p depends on q, but not to first order on the divergence: sharing
-    the bucket out as the student does is what minimises it.
+    teacher's. For top-k, the part of p in the bucket depends on q, but this does not change the divergence to first
+    order: dividing the bucket in the student's proportions minimises the divergence.
     """
 
     @staticmethod
@@ -100,7 +100,7 @@ class _Divergence(torch.autograd.Function):
 def _chunks(
     student: Tensor, signal: TeacherSignal, temperature: float, chunk_elements: int
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Rows, and both sides' log-probabilities of them, of which the caller may make what it likes."""
+    """Yield chunks of rows with the log-probabilities of student and teacher, which the caller may overwrite."""
     size = max(1, chunk_elements // max(1, student.shape[1]))
     for start in range(0, len(student), size):
         rows = slice(start, start + size)

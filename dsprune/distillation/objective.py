@@ -1,4 +1,4 @@
-"""The loss of a student: its task's, its teacher's, or some of both."""
+"""The objective of training with a teacher: task loss and distillation loss, weighted by the hardness."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,18 +15,18 @@ from dsprune.tasks.task import Task
 __all__ = ["LOSSES", "DistillationObjective"]
 
 LOSSES = ("loss", "task_loss", "distillation_loss")
-"""What a lesson's losses are called, where they are logged too."""
+"""Names of the losses, in `DistillationObjective.losses` and in the log."""
 
 
 @dataclass(frozen=True)
 class DistillationObjective:
-    """A teacher, and how much heed is paid to it when.
+    """Computes the loss `(1 - h) * task loss + h * distillation loss`, h being the hardness.
 
     Attributes:
-        teacher: who.
-        task: tells which rows count.
-        settings: hardness and temperature.
-        timetable: what they are counted on.
+        teacher: provides the teacher's outputs.
+        task: selects the rows that count.
+        settings: hardness and temperature, which may change over the steps.
+        timetable: converts their epochs into steps.
     """
 
     teacher: Teacher
@@ -35,19 +35,25 @@ class DistillationObjective:
     timetable: Timetable
 
     def at(self, step: int) -> dict[str, float]:
-        """Hardness and temperature for step `step`."""
+        """Return `hardness` and `temperature` at a step."""
         steps = self.timetable.steps_per_epoch, self.timetable.total_steps
         return {name: getattr(self.settings, name).at(step, *steps) for name in ("hardness", "temperature")}
 
     def losses(self, outputs: Any, micro_batch: MicroBatch, step: int) -> dict[str, Tensor]:
-        """`loss` = `(1 - h) * task + h * T^2 * KL(teacher_T || student_T)`, and these two parts by themselves.
+        """Return the losses of a micro-batch by name, each the mean over outputs and examples.
 
-        Each is the mean over outputs and examples.
+        Args:
+            outputs: the student's outputs, with its task loss.
+            micro_batch: the examples, on the student's device.
+            step: optimizer steps before this one, for hardness and temperature.
+
+        Returns:
+            `loss = (1 - h) * task_loss + h * distillation_loss`, and the two parts, without the factors.
         """
         now = self.at(step)
         signals = self.teacher.signals(micro_batch)
         rows = self.task.logit_rows(outputs, micro_batch.batch)
-        each = [
+        by_output = [
             distillation_loss(
                 part.logits,
                 signals[name],
@@ -56,6 +62,6 @@ class DistillationObjective:
             )
             for name, part in rows.items()
         ]
-        imitation = torch.stack(each).mean()
-        loss = (1 - now["hardness"]) * outputs.loss + now["hardness"] * imitation
-        return dict(zip(LOSSES, (loss, outputs.loss, imitation), strict=True))
+        distilled = torch.stack(by_output).mean()
+        loss = (1 - now["hardness"]) * outputs.loss + now["hardness"] * distilled
+        return dict(zip(LOSSES, (loss, outputs.loss, distilled), strict=True))

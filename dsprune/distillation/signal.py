@@ -1,4 +1,4 @@
-"""What is known of a teacher's output, row by row, and the distribution that follows from it."""
+"""The teacher's side of the distillation loss: full logits, the k largest, or hidden states."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ __all__ = ["FullSignal", "Head", "HiddenSignal", "TeacherSignal", "TopKSignal"]
 
 
 class TeacherSignal(ABC):
-    """The teacher's side of some rows; a row is one softmax, over `classes`.
+    """The teacher's outputs for some rows; a row is one softmax over the classes.
 
-    A logit of -inf is a class that does not take part in its row.
+    A class with a logit of -inf does not take part in its row.
     """
 
     @abstractmethod
@@ -24,13 +24,14 @@ class TeacherSignal(ABC):
 
     @abstractmethod
     def log_probs(self, rows: slice, temperature: float, student: Tensor) -> Tensor:
-        """The teacher's log-probabilities of some rows, `[rows, classes]`.
+        """Return the teacher's log-probabilities of some rows, `[rows, classes]`.
 
         Args:
-            rows: which.
+            rows: the rows.
             temperature: divides the teacher's logits.
-            student: the student's log-probabilities of these rows at this temperature; the result has their
-                type, and what the signal does not tell apart is shared out as the student does it.
+            student: the student's log-probabilities of these rows at this temperature, `[rows, classes]`. The result
+                has their type. Probability that the signal holds only as a sum over classes is divided among
+                these classes in the student's proportions.
 
         Raises:
             UserError: the signal does not hold what this temperature needs.
@@ -38,7 +39,7 @@ class TeacherSignal(ABC):
 
     @abstractmethod
     def to(self, device: torch.device) -> "TeacherSignal":
-        """The signal on `device`."""
+        """Return the signal on `device`."""
 
 
 @dataclass(frozen=True)
@@ -51,23 +52,23 @@ class FullSignal(TeacherSignal):
         return len(self.logits)
 
     def log_probs(self, rows: slice, temperature: float, student: Tensor) -> Tensor:
-        """The softmax of the logits."""
+        """Return the log-softmax of the logits."""
         return functional.log_softmax(self.logits[rows].to(student.dtype) / temperature, dim=-1)
 
     def to(self, device: torch.device) -> "FullSignal":
-        """The logits on `device`."""
+        """Return the logits on `device`."""
         return FullSignal(self.logits.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)
 class Head:
-    """The linear layer behind the hidden states: `weight [classes, hidden]`, `bias [classes]`."""
+    """The linear layer after the hidden states: `weight [classes, hidden]`, `bias [classes]`."""
 
     weight: Tensor
     bias: Tensor
 
     def to(self, device: torch.device) -> "Head":
-        """The head on `device`; itself when it is there."""
+        """Return the head on `device`."""
         return Head(self.weight.to(device, non_blocking=True), self.bias.to(device, non_blocking=True))
 
 
@@ -75,7 +76,7 @@ class Head:
 class HiddenSignal(TeacherSignal):
     """The input of the teacher's last linear layer, `[rows, hidden]`, and that layer.
 
-    Logits are computed again from them, in the head's type; so every temperature is known.
+    The logits are computed again from both, in the head's type, so the signal holds every temperature.
     """
 
     hidden: Tensor
@@ -85,29 +86,29 @@ class HiddenSignal(TeacherSignal):
         return len(self.hidden)
 
     def log_probs(self, rows: slice, temperature: float, student: Tensor) -> Tensor:
-        """The softmax of the logits that the head makes."""
+        """Return the log-softmax of the logits that the head computes."""
         hidden = self.hidden[rows].to(self.head.weight.dtype)
         logits = functional.linear(hidden, self.head.weight, self.head.bias).to(student.dtype)
         return functional.log_softmax(logits / temperature, dim=-1)
 
     def to(self, device: torch.device) -> "HiddenSignal":
-        """Hidden states and head on `device`."""
+        """Return hidden states and head on `device`."""
         return HiddenSignal(self.hidden.to(device, non_blocking=True), self.head.to(device))
 
 
 @dataclass(frozen=True)
 class TopKSignal(TeacherSignal):
-    """The k largest logits of each row, and what all others weigh together.
+    """The k largest logits of each row, and the total mass of all others.
 
-    More precisely, `rest[:, j]` is `logsumexp(z / temperatures[j])` over the logits z that are not among the
-    k. The others are one bucket: its mass is the teacher's, how it is shared out inside is the student's own
-    affair, so the loss is the KL divergence of the distributions over k + 1 outcomes.
+    `rest[:, j]` is `logsumexp(z / temperatures[j])` over the logits z that are not among the k. The other classes form
+    one bucket. Its mass is the teacher's, and it is divided inside in the student's proportions, so the loss is
+    the KL divergence of the distributions over k + 1 outcomes.
 
     Attributes:
-        values: logits, `[rows, k]`, up to a constant a row.
+        values: the k largest logits, `[rows, k]`, up to a constant per row.
         indices: their classes, `[rows, k]`, integers.
-        rest: fp32, `[rows, temperatures]`, up to the same constant.
-        temperatures: those that `rest` is known for.
+        rest: fp32, `[rows, temperatures]`, up to the same constants.
+        temperatures: the temperatures of the columns of `rest`.
     """
 
     values: Tensor
@@ -119,18 +120,18 @@ class TopKSignal(TeacherSignal):
         return len(self.values)
 
     def log_probs(self, rows: slice, temperature: float, student: Tensor) -> Tensor:
-        """What is known of the k, and the rest in the proportions of the student."""
+        """Return the log-probabilities of the k classes, and those of the others in the student's proportions."""
         values = self.values[rows].to(student.dtype) / temperature
         rest = self.rest[rows, self._column(temperature)].to(student.dtype)[:, None]
         total = torch.logaddexp(values.logsumexp(-1, keepdim=True), rest)
         indices = self.indices[rows].long()
         others = student.scatter(-1, indices, -torch.inf)
         mass = others.logsumexp(-1, keepdim=True)
-        mass.masked_fill_(mass == -torch.inf, 0)  # no others at all: -inf must not meet -inf
+        mass.masked_fill_(mass == -torch.inf, 0)  # without other classes: -inf - -inf would be NaN
         return others.add_(rest - total - mass).scatter_(-1, indices, values - total)
 
     def to(self, device: torch.device) -> "TopKSignal":
-        """Values, indices and rest on `device`."""
+        """Return values, indices and rest on `device`."""
         values, indices, rest = (
             tensor.to(device, non_blocking=True) for tensor in (self.values, self.indices, self.rest)
         )
@@ -140,7 +141,7 @@ class TopKSignal(TeacherSignal):
         if temperature not in self.temperatures:
             known = ", ".join(f"{value:g}" for value in self.temperatures)
             raise UserError(
-                f"distillation.temperature: value {temperature:g}: the top-k store knows {known} only: "
-                f"use one of them, or capture the store again with this one declared"
+                f"distillation.temperature: value {temperature:g}: the top-k store holds {known} only: "
+                f"use one of them, or make the store again with this one in distillation.temperatures"
             )
         return self.temperatures.index(temperature)

@@ -1,4 +1,4 @@
-"""Where a benchmark's data come from: its files as the authors publish them, and its name on the hub."""
+"""Where the data of a benchmark come from: the files that its authors publish, and its name on the hub."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ Split = Literal["train", "validation"]
 
 @dataclass(frozen=True)
 class HubData:
-    """A data set on the hub, and what its validation split is called."""
+    """A data set on the hub, and the name of its validation split."""
 
     name: str
     config: str | None = None
@@ -23,11 +23,11 @@ class Part:
     """A split in the folder that the authors publish.
 
     Attributes:
-        path: file, or folder of files, under that folder.
-        examples: how many there are; None = not known for certain.
-        header: names of the columns, of a file that has no header.
-        rename: the file's name of a column, for each of our names that differs.
-        where: values that a row must have in some columns, where one file holds several splits.
+        path: file, or folder of files, inside that folder.
+        examples: number of examples; None = not known for certain.
+        header: names of the columns, for a file without a header.
+        rename: the file's name of a column, for each of dsprune's names that differs.
+        where: value that a row must have in each of these columns, for a file that holds several splits.
     """
 
     path: str
@@ -42,12 +42,12 @@ class Benchmark:
     """A published data set.
 
     Attributes:
-        title: what it is called.
+        title: its name.
         source: where its authors publish it.
-        licence: under which terms, as far as they say.
-        parts: the splits in that publication.
-        hub: the same on the hub; None = it is not there in a form that is data alone.
-        note: what else one must know before a first run.
+        licence: its terms, as far as the authors state them.
+        parts: its splits in that publication.
+        hub: the same data on the hub; None = not there in a form that is data alone, without code.
+        note: what else to know before a first run.
     """
 
     title: str

@@ -1,7 +1,7 @@
 """CommonsenseQA, WinoGrande and RACE, encoded as in the authors' own pipeline.
 
 Source of the encodings: neuralmagic/sparseml, pull request 1287, commit c25e764394, multiple_choice.py, by the first
-author of the paper; it says to reproduce RoBERTa's results in fairseq.
+author of the paper, who states that it reproduces RoBERTa's results in fairseq.
 """
 
 import json
@@ -24,7 +24,7 @@ __all__ = ["COMMONSENSE", "commonsense_qa", "race", "winogrande"]
 
 
 def commonsense_qa(rows: Rows) -> list[Question]:
-    """A pair `Q: question`, `A: choice` for each choice; of the authors' files, or the hub's flatter ones."""
+    """Make a pair `Q: question`, `A: choice` for each choice, from the authors' files or the hub's flatter ones."""
     questions = rows.column("question")
     nested = bool(questions) and isinstance(questions[0], dict)
     choices = [one["choices"] for one in questions] if nested else rows.column("choices")
@@ -39,7 +39,7 @@ def commonsense_qa(rows: Rows) -> list[Question]:
             labels, texts = its_choices["label"], its_choices["text"]
         if answer not in labels:
             raise UserError(
-                f"{rows.origin}: row {row}: answerKey {answer!r} is none of {', '.join(labels)}: "
+                f"{rows.origin}: row {row}: answerKey {answer!r} is not one of {', '.join(labels)}: "
                 "use a split whose answers are published"
             )
         pairs = tuple((f"Q: {stem}", f"A: {text}") for text in texts)
@@ -48,21 +48,23 @@ def commonsense_qa(rows: Rows) -> list[Question]:
 
 
 def winogrande(rows: Rows) -> list[Question]:
-    """The sentence cut at the blank: up to it, with an option in its place, and what comes after it."""
+    """Cut the sentence at the blank: an option takes its place, and the second text is what comes after it."""
     sentences, answers = rows.texts("sentence"), rows.texts("answer")
     options = [rows.texts(name) for name in ("option1", "option2")]
     made = []
     for row, (sentence, answer) in enumerate(zip(sentences, answers, strict=True)):
         left, blank, right = sentence.partition("_")
         if not blank or answer not in ("1", "2"):
-            what = f"answer {answer!r} is neither 1 nor 2" if blank else "there is no blank, _, in it"
-            raise UserError(f"{rows.origin}: row {row + 1}: {what}: use a split whose answers are published")
+            problem = f"answer {answer!r} is neither 1 nor 2" if blank else "the sentence has no blank, _"
+            raise UserError(
+                f"{rows.origin}: row {row + 1}: {problem}: use a split whose answers are published"
+            )
         made.append(Question(tuple((left + option[row], right) for option in options), int(answer) - 1))
     return made
 
 
 def race(rows: Rows) -> list[Question]:
-    """The article, and the question with an option: in its blank where it has one, else behind it.
+    """Pair the article with the question and an option, which fills the blank or else is appended.
 
     Questions whose options are all the same are left out.
     """
@@ -83,7 +85,7 @@ def _filled(question: str, option: str) -> str:
 
 
 def _race_articles(path: Path, header: Sequence[str]) -> pa.Table:
-    """One article with its questions, as in the authors' archive; or one a line."""
+    """Read one article with its questions, as in the authors' archive, or one on each line of a jsonl file."""
     text = path.read_text(encoding="utf-8")
     articles = (
         [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else [json.loads(text)]
@@ -92,7 +94,7 @@ def _race_articles(path: Path, header: Sequence[str]) -> pa.Table:
 
 
 def _race_rows(article: Mapping[str, Any]) -> list[dict[str, Any]]:
-    if "questions" not in article:  # a row a question, as on the hub
+    if "questions" not in article:  # one row per question, as on the hub
         return [dict(article)]
     parts = zip(article["questions"], article["options"], article["answers"], strict=True)
     return [
@@ -122,7 +124,7 @@ def _commonsense_qa(settings: TaskSettings) -> Task:
     benchmark = Benchmark(
         title="CommonsenseQA 1.11, random split",
         source="https://www.tau-nlp.sites.tau.ac.il/commonsenseqa, train_ and dev_rand_split.jsonl",
-        licence="MIT, by its authors' word",
+        licence="MIT, according to its authors",
         parts={
             "train": Part("train_rand_split.jsonl", 9_741),
             "validation": Part("dev_rand_split.jsonl", 1_221),
@@ -137,7 +139,7 @@ def _winogrande(settings: TaskSettings) -> Task:
     benchmark = Benchmark(
         title="WinoGrande 1.1, size XL",
         source="https://storage.googleapis.com/ai2-mosaic/public/winogrande/winogrande_1.1.zip",
-        licence="see https://winogrande.allenai.org; none is stated in the archive that was read about",
+        licence="see https://winogrande.allenai.org; no licence was found for the archive",
         parts={"train": Part("train_xl.jsonl", 40_398), "validation": Part("dev.jsonl", 1_267)},
         hub=HubData("allenai/winogrande", "winogrande_xl"),
         note="The answers of the test split are not published: results are on the validation split.",

@@ -1,4 +1,4 @@
-"""Word problems: an encoder reads the question, a small decoder writes the equation, its value is compared."""
+"""Word problems: an encoder reads the question, and a small decoder generates the equation."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -34,40 +34,34 @@ __all__ = ["EQUATIONS", "EquationGeneration"]
 PAD, BEGIN, END = range(3)
 """The first tokens of the decoder's vocabulary; the symbols follow."""
 
-
 NUM_SPECIAL = 3
 
-
 MAX_SLOTS = 7
-"""Most numbers in a question of the benchmarks."""
-
+"""Largest number of slots in a question of the benchmarks."""
 
 MAX_EQUATION = 32
 """Longest equation, in symbols; the benchmarks' longest has 15."""
 
-
 DECODER_LAYERS = 2
 
-
 ROUNDING = 1e-3
-"""How far an answer in the files may be from its equation's value: some are rounded to three digits."""
-
+"""Tolerance between an answer in the files and the value of its equation: some are rounded to three digits."""
 
 TOLERANCE = 1e-4
-"""How far the values of two equal equations may differ, as in SMC-Bench's own evaluation."""
+"""Tolerance between the values of two equal equations, as in SMC-Bench's own evaluation."""
 
 
 @dataclass(frozen=True)
 class EquationGeneration(Seq2Seq):
-    """A question with `number0`, ... in the place of its numbers in, an equation in prefix form out.
+    """A question with slots `number0`, ... in place of its numbers in, an equation in prefix form out.
 
-    Any encoder will do. The decoder has two layers of the encoder's width, and writes operators, slots and
-    the constants of the training equations. An output is right if it has the value of the gold equation.
+    The encoder can be any model. The decoder has two layers of the encoder's width, and generates operators, slots
+    and the constants of the training equations. An output is correct if it has the value of the gold equation.
 
     Attributes:
         settings: the recipe's task section.
-        known_symbols: what the decoder writes; None = what the training data have.
-        benchmark: what it is published as.
+        known_symbols: the symbols of the decoder's vocabulary; None = those of the training data.
+        benchmark: the published data set; None = any data.
     """
 
     settings: TaskSettings
@@ -78,7 +72,7 @@ class EquationGeneration(Seq2Seq):
 
     @cached_property
     def symbols(self) -> tuple[str, ...]:
-        """What the decoder writes, in the order of its classes."""
+        """The symbols of the decoder's vocabulary, in the order of its classes."""
         if self.known_symbols is not None:
             return self.known_symbols
         data = self.load("train")
@@ -86,22 +80,22 @@ class EquationGeneration(Seq2Seq):
         return symbols_of(equations, max(map(len, numbers), default=0))
 
     def max_new_tokens(self) -> int:
-        """How long an equation may become."""
+        """Return the largest number of symbols to generate."""
         return min(self.settings.max_target, MAX_EQUATION)
 
     def for_model(self, config: PretrainedConfig) -> "EquationGeneration":
-        """With the model's symbols, where there are no training data."""
+        """Take the symbols of the model, where there are no training data."""
         symbols = getattr(config, "equation_symbols", None)
         if symbols and self.settings.train is None and self.settings.folder is None:
             return EquationGeneration(self.settings, tuple(symbols), self.benchmark)
         return self
 
     def load(self, split: Split) -> Dataset:
-        """Questions, their numbers and gold equations, each of which must have a value."""
+        """Read the questions, their numbers and the gold equations, each of which must have a value."""
         rows = read_rows(self.settings, split, self.benchmark)
         numbers = rows.converted("Numbers", lambda text: list(map(float, text.split())), "a list of numbers")
         equations = [equation.split() for equation in rows.texts("Equation")]
-        _check(rows, equations, numbers)
+        _check_equations(rows, equations, numbers)
         return Dataset.from_dict(
             {
                 "question": rows.texts(self.settings.text or "Question", "task.text"),
@@ -111,7 +105,7 @@ class EquationGeneration(Seq2Seq):
         )
 
     def remarks(self, split: Split) -> list[str]:
-        """The rows whose gold equation does not give the answer that the file has, but for rounding."""
+        """List the rows whose gold equation does not give the answer in the file, up to rounding."""
         rows, data = read_rows(self.settings, split, self.benchmark), self.load(split)
         if not rows.has("Answer"):
             return []
@@ -129,7 +123,7 @@ class EquationGeneration(Seq2Seq):
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]
     ) -> dict[str, list[Any]]:
-        """Tokens of the question, and classes of the equation's symbols; one unknown in training is the end."""
+        """Tokenize the question and number the equation's symbols; symbols unknown in training become `END`."""
         features = tokenizer(rows["question"], truncation=True, max_length=self.settings.max_length)
         classes = {symbol: NUM_SPECIAL + place for place, symbol in enumerate(self.symbols)}
         return {
@@ -143,14 +137,14 @@ class EquationGeneration(Seq2Seq):
     def build_model(
         self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
     ) -> PreTrainedModel:
-        """The encoder with a new decoder, or both from a folder that this task has written."""
+        """Open an encoder and add a new decoder, or open both from a model that was trained for this task."""
         config = load_config(path)
         if isinstance(config, EncoderDecoderConfig):
             check_max_length(self.settings.max_length, config.get_text_config(encoder=True), tokenizer)
             if tuple(getattr(config, "equation_symbols", ())) != self.symbols:
                 raise UserError(
-                    f"model {path!r}: does not write {' '.join(self.symbols)}: choose a model that was trained "
-                    "for these data"
+                    f"model {path!r}: does not have the symbols {' '.join(self.symbols)}: choose a model that was "
+                    "trained on these data"
                 )
             return load_model(AutoModelForSeq2SeqLM, path, tokenizer)
         if not new_head:
@@ -159,15 +153,16 @@ class EquationGeneration(Seq2Seq):
         return self._with_decoder(load_model(AutoModel, path, tokenizer), self.symbols)
 
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
-        """The encoder with its decoder."""
+        """Return the encoder with its decoder."""
         if isinstance(config, EncoderDecoderConfig):
             return EncoderDecoderModel(config)
-        # Without data the constants are not known; they are a few classes of the decoder.
+        # Without data the constants are unknown; they are only a few classes of the decoder.
         has_data = self.known_symbols or self.settings.train or self.settings.folder
         symbols = self.symbols if has_data else symbols_of([], MAX_SLOTS)
         return self._with_decoder(AutoModel.from_config(config), symbols)
 
     def _with_decoder(self, encoder: PreTrainedModel, symbols: Sequence[str]) -> PreTrainedModel:
+        """Return the encoder with a new decoder for these symbols."""
         width = encoder.config.hidden_size
         decoder = BertConfig(
             vocab_size=NUM_SPECIAL + len(symbols),
@@ -189,33 +184,37 @@ class EquationGeneration(Seq2Seq):
         return model
 
     def score(self, predictions: Sequence[Sequence[int]], dataset: Dataset) -> dict[str, float]:
-        """The fraction of equations that have the gold equation's value."""
-        right = 0
-        for written, gold, numbers in zip(
+        """Return the fraction of equations that have the gold equation's value."""
+        num_correct = 0
+        for tokens, gold, numbers in zip(
             predictions, dataset["equation"][:], dataset["numbers"][:], strict=True
         ):
-            value = evaluate_prefix(self._read(written), numbers)
-            wanted = evaluate_prefix(gold, numbers)
-            right += value is not None and wanted is not None and abs(value - wanted) < TOLERANCE
-        return {"value_accuracy": right / len(dataset)}
+            value = evaluate_prefix(self._decode(tokens), numbers)
+            expected = evaluate_prefix(gold, numbers)
+            num_correct += value is not None and expected is not None and abs(value - expected) < TOLERANCE
+        return {"value_accuracy": num_correct / len(dataset)}
 
-    def _read(self, written: Sequence[int]) -> list[str]:
-        """The symbols that were written before the end."""
-        written = list(written)
-        end = written.index(END) if END in written else len(written)
+    def _decode(self, tokens: Sequence[int]) -> list[str]:
+        """Return the symbols that were generated before the end."""
+        tokens = list(tokens)
+        end = tokens.index(END) if END in tokens else len(tokens)
         names = ("", "", "", *self.symbols)
-        return [names[token] for token in written[:end]]
+        return [names[token] for token in tokens[:end]]
 
 
-def _check(rows: Rows, equations: Sequence[Sequence[str]], numbers: Sequence[Sequence[float]]) -> None:
+def _check_equations(
+    rows: Rows, equations: Sequence[Sequence[str]], numbers: Sequence[Sequence[float]]
+) -> None:
     for row, (equation, its_numbers) in enumerate(zip(equations, numbers, strict=True), start=1):
         if evaluate_prefix(equation, its_numbers) is None:
             raise UserError(
                 f"{rows.origin}: row {row}: {' '.join(equation)!r} has no value with {len(its_numbers)} numbers: "
-                f"an equation is of + - * /, {SLOT}0, {SLOT}1, ... and constants, in prefix form"
+                f"give an equation in prefix form, of + - * /, {SLOT}0, {SLOT}1, ... and constants"
             )
         if len(equation) >= MAX_EQUATION:
-            raise UserError(f"{rows.origin}: row {row}: {len(equation)} symbols: at most {MAX_EQUATION - 1}")
+            raise UserError(
+                f"{rows.origin}: row {row}: {len(equation)} symbols: shorten it to {MAX_EQUATION - 1}"
+            )
 
 
 def _benchmark(title: str, licence: str, folder: str, sizes: tuple[int | None, int | None]) -> Benchmark:
@@ -227,7 +226,7 @@ def _benchmark(title: str, licence: str, folder: str, sizes: tuple[int | None, i
             "train": Part(f"{folder}/train.csv", sizes[0]),
             "validation": Part(f"{folder}/dev.csv", sizes[1]),
         },
-        note="It is not on the hub in these columns: give the folder.",
+        note="The hub does not have it with these columns: give the folder.",
     )
 
 
@@ -242,7 +241,7 @@ def _folds(name: str, title: str, licence: str, sizes: tuple[int, int], settings
 def _svamp(settings: TaskSettings) -> Task:
     benchmark = _benchmark(
         "SVAMP, trained on MAWPS and ASDiv-A",
-        "SVAMP: MIT; its training file holds ASDiv-A, CC BY-NC 4.0, and MAWPS, which states none",
+        "SVAMP: MIT; its training file holds ASDiv-A, CC BY-NC 4.0, and MAWPS, which states no licence",
         "mawps-asdiv-a_svamp",
         (3_138, 1_000),
     )

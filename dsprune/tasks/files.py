@@ -1,4 +1,4 @@
-"""Files that data come in, each read into one table."""
+"""Data files, each read into one table: csv, tsv, jsonl and parquet."""
 
 import gzip
 from collections.abc import Callable, Mapping, Sequence
@@ -10,29 +10,28 @@ from pyarrow import csv, json, parquet
 from dsprune.errors import UserError
 from dsprune.utils.text import first_line
 
-__all__ = ["READERS", "Reader", "lines_of", "read_table"]
+__all__ = ["READERS", "Reader", "lines_of", "read_table", "suffix_of"]
 
 Reader = Callable[[Path, Sequence[str]], pa.Table]
-"""Reads a file; the names are those of the columns, where the file itself does not tell them."""
-
+"""Reads a file; the second argument names the columns of a file without a header."""
 
 BLOCK_BYTES = 2**26
-"""The longest line of a jsonl file: a document may be one."""
+"""The longest line of a jsonl file: a line may hold a document."""
 
 
 def read_table(
     path: Path, origin: str, header: Sequence[str] = (), readers: Mapping[str, Reader] | None = None
 ) -> pa.Table:
-    """The rows of a file, or of all files of a folder that `readers` knows, in the order of their names.
+    """Read a file, or all files of a folder that have a reader, in the order of their names.
 
     Args:
-        path: of the file or folder.
-        origin: what messages call it.
-        header: names of the columns, of a file that has no header.
-        readers: by the ending of the file's name; None = `READERS`.
+        path: the file or folder.
+        origin: name of the data in messages.
+        header: names of the columns, for a file without a header.
+        readers: by suffix of the file's name; None = `READERS`.
 
     Raises:
-        UserError: there are none, or they cannot be read.
+        UserError: there is no such file, or it cannot be read.
     """
     readers = READERS if readers is None else readers
     if path.is_dir():
@@ -56,14 +55,14 @@ def _read(path: Path, origin: str, readers: Mapping[str, Reader], header: Sequen
 
 
 def suffix_of(path: Path) -> str:
-    """The ending that tells the kind of a file; that of a compressed file, beneath `.gz`."""
+    """Return the suffix that tells the kind of a file, without a final `.gz`."""
     return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
 
 
 def lines_of(path: Path) -> list[str]:
-    """The lines of a text file, without their ends; it may be compressed with gzip.
+    """Return the lines of a text file, without line ends; the file may be compressed with gzip.
 
-    Lines end with a line feed only: other characters that Unicode calls line ends are a part of the text.
+    Lines end with a line feed only: other characters that Unicode calls line ends are part of the text.
     """
     raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     lines = raw.decode("utf-8").split("\n")
@@ -76,7 +75,7 @@ def _separated(path: Path, options: csv.ParseOptions, header: Sequence[str]) -> 
     reading = csv.ReadOptions(column_names=list(header) or None)
     with csv.open_csv(path, read_options=reading, parse_options=options) as reader:
         names = reader.schema.names
-    # All as text: with types guessed from the values, labels such as "01" and "true" would not stay so.
+    # All as text: if types were inferred from the values, labels such as "01" and "true" would change.
     as_text = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
     return csv.read_csv(path, read_options=reading, parse_options=options, convert_options=as_text)
 
@@ -86,7 +85,7 @@ def _csv(path: Path, header: Sequence[str]) -> pa.Table:
 
 
 def _tsv(path: Path, header: Sequence[str]) -> pa.Table:
-    # A quotation mark is a character like any other there: GLUE's files have single ones.
+    # Quotation marks have no meaning in these files: GLUE's contain unpaired ones.
     return _separated(path, csv.ParseOptions(delimiter="\t", quote_char=False), header)
 
 
@@ -99,4 +98,4 @@ def _parquet(path: Path, header: Sequence[str]) -> pa.Table:
 
 
 READERS: Mapping[str, Reader] = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet}
-"""By the ending of the file's name; tasks add those of their benchmarks."""
+"""By suffix of the file's name; tasks add readers for the files of their benchmarks."""

@@ -13,30 +13,29 @@ __all__ = ["GLUE", "GlueTask"]
 
 HUB_NAME = "nyu-mll/glue"
 
+SENTENCES = ("sentence1", "sentence2")
 
 ENTAILMENT = ("entailment", "not_entailment")
 
-
 NLI = ("entailment", "neutral", "contradiction")
-
 
 MNLI_COLUMNS = {"premise": "sentence1", "hypothesis": "sentence2", "label": "gold_label"}
 
 
 @dataclass(frozen=True)
 class GlueTask:
-    """One row of the table below. Labels are in the hub's order; the first metric is the headline.
+    """One task of GLUE: calling it returns the `Task`.
 
     Attributes:
-        folder: where its files are, in the folder that GLUE's download script makes.
-        examples: for training and for validation.
+        folder: its folder inside the one that GLUE's download script makes.
+        examples: number of training and of validation examples.
         texts: columns of the text or of both texts.
-        labels: names of the labels; empty = the label is a number.
-        metrics: of a classification.
+        labels: names of the labels, in the hub's order; empty = the label is a number.
         config: its name on the hub.
-        validation: the validation split there.
+        metrics: metrics of a classification, the headline first.
+        validation: name of the validation split on the hub.
         file: the file of the validation split.
-        rename: the files' names of columns, for ours.
+        rename: the files' name of a column, for each of dsprune's names that differs.
         header: columns of files without a header.
     """
 
@@ -52,7 +51,7 @@ class GlueTask:
     header: tuple[str, ...] = ()
 
     def __call__(self, settings: TaskSettings) -> Task:
-        """The task; data that the settings do not name come from the hub."""
+        """Return the task. Unless the settings name other data, they come from the hub."""
         pair = self.texts[1] if len(self.texts) == 2 else None
         if not self.labels:
             return Regression(settings, text=self.texts[0], text_pair=pair, benchmark=self._benchmark())
@@ -90,9 +89,6 @@ def _mnli(which: str) -> GlueTask:
         file=f"dev_{which}.tsv",
         rename=MNLI_COLUMNS,
     )
-
-
-SENTENCES = ("sentence1", "sentence2")
 
 
 GLUE: Mapping[str, GlueTask] = {

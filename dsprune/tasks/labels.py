@@ -1,4 +1,4 @@
-"""Names of labels: those in the data, those of a trained model, and whether they agree."""
+"""Class labels: their names in the data and in a trained model, and whether the two agree."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,9 @@ __all__ = ["check_same_labels", "find_labels", "labels_of", "number_labels"]
 
 
 def find_labels(rows: Rows, column: str) -> tuple[str, ...]:
-    """The labels of some rows: in the data set's own order where it has one, else sorted, numbers as numbers.
+    """Return the names of the labels in a column.
+
+    They are in the data set's own order where it has one, else sorted, with numbers sorted as numbers.
 
     Raises:
         UserError: there are fewer than two.
@@ -26,13 +28,13 @@ def find_labels(rows: Rows, column: str) -> tuple[str, ...]:
 
 
 def number_labels(rows: Rows, column: str, labels: Sequence[str], *, by_number: bool) -> list[int]:
-    """The label of each row as a position in `labels`.
+    """Return the label of each row as its position in `labels`.
 
     Args:
         rows: the data.
         column: the column of the label.
         labels: names of the labels.
-        by_number: accept positions in place of names, as files of well-known tasks often hold them.
+        by_number: accept positions in place of names, because files of well-known tasks often hold them.
 
     Raises:
         UserError: a row has another label.
@@ -49,13 +51,19 @@ def number_labels(rows: Rows, column: str, labels: Sequence[str], *, by_number: 
 
 
 def labels_of(config: PretrainedConfig) -> tuple[str, ...]:
-    """Names of a classification model's labels, in the order of its outputs."""
+    """Return the names of a classification model's labels, in the order of its outputs."""
     names = {int(number): name for number, name in (config.id2label or {}).items()}
     return tuple(names[number] for number in sorted(names))
 
 
 def check_same_labels(path: str, config: PretrainedConfig, labels: Sequence[str]) -> None:
-    """Refuse a model that was trained for other labels: its accuracy would be that of chance, or worse."""
+    """Check that a trained model has the labels of the task.
+
+    Other names are accepted if there are as many: by default transformers names labels `LABEL_0`, `LABEL_1`.
+
+    Raises:
+        UserError: their number differs, or their order, in which case the accuracy would be meaningless.
+    """
     theirs = labels_of(config)
     if len(theirs) != len(labels):
         raise UserError(

@@ -1,4 +1,4 @@
-"""One of several choices: a model scores each of them, together with what they are chosen for."""
+"""Multiple choice: the model scores each choice together with its question."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,12 +21,12 @@ from transformers import (
 from dsprune.errors import UserError
 from dsprune.model.pretrained import Head
 from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.tasks.batches import Batch, Collate, padding_collate
 from dsprune.tasks.benchmark import Benchmark, Split
 from dsprune.tasks.files import READERS, Reader, read_table
 from dsprune.tasks.rows import Rows
 from dsprune.tasks.source import read_rows
-from dsprune.tasks.task import Batch, Collate, Task
-from dsprune.tasks.texts import padded
+from dsprune.tasks.task import Task
 
 __all__ = ["MultipleChoice", "Question", "letter_or_number"]
 
@@ -35,11 +35,11 @@ HEAD = Head(AutoModelForMultipleChoice, ("ForMultipleChoice",), "multiple-choice
 
 @dataclass(frozen=True)
 class Question:
-    """What one example reads like.
+    """The texts of one example.
 
     Attributes:
-        pairs: the first and the second text of each choice; where a pair is too long the first one is cut.
-        answer: the number of the right choice, from 0.
+        pairs: the first and the second text of each choice; where a pair is too long, the first text is cut.
+        answer: the number of the correct choice, from 0.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -48,14 +48,14 @@ class Question:
 
 @dataclass(frozen=True)
 class MultipleChoice(Task):
-    """Choices in, the number of the best one out.
+    """A question and its choices in, the number of the best choice out.
 
     Attributes:
         settings: the recipe's task section.
-        read: makes questions of rows; None = those of `task.text`, `task.text_pair` and `task.label`.
-        num_choices: choices of each question; None = as many as in the training data.
-        benchmark: what it is published as.
-        readers: of its files.
+        read: makes questions of rows; None = from the columns `task.text`, `task.text_pair` and `task.label`.
+        num_choices: number of choices of each question; None = as many as in the training data.
+        benchmark: the published data set; None = any data.
+        readers: readers of its files, by suffix.
     """
 
     settings: TaskSettings
@@ -65,17 +65,19 @@ class MultipleChoice(Task):
     readers: Mapping[str, Reader] = field(default_factory=lambda: READERS)
 
     def load(self, split: Split) -> Dataset:
-        """The texts of each choice, and the number of the right one."""
+        """Read the texts of each choice, and the number of the correct one."""
         rows = read_rows(self.settings, split, self.benchmark, partial(read_table, readers=self.readers))
-        questions = self.read(rows) if self.read else self._read(rows)
+        questions = self.read(rows) if self.read else self._read_columns(rows)
         wanted = self.num_choices or (len(questions[0].pairs) if questions else 0)
         for row, question in enumerate(questions, start=1):
             found = len(question.pairs)
             if found != wanted:
-                raise UserError(f"{rows.origin}: question {row}: {found} choices and not {wanted}: mend it")
+                raise UserError(
+                    f"{rows.origin}: question {row}: {found} choices where {wanted} are expected: fix it"
+                )
             if not 0 <= question.answer < found:
                 raise UserError(
-                    f"{rows.origin}: question {row}: label {question.answer} is not 0 to {found - 1}: mend it"
+                    f"{rows.origin}: question {row}: label {question.answer} is not one of 0 to {found - 1}: fix it"
                 )
         return Dataset.from_dict(
             {
@@ -85,27 +87,10 @@ class MultipleChoice(Task):
             }
         )
 
-    def _read(self, rows: Rows) -> list[Question]:
-        """Questions of any file: a text, a list of choices, and the number or letter of the right one."""
-        texts = rows.texts(self.settings.text or "question", "task.text")
-        choices = rows.column(self.settings.text_pair or "choices", "task.text_pair")
-        labels = rows.converted(
-            self.settings.label or "label", letter_or_number, "a number or a letter", "task.label"
-        )
-        return [
-            Question(tuple((text, str(choice)) for choice in its_choices), label)
-            for text, its_choices, label in zip(texts, choices, labels, strict=True)
-        ]
-
-    @cached_property
-    def _width(self) -> int:
-        """Number of choices."""
-        return self.num_choices or len(self.load("train")["first"][0])
-
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]
     ) -> dict[str, list[Any]]:
-        """Token ids of each choice; where a pair is too long, its first text is cut."""
+        """Tokenize the pair of each choice; where a pair is too long, its first text is cut."""
         width, max_length = len(rows["first"][0]), self.settings.max_length
         pairs = [list(chain.from_iterable(rows[name])) for name in ("first", "second")]
         longest = max(map(len, tokenizer(pairs[1])["input_ids"]))
@@ -123,44 +108,62 @@ class MultipleChoice(Task):
         return {**features, "labels": rows["labels"], "length": lengths}
 
     def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:
-        """`[examples, choices, tokens]`, padded to the longest choice of the batch."""
-        return padded(DataCollatorForMultipleChoice(tokenizer, pad_to_multiple_of=pad_to_multiple_of))
+        """Make tensors `[examples, choices, tokens]`, padded to the longest choice of the batch."""
+        return padding_collate(
+            DataCollatorForMultipleChoice(tokenizer, pad_to_multiple_of=pad_to_multiple_of)
+        )
 
     def build_model(
         self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
     ) -> PreTrainedModel:
-        """The model, with one score for a choice."""
+        """Open the model, with one logit for each choice."""
         return HEAD.load(path, tokenizer, self.settings.max_length, new_head=new_head)
 
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
-        """The model, with one score for a choice."""
+        """Return the model with one logit for each choice."""
         return AutoModelForMultipleChoice.from_config(config)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[int]:
-        """The number of the best choice."""
+        """Return the number of the best choice."""
         return model(**self.inputs(batch))["logits"].argmax(dim=-1).tolist()
 
     def classes(self, config: PretrainedConfig) -> dict[str, int]:
-        """One output, with a class for each choice."""
+        """Return one output, with a class for each choice."""
         del config
-        return {"logits": self._width}
+        return {"logits": self._num_choices}
 
     def preprocessing(self) -> str:
-        """The cut, and how many choices there are."""
-        return f"{super().preprocessing()}, {self._width} choices"
+        """Add the number of choices."""
+        return f"{super().preprocessing()}, {self._num_choices} choices"
 
     def score(self, predictions: Sequence[int], dataset: Dataset) -> dict[str, float]:
-        """The fraction of questions that were answered right."""
+        """Return the fraction of questions that are answered correctly."""
         predicted, labels = torch.tensor(predictions), torch.tensor(dataset["labels"][:])
         width = max(2, int(predicted.max()) + 1, int(labels.max()) + 1)
         return {"accuracy": metrics.multiclass_accuracy(predicted, labels, width, "micro").item()}
 
+    def _read_columns(self, rows: Rows) -> list[Question]:
+        """Make questions of a text, a list of choices, and the number or letter of the correct one."""
+        texts = rows.texts(self.settings.text or "question", "task.text")
+        choices = rows.column(self.settings.text_pair or "choices", "task.text_pair")
+        labels = rows.converted(
+            self.settings.label or "label", letter_or_number, "a number or a letter", "task.label"
+        )
+        return [
+            Question(tuple((text, str(choice)) for choice in its_choices), label)
+            for text, its_choices, label in zip(texts, choices, labels, strict=True)
+        ]
+
+    @cached_property
+    def _num_choices(self) -> int:
+        return self.num_choices or len(self.load("train")["first"][0])
+
 
 def letter_or_number(label: Any) -> int:
-    """The place of an answer: 2 of 2, "2" or "C".
+    """Return the position of an answer, from 0: 2 for 2, "2" and "C".
 
     Raises:
-        ValueError: it is neither a number nor a letter.
+        ValueError: the label is neither a number nor a capital letter.
     """
     text = str(label).strip()
     return ord(text) - ord("A") if len(text) == 1 and text.isascii() and text.isupper() else int(text)

@@ -1,4 +1,4 @@
-"""Parallel corpora: two files whose lines are translations of each other, or a table with both languages."""
+"""Parallel corpora: two text files whose lines are translations of each other, or a table with both languages."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,16 +16,16 @@ COMPRESSED = ".gz"
 
 
 def read_parallel(path: Path, origin: str, languages: Sequence[str]) -> pa.Table:
-    """A table with a column for each language.
+    """Read a parallel corpus into a table; text files become a column for each language.
 
     Args:
-        path: a csv, tsv, jsonl or parquet file, or what the two text files have in common: of `train`, they
-            are `train.en` and `train.de`, each with or without `.gz`.
-        origin: what messages call it.
-        languages: both of them.
+        path: a csv, tsv, jsonl or parquet file, or the common part of the names of two text files: `train` for
+            `train.en` and `train.de`, each with or without `.gz`.
+        origin: name of the data in messages.
+        languages: both languages.
 
     Raises:
-        UserError: there is no such file, or the two differ in their number of lines.
+        UserError: a file is missing or invalid, or the two have different numbers of lines.
     """
     if suffix_of(path) in READERS:
         return read_table(path, origin)
@@ -33,8 +33,17 @@ def read_parallel(path: Path, origin: str, languages: Sequence[str]) -> pa.Table
     counts = {language: len(column) for language, column in columns.items()}
     if len(set(counts.values())) > 1:
         found = " and ".join(f"{count:,} in {language}" for language, count in counts.items())
-        raise UserError(f"{origin}: {found}: its two files need as many lines each: fetch them again")
+        raise UserError(
+            f"{origin}: {found}: the two files must have the same number of lines: fetch them again"
+        )
     return pa.table(columns)
+
+
+def sentences(rows: Rows, language: str) -> list[str]:
+    """Return the sentences of a language, from the column `translation` (as on the hub) or that of its name."""
+    if rows.has("translation"):
+        return rows.converted("translation", lambda pair: str(pair[language]), f"a sentence in {language!r}")
+    return rows.texts(language)
 
 
 def _lines(path: Path, origin: str, language: str) -> list[str]:
@@ -43,17 +52,10 @@ def _lines(path: Path, origin: str, language: str) -> list[str]:
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         raise UserError(
-            f"{origin}: no file {plain.name} or {plain.name}{COMPRESSED}: give what the names of the two files "
-            "have in common, without the language"
+            f"{origin}: no file {plain.name} or {plain.name}{COMPRESSED}: give the common part of the names of "
+            "the two files, without the language"
         )
     try:
         return lines_of(file)
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"{origin}: {file.name} is no text file: {first_line(error)}") from error
-
-
-def sentences(rows: Rows, language: str) -> list[str]:
-    """The sentences of a language: of the column of that name, or of `translation`, as the hub has them."""
-    if rows.has("translation"):
-        return rows.converted("translation", lambda pair: str(pair[language]), f"a sentence in {language!r}")
-    return rows.texts(language)
+        raise UserError(f"{origin}: {file.name} is not a text file: {first_line(error)}") from error

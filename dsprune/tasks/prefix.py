@@ -1,4 +1,4 @@
-"""Arithmetic in prefix form, such as `/ + number0 number1 2.0`: its symbols and its value."""
+"""Arithmetic expressions in prefix form, such as `/ + number0 number1 2.0`: their symbols and values."""
 
 import math
 import operator
@@ -14,17 +14,16 @@ OPERATORS: Mapping[str, Callable[[float, float], float]] = {
     "/": operator.truediv,
 }
 
-
 SLOT = "number"
-"""`number0` is the first number of the question."""
+"""`number0` stands for the first number of the question."""
 
 
 def evaluate_prefix(expression: Sequence[str], numbers: Sequence[float]) -> float | None:
-    """The value of an expression; None where it has none: it is malformed, or divides by zero.
+    """Return the value of an expression; None if it is malformed, divides by zero or is not finite.
 
     Args:
         expression: operators, slots and constants.
-        numbers: what the slots stand for.
+        numbers: values of the slots.
 
     Examples:
         >>> evaluate_prefix("/ + number0 number1 2.0".split(), [50, 60])
@@ -38,6 +37,13 @@ def evaluate_prefix(expression: Sequence[str], numbers: Sequence[float]) -> floa
     return value if next(symbols, None) is None and math.isfinite(value) else None
 
 
+def symbols_of(equations: Sequence[Sequence[str]], num_slots: int) -> tuple[str, ...]:
+    """Return the operators, `num_slots` slots, and the constants of the equations in ascending order."""
+    used = set(chain.from_iterable(equations)) - OPERATORS.keys()
+    constants = sorted((symbol for symbol in used if not symbol.startswith(SLOT)), key=float)
+    return (*OPERATORS, *(f"{SLOT}{slot}" for slot in range(num_slots)), *constants)
+
+
 def _evaluate(symbols: Iterator[str], numbers: Sequence[float]) -> float:
     symbol = next(symbols)
     if symbol in OPERATORS:
@@ -46,10 +52,3 @@ def _evaluate(symbols: Iterator[str], numbers: Sequence[float]) -> float:
     if symbol.startswith(SLOT):
         return numbers[int(symbol.removeprefix(SLOT))]
     return float(symbol)
-
-
-def symbols_of(equations: Sequence[Sequence[str]], num_slots: int) -> tuple[str, ...]:
-    """The operators, so many slots, and the constants of some equations in the order of their values."""
-    used = set(chain.from_iterable(equations)) - OPERATORS.keys()
-    constants = sorted((symbol for symbol in used if not symbol.startswith(SLOT)), key=float)
-    return (*OPERATORS, *(f"{SLOT}{slot}" for slot in range(num_slots)), *constants)

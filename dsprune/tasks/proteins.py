@@ -1,4 +1,4 @@
-"""Thermostability of proteins, from their amino acids: a model such as ESM reads a letter as a token."""
+"""Thermostability of proteins, from their amino acids: each is one token for a model such as ESM."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,7 +13,7 @@ __all__ = ["PROTEINS"]
 
 
 def _meltome(settings: TaskSettings) -> Task:
-    # One file holds all; the sequences for early stopping are a part of those to train on.
+    # One file holds all splits; the sequences for early stopping are among those for training.
     file, names = "mixed_split.csv", {"label": "target"}
     benchmark = Benchmark(
         title="Meltome Atlas, mixed split of FLIP",

@@ -1,4 +1,4 @@
-"""Answers that are a part of a text: long texts are read in windows, and the best span of all windows counts."""
+"""Extractive question answering: long texts are read in windows, and the best span of all windows is the answer."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -23,53 +23,52 @@ from transformers import (
 from dsprune.errors import UserError
 from dsprune.model.pretrained import Head
 from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.tasks.batches import Batch, Collate, padding_collate
 from dsprune.tasks.benchmark import Benchmark, HubData, Part, Split
 from dsprune.tasks.files import READERS, Reader, read_table
 from dsprune.tasks.source import read_rows
 from dsprune.tasks.spans import NUM_CANDIDATES, Candidates, best_span, find_tokens
-from dsprune.tasks.task import Batch, Collate, LogitRows, Task
-from dsprune.tasks.texts import padded
+from dsprune.tasks.task import LogitRows, Task
 
 __all__ = ["QUESTION_ANSWERING", "QuestionAnswering"]
 
 HEAD = Head(AutoModelForQuestionAnswering, ("ForQuestionAnswering",), "question-answering")
 
-
 OUTPUTS = ("start_logits", "end_logits")
 
 
 def _squad_json(path: Path, header: Sequence[str]) -> pa.Table:
-    """The authors' nested format, a row a question, as on the hub."""
+    """Read the authors' nested format into one row per question, as on the hub."""
     data = json.loads(path.read_text(encoding="utf-8"))["data"]
     return pa.Table.from_pylist(
         [
             {
-                "id": asked["id"],
-                "question": asked["question"],
+                "id": question["id"],
+                "question": question["question"],
                 "context": paragraph["context"],
                 "answers": {
-                    "text": [answer["text"] for answer in asked["answers"]],
-                    "answer_start": [answer["answer_start"] for answer in asked["answers"]],
+                    "text": [answer["text"] for answer in question["answers"]],
+                    "answer_start": [answer["answer_start"] for answer in question["answers"]],
                 },
             }
             for article in data
             for paragraph in article["paragraphs"]
-            for asked in paragraph["qas"]
+            for question in paragraph["qas"]
         ]
     )
 
 
 @dataclass(frozen=True)
 class QuestionAnswering(Task):
-    """A question and a text in, a part of the text out; every question has an answer there.
+    """A question and a context in, a span of the context out; every question must have an answer in its context.
 
-    An example of `prepare` is a window, so that a question may have several; a window without the answer is
-    to point at its first token. The metrics are of questions.
+    An encoded example is a window, so a question may have several. The label of a window without the answer is its
+    first token. The metrics are over questions.
 
     Attributes:
         settings: the recipe's task section.
-        benchmark: what it is published as.
-        readers: of its files.
+        benchmark: the published data set; None = any data.
+        readers: readers of its files, by suffix.
     """
 
     cuts_rows: ClassVar[bool] = True
@@ -79,17 +78,17 @@ class QuestionAnswering(Task):
     readers: Mapping[str, Reader] = field(default_factory=lambda: {**READERS, ".json": _squad_json})
 
     def load(self, split: Split) -> Dataset:
-        """Questions, texts, and the answers with their places."""
+        """Read the questions, the contexts, and the answers with their positions."""
         rows = read_rows(self.settings, split, self.benchmark, partial(read_table, readers=self.readers))
         contexts, answers = rows.texts("context"), rows.column("answers")
         for row, (context, answer) in enumerate(zip(contexts, answers, strict=True), start=1):
             if not answer["text"]:
                 raise UserError(
-                    f"{rows.origin}: question {row}: has no answer: use data whose questions all do"
+                    f"{rows.origin}: question {row}: has no answer: use data in which every question has one"
                 )
             if not all(0 <= start < len(context) for start in answer["answer_start"]):
                 raise UserError(
-                    f"{rows.origin}: question {row}: its answer begins outside the text: mend answer_start"
+                    f"{rows.origin}: question {row}: its answer begins outside the context: fix answer_start"
                 )
         return Dataset.from_dict(
             {
@@ -104,17 +103,17 @@ class QuestionAnswering(Task):
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]
     ) -> dict[str, list[Any]]:
-        """Windows over each text, behind its question; `offsets` are the characters of the text's tokens."""
+        """Cut each context into windows, each behind its question; `offsets` are the characters of the tokens."""
         if not tokenizer.is_fast:
             raise UserError(
-                f"model.tokenizer: {type(tokenizer).__name__} does not tell where in the text a token is: "
-                "question answering needs one that does, a fast tokenizer"
+                f"model.tokenizer: {type(tokenizer).__name__} does not return the positions of tokens in the "
+                "text: question answering needs a fast tokenizer"
             )
         longest = max(map(len, tokenizer(rows["question"])["input_ids"]))
         if longest + self.settings.stride + 2 >= self.settings.max_length:
             raise UserError(
                 f"task.max_length: {self.settings.max_length}: a question of {longest} tokens and a stride of "
-                f"{self.settings.stride} leave no room for the text: raise it, or lower task.stride"
+                f"{self.settings.stride} leave no room for the context: raise it, or lower task.stride"
             )
         windows = tokenizer(
             rows["question"],
@@ -128,7 +127,7 @@ class QuestionAnswering(Task):
         sources = windows.pop("overflow_to_sample_mapping")
         spans = windows.pop("offset_mapping")
         offsets = [
-            # The question's tokens have characters of their own, which are none of the text's.
+            # The offsets of the question's tokens are positions in the question, not in the context.
             [
                 list(span) if part == 1 else [-1, -1]
                 for span, part in zip(spans[i], windows.sequence_ids(i), strict=True)
@@ -150,21 +149,21 @@ class QuestionAnswering(Task):
 
     def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:
         """Pad to the longest window of the batch."""
-        pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=pad_to_multiple_of)
-        return padded(pad, without=("offsets", "id", "context", "texts"))
+        collator = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=pad_to_multiple_of)
+        return padding_collate(collator, exclude=("offsets", "id", "context", "texts"))
 
     def build_model(
         self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
     ) -> PreTrainedModel:
-        """The model, with a start and an end logit a token."""
+        """Open the model, with a start and an end logit for each token."""
         return HEAD.load(path, tokenizer, self.settings.max_length, new_head=new_head)
 
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
-        """The model, with a start and an end logit a token."""
+        """Return the model with a start and an end logit for each token."""
         return AutoModelForQuestionAnswering.from_config(config)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Candidates]:
-        """The likeliest starts and ends of each window."""
+        """Return the most likely starts and ends of each window."""
         outputs = model(**self.inputs(batch))
         columns: list[list[Any]] = []
         for name in OUTPUTS:
@@ -174,44 +173,45 @@ class QuestionAnswering(Task):
         return [Candidates(*window) for window in zip(*columns, strict=True)]
 
     def classes(self, config: PretrainedConfig) -> dict[str, int]:
-        """Two outputs, with a class for each token of a window."""
+        """Return two outputs, start and end, with a class for each token of a window."""
         del config
         return dict.fromkeys(OUTPUTS, self.settings.max_length)
 
     def logit_rows(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, LogitRows]:
-        """One softmax over a window's tokens for each output; padding does not take part in it.
+        """Return one row for each window and output, whose classes are the window's tokens.
 
-        Filled up to the longest window, so that a row is as wide in every batch.
+        Padding has a logit of -inf. Rows are filled up with -inf to `max_length`, so that they have the same width in
+        every batch.
         """
         padding = batch["attention_mask"] == 0
-        width = self.settings.max_length - padding.shape[1]
+        num_missing = self.settings.max_length - padding.shape[1]
         return {
             name: LogitRows(
                 nn.functional.pad(
-                    outputs[name].masked_fill(padding, -torch.inf), (0, width), value=-torch.inf
+                    outputs[name].masked_fill(padding, -torch.inf), (0, num_missing), value=-torch.inf
                 )
             )
             for name in OUTPUTS
         }
 
     def samples(self, dataset: Dataset) -> dict[str, Sequence[Any]]:
-        """The tokens of a window."""
+        """Return the tokens of the windows."""
         names = [
             name for name in dataset.column_names if name in ("input_ids", "token_type_ids", "attention_mask")
         ]
         return {name: dataset[name][:] for name in names}
 
     def row_labels(self, dataset: Dataset) -> dict[str, Sequence[Sequence[int]]]:
-        """The places of the answer."""
+        """Return the positions of the answer's first and last token."""
         names = zip(OUTPUTS, ("start_positions", "end_positions"), strict=True)
         return {output: [[place] for place in dataset[name][:]] for output, name in names}
 
     def preprocessing(self) -> str:
-        """The windows."""
+        """Add the stride of the windows."""
         return f"{super().preprocessing()} in windows that share {self.settings.stride}"
 
     def score(self, predictions: Sequence[Candidates], dataset: Dataset) -> dict[str, float]:
-        """F1 and exact match of the best span of all windows of a question, by SQuAD's rules; 1 is best."""
+        """Return F1 and exact match of the best span of all windows of a question, by SQuAD's rules; 1 is best."""
         best: dict[str, tuple[float, str]] = {}
         answers: dict[str, list[str]] = {}
         for candidates, window in zip(predictions, dataset, strict=True):
@@ -233,7 +233,7 @@ def _squad(settings: TaskSettings) -> Task:
         licence="CC BY-SA 4.0",
         parts={"train": Part("train-v1.1.json", 87_599), "validation": Part("dev-v1.1.json", 10_570)},
         hub=HubData("rajpurkar/squad"),
-        note="The metrics are fractions; the official script prints per cents.",
+        note="The metrics are fractions; the official script prints percentages.",
     )
     return QuestionAnswering(settings, benchmark)
 

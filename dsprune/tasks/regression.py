@@ -1,4 +1,4 @@
-"""A number for a text or a pair of texts: classification with one output."""
+"""Regression: a number for one text or a pair of texts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +18,10 @@ from transformers import (
 
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_config
+from dsprune.tasks.batches import Batch
 from dsprune.tasks.benchmark import Benchmark, Split
 from dsprune.tasks.source import read_rows
-from dsprune.tasks.task import Batch, LogitRows
+from dsprune.tasks.task import LogitRows
 from dsprune.tasks.text_classification import HEAD
 from dsprune.tasks.texts import TextTask
 
@@ -31,17 +32,17 @@ __all__ = ["Regression"]
 class Regression(TextTask):
     """Texts in, one number out.
 
-    The model learns the numbers less their mean, in units of their standard deviation, both of the training
-    data; its configuration keeps them, as `label_mean` and `label_std`. Pearson's and Spearman's correlation
+    The model is trained on standardized numbers: less the mean of the training data, divided by their standard
+    deviation. Its configuration keeps both, as `label_mean` and `label_std`. Pearson's and Spearman's correlation
     do not depend on them.
 
-    A softmax over one output says nothing, so a student imitates the two logits `(z, -z)` for an output z:
-    `T^2 * KL` of these approaches `(z_teacher - z_student)^2 / 2` as the temperature rises, and weighs large
-    differences less at a low one.
+    The softmax of a single logit is constant, so the two logits `(z, -z)` are distilled for an output z: `T^2 * KL` of
+    these approaches `(z_teacher - z_student)^2 / 2` as the temperature rises, and weighs large differences less at
+    a low temperature.
 
     Attributes:
-        label: column of the number, where the settings name none.
-        benchmark: what it is published as.
+        label: column of the number, unless the settings name one.
+        benchmark: the published data set; None = any data.
     """
 
     label: str = "label"
@@ -53,24 +54,17 @@ class Regression(TextTask):
         numbers = np.array(self._numbers("train"))
         if not len(numbers) or numbers.std() == 0:
             raise UserError(
-                f"task.train: column {self._label!r} has no two numbers that differ: give another"
+                f"task.train: column {self._label!r} does not hold two different numbers: give another"
             )
         return float(numbers.mean()), float(numbers.std())
 
-    @property
-    def _label(self) -> str:
-        return self.settings.label or self.label
-
-    def _numbers(self, split: Split) -> list[float]:
-        return read_rows(self.settings, split, self.benchmark).numbers(self._label, "task.label")
-
     def load(self, split: Split) -> Dataset:
-        """Texts and numbers."""
+        """Read the texts and the numbers."""
         rows = read_rows(self.settings, split, self.benchmark)
         return Dataset.from_dict({**self.texts(rows), "labels": rows.numbers(self._label, "task.label")})
 
     def prepare(self, split: Split, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-        """The encoded examples; those to train on have their numbers scaled."""
+        """Return the encoded examples; the numbers of the training split are standardized."""
         data = super().prepare(split, tokenizer)
         if split == "validation":
             return data
@@ -80,7 +74,7 @@ class Regression(TextTask):
     def build_model(
         self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
     ) -> PreTrainedModel:
-        """The model, with one output."""
+        """Open the model, with one logit."""
         config = load_config(path)
         if HEAD.is_in(config) and config.num_labels != 1:
             raise UserError(
@@ -100,34 +94,41 @@ class Regression(TextTask):
         return model
 
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
-        """The model, with one output."""
+        """Return the model with one logit."""
         config.num_labels = 1
         return AutoModelForSequenceClassification.from_config(config)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[float]:
-        """The output, as it comes."""
+        """Return the model's output, still standardized."""
         return model(**self.inputs(batch))["logits"].float().squeeze(-1).tolist()
 
     def classes(self, config: PretrainedConfig) -> dict[str, int]:
-        """One output, as two opposite logits."""
+        """Return one output, of two opposite logits."""
         del config
         return {"logits": 2}
 
     def logit_rows(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, LogitRows]:
-        """The output and its opposite."""
+        """Return the output and its negative as two logits."""
         del batch
         return {"logits": LogitRows(torch.cat([outputs["logits"], -outputs["logits"]], dim=-1))}
 
     def row_labels(self, dataset: Dataset) -> dict[str, Sequence[Sequence[int]]]:
-        """A number is no class."""
+        """Return nothing: the labels are not classes."""
         del dataset
         return {}
 
     def score(self, predictions: Sequence[float], dataset: Dataset) -> dict[str, float]:
-        """Pearson's and Spearman's correlation, both at most 1."""
+        """Return Pearson's and Spearman's correlation, both at most 1."""
         predicted = torch.tensor(predictions, dtype=torch.float64)
         labels = torch.tensor(dataset["labels"][:], dtype=torch.float64)
         return {
             "pearson": pearson_corrcoef(predicted, labels).item(),
             "spearman": spearman_corrcoef(predicted, labels).item(),
         }
+
+    @property
+    def _label(self) -> str:
+        return self.settings.label or self.label
+
+    def _numbers(self, split: Split) -> list[float]:
+        return read_rows(self.settings, split, self.benchmark).numbers(self._label, "task.label")

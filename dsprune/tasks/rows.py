@@ -1,4 +1,4 @@
-"""Rows of a task's data, with messages that name the field, the file and the column."""
+"""Rows of a task's data, read by column and checked: messages name the field, the file, the row and the column."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,12 @@ __all__ = ["Rows"]
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows as they were read, and the field and file that messages about them name."""
+    """Rows as they were read.
+
+    Attributes:
+        dataset: the rows.
+        origin: the field and the file or data set, for messages.
+    """
 
     dataset: Dataset
     origin: str
@@ -22,15 +27,15 @@ class Rows:
         return len(self.dataset)
 
     def has(self, name: str) -> bool:
-        """Whether there is such a column."""
+        """Return whether there is a column of this name."""
         return name in self.dataset.column_names
 
     def column(self, name: str, field: str | None = None) -> list[Any]:
-        """All values of a column; values of a `ClassLabel` column as names.
+        """Return all values of a column, those of a `ClassLabel` column as names.
 
         Args:
-            name: of the column.
-            field: the setting that names it; None = the format of the file does.
+            name: the column.
+            field: the recipe's field that names it, for messages; None = the format of the file names it.
 
         Raises:
             UserError: there is no such column, or a value is missing.
@@ -56,10 +61,10 @@ class Rows:
         return values
 
     def texts(self, name: str, field: str | None = None) -> list[str]:
-        """All values of a column of text.
+        """Return all values of a column of text.
 
         Raises:
-            UserError: there is no such column, a value is missing, or the values are no text.
+            UserError: there is no such column, a value is missing, or the values are not text.
         """
         values = self.column(name, field)
         if values and not isinstance(values[0], str):
@@ -69,17 +74,23 @@ class Rows:
         return values
 
     def numbers(self, name: str, field: str | None = None) -> list[float]:
-        """All values of a column of numbers, which may be written as text.
+        """Return all values of a column of numbers, which may be written as text.
 
         Raises:
-            UserError: there is no such column, or a value is missing or no number.
+            UserError: there is no such column, or a value is missing or not a number.
         """
         return self.converted(name, float, "a number", field)
 
     def converted(
         self, name: str, convert: Callable[[Any], Any], what: str, field: str | None = None
     ) -> list[Any]:
-        """All values of a column, each through `convert`, which may fail with a ValueError or LookupError.
+        """Return all values of a column, converted.
+
+        Args:
+            name: the column.
+            convert: converts a value; raises a ValueError, LookupError or TypeError for an invalid one.
+            what: description of a valid value, for messages.
+            field: the recipe's field that names the column, for messages.
 
         Raises:
             UserError: there is no such column, a value is missing, or `convert` fails.
@@ -90,11 +101,11 @@ class Rows:
                 converted.append(convert(value))
             except (ValueError, LookupError, TypeError) as error:
                 raise UserError(
-                    f"{self.origin}: row {row}: {str(value)[:80]!r} in column {name!r} is not {what}: mend it"
+                    f"{self.origin}: row {row}: {str(value)[:80]!r} in column {name!r} is not {what}: fix it"
                 ) from error
         return converted
 
     def class_names(self, name: str) -> list[str] | None:
-        """The names of a `ClassLabel` column in their own order; None for any other column."""
+        """Return the names of a `ClassLabel` column in their own order; None for any other column."""
         feature = self.dataset.features[name]
         return feature.names if isinstance(feature, ClassLabel) else None

@@ -1,4 +1,4 @@
-"""Rows of a task's data: from a local file, from a folder as the authors publish it, or from the hub."""
+"""Reading the rows of a split: from a local file, from a folder in the published layout, or from the hub."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ from dsprune.utils.text import first_line
 __all__ = ["ReadTable", "read_rows"]
 
 ReadTable = Callable[[Path, str, Sequence[str]], pa.Table]
-"""Reads a path into a table; gets the name that messages call it, and the header of a file without one."""
+"""Reads a path into a table; also gets the name of the data in messages, and the columns of a file without header."""
 
 
 def read_rows(
@@ -30,16 +30,16 @@ def read_rows(
     benchmark: Benchmark | None,
     read: ReadTable = read_table,
 ) -> Rows:
-    """The rows of a split: of the file, the folder or the data set that the settings name, else of the hub.
+    """Read the rows of a split from the first of these that is set: file, folder, data set, benchmark's hub name.
 
     Args:
         settings: the recipe's task section.
-        split: which.
-        benchmark: what the task is published as; None = it is a kind, for anyone's data.
-        read: reads a file, or what stands for one, into a table.
+        split: the split to read.
+        benchmark: the published data set; None = a kind of task, for any data.
+        read: reads a path, of a file or a folder, into a table.
 
     Raises:
-        UserError: there are none, they cannot be read, or a published folder has another number of them.
+        UserError: no data are given, they cannot be read, or a published folder has another number of examples.
     """
     file = settings.train if split == "train" else settings.validation
     if file is not None:
@@ -76,13 +76,13 @@ def _read_published(
 
 
 def _arrange(dataset: Dataset, part: Part) -> Dataset:
-    """The part's own rows, and its columns under our names; a column that is missing is found later."""
+    """Select the part's rows and rename its columns. Missing columns are reported later, where they are read."""
     table = dataset.data.table
     for column, value in part.where.items():
         if column in table.column_names:
             table = table.filter(pc.equal(table[column], value))
     names = {theirs: ours for ours, theirs in part.rename.items()}
-    # One of ours that is something else there gives way.
+    # A column that has one of our names, but another meaning in this file, is dropped.
     kept = [name for name in table.column_names if name in names or name not in part.rename]
     table = table.select(kept)
     return Dataset(table.rename_columns([names.get(name, name) for name in kept]))
@@ -90,9 +90,9 @@ def _arrange(dataset: Dataset, part: Part) -> Dataset:
 
 @cache
 def _announce(origin: str) -> None:
-    """Nothing is downloaded unsaid; said once, and by one rank of a host."""
+    """Print that data may be downloaded: once, and on one rank of each host."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"{origin}: from the hub; what is not in the local cache is downloaded", file=sys.stderr)
+        print(f"{origin}: from the hub; data that are not in the local cache are downloaded", file=sys.stderr)
 
 
 def _read_hub(hub: HubData, split: Split) -> Rows:
@@ -100,15 +100,13 @@ def _read_hub(hub: HubData, split: Split) -> Rows:
     origin = f"task.dataset: {hub.name}{f' ({hub.config})' if hub.config else ''}, split {name}"
     _announce(origin)
     try:
-        # Data only: this library runs no code that comes with a data set any more.
+        # Data only: from release 4 on, this library runs no code that comes with a data set.
         return Rows(load_dataset(hub.name, hub.config, split=name), origin)
     except ConnectionError as error:
         raise UserError(
-            f"{origin}: the hub is out of reach and the data are not in the local cache: "
+            f"{origin}: the hub cannot be reached and the data are not in the local cache: "
             f"set task.{split} to a local csv, jsonl or parquet file, or download the data set first"
         ) from error
-    # ValueError: no such configuration or split; OSError: none there or no access; RuntimeError: it is code.
+    # ValueError: no such configuration or split; OSError: missing or no access; RuntimeError: it is code.
     except (ValueError, OSError, RuntimeError, DatasetsError) as error:
-        raise UserError(
-            f"{origin}: {first_line(error)}: set task.{split} to a local file to go without"
-        ) from error
+        raise UserError(f"{origin}: {first_line(error)}: set task.{split} to a local file instead") from error

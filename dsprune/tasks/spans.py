@@ -1,4 +1,4 @@
-"""Spans of a window of tokens: where an answer is, and which one a model means."""
+"""Answer spans in a window of tokens: from characters to tokens for training, and back for predictions."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -9,11 +9,11 @@ import numpy as np
 __all__ = ["NUM_CANDIDATES", "Candidates", "best_span", "find_tokens"]
 
 NUM_CANDIDATES = 20
-"""Starts and ends of each window that are looked at together, as in the published evaluations of BERT."""
+"""Starts and ends of each window that are considered, as in the published evaluations of BERT."""
 
 
 class Candidates(NamedTuple):
-    """The likeliest starts and ends of a window: token positions, and their logits."""
+    """The most likely starts and ends of a window: token positions, and their logits."""
 
     starts: list[int]
     start_logits: list[float]
@@ -22,10 +22,10 @@ class Candidates(NamedTuple):
 
 
 def find_tokens(offsets: Sequence[Sequence[int]], start: int, text: str) -> tuple[int, int]:
-    """The first and the last token of an answer; the window's first one twice where it is not all in there.
+    """Return the first and the last token of an answer, or (0, 0) if the window does not hold all of it.
 
     Args:
-        offsets: characters of each token, `[-1, -1]` for those that are not the text's.
+        offsets: first and last character of each token, `[-1, -1]` for tokens that are not from the context.
         start: character where the answer begins.
         text: the answer.
     """
@@ -43,9 +43,15 @@ def find_tokens(offsets: Sequence[Sequence[int]], start: int, text: str) -> tupl
 def best_span(
     candidates: Candidates, offsets: Sequence[Sequence[int]], max_answer: int
 ) -> tuple[float, int, int]:
-    """The sum of logits, and the characters from and to, of the likeliest span that is a part of the text.
+    """Return the most likely span of the context: the sum of its logits, and its first and end character.
 
-    Of equal ones the first in the order of candidates; -inf and no characters where there is none.
+    Of spans with equal sums, the first in the order of the candidates wins. Without any valid span, the result is
+    `(-inf, 0, 0)`.
+
+    Args:
+        candidates: starts and ends to combine.
+        offsets: as for `find_tokens`.
+        max_answer: longest span, in tokens.
     """
     best = (-float("inf"), 0, 0)
     starts = zip(candidates.starts, candidates.start_logits, strict=True)

@@ -1,13 +1,39 @@
-"""What a task is: where the data come from, how they are encoded, the model's head, the metrics."""
+"""The interface of tasks: the data, the model's head, the metrics, and what distillation needs.
+
+To add a task:
+
+1. Write one file with a subclass of `Task`, a frozen dataclass whose first field is `settings`, the recipe's task
+   section. The abstract methods are required. The other methods have defaults, which fit a model with one output
+   `logits` that has one row for each example. Base classes do more: `TextTask` (texts.py) for one text or two,
+   `Seq2Seq` (seq2seq.py) for models that generate.
+2. Add one line to `TASKS` in dsprune/registry.py: `"my-task": "dsprune.tasks.my_task:MyTask"`. A package of your own
+   offers its task by an entry point instead, in its pyproject.toml:
+
+       [project.entry-points."dsprune.tasks"]
+       my-task = "my_package.my_task:MyTask"
+
+   In a script, call `dsprune.register_task("my-task", MyTask)`. Instead of a class you can name any callable that
+   takes the task section and returns a `Task`: one class then serves many data sets, as in glue.py.
+3. Add an entry to tests/kinds/kind.py. The tests that run over all kinds of tasks then cover yours.
+
+When the methods are called:
+
+- Training: `for_tokenizer`, `prepare` of both splits (it calls `load` and `encode`), `collate`, `build_model`. The
+  loss is the one that the model returns for a batch with labels.
+- Evaluation: `for_model` (by `dsprune eval`), `for_tokenizer`, `build_model` with `new_head=False`, `predict` for each
+  batch, and `score` once.
+- `dsprune plan`: `new_model`, and `load` or `prepare` to count the examples. `dsprune data`: `load`, `remarks`.
+- Distillation: `inputs` and `logit_rows` for each batch. To make a teacher store: `classes`, `heads`, `samples`,
+  `num_rows`, `preprocessing`. `dsprune calibrate`: `row_labels`.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -15,41 +41,19 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from dsprune.errors import UserError
 from dsprune.recipe import Task as TaskSettings
 from dsprune.registry import TASKS
+from dsprune.tasks.batches import LABELS, Batch, Collate, without_labels
 from dsprune.tasks.benchmark import Benchmark, Split
 
-__all__ = [
-    "Batch",
-    "Collate",
-    "Features",
-    "LogitRows",
-    "Split",
-    "Task",
-    "TaskSettings",
-    "build_task",
-    "inputs_of",
-    "on_device",
-]
-
-LABELS = ("labels", "start_positions", "end_positions")
-"""Columns that a model compares its outputs with."""
-
-
-Features = Mapping[str, Any]
-
-
-Batch = dict[str, Tensor]
-
-
-Collate = Callable[[Sequence[Features]], Batch]
+__all__ = ["LogitRows", "Task", "build_task"]
 
 
 @dataclass(frozen=True)
 class LogitRows:
-    """The rows of one output that count, each one softmax: those of an example follow one another.
+    """The rows of one output that count; a row is the logits of one softmax.
 
     Attributes:
-        logits: `[rows, classes]`.
-        counts: number of rows of each example; None = one each.
+        logits: `[rows, classes]`, the rows of an example next to each other, examples in the order of the batch.
+        counts: `[examples]`, number of rows of each example; None = one each.
     """
 
     logits: Tensor
@@ -57,127 +61,200 @@ class LogitRows:
 
 
 class Task(ABC):
-    """One kind of data, model head and metric; training and evaluation know a task by these methods only.
+    """The data, the model head and the metrics of a task, and what is distilled.
 
-    To add a kind, write one file with a subclass, and name it in `dsprune/registry.py`.
+    Training, evaluation and distillation use a task through these methods only.
     """
 
     settings: TaskSettings
+    """The recipe's task section."""
+
     benchmark: Benchmark | None
-    """What it is published as; None = it is a kind of task, for anyone's data."""
+    """The published data set; None = a kind of task, for any data."""
 
     cuts_rows: ClassVar[bool] = False
-    """Whether a row of the data is not one example, so that only the tokenizer knows how many there are."""
+    """Whether `encode` makes more or fewer examples than rows, so that counting them needs the tokenizer."""
 
     @property
     def benchmarks(self) -> tuple[Benchmark, ...]:
-        """All that it is published as: several, where a task trains on several together."""
+        """All published data sets: several, where a task trains on several together."""
         return () if self.benchmark is None else (self.benchmark,)
+
+    # ---- data
 
     @abstractmethod
     def load(self, split: Split) -> Dataset:
-        """The examples of a split, checked, in their own order; `prepare` is what callers want."""
+        """Read and check a split: one row for each example of the data, in the order of the data.
+
+        Callers other than `prepare` use the number of rows only, so the columns are up to the task.
+
+        Raises:
+            UserError: data are missing or invalid; the message names the field, the file and the row.
+        """
 
     @abstractmethod
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]
     ) -> dict[str, list[Any]]:
-        """Features of some rows of `load`: the model's inputs, what `score` needs, and `length` in tokens."""
+        """Encode a batch of rows of `load`, for `Dataset.map`.
+
+        Args:
+            tokenizer: the model's tokenizer.
+            rows: a list of values for each column of `load`.
+
+        Returns:
+            A list of values for each column of the examples: the model's inputs without padding, its labels, what
+            `score` needs, and `length`, the number of tokens, by which batches are formed. Columns of `load` are
+            dropped unless they are returned.
+        """
+
+    def prepare(self, split: Split, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+        """Return the encoded examples of a split, from at most `max_train` or `max_validation` of its rows.
+
+        Optional. Override it for what `encode` cannot do batch by batch.
+        """
+        limit = self.settings.max_train if split == "train" else self.settings.max_validation
+        rows = _spread(self.load(split), limit)
+        if not len(rows):
+            raise UserError(f"task.{split}: no examples: give a file or data set that has some")
+        return rows.map(partial(self.encode, tokenizer), batched=True, remove_columns=rows.column_names)
 
     @abstractmethod
     def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:
-        """A function that makes a batch of features, padded to the longest of them."""
+        """Return a function that makes a batch of encoded examples, padded to the longest of them.
+
+        See `dsprune.tasks.batches.padding_collate`. The batch holds only what the model's forward pass takes.
+
+        Args:
+            tokenizer: defines the padding.
+            pad_to_multiple_of: round the padded length up to a multiple of this; None = do not.
+        """
+
+    def remarks(self, split: Split) -> list[str]:
+        """Return one line for each oddity of a split that is used in spite of it. Optional; default: none."""
+        del split
+        return []
+
+    # ---- model
 
     @abstractmethod
     def build_model(
         self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
     ) -> PreTrainedModel:
-        """The model of a folder or hub name with this task's head.
+        """Open a model with this task's head, in fp32.
+
+        `dsprune.model.pretrained.Head.load` does this for the usual heads.
 
         Args:
-            path: folder or hub name.
-            tokenizer: the tokenizer that encodes for it.
-            new_head: make a new head, to be trained, where `path` has none; False refuses such a model.
+            path: model folder or name on the hub.
+            tokenizer: encodes for the model.
+            new_head: add a new head, to be trained, where the model has none; False = refuse such a model.
+
+        Raises:
+            UserError: the model cannot be opened or does not fit the task.
         """
 
     @abstractmethod
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
-        """The model that `build_model` makes of a folder with this configuration, its weights drawn anew."""
+        """Return the model that `build_model` makes from this configuration, with newly drawn weights.
 
-    @abstractmethod
-    def predict(self, model: nn.Module, batch: Batch) -> list[Any]:
-        """One small, picklable prediction for each example of the batch; one forward pass on every rank."""
-
-    @abstractmethod
-    def score(self, predictions: Sequence[Any], dataset: Dataset) -> dict[str, float]:
-        """Metrics of the predictions for all of `dataset`, in its order.
-
-        The headline metric is the first, and of that one more is better.
+        It is called under the meta device, to count weights, and must work without the data.
         """
 
     def for_model(self, config: PretrainedConfig) -> "Task":
-        """This task, completed with what a model that was trained for it knows, such as the labels."""
+        """Return this task with what the configuration of a trained model defines, such as the labels.
+
+        Optional; default: the task itself. It is called before `build_model` where a model is evaluated.
+        """
         del config
         return self
 
     def for_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> "Task":
-        """This task, completed with what turns predictions into text, where `score` compares texts."""
+        """Return this task with the tokenizer, for a `score` that compares texts. Optional; default: itself."""
         del tokenizer
         return self
 
-    def inputs(self, batch: Batch) -> Batch:
-        """What a model reads of a batch to give its logits; unless said otherwise, all but the labels."""
-        return inputs_of(batch)
+    # ---- evaluation
+
+    @abstractmethod
+    def predict(self, model: nn.Module, batch: Batch) -> list[Any]:
+        """Return one small, picklable prediction for each example of the batch.
+
+        It is called without gradients, on all ranks equally often. Under ZeRO-3 every forward pass is collective, so
+        the number of passes must not depend on the batch.
+
+        Args:
+            model: the model or a DeepSpeed engine around it, in evaluation mode.
+            batch: on the model's device.
+        """
+
+    @abstractmethod
+    def score(self, predictions: Sequence[Any], dataset: Dataset) -> dict[str, float]:
+        """Return the metrics by name, the headline metric first. Of the headline metric more is better.
+
+        Args:
+            predictions: one for each example of `dataset`, in its order, gathered from all ranks.
+            dataset: the encoded examples.
+        """
+
+    # ---- distillation
 
     @abstractmethod
     def classes(self, config: PretrainedConfig) -> dict[str, int]:
-        """The outputs that a student shares with its teacher, by name, and the width of their rows."""
+        """Return the distilled outputs by name, with the width of their rows: the number of classes."""
+
+    def inputs(self, batch: Batch) -> Batch:
+        """Return what a model reads of a batch to compute its logits. Optional; default: all but the labels."""
+        return without_labels(batch)
 
     def logit_rows(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, LogitRows]:
-        """The rows that count of each shared output; unless said otherwise, an example is one row of it.
+        """Return the rows that count of each distilled output.
+
+        Optional; default: `outputs["logits"]`, `[examples, classes]`, with one row for each example. Where `heads` is
+        overridden, only select rows here: the method is then applied to the inputs of the heads as well.
 
         Args:
-            outputs: what the model gave for the batch, or the inputs of its heads in their place.
-            batch: the examples.
+            outputs: the model's outputs by name; or, under the same names, the inputs of `heads`.
+            batch: the batch that they were computed from.
         """
         del batch
         return {"logits": LogitRows(outputs["logits"])}
 
     def num_rows(self, dataset: Dataset) -> dict[str, np.ndarray] | None:
-        """How many rows each example has in each shared output; None = one each."""
+        """Return the number of rows of each example, `[examples]`, for each output. Optional; None = one each."""
         del dataset
         return None
 
     def heads(self, model: nn.Module) -> dict[str, nn.Linear]:
-        """The last layer of each shared output, where it is a linear one that makes row after row."""
+        """Return the linear layer that makes the rows of each output, so that its inputs can be stored instead.
+
+        Optional; default: none, which rules out stores of kind `hidden`. Name all outputs or none.
+        """
         del model
         return {}
 
     def samples(self, dataset: Dataset) -> dict[str, Sequence[Any]]:
-        """What makes an example the same for a teacher, by columns: what the model reads, without labels."""
+        """Return the columns from which a store computes the fingerprint of each example.
+
+        Optional; default: all that the model reads, without labels. Examples with the same values must have the same
+        rows; where labels decide which rows count, include that.
+        """
         names = [name for name in dataset.column_names if name not in (*LABELS, "length")]
         return {name: dataset[name][:] for name in names}
 
     def row_labels(self, dataset: Dataset) -> dict[str, Sequence[Sequence[int]]]:
-        """The class of each row of each example in each shared output; none where they are no classes."""
+        """Return the classes of the rows of each example, for each output, to measure a teacher's accuracy.
+
+        Optional; default: the column `labels`. Return nothing where labels are not classes.
+        """
         return {"logits": [[label] for label in dataset["labels"][:]]}
 
     def preprocessing(self) -> str:
-        """What else decides about the teacher's answers, for a person who compares two of them."""
+        """Return what else decides the teacher's outputs, in words: it is compared, and printed where it differs.
+
+        Optional; default: the class and `max_length`.
+        """
         return f"{type(self).__name__} of at most {self.settings.max_length} tokens"
-
-    def remarks(self, split: Split) -> list[str]:
-        """What one should know of a split, though it is used as it is."""
-        del split
-        return []
-
-    def prepare(self, split: Split, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-        """The encoded examples of a split, at most `max_train` or `max_validation` of them."""
-        limit = self.settings.max_train if split == "train" else self.settings.max_validation
-        rows = spread(self.load(split), limit)
-        if not len(rows):
-            raise UserError(f"task.{split}: no examples: give a file or data set that has some")
-        return rows.map(partial(self.encode, tokenizer), batched=True, remove_columns=rows.column_names)
 
 
 def build_task(settings: TaskSettings) -> Task:
@@ -190,18 +267,8 @@ def build_task(settings: TaskSettings) -> Task:
     return task
 
 
-def spread(rows: Dataset, limit: int | None) -> Dataset:
-    """At most `limit` rows, spread evenly over all: the first rows of a sorted file would mislead."""
+def _spread(rows: Dataset, limit: int | None) -> Dataset:
+    """Return at most `limit` rows, spread evenly: the first rows of a sorted file would mislead."""
     if limit is None or limit >= len(rows):
         return rows
     return rows.select([i * len(rows) // limit for i in range(limit)])
-
-
-def inputs_of(batch: Batch) -> Batch:
-    """A batch without its labels."""
-    return {name: tensor for name, tensor in batch.items() if name not in LABELS}
-
-
-def on_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on `device`."""
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

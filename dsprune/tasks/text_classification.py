@@ -17,16 +17,15 @@ from transformers import (
 )
 
 from dsprune.model.pretrained import Head, load_config
+from dsprune.tasks.batches import Batch
 from dsprune.tasks.benchmark import Benchmark, Split
 from dsprune.tasks.labels import check_same_labels, find_labels, labels_of, number_labels
 from dsprune.tasks.source import read_rows
-from dsprune.tasks.task import Batch
 from dsprune.tasks.texts import TextTask
 
 __all__ = ["HEAD", "TextClassification"]
 
 HEAD = Head(AutoModelForSequenceClassification, ("ForSequenceClassification",), "sequence-classification")
-
 
 METRICS: Mapping[str, Callable[[Tensor, Tensor, int], Tensor]] = {
     "accuracy": lambda predicted, labels, num: metrics.multiclass_accuracy(predicted, labels, num, "micro"),
@@ -41,10 +40,10 @@ class TextClassification(TextTask):
     """Texts in, one label out.
 
     Attributes:
-        label: column of the label, where the settings name none.
+        label: column of the label, unless the settings name one.
         known_labels: labels in the order of the model's outputs; None = those of the training data.
         metrics: names of the metrics, the headline first.
-        benchmark: what it is published as.
+        benchmark: the published data set; None = any data.
     """
 
     label: str = "label"
@@ -62,13 +61,13 @@ class TextClassification(TextTask):
         )
 
     def for_model(self, config: PretrainedConfig) -> "TextClassification":
-        """With the model's labels, where neither the task nor training data tell them."""
+        """Take the labels of the model, where neither the task nor training data define them."""
         if self.known_labels is None and self.settings.train is None and self.settings.dataset is None:
             return replace(self, known_labels=labels_of(config))
         return self
 
     def load(self, split: Split) -> Dataset:
-        """Texts and label numbers."""
+        """Read the texts, and the labels as numbers."""
         rows = read_rows(self.settings, split, self.benchmark)
         columns = self.texts(rows)
         label = self.settings.label or self.label
@@ -79,46 +78,46 @@ class TextClassification(TextTask):
     def build_model(
         self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
     ) -> PreTrainedModel:
-        """The model, with as many outputs as there are labels."""
+        """Open the model, with one logit per label."""
         if HEAD.is_in(load_config(path)):
             check_same_labels(path, load_config(path), self.labels)
-        return HEAD.load(path, tokenizer, self.settings.max_length, new_head=new_head, **self._names())
+        return HEAD.load(path, tokenizer, self.settings.max_length, new_head=new_head, **self._label_config())
 
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
-        """The model, with as many outputs as there are labels, where these are known without the data."""
+        """Return the model with one logit per label, or as many as `config` says where labels are in the data."""
         if self.known_labels is not None:
-            config.update(self._names())
+            config.update(self._label_config())
         return AutoModelForSequenceClassification.from_config(config)
 
-    def _names(self) -> dict[str, Any]:
-        return {
-            "num_labels": len(self.labels),
-            "id2label": dict(enumerate(self.labels)),
-            "label2id": {name: number for number, name in enumerate(self.labels)},
-        }
-
     def predict(self, model: nn.Module, batch: Batch) -> list[int]:
-        """The number of the likeliest label."""
+        """Return the number of the most likely label."""
         return model(**self.inputs(batch))["logits"].argmax(dim=-1).tolist()
 
     def classes(self, config: PretrainedConfig) -> dict[str, int]:
-        """One output, with a class for each label."""
+        """Return one output, with a class for each label."""
         del config
         return {"logits": len(self.labels)}
 
     def heads(self, model: nn.Module) -> dict[str, nn.Linear]:
-        """The last layer, of the models that pool first; the others (GPT-2, Llama) classify every token."""
+        """Return the last layer, if the model pools before it. GPT-2 and Llama classify every token, and pool then."""
         layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
-        # Those others have no bias there.
+        # The last layer of models that classify every token has no bias.
         if layers and layers[-1].out_features == len(self.labels) and layers[-1].bias is not None:
             return {"logits": layers[-1]}
         return {}
 
     def preprocessing(self) -> str:
-        """The cut, and the order of the labels."""
+        """Add the labels in their order."""
         return f"{super().preprocessing()} into {', '.join(self.labels)}"
 
     def score(self, predictions: Sequence[int], dataset: Dataset) -> dict[str, float]:
-        """The task's metrics, the best value of each is 1."""
+        """Return the task's metrics; the best value of each is 1."""
         predicted, labels = torch.tensor(predictions), torch.tensor(dataset["labels"][:])
         return {name: METRICS[name](predicted, labels, len(self.labels)).item() for name in self.metrics}
+
+    def _label_config(self) -> dict[str, Any]:
+        return {
+            "num_labels": len(self.labels),
+            "id2label": dict(enumerate(self.labels)),
+            "label2id": {name: number for number, name in enumerate(self.labels)},
+        }

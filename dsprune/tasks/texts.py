@@ -1,26 +1,27 @@
-"""What tasks share whose input is a text, or a pair of texts."""
+"""The base class of tasks whose input is one text or a pair of texts."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.tasks.batches import Collate, padding_collate
 from dsprune.tasks.rows import Rows
-from dsprune.tasks.task import Batch, Collate, Features, Task
+from dsprune.tasks.task import Task
 
-__all__ = ["TextTask", "padded"]
+__all__ = ["TextTask"]
 
 
 @dataclass(frozen=True)
 class TextTask(Task):
-    """Reads and encodes the texts.
+    """Texts in; subclasses add the label.
 
     Attributes:
         settings: the recipe's task section.
-        text: column of the text, where the settings name none.
-        text_pair: column of the second text, likewise; None = there is none.
+        text: column of the text, unless the settings name one.
+        text_pair: column of the second text, unless the settings name one; None = one text only.
     """
 
     settings: TaskSettings
@@ -28,7 +29,7 @@ class TextTask(Task):
     text_pair: str | None = None
 
     def texts(self, rows: Rows) -> dict[str, list[Any]]:
-        """The texts of some rows: of the columns that the settings name, else of the task's own."""
+        """Return the texts as columns `text` and, for pairs, `text_pair`."""
         columns: dict[str, list[Any]] = {"text": rows.texts(self.settings.text or self.text, "task.text")}
         text_pair = self.settings.text_pair or self.text_pair
         if text_pair is not None:
@@ -38,7 +39,7 @@ class TextTask(Task):
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]
     ) -> dict[str, list[Any]]:
-        """Token ids; of a pair that is too long, the longer text is cut first."""
+        """Tokenize the texts and keep `labels`; of a pair that is too long, the longer text is cut first."""
         longest = self.settings.max_length
         features = tokenizer(rows["text"], rows.get("text_pair"), truncation=True, max_length=longest)
         lengths = [len(ids) for ids in features["input_ids"]]
@@ -46,19 +47,4 @@ class TextTask(Task):
 
     def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:
         """Pad to the longest text of the batch."""
-        return padded(DataCollatorWithPadding(tokenizer, pad_to_multiple_of=pad_to_multiple_of))
-
-
-def padded(pad: Callable[[list[dict[str, Any]]], Any], without: Collection[str] = ()) -> Collate:
-    """A collate function that pads, and leaves out what the model does not read.
-
-    Args:
-        pad: one of transformers' data collators.
-        without: columns that only `score` needs; the length is always left out.
-    """
-    left_out = {*without, "length"}
-
-    def collate(features: Sequence[Features]) -> Batch:
-        return dict(pad([{name: one[name] for name in one if name not in left_out} for one in features]))
-
-    return collate
+        return padding_collate(DataCollatorWithPadding(tokenizer, pad_to_multiple_of=pad_to_multiple_of))

@@ -1,4 +1,4 @@
-"""Translation between one or several pairs of languages."""
+"""Translation in one or several directions between languages."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,29 +20,34 @@ from dsprune.tasks.task import Task
 
 __all__ = ["LANGUAGE_CODES", "TRANSLATION", "Translation"]
 
-HEADS = ("ForConditionalGeneration", "MTModel")
-"""How the names of the classes end that write: most families', and Marian's."""
-
+GENERATIVE = ("ForConditionalGeneration", "MTModel")
+"""Suffixes of the names of model classes that generate: those of most families, and Marian's."""
 
 LANGUAGE_CODES: Mapping[str, str] = {code[:2]: code for code in FAIRSEQ_LANGUAGE_CODES}
 """mBART-50's codes, by language."""
 
-
 BLEU_TOKENIZERS = {"zh": "zh", "ja": "char", "km": "char", "my": "char", "th": "char"}
-"""sacrebleu's tokenizer of languages without spaces; `13a` for the others."""
+"""sacrebleu's tokenizers for languages without spaces; the others have `13a`."""
+
+OPUS_SIZES = {"cs": 1_000_000, "de": 1_000_000, "fr": 1_000_000, "gu": 318_306, "ja": 1_000_000} | {
+    "my": 24_594,
+    "ro": 1_000_000,
+    "ru": 1_000_000,
+}
+"""Training examples of OPUS-100 for English and each of these languages."""
 
 
 @dataclass(frozen=True)
 class Translation(Seq2Seq):
     """Sentences of one language in, of another out, in the directions of `task.pairs`.
 
-    With a model that knows mBART-50's language codes an input is `code tokens </s>`, and so is an output,
-    whose code is given to the decoder; then several directions are trained and tested together.
+    If the tokenizer has mBART-50's language codes, inputs and outputs are `code tokens </s>`, and the decoder is given
+    the code of the output. Several directions can then be trained and tested together.
 
     Attributes:
         settings: the recipe's task section.
-        tokenizer: makes text of what is predicted; see `for_tokenizer`.
-        benchmark_of: what a direction is published as; None = it is a kind, for anyone's data.
+        tokenizer: decodes predictions; set by `for_tokenizer`.
+        benchmark_of: returns the published data set of a direction; None = any data.
     """
 
     settings: TaskSettings
@@ -53,53 +58,34 @@ class Translation(Seq2Seq):
 
     @property
     def num_given(self) -> int:  # type: ignore[override]
-        """The language's code is, where there is one."""
+        """1 where outputs begin with a language code, else 0."""
         return int(self.tokenizer is not None and self._codes(self.tokenizer) is not None)
 
     @property
     def benchmark(self) -> Benchmark | None:  # type: ignore[override]
-        """That of the first direction."""
+        """The published data set of the first direction."""
         return next(iter(self.benchmarks), None)
 
     @property
     def benchmarks(self) -> tuple[Benchmark, ...]:
-        """One for two languages, whatever the direction."""
+        """The published data sets: one for each pair of languages, in either direction."""
         if self.benchmark_of is None:
             return ()
-        made = {benchmark.title: benchmark for benchmark in map(self.benchmark_of, self._pairs)}
-        return tuple(made.values())
-
-    @property
-    def _pairs(self) -> tuple[str, ...]:
-        if not self.settings.pairs:
-            raise UserError(
-                "task.pairs: value missing: translation needs its directions, such as [en-de, de-en]"
-            )
-        return self.settings.pairs
+        by_title = {benchmark.title: benchmark for benchmark in map(self.benchmark_of, self._pairs)}
+        return tuple(by_title.values())
 
     def for_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> "Translation":
-        """With the tokenizer, for `score`."""
+        """Return this task with the tokenizer, for `predict` and `score`."""
         return replace(self, tokenizer=tokenizer)
 
     def load(self, split: Split) -> Dataset:
-        """The sentences of all directions, one direction after the other."""
+        """Read the sentences of all directions, one direction after the other."""
         return concatenate_datasets([self._load(split, pair) for pair in self._pairs])
-
-    def _load(self, split: Split, pair: str) -> Dataset:
-        source, target = pair.split("-")
-        rows = read_rows(
-            self.settings,
-            split,
-            self.benchmark_of(pair) if self.benchmark_of else None,
-            lambda path, origin, header: read_parallel(path, origin, (source, target)),
-        )
-        inputs, outputs = sentences(rows, source), sentences(rows, target)
-        return Dataset.from_dict({"source": inputs, "reference": outputs, "pair": [pair] * len(rows)})
 
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]
     ) -> dict[str, list[Any]]:
-        """Tokens of both sentences, each behind its language's code where the tokenizer knows codes."""
+        """Tokenize both sentences, each behind its language's code where the tokenizer has codes."""
         directions = [pair.split("-") for pair in rows["pair"]]
         codes = self._codes(tokenizer)
         settings = self.settings
@@ -122,11 +108,67 @@ class Translation(Seq2Seq):
             **{name: rows[name] for name in self.only_for_score},
         }
 
+    def build_model(
+        self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
+    ) -> PreTrainedModel:
+        """Open the model, which must be trained to generate, for translation or in pre-training."""
+        del new_head  # the layer over the vocabulary is never new
+        config = load_config(path)
+        if not any(name.endswith(GENERATIVE) for name in config.architectures or ()):
+            raise UserError(
+                f"model {path!r}: does not generate text: choose an encoder-decoder model, such as mBART-50"
+            )
+        check_max_length(max(self.settings.max_length, self.settings.max_target), config, tokenizer)
+        model = load_model(AutoModelForSeq2SeqLM, path, tokenizer)
+        if model.config.decoder_start_token_id is None:  # as in the training of mBART's decoder
+            model.config.decoder_start_token_id = tokenizer.eos_token_id
+        return model
+
+    def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
+        """Return the model."""
+        return AutoModelForSeq2SeqLM.from_config(config)
+
+    def score(self, predictions: Sequence[Sequence[int]], dataset: Dataset) -> dict[str, float]:
+        """Return BLEU by sacrebleu, 0 to 100: the mean over directions, and that of each direction."""
+        assert self.tokenizer is not None, "call for_tokenizer before score"
+        texts = self.tokenizer.batch_decode(
+            [[token for token in tokens if token >= 0] for tokens in predictions], skip_special_tokens=True
+        )
+        by_pair: dict[str, tuple[list[str], list[str]]] = {}
+        for pair, text, reference in zip(dataset["pair"][:], texts, dataset["reference"][:], strict=True):
+            translations, references = by_pair.setdefault(pair, ([], []))
+            translations.append(text)
+            references.append(reference)
+        scores = {pair: _bleu(pair.split("-")[1], *both) for pair, both in by_pair.items()}
+        return {
+            "bleu": sum(scores.values()) / len(scores),
+            **{f"bleu_{pair}": score for pair, score in scores.items()},
+        }
+
+    @property
+    def _pairs(self) -> tuple[str, ...]:
+        if not self.settings.pairs:
+            raise UserError(
+                "task.pairs: value missing: translation needs its directions, such as [en-de, de-en]"
+            )
+        return self.settings.pairs
+
+    def _load(self, split: Split, pair: str) -> Dataset:
+        source, target = pair.split("-")
+        rows = read_rows(
+            self.settings,
+            split,
+            self.benchmark_of(pair) if self.benchmark_of else None,
+            lambda path, origin, header: read_parallel(path, origin, (source, target)),
+        )
+        inputs, outputs = sentences(rows, source), sentences(rows, target)
+        return Dataset.from_dict({"source": inputs, "reference": outputs, "pair": [pair] * len(rows)})
+
     def _codes(self, tokenizer: PreTrainedTokenizerBase) -> Mapping[str, int] | None:
-        """The token of each language; None where the tokenizer has none, and there is but one direction.
+        """Return the code of each language as a token; None for a single direction without any codes.
 
         Raises:
-            UserError: there are several directions, or it lacks one of the languages.
+            UserError: the tokenizer lacks some codes, or all of them where there are several directions.
         """
         vocabulary = tokenizer.get_vocab()
         languages = sorted({language for pair in self._pairs for language in pair.split("-")})
@@ -141,46 +183,9 @@ class Translation(Seq2Seq):
             missing = ", ".join(language for language in languages if language not in known)
             raise UserError(
                 f"task.pairs: the model's tokenizer has no code for {missing}: choose an mBART-50 model and "
-                "languages that it knows, or a single pair and a model for that pair"
+                "languages that it has, or a single pair and a model for that pair"
             )
         return None
-
-    def build_model(
-        self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
-    ) -> PreTrainedModel:
-        """The model, which must be one that translates, or that was pre-trained to write."""
-        del new_head  # the layer over the vocabulary is never new
-        config = load_config(path)
-        if not any(name.endswith(HEADS) for name in config.architectures or ()):
-            raise UserError(
-                f"model {path!r}: does not write: choose an encoder-decoder model, such as mBART-50"
-            )
-        check_max_length(max(self.settings.max_length, self.settings.max_target), config, tokenizer)
-        model = load_model(AutoModelForSeq2SeqLM, path, tokenizer)
-        if model.config.decoder_start_token_id is None:  # as the decoder of mBART is trained
-            model.config.decoder_start_token_id = tokenizer.eos_token_id
-        return model
-
-    def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
-        """The model."""
-        return AutoModelForSeq2SeqLM.from_config(config)
-
-    def score(self, predictions: Sequence[Sequence[int]], dataset: Dataset) -> dict[str, float]:
-        """BLEU by sacrebleu, 0 to 100: the mean over directions, and each direction's."""
-        assert self.tokenizer is not None, "a translation is scored by the task that for_tokenizer gives"
-        texts = self.tokenizer.batch_decode(
-            [[token for token in tokens if token >= 0] for tokens in predictions], skip_special_tokens=True
-        )
-        by_pair: dict[str, tuple[list[str], list[str]]] = {}
-        for pair, text, reference in zip(dataset["pair"][:], texts, dataset["reference"][:], strict=True):
-            written, references = by_pair.setdefault(pair, ([], []))
-            written.append(text)
-            references.append(reference)
-        scores = {pair: _bleu(pair.split("-")[1], *both) for pair, both in by_pair.items()}
-        return {
-            "bleu": sum(scores.values()) / len(scores),
-            **{f"bleu_{pair}": score for pair, score in scores.items()},
-        }
 
 
 def _tokens(
@@ -192,7 +197,7 @@ def _tokens(
     *,
     target: bool = False,
 ) -> list[list[int]]:
-    """Tokens with the special ones: mBART-50's `code tokens </s>`, or the tokenizer's own."""
+    """Tokenize texts with special tokens: mBART-50's `code tokens </s>`, or those of the tokenizer."""
     if codes is None:
         which = {"text_target": texts} if target else {"text": texts}
         return tokenizer(**which, truncation=True, max_length=max_length)["input_ids"]
@@ -203,21 +208,13 @@ def _tokens(
     ]
 
 
-def _bleu(language: str, written: list[str], references: list[str]) -> float:
+def _bleu(language: str, translations: list[str], references: list[str]) -> float:
     tokenize = BLEU_TOKENIZERS.get(language, "13a")
-    return sacrebleu.corpus_bleu(written, [references], tokenize=tokenize).score
-
-
-OPUS_SIZES = {"cs": 1_000_000, "de": 1_000_000, "fr": 1_000_000, "gu": 318_306, "ja": 1_000_000} | {
-    "my": 24_594,
-    "ro": 1_000_000,
-    "ru": 1_000_000,
-}
-"""Training examples of English and these."""
+    return sacrebleu.corpus_bleu(translations, [references], tokenize=tokenize).score
 
 
 def _opus_100(pair: str) -> Benchmark:
-    """Both directions have one pair of files, named in the order of the alphabet."""
+    """Return the data set of a direction. Both directions share one pair of files, named in alphabetical order."""
     corpus = "-".join(sorted(pair.split("-")))
     other = corpus.replace("en", "", 1).strip("-")
     folder = f"supervised/{corpus}/opus.{corpus}"

@@ -15,7 +15,8 @@ from dsprune.ranks.batches import EvaluationBatch, evaluation_batches
 from dsprune.ranks.collectives import Comm, gather_in_order, world_comm
 from dsprune.ranks.ranks import Ranks, process_group
 from dsprune.recipe.sections import Task as TaskSettings
-from dsprune.tasks.task import Collate, Task, build_task, on_device
+from dsprune.tasks.batches import Collate, on_device
+from dsprune.tasks.task import Task, build_task
 
 __all__ = ["evaluate", "evaluate_command", "evaluate_model"]
 

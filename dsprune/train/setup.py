@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
+from dsprune.distillation.capture.build import build_store
+from dsprune.distillation.capture.forward import Execution
+from dsprune.distillation.capture.source import Source
 from dsprune.distillation.objective import LOSSES, DistillationObjective
 from dsprune.distillation.store.format import MANIFEST
-from dsprune.distillation.teacher.build import build_store
-from dsprune.distillation.teacher.forward import Execution
-from dsprune.distillation.teacher.source import Source
 from dsprune.distillation.teachers import (
     MicroBatch,
     OnlineTeacher,
     StoredTeacher,
     Teacher,
-    open_stored_teacher,
-    with_samples,
+    open_matching_store,
+    with_fingerprints,
 )
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.initialize import initialize
@@ -36,7 +36,8 @@ from dsprune.ranks.agreement import check_same, on_first_rank
 from dsprune.ranks.batches import BatchPlan, TrainSampler
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Distillation, Recipe
-from dsprune.tasks.task import Collate, Features, Task, build_task
+from dsprune.tasks.batches import Collate, Features
+from dsprune.tasks.task import Task, build_task
 from dsprune.train.data_digest import data_digest
 from dsprune.utils.console import say
 from dsprune.zero.config import load_ds_config, resolve_ds_config
@@ -150,11 +151,11 @@ def _open_teacher(
     source = Source.of(settings.teacher, task, tokenizer, data, ranks)
     if on_first_rank(ranks, lambda: not (folder / MANIFEST).exists()):
         build_store(folder, settings, source, Execution(device), ranks, console)
-    store = open_stored_teacher(folder, settings, source, ranks, device)
+    store = open_matching_store(folder, settings, source, ranks, device)
     if ranks.is_first:
         manifest, spec = store.manifest, store.manifest.spec
         say(console, f"teacher: {folder}: {manifest.num_records:,} records, kind {spec.kind} {spec.dtype}")
-    return StoredTeacher(store, collate), with_samples(source)
+    return StoredTeacher(store, collate), with_fingerprints(source)
 
 
 def _seed_everything(seed: int, rank: int) -> None:

@@ -14,12 +14,12 @@ from rich.progress import Progress
 
 from bench.figures import Row
 from bench.tools import milliseconds
+from dsprune.distillation.capture.forward import Execution, TeacherModel
+from dsprune.distillation.capture.shards import shard_batches, write_shards
+from dsprune.distillation.capture.source import Source
 from dsprune.distillation.objective import DistillationObjective
 from dsprune.distillation.store import Output, StorePlan, StoreSpec, begin_store, plan_store
 from dsprune.distillation.store.format import Kind
-from dsprune.distillation.teacher.capture import capture, shard_batches
-from dsprune.distillation.teacher.forward import Execution, TeacherModel
-from dsprune.distillation.teacher.source import Source
 from dsprune.distillation.teachers import MicroBatch, OnlineTeacher
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.ranks.ranks import Ranks
@@ -96,7 +96,7 @@ def online(parts: Parts) -> Parts:
     assert objective is not None
     model = parts.task.build_model(objective.settings.teacher, parts.tokenizer, new_head=False)
     teacher = OnlineTeacher(model.eval().requires_grad_(False), parts.task, parts.collate)
-    data = parts.data.remove_columns("sample")
+    data = parts.data.remove_columns("fingerprint")
     return replace(
         parts,
         data=data,
@@ -161,7 +161,7 @@ def capture_of(
         target = folder / f"capture-{kind}-{number}"
         begin_store(target, plan)
         kept = partial(
-            capture, target, plan, shards, teacher, lengths, execution, ALONE, Progress(disable=True)
+            write_shards, target, plan, shards, teacher, lengths, execution, ALONE, Progress(disable=True)
         )
         without, taken = milliseconds(bare), milliseconds(kept)
         ratios.append(without / taken)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.figures import Row
 from dsprune.distillation import Head
+from dsprune.distillation.capture.kinds import divergences
 from dsprune.distillation.store import (
     Output,
     ShardWriter,
@@ -24,7 +25,6 @@ from dsprune.distillation.store import (
     plan_store,
 )
 from dsprune.distillation.store.codecs import codec_for
-from dsprune.distillation.teacher.kinds import divergences
 
 __all__ = ["batch_reads", "memory", "sizes"]
 

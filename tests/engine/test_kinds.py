@@ -1,4 +1,4 @@
-"""Every kind of task trains, prunes, distils from a store, goes on and is evaluated, on two ranks at ZeRO 2 and 3."""
+"""Every kind of task trains, prunes, distils from a store, resumes and is evaluated, on two ranks at ZeRO 2 and 3."""
 
 import io
 import json
@@ -86,7 +86,7 @@ def train_on_rank(comm: Comm, recipe: str, overrides: list[str]) -> None:
 
 
 def evaluate_on_rank(comm: Comm, model: str, settings: TaskSettings) -> dict[str, float]:
-    return evaluate_model(model, settings, device=CPU, batch_size=2, group=comm.group)
+    return evaluate_model(model, settings, device=CPU, batch_size=2, comm=comm)
 
 
 def test_it_learns(trained: Trained) -> None:
@@ -96,7 +96,7 @@ def test_it_learns(trained: Trained) -> None:
     assert sum(losses[-2:]) < sum(losses[:2])
 
 
-def test_two_ranks_evaluate_to_what_one_does(pool: RankPool, trained: Trained) -> None:
+def test_two_ranks_give_the_metrics_of_one(pool: RankPool, trained: Trained) -> None:
     model = str(trained.runs / "dense" / "model")
     alone = evaluate_model(model, trained.settings, device=CPU, batch_size=16)
     assert alone == pytest.approx(trained.summary("dense")["metrics"], rel=1e-3, abs=1e-2, nan_ok=True)
@@ -105,7 +105,7 @@ def test_two_ranks_evaluate_to_what_one_does(pool: RankPool, trained: Trained) -
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_it_is_pruned_while_it_learns_from_a_store_and_goes_on(
+def test_it_is_pruned_while_it_learns_from_a_store_and_resumes(
     pool: RankPool, trained: Trained, stage: int
 ) -> None:
     name, store = f"sparse-{stage}", trained.runs.parent / "store"
@@ -128,12 +128,12 @@ def test_it_is_pruned_while_it_learns_from_a_store_and_goes_on(
     metrics = evaluate_model(str(trained.runs / name / "model"), trained.settings, device=CPU)
     assert metrics == pytest.approx(summary["metrics"], rel=1e-3, abs=1e-2, nan_ok=True)
 
-    cut = cut_off(RunFolder(trained.runs / name), trained.runs / "cut" / name)
+    cut = without_last_checkpoint(RunFolder(trained.runs / name), trained.runs / "cut" / name)
     pool.run(2, train_on_rank, str(trained.recipe), [*settings, f"output={trained.runs / 'cut'}"])
     assert list(differences(RunFolder(trained.runs / name), cut)) == []
 
 
-def cut_off(run: RunFolder, to: Path) -> RunFolder:
+def without_last_checkpoint(run: RunFolder, to: Path) -> RunFolder:
     """A copy of a finished run as it was at its last checkpoint but one."""
     cut = RunFolder(Path(shutil.copytree(run.path, to)))
     newest, before = complete_tags(cut.checkpoints)
@@ -145,10 +145,10 @@ def cut_off(run: RunFolder, to: Path) -> RunFolder:
 
 
 @pytest.mark.parametrize("stored", ["full", "topk", "hidden"])
-def test_a_store_teaches_what_its_teacher_teaches_at_every_step(
+def test_a_store_gives_the_losses_of_its_teacher_at_every_step(
     pool: RankPool, trained: Trained, stored: str
 ) -> None:
-    """With all outputs kept, in fp32, against the teacher beside the student."""
+    """With all outputs stored, in fp32, against a teacher that runs beside the student."""
     folder = trained.runs.parent
     if not (folder / "teacher").exists():
         sharpen(trained.runs / "dense" / "model", folder / "teacher")
@@ -167,7 +167,7 @@ def test_a_store_teaches_what_its_teacher_teaches_at_every_step(
 
 
 def sharpen(model: Path, folder: Path) -> None:
-    """The same model with larger weights, so that it is sure of what it says."""
+    """The same model with larger weights, so that its outputs are confident."""
     shutil.copytree(model, folder)
     weights = load_file(folder / "model.safetensors")
     larger = {name: 3 * value if value.ndim == 2 else value for name, value in weights.items()}

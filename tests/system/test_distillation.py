@@ -1,4 +1,4 @@
-"""Training from a store is training beside the teacher: the same losses, step by step."""
+"""Training from a store gives the same losses as training with the teacher itself, step by step."""
 
 import json
 import re
@@ -46,10 +46,10 @@ def train(pool: RankPool, recipe: Path, output: Path, *settings: str) -> list[fl
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_store_teaches_what_its_teacher_teaches(
+def test_a_store_gives_the_losses_of_its_teacher(
     ranks: RankPool, recipe: Path, tmp_path: Path, stage: int
 ) -> None:
-    """Over five epochs of two steps and a remainder; the kind, the seed and the accumulation change along."""
+    """Over five epochs of two steps and a remainder; kind, seed and accumulation change with stage and world size."""
     world, kind = ranks.size, list(KINDS)[(stage + ranks.size) % 3]
     micro_batch = {1: 4, 2: 3, 3: 4, 4: 1}[world] if stage % 2 else 12 // world
     how = (f"deepspeed=zero{stage}", f"budget.micro_batch={micro_batch}", f"seed={world + 10 * stage}")
@@ -58,12 +58,12 @@ def test_a_store_teaches_what_its_teacher_teaches(
     stored = train(ranks, recipe, tmp_path / "stored", *how, *KINDS[kind], f"distillation.store={store}")
     assert len(online) == 10
     assert stored == pytest.approx(online, rel=ROUND_OFF)
-    assert max(online) > 1.02 * min(online), "something is learnt"
+    assert max(online) > 1.02 * min(online), "the loss changes"
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("fp16", 1e-3), ("bf16", 1e-2)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_small_type_rounds_and_no_more(
+def test_a_small_type_only_rounds(
     two_ranks: RankPool, recipe: Path, tmp_path: Path, kind: str, dtype: str, tolerance: float
 ) -> None:
     how = ("seed=5", "budget.steps=4")
@@ -71,10 +71,10 @@ def test_a_small_type_rounds_and_no_more(
     store = (*KINDS[kind], f"distillation.dtype={dtype}", f"distillation.store={tmp_path / 'store'}")
     stored = train(two_ranks, recipe, tmp_path / "stored", *how, *store)
     assert stored == pytest.approx(online, rel=tolerance)
-    assert stored != pytest.approx(online, rel=1e-7), "rounding shows"
+    assert stored != pytest.approx(online, rel=1e-7), "rounding is visible"
 
 
-def test_hardness_and_temperature_may_change_on_the_way(
+def test_hardness_and_temperature_may_change_over_the_steps(
     two_ranks: RankPool, recipe: Path, tmp_path: Path
 ) -> None:
     how = (
@@ -100,14 +100,14 @@ def test_the_parts_of_the_loss_are_logged(two_ranks: RankPool, recipe: Path, tmp
 
 
 def test_a_dataset_in_another_order_finds_its_rows(two_ranks: RankPool, recipe: Path, tmp_path: Path) -> None:
-    """Without dropout and with all examples in each step, their order shows in the rounding only.
+    """Without dropout and with all examples in each step, their order changes the rounding only.
 
-    The student begins as its own teacher, which has something to say: other labels or rows would be noticed.
+    The student begins as a copy of the teacher, whose outputs are confident, so other labels or rows would show.
     """
     rows = examples(recipe.parent / "data" / "train.csv")
+    student = without_dropout(recipe.parent / "teacher", tmp_path)
     how = (
-        "budget.batch=30",
-        "distillation.hardness=0.5", f"model.path={calm(recipe.parent / 'teacher', tmp_path)}", *KINDS["full"],
+        "budget.batch=30", "distillation.hardness=0.5", f"model.path={student}", *KINDS["full"],
         f"distillation.store={tmp_path / 'store'}",
     )  # fmt: skip
     before = train(two_ranks, recipe, tmp_path / "before", *how)
@@ -120,16 +120,16 @@ def test_a_dataset_in_another_order_finds_its_rows(two_ranks: RankPool, recipe: 
     assert wrong != pytest.approx(before, rel=50 * ROUND_OFF), "swapped labels would show"
 
 
-def calm(model: Path, folder: Path) -> Path:
+def without_dropout(model: Path, folder: Path) -> Path:
     """The model without dropout."""
-    copy = Path(shutil.copytree(model, folder / "calm"))
+    copy = Path(shutil.copytree(model, folder / "without-dropout"))
     config = json.loads((copy / "config.json").read_text())
     config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (copy / "config.json").write_text(json.dumps(config))
     return copy
 
 
-def test_a_run_goes_on_with_its_store_in_another_place(
+def test_a_run_resumes_with_its_store_in_another_place(
     two_ranks: RankPool, recipe: Path, tmp_path: Path
 ) -> None:
     store, moved = tmp_path / "store", tmp_path / "elsewhere" / "moved"
@@ -147,14 +147,14 @@ def test_a_run_goes_on_with_its_store_in_another_place(
     assert resumed == whole
 
 
-def test_as_people_type_it(recipe: Path, tmp_path: Path) -> None:
-    """The store is made first when it is not there; then the temperature is chosen, with labels and without."""
+def test_the_commands_from_train_to_calibrate(recipe: Path, tmp_path: Path) -> None:
+    """A missing store is made first; then the temperature is chosen, with labels and without."""
     store, own = tmp_path / "store", Path(shutil.copy(recipe, tmp_path / "own.yaml"))
     done = launched("train", recipe, f"distillation.store={store}", f"output={tmp_path / 'runs'}")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith(("teacher: ", "finished: "))]
     assert re.fullmatch(
-        rf"teacher: {store}: \d+ records, \d+ rows, kind full fp16, [\d.]+ bytes a record, [\d.]+ .?B in all; "
+        rf"teacher: {store}: \d+ records, \d+ rows, kind full fp16, [\d.]+ bytes per record, [\d.]+ .?B in all; "
         r"1 of 1 shards to write, [\d.,]+ .?B free",
         lines[0],
     )
@@ -184,6 +184,6 @@ def test_labels_of_other_preprocessing_are_refused(two_ranks: RankPool, recipe: 
     train(two_ranks, recipe, tmp_path, "budget.steps=1", f"distillation.store={tmp_path / 'store'}")
     other = ("calibrate", str(tmp_path / "store"), "task.max_length=20", "--recipe", str(recipe))
     assert (
-        f"{tmp_path / 'store'}: made from something else: preprocessing is TextClassification of at most 24 tokens"
+        f"{tmp_path / 'store'}: the store does not match: preprocessing is TextClassification of at most 24 tokens"
         in two_ranks.run(2, command, *other)[0].complaint
     )

@@ -1,4 +1,4 @@
-"""`dsprune eval` as people type it, on one process and on two."""
+"""`dsprune eval` as a user runs it, on one process and on two."""
 
 import json
 import os

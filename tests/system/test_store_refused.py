@@ -1,4 +1,4 @@
-"""`dsprune train` refuses a store that is damaged, or of something else, in one line and before it trains."""
+"""`dsprune train` refuses a store that is damaged or does not match, with one line and before the first step."""
 
 import hashlib
 import json
@@ -42,7 +42,7 @@ def store(whole: Path, tmp_path: Path) -> Path:
 
 
 def complaint(pool: RankPool, recipe: Path, store: Path, *settings: str) -> str:
-    """What `dsprune train` says in its one line; nothing of the store or of a run is changed or made."""
+    """The one line of `dsprune train`; neither the store nor a run is changed or made."""
     before = content(store)
     how = ("train", str(recipe), f"distillation.store={store}", f"output={store.parent / 'runs'}", *settings)
     answers = pool.run(2, command, *how)
@@ -55,7 +55,7 @@ def complaint(pool: RankPool, recipe: Path, store: Path, *settings: str) -> str:
 # ---- damage
 
 
-def cut_off(path: Path) -> None:
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
@@ -75,16 +75,16 @@ def replace_by(other: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
-        (SHARD, cut_off, "damaged, it has"),
-        (SHARD, flip(-100), "damaged, its content does not have the checksum in its header"),
-        (SHARD, flip(60), "damaged, its header is not one of dsprune's|its header is not the one that"),
-        (SHARD, flip(3), "damaged, its header is cut off"),
-        (SHARD, Path.unlink, "missing: copy it from where the store was made, or capture the store again"),
-        (SHARD, replace_by(HEAD), "its header is not the one that store.json lists"),
-        (HEAD, cut_off, "damaged, it has"),
-        (HEAD, flip(-1), "damaged, its content does not have the checksum in its header"),
-        (HEAD, Path.unlink, "missing: copy it from where the store was made, or capture the store again"),
-        (MANIFEST, cut_off, "not a manifest of format 1"),
+        (SHARD, truncate, "damaged, it has"),
+        (SHARD, flip(-100), "damaged, its content does not match the checksum in its header"),
+        (SHARD, flip(60), "damaged, its header was not written by dsprune|its header does not match"),
+        (SHARD, flip(3), "damaged, its header is truncated"),
+        (SHARD, Path.unlink, "missing: copy it from where the store was made, or make the store again"),
+        (SHARD, replace_by(HEAD), "its header does not match store.json"),
+        (HEAD, truncate, "damaged, it has"),
+        (HEAD, flip(-1), "damaged, its content does not match the checksum in its header"),
+        (HEAD, Path.unlink, "missing: copy it from where the store was made, or make the store again"),
+        (MANIFEST, truncate, "not a manifest of format 1"),
         (MANIFEST, lambda path: path.write_text('{"format": 2}'), "not a manifest of format 1"),
     ],
 )
@@ -97,19 +97,19 @@ def test_a_damaged_file_is_named(
     assert any(part in said for part in message.split("|"))
 
 
-# ---- something else
+# ---- another origin
 
 
 def test_off_by_one_truncation(pool: RankPool, recipe: Path, store: Path) -> None:
     said = complaint(pool, recipe, store, "task.max_length=23")
     assert (
-        f"{store}: made from something else: preprocessing is TextClassification of at most 24 tokens" in said
+        f"{store}: the store does not match: preprocessing is TextClassification of at most 24 tokens" in said
     )
     assert "in the store and TextClassification of at most 23 tokens" in said
 
 
 def test_off_by_one_truncation_is_in_the_fingerprints_too(pool: RankPool, recipe: Path, store: Path) -> None:
-    """Were the manifest's word on preprocessing changed, the samples themselves would not be found."""
+    """If the preprocessing in the manifest were changed, the samples would still not be found."""
     for name in (SHARD, HEAD, MANIFEST):
         raw = (store / name).read_bytes()
         (store / name).write_bytes(raw.replace(b"at most 24 tokens", b"at most 23 tokens"))
@@ -117,7 +117,7 @@ def test_off_by_one_truncation_is_in_the_fingerprints_too(pool: RankPool, recipe
     said = complaint(pool, recipe, store, "task.max_length=23")
     assert "training examples have no record, the first in row " in said
     assert ": the store is of dataset " in said
-    assert ": give another distillation.store, to be made for it" in said
+    assert ": give another distillation.store, to be made for this data" in said
 
 
 def seal(store: Path) -> None:
@@ -131,7 +131,7 @@ def seal(store: Path) -> None:
 
 def test_another_teacher(pool: RankPool, recipe: Path, store: Path) -> None:
     said = complaint(pool, recipe, store, f"distillation.teacher={recipe.parent / 'student'}")
-    assert f"{store}: made from something else: teacher is " in said
+    assert f"{store}: the store does not match: teacher is " in said
 
 
 def test_another_tokenizer(pool: RankPool, recipe: Path, store: Path, tmp_path: Path) -> None:
@@ -139,12 +139,10 @@ def test_another_tokenizer(pool: RankPool, recipe: Path, store: Path, tmp_path: 
     text = (other / "tokenizer.json").read_text()
     (other / "tokenizer.json").write_text(text.replace('"lovely"', '"lovelier"'))
     said = complaint(pool, recipe, store, f"model.tokenizer={other}")
-    assert f"{store}: made from something else: tokenizer is " in said
+    assert f"{store}: the store does not match: tokenizer is " in said
 
 
-def test_an_example_that_the_teacher_was_not_asked_about(
-    pool: RankPool, recipe: Path, store: Path, tmp_path: Path
-) -> None:
+def test_an_example_without_a_record(pool: RankPool, recipe: Path, store: Path, tmp_path: Path) -> None:
     rows = examples(recipe.parent / "data" / "train.csv")
     file = rewrite(tmp_path / "more.csv", [*rows, ("the film was and the plot", "film")])
     said = complaint(pool, recipe, store, f"task.train={file}")
@@ -153,7 +151,9 @@ def test_an_example_that_the_teacher_was_not_asked_about(
     ) in said
 
 
-def test_a_part_of_the_examples_will_do(pool: RankPool, recipe: Path, store: Path, tmp_path: Path) -> None:
+def test_a_subset_of_the_examples_is_accepted(
+    pool: RankPool, recipe: Path, store: Path, tmp_path: Path
+) -> None:
     how = ("task.max_train=20", "budget.steps=1", f"distillation.store={store}", f"output={tmp_path}")
     answers = pool.run(2, command, "train", str(recipe), *how)
     assert [done.code for done in answers] == [0, 0], answers[0].stderr
@@ -162,22 +162,22 @@ def test_a_part_of_the_examples_will_do(pool: RankPool, recipe: Path, store: Pat
 
 def test_another_kind_than_the_recipe_names(pool: RankPool, recipe: Path, store: Path) -> None:
     said = complaint(pool, recipe, store, "distillation.kind=full")
-    assert f"{store}: made from something else: kind is hidden in the store and full here" in said
+    assert f"{store}: the store does not match: kind is hidden in the store and full here" in said
 
 
-def test_a_temperature_that_a_top_k_store_does_not_know(pool: RankPool, recipe: Path, tmp_path: Path) -> None:
+def test_a_temperature_that_a_top_k_store_does_not_hold(pool: RankPool, recipe: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     topk = ("distillation.kind=topk", f"distillation.store={store}")
     answers = pool.run(2, command, "teacher", str(recipe), *topk)
     assert [done.code for done in answers] == [0, 0], answers[0].stderr
     said = complaint(pool, recipe, store, "distillation.temperature=4")
     assert (
-        f"distillation.temperature: value 4: {store} is of kind topk and knows 2 only: use one of them"
+        f"distillation.temperature: value 4: {store} is of kind topk and holds 2 only: use one of them"
         in said
     )
 
 
-def test_a_folder_without_a_manifest_is_no_store_and_is_finished_first(
+def test_an_incomplete_store_is_completed_first(
     pool: RankPool, recipe: Path, store: Path, tmp_path: Path
 ) -> None:
     before = content(store)

@@ -1,4 +1,4 @@
-"""`dsprune teacher`: the same store from any number of ranks, however often they are killed on the way."""
+"""`dsprune teacher`: the same store from any number of ranks, and after any number of kills."""
 
 import os
 import re
@@ -56,10 +56,10 @@ def arguments(recipe: Path, store: Path, *settings: str) -> tuple[str, ...]:
 
 
 def teach(pool: RankPool, recipe: Path, store: Path, *settings: str) -> Done:
-    """What the first rank says; all of them must do well."""
+    """The output of the first rank; all ranks must succeed."""
     answers: list[Done] = pool.run(pool.size, command, *arguments(recipe, store, *settings))
     assert [done.code for done in answers] == [0] * pool.size, answers[0].stderr
-    assert all(done.stderr == "" for done in answers[1:]), "one rank speaks"
+    assert all(done.stderr == "" for done in answers[1:]), "only the first rank prints"
     return answers[0]
 
 
@@ -72,18 +72,18 @@ def refused(pool: RankPool, recipe: Path, store: Path, *settings: str) -> str:
 
 @pytest.fixture(scope="module")
 def whole(one_rank: RankPool, recipe: Path) -> Path:
-    """The store that one process makes, undisturbed."""
+    """The store that one process makes without interruption."""
     store = recipe.parent / "whole"
     done = teach(one_rank, recipe, store, *HIDDEN)
     manifest = read_manifest(store)
     assert len(manifest.shards) == NUM_SHARDS
     size = sum(path.stat().st_size for path in store.glob("*.safetensors"))
     [announced] = re.findall(
-        rf"teacher: {store}: ([\d,]+) records, [\d,]+ rows, kind hidden fp32, ([\d.]+) bytes a record, "
+        rf"teacher: {store}: ([\d,]+) records, [\d,]+ rows, kind hidden fp32, ([\d.]+) bytes per record, "
         rf"([\d.]+) kB in all; {NUM_SHARDS} of {NUM_SHARDS} shards to write, [\d.]+ .?B free",
         done.stderr,
     )
-    assert int(announced[0].replace(",", "")) == manifest.num_records < 4800, "some read the same"
+    assert int(announced[0].replace(",", "")) == manifest.num_records < 4800, "some are equal"
     assert float(announced[2]) * 1000 == pytest.approx(size, rel=0.02)
     assert f"teacher: finished: {store}" in done.stderr
     return store
@@ -101,10 +101,10 @@ def test_any_number_of_ranks_makes_the_same_bytes(
     assert content(tmp_path / "store") == content(whole)
 
 
-def test_a_teacher_sharded_by_zero_3_says_the_same(
+def test_a_teacher_sharded_by_zero_3_makes_the_same_store(
     one_rank: RankPool, two_ranks: RankPool, recipe: Path, tmp_path: Path
 ) -> None:
-    """Two shards for two ranks and one more: the rank that has less to do makes passes for the other's sake."""
+    """Three shards for two ranks: the rank with fewer shards makes extra forward passes for the other."""
     few = ("task.max_train=2300", "--batch-size", "64", *HIDDEN)
     teach(one_rank, recipe, tmp_path / "plain", *few)
     teach(two_ranks, recipe, tmp_path / "sharded", *few, "--stage", "3")
@@ -113,7 +113,7 @@ def test_a_teacher_sharded_by_zero_3_says_the_same(
 
 
 def command_until(comm: Comm, victim: int, file: str, moment: int, *arguments: str) -> Done:
-    """`command`, but one rank is killed when it has to do with a temporary file for the n-th time."""
+    """`command`, but one rank is killed when it opens or renames a temporary file for the n-th time."""
     left = moment
 
     def watch(update: str, details: tuple[object, ...]) -> None:
@@ -132,14 +132,14 @@ def command_until(comm: Comm, victim: int, file: str, moment: int, *arguments: s
     return command(comm, *arguments)
 
 
-def test_killed_at_every_stage_and_taken_up_by_any_number_of_ranks(
+def test_killed_at_every_stage_and_resumed_by_any_number_of_ranks(
     recipe: Path, whole: Path, tmp_path: Path
 ) -> None:
     store, there = tmp_path / "store", set()
     how = arguments(recipe, store, *HIDDEN)
     for world, victim, file, moment in [
         (1, 0, "shard-", 0),  # the first shard has its temporary name
-        (2, 0, "shard-", 1),  # and is about to be renamed; the other rank goes on until it misses this one
+        (2, 0, "shard-", 1),  # before it is renamed; the other rank continues until it misses this one
         (3, 2, "shard-", 0),
         (2, 0, "shard-", 1),
         (2, 0, "head", 0),
@@ -149,7 +149,7 @@ def test_killed_at_every_stage_and_taken_up_by_any_number_of_ranks(
         with RankPool(world) as pool, pytest.raises(RankFailedError):
             pool.run(world, command_until, victim, file, moment, *how)
         before, there = there, {path.name for path in store.glob("*") if not path.name.startswith(".")}
-        assert there >= before, "what was written stays"
+        assert there >= before, "written shards are kept"
         assert "store.json" not in there
         assert list(store.glob(".*.tmp")), "it was killed in the middle of something"
     with RankPool(2) as pool:
@@ -157,7 +157,7 @@ def test_killed_at_every_stage_and_taken_up_by_any_number_of_ranks(
     assert content(store) == content(whole)
 
 
-def test_the_launcher_is_killed_and_one_process_goes_on(recipe: Path, whole: Path, tmp_path: Path) -> None:
+def test_the_launcher_is_killed_and_one_process_resumes(recipe: Path, whole: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     how = arguments(recipe, store, *HIDDEN)
     process = subprocess.Popen(
@@ -174,7 +174,7 @@ def test_the_launcher_is_killed_and_one_process_goes_on(recipe: Path, whole: Pat
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert not (store / "store.json").exists()
-    time.sleep(0.2)  # until the ranks are gone, too
+    time.sleep(0.2)  # until the ranks have ended, too
     done = dsprune(*how)
     assert done.returncode == 0, done.stderr
     assert f"of {NUM_SHARDS} shards to write" in done.stderr
@@ -182,7 +182,7 @@ def test_the_launcher_is_killed_and_one_process_goes_on(recipe: Path, whole: Pat
     assert content(store) == content(whole)
 
 
-def test_a_finished_store_is_left_alone_and_a_lost_file_of_it_made_again(
+def test_a_complete_store_is_not_changed_and_a_missing_file_is_made_again(
     two_ranks: RankPool, recipe: Path, whole: Path, tmp_path: Path
 ) -> None:
     store = Path(shutil.copytree(whole, tmp_path / "store"))
@@ -199,8 +199,8 @@ def test_a_finished_store_is_left_alone_and_a_lost_file_of_it_made_again(
 # ---- what is stored
 
 
-def test_the_rows_are_what_the_teacher_says(recipe: Path, whole: Path) -> None:
-    """By sample, with a plain forward pass of one text at a time as the oracle."""
+def test_the_rows_are_the_teachers_outputs(recipe: Path, whole: Path) -> None:
+    """By sample, against a plain forward pass of one text at a time."""
     loaded = load_recipe(str(recipe), ["task.max_train=20"])
     assert loaded.task is not None
     assert loaded.distillation is not None
@@ -214,7 +214,7 @@ def test_the_rows_are_what_the_teacher_says(recipe: Path, whole: Path) -> None:
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([ids])).logits[0]
         torch.testing.assert_close(row, (logits / 2).log_softmax(-1), rtol=1e-4, atol=1e-4)
-    assert found.exp().max(-1).values.std() > 0.02, "a teacher with something to say"
+    assert found.exp().max(-1).values.std() > 0.02, "the teacher is not uniform"
 
 
 def test_a_teacher_in_bf16(one_rank: RankPool, recipe: Path, tmp_path: Path) -> None:
@@ -227,10 +227,10 @@ def test_a_teacher_in_bf16(one_rank: RankPool, recipe: Path, tmp_path: Path) -> 
     torch.testing.assert_close(exact, rounded, rtol=0.1, atol=0.1)
 
 
-def test_auto_compares_the_kinds_and_takes_the_smallest_that_will_do(
+def test_auto_compares_the_kinds_and_chooses_the_smallest_accurate_one(
     two_ranks: RankPool, recipe: Path, tmp_path: Path
 ) -> None:
-    """Two of eight classes are smaller than all, and say too little."""
+    """Two of eight classes are smaller than all, and not accurate enough."""
     done = teach(two_ranks, recipe, tmp_path / "store", *FEW, "distillation.k=2")
     assert "kinds of store, bound 0.001 nats" in done.stderr
     for kind, row_bytes, verdict in [
@@ -246,7 +246,7 @@ def test_auto_compares_the_kinds_and_takes_the_smallest_that_will_do(
     assert read_manifest(tmp_path / "store").spec.kind == "full"
 
 
-def test_without_a_store_in_the_recipe_it_says_how_to_use_what_it_made(
+def test_without_a_store_in_the_recipe_it_prints_how_to_use_the_new_one(
     one_rank: RankPool, recipe: Path, tmp_path: Path
 ) -> None:
     how = ("teacher", str(recipe), *FEW, f"output={tmp_path}")
@@ -258,7 +258,7 @@ def test_without_a_store_in_the_recipe_it_says_how_to_use_what_it_made(
 # ---- what is refused
 
 
-def test_a_store_of_another_teacher_is_left_alone(
+def test_a_store_of_another_teacher_is_not_changed(
     two_ranks: RankPool, recipe: Path, whole: Path, tmp_path: Path
 ) -> None:
     before = content(whole)
@@ -271,26 +271,26 @@ def test_a_store_of_another_teacher_is_left_alone(
         (("distillation.dtype=bf16",), "dtype is fp32 in the store and bf16 here"),
     ]:
         message = refused(two_ranks, recipe, whole, *HIDDEN, *settings)
-        assert f"{whole}: made from something else: {differs}" in message
+        assert f"{whole}: the store does not match: {differs}" in message
     assert content(whole) == before
 
 
-def test_a_top_k_store_must_know_the_temperatures(one_rank: RankPool, recipe: Path, tmp_path: Path) -> None:
+def test_a_top_k_store_must_hold_the_temperatures(one_rank: RankPool, recipe: Path, tmp_path: Path) -> None:
     topk = (*FEW, "distillation.kind=topk", "distillation.k=4", "distillation.temperatures=[1.0]")
     teach(one_rank, recipe, tmp_path, *topk)
     assert "nothing to do" in teach(one_rank, recipe, tmp_path, *topk, "distillation.temperature=1").stderr
     assert (
-        f"distillation.temperature: value 3: {tmp_path} is of kind topk and knows 1, 2 only: use one of them, or "
+        f"distillation.temperature: value 3: {tmp_path} is of kind topk and holds 1, 2 only: use one of them, or "
         "make another store"
     ) in refused(one_rank, recipe, tmp_path, *topk, "distillation.temperature=3")
     ramp = "distillation.temperature={first: 1.0, final: 2.0}"
     assert (
-        f"distillation.temperature: from 1 to 2: {tmp_path} is of kind topk and knows 1, 2 only"
+        f"distillation.temperature: from 1 to 2: {tmp_path} is of kind topk and holds 1, 2 only"
         in refused(one_rank, recipe, tmp_path, *FEW, ramp)
     )
 
 
-def test_too_little_room_is_an_error_before_any_work(
+def test_too_little_room_is_an_error_before_the_teacher_runs(
     two_ranks: RankPool, recipe: Path, tmp_path: Path
 ) -> None:
     with small_disk(tmp_path / "disk", "400k") as disk:
@@ -304,7 +304,7 @@ def test_too_little_room_is_an_error_before_any_work(
 
 
 def command_with_small_files(comm: Comm, *arguments: str) -> Done:
-    """`command`, where files of more than 4,000 bytes cannot be written: as on a disk that has become full."""
+    """`command`, where files of more than 4,000 bytes cannot be written, as on a full disk."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))
@@ -315,14 +315,14 @@ def command_with_small_files(comm: Comm, *arguments: str) -> Done:
 
 
 @pytest.mark.parametrize("stage", ["0", "3"])
-def test_a_disk_that_gets_full_ends_all_ranks_and_leaves_nothing_half_written(
+def test_a_full_disk_ends_all_ranks_and_leaves_no_partial_files(
     two_ranks: RankPool, recipe: Path, tmp_path: Path, stage: str
 ) -> None:
     how = (*HIDDEN, "task.max_train=600", "--batch-size", "64", "--stage", stage)
     answers = two_ranks.run(2, command_with_small_files, *arguments(recipe, tmp_path / "store", *how))
     assert [done.code for done in answers] == [2, 2]
     assert f"{tmp_path / 'store'}: cannot be written (" in answers[0].complaint
-    assert "mend that and start again" in answers[0].complaint
+    assert "fix that and start again" in answers[0].complaint
     assert not (tmp_path / "store").exists()
     teach(two_ranks, recipe, tmp_path / "store", *how)
 
@@ -330,7 +330,7 @@ def test_a_disk_that_gets_full_ends_all_ranks_and_leaves_nothing_half_written(
 def test_hidden_states_need_a_linear_layer_that_makes_the_outputs(
     one_rank: RankPool, recipe: Path, tmp_path: Path
 ) -> None:
-    """GPT-2 classifies every token, and takes the last one's answer."""
+    """GPT-2 classifies every token, and uses the logits of the last one."""
     names = {"id2label": LABELS, "label2id": {name: number for number, name in LABELS.items()}}
     config = GPT2Config(
         vocab_size=len(VOCABULARY),
@@ -359,8 +359,8 @@ def test_a_recipe_without_a_teacher(one_rank: RankPool, recipe: Path) -> None:
     )
 
 
-def test_a_folder_of_something_else(one_rank: RankPool, recipe: Path, tmp_path: Path) -> None:
+def test_a_folder_with_other_files(one_rank: RankPool, recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     message = refused(one_rank, recipe, tmp_path, *FEW)
-    assert "thesis.txt: not a store's file: give `dsprune teacher` a new or empty folder" in message
+    assert "thesis.txt: not a file of a store: give `dsprune teacher` a new or empty folder" in message
     assert content(tmp_path) == {"thesis.txt": b"mine"}

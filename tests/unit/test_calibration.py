@@ -1,4 +1,4 @@
-"""Calibration, against entropies, errors and gradients worked out otherwise."""
+"""Calibration, against entropies, errors and gradients computed independently."""
 
 import io
 import math
@@ -19,6 +19,7 @@ from dsprune.commands.calibrate.measure import Labels, enough_records, measure
 from dsprune.commands.calibrate.recipe_file import write_temperature
 from dsprune.distillation import FullSignal, distillation_loss, example_weights
 from dsprune.distillation.calibration import GRID, Curve, Meter, recommend
+from dsprune.distillation.capture.source import origin_of_data
 from dsprune.distillation.store import (
     Output,
     ShardWriter,
@@ -30,7 +31,6 @@ from dsprune.distillation.store import (
     open_store,
     plan_store,
 )
-from dsprune.distillation.teacher.source import origin_of_data
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.recipe import load_recipe
@@ -53,7 +53,7 @@ def curve(rows: Tensor, labels: Tensor | None = None, weights: Tensor | None = N
 
 
 def confident(margin: float, rows: int = 400, classes: int = 2) -> Tensor:
-    """Logits of a teacher that is about so sure of a class each."""
+    """Logits of a teacher whose margin for the first class is about this large in each row."""
     generator = torch.Generator().manual_seed(1)
     made = torch.zeros(rows, classes)
     made[:, 0] = margin * (1 + 0.2 * torch.randn(rows, generator=generator))
@@ -76,7 +76,7 @@ def test_entropy_and_top_1_mass_are_their_definitions() -> None:
         assert point.top1_mass == pytest.approx(sum(largest) / 60, rel=1e-5)
 
 
-def test_the_gradient_ratio_is_that_of_autograd_at_equal_logits_whatever_the_labels() -> None:
+def test_the_gradient_ratio_is_that_of_autograd_at_equal_logits_for_any_labels() -> None:
     rows, labels = teacher(), torch.arange(60) % CLASSES
     norms = []
     for row, label in zip(rows, labels, strict=True):
@@ -90,7 +90,7 @@ def test_the_gradient_ratio_is_that_of_autograd_at_equal_logits_whatever_the_lab
 
 
 def test_calibration_error_of_an_example_by_hand() -> None:
-    """Two classes: 3 rows at 0.8, of which 1 is right, and 1 row at 0.6, which is right.
+    """Two classes: 3 rows at 0.8, of which 1 is correct, and 1 row at 0.6, which is correct.
 
     At 0.8 the gap is 0.8 - 1/3, at 0.6 it is 0.4; weighted by 3/4 and 1/4 that makes 0.45.
     """
@@ -109,7 +109,7 @@ def test_calibration_error_is_that_of_torchmetrics() -> None:
         assert point.calibration_error == pytest.approx(expected.item(), abs=1e-5)
 
 
-def test_rows_without_a_label_count_for_all_but_the_labels() -> None:
+def test_rows_without_a_label_count_except_where_labels_matter() -> None:
     rows, labels = teacher(), torch.arange(60) % CLASSES
     half = torch.where(torch.arange(60) < 30, labels, -1)
     found, known = curve(rows, half), curve(rows[:30], labels[:30])
@@ -121,7 +121,7 @@ def test_rows_without_a_label_count_for_all_but_the_labels() -> None:
         assert of_all.calibration_error is None
 
 
-def test_samples_count_alike_however_many_rows_they_have() -> None:
+def test_samples_have_equal_weight_for_any_number_of_rows() -> None:
     rows = teacher(rows=4)
     weights = 2 * example_weights(torch.tensor([1, 3]))
     first, second = curve(rows[:1]), curve(rows[1:])
@@ -130,7 +130,7 @@ def test_samples_count_alike_however_many_rows_they_have() -> None:
         assert point.gradient_ratio == pytest.approx((a.gradient_ratio + b.gradient_ratio) / 2)
 
 
-def test_classes_that_take_no_part_change_nothing() -> None:
+def test_excluded_classes_change_nothing() -> None:
     """Rows that are narrower than others are filled up with -inf."""
     narrow = curve(teacher())
     wide = curve(torch.cat([teacher(), torch.full((60, 3), -torch.inf)], 1))
@@ -171,14 +171,14 @@ def test_the_temperature_grows_with_the_logits() -> None:
     assert [recommend([curve(confident(margin))]) for margin in (2.5, 5, 10, 20)] == [1.25, 2.5, 5, 10]
 
 
-def test_a_soft_teacher_is_left_as_it_is() -> None:
+def test_a_soft_teacher_keeps_a_temperature_near_1() -> None:
     assert recommend([curve(confident(1.0))]) == 1
     assert recommend([curve(confident(3.0))]) <= 2
 
 
 def test_the_ends_of_the_scale() -> None:
-    assert recommend([curve(torch.zeros(9, 3))]) == 1, "a teacher that says nothing"
-    assert recommend([curve(confident(1e4))]) == GRID[-1], "one that knows no doubt"
+    assert recommend([curve(torch.zeros(9, 3))]) == 1, "a uniform teacher"
+    assert recommend([curve(confident(1e4))]) == GRID[-1], "a one-hot teacher"
 
 
 def test_of_two_outputs_the_mean_counts() -> None:
@@ -200,7 +200,7 @@ def stored(folder: Path, kept: StoreSpec) -> Store:
 
 
 def labels_by_output(kept: StoreSpec) -> Labels:
-    """Of each row the likeliest class, but of each third row, for the samples of `tests.stores`."""
+    """The most likely class of each row, except every third sample, for the samples of the test stores."""
     known = {}
     for name in kept.outputs:
         known[name] = {
@@ -221,7 +221,7 @@ def by_temperature(curve: Curve) -> dict[float, list[float | None]]:
 
 @pytest.mark.parametrize(("dtype", "error"), [("fp32", 1e-5), ("fp16", 2e-3), ("bf16", 2e-2)])
 @pytest.mark.parametrize("kind", ["full", "hidden"])
-def test_a_store_gives_what_the_teacher_itself_gives(
+def test_a_store_gives_the_same_statistics_as_the_teacher(
     tmp_path: Path, kind: str, dtype: str, error: float
 ) -> None:
     kept = spec(kind, dtype, outputs=2)
@@ -242,7 +242,7 @@ def test_a_store_gives_what_the_teacher_itself_gives(
             assert values[3] == pytest.approx(theirs[temperature][3], abs=error + 0.01)
 
 
-def test_top_k_of_all_classes_gives_what_full_logits_give_at_the_declared_temperatures(
+def test_top_k_of_all_classes_equals_full_logits_at_the_stored_temperatures(
     tmp_path: Path,
 ) -> None:
     full, topk = (stored(tmp_path / kind, spec(kind, "fp32", classes=8)) for kind in ("full", "topk"))
@@ -264,7 +264,7 @@ def test_top_k_bounds_the_entropy_from_above(tmp_path: Path) -> None:
         assert point.top1_mass == pytest.approx(truth[point.temperature].top1_mass, rel=1e-3)
 
 
-def test_a_part_of_the_records_is_the_same_part_each_time(tmp_path: Path) -> None:
+def test_a_subset_of_the_records_is_reproducible(tmp_path: Path) -> None:
     store = stored(tmp_path, spec())
     names = [name.tobytes() for name in store.fingerprints]
     assert names == sorted(names)
@@ -272,7 +272,7 @@ def test_a_part_of_the_records_is_the_same_part_each_time(tmp_path: Path) -> Non
     assert measure(store, few, Labels()) == measure(store, few, Labels()) != measure(store, more, Labels())
 
 
-def test_a_vocabulary_is_looked_at_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vocabulary_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = stored(tmp_path, spec())
     num_records = store.manifest.num_records
     assert enough_records(store) >= num_records
@@ -297,7 +297,7 @@ def show(folder: Path, **options: object) -> str:
 
 
 @pytest.mark.parametrize("kind", ["full", "topk", "hidden"])
-def test_one_table_an_output_and_the_row_of_the_recommendation_marked(tmp_path: Path, kind: str) -> None:
+def test_one_table_per_output_with_the_recommended_row_marked(tmp_path: Path, kind: str) -> None:
     text = show(capture(tmp_path, plan(spec(kind, outputs=2))))
     tables = text.count("top-1 mass")
     assert tables == 2
@@ -347,8 +347,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def omniscient_store(folder: Path, recipe: Path, *overrides: str) -> Path:
-    """The store of a teacher that knows every label, and is wrong about each fourth record."""
+def store_of_labels(folder: Path, recipe: Path, *overrides: str) -> Path:
+    """The store of a teacher that gives the label of each record, but for every fourth record."""
     loaded = load_recipe(str(recipe), overrides)
     assert loaded.task is not None
     assert loaded.model is not None
@@ -368,8 +368,8 @@ def omniscient_store(folder: Path, recipe: Path, *overrides: str) -> Path:
     return folder
 
 
-def test_a_recipe_gives_the_labels_by_sample_whatever_the_order(tmp_path: Path, recipe: Path) -> None:
-    folder = omniscient_store(tmp_path / "store", recipe)
+def test_a_recipe_gives_the_labels_by_sample_in_any_order(tmp_path: Path, recipe: Path) -> None:
+    folder = store_of_labels(tmp_path / "store", recipe)
     backwards = tmp_path / "backwards.csv"
     header, *lines = (recipe.parent / "train.csv").read_text().splitlines()
     backwards.write_text("\n".join([header, *lines[::-1]]))
@@ -381,21 +381,21 @@ def test_a_recipe_gives_the_labels_by_sample_whatever_the_order(tmp_path: Path, 
     assert show(folder, recipe=load_recipe(str(recipe), [f"task.train={backwards}"])) == text
 
 
-def test_labels_of_some_samples_are_taken_where_they_are_known(tmp_path: Path, recipe: Path) -> None:
-    folder = omniscient_store(tmp_path, recipe)
+def test_labels_of_a_subset_of_the_samples_are_used(tmp_path: Path, recipe: Path) -> None:
+    folder = store_of_labels(tmp_path, recipe)
     text = show(folder, recipe=load_recipe(str(recipe), ["task.max_train=9"]))
-    assert re.search(r"rows, [5-9] with a label", text), "some of the nine may read the same"
+    assert re.search(r"rows, [5-9] with a label", text), "some of the nine may be equal"
 
 
 def test_a_recipe_for_other_samples_is_refused(tmp_path: Path, recipe: Path) -> None:
-    folder = omniscient_store(tmp_path / "store", recipe)
+    folder = store_of_labels(tmp_path / "store", recipe)
     other = tiny_sentiment(tmp_path / "other", 9, seed=1) / "train.csv"
     with pytest.raises(UserError, match=r"of recipe 'tiny' no training sample is in the store: give the"):
         show(folder, recipe=load_recipe(str(recipe), [f"task.train={other}"]))
 
 
-def test_a_recipe_that_encodes_otherwise_is_refused(tmp_path: Path, recipe: Path) -> None:
-    folder = omniscient_store(tmp_path / "store", recipe)
+def test_a_recipe_with_another_encoding_is_refused(tmp_path: Path, recipe: Path) -> None:
+    folder = store_of_labels(tmp_path / "store", recipe)
     shorter = load_recipe(str(recipe), ["task.max_length=4"])
     with pytest.raises(
         UserError, match=r"preprocessing is .*of at most 128 .*in the store and .*of at most 4 "
@@ -442,7 +442,7 @@ def test_one_number_changes_and_nothing_else(tmp_path: Path) -> None:
     assert loaded.distillation.temperature == Ramp(first=3.15, final=3.15)
 
 
-def test_a_temperature_that_is_not_there_gets_a_line(tmp_path: Path) -> None:
+def test_a_missing_temperature_gets_a_line(tmp_path: Path) -> None:
     without = RECIPE.replace("  temperature: 2.0     # the usual\n", "")
     line = "  teacher: runs/dense  # a folder\n"
     assert written(tmp_path, without) == without.replace(line, line + "  temperature: 3.15\n")
@@ -465,7 +465,7 @@ def test_every_way_of_writing_the_section(tmp_path: Path, before: str, after: st
 @pytest.mark.parametrize(
     "text", ["seed: 1", "distillation: null", "distillation:\n", "- 1", "", "a: 1\nb: {}"]
 )
-def test_a_file_without_the_section_is_refused_and_left_alone(tmp_path: Path, text: str) -> None:
+def test_a_file_without_the_section_is_refused_and_not_changed(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError, match=r"--write: value .*mine.yaml: has no section distillation: add it"):
         written(tmp_path, text)
     assert (tmp_path / "mine.yaml").read_text() == text
@@ -479,7 +479,7 @@ def test_a_file_without_the_section_is_refused_and_left_alone(tmp_path: Path, te
         "a: &a {temperature: 2}\ndistillation: *a\n",
     ],
 )
-def test_what_cannot_be_changed_alone_is_refused_and_left_alone(tmp_path: Path, text: str) -> None:
+def test_a_value_that_cannot_be_changed_alone_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(
         UserError, match=r"temperature is no plain number there, or shared .*: set it by hand"
     ):
@@ -487,7 +487,7 @@ def test_what_cannot_be_changed_alone_is_refused_and_left_alone(tmp_path: Path, 
     assert (tmp_path / "mine.yaml").read_text() == text
 
 
-def test_a_file_that_is_no_yaml_or_not_there(tmp_path: Path) -> None:
+def test_an_invalid_or_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--write: value .*mine.yaml: not valid YAML: .*"):
         written(tmp_path, "a: [")
     with pytest.raises(UserError, match=r"--write: value .*sst2: no such file: give a recipe file"):

@@ -61,7 +61,7 @@ def test_a_step_has_the_same_examples_on_any_number_of_ranks(world_size, micro_b
     assert found == expected
 
 
-def test_training_goes_on_from_any_step():
+def test_training_resumes_from_any_step():
     a_plan = plan(world_size=2)
     everything = steps(a_plan, 0, 3 * a_plan.steps_per_epoch)
     for start in range(len(everything)):
@@ -78,7 +78,7 @@ def test_every_epoch_and_seed_has_its_own_order():
     assert all(sorted(order) == list(range(100)) for order in orders)
 
 
-def test_batches_of_like_length_come_in_random_order_and_hardly_pad() -> None:
+def test_batches_of_similar_length_come_in_random_order_with_little_padding() -> None:
     lengths = np.random.default_rng(1).integers(3, 60, size=4_000)
     batches = lengths[plan(num_examples=4_000, batch=20, micro_batch=20).batches(0, lengths)]
     assert batches.max(axis=1).sum() * 20 < 1.15 * lengths.sum()
@@ -86,7 +86,7 @@ def test_batches_of_like_length_come_in_random_order_and_hardly_pad() -> None:
     assert abs(np.corrcoef(longest[:-1], longest[1:])[0, 1]) < 0.2
 
 
-def test_examples_of_like_length_share_a_forward_pass_and_ranks_are_balanced():
+def test_examples_of_similar_length_share_a_forward_pass_and_ranks_are_balanced():
     for step in steps(plan(batch=24, micro_batch=3, world_size=2), 0, 4):
         for first, second in zip(step[0], step[0][1:], strict=False):
             assert max(LENGTHS[first]) <= min(LENGTHS[second])

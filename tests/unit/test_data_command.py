@@ -39,7 +39,7 @@ def test_all_tasks_are_listed():
 @pytest.mark.parametrize(
     "name", ["commonsense-qa", "winogrande", "race-high", "squad", "mawps", "meltome", *GLUE]
 )
-def test_source_licence_and_numbers_are_told(name):
+def test_source_licence_and_numbers_are_printed(name):
     text = said(describe, load_task(name))
     for word in ("source", "https://" if name != "race-high" else "http://", "licence", "train:", "examples"):
         assert word in text
@@ -79,7 +79,7 @@ def test_a_copy_that_lacks_examples_fails(tmp_path):
     ("change", "message"),
     [
         ({"answerKey": None}, r"no value in column 'answerKey': fill it in"),
-        ({"answerKey": "F"}, r"answerKey 'F' is none of A, B, C, D, E"),
+        ({"answerKey": "F"}, r"answerKey 'F' is not one of A, B, C, D, E"),
         ({"question": "plain"}, r"no column 'choices'"),
     ],
 )

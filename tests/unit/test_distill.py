@@ -48,7 +48,7 @@ def test_is_the_definition_written_out(temperature: float) -> None:
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_is_the_formula_of_sparseml(temperature: float) -> None:
-    """Their modifier sums over everything and divides by the number of examples."""
+    """SparseML's modifier sums over everything and divides by the number of examples."""
     student, teacher = logits(0), logits(1)
     summed = functional.kl_div(
         functional.log_softmax(student / temperature, dim=-1),
@@ -60,7 +60,7 @@ def test_is_the_formula_of_sparseml(temperature: float) -> None:
     torch.testing.assert_close(distillation_loss(student, teacher, temperature), theirs)
 
 
-def test_is_zero_where_student_and_teacher_agree_up_to_a_constant() -> None:
+def test_is_zero_where_student_and_teacher_differ_by_a_constant() -> None:
     assert distillation_loss(logits(0) + 7, logits(0), 2.0).item() == pytest.approx(0, abs=1e-6)
 
 
@@ -82,7 +82,7 @@ def test_the_gradient_keeps_its_size_at_high_temperatures() -> None:
         torch.testing.assert_close(leaf.grad, limit.double(), rtol=0.2, atol=0.02)
 
 
-def test_only_the_student_learns() -> None:
+def test_only_the_student_gets_a_gradient() -> None:
     student, teacher = logits(0).requires_grad_(), logits(1)
     distillation_loss(student, teacher, 2.0).backward()
     assert student.grad is not None
@@ -97,7 +97,7 @@ def test_low_precision_logits_are_compared_in_fp32(dtype: torch.dtype) -> None:
     assert loss.item() == pytest.approx(by_hand(student.float(), teacher.float(), 2.0), rel=1e-5)
 
 
-# ---- what a store holds instead of logits
+# ---- signals from a store
 
 TEMPERATURES = (0.5, 1.0, 2.0, 5.5, 20.0)
 K = 3
@@ -190,7 +190,7 @@ def test_top_k_does_not_exceed_the_full_loss_and_a_larger_k_loses_less() -> None
 
 
 def test_a_tiny_rest_keeps_its_digits() -> None:
-    """1 - p would be 0 in fp32; the student, which gives the rest a half, still feels it."""
+    """1 - p would be 0 in fp32, but matters to a student that gives half of its mass to the rest."""
     teacher = torch.tensor([[30.0, 0.0, 0.0, -1.0]])
     student = torch.tensor([[-30.0, 0.0, -1.0, -2.0]])
     for ours, theirs in ((student, teacher), (teacher, student)):
@@ -199,9 +199,9 @@ def test_a_tiny_rest_keeps_its_digits() -> None:
         assert top == pytest.approx(expected, rel=1e-4)
 
 
-def test_an_unknown_temperature_is_refused_with_those_that_are_known() -> None:
+def test_a_missing_temperature_is_refused_with_the_stored_ones() -> None:
     with pytest.raises(
-        UserError, match=r"distillation.temperature: value 3: .* knows 0.5, 1, 2, 5.5, 20 only: use"
+        UserError, match=r"distillation.temperature: value 3: .* holds 0.5, 1, 2, 5.5, 20 only: use"
     ):
         distillation_loss(logits(0, 6, 11), top_k(logits(1, 6, 11)), 3.0)
 
@@ -209,7 +209,7 @@ def test_an_unknown_temperature_is_refused_with_those_that_are_known() -> None:
 @pytest.mark.parametrize(
     "make", [FullSignal, lambda teacher: top_k(teacher, 2), lambda teacher: top_k(teacher, 4)]
 )
-def test_classes_that_take_no_part_on_either_side_change_nothing(
+def test_excluded_classes_change_nothing(
     make: Callable[[Tensor], TeacherSignal],
 ) -> None:
     """A row of logits that is narrower than the others is filled up with -inf."""
@@ -226,7 +226,7 @@ def test_classes_that_take_no_part_on_either_side_change_nothing(
 # ---- examples of several rows
 
 
-def test_examples_count_alike_however_many_rows_they_have() -> None:
+def test_examples_have_equal_weight_for_any_number_of_rows() -> None:
     student, teacher, rows = logits(0, 6), logits(1, 6), torch.tensor([1, 3, 0, 2])
     loss = distillation_loss(student, teacher, 2.0, example_weights(rows))
     means = [
@@ -238,7 +238,7 @@ def test_examples_count_alike_however_many_rows_they_have() -> None:
 
 
 def test_a_batch_is_the_mean_of_its_parts() -> None:
-    """So accumulation and ranks, which average, give the loss of the whole batch."""
+    """Gradient accumulation and ranks, which average, therefore give the loss of the whole batch."""
     student, teacher, rows = logits(0, 6), logits(1, 6), torch.tensor([1, 3, 0, 2])
     whole = distillation_loss(student, teacher, 2.0, example_weights(rows))
     parts = [
@@ -257,7 +257,7 @@ def test_rows_of_weight_zero_are_ignored() -> None:
     assert student.grad[[1, 3, 4]].abs().max() == 0
 
 
-def test_no_rows_are_no_loss() -> None:
+def test_without_rows_the_loss_is_zero() -> None:
     student = torch.zeros(0, 4, requires_grad=True)
     loss = distillation_loss(student, torch.zeros(0, 4), 2.0)
     loss.backward()
@@ -265,7 +265,7 @@ def test_no_rows_are_no_loss() -> None:
 
 
 @pytest.mark.parametrize("teacher", [logits(1, 4), logits(1, 6), logits(1, 5, 3), logits(1, 5, 1)])
-def test_rows_that_do_not_belong_together_are_noticed(teacher: Tensor) -> None:
+def test_mismatched_rows_are_refused(teacher: Tensor) -> None:
     with pytest.raises(AssertionError):
         distillation_loss(logits(0), teacher, 2.0)
 
@@ -293,7 +293,7 @@ print(after_forward - before, peak() - before)
 
 
 def test_memory_is_bounded_by_a_chunk() -> None:
-    """Logits take 120 MB in bf16 and would take 240 MB in fp32; a chunk takes 4 MB, of which some are alive."""
+    """Logits take 120 MB in bf16 and would take 240 MB in fp32; a chunk takes 4 MB, and a few chunks are alive."""
     done = subprocess.run(
         [sys.executable, "-c", PEAK], capture_output=True, text=True, check=True, timeout=120
     )

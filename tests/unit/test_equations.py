@@ -1,4 +1,4 @@
-"""Equations: their values by hand, the decoder's vocabulary, what counts as right, and what is refused."""
+"""Equations: their values by hand, the decoder's vocabulary, what counts as correct, and what is refused."""
 
 import pytest
 
@@ -78,7 +78,7 @@ def test_an_equation_in_classes(tmp_path):
     assert example["input_ids"] == TOKENIZER("half of number0")["input_ids"]
 
 
-def test_an_output_is_right_if_it_has_the_value_of_the_gold_equation(tmp_path):
+def test_an_output_is_correct_if_it_has_the_value_of_the_gold_equation(tmp_path):
     task = task_on(tmp_path)
     data = task.prepare("validation", TOKENIZER)
 
@@ -91,13 +91,13 @@ def test_an_output_is_right_if_it_has_the_value_of_the_gold_equation(tmp_path):
     assert task.score([swapped, unfinished, other], data) == {"value_accuracy": pytest.approx(1 / 3)}
 
 
-def test_a_constant_that_was_never_seen_cannot_be_written(tmp_path):
+def test_a_constant_unknown_in_training_becomes_the_end(tmp_path):
     unseen = [{**ROWS[1], "Equation": "* number0 0.25"}]
     task = task_on(tmp_path, validation=unseen)
     assert task.prepare("validation", TOKENIZER)["labels"][0] == [5, 7, END, END]
 
 
-def test_gold_equations_that_do_not_give_the_answer_are_told_by_row(tmp_path):
+def test_gold_equations_that_do_not_give_the_answer_are_listed_by_row(tmp_path):
     rounded = {**ROWS[2], "Numbers": "3 2", "Answer": "0.667"}
     wrong = {**ROWS[1], "Answer": "5.4"}
     assert task_on(tmp_path, [*ROWS, rounded]).remarks("train") == []
@@ -113,12 +113,12 @@ def test_gold_equations_that_do_not_give_the_answer_are_told_by_row(tmp_path):
     [
         (
             {"Equation": "+ number0"},
-            r"train\.csv: row 1: '\+ number0' has no value with 2 numbers: an equation is of",
+            r"train\.csv: row 1: '\+ number0' has no value with 2 numbers: give an equation",
         ),
-        ({"Equation": "+ " * 16 + "number0 " * 17}, r"train\.csv: row 1: 33 symbols: at most 31$"),
+        ({"Equation": "+ " * 16 + "number0 " * 17}, r"train\.csv: row 1: 33 symbols: shorten it to 31$"),
         (
             {"Numbers": "8 two"},
-            r"train\.csv: row 1: '8 two' in column 'Numbers' is not a list of numbers: mend it$",
+            r"train\.csv: row 1: '8 two' in column 'Numbers' is not a list of numbers: fix it$",
         ),
     ],
 )
@@ -149,7 +149,7 @@ def test_models_that_are_refused(tmp_path):
     assert load_config(trained).equation_symbols == list(task.symbols)
     other = task_on(tmp_path, ROWS[:1], max_length=40)
     with pytest.raises(
-        UserError, match=r"does not write \+ - \* / number0 number1: choose a model that was trained"
+        UserError, match=r"does not have the symbols \+ - \* / number0 number1: choose a model"
     ):
         other.build_model(trained, tokenizer)
 

@@ -1,4 +1,4 @@
-"""Files are whole or absent."""
+"""Files are complete or absent."""
 
 import hashlib
 import subprocess
@@ -43,7 +43,7 @@ def test_a_failed_write_leaves_the_folder_as_it_was(
 
 
 @pytest.mark.parametrize("replace", [replace_file, replace_folder])
-def test_a_fault_of_the_data_is_not_taken_for_one_of_the_system(
+def test_an_error_of_the_data_is_not_reported_as_one_of_the_system(
     tmp_path: Path, replace: Callable[[Path, Callable[[Path], object]], None]
 ) -> None:
     def write(_: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_fault_of_the_data_is_not_taken_for_one_of_the_system(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_reader_never_sees_a_part(tmp_path: Path) -> None:
+def test_a_reader_never_sees_a_partial_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
 
@@ -67,7 +67,7 @@ def test_a_reader_never_sees_a_part(tmp_path: Path) -> None:
     assert path.read_text() == "new"
 
 
-def test_a_missing_folder_is_an_error_of_the_system(tmp_path: Path) -> None:
+def test_a_missing_folder_is_a_system_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         replace_text(tmp_path / "none" / "file", "text")
 
@@ -89,7 +89,7 @@ with sole_writer(Path(sys.argv[1])):
 """
 
 
-def test_one_process_writes_to_a_folder_until_it_ends_in_whatever_way(tmp_path: Path) -> None:
+def test_one_process_writes_to_a_folder_until_it_ends_in_any_way(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
@@ -106,7 +106,7 @@ def test_one_process_writes_to_a_folder_until_it_ends_in_whatever_way(tmp_path: 
     assert (folder / "file").exists()
 
 
-def test_a_folder_that_stays_empty_goes(tmp_path: Path) -> None:
+def test_a_folder_that_stays_empty_is_removed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no room"), sole_writer(tmp_path / "new"):
         raise UserError("no room")
     assert not (tmp_path / "new").exists()

@@ -11,7 +11,7 @@ from tests.kinds.tokenizers import byte_pairs_without_padding, unigrams, word_pi
 TEXTS = ["the cat sat on the mat"] * 8
 
 
-def test_the_kept_layers_are_the_same_ones_and_the_folder_opens_again(tmp_path):
+def test_kept_layers_are_unchanged_and_the_folder_opens_again(tmp_path):
     model = models.bert(word_piece(TEXTS))
     second = model.bert.encoder.layer[1]
     kept = keep_layers(model, [1])
@@ -23,20 +23,20 @@ def test_the_kept_layers_are_the_same_ones_and_the_folder_opens_again(tmp_path):
     torch.testing.assert_close(again(tokens).logits, kept.eval()(tokens).logits)
 
 
-def test_layers_of_a_decoder_are_numbered_anew():
+def test_layers_of_a_decoder_are_renumbered():
     model = keep_layers(models.gpt2(byte_pairs_without_padding(TEXTS)), [1]).eval()
     assert model.transformer.h[0].attn.layer_idx == 0
     tokens = torch.tensor([[1, 2, 3]])
     assert model(tokens, use_cache=True).logits.shape[:2] == (1, 3)
 
 
-def test_all_layers_are_kept_unless_said():
+def test_all_layers_are_kept_by_default():
     model = models.bert(word_piece(TEXTS))
     assert keep_layers(model, None).config.num_hidden_layers == 2
 
 
 @pytest.mark.parametrize("layers", [[], [0, 2], [0, 0]])
-def test_layers_that_are_not_there_are_refused(layers):
+def test_missing_layers_are_refused(layers):
     with pytest.raises(
         UserError, match=r"^model\.layers: \[.*\]: the model has layers 0 to 1: name some of them"
     ):

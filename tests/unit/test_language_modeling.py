@@ -10,8 +10,8 @@ from torch.nn import functional
 from dsprune.errors import UserError
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.language_modeling import mask_tokens
-from dsprune.tasks.seq2seq import IGNORED, TokenCounts, linear_head
 from dsprune.tasks.task import build_task
+from dsprune.tasks.vocabulary import IGNORED, TokenCounts, linear_head
 from dsprune.train.evaluation import evaluate
 from tests.kinds import models
 from tests.kinds.data import SENTENCES, jsonl
@@ -41,7 +41,7 @@ def test_causal_blocks_hold_every_token(tmp_path):
     assert blocks["labels"][:] == blocks["input_ids"][:]
 
 
-def test_masked_blocks_hold_every_token_and_hide_some(tmp_path):
+def test_masked_blocks_hold_every_token_and_mask_some(tmp_path):
     task = task_on(tmp_path, "masked-language-modeling", max_length=8, masked=0.3)
     blocks = task.prepare("train", WORDS)
     whole = [
@@ -50,7 +50,7 @@ def test_masked_blocks_hold_every_token_and_hide_some(tmp_path):
     ]
     joined = [token for block in whole for token in block]
     tokens = [token for text in SENTENCES for token in WORDS(text)["input_ids"]]
-    assert joined == tokens[:-1]  # a [SEP] alone is no block
+    assert joined == tokens[:-1]  # a block of a [SEP] alone is dropped
     special = set(WORDS.all_special_ids)
     for block, labels in zip(whole, blocks["labels"][:], strict=True):
         hidden = [token for token, label in zip(block, labels, strict=True) if label != IGNORED]
@@ -59,7 +59,7 @@ def test_masked_blocks_hold_every_token_and_hide_some(tmp_path):
     assert task.prepare("train", WORDS).to_dict() == blocks.to_dict()
 
 
-def test_copies_hide_other_tokens(tmp_path):
+def test_copies_mask_other_tokens(tmp_path):
     task = task_on(tmp_path, "masked-language-modeling", max_length=16, copies=3)
     one, three = (
         task_on(tmp_path, "masked-language-modeling", max_length=16, copies=copies).prepare("train", WORDS)
@@ -85,7 +85,7 @@ def test_masks_are_as_in_bert():
     assert (shown[hidden] == ids[hidden]).sum() == 4
 
 
-def test_at_least_one_token_is_hidden():
+def test_at_least_one_token_is_masked():
     _, labels = mask_tokens(
         np.array([5, 6]),
         np.array([True, False]),
@@ -120,7 +120,7 @@ def test_counts_add_up():
     assert TokenCounts(1e9, 0, 1).perplexity == math.inf
 
 
-def test_a_head_that_is_followed_by_something_is_none(tmp_path):
+def test_a_head_with_a_later_transformation_is_not_linear(tmp_path):
     model = models.gpt2(BYTES)
     assert linear_head(model) == {"logits": model.lm_head}
     model.config.final_logit_softcapping = 30.0
@@ -135,7 +135,7 @@ def test_documents_of_jsonl_files(tmp_path):
 
 def test_a_tokenizer_without_a_mask_is_refused(tmp_path):
     with pytest.raises(
-        UserError, match=r"^model\.tokenizer: GPT2Tokenizer has no mask token: choose a model that"
+        UserError, match=r"^model\.tokenizer: GPT2Tokenizer has no mask token: choose a model for masked"
     ):
         task_on(tmp_path, "masked-language-modeling").prepare("train", BYTES)
 

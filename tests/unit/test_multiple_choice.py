@@ -131,7 +131,7 @@ def test_a_pair_that_is_too_long_loses_the_end_of_its_first_text(tmp_path):
     assert " ".join(TOKENIZER.convert_ids_to_tokens(ids)) == "[CLS] q : where is [SEP] a : mat [SEP]"
 
 
-def test_any_data_of_ones_own(tmp_path):
+def test_own_data(tmp_path):
     rows = [{"q": "where is the cat", "c": ["mat", "park", "big"], "y": y} for y in ("C", 0, "1")]
     file = tmp_path / "t.jsonl"
     jsonl(file, [{**row, "y": str(row["y"])} for row in rows])
@@ -155,13 +155,13 @@ def test_accuracy():
         (
             commonsense_qa,
             {**CSQA, "answerKey": "F"},
-            r"row 1: answerKey 'F' is none of A, B, C, D, E: use a split",
+            r"row 1: answerKey 'F' is not one of A, B, C, D, E: use a split",
         ),
         (winogrande, {**WINOGRANDE, "answer": ""}, r"row 1: answer '' is neither 1 nor 2: use a split whose"),
         (
             winogrande,
             {**WINOGRANDE, "sentence": "No."},
-            r"row 1: there is no blank, _, in it: use a split whose",
+            r"row 1: the sentence has no blank, _: use a split whose",
         ),
         (
             winogrande,
@@ -190,15 +190,15 @@ def own(tmp_path: Path, rows: list[dict[str, Any]], **settings: Any):
     return build_task(TaskSettings(name="multiple-choice", train=file, validation=file, **settings))
 
 
-def test_questions_with_other_numbers_of_choices_are_refused(tmp_path):
+def test_different_numbers_of_choices_are_refused(tmp_path):
     task = own(tmp_path, [{"question": "q", "choices": ["a", "b"][: 2 - i], "label": 0} for i in range(2)])
-    with pytest.raises(UserError, match=r"t\.jsonl: question 2: 1 choices and not 2: mend it$"):
+    with pytest.raises(UserError, match=r"t\.jsonl: question 2: 1 choices where 2 are expected: fix it$"):
         task.load("train")
 
 
-def test_an_answer_that_is_no_choice_is_refused(tmp_path):
+def test_an_answer_that_is_not_a_choice_is_refused(tmp_path):
     task = own(tmp_path, [{"question": "q", "choices": ["a", "b"], "label": 2}])
-    with pytest.raises(UserError, match=r"t\.jsonl: question 1: label 2 is not 0 to 1: mend it$"):
+    with pytest.raises(UserError, match=r"t\.jsonl: question 1: label 2 is not one of 0 to 1: fix it$"):
         task.load("train")
 
 

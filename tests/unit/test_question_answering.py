@@ -35,7 +35,7 @@ def task_on(file: str, **settings):
     return build_task(TaskSettings(name="squad", train=file, validation=file, **(defaults | settings)))
 
 
-def test_windows_share_the_stride_and_each_knows_its_answer(tmp_path):
+def test_windows_overlap_by_the_stride_and_each_has_its_answer(tmp_path):
     file = squad_file(tmp_path / "t.json", [[("ran", CONTEXT.index("ran"))]])
     windows = task_on(file).prepare("train", TOKENIZER)
     tokens = [" ".join(TOKENIZER.convert_ids_to_tokens(ids)) for ids in windows["input_ids"]]
@@ -57,7 +57,7 @@ def test_windows_share_the_stride_and_each_knows_its_answer(tmp_path):
         (0, "ab", (2, 2)),
         (3, "cd ef", (3, 4)),
         (4, "d", (3, 3)),  # inside a token: the token
-        (6, "ef gh", (0, 0)),  # goes on behind the window
+        (6, "ef gh", (0, 0)),  # continues after the window
         (9, "gh", (0, 0)),
     ],
 )
@@ -67,10 +67,10 @@ def test_an_answer_in_tokens(start, text, tokens):
     assert find_tokens(offsets, start, text) == tokens
 
 
-def test_the_best_span_is_a_part_of_the_text():
+def test_the_best_span_is_part_of_the_text():
     offsets = [[-1, -1], [0, 2], [3, 5], [6, 8], [-1, -1]]
     candidates = Candidates([0, 3, 1], [9.0, 5.0, 4.0], [4, 2, 3], [9.0, 3.0, 2.0])
-    # 0 and 4 are no text, 3..2 is backwards, 3..3 has 5 + 2 and 1..2 has 4 + 3, which comes later.
+    # 0 and 4 are not text, 3..2 is backwards, 3..3 has 5 + 2 and 1..2 has 4 + 3, which comes later.
     assert best_span(candidates, offsets, max_answer=30) == (7.0, 6, 8)
     assert best_span(candidates._replace(end_logits=[9.0, 3.5, 2.0]), offsets, 30) == (7.5, 0, 5)
     assert best_span(candidates._replace(end_logits=[9.0, 3.5, 2.0]), offsets, 1) == (7.0, 6, 8)
@@ -103,7 +103,7 @@ def test_scores_are_the_official_ones_of_the_best_window(tmp_path):
     task = task_on(squad_file(tmp_path / "t.json", answers))
     data = task.prepare("validation", TOKENIZER)
     assert data["id"][:] == [f"q{i}" for i in (0, 0, 0, 1, 1, 1, 2, 2, 2)]
-    # of each question: the tokens of the window and the sum of logits that say so
+    # for each window of each question: first token, last token and sum of logits
     said = (
         [(9, 9, 1.0), (8, 10, 2.0), (6, 6, 0.0)]
         + [(9, 10, 3.0), (9, 9, 1.0), (8, 8, 2.0)]
@@ -135,8 +135,8 @@ def test_rows_of_the_hub_read_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        ([[]], r"t\.json: question 1: has no answer: use data whose"),
-        ([[("x", 99)]], r"its answer begins outside the"),
+        ([[]], r"t\.json: question 1: has no answer: use data in which"),
+        ([[("x", 99)]], r"its answer begins outside the context: fix"),
     ],
 )
 def test_answers_that_are_refused(tmp_path, answers, message):
@@ -158,12 +158,12 @@ def test_a_question_that_leaves_no_room_is_refused(tmp_path):
         task_on(file, max_length=10).prepare("train", TOKENIZER)
 
 
-def test_a_tokenizer_that_does_not_know_places_is_refused(tmp_path):
+def test_a_tokenizer_without_offsets_is_refused(tmp_path):
     file = squad_file(tmp_path / "t.json", [[("cat", 4)]])
     vocabulary = tmp_path / "vocab.txt"
     vocabulary.write_text("\n".join(TOKENIZER.get_vocab()))
     slow = BertTokenizerLegacy(str(vocabulary))
     with pytest.raises(
-        UserError, match=r"^model\.tokenizer: BertTokenizerLegacy does not tell where in the text"
+        UserError, match=r"^model\.tokenizer: BertTokenizerLegacy does not return the positions"
     ):
         task_on(file).prepare("train", slow)

@@ -1,4 +1,4 @@
-"""Regression: scaled labels, correlations by their definitions, imitation, and what is refused."""
+"""Regression: scaled labels, correlations by their definitions, distillation, and what is refused."""
 
 import statistics
 
@@ -26,7 +26,7 @@ def task_on(tmp_path, rows=ROWS, **settings):
     return build_task(TaskSettings(name="regression", train=file, validation=file, max_length=16, **settings))
 
 
-def test_numbers_to_train_on_are_scaled_and_those_to_be_scored_are_not(tmp_path):
+def test_numbers_are_scaled_for_training_and_not_for_scoring(tmp_path):
     task = task_on(tmp_path)
     mean, std = 3.0, statistics.pstdev([1.0, 2.0, 6.0])
     assert task.scale == pytest.approx((mean, std))
@@ -36,7 +36,7 @@ def test_numbers_to_train_on_are_scaled_and_those_to_be_scored_are_not(tmp_path)
     assert task.prepare("validation", TOKENIZER)["labels"][:] == [1.0, 2.0, 6.0]
 
 
-def test_the_model_knows_the_scale(tmp_path):
+def test_the_models_config_holds_the_scale(tmp_path):
     task = task_on(tmp_path)
     path = str(models.save(tmp_path / "model", models.bert, TOKENIZER))
     model = task.build_model(path, load_tokenizer(path))
@@ -56,7 +56,7 @@ def test_correlations():
     assert list(scores) == ["pearson", "spearman"]
 
 
-def test_imitation_at_a_high_temperature_is_half_the_squared_difference():
+def test_the_distillation_loss_at_a_high_temperature_is_half_the_squared_difference():
     task = build_task(TaskSettings(name="regression"))
     teacher, student = torch.tensor([[0.5], [-1.0]]), torch.tensor([[0.2], [1.0]])
     rows = [task.logit_rows({"logits": logits}, {})["logits"].logits for logits in (student, teacher)]
@@ -84,14 +84,14 @@ def test_proteins_of_the_mixed_split(tmp_path):
     assert tokenizer.convert_ids_to_tokens(ids) == ["<cls>", "H", "W", "C", "<eos>"]
 
 
-def test_labels_that_are_no_numbers_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"t\.csv: row 2: 'warm' in column 'label' is not a number: mend it$"):
+def test_labels_that_are_not_numbers_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"t\.csv: row 2: 'warm' in column 'label' is not a number: fix it$"):
         task_on(tmp_path, [ROWS[0], {"text": "a", "label": "warm"}]).load("train")
 
 
 def test_labels_that_do_not_differ_are_refused(tmp_path):
     with pytest.raises(
-        UserError, match=r"^task\.train: column 'label' has no two numbers that differ: give another"
+        UserError, match=r"^task\.train: column 'label' does not hold two different numbers: give another"
     ):
         _ = task_on(tmp_path, [ROWS[0], ROWS[0]]).scale
 

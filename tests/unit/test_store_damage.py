@@ -1,4 +1,4 @@
-"""A store that is not what was written is refused, and the file is named."""
+"""A damaged store is refused, and the file is named."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from dsprune.distillation.store import (
     ShardWriter,
     begin_store,
-    begun_store,
+    find_store,
     finish_store,
     missing_shards,
     open_store,
@@ -47,7 +47,7 @@ def test_a_flipped_bit_in_the_content(folder: Path, name: str, place: float) -> 
     begin, end = header_length(folder / name), (folder / name).stat().st_size - 1
     flip(folder / name, round(begin + place * (end - begin)))
     with pytest.raises(
-        UserError, match=f"{name}: damaged, its content does not have the checksum in its header"
+        UserError, match=f"{name}: damaged, its content does not match the checksum in its header"
     ):
         open_store(folder)
     open_store(folder, verify=False)  # sizes and headers are trusted
@@ -70,11 +70,11 @@ def test_a_flipped_bit_anywhere_in_the_header(folder: Path, name: str, verify: b
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize("left", [0, 7, 8, 100, -1000, -1])
-def test_a_cut_off_file(folder: Path, name: str, verify: bool, left: int) -> None:
+def test_a_truncated_file(folder: Path, name: str, verify: bool, left: int) -> None:
     raw = (folder / name).read_bytes()
     (folder / name).write_bytes(raw[:left])
     with pytest.raises(
-        UserError, match=f"{name}: damaged, (its header is cut off|it has [0-9,]+ bytes of [0-9,]+)"
+        UserError, match=f"{name}: damaged, (its header is truncated|it has [0-9,]+ bytes instead of [0-9,]+)"
     ):
         open_store(folder, verify=verify)
 
@@ -83,7 +83,7 @@ def test_a_file_that_is_too_long(folder: Path) -> None:
     with (folder / FILES[0]).open("ab") as file:
         file.write(b"x")
     with pytest.raises(
-        UserError, match=f"{FILES[0]}: damaged, it has [0-9,]+ bytes of [0-9,]+: copy it again"
+        UserError, match=f"{FILES[0]}: damaged, it has [0-9,]+ bytes instead of [0-9,]+: copy it again"
     ):
         open_store(folder, verify=False)
 
@@ -100,13 +100,15 @@ def test_two_files_swapped(folder: Path) -> None:
     raw = first.read_bytes()
     first.write_bytes(second.read_bytes())
     second.write_bytes(raw)
-    with pytest.raises(UserError, match=f"{FILES[0]}: its header is not the one that store.json lists"):
+    with pytest.raises(UserError, match=f"{FILES[0]}: its header does not match store.json"):
         open_store(folder, verify=False)
 
 
 def test_a_safetensors_file_of_another_program(folder: Path) -> None:
     save_file({"weight": torch.ones(3)}, folder / FILES[0], {"format": "pt"})
-    with pytest.raises(UserError, match=f"{FILES[0]}: damaged, its header is not one of dsprune's: KeyError"):
+    with pytest.raises(
+        UserError, match=f"{FILES[0]}: damaged, its header was not written by dsprune: KeyError"
+    ):
         open_store(folder)
 
 
@@ -114,7 +116,7 @@ def test_a_file_of_another_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("dsprune.distillation.store.tensor_file.FORMAT", 2)
     write_tensors(tmp_path / "x.safetensors", {"a": torch.ones(1)}, {})
     monkeypatch.undo()
-    with pytest.raises(UserError, match="format 2, this dsprune reads 1: use the other one"):
+    with pytest.raises(UserError, match="format 2, this dsprune reads 1: use a matching"):
         TensorFile(tmp_path / "x.safetensors")
 
 
@@ -124,7 +126,7 @@ def test_a_header_that_points_behind_the_file(tmp_path: Path) -> None:
     raw = json.dumps(header).encode()
     (tmp_path / "x.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw + b"1234")
     with pytest.raises(
-        UserError, match=r"x.safetensors: damaged, its header is not one of dsprune's: TypeError"
+        UserError, match=r"x.safetensors: damaged, its header was not written by dsprune: TypeError"
     ):
         TensorFile(tmp_path / "x.safetensors")
 
@@ -138,10 +140,10 @@ def change(folder: Path, edit: Callable[[dict], object]) -> None:  # type: ignor
     (folder / "store.json").write_text(json.dumps(values))
 
 
-def test_no_manifest_is_no_store(folder: Path) -> None:
+def test_without_a_manifest_a_store_is_incomplete(folder: Path) -> None:
     (folder / "store.json").unlink()
     with pytest.raises(
-        UserError, match=r"no store\.json, so no finished store: run `dsprune teacher` to the end"
+        UserError, match=r"not a complete store, store\.json is missing: run `dsprune teacher`"
     ):
         open_store(folder)
 
@@ -174,11 +176,9 @@ def test_a_damaged_manifest(folder: Path, text: bytes, reason: str) -> None:
         lambda values: values["num_rows"].update(out0=1),
     ],
 )
-def test_a_manifest_that_says_something_else_than_the_files(folder: Path, edit: Callable) -> None:  # type: ignore[type-arg]
+def test_a_manifest_that_contradicts_the_files(folder: Path, edit: Callable) -> None:  # type: ignore[type-arg]
     change(folder, edit)
-    with pytest.raises(
-        UserError, match=f"{FILES[0]}: its header is not the one that store.json lists, one of them"
-    ):
+    with pytest.raises(UserError, match=f"{FILES[0]}: its header does not match store.json, one of them"):
         open_store(folder)
 
 
@@ -189,16 +189,16 @@ def test_a_manifest_with_an_unknown_field(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ORIGIN)
-def test_a_store_made_from_something_else_is_refused_with_both_sides(folder: Path, name: str) -> None:
+def test_a_store_of_another_origin_is_refused_with_both_values(folder: Path, name: str) -> None:
     with pytest.raises(
-        UserError, match=f"made from something else: {name} is {ORIGIN[name]} in the store and z here: "
+        UserError, match=f"the store does not match: {name} is {ORIGIN[name]} in the store and z here: "
     ):
         open_store(folder, {**ORIGIN, name: "z"})
 
 
-def test_all_that_differs_is_named_at_once(folder: Path) -> None:
+def test_all_differences_are_named_at_once(folder: Path) -> None:
     with pytest.raises(
-        UserError, match=r"teacher is t+ in the store and a here; shape is not told in the store and b"
+        UserError, match=r"teacher is t+ in the store and a here; shape is unknown in the store and b"
     ):
         open_store(folder, {"teacher": "a", "shape": "b"})
 
@@ -206,7 +206,7 @@ def test_all_that_differs_is_named_at_once(folder: Path) -> None:
 # ---- nothing is overwritten
 
 
-def test_a_folder_of_another_plan_is_refused_and_left_alone(folder: Path) -> None:
+def test_a_folder_of_another_plan_is_refused_and_not_changed(folder: Path) -> None:
     before = content(folder)
     other = plan(spec("hidden", "bf16"), shard_bytes=500)
     for act in (
@@ -215,7 +215,7 @@ def test_a_folder_of_another_plan_is_refused_and_left_alone(folder: Path) -> Non
         lambda: write_shard(folder, other, 0),
         lambda: finish_store(folder, other, {"out0": head("out0")}),
     ):
-        with pytest.raises(UserError, match=r"(nothing is|is not) overwritten: (give|use) another folder"):
+        with pytest.raises(UserError, match=r"nothing is overwritten: give another folder"):
             act()
         assert content(folder) == before
 
@@ -230,34 +230,34 @@ def test_a_manifest_of_another_plan_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "model.safetensors", ".bashrc", ".mine.tmp"])
-def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path, name: str) -> None:
+def test_a_folder_with_other_files_is_refused_and_not_changed(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(
-        UserError, match=f"{name}: not a store's file: give `dsprune teacher` a new or empty folder"
+        UserError, match=f"{name}: not a file of a store: give `dsprune teacher` a new or empty folder"
     ):
         begin_store(tmp_path, plan(spec()))
     assert content(tmp_path) == {name: b"mine"}
 
 
-def test_a_shard_that_tells_no_plan_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_shard_without_a_plan_is_not_resumed(tmp_path: Path) -> None:
     write_tensors(tmp_path / FILES[0], {"a": torch.ones(1)}, {})
-    with pytest.raises(UserError, match=f"{FILES[0]}: not a store's file: give a new or empty folder"):
-        begun_store(tmp_path)
+    with pytest.raises(UserError, match=f"{FILES[0]}: not a file of a store: give a new or empty folder"):
+        find_store(tmp_path)
 
 
-def test_a_damaged_shard_is_not_taken_for_a_finished_one(folder: Path) -> None:
+def test_a_damaged_shard_does_not_count_as_written(folder: Path) -> None:
     flip(folder / FILES[1], -1)
-    with pytest.raises(UserError, match=f"{FILES[1]}: damaged, its content does not have the checksum"):
+    with pytest.raises(UserError, match=f"{FILES[1]}: damaged, its content does not match the checksum"):
         missing_shards(folder, plan(spec("hidden"), shard_bytes=500))
 
 
-def test_a_teacher_that_says_something_else_the_second_time_is_noticed(tmp_path: Path) -> None:
+def test_other_outputs_for_an_existing_shard_are_refused(tmp_path: Path) -> None:
     planned = plan(spec())
     write_shard(tmp_path, planned, 0)
     writer = ShardWriter(planned, 0)
     rows = int(planned.rows["out0"][planned.records(0)].sum())
     writer.put(range(len(writer.samples)), {"out0": torch.zeros(rows, 300)})
-    with pytest.raises(UserError, match=f"{FILES[0]}: is there with another content, and is not overwritten"):
+    with pytest.raises(UserError, match=f"{FILES[0]}: exists with other content, nothing is overwritten"):
         writer.save(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Samples are told apart by what the model reads of them, and by nothing else."""
+"""Fingerprints depend on what the model reads, and on nothing else."""
 
 import hashlib
 import time
@@ -14,7 +14,7 @@ from dsprune.distillation.store import fingerprint, fingerprints
 SAMPLE = {"input_ids": [101, 7592, 2088, 102], "token_type_ids": [0, 0, 1, 1]}
 
 
-def test_the_order_of_the_features_does_not_count() -> None:
+def test_the_order_of_the_features_does_not_matter() -> None:
     assert fingerprint(SAMPLE) == fingerprint(dict(reversed(SAMPLE.items())))
 
 
@@ -28,18 +28,18 @@ def test_the_order_of_the_features_does_not_count() -> None:
         lambda row: torch.tensor(row, dtype=torch.int32),
     ],
 )
-def test_the_type_of_integers_does_not_count(convert) -> None:  # type: ignore[no-untyped-def]
+def test_the_type_of_integers_does_not_matter(convert) -> None:  # type: ignore[no-untyped-def]
     assert fingerprint({name: convert(row) for name, row in SAMPLE.items()}) == fingerprint(SAMPLE)
 
 
 @given(before=st.integers(0, 3), after=st.integers(0, 3), filler=st.integers(0, 9))
-def test_padding_on_either_side_does_not_count(before: int, after: int, filler: int) -> None:
+def test_padding_on_either_side_does_not_matter(before: int, after: int, filler: int) -> None:
     padded = {name: [filler] * before + row + [filler] * after for name, row in SAMPLE.items()}
     padded["attention_mask"] = [0] * before + [1, 1, 1, 1] + [0] * after
     assert fingerprint(padded) == fingerprint(SAMPLE)
 
 
-def test_padding_of_choices_does_not_count() -> None:
+def test_padding_of_choices_does_not_matter() -> None:
     ragged = {"input_ids": [[1, 2, 3], [4]]}
     padded = {"input_ids": [[1, 2, 3], [4, 0, 0]], "attention_mask": [[1, 1, 1], [1, 0, 0]]}
     assert (
@@ -49,7 +49,7 @@ def test_padding_of_choices_does_not_count() -> None:
     )
 
 
-def test_features_that_are_not_one_a_token_are_no_padding() -> None:
+def test_features_without_one_entry_per_token_are_not_padding() -> None:
     padded = {"input_ids": [5, 6, 0], "attention_mask": [1, 1, 0], "language": 3, "extra": [1.5, 0.0]}
     assert fingerprint(padded) == fingerprint({"input_ids": [5, 6], "language": 3, "extra": [1.5, 0.0]})
 
@@ -57,7 +57,7 @@ def test_features_that_are_not_one_a_token_are_no_padding() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        {**SAMPLE, "input_ids": [101, 7592, 2088]},  # one token less: another truncation
+        {**SAMPLE, "input_ids": [101, 7592, 2088]},  # one token less, as by another truncation
         {name: row[:-1] for name, row in SAMPLE.items()},
         {**SAMPLE, "input_ids": [101, 7592, 2088, 103]},
         {"input_ids": SAMPLE["input_ids"]},
@@ -71,21 +71,21 @@ def test_features_that_are_not_one_a_token_are_no_padding() -> None:
         {**SAMPLE, "attention_mask": [1, 1, 0, 1]},
     ],
 )
-def test_anything_that_the_model_reads_counts(other: dict[str, list[float]]) -> None:
+def test_anything_that_the_model_reads_matters(other: dict[str, list[float]]) -> None:
     assert fingerprint(other) != fingerprint(SAMPLE)
 
 
-def test_choices_are_told_apart_from_their_concatenation() -> None:
+def test_choices_differ_from_their_concatenation() -> None:
     assert fingerprint({"input_ids": [[1, 2], [3]]}) != fingerprint({"input_ids": [[1], [2, 3]]})
 
 
-def test_is_sha_256_of_a_text_that_is_fixed_for_ever() -> None:
-    """A store that was captured yesterday is found today."""
+def test_is_sha_256_of_a_fixed_text() -> None:
+    """Existing stores stay valid."""
     text = b"dsprune sample 1\n9 input_ids <i8 [(2,)]\n" + np.array([3, 4], "<i8").tobytes()
     assert fingerprint({"input_ids": [3, 4]}) == hashlib.sha256(text).digest()[:16]
 
 
-def test_a_dataset_is_its_samples() -> None:
+def test_the_fingerprint_of_a_dataset_is_that_of_its_samples() -> None:
     columns = {"input_ids": [[1, 2], [3], []], "attention_mask": [[1, 0], [1], []]}
     each = [fingerprint({name: column[i] for name, column in columns.items()}) for i in range(3)]
     assert [row.tobytes() for row in fingerprints(columns)] == each

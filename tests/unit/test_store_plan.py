@@ -1,4 +1,4 @@
-"""What a store will be is known, to the byte, before the teacher runs."""
+"""The size of a store is known to the byte before the teacher runs."""
 
 import random
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def test_records_are_the_distinct_samples_in_the_order_of_their_fingerprints() -
         assert rows == len(data[sample]) - 1
 
 
-def test_the_order_of_the_dataset_leaves_no_trace() -> None:
+def test_the_order_of_the_dataset_does_not_matter() -> None:
     data = samples()
     shuffled = random.Random(0).sample(data, len(data))
     assert plan(spec(), data).digest == plan(spec(), shuffled).digest
@@ -70,7 +70,7 @@ def test_another_plan_has_another_digest(change: Callable) -> None:  # type: ign
 
 
 @pytest.mark.parametrize("shard_bytes", [1, 3000, 10**9])
-def test_shards_hold_every_record_once_and_are_about_as_large_as_asked(shard_bytes: int) -> None:
+def test_shards_hold_every_record_once_and_have_about_the_given_size(shard_bytes: int) -> None:
     planned = plan(spec(), shard_bytes=shard_bytes)
     sizes = np.diff(planned.bounds)
     assert (planned.bounds[0], planned.bounds[-1]) == (0, planned.num_records)
@@ -89,7 +89,7 @@ def test_no_samples_are_refused() -> None:
 def test_equal_samples_with_unequal_rows_are_refused() -> None:
     prints = fingerprints({"input_ids": [[1], [2], [1]]})
     with pytest.raises(
-        UserError, match="samples 0 and 2 read the same, but have 1 and 2 rows of out0: make what"
+        UserError, match="samples 0 and 2 have the same fingerprint, but 1 and 2 rows of out0: include"
     ):
         plan_store(spec(), ORIGIN, prints, {"out0": np.array([1, 1, 2])})
 
@@ -98,7 +98,7 @@ def test_equal_samples_with_unequal_rows_are_refused() -> None:
 
 
 def bytes_per_row(store: StoreSpec) -> float:
-    """Of one row, were there infinitely many in a record."""
+    """Bytes of one row, in the limit of many rows per record."""
     count = 10**9
     prints = fingerprints({"input_ids": [[1]]})
     planned = plan_store(store, ORIGIN, prints, {"logits": np.array([count])})
@@ -121,7 +121,7 @@ def test_hidden_is_forty_times_smaller_for_bert_base() -> None:
     ("classes", "entry"), [(200, 3), (30_522, 4), (65_536, 4), (65_537, 5), (250_027, 5)]
 )
 @pytest.mark.parametrize("k", [8, 64])
-def test_top_k_takes_at_most_six_bytes_an_entry_with_its_rest(classes: int, entry: int, k: int) -> None:
+def test_top_k_takes_at_most_six_bytes_per_entry_with_the_rest(classes: int, entry: int, k: int) -> None:
     output = {"logits": Output(classes=classes)}
     store = StoreSpec(kind="topk", outputs=output, k=k, temperatures=(2.0,))
     assert bytes_per_row(store) == entry * k + 4
@@ -133,7 +133,7 @@ def test_more_entries_than_classes_are_not_stored() -> None:
     assert bytes_per_row(store) == 3 * 3 + 4
 
 
-# ---- settings that do not go together
+# ---- invalid settings
 
 
 @pytest.mark.parametrize(
@@ -146,22 +146,22 @@ def test_more_entries_than_classes_are_not_stored() -> None:
     ],
 )
 def test_top_k_needs_k_and_temperatures(settings: dict) -> None:  # type: ignore[type-arg]
-    with pytest.raises(ValidationError, match="k and temperatures are what kind topk needs, and no other"):
+    with pytest.raises(ValidationError, match="k and temperatures: kind topk needs both"):
         StoreSpec(outputs={"logits": Output(classes=9)}, **settings)
 
 
 def test_a_temperature_is_above_zero() -> None:
-    with pytest.raises(ValidationError, match="temperatures must be above 0"):
+    with pytest.raises(ValidationError, match="temperatures: must be above 0"):
         StoreSpec(kind="topk", outputs={"logits": Output(classes=9)}, k=2, temperatures=(1.0, 0.0))
 
 
 @pytest.mark.parametrize(("kind", "hidden"), [("hidden", None), ("full", 5)])
 def test_hidden_states_need_their_width(kind: str, hidden: int | None) -> None:
-    with pytest.raises(ValidationError, match="hidden, the width, is what each output of kind hidden needs"):
+    with pytest.raises(ValidationError, match="hidden: each output of kind hidden needs this width"):
         StoreSpec(kind=kind, outputs={"logits": Output(classes=9, hidden=hidden)})
 
 
-def test_files_are_what_other_programs_read_as_safetensors(tmp_path: Path) -> None:
+def test_other_programs_can_read_the_files_as_safetensors(tmp_path: Path) -> None:
     capture(tmp_path, plan(spec()))
     with safe_open(tmp_path / "shard-00000.safetensors", "np") as file:
         assert set(file.keys()) == {"fingerprint", "out0.offsets", "out0.logits"}

@@ -1,4 +1,4 @@
-"""What is read is what was written: of every kind and type, in any order, however often."""
+"""Reading returns what was written, for every kind and type, in any order and repeatedly."""
 
 import random
 import subprocess
@@ -96,8 +96,8 @@ def test_the_last_class_has_an_index(classes: int) -> None:
     assert signal.indices[0, 0] == classes - 1
 
 
-def test_large_logits_lose_nothing_to_the_small_type(tmp_path: Path) -> None:
-    """Their row's maximum is taken off first: 40,000.25 is no fp16 number, but 0.25 below the top is."""
+def test_large_logits_lose_nothing_in_fp16(tmp_path: Path) -> None:
+    """The maximum of the row is subtracted first: fp16 cannot represent 40,000.25, but it can represent -0.25."""
     rows = torch.tensor([[40_000.5, 40_000.25, 39_990.0]])
     store = StoreSpec(kind="topk", outputs=spec(classes=3).outputs, k=2, temperatures=(1.0,))
     codec = codec_for(store, store.outputs["out0"])
@@ -121,7 +121,7 @@ def test_any_order_and_any_batch_gives_each_sample_its_own_rows(tmp_path: Path, 
             assert torch.equal(probabilities(block.signal, torch.zeros_like(oracle), 1.0).argmax(-1), top)
 
 
-def test_duplicates_are_stored_once_and_read_alike(tmp_path: Path) -> None:
+def test_duplicates_are_stored_once_and_read_equal(tmp_path: Path) -> None:
     store = stored(tmp_path, spec())
     assert store.manifest.num_records == len({tuple(sample) for sample in samples()}) < len(samples())
     twice = store.fetch(fingerprints({"input_ids": [samples()[1]] * 2}))["out0"].signal.logits
@@ -129,7 +129,7 @@ def test_duplicates_are_stored_once_and_read_alike(tmp_path: Path) -> None:
     assert torch.equal(first, second)
 
 
-def test_samples_without_a_record_are_named_by_their_place(tmp_path: Path) -> None:
+def test_samples_without_a_record_are_listed_by_position(tmp_path: Path) -> None:
     store = stored(tmp_path, spec())
     known = samples()
     longer = [*known[1], 4]  # truncated one token later
@@ -141,7 +141,7 @@ def test_samples_without_a_record_are_named_by_their_place(tmp_path: Path) -> No
 
 
 def test_an_output_without_rows_for_a_sample(tmp_path: Path) -> None:
-    data = [[3], [4, 5, 6]]  # of the first no position counts
+    data = [[3], [4, 5, 6]]  # no position of the first counts
     store = open_store(capture(tmp_path, plan(spec(), data), data))
     block = store.fetch(fingerprints({"input_ids": [[3], [4, 5, 6], [3]]}))["out0"]
     assert block.rows.tolist() == [0, 2, 0]
@@ -162,18 +162,18 @@ def test_an_output_without_rows_for_a_sample(tmp_path: Path) -> None:
         ("hidden", [1.0, -torch.inf]),
     ],
 )
-def test_what_is_no_number_in_the_type_of_the_store_is_refused(kind: str, values: list[float]) -> None:
+def test_values_that_are_not_finite_in_the_type_of_the_store_are_refused(
+    kind: str, values: list[float]
+) -> None:
     width = len(values)
     store = spec(kind, "fp16", width)
     rows = torch.zeros(3, width)
     rows[1] = torch.tensor(values)
-    with pytest.raises(
-        UserError, match=r"teacher: its output has values that are no finite numbers in torch\.float16"
-    ):
+    with pytest.raises(UserError, match=r"teacher: its outputs are not finite in torch\.float16"):
         codec_for(store, store.outputs["out0"]).encode(rows)
 
 
-def test_a_class_that_takes_no_part_is_kept_so() -> None:
+def test_excluded_classes_stay_excluded() -> None:
     rows = torch.tensor([[1.0, -torch.inf, 0.5, -torch.inf], [0.0, 1.0, 2.0, 3.0]])
     for kind in ("full", "topk"):
         store = spec(kind, "fp16", 4)
@@ -207,7 +207,7 @@ print(peak - before)
 
 
 def test_memory_does_not_grow_with_what_is_read(tmp_path: Path) -> None:
-    """60 MB are checked and read, twice over; what a process holds grows by a batch at most."""
+    """60 MB are checked and read twice; the memory of the process grows by at most one batch."""
     data = [[i, 1] for i in range(500)]
     store = spec("full", "fp32", 30_000)
     planned = plan(store, data, shard_bytes=8 * 2**20)
@@ -222,7 +222,7 @@ def test_memory_does_not_grow_with_what_is_read(tmp_path: Path) -> None:
     assert int(done.stdout) < 6e6
 
 
-def test_the_heads_are_put_where_asked(tmp_path: Path) -> None:
+def test_the_heads_are_on_the_given_device(tmp_path: Path) -> None:
     capture(tmp_path, plan(spec("hidden")))
     store = open_store(tmp_path, device=torch.device("meta"))
     signal = store.fetch(fingerprints({"input_ids": samples()[:1]}))["out0"].signal

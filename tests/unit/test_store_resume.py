@@ -1,4 +1,4 @@
-"""A capture that was killed goes on where it stopped, and ends in the same bytes."""
+"""A killed capture resumes where it stopped, and ends with the same bytes."""
 
 import json
 import random
@@ -13,8 +13,8 @@ import pytest
 from dsprune.distillation.store import begin_store, finish_store, missing_shards, open_store
 from tests.stores import capture, content, head, plan, spec, write_shard
 
-# Each child captures and is killed, with no chance to clean up, when it is about to open, rename or remove a
-# file for the n-th time; n grows by one from child to child, until one gets through. Prints what each left.
+# Each child captures and is killed, without cleaning up, before it opens, renames or removes a file for the n-th
+# time. n grows by one from child to child, until one finishes. Prints which files each child left.
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
@@ -42,7 +42,7 @@ for n in range(100):
     if status == 0:
         break
 """
-# Killed inside safetensors' own writing, which Python's audit does not see: the kernel ends it at a file's size.
+# Killed inside safetensors' own writing, which Python's audit hooks do not see, by the kernel's limit on file size.
 KILLED_IN_WRITING = """
 import resource, signal, sys
 from pathlib import Path
@@ -56,7 +56,7 @@ capture(Path(sys.argv[1]), PLANNED)
 PLANNED = plan(spec("hidden"), shard_bytes=900)
 
 
-def test_a_finished_capture_has_nothing_left_to_do(tmp_path: Path) -> None:
+def test_a_complete_store_has_no_missing_shards(tmp_path: Path) -> None:
     before = content(capture(tmp_path, PLANNED))
     begin_store(tmp_path, PLANNED)
     assert missing_shards(tmp_path, PLANNED) == []
@@ -78,8 +78,8 @@ def test_shards_may_be_written_by_any_number_of_writers_in_any_order(tmp_path: P
     assert content(folder) == expected
 
 
-def test_killed_at_every_point_and_taken_up_again(tmp_path: Path) -> None:
-    """Another process than this one, too: no hash seed of Python's or Rust's shows in the bytes."""
+def test_killed_at_every_point_and_resumed(tmp_path: Path) -> None:
+    """In other processes, so that hash seeds of Python or Rust would show in the bytes."""
     expected = content(capture(tmp_path / "whole", PLANNED))
     command = [sys.executable, "-c", KILLED, str(tmp_path / "killed")]
     done = subprocess.run(command, timeout=120, check=True, capture_output=True, text=True)
@@ -95,7 +95,7 @@ def test_killed_at_every_point_and_taken_up_again(tmp_path: Path) -> None:
     open_store(tmp_path / "killed")
 
 
-def test_killed_while_a_shard_is_written_and_taken_up_again(tmp_path: Path) -> None:
+def test_killed_while_a_shard_is_written_and_resumed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED_IN_WRITING, str(tmp_path / "killed")]
     assert subprocess.run(command, timeout=120).returncode == -signal.SIGXFSZ
     assert list((tmp_path / "killed").iterdir()) != []

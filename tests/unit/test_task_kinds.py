@@ -161,5 +161,5 @@ def test_an_empty_model_has_the_same_weights(ready: Ready) -> None:
 def test_the_data_are_missing(ready: Ready) -> None:
     update = {"train": None, "validation": None}
     task = build_task(ready.settings.model_copy(update=update))
-    with pytest.raises(UserError, match=r"^task\.(train: no data: give|dataset: .*out of reach)"):
+    with pytest.raises(UserError, match=r"^task\.(train: no data: give|dataset: .*cannot be reached)"):
         task.load("train")

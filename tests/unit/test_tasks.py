@@ -56,7 +56,7 @@ def test_csv_values_stay_text(tmp_path):
     assert task.load("train")["text"][:] == ["1", "002", ""]
 
 
-def test_labels_that_are_numbers_are_in_the_order_of_numbers(tmp_path):
+def test_numeric_labels_are_in_numeric_order(tmp_path):
     task = task_on(jsonl_file(tmp_path / "t.jsonl", [("a", 10), ("b", 9), ("c", 100)]))
     assert task.labels == ("9", "10", "100")
     assert task.load("train")["labels"][:] == [1, 0, 2]
@@ -100,7 +100,7 @@ def test_a_batch_is_padded_to_its_longest_text(tmp_path, multiple, width):
     assert batch["labels"].tolist() == [1, 0]
 
 
-def test_a_limit_takes_rows_from_all_over_the_file(tmp_path):
+def test_a_limit_spreads_over_the_file(tmp_path):
     rows = [(str(i), "low" if i < 50 else "high") for i in range(100)]
     task = task_on(csv_file(tmp_path / "t.csv", rows), max_train=10, max_validation=1000)
     assert sum(task.prepare("train", tiny_tokenizer())["labels"][:]) == 5
@@ -138,12 +138,9 @@ def test_a_data_set_keeps_its_own_order_of_labels(folder_dataset, capsys):
     task = build_task(TaskSettings(name="text-classification", dataset=folder_dataset))
     assert task.labels == ("pos", "neg")
     assert task.load("train")["labels"][:] == [0, 1]
-    said = capsys.readouterr().err.splitlines()
-    assert [
-        line for line in said if "from the hub; what is not in the local cache is downloaded" in line
-    ] == [
-        f"task.dataset: {folder_dataset}, split train: from the hub; what is not in the local cache is downloaded"
-    ]
+    notice = "from the hub; data that are not in the local cache are downloaded"
+    notices = [line for line in capsys.readouterr().err.splitlines() if notice in line]
+    assert notices == [f"task.dataset: {folder_dataset}, split train: {notice}"]
 
 
 def test_rows_that_have_no_label_are_refused(folder_dataset):
@@ -161,7 +158,7 @@ def test_a_missing_split_is_refused(folder_dataset):
         task.load("validation")
 
 
-def test_a_data_set_out_of_reach_is_refused_with_the_way_out():
+def test_an_unreachable_data_set_is_refused_with_the_way_out():
     with pytest.raises(
         UserError, match=r"^task\.dataset: nyu-mll/glue \(sst2\), split train: .*set task\.train to"
     ):
@@ -169,7 +166,7 @@ def test_a_data_set_out_of_reach_is_refused_with_the_way_out():
 
 
 def test_an_unknown_task_is_refused():
-    with pytest.raises(UserError, match=r"^task\.name: 'sst-2': did you mean 'sst2'\? the tasks are text-"):
+    with pytest.raises(UserError, match=r"^task\.name: .*'sst-2': did you mean 'sst2'\? choose one of text-"):
         build_task(TaskSettings(name="sst-2"))
 
 

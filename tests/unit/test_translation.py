@@ -38,7 +38,7 @@ def test_inputs_and_outputs_are_behind_the_codes_of_their_languages(tmp_path):
     assert [there["pair"], back["pair"]] == ["en-de", "de-en"]
 
 
-def test_what_is_too_long_keeps_its_code_and_its_end(tmp_path):
+def test_a_truncated_sentence_keeps_its_code_and_its_end(tmp_path):
     task = task_on(write(tmp_path, "t", en=SENTENCES, de=GERMAN), max_length=5, max_target=4)
     for example in task.prepare("train", TOKENIZER):
         for name, length, code in (("input_ids", 5, "en_XX"), ("labels", 4, "de_DE")):
@@ -127,36 +127,36 @@ def test_languages_without_a_code_are_refused(tmp_path):
 
 
 def test_files_of_unequal_length_are_refused(tmp_path):
-    with pytest.raises(
-        UserError, match=r"^task\.train: .*t: 2 in en and 1 in de: its two files need as many lines"
-    ):
+    with pytest.raises(UserError, match=r"^task\.train: .*t: 2 in en and 1 in de: the two files must have"):
         task_on(write(tmp_path, "t", en=["a", "b"], de=["c"])).load("train")
 
 
 def test_a_missing_language_is_refused(tmp_path):
     with pytest.raises(
-        UserError, match=r"^task\.train: .*t: no file t\.de or t\.de\.gz: give what the names"
+        UserError, match=r"^task\.train: .*t: no file t\.de or t\.de\.gz: give the common part"
     ):
         task_on(write(tmp_path, "t", en=["a"])).load("train")
 
 
-def test_files_that_are_no_text_are_refused(tmp_path):
+def test_files_that_are_not_text_are_refused(tmp_path):
     file = write(tmp_path, "t", en=["a"])
     (tmp_path / "t.de.gz").write_bytes(b"no gzip")
-    with pytest.raises(UserError, match=r"^task\.train: .*t: t\.de\.gz is no text file: ."):
+    with pytest.raises(UserError, match=r"^task\.train: .*t: t\.de\.gz is not a text file: ."):
         task_on(file).load("train")
 
 
 def test_a_row_without_a_sentence_is_refused(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"translation": {"en": "a", "fr": "b"}}\n')
     with pytest.raises(
-        UserError, match=r"row 1: .* in column 'translation' is not a sentence in 'de': mend it$"
+        UserError, match=r"row 1: .* in column 'translation' is not a sentence in 'de': fix it$"
     ):
         task_on(str(tmp_path / "t.jsonl")).load("train")
 
 
-def test_a_model_that_cannot_write_is_refused(tmp_path):
+def test_a_model_that_cannot_generate_is_refused(tmp_path):
     path = str(models.save(tmp_path / "bert", models.bert, word_piece(SENTENCES)))
     task = task_on(write(tmp_path, "t", en=["a"], de=["b"]), max_length=16)
-    with pytest.raises(UserError, match=r"^model '.*bert': does not write: choose an encoder-decoder model"):
+    with pytest.raises(
+        UserError, match=r"^model '.*bert': does not generate text: choose an encoder-decoder model"
+    ):
         task.build_model(path, load_tokenizer(path))

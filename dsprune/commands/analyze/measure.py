@@ -24,7 +24,8 @@ from dsprune.recipe import Recipe
 from dsprune.selection import select
 from dsprune.selection.groups import make_groups
 from dsprune.selection.scan import Scorer
-from dsprune.tasks.task import Collate, Task, build_task, on_device
+from dsprune.tasks.batches import Collate, on_device
+from dsprune.tasks.task import Task, build_task
 from dsprune.train.evaluation import evaluate
 
 __all__ = ["Evaluator", "layers_of", "patterns_of", "pruned", "restored", "set_up"]

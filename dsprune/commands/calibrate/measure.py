@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dsprune.distillation import example_weights
 from dsprune.distillation.calibration import GRID, Curve, Meter
+from dsprune.distillation.capture.source import origin_of_data
 from dsprune.distillation.store import Store, fingerprints
-from dsprune.distillation.teacher.source import origin_of_data
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.recipe import Recipe

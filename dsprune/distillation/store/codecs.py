@@ -1,4 +1,4 @@
-"""How each kind of store lays a row out in columns: written by `encode`, read back as a signal."""
+"""The columns of each kind of store: `encode` makes them from the teacher's outputs, `signal` reads them."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -30,25 +30,28 @@ class Column:
 
 
 class Codec(Protocol):
-    """One output of one kind; rows are encoded one by one, whatever they are batched with."""
+    """Converts rows of one output to columns of a store and back; a row does not depend on others in the batch."""
 
     @property
     def columns(self) -> dict[str, Column]:
-        """What is stored, by name."""
+        """The columns by name."""
 
     def encode(self, rows: Tensor) -> dict[str, Tensor]:
-        """The columns of some rows of the teacher's output, on their device.
+        """Return the columns of some rows of the teacher's output, on the device of the rows.
+
+        Args:
+            rows: logits, `[rows, classes]`, or hidden states, `[rows, hidden]`.
 
         Raises:
-            UserError: a row has no finite maximum in the type of the store, or a NaN.
+            UserError: in the type of the store, a row contains NaN, or its maximum or a hidden state is not finite.
         """
 
     def signal(self, columns: Mapping[str, Tensor]) -> TeacherSignal:
-        """What was encoded."""
+        """Return the teacher's side of the loss for the rows of these columns."""
 
 
 def codec_for(spec: StoreSpec, output: Output, head: Head | None = None) -> Codec:
-    """The codec of an output; one that only writes hidden states needs no head."""
+    """Return the codec of an output; `head` is needed to read hidden states, not to write them."""
     if spec.kind == "full":
         return _Full(spec.torch_dtype, output.classes)
     if spec.kind == "topk":
@@ -76,7 +79,7 @@ class _Full:
 
 @dataclass(frozen=True)
 class _TopK:
-    """Logits less their row's maximum, which no softmax sees: the largest ones keep the most digits."""
+    """Stores logits less the maximum of their row, so that the largest logits keep the most digits."""
 
     dtype: torch.dtype
     classes: int
@@ -142,11 +145,11 @@ def _chunks(rows: Tensor) -> Iterator[Tensor]:
 
 
 def _checked(rows: Tensor, *, negative_infinity: bool = True) -> Tensor:
-    """The rows, if they are numbers: logits may be -inf but for one of each row, hidden states may not."""
-    are_numbers = rows.amax(-1).isfinite() if negative_infinity else rows.isfinite()
-    if not bool(are_numbers.all()):
+    """Return the rows if they are valid: logits may be -inf, but not all of a row; hidden states must be finite."""
+    is_valid = rows.amax(-1).isfinite() if negative_infinity else rows.isfinite()
+    if not bool(is_valid.all()):
         raise UserError(
-            f"teacher: its output has values that are no finite numbers in {rows.dtype}: check the teacher, "
-            f"or store it in bf16 or fp32"
+            f"teacher: its outputs are not finite in {rows.dtype}: check the teacher, or set distillation.dtype to "
+            "bf16 or fp32"
         )
     return rows

@@ -1,4 +1,4 @@
-"""A sample's name in the store: a hash of what the model reads of it."""
+"""Fingerprints: samples are identified in a store by a hash of what the model reads."""
 
 import hashlib
 from collections.abc import Mapping, Sequence, Sized
@@ -11,19 +11,19 @@ __all__ = ["FINGERPRINT", "dataset_fingerprint", "fingerprint", "fingerprints"]
 FINGERPRINT = np.dtype("V16")
 """128 bits, ordered byte by byte."""
 
-
 MASK = "attention_mask"
 
 
 def fingerprint(features: Mapping[str, Any]) -> bytes:
-    """The first 128 bits of SHA-256 over a sample's features.
+    """Return the first 128 bits of SHA-256 over a sample's features.
 
-    It does not depend on the order of the features, on padding (what the attention mask leaves out, of every
-    feature with an entry a token), or on how integers are stored. A mask of ones is as good as none.
+    The fingerprint does not depend on the order of the features, on padding (the positions that the attention mask
+    excludes, in every feature with one entry per token), or on the type of integers. A mask of ones is equivalent to
+    no mask.
 
     Args:
-        features: what the model reads, by name: numbers, arrays, or sequences of sequences (choices). Labels
-            are left out by the caller; where they decide which positions count, those positions go in.
+        features: what the model reads, by name: numbers, arrays, or sequences of sequences (choices). The caller
+            leaves out labels; where labels decide which positions count, the caller includes these positions.
     """
     digest = hashlib.sha256(b"dsprune sample 1")
     mask = _rows(features.get(MASK, ()))
@@ -41,13 +41,22 @@ def fingerprint(features: Mapping[str, Any]) -> bytes:
 
 
 def fingerprints(columns: Mapping[str, Sequence[Any]]) -> np.ndarray:
-    """`fingerprint` of every sample of a dataset, given by columns: `FINGERPRINT[samples]`."""
+    """Return the `fingerprint` of every sample of a dataset, `[samples]` of type `FINGERPRINT`.
+
+    Args:
+        columns: the features of all samples, by name.
+    """
     samples = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
     return np.frombuffer(b"".join(map(fingerprint, samples)), dtype=FINGERPRINT)
 
 
+def dataset_fingerprint(samples: np.ndarray) -> str:
+    """Return the SHA-256 of the set of fingerprints: order and repetitions do not matter."""
+    return hashlib.sha256(np.unique(samples).tobytes()).hexdigest()
+
+
 def _rows(value: Any) -> list[np.ndarray]:
-    """The value as arrays; sequences of sequences, which may differ in length, as an array each."""
+    """Return the value as arrays: one, or one for each inner sequence, which may differ in length."""
     if isinstance(value, list | tuple) and value and isinstance(value[0], Sized):
         return [np.asarray(row) for row in value]
     array = np.asarray(value)
@@ -56,8 +65,3 @@ def _rows(value: Any) -> list[np.ndarray]:
 
 def _without_padding(row: np.ndarray, kept: np.ndarray) -> np.ndarray:
     return row[kept != 0] if row.shape == kept.shape else row
-
-
-def dataset_fingerprint(samples: np.ndarray) -> str:
-    """SHA-256 over the samples' fingerprints, in whatever order and however often they come."""
-    return hashlib.sha256(np.unique(samples).tobytes()).hexdigest()

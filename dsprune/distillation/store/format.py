@@ -1,4 +1,4 @@
-"""The format of a store: what it holds, and the manifest that says so, written last."""
+"""The format of a store: the specification of its content, the names of its files, and the manifest."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,14 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from dsprune.errors import UserError
 
 __all__ = [
-    "HEADS",
+    "DTYPES",
+    "HEAD_FILE",
     "MANIFEST",
     "FileEntry",
     "Kind",
     "Output",
     "StoreManifest",
     "StoreSpec",
-    "Strict",
     "check_origin",
     "read_manifest",
     "shard_name",
@@ -25,39 +25,42 @@ __all__ = [
 
 Kind = Literal["full", "topk", "hidden"]
 
-
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
+MANIFEST = "store.json"
 
-class Strict(BaseModel):
-    """No unknown fields, no changes."""
+HEAD_FILE = "head.safetensors"
+
+
+class _Strict(BaseModel):
+    """Refuses unknown fields and changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Output(Strict):
-    """One output of the teacher; a record holds a block of its rows, each one softmax over `classes`.
+class Output(_Strict):
+    """One output of the teacher; a record holds a block of its rows, each one softmax over the classes.
 
     Attributes:
         classes: width of a row. Narrower rows are filled up with -inf.
-        hidden: width of the last linear layer's input; kind `hidden` only.
+        hidden: kind `hidden`: width of the last linear layer's input.
     """
 
     classes: int = Field(ge=1)
     hidden: int | None = Field(default=None, ge=1)
 
 
-class StoreSpec(Strict):
-    """What is stored, and how.
+class StoreSpec(_Strict):
+    """What a store holds, and in which types.
 
     Attributes:
-        kind: `full`, all logits; `topk`, the k largest and the mass of the rest; `hidden`, the input of the
-            last linear layer, and once that layer.
+        kind: `full`: all logits. `topk`: the k largest logits and the total mass of the rest. `hidden`: the input of
+            the last linear layer, and once that layer.
         outputs: the teacher's outputs by name.
-        dtype: of logits or hidden states.
-        k: kind `topk`: how many; of fewer classes, all.
-        temperatures: kind `topk`: for which the mass of the rest is kept.
-        head_dtype: kind `hidden`: of the layer's weights.
+        dtype: type of the logits or hidden states.
+        k: kind `topk`: number of logits per row; all of them where there are fewer classes.
+        temperatures: kind `topk`: temperatures at which the mass of the rest is kept.
+        head_dtype: kind `hidden`: type of the layer's weights.
     """
 
     kind: Kind
@@ -68,52 +71,46 @@ class StoreSpec(Strict):
     head_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
 
     @model_validator(mode="after")
-    def _belongs_together(self) -> Self:
+    def _check_kind(self) -> Self:
         if (self.kind == "topk") != (self.k is not None and bool(self.temperatures)):
-            raise ValueError("k and temperatures are what kind topk needs, and no other kind takes")
+            raise ValueError("k and temperatures: kind topk needs both, other kinds take neither")
         if any(temperature <= 0 for temperature in self.temperatures):
-            raise ValueError("temperatures must be above 0")
+            raise ValueError("temperatures: must be above 0")
         if any((self.kind == "hidden") != (output.hidden is not None) for output in self.outputs.values()):
             raise ValueError(
-                "hidden, the width, is what each output of kind hidden needs, and no other takes"
+                "hidden: each output of kind hidden needs this width, other kinds do not take it"
             )
         return self
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """`dtype` as torch calls it."""
+        """`dtype` as a torch type."""
         return DTYPES[self.dtype]
 
     @property
     def torch_head_dtype(self) -> torch.dtype:
-        """`head_dtype` as torch calls it."""
+        """`head_dtype` as a torch type."""
         return DTYPES[self.head_dtype]
 
 
-MANIFEST = "store.json"
-
-
-HEADS = "head.safetensors"
-
-
-class FileEntry(Strict):
-    """One file; `seal` is the SHA-256 of its header, which has the SHA-256 of the rest."""
+class FileEntry(_Strict):
+    """One file of a store; `seal` is the SHA-256 of its header, which holds the SHA-256 of the rest."""
 
     file: str
     seal: str
 
 
-class StoreManifest(Strict):
-    """What `store.json` says.
+class StoreManifest(_Strict):
+    """The content of `store.json`.
 
     Attributes:
-        spec: what is stored, and how.
+        spec: what the store holds, and in which types.
         origin: fingerprints of teacher, tokenizer, dataset and preprocessing.
         plan: digest of the plan; the same in every file.
-        num_records: number of records, each of another sample.
-        num_rows: of each output.
-        shards: the records, by ascending fingerprint.
-        head: the last layers of kind `hidden`.
+        num_records: number of records, each of a different sample.
+        num_rows: number of rows of each output.
+        shards: files with the records, in ascending order of fingerprint.
+        head: kind `hidden`: file with the last layers.
     """
 
     format: Literal[1] = 1
@@ -127,12 +124,12 @@ class StoreManifest(Strict):
 
     @property
     def header(self) -> dict[str, Any]:
-        """What every file of the store says of it, too."""
+        """The fields that every file of the store repeats in its header."""
         return self.model_dump(mode="json", exclude={"format", "shards", "head"})
 
 
 def shard_name(number: int) -> str:
-    """File name of a shard."""
+    """Return the file name of a shard."""
     return f"shard-{number:05d}.safetensors"
 
 
@@ -140,11 +137,13 @@ def read_manifest(folder: Path) -> StoreManifest:
     """Read `store.json`.
 
     Raises:
-        UserError: there is none, or it is damaged or of another format.
+        UserError: the manifest is missing, damaged or of another format.
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise UserError(f"{folder}: no {MANIFEST}, so no finished store: run `dsprune teacher` to the end")
+        raise UserError(
+            f"{folder}: not a complete store, {MANIFEST} is missing: run `dsprune teacher` to the end"
+        )
     try:
         return StoreManifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
@@ -153,17 +152,22 @@ def read_manifest(folder: Path) -> StoreManifest:
 
 
 def check_origin(folder: Path, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
-    """Compare what a store was made from, or as, with what it is to be used for.
+    """Check that properties of a store are the expected ones.
+
+    Args:
+        folder: the store, for messages.
+        found: properties of the store by name, such as fingerprints of what it was made from.
+        expected: the properties to compare, by name.
 
     Raises:
-        UserError: one or more differ; each is named with both sides.
+        UserError: one or more differ; each is named with both values.
     """
     differences = [
-        f"{name} is {found.get(name, 'not told')} in the store and {value} here"
+        f"{name} is {found.get(name, 'unknown')} in the store and {value} here"
         for name, value in expected.items()
         if found.get(name) != value
     ]
     if differences:
         raise UserError(
-            f"{folder}: made from something else: {'; '.join(differences)}: capture a store for this recipe"
+            f"{folder}: the store does not match: {'; '.join(differences)}: make a store for this recipe"
         )

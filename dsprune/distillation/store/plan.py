@@ -1,4 +1,4 @@
-"""What a store will hold, and how it is cut: known before anything is computed."""
+"""The plan of a store: its records, shards and size, known before the teacher runs."""
 
 import hashlib
 import json
@@ -19,28 +19,26 @@ __all__ = ["SHARD_BYTES", "StorePlan", "plan_store"]
 SHARD_BYTES = 64 * 2**20
 """Size of a shard of large records."""
 
-
 SHARD_RECORDS = 1024
-"""A shard of small records has so many: they take the teacher as long. A killed rank loses one shard at most."""
-
+"""Records of a shard of small records: computing them takes about as long. A killed rank loses at most one shard."""
 
 OFFSET_BYTES = 8
 
 
 @dataclass(frozen=True)
 class StorePlan:
-    """The records of a store, in the order of their fingerprints, and the shards they are cut into.
+    """The records of a store, in the order of their fingerprints, and their division into shards.
 
-    That order is as good as random: shards take equally long to compute, the order of the dataset leaves no
-    trace, and a record is found by bisection.
+    This order is practically random: shards take equally long to compute, the store does not depend on the order of
+    the dataset, and a record is found by bisection.
 
     Attributes:
-        spec: what is stored, and how.
-        origin: fingerprints of teacher, tokenizer, dataset and preprocessing, or of what else matters.
-        fingerprints: of the records, sorted, each once.
-        samples: for each record, the first sample of the dataset that it is of.
-        rows: for each output, number of rows of each record.
-        bounds: shard i holds records `bounds[i]` to `bounds[i + 1]`.
+        spec: what the store holds, and in which types.
+        origin: fingerprints of teacher, tokenizer, dataset and preprocessing, and of anything else that matters.
+        fingerprints: `[records]`, the fingerprints of the records, sorted and unique.
+        samples: `[records]`, index in the dataset of the first sample with the record's fingerprint.
+        rows: `[records]` for each output, number of rows of each record.
+        bounds: `[shards + 1]`; shard i holds records `bounds[i]` to `bounds[i + 1]`.
     """
 
     spec: StoreSpec
@@ -62,12 +60,12 @@ class StorePlan:
 
     @property
     def num_rows(self) -> int:
-        """Number of rows of all outputs: of tokens, where a row is a token's."""
+        """Number of rows of all outputs together: tokens, where each token has a row."""
         return sum(int(rows.sum()) for rows in self.rows.values())
 
     @property
     def head_bytes(self) -> int:
-        """What kind `hidden` stores once, all outputs together."""
+        """Bytes of the last layers that kind `hidden` stores once, all outputs together."""
         return sum(
             output.classes * (output.hidden + 1) * DTYPES[self.spec.head_dtype].itemsize
             for output in self.spec.outputs.values()
@@ -76,28 +74,28 @@ class StorePlan:
 
     @property
     def record_bytes(self) -> int:
-        """What all records take, with their fingerprints and offsets."""
+        """Bytes of all records, with their fingerprints and offsets."""
         ends = OFFSET_BYTES * self.num_shards * len(self.rows)
         return int(_record_bytes(self.spec, self.rows).sum()) + ends
 
     @property
     def num_bytes(self) -> int:
-        """Everything but the manifest and the files' own headers, of a few hundred bytes each."""
+        """Bytes of the store without the manifest and the files' headers, of a few hundred bytes each."""
         return self.record_bytes + self.head_bytes
 
     @property
     def bytes_per_record(self) -> float:
-        """Mean over the records, heads not counted."""
+        """Mean bytes of a record, without the heads."""
         return self.record_bytes / self.num_records
 
     @property
     def bytes_per_row(self) -> float:
-        """Mean over the rows, heads not counted."""
+        """Mean bytes of a row, without the heads."""
         return self.record_bytes / self.num_rows
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of all of the plan: stores of one digest have the same records in the same places."""
+        """SHA-256 of the whole plan: stores with the same digest have the same records in the same places."""
         digest = hashlib.sha256(
             json.dumps([self.spec.model_dump(), dict(self.origin)], sort_keys=True).encode()
         )
@@ -109,7 +107,7 @@ class StorePlan:
 
     @property
     def header(self) -> dict[str, Any]:
-        """What every file of the store says of it."""
+        """The fields that every file of the store has in its header."""
         return {
             "spec": self.spec.model_dump(mode="json"),
             "origin": dict(self.origin),
@@ -119,7 +117,7 @@ class StorePlan:
         }
 
     def records(self, shard: int) -> slice:
-        """The records of a shard."""
+        """Return the records of a shard."""
         return slice(int(self.bounds[shard]), int(self.bounds[shard + 1]))
 
 
@@ -130,17 +128,17 @@ def plan_store(
     rows: Mapping[str, np.ndarray] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> StorePlan:
-    """Plan a store of a dataset.
+    """Plan the store of a dataset.
 
     Args:
-        spec: what is stored, and how.
+        spec: what the store holds, and in which types.
         origin: see `StorePlan`.
-        fingerprints: of the samples.
-        rows: for each output, number of rows of each sample; None is one row each.
-        shard_bytes: about the size of a shard.
+        fingerprints: `[samples]`, the fingerprint of each sample.
+        rows: `[samples]` for each output, number of rows of each sample; None = one each.
+        shard_bytes: approximate size of a shard.
 
     Raises:
-        UserError: there are no samples, or equal samples have unequal numbers of rows.
+        UserError: there are no samples, or samples with the same fingerprint have different numbers of rows.
     """
     if not len(fingerprints):
         raise UserError("dataset: no samples: a store needs at least one")
@@ -155,8 +153,8 @@ def plan_store(
             sample = int(differ.argmax())
             first = int(samples[records[sample]])
             raise UserError(
-                f"dataset: samples {first} and {sample} read the same, but have {counts[first]} and "
-                f"{counts[sample]} rows of {name}: make what decides about rows a part of the fingerprint"
+                f"dataset: samples {first} and {sample} have the same fingerprint, but {counts[first]} and "
+                f"{counts[sample]} rows of {name}: include what decides the number of rows in the task's samples()"
             )
     rows_of_records = {name: counts[samples] for name, counts in rows_of_samples.items()}
     bounds = _cut(_record_bytes(spec, rows_of_records), shard_bytes)
@@ -164,7 +162,7 @@ def plan_store(
 
 
 def _record_bytes(spec: StoreSpec, rows: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Bytes of each record, with its fingerprint and offsets."""
+    """Return the bytes of each record, `[records]`, with its fingerprint and offsets."""
     num_bytes = np.full(len(next(iter(rows.values()))), FINGERPRINT.itemsize + OFFSET_BYTES * len(rows))
     for name, counts in rows.items():
         columns = codec_for(spec, spec.outputs[name]).columns.values()
@@ -173,10 +171,10 @@ def _record_bytes(spec: StoreSpec, rows: Mapping[str, np.ndarray]) -> np.ndarray
 
 
 def _cut(record_bytes: np.ndarray, shard_bytes: int) -> np.ndarray:
-    """Bounds of shards of about so many bytes, at least one record each.
+    """Return the bounds of shards of about `shard_bytes`, with at least one record each.
 
-    A record counts for at least its part of a shard of `SHARD_RECORDS`, or of more than those where a store
-    would have more shards than that.
+    A record counts for at least 1 / `SHARD_RECORDS` of a shard. In a store with more than `SHARD_RECORDS` such shards
+    it counts for less, so that there are about `SHARD_RECORDS` shards.
     """
     least = (
         shard_bytes // SHARD_RECORDS * SHARD_RECORDS // max(SHARD_RECORDS, len(record_bytes) // SHARD_RECORDS)

@@ -1,4 +1,4 @@
-"""Reading a store: any records in any order, straight from disk."""
+"""Reading a store: records in any order, from memory-mapped files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Block:
 
     Attributes:
         signal: the rows of all samples, one sample after the other.
-        rows: number of rows of each sample.
+        rows: `[samples]`, number of rows of each sample.
     """
 
     signal: TeacherSignal
@@ -32,12 +32,12 @@ class Block:
 
 
 class Store:
-    """An open store; `open_store` makes one.
+    """An open store, see `open_store`.
 
-    Memory does not grow with what was read: what is looked at is copied, and its pages are given back.
+    Memory does not grow with the number of records read: records are copied, and their pages are released.
 
     Attributes:
-        manifest: what the store says of itself.
+        manifest: the store's manifest.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class Store:
 
     @property
     def fingerprints(self) -> np.ndarray:
-        """Of all records, ascending: a hash's order, so the first ones are as good as drawn at random."""
+        """Fingerprints of all records, ascending. They are hashes, so the first n are a random sample."""
         return np.concatenate(self._fingerprints)
 
     def fetch(self, fingerprints: Sequence[bytes] | np.ndarray) -> dict[str, Block]:
-        """What the teacher said of some samples, by output; every one must be in the store, see `missing`."""
+        """Return the teacher's outputs for some samples, by name. All must be in the store, see `missing`."""
         shards, records = self._find(fingerprints)
-        assert (records >= 0).all(), "a sample without a record: check `missing` before training"
+        assert (records >= 0).all(), "a sample without a record: call `missing` before training"
         places = list(zip(shards.tolist(), records.tolist(), strict=True))
         blocks = {name: self._block(name, places) for name in self._codecs}
         for shard in set(shards.tolist()):
@@ -68,12 +68,12 @@ class Store:
         return blocks
 
     def missing(self, fingerprints: Sequence[bytes] | np.ndarray) -> list[int]:
-        """The places of those samples that have no record."""
+        """Return the positions in `fingerprints` of samples without a record."""
         _, records = self._find(fingerprints)
         return np.flatnonzero(records < 0).tolist()
 
     def _find(self, fingerprints: Sequence[bytes] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Shard and place in it of each sample; -1 for the place of one that is not there."""
+        """Return shard and position in it of each sample; the position of a missing sample is -1."""
         wanted = np.array(fingerprints, dtype=FINGERPRINT)
         shards = np.searchsorted(self._firsts, wanted, side="right") - 1
         records = np.full(len(wanted), -1)
@@ -108,16 +108,16 @@ def open_store(
     verify: bool = True,
     device: torch.device | None = None,
 ) -> Store:
-    """Open a finished store.
+    """Open a complete store.
 
     Args:
-        folder: where it lies.
-        expected: fingerprints of what it is to be used for; those that are given must be the store's.
-        verify: read everything once and compare checksums; False compares headers and sizes only.
-        device: where the heads of kind `hidden` go.
+        folder: the store.
+        expected: expected values of the manifest's `origin`, such as the teacher's fingerprint; others are not checked.
+        verify: read everything once and compare checksums; False = compare headers and sizes only.
+        device: device of the heads of kind `hidden`; None = the CPU.
 
     Raises:
-        UserError: no finished store, made from something else, or damaged.
+        UserError: the store is incomplete, damaged or was made from something else.
     """
     manifest = read_manifest(folder)
     check_origin(folder, manifest.origin, expected or {})
@@ -136,8 +136,8 @@ def _open(folder: Path, manifest: StoreManifest, entry: FileEntry, *, verify: bo
     file = TensorFile(folder / entry.file)
     if file.seal != entry.seal or {**file.metadata, **manifest.header} != file.metadata:
         raise UserError(
-            f"{file.path}: its header is not the one that {MANIFEST} lists, one of them is damaged or of "
-            f"another store: copy both again"
+            f"{file.path}: its header does not match {MANIFEST}, one of them is damaged or of another store: "
+            "copy both again"
         )
     if verify:
         file.check()

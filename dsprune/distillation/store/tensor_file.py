@@ -1,4 +1,4 @@
-"""A safetensors file, mapped into memory: arrays that come from disk where they are looked at."""
+"""A safetensors file with a checksum, mapped into memory: arrays are read from disk on access."""
 
 import hashlib
 import json
@@ -19,30 +19,27 @@ __all__ = ["TensorFile", "as_tensor", "write_tensors"]
 
 FORMAT = 1
 
-
-KEY = "dsprune"  # one key only: the library writes several in no particular order
-
+KEY = "dsprune"
+"""The only key of the metadata: the library writes several keys in no particular order."""
 
 MAX_HEADER_BYTES = 2**20
 
-
-# numpy has no bf16, so its bits travel as integers.
+# numpy has no bf16, so its bits are read as integers.
 DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1", "I64": "<i8"}
 
 
 class TensorFile:
-    """A file that `write_tensors` left.
+    """A file that `write_tensors` has written.
 
     Attributes:
-        path: where it lies.
-        metadata: what the writer said.
-        checksum: what the tensors must have.
-        arrays: read-only views by name. Their pages count as this process' memory once looked at, until
-            `release`.
-        seal: SHA-256 of the header. It stands for the whole file, since the header has the tensors' checksum.
+        path: the file.
+        metadata: the metadata given to `write_tensors`.
+        checksum: the tensors' checksum, as recorded in the header.
+        arrays: read-only views by name. Pages that were accessed count as memory of this process until `release`.
+        seal: SHA-256 of the header. It identifies the whole file, since the header holds the tensors' checksum.
 
     Raises:
-        UserError: the file is missing, cut off, or of another format. The checksum is for `check`.
+        UserError: the file is missing, truncated, or of another format. The checksum is not compared, see `check`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,23 +47,25 @@ class TensorFile:
         self._map = _map(path)
         begin = 8 + int.from_bytes(self._map[:8], "little")
         if begin > min(MAX_HEADER_BYTES, len(self._map)):
-            raise _damaged(path, "its header is cut off")
+            raise _damaged(path, "its header is truncated")
         header = self._map[8:begin]
         self.seal = hashlib.sha256(header).hexdigest()
         try:
             self._read_header(json.loads(header), begin)
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-            raise _damaged(path, f"its header is not one of dsprune's: {error!r}") from error
+            raise _damaged(path, f"its header was not written by dsprune: {error!r}") from error
 
     def _read_header(self, entries: dict[str, Any], begin: int) -> None:
         self.metadata: dict[str, Any] = json.loads(entries.pop("__metadata__")[KEY])
         self.checksum = self.metadata.pop("sha256")
         found = self.metadata.pop("format")
         if found != FORMAT:
-            raise UserError(f"{self.path}: format {found}, this dsprune reads {FORMAT}: use the other one")
+            raise UserError(
+                f"{self.path}: format {found}, this dsprune reads {FORMAT}: use a matching release"
+            )
         end = begin + max(entry["data_offsets"][1] for entry in entries.values())
         if end != len(self._map):
-            raise _damaged(self.path, f"it has {len(self._map):,} bytes of {end:,}")
+            raise _damaged(self.path, f"it has {len(self._map):,} bytes instead of {end:,}")
         self._offsets = {name: begin + entry["data_offsets"][0] for name, entry in entries.items()}
         self.arrays = {
             name: np.ndarray(entry["shape"], DTYPES[entry["dtype"]], self._map, self._offsets[name])
@@ -74,7 +73,7 @@ class TensorFile:
         }
 
     def prefetch(self, name: str, rows: slice) -> None:
-        """Let the system read some rows in the background; without it, pages come in one after another."""
+        """Have the system read some rows in the background; otherwise pages are read one after another."""
         if rows.start == rows.stop:
             return
         width = self.arrays[name].strides[0]
@@ -83,35 +82,33 @@ class TensorFile:
         self._map.madvise(mmap.MADV_WILLNEED, page, begin - page + (rows.stop - rows.start) * width)
 
     def release(self) -> None:
-        """Give the pages back to the system, whose cache keeps them as long as it has room."""
+        """Release the pages to the system, which keeps them in its cache as long as there is room."""
         self._map.madvise(mmap.MADV_DONTNEED)
 
     def check(self) -> None:
         """Compare the tensors with their checksum.
 
         Raises:
-            UserError: they are not what was written.
+            UserError: they differ.
         """
         found = _checksum(self.arrays)
         self.release()
         if found != self.checksum:
-            raise _damaged(self.path, "its content does not have the checksum in its header")
+            raise _damaged(self.path, "its content does not match the checksum in its header")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write CPU tensors into a new file; one that is there already must be the same.
+    """Write CPU tensors into a new file; an existing file must have the same content.
 
     Raises:
-        UserError: there is a file of another content.
+        UserError: there is a file with other content.
     """
     bits = {name: tensor.contiguous().view(torch.uint8).numpy() for name, tensor in tensors.items()}
     checksum = _checksum(bits)
     if path.exists():
-        there = TensorFile(path)
-        if (there.metadata, there.checksum) != (metadata, checksum):
-            raise UserError(
-                f"{path}: is there with another content, and is not overwritten: use another folder"
-            )
+        existing = TensorFile(path)
+        if (existing.metadata, existing.checksum) != (metadata, checksum):
+            raise UserError(f"{path}: exists with other content, nothing is overwritten: give another folder")
         return
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     header = {KEY: json.dumps({**metadata, "format": FORMAT, "sha256": checksum}, sort_keys=True)}
@@ -119,21 +116,21 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def as_tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
-    """A tensor of an array's memory."""
+    """Return a tensor of type `dtype` that shares the memory of an array."""
     return torch.from_numpy(array).view(dtype)
 
 
 def _map(path: Path) -> mmap.mmap:
     if not path.is_file():
-        raise UserError(f"{path}: missing: copy it from where the store was made, or capture the store again")
+        raise UserError(f"{path}: missing: copy it from where the store was made, or make the store again")
     if path.stat().st_size < 8:
-        raise _damaged(path, "its header is cut off")
+        raise _damaged(path, "its header is truncated")
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of all arrays in the order of their names; places and names are the header's affair."""
+    """Return the SHA-256 of all arrays in the order of their names. Names and shapes are covered by the seal."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(arrays[name].reshape(-1).view(np.uint8).data)
@@ -141,4 +138,4 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def _damaged(path: Path, what: str) -> UserError:
-    return UserError(f"{path}: damaged, {what}: copy it again, or remove it and capture the store again")
+    return UserError(f"{path}: damaged, {what}: copy it again, or remove it and make the store again")

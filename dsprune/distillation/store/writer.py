@@ -1,4 +1,4 @@
-"""Write a store: shard after shard, by any number of writers, killed and resumed at any point."""
+"""Writing a store shard by shard: by any number of writers, which may be killed and resume at any point."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from dsprune.distillation.signal import Head
 from dsprune.distillation.store.codecs import codec_for
 from dsprune.distillation.store.fingerprint import FINGERPRINT
 from dsprune.distillation.store.format import (
-    HEADS,
+    HEAD_FILE,
     MANIFEST,
     FileEntry,
     StoreManifest,
@@ -27,14 +27,95 @@ from dsprune.distillation.store.tensor_file import TensorFile, write_tensors
 from dsprune.errors import UserError
 from dsprune.utils.files import replace_text
 
-__all__ = ["Begun", "ShardWriter", "begin_store", "begun_store", "finish_store", "missing_shards"]
+__all__ = ["ExistingStore", "ShardWriter", "begin_store", "find_store", "finish_store", "missing_shards"]
+
+_TENSORS = re.compile(r"(shard-\d+|head)\.safetensors")
+
+# Left by a killed writer: names that `replace_file` uses, and those that safetensors itself writes to.
+_TEMPORARY = re.compile(rf"\.({_TENSORS.pattern}|{re.escape(MANIFEST)})\.\d+\.tmp|\.tmp[A-Za-z0-9]{{6}}")
+
+
+@dataclass(frozen=True)
+class ExistingStore:
+    """What the files of a complete or partial store tell about it.
+
+    Attributes:
+        spec: what the store holds, and in which types.
+        origin: fingerprints of what it is made from.
+    """
+
+    spec: StoreSpec
+    origin: Mapping[str, str]
+
+
+def find_store(folder: Path) -> ExistingStore | None:
+    """Describe the complete or partial store in a folder; None if there is not even a shard.
+
+    Raises:
+        UserError: the manifest or the first shard is damaged.
+    """
+    if (folder / MANIFEST).exists():
+        manifest = read_manifest(folder)
+        return ExistingStore(manifest.spec, manifest.origin)
+    shard = next((path for path in sorted(folder.glob("*")) if _TENSORS.fullmatch(path.name)), None)
+    if shard is None:
+        return None
+    header = TensorFile(shard).metadata
+    try:
+        return ExistingStore(StoreSpec.model_validate(header["spec"]), header["origin"])
+    except (LookupError, TypeError, ValidationError) as error:
+        raise UserError(f"{shard}: not a file of a store: give a new or empty folder") from error
+
+
+def begin_store(folder: Path, plan: StorePlan) -> None:
+    """Make the folder, or check that it holds a part of a store of the same plan.
+
+    Temporary files of killed writers are removed, so no other process may be writing yet.
+
+    Raises:
+        UserError: the folder holds a store of another plan, or other files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    leftovers = []
+    for path in sorted(folder.iterdir()):
+        if path.name == MANIFEST:
+            _check_plan(path, read_manifest(folder).plan, plan)
+        elif _TENSORS.fullmatch(path.name):
+            _open(path, plan)
+        elif _TEMPORARY.fullmatch(path.name):
+            leftovers.append(path)
+        else:
+            raise UserError(f"{path}: not a file of a store: give `dsprune teacher` a new or empty folder")
+    for path in leftovers:
+        path.unlink()
+
+
+def missing_shards(folder: Path, plan: StorePlan, shards: Iterable[int] | None = None) -> list[int]:
+    """Return the shards that are not written yet.
+
+    Args:
+        folder: the store.
+        plan: its plan.
+        shards: shards to look for; None = all.
+
+    Raises:
+        UserError: an existing shard is damaged or of another plan.
+    """
+    missing = []
+    for shard in range(plan.num_shards) if shards is None else shards:
+        path = folder / shard_name(shard)
+        if path.exists():
+            _open(path, plan).check()
+        else:
+            missing.append(shard)
+    return missing
 
 
 class ShardWriter:
-    """Collects the records of one shard, batch by batch, in whatever order they are computed.
+    """Collects the records of one shard in any order, and writes the shard.
 
     Attributes:
-        samples: indices in the dataset of the shard's records.
+        samples: `[records]`, index in the dataset of the sample of each record.
     """
 
     def __init__(self, plan: StorePlan, number: int) -> None:
@@ -55,15 +136,15 @@ class ShardWriter:
         self._is_put = np.zeros(len(self.samples), dtype=bool)
 
     def put(self, records: Sequence[int], outputs: Mapping[str, Tensor]) -> None:
-        """Keep what the teacher said of some records.
+        """Add the teacher's outputs for some records.
 
         Args:
-            records: places in `samples`.
-            outputs: for each output the rows of these records, one record after the other: logits, or for
-                kind `hidden` the input of the last linear layer.
+            records: positions in `samples`.
+            outputs: for each output the rows of these records, one record after the other: logits, `[rows, classes]`,
+                or for kind `hidden` the input of the last linear layer, `[rows, hidden]`.
 
         Raises:
-            UserError: some values are no finite numbers in the type of the store.
+            UserError: some values are not finite in the type of the store.
         """
         for name, codec in self._codecs.items():
             offsets = self._offsets[name]
@@ -74,10 +155,10 @@ class ShardWriter:
         self._is_put[list(records)] = True
 
     def save(self, folder: Path) -> None:
-        """Write the shard. A shard that is there already must be the same.
+        """Write the shard; an existing file of it must have the same content.
 
         Raises:
-            UserError: there is another one.
+            UserError: the file exists with other content.
         """
         assert self._is_put.all(), (
             f"{int((~self._is_put).sum())} records of shard {self._number} were not put"
@@ -93,93 +174,13 @@ class ShardWriter:
         write_tensors(folder / shard_name(self._number), tensors, header)
 
 
-_TENSORS = re.compile(r"(shard-\d+|head)\.safetensors")
-
-
-# What a writer leaves that is killed: under `replace_file`'s name, or the one that safetensors itself writes to.
-_TEMPORARY = re.compile(rf"\.({_TENSORS.pattern}|{re.escape(MANIFEST)})\.\d+\.tmp|\.tmp[A-Za-z0-9]{{6}}")
-
-
-@dataclass(frozen=True)
-class Begun:
-    """What a folder says of the store in it, finished or not.
-
-    Attributes:
-        spec: what is stored, and how.
-        origin: fingerprints of what it is made from.
-        finished: digest of the plan, once the manifest is there.
-    """
-
-    spec: StoreSpec
-    origin: Mapping[str, str]
-    finished: str | None = None
-
-
-def begun_store(folder: Path) -> Begun | None:
-    """What is known of the store in a folder; None before the first shard.
-
-    Raises:
-        UserError: the manifest or the first shard is damaged.
-    """
-    if (folder / MANIFEST).exists():
-        manifest = read_manifest(folder)
-        return Begun(manifest.spec, manifest.origin, manifest.plan)
-    shard = next((path for path in sorted(folder.glob("*")) if _TENSORS.fullmatch(path.name)), None)
-    if shard is None:
-        return None
-    header = TensorFile(shard).metadata
-    try:
-        return Begun(StoreSpec.model_validate(header["spec"]), header["origin"])
-    except (LookupError, TypeError, ValidationError) as error:
-        raise UserError(f"{shard}: not a store's file: give a new or empty folder") from error
-
-
-def begin_store(folder: Path, plan: StorePlan) -> None:
-    """Make the folder, or take it up where an earlier capture of the same plan left it.
-
-    What killed writers left under temporary names is removed, so nobody may be writing yet.
-
-    Raises:
-        UserError: the folder belongs to another plan, or holds something else.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    leftovers = []
-    for path in sorted(folder.iterdir()):
-        if path.name == MANIFEST:
-            _check_plan(path, read_manifest(folder).plan, plan)
-        elif _TENSORS.fullmatch(path.name):
-            _open(path, plan)
-        elif _TEMPORARY.fullmatch(path.name):
-            leftovers.append(path)
-        else:
-            raise UserError(f"{path}: not a store's file: give `dsprune teacher` a new or empty folder")
-    for path in leftovers:
-        path.unlink()
-
-
-def missing_shards(folder: Path, plan: StorePlan, shards: Iterable[int] | None = None) -> list[int]:
-    """The shards that are still to be written, out of some or all.
-
-    Raises:
-        UserError: a shard is there, but damaged or of another plan.
-    """
-    missing = []
-    for shard in range(plan.num_shards) if shards is None else shards:
-        path = folder / shard_name(shard)
-        if path.exists():
-            _open(path, plan).check()
-        else:
-            missing.append(shard)
-    return missing
-
-
 def finish_store(folder: Path, plan: StorePlan, heads: Mapping[str, Head]) -> None:
-    """Write the heads, then the manifest, when every shard is in place.
+    """Write the heads, then the manifest. All shards must be written before.
 
     Args:
-        folder: where `ShardWriter` saved the shards.
-        plan: what they were made by.
-        heads: for kind `hidden`, the last layer of each output; empty for the others.
+        folder: the store.
+        plan: its plan.
+        heads: for kind `hidden`, the last layer of each output; empty for other kinds.
 
     Raises:
         UserError: a shard is missing, damaged or of another plan.
@@ -199,8 +200,8 @@ def _write_heads(folder: Path, plan: StorePlan, heads: Mapping[str, Head]) -> Fi
     for name, head in heads.items():
         tensors[f"{name}.weight"] = head.weight.detach().cpu().to(dtype)
         tensors[f"{name}.bias"] = head.bias.detach().cpu().to(dtype)
-    write_tensors(folder / HEADS, tensors, plan.header)
-    return _entry(folder / HEADS, plan)
+    write_tensors(folder / HEAD_FILE, tensors, plan.header)
+    return _entry(folder / HEAD_FILE, plan)
 
 
 def _entry(path: Path, plan: StorePlan) -> FileEntry:

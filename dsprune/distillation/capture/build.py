@@ -1,4 +1,4 @@
-"""Making the store of a recipe's teacher, or what is missing of it."""
+"""Making the store of a recipe's teacher, or completing a partial one."""
 
 import shutil
 from contextlib import ExitStack
@@ -9,22 +9,22 @@ import numpy as np
 from rich.console import Console
 from rich.filesize import decimal
 
+from dsprune.distillation.capture.forward import Execution, TeacherModel
+from dsprune.distillation.capture.kinds import NUM_COMPARED, candidates, check_fit, choose, measure, show
+from dsprune.distillation.capture.shards import write_shards
+from dsprune.distillation.capture.source import Source
 from dsprune.distillation.store import (
-    Begun,
+    ExistingStore,
     StorePlan,
     StoreSpec,
     begin_store,
-    begun_store,
     check_origin,
+    find_store,
     finish_store,
     missing_shards,
     plan_store,
 )
-from dsprune.distillation.store.format import HEADS, MANIFEST
-from dsprune.distillation.teacher.capture import capture
-from dsprune.distillation.teacher.forward import Execution, TeacherModel
-from dsprune.distillation.teacher.kinds import SAMPLE, candidates, check_fit, choose, measure, show
-from dsprune.distillation.teacher.source import Source
+from dsprune.distillation.store.format import HEAD_FILE, MANIFEST
 from dsprune.errors import UserError
 from dsprune.ranks.agreement import on_every_rank, on_first_rank
 from dsprune.ranks.ranks import Ranks
@@ -35,69 +35,73 @@ from dsprune.utils.files import sole_writer
 __all__ = ["build_store"]
 
 HEADER_BYTES = 4096
-"""Room for the header of a file."""
+"""Allowance for the header of a file."""
 
 
 def build_store(
     folder: Path, settings: Distillation, source: Source, execution: Execution, ranks: Ranks, console: Console
 ) -> None:
-    """Ask the teacher about all examples, unless that was done, and keep the answers.
+    """Run the teacher over all examples and write its outputs to a store, unless the store is complete.
 
-    Nothing is overwritten; what an interrupted capture has left is used. Collective: every rank must call
-    this, and all must see the folder.
+    Nothing is overwritten: shards of an interrupted capture are kept, and the missing ones are written. Collective:
+    every rank must call this, and all ranks must see the folder.
 
     Raises:
-        UserError: the folder holds something else or the disk has too little room, before the teacher is
-            asked; or the answers cannot be stored.
+        UserError: the folder holds something else or the disk has too little room, both before the teacher runs; or
+            the outputs cannot be stored.
     """
-    asking = cache(
-        lambda: TeacherModel(source, execution)
-    )  # loaded when it is needed: a finished store needs none
+    # Loaded on first use, because a complete store needs no teacher.
+    load_teacher = cache(lambda: TeacherModel(source, execution))
     if "teacher" not in source.origin:
-        asking()  # from the hub to this machine
-        source = source.identified(ranks)
+        load_teacher()  # downloads the weights, so that they have a fingerprint
+        source = source.with_teacher_fingerprint(ranks)
     origin = source.origin | {"dataset": source.dataset, "precision": execution.precision}
-    begun = on_first_rank(ranks, lambda: _begun(folder, settings, origin))
-    spec = begun.spec if begun else _choose(settings, asking(), source, execution.batch_size, ranks, console)
+    existing = on_first_rank(ranks, lambda: _find_matching_store(folder, settings, origin))
+    if existing is not None:
+        spec = existing.spec
+    else:
+        spec = _choose_spec(settings, load_teacher(), source, execution.batch_size, ranks, console)
     plan = plan_store(spec, origin, source.samples, source.task.num_rows(source.data))
     with ExitStack() as until_finished:
         missing = on_first_rank(ranks, lambda: _begin(folder, plan, until_finished))
         if missing is None:
-            _say(
-                ranks, console, f"teacher: {folder} is complete, {plan.num_records:,} records: nothing to do"
-            )
+            text = f"teacher: {folder} is complete, {plan.num_records:,} records: nothing to do"
+            _say(ranks, console, text)
             return
-        _say(ranks, console, _size(folder, plan, len(missing)))
+        _say(ranks, console, _describe(folder, plan, len(missing)))
         on_first_rank(ranks, lambda: _check_room(folder, plan, len(missing)))
         progress = until_finished.enter_context(progress_bar(console, shown=ranks.is_first))
         lengths = np.asarray(source.data["length"][:])
         on_every_rank(
-            ranks, lambda: capture(folder, plan, missing, asking(), lengths, execution, ranks, progress)
+            ranks,
+            lambda: write_shards(folder, plan, missing, load_teacher(), lengths, execution, ranks, progress),
         )
-        heads = asking().heads() if spec.kind == "hidden" else {}
+        heads = load_teacher().heads() if spec.kind == "hidden" else {}
         on_first_rank(ranks, lambda: finish_store(folder, plan, heads))
     _say(ranks, console, f"teacher: finished: {folder}")
 
 
-def _begun(folder: Path, settings: Distillation, origin: dict[str, str]) -> Begun | None:
-    """What an earlier capture has left, if it is of this recipe."""
-    begun = begun_store(folder) if folder.is_dir() else None
-    if begun is not None:
-        check_origin(folder, begun.origin, origin)
-        check_fit(folder, begun.spec, settings)
-    return begun
+def _find_matching_store(
+    folder: Path, settings: Distillation, origin: dict[str, str]
+) -> ExistingStore | None:
+    """Find the store of an earlier capture, and check that it is of this recipe."""
+    existing = find_store(folder) if folder.is_dir() else None
+    if existing is not None:
+        check_origin(folder, existing.origin, origin)
+        check_fit(folder, existing.spec, settings)
+    return existing
 
 
-def _choose(
+def _choose_spec(
     settings: Distillation,
-    asking: TeacherModel,
+    teacher: TeacherModel,
     source: Source,
     batch_size: int,
     ranks: Ranks,
     console: Console,
 ) -> StoreSpec:
-    """The kind that the recipe names, or the smallest that will do. Collective: every rank must call this."""
-    specs = candidates(settings, asking)
+    """Return the kind in the recipe, or the smallest accurate one. Collective: every rank must call this."""
+    specs = candidates(settings, teacher)
     if not specs:
         raise UserError(
             f"distillation.kind: value {settings.kind}: this task's outputs are not made by one linear layer: "
@@ -105,10 +109,12 @@ def _choose(
         )
     if settings.kind != "auto":
         return specs[0]
-    _, samples = np.unique(source.samples, return_index=True)  # in the order of a hash: drawn at random
+    _, samples = np.unique(
+        source.samples, return_index=True
+    )  # ordered by hash, so the first n are a random sample
     ramp = settings.temperature
     temperatures = sorted({ramp.first, ramp.final, *settings.temperatures})
-    compared = measure(specs, asking, samples[:SAMPLE], batch_size, temperatures)
+    compared = measure(specs, teacher, samples[:NUM_COMPARED], batch_size, temperatures)
     chosen = on_first_rank(ranks, lambda: compared.index(choose(compared)))
     if ranks.is_first:
         show(compared, compared[chosen], console)
@@ -116,28 +122,25 @@ def _choose(
 
 
 def _begin(folder: Path, plan: StorePlan, until_finished: ExitStack) -> list[int] | None:
-    """Take the folder, and find out which shards are missing; None = the store is finished and whole."""
+    """Lock the folder and return the missing shards; None if the store is complete."""
     until_finished.enter_context(sole_writer(folder))
     begin_store(folder, plan)
     missing = missing_shards(folder, plan)
-    last = [MANIFEST, HEADS] if plan.spec.kind == "hidden" else [MANIFEST]
+    last = [MANIFEST, HEAD_FILE] if plan.spec.kind == "hidden" else [MANIFEST]
     return missing if missing or not all((folder / name).exists() for name in last) else None
 
 
-def _bytes_to_write(plan: StorePlan, num_missing: int) -> int:
-    return plan.num_bytes * num_missing // plan.num_shards + HEADER_BYTES * (num_missing + 1)
-
-
-def _size(folder: Path, plan: StorePlan, num_missing: int) -> str:
+def _describe(folder: Path, plan: StorePlan, num_missing: int) -> str:
     return (
         f"teacher: {folder}: {plan.num_records:,} records, {plan.num_rows:,} rows, kind {plan.spec.kind} "
-        f"{plan.spec.dtype}, {plan.bytes_per_record:,.1f} bytes a record, {decimal(plan.num_bytes)} in all; "
+        f"{plan.spec.dtype}, {plan.bytes_per_record:,.1f} bytes per record, {decimal(plan.num_bytes)} in all; "
         f"{num_missing} of {plan.num_shards} shards to write, {decimal(shutil.disk_usage(folder).free)} free"
     )
 
 
 def _check_room(folder: Path, plan: StorePlan, num_missing: int) -> None:
-    needed, free = _bytes_to_write(plan, num_missing), shutil.disk_usage(folder).free
+    needed = plan.num_bytes * num_missing // plan.num_shards + HEADER_BYTES * (num_missing + 1)
+    free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
             f"{folder}: {decimal(needed)} to write and {decimal(free)} free: make room, give another "

@@ -1,4 +1,4 @@
-"""The training data as a teacher store knows them, and what else an answer of the teacher depends on."""
+"""The input of a capture: teacher, task and training data, with the fingerprints that identify them."""
 
 from dataclasses import dataclass, replace
 
@@ -18,15 +18,15 @@ __all__ = ["Source", "origin_of_data"]
 
 @dataclass(frozen=True)
 class Source:
-    """Whom a teacher is asked about, and how.
+    """All that a teacher's outputs depend on.
 
     Attributes:
         teacher: model folder, or name on the hub.
-        task: how examples are encoded, and what is asked.
+        task: encodes the examples and selects the teacher's outputs.
         tokenizer: encodes the examples.
         data: encoded training examples.
-        samples: their fingerprints.
-        origin: fingerprints of teacher, tokenizer and preprocessing; the teacher's only where it is here.
+        samples: `[examples]`, their fingerprints.
+        origin: fingerprints of tokenizer and preprocessing, and of the teacher if its weights are on this machine.
     """
 
     teacher: str
@@ -40,13 +40,16 @@ class Source:
     def of(
         cls, teacher: str, task: Task, tokenizer: PreTrainedTokenizerBase, data: Dataset, ranks: Ranks
     ) -> "Source":
-        """Take the fingerprints. Collective: every rank must call this."""
+        """Compute the fingerprints. Collective: every rank must call this."""
         samples = fingerprints(task.samples(data))
         source = cls(teacher, task, tokenizer, data, samples, origin_of_data(task, tokenizer))
-        return source.identified(ranks)
+        return source.with_teacher_fingerprint(ranks)
 
-    def identified(self, ranks: Ranks) -> "Source":
-        """With the teacher's fingerprint, if its weights are here. Collective: every rank must call this."""
+    def with_teacher_fingerprint(self, ranks: Ranks) -> "Source":
+        """Add the teacher's fingerprint, if its weights are on this machine.
+
+        Collective: every rank must call this.
+        """
         weights = on_first_rank(ranks, lambda: teacher_fingerprint(self.teacher))
         return self if weights is None else replace(self, origin={**self.origin, "teacher": weights})
 
@@ -57,5 +60,5 @@ class Source:
 
 
 def origin_of_data(task: Task, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """What makes an example what the model reads, whichever example it is."""
+    """Return the fingerprints of what turns any example into the model's input."""
     return {"tokenizer": tokenizer_fingerprint(tokenizer), "preprocessing": task.preprocessing()}

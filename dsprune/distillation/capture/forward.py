@@ -1,4 +1,4 @@
-"""A teacher at work: examples in, the rows that a store keeps out."""
+"""The teacher model of a capture: from examples to the rows of logits or hidden states that are stored."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -8,28 +8,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dsprune.distillation.capture.source import Source
 from dsprune.distillation.signal import Head
-from dsprune.distillation.teacher.source import Source
-from dsprune.tasks.task import on_device
+from dsprune.tasks.batches import on_device
 from dsprune.zero.weights import full_tensor, shard_for_inference
 
 __all__ = ["Execution", "Rows", "TeacherModel"]
 
 Rows = dict[str, Tensor]
-
+"""Rows of each output, `[rows, classes]` or `[rows, hidden]`."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a teacher is run.
+    """How the teacher is run.
 
     Attributes:
-        device: where.
-        batch_size: examples of a forward pass on a rank.
+        device: the device of the model.
+        batch_size: examples of a forward pass on one rank.
         precision: type of the weights: fp32, bf16 or fp16.
-        sharded: spread the weights over the ranks, which makes every forward pass collective.
+        sharded: shard the weights over the ranks, which makes every forward pass collective.
     """
 
     device: torch.device
@@ -39,11 +39,11 @@ class Execution:
 
 
 class TeacherModel:
-    """The teacher of a source, loaded; when it is sharded a forward pass is collective.
+    """The loaded teacher of a source. If it is sharded, every forward pass is collective.
 
     Attributes:
         classes: width of the rows of each output.
-        hidden: width of the inputs of each output's last layer; empty where the task tells of none.
+        hidden: input width of the last layer of each output; empty if the task has no linear heads.
     """
 
     def __init__(self, source: Source, execution: Execution) -> None:
@@ -58,7 +58,7 @@ class TeacherModel:
         self._collate = task.collate(tokenizer, None if dtype is torch.float32 else 8)
         self._inputs: Rows = {}
         for name, head in self._heads.items():
-            head.register_forward_pre_hook(partial(self._keep, name))
+            head.register_forward_pre_hook(partial(self._keep_input, name))
         module: nn.Module = model
         if execution.sharded:
             self._model: Any = shard_for_inference(module, dtype)
@@ -66,22 +66,29 @@ class TeacherModel:
             self._model = module.to(device=execution.device, dtype=dtype)
 
     def heads(self) -> dict[str, Head]:
-        """Copies of the last layers on the CPU. Collective when sharded: every rank must call this."""
+        """Return copies of the last layers on the CPU. Collective when sharded: every rank must call this."""
         return {name: Head(full_tensor(head.weight), _bias(head)) for name, head in self._heads.items()}
 
     @torch.no_grad()
     def rows(self, examples: np.ndarray, *, hidden: bool = False) -> Rows:
-        """The rows of some examples by output: logits, or the inputs of the last layers."""
+        """Run a forward pass and return the rows of each output.
+
+        Collective when sharded: every rank must call this.
+
+        Args:
+            examples: indices in the training data.
+            hidden: return the inputs of the last layers instead of the logits.
+        """
         features = self._source.data.__getitems__(examples.tolist())
         batch = on_device(self._collate(features), self._device)
         outputs = self._model(**self._source.task.inputs(batch))
         rows = self._source.task.logit_rows(self._inputs if hidden else outputs, batch)
         return {name: part.logits for name, part in rows.items()}
 
-    def _keep(self, name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _keep_input(self, name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._inputs[name] = inputs[0]
 
 
 def _bias(head: nn.Linear) -> Tensor:
-    """A copy on the CPU; zeros where the layer has none. Collective when sharded."""
+    """Return a copy on the CPU; zeros where the layer has no bias. Collective when sharded."""
     return torch.zeros(head.out_features) if head.bias is None else full_tensor(head.bias)

@@ -1,0 +1,188 @@
+"""The choice of the kind of store: the smallest one that reproduces the teacher's outputs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from dsprune.distillation.capture.forward import TeacherModel
+from dsprune.distillation.loss import CHUNK_ELEMENTS
+from dsprune.distillation.signal import Head
+from dsprune.distillation.store import Output, StoreSpec, check_origin
+from dsprune.distillation.store.codecs import codec_for
+from dsprune.errors import UserError
+from dsprune.recipe import Distillation
+
+__all__ = [
+    "KL_BOUND",
+    "NUM_COMPARED",
+    "Candidate",
+    "candidates",
+    "check_fit",
+    "choose",
+    "divergences",
+    "measure",
+    "show",
+]
+
+KL_BOUND = 1e-3
+"""The largest mean error, in nats per row, that `distillation.kind: auto` accepts."""
+
+NUM_COMPARED = 64
+"""Number of examples on which kinds are compared."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to store the teacher's outputs.
+
+    Attributes:
+        spec: what would be stored.
+        row_bytes: bytes of a row, all outputs together.
+        error: KL divergence of the stored from the original distribution in nats: the mean over rows and outputs, at
+            the worst temperature.
+    """
+
+    spec: StoreSpec
+    row_bytes: int
+    error: float
+
+
+def candidates(settings: Distillation, teacher: TeacherModel) -> list[StoreSpec]:
+    """Return the kinds that the recipe allows and the teacher supports, the smallest rows first."""
+    classes = teacher.classes
+    plain = {name: Output(classes=width) for name, width in classes.items()}
+    specs = [StoreSpec(kind="full", outputs=plain, dtype=settings.dtype)]
+    if temperatures := settings.stored_temperatures:
+        specs.append(
+            StoreSpec(
+                kind="topk", outputs=plain, dtype=settings.dtype, k=settings.k, temperatures=temperatures
+            )
+        )
+    if teacher.hidden.keys() == classes.keys():
+        outputs = {
+            name: Output(classes=width, hidden=teacher.hidden[name]) for name, width in classes.items()
+        }
+        specs.append(StoreSpec(kind="hidden", outputs=outputs, dtype=settings.dtype))
+    return sorted((s for s in specs if settings.kind in (s.kind, "auto")), key=_row_bytes)
+
+
+def measure(
+    specs: Sequence[StoreSpec],
+    teacher: TeacherModel,
+    examples: np.ndarray,
+    batch_size: int,
+    temperatures: Sequence[float],
+) -> list[Candidate]:
+    """Measure the error of each kind of store on some examples.
+
+    Collective when the teacher is sharded: every rank must call this.
+
+    Args:
+        specs: the kinds.
+        teacher: the teacher.
+        examples: indices in the training data.
+        batch_size: examples of a forward pass.
+        temperatures: the error is taken at the worst of these.
+    """
+    needs_hidden = any(spec.kind == "hidden" for spec in specs)
+    heads = teacher.heads() if needs_hidden else {}
+    sums = torch.zeros(len(specs), len(teacher.classes), len(temperatures), dtype=torch.float64)
+    num_rows = torch.zeros(len(teacher.classes), 1, dtype=torch.float64)
+    for start in range(0, len(examples), batch_size):
+        batch = examples[start : start + batch_size]
+        logits = teacher.rows(batch)
+        hidden = teacher.rows(batch, hidden=True) if needs_hidden else {}
+        for i, (name, rows) in enumerate(logits.items()):
+            num_rows[i] += len(rows)
+            for j, spec in enumerate(specs):
+                encoded = hidden[name] if spec.kind == "hidden" else rows
+                sums[j, i] += divergences(spec, name, encoded, heads.get(name), rows.cpu(), temperatures)
+    errors = (sums / num_rows.clamp(min=1)).mean(dim=1).amax(dim=1).clamp(min=0)  # rounding may give less
+    return [
+        Candidate(spec, _row_bytes(spec), error) for spec, error in zip(specs, errors.tolist(), strict=True)
+    ]
+
+
+def divergences(
+    spec: StoreSpec, name: str, rows: Tensor, head: Head | None, logits: Tensor, temperatures: Sequence[float]
+) -> Tensor:
+    """Return the KL divergence of the stored distribution from the teacher's, summed over rows, `[temperatures]`.
+
+    Args:
+        spec: the kind of store.
+        name: the output.
+        rows: what the store encodes: logits, or for kind `hidden` the inputs of `head`.
+        head: for kind `hidden`, the last layer.
+        logits: the teacher's logits, `[rows, classes]`, on the CPU.
+        temperatures: temperatures to measure at.
+    """
+    codec = codec_for(spec, spec.outputs[name], head)
+    signal = codec.signal({key: column.cpu() for key, column in codec.encode(rows).items()})
+    size = max(1, CHUNK_ELEMENTS // logits.shape[1])
+    sums = torch.zeros(len(temperatures), dtype=torch.float64)
+    for start in range(0, len(logits), size):
+        chunk = slice(start, start + size)
+        # Mass that the store holds only as a sum is divided equally: the store alone tells no more.
+        uniform = torch.zeros_like(logits[chunk], dtype=torch.float32).log_softmax(-1)
+        for i, temperature in enumerate(temperatures):
+            exact = (logits[chunk].float() / temperature).log_softmax(-1)
+            difference = exact - signal.log_probs(chunk, temperature, uniform)
+            sums[i] += (exact.exp() * difference.masked_fill_(exact == -torch.inf, 0)).sum().double()
+    return sums
+
+
+def choose(candidates: Sequence[Candidate]) -> Candidate:
+    """Return the smallest candidate with an error within the bound, or else the one with the smallest error."""
+    accurate = [one for one in candidates if one.error <= KL_BOUND]
+    if not accurate:
+        return min(candidates, key=lambda one: one.error)
+    return min(accurate, key=lambda one: one.row_bytes)
+
+
+def show(candidates: Sequence[Candidate], chosen: Candidate, console: Console) -> None:
+    """Print a table of the candidates."""
+    table = Table(
+        "kind", "bytes per row", "KL error, nats", "", title=f"kinds of store, bound {KL_BOUND:g} nats"
+    )
+    for one in candidates:
+        mark = "chosen" if one is chosen else "" if one.error <= KL_BOUND else "over the bound"
+        table.add_row(f"{one.spec.kind} {one.spec.dtype}", f"{one.row_bytes:,}", f"{one.error:.1e}", mark)
+    console.print(table)
+
+
+def check_fit(folder: Path, spec: StoreSpec, settings: Distillation) -> None:
+    """Check that a store is of the kind that the recipe sets; fields that the recipe does not set are not compared.
+
+    Raises:
+        UserError: a field differs, or the store does not hold a temperature; both values are named.
+    """
+    relevant = {"kind", "dtype", "k"} if spec.kind == "topk" else {"kind", "dtype"}
+    expected = {name: str(getattr(settings, name)) for name in sorted(settings.model_fields_set & relevant)}
+    if settings.kind == "auto":
+        expected.pop("kind", None)
+    check_origin(folder, {name: str(value) for name, value in spec}, expected)
+    if spec.kind == "topk":
+        _check_temperatures(folder, spec.temperatures, settings)
+
+
+def _row_bytes(spec: StoreSpec) -> int:
+    """Return the bytes of a row, all outputs together."""
+    columns = (codec_for(spec, output).columns.values() for output in spec.outputs.values())
+    return sum(column.row_bytes for parts in columns for column in parts)
+
+
+def _check_temperatures(folder: Path, stored: tuple[float, ...], settings: Distillation) -> None:
+    names = ", ".join(f"{temperature:g}" for temperature in stored)
+    way_out = f"{folder} is of kind topk and holds {names} only: use one of them, or make another store"
+    ramp = settings.temperature
+    if not ramp.is_constant:
+        raise UserError(f"distillation.temperature: from {ramp.first:g} to {ramp.final:g}: {way_out}")
+    for temperature in settings.stored_temperatures:
+        if temperature not in stored:
+            raise UserError(f"distillation.temperature: value {temperature:g}: {way_out}")
