@@ -9,9 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from dsprune.commands.report import report
-from dsprune.commands.submit.cluster import Request
-from dsprune.commands.submit.jobs import Job, common_options
-from dsprune.commands.submit.submit import hand_in
+from dsprune.commands.submit.jobs import Job, Request
+from dsprune.commands.submit.submit import submit_jobs
 from dsprune.commands.suite.definition import Suite, load_suite
 from dsprune.commands.suite.grid import Grid, Part, RunSpec, check_methods
 from dsprune.commands.suite.launch import Launcher
@@ -208,15 +207,12 @@ def _prepare(job: RunSpec, grid: Grid, recipe: Recipe) -> list[str]:
     return ["--masks-from", "zeros"]
 
 
-def submit_suite(
-    choice: Choice, request: Request, options: Sequence[str], dry_run: bool, console: Console
-) -> None:
+def submit_suite(choice: Choice, request: Request, dry_run: bool, console: Console) -> None:
     """Submit an array for teachers and their stores where there are any, and one for all that needs them.
 
     Args:
         choice: what of the suite.
         request: what each job asks for.
-        options: for sbatch, as typed.
         dry_run: check and print, submit nothing.
         console: where the numbers go.
 
@@ -224,12 +220,12 @@ def submit_suite(
         UserError: the suite is wrong, the cluster cannot give what is asked for, or it refuses a job.
     """
     first, then = map(len, parts_of(choice))
-    common = common_options(Path(choice.name).stem, request, options)
+    options = request.options(Path(choice.name).stem)
     spans = [(0, first), (first, first + then)]
     jobs = [
-        Job("suite", (*common, f"--array={start}-{stop - 1}"), tuple(choice.words()))
+        Job("suite", (*options, f"--array={start}-{stop - 1}"), tuple(choice.words()))
         for start, stop in spans
         if stop > start
     ]
-    hand_in(jobs, request, console, dry_run=dry_run)
+    submit_jobs(jobs, console, dry_run=dry_run)
     console.print(f"when they are done: dsprune report {choice.home}", markup=False, highlight=False)
