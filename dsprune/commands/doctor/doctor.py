@@ -9,7 +9,7 @@ from rich.text import Text
 
 from dsprune.commands.doctor import machine, software
 from dsprune.commands.doctor.finding import Finding, Level
-from dsprune.zero.ops import find_stale_locks
+from dsprune.zero.ops import find_stale_locks, prepare_builds
 
 __all__ = ["doctor", "find_stale_locks"]
 
@@ -23,6 +23,7 @@ def doctor(console: Console, build_ops: bool = False) -> int:
         console: where the table goes.
         build_ops: compile DeepSpeed's extensions now, before ranks start and collide over them.
     """
+    prepare_builds()
     with console.status("looking at this machine"):
         findings = [check() for check in _checks(build_ops)]
     table = Table("check", "", "found", box=None, pad_edge=False)
