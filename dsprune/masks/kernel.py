@@ -2,8 +2,6 @@
 
 import ctypes
 import hashlib
-import os
-import platform
 import shutil
 import subprocess
 import tempfile
@@ -12,6 +10,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from dsprune.utils.cache import cache_folder, cpu_type
 
 __all__ = ["Kernel", "build_kernel", "kernel_for"]
 
@@ -67,7 +67,7 @@ def build_kernel(folder: Path) -> Path | None:
     The name is a hash of everything that decides the machine code, and the file appears by an atomic rename,
     so ranks may build at once and machines of different types may share the folder.
     """
-    digest = hashlib.sha256(SOURCE.read_bytes() + " ".join(FLAGS).encode() + _cpu_type().encode()).hexdigest()
+    digest = hashlib.sha256(SOURCE.read_bytes() + " ".join(FLAGS).encode() + cpu_type().encode()).hexdigest()
     library = folder / f"bits_kernel-{digest[:16]}.so"
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if library.exists() or compiler is None:
@@ -93,17 +93,8 @@ def kernel_for(tensor: Tensor) -> Kernel | None:
 
 @cache
 def _load() -> Kernel | None:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    library = build_kernel(home / "dsprune")
+    library = build_kernel(cache_folder())
     try:
         return None if library is None else Kernel(library)
     except OSError:  # a home that is mounted noexec
         return None
-
-
-def _cpu_type() -> str:
-    """What `-march=native` looks at: the model and features of the CPU."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else [platform.processor()]
-    names = ("model name", "flags", "CPU part", "Features", platform.processor() or "-")
-    return platform.machine() + "".join(sorted({line for line in lines if line.startswith(names)}))

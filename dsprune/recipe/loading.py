@@ -1,7 +1,6 @@
 """From a file and overrides to a recipe; every problem in one line."""
 
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from reprlib import repr as short_repr
 from typing import Any, TypeVar, get_args
@@ -13,6 +12,7 @@ from pydantic_core import ErrorDetails
 from dsprune.errors import UserError
 from dsprune.recipe.recipe import Recipe
 from dsprune.recipe.sections import Section, Task
+from dsprune.utils.shipped import shipped_folder, shipped_names
 from dsprune.utils.text import did_you_mean
 
 __all__ = ["describe", "load_recipe", "load_task", "shipped_recipes"]
@@ -22,8 +22,6 @@ S = TypeVar("S", bound=Section)
 
 RENAMED = {"pruning.events": "pruning.updates"}
 """New names of keys by old ones, for messages."""
-
-_SHIPPED = files("dsprune") / "recipes"
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -62,7 +60,7 @@ def load_task(name: str, overrides: Sequence[str] = ()) -> Task:
 
 def shipped_recipes() -> list[str]:
     """Names of the recipes that come with the package."""
-    return sorted(Path(file.name).stem for file in _SHIPPED.iterdir() if file.name.endswith(".yaml"))
+    return shipped_names("recipes")
 
 
 def _read(name_or_path: str) -> tuple[str, bytes]:
@@ -72,7 +70,7 @@ def _read(name_or_path: str) -> tuple[str, bytes]:
         return path.stem, path.read_bytes()
     shipped = shipped_recipes()
     if name_or_path in shipped:
-        return name_or_path, _SHIPPED.joinpath(f"{name_or_path}.yaml").read_bytes()
+        return name_or_path, shipped_folder("recipes").joinpath(f"{name_or_path}.yaml").read_bytes()
     hint = did_you_mean(name_or_path, shipped)
     raise UserError(
         f"recipe {name_or_path!r}: no such file: {hint}the shipped recipes are {', '.join(shipped)}"

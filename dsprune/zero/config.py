@@ -15,11 +15,10 @@ from pydantic import BaseModel
 
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe
+from dsprune.utils.shipped import shipped_folder, shipped_names
 from dsprune.zero.limits import check_by_deepspeed, check_ds_config, misspelt_keys
 
 __all__ = ["load_ds_config", "resolve_ds_config"]
-
-SHIPPED = Path(__file__).resolve().parents[2] / "ds_configs"
 
 _MICRO_BATCH, _ACCUMULATION = "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
 
@@ -41,11 +40,11 @@ def load_ds_config(name_or_path: str) -> dict[str, Any]:
     candidates = (
         Path(name_or_path),
         Path("ds_configs", f"{name_or_path}.json"),
-        SHIPPED / f"{name_or_path}.json",
+        shipped_folder("ds_configs") / f"{name_or_path}.json",
     )
     path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
-        names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.json")))
+        names = ", ".join(shipped_names("ds_configs"))
         raise UserError(
             f"deepspeed: no file {name_or_path!r}: give the path of a JSON file, or one of {names}"
         )

@@ -1,41 +1,69 @@
-"""The C++ extensions that DeepSpeed compiles at first use: which are needed here, and what blocks them."""
+"""The C++ extensions that DeepSpeed compiles at first use: which are needed, where they lie, what blocks a build."""
 
 import fcntl
+import hashlib
 import os
+import sys
+import sysconfig
 from pathlib import Path
 
+import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.git_version_info import installed_ops
 from deepspeed.ops.op_builder.builder import OpBuilder
-from torch.utils import cpp_extension
 
 from dsprune.errors import CheckFailedError, UserError
+from dsprune.utils.cache import cache_folder, cpu_type
 
 __all__ = [
     "accelerator_and_backend",
     "build_ops",
+    "extensions_folder",
     "find_stale_locks",
     "has_backend",
     "is_built",
     "load_collectives",
     "needed_ops",
+    "prepare_builds",
 ]
 
 
 def accelerator_and_backend() -> tuple[str, str]:
-    """Name what DeepSpeed trains on here, and the backend by which its ranks talk."""
+    """Return the names of DeepSpeed's accelerator and of the communication backend of its ranks."""
     accelerator = get_accelerator()
     return accelerator.device_name(), accelerator.communication_backend_name()
 
 
 def has_backend(name: str) -> bool:
-    """Say whether this torch has a communication backend."""
+    """Return whether this torch has a communication backend."""
     return bool(torch.distributed.is_backend_available(name))
 
 
+def extensions_folder() -> Path:
+    """Return the folder of compiled extensions: TORCH_EXTENSIONS_DIR, or one for this environment and type of CPU.
+
+    Torch's own default is shared by all environments, which overwrite the builds of one another there.
+    """
+    if chosen := os.environ.get("TORCH_EXTENSIONS_DIR"):
+        return Path(chosen)
+    compiled_for = (sys.prefix, sys.version, torch.__version__, deepspeed.__version__, cpu_type())
+    return cache_folder() / "extensions" / hashlib.sha256("\n".join(compiled_for).encode()).hexdigest()[:16]
+
+
+def prepare_builds() -> None:
+    """Make torch compile and find extensions in `extensions_folder()`, with the `ninja` of this environment.
+
+    DeepSpeed installs that `ninja`. Another version than that of the first build compiles everything again.
+    """
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(extensions_folder())
+    programs, path = sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)
+    if Path(programs, "ninja").is_file() and not path.startswith(programs + os.pathsep):
+        os.environ["PATH"] = programs + os.pathsep + path
+
+
 def needed_ops() -> list[OpBuilder]:
-    """List the extensions that a run may load here: CPUAdam for offload, and on CPU the collectives."""
+    """Return the extensions that a run may load here: CPUAdam for offload, and on CPU the collectives."""
     accelerator = get_accelerator()
     names = ["CPUAdamBuilder"]
     if accelerator.device_name() == "cpu":
@@ -45,17 +73,18 @@ def needed_ops() -> list[OpBuilder]:
 
 
 def is_built(builder: OpBuilder) -> bool:
-    """Say whether the extension was installed with DeepSpeed or lies compiled in torch's cache."""
-    folder = Path(cpp_extension._get_build_directory(builder.name, verbose=False))
-    return installed_ops.get(builder.name, False) or (folder / f"{builder.name}.so").is_file()
+    """Return whether the extension was installed with DeepSpeed, or has been compiled here."""
+    library = extensions_folder() / builder.name / f"{builder.name}.so"
+    return installed_ops.get(builder.name, False) or library.is_file()
 
 
 def build_ops() -> None:
     """Compile and load every needed extension, in this process alone: ranks that build at once can collide.
 
     Raises:
-        CheckFailedError: one does not compile, or a stale lock would make the build wait for ever.
+        CheckFailedError: an extension does not compile, or a stale lock would block the build forever.
     """
+    prepare_builds()
     for lock in find_stale_locks():
         raise CheckFailedError(f"{lock}: left by a build that was killed: remove it, then try again")
     for builder in needed_ops():
@@ -67,16 +96,17 @@ def build_ops() -> None:
 
 
 def load_collectives() -> None:
-    """Load DeepSpeed's CPU collectives, compiled if need be, one rank of a host after the other.
+    """Load DeepSpeed's CPU collectives, compiled where needed, one rank of a host after the other.
 
-    DeepSpeed lets all ranks compile them at once when they start, and ranks that do so can collide. The lock
-    is the kernel's, so it goes with the process that holds it.
+    DeepSpeed makes all ranks compile them at once when they start, and ranks that do so can collide. The kernel
+    releases the lock when the process that holds it ends.
 
     Raises:
-        UserError: a build that was killed has left a lock of torch's, which every start would wait for.
+        UserError: a build that was killed has left a lock of torch's, which blocks every start.
     """
-    _extensions_root().mkdir(parents=True, exist_ok=True)
-    with (_extensions_root() / "dsprune.turn").open("w") as turn:
+    prepare_builds()
+    extensions_folder().mkdir(parents=True, exist_ok=True)
+    with (extensions_folder() / "dsprune.turn").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         for lock in find_stale_locks():
             raise UserError(
@@ -88,26 +118,22 @@ def load_collectives() -> None:
 
 
 def find_stale_locks() -> list[Path]:
-    """Find build locks that no live process holds: every later build waits for them, silently and for ever.
+    """Return the build locks that no live process holds: every later build waits for them, silently and forever.
 
     torch keeps its lock file open while it builds and removes it when done (`torch.utils.file_baton`), so a
-    lock that nobody has open was left by a process that was killed. A lock is given the benefit of the doubt
-    where that cannot be seen: without /proc, or when it belongs to another user.
+    lock that no process has open was left by a process that was killed. A lock is not reported where that is
+    unknown: without /proc, or when it belongs to another user.
     """
-    locks = {lock: _identity(lock) for lock in _extensions_root().rglob("lock")}
+    locks = {lock: _identity(lock) for lock in extensions_folder().rglob("lock")}
     if not locks or not Path("/proc/self/fd").is_dir():
         return []
     held = _open_files()
-    # A build that ended while we looked has removed its lock by now.
+    # A build that ended in the meantime has removed its lock.
     return [lock for lock, identity in locks.items() if identity not in held and _is_ours(lock)]
 
 
-def _extensions_root() -> Path:
-    return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root())
-
-
 def _is_ours(lock: Path) -> bool:
-    """Only its owner and root can see who holds a lock."""
+    """Return whether this user can see which processes hold a lock: its owner and root can."""
     try:
         return os.getuid() in (0, lock.stat().st_uid)
     except FileNotFoundError:
@@ -115,7 +141,7 @@ def _is_ours(lock: Path) -> bool:
 
 
 def _open_files() -> set[tuple[int, int] | None]:
-    """Identify every file that a process of this machine, as far as we may look, has open."""
+    """Return the identities of all files that the visible processes of this machine have open."""
     processes = Path("/proc").glob("[0-9]*")
     return {_identity(descriptor) for process in processes for descriptor in _descriptors(process)}
 
@@ -123,12 +149,12 @@ def _open_files() -> set[tuple[int, int] | None]:
 def _descriptors(process: Path) -> list[Path]:
     try:
         return list((process / "fd").iterdir())
-    except OSError:  # it ended meanwhile, or is another user's
+    except OSError:  # the process ended in the meantime, or belongs to another user
         return []
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode, or None where the file is gone."""
+    """Return device and inode, or None where the file no longer exists."""
     try:
         stat = path.stat()
     except OSError:

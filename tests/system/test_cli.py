@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig
 
+from dsprune import __version__
 from tests.system.commands import complaints, dsprune, launched, run, write_recipe
 from tests.tiny import tiny_bert, tiny_sentiment
 
@@ -112,6 +113,26 @@ def test_help_names_every_command(arguments: list[str]) -> None:
     assert done.returncode == 0
     for command in ("plan", "train", "eval", "audit", "doctor", "schema"):
         assert f" {command} " in done.stdout
+
+
+def test_the_version_is_printed() -> None:
+    done = dsprune("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"dsprune {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("tr", ["train"]),
+        ("train sentiment-", ["sentiment-90", "sentiment-dense"]),
+        ("plan --wor", ["--world-size"]),
+    ],
+)
+def test_a_shell_completes_commands_options_and_recipes(words: str, completed: list[str]) -> None:
+    words = f"dsprune {words}"
+    place = str(words.count(" "))
+    done = dsprune(_DSPRUNE_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=place)
+    assert done.stdout.split() == completed
 
 
 def test_a_plan_is_printed_and_drawn(recipe: Path, tmp_path: Path) -> None:

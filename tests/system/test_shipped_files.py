@@ -17,7 +17,7 @@ from dsprune.model.pretrained import load_config
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import load_recipe, shipped_recipes
 from dsprune.tasks.task import build_task
-from dsprune.zero.config import SHIPPED
+from dsprune.utils.shipped import shipped_names
 from dsprune.zero.ops import build_ops
 from tests.kinds import models
 from tests.kinds.tokenizers import byte_pairs_without_padding, unigrams
@@ -25,7 +25,7 @@ from tests.ranks.pool import RankPool
 from tests.system.blocks import Blocks, examples
 from tests.tiny import tiny_bert
 
-CONFIGS = sorted(file.stem for file in SHIPPED.glob("*.json"))
+CONFIGS = shipped_names("ds_configs")
 
 
 WRITERS = {

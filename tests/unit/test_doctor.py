@@ -1,5 +1,8 @@
+import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 from importlib.metadata import version
 from pathlib import Path
 
@@ -7,10 +10,11 @@ import pytest
 import torch
 from deepspeed.ops.op_builder.builder import OpBuilder
 from packaging.requirements import Requirement
+from torch.utils import cpp_extension
 
 from dsprune.commands.doctor import Finding, machine, software
 from dsprune.errors import CheckFailedError
-from dsprune.zero.ops import build_ops, find_stale_locks, needed_ops
+from dsprune.zero.ops import build_ops, extensions_folder, find_stale_locks, needed_ops, prepare_builds
 
 
 @pytest.fixture
@@ -90,6 +94,48 @@ def test_extensions_that_lie_in_the_cache_are_found(cache: Path) -> None:
         library.parent.mkdir()
         library.touch()
     assert software.check_ops(build=False).level == "ok"
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's cache, where TORCH_EXTENSIONS_DIR is not set; the test may change PATH."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "")
+    monkeypatch.setenv("PATH", "/usr/bin")
+    return tmp_path / "dsprune" / "extensions"
+
+
+def test_extensions_go_to_a_folder_of_the_environment(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = extensions_folder()
+    assert here.parent == own_folder
+    assert extensions_folder() == here
+    folders = {here}
+    for change in ("sys.prefix", "sys.version", "torch.__version__", "deepspeed.__version__"):
+        with monkeypatch.context() as patch:
+            patch.setattr(change, "another")
+            folders.add(extensions_folder())
+    monkeypatch.setattr("dsprune.zero.ops.cpu_type", lambda: "another")
+    folders.add(extensions_folder())
+    assert len(folders) == 6
+
+
+def test_a_folder_that_the_user_chose_is_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin")
+    prepare_builds()
+    assert extensions_folder() == cache
+    assert os.environ["TORCH_EXTENSIONS_DIR"] == str(cache)
+
+
+def test_torch_builds_in_that_folder_with_the_ninja_of_the_environment(own_folder: Path) -> None:
+    prepare_builds()
+    prepare_builds()
+    build = Path(cpp_extension._get_build_directory("op", verbose=False))
+    assert build == extensions_folder() / "op"
+    assert build.is_relative_to(own_folder)
+    assert os.environ["PATH"] == f"{sysconfig.get_path('scripts')}:/usr/bin"
+    assert shutil.which("ninja") == str(Path(sysconfig.get_path("scripts"), "ninja"))
 
 
 @pytest.mark.parametrize(

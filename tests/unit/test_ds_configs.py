@@ -3,9 +3,10 @@ from pathlib import Path
 import pytest
 
 from dsprune.recipe import load_recipe
-from dsprune.zero.config import SHIPPED, load_ds_config, resolve_ds_config
+from dsprune.utils.shipped import shipped_names
+from dsprune.zero.config import load_ds_config, resolve_ds_config
 
-NAMES = sorted(file.stem for file in SHIPPED.glob("*.json"))
+NAMES = shipped_names("ds_configs")
 
 
 def test_the_shipped_configs_are_the_four_stages_and_offload() -> None:

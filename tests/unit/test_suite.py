@@ -142,7 +142,7 @@ def test_a_round_needs_the_one_before(recipe: str) -> None:
 
 def test_what_is_for_slurm_is_refused_without_it(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["suite", "baselines", recipe, "--time=10", "--partition=gpu"]) == 2
-    assert "--time, --partition: for jobs of Slurm: add --slurm, or leave out" in capsys.readouterr().err
+    assert "--time, --partition: for Slurm jobs only: add --slurm, or leave it out" in capsys.readouterr().err
 
 
 def test_a_choice_is_typed_as_it_was_made(recipe: str) -> None:

@@ -1,9 +1,7 @@
-"""The commands. Each imports what it needs when it is called, so that `--help` is instant."""
+"""The command line. Each command imports what it needs when it is called, so that `--help` is fast."""
 
-from dsprune.commands.cli import cluster as site
-from dsprune.commands.cli import results as showing
-from dsprune.commands.cli import training as running
+from dsprune.commands.cli import training, results, cluster  # isort: skip  # in the order of `--help`
 from dsprune.commands.cli.app import app
 from dsprune.commands.cli.main import main, run_command
 
-__all__ = ["app", "main", "run_command", "running", "showing", "site"]
+__all__ = ["app", "cluster", "main", "results", "run_command", "training"]

@@ -1,4 +1,4 @@
-"""Commands about data, machine and cluster."""
+"""Commands about data, the machine and the cluster."""
 
 import json
 from pathlib import Path
@@ -9,16 +9,18 @@ from rich.console import Console
 
 from dsprune.commands.cli.app import Overrides, RecipeArgument, app
 
-__all__ = ["data", "doctor", "schema", "submit"]
+__all__ = ["data", "doctor", "schema", "slurm_scripts", "submit"]
 
 
 @app.command()
 def data(
-    task: Annotated[str | None, typer.Argument(help="Name of the task; else all are listed.")] = None,
+    task: Annotated[
+        str | None, typer.Argument(help="Name of the task; without it, all tasks are listed.")
+    ] = None,
     overrides: Overrides = None,
-    path: Annotated[Path | None, typer.Option(help="A local copy to check: its folder.")] = None,
+    path: Annotated[Path | None, typer.Option(help="The folder of a local copy to check.")] = None,
 ) -> None:
-    """Tell where a task's data come from, under which licence, and how many there are; check a local copy."""
+    """Show the source, license and size of a task's data, and check a local copy."""
     from dsprune.commands.data import check_copy, describe, list_tasks
     from dsprune.ranks.ranks import find_ranks
     from dsprune.recipe import load_task
@@ -40,29 +42,41 @@ def submit(
     nodes: Annotated[int, typer.Option(min=1, help="Number of nodes of each job.")] = 1,
     gpus_per_node: Annotated[
         int | None,
-        typer.Option(min=0, help="GPUs of each node; 0 = one rank a node, on CPU; else the script's."),
+        typer.Option(min=0, help="GPUs of each node; 0 = one rank a node, on CPU. Default: the script's."),
     ] = None,
-    time: Annotated[str | None, typer.Option(help="Longest time of each job; else the script's.")] = None,
-    partition: Annotated[str | None, typer.Option(help="Partition; else the cluster's default.")] = None,
-    array: Annotated[str | None, typer.Option(help="Sparsities, a run each: 0.5,0.8,0.9,0.95,0.97.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Longest time of each job, as sbatch reads it. Default: the script's.")
+    ] = None,
+    partition: Annotated[str | None, typer.Option(help="Partition. Default: the cluster's.")] = None,
+    array: Annotated[
+        str | None, typer.Option(help="Sparsities, one run each: 0.5,0.8,0.9,0.95,0.97.")
+    ] = None,
     sbatch: Annotated[
-        list[str] | None, typer.Option(help="One more option for sbatch, such as --sbatch=--account=nlp.")
+        list[str] | None, typer.Option(help="Another option for sbatch, such as --sbatch=--account=nlp.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Check, and print the commands; submit nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Check and print the commands; submit nothing.")] = False,
 ) -> None:
-    """Submit a recipe to Slurm: its teacher's store if there is none yet, then its training."""
-    from dsprune.commands.submit.cluster import Request
-    from dsprune.commands.submit.submit import submit as hand_over
+    """Submit a recipe to Slurm: first its teacher logits store where that is missing, then its training."""
+    from dsprune.commands.submit.jobs import Request
+    from dsprune.commands.submit.submit import submit as submit_recipe
 
-    request = Request(nodes, gpus_per_node, time, partition)
-    hand_over(recipe, overrides or [], request, array, sbatch or [], Console(), dry_run=dry_run)
+    request = Request(nodes, gpus_per_node, time, partition, tuple(sbatch or ()))
+    submit_recipe(recipe, overrides or [], request, array, Console(), dry_run=dry_run)
+
+
+@app.command()
+def slurm_scripts(folder: Annotated[Path, typer.Argument(help="The folder to create.")]) -> None:
+    """Copy the batch scripts of `dsprune submit` to a folder, to edit them for a cluster."""
+    from dsprune.commands.submit.scripts import copy_scripts
+
+    copy_scripts(folder, Console())
 
 
 @app.command()
 def doctor(
-    build_ops: Annotated[bool, typer.Option(help="Build DeepSpeed's extensions for this machine.")] = False,
+    build_ops: Annotated[bool, typer.Option(help="Compile DeepSpeed's extensions for this machine.")] = False,
 ) -> None:
-    """Tell what this machine can run: torch, DeepSpeed, ranks, Slurm, wandb."""
+    """Check what this machine can run: torch, DeepSpeed, ranks, Slurm, wandb."""
     from dsprune.commands.doctor.doctor import doctor as examine
 
     raise typer.Exit(examine(Console(), build_ops=build_ops))
@@ -70,7 +84,7 @@ def doctor(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON schema of recipes, for editors that complete and check YAML."""
+    """Print the JSON schema of recipes, with which editors complete and check YAML."""
     from dsprune.recipe import recipe_schema
 
     print(json.dumps(recipe_schema(), indent=2))

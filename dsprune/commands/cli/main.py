@@ -14,15 +14,15 @@ __all__ = ["main", "run_command"]
 
 
 def main() -> None:
-    """Run a command. Exit codes: 0 done, 1 a check failed, 2 bad input, 75 stopped early, to be resumed."""
-    # A terminated process unwinds, so that temporary files go; a batch script may keep signals from all but the ranks.
+    """Run the command in `sys.argv`. Exit codes: 0 done, 1 a check failed, 2 bad input, 75 stopped, to be resumed."""
+    # A terminated process unwinds and removes its temporary files, unless a batch script has it ignore the signal.
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(run_command(_without_local_rank(sys.argv[1:])))
 
 
 def run_command(arguments: list[str]) -> int:
-    """Run a command in this process; returns its exit code."""
+    """Run a command in this process, and return its exit code."""
     try:
         return int(app(arguments or ["--help"], prog_name="dsprune", standalone_mode=False) or 0)
     except UserError as error:
@@ -31,7 +31,7 @@ def run_command(arguments: list[str]) -> int:
     except CheckFailedError as error:
         _complain(str(error))
         return 1
-    except RunFailedError as error:  # each rank has a reason of its own
+    except RunFailedError as error:  # its reason differs from rank to rank
         print(f"dsprune: rank {os.environ.get('RANK', '0')}: {error}", file=sys.stderr)
         return 1
     except StoppedError as error:
@@ -40,7 +40,7 @@ def run_command(arguments: list[str]) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(f"dsprune: {error}: make room, and give the same command again", file=sys.stderr)
+        print(f"dsprune: {error}: free some space, and run the same command again", file=sys.stderr)
         return 1
     except typer.TyperException as error:
         _complain(error.format_message())
@@ -51,11 +51,11 @@ def run_command(arguments: list[str]) -> int:
 
 
 def _complain(message: str) -> None:
-    """One line on a host, not one a rank."""
+    """Print one line a host, not one a rank."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"dsprune: {message}", file=sys.stderr)
 
 
 def _without_local_rank(arguments: list[str]) -> list[str]:
-    """The deepspeed launcher puts `--local_rank=N` among the arguments; the environment says it too."""
+    """Remove `--local_rank=N`, which the deepspeed launcher adds; the environment holds it, too."""
     return [argument for argument in arguments if not argument.startswith(("--local_rank", "--local-rank"))]

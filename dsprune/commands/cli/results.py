@@ -1,4 +1,4 @@
-"""Commands that look at what came out."""
+"""Commands that evaluate, check and show results."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def evaluate(
 
 @app.command()
 def audit(path: Annotated[Path, typer.Argument(help="A run, a checkpoint or a model folder.")]) -> None:
-    """Check every invariant of a pruned run; exit with 1 and name the tensor when one does not hold."""
+    """Check every invariant of a pruned run; name the tensor that violates one, and exit with 1."""
     from dsprune.commands.audit import audit as check
 
     check(path, Console())
@@ -46,14 +46,19 @@ def analyze(
     recipe: RecipeArgument,
     overrides: Overrides = None,
     sparsity: Annotated[
-        list[float] | None, typer.Option(min=0, max=1, help="Prune to this too, beside the recipe's target.")
+        list[float] | None,
+        typer.Option(min=0, max=1, help="Another sparsity to prune to, beside the recipe's target."),
     ] = None,
-    recovery_steps: Annotated[int, typer.Option(min=0, help="Train so long, then measure again.")] = 0,
-    layers: Annotated[bool, typer.Option(help="Prune each component of each layer by itself, too.")] = True,
+    recovery_steps: Annotated[
+        int, typer.Option(min=0, help="Train for so many steps, then measure again.")
+    ] = 0,
+    layers: Annotated[bool, typer.Option(help="Prune each component of each layer separately, too.")] = True,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples of a forward pass on a rank.")] = 32,
-    output: Annotated[Path | None, typer.Option(help="Folder to write into; else beside the run's.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to write to. Default: beside the run's.")
+    ] = None,
 ) -> None:
-    """Table what pruning each component of a trained model buys, and what it costs."""
+    """Show the benefit and the cost of pruning each component of a trained model."""
     from dsprune.ranks.ranks import find_ranks
     from dsprune.recipe import load_recipe
     from dsprune.utils.console import quiet_libraries
@@ -68,14 +73,14 @@ def analyze(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders with such below.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders that contain some.")],
     output: Annotated[
-        Path | None, typer.Option(help="Folder to write into; else the one run's, or report/ for several.")
+        Path | None, typer.Option(help="Folder to write to. Default: the run's, or report/ for several.")
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
-    audit: Annotated[bool, typer.Option(help="Audit the runs too.")] = True,
+    audit: Annotated[bool, typer.Option(help="Audit the runs, too.")] = True,
 ) -> None:
-    """Write what runs did as one page that needs no network, and as tables in Markdown and CSV."""
+    """Write a report of runs: one page that needs no network, and tables in Markdown and CSV."""
     from dsprune.commands.report import report as write
 
     write(runs, output, title, audit, Console())
@@ -84,10 +89,10 @@ def report(
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="The folder of a run, finished or not.")],
-    to: Annotated[Path, typer.Option(help="The folder to make.")],
-    tag: Annotated[str | None, typer.Option(help="Name of a checkpoint; else the newest.")] = None,
+    to: Annotated[Path, typer.Option(help="The folder to create.")],
+    tag: Annotated[str | None, typer.Option(help="Name of a checkpoint. Default: the newest.")] = None,
 ) -> None:
-    """Write a checkpoint of a run as a Hugging Face model folder, with its masks."""
+    """Write a checkpoint of a run as a Hugging Face model folder with its masks."""
     from dsprune.commands.export import export as write
 
     write(run, tag, to, Console())
@@ -97,7 +102,7 @@ def export(
 def status(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
 ) -> None:
-    """Tell where runs stand, from their folders alone."""
+    """Show the progress of runs, as their folders record it."""
     from dsprune.commands.status import status as show
 
     show(runs, Console())

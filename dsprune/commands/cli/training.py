@@ -1,4 +1,4 @@
-"""Commands that plan runs, and run."""
+"""Commands that plan and train."""
 
 import signal
 from pathlib import Path
@@ -19,17 +19,19 @@ def plan(
     recipe: RecipeArgument,
     overrides: Overrides = None,
     world_size: Annotated[int, typer.Option(min=1, help="Number of ranks.")] = 1,
-    stage: Annotated[int | None, typer.Option(min=0, max=3, help="ZeRO stage; else the ds_config's.")] = None,
+    stage: Annotated[
+        int | None, typer.Option(min=0, max=3, help="ZeRO stage. Default: the ds_config's.")
+    ] = None,
     train_examples: Annotated[int | None, typer.Option(min=1, help="Size of the training data.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw sparsity and learning rate to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw sparsity and learning rate into this file.")] = None,
     target: Annotated[
-        list[float] | None, typer.Option(help="Compare this target with others; may be given several times.")
+        list[float] | None, typer.Option(help="A target to compare with others; may be given several times.")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Which target are so many steps sound for?")
+        int | None, typer.Option(min=1, help="Print the highest target for which so many steps are enough.")
     ] = None,
 ) -> None:
-    """Print the timetable, memory, and bytes on the wire of a recipe; run nothing."""
+    """Print the timetable, memory and communication of a recipe; run nothing."""
     from dsprune.commands.plan.plan import plan as print_plan
     from dsprune.recipe import load_recipe
 
@@ -51,19 +53,21 @@ def train(
     overrides: Overrides = None,
     resume: Annotated[
         Path | None,
-        typer.Option(help="Go on with this run, or from this checkpoint; else with the recipe's own."),
+        typer.Option(help="Resume this run or this checkpoint. Default: the recipe's own run."),
     ] = None,
     masks_from: Annotated[
         Literal["zeros", "none"] | None,
-        typer.Option(help="Weights that are zero and have no masks: keep them zero, or let them grow back."),
+        typer.Option(
+            help="What to do with weights that are zero and have no masks: keep them zero, or train them."
+        ),
     ] = None,
     stop_after: Annotated[
-        str | None, typer.Option(help="Stop with a checkpoint after so long: 90s, 30m, 2h, 1d or H:MM:SS.")
+        str | None, typer.Option(help="Stop with a checkpoint after this time: 90s, 30m, 2h, 1d or H:MM:SS.")
     ] = None,
 ) -> None:
-    """Fine-tune, and prune on the way; on one process, or many under the deepspeed launcher.
+    """Fine-tune and prune; in one process, or in many under the deepspeed launcher.
 
-    The same command again goes on with a run that was interrupted.
+    The same command again resumes a run that was interrupted.
     """
     from dsprune.ranks.ranks import find_ranks
     from dsprune.recipe import load_recipe
@@ -87,7 +91,7 @@ def train(
 
 @app.command()
 def stop(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
-    """Ask a run to stop with a checkpoint; `dsprune train` goes on with it."""
+    """Stop a run with a checkpoint; `dsprune train` resumes it."""
     from dsprune.commands.stop import stop as ask
 
     ask(run, Console())
@@ -102,10 +106,10 @@ def teacher(
         Literal["fp32", "bf16", "fp16"], typer.Option(help="Number format of the teacher's weights.")
     ] = "fp32",
     stage: Annotated[
-        Literal["0", "3"], typer.Option(help="ZeRO stage; 3 = the teacher is larger than a device.")
+        Literal["0", "3"], typer.Option(help="ZeRO stage; 3 = for a teacher larger than a device.")
     ] = "0",
 ) -> None:
-    """Run the teacher over the training data, and store what it says; on one process or many."""
+    """Store the teacher's logits for the training data; in one process or in many."""
     from dsprune.ranks.ranks import find_ranks
     from dsprune.recipe import load_recipe
     from dsprune.utils.console import quiet_libraries
@@ -119,22 +123,24 @@ def teacher(
 
 @app.command()
 def calibrate(
-    store: Annotated[Path, typer.Argument(help="A teacher's store.")],
+    store: Annotated[Path, typer.Argument(help="A teacher logits store.")],
     overrides: Overrides = None,
-    recipe: Annotated[str | None, typer.Option(help="Recipe whose training data give the labels.")] = None,
-    max_records: Annotated[
-        int | None, typer.Option(min=1, help="Look at so many; else at 67 million logits.")
+    recipe: Annotated[
+        str | None, typer.Option(help="The recipe whose training data hold the labels.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the curves to this file.")] = None,
-    write: Annotated[Path | None, typer.Option(help="Recipe file to write the temperature into.")] = None,
+    max_records: Annotated[
+        int | None, typer.Option(min=1, help="Read so many records. Default: 67 million logits.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the curves into this file.")] = None,
+    write: Annotated[Path | None, typer.Option(help="The recipe file to write the temperature to.")] = None,
 ) -> None:
-    """Choose the temperature to distil with, from a teacher's store."""
+    """Choose the temperature of distillation from a teacher logits store."""
     from dsprune.ranks.ranks import find_ranks
     from dsprune.recipe import load_recipe
     from dsprune.utils.console import quiet_libraries
 
     if overrides and recipe is None:
-        raise UserError(f"override {overrides[0]!r}: there is no recipe to override: give --recipe")
+        raise UserError(f"override {overrides[0]!r}: there is no recipe to override: add --recipe")
     loaded, ranks = load_recipe(recipe, overrides or []) if recipe else None, find_ranks()
     quiet_libraries(is_first=ranks.is_first)
     from dsprune.commands.calibrate.calibrate import calibrate as choose
@@ -147,27 +153,26 @@ def calibrate(
 def suite(
     name: Annotated[str, typer.Argument(help="A shipped suite, such as guidelines, or a YAML file.")],
     recipe: Annotated[
-        str | None, typer.Argument(help="The recipe that it changes; else its own recipes.")
+        str | None, typer.Argument(help="The recipe that it varies. Default: its own recipes.")
     ] = None,
     overrides: Overrides = None,
-    methods: Annotated[list[str] | None, typer.Option(help="Run this method; else all.")] = None,
-    sparsity: Annotated[list[float] | None, typer.Option(help="A target; else the suite's.")] = None,
+    methods: Annotated[list[str] | None, typer.Option(help="A method to run. Default: all.")] = None,
+    sparsity: Annotated[list[float] | None, typer.Option(help="A target. Default: the suite's.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 1,
-    output: Annotated[Path | None, typer.Option(help="Folder for all of it; else runs/NAME.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of all runs. Default: runs/NAME.")] = None,
     num_ranks: Annotated[int, typer.Option(min=1, help="Processes of each run, on this host.")] = 1,
-    part: Annotated[int | None, typer.Option(min=0, help="Run this part only, as Slurm's jobs do.")] = None,
-    slurm: Annotated[bool, typer.Option(help="Submit it as Slurm arrays, a job a run.")] = False,
+    part: Annotated[int | None, typer.Option(min=0, help="Run this part only, as the Slurm jobs do.")] = None,
+    slurm: Annotated[bool, typer.Option(help="Submit it as Slurm arrays, one job a run.")] = False,
     gpus_per_node: Annotated[
-        int | None, typer.Option(min=0, help="With --slurm: GPUs of each job; 0 = CPU; else the script's.")
+        int | None,
+        typer.Option(min=0, help="With --slurm: GPUs of each job; 0 = CPU. Default: the script's."),
     ] = None,
     time: Annotated[str | None, typer.Option(help="With --slurm: longest time of each job.")] = None,
     partition: Annotated[str | None, typer.Option(help="With --slurm: partition.")] = None,
-    sbatch: Annotated[
-        list[str] | None, typer.Option(help="With --slurm: one more option for sbatch.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Print the commands only.")] = False,
+    sbatch: Annotated[list[str] | None, typer.Option(help="With --slurm: another option for sbatch.")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Only print the commands.")] = False,
 ) -> None:
-    """Run a grid of methods, sparsities and seeds; finished runs are kept, and a report is written."""
+    """Run a grid of methods, sparsities and seeds, keep finished runs, and write a report."""
     from dsprune.commands.suite.suite import Choice, suite_part
     from dsprune.commands.suite.suite import suite as run_suite
 
@@ -176,13 +181,13 @@ def suite(
     asked = {"gpus-per-node": gpus_per_node, "time": time, "partition": partition, "sbatch": sbatch}
     given = [f"--{option}" for option, value in asked.items() if value is not None]
     if given and not slurm:
-        raise UserError(f"{', '.join(given)}: for jobs of Slurm: add --slurm, or leave out")
+        raise UserError(f"{', '.join(given)}: for Slurm jobs only: add --slurm, or leave it out")
     if slurm:
-        from dsprune.commands.submit.cluster import Request
+        from dsprune.commands.submit.jobs import Request
         from dsprune.commands.suite.suite import submit_suite
 
-        request = Request(1, gpus_per_node, time, partition)
-        submit_suite(choice, request, sbatch or [], dry_run, Console())
+        request = Request(1, gpus_per_node, time, partition, tuple(sbatch or ()))
+        submit_suite(choice, request, dry_run, Console())
     elif part is not None:
         suite_part(choice, part, num_ranks, Console())
     else:

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dsprune.commands.doctor import Finding, Level, machine, software
+from dsprune.zero.ops import prepare_builds
 
 __all__ = ["doctor"]
 
@@ -21,6 +22,7 @@ def doctor(console: Console, build_ops: bool = False) -> int:
         console: where to print.
         build_ops: compile DeepSpeed's extensions now: ranks that start together must not compile them at once.
     """
+    prepare_builds()
     with console.status("checking this machine"):
         findings = [check() for check in _checks(build_ops)]
     table = Table("check", "", "found", box=None, pad_edge=False)

@@ -1,4 +1,4 @@
-"""The jobs that a recipe takes: which script of slurm/, with which options, after which other job."""
+"""The jobs of a recipe: which batch script each runs, with which options, and after which other job."""
 
 import math
 import os
@@ -6,23 +6,51 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsprune.commands.submit.cluster import Request
 from dsprune.distillation.store.format import MANIFEST
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe
+from dsprune.utils.shipped import shipped_folder
 
-__all__ = ["SCRIPTS", "Job", "common_options", "parse_sparsities", "plan_jobs"]
+__all__ = ["Job", "Request", "parse_sparsities", "plan_jobs", "scripts_folder"]
 
-SCRIPTS = Path(os.environ.get("DSPRUNE_SLURM", Path(__file__).resolve().parents[3] / "slurm"))
-"""The batch scripts: those of this repository, or a site's own copy."""
+
+def scripts_folder() -> Path:
+    """Return the folder of the batch scripts: DSPRUNE_SLURM where it is set, else the shipped one."""
+    return Path(os.environ.get("DSPRUNE_SLURM") or shipped_folder("slurm"))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What each job requests of Slurm; None = what the batch script requests.
+
+    Attributes:
+        nodes: number of nodes.
+        gpus_per_node: GPUs of each node; 0 = none, one rank a node on CPU.
+        time: longest time, as sbatch reads it.
+        partition: name of a partition.
+        more: further options for sbatch, as typed; they override the others.
+    """
+
+    nodes: int = 1
+    gpus_per_node: int | None = None
+    time: str | None = None
+    partition: str | None = None
+    more: tuple[str, ...] = ()
+
+    def options(self, job_name: str) -> tuple[str, ...]:
+        """Return the options for sbatch."""
+        named = {"gpus-per-node": self.gpus_per_node, "time": self.time, "partition": self.partition}
+        given = (f"--{option}={value}" for option, value in named.items() if value is not None)
+        output = "--output=logs/%x-%j.log"
+        return (f"--job-name={job_name}", f"--nodes={self.nodes}", *given, output, *self.more)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A batch script and what it is given.
+    """A batch script and its arguments.
 
     Attributes:
-        what: `teacher`, `train` or `suite`; the script's name.
+        what: `teacher`, `train` or `suite`: the script's name.
         options: for sbatch.
         arguments: for the script.
     """
@@ -32,61 +60,47 @@ class Job:
     arguments: tuple[str, ...]
 
     def command(self, after: str | None) -> list[str]:
-        """The sbatch command; `after` is the number of a job that must have done its work before."""
+        """Return the sbatch command.
+
+        Args:
+            after: number of the job that must succeed before this one starts, or None.
+        """
         waiting = () if after is None else (f"--dependency=afterok:{after}", "--kill-on-invalid-dep=yes")
-        script = str(SCRIPTS / f"{self.what}.sbatch")
+        script = str(scripts_folder() / f"{self.what}.sbatch")
         return ["sbatch", "--parsable", *self.options, *waiting, script, *self.arguments]
 
 
 def plan_jobs(
-    recipe: Recipe,
-    arguments: Sequence[str],
-    request: Request,
-    sparsities: Sequence[int],
-    options: Sequence[str],
+    recipe: Recipe, arguments: Sequence[str], request: Request, sparsities: Sequence[int]
 ) -> list[Job]:
-    """The jobs of a recipe, in the order in which each waits for the one before.
+    """Return the jobs of a recipe; each waits for the one before it.
 
     Args:
-        recipe: decides which jobs there are: a store that is not there yet is made first, by a job of its own.
+        recipe: where it names a teacher logits store that does not exist yet, a job of its own makes the store.
         arguments: the recipe and its overrides, as typed.
-        request: what each job asks for.
-        sparsities: one run for each, in thousandths; none = the recipe's own.
-        options: for sbatch, as typed.
+        request: what each job requests.
+        sparsities: targets in thousandths, one run each; none = the recipe's own.
 
     Raises:
-        UserError: several sparsities of a recipe that does not prune.
+        UserError: there are sparsities, and the recipe does not prune.
     """
     if sparsities and recipe.pruning is None:
         raise UserError(
             f"--array: recipe {recipe.name!r} has no section pruning: add one, or leave --array out"
         )
-    common = common_options(recipe.name, request, options)
+    options = request.options(recipe.name)
     settings, jobs = recipe.distillation, []
     if settings is not None and settings.store is not None and not Path(settings.store, MANIFEST).exists():
-        jobs.append(Job("teacher", common, tuple(arguments)))
+        jobs.append(Job("teacher", options, tuple(arguments)))
     array = (f"--array={','.join(map(str, sparsities))}",) if sparsities else ()
-    return [*jobs, Job("train", (*common, *array), tuple(arguments))]
-
-
-def common_options(name: str, request: Request, options: Sequence[str]) -> tuple[str, ...]:
-    """For sbatch: what a job is called and asks for; options as typed come last, and win."""
-    return (
-        f"--job-name={name}",
-        f"--nodes={request.nodes}",
-        *_given("gpus-per-node", request.gpus_per_node),
-        *_given("time", request.time),
-        *_given("partition", request.partition),
-        "--output=logs/%x-%j.log",
-        *options,
-    )
+    return [*jobs, Job("train", (*options, *array), tuple(arguments))]
 
 
 def parse_sparsities(text: str) -> list[int]:
-    """The sparsities of an array, in thousandths, which number its jobs.
+    """Return the sparsities of an array in thousandths, which are the numbers of its jobs.
 
     Raises:
-        UserError: one is no fraction between 0 and 1 with three decimals at most.
+        UserError: one is not a fraction between 0 and 1 with three decimals at most.
 
     Examples:
         >>> parse_sparsities("0.5,0.975")
@@ -105,7 +119,3 @@ def _thousandths(text: str) -> int:
             f"--array: value {text!r}: sparsities are fractions with three decimals at most, as in 0.5,0.975"
         )
     return round(thousandths)
-
-
-def _given(option: str, value: object) -> tuple[str, ...]:
-    return () if value is None else (f"--{option}={value}",)

@@ -1,20 +1,21 @@
-"""`dsprune submit`: hand a recipe to Slurm, as the batch scripts of slurm/."""
+"""`dsprune submit`: submit a recipe to Slurm, by the batch scripts of slurm/."""
 
 import os
 import shlex
+import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from dsprune.commands.submit.cluster import Request, ask_sinfo, check
-from dsprune.commands.submit.jobs import SCRIPTS, Job, parse_sparsities, plan_jobs
+from dsprune.commands.submit.jobs import Job, Request, parse_sparsities, plan_jobs, scripts_folder
 from dsprune.errors import UserError
 from dsprune.recipe import load_recipe
 from dsprune.utils.console import say
 
-__all__ = ["hand_in", "submit"]
+__all__ = ["submit", "submit_jobs"]
 
 
 def submit(
@@ -22,42 +23,42 @@ def submit(
     overrides: Sequence[str],
     request: Request,
     array: str | None,
-    options: Sequence[str],
     console: Console,
     *,
     dry_run: bool = False,
 ) -> None:
-    """Submit the jobs of a recipe, each to run after the one before, and print their numbers; all or none.
+    """Submit the jobs of a recipe, and print their numbers.
 
     Args:
         recipe: a file, or the name of a shipped recipe.
         overrides: `key.sub=value` each.
-        request: what each job asks for.
+        request: what each job requests.
         array: sparsities to train one by one, such as `0.5,0.9`; None = the recipe's own.
-        options: for sbatch, as they are.
-        console: where the numbers go, or the commands of a dry run.
+        console: where the numbers are printed, or the commands of a dry run.
         dry_run: check and print, submit nothing.
 
     Raises:
-        UserError: the recipe is wrong, the cluster cannot give what is asked for, or it refuses a job.
+        UserError: the recipe is invalid, or see `submit_jobs`.
     """
     sparsities = [] if array is None else parse_sparsities(array)
-    loaded = load_recipe(recipe, overrides)
-    jobs = plan_jobs(loaded, [recipe, *overrides], request, sparsities, options)
-    for thousandths in sparsities:  # a recipe can be right for one sparsity and wrong for another
+    jobs = plan_jobs(load_recipe(recipe, overrides), [recipe, *overrides], request, sparsities)
+    for thousandths in sparsities:  # a recipe can be valid for one sparsity and invalid for another
         load_recipe(recipe, [*overrides, f"pruning.sparsity={thousandths / 1000}"])
-    hand_in(jobs, request, console, dry_run=dry_run)
+    submit_jobs(jobs, console, dry_run=dry_run)
 
 
-def hand_in(jobs: Sequence[Job], request: Request, console: Console, *, dry_run: bool) -> None:
-    """Submit jobs of which each waits for the one before, and print their numbers; all or none.
+def submit_jobs(jobs: Sequence[Job], console: Console, *, dry_run: bool) -> None:
+    """Submit all jobs or none, each to run after the one before it, and print their numbers.
 
     Raises:
-        UserError: the cluster cannot give what is asked for, or it refuses a job.
+        UserError: Slurm or the batch scripts are missing, or sbatch refuses a job.
     """
-    check(request, ask_sinfo())
-    if not SCRIPTS.is_dir():
-        raise UserError(f"{SCRIPTS}: no such folder: name that of the batch scripts in DSPRUNE_SLURM")
+    if shutil.which("sbatch") is None:
+        raise UserError(
+            "sbatch: not on PATH: submit on a login node of a Slurm cluster, or load its slurm module"
+        )
+    if not scripts_folder().is_dir():
+        raise UserError(f"DSPRUNE_SLURM: {scripts_folder()}: no such folder: name that of the batch scripts")
     for job in jobs:
         _sbatch(["sbatch", "--test-only", *job.command(after=None)[1:]])
     if dry_run:
@@ -72,7 +73,7 @@ def hand_in(jobs: Sequence[Job], request: Request, console: Console, *, dry_run:
 
 
 def _submit_all(jobs: Sequence[Job]) -> list[str]:
-    """The jobs' numbers; when one is refused, those before it are cancelled."""
+    """Return the jobs' numbers; when one is refused, cancel those before it."""
     submitted: list[str] = []
     for job in jobs:
         try:
@@ -85,11 +86,19 @@ def _submit_all(jobs: Sequence[Job]) -> list[str]:
 
 
 def _sbatch(command: Sequence[str]) -> str:
-    """The number of the job."""
-    environment = os.environ | {"DSPRUNE_SLURM": str(SCRIPTS)}
+    """Run sbatch; return the number of the job.
+
+    Raises:
+        UserError: sbatch fails; holds its answer.
+    """
+    # A job finds this Python first, also where its environment was not activated.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"DSPRUNE_SLURM": str(scripts_folder().resolve()), "PATH": path}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
+        answer = "; ".join(line.removeprefix("sbatch: error: ") for line in done.stderr.splitlines())
         raise UserError(
-            f"{' '.join(done.stderr.split())}: change what is asked for in: {shlex.join(command)}"
+            f"sbatch: {answer}: change what is requested in: {shlex.join(command)} "
+            f"(sinfo lists what the cluster has)"
         )
-    return done.stdout.strip().partition(";")[0]  # behind it the name of the cluster, where there are several
+    return done.stdout.strip().partition(";")[0]  # after it the name of the cluster, where there are several

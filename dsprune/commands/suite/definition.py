@@ -1,6 +1,5 @@
 """The definition of a suite: recipes, sparsities, and methods, each of which changes a few values of a recipe."""
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,11 +9,10 @@ from pydantic import Field, ValidationError, field_validator
 from dsprune.errors import UserError
 from dsprune.recipe.loading import describe
 from dsprune.recipe.sections import Section, Text
+from dsprune.utils.shipped import shipped_folder, shipped_names
 from dsprune.utils.text import did_you_mean
 
 __all__ = ["Method", "Suite", "load_suite", "shipped_suites"]
-
-_SHIPPED = files("dsprune") / "suites"
 
 
 class Method(Section):
@@ -85,9 +83,8 @@ class Suite(Section):
 
 
 def shipped_suites() -> list[str]:
-    """Return the names of the suites in the package."""
-    names = sorted(Path(file.name).stem for file in _SHIPPED.iterdir() if file.name.endswith(".yaml"))
-    return [name for name in names if name != "published"]
+    """Names of the suites that come with the package."""
+    return [name for name in shipped_names("suites") if name != "published"]
 
 
 def load_suite(name_or_path: str) -> Suite:
@@ -100,7 +97,7 @@ def load_suite(name_or_path: str) -> Suite:
     if path.is_file():
         text = path.read_bytes()
     elif name_or_path in shipped_suites():
-        text = _SHIPPED.joinpath(f"{name_or_path}.yaml").read_bytes()
+        text = shipped_folder("suites").joinpath(f"{name_or_path}.yaml").read_bytes()
     else:
         hint = did_you_mean(name_or_path, shipped_suites())
         raise UserError(

@@ -2,16 +2,14 @@
 
 import json
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from dsprune.commands.report import report
-from dsprune.commands.submit.cluster import Request
-from dsprune.commands.submit.jobs import Job, common_options
-from dsprune.commands.submit.submit import hand_in
+from dsprune.commands.submit.jobs import Job, Request
+from dsprune.commands.submit.submit import submit_jobs
 from dsprune.commands.suite.definition import load_suite
 from dsprune.commands.suite.execute import execute
 from dsprune.commands.suite.grid import Grid, Part, check_methods
@@ -146,30 +144,27 @@ def suite_part(choice: Choice, number: int, num_ranks: int, console: Console) ->
     _write_about(choice)
 
 
-def submit_suite(
-    choice: Choice, request: Request, options: Sequence[str], dry_run: bool, console: Console
-) -> None:
-    """Submit an array of jobs for the teachers and their stores, if there are any, and one for all other parts.
+def submit_suite(choice: Choice, request: Request, dry_run: bool, console: Console) -> None:
+    """Submit an array for teachers and their stores where there are any, and one for all that needs them.
 
     Args:
-        choice: what to run.
-        request: resources of each job.
-        options: further options for sbatch.
-        dry_run: check and print only; submit nothing.
-        console: where to print.
+        choice: what of the suite.
+        request: what each job asks for.
+        dry_run: check and print, submit nothing.
+        console: where the numbers go.
 
     Raises:
         UserError: the suite is invalid, the cluster does not have the resources, or it refuses a job.
     """
     first, then = map(len, parts_of(choice))
-    common = common_options(Path(choice.name).stem, request, options)
+    options = request.options(Path(choice.name).stem)
     spans = [(0, first), (first, first + then)]
     jobs = [
-        Job("suite", (*common, f"--array={start}-{stop - 1}"), tuple(choice.arguments()))
+        Job("suite", (*options, f"--array={start}-{stop - 1}"), tuple(choice.arguments()))
         for start, stop in spans
         if stop > start
     ]
-    hand_in(jobs, request, console, dry_run=dry_run)
+    submit_jobs(jobs, console, dry_run=dry_run)
     console.print(f"when they are done: dsprune report {choice.home}", markup=False, highlight=False)
 
 
