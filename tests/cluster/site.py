@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from tests.system.commands import environment
+from dsprune.testing.commands import environment
 
 SLURM = Path(__file__).resolve().parents[2] / "slurm"
 

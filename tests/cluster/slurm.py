@@ -16,9 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.debian import install
-
-__all__ = ["GPUS", "NODES", "Slurm", "obstacle", "start_slurm"]
+__all__ = ["GPUS", "NODES", "PROGRAMS", "Slurm", "obstacle", "start_slurm"]
 
 NODES = ("n1", "n2")
 DEVICES = ("/dev/null", "/dev/zero")  # what passes for the GPUs of a node: their number is that of its ranks
@@ -108,8 +106,8 @@ class Slurm:
 
 
 def obstacle() -> str | None:
-    """Why there can be no Slurm here, if so; what is missing is installed where that is allowed."""
-    return install(PROGRAMS) if os.geteuid() == 0 else "slurmctld, slurmd and munge are started by root"
+    """Return why there can be no Slurm here, whatever is installed, or None."""
+    return None if os.geteuid() == 0 else "slurmctld, slurmd and munge are started by root"
 
 
 @contextlib.contextmanager

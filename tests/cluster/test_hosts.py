@@ -5,16 +5,15 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from dsprune.commands.cli import run_command
-from tests.cluster.hosts import Host, obstacle, two_hosts, write_remote_shell
-from tests.debian import need
-from tests.system.commands import dsprune_command, environment, write_recipe
-from tests.tiny import tiny_bert, tiny_sentiment
+from dsprune.testing.commands import dsprune_command, environment
+from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
+from tests.cluster.hosts import PROGRAMS, Host, obstacle, probe, two_hosts, write_remote_shell
 
 ROOT = Path(__file__).resolve().parents[2]
 WATCHDOG = 30  # seconds without progress after which a rank ends
@@ -25,8 +24,9 @@ CARRIED = ("TORCH_EXTENSIONS_DIR", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "HF_HUB
 
 
 @pytest.fixture(scope="module")
-def hosts() -> Iterator[tuple[Host, Host]]:
-    need(obstacle())
+def hosts(need: Callable[..., None]) -> Iterator[tuple[Host, Host]]:
+    need(PROGRAMS, obstacle())
+    need({}, probe())
     with two_hosts() as pair:
         yield pair
 

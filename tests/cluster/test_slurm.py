@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from dsprune.commands.cli import run_command
+from dsprune.testing.commands import dsprune_command, environment
+from dsprune.testing.offline_wandb import read_offline_run
+from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 from tests.cluster.site import SLURM, edited_scripts
 from tests.cluster.slurm import GPUS, Slurm
-from tests.system.commands import dsprune_command, environment, write_recipe
-from tests.system.offline_wandb import read_offline_run
-from tests.tiny import tiny_bert, tiny_sentiment
 
 PATIENCE = 400  # seconds for a job; quiet machines need a tenth
 

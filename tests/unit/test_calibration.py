@@ -35,8 +35,8 @@ from dsprune.model.pretrained import load_tokenizer
 from dsprune.recipe import load_recipe
 from dsprune.recipe.ramp import Ramp
 from dsprune.tasks.task import build_task
-from tests.stores import TEMPERATURES, capture, logits, plan, samples, spec
-from tests.tiny import tiny_bert, tiny_sentiment
+from dsprune.testing.stores import TEMPERATURES, capture, logits, plan, samples, spec
+from dsprune.testing.tiny import tiny_bert, tiny_sentiment
 
 CLASSES = 4
 
@@ -199,7 +199,7 @@ def stored(folder: Path, kept: StoreSpec) -> Store:
 
 
 def labels_by_output(kept: StoreSpec) -> Labels:
-    """Of each row the likeliest class, but of each third row, for the samples of `tests.stores`."""
+    """Of each row the likeliest class, but of each third row, for the samples of `dsprune.testing.stores`."""
     known = {}
     for name in kept.outputs:
         known[name] = {

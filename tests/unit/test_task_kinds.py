@@ -16,9 +16,9 @@ from dsprune.model.pretrained import load_tokenizer
 from dsprune.recipe import Recipe
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.task import build_task
+from dsprune.testing.kinds import models
+from dsprune.testing.kinds.kind import KINDS, Kind
 from dsprune.train.evaluation import evaluate
-from tests.kinds import models
-from tests.kinds.kind import KINDS, Kind
 
 pytestmark = pytest.mark.filterwarnings("ignore:Version v4.12.0 introduces:FutureWarning")
 
