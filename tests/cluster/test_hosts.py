@@ -20,7 +20,10 @@ WATCHDOG = 30  # seconds without progress after which a rank ends
 PATIENCE = 400  # seconds for a start; quiet machines need a tenth
 
 # What DeepSpeed's launcher takes to the other hosts, from a file beside the run; PYTHONPATH it takes by itself.
-CARRIED = ("TORCH_EXTENSIONS_DIR", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "HF_HUB_OFFLINE")
+CARRIED = (
+    *("TORCH_EXTENSIONS_DIR", "OMP_NUM_THREADS", "OMP_WAIT_POLICY"),
+    *("HF_HUB_OFFLINE", "TORCHDYNAMO_DISABLE"),
+)
 
 
 @pytest.fixture(scope="module")
