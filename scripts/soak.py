@@ -1,6 +1,6 @@
 """Kills a run at random moments, again and again, and compares its end with that of a run left in peace.
 
-python -m scripts.soak [--rounds 200] [--minutes M] [--ranks 2] [--seed 0] [--folder DIR] [KEY.SUB=VALUE ...]
+python scripts/soak.py [--rounds 200] [--minutes M] [--ranks 2] [--seed 0] [--folder DIR] [KEY.SUB=VALUE ...]
 
 In each round a tiny model's run is started, or gone on with, and hit at a random moment: one rank or all of them
 are killed (SIGKILL), or asked to stop (SIGTERM). When a run gets to its end, it must be the same as the one left
@@ -26,11 +26,10 @@ from rich.progress import track
 from rich.table import Table
 
 from dsprune.checkpoint.tags import complete_tags
+from dsprune.testing.compare import differences
+from dsprune.testing.forked import ForkedRanks
+from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 from dsprune.train.run_folder import RunFolder
-from scripts.soaking.compare import differences
-from scripts.soaking.ranks import Ranks, prepare
-from tests.system.commands import write_recipe
-from tests.tiny import tiny_bert, tiny_sentiment
 
 PLACES = {
     "save_checkpoint": "saving a checkpoint",
@@ -71,11 +70,10 @@ class Tally:
 def main() -> int:
     """Do the rounds and print what came of them."""
     args = _arguments()
-    prepare()
     folder = Path(args.folder or tempfile.mkdtemp(prefix="soak-"))
     recipe = _write_recipe(folder)
     dice, tally, console = random.Random(args.seed), Tally(), Console()
-    Ranks(["schema"], 1, folder / "logs" / "first").wait()  # the first start waits for the imports
+    ForkedRanks(["schema"], 1, folder / "logs" / "first").wait()  # the first start waits for the imports
     started = time.monotonic()
     times = _peace(folder, recipe, args)
     for number in track(range(args.rounds), "rounds", console=Console(stderr=True)):
@@ -141,9 +139,9 @@ def _round(
     shutil.rmtree(run.path)
 
 
-def _start(folder: Path, recipe: Path, name: str, args: argparse.Namespace) -> Ranks:
+def _start(folder: Path, recipe: Path, name: str, args: argparse.Namespace) -> ForkedRanks:
     words = ["train", str(recipe), f"name={name}", *args.values]
-    return Ranks(words, args.ranks, folder / "logs" / name)
+    return ForkedRanks(words, args.ranks, folder / "logs" / name)
 
 
 def _newest_step(folder: Path) -> int:

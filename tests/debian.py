@@ -1,4 +1,4 @@
-"""Programs of Debian's that tests drive for real: installed where that is allowed, or told why they are missing."""
+"""Programs of Debian that tests run: installed where that is allowed. Tests reach them by the fixture `need`."""
 
 import fcntl
 import os
@@ -16,7 +16,7 @@ LOCK = Path(tempfile.gettempdir()) / f"dsprune-apt-{os.geteuid()}.lock"
 
 
 def install(programs: Mapping[str, str]) -> str | None:
-    """Why programs are not here, if so; what is missing is installed by root, from Debian's packages.
+    """Install missing programs as root, from Debian's packages; return why that is impossible, or None.
 
     Args:
         programs: names on PATH, and the packages that bring them.
@@ -41,8 +41,13 @@ def _install(missing: Mapping[str, str]) -> str | None:
     return None if done.returncode == 0 else f"apt-get could not install {names}: {done.stderr[-300:]}"
 
 
-def need(obstacle: str | None) -> None:
-    """Skip a test whose reason not to run is given; continuous integration must run it."""
-    if obstacle is not None:
+def need(programs: Mapping[str, str], obstacle: str | None = None) -> None:
+    """Skip a test whose programs are missing and cannot be installed; continuous integration must run it.
+
+    Args:
+        programs: names on PATH, and the packages that bring them.
+        obstacle: another reason why the test cannot run here, if there is one.
+    """
+    if obstacle := obstacle or install(programs):
         assert "CI" not in os.environ, obstacle
         pytest.skip(obstacle)

@@ -1,16 +1,74 @@
-"""The scripts of slurm/ as a site would have them: edited at their marked places, and nowhere else."""
+"""A site with a Slurm: a folder to submit from, recipes, and the scripts of slurm/ edited at their marked places."""
 
 import re
 import shutil
+import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from tests.system.commands import environment
+from dsprune.testing.commands import dsprune_command, environment
+from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
+from tests.cluster.slurm import GPUS, Slurm
 
 SLURM = Path(__file__).resolve().parents[2] / "slurm"
 
+PATIENCE = 400  # seconds for a job; quiet machines need a tenth
+
 # What a process of this test needs to find this Python and this dsprune.
-CARRIED = ("PYTHONPATH", "TORCH_EXTENSIONS_DIR", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "HF_HUB_OFFLINE")
+CARRIED = (
+    *("PYTHONPATH", "TORCH_EXTENSIONS_DIR", "OMP_NUM_THREADS", "OMP_WAIT_POLICY"),
+    *("HF_HUB_OFFLINE", "TORCHDYNAMO_DISABLE"),
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A folder to submit from, the scripts, and a Slurm."""
+
+    folder: Path
+    scripts: Path
+    slurm: Slurm
+
+    def submit(self, *command: str | Path) -> str:
+        """What a command prints that submits jobs."""
+        own = {"HOME": str(self.folder), "PYTHONPATH": str(SLURM.parent), "DSPRUNE_SLURM": str(self.scripts)}
+        done = subprocess.run(
+            [*map(str, command)], cwd=self.folder, env=environment() | self.slurm.environment | own,
+            capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def dsprune(self, *arguments: str | Path) -> str:
+        return self.submit(*dsprune_command(*arguments))
+
+    def log(self, job: str) -> str:
+        return Path(self.slurm.field(job, "StdOut")).read_text()
+
+
+def make_site(folder: Path, slurm: Slurm) -> Site:
+    """A site whose recipes are long, dense, plain and student."""
+    bert = tiny_bert(folder / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    data = tiny_sentiment(folder / "data", 320, 64)
+    short = {
+        "budget": {"steps": 12, "batch": 32},
+        "pruning": {"sparsity": 0.7, "start": 2, "end": 6, "updates": 2},
+    }
+    tracking = {"wandb": True, "log_every": 4}
+    write_recipe(
+        folder / "long.yaml", bert, data, budget={"steps": 300, "batch": 32}, pruning={"sparsity": 0.9},
+        checkpoints={"every": 20}, tracking=tracking,
+    )  # fmt: skip
+    write_recipe(folder / "dense.yaml", bert, data, **{**short, "pruning": None})
+    write_recipe(folder / "plain.yaml", bert, data, **short, output="runs")
+    teacher = {
+        "teacher": str(folder / "runs" / "dense" / "model"),
+        "store": str(folder / "store"),
+        "hardness": 0.5,
+    }
+    write_recipe(folder / "student.yaml", bert, data, **short, distillation=teacher, tracking=tracking)
+    return Site(folder, edited_scripts(folder, GPUS, "500,900"), slurm)
 
 
 def edited_scripts(folder: Path, gpus: int, sparsities: str) -> Path:

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.debian import install
+from tests.cluster.leash import leashed
 
-__all__ = ["GPUS", "NODES", "Slurm", "obstacle", "start_slurm"]
+__all__ = ["GPUS", "NODES", "PROGRAMS", "Slurm", "obstacle", "start_slurm"]
 
 NODES = ("n1", "n2")
 DEVICES = ("/dev/null", "/dev/zero")  # what passes for the GPUs of a node: their number is that of its ranks
@@ -108,8 +108,8 @@ class Slurm:
 
 
 def obstacle() -> str | None:
-    """Why there can be no Slurm here, if so; what is missing is installed where that is allowed."""
-    return install(PROGRAMS) if os.geteuid() == 0 else "slurmctld, slurmd and munge are started by root"
+    """Return why there can be no Slurm here, whatever is installed, or None."""
+    return None if os.geteuid() == 0 else "slurmctld, slurmd and munge are started by root"
 
 
 @contextlib.contextmanager
@@ -118,12 +118,12 @@ def start_slurm() -> Iterator[Slurm]:
     with tempfile.TemporaryDirectory(prefix="dsprune-slurm-") as name, contextlib.ExitStack() as stack:
         slurm = Slurm(Path(name))
         _configure(slurm.folder)
-        stack.enter_context(_daemon("munged", *_munge_options(slurm.folder / "munge")))
+        stack.enter_context(leashed("munged", *_munge_options(slurm.folder / "munge")))
         _await(slurm, (slurm.folder / "munge" / "socket").exists, "munge")
         config = ("-D", "-f", slurm.environment["SLURM_CONF"])
-        stack.enter_context(_daemon("slurmctld", *config, "-c"))
+        stack.enter_context(leashed("slurmctld", *config, "-c"))
         for node in NODES:
-            stack.enter_context(_daemon("slurmd", *config, "-N", node))
+            stack.enter_context(leashed("slurmd", *config, "-N", node))
         _await(slurm, lambda: _num_idle(slurm) == len(NODES), "the nodes")
         stack.callback(_cancel_all, slurm)
         yield slurm
@@ -159,21 +159,6 @@ def _free_ports(number: int) -> list[int]:
         for probe in probes:
             probe.bind(("127.0.0.1", 0))
         return [probe.getsockname()[1] for probe in probes]
-
-
-@contextlib.contextmanager
-def _daemon(*command: str) -> Iterator[None]:
-    """A daemon in the foreground; its log is in its own file."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _num_idle(slurm: Slurm) -> int:

@@ -5,28 +5,31 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from dsprune.commands.cli import run_command
-from tests.cluster.hosts import Host, obstacle, two_hosts, write_remote_shell
-from tests.debian import need
-from tests.system.commands import dsprune_command, environment, write_recipe
-from tests.tiny import tiny_bert, tiny_sentiment
+from dsprune.testing.commands import dsprune_command, environment
+from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
+from tests.cluster.hosts import PROGRAMS, Host, obstacle, probe, two_hosts, write_remote_shell
 
 ROOT = Path(__file__).resolve().parents[2]
 WATCHDOG = 30  # seconds without progress after which a rank ends
 PATIENCE = 400  # seconds for a start; quiet machines need a tenth
 
 # What DeepSpeed's launcher takes to the other hosts, from a file beside the run; PYTHONPATH it takes by itself.
-CARRIED = ("TORCH_EXTENSIONS_DIR", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "HF_HUB_OFFLINE")
+CARRIED = (
+    *("TORCH_EXTENSIONS_DIR", "OMP_NUM_THREADS", "OMP_WAIT_POLICY"),
+    *("HF_HUB_OFFLINE", "TORCHDYNAMO_DISABLE"),
+)
 
 
 @pytest.fixture(scope="module")
-def hosts() -> Iterator[tuple[Host, Host]]:
-    need(obstacle())
+def hosts(need: Callable[..., None]) -> Iterator[tuple[Host, Host]]:
+    need(PROGRAMS, obstacle())
+    need({}, probe())
     with two_hosts() as pair:
         yield pair
 

@@ -8,8 +8,8 @@ from dsprune.commands.cli import run_command
 from dsprune.commands.submit.jobs import Job
 from dsprune.commands.submit.submit import _submit_all
 from dsprune.errors import UserError
+from dsprune.testing.tiny import write_recipe
 from tests.cluster.slurm import Slurm
-from tests.system.commands import write_recipe
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.ranks.pool import RankPool
+from dsprune.testing.pool import RankPool
 
 
 @pytest.fixture(scope="module", params=[1, 2, 3, 4], ids=lambda size: f"world{size}")

@@ -18,8 +18,8 @@ from dsprune.masks.bits import unpack
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe
 from dsprune.selection.groups import update_groups
-from tests.engine.model import TinyModel, batch
-from tests.ranks.dense import select_dense
+from dsprune.testing.dense import select_dense
+from dsprune.testing.model import TinyModel, batch
 
 BATCH = 12
 STEPS = 12

@@ -11,11 +11,11 @@ from dsprune.model.prunable import find_prunable
 from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.selection.groups import make_groups
+from dsprune.testing.dense import select_dense
+from dsprune.testing.model import TinyModel
+from dsprune.testing.pool import RankPool
 from tests.engine import scenarios
-from tests.engine.model import TinyModel
 from tests.engine.scenarios import ds_config, make_recipe
-from tests.ranks.dense import select_dense
-from tests.ranks.pool import RankPool
 
 STAGES = pytest.mark.parametrize("stage", [0, 1, 2, 3])
 PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "bf16"])

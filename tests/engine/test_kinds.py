@@ -23,14 +23,14 @@ from dsprune.ranks.collectives import Comm
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import load_recipe
 from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.testing.commands import command
+from dsprune.testing.compare import differences
+from dsprune.testing.kinds import models
+from dsprune.testing.kinds.kind import KINDS, Kind
+from dsprune.testing.pool import RankPool
 from dsprune.train.evaluation import evaluate_model
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.train import train
-from scripts.soaking.compare import differences
-from tests.kinds import models
-from tests.kinds.kind import KINDS, Kind
-from tests.ranks.pool import RankPool
-from tests.school import command
 
 CPU = torch.device("cpu")
 STEPS = 8

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from deepspeed.accelerator import get_accelerator
 
+from dsprune.testing.pool import RankPool
 from tests.engine import scenarios
 from tests.engine.scenarios import ds_config, make_recipe
-from tests.ranks.pool import RankPool
 
 OFFLOAD = {"device": "cpu", "pin_memory": False}
 

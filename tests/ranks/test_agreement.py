@@ -13,9 +13,9 @@ from dsprune.errors import UserError
 from dsprune.ranks.agreement import check_same
 from dsprune.ranks.collectives import Comm
 from dsprune.ranks.ranks import Ranks
+from dsprune.testing.pool import RankPool
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.stopping import StopRequests
-from tests.ranks.pool import RankPool
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ from dsprune.model.prunable import find_prunable
 from dsprune.ranks.collectives import Comm
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe, load_recipe
-from tests.ranks.pool import RankPool
-from tests.tiny import tiny_bert, tiny_sentiment
+from dsprune.testing.pool import RankPool
+from dsprune.testing.tiny import tiny_bert, tiny_sentiment
 
 CPU = torch.device("cpu")
 QUIET = Console(quiet=True)

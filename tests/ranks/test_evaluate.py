@@ -13,9 +13,9 @@ from dsprune.model.pretrained import load_tokenizer
 from dsprune.ranks.collectives import Comm, gather_in_order
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.task import build_task
+from dsprune.testing.pool import RankPool
+from dsprune.testing.tiny import tiny_bert, tiny_sentiment
 from dsprune.train.evaluation import evaluate, evaluate_model
-from tests.ranks.pool import RankPool
-from tests.tiny import tiny_bert, tiny_sentiment
 
 CPU = torch.device("cpu")
 

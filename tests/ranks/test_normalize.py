@@ -12,8 +12,8 @@ from dsprune.ranks.collectives import Comm
 from dsprune.selection import normalized
 from dsprune.selection.scan import Scorer
 from dsprune.selection.search import update_bytes
-from tests.ranks.dense import cut_randomly, part_of
-from tests.ranks.pool import RankPool
+from dsprune.testing.dense import cut_randomly, part_of
+from dsprune.testing.pool import RankPool
 
 TENSORS = [PrunableTensor(name, (size,)) for name, size in (("a", 10_007), ("b", 300), ("c", 5))]
 

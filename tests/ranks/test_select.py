@@ -16,8 +16,8 @@ from dsprune.selection import bracket, select
 from dsprune.selection.groups import Group, make_groups
 from dsprune.selection.scan import Scorer
 from dsprune.selection.search import update_bytes
-from tests.ranks.dense import cut_randomly, join, packed_parts, part_of, select_dense
-from tests.ranks.pool import RankPool
+from dsprune.testing.dense import cut_randomly, join, packed_parts, part_of, select_dense
+from dsprune.testing.pool import RankPool
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.debian import install
-
 BROWSER = "chromium"
+PROGRAMS = {BROWSER: "chromium"}
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -16,11 +15,6 @@ FLAGS = (
     "--disable-background-networking",
     "--hide-scrollbars",
 )
-
-
-def obstacle() -> str | None:
-    """Why there is no browser here, if so; it is installed where that is allowed."""
-    return install({BROWSER: "chromium"})
 
 
 def _run(page: Path, *flags: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from dsprune.ranks.ranks import find_ranks
-from tests.engine.model import TinyModel
+from dsprune.testing.model import TinyModel
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 

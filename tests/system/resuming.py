@@ -5,11 +5,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from dsprune.testing.forked import ForkedRanks
+from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.status_file import Status, read_status
-from scripts.soaking.ranks import Ranks, prepare
-from tests.system.commands import write_recipe
-from tests.tiny import tiny_bert, tiny_sentiment
 
 
 @dataclass(frozen=True)
@@ -22,10 +21,12 @@ class Workshop:
     def run(self, name: str) -> RunFolder:
         return RunFolder(self.folder / "runs" / name)
 
-    def start(self, name: str, *arguments: str, world_size: int = 2, last: list[str] | None = None) -> Ranks:
+    def start(
+        self, name: str, *arguments: str, world_size: int = 2, last: list[str] | None = None
+    ) -> ForkedRanks:
         """`dsprune train` of the recipe, as run `name`."""
         words = ["train", str(self.recipe), f"name={name}", *arguments]
-        return Ranks(words, world_size, self.folder / "logs" / name, last or [])
+        return ForkedRanks(words, world_size, self.folder / "logs" / name, last or [])
 
     def start_and_stop(self, name: str, *arguments: str, step: int, world_size: int = 2) -> RunFolder:
         """The same until after a step."""
@@ -37,14 +38,13 @@ class Workshop:
 
 
 def make_workshop(folder: Path) -> Workshop:
-    prepare()
     data, bert = tiny_sentiment(folder / "data", 320, 64), tiny_bert(folder / "bert")
     tracking = {"log_every": 2}
     recipe = write_recipe(folder / "tiny.yaml", bert, data, checkpoints={"every": 10}, tracking=tracking)
     return Workshop(folder, recipe)
 
 
-def wait_for(ranks: Ranks, run: RunFolder, step: int) -> None:
+def wait_for(ranks: ForkedRanks, run: RunFolder, step: int) -> None:
     """Until the log of a run has come to a step."""
     deadline = time.monotonic() + 120
     while not run.metrics.exists() or f'{{"step": {step},' not in run.metrics.read_text():

@@ -9,8 +9,8 @@ import pytest
 from transformers import LlamaConfig
 
 from dsprune import __version__
-from tests.system.commands import complaints, dsprune, launched, run, write_recipe
-from tests.tiny import tiny_bert, tiny_sentiment
+from dsprune.testing.commands import complaints, dsprune, launched, run
+from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from dsprune.recipe import load_recipe
-from tests.ranks.pool import RankPool
-from tests.school import Done, command, examples, losses, rewrite, write_school
-from tests.system.commands import dsprune, launched
+from dsprune.testing.commands import Done, command, dsprune, launched
+from dsprune.testing.pool import RankPool
+from tests.system.school import examples, losses, rewrite, write_school
 
 KINDS = {
     "full": ("distillation.kind=full", "distillation.dtype=fp32"),

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.testing.tiny import tiny_bert, tiny_sentiment
 from dsprune.train.evaluation import evaluate_model
-from tests.tiny import tiny_bert, tiny_sentiment
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from dsprune.testing.commands import TIMEOUT, complaints, environment, launcher_command
+from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.status_file import Status, read_status
-from tests.system.commands import TIMEOUT, complaints, environment, launcher_command, write_recipe
-from tests.tiny import tiny_bert, tiny_sentiment
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Reports in a real browser, light and dark: one run, a killed one, and twenty at once."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +9,9 @@ import pytest
 from rich.console import Console
 
 from dsprune.commands.report import report
-from tests.debian import need
-from tests.runs import write_run
-from tests.system.browser import obstacle, rendered, screenshot
-from tests.system.commands import complaints, dsprune
+from dsprune.testing.commands import complaints, dsprune
+from dsprune.testing.runs import write_run
+from tests.system.browser import PROGRAMS, rendered, screenshot
 
 TEACHER = "distillation.teacher=runs/dense/model"
 
@@ -23,8 +22,8 @@ def write(folder: Path, *runs: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    need(obstacle())
+def pages(need: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    need(PROGRAMS)
     folder = tmp_path_factory.mktemp("reports")
     runs = folder / "runs"
     for number in range(20):

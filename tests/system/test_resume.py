@@ -9,8 +9,8 @@ import pytest
 
 from dsprune.checkpoint.tags import TAG_MANIFEST, complete_tags
 from dsprune.commands.cli import run_command
+from dsprune.testing.compare import differences
 from dsprune.train.run_folder import RunFolder
-from scripts.soaking.compare import differences
 from tests.system.resuming import Workshop, make_workshop, status_of, wait_for
 
 

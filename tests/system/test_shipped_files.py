@@ -17,13 +17,13 @@ from dsprune.model.pretrained import load_config
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import load_recipe, shipped_recipes
 from dsprune.tasks.task import build_task
+from dsprune.testing.kinds import models
+from dsprune.testing.kinds.tokenizers import byte_pairs_without_padding, unigrams
+from dsprune.testing.pool import RankPool
+from dsprune.testing.tiny import tiny_bert
 from dsprune.utils.shipped import shipped_names
 from dsprune.zero.ops import build_ops
-from tests.kinds import models
-from tests.kinds.tokenizers import byte_pairs_without_padding, unigrams
-from tests.ranks.pool import RankPool
 from tests.system.blocks import Blocks, examples
-from tests.tiny import tiny_bert
 
 CONFIGS = shipped_names("ds_configs")
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.system.commands import environment
+from dsprune.testing.commands import environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -12,8 +12,7 @@ ROOT = Path(__file__).parents[2]
 def test_three_rounds_survive(tmp_path: Path) -> None:
     command = [
         sys.executable,
-        "-m",
-        "scripts.soak",
+        "scripts/soak.py",
         "--rounds",
         "3",
         "--ranks",

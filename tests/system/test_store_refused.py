@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.ranks.pool import RankPool
-from tests.school import command, examples, rewrite, write_school
-from tests.stores import content
+from dsprune.testing.commands import command
+from dsprune.testing.pool import RankPool
+from dsprune.testing.stores import content
+from tests.system.school import examples, rewrite, write_school
 
 SHARD, HEAD, MANIFEST = "shard-00000.safetensors", "head.safetensors", "store.json"
 

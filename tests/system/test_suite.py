@@ -15,8 +15,7 @@ from transformers import AutoModelForSequenceClassification
 
 from dsprune.commands.cli import run_command
 from dsprune.model.prunable import find_prunable
-from tests.system.commands import write_recipe
-from tests.tiny import tiny_bert, tiny_sentiment
+from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 
 METHODS = {
     "guided": {"set": ["distillation.teacher={teacher}"], "reference": True},

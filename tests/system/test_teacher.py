@@ -21,12 +21,12 @@ from dsprune.model.pretrained import load_tokenizer
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import load_recipe
 from dsprune.tasks.task import build_task
-from tests.ranks.pool import RankFailedError, RankPool
-from tests.school import LABELS, Done, command, write_school
-from tests.stores import content
-from tests.system.commands import dsprune, environment, launcher_command
+from dsprune.testing.commands import Done, command, dsprune, environment, launcher_command
+from dsprune.testing.pool import RankFailedError, RankPool
+from dsprune.testing.stores import content
+from dsprune.testing.tiny import VOCABULARY, tiny_tokenizer
 from tests.system.disks import small_disk
-from tests.tiny import VOCABULARY, tiny_tokenizer
+from tests.system.school import LABELS, write_school
 
 NUM_SHARDS = 5
 HIDDEN = ("distillation.kind=hidden", "distillation.dtype=fp32")

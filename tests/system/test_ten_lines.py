@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.system.commands import launcher_command, run
+from dsprune.testing.commands import launcher_command, run
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -25,18 +25,11 @@ from dsprune.masks.files import read_masks
 from dsprune.masks.manifest import read_manifest
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.recipe import load_recipe
+from dsprune.testing.commands import complaints, dsprune, dsprune_command, environment, launched
+from dsprune.testing.offline_wandb import read_offline_run
+from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 from dsprune.train.status_file import read_status
 from dsprune.utils.files import sha256_of
-from tests.system.commands import (
-    complaints,
-    dsprune,
-    dsprune_command,
-    environment,
-    launched,
-    write_recipe,
-)
-from tests.system.offline_wandb import read_offline_run
-from tests.tiny import tiny_bert, tiny_sentiment
 
 NUM_PRUNABLE = 2 * (4 * 32 * 32 + 2 * 32 * 64)
 NUM_PRUNED = round(0.9 * NUM_PRUNABLE)

@@ -16,13 +16,13 @@ import dsprune as package
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.schedule import Timetable, build_timetable
+from dsprune.testing.commands import dsprune
+from dsprune.testing.commands import run as run_command
+from dsprune.testing.offline_wandb import OfflineRun, read_offline_run
+from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.tracking import Result, Tracker, open_tracker
-from tests.system.commands import dsprune, write_recipe
-from tests.system.commands import run as run_command
-from tests.system.offline_wandb import OfflineRun, read_offline_run
 from tests.system.wandb_server import serving
-from tests.tiny import tiny_bert, tiny_sentiment
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 PROGRAM = (sys.executable, "-m", "tests.system.test_wandb")

@@ -36,8 +36,8 @@ from dsprune.model.pretrained import load_tokenizer
 from dsprune.recipe import load_recipe
 from dsprune.recipe.ramp import Ramp
 from dsprune.tasks.task import build_task
-from tests.stores import TEMPERATURES, capture, logits, plan, samples, spec
-from tests.tiny import tiny_bert, tiny_sentiment
+from dsprune.testing.stores import TEMPERATURES, capture, logits, plan, samples, spec
+from dsprune.testing.tiny import tiny_bert, tiny_sentiment
 
 CLASSES = 4
 

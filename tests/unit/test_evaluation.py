@@ -10,8 +10,8 @@ from dsprune.model.pretrained import load_tokenizer
 from dsprune.ranks.batches import evaluation_batches
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.task import build_task
+from dsprune.testing.tiny import tiny_bert, tiny_sentiment
 from dsprune.train.evaluation import evaluate, evaluate_model
-from tests.tiny import tiny_bert, tiny_sentiment
 
 CPU = torch.device("cpu")
 

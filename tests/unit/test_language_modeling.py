@@ -12,10 +12,10 @@ from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.language_modeling import mask_tokens
 from dsprune.tasks.task import build_task
 from dsprune.tasks.vocabulary import IGNORED, TokenCounts, linear_head
+from dsprune.testing.kinds import models
+from dsprune.testing.kinds.data import SENTENCES, jsonl
+from dsprune.testing.kinds.tokenizers import byte_pairs_without_padding, word_piece
 from dsprune.train.evaluation import evaluate
-from tests.kinds import models
-from tests.kinds.data import SENTENCES, jsonl
-from tests.kinds.tokenizers import byte_pairs_without_padding, word_piece
 
 WORDS = word_piece(SENTENCES)
 BYTES = byte_pairs_without_padding(SENTENCES)

@@ -1,13 +1,16 @@
 """Scores depend on the weight and its place alone, never on how the tensor is cut."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from dsprune.errors import UserError
-from dsprune.methods.method import ShardContext
+from dsprune.methods.method import Method, ShardContext
 from dsprune.model.shard import PrunableTensor
 from dsprune.registry import METHODS
 from dsprune.selection.groups import make_groups
+from dsprune.testing.methods import check_parts, check_selection, check_shards
 from dsprune.utils.randomness import mix64
 
 TENSOR = PrunableTensor("encoder.weight", (50, 20))
@@ -30,13 +33,11 @@ def test_a_part_of_a_context_is_cut_alike_everywhere() -> None:
 
 
 @pytest.mark.parametrize("name", list(METHODS))
-def test_the_scores_of_a_part_are_a_part_of_the_scores(name: str) -> None:
-    method = METHODS.get(name)()
-    scores = method.scores(context())
-    assert scores.dtype == torch.float32
-    assert scores.shape == (1000,)
-    for part in (slice(0, 1000), slice(3, 500), slice(999, 1000), slice(5, 1000, 7), slice(4, 4)):
-        assert torch.equal(method.scores(context()[part]), scores[part])
+@pytest.mark.parametrize(
+    "check", [check_parts, check_shards, check_selection], ids=lambda check: check.__name__
+)
+def test_a_method_keeps_what_all_must(name: str, check: Callable[[Method], None]) -> None:
+    check(METHODS.get(name)())
 
 
 def test_magnitude_is_the_absolute_value() -> None:

@@ -12,8 +12,8 @@ from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.commonsense import commonsense_qa, race, winogrande
 from dsprune.tasks.rows import Rows
 from dsprune.tasks.task import build_task
-from tests.kinds.data import jsonl
-from tests.kinds.tokenizers import word_piece
+from dsprune.testing.kinds.data import jsonl
+from dsprune.testing.kinds.tokenizers import word_piece
 
 TOKENIZER = word_piece(["q : a where is the cat mat park in on sat it big too"])
 

@@ -12,10 +12,10 @@ from dsprune.errors import UserError
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.task import build_task
-from tests.kinds import models
-from tests.kinds.data import table
-from tests.kinds.tokenizers import amino_acids, word_piece
-from tests.tiny import tiny_bert
+from dsprune.testing.kinds import models
+from dsprune.testing.kinds.data import table
+from dsprune.testing.kinds.tokenizers import amino_acids, word_piece
+from dsprune.testing.tiny import tiny_bert
 
 ROWS = [{"text": text, "label": label} for text, label in (("cat", 1.0), ("dog", 2.0), ("bird", 6.0))]
 TOKENIZER = word_piece(["cat dog bird"])

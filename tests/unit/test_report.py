@@ -16,7 +16,7 @@ from dsprune.report.many import page_of_runs
 from dsprune.report.runs import find_folders, read_run
 from dsprune.report.settings import differences, settings_of
 from dsprune.report.table import Table
-from tests.runs import write_run
+from dsprune.testing.runs import write_run
 
 TEACHER = "distillation.teacher=runs/dense/model"
 

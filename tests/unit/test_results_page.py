@@ -8,21 +8,22 @@ import pytest
 from dsprune.commands.analyze.result import Analysis, Finding, write_analysis
 from dsprune.commands.suite.definition import load_suite
 from dsprune.recipe import load_recipe
-from scripts.results import page
-from tests.runs import write_run
+from dsprune.testing.runs import write_run
+from tests.unit.scripts import SCRIPTS, load
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "results"
+page = load("results/page")
+RESULTS = SCRIPTS / "results"
 DISTILLED = "distillation={teacher: teacher, temperature: 2.0}"
 
 
-@pytest.mark.parametrize("path", sorted(SCRIPTS.glob("recipes/*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("recipes/*.yaml")), ids=lambda path: path.stem)
 def test_a_recipe_is_sound(path: Path) -> None:
     assert load_recipe(str(path)).budget.steps
 
 
 def test_the_suite_names_recipes_that_are_there() -> None:
-    suite = load_suite(str(SCRIPTS / "harness.yaml"))
-    assert all((SCRIPTS.parents[1] / recipe).is_file() for recipe in suite.recipes.values())
+    suite = load_suite(str(RESULTS / "harness.yaml"))
+    assert all((SCRIPTS.parent / recipe).is_file() for recipe in suite.recipes.values())
 
 
 def write_study(folder: Path) -> None:

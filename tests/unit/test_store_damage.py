@@ -18,7 +18,7 @@ from dsprune.distillation.store import (
 )
 from dsprune.distillation.store.tensor_file import TensorFile, write_tensors
 from dsprune.errors import UserError
-from tests.stores import ORIGIN, capture, content, head, plan, spec, write_shard
+from dsprune.testing.stores import ORIGIN, capture, content, head, plan, spec, write_shard
 
 FILES = ["shard-00000.safetensors", "shard-00001.safetensors", "head.safetensors"]
 

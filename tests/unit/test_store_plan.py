@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from dsprune.distillation.store import Output, StoreSpec, fingerprints, plan_store
 from dsprune.errors import UserError
-from tests.stores import ORIGIN, TEMPERATURES, capture, plan, samples, spec
+from dsprune.testing.stores import ORIGIN, TEMPERATURES, capture, plan, samples, spec
 
 KINDS = ["full", "topk", "hidden"]
 

@@ -14,7 +14,7 @@ from dsprune.distillation.store import ShardWriter, Store, StoreSpec, fingerprin
 from dsprune.distillation.store.codecs import codec_for
 from dsprune.distillation.store.format import DTYPES
 from dsprune.errors import UserError
-from tests.stores import ORIGIN, TEMPERATURES, capture, logits, plan, said, samples, spec
+from dsprune.testing.stores import ORIGIN, TEMPERATURES, capture, logits, plan, said, samples, spec
 
 KINDS = ["full", "topk", "hidden"]
 ROUNDING = {"fp32": 1e-6, "fp16": 2**-11, "bf16": 2**-8}

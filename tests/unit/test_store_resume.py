@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from dsprune.distillation.store import begin_store, finish_store, missing_shards, open_store
-from tests.stores import capture, content, head, plan, spec, write_shard
+from dsprune.testing.stores import capture, content, head, plan, spec, write_shard
 
 # Each child captures and is killed, without cleaning up, before it opens, renames or removes a file for the n-th
 # time. n grows by one from child to child, until one finishes. Prints which files each child left.
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
-from tests.stores import capture
+from dsprune.testing.stores import capture
 from tests.unit.test_store_resume import PLANNED
 
 folder, left, status = Path(sys.argv[1]), 0, None
@@ -46,7 +46,7 @@ for n in range(100):
 KILLED_IN_WRITING = """
 import resource, signal, sys
 from pathlib import Path
-from tests.stores import capture
+from dsprune.testing.stores import capture
 from tests.unit.test_store_resume import PLANNED
 
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)

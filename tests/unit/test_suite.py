@@ -20,8 +20,7 @@ from dsprune.model.prunable import find_prunable
 from dsprune.recipe import load_recipe, shipped_recipes
 from dsprune.report.published import _published, published_tables
 from dsprune.schedule.law import scaled_epochs
-from tests.system.commands import write_recipe
-from tests.tiny import tiny_bert
+from dsprune.testing.tiny import tiny_bert, write_recipe
 
 NAMES = "baselines", "guidelines"
 

@@ -11,7 +11,7 @@ from dsprune.errors import UserError
 from dsprune.model.pretrained import load_config, load_model, load_tokenizer
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.task import build_task
-from tests.tiny import tiny_bert, tiny_sentiment, tiny_tokenizer
+from dsprune.testing.tiny import tiny_bert, tiny_sentiment, tiny_tokenizer
 
 
 def naive_scores(predicted, labels, num_labels):

@@ -12,7 +12,7 @@ from dsprune.errors import UserError
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.glue import GLUE
 from dsprune.tasks.task import build_task
-from tests.tiny import tiny_tokenizer
+from dsprune.testing.tiny import tiny_tokenizer
 
 ROWS = [("the film was good", "positive"), ('the plot, "was"\nbad', "negative"), ("so dull", "negative")]
 

@@ -1,44 +1,37 @@
-"""The ranks of a command, forked from a process that has imported everything: a start takes a moment.
+"""The ranks of a command as processes of their own, forked from one that has imported everything.
 
-What the deepspeed launcher does is done here too: when one rank fails, the others are told to end, and
-killed if they do not.
+A start takes a moment. As under the deepspeed launcher, when one rank fails, the others are terminated, and killed
+if they do not end.
 """
 
 import contextlib
 import faulthandler
-import multiprocessing
 import os
 import re
 import signal
-import socket
 import time
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-__all__ = ["Ranks", "prepare"]
+from dsprune.testing.commands import free_port
+from dsprune.testing.pool import forkserver
+
+__all__ = ["ForkedRanks"]
 
 GRACE = 30.0
-"""Seconds that a rank has to end after it was told to."""
-
-_fork = multiprocessing.get_context("forkserver")
+"""Seconds that a rank has to end after it was terminated."""
 
 
-def prepare() -> None:
-    """Import everything once, for all ranks to come."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    _fork.set_forkserver_preload(["scripts.soaking.imports"])
-
-
-class Ranks:
+class ForkedRanks:
     """`dsprune ARGUMENTS` on some ranks, whose stdout and stderr go to `log`, one file a rank.
 
     Args:
         arguments: of the command.
         world_size: number of ranks.
-        log: folder for what they print.
+        log: folder for the files.
         last: more arguments, for the last rank alone.
-        **environment: variables of theirs.
+        **environment: environment variables of all ranks.
     """
 
     def __init__(
@@ -49,22 +42,23 @@ class Ranks:
         last: Sequence[str] = (),
         **environment: str,
     ) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
         log.mkdir(parents=True, exist_ok=True)
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world_size)}
+        shared = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port()),
+            "WORLD_SIZE": str(world_size),
+        }
         self.log = log
         self.processes: list[BaseProcess] = []
         for rank in range(world_size):
             own = environment | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             words = [*arguments, *(last if rank == world_size - 1 else ())]
-            process = _fork.Process(target=_become, args=(words, own, str(log / f"{rank}.log")))
+            process = forkserver().Process(target=_become, args=(words, own, str(log / f"{rank}.log")))
             process.start()
             self.processes.append(process)
 
     def wait(self, timeout: float = 300.0) -> list[int | None]:
-        """Exit codes by rank, negative for a signal; None is a rank that hung and was killed here."""
+        """Return exit codes by rank, negative for a signal; None = the rank hung and was killed."""
         deadline, hung = time.monotonic() + timeout, set()
         while any(process.exitcode is None for process in self.processes):
             time.sleep(0.01)
@@ -74,7 +68,7 @@ class Ranks:
                 self._join(deadline)
             if time.monotonic() >= deadline:
                 hung = {rank for rank, process in enumerate(self.processes) if process.exitcode is None}
-                for rank in hung:  # where it hung belongs into its log
+                for rank in hung:  # where it hung belongs in its log
                     with (self.log / f"{rank}.log").open("a") as log:
                         log.write(f"hangs in {self.whereabouts(rank)}\n")
                 self.signal(signal.SIGKILL)
@@ -82,14 +76,14 @@ class Ranks:
         return [None if rank in hung else process.exitcode for rank, process in enumerate(self.processes)]
 
     def signal(self, number: signal.Signals, ranks: Sequence[int] | None = None) -> None:
-        """Send a signal to some ranks that live; None = to all."""
+        """Send a signal to some running ranks; None = to all."""
         for rank, process in enumerate(self.processes):
             if process.exitcode is None and (ranks is None or rank in ranks):
                 with contextlib.suppress(ProcessLookupError):  # it may end just now
                     os.kill(process.pid or 0, number)
 
     def whereabouts(self, rank: int) -> list[str]:
-        """The functions that a rank is in, the innermost first; empty when it does not tell in time."""
+        """Return the functions that a rank is in, the innermost first; empty if it does not answer in time."""
         path = self.log / f"{rank}.stack"
         if not path.exists():
             return []
@@ -101,11 +95,11 @@ class Ranks:
         return []
 
     def said(self, rank: int = 0) -> str:
-        """What a rank has printed."""
+        """Return what a rank has printed."""
         return (self.log / f"{rank}.log").read_text(errors="replace")
 
     def complaints(self) -> list[str]:
-        """What dsprune itself says on stderr, of all ranks."""
+        """Return the lines that dsprune itself wrote to stderr, of all ranks."""
         lines = [line for rank in range(len(self.processes)) for line in self.said(rank).splitlines()]
         return [line for line in lines if line.startswith("dsprune:")]
 
@@ -115,7 +109,7 @@ class Ranks:
 
 
 def _become(arguments: list[str], environment: dict[str, str], log: str) -> None:
-    """Be a fresh process that runs the command."""
+    """Run the command as a new process would, and end with its exit code."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)

@@ -1,6 +1,7 @@
-"""Small teacher stores, and what their teacher said, by sample."""
+"""Small teacher stores, and the outputs of their teacher by sample."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,29 +26,38 @@ TEMPERATURES = (1.0, 2.0, 5.5)
 
 
 def samples(count: int = 40) -> list[list[int]]:
-    """Token numbers of samples, each third one a copy of an earlier one."""
+    """Return token numbers of samples, each third one a copy of an earlier one."""
     return [[i // 2 if i % 3 == 2 else i, 7, *range(i % 4)] for i in range(count)]
 
 
 def spec(kind: str = "full", dtype: str = "fp16", classes: int = 300, outputs: int = 1) -> StoreSpec:
-    extra = {"topk": {"k": 8, "temperatures": TEMPERATURES}}.get(kind, {})
+    """Return the format of a store."""
     output = Output(classes=classes, hidden=HIDDEN if kind == "hidden" else None)
-    return StoreSpec(kind=kind, dtype=dtype, outputs={f"out{i}": output for i in range(outputs)}, **extra)
+    values: dict[str, Any] = {
+        "kind": kind,
+        "dtype": dtype,
+        "outputs": {f"out{number}": output for number in range(outputs)},
+    }
+    if kind == "topk":
+        values |= {"k": 8, "temperatures": TEMPERATURES}
+    return StoreSpec(**values)
 
 
 def plan(spec: StoreSpec, data: list[list[int]] | None = None, shard_bytes: int = 6000) -> StorePlan:
+    """Return the plan of a store of these samples."""
     data = samples() if data is None else data
     rows = {name: np.array([len(s) - 1 + i for s in data]) for i, name in enumerate(sorted(spec.outputs))}
     return plan_store(spec, ORIGIN, fingerprints({"input_ids": data}), rows, shard_bytes)
 
 
 def head(name: str, classes: int = 300) -> Head:
+    """Return the last layer of a teacher by the name of its output."""
     generator = torch.Generator().manual_seed(len(name) + ord(name[-1]))
     return Head(torch.randn(classes, HIDDEN, generator=generator), torch.randn(classes, generator=generator))
 
 
 def said(spec: StoreSpec, name: str, sample: list[int]) -> Tensor:
-    """The rows of one output of the teacher for one sample: logits, or hidden states."""
+    """Return the rows of one output of the teacher for a sample: logits, or hidden states."""
     output = spec.outputs[name]
     number = sorted(spec.outputs).index(name)
     generator = torch.Generator().manual_seed(hash((number, *sample)) % 2**31)
@@ -56,7 +66,7 @@ def said(spec: StoreSpec, name: str, sample: list[int]) -> Tensor:
 
 
 def logits(spec: StoreSpec, name: str, sample: list[int]) -> Tensor:
-    """The logits of one output of the teacher for one sample, before they are stored."""
+    """Return the logits of one output of the teacher for a sample, before they are stored."""
     rows = said(spec, name, sample)
     if spec.kind != "hidden":
         return rows
@@ -65,7 +75,7 @@ def logits(spec: StoreSpec, name: str, sample: list[int]) -> Tensor:
 
 
 def write_shard(folder: Path, plan: StorePlan, number: int, data: list[list[int]] | None = None) -> None:
-    """Fill a shard in batches of three, the last record first."""
+    """Write a shard in batches of three, the last record first."""
     data = samples() if data is None else data
     writer = ShardWriter(plan, number)
     records = list(range(len(writer.samples)))[::-1]
@@ -82,7 +92,7 @@ def write_shard(folder: Path, plan: StorePlan, number: int, data: list[list[int]
 
 
 def capture(folder: Path, plan: StorePlan, data: list[list[int]] | None = None) -> Path:
-    """Write what is missing of a store."""
+    """Write what is missing of a store and return its folder."""
     begin_store(folder, plan)
     for number in missing_shards(folder, plan):
         write_shard(folder, plan, number, data)
@@ -92,5 +102,5 @@ def capture(folder: Path, plan: StorePlan, data: list[list[int]] | None = None) 
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder."""
+    """Return the bytes of every file of a folder by name."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}

@@ -1,8 +1,10 @@
-"""Tokenizers of each family, made from a few sentences."""
+"""Tokenizers of each family, trained on a few sentences."""
 
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 from tokenizers import ByteLevelBPETokenizer
@@ -21,7 +23,7 @@ LONGEST = 64
 
 
 def word_piece(texts: Sequence[str]) -> PreTrainedTokenizerBase:
-    """BERT's kind: every word a token, and every character, for words of other texts."""
+    """Return BERT's kind: a token for every word, and for every character, for words of other texts."""
     words = sorted({word for text in texts for word in text.lower().split()})
     letters = sorted({letter for word in words for letter in word})
     vocabulary = [*SPECIAL, *words, *letters, *(f"##{letter}" for letter in letters)]
@@ -29,28 +31,27 @@ def word_piece(texts: Sequence[str]) -> PreTrainedTokenizerBase:
     return BertTokenizer(vocab=numbered, model_max_length=LONGEST)
 
 
-def _bpe(texts: Sequence[str], special: Sequence[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def _bpe(texts: Sequence[str], special: Sequence[str]) -> tuple[dict[str, int], Any]:
     trained = ByteLevelBPETokenizer()
     trained.train_from_iterator(texts, vocab_size=300, show_progress=False, special_tokens=list(special))
-    folder = trained.get_vocab()
-    merges = [tuple(merge) for merge in __import__("json").loads(trained.to_str())["model"]["merges"]]
-    return folder, merges  # type: ignore[return-value]
+    merges = [(first, second) for first, second in json.loads(trained.to_str())["model"]["merges"]]
+    return trained.get_vocab(), merges
 
 
 def byte_pairs(texts: Sequence[str]) -> PreTrainedTokenizerBase:
-    """RoBERTa's kind."""
+    """Return RoBERTa's kind."""
     vocabulary, merges = _bpe(texts, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
     return RobertaTokenizer(vocab=vocabulary, merges=merges, model_max_length=LONGEST)
 
 
 def byte_pairs_without_padding(texts: Sequence[str]) -> PreTrainedTokenizerBase:
-    """GPT-2's kind."""
+    """Return GPT-2's kind."""
     vocabulary, merges = _bpe(texts, ["<|endoftext|>"])
     return GPT2Tokenizer(vocab=vocabulary, merges=merges, model_max_length=LONGEST)
 
 
 def unigrams(texts: Sequence[str]) -> PreTrainedTokenizerBase:
-    """mBART-50's kind: a sentencepiece model, and the codes of the languages."""
+    """Return mBART-50's kind: a sentencepiece model, and the codes of the languages."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
@@ -66,7 +67,7 @@ def unigrams(texts: Sequence[str]) -> PreTrainedTokenizerBase:
 
 
 def amino_acids(folder: Path) -> PreTrainedTokenizerBase:
-    """ESM's kind: a letter is a token."""
+    """Return ESM's kind: a token for every letter."""
     vocabulary = ["<cls>", "<pad>", "<eos>", "<unk>", *AMINO_ACIDS, ".", "-", "<null_1>", "<mask>"]
     file = folder / "vocab.txt"
     file.write_text("\n".join(vocabulary))

@@ -1,9 +1,13 @@
-"""A few examples of every kind of task, in the files that the benchmarks are published in."""
+"""A few examples of every kind of task, in the file formats in which the benchmarks are published.
+
+A function that is named after a kind of task writes its files into a folder and returns the settings of the task
+section that name them.
+"""
 
 import csv
 import gzip
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +31,19 @@ Row = dict[str, Any]
 
 
 def some(rows: Sequence[Any], num: int) -> list[Any]:
+    """Return `num` rows, the same ones again where there are fewer."""
     return [rows[i % len(rows)] for i in range(num)]
 
 
 def jsonl(path: Path, rows: Iterable[Row]) -> str:
+    """Write a JSON line a row and return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
 
 
 def table(path: Path, rows: Sequence[Row]) -> str:
+    """Write a CSV file with a header and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -45,8 +52,8 @@ def table(path: Path, rows: Sequence[Row]) -> str:
     return str(path)
 
 
-def both(write, folder: Path, suffix: str, rows: Sequence[Any]) -> Row:
-    """Settings of a task with a training and a validation file of so many rows."""
+def both(write: Callable[[Path, list[Any]], str], folder: Path, suffix: str, rows: Sequence[Any]) -> Row:
+    """Write a training and a validation file of these rows and return the settings that name them."""
     return {
         "train": write(folder / f"train.{suffix}", some(rows, NUM_TRAIN)),
         "validation": write(folder / f"validation.{suffix}", some(rows[::-1], NUM_VALIDATION)),
@@ -54,11 +61,13 @@ def both(write, folder: Path, suffix: str, rows: Sequence[Any]) -> Row:
 
 
 def classification(folder: Path) -> Row:
+    """Sentences in two classes."""
     rows = [{"text": text, "label": ("still", "moving")[i % 2]} for i, text in enumerate(SENTENCES)]
     return both(table, folder, "csv", rows)
 
 
 def similarity(folder: Path) -> Row:
+    """Pairs of sentences with the number of words that they share."""
     rows = [
         {"sentence1": first, "sentence2": second, "label": len(set(first.split()) & set(second.split()))}
         for first in SENTENCES
@@ -71,11 +80,13 @@ PROTEINS = ["MKTVLA", "GGSERT", "IDPKQNFYM", "HWCLAG", "VSERTIDPK"]
 
 
 def stability(folder: Path) -> Row:
+    """Proteins with a temperature."""
     rows = [{"sequence": text, "label": 40.0 + 3.5 * i} for i, text in enumerate(PROTEINS)]
     return both(table, folder, "csv", rows)
 
 
 def commonsense_qa(folder: Path) -> Row:
+    """Questions with five choices."""
     rows = [
         {
             "answerKey": "ABCDE"[i],
@@ -95,7 +106,7 @@ def commonsense_qa(folder: Path) -> Row:
 
 
 def squad(folder: Path) -> Row:
-    """Texts of several windows, their answers far apart."""
+    """Questions about texts of several windows, whose answers are far apart."""
     context = " . ".join(SENTENCES * 2)
     asked = [
         {
@@ -117,6 +128,7 @@ def squad(folder: Path) -> Row:
 
 
 def word_problems(folder: Path) -> Row:
+    """Word problems with their equations."""
     rows = [
         {
             "Question": f"the child has number0 books and number1 cats . how many {what} ?",
@@ -136,6 +148,7 @@ def word_problems(folder: Path) -> Row:
 
 
 def parallel(folder: Path) -> Row:
+    """English and German sentences, in both directions."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, num in (("train", NUM_TRAIN), ("validation", NUM_VALIDATION)):
         for language, sentences in (("en", SENTENCES), ("de", GERMAN)):
@@ -150,9 +163,11 @@ def parallel(folder: Path) -> Row:
 
 
 def text(folder: Path) -> Row:
+    """Lines of plain text."""
+
     def write(path: Path, rows: Sequence[str]) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(rows * 3) + "\n\n")
+        path.write_text("\n".join([*rows] * 3) + "\n\n")
         return str(path)
 
     return both(write, folder, "txt", SENTENCES) | {"max_length": 16}

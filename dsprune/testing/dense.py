@@ -1,4 +1,4 @@
-"""The naive selection on whole tensors, oracle of the distributed one, and how to cut tensors into shards."""
+"""The selection on whole tensors in one process, the oracle of the distributed one; and tensors cut into shards."""
 
 from collections.abc import Sequence
 from random import Random
@@ -12,7 +12,13 @@ from dsprune.selection.groups import Group
 
 
 def select_dense(scores: Sequence[Tensor], kept: Sequence[Tensor], groups: Sequence[Group]) -> list[Tensor]:
-    """The new boolean masks: a stable sort of everything that competes, already pruned weights first."""
+    """Return the new boolean masks: a stable sort of all weights of a group, already pruned weights first.
+
+    Args:
+        scores: by tensor, flat; the lowest are pruned.
+        kept: the present masks, True = kept.
+        groups: the weights that compete, and how many of them are to be pruned.
+    """
     new = [torch.ones_like(mask) for mask in kept]
     for group in groups:
         values = torch.cat([scores[place].double() for place in group.tensors])
@@ -28,7 +34,7 @@ def select_dense(scores: Sequence[Tensor], kept: Sequence[Tensor], groups: Seque
 
 
 def cut_randomly(tensors: Sequence[PrunableTensor], world: int, seed: int) -> list[list[Shard]]:
-    """Each rank's shards: cut at any element, dealt to ranks out of order, some of them empty."""
+    """Return the shards of each rank: cut at any element, given to ranks out of order, some of them empty."""
     random = Random(seed)
     ranks: list[list[Shard]] = [[] for _ in range(world)]
     for tensor in tensors:
@@ -42,17 +48,17 @@ def cut_randomly(tensors: Sequence[PrunableTensor], world: int, seed: int) -> li
 
 
 def part_of(full: Tensor, shard: Shard) -> Tensor:
-    """What a rank holds of a full flat tensor."""
+    """Return the part of a whole flat tensor that a shard holds."""
     return full[shard.start : shard.start + shard.numel]
 
 
 def packed_parts(full: Sequence[Tensor], shards: Sequence[Shard]) -> list[Tensor]:
-    """The packed masks of shards of full boolean masks."""
+    """Return the packed masks of shards from whole boolean masks."""
     return [pack(part_of(mask, shard)) for mask, shard in zip(full, shards, strict=True)]
 
 
 def join(ranks: Sequence[Sequence[Shard]], bits: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """The full boolean masks, from the packed ones of every rank's shards."""
+    """Return the whole boolean masks from the packed ones of every rank's shards."""
     full = [torch.zeros(shard.tensor.numel, dtype=torch.bool) for shard in ranks[0]]
     for shards, masks in zip(ranks, bits, strict=True):
         for place, (shard, mask) in enumerate(zip(shards, masks, strict=True)):

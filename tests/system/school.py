@@ -1,20 +1,13 @@
-"""A teacher, a student and a recipe, all tiny; and commands on ranks that have started already."""
+"""A teacher, a student and a recipe, all tiny."""
 
-import contextlib
 import csv
-import gc
-import io
 import json
-import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dsprune.commands.cli import run_command
-from dsprune.ranks.collectives import Comm
-from tests.tiny import NOUNS, tiny_bert, tiny_sentiment
+from dsprune.testing.tiny import NOUNS, tiny_bert, tiny_sentiment
 
 LABELS = dict(enumerate(sorted(NOUNS)))
 
@@ -69,30 +62,3 @@ def losses(run: Path) -> list[float]:
     """The loss of every step of a run."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines if "loss" in line]
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a rank's command has said."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-    @property
-    def complaint(self) -> str:
-        """The one line of bad input."""
-        assert self.code == 2, self
-        [line] = [line for line in self.stderr.splitlines() if line.startswith("dsprune: ")]
-        assert "Traceback" not in self.stderr
-        return line
-
-
-def command(comm: Comm, *arguments: str) -> Done:
-    """`dsprune ARGUMENTS` on a rank of a pool, for `RankPool.run`; all ranks of the pool must be given it."""
-    os.environ.update(RANK=str(comm.rank), LOCAL_RANK=str(comm.rank), WORLD_SIZE=str(comm.size))
-    stdout, stderr = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
-        code = run_command(list(arguments))
-    gc.collect()  # the engine
-    return Done(code, stdout.getvalue(), stderr.getvalue())

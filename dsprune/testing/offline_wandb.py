@@ -1,4 +1,4 @@
-"""What Weights & Biases keeps of an offline run, read back from its file."""
+"""Read the file in which Weights & Biases keeps an offline run."""
 
 import json
 from collections.abc import Iterator
@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wandb.proto.wandb_internal_pb2 import ArtifactRecord, Record, RunRecord
+from wandb.proto import wandb_internal_pb2
 
-BLOCK, HEADER = 32768, 7  # of the log format of LevelDB, which the file is in
+records: Any = wandb_internal_pb2  # generated, without types
+
+BLOCK, HEADER = 32768, 7  # of LevelDB's log format, which the file has
 FULL, FIRST, LAST = 1, 2, 4
 
 
@@ -24,14 +26,14 @@ class OfflineRun:
         artifacts: with the names of their files.
         system: names of the system metrics.
         exit_code: what the run ended with, or None.
-        is_preempting: whether it said that it would be gone on with.
+        is_preempting: whether it announced that it will be resumed.
     """
 
-    run: RunRecord = field(default_factory=RunRecord)
+    run: Any = field(default_factory=records.RunRecord)
     config: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
-    artifacts: list[ArtifactRecord] = field(default_factory=list)
+    artifacts: list[Any] = field(default_factory=list)
     system: set[str] = field(default_factory=set)
     exit_code: int | None = None
     is_preempting: bool = False
@@ -66,7 +68,7 @@ def _values(items: Any) -> dict[str, Any]:
     return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
 
 
-def _records(content: bytes) -> Iterator[Record]:
+def _records(content: bytes) -> Iterator[Any]:
     assert content[:4] == b":W&B"
     place, parts = HEADER, b""
     while place + HEADER <= len(content):
@@ -78,4 +80,4 @@ def _records(content: bytes) -> Iterator[Record]:
         place += HEADER + length
         parts = data if kind in (FULL, FIRST) else parts + data
         if kind in (FULL, LAST):
-            yield Record.FromString(parts)
+            yield records.Record.FromString(parts)

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
+    """A residual block."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.up = nn.Linear(width, 2 * width + 1)
@@ -14,6 +16,7 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return `x` and what the block adds, normalized."""
         return self.norm(x + self.down(torch.relu(self.up(x))))
 
 
@@ -28,6 +31,7 @@ class TinyModel(nn.Module):
         self.head = nn.Linear(width, 3)
 
     def forward(self, tokens: Tensor, labels: Tensor) -> SimpleNamespace:
+        """Return loss and logits."""
         x = self.embed(tokens).mean(dim=1)
         for block in self.blocks:
             x = block(x)
@@ -36,7 +40,7 @@ class TinyModel(nn.Module):
 
 
 def batch(step: int, examples: int, rank: int, world_size: int) -> dict[str, Tensor]:
-    """The same global batch on any number of ranks, each with its own share."""
+    """Return a rank's share of the global batch of a step, which is the same on any number of ranks."""
     generator = torch.Generator().manual_seed(step)
     tokens = torch.randint(0, 11, (examples, 5), generator=generator)
     labels = tokens.sum(dim=1) % 3

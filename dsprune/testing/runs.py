@@ -1,4 +1,4 @@
-"""Run folders as `dsprune train` leaves them, without the training: the numbers follow the timetable."""
+"""Run folders like those of `dsprune train`, written without training: the numbers follow the timetable."""
 
 import json
 import math
@@ -28,14 +28,14 @@ tracking: {log_every: 5}
 def write_run(
     folder: Path, *overrides: str, score: float = 0.9, killed_at: int | None = None, **start: Any
 ) -> Path:
-    """A finished run's folder in `folder`, or that of a run that was killed at a step.
+    """Write the folder of a finished run, or of one that was killed at a step, and return it.
 
     Args:
         folder: its parent.
-        overrides: recipe values on top of `BASE`; 200 steps unless they say otherwise.
+        overrides: recipe values that differ from `BASE`, which has 200 steps.
         score: accuracy at the end.
         killed_at: the last step; half a line of metrics follows it.
-        start: values of start.json.
+        start: values of start.json that differ.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "base.yaml").write_text(BASE)

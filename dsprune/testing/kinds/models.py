@@ -1,6 +1,8 @@
-"""Models of two layers, before any of them was fine-tuned."""
+"""Models of two layers with random weights."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -18,24 +20,26 @@ from transformers import (
     RobertaModel,
 )
 
-from tests.kinds.tokenizers import LONGEST
+from dsprune.testing.kinds.tokenizers import LONGEST
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "hidden_size": 16,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "intermediate_size": 32,
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
-    "initializer_range": 0.2,  # so that they tell inputs apart from the first step on
+    "initializer_range": 0.2,  # so that outputs differ between inputs from the first step on
 }
 
 
 def bert(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """BERT with its masked-language head."""
     return BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=LONGEST, **SIZES))
 
 
 def roberta(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """RoBERTa without a head."""
     return RobertaModel(
         RobertaConfig(
             vocab_size=len(tokenizer),
@@ -47,6 +51,7 @@ def roberta(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
 
 
 def esm(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """ESM-2 without a head."""
     return EsmModel(
         EsmConfig(
             vocab_size=len(tokenizer),
@@ -61,12 +66,14 @@ def esm(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
 
 
 def gpt2(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """GPT-2 with its language-modeling head."""
     return GPT2LMHeadModel(
         GPT2Config(vocab_size=len(tokenizer), n_positions=LONGEST, n_embd=16, n_layer=2, n_head=2)
     )
 
 
 def mbart(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """MBART."""
     return MBartForConditionalGeneration(
         MBartConfig(
             vocab_size=len(tokenizer),
@@ -83,7 +90,12 @@ def mbart(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     )
 
 
-def save(folder: Path, make, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> Path:
+def save(
+    folder: Path,
+    make: Callable[[PreTrainedTokenizerBase], PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int = 0,
+) -> Path:
     """Write a model and its tokenizer as a Hugging Face folder."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

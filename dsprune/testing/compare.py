@@ -1,4 +1,4 @@
-"""Whether two runs ended alike, bit for bit."""
+"""Compare how two runs ended, bit for bit."""
 
 import json
 from collections.abc import Iterator
@@ -16,11 +16,16 @@ from dsprune.utils.files import sha256_of
 __all__ = ["differences"]
 
 CLOCKS = ("seconds_per_step", "update_seconds")
-"""What is measured of the machine, and differs."""
+"""Measured times, which differ between runs."""
 
 
 def differences(one: RunFolder, other: RunFolder) -> Iterator[str]:
-    """What is not the same: model, masks, master weights, moments, learning rate, random states, log."""
+    """Name every difference in model, masks, master weights, moments, learning rate, random states and log.
+
+    Args:
+        one: a finished run.
+        other: another one.
+    """
     for path in sorted(one.model.glob("*.safetensors")):
         if sha256_of(path) != sha256_of(other.model / path.name):
             yield f"model: {path.name}"

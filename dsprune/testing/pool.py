@@ -1,8 +1,9 @@
-"""Gloo ranks for a test module: processes start once, then run the functions they are sent."""
+"""Gloo ranks for a test module: the processes start once, then run the functions that they receive."""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import tempfile
 import time
@@ -10,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,26 +21,38 @@ import torch.distributed as dist
 
 from dsprune.ranks.collectives import Comm
 
+__all__ = ["RankFailedError", "RankPool", "forkserver"]
+
 TIMEOUT = timedelta(seconds=180)
 
 
+def forkserver() -> ForkServerContext:
+    """Return the context whose processes are forks of one that has imported dsprune and DeepSpeed."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dsprune.testing.preload"])
+    return context
+
+
 class RankFailedError(Exception):
-    """A rank raised, died or hung; the message holds its traceback."""
+    """A rank raised an error, died or hung; the message holds its traceback."""
 
 
 class RankPool:
-    """Processes that form the worlds of 1, 2, ... `size` ranks, rank 0 first.
+    """Processes that form the worlds of 1, 2, ... `size` ranks, rank 0 first; a context manager.
 
-    Used as a context manager. After a failed run, leave it: other ranks may wait for the one that failed.
+    DeepSpeed uses the default group, so only a world of `size` ranks can train with it. After a failed run leave
+    the pool: other ranks may wait for the one that failed.
+
+    Args:
+        size: number of processes.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
 
     def __enter__(self) -> RankPool:
-        # Each rank is a fork of one process, which has imported once what takes seconds.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["dsprune.train.train"])
+        context = forkserver()
         self._folder = tempfile.TemporaryDirectory()
         store = Path(self._folder.name) / "store"
         pipes = [context.Pipe() for _ in range(self.size)]
@@ -65,12 +79,15 @@ class RankPool:
         self._folder.cleanup()
 
     def run(self, world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
-        """Runs `function(comm, *args)` on every rank of a world and returns the results by rank.
+        """Run `function(comm, *args)` on every rank of a world and return the results by rank.
 
-        The function is pickled by name: it must lie at the top of a module.
+        Args:
+            world: number of ranks, at most `size`.
+            function: pickled by name, so it must be at the top of a module.
+            args: what else it takes.
 
         Raises:
-            RankFailedError: with what the first failed rank has to say.
+            RankFailedError: with the traceback of the first failed rank.
         """
         for connection in self._connections[:world]:
             connection.send_bytes(pickle.dumps((world, function, args)))
@@ -84,14 +101,15 @@ class RankPool:
         connection = self._connections[rank]
         try:
             if connection.poll(TIMEOUT.total_seconds() + 10):
-                return pickle.loads(connection.recv_bytes())
+                failed, answer = pickle.loads(connection.recv_bytes())
+                return failed, answer
         except EOFError:
             return True, f"died with exit code {self._processes[rank].exitcode}"
         return True, "gave no answer in time"
 
 
 def _serve(connection: Connection, rank: int, size: int, store: str) -> None:
-    """The life of a rank: runs what it is sent until the pipe is closed."""
+    """Run what a rank receives until the pipe is closed."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size, timeout=TIMEOUT)
     worlds = {world: dist.new_group(list(range(world))) for world in range(1, size + 1)}
@@ -100,7 +118,7 @@ def _serve(connection: Connection, rank: int, size: int, store: str) -> None:
             world, function, args = pickle.loads(connection.recv_bytes())
             try:
                 answer = (False, function(Comm(worlds[world]), *args))
-            except BaseException:  # whatever it is, the test process shows it
+            except BaseException:  # the test process shows it
                 answer = (True, traceback.format_exc())
             connection.send_bytes(pickle.dumps(answer))
     except EOFError:

@@ -1,0 +1,119 @@
+"""Run dsprune commands in a test: in new processes, under the deepspeed launcher, or on the ranks of a pool."""
+
+import contextlib
+import gc
+import io
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsprune.commands.cli import run_command
+from dsprune.ranks.collectives import Comm
+
+__all__ = [
+    "TIMEOUT",
+    "Done",
+    "command",
+    "complaints",
+    "dsprune",
+    "dsprune_command",
+    "environment",
+    "free_port",
+    "launched",
+    "launcher_command",
+    "run",
+]
+
+TIMEOUT = 300
+"""Seconds that a command may take; a quiet machine needs a tenth."""
+
+_LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_WANDB_VARIABLES = ("WANDB_MODE", "WANDB_API_KEY", "WANDB_SERVICE")
+
+
+# ---- new processes
+
+
+def environment() -> dict[str, str]:
+    """Return this process's environment without the variables of launchers and Weights & Biases."""
+    left_out = _LAUNCHER_VARIABLES + _WANDB_VARIABLES
+    own = {name: value for name, value in os.environ.items() if name not in left_out}
+    return own | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+
+
+def free_port() -> int:
+    """Return a port of this host that no process uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def dsprune_command(*arguments: str | Path) -> list[str]:
+    """Return the words that start `dsprune ARGUMENTS` with this Python."""
+    return [sys.executable, "-m", "dsprune", *map(str, arguments)]
+
+
+def launcher_command(*arguments: str | Path) -> list[str]:
+    """Return the words that start the deepspeed launcher on two ranks; `arguments` are the launcher's own."""
+    launcher = str(Path(sys.executable).with_name("deepspeed"))
+    options = ("--num_accelerators", "2", "--master_port", str(free_port()))
+    return [sys.executable, launcher, *options, *map(str, arguments)]
+
+
+def run(command: list[str], **extra: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, with `extra` environment variables."""
+    return subprocess.run(
+        command, env=environment() | extra, capture_output=True, text=True, check=False, timeout=TIMEOUT
+    )
+
+
+def dsprune(*arguments: str | Path, **extra: str) -> subprocess.CompletedProcess[str]:
+    """Run `dsprune ARGUMENTS` in a new process."""
+    return run(dsprune_command(*arguments), **extra)
+
+
+def launched(*arguments: str | Path, **extra: str) -> subprocess.CompletedProcess[str]:
+    """Run `deepspeed --module dsprune ARGUMENTS` on two ranks."""
+    return run(launcher_command("--module", "dsprune", *arguments), **extra)
+
+
+def complaints(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the lines that dsprune itself wrote to stderr."""
+    return [line for line in done.stderr.splitlines() if line.startswith("dsprune:")]
+
+
+# ---- ranks of a pool
+
+
+@dataclass(frozen=True)
+class Done:
+    """The exit code and the output of a command on one rank."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def complaint(self) -> str:
+        """The one line that tells of bad input."""
+        assert self.code == 2, self
+        [line] = [line for line in self.stderr.splitlines() if line.startswith("dsprune: ")]
+        assert "Traceback" not in self.stderr
+        return line
+
+
+def command(comm: Comm, *arguments: str) -> Done:
+    """Run `dsprune ARGUMENTS` on a rank that has started already, for `RankPool.run`.
+
+    Collective: every rank must call this.
+    """
+    os.environ.update(RANK=str(comm.rank), LOCAL_RANK=str(comm.rank), WORLD_SIZE=str(comm.size))
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        code = run_command(list(arguments))
+    gc.collect()  # the engine is in reference cycles
+    return Done(code, stdout.getvalue(), stderr.getvalue())

@@ -1,0 +1,1 @@
+"""Tiny data, tokenizers and models for every kind of task."""

@@ -1,0 +1,1 @@
+"""A pruning method and a task for dsprune."""

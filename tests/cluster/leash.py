@@ -1,0 +1,67 @@
+"""Run a program until standard input closes, then end it with everything that it started: `leash.py COMMAND...`.
+
+The pipe to standard input closes when the process that holds its other end closes it or dies in any way. A session of
+its own keeps the program from the signals of a terminal, and processes that become orphans become this one's children.
+"""
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+PR_SET_CHILD_SUBREAPER = 36  # of <sys/prctl.h>
+GRACE = 10.0
+"""Seconds that the program has to end after SIGTERM."""
+
+
+@contextlib.contextmanager
+def leashed(*command: str) -> Iterator[None]:
+    """Run a program beside the body of the `with`, without its output."""
+    words = [sys.executable, "-IS", __file__, *command]
+    process = subprocess.Popen(
+        words,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        process.communicate()
+
+
+def main() -> None:
+    """Run the command until standard input closes or it ends."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    program = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+    while program.poll() is None and not select.select([0], [], [], 0.5)[0]:
+        pass
+    program.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        program.wait(GRACE)
+    while children := _children():
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(-1, 0)
+
+
+def _children() -> list[int]:
+    """The children of this process; those of a child that is killed become its own."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == os.getpid():
+                found.append(int(stat.parent.name))
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""A Slurm of the tests ends with the process that started it, and so do its jobs."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cluster.slurm import PROGRAMS, obstacle
+
+ROOT = Path(__file__).resolve().parents[2]
+JOB = 'sbatch --nodes=2 --output=/dev/null --wrap="srun sleep 5000"; exec sleep 6000'
+EXPECTED = Counter(munged=1, slurmctld=1, slurmd=2, slurmstepd=2, sleep=3)
+
+
+def names(processes: list[psutil.Process]) -> Iterator[str]:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            yield process.name()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_daemon_and_no_job_is_left_behind(need: Callable[..., None], number: signal.Signals) -> None:
+    need(PROGRAMS, obstacle())
+    command = [sys.executable, "-m", "tests.cluster.slurm", "bash", "-c", JOB]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+    deadline, started = time.monotonic() + 60, list[psutil.Process]()
+    while not Counter(names(started)) >= EXPECTED:
+        assert time.monotonic() < deadline, [*names(started)]
+        time.sleep(0.1)
+        started = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, number)
+    process.wait(60)
+    _, alive = psutil.wait_procs(started, timeout=30)
+    assert [*names(alive)] == []
