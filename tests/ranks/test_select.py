@@ -71,10 +71,10 @@ def assert_equal(new: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.9, 0.999, 1.0])
-@pytest.mark.parametrize("uniform", [False, True])
-def test_selects_the_lowest_scores(sparsity: float, uniform: bool) -> None:
+@pytest.mark.parametrize("scope", ["global", "uniform"])
+def test_selects_the_lowest_scores(sparsity: float, scope: str) -> None:
     scores = normal([1, 7, 8, 1000, 30_011])
-    groups = make_groups(tensors_of([1, 7, 8, 1000, 30_011]), [sparsity] * 5, uniform)
+    groups = make_groups(tensors_of([1, 7, 8, 1000, 30_011]), [sparsity] * 5, scope)
     new = alone(scores, all_kept(scores), groups)
     assert_equal(new, select_dense(scores, all_kept(scores), groups))
 
