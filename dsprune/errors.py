@@ -1,20 +1,20 @@
-"""The ways a command ends other than well, on purpose."""
+"""The errors that end a command on purpose, and their exit codes."""
 
 EXIT_STOPPED = 75
 """Exit code after a StoppedError, EX_TEMPFAIL: run the same command again to resume."""
 
 
 class UserError(Exception):
-    """Bad input: one line that names the field or file, its value and the way out (exit code 2)."""
+    """Invalid input (exit code 2). The message is one line: the field or file, its value and the way out."""
 
 
 class CheckFailedError(Exception):
-    """A check that the user asked for did not hold; the message names the first offender (exit code 1)."""
+    """A check that the user asked for failed (exit code 1). The message names the first offender."""
 
 
 class RunFailedError(Exception):
-    """A run cannot go on; the message says why, and what to do (exit code 1)."""
+    """A run cannot continue (exit code 1). The message gives the reason and the way out."""
 
 
 class StoppedError(Exception):
-    """A run was asked to stop and did, with a checkpoint: the same command goes on (exit code 75)."""
+    """A run stopped on request, with a checkpoint, and the same command resumes it (exit code 75)."""

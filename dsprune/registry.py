@@ -1,9 +1,9 @@
-"""The names that recipes use: pruning methods, tasks, curves and scopes. Each is named once, here or by its owner.
+"""Registries of the names that recipes use: pruning methods, tasks, curves and scopes.
 
-A built-in entry is named by the object that it stands for, which is imported on first use. Methods and tasks can
-also come from outside: an installed package offers them by an entry point of the group `dsprune.methods` or
-`dsprune.tasks`, or code registers them (`dsprune.register_method`, `dsprune.register_task`). A recipe only picks
-among these names; it never causes anything else to be imported.
+A built-in entry is the path of an object, which is imported on first use. Methods and tasks can also come from
+outside: an installed package offers them through an entry point of the group `dsprune.methods` or
+`dsprune.tasks`, or code registers them with `dsprune.register_method` or `dsprune.register_task`. A recipe can
+only choose among these names; nothing else is imported because of a recipe.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,11 +21,11 @@ class Registry:
     """Objects of one kind by name.
 
     Args:
-        field: the recipe's field that holds such a name, for messages.
-        builtin: what dsprune has itself, as `module:attribute` by name.
-        families: mappings of name to object, as `module:attribute`, whose names are all built in.
-        group: group of entry points by which installed packages offer more; None = closed.
-        renamed: new names by old ones, for messages.
+        field: recipe field that holds such a name, for messages.
+        builtin: name to object, each given as `module:attribute`.
+        families: more built-in entries: mappings of name to object, each given as `module:attribute`.
+        group: entry point group through which installed packages add entries; None = no entry points.
+        renamed: old name to new name, for messages.
     """
 
     def __init__(
@@ -53,17 +53,17 @@ class Registry:
         """Add an entry.
 
         Raises:
-            UserError: the name is taken.
+            UserError: the name belongs to another entry.
         """
         if name in self and self._registered.get(name) is not entry:
             raise UserError(f"{self.field}: {name!r} is registered already: choose another name")
         self._registered[name] = entry
 
     def get(self, name: str) -> Any:
-        """Return the object of that name.
+        """Return the object with this name.
 
         Raises:
-            UserError: there is none, or the package that offers it cannot be imported.
+            UserError: the name is unknown, or the package that offers it cannot be imported.
         """
         self.check(name)
         if name in self._registered:
@@ -74,16 +74,16 @@ class Registry:
         return members[name] if name in members else self._load_offered(self._offered()[name])
 
     def check(self, name: str) -> None:
-        """Check that there is such a name; nothing is imported for a built-in or offered one.
+        """Check that a name is known, without importing a built-in or offered object.
 
         Raises:
-            UserError: there is none; lists what resembles it, and all that there are.
+            UserError: the name is unknown; the message lists a similar name and all known names.
         """
         if name not in self:
             raise UserError(f"{self.field}: {self.problem(name)}")
 
     def problem(self, name: str) -> str:
-        """Say what is wrong with a name that is not here, and which ones there are."""
+        """Return the message for an unknown name: its new name, or the known names."""
         if name in self._renamed:
             return f"{name!r} was renamed: use {self._renamed[name]!r}"
         return f"there is no {name!r}: {did_you_mean(name, self)}choose one of {', '.join(self)}"
@@ -119,7 +119,7 @@ METHODS = Registry(
     },
     group="dsprune.methods",
 )
-"""Subclasses of `dsprune.methods.method.Method`'s protocol, made without arguments."""
+"""Classes that follow the protocol `dsprune.methods.method.Method` and are constructed without arguments."""
 
 CURVES = Registry(
     "pruning.curve",
@@ -131,7 +131,7 @@ CURVES = Registry(
     },
     renamed={"equal-work": "exponential"},
 )
-"""Functions of progress, first sparsity and target; `one-shot` has a single mask update."""
+"""Functions (progress, first sparsity, target) -> sparsity; `one-shot` has a single mask update."""
 
 SCOPES = Registry(
     "pruning.scope",
@@ -141,7 +141,7 @@ SCOPES = Registry(
         "normalized": "dsprune.selection.groups:NORMALIZED",
     },
 )
-"""`dsprune.selection.groups.Scope`: which weights compete."""
+"""Instances of `dsprune.selection.groups.Scope`: which weights are ranked together."""
 
 TASKS = Registry(
     "task.name",
@@ -162,4 +162,4 @@ TASKS = Registry(
     ),
     group="dsprune.tasks",
 )
-"""Functions of the recipe's task section that return a `dsprune.tasks.task.Task`."""
+"""Functions that take the recipe's task section and return a `dsprune.tasks.task.Task`."""

@@ -21,7 +21,7 @@ from dsprune.masks.bits import apply_
 from dsprune.methods.method import Method, ShardContext
 from dsprune.registry import METHODS, SCOPES
 from dsprune.schedule import MaskUpdate
-from dsprune.selection import normalized, select
+from dsprune.selection import normalize, select
 from dsprune.selection.groups import update_groups
 from dsprune.selection.scan import Scorer
 
@@ -100,7 +100,7 @@ class Pruner:
         groups = update_groups(tensors, state.pruning, state.timetable.progress(update))
         scorers = [self._scorer(index, step) for index in range(len(tensors))]
         if SCOPES.get(state.pruning.scope).normalized:
-            scorers = normalized(layout.shards, scorers, layout.master_device, state.comm)
+            scorers = normalize(layout.shards, scorers, layout.master_device, state.comm)
         bits = select(layout.shards, scorers, state.masks.bits, groups, state.comm)
         seconds, sent = time.perf_counter() - started, state.comm.bytes_sent - sent
         return UpdateRecord(update, sum(group.num_pruned for group in groups), seconds, sent), bits

@@ -1,4 +1,4 @@
-"""The masks of this rank's shards, in memory and on disk."""
+"""The masks of a rank's shards, in memory and on disk."""
 
 from dsprune.masks.mask_set import MaskSet
 

@@ -1,4 +1,4 @@
-"""What must hold for every pruned tensor, checked on one shard of it."""
+"""Check the invariants of a pruned tensor on one shard of it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ __all__ = ["Finding", "check_shard"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One invariant that does not hold.
+    """A violated invariant.
 
     Attributes:
-        tensor: name of the offending tensor.
+        tensor: name of the tensor.
         rule: the invariant, as a sentence.
-        count: how many entries break it.
+        count: number of entries that violate it.
     """
 
     tensor: str
@@ -26,16 +26,16 @@ class Finding:
     count: int
 
     def __str__(self) -> str:
-        return f"{self.tensor}: {self.rule}: {self.count:,} entries break it"
+        return f"{self.tensor}: {self.rule}: {self.count:,} entries violate it"
 
 
 def check_shard(name: str, bits: Tensor, views: Mapping[str, Tensor]) -> Iterator[Finding]:
-    """Check that every pruned entry is +0.0 in each of `views`, and that none is -0.0.
+    """Check that all pruned entries are zero and that no entry is -0.0, and yield what is violated.
 
     Args:
         name: the tensor's name.
         bits: packed mask of the shard.
-        views: 1-D views of the shard by what they are: "weight", "working copy", "exp_avg", ...
+        views: 1-D tensors of the shard by their name: "weight", "working copy", "exp_avg", ...
     """
     for what, values in views.items():
         if values.numel() == 0:

@@ -1,6 +1,6 @@
-"""Packed masks, one bit a weight: bit j of byte i is weight 8 i + j, 1 = kept, bits past the end are 0.
+"""Packed masks with one bit per weight: bit j of byte i is weight 8 i + j, 1 = kept; bits after the end are 0.
 
-The bits of a shard are local to it: bit 0 of byte 0 is its first weight.
+The mask of a shard is local to the shard: bit 0 of byte 0 is the shard's first weight.
 """
 
 from functools import cache
@@ -14,50 +14,48 @@ __all__ = ["apply_", "apply_eager_", "count_kept", "pack", "pick", "prune_", "un
 
 INT_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
+CHUNK = 1 << 20  # weights at a time, so that temporaries stay in the cache
 
-CHUNK = 1 << 20  # weights at a time: temporaries stay in the cache
-
-
-GATHER_LOW_BITS = 0x0102040810204080  # times eight bytes of 0 or 1 in a word: their bits, in the highest byte
+GATHER_LOW_BITS = 0x0102040810204080  # times a word of eight bytes of 0 or 1: their bits, in the highest byte
 
 
 def num_bytes(num_weights: int) -> int:
-    """Size of a packed mask."""
+    """Return the bytes of a packed mask."""
     return (num_weights + 7) // 8
 
 
 def pack(mask: Tensor) -> Tensor:
-    """Packs a 1-D boolean mask, True = kept, to `uint8[ceil(n / 8)]`."""
+    """Pack a 1-D boolean mask, True = kept, into `uint8[ceil(n / 8)]`."""
     padded = torch.nn.functional.pad(mask.view(torch.uint8), (0, -mask.numel() % 8))
     words = padded.contiguous().view(torch.int64)
     return (words * GATHER_LOW_BITS >> 56).to(torch.uint8)
 
 
 def unpack(bits: Tensor, num_weights: int) -> Tensor:
-    """Unpacks to a boolean mask of `num_weights`."""
+    """Unpack to a boolean mask of `num_weights` weights."""
     return _rows(torch.bool, bits.device).index_select(0, bits.int()).view(-1)[:num_weights]
 
 
 def pick(bits: Tensor, part: slice, num_weights: int) -> Tensor:
-    """The boolean mask of some of `num_weights` weights, without unpacking the rest."""
+    """Return the boolean mask of the weights `part` of `num_weights`, without unpacking the others."""
     indices = torch.arange(*part.indices(num_weights), device=bits.device)
     return (bits[indices // 8] >> (indices % 8).to(torch.uint8) & 1).bool()
 
 
 def prune_(bits: Tensor, places: Tensor) -> None:
-    """Prunes the weights at some places in place; all of them are kept so far, and none is named twice."""
+    """Prune the weights at `places` in place; they must be kept so far, and distinct."""
     bits.index_add_(0, places >> 3, 1 << (places & 7).to(torch.uint8), alpha=-1)
 
 
 def count_kept(bits: Tensor) -> int:
-    """Number of kept weights."""
+    """Return the number of kept weights."""
     ones = _rows(torch.bool, bits.device).sum(dim=1, dtype=torch.uint8)
     return sum(int(ones.index_select(0, chunk.int()).sum()) for chunk in bits.split(CHUNK))
 
 
 @torch.no_grad()
 def apply_(bits: Tensor, weights: Tensor) -> None:
-    """Sets the pruned entries of a 1-D floating point tensor to +0.0 in place; -0.0 and NaN go as well."""
+    """Set the pruned entries of a 1-D floating-point tensor to +0.0 in place, also if they are -0.0 or NaN."""
     kernel = kernel_for(weights)
     if kernel is not None and weights.element_size() in (2, 4):
         kernel.apply_(bits, weights)
@@ -67,7 +65,7 @@ def apply_(bits: Tensor, weights: Tensor) -> None:
 
 @torch.no_grad()
 def apply_eager_(bits: Tensor, weights: Tensor) -> None:
-    """`apply_` for any device: each byte of mask selects a row of eight words, all ones where kept."""
+    """Do the same as `apply_` on any device: each mask byte selects eight words, all ones where kept."""
     dtype = INT_OF_SIZE[weights.element_size()]
     rows = _rows(torch.bool, weights.device).to(dtype).neg()
     for chunk, packed in zip(weights.split(CHUNK), bits.split(CHUNK // 8), strict=True):
@@ -77,6 +75,6 @@ def apply_eager_(bits: Tensor, weights: Tensor) -> None:
 
 @cache
 def _rows(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The mask that each byte stands for: `[256, 8]`."""
+    """Return the mask of each byte value, `[256, 8]`."""
     bytes_ = torch.arange(256, device=device).unsqueeze(1)
     return (bytes_ >> torch.arange(8, device=device) & 1).to(dtype)

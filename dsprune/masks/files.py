@@ -1,11 +1,11 @@
-"""Masks on disk: one safetensors file a rank, and a manifest that is written last.
+"""Masks on disk: one safetensors file per rank, and a manifest that is written last.
 
-    folder/masks-00000-of-00004.safetensors   packed bits by tensor name, of the slices that rank 0 owned
+    folder/masks-00000-of-00004.safetensors   packed masks by tensor name, of the slices that rank 0 owned
     ...
-    folder/dsprune.json                       which slice lies where, checksums, step, timetable, digest
+    folder/dsprune.json                       the slices of each file, checksums, step, timetable, digest
 
-Slices are named by tensor and flat index range, so any number of ranks reads what any other number wrote. A
-folder without its manifest holds no masks.
+A slice is identified by its tensor and flat index range, so the number of ranks may differ between writing and
+reading. A folder without a manifest holds no masks.
 """
 
 from collections.abc import Sequence
@@ -42,17 +42,17 @@ def write_masks(
     """Write this rank's masks, then on rank 0 the manifest. Collective: every rank of `comm` must call this.
 
     Args:
-        folder: made if it does not exist.
-        masks: this rank's.
-        comm: the ranks that share the masks.
+        folder: folder to write to, which is created if it is missing.
+        masks: this rank's masks.
+        comm: the ranks over which the masks are sharded.
         step: number of applied optimizer steps.
-        timetable: the run's.
-        pruning: gives scope and target.
-        initial_pruned: zeros of each tensor before the first mask update; empty for a run that began dense.
+        timetable: the run's timetable.
+        pruning: the pruning section, for scope and target.
+        initial_pruned: zeros of each tensor before the first mask update; empty for a run that started dense.
     """
     folder.mkdir(parents=True, exist_ok=True)
     entry = _write_shard(folder / f"masks-{comm.rank:05d}-of-{comm.size:05d}.safetensors", masks)
-    entries = comm.all_gather_objects(entry)  # so no manifest before every rank's file is in place
+    entries = comm.all_gather_objects(entry)  # so that every rank's file is complete before the manifest
     counts, digest = masks.counts(comm), masks.digest(comm)
     if comm.rank == 0:
         initial = initial_pruned or [0] * len(counts)
@@ -75,15 +75,13 @@ def write_masks(
         replace_text(folder / MANIFEST, manifest.model_dump_json(indent=1))
 
 
-def _write_shard(path: Path, masks: MaskSet) -> FileEntry:
-    owned = [(s, bits) for s, bits in zip(masks.shards, masks.bits, strict=True) if s.numel]
-    replace_file(path, lambda temporary: save_file({s.tensor.name: b.cpu() for s, b in owned}, temporary))
-    slices = {shard.tensor.name: (shard.start, shard.numel) for shard, _ in owned}
-    return FileEntry(file=path.name, sha256=sha256_of(path), slices=slices)
-
-
 def read_masks(folder: Path, manifest: MaskManifest, shards: Sequence[Shard]) -> list[Tensor]:
-    """Read the bits of `shards`, whoever wrote them; only the files that hold some of them are opened.
+    """Return the packed masks of `shards`, from only those files that hold a part of them.
+
+    Args:
+        folder: folder of the masks.
+        manifest: its manifest.
+        shards: the slices to read, which may differ from those that were written.
 
     Raises:
         UserError: the masks are of other tensors, or a file is missing, damaged or incomplete.
@@ -110,8 +108,15 @@ def read_masks(folder: Path, manifest: MaskManifest, shards: Sequence[Shard]) ->
     return [pack(row) for row in kept]
 
 
+def _write_shard(path: Path, masks: MaskSet) -> FileEntry:
+    owned = [(s, bits) for s, bits in zip(masks.shards, masks.bits, strict=True) if s.numel]
+    replace_file(path, lambda temporary: save_file({s.tensor.name: b.cpu() for s, b in owned}, temporary))
+    slices = {shard.tensor.name: (shard.start, shard.numel) for shard, _ in owned}
+    return FileEntry(file=path.name, sha256=sha256_of(path), slices=slices)
+
+
 def _covered(ranges: Sequence[tuple[int, int]]) -> int:
-    """Number of places in the union of some ranges."""
+    """Return the size of the union of some ranges."""
     count = end = 0
     for low, high in sorted(ranges):
         count += max(0, high - max(low, end))
@@ -131,7 +136,7 @@ def _check_tensors(folder: Path, manifest: MaskManifest, shards: Sequence[Shard]
 
 
 def _overlap(shard: Shard, entry: FileEntry) -> tuple[int, int] | None:
-    """Flat index range that a shard and a file have in common."""
+    """Return the flat index range that a shard and a file have in common, or None."""
     start, numel = entry.slices.get(shard.tensor.name, (0, 0))
     low, high = max(shard.start, start), min(shard.start + shard.numel, start + numel)
     return (low, high) if low < high else None
@@ -139,9 +144,7 @@ def _overlap(shard: Shard, entry: FileEntry) -> tuple[int, int] | None:
 
 def _read_file(path: Path, entry: FileEntry) -> dict[str, Tensor]:
     if not path.is_file():
-        raise UserError(
-            f"{path}: missing, though {MANIFEST} lists it: copy it too, or use another checkpoint"
-        )
+        raise UserError(f"{path}: missing, but {MANIFEST} lists it: copy it too, or use another checkpoint")
     if sha256_of(path) != entry.sha256:
         raise UserError(f"{path}: damaged, its SHA-256 is not the one in {MANIFEST}: use another checkpoint")
     try:

@@ -1,4 +1,4 @@
-"""The compiled passes of `bits_kernel.c`: built once with the system's C compiler, never required."""
+"""The compiled kernel `bits_kernel.c`, which is built once with the system's C compiler and is optional."""
 
 import ctypes
 import hashlib
@@ -17,12 +17,11 @@ __all__ = ["Kernel", "build_kernel", "kernel_for"]
 
 SOURCE = Path(__file__).with_name("bits_kernel.c")
 
-
 FLAGS = ("-O3", "-march=native", "-shared", "-fPIC")
 
 
 class Kernel:
-    """The compiled passes, taking contiguous CPU tensors."""
+    """The compiled functions, which take contiguous CPU tensors."""
 
     def __init__(self, library: Path) -> None:
         functions = ctypes.CDLL(str(library))
@@ -38,13 +37,13 @@ class Kernel:
         self._histogram.restype = None
 
     def apply_(self, kept: Tensor, weights: Tensor) -> None:
-        """Zeroes the pruned weights, 32 or 16 bits each, in place."""
+        """Set the pruned weights, of 32 or 16 bits each, to zero in place."""
         self._apply[weights.element_size()](kept.data_ptr(), weights.data_ptr(), weights.numel())
 
     def scan(
         self, scores: Tensor, absolute: bool, kept: Tensor, low: int, high: int, new_kept: Tensor
     ) -> tuple[int, int, Tensor, Tensor]:
-        """Writes `new_kept`; returns how many keys are below and NaN, the keys inside, and their places."""
+        """Do the same as `dsprune.selection.scan.scan_eager`."""
         inside = torch.empty(scores.numel(), dtype=torch.int32)
         places = torch.empty(scores.numel(), dtype=torch.int64)
         below, nan = ctypes.c_int64(), ctypes.c_int64()
@@ -55,17 +54,17 @@ class Kernel:
         return below.value, nan.value, inside[:copied].clone(), places[:copied].clone()
 
     def histogram(self, keys: Tensor, low: int, bin_bits: int) -> Tensor:
-        """Counts int32 keys in 256 bins of `2**bin_bits` keys each, the first of which starts at `low`."""
+        """Do the same as `dsprune.selection.search.histogram_eager`."""
         counts = torch.zeros(256, dtype=torch.int64)
         self._histogram(keys.data_ptr(), keys.numel(), low, bin_bits, counts.data_ptr())
         return counts
 
 
 def build_kernel(folder: Path) -> Path | None:
-    """Compiles the kernel into `folder` unless it is there; None when there is no working compiler.
+    """Compile the kernel into `folder`, unless it exists, and return the library; None without a working compiler.
 
-    The name is a hash of everything that decides the machine code, and the file appears by an atomic rename,
-    so ranks may build at once and machines of different types may share the folder.
+    The library's name contains a hash of everything that determines the machine code, and the file is renamed into
+    place. Therefore ranks may build at the same time, and machines of different types may share the folder.
     """
     digest = hashlib.sha256(SOURCE.read_bytes() + " ".join(FLAGS).encode() + cpu_type().encode()).hexdigest()
     library = folder / f"bits_kernel-{digest[:16]}.so"
@@ -78,16 +77,13 @@ def build_kernel(folder: Path) -> Path | None:
             built = Path(scratch) / library.name
             subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(built)], check=True, capture_output=True)
             built.replace(library)
-    except (
-        OSError,
-        subprocess.CalledProcessError,
-    ):  # a read-only home, an old compiler: eager code does the work
+    except (OSError, subprocess.CalledProcessError):  # a read-only home, an old compiler
         return None
     return library
 
 
 def kernel_for(tensor: Tensor) -> Kernel | None:
-    """The kernel if it can work on this tensor, else None."""
+    """Return the kernel, or None if it is not available for this tensor."""
     return _load() if tensor.device.type == "cpu" and tensor.is_contiguous() else None
 
 
@@ -96,5 +92,5 @@ def _load() -> Kernel | None:
     library = build_kernel(cache_folder())
     try:
         return None if library is None else Kernel(library)
-    except OSError:  # a home that is mounted noexec
+    except OSError:  # the home is mounted noexec
         return None

@@ -1,7 +1,7 @@
-"""The manifest of masks on disk, `dsprune.json`: a record of its own, independent of recipes.
+"""The manifest of masks on disk, `dsprune.json`, which is independent of the recipe.
 
-Format 2 holds what the masks need to be read and checked: names, shapes, targets and scope. Format 1 held the
-recipe's pruning section and is still read.
+Format 2 holds what is needed to read and check the masks: names, shapes, targets and scope. Format 1 held the
+recipe's pruning section; it can still be read.
 """
 
 import json
@@ -23,13 +23,13 @@ class _Strict(BaseModel):
 
 
 class TensorEntry(_Strict):
-    """One pruned tensor.
+    """A pruned tensor.
 
     Attributes:
         shape: full shape.
-        target: fraction of its weights, or of those of its group, that are zero at the end.
-        num_pruned: number of weights that are pruned.
-        initial_pruned: number that were pruned before the first mask update.
+        target: target sparsity, of the tensor or of its group: the fraction of zeros at the end.
+        num_pruned: number of pruned weights.
+        initial_pruned: number of pruned weights before the first mask update.
     """
 
     shape: tuple[int, ...]
@@ -39,7 +39,13 @@ class TensorEntry(_Strict):
 
 
 class FileEntry(_Strict):
-    """One rank's file; `slices` gives start and length of each tensor's slice."""
+    """The file of one rank.
+
+    Attributes:
+        file: name of the file.
+        sha256: checksum of the file.
+        slices: start and length of each tensor's slice, by the tensor's name.
+    """
 
     file: str
     sha256: str
@@ -52,10 +58,10 @@ class MaskManifest(_Strict):
     Attributes:
         step: number of applied optimizer steps when the masks were written.
         timetable: the run's timetable.
-        scope: which tensors share a quota, see `dsprune.selection.groups`.
-        digest: of the complete masks, independent of the sharding.
-        tensors: every pruned tensor, in the global order.
-        files: the masks, one file a rank.
+        scope: which weights were ranked together, see `dsprune.selection.groups`.
+        digest: hash of the complete masks, independent of the sharding.
+        tensors: all pruned tensors by name, in the global order.
+        files: the mask files, one per rank.
     """
 
     format: Literal[2] = 2
@@ -71,7 +77,7 @@ def read_manifest(folder: Path) -> MaskManifest:
     """Read and check `dsprune.json`, of format 1 or 2.
 
     Raises:
-        UserError: there is none, or it is damaged or of another format.
+        UserError: the manifest is missing, damaged or of another format.
     """
     path = folder / MANIFEST
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""The masks of this rank's shards: the record of what is pruned."""
+"""The masks of a rank's shards, which record what is pruned."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from dsprune.masks.bits import count_kept, num_bytes, pack, unpack
 from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
-from dsprune.utils.randomness import hash_text, mix64
+from dsprune.utils.hashing import hash_text, mix64
 
 __all__ = ["MaskSet"]
 
@@ -18,27 +18,27 @@ CHUNK = 1 << 20  # weights at a time, a multiple of 8
 
 
 class MaskSet:
-    """One packed mask a shard, sharded exactly as the weights are.
+    """The packed masks of a rank, sharded exactly as the weights are.
 
     Attributes:
         shards: this rank's slice of every prunable tensor, in global order.
-        bits: their masks, see `dsprune.masks.bits`.
+        bits: the packed mask of each shard, see `dsprune.masks.bits`.
     """
 
     def __init__(self, shards: Sequence[Shard], device: torch.device | str = "cpu") -> None:
-        """Starts with all weights kept."""
+        """Create masks that keep all weights."""
         self.shards = tuple(shards)
         self.bits = tuple(pack(torch.ones(shard.numel, dtype=torch.bool, device=device)) for shard in shards)
 
     @classmethod
     def from_zeros(cls, shards: Sequence[Shard], weights: Sequence[Tensor]) -> MaskSet:
-        """Prunes what is zero already, +0.0 or -0.0, in the shards' 1-D weights."""
+        """Create masks that prune the zeros (+0.0 and -0.0) in the shards' 1-D weights."""
         masks = cls(shards)
         masks.replace([pack(weight != 0) for weight in weights])
         return masks
 
     def replace(self, bits: Sequence[Tensor]) -> None:
-        """Takes over other masks of the same shards."""
+        """Replace the masks by other masks of the same shards."""
         for shard, new in zip(self.shards, bits, strict=True):
             assert new.dtype == torch.uint8, shard
             assert new.shape == (num_bytes(shard.numel),), shard
@@ -46,27 +46,27 @@ class MaskSet:
 
     @property
     def nbytes(self) -> int:
-        """Memory that the masks take on this rank."""
+        """Bytes of the masks on this rank."""
         return sum(bits.numel() for bits in self.bits)
 
     def num_pruned(self) -> list[int]:
-        """Number of pruned weights of each shard."""
+        """Return the number of pruned weights of each shard."""
         return [shard.numel - count_kept(bits) for shard, bits in zip(self.shards, self.bits, strict=True)]
 
     def counts(self, comm: Comm) -> list[int]:
-        """Number of pruned weights of each tensor. Collective: every rank must call this."""
+        """Return the number of pruned weights of each tensor. Collective: every rank must call this."""
         return comm.all_reduce_sum(torch.tensor(self.num_pruned())).tolist()
 
     def digest(self, comm: Comm) -> int:
-        """A fingerprint of the full masks, whoever owns what. Collective: every rank must call this.
+        """Return a hash of the complete masks, independent of the sharding. Collective: every rank must call this.
 
-        More precisely: the sum modulo 2**64 of a hash of (tensor name, flat index) over pruned weights.
+        It is the sum modulo 2**64 of a hash of (tensor name, flat index) over the pruned weights.
         """
         local = [_digest(shard, bits) for shard, bits in zip(self.shards, self.bits, strict=True)]
         return int(comm.all_reduce_sum(torch.stack(local).sum()))
 
     def state(self) -> dict[str, dict[str, int | Tensor]]:
-        """What a checkpoint keeps: the place and the mask of every shard, by the name of its tensor."""
+        """Return what a checkpoint stores: the place and the mask of every shard, by the name of its tensor."""
         return {
             shard.tensor.name: {"start": shard.start, "numel": shard.numel, "bits": bits}
             for shard, bits in zip(self.shards, self.bits, strict=True)

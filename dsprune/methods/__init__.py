@@ -1,1 +1,1 @@
-"""Pruning methods, one a file: each gives the scores of a shard, and the lowest scores are pruned first."""
+"""Pruning methods, one per file: each scores the weights of a shard, and the lowest scores are pruned first."""

@@ -1,4 +1,4 @@
-"""Magnitude pruning: small weights go first."""
+"""Magnitude pruning: the smallest weights are pruned first."""
 
 from torch import Tensor
 
@@ -8,10 +8,10 @@ __all__ = ["Magnitude"]
 
 
 class Magnitude:
-    """Scores a weight by its absolute value."""
+    """Score a weight by its absolute value."""
 
     absolute = True
 
     def scores(self, context: ShardContext) -> Tensor:
-        """Returns the weights themselves: `absolute` does the rest, without a copy of them."""
+        """Return the weights themselves; `absolute` orders them by absolute value without a copy."""
         return context.weight

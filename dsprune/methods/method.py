@@ -1,4 +1,4 @@
-"""What a pruning method sees of a shard."""
+"""The protocol of pruning methods, and their view of a shard."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["Method", "ShardContext"]
 
 @dataclass(frozen=True)
 class ShardContext:
-    """A shard, or with `context[part]` a part of one, for a method to score.
+    """A shard for a method to score; `context[part]` is a part of it.
 
     Attributes:
-        tensor: the tensor it belongs to.
-        positions: flat index in the tensor of each weight.
+        tensor: the tensor of the shard.
+        positions: flat index of each weight in the tensor.
         weight: the weights, float32 and 1-D.
-        gradient: their gradients, or None where there are none.
-        state: views on their optimizer state, such as "exp_avg_sq".
+        gradient: gradients of the weights, or None if there are none.
+        state: views of the optimizer's state of the weights by name, such as "exp_avg_sq".
         seed: the run's seed.
-        step: number of optimizer steps so far.
+        step: number of applied optimizer steps.
     """
 
     tensor: PrunableTensor
@@ -49,19 +49,19 @@ class ShardContext:
 
 
 class Method(Protocol):
-    """Decides which weights go first.
+    """Determines which weights are pruned first.
 
     Attributes:
-        absolute: weights are ordered by the absolute value of their score.
+        absolute: whether weights are ordered by the absolute value of their score.
     """
 
     absolute: bool
 
     def scores(self, context: ShardContext) -> Tensor:
-        """Returns float32 scores, one a weight, lowest pruned first.
+        """Return float32 scores, one per weight; the lowest are pruned first.
 
-        The score of a weight depends on that weight's entries of the context alone, so that the mask does not
-        depend on how tensors are sharded; and arithmetic must not depend on its place in a vector (`exp` and
-        its like may differ in the last bit between the body and the tail of a loop).
+        The score of a weight must depend only on the context's entries for that weight, so that the mask does not
+        depend on the sharding. Its arithmetic must not depend on the position in a vector either: functions such
+        as `exp` may differ in the last bit between the vectorized body and the tail of a loop.
         """
         ...

@@ -1,8 +1,8 @@
-"""The parts of a language model: embeddings, the matrices of its blocks by their use, norms, pooler, head.
+"""The components of a language model: embeddings, the matrices of its blocks by their use, norms, pooler, head.
 
-Where a weight lies is read from the structure: an `nn.Embedding`, a matrix in a block, a vector, the base
-model or what comes on top of it. What a matrix in a block is for is read from its name, which families of
-models do not agree on; a name that is not in the table below is said to be unknown rather than guessed at.
+The structure tells where a weight lies: in an `nn.Embedding`, as a matrix in a block, as a vector, in the base
+model or in the head. The use of a matrix in a block follows from its name, which differs between model families;
+a name that is not in the table below counts as unknown.
 """
 
 import re
@@ -16,23 +16,16 @@ from dsprune.model.shard import PrunableTensor
 __all__ = ["MATRICES", "SMC_SPARSITIES", "UNKNOWN", "Component", "converted", "find_components"]
 
 WORD, POSITION, TYPE, OTHER = "word embeddings", "position embeddings", "type embeddings", "other embeddings"
-
-
 VECTORS, POOLER, HEAD = "norms and biases", "pooler", "head"
-
-
 UNKNOWN, OUTSIDE = "matrices of unknown use", "other matrices"
-
 
 EMBEDDINGS = {
     WORD: r"word|embed_tokens|wte|shared|tok_embeddings",
     POSITION: r"position|wpe|relative_attention_bias",
     TYPE: r"token_type",
 }
+"""Regular expressions that the names of embeddings contain, by use."""
 
-
-# Names of a matrix and, where it needs that to be told apart, of what it lies in: BERT, RoBERTa, ELECTRA and DeBERTa;
-# BART, OPT and Llama; DistilBERT; T5; GPT-2.
 MATRICES = {
     "attention query": r"query|query_proj|q_proj|q_lin|q",
     "attention key": r"key|key_proj|k_proj|k_lin|k",
@@ -42,19 +35,24 @@ MATRICES = {
     "feed-forward in": r"intermediate\.dense|fc1|lin1|up_proj|gate_proj|gate_up_proj|wi|wi_0|wi_1|c_fc|ffn|mlp\.Wi",
     "feed-forward out": r"output\.dense|fc2|lin2|down_proj|wo|mlp\.c_proj|ffn_output|mlp\.Wo",
 }
-
+"""Regular expressions of matrix names by use, with the name of the parent module where the matrix alone is ambiguous.
+They cover BERT, RoBERTa, ELECTRA, DeBERTa, BART, OPT, Llama, DistilBERT, T5 and GPT-2."""
 
 ORDER = (WORD, POSITION, TYPE, OTHER, *MATRICES, UNKNOWN, VECTORS, POOLER, HEAD, OUTSIDE)
+
+SMC_SPARSITIES = tuple(round(1 - 0.8**n, 4) for n in range(1, 11))
+"""The sparsities of SMC-Bench: each round prunes a fifth of the remaining weights of all matrices, including the
+embeddings and the classifier."""
 
 
 @dataclass(frozen=True)
 class Component:
-    """Weights of one use.
+    """The weights of one use.
 
     Attributes:
-        name: what they are.
+        name: their use.
         tensors: the weights, in the order of `named_parameters()`.
-        layers: for each of them the number of its block, counted over the model; None outside of blocks.
+        layers: number of the block of each tensor, counted over the model; None outside of blocks.
     """
 
     name: str
@@ -67,15 +65,15 @@ class Component:
         return sum(tensor.numel for tensor in self.tensors)
 
     def in_layer(self, layer: int) -> tuple[PrunableTensor, ...]:
-        """The tensors in a block."""
+        """Return the tensors in a block."""
         return tuple(t for t, number in zip(self.tensors, self.layers, strict=True) if number == layer)
 
 
 def find_components(model: nn.Module) -> list[Component]:
-    """All weights of a model, each in one component; components that it lacks are left out.
+    """Return the components that a model has; each of its weights is in exactly one.
 
     Args:
-        model: a model of transformer blocks; meta tensors will do. A tied weight counts once, under its first
+        model: a model of transformer blocks; its tensors may be meta. A tied weight counts once, under its first
             name.
     """
     layer_of = {
@@ -108,7 +106,7 @@ def _embedding(name: str) -> str:
 
 
 def _matrix(name: str) -> str:
-    """The use of a matrix in a block.
+    """Return the use of a matrix in a block.
 
     Examples:
         >>> _matrix("bert.encoder.layer.3.attention.output.dense.weight")
@@ -123,19 +121,15 @@ def _matrix(name: str) -> str:
     return UNKNOWN
 
 
-SMC_SPARSITIES = tuple(round(1 - 0.8**n, 4) for n in range(1, 11))
-"""SMC-Bench's sparsities, of all matrices with embeddings and classifier: each round prunes a fifth of the rest."""
-
-
 def converted(sparsity: float, counted: int, pruned: int) -> float:
-    """The sparsity of the weights that are pruned, from that of a larger set in which the others stay dense.
+    """Convert the sparsity of a larger set of weights to that of its pruned subset; all zeros are in the subset.
 
-    Above 1 where the others alone are more than may be left.
+    The result is above 1 if the dense weights alone are too many to reach the sparsity.
 
     Args:
         sparsity: fraction of zeros in the larger set.
-        counted: size of the larger set.
-        pruned: size of the set in which the zeros are.
+        counted: number of weights in the larger set.
+        pruned: number of weights in the pruned subset.
 
     Examples:
         >>> round(converted(0.59, counted=355_360_000, pruned=301_990_000), 3)  # RoBERTa-large

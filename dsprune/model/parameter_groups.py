@@ -1,4 +1,4 @@
-"""How the optimizer's parameter groups follow from the recipe: who decays, and who learns at another rate."""
+"""The optimizer's parameter groups, by weight decay and learning rate."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,19 +15,19 @@ __all__ = ["parameter_groups"]
 def parameter_groups(
     model: nn.Module, peak: float | None, scale: Mapping[str, float], shape_of: ShapeOf = plain_shape
 ) -> list[dict[str, Any]]:
-    """What is trained, in groups for a torch optimizer: biases and the vectors of norms have no weight decay.
+    """Return the trainable parameters in groups for a torch optimizer; biases and norms have no weight decay.
 
     Args:
-        model: the model; meta tensors will do.
-        peak: highest learning rate of what no pattern matches, whose groups come first.
-        scale: factor on the peak by glob pattern; of several that match a parameter the first one counts.
-        shape_of: gives the full shape of a parameter, where the parameter itself is partitioned.
+        model: the model; its tensors may be meta.
+        peak: highest learning rate of the parameters that no pattern matches; their groups come first.
+        scale: factor on the peak by glob pattern; the first pattern that matches a parameter counts.
+        shape_of: returns the full shape of a parameter, which may be partitioned.
 
     Raises:
-        UserError: a pattern has no effect, or there is no peak to scale.
+        UserError: a pattern has no effect, or `scale` is given without `peak`.
     """
     if scale and peak is None:
-        raise UserError("learning_rate.scale: scales nothing yet: give learning_rate.peak too")
+        raise UserError("learning_rate.scale: there is no peak to scale: give learning_rate.peak too")
     factors = values_by_pattern(names_of(model), scale, "learning_rate.scale", "parameter of the model")
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
@@ -41,7 +41,7 @@ def parameter_groups(
 def _group(
     parameters: list[nn.Parameter], peak: float | None, factor: float, is_vector: bool
 ) -> dict[str, Any]:
-    """A group names what differs from the optimizer's own settings."""
+    """Return a group with the settings that differ from the optimizer's own."""
     group: dict[str, Any] = {"params": parameters}
     if factor != 1 and peak is not None:
         group["lr"] = peak * factor

@@ -1,29 +1,28 @@
-"""Opening model folders (or hub names), with the ways that fails told in one line."""
+"""Load configurations, tokenizers and models from Hugging Face folders or hub names."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from dsprune.errors import UserError
 from dsprune.utils.text import first_line
 
-__all__ = ["Head", "check_max_length", "keep_layers", "load_config", "load_model", "load_tokenizer"]
+__all__ = ["Head", "check_max_length", "load_config", "load_model", "load_tokenizer"]
 
 
 @dataclass(frozen=True)
 class Head:
-    """What a kind of task puts on top of a model.
+    """The head that a kind of task puts on a model.
 
     Attributes:
-        auto_class: opens a model with it.
-        suffixes: how the names of the classes end that have it.
-        name: for messages.
+        auto_class: loads a model with this head.
+        suffixes: endings of the names of model classes that have this head.
+        name: name of the head in messages.
     """
 
     auto_class: Any
@@ -31,7 +30,7 @@ class Head:
     name: str
 
     def is_in(self, config: PretrainedConfig) -> bool:
-        """Whether the model of this configuration has it."""
+        """Return whether the model with this configuration has the head."""
         return any(name.endswith(self.suffixes) for name in config.architectures or ())
 
     def load(
@@ -43,10 +42,18 @@ class Head:
         new_head: bool,
         **settings: Any,
     ) -> PreTrainedModel:
-        """The model of a folder or hub name, with a new head where it has none.
+        """Load a model with this head.
+
+        Args:
+            path: folder of the model, or its name on the hub.
+            tokenizer: the model's tokenizer.
+            max_length: longest input in tokens that the model must accept.
+            new_head: create a new head if the model has none.
+            settings: passed on to `from_pretrained`.
 
         Raises:
-            UserError: it cannot be opened, takes shorter inputs only, or has no head and may not get one.
+            UserError: the model cannot be loaded, accepts shorter inputs only, or has no head though `new_head`
+                is false.
         """
         config = load_config(path)
         check_max_length(max_length, config, tokenizer)
@@ -56,14 +63,14 @@ class Head:
 
 
 def load_config(path: str) -> PretrainedConfig:
-    """The configuration of a model."""
-    return _open(AutoConfig.from_pretrained, path, "model")
+    """Load the configuration of a model."""
+    return _load(AutoConfig.from_pretrained, path, "model")
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model; one that knows no padding (GPT-2, Llama) pads with its end-of-text token."""
+    """Load the tokenizer of a model. Without a padding token (GPT-2, Llama) it pads with its end-of-text token."""
     _check_has_tokenizer(Path(path))
-    tokenizer = _open(AutoTokenizer.from_pretrained, path, "tokenizer")
+    tokenizer = _load(AutoTokenizer.from_pretrained, path, "tokenizer")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -72,81 +79,35 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 def load_model(
     auto_class: Any, path: str, tokenizer: PreTrainedTokenizerBase, **settings: Any
 ) -> PreTrainedModel:
-    """A model in fp32, whatever its folder holds: DeepSpeed casts it, and masks are selected from fp32."""
-    model = _open(auto_class.from_pretrained, path, "model", dtype=torch.float32, **settings)
+    """Load a model in fp32, whatever its folder holds: DeepSpeed casts it, and masks are selected from fp32."""
+    model = _load(auto_class.from_pretrained, path, "model", dtype=torch.float32, **settings)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return model
 
 
 def check_max_length(max_length: int, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse inputs that are longer than the model has positions."""
+    """Check that the model and its tokenizer accept inputs of `max_length` tokens.
+
+    Raises:
+        UserError: they do not.
+    """
     longest = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or max_length)
     if max_length > longest:
         raise UserError(f"task.max_length: {max_length}: the model takes at most {longest} tokens: lower it")
 
 
 def _check_has_tokenizer(folder: Path) -> None:
-    # Without its files transformers makes a tokenizer that knows no word, and says nothing.
+    # Without tokenizer files, transformers silently creates a tokenizer with an empty vocabulary.
     patterns = ("tokenizer*", "vocab*", "*.model")
     if folder.is_dir() and not any(file for pattern in patterns for file in folder.glob(pattern)):
         raise UserError(f"tokenizer {str(folder)!r}: no tokenizer files there: set model.tokenizer")
 
 
-def _open(from_pretrained: Callable[..., Any], path: str, what: str, **settings: Any) -> Any:
+def _load(from_pretrained: Callable[..., Any], path: str, what: str, **settings: Any) -> Any:
     try:
-        # Said aloud: transformers would ask the user otherwise, and every rank would wait for an answer.
+        # Explicit, because transformers would otherwise prompt the user, and every rank would wait for an answer.
         return from_pretrained(path, trust_remote_code=False, **settings)
     except (OSError, ValueError, SafetensorError) as error:
         way_out = "give a Hugging Face model folder or hub name"
         raise UserError(f"{what} {path!r}: {first_line(error)}: {way_out}") from error
-
-
-M = TypeVar("M", bound=PreTrainedModel)
-
-
-def keep_layers(model: M, layers: Sequence[int] | None) -> M:
-    """Keep the layers with these numbers, in this order; None keeps all.
-
-    Raises:
-        UserError: there is no such layer, or the model has more than one stack of layers.
-    """
-    if layers is None:
-        return model
-    stacks = list(_stacks(model, ""))
-    if len(stacks) != 1:
-        raise UserError(
-            f"model.layers: {type(model).__name__} has {len(stacks)} stacks of layers: leave this out, it is for "
-            "models that have one"
-        )
-    ((name, stack),) = stacks
-    missing = [layer for layer in layers if layer >= len(stack)]
-    if missing or not layers or len(set(layers)) < len(layers):
-        raise UserError(
-            f"model.layers: {list(layers)}: the model has layers 0 to {len(stack) - 1}: name some of them, each once"
-        )
-    kept = nn.ModuleList(stack[layer] for layer in layers)
-    for place, layer in enumerate(kept):
-        for module in layer.modules():
-            if hasattr(module, "layer_idx"):  # where a decoder keeps its cache
-                module.layer_idx = place  # type: ignore[assignment]
-    model.set_submodule(name, kept)
-    kinds = getattr(model.config, "layer_types", None)
-    if kinds:
-        model.config.layer_types = [kinds[layer] for layer in layers]
-    model.config.num_hidden_layers = len(layers)
-    return model
-
-
-def _stacks(module: nn.Module, name: str) -> Iterator[tuple[str, nn.ModuleList]]:
-    """Lists of modules of one class that have modules of their own, and are in no other such list."""
-    for child_name, child in module.named_children():
-        path = f"{name}.{child_name}".strip(".")
-        if (
-            isinstance(child, nn.ModuleList)
-            and len({type(layer) for layer in child}) == 1
-            and any(child[0].children())
-        ):
-            yield path, child
-        else:
-            yield from _stacks(child, path)

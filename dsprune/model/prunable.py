@@ -1,10 +1,10 @@
-"""Which weights of a model are pruned: found by structure, adjusted by patterns over names.
+"""Find the prunable weights of a model by its structure, adjusted by patterns over names.
 
 The default set is the weight matrices of the encoder and decoder blocks. A block is an element of an
-`nn.ModuleList` whose elements are containers of one class, as every stack of transformer layers is; inside
-it, every module that owns a 2-D `weight` counts (`nn.Linear` and GPT-2's `Conv1D` alike) unless it is an
-`nn.Embedding`. So embeddings, heads, poolers, biases and norms stay dense, and no list of model families is
-needed.
+`nn.ModuleList` whose elements are containers of one class, as in every stack of transformer layers. Inside a
+block, every module with a 2-D `weight` counts (`nn.Linear` and GPT-2's `Conv1D` alike) unless it is an
+`nn.Embedding`. Embeddings, heads, poolers, biases and norms therefore stay dense, without a list of model
+families.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,19 +26,19 @@ def find_prunable(
     *,
     shape_of: ShapeOf = plain_shape,
 ) -> list[PrunableTensor]:
-    """The weights to prune, in `named_parameters()` order, a tied weight once under its first name.
+    """Return the weights to prune in `named_parameters()` order; a tied weight counts once, under its first name.
 
     Args:
-        model: the model; meta tensors will do.
-        include: glob patterns of parameter names to add to the default set.
-        exclude: glob patterns to take out of it, applied after `include`.
-        sparsities: target sparsity by glob pattern; of several that match a weight the first one counts.
-        shape_of: gives the full shape of a parameter, where the parameter itself is partitioned.
+        model: the model; its tensors may be meta.
+        include: glob patterns of parameters to add to the default set.
+        exclude: glob patterns of parameters to remove from it, applied after `include`.
+        sparsities: target sparsity by glob pattern; the first pattern that matches a weight counts.
+        shape_of: returns the full shape of a parameter, which may be partitioned.
 
-    Patterns match the whole name, and any of the names of a tied weight.
+    A pattern must match the complete name, or one of the names of a tied weight.
 
     Raises:
-        UserError: a pattern has no effect, a weight cannot be pruned, or nothing is left to prune.
+        UserError: a pattern has no effect, a weight cannot be pruned, or there is nothing to prune.
     """
     names = names_of(model)
     chosen = _block_matrices(model, shape_of) | parameters_matching(names, include, "pruning.include")
@@ -63,7 +63,7 @@ def find_prunable(
 
 
 def _block_matrices(model: nn.Module, shape_of: ShapeOf) -> set[int]:
-    """Ids of the weight matrices inside the blocks."""
+    """Return the ids of the weight matrices in the blocks."""
     return {
         id(weight)
         for block in blocks_of(model)
@@ -75,16 +75,16 @@ def _block_matrices(model: nn.Module, shape_of: ShapeOf) -> set[int]:
 
 
 def blocks_of(model: nn.Module) -> Iterator[nn.Module]:
-    """The blocks of every stack, in order."""
+    """Yield the blocks of every stack, in order."""
     for modules in model.modules():
         if isinstance(modules, nn.ModuleList) and len({type(module) for module in modules}) == 1:
-            # A list of plain layers (classifiers of several labels, say) is no stack of blocks.
+            # A list of plain layers, such as several classifiers, is not a stack of blocks.
             yield from (module for module in modules if any(module.children()))
 
 
 def _check_can_be_pruned(name: str, parameter: nn.Parameter, shape: tuple[int, ...]) -> None:
     if not parameter.requires_grad:
-        problem = "is frozen (requires_grad is False), so no optimizer holds it"
+        problem = "is frozen (requires_grad is False), so the optimizer does not hold it"
     elif not parameter.is_floating_point() or not shape:
         problem = f"is a {parameter.dtype} of shape {list(shape)}, not a floating-point tensor"
     else:

@@ -1,4 +1,4 @@
-"""The words that the layers share: a prunable tensor, and the slice of it that one rank owns."""
+"""A prunable tensor, and the slice of it that one rank owns."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 __all__ = ["PrunableTensor", "ShapeOf", "Shard", "plain_shape"]
 
 ShapeOf = Callable[[Tensor], tuple[int, ...]]
-"""The full shape of a parameter, which may be partitioned."""
+"""Returns the full shape of a parameter, which may be partitioned."""
 
 
 def plain_shape(parameter: Tensor) -> tuple[int, ...]:
@@ -19,12 +19,12 @@ def plain_shape(parameter: Tensor) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class PrunableTensor:
-    """One weight that the recipe prunes.
+    """One weight tensor that the recipe prunes.
 
     Attributes:
-        name: its name in the model, as `named_parameters` gives it (tied weights have one name).
+        name: its name in the model's `named_parameters()` (tied weights have one name).
         shape: full shape.
-        sparsity: fraction of its weights to be zero at the end, or None for the recipe's common target.
+        sparsity: target fraction of zeros, or None for the recipe's common target.
     """
 
     name: str
@@ -41,8 +41,13 @@ class PrunableTensor:
 class Shard:
     """The contiguous slice `[start, start + numel)` of a flattened prunable tensor that this rank owns.
 
-    A rank that owns nothing of a tensor holds a shard with `numel == 0`, so that every rank lists the same
-    tensors in the same order (the global order, by which ties are broken).
+    A rank that owns no weight of a tensor has a shard with `numel == 0`. Thus every rank lists the same tensors in
+    the same order: the global order, in which ties are broken.
+
+    Attributes:
+        tensor: the tensor.
+        start: flat index of the first weight.
+        numel: number of weights.
     """
 
     tensor: PrunableTensor

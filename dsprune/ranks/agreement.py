@@ -1,6 +1,6 @@
-"""Ranks that agree: bad input that one rank meets ends all of them, and all run the same.
+"""Agreement between ranks: an error of one rank ends all ranks, and all ranks run with the same input.
 
-Without it, the other ranks would wait for the one that ended.
+Without it, the other ranks would wait for the rank that ended.
 """
 
 import socket
@@ -22,7 +22,7 @@ def on_first_rank(ranks: Ranks, work: Callable[[], T]) -> T:
     """Run `work` on the first rank and return its result on all. Collective: every rank must call this.
 
     Raises:
-        UserError: that of the first rank, on every rank.
+        UserError: on every rank, if `work` raises it on the first rank.
     """
     answer: list[Any] = [None, None]
     if ranks.is_first:
@@ -36,34 +36,24 @@ def on_every_rank(ranks: Ranks, work: Callable[[], T]) -> T:
     """Run `work` on every rank and return this rank's result. Collective: every rank must call this.
 
     Raises:
-        UserError: that of the lowest rank that has one, on every rank.
+        UserError: on every rank, that of the lowest rank on which `work` raises one.
     """
     value, message = _attempt(work)
     messages = world_comm(ranks).all_gather_objects(message)
     return _value([value, next((each for each in messages if each is not None), None)])
 
 
-def _attempt(work: Callable[[], Any]) -> list[Any]:
-    try:
-        return [work(), None]
-    except UserError as error:
-        return [None, str(error)]
-
-
-def _value(answer: list[Any]) -> Any:
-    value, message = answer
-    if message is not None:
-        raise UserError(message)
-    return value
-
-
 def check_same(ranks: Ranks, facts: Mapping[str, Any]) -> None:
-    """Check that every rank has the facts of rank 0. Collective: every rank must call this.
+    """Check that every rank has the same facts as rank 0. Collective: every rank must call this.
 
-    A host with other code, another recipe or other data would spoil the run without an error.
+    A host with other code, another recipe or other data would corrupt the run without an error.
+
+    Args:
+        ranks: this process among all.
+        facts: values to compare, by what they are.
 
     Raises:
-        UserError: names the first rank that differs, its host and the first such fact; on every rank.
+        UserError: on every rank; names the first rank that differs, its host and the first fact that differs.
     """
     (first_host, expected), *others = world_comm(ranks).all_gather_objects(
         (socket.gethostname(), dict(facts))
@@ -75,3 +65,18 @@ def check_same(ranks: Ranks, facts: Mapping[str, Any]) -> None:
                     f"rank {rank} on {host}: {what} is {value}, and {expected.get(what)} on rank 0 on {first_host}: "
                     f"give all ranks the same"
                 )
+
+
+def _attempt(work: Callable[[], Any]) -> list[Any]:
+    """Return [result, None], or [None, message] if `work` raises a UserError."""
+    try:
+        return [work(), None]
+    except UserError as error:
+        return [None, str(error)]
+
+
+def _value(answer: list[Any]) -> Any:
+    value, message = answer
+    if message is not None:
+        raise UserError(message)
+    return value

@@ -1,11 +1,12 @@
-"""The order of training examples: a pure function of the seed and the step, the same on any number of ranks.
+"""The batches of training and evaluation, and how ranks divide them.
 
-Step `b` of epoch `e` trains on the examples `batches_e[b]`, which depend on the seed, the epoch and the lengths
-of the examples alone. Ranks and micro-batches only divide those examples among them: the step's gradient is the
-same mean on any number of ranks, and training resumes at any step without reading what came before it.
+The order of training examples is a pure function of the seed and the step. Step `b` of epoch `e` trains on the
+examples `batches_e[b]`, which depend on the seed, the epoch and the lengths of the examples only. Ranks and
+micro-batches only divide these examples: the step's gradient is the same mean on any number of ranks, and
+training resumes at any step without reading earlier examples.
 
-Examples of like length meet in a batch, since a forward pass pads them all to the longest: a random window of
-them is sorted by length and cut into batches, and the batches come in random order.
+Examples of similar length share a batch, because a forward pass pads them to the longest: a random window of
+examples is sorted by length and cut into batches, and the batches are shuffled.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,19 +19,19 @@ from dsprune.errors import UserError
 __all__ = ["BatchPlan", "EvaluationBatch", "TrainSampler", "evaluation_batches"]
 
 WINDOW = 16
-"""Batches that are sorted by length together: enough to be rid of padding, few enough to stay random."""
+"""Number of batches that are sorted by length together: enough to avoid padding, few enough to stay random."""
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Which examples each optimizer step trains on, and how ranks and micro-batches divide them.
+    """The examples of each optimizer step, and their division among ranks and micro-batches.
 
     Attributes:
-        num_examples: size of the training data; an epoch leaves out `num_examples % batch`, others each time.
-        batch: examples of an optimizer step, over all ranks.
-        micro_batch: examples of one forward pass on one rank.
+        num_examples: size of the training data; each epoch omits `num_examples % batch` random examples.
+        batch: examples per optimizer step, over all ranks.
+        micro_batch: examples per forward pass on one rank.
         world_size: number of ranks.
-        seed: of everything random in the order.
+        seed: determines the random order.
     """
 
     num_examples: int
@@ -52,16 +53,16 @@ class BatchPlan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps of an epoch."""
+        """Optimizer steps per epoch."""
         return self.num_examples // self.batch
 
     @property
     def accumulation(self) -> int:
-        """Forward passes of a rank in an optimizer step."""
+        """Forward passes of a rank per optimizer step."""
         return self.batch // (self.micro_batch * self.world_size)
 
     def batches(self, epoch: int, lengths: np.ndarray) -> np.ndarray:
-        """The examples of each step of an epoch, `[steps_per_epoch, batch]`."""
+        """Return the examples of each step of an epoch, `[steps_per_epoch, batch]`."""
         random = np.random.default_rng([self.seed, epoch])
         examples = random.permutation(self.num_examples)[: self.steps_per_epoch * self.batch]
         windows = np.split(examples, range(WINDOW * self.batch, len(examples), WINDOW * self.batch))
@@ -69,9 +70,9 @@ class BatchPlan:
         return random.permutation(np.concatenate(by_length).reshape(-1, self.batch))
 
     def divide(self, examples: np.ndarray, lengths: np.ndarray, rank: int) -> list[list[int]]:
-        """The micro-batches of one rank for the `batch` examples of a step.
+        """Return the micro-batches of one rank for the `batch` examples of a step.
 
-        Examples of like length share a forward pass, on all ranks: little is spent on padding or on waiting.
+        Examples of similar length share a forward pass on all ranks, which saves padding and waiting.
         """
         by_length = examples[np.argsort(lengths[examples], kind="stable")]
         passes = by_length.reshape(self.accumulation, self.micro_batch, self.world_size)
@@ -79,9 +80,9 @@ class BatchPlan:
 
 
 class TrainSampler:
-    """Micro-batches of example numbers for one rank, for the optimizer steps `start <= step < stop`.
+    """The micro-batches of one rank, as example numbers, for the optimizer steps `start <= step < stop`.
 
-    A `batch_sampler` for `torch.utils.data.DataLoader`; `plan.accumulation` batches of it make a step.
+    It is a `batch_sampler` for `torch.utils.data.DataLoader`; `plan.accumulation` of its batches make a step.
     """
 
     def __init__(self, plan: BatchPlan, lengths: Sequence[int], rank: int, *, start: int, stop: int) -> None:
@@ -104,10 +105,10 @@ class TrainSampler:
 
 @dataclass(frozen=True)
 class EvaluationBatch:
-    """Examples of one forward pass.
+    """The examples of one forward pass.
 
     Attributes:
-        examples: their numbers.
+        examples: numbers of the examples.
         counts: False for a repetition that only keeps this rank in step with the others.
     """
 
@@ -118,10 +119,16 @@ class EvaluationBatch:
 def evaluation_batches(
     lengths: Sequence[int], batch_size: int, rank: int, world_size: int
 ) -> list[EvaluationBatch]:
-    """The forward passes of one rank, the longest examples first: memory runs out at once or not at all.
+    """Return the forward passes of one rank, with the longest examples first, so that memory runs out early or never.
 
-    Every rank gets the same number of passes, since under ZeRO-3 a forward pass is collective: a rank with
-    fewer examples repeats its last ones.
+    Every rank gets the same number of passes, because a forward pass is collective under ZeRO-3. A rank with
+    fewer examples repeats its last batch.
+
+    Args:
+        lengths: length of every example, at least one example.
+        batch_size: examples per forward pass on a rank.
+        rank: the rank.
+        world_size: number of ranks.
     """
     assert lengths
     by_length = sorted(range(len(lengths)), key=lambda example: -lengths[example])

@@ -1,4 +1,4 @@
-"""Collectives on a process group, with a count of the bytes that selection hands to them."""
+"""Collectives on a process group, with a count of the bytes that selection communicates."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -20,13 +20,15 @@ class Comm:
     Attributes:
         rank: this rank in the group.
         size: number of ranks.
-        bytes_sent: bytes of tensors that this rank has handed to collectives.
+        bytes_sent: bytes of the tensors that this rank has passed to collectives.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None, device: torch.device | str = "cpu") -> None:
-        """Wrap a group whose backend communicates tensors on `device`.
+        """Wrap a group.
 
-        None is this rank alone. It also serves ranks that hold replicas: each computes the same.
+        Args:
+            group: the process group; None = this rank alone, or ranks with replicas, which all compute the same.
+            device: where the group's backend communicates tensors.
         """
         self.group = group
         self._device = torch.device(device)
@@ -43,7 +45,7 @@ class Comm:
         return message.cpu()
 
     def all_gather(self, tensor: Tensor) -> Tensor:
-        """Stack the ranks' tensors by rank, on the CPU. Collective: every rank must call this."""
+        """Return the ranks' tensors, stacked by rank, on the CPU. Collective: every rank must call this."""
         if self.size == 1:
             return tensor.cpu().unsqueeze(0)
         message = self._message(tensor)
@@ -60,14 +62,14 @@ class Comm:
         return items
 
     def _message(self, tensor: Tensor) -> Tensor:
-        """Copy the tensor to memory that the backend may overwrite, and count it."""
+        """Copy the tensor to memory that the backend may overwrite, and count its bytes."""
         message = tensor.to(self._device, copy=True, memory_format=torch.contiguous_format)
         self.bytes_sent += message.numel() * message.element_size()
         return message
 
 
 def world_comm(ranks: Ranks) -> Comm:
-    """Return the default process group, or this process alone where there is one rank."""
+    """Return the default process group, or this process alone if there is one rank."""
     return Comm(dist.group.WORLD if ranks.world_size > 1 else None)
 
 
@@ -75,8 +77,8 @@ def gather_in_order(items: Mapping[int, T], comm: Comm) -> list[T]:
     """Return the items of all ranks, sorted by their keys. Collective: every rank must call this.
 
     Args:
-        items: this rank's items; no key is on two ranks.
-        comm: the ranks.
+        items: this rank's items by key; a key is on one rank only.
+        comm: the group of ranks.
     """
     everything = {key: item for part in comm.all_gather_objects(items) for key, item in part.items()}
     return [everything[key] for key in sorted(everything)]
@@ -94,9 +96,9 @@ def all_reduce_(tensor: Tensor) -> Tensor:
 
 
 class DelayedMax:
-    """The largest of the ranks' numbers, known one call later, so that no rank waits for it.
+    """The maximum of a number over the ranks, available one call later, so that no rank waits for it.
 
-    Collective: every rank must make one, and then call `exchange` equally often.
+    Collective: every rank must create one, and then call `exchange` equally often.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -105,13 +107,13 @@ class DelayedMax:
         self._work: dist.Work | None = None
 
     def result(self) -> int:
-        """Return the largest number of the last `exchange`; 0 before the first."""
+        """Return the maximum of the last `exchange`; 0 before the first."""
         if self._work is not None:
             self._work.wait()
         return int(self._answer)
 
     def exchange(self, number: int) -> None:
-        """Start the exchange of this rank's number, in the background."""
+        """Start to exchange this rank's number, in the background."""
         self._answer = torch.tensor(number, dtype=torch.int32)
         if self._group is not None:
             self._work = dist.all_reduce(self._answer, op=dist.ReduceOp.MAX, group=self._group, async_op=True)

@@ -1,4 +1,4 @@
-"""Ranks that fail: a lost rank is named in one line, and a rank without progress ends."""
+"""Failures of ranks: report a lost rank in one line, and end a rank that makes no progress."""
 
 import os
 import sys
@@ -16,16 +16,18 @@ from dsprune.ranks.ranks import Ranks
 
 __all__ = ["Watchdog", "explain_lost_ranks"]
 
+T = TypeVar("T")
+
 SIGNS = ("closed by peer", "reset by peer", "Timed out waiting", "Connection refused", "Broken pipe")
-"""What gloo's messages have in common when a rank does not answer."""
+"""Parts of gloo's messages when a rank does not answer."""
 
 
 @contextmanager
 def explain_lost_ranks() -> Iterator[None]:
-    """Collectives that fail inside because another rank is gone.
+    """Replace the backend's error with one line, if a collective in the block fails because a rank is lost.
 
     Raises:
-        RunFailedError: in place of the backend's error.
+        RunFailedError: another rank is lost.
     """
     try:
         yield
@@ -35,21 +37,18 @@ def explain_lost_ranks() -> Iterator[None]:
             raise
         reason = message.strip().splitlines()[0]
         raise RunFailedError(
-            f"another rank is gone ({reason}): the same command goes on from the newest checkpoint"
+            f"another rank is gone ({reason}): the same command resumes from the newest checkpoint"
         ) from error
 
 
-T = TypeVar("T")
-
-
 class Watchdog:
-    """A thread that ends this process when `beat` was not called for some time.
+    """A thread that ends this process if `beat` is not called for some time.
 
-    A rank that waits for a dead one does not come back from the wait, and cannot end itself otherwise.
+    A rank that waits for a lost rank cannot return from the wait or end itself in another way.
 
     Args:
         ranks: this process among all.
-        timeout: seconds.
+        timeout: seconds without a call of `beat`.
     """
 
     def __init__(self, ranks: Ranks, timeout: float) -> None:
@@ -68,11 +67,11 @@ class Watchdog:
         self._over.set()
 
     def beat(self, what: str) -> None:
-        """There is progress; `what` begins."""
+        """Record progress: `what` begins."""
         self._last = (time.monotonic(), what)
 
     def beating(self, work: Callable[..., T], what: str) -> Callable[..., T]:
-        """`work`, each call of which is a beat."""
+        """Return `work`, wrapped so that each call is a beat."""
 
         def beating(*args: Any, **kwargs: Any) -> T:
             self.beat(what)
@@ -86,7 +85,7 @@ class Watchdog:
             if time.monotonic() - since > self._timeout:
                 print(
                     f"dsprune: rank {self._rank}: no progress for {self._timeout:g} seconds (timeout of the recipe) "
-                    f"since {what}: another rank, a host or a file system is gone; the same command goes on from "
+                    f"since {what}: another rank, a host or a file system is gone; the same command resumes from "
                     f"the newest checkpoint",
                     file=sys.stderr,
                     flush=True,

@@ -1,4 +1,4 @@
-"""Can this machine start ranks at all? Two processes, one number, a time limit."""
+"""Check that this machine can start ranks that communicate."""
 
 import tempfile
 import time
@@ -16,7 +16,7 @@ __all__ = ["probe_ranks"]
 
 
 def probe_ranks(world_size: int, timeout: float) -> None:
-    """Start `world_size` gloo ranks here and let them all-reduce a number.
+    """Start `world_size` gloo ranks on this machine and let them all-reduce a number.
 
     Raises:
         CheckFailedError: a rank died, or they did not finish within `timeout` seconds.
@@ -38,7 +38,7 @@ def probe_ranks(world_size: int, timeout: float) -> None:
 
 
 def _join(ranks: mp.ProcessContext, timeout: float) -> bool:
-    """Wait for every rank; `ProcessContext.join` comes back as soon as one has ended."""
+    """Wait for every rank to end; `ProcessContext.join` returns as soon as one has ended."""
     deadline = time.monotonic() + timeout
     while (left := deadline - time.monotonic()) > 0:
         if ranks.join(timeout=left):

@@ -1,4 +1,4 @@
-"""This process among all of a run: its rank, its device, its process group."""
+"""This process among all processes of a run: its rank, its device and its process group."""
 
 import os
 import socket
@@ -14,11 +14,11 @@ __all__ = ["Ranks", "current_ranks", "find_ranks", "process_group", "select_devi
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all of a run.
+    """This process among all processes of a run.
 
     Attributes:
         rank: number of this process, 0 to world_size - 1.
-        local_rank: its number on this host.
+        local_rank: number of this process on its host.
         world_size: number of processes.
     """
 
@@ -28,12 +28,12 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes the files and talks to the user."""
+        """Whether this is rank 0, which writes the files and prints the messages."""
         return self.rank == 0
 
 
 def find_ranks() -> Ranks:
-    """Read the launcher's environment (deepspeed, torchrun), or set up that of a single process.
+    """Return the ranks from the environment of the launcher (deepspeed, torchrun), or a single rank without one.
 
     Without a launcher, set the variables that `torch.distributed` reads for a group of one.
     """
@@ -54,7 +54,7 @@ def current_ranks() -> Ranks:
 
 
 def select_device(ranks: Ranks) -> torch.device:
-    """Return this rank's device and make it the current one: its accelerator, or the CPU."""
+    """Return this rank's device, its accelerator or the CPU, and make it the current device."""
     accelerator = torch.accelerator.current_accelerator()
     if accelerator is None:
         return torch.device("cpu")
@@ -64,7 +64,7 @@ def select_device(ranks: Ranks) -> torch.device:
 
 @contextmanager
 def process_group(ranks: Ranks) -> Iterator[torch.device]:
-    """Open the default process group, for several ranks, while the block runs; yield this rank's device.
+    """Open the default process group for the block, if there are several ranks; yield this rank's device.
 
     Collective: every rank must call this.
     """

@@ -1,4 +1,4 @@
-"""The recipe: everything that a run is told, typed and strict."""
+"""The recipe: all settings of a run, typed and validated."""
 
 from dsprune.recipe.loading import load_recipe, load_task, shipped_recipes
 from dsprune.recipe.ramp import Ramp

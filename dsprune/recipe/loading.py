@@ -1,38 +1,34 @@
-"""From a file and overrides to a recipe; every problem in one line."""
+"""Load a recipe, or its task section alone, from YAML and overrides."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from reprlib import repr as short_repr
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
 from dsprune.errors import UserError
+from dsprune.recipe.problems import describe
 from dsprune.recipe.recipe import Recipe
-from dsprune.recipe.sections import Section, Task
+from dsprune.recipe.section import Section
+from dsprune.recipe.sections import Task
 from dsprune.utils.shipped import shipped_folder, shipped_names
 from dsprune.utils.text import did_you_mean
 
-__all__ = ["describe", "load_recipe", "load_task", "shipped_recipes"]
+__all__ = ["load_recipe", "load_task", "shipped_recipes"]
 
 S = TypeVar("S", bound=Section)
 
 
-RENAMED = {"pruning.events": "pruning.updates"}
-"""New names of keys by old ones, for messages."""
-
-
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe from a file, or by name one that is shipped.
+    """Load a recipe from a file, or a shipped recipe by its name.
 
     Args:
-        name_or_path: path of a YAML file, or the name of a shipped recipe.
-        overrides: `key.sub=value` each, the value as in YAML; they win over the file.
+        name_or_path: path of a YAML file, or name of a shipped recipe.
+        overrides: `key.sub=value` each, with the value in YAML; they take precedence over the file.
 
     Raises:
-        UserError: one line with every problem of the recipe.
+        UserError: the recipe is missing or invalid; one line names every problem.
 
     Examples:
         >>> load_recipe("sentiment-90", ["pruning.sparsity=0.8"]).pruning.sparsity
@@ -46,10 +42,10 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def load_task(name: str, overrides: Sequence[str] = ()) -> Task:
-    """The task section alone, from a name and `key=value` overrides.
+    """Create a task section from the task's name and `key=value` overrides.
 
     Raises:
-        UserError: one line with every problem.
+        UserError: the section is invalid; one line names every problem.
 
     Examples:
         >>> load_task("sst2", ["max_length=64"]).max_length
@@ -59,12 +55,12 @@ def load_task(name: str, overrides: Sequence[str] = ()) -> Task:
 
 
 def shipped_recipes() -> list[str]:
-    """Names of the recipes that come with the package."""
+    """Return the names of the recipes that come with the package."""
     return shipped_names("recipes")
 
 
 def _read(name_or_path: str) -> tuple[str, bytes]:
-    """Name and content of a recipe."""
+    """Return the name and the content of a recipe."""
     path = Path(name_or_path)
     if path.is_file():
         return path.stem, path.read_bytes()
@@ -80,7 +76,7 @@ def _read(name_or_path: str) -> tuple[str, bytes]:
 def _parse(text: str | bytes, where: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none, such as 2024-13-45
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date, such as 2024-13-45
         raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
@@ -94,7 +90,7 @@ def _validate(section: type[S], values: dict[str, Any], overrides: Sequence[str]
 
 
 def _override(values: dict[str, Any], override: str) -> None:
-    """Set one value, in place; a key that does not exist is found by the validation that follows."""
+    """Set one value in place; an unknown key is detected by the validation that follows."""
     path, equals, text = override.partition("=")
     *sections, key = path.strip().split(".")
     if not equals or not key:
@@ -106,50 +102,3 @@ def _override(values: dict[str, Any], override: str) -> None:
             values[section] = {}
         values = values[section]
     values[key] = _parse(text, f"override {override!r}")
-
-
-def describe(error: ValidationError, model: type[BaseModel]) -> str:
-    """One line with all problems: for each the dotted field, its value and the way out."""
-    return "; ".join(_describe_one(problem, model) for problem in error.errors())
-
-
-def _describe_one(problem: ErrorDetails, model: type[BaseModel]) -> str:
-    *parents, key = (str(part) for part in problem["loc"])
-    field = ".".join([*parents, key])
-    if problem["type"] == "extra_forbidden":
-        way_out = _unknown(field, key, _known_keys(model, parents))
-        return f"{field}: value {short_repr(problem['input'])}: {way_out}"
-    if problem["type"] == "missing":
-        return f"{field}: value missing: this field is required"
-    return f"{field}: value {short_repr(problem['input'])}: {_way_out(problem)}"
-
-
-def _way_out(problem: ErrorDetails) -> str:
-    """Pydantic's message as a rule: our own validators' text as it is, its 'Input should be' as 'must be'."""
-    if problem["type"] == "model_type":
-        return "must be a section with keys of its own; leave it out for the defaults"
-    message = problem["msg"].removeprefix("Value error, ")
-    return message.replace("Input should be", "must be").replace("String should", "must")
-
-
-def _unknown(field: str, key: str, known: list[str]) -> str:
-    if field in RENAMED:
-        return f"this key was renamed: use {RENAMED[field]}"
-    return f"unknown key, {did_you_mean(key, known) or 'use one of ' + ', '.join(known)}".rstrip()
-
-
-def _known_keys(model: type[BaseModel], parents: list[str]) -> list[str]:
-    """The keys of the section at `parents`."""
-    for parent in parents:
-        if parent in model.model_fields:  # else it is a key of a mapping to sections
-            model = _section(model.model_fields[parent].annotation)
-    return list(model.model_fields)
-
-
-def _section(annotation: Any) -> type[BaseModel]:
-    """The section in `Section`, `Section | None` or `dict[str, Section]`."""
-    return next(
-        kind
-        for kind in (annotation, *get_args(annotation))
-        if isinstance(kind, type) and issubclass(kind, BaseModel)
-    )

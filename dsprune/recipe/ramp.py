@@ -1,4 +1,4 @@
-"""A number that may change in the course of a run: `2.0`, or a line from one value to another."""
+"""A number that may change during a run: `2.0`, or a straight line from one value to another."""
 
 from collections.abc import Callable
 from typing import Any, Self
@@ -19,36 +19,36 @@ from dsprune.recipe.span import Span
 
 __all__ = ["Ramp", "within"]
 
-_HOW = "write a number, or {first: 1.0, final: 4.0, start: 10 %, end: 2 epochs}"
+_USAGE = "write a number, or {first: 1.0, final: 4.0, start: 10 %, end: 2 epochs}"
 
 
 class Ramp(BaseModel):
-    """`first` until `start`, then a straight line to `final` at `end`, and that from there on.
+    """The value `first` until `start`, a straight line to `final` at `end`, and `final` after that.
 
-    A plain number is a ramp that does not rise, and is written as the number that it is.
+    A plain number is a constant ramp and is written as a number again.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     first: float
-    """Value at the start."""
+    """Value until `start`."""
 
     final: float
-    """Value at the end."""
+    """Value from `end` on."""
 
     start: Span = Span(0.0, "steps")
-    """Where the line begins."""
+    """Where the line begins. Default: `0 steps`."""
 
     end: Span = Span(100.0, "%")
-    """Where it ends; not after `start` = the value jumps there."""
+    """Where the line ends. If it is not after `start`, the value jumps there. Default: `100 %`, the end of the run."""
 
     @property
     def is_constant(self) -> bool:
-        """Whether it is a mere number."""
+        """Whether the value never changes."""
         return self.first == self.final
 
     def at(self, step: int, steps_per_epoch: int, total_steps: int) -> float:
-        """The value for step `step`.
+        """Return the value at step `step`.
 
         Examples:
             >>> ramp = Ramp(first=1.0, final=4.0, start="10 %", end="2 epochs")
@@ -70,7 +70,7 @@ class Ramp(BaseModel):
             return validate(value)
         except ValidationError as error:
             if error.errors()[0]["type"] == "model_type":
-                raise ValueError(_HOW) from None
+                raise ValueError(_USAGE) from None
             raise
 
     @model_serializer(mode="wrap")
@@ -81,14 +81,14 @@ class Ramp(BaseModel):
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        # What the serializer gives cannot be told from its signature; it is what the validator takes.
+        # The serializer has no type annotation to derive a schema from; it returns what the validator accepts.
         schema: Any = core_schema
         section = {**schema, "schema": {**schema["schema"], "serialization": None}}
         return {"anyOf": [{"type": "number"}, handler(section)]}
 
 
 def within(least: float, most: float, *, above: bool = False) -> Callable[[Ramp], Ramp]:
-    """A check that a ramp stays between two values; `above` leaves out the lower one."""
+    """Return a validator that a ramp stays in [least, most], or in (least, most] if `above`."""
 
     def check(ramp: Ramp) -> Ramp:
         low, high = sorted((ramp.first, ramp.final))

@@ -1,11 +1,12 @@
-"""The recipe: everything that a run is told, typed and strict."""
+"""The recipe: all settings of a run, typed and validated."""
 
 from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationInfo, field_validator
 
-from dsprune.recipe.sections import Checkpoints, Distillation, Model, Optimizer, Section, Task, Text, Tracking
+from dsprune.recipe.section import Section, Text
+from dsprune.recipe.sections import Checkpoints, Distillation, Model, Optimizer, Task, Tracking
 from dsprune.recipe.timing import Budget, LearningRate, Pruning
 from dsprune.utils.text import flatten
 
@@ -13,45 +14,55 @@ __all__ = ["Recipe", "dump_recipe", "recipe_schema", "settings_of"]
 
 
 class Recipe(Section):
-    """One run: the model, the task, how long, and what is pruned when."""
+    """All settings of a run: model, task, length, pruning schedule and the rest."""
 
     name: str = Field(pattern=r"^\w[\w.-]*$")
-    """Name of the recipe, and of its run's folder; the name of its file when left out."""
+    """Name of the recipe and of the run's folder. Default: the recipe's file name without its extension."""
 
     model: Model | None = None
-    """Null = a script of one's own brings the model, through `dsprune.initialize`."""
+    """The model to start from. Default: null = your own script passes the model to `dsprune.initialize`."""
 
     task: Task | None = None
-    """Null = a script of one's own brings the data."""
+    """The task and its data. Default: null = your own script provides the data."""
 
     budget: Budget
+    """Length of the run and batch size."""
+
     pruning: Pruning | None = Field(default=None, validate_default=True)
-    """What is pruned; null = nothing, which is fine-tuning, for a dense teacher or a baseline."""
+    """What is pruned and when. Default: null = nothing is pruned: dense fine-tuning, for a teacher or a baseline."""
 
     learning_rate: LearningRate = LearningRate()
+    """The learning-rate schedule."""
+
     optimizer: Optimizer = Optimizer()
+    """The optimizer and its settings."""
+
     distillation: Distillation | None = None
-    """The teacher to learn from; null = none."""
+    """The teacher and the distillation loss. Default: null = no distillation."""
 
     checkpoints: Checkpoints = Checkpoints()
+    """When checkpoints are saved and which are kept."""
+
     tracking: Tracking = Tracking()
+    """Logging and evaluation."""
+
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format of the working weights; the optimizer's copy is fp32 always."""
+    """Number format of the working weights. The optimizer's copy is always fp32. Default: `fp32`."""
 
     gradient_clipping: float = Field(default=1.0, ge=0)
-    """Largest norm of the gradient; 0 = no clipping."""
+    """Largest norm of the gradient. 0 = no clipping. Default: 1.0."""
 
     deepspeed: Text = "zero2"
-    """DeepSpeed config: name of a file in ds_configs, or path of a JSON file."""
+    """DeepSpeed config: the name of a file in ds_configs or the path of a JSON file. Default: `zero2`."""
 
     seed: int = Field(default=42, ge=0)
-    """Seed of new weights, of the order of examples and of dropout."""
+    """Seed for new weights, the order of examples and dropout. Default: 42."""
 
     timeout: float = Field(default=600.0, gt=0)
-    """Seconds without any progress after which a rank takes another for dead, and ends."""
+    """Seconds without progress after which a rank assumes that another rank is lost, and exits. Default: 600."""
 
     output: Text = "runs"
-    """Folder in which the run's folder is made."""
+    """Folder in which the run's folder is created. Default: `runs`."""
 
     @field_validator("pruning")
     @classmethod
@@ -59,22 +70,22 @@ class Recipe(Section):
         budget = info.data.get("budget")
         if pruning is None and budget is not None and budget.epochs is None and budget.steps is None:
             raise ValueError(
-                "no target sparsity to derive the length from: give budget.epochs or budget.steps"
+                "no target sparsity to derive the length of the run from: give budget.epochs or budget.steps"
             )
         return pruning
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The recipe with every default filled in, as YAML: `load_recipe` reads an equal recipe from it."""
+    """Return the recipe as YAML with every default filled in; `load_recipe` reads an equal recipe from it."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def recipe_schema() -> dict[str, Any]:
-    """JSON schema of recipe files, with every field's documentation, for editors that complete and check."""
-    # In this mode spans' defaults are written as in a recipe.
+    """Return the JSON schema of recipe files with the documentation of every field, for use in editors."""
+    # In this mode the defaults of spans are written as in a recipe.
     return Recipe.model_json_schema(mode="serialization")
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
-    """Every setting by its dotted key, as `learning_rate.peak`."""
+    """Return every setting by its dotted key, such as `learning_rate.peak`."""
     return dict(flatten(recipe.model_dump(mode="json")))

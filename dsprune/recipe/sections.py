@@ -1,83 +1,19 @@
-"""Sections of the recipe: the model, the task, the optimizer, the teacher, the checkpoints, the log.
+"""Sections of the recipe: model, task, optimizer, distillation, checkpoints and tracking.
 
-The literal under each field is its documentation, and its description in the JSON schema.
+The literal under each field is its documentation and its description in the JSON schema.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    ValidationInfo,
-    field_validator,
-)
-from pydantic_core import CoreSchema, core_schema
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from dsprune.recipe.ramp import Ramp, within
-from dsprune.recipe.span import Span
-from dsprune.registry import TASKS, Registry
+from dsprune.recipe.section import Named, Section, Text
+from dsprune.recipe.span import PositiveSpan, Span
+from dsprune.registry import TASKS
 
-__all__ = [
-    "Checkpoints",
-    "Distillation",
-    "Fraction",
-    "Model",
-    "Named",
-    "Optimizer",
-    "Section",
-    "Task",
-    "Text",
-    "Tracking",
-]
-
-Text = Annotated[str, Field(min_length=1)]
-
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-@dataclass(frozen=True)
-class Named:
-    """Annotation of a text field: a name in a registry.
-
-    Attributes:
-        registry: holds the names, for validation and for the JSON schema.
-        late: leave the check to whoever uses the name, where listing the names is slow.
-    """
-
-    registry: Registry
-    late: bool = False
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        schema = handler(source)
-        return schema if self.late else core_schema.no_info_after_validator_function(self._check, schema)
-
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        return {"type": "string", "enum": list(self.registry)}
-
-    def _check(self, name: str) -> str:
-        if name not in self.registry:
-            raise ValueError(self.registry.problem(name))
-        return name
-
-
-class Section(BaseModel):
-    """What all sections share: they are frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        use_attribute_docstrings=True,
-        allow_inf_nan=False,
-    )
+__all__ = ["Checkpoints", "Distillation", "Model", "Optimizer", "Task", "Tracking"]
 
 
 class Model(Section):
@@ -87,80 +23,86 @@ class Model(Section):
     """Folder of a Hugging Face model, or its name on the hub."""
 
     tokenizer: Text | None = None
-    """Folder or hub name of the tokenizer; null = the model's own."""
+    """Folder or hub name of the tokenizer. Default: null = the tokenizer of the model."""
 
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    """Layers to keep, counted from 0, the others being dropped at the start; null = all."""
+    """Layers to keep, counted from 0; the others are removed at the start. Default: null = all layers."""
 
 
 class Task(Section):
     """What the model is trained to do, and on which data."""
 
     name: Annotated[Text, Named(TASKS, late=True)]
-    """Name of the task: a known one such as `sst2`, or a general kind such as `text-classification`."""
+    """Name of the task: a benchmark such as `sst2`, or a general kind such as `text-classification`."""
 
     dataset: Text | None = None
-    """Name of the data set on the hub; null = the task's own, or the local data below."""
+    """Name of the dataset on the hub. Default: null = the task's own dataset, or the local data given below."""
 
     config: Text | None = None
-    """Configuration of the data set on the hub, where it has several."""
+    """Configuration of `dataset`, if it has several. Default: null = the dataset's default configuration."""
 
     folder: Text | None = None
-    """Local folder with the task's data as their authors publish them; `dsprune data TASK` says what is in it."""
+    """Local folder with the benchmark's data as published by its authors; `dsprune data TASK` lists its content.
+    Default: null = no folder."""
 
     train: Text | None = None
-    """Local file with the training examples: csv, tsv, jsonl or parquet, or what the task is published in."""
+    """Local file with the training examples: csv, tsv, jsonl, parquet or the format that the task is published
+    in. Default: null = the training split of `folder` or of the dataset."""
 
     validation: Text | None = None
-    """Local file with the validation examples, likewise."""
+    """Local file with the validation examples, in the same formats. Default: null = the validation split of
+    `folder` or of the dataset."""
 
     text: Text | None = None
-    """Column with the text; null = the task's own."""
+    """Column with the text. Default: null = the task's own column."""
 
     text_pair: Text | None = None
-    """Column with the second text, for tasks on pairs, or with the choices; null = the task's own."""
+    """Column with the second text in tasks on text pairs, or with the choices in multiple choice. Default: null =
+    the task's own column."""
 
     label: Text | None = None
-    """Column with the label; null = the task's own."""
+    """Column with the label. Default: null = the task's own column."""
 
     fold: int = Field(default=0, ge=0, le=4)
-    """Which fold to validate on, of benchmarks that are cross-validated."""
+    """Cross-validated benchmarks: the fold to validate on. Default: 0."""
 
     pairs: tuple[Annotated[str, Field(pattern=r"^[a-z]{2}-[a-z]{2}$")], ...] = ()
-    """Translation: from which language into which, such as `en-de`; several are trained and tested together."""
+    """Translation: source and target language, such as `en-de`. Several pairs are trained and evaluated together.
+    Default: none."""
 
     max_length: int = Field(default=128, ge=1)
-    """Longest input in tokens; what is longer is cut, or read in windows where answers are looked for."""
+    """Longest input in tokens. Longer inputs are truncated; in question answering and language modeling they are
+    split. Default: 128."""
 
     stride: int = Field(default=128, ge=0)
-    """Question answering: tokens that two windows of a text have in common."""
+    """Question answering: tokens that two consecutive windows of a text share. Default: 128."""
 
     max_answer: int = Field(default=30, ge=1)
-    """Question answering: longest answer in tokens."""
+    """Question answering: longest answer in tokens. Default: 30."""
 
     max_target: int = Field(default=128, ge=2)
-    """Sequence to sequence: longest output in tokens."""
+    """Sequence to sequence: longest output in tokens. Default: 128."""
 
     beams: int = Field(default=1, ge=1)
-    """Sequence to sequence: width of the beam in evaluation; 1 = greedy."""
+    """Sequence to sequence: width of the beam search in evaluation. Default: 1 = greedy decoding."""
 
     masked: float = Field(default=0.15, gt=0, lt=1)
-    """Masked language modelling: fraction of the tokens that are to be guessed."""
+    """Masked language modeling: fraction of the tokens that the model predicts. Default: 0.15."""
 
     copies: int = Field(default=1, ge=1)
-    """Masked language modelling: how often the training text is taken, each time with other tokens masked."""
+    """Masked language modeling: number of copies of the training text, each with other tokens masked. Default: 1."""
 
     max_train: int | None = Field(default=None, ge=1)
-    """Train on so many examples only, spread evenly over all; null = on all."""
+    """Number of training examples to use, spread evenly over all. Default: null = all examples."""
 
     max_validation: int | None = Field(default=None, ge=1)
-    """Evaluate on so many examples only, spread likewise; null = on all."""
+    """Number of validation examples to use, spread evenly over all. Default: null = all examples."""
 
     @field_validator("config")
     @classmethod
     def _config_needs_dataset(cls, config: str | None, info: ValidationInfo) -> str | None:
         if config is not None and info.data.get("dataset", "") is None:
-            raise ValueError("a configuration belongs to a data set: give task.dataset too, or leave it out")
+            raise ValueError("a configuration belongs to a dataset: give task.dataset too, or leave it out")
         return config
 
     @field_validator("folder")
@@ -179,116 +121,109 @@ class Task(Section):
 
 
 class Optimizer(Section):
-    """The optimizer that DeepSpeed makes."""
+    """The optimizer that DeepSpeed creates."""
 
     type: Text = "AdamW"
-    """Its name in a DeepSpeed config."""
+    """Name of the optimizer in a DeepSpeed config. Default: `AdamW`."""
 
     weight_decay: float = Field(default=0.01, ge=0)
-    """Weight decay; biases and norms have none."""
+    """Weight decay. Biases and norms have none. Default: 0.01."""
 
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    """Decay rates of the two moments."""
+    """Decay rates of the first and second moment. Default: 0.9 and 0.999."""
 
     eps: float = Field(default=1e-8, gt=0)
-    """Added to the root of the second moment."""
+    """Added to the square root of the second moment. Default: 1e-8."""
 
 
 class Distillation(Section):
-    """Learn from a teacher: loss (1 - h) * task + h * T^2 * KL(teacher_T || student_T)."""
+    """Learn from a teacher with the loss (1 - h) * task + h * T^2 * KL(teacher_T || student_T)."""
 
     teacher: Text
-    """Folder of the teacher, a Hugging Face model that was trained for the task, or its name on the hub."""
+    """The teacher, a Hugging Face model that was trained for the task: its folder or its name on the hub."""
 
     store: Text | None = None
-    """Folder with the teacher's outputs, made when it is not there; null = run the teacher at every step."""
+    """Folder of the teacher logits store, which is created if it is missing. Default: null = run the teacher at
+    every step."""
 
     hardness: Annotated[Ramp, AfterValidator(within(0, 1))] = Ramp(first=1.0, final=1.0)
-    """h: weight of the teacher's part of the loss, 0 to 1; a number, or a line between two."""
+    """h: weight of the distillation loss, 0 to 1; a number, or a line between two. Default: 1.0."""
 
     temperature: Annotated[Ramp, AfterValidator(within(0, math.inf, above=True))] = Ramp(first=2.0, final=2.0)
-    """T: both outputs are divided by it before the softmax; a number, or a line between two."""
+    """T: divides the logits of teacher and student before the softmax; a number, or a line between two. Default:
+    2.0."""
 
     dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
-    """Number format of the store."""
+    """Number format of the store. Default: `fp16`."""
 
     k: int = Field(default=64, ge=1)
-    """Kind `topk`: how many of the largest outputs are stored."""
+    """Kind `topk`: number of largest logits that are stored per row. Default: 64."""
 
     temperatures: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    """Kind `topk`: temperatures that the store is good for, besides `temperature`."""
+    """Kind `topk`: temperatures that the store supports, in addition to `temperature`. Default: none."""
 
     kind: Literal["auto", "full", "topk", "hidden"] = "auto"
-    """What is stored: all outputs, the largest, or the last hidden states; auto = the smallest that will do."""
+    """What is stored: all logits (full), the largest ones (topk) or the last hidden states (hidden). Default:
+    `auto` = the smallest of them whose KL divergence from the teacher is at most 0.001 nats."""
 
     @property
     def stored_temperatures(self) -> tuple[float, ...]:
-        """What kind `topk` can be read at; none when the temperature changes, since it would know the ends only."""
+        """Temperatures at which kind `topk` can be read; none if the temperature changes during the run."""
         constant = {self.temperature.first} if self.temperature.is_constant else set()
         return tuple(sorted(constant | set(self.temperatures))) if constant else ()
 
     @field_validator("kind")
     @classmethod
-    def _readable(cls, kind: str, info: ValidationInfo) -> str:
+    def _topk_needs_constant_temperature(cls, kind: str, info: ValidationInfo) -> str:
         temperature = info.data.get("temperature")
         if kind == "topk" and temperature is not None and not temperature.is_constant:
-            raise ValueError("topk knows single temperatures only, and this one changes: use full or hidden")
+            raise ValueError(
+                "topk supports single temperatures only, and this temperature changes: use full or hidden"
+            )
         return kind
 
 
 class Checkpoints(Section):
-    """When the run is saved, so that it can go on, and what is kept of it."""
+    """When checkpoints are saved, and which are kept."""
 
-    every: Span = Span(1.0, "epochs")
-    """Distance between two checkpoints; there is one at the end always, and one when a run is stopped."""
+    every: PositiveSpan = Span(1.0, "epochs")
+    """Distance between two checkpoints. The run also saves one at its end and when it is stopped. Default:
+    `1 epochs`."""
 
     keep: int = Field(default=2, ge=1)
-    """How many of the newest are kept. One more is on disk while the next is written."""
+    """Number of newest checkpoints to keep. One more is on disk while the next is written. Default: 2."""
 
     best: bool = False
-    """Keep the one with the best validation metric too, of those evaluations that were at the target sparsity."""
+    """Also keep the checkpoint with the best validation metric among evaluations at the target sparsity. Default:
+    false."""
 
     margin: float = Field(default=120.0, ge=0)
-    """Seconds before the end of a Slurm job at which the run stops, with a checkpoint."""
-
-    @field_validator("every")
-    @classmethod
-    def _more_than_nothing(cls, every: Span) -> Span:
-        if every.amount == 0:
-            raise ValueError("must be longer than nothing")
-        return every
+    """Seconds before the end of a Slurm job at which the run saves a checkpoint and stops. Default: 120."""
 
 
 class Tracking(Section):
-    """What is logged, how often, and to whom."""
+    """What is logged where, and how often the model is evaluated."""
 
     wandb: bool = False
-    """Log to Weights & Biases too; `metrics.jsonl` is always written."""
+    """Also log to Weights & Biases; `metrics.jsonl` is always written. Default: false."""
 
     project: Text = "dsprune"
-    """Project at Weights & Biases."""
+    """Weights & Biases: the project. Default: `dsprune`."""
 
     group: Text | None = None
-    """Group of runs that belong together, such as the seeds of one setting."""
+    """Group of runs that belong together, such as the seeds of one setting. Default: null = no group."""
 
     tags: tuple[Text, ...] = ()
-    """Tags of the run."""
+    """Tags of the run. Default: none."""
 
     run: Text | None = None
-    """Name of the run; null = the recipe's name."""
+    """Weights & Biases: the name of the run. Default: null = the recipe's name."""
 
     log_model: bool = False
-    """Send the finished model to Weights & Biases, as an artifact."""
+    """Weights & Biases: upload the finished model as an artifact. Default: false."""
 
     log_every: int = Field(default=10, ge=1)
-    """Steps between two lines of training metrics."""
+    """Optimizer steps between two records of training metrics. Default: 10."""
 
-    eval_every: Span = Span(1.0, "epochs")
-    """Distance between two evaluations on the validation data."""
-
-    @field_validator("eval_every")
-    @classmethod
-    def _more_than_nothing(cls, eval_every: Span) -> Span:
-        if eval_every.amount == 0:
-            raise ValueError("must be longer than nothing")
-        return eval_every
+    eval_every: PositiveSpan = Span(1.0, "epochs")
+    """Distance between two evaluations on the validation data. Default: `1 epochs`."""

@@ -2,21 +2,19 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import AfterValidator, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-__all__ = ["Span"]
+__all__ = ["PositiveSpan", "Span"]
 
 Unit = Literal["steps", "epochs", "%"]
 
-
-# A number as Python prints it, without a positive exponent: nothing that overflows to infinity.
+# A number as Python prints it, without a positive exponent, so that none overflows to infinity.
 _PATTERN = r"(\d+(?:\.\d+)?(?:e-\d+)?) *(steps?|epochs?|%)"
 
-
-_HOW = "write '500 steps', '2 epochs', '10 %' or a bare whole number of steps"
+_USAGE = "write '500 steps', '2 epochs', '10 %' or a bare whole number of steps"
 
 
 @dataclass(frozen=True)
@@ -24,8 +22,8 @@ class Span:
     """A length of training, at least zero.
 
     Attributes:
-        amount: how many of the unit.
-        unit: optimizer steps, epochs of the training data, or per cent of the whole run.
+        amount: number of units.
+        unit: optimizer steps, epochs of the training data, or percent of the run.
     """
 
     amount: float
@@ -33,7 +31,7 @@ class Span:
 
     @classmethod
     def parse(cls, value: Any) -> "Span":
-        """Read what a recipe says.
+        """Read a span as a recipe writes it.
 
         Examples:
             >>> Span.parse("2 epochs")
@@ -47,23 +45,23 @@ class Span:
             return cls(float(value), "steps")
         match = re.fullmatch(_PATTERN, value.strip()) if isinstance(value, str) else None
         if match is None:
-            raise ValueError(_HOW)
+            raise ValueError(_USAGE)
         amount = float(match[1])
         unit = next(unit for unit in get_args(Unit) if unit.startswith(match[2]))
         if unit == "steps" and not amount.is_integer():
-            raise ValueError(_HOW)
+            raise ValueError(_USAGE)
         return cls(amount, unit)
 
     def __str__(self) -> str:
         return f"{int(self.amount) if self.amount % 1 == 0 else self.amount} {self.unit}"
 
     def length(self, steps_per_epoch: int, total_steps: int) -> float:
-        """The same length in steps, not rounded: what multiples are taken of."""
+        """Return the length in steps, not rounded, so that multiples of it are exact."""
         unit_steps = {"steps": 1.0, "epochs": float(steps_per_epoch), "%": total_steps / 100}
         return self.amount * unit_steps[self.unit]
 
     def to_steps(self, steps_per_epoch: int, total_steps: int) -> int:
-        """The same length in whole steps, rounded to the nearest."""
+        """Return the length in steps, rounded to the nearest whole number."""
         return round(self.length(steps_per_epoch, total_steps))
 
     @classmethod
@@ -77,3 +75,13 @@ class Span:
     ) -> dict[str, Any]:
         text = {"type": "string", "pattern": f"^ *{_PATTERN} *$"}
         return {"anyOf": [{"type": "integer", "minimum": 0}, text]}
+
+
+def _check_positive(span: Span) -> Span:
+    if span.amount == 0:
+        raise ValueError("must be longer than zero")
+    return span
+
+
+PositiveSpan = Annotated[Span, AfterValidator(_check_positive)]
+"""A span that is longer than zero."""

@@ -1,32 +1,35 @@
-"""Sections of the recipe that the schedule is made from: the budget, the pruning, the learning rate."""
+"""Sections of the recipe that determine the schedule: budget, pruning and learning rate.
+
+The literal under each field is its documentation and its description in the JSON schema.
+"""
 
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from dsprune.recipe.sections import Fraction, Named, Section
-from dsprune.recipe.span import Span
+from dsprune.recipe.section import Fraction, Glob, Named, Section
+from dsprune.recipe.span import PositiveSpan, Span
 from dsprune.registry import CURVES, METHODS, SCOPES
 
 __all__ = ["Budget", "LearningRate", "Pruning"]
 
-Glob = Annotated[str, Field(min_length=1)]
-
 
 class Budget(Section):
-    """How long to train, and on how many examples at a time."""
+    """Length of the run and batch size."""
 
     epochs: float | None = Field(default=None, gt=0)
-    """Length of the run in epochs. With neither epochs nor steps it follows from the target sparsity."""
+    """Length of the run in epochs. Default: null = `steps`; if that is null too, the length that the schedule law
+    gives for the target sparsity."""
 
     steps: int | None = Field(default=None, ge=1)
-    """Length of the run in optimizer steps."""
+    """Length of the run in optimizer steps. Default: null = see `epochs`."""
 
     batch: int = Field(ge=1)
-    """Examples per optimizer step, over all ranks."""
+    """Examples per optimizer step, summed over all ranks."""
 
     micro_batch: int | None = Field(default=None, ge=1)
-    """Examples per rank and forward pass, the rest being accumulated; null = batch / number of ranks."""
+    """Examples per rank and forward pass; gradients are accumulated up to `batch`. Default: null = `batch` divided
+    by the number of ranks, without accumulation."""
 
     @field_validator("steps")
     @classmethod
@@ -45,47 +48,50 @@ class Budget(Section):
 
 
 class Pruning(Section):
-    """Which weights go, how many, and when."""
+    """Which weights are pruned, how many, and when."""
 
     sparsity: float = Field(gt=0, lt=1)
-    """Target: fraction of the prunable weights that are zero at the end."""
+    """Target sparsity: fraction of the prunable weights that are zero at the end."""
 
     curve: Annotated[str, Named(CURVES)] = "cubic"
-    """How the sparsity grows from the first mask update to the last; one-shot has one mask update, at `start`."""
+    """How the sparsity grows from `start` to `end`; `one-shot` has a single mask update, at `start`. Default:
+    `cubic`."""
 
     first: float | None = Field(default=None, ge=0, lt=1)
-    """Sparsity where the curve begins, at `start`. Above 0 it is a jump, and so the first mask update; if it is 0,
-    nothing happens at `start` itself. Null = what the law gives for the target."""
+    """Sparsity at `start`, where the curve begins. Above 0, the jump to it is the first mask update; at 0, there is
+    no mask update at `start`. Default: null = what the schedule law gives for the target."""
 
     start: Span | None = None
-    """Where the curve begins, and the dense phase ends; null = 2/30 of the run."""
+    """Where the dense phase ends and the curve begins. Default: null = 2/30 of the run."""
 
     end: Span | None = None
-    """The last mask update, always exactly on the target; null = 26/30 of the run."""
+    """Where the last mask update is, which reaches the target exactly. Default: null = 26/30 of the run."""
 
     updates: int | None = Field(default=None, ge=2)
-    """Number of mask updates, evenly spaced; null = what the law gives for the target."""
+    """Number of evenly spaced mask updates. Default: null = what the schedule law gives for the target."""
 
-    every: Span | None = None
-    """Distance between mask updates, instead of their number. Counted from the jump where there is one (start,
-    start + every, ...), and from the first step of the run if `first` is 0 (the multiples of `every` after
-    `start`). The last mask update is at `end` either way."""
+    every: PositiveSpan | None = None
+    """Distance between mask updates, as an alternative to `updates`. It counts from `start` if there is a jump
+    (start, start + every, ...), and from the first step of the run if `first` is 0 (the multiples of `every`
+    after `start`). The last mask update is at `end` in both cases. Default: null = `updates` is used."""
 
     method: Annotated[str, Named(METHODS)] = "magnitude"
-    """What scores the weights; the lowest scores go first."""
+    """How weights are scored; the lowest scores are pruned first. Default: `magnitude`."""
 
     scope: Annotated[str, Named(SCOPES)] = "global"
-    """Who competes: all prunable weights (global), those of each tensor (uniform), or all of them after each
-    tensor's scores are divided by their norm (normalized)."""
+    """Which weights are ranked together: all prunable weights (global), those of each tensor (uniform), or all of
+    them with scores divided by the root mean square of their tensor's scores (normalized). Default: `global`."""
 
     include: tuple[Glob, ...] = ()
-    """Prune the parameters with these names too, beside the linear weights of the encoder or decoder."""
+    """Glob patterns of parameters to prune in addition to the linear weights of the encoder and decoder blocks.
+    Default: none."""
 
     exclude: tuple[Glob, ...] = ()
-    """Keep the parameters with these names dense."""
+    """Glob patterns of parameters to keep dense, applied after `include`. Default: none."""
 
     sparsities: dict[Glob, Annotated[float, Field(ge=0, lt=1)]] = Field(default_factory=dict)
-    """Targets of their own for the parameters with these names, as fractions."""
+    """Target sparsity by glob pattern, for parameters with a target of their own; the first match counts. Default:
+    none."""
 
     @field_validator("first")
     @classmethod
@@ -106,10 +112,8 @@ class Pruning(Section):
     @field_validator("every")
     @classmethod
     def _updates_or_every(cls, every: Span | None, info: ValidationInfo) -> Span | None:
-        if every is not None and every.amount == 0:
-            raise ValueError("must be longer than nothing")
         if every is not None and info.data.get("updates") is not None:
-            raise ValueError("leave out pruning.updates or pruning.every: the one gives the other")
+            raise ValueError("leave out pruning.updates or pruning.every: each determines the other")
         return every
 
     @field_validator("first", "end", "updates", "every")
@@ -123,26 +127,28 @@ class Pruning(Section):
 
 
 class LearningRate(Section):
-    """The learning rate over the run. All but `peak` and `warmup` are fractions of the peak."""
+    """The learning rate over the run. The values named `final` are fractions of the peak."""
 
     peak: float | None = Field(default=None, gt=0)
-    """Highest learning rate; null = the one that the optimizer was made with."""
+    """Highest learning rate. Default: null = the learning rate that the optimizer was created with."""
 
     scale: dict[Glob, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    """Factors on the peak for the parameters with these names: `{"*.encoder.*": 0.01}` trains a new decoder a
-    hundred times faster than the encoder before it. Of several that match, the first one counts."""
+    """Factor on the peak by glob pattern over parameter names; the first match counts. For example,
+    `{"*.encoder.*": 0.01}` trains a new decoder with a hundred times the learning rate of the encoder. Default:
+    none."""
 
     warmup: Span = Span(0.0, "steps")
-    """Length of the linear rise from 0 to the peak."""
+    """Length of the linear rise from 0 to the peak. Default: `0 steps`."""
 
     rewind: bool = True
-    """Go back to the peak at every mask update; if false, one linear decay from peak to `final` over the run."""
+    """Return to the peak at every mask update. If false, the learning rate decays linearly from the peak to `final`
+    over the run. Default: true."""
 
     dense_final: Fraction = 0.1
-    """End of the linear decay before the first mask update."""
+    """End of the linear decay before the first mask update, as a fraction of the peak. Default: 0.1."""
 
     interval_final: Fraction = 0.1
-    """End of the linear decay from one mask update to the next."""
+    """End of the linear decay from one mask update to the next, as a fraction of the peak. Default: 0.1."""
 
     final: Fraction = 0.0
-    """End of the last linear decay, at the end of the run."""
+    """End of the last linear decay, at the end of the run, as a fraction of the peak. Default: 0.0."""

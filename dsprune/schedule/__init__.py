@@ -1,4 +1,4 @@
-"""When the mask grows and by how much, and what the learning rate does: pure functions of the step."""
+"""The schedule of sparsity and learning rate, as pure functions of the step."""
 
 from dsprune.schedule.build import build_timetable
 from dsprune.schedule.timetable import MaskUpdate, Timetable

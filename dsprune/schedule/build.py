@@ -1,4 +1,4 @@
-"""From the recipe to the timetable: when the mask grows, by how much, and what the learning rate does."""
+"""Build the timetable of a run from its recipe."""
 
 from fractions import Fraction
 from math import ceil
@@ -9,32 +9,32 @@ from dsprune.registry import CURVES
 from dsprune.schedule.law import DENSE, LAST_UPDATE, first_sparsity, scaled_epochs, scaled_updates
 from dsprune.schedule.timetable import MaskUpdate, Timetable
 
-__all__ = ["MaskUpdate", "Timetable", "build_timetable"]
+__all__ = ["build_timetable"]
 
 
 def build_timetable(
     pruning: Pruning | None, learning_rate: LearningRate, budget: Budget, steps_per_epoch: int | None
 ) -> Timetable:
-    """Lay out a run.
+    """Return the timetable of a run.
 
-    More precisely, for T steps in all (the budget, or else the law's number of epochs for the target):
+    For a run of T steps (from the budget, or else the schedule law's number of epochs for the target):
 
     * without pruning there are no mask updates;
-    * a one-shot curve has its mask update at `start` (default 2/30 T), on the target;
+    * a one-shot curve has its mask update at `start` (default 2/30 T), and it reaches the target;
     * any other curve goes from sparsity s0 at `start` to the target at `end` (default 26/30 T). The last mask
-      update is at `end`; one at step t before it has sparsity `curve((t - start) / (end - start))`. Mask updates
-      are evenly spaced, or on the grid of `every`. If s0 > 0, the jump to it is the first mask update and the grid
-      begins there; if s0 = 0, there is no mask update at `start`, and the grid is the multiples of `every`.
+      update is at `end`; an earlier one at step t has sparsity `curve((t - start) / (end - start))`. Mask updates
+      are evenly spaced, or on the grid of `every`. If s0 > 0, the jump to s0 is the first mask update, and the
+      grid begins there. If s0 = 0, there is no mask update at `start`, and the grid is the multiples of `every`.
 
     Args:
-        pruning: None for dense fine-tuning.
-        learning_rate: warm-up, rewinds and where the decays end.
-        budget: the length of the run.
-        steps_per_epoch: None if it is not known: then the run counts as one epoch, and a recipe that counts
-            in epochs is refused.
+        pruning: the pruning section; None for dense fine-tuning.
+        learning_rate: the learning-rate section.
+        budget: the budget section.
+        steps_per_epoch: optimizer steps per epoch. None = unknown: the run counts as one epoch, and a recipe with
+            lengths in epochs is an error.
 
     Raises:
-        UserError: if the parts do not fit into the run, or the mask updates do not have a step each.
+        UserError: the parts do not fit into the run, or two mask updates fall on the same step.
 
     Examples:
         >>> timetable = build_timetable(Pruning(sparsity=0.9, first=0.7), LearningRate(), Budget(batch=32), 1)
@@ -64,7 +64,7 @@ def build_timetable(
 
 
 def _refuse_epochs(pruning: Pruning | None, learning_rate: LearningRate, budget: Budget) -> None:
-    """Every length must be in steps or per cent."""
+    """Check that every length is in steps or percent."""
     spans = {"learning_rate.warmup": learning_rate.warmup}
     if pruning is not None:
         for name in ("start", "end", "every"):
@@ -88,12 +88,13 @@ def _total_steps(pruning: Pruning | None, budget: Budget, steps_per_epoch: int) 
         epochs = scaled_epochs(pruning.sparsity)
     else:
         raise UserError(
-            "budget.epochs: value None: without pruning the length must be said: give epochs or steps"
+            "budget.epochs: value None: without pruning the length must be set: give epochs or steps"
         )
     total_steps = round(epochs * steps_per_epoch)
     if total_steps < 1:
         raise UserError(
-            f"budget.epochs: value {epochs:g} is less than a step of {steps_per_epoch}: give budget.steps"
+            f"budget.epochs: value {epochs:g} is less than one step ({steps_per_epoch} steps per epoch): "
+            "give more epochs, or budget.steps"
         )
     return total_steps
 
@@ -112,12 +113,12 @@ def _updates(pruning: Pruning, steps_per_epoch: int, total_steps: int) -> tuple[
     steps = _steps(pruning, start, end, first > 0, steps_per_epoch, total_steps)
     if len(set(steps)) < len(steps):
         raise UserError(
-            f"budget: value {total_steps} (in steps): {len(steps)} mask updates do not get a step each from step "
-            f"{start} to {end}: give a larger budget or fewer pruning.updates"
+            f"budget: value {total_steps} (in steps): {len(steps)} mask updates do not fit between "
+            f"step {start} and step {end}, each on its own step: give a larger budget or fewer pruning.updates"
         )
     curve, target = CURVES.get(pruning.curve), pruning.sparsity
     sparsities = [curve((step - start) / (end - start), first, target) for step in steps[:-1]]
-    # Rounding must neither pass the target nor miss it.
+    # Rounding errors must neither exceed nor miss the target.
     return tuple(
         MaskUpdate(*update)
         for update in zip(steps, [*(min(s, target) for s in sparsities), target], strict=True)
@@ -136,7 +137,7 @@ def _steps(
 
 
 def _position(name: str, span: Span | None, share: Fraction, steps_per_epoch: int, total_steps: int) -> int:
-    """Step of `pruning.start` or `pruning.end`, by default a share of the run."""
+    """Return the step of `pruning.start` or `pruning.end`, by default a share of the run."""
     if span is None:
         return int(share * total_steps)
     step = span.to_steps(steps_per_epoch, total_steps)
@@ -149,13 +150,13 @@ def _position(name: str, span: Span | None, share: Fraction, steps_per_epoch: in
 
 
 def _evenly(start: int, end: int, num_updates: int, jump: bool) -> list[int]:
-    """Evenly spaced steps up to `end`, from `start` if there is a jump, else from one distance later."""
+    """Return evenly spaced steps up to `end`, from `start` if there is a jump, else from one distance later."""
     num_gaps = num_updates - 1 if jump else num_updates
     return [end - round((end - start) * left / num_gaps) for left in reversed(range(num_updates))]
 
 
 def _grid(start: int, end: int, every: float, jump: bool) -> list[int]:
-    """Steps up to `end` on a grid that begins at the jump, if there is one, or else at step 0.
+    """Return the steps up to `end` on a grid that begins at the jump, or at step 0 if there is no jump.
 
     Examples:
         >>> _grid(2, 26, 4, jump=True)

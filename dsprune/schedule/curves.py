@@ -1,4 +1,4 @@
-"""How sparsity grows from the first mask update to the last, as pure functions of the progress between them."""
+"""Curves of the sparsity from the first mask update to the last, as pure functions of the progress."""
 
 from collections.abc import Callable
 
@@ -8,12 +8,12 @@ Curve = Callable[[float, float, float], float]
 
 
 def cubic(progress: float, first: float, target: float) -> float:
-    """Sparsity that grows fast at first, when most weights are redundant, and slowly near the target.
+    """Return a sparsity that grows fast at first, when most weights are redundant, and slowly near the target.
 
-    More precisely: `first + (target - first) * (1 - (1 - progress) ** 3)` for a progress from 0 to 1.
+    It is `first + (target - first) * (1 - (1 - progress) ** 3)`.
 
     Args:
-        progress: how far the step is from the start of the curve to its end, 0 to 1.
+        progress: fraction of the steps from the start of the curve to its end, 0 to 1.
         first: sparsity at progress 0.
         target: sparsity at progress 1.
 
@@ -25,7 +25,7 @@ def cubic(progress: float, first: float, target: float) -> float:
 
 
 def linear(progress: float, first: float, target: float) -> float:
-    """Sparsity that grows by the same number of weights at every mask update; arguments as `cubic`.
+    """Return a sparsity that grows by the same number of weights at every mask update; arguments as for `cubic`.
 
     Examples:
         >>> linear(0.5, 0.5, 0.75)
@@ -35,18 +35,18 @@ def linear(progress: float, first: float, target: float) -> float:
 
 
 def exponential(progress: float, first: float, target: float) -> float:
-    """Sparsity that grows by the same work at every mask update: the same share of the weights that are left.
+    """Return a sparsity whose log compression grows linearly: each mask update prunes the same share of the rest.
 
-    More precisely: `1 - (1 - first) * ((1 - target) / (1 - first)) ** progress`; arguments as `cubic`.
+    It is `1 - (1 - first) * ((1 - target) / (1 - first)) ** progress`; arguments as for `cubic`.
 
     Examples:
-        >>> [round(exponential(i / 3, 0.5, 0.9375), 4) for i in range(4)]  # halved three times
+        >>> [round(exponential(i / 3, 0.5, 0.9375), 4) for i in range(4)]  # the rest is halved three times
         [0.5, 0.75, 0.875, 0.9375]
     """
     return 1 - (1 - first) * ((1 - target) / (1 - first)) ** progress
 
 
 def one_shot(progress: float, first: float, target: float) -> float:
-    """Return the target: there is a single mask update; arguments as `cubic`."""
+    """Return the target, which the single mask update reaches; arguments as for `cubic`."""
     del progress, first
     return target

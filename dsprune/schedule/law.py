@@ -1,9 +1,9 @@
-"""How training and sparsification scale with the target sparsity.
+"""The schedule law: how training and sparsification scale with the target sparsity.
 
 The law is dsprune's own. The paper's guideline is to scale the training, sparsification and learning-rate
-schedules with the target; its formula was not available to us. The law is fitted to recipes that the authors
+schedules with the target, but its formula was not available. The law is fitted to recipes that the authors
 published: oBERT's runs of 30 epochs (7 mask updates, the first to 0.7, for targets of 0.8 to 0.97) and those for
-MLPerf (first to 0.25 for 0.5, and to 0.7 for 0.95).
+MLPerf (the first mask update to 0.25 for a target of 0.5, and to 0.7 for 0.95).
 
 Its unit is the log compression `ln(1 / (1 - sparsity))`, the logarithm of the compression ratio.
 """
@@ -25,10 +25,11 @@ __all__ = [
 ]
 
 ALPHA = 0.4
-"""Share of the log compression that the first mask update reaches. The published first updates give 0.415 (0.25
-for 0.5) and 0.402 (0.7 for 0.95); oBERT's 0.7 for 0.9 and 0.97 gives 0.52 and 0.34."""
+"""Share of the target's log compression that the first mask update reaches. The MLPerf recipes give 0.415 (0.25 for
+0.5) and 0.402 (0.7 for 0.95); oBERT's first sparsity of 0.7 gives 0.52 for a target of 0.9, and 0.34 for 0.97."""
 
 REFERENCE_SPARSITY, REFERENCE_EPOCHS, REFERENCE_UPDATES = 0.9, 30, 7
+"""The oBERT recipe that lengths and mask updates are scaled from."""
 
 DENSE = Fraction(2, 30)
 """Share of the run before the first mask update."""
@@ -50,7 +51,7 @@ def log_compression(sparsity: float) -> float:
 def first_sparsity(target: float, alpha: float = ALPHA) -> float:
     """Return the sparsity of the first mask update.
 
-    More precisely: `1 - (1 - target) ** alpha`, so its log compression is `alpha` times that of the target.
+    It is `1 - (1 - target) ** alpha`, so its log compression is `alpha` times that of the target.
 
     Examples:
         >>> round(first_sparsity(0.9), 3), round(first_sparsity(0.5), 3)
@@ -60,7 +61,7 @@ def first_sparsity(target: float, alpha: float = ALPHA) -> float:
 
 
 def scaled_epochs(target: float) -> float:
-    """Return the epochs of a run, in proportion to the log compression: 30 at a target of 0.9.
+    """Return the epochs of a run, which are proportional to the log compression: 30 at a target of 0.9.
 
     Examples:
         >>> round(scaled_epochs(0.9), 1), round(scaled_epochs(0.5), 1), round(scaled_epochs(0.97), 1)
@@ -70,7 +71,7 @@ def scaled_epochs(target: float) -> float:
 
 
 def max_target(epochs: float) -> float:
-    """Return the highest target that a number of epochs is long enough for: the inverse of `scaled_epochs`.
+    """Return the highest target for a number of epochs: the inverse of `scaled_epochs`.
 
     Examples:
         >>> round(max_target(30), 3), round(max_target(9), 3)
@@ -80,7 +81,7 @@ def max_target(epochs: float) -> float:
 
 
 def scaled_updates(target: float) -> int:
-    """Return the number of mask updates, in proportion to the log compression: 7 at 0.9, at least 2.
+    """Return the number of mask updates, proportional to the log compression: 7 at a target of 0.9, at least 2.
 
     Examples:
         >>> scaled_updates(0.9), scaled_updates(0.5), scaled_updates(0.97)
@@ -90,20 +91,20 @@ def scaled_updates(target: float) -> int:
 
 
 def _relative(target: float) -> float:
-    """Return the log compression of a target over that of the reference."""
+    """Return the log compression of a target divided by that of the reference."""
     return log_compression(target) / log_compression(REFERENCE_SPARSITY)
 
 
 def scaled_to(recipe: Recipe, target: float) -> Recipe:
     """Return the recipe with another target sparsity and its schedule scaled.
 
-    With r the ratio of the targets' log compressions: lengths in epochs or steps and the number of mask updates
-    are multiplied by r, and the first mask update keeps its share of the log compression. Distances between mask
-    updates, lengths in per cent and what the law sets anyway stay as they are.
+    Lengths in epochs or steps and the number of mask updates are multiplied by the ratio of the targets' log
+    compressions, and the first mask update keeps its share of the log compression. Distances between mask updates,
+    lengths in percent and defaults from the law do not change.
 
     Args:
         recipe: a recipe that prunes.
-        target: fraction of zeros.
+        target: the new target sparsity, as a fraction of zeros.
     """
     pruning = recipe.pruning
     assert pruning is not None
@@ -117,7 +118,7 @@ def scaled_to(recipe: Recipe, target: float) -> Recipe:
     values = recipe.model_dump()
     values["pruning"] = {**pruning.model_dump(), **changed}
     values["budget"] = budget.model_dump()
-    # Validated again: the parts must still fit together.
+    # Validate again, because the parts must still fit together.
     return Recipe.model_validate(values)
 
 

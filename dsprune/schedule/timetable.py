@@ -1,4 +1,4 @@
-"""The timetable of a run: what happens at which step, as pure functions of the step."""
+"""The timetable of a run: mask updates and learning rate, as pure functions of the step."""
 
 from bisect import bisect_right
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ Phase = Literal["dense", "prune", "recover"]
 
 @dataclass(frozen=True)
 class MaskUpdate:
-    """The mask grows to `sparsity` just before optimizer step `step` is taken (steps count from 0)."""
+    """A mask update to `sparsity`, just before optimizer step `step` (counted from 0)."""
 
     step: int
     sparsity: float
@@ -22,18 +22,19 @@ class MaskUpdate:
 class Timetable:
     """Sparsity and learning rate at every step.
 
-    Epochs and percentages are steps by now. It is stored in checkpoints, so that a resumed run keeps the
-    timetable that it began with.
+    All lengths are in optimizer steps. The timetable is stored in checkpoints, so that a resumed run keeps the
+    timetable that it started with.
 
     Attributes:
         total_steps: length of the run in applied optimizer steps.
-        steps_per_epoch: of those, in one epoch.
+        steps_per_epoch: optimizer steps per epoch.
         warmup_steps: length of the linear rise of the learning rate.
-        mask updates: in order, at distinct steps; the last one is on the target. Empty for dense fine-tuning.
-        rewind: whether the learning rate goes back to its peak at each mask update.
-        dense_final: multiplier at the end of the dense phase.
-        interval_final: multiplier at the end of the interval between two mask updates.
-        final: multiplier at the end of the run.
+        updates: the mask updates in order, at distinct steps; the last one reaches the target. Empty for dense
+            fine-tuning.
+        rewind: whether the learning rate returns to its peak at each mask update.
+        dense_final: fraction of the peak learning rate at the end of the dense phase.
+        interval_final: fraction of the peak at the end of the interval between two mask updates.
+        final: fraction of the peak at the end of the run.
     """
 
     total_steps: int
@@ -46,43 +47,43 @@ class Timetable:
     final: float
 
     def progress(self, update: MaskUpdate) -> float:
-        """Fraction of the target that the mask update reaches; a tensor with its own target keeps pace with it."""
+        """Return the fraction of the target that a mask update reaches; tensors with their own targets use it too."""
         return update.sparsity / self.updates[-1].sparsity
 
     def update_at(self, step: int) -> MaskUpdate | None:
-        """The mask update that comes before step `step`, if any."""
+        """Return the mask update just before step `step`, or None."""
         return next((update for update in self.updates if update.step == step), None)
 
     def sparsity_at(self, step: int) -> float:
-        """Sparsity of the mask in force while step `step` is taken; 0 before the first mask update."""
+        """Return the sparsity of the mask during step `step`; 0 before the first mask update."""
         num_past = self._num_past_updates(step)
         return self.updates[num_past - 1].sparsity if num_past else 0.0
 
     def phase_at(self, step: int) -> Phase:
-        """`dense` before the first mask update, `recover` from the last one on, `prune` between."""
+        """Return `dense` before the first mask update, `recover` from the last one on, and `prune` between."""
         num_past = self._num_past_updates(step)
         if num_past == 0:
             return "dense"
         return "recover" if num_past == len(self.updates) else "prune"
 
     def phases(self) -> list[tuple[Phase, int, int]]:
-        """Name, first step and end of each phase that the run has."""
+        """Return the name, first step and end of each phase of the run."""
         steps = [update.step for update in self.updates]
         bounds = sorted({0, *steps[:1], *steps[-1:], self.total_steps})
         return [(self.phase_at(start), start, end) for start, end in pairwise(bounds)]
 
     def lr_multiplier(self, step: int) -> float:
-        """Fraction of the peak learning rate for step `step`.
+        """Return the fraction of the peak learning rate for step `step`.
 
-        More precisely, with W warm-up steps:
+        With W warm-up steps, it is
 
-        * `step / W` while `step < W`, whatever happens meanwhile;
-        * else `1 + (f - 1) * (step - a) / (b - a)`, a linear decay over the segment `[a, b)` that `step` is
-          in. The mask updates cut the run into segments; without rewinds it is one. A segment ends at f, which is
-          `dense_final` at the first mask update, `interval_final` at any other, and `final` at the end of the run.
-          A segment that the warm-up reaches into starts at W.
+        * `step / W` while `step < W`, even at a mask update;
+        * otherwise `1 + (f - 1) * (step - a) / (b - a)`, a linear decay over the segment `[a, b)` with `step`. The
+          mask updates divide the run into segments; without rewinds the run is one segment. A segment ends at f,
+          which is `dense_final` at the first mask update, `interval_final` at any other, and `final` at the end of
+          the run. A segment that overlaps the warm-up starts at W.
 
-        Past the end of the run it stays at `final`.
+        After the end of the run it stays at `final`.
 
         Examples:
             >>> timetable = Timetable(100, 10, 0, (MaskUpdate(10, 0.5), MaskUpdate(60, 0.9)), True, 0.5, 0.1, 0.0)
@@ -97,18 +98,18 @@ class Timetable:
         return 1 + (end - 1) * progress
 
     def lr_corners(self) -> list[int]:
-        """Clocks between which the learning rate is a straight line: it jumps only from one to the next."""
+        """Return the steps between which the learning rate is linear; jumps are between two consecutive steps."""
         turns = [update.step for update in self.updates] + [self.warmup_steps, self.total_steps]
         steps = {step for turn in turns for step in (turn - 1, turn) if 0 <= step <= self.total_steps}
         return sorted({0, *steps})
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold; `from_dict` makes an equal timetable of it."""
+        """Return the timetable as JSON-compatible values, from which `from_dict` creates an equal one."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Timetable":
-        """Return the timetable that `to_dict` wrote down; version 0.1 called its updates `events`."""
+        """Create a timetable from the values of `to_dict`; version 0.1 called the updates `events`."""
         values = dict(values)
         updates = values.pop("events", ()) or values.pop("updates", ())
         return cls(**values, updates=tuple(MaskUpdate(**update) for update in updates))
@@ -117,7 +118,7 @@ class Timetable:
         return bisect_right(self.updates, step, key=lambda update: update.step)
 
     def _segment(self, step: int) -> tuple[int, int, float]:
-        """First step, end and final multiplier of the decay that `step` is in."""
+        """Return the first step, the end and the final fraction of the decay at `step`."""
         if not self.rewind:
             return 0, self.total_steps, self.final
         num_past = self._num_past_updates(step)

@@ -1,6 +1,6 @@
-"""Exact selection of the weights to prune, the same mask on any number of ranks."""
+"""Exact selection of the weights to prune, with the same mask on any number of ranks."""
 
-from dsprune.selection.normalize import normalized
+from dsprune.selection.normalize import normalize
 from dsprune.selection.select import select
 
-__all__ = ["normalized", "select"]
+__all__ = ["normalize", "select"]

@@ -1,6 +1,6 @@
-"""Guesses a narrow range of keys that holds each group's threshold, by a search in a sample of the weights.
+"""Guess a narrow range of keys around the threshold of each group, by a search in a sample of the weights.
 
-What is selected never depends on the sample; only how long it takes does.
+The selection does not depend on the sample; only its duration does.
 """
 
 from collections.abc import Sequence
@@ -13,16 +13,17 @@ from dsprune.masks.bits import pick
 from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.selection.groups import Group
-from dsprune.selection.scan import HIGHEST_KEY, LOWEST_KEY, NAN_KEY, PRUNED_KEY, Scorer, to_keys
+from dsprune.selection.keys import HIGHEST_KEY, LOWEST_KEY, NAN_KEY, PRUNED_KEY, to_keys
+from dsprune.selection.scan import Scorer
 from dsprune.selection.search import Search, narrow
 
 __all__ = ["Bracket", "guess_brackets"]
 
 Bracket = tuple[int, int]
-"""The first and the last key of a range."""
+"""First and last key of a range."""
 
-
-DEVIATIONS = 4  # standard deviations of the sample's quantile: misses once in ten thousand mask updates
+DEVIATIONS = 4
+"""Width of a bracket, in standard deviations of the sample's quantile: about one miss in ten thousand mask updates."""
 
 
 def guess_brackets(
@@ -32,7 +33,10 @@ def guess_brackets(
     groups: Sequence[Group],
     comm: Comm,
 ) -> list[Bracket]:
-    """Collective: every rank must call this."""
+    """Return a bracket for each group, which contains its threshold almost always.
+
+    Collective: every rank must call this. The arguments are those of `dsprune.selection.select`.
+    """
     samples = [_sample(shards, scorers, kept, group) for group in groups]
     ranks = [_sample_ranks(group) for group in groups]
     targets = torch.tensor([first for first, _ in ranks] + [last for _, last in ranks])
@@ -48,7 +52,7 @@ def guess_brackets(
 def _sample(
     shards: Sequence[Shard], scorers: Sequence[Scorer], kept: Sequence[Tensor], group: Group
 ) -> Tensor:
-    """The keys that this rank owns of every `stride`-th weight of the group, whoever owns the others."""
+    """Return the keys of every `stride`-th weight of the group, as far as this rank owns them."""
     stride = _stride(group)
     offset = 0  # of the tensor in the group
     keys = []
@@ -63,15 +67,15 @@ def _sample(
 
 
 def _stride(group: Group) -> int:
-    """Such that the sample is about as large as the bracket it leaves.
+    """Return the distance of sampled weights, for which sample and bracket have about the same size.
 
-    Odd, so that it visits many columns of a matrix, whose number has large powers of two in it.
+    It is odd, so that the sample covers many columns of matrices, whose widths contain large powers of two.
     """
     return round(group.num_weights ** (1 / 3)) | 1
 
 
 def _sample_ranks(group: Group) -> tuple[int, int]:
-    """Ranks in the sample, from 1, between which the threshold lies; they may be out of its range."""
+    """Return the ranks in the sample, from 1, between which the threshold lies; they may be outside the sample."""
     size = ceil(group.num_weights / _stride(group))
     quantile = group.num_pruned / group.num_weights
     margin = DEVIATIONS * sqrt(size * quantile * (1 - quantile)) + 1
@@ -79,7 +83,7 @@ def _sample_ranks(group: Group) -> tuple[int, int]:
 
 
 def _bracket(group: Group, ranks: tuple[int, int], low: int, high: int) -> Bracket:
-    """The range between two keys of the sample, open where their rank is out of its range."""
+    """Return the range between two keys of the sample, unbounded where their rank is outside the sample."""
     first, last = ranks
     if first < 1:
         low = LOWEST_KEY

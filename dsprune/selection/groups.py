@@ -1,4 +1,4 @@
-"""Which weights compete with which: the scope of pruning."""
+"""The scope of pruning: which weights are ranked together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ __all__ = ["GLOBAL", "NORMALIZED", "UNIFORM", "Group", "Scope", "make_groups", "
 
 
 class Scope(NamedTuple):
-    """Which weights compete for the same zeros.
+    """Which weights are ranked together.
 
     Attributes:
-        per_tensor: each tensor has a quota of its own; else tensors of one target share theirs.
-        normalized: scores are divided by the root mean square of their tensor's.
+        per_tensor: whether each tensor is a group of its own; else tensors with the same target form a group.
+        normalized: whether scores are divided by the root mean square of their tensor's scores.
     """
 
     per_tensor: bool = False
@@ -28,13 +28,13 @@ GLOBAL, UNIFORM, NORMALIZED = Scope(), Scope(per_tensor=True), Scope(normalized=
 
 @dataclass(frozen=True)
 class Group:
-    """Tensors that share one quota of pruned weights.
+    """Tensors whose weights are ranked together.
 
     Attributes:
-        name: how messages call it.
-        tensors: their places in the global order, ascending.
-        num_weights: how many weights they have.
-        num_pruned: how many of those are to be zero.
+        name: name of the group in messages.
+        tensors: places of its tensors in the global order, ascending.
+        num_weights: number of their weights.
+        num_pruned: number of zeros after the mask update.
     """
 
     name: str
@@ -48,9 +48,9 @@ def update_groups(tensors: Sequence[PrunableTensor], pruning: Pruning, progress:
 
     Args:
         tensors: all prunable tensors, in the global order.
-        pruning: the target and the scope.
-        progress: sparsity of the mask update as a fraction of the target; tensors with targets of their own
-            follow it too.
+        pruning: the pruning section, for target and scope.
+        progress: sparsity of the mask update as a fraction of the target; it applies to tensors with their own
+            targets too.
     """
     targets = [pruning.sparsity if tensor.sparsity is None else tensor.sparsity for tensor in tensors]
     return make_groups(tensors, [progress * target for target in targets], pruning.scope)
@@ -61,7 +61,12 @@ def make_groups(
 ) -> list[Group]:
     """Group tensors of the same sparsity; in uniform scope each tensor is a group of its own.
 
-    A group has exactly `round(sparsity * num_weights)` zeros.
+    A group gets exactly `round(sparsity * num_weights)` zeros.
+
+    Args:
+        tensors: all prunable tensors, in the global order.
+        sparsities: fraction of zeros of each tensor.
+        scope: name in the registry of scopes.
     """
     per_tensor = SCOPES.get(scope).per_tensor
     members: dict[object, list[int]] = {}

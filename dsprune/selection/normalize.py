@@ -1,4 +1,4 @@
-"""Scores in units of their tensor's root mean square, so that tensors of different scale compete fairly."""
+"""Normalize scores by their tensor's root mean square, so that tensors of different scale are comparable."""
 
 from __future__ import annotations
 
@@ -12,18 +12,25 @@ from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.selection.scan import Scorer, parts
 
-__all__ = ["normalized"]
+__all__ = ["normalize"]
 
-STEPS = 1 << 15  # between 0 and a tensor's largest score; squares of 2**33 weights add up without overflow
+STEPS = 1 << 15
+"""Steps between 0 and a tensor's largest score; the squares of 2**33 weights add up without overflow."""
 
 
-def normalized(
+def normalize(
     shards: Sequence[Shard], scorers: Sequence[Scorer], device: torch.device | str, comm: Comm
 ) -> list[Scorer]:
-    """Divides the scores of each tensor by their root mean square. Collective: every rank must call this.
+    """Divide the scores of each tensor by their root mean square. Collective: every rank must call this.
 
-    A sum of floats depends on its order, and so on the sharding. This one does not: scores are rounded to
-    `STEPS` steps of the tensor's largest, and the squares of these integers are summed exactly.
+    A sum of floats depends on its order, and therefore on the sharding. This sum does not: scores are rounded to
+    multiples of the tensor's largest score divided by `STEPS`, and the squares of these integers are summed exactly.
+
+    Args:
+        shards: this rank's shard of every tensor, in global order.
+        scorers: the scores of each shard.
+        device: device of the scores.
+        comm: the ranks over which the tensors are sharded.
     """
     largest = torch.zeros(len(shards), dtype=torch.float64)
     for place, (shard, scorer) in enumerate(zip(shards, scorers, strict=True)):
@@ -43,14 +50,14 @@ def normalized(
 
 
 def _sum_of_squares(scores: Tensor, largest: float) -> int:
-    """In units of `(largest / STEPS)**2`; 0 if that is no scale (NaN is refused by selection later)."""
+    """Return the sum in units of `(largest / STEPS)**2`; 0 if `largest` is 0, inf or NaN (selection reports NaN)."""
     if largest == 0 or not isfinite(largest):
         return 0
     return int((scores.double() * (STEPS / largest)).round().long().square().sum())
 
 
 def _factor(largest: float, squares: int, numel: int) -> float:
-    """One over the root mean square, as far as float32 goes."""
+    """Return the reciprocal of the root mean square, at most the largest float32."""
     root = largest / STEPS * sqrt(squares / numel) if squares else 1.0
     return min(1 / root, torch.finfo(torch.float32).max)
 

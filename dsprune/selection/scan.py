@@ -1,12 +1,4 @@
-"""Scores as integers whose order is the order in which weights are pruned.
-
-The bits of a float, read as an integer, are monotone once negative numbers are reflected; so selection
-counts and compares integers and is exact. Three kinds of weight have a key of their own:
-
-    a weight that is pruned already   PRUNED_KEY   below all others: it stays pruned
-    a score of -0.0                   0            the key of +0.0: equal scores have equal keys
-    a score that is NaN               NAN_KEY      above all others: counted and refused
-"""
+"""The pass over all scores of a shard, in chunks: count, prune and copy keys relative to a range."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,54 +9,21 @@ from torch import Tensor
 
 from dsprune.masks.bits import num_bytes, pack, prune_, unpack
 from dsprune.masks.kernel import kernel_for
+from dsprune.selection.keys import NAN_KEY, to_keys
 
-__all__ = [
-    "HIGHEST_KEY",
-    "LOWEST_KEY",
-    "NAN_KEY",
-    "PRUNED_KEY",
-    "Scan",
-    "Scorer",
-    "parts",
-    "scan",
-    "scan_eager",
-    "settle",
-    "to_keys",
-]
+__all__ = ["Scan", "Scorer", "parts", "scan", "scan_eager", "settle"]
 
-PRUNED_KEY = -(2**31)
-
-
-LOWEST_KEY = PRUNED_KEY + 1  # no score has a key below this
-
-
-HIGHEST_KEY = 2**31 - 2  # nor above this
-
-
-NAN_KEY = 2**31 - 1
-
-
-def to_keys(scores: Tensor, absolute: bool, kept: Tensor) -> Tensor:
-    """Returns the int32 keys of float32 scores, or of their absolute values; `kept` is their boolean mask."""
-    scores = scores.abs() if absolute else scores + 0.0  # -0.0 + 0.0 is +0.0
-    bits = scores.view(torch.int32)
-    keys = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return keys.masked_fill_(scores.isnan(), NAN_KEY).masked_fill_(~kept, PRUNED_KEY)
-
-
-CHUNK = {"cpu": 1 << 19}  # weights: few calls, and temporaries stay near the core
-
-
+CHUNK = {"cpu": 1 << 19}  # weights at a time: few calls, and temporaries stay in the cache
 CHUNK_ACCELERATOR = 1 << 24
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """The scores of a shard, lowest pruned first.
+    """The scores of a shard; the lowest are pruned first.
 
     Attributes:
-        values: gives the float32 values of a part of the shard; the same ones whatever the part.
-        absolute: scores are the absolute values of those, which the pass takes on its way.
+        values: returns the float32 values of a part of the shard, which do not depend on the part.
+        absolute: whether the scores are the absolute values of these; the scan takes them on the fly.
     """
 
     values: Callable[[slice], Tensor]
@@ -72,14 +31,14 @@ class Scorer:
 
 
 class Scan(NamedTuple):
-    """What a scan found.
+    """The result of a scan.
 
     Attributes:
         num_below: number of keys below the range.
         num_nan: number of NaN scores.
-        inside: the keys in the range, in order.
-        places: where in the shard each of them is.
-        kept: the packed mask that prunes all below the range, and nothing else.
+        inside: the keys in the range, in the order of the shard.
+        places: their indices in the shard.
+        kept: the packed mask that prunes exactly the keys below the range.
     """
 
     num_below: int
@@ -90,7 +49,15 @@ class Scan(NamedTuple):
 
 
 def scan(scorer: Scorer, numel: int, kept: Tensor, low: int, high: int) -> Scan:
-    """Counts and prunes the keys of a shard below `low`, and copies those in `[low, high]`."""
+    """Count and prune the keys of a shard below `low`, and copy the keys in `[low, high]`.
+
+    Args:
+        scorer: the scores of the shard.
+        numel: number of weights in the shard.
+        kept: packed mask of the shard so far, which is not changed.
+        low: first key of the range.
+        high: last key of the range.
+    """
     num_below = num_nan = 0
     new_kept = torch.empty_like(kept)
     inside = [kept.new_empty(0, dtype=torch.int32)]
@@ -111,7 +78,11 @@ def scan(scorer: Scorer, numel: int, kept: Tensor, low: int, high: int) -> Scan:
 def scan_eager(
     scores: Tensor, absolute: bool, kept: Tensor, low: int, high: int, new_kept: Tensor
 ) -> tuple[int, int, Tensor, Tensor]:
-    """One chunk of `scan`: writes `new_kept`; returns both counts, and the keys inside with their places."""
+    """Scan one chunk on any device, and write its new packed mask to `new_kept`.
+
+    Returns:
+        The number of keys below `low`, the number of NaN scores, the keys in `[low, high]`, and their places.
+    """
     keys = to_keys(scores, absolute, unpack(kept, scores.numel()))
     keep = keys >= low
     new_kept.copy_(pack(keep))
@@ -122,12 +93,12 @@ def scan_eager(
 
 
 def settle(found: Scan, threshold: int, quota: int) -> Tensor:
-    """Returns the new packed mask: pruned are keys below the threshold and the first `quota` equal to it.
+    """Return the new packed mask: it prunes the keys below the threshold and the first `quota` ties with it.
 
     Args:
-        found: a scan whose range holds the threshold; its mask is changed in place.
-        threshold: a key.
-        quota: at most the number of keys equal to it.
+        found: a scan whose range contains the threshold; its mask is changed in place.
+        threshold: the threshold of the shard's group, as a key.
+        quota: number of ties to prune, at most the number of keys equal to the threshold.
     """
     pruned = found.inside < threshold
     ties = (found.inside == threshold).nonzero().view(-1)[:quota]
@@ -138,7 +109,7 @@ def settle(found: Scan, threshold: int, quota: int) -> Tensor:
 
 
 def parts(numel: int, device: torch.device) -> Iterator[slice]:
-    """Cuts a shard into parts to be worked on one by one; all start at a byte of the mask."""
+    """Yield the chunks of a shard; each starts at a byte of the packed mask."""
     step = CHUNK.get(device.type, CHUNK_ACCELERATOR)
     for start in range(0, numel, step):
         yield slice(start, min(start + step, numel))

@@ -31,7 +31,8 @@ from dsprune.distillation.teachers import (
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.initialize import initialize
 from dsprune.errors import UserError
-from dsprune.model.pretrained import keep_layers, load_tokenizer
+from dsprune.model.layers import keep_layers
+from dsprune.model.pretrained import load_tokenizer
 from dsprune.ranks.agreement import check_same, on_first_rank
 from dsprune.ranks.batches import BatchPlan, TrainSampler
 from dsprune.ranks.ranks import Ranks

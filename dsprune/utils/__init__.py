@@ -1,1 +1,1 @@
-"""Small helpers that know nothing of pruning."""
+"""Helpers that are independent of pruning."""

@@ -1,4 +1,4 @@
-"""The terminal: lines, progress bars, and silence of other libraries."""
+"""Terminal output: plain lines, progress bars, and less output from other libraries."""
 
 import logging
 import sys
@@ -11,32 +11,32 @@ __all__ = ["progress_bar", "quiet_libraries", "say"]
 
 
 def say(console: Console, text: str) -> None:
-    """Print a line as it is: without markup, colours or line breaks of rich's."""
+    """Print a line as it is, without rich's markup, colours or line breaks."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def progress_bar(console: Console, *, shown: bool) -> Progress:
-    """Return a progress bar that is drawn where `shown` and on a terminal only."""
+    """Return a progress bar, which is drawn only if `shown` and only on a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, disable=not (shown and console.is_terminal))
 
 
 def quiet_libraries(*, is_first: bool) -> None:
-    """Keep other libraries to messages that a user can act on. Call it before DeepSpeed is imported.
+    """Limit other libraries to messages that a user can act on. Call this before DeepSpeed is imported.
 
-    Their progress bars are shown on a terminal only, and their warnings by the first rank only.
+    Their progress bars are shown on a terminal only, and their warnings on the first rank only.
     """
     import datasets
     from transformers.utils import logging as transformers_logging
 
-    # DeepSpeed calls functions of torch under names that torch deprecates.
+    # DeepSpeed calls functions of torch under deprecated names.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-    # Refers to models that were trained with an old release of transformers.
+    # This warning concerns models that were trained with an old release of transformers.
     warnings.filterwarnings("ignore", category=FutureWarning, message="Version v4.12.0 introduces")
     if not (is_first and sys.stderr.isatty()):
         datasets.disable_progress_bars()
         transformers_logging.disable_progress_bar()
-        transformers_logging.set_verbosity_error()  # its report on new heads is a table for a terminal
+        transformers_logging.set_verbosity_error()  # its table of newly initialized weights needs a terminal
     if not is_first:
-        # A filter, since DeepSpeed sets the level of its logger itself.
+        # A filter, because DeepSpeed sets the level of its own logger.
         logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)

@@ -1,6 +1,5 @@
-"""Random numbers: hashes that do not depend on the sharding, and the state of the process's generators."""
+"""The random number generators of the process: seed them, save their state and restore it."""
 
-import hashlib
 import math
 import random
 from collections.abc import Mapping
@@ -9,32 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["hash_text", "mix64", "random_state", "restore_random_state"]
+__all__ = ["random_state", "restore_random_state", "seed_everything"]
 
 
-def mix64(numbers: Tensor) -> Tensor:
-    """Mixes the bits of int64 numbers, one to one (the finalizer of SplitMix64)."""
-    mixed = (numbers ^ _shift_right(numbers, 30)) * _signed(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ _shift_right(mixed, 27)) * _signed(0x94D049BB133111EB)
-    return mixed ^ _shift_right(mixed, 31)
-
-
-def hash_text(text: str) -> int:
-    """A signed 64-bit hash of a text, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
-
-
-def _shift_right(numbers: Tensor, count: int) -> Tensor:
-    """Shifts in zeros; torch shifts in the sign."""
-    return (numbers >> count) & ((1 << (64 - count)) - 1)
-
-
-def _signed(word: int) -> int:
-    return word - (1 << 64)
+def seed_everything(seed: int) -> None:
+    """Seed the generators of Python, NumPy and torch, on all devices."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def random_state() -> dict[str, Tensor]:
-    """Where the generators of Python, NumPy, torch and the accelerator of this process stand."""
+    """Return the state of the generators of Python, NumPy, torch and the accelerator."""
     _, words, spare = random.getstate()
     _, keys, position, has_spare, numpy_spare = np.random.get_state()
     spares = [math.nan if spare is None else spare, numpy_spare if has_spare else math.nan]
@@ -50,8 +35,8 @@ def random_state() -> dict[str, Tensor]:
 
 
 def restore_random_state(state: Mapping[str, Tensor]) -> None:
-    """Go on where `random_state` was taken."""
-    # Both make normal numbers by twos, and keep the second for later; NaN = there is none.
+    """Set the generators to a state that `random_state` returned."""
+    # Python and NumPy draw normal numbers in pairs and keep the second one for the next call; NaN = none is kept.
     spare, numpy_spare = state["random.gauss"].tolist()
     random.setstate((3, tuple(state["random.python"].tolist()), None if math.isnan(spare) else spare))
     *keys, position = state["random.numpy"].tolist()

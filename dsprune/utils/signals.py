@@ -1,4 +1,4 @@
-"""Exit on a signal, at once, as long as there is nothing to save."""
+"""Exit at once on a signal, while there is nothing to save."""
 
 import os
 import signal
@@ -12,33 +12,33 @@ from types import FrameType
 __all__ = ["GRACE", "exit_on_signals", "stop_exiting_on_signals"]
 
 GRACE = 2.0
-"""Seconds in which a process may unwind."""
+"""Seconds that a process has to unwind before it is ended."""
 
 _codes: dict[int, int] = {}
-"""The exit code of each signal that ends this process now."""
+"""The signals that currently end this process, with their exit codes."""
 
-_wakened: socket.socket | None = None
+_wakeup_socket: socket.socket | None = None
 
 
 def exit_on_signals(signals: Iterable[signal.Signals], code: int) -> None:
-    """End this process with `code` when one of the signals comes, until `stop_exiting_on_signals`.
+    """End this process with `code` on any of the signals, until `stop_exiting_on_signals` is called.
 
-    Python runs a handler between two of its instructions, so not while a library waits for another rank, which
-    may never come. A thread ends a process that has not unwound after `GRACE`.
+    Python runs a signal handler only between two of its own instructions, hence not while a library waits for
+    another rank, possibly forever. Therefore a thread ends a process that has not unwound after `GRACE` seconds.
     """
-    global _wakened
-    if _wakened is None:
-        _wakened, writer = socket.socketpair()
+    global _wakeup_socket
+    if _wakeup_socket is None:
+        _wakeup_socket, writer = socket.socketpair()
         writer.setblocking(False)
         signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
-        threading.Thread(target=_watch, args=(_wakened,), name="exit-on-signals", daemon=True).start()
+        threading.Thread(target=_watch, args=(_wakeup_socket,), name="exit-on-signals", daemon=True).start()
     for number in signals:
         _codes[number] = code
         signal.signal(number, _unwind)
 
 
 def stop_exiting_on_signals() -> None:
-    """Leave the signals to other handlers: from here on there is something to save."""
+    """Leave the signals to other handlers, because from now on there is something to save."""
     _codes.clear()
 
 
@@ -47,8 +47,8 @@ def _unwind(number: int, frame: FrameType | None) -> None:
         sys.exit(_codes[number])
 
 
-def _watch(wakened: socket.socket) -> None:
-    while number := wakened.recv(1):
+def _watch(wakeup: socket.socket) -> None:
+    while number := wakeup.recv(1):
         if number[0] in _codes:
             time.sleep(GRACE)
             if number[0] in _codes:

@@ -1,4 +1,4 @@
-"""Short texts: durations, the first line of an error, names that are near, dotted keys."""
+"""Text helpers: first lines of errors, similar names, durations and dotted keys."""
 
 import difflib
 import re
@@ -15,25 +15,25 @@ _WITH_COLONS = re.compile(r"(?:(\d+)-)?(\d+):(\d{2}):(\d{2})")
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its class where it has none; without a full stop."""
+    """Return the first line of an error's message without its full stop, or the class name if it is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `did you mean 'X'? ` for the nearest known name, or an empty text where none is near."""
+    """Return `did you mean 'X'? ` for the most similar known name, or an empty string if none is similar."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {near[0]!r}? " if near else ""
 
 
 def parse_duration(name: str, text: str) -> float:
-    """Return the seconds of a duration as people and Slurm write it; a bare number is seconds.
+    """Parse a duration and return it in seconds.
 
     Args:
-        name: the option or variable that holds it, for the message.
-        text: `90s`, `30m`, `1h30m`, `2:30:00` or `1-12:00:00`.
+        name: option or variable that holds the duration, for the message.
+        text: `90s`, `30m`, `1h30m`, Slurm's `2:30:00` or `1-12:00:00`, or a bare number of seconds.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the text has none of these forms.
 
     Examples:
         >>> parse_duration("--stop-after", "1h30m"), parse_duration("--stop-after", "1-00:00:10")
@@ -50,7 +50,7 @@ def parse_duration(name: str, text: str) -> float:
 
 
 def flatten(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values of nested mappings by dotted keys; an empty mapping yields nothing.
+    """Yield the dotted key and value of each leaf of nested mappings; an empty mapping yields nothing.
 
     Examples:
         >>> dict(flatten({"a": {"b": 1}, "c": 2}))

@@ -1,4 +1,4 @@
-"""What runs here: versions of packages, the code of dsprune, the command line."""
+"""What a process runs: package versions, a hash of dsprune's code, and the command line."""
 
 import hashlib
 import platform
@@ -10,7 +10,7 @@ from pathlib import Path
 __all__ = ["PACKAGES", "code_digest", "command_line", "package_versions", "versions"]
 
 PACKAGES = ("dsprune", "torch", "deepspeed", "transformers")
-"""The packages that results depend on."""
+"""The packages that affect results."""
 
 
 def package_versions() -> dict[str, str]:
@@ -24,7 +24,7 @@ def versions() -> dict[str, str]:
 
 
 def code_digest() -> str:
-    """Return a hash of dsprune's own source files, which tells checkouts of one version apart."""
+    """Return a hash of dsprune's source files, which differs between checkouts of the same version."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
@@ -33,6 +33,6 @@ def code_digest() -> str:
 
 
 def command_line() -> str:
-    """Return the command of this process, without what a launcher added."""
+    """Return the command line of this process without the arguments that a launcher added."""
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--local")]
     return shlex.join(["dsprune", *arguments])

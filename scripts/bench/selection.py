@@ -18,7 +18,7 @@ from dsprune.registry import METHODS
 from dsprune.selection import select
 from dsprune.selection.groups import Group, make_groups
 from dsprune.selection.scan import Scorer
-from dsprune.selection.search import update_bytes
+from dsprune.selection.traffic import update_bytes
 
 __all__ = ["against_torch", "by_ranks", "masking"]
 

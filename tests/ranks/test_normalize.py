@@ -9,9 +9,9 @@ from torch import Tensor
 
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
-from dsprune.selection import normalized
+from dsprune.selection import normalize
 from dsprune.selection.scan import Scorer
-from dsprune.selection.search import update_bytes
+from dsprune.selection.traffic import update_bytes
 from dsprune.testing.dense import cut_randomly, part_of
 from dsprune.testing.pool import RankPool
 
@@ -35,7 +35,7 @@ def normalize_shards(
 ) -> tuple[list[Tensor], int]:
     shards = ranks[comm.rank]
     scorers = [Scorer(part_of(score, shard).__getitem__) for score, shard in zip(scores, shards, strict=True)]
-    scaled = normalized(shards, scorers, "cpu", comm)
+    scaled = normalize(shards, scorers, "cpu", comm)
     values = [scorer.values(slice(0, shard.numel)) for scorer, shard in zip(scaled, shards, strict=True)]
     return values, comm.bytes_sent
 

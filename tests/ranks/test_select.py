@@ -15,7 +15,7 @@ from dsprune.ranks.collectives import Comm
 from dsprune.selection import bracket, select
 from dsprune.selection.groups import Group, make_groups
 from dsprune.selection.scan import Scorer
-from dsprune.selection.search import update_bytes
+from dsprune.selection.traffic import update_bytes
 from dsprune.testing.dense import cut_randomly, join, packed_parts, part_of, select_dense
 from dsprune.testing.pool import RankPool
 
@@ -132,7 +132,7 @@ def test_refuses_to_unprune() -> None:
     scores = normal([10])
     kept = [torch.arange(10) > 5]
     with pytest.raises(
-        UserError, match=r"encoder: 6 weights are pruned already, more than the 5 of 10 asked"
+        UserError, match=r"encoder: 6 of 10 weights are pruned already, more than the 5 of this"
     ):
         alone(scores, kept, [Group("encoder", (0,), 10, 5)])
 

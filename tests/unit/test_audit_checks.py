@@ -55,7 +55,7 @@ def test_each_view_is_checked_and_named() -> None:
 
 def test_a_finding_reads_as_a_sentence() -> None:
     text = str(Finding("up.weight", "zeros of the weights are +0.0", 1234))
-    assert text == "up.weight: zeros of the weights are +0.0: 1,234 entries break it"
+    assert text == "up.weight: zeros of the weights are +0.0: 1,234 entries violate it"
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, -0.0, 1.0, -2.0])), min_size=1, max_size=40))

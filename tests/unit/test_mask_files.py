@@ -183,7 +183,7 @@ def truncate(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (Path.unlink, "missing, though dsprune.json lists it"),
+        (Path.unlink, "missing, but dsprune.json lists it"),
         (flip_a_bit, "damaged, its SHA-256 is not the one in dsprune.json"),
         (truncate, "damaged, its SHA-256 is not the one in dsprune.json"),
     ],
@@ -286,7 +286,8 @@ def test_a_write_that_finds_no_room_leaves_what_was_there(tmp_path: Path) -> Non
     assert 100 < sizes["masks-00000-of-00001.safetensors"] < 500 < sizes[MANIFEST]
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    assert done.stdout.splitlines() == ["failed as before"] * 3
+    said = [line for line in done.stdout.splitlines() if line.startswith("failed")]  # DeepSpeed prints too
+    assert said == ["failed as before"] * 3
     assert read_manifest(tmp_path).step == 9, "without the limit the same write is fine"
 
 

@@ -11,7 +11,7 @@ from dsprune.model.shard import PrunableTensor
 from dsprune.registry import METHODS
 from dsprune.selection.groups import make_groups
 from dsprune.testing.methods import check_parts, check_selection, check_shards
-from dsprune.utils.randomness import mix64
+from dsprune.utils.hashing import mix64
 
 TENSOR = PrunableTensor("encoder.weight", (50, 20))
 
@@ -59,7 +59,8 @@ def test_random_scores_are_uniform_and_differ_by_seed_and_name_but_not_by_step()
 
 def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
-        UserError, match=r"^pruning.method: there is no 'magnitud': did you mean 'magnitude'\? choose one of magnitude, random$"
+        UserError,
+        match=r"^pruning.method: there is no 'magnitud': did you mean 'magnitude'\? choose one of magnitude, random$",
     ):
         METHODS.get("magnitud")()
 

@@ -59,7 +59,7 @@ def test_a_tied_weight_is_found_by_any_of_its_names(model: nn.Module) -> None:
         ),
         (
             {"*": 0.1, "encoder.*": 0.2},
-            "^learning_rate.scale: 'encoder.*' has no effect, earlier patterns take",
+            "^learning_rate.scale: 'encoder.*' has no effect, earlier patterns match",
         ),
     ],
 )
@@ -69,7 +69,5 @@ def test_a_pattern_without_effect_is_refused(model: nn.Module, scale: dict[str, 
 
 
 def test_factors_need_something_to_scale(model: nn.Module) -> None:
-    with pytest.raises(
-        UserError, match=r"^learning_rate.scale: scales nothing yet: give learning_rate.peak too"
-    ):
+    with pytest.raises(UserError, match=r"^learning_rate.scale: .*: give learning_rate.peak too"):
         parameter_groups(model, None, {"encoder.*": 0.1})

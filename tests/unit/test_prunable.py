@@ -204,9 +204,7 @@ def test_a_pattern_without_a_match_is_refused_with_near_misses(bert, field):
 
 
 def test_a_pattern_unlike_any_name_is_refused_with_the_rule(bert):
-    with pytest.raises(
-        UserError, match=r"'zzz' matches no parameter of the model: patterns match whole names"
-    ):
+    with pytest.raises(UserError, match=r"'zzz' matches no parameter of the model: .*complete name"):
         find_prunable(bert, include=["zzz"])
 
 

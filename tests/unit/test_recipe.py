@@ -175,7 +175,7 @@ class TestProblems:
             ("pruning.include=['']", r"pruning.include.0: value '': must have at least 1 character"),
             ("pruning.sparsities={a: 1.5}", r"pruning.sparsities.a: value 1.5: must be less than 1"),
             ("pruning.first=0.9", r"pruning.first: value 0.9: must be less than the target pruning.sparsity"),
-            ("pruning.every=0", r"pruning.every: value 0: must be longer than nothing"),
+            ("pruning.every=0", r"pruning.every: value 0: must be longer than zero"),
             ("pruning.every=2 days", r"pruning.every: value '2 days': write '500 steps', '2 epochs'"),
             (
                 "pruning={sparsity: 0.5, updates: 3, every: 5}",
@@ -210,7 +210,7 @@ class TestProblems:
                 "task={name: x, dataset: d, train: t}",
                 r"task.train: value 't': .*leave out task.dataset or this file",
             ),
-            ("tracking.eval_every=0", r"tracking.eval_every: value 0: must be longer than nothing"),
+            ("tracking.eval_every=0", r"tracking.eval_every: value 0: must be longer than zero"),
             ("tracking=7", r"tracking: value 7: must be a section with keys of its own"),
             (
                 "distillation={teacher: s, hardness: 2}",

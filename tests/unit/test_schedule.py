@@ -155,7 +155,7 @@ class TestAnySchedule:
         try:
             timetable = build_timetable(pruning, LR, Budget(batch=1, steps=601), steps_per_epoch)
         except UserError as error:
-            assume("do not get a step each" not in str(error))
+            assume("do not fit" not in str(error))
             raise
         assert timetable.updates[-1] == MaskUpdate(pruning.end.to_steps(1, 1), pruning.sparsity)
         assert all(before.step < after.step for before, after in pairwise(timetable.updates))
@@ -216,7 +216,7 @@ class TestRefusals:
             (
                 {},
                 {"steps": 5},
-                r"budget: value 5 \(in steps\): 7 mask updates do not get a step each.*larger budget",
+                r"budget: value 5 \(in steps\): 7 mask updates do not fit.*larger budget",
             ),
             ({"every": "0.01 epochs"}, {"steps": 50}, r"pruning.every: value 0.01 epochs is 0.1 steps"),
             (
@@ -227,7 +227,7 @@ class TestRefusals:
             ({"end": "100 %"}, {"steps": 50}, r"pruning.end: value 100 % is step 50 of a run of 50 steps"),
             ({"start": 47}, {"steps": 50}, r"pruning.end: value 43 \(in steps\) is not after pruning.start"),
             ({"start": "5 epochs", "end": "20 steps"}, {"steps": 90}, r"pruning.end: value 20 \(in steps\)"),
-            ({}, {"epochs": 0.01}, r"budget.epochs: value 0.01 is less than a step"),
+            ({}, {"epochs": 0.01}, r"budget.epochs: value 0.01 is less than one step"),
         ],
     )
     def test_parts_that_do_not_fit(self, pruning: dict, budget: dict, match: str) -> None:

@@ -12,7 +12,7 @@ from dsprune.commands.analyze.rule import RULE, fragment, recommendation
 from dsprune.commands.analyze.sections import analysis_section, component_table
 from dsprune.errors import UserError
 from dsprune.model.components import find_components
-from dsprune.model.cost import PRECISION_BYTES
+from dsprune.model.memory import PRECISION_BYTES
 from dsprune.model.prunable import find_prunable
 from dsprune.ranks.ranks import Ranks, process_group
 from dsprune.recipe import Recipe

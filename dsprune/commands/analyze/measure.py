@@ -15,7 +15,7 @@ from dsprune.errors import UserError
 from dsprune.masks import MaskSet
 from dsprune.masks.bits import unpack
 from dsprune.model.components import Component
-from dsprune.model.cost import Flops, forward_flops, stretched
+from dsprune.model.flops import Flops, forward_flops, stretched
 from dsprune.model.pretrained import load_config, load_tokenizer
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm, world_comm

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from dsprune.errors import UserError
-from dsprune.model.pretrained import keep_layers, load_config, load_tokenizer
+from dsprune.model.layers import keep_layers
+from dsprune.model.pretrained import load_config, load_tokenizer
 from dsprune.model.prunable import find_prunable
 from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.batches import BatchPlan

@@ -13,9 +13,9 @@ from dsprune.commands.plan.make import (
     make_plan,
 )
 from dsprune.commands.plan.picture import draw_plan
-from dsprune.model.cost import checkpoint_bytes, rank_memory
+from dsprune.model.memory import checkpoint_bytes, rank_memory
 from dsprune.recipe import Recipe
-from dsprune.selection.search import update_bytes
+from dsprune.selection.traffic import update_bytes
 from dsprune.utils.console import say
 
 __all__ = ["plan", "print_plan"]

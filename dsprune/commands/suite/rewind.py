@@ -10,13 +10,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dsprune.errors import UserError
 from dsprune.masks import MaskSet
 from dsprune.masks.bits import unpack
-from dsprune.model.pretrained import keep_layers, load_tokenizer
+from dsprune.model.layers import keep_layers
+from dsprune.model.pretrained import load_tokenizer
 from dsprune.model.prunable import find_prunable
 from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe
 from dsprune.registry import SCOPES
-from dsprune.selection import normalized, select
+from dsprune.selection import normalize, select
 from dsprune.selection.groups import update_groups
 from dsprune.selection.scan import Scorer
 from dsprune.tasks.task import build_task
@@ -66,7 +67,7 @@ def save_ticket(recipe: Recipe, trained: Path, start: Path, folder: Path) -> Non
     flat = [weights[tensor.name].detach().view(-1) for tensor in tensors]
     scorers = [Scorer(values.__getitem__, absolute=True) for values in flat]
     if SCOPES.get(recipe.pruning.scope).normalized:
-        scorers = normalized(shards, scorers, flat[0].device, Comm())
+        scorers = normalize(shards, scorers, flat[0].device, Comm())
     groups = update_groups(tensors, recipe.pruning, progress=1.0)
     masks = select(shards, scorers, MaskSet(shards).bits, groups, Comm())
     with torch.no_grad():

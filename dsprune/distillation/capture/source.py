@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dsprune.distillation.store import fingerprints
 from dsprune.distillation.store.fingerprint import dataset_fingerprint
-from dsprune.model.files import teacher_fingerprint, tokenizer_fingerprint
+from dsprune.model.fingerprints import teacher_fingerprint, tokenizer_fingerprint
 from dsprune.ranks.agreement import on_first_rank
 from dsprune.ranks.ranks import Ranks
 from dsprune.tasks.task import Task

@@ -1,0 +1,62 @@
+"""Fingerprints of models and tokenizers, which show whether two of them are the same."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import cached_file
+
+from dsprune.utils.files import sha256_of
+
+__all__ = ["teacher_fingerprint", "tokenizer_fingerprint"]
+
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+
+
+def teacher_fingerprint(path: str) -> str | None:
+    """Return a SHA-256 over the weight files and the configuration of a model.
+
+    Args:
+        path: folder of the model, or its name on the hub.
+
+    Returns:
+        None if the weights are not on this machine.
+    """
+    folder = _folder(path)
+    weights = next((files for pattern in WEIGHTS if (files := sorted(folder.glob(pattern)))), None)
+    if weights is None:
+        return None
+    files = [file for file in (folder / "config.json", *weights) if file.is_file()]
+    return _digest({file.name: sha256_of(file) for file in files})
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a SHA-256 over everything that determines the tokens of a text, except padding and truncation."""
+    state: dict[str, Any] = {
+        "class": type(tokenizer).__name__,
+        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "vocabulary": tokenizer.get_vocab(),
+    }
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        rules = json.loads(backend.to_str())
+        # The padding and truncation of the last call remain in the backend.
+        state["rules"] = {key: rules[key] for key in rules if key not in ("padding", "truncation")}
+    return _digest(state)
+
+
+def _folder(path: str) -> Path:
+    """Return the local folder of a model; for a hub name, its folder in the cache."""
+    if Path(path).is_dir():
+        return Path(path)
+    try:
+        config = cached_file(path, "config.json", local_files_only=True)
+    except OSError:
+        config = None
+    return Path(config).parent if config else Path(path)
+
+
+def _digest(state: Any) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
