@@ -37,7 +37,7 @@ def explain_lost_ranks() -> Iterator[None]:
             raise
         reason = message.strip().splitlines()[0]
         raise RunFailedError(
-            f"another rank is gone ({reason}): the same command resumes from the newest checkpoint"
+            f"another rank is gone ({reason}): run the same command to resume from the newest checkpoint"
         ) from error
 
 
@@ -85,8 +85,8 @@ class Watchdog:
             if time.monotonic() - since > self._timeout:
                 print(
                     f"dsprune: rank {self._rank}: no progress for {self._timeout:g} seconds (timeout of the recipe) "
-                    f"since {what}: another rank, a host or a file system is gone; the same command resumes from "
-                    f"the newest checkpoint",
+                    f"since {what}: another rank, a host or a file system is gone; run the same command to resume "
+                    f"from the newest checkpoint",
                     file=sys.stderr,
                     flush=True,
                 )

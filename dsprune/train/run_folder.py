@@ -1,10 +1,8 @@
 """The folder of a run: the paths of its files, its lock, its start and its end."""
 
-import fcntl
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe, dump_recipe
 from dsprune.schedule import Timetable
-from dsprune.utils.files import replace_text
+from dsprune.utils.files import lock_folder, replace_text
 from dsprune.utils.versions import command_line, versions
 
 __all__ = ["RunFolder"]
@@ -90,31 +88,12 @@ class RunFolder:
             )
         return self
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Lock the folder for this process. The kernel releases the lock when the process ends, even if killed.
-
-        Raises:
-            UserError: another process has the lock.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        path = self.path / ".lock"
-        with path.open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"{self.path}: another run uses this folder: wait for it, stop it with dsprune stop, or give "
-                    f"another name=..."
-                ) from None
-            except OSError:  # a file system without locks
-                pass
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-                with suppress(OSError):  # a refused run leaves an empty folder, which goes
-                    self.path.rmdir()
+    def locked(self) -> AbstractContextManager[None]:
+        """Return a lock of the folder for this process, see `dsprune.utils.files.lock_folder`."""
+        return lock_folder(
+            self.path,
+            "another run uses this folder: wait for it, stop it with dsprune stop, or give another name=...",
+        )
 
     def begin(self, recipe: Recipe, ds_config: dict[str, Any], *, is_new: bool) -> None:
         """Write the recipe and the ds_config.

@@ -1,13 +1,11 @@
 """The parts of a training run, assembled and checked before its first step."""
 
 import json
-import random
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from datasets import Dataset
 from rich.console import Console
@@ -41,6 +39,7 @@ from dsprune.tasks.batches import Collate, Features
 from dsprune.tasks.task import Task, build_task
 from dsprune.train.data_digest import data_digest
 from dsprune.utils.console import say
+from dsprune.utils.randomness import seed_everything
 from dsprune.zero.config import load_ds_config, resolve_ds_config
 from dsprune.zero.launch import join_ranks
 
@@ -121,7 +120,8 @@ def assemble(recipe: Recipe, ranks: Ranks, console: Console) -> Parts:
     teacher = None
     if recipe.distillation is not None:
         teacher, data = _open_teacher(recipe.distillation, task, tokenizer, data, collate, ranks, console)
-    _seed_everything(recipe.seed, ranks.rank)
+    # Each rank has its own dropout. New weights differ too, until DeepSpeed broadcasts those of rank 0.
+    seed_everything(recipe.seed + ranks.rank)
     model = keep_layers(task.build_model(recipe.model.path, tokenizer), recipe.model.layers)
     engine, *_ = initialize(model=model, config=config, recipe=recipe, steps_per_epoch=plan.steps_per_epoch)
     objective = None
@@ -157,13 +157,3 @@ def _open_teacher(
         manifest, spec = store.manifest, store.manifest.spec
         say(console, f"teacher: {folder}: {manifest.num_records:,} records, kind {spec.kind} {spec.dtype}")
     return StoredTeacher(store, collate), with_fingerprints(source)
-
-
-def _seed_everything(seed: int, rank: int) -> None:
-    """Seed the random generators of this rank, so that each rank has its own dropout.
-
-    New weights differ between ranks, too, until DeepSpeed broadcasts those of rank 0.
-    """
-    random.seed(seed + rank)
-    np.random.seed(seed + rank)
-    torch.manual_seed(seed + rank)

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written to a temporary name, flushed to disk, then renamed."""
+"""Write files and folders atomically, hash files, and lock folders."""
 
 import fcntl
 import hashlib
@@ -13,14 +13,18 @@ from safetensors import SafetensorError
 
 from dsprune.errors import UserError
 
-__all__ = ["replace_file", "replace_folder", "replace_text", "sha256_of", "sole_writer"]
+__all__ = ["lock_folder", "replace_file", "replace_folder", "replace_text", "sha256_of"]
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make the file under a temporary name beside `path`, then put it in place of `path`.
+    """Write a file under a temporary name beside `path`, flush it to disk, then rename it to `path`.
 
-    A reader sees the old file or the new one. When `write` fails (a full disk, Ctrl-C), `path` is as it was
-    and the temporary file is gone.
+    A reader sees either the old file or the new one. If `write` fails (full disk, Ctrl-C), `path` is unchanged
+    and the temporary file is removed.
+
+    Args:
+        path: the file to create or replace.
+        write: writes the content to the temporary path that it gets.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -34,12 +38,19 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """`replace_file` for a text."""
+    """Write a UTF-8 text file as `replace_file` does."""
     replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
-    """`replace_file` for a folder, which `write` makes under the temporary name."""
+    """Write a folder under a temporary name, then put it in place of `folder`.
+
+    If `write` fails, `folder` is unchanged and the temporary folder is removed.
+
+    Args:
+        folder: the folder to create or replace.
+        write: creates and fills the temporary folder whose path it gets.
+    """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -51,32 +62,25 @@ def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-@contextmanager
-def _system_errors(path: Path) -> Iterator[None]:
-    """What the system refuses safetensors, which tells it in words only, becomes the OSError that it was."""
-    try:
-        yield
-    except SafetensorError as error:
-        if (found := re.search(r"\(os error (\d+)\)", str(error))) is None:
-            raise
-        number = int(found[1])
-        raise OSError(number, os.strerror(number), str(path)) from error
-
-
 def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
+    """Return the hexadecimal SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
-    """Make a folder, and keep out other processes that ask for this, too; the kernel forgets it with the process.
+def lock_folder(folder: Path, busy: str) -> Iterator[None]:
+    """Create a folder and lock it against other processes that call this; remove it at the end if it is empty.
 
-    Where the file system has no locks for folders (NFS), nobody is kept out. What is left empty is removed.
+    The kernel releases the lock when the process ends, however it ends. A file system without locks lets every
+    process in. On a network file system the lock may hold on one host only.
+
+    Args:
+        folder: the folder to lock.
+        busy: message when another process holds the lock, with the way out.
 
     Raises:
-        UserError: another process is at it.
+        UserError: another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
@@ -84,15 +88,25 @@ def sole_writer(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"{folder}: another process is writing to it: wait until that one is done"
-            ) from None
-        except OSError:
+            raise UserError(f"{folder}: {busy}") from None
+        except OSError:  # a file system without locks
             pass
         try:
             yield
         finally:
-            with suppress(OSError):
+            with suppress(OSError):  # not empty
                 folder.rmdir()
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _system_errors(path: Path) -> Iterator[None]:
+    """Raise the OSError behind a safetensors error, which reports errors of the system only as text."""
+    try:
+        yield
+    except SafetensorError as error:
+        if (found := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(path)) from error

@@ -82,9 +82,7 @@ def test_a_run_over_two_hosts_survives_the_loss_of_one(folder: Path, hosts: tupl
     assert process.returncode == 1, printed
     assert time.monotonic() - cut < WATCHDOG + 45, "the launcher gives its ranks some seconds to end"
     # What comes first is told: the collective that gives up, or the watchdog.
-    words = (
-        r"dsprune: (rank \d: no progress for 30 seconds|another rank is gone \().*the same command goes on"
-    )
+    words = r"dsprune: (rank \d: no progress for 30 seconds|another rank is gone \().*run the same command to resume"
     assert len(re.findall(words, printed)) == 2, printed
     assert not (run / "summary.json").exists()
 

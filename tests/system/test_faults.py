@@ -186,7 +186,7 @@ def test_a_rank_that_hangs_ends_the_run(workshop: Workshop) -> None:
     assert ranks.wait() == [1, -9]
     [line] = ranks.complaints()
     assert line.startswith("dsprune: rank 0: ")
-    assert "the same command goes on from the newest checkpoint" in line
+    assert "run the same command to resume from the newest checkpoint" in line
 
 
 def test_a_rank_with_another_recipe_is_refused(workshop: Workshop) -> None:

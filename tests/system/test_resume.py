@@ -61,7 +61,7 @@ def test_a_run_of_which_a_rank_was_killed_ends_as_if_it_had_not_been(
     assert ranks.wait() == [-signal.SIGKILL, 1], "the other one ended by itself"
     [line] = ranks.complaints()
     assert line.startswith("dsprune: rank 1: another rank is gone (")
-    assert line.endswith("): the same command goes on from the newest checkpoint")
+    assert line.endswith("): run the same command to resume from the newest checkpoint")
     ranks = workshop.start("killed")
     assert ranks.wait() == [0, 0], ranks.said()
     assert f"resumes from {killed.checkpoints}/global_step20, step 20\n" in ranks.said()

@@ -10,7 +10,7 @@ import pytest
 from safetensors import SafetensorError
 
 from dsprune.errors import UserError
-from dsprune.utils.files import replace_file, replace_folder, replace_text, sha256_of, sole_writer
+from dsprune.utils.files import lock_folder, replace_file, replace_folder, replace_text, sha256_of
 
 
 def test_replaces_what_was_there(tmp_path: Path) -> None:
@@ -82,8 +82,8 @@ def test_sha256_is_that_of_the_whole_content(tmp_path: Path, content: bytes) -> 
 HOLD = """
 import sys, time
 from pathlib import Path
-from dsprune.utils.files import sole_writer
-with sole_writer(Path(sys.argv[1])):
+from dsprune.utils.files import lock_folder
+with lock_folder(Path(sys.argv[1]), "busy"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -95,18 +95,18 @@ def test_one_process_writes_to_a_folder_until_it_ends_in_any_way(tmp_path: Path)
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
         with (
-            pytest.raises(UserError, match="b: another process is writing to it: wait until"),
-            sole_writer(folder),
+            pytest.raises(UserError, match=r"b: another process writes to it: wait$"),
+            lock_folder(folder, "another process writes to it: wait"),
         ):
             pass
         assert folder.is_dir(), "the other's"
         other.kill()
-    with sole_writer(folder):
+    with lock_folder(folder, "busy"):
         (folder / "file").touch()
     assert (folder / "file").exists()
 
 
 def test_a_folder_that_stays_empty_is_removed(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no room"), sole_writer(tmp_path / "new"):
+    with pytest.raises(UserError, match="no room"), lock_folder(tmp_path / "new", "busy"):
         raise UserError("no room")
     assert not (tmp_path / "new").exists()

@@ -91,7 +91,7 @@ def test_a_rank_without_progress_ends(
 
 @pytest.mark.parametrize("message", ["[x.cc:1] Connection closed by peer [::1]:1", "Timed out waiting 9ms"])
 def test_a_lost_rank_is_told_in_one_line(message: str) -> None:
-    says = r"^another rank is gone \(.*\): the same command resumes"
+    says = r"^another rank is gone \(.*\): run the same command to resume"
     with pytest.raises(RunFailedError, match=says), explain_lost_ranks():
         raise RuntimeError(f"{message}\nand more")
 

@@ -12,18 +12,15 @@ from torch import Tensor, nn
 from dsprune.commands.analyze.recovery import Recovery
 from dsprune.commands.analyze.result import Finding, LayerLoss
 from dsprune.errors import UserError
-from dsprune.masks import MaskSet
-from dsprune.masks.bits import unpack
 from dsprune.model.components import Component
 from dsprune.model.flops import Flops, forward_flops, stretched
 from dsprune.model.pretrained import load_config, load_tokenizer
-from dsprune.model.shard import PrunableTensor, Shard
-from dsprune.ranks.collectives import Comm, world_comm
+from dsprune.model.shard import PrunableTensor
+from dsprune.ranks.collectives import world_comm
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe
-from dsprune.selection import select
+from dsprune.selection.complete import select_complete
 from dsprune.selection.groups import make_groups
-from dsprune.selection.scan import Scorer
 from dsprune.tasks.batches import Collate, on_device
 from dsprune.tasks.task import Task, build_task
 from dsprune.train.evaluation import evaluate
@@ -192,7 +189,8 @@ def pruned(
     """
     weights = dict(model.named_parameters())
     chosen = {tensor.name: weights[tensor.name].data for tensor in tensors}
-    masks = _masks(list(chosen.values()), tensors, sparsity)
+    groups = make_groups(tensors, [sparsity] * len(tensors))
+    masks = dict(zip(chosen, select_complete(tensors, list(chosen.values()), groups), strict=True))
     before = {name: values.clone() for name, values in chosen.items()}
     try:
         for name, mask in masks.items():
@@ -211,19 +209,3 @@ def restored(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.load_state_dict(state)
-
-
-def _masks(
-    weights: Sequence[Tensor], tensors: Sequence[PrunableTensor], sparsity: float
-) -> dict[str, Tensor]:
-    """Select masks as training does: by magnitude, over all tensors, ties in global order."""
-    shards = [Shard(tensor, 0, tensor.numel) for tensor in tensors]
-    flat = [values.view(-1) for values in weights]
-    scorers = [Scorer(values.__getitem__, absolute=True) for values in flat]
-    kept = MaskSet(shards, flat[0].device).bits
-    groups = make_groups(tensors, [sparsity] * len(tensors))
-    rows = select(shards, scorers, kept, groups, Comm())
-    return {
-        tensor.name: unpack(bits, tensor.numel).view(tensor.shape)
-        for tensor, bits in zip(tensors, rows, strict=True)
-    }

@@ -1,27 +1,21 @@
 """The lottery ticket: reset the weights that are large after training to their values before it."""
 
-import random
 from pathlib import Path
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dsprune.errors import UserError
-from dsprune.masks import MaskSet
-from dsprune.masks.bits import unpack
 from dsprune.model.layers import keep_layers
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.model.prunable import find_prunable
-from dsprune.model.shard import Shard
-from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe
 from dsprune.registry import SCOPES
-from dsprune.selection import normalize, select
+from dsprune.selection.complete import select_complete
 from dsprune.selection.groups import update_groups
-from dsprune.selection.scan import Scorer
 from dsprune.tasks.task import build_task
 from dsprune.utils.files import replace_folder
+from dsprune.utils.randomness import seed_everything
 
 __all__ = ["save_start", "save_ticket"]
 
@@ -41,9 +35,7 @@ def save_start(recipe: Recipe, path: str, folder: Path) -> None:
         raise UserError(f"recipe {recipe.name!r}: training needs the sections model and task: add them")
     tokenizer = load_tokenizer(recipe.model.tokenizer or path)
     task = build_task(recipe.task).for_tokenizer(tokenizer)
-    random.seed(recipe.seed)
-    np.random.seed(recipe.seed)
-    torch.manual_seed(recipe.seed)
+    seed_everything(recipe.seed)
     _save(keep_layers(task.build_model(path, tokenizer), recipe.model.layers), tokenizer, folder)
 
 
@@ -62,18 +54,16 @@ def save_ticket(recipe: Recipe, trained: Path, start: Path, folder: Path) -> Non
     task = build_task(recipe.task).for_tokenizer(tokenizer)
     model, before = task.build_model(str(trained), tokenizer), task.build_model(str(start), tokenizer)
     tensors = find_prunable(model, recipe.pruning.include, recipe.pruning.exclude, recipe.pruning.sparsities)
-    shards = [Shard(tensor, 0, tensor.numel) for tensor in tensors]
     weights, rewound = dict(model.named_parameters()), dict(before.named_parameters())
-    flat = [weights[tensor.name].detach().view(-1) for tensor in tensors]
-    scorers = [Scorer(values.__getitem__, absolute=True) for values in flat]
-    if SCOPES.get(recipe.pruning.scope).normalized:
-        scorers = normalize(shards, scorers, flat[0].device, Comm())
-    groups = update_groups(tensors, recipe.pruning, progress=1.0)
-    masks = select(shards, scorers, MaskSet(shards).bits, groups, Comm())
+    masks = select_complete(
+        tensors,
+        [weights[tensor.name] for tensor in tensors],
+        update_groups(tensors, recipe.pruning, progress=1.0),
+        normalized=SCOPES.get(recipe.pruning.scope).normalized,
+    )
     with torch.no_grad():
-        for tensor, bits in zip(tensors, masks, strict=True):
-            pruned = ~unpack(bits, tensor.numel).view(tensor.shape)
-            rewound[tensor.name].masked_fill_(pruned, 0.0)
+        for tensor, mask in zip(tensors, masks, strict=True):
+            rewound[tensor.name].masked_fill_(~mask, 0.0)
     _save(before, tokenizer, folder)
 
 

@@ -30,7 +30,7 @@ from dsprune.ranks.agreement import on_every_rank, on_first_rank
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Distillation
 from dsprune.utils.console import progress_bar, say
-from dsprune.utils.files import sole_writer
+from dsprune.utils.files import lock_folder
 
 __all__ = ["build_store"]
 
@@ -123,7 +123,8 @@ def _choose_spec(
 
 def _begin(folder: Path, plan: StorePlan, until_finished: ExitStack) -> list[int] | None:
     """Lock the folder and return the missing shards; None if the store is complete."""
-    until_finished.enter_context(sole_writer(folder))
+    busy = "another process is writing to it: wait until that one is done"
+    until_finished.enter_context(lock_folder(folder, busy))
     begin_store(folder, plan)
     missing = missing_shards(folder, plan)
     last = [MANIFEST, HEAD_FILE] if plan.spec.kind == "hidden" else [MANIFEST]
