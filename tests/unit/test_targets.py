@@ -90,8 +90,9 @@ def test_targets_are_tabled_and_drawn(recipe: Recipe, tmp_path: Path) -> None:
 def test_a_budget_is_answered_with_a_target(recipe: Recipe) -> None:
     said = console()
     print_max_target(recipe, 3000, 1, 3200, said)
-    assert "3,000 steps are 30 epochs of 100 steps: by the law sound for a target up to 90 %." in text_of(
-        said
+    assert (
+        "3,000 steps are 30 epochs of 100 steps: by the law long enough for a target up to 90 %."
+        in text_of(said)
     )
     assert "The recipe's 90 % would take 3,000 steps." in text_of(said)
 
