@@ -65,7 +65,7 @@ def test_factors_on_the_learning_rate_are_the_same_at_every_stage(two_ranks: Ran
         ),
         (
             "one learning rate, and factors",
-            r"^learning_rate.scale: every parameter group of the engine has the same rate: give the groups",
+            r"^learning_rate.scale: every parameter group of the engine has the same rate: give each of your",
         ),
         (
             "no loader, epochs",

@@ -25,6 +25,7 @@ from dsprune.masks.files import read_masks
 from dsprune.masks.manifest import read_manifest
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.recipe import load_recipe
+from dsprune.schedule import Timetable
 from dsprune.testing.commands import complaints, dsprune, dsprune_command, environment, launched
 from dsprune.testing.offline_wandb import read_offline_run
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
@@ -105,7 +106,7 @@ def test_the_report_shows_what_happened(workshop: Workshop) -> None:
     start = json.loads((workshop.run / "start.json").read_text())
     assert start["world_size"] == 2
     assert start["versions"]["torch"] == torch.__version__
-    assert start["timetable"] == read_manifest(workshop.run / "model").timetable
+    assert Timetable.from_dict(start["timetable"]) == read_manifest(workshop.run / "model").timetable
 
 
 def test_metrics_follow_the_steps(workshop: Workshop) -> None:
@@ -278,7 +279,8 @@ def test_the_audit_names_a_moment_of_the_checkpoint_that_came_back(
 def test_the_audit_counts_what_is_pruned(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = copy / "model" / "dsprune.json"
     manifest = json.loads(path.read_text())
-    manifest["pruning"]["sparsity"] = 0.8
+    for entry in manifest["tensors"].values():
+        entry["target"] = 0.8
     path.write_text(json.dumps(manifest))
     assert run_command(["audit", str(copy / "model")]) == 1
     assert f"{round(0.8 * NUM_PRUNABLE):,} weights are pruned" in capsys.readouterr().err
