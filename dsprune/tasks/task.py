@@ -14,7 +14,7 @@ To add a task:
 
    In a script, call `dsprune.register_task("my-task", MyTask)`. Instead of a class you can name any callable that
    takes the task section and returns a `Task`: one class then serves many data sets, as in glue.py.
-3. Add an entry to tests/kinds/kind.py. The tests that run over all kinds of tasks then cover yours.
+3. Add an entry to dsprune/testing/kinds/kind.py. The tests that run over all kinds of tasks then cover yours.
 
 When the methods are called:
 
