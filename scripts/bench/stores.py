@@ -61,12 +61,12 @@ def sizes() -> list[Row]:
     return rows
 
 
-def size_of(spec: StoreSpec, said: Tensor, logits: Tensor, head: Head) -> Row:
+def size_of(spec: StoreSpec, outputs: Tensor, logits: Tensor, head: Head) -> Row:
     """Return the size and the error of one kind of store."""
     output = spec.outputs["logits"]
     row_bytes = sum(column.row_bytes for column in codec_for(spec, output).columns.values())
     smaller, entry = 2 * output.classes / row_bytes, row_bytes / K
-    error = float(divergences(spec, "logits", said, head, logits, [TEMPERATURE])) / len(logits)
+    error = float(divergences(spec, "logits", outputs, head, logits, [TEMPERATURE])) / len(logits)
     what = f"{output.classes:,} classes, {spec.kind} fp16"
     figure = f"{row_bytes:,} bytes a token, 1 / {smaller:.1f}, KL error {max(0.0, error):.1e} nats"
     if spec.kind == "topk":

@@ -203,7 +203,7 @@ def test_a_checkpoint_is_exported_as_the_model_that_the_run_saved(workshop: Work
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["RUN", "--to", "RUN"], "is there already, and is not overwritten: give another folder"),
+        (["RUN", "--to", "RUN"], "exists already and is not overwritten: give another folder"),
         (
             ["RUN", "--to", "NEW", "--tag", "best"],
             "--tag: value best: no such checkpoint: use one of global_",

@@ -1,4 +1,4 @@
-"""Execute the runs of a suite that are not finished yet, and go on after a run that failed."""
+"""Execute the unfinished runs of a suite; a run that fails does not stop the others."""
 
 import json
 from collections.abc import Sequence

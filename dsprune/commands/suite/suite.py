@@ -145,13 +145,13 @@ def suite_part(choice: Choice, number: int, num_ranks: int, console: Console) ->
 
 
 def submit_suite(choice: Choice, request: Request, dry_run: bool, console: Console) -> None:
-    """Submit an array for teachers and their stores where there are any, and one for all that needs them.
+    """Submit an array of jobs for the teachers and their stores, if there are any, and one for all other parts.
 
     Args:
-        choice: what of the suite.
-        request: what each job asks for.
-        dry_run: check and print, submit nothing.
-        console: where the numbers go.
+        choice: what to run.
+        request: resources of each job.
+        dry_run: check and print only; submit nothing.
+        console: where to print.
 
     Raises:
         UserError: the suite is invalid, the cluster does not have the resources, or it refuses a job.
