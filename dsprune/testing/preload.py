@@ -1,5 +1,12 @@
 """What the ranks of a test import, and the extension that each would otherwise load: done once, before they fork."""
 
+import deepspeed.runtime.zero.stage3
+import deepspeed.runtime.zero.stage_1_and_2
+import torchmetrics.functional.classification
+import transformers.models.bert.modeling_bert  # noqa: F401
+
+import dsprune.report.report
+import dsprune.tasks.text_classification
 import dsprune.train.train  # noqa: F401
 from dsprune.zero.ops import load_collectives
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from dsprune.commands.cli import run_command
 from dsprune.recipe import load_recipe
-from dsprune.testing.commands import Done, command, dsprune, launched
+from dsprune.testing.commands import Done, command
 from dsprune.testing.pool import RankPool
 from tests.system.school import examples, losses, rewrite, write_school
 
@@ -147,11 +148,14 @@ def test_a_run_resumes_with_its_store_in_another_place(
     assert resumed == whole
 
 
-def test_the_commands_from_train_to_calibrate(recipe: Path, tmp_path: Path) -> None:
+def test_the_commands_from_train_to_calibrate(
+    two_ranks: RankPool, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A missing store is made first; then the temperature is chosen, with labels and without."""
     store, own = tmp_path / "store", Path(shutil.copy(recipe, tmp_path / "own.yaml"))
-    done = launched("train", recipe, f"distillation.store={store}", f"output={tmp_path / 'runs'}")
-    assert done.returncode == 0, done.stdout + done.stderr
+    how = ("train", str(recipe), f"distillation.store={store}", f"output={tmp_path / 'runs'}")
+    done, other = two_ranks.run(2, command, *how)
+    assert (done.code, other.code) == (0, 0), done.stdout + done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith(("teacher: ", "finished: "))]
     assert re.fullmatch(
         rf"teacher: {store}: \d+ records, \d+ rows, kind full fp16, [\d.]+ bytes per record, [\d.]+ .?B in all; "
@@ -162,15 +166,15 @@ def test_the_commands_from_train_to_calibrate(recipe: Path, tmp_path: Path) -> N
     assert re.fullmatch(rf"teacher: {store}: \d+ records, kind full fp16", lines[2])
     assert lines[3:] == [f"finished: {tmp_path / 'runs' / 'school'}"]
 
-    done = dsprune("calibrate", store)
-    assert done.returncode == 0, done.stderr
-    assert "No labels: --recipe adds" in done.stdout
+    assert run_command(["calibrate", str(store)]) == 0
+    assert "No labels: --recipe adds" in capsys.readouterr().out
     picture = tmp_path / "curves.svg"
-    done = dsprune("calibrate", store, "--recipe", own, "--plot", picture, "--write", own)
-    assert done.returncode == 0, done.stderr
-    [share] = re.findall(r"with a label, teacher right in ([\d.]+)% of them", " ".join(done.stdout.split()))
+    options = ("--recipe", str(own), "--plot", str(picture), "--write", str(own))
+    assert run_command(["calibrate", str(store), *options]) == 0
+    printed = capsys.readouterr().out
+    [share] = re.findall(r"with a label, teacher right in ([\d.]+)% of them", " ".join(printed.split()))
     assert 0 <= float(share) <= 100
-    [chosen] = re.findall(r"Recommended: T = ([\d.]+),", done.stdout)
+    [chosen] = re.findall(r"Recommended: T = ([\d.]+),", printed)
     assert picture.read_text().startswith("<?xml")
     before, after = load_recipe(str(recipe)), load_recipe(str(own), ["name=school"])
     assert before.distillation is not None
