@@ -59,7 +59,8 @@ def test_random_scores_are_uniform_and_differ_by_seed_and_name_but_not_by_step()
 
 def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
-        UserError, match=r"^pruning.method: there is no 'magnitud': did you mean 'magnitude'\? choose one of magnitude, random$"
+        UserError,
+        match=r"^pruning.method: there is no 'magnitud': did you mean 'magnitude'\? choose one of magnitude, random$",
     ):
         METHODS.get("magnitud")()
 
