@@ -14,12 +14,8 @@ To add a task:
 
    In a script, call `dsprune.register_task("my-task", MyTask)`. Instead of a class you can name any callable that
    takes the task section and returns a `Task`: one class then serves many data sets, as in glue.py.
-<<<<<<< HEAD
 3. Test it. An entry in dsprune/testing/kinds/kind.py has the tests of all kinds of tasks cover yours; in a package of
    your own, call `dsprune.testing.tasks.check_task`. examples/outside_package is such a package.
-=======
-3. Add an entry to dsprune/testing/kinds/kind.py. The tests that run over all kinds of tasks then cover yours.
->>>>>>> h-commands
 
 When the methods are called:
 

@@ -9,13 +9,15 @@ import faulthandler
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from dsprune.testing.commands import environment as clean_environment
 from dsprune.testing.commands import free_port
-from dsprune.testing.pool import forkserver
+from dsprune.testing.pool import forkserver, start_processes_as_usual
 
 __all__ = ["ForkedRanks"]
 
@@ -24,7 +26,7 @@ GRACE = 30.0
 
 
 class ForkedRanks:
-    """`dsprune ARGUMENTS` on some ranks, whose stdout and stderr go to `log`, one file a rank.
+    """`dsprune ARGUMENTS` on some ranks, whose stdout and stderr go to files in `log`.
 
     Args:
         arguments: of the command.
@@ -94,9 +96,13 @@ class ForkedRanks:
                 return re.findall(r"line \d+ in (\S+)", text)
         return []
 
+    def printed(self, rank: int = 0) -> str:
+        """Return what a rank has written to stdout."""
+        return (self.log / f"{rank}.out").read_text(errors="replace")
+
     def said(self, rank: int = 0) -> str:
-        """Return what a rank has printed."""
-        return (self.log / f"{rank}.log").read_text(errors="replace")
+        """Return what a rank has written to stdout, then what it has written to stderr."""
+        return self.printed(rank) + (self.log / f"{rank}.log").read_text(errors="replace")
 
     def complaints(self) -> list[str]:
         """Return the lines that dsprune itself wrote to stderr, of all ranks."""
@@ -110,14 +116,19 @@ class ForkedRanks:
 
 def _become(arguments: list[str], environment: dict[str, str], log: str) -> None:
     """Run the command as a new process would, and end with its exit code."""
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.environ.update(environment)
+    for descriptor, suffix in ((1, ".out"), (2, ".log")):
+        file = os.open(Path(log).with_suffix(suffix), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, descriptor)
+    kept = clean_environment() | environment
+    os.environ.clear()
+    os.environ.update(kept)
+    start_processes_as_usual()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     stack = Path(log).with_suffix(".stack").open("w")
     faulthandler.register(signal.SIGUSR2, file=stack, all_threads=False)
 
     from dsprune.commands.cli import run_command
 
-    os._exit(run_command(arguments))
+    code = run_command(arguments)
+    sys.stdout.flush()
+    os._exit(code)

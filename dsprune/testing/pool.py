@@ -21,7 +21,7 @@ import torch.distributed as dist
 
 from dsprune.ranks.collectives import Comm
 
-__all__ = ["RankFailedError", "RankPool", "forkserver"]
+__all__ = ["RankFailedError", "RankPool", "forkserver", "start_processes_as_usual"]
 
 TIMEOUT = timedelta(seconds=180)
 
@@ -32,6 +32,12 @@ def forkserver() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["dsprune.testing.preload"])
     return context
+
+
+def start_processes_as_usual() -> None:
+    """Let a process of the forkserver start others, such as the workers of a data loader, by a plain fork."""
+    multiprocessing.set_start_method("fork", force=True)
+    multiprocessing.current_process().daemon = False
 
 
 class RankFailedError(Exception):
@@ -111,6 +117,7 @@ class RankPool:
 def _serve(connection: Connection, rank: int, size: int, store: str) -> None:
     """Run what a rank receives until the pipe is closed."""
     torch.set_num_threads(1)
+    start_processes_as_usual()
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size, timeout=TIMEOUT)
     worlds = {world: dist.new_group(list(range(world))) for world in range(1, size + 1)}
     try:

@@ -33,6 +33,9 @@ from dsprune.train.run_folder import RunFolder
 from dsprune.train.train import train
 
 CPU = torch.device("cpu")
+SPANS, PAIRS = (kind for kind in KINDS if kind.task in ("squad", "translation"))
+"""The kinds that differ most from the others: windows of a text, and a decoder."""
+
 STEPS = 8
 
 
@@ -104,10 +107,17 @@ def test_two_ranks_give_the_metrics_of_one(pool: RankPool, trained: Trained) -> 
         assert metrics == pytest.approx(alone, rel=1e-3, abs=1e-2, nan_ok=True)
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_it_is_pruned_while_it_learns_from_a_store_and_resumes(
-    pool: RankPool, trained: Trained, stage: int
-) -> None:
+def test_it_is_pruned_while_it_learns_from_a_store_and_resumes(pool: RankPool, trained: Trained) -> None:
+    prune_and_resume(pool, trained, stage=3)
+
+
+@pytest.mark.parametrize("trained", [SPANS, PAIRS], indirect=True, ids=lambda kind: kind.name)
+def test_the_same_at_stage_2(pool: RankPool, trained: Trained) -> None:
+    prune_and_resume(pool, trained, stage=2)
+
+
+def prune_and_resume(pool: RankPool, trained: Trained, stage: int) -> None:
+    """Prune with a store, audit, evaluate; cut the run off at an earlier checkpoint, and resume to the same end."""
     name, store = f"sparse-{stage}", trained.runs.parent / "store"
     settings = [
         f"name={name}",

@@ -1,13 +1,13 @@
-"""The code of the README, run as it stands; as a program, it runs the loop in the current folder."""
+"""The code of the README, run as it stands."""
 
-import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dsprune.ranks.ranks import find_ranks
+from dsprune.ranks.collectives import Comm
 from dsprune.testing.model import TinyModel
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -31,9 +31,10 @@ class Examples(torch.utils.data.Dataset):
         return {"tokens": tokens, "labels": tokens.sum() % 3}
 
 
-def run_the_loop() -> None:
-    """Print sparsity and step after as many epochs of the README's loop as its recipe asks for."""
-    find_ranks()
+def run_the_loop(comm: Comm, folder: str) -> dict[str, float]:
+    """Sparsity and step after as many epochs of the README's loop as its recipe asks for, in a new folder."""
+    os.environ.update(LOCAL_RANK=str(comm.rank))
+    os.chdir(folder)
     Path("recipe.yaml").write_text(blocks("yaml")[0])
     Path("ds_config.json").write_text((README.parent / "ds_configs" / "zero1.json").read_text())
     setup, loop = blocks("python")[0].split("for batch in loader:")
@@ -42,8 +43,4 @@ def run_the_loop() -> None:
     engine = names["engine"]
     while engine.applied_steps < engine.timetable.total_steps:
         exec("for batch in loader:" + loop, names)
-    print(json.dumps({"step": engine.applied_steps, **engine.sparsity()}))
-
-
-if __name__ == "__main__":
-    run_the_loop()
+    return {"step": engine.applied_steps, **engine.sparsity()}

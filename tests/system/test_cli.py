@@ -9,6 +9,7 @@ import pytest
 from transformers import LlamaConfig
 
 from dsprune import __version__
+from dsprune.commands.cli import run_command
 from dsprune.testing.commands import complaints, dsprune, launched, run
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 
@@ -135,25 +136,35 @@ def test_a_shell_completes_commands_options_and_recipes(words: str, completed: l
     assert done.stdout.split() == completed
 
 
-def test_a_plan_is_printed_and_drawn(recipe: Path, tmp_path: Path) -> None:
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """What a command prints that ends well in this process."""
+    assert run_command([*map(str, arguments)]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_plan_is_printed_and_drawn(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     picture = tmp_path / "plan.svg"
-    done = dsprune("plan", recipe, "--world-size", "2", "--plot", picture, COLUMNS="200")
-    assert done.returncode == 0, done.stderr
+    text = printed(capsys, "plan", recipe, "--world-size", "2", "--plot", picture)
     for part in ("90.00%", "14,746", "ZeRO stage", f"Picture: {picture}"):
-        assert part in done.stdout
+        assert part in text
     assert "<svg" in picture.read_text()
     assert not (recipe.parent / "runs" / "tiny").exists(), "a plan runs nothing"
 
 
-def test_a_plan_for_seventy_billion_weights_needs_no_such_machine(recipe: Path, tmp_path: Path) -> None:
+def test_a_plan_for_seventy_billion_weights_needs_no_such_machine(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     LlamaConfig(
         vocab_size=128_256, hidden_size=8192, intermediate_size=28_672, num_hidden_layers=80,
         num_attention_heads=64, num_key_value_heads=8, pad_token_id=0,
     ).save_pretrained(tmp_path)  # fmt: skip
     started = time.monotonic()
     changed = [f"model.path={tmp_path}", "budget={steps: 1000, batch: 64}"]
-    done = dsprune("plan", recipe, *changed, "--world-size", "64", COLUMNS="200")
-    assert done.returncode == 0, done.stderr
+    text = printed(capsys, "plan", recipe, *changed, "--world-size", "64")
     assert time.monotonic() - started < 90
     weights = 80 * (2 * 8192 * 8192 + 2 * 8192 * 1024 + 3 * 8192 * 28_672)
-    assert f"{weights:,} weights in 560 tensors" in done.stdout
+    assert f"{weights:,} weights in 560 tensors" in text

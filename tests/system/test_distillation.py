@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from dsprune.commands.cli import run_command
 from dsprune.recipe import load_recipe
-from dsprune.testing.commands import Done, command, dsprune, launched
+from dsprune.testing.commands import Done, command
 from dsprune.testing.pool import RankPool
 from tests.system.school import examples, losses, rewrite, write_school
 
@@ -26,12 +27,6 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_school(tmp_path_factory.mktemp("school"))
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3, 4], ids=lambda size: f"world{size}")
-def ranks(request: pytest.FixtureRequest) -> Iterator[RankPool]:
-    with RankPool(request.param) as pool:
-        yield pool
-
-
 @pytest.fixture(scope="module")
 def two_ranks() -> Iterator[RankPool]:
     with RankPool(2) as pool:
@@ -45,33 +40,51 @@ def train(pool: RankPool, recipe: Path, output: Path, *settings: str) -> list[fl
     return losses(output / "school")
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+PLACES = [(1, 0), (1, 3), (2, 1), (2, 2), (3, 0), (3, 3), (4, 1), (4, 2)]
+"""Numbers of ranks and ZeRO stages: each number with two stages, each stage with two numbers."""
+
+
+@pytest.mark.parametrize(("world", "stage"), PLACES)
 def test_a_store_gives_the_losses_of_its_teacher(
-    ranks: RankPool, recipe: Path, tmp_path: Path, stage: int
+    recipe: Path, tmp_path: Path, world: int, stage: int
 ) -> None:
     """Over five epochs of two steps and a remainder; kind, seed and accumulation change with stage and world size."""
-    world, kind = ranks.size, list(KINDS)[(stage + ranks.size) % 3]
+    kind = list(KINDS)[PLACES.index((world, stage)) % 3]
     micro_batch = {1: 4, 2: 3, 3: 4, 4: 1}[world] if stage % 2 else 12 // world
     how = (f"deepspeed=zero{stage}", f"budget.micro_batch={micro_batch}", f"seed={world + 10 * stage}")
     store = recipe.parent / f"store-{kind}"  # made by the first that needs it
-    online = train(ranks, recipe, tmp_path / "online", *how)
-    stored = train(ranks, recipe, tmp_path / "stored", *how, *KINDS[kind], f"distillation.store={store}")
+    with RankPool(world) as ranks:
+        online = train(ranks, recipe, tmp_path / "online", *how)
+        stored = train(ranks, recipe, tmp_path / "stored", *how, *KINDS[kind], f"distillation.store={store}")
     assert len(online) == 10
     assert stored == pytest.approx(online, rel=ROUND_OFF)
     assert max(online) > 1.02 * min(online), "the loss changes"
 
 
+SHORT = ("seed=5", "budget.steps=4")
+
+
+@pytest.fixture(scope="module")
+def short(two_ranks: RankPool, recipe: Path) -> list[float]:
+    """The losses of four steps beside the teacher."""
+    return train(two_ranks, recipe, recipe.parent / "short", *SHORT)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [("fp16", 1e-3), ("bf16", 1e-2)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_small_type_only_rounds(
-    two_ranks: RankPool, recipe: Path, tmp_path: Path, kind: str, dtype: str, tolerance: float
+    two_ranks: RankPool,
+    recipe: Path,
+    short: list[float],
+    tmp_path: Path,
+    kind: str,
+    dtype: str,
+    tolerance: float,
 ) -> None:
-    how = ("seed=5", "budget.steps=4")
-    online = train(two_ranks, recipe, tmp_path / "online", *how)
     store = (*KINDS[kind], f"distillation.dtype={dtype}", f"distillation.store={tmp_path / 'store'}")
-    stored = train(two_ranks, recipe, tmp_path / "stored", *how, *store)
-    assert stored == pytest.approx(online, rel=tolerance)
-    assert stored != pytest.approx(online, rel=1e-7), "rounding is visible"
+    stored = train(two_ranks, recipe, tmp_path / "stored", *SHORT, *store)
+    assert stored == pytest.approx(short, rel=tolerance)
+    assert stored != pytest.approx(short, rel=1e-7), "rounding is visible"
 
 
 def test_hardness_and_temperature_may_change_over_the_steps(
@@ -147,11 +160,14 @@ def test_a_run_resumes_with_its_store_in_another_place(
     assert resumed == whole
 
 
-def test_the_commands_from_train_to_calibrate(recipe: Path, tmp_path: Path) -> None:
+def test_the_commands_from_train_to_calibrate(
+    two_ranks: RankPool, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A missing store is made first; then the temperature is chosen, with labels and without."""
     store, own = tmp_path / "store", Path(shutil.copy(recipe, tmp_path / "own.yaml"))
-    done = launched("train", recipe, f"distillation.store={store}", f"output={tmp_path / 'runs'}")
-    assert done.returncode == 0, done.stdout + done.stderr
+    how = ("train", str(recipe), f"distillation.store={store}", f"output={tmp_path / 'runs'}")
+    done, other = two_ranks.run(2, command, *how)
+    assert (done.code, other.code) == (0, 0), done.stdout + done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith(("teacher: ", "finished: "))]
     assert re.fullmatch(
         rf"teacher: {store}: \d+ records, \d+ rows, kind full fp16, [\d.]+ bytes per record, [\d.]+ .?B in all; "
@@ -162,15 +178,15 @@ def test_the_commands_from_train_to_calibrate(recipe: Path, tmp_path: Path) -> N
     assert re.fullmatch(rf"teacher: {store}: \d+ records, kind full fp16", lines[2])
     assert lines[3:] == [f"finished: {tmp_path / 'runs' / 'school'}"]
 
-    done = dsprune("calibrate", store)
-    assert done.returncode == 0, done.stderr
-    assert "No labels: --recipe adds" in done.stdout
+    assert run_command(["calibrate", str(store)]) == 0
+    assert "No labels: --recipe adds" in capsys.readouterr().out
     picture = tmp_path / "curves.svg"
-    done = dsprune("calibrate", store, "--recipe", own, "--plot", picture, "--write", own)
-    assert done.returncode == 0, done.stderr
-    [share] = re.findall(r"with a label, teacher right in ([\d.]+)% of them", " ".join(done.stdout.split()))
+    options = ("--recipe", str(own), "--plot", str(picture), "--write", str(own))
+    assert run_command(["calibrate", str(store), *options]) == 0
+    printed = capsys.readouterr().out
+    [share] = re.findall(r"with a label, teacher right in ([\d.]+)% of them", " ".join(printed.split()))
     assert 0 <= float(share) <= 100
-    [chosen] = re.findall(r"Recommended: T = ([\d.]+),", done.stdout)
+    [chosen] = re.findall(r"Recommended: T = ([\d.]+),", printed)
     assert picture.read_text().startswith("<?xml")
     before, after = load_recipe(str(recipe)), load_recipe(str(own), ["name=school"])
     assert before.distillation is not None

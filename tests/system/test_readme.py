@@ -1,11 +1,7 @@
 """What the README shows is there, and runs."""
 
-import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,15 +10,13 @@ import typer
 
 from dsprune.commands.cli import app
 from dsprune.recipe import load_recipe, shipped_recipes
-from tests.system.readme import README, blocks
+from dsprune.testing.pool import RankPool
+from tests.system.readme import README, blocks, run_the_loop
 
 
 def test_the_loop_reaches_its_target(tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(README.parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.system.readme"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+    with RankPool(1) as pool:
+        [result] = pool.run(1, run_the_loop, str(tmp_path))
     assert result["sparsity_prunable"] == pytest.approx(0.9)
     assert result["step"] == 10 * 3
 

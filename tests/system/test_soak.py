@@ -1,27 +1,21 @@
 """`scripts/soak.py` itself: a few rounds of it."""
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
-from dsprune.testing.commands import environment
+import pytest
 
-ROOT = Path(__file__).parents[2]
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "soak.py"
 
 
-def test_three_rounds_survive(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "scripts/soak.py",
-        "--rounds",
-        "3",
-        "--ranks",
-        "1",
-        "--folder",
-        str(tmp_path),
-    ]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False, timeout=600
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 of 3 rounds survived" in done.stdout
+def test_three_rounds_survive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--rounds", "3", "--ranks", "1", "--folder", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *options])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert end.value.code == 0, printed
+    assert "3 of 3 rounds survived" in printed

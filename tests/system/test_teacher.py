@@ -5,7 +5,6 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -21,7 +20,8 @@ from dsprune.model.pretrained import load_tokenizer
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import load_recipe
 from dsprune.tasks.task import build_task
-from dsprune.testing.commands import Done, command, dsprune, environment, launcher_command
+from dsprune.testing.commands import Done, command
+from dsprune.testing.forked import ForkedRanks
 from dsprune.testing.pool import RankFailedError, RankPool
 from dsprune.testing.stores import content
 from dsprune.testing.tiny import VOCABULARY, tiny_tokenizer
@@ -157,26 +157,20 @@ def test_killed_at_every_stage_and_resumed_by_any_number_of_ranks(
     assert content(store) == content(whole)
 
 
-def test_the_launcher_is_killed_and_one_process_resumes(recipe: Path, whole: Path, tmp_path: Path) -> None:
+def test_all_ranks_are_killed_and_one_process_resumes(
+    one_rank: RankPool, recipe: Path, whole: Path, tmp_path: Path
+) -> None:
     store = tmp_path / "store"
-    how = arguments(recipe, store, *HIDDEN)
-    process = subprocess.Popen(
-        launcher_command("--module", "dsprune", *how),
-        env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 200
-        while not list(store.glob("shard-*")):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    ranks = ForkedRanks(arguments(recipe, store, *HIDDEN), 2, tmp_path / "logs")
+    deadline = time.monotonic() + 200
+    while not list(store.glob("shard-*")):
+        assert all(process.exitcode is None for process in ranks.processes), ranks.said()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    ranks.signal(signal.SIGKILL)
+    assert ranks.wait() == [-signal.SIGKILL] * 2
     assert not (store / "store.json").exists()
-    time.sleep(0.2)  # until the ranks have ended, too
-    done = dsprune(*how)
-    assert done.returncode == 0, done.stderr
+    done = teach(one_rank, recipe, store, *HIDDEN)
     assert f"of {NUM_SHARDS} shards to write" in done.stderr
     assert f"; {NUM_SHARDS} of {NUM_SHARDS} shards to write" not in done.stderr
     assert content(store) == content(whole)

@@ -1,26 +1,60 @@
-"""A script of one's own, started by the launcher on two ranks, prunes to its target at every stage."""
+"""A script of one's own prunes to its target at every stage, on two ranks."""
 
+import contextlib
+import io
+import os
+import runpy
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from dsprune.ranks.collectives import Comm
 from dsprune.testing.commands import launcher_command, run
+from dsprune.testing.pool import RankPool
 
 ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "tests" / "system" / "ten_lines.py"
+EXPECTED = f"sparsity {round(0.8 * 3 * 15 * 15) / (3 * 15 * 15)} step 24"
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_the_script_reaches_its_target_exactly(tmp_path: Path, stage: int) -> None:
-    recipe = tmp_path / "recipe.yaml"
+@pytest.fixture(scope="module")
+def two_ranks() -> Iterator[RankPool]:
+    with RankPool(2) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("script") / "recipe.yaml"
     sections = {
         "budget": {"epochs": 4, "batch": 8},
         "pruning": {"sparsity": 0.8, "start": "1 epoch", "end": "3 epochs", "updates": 3},
         "learning_rate": {"peak": 0.01},
     }
-    recipe.write_text(yaml.safe_dump(sections))
-    script = ROOT / "tests" / "system" / "ten_lines.py"
-    done = run(launcher_command("--no_local_rank", script, recipe, f"zero{stage}"), PYTHONPATH=str(ROOT))
+    path.write_text(yaml.safe_dump(sections))
+    return path
+
+
+def test_the_launcher_starts_the_script(recipe: Path) -> None:
+    done = run(launcher_command("--no_local_rank", SCRIPT, recipe, "zero2"), PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stdout + done.stderr
-    expected = f"sparsity {round(0.8 * 3 * 15 * 15) / (3 * 15 * 15)} step 24"
-    assert done.stdout.splitlines().count(expected) == 2, "both ranks say the same"
+    assert done.stdout.splitlines().count(EXPECTED) == 2, "both ranks say the same"
+
+
+def run_script(comm: Comm, *arguments: str) -> str:
+    """What the script prints, on a rank that has started already."""
+    os.environ.update(LOCAL_RANK=str(comm.rank))
+    sys.argv = [str(SCRIPT), *arguments]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_the_script_reaches_its_target_exactly(two_ranks: RankPool, recipe: Path, stage: int) -> None:
+    for printed in two_ranks.run(2, run_script, str(recipe), f"zero{stage}"):
+        assert printed.splitlines().count(EXPECTED) == 1

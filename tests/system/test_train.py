@@ -1,13 +1,12 @@
 """`dsprune train`: what a run leaves behind, on two ranks and on one process."""
 
-import contextlib
 import json
 import math
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,8 @@ from dsprune.masks.manifest import read_manifest
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.recipe import load_recipe
 from dsprune.schedule import Timetable
-from dsprune.testing.commands import complaints, dsprune, dsprune_command, environment, launched
+from dsprune.testing.commands import launched
+from dsprune.testing.forked import ForkedRanks
 from dsprune.testing.offline_wandb import read_offline_run
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 from dsprune.train.status_file import read_status
@@ -47,6 +47,11 @@ class Workshop:
 
     def metrics(self) -> list[dict[str, Any]]:
         return read_lines(self.run / "metrics.jsonl")
+
+    def start(self, log: str, *arguments: str, world_size: int = 1, **variables: str) -> ForkedRanks:
+        """`dsprune train` of the recipe, on ranks that start in a moment."""
+        words = ["train", str(self.recipe), *arguments]
+        return ForkedRanks(words, world_size, self.folder / "logs" / log, **variables)
 
 
 @pytest.fixture(scope="module")
@@ -235,10 +240,9 @@ def test_model_and_checkpoint_have_the_same_masks(workshop: Workshop) -> None:
 # ---- the audit
 
 
-def test_the_audit_of_a_run_is_clean(workshop: Workshop) -> None:
-    done = dsprune("audit", workshop.run)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("every invariant holds") == 2
+def test_the_audit_of_a_run_is_clean(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["audit", str(workshop.run)]) == 0
+    assert capsys.readouterr().out.count("every invariant holds") == 2
 
 
 @pytest.fixture
@@ -336,11 +340,10 @@ def test_there_must_be_something_to_audit(tmp_path: Path, capsys: pytest.Capture
 def again(workshop: Workshop) -> Path:
     """The same run once more, with Weights & Biases watching: without a key, so offline."""
     output = workshop.folder / "again"
-    done = launched(
-        "train", workshop.recipe, f"output={output}", "tracking.wandb=true", "tracking.tags=[a, b]",
-        HOME=str(workshop.folder), WANDB_CONFIG_DIR=str(workshop.folder),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    words = [f"output={output}", "tracking.wandb=true", "tracking.tags=[a, b]"]
+    home = {"HOME": str(workshop.folder), "WANDB_CONFIG_DIR": str(workshop.folder)}
+    ranks = workshop.start("again", *words, world_size=2, **home)
+    assert ranks.wait() == [0, 0], ranks.said()
     return output / "tiny"
 
 
@@ -372,9 +375,9 @@ def test_nothing_of_weights_and_biases_unless_asked(workshop: Workshop) -> None:
 
 def test_a_finished_run_is_not_written_over(workshop: Workshop) -> None:
     before = (workshop.run / "summary.json").read_bytes()
-    done = dsprune("train", workshop.recipe)
-    assert done.returncode == 2
-    assert complaints(done) == [
+    ranks = workshop.start("over")
+    assert ranks.wait() == [2]
+    assert ranks.complaints() == [
         f"dsprune: {workshop.run}: holds a finished run: give another name=... or output=..., or remove it"
     ]
     assert (workshop.run / "summary.json").read_bytes() == before
@@ -386,12 +389,11 @@ def test_a_finished_run_is_not_written_over(workshop: Workshop) -> None:
 def test_one_process_learns_from_a_teacher(workshop: Workshop) -> None:
     """The student starts as its own teacher: nothing to imitate at first, and after the mask update there is."""
     model = workshop.run / "model"
-    done = dsprune(
-        "train", workshop.recipe, "name=taught", f"model.path={model}", f"distillation.teacher={model}",
+    ranks = workshop.start(
+        "taught", "name=taught", f"model.path={model}", f"distillation.teacher={model}", "precision=fp32",
         "tracking.log_every=1", "pruning={sparsity: 0.97, curve: one-shot, start: 2}", "learning_rate.peak=2e-3",
-        "precision=fp32",
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert ranks.wait() == [0], ranks.said()
     run = workshop.folder / "runs" / "taught"
     losses = {row["step"]: row["loss"] for row in read_lines(run / "metrics.jsonl") if "loss" in row}
     assert losses[1] == pytest.approx(0, abs=1e-6)
@@ -402,33 +404,19 @@ def test_one_process_learns_from_a_teacher(workshop: Workshop) -> None:
     assert run_command(["audit", str(run)]) == 0
 
 
-@contextlib.contextmanager
-def endless(workshop: Workshop) -> Iterator[subprocess.Popen[str]]:
-    command = dsprune_command("train", workshop.recipe, "name=endless", "budget={steps: 100000, batch: 32}")
-    process = subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
 def test_a_terminated_run_stops_with_a_checkpoint(workshop: Workshop) -> None:
     run = workshop.folder / "runs" / "endless"
-    with endless(workshop) as process:
-        deadline = time.monotonic() + 120
-        while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 75
-        _, stderr = process.communicate()
+    ranks = workshop.start("endless", "name=endless", "budget={steps: 100000, batch: 32}")
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
+        assert ranks.processes[0].exitcode is None, ranks.said()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    ranks.signal(signal.SIGTERM)
+    assert ranks.wait(20) == [75]
     status = read_status(run / "status.json")
     said = f"SIGTERM: stopped at step {status.step}; run the same command to resume"
-    assert f"dsprune: {said}" in stderr.splitlines()
+    assert ranks.complaints() == [f"dsprune: {said}"]
     assert (status.state, status.reason, status.checkpoint) == ("stopped", said, f"global_step{status.step}")
     assert read_lines(run / "metrics.jsonl"), "what was logged is whole lines"
     assert sorted(path.name for path in run.iterdir()) == [

@@ -1,10 +1,10 @@
 """Weights & Biases, with its real client: what a run would send, and that no network and no key can do harm."""
 
 import ast
+import contextlib
+import io
 import json
 import os
-import re
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,19 +13,19 @@ import psutil
 import pytest
 
 import dsprune as package
+from dsprune.ranks.collectives import Comm
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.schedule import Timetable, build_timetable
-from dsprune.testing.commands import dsprune
-from dsprune.testing.commands import run as run_command
+from dsprune.testing.forked import ForkedRanks
 from dsprune.testing.offline_wandb import OfflineRun, read_offline_run
+from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.tracking import Result, Tracker, open_tracker
 from tests.system.wandb_server import serving
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
-PROGRAM = (sys.executable, "-m", "tests.system.test_wandb")
 SUMMARY = {"metrics": {"accuracy": 0.9}, "sparsity": {"prunable": 0.9}, "steps": 40}
 TENSORS = {"encoder.0": 0.95, "encoder.1": 0.85}
 
@@ -153,11 +153,19 @@ def test_one_module_imports_the_client() -> None:
         for path in source.rglob("*.py")
         if any(name.split(".")[0] == "wandb" for name in imports(path))
     }
-    assert found == {"wandb_tracker.py"}
+    assert found == {"wandb_tracker.py", "offline_wandb.py"}
 
 
-def lose_the_client(path: str, output: str) -> None:
-    """As a program, since the client does not recover within a process."""
+@pytest.fixture
+def process() -> Iterator[RankPool]:
+    """A process of its own: the client reads its environment once, and does not recover from what is done to it."""
+    with RankPool(1) as pool:
+        yield pool
+
+
+def lose_the_client(comm: Comm, variables: dict[str, str], path: str, output: str) -> str:
+    """What is said when the client's own process is killed."""
+    os.environ.update(variables)
     recipe = load_recipe(path, [f"output={output}", "tracking.wandb=true"])
     run = folder(recipe)
     tracker = opened(recipe, run)
@@ -165,24 +173,29 @@ def lose_the_client(path: str, output: str) -> None:
     for process in psutil.Process().children(recursive=True):
         process.terminate()
         process.wait()
-    tracker.log(8, {"loss": 0.25})
-    tracker.finish(40, Result(SUMMARY, TENSORS, run.model))
-    assert "wandb_id" in tracker.state()
-    tracker.close(75)
-    tracker.close(1)
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        tracker.log(8, {"loss": 0.25})
+        tracker.finish(40, Result(SUMMARY, TENSORS, run.model))
+        assert "wandb_id" in tracker.state()
+        tracker.close(75)
+        tracker.close(1)
+    return said.getvalue()
 
 
-def test_a_client_that_is_killed_does_not_take_the_run_along(recipe: Recipe, tmp_path: Path) -> None:
-    command = [*PROGRAM, "lose_the_client", str(tmp_path / "tiny.yaml"), str(tmp_path)]
-    done = run_command(command, HOME=str(tmp_path), WANDB_MODE="offline")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("no more is logged here; metrics.jsonl has it all") == 1
+def test_a_client_that_is_killed_does_not_take_the_run_along(
+    process: RankPool, recipe: Recipe, tmp_path: Path
+) -> None:
+    variables = {"HOME": str(tmp_path), "WANDB_MODE": "offline"}
+    [said] = process.run(1, lose_the_client, variables, str(tmp_path / "tiny.yaml"), str(tmp_path))
+    assert said.count("no more is logged here; metrics.jsonl has it all") == 1
     lines = [json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [4, 8]
 
 
-def lose_the_network(path: str, output: str) -> None:
-    """As a program, since the client reads its environment once."""
+def lose_the_network(comm: Comm, variables: dict[str, str], path: str, output: str) -> float:
+    """The longest time in seconds that the log of a step takes when the server is gone."""
+    os.environ.update(variables)
     recipe = load_recipe(path, [f"output={output}", "tracking.wandb=true"])
     run = folder(recipe)
     with serving() as address:
@@ -196,16 +209,16 @@ def lose_the_network(path: str, output: str) -> None:
         tracker.log(step, {"loss": 1 / step})
         longest = max(longest, time.monotonic() - started)
     tracker.close()
-    print(f"longest: {longest:.3f}")
+    return longest
 
 
-def test_a_network_that_dies_in_mid_run_holds_nothing_up(recipe: Recipe, tmp_path: Path) -> None:
-    command = [*PROGRAM, "lose_the_network", str(tmp_path / "tiny.yaml"), str(tmp_path)]
+def test_a_network_that_dies_in_mid_run_holds_nothing_up(
+    process: RankPool, recipe: Recipe, tmp_path: Path
+) -> None:
     online = {"WANDB_MODE": "online", "WANDB_API_KEY": KEY, "WANDB_FINISH_TIMEOUT": "3"}
-    done = run_command(command, HOME=str(tmp_path), **online)
-    assert done.returncode == 0, done.stdout + done.stderr
-    [longest] = re.findall(r"longest: ([\d.]+)", done.stdout)
-    assert float(longest) < 1
+    variables = {"HOME": str(tmp_path), **online}
+    [longest] = process.run(1, lose_the_network, variables, str(tmp_path / "tiny.yaml"), str(tmp_path))
+    assert longest < 1
     steps = list(range(1, 201))
     lines = [json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == steps
@@ -221,16 +234,12 @@ def test_neither_a_dead_network_nor_a_key_does_harm(tmp_path: Path) -> None:
     home = {name: str(tmp_path) for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR")}
     home |= {"WANDB_INIT_TIMEOUT": "3"}
     online = {"WANDB_MODE": "online", "WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    done = dsprune("train", path, **home, **online)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "this run is kept offline; send it later with `wandb sync`" in done.stderr
+    ranks = ForkedRanks(["train", str(path)], 1, tmp_path / "logs", **home, **online)
+    assert ranks.wait() == [0], ranks.said()
+    assert "this run is kept offline; send it later with `wandb sync`" in ranks.said()
     run = RunFolder(tmp_path / "runs" / "tiny")
     assert {row["_step"] for row in read(run).rows} == set(range(1, 41))
     assert run.summary.exists()
     written = [file for file in tmp_path.rglob("*") if file.is_file() and KEY.encode() in file.read_bytes()]
     assert written == []
-    assert KEY not in done.stdout + done.stderr
-
-
-if __name__ == "__main__":
-    globals()[sys.argv[1]](*sys.argv[2:])
+    assert KEY not in ranks.said()
