@@ -1,4 +1,4 @@
-"""Several targets at once: everything stretches with the work, and the law can be asked both ways."""
+"""Several targets at once: everything scales with the log compression, and the law works both ways."""
 
 import io
 from pathlib import Path
@@ -13,11 +13,11 @@ from dsprune.errors import UserError
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.schedule.law import (
     first_sparsity,
+    log_compression,
     max_target,
     scaled_epochs,
     scaled_to,
     scaled_updates,
-    work,
 )
 
 TARGETS = (0.5, 0.8, 0.9, 0.97)
@@ -56,13 +56,16 @@ def test_where_the_law_rules_scaling_is_the_law(recipe: Recipe, target: float) -
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_what_is_set_by_hand_stretches_with_the_work(recipe: Recipe, target: float) -> None:
+def test_what_is_set_by_hand_scales_with_the_log_compression(recipe: Recipe, target: float) -> None:
     values = {**recipe.model_dump(), "budget": {"epochs": 6, "batch": 32}}
     values["pruning"] = {"sparsity": 0.9, "first": 0.5, "updates": 10, "start": "10 %", "end": "5 epochs"}
-    scaled, ratio = scaled_to(Recipe.model_validate(values), target), work(target) / work(0.9)
+    scaled, ratio = (
+        scaled_to(Recipe.model_validate(values), target),
+        log_compression(target) / log_compression(0.9),
+    )
     assert scaled.pruning is not None
     assert scaled.budget.epochs == pytest.approx(6 * ratio)
-    assert work(scaled.pruning.first or 0) == pytest.approx(ratio * work(0.5))
+    assert log_compression(scaled.pruning.first or 0) == pytest.approx(ratio * log_compression(0.5))
     assert scaled.pruning.updates == max(2, round(10 * ratio))
     assert scaled.pruning.end is not None
     assert scaled.pruning.end.amount == pytest.approx(5 * ratio)
@@ -87,8 +90,9 @@ def test_targets_are_tabled_and_drawn(recipe: Recipe, tmp_path: Path) -> None:
 def test_a_budget_is_answered_with_a_target(recipe: Recipe) -> None:
     said = console()
     print_max_target(recipe, 3000, 1, 3200, said)
-    assert "3,000 steps are 30 epochs of 100 steps: by the law sound for a target up to 90 %." in text_of(
-        said
+    assert (
+        "3,000 steps are 30 epochs of 100 steps: by the law long enough for a target up to 90 %."
+        in text_of(said)
     )
     assert "The recipe's 90 % would take 3,000 steps." in text_of(said)
 
