@@ -1,4 +1,4 @@
-"""`dsprune report`: what runs did, as one page that needs no network, and as tables."""
+"""`dsprune report`: the results of runs as one page that needs no network, and as tables."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,17 +9,15 @@ from dsprune.commands.analyze.result import FILE as ANALYSIS
 from dsprune.commands.analyze.result import read_analysis
 from dsprune.commands.analyze.sections import analysis_section
 from dsprune.errors import UserError
-from dsprune.report.blocks import Page
-from dsprune.report.many import page_of_runs
-from dsprune.report.page import write_page, write_tables
+from dsprune.report.page import Page, Text, write_page, write_report
 from dsprune.report.published import published_sections, title_of
-from dsprune.report.report import PAGE, verdict_of
-from dsprune.report.runs import find_folders, read_run
-from dsprune.report.single import page_of_run
+from dsprune.report.run_page import page_of_run
+from dsprune.report.runs import Run, find_folders, read_run
+from dsprune.report.runs_page import page_of_runs
 from dsprune.report.table import as_rich
 from dsprune.utils.console import say
 
-__all__ = ["report"]
+__all__ = ["report", "report_run"]
 
 
 def report(
@@ -29,37 +27,54 @@ def report(
 
     Args:
         paths: folders of runs or analyses, or folders with such folders anywhere below.
-        output: folder to write into; None = that of the one run, or `report` for several.
+        output: folder to write into; None = that of the only run, or `report` for several.
         title: of the page; None = the run's name, or the number of runs.
-        audit: audit every run that can be.
-        console: where to say what was written.
+        audit: audit every run that pruned.
+        console: for the tables, and the paths of the files.
 
     Raises:
-        UserError: there is no run at a path, or one cannot be read.
+        UserError: a path holds no run, or a run cannot be read.
     """
-    _check(paths)
+    for path in paths:
+        if not find_folders([path], "recipe.yaml") and not find_folders([path], ANALYSIS):
+            raise UserError(f"{path}: no recipe.yaml in it or below it, so no run: give the folder of a run")
     runs = [read_run(folder) for folder in find_folders(paths, "recipe.yaml")]
     analyses = [read_analysis(folder) for folder in find_folders(paths, ANALYSIS)]
-    extra = [*map(analysis_section, analyses), *published_sections(paths)]
+    extra = (*map(analysis_section, analyses), *published_sections(paths))
     home = output or (runs[0].path if len(runs) == 1 else Path("report"))
     home.mkdir(parents=True, exist_ok=True)
-    audits = [verdict_of(run, run.path) if audit else None for run in runs]
+    audits = [_audit(run, run.path) if audit else None for run in runs]
     if not runs:
-        page = Page(title or "Components", "", "", (), tuple(extra), analyses[0].origin)
+        page = Page(title or "Components", "", {}, extra, analyses[0].origin)
     elif len(runs) == 1:
         page = page_of_run(runs[0], audits[0], extra)
     else:
         page = page_of_runs(runs, title or title_of(paths) or f"{len(runs)} runs", home, audits, extra)
-    write_page(page, home / PAGE)
-    files = write_tables(page, home)
+    files = write_report(page, home)
     for table in page.tables():
         if table.name in ("settings", "updates"):
             console.print(as_rich(table))
-    for path in (home / PAGE, *files):
+    for path in files:
         say(console, f"written: {path}")
 
 
-def _check(paths: Sequence[Path]) -> None:
-    for path in paths:
-        if not find_folders([path], "recipe.yaml") and not find_folders([path], ANALYSIS):
-            raise UserError(f"{path}: no recipe.yaml in it or below it, so no run: give the folder of a run")
+def report_run(path: Path) -> None:
+    """Write the page of one run into its folder, with the audit of its model."""
+    run = read_run(path)
+    write_page(page_of_run(run, _audit(run, path / "model")), path)
+
+
+def _audit(run: Run, path: Path) -> Text | None:
+    """Audit the folder of a run or of its model, and return the result; None if nothing was pruned."""
+    if run.recipe.pruning is None:
+        return None
+    from dsprune.checkpoint.audit import audit_folder, folders_to_audit  # imports DeepSpeed: slow
+
+    try:
+        results = [audit_folder(folder) for folder in folders_to_audit(path)]
+    except UserError as error:
+        return Text(f"Not audited: {error}")
+    for result in results:
+        if result.findings:
+            return Text(f"Audit failed. {result.failure()}", "bad")
+    return Text("; ".join(f"{result.folder}: every invariant holds" for result in results), "good")

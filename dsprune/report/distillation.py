@@ -1,56 +1,57 @@
-"""What a student was taught, timeline."""
+"""The distillation of one run: its teacher, its ramps, and the parts of the loss."""
 
-from dsprune.report.blocks import Block, Key, Picture, Text
-from dsprune.report.drawing import QUIET, SERIES, new_figure, svg_of, tidy
-from dsprune.report.origin import origin_of
-from dsprune.report.runs import Run
+from dsprune.recipe.ramp import Ramp
+from dsprune.report.colours import SERIES
+from dsprune.report.drawing import new_panels, svg_of
+from dsprune.report.page import Picture, Section, Text
+from dsprune.report.runs import Run, origin_of
 
-__all__ = ["distillation_blocks"]
+__all__ = ["distillation_sections"]
 
-LOSSES = {"task_loss": "the task's", "distillation_loss": "the teacher's"}
-"""Parts of the loss that may be logged."""
+LOSSES = {
+    "task_loss": ("the task's", SERIES[1]),
+    "distillation_loss": ("the teacher's", SERIES[2]),
+}
+"""Label and colour of each part of the loss that may be logged."""
 
 
-def distillation_blocks(run: Run) -> tuple[Block, ...]:
-    """Who teaches, how much heed is paid to it, and the parts of the loss where they were logged."""
+def distillation_sections(run: Run) -> list[Section]:
+    """Return the section on the distillation of a run that has one."""
     settings = run.recipe.distillation
-    assert settings is not None
-    where = f"its answers are read from {settings.store}" if settings.store else "it answers at every step"
-    said = Text(
-        f"Teacher {settings.teacher}; {where}. Hardness {_ramp(run, 'hardness')}, temperature "
-        f"{_ramp(run, 'temperature')}. Loss: (1 - h) task + h T² KL(teacher at T || student at T)."
+    if settings is None:
+        return []
+    where = f"its logits are read from {settings.store}" if settings.store else "it runs at every step"
+    text = Text(
+        f"Teacher {settings.teacher}; {where}. Hardness {_described(settings.hardness)}, temperature "
+        f"{_described(settings.temperature)}. Loss: (1 - h) task + h T² KL(teacher at T || student at T)."
     )
-    constant = settings.hardness.is_constant and settings.temperature.is_constant
+    ramps = {"hardness": settings.hardness, "temperature": settings.temperature}
+    if run.timetable is None or all(ramp.is_constant for ramp in ramps.values()):
+        ramps = {}
     logged = [name for name in LOSSES if run.series(name)[0]]
-    ramps = [] if constant or run.timetable is None else ["hardness", "temperature"]
-    return (said, _picture(run, ramps, logged)) if ramps or logged else (said,)
+    picture = (_picture(run, ramps, logged),) if ramps or logged else ()
+    return [Section("Distillation", (text, *picture))]
 
 
-def _ramp(run: Run, name: str) -> str:
-    ramp = getattr(run.recipe.distillation, name)
+def _described(ramp: Ramp) -> str:
     if ramp.is_constant:
         return f"{ramp.first:g}"
     return f"from {ramp.first:g} at {ramp.start} to {ramp.final:g} at {ramp.end}"
 
 
-def _picture(run: Run, ramps: list[str], logged: list[str]) -> Picture:
-    panels = [*ramps, *(["loss"] if logged else [])]
-    figure = new_figure(8, 1.4 * len(panels) + 0.4)
-    for axes, panel in zip(
-        figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0], panels, strict=True
-    ):
-        tidy(axes)
-        axes.set_ylabel(panel, color=QUIET, fontsize=8.5)
-        if panel in ramps and run.timetable is not None:
-            timetable, ramp = run.timetable, getattr(run.recipe.distillation, panel)
-            steps = range(timetable.total_steps)
-            values = [ramp.at(step, timetable.steps_per_epoch, timetable.total_steps) for step in steps]
-            axes.plot(steps, values, color=SERIES[0], lw=1.6)
-        else:
-            for number, name in enumerate(logged):
-                axes.plot(*run.series(name), color=SERIES[number + 1], lw=1.6)
+def _picture(run: Run, ramps: dict[str, Ramp], logged: list[str]) -> Picture:
+    labels = [*ramps, *(["loss"] if logged else [])]
+    figure, panels = new_panels(labels, "optimizer step", height=1.4 * len(labels) + 0.4)
+    timetable = run.timetable
+    for axes, ramp in zip(panels, ramps.values(), strict=False):
+        assert timetable is not None, "there is a length for the ramps"
+        steps = range(timetable.total_steps)
+        values = [ramp.at(step, timetable.steps_per_epoch, timetable.total_steps) for step in steps]
+        axes.plot(steps, values, color=SERIES[0], lw=1.6)
+    for name in logged:
+        panels[-1].plot(*run.series(name), color=LOSSES[name][1], lw=1.6)
+    for axes in panels:
         axes.set_ylim(bottom=0)
-    axes.set_xlim(0, run.timetable.total_steps if run.timetable else None)
-    axes.set_xlabel("optimizer step", color=QUIET, fontsize=8.5)
-    keys = tuple(Key(f"series-{number + 1}", LOSSES[name]) for number, name in enumerate(logged))
-    return Picture(svg_of(figure, f"{run.path}: distillation"), "", keys, origin_of([run]))
+    panels[0].set_xlim(0, timetable.total_steps if timetable else None)
+    legend = dict(LOSSES[name] for name in logged)
+    return Picture(svg_of(figure, f"{run.path}: distillation"), "", origin_of([run]), legend)

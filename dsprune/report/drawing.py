@@ -1,102 +1,121 @@
-"""Drawings of matplotlib as parts of a page: in its type, and in colours that follow light and dark."""
+"""Figures in one style: panels, timetables, and saving as an SVG element or a file."""
 
 import io
 import re
+from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dsprune.errors import UserError
+from dsprune.report.colours import INK, PHASES, QUIET, RULE, with_variables
+from dsprune.schedule import Timetable
 from dsprune.utils.files import replace_file
 
 __all__ = [
-    "INK",
-    "PHASES",
-    "QUIET",
-    "SERIES",
-    "check_figure_path",
-    "colour_of",
-    "new_figure",
-    "save_figure",
-    "svg_of",
-    "tidy",
-]
+    "LABEL", "check_figure_path", "draw_rate", "draw_sparsity", "name_rows", "new_panels", "save_figure",
+    "shade_phases", "svg_of",
+]  # fmt: skip
 
-# Stand-ins, that are the page's own colours once it is drawn: see page.css.
-INK, QUIET, RULE = "#010101", "#010102", "#010103"
+LABEL: dict[str, Any] = {"color": QUIET, "fontsize": 8.5, "parse_math": False}
+"""Style of a text on a figure; a name with dollar signs is not a formula."""
 
 
-PHASES = {"dense": "#010104", "prune": "#010105", "recover": "#010106"}
+def new_panels(
+    labels: Sequence[str],
+    shared: str = "",
+    *,
+    height: float,
+    columns: int = 1,
+    sideways: bool = False,
+    title: str = "",
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its panels.
+
+    Args:
+        labels: what each panel measures, row by row.
+        shared: label of the axis that the panels share.
+        height: of the figure, in inches; the page's text is 8 inches wide, and so is the figure.
+        columns: number of panels side by side.
+        sideways: measure on the horizontal axis and share the vertical one, as bars with a name each do.
+        title: heading of the figure.
+    """
+    figure = Figure(figsize=(8, height), layout="constrained")
+    rows = len(labels) // columns
+    grid = figure.subplots(rows, columns, sharex=not sideways, sharey=sideways, squeeze=False)
+    panels = list(grid.flat)
+    for axes, label in zip(panels, labels, strict=True):
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.spines["bottom"].set_color(RULE)
+        axes.tick_params(colors=QUIET, labelsize=8.5, length=0)
+        axes.grid(visible=True, axis="x" if sideways else "y", color=RULE, lw=0.6, zorder=0)
+        axes.set_axisbelow(True)
+        (axes.set_xlabel if sideways else axes.set_ylabel)(label, **LABEL)
+    for axes in grid[:, 0] if sideways else grid[-1]:
+        (axes.set_ylabel if sideways else axes.set_xlabel)(shared, **LABEL)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, weight="bold", color=INK, parse_math=False)
+    return figure, panels
 
 
-SERIES = tuple(f"#0102{number:02x}" for number in range(8))
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Name the places 0, 1, ... on the vertical axis, from below."""
+    axes.set_yticks(range(len(names)), names, **(LABEL | {"color": INK}))
 
 
-VARIABLES = {
-    INK: "ink",
-    QUIET: "quiet_libraries",
-    RULE: "rule",
-    **{colour: f"phase-{name}" for name, colour in PHASES.items()},
-    **{colour: f"series-{number}" for number, colour in enumerate(SERIES)},
-}
+def shade_phases(axes: Axes, timetable: Timetable, *, unit: int = 1, named: bool = False) -> None:
+    """Shade the phases of a run, `unit` steps per unit of the axis; `named` writes their names where there is room."""
+    for phase, start, end in timetable.phases():
+        axes.axvspan(start / unit, end / unit, color=PHASES[phase], lw=0, zorder=-1)
+        if named and end - start > 0.06 * timetable.total_steps:
+            place = ((start + end) / 2 / unit, 1.02)
+            axes.annotate(phase, place, xycoords=("data", "axes fraction"), ha="center", va="bottom", **LABEL)
+    axes.set_xlim(0, timetable.total_steps / unit)
 
 
-DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))
+def draw_sparsity(axes: Axes, timetable: Timetable, *, unit: int = 1, **line: Any) -> None:
+    """Draw the planned sparsity in per cent as stairs; `unit` as for `shade_phases`."""
+    edges = [0, *(update.step for update in timetable.updates), timetable.total_steps]
+    heights = [0.0, *(100 * update.sparsity for update in timetable.updates)]
+    axes.stairs(heights, [edge / unit for edge in edges], baseline=None, **line)
 
 
-def colour_of(number: int) -> dict[str, Any]:
-    """How the line of a series is told from the others; after eight the dashes change."""
-    return {"color": SERIES[number % len(SERIES)], "ls": DASHES[number // len(SERIES) % len(DASHES)]}
+def draw_rate(
+    axes: Axes, timetable: Timetable, peak: float, *, unit: int = 1, until: int | None = None, **line: Any
+) -> None:
+    """Draw the planned learning rate up to step `until`; `unit` as for `shade_phases`."""
+    steps = [step for step in timetable.lr_corners() if until is None or step <= until]
+    rates = [peak * timetable.lr_multiplier(step) for step in steps]
+    axes.plot([step / unit for step in steps], rates, **line)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2), useMathText=True)
+    axes.yaxis.get_offset_text().set(color=QUIET, fontsize=8)
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure; inches on a page whose text is as wide as 8 of them."""
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def tidy(axes: Axes, *, grid: str = "y") -> None:
-    """Leave of the frame what is read."""
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(RULE)
-    axes.tick_params(colors=QUIET, labelsize=8.5, length=0)
-    axes.grid(visible=True, axis=grid, color=RULE, lw=0.6, zorder=0)  # type: ignore[arg-type]
-    axes.set_axisbelow(True)
+_DROPPED = re.compile(
+    r'<metadata>.*?</metadata>|<style .*?</style>|<g id="[^"]*"/>|(?<=<g) id="[^"]*"|font-family: [^;]*; '
+    r'|(?:width|height)="[\d.]+pt" ',
+    flags=re.DOTALL,
+)
 
 
 def svg_of(figure: Figure, label: str) -> str:
-    """The figure as an `<svg>` element.
-
-    Args:
-        figure: drawn in the colours above.
-        label: what it shows, for those who do not see it; no two figures of a page have the same.
-    """
+    """Return the figure as an `<svg>` element in the page's colours and type; the label is for screen readers."""
     text = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<style .*?</style>|<g id=\"[^\"]*\"/>", "", svg)
-    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
-    svg = re.sub(r"font-family: [^;]*; ", "", svg)
-    svg = re.sub(r"#010[12]0[0-9a-f]", lambda match: _variable(match[0]), svg)
-    opening = f'<svg role="img" aria-label="{label}" '
-    return opening + re.sub(r' (width|height)="[\d.]+pt"', "", svg.removeprefix("<svg "), count=2)
-
-
-def _variable(colour: str) -> str:
-    return f"var(--{VARIABLES[colour]})" if colour in VARIABLES else colour
+    svg = text.getvalue().partition("<svg ")[2]
+    return f'<svg role="img" aria-label="{escape(label)}" {with_variables(_DROPPED.sub("", svg))}'
 
 
 FORMATS = ("png", "svg")
 
 
 def check_figure_path(path: Path) -> None:
-    """Refuse what cannot be written, before time is spent on what it is to show.
+    """Refuse a path that no figure can be saved to, before time is spent on the figure.
 
     Raises:
         UserError: the file has an ending of another format, or its folder does not exist.
@@ -108,12 +127,15 @@ def check_figure_path(path: Path) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a picture in the format that its ending names, whole or not at all; the same one is the same bytes."""
+    """Save a figure in the format that the path's ending names; equal figures become equal bytes.
+
+    The file is complete or absent; errors as `check_figure_path`.
+    """
     check_figure_path(path)
     undated = {"Date": None} if path.suffix == ".svg" else None
 
     def write(temporary: Path) -> None:
-        with matplotlib.rc_context({"svg.hashsalt": "dsprune"}):
+        with rc_context({"svg.hashsalt": "dsprune"}):
             figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=undated)
 
     replace_file(path, write)

@@ -1,40 +1,143 @@
-"""A report as files: the page, and its tables as Markdown and CSV."""
+"""A page: its parts, and the files that it is written to."""
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 from jinja2 import Environment, Template
 
-from dsprune.report.blocks import Page
+from dsprune.report.colours import CSS, with_variables
+from dsprune.report.table import Table
 from dsprune.utils.files import replace_text
 
-__all__ = ["render", "write_page", "write_tables"]
+__all__ = [
+    "Block", "Cell", "Code", "HeatMap", "Page", "Picture", "Section", "Text", "write_page", "write_report",
+]  # fmt: skip
 
 
-def render(page: Page) -> str:
-    """The page as HTML that needs no other file, and no network."""
-    css = (files("dsprune.report") / "page.css").read_text(encoding="utf-8")
-    return _template().render(page=page, css=css)
+@dataclass(frozen=True)
+class Picture:
+    """A figure.
+
+    Attributes:
+        svg: the `<svg>` element.
+        caption: what the figure shows.
+        origin: command, seeds and versions that it was made with.
+        legend: colour of each label.
+        title: its heading, or "".
+    """
+
+    svg: str
+    caption: str
+    origin: str
+    legend: Mapping[str, str] = field(default_factory=dict)
+    title: str = ""
+
+
+class Cell(NamedTuple):
+    """A cell of a heat map: its heat from 0 to 1, its text, and a longer text for a pointer at rest."""
+
+    heat: float
+    text: str
+    title: str
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """Cells by row and column; a place without a cell is blank. Caption and origin as of a `Picture`."""
+
+    cells: Mapping[tuple[str, str], Cell]
+    caption: str
+    origin: str
+
+    @property
+    def rows(self) -> list[str]:
+        """Names of the rows, in the order of the cells."""
+        return list(dict.fromkeys(row for row, _ in self.cells))
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns, in the order of the cells."""
+        return list(dict.fromkeys(column for _, column in self.cells))
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph; `kind` is `note`, `good` or `bad`."""
+
+    text: str
+    kind: str = "note"
+
+
+@dataclass(frozen=True)
+class Code:
+    """A file or a command, verbatim; `opened` shows it at once."""
+
+    title: str
+    text: str
+    opened: bool = False
+
+
+Block = Picture | HeatMap | Table | Text | Code
+
+
+@dataclass(frozen=True)
+class Section:
+    """Blocks under a heading."""
+
+    title: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A report.
+
+    Attributes:
+        title: its heading.
+        lead: what it is about, in a sentence.
+        facts: the most important numbers by their label.
+        sections: everything else.
+        origin: command, seeds and versions that it was made with.
+        state: a word beside the heading, or "".
+    """
+
+    title: str
+    lead: str
+    facts: Mapping[str, str]
+    sections: tuple[Section, ...]
+    origin: str
+    state: str = ""
+
+    def tables(self) -> Iterator[Table]:
+        """Yield the tables in their order."""
+        for section in self.sections:
+            yield from (block for block in section.blocks if isinstance(block, Table))
+
+
+def write_page(page: Page, folder: Path) -> Path:
+    """Write the page as report.html, which needs no other file and no network, and return its path."""
+    path = folder / "report.html"
+    replace_text(path, _template().render(page=page, css=CSS))
+    return path
 
 
 @cache
 def _template() -> Template:
-    source = (files("dsprune.report") / "page.html").read_text(encoding="utf-8")
-    return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source)
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["with_variables"] = with_variables
+    return environment.from_string((files("dsprune.report") / "page.html").read_text(encoding="utf-8"))
 
 
-def write_page(page: Page, path: Path) -> None:
-    """Write the page, whole or not at all."""
-    replace_text(path, render(page))
-
-
-def write_tables(page: Page, folder: Path) -> list[Path]:
-    """Write all tables into report.md, and each into a CSV file."""
+def write_report(page: Page, folder: Path) -> list[Path]:
+    """Write the page, all its tables as report.md and each as a CSV file, and return the paths."""
     tables = list(page.tables())
     text = "\n".join([f"# {page.title}", "", page.lead, "", *(table.markdown() for table in tables)])
-    paths = {folder / "report.md": f"{text}\n{page.origin}\n"}
-    paths |= {folder / f"{table.name}.csv": table.csv() for table in tables}
-    for path, content in paths.items():
+    texts = {folder / "report.md": f"{text}\n{page.origin}\n"}
+    texts |= {folder / f"{table.name}.csv": table.csv() for table in tables}
+    for path, content in texts.items():
         replace_text(path, content)
-    return list(paths)
+    return [write_page(page, folder), *texts]

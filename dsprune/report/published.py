@@ -1,4 +1,4 @@
-"""Published results beside one's own, each with its source and what its sparsity counts."""
+"""Published results beside one's own, each with its source and the convention of its sparsity."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -9,31 +9,31 @@ from typing import Any
 
 import yaml
 
-from dsprune.report.blocks import Section
+from dsprune.report.page import Section
 from dsprune.report.runs import find_folders
 from dsprune.report.table import MISSING, Table
 
 __all__ = ["SUITE", "published_sections", "published_tables", "title_of"]
 
 SUITE = "suite.json"
-"""File in a suite's folder that names what was published on it."""
+"""File in a suite's folder that holds its title and the names of the published results to compare with."""
 
 
 def published_sections(paths: Sequence[Path]) -> Iterator[Section]:
-    """The results that belong to the suites in some folders."""
-    names = [name for folder in find_folders(paths, SUITE) for name in _about(folder)["published"]]
+    """Yield the section of the results that belong to the suites in some folders, if there are any."""
+    names = [name for folder in find_folders(paths, SUITE) for name in _read_suite(folder)["published"]]
     if names:
         yield Section("Published", tuple(published_tables(names)))
 
 
 def title_of(paths: Sequence[Path]) -> str | None:
-    """The title of the suite, if the paths hold exactly one."""
+    """Return the title of the suite, if the paths hold exactly one."""
     folders = find_folders(paths, SUITE)
-    return str(_about(folders[0])["title"]) if len(folders) == 1 else None
+    return str(_read_suite(folders[0])["title"]) if len(folders) == 1 else None
 
 
 def published_tables(names: Sequence[str]) -> Iterator[Table]:
-    """A table a source: a row a task and method, a column a sparsity."""
+    """Yield a table per source: a row per task and method, a column per sparsity."""
     for name in dict.fromkeys(names):
         results = _published()[name]
         sparsities = sorted({sparsity for row in results["rows"] for sparsity in row["values"]})
@@ -58,5 +58,5 @@ def _published() -> dict[str, Any]:
     return yaml.safe_load((files("dsprune") / "suites" / "published.yaml").read_text(encoding="utf-8"))
 
 
-def _about(folder: Path) -> dict[str, Any]:
+def _read_suite(folder: Path) -> dict[str, Any]:
     return json.loads((folder / SUITE).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What a run's folder tells, whether the run was finished, stopped or killed."""
+"""Read the folder of a run, whether the run is finished, was stopped or was killed."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -12,24 +12,25 @@ from dsprune.masks.manifest import MANIFEST
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.schedule import Timetable
 from dsprune.train.run_folder import RunFolder
+from dsprune.utils.versions import PACKAGES
 
-__all__ = ["Run", "find_folders", "read_run"]
+__all__ = ["Run", "find_folders", "origin_of", "read_run"]
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, read.
+    """The content of a run's folder.
 
     Attributes:
         path: the folder.
         recipe: as resolved.
-        ds_config: as resolved; empty where there is none.
-        rows: of metrics.jsonl, in the order of the step.
-        summary: what came out; None unless the run was finished.
-        status: where the run stands, as it last said; empty where it does not say.
-        start: command, versions and timetable that the run began with; empty where it did not write them.
+        ds_config: as resolved; empty if missing.
+        rows: of metrics.jsonl, in order.
+        summary: the result; None unless the run is finished.
+        status: the state that the run recorded last; empty if missing.
+        start: command, versions and timetable at the start of the run; empty if missing.
     """
 
     path: Path
@@ -46,26 +47,31 @@ class Run:
         return self.recipe.name
 
     @property
+    def command(self) -> str:
+        """The command that made the run, or one that repeats it where none was recorded."""
+        return self.start.get("command") or f"dsprune train {self.path}/recipe.yaml output=..."
+
+    @property
     def state(self) -> str:
-        """`finished`, what the status says, or `unfinished` where nothing says more."""
+        """`finished`, or the recorded state, or else `unfinished`."""
         return "finished" if self.summary is not None else str(self.status.get("state", "unfinished"))
 
     @property
     def last_step(self) -> int:
-        """The last step that is known of."""
+        """The last known step."""
         known = [row["step"] for row in self.rows]
         return max([*known, int(self.status.get("step", 0)), int((self.summary or {}).get("steps", 0))])
 
     @cached_property
     def timetable(self) -> Timetable | None:
-        """The timetable that the run began with; None where nothing tells."""
+        """The timetable at the start of the run; None if it was not recorded."""
         if "timetable" in self.start:
             return Timetable.from_dict(self.start["timetable"])
         manifest = self.path / "model" / MANIFEST
         return Timetable.from_dict(_read_json(manifest)["timetable"]) if manifest.is_file() else None
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
-        """Steps and values of a logged number; what was not finite is left out."""
+        """Return steps and values of a logged number, without those that are NaN or inf."""
         known = [(row["step"], row[name]) for row in self.rows if isinstance(row.get(name), int | float)]
         return [step for step, _ in known], [float(value) for _, value in known]
 
@@ -79,29 +85,30 @@ class Run:
 
     @property
     def score(self) -> float | None:
-        """The headline metric at the end of the run; None unless it was finished."""
+        """The headline metric at the end of the run; None unless the run is finished."""
         if self.summary is None or self.headline is None:
             return None
         return float(self.summary["metrics"][self.headline])
 
     def sparsity(self, convention: str) -> float:
-        """Fraction of zeros: of the `prunable` weights, or of all of the `model`; as far as the run went."""
+        """Return the fraction of zeros, of the `prunable` weights or of all of the `model`, at the last known step."""
         if self.summary is not None:
             return float(self.summary["sparsity"].get(convention, 0.0))
         logged = self.series(f"sparsity_{convention}")[1]
         return logged[-1] if logged else 0.0
 
     @property
-    def updates(self) -> list[Row]:
-        """The rows that tell of a mask update."""
-        return [row for row in self.rows if "update_sparsity" in row]
+    def updates(self) -> dict[int, Row]:
+        """The rows of mask updates, by the step that the update precedes; it is logged after that step."""
+        rows = [row for row in self.rows if "update_sparsity" in row]
+        return {row.get("update_step", row["step"] - 1): row for row in rows}
 
 
 def read_run(path: Path) -> Run:
     """Read a run's folder.
 
     Raises:
-        UserError: there is no recipe in it, or a file is damaged.
+        UserError: it holds no recipe, or a file is damaged.
     """
     folder = RunFolder(path)
     if not folder.recipe.is_file():
@@ -112,13 +119,13 @@ def read_run(path: Path) -> Run:
         ds_config=_read_json(folder.ds_config),
         rows=tuple(_read_rows(folder.metrics)),
         summary=_read_json(folder.summary) or None,
-        status=_read_json(path / "status.json"),
+        status=_read_json(folder.status),
         start=_read_json(folder.start),
     )
 
 
 def find_folders(paths: Sequence[Path], file: str) -> list[Path]:
-    """The folders that hold `file`: those given, and those anywhere below them; each once."""
+    """Return the folders that hold `file`, among those given and anywhere below them; each once."""
     found: dict[Path, None] = {}
     for path in paths:
         for one in [path / file] if (path / file).is_file() else sorted(path.rglob(file)):
@@ -126,21 +133,39 @@ def find_folders(paths: Sequence[Path], file: str) -> list[Path]:
     return list(found)
 
 
+def origin_of(runs: Sequence[Run]) -> str:
+    """Return command, seeds and versions in a line; of several commands, their number only."""
+    commands = list(dict.fromkeys(run.command for run in runs))
+    made_by = commands[0] if len(commands) == 1 else f"{len(runs)} runs, commands below"
+    seeds = sorted({run.recipe.seed for run in runs})
+    label = "seed" if len(seeds) == 1 else "seeds"
+    versions = ", ".join(_versions(runs)) or "versions not recorded"
+    return f"{made_by} · {label} {', '.join(map(str, seeds))} · {versions}"
+
+
+def _versions(runs: Sequence[Run]) -> Iterator[str]:
+    """Yield each package with its versions in the runs."""
+    for name in PACKAGES:
+        known = {version for run in runs if (version := run.start.get("versions", {}).get(name))}
+        if known:
+            yield f"{name} {' and '.join(sorted(known))}"
+
+
 def _read_json(path: Path) -> Row:
-    """The object in a JSON file; an empty one where there is no file."""
+    """Return the object in a JSON file; an empty one if there is no file."""
     if not path.is_file():
         return {}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path}: is not JSON ({error}): mend or remove it") from error
+        raise UserError(f"{path}: is not JSON ({error}): fix or remove it") from error
     if not isinstance(values, dict):
-        raise UserError(f"{path}: holds a {type(values).__name__}, not a JSON object: mend or remove it")
+        raise UserError(f"{path}: holds a {type(values).__name__}, not a JSON object: fix or remove it")
     return values
 
 
 def _read_rows(path: Path) -> Iterator[Row]:
-    """The whole lines; a killed run may have left half of one at the end."""
+    """Yield the complete lines; a killed run may have left half of one at the end."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for number, line in enumerate(lines, start=1):
         try:

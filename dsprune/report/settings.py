@@ -1,33 +1,36 @@
-"""Runs that differ by their seed alone are one setting; settings that differ in sparsity alone are one series."""
+"""Group runs: those that differ in the seed only are a setting, settings that differ in sparsity only are a series."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from itertools import groupby
 
 from dsprune.report.runs import Run
+from dsprune.utils.text import flatten
 
-__all__ = ["TARGET", "Setting", "differences", "settings_of"]
+__all__ = [
+    "REFERENCE", "TARGET", "Setting", "by_target", "by_temperature", "differences", "reference_of", "settings_of",
+]  # fmt: skip
 
-# What does not make a run another experiment.
-ALIKE = ("name", "output", "seed", "tracking", "deepspeed")
-
-
+# Runs that differ in these only are the same experiment.
+IGNORED = {"name", "output", "seed", "tracking", "deepspeed"}
 LONGEST_LABEL = 60
 
+REFERENCE = "reference"
+"""Tag of the runs that others of the same sparsity are compared with."""
 
 TARGET = "target="
-"""Begins the tag of a run whose target is counted otherwise than its recipe counts it."""
+"""Prefix of the tag that gives the target of a run in another convention than its recipe."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Runs of one recipe but for the seed.
+    """Runs of one recipe except for the seed.
 
     Attributes:
-        series: what the runs have in common with those at other sparsities.
-        runs: one a seed.
+        series: name that the setting shares with those at other sparsities.
+        runs: one per seed.
     """
 
     series: str
@@ -35,7 +38,7 @@ class Setting:
 
     @property
     def target(self) -> float:
-        """The sparsity that the recipe asks for, or its tag; 0 = nothing is pruned."""
+        """The target sparsity by its tag, or else by the recipe; 0 = nothing is pruned."""
         tagged = next((tag for tag in self.tags if tag.startswith(TARGET)), None)
         if tagged is not None:
             return float(tagged.removeprefix(TARGET))
@@ -63,7 +66,7 @@ class Setting:
         return frozenset(tag for run in self.runs for tag in run.recipe.tracking.tags)
 
     def sparsity(self, convention: str) -> float:
-        """Sparsity that was reached, in a convention: the mean over the finished runs, or else over all."""
+        """Return the mean sparsity that the finished runs reached, or all runs if none is finished."""
         finished = [run for run in self.runs if run.score is not None]
         return statistics.fmean(run.sparsity(convention) for run in finished or self.runs)
 
@@ -71,45 +74,62 @@ class Setting:
 def settings_of(runs: Sequence[Run]) -> list[Setting]:
     """Group runs; by series in the order of their first run, then by target.
 
-    A series is named by the recipes' `tracking.group`; without one by the values that are not the same in all
-    runs, or by the recipe's name where that would be too long; those without pruning are `dense`.
+    A series is named by the recipes' `tracking.group`. Without a group it is named by the values that differ
+    between the runs, or by the recipe's name where that would be too long; runs without pruning are `dense`.
     """
     varying = differences([run for run in runs if run.recipe.pruning is not None])
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        label = _label(run, varying)
-        setting = str({key: value for key, value in flat(run).items() if _distinguishes(key)})
-        groups.setdefault((label, setting), []).append(run)
+        groups.setdefault((_label(run, varying), str(_values(run))), []).append(run)
     settings = [Setting(label, tuple(members)) for (label, _), members in groups.items()]
     order = list(dict.fromkeys(setting.series for setting in settings))
     return sorted(settings, key=lambda setting: (order.index(setting.series), setting.target))
 
 
 def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """The recipe values that are not the same in all runs: for each its value in every run."""
-    recipes = [flat(run) for run in runs]
-    keys = dict.fromkeys(key for recipe in recipes for key in recipe if _distinguishes(key))
+    """Return the recipe values that are not the same in all runs: for each its value in every run."""
+    recipes = [_values(run) for run in runs]
+    keys = dict.fromkeys(key for recipe in recipes for key in recipe)
     found = {key: [recipe.get(key, "") for recipe in recipes] for key in keys}
     return {key: values for key, values in found.items() if len(set(values)) > 1}
 
 
-def flat(run: Run) -> dict[str, str]:
-    """The recipe by dotted keys."""
-    return dict(_flatten("", run.recipe.model_dump(mode="json")))
+def by_target(settings: Sequence[Setting]) -> list[list[Setting]]:
+    """Group settings by their target, in ascending order."""
+    ordered = sorted(settings, key=lambda setting: setting.target)
+    return [list(group) for _, group in groupby(ordered, key=lambda setting: setting.target)]
 
 
-def _flatten(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    found = []
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            found += _flatten(f"{prefix}{key}.", value)
-        else:
-            found.append((f"{prefix}{key}", "null" if value is None else str(value)))
-    return found
+def reference_of(settings: Sequence[Setting]) -> Setting:
+    """Return the setting with the tag `reference`, or else the best."""
+    tagged = [setting for setting in settings if REFERENCE in setting.tags]
+    return tagged[0] if tagged else max(settings, key=lambda setting: setting.mean or 0.0)
 
 
-def _distinguishes(key: str) -> bool:
-    return key.partition(".")[0] not in ALIKE
+def by_temperature(settings: Sequence[Setting]) -> list[dict[float, Setting]]:
+    """Group runs that differ in a constant distillation temperature only, whatever their series.
+
+    Returns:
+        For each group with three temperatures or more, its runs by ascending temperature.
+    """
+    groups: dict[str, dict[float, list[Run]]] = {}
+    for run in (run for setting in settings for run in setting.runs):
+        distillation = run.recipe.distillation
+        if distillation is not None and distillation.temperature.is_constant:
+            others = _values(run) | {"distillation.temperature": ""}
+            group = groups.setdefault(str(others), {})
+            group.setdefault(distillation.temperature.first, []).append(run)
+    return [
+        {temperature: Setting("", tuple(runs)) for temperature, runs in sorted(group.items())}
+        for group in groups.values()
+        if len(group) > 2
+    ]
+
+
+def _values(run: Run) -> dict[str, str]:
+    """Return the recipe values that distinguish experiments as text, by dotted keys."""
+    recipe = run.recipe.model_dump(mode="json", exclude=IGNORED)
+    return {key: "null" if value is None else str(value) for key, value in flatten(recipe)}
 
 
 def _label(run: Run, varying: Mapping[str, list[str]]) -> str:
@@ -117,7 +137,7 @@ def _label(run: Run, varying: Mapping[str, list[str]]) -> str:
         return run.recipe.tracking.group
     if run.recipe.pruning is None:
         return "dense"
-    values = flat(run)
+    values = _values(run)
     named = [f"{key}={values[key]}" for key in varying if key != "pruning.sparsity" and key in values]
     if not named:
         return run.recipe.task.name if run.recipe.task else run.name

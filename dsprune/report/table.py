@@ -1,4 +1,4 @@
-"""A table that can be shown anywhere: on a page, in Markdown, as CSV."""
+"""A table for a page, a terminal, Markdown or CSV."""
 
 import csv
 import io
@@ -7,25 +7,26 @@ from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table as RichTable
+from rich.text import Text
 
-__all__ = ["MISSING", "Table", "as_rich", "percent"]
+__all__ = ["MISSING", "Table", "as_rich", "number", "percent"]
 
 MISSING = "-"
-"""What stands where there is no value."""
+"""Cell of a missing value."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Text in rows and columns; the first column names a row, the others are numbers to be compared.
+    """Text in rows and columns; the first column names the row, the others are numbers to be compared.
 
     Attributes:
         name: of its CSV file.
         title: what it shows.
-        columns: their heads.
+        columns: their headings.
         rows: as many cells each as there are columns.
-        note: what a reader must know to read it right.
-        links: for each row where its first cell leads to, or "".
-        emphasis: numbers of the rows that matter most.
+        note: what a reader must know to read it correctly.
+        links: target of each row's first cell, or "".
+        emphasis: numbers of the most important rows.
     """
 
     name: str
@@ -40,13 +41,13 @@ class Table:
         assert all(len(row) == len(self.columns) for row in self.rows), self.title
 
     def markdown(self) -> str:
-        """The table in GitHub's Markdown, with title and note."""
+        """Return the table in GitHub's Markdown, with title and note."""
         align = ["---", *["---:"] * (len(self.columns) - 1)]
         lines = [f"### {self.title}", "", *map(_line, [self.columns, align, *self.rows]), ""]
         return "\n".join([*lines, self.note, ""] if self.note else lines)
 
     def csv(self) -> str:
-        """The columns and rows as RFC 4180 has it; a missing value is an empty cell."""
+        """Return columns and rows as CSV (RFC 4180); a missing value is an empty cell."""
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerow(self.columns)
@@ -58,8 +59,13 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
+def number(value: float | None, digits: int = 4) -> str:
+    """Return a number with so many digits after the point, or `MISSING` for None."""
+    return MISSING if value is None else f"{value:,.{digits}f}"
+
+
 def percent(value: float | None, digits: int = 2) -> str:
-    """A fraction in per cent.
+    """Return a fraction in per cent.
 
     Examples:
         >>> percent(0.8961), percent(None)
@@ -69,10 +75,10 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 
 def as_rich(table: Table) -> RichTable:
-    """The table for a terminal."""
-    shown = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
+    """Return the table for a terminal, the important rows in bold."""
+    shown = RichTable(title=Text(table.title, "table.title"), title_justify="left", box=box.SIMPLE_HEAD)
     for number, column in enumerate(table.columns):
-        shown.add_column(column, justify="right" if number else "left")
-    for row in table.rows:
-        shown.add_row(*row)
+        shown.add_column(Text(column), justify="right" if number else "left")
+    for number, row in enumerate(table.rows):
+        shown.add_row(*map(Text, row), style="bold" if number in table.emphasis else None)
     return shown

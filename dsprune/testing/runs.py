@@ -69,8 +69,9 @@ def _rows(recipe: Recipe, timetable: Timetable, length: int, score: float) -> li
                 for layer in range(LAYERS)
                 for number, matrix in enumerate(MATRICES)
             }
-            said = {"update_sparsity": update.sparsity, "update_seconds": 0.012, "update_bytes_sent": 26_000}
-            rows.append({"step": step, **said, **reached, "tensor_sparsity": tensors})
+            planned = {"update_step": taken, "update_sparsity": update.sparsity}
+            measured = {"update_seconds": 0.012, "update_bytes_sent": 26_000, "tensor_sparsity": tensors}
+            rows.append({"step": step, **planned, **reached, **measured})
         if step % recipe.tracking.log_every == 0:
             peak = recipe.learning_rate.peak or 0.0
             loss = 0.2 + 0.5 * math.exp(-step / 60) + (0.3 * sparsity if update else 0) + 0.02 * rng.random()

@@ -115,6 +115,7 @@ def update_metrics(engine: PruningEngine) -> dict[str, Any]:
     assert pruner is not None
     assert pruner.last_update is not None
     return {
+        "update_step": pruner.last_update.update.step,
         "update_sparsity": pruner.last_update.update.sparsity,
         "update_seconds": pruner.last_update.seconds,
         "update_bytes_sent": pruner.last_update.bytes_sent,

@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 from dsprune.commands.analyze.result import read_analysis
 from dsprune.commands.analyze.sections import component_table
 from dsprune.report.drawing import save_figure
-from dsprune.report.origin import origin_of
-from dsprune.report.runs import Run, find_folders, read_run
+from dsprune.report.runs import Run, find_folders, origin_of, read_run
 from dsprune.report.settings import Setting, settings_of
 from dsprune.report.table import MISSING
 from dsprune.schedule.law import log_compression

@@ -1,4 +1,4 @@
-"""A real browser without a window, to look at pages."""
+"""Render pages in a real browser without a window."""
 
 import subprocess
 from pathlib import Path
@@ -23,12 +23,12 @@ def _run(page: Path, *flags: str) -> str:
 
 
 def rendered(page: Path) -> str:
-    """The document as the browser understood it."""
+    """Return the document as the browser parsed it."""
     return _run(page, "--dump-dom")
 
 
 def screenshot(page: Path, *, dark: bool, width: int = 1100, height: int = 1600) -> np.ndarray:
-    """Pixels, `[height, width, 3]`, 0 to 255."""
+    """Return the pixels, `[height, width, 3]`, 0 to 255."""
     path = page.parent / f"{page.stem}-{'dark' if dark else 'light'}.png"
     flags = [
         f"--screenshot={path}",

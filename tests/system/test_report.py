@@ -1,4 +1,4 @@
-"""Reports in a real browser, light and dark: one run, a killed one, and twenty at once."""
+"""Reports in a real browser, light and dark: a finished run, a killed one, and twenty runs on a page."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from dsprune.commands.report import report
+from dsprune.report.colours import INK, QUIET, SERIES
 from dsprune.testing.commands import complaints, dsprune
 from dsprune.testing.runs import write_run
 from tests.system.browser import PROGRAMS, rendered, screenshot
@@ -57,10 +58,11 @@ def test_a_browser_shows_all_of_it(
 ) -> None:
     document = rendered(pages[name])
     assert list(headings(document)) == sections
-    assert document.count("<svg ") == pictures
+    svgs = re.findall(r"<svg .*?</svg>", document, re.DOTALL)
+    assert len(svgs) == document.count("<svg ") == pictures
     assert said in document
     assert "var(--series-" in document
-    assert "#0102" not in document, "every stand-in has become a colour of the page"
+    assert all(colour not in svg for svg in svgs for colour in (*SERIES, INK, QUIET)), "they follow the page"
 
 
 @pytest.mark.parametrize("name", ["one", "twenty"])

@@ -139,6 +139,7 @@ def test_the_learning_rate_is_that_of_the_step_that_was_taken(workshop: Workshop
 def test_metrics_tell_of_every_update(workshop: Workshop) -> None:
     rows = [row for row in workshop.metrics() if "update_sparsity" in row]
     assert [row["step"] for row in rows] == [11, 21, 31]
+    assert [row["update_step"] for row in rows] == [10, 20, 30]
     assert rows[-1]["update_sparsity"] == 0.9
     for row in rows:
         assert row["sparsity_prunable"] == round(row["update_sparsity"] * NUM_PRUNABLE) / NUM_PRUNABLE

@@ -1,4 +1,4 @@
-"""What reports say of run folders, whole, killed and damaged."""
+"""Reports of finished, killed and damaged runs."""
 
 import csv
 import io
@@ -6,22 +6,25 @@ import json
 import re
 import statistics
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
 
 from dsprune.commands.report import report
 from dsprune.errors import UserError
-from dsprune.report.many import page_of_runs
+from dsprune.report.colours import INK, PHASES, QUIET, RULE, SERIES, with_variables
 from dsprune.report.runs import find_folders, read_run
+from dsprune.report.runs_page import page_of_runs
 from dsprune.report.settings import differences, settings_of
-from dsprune.report.table import Table
+from dsprune.report.table import Table, as_rich
 from dsprune.testing.runs import write_run
 
+SVG = "{http://www.w3.org/2000/svg}"
 TEACHER = "distillation.teacher=runs/dense/model"
 
 
-def say(*paths: Path, output: Path, audit: bool = False) -> str:
+def report_on(*paths: Path, output: Path, audit: bool = False) -> str:
     console = Console(file=io.StringIO(), width=200)
     report(paths, output, None, audit, console)
     return (output / "report.html").read_text(encoding="utf-8")
@@ -47,7 +50,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 # ---- reading
 
 
-def test_a_killed_run_is_read_up_to_its_last_whole_line(tmp_path: Path) -> None:
+def test_a_killed_run_is_read_up_to_its_last_complete_line(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path, killed_at=77))
     assert (run.state, run.last_step, run.score) == ("unfinished", 75, None)
     assert run.sparsity("prunable") == pytest.approx(0.8108, abs=1e-4)
@@ -55,13 +58,13 @@ def test_a_killed_run_is_read_up_to_its_last_whole_line(tmp_path: Path) -> None:
     assert run.timetable.total_steps == 200
 
 
-def test_the_status_says_more_of_an_unfinished_run(tmp_path: Path) -> None:
+def test_the_status_tells_more_of_an_unfinished_run(tmp_path: Path) -> None:
     folder = write_run(tmp_path, killed_at=77)
     said = {"state": "stopped", "reason": "time is up <soon>", "step": 80, "total_steps": 200}
     (folder / "status.json").write_text(json.dumps(said))
     run = read_run(folder)
     assert (run.state, run.last_step) == ("stopped", 80)
-    page = say(folder, output=tmp_path / "page")
+    page = report_on(folder, output=tmp_path / "page")
     assert "time is up &lt;soon&gt;." in page
     assert "80 of 200" in page
 
@@ -77,8 +80,8 @@ def test_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
     ("file", "text", "message"),
     [
         ("metrics.jsonl", "{}\n{,}\n{}\n", r"metrics.jsonl: line 2 is not JSON .*: remove the line"),
-        ("summary.json", "{", r"summary.json: is not JSON .*: mend or remove it"),
-        ("status.json", "[]", r"status.json: holds a list, not a JSON object: mend or remove it"),
+        ("summary.json", "{", r"summary.json: is not JSON .*: fix or remove it"),
+        ("status.json", "[]", r"status.json: holds a list, not a JSON object: fix or remove it"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, file: str, text: str, message: str) -> None:
@@ -90,7 +93,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, file: str, text: str, message: 
 
 def test_there_must_be_a_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no recipe.yaml in it or below it, so no run"):
-        say(tmp_path, output=tmp_path)
+        report_on(tmp_path, output=tmp_path)
     with pytest.raises(UserError, match=r"holds no recipe.yaml, so no run: give the folder of a run"):
         read_run(tmp_path)
 
@@ -131,7 +134,7 @@ def test_without_groups_a_series_is_named_by_what_differs(tmp_path: Path) -> Non
 
 def test_one_run_shows_every_update_planned_and_reached(tmp_path: Path) -> None:
     folder = write_run(tmp_path, TEACHER)
-    page = say(folder, output=folder, audit=True)
+    page = report_on(folder, output=folder, audit=True)
     updates = rows_of(folder / "updates.csv")
     assert len(updates) == 7
     assert all(row["planned"] == row["reached"] for row in updates)
@@ -139,14 +142,24 @@ def test_one_run_shows_every_update_planned_and_reached(tmp_path: Path) -> None:
     assert "Hardness 1, temperature 2." in page
     assert "Not audited: " in page, "there is neither a model nor a checkpoint"
     assert "| 173 | 90.00 % | 90.00 % |" in (folder / "report.md").read_text()
+    assert "after the mask update at step 173." in page
+
+
+def test_runs_that_did_not_record_the_step_of_an_update_show_the_same_steps(tmp_path: Path) -> None:
+    folder = write_run(tmp_path)
+    known = read_run(folder).updates
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    older = [{key: value for key, value in row.items() if key != "update_step"} for row in rows]
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in older))
+    assert list(read_run(folder).updates) == list(known) == [13, 40, 66, 93, 120, 146, 173]
 
 
 def test_a_run_without_distillation_has_no_section_of_it(tmp_path: Path) -> None:
-    assert "<h2>Distillation</h2>" not in say(write_run(tmp_path), output=tmp_path)
+    assert "<h2>Distillation</h2>" not in report_on(write_run(tmp_path), output=tmp_path)
 
 
 def test_updates_that_never_came_are_shown_as_planned_only(tmp_path: Path) -> None:
-    say(write_run(tmp_path, killed_at=77), output=tmp_path)
+    report_on(write_run(tmp_path, killed_at=77), output=tmp_path)
     reached = [row["reached"] for row in rows_of(tmp_path / "updates.csv")]
     assert reached == ["60.19 %", "72.88 %", "81.08 %", "", "", "", ""]
 
@@ -154,15 +167,15 @@ def test_updates_that_never_came_are_shown_as_planned_only(tmp_path: Path) -> No
 def test_a_killed_run_that_logged_nothing_is_a_page_too(tmp_path: Path) -> None:
     folder = write_run(tmp_path, killed_at=0)
     (folder / "start.json").unlink()
-    page = say(folder, output=tmp_path)
+    page = report_on(folder, output=tmp_path)
     assert "Nothing was logged yet." in page
     assert "No mask update has happened yet." in page
-    assert "versions not written down" in page
+    assert "versions not recorded" in page
 
 
 def test_many_runs_become_means_with_their_spread(tmp_path: Path) -> None:
     scores = grid(tmp_path / "runs", 0.5, 0.9)
-    say(tmp_path / "runs", output=tmp_path / "page")
+    report_on(tmp_path / "runs", output=tmp_path / "page")
     rows = {(row["setting"], row["target"]): row for row in rows_of(tmp_path / "page" / "settings.csv")}
     for (series, target), expected in scores.items():
         row = rows[series, f"{100 * target:.2f} %"]
@@ -176,7 +189,7 @@ def test_runs_that_prune_different_sets_are_compared_on_all_weights(tmp_path: Pa
     other = write_run(tmp_path / "runs", "name=other", "pruning.include=['*embeddings*']")
     summary = json.loads((other / "summary.json").read_text())
     (other / "summary.json").write_text(json.dumps(summary | {"sparsity": {"prunable": 0.9, "model": 0.89}}))
-    assert "sparsity of all weights of the model, %" in say(tmp_path / "runs", output=tmp_path)
+    assert "sparsity of all weights of the model, %" in report_on(tmp_path / "runs", output=tmp_path)
 
 
 def test_the_temperature_is_drawn_with_the_calibrated_one_marked(tmp_path: Path) -> None:
@@ -184,30 +197,50 @@ def test_the_temperature_is_drawn_with_the_calibrated_one_marked(tmp_path: Path)
         tags = "tracking.tags=[calibrated]" if temperature == 2 else "tracking.tags=[]"
         names = [f"name=t{temperature}", f"tracking.group=T={temperature}", tags]
         write_run(tmp_path / "runs", TEACHER, f"distillation.temperature={temperature}", *names)
-    page = say(tmp_path / "runs", output=tmp_path)
+    page = report_on(tmp_path / "runs", output=tmp_path)
     assert "Temperature at a target of 90 %" in page
     assert page.count("> calibrated<") == 1
 
 
-def test_nothing_to_compare_is_said(tmp_path: Path) -> None:
+def test_nothing_to_compare_is_reported(tmp_path: Path) -> None:
     for name in "ab":
         write_run(tmp_path / "runs", f"name={name}", killed_at=30)
-    assert "No run has come to its end yet" in say(tmp_path / "runs", output=tmp_path)
+    assert "No run is finished yet" in report_on(tmp_path / "runs", output=tmp_path)
 
 
 def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
     grid(tmp_path / "runs", 0.9)
-    page = say(tmp_path / "runs", output=tmp_path)
+    page = report_on(tmp_path / "runs", output=tmp_path)
     assert not re.search(
         r"""(src|href)=["'](https?:)?//|@import|url\(["']?http""", page.replace('xlink:href="#', "")
     )
     assert "<script" not in page
 
 
+def test_foreign_names_are_text_wherever_they_stand(tmp_path: Path) -> None:
+    name = """"><script>alert('$x$')</script>$\\frac"""
+    for run in "ab":
+        folder = write_run(tmp_path / "runs", f"name={run}", f"tracking.group='<b>{run}</b> $y'")
+        summary = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(json.dumps(summary | {"metrics": {name: 0.5}}))
+    document = report_on(tmp_path / "runs", output=tmp_path)
+    page = ElementTree.fromstring(document[document.index("<main>") : document.index("</main>")] + "</main>")
+    labels = [svg.attrib["aria-label"] for svg in page.iter(f"{SVG}svg")]
+    assert f"{name} against sparsity" in labels
+    assert name in [text.text for text in page.iter(f"{SVG}text")]
+    assert not [element for element in page.iter() if element.tag in ("script", "b")]
+
+
+def test_figures_are_drawn_in_distinct_colours_of_the_page() -> None:
+    drawn = (*SERIES, INK, QUIET, RULE, *PHASES.values())
+    assert len(set(drawn)) == len(drawn)
+    assert with_variables(f"fill: {SERIES[1]}; stroke: {INK}") == "fill: var(--series-1); stroke: var(--ink)"
+
+
 def test_a_run_links_to_its_own_page(tmp_path: Path) -> None:
     grid(tmp_path / "runs", 0.9, seeds=1)
     (tmp_path / "runs" / "guided-0.9-0" / "report.html").touch()
-    page = say(tmp_path / "runs", output=tmp_path / "page")
+    page = report_on(tmp_path / "runs", output=tmp_path / "page")
     assert '<a href="../runs/guided-0.9-0/report.html">guided-0.9-0</a>' in page
     assert page.count("<a ") == 1
 
@@ -220,6 +253,14 @@ def test_every_figure_names_what_made_it(tmp_path: Path) -> None:
     ]
     assert origins
     assert set(origins) == {"2 runs, commands below · seeds 1, 2 · torch 2.13.0"}
+
+
+def test_a_terminal_shows_names_as_they_are() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(as_rich(Table("t", "[i]A[/] table", ("[b]name", "value"), (("[red]x", "[1]"),))))
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert all(text in shown for text in ("[i]A[/] table", "[b]name", "[red]x", "[1]"))
 
 
 def test_a_table_survives_its_formats() -> None:

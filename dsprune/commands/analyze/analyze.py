@@ -16,9 +16,7 @@ from dsprune.model.memory import PRECISION_BYTES
 from dsprune.model.prunable import find_prunable
 from dsprune.ranks.ranks import Ranks, process_group
 from dsprune.recipe import Recipe
-from dsprune.report.blocks import Fact, Page
-from dsprune.report.page import write_page, write_tables
-from dsprune.report.report import PAGE
+from dsprune.report.page import Page, write_report
 from dsprune.report.table import as_rich, percent
 from dsprune.utils.console import progress_bar, say
 from dsprune.utils.files import replace_text
@@ -62,14 +60,12 @@ def analyze(
     folder.mkdir(parents=True, exist_ok=True)
     write_analysis(analysis, folder)
     replace_text(folder / "fragment.yaml", fragment(analysis))
-    page = _page(analysis)
-    write_page(page, folder / PAGE)
-    files = write_tables(page, folder)
+    files = write_report(_page(analysis), folder)
     console.print(as_rich(component_table(analysis)))
     for line in (RULE, recommendation(analysis)):
         console.print(line, markup=False, highlight=False)
     console.print(f"\n{fragment(analysis)}", markup=False, highlight=False)
-    for path in (folder / PAGE, *files):
+    for path in files:
         say(console, f"written: {path}")
 
 
@@ -131,14 +127,12 @@ def make_analysis(
 
 
 def _page(analysis: Analysis) -> Page:
-    facts = (
-        Fact(f"{analysis.dense:.4f}", f"{analysis.metric}, dense"),
-        Fact(f"{analysis.num_weights:,}", "weights"),
-        Fact(percent(analysis.num_prunable / analysis.num_weights), "prunable"),
-        Fact(f"{analysis.flops / 1e9:.3f}", f"GFLOPs of {analysis.length} tokens"),
-        Fact(percent(analysis.target), "target"),
-    )
+    facts = {
+        f"{analysis.metric}, dense": f"{analysis.dense:.4f}",
+        "weights": f"{analysis.num_weights:,}",
+        "prunable": percent(analysis.num_prunable / analysis.num_weights),
+        f"GFLOPs of {analysis.length} tokens": f"{analysis.flops / 1e9:.3f}",
+        "target": percent(analysis.target),
+    }
     lead = "What pruning each component of the model saves, and what it costs."
-    return Page(
-        f"{analysis.recipe}, analysed", "", lead, facts, (analysis_section(analysis),), analysis.origin
-    )
+    return Page(f"{analysis.recipe}, analysed", lead, facts, (analysis_section(analysis),), analysis.origin)

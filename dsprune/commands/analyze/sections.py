@@ -1,4 +1,4 @@
-"""An analysis as parts of a page."""
+"""An analysis as a section of a page."""
 
 from collections.abc import Iterator
 
@@ -17,15 +17,16 @@ from dsprune.commands.analyze.rule import (
 )
 from dsprune.model.components import SMC_SPARSITIES as GRID
 from dsprune.model.components import UNKNOWN, VECTORS, converted
-from dsprune.report.blocks import Block, Cell, Code, HeatMap, Key, Picture, Section, Text
-from dsprune.report.drawing import INK, QUIET, SERIES, colour_of, new_figure, svg_of, tidy
+from dsprune.report.colours import QUIET, SERIES, line_style
+from dsprune.report.drawing import name_rows, new_panels, svg_of
+from dsprune.report.page import Block, Cell, Code, HeatMap, Picture, Section, Text
 from dsprune.report.table import MISSING, Table, percent
 
 __all__ = ["analysis_section", "component_table"]
 
 
 def analysis_section(analysis: Analysis) -> Section:
-    """Tables, pictures, the recommendation and its rule."""
+    """Return the section with tables, pictures, the recommendation and its rule."""
     return Section("Components", tuple(_blocks(analysis)))
 
 
@@ -44,13 +45,13 @@ def _blocks(analysis: Analysis) -> Iterator[Block]:
     yield Code("Recipe fragment", fragment(analysis), opened=True)
     if any(finding.name == UNKNOWN for finding in analysis.findings):
         yield Text(
-            "This family's names of matrices are not all known: those of unknown use are one component. Whether "
-            "they are attention or feed-forward cannot be told here."
+            "Some names of matrices of this model family are unknown: these matrices are one component. They may be "
+            "attention or feed-forward."
         )
 
 
 def component_table(analysis: Analysis) -> Table:
-    """A row a component, the cheapest first."""
+    """Return a table with a row per component, the cheapest to prune first."""
     dense = left_dense(analysis)
     sparsities = sorted(analysis.findings[0].scores)
     after = f"after {analysis.recovery_steps:,} steps"
@@ -77,9 +78,9 @@ def component_table(analysis: Analysis) -> Table:
     attention = analysis.flops - sum(finding.flops for finding in analysis.findings)
     note = (
         f"Each component pruned alone, by magnitude, in one shot; losses in points. FLOPs: of a forward pass of "
-        f"{analysis.length} tokens, {analysis.flops / 1e9:.3f} GFLOPs; products of queries, keys and values among "
-        f"themselves, with no weight, are {attention / analysis.flops:.2%} of them. Zeros save at "
-        f"{100 * analysis.target:g} %: bytes of the weights that become zero, before any index of a sparse format."
+        f"{analysis.length} tokens, {analysis.flops / 1e9:.3f} GFLOPs; products of queries, keys and values, which "
+        f"use no weights, are {attention / analysis.flops:.2%} of them. Zeros save at {100 * analysis.target:g} %: "
+        f"bytes of the weights that become zero, without any index of a sparse format."
     )
     emphasis = frozenset(number for number, row in enumerate(rows) if row[-1] == "prune")
     return Table(
@@ -96,10 +97,10 @@ def _recovered(analysis: Analysis, finding: Finding) -> str:
 
 
 def _benefit_picture(analysis: Analysis) -> Picture:
-    """What pruning each component takes away, beside what it costs."""
+    """Draw the weights and the FLOPs that pruning each component saves, beside the loss of the metric."""
     findings = ordered(analysis)[::-1]
-    figure = new_figure(8, 0.8 + 0.3 * len(findings))
-    left, right = figure.subplots(1, 2, sharey=True)
+    labels = ("saved, % of the model", f"{analysis.metric} lost, points")
+    figure, (left, right) = new_panels(labels, height=0.8 + 0.3 * len(findings), columns=2, sideways=True)
     places = range(len(findings))
     weights = [100 * analysis.target * f.num_weights / analysis.num_weights for f in findings]
     flops = [100 * flops_saved(analysis, finding) for finding in findings]
@@ -109,60 +110,51 @@ def _benefit_picture(analysis: Analysis) -> Picture:
     losses = [100 * analysis.harm(finding) for finding in findings]
     right.barh(places, losses, height=0.6, color=SERIES[1], lw=0)
     right.axvline(100 * noise(analysis), color=QUIET, lw=0.8, ls=":")
-    for axes, text in ((left, "taken away, % of the model"), (right, f"{analysis.metric} lost, points")):
-        tidy(axes, grid="x")
-        axes.set_xlabel(text, color=QUIET, fontsize=8.5)
-    left.set_yticks(places, [finding.name for finding in findings], color=INK, fontsize=8.5)
+    name_rows(left, [finding.name for finding in findings])
     when = f" and {analysis.recovery_steps:,} steps of training" if analysis.recovery_steps else ""
     caption = f"At {100 * analysis.target:g} % of the component, one shot{when}. Dotted: one standard error."
-    legend = (Key("series-4", "weights"), Key("series-0", "FLOPs"), Key("series-1", "loss"))
-    svg = svg_of(figure, "benefit and harm")
-    return Picture(svg, caption, legend, analysis.origin, "Benefit and harm")
+    legend = {"weights": SERIES[4], "FLOPs": SERIES[0], "loss": SERIES[1]}
+    svg = svg_of(figure, f"benefit and harm of pruning {analysis.recipe}")
+    return Picture(svg, caption, analysis.origin, legend, "Benefit and harm")
 
 
 def _curves(analysis: Analysis) -> Picture:
-    figure = new_figure(8, 3.4)
-    axes = figure.subplots()
-    tidy(axes)
-    legend = []
+    label = "sparsity of the only component that is pruned, %"
+    figure, (axes,) = new_panels([analysis.metric], label, height=3.4)
+    legend = {}
     for number, finding in enumerate(analysis.findings):
         points = sorted({0.0: analysis.dense, **finding.scores}.items())
         x, y = zip(*points, strict=True)
-        axes.plot([100 * sparsity for sparsity in x], y, lw=1.5, marker="o", ms=3, **colour_of(number))
-        legend.append(Key(f"series-{number % len(SERIES)}", finding.name))
-    axes.set_xlabel("sparsity of the one component that is pruned, %", color=QUIET, fontsize=8.5)
-    axes.set_ylabel(analysis.metric, color=QUIET, fontsize=8.5)
-    caption = "From the ninth component on lines are dashed."
-    svg = svg_of(figure, "one component at a time")
-    return Picture(svg, caption, tuple(legend), analysis.origin, "One component at a time")
+        style = line_style(number)
+        axes.plot([100 * sparsity for sparsity in x], y, lw=1.5, marker="o", ms=3, **style)
+        legend[finding.name] = style["color"]
+    caption = "Lines are dashed from the ninth component on."
+    svg = svg_of(figure, f"one component at a time of {analysis.recipe}")
+    return Picture(svg, caption, analysis.origin, legend, "One component at a time")
 
 
 def _layer_map(analysis: Analysis) -> HeatMap:
-    """Points lost by component and layer."""
-    worst = max(analysis.dense - loss.score for loss in analysis.layers)
-    columns = tuple(
-        f.name for f in analysis.findings if any(loss.component == f.name for loss in analysis.layers)
-    )
-    cells = {(loss.layer, loss.component): analysis.dense - loss.score for loss in analysis.layers}
-
-    def cell(layer: int, component: str) -> Cell | None:
-        lost = cells.get((layer, component))
-        if lost is None:
-            return None
-        return Cell(max(0.0, lost) / max(worst, 1e-9), _points(lost), f"layer {layer}, {component}")
-
-    layers = sorted({loss.layer for loss in analysis.layers})
-    rows = tuple((f"layer {layer}", tuple(cell(layer, name) for name in columns)) for layer in layers)
-    first = analysis.layers[0]
+    """Return the points that each component of each layer costs."""
+    losses = {(loss.layer, loss.component): analysis.dense - loss.score for loss in analysis.layers}
+    largest = max(*losses.values(), 1e-9)
+    cells = {
+        (f"layer {layer}", finding.name): Cell(
+            max(0.0, loss) / largest, _points(loss), f"layer {layer}, {finding.name}"
+        )
+        for layer in sorted({loss.layer for loss in analysis.layers})
+        for finding in analysis.findings
+        if (loss := losses.get((layer, finding.name))) is not None
+    }
+    worst = analysis.layers[0]
     caption = (
-        f"Points of {analysis.metric} lost when the matrices of one use in one layer are pruned to "
-        f"{100 * analysis.target:g} %, one shot. Worst: {first.component} of layer {first.layer}."
+        f"Points of {analysis.metric} lost when the matrices of one component in one layer are pruned to "
+        f"{100 * analysis.target:g} %, one shot. Worst: {worst.component} of layer {worst.layer}."
     )
-    return HeatMap(caption, columns, rows, analysis.origin)
+    return HeatMap(cells, caption, analysis.origin)
 
 
 def _conventions(analysis: Analysis) -> Table:
-    """One sparsity in three conventions."""
+    """Return a table of the same sparsities in three conventions."""
     vectors = sum(finding.num_weights for finding in analysis.findings if finding.name == VECTORS)
     matrices = analysis.num_weights - vectors
     rows = []
@@ -176,9 +168,9 @@ def _conventions(analysis: Analysis) -> Table:
         "of the prunable: of all weights",
     )  # fmt: skip
     note = (
-        "Read: a sparsity of all weights (or, as in SMC-Bench, of all matrices, with embeddings and classifier) "
-        "needs the second (third) number of the weights that this recipe prunes, when all others stay dense; and "
-        "the same sparsity of the prunable weights is the fourth number of all weights."
+        "Second and third column: sparsity of the weights that this recipe prunes, all others dense, for the first "
+        "column's sparsity of all weights or, as in SMC-Bench, of all matrices with embeddings and classifier. "
+        "Fourth column: sparsity of all weights for the first column's sparsity of the prunable weights."
     )
     return Table("conventions", "One sparsity in each convention", columns, tuple(rows), note)
 

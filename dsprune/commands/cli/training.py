@@ -84,7 +84,7 @@ def train(
         loaded, ranks, Console(stderr=True), resume=resume, masks_from=masks_from, stop_after=seconds
     )
     if ranks.is_first:
-        from dsprune.report.report import report_run
+        from dsprune.commands.report import report_run
 
         report_run(run.path)
 

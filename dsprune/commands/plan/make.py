@@ -1,4 +1,4 @@
-"""What a recipe comes to, before anything runs: its timetable on a model of known size."""
+"""Plan a recipe without running it: its timetable, and the sizes of its model."""
 
 from dataclasses import dataclass
 
@@ -21,15 +21,15 @@ __all__ = ["Plan", "make_plan", "weightless_model"]
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe laid out on a model.
+    """The plan of a recipe.
 
     Attributes:
         recipe: the recipe.
         model_path: folder or hub name of the model.
-        timetable: when what happens.
-        num_examples: size of the training data, or None if the recipe does without (it counts in steps).
-        num_weights: all weights of the model.
-        tensors: those that are pruned; none without pruning.
+        timetable: its mask updates and learning rate.
+        num_examples: size of the training data; None if unknown, which a recipe in steps allows.
+        num_weights: number of all weights of the model.
+        tensors: the prunable ones; empty without pruning.
     """
 
     recipe: Recipe
@@ -45,18 +45,18 @@ class Plan:
         return sum(tensor.numel for tensor in self.tensors)
 
     def groups(self, update: MaskUpdate) -> list[Group]:
-        """Who competes at a mask update, and how many of them are pruned."""
+        """Return the groups that a mask update selects from, and how many weights of each are pruned."""
         pruning = self.recipe.pruning
         assert pruning is not None, "without pruning there are no mask updates"
         return update_groups(self.tensors, pruning, self.timetable.progress(update))
 
     def num_pruned(self, update: MaskUpdate) -> int:
-        """Number of zeros after a mask update."""
+        """Return the number of zeros after a mask update."""
         return sum(group.num_pruned for group in self.groups(update))
 
 
 def make_plan(recipe: Recipe, world_size: int, train_examples: int | None = None) -> Plan:
-    """Lay a recipe out; arguments and errors as `plan`."""
+    """Plan a recipe; arguments and errors as those of the command `plan`."""
     if recipe.model is None:
         raise UserError(
             "model.path: value missing: a plan needs the folder or hub name of a model (its config only)"
@@ -80,7 +80,7 @@ def make_plan(recipe: Recipe, world_size: int, train_examples: int | None = None
 
 
 def _num_examples(recipe: Recipe, model: Model, given: int | None) -> int | None:
-    """Size of the training data, where it can be known without downloading them."""
+    """Return the size of the training data, or None if it takes a download to know it."""
     settings = recipe.task
     if given is None and settings is not None and (settings.train or settings.folder):
         task = build_task(settings)
@@ -99,7 +99,7 @@ def _steps_per_epoch(recipe: Recipe, world_size: int, num_examples: int) -> int:
 
 
 def weightless_model(model: Model, task: Task | None) -> nn.Module:
-    """The model with the task's head, without memory for its weights; without a task, with a classifier."""
+    """Return the model with the task's head, or a classifier without a task, on the meta device: without weights."""
     config = load_config(model.path)
     with torch.device("meta"):
         kind = build_task(task or Task(name="text-classification"))

@@ -1,20 +1,19 @@
-"""`dsprune plan`: what a recipe would do and take, from the model's config alone. Runs nothing."""
+"""`dsprune plan`: the timetable and the cost of a recipe, from the model's config only. Runs nothing."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Table
+from rich.table import Table as Grid
+from rich.text import Text
 
-from dsprune.commands.plan.make import (
-    Plan,
-    make_plan,
-)
-from dsprune.commands.plan.picture import draw_plan
+from dsprune.commands.plan.make import Plan, make_plan
+from dsprune.commands.plan.picture import draw_plans
 from dsprune.model.memory import checkpoint_bytes, rank_memory
 from dsprune.recipe import Recipe
+from dsprune.report.table import MISSING, Table, as_rich
+from dsprune.schedule import MaskUpdate
 from dsprune.selection.traffic import update_bytes
 from dsprune.utils.console import say
 
@@ -29,14 +28,14 @@ def plan(
     plot: Path | None,
     console: Console,
 ) -> None:
-    """Print what a recipe would do and take.
+    """Print the timetable of a recipe, and the memory, disk and traffic that it needs.
 
     Args:
         recipe: the recipe.
         world_size: number of ranks.
         stage: ZeRO stage to show the memory of; None = all of them.
-        train_examples: size of the training data; None = count the recipe's local file, as it is cut into examples.
-        plot: PNG or SVG file to draw sparsity and learning rate in; None = none.
+        train_examples: size of the training data; None = count the examples that the recipe's local file is cut into.
+        plot: PNG or SVG file for a picture of sparsity and learning rate; None = none.
         console: where to print.
 
     Raises:
@@ -44,7 +43,7 @@ def plan(
     """
     made = make_plan(recipe, world_size, train_examples)
     if plot is not None:
-        draw_plan(made, plot)  # first: it may be refused
+        draw_plans({recipe.name: made}, recipe.name, plot)  # first: the path may be refused
     print_plan(made, world_size, range(4) if stage is None else [stage], console)
     if plot is not None:
         say(console, f"Picture: {plot}")
@@ -52,19 +51,15 @@ def plan(
 
 def print_plan(plan: Plan, world_size: int, stages: Iterable[int], console: Console) -> None:
     """Print all of a plan, for a number of ranks and some ZeRO stages."""
-    console.print(_summary(plan))
-    if plan.timetable.updates:
-        console.print(_updates(plan))
-    console.print(_memory(plan, world_size, stages))
-    if plan.timetable.updates:
-        console.print(_wire(plan, world_size))
-
-
-def _summary(plan: Plan) -> Table:
-    table = Table.grid(padding=(0, 2))
+    grid = Grid.grid(padding=(0, 2))
     for name, text in _facts(plan):
-        table.add_row(f"[bold]{name}", text)
-    return table
+        grid.add_row(Text(name, "bold"), Text(text))
+    console.print(grid)
+    if plan.timetable.updates:
+        console.print(as_rich(_updates(plan)))
+    console.print(as_rich(_memory(plan, world_size, stages)))
+    if plan.timetable.updates:
+        console.print(_traffic(plan, world_size))
 
 
 def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -90,46 +85,39 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
 
 
 def _updates(plan: Plan) -> Table:
+    columns = ("step", "epoch", "sparsity", "of all weights", "weights pruned", "learning rate")
+    rows = tuple(tuple(_cells(plan, update)) for update in plan.timetable.updates)
+    return Table("updates", "Mask updates", columns, rows)
+
+
+def _cells(plan: Plan, update: MaskUpdate) -> Iterator[str]:
     timetable, peak = plan.timetable, plan.recipe.learning_rate.peak
-    table = _table("Events", "step", "epoch", "sparsity", "of all weights", "weights pruned", "learning rate")
-    for update in timetable.updates:
-        multiplier, num_pruned = timetable.lr_multiplier(update.step), plan.num_pruned(update)
-        table.add_row(
-            f"{update.step:,}",
-            "-" if plan.num_examples is None else f"{update.step / timetable.steps_per_epoch:.2f}",
-            f"{num_pruned / plan.num_prunable:.2%}",
-            f"{num_pruned / plan.num_weights:.2%}",
-            f"{num_pruned:,}",
-            f"{multiplier:.2f} x peak" if peak is None else f"{multiplier * peak:.2e}",
-        )
-    return table
+    multiplier, num_pruned = timetable.lr_multiplier(update.step), plan.num_pruned(update)
+    yield f"{update.step:,}"
+    yield MISSING if plan.num_examples is None else f"{update.step / timetable.steps_per_epoch:.2f}"
+    yield f"{num_pruned / plan.num_prunable:.2%}"
+    yield f"{num_pruned / plan.num_weights:.2%}"
+    yield f"{num_pruned:,}"
+    yield f"{multiplier:.2f} x peak" if peak is None else f"{multiplier * peak:.2e}"
 
 
 def _memory(plan: Plan, world_size: int, stages: Iterable[int]) -> Table:
     precision = plan.recipe.precision
-    columns = ("weights", "gradients", "master", "moments", "masks", "total", "checkpoint")
+    columns = ("ZeRO stage", "weights", "gradients", "master", "moments", "masks", "total", "checkpoint")
+    rows = []
+    for stage in stages:
+        used = rank_memory(plan.num_weights, plan.num_prunable, stage, world_size, precision)
+        disk = checkpoint_bytes(plan.num_weights, plan.num_prunable, stage, precision)
+        sizes = (used.weights, used.gradients, used.master, used.moments, used.masks, used.total, disk)
+        rows.append((str(stage), *map(decimal, sizes)))
     title = (
         f"Memory of each of {world_size} ranks in {precision} (activations and buffers come on top), and disk"
     )
-    table = _table(title, "ZeRO stage", *columns)
-    for stage in stages:
-        memory = rank_memory(plan.num_weights, plan.num_prunable, stage, world_size, precision)
-        disk = checkpoint_bytes(plan.num_weights, plan.num_prunable, stage, precision)
-        sizes = [
-            memory.weights,
-            memory.gradients,
-            memory.master,
-            memory.moments,
-            memory.masks,
-            memory.total,
-            disk,
-        ]
-        table.add_row(str(stage), *(decimal(size) for size in sizes))
-    return table
+    return Table("memory", title, columns, tuple(rows))
 
 
-def _wire(plan: Plan, world_size: int) -> str:
-    """What selecting costs the network; masks themselves are never sent."""
+def _traffic(plan: Plan, world_size: int) -> str:
+    """Return the communication that the selection needs; masks themselves are never sent."""
     num_groups = len(plan.groups(plan.timetable.updates[-1]))
     normalized = plan.recipe.pruning is not None and plan.recipe.pruning.scope == "normalized"
     num_bytes = update_bytes(num_groups, len(plan.tensors), world_size, normalized)
@@ -137,10 +125,3 @@ def _wire(plan: Plan, world_size: int) -> str:
         f"Selection: each rank sends {decimal(num_bytes)} a mask update, for {len(plan.timetable.updates)} of them "
         f"(nothing at ZeRO stage 0, where ranks are replicas)"
     )
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table

@@ -1,0 +1,140 @@
+"""The report of one run."""
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import yaml
+
+from dsprune.report.distillation import distillation_sections
+from dsprune.report.layer_map import layer_map
+from dsprune.report.page import Block, Code, Page, Section, Text
+from dsprune.report.runs import Run, origin_of
+from dsprune.report.table import MISSING, Table, percent
+from dsprune.report.timeline import timeline_of_run
+
+__all__ = ["page_of_run"]
+
+STATES = {
+    "finished": "The run is finished.",
+    "running": "The run is still running, or was killed before it could record its end.",
+    "stopped": "The run was stopped with a checkpoint, and can be resumed.",
+    "failed": "The run failed.",
+    "unfinished": "The run is not finished: it is still running, or was killed.",
+}
+
+
+def page_of_run(run: Run, audit: Text | None, extra: Sequence[Section] = ()) -> Page:
+    """Return the page of a run.
+
+    Args:
+        run: the run.
+        audit: result of its audit; None = not audited.
+        extra: further sections.
+    """
+    sections = (
+        Section("Timeline", tuple(_timeline(run))),
+        Section("Layers", (_layers(run),)),
+        *distillation_sections(run),
+        *extra,
+        *([Section("Audit", (audit,))] if audit is not None else []),
+        Section("How it was made", tuple(_making(run))),
+    )
+    return Page(run.name, _lead(run), dict(_facts(run)), sections, origin_of([run]), run.state)
+
+
+def _lead(run: Run) -> str:
+    model, task = run.recipe.model, run.recipe.task
+    subject = f"{model.path} on {task.name}. " if model and task else ""
+    reason = f" {str(run.status['reason']).rstrip('.')}." if run.status.get("reason") else ""
+    return subject + STATES.get(run.state, "") + reason
+
+
+def _facts(run: Run) -> Iterator[tuple[str, str]]:
+    logged = run.series(f"validation_{run.headline}")[1]
+    if run.score is not None:
+        yield f"validation {run.headline}", f"{run.score:.4f}"
+    elif logged:
+        yield f"validation {run.headline}, newest", f"{logged[-1]:.4f}"
+    yield "sparsity of prunable weights", percent(run.sparsity("prunable"))
+    yield "sparsity of all weights", percent(run.sparsity("model"))
+    total = run.timetable.total_steps if run.timetable else run.status.get("total_steps")
+    of_total = "" if total in (None, run.last_step) else f" of {total:,}"
+    yield "optimizer steps", f"{run.last_step:,}{of_total}"
+    if run.summary is not None:
+        yield "time, h:mm:ss", str(timedelta(seconds=round(run.summary["seconds"])))
+    yield "seed", str(run.recipe.seed)
+
+
+def _timeline(run: Run) -> Iterator[Block]:
+    if not run.rows:
+        yield Text("Nothing was logged yet.")
+    yield timeline_of_run(run)
+    if run.recipe.pruning is not None:
+        yield _updates(run)
+    yield from _scores(run)
+
+
+def _updates(run: Run) -> Table:
+    """Return the planned mask updates, with the results of those that took place."""
+    planned = {update.step: update.sparsity for update in run.timetable.updates} if run.timetable else {}
+    rows = tuple(
+        (f"{step:,}", percent(planned.get(step)), *_results(run.updates.get(step)))
+        for step in sorted({*planned, *run.updates})
+    )
+    columns = ("step", "planned", "reached", "of all weights", "time", "sent by a rank")
+    note = (
+        "A mask update takes place just before its step. Sparsity of the prunable weights; time and bytes are those "
+        "of the selection on one rank."
+    )
+    return Table("updates", "Mask updates", columns, rows, note)
+
+
+def _results(row: dict[str, Any] | None) -> tuple[str, ...]:
+    if row is None:
+        return (MISSING,) * 4
+    return (
+        percent(row["sparsity_prunable"]),
+        percent(row["sparsity_model"]),
+        f"{1000 * row['update_seconds']:,.0f} ms",
+        f"{row['update_bytes_sent'] / 1000:,.1f} kB",
+    )
+
+
+def _scores(run: Run) -> Iterator[Table]:
+    """Yield the table of all evaluations, if there are any."""
+    prefix = "validation_"
+    rows = [row for row in run.rows if any(key.startswith(prefix) for key in row)]
+    names = list(dict.fromkeys(key for row in rows for key in row if key.startswith(prefix)))
+    if rows:
+        cells = tuple((f"{row['step']:,}", *(_number(row.get(name)) for name in names)) for row in rows)
+        columns = ("step", *(name.removeprefix(prefix) for name in names))
+        yield Table("evaluations", "Evaluations", columns, cells)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, int | float) else MISSING if value is None else str(value)
+
+
+def _layers(run: Run) -> Block:
+    measured = {
+        step: row["tensor_sparsity"] for step, row in run.updates.items() if row.get("tensor_sparsity")
+    }
+    if run.recipe.pruning is None:
+        return Text("Nothing is pruned in this run.")
+    if not measured:
+        return Text("No mask update has happened yet.")
+    step, sparsities = list(measured.items())[-1]
+    caption = f"Sparsity of each prunable tensor in per cent, after the mask update at step {step:,}."
+    return layer_map(sparsities, caption, origin_of([run]))
+
+
+def _making(run: Run) -> Iterator[Block]:
+    yield Code("Command", run.command, opened=True)
+    facts = {key: run.start[key] for key in ("world_size", "device", "versions") if key in run.start}
+    if facts:
+        yield Code("Machine and versions", yaml.safe_dump(facts, sort_keys=False), opened=True)
+    recipe = run.recipe.model_dump(mode="json")
+    yield Code("Recipe, as resolved", yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
+    if run.ds_config:
+        yield Code("DeepSpeed config, as resolved", yaml.safe_dump(run.ds_config, sort_keys=False))

@@ -1,0 +1,140 @@
+"""The report of many runs: what they have in common, what differs, and the results."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from os.path import relpath
+from pathlib import Path
+from typing import Any
+
+from dsprune.report.colours import line_style
+from dsprune.report.page import Block, Code, Page, Section, Text
+from dsprune.report.runs import Run, origin_of
+from dsprune.report.score_pictures import against_reference, against_sparsity, against_temperature
+from dsprune.report.settings import Setting, by_target, by_temperature, differences, reference_of, settings_of
+from dsprune.report.table import MISSING, Table, number, percent
+from dsprune.report.timeline import timeline_of_runs
+
+__all__ = ["page_of_runs"]
+
+
+def page_of_runs(
+    runs: Sequence[Run], title: str, home: Path, audits: Sequence[Text | None], extra: Sequence[Section] = ()
+) -> Page:
+    """Return a page with runs side by side.
+
+    Args:
+        runs: two or more.
+        title: of the page.
+        home: folder of the page, for links to the runs' own.
+        audits: result of the audit of each; None = not audited.
+        extra: further sections.
+    """
+    settings = settings_of(runs)
+    styles = _styles(settings)
+    finished = sum(run.summary is not None for run in runs)
+    facts = {
+        "runs": str(len(runs)),
+        "finished": str(finished),
+        "settings": str(len(settings)),
+        "seeds": str(len({run.recipe.seed for run in runs})),
+    }
+    commands = Code("Commands", "\n".join(run.command for run in runs))
+    sections = (
+        Section("Comparison", (*_comparison(settings, styles), _settings_table(settings))),
+        Section("Timeline", (timeline_of_runs(settings, styles),)),
+        *extra,
+        Section("Runs", (_runs_table(runs, home, audits), *_differences(runs), commands)),
+    )
+    return Page(title, _lead(runs, len(runs) - finished), facts, sections, origin_of(runs))
+
+
+def _lead(runs: Sequence[Run], unfinished: int) -> str:
+    models = dict.fromkeys(run.recipe.model.path for run in runs if run.recipe.model)
+    tasks = dict.fromkeys(run.recipe.task.name for run in runs if run.recipe.task)
+    text = f"{', '.join(models)} on {', '.join(tasks)}."
+    if unfinished:
+        text += f" Unfinished runs ({unfinished}) are in the tables, but not in the pictures of scores."
+    return text
+
+
+def _styles(settings: Sequence[Setting]) -> dict[str, dict[str, Any]]:
+    """Return the style of each series, the same in all pictures; those with pruned runs come first."""
+    ordered = sorted(settings, key=lambda setting: not setting.target)
+    series = dict.fromkeys(setting.series for setting in ordered)
+    return {name: line_style(number) for number, name in enumerate(series)}
+
+
+def _comparison(settings: Sequence[Setting], styles: Mapping[str, dict[str, Any]]) -> Iterator[Block]:
+    """Yield the pictures that the runs allow, for each metric."""
+    known = [setting for setting in settings if setting.scores]
+    if not known:
+        yield Text("No run is finished yet, so there is nothing to compare.")
+    for metric in dict.fromkeys(setting.runs[0].headline for setting in known):
+        measured = [setting for setting in known if setting.runs[0].headline == metric]
+        pruned = [setting for setting in measured if setting.target]
+        if metric is None or not pruned:
+            continue
+        yield against_sparsity(measured, _convention(pruned), metric, styles)
+        for rivals in by_target(pruned):
+            if len({setting.series for setting in rivals}) > 1:
+                yield against_reference(rivals, metric)
+            for family in by_temperature(rivals):
+                yield against_temperature(family, metric)
+
+
+def _convention(settings: Sequence[Setting]) -> str:
+    """Return the convention to compare runs in: that of all weights where they prune different sets."""
+    ratios = [s.sparsity("model") / s.sparsity("prunable") for s in settings if s.sparsity("prunable")]
+    return "model" if ratios and max(ratios) - min(ratios) > 1e-3 else "prunable"
+
+
+def _settings_table(settings: Sequence[Setting]) -> Table:
+    rows = tuple(
+        (
+            setting.series,
+            percent(setting.target) if setting.target else "dense",
+            percent(setting.sparsity("prunable")),
+            percent(setting.sparsity("model")),
+            setting.runs[0].headline or MISSING,
+            number(setting.mean),
+            number(setting.spread),
+            f"{len(setting.scores)} of {len(setting.runs)}",
+        )
+        for setting in settings
+    )
+    columns = ("setting", "target", "of prunable", "of all", "metric", "mean", "std", "seeds finished")
+    note = "std: standard deviation over seeds, with n - 1; it needs two. In bold: the reference of a target."
+    rivals = by_target([setting for setting in settings if setting.target and setting.scores])
+    references = [reference_of(group) for group in rivals]
+    emphasis = frozenset(row for row, setting in enumerate(settings) if setting in references)
+    return Table("settings", "Mean and spread over seeds", columns, rows, note, emphasis=emphasis)
+
+
+def _runs_table(runs: Sequence[Run], home: Path, audits: Sequence[Text | None]) -> Table:
+    rows = tuple(
+        (
+            run.name,
+            run.state,
+            str(run.recipe.seed),
+            number(run.score),
+            percent(run.sparsity("prunable")),
+            percent(run.sparsity("model")),
+            f"{run.last_step:,}",
+            number(run.summary["seconds"] if run.summary else None, 0),
+            {"good": "passed", "bad": "FAILED"}.get(audit.kind, MISSING) if audit else MISSING,
+        )
+        for run, audit in zip(runs, audits, strict=True)
+    )
+    pages = [run.path / "report.html" for run in runs]
+    links = tuple(relpath(page, home) if page.is_file() else "" for page in pages)
+    columns = ("run", "state", "seed", "metric", "of prunable", "of all", "steps", "seconds", "audit")
+    failed = [audit.text for audit in audits if audit is not None and audit.kind == "bad"]
+    return Table("runs", "All runs", columns, rows, " ".join(failed), links)
+
+
+def _differences(runs: Sequence[Run]) -> Iterator[Table]:
+    """Yield the table of the recipe values that differ, if there are any."""
+    found = differences(runs)
+    if found:
+        names = [run.name for run in runs]
+        rows = tuple(zip(names, *found.values(), strict=True))
+        yield Table("differences", "What differs between them", ("run", *found), rows)
