@@ -8,15 +8,19 @@ from dsprune.registry import METHODS, TASKS
 
 if TYPE_CHECKING:
     from dsprune.engine.engine import PruningEngine
+    from dsprune.engine.frameworks import pruning
     from dsprune.engine.initialize import initialize
+    from dsprune.engine.trainer import TrainerCallback
     from dsprune.recipe import Recipe, load_recipe
 
 __all__ = [
     "PruningEngine",
     "Recipe",
+    "TrainerCallback",
     "UserError",
     "initialize",
     "load_recipe",
+    "pruning",
     "register_method",
     "register_task",
 ]
@@ -28,7 +32,9 @@ register_task = TASKS.register
 
 _HOMES = {
     "PruningEngine": "dsprune.engine.engine",
+    "TrainerCallback": "dsprune.engine.trainer",
     "initialize": "dsprune.engine.initialize",
+    "pruning": "dsprune.engine.frameworks",
     "Recipe": "dsprune.recipe",
     "load_recipe": "dsprune.recipe",
 }

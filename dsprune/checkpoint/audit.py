@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from dsprune.checkpoint.deepspeed_files import CheckpointFiles
+from dsprune.checkpoint.deepspeed_files import CheckpointFiles, is_checkpoint
 from dsprune.checkpoint.tags import latest_tag
 from dsprune.errors import UserError
 from dsprune.masks import MaskSet
@@ -79,7 +79,7 @@ def audit_folder(folder: Path) -> Audit:
     """
     manifest = read_manifest(folder)
     masks = _read_masks(folder, manifest)
-    weights: Weights = ModelFiles(folder) if (folder / "config.json").exists() else CheckpointFiles(folder)
+    weights: Weights = CheckpointFiles(folder) if is_checkpoint(folder) else ModelFiles(folder)
     return Audit(
         folder,
         manifest.step,

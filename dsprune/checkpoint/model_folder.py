@@ -1,10 +1,15 @@
-"""The complete model of a sharded engine, as a Hugging Face folder."""
+"""The complete model of a sharded engine, as a folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from deepspeed import DeepSpeedEngine
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from dsprune.model.shard import plain_name
 from dsprune.ranks.collectives import barrier
 from dsprune.utils.files import replace_folder
 from dsprune.zero.weights import full_state_dict
@@ -13,19 +18,36 @@ __all__ = ["save_model_folder"]
 
 
 def save_model_folder(engine: DeepSpeedEngine, folder: Path, tokenizer: Any) -> None:
-    """Write a folder for `from_pretrained`, atomically. Collective: every rank must call this.
+    """Write a model folder, atomically. Collective: every rank must call this.
+
+    A Hugging Face model is written for `from_pretrained`. Of any other module the folder holds `model.safetensors`
+    alone, in which a tied weight stands once, under its first name.
 
     Args:
-        engine: its module is a Hugging Face model.
+        engine: holds the module.
         folder: replaced if it exists.
-        tokenizer: saved beside the model.
+        tokenizer: saved beside the model; None saves none.
     """
-    state = full_state_dict(engine)
-    if state is not None:
+    module: nn.Module = getattr(engine.module, "_orig_mod", engine.module)  # what torch.compile wraps
+    gathered = full_state_dict(engine)
+    if gathered is not None:
+        state = {plain_name(name): value for name, value in gathered.items()}
 
         def write(temporary: Path) -> None:
-            engine.module.save_pretrained(temporary, state_dict=state)
-            tokenizer.save_pretrained(temporary)
+            if isinstance(module, PreTrainedModel):
+                module.save_pretrained(temporary, state_dict=state)
+            else:
+                temporary.mkdir(parents=True)
+                save_file(_without_ties(state), temporary / "model.safetensors", {"format": "pt"})
+            if tokenizer is not None:
+                tokenizer.save_pretrained(temporary)
 
         replace_folder(folder, write)
     barrier()
+
+
+def _without_ties(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    first: dict[int, str] = {}
+    for name, value in state.items():
+        first.setdefault(id(value), name)
+    return {name: state[name].contiguous() for name in first.values()}

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from dsprune.checkpoint.deepspeed_files import COUNTERS, CheckpointFiles, main_file, read_main_file
 from dsprune.errors import UserError
-from dsprune.model.shard import PrunableTensor
+from dsprune.model.shard import PrunableTensor, plain_name
 from dsprune.zero.layout import ZeroLayout
 from dsprune.zero.parameters import full_shape
 from dsprune.zero.stages import open_layout
@@ -40,7 +40,7 @@ def topology_changes(engine: DeepSpeedEngine, folder: Path) -> list[str]:
 
 
 def reshard(engine: DeepSpeedEngine, folder: Path) -> tuple[str, dict[str, Any]]:
-    """Load weights, moments, counters and scheduler. Collective: every rank must call this.
+    """Load weights, moments and counters. Collective: every rank must call this.
 
     The loss scale of fp16 starts over.
 
@@ -94,7 +94,7 @@ def _trained(engine: DeepSpeedEngine, folder: Path) -> Iterator[PrunableTensor]:
                 f"{folder}: {name} is frozen, and frozen parameters cannot be resharded: resume at the same ZeRO "
                 f"stage on the same number of ranks"
             )
-        yield PrunableTensor(name, full_shape(parameter))
+        yield PrunableTensor(plain_name(name), full_shape(parameter))
 
 
 def _load_states(
@@ -121,11 +121,7 @@ def _scalar_state(optimizer: Optimizer, device: torch.device, value: float) -> f
 
 
 def _load_counters(engine: DeepSpeedEngine, counters: dict[str, Any]) -> None:
-    """Set the engine's counters, the scheduler, and the learning rate of the next step."""
+    """Set the engine's counters."""
     engine.global_steps = counters["global_steps"]
     engine.skipped_steps = counters["skipped_steps"]
     engine.global_samples = counters["global_samples"]
-    engine.lr_scheduler.load_state_dict(counters["lr_scheduler"])
-    rates = engine.lr_scheduler.get_last_lr()
-    for group, rate in zip(engine.basic_optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate

@@ -20,7 +20,7 @@ from dsprune.selection.groups import update_groups
 from dsprune.zero.parameters import full_shape
 from dsprune.zero.stages import open_layout
 
-__all__ = ["MasksFrom", "mask_zeros", "start_sparse"]
+__all__ = ["MasksFrom", "mask_zeros", "start_from_masks", "start_sparse"]
 
 MasksFrom = Literal["zeros", "none"]
 """What to do with zeros of weights without masks: `zeros` makes masks of them, `none` lets them grow back."""
@@ -53,11 +53,7 @@ def start_sparse(
     if state is not None and masks_from == "zeros":
         mask_zeros(state, str(model), step)
     elif state is not None and (model / MANIFEST).is_file():
-        shards = state.layout.shards
-        bits = on_every_rank(current_ranks(), lambda: read_masks(model, read_manifest(model), shards))
-        masks = MaskSet(shards)
-        masks.replace(bits)
-        _start_from(masks, state, str(model), step)
+        start_from_masks(state, model, step)
     elif (zeros := _fraction_of_zeros(engine, state)) > SPARSE:
         keep = "--masks-from zeros keeps its zeros"
         if state is None:
@@ -67,6 +63,24 @@ def start_sparse(
             f"--masks-from none lets them grow back"
         )
     return 0.0 if state is None else state.sparsity
+
+
+def start_from_masks(state: PruningState, folder: Path, step: int) -> None:
+    """Make the masks in a folder the first masks of the run. Collective: every rank must call this.
+
+    Args:
+        state: the masks to set, and the weights.
+        folder: a checkpoint or a model folder with masks.
+        step: number of applied optimizer steps.
+
+    Raises:
+        UserError: a file is damaged, or a later mask update has a lower sparsity.
+    """
+    shards = state.layout.shards
+    bits = on_every_rank(current_ranks(), lambda: read_masks(folder, read_manifest(folder), shards))
+    masks = MaskSet(shards)
+    masks.replace(bits)
+    _start_from(masks, state, str(folder), step)
 
 
 def mask_zeros(state: PruningState, where: str, step: int) -> None:

@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -31,6 +31,7 @@ __all__ = [
     "invalidate_tag",
     "latest_tag",
     "remove_tag",
+    "tag_name",
 ]
 
 LATEST = "latest"
@@ -61,6 +62,11 @@ class TagManifest(BaseModel):
     format: Literal[1] = 1
     step: int
     files: dict[str, _File]
+
+
+def tag_name(tag: Any) -> str:
+    """Return the name of a tag's folder, of any value that DeepSpeed takes for a tag."""
+    return str(tag)
 
 
 def begin_tag(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""`PruningEngine`: a DeepSpeed engine that prunes."""
+"""`PruningEngine`: a DeepSpeed engine that prunes, whoever calls its `step`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,20 +7,21 @@ from typing import Any
 from deepspeed import DeepSpeedEngine
 from torch import Tensor
 
+from dsprune.checkpoint.load import load_checkpoint
 from dsprune.checkpoint.model_folder import save_model_folder
-from dsprune.checkpoint.pruning_state import PruningState, load_masks, save_masks
-from dsprune.checkpoint.rank_state import read_rank_state, save_rank_state
-from dsprune.checkpoint.reshard import reshard, topology_changes
-from dsprune.checkpoint.sparse_start import MasksFrom, mask_zeros, start_sparse
-from dsprune.checkpoint.tags import begin_tag, check_tag, commit_tag, latest_tag
-from dsprune.engine.learning_rate import schedule_learning_rate
+from dsprune.checkpoint.pruning_state import PruningState, save_masks
+from dsprune.checkpoint.rank_state import save_rank_state
+from dsprune.checkpoint.reshard import topology_changes
+from dsprune.checkpoint.sparse_start import MasksFrom, start_sparse
+from dsprune.checkpoint.tags import begin_tag, commit_tag, tag_name
+from dsprune.engine.guard import Guard
+from dsprune.engine.learning_rate import Rates, check_no_scheduler, replace_schedulers, schedule_learning_rate
 from dsprune.engine.pruner import Pruner
 from dsprune.errors import UserError
-from dsprune.masks.manifest import MANIFEST
 from dsprune.model.prunable import find_prunable
 from dsprune.recipe import Pruning, Recipe, load_recipe
 from dsprune.schedule import Timetable, build_timetable
-from dsprune.utils.randomness import restore_random_state
+from dsprune.zero.compare import check_settings
 from dsprune.zero.limits import check_engine
 from dsprune.zero.parameters import full_numel, full_shape
 from dsprune.zero.stages import open_layout
@@ -28,80 +29,101 @@ from dsprune.zero.stages import open_layout
 __all__ = ["PruningEngine"]
 
 
-class PruningEngine:
+class PruningEngine(DeepSpeedEngine):
     """A DeepSpeed engine that prunes.
 
-    Call it, `backward` and `step` as usual. All attributes that are not listed here are those of the DeepSpeed engine.
+    `PruningEngine(engine, recipe)` makes a pruning engine of `engine`, in place, and returns it. So a framework that
+    holds the engine prunes too: Accelerate, the Trainer and Lightning call its `step`. Guards end a run whose
+    optimizer steps in any other way.
 
     Args:
-        engine: an initialized engine, at any ZeRO stage, without a scheduler.
+        engine: an initialized engine, at any ZeRO stage.
         recipe: a recipe, or the path or name of one.
-        timetable: the mask updates and the learning rate by step; None builds it from the recipe and the engine's
-            own data loader.
+        timetable: the mask updates and the learning rate by step; None builds it from the recipe.
+        steps_per_epoch: optimizer steps an epoch, for a recipe in epochs; None takes them from the engine's own data
+            loader.
 
     Attributes:
-        deepspeed: the wrapped engine.
         timetable: as given or built.
         pruner: prunes at every step; None for a recipe without pruning.
 
     Raises:
-        UserError: dsprune cannot prune under a part of the engine, or the engine has a scheduler of its own.
+        UserError: dsprune cannot prune under a part of the engine, the engine has a scheduler of its own, or its
+            settings disagree with the recipe; names all settings that do.
     """
 
-    def __init__(
-        self, engine: DeepSpeedEngine, recipe: Recipe | str, *, timetable: Timetable | None = None
-    ) -> None:
-        check_engine(engine)
+    timetable: Timetable
+    pruner: Pruner | None
+
+    def __new__(
+        cls,
+        engine: DeepSpeedEngine | None = None,
+        recipe: Recipe | str | None = None,
+        *,
+        timetable: Timetable | None = None,
+        steps_per_epoch: int | None = None,
+    ) -> "PruningEngine":
+        """Attach to the engine. `copy.copy` calls this without arguments."""
+        if engine is None:
+            return super().__new__(cls)
+        assert recipe is not None
         recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
-        self.deepspeed = engine
-        self.timetable = timetable or build_timetable(
-            recipe.pruning, recipe.learning_rate, recipe.budget, _steps_per_epoch(engine)
+        _check(engine, recipe)
+        steps_per_epoch = steps_per_epoch or _steps_per_epoch(engine)
+        timetable = timetable or build_timetable(
+            recipe.pruning, recipe.learning_rate, recipe.budget, steps_per_epoch
         )
-        self._state = _initial_state(engine, recipe.pruning, self.timetable)
-        self.pruner = None if self._state is None else Pruner(self._state, recipe.seed)
-        schedule_learning_rate(engine, recipe.learning_rate, self.timetable)
+        state = _initial_state(engine, recipe.pruning, timetable)
+        schedule_learning_rate(engine, recipe.learning_rate, timetable)
+        engine.__class__ = cls
+        assert isinstance(engine, cls)
+        engine.timetable = timetable
+        engine._pruning_state = state
+        engine._rates = Rates(engine.basic_optimizer, timetable)
+        engine._guard = Guard(engine.basic_optimizer)
+        engine.pruner = None if state is None else Pruner(state, recipe.seed)
+        return engine
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the forward pass."""
-        return self.deepspeed(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        """Return the DeepSpeed engine's attribute; Python calls this only for names that this class lacks."""
-        return getattr(self.__dict__["deepspeed"], name)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the engine is initialized already."""
 
     @property
     def applied_steps(self) -> int:
         """Number of applied optimizer steps. Steps skipped on overflow do not count."""
-        return self.deepspeed.global_steps - self.deepspeed.skipped_steps
+        return int(self.global_steps - self.skipped_steps)
 
-    def step(self, *args: Any, **kwargs: Any) -> None:
+    def step(self, lr_kwargs: dict[str, Any] | None = None) -> None:
         """Step like `DeepSpeedEngine.step`, with the mask update that is due. Collective: every rank must call this."""
-        boundary = self.deepspeed.is_gradient_accumulation_boundary()
-        if self.pruner is not None and boundary:
-            self.pruner.before_step(self.applied_steps)
-        self.deepspeed.step(*args, **kwargs)
-        if self.pruner is not None and boundary:
-            self.pruner.after_step(applied=self.deepspeed.was_step_applied())
+        if not self.is_gradient_accumulation_boundary():
+            super().step(lr_kwargs)
+            return
+        step = self.applied_steps
+        self._rates.set(step)
+        if self.pruner is not None:
+            self.pruner.before_step(step)
+        with self._guard.open():
+            super().step(lr_kwargs)
+        self._guard.check_stepped(applied=self.was_step_applied())
+        if self.pruner is not None:
+            self.pruner.after_step(applied=self.was_step_applied())
 
     def sparsity(self) -> dict[str, float]:
         """Return the fraction of zeros in both conventions: of the prunable weights, and of all the model's weights."""
-        if self._state is None:
+        state = self._pruning_state
+        if state is None:
             return {"sparsity_prunable": 0.0, "sparsity_model": 0.0}
-        num_weights = sum(map(full_numel, self.deepspeed.module.parameters()))
-        return {
-            "sparsity_prunable": self._state.sparsity,
-            "sparsity_model": self._state.num_pruned / num_weights,
-        }
+        num_weights = sum(map(full_numel, self.module.parameters()))
+        return {"sparsity_prunable": state.sparsity, "sparsity_model": state.num_pruned / num_weights}
 
     def save_checkpoint(
         self,
-        save_dir: str,
-        tag: str | None = None,
+        save_dir: str | Path,
+        tag: Any = None,
         client_state: dict[str, Any] | None = None,
         save_latest: bool = True,
+        exclude_frozen_parameters: bool = False,
         *,
         rank_state: Mapping[str, Tensor] | None = None,
-        **kwargs: Any,
     ) -> Any:
         """Save like `DeepSpeedEngine.save_checkpoint`, with masks and random states in the tag's folder.
 
@@ -112,66 +134,88 @@ class PruningEngine:
             tag: as for DeepSpeed. An existing tag is overwritten, and is incomplete meanwhile.
             client_state: as for DeepSpeed.
             save_latest: as for DeepSpeed.
+            exclude_frozen_parameters: as for DeepSpeed.
             rank_state: tensors of this rank alone; `read_rank_state` reads them.
-            **kwargs: passed to DeepSpeed.
         """
-        tag = tag or f"global_step{self.deepspeed.global_steps}"
+        tag = tag_name(f"global_step{self.global_steps}" if tag is None else tag)
         folder, state = Path(save_dir, tag), dict(client_state or {})
         begin_tag(folder)
         save_rank_state(folder, rank_state or {})
-        if self._state is not None:
-            save_masks(folder, self._state, self.applied_steps)
-            state |= self._state.layout.client_state()
+        if self._pruning_state is not None:
+            save_masks(folder, self._pruning_state, self.applied_steps)
+            state |= self._pruning_state.layout.client_state()
         # `commit_tag` writes `latest`, since DeepSpeed does not write it atomically.
-        saved = self.deepspeed.save_checkpoint(
-            save_dir, tag=tag, client_state=state, save_latest=False, **kwargs
+        saved = super().save_checkpoint(
+            str(save_dir),
+            tag=tag,
+            client_state=state,
+            save_latest=False,
+            exclude_frozen_parameters=exclude_frozen_parameters,
         )
-        commit_tag(folder, self.deepspeed.global_steps, latest=save_latest)
+        commit_tag(folder, self.global_steps, latest=save_latest)
         return saved
 
     def load_checkpoint(
-        self, load_dir: str, tag: str | None = None, *, masks_from: MasksFrom | None = None, **kwargs: Any
+        self,
+        load_dir: str | Path,
+        tag: Any = None,
+        load_module_strict: bool = True,
+        load_optimizer_states: bool = True,
+        load_lr_scheduler_states: bool = True,
+        load_module_only: bool = False,
+        custom_load_fn: Any = None,
+        *,
+        masks_from: MasksFrom | None = None,
     ) -> Any:
         """Load like `DeepSpeedEngine.load_checkpoint`, with masks and random states.
 
         A checkpoint of another ZeRO stage, precision or number of ranks is resharded, see
-        `dsprune.checkpoint.reshard`. Collective: every rank must call this.
+        `dsprune.checkpoint.reshard`. The learning rate follows the timetable, whatever the checkpoint holds of a
+        scheduler. Collective: every rank must call this.
 
         Args:
             load_dir: as for DeepSpeed.
             tag: as for DeepSpeed.
+            load_module_strict: as for DeepSpeed.
+            load_optimizer_states: as for DeepSpeed; False keeps weights, masks and step, and drops the moments.
+            load_lr_scheduler_states: without effect: the timetable owns the learning rate.
+            load_module_only: as for DeepSpeed: weights and masks, from which the run starts at its own step.
+            custom_load_fn: as for DeepSpeed.
             masks_from: what to do with a checkpoint without masks: `zeros` makes masks of its exact zeros,
                 `none` starts dense; None refuses it.
-            **kwargs: passed to DeepSpeed.
 
         Raises:
             UserError: a file is damaged, the checkpoint has no masks, or they do not belong to its weights or to
                 this run.
         """
-        tag = tag or latest_tag(Path(load_dir))
-        if tag is None:
-            return self.deepspeed.load_checkpoint(load_dir, **kwargs)
-        folder = Path(load_dir, tag)
-        check_tag(folder)
-        if not self.topology_changes(folder):
-            loaded = self.deepspeed.load_checkpoint(load_dir, tag=tag, **kwargs)
-        elif not kwargs:
-            loaded = reshard(self.deepspeed, folder)
-        else:
-            raise UserError(
-                f"load_checkpoint: {', '.join(kwargs)}: {folder} was written at another ZeRO stage, precision or "
-                f"number of ranks, and can only be resharded completely: leave it out"
-            )
-        self._load_masks(folder, masks_from)
-        if (random_state := read_rank_state(folder)) is not None:
-            restore_random_state(random_state)
+        del load_lr_scheduler_states
+        loaded = load_checkpoint(
+            self,
+            super().load_checkpoint,
+            self._pruning_state,
+            Path(load_dir),
+            tag,
+            masks_from,
+            load_module_strict=load_module_strict,
+            load_optimizer_states=load_optimizer_states,
+            load_module_only=load_module_only,
+            custom_load_fn=custom_load_fn,
+        )
+        self._rates.resume(self.applied_steps, self.lr_scheduler)
         return loaded
+
+    def own_learning_rate(self) -> list[str]:
+        """Replace every other scheduler of the optimizer by the timetable's rates, and return their names."""
+        names = replace_schedulers(self.basic_optimizer)
+        if names:
+            self._rates.resume(self.applied_steps, self.lr_scheduler)
+        return names
 
     def topology_changes(self, folder: Path) -> list[str]:
         """Return how this engine differs from the one that wrote a checkpoint, such as `ZeRO stage 2 -> 3`."""
-        return topology_changes(self.deepspeed, folder)
+        return topology_changes(self, folder)
 
-    def start_sparse(self, model: Path, masks_from: MasksFrom | None) -> float:
+    def start_sparse(self, model: Path, masks_from: MasksFrom | None = None) -> float:
         """Keep the zeros of the model folder that the engine's weights come from.
 
         Collective: every rank must call this. See `dsprune.checkpoint.sparse_start`.
@@ -179,26 +223,36 @@ class PruningEngine:
         Returns:
             The sparsity at the start, of the prunable weights.
         """
-        return start_sparse(self.deepspeed, self._state, model, masks_from, self.applied_steps)
+        return start_sparse(self, self._pruning_state, model, masks_from, self.applied_steps)
 
-    def save_model(self, folder: Path, tokenizer: Any) -> None:
-        """Write a Hugging Face model folder, with its masks. Collective: every rank must call this.
+    def save_model(self, folder: Path | str, tokenizer: Any = None) -> None:
+        """Write a model folder, with its masks. Collective: every rank must call this.
 
         Args:
-            folder: replaced if it exists; the model is written atomically.
-            tokenizer: saved beside the model.
+            folder: replaced if it exists; the model is written atomically. A Hugging Face model can be opened with
+                `from_pretrained`; of any other module it holds `model.safetensors`.
+            tokenizer: saved beside the model; None saves none.
         """
-        save_model_folder(self.deepspeed, folder, tokenizer)
-        if self._state is not None:
-            save_masks(folder, self._state, self.applied_steps)
+        save_model_folder(self, Path(folder), tokenizer)
+        self.save_masks(folder)
 
-    def _load_masks(self, folder: Path, masks_from: MasksFrom | None) -> None:
-        if self._state is None:
-            return
-        if masks_from is None or (folder / MANIFEST).is_file():
-            load_masks(folder, self._state, self.applied_steps)
-        elif masks_from == "zeros":
-            mask_zeros(self._state, str(folder), self.applied_steps)
+    def save_masks(self, folder: Path | str) -> None:
+        """Write the masks into an existing model folder. Collective: every rank must call this."""
+        if self._pruning_state is not None:
+            save_masks(Path(folder), self._pruning_state, self.applied_steps)
+
+
+def _check(engine: DeepSpeedEngine, recipe: Recipe) -> None:
+    check_engine(engine)
+    if isinstance(engine, PruningEngine):
+        raise UserError("engine: a PruningEngine: it prunes already, by the recipe that it was made with")
+    if type(engine) is not DeepSpeedEngine:
+        raise UserError(
+            f"engine: {type(engine).__name__} is not supported: give the DeepSpeedEngine that deepspeed.initialize "
+            f"returns"
+        )
+    check_no_scheduler(engine)
+    check_settings(engine, recipe)
 
 
 def _initial_state(
@@ -214,7 +268,8 @@ def _initial_state(
 
 
 def _steps_per_epoch(engine: DeepSpeedEngine) -> int | None:
-    """Return the optimizer steps in one pass of the engine's own data loader; None if it has none."""
-    if engine.training_dataloader is None:
+    """Return the optimizer steps in one pass of the engine's own data loader; None if it has none or no length."""
+    try:
+        return len(engine.training_dataloader) // engine.gradient_accumulation_steps()
+    except TypeError:  # no loader, or one over an iterable dataset
         return None
-    return len(engine.training_dataloader) // engine.gradient_accumulation_steps()

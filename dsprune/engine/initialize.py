@@ -1,43 +1,63 @@
 """`dsprune.initialize`: `deepspeed.initialize` with a recipe."""
 
 import functools
+import json
 import math
+import os
 from collections.abc import Sized
+from pathlib import Path
 from typing import Any
 
 import deepspeed
+from deepspeed import initialize as deepspeed_initialize
 from torch import nn
+from torch.utils.data import DataLoader
 
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.learning_rate import ScaledLR
+from dsprune.errors import UserError
 from dsprune.model.parameter_groups import parameter_groups
 from dsprune.recipe import Recipe, load_recipe
-from dsprune.schedule import build_timetable
+from dsprune.schedule import Timetable, build_timetable
 from dsprune.zero.config import load_ds_config, resolve_ds_config
 from dsprune.zero.launch import init_distributed
 from dsprune.zero.parameters import full_shape
 
-__all__ = ["initialize"]
+__all__ = ["deepspeed_initialize", "find_config", "initialize", "initialize_with"]
+
+Initialized = tuple[PruningEngine, Any, Any, Any]
 
 
 def initialize(
+    args: Any = None,
+    model: nn.Module | None = None,
+    optimizer: Any = None,
+    model_parameters: Any = None,
+    training_data: Any = None,
+    lr_scheduler: Any = None,
     *,
-    model: nn.Module,
-    config: dict[str, Any] | str,
     recipe: Recipe | str,
-    training_data: Sized | None = None,
+    config: dict[str, Any] | str | Path | None = None,
+    config_params: dict[str, Any] | str | Path | None = None,
     steps_per_epoch: int | None = None,
     **kwargs: Any,
-) -> tuple[PruningEngine, Any, Any, Any]:
+) -> Initialized:
     """Initialize a DeepSpeed engine that prunes. Collective: every rank must call this.
 
+    Takes what `deepspeed.initialize` takes, and a recipe.
+
     Args:
+        args: as for DeepSpeed; `args.deepspeed_config` names the ds_config where `config` does not.
         model: as for DeepSpeed. Without `model_parameters` and `optimizer`, biases and norms are optimized
             without weight decay.
-        config: a ds_config, the path of one, or the name of a shipped one; each "auto" is filled from the recipe.
+        optimizer: as for DeepSpeed; its settings must agree with what the recipe sets.
+        model_parameters: as for DeepSpeed.
+        training_data: a dataset, as for DeepSpeed. The recipe's epochs are counted on it.
+        lr_scheduler: must be None: the recipe owns the learning rate.
         recipe: a recipe, or the path or name of one.
-        training_data: as for DeepSpeed. The recipe's epochs are counted on it.
-        steps_per_epoch: optimizer steps an epoch, for a recipe that counts in epochs without `training_data`.
+        config: a ds_config, the path of one, or the name of a shipped one; each "auto" is filled from the recipe.
+        config_params: another name of `config`, as for DeepSpeed.
+        steps_per_epoch: optimizer steps an epoch, for a recipe in epochs whose data have no length.
         **kwargs: passed to `deepspeed.initialize`.
 
     Returns:
@@ -47,28 +67,85 @@ def initialize(
         UserError: recipe and ds_config disagree, dsprune cannot prune under a setting, or a stale build lock would
             make DeepSpeed wait forever.
     """
-    init_distributed()
-    world_size = deepspeed.comm.get_world_size()
-    recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
-    config = resolve_ds_config(
-        load_ds_config(config) if isinstance(config, str) else config, recipe, world_size
-    )
-    if training_data is not None:
-        steps_per_epoch = _steps_per_epoch(len(training_data), config, world_size)
-    timetable = build_timetable(recipe.pruning, recipe.learning_rate, recipe.budget, steps_per_epoch)
-    if kwargs.get("optimizer") is None:
-        rate = config["optimizer"].get("params", {}).get("lr")
-        kwargs.setdefault(
-            "model_parameters", parameter_groups(model, rate, recipe.learning_rate.scale, full_shape)
+    if model is None:
+        raise UserError("initialize: model=None: give the module to train")
+    if lr_scheduler is not None:
+        name = getattr(lr_scheduler, "__name__", type(lr_scheduler).__name__)
+        raise UserError(
+            f"initialize: lr_scheduler={name}: the recipe's learning_rate owns the schedule: leave lr_scheduler out"
         )
-    engine, optimizer, loader, scheduler = deepspeed.initialize(
+    if isinstance(training_data, DataLoader):
+        raise UserError(
+            "initialize: training_data is a DataLoader: give its dataset (and collate_fn), since DeepSpeed makes the "
+            "loader; or give steps_per_epoch and keep your loader"
+        )
+    recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    return initialize_with(
+        recipe,
+        steps_per_epoch,
         model=model,
-        config=config,
+        config=find_config(args, config, config_params),
+        optimizer=optimizer,
+        model_parameters=model_parameters,
         training_data=training_data,
-        lr_scheduler=functools.partial(ScaledLR, timetable=timetable),
         **kwargs,
     )
+
+
+def initialize_with(
+    recipe: Recipe, steps_per_epoch: int | None, *, model: nn.Module, config: dict[str, Any], **kwargs: Any
+) -> Initialized:
+    """Resolve the config by the recipe, initialize, and make the engine prune. Collective: every rank must call this.
+
+    Args:
+        recipe: owns each "auto" of the config.
+        steps_per_epoch: optimizer steps an epoch; None counts them on `training_data`.
+        model: the module to train.
+        config: a ds_config.
+        **kwargs: of `deepspeed.initialize`, without a scheduler.
+    """
+    init_distributed()
+    world_size = deepspeed.comm.get_world_size()
+    config = resolve_ds_config(config, recipe, world_size)
+    _announce_accumulation(config, recipe)
+    training_data = kwargs.get("training_data")
+    if steps_per_epoch is None and isinstance(training_data, Sized):
+        steps_per_epoch = _steps_per_epoch(len(training_data), config, world_size)
+    timetable = build_timetable(recipe.pruning, recipe.learning_rate, recipe.budget, steps_per_epoch)
+    if kwargs.get("optimizer") is None and kwargs.get("model_parameters") is None:
+        rate = config["optimizer"].get("params", {}).get("lr")
+        kwargs["model_parameters"] = parameter_groups(model, rate, recipe.learning_rate.scale, full_shape)
+    return _initialize(recipe, timetable, model=model, config=config, **kwargs)
+
+
+def _initialize(recipe: Recipe, timetable: Timetable, **kwargs: Any) -> Initialized:
+    scheduler = functools.partial(ScaledLR, timetable=timetable)
+    engine, optimizer, loader, scheduler = deepspeed_initialize(lr_scheduler=scheduler, **kwargs)
     return PruningEngine(engine, recipe, timetable=timetable), optimizer, loader, scheduler
+
+
+def find_config(args: Any, *configs: dict[str, Any] | str | Path | None) -> dict[str, Any]:
+    """Return the ds_config: of `config`, `config_params`, or `args.deepspeed_config`."""
+    given = [config for config in (*configs, getattr(args, "deepspeed_config", None)) if config is not None]
+    if len(given) != 1:
+        raise UserError(
+            f"initialize: {len(given)} ds_configs are given: give one of config, config_params and "
+            f"args.deepspeed_config"
+        )
+    [config] = given
+    return config if isinstance(config, dict) else load_ds_config(os.fspath(config))
+
+
+def _announce_accumulation(config: dict[str, Any], recipe: Recipe) -> None:
+    """Say once that a step is several forward passes, where the recipe does not say so itself."""
+    accumulation = config["gradient_accumulation_steps"]
+    if accumulation > 1 and recipe.budget.micro_batch is None and deepspeed.comm.get_rank() == 0:
+        sizes = {key: config[key] for key in ("train_batch_size", "train_micro_batch_size_per_gpu")}
+        print(
+            f"dsprune: an optimizer step is {accumulation} forward passes a rank ({json.dumps(sizes)}); the recipe "
+            f"counts optimizer steps",
+            flush=True,
+        )
 
 
 def _steps_per_epoch(num_examples: int, config: dict[str, Any], world_size: int) -> int:

@@ -1,14 +1,27 @@
 """The learning rate of an engine, as the timetable schedules it."""
 
+import gc
+import sys
+from math import isclose
+from typing import Any
+
 from deepspeed import DeepSpeedEngine
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from dsprune.errors import UserError
+from dsprune.errors import RunFailedError, UserError
+from dsprune.ranks.ranks import current_ranks
 from dsprune.recipe import LearningRate
 from dsprune.schedule import Timetable
 
-__all__ = ["ScaledLR", "schedule_learning_rate"]
+__all__ = [
+    "Rates",
+    "ScaledLR",
+    "announce_replaced",
+    "check_no_scheduler",
+    "replace_schedulers",
+    "schedule_learning_rate",
+]
 
 
 class ScaledLR(LambdaLR):
@@ -22,6 +35,103 @@ class ScaledLR(LambdaLR):
         super().__init__(optimizer, timetable.lr_multiplier)
 
 
+class _Replaced:
+    """A scheduler that the recipe's learning rate replaces: it follows the optimizer, and sets nothing."""
+
+    optimizer: Optimizer
+
+    def step(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing."""
+
+    def get_last_lr(self) -> list[float]:
+        """Return the rates of the optimizer."""
+        return [float(group["lr"]) for group in self.optimizer.param_groups]
+
+
+def replace_schedulers(optimizer: Optimizer) -> list[str]:
+    """Make every scheduler of an optimizer's groups follow them, whoever holds it; return their names.
+
+    transformers' Trainer makes a scheduler for a wrapper of the optimizer, and steps it beside the engine.
+    """
+    groups = {id(group) for group in optimizer.param_groups}
+    found = [
+        scheduler
+        for scheduler in gc.get_objects()
+        if issubclass(type(scheduler), LRScheduler)
+        and not issubclass(type(scheduler), _Replaced | ScaledLR)
+        and any(id(group) in groups for group in scheduler.optimizer.param_groups)
+    ]
+    names = [type(scheduler).__name__ for scheduler in found]
+    for scheduler in found:
+        scheduler.__class__ = type(type(scheduler).__name__, (_Replaced, type(scheduler)), {})
+    return names
+
+
+def announce_replaced(schedulers: list[str]) -> None:
+    """Print once, on rank 0, which schedulers the recipe's learning rate replaces."""
+    if schedulers and current_ranks().is_first:
+        names = ", ".join(dict.fromkeys(schedulers))
+        print(
+            f"dsprune: the recipe's learning rate replaces the scheduler {names}", file=sys.stderr, flush=True
+        )
+
+
+class Rates:
+    """Sets the learning rate of every parameter group before each step, and notices who else does.
+
+    Args:
+        optimizer: scheduled by a `ScaledLR`, whose `initial_lr` of each group is the peak.
+        timetable: gives the multiplier of the peak by step.
+    """
+
+    def __init__(self, optimizer: Optimizer, timetable: Timetable) -> None:
+        self._optimizer, self._timetable = optimizer, timetable
+        self._last = [group["lr"] for group in optimizer.param_groups]
+
+    def set(self, step: int) -> None:
+        """Set the rates of a step.
+
+        Raises:
+            RunFailedError: a rate is neither what was set last nor what the timetable sets now.
+        """
+        groups, rates = self._optimizer.param_groups, self._at(step)
+        for number, (group, last, rate) in enumerate(zip(groups, self._last, rates, strict=True)):
+            found = float(group["lr"])
+            if not (isclose(found, rate, rel_tol=1e-6) or isclose(found, last, rel_tol=1e-6)):
+                raise RunFailedError(
+                    f"learning_rate: parameter group {number} has {found:g} at step {step}, where the recipe sets "
+                    f"{rate:g}: remove the scheduler, callback or line that sets `lr`"
+                )
+        self._assign(rates)
+
+    def resume(self, step: int, scheduler: Any) -> None:
+        """Continue from a step, after a checkpoint was loaded."""
+        rates = self._at(step)
+        if scheduler is not None:
+            scheduler.last_epoch, scheduler._step_count, scheduler._last_lr = step, step + 1, rates
+        self._assign(rates)
+
+    def _at(self, step: int) -> list[float]:
+        multiplier = self._timetable.lr_multiplier(step)
+        return [group["initial_lr"] * multiplier for group in self._optimizer.param_groups]
+
+    def _assign(self, rates: list[float]) -> None:
+        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self._last = rates
+
+
+def check_no_scheduler(engine: DeepSpeedEngine) -> None:
+    """Check that the engine has no scheduler but dsprune's own.
+
+    Raises:
+        UserError: it has one.
+    """
+    if engine.lr_scheduler is not None and not isinstance(engine.lr_scheduler, ScaledLR):
+        name = type(engine.lr_scheduler).__name__
+        raise UserError(f"learning_rate: the engine has a {name} of its own: make it without a scheduler")
+
+
 def schedule_learning_rate(engine: DeepSpeedEngine, settings: LearningRate, timetable: Timetable) -> None:
     """Give an engine a `ScaledLR`, unless it has one.
 
@@ -31,13 +141,10 @@ def schedule_learning_rate(engine: DeepSpeedEngine, settings: LearningRate, time
         timetable: when and by how much the learning rate changes.
 
     Raises:
-        UserError: the engine has another scheduler, or its parameter groups cannot have the recipe's scales.
+        UserError: the parameter groups cannot have the recipe's scales.
     """
     if engine.lr_scheduler is None:
         engine.lr_scheduler = ScaledLR(engine.basic_optimizer, timetable)
-    elif not isinstance(engine.lr_scheduler, ScaledLR):
-        name = type(engine.lr_scheduler).__name__
-        raise UserError(f"learning_rate: the engine has a {name} of its own: make it without a scheduler")
     if settings.scale and len(set(engine.lr_scheduler.base_lrs)) == 1:
         raise UserError(
             "learning_rate.scale: every parameter group of the engine has the same rate: give each of your groups "

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from dsprune.errors import UserError
+from dsprune.model.shard import plain_name
 
 __all__ = ["names_of", "parameters_matching", "values_by_pattern"]
 
@@ -15,7 +16,7 @@ def names_of(model: nn.Module) -> dict[int, list[str]]:
     """Return all names of every parameter by its id; a tied weight has several names."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
+        names.setdefault(id(parameter), []).append(plain_name(name))
     return names
 
 

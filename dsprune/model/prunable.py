@@ -13,7 +13,7 @@ from torch import nn
 
 from dsprune.errors import UserError
 from dsprune.model.patterns import names_of, parameters_matching, values_by_pattern
-from dsprune.model.shard import PrunableTensor, ShapeOf, plain_shape
+from dsprune.model.shard import PrunableTensor, ShapeOf, plain_name, plain_shape
 
 __all__ = ["blocks_of", "find_prunable"]
 
@@ -58,7 +58,7 @@ def find_prunable(
     for name, parameter in model.named_parameters():
         if id(parameter) in chosen:
             _check_can_be_pruned(name, parameter, shape_of(parameter))
-            tensors.append(PrunableTensor(name, shape_of(parameter), targets.get(id(parameter))))
+            tensors.append(PrunableTensor(plain_name(name), shape_of(parameter), targets.get(id(parameter))))
     return tensors
 
 

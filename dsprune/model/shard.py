@@ -6,7 +6,7 @@ from math import prod
 
 from torch import Tensor
 
-__all__ = ["PrunableTensor", "ShapeOf", "Shard", "plain_shape"]
+__all__ = ["PrunableTensor", "ShapeOf", "Shard", "plain_name", "plain_shape"]
 
 ShapeOf = Callable[[Tensor], tuple[int, ...]]
 """Returns the full shape of a parameter, which may be partitioned."""
@@ -15,6 +15,16 @@ ShapeOf = Callable[[Tensor], tuple[int, ...]]
 def plain_shape(parameter: Tensor) -> tuple[int, ...]:
     """Return the shape of a parameter that is not partitioned."""
     return tuple(parameter.shape)
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a parameter as in the module that `torch.compile` wraps.
+
+    Examples:
+        >>> plain_name("_orig_mod.encoder.weight")
+        'encoder.weight'
+    """
+    return name.replace("_orig_mod.", "")
 
 
 @dataclass(frozen=True)

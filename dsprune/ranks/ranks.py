@@ -1,13 +1,14 @@
 """This process among all processes of a run: its rank, its device and its process group."""
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+
+from dsprune.ranks.environment import complete_environment
 
 __all__ = ["Ranks", "current_ranks", "find_ranks", "process_group", "select_device"]
 
@@ -35,17 +36,12 @@ class Ranks:
 def find_ranks() -> Ranks:
     """Return the ranks from the environment of the launcher (deepspeed, torchrun), or a single rank without one.
 
-    Without a launcher, set the variables that `torch.distributed` reads for a group of one.
+    Raises:
+        UserError: the environment contradicts itself.
     """
-    if "RANK" not in os.environ:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        os.environ.update(
-            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-        )
-    read = {name: int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
-    return Ranks(read["RANK"], read["LOCAL_RANK"], read["WORLD_SIZE"])
+    complete_environment()
+    rank, local_rank, world_size = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+    return Ranks(rank, local_rank, world_size)
 
 
 def current_ranks() -> Ranks:

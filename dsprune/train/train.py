@@ -206,7 +206,7 @@ def _evaluate(session: Session) -> dict[str, float]:
     """Return the metrics of the model on the validation examples. Collective: every rank must call this."""
     parts = session.parts
     metrics = evaluate(
-        parts.engine.deepspeed,
+        parts.engine,
         parts.task,
         parts.validation,
         session.watchdog.beating(parts.collate, "a batch of the evaluation"),

@@ -9,6 +9,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
+from dsprune.ranks.environment import complete_environment
 from dsprune.ranks.ranks import Ranks, select_device
 from dsprune.zero.ops import load_collectives
 
@@ -27,6 +28,8 @@ def init_distributed(timeout: float = TIMEOUT) -> None:
     Raises:
         UserError: a stale build lock would make DeepSpeed wait forever.
     """
+    if not dist.is_initialized():
+        complete_environment()
     load_collectives()
     deepspeed.init_distributed(dist_init_required=None, verbose=False, timeout=timedelta(seconds=timeout))
     _unlink_shared_buffer()

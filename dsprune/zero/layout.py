@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from dsprune.model.shard import PrunableTensor, Shard
+from dsprune.model.shard import PrunableTensor, Shard, plain_name
 
 if TYPE_CHECKING:  # DeepSpeed takes seconds to import, and an audit of a model folder does without it
     from deepspeed import DeepSpeedEngine
@@ -50,7 +50,7 @@ class ZeroLayout(ABC):
     """
 
     def __init__(self, engine: "DeepSpeedEngine", tensors: Sequence[PrunableTensor]) -> None:
-        parameters = dict(engine.module.named_parameters())
+        parameters = {plain_name(name): parameter for name, parameter in engine.module.named_parameters()}
         self.parameters: list[ZeroParameter] = [parameters[tensor.name] for tensor in tensors]
         self.base_optimizer: torch.optim.Optimizer = engine.basic_optimizer
         self.group: ProcessGroup | None = None

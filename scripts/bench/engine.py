@@ -103,7 +103,7 @@ def time_step(engine: PruningEngine, tokens: Tensor, labels: Tensor) -> Times:
     def forward_and_backward() -> None:
         engine.backward(engine(input_ids=tokens, labels=labels).loss)
 
-    pruner, inner = engine.pruner, engine.deepspeed
+    pruner, inner = engine.pruner, engine
     assert pruner is not None
     backward = milliseconds(forward_and_backward)
     before = milliseconds(lambda: pruner.before_step(engine.applied_steps))

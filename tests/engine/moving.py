@@ -28,7 +28,7 @@ def whole_parameters(engine: dsprune.PruningEngine) -> dict[str, dict[str, Tenso
         PrunableTensor(name, tuple(getattr(parameter, "ds_shape", parameter.shape)))
         for name, parameter in engine.module.named_parameters()
     ]
-    layout = open_layout(engine.deepspeed, tensors)
+    layout = open_layout(engine, tensors)
     holder: Any = type("Holder", (), {"layout": layout})
     found = {"master weights": scenarios.gather(holder, layout.weight)}
     for name in ("exp_avg", "exp_avg_sq"):

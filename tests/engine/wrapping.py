@@ -27,6 +27,7 @@ from tests.engine.scenarios import (
 )
 
 CONFIG: dict[str, Any] = {
+    "gradient_clipping": 0.1,
     "train_batch_size": BATCH,
     "optimizer": {"type": "AdamW", "params": {"torch_adam": True, "lr": 0.02}},
     "zero_optimization": {"stage": 2},

@@ -116,7 +116,7 @@ def two_steps(comm: Comm, name: str) -> tuple[int, float, list[str]]:
         engine.step()
     sparsity, findings = engine.sparsity()["sparsity_prunable"], engine.pruner.state.audit()
     step = engine.applied_steps
-    engine.deepspeed.destroy()
+    engine.destroy()
     return step, sparsity, [str(finding) for finding in findings]
 
 

@@ -1,0 +1,94 @@
+"""Load a checkpoint into an engine: check its files, load or reshard, then the masks and random states."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from deepspeed import DeepSpeedEngine
+
+from dsprune.checkpoint.pruning_state import PruningState, load_masks
+from dsprune.checkpoint.rank_state import read_rank_state
+from dsprune.checkpoint.reshard import reshard, topology_changes
+from dsprune.checkpoint.sparse_start import MasksFrom, mask_zeros, start_from_masks
+from dsprune.checkpoint.tags import check_tag, latest_tag, tag_name
+from dsprune.errors import UserError
+from dsprune.masks.manifest import MANIFEST
+from dsprune.ranks.agreement import on_every_rank
+from dsprune.ranks.ranks import current_ranks
+from dsprune.utils.randomness import restore_random_state
+
+__all__ = ["load_checkpoint"]
+
+
+def load_checkpoint(
+    engine: DeepSpeedEngine,
+    load: Callable[..., Any],
+    state: PruningState | None,
+    load_dir: Path,
+    tag: Any,
+    masks_from: MasksFrom | None,
+    **options: Any,
+) -> Any:
+    """Load a checkpoint, whoever wrote it. Collective: every rank must call this.
+
+    Args:
+        engine: gets weights, moments and counters.
+        load: DeepSpeed's own loader of this engine.
+        state: gets the masks; None for an engine that does not prune.
+        load_dir: folder of the tags.
+        tag: a tag; None loads the latest.
+        masks_from: what to do with a checkpoint without masks.
+        **options: of DeepSpeed's loader.
+
+    Raises:
+        UserError: a file is damaged, the checkpoint has no masks, they do not belong to its weights or to this run,
+            or DeepSpeed cannot load it.
+    """
+    tag = latest_tag(load_dir) if tag is None else tag_name(tag)
+    if tag is None:
+        return load(str(load_dir), load_lr_scheduler_states=False, **options)
+    folder = load_dir / tag
+    check_tag(folder)
+    has_masks = (folder / MANIFEST).is_file()
+    if state is not None and not has_masks and masks_from is None:
+        raise UserError(
+            f"{folder}: no {MANIFEST}, so no masks: copy it and the masks too, or make masks of the weights' exact "
+            f"zeros with masks_from=zeros (--masks-from zeros)"
+        )
+    loaded = _load_weights(engine, load, load_dir, tag, options)
+    step = int(engine.global_steps - engine.skipped_steps)
+    if state is not None and has_masks and options.get("load_module_only"):
+        start_from_masks(state, folder, step)
+    elif state is not None and has_masks:
+        load_masks(folder, state, step)
+    elif state is not None and masks_from == "zeros":
+        mask_zeros(state, str(folder), step)
+    if not options.get("load_module_only") and (random_state := read_rank_state(folder)) is not None:
+        restore_random_state(random_state)
+    return loaded
+
+
+def _load_weights(
+    engine: DeepSpeedEngine, load: Callable[..., Any], load_dir: Path, tag: str, options: dict[str, Any]
+) -> Any:
+    folder = load_dir / tag
+    if topology_changes(engine, folder):
+        partial = {"load_optimizer_states": False, "load_module_only": True}
+        if given := [f"{name}={value}" for name, value in partial.items() if options.get(name) == value]:
+            raise UserError(
+                f"load_checkpoint: {', '.join(given)}: {folder} was written at another ZeRO stage, precision or "
+                f"number of ranks, and can only be resharded completely: leave it out"
+            )
+        return reshard(engine, folder)
+
+    def attempt() -> Any:
+        try:
+            return load(str(load_dir), tag=tag, load_lr_scheduler_states=False, **options)
+        except (RuntimeError, KeyError, ValueError, AssertionError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{folder}: DeepSpeed cannot load it into this engine ({reason}): it was written with another model, "
+                f"other parameter groups or another optimizer: use the same, or load_module_only=True"
+            ) from error
+
+    return on_every_rank(current_ranks(), attempt)

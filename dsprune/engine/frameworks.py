@@ -1,0 +1,185 @@
+"""`dsprune.pruning`: every engine that a framework or a script initializes prunes.
+
+Accelerate, transformers' Trainer and Lightning look `deepspeed.initialize` up when they call it. Replacing it for the
+time of a context reaches all of them, and any script.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sized
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import deepspeed
+from torch import nn
+
+from dsprune.engine.engine import PruningEngine
+from dsprune.engine.initialize import deepspeed_initialize, find_config, initialize_with
+from dsprune.engine.learning_rate import announce_replaced
+from dsprune.errors import RunFailedError, UserError
+from dsprune.recipe import Recipe, load_recipe
+from dsprune.utils.replace import replaced
+
+__all__ = ["pruning"]
+
+
+@contextmanager
+def pruning(recipe: Recipe | str, *, steps_per_epoch: int | None = None) -> Iterator[list[PruningEngine]]:
+    """Make a pruning engine of every engine that `deepspeed.initialize` returns while the context is open.
+
+    A scheduler of the framework is replaced by the recipe's learning rate, which is announced once. Inside, the
+    Trainer logs sparsity and phase, and the model folders that it saves hold the masks.
+
+    Args:
+        recipe: a recipe, or the path or name of one.
+        steps_per_epoch: optimizer steps an epoch, for a recipe in epochs; None takes them from the framework.
+
+    Yields:
+        The pruning engines, filled as they are made.
+
+    Raises:
+        UserError: recipe and framework disagree, or the steps in an epoch are not known.
+        RunFailedError: training ended before the last mask update.
+    """
+    recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    engines: list[PruningEngine] = []
+    loaders: list[Any] = []
+    initialize = _Initialize(recipe, steps_per_epoch, engines, loaders)
+    with ExitStack() as stack:
+        stack.enter_context(replaced(deepspeed, "initialize", initialize))
+        if find_spec("accelerate") is not None:
+            from accelerate import Accelerator
+
+            prepare = _recording(Accelerator.prepare_data_loader, loaders)
+            stack.enter_context(replaced(Accelerator, "prepare_data_loader", prepare))
+        initialize.stack = stack
+        yield engines
+    for engine in engines:
+        _check_finished(engine)
+
+
+class _Initialize:
+    """Stands in for `deepspeed.initialize`.
+
+    Attributes:
+        stack: closed with the context; holds what is replaced later.
+    """
+
+    stack: ExitStack
+
+    def __init__(
+        self, recipe: Recipe, steps_per_epoch: int | None, engines: list[PruningEngine], loaders: list[Any]
+    ) -> None:
+        self._recipe, self._steps_per_epoch = recipe, steps_per_epoch
+        self._engines, self._loaders = engines, loaders
+
+    def __call__(
+        self,
+        args: Any = None,
+        model: nn.Module | None = None,
+        optimizer: Any = None,
+        model_parameters: Any = None,
+        training_data: Any = None,
+        lr_scheduler: Any = None,
+        *others: Any,
+        config: Any = None,
+        config_params: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        assert model is not None
+        if others:
+            raise UserError("deepspeed.initialize: more than six positional arguments: name them")
+        found = find_config(args, config, config_params)
+        if optimizer is None and "optimizer" not in found:  # an engine for evaluation
+            return deepspeed_initialize(
+                args, model, None, model_parameters, training_data, lr_scheduler, config=found, **kwargs
+            )
+        if kwargs.get("dist_init_required") is False:
+            kwargs.pop("dist_init_required")  # the group exists, and is found
+        announce_replaced([_name(s) for s in (found.get("scheduler"), lr_scheduler) if s])
+        steps_per_epoch = self._steps_per_epoch or _lightning_steps(model) or self._loader_steps(found)
+        initialized = initialize_with(
+            self._recipe,
+            steps_per_epoch,
+            model=model,
+            config={key: value for key, value in found.items() if key != "scheduler"},
+            optimizer=optimizer,
+            model_parameters=list(model_parameters) if model_parameters is not None else None,
+            training_data=training_data,
+            **kwargs,
+        )
+        self._engines.append(initialized[0])
+        announce_replaced(initialized[0].own_learning_rate())
+        if "transformers.trainer" in sys.modules:
+            from dsprune.engine.trainer import extend_trainer
+
+            extend_trainer(self.stack, self._engines)
+        return initialized
+
+    def _loader_steps(self, config: dict[str, Any]) -> int | None:
+        """Return the optimizer steps in one pass of the loader that Accelerate prepared for training."""
+        micro_batch = config.get("train_micro_batch_size_per_gpu")
+        lengths = {
+            len(loader)
+            for loader in self._loaders
+            if isinstance(loader, Sized) and micro_batch in ("auto", _batch_size(loader))
+        }
+        if len(lengths) > 1 and _counts_in_epochs(self._recipe):
+            raise UserError(
+                f"pruning: data loaders of {', '.join(map(str, sorted(lengths)))} batches, and one of them is for "
+                f"training: give steps_per_epoch, or count the recipe in steps"
+            )
+        accumulation = config.get("gradient_accumulation_steps", 1)
+        if not lengths or not isinstance(accumulation, int):
+            return None
+        return max(1, lengths.pop() // accumulation)
+
+
+def _name(scheduler: Any) -> str:
+    """Return what a scheduler is called: a section of a ds_config, an object, or a function that makes one."""
+    if isinstance(scheduler, dict):
+        return str(scheduler.get("type"))
+    return str(getattr(scheduler, "__name__", type(scheduler).__name__))
+
+
+def _batch_size(loader: Any) -> int | None:
+    """Return the examples of a rank's batch; Accelerate's loaders have them in the sampler."""
+    sampler = getattr(loader, "batch_sampler", None)
+    return getattr(loader, "batch_size", None) or getattr(sampler, "batch_size", None)
+
+
+def _counts_in_epochs(recipe: Recipe) -> bool:
+    return recipe.budget.steps is None
+
+
+def _recording(prepare: Callable[..., Any], loaders: list[Any]) -> Callable[..., Any]:
+    """Return `prepare`, which also keeps the loaders that it returns."""
+
+    def recording(*args: Any, **kwargs: Any) -> Any:
+        loader = prepare(*args, **kwargs)
+        loaders.append(loader)
+        return loader
+
+    return recording
+
+
+def _lightning_steps(model: nn.Module) -> int | None:
+    """Return the optimizer steps an epoch that Lightning knows of; None for any other module."""
+    lightning = sys.modules.get("lightning.pytorch") or sys.modules.get("pytorch_lightning")
+    if lightning is None or not isinstance(model, lightning.LightningModule):
+        return None
+    trainer = model.trainer
+    steps, epochs = trainer.estimated_stepping_batches, trainer.max_epochs
+    return max(1, int(steps) // epochs) if epochs and epochs > 0 and steps != float("inf") else None
+
+
+def _check_finished(engine: PruningEngine) -> None:
+    """Check that an engine that has trained has had its last mask update."""
+    updates, step = engine.timetable.updates, engine.applied_steps
+    if updates and 0 < step <= updates[-1].step:
+        reached = engine.sparsity()["sparsity_prunable"]
+        raise RunFailedError(
+            f"training ended at step {step}, and the last mask update is at step {updates[-1].step} of "
+            f"{engine.timetable.total_steps}: the sparsity is {reached:.4f}, not {updates[-1].sparsity:g}: train "
+            f"longer, or shorten the recipe's budget"
+        )

@@ -1,0 +1,91 @@
+"""transformers' Trainer: sparsity in its logs, masks in its model folders."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from transformers import TrainerCallback as _TrainerCallback
+from transformers import trainer as transformers_trainer
+
+from dsprune.engine.engine import PruningEngine
+from dsprune.engine.learning_rate import announce_replaced
+from dsprune.errors import UserError
+from dsprune.utils.replace import replaced
+
+__all__ = ["TrainerCallback", "extend_trainer"]
+
+
+class TrainerCallback(_TrainerCallback):
+    """Adds sparsity, phase and mask updates to whatever the Trainer logs.
+
+    `dsprune.pruning` adds one by itself, before the callbacks that report the logs.
+
+    Args:
+        engine: the engine of the Trainer.
+    """
+
+    def __init__(self, engine: PruningEngine) -> None:
+        self._engine = engine
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Check that the Trainer trains as long as the recipe.
+
+        Raises:
+            UserError: it trains for fewer steps, so that the target is not reached, or for more.
+        """
+        total = self._engine.timetable.total_steps
+        if state.max_steps != total:
+            raise UserError(
+                f"TrainingArguments: the Trainer takes {state.max_steps} steps and the recipe {total}: set "
+                f"max_steps={total}, or budget.steps={state.max_steps}"
+            )
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Add what there is to log of the pruning."""
+        if logs and "loss" in logs:
+            logs |= pruning_metrics(self._engine)
+
+
+def pruning_metrics(engine: PruningEngine) -> dict[str, Any]:
+    """Return sparsity, phase and the number of mask updates so far."""
+    step = engine.applied_steps
+    return {
+        **engine.sparsity(),
+        "phase": engine.timetable.phase_at(max(0, step - 1)),
+        "mask_updates": sum(update.step < step for update in engine.timetable.updates),
+    }
+
+
+def extend_trainer(stack: ExitStack, engines: Sequence[PruningEngine]) -> None:
+    """Let every Trainer log the sparsity and save the masks of its engine, until `stack` is closed."""
+    trainer = transformers_trainer.Trainer
+    if getattr(trainer.save_model, "saves_masks", False):
+        return
+    save_model, log = trainer.save_model, trainer.log
+
+    def log_with_pruning(self: Any, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs and isinstance(self.model_wrapped, PruningEngine):
+            logs = {**logs, **pruning_metrics(self.model_wrapped)}
+        log(self, logs, *args, **kwargs)
+
+    def save_model_and_masks(self: Any, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        save_model(self, output_dir, _internal_call)
+        if isinstance(self.model_wrapped, PruningEngine):
+            self.model_wrapped.save_masks(output_dir or self.args.output_dir)
+
+    handler = transformers_trainer.CallbackHandler
+    begin = handler.on_train_begin
+
+    def begin_with_callback(self: Any, args: Any, state: Any, control: Any) -> Any:
+        for engine in engines:
+            if engine.module is self.model and not any(
+                isinstance(c, TrainerCallback) for c in self.callbacks
+            ):
+                self.callbacks.insert(0, TrainerCallback(engine))  # before those that report the logs
+                announce_replaced(engine.own_learning_rate())
+        return begin(self, args, state, control)
+
+    save_model_and_masks.saves_masks = True  # type: ignore[attr-defined]
+    stack.enter_context(replaced(trainer, "save_model", save_model_and_masks))
+    stack.enter_context(replaced(trainer, "log", log_with_pruning))
+    stack.enter_context(replaced(handler, "on_train_begin", begin_with_callback))
