@@ -19,6 +19,7 @@ from dsprune.engine.learning_rate import announce_replaced
 from dsprune.errors import RunFailedError, UserError
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.utils.replace import replaced
+from dsprune.zero.launch import init_distributed
 
 __all__ = ["pruning"]
 
@@ -96,6 +97,7 @@ class _Initialize:
             )
         if kwargs.get("dist_init_required") is False:
             kwargs.pop("dist_init_required")  # the group exists, and is found
+        init_distributed()
         announce_replaced([_name(s) for s in (found.get("scheduler"), lr_scheduler) if s])
         steps_per_epoch = self._steps_per_epoch or _lightning_steps(model) or self._loader_steps(found)
         initialized = initialize_with(

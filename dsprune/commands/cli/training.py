@@ -11,7 +11,7 @@ from dsprune.commands.cli.app import Overrides, RecipeArgument, app
 from dsprune.errors import EXIT_STOPPED, UserError
 from dsprune.utils.signals import exit_on_signals
 
-__all__ = ["calibrate", "plan", "stop", "suite", "teacher", "train"]
+__all__ = ["calibrate", "plan", "run_script", "stop", "suite", "teacher", "train"]
 
 
 @app.command()
@@ -87,6 +87,25 @@ def train(
         from dsprune.commands.report import report_run
 
         report_run(run.path)
+
+
+@app.command("run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run_script(
+    context: typer.Context,
+    script: Annotated[Path, typer.Argument(help="A script that trains with DeepSpeed.")],
+    recipe: Annotated[str, typer.Option(help="A recipe file, or the name of a shipped recipe.")],
+    steps_per_epoch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Optimizer steps an epoch, where the framework does not know them."),
+    ] = None,
+) -> None:
+    """Run a DeepSpeed script, unchanged, and prune what it trains; further arguments go to the script."""
+    from dsprune.recipe import load_recipe
+
+    loaded = load_recipe(recipe)
+    from dsprune.commands.run import run_script as run
+
+    run(loaded, script, context.args, steps_per_epoch)
 
 
 @app.command()

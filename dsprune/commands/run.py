@@ -1,0 +1,38 @@
+"""`dsprune run`: run a DeepSpeed script, unchanged, with its engines pruned by a recipe."""
+
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dsprune.engine.frameworks import pruning
+from dsprune.errors import UserError
+from dsprune.recipe import Recipe
+
+__all__ = ["run_script"]
+
+
+def run_script(recipe: Recipe, script: Path, arguments: Sequence[str], steps_per_epoch: int | None) -> None:
+    """Run a script as `python SCRIPT ARGUMENTS` does, inside `dsprune.pruning`.
+
+    Args:
+        recipe: what to prune, and when.
+        script: calls `deepspeed.initialize`, itself or through a framework.
+        arguments: of the script.
+        steps_per_epoch: optimizer steps an epoch, for a recipe in epochs where no framework knows them.
+
+    Raises:
+        UserError: there is no such script, or it made no engine that trains.
+        RunFailedError: training ended before the last mask update.
+    """
+    if not script.is_file():
+        raise UserError(f"{script}: no such script: give the path of a Python file")
+    sys.argv = [str(script), *arguments]
+    sys.path.insert(0, str(script.resolve().parent))
+    with pruning(recipe, steps_per_epoch=steps_per_epoch) as engines:
+        runpy.run_path(str(script), run_name="__main__")
+    if not engines:
+        raise UserError(
+            f"{script}: it made no DeepSpeed engine that trains, so nothing was pruned: it must call "
+            f"deepspeed.initialize, or start with `import deepspeed` rather than `from deepspeed import initialize`"
+        )
