@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DeepSpeedPlugin
-from data import Sentences, tiny_model
 from torch.utils.data import DataLoader
 
 import dsprune
+from data import Sentences, tiny_model
 
 output = Path(sys.argv[1])
 plugin = DeepSpeedPlugin(zero_stage=2, gradient_accumulation_steps=2, gradient_clipping=1.0)

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import deepspeed
-from data import Sentences, tiny_model
 
 import dsprune
+from data import Sentences, tiny_model
 
 HERE = Path(__file__).parent
 EPOCHS = 3

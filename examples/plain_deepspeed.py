@@ -6,6 +6,7 @@ dsprune run --recipe examples/recipe.yaml --steps-per-epoch 4 examples/plain_dee
 import argparse
 
 import deepspeed
+
 from data import Sentences, tiny_model
 
 parser = argparse.ArgumentParser()

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import torch
-from data import Sentences, tiny_model
 from transformers import Trainer, TrainingArguments
 
 import dsprune
+from data import Sentences, tiny_model
 
 ds_config = {
     "zero_optimization": {"stage": 2},

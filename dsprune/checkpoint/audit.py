@@ -11,10 +11,10 @@ from dsprune.checkpoint.deepspeed_files import CheckpointFiles, is_checkpoint
 from dsprune.checkpoint.tags import latest_tag
 from dsprune.errors import UserError
 from dsprune.masks import MaskSet
-from dsprune.masks.audit import Finding, check_shard
-from dsprune.masks.files import read_masks
 from dsprune.masks.manifest import MANIFEST, MaskManifest, read_manifest
-from dsprune.model.files import ModelFiles
+from dsprune.masks.mask_files import read_masks
+from dsprune.masks.mask_set import Finding, check_shard
+from dsprune.model.model_files import ModelFiles
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.selection.groups import make_groups

@@ -6,8 +6,7 @@ from typing import Any
 
 from deepspeed import DeepSpeedEngine
 
-from dsprune.checkpoint.pruning_state import PruningState, load_masks
-from dsprune.checkpoint.rank_state import read_rank_state
+from dsprune.checkpoint.pruning_state import PruningState, load_masks, read_rank_state
 from dsprune.checkpoint.reshard import reshard, topology_changes
 from dsprune.checkpoint.sparse_start import MasksFrom, mask_zeros, start_from_masks
 from dsprune.checkpoint.tags import check_tag, latest_tag, tag_name

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from dsprune.model.shard import plain_name
 from dsprune.ranks.collectives import barrier
 from dsprune.utils.files import replace_folder
-from dsprune.zero.weights import full_state_dict
+from dsprune.zero.parameters import full_state_dict
 
 __all__ = ["save_model_folder"]
 

@@ -1,24 +1,27 @@
 """The masks of an engine with the weights that they belong to, saved in its checkpoints and loaded from them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dsprune.errors import UserError
 from dsprune.masks import MaskSet
-from dsprune.masks.audit import Finding, check_shard
-from dsprune.masks.files import read_masks, write_masks
 from dsprune.masks.manifest import MANIFEST, MaskManifest, read_manifest
+from dsprune.masks.mask_files import read_masks, write_masks
+from dsprune.masks.mask_set import Finding, check_shard
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.collectives import Comm, barrier
 from dsprune.ranks.ranks import current_ranks
 from dsprune.recipe import Pruning
 from dsprune.schedule import Timetable
+from dsprune.utils.files import replace_file
+from dsprune.utils.randomness import random_state
 from dsprune.zero.layout import ZeroLayout
 
-__all__ = ["PruningState", "load_masks", "save_masks"]
+__all__ = ["PruningState", "load_masks", "read_rank_state", "save_masks", "save_rank_state"]
 
 
 class PruningState:
@@ -140,3 +143,26 @@ def _check_weights(folder: Path, state: PruningState) -> None:
         raise UserError(
             f"{folder}: {findings[0]}: the masks do not belong to these weights: use another checkpoint"
         )
+
+
+def save_rank_state(folder: Path, extra: Mapping[str, Tensor]) -> None:
+    """Write this rank's file into the folder of a tag.
+
+    Args:
+        folder: the tag's folder; created if missing.
+        extra: tensors to save beside the random states.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.cpu() for name, value in extra.items()} | random_state()
+    replace_file(_path(folder), lambda temporary: save_file(state, temporary))
+
+
+def read_rank_state(folder: Path) -> dict[str, Tensor] | None:
+    """Read this rank's file; None if another number of ranks, or another program, wrote the checkpoint."""
+    path = _path(folder)
+    return load_file(path) if path.is_file() else None
+
+
+def _path(folder: Path) -> Path:
+    ranks = current_ranks()
+    return folder / f"rank-{ranks.rank:05d}-of-{ranks.world_size:05d}.safetensors"

@@ -10,8 +10,8 @@ from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.errors import UserError
 from dsprune.masks import MaskSet
 from dsprune.masks.bits import apply_
-from dsprune.masks.files import read_masks
 from dsprune.masks.manifest import MANIFEST, read_manifest
+from dsprune.masks.mask_files import read_masks
 from dsprune.model.prunable import find_prunable
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.collectives import Comm

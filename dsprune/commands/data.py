@@ -9,7 +9,7 @@ from rich.table import Table
 from dsprune.errors import CheckFailedError, UserError
 from dsprune.recipe import Task as TaskSettings
 from dsprune.registry import TASKS
-from dsprune.tasks.benchmark import Benchmark, Split
+from dsprune.tasks.source import Benchmark, Split
 from dsprune.tasks.task import build_task
 from dsprune.utils.console import say
 

@@ -11,8 +11,7 @@ from dsprune.checkpoint.deepspeed_files import CheckpointFiles
 from dsprune.checkpoint.tags import complete_tags
 from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST, read_manifest
-from dsprune.model.layers import keep_layers
-from dsprune.model.pretrained import load_tokenizer
+from dsprune.model.pretrained import keep_layers, load_tokenizer
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.tasks.task import build_task
 from dsprune.train.run_folder import RunFolder

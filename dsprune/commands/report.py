@@ -5,9 +5,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dsprune.commands.analyze.page_sections import analysis_section
 from dsprune.commands.analyze.result import FILE as ANALYSIS
 from dsprune.commands.analyze.result import read_analysis
-from dsprune.commands.analyze.sections import analysis_section
 from dsprune.errors import UserError
 from dsprune.report.page import Page, Text, write_page, write_report
 from dsprune.report.published import published_sections, title_of

@@ -5,7 +5,7 @@ from typing import Literal
 
 from rich.console import Console
 
-from dsprune.distillation.capture.build import build_store
+from dsprune.distillation.capture.build_store import build_store
 from dsprune.distillation.capture.forward import Execution
 from dsprune.distillation.capture.source import Source
 from dsprune.errors import UserError

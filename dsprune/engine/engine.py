@@ -9,8 +9,7 @@ from torch import Tensor
 
 from dsprune.checkpoint.load import load_checkpoint
 from dsprune.checkpoint.model_folder import save_model_folder
-from dsprune.checkpoint.pruning_state import PruningState, save_masks
-from dsprune.checkpoint.rank_state import save_rank_state
+from dsprune.checkpoint.pruning_state import PruningState, save_masks, save_rank_state
 from dsprune.checkpoint.reshard import topology_changes
 from dsprune.checkpoint.sparse_start import MasksFrom, start_sparse
 from dsprune.checkpoint.tags import begin_tag, commit_tag, tag_name

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.learning_rate import ScaledLR
 from dsprune.errors import UserError
-from dsprune.model.parameter_groups import parameter_groups
+from dsprune.model.patterns import parameter_groups
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.schedule import Timetable, build_timetable
 from dsprune.zero.config import load_ds_config, resolve_ds_config

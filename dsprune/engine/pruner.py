@@ -21,8 +21,9 @@ from dsprune.masks.bits import apply_
 from dsprune.methods.method import Method, ShardContext
 from dsprune.registry import METHODS, SCOPES
 from dsprune.schedule import MaskUpdate
-from dsprune.selection import normalize, select
+from dsprune.selection import select
 from dsprune.selection.groups import update_groups
+from dsprune.selection.normalize import normalize
 from dsprune.selection.scan import Scorer
 
 __all__ = ["Pruner", "UpdateRecord"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,9 +11,9 @@ from torch import Tensor
 from dsprune.masks.bits import count_kept, num_bytes, pack, unpack
 from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
-from dsprune.utils.hashing import hash_text, mix64
+from dsprune.utils.randomness import hash_text, mix64
 
-__all__ = ["MaskSet"]
+__all__ = ["Finding", "MaskSet", "check_shard"]
 
 CHUNK = 1 << 20  # weights at a time, a multiple of 8
 
@@ -82,3 +83,40 @@ def _digest(shard: Shard, bits: Tensor) -> Tensor:
         pruned = (~unpack(packed, size)).nonzero().view(-1)
         total += mix64(pruned + (shard.start + start + salt)).sum().cpu()  # int64 wraps around
     return total
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A violated invariant.
+
+    Attributes:
+        tensor: name of the tensor.
+        rule: the invariant, as a sentence.
+        count: number of entries that violate it.
+    """
+
+    tensor: str
+    rule: str
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.tensor}: {self.rule}: {self.count:,} entries violate it"
+
+
+def check_shard(name: str, bits: Tensor, views: Mapping[str, Tensor]) -> Iterator[Finding]:
+    """Check that all pruned entries are zero and that no entry is -0.0, and yield what is violated.
+
+    Args:
+        name: the tensor's name.
+        bits: packed mask of the shard.
+        views: 1-D tensors of the shard by their name: "weight", "working copy", "exp_avg", ...
+    """
+    for what, values in views.items():
+        if values.numel() == 0:
+            continue
+        kept = unpack(bits, values.numel()).to(values.device)
+        zero = values == 0
+        if count := int((~kept & ~zero).sum()):
+            yield Finding(name, f"pruned entries of the {what} are zero", count)
+        if count := int((zero & torch.signbit(values)).sum()):
+            yield Finding(name, f"zeros of the {what} are +0.0", count)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from dsprune.methods.method import ShardContext
-from dsprune.utils.hashing import hash_text, mix64
+from dsprune.utils.randomness import hash_text, mix64
 
 __all__ = ["Random"]
 

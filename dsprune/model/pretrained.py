@@ -1,18 +1,19 @@
 """Load configurations, tokenizers and models from Hugging Face folders or hub names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from dsprune.errors import UserError
 from dsprune.utils.text import first_line
 
-__all__ = ["Head", "check_max_length", "load_config", "load_model", "load_tokenizer"]
+__all__ = ["Head", "check_max_length", "keep_layers", "load_config", "load_model", "load_tokenizer"]
 
 
 @dataclass(frozen=True)
@@ -111,3 +112,57 @@ def _load(from_pretrained: Callable[..., Any], path: str, what: str, **settings:
     except (OSError, ValueError, SafetensorError) as error:
         way_out = "give a Hugging Face model folder or hub name"
         raise UserError(f"{what} {path!r}: {first_line(error)}: {way_out}") from error
+
+
+M = TypeVar("M", bound=PreTrainedModel)
+
+
+def keep_layers(model: M, layers: Sequence[int] | None) -> M:
+    """Keep only some layers of a model, in place.
+
+    Args:
+        model: a model with one stack of layers.
+        layers: numbers of the layers to keep, from 0, in their new order; None keeps all.
+
+    Raises:
+        UserError: there is no such layer, or the model has several stacks of layers.
+    """
+    if layers is None:
+        return model
+    stacks = list(_stacks(model, ""))
+    if len(stacks) != 1:
+        raise UserError(
+            f"model.layers: {type(model).__name__} has {len(stacks)} stacks of layers: leave this out, only models "
+            "with one stack support it"
+        )
+    ((name, stack),) = stacks
+    missing = [layer for layer in layers if layer >= len(stack)]
+    if missing or not layers or len(set(layers)) < len(layers):
+        raise UserError(
+            f"model.layers: {list(layers)}: the model has layers 0 to {len(stack) - 1}: name some of them, each once"
+        )
+    kept = nn.ModuleList(stack[layer] for layer in layers)
+    for place, layer in enumerate(kept):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):  # the layer's place in a decoder's cache
+                module.layer_idx = place  # type: ignore[assignment]
+    model.set_submodule(name, kept)
+    kinds = getattr(model.config, "layer_types", None)
+    if kinds:
+        model.config.layer_types = [kinds[layer] for layer in layers]
+    model.config.num_hidden_layers = len(layers)
+    return model
+
+
+def _stacks(module: nn.Module, name: str) -> Iterator[tuple[str, nn.ModuleList]]:
+    """Yield the outermost lists of modules of one class that have modules of their own, with their names."""
+    for child_name, child in module.named_children():
+        path = f"{name}.{child_name}".strip(".")
+        if (
+            isinstance(child, nn.ModuleList)
+            and len({type(layer) for layer in child}) == 1
+            and any(child[0].children())
+        ):
+            yield path, child
+        else:
+            yield from _stacks(child, path)

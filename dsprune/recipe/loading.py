@@ -8,11 +8,10 @@ import yaml
 from pydantic import ValidationError
 
 from dsprune.errors import UserError
-from dsprune.recipe.problems import describe
 from dsprune.recipe.recipe import Recipe
-from dsprune.recipe.section import Section
+from dsprune.recipe.section import Section, describe
 from dsprune.recipe.sections import Task
-from dsprune.utils.shipped import shipped_folder, shipped_names
+from dsprune.utils.files import shipped_folder, shipped_names
 from dsprune.utils.text import did_you_mean
 
 __all__ = ["load_recipe", "load_task", "shipped_recipes"]

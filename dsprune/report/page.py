@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from jinja2 import Environment, Template
 
-from dsprune.report.colours import CSS, with_variables
+from dsprune.report.drawing import CSS, with_variables
 from dsprune.report.table import Table
 from dsprune.utils.files import replace_text
 

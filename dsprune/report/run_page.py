@@ -6,12 +6,10 @@ from typing import Any
 
 import yaml
 
-from dsprune.report.distillation import distillation_sections
-from dsprune.report.layer_map import layer_map
 from dsprune.report.page import Block, Code, Page, Section, Text
+from dsprune.report.run_pictures import distillation_sections, layer_map, timeline_of_run
 from dsprune.report.runs import Run, origin_of
 from dsprune.report.table import MISSING, Table, percent
-from dsprune.report.timeline import timeline_of_run
 
 __all__ = ["page_of_run"]
 

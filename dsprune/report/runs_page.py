@@ -5,13 +5,13 @@ from os.path import relpath
 from pathlib import Path
 from typing import Any
 
-from dsprune.report.colours import line_style
+from dsprune.report.drawing import line_style
 from dsprune.report.page import Block, Code, Page, Section, Text
+from dsprune.report.run_pictures import timeline_of_runs
 from dsprune.report.runs import Run, origin_of
 from dsprune.report.score_pictures import against_reference, against_sparsity, against_temperature
 from dsprune.report.settings import Setting, by_target, by_temperature, differences, reference_of, settings_of
 from dsprune.report.table import MISSING, Table, number, percent
-from dsprune.report.timeline import timeline_of_runs
 
 __all__ = ["page_of_runs"]
 

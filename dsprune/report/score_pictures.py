@@ -6,8 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from dsprune.report.colours import INK, SERIES, line_style
-from dsprune.report.drawing import LABEL, name_rows, new_panels, svg_of
+from dsprune.report.drawing import INK, LABEL, SERIES, line_style, name_rows, new_panels, svg_of
 from dsprune.report.page import Picture
 from dsprune.report.runs import origin_of
 from dsprune.report.settings import Setting, reference_of

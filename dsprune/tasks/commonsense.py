@@ -14,10 +14,10 @@ import pyarrow as pa
 
 from dsprune.errors import UserError
 from dsprune.recipe.sections import Task as TaskSettings
-from dsprune.tasks.benchmark import Benchmark, HubData, Part
-from dsprune.tasks.files import READERS
+from dsprune.tasks.data_files import READERS
 from dsprune.tasks.multiple_choice import MultipleChoice, Question, letter_or_number
 from dsprune.tasks.rows import Rows
+from dsprune.tasks.source import Benchmark, HubData, Part
 from dsprune.tasks.task import Task
 
 __all__ = ["COMMONSENSE", "commonsense_qa", "race", "winogrande"]

@@ -22,11 +22,10 @@ from transformers import (
 from dsprune.errors import UserError
 from dsprune.model.pretrained import check_max_length, load_config, load_model
 from dsprune.recipe.sections import Task as TaskSettings
-from dsprune.tasks.benchmark import Benchmark, Part, Split
 from dsprune.tasks.prefix import SLOT, evaluate_prefix, symbols_of
 from dsprune.tasks.rows import Rows
 from dsprune.tasks.seq2seq import Seq2Seq
-from dsprune.tasks.source import read_rows
+from dsprune.tasks.source import Benchmark, Part, Split, read_rows
 from dsprune.tasks.task import Task
 
 __all__ = ["EQUATIONS", "EquationGeneration"]

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dsprune.recipe.sections import Task as TaskSettings
-from dsprune.tasks.benchmark import Benchmark, HubData, Part
 from dsprune.tasks.regression import Regression
+from dsprune.tasks.source import Benchmark, HubData, Part
 from dsprune.tasks.task import Task
 from dsprune.tasks.text_classification import TextClassification
 

@@ -26,9 +26,8 @@ from dsprune.errors import UserError
 from dsprune.model.pretrained import Head
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.batches import Batch, Collate, padding_collate
-from dsprune.tasks.benchmark import Benchmark, Split
-from dsprune.tasks.files import READERS, Reader, lines_of, read_table
-from dsprune.tasks.source import read_rows
+from dsprune.tasks.data_files import READERS, Reader, lines_of, read_table
+from dsprune.tasks.source import Benchmark, Split, read_rows
 from dsprune.tasks.task import LogitRows, Task
 from dsprune.tasks.vocabulary import IGNORED, TokenCounts, count_tokens, labelled_rows, linear_head
 

@@ -22,10 +22,9 @@ from dsprune.errors import UserError
 from dsprune.model.pretrained import Head
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.batches import Batch, Collate, padding_collate
-from dsprune.tasks.benchmark import Benchmark, Split
-from dsprune.tasks.files import READERS, Reader, read_table
+from dsprune.tasks.data_files import READERS, Reader, read_table
 from dsprune.tasks.rows import Rows
-from dsprune.tasks.source import read_rows
+from dsprune.tasks.source import Benchmark, Split, read_rows
 from dsprune.tasks.task import Task
 
 __all__ = ["MultipleChoice", "Question", "letter_or_number"]

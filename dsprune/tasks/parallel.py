@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from dsprune.errors import UserError
-from dsprune.tasks.files import READERS, lines_of, read_table, suffix_of
+from dsprune.tasks.data_files import READERS, lines_of, read_table, suffix_of
 from dsprune.tasks.rows import Rows
 from dsprune.utils.text import first_line
 

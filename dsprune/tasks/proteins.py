@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from dsprune.recipe.sections import Task as TaskSettings
-from dsprune.tasks.benchmark import Benchmark, Part
 from dsprune.tasks.regression import Regression
+from dsprune.tasks.source import Benchmark, Part
 from dsprune.tasks.task import Task
 from dsprune.tasks.text_classification import TextClassification
 

@@ -24,9 +24,8 @@ from dsprune.errors import UserError
 from dsprune.model.pretrained import Head
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.batches import Batch, Collate, padding_collate
-from dsprune.tasks.benchmark import Benchmark, HubData, Part, Split
-from dsprune.tasks.files import READERS, Reader, read_table
-from dsprune.tasks.source import read_rows
+from dsprune.tasks.data_files import READERS, Reader, read_table
+from dsprune.tasks.source import Benchmark, HubData, Part, Split, read_rows
 from dsprune.tasks.spans import NUM_CANDIDATES, Candidates, best_span, find_tokens
 from dsprune.tasks.task import LogitRows, Task
 

@@ -2,9 +2,11 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,12 +15,63 @@ from datasets.exceptions import DatasetsError
 
 from dsprune.errors import UserError
 from dsprune.recipe.sections import Task as TaskSettings
-from dsprune.tasks.benchmark import Benchmark, HubData, Part, Split
-from dsprune.tasks.files import read_table
+from dsprune.tasks.data_files import read_table
 from dsprune.tasks.rows import Rows
 from dsprune.utils.text import first_line
 
-__all__ = ["ReadTable", "read_rows"]
+__all__ = ["Benchmark", "HubData", "Part", "ReadTable", "Split", "read_rows"]
+
+Split = Literal["train", "validation"]
+
+
+@dataclass(frozen=True)
+class HubData:
+    """A data set on the hub, and the name of its validation split."""
+
+    name: str
+    config: str | None = None
+    validation: str = "validation"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A split in the folder that the authors publish.
+
+    Attributes:
+        path: file, or folder of files, inside that folder.
+        examples: number of examples; None = not known for certain.
+        header: names of the columns, for a file without a header.
+        rename: the file's name of a column, for each of dsprune's names that differs.
+        where: value that a row must have in each of these columns, for a file that holds several splits.
+    """
+
+    path: str
+    examples: int | None = None
+    header: tuple[str, ...] = ()
+    rename: Mapping[str, str] = field(default_factory=dict)
+    where: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A published data set.
+
+    Attributes:
+        title: its name.
+        source: where its authors publish it.
+        licence: its terms, as far as the authors state them.
+        parts: its splits in that publication.
+        hub: the same data on the hub; None = not there in a form that is data alone, without code.
+        note: what else to know before a first run.
+    """
+
+    title: str
+    source: str
+    licence: str
+    parts: Mapping[Split, Part]
+    hub: HubData | None = None
+    note: str = ""
+
 
 ReadTable = Callable[[Path, str, Sequence[str]], pa.Table]
 """Reads a path into a table; also gets the name of the data in messages, and the columns of a file without header."""

@@ -43,7 +43,7 @@ from dsprune.errors import UserError
 from dsprune.recipe import Task as TaskSettings
 from dsprune.registry import TASKS
 from dsprune.tasks.batches import LABELS, Batch, Collate, without_labels
-from dsprune.tasks.benchmark import Benchmark, Split
+from dsprune.tasks.source import Benchmark, Split
 
 __all__ = ["LogitRows", "Task", "build_task"]
 

@@ -18,9 +18,8 @@ from transformers import (
 
 from dsprune.model.pretrained import Head, load_config
 from dsprune.tasks.batches import Batch
-from dsprune.tasks.benchmark import Benchmark, Split
 from dsprune.tasks.labels import check_same_labels, find_labels, labels_of, number_labels
-from dsprune.tasks.source import read_rows
+from dsprune.tasks.source import Benchmark, Split, read_rows
 from dsprune.tasks.texts import TextTask
 
 __all__ = ["HEAD", "TextClassification"]

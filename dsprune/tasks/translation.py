@@ -12,10 +12,9 @@ from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CO
 from dsprune.errors import UserError
 from dsprune.model.pretrained import check_max_length, load_config, load_model
 from dsprune.recipe.sections import Task as TaskSettings
-from dsprune.tasks.benchmark import Benchmark, HubData, Part, Split
 from dsprune.tasks.parallel import read_parallel, sentences
 from dsprune.tasks.seq2seq import Seq2Seq
-from dsprune.tasks.source import read_rows
+from dsprune.tasks.source import Benchmark, HubData, Part, Split, read_rows
 from dsprune.tasks.task import Task
 
 __all__ = ["LANGUAGE_CODES", "TRANSLATION", "Translation"]

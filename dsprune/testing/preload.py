@@ -7,7 +7,7 @@ from dsprune.zero.ops import load_collectives
 MODULES = (
     "deepspeed.runtime.zero.stage3",
     "deepspeed.runtime.zero.stage_1_and_2",
-    "dsprune.report.report",
+    "dsprune.commands.report",
     "dsprune.train.train",
     "torchmetrics.functional.classification",
     "transformers.models.bert.modeling_bert",

@@ -11,7 +11,7 @@ from rich.progress import track
 from torch import nn
 
 from dsprune.model.pretrained import load_config, load_tokenizer
-from dsprune.ranks.batches import EvaluationBatch, evaluation_batches
+from dsprune.ranks.batch_order import EvaluationBatch, evaluation_batches
 from dsprune.ranks.collectives import Comm, gather_in_order, world_comm
 from dsprune.ranks.ranks import Ranks, process_group
 from dsprune.recipe.sections import Task as TaskSettings

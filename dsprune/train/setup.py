@@ -1,11 +1,14 @@
 """The parts of a training run, assembled and checked before its first step."""
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from rich.console import Console
@@ -13,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from dsprune.distillation.capture.build import build_store
+from dsprune.distillation.capture.build_store import build_store
 from dsprune.distillation.capture.forward import Execution
 from dsprune.distillation.capture.source import Source
 from dsprune.distillation.objective import LOSSES, DistillationObjective
@@ -29,21 +32,19 @@ from dsprune.distillation.teachers import (
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.initialize import initialize
 from dsprune.errors import UserError
-from dsprune.model.layers import keep_layers
-from dsprune.model.pretrained import load_tokenizer
+from dsprune.model.pretrained import keep_layers, load_tokenizer
 from dsprune.ranks.agreement import check_same, on_first_rank
-from dsprune.ranks.batches import BatchPlan, TrainSampler
+from dsprune.ranks.batch_order import BatchPlan, TrainSampler
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Distillation, Recipe
 from dsprune.tasks.batches import Collate, Features
 from dsprune.tasks.task import Task, build_task
-from dsprune.train.data_digest import data_digest
 from dsprune.utils.console import say
 from dsprune.utils.randomness import seed_everything
 from dsprune.zero.config import load_ds_config, resolve_ds_config
 from dsprune.zero.launch import join_ranks
 
-__all__ = ["Parts", "assemble"]
+__all__ = ["Parts", "assemble", "data_digest"]
 
 
 @dataclass(frozen=True)
@@ -157,3 +158,18 @@ def _open_teacher(
         manifest, spec = store.manifest, store.manifest.spec
         say(console, f"teacher: {folder}: {manifest.num_records:,} records, kind {spec.kind} {spec.dtype}")
     return StoredTeacher(store, collate), with_fingerprints(source)
+
+
+def data_digest(data: Dataset) -> str:
+    """Return a hash of all examples in their order, independent of how they are stored."""
+    digest = hashlib.sha256()
+    table = data.flatten_indices().data if data._indices is not None else data.data
+    for name in sorted(table.column_names):
+        digest.update(name.encode())
+        column = table.column(name)
+        while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+            digest.update(pc.list_value_length(column).to_numpy().tobytes())
+            column = pc.list_flatten(column)
+        values = column.to_numpy()
+        digest.update(values.tobytes() if values.dtype != object else repr(values.tolist()).encode())
+    return digest.hexdigest()[:16]

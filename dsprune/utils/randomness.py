@@ -1,5 +1,6 @@
 """The random number generators of the process: seed them, save their state and restore it."""
 
+import hashlib
 import math
 import random
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["random_state", "restore_random_state", "seed_everything"]
+__all__ = ["hash_text", "mix64", "random_state", "restore_random_state", "seed_everything"]
 
 
 def seed_everything(seed: int) -> None:
@@ -47,3 +48,24 @@ def restore_random_state(state: Mapping[str, Tensor]) -> None:
     accelerator = torch.accelerator.current_accelerator()
     if accelerator is not None and "random.accelerator" in state:
         torch.get_device_module(accelerator).set_rng_state(state["random.accelerator"])
+
+
+def mix64(numbers: Tensor) -> Tensor:
+    """Mix the bits of int64 numbers one to one (the finalizer of SplitMix64)."""
+    mixed = (numbers ^ _shift_right(numbers, 30)) * _signed(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ _shift_right(mixed, 27)) * _signed(0x94D049BB133111EB)
+    return mixed ^ _shift_right(mixed, 31)
+
+
+def hash_text(text: str) -> int:
+    """Return a signed 64-bit hash of a text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def _shift_right(numbers: Tensor, count: int) -> Tensor:
+    """Shift right and fill with zeros; torch fills with the sign bit."""
+    return (numbers >> count) & ((1 << (64 - count)) - 1)
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64)

@@ -2,9 +2,22 @@
 
 from typing import Any
 
-from torch import Tensor
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed import DeepSpeedEngine
+from torch import Tensor, nn
 
-__all__ = ["full_numel", "full_shape", "is_partitioned"]
+from dsprune.zero.launch import init_distributed
+
+__all__ = [
+    "full_numel",
+    "full_shape",
+    "full_state_dict",
+    "full_tensor",
+    "is_partitioned",
+    "shard_for_inference",
+]
 
 
 def full_shape(parameter: Tensor) -> tuple[int, ...]:
@@ -20,3 +33,55 @@ def full_numel(parameter: Tensor) -> int:
 def is_partitioned(parameter: Any) -> bool:
     """Return whether the parameter is partitioned over the ranks, so that reading it is collective."""
     return hasattr(parameter, "ds_id")
+
+
+def full_state_dict(engine: DeepSpeedEngine) -> dict[str, Tensor] | None:
+    """Gather the working weights on the CPU of rank 0. Collective: every rank must call this.
+
+    Returns:
+        The weights by name, with +0.0 for every zero; None on other ranks.
+    """
+    first = dist.get_rank() == 0
+    state: dict[str, Tensor] = {}
+    stage3 = engine.zero_optimization_partition_weights()
+    tied: dict[int, Tensor] = {}
+    for name, value in engine.module.state_dict(keep_vars=True).items():
+        # One parameter at a time: a model that needs stage 3 does not fit on one device.
+        sharded = stage3 and is_partitioned(value)
+        with deepspeed.zero.GatheredParameters([value] if sharded else [], enabled=sharded):
+            if first:
+                if id(value) not in tied:
+                    tied[id(value)] = _without_negative_zeros(value.detach())
+                state[name] = tied[id(value)]
+    return state if first else None
+
+
+def full_tensor(parameter: Tensor) -> Tensor:
+    """Return a copy of the complete parameter on the CPU.
+
+    Collective for a partitioned parameter: every rank must call this.
+    """
+    with deepspeed.zero.GatheredParameters([parameter], enabled=is_partitioned(parameter)):
+        return parameter.detach().to("cpu", copy=True)
+
+
+def shard_for_inference(model: nn.Module, dtype: torch.dtype) -> DeepSpeedEngine:
+    """Shard a model over the ranks by ZeRO stage 3. Collective: every rank must call this.
+
+    Every forward pass of the returned engine is collective, too. While the model is loaded, each host holds one copy
+    of it a rank in main memory.
+    """
+    init_distributed()
+    config = {
+        "train_micro_batch_size_per_gpu": 1,  # required by DeepSpeed, without effect on inference
+        "zero_optimization": {"stage": 3},
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "fp16": {"enabled": dtype == torch.float16},
+    }
+    engine, *_ = deepspeed.initialize(model=model, config=config)
+    return engine
+
+
+def _without_negative_zeros(value: Tensor) -> Tensor:
+    copy = value.to("cpu", copy=True)
+    return copy.add_(0.0) if copy.is_floating_point() else copy

@@ -17,8 +17,7 @@ from dsprune.ranks.collectives import Comm
 from dsprune.registry import METHODS
 from dsprune.selection import select
 from dsprune.selection.groups import Group, make_groups
-from dsprune.selection.scan import Scorer
-from dsprune.selection.traffic import update_bytes
+from dsprune.selection.scan import Scorer, update_bytes
 
 __all__ = ["against_torch", "by_ranks", "masking"]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from dsprune.commands.analyze.page_sections import component_table
 from dsprune.commands.analyze.result import read_analysis
-from dsprune.commands.analyze.sections import component_table
 from dsprune.report.drawing import save_figure
 from dsprune.report.runs import Run, find_folders, origin_of, read_run
 from dsprune.report.settings import Setting, settings_of

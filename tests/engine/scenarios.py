@@ -19,7 +19,7 @@ from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe
 from dsprune.selection.groups import update_groups
 from dsprune.testing.dense import select_dense
-from dsprune.testing.model import TinyModel, batch
+from dsprune.testing.tiny import TinyModel, batch
 
 BATCH = 12
 STEPS = 12

@@ -12,8 +12,8 @@ from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.selection.groups import make_groups
 from dsprune.testing.dense import select_dense
-from dsprune.testing.model import TinyModel
 from dsprune.testing.pool import RankPool
+from dsprune.testing.tiny import TinyModel
 from tests.engine import scenarios
 from tests.engine.scenarios import ds_config, make_recipe
 

@@ -13,7 +13,7 @@ import dsprune
 from dsprune.engine.learning_rate import ScaledLR
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Optimizer
-from dsprune.testing.model import TinyModel
+from dsprune.testing.tiny import TinyModel
 from tests.engine.scenarios import (
     BATCH,
     STEPS,

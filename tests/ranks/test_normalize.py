@@ -9,9 +9,8 @@ from torch import Tensor
 
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
-from dsprune.selection import normalize
-from dsprune.selection.scan import Scorer
-from dsprune.selection.traffic import update_bytes
+from dsprune.selection.normalize import normalize
+from dsprune.selection.scan import Scorer, update_bytes
 from dsprune.testing.dense import cut_randomly, part_of
 from dsprune.testing.pool import RankPool
 

@@ -1,7 +1,7 @@
 import pytest
 
 from dsprune.errors import CheckFailedError
-from dsprune.ranks.probe import probe_ranks
+from dsprune.ranks.failures import probe_ranks
 
 
 def test_two_ranks_start_and_agree() -> None:

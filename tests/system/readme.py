@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from dsprune.ranks.collectives import Comm
-from dsprune.testing.model import TinyModel
+from dsprune.testing.tiny import TinyModel
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 

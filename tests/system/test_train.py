@@ -20,8 +20,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from dsprune.commands.cli import run_command
 from dsprune.masks.bits import unpack
-from dsprune.masks.files import read_masks
 from dsprune.masks.manifest import read_manifest
+from dsprune.masks.mask_files import read_masks
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.recipe import load_recipe
 from dsprune.schedule import Timetable

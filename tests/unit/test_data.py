@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsprune.errors import UserError
-from dsprune.ranks.batches import BatchPlan, TrainSampler
+from dsprune.ranks.batch_order import BatchPlan, TrainSampler
 
 LENGTHS = np.random.default_rng(0).integers(3, 60, size=100)
 

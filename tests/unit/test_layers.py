@@ -33,7 +33,7 @@ def lines_with(pattern: re.Pattern[str], *, outside: tuple[str, ...]) -> list[st
 
 
 def test_private_names_of_deepspeed_stand_in_one_place() -> None:
-    assert lines_with(DEEPSPEED_NAMES, outside=READERS) == []
+    assert lines_with(DEEPSPEED_NAMES, outside=(*READERS, "testing/")) == []
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -18,8 +18,8 @@ from dsprune.checkpoint.audit import audit_folder
 from dsprune.errors import UserError
 from dsprune.masks import MaskSet
 from dsprune.masks.bits import pack, unpack
-from dsprune.masks.files import read_masks, write_masks
 from dsprune.masks.manifest import MANIFEST, FileEntry, MaskManifest, read_manifest
+from dsprune.masks.mask_files import read_masks, write_masks
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Pruning

@@ -11,7 +11,7 @@ from dsprune.model.shard import PrunableTensor
 from dsprune.registry import METHODS
 from dsprune.selection.groups import make_groups
 from dsprune.testing.methods import check_parts, check_selection, check_shards
-from dsprune.utils.hashing import mix64
+from dsprune.utils.randomness import mix64
 
 TENSOR = PrunableTensor("encoder.weight", (50, 20))
 

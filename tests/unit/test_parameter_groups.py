@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from dsprune.errors import UserError
-from dsprune.model.parameter_groups import parameter_groups
+from dsprune.model.patterns import parameter_groups
 
 
 @pytest.fixture

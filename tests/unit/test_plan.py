@@ -10,7 +10,7 @@ from dsprune.commands.plan.make import make_plan
 from dsprune.commands.plan.plan import plan
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe, load_recipe
-from dsprune.selection.traffic import update_bytes
+from dsprune.selection.scan import update_bytes
 
 BLOCK = 4 * 16 * 16 + 2 * 16 * 32  # the matrices of one block of the model below
 

@@ -7,9 +7,9 @@ import torch
 from rich.console import Console
 
 from dsprune.commands.analyze.measure import layers_of, set_up
+from dsprune.commands.analyze.page_sections import analysis_section, component_table
 from dsprune.commands.analyze.result import Analysis, write_analysis
 from dsprune.commands.analyze.rule import RULE, fragment, recommendation
-from dsprune.commands.analyze.sections import analysis_section, component_table
 from dsprune.errors import UserError
 from dsprune.model.components import find_components
 from dsprune.model.memory import PRECISION_BYTES

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from dsprune.model.parameter_groups import parameter_groups
-from dsprune.ranks.batches import BatchPlan, TrainSampler
+from dsprune.model.patterns import parameter_groups
+from dsprune.ranks.batch_order import BatchPlan, TrainSampler
 from dsprune.ranks.collectives import all_reduce_
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe

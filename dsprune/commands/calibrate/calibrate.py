@@ -5,9 +5,8 @@ from pathlib import Path
 from rich.console import Console
 
 from dsprune.commands.calibrate.measure import Labels, enough_records, measure, read_labels
-from dsprune.commands.calibrate.picture import draw_curves
 from dsprune.commands.calibrate.recipe_file import check_recipe_file, write_temperature
-from dsprune.commands.calibrate.tables import print_curves
+from dsprune.commands.calibrate.tables import draw_curves, print_curves
 from dsprune.distillation.calibration import recommend
 from dsprune.distillation.store import open_store
 from dsprune.errors import UserError

@@ -1,14 +1,17 @@
 """The outputs of a teacher as tables over the temperature, and the recommended temperature."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, NullLocator
 from rich.console import Console
 
 from dsprune.distillation.calibration import NUM_BINS, TARGET_SHARE, Curve, Point
 from dsprune.distillation.store import StoreSpec
+from dsprune.report.drawing import LABEL, QUIET, line_style, new_panels
 from dsprune.report.table import MISSING, Table, as_rich
 
-__all__ = ["print_curves"]
+__all__ = ["draw_curves", "print_curves"]
 
 
 def print_curves(curves: Mapping[str, Curve], recommended: float, spec: StoreSpec, console: Console) -> None:
@@ -73,3 +76,35 @@ def _recommendation(curves: Mapping[str, Curve], recommended: float) -> str:
         f"one where that share is nearest to {TARGET_SHARE:.0%}, halfway from a bare label to no information. "
         f"The rule is dsprune's own: the paper's could not be read."
     )
+
+
+TICKS = (0.5, 1, 2, 5, 10, 20)
+PANELS: Mapping[str, Callable[[Point], float | None]] = {
+    "entropy / largest": lambda point: point.entropy_share,
+    "top-1 mass": lambda point: point.top1_mass,
+    "calibration error": lambda point: point.calibration_error,
+    "KL gradient / task's": lambda point: point.gradient_ratio,
+}
+
+
+def draw_curves(curves: Mapping[str, Curve], recommended: float, title: str) -> Figure:
+    """Draw a panel per quantity, a line per output, and the recommended temperature in all panels."""
+    title = f"{title}: T = {recommended:g}"
+    figure, panels = new_panels(list(PANELS), "temperature", height=5.5, columns=2, title=title)
+    for axes, value in zip(panels, PANELS.values(), strict=True):
+        for number, (name, curve) in enumerate(curves.items()):
+            known = [(point.temperature, y) for point in curve.points if (y := value(point)) is not None]
+            if known:
+                axes.plot(*zip(*known, strict=True), lw=1.8, marker=".", label=name, **line_style(number))
+        if not axes.lines:
+            axes.text(0.5, 0.9, "needs labels: give --recipe", transform=axes.transAxes, ha="center", **LABEL)
+        axes.axvline(recommended, color=QUIET, lw=1, ls="--", zorder=0)
+        axes.set_ylim(bottom=0)
+    panels[0].set_xscale("log")
+    panels[0].xaxis.set_minor_locator(NullLocator())
+    panels[0].xaxis.set_minor_formatter(NullFormatter())
+    panels[0].set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
+    panels[0].axhline(TARGET_SHARE, color=QUIET, lw=0.8, ls=":", zorder=0)
+    if len(curves) > 1:
+        panels[0].legend(fontsize=8.5, frameon=False)
+    return figure

@@ -67,7 +67,7 @@ def submit(
 @app.command()
 def slurm_scripts(folder: Annotated[Path, typer.Argument(help="The folder to create.")]) -> None:
     """Copy the batch scripts of `dsprune submit` to a folder, to edit them for a cluster."""
-    from dsprune.commands.submit.scripts import copy_scripts
+    from dsprune.commands.submit.jobs import copy_scripts
 
     copy_scripts(folder, Console())
 

@@ -14,7 +14,7 @@ from huggingface_hub.constants import HF_HUB_CACHE, is_offline_mode
 
 from dsprune.commands.doctor import Finding, Level
 from dsprune.errors import CheckFailedError
-from dsprune.ranks.probe import probe_ranks
+from dsprune.ranks.failures import probe_ranks
 
 RANKS_TIMEOUT = 120.0  # seconds; starting two Pythons takes ten on a slow disk
 LOW_DISK, FULL_DISK = 10e9, 1e9  # bytes; a checkpoint of BERT-base with its optimizer takes 1.3 GB

@@ -6,11 +6,10 @@ import torch
 from torch import nn
 
 from dsprune.errors import UserError
-from dsprune.model.layers import keep_layers
-from dsprune.model.pretrained import load_config, load_tokenizer
+from dsprune.model.pretrained import keep_layers, load_config, load_tokenizer
 from dsprune.model.prunable import find_prunable
 from dsprune.model.shard import PrunableTensor
-from dsprune.ranks.batches import BatchPlan
+from dsprune.ranks.batch_order import BatchPlan
 from dsprune.recipe import Model, Recipe, Task
 from dsprune.schedule import MaskUpdate, Timetable, build_timetable
 from dsprune.selection.groups import Group, update_groups

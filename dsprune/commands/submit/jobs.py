@@ -2,16 +2,32 @@
 
 import math
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+
 from dsprune.distillation.store.format import MANIFEST
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe
-from dsprune.utils.shipped import shipped_folder
+from dsprune.utils.console import say
+from dsprune.utils.files import shipped_folder
 
-__all__ = ["Job", "Request", "parse_sparsities", "plan_jobs", "scripts_folder"]
+__all__ = ["Job", "Request", "copy_scripts", "parse_sparsities", "plan_jobs", "scripts_folder"]
+
+
+def copy_scripts(folder: Path, console: Console) -> None:
+    """Copy the shipped batch scripts to a new folder, and print how to use them.
+
+    Raises:
+        UserError: the folder exists.
+    """
+    if folder.exists():
+        raise UserError(f"{folder}: exists: name a new folder")
+    shutil.copytree(shipped_folder("slurm"), folder)
+    say(console, f"edit what is marked EDIT in {folder}, then: export DSPRUNE_SLURM={folder.resolve()}")
 
 
 def scripts_folder() -> Path:

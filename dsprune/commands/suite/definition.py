@@ -7,9 +7,8 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from dsprune.errors import UserError
-from dsprune.recipe.problems import describe
-from dsprune.recipe.section import Section, Text
-from dsprune.utils.shipped import shipped_folder, shipped_names
+from dsprune.recipe.section import Section, Text, describe
+from dsprune.utils.files import shipped_folder, shipped_names
 from dsprune.utils.text import did_you_mean
 
 __all__ = ["Method", "Suite", "load_suite", "shipped_suites"]

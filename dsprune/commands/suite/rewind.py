@@ -6,13 +6,12 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dsprune.errors import UserError
-from dsprune.model.layers import keep_layers
-from dsprune.model.pretrained import load_tokenizer
+from dsprune.model.pretrained import keep_layers, load_tokenizer
 from dsprune.model.prunable import find_prunable
 from dsprune.recipe import Recipe
 from dsprune.registry import SCOPES
-from dsprune.selection.complete import select_complete
 from dsprune.selection.groups import update_groups
+from dsprune.selection.select import select_complete
 from dsprune.tasks.task import build_task
 from dsprune.utils.files import replace_folder
 from dsprune.utils.randomness import seed_everything

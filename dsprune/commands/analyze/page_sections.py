@@ -17,8 +17,7 @@ from dsprune.commands.analyze.rule import (
 )
 from dsprune.model.components import SMC_SPARSITIES as GRID
 from dsprune.model.components import UNKNOWN, VECTORS, converted
-from dsprune.report.colours import QUIET, SERIES, line_style
-from dsprune.report.drawing import name_rows, new_panels, svg_of
+from dsprune.report.drawing import QUIET, SERIES, line_style, name_rows, new_panels, svg_of
 from dsprune.report.page import Block, Cell, Code, HeatMap, Picture, Section, Text
 from dsprune.report.table import MISSING, Table, percent
 
