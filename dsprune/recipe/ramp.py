@@ -83,7 +83,8 @@ class Ramp(BaseModel):
     ) -> dict[str, Any]:
         # The serializer has no type annotation to derive a schema from; it returns what the validator accepts.
         schema: Any = core_schema
-        section = {**schema, "schema": {**schema["schema"], "serialization": None}}
+        inner = {key: value for key, value in schema["schema"].items() if key != "serialization"}
+        section: Any = {**schema, "schema": inner}
         return {"anyOf": [{"type": "number"}, handler(section)]}
 
 

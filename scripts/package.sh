@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Build the wheel and the source archive, and use the wheel as its users do: in another environment, where the
+# repository is not found, in an empty folder. The wheel is built from the source archive, so both are tried.
+#
+#   bash scripts/package.sh [FOLDER]     what is built is kept in FOLDER
+#
+# The packages that dsprune depends on are those of .venv.
+set -euo pipefail
+# shellcheck source=scripts/env.sh
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+
+setup_env dev
+scratch=$(mktemp --directory)
+trap 'rm -rf "$scratch"' EXIT
+built=${1:-$scratch/dist}
+say "building"
+python -m build --outdir "$built" "$ROOT" >"$scratch/build.log" || die "$(<"$scratch/build.log")"
+find "$built" -name 'dsprune-*' -printf '%f, %s bytes\n'
+
+say "installing the wheel, and making a tiny model and data"
+python -m venv --without-pip "$scratch/venv"
+python -m pip --python "$scratch/venv/bin/python" install -qq --no-deps --no-index "$built"/dsprune-*.whl
+for site in "$scratch"/venv/lib/python*/site-packages; do
+    python -c 'import sys; print(*(path for path in sys.path if path.endswith("-packages")), sep="\n")' >"$site/dependencies.pth"
+done
+cd "$ROOT"
+python - "$scratch" <<'END' 2>/dev/null
+import sys
+from pathlib import Path
+from tests.tiny import tiny_bert, tiny_sentiment
+tiny_bert(Path(sys.argv[1], "bert"))
+tiny_sentiment(Path(sys.argv[1], "data"), num_train=320)
+END
+
+unset PYTHONPATH
+export HF_HUB_OFFLINE=1 PATH="$scratch/venv/bin:$PATH"
+mkdir "$scratch/empty"
+cd "$scratch/empty"
+python -c 'import dsprune, sys; sys.exit(not dsprune.__file__.startswith(sys.prefix))' ||
+    die "the dsprune that is imported is not that of the wheel"
+dsprune --version
+dsprune schema >/dev/null
+recipe=(sentiment-90 "model.path=$scratch/bert" "task.train=$scratch/data/train.csv" "task.validation=$scratch/data/validation.csv"
+    task.text=text distillation=null budget.epochs=4 learning_rate.peak=5e-3 deepspeed=zero2)
+say "dsprune plan"
+dsprune plan "${recipe[@]}"
+say "dsprune train"
+dsprune train "${recipe[@]}"
+say "dsprune audit"
+dsprune audit runs/sentiment-90
+say "dsprune doctor"
+dsprune doctor
+if ((EUID == 0)) && command -v slurmctld slurmd munged sbatch >/dev/null; then
+    say "dsprune submit"
+    # shellcheck disable=SC2016
+    PYTHONPATH=$ROOT python -m tests.cluster.slurm env --unset=PYTHONPATH \
+        dsprune submit "${recipe[@]}" --gpus-per-node=1 --time=10 --dry-run | tee "$scratch/submit.log"
+    grep -q "$scratch/venv/.*/dsprune/slurm/train.sbatch" "$scratch/submit.log"
+fi
+say "the wheel works"
