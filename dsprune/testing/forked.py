@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from dsprune.testing.commands import environment as clean_environment
 from dsprune.testing.commands import free_port
-from dsprune.testing.pool import forkserver, start_processes_as_usual
+from dsprune.testing.pool import forkserver, settle
 
 __all__ = ["ForkedRanks"]
 
@@ -119,10 +118,7 @@ def _become(arguments: list[str], environment: dict[str, str], log: str) -> None
     for descriptor, suffix in ((1, ".out"), (2, ".log")):
         file = os.open(Path(log).with_suffix(suffix), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, descriptor)
-    kept = clean_environment() | environment
-    os.environ.clear()
-    os.environ.update(kept)
-    start_processes_as_usual()
+    settle(**environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     stack = Path(log).with_suffix(".stack").open("w")
     faulthandler.register(signal.SIGUSR2, file=stack, all_threads=False)

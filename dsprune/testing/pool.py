@@ -20,8 +20,9 @@ import torch
 import torch.distributed as dist
 
 from dsprune.ranks.collectives import Comm
+from dsprune.testing.commands import environment, free_port
 
-__all__ = ["RankFailedError", "RankPool", "forkserver", "start_processes_as_usual"]
+__all__ = ["RankFailedError", "RankPool", "forkserver", "settle"]
 
 TIMEOUT = timedelta(seconds=180)
 
@@ -34,10 +35,13 @@ def forkserver() -> ForkServerContext:
     return context
 
 
-def start_processes_as_usual() -> None:
-    """Let a process of the forkserver start others, such as the workers of a data loader, by a plain fork."""
+def settle(**variables: str) -> None:
+    """Let a process of the forkserver be as a new one: its environment, and how it starts other processes."""
+    clean = environment() | variables
+    os.environ.clear()
+    os.environ.update(clean)
     multiprocessing.set_start_method("fork", force=True)
-    multiprocessing.current_process().daemon = False
+    multiprocessing.current_process().daemon = False  # data loaders start processes
 
 
 class RankFailedError(Exception):
@@ -60,11 +64,12 @@ class RankPool:
     def __enter__(self) -> RankPool:
         context = forkserver()
         self._folder = tempfile.TemporaryDirectory()
-        store = Path(self._folder.name) / "store"
+        store = (Path(self._folder.name) / "store").as_uri()
+        port = free_port()  # it names the memory in which DeepSpeed's ranks reduce
         pipes = [context.Pipe() for _ in range(self.size)]
         self._connections = [ours for ours, _ in pipes]
         self._processes = [
-            context.Process(target=_serve, args=(theirs, rank, self.size, store.as_uri()), daemon=True)
+            context.Process(target=_serve, args=(theirs, rank, self.size, store, port), daemon=True)
             for rank, (_, theirs) in enumerate(pipes)
         ]
         for process, (_, theirs) in zip(self._processes, pipes, strict=True):
@@ -114,10 +119,10 @@ class RankPool:
         return True, "gave no answer in time"
 
 
-def _serve(connection: Connection, rank: int, size: int, store: str) -> None:
+def _serve(connection: Connection, rank: int, size: int, store: str, port: int) -> None:
     """Run what a rank receives until the pipe is closed."""
     torch.set_num_threads(1)
-    start_processes_as_usual()
+    settle(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size, timeout=TIMEOUT)
     worlds = {world: dist.new_group(list(range(world))) for world in range(1, size + 1)}
     try:

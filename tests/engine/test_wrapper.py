@@ -1,6 +1,7 @@
 """`PruningEngine` around an engine that someone else made, `initialize`, and what both refuse."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,20 @@ from tests.engine.scenarios import ds_config, make_recipe
 def rank() -> Iterator[RankPool]:
     with RankPool(1) as pool:
         yield pool
+
+
+@pytest.fixture(scope="module")
+def kept(two_ranks: RankPool, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a checkpoint at stage 2, which no test changes."""
+    folder = tmp_path_factory.mktemp("kept")
+    two_ranks.run(2, scenarios.save_checkpoint, ds_config(2), make_recipe(), str(folder))
+    return folder
+
+
+@pytest.fixture
+def saved(kept: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(kept, tmp_path / "saved"))
 
 
 def test_an_engine_that_someone_else_made_reaches_the_target(rank: RankPool) -> None:
@@ -94,53 +109,47 @@ def test_a_checkpoint_can_be_read_without_an_engine(
             assert torch.equal(view != 0, kept), "pruned entries alone are zero"
 
 
-def test_a_checkpoint_without_masks_is_refused(two_ranks: RankPool, tmp_path: Path) -> None:
+def test_a_checkpoint_without_masks_is_refused(two_ranks: RankPool, saved: Path) -> None:
     config, recipe = ds_config(2), make_recipe()
-    two_ranks.run(2, scenarios.save_checkpoint, config, recipe, str(tmp_path))
-    (tmp_path / "last" / MANIFEST).unlink()
-    invalidate_tag(tmp_path / "last")
-    for message in two_ranks.run(2, scenarios.error_of_loading, config, recipe, str(tmp_path)):
+    (saved / "last" / MANIFEST).unlink()
+    invalidate_tag(saved / "last")
+    for message in two_ranks.run(2, scenarios.error_of_loading, config, recipe, str(saved)):
         assert "no dsprune.json, so no masks" in message
 
 
-def test_masks_of_other_weights_are_refused(two_ranks: RankPool, tmp_path: Path) -> None:
-    config = ds_config(2)
-    two_ranks.run(2, scenarios.save_checkpoint, config, make_recipe(), str(tmp_path / "a"))
-    two_ranks.run(2, scenarios.save_checkpoint, config, make_recipe(method="random"), str(tmp_path / "b"))
-    for file in (tmp_path / "b" / "last").glob("masks-*"):
-        (tmp_path / "a" / "last" / file.name).write_bytes(file.read_bytes())
-    (tmp_path / "a" / "last" / MANIFEST).write_text((tmp_path / "b" / "last" / MANIFEST).read_text())
-    invalidate_tag(tmp_path / "a" / "last")
-    messages = two_ranks.run(2, scenarios.error_of_loading, config, make_recipe(), str(tmp_path / "a"))
+def test_masks_of_other_weights_are_refused(two_ranks: RankPool, saved: Path, tmp_path: Path) -> None:
+    config, other = ds_config(2), tmp_path / "other"
+    two_ranks.run(2, scenarios.save_checkpoint, config, make_recipe(method="random"), str(other))
+    for file in [*(other / "last").glob("masks-*"), other / "last" / MANIFEST]:
+        (saved / "last" / file.name).write_bytes(file.read_bytes())
+    invalidate_tag(saved / "last")
+    messages = two_ranks.run(2, scenarios.error_of_loading, config, make_recipe(), str(saved))
     assert any("pruned entries of the master weights are zero" in message for message in messages)
 
 
-def test_another_timetable_is_refused(two_ranks: RankPool, tmp_path: Path) -> None:
+def test_another_timetable_is_refused(two_ranks: RankPool, saved: Path) -> None:
     config = ds_config(2)
-    two_ranks.run(2, scenarios.save_checkpoint, config, make_recipe(), str(tmp_path))
     other = make_recipe(updates=3)
-    for message in two_ranks.run(2, scenarios.error_of_loading, config, other, str(tmp_path)):
+    for message in two_ranks.run(2, scenarios.error_of_loading, config, other, str(saved)):
         assert "its timetable has updates=" in message
         assert message.endswith("resume with the recipe that it was written with")
 
 
-def test_masks_of_another_step_are_refused(two_ranks: RankPool, tmp_path: Path) -> None:
+def test_masks_of_another_step_are_refused(two_ranks: RankPool, saved: Path) -> None:
     config, recipe = ds_config(2), make_recipe()
-    two_ranks.run(2, scenarios.save_checkpoint, config, recipe, str(tmp_path))
-    manifest = json.loads((tmp_path / "last" / MANIFEST).read_text())
-    (tmp_path / "last" / MANIFEST).write_text(json.dumps(manifest | {"step": 7}))
-    invalidate_tag(tmp_path / "last")
-    for message in two_ranks.run(2, scenarios.error_of_loading, config, recipe, str(tmp_path)):
+    manifest = json.loads((saved / "last" / MANIFEST).read_text())
+    (saved / "last" / MANIFEST).write_text(json.dumps(manifest | {"step": 7}))
+    invalidate_tag(saved / "last")
+    for message in two_ranks.run(2, scenarios.error_of_loading, config, recipe, str(saved)):
         assert "masks of step 7, weights of step 12" in message
 
 
-def test_a_digest_that_does_not_fit_is_refused(two_ranks: RankPool, tmp_path: Path) -> None:
+def test_a_digest_that_does_not_fit_is_refused(two_ranks: RankPool, saved: Path) -> None:
     config, recipe = ds_config(2), make_recipe()
-    two_ranks.run(2, scenarios.save_checkpoint, config, recipe, str(tmp_path))
-    manifest = json.loads((tmp_path / "last" / MANIFEST).read_text())
-    (tmp_path / "last" / MANIFEST).write_text(json.dumps(manifest | {"digest": 1}))
-    invalidate_tag(tmp_path / "last")
-    for message in two_ranks.run(2, scenarios.error_of_loading, config, recipe, str(tmp_path)):
+    manifest = json.loads((saved / "last" / MANIFEST).read_text())
+    (saved / "last" / MANIFEST).write_text(json.dumps(manifest | {"digest": 1}))
+    invalidate_tag(saved / "last")
+    for message in two_ranks.run(2, scenarios.error_of_loading, config, recipe, str(saved)):
         assert "do not have the digest in the manifest" in message
 
 
@@ -157,14 +166,13 @@ def test_a_digest_that_does_not_fit_is_refused(two_ranks: RankPool, tmp_path: Pa
     ],
 )
 def test_a_checkpoint_of_which_a_file_changed_is_refused(
-    two_ranks: RankPool, tmp_path: Path, file: str, content: bytes | None, says: str
+    two_ranks: RankPool, saved: Path, file: str, content: bytes | None, says: str
 ) -> None:
     config, recipe = ds_config(2), make_recipe()
-    two_ranks.run(2, scenarios.save_checkpoint, config, recipe, str(tmp_path))
-    (tmp_path / "last" / file).unlink()
+    (saved / "last" / file).unlink()
     if content is not None:
-        (tmp_path / "last" / file).write_bytes(content)
-    for message in two_ranks.run(2, scenarios.error_of_loading, config, recipe, str(tmp_path)):
+        (saved / "last" / file).write_bytes(content)
+    for message in two_ranks.run(2, scenarios.error_of_loading, config, recipe, str(saved)):
         assert says in message
 
 
@@ -173,12 +181,11 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
         CheckpointFiles(tmp_path)
 
 
-def test_a_damaged_checkpoint_file_is_refused(two_ranks: RankPool, tmp_path: Path) -> None:
-    two_ranks.run(2, scenarios.save_checkpoint, ds_config(2), make_recipe(), str(tmp_path))
-    file = next((tmp_path / "last").glob("*rank_1_*optim_states.pt"))
+def test_a_damaged_checkpoint_file_is_refused(saved: Path) -> None:
+    file = next((saved / "last").glob("*rank_1_*optim_states.pt"))
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(UserError, match=rf"{file.name}: cannot be read .*use another checkpoint"):
-        CheckpointFiles(tmp_path / "last")
+        CheckpointFiles(saved / "last")
 
 
 def test_an_unknown_parameter_is_refused(two_ranks: RankPool, tmp_path: Path) -> None:

@@ -1,0 +1,36 @@
+"""Tests share helpers by `dsprune.testing`, or within one folder; scripts and tests do not import one another."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The full names that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("folder", ["scripts", "examples", "dsprune"])
+def test_nothing_but_tests_imports_tests_or_scripts(folder: str) -> None:
+    others = ("tests.",) if folder == "scripts" else ("tests.", "scripts.")
+    found = [(path, name) for path in (ROOT / folder).rglob("*.py") for name in imports(path)]
+    assert found
+    assert not [(path, name) for path, name in found if name.startswith(others)]
+
+
+def test_a_test_imports_helpers_of_its_own_folder_only() -> None:
+    for path in (ROOT / "tests").rglob("*.py"):
+        folder = ".".join(path.parent.relative_to(ROOT).parts)
+        for name in imports(path):
+            assert not name.startswith("scripts."), path
+            if name.startswith("tests."):
+                assert name.startswith(f"{folder}."), f"{path}: {name}"
+                assert ".test_" not in name, f"{path}: {name}"
