@@ -212,7 +212,8 @@ def _load(path: Path) -> dict[str, Any]:
     classes = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
     with torch.serialization.safe_globals(classes):
         try:
-            return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            content: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            return content
         except (UnpicklingError, RuntimeError, EOFError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"{path}: cannot be read ({reason}): use another checkpoint") from error

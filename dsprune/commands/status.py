@@ -149,7 +149,7 @@ def _is_alive(status: Status) -> bool:
     """Whether the process runs and is the one that wrote the status: the system reuses process ids."""
     try:
         process = psutil.Process(status.pid)
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= status.started + 1
+        return bool(process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= status.started + 1)
     except psutil.NoSuchProcess:
         return False
 

@@ -87,7 +87,7 @@ def recommend(curves: Sequence[Curve]) -> float:
         distance = shares[temperature] - TARGET_SHARE
         return round(abs(distance), 4), temperature if distance > 0 else -temperature
 
-    return min(allowed, key=preference)
+    return float(min(allowed, key=preference))
 
 
 class Meter:

@@ -41,10 +41,11 @@ def distillation_loss(
     """
     signal = FullSignal(teacher) if isinstance(teacher, Tensor) else teacher
     assert len(signal) == len(student), (len(signal), len(student))
-    divergences = _Divergence.apply(student, signal, temperature, chunk_elements)
+    divergences = _Divergence.apply(student, signal, temperature, chunk_elements)  # type: ignore[no-untyped-call]
     if weights is None:
         weights = torch.full_like(divergences, 1 / max(1, len(student)))
-    return temperature**2 * (divergences * weights).sum()
+    values: Tensor = temperature**2 * (divergences * weights).sum()
+    return values
 
 
 def example_weights(rows: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from dsprune.zero.stages import open_layout
 __all__ = ["PruningEngine"]
 
 
-class PruningEngine(DeepSpeedEngine):
+class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
     """A DeepSpeed engine that prunes.
 
     `PruningEngine(engine, recipe)` makes a pruning engine of `engine`, in place, and returns it. So a framework that
@@ -64,7 +64,8 @@ class PruningEngine(DeepSpeedEngine):
     ) -> "PruningEngine":
         """Attach to the engine. `copy.copy` calls this without arguments."""
         if engine is None:
-            return super().__new__(cls)
+            empty: PruningEngine = super().__new__(cls)
+            return empty
         assert recipe is not None
         recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
         _check(engine, recipe)
@@ -269,6 +270,6 @@ def _initial_state(
 def _steps_per_epoch(engine: DeepSpeedEngine) -> int | None:
     """Return the optimizer steps in one pass of the engine's own data loader; None if it has none or no length."""
     try:
-        return len(engine.training_dataloader) // engine.gradient_accumulation_steps()
+        return int(len(engine.training_dataloader) // engine.gradient_accumulation_steps())
     except TypeError:  # no loader, or one over an iterable dataset
         return None

@@ -152,4 +152,4 @@ def _steps_per_epoch(num_examples: int, config: dict[str, Any], world_size: int)
     """Return the complete optimizer steps in one pass of DeepSpeed's own loader, which pads the last micro-batches."""
     examples_per_rank = math.ceil(num_examples / world_size)
     micro_batches = math.ceil(examples_per_rank / config["train_micro_batch_size_per_gpu"])
-    return micro_batches // config["gradient_accumulation_steps"]
+    return int(micro_batches // config["gradient_accumulation_steps"])

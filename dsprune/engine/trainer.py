@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from transformers import Trainer
 from transformers import TrainerCallback as _TrainerCallback
-from transformers import trainer as transformers_trainer
+from transformers.trainer_callback import CallbackHandler
 
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.learning_rate import announce_replaced
@@ -58,10 +59,9 @@ def pruning_metrics(engine: PruningEngine) -> dict[str, Any]:
 
 def extend_trainer(stack: ExitStack, engines: Sequence[PruningEngine]) -> None:
     """Let every Trainer log the sparsity and save the masks of its engine, until `stack` is closed."""
-    trainer = transformers_trainer.Trainer
-    if getattr(trainer.save_model, "saves_masks", False):
+    if getattr(Trainer.save_model, "saves_masks", False):
         return
-    save_model, log = trainer.save_model, trainer.log
+    save_model, log = Trainer.save_model, Trainer.log
 
     def log_with_pruning(self: Any, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and isinstance(self.model_wrapped, PruningEngine):
@@ -73,8 +73,7 @@ def extend_trainer(stack: ExitStack, engines: Sequence[PruningEngine]) -> None:
         if isinstance(self.model_wrapped, PruningEngine):
             self.model_wrapped.save_masks(output_dir or self.args.output_dir)
 
-    handler = transformers_trainer.CallbackHandler
-    begin = handler.on_train_begin
+    begin = CallbackHandler.on_train_begin
 
     def begin_with_callback(self: Any, args: Any, state: Any, control: Any) -> Any:
         for engine in engines:
@@ -86,6 +85,6 @@ def extend_trainer(stack: ExitStack, engines: Sequence[PruningEngine]) -> None:
         return begin(self, args, state, control)
 
     save_model_and_masks.saves_masks = True  # type: ignore[attr-defined]
-    stack.enter_context(replaced(trainer, "save_model", save_model_and_masks))
-    stack.enter_context(replaced(trainer, "log", log_with_pruning))
-    stack.enter_context(replaced(handler, "on_train_begin", begin_with_callback))
+    stack.enter_context(replaced(Trainer, "save_model", save_model_and_masks))
+    stack.enter_context(replaced(Trainer, "log", log_with_pruning))
+    stack.enter_context(replaced(CallbackHandler, "on_train_begin", begin_with_callback))

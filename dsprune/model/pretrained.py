@@ -65,13 +65,14 @@ class Head:
 
 def load_config(path: str) -> PretrainedConfig:
     """Load the configuration of a model."""
-    return _load(AutoConfig.from_pretrained, path, "model")
+    config: PretrainedConfig = _load(AutoConfig.from_pretrained, path, "model")
+    return config
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model. Without a padding token (GPT-2, Llama) it pads with its end-of-text token."""
     _check_has_tokenizer(Path(path))
-    tokenizer = _load(AutoTokenizer.from_pretrained, path, "tokenizer")
+    tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer.from_pretrained, path, "tokenizer")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -81,7 +82,7 @@ def load_model(
     auto_class: Any, path: str, tokenizer: PreTrainedTokenizerBase, **settings: Any
 ) -> PreTrainedModel:
     """Load a model in fp32, whatever its folder holds: DeepSpeed casts it, and masks are selected from fp32."""
-    model = _load(auto_class.from_pretrained, path, "model", dtype=torch.float32, **settings)
+    model: PreTrainedModel = _load(auto_class.from_pretrained, path, "model", dtype=torch.float32, **settings)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return model

@@ -29,7 +29,8 @@ def on_first_rank(ranks: Ranks, work: Callable[[], T]) -> T:
         answer = _attempt(work)
     if ranks.world_size > 1:
         dist.broadcast_object_list(answer)
-    return _value(answer)
+    received: T = _value(answer)
+    return received
 
 
 def on_every_rank(ranks: Ranks, work: Callable[[], T]) -> T:
@@ -40,7 +41,8 @@ def on_every_rank(ranks: Ranks, work: Callable[[], T]) -> T:
     """
     value, message = _attempt(work)
     messages = world_comm(ranks).all_gather_objects(message)
-    return _value([value, next((each for each in messages if each is not None), None)])
+    received: T = _value([value, next((each for each in messages if each is not None), None)])
+    return received
 
 
 def check_same(ranks: Ranks, facts: Mapping[str, Any]) -> None:

@@ -76,7 +76,8 @@ class BatchPlan:
         """
         by_length = examples[np.argsort(lengths[examples], kind="stable")]
         passes = by_length.reshape(self.accumulation, self.micro_batch, self.world_size)
-        return passes[:, :, rank].tolist()
+        numbers: list[list[int]] = passes[:, :, rank].tolist()
+        return numbers
 
 
 class TrainSampler:

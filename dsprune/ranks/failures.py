@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-from torch.multiprocessing.spawn import ProcessException
+from torch.multiprocessing.spawn import ProcessContext, ProcessException, spawn
 
 from dsprune.errors import CheckFailedError, RunFailedError
 from dsprune.ranks.ranks import Ranks
@@ -106,7 +105,7 @@ def probe_ranks(world_size: int, timeout: float) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder, "store").as_uri()
-        ranks = mp.spawn(_all_reduce, (world_size, store, timeout), nprocs=world_size, join=False)
+        ranks = spawn(_all_reduce, (world_size, store, timeout), nprocs=world_size, join=False)
         try:
             finished = _join(ranks, timeout)
         except ProcessException as error:
@@ -120,7 +119,7 @@ def probe_ranks(world_size: int, timeout: float) -> None:
         raise CheckFailedError(f"{world_size} gloo ranks: no answer within {timeout:g} s")
 
 
-def _join(ranks: mp.ProcessContext, timeout: float) -> bool:
+def _join(ranks: ProcessContext, timeout: float) -> bool:
     """Wait for every rank to end; `ProcessContext.join` returns as soon as one has ended."""
     deadline = time.monotonic() + timeout
     while (left := deadline - time.monotonic()) > 0:

@@ -67,7 +67,8 @@ class Ramp(BaseModel):
         if isinstance(value, int | float) and not isinstance(value, bool):
             value = {"first": value, "final": value}
         try:
-            return validate(value)
+            ramp: Self = validate(value)
+            return ramp
         except ValidationError as error:
             if error.errors()[0]["type"] == "model_type":
                 raise ValueError(_USAGE) from None

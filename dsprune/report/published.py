@@ -55,8 +55,12 @@ def _cell(value: float | None) -> str:
 
 @cache
 def _published() -> dict[str, Any]:
-    return yaml.safe_load((files("dsprune") / "suites" / "published.yaml").read_text(encoding="utf-8"))
+    content: dict[str, Any] = yaml.safe_load(
+        (files("dsprune") / "suites" / "published.yaml").read_text(encoding="utf-8")
+    )
+    return content
 
 
 def _read_suite(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / SUITE).read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads((folder / SUITE).read_text(encoding="utf-8"))
+    return content

@@ -60,7 +60,7 @@ class Run:
     def last_step(self) -> int:
         """The last known step."""
         known = [row["step"] for row in self.rows]
-        return max([*known, int(self.status.get("step", 0)), int((self.summary or {}).get("steps", 0))])
+        return int(max([*known, int(self.status.get("step", 0)), int((self.summary or {}).get("steps", 0))]))
 
     @cached_property
     def timetable(self) -> Timetable | None:

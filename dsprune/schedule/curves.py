@@ -43,7 +43,7 @@ def exponential(progress: float, first: float, target: float) -> float:
         >>> [round(exponential(i / 3, 0.5, 0.9375), 4) for i in range(4)]  # the rest is halved three times
         [0.5, 0.75, 0.875, 0.9375]
     """
-    return 1 - (1 - first) * ((1 - target) / (1 - first)) ** progress
+    return float(1 - (1 - first) * ((1 - target) / (1 - first)) ** progress)
 
 
 def one_shot(progress: float, first: float, target: float) -> float:

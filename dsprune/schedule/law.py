@@ -57,7 +57,7 @@ def first_sparsity(target: float, alpha: float = ALPHA) -> float:
         >>> round(first_sparsity(0.9), 3), round(first_sparsity(0.5), 3)
         (0.602, 0.242)
     """
-    return 1 - (1 - target) ** alpha
+    return float(1 - (1 - target) ** alpha)
 
 
 def scaled_epochs(target: float) -> float:

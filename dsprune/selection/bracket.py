@@ -71,7 +71,7 @@ def _stride(group: Group) -> int:
 
     It is odd, so that the sample covers many columns of matrices, whose widths contain large powers of two.
     """
-    return round(group.num_weights ** (1 / 3)) | 1
+    return int(round(group.num_weights ** (1 / 3)) | 1)
 
 
 def _sample_ranks(group: Group) -> tuple[int, int]:

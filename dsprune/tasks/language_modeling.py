@@ -77,7 +77,8 @@ class LanguageModeling(Task):
 
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
         """Return the model with its head over the vocabulary."""
-        return self.head.auto_class.from_config(config)
+        model: PreTrainedModel = self.head.auto_class.from_config(config)
+        return model
 
     def predict(self, model: nn.Module, batch: Batch) -> list[TokenCounts]:
         """Return the loss and the number of correct predictions of each block."""

@@ -120,11 +120,13 @@ class MultipleChoice(Task):
 
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
         """Return the model with one logit for each choice."""
-        return AutoModelForMultipleChoice.from_config(config)
+        model: PreTrainedModel = AutoModelForMultipleChoice.from_config(config)
+        return model
 
     def predict(self, model: nn.Module, batch: Batch) -> list[int]:
         """Return the number of the best choice."""
-        return model(**self.inputs(batch))["logits"].argmax(dim=-1).tolist()
+        predictions: list[int] = model(**self.inputs(batch))["logits"].argmax(dim=-1).tolist()
+        return predictions
 
     def classes(self, config: PretrainedConfig) -> dict[str, int]:
         """Return one output, with a class for each choice."""

@@ -159,7 +159,8 @@ class QuestionAnswering(Task):
 
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
         """Return the model with a start and an end logit for each token."""
-        return AutoModelForQuestionAnswering.from_config(config)
+        model: PreTrainedModel = AutoModelForQuestionAnswering.from_config(config)
+        return model
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Candidates]:
         """Return the most likely starts and ends of each window."""

@@ -95,11 +95,13 @@ class Regression(TextTask):
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
         """Return the model with one logit."""
         config.num_labels = 1
-        return AutoModelForSequenceClassification.from_config(config)
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+        return model
 
     def predict(self, model: nn.Module, batch: Batch) -> list[float]:
         """Return the model's output, still standardized."""
-        return model(**self.inputs(batch))["logits"].float().squeeze(-1).tolist()
+        predictions: list[float] = model(**self.inputs(batch))["logits"].float().squeeze(-1).tolist()
+        return predictions
 
     def classes(self, config: PretrainedConfig) -> dict[str, int]:
         """Return one output, of two opposite logits."""

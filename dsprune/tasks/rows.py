@@ -49,7 +49,7 @@ class Rows:
                 else f"the columns are {others}: give the task's own file"
             )
             raise UserError(f"{self.origin}: no column {name!r}: {way_out}")
-        values = self.dataset[name][:]
+        values: list[Any] = self.dataset[name][:]
         feature = self.dataset.features[name]
         if isinstance(feature, ClassLabel):
             # The hub marks rows without a label with -1.

@@ -56,7 +56,8 @@ class Seq2Seq(Task):
             do_sample=False,
             synced_gpus=any(map(is_partitioned, generator.parameters())),
         )
-        return generated[:, given.shape[1] :].tolist()
+        numbers: list[list[int]] = generated[:, given.shape[1] :].tolist()
+        return numbers
 
     def classes(self, config: PretrainedConfig) -> dict[str, int]:
         """Return one output, with a class for each token of the target's vocabulary."""

@@ -86,11 +86,13 @@ class TextClassification(TextTask):
         """Return the model with one logit per label, or as many as `config` says where labels are in the data."""
         if self.known_labels is not None:
             config.update(self._label_config())
-        return AutoModelForSequenceClassification.from_config(config)
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+        return model
 
     def predict(self, model: nn.Module, batch: Batch) -> list[int]:
         """Return the number of the most likely label."""
-        return model(**self.inputs(batch))["logits"].argmax(dim=-1).tolist()
+        predictions: list[int] = model(**self.inputs(batch))["logits"].argmax(dim=-1).tolist()
+        return predictions
 
     def classes(self, config: PretrainedConfig) -> dict[str, int]:
         """Return one output, with a class for each label."""

@@ -125,7 +125,8 @@ class Translation(Seq2Seq):
 
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
         """Return the model."""
-        return AutoModelForSeq2SeqLM.from_config(config)
+        model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(config)
+        return model
 
     def score(self, predictions: Sequence[Sequence[int]], dataset: Dataset) -> dict[str, float]:
         """Return BLEU by sacrebleu, 0 to 100: the mean over directions, and that of each direction."""
@@ -199,7 +200,8 @@ def _tokens(
     """Tokenize texts with special tokens: mBART-50's `code tokens </s>`, or those of the tokenizer."""
     if codes is None:
         which = {"text_target": texts} if target else {"text": texts}
-        return tokenizer(**which, truncation=True, max_length=max_length)["input_ids"]
+        numbers: list[list[int]] = tokenizer(**which, truncation=True, max_length=max_length)["input_ids"]
+        return numbers
     plain = tokenizer(texts, add_special_tokens=False)["input_ids"]
     return [
         [codes[language], *ids[: max_length - 2], int(tokenizer.eos_token_id)]

@@ -118,7 +118,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` and what the block adds, normalized."""
-        return self.norm(x + self.down(torch.relu(self.up(x))))
+        values: Tensor = self.norm(x + self.down(torch.relu(self.up(x))))
+        return values
 
 
 class TinyModel(nn.Module):

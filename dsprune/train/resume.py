@@ -138,7 +138,8 @@ def restore(
                 invalidate_tag(damaged)
         if (state := read_rank_state(folder)) is not None:  # None after a change of the number of ranks
             meter.restore(state)
-        return client.get(CLIENT, {})
+        content: dict[str, Any] = client.get(CLIENT, {})
+        return content
     if failed:
         raise next(iter(failed.values()))
     if sparsity := engine.start_sparse(model, masks_from):

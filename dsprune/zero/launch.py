@@ -72,6 +72,6 @@ def launcher_processes() -> list[psutil.Process]:
 def is_alive(process: psutil.Process) -> bool:
     """Return whether a process is running and not a zombie."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False

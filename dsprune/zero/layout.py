@@ -101,12 +101,13 @@ class ZeroLayout(ABC):
     def working_copy(self, index: int) -> Tensor:
         """Return this rank's slice of the weights that the forward pass reads, in their dtype, `[shard.numel]`."""
         shard = self.shards[index]
-        return self.parameters[index].detach().view(-1)[shard.start : shard.start + shard.numel]
+        values: Tensor = self.parameters[index].detach().view(-1)[shard.start : shard.start + shard.numel]
+        return values
 
     def make_states(self, index: int, names: Iterable[str]) -> MutableMapping[str, Any]:
         """Return the optimizer's state of the tensor that holds a shard; missing moments are created as zeros."""
         master, _ = self._master(self.parameters[index])
-        state = self.base_optimizer.state[master]
+        state: MutableMapping[str, Any] = self.base_optimizer.state[master]
         for name in names:
             state.setdefault(name, torch.zeros_like(master, requires_grad=False))
         return state

@@ -147,7 +147,7 @@ def _matches(value: Any, refused: Any) -> bool:
         return isinstance(value, dict)
     if refused is int:  # a size: 1 and less mean off
         return isinstance(value, int) and value > 1
-    return value == refused
+    return bool(value == refused)
 
 
 def _get(config: dict[str, Any], dotted: str) -> Any:

@@ -75,7 +75,7 @@ def needed_ops() -> list[OpBuilder]:
 def is_built(builder: OpBuilder) -> bool:
     """Return whether the extension was installed with DeepSpeed, or has been compiled here."""
     library = extensions_folder() / builder.name / f"{builder.name}.so"
-    return installed_ops.get(builder.name, False) or library.is_file()
+    return bool(installed_ops.get(builder.name, False) or library.is_file())
 
 
 def build_ops() -> None:

@@ -137,7 +137,8 @@ class _Stage12(_Partitioned):
             gradient = parameter._hp_mapping.get_lp_grad_fragment(parameter._index_in_param_group)
         except ValueError:  # no backward pass since the last step
             return None
-        return gradient.view(-1)
+        values: Tensor | None = gradient.view(-1)
+        return values
 
 
 class _Stage3(_Partitioned):
@@ -145,7 +146,8 @@ class _Stage3(_Partitioned):
 
     def working_copy(self, index: int) -> Tensor:
         """See the base class: between steps, a rank keeps only its own part of the working weights."""
-        return self.parameters[index].ds_tensor.detach().view(-1)[: self.shards[index].numel]
+        values: Tensor = self.parameters[index].ds_tensor.detach().view(-1)[: self.shards[index].numel]
+        return values
 
     def refresh_copies(self) -> None:
         """See the base class: of some parameters, each rank keeps all weights as well."""
@@ -164,4 +166,5 @@ class _Stage3(_Partitioned):
 
     def _gradient(self, parameter: ZeroParameter, shard: Shard) -> Tensor | None:
         partition, _ = self.optimizer._get_fp32_grad_state_partition(parameter, release_swap_buffers=False)
-        return partition.view(-1)[: shard.numel]
+        values: Tensor | None = partition.view(-1)[: shard.numel]
+        return values

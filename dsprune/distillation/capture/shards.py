@@ -90,7 +90,7 @@ def _num_passes(plan: StorePlan, shards: Sequence[int], batch_size: int) -> int:
 
 def _num_records(plan: StorePlan, shard: int) -> int:
     records = plan.records(shard)
-    return records.stop - records.start
+    return int(records.stop - records.start)
 
 
 def _save(writer: ShardWriter, folder: Path) -> None:
