@@ -17,16 +17,14 @@ def run_script(recipe: Recipe, script: Path, arguments: Sequence[str], steps_per
 
     Args:
         recipe: what to prune, and when.
-        script: calls `deepspeed.initialize`, itself or through a framework.
+        script: a file that calls `deepspeed.initialize`, itself or through a framework.
         arguments: of the script.
         steps_per_epoch: optimizer steps an epoch, for a recipe in epochs where no framework knows them.
 
     Raises:
-        UserError: there is no such script, or it made no engine that trains.
+        UserError: it made no engine that trains.
         RunFailedError: training ended before the last mask update.
     """
-    if not script.is_file():
-        raise UserError(f"{script}: no such script: give the path of a Python file")
     sys.argv = [str(script), *arguments]
     sys.path.insert(0, str(script.resolve().parent))
     with pruning(recipe, steps_per_epoch=steps_per_epoch) as engines:

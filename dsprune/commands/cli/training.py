@@ -92,7 +92,9 @@ def train(
 @app.command("run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def run_script(
     context: typer.Context,
-    script: Annotated[Path, typer.Argument(help="A script that trains with DeepSpeed.")],
+    script: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="A script that trains with DeepSpeed.")
+    ],
     recipe: Annotated[str, typer.Option(help="A recipe file, or the name of a shipped recipe.")],
     steps_per_epoch: Annotated[
         int | None,
