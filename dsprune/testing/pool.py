@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import sys
 import tempfile
 import time
 import traceback
@@ -24,6 +25,7 @@ from dsprune.testing.commands import environment, free_port
 
 __all__ = ["RankFailedError", "RankPool", "forkserver", "settle"]
 
+PRELOAD = "dsprune.testing.preload"
 TIMEOUT = timedelta(seconds=180)
 
 
@@ -31,12 +33,13 @@ def forkserver() -> ForkServerContext:
     """Return the context whose processes are forks of one that has imported dsprune and DeepSpeed."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dsprune.testing.preload"])
+    context.set_forkserver_preload([PRELOAD])
     return context
 
 
 def settle(**variables: str) -> None:
     """Let a process of the forkserver be as a new one: its environment, and how it starts other processes."""
+    assert PRELOAD in sys.modules, "the forkserver could not import it, and does not tell"
     clean = environment() | variables
     os.environ.clear()
     os.environ.update(clean)

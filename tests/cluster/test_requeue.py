@@ -65,7 +65,13 @@ def test_a_job_whose_time_is_nearly_up_stops_and_is_requeued(site: Site) -> None
     """With a margin of all but five seconds, that is at its first steps; Slurm's own signal is turned off."""
     asked = ("--gpus-per-node=1", "--time=2", "--sbatch=--cpus-per-task=1", "--sbatch=--signal=URG@1")
     printed = site.dsprune(
-        "submit", "long.yaml", "name=late", "budget.steps=60", "checkpoints.margin=115", *asked
+        "submit",
+        "long.yaml",
+        "name=late",
+        "budget.steps=60",
+        "checkpoints.margin=115",
+        "tracking.wandb=false",
+        *asked,
     )
     job = printed.splitlines()[0].removeprefix("train: job ")
     site.slurm.wait_for(lambda: site.slurm.field(job, "Restarts") != "0", job, PATIENCE)
