@@ -1,4 +1,4 @@
-"""The user's cache of compiled code, which must not outlive what it was compiled for."""
+"""The user's cache of compiled code, and the type of CPU that the code is compiled for."""
 
 import os
 import platform
