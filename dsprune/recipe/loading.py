@@ -11,7 +11,7 @@ from dsprune.errors import UserError
 from dsprune.recipe.recipe import Recipe
 from dsprune.recipe.section import Section, describe
 from dsprune.recipe.sections import Task
-from dsprune.utils.files import shipped_folder, shipped_names
+from dsprune.utils.folders import shipped_folder, shipped_names
 from dsprune.utils.text import did_you_mean
 
 __all__ = ["load_recipe", "load_task", "shipped_recipes"]

@@ -1,4 +1,4 @@
-"""Exact selection of the weights to prune, over shards that lie on any number of ranks.
+"""Exact selection of the weights to prune, over shards on any number of ranks.
 
 The mask is the same, bit for bit, for every sharding: exactly the `num_pruned` lowest scores of a group are
 pruned, with ties in global order. Ranks exchange histograms, a few kilobytes per group, and all groups share a
@@ -53,10 +53,10 @@ def select(
     """
     group_of = _group_of(groups, len(shards))
     brackets = guess_brackets(shards, scorers, kept, groups, comm)
-    search, found = _scan(shards, scorers, kept, groups, group_of, brackets, comm)
+    search, found = _scan_all(shards, scorers, kept, groups, group_of, brackets, comm)
     search = narrow(search, [_inside(found, group) for group in groups], comm)
     thresholds = search.low[group_of].tolist()
-    num_ties = [int((scan.inside == key).sum()) for scan, key in zip(found, thresholds, strict=True)]
+    num_ties = [int((part.inside == key).sum()) for part, key in zip(found, thresholds, strict=True)]
     shares = share_ties(shards, num_ties, groups, search.target - search.num_below, comm)
     return [settle(*settled) for settled in zip(found, thresholds, shares, strict=True)]
 
@@ -68,7 +68,7 @@ def _group_of(groups: Sequence[Group], num_tensors: int) -> list[int]:
     return [owners[place] for place in range(num_tensors)]
 
 
-def _scan(
+def _scan_all(
     shards: Sequence[Shard],
     scorers: Sequence[Scorer],
     kept: Sequence[Tensor],
@@ -86,19 +86,19 @@ def _scan(
         scan(scorer, shard.numel, bits, *brackets[group])
         for scorer, shard, bits, group in zip(scorers, shards, kept, group_of, strict=True)
     ]
-    counts = [scan.num_nan for scan in found]
+    counts = [part.num_nan for part in found]
     counts += [sum(found[place].num_below for place in group.tensors) for group in groups]
     counts += [sum(found[place].inside.numel() for place in group.tensors) for group in groups]
     totals = comm.all_reduce_sum(torch.tensor(counts))
     num_nan, num_below, num_inside = totals.split([len(shards), len(groups), len(groups)])
 
-    _refuse_nan(shards, num_nan)
+    _check_no_nan(shards, num_nan)
     wider = [
         _widened(bracket, group, int(below), int(inside))
         for bracket, group, below, inside in zip(brackets, groups, num_below, num_inside, strict=True)
     ]
     if wider != list(brackets):
-        return _scan(shards, scorers, kept, groups, group_of, wider, comm)
+        return _scan_all(shards, scorers, kept, groups, group_of, wider, comm)
     targets = torch.tensor([group.num_pruned for group in groups])
     return Search.start(brackets, num_below, targets), found
 
@@ -108,7 +108,7 @@ def _inside(found: Sequence[Scan], group: Group) -> Tensor:
     return torch.cat([found[place].inside for place in group.tensors])
 
 
-def _refuse_nan(shards: Sequence[Shard], num_nan: Tensor) -> None:
+def _check_no_nan(shards: Sequence[Shard], num_nan: Tensor) -> None:
     for shard, count in zip(shards, num_nan.tolist(), strict=True):
         if count:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Exit at once on a signal, while there is nothing to save."""
+"""Exit immediately on a signal, while there is nothing to save."""
 
 import os
 import signal

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe
-from dsprune.utils.files import shipped_folder, shipped_names
+from dsprune.utils.folders import shipped_folder, shipped_names
 from dsprune.zero.limits import check_by_deepspeed, check_ds_config, misspelt_keys
 
 __all__ = ["load_ds_config", "resolve_ds_config"]

@@ -14,7 +14,7 @@ from deepspeed.git_version_info import installed_ops
 from deepspeed.ops.op_builder.builder import OpBuilder
 
 from dsprune.errors import CheckFailedError, UserError
-from dsprune.utils.files import cache_folder, cpu_type
+from dsprune.utils.folders import cache_folder, cpu_type
 
 __all__ = [
     "accelerator_and_backend",
