@@ -17,21 +17,12 @@ say "building"
 python -m build --outdir "$built" "$ROOT" >"$scratch/build.log" || die "$(<"$scratch/build.log")"
 find "$built" -name 'dsprune-*' -printf '%f, %s bytes\n'
 
-say "installing the wheel, and making a tiny model and data"
+say "installing the wheel"
 python -m venv --without-pip "$scratch/venv"
 python -m pip --python "$scratch/venv/bin/python" install -qq --no-deps --no-index "$built"/dsprune-*.whl
 for site in "$scratch"/venv/lib/python*/site-packages; do
     python -c 'import sys; print(*(path for path in sys.path if path.endswith("-packages")), sep="\n")' >"$site/dependencies.pth"
 done
-cd "$ROOT"
-python - "$scratch" <<'END' 2>/dev/null
-import sys
-from pathlib import Path
-from tests.tiny import tiny_bert, tiny_sentiment
-tiny_bert(Path(sys.argv[1], "bert"))
-tiny_sentiment(Path(sys.argv[1], "data"), num_train=320)
-END
-
 unset PYTHONPATH
 export HF_HUB_OFFLINE=1 PATH="$scratch/venv/bin:$PATH"
 mkdir "$scratch/empty"
@@ -40,7 +31,17 @@ python -c 'import dsprune, sys; sys.exit(not dsprune.__file__.startswith(sys.pre
     die "the dsprune that is imported is not that of the wheel"
 dsprune --version
 dsprune schema >/dev/null
-recipe=(sentiment-90 "model.path=$scratch/bert" "task.train=$scratch/data/train.csv" "task.validation=$scratch/data/validation.csv"
+
+say "a tiny model and its data"
+python - "$scratch" <<'END'
+import sys
+from pathlib import Path
+from dsprune.testing.tiny import tiny_bert, tiny_sentiment
+tiny_bert(Path(sys.argv[1], "bert"))
+tiny_sentiment(Path(sys.argv[1], "data"), num_train=320)
+END
+data=$scratch/data
+recipe=(sentiment-90 "model.path=$scratch/bert" "task.train=$data/train.csv" "task.validation=$data/validation.csv"
     task.text=text distillation=null budget.epochs=4 learning_rate.peak=5e-3 deepspeed=zero2)
 say "dsprune plan"
 dsprune plan "${recipe[@]}"

@@ -51,7 +51,8 @@ def current_ranks() -> Ranks:
 
 def select_device(ranks: Ranks) -> torch.device:
     """Return this rank's device, its accelerator or the CPU, and make it the current device."""
-    accelerator = torch.accelerator.current_accelerator()
+    # Without a GPU, a CUDA build of torch has a current accelerator that is not available.
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if accelerator is None:
         return torch.device("cpu")
     torch.accelerator.set_device_index(ranks.local_rank)

@@ -30,8 +30,8 @@ def random_state() -> dict[str, Tensor]:
         "random.gauss": torch.tensor(spares, dtype=torch.float64),
         "random.torch": torch.get_rng_state(),
     }
-    if (accelerator := torch.accelerator.current_accelerator()) is not None:
-        state["random.accelerator"] = torch.get_device_module(accelerator).get_rng_state().cpu()
+    if torch.accelerator.is_available():
+        state["random.accelerator"] = torch.get_device_module().get_rng_state().cpu()
     return state
 
 
@@ -45,9 +45,8 @@ def restore_random_state(state: Mapping[str, Tensor]) -> None:
     words = np.array(keys, dtype=np.uint32)
     np.random.set_state(("MT19937", words, position, int(has_spare), numpy_spare if has_spare else 0.0))
     torch.set_rng_state(state["random.torch"])
-    accelerator = torch.accelerator.current_accelerator()
-    if accelerator is not None and "random.accelerator" in state:
-        torch.get_device_module(accelerator).set_rng_state(state["random.accelerator"])
+    if torch.accelerator.is_available() and "random.accelerator" in state:
+        torch.get_device_module().set_rng_state(state["random.accelerator"])
 
 
 def mix64(numbers: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def _unlink_shared_buffer() -> None:
     DeepSpeed never removes it: each run would leave 66 MiB a rank in /dev/shm. All ranks have mapped the memory at
     this point, so the kernel frees it when the last of them ends, even if that one is killed.
     """
-    if torch.accelerator.current_accelerator() is not None:
+    if torch.accelerator.is_available():
         return  # an accelerator has no such memory, and the barrier would need the rank's device
     dist.barrier()
     address, port = (os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))

@@ -12,6 +12,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.git_version_info import installed_ops
 from deepspeed.ops.op_builder.builder import OpBuilder
+from torch.utils import cpp_extension
 
 from dsprune.errors import CheckFailedError, UserError
 from dsprune.utils.folders import cache_folder, cpu_type
@@ -120,10 +121,12 @@ def load_collectives() -> None:
 def find_stale_locks() -> list[Path]:
     """Return the build locks that no live process holds: every later build waits for them, silently and forever.
 
-    torch keeps its lock file open while it builds and removes it when done (`torch.utils.file_baton`), so a
-    lock that no process has open was left by a process that was killed. A lock is not reported where that is
-    unknown: without /proc, or when it belongs to another user.
+    torch before 2.14 keeps its lock file open while it builds and removes it when done (`torch.utils.file_baton`),
+    so a lock that no process has open was left by a process that was killed. A lock is not reported where that is
+    unknown: without /proc, or when it belongs to another user. Newer torch leaves its lock file, which blocks no build.
     """
+    if not hasattr(cpp_extension, "FileBaton"):
+        return []
     locks = {lock: _identity(lock) for lock in extensions_folder().rglob("lock")}
     if not locks or not Path("/proc/self/fd").is_dir():
         return []

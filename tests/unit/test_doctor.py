@@ -11,6 +11,7 @@ import torch
 from deepspeed.ops.op_builder.builder import OpBuilder
 from packaging.requirements import Requirement
 from torch.utils import cpp_extension
+from torch.utils.file_baton import FileBaton
 
 from dsprune.commands.doctor import Finding, machine, software
 from dsprune.errors import CheckFailedError
@@ -30,6 +31,12 @@ def lock(cache: Path) -> Path:
     path.parent.mkdir()
     path.touch()
     return path
+
+
+@pytest.fixture(autouse=True)
+def old_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torch before 2.14, whose builds wait for a lock file to be removed."""
+    monkeypatch.setattr(cpp_extension, "FileBaton", FileBaton, raising=False)
 
 
 @pytest.fixture
@@ -55,6 +62,13 @@ def test_a_lock_is_not_stale_while_a_process_builds_and_is_once_that_process_is_
         assert find_stale_locks() == []
         builder.kill()
     assert find_stale_locks() == [path]
+
+
+def test_a_torch_whose_builds_do_not_wait_for_the_file_has_no_stale_locks(
+    lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(cpp_extension, "FileBaton")
+    assert find_stale_locks() == []
 
 
 def test_without_a_cache_there_are_no_locks(cache: Path) -> None:
