@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
+from deepspeed import DeepSpeedEngine
 from rich.table import Table
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
@@ -103,12 +104,13 @@ def time_step(engine: PruningEngine, tokens: Tensor, labels: Tensor) -> Times:
     def forward_and_backward() -> None:
         engine.backward(engine(input_ids=tokens, labels=labels).loss)
 
-    pruner, inner = engine.pruner, engine
+    pruner = engine.pruner
     assert pruner is not None
     backward = milliseconds(forward_and_backward)
-    before = milliseconds(lambda: pruner.before_step(engine.applied_steps))
-    step = milliseconds(inner.step)
-    after = milliseconds(lambda: pruner.after_step(applied=inner.was_step_applied()))
+    with engine._guard.open():
+        before = milliseconds(lambda: pruner.before_step(engine.applied_steps))
+        step = milliseconds(lambda: DeepSpeedEngine.step(engine))
+        after = milliseconds(lambda: pruner.after_step(applied=engine.was_step_applied()))
     return Times(backward, before + after, step)
 
 
