@@ -7,6 +7,8 @@ from dsprune.errors import UserError
 from dsprune.registry import METHODS, TASKS
 
 if TYPE_CHECKING:
+    from dsprune.checkpoint.compact.model import load_compact
+    from dsprune.checkpoint.compact.reader import read_compact
     from dsprune.engine.engine import PruningEngine
     from dsprune.engine.frameworks import pruning
     from dsprune.engine.initialize import initialize
@@ -19,8 +21,10 @@ __all__ = [
     "TrainerCallback",
     "UserError",
     "initialize",
+    "load_compact",
     "load_recipe",
     "pruning",
+    "read_compact",
     "register_method",
     "register_task",
 ]
@@ -37,6 +41,8 @@ _HOMES = {
     "pruning": "dsprune.engine.frameworks",
     "Recipe": "dsprune.recipe",
     "load_recipe": "dsprune.recipe",
+    "load_compact": "dsprune.checkpoint.compact.model",
+    "read_compact": "dsprune.checkpoint.compact.reader",
 }
 
 

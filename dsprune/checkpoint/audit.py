@@ -7,15 +7,17 @@ from typing import Protocol
 
 from torch import Tensor
 
+from dsprune.checkpoint.compact.format import is_compact
+from dsprune.checkpoint.compact.reader import CompactFiles
 from dsprune.checkpoint.deepspeed_files import CheckpointFiles, is_checkpoint
 from dsprune.checkpoint.tags import latest_tag
 from dsprune.errors import UserError
 from dsprune.masks import MaskSet
 from dsprune.masks.manifest import MANIFEST, MaskManifest, read_manifest
-from dsprune.masks.mask_files import read_masks
+from dsprune.masks.mask_files import read_complete_masks
 from dsprune.masks.mask_set import Finding, check_shard
 from dsprune.model.model_files import ModelFiles
-from dsprune.model.shard import PrunableTensor, Shard
+from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.collectives import Comm
 from dsprune.selection.groups import make_groups
 
@@ -78,8 +80,8 @@ def audit_folder(folder: Path) -> Audit:
         UserError: the folder has no masks, or a file is damaged.
     """
     manifest = read_manifest(folder)
-    masks = _read_masks(folder, manifest)
-    weights: Weights = CheckpointFiles(folder) if is_checkpoint(folder) else ModelFiles(folder)
+    masks = read_complete_masks(folder, manifest)
+    weights = _weights(folder)
     return Audit(
         folder,
         manifest.step,
@@ -89,14 +91,10 @@ def audit_folder(folder: Path) -> Audit:
     )
 
 
-def _read_masks(folder: Path, manifest: MaskManifest) -> MaskSet:
-    """Read the complete masks from the files of all ranks."""
-    tensors = [PrunableTensor(name, entry.shape, entry.target) for name, entry in manifest.tensors.items()]
-    masks = MaskSet([Shard(tensor, 0, tensor.numel) for tensor in tensors])
-    masks.replace(read_masks(folder, manifest, masks.shards))
-    if masks.digest(Comm()) != manifest.digest:
-        raise UserError(f"{folder}: the masks do not have the digest in {MANIFEST}: use another checkpoint")
-    return masks
+def _weights(folder: Path) -> Weights:
+    if is_compact(folder):
+        return CompactFiles(folder)
+    return CheckpointFiles(folder) if is_checkpoint(folder) else ModelFiles(folder)
 
 
 def _check_counts(manifest: MaskManifest, masks: MaskSet) -> Iterator[Finding]:

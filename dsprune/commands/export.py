@@ -18,7 +18,7 @@ from dsprune.train.run_folder import RunFolder
 from dsprune.utils.console import say
 from dsprune.utils.files import replace_folder
 
-__all__ = ["export"]
+__all__ = ["check_is_new", "export", "find_checkpoint", "write_model"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -36,23 +36,41 @@ def export(path: Path, tag: str | None, to: Path, console: Console) -> None:
         UserError: there is no such checkpoint, it is damaged, or `to` exists already.
     """
     run = RunFolder(path)
-    checkpoint = _checkpoint(run, tag)
-    if to.exists():
-        raise UserError(f"--to: value {to}: exists already and is not overwritten: give another folder")
-    recipe = load_recipe(str(run.recipe))
-    files = CheckpointFiles(checkpoint)
-
-    def write(temporary: Path) -> None:
-        _save_model(recipe, files, temporary)
-        shutil.copy(run.recipe, temporary)
-        if recipe.pruning is not None:
-            _copy_masks(checkpoint, temporary)
-
-    replace_folder(to, write)
+    checkpoint = find_checkpoint(run, tag)
+    check_is_new(to)
+    replace_folder(to, lambda temporary: write_model(run, checkpoint, temporary))
     say(console, f"{checkpoint} exported to {to}")
 
 
-def _checkpoint(run: RunFolder, tag: str | None) -> Path:
+def check_is_new(to: Path) -> None:
+    """Check that there is nothing yet where an export is to go.
+
+    Raises:
+        UserError: there is.
+    """
+    if to.exists():
+        raise UserError(f"--to: value {to}: exists already and is not overwritten: give another folder")
+
+
+def write_model(run: RunFolder, checkpoint: Path, folder: Path) -> None:
+    """Write the model of a run's checkpoint, with tokenizer, masks and recipe."""
+    recipe = load_recipe(str(run.recipe))
+    _save_model(recipe, CheckpointFiles(checkpoint), folder)
+    shutil.copy(run.recipe, folder)
+    if recipe.pruning is not None:
+        _copy_masks(checkpoint, folder)
+
+
+def find_checkpoint(run: RunFolder, tag: str | None) -> Path:
+    """Return the folder of a run's checkpoint.
+
+    Args:
+        run: the run.
+        tag: name of a checkpoint; None = the newest complete one.
+
+    Raises:
+        UserError: there is no such checkpoint.
+    """
     complete = {folder.name: folder for folder in complete_tags(run.checkpoints)}
     if not complete:
         raise UserError(f"{run.path}: no complete checkpoint there: give the folder of a run that has one")
@@ -74,6 +92,8 @@ def _save_model(recipe: Recipe, files: CheckpointFiles, folder: Path) -> None:
         parameters[name].data.view(-1).copy_(files.views(name)["master weights"])
     module: nn.Module = model
     module.to(DTYPES[recipe.precision])
+    for parameter in module.parameters():
+        parameter.data.add_(0.0)  # what was rounded to -0.0 becomes +0.0, as in the model that the run saves
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -6,9 +6,9 @@ recipe's pruning section; it can still be read.
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from dsprune.errors import UserError
 from dsprune.schedule import Timetable
@@ -32,7 +32,7 @@ class TensorEntry(_Strict):
         initial_pruned: number of pruned weights before the first mask update.
     """
 
-    shape: tuple[int, ...]
+    shape: tuple[PositiveInt, ...]
     target: float
     num_pruned: int
     initial_pruned: int = 0
@@ -47,7 +47,7 @@ class FileEntry(_Strict):
         slices: start and length of each tensor's slice, by the tensor's name.
     """
 
-    file: str
+    file: Annotated[str, Field(pattern=r"^masks-[^/\\]*\.safetensors$")]  # no path out of the folder
     sha256: str
     slices: dict[str, tuple[int, int]]
 
@@ -87,7 +87,7 @@ def read_manifest(folder: Path) -> MaskManifest:
         if isinstance(values, dict) and values.get("format") == 1:
             values = _from_format_1(values)
         return MaskManifest.model_validate(values)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise UserError(
             f"{path}: not a manifest of format 1 or 2 ({reason}): use another checkpoint"

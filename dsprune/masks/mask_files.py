@@ -20,13 +20,13 @@ from dsprune.errors import UserError
 from dsprune.masks.bits import num_bytes, pack, unpack
 from dsprune.masks.manifest import MANIFEST, FileEntry, MaskManifest, TensorEntry
 from dsprune.masks.mask_set import MaskSet
-from dsprune.model.shard import Shard
+from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Pruning
 from dsprune.schedule import Timetable
 from dsprune.utils.files import replace_file, replace_text, sha256_of
 
-__all__ = ["read_masks", "write_masks"]
+__all__ = ["read_complete_masks", "read_masks", "write_masks"]
 
 
 def write_masks(
@@ -73,6 +73,34 @@ def write_masks(
             files=tuple(entries),
         )
         replace_text(folder / MANIFEST, manifest.model_dump_json(indent=1))
+
+
+def read_complete_masks(folder: Path, manifest: MaskManifest) -> MaskSet:
+    """Read the complete masks from the files of all ranks.
+
+    Raises:
+        UserError: a file is missing, damaged or incomplete.
+    """
+    tensors = [PrunableTensor(name, entry.shape, entry.target) for name, entry in manifest.tensors.items()]
+    _check_sizes(folder, manifest, tensors)
+    masks = MaskSet([Shard(tensor, 0, tensor.numel) for tensor in tensors])
+    masks.replace(read_masks(folder, manifest, masks.shards))
+    if masks.digest(Comm()) != manifest.digest:
+        raise UserError(f"{folder}: the masks do not have the digest in {MANIFEST}: use another checkpoint")
+    return masks
+
+
+def _check_sizes(folder: Path, manifest: MaskManifest, tensors: Sequence[PrunableTensor]) -> None:
+    """Check that the files have room for the masks, before memory is allocated for them."""
+    paths = [folder / entry.file for entry in manifest.files]
+    for path in paths:
+        _check_exists(path)
+    size = sum(path.stat().st_size for path in paths)
+    if (needed := sum(num_bytes(tensor.numel) for tensor in tensors)) > size:
+        raise UserError(
+            f"{folder / MANIFEST}: lists tensors whose masks have {needed:,} bytes, and the files have {size:,}: "
+            f"use another checkpoint"
+        )
 
 
 def read_masks(folder: Path, manifest: MaskManifest, shards: Sequence[Shard]) -> list[Tensor]:
@@ -142,9 +170,13 @@ def _overlap(shard: Shard, entry: FileEntry) -> tuple[int, int] | None:
     return (low, high) if low < high else None
 
 
-def _read_file(path: Path, entry: FileEntry) -> dict[str, Tensor]:
+def _check_exists(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"{path}: missing, but {MANIFEST} lists it: copy it too, or use another checkpoint")
+
+
+def _read_file(path: Path, entry: FileEntry) -> dict[str, Tensor]:
+    _check_exists(path)
     if sha256_of(path) != entry.sha256:
         raise UserError(f"{path}: damaged, its SHA-256 is not the one in {MANIFEST}: use another checkpoint")
     try:

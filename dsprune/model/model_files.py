@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dsprune.errors import UserError
 
-__all__ = ["ModelFiles"]
+__all__ = ["ModelFiles", "opened"]
 
 
 class ModelFiles:
@@ -27,13 +27,20 @@ class ModelFiles:
         if index.is_file():
             try:
                 self._file_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            except (ValueError, LookupError, TypeError) as error:
+                if any(Path(file).name != file for file in self._file_of.values()):
+                    raise ValueError("a file is in another folder")
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise UserError(
                     f"{index}: not an index of safetensors files: use another copy of the model"
                 ) from error
         else:
-            with _opened(folder / "model.safetensors") as file:
+            with opened(folder / "model.safetensors") as file:
                 self._file_of = dict.fromkeys(file.keys(), "model.safetensors")
+
+    def names_by_file(self) -> dict[str, list[str]]:
+        """Return the names of the tensors of each file, files in the order of their names."""
+        files = sorted(set(self._file_of.values()))
+        return {file: [name for name in self._file_of if self._file_of[name] == file] for file in files}
 
     def views(self, name: str) -> dict[str, Tensor]:
         """Return the flattened weights of a tensor, under the key "weights".
@@ -41,14 +48,27 @@ class ModelFiles:
         Raises:
             UserError: the folder has no such tensor, or its file cannot be read.
         """
+        return {"weights": self.tensor(name).view(-1)}
+
+    def tensor(self, name: str) -> Tensor:
+        """Return a tensor.
+
+        Raises:
+            UserError: the folder has no such tensor, or its file cannot be read.
+        """
         if name not in self._file_of:
             raise UserError(f"{self.folder}: no tensor {name}: the masks are of another model")
-        with _opened(self.folder / self._file_of[name]) as file:
-            return {"weights": file.get_tensor(name).view(-1)}
+        with opened(self.folder / self._file_of[name]) as file:
+            return file.get_tensor(name)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Any]:
+    """Open a safetensors file for the reading of single tensors.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             yield file

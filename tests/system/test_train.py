@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from dsprune import load_compact
 from dsprune.commands.cli import run_command
 from dsprune.masks.bits import unpack
 from dsprune.masks.manifest import read_manifest
@@ -204,6 +205,20 @@ def test_a_checkpoint_is_exported_as_the_model_that_the_run_saved(workshop: Work
     assert run_command(["audit", str(to)]) == 0
     AutoTokenizer.from_pretrained(to)
     assert [path.name for path in tmp_path.iterdir()] == ["given-away"]
+
+
+def test_a_checkpoint_in_compact_form_expands_to_the_model_that_the_run_saved(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    compact, expanded = str(tmp_path / "compact"), str(tmp_path / "expanded")
+    assert run_command(["export", str(workshop.run), "--compact", "--to", compact]) == 0
+    assert run_command(["export", compact, "--expand", "--to", expanded]) == 0
+    assert run_command(["audit", expanded]) == 0
+    weights = (workshop.run / "model" / "model.safetensors").read_bytes()
+    assert (tmp_path / "expanded" / "model.safetensors").read_bytes() == weights
+    loaded = load_compact(compact).state_dict()
+    saved = load_file(workshop.run / "model" / "model.safetensors")
+    assert all(torch.equal(loaded[name], saved[name]) for name in saved)
 
 
 @pytest.mark.parametrize(

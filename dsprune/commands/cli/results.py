@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from dsprune.commands.cli.app import Overrides, RecipeArgument, app
+from dsprune.errors import UserError
 
 __all__ = ["analyze", "audit", "evaluate", "export", "report", "status"]
 
@@ -88,14 +89,43 @@ def report(
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="The folder of a run, finished or not.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="The folder of a run, finished or not; with --compact, of a model with masks, too; "
+            "with --expand, of a compact model.",
+        ),
+    ],
     to: Annotated[Path, typer.Option(help="The folder to create.")],
     tag: Annotated[str | None, typer.Option(help="Name of a checkpoint. Default: the newest.")] = None,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Write packed masks and kept values, instead of all weights.")
+    ] = False,
+    expand: Annotated[
+        bool, typer.Option("--expand", help="Write the model folder of a compact one.")
+    ] = False,
+    dtype: Annotated[
+        Literal["fp16", "bf16"] | None,
+        typer.Option(help="With --compact: round all weights to this number format. Default: as trained."),
+    ] = None,
 ) -> None:
-    """Write a checkpoint of a run as a Hugging Face model folder with its masks."""
-    from dsprune.commands.export import export as write
+    """Write a checkpoint of a run as a Hugging Face model folder with its masks, or in compact form."""
+    if dtype is not None and not compact:
+        raise UserError(f"--dtype: value {dtype}: for compact models: add --compact, or leave out")
+    if expand and (compact or tag is not None):
+        raise UserError(f"--expand: value {source}: takes neither --compact nor --tag: leave them out")
+    if not (compact or expand):
+        from dsprune.commands.export import export as write
 
-    write(run, tag, to, Console())
+        write(source, tag, to, Console())
+        return
+    from dsprune.commands import compact as form
+
+    if compact:
+        form.compact(source, tag, dtype, to, Console())
+    else:
+        form.expand(source, to, Console())
 
 
 @app.command()

@@ -1,0 +1,136 @@
+"""The compact form of a sparse model on disk, format 1.
+
+    folder/compact.json                        format, dtype, size and SHA-256 of every other file; written last
+    folder/compact.safetensors                 all tensors by name; of a pruned tensor the kept values only
+    folder/dsprune.json, masks-*.safetensors   the masks, as in the model folder
+    folder/config.json, tokenizer.json, ...    the other files of the model folder
+
+`dsprune.json` lists the pruned tensors and their shapes. Each is stored as a 1-D tensor of its kept values, in the
+order of the flattened tensor. The mask has one bit a weight: bit j of byte i is weight 8 i + j, 1 = kept. Pruned
+weights are +0.0. All other tensors are stored in full, tied ones once. A model of several weight files has as many
+compact ones: `compact-00001-of-00003.safetensors`.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dsprune.errors import UserError
+from dsprune.masks.manifest import MANIFEST, MaskManifest
+from dsprune.utils.files import sha256_of
+
+__all__ = [
+    "COMPACT",
+    "CompactManifest",
+    "Dtype",
+    "FileRecord",
+    "carried_files",
+    "check_listed",
+    "is_compact",
+    "read_compact_manifest",
+    "weight_file",
+    "weight_files",
+]
+
+COMPACT = "compact.json"
+
+Dtype = Literal["fp16", "bf16"]
+
+WEIGHTS = (".safetensors", ".index.json", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".pkl")
+"""How the names of weight files end. A compact folder holds its own in their place, and never a pickle."""
+
+
+class FileRecord(BaseModel):
+    """Size in bytes and SHA-256 of a file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: int
+    sha256: str
+
+
+class CompactManifest(BaseModel):
+    """The content of `compact.json`.
+
+    Attributes:
+        dtype: the number format that all floating-point tensors were rounded to; None = as trained.
+        files: every other file of the folder, by its name.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    dtype: Dtype | None
+    files: dict[Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")], FileRecord]
+
+
+def weight_file(stem: str, number: int, count: int) -> str:
+    """Return the name of a weight file, counted from 1.
+
+    Examples:
+        >>> weight_file("compact", 1, 1), weight_file("model", 2, 3)
+        ('compact.safetensors', 'model-00002-of-00003.safetensors')
+    """
+    return f"{stem}.safetensors" if count == 1 else f"{stem}-{number:05d}-of-{count:05d}.safetensors"
+
+
+def weight_files(manifest: CompactManifest) -> list[str]:
+    """Return the names of the compact weight files, in order."""
+    return sorted(
+        name for name in manifest.files if re.fullmatch(r"compact(-\d+-of-\d+)?\.safetensors", name)
+    )
+
+
+def carried_files(names: Iterable[str], masks: MaskManifest) -> list[str]:
+    """Return those of the files of a folder that its compact form shares: all but weights, and the masks."""
+    others = (name for name in names if not name.endswith(WEIGHTS) and name != COMPACT)
+    return [*others, *(entry.file for entry in masks.mask_files)]
+
+
+def is_compact(folder: Path) -> bool:
+    """Return whether a folder holds the compact form of a model."""
+    return (folder / COMPACT).is_file()
+
+
+def read_compact_manifest(folder: Path) -> CompactManifest:
+    """Read `compact.json`, and check every file that it lists.
+
+    Raises:
+        UserError: it is missing, damaged or of another format; a file is missing, damaged or not listed.
+    """
+    path = folder / COMPACT
+    if not is_compact(folder):
+        raise UserError(f"{folder}: no {COMPACT}: give a folder that dsprune export --compact wrote")
+    try:
+        manifest = CompactManifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise UserError(
+            f"{path}: not a compact model of format 1 ({reason}): export it again, or use another copy"
+        ) from None
+    for name, record in manifest.files.items():
+        _check_file(folder / name, record)
+    return manifest
+
+
+def check_listed(folder: Path, manifest: CompactManifest, masks: MaskManifest) -> None:
+    """Check that `compact.json` lists the files without which there is no model.
+
+    Raises:
+        UserError: it does not.
+    """
+    for name in ("config.json", MANIFEST, *(entry.file for entry in masks.mask_files)):
+        if name not in manifest.files:
+            raise UserError(f"{folder / COMPACT}: does not list {name}: use another copy of the folder")
+
+
+def _check_file(path: Path, record: FileRecord) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: missing, though {COMPACT} lists it: use another copy of the folder")
+    if path.stat().st_size != record.size or sha256_of(path) != record.sha256:
+        raise UserError(
+            f"{path}: damaged, its SHA-256 is not the one in {COMPACT}: use another copy of the folder"
+        )
