@@ -87,7 +87,7 @@ def weight_files(manifest: CompactManifest) -> list[str]:
 def carried_files(names: Iterable[str], masks: MaskManifest) -> list[str]:
     """Return those of the files of a folder that its compact form shares: all but weights, and the masks."""
     others = (name for name in names if not name.endswith(WEIGHTS) and name != COMPACT)
-    return [*others, *(entry.file for entry in masks.mask_files)]
+    return [*others, *(entry.file for entry in masks.files)]
 
 
 def is_compact(folder: Path) -> bool:
@@ -122,7 +122,7 @@ def check_listed(folder: Path, manifest: CompactManifest, masks: MaskManifest) -
     Raises:
         UserError: it does not.
     """
-    for name in ("config.json", MANIFEST, *(entry.file for entry in masks.mask_files)):
+    for name in ("config.json", MANIFEST, *(entry.file for entry in masks.files)):
         if name not in manifest.files:
             raise UserError(f"{folder / COMPACT}: does not list {name}: use another copy of the folder")
 

@@ -62,7 +62,7 @@ class CompactFiles:
     def tensor(self, name: str) -> Tensor:
         """Return a tensor in full."""
         with opened(self.folder / self._file_of[name]) as file:
-            values = file.get_tensor(name)
+            values: Tensor = file.get_tensor(name)
         if name not in self._bits:
             return values
         full = torch.zeros(self.masks.tensors[name].shape, dtype=values.dtype)
