@@ -65,7 +65,7 @@ def training_steps(folder: Path, steps: int) -> tuple[list[Row], float]:
     Returns:
         The rows of the table, and the seconds of a step from the store.
     """
-    parts = assemble(demo_recipe(folder), ALONE, Console(quiet_libraries=True))
+    parts = assemble(demo_recipe(folder), ALONE, Console(quiet=True))
     assert parts.objective is not None
     with_teacher = online(parts)
     variants = {"labels": replace(with_teacher, objective=None), "store": parts, "online": with_teacher}
