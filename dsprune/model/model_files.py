@@ -59,7 +59,8 @@ class ModelFiles:
         if name not in self._file_of:
             raise UserError(f"{self.folder}: no tensor {name}: the masks are of another model")
         with opened(self.folder / self._file_of[name]) as file:
-            return file.get_tensor(name)
+            values: Tensor = file.get_tensor(name)
+            return values
 
 
 @contextmanager

@@ -61,12 +61,13 @@ def load_compact(folder: str | Path) -> PreTrainedModel:
             f"({len(wrong)} differ): {_WAY_OUT}"
         )
     model.name_or_path = model.config.name_or_path = str(folder)
-    return model
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def _model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     name = (config.architectures or ["PreTrainedModel"])[0]
-    model_class = getattr(transformers, name)
+    model_class: type[PreTrainedModel] = getattr(transformers, name)
     if not issubclass(model_class, PreTrainedModel):
         raise TypeError(f"{name} is no model")
     return model_class
