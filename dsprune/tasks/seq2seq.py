@@ -12,7 +12,6 @@ from transformers import DataCollatorForSeq2Seq, PretrainedConfig, PreTrainedTok
 from dsprune.tasks.batches import Batch, Collate, padding_collate
 from dsprune.tasks.task import LogitRows, Task
 from dsprune.tasks.vocabulary import labelled_rows, linear_head
-from dsprune.zero.parameters import is_partitioned
 
 __all__ = ["Seq2Seq"]
 
@@ -44,6 +43,8 @@ class Seq2Seq(Task):
 
         Collective under ZeRO-3: each rank runs forward passes until the last rank has finished.
         """
+        from dsprune.zero.parameters import is_partitioned  # with DeepSpeed, which prints as it is imported
+
         generator: Any = getattr(model, "module", model)  # inside a DeepSpeed engine, whose config is another
         first = torch.full_like(batch["labels"][:, :1], generator.config.decoder_start_token_id)
         given = torch.cat([first, batch["labels"][:, : self.num_given]], dim=1)

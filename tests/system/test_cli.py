@@ -39,8 +39,10 @@ BAD_INPUT = [
     ("plan RECIPE --plot plan.gif", "--plot: value plan.gif: must end in .png or .svg"),
     ("audit nowhere", "nowhere: neither a run, a checkpoint nor a model with masks"),
     ("eval nowhere validation=none.csv", "'nowhere'"),
-    ("data squat", "task.name: 'squat': did you mean 'squad'?"),
+    ("data squat", "task.name: there is no 'squat': did you mean 'squad'?"),
 ]
+
+SCHEMA = ["--local_rank=0 schema", "schema --local-rank=0", "schema"]
 
 # One process for all of them: most of a command's time is its imports.
 MANY_COMMANDS = """
@@ -49,32 +51,33 @@ from dsprune.commands.cli import main
 
 for arguments in json.loads(sys.argv[1]):
     sys.argv = ["dsprune", *arguments]
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+    said, printed = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed):
         try:
             code = main()
         except SystemExit as end:
             code = end.code
-    print("ANSWER", json.dumps([code, said.getvalue()]))
+    print("ANSWER", json.dumps([code, said.getvalue(), printed.getvalue()]))
 """
 
 
 @pytest.fixture(scope="module")
-def answers(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
-    """Exit code and stderr of every bad command."""
-    commands = [text.replace("RECIPE", str(recipe)).split(" ") for text, _ in BAD_INPUT]
+def answers(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, str]]:
+    """Exit code, stderr and stdout of every bad command, and of the schema."""
+    texts = [*(text for text, _ in BAD_INPUT), *SCHEMA]
+    commands = [text.replace("RECIPE", str(recipe)).split(" ") for text in texts]
     empty = str(tmp_path_factory.mktemp("cache"))
     done = run([sys.executable, "-c", MANY_COMMANDS, json.dumps(commands)], HF_HOME=empty)
     assert done.returncode == 0, done.stderr
     lines = [line.removeprefix("ANSWER ") for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
-    return {text: tuple(json.loads(line)) for (text, _), line in zip(BAD_INPUT, lines, strict=True)}
+    return {text: tuple(json.loads(line)) for text, line in zip(texts, lines, strict=True)}
 
 
 @pytest.mark.parametrize(("command", "message"), BAD_INPUT)
 def test_bad_input_is_one_line_and_exit_code_2(
-    answers: dict[str, tuple[int, str]], command: str, message: str
+    answers: dict[str, tuple[int, str, str]], command: str, message: str
 ) -> None:
-    code, said = answers[command]
+    code, said, _ = answers[command]
     assert code == 2
     [line] = [line for line in said.splitlines() if line.startswith("dsprune: ")]
     assert message in line
@@ -98,13 +101,23 @@ def test_under_the_launcher_a_conflict_is_one_line_a_host(recipe: Path, tmp_path
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--local_rank=0", "schema"], ["schema", "--local-rank=0"], ["schema"]]
-)
-def test_the_schema_is_json_wherever_the_launcher_puts_its_argument(arguments: list[str]) -> None:
-    done = dsprune(*arguments)
+@pytest.mark.parametrize("arguments", SCHEMA)
+def test_the_schema_is_json_wherever_the_launcher_puts_its_argument(
+    answers: dict[str, tuple[int, str, str]], arguments: str
+) -> None:
+    code, said, printed = answers[arguments]
+    assert code == 0, said
+    check_schema(printed)
+
+
+def test_the_schema_is_all_that_its_process_prints() -> None:
+    done = dsprune("schema")
     assert done.returncode == 0, done.stderr
-    schema = json.loads(done.stdout)
+    check_schema(done.stdout)
+
+
+def check_schema(text: str) -> None:
+    schema = json.loads(text)
     assert {"model", "task", "budget", "pruning"} <= set(schema["properties"])
 
 
