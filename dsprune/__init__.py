@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dsprune.errors import UserError
+from dsprune.errors import RunFailedError, UserError
 from dsprune.registry import METHODS, TASKS
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PruningEngine",
     "Recipe",
+    "RunFailedError",
     "TrainerCallback",
     "UserError",
     "initialize",

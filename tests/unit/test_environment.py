@@ -1,0 +1,71 @@
+"""The variables that `torch.distributed` reads, completed from what launchers set."""
+
+import pytest
+
+from dsprune.errors import UserError
+from dsprune.ranks.environment import completed
+
+MEET = {"MASTER_ADDR": "host", "MASTER_PORT": "1234"}
+
+
+def ranks(environment: dict[str, str]) -> tuple[str, str, str]:
+    found = completed(environment)
+    return found["RANK"], found["LOCAL_RANK"], found["WORLD_SIZE"]
+
+
+def test_without_a_launcher_there_is_one_rank() -> None:
+    assert ranks({}) == ("0", "0", "1")
+    assert completed({})["MASTER_ADDR"] == "127.0.0.1"
+    assert int(completed({})["MASTER_PORT"]) > 0
+
+
+@pytest.mark.parametrize(
+    "leftover", [{"RANK": "1"}, {"LOCAL_RANK": "3"}, {"WORLD_SIZE": "4"}, {"RANK": "1", "LOCAL_RANK": "1"}]
+)
+def test_a_leftover_variable_is_not_a_launcher(leftover: dict[str, str]) -> None:
+    assert ranks(leftover) == ("0", "0", "1")
+
+
+def test_the_variables_of_torchrun_are_kept() -> None:
+    given = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", **MEET}
+    assert completed(given) == given
+
+
+def test_mpirun_on_one_host() -> None:
+    given = {
+        "OMPI_COMM_WORLD_RANK": "1",
+        "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+        "OMPI_COMM_WORLD_SIZE": "2",
+        "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+    }
+    assert ranks(given) == ("1", "1", "2")
+    assert completed(given)["MASTER_ADDR"] == "127.0.0.1"
+
+
+def test_srun_names_the_node_that_started_the_step() -> None:
+    given = {
+        "SLURM_PROCID": "5",
+        "SLURM_LOCALID": "1",
+        "SLURM_STEP_NUM_TASKS": "8",
+        "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.1",
+    }
+    assert ranks(given) == ("5", "1", "8")
+    assert completed(given)["MASTER_ADDR"] == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"RANK": "4", "WORLD_SIZE": "4", **MEET}, r"^RANK=4, LOCAL_RANK=0, WORLD_SIZE=4: "),
+        (
+            {"RANK": "0", "LOCAL_RANK": "4", "WORLD_SIZE": "4", **MEET},
+            r"^RANK=0, LOCAL_RANK=4, WORLD_SIZE=4: ",
+        ),
+        ({"RANK": "first", "WORLD_SIZE": "4", **MEET}, r"^RANK=first: "),
+        ({"RANK": "0", "WORLD_SIZE": "-4", **MEET}, r"^WORLD_SIZE=-4: "),
+        ({"RANK": "0", "WORLD_SIZE": "4"}, r"^MASTER_ADDR: missing for 4 ranks: "),
+    ],
+)
+def test_what_contradicts_itself_is_refused(given: dict[str, str], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        completed(given)
