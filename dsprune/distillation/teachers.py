@@ -10,7 +10,7 @@ from datasets import Dataset
 from torch import nn
 
 from dsprune.distillation.capture.kinds import check_fit
-from dsprune.distillation.capture.source import Source
+from dsprune.distillation.capture.origin import Source
 from dsprune.distillation.signal import FullSignal, TeacherSignal
 from dsprune.distillation.store import Store, open_store
 from dsprune.errors import UserError

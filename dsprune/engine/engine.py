@@ -20,9 +20,9 @@ from dsprune.errors import UserError
 from dsprune.model.prunable import find_prunable
 from dsprune.recipe import Pruning, Recipe, load_recipe
 from dsprune.schedule import Timetable, build_timetable
-from dsprune.zero.compare import check_settings
 from dsprune.zero.limits import check_engine
 from dsprune.zero.parameters import full_numel, full_shape
+from dsprune.zero.settings import check_settings
 from dsprune.zero.stages import open_layout
 
 __all__ = ["PruningEngine"]

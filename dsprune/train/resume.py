@@ -125,12 +125,12 @@ def restore(
         try:
             _, client = engine.load_checkpoint(str(folder.parent), folder.name, masks_from=masks_from)
         except UserError as error:
-            _say(f"{error}; trying the previous one", ranks, console)
+            say(console, f"{error}; trying the previous one", shown=ranks.is_first)
             failed[folder] = error
             continue
         changes = engine.topology_changes(folder)
         resharded = f", moved to another topology: {', '.join(changes)}" if changes else ""
-        _say(f"resumes from {folder}, step {engine.applied_steps}{resharded}", ranks, console)
+        say(console, f"resumes from {folder}, step {engine.applied_steps}{resharded}", shown=ranks.is_first)
         if not start.is_own:
             return {}
         if ranks.is_first:
@@ -143,7 +143,11 @@ def restore(
     if failed:
         raise next(iter(failed.values()))
     if sparsity := engine.start_sparse(model, masks_from):
-        _say(f"starts with the zeros of {model}, {sparsity:.4f} of the prunable weights", ranks, console)
+        say(
+            console,
+            f"starts with the zeros of {model}, {sparsity:.4f} of the prunable weights",
+            shown=ranks.is_first,
+        )
     return {}
 
 
@@ -154,8 +158,3 @@ def _differences(theirs: Recipe, ours: Recipe) -> Iterator[str]:
         may_change = any(key == name or key.startswith(f"{name}.") for name in MAY_CHANGE)
         if not may_change and then.get(key) != now.get(key):
             yield f"{key} ({then.get(key)} there, {now.get(key)} here)"
-
-
-def _say(message: str, ranks: Ranks, console: Console) -> None:
-    if ranks.is_first:
-        say(console, message)

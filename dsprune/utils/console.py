@@ -10,9 +10,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 __all__ = ["progress_bar", "quiet_libraries", "say"]
 
 
-def say(console: Console, text: str) -> None:
-    """Print a line as it is, without rich's markup, colours or line breaks."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+def say(console: Console, text: str, *, shown: bool = True) -> None:
+    """Print a line as it is, without rich's markup, colours or line breaks; nothing unless `shown`."""
+    if shown:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def progress_bar(console: Console, *, shown: bool) -> Progress:

@@ -19,7 +19,7 @@ from dsprune.commands.calibrate.measure import Labels, enough_records, measure
 from dsprune.commands.calibrate.recipe_file import write_temperature
 from dsprune.distillation import FullSignal, distillation_loss, example_weights
 from dsprune.distillation.calibration import GRID, Curve, Meter, recommend
-from dsprune.distillation.capture.source import origin_of_data
+from dsprune.distillation.capture.origin import origin_of_data
 from dsprune.distillation.store import (
     Output,
     ShardWriter,

@@ -12,7 +12,7 @@ from dsprune.commands.cli import run_command
 from dsprune.commands.suite.definition import load_suite, shipped_suites
 from dsprune.commands.suite.execute import prepare_start
 from dsprune.commands.suite.grid import Grid, RunSpec, check_methods, rounds_to
-from dsprune.commands.suite.launch import Launcher
+from dsprune.commands.suite.launcher import Launcher
 from dsprune.commands.suite.resolve import resolve
 from dsprune.commands.suite.suite import Choice, parts_of, suite_part
 from dsprune.errors import UserError

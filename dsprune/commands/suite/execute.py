@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dsprune.commands.suite.grid import Grid, Part, RunSpec
-from dsprune.commands.suite.launch import Launcher
+from dsprune.commands.suite.launcher import Launcher
 from dsprune.commands.suite.resolve import resolve
 from dsprune.commands.suite.rewind import save_start, save_ticket
 from dsprune.errors import UserError

@@ -9,7 +9,7 @@ from torch import nn
 from dsprune.commands.analyze.measure import patterns_of
 from dsprune.commands.calibrate.measure import Labels, enough_records, measure
 from dsprune.commands.suite.grid import Grid, RunSpec
-from dsprune.commands.suite.launch import Launcher
+from dsprune.commands.suite.launcher import Launcher
 from dsprune.distillation.calibration import recommend
 from dsprune.distillation.store import open_store
 from dsprune.distillation.store.format import MANIFEST

@@ -13,7 +13,7 @@ from dsprune.commands.submit.submit import submit_jobs
 from dsprune.commands.suite.definition import load_suite
 from dsprune.commands.suite.execute import execute
 from dsprune.commands.suite.grid import Grid, Part, check_methods
-from dsprune.commands.suite.launch import Launcher
+from dsprune.commands.suite.launcher import Launcher
 from dsprune.commands.suite.resolve import make_store
 from dsprune.errors import CheckFailedError, UserError
 from dsprune.report.published import SUITE

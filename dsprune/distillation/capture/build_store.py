@@ -11,8 +11,8 @@ from rich.filesize import decimal
 
 from dsprune.distillation.capture.forward import Execution, TeacherModel
 from dsprune.distillation.capture.kinds import NUM_COMPARED, candidates, check_fit, choose, measure, show
+from dsprune.distillation.capture.origin import Source
 from dsprune.distillation.capture.shards import write_shards
-from dsprune.distillation.capture.source import Source
 from dsprune.distillation.store import (
     ExistingStore,
     StorePlan,
@@ -66,9 +66,9 @@ def build_store(
         missing = on_first_rank(ranks, lambda: _begin(folder, plan, until_finished))
         if missing is None:
             text = f"teacher: {folder} is complete, {plan.num_records:,} records: nothing to do"
-            _say(ranks, console, text)
+            say(console, text, shown=ranks.is_first)
             return
-        _say(ranks, console, _describe(folder, plan, len(missing)))
+        say(console, _describe(folder, plan, len(missing)), shown=ranks.is_first)
         on_first_rank(ranks, lambda: _check_room(folder, plan, len(missing)))
         progress = until_finished.enter_context(progress_bar(console, shown=ranks.is_first))
         lengths = np.asarray(source.data["length"][:])
@@ -78,7 +78,7 @@ def build_store(
         )
         heads = load_teacher().heads() if spec.kind == "hidden" else {}
         on_first_rank(ranks, lambda: finish_store(folder, plan, heads))
-    _say(ranks, console, f"teacher: finished: {folder}")
+    say(console, f"teacher: finished: {folder}", shown=ranks.is_first)
 
 
 def _find_matching_store(
@@ -147,8 +147,3 @@ def _check_room(folder: Path, plan: StorePlan, num_missing: int) -> None:
             f"{folder}: {decimal(needed)} to write and {decimal(free)} free: make room, give another "
             f"distillation.store, or a smaller distillation.kind"
         )
-
-
-def _say(ranks: Ranks, console: Console, text: str) -> None:
-    if ranks.is_first:
-        say(console, text)

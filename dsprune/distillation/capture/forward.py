@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dsprune.distillation.capture.source import Source
+from dsprune.distillation.capture.origin import Source
 from dsprune.distillation.signal import Head
 from dsprune.tasks.batches import on_device
 from dsprune.zero.parameters import full_tensor, shard_for_inference
