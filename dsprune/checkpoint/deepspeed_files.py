@@ -209,8 +209,14 @@ def _load(path: Path) -> dict[str, Any]:
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
-    classes = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
-    with torch.serialization.safe_globals(classes):
+    def member(owner: object, name: str) -> ZeroStageEnum:
+        if owner is not ZeroStageEnum:
+            raise UnpicklingError(f"getattr of {owner}")
+        return ZeroStageEnum[name]
+
+    # Python 3.11.0 to 3.11.3 pickle the member of an enumeration as a call of getattr.
+    allowed = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address, (member, "builtins.getattr")]
+    with torch.serialization.safe_globals(allowed):
         try:
             content: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
             return content
