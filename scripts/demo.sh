@@ -1,34 +1,34 @@
 #!/usr/bin/env bash
 # From a fresh clone to a 90 % sparse sentiment classifier, with two ranks and ZeRO-2, on CPU or GPU:
-# a dense model, what it says of every training sentence, the temperature to learn from that, the sparse model.
-# A second sparse model learns from the labels alone, for comparison.
+# a dense model, its logits for every training sentence, the temperature of distillation, and the sparse model.
+# A second sparse model is trained on the labels alone, for comparison.
 #
 #   bash scripts/demo.sh [KEY.SUB=VALUE]...      recipe values for all trainings, such as budget.epochs=4
 #
-# Finished phases are kept: run it again at any time. Remove runs/ to begin anew.
+# Finished phases are kept when it is run again. Remove runs/ to start over.
 set -euo pipefail
 # shellcheck source=scripts/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 cd "$ROOT"
 
-# All models and data are local from here on: the hub is never asked.
+# All models and data are local from here on: do not use the hub.
 export HF_HUB_OFFLINE=1
 
-# launch COMMAND...: a dsprune command on all ranks
+# launch COMMAND...: run a dsprune command on all ranks
 launch() { deepspeed --quiet --num_accelerators "$(num_ranks)" --master_port "$(free_port)" --module dsprune "$@"; }
 
 # train NAME RECIPE [KEY.SUB=VALUE]...
 train() {
     local name=$1
     if [[ -f runs/$name/summary.json ]]; then
-        say "$name: trained already (again: rm -r runs/$name)"
+        say "$name: already trained (to train it again: rm -r runs/$name)"
     else
         say "$name: training on $(num_ranks) ranks"
         launch train "${@:2}" name="$name" output=runs
     fi
 }
 
-# evaluate NAME: the saved model, read back from its folder
+# evaluate NAME: evaluate the saved model
 evaluate() {
     local result=runs/$1/eval.json
     if [[ ! -f $result ]]; then
@@ -45,7 +45,7 @@ train sentiment-dense sentiment-dense "$@"
 
 recipe=runs/sentiment-90.yaml
 if [[ ! -f $recipe ]]; then
-    say "the teacher: the dense model, asked about every training sentence"
+    say "the teacher: storing the dense model's logits for every training sentence"
     launch teacher sentiment-90 "$@"
     cp dsprune/recipes/sentiment-90.yaml "$recipe.part"
     dsprune calibrate runs/sentiment-teacher --recipe "$recipe.part" --write "$recipe.part" \

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The whole way: a dense teacher, its store, and a sparse student for each sparsity; each waits for what it needs.
+# Submit a dense teacher, its logits store, and a sparse student for each sparsity; each waits for what it needs.
 #
 #   bash slurm/pipeline.sh [--SBATCH_OPTION=VALUE]... DENSE RECIPE [KEY=VALUE]...
 #
 # DENSE is the recipe of the teacher, RECIPE that of the students, whose distillation.teacher is the teacher's model
-# (runs/DENSE/model) and whose distillation.store is a folder. Options go to all jobs, values to RECIPE.
+# (runs/DENSE/model) and whose distillation.store is a folder. Options apply to all jobs, values to RECIPE.
 #
 #   bash slurm/pipeline.sh --nodes=2 --partition=gpu sst2-dense.yaml sst2-sparse.yaml
 set -euo pipefail
@@ -19,7 +19,7 @@ dense=${1:?DENSE}
 shift
 : "${1:?RECIPE}"
 
-# submit SBATCH_OPTION... SCRIPT RECIPE [KEY=VALUE]...: prints the number of the job
+# submit SBATCH_OPTION... SCRIPT RECIPE [KEY=VALUE]...: print the number of the job
 submit() { sbatch --parsable --kill-on-invalid-dep=yes "${options[@]}" "$@" | cut -d';' -f1; }
 
 teacher=$(submit --job-name=dense "$DSPRUNE_SLURM/train.sbatch" "$dense")

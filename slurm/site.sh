@@ -1,14 +1,14 @@
-# What is particular to a cluster. Sourced by every job, and again on every node before its ranks start.
+# The settings of a cluster. Sourced by every job, and again on every node before its ranks start.
 # shellcheck shell=bash
 
 # EDIT: modules
 # module purge
 # module load gcc/13 cuda/12.8
 
-# EDIT: Python environment; here the one that scripts/env.sh makes
+# EDIT: Python environment; without one here, that of `dsprune submit`
 if [[ -f .venv/bin/activate ]]; then source .venv/bin/activate; fi
 
-# EDIT: container: what stands before `python` on every node
+# EDIT: container: the words before `python` on every node
 CONTAINER=()
 # CONTAINER=(apptainer exec --nv --bind "$PWD" dsprune.sif)
 

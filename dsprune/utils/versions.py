@@ -7,6 +7,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import dsprune
+
 __all__ = ["PACKAGES", "code_digest", "command_line", "package_versions", "versions"]
 
 PACKAGES = ("dsprune", "torch", "deepspeed", "transformers")
@@ -15,7 +17,8 @@ PACKAGES = ("dsprune", "torch", "deepspeed", "transformers")
 
 def package_versions() -> dict[str, str]:
     """Return the versions of `PACKAGES`."""
-    return {name: version(name) for name in PACKAGES}
+    own = {"dsprune": dsprune.__version__}  # also in a checkout that is not installed
+    return own | {name: version(name) for name in PACKAGES if name not in own}
 
 
 def versions() -> dict[str, str]:

@@ -1,8 +1,14 @@
-"""What `import dsprune` gives."""
+"""What `import dsprune` gives, and where its version is written."""
+
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
+import yaml
 
 import dsprune
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_its_names_are_there() -> None:
@@ -12,3 +18,9 @@ def test_its_names_are_there() -> None:
 def test_other_names_are_not() -> None:
     with pytest.raises(AttributeError, match=r"module 'dsprune' has no attribute 'prune_everything'"):
         dsprune.prune_everything  # noqa: B018
+
+
+def test_package_citation_and_changelog_name_the_same_version() -> None:
+    assert version("dsprune") == dsprune.__version__
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == dsprune.__version__
+    assert f"## [{dsprune.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
