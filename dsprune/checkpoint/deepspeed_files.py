@@ -210,9 +210,10 @@ def _load(path: Path) -> dict[str, Any]:
     from deepspeed.utils.tensor_fragment import fragment_address
 
     def member(owner: object, name: str) -> ZeroStageEnum:
-        if owner is not ZeroStageEnum:
-            raise UnpicklingError(f"getattr of {owner}")
-        return ZeroStageEnum[name]
+        if owner is not ZeroStageEnum or name not in ZeroStageEnum.__members__:
+            raise UnpicklingError(f"getattr of {owner}, {name}")
+        found: ZeroStageEnum = getattr(ZeroStageEnum, name)
+        return found
 
     # Python 3.11.0 to 3.11.3 pickle the member of an enumeration as a call of getattr.
     allowed = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address, (member, "builtins.getattr")]
