@@ -99,6 +99,6 @@ def _sbatch(command: Sequence[str]) -> str:
         answer = "; ".join(line.removeprefix("sbatch: error: ") for line in done.stderr.splitlines())
         raise UserError(
             f"sbatch: {answer}: change what is requested in: {shlex.join(command)} "
-            f"(`sinfo` lists what the cluster has)"
+            f"(sinfo lists what the cluster has)"
         )
     return done.stdout.strip().partition(";")[0]  # after it the name of the cluster, where there are several
