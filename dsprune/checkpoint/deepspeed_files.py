@@ -210,7 +210,7 @@ def _load(path: Path) -> dict[str, Any]:
     from deepspeed.utils.tensor_fragment import fragment_address
 
     def member(owner: Any, name: str) -> ZeroStageEnum:
-        if owner is not ZeroStageEnum or name not in list(map(str, owner.__members__)):
+        if owner is not ZeroStageEnum or name not in owner.__members__:
             raise UnpicklingError(f"getattr of {owner}, {name}")
         found: ZeroStageEnum = getattr(ZeroStageEnum, name)
         return found
