@@ -7,8 +7,6 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-import dsprune
-
 __all__ = ["PACKAGES", "code_digest", "command_line", "package_versions", "versions"]
 
 PACKAGES = ("dsprune", "torch", "deepspeed", "transformers")
@@ -17,7 +15,8 @@ PACKAGES = ("dsprune", "torch", "deepspeed", "transformers")
 
 def package_versions() -> dict[str, str]:
     """Return the versions of `PACKAGES`."""
-    own = {"dsprune": dsprune.__version__}  # also in a checkout that is not installed
+    # Of the package that imported this one, which need not be installed.
+    own = {"dsprune": str(sys.modules["dsprune"].__version__)}
     return own | {name: version(name) for name in PACKAGES if name not in own}
 
 
