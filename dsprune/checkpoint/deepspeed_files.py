@@ -194,7 +194,7 @@ def main_file(folder: Path) -> Path:
 
 def is_checkpoint(folder: Path) -> bool:
     """Return whether a folder holds a DeepSpeed checkpoint."""
-    return any(folder.glob("*_model_states.pt"))
+    return any(folder.glob("*_states.pt"))  # also one that has lost a file, which is said when it is read
 
 
 def writer_of(name: str) -> int:
