@@ -85,7 +85,7 @@ def test_a_job_that_is_refused_takes_those_before_it_along(slurm: Slurm, recipe:
     held = Job("train", ("--hold", "--job-name=held", "--output=/dev/null"), (recipe,))
     refused = Job("train", ("--partition=none",), (recipe,))
     with pytest.raises(
-        UserError, match=r"invalid partition specified: none .* change what is requested in: "
+        UserError, match=r"invalid partition specified: none.* change what is requested in: "
     ):
         _submit_all([held, refused])
     assert slurm.call("squeue", "--noheader", "--name=held") == ""
