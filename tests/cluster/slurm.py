@@ -31,6 +31,8 @@ CONFIG = """\
 ClusterName=dsprune
 SlurmctldHost=localhost(127.0.0.1)
 SlurmctldPort={controller_port}
+# The port of a job follows from its number, and clusters of other tests run beside this one.
+FirstJobId={controller_port}
 # A requeued job waits for its credential to expire.
 AuthInfo=socket={folder}/munge/socket,cred_expire=5
 SlurmUser=root
