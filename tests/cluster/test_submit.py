@@ -84,9 +84,7 @@ def test_a_dry_run_says_what_would_be_submitted(
 def test_a_job_that_is_refused_takes_those_before_it_along(slurm: Slurm, recipe: str) -> None:
     held = Job("train", ("--hold", "--job-name=held", "--output=/dev/null"), (recipe,))
     refused = Job("train", ("--partition=none",), (recipe,))
-    with pytest.raises(
-        UserError, match=r"invalid partition specified: none.* change what is requested in: "
-    ):
+    with pytest.raises(UserError, match=r"invalid partition specified: none.* change what is requested in: "):
         _submit_all([held, refused])
     assert slurm.call("squeue", "--noheader", "--name=held") == ""
 
