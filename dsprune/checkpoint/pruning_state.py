@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dsprune.errors import UserError
 from dsprune.masks import MaskSet
-from dsprune.masks.manifest import MANIFEST, MaskManifest, read_manifest
+from dsprune.masks.manifest import MaskManifest, read_manifest
 from dsprune.masks.mask_files import read_masks, write_masks
 from dsprune.masks.mask_set import Finding, check_shard
 from dsprune.ranks.agreement import on_every_rank
@@ -118,11 +118,6 @@ def load_masks(folder: Path, state: PruningState, step: int) -> None:
 
 def _read(folder: Path, state: PruningState, step: int) -> tuple[MaskManifest, list[Tensor]]:
     """Return the manifest and this rank's packed masks."""
-    if not (folder / MANIFEST).exists():
-        raise UserError(
-            f"{folder}: no {MANIFEST}, so no masks: copy it and the masks too, or make masks of the weights' exact "
-            f"zeros with --masks-from zeros"
-        )
     manifest = read_manifest(folder)
     ours, theirs = state.timetable.to_dict(), manifest.timetable.to_dict()
     if differing := [field for field in ours if ours[field] != theirs[field]]:
