@@ -25,5 +25,5 @@ wait $types
 wait $fused
 say "pytest"
 # Four processes share the files, also on two cores: tests start ranks, which wait for one another much of the time.
-# Files are started in the order of their folders, which begins with the long ones.
+# Files are started in the order that tests/conftest.py makes: the long ones first.
 python -m pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder "$@"

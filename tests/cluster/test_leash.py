@@ -32,7 +32,11 @@ def names(processes: list[psutil.Process]) -> Iterator[str]:
 def test_no_daemon_and_no_job_is_left_behind(need: Callable[..., None], number: signal.Signals) -> None:
     need(PROGRAMS, obstacle())
     command = [sys.executable, "-m", "tests.cluster.slurm", "bash", "-c", JOB]
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL,
+        # A shell lets what it starts in the background ignore SIGINT, and so it would be here.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     deadline, started = time.monotonic() + 60, list[psutil.Process]()
     while not Counter(names(started)) >= EXPECTED:
         assert time.monotonic() < deadline, [*names(started)]
