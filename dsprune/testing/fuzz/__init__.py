@@ -1,0 +1,1 @@
+"""Damaged and absurd inputs, and what commands make of them."""

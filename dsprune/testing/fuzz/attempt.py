@@ -1,0 +1,148 @@
+"""One attempt of a fuzz: an input, the commands that read it, and the judgement of how they end."""
+
+import contextlib
+import gc
+import io
+import random
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from dsprune.commands.cli import run_command
+from dsprune.errors import UserError
+
+__all__ = ["Attempt", "Outcome", "Step", "Target", "judge", "perform"]
+
+Step = Sequence[str] | Callable[[], object]
+"""The words of a command, or a call of the library that returns or raises a UserError."""
+
+TIME_LIMIT = 60
+"""Seconds that a step may take."""
+
+LONGEST = 3000
+"""Characters of a complaint that a reader may still take for one line."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a step ended.
+
+    Attributes:
+        step: the words of the command, or the name of the function.
+        code: the exit code; None if an exception escaped.
+        out: what it wrote to stdout.
+        err: what it wrote to stderr, or the traceback of the exception.
+    """
+
+    step: str
+    code: int | None
+    out: str
+    err: str
+
+
+def _makes_sense(outcomes: Sequence[Outcome]) -> str | None:
+    """Accept whatever ends with exit code 0."""
+    return None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An input and the steps that read it.
+
+    Attributes:
+        what: the input or its damage, in a line.
+        steps: they run one after the other.
+        check: names what makes no sense in outcomes that are well-formed, such as exit code 0 of an audit; or None.
+        may_fail: exit codes other than 0 and 2 that are allowed, such as 1 of an audit.
+    """
+
+    what: str
+    steps: Sequence[Step]
+    check: Callable[[Sequence[Outcome]], str | None] = _makes_sense
+    may_fail: frozenset[int] = frozenset()
+
+
+class Target(Protocol):
+    """A kind of input."""
+
+    def attempt(self, folder: Path, rng: random.Random) -> Attempt:
+        """Make an input in an empty folder."""
+
+
+def perform(attempt: Attempt) -> list[Outcome]:
+    """Run the steps of an attempt in this process."""
+    outcomes = [_run(step) for step in attempt.steps]
+    gc.collect()  # mapped files and engines are in reference cycles
+    return outcomes
+
+
+def judge(attempt: Attempt, outcomes: Sequence[Outcome]) -> str | None:
+    """Return what is wrong with the outcomes of an attempt, or None.
+
+    A step ends with exit code 0, or with one line on stderr and exit code 2 or a code that is allowed.
+    """
+    for outcome in outcomes:
+        if problem := _problem(outcome, attempt.may_fail):
+            return f"{outcome.step}: {problem}"
+    return attempt.check(outcomes)
+
+
+def _problem(outcome: Outcome, may_fail: frozenset[int]) -> str | None:
+    if outcome.code == 0:
+        return "a traceback on exit 0" if "Traceback" in outcome.err else None
+    lines = outcome.err.splitlines()
+    if outcome.code not in {2, *may_fail}:
+        return f"exit code {outcome.code}: {outcome.err}"
+    if len(lines) != 1 or not lines[0].startswith("dsprune: "):
+        return f"{len(lines)} lines on stderr: {outcome.err}"
+    if len(lines[0]) > LONGEST or not lines[0].isprintable():
+        return f"a line of {len(lines[0])} characters that is no plain text: {lines[0][:LONGEST]!r}"
+    return None
+
+
+class _HangsError(BaseException):
+    """A step takes too long; no handler of errors takes this one for its own."""
+
+
+def _run(step: Step) -> Outcome:
+    name = step.__name__ if callable(step) else " ".join(step)
+    out, err = io.StringIO(), io.StringIO()
+    code: int | None = None
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            with _time_limit():
+                code = _call(step) if callable(step) else run_command(list(step))
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else None
+        except (Exception, _HangsError):  # what a fuzz looks for
+            err.write(traceback.format_exc())
+    return Outcome(name, code, out.getvalue(), err.getvalue())
+
+
+def _call(function: Callable[[], object]) -> int:
+    """Call a function of the library, and end as the command line does."""
+    try:
+        function()
+    except UserError as error:
+        print(f"dsprune: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+@contextlib.contextmanager
+def _time_limit() -> Iterator[None]:
+    def give_up(number: int, frame: FrameType | None) -> None:
+        raise _HangsError(f"no end after {TIME_LIMIT} seconds")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(TIME_LIMIT)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

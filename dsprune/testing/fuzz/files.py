@@ -1,0 +1,206 @@
+"""The targets that are files: runs, checkpoints, models, compact models and stores, of which one file is damaged."""
+
+import functools
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsprune.commands.cli import run_command
+from dsprune.distillation.store import open_store
+from dsprune.testing.commands import free_port
+from dsprune.testing.fuzz.attempt import Attempt, Outcome, Step
+from dsprune.testing.fuzz.damage import damage_file, damage_json, damage_tensors, plant_pickle
+from dsprune.testing.stores import capture, plan, spec
+from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
+from dsprune.utils.files import sha256_of
+
+__all__ = ["FILE_TARGETS"]
+
+MARKER = "ran"
+"""What a planted pickle creates beside the input."""
+
+NOT_READ = ("zero_to_fp32.py", "zero_to_torch.py", "report.html", "report.md", ".csv")
+"""How the names of files end that no command reads."""
+
+CHECK_FAILED = frozenset({1})
+
+UNDAMAGED = 0.03
+"""Fraction of the inputs that are left as they are, and must be accepted."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """Undamaged files.
+
+    Attributes:
+        recipe: the recipe of the runs.
+        run: a finished run with two checkpoints.
+        stopped: the same run before it was finished.
+        compact: its model in compact form.
+        stores: a teacher store of each kind.
+    """
+
+    recipe: Path
+    run: Path
+    stopped: Path
+    compact: Path
+    stores: tuple[Path, ...]
+
+
+@functools.cache
+def material(folder: Path) -> Material:
+    """Train a tiny model, once a process, and write what the targets damage."""
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", str(free_port()))
+    bert, data = tiny_bert(folder / "bert"), tiny_sentiment(folder / "data", 320, 64)
+    tracking = {"log_every": 3, "eval_every": 10}
+    recipe = write_recipe(folder / "tiny.yaml", bert, data, checkpoints={"every": 20}, tracking=tracking)
+    run, compact = folder / "runs" / "tiny", folder / "compact"
+    for command in (["train", str(recipe)], ["export", str(run), "--to", str(compact), "--compact"]):
+        if code := run_command(command):
+            raise RuntimeError(f"{command[0]}: exit code {code}")
+    stopped = Path(
+        shutil.copytree(run, folder / "stopped", ignore=shutil.ignore_patterns("model", "summary.json"))
+    )
+    kinds = ("full", "topk", "hidden")
+    stores = tuple(capture(folder / f"store-{kind}", plan(spec(kind), shard_bytes=4000)) for kind in kinds)
+    return Material(recipe, run, stopped, compact, stores)
+
+
+@dataclass(frozen=True)
+class FileTarget:
+    """A folder of which one file is damaged.
+
+    Attributes:
+        sources: folders, one of which is copied.
+        steps: makes the steps that read the copy, the first argument, and may write to the second; two are tried.
+    """
+
+    sources: Sequence[Path]
+    steps: Callable[[Path, Path], Sequence[Step]]
+
+    def attempt(self, folder: Path, rng: random.Random) -> Attempt:
+        """Copy a folder, damage a file, in half of the cases correct the checksums, and choose two steps."""
+        copy = Path(shutil.copytree(rng.choice(self.sources), folder / "copy"))
+        files = [
+            path for path in sorted(copy.rglob("*")) if path.is_file() and not path.name.endswith(NOT_READ)
+        ]
+        path, what = rng.choice(files), "undamaged"
+        if rng.random() > UNDAMAGED:
+            what = f"{path.parent.name}/{_damage(path, folder / MARKER, rng)}"
+            if rng.random() < 0.5:
+                what += ", listed again"
+                _list_again(path)
+
+        def check(outcomes: Sequence[Outcome]) -> str | None:
+            if (folder / MARKER).exists():
+                return "a pickle ran"
+            refused = [outcome for outcome in outcomes if outcome.code]
+            return f"{refused[0].step}: {refused[0].err}" if refused and what == "undamaged" else None
+
+        steps = self.steps(copy, folder / "output")
+        return Attempt(what, rng.sample(steps, min(2, len(steps))), check, CHECK_FAILED)
+
+
+def _damage(path: Path, marker: Path, rng: random.Random) -> str:
+    """Damage a file, rather in its values than in its bytes where the format is known."""
+    if path.suffix in (".json", ".jsonl") and rng.random() < 0.7:
+        return damage_json(path, rng)
+    if path.suffix in (".pt", ".safetensors") and rng.random() < 0.5:
+        return damage_tensors(path, rng)
+    if path.suffix == ".pt" and rng.random() < 0.3:
+        return plant_pickle(path, marker)
+    return damage_file(path, rng)
+
+
+def _list_again(path: Path) -> None:
+    """Write the checksum of a damaged file into the lists beside it, as somebody would who wants it to be read."""
+    if not path.is_file():
+        return
+    for manifest in path.parent.glob("*.json"):
+        try:
+            values = json.loads(manifest.read_text(encoding="utf-8"))
+            files = values["files"]
+            entries = (
+                [files[path.name]]
+                if isinstance(files, dict)
+                else [e for e in files if e["file"] == path.name]
+            )
+            for entry in entries:
+                entry["sha256"] = sha256_of(path)
+                if "size" in entry:
+                    entry["size"] = path.stat().st_size
+            manifest.write_text(json.dumps(values), encoding="utf-8")
+        except (OSError, ValueError, LookupError, TypeError):  # no list, or itself damaged
+            continue
+
+
+# ---- the steps
+
+
+def _of_run(copy: Path, output: Path) -> list[Step]:
+    run = str(copy)
+    return [
+        ["status", run],
+        ["report", run, "--no-audit", "--output", f"{output}-page"],
+        ["report", run, "--output", f"{output}-page"],
+        ["audit", run],
+        ["export", run, "--to", f"{output}-model"],
+        ["export", run, "--to", f"{output}-compact", "--compact"],
+    ]
+
+
+def _of_stopped(recipe: Path, copy: Path, output: Path) -> list[Step]:
+    train = ["train", str(recipe), "budget={epochs: 4, batch: 32}"]
+    return [
+        [*train, f"name={copy.name}", f"output={copy.parent}"],
+        [*train, f"output={output}", "--resume", str(copy / "checkpoints")],
+        [*train, f"output={output}", "--resume", str(copy / "checkpoints" / "global_step40")],
+        ["audit", str(copy)],
+    ]
+
+
+def _of_model(recipe: Path, copy: Path, output: Path) -> list[Step]:
+    data = recipe.parent / "data" / "validation.csv"
+    return [
+        ["audit", str(copy)],
+        ["eval", str(copy), f"validation={data}"],
+        ["export", str(copy), "--to", f"{output}-compact", "--compact"],
+        ["plan", str(recipe), f"model.path={copy}"],
+    ]
+
+
+def _of_compact(copy: Path, output: Path) -> list[Step]:
+    return [["audit", str(copy)], ["export", str(copy), "--to", f"{output}-model", "--expand"]]
+
+
+def _of_store(copy: Path, output: Path) -> list[Step]:
+    def read_unverified() -> None:
+        store = open_store(copy, verify=False)
+        store.missing(store.fingerprints)
+
+    return [["audit", str(copy)], ["calibrate", str(copy)], read_unverified]
+
+
+def _target(
+    sources: Callable[[Material], Sequence[Path]], steps: Callable[[Material, Path, Path], Sequence[Step]]
+) -> Callable[[Path], FileTarget]:
+    def make(folder: Path) -> FileTarget:
+        shared = material(folder.parent / "material")
+        return FileTarget(sources(shared), functools.partial(steps, shared))
+
+    return make
+
+
+FILE_TARGETS: dict[str, Callable[[Path], FileTarget]] = {
+    "run": _target(lambda m: [m.run], lambda m, *paths: _of_run(*paths)),
+    "checkpoint": _target(lambda m: [m.stopped], lambda m, *paths: _of_stopped(m.recipe, *paths)),
+    "model": _target(lambda m: [m.run / "model"], lambda m, *paths: _of_model(m.recipe, *paths)),
+    "compact": _target(lambda m: [m.compact], lambda m, *paths: _of_compact(*paths)),
+    "store": _target(lambda m: m.stores, lambda m, *paths: _of_store(*paths)),
+}
+"""Makes each target, given a folder of its own; they share the folder `material` beside it."""

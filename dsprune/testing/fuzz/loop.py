@@ -1,0 +1,83 @@
+"""The loop of a fuzz: attempts at all targets in turn, each of which can be repeated alone."""
+
+import random
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dsprune.testing.fuzz.attempt import Target, judge, perform
+
+__all__ = ["Tally", "fuzz"]
+
+
+@dataclass
+class Tally:
+    """The results of a fuzz.
+
+    Attributes:
+        codes: number of steps by target and exit code.
+        inputs: number of inputs by target.
+        wrong: name of the attempt, its input, and what was wrong, of each that ended wrongly.
+    """
+
+    codes: dict[str, Counter[int | None]] = field(default_factory=dict)
+    inputs: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+
+def fuzz(
+    makers: Mapping[str, Callable[[Path], Target]],
+    folder: Path,
+    *,
+    seed: int = 0,
+    inputs: float = float("inf"),
+    seconds: float = float("inf"),
+    only: int | None = None,
+    progress: Callable[[Tally], object] = lambda tally: None,
+) -> Tally:
+    """Attempt the targets in turn, until there were enough inputs or the time is over.
+
+    Args:
+        makers: makes the targets by name; each gets a folder for what it needs.
+        folder: an empty folder to work in.
+        seed: an attempt depends on the seed, its target and its number alone.
+        inputs: number of inputs of each target.
+        seconds: begin no attempt after so long.
+        only: the number of the only attempt of each target.
+        progress: called after each attempt.
+    """
+    targets = {name: make(_new(folder / name)) for name, make in makers.items()}
+    tally, started = Tally(), time.monotonic()
+    for number in _numbers(inputs, only):
+        for name, target in targets.items():
+            if time.monotonic() - started > seconds:
+                return tally
+            _attempt(name, target, number, seed, folder / "input", tally)
+            progress(tally)
+    return tally
+
+
+def _numbers(inputs: float, only: int | None) -> Iterator[int]:
+    number = 0 if only is None else only
+    while number < inputs and (only is None or number == only):
+        yield number
+        number += 1
+
+
+def _attempt(name: str, target: Target, number: int, seed: int, folder: Path, tally: Tally) -> None:
+    rng = random.Random(f"{seed} {name} {number}")
+    attempt = target.attempt(_new(folder), rng)
+    outcomes = perform(attempt)
+    tally.inputs[name] += 1
+    tally.codes.setdefault(name, Counter()).update(outcome.code for outcome in outcomes)
+    if problem := judge(attempt, outcomes):
+        tally.wrong.append(f"{name} {number}: {attempt.what}: {problem}")
+
+
+def _new(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
