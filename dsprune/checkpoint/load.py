@@ -62,6 +62,8 @@ def load_checkpoint(
         load_masks(folder, state, step)
     elif state is not None and masks_from == "zeros":
         mask_zeros(state, str(folder), step)
+    elif state is not None:
+        state.clear()
     if not options.get("load_module_only") and (random_state := read_rank_state(folder)) is not None:
         restore_random_state(random_state)
     return loaded

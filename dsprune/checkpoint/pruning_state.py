@@ -42,9 +42,8 @@ class PruningState:
     def __init__(self, layout: ZeroLayout, pruning: Pruning, timetable: Timetable) -> None:
         self.layout, self.pruning, self.timetable = layout, pruning, timetable
         self.comm = Comm(layout.group, layout.device)
-        self.masks = MaskSet(layout.shards, layout.master_device)
-        self.num_pruned = 0
-        self.initial_pruned: list[int] = []
+        self.initial_pruned: list[int]
+        self.clear()
 
     @property
     def num_prunable(self) -> int:
@@ -60,6 +59,11 @@ class PruningState:
         """Set the masks of this rank's shards. Collective: every rank must call this."""
         self.masks.replace([row.to(self.layout.master_device) for row in bits])
         self.num_pruned = sum(self.masks.counts(self.comm))
+
+    def clear(self) -> None:
+        """Keep all weights, as at the start of a run."""
+        self.masks = MaskSet(self.layout.shards, self.layout.master_device)
+        self.num_pruned, self.initial_pruned = 0, []
 
     def mask_bytes(self) -> int:
         """Return the memory of the masks in bytes, over all ranks. Collective: every rank must call this."""

@@ -138,6 +138,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             rank_state: tensors of this rank alone; `read_rank_state` reads them.
         """
         tag = tag_name(f"global_step{self.global_steps}" if tag is None else tag)
+        self._check_weights()
         folder, state = Path(save_dir, tag), dict(client_state or {})
         begin_tag(folder)
         save_rank_state(folder, rank_state or {})
@@ -233,13 +234,19 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
                 `from_pretrained`; of any other module it holds `model.safetensors`.
             tokenizer: saved beside the model; None saves none.
         """
+        self._check_weights()
         save_model_folder(self, Path(folder), tokenizer)
         self.save_masks(folder)
 
     def save_masks(self, folder: Path | str) -> None:
         """Write the masks into an existing model folder. Collective: every rank must call this."""
+        self._check_weights()
         if self._pruning_state is not None:
             save_masks(Path(folder), self._pruning_state, self.applied_steps)
+
+    def _check_weights(self) -> None:
+        if self.pruner is not None:
+            self.pruner.check()
 
 
 def _check(engine: DeepSpeedEngine, recipe: Recipe) -> None:

@@ -1,14 +1,18 @@
-"""Guards: a run in which something else steps the optimizer or sets its rates ends with one line."""
+"""Guards: a run in which something else steps the optimizer or writes to the weights ends with one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
+from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.errors import RunFailedError
+from dsprune.masks.bits import is_applied
+from dsprune.ranks.collectives import Comm
 
-__all__ = ["Guard"]
+__all__ = ["Guard", "WeightGuard"]
 
 
 class Guard:
@@ -50,3 +54,55 @@ class Guard:
                 "train without masks: call the step() of the engine, not that of the optimizer or of another class"
             )
         self._has_stepped = True
+
+
+class WeightGuard:
+    """Ends a run whose weights something else has changed: pruned ones would grow, and loaded ones would be lost.
+
+    Args:
+        state: the masks, and the weights that they belong to.
+    """
+
+    def __init__(self, state: PruningState) -> None:
+        self._state = state
+        self.accept()
+
+    def accept(self) -> None:
+        """Note the state of the weights after a step."""
+        self._versions = self._read_versions()
+
+    def check_written(self) -> None:
+        """Check the weights of this rank if something has written to them since `accept`.
+
+        Raises:
+            RunFailedError: a pruned weight is not zero, or a working copy is not its rounded master weight.
+        """
+        if self._read_versions() != self._versions:
+            self._check(Comm())
+
+    def check(self) -> None:
+        """Check all weights: a pass over them, and one message. Collective: every rank must call this.
+
+        Raises:
+            RunFailedError: as `check_written`, on every rank.
+        """
+        self._check(self._state.comm)
+
+    def _read_versions(self) -> list[tuple[int, ...]]:
+        layout = self._state.layout
+        return [layout.version(index) for index in range(len(layout.shards))]
+
+    def _check(self, comm: Comm) -> None:
+        masks, layout = self._state.masks, self._state.layout
+        intact = [
+            is_applied(bits, layout.weight(index)).to(layout.device) & layout.is_rounded(index)
+            for index, bits in enumerate(masks.bits)
+        ]
+        changed = comm.all_reduce_sum((~torch.stack(intact)).int()).tolist()
+        for shard, is_changed in zip(masks.shards, changed, strict=True):
+            if is_changed:
+                raise RunFailedError(
+                    f"{shard.tensor.name}: its weights were changed outside of PruningEngine.step(), by "
+                    f"load_state_dict of the module or of an optimizer, or by a line that writes to them: load "
+                    f"weights before deepspeed.initialize, or by engine.load_checkpoint"
+                )

@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from dsprune.checkpoint.pruning_state import PruningState
+from dsprune.engine.guard import WeightGuard
 from dsprune.masks.bits import apply_
 from dsprune.methods.method import Method, ShardContext
 from dsprune.registry import METHODS, SCOPES
@@ -65,16 +66,22 @@ class Pruner:
         self._method: Method = METHODS.get(state.pruning.method)()
         self._pending: tuple[UpdateRecord, list[Tensor]] | None = None
         self._zeroed = False
+        self._weights = WeightGuard(state)
         state.layout.base_optimizer.register_step_pre_hook(self._zero_newly_pruned)
 
     def before_step(self, step: int) -> None:
         """Select a new mask if an update is due at `step`, and mask the gradients.
 
         Collective at a mask update: every rank must call this, after `backward` and before the engine's step.
+
+        Raises:
+            RunFailedError: something else has changed the weights.
         """
         update = self.state.timetable.update_at(step)
         bits: Sequence[Tensor] = self.state.masks.bits
+        self._weights.check_written()
         if update is not None:
+            self._weights.check()
             self._pending = self._select(update, step)
             self._zeroed = False
             _, bits = self._pending
@@ -92,6 +99,15 @@ class Pruner:
             self.state.num_pruned = self.last_update.num_pruned
             self.state.masks.replace(bits)
         self._pending = None
+        self._weights.accept()
+
+    def check(self) -> None:
+        """Check that the weights are as the last step left them. Collective: every rank must call this.
+
+        Raises:
+            RunFailedError: something else has changed them.
+        """
+        self._weights.check()
 
     def _select(self, update: MaskUpdate, step: int) -> tuple[UpdateRecord, list[Tensor]]:
         """Select the new packed masks, and record the update. Collective: every rank must call this."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dsprune.masks.kernel import kernel_for
 
-__all__ = ["apply_", "apply_eager_", "count_kept", "pack", "pick", "prune_", "unpack"]
+__all__ = ["apply_", "apply_eager_", "count_kept", "is_applied", "pack", "pick", "prune_", "unpack"]
 
 INT_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -71,6 +71,17 @@ def apply_eager_(bits: Tensor, weights: Tensor) -> None:
     for chunk, packed in zip(weights.split(CHUNK), bits.split(CHUNK // 8), strict=True):
         words = rows.index_select(0, packed.int()).view(-1)[: chunk.numel()]
         chunk.view(dtype).bitwise_and_(words)
+
+
+def is_applied(bits: Tensor, weights: Tensor) -> Tensor:
+    """Return whether `apply_` would change nothing, as a 0-dim tensor: the caller chooses when to wait for it."""
+    dtype = INT_OF_SIZE[weights.element_size()]
+    changed = torch.zeros((), dtype=torch.bool, device=weights.device)
+    for chunk, packed in zip(weights.split(CHUNK), bits.split(CHUNK // 8), strict=True):
+        masked = chunk.clone()
+        apply_(packed, masked)
+        changed |= (masked.view(dtype) != chunk.view(dtype)).any()
+    return ~changed
 
 
 @cache

@@ -24,7 +24,7 @@ from dsprune.model.shard import PrunableTensor, Shard, plain_name
 if TYPE_CHECKING:  # DeepSpeed takes seconds to import, and an audit of a model folder does without it
     from deepspeed import DeepSpeedEngine
 
-__all__ = ["PARAMETER_ORDER", "ZeroLayout"]
+__all__ = ["PARAMETER_ORDER", "ZeroLayout", "is_rounded"]
 
 ZeroParameter = Any
 """A `torch.nn.Parameter` with attributes that DeepSpeed adds."""
@@ -120,10 +120,20 @@ class ZeroLayout(ABC):
     def find_misplaced(self) -> str | None:
         """Return the name of a tensor whose working copy is not its rounded master weight; None if all agree."""
         for index, shard in enumerate(self.shards):
-            copy = self.working_copy(index)
-            if not torch.equal(self.weight(index).to(copy), copy):
+            if not self.is_rounded(index):
                 return shard.tensor.name
         return None
+
+    def is_rounded(self, index: int) -> Tensor:
+        """Return whether the working copy of a shard is its rounded master weight, or that is NaN; 0-dim."""
+        return is_rounded(self.weight(index), self.working_copy(index))
+
+    def version(self, index: int) -> tuple[int, ...]:
+        """Return what changes when something else writes to a shard's working weights, as `load_state_dict` does.
+
+        DeepSpeed writes to the flat buffers below, except at stage 0 in fp32, where the optimizer writes to them.
+        """
+        return (self.parameters[index]._version,)
 
     def client_state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold besides DeepSpeed's own entries, to find its slices again."""
@@ -149,3 +159,9 @@ class ZeroLayout(ABC):
         master, offset = self._master(self.parameters[index])
         flat = master if flat is None else flat
         return flat.detach().view(-1)[offset : offset + shard.numel]
+
+
+def is_rounded(master: Tensor, copy: Tensor) -> Tensor:
+    """Return whether `copy` is `master` in its own dtype, where that is not NaN, as a 0-dim tensor."""
+    rounded = master.to(copy)
+    return ((rounded == copy) | rounded.isnan()).all()

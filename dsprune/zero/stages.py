@@ -11,13 +11,14 @@ import torch
 from deepspeed import DeepSpeedEngine
 from deepspeed.runtime.fp16.fused_optimizer import FP16_Optimizer
 from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor
 
 from dsprune.errors import UserError
 from dsprune.model.shard import PrunableTensor, Shard
-from dsprune.zero.layout import PARAMETER_ORDER, ZeroLayout, ZeroParameter
+from dsprune.zero.layout import PARAMETER_ORDER, ZeroLayout, ZeroParameter, is_rounded
 
 __all__ = ["open_layout"]
 
@@ -148,6 +149,19 @@ class _Stage3(_Partitioned):
         """See the base class: between steps, a rank keeps only its own part of the working weights."""
         values: Tensor = self.parameters[index].ds_tensor.detach().view(-1)[: self.shards[index].numel]
         return values
+
+    def is_rounded(self, index: int) -> Tensor:
+        """See the base class: of some parameters, each rank keeps all weights as well."""
+        shard, parameter = self.shards[index], self.parameters[index]
+        own = super().is_rounded(index)
+        if parameter.ds_status is not ZeroParamStatus.AVAILABLE:
+            return own
+        kept = parameter.detach().view(-1)[shard.start : shard.start + shard.numel]
+        return own & is_rounded(self.weight(index), kept)
+
+    def version(self, index: int) -> tuple[int, ...]:
+        """See the base class."""
+        return *super().version(index), self.parameters[index].ds_tensor._version
 
     def refresh_copies(self) -> None:
         """See the base class: of some parameters, each rank keeps all weights as well."""

@@ -1,14 +1,18 @@
 """Whatever would train without masks or off the schedule, behind the engine's back, ends the run with one line."""
 
+import tempfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
+import deepspeed
 import pytest
 from deepspeed import DeepSpeedEngine
 
 import dsprune
 from dsprune.ranks.collectives import Comm
 from dsprune.testing.pool import RankPool
-from tests.engine.scenarios import ds_config, make_recipe, pruning_engine, train_step
+from dsprune.testing.tiny import TinyModel
+from tests.engine.scenarios import STEPS, ds_config, make_recipe, pruner_of, pruning_engine, train_step
 from tests.engine.wrapping import deepspeed_engine
 
 
@@ -35,19 +39,52 @@ def remove_the_hooks(engine: dsprune.PruningEngine) -> None:
         getattr(engine.basic_optimizer, hooks).clear()
 
 
-def error_of(comm: Comm, stage: int, act: Callable[[dsprune.PruningEngine], None]) -> str:
-    """Train two steps, `act` before the third, and return the error that ends the run."""
+def replace_the_hooks(engine: dsprune.PruningEngine) -> None:
+    engine.basic_optimizer._optimizer_step_pre_hooks = OrderedDict()
+
+
+def replace_the_optimizer(engine: dsprune.PruningEngine) -> None:
+    other = type(engine.basic_optimizer)(engine.basic_optimizer.param_groups)
+    engine.basic_optimizer.step = other.step
+
+
+def load_the_module(engine: dsprune.PruningEngine) -> None:
+    engine.module.load_state_dict(TinyModel(seed=1).state_dict())
+
+
+def load_the_gathered_module(engine: dsprune.PruningEngine) -> None:
+    with deepspeed.zero.GatheredParameters(list(engine.module.parameters()), modifier_rank=0):
+        load_the_module(engine)
+
+
+def write_to_the_masters(engine: dsprune.PruningEngine) -> None:
+    layout = pruner_of(engine).layout
+    for index in range(len(layout.shards)):
+        layout.weight(index).fill_(0.5)
+
+
+def load_the_moments(engine: dsprune.PruningEngine) -> None:
+    for state in engine.basic_optimizer.state.values():
+        state["exp_avg"].fill_(0.5)
+
+
+def error_of(comm: Comm, stage: int, act: Callable[[dsprune.PruningEngine], None], last: int = STEPS) -> str:
+    """Train `last` steps, with `act` before the third, then save, and return the error that ends the run."""
     with pruning_engine(ds_config(stage), make_recipe()) as engine:
-        for step in range(2):
-            train_step(engine, step)
         try:
-            train_step(engine, 2, lambda: act(engine))
+            for step in range(last):
+                train_step(engine, step, lambda step=step: act(engine) if step == 2 else None)
+            with tempfile.TemporaryDirectory() as folder:
+                engine.save_checkpoint(folder)
         except dsprune.RunFailedError as error:
             return str(error)
     return "no error"
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
+CHANGED = r"^blocks.0.up.weight: its weights were changed outside of PruningEngine.step\(\)"
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 @pytest.mark.parametrize(
     ("act", "says"),
     [
@@ -55,6 +92,12 @@ def error_of(comm: Comm, stage: int, act: Callable[[dsprune.PruningEngine], None
         (step_as_another_class, r"^optimizer: .*step\(\) was called outside of PruningEngine.step\(\)"),
         (set_a_rate, r"^learning_rate: parameter group 0 has 0.5 at step 2"),
         (remove_the_hooks, r"^optimizer: its step hooks were removed"),
+        (replace_the_hooks, r"^optimizer: its step hooks were removed"),
+        (replace_the_optimizer, r"^optimizer: its step hooks were removed"),
+        (load_the_module, CHANGED),
+        (load_the_gathered_module, CHANGED),
+        (write_to_the_masters, CHANGED),
+        (load_the_moments, CHANGED),
     ],
 )
 def test_a_guard_ends_the_run(
@@ -63,6 +106,14 @@ def test_a_guard_ends_the_run(
     [error] = rank.run(1, error_of, stage, act)
     with pytest.raises(dsprune.RunFailedError, match=says):
         raise dsprune.RunFailedError(error)
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_what_happens_after_the_last_mask_update_is_found_when_it_is_saved(
+    rank: RankPool, stage: int
+) -> None:
+    [error] = rank.run(1, error_of, stage, write_to_the_masters, 3)
+    assert "its weights were changed outside" in error
 
 
 def disagreement(comm: Comm) -> str:

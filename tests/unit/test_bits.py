@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dsprune.masks.bits import apply_, apply_eager_, count_kept, pack, pick, prune_, unpack
+from dsprune.masks.bits import apply_, apply_eager_, count_kept, is_applied, pack, pick, prune_, unpack
 from dsprune.masks.kernel import Kernel, build_kernel, kernel_for
 
 MASKS = st.lists(st.booleans(), max_size=70).map(lambda flags: torch.tensor(flags, dtype=torch.bool))
@@ -45,6 +45,16 @@ def test_prune_clears_the_bits_of_some_places(mask: Tensor, data: st.DataObject)
     prune_(bits, places)
     mask[places] = False
     assert torch.equal(bits, pack(mask))
+
+
+@pytest.mark.parametrize("value", [1.0, -0.0, torch.nan])
+def test_a_pruned_entry_that_is_not_zero_is_found(value: float) -> None:
+    mask = torch.arange(20) % 3 > 0
+    weights = torch.randn(20).masked_fill(~mask, 0.0)
+    weights[1] = torch.nan  # kept
+    assert is_applied(pack(mask), weights)
+    weights[18] = value
+    assert not is_applied(pack(mask), weights)
 
 
 @pytest.mark.parametrize("apply", [apply_, apply_eager_])
