@@ -101,19 +101,34 @@ class StoredTeacher:
 
 
 def open_matching_store(
-    folder: Path, settings: Distillation, source: Source, ranks: Ranks, device: torch.device
+    folder: Path,
+    settings: Distillation,
+    source: Source,
+    ranks: Ranks,
+    device: torch.device,
+    *,
+    verify: bool = True,
 ) -> Store:
     """Open a complete store and check that it matches the recipe. Collective: every rank must call this.
+
+    Args:
+        folder: the store.
+        settings: the recipe's section.
+        source: what the store must have been made from.
+        ranks: this process among all.
+        device: device of the heads of kind `hidden`.
+        verify: read everything once and compare checksums.
 
     Raises:
         UserError: the store is damaged or incomplete, was made from something else, lacks an example, or is not of
             the kind that the recipe asks for.
     """
     # One rank of each host reads everything once; for the others the files are then in the system's cache.
-    verify = ranks.local_rank == 0
+    verify = verify and ranks.local_rank == 0
     store = on_every_rank(ranks, lambda: open_store(folder, source.origin, verify=verify, device=device))
     missing = store.missing(source.samples)
     if missing:
+        open_store(folder)  # with its checksums, because a damaged fingerprint looks like a missing record
         raise UserError(
             f"{folder}: {len(missing):,} of {len(source.samples):,} training examples have no record, the first "
             f"in row {missing[0] + 1}: the store is of dataset {store.manifest.origin.get('dataset')}, this is "

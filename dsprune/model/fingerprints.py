@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from transformers.utils.hub import cached_file
 
 from dsprune.utils.files import sha256_of
 
-__all__ = ["teacher_fingerprint", "tokenizer_fingerprint"]
+__all__ = ["local_folder", "teacher_fingerprint", "tokenizer_fingerprint"]
 
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
@@ -24,12 +25,21 @@ def teacher_fingerprint(path: str) -> str | None:
     Returns:
         None if the weights are not on this machine.
     """
-    folder = _folder(path)
+    folder = local_folder(path)
     weights = next((files for pattern in WEIGHTS if (files := sorted(folder.glob(pattern)))), None)
     if weights is None:
         return None
     files = [file for file in (folder / "config.json", *weights) if file.is_file()]
-    return _digest({file.name: sha256_of(file) for file in files})
+    return _digest(
+        {file.name: _sha256_once(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files}
+    )
+
+
+@cache
+def _sha256_once(file: Path, size: int, changed: int) -> str:
+    """Return the SHA-256 of a file, read once as long as it does not change: it may be large."""
+    del size, changed
+    return sha256_of(file)
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -47,7 +57,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     return _digest(state)
 
 
-def _folder(path: str) -> Path:
+def local_folder(path: str) -> Path:
     """Return the local folder of a model; for a hub name, its folder in the cache."""
     if Path(path).is_dir():
         return Path(path)

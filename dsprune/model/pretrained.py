@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from dsprune.errors import UserError
+from dsprune.model.skeleton import build_skeleton, is_without_weights
 from dsprune.utils.text import first_line
 
 __all__ = ["Head", "check_max_length", "keep_layers", "load_config", "load_model", "load_tokenizer"]
@@ -82,7 +84,11 @@ def load_model(
     auto_class: Any, path: str, tokenizer: PreTrainedTokenizerBase, **settings: Any
 ) -> PreTrainedModel:
     """Load a model in fp32, whatever its folder holds: DeepSpeed casts it, and masks are selected from fp32."""
-    model: PreTrainedModel = _load(auto_class.from_pretrained, path, "model", dtype=torch.float32, **settings)
+    if is_without_weights():
+        load = partial(build_skeleton, auto_class)
+    else:
+        load = partial(auto_class.from_pretrained, dtype=torch.float32)
+    model: PreTrainedModel = _load(load, path, "model", **settings)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return model
@@ -107,6 +113,8 @@ def _check_has_tokenizer(folder: Path) -> None:
 
 
 def _load(from_pretrained: Callable[..., Any], path: str, what: str, **settings: Any) -> Any:
+    if Path(path).is_file():
+        raise UserError(f"{what} {path!r}: is a file: give the folder that holds it")
     try:
         # Explicit, because transformers would otherwise prompt the user, and every rank would wait for an answer.
         return from_pretrained(path, trust_remote_code=False, **settings)

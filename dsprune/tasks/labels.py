@@ -1,5 +1,6 @@
 """Class labels: their names in the data and in a trained model, and whether the two agree."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from transformers import PretrainedConfig
@@ -7,7 +8,10 @@ from transformers import PretrainedConfig
 from dsprune.errors import UserError
 from dsprune.tasks.rows import Rows
 
-__all__ = ["check_same_labels", "find_labels", "labels_of", "number_labels"]
+__all__ = ["check_same_labels", "describe_labels", "find_labels", "labels_of", "number_labels"]
+
+NUM_SHOWN = 10
+"""Number of labels that are listed where there may be many."""
 
 
 def find_labels(rows: Rows, column: str) -> tuple[str, ...]:
@@ -48,6 +52,14 @@ def number_labels(rows: Rows, column: str, labels: Sequence[str], *, by_number: 
                 f"{rows.origin}: row {row}: label {value!r} is unknown: use one of {', '.join(labels)}"
             )
     return [numbers[value] for value in values]
+
+
+def describe_labels(labels: Sequence[str], numbers: Sequence[int]) -> str:
+    """Return the labels in one line, with the number of examples of each."""
+    counts = Counter(numbers)
+    parts = [f"{name} ({counts[number]:,})" for number, name in enumerate(labels[:NUM_SHOWN])]
+    more = f" and {len(labels) - NUM_SHOWN:,} more" if len(labels) > NUM_SHOWN else ""
+    return f"{len(labels):,} classes: {', '.join(parts)}{more}"
 
 
 def labels_of(config: PretrainedConfig) -> tuple[str, ...]:

@@ -98,6 +98,12 @@ class Regression(TextTask):
         model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
         return model
 
+    def targets(self, data: Dataset) -> str:
+        """Return the mean and the spread of the numbers."""
+        del data
+        mean, std = self.scale
+        return f"a number: mean {mean:.4g}, standard deviation {std:.4g}"
+
     def predict(self, model: nn.Module, batch: Batch) -> list[float]:
         """Return the model's output, still standardized."""
         predictions: list[float] = model(**self.inputs(batch))["logits"].float().squeeze(-1).tolist()

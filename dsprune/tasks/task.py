@@ -23,7 +23,8 @@ When the methods are called:
   loss is the one that the model returns for a batch with labels.
 - Evaluation: `for_model` (by `dsprune eval`), `for_tokenizer`, `build_model` with `new_head=False`, `predict` for each
   batch, and `score` once.
-- `dsprune plan`: `new_model`, and `load` or `prepare` to count the examples. `dsprune data`: `load`, `remarks`.
+- `dsprune plan`: all of training up to `build_model`, on the meta device, and `targets`; without the data, `new_model`.
+  `dsprune data`: `load`, `remarks`.
 - Distillation: `inputs` and `logit_rows` for each batch. To make a teacher store: `classes`, `heads`, `samples`,
   `num_rows`, `preprocessing`. `dsprune calibrate`: `row_labels`.
 """
@@ -135,6 +136,15 @@ class Task(ABC):
         """Return one line for each oddity of a split that is used in spite of it. Optional; default: none."""
         del split
         return []
+
+    def targets(self, data: Dataset) -> str:
+        """Say in one line what the model learns to predict, such as its classes. Optional; default: nothing.
+
+        Args:
+            data: the encoded training examples.
+        """
+        del data
+        return ""
 
     # ---- model
 

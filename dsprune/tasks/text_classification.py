@@ -18,7 +18,7 @@ from transformers import (
 
 from dsprune.model.pretrained import Head, load_config
 from dsprune.tasks.batches import Batch
-from dsprune.tasks.labels import check_same_labels, find_labels, labels_of, number_labels
+from dsprune.tasks.labels import check_same_labels, describe_labels, find_labels, labels_of, number_labels
 from dsprune.tasks.source import Benchmark, Split, read_rows
 from dsprune.tasks.texts import TextTask
 
@@ -88,6 +88,10 @@ class TextClassification(TextTask):
             config.update(self._label_config())
         model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
         return model
+
+    def targets(self, data: Dataset) -> str:
+        """Return the classes, with the number of examples of each."""
+        return describe_labels(self.labels, data["labels"][:])
 
     def predict(self, model: nn.Module, batch: Batch) -> list[int]:
         """Return the number of the most likely label."""

@@ -87,6 +87,7 @@ def a_plan_counts_the_training_examples(ready: ReadyTask) -> None:
     """Check that `dsprune plan` counts as many examples as training has."""
     sections: dict[str, Any] = {"name": "planned", "model": {"path": ready.path}}
     sections |= {"budget": {"epochs": 1, "batch": 4}, "pruning": {"sparsity": 0.5}}
+    sections["learning_rate"] = {"peak": 1e-4}
     assert make_plan(Recipe(task=ready.settings, **sections), 1).num_examples == len(ready.train)
 
 

@@ -1,4 +1,4 @@
-"""The parts of a training run, assembled and checked before its first step."""
+"""The parts of a training run, assembled before its first step."""
 
 import hashlib
 import json
@@ -31,17 +31,16 @@ from dsprune.distillation.teachers import (
 )
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.initialize import initialize
-from dsprune.errors import UserError
-from dsprune.model.pretrained import keep_layers, load_tokenizer
+from dsprune.model.pretrained import keep_layers
 from dsprune.ranks.agreement import check_same, on_first_rank
 from dsprune.ranks.batch_order import BatchPlan, TrainSampler
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Distillation, Recipe
 from dsprune.tasks.batches import Collate, Features
-from dsprune.tasks.task import Task, build_task
+from dsprune.tasks.task import Task
+from dsprune.train.preflight import Prepared
 from dsprune.utils.console import say
 from dsprune.utils.randomness import seed_everything
-from dsprune.zero.config import load_ds_config, resolve_ds_config
 from dsprune.zero.launch import join_ranks
 
 __all__ = ["Parts", "assemble", "data_digest"]
@@ -101,34 +100,42 @@ class Parts:
         return MicroBatch(self.collate(features))
 
 
-def assemble(recipe: Recipe, ranks: Ranks, console: Console) -> Parts:
-    """Build all parts, first those that are cheap or often invalid. Collective: every rank must call this.
+def assemble(recipe: Recipe, prepared: Prepared, ranks: Ranks, console: Console) -> Parts:
+    """Build what is left: teacher, model and engine. Collective: every rank must call this.
+
+    Args:
+        recipe: the recipe of the run.
+        prepared: from `preflight`.
+        ranks: this process among all.
+        console: where the first rank prints.
 
     Raises:
-        UserError: the recipe, its data, its teacher and its ds_config do not fit together.
+        UserError: ranks have other data, or the weights of model or teacher cannot be read.
     """
-    if recipe.model is None or recipe.task is None:
-        raise UserError(f"recipe {recipe.name!r}: training needs the sections model and task: add them")
-    config = resolve_ds_config(load_ds_config(recipe.deepspeed), recipe, ranks.world_size)
-    tokenizer = load_tokenizer(recipe.model.tokenizer or recipe.model.path)
-    task = build_task(recipe.task).for_tokenizer(tokenizer)
-    data, validation = task.prepare("train", tokenizer), task.prepare("validation", tokenizer)
-    batch, micro_batch = config["train_batch_size"], config["train_micro_batch_size_per_gpu"]
-    plan = BatchPlan(len(data), batch, micro_batch, ranks.world_size, recipe.seed)
+    assert recipe.model is not None, "refused by preflight"
+    task, tokenizer, data, plan = prepared.task, prepared.tokenizer, prepared.data, prepared.plan
     collate = task.collate(tokenizer, pad_to_multiple_of=None if recipe.precision == "fp32" else 8)
-    digests = {"the training data": data_digest(data), "the validation data": data_digest(validation)}
-    check_same(ranks, {"the ds_config": json.dumps(config, sort_keys=True), **digests})
+    digests = {
+        "the training data": data_digest(data),
+        "the validation data": data_digest(prepared.validation),
+    }
+    check_same(ranks, {"the ds_config": json.dumps(prepared.config, sort_keys=True), **digests})
+    for remark in prepared.remarks() if ranks.is_first else ():
+        say(console, remark)
     teacher = None
     if recipe.distillation is not None:
         teacher, data = _open_teacher(recipe.distillation, task, tokenizer, data, collate, ranks, console)
     # Each rank has its own dropout. New weights differ too, until DeepSpeed broadcasts those of rank 0.
     seed_everything(recipe.seed + ranks.rank)
     model = keep_layers(task.build_model(recipe.model.path, tokenizer), recipe.model.layers)
-    engine, *_ = initialize(model=model, config=config, recipe=recipe, steps_per_epoch=plan.steps_per_epoch)
+    engine, *_ = initialize(
+        model=model, config=prepared.config, recipe=recipe, steps_per_epoch=plan.steps_per_epoch
+    )
     objective = None
     if recipe.distillation is not None and teacher is not None:
         objective = DistillationObjective(teacher, task, recipe.distillation, engine.timetable)
-    return Parts(Path(recipe.model.path), task, tokenizer, data, validation, plan, collate, engine, objective)
+    path, validation = Path(recipe.model.path), prepared.validation
+    return Parts(path, task, tokenizer, data, validation, plan, collate, engine, objective)
 
 
 def _open_teacher(

@@ -21,6 +21,7 @@ from dsprune.recipe.recipe import settings_of
 from dsprune.train.checkpointing import Checkpointer
 from dsprune.train.evaluation import evaluate
 from dsprune.train.metrics import Meter, step_metrics, update_metrics
+from dsprune.train.preflight import Prepared, preflight
 from dsprune.train.resume import find_start_point, restore, run_folder
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.setup import Parts, assemble
@@ -90,9 +91,11 @@ def train(
         StoppedError: the run was stopped early, and can be resumed from its newest checkpoint.
         RunFailedError: training failed.
     """
+    find_start_point(recipe, run_folder(recipe, resume), resume)  # for its errors, before anything else
+    prepared = preflight(recipe, ranks)
     join_ranks(ranks, recipe.timeout)
     with explain_lost_ranks(), ExitStack() as stack:
-        session = _open_session(stack, recipe, ranks, console, resume, masks_from, stop_after)
+        session = _open_session(stack, recipe, prepared, ranks, console, resume, masks_from, stop_after)
         started = time.perf_counter()
         with progress_bar(console, shown=ranks.is_first) as progress:
             reason = _take_steps(session, progress)
@@ -113,6 +116,7 @@ def train(
 def _open_session(
     stack: ExitStack,
     recipe: Recipe,
+    prepared: Prepared,
     ranks: Ranks,
     console: Console,
     resume: Path | None,
@@ -126,7 +130,7 @@ def _open_session(
     on_first_rank(ranks, lambda: stack.enter_context(run.locked()))
     stops = stack.enter_context(StopRequests(ranks, run, recipe.checkpoints.margin, stop_after))
     start = on_first_rank(ranks, lambda: find_start_point(recipe, run, resume))
-    parts = assemble(recipe, ranks, console)
+    parts = assemble(recipe, prepared, ranks, console)
     engine, meter = parts.engine, Meter(parts.engine.device, parts.loss_names)
     resumed = restore(engine, meter, start, parts.model, masks_from, ranks, console)
     if ranks.is_first:

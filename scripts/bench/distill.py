@@ -25,6 +25,7 @@ from dsprune.model.pretrained import load_tokenizer
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.tasks.task import build_task
+from dsprune.train.preflight import preflight
 from dsprune.train.setup import Parts, assemble
 
 __all__ = ["captures", "demo_recipe", "training_steps"]
@@ -65,7 +66,8 @@ def training_steps(folder: Path, steps: int) -> tuple[list[Row], float]:
     Returns:
         The rows of the table, and the seconds of a step from the store.
     """
-    parts = assemble(demo_recipe(folder), ALONE, Console(quiet=True))
+    recipe = demo_recipe(folder)
+    parts = assemble(recipe, preflight(recipe, ALONE), ALONE, Console(quiet=True))
     assert parts.objective is not None
     with_teacher = online(parts)
     variants = {"labels": replace(with_teacher, objective=None), "store": parts, "online": with_teacher}

@@ -11,6 +11,7 @@ from dsprune.commands.plan.plan import plan
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.selection.scan import update_bytes
+from dsprune.testing.tiny import tiny_bert
 
 BLOCK = 4 * 16 * 16 + 2 * 16 * 32  # the matrices of one block of the model below
 
@@ -76,18 +77,21 @@ def test_bytes_on_the_wire_are_those_of_the_selection(bert: str, scope: str, num
     assert f"each rank sends {num_bytes / 1000:.1f} kB a mask update, for 7 of them" in text
 
 
-def test_without_a_peak_the_rate_is_shown_as_a_share_of_it(bert: str) -> None:
-    assert "1.00 x peak" in show(load_recipe("glue-90", [f"model.path={bert}", "learning_rate.peak=null"]))
+def test_without_a_peak_the_rate_is_shown_as_a_share_of_it(bert: str, tmp_path: Path) -> None:
+    config = tmp_path / "rate.json"
+    config.write_text('{"optimizer": {"type": "AdamW", "params": {"lr": 1e-4}}}')
+    overrides = [f"model.path={bert}", "learning_rate.peak=null", f"deepspeed={config}"]
+    assert "1.00 x peak" in show(load_recipe("glue-90", overrides))
 
 
-def test_examples_of_a_local_file_are_counted(bert: str, tmp_path: Path) -> None:
-    train = tmp_path / "train.csv"
+def test_examples_of_a_local_file_are_counted(tmp_path: Path) -> None:
+    model, train = tiny_bert(tmp_path / "model"), tmp_path / "train.csv"
     train.write_text("sentence,label\n" + "good,1\nbad,0\n" * 35)
-    recipe = load_recipe("sentiment-90", [f"model.path={bert}", f"task.train={train}", "budget.batch=4"])
+    overrides = [f"model.path={model}", f"task.train={train}", f"task.validation={train}"]
+    overrides += ["distillation=null", "task.text=sentence", "task.max_length=32"]
+    recipe = load_recipe("sentiment-90", [*overrides, "budget.batch=4"])
     assert make_plan(recipe, 1).timetable.steps_per_epoch == 17
-    limited = load_recipe(
-        "sentiment-90", [f"model.path={bert}", f"task.train={train}", "task.max_train=40", "budget.epochs=20"]
-    )
+    limited = load_recipe("sentiment-90", [*overrides, "task.max_train=40", "budget.epochs=20"])
     assert make_plan(limited, 1).num_examples == 40
 
 

@@ -22,7 +22,9 @@ def plan(
     stage: Annotated[
         int | None, typer.Option(min=0, max=3, help="ZeRO stage. Default: the ds_config's.")
     ] = None,
-    train_examples: Annotated[int | None, typer.Option(min=1, help="Size of the training data.")] = None,
+    train_examples: Annotated[
+        int | None, typer.Option(min=1, help="Size of the training data, to plan without them.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw sparsity and learning rate into this file.")] = None,
     target: Annotated[
         list[float] | None, typer.Option(help="A target to compare with others; may be given several times.")
@@ -31,9 +33,12 @@ def plan(
         int | None, typer.Option(min=1, help="Print the highest target for which so many steps are enough.")
     ] = None,
 ) -> None:
-    """Print the timetable, memory and communication of a recipe; run nothing."""
-    from dsprune.commands.plan.plan import plan as print_plan
+    """Check a recipe as training would; print its timetable, memory and communication; run nothing."""
     from dsprune.recipe import load_recipe
+    from dsprune.utils.console import quiet_libraries
+
+    quiet_libraries(is_first=True)
+    from dsprune.commands.plan.plan import plan as print_plan
 
     if target or steps is not None:
         from dsprune.commands.plan.targets import plan_targets, print_max_target

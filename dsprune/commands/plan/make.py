@@ -1,19 +1,22 @@
 """Plan a recipe without running it: its timetable, and the sizes of its model."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from dsprune.errors import UserError
-from dsprune.model.pretrained import keep_layers, load_config, load_tokenizer
-from dsprune.model.prunable import find_prunable
+from dsprune.model.pretrained import keep_layers, load_config
 from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.batch_order import BatchPlan
+from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Model, Recipe, Task
 from dsprune.schedule import MaskUpdate, Timetable, build_timetable
 from dsprune.selection.groups import Group, update_groups
 from dsprune.tasks.task import build_task
+from dsprune.train.preflight import preflight, prunable_tensors
+from dsprune.zero.config import load_ds_config, resolve_ds_config
 
 __all__ = ["Plan", "make_plan", "weightless_model"]
 
@@ -29,6 +32,8 @@ class Plan:
         num_examples: size of the training data; None if unknown, which a recipe in steps allows.
         num_weights: number of all weights of the model.
         tensors: the prunable ones; empty without pruning.
+        targets: what the model learns to predict, such as its classes; empty if unknown.
+        remarks: what the user should know of the data and of the plan itself, one line each.
     """
 
     recipe: Recipe
@@ -37,6 +42,8 @@ class Plan:
     num_examples: int | None
     num_weights: int
     tensors: tuple[PrunableTensor, ...]
+    targets: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def num_prunable(self) -> int:
@@ -55,40 +62,70 @@ class Plan:
 
 
 def make_plan(recipe: Recipe, world_size: int, train_examples: int | None = None) -> Plan:
-    """Plan a recipe; arguments and errors as those of the command `plan`."""
+    """Plan a recipe, and check all that training would refuse.
+
+    With `train_examples`, without a task, or with data on the hub, the plan is made from the model's config, and says
+    what has not been checked.
+
+    Raises:
+        UserError: the parts of the recipe do not fit together, or epochs cannot be counted.
+    """
     if recipe.model is None:
         raise UserError(
             "model.path: value missing: a plan needs the folder or hub name of a model (its config only)"
         )
-    num_examples = _num_examples(recipe, recipe.model, train_examples)
-    timetable = build_timetable(
-        recipe.pruning,
-        recipe.learning_rate,
-        recipe.budget,
-        None if num_examples is None else _steps_per_epoch(recipe, world_size, num_examples),
-    )
-    model = weightless_model(recipe.model, recipe.task)
+    reason = _why_unchecked(recipe.task, train_examples)
+    if reason is not None:
+        return _sketch(recipe, recipe.model, world_size, train_examples, reason)
+    prepared = preflight(recipe, Ranks(0, 0, world_size))
     return Plan(
         recipe=recipe,
         model_path=recipe.model.path,
-        timetable=timetable,
-        num_examples=num_examples,
-        num_weights=sum(parameter.numel() for parameter in model.parameters()),
-        tensors=_tensors(recipe, model),
+        timetable=prepared.timetable,
+        num_examples=len(prepared.data),
+        num_weights=count_weights(prepared.model),
+        tensors=prepared.tensors,
+        targets=prepared.task.targets(prepared.data),
+        remarks=tuple(prepared.remarks()),
     )
 
 
-def _num_examples(recipe: Recipe, model: Model, given: int | None) -> int | None:
-    """Return the size of the training data, or None if it takes a download to know it."""
-    settings = recipe.task
-    if given is None and settings is not None and (settings.train or settings.folder):
-        task = build_task(settings)
-        if task.cuts_rows:
-            tokenizer = load_tokenizer(model.tokenizer or model.path)
-            return len(task.for_tokenizer(tokenizer).prepare("train", tokenizer))
-        given = len(task.load("train"))
-    limit = None if settings is None else settings.max_train
-    return given if given is None or limit is None else min(given, limit)
+def _why_unchecked(settings: Task | None, train_examples: int | None) -> str | None:
+    """Return why the data are not read; None if they are."""
+    if train_examples is not None:
+        return "--train-examples is given"
+    if settings is None:
+        return "the recipe has no task"
+    is_local = settings.folder or (settings.train and settings.validation)
+    return None if is_local else "it takes a download to read them"
+
+
+def _sketch(recipe: Recipe, model: Model, world_size: int, num_examples: int | None, reason: str) -> Plan:
+    """Plan a recipe from the config of its model."""
+    steps_per_epoch = None
+    if num_examples is not None:
+        num_examples = min(num_examples, (recipe.task and recipe.task.max_train) or num_examples)
+        steps_per_epoch = _steps_per_epoch(recipe, world_size, num_examples)
+    timetable = build_timetable(recipe.pruning, recipe.learning_rate, recipe.budget, steps_per_epoch)
+    resolve_ds_config(load_ds_config(recipe.deepspeed), recipe, world_size)
+    teacher = None if recipe.distillation is None else recipe.distillation.teacher
+    if teacher is not None and not Path(teacher).is_relative_to(recipe.output):  # else a run will make it
+        load_config(teacher)
+    skeleton = weightless_model(model, recipe.task)
+    return Plan(
+        recipe=recipe,
+        model_path=model.path,
+        timetable=timetable,
+        num_examples=num_examples,
+        num_weights=count_weights(skeleton),
+        tensors=prunable_tensors(recipe, skeleton),
+        remarks=(f"not checked: data, labels, tokenizer, weights and store, because {reason}",),
+    )
+
+
+def count_weights(model: nn.Module) -> int:
+    """Return the number of all weights of a model."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _steps_per_epoch(recipe: Recipe, world_size: int, num_examples: int) -> int:
@@ -103,10 +140,3 @@ def weightless_model(model: Model, task: Task | None) -> nn.Module:
     with torch.device("meta"):
         kind = build_task(task or Task(name="text-classification"))
         return keep_layers(kind.new_model(config), model.layers)
-
-
-def _tensors(recipe: Recipe, model: nn.Module) -> tuple[PrunableTensor, ...]:
-    pruning = recipe.pruning
-    if pruning is None:
-        return ()
-    return tuple(find_prunable(model, pruning.include, pruning.exclude, pruning.sparsities))

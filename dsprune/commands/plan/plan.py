@@ -1,4 +1,4 @@
-"""`dsprune plan`: the timetable and the cost of a recipe, from the model's config only. Runs nothing."""
+"""`dsprune plan`: the timetable and the cost of a recipe, whose parts are checked. Runs nothing."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,13 +37,13 @@ def plan(
     plot: Path | None,
     console: Console,
 ) -> None:
-    """Print the timetable of a recipe, and the memory, disk and traffic that it needs.
+    """Check all that training would refuse; print the timetable, and the memory, disk and traffic that it needs.
 
     Args:
         recipe: the recipe.
         world_size: number of ranks.
         stage: ZeRO stage to show the memory of; None = all of them.
-        train_examples: size of the training data; None = count the examples that the recipe's local file is cut into.
+        train_examples: size of the training data, to plan without reading them; None = read and check local data.
         plot: PNG or SVG file for a picture of sparsity and learning rate; None = none.
         console: where to print.
 
@@ -64,6 +64,8 @@ def print_plan(plan: Plan, world_size: int, stages: Iterable[int], console: Cons
     for name, text in _facts(plan):
         grid.add_row(Text(name, "bold"), Text(text))
     console.print(grid)
+    for remark in plan.remarks:
+        say(console, remark)
     if plan.timetable.updates:
         console.print(as_rich(_updates(plan)))
     console.print(as_rich(_memory(plan, world_size, stages)))
@@ -80,6 +82,8 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
         share = plan.num_prunable / plan.num_weights
         yield "prunable", f"{plan.num_prunable:,} weights in {len(plan.tensors)} tensors, {share:.1%} of all"
         yield "pruning", f"{pruning.sparsity:.1%}, {pruning.method}, {pruning.scope}, {pruning.curve}"
+    if plan.targets:
+        yield "predicts", plan.targets
     length = f"{timetable.total_steps:,} steps of {recipe.budget.batch} examples"
     if plan.num_examples is not None:
         epochs = timetable.total_steps / timetable.steps_per_epoch

@@ -44,6 +44,8 @@ def plan_targets(
         raise UserError(f"recipe {recipe.name!r}: --target: the recipe prunes nothing: add a section pruning")
     if plot is not None:
         check_figure_path(plot)
+    if train_examples is None:
+        train_examples = make_plan(recipe, world_size).num_examples  # read and checked once
     plans = [make_plan(scaled_to(recipe, target), world_size, train_examples) for target in sorted(targets)]
     title = f"{recipe.name} at several targets"
     console.print(as_rich(_table(plans, title)))

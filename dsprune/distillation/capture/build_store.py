@@ -32,7 +32,7 @@ from dsprune.recipe import Distillation
 from dsprune.utils.console import progress_bar, say
 from dsprune.utils.files import lock_folder
 
-__all__ = ["build_store"]
+__all__ = ["build_store", "find_matching_store"]
 
 HEADER_BYTES = 4096
 """Allowance for the header of a file."""
@@ -56,7 +56,7 @@ def build_store(
         load_teacher()  # downloads the weights, so that they have a fingerprint
         source = source.with_teacher_fingerprint(ranks)
     origin = source.origin | {"dataset": source.dataset, "precision": execution.precision}
-    existing = on_first_rank(ranks, lambda: _find_matching_store(folder, settings, origin))
+    existing = on_first_rank(ranks, lambda: find_matching_store(folder, settings, origin))
     if existing is not None:
         spec = existing.spec
     else:
@@ -81,9 +81,7 @@ def build_store(
     say(console, f"teacher: finished: {folder}", shown=ranks.is_first)
 
 
-def _find_matching_store(
-    folder: Path, settings: Distillation, origin: dict[str, str]
-) -> ExistingStore | None:
+def find_matching_store(folder: Path, settings: Distillation, origin: dict[str, str]) -> ExistingStore | None:
     """Find the store of an earlier capture, and check that it is of this recipe."""
     existing = find_store(folder) if folder.is_dir() else None
     if existing is not None:

@@ -1,0 +1,130 @@
+"""All that training would refuse, checked before ranks are joined and extensions compiled; `dsprune plan` shows it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from dsprune.distillation.capture.build_store import find_matching_store
+from dsprune.distillation.capture.origin import Source
+from dsprune.distillation.store.format import MANIFEST
+from dsprune.distillation.teachers import open_matching_store
+from dsprune.errors import UserError
+from dsprune.model.patterns import parameter_groups
+from dsprune.model.pretrained import keep_layers, load_tokenizer
+from dsprune.model.prunable import find_prunable
+from dsprune.model.shard import PrunableTensor
+from dsprune.model.skeleton import without_weights
+from dsprune.ranks.batch_order import BatchPlan
+from dsprune.ranks.ranks import Ranks
+from dsprune.recipe import Distillation, Recipe
+from dsprune.schedule import Timetable, build_timetable
+from dsprune.tasks.task import Task, build_task
+from dsprune.zero.config import load_ds_config, resolve_ds_config
+
+__all__ = ["Prepared", "preflight", "prunable_tensors"]
+
+ALONE = Ranks(rank=0, local_rank=0, world_size=1)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The parts of a training run that need neither other ranks nor weights.
+
+    Attributes:
+        config: the ds_config as resolved.
+        tokenizer: encodes for the model.
+        task: encodes, predicts and scores examples.
+        data: encoded training examples.
+        validation: encoded validation examples.
+        plan: the order of the training examples.
+        timetable: the mask updates and the learning rate.
+        model: the model to train, on the meta device.
+        tensors: its prunable tensors; empty without pruning.
+    """
+
+    config: dict[str, Any]
+    tokenizer: PreTrainedTokenizerBase
+    task: Task
+    data: Dataset
+    validation: Dataset
+    plan: BatchPlan
+    timetable: Timetable
+    model: nn.Module
+    tensors: tuple[PrunableTensor, ...]
+
+    def remarks(self) -> Iterator[str]:
+        """Yield one line for each oddity of the data that training accepts."""
+        shared = _num_shared(self.task, self.data, self.validation)
+        if shared:
+            yield (
+                f"task.validation: {shared:,} of {len(self.validation):,} examples are in the training data too: "
+                "the metrics will look better than on new data"
+            )
+
+
+def preflight(recipe: Recipe, ranks: Ranks) -> Prepared:
+    """Check and prepare all of a recipe that can be checked without its ranks and weights.
+
+    Not collective: `ranks` need not be joined, and every rank checks all.
+
+    Raises:
+        UserError: the recipe, its data, its model, its teacher and its ds_config do not fit together.
+    """
+    if recipe.model is None or recipe.task is None:
+        raise UserError(f"recipe {recipe.name!r}: training needs the sections model and task: add them")
+    config = resolve_ds_config(load_ds_config(recipe.deepspeed), recipe, ranks.world_size)
+    tokenizer = load_tokenizer(recipe.model.tokenizer or recipe.model.path)
+    task = build_task(recipe.task).for_tokenizer(tokenizer)
+    with without_weights():
+        model = keep_layers(task.build_model(recipe.model.path, tokenizer), recipe.model.layers)
+    tensors = prunable_tensors(recipe, model)
+    parameter_groups(model, config["optimizer"].get("params", {}).get("lr"), recipe.learning_rate.scale)
+    if recipe.distillation is not None and not _is_complete(recipe.distillation):
+        with without_weights():
+            task.build_model(recipe.distillation.teacher, tokenizer, new_head=False)
+    data, validation = task.prepare("train", tokenizer), task.prepare("validation", tokenizer)
+    batch, micro_batch = config["train_batch_size"], config["train_micro_batch_size_per_gpu"]
+    plan = BatchPlan(len(data), batch, micro_batch, ranks.world_size, recipe.seed)
+    timetable = build_timetable(recipe.pruning, recipe.learning_rate, recipe.budget, plan.steps_per_epoch)
+    if recipe.distillation is not None and recipe.distillation.store:
+        _check_store(recipe.distillation, task, tokenizer, data)
+    return Prepared(config, tokenizer, task, data, validation, plan, timetable, model, tensors)
+
+
+def prunable_tensors(recipe: Recipe, model: nn.Module) -> tuple[PrunableTensor, ...]:
+    """Return the tensors of a model that the recipe prunes."""
+    pruning = recipe.pruning
+    if pruning is None:
+        return ()
+    return tuple(find_prunable(model, pruning.include, pruning.exclude, pruning.sparsities))
+
+
+def _is_complete(settings: Distillation) -> bool:
+    return settings.store is not None and Path(settings.store, MANIFEST).exists()
+
+
+def _check_store(
+    settings: Distillation, task: Task, tokenizer: PreTrainedTokenizerBase, data: Dataset
+) -> None:
+    """Check that the store matches, complete or not, without reading all of it."""
+    folder, source = Path(str(settings.store)), Source.of(settings.teacher, task, tokenizer, data, ALONE)
+    if _is_complete(settings):
+        open_matching_store(folder, settings, source, ALONE, torch.device("cpu"), verify=False)
+    else:
+        find_matching_store(folder, settings, source.origin | {"dataset": source.dataset})
+
+
+def _num_shared(task: Task, data: Dataset, validation: Dataset) -> int:
+    """Return the number of validation examples whose inputs are those of a training example."""
+    known = set(_hashes(task, data))
+    return sum(key in known for key in _hashes(task, validation))
+
+
+def _hashes(task: Task, data: Dataset) -> Iterator[int]:
+    return (hash(repr(values)) for values in zip(*task.samples(data).values(), strict=True))

@@ -1,0 +1,167 @@
+"""What training would refuse is refused by `plan`, and by `train` before it joins ranks and compiles."""
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+
+from dsprune.commands.plan.make import make_plan
+from dsprune.commands.plan.plan import plan
+from dsprune.errors import UserError
+from dsprune.model.pretrained import load_tokenizer
+from dsprune.model.skeleton import without_weights
+from dsprune.ranks.ranks import Ranks
+from dsprune.recipe import load_recipe
+from dsprune.tasks.task import build_task
+from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
+from dsprune.train import train as training
+from dsprune.train.preflight import preflight
+
+ALONE = Ranks(0, 0, 1)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("preflight")
+    tiny_bert(folder / "model")
+    tiny_sentiment(folder / "data", 320)
+    return folder
+
+
+@pytest.fixture
+def here(original: Path, tmp_path: Path) -> Path:
+    """A folder with a model, data and a recipe that trains."""
+    shutil.copytree(original, tmp_path, dirs_exist_ok=True)
+    write_recipe(tmp_path / "recipe.yaml", tmp_path / "model", tmp_path / "data")
+    return tmp_path
+
+
+def test_a_plan_names_the_classes_and_counts_the_examples(here: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    plan(load_recipe(str(here / "recipe.yaml")), 1, None, None, None, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    rows = (here / "data" / "train.csv").read_text().splitlines()
+    num_positive = sum(row.endswith(",positive") for row in rows)
+    assert f"2 classes: negative ({320 - num_positive}), positive ({num_positive})" in text
+    assert "320 examples" in text
+    assert "not checked" not in text
+
+
+def test_the_skeleton_is_the_model_without_weights(here: Path) -> None:
+    path = str(here / "model")
+    task = build_task(load_recipe(str(here / "recipe.yaml")).task)
+    tokenizer = load_tokenizer(path)
+    model = task.build_model(path, tokenizer)
+    with without_weights():
+        skeleton = task.build_model(path, tokenizer)
+    assert {p.device.type for p in skeleton.parameters()} == {"meta"}
+    assert {k: v.shape for k, v in skeleton.state_dict().items()} == {
+        k: v.shape for k, v in model.state_dict().items()
+    }
+    assert skeleton.config.id2label == model.config.id2label
+    assert torch.zeros(1).device.type == "cpu"
+
+
+def truncate(here: Path) -> None:
+    file = here / "model" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def reshape(here: Path) -> None:
+    file = here / "model" / "model.safetensors"
+    save_file(load_file(file) | {"classifier.weight": torch.zeros(3, 32)}, file)
+
+
+def lose_a_shard(here: Path) -> None:
+    (here / "model" / "model.safetensors").unlink()
+    index = {"weight_map": {"classifier.weight": "model-00001-of-00002.safetensors"}}
+    (here / "model" / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def nothing(here: Path) -> None:
+    """Change no file."""
+
+
+REFUSED: tuple[tuple[Callable[[Path], None], list[str], str], ...] = (
+    (nothing, ["deepspeed=zero5"], r"zero5"),
+    (nothing, ["deepspeed={here}/none.json"], r"none\.json"),
+    (nothing, ["distillation={{teacher: nope}}"], r"nope"),
+    (nothing, ["distillation={{teacher: {here}/data}}"], r"data"),
+    (nothing, ["model.path={here}/model/config.json"], r"config\.json'?: is a file: give the folder"),
+    (nothing, ["model.tokenizer={here}/data"], r"data'?: no tokenizer files there"),
+    (nothing, ["model.layers=[5]"], r"model\.layers: \[5\]"),
+    (nothing, ["task.train={here}/none.csv"], r"task\.train: .*none\.csv: no such file"),
+    (nothing, ["task.validation={here}/none.csv"], r"task\.validation: .*none\.csv: no such file"),
+    (nothing, ["task.max_length=512"], r"task\.max_length: 512"),
+    (nothing, ["pruning.include=['*nothing*']"], r"pruning\.include: '\*nothing\*'"),
+    (nothing, ["learning_rate.scale={{'*nothing*': 2}}"], r"learning_rate\.scale: '\*nothing\*'"),
+    (nothing, ["budget.batch=321"], r"budget\.batch: 321 is more than the 320 training examples"),
+    (lambda here: (here / "model" / "model.safetensors").unlink(), [], r"model.: no weights there"),
+    (truncate, [], r"model\.safetensors: .*: copy or download it again"),
+    (reshape, [], r"classifier\.weight has the shape \[3, 32\] in its file and \[2, 32\]"),
+    (lose_a_shard, [], r"index\.json lists model-00001-of-00002\.safetensors, which is missing"),
+)
+
+
+@pytest.mark.parametrize(("damage", "overrides", "message"), REFUSED)
+def test_what_training_would_refuse_is_refused_first(
+    damage: Callable[[Path], None],
+    overrides: list[str],
+    message: str,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    damage(here)
+    recipe = load_recipe(str(here / "recipe.yaml"), [one.format(here=here) for one in overrides])
+    with pytest.raises(UserError, match=message):
+        make_plan(recipe, 1)
+
+    def join(*_: object) -> None:
+        raise AssertionError("ranks were joined")
+
+    monkeypatch.setattr(training, "join_ranks", join)
+    with pytest.raises(UserError, match=message):
+        training.train(recipe, ALONE, Console(quiet=True))
+
+
+def test_a_finished_run_is_refused_before_ranks_are_joined(here: Path) -> None:
+    run = here / "runs" / "recipe"
+    run.mkdir(parents=True)
+    (run / "summary.json").write_text("{}")
+    with pytest.raises(UserError, match=r"runs/recipe: holds a finished run"):
+        training.train(load_recipe(str(here / "recipe.yaml")), ALONE, Console(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["deepspeed=zero5"], "zero5"),
+        (["distillation={teacher: nope}"], "nope"),
+        (["model.path=nope"], "nope"),
+    ],
+)
+def test_a_plan_without_data_checks_the_rest(overrides: list[str], message: str, here: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        make_plan(load_recipe(str(here / "recipe.yaml"), overrides), 1, 320)
+
+
+def test_a_plan_without_data_says_so(here: Path) -> None:
+    (here / "model" / "model.safetensors").unlink()
+    made = make_plan(load_recipe(str(here / "recipe.yaml")), 1, 320)
+    assert made.remarks == (
+        "not checked: data, labels, tokenizer, weights and store, because --train-examples is given",
+    )
+
+
+def test_validation_examples_that_are_trained_on_are_counted(here: Path) -> None:
+    train, validation = (here / "data" / f"{split}.csv" for split in ("train", "validation"))
+    first = train.read_text().splitlines()[1]
+    validation.write_text(f"text,label\n{first}\nthe film was so so so so so bad,negative\n{first}\n")
+    (remark,) = preflight(load_recipe(str(here / "recipe.yaml")), ALONE).remarks()
+    assert remark.startswith("task.validation: 2 of 3 examples are in the training data too")
