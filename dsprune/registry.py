@@ -115,6 +115,7 @@ METHODS = Registry(
     "pruning.method",
     {
         "magnitude": "dsprune.methods.magnitude:Magnitude",
+        "fisher": "dsprune.methods.fisher:Fisher",
         "random": "dsprune.methods.random:Random",
     },
     group="dsprune.methods",

@@ -20,7 +20,7 @@ from dsprune.errors import UserError
 from dsprune.model.prunable import find_prunable
 from dsprune.recipe import Pruning, Recipe, load_recipe
 from dsprune.schedule import Timetable, build_timetable
-from dsprune.zero.limits import check_engine
+from dsprune.zero.limits import check_engine, check_optimizer_state
 from dsprune.zero.parameters import full_numel, full_shape
 from dsprune.zero.settings import check_settings
 from dsprune.zero.stages import open_layout
@@ -260,6 +260,8 @@ def _check(engine: DeepSpeedEngine, recipe: Recipe) -> None:
         )
     check_no_scheduler(engine)
     check_settings(engine, recipe)
+    if recipe.pruning is not None:
+        check_optimizer_state(type(engine.basic_optimizer).__name__, recipe.pruning.method)
 
 
 def _initial_state(

@@ -53,6 +53,9 @@ class Method(Protocol):
 
     Attributes:
         absolute: whether weights are ordered by the absolute value of their score.
+
+    A method that reads the optimizer's state names it in an attribute `needs`, such as `("exp_avg_sq",)`; a run
+    whose optimizer does not keep that state is refused before it starts.
     """
 
     absolute: bool

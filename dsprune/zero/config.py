@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe
 from dsprune.utils.folders import shipped_folder, shipped_names
-from dsprune.zero.limits import check_by_deepspeed, check_ds_config, misspelt_keys
+from dsprune.zero.limits import check_by_deepspeed, check_ds_config, check_optimizer_state, misspelt_keys
 
 __all__ = ["load_ds_config", "resolve_ds_config"]
 
@@ -90,6 +90,8 @@ def resolve_ds_config(config: dict[str, Any], recipe: Recipe, world_size: int) -
         raise UserError("; ".join(dict.fromkeys(problems)))
     check_ds_config(config)
     check_by_deepspeed(config)
+    if recipe.pruning is not None:
+        check_optimizer_state(config["optimizer"]["type"], recipe.pruning.method)
     return config
 
 

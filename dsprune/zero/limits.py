@@ -12,8 +12,9 @@ from deepspeed.runtime.pipe.engine import PipelineEngine
 from pydantic import ValidationError
 
 from dsprune.errors import UserError
+from dsprune.registry import METHODS
 
-__all__ = ["check_by_deepspeed", "check_ds_config", "check_engine", "misspelt_keys"]
+__all__ = ["check_by_deepspeed", "check_ds_config", "check_engine", "check_optimizer_state", "misspelt_keys"]
 
 # Optimizers that leave an entry at zero when weight, gradient and state are zero there. With these, masking the
 # gradient is enough between mask updates.
@@ -25,6 +26,15 @@ ELEMENTWISE_OPTIMIZERS = frozenset(
 # Their names in a ds_config. DeepSpeed looks among its own names first and ignores their case.
 OPTIMIZERS_OF_DEEPSPEED = frozenset({"adam", "adamw", "adagrad", "lamb", "lion"})
 OPTIMIZERS_OF_TORCH = frozenset({"Adam", "AdamW", "Adagrad", "SGD", "RMSprop", "NAdam", "RAdam", "Adamax"})
+
+# The state that optimizers outside the Adam family keep for each weight, by their names in lower case.
+OPTIMIZER_STATE: dict[str, tuple[str, ...]] = {
+    "sgd": ("momentum_buffer",),
+    "rmsprop": ("square_avg",),
+    "adagrad": ("sum",),
+    "adamax": ("exp_avg", "exp_inf"),
+    **dict.fromkeys(("lion", "fusedlion", "deepspeedcpulion"), ("exp_avg",)),
+}
 
 # The top-level keys that DeepSpeed reads: its constants, and some that have none.
 KNOWN_KEYS = frozenset(value for value in vars(constants).values() if isinstance(value, str)) | {
@@ -121,6 +131,25 @@ def check_engine(engine: DeepSpeedEngine) -> None:
     name = type(engine.basic_optimizer).__name__
     if name not in ELEMENTWISE_OPTIMIZERS:
         raise UserError(f"optimizer: {name} is not supported (not element-wise): use AdamW")
+
+
+def check_optimizer_state(optimizer: str, method: str) -> None:
+    """Check that an optimizer keeps the state that a pruning method reads.
+
+    Args:
+        optimizer: class of the optimizer, or its type in a ds_config.
+        method: name of the pruning method.
+
+    Raises:
+        UserError: the method needs state that the optimizer does not have.
+    """
+    has = OPTIMIZER_STATE.get(optimizer.lower(), ("exp_avg", "exp_avg_sq"))
+    missing = [name for name in getattr(METHODS.get(method), "needs", ()) if name not in has]
+    if missing:
+        raise UserError(
+            f"pruning.method: {method!r} reads {', '.join(missing)} of the optimizer, which {optimizer} does not keep: "
+            f"use AdamW, or pruning.method=magnitude"
+        )
 
 
 def _refused_settings(config: dict[str, Any]) -> Iterator[str]:

@@ -123,6 +123,26 @@ def every_view(pruner: PruningState) -> dict[str, list[Tensor]]:
     return views
 
 
+def dense_scores(pruner: PruningState) -> list[Tensor]:
+    """The scores of magnitude or Fisher pruning, from whole tensors."""
+    layout = pruner.layout
+    weights = gather(pruner, layout.weight)
+    if pruner.pruning.method == "magnitude":
+        return [weight.abs() for weight in weights]
+
+    def second_moment(index: int) -> Tensor:
+        found = layout.states(index).get("exp_avg_sq")
+        if found is None:
+            gradient = layout.gradient(index)
+            return torch.zeros_like(layout.weight(index)) if gradient is None else gradient.float() ** 2
+        return found
+
+    return [
+        weight.float().abs() * moment.float().sqrt()
+        for weight, moment in zip(weights, gather(pruner, second_moment), strict=True)
+    ]
+
+
 def check_invariants(comm: Comm, config: dict[str, Any], recipe: Recipe) -> tuple[int, list[list[int]]]:
     """Train with mask updates, and check everything against the dense oracle after every step.
 
@@ -138,8 +158,7 @@ def check_invariants(comm: Comm, config: dict[str, Any], recipe: Recipe) -> tupl
             expected = whole_masks(pruner)
             if update is not None and pruner.pruning.scope != "normalized":
                 groups = update_groups(tensors, pruner.pruning, timetable.progress(update))
-                scores = [weight.abs() for weight in gather(pruner, pruner.layout.weight)]
-                expected = select_dense(scores, expected, groups)
+                expected = select_dense(dense_scores(pruner), expected, groups)
 
             train_step(engine, step)
 

@@ -105,6 +105,19 @@ def test_random_pruning_has_the_same_mask_at_every_stage(two_ranks: RankPool) ->
     assert len(digests) == 1
 
 
+@pytest.mark.parametrize(
+    "config",
+    [*(ds_config(stage) for stage in (0, 1, 2, 3)), ds_config(2, "bf16"), SETTINGS["stage 3 offload"]],
+    ids=["0", "1", "2", "3", "2 bf16", "3 offload"],
+)
+def test_fisher_pruning_selects_by_weight_and_second_moment(
+    two_ranks: RankPool, config: dict[str, Any]
+) -> None:
+    recipe = make_recipe("bf16" if "bf16" in config else "fp32", method="fisher", start=1)
+    (_, counts), _ = two_ranks.run(2, scenarios.check_invariants, config, recipe)
+    assert sum(counts[-1]) == round(0.9 * 630)
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_an_update_on_a_skipped_step_comes_again(two_ranks: RankPool, stage: int) -> None:
     config = ds_config(stage, "bf16", bf16={"enabled": True, "check_grad_overflow": True})

@@ -27,6 +27,7 @@ from dsprune.zero.limits import (
     OPTIMIZERS_OF_DEEPSPEED,
     OPTIMIZERS_OF_TORCH,
     check_ds_config,
+    check_optimizer_state,
 )
 
 AUTO: dict[str, Any] = {
@@ -205,6 +206,12 @@ def test_an_optimizer_gets_only_the_defaults_that_it_takes(name: str, params: se
     assert set(by_config["params"]) == params
 
 
+def test_a_method_that_the_optimizer_cannot_serve_is_refused() -> None:
+    fisher = recipe(pruning={"sparsity": 0.9, "method": "fisher"}, optimizer={"type": "SGD"})
+    with pytest.raises(UserError, match=r"^pruning.method: 'fisher' reads exp_avg_sq .* SGD"):
+        resolve({"optimizer": {}}, fisher)
+
+
 # ---- batch = ranks x micro-batch x accumulation
 
 
@@ -357,6 +364,22 @@ def test_an_unsupported_feature_is_refused_by_name(key: str, value: Any, why: st
         UserError, match=f"^ds_config: {key}={value!r} is not supported .*{why}".replace("{", r"\{")
     ):
         check_ds_config(nested(key, value))
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Lion", "RMSprop", "Adagrad", "Adamax", "DeepSpeedCPULion"])
+def test_a_method_is_refused_with_an_optimizer_that_lacks_its_state(optimizer: str) -> None:
+    with pytest.raises(
+        UserError, match=rf"^pruning.method: 'fisher' reads exp_avg_sq .* {optimizer} does not .* AdamW"
+    ):
+        check_optimizer_state(optimizer, "fisher")
+    check_optimizer_state(optimizer, "magnitude")
+
+
+@pytest.mark.parametrize(
+    "optimizer", ["AdamW", "Adam", "FusedAdam", "DeepSpeedCPUAdam", "NAdam", "RAdam", "FusedLamb"]
+)
+def test_a_method_is_accepted_with_an_optimizer_that_has_its_state(optimizer: str) -> None:
+    check_optimizer_state(optimizer, "fisher")
 
 
 def test_every_refused_setting_has_its_test() -> None:
