@@ -28,6 +28,13 @@ class Model(Section):
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """Layers to keep, counted from 0; the others are removed at the start. Default: null = all layers."""
 
+    start: Literal["pretrained", "fine-tuned"] | None = None
+    """Whether the model is fine-tuned for the task already, which the schedule law depends on. Default: null =
+    `fine-tuned` if the model is its own teacher, else `pretrained`."""
+
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Dropout probability of the whole model during training. Default: null = the model's own."""
+
 
 class Task(Section):
     """What the model is trained to do, and on which data."""

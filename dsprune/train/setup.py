@@ -31,6 +31,7 @@ from dsprune.distillation.teachers import (
 )
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.initialize import initialize
+from dsprune.model.dropout import set_dropout
 from dsprune.model.pretrained import keep_layers
 from dsprune.ranks.agreement import check_same, on_first_rank
 from dsprune.ranks.batch_order import BatchPlan, TrainSampler
@@ -128,6 +129,7 @@ def assemble(recipe: Recipe, prepared: Prepared, ranks: Ranks, console: Console)
     # Each rank has its own dropout. New weights differ too, until DeepSpeed broadcasts those of rank 0.
     seed_everything(recipe.seed + ranks.rank)
     model = keep_layers(task.build_model(recipe.model.path, tokenizer), recipe.model.layers)
+    set_dropout(model, recipe.model.dropout)
     engine, *_ = initialize(
         model=model, config=prepared.config, recipe=recipe, steps_per_epoch=plan.steps_per_epoch
     )
