@@ -14,6 +14,7 @@ from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.ranks import current_ranks
+from dsprune.selection.groups import update_groups
 from dsprune.utils.randomness import restore_random_state
 
 __all__ = ["load_checkpoint"]
@@ -64,23 +65,37 @@ def load_checkpoint(
         mask_zeros(state, str(folder), step)
     elif state is not None:
         state.clear()
+    if state is not None and not has_masks:
+        _check_target(state, folder, step)
     if not options.get("load_module_only") and (random_state := read_rank_state(folder)) is not None:
         restore_random_state(random_state)
     return loaded
+
+
+def _check_target(state: PruningState, folder: Path, step: int) -> None:
+    """Check that a mask update is ahead, or that the target is reached already."""
+    if not state.timetable.updates or step <= (last := state.timetable.updates[-1]).step:
+        return
+    tensors = [shard.tensor for shard in state.layout.shards]
+    groups = update_groups(tensors, state.pruning, state.timetable.progress(last))
+    if state.num_pruned != sum(group.num_pruned for group in groups):
+        raise UserError(
+            f"{folder}: it is at step {step} with a sparsity of {state.sparsity:.4f}, and the last mask update to "
+            f"{last.sparsity:g} is at step {last.step}: start the recipe at step 0 with load_module_only=True"
+        )
 
 
 def _load_weights(
     engine: DeepSpeedEngine, load: Callable[..., Any], load_dir: Path, tag: str, options: dict[str, Any]
 ) -> Any:
     folder = load_dir / tag
-    if topology_changes(engine, folder):
-        partial = {"load_optimizer_states": False, "load_module_only": True}
-        if given := [f"{name}={value}" for name, value in partial.items() if options.get(name) == value]:
-            raise UserError(
-                f"load_checkpoint: {', '.join(given)}: {folder} was written at another ZeRO stage, precision or "
-                f"number of ranks, and can only be resharded completely: leave it out"
-            )
-        return reshard(engine, folder)
+    module_only = options.get("load_module_only", False)
+    with_moments = options.get("load_optimizer_states", True) and not module_only
+    if not with_moments:
+        engine.basic_optimizer.state.clear()
+    # At stage 3, DeepSpeed's own loader leaves the weights as they are when it loads the module alone.
+    if topology_changes(engine, folder) or (module_only and engine.zero_optimization_partition_weights()):
+        return reshard(engine, folder, moments=with_moments, counters=not module_only)
 
     def attempt() -> Any:
         try:

@@ -39,10 +39,18 @@ def topology_changes(engine: DeepSpeedEngine, folder: Path) -> list[str]:
     return [f"{what} {theirs[what]} -> {ours[what]}" for what in ours if ours[what] != theirs[what]]
 
 
-def reshard(engine: DeepSpeedEngine, folder: Path) -> tuple[str, dict[str, Any]]:
+def reshard(
+    engine: DeepSpeedEngine, folder: Path, *, moments: bool = True, counters: bool = True
+) -> tuple[str, dict[str, Any]]:
     """Load weights, moments and counters. Collective: every rank must call this.
 
     The loss scale of fp16 starts over.
+
+    Args:
+        engine: gets them.
+        folder: of a tag.
+        moments: whether to load the optimizer's state.
+        counters: whether to load the numbers of steps and samples.
 
     Returns:
         What `DeepSpeedEngine.load_checkpoint` returns: a file in `folder`, and the client state.
@@ -63,13 +71,15 @@ def reshard(engine: DeepSpeedEngine, folder: Path) -> tuple[str, dict[str, Any]]
         views = files.cut(name, shard.start, shard.numel)
         if shard.numel:
             layout.weight(index).copy_(views.pop("master weights"))
-            _load_states(layout, index, views, files.scalars(name))
+            if moments:
+                _load_states(layout, index, views, files.scalars(name))
     layout.refresh_copies()
     assert layout.find_misplaced() is None
     buffers = dict(engine.module.named_buffers())
     for name in model["buffer_names"]:
         buffers[name].copy_(model["module"][name])
-    _load_counters(engine, files.counters)
+    if counters:
+        _load_counters(engine, files.counters)
     return str(main_file(folder)), {key: model[key] for key in model if key not in _NOT_CLIENT_STATE}
 
 

@@ -18,7 +18,8 @@ from dsprune.engine.learning_rate import Rates, check_no_scheduler, replace_sche
 from dsprune.engine.pruner import Pruner
 from dsprune.errors import UserError
 from dsprune.model.prunable import find_prunable
-from dsprune.recipe import Pruning, Recipe, load_recipe
+from dsprune.model.wrapped import check_no_adapter, check_not_compiled
+from dsprune.recipe import Pruning, Recipe, as_recipe
 from dsprune.schedule import Timetable, build_timetable
 from dsprune.zero.limits import check_engine, check_optimizer_state
 from dsprune.zero.parameters import full_numel, full_shape
@@ -57,7 +58,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
     def __new__(
         cls,
         engine: DeepSpeedEngine | None = None,
-        recipe: Recipe | str | None = None,
+        recipe: Recipe | str | Path | None = None,
         *,
         timetable: Timetable | None = None,
         steps_per_epoch: int | None = None,
@@ -67,7 +68,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             empty: PruningEngine = super().__new__(cls)
             return empty
         assert recipe is not None
-        recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
+        recipe = as_recipe(recipe)
         _check(engine, recipe)
         steps_per_epoch = steps_per_epoch or _steps_per_epoch(engine)
         timetable = timetable or build_timetable(
@@ -172,7 +173,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
 
         A checkpoint of another ZeRO stage, precision or number of ranks is resharded, see
         `dsprune.checkpoint.reshard`. The learning rate follows the timetable, whatever the checkpoint holds of a
-        scheduler. Collective: every rank must call this.
+        scheduler, and the optimizer keeps its settings. Collective: every rank must call this.
 
         Args:
             load_dir: as for DeepSpeed.
@@ -258,6 +259,9 @@ def _check(engine: DeepSpeedEngine, recipe: Recipe) -> None:
             f"engine: {type(engine).__name__} is not supported: give the DeepSpeedEngine that deepspeed.initialize "
             f"returns"
         )
+    check_no_adapter(engine.module)
+    if engine.zero_optimization_partition_weights():
+        check_not_compiled(engine.module)
     check_no_scheduler(engine)
     check_settings(engine, recipe)
     if recipe.pruning is not None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sized
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -17,7 +18,7 @@ from dsprune.engine.engine import PruningEngine
 from dsprune.engine.initialize import deepspeed_initialize, find_config, initialize_with
 from dsprune.engine.learning_rate import announce_replaced
 from dsprune.errors import RunFailedError, UserError
-from dsprune.recipe import Recipe, load_recipe
+from dsprune.recipe import Recipe, as_recipe
 from dsprune.utils.replace import replaced
 from dsprune.zero.launch import init_distributed
 
@@ -25,7 +26,9 @@ __all__ = ["pruning"]
 
 
 @contextmanager
-def pruning(recipe: Recipe | str, *, steps_per_epoch: int | None = None) -> Iterator[list[PruningEngine]]:
+def pruning(
+    recipe: Recipe | str | Path, *, steps_per_epoch: int | None = None
+) -> Iterator[list[PruningEngine]]:
     """Make a pruning engine of every engine that `deepspeed.initialize` returns while the context is open.
 
     A scheduler of the framework is replaced by the recipe's learning rate, which is announced once. Inside, the
@@ -42,7 +45,7 @@ def pruning(recipe: Recipe | str, *, steps_per_epoch: int | None = None) -> Iter
         UserError: recipe and framework disagree, or the steps in an epoch are not known.
         RunFailedError: training ended before the last mask update.
     """
-    recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    recipe = as_recipe(recipe)
     engines: list[PruningEngine] = []
     loaders: list[Any] = []
     initialize = _Initialize(recipe, steps_per_epoch, engines, loaders)

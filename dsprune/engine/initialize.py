@@ -11,13 +11,13 @@ from typing import Any
 import deepspeed
 from deepspeed import initialize as deepspeed_initialize
 from torch import nn
-from torch.utils.data import DataLoader
 
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.learning_rate import ScaledLR
+from dsprune.engine.training_data import check_training_data, is_stream, make_loader, with_tensors
 from dsprune.errors import UserError
 from dsprune.model.patterns import parameter_groups
-from dsprune.recipe import Recipe, load_recipe
+from dsprune.recipe import Recipe, as_recipe
 from dsprune.schedule import Timetable, build_timetable
 from dsprune.zero.config import load_ds_config, resolve_ds_config
 from dsprune.zero.launch import init_distributed
@@ -36,7 +36,7 @@ def initialize(
     training_data: Any = None,
     lr_scheduler: Any = None,
     *,
-    recipe: Recipe | str,
+    recipe: Recipe | str | Path,
     config: dict[str, Any] | str | Path | None = None,
     config_params: dict[str, Any] | str | Path | None = None,
     steps_per_epoch: int | None = None,
@@ -52,7 +52,7 @@ def initialize(
             without weight decay.
         optimizer: as for DeepSpeed; its settings must agree with what the recipe sets.
         model_parameters: as for DeepSpeed.
-        training_data: a dataset, as for DeepSpeed. The recipe's epochs are counted on it.
+        training_data: a dataset, as for DeepSpeed, or an iterable one. The recipe's epochs are counted on its length.
         lr_scheduler: must be None: the recipe owns the learning rate.
         recipe: a recipe, or the path or name of one.
         config: a ds_config, the path of one, or the name of a shipped one; each "auto" is filled from the recipe.
@@ -74,14 +74,8 @@ def initialize(
         raise UserError(
             f"initialize: lr_scheduler={name}: the recipe's learning_rate owns the schedule: leave lr_scheduler out"
         )
-    if isinstance(training_data, DataLoader):
-        raise UserError(
-            "initialize: training_data is a DataLoader: give its dataset (and collate_fn), since DeepSpeed makes the "
-            "loader; or give steps_per_epoch and keep your loader"
-        )
-    recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
     return initialize_with(
-        recipe,
+        as_recipe(recipe),
         steps_per_epoch,
         model=model,
         config=find_config(args, config, config_params),
@@ -93,7 +87,13 @@ def initialize(
 
 
 def initialize_with(
-    recipe: Recipe, steps_per_epoch: int | None, *, model: nn.Module, config: dict[str, Any], **kwargs: Any
+    recipe: Recipe,
+    steps_per_epoch: int | None,
+    *,
+    model: nn.Module,
+    config: dict[str, Any],
+    training_data: Any = None,
+    **kwargs: Any,
 ) -> Initialized:
     """Resolve the config by the recipe, initialize, and make the engine prune. Collective: every rank must call this.
 
@@ -102,25 +102,31 @@ def initialize_with(
         steps_per_epoch: optimizer steps an epoch; None counts them on `training_data`.
         model: the module to train.
         config: a ds_config.
+        training_data: a dataset, also one without length.
         **kwargs: of `deepspeed.initialize`, without a scheduler.
     """
+    check_training_data(training_data)
     init_distributed()
     world_size = deepspeed.comm.get_world_size()
     config = resolve_ds_config(config, recipe, world_size)
     _announce_accumulation(config, recipe)
-    training_data = kwargs.get("training_data")
+    training_data = with_tensors(training_data, kwargs.get("collate_fn"))
     if steps_per_epoch is None and isinstance(training_data, Sized):
         steps_per_epoch = _steps_per_epoch(len(training_data), config, world_size)
     timetable = build_timetable(recipe.pruning, recipe.learning_rate, recipe.budget, steps_per_epoch)
     if kwargs.get("optimizer") is None and kwargs.get("model_parameters") is None:
         rate = config["optimizer"].get("params", {}).get("lr")
         kwargs["model_parameters"] = parameter_groups(model, rate, recipe.learning_rate.scale, full_shape)
-    return _initialize(recipe, timetable, model=model, config=config, **kwargs)
+    return _initialize(recipe, timetable, training_data, model=model, config=config, **kwargs)
 
 
-def _initialize(recipe: Recipe, timetable: Timetable, **kwargs: Any) -> Initialized:
+def _initialize(recipe: Recipe, timetable: Timetable, data: Any, **kwargs: Any) -> Initialized:
     scheduler = functools.partial(ScaledLR, timetable=timetable)
-    engine, optimizer, loader, scheduler = deepspeed_initialize(lr_scheduler=scheduler, **kwargs)
+    engine, optimizer, loader, scheduler = deepspeed_initialize(
+        lr_scheduler=scheduler, training_data=None if is_stream(data) else data, **kwargs
+    )
+    if is_stream(data):
+        engine.training_dataloader = loader = make_loader(engine, data, kwargs.get("collate_fn"))
     return PruningEngine(engine, recipe, timetable=timetable), optimizer, loader, scheduler
 
 

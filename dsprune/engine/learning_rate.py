@@ -24,6 +24,10 @@ __all__ = [
 ]
 
 
+_SETTINGS = ("initial_lr", "weight_decay", "betas", "eps")
+"""What the recipe sets in each parameter group; a checkpoint brings its own."""
+
+
 class ScaledLR(LambdaLR):
     """Scales the learning rate of each parameter group, which is its peak, by the timetable's multiplier.
 
@@ -86,6 +90,9 @@ class Rates:
 
     def __init__(self, optimizer: Optimizer, timetable: Timetable) -> None:
         self._optimizer, self._timetable = optimizer, timetable
+        self._settings = [
+            {key: group[key] for key in _SETTINGS if key in group} for group in optimizer.param_groups
+        ]
         self._last = [group["lr"] for group in optimizer.param_groups]
 
     def set(self, step: int) -> None:
@@ -105,7 +112,9 @@ class Rates:
         self._assign(rates)
 
     def resume(self, step: int, scheduler: Any) -> None:
-        """Continue from a step, after a checkpoint was loaded."""
+        """Continue from a step, after a checkpoint was loaded, with the settings that the optimizer was made with."""
+        for group, settings in zip(self._optimizer.param_groups, self._settings, strict=True):
+            group |= settings
         rates = self._at(step)
         if scheduler is not None:
             scheduler.last_epoch, scheduler._step_count, scheduler._last_lr = step, step + 1, rates

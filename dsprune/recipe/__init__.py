@@ -1,6 +1,6 @@
 """The recipe: all settings of a run, typed and validated."""
 
-from dsprune.recipe.loading import load_recipe, load_task, shipped_recipes
+from dsprune.recipe.loading import as_recipe, load_recipe, load_task, shipped_recipes
 from dsprune.recipe.ramp import Ramp
 from dsprune.recipe.recipe import Recipe, dump_recipe, recipe_schema
 from dsprune.recipe.sections import Checkpoints, Distillation, Model, Optimizer, Task, Tracking
@@ -20,6 +20,7 @@ __all__ = [
     "Span",
     "Task",
     "Tracking",
+    "as_recipe",
     "dump_recipe",
     "load_recipe",
     "load_task",

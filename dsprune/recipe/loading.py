@@ -1,6 +1,7 @@
 """Load a recipe, or its task section alone, from YAML and overrides."""
 
 from collections.abc import Sequence
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from dsprune.recipe.sections import Task
 from dsprune.utils.folders import shipped_folder, shipped_names
 from dsprune.utils.text import did_you_mean
 
-__all__ = ["load_recipe", "load_task", "shipped_recipes"]
+__all__ = ["as_recipe", "load_recipe", "load_task", "shipped_recipes"]
 
 S = TypeVar("S", bound=Section)
 
@@ -38,6 +39,19 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     if not isinstance(values, dict):
         raise UserError(f"{name_or_path}: value {values!r}: a recipe is a mapping of keys to values")
     return _validate(Recipe, {"name": name, **values}, overrides)
+
+
+def as_recipe(recipe: Recipe | str | PathLike[str]) -> Recipe:
+    """Return a recipe, loaded from its path or name if it is one.
+
+    Raises:
+        UserError: it is none, or cannot be loaded.
+    """
+    if isinstance(recipe, str | PathLike):
+        return load_recipe(fspath(recipe))
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"recipe: a {type(recipe).__name__}: give a Recipe, or the path or name of one")
+    return recipe
 
 
 def load_task(name: str, overrides: Sequence[str] = ()) -> Task:

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe
 from dsprune.utils.folders import shipped_folder, shipped_names
+from dsprune.zero.compression import replaced_by_recipe
 from dsprune.zero.limits import check_by_deepspeed, check_ds_config, check_optimizer_state, misspelt_keys
 
 __all__ = ["load_ds_config", "resolve_ds_config"]
@@ -75,7 +76,7 @@ def resolve_ds_config(config: dict[str, Any], recipe: Recipe, world_size: int) -
     """
     config = copy.deepcopy(config)
     config.setdefault("optimizer", _default_optimizer(config, recipe))
-    problems = list(misspelt_keys(config))
+    problems = [*misspelt_keys(config), *replaced_by_recipe(config)]
     for claim in _claims(config, recipe):
         problems += _settle(config, claim)
     problems += _settle_batch(config, recipe, world_size)

@@ -74,14 +74,12 @@ def reshard(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> 
         return outcome(engine)
 
 
-def error_of_resharding(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str, what: str) -> str:
-    """The error of an engine that cannot reshard a checkpoint."""
+def error_of_resharding(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> str:
+    """The error of an engine with a frozen weight, which cannot reshard a checkpoint."""
     with pruning_engine(config, recipe) as engine:
-        if what == "frozen":
-            next(engine.module.parameters()).requires_grad_(False)
-        kwargs = {"load_optimizer_states": False} if what == "half" else {}
+        next(engine.module.parameters()).requires_grad_(False)
         try:
-            engine.load_checkpoint(folder, **kwargs)
+            engine.load_checkpoint(folder)
         except dsprune.UserError as error:
             return str(error)
     dist.barrier()

@@ -1,0 +1,256 @@
+"""What the ranks do in the tests of `initialize`: what it takes, and the checkpoints that others wrote."""
+
+import copy
+import gc
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import datasets
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+import dsprune
+from dsprune.model.patterns import parameter_groups
+from dsprune.ranks.collectives import Comm
+from dsprune.recipe import Recipe
+from dsprune.testing.tiny import TinyModel, batch
+from dsprune.zero.parameters import full_shape
+from tests.engine.scenarios import (
+    BATCH,
+    STEPS,
+    ds_config,
+    every_view,
+    make_recipe,
+    pruner_of,
+    pruning_engine,
+    train_step,
+)
+
+EXAMPLES = 26
+"""Two batches, and two examples that fill none."""
+
+
+class Examples(Dataset[dict[str, torch.Tensor]]):
+    def __len__(self) -> int:
+        return EXAMPLES
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {name: value[0] for name, value in batch(index, 1, 0, 1).items()}
+
+
+class Stream(IterableDataset[dict[str, torch.Tensor]]):
+    """Examples in order, one more than the ranks can share."""
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        return (Examples()[index] for index in range(EXAMPLES + 1))
+
+
+class Wrapped(torch.nn.Module):
+    """A module as `torch.compile` wraps it; the compiler itself is switched off in tests."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = module
+
+
+def hub_dataset() -> datasets.Dataset:
+    rows = [{name: value.tolist() for name, value in Examples()[i].items()} for i in range(EXAMPLES)]
+    return datasets.Dataset.from_list(rows)
+
+
+DATA: dict[str, Callable[[], Any]] = {
+    "a dataset": Examples,
+    "a stream": Stream,
+    "a Hugging Face dataset": hub_dataset,
+    "a Hugging Face stream": lambda: hub_dataset().to_iterable_dataset(),
+}
+
+
+@contextmanager
+def initialized(**kwargs: Any) -> Iterator[tuple[dsprune.PruningEngine, Any]]:
+    """Engine and loader of `dsprune.initialize`."""
+    os.environ.update(LOCAL_RANK=str(dist.get_rank()))
+    arguments = {"model": TinyModel(), "config": ds_config(2), "recipe": make_recipe()} | kwargs
+    engine, _, loader, _ = dsprune.initialize(**arguments)
+    try:
+        yield engine, loader
+    finally:
+        engine.destroy()
+        del engine
+        gc.collect()
+
+
+def train_on(comm: Comm, what: str) -> tuple[float, int]:
+    """Sparsity and number of steps after training on some data to the end."""
+    with initialized(training_data=DATA[what]()) as (engine, loader):
+        loader.num_local_io_workers = 0  # DeepSpeed would start two processes a pass
+        while engine.applied_steps < STEPS:
+            for inputs in loader:
+                engine.backward(engine(**inputs).loss)
+                engine.step()
+        return engine.sparsity()["sparsity_prunable"], engine.applied_steps
+
+
+def first_pass_of_a_stream(comm: Comm) -> list[list[int]]:
+    """The tokens of this rank's examples in one pass over a stream."""
+    with initialized(training_data=Stream()) as (_, loader):
+        return [tokens.tolist() for inputs in loader for tokens in inputs["tokens"]]
+
+
+def in_epochs() -> Recipe:
+    """The recipe, with its budget in epochs."""
+    recipe = make_recipe(start=1, end=9)
+    return recipe.model_copy(
+        update={"budget": recipe.budget.model_copy(update={"steps": None, "epochs": 6.0})}
+    )
+
+
+def stage_of(comm: Comm, folder: str, how: str) -> int:
+    """The ZeRO stage of the engine whose ds_config, of stage 1, is given in one of DeepSpeed's ways."""
+    path = Path(folder, "ds_config.json")
+    given: dict[str, Any] = {
+        "args.deepspeed_config": {"args": SimpleNamespace(deepspeed_config=str(path)), "config": None},
+        "config_params": {"config_params": ds_config(1), "config": None},
+        "path": {"config": path},
+        "name of a path": {"config": str(path)},
+    }[how]
+    with initialized(**given) as (engine, _):
+        return int(engine.zero_optimization_stage())
+
+
+def client_optimizer(rate: float, **settings: Any) -> dict[str, Any]:
+    model = TinyModel()
+    return {"model": model, "optimizer": torch.optim.AdamW(model.parameters(), lr=rate, **settings)}
+
+
+def refused() -> dict[str, Callable[[], dict[str, Any]]]:
+    """What `initialize` refuses, by name."""
+    sparse = {"sparse_pruning": {"different_groups": {"a": {"params": {"dense_ratio": 0.25}}}}}
+    adapted = TinyModel()
+    adapted.blocks[0].up.base_layer = torch.nn.Linear(2, 2)
+    compiled = TinyModel()
+    compiled.blocks[1] = Wrapped(compiled.blocks[1])
+    return {
+        "a loader": lambda: {"training_data": DataLoader(Examples())},
+        "a generator": lambda: {"training_data": iter(Stream())},
+        "a scheduler": lambda: {"lr_scheduler": torch.optim.lr_scheduler.ConstantLR},
+        "another rate": lambda: client_optimizer(1e-3),
+        "a stream in epochs": lambda: {"training_data": Stream(), "recipe": in_epochs()},
+        "two configs": lambda: {"config_params": ds_config(1)},
+        "no config": lambda: {"config": None},
+        "no model": lambda: {"model": None},
+        "a dictionary": lambda: {"recipe": {"name": "x"}},
+        "compression": lambda: {"config": ds_config(1, compression_training=sparse)},
+        "an adapter": lambda: {"model": adapted},
+        "a compiled module": lambda: {"model": compiled, "config": ds_config(3)},
+    }
+
+
+def error_of_initialize(comm: Comm, what: str) -> str:
+    try:
+        with initialized(**refused()[what]()):
+            return "no error"
+    except dsprune.UserError as error:
+        return str(error)
+
+
+def train_with_a_client_optimizer(comm: Comm) -> float:
+    with initialized(**client_optimizer(0.02)) as (engine, _):
+        for step in range(STEPS):
+            train_step(engine, step)
+        return engine.sparsity()["sparsity_prunable"]
+
+
+def save_and_load_with(comm: Comm, folder: str, tag: Any) -> tuple[int, int]:
+    """Steps of the engine that loads the tag, and of one that loads the latest."""
+    with pruning_engine(ds_config(2), make_recipe()) as engine:
+        train_step(engine, 0)
+        engine.save_checkpoint(folder, tag)
+    steps = []
+    for given in (tag, None):
+        with pruning_engine(ds_config(2), make_recipe(), seed=1) as engine:
+            engine.load_checkpoint(folder, given)
+            steps.append(engine.applied_steps)
+    return steps[0], steps[1]
+
+
+def copied(comm: Comm) -> tuple[bool, bool]:
+    """A shallow copy of an engine, as libraries make it to wrap one."""
+    with pruning_engine(ds_config(2), make_recipe()) as engine:
+        other = copy.copy(engine)
+        return isinstance(other, dsprune.PruningEngine), other.module is engine.module
+
+
+# ---- checkpoints
+
+PLAIN = {
+    "train_batch_size": BATCH,
+    "optimizer": {"type": "AdamW", "params": {"torch_adam": True, "lr": 0.5, "weight_decay": 0.3}},
+}
+
+
+def save_plain(comm: Comm, folder: str, stage: int, groups: bool, scheduler: bool) -> None:
+    """A checkpoint of plain DeepSpeed after two steps, half of whose `up` weights stay zero."""
+    os.environ.update(LOCAL_RANK=str(dist.get_rank()))
+    config = PLAIN | {"zero_optimization": {"stage": stage}}
+    if scheduler:
+        config["scheduler"] = {"type": "WarmupLR", "params": {}}
+    model = TinyModel()
+    parameters = parameter_groups(model, 0.5, {}, full_shape) if groups else model.parameters()
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=parameters, config=config)
+    for step in range(2):
+        train_step(engine, step)
+    engine.save_checkpoint(folder, "plain")
+    engine.destroy()
+
+
+def settings_of(engine: dsprune.PruningEngine) -> list[tuple[float, float]]:
+    return [(group["initial_lr"], group["weight_decay"]) for group in engine.basic_optimizer.param_groups]
+
+
+def load_plain(
+    comm: Comm, folder: str, stage: int, masks_from: Any, options: dict[str, Any], end: int = 9
+) -> tuple[int, float] | str:
+    """First step and last sparsity of a run from a plain checkpoint, with mask updates until `end`; or the error."""
+    recipe = make_recipe(first=0.6, end=end, updates=2)
+    with pruning_engine(ds_config(stage), recipe, seed=1) as engine:
+        settings = settings_of(engine)
+        try:
+            engine.load_checkpoint(folder, "plain", masks_from=masks_from, **options)
+        except dsprune.UserError as error:
+            return str(error)
+        first = engine.applied_steps
+        assert settings_of(engine) == settings, "the recipe's"
+        for step in range(first, STEPS):
+            train_step(engine, step)
+        assert pruner_of(engine).audit() == []
+        return first, engine.sparsity()["sparsity_prunable"]
+
+
+def load_partly(
+    comm: Comm, folder: str, stages: tuple[int, int], options: dict[str, Any]
+) -> tuple[int, float, list[str]]:
+    """Step, sparsity and views that have come, of a checkpoint that is loaded in part; then train to the end."""
+    recipe = make_recipe(first=0.8)
+    with pruning_engine(ds_config(stages[0]), recipe) as engine:
+        for step in range(2):
+            train_step(engine, step)
+        engine.save_checkpoint(folder)
+        expected = every_view(pruner_of(engine))
+    with pruning_engine(ds_config(stages[1]), recipe, seed=1) as engine:
+        train_step(engine, 0)  # its moments must go
+        engine.load_checkpoint(folder, **options)
+        first, sparsity = engine.applied_steps, engine.sparsity()["sparsity_prunable"]
+        found = every_view(pruner_of(engine))
+        same = [what for what in found if all(map(torch.equal, found[what], expected[what]))]
+        for step in range(first, STEPS):
+            train_step(engine, step)
+        assert engine.sparsity()["sparsity_prunable"] == 0.9
+        assert pruner_of(engine).audit() == []
+        return first, sparsity, sorted(same)

@@ -1,0 +1,119 @@
+"""`initialize` takes what DeepSpeed takes, refuses what it cannot prune with, and loads checkpoints of DeepSpeed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsprune.errors import UserError
+from dsprune.testing.pool import RankPool
+from tests.engine import initializing
+from tests.engine.scenarios import ds_config
+
+
+@pytest.mark.parametrize("what", initializing.DATA)
+def test_it_trains_on(two_ranks: RankPool, what: str) -> None:
+    assert two_ranks.run(2, initializing.train_on, what) == 2 * [(0.9, 12)]
+
+
+def test_ranks_share_a_stream_evenly(two_ranks: RankPool) -> None:
+    first, second = two_ranks.run(2, initializing.first_pass_of_a_stream)
+    examples = [initializing.Examples()[i]["tokens"].tolist() for i in range(initializing.EXAMPLES)]
+    assert first == examples[0::2]
+    assert second == examples[1::2]
+
+
+@pytest.mark.parametrize("how", ["args.deepspeed_config", "config_params", "path", "name of a path"])
+def test_the_config_is_found_in(two_ranks: RankPool, how: str, tmp_path: Path) -> None:
+    (tmp_path / "ds_config.json").write_text(json.dumps(ds_config(1)))
+    assert two_ranks.run(2, initializing.stage_of, str(tmp_path), how) == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("a loader", "^initialize: training_data is a DataLoader: give its dataset"),
+        ("a generator", "^initialize: training_data is a generator: give a dataset"),
+        ("a scheduler", "^initialize: lr_scheduler=ConstantLR: the recipe's learning_rate owns the schedule"),
+        ("another rate", r"learning_rate.peak=0.02 in the recipe, 0.001 in the engine"),
+        ("a stream in epochs", r"^budget.epochs \(6.0\): .*the steps in one are not known: count in steps"),
+        ("two configs", "^initialize: 2 ds_configs are given: give one of"),
+        ("no config", "^initialize: 0 ds_configs are given: give one of"),
+        ("no model", "^initialize: model=None"),
+        ("a dictionary", "^recipe: a dict: give a Recipe"),
+        (
+            "compression",
+            r"^ds_config: compression_training: .*pruning=\{sparsity: 0.75\} for dense_ratio=0.25",
+        ),
+        ("an adapter", "^model: blocks.0.up has an adapter of PEFT: prune the merged model"),
+        ("a compiled module", "^model: blocks.1 is wrapped by torch.compile, .* ZeRO stage 3"),
+    ],
+)
+def test_it_refuses(two_ranks: RankPool, what: str, says: str) -> None:
+    for message in two_ranks.run(2, initializing.error_of_initialize, what):
+        with pytest.raises(UserError, match=says):
+            raise UserError(message)
+
+
+def test_it_prunes_with_an_optimizer_of_the_caller(two_ranks: RankPool) -> None:
+    assert two_ranks.run(2, initializing.train_with_a_client_optimizer) == [0.9, 0.9]
+
+
+@pytest.mark.parametrize("tag", [0, 7, 0.693, Path("epoch-1")])
+def test_a_tag_is_anything_that_deepspeed_takes(two_ranks: RankPool, tag: Any, tmp_path: Path) -> None:
+    assert two_ranks.run(2, initializing.save_and_load_with, str(tmp_path), tag) == 2 * [(1, 1)]
+    assert (tmp_path / str(tag)).is_dir()
+
+
+def test_a_copy_of_an_engine_is_one(two_ranks: RankPool) -> None:
+    assert two_ranks.run(2, initializing.copied) == 2 * [(True, True)]
+
+
+@pytest.mark.parametrize(
+    ("masks_from", "options", "groups", "scheduler", "ends"),
+    [
+        (None, {}, True, True, r"no dsprune.json, so no masks: .*masks_from=zeros"),
+        ("zeros", {}, False, False, r"plain: DeepSpeed cannot load it .*other parameter groups"),
+        ("zeros", {}, True, False, (2, 0.9)),
+        ("none", {}, True, True, (2, 0.9)),
+        ("none", {"load_optimizer_states": False}, False, True, (2, 0.9)),
+        ("zeros", {"load_module_only": True}, False, False, (0, 0.9)),
+    ],
+)
+def test_a_checkpoint_of_plain_deepspeed(
+    two_ranks: RankPool,
+    masks_from: str | None,
+    options: dict[str, Any],
+    groups: bool,
+    scheduler: bool,
+    ends: Any,
+    tmp_path: Path,
+) -> None:
+    two_ranks.run(2, initializing.save_plain, str(tmp_path), 2, groups, scheduler)
+    for found in two_ranks.run(2, initializing.load_plain, str(tmp_path), 2, masks_from, options):
+        if isinstance(ends, str):
+            with pytest.raises(UserError, match=ends):
+                raise UserError(found)
+        else:
+            assert found == ends
+
+
+def test_a_dense_checkpoint_past_the_last_mask_update_is_refused(two_ranks: RankPool, tmp_path: Path) -> None:
+    two_ranks.run(2, initializing.save_plain, str(tmp_path), 2, True, False)
+    for message in two_ranks.run(2, initializing.load_plain, str(tmp_path), 2, "none", {}, 1):
+        assert (
+            "it is at step 2 with a sparsity of 0.0000, and the last mask update to 0.9 is at step 1"
+            in message
+        )
+
+
+@pytest.mark.parametrize("stages", [(0, 0), (2, 2), (3, 3), (2, 3)])
+@pytest.mark.parametrize(
+    ("options", "first"), [({"load_module_only": True}, 1), ({"load_optimizer_states": False}, 2)]
+)
+def test_a_checkpoint_is_loaded_in_part(
+    two_ranks: RankPool, stages: tuple[int, int], options: dict[str, bool], first: int, tmp_path: Path
+) -> None:
+    for found in two_ranks.run(2, initializing.load_partly, str(tmp_path), stages, options):
+        assert found == (first, 0.8, ["copy", "weight"])
