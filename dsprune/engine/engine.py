@@ -17,7 +17,7 @@ from dsprune.engine.guard import Guard
 from dsprune.engine.learning_rate import Rates, check_no_scheduler, replace_schedulers, schedule_learning_rate
 from dsprune.engine.pruner import Pruner
 from dsprune.errors import UserError
-from dsprune.model.prunable import find_prunable
+from dsprune.model.prunable import choose_weights, describe_dense
 from dsprune.model.wrapped import check_no_adapter, check_not_compiled
 from dsprune.recipe import Pruning, Recipe, as_recipe
 from dsprune.schedule import Timetable, build_timetable
@@ -274,10 +274,12 @@ def _initial_state(
     """Return dense masks of the prunable weights; None for a recipe without pruning."""
     if pruning is None:
         return None
-    tensors = find_prunable(
+    choice = choose_weights(
         engine.module, pruning.include, pruning.exclude, pruning.sparsities, shape_of=full_shape
     )
-    return PruningState(open_layout(engine, tensors), pruning, timetable)
+    if choice.dense and engine.global_rank == 0:
+        print(f"dsprune: {describe_dense(choice)}", flush=True)
+    return PruningState(open_layout(engine, choice.tensors), pruning, timetable)
 
 
 def _steps_per_epoch(engine: DeepSpeedEngine) -> int | None:

@@ -10,14 +10,29 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from dsprune.model.prunable import blocks_of
-from dsprune.model.shard import PrunableTensor
+from dsprune.model.blocks import (
+    CONVOLUTION,
+    DEPTHWISE,
+    GROUPED,
+    NORM,
+    ROUTER,
+    TABLE,
+    block_matrices,
+    blocks_of,
+    is_vector,
+)  # fmt: skip
+from dsprune.model.shard import PrunableTensor, plain_shape
 
 __all__ = ["MATRICES", "SMC_SPARSITIES", "UNKNOWN", "Component", "converted", "find_components"]
 
 WORD, POSITION, TYPE, OTHER = "word embeddings", "position embeddings", "type embeddings", "other embeddings"
-VECTORS, POOLER, HEAD = "norms and biases", "pooler", "head"
+VECTORS, POOLER, HEAD, ROUTERS, CONVOLUTIONS = "norms and biases", "pooler", "head", "routers", "convolutions"
 UNKNOWN, OUTSIDE = "matrices of unknown use", "other matrices"
+
+DENSE = {ROUTER: ROUTERS, NORM: VECTORS, TABLE: VECTORS} | dict.fromkeys(
+    (DEPTHWISE, CONVOLUTION, GROUPED), CONVOLUTIONS
+)
+"""Component of what is not pruned by default inside the blocks, apart from embeddings."""
 
 EMBEDDINGS = {
     WORD: r"word|embed_tokens|wte|shared|tok_embeddings",
@@ -30,15 +45,31 @@ MATRICES = {
     "attention query": r"query|query_proj|q_proj|q_lin|q",
     "attention key": r"key|key_proj|k_proj|k_lin|k",
     "attention value": r"value|value_proj|v_proj|v_lin|v",
-    "attention query, key and value": r"c_attn|query_key_value|qkv_proj|Wqkv",
-    "attention output": r"attention\.output\.dense|attention\.dense|out_proj|o_proj|out_lin|o|attn\.c_proj|attn\.Wo",
-    "feed-forward in": r"intermediate\.dense|fc1|lin1|up_proj|gate_proj|gate_up_proj|wi|wi_0|wi_1|c_fc|ffn|mlp\.Wi",
-    "feed-forward out": r"output\.dense|fc2|lin2|down_proj|wo|mlp\.c_proj|ffn_output|mlp\.Wo",
+    "attention query, key and value": r"c_attn|query_key_value|qkv_proj|Wqkv|in_proj_weight",
+    "attention output": r"(self_)?attention(\.output)?\.dense|post_attention\.conv1d|out_proj|o_proj|out_lin|o"
+    r"|attn\.c_proj|attn\.Wo",
+    "feed-forward in": r"intermediate\.(dense|conv1d)|fc1|lin1|linear1|(up|gate|gate_up)_proj|wi|wi_0|wi_1|c_fc|ffn"
+    r"|mlp\.Wi|dense_h_to_4h|w1|w3|v1|fc_in|ff\.layer_1|linear_1",
+    "feed-forward out": r"output\.(dense|conv1d)|fc2|lin2|linear2|down_proj|wo|mlp\.c_proj|ffn_output|mlp\.Wo"
+    r"|dense_4h_to_h|w2|fc_out|ff\.layer_2|linear_2",
 }
 """Regular expressions of matrix names by use, with the name of the parent module where the matrix alone is ambiguous.
-They cover BERT, RoBERTa, ELECTRA, DeBERTa, BART, OPT, Llama, DistilBERT, T5 and GPT-2."""
+They cover BERT and its kin, DistilBERT, BART, T5, GPT-2, Llama, mixtures of experts, and torch's own layers."""
 
-ORDER = (WORD, POSITION, TYPE, OTHER, *MATRICES, UNKNOWN, VECTORS, POOLER, HEAD, OUTSIDE)
+ORDER = (
+    WORD,
+    POSITION,
+    TYPE,
+    OTHER,
+    *MATRICES,
+    UNKNOWN,
+    ROUTERS,
+    CONVOLUTIONS,
+    VECTORS,
+    POOLER,
+    HEAD,
+    OUTSIDE,
+)
 
 SMC_SPARSITIES = tuple(round(1 - 0.8**n, 4) for n in range(1, 11))
 """The sparsities of SMC-Bench: each round prunes a fifth of the remaining weights of all matrices, including the
@@ -81,14 +112,17 @@ def find_components(model: nn.Module) -> list[Component]:
         for number, block in enumerate(blocks_of(model))
         for parameter in block.parameters()
     }
+    kinds = block_matrices(model, plain_shape)
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     base = getattr(model, "base_model", model)
     in_base = {id(parameter) for parameter in base.parameters()}
     found: dict[str, list[tuple[PrunableTensor, int | None]]] = {}
     for name, parameter in model.named_parameters():
         key, shape = id(parameter), tuple(parameter.shape)
-        if len(shape) < 2:
+        if is_vector(name, shape):
             use = VECTORS
+        elif kinds.get(key) in DENSE:
+            use = DENSE[str(kinds[key])]
         elif key in embeddings:
             use = _embedding(name)
         elif key in layer_of:

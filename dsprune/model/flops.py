@@ -1,12 +1,14 @@
 """Operations of a model's forward pass, in total and by weight."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 __all__ = ["Flops", "forward_flops", "stretched"]
 
@@ -26,25 +28,62 @@ class Flops:
 
 
 def forward_flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> Flops:
-    """Count the operations of a forward pass as `torch.utils.flop_counter` does: matrix products only.
+    """Count the operations of a forward pass by the formulas of `torch.utils.flop_counter`: matrix products only.
 
     Args:
         model: runs once; its parameters and `inputs` are on the same device, which may be meta.
         inputs: keyword arguments of `forward`.
     """
-    counter = FlopCounterMode(display=False)
-    # The counter supports fused attention on some devices only; this kernel uses matrix products on all.
+    counter = _Counter(model)
+    # A fused attention would hide its products; this kernel computes them one by one on all devices.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         model(**inputs)
-    counts = {path: sum(ops.values()) for path, ops in counter.get_flop_counts().items()}
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    by_weight: dict[str, int] = {}
-    for path, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        found = counts.get(f"{type(model).__name__}.{path}", 0)
-        if found and id(weight) in names:
-            by_weight[names[id(weight)]] = by_weight.get(names[id(weight)], 0) + found
-    return Flops(counter.get_total_flops(), by_weight)
+    return Flops(counter.total, counter.by_weight)
+
+
+class _Counter(TorchDispatchMode):
+    """Counts the operations of every product, whichever module computes it.
+
+    A view of a parameter, such as one expert of several, shares its storage. A copy in another layout or number format
+    counts as the parameter too.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+        self.by_weight: dict[str, int] = {}
+        self._names = {_storage(parameter): name for name, parameter in model.named_parameters()}
+        self._copies: list[Tensor] = []  # kept, because storages are told apart by their addresses
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tensors = [value for value in args if isinstance(value, Tensor)]
+        weights = [tensor for tensor in tensors if _storage(tensor) in self._names]
+        if formula := FORMULAS.get(func.overloadpacket):
+            flops = formula(*args, **(kwargs or {}), out_val=out)
+            self.total += flops
+            if weights:  # a bias has fewer dimensions, and relative embeddings are the first factor
+                name = self._names[_storage(max(reversed(weights), key=Tensor.dim))]
+                self.by_weight[name] = self.by_weight.get(name, 0) + flops
+        elif weights and len(tensors) == 1 and isinstance(out, Tensor) and out.numel() == weights[0].numel():
+            self._names[_storage(out)] = self._names[_storage(weights[0])]
+            self._copies.append(out)
+        return out
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _grouped_product(rows: Tensor, experts: Tensor, *_: Any, **__: Any) -> int:
+    """Return the operations of rows `[rows, in]` that each pass through one of `[experts, in, out]`."""
+    return 2 * rows.shape[0] * rows.shape[1] * experts.shape[2]
+
+
+FORMULAS: dict[Any, Callable[..., int]] = {**flop_registry, torch.ops.aten._grouped_mm: _grouped_product}
+"""Operations of each operator of torch that multiplies matrices."""
 
 
 def stretched(batch: Mapping[str, Tensor], length: int) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
 """Read tensors from the safetensors files of a Hugging Face model folder, without building the model."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dsprune.errors import UserError
+from dsprune.model.pretrained import load_saved
 
 __all__ = ["ModelFiles", "opened"]
 
 
 class ModelFiles:
     """The safetensors files of a model folder: one file, or several with an index.
+
+    transformers stores the experts of most mixtures under other names and shapes than the model's parameters have.
+    Those are read by loading the model.
 
     Raises:
         UserError: there is no file, or one is damaged.
@@ -48,7 +53,11 @@ class ModelFiles:
         Raises:
             UserError: the folder has no such tensor, or its file cannot be read.
         """
-        return {"weights": self.tensor(name).view(-1)}
+        return {"weights": self.tensor(name).reshape(-1)}
+
+    def stores(self, name: str) -> bool:
+        """Return whether a file has a tensor of this name."""
+        return name in self._file_of
 
     def tensor(self, name: str) -> Tensor:
         """Return a tensor.
@@ -56,11 +65,21 @@ class ModelFiles:
         Raises:
             UserError: the folder has no such tensor, or its file cannot be read.
         """
-        if name not in self._file_of:
-            raise UserError(f"{self.folder}: no tensor {name}: the masks are of another model")
+        if not self.stores(name):
+            if name not in self._loaded:
+                raise UserError(f"{self.folder}: no tensor {name}: the masks are of another model")
+            return self._loaded[name]
         with opened(self.folder / self._file_of[name]) as file:
             values: Tensor = file.get_tensor(name)
             return values
+
+    @cached_property
+    def _loaded(self) -> Mapping[str, Tensor]:
+        """The tensors of the model that transformers makes of the files."""
+        if not (self.folder / "config.json").is_file():
+            return {}
+        tensors: Mapping[str, Tensor] = load_saved(self.folder).state_dict()
+        return tensors
 
 
 @contextmanager

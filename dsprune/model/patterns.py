@@ -1,5 +1,6 @@
 """Match glob patterns of a recipe to a model's parameters; a pattern without effect is an error."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -8,9 +9,10 @@ from typing import Any
 from torch import nn
 
 from dsprune.errors import UserError
+from dsprune.model.blocks import NORM, TABLE, block_matrices, is_vector
 from dsprune.model.shard import ShapeOf, plain_name, plain_shape
 
-__all__ = ["names_of", "parameter_groups", "parameters_matching", "values_by_pattern"]
+__all__ = ["names_of", "parameter_groups", "parameters_matching", "patterns_of", "values_by_pattern"]
 
 
 def names_of(model: nn.Module) -> dict[int, list[str]]:
@@ -81,6 +83,32 @@ def _hint(pattern: str, names: Iterable[Sequence[str]]) -> str:
     return ": a pattern must match the complete name, so a '*' may be missing at an end"
 
 
+def patterns_of(names: Iterable[str]) -> tuple[str, ...]:
+    """Return globs that match these names: those that differ in numbers between dots share one.
+
+    A `*` would match dots, and so other tensors.
+
+    Examples:
+        >>> patterns_of(["layer.0.fc1.weight", "layer.1.fc1.weight", "layer.2.fc1.weight", "layer.10.fc1.weight"])
+        ('layer.[0-2].fc1.weight', 'layer.10.fc1.weight')
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", lambda number: "0" * len(number[0]), name), []).append(
+            name
+        )
+    return tuple("".join(map(_one_of, zip(*group, strict=True))) for group in groups.values())
+
+
+def _one_of(characters: Iterable[str]) -> str:
+    """Return a glob that matches one of these characters, digits if they differ."""
+    found = sorted(set(characters))
+    if len(found) < 3:
+        return found[0] if len(found) == 1 else f"[{''.join(found)}]"
+    is_range = ord(found[-1]) - ord(found[0]) == len(found) - 1
+    return f"[{found[0]}-{found[-1]}]" if is_range else f"[{''.join(found)}]"
+
+
 def parameter_groups(
     model: nn.Module, peak: float | None, scale: Mapping[str, float], shape_of: ShapeOf = plain_shape
 ) -> list[dict[str, Any]]:
@@ -98,10 +126,12 @@ def parameter_groups(
     if scale and peak is None:
         raise UserError("learning_rate.scale: there is no peak to scale: give learning_rate.peak too")
     factors = values_by_pattern(names_of(model), scale, "learning_rate.scale", "parameter of the model")
+    kinds = block_matrices(model, shape_of)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = factors.get(id(parameter), 1.0), len(shape_of(parameter)) <= 1
+            is_table = kinds.get(id(parameter)) in (NORM, TABLE)
+            key = factors.get(id(parameter), 1.0), is_table or is_vector(name, shape_of(parameter))
             groups.setdefault(key, []).append(parameter)
     order = sorted(groups, key=lambda key: (key[0] != 1, key))
     return [_group(groups[key], peak, *key) for key in order]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -15,7 +16,16 @@ from dsprune.errors import UserError
 from dsprune.model.skeleton import build_skeleton, is_without_weights
 from dsprune.utils.text import first_line
 
-__all__ = ["Head", "check_max_length", "keep_layers", "load_config", "load_model", "load_tokenizer"]
+__all__ = [
+    "Head",
+    "check_max_length",
+    "keep_layers",
+    "load_config",
+    "load_model",
+    "load_saved",
+    "load_tokenizer",
+    "model_class",
+]
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,29 @@ def load_model(
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return model
+
+
+def load_saved(folder: Path) -> PreTrainedModel:
+    """Load the model of a folder as it was saved: its own class and number format."""
+    saved = model_class(folder, load_config(str(folder)))
+    transformers.utils.logging.disable_progress_bar()
+    model: PreTrainedModel = _load(saved.from_pretrained, str(folder), "model", dtype="auto")
+    return model
+
+
+def model_class(folder: Path, config: PretrainedConfig) -> Any:
+    """Return the class of the model that the configuration in a folder was saved with.
+
+    Raises:
+        UserError: transformers has no such model.
+    """
+    name = (config.architectures or ["PreTrainedModel"])[0]
+    found = getattr(transformers, name, None)
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+        raise UserError(
+            f"{folder}: config.json: architectures: {name} is no model of transformers: correct it"
+        )
+    return found
 
 
 def check_max_length(max_length: int, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -1,21 +1,63 @@
-"""Find the prunable weights of a model by its structure, adjusted by patterns over names.
+"""Choose the weights to prune: the matrices of the blocks, adjusted by patterns over names.
 
-The default set is the weight matrices of the encoder and decoder blocks. A block is an element of an
-`nn.ModuleList` whose elements are containers of one class, as in every stack of transformer layers. Inside a
-block, every module with a 2-D `weight` counts (`nn.Linear` and GPT-2's `Conv1D` alike) unless it is an
-`nn.Embedding`. Embeddings, heads, poolers, biases and norms therefore stay dense, without a list of model
-families.
+What a matrix is follows from the structure of the model (dsprune/model/blocks.py), without a list of model families.
+What stays dense inside the blocks is returned too, with the reason, so that it can be said.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from math import prod
 
 from torch import nn
 
 from dsprune.errors import UserError
-from dsprune.model.patterns import names_of, parameters_matching, values_by_pattern
+from dsprune.model.blocks import NO_MATRICES, block_matrices
+from dsprune.model.patterns import names_of, parameters_matching, patterns_of, values_by_pattern
+from dsprune.model.plain_modules import check_plain
 from dsprune.model.shard import PrunableTensor, ShapeOf, plain_name, plain_shape
 
-__all__ = ["blocks_of", "find_prunable"]
+__all__ = ["Choice", "DenseMatrix", "choose_weights", "dense_groups", "describe_dense", "find_prunable"]
+
+UNASKED = 0.01
+"""Fraction of the blocks' weights that may stay dense though neither the recipe nor their kind asks for it."""
+
+EXCLUDED = "excluded"
+
+
+@dataclass(frozen=True)
+class DenseMatrix:
+    """A parameter inside the blocks that is not pruned.
+
+    Attributes:
+        name: its name in the model's `named_parameters()`.
+        shape: full shape.
+        reason: why it stays dense, such as `router`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    reason: str
+
+    @property
+    def numel(self) -> int:
+        """Number of weights."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The weights that a recipe prunes in a model, and what stays dense beside them.
+
+    Attributes:
+        tensors: the weights to prune, in the order of `named_parameters()`.
+        dense: the other matrices and tables inside the blocks, in the same order.
+        num_block_weights: number of weights of all matrices and tables inside the blocks.
+    """
+
+    tensors: tuple[PrunableTensor, ...]
+    dense: tuple[DenseMatrix, ...]
+    num_block_weights: int
 
 
 def find_prunable(
@@ -26,7 +68,19 @@ def find_prunable(
     *,
     shape_of: ShapeOf = plain_shape,
 ) -> list[PrunableTensor]:
-    """Return the weights to prune in `named_parameters()` order; a tied weight counts once, under its first name.
+    """Return the weights to prune; arguments and errors are those of `choose_weights`."""
+    return list(choose_weights(model, include, exclude, sparsities, shape_of=shape_of).tensors)
+
+
+def choose_weights(
+    model: nn.Module,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    sparsities: Mapping[str, float] | None = None,
+    *,
+    shape_of: ShapeOf = plain_shape,
+) -> Choice:
+    """Choose the weights to prune; a tied weight counts once, under its first name.
 
     Args:
         model: the model; its tensors may be meta.
@@ -38,55 +92,98 @@ def find_prunable(
     A pattern must match the complete name, or one of the names of a tied weight.
 
     Raises:
-        UserError: a pattern has no effect, a weight cannot be pruned, or there is nothing to prune.
+        UserError: a pattern has no effect, a weight cannot be pruned, more than 1 % of the blocks' weights would stay
+            dense without being asked for, or there is nothing to prune.
     """
     names = names_of(model)
-    chosen = _block_matrices(model, shape_of) | parameters_matching(names, include, "pruning.include")
-    chosen -= parameters_matching(names, exclude, "pruning.exclude")
+    kinds = block_matrices(model, shape_of)
+    included = parameters_matching(names, include, "pruning.include")
+    excluded = parameters_matching(names, exclude, "pruning.exclude")
+    candidates = kinds | dict.fromkeys(included)
+    check_plain(model, candidates.keys() - excluded)
+    chosen, dense = {}, []
+    for name, parameter in model.named_parameters():
+        key, tensor = id(parameter), PrunableTensor(plain_name(name), shape_of(parameter))
+        if key in included - excluded:
+            _check_can_be_pruned(tensor, parameter)
+        if key in candidates and key not in excluded and not (candidates[key] or _obstacle(parameter)):
+            chosen[key] = tensor
+        elif key in kinds:
+            reason = kinds[key] or (EXCLUDED if key in excluded else _obstacle(parameter))
+            dense.append(DenseMatrix(tensor.name, tensor.shape, str(reason)))
+    num_weights = sum(tensor.numel for tensor in dense)
+    num_weights += sum(tensor.numel for key, tensor in chosen.items() if key in kinds)
+    choice = Choice(_with_targets(chosen, names, sparsities or {}), tuple(dense), num_weights)
+    _check_asked(choice)
     if not chosen:
         raise UserError(
             f"pruning.include: nothing to prune in {type(model).__name__}: no weight matrix in transformer "
             "blocks that pruning.exclude leaves: name weights here, such as '*.dense.weight'"
         )
-    targets = values_by_pattern(
-        {key: names[key] for key in names if key in chosen},
-        sparsities or {},
-        "pruning.sparsities",
-        "weight that is pruned",
+    return choice
+
+
+def dense_groups(dense: Sequence[DenseMatrix]) -> Iterator[tuple[str, list[DenseMatrix]]]:
+    """Yield the dense matrices of one shape and reason in different layers together, with a pattern of their names."""
+    for shape, reason in dict.fromkeys((matrix.shape, matrix.reason) for matrix in dense):
+        same = {matrix.name: matrix for matrix in dense if (matrix.shape, matrix.reason) == (shape, reason)}
+        for pattern in patterns_of(same):
+            yield pattern, [matrix for name, matrix in same.items() if fnmatchcase(name, pattern)]
+
+
+def describe_dense(choice: Choice) -> str:
+    """Return one line about all that stays dense inside the blocks."""
+    share = sum(matrix.numel for matrix in choice.dense) / max(1, choice.num_block_weights)
+    parts = (
+        f"{len(group)} x {list(group[0].shape)} {pattern} ({group[0].reason})"
+        for pattern, group in dense_groups(choice.dense)
     )
-    tensors = []
-    for name, parameter in model.named_parameters():
-        if id(parameter) in chosen:
-            _check_can_be_pruned(name, parameter, shape_of(parameter))
-            tensors.append(PrunableTensor(plain_name(name), shape_of(parameter), targets.get(id(parameter))))
-    return tensors
+    return f"dense inside the blocks, {share:.2%} of their weights: {'; '.join(parts)}"
 
 
-def _block_matrices(model: nn.Module, shape_of: ShapeOf) -> set[int]:
-    """Return the ids of the weight matrices in the blocks."""
-    return {
-        id(weight)
-        for block in blocks_of(model)
-        for module in block.modules()
-        if not isinstance(module, nn.Embedding)
-        and isinstance(weight := getattr(module, "weight", None), nn.Parameter)
-        and len(shape_of(weight)) == 2
-    }
+def _with_targets(
+    chosen: Mapping[int, PrunableTensor], names: Mapping[int, Sequence[str]], sparsities: Mapping[str, float]
+) -> tuple[PrunableTensor, ...]:
+    """Return the chosen tensors with their own target sparsities."""
+    known = {key: aliases for key, aliases in names.items() if key in chosen}
+    targets = values_by_pattern(known, sparsities, "pruning.sparsities", "weight that is pruned")
+    return tuple(replace(tensor, sparsity=targets.get(key)) for key, tensor in chosen.items())
 
 
-def blocks_of(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the blocks of every stack, in order."""
-    for modules in model.modules():
-        if isinstance(modules, nn.ModuleList) and len({type(module) for module in modules}) == 1:
-            # A list of plain layers, such as several classifiers, is not a stack of blocks.
-            yield from (module for module in modules if any(module.children()))
+def _check_can_be_pruned(tensor: PrunableTensor, parameter: nn.Parameter) -> None:
+    """Check a weight that the recipe asks for by name."""
+    problem = _obstacle(parameter)
+    if problem is None and not tensor.shape:
+        problem = f"a {parameter.dtype} of shape []"
+    if problem is not None:
+        raise UserError(f"pruning: {tensor.name} is {problem}: leave it out with pruning.exclude")
 
 
-def _check_can_be_pruned(name: str, parameter: nn.Parameter, shape: tuple[int, ...]) -> None:
-    if not parameter.requires_grad:
-        problem = "is frozen (requires_grad is False), so the optimizer does not hold it"
-    elif not parameter.is_floating_point() or not shape:
-        problem = f"is a {parameter.dtype} of shape {list(shape)}, not a floating-point tensor"
-    else:
-        return
-    raise UserError(f"pruning: {name} {problem}: leave it out with pruning.exclude")
+def _obstacle(parameter: nn.Parameter) -> str | None:
+    """Return why a parameter cannot be pruned in this model."""
+    if not parameter.is_floating_point():
+        return f"{parameter.dtype}, not floating point"
+    return None if parameter.requires_grad else "frozen, its requires_grad is False"
+
+
+def _check_asked(choice: Choice) -> None:
+    """Check that nearly all weights of the blocks are pruned, or stay dense for a reason that can be expected."""
+    unasked = [matrix for matrix in choice.dense if matrix.reason not in (*NO_MATRICES, EXCLUDED)]
+    share = sum(matrix.numel for matrix in unasked) / max(1, choice.num_block_weights)
+    if share > UNASKED:
+        patterns = list(_exact_patterns(unasked, choice.tensors))
+        reasons = " and ".join(sorted({matrix.reason for matrix in unasked}))
+        raise UserError(
+            f"pruning: {share:.1%} of the blocks' weights would stay dense ({reasons}), and the recipe does not ask "
+            f"for it: set pruning.exclude to {patterns}, make them trainable where they are frozen, or name them in "
+            f"pruning.include"
+        )
+
+
+def _exact_patterns(dense: Sequence[DenseMatrix], pruned: Sequence[PrunableTensor]) -> Iterator[str]:
+    """Yield patterns that match all dense matrices and none that is pruned."""
+    for pattern, group in dense_groups(dense):
+        if any(fnmatchcase(tensor.name, pattern) for tensor in pruned):
+            yield from (matrix.name for matrix in group)
+        else:
+            yield pattern

@@ -17,8 +17,7 @@ from dsprune.distillation.teachers import open_matching_store
 from dsprune.errors import UserError
 from dsprune.model.patterns import parameter_groups
 from dsprune.model.pretrained import keep_layers, load_tokenizer
-from dsprune.model.prunable import find_prunable
-from dsprune.model.shard import PrunableTensor
+from dsprune.model.prunable import Choice, choose_weights
 from dsprune.model.skeleton import without_weights
 from dsprune.ranks.batch_order import BatchPlan
 from dsprune.ranks.ranks import Ranks
@@ -27,7 +26,7 @@ from dsprune.schedule import Timetable, build_timetable
 from dsprune.tasks.task import Task, build_task
 from dsprune.zero.config import load_ds_config, resolve_ds_config
 
-__all__ = ["Prepared", "preflight", "prunable_tensors"]
+__all__ = ["Prepared", "preflight", "recipe_weights"]
 
 ALONE = Ranks(rank=0, local_rank=0, world_size=1)
 
@@ -45,7 +44,7 @@ class Prepared:
         plan: the order of the training examples.
         timetable: the mask updates and the learning rate.
         model: the model to train, on the meta device.
-        tensors: its prunable tensors; empty without pruning.
+        weights: those that are pruned; none without pruning.
     """
 
     config: dict[str, Any]
@@ -56,7 +55,7 @@ class Prepared:
     plan: BatchPlan
     timetable: Timetable
     model: nn.Module
-    tensors: tuple[PrunableTensor, ...]
+    weights: Choice
 
     def remarks(self) -> Iterator[str]:
         """Yield one line for each oddity of the data that training accepts."""
@@ -83,7 +82,7 @@ def preflight(recipe: Recipe, ranks: Ranks) -> Prepared:
     task = build_task(recipe.task).for_tokenizer(tokenizer)
     with without_weights():
         model = keep_layers(task.build_model(recipe.model.path, tokenizer), recipe.model.layers)
-    tensors = prunable_tensors(recipe, model)
+    weights = recipe_weights(recipe, model)
     parameter_groups(model, config["optimizer"].get("params", {}).get("lr"), recipe.learning_rate.scale)
     if recipe.distillation is not None and not _is_complete(recipe.distillation):
         with without_weights():
@@ -94,15 +93,15 @@ def preflight(recipe: Recipe, ranks: Ranks) -> Prepared:
     timetable = build_timetable(recipe.pruning, recipe.learning_rate, recipe.budget, plan.steps_per_epoch)
     if recipe.distillation is not None and recipe.distillation.store:
         _check_store(recipe.distillation, task, tokenizer, data)
-    return Prepared(config, tokenizer, task, data, validation, plan, timetable, model, tensors)
+    return Prepared(config, tokenizer, task, data, validation, plan, timetable, model, weights)
 
 
-def prunable_tensors(recipe: Recipe, model: nn.Module) -> tuple[PrunableTensor, ...]:
-    """Return the tensors of a model that the recipe prunes."""
+def recipe_weights(recipe: Recipe, model: nn.Module) -> Choice:
+    """Return the weights of a model that the recipe prunes."""
     pruning = recipe.pruning
     if pruning is None:
-        return ()
-    return tuple(find_prunable(model, pruning.include, pruning.exclude, pruning.sparsities))
+        return Choice((), (), 0)
+    return choose_weights(model, pruning.include, pruning.exclude, pruning.sparsities)
 
 
 def _is_complete(settings: Distillation) -> bool:

@@ -15,10 +15,10 @@ from transformers import (
     RobertaConfig,
 )
 
-from dsprune.commands.analyze.measure import patterns_of
 from dsprune.model.components import SMC_SPARSITIES as GRID
 from dsprune.model.components import UNKNOWN, converted, find_components
 from dsprune.model.flops import forward_flops, stretched
+from dsprune.model.patterns import patterns_of
 from dsprune.model.prunable import find_prunable
 
 BERT_BASE = BertConfig()

@@ -3,16 +3,14 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
-import transformers
 from safetensors.torch import save_file
-from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from dsprune.checkpoint.compact.format import carried_files, weight_file
 from dsprune.checkpoint.compact.reader import CompactFiles, read_compact
 from dsprune.errors import UserError
-from dsprune.model.pretrained import load_config
+from dsprune.model.pretrained import load_config, model_class
 from dsprune.utils.text import first_line
 
 __all__ = ["expand_compact", "load_compact"]
@@ -39,8 +37,7 @@ def load_compact(folder: str | Path) -> PreTrainedModel:
     tensors = read_compact(folder)
     try:
         config = load_config(str(folder))
-        model_class: Any = _model_class(config)
-        model, found = model_class.from_pretrained(
+        model, found = model_class(folder, config).from_pretrained(
             None,
             config=config,
             generation_config=_generation_config(folder),
@@ -57,20 +54,12 @@ def load_compact(folder: str | Path) -> PreTrainedModel:
     wrong = {*found["missing_keys"], *found["unexpected_keys"], *(key[0] for key in found["mismatched_keys"])}
     if wrong:
         raise UserError(
-            f"{folder}: does not hold the tensors of {model_class.__name__}, such as {min(wrong)} "
+            f"{folder}: does not hold the tensors of {type(model).__name__}, such as {min(wrong)} "
             f"({len(wrong)} differ): {_WAY_OUT}"
         )
     model.name_or_path = model.config.name_or_path = str(folder)
     loaded: PreTrainedModel = model
     return loaded
-
-
-def _model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
-    name = (config.architectures or ["PreTrainedModel"])[0]
-    model_class: type[PreTrainedModel] = getattr(transformers, name)
-    if not issubclass(model_class, PreTrainedModel):
-        raise TypeError(f"{name} is no model")
-    return model_class
 
 
 def _generation_config(folder: Path) -> GenerationConfig | None:

@@ -66,6 +66,11 @@ def _write_weights(model: Path, folder: Path, dtype: Dtype | None) -> None:
     masks = read_complete_masks(model, read_manifest(model))
     pruned = {shard.tensor.name: (shard, bits) for shard, bits in zip(masks.shards, masks.bits, strict=True)}
     source = ModelFiles(model)
+    if other := [name for name in pruned if not source.stores(name)]:
+        raise UserError(
+            f"{model}: transformers stores {other[0]} under other names, which the compact form does not know: "
+            f"give the model folder away as it is"
+        )
     by_file = source.names_by_file()
     for number, names in enumerate(by_file.values(), start=1):
         tensors = {name: source.tensor(name) for name in names}

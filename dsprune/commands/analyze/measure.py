@@ -1,6 +1,5 @@
 """Measure the components of a model: their size and operations, and the metric when one of them is pruned."""
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from dsprune.commands.analyze.result import Finding, LayerLoss
 from dsprune.errors import UserError
 from dsprune.model.components import Component
 from dsprune.model.flops import Flops, forward_flops, stretched
+from dsprune.model.patterns import patterns_of
 from dsprune.model.pretrained import load_config, load_tokenizer
 from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.collectives import world_comm
@@ -25,7 +25,7 @@ from dsprune.tasks.batches import Collate, on_device
 from dsprune.tasks.task import Task, build_task
 from dsprune.train.evaluation import evaluate
 
-__all__ = ["Evaluator", "layers_of", "patterns_of", "pruned", "restored", "set_up"]
+__all__ = ["Evaluator", "layers_of", "pruned", "restored", "set_up"]
 
 
 @dataclass(frozen=True)
@@ -162,18 +162,6 @@ def layers_of(component: Component) -> list[int]:
     """Return the numbers of the blocks in which a component has matrices."""
     matrices = zip(component.tensors, component.layers, strict=True)
     return sorted({layer for tensor, layer in matrices if layer is not None and len(tensor.shape) > 1})
-
-
-def patterns_of(names: Sequence[str]) -> tuple[str, ...]:
-    """Return globs that match these names; a number between dots becomes as many `[0-9]`.
-
-    A `*` would match dots, and so other tensors.
-
-    Examples:
-        >>> patterns_of(["layer.3.fc1.weight", "layer.4.fc1.weight", "layer.10.fc1.weight"])
-        ('layer.[0-9].fc1.weight', 'layer.[0-9][0-9].fc1.weight')
-    """
-    return tuple(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", lambda m: "[0-9]" * len(m[0]), n) for n in names))
 
 
 @contextmanager

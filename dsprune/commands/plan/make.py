@@ -8,6 +8,7 @@ from torch import nn
 
 from dsprune.errors import UserError
 from dsprune.model.pretrained import keep_layers, load_config
+from dsprune.model.prunable import DenseMatrix
 from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.batch_order import BatchPlan
 from dsprune.ranks.ranks import Ranks
@@ -15,7 +16,7 @@ from dsprune.recipe import Model, Recipe, Task
 from dsprune.schedule import MaskUpdate, Timetable, build_timetable
 from dsprune.selection.groups import Group, update_groups
 from dsprune.tasks.task import build_task
-from dsprune.train.preflight import preflight, prunable_tensors
+from dsprune.train.preflight import preflight, recipe_weights
 from dsprune.zero.config import load_ds_config, resolve_ds_config
 
 __all__ = ["Plan", "make_plan", "weightless_model"]
@@ -32,6 +33,7 @@ class Plan:
         num_examples: size of the training data; None if unknown, which a recipe in steps allows.
         num_weights: number of all weights of the model.
         tensors: the prunable ones; empty without pruning.
+        dense: the other matrices inside the blocks; empty without pruning.
         targets: what the model learns to predict, such as its classes; empty if unknown.
         remarks: what the user should know of the data and of the plan itself, one line each.
     """
@@ -42,6 +44,7 @@ class Plan:
     num_examples: int | None
     num_weights: int
     tensors: tuple[PrunableTensor, ...]
+    dense: tuple[DenseMatrix, ...]
     targets: str = ""
     remarks: tuple[str, ...] = ()
 
@@ -84,7 +87,8 @@ def make_plan(recipe: Recipe, world_size: int, train_examples: int | None = None
         timetable=prepared.timetable,
         num_examples=len(prepared.data),
         num_weights=count_weights(prepared.model),
-        tensors=prepared.tensors,
+        tensors=prepared.weights.tensors,
+        dense=prepared.weights.dense,
         targets=prepared.task.targets(prepared.data),
         remarks=tuple(prepared.remarks()),
     )
@@ -112,13 +116,15 @@ def _sketch(recipe: Recipe, model: Model, world_size: int, num_examples: int | N
     if teacher is not None and not Path(teacher).is_relative_to(recipe.output):  # else a run will make it
         load_config(teacher)
     skeleton = weightless_model(model, recipe.task)
+    weights = recipe_weights(recipe, skeleton)
     return Plan(
         recipe=recipe,
         model_path=model.path,
         timetable=timetable,
         num_examples=num_examples,
         num_weights=count_weights(skeleton),
-        tensors=prunable_tensors(recipe, skeleton),
+        tensors=weights.tensors,
+        dense=weights.dense,
         remarks=(f"not checked: data, labels, tokenizer, weights and store, because {reason}",),
     )
 

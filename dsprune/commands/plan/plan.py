@@ -11,6 +11,7 @@ from rich.text import Text
 
 from dsprune.commands.plan.make import Plan, make_plan
 from dsprune.model.memory import checkpoint_bytes, rank_memory
+from dsprune.model.prunable import dense_groups
 from dsprune.recipe import Recipe
 from dsprune.report.drawing import (
     SERIES,
@@ -27,6 +28,9 @@ from dsprune.selection.scan import update_bytes
 from dsprune.utils.console import say
 
 __all__ = ["draw_plans", "plan", "print_plan"]
+
+WIDE = 240
+"""Columns of a table that shows complete names: a narrow terminal breaks its lines, and nothing is cut off."""
 
 
 def plan(
@@ -66,6 +70,8 @@ def print_plan(plan: Plan, world_size: int, stages: Iterable[int], console: Cons
     console.print(grid)
     for remark in plan.remarks:
         say(console, remark)
+    if plan.dense:
+        console.print(as_rich(_dense(plan)), width=WIDE, crop=False)
     if plan.timetable.updates:
         console.print(as_rich(_updates(plan)))
     console.print(as_rich(_memory(plan, world_size, stages)))
@@ -95,6 +101,21 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "phases", ", ".join(phases)
     if timetable.warmup_steps:
         yield "warm-up", f"{timetable.warmup_steps:,} steps"
+
+
+def _dense(plan: Plan) -> Table:
+    rows = tuple(
+        (
+            pattern,
+            str(list(group[0].shape)),
+            str(len(group)),
+            f"{sum(m.numel for m in group):,}",
+            group[0].reason,
+        )
+        for pattern, group in dense_groups(plan.dense)
+    )
+    columns = ("weights", "shape", "matrices", "size", "reason")
+    return Table("dense", "Dense inside the blocks", columns, rows)
 
 
 def _updates(plan: Plan) -> Table:

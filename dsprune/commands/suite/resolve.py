@@ -6,7 +6,6 @@ from pathlib import Path
 
 from torch import nn
 
-from dsprune.commands.analyze.measure import patterns_of
 from dsprune.commands.calibrate.measure import Labels, enough_records, measure
 from dsprune.commands.suite.grid import Grid, RunSpec
 from dsprune.commands.suite.launcher import Launcher
@@ -15,6 +14,7 @@ from dsprune.distillation.store import open_store
 from dsprune.distillation.store.format import MANIFEST
 from dsprune.errors import UserError
 from dsprune.model.components import converted, find_components
+from dsprune.model.patterns import patterns_of
 from dsprune.model.prunable import find_prunable
 from dsprune.recipe import Recipe, dump_recipe, load_recipe
 from dsprune.report.settings import TARGET

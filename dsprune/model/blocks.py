@@ -1,0 +1,144 @@
+"""The blocks of a model's encoder and decoder, and what each matrix inside them is.
+
+A block is an element of an `nn.ModuleList` of containers, as in every stack of transformer layers; or of an
+`nn.Sequential` or `nn.ModuleDict` of containers of one class. Inside a block every parameter of two or more dimensions
+is a matrix, or several: the weight of a linear layer or of a convolution of width 1, a parameter of the module itself
+(`nn.MultiheadAttention.in_proj_weight`), stacked experts `[experts, out, in]`. By default these stay dense: embeddings,
+norms, biases and other tables, wider convolutions, and the routers that choose experts.
+"""
+
+import re
+from collections.abc import Iterator
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from dsprune.model.shard import ShapeOf
+
+__all__ = [
+    "CONVOLUTION", "DEPTHWISE", "EMBEDDING", "GROUPED", "NORM", "NO_MATRICES", "ROUTER", "TABLE",
+    "block_matrices", "blocks_of", "is_vector",
+]  # fmt: skip
+
+ROUTER, EMBEDDING, NORM, TABLE = "router", "embedding", "norm", "bias or table"
+DEPTHWISE, CONVOLUTION, GROUPED = "depthwise (grouped) convolution", "convolution", "grouped convolution"
+
+NO_MATRICES = frozenset({ROUTER, EMBEDDING, NORM, TABLE, DEPTHWISE})
+"""Kinds of parameters that nobody expects to be pruned with the linear layers."""
+
+TABLES = frozenset(
+    (
+        "bias",
+        "embed",
+        "embedding",
+        "embeddings",
+        "emb",
+        "pos",
+        "position",
+        "scale",
+        "norm",
+        "log",
+        "tokens",
+        "d",
+    )
+)
+"""Words in the names of parameters that have several dimensions and are no matrices: the experts' `gate_up_proj_bias`,
+XLNet's `seg_embed`, Mamba's `A_log` and `D`."""
+
+CHOOSES = re.compile(r"^(w_|to_)?(gates?|gating|noise|wg|switch)$|rout|experts?_gate$")
+"""Names of the part of a mixture of experts that chooses them."""
+
+
+def blocks_of(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the blocks of every stack, in order."""
+    for stack in model.modules():
+        if _is_stack(stack):
+            yield from (block for block in stack.children() if any(block.children()))
+
+
+def _is_stack(module: nn.Module) -> bool:
+    """Return whether a module is a list of blocks. A list of plain layers, such as several classifiers, is not."""
+    elements = [element for element in module.children() if not isinstance(element, nn.Identity)]
+    if not elements or not all(any(element.children()) for element in elements):
+        return False
+    if isinstance(module, nn.ModuleList):  # of several classes, where attention alternates with another layer
+        return True
+    one_class = len(elements) > 1 and len({type(element) for element in elements}) == 1
+    return one_class and isinstance(module, nn.Sequential | nn.ModuleDict)
+
+
+def block_matrices(model: nn.Module, shape_of: ShapeOf) -> dict[int, str | None]:
+    """Return the matrices in the blocks by id, each with the reason why it is not to be pruned.
+
+    Args:
+        model: the model; its tensors may be meta.
+        shape_of: returns the full shape of a parameter, which may be partitioned.
+
+    Returns:
+        What a parameter is, such as `router`, if it stays dense by default; None for a matrix to prune.
+    """
+    found: dict[int, str | None] = {}
+    for block in blocks_of(model):
+        routers = {id(weight) for module in block.modules() for weight in _routers(module, shape_of)}
+        for module in block.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if not is_vector(name, shape_of(parameter)):
+                    kind = ROUTER if id(parameter) in routers else _dense_kind(module, name)
+                    found.setdefault(id(parameter), kind)
+    return found
+
+
+def is_vector(name: str, shape: tuple[int, ...]) -> bool:
+    """Return whether a parameter has one dimension, perhaps beside others of size 1.
+
+    Examples:
+        >>> is_vector("time_mix_key", (1, 1, 64)), is_vector("shared_expert_gate.weight", (1, 64))
+        (True, False)
+    """
+    is_linear = len(shape) == 2 and name.rpartition(".")[2] == "weight"
+    return not is_linear and sum(size > 1 for size in shape) < 2
+
+
+def _dense_kind(module: nn.Module, name: str) -> str | None:
+    """Return what a parameter of a module is, if it is no matrix that multiplies hidden states."""
+    class_name = type(module).__name__
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag) or "Embedding" in class_name:
+        return EMBEDDING
+    if re.search("Norm(?!al|ed)", class_name) and not isinstance(module, nn.Linear):
+        return NORM
+    if isinstance(module, _ConvNd):
+        return _convolution(module)
+    return TABLE if TABLES.intersection(name.lower().split("_")) else None
+
+
+def _convolution(module: _ConvNd) -> str | None:
+    """Return which convolution a module is; None for one of width 1, a linear layer of every position."""
+    if module.groups == module.in_channels > 1:
+        return DEPTHWISE
+    if set(module.kernel_size) == {1}:
+        return None
+    return GROUPED if module.groups > 1 else CONVOLUTION
+
+
+def _routers(module: nn.Module, shape_of: ShapeOf) -> Iterator[nn.Parameter]:
+    """Yield the weights by which a mixture of experts chooses experts; nothing for any other module."""
+    counts = {name: _num_experts(name, part, shape_of) for name, part in module.named_children()}
+    own = [shape_of(weight) for weight in module.parameters(recurse=False)]
+    found = {count for count in counts.values() if count is not None}
+    if not found and not any(len(shape) > 2 for shape in own):
+        return
+    for name, part in module.named_children():
+        scores_experts = isinstance(part, nn.Linear) and part.out_features in found
+        if scores_experts or CHOOSES.search(name) or "Router" in type(part).__name__:
+            yield from part.parameters()
+    yield from (weight for name, weight in module.named_parameters(recurse=False) if CHOOSES.search(name))
+
+
+def _num_experts(name: str, module: nn.Module, shape_of: ShapeOf) -> int | None:
+    """Return how many experts a module holds, 0 if that is not known; None if it holds none."""
+    if isinstance(module, nn.ModuleList | nn.ModuleDict) and len(module) > 1:
+        return len(module)
+    shapes = [shape_of(weight) for weight in module.parameters(recurse=False)]
+    if not isinstance(module, _ConvNd) and any(len(shape) > 2 for shape in shapes):
+        return next(shape[0] for shape in shapes if len(shape) > 2)
+    return 0 if re.search("experts?$", f"{name} {type(module).__name__}".lower()) else None
