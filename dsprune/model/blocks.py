@@ -122,14 +122,14 @@ def _convolution(module: _ConvNd) -> str | None:
 
 def _routers(module: nn.Module, shape_of: ShapeOf) -> Iterator[nn.Parameter]:
     """Yield the weights by which a mixture of experts chooses experts; nothing for any other module."""
-    counts = {name: _num_experts(name, part, shape_of) for name, part in module.named_children()}
-    own = [shape_of(weight) for weight in module.parameters(recurse=False)]
-    found = {count for count in counts.values() if count is not None}
-    if not found and not any(len(shape) > 2 for shape in own):
+    own = [shape_of(weight)[0] for weight in module.parameters(recurse=False) if len(shape_of(weight)) > 2]
+    held = {_num_experts(name, part, shape_of) for name, part in module.named_children()}
+    counts = {count for count in (*own, *held) if count is not None}
+    if isinstance(module, _ConvNd) or not counts:
         return
     for name, part in module.named_children():
-        scores_experts = isinstance(part, nn.Linear) and part.out_features in found
-        if scores_experts or CHOOSES.search(name) or "Router" in type(part).__name__:
+        has_score_each = isinstance(part, nn.Linear) and part.out_features in counts - {part.in_features}
+        if has_score_each or CHOOSES.search(name) or "Router" in type(part).__name__:
             yield from part.parameters()
     yield from (weight for name, weight in module.named_parameters(recurse=False) if CHOOSES.search(name))
 

@@ -109,8 +109,9 @@ def choose_weights(
         if key in candidates and key not in excluded and not (candidates[key] or _obstacle(parameter)):
             chosen[key] = tensor
         elif key in kinds:
-            reason = kinds[key] or (EXCLUDED if key in excluded else _obstacle(parameter))
-            dense.append(DenseMatrix(tensor.name, tensor.shape, str(reason)))
+            is_excluded = key in excluded and kinds[key] not in NO_MATRICES
+            reason = EXCLUDED if is_excluded else kinds[key] or str(_obstacle(parameter))
+            dense.append(DenseMatrix(tensor.name, tensor.shape, reason))
     num_weights = sum(tensor.numel for tensor in dense)
     num_weights += sum(tensor.numel for key, tensor in chosen.items() if key in kinds)
     choice = Choice(_with_targets(chosen, names, sparsities or {}), tuple(dense), num_weights)

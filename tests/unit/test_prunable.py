@@ -1,12 +1,15 @@
 """Which weights are pruned, family by family, and what patterns do to the choice."""
 
+import warnings
+
 import pytest
 import torch
 import transformers as hf
 from torch import nn
+from torch.nn.utils import prune as torch_prune
 
 from dsprune.errors import UserError
-from dsprune.model.prunable import find_prunable
+from dsprune.model.prunable import choose_weights, describe_dense, find_prunable
 from dsprune.zero.parameters import full_shape
 
 # h hidden size, f feed-forward size, v vocabulary; two layers in each stack.
@@ -134,6 +137,11 @@ def test_minilm_l6_has_36_matrices_of_10616832_weights():
     assert (len(tensors), sum(t.numel for t in tensors)) == (36, 10_616_832)
 
 
+def old_weight_norm(module):
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        torch.nn.utils.weight_norm(module)
+
+
 @pytest.fixture
 def bert():
     return hf.BertForMaskedLM(hf.BertConfig(**ENCODER))
@@ -222,14 +230,138 @@ def test_a_sparsity_that_earlier_patterns_hide_is_refused(bert):
         find_prunable(bert, sparsities={"*": 0.5, "*.layer.0.*": 0.7})
 
 
-def test_a_frozen_weight_is_refused(bert):
-    frozen = bert.bert.encoder.layer[1].output.dense.weight.requires_grad_(False)
-    assert not frozen.requires_grad
+FROZEN = "bert.encoder.layer.1.output.dense.weight"
+
+
+@pytest.fixture
+def frozen(bert):
+    bert.get_parameter(FROZEN).requires_grad_(False)
+    return bert
+
+
+def test_a_frozen_matrix_is_refused_with_a_pattern_that_excludes_it_alone(frozen):
+    with pytest.raises(UserError, match=rf"^pruning: 15\.0% .*frozen.* pruning\.exclude to \['{FROZEN}'\]"):
+        find_prunable(frozen)
+    choice = choose_weights(frozen, exclude=[FROZEN])
+    assert len(choice.tensors) == 11
+    assert [(matrix.name, matrix.reason) for matrix in choice.dense] == [(FROZEN, "excluded")]
+
+
+def test_little_that_is_frozen_stays_dense_and_is_said(bert):
+    bert.bert.encoder.layer[0].tiny = nn.Linear(2, 4)
+    bert.bert.encoder.layer[0].tiny.weight.requires_grad_(False)
+    choice = choose_weights(bert)
+    assert len(choice.tensors) == 12
+    line = describe_dense(choice)
+    assert "1 x [4, 2] bert.encoder.layer.0.tiny.weight (frozen" in line
+    assert line.startswith("dense inside the blocks, 0.62% of their weights: ")
+
+
+def test_a_frozen_weight_that_the_recipe_names_is_refused(frozen):
+    with pytest.raises(UserError, match=rf"^pruning: {FROZEN} is frozen.*exclude"):
+        find_prunable(frozen, include=[FROZEN])
+
+
+def test_a_wide_convolution_is_refused_until_the_recipe_decides():
+    blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Conv1d(8, 8, 3)) for _ in range(2))
     with pytest.raises(
-        UserError, match=r"^pruning: bert\.encoder\.layer\.1\.output\.dense\.weight is frozen .*exclude"
+        UserError, match=r"^pruning: 75\.0% .*\(convolution\).*\['\[01\]\.1\.weight'\].*include"
     ):
+        find_prunable(blocks)
+    assert len(find_prunable(blocks, include=["[01].1.weight"])) == 4
+    assert len(find_prunable(blocks, exclude=["[01].1.weight"])) == 2
+
+
+def test_blocks_may_alternate_between_two_classes():
+    attention, recurrent = nn.Sequential(nn.Linear(4, 4)), nn.Sequential(nn.Linear(4, 6), nn.Tanh())
+    other = type("Recurrent", (nn.Sequential,), {})(*recurrent)
+    assert {tensor.name for tensor in find_prunable(nn.ModuleList([attention, other]))} == {
+        "0.0.weight",
+        "1.0.weight",
+    }
+
+
+class Mixture(nn.Module):
+    """Experts as raw parameters or a list, and a router as a module or a parameter."""
+
+    def __init__(self, router, experts):
+        super().__init__()
+        setattr(self, router[0], router[1])
+        setattr(self, experts[0], experts[1])
+        self.gate_proj = nn.Linear(8, 16)
+
+
+@pytest.mark.parametrize(
+    "router",
+    [
+        ("gate", nn.Linear(8, 4)),
+        ("router", nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 4))),
+        ("w_gate", nn.Parameter(torch.randn(8, 4))),
+        ("choose", nn.Linear(8, 4)),
+    ],
+    ids=lambda router: router[0],
+)
+@pytest.mark.parametrize(
+    "experts",
+    [
+        ("experts", nn.ModuleList(nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 8)) for _ in range(4))),
+        ("w1", nn.Parameter(torch.randn(4, 16, 8))),
+    ],
+    ids=lambda experts: experts[0],
+)
+def test_what_chooses_experts_stays_dense(router, experts):
+    choice = choose_weights(nn.ModuleList([Mixture(router, experts)]))
+    assert all(matrix.reason == "router" for matrix in choice.dense)
+    assert {matrix.name.split(".")[1] for matrix in choice.dense} == {router[0]}
+    assert {tensor.name.split(".")[1] for tensor in choice.tensors} == {experts[0], "gate_proj"}
+
+
+def test_a_gate_without_experts_is_a_matrix(bert):
+    bert.bert.encoder.layer[0].gate = nn.Linear(8, 8)
+    assert "bert.encoder.layer.0.gate.weight" in names_of(find_prunable(bert))
+
+
+def test_experts_have_their_full_shape_under_stage_3():
+    model = nn.ModuleList([Mixture(("gate", nn.Linear(8, 4)), ("w1", nn.Parameter(torch.randn(4, 16, 8))))])
+    expected = choose_weights(model)
+    for parameter in model.parameters():
+        parameter.ds_shape, parameter.data = parameter.shape, torch.empty(0)
+    assert choose_weights(model, shape_of=full_shape) == expected
+
+
+PLAIN = "bert.encoder.layer.1.output.dense"
+
+
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (lambda m: torch_prune.l1_unstructured(m, "weight", 0.5), r"prune\.remove\(module, 'weight'\)"),
+        (torch.nn.utils.parametrizations.weight_norm, r"remove_parametrizations\(module, 'weight'\)"),
+        (torch.nn.utils.parametrizations.orthogonal, r"remove_parametrizations\(module, 'weight'\)"),
+        (torch.nn.utils.spectral_norm, r"remove_spectral_norm\(module, 'weight'\)"),
+        (old_weight_norm, r"remove_weight_norm\(module, 'weight'\)"),
+    ],
+    ids=["prune", "weight_norm", "orthogonal", "spectral_norm", "old_weight_norm"],
+)  # fmt: skip
+def test_a_weight_that_is_computed_is_refused_with_the_call_that_undoes_it(bert, wrap, message):
+    wrap(bert.get_submodule(PLAIN))
+    with pytest.raises(UserError, match=rf"^model: {PLAIN}: its weight .*{message}"):
         find_prunable(bert)
-    assert len(find_prunable(bert, exclude=["*.layer.1.output.dense.weight"])) == 11
+    assert len(find_prunable(bert, exclude=[f"{PLAIN}.*"])) == 11
+
+
+def test_a_computed_weight_outside_of_the_blocks_does_not_matter(bert):
+    torch.nn.utils.parametrizations.weight_norm(bert.cls.predictions.transform.dense)
+    assert len(find_prunable(bert)) == 12
+
+
+def test_an_adapter_is_refused_with_the_call_that_merges_it(bert):
+    adapter = nn.Module()
+    adapter.base_layer = bert.get_submodule(PLAIN).requires_grad_(False)
+    adapter.lora_A, adapter.lora_B = nn.Linear(24, 2, bias=False), nn.Linear(2, 8, bias=False)
+    bert.bert.encoder.layer[1].output.dense = adapter
+    with pytest.raises(UserError, match=rf"^model: {PLAIN}: a PEFT adapter: .*merge_and_unload\(\)"):
+        find_prunable(bert)
 
 
 def test_a_scalar_is_refused(bert):
