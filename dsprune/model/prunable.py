@@ -14,8 +14,8 @@ from torch import nn
 from dsprune.errors import UserError
 from dsprune.model.blocks import NO_MATRICES, block_matrices
 from dsprune.model.patterns import names_of, parameters_matching, patterns_of, values_by_pattern
-from dsprune.model.plain_modules import check_plain
 from dsprune.model.shard import PrunableTensor, ShapeOf, plain_name, plain_shape
+from dsprune.model.wrapped import check_plain
 
 __all__ = ["Choice", "DenseMatrix", "choose_weights", "dense_groups", "describe_dense", "find_prunable"]
 

@@ -360,7 +360,7 @@ def test_an_adapter_is_refused_with_the_call_that_merges_it(bert):
     adapter.base_layer = bert.get_submodule(PLAIN).requires_grad_(False)
     adapter.lora_A, adapter.lora_B = nn.Linear(24, 2, bias=False), nn.Linear(2, 8, bias=False)
     bert.bert.encoder.layer[1].output.dense = adapter
-    with pytest.raises(UserError, match=rf"^model: {PLAIN}: a PEFT adapter: .*merge_and_unload\(\)"):
+    with pytest.raises(UserError, match=rf"^model: {PLAIN} has an adapter of PEFT: .*merge_and_unload\(\)"):
         find_prunable(bert)
 
 
