@@ -21,6 +21,7 @@ from dsprune.model.prunable import choose_weights, describe_dense
 from dsprune.model.wrapped import check_no_adapter, check_not_compiled
 from dsprune.recipe import Pruning, Recipe, as_recipe
 from dsprune.schedule import Timetable, build_timetable
+from dsprune.selection.groups import update_groups
 from dsprune.zero.limits import check_engine, check_optimizer_state
 from dsprune.zero.parameters import full_numel, full_shape
 from dsprune.zero.settings import check_settings
@@ -277,6 +278,7 @@ def _initial_state(
     choice = choose_weights(
         engine.module, pruning.include, pruning.exclude, pruning.sparsities, shape_of=full_shape
     )
+    update_groups(choice.tensors, pruning, progress=1.0)  # refuses a target that leaves nothing
     if choice.dense and engine.global_rank == 0:
         print(f"dsprune: {describe_dense(choice)}", flush=True)
     return PruningState(open_layout(engine, choice.tensors), pruning, timetable)

@@ -5,15 +5,15 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from dsprune.errors import UserError
 from dsprune.recipe.recipe import Recipe
 from dsprune.recipe.section import Section, describe
 from dsprune.recipe.sections import Task
+from dsprune.utils.documents import read_yaml
 from dsprune.utils.folders import shipped_folder, shipped_names
-from dsprune.utils.text import did_you_mean
+from dsprune.utils.text import did_you_mean, short
 
 __all__ = ["as_recipe", "load_recipe", "load_task", "shipped_recipes"]
 
@@ -35,9 +35,9 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         0.8
     """
     name, text = _read(name_or_path)
-    values = _parse(text, name_or_path)
+    values = read_yaml(text, name_or_path)
     if not isinstance(values, dict):
-        raise UserError(f"{name_or_path}: value {values!r}: a recipe is a mapping of keys to values")
+        raise UserError(f"{name_or_path}: value {short(values)}: a recipe is a mapping of keys to values")
     return _validate(Recipe, {"name": name, **values}, overrides)
 
 
@@ -86,13 +86,6 @@ def _read(name_or_path: str) -> tuple[str, bytes]:
     )
 
 
-def _parse(text: str | bytes, where: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date, such as 2024-13-45
-        raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
-
-
 def _validate(section: type[S], values: dict[str, Any], overrides: Sequence[str]) -> S:
     for override in overrides:
         _override(values, override)
@@ -111,7 +104,8 @@ def _override(values: dict[str, Any], override: str) -> None:
             f"override {override!r}: write key=value or section.key=value, as in pruning.sparsity=0.8"
         )
     for section in sections:
-        if not isinstance(values.get(section), dict):
-            values[section] = {}
+        inner = values.get(section)
+        # A copy, since an alias in the file may have put one mapping into two places.
+        values[section] = dict(inner) if isinstance(inner, dict) else {}
         values = values[section]
-    values[key] = _parse(text, f"override {override!r}")
+    values[key] = read_yaml(text, f"override {override!r}")

@@ -28,7 +28,9 @@ class Ramp(BaseModel):
     A plain number is a constant ramp and is written as a number again.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     first: float
     """Value until `start`."""

@@ -2,12 +2,12 @@
 
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationInfo, field_validator
 
-from dsprune.recipe.section import Section, Text
+from dsprune.recipe.section import LARGEST, Positive, Section, Text
 from dsprune.recipe.sections import Checkpoints, Distillation, Model, Optimizer, Task, Tracking
 from dsprune.recipe.timing import Budget, LearningRate, Pruning
+from dsprune.utils.documents import write_yaml
 from dsprune.utils.text import flatten
 
 __all__ = ["Recipe", "dump_recipe", "recipe_schema", "settings_of"]
@@ -16,7 +16,7 @@ __all__ = ["Recipe", "dump_recipe", "recipe_schema", "settings_of"]
 class Recipe(Section):
     """All settings of a run: model, task, length, pruning schedule and the rest."""
 
-    name: str = Field(pattern=r"^\w[\w.-]*$")
+    name: str = Field(pattern=r"^\w[\w.-]*$", max_length=200)
     """Name of the recipe and of the run's folder. Default: the recipe's file name without its extension."""
 
     model: Model | None = None
@@ -49,16 +49,16 @@ class Recipe(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format of the working weights. The optimizer's copy is always fp32. Default: `fp32`."""
 
-    gradient_clipping: float = Field(default=1.0, ge=0)
+    gradient_clipping: float = Field(default=1.0, ge=0, le=LARGEST)
     """Largest norm of the gradient. 0 = no clipping. Default: 1.0."""
 
     deepspeed: Text = "zero2"
     """DeepSpeed config: the name of a file in ds_configs or the path of a JSON file. Default: `zero2`."""
 
-    seed: int = Field(default=42, ge=0)
+    seed: int = Field(default=42, ge=0, le=LARGEST)
     """Seed for new weights, the order of examples and dropout. Default: 42."""
 
-    timeout: float = Field(default=600.0, gt=0)
+    timeout: Positive = 600.0
     """Seconds without progress after which a rank assumes that another rank is lost, and exits. Default: 600."""
 
     output: Text = "runs"
@@ -77,7 +77,7 @@ class Recipe(Section):
 
 def dump_recipe(recipe: Recipe) -> str:
     """Return the recipe as YAML with every default filled in; `load_recipe` reads an equal recipe from it."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return write_yaml(recipe.model_dump(mode="json"))
 
 
 def recipe_schema() -> dict[str, Any]:

@@ -1,16 +1,26 @@
 """What the sections of a recipe are made of: their base class and the types of common fields."""
 
 from dataclasses import dataclass
-from reprlib import repr as short_repr
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    field_validator,
+)
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from dsprune.registry import Registry
-from dsprune.utils.text import did_you_mean
+from dsprune.utils.text import control_character, did_you_mean, short
 
-__all__ = ["Fraction", "Glob", "Named", "Section", "Text", "describe"]
+__all__ = [
+    "LARGEST", "Count", "Fraction", "Glob", "Named", "Positive", "Section", "Sparsity", "Text", "describe",
+]  # fmt: skip
 
 RENAMED = {"pruning.events": "pruning.updates"}
 """Old key to new key, for messages."""
@@ -31,10 +41,10 @@ def _describe_one(problem: ErrorDetails, model: type[BaseModel]) -> str:
     field = ".".join([*parents, key])
     if problem["type"] == "extra_forbidden":
         way_out = _unknown(field, key, _known_keys(model, parents))
-        return f"{field}: value {short_repr(problem['input'])}: {way_out}"
+        return f"{field}: value {short(problem['input'])}: {way_out}"
     if problem["type"] == "missing":
         return f"{field}: value missing: this field is required"
-    return f"{field}: value {short_repr(problem['input'])}: {_way_out(problem)}"
+    return f"{field}: value {short(problem['input'])}: {_way_out(problem)}"
 
 
 def _way_out(problem: ErrorDetails) -> str:
@@ -68,23 +78,48 @@ def _section(annotation: Any) -> type[BaseModel]:
     )
 
 
-Text = Annotated[str, Field(min_length=1)]
-"""A text that is not empty."""
+LARGEST = 2**32 - 1
+"""Largest number in a recipe, unless a field has a smaller limit."""
+
+
+def _without_control(text: str) -> str:
+    if (found := control_character(text)) is not None:
+        raise ValueError(f"holds the control character {found!r}: leave it out")
+    return text
+
+
+Text = Annotated[str, Field(min_length=1), AfterValidator(_without_control)]
+"""A text that is not empty and fits into one line."""
 Glob = Text
 """A glob pattern over the names of parameters, which must match the complete name."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 """A number from 0 to 1."""
+Sparsity = Annotated[float, Field(gt=0, lt=1)]
+"""A sparsity to reach."""
+Positive = Annotated[float, Field(gt=0, le=LARGEST)]
+"""A number above 0."""
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
+"""A whole number above 0."""
 
 
 class Section(BaseModel):
-    """Base class of all sections: frozen, and an unknown key is an error."""
+    """Base class of all sections: frozen, an unknown key is an error, and so is a value of another type.
+
+    A text or a boolean is no number, and a number with a fraction is no integer. A list is a tuple.
+    """
 
     model_config = ConfigDict(
         extra="forbid",
+        strict=True,
         frozen=True,
         use_attribute_docstrings=True,
         allow_inf_nan=False,
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,12 @@
 The literal under each field is its documentation and its description in the JSON schema.
 """
 
-import math
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from dsprune.recipe.ramp import Ramp, within
-from dsprune.recipe.section import Named, Section, Text
+from dsprune.recipe.section import LARGEST, Count, Named, Positive, Section, Text
 from dsprune.recipe.span import PositiveSpan, Span
 from dsprune.registry import TASKS
 
@@ -25,7 +24,7 @@ class Model(Section):
     tokenizer: Text | None = None
     """Folder or hub name of the tokenizer. Default: null = the tokenizer of the model."""
 
-    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    layers: tuple[Annotated[int, Field(ge=0, le=LARGEST)], ...] | None = None
     """Layers to keep, counted from 0; the others are removed at the start. Default: null = all layers."""
 
     start: Literal["pretrained", "fine-tuned"] | None = None
@@ -77,32 +76,32 @@ class Task(Section):
     """Translation: source and target language, such as `en-de`. Several pairs are trained and evaluated together.
     Default: none."""
 
-    max_length: int = Field(default=128, ge=1)
+    max_length: Count = 128
     """Longest input in tokens. Longer inputs are truncated; in question answering and language modeling they are
     split. Default: 128."""
 
-    stride: int = Field(default=128, ge=0)
+    stride: int = Field(default=128, ge=0, le=LARGEST)
     """Question answering: tokens that two consecutive windows of a text share. Default: 128."""
 
-    max_answer: int = Field(default=30, ge=1)
+    max_answer: Count = 30
     """Question answering: longest answer in tokens. Default: 30."""
 
-    max_target: int = Field(default=128, ge=2)
+    max_target: int = Field(default=128, ge=2, le=LARGEST)
     """Sequence to sequence: longest output in tokens. Default: 128."""
 
-    beams: int = Field(default=1, ge=1)
+    beams: int = Field(default=1, ge=1, le=1000)
     """Sequence to sequence: width of the beam search in evaluation. Default: 1 = greedy decoding."""
 
     masked: float = Field(default=0.15, gt=0, lt=1)
     """Masked language modeling: fraction of the tokens that the model predicts. Default: 0.15."""
 
-    copies: int = Field(default=1, ge=1)
+    copies: int = Field(default=1, ge=1, le=1000)
     """Masked language modeling: number of copies of the training text, each with other tokens masked. Default: 1."""
 
-    max_train: int | None = Field(default=None, ge=1)
+    max_train: Count | None = None
     """Number of training examples to use, spread evenly over all. Default: null = all examples."""
 
-    max_validation: int | None = Field(default=None, ge=1)
+    max_validation: Count | None = None
     """Number of validation examples to use, spread evenly over all. Default: null = all examples."""
 
     @field_validator("config")
@@ -133,13 +132,13 @@ class Optimizer(Section):
     type: Text = "AdamW"
     """Name of the optimizer in a DeepSpeed config. Default: `AdamW`."""
 
-    weight_decay: float = Field(default=0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0, le=100)
     """Weight decay. Biases and norms have none. Default: 0.01."""
 
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """Decay rates of the first and second moment. Default: 0.9 and 0.999."""
 
-    eps: float = Field(default=1e-8, gt=0)
+    eps: float = Field(default=1e-8, gt=0, le=1)
     """Added to the square root of the second moment. Default: 1e-8."""
 
 
@@ -156,17 +155,17 @@ class Distillation(Section):
     hardness: Annotated[Ramp, AfterValidator(within(0, 1))] = Ramp(first=1.0, final=1.0)
     """h: weight of the distillation loss, 0 to 1; a number, or a line between two. Default: 1.0."""
 
-    temperature: Annotated[Ramp, AfterValidator(within(0, math.inf, above=True))] = Ramp(first=2.0, final=2.0)
+    temperature: Annotated[Ramp, AfterValidator(within(0, LARGEST, above=True))] = Ramp(first=2.0, final=2.0)
     """T: divides the logits of teacher and student before the softmax; a number, or a line between two. Default:
     2.0."""
 
     dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
     """Number format of the store. Default: `fp16`."""
 
-    k: int = Field(default=64, ge=1)
+    k: Count = 64
     """Kind `topk`: number of largest logits that are stored per row. Default: 64."""
 
-    temperatures: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    temperatures: tuple[Positive, ...] = ()
     """Kind `topk`: temperatures that the store supports, in addition to `temperature`. Default: none."""
 
     kind: Literal["auto", "full", "topk", "hidden"] = "auto"
@@ -197,14 +196,14 @@ class Checkpoints(Section):
     """Distance between two checkpoints. The run also saves one at its end and when it is stopped. Default:
     `1 epochs`."""
 
-    keep: int = Field(default=2, ge=1)
+    keep: Count = 2
     """Number of newest checkpoints to keep. One more is on disk while the next is written. Default: 2."""
 
     best: bool = False
     """Also keep the checkpoint with the best validation metric among evaluations at the target sparsity. Default:
     false."""
 
-    margin: float = Field(default=120.0, ge=0)
+    margin: float = Field(default=120.0, ge=0, le=LARGEST)
     """Seconds before the end of a Slurm job at which the run saves a checkpoint and stops. Default: 120."""
 
 
@@ -229,7 +228,7 @@ class Tracking(Section):
     log_model: bool = False
     """Weights & Biases: upload the finished model as an artifact. Default: false."""
 
-    log_every: int = Field(default=10, ge=1)
+    log_every: Count = 10
     """Optimizer steps between two records of training metrics. Default: 10."""
 
     eval_every: PositiveSpan = Span(1.0, "epochs")

@@ -11,8 +11,10 @@ __all__ = ["PositiveSpan", "Span"]
 
 Unit = Literal["steps", "epochs", "%"]
 
-# A number as Python prints it, without a positive exponent, so that none overflows to infinity.
-_PATTERN = r"(\d+(?:\.\d+)?(?:e-\d+)?) *(steps?|epochs?|%)"
+_PATTERN = r"(\d+(?:\.\d+)?(?:[eE][-+]?\d+)?) *(steps?|epochs?|%)"
+
+LONGEST = 2**32 - 1
+"""Largest number of units."""
 
 _USAGE = "write '500 steps', '2 epochs', '10 %' or a bare whole number of steps"
 
@@ -42,11 +44,11 @@ class Span:
         if isinstance(value, Span):
             return value
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return cls(float(value), "steps")
+            return cls(_within_longest(value), "steps")
         match = re.fullmatch(_PATTERN, value.strip()) if isinstance(value, str) else None
         if match is None:
             raise ValueError(_USAGE)
-        amount = float(match[1])
+        amount = _within_longest(float(match[1]))
         unit = next(unit for unit in get_args(Unit) if unit.startswith(match[2]))
         if unit == "steps" and not amount.is_integer():
             raise ValueError(_USAGE)
@@ -75,6 +77,12 @@ class Span:
     ) -> dict[str, Any]:
         text = {"type": "string", "pattern": f"^ *{_PATTERN} *$"}
         return {"anyOf": [{"type": "integer", "minimum": 0}, text]}
+
+
+def _within_longest(amount: float) -> float:
+    if amount > LONGEST:
+        raise ValueError(f"must be at most {LONGEST}")
+    return float(amount)
 
 
 def _check_positive(span: Span) -> Span:

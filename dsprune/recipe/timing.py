@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from dsprune.recipe.section import Fraction, Glob, Named, Section
+from dsprune.recipe.section import LARGEST, Count, Fraction, Glob, Named, Positive, Section, Sparsity
 from dsprune.recipe.span import PositiveSpan, Span
 from dsprune.registry import CURVES, METHODS, SCOPES
 
@@ -17,17 +17,17 @@ __all__ = ["Budget", "LearningRate", "Pruning"]
 class Budget(Section):
     """Length of the run and batch size."""
 
-    epochs: float | None = Field(default=None, gt=0)
+    epochs: Positive | None = None
     """Length of the run in epochs. Default: null = `steps`; if that is null too, the length that the schedule law
     gives for the target sparsity."""
 
-    steps: int | None = Field(default=None, ge=1)
+    steps: Count | None = None
     """Length of the run in optimizer steps. Default: null = see `epochs`."""
 
-    batch: int = Field(ge=1)
+    batch: Count
     """Examples per optimizer step, summed over all ranks."""
 
-    micro_batch: int | None = Field(default=None, ge=1)
+    micro_batch: Count | None = None
     """Examples per rank and forward pass; gradients are accumulated up to `batch`. Default: null = `batch` divided
     by the number of ranks, without accumulation."""
 
@@ -50,7 +50,7 @@ class Budget(Section):
 class Pruning(Section):
     """Which weights are pruned, how many, and when."""
 
-    sparsity: float = Field(gt=0, lt=1)
+    sparsity: Sparsity
     """Target sparsity: fraction of the prunable weights that are zero at the end."""
 
     curve: Annotated[str, Named(CURVES)] = "cubic"
@@ -67,7 +67,7 @@ class Pruning(Section):
     end: Span | None = None
     """Where the last mask update is, which reaches the target exactly. Default: null = 26/30 of the run."""
 
-    updates: int | None = Field(default=None, ge=2)
+    updates: int | None = Field(default=None, ge=2, le=LARGEST)
     """Number of evenly spaced mask updates. Default: null = what the schedule law gives for the target."""
 
     every: PositiveSpan | None = None
@@ -129,10 +129,10 @@ class Pruning(Section):
 class LearningRate(Section):
     """The learning rate over the run. The values named `final` are fractions of the peak."""
 
-    peak: float | None = Field(default=None, gt=0)
+    peak: float | None = Field(default=None, gt=0, le=1000)
     """Highest learning rate. Default: null = the learning rate that the optimizer was created with."""
 
-    scale: dict[Glob, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    scale: dict[Glob, Positive] = Field(default_factory=dict)
     """Factor on the peak by glob pattern over parameter names; the first match counts. For example,
     `{"*.encoder.*": 0.01}` trains a new decoder with a hundred times the learning rate of the encoder. Default:
     none."""

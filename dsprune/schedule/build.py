@@ -11,6 +11,9 @@ from dsprune.schedule.timetable import MaskUpdate, Timetable
 
 __all__ = ["build_timetable"]
 
+MOST_UPDATES = 100_000
+"""Largest number of mask updates; every checkpoint holds the timetable."""
+
 
 def build_timetable(
     pruning: Pruning | None, learning_rate: LearningRate, budget: Budget, steps_per_epoch: int | None
@@ -129,11 +132,21 @@ def _steps(
     pruning: Pruning, start: int, end: int, jump: bool, steps_per_epoch: int, total_steps: int
 ) -> list[int]:
     if pruning.every is None:
-        return _evenly(start, end, pruning.updates or scaled_updates(pruning.sparsity), jump)
+        updates = pruning.updates or scaled_updates(pruning.sparsity)
+        _check_count(updates, "pruning.updates")
+        return _evenly(start, end, updates, jump)
     every = pruning.every.length(steps_per_epoch, total_steps)
     if every < 1:
         raise UserError(f"pruning.every: value {pruning.every} is {every:g} steps: must be one step or more")
+    _check_count(ceil((end - start) / every), "pruning.every")
     return _grid(start, end, every, jump)
+
+
+def _check_count(updates: int, field: str) -> None:
+    if updates > MOST_UPDATES:
+        raise UserError(
+            f"{field}: value makes {updates:,} mask updates: there can be {MOST_UPDATES:,}: choose fewer of them"
+        )
 
 
 def _position(name: str, span: Span | None, share: Fraction, steps_per_epoch: int, total_steps: int) -> int:

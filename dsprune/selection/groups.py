@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from dsprune.errors import UserError
 from dsprune.model.shard import PrunableTensor
 from dsprune.recipe import Pruning
 from dsprune.registry import SCOPES
@@ -51,9 +52,19 @@ def update_groups(tensors: Sequence[PrunableTensor], pruning: Pruning, progress:
         pruning: the pruning section, for target and scope.
         progress: sparsity of the mask update as a fraction of the target; it applies to tensors with their own
             targets too.
+
+    Raises:
+        UserError: a group would have no weight left.
     """
     targets = [pruning.sparsity if tensor.sparsity is None else tensor.sparsity for tensor in tensors]
-    return make_groups(tensors, [progress * target for target in targets], pruning.scope)
+    groups = make_groups(tensors, [progress * target for target in targets], pruning.scope)
+    if empty := next((group for group in groups if group.num_pruned == group.num_weights > 0), None):
+        target = max(targets[place] for place in empty.tensors)
+        raise UserError(
+            f"pruning: a sparsity of {target} leaves none of the {empty.num_weights:,} weights of {empty.name}: lower "
+            f"it, or exclude them"
+        )
+    return groups
 
 
 def make_groups(

@@ -1,22 +1,66 @@
-"""Text helpers: first lines of errors, similar names, durations and dotted keys."""
+"""Text helpers: first lines of errors, similar names, control characters, durations and dotted keys."""
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
+from reprlib import repr as short_repr
 from typing import Any
 
 from dsprune.errors import UserError
 
-__all__ = ["did_you_mean", "first_line", "flatten", "parse_duration"]
+__all__ = [
+    "control_character",
+    "did_you_mean",
+    "first_line",
+    "flatten",
+    "parse_duration",
+    "printable",
+    "short",
+]
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _WITH_UNITS = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 _WITH_COLONS = re.compile(r"(?:(\d+)-)?(\d+):(\d{2}):(\d{2})")
 
 
+# Control characters and lone surrogates, line and paragraph separators, and what reverses the direction of a text.
+_CONTROL_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_DIRECTIONS = frozenset(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
+
+
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) in _CONTROL_CATEGORIES or character in _DIRECTIONS
+
+
+def control_character(text: str) -> str | None:
+    """Return the first character that would break a line or steer a terminal; None if there is none."""
+    return next(filter(_is_control, text), None)
+
+
+def printable(text: str) -> str:
+    r"""Return the text with its control characters escaped, so that it stays in one line of a terminal.
+
+    Examples:
+        >>> print(printable("a\n\x1b[2Jb"))
+        a\n\x1b[2Jb
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(repr(character)[1:-1] if _is_control(character) else character for character in text)
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message without its full stop, or the class name if it is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def short(value: Any) -> str:
+    """Return the value as code, abbreviated where it is long."""
+    try:
+        return short_repr(value)
+    except ValueError:  # Python prints no integer of more than some thousand digits
+        return "a number of thousands of digits"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

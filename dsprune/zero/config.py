@@ -5,7 +5,6 @@ ds_config must agree with what the recipe sets by hand; a default of the recipe 
 """
 
 import copy
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ from pydantic import BaseModel
 
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe
+from dsprune.utils.documents import read_json
 from dsprune.utils.folders import shipped_folder, shipped_names
 from dsprune.zero.compression import replaced_by_recipe
-from dsprune.zero.limits import check_by_deepspeed, check_ds_config, check_optimizer_state, misspelt_keys
+from dsprune.zero.limits import check_by_deepspeed, check_ds_config, check_optimizer_state, wrong_settings
 
 __all__ = ["load_ds_config", "resolve_ds_config"]
 
@@ -49,15 +49,7 @@ def load_ds_config(name_or_path: str) -> dict[str, Any]:
         raise UserError(
             f"deepspeed: no file {name_or_path!r}: give the path of a JSON file, or one of {names}"
         )
-    try:
-        config = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: line {error.lineno} is not JSON ({error.msg}): mend the file") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not text: give a JSON file") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: holds a {type(config).__name__}: a DeepSpeed config is a JSON object")
-    return config
+    return read_json(path.read_bytes(), str(path))
 
 
 def resolve_ds_config(config: dict[str, Any], recipe: Recipe, world_size: int) -> dict[str, Any]:
@@ -76,7 +68,7 @@ def resolve_ds_config(config: dict[str, Any], recipe: Recipe, world_size: int) -
     """
     config = copy.deepcopy(config)
     config.setdefault("optimizer", _default_optimizer(config, recipe))
-    problems = [*misspelt_keys(config), *replaced_by_recipe(config)]
+    problems = list(replaced_by_recipe(config))
     for claim in _claims(config, recipe):
         problems += _settle(config, claim)
     problems += _settle_batch(config, recipe, world_size)
@@ -87,6 +79,7 @@ def resolve_ds_config(config: dict[str, Any], recipe: Recipe, world_size: int) -
     problems += [
         f"ds_config: {key}='auto': the recipe sets no value for it: set one" for key in _autos(config)
     ]
+    problems += wrong_settings(config)
     if problems:
         raise UserError("; ".join(dict.fromkeys(problems)))
     check_ds_config(config)

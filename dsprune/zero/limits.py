@@ -1,20 +1,23 @@
 """What dsprune cannot prune under: each setting is refused by name before anything is trained."""
 
-import difflib
 from collections.abc import Iterator
 from typing import Any
 
 from deepspeed import DeepSpeedEngine
-from deepspeed.runtime import constants
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
-from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
+from deepspeed.runtime.config import (
+    _REMOVED_TOP_LEVEL_CONFIG_KEYS,
+    _REMOVED_ZERO_CONFIG_KEYS,
+    DeepSpeedConfig,
+)
 from deepspeed.runtime.pipe.engine import PipelineEngine
 from pydantic import ValidationError
 
 from dsprune.errors import UserError
 from dsprune.registry import METHODS
+from dsprune.zero.keys import wrong_keys
 
-__all__ = ["check_by_deepspeed", "check_ds_config", "check_engine", "check_optimizer_state", "misspelt_keys"]
+__all__ = ["check_by_deepspeed", "check_ds_config", "check_engine", "check_optimizer_state", "wrong_settings"]
 
 # Optimizers that leave an entry at zero when weight, gradient and state are zero there. With these, masking the
 # gradient is enough between mask updates.
@@ -36,35 +39,36 @@ OPTIMIZER_STATE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("lion", "fusedlion", "deepspeedcpulion"), ("exp_avg",)),
 }
 
-# The top-level keys that DeepSpeed reads: its constants, and some that have none.
-KNOWN_KEYS = frozenset(value for value in vars(constants).values() if isinstance(value, str)) | {
-    *("zero_optimization", "tensor_parallel", "expert_parallel", "sequence_parallel_size", "pipeline"),
-    *("activation_checkpointing", "hybrid_engine", "weight_quantization", "data_efficiency", "compile"),
-    *("tensorboard", "wandb", "csv_monitor", "comet", "comms_logger", "flops_profiler", "timers", "aio"),
-    *("autotuning", "datastates_ckpt"),
-}
+_OFF = (None, False)
+_ONE = (None, 0, 1)
+_CPU = (None, "none", "cpu")
 
-# (dotted key, refused value, reason and alternative); `int` refuses every size above 1, `dict` any section.
-_REFUSED: tuple[tuple[str, Any, str], ...] = (
-    ("zero_optimization.offload_optimizer.device", "nvme", "swapped optimizer state; use 'cpu'"),
-    ("zero_optimization.offload_param.device", "nvme", "swapped parameters; use 'cpu'"),
-    ("zero_optimization.offload_optimizer.super_offload", True, "SuperOffload; leave it out"),
-    ("zero_optimization.zenflow", dict, "ZenFlow updates weights outside the optimizer; leave it out"),
-    ("zero_optimization.mics_shard_size", int, "MiCS; leave it out"),
-    ("zero_optimization.zero_hpz_partition_size", int, "hpZ keeps secondary weight copies; leave it out"),
-    ("zero_optimization.zero_quantized_weights", True, "ZeRO++ quantized weights; leave it out"),
-    ("zero_optimization.zero_quantized_gradients", True, "ZeRO++ quantized gradients; leave it out"),
-    ("zero_optimization.round_robin_gradients", True, "DeepSpeed misplaces its own partitions; leave it out"),
-    ("tensor_parallel.autotp_size", int, "tensor parallelism; use ZeRO alone"),
-    ("expert_parallel.enabled", True, "expert parallelism; use ZeRO alone"),
-    ("sequence_parallel_size", int, "sequence parallelism; use ZeRO alone"),
-    ("pipeline.stages", int, "pipeline parallelism; use ZeRO alone"),
-    ("compile.deepcompile", True, "DeepCompile moves the gradients; leave it out"),
-    ("managed_gradient_accumulation", False, "gradients are reduced inside step(); leave it out"),
-    ("bf16.bf16_master_weights_and_grads", True, "master weights below fp32; leave it out"),
-    ("bf16.bf16_optimizer_states", True, "optimizer states below fp32; leave it out"),
-    ("fp16.fp16_master_weights_and_grads", True, "master weights below fp32; leave it out"),
-    ("torch_autocast.enabled", True, "torch autocast; use bf16.enabled or fp16.enabled"),
+# (dotted key, harmless values, reason and alternative). Whatever else is there is refused, since DeepSpeed may read it
+# as on: a text is true to some of its sections.
+_REFUSED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
+    ("zero_optimization.offload_optimizer.device", _CPU, "swapped optimizer state; use 'cpu'"),
+    ("zero_optimization.offload_param.device", _CPU, "swapped parameters; use 'cpu'"),
+    ("zero_optimization.offload_optimizer.super_offload", _OFF, "SuperOffload; leave it out"),
+    ("zero_optimization.offload_optimizer.ratio", (None, 1), "Twin-Flow; use 1.0"),
+    ("zero_optimization.zenflow", (None,), "ZenFlow updates weights outside the optimizer; leave it out"),
+    ("zero_optimization.mics_shard_size", _ONE, "MiCS; leave it out"),
+    ("zero_optimization.zero_hpz_partition_size", _ONE, "hpZ keeps secondary weight copies; leave it out"),
+    ("zero_optimization.zero_quantized_weights", _OFF, "ZeRO++ quantized weights; leave it out"),
+    ("zero_optimization.zero_quantized_gradients", _OFF, "ZeRO++ quantized gradients; leave it out"),
+    ("zero_optimization.round_robin_gradients", _OFF, "DeepSpeed misplaces its own partitions; leave it out"),
+    ("tensor_parallel.autotp_size", _ONE, "tensor parallelism; use ZeRO alone"),
+    ("expert_parallel.enabled", _OFF, "expert parallelism; use ZeRO alone"),
+    ("sequence_parallel_size", _ONE, "sequence parallelism; use ZeRO alone"),
+    ("pipeline.stages", (*_ONE, "auto"), "pipeline parallelism; use ZeRO alone"),
+    ("compile.deepcompile", _OFF, "DeepCompile moves the gradients; leave it out"),
+    ("hybrid_engine.enabled", _OFF, "another engine; leave it out"),
+    ("weight_quantization", (None,), "quantized weights; leave it out"),
+    ("data_efficiency.enabled", _OFF, "other examples and layers than the recipe's; leave it out"),
+    ("managed_gradient_accumulation", (None, True), "gradients are reduced inside step(); leave it out"),
+    ("bf16.bf16_master_weights_and_grads", _OFF, "master weights below fp32; leave it out"),
+    ("bf16.bf16_optimizer_states", _OFF, "optimizer states below fp32; leave it out"),
+    ("fp16.fp16_master_weights_and_grads", _OFF, "master weights below fp32; leave it out"),
+    ("torch_autocast.enabled", _OFF, "torch autocast; use bf16.enabled or fp16.enabled"),
 )
 
 
@@ -79,14 +83,17 @@ def check_ds_config(config: dict[str, Any]) -> None:
         raise UserError("ds_config: " + "; ".join(problems))
 
 
-def misspelt_keys(config: dict[str, Any]) -> Iterator[str]:
-    """Yield a message on each top-level key that looks misspelt: DeepSpeed ignores unknown keys."""
+def wrong_settings(config: dict[str, Any]) -> Iterator[str]:
+    """Yield a message on each key that DeepSpeed does not know, and on each value that is not of its type."""
     if "bfloat16" in config:  # DeepSpeed reads it only without bf16, and dsprune writes bf16
         yield "ds_config: bfloat16: the old name of a section: call it bf16"
-    for key in config:
-        near = difflib.get_close_matches(key, KNOWN_KEYS, n=1, cutoff=0.8)
-        if key not in KNOWN_KEYS and near:
-            yield f"ds_config: unknown key {key!r}, which DeepSpeed would ignore: did you mean {near[0]!r}?"
+    # DeepSpeed has a message of its own on each key that it has removed.
+    zero = config.get("zero_optimization")
+    present = {key: value for key, value in config.items() if key not in _REMOVED_TOP_LEVEL_CONFIG_KEYS}
+    if isinstance(zero, dict):
+        kept = {key: value for key, value in zero.items() if key not in _REMOVED_ZERO_CONFIG_KEYS}
+        present["zero_optimization"] = kept
+    yield from wrong_keys(present)
 
 
 def check_by_deepspeed(config: dict[str, Any]) -> None:
@@ -105,7 +112,7 @@ def check_by_deepspeed(config: dict[str, Any]) -> None:
         field = ".".join(str(part) for part in problem["loc"])
         message = f"ds_config: {error.title}: {field}={problem['input']!r}: {problem['msg']}"
         raise UserError(message) from error
-    except (DeepSpeedConfigError, AssertionError, TypeError, ValueError) as error:
+    except Exception as error:  # it checks some values by using them
         raise UserError(f"ds_config: DeepSpeed refuses it: {' '.join(str(error).split())}") from error
 
 
@@ -153,15 +160,12 @@ def check_optimizer_state(optimizer: str, method: str) -> None:
 
 
 def _refused_settings(config: dict[str, Any]) -> Iterator[str]:
-    for key, refused, reason in _REFUSED:
+    for key, harmless, reason in _REFUSED:
         value = _get(config, key)
-        if _matches(value, refused):
+        if value not in harmless:
             yield f"{key}={value!r} is not supported ({reason})"
-    ratio = _get(config, "zero_optimization.offload_optimizer.ratio")
-    if ratio is not None and ratio != 1.0:
-        yield f"zero_optimization.offload_optimizer.ratio={ratio} is not supported (Twin-Flow; use 1.0)"
     optimizer = _get(config, "optimizer.type")
-    if optimizer is not None and not _is_elementwise(optimizer):
+    if optimizer is not None and not (isinstance(optimizer, str) and _is_elementwise(optimizer)):
         why = f"not element-wise or unknown; use one of {', '.join(sorted(OPTIMIZERS_OF_TORCH))}"
         yield f"optimizer.type={optimizer!r} is not supported ({why})"
 
@@ -169,14 +173,6 @@ def _refused_settings(config: dict[str, Any]) -> Iterator[str]:
 def _is_elementwise(optimizer: str) -> bool:
     """Return whether DeepSpeed builds an element-wise optimizer for this name."""
     return optimizer.lower() in OPTIMIZERS_OF_DEEPSPEED or optimizer in OPTIMIZERS_OF_TORCH
-
-
-def _matches(value: Any, refused: Any) -> bool:
-    if refused is dict:
-        return isinstance(value, dict)
-    if refused is int:  # a size: 1 and less mean off
-        return isinstance(value, int) and value > 1
-    return bool(value == refused)
 
 
 def _get(config: dict[str, Any], dotted: str) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ import torch
 from dsprune.errors import UserError
 from dsprune.methods.method import Method, ShardContext
 from dsprune.model.shard import PrunableTensor
+from dsprune.recipe import Pruning
 from dsprune.registry import METHODS
-from dsprune.selection.groups import make_groups
+from dsprune.selection.groups import make_groups, update_groups
 from dsprune.testing.methods import check_parts, check_selection, check_shards
 from dsprune.utils.randomness import mix64
 
@@ -103,3 +105,19 @@ def test_groups_share_a_sparsity_or_are_one_tensor_each() -> None:
         ("b", (1,), 5, 4),
     ]
     assert [g.tensors for g in make_groups(tensors, [0.5, 0.5, 0.5], "uniform")] == [(0,), (1,), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"sparsity": 0.9999999999},
+            r"a sparsity of 0.9999999999 leaves none of the 26 weights of a and 2 more",
+        ),
+        ({"sparsity": 0.95, "scope": "uniform"}, r"a sparsity of 0.95 leaves none of the 10 weights of a"),
+    ],
+)
+def test_a_target_that_leaves_nothing_is_refused(values: dict[str, Any], message: str) -> None:
+    tensors = [PrunableTensor(name, (size,)) for name, size in (("a", 10), ("b", 5), ("c", 11))]
+    with pytest.raises(UserError, match=message):
+        update_groups(tensors, Pruning.model_validate(values), progress=1.0)

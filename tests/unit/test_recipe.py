@@ -93,7 +93,7 @@ class TestLoading:
         with pytest.raises(UserError, match=r"r.yaml: value .*: a recipe is a mapping of keys to values"):
             load_recipe(str(path))
 
-    @pytest.mark.parametrize("content", [b"model: [1\nb: 2", b"\xff\xfe\xfd", b"seed: 2024-13-45"])
+    @pytest.mark.parametrize("content", [b"model: [1\nb: 2", b"\xff\xfe\xfd", b"seed: !!int ''"])
     def test_a_file_that_is_not_yaml(self, tmp_path: Path, content: bytes) -> None:
         path = tmp_path / "r.yaml"
         path.write_bytes(content)
@@ -139,6 +139,76 @@ class TestOverrides:
     def test_a_value_that_is_not_yaml(self) -> None:
         with pytest.raises(UserError, match=r"override 'seed=\[': not valid YAML"):
             load_recipe("glue-90", ["seed=["])
+
+    def test_an_override_changes_one_place_of_a_shared_mapping(self, tmp_path: Path) -> None:
+        path = tmp_path / "r.yaml"
+        path.write_text(
+            "budget: {batch: 8}\npruning: {sparsity: 0.5, sparsities: &own {a: 0.1}}\nlearning_rate: {scale: *own}\n"
+        )
+        recipe = load_recipe(str(path), ["learning_rate.scale.a=0.2"])
+        assert recipe.pruning.sparsities == {"a": 0.1}
+        assert recipe.learning_rate.scale == {"a": 0.2}
+
+
+class TestNumbers:
+    @pytest.mark.parametrize(
+        ("override", "found"),
+        [
+            ("learning_rate.peak=1e-4", 1e-4),
+            ("learning_rate.peak=1e0", 1.0),
+            ("pruning.sparsity=5e-1", 0.5),
+            ("budget.batch=1e2", 100),
+            ("pruning.every=1e1", Span(10.0, "steps")),
+            ("pruning.every=1e1 epochs", Span(10.0, "epochs")),
+        ],
+    )
+    def test_an_exponent_is_read_everywhere(self, override: str, found: object) -> None:
+        key = override.partition("=")[0]
+        section, _, name = key.partition(".")
+        assert getattr(getattr(load_recipe("glue-90", [override]), section), name) == found
+
+    @pytest.mark.parametrize(
+        ("override", "message"),
+        [
+            ("budget.batch=true", "budget.batch: value True: must be a valid integer"),
+            ("budget.batch='32'", "budget.batch: value '32': must be a valid integer"),
+            ("budget.batch=8.5", "budget.batch: value 8.5: must be a valid integer"),
+            ("pruning.sparsity='0.5'", "pruning.sparsity: value '0.5': must be a valid number"),
+            ("pruning.sparsity=true", "pruning.sparsity: value True: must be a valid number"),
+            ("pruning.sparsities={a: true}", "pruning.sparsities.a: value True: must be a valid number"),
+            ("optimizer.betas=['0.9', 0.99]", "optimizer.betas.0: value '0.9': must be a valid number"),
+            ("distillation={teacher: t, temperature: '2'}", "distillation.temperature: value '2': write a number"),
+            ("distillation={teacher: t, temperature: true}", "distillation.temperature: value True: write a number"),
+            ("tracking.wandb='true'", "tracking.wandb: value 'true': must be a valid boolean"),
+            ("tracking.wandb=1", "tracking.wandb: value 1: must be a valid boolean"),
+            ("task.label=5", "task.label: value 5: must be a valid string"),
+            ("budget.batch=010", "override 'budget.batch=010': .* found '010', which not all readers"),
+            ("budget.epochs=1:30", "found '1:30', which not all readers"),
+            ("tracking.wandb=yes", "found 'yes', which not all readers"),
+            ("budget.epochs=1e300", "budget.epochs: value 1e.300: must be less than or equal to 4294967295"),
+            ("budget.epochs=1e400", "budget.epochs: value inf: must be"),
+            ("timeout=1e300", "timeout: value 1e.300: must be less than"),
+            ("seed=99999999999", "seed: value 99999999999: must be less than"),
+            ("optimizer.eps=1e30", "optimizer.eps: value 1e.30: must be less than or equal to 1"),
+            ("pruning.updates=100000000000000", "pruning.updates: value 100000000000000: must be less than"),
+            (f"pruning.every=1{400 * '0'} epochs", "pruning.every: value '1000.*0 epochs': must be at most 4294967295"),
+            (f"pruning.every=1{300 * '0'}", "pruning.every: value 1000.*: must be at most 4294967295"),
+            ("distillation={teacher: t, temperature: 1e20}", "distillation.temperature: value .*: must be less than"),
+            ("budget.batch=!!int ''", "override .*: not valid YAML: found the tag tag:yaml.org,2002:int"),
+            ("pruning={sparsity: 0.5, sparsity: 0.6}", "override .*: found the key 'sparsity' twice"),
+            (f"task={1000 * '['}", "override .*: found more than 50 levels of nesting"),
+        ],
+    )  # fmt: skip
+    def test_whatever_is_no_sensible_number_is_refused(self, override: str, message: str) -> None:
+        with pytest.raises(UserError, match=message) as caught:
+            load_recipe("glue-90", [override])
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("text", [r"a\0b", r"a\nb", r"a\e[2Jb", r"a\u202eb"])
+    @pytest.mark.parametrize("field", ["output", "model.path", "tracking.group", "deepspeed"])
+    def test_a_text_with_control_characters_is_refused(self, field: str, text: str) -> None:
+        with pytest.raises(UserError, match=f"{field}: value .*: holds the control character"):
+            load_recipe("glue-90", [f'{field}="{text}"'])
 
 
 class TestTaskAlone:

@@ -5,6 +5,7 @@ from pathlib import Path
 import yaml
 
 from dsprune.errors import UserError
+from dsprune.utils.documents import read_yaml
 from dsprune.utils.files import replace_text
 
 __all__ = ["check_recipe_file", "write_temperature"]
@@ -33,12 +34,12 @@ def write_temperature(path: Path, temperature: float) -> None:
 def _with_temperature(path: Path, temperature: float) -> str:
     if not path.is_file():
         raise UserError(f"--write: value {path}: no such file: give a recipe file of your own")
-    text = path.read_bytes().decode()
+    values = read_yaml(path.read_bytes(), f"--write: value {path}")
     try:
-        section = _child(yaml.compose(text, yaml.SafeLoader), SECTION)
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--write: value {path}: not valid YAML: {' '.join(str(error).split())}") from error
+        text = path.read_bytes().decode()
+    except UnicodeDecodeError:
+        raise UserError(f"--write: value {path}: is not UTF-8: save it as UTF-8") from None
+    section = _child(yaml.compose(text, yaml.SafeLoader), SECTION)
     if not isinstance(section, yaml.MappingNode) or not section.value:
         raise UserError(f"--write: value {path}: has no section {SECTION}: add it, with a teacher")
     edited = _edit(text, section, f"{temperature:g}")
@@ -73,6 +74,6 @@ def _child(node: yaml.Node | None, key: str) -> yaml.Node | None:
 def _holds(text: str, values: object) -> bool:
     # The edit goes wrong with some YAML: aliases, empty values, values over several lines.
     try:
-        return bool(yaml.safe_load(text) == values)
-    except yaml.YAMLError:
+        return bool(read_yaml(text, "the edited recipe") == values)
+    except UserError:
         return False

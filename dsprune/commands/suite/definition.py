@@ -1,15 +1,15 @@
 """The definition of a suite: recipes, sparsities, and methods, each of which changes a few values of a recipe."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from dsprune.errors import UserError
-from dsprune.recipe.section import Section, Text, describe
+from dsprune.recipe.section import Positive, Section, Sparsity, Text, describe
+from dsprune.utils.documents import read_yaml
 from dsprune.utils.folders import shipped_folder, shipped_names
-from dsprune.utils.text import did_you_mean
+from dsprune.utils.text import did_you_mean, short
 
 __all__ = ["Method", "Suite", "load_suite", "shipped_suites"]
 
@@ -29,7 +29,7 @@ class Method(Section):
     """Components of the model to prune too, by their names in `dsprune analyze`; components that the model lacks are
     ignored."""
 
-    budget: Annotated[float, Field(gt=0)] = 1.0
+    budget: Positive = 1.0
     """Length of the run as a multiple of the recipe's."""
 
     iterative: Literal["weights", "rate"] | None = None
@@ -48,7 +48,7 @@ class Suite(Section):
     """Recipes to run the suite on, by folder name: a recipe and values to change, as on the command line. A recipe
     that is named on the command line replaces them."""
 
-    sparsity: tuple[Annotated[float, Field(gt=0, lt=1)], ...]
+    sparsity: tuple[Sparsity, ...]
     """Targets of the methods that prune."""
 
     convention: Literal["prunable", "matrices"] = "prunable"
@@ -102,9 +102,10 @@ def load_suite(name_or_path: str) -> Suite:
         raise UserError(
             f"suite {name_or_path!r}: no such file: {hint}the suites are {', '.join(shipped_suites())}"
         )
+    values = read_yaml(text, name_or_path)
+    if not isinstance(values, dict):
+        raise UserError(f"{name_or_path}: value {short(values)}: a suite is a mapping of keys to values")
     try:
-        return Suite.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise UserError(f"{name_or_path}: not valid YAML: {' '.join(str(error).split())}") from None
+        return Suite.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{name_or_path}: {describe(error, Suite)}") from None
