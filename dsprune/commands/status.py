@@ -18,7 +18,7 @@ from rich.text import Text
 
 from dsprune.errors import UserError
 from dsprune.train.run_folder import RunFolder
-from dsprune.train.status_file import Status, read_status
+from dsprune.train.status_file import Status, read_status, seconds_after_boot
 from dsprune.utils.console import say
 
 __all__ = ["SILENCE", "RunState", "read_run_state", "status"]
@@ -106,7 +106,7 @@ def read_run_state(run: RunFolder, now: float) -> RunState:
     death = _death(status, now, _longest_silence(lines)) if status.state == "running" else None
     left = None
     if status.state == "running" and death is None and speed is not None:
-        left = max(0.0, (status.total_steps - status.step) * speed - (now - status.updated))
+        left = max(0.0, (status.total_steps - status.step) * speed - max(0.0, now - status.updated))
     checkpoint = _newest_checkpoint(run.checkpoints)
     return RunState(
         status=status,
@@ -114,7 +114,7 @@ def read_run_state(run: RunFolder, now: float) -> RunState:
         seconds_left=left,
         seconds_per_step=speed,
         checkpoint=None if checkpoint is None else checkpoint.name,
-        checkpoint_age=None if checkpoint is None else now - checkpoint.stat().st_mtime,
+        checkpoint_age=None if checkpoint is None else max(0.0, now - checkpoint.stat().st_mtime),
         result=json.loads(run.summary.read_text())["metrics"] if run.summary.exists() else {},
     )
 
@@ -137,8 +137,10 @@ def _longest_silence(lines: Sequence[dict[str, Any]]) -> float:
 
 
 def _death(status: Status, now: float, longest_silence: float) -> str | None:
-    if status.host == socket.gethostname() and not _is_alive(status):
-        return f"process {status.pid} on {status.host} ended without a final status"
+    """Return why a run counts as dead. On its own host the process tells, elsewhere only the clock."""
+    if status.host == socket.gethostname():
+        alive = _is_alive(status)
+        return None if alive else f"process {status.pid} on {status.host} ended without a final status"
     silence = now - status.updated
     if silence > longest_silence:
         return f"no update from {status.host} for {silence / 60:.0f} minutes"
@@ -149,7 +151,8 @@ def _is_alive(status: Status) -> bool:
     """Whether the process runs and is the one that wrote the status: the system reuses process ids."""
     try:
         process = psutil.Process(status.pid)
-        return bool(process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= status.started + 1)
+        same = status.process_started is None or abs(seconds_after_boot(process) - status.process_started) < 1
+        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

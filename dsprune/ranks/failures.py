@@ -22,6 +22,9 @@ from dsprune.ranks.ranks import Ranks
 __all__ = ["Watchdog", "explain_lost_ranks", "probe_ranks"]
 
 T = TypeVar("T")
+LAST_WORDS = 5.0
+"""Seconds for the report of a process that is about to end."""
+
 SIGNS = ("closed by peer", "reset by peer", "Timed out waiting", "Connection refused", "Broken pipe")
 """Parts of gloo's messages when a rank does not answer."""
 
@@ -53,10 +56,11 @@ class Watchdog:
     Args:
         ranks: this process among all.
         timeout: seconds without a call of `beat`.
+        report: gets the reason just before the end, and has `LAST_WORDS` seconds.
     """
 
-    def __init__(self, ranks: Ranks, timeout: float) -> None:
-        self._rank, self._timeout = ranks.rank, timeout
+    def __init__(self, ranks: Ranks, timeout: float, report: Callable[[str], object] = str) -> None:
+        self._rank, self._timeout, self._report = ranks.rank, timeout, report
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self.beat("the start")
@@ -87,13 +91,17 @@ class Watchdog:
         while not self._over.wait(min(1.0, self._timeout / 4)):
             since, what = self._last
             if time.monotonic() - since > self._timeout:
+                reason = f"no progress for {self._timeout:g} seconds (timeout of the recipe) since {what}"
                 print(
-                    f"dsprune: rank {self._rank}: no progress for {self._timeout:g} seconds (timeout of the recipe) "
-                    f"since {what}: another rank, a host or a file system is gone; run the same command to resume "
-                    f"from the newest checkpoint",
+                    f"dsprune: rank {self._rank}: {reason}: another rank, a host or a file system is gone; run the "
+                    f"same command to resume from the newest checkpoint",
                     file=sys.stderr,
                     flush=True,
                 )
+                # In a thread, since the file system may be what is gone.
+                last_words = threading.Thread(target=self._report, args=(reason,), daemon=True)
+                last_words.start()
+                last_words.join(LAST_WORDS)
                 os._exit(1)
 
 

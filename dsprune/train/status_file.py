@@ -1,5 +1,6 @@
 """`status.json` in a run's folder: the state and the progress of the run."""
 
+import math
 import os
 import socket
 import time
@@ -8,13 +9,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dsprune.errors import StoppedError, UserError
 from dsprune.ranks.ranks import Ranks
 from dsprune.utils.files import replace_text
 
-__all__ = ["State", "Status", "StatusFile", "read_status"]
+__all__ = ["State", "Status", "StatusFile", "read_status", "seconds_after_boot"]
 
 State = Literal["running", "stopped", "finished", "failed"]
 
@@ -31,6 +33,8 @@ class Status(BaseModel):
         host: the host of rank 0.
         pid: process id of rank 0.
         world_size: number of ranks.
+        process_started: seconds from the start of the host to that of the process, which no change of the clock
+            affects; with `pid` it identifies the process. None = not known.
         started: when the run started, in seconds since 1970.
         updated: when the file was written, in seconds since 1970.
         step: number of applied optimizer steps.
@@ -48,6 +52,7 @@ class Status(BaseModel):
     host: str
     pid: int
     world_size: int
+    process_started: float | None = None
     started: float
     updated: float
     step: int
@@ -73,11 +78,16 @@ def read_status(path: Path) -> Status:
         raise UserError(f"{path}: cannot be read ({reason}): remove it and resume the run") from None
 
 
+def seconds_after_boot(process: psutil.Process) -> float:
+    """Return when a process started, in seconds after its host did: the system's clock may be set meanwhile."""
+    return float(process.create_time() - psutil.boot_time())
+
+
 class StatusFile:
     """Writes a `status.json` on rank 0; on other ranks it writes nothing.
 
     As a context manager it writes the file at the start and at the end. The state at the end is `finished`,
-    `stopped` after a `StoppedError`, or `failed` after any other error, with its first line.
+    `stopped` after a `StoppedError` or a signal, or `failed` after any other error, with its first line.
 
     Args:
         path: of the file.
@@ -87,12 +97,14 @@ class StatusFile:
 
     def __init__(self, path: Path, ranks: Ranks, **known: Any) -> None:
         self._path, self._is_writer = path, ranks.is_first
+        self._written = -math.inf
         now = time.time()
         self._status = Status(
             state="running",
             host=socket.gethostname(),
             pid=os.getpid(),
             world_size=ranks.world_size,
+            process_started=seconds_after_boot(psutil.Process()),
             started=now,
             updated=now,
             **known,
@@ -107,6 +119,8 @@ class StatusFile:
     ) -> None:
         if isinstance(error, StoppedError):
             self._set(state="stopped", reason=str(error))
+        elif isinstance(error, KeyboardInterrupt | SystemExit):
+            self._set(state="stopped", reason="ended by a signal")
         elif error is not None:
             self._set(state="failed", reason=_first_line(error))
         else:
@@ -117,14 +131,20 @@ class StatusFile:
     def update(self, **changes: Any) -> None:
         """Set some fields, and write the file if the last write is at least `WRITE_INTERVAL` ago."""
         self._set(**changes)
-        if time.time() - self._status.updated >= WRITE_INTERVAL:
+        if time.monotonic() - self._written >= WRITE_INTERVAL:
             self._write()
+
+    def fail(self, reason: str) -> None:
+        """Write that the run failed, when the process is about to end without leaving the context."""
+        self._set(state="failed", reason=reason)
+        self._write()
 
     def _set(self, **changes: Any) -> None:
         self._status = Status.model_validate(self._status.model_dump() | changes)
 
     def _write(self) -> None:
         self._set(updated=time.time())
+        self._written = time.monotonic()
         if self._is_writer:
             replace_text(self._path, self._status.model_dump_json(indent=1) + "\n")
 

@@ -5,6 +5,7 @@ requests, on the CPU and in the background. The result is read after the next st
 ranks stop after the same step.
 """
 
+import math
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ from dsprune.errors import EXIT_STOPPED
 from dsprune.ranks.collectives import DelayedMax
 from dsprune.ranks.ranks import Ranks
 from dsprune.train.run_folder import RunFolder
-from dsprune.utils.signals import stop_exiting_on_signals
+from dsprune.utils.signals import END_SIGNALS, is_left_ignored, stop_exiting_on_signals
 from dsprune.zero.launch import is_alive, launcher_processes
 
 __all__ = ["StopRequests"]
@@ -34,7 +35,10 @@ class Reason(IntEnum):
     STOP_AFTER = 3
     SLURM_END = 4
     SIGUSR1 = 5
-    SIGTERM = 6
+    SIGXCPU = 6
+    SIGHUP = 7
+    SIGINT = 8
+    SIGTERM = 9
 
 
 MESSAGES = {
@@ -43,10 +47,13 @@ MESSAGES = {
     Reason.STOP_AFTER: "--stop-after is over",
     Reason.SLURM_END: "the end time of the Slurm job is near",
     Reason.SIGUSR1: "SIGUSR1",
+    Reason.SIGXCPU: "SIGXCPU, the limit of CPU time",
+    Reason.SIGHUP: "SIGHUP, the terminal is gone",
+    Reason.SIGINT: "Ctrl-C",
     Reason.SIGTERM: "SIGTERM",
 }
 
-SIGNALS = {signal.SIGUSR1: Reason.SIGUSR1, signal.SIGTERM: Reason.SIGTERM}
+SIGNALS = {number: Reason[number.name] for number in (*END_SIGNALS, signal.SIGUSR1, signal.SIGINT)}
 
 
 class StopRequests:
@@ -63,13 +70,14 @@ class StopRequests:
 
     def __init__(self, ranks: Ranks, run: RunFolder, margin: float, stop_after: float | None) -> None:
         self._ranks, self._run = ranks, run
-        slurm_end = float(os.environ.get("SLURM_JOB_END_TIME", "inf"))
-        self._deadlines = {Reason.SLURM_END: slurm_end - margin}
+        # The clock may be set during the run, so time is counted from here.
+        started = time.monotonic()
+        self._deadlines = {Reason.SLURM_END: started + _slurm_left() - margin}
         if stop_after is not None:
-            self._deadlines[Reason.STOP_AFTER] = time.time() + stop_after
+            self._deadlines[Reason.STOP_AFTER] = started + stop_after
         self._signalled = Reason.NONE
         self._is_training = False
-        self._last_poll = 0.0
+        self._last_poll = -POLL_INTERVAL
         self._launcher = launcher_processes()
         self._agreement = DelayedMax(ranks)
 
@@ -77,7 +85,8 @@ class StopRequests:
         if self._ranks.is_first:
             self._run.stop_file.unlink(missing_ok=True)
         for number in SIGNALS:
-            signal.signal(number, self._on_signal)
+            if not is_left_ignored(number):
+                signal.signal(number, self._on_signal)
         return self
 
     def __exit__(
@@ -104,13 +113,16 @@ class StopRequests:
             stop_exiting_on_signals()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        reason = SIGNALS[signal.Signals(number)]
+        if reason is Reason.SIGINT and (not self._is_training or self._signalled is Reason.SIGINT):
+            raise KeyboardInterrupt  # before there is something to save, or at the second Ctrl-C
         if not self._is_training:
             sys.exit(EXIT_STOPPED)
-        self._signalled = max(self._signalled, SIGNALS[signal.Signals(number)])
+        self._signalled = max(self._signalled, reason)
 
     def _requested(self) -> Reason:
         """Return this rank's reason to stop."""
-        now = time.time()
+        now = time.monotonic()
         reasons = [reason for reason, deadline in self._deadlines.items() if now >= deadline]
         if now - self._last_poll >= POLL_INTERVAL:
             self._last_poll = now
@@ -119,3 +131,11 @@ class StopRequests:
             if any(not is_alive(process) for process in self._launcher):
                 reasons.append(Reason.LAUNCHER_GONE)
         return max([self._signalled, *reasons])
+
+
+def _slurm_left() -> float:
+    """Return the seconds up to the end time of the Slurm job; without a job or an end time they have no end."""
+    try:
+        return float(os.environ.get("SLURM_JOB_END_TIME", "inf")) - time.time()
+    except ValueError:
+        return math.inf

@@ -142,7 +142,7 @@ def _open_session(
     stack.enter_context(status)
     stack.enter_context(explain_lost_ranks())  # inside the status, which records the explained error
     checkpointer = Checkpointer(recipe.checkpoints, run, ranks, engine, meter, tracker, status, resumed)
-    watchdog = stack.enter_context(Watchdog(ranks, recipe.timeout))
+    watchdog = stack.enter_context(Watchdog(ranks, recipe.timeout, status.fail))
     return Session(recipe, ranks, run, parts, meter, tracker, status, checkpointer, stops, watchdog)
 
 

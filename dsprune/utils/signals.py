@@ -9,7 +9,10 @@ import time
 from collections.abc import Iterable
 from types import FrameType
 
-__all__ = ["GRACE", "exit_on_signals", "stop_exiting_on_signals"]
+__all__ = ["END_SIGNALS", "GRACE", "exit_on_signals", "is_left_ignored", "stop_exiting_on_signals"]
+
+END_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU)
+"""The signals that end a process unless it handles them: of a person or a system, a closed terminal, a limit."""
 
 GRACE = 2.0
 """Seconds that a process has to unwind before it is ended."""
@@ -18,6 +21,14 @@ _codes: dict[int, int] = {}
 """The signals that currently end this process, with their exit codes."""
 
 _wakeup_socket: socket.socket | None = None
+
+
+def is_left_ignored(number: int) -> bool:
+    """Return whether a signal stays ignored: `nohup` has SIGHUP ignored, and a shell SIGINT of background jobs.
+
+    SIGTERM and SIGUSR1 do not: a batch script ignores them for itself, and lets its ranks handle them.
+    """
+    return number in (signal.SIGHUP, signal.SIGINT) and signal.getsignal(number) is signal.SIG_IGN
 
 
 def exit_on_signals(signals: Iterable[signal.Signals], code: int) -> None:
@@ -33,8 +44,9 @@ def exit_on_signals(signals: Iterable[signal.Signals], code: int) -> None:
         signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
         threading.Thread(target=_watch, args=(_wakeup_socket,), name="exit-on-signals", daemon=True).start()
     for number in signals:
-        _codes[number] = code
-        signal.signal(number, _unwind)
+        if not is_left_ignored(number):
+            _codes[number] = code
+            signal.signal(number, _unwind)
 
 
 def stop_exiting_on_signals() -> None:

@@ -1,10 +1,13 @@
 """Ranks that agree: to stop after the same step, and on what they run."""
 
+import itertools
 import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
@@ -14,8 +17,10 @@ from dsprune.ranks.agreement import check_same
 from dsprune.ranks.collectives import Comm
 from dsprune.ranks.ranks import Ranks
 from dsprune.testing.pool import RankPool
+from dsprune.train import stopping
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.stopping import StopRequests
+from dsprune.utils.replace import replaced
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +33,24 @@ def ranks() -> Ranks:
     return Ranks(dist.get_rank(), dist.get_rank(), dist.get_world_size())
 
 
+def clock_set_back() -> SimpleNamespace:
+    """The module `time` of a system whose clock goes back an hour with each look at it."""
+    looks = itertools.count()
+    return SimpleNamespace(time=lambda: time.time() - 3600 * next(looks), monotonic=time.monotonic)
+
+
 def stopped_at(comm: Comm, folder: str, what: str) -> tuple[int, str]:
     """The step after which this rank stops, when something happens on rank 1 at step 3."""
-    os.environ["SLURM_JOB_END_TIME"] = str(time.time() + 60) if what == "slurm" else "inf"
-    with StopRequests(ranks(), RunFolder(Path(folder)), 120.0, 0.0 if what == "deadline" else None) as stops:
+    ends = {"slurm": str(time.time() + 60), "no end": "Unknown"}
+    os.environ["SLURM_JOB_END_TIME"] = ends.get(what, "inf")
+    with (
+        replaced(stopping, "time", clock_set_back()) if what == "clock" else nullcontext(),
+        StopRequests(ranks(), RunFolder(Path(folder)), 120.0, 0.0 if what == "deadline" else None) as stops,
+    ):
         for step in range(100):
             if step == 3 and dist.get_rank() == 1 and what.startswith("SIG"):
                 os.kill(os.getpid(), signal.Signals[what])
-            if step == 3 and what == "file":
+            if step == 3 and what in ("file", "clock"):
                 (Path(folder) / "stop").touch()
                 time.sleep(1.1)  # it is looked for once a second
             if reason := stops.agreed():
@@ -50,7 +65,12 @@ def stopped_at(comm: Comm, folder: str, what: str) -> tuple[int, str]:
         ("SIGUSR1", 4, "SIGUSR1"),
         ("deadline", 1, "--stop-after is over"),
         ("slurm", 1, "the end time of the Slurm job is near"),
+        ("SIGHUP", 4, "SIGHUP, the terminal is gone"),
+        ("SIGINT", 4, "Ctrl-C"),
+        ("SIGXCPU", 4, "SIGXCPU, the limit of CPU time"),
         ("file", 4, "dsprune stop"),
+        ("clock", 4, "dsprune stop"),
+        ("no end", -1, ""),
         ("nothing", -1, ""),
     ],
 )
@@ -58,6 +78,21 @@ def test_all_ranks_stop_after_the_same_step(
     pool: RankPool, tmp_path: Path, what: str, step: int, reason: str
 ) -> None:
     assert pool.run(2, stopped_at, str(tmp_path), what) == [(step, reason)] * 2
+
+
+def interrupted_twice(comm: Comm, folder: str) -> str:
+    with StopRequests(ranks(), RunFolder(Path(folder)), 120.0, None) as stops:
+        stops.agreed()
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            return "interrupted"
+    return "no error"
+
+
+def test_the_second_ctrl_c_does_not_wait(pool: RankPool, tmp_path: Path) -> None:
+    assert pool.run(2, interrupted_twice, str(tmp_path)) == ["interrupted"] * 2
 
 
 def error_of_comparing(comm: Comm, facts: list[dict[str, str]]) -> str:

@@ -12,8 +12,8 @@ from dsprune.utils.signals import GRACE
 BEGIN = """
 import signal, sys, time
 from datetime import timedelta
-from dsprune.utils.signals import exit_on_signals, stop_exiting_on_signals
-exit_on_signals([signal.SIGTERM, signal.SIGUSR1], code=75)
+from dsprune.utils.signals import END_SIGNALS, exit_on_signals, stop_exiting_on_signals
+exit_on_signals([*END_SIGNALS, signal.SIGUSR1], code=75)
 """
 
 # A rank that waits for a first one which never comes: no handler of Python's runs in there.
@@ -61,9 +61,10 @@ def test_what_a_batch_script_ignores_stays_ignored_but_by_the_ranks() -> None:
     [
         (IN_A_LIBRARY, signal.SIGTERM, 75, ""),
         (IN_PYTHON, signal.SIGUSR1, 75, "unwound\n"),
+        (IN_PYTHON, signal.SIGHUP, 75, "unwound\n"),
         (AFTER_STAYING, signal.SIGTERM, 3, ""),
     ],
-    ids=["in a library", "in Python", "after staying"],
+    ids=["in a library", "in Python", "a closed terminal", "after staying"],
 )
 def test_it_ends_at_once(body: str, number: signal.Signals, code: int, said: str) -> None:
     with subprocess.Popen([sys.executable, "-c", BEGIN + body], stdout=subprocess.PIPE, text=True) as process:

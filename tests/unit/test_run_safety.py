@@ -74,15 +74,18 @@ def test_a_rank_without_progress_ends(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     codes: list[int] = []
+    reasons: list[str] = []
     monkeypatch.setattr(watchdog.os, "_exit", codes.append)
-    with Watchdog(Ranks(3, 0, 4), timeout=0.2) as dog:
+    with Watchdog(Ranks(3, 0, 4), 0.2, reasons.append) as dog:
         for _ in range(6):
             time.sleep(0.05)
             dog.beat("step 7")
         assert not codes, "it was beaten in time"
         dog.beating(str, "a batch of the evaluation")(1)
         time.sleep(0.6)
+    dog._thread.join()  # before the real _exit is back
     assert codes[0] == 1
+    assert reasons[0] == "no progress for 0.2 seconds (timeout of the recipe) since a batch of the evaluation"
     line = capsys.readouterr().err.splitlines()[0]
     assert line.startswith(
         "dsprune: rank 3: no progress for 0.2 seconds (timeout of the recipe) since a batch of the evaluation: "

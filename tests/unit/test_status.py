@@ -10,18 +10,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from rich.console import Console
 
 from dsprune.commands.status import SILENCE, read_run_state, status
 from dsprune.errors import UserError
 from dsprune.train.run_folder import RunFolder
+from dsprune.train.status_file import seconds_after_boot
 
 
 def write_run(folder: Path, now: float, **changes: Any) -> RunFolder:
     """A run in its step 40 of 100, half a second each, that this very process says is going on."""
     said = {
         "state": "running", "reason": None, "host": socket.gethostname(), "pid": os.getpid(), "world_size": 2,
+        "process_started": seconds_after_boot(psutil.Process()),
         "started": now, "updated": now, "step": 40, "total_steps": 100, "phase": "prune",
         "sparsity": 0.5, "loss": 0.25, "checkpoint": "global_step30",
     }  # fmt: skip
@@ -68,8 +71,20 @@ def test_a_run_whose_process_is_gone_is_dead(tmp_path: Path, now: float) -> None
 
 
 def test_a_process_that_got_the_number_later_is_another(tmp_path: Path, now: float) -> None:
-    """This process began later than the run did."""
-    assert read_run_state(write_run(tmp_path / "a", now, started=now - 1e6), now).name == "dead"
+    """This process began later than the one of the run."""
+    began = seconds_after_boot(psutil.Process()) - 60
+    assert read_run_state(write_run(tmp_path / "a", now, process_started=began), now).name == "dead"
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_is_set_changes_nothing(tmp_path: Path, now: float, hours: int) -> None:
+    run = write_run(tmp_path / "a", now + 3600 * hours, started=now + 3600 * hours)
+    state = read_run_state(run, now)
+    assert (state.name, state.death) == ("running", None)
+    assert state.seconds_left is not None
+    assert 0 <= state.seconds_left <= 30
+    assert state.checkpoint_age is not None
+    assert state.checkpoint_age >= 0
 
 
 def test_a_run_elsewhere_is_dead_when_it_is_silent_for_long(tmp_path: Path, now: float) -> None:

@@ -75,3 +75,17 @@ def test_what_cannot_be_read_is_bad_input(tmp_path: Path, text: str | None, says
         path.write_text(text)
     with pytest.raises(UserError, match=f"status.json: {says}"):
         read_status(path)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(75)])
+def test_a_signal_stops_a_run_and_does_not_fail_it(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "status.json"
+    with pytest.raises(type(error)), begun(path):
+        raise error
+    assert (read_status(path).state, read_status(path).reason) == ("stopped", "ended by a signal")
+
+
+def test_a_process_that_is_ended_from_outside_of_its_context_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    begun(path).fail("no progress for 600 seconds")
+    assert (read_status(path).state, read_status(path).reason) == ("failed", "no progress for 600 seconds")

@@ -10,6 +10,7 @@ import typer
 
 from dsprune.commands.cli.app import app
 from dsprune.errors import EXIT_STOPPED, CheckFailedError, RunFailedError, StoppedError, UserError
+from dsprune.utils.signals import END_SIGNALS
 
 __all__ = ["main", "run_command"]
 
@@ -19,8 +20,9 @@ def main() -> None:
     # Collections would take a fifth of the time of the imports, and find nothing.
     gc.set_threshold(100_000, 50, 50)
     # A terminated process unwinds and removes its temporary files, unless a batch script has it ignore the signal.
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for number in END_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))
     sys.exit(run_command(_without_local_rank(sys.argv[1:])))
 
 

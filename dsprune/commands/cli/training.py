@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dsprune.commands.cli.app import Overrides, RecipeArgument, app
 from dsprune.errors import EXIT_STOPPED, UserError
-from dsprune.utils.signals import exit_on_signals
+from dsprune.utils.signals import END_SIGNALS, exit_on_signals
 
 __all__ = ["calibrate", "plan", "run_script", "stop", "suite", "teacher", "train"]
 
@@ -79,7 +79,7 @@ def train(
     from dsprune.utils.console import quiet_libraries
     from dsprune.utils.text import parse_duration
 
-    exit_on_signals((signal.SIGTERM, signal.SIGUSR1), code=EXIT_STOPPED)
+    exit_on_signals((*END_SIGNALS, signal.SIGUSR1), code=EXIT_STOPPED)
     seconds = None if stop_after is None else parse_duration("--stop-after", stop_after)
     loaded, ranks = load_recipe(recipe, overrides or []), find_ranks()
     quiet_libraries(is_first=ranks.is_first)
