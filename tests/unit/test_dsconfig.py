@@ -314,7 +314,7 @@ def test_no_key_that_deepspeed_reads_counts_as_misspelt() -> None:
         ({"zero_optimization": {"stage": 7}}, "zero_optimization.stage=7: must be 0, 1, 2"),
         (
             {"compression_training": {}},
-            "DeepSpeed refuses it: The DeepSpeed compression library has been removed",
+            "compression_training: DeepSpeed has removed it, and the recipe replaces it",
         ),
         (
             {"fp16": {"enabled": True}, "bf16": {"enabled": True}},
@@ -333,6 +333,7 @@ def test_what_deepspeed_refuses_is_said_early_and_in_one_line(own: dict[str, Any
     [
         ({"FP16": {"enabled": True}}, "unknown key 'FP16', .* did you mean 'fp16'"),
         ({"my_own_key": 1}, "unknown key 'my_own_key', which DeepSpeed does not have: leave it out"),
+        ({"amp": {}}, "DeepSpeed refuses it: NVIDIA Apex AMP integration has been removed"),
         ({"optimizer": {"type": "AdamW", "lr": 1}}, "unknown key 'optimizer.lr'"),
         ({"optimizer": {"type": 1}}, "optimizer.type=1: must be a valid string"),
         ({"optimizer": {"params": {"foo": 1}}}, "optimizer.params.foo: FusedAdam has no such setting"),
