@@ -55,7 +55,7 @@ def as_recipe(recipe: Recipe | str | PathLike[str]) -> Recipe:
 
 
 def load_task(name: str, overrides: Sequence[str] = ()) -> Task:
-    """Create a task section from the task's name and `key=value` overrides.
+    """Create a task section from the task's name and `key=value` overrides, with or without `task.` before the key.
 
     Raises:
         UserError: the section is invalid; one line names every problem.
@@ -64,7 +64,7 @@ def load_task(name: str, overrides: Sequence[str] = ()) -> Task:
         >>> load_task("sst2", ["max_length=64"]).max_length
         64
     """
-    return _validate(Task, {"name": name}, overrides)
+    return _validate(Task, {"name": name}, [override.removeprefix("task.") for override in overrides])
 
 
 def shipped_recipes() -> list[str]:

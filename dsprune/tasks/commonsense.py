@@ -27,24 +27,35 @@ def commonsense_qa(rows: Rows) -> list[Question]:
     """Make a pair `Q: question`, `A: choice` for each choice, from the authors' files or the hub's flatter ones."""
     questions = rows.column("question")
     nested = bool(questions) and isinstance(questions[0], dict)
-    choices = [one["choices"] for one in questions] if nested else rows.column("choices")
-    stems = [one["stem"] for one in questions] if nested else questions
+    if nested:
+        stems = rows.converted("question", lambda one: rows.text(one["stem"]), "an object with a stem")
+        choices = rows.converted("question", lambda one: _choices(rows, one["choices"]), "one with choices")
+    else:
+        stems = rows.texts("question")
+        choices = rows.converted("choices", partial(_choices, rows), "an object with labels and texts")
     answers = rows.texts("answerKey")
     made = []
-    for row, (stem, its_choices, answer) in enumerate(zip(stems, choices, answers, strict=True), start=1):
-        if nested:
-            labels = [choice["label"] for choice in its_choices]
-            texts = [choice["text"] for choice in its_choices]
-        else:
-            labels, texts = its_choices["label"], its_choices["text"]
+    for place, (stem, its_choices, answer) in enumerate(zip(stems, choices, answers, strict=True)):
+        labels, texts = its_choices
         if answer not in labels:
             raise UserError(
-                f"{rows.origin}: row {row}: answerKey {answer!r} is not one of {', '.join(labels)}: "
+                f"{rows.where(place)}: answerKey {answer!r} is not one of {', '.join(labels)}: "
                 "use a split whose answers are published"
             )
         pairs = tuple((f"Q: {stem}", f"A: {text}") for text in texts)
         made.append(Question(pairs, labels.index(answer)))
     return made
+
+
+def _choices(rows: Rows, choices: Any) -> tuple[list[str], list[str]]:
+    """Return the labels and the texts of a question's choices, of either file format."""
+    if isinstance(choices, dict):
+        labels, texts = choices["label"], choices["text"]
+    else:
+        labels, texts = [one["label"] for one in choices], [one["text"] for one in choices]
+    if len(labels) != len(texts):
+        raise ValueError("there are not as many labels as texts")
+    return list(map(rows.text, labels)), list(map(rows.text, texts))
 
 
 def winogrande(rows: Rows) -> list[Question]:
@@ -56,9 +67,7 @@ def winogrande(rows: Rows) -> list[Question]:
         left, blank, right = sentence.partition("_")
         if not blank or answer not in ("1", "2"):
             problem = f"answer {answer!r} is neither 1 nor 2" if blank else "the sentence has no blank, _"
-            raise UserError(
-                f"{rows.origin}: row {row + 1}: {problem}: use a split whose answers are published"
-            )
+            raise UserError(f"{rows.where(row)}: {problem}: use a split whose answers are published")
         made.append(Question(tuple((left + option[row], right) for option in options), int(answer) - 1))
     return made
 
@@ -112,8 +121,8 @@ def _race(level: str, num_train: int, num_validation: int, settings: TaskSetting
         source="http://www.cs.cmu.edu/~glai1/data/race/, RACE.tar.gz",
         licence="for non-commercial research only",
         parts={
-            "train": Part(f"train/{level}", num_train),
-            "validation": Part(f"dev/{level}", num_validation),
+            "train": Part(f"train/{level}", num_train, is_folder=True),
+            "validation": Part(f"dev/{level}", num_validation, is_folder=True),
         },
         hub=HubData("ehovy/race", level),
     )

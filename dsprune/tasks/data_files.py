@@ -1,22 +1,31 @@
-"""Data files, each read into one table: csv, tsv, jsonl and parquet."""
+"""Data files, each read into one table: csv, tsv, jsonl and parquet.
 
-import gzip
-from collections.abc import Callable, Mapping, Sequence
+No value is converted by what it looks like: texts such as "2020-01-01", "01" and "true" stay texts.
+"""
+
+import csv
+import io
+import json
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-from pyarrow import csv, json, parquet
+from pyarrow import parquet
 
 from dsprune.errors import UserError
+from dsprune.tasks.text_files import lines_of, read_text
 from dsprune.utils.text import first_line
 
-__all__ = ["READERS", "Reader", "lines_of", "read_table", "suffix_of"]
+__all__ = ["READERS", "Reader", "read_table", "suffix_of"]
 
 Reader = Callable[[Path, Sequence[str]], pa.Table]
 """Reads a file; the second argument names the columns of a file without a header."""
 
-BLOCK_BYTES = 2**26
-"""The longest line of a jsonl file: a line may hold a document."""
+LONGEST_FIELD = 2**31 - 1
+"""Characters; Python's own limit of a csv field is 131,072."""
 
 
 def read_table(
@@ -34,12 +43,16 @@ def read_table(
         UserError: there is no such file, or it cannot be read.
     """
     readers = READERS if readers is None else readers
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if suffix_of(file) in readers)
-        if not files:
-            raise UserError(f"{origin}: holds no {', '.join(readers)} file: give another folder")
-        return pa.concat_tables([_read(file, str(file), readers, header) for file in files])
-    return _read(path, origin, readers, header)
+    if not path.is_dir():
+        return _read(path, origin, readers, header)
+    files = sorted(file for file in path.iterdir() if suffix_of(file) in readers)
+    if not files:
+        raise UserError(f"{origin}: holds no {', '.join(readers)} file: give another folder")
+    try:
+        tables = [_read(file, str(file), readers, header) for file in files]
+        return pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise UserError(f"{origin}: its files do not have the same columns: {first_line(error)}") from error
 
 
 def _read(path: Path, origin: str, readers: Mapping[str, Reader], header: Sequence[str]) -> pa.Table:
@@ -49,9 +62,16 @@ def _read(path: Path, origin: str, readers: Mapping[str, Reader], header: Sequen
     if not path.is_file():
         raise UserError(f"{origin}: no such file: give the path of an existing one")
     try:
-        return readers[suffix](path, header)
-    except (pa.ArrowException, OSError, EOFError, ValueError, LookupError, TypeError) as error:
+        table = readers[suffix](path, header)
+    except (
+        *(pa.ArrowException, csv.Error, zlib.error, OSError, EOFError),
+        *(ValueError, LookupError, TypeError, AttributeError, RecursionError),
+    ) as error:
         raise UserError(f"{origin}: not a valid {suffix[1:]} file: {first_line(error)}") from error
+    for name, count in Counter(table.column_names).items():
+        if count > 1:
+            raise UserError(f"{origin}: {count} columns are called {name!r}: rename or remove all but one")
+    return table
 
 
 def suffix_of(path: Path) -> str:
@@ -59,42 +79,100 @@ def suffix_of(path: Path) -> str:
     return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
 
 
-def lines_of(path: Path) -> list[str]:
-    """Return the lines of a text file, without line ends; the file may be compressed with gzip.
-
-    Lines end with a line feed only: other characters that Unicode calls line ends are part of the text.
-    """
-    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    lines = raw.decode("utf-8").split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
-
-
-def _separated(path: Path, options: csv.ParseOptions, header: Sequence[str]) -> pa.Table:
-    reading = csv.ReadOptions(column_names=list(header) or None)
-    with csv.open_csv(path, read_options=reading, parse_options=options) as reader:
-        names = reader.schema.names
-    # All as text: if types were inferred from the values, labels such as "01" and "true" would change.
-    as_text = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
-    return csv.read_csv(path, read_options=reading, parse_options=options, convert_options=as_text)
-
-
 def _csv(path: Path, header: Sequence[str]) -> pa.Table:
-    return _separated(path, csv.ParseOptions(newlines_in_values=True), header)
+    csv.field_size_limit(LONGEST_FIELD)
+    # Strict: a quotation mark inside a quoted field must be doubled. Otherwise \" would change the text.
+    rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    return _as_table(_numbered(rows), header, may_be_short=False)
 
 
 def _tsv(path: Path, header: Sequence[str]) -> pa.Table:
-    # Quotation marks have no meaning in these files: GLUE's contain unpaired ones.
-    return _separated(path, csv.ParseOptions(delimiter="\t", quote_char=False), header)
+    # Quotation marks have no meaning in these files: GLUE's contain unpaired ones. Some rows of GLUE's are cut off.
+    rows = (line.split("\t") for line in lines_of(path))
+    return _as_table(enumerate(row for row in rows if row != [""]), header, may_be_short=True)
+
+
+def _numbered(rows: Iterable[list[str]]) -> Iterator[tuple[int, list[str]]]:
+    """Number the rows that are not empty, the header being 0; name the one in which the file is invalid."""
+    number = 0
+    try:
+        for row in rows:
+            if row:
+                yield number, row
+                number += 1
+    except csv.Error as error:
+        raise ValueError(
+            f"row {number}: {first_line(error)} (a quotation mark inside quotes is written twice)"
+        ) from error
+
+
+def _as_table(
+    rows: Iterable[tuple[int, list[str]]], header: Sequence[str], *, may_be_short: bool
+) -> pa.Table:
+    """Make a table of text. A row that may be short has no value in its last columns."""
+    values: list[list[str | None]] = []
+    names: list[str] = []
+    for number, row in rows:
+        if not number:
+            has_none = len(row) == len(header) and not set(row) & set(header)
+            names = list(header) if has_none else row
+            if not has_none:
+                continue
+        missing = len(names) - len(row)
+        if missing < 0 or (missing and not may_be_short):
+            raise ValueError(f"row {number} has {len(row)} fields and the header has {len(names)}")
+        values.append([*row, *[None] * missing])
+    if not names:
+        raise ValueError("it is empty")
+    columns = zip(*values, strict=True) if values else ([] for _ in names)
+    return pa.Table.from_arrays([pa.array(column, pa.string()) for column in columns], names)
 
 
 def _jsonl(path: Path, header: Sequence[str]) -> pa.Table:
-    return json.read_json(path, read_options=json.ReadOptions(block_size=BLOCK_BYTES))
+    rows = [_object(number, line) for number, line in enumerate(lines_of(path), start=1) if line.strip()]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: _column(name, [row.get(name) for row in rows]) for name in names})
+
+
+def _object(number: int, line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line, object_pairs_hook=_without_repetitions)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"line {number}: {first_line(error)}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"line {number} holds a {type(value).__name__}: write one object in each line")
+    return value
+
+
+def _without_repetitions(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError(f"the keys {', '.join(name for name, _ in pairs)} are not all different")
+    return values
+
+
+def _column(name: str, values: list[Any]) -> pa.Array:
+    kinds = [(type(value), row) for row, value in enumerate(values, start=1) if value is not None]
+    first = kinds[0] if kinds else (str, 0)
+    try:
+        if len({kind is bool for kind, _ in kinds}) > 1:  # which would become 0 and 1
+            raise pa.ArrowInvalid("true and false are neither numbers nor texts")
+        return pa.array(values, from_pandas=True)  # with NaN as no value
+    except pa.ArrowException as error:
+        kind, row = next((one for one in kinds if one[0] is not first[0]), first)
+        raise ValueError(
+            f"row {row}: column {name!r} holds {kind.__name__} here and {first[0].__name__} in row {first[1]}: "
+            f"{first_line(error)}"
+        ) from error
 
 
 def _parquet(path: Path, header: Sequence[str]) -> pa.Table:
-    return parquet.read_table(path)
+    table = parquet.ParquetFile(path).read()
+    fields = [
+        field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+        for field in table.schema
+    ]
+    return table.cast(pa.schema(fields, table.schema.metadata))
 
 
 READERS: Mapping[str, Reader] = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet}

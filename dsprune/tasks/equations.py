@@ -23,7 +23,7 @@ from dsprune.errors import UserError
 from dsprune.model.pretrained import check_max_length, load_config, load_model
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.prefix import SLOT, evaluate_prefix, symbols_of
-from dsprune.tasks.rows import Rows
+from dsprune.tasks.rows import Rows, number_of
 from dsprune.tasks.seq2seq import Seq2Seq
 from dsprune.tasks.source import Benchmark, Part, Split, read_rows
 from dsprune.tasks.task import Task
@@ -92,7 +92,9 @@ class EquationGeneration(Seq2Seq):
     def load(self, split: Split) -> Dataset:
         """Read the questions, their numbers and the gold equations, each of which must have a value."""
         rows = read_rows(self.settings, split, self.benchmark)
-        numbers = rows.converted("Numbers", lambda text: list(map(float, text.split())), "a list of numbers")
+        numbers = rows.converted(
+            "Numbers", lambda text: list(map(number_of, text.split())), "a list of numbers"
+        )
         equations = [equation.split() for equation in rows.texts("Equation")]
         _check_equations(rows, equations, numbers)
         return Dataset.from_dict(
@@ -204,16 +206,14 @@ class EquationGeneration(Seq2Seq):
 def _check_equations(
     rows: Rows, equations: Sequence[Sequence[str]], numbers: Sequence[Sequence[float]]
 ) -> None:
-    for row, (equation, its_numbers) in enumerate(zip(equations, numbers, strict=True), start=1):
+    for place, (equation, its_numbers) in enumerate(zip(equations, numbers, strict=True)):
         if evaluate_prefix(equation, its_numbers) is None:
             raise UserError(
-                f"{rows.origin}: row {row}: {' '.join(equation)!r} has no value with {len(its_numbers)} numbers: "
+                f"{rows.where(place)}: {' '.join(equation)!r} has no value with {len(its_numbers)} numbers: "
                 f"give an equation in prefix form, of + - * /, {SLOT}0, {SLOT}1, ... and constants"
             )
         if len(equation) >= MAX_EQUATION:
-            raise UserError(
-                f"{rows.origin}: row {row}: {len(equation)} symbols: shorten it to {MAX_EQUATION - 1}"
-            )
+            raise UserError(f"{rows.where(place)}: {len(equation)} symbols: shorten it to {MAX_EQUATION - 1}")
 
 
 def _benchmark(title: str, licence: str, folder: str, sizes: tuple[int | None, int | None]) -> Benchmark:

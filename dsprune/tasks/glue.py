@@ -66,13 +66,16 @@ class GlueTask:
 
     def _benchmark(self) -> Benchmark:
         train, validation = self.examples
+        needed = (*self.texts, "label")
         return Benchmark(
             title=f"GLUE, {self.folder}",
             source="https://gluebenchmark.com/tasks, the folder that its download script makes",
             licence="that of each data set, see the source; GLUE itself adds none",
             parts={
-                "train": Part(f"{self.folder}/train.tsv", train, self.header, self.rename),
-                "validation": Part(f"{self.folder}/{self.file}", validation, self.header, self.rename),
+                "train": Part(f"{self.folder}/train.tsv", train, self.header, self.rename, needed=needed),
+                "validation": Part(
+                    f"{self.folder}/{self.file}", validation, self.header, self.rename, needed=needed
+                ),
             },
             hub=HubData(HUB_NAME, self.config, self.validation),
         )

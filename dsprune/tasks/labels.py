@@ -1,14 +1,19 @@
 """Class labels: their names in the data and in a trained model, and whether the two agree."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 from transformers import PretrainedConfig
 
 from dsprune.errors import UserError
-from dsprune.tasks.rows import Rows
+from dsprune.tasks.rows import Rows, number_of
 
-__all__ = ["check_same_labels", "describe_labels", "find_labels", "labels_of", "number_labels"]
+__all__ = ["check_same_labels", "describe_labels", "find_labels", "labels_of", "name_of", "number_labels"]
+
+MANY, SHARE = 20, 0.9
+"""A column with more different values than these, in number and as a share of the rows, is not one of labels."""
 
 NUM_SHOWN = 10
 """Number of labels that are listed where there may be many."""
@@ -20,14 +25,24 @@ def find_labels(rows: Rows, column: str) -> tuple[str, ...]:
     They are in the data set's own order where it has one, else sorted, with numbers sorted as numbers.
 
     Raises:
-        UserError: there are fewer than two.
+        UserError: there are fewer than two, nearly as many as rows, or two that look the same.
     """
-    found = set(map(str, rows.column(column, "task.label")))
-    names = rows.class_names(column) or sorted(found, key=_by_number_then_name)
+    values = [name_of(value) for value in rows.column(column, "task.label")]
+    names = rows.class_names(column) or sorted(set(values), key=_by_number_then_name)
+    way_out = "set task.label to another"
     if len(names) < 2:
+        raise UserError(f"{rows.origin}: column {column!r} holds fewer than two labels: {way_out}")
+    if (found := len(set(values))) > max(MANY, SHARE * len(values)):
         raise UserError(
-            f"{rows.origin}: column {column!r} holds fewer than two labels: set task.label to another"
+            f"{rows.origin}: column {column!r} holds {found:,} labels in {len(values):,} rows, as a column of texts "
+            f"or numbers does: {way_out}"
         )
+    for name, other in pairwise(sorted(names, key=str.strip)):
+        if name.strip() == other.strip():
+            raise UserError(
+                f"{rows.origin}: column {column!r}: the labels {name!r} and {other!r} differ in white space alone: "
+                "write them alike"
+            )
     return tuple(names)
 
 
@@ -45,13 +60,18 @@ def number_labels(rows: Rows, column: str, labels: Sequence[str], *, by_number: 
     """
     numbers = {str(number): number for number in range(len(labels))} if by_number else {}
     numbers |= {name: number for number, name in enumerate(labels)}
-    values = [str(value) for value in rows.column(column, "task.label")]
-    for row, value in enumerate(values, start=1):
+    values = [name_of(value) for value in rows.column(column, "task.label")]
+    for place, value in enumerate(values):
         if value not in numbers:
             raise UserError(
-                f"{rows.origin}: row {row}: label {value!r} is unknown: use one of {', '.join(labels)}"
+                f"{rows.where(place)}: label {value!r} is unknown: use one of {', '.join(labels)}"
             )
     return [numbers[value] for value in values]
+
+
+def name_of(value: object) -> str:
+    """Return a label as text; whole numbers look the same whether a file keeps them as integers or not."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def describe_labels(labels: Sequence[str], numbers: Sequence[int]) -> str:
@@ -91,4 +111,7 @@ def check_same_labels(path: str, config: PretrainedConfig, labels: Sequence[str]
 
 
 def _by_number_then_name(label: str) -> tuple[float, str]:
-    return (float(label) if label.isdecimal() else float("inf"), label)
+    try:
+        return number_of(label), label
+    except ValueError:
+        return math.inf, label

@@ -23,6 +23,7 @@ from dsprune.model.pretrained import Head
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.batches import Batch, Collate, padding_collate
 from dsprune.tasks.data_files import READERS, Reader, read_table
+from dsprune.tasks.labels import name_of
 from dsprune.tasks.rows import Rows
 from dsprune.tasks.source import Benchmark, Split, read_rows
 from dsprune.tasks.task import Task
@@ -146,12 +147,14 @@ class MultipleChoice(Task):
     def _read_columns(self, rows: Rows) -> list[Question]:
         """Make questions of a text, a list of choices, and the number or letter of the correct one."""
         texts = rows.texts(self.settings.text or "question", "task.text")
-        choices = rows.column(self.settings.text_pair or "choices", "task.text_pair")
+        choices = rows.converted(
+            self.settings.text_pair or "choices", _texts_of, "a list of choices", "task.text_pair"
+        )
         labels = rows.converted(
             self.settings.label or "label", letter_or_number, "a number or a letter", "task.label"
         )
         return [
-            Question(tuple((text, str(choice)) for choice in its_choices), label)
+            Question(tuple((text, choice) for choice in its_choices), label)
             for text, its_choices, label in zip(texts, choices, labels, strict=True)
         ]
 
@@ -160,11 +163,18 @@ class MultipleChoice(Task):
         return self.num_choices or len(self.load("train")["first"][0])
 
 
+def _texts_of(choices: Any) -> list[str]:
+    """Return the choices of a question, which may be numbers."""
+    if not isinstance(choices, list):
+        raise TypeError("not a list")
+    return [name_of(choice) for choice in choices]
+
+
 def letter_or_number(label: Any) -> int:
     """Return the position of an answer, from 0: 2 for 2, "2" and "C".
 
     Raises:
         ValueError: the label is neither a number nor a capital letter.
     """
-    text = str(label).strip()
+    text = name_of(label).strip()
     return ord(text) - ord("A") if len(text) == 1 and text.isascii() and text.isupper() else int(text)

@@ -1,13 +1,15 @@
 """Parallel corpora: two text files whose lines are translations of each other, or a table with both languages."""
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
 from dsprune.errors import UserError
-from dsprune.tasks.data_files import READERS, lines_of, read_table, suffix_of
+from dsprune.tasks.data_files import READERS, read_table, suffix_of
 from dsprune.tasks.rows import Rows
+from dsprune.tasks.text_files import lines_of
 from dsprune.utils.text import first_line
 
 __all__ = ["read_parallel", "sentences"]
@@ -42,7 +44,9 @@ def read_parallel(path: Path, origin: str, languages: Sequence[str]) -> pa.Table
 def sentences(rows: Rows, language: str) -> list[str]:
     """Return the sentences of a language, from the column `translation` (as on the hub) or that of its name."""
     if rows.has("translation"):
-        return rows.converted("translation", lambda pair: str(pair[language]), f"a sentence in {language!r}")
+        return rows.converted(
+            "translation", lambda pair: rows.text(pair[language]), f"a sentence in {language!r}"
+        )
     return rows.texts(language)
 
 
@@ -57,5 +61,5 @@ def _lines(path: Path, origin: str, language: str) -> list[str]:
         )
     try:
         return lines_of(file)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{origin}: {file.name} is not a text file: {first_line(error)}") from error

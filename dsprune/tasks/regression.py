@@ -50,8 +50,9 @@ class Regression(TextTask):
     @cached_property
     def scale(self) -> tuple[float, float]:
         """Mean and standard deviation of the training data's numbers."""
-        numbers = np.array(self._numbers("train"))
-        if not len(numbers) or numbers.std() == 0:
+        rows = read_rows(self.settings, "train", self.benchmark)
+        numbers = np.array(rows.numbers(self._label, "task.label"))
+        if not len(numbers) or not 0 < numbers.std() < np.inf:
             raise UserError(
                 f"task.train: column {self._label!r} does not hold two different numbers: give another"
             )
@@ -60,7 +61,13 @@ class Regression(TextTask):
     def load(self, split: Split) -> Dataset:
         """Read the texts and the numbers."""
         rows = read_rows(self.settings, split, self.benchmark)
-        return Dataset.from_dict({**self.texts(rows), "labels": rows.numbers(self._label, "task.label")})
+        numbers = rows.numbers(self._label, "task.label")
+        if len(numbers) > 1 and len(set(numbers)) == 1:
+            raise UserError(
+                f"{rows.origin}: all rows have the number {numbers[0]:g} in column {self._label!r}, so nothing "
+                "correlates with it: give others"
+            )
+        return Dataset.from_dict({**self.texts(rows), "labels": numbers})
 
     def prepare(self, split: Split, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """Return the encoded examples; the numbers of the training split are standardized."""
@@ -136,6 +143,3 @@ class Regression(TextTask):
     @property
     def _label(self) -> str:
         return self.settings.label or self.label
-
-    def _numbers(self, split: Split) -> list[float]:
-        return read_rows(self.settings, split, self.benchmark).numbers(self._label, "task.label")

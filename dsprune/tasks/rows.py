@@ -1,6 +1,7 @@
 """Rows of a task's data, read by column and checked: messages name the field, the file, the row and the column."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,13 @@ from datasets import ClassLabel, Dataset
 
 from dsprune.errors import UserError
 
-__all__ = ["Rows"]
+__all__ = ["BLANK", "MISSING", "Rows", "number_of"]
+
+BLANK = frozenset({""})
+"""The texts that are no value in plain text files: those of white space alone."""
+
+MISSING = BLANK | {"nan", "NaN", "NAN", "null", "NULL", "None", "<NA>"}
+"""The texts that are no value in a table of one's own: what programs write for a value that they do not have."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +25,14 @@ class Rows:
     Attributes:
         dataset: the rows.
         origin: the field and the file or data set, for messages.
+        missing: texts that are no value; none in a published data set, where they are texts like others.
+        row_numbers: `[rows]`, the number of each row in the file, from 1; None = all rows of the file are here.
     """
 
     dataset: Dataset
     origin: str
+    missing: frozenset[str] = MISSING
+    row_numbers: Sequence[int] | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -29,6 +40,28 @@ class Rows:
     def has(self, name: str) -> bool:
         """Return whether there is a column of this name."""
         return name in self.dataset.column_names
+
+    def where(self, place: int) -> str:
+        """Return the start of a message on the row at a place, counted from 0."""
+        return f"{self.origin}: row {place + 1 if self.row_numbers is None else self.row_numbers[place]}"
+
+    def is_missing(self, value: Any) -> bool:
+        """Return whether a value, or an element of a list, is no value: null, NaN, or one of the texts for them."""
+        if isinstance(value, str):
+            return value.strip() in self.missing
+        if isinstance(value, list):
+            return any(map(self.is_missing, value))
+        return value is None or (isinstance(value, float) and math.isnan(value))
+
+    def text(self, value: Any) -> str:
+        """Return a value that must be a text, for `converted`.
+
+        Raises:
+            ValueError: it is not, or it is missing.
+        """
+        if not isinstance(value, str) or self.is_missing(value):
+            raise ValueError(f"{value!r} is not a text")
+        return value
 
     def column(self, name: str, field: str | None = None) -> list[Any]:
         """Return all values of a column, those of a `ClassLabel` column as names.
@@ -54,10 +87,10 @@ class Rows:
         if isinstance(feature, ClassLabel):
             # The hub marks rows without a label with -1.
             values = [None if value is None or value < 0 else feature.int2str(value) for value in values]
-        if None in values:
-            raise UserError(
-                f"{self.origin}: row {values.index(None) + 1}: no value in column {name!r}: fill it in"
-            )
+        for place, value in enumerate(values):
+            if self.is_missing(value):
+                found = f" (it holds {value!r})" if value and value == value else ""
+                raise UserError(f"{self.where(place)}: no value in column {name!r}{found}: fill it in")
         return values
 
     def texts(self, name: str, field: str | None = None) -> list[str]:
@@ -77,9 +110,9 @@ class Rows:
         """Return all values of a column of numbers, which may be written as text.
 
         Raises:
-            UserError: there is no such column, or a value is missing or not a number.
+            UserError: there is no such column, or a value is missing, infinite or not a number.
         """
-        return self.converted(name, float, "a number", field)
+        return self.converted(name, number_of, "a number", field)
 
     def converted(
         self, name: str, convert: Callable[[Any], Any], what: str, field: str | None = None
@@ -96,12 +129,12 @@ class Rows:
             UserError: there is no such column, a value is missing, or `convert` fails.
         """
         converted = []
-        for row, value in enumerate(self.column(name, field), start=1):
+        for place, value in enumerate(self.column(name, field)):
             try:
                 converted.append(convert(value))
-            except (ValueError, LookupError, TypeError) as error:
+            except (ValueError, LookupError, TypeError, ArithmeticError) as error:
                 raise UserError(
-                    f"{self.origin}: row {row}: {str(value)[:80]!r} in column {name!r} is not {what}: fix it"
+                    f"{self.where(place)}: {str(value)[:80]!r} in column {name!r} is not {what}: fix it"
                 ) from error
         return converted
 
@@ -109,3 +142,15 @@ class Rows:
         """Return the names of a `ClassLabel` column in their own order; None for any other column."""
         feature = self.dataset.features[name]
         return feature.names if isinstance(feature, ClassLabel) else None
+
+
+def number_of(value: Any) -> float:
+    """Return a number, which may be written as text.
+
+    Raises:
+        ValueError: it is not one, or it is not finite.
+    """
+    number = float(value)
+    if not math.isfinite(number) or isinstance(value, bool) or "_" in str(value):
+        raise ValueError(f"{value!r} is not a number")
+    return number

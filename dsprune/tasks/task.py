@@ -44,6 +44,7 @@ from dsprune.errors import UserError
 from dsprune.recipe import Task as TaskSettings
 from dsprune.registry import TASKS
 from dsprune.tasks.batches import LABELS, Batch, Collate, without_labels
+from dsprune.tasks.examples import check_tokens, spread
 from dsprune.tasks.source import Benchmark, Split
 
 __all__ = ["LogitRows", "Task", "build_task"]
@@ -116,10 +117,12 @@ class Task(ABC):
         Optional. Override it for what `encode` cannot do batch by batch.
         """
         limit = self.settings.max_train if split == "train" else self.settings.max_validation
-        rows = _spread(self.load(split), limit)
+        rows = spread(self.load(split), limit)
         if not len(rows):
             raise UserError(f"task.{split}: no examples: give a file or data set that has some")
-        return rows.map(partial(self.encode, tokenizer), batched=True, remove_columns=rows.column_names)
+        data = rows.map(partial(self.encode, tokenizer), batched=True, remove_columns=rows.column_names)
+        check_tokens(data, split)
+        return data
 
     @abstractmethod
     def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:
@@ -276,10 +279,3 @@ def build_task(settings: TaskSettings) -> Task:
     """
     task: Task = TASKS.get(settings.name)(settings)
     return task
-
-
-def _spread(rows: Dataset, limit: int | None) -> Dataset:
-    """Return at most `limit` rows, spread evenly: the first rows of a sorted file would mislead."""
-    if limit is None or limit >= len(rows):
-        return rows
-    return rows.select([i * len(rows) // limit for i in range(limit)])

@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from dsprune.errors import UserError
 from dsprune.model.pretrained import Head, load_config
 from dsprune.tasks.batches import Batch
 from dsprune.tasks.labels import check_same_labels, describe_labels, find_labels, labels_of, number_labels
@@ -72,6 +73,11 @@ class TextClassification(TextTask):
         label = self.settings.label or self.label
         by_number = self.known_labels is not None
         columns["labels"] = number_labels(rows, label, self.labels, by_number=by_number)
+        if split == "train" and len(set(columns["labels"])) == 1:
+            raise UserError(
+                f"{rows.origin}: all rows have the label {self.labels[columns['labels'][0]]!r}: give data with "
+                "at least two"
+            )
         return Dataset.from_dict(columns)
 
     def build_model(

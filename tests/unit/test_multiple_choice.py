@@ -157,7 +157,11 @@ def test_accuracy():
             {**CSQA, "answerKey": "F"},
             r"row 1: answerKey 'F' is not one of A, B, C, D, E: use a split",
         ),
-        (winogrande, {**WINOGRANDE, "answer": ""}, r"row 1: answer '' is neither 1 nor 2: use a split whose"),
+        (
+            winogrande,
+            {**WINOGRANDE, "answer": "3"},
+            r"row 1: answer '3' is neither 1 nor 2: use a split whose",
+        ),
         (
             winogrande,
             {**WINOGRANDE, "sentence": "No."},

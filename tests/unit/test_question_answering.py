@@ -135,13 +135,45 @@ def test_rows_of_the_hub_read_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        ([[]], r"t\.json: question 1: has no answer: use data in which"),
+        ([[]], r"t\.json: row 1: has no answer: use data in which"),
+        ([[("cat", None)]], r"row 1: .* in column 'answers' is not"),
         ([[("x", 99)]], r"its answer begins outside the context: fix"),
     ],
 )
 def test_answers_that_are_refused(tmp_path, answers, message):
     with pytest.raises(UserError, match=message):
         task_on(squad_file(tmp_path / "t.json", answers)).load("train")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dog", r"row 1: at answer_start 4 the context is 'cat', not 'dog': fix one of them"),
+        ("", r"row 1: .* in column 'answers' is not a list of texts and one of answer_start"),
+        ("NaN", r"row 1: .* in column 'answers' is not a list of texts"),
+        (None, r"row 1: .* in column 'answers' is not a list of texts"),
+    ],
+)
+def test_answers_in_a_file_of_ones_own_are_checked(tmp_path, text, message):
+    file = tmp_path / "t.jsonl"
+    row = {
+        "id": "q",
+        "question": "what",
+        "context": CONTEXT,
+        "answers": {"text": [text], "answer_start": [4]},
+    }
+    file.write_text(f"{json.dumps(row)}\n")
+    with pytest.raises(UserError, match=message):
+        build_task(TaskSettings(name="question-answering", train=str(file))).load("train")
+
+
+def test_questions_with_the_same_id_are_refused(tmp_path):
+    file = tmp_path / "t.jsonl"
+    answers = {"text": ["cat"], "answer_start": [4]}
+    row = {"id": "q", "question": "what", "context": CONTEXT, "answers": answers}
+    file.write_text(f"{json.dumps(row)}\n" * 2)
+    with pytest.raises(UserError, match=r"t\.jsonl: 2 questions have the id 'q': give each its own"):
+        task_on(str(file)).load("train")
 
 
 def test_another_format_is_refused(tmp_path):

@@ -51,15 +51,15 @@ def test_a_file_is_read_as_it_was_written(tmp_path, write, suffix):
 
 
 def test_csv_values_stay_text(tmp_path):
-    task = task_on(csv_file(tmp_path / "t.csv", [("1", "true"), ("002", "false"), ("", "NA")]))
+    task = task_on(csv_file(tmp_path / "t.csv", [("1", "true"), ("002", "false"), ("2020-01-01", "NA")]))
     assert task.labels == ("NA", "false", "true")
-    assert task.load("train")["text"][:] == ["1", "002", ""]
+    assert task.load("train")["text"][:] == ["1", "002", "2020-01-01"]
 
 
 def test_numeric_labels_are_in_numeric_order(tmp_path):
-    task = task_on(jsonl_file(tmp_path / "t.jsonl", [("a", 10), ("b", 9), ("c", 100)]))
-    assert task.labels == ("9", "10", "100")
-    assert task.load("train")["labels"][:] == [1, 0, 2]
+    task = task_on(jsonl_file(tmp_path / "t.jsonl", [("a", 10), ("b", 9), ("c", 100), ("d", -1)]))
+    assert task.labels == ("-1", "9", "10", "100")
+    assert task.load("train")["labels"][:] == [2, 1, 3, 0]
 
 
 def test_columns_can_be_named(tmp_path):
@@ -79,14 +79,14 @@ def test_a_known_task_takes_names_or_numbers_of_its_labels(tmp_path):
 
 def test_pairs_are_encoded_as_the_tokenizer_does_and_cut(tmp_path):
     file = tmp_path / "t.jsonl"
-    file.write_text('{"a": "the film was very", "b": "so dull", "y": 0}\n{"a": "bad", "b": "", "y": 1}\n')
+    file.write_text('{"a": "the film was very", "b": "so dull", "y": 0}\n{"a": "bad", "b": "plot", "y": 1}\n')
     tokenizer = tiny_tokenizer()
     features = task_on(str(file), text="a", text_pair="b", label="y", max_length=8).prepare(
         "train", tokenizer
     )
     assert features[0]["input_ids"] == tokenizer("the film was", "so dull")["input_ids"]
     assert features[0]["token_type_ids"] == [0] * 5 + [1] * 3
-    assert [feature["length"] for feature in features] == [8, 4]
+    assert [feature["length"] for feature in features] == [8, 5]
 
 
 @pytest.mark.parametrize(("multiple", "width"), [(None, 6), (8, 8)])

@@ -31,8 +31,9 @@ def data(
         return list_tasks(Console())
     settings = load_task(task, overrides or [])
     describe(settings, Console())
-    if path is not None:
-        check_copy(settings, path, Console())
+    folder = settings.folder if path is None else path
+    if folder is not None:
+        check_copy(settings, Path(folder), Console())
 
 
 @app.command()
