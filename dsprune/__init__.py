@@ -9,6 +9,7 @@ from dsprune.registry import METHODS, TASKS
 if TYPE_CHECKING:
     from dsprune.checkpoint.compact.model import load_compact
     from dsprune.checkpoint.compact.reader import read_compact
+    from dsprune.distillation.batch_loss import DistillationLoss
     from dsprune.engine.engine import PruningEngine
     from dsprune.engine.frameworks import pruning
     from dsprune.engine.initialize import initialize
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from dsprune.recipe import Recipe, load_recipe
 
 __all__ = [
+    "DistillationLoss",
     "PruningEngine",
     "Recipe",
     "RunFailedError",
@@ -36,6 +38,7 @@ register_method = METHODS.register
 register_task = TASKS.register
 
 _HOMES = {
+    "DistillationLoss": "dsprune.distillation.batch_loss",
     "PruningEngine": "dsprune.engine.engine",
     "TrainerCallback": "dsprune.engine.trainer",
     "initialize": "dsprune.engine.initialize",

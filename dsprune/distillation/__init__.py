@@ -6,6 +6,7 @@ objective.py       the loss of a training step, from task loss and distillation 
 teachers.py        where the teacher's outputs come from: a forward pass at every step, or a store
 capture/           running the teacher once over the training data, to make a store
 store/             the store on disk
+batch_loss.py      the loss of a collated batch, for a loop of one's own and the Trainer
 calibration.py     statistics of a stored teacher by temperature
 """
 

@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from dsprune.distillation.signal import FullSignal, TeacherSignal
+from dsprune.errors import UserError
 
 __all__ = ["distillation_loss", "example_weights"]
 
@@ -37,7 +38,7 @@ def distillation_loss(
         chunk_elements: logits that are processed together; memory for temporaries is a few fp32 tensors of this size.
 
     Raises:
-        UserError: the teacher's signal does not hold this temperature.
+        UserError: the teacher's signal does not hold this temperature, or has another number of classes.
     """
     signal = FullSignal(teacher) if isinstance(teacher, Tensor) else teacher
     assert len(signal) == len(student), (len(signal), len(student))
@@ -107,7 +108,11 @@ def _chunks(
         rows = slice(start, start + size)
         log_q = functional.log_softmax(student[rows].to(_precision(student)) / temperature, dim=-1)
         log_p = signal.log_probs(rows, temperature, log_q)
-        assert log_p.shape == log_q.shape, (log_p.shape, log_q.shape)
+        if log_p.shape != log_q.shape:
+            raise UserError(
+                f"distillation: {log_p.shape[1]} classes of the teacher and {log_q.shape[1]} of the student: use a "
+                f"teacher with the same head"
+            )
         yield rows, log_q, log_p
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dsprune.distillation.loss import distillation_loss, example_weights
 from dsprune.distillation.teachers import MicroBatch, Teacher
+from dsprune.errors import UserError
 from dsprune.recipe import Distillation
 from dsprune.schedule import Timetable
 from dsprune.tasks.task import Task
@@ -53,6 +54,12 @@ class DistillationObjective:
         now = self.at(step)
         signals = self.teacher.signals(micro_batch)
         rows = self.task.logit_rows(outputs, micro_batch.batch)
+        for name, part in rows.items():
+            if len(signals[name]) != len(part.logits):
+                raise UserError(
+                    f"distillation: {name}: {len(part.logits)} rows of the student and {len(signals[name])} of the "
+                    f"teacher in this batch: use the labels that the store was made with"
+                )
         by_output = [
             distillation_loss(
                 part.logits,

@@ -81,7 +81,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         assert isinstance(engine, cls)
         engine.timetable = timetable
         engine._pruning_state = state
-        engine._rates = Rates(engine.basic_optimizer, timetable)
+        engine._rates = Rates(engine.basic_optimizer, timetable, engine.lr_scheduler)
         engine._guard = Guard(engine.basic_optimizer)
         engine.pruner = None if state is None else Pruner(state, recipe.seed)
         return engine
@@ -204,14 +204,14 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             load_module_only=load_module_only,
             custom_load_fn=custom_load_fn,
         )
-        self._rates.resume(self.applied_steps, self.lr_scheduler)
+        self._rates.resume(self.applied_steps)
         return loaded
 
     def own_learning_rate(self) -> list[str]:
         """Replace every other scheduler of the optimizer by the timetable's rates, and return their names."""
         names = replace_schedulers(self.basic_optimizer)
         if names:
-            self._rates.resume(self.applied_steps, self.lr_scheduler)
+            self._rates.resume(self.applied_steps)
         return names
 
     def topology_changes(self, folder: Path) -> list[str]:

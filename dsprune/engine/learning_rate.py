@@ -86,10 +86,11 @@ class Rates:
     Args:
         optimizer: scheduled by a `ScaledLR`, whose `initial_lr` of each group is the peak.
         timetable: gives the multiplier of the peak by step.
+        scheduler: the `ScaledLR`. A framework may step it at other times than DeepSpeed, such as Lightning on overflow.
     """
 
-    def __init__(self, optimizer: Optimizer, timetable: Timetable) -> None:
-        self._optimizer, self._timetable = optimizer, timetable
+    def __init__(self, optimizer: Optimizer, timetable: Timetable, scheduler: ScaledLR) -> None:
+        self._optimizer, self._timetable, self._scheduler = optimizer, timetable, scheduler
         self._settings = [
             {key: group[key] for key in _SETTINGS if key in group} for group in optimizer.param_groups
         ]
@@ -99,25 +100,26 @@ class Rates:
         """Set the rates of a step.
 
         Raises:
-            RunFailedError: a rate is neither what was set last nor what the timetable sets now.
+            RunFailedError: a rate is neither what was set last nor what the timetable or its scheduler sets now.
         """
         groups, rates = self._optimizer.param_groups, self._at(step)
-        for number, (group, last, rate) in enumerate(zip(groups, self._last, rates, strict=True)):
-            found = float(group["lr"])
-            if not (isclose(found, rate, rel_tol=1e-6) or isclose(found, last, rel_tol=1e-6)):
+        ours = zip(self._last, rates, self._scheduler.get_last_lr(), strict=True)
+        for number, (group, known) in enumerate(zip(groups, ours, strict=True)):
+            found, rate = float(group["lr"]), rates[number]
+            if not any(isclose(found, one, rel_tol=1e-6) for one in known):
                 raise RunFailedError(
                     f"learning_rate: parameter group {number} has {found:g} at step {step}, where the recipe sets "
                     f"{rate:g}: remove the scheduler, callback or line that sets `lr`"
                 )
         self._assign(rates)
 
-    def resume(self, step: int, scheduler: Any) -> None:
+    def resume(self, step: int) -> None:
         """Continue from a step, after a checkpoint was loaded, with the settings that the optimizer was made with."""
         for group, settings in zip(self._optimizer.param_groups, self._settings, strict=True):
             group |= settings
         rates = self._at(step)
-        if scheduler is not None:
-            scheduler.last_epoch, scheduler._step_count, scheduler._last_lr = step, step + 1, rates
+        scheduler = self._scheduler
+        scheduler.last_epoch, scheduler._step_count, scheduler._last_lr = step, step + 1, list(rates)
         self._assign(rates)
 
     def _at(self, step: int) -> list[float]:

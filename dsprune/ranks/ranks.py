@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from dsprune.ranks.environment import complete_environment
+from dsprune.ranks.environment import complete_environment, completed
 
-__all__ = ["Ranks", "current_ranks", "find_ranks", "process_group", "select_device"]
+__all__ = ["Ranks", "current_ranks", "expected_ranks", "find_ranks", "process_group", "select_device"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,13 @@ def find_ranks() -> Ranks:
         UserError: the environment contradicts itself.
     """
     complete_environment()
-    rank, local_rank, world_size = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
-    return Ranks(rank, local_rank, world_size)
+    return expected_ranks()
+
+
+def expected_ranks() -> Ranks:
+    """Return what `find_ranks` does, and leave the environment as it is for a framework that reads it, too."""
+    environment = completed(os.environ)
+    return Ranks(*(int(environment[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
 
 
 def current_ranks() -> Ranks:

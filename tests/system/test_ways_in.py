@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from dsprune.testing.commands import dsprune, launcher_command, run
+from dsprune.testing.commands import dsprune, dsprune_command, launcher_command, run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 REACHED = "sparsity 0.9000 after 12 steps"
@@ -24,7 +24,18 @@ def test_a_loop_of_ones_own_on_two_ranks(tmp_path: Path) -> None:
     assert audited.returncode == 0, audited.stderr
 
 
-@pytest.mark.parametrize("example", ["trainer", "accelerate_loop"])
+def test_a_loop_of_ones_own_with_stored_teacher_logits(tmp_path: Path) -> None:
+    for command in (
+        [sys.executable, str(EXAMPLES / "data.py"), str(tmp_path)],
+        dsprune_command("teacher", tmp_path / "recipe.yaml"),
+        [sys.executable, str(EXAMPLES / "distilled_loop.py"), str(tmp_path)],
+    ):
+        done = run(command)
+        assert done.returncode == 0, done.stderr
+    assert REACHED in done.stdout
+
+
+@pytest.mark.parametrize("example", ["trainer", "accelerate_loop", "lightning_module"])
 def test_a_framework_resumes_as_if_uninterrupted(example: str, tmp_path: Path) -> None:
     command = [sys.executable, str(EXAMPLES / f"{example}.py"), str(tmp_path)]
     done = run(command)

@@ -1,0 +1,180 @@
+"""`DistillationLoss` over collated batches, against the teacher run beside the student."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import (
+    BertForSequenceClassification,
+    BertTokenizer,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+)
+
+import dsprune
+from dsprune.distillation import distillation_loss
+from dsprune.distillation.capture.origin import origin_of_data
+from dsprune.distillation.store import Output, ShardWriter, StoreSpec, fingerprints, plan_store
+from dsprune.distillation.store.writer import begin_store, finish_store
+from dsprune.model.fingerprints import teacher_fingerprint
+from dsprune.recipe import load_recipe
+from dsprune.schedule import build_timetable
+from dsprune.tasks.task import build_task
+from dsprune.testing.tiny import tiny_bert, tiny_sentiment, tiny_tokenizer, write_recipe
+
+
+class Student(BertForSequenceClassification):
+    """A model that knows its step, as an engine does."""
+
+    applied_steps = 0
+
+
+@dataclass(frozen=True)
+class School:
+    """A store, and what it was made from."""
+
+    recipe: Path
+    store: Path
+    data: Dataset
+    teacher: PreTrainedModel
+    tokenizer: BertTokenizer
+
+    def loss(self, **sections: Any) -> dsprune.DistillationLoss:
+        return dsprune.DistillationLoss(self.store, self.recipe, self.tokenizer, **sections)
+
+    def student(self) -> Student:
+        student = Student.from_pretrained(self.recipe.parent / "student")
+        recipe = load_recipe(str(self.recipe))
+        student.timetable = build_timetable(recipe.pruning, recipe.learning_rate, recipe.budget, 10)
+        return student
+
+    def examples(self, rows: list[int]) -> list[dict[str, Any]]:
+        return [{k: v for k, v in self.data[row].items() if k != "length"} for row in rows]
+
+    def batch(self, rows: list[int], side: str = "right", width: int = 40) -> dict[str, torch.Tensor]:
+        self.tokenizer.padding_side = side
+        collate = DataCollatorWithPadding(self.tokenizer, padding="max_length", max_length=width)
+        return dict(collate(self.examples(rows)))
+
+
+@pytest.fixture(scope="module")
+def school(tmp_path_factory: pytest.TempPathFactory) -> School:
+    folder = tmp_path_factory.mktemp("school")
+    path = write_recipe(
+        folder / "recipe.yaml",
+        tiny_bert(folder / "student", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+        tiny_sentiment(folder / "data", num_train=40),
+        distillation={
+            "teacher": str(tiny_bert(folder / "teacher", seed=1)),
+            "hardness": {"first": 0.25, "final": 0.75},
+        },
+    )
+    recipe, tokenizer = load_recipe(str(path)), tiny_tokenizer()
+    assert recipe.task is not None
+    task = build_task(recipe.task)
+    data = task.prepare("train", tokenizer)
+    teacher = BertForSequenceClassification.from_pretrained(folder / "teacher").eval()
+    spec = StoreSpec(kind="full", dtype="fp32", outputs={"logits": Output(classes=2)})
+    origin = origin_of_data(task, tokenizer) | {"teacher": teacher_fingerprint(str(folder / "teacher")) or ""}
+    plan = plan_store(spec, origin, fingerprints(task.samples(data)))
+    school = School(path, folder / "store", data, teacher, tokenizer)
+    begin_store(school.store, plan)
+    writer = ShardWriter(plan, 0)
+    with torch.no_grad():
+        logits = teacher(**school.batch(writer.samples.tolist())).logits
+    writer.put(range(len(logits)), {"logits": logits})
+    writer.save(school.store)
+    finish_store(school.store, plan, {})
+    return school
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(("step", "hardness"), [(0, 0.25), (20, 0.5)])
+def test_is_the_loss_with_the_teacher_beside_the_student(
+    school: School, side: str, step: int, hardness: float
+) -> None:
+    student = school.student().eval()
+    student.applied_steps = step
+    batch = school.batch([7, 3, 31], side)
+    outputs = student(**batch)
+    with torch.no_grad():
+        logits = school.teacher(**school.batch([7, 3, 31])).logits
+    expected = (1 - hardness) * outputs.loss + hardness * distillation_loss(outputs.logits, logits, 2.0)
+    torch.testing.assert_close(school.loss()(student, outputs, batch), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_trainer_divides_it_by_the_accumulation_steps(school: School, tmp_path: Path) -> None:
+    """Two micro-batches are one batch of twice their size; evaluation is without the store."""
+    losses = []
+    for micro_batch in (4, 8):
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=micro_batch,
+            gradient_accumulation_steps=8 // micro_batch,
+            max_steps=2,
+            learning_rate=0.01,
+            logging_steps=1,
+            report_to=[],
+            use_cpu=True,
+            remove_unused_columns=False,
+        )
+        collate = DataCollatorWithPadding(school.tokenizer)
+        trainer = Trainer(school.student(), arguments, collate, school.examples(list(range(16))))
+        school.loss().use_in(trainer)
+        trainer.train()
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+        unknown = [dict(one, input_ids=[*one["input_ids"][:-1], 9]) for one in school.examples([0, 1])]
+        assert trainer.evaluate(unknown)["eval_loss"] > 0
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def error_of(school: School, what: str) -> None:
+    student, batch = school.student(), school.batch([0, 1])
+    if what == "an unknown example":
+        batch["input_ids"][1, 1] += 1
+        school.loss()(student, student(**batch), batch)
+    if what == "no labels":
+        del batch["labels"]
+        school.loss()(student, student(**batch), batch)
+    if what == "unknown data":
+        school.loss(
+            data=Dataset.from_list([*school.examples([0]), {**school.examples([1])[0], "input_ids": [2]}])
+        )
+    if what == "another tokenizer":
+        tokenizer = tiny_tokenizer()
+        tokenizer.add_tokens(["new"])
+        dsprune.DistillationLoss(school.store, school.recipe, tokenizer)
+    if what == "no such sections":
+        dsprune.DistillationLoss(
+            school.store, load_recipe("glue-90", ["distillation=null"]), school.tokenizer
+        )
+    if what == "another head":
+        student = Student.from_pretrained(
+            school.recipe.parent / "student", num_labels=3, ignore_mismatched_sizes=True
+        )
+        student.timetable = school.student().timetable
+        school.loss()(student, student(**batch), batch)
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        (
+            "an unknown example",
+            r"store: 1 of 2 have no record, the first is example of the batch 2: encode as",
+        ),
+        ("no labels", r"^outputs: no loss, .*give the model the labels"),
+        ("unknown data", r"store: 1 of 2 have no record, the first is training example 2"),
+        ("another tokenizer", r"store: the store does not match: tokenizer is "),
+        ("no such sections", r"^recipe 'glue-90': DistillationLoss needs the sections task and distillation"),
+        ("another head", r"^distillation: 2 classes of the teacher and 3 of the student"),
+    ],
+)
+def test_what_does_not_fit_is_refused(school: School, what: str, says: str) -> None:
+    with pytest.raises(dsprune.UserError, match=says):
+        error_of(school, what)
