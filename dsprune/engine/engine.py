@@ -20,7 +20,7 @@ from dsprune.errors import UserError
 from dsprune.model.prunable import choose_weights, describe_dense
 from dsprune.model.wrapped import check_no_adapter, check_not_compiled
 from dsprune.recipe import Pruning, Recipe, as_recipe
-from dsprune.schedule import Timetable, build_timetable
+from dsprune.schedule import Timetable, recipe_timetable
 from dsprune.selection.groups import update_groups
 from dsprune.zero.limits import check_engine, check_optimizer_state
 from dsprune.zero.parameters import full_numel, full_shape
@@ -72,9 +72,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         recipe = as_recipe(recipe)
         _check(engine, recipe)
         steps_per_epoch = steps_per_epoch or _steps_per_epoch(engine)
-        timetable = timetable or build_timetable(
-            recipe.pruning, recipe.learning_rate, recipe.budget, steps_per_epoch
-        )
+        timetable = timetable or recipe_timetable(recipe, steps_per_epoch)
         state = _initial_state(engine, recipe.pruning, timetable)
         schedule_learning_rate(engine, recipe.learning_rate, timetable)
         engine.__class__ = cls

@@ -18,7 +18,7 @@ from dsprune.engine.training_data import check_training_data, is_stream, make_lo
 from dsprune.errors import UserError
 from dsprune.model.patterns import parameter_groups
 from dsprune.recipe import Recipe, as_recipe
-from dsprune.schedule import Timetable, build_timetable
+from dsprune.schedule import Timetable, recipe_timetable
 from dsprune.zero.config import load_ds_config, resolve_ds_config
 from dsprune.zero.launch import init_distributed
 from dsprune.zero.parameters import full_shape
@@ -113,7 +113,7 @@ def initialize_with(
     training_data = with_tensors(training_data, kwargs.get("collate_fn"))
     if steps_per_epoch is None and isinstance(training_data, Sized):
         steps_per_epoch = _steps_per_epoch(len(training_data), config, world_size)
-    timetable = build_timetable(recipe.pruning, recipe.learning_rate, recipe.budget, steps_per_epoch)
+    timetable = recipe_timetable(recipe, steps_per_epoch)
     if kwargs.get("optimizer") is None and kwargs.get("model_parameters") is None:
         rate = config["optimizer"].get("params", {}).get("lr")
         kwargs["model_parameters"] = parameter_groups(model, rate, recipe.learning_rate.scale, full_shape)

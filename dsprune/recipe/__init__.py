@@ -5,7 +5,7 @@ from dsprune.recipe.ramp import Ramp
 from dsprune.recipe.recipe import Recipe, dump_recipe, recipe_schema
 from dsprune.recipe.sections import Checkpoints, Distillation, Model, Optimizer, Task, Tracking
 from dsprune.recipe.span import Span
-from dsprune.recipe.timing import Budget, LearningRate, Pruning
+from dsprune.recipe.timing import Budget, LearningRate, Pruning, Start
 
 __all__ = [
     "Budget",
@@ -18,6 +18,7 @@ __all__ = [
     "Ramp",
     "Recipe",
     "Span",
+    "Start",
     "Task",
     "Tracking",
     "as_recipe",

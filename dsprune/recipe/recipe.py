@@ -4,9 +4,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from dsprune.recipe.scaling import scaled_peak
 from dsprune.recipe.section import LARGEST, Positive, Section, Text
 from dsprune.recipe.sections import Checkpoints, Distillation, Model, Optimizer, Task, Tracking
-from dsprune.recipe.timing import Budget, LearningRate, Pruning
+from dsprune.recipe.timing import Budget, LearningRate, Pruning, Start
 from dsprune.utils.documents import write_yaml
 from dsprune.utils.text import flatten
 
@@ -73,6 +74,22 @@ class Recipe(Section):
                 "no target sparsity to derive the length of the run from: give budget.epochs or budget.steps"
             )
         return pruning
+
+    @field_validator("learning_rate")
+    @classmethod
+    def _scale_the_peak(cls, rate: LearningRate, info: ValidationInfo) -> LearningRate:
+        if rate.dense is None or rate.peak is not None:
+            return rate
+        pruning = info.data.get("pruning")
+        return rate.model_copy(update={"peak": scaled_peak(rate.dense, pruning.sparsity if pruning else 0.0)})
+
+    @property
+    def start(self) -> Start:
+        """Whether the model is fine-tuned for the task at the start: it is if it is its own teacher."""
+        if self.model is None:
+            return "pretrained"
+        is_teacher = self.distillation is not None and self.distillation.teacher == self.model.path
+        return self.model.start or ("fine-tuned" if is_teacher else "pretrained")
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from dsprune.recipe.ramp import Ramp, within
 from dsprune.recipe.section import LARGEST, Count, Named, Positive, Section, Text
 from dsprune.recipe.span import PositiveSpan, Span
+from dsprune.recipe.timing import Start
 from dsprune.registry import TASKS
 
 __all__ = ["Checkpoints", "Distillation", "Model", "Optimizer", "Task", "Tracking"]
@@ -27,7 +28,7 @@ class Model(Section):
     layers: tuple[Annotated[int, Field(ge=0, le=LARGEST)], ...] | None = None
     """Layers to keep, counted from 0; the others are removed at the start. Default: null = all layers."""
 
-    start: Literal["pretrained", "fine-tuned"] | None = None
+    start: Start | None = None
     """Whether the model is fine-tuned for the task already, which the schedule law depends on. Default: null =
     `fine-tuned` if the model is its own teacher, else `pretrained`."""
 

@@ -3,7 +3,7 @@
 The literal under each field is its documentation and its description in the JSON schema.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -11,7 +11,10 @@ from dsprune.recipe.section import LARGEST, Count, Fraction, Glob, Named, Positi
 from dsprune.recipe.span import PositiveSpan, Span
 from dsprune.registry import CURVES, METHODS, SCOPES
 
-__all__ = ["Budget", "LearningRate", "Pruning"]
+__all__ = ["Budget", "LearningRate", "Pruning", "Start"]
+
+Start = Literal["pretrained", "fine-tuned"]
+"""Whether the model at the start of a run is fine-tuned for the task already."""
 
 
 class Budget(Section):
@@ -62,13 +65,15 @@ class Pruning(Section):
     no mask update at `start`. Default: null = what the schedule law gives for the target."""
 
     start: Span | None = None
-    """Where the dense phase ends and the curve begins. Default: null = 2/30 of the run."""
+    """Where the dense phase ends and the curve begins. Default: null = what the schedule law gives for `model.start`
+    and the length of the run."""
 
     end: Span | None = None
     """Where the last mask update is, which reaches the target exactly. Default: null = 26/30 of the run."""
 
     updates: int | None = Field(default=None, ge=2, le=LARGEST)
-    """Number of evenly spaced mask updates. Default: null = what the schedule law gives for the target."""
+    """Number of evenly spaced mask updates. Default: null = what the schedule law gives for the target, or as many as
+    fit into the run."""
 
     every: PositiveSpan | None = None
     """Distance between mask updates, as an alternative to `updates`. It counts from `start` if there is a jump
@@ -129,16 +134,22 @@ class Pruning(Section):
 class LearningRate(Section):
     """The learning rate over the run. The values named `final` are fractions of the peak."""
 
+    dense: float | None = Field(default=None, gt=0, le=1000)
+    """Learning rate that suits dense fine-tuning of the model. The schedule law scales the peak from it. Default: null
+    = unknown."""
+
     peak: float | None = Field(default=None, gt=0, le=1000)
-    """Highest learning rate. Default: null = the learning rate that the optimizer was created with."""
+    """Highest learning rate. Default: null = `dense`, scaled with the target sparsity by the schedule law; without
+    `dense`, the learning rate that the optimizer was created with."""
 
     scale: dict[Glob, Positive] = Field(default_factory=dict)
     """Factor on the peak by glob pattern over parameter names; the first match counts. For example,
     `{"*.encoder.*": 0.01}` trains a new decoder with a hundred times the learning rate of the encoder. Default:
     none."""
 
-    warmup: Span = Span(0.0, "steps")
-    """Length of the linear rise from 0 to the peak. Default: `0 steps`."""
+    warmup: Span | None = None
+    """Length of the linear rise from 0 to the peak. Default: null = what the schedule law gives for `model.start` and
+    the length of the run; none without pruning."""
 
     rewind: bool = True
     """Return to the peak at every mask update. If false, the learning rate decays linearly from the peak to `final`

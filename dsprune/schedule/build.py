@@ -1,29 +1,44 @@
 """Build the timetable of a run from its recipe."""
 
-from fractions import Fraction
 from math import ceil
 
 from dsprune.errors import UserError
-from dsprune.recipe import Budget, LearningRate, Pruning, Span
+from dsprune.recipe import Budget, LearningRate, Pruning, Recipe, Span, Start
 from dsprune.registry import CURVES
-from dsprune.schedule.law import DENSE, LAST_UPDATE, first_sparsity, scaled_epochs, scaled_updates
+from dsprune.schedule.law import (
+    LAST_UPDATE,
+    dense_steps,
+    first_sparsity,
+    scaled_epochs,
+    scaled_updates,
+    warmup_steps,
+)
 from dsprune.schedule.timetable import MaskUpdate, Timetable
 
-__all__ = ["build_timetable"]
+__all__ = ["build_timetable", "recipe_timetable"]
+
+
+def recipe_timetable(recipe: Recipe, steps_per_epoch: int | None) -> Timetable:
+    """Return the timetable of a recipe; see `build_timetable`."""
+    return build_timetable(recipe.pruning, recipe.learning_rate, recipe.budget, steps_per_epoch, recipe.start)
 
 MOST_UPDATES = 100_000
 """Largest number of mask updates; every checkpoint holds the timetable."""
 
 
 def build_timetable(
-    pruning: Pruning | None, learning_rate: LearningRate, budget: Budget, steps_per_epoch: int | None
+    pruning: Pruning | None,
+    learning_rate: LearningRate,
+    budget: Budget,
+    steps_per_epoch: int | None,
+    start: Start = "pretrained",
 ) -> Timetable:
     """Return the timetable of a run.
 
     For a run of T steps (from the budget, or else the schedule law's number of epochs for the target):
 
     * without pruning there are no mask updates;
-    * a one-shot curve has its mask update at `start` (default 2/30 T), and it reaches the target;
+    * a one-shot curve has its mask update at `start` (default `dense_steps` of the law), and it reaches the target;
     * any other curve goes from sparsity s0 at `start` to the target at `end` (default 26/30 T). The last mask
       update is at `end`; an earlier one at step t has sparsity `curve((t - start) / (end - start))`. Mask updates
       are evenly spaced, or on the grid of `every`. If s0 > 0, the jump to s0 is the first mask update, and the
@@ -35,12 +50,14 @@ def build_timetable(
         budget: the budget section.
         steps_per_epoch: optimizer steps per epoch. None = unknown: the run counts as one epoch, and a recipe with
             lengths in epochs is an error.
+        start: whether the model is fine-tuned already, for the schedule law.
 
     Raises:
         UserError: the parts do not fit into the run, or two mask updates fall on the same step.
 
     Examples:
-        >>> timetable = build_timetable(Pruning(sparsity=0.9, first=0.7), LearningRate(), Budget(batch=32), 1)
+        >>> pruning = Pruning(sparsity=0.9, first=0.7)
+        >>> timetable = build_timetable(pruning, LearningRate(), Budget(batch=32), 1)
         >>> [update.step for update in timetable.updates], timetable.total_steps
         ([2, 6, 10, 14, 18, 22, 26], 30)
     """
@@ -48,17 +65,11 @@ def build_timetable(
         _refuse_epochs(pruning, learning_rate, budget)
         steps_per_epoch = budget.steps or 1
     total_steps = _total_steps(pruning, budget, steps_per_epoch)
-    warmup_steps = learning_rate.warmup.to_steps(steps_per_epoch, total_steps)
-    if warmup_steps >= total_steps:
-        raise UserError(
-            f"learning_rate.warmup: value {learning_rate.warmup} is {warmup_steps} of {total_steps} steps: "
-            "shorten it or give a larger budget"
-        )
     return Timetable(
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
-        warmup_steps=warmup_steps,
-        updates=_updates(pruning, steps_per_epoch, total_steps) if pruning else (),
+        warmup_steps=_warmup_steps(pruning, learning_rate.warmup, start, steps_per_epoch, total_steps),
+        updates=_updates(pruning, start, steps_per_epoch, total_steps) if pruning else (),
         rewind=learning_rate.rewind,
         dense_final=learning_rate.dense_final,
         interval_final=learning_rate.interval_final,
@@ -102,11 +113,29 @@ def _total_steps(pruning: Pruning | None, budget: Budget, steps_per_epoch: int) 
     return total_steps
 
 
-def _updates(pruning: Pruning, steps_per_epoch: int, total_steps: int) -> tuple[MaskUpdate, ...]:
-    start = _position("start", pruning.start, DENSE, steps_per_epoch, total_steps)
+def _warmup_steps(
+    pruning: Pruning | None, warmup: Span | None, start: Start, steps_per_epoch: int, total_steps: int
+) -> int:
+    if warmup is None:
+        return 0 if pruning is None else warmup_steps(start, total_steps, steps_per_epoch)
+    steps = warmup.to_steps(steps_per_epoch, total_steps)
+    if steps >= total_steps:
+        raise UserError(
+            f"learning_rate.warmup: value {warmup} is {steps} of {total_steps} steps: "
+            "shorten it or give a larger budget"
+        )
+    return steps
+
+
+def _updates(
+    pruning: Pruning, model_start: Start, steps_per_epoch: int, total_steps: int
+) -> tuple[MaskUpdate, ...]:
+    dense = dense_steps(model_start, total_steps, steps_per_epoch)
+    start = _position("start", pruning.start, dense, steps_per_epoch, total_steps)
     if pruning.curve == "one-shot":
         return (MaskUpdate(start, pruning.sparsity),)
-    end = _position("end", pruning.end, LAST_UPDATE, steps_per_epoch, total_steps)
+    last = int(LAST_UPDATE * total_steps)
+    end = _position("end", pruning.end, last, steps_per_epoch, total_steps)
     if start >= end:
         raise UserError(
             f"pruning.end: value {end} (in steps) is not after pruning.start, step {start}: move one of them "
@@ -132,7 +161,8 @@ def _steps(
     pruning: Pruning, start: int, end: int, jump: bool, steps_per_epoch: int, total_steps: int
 ) -> list[int]:
     if pruning.every is None:
-        updates = pruning.updates or scaled_updates(pruning.sparsity)
+        fitting = max(2, min(scaled_updates(pruning.sparsity), end - start + jump))
+        updates = pruning.updates or fitting
         _check_count(updates, "pruning.updates")
         return _evenly(start, end, updates, jump)
     every = pruning.every.length(steps_per_epoch, total_steps)
@@ -149,10 +179,10 @@ def _check_count(updates: int, field: str) -> None:
         )
 
 
-def _position(name: str, span: Span | None, share: Fraction, steps_per_epoch: int, total_steps: int) -> int:
-    """Return the step of `pruning.start` or `pruning.end`, by default a share of the run."""
+def _position(name: str, span: Span | None, default: int, steps_per_epoch: int, total_steps: int) -> int:
+    """Return the step of `pruning.start` or `pruning.end`."""
     if span is None:
-        return int(share * total_steps)
+        return default
     step = span.to_steps(steps_per_epoch, total_steps)
     if step >= total_steps:
         raise UserError(

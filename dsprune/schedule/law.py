@@ -9,19 +9,20 @@ Its unit is the log compression `ln(1 / (1 - sparsity))`, the logarithm of the c
 """
 
 from fractions import Fraction
-from math import expm1, log1p
+from math import ceil, expm1
 
-from dsprune.recipe import Budget, Pruning, Recipe, Span
+from dsprune.recipe import Budget, Pruning, Recipe, Span, Start
+from dsprune.recipe.scaling import log_compression, scaled_peak
 
 __all__ = [
-    "DENSE",
     "LAST_UPDATE",
+    "dense_steps",
     "first_sparsity",
-    "log_compression",
     "max_target",
     "scaled_epochs",
     "scaled_to",
     "scaled_updates",
+    "warmup_steps",
 ]
 
 ALPHA = 0.4
@@ -31,21 +32,14 @@ ALPHA = 0.4
 REFERENCE_SPARSITY, REFERENCE_EPOCHS, REFERENCE_UPDATES = 0.9, 30, 7
 """The oBERT recipe that lengths and mask updates are scaled from."""
 
-DENSE = Fraction(2, 30)
-"""Share of the run before the first mask update."""
-
 LAST_UPDATE = Fraction(26, 30)
 """Share of the run before the last mask update."""
 
+WARMUP_FINE_TUNED, DENSE_FINE_TUNED = Fraction(15, 100), Fraction(1, 50)
+"""Shares of the run in which the learning rate rises, and before the first mask update; see `dense_steps`."""
 
-def log_compression(sparsity: float) -> float:
-    """Return ln(1 / (1 - sparsity)), the log of the compression ratio.
-
-    Examples:
-        >>> round(log_compression(0.9), 4), round(log_compression(0.99), 4)
-        (2.3026, 4.6052)
-    """
-    return -log1p(-sparsity)
+DENSE_PRETRAINED, DENSE_LONG = Fraction(3, 10), Fraction(2, 30)
+"""Largest and smallest share of the run before the first mask update of a pretrained model; see `dense_steps`."""
 
 
 def first_sparsity(target: float, alpha: float = ALPHA) -> float:
@@ -58,6 +52,39 @@ def first_sparsity(target: float, alpha: float = ALPHA) -> float:
         (0.602, 0.242)
     """
     return float(1 - (1 - target) ** alpha)
+
+
+def dense_steps(start: Start, total_steps: int, steps_per_epoch: int) -> int:
+    """Return the number of steps before the first mask update.
+
+    A fine-tuned model has nothing to learn before it is pruned, and a dense phase at the peak rate would move it away
+    from what it knows. It gets 1/50 of the run, in which the optimizer's second moments fill while the warm-up keeps
+    the rate low. A pretrained model gets one epoch to learn the task, but at most 3/10 of the run and at least 2/30,
+    the share of the oBERT recipe.
+
+    Examples:
+        >>> dense_steps("fine-tuned", 300, 100), [dense_steps("pretrained", e * 100, 100) for e in (1, 5, 30)]
+        (6, [30, 100, 200])
+    """
+    if start == "fine-tuned":
+        return ceil(DENSE_FINE_TUNED * total_steps)
+    one_epoch = min(steps_per_epoch, int(DENSE_PRETRAINED * total_steps))
+    return max(int(DENSE_LONG * total_steps), one_epoch)
+
+
+def warmup_steps(start: Start, total_steps: int, steps_per_epoch: int) -> int:
+    """Return the number of steps in which the learning rate rises from 0 to the peak.
+
+    It is 15/100 of the run for a fine-tuned model, so that the rate is still low at the first mask update, and half of
+    the dense phase for a pretrained model.
+
+    Examples:
+        >>> warmup_steps("fine-tuned", 300, 100), [warmup_steps("pretrained", e * 100, 100) for e in (1, 5, 30)]
+        (45, [15, 50, 100])
+    """
+    if start == "fine-tuned":
+        return int(WARMUP_FINE_TUNED * total_steps)
+    return dense_steps(start, total_steps, steps_per_epoch) // 2
 
 
 def scaled_epochs(target: float) -> float:
@@ -99,8 +126,8 @@ def scaled_to(recipe: Recipe, target: float) -> Recipe:
     """Return the recipe with another target sparsity and its schedule scaled.
 
     Lengths in epochs or steps and the number of mask updates are multiplied by the ratio of the targets' log
-    compressions, and the first mask update keeps its share of the log compression. Distances between mask updates,
-    lengths in percent and defaults from the law do not change.
+    compressions, and the first mask update keeps its share of the log compression. A peak that the law scales from
+    `learning_rate.dense` is scaled again. Distances between mask updates and lengths in percent do not change.
 
     Args:
         recipe: a recipe that prunes.
@@ -118,6 +145,9 @@ def scaled_to(recipe: Recipe, target: float) -> Recipe:
     values = recipe.model_dump()
     values["pruning"] = {**pruning.model_dump(), **changed}
     values["budget"] = budget.model_dump()
+    rate = recipe.learning_rate
+    if rate.dense is not None and rate.peak == scaled_peak(rate.dense, pruning.sparsity):
+        values["learning_rate"]["peak"] = None  # to be scaled again
     # Validate again, because the parts must still fit together.
     return Recipe.model_validate(values)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from dsprune.recipe import Recipe, dump_recipe, load_recipe
 from dsprune.report.runs import Row
-from dsprune.schedule import Timetable, build_timetable
+from dsprune.schedule import Timetable, recipe_timetable
 
 STEPS_PER_EPOCH = 50
 LAYERS, MATRICES = 2, ("attention.self.query", "attention.self.key", "intermediate.dense", "output.dense")
@@ -40,7 +40,7 @@ def write_run(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "base.yaml").write_text(BASE)
     recipe = load_recipe(str(folder / "base.yaml"), overrides)
-    timetable = build_timetable(recipe.pruning, recipe.learning_rate, recipe.budget, STEPS_PER_EPOCH)
+    timetable = recipe_timetable(recipe, STEPS_PER_EPOCH)
     run = folder / recipe.name
     run.mkdir()
     (run / "recipe.yaml").write_text(dump_recipe(recipe))

@@ -22,7 +22,7 @@ from dsprune.model.skeleton import without_weights
 from dsprune.ranks.batch_order import BatchPlan
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Distillation, Recipe
-from dsprune.schedule import Timetable, build_timetable
+from dsprune.schedule import Timetable, recipe_timetable
 from dsprune.tasks.task import Task, build_task
 from dsprune.zero.config import load_ds_config, resolve_ds_config
 
@@ -90,7 +90,7 @@ def preflight(recipe: Recipe, ranks: Ranks) -> Prepared:
     data, validation = task.prepare("train", tokenizer), task.prepare("validation", tokenizer)
     batch, micro_batch = config["train_batch_size"], config["train_micro_batch_size_per_gpu"]
     plan = BatchPlan(len(data), batch, micro_batch, ranks.world_size, recipe.seed)
-    timetable = build_timetable(recipe.pruning, recipe.learning_rate, recipe.budget, plan.steps_per_epoch)
+    timetable = recipe_timetable(recipe, plan.steps_per_epoch)
     if recipe.distillation is not None and recipe.distillation.store:
         _check_store(recipe.distillation, task, tokenizer, data)
     return Prepared(config, tokenizer, task, data, validation, plan, timetable, model, weights)

@@ -336,13 +336,12 @@ class TestSchema:
                 assert "description" in field or "$ref" in field, name
 
     def test_spans_default_to_what_a_recipe_would_say(self) -> None:
-        fields = recipe_schema()["$defs"]["LearningRate"]["properties"]
-        assert fields["warmup"]["default"] == "0 steps"
+        fields = recipe_schema()["$defs"]["Tracking"]["properties"]
+        assert fields["eval_every"]["default"] == "1 epochs"
 
     def test_unknown_keys_are_errors_for_an_editor_too(self) -> None:
         assert recipe_schema()["additionalProperties"] is False
 
     def test_a_recipe_can_be_made_in_code(self) -> None:
         recipe = Recipe.model_validate({"name": "x", **MINIMAL})
-        assert recipe.learning_rate.warmup == Span(0.0, "steps")
         assert recipe.tracking.eval_every == Span(1.0, "epochs")

@@ -5,10 +5,18 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dsprune.errors import UserError
-from dsprune.recipe import Budget, LearningRate, Pruning, Span, load_recipe
+from dsprune.recipe import Budget, LearningRate, Pruning, Recipe, Span, Start, load_recipe
+from dsprune.recipe.scaling import log_compression
 from dsprune.schedule import MaskUpdate, Timetable, build_timetable
 from dsprune.schedule.curves import cubic, exponential, linear
-from dsprune.schedule.law import first_sparsity, log_compression, scaled_epochs, scaled_updates
+from dsprune.schedule.law import (
+    dense_steps,
+    first_sparsity,
+    scaled_epochs,
+    scaled_to,
+    scaled_updates,
+    warmup_steps,
+)
 
 LR = LearningRate()
 
@@ -97,9 +105,79 @@ class TestLaw:
     def test_updates_in_proportion_to_log_compression(self, target: float, updates: int) -> None:
         assert scaled_updates(target) == updates
 
-    def test_a_budget_by_hand_keeps_the_number_of_updates_and_their_places_in_the_run(self) -> None:
-        timetable = build_timetable(Pruning(sparsity=0.9), LR, Budget(batch=1, steps=300), None)
-        assert steps(timetable) == [20, 60, 100, 140, 180, 220, 260]
+    @pytest.mark.parametrize(
+        ("start", "steps_per_epoch", "first", "warmup"),
+        [
+            ("fine-tuned", 100, 6, 45),
+            ("pretrained", 100, 90, 45),
+            ("pretrained", 30, 30, 15),
+            ("pretrained", 1, 20, 10),
+        ],
+    )
+    def test_the_dense_phase_depends_on_the_start_and_the_epochs(
+        self, start: Start, steps_per_epoch: int, first: int, warmup: int
+    ) -> None:
+        timetable = build_timetable(
+            Pruning(sparsity=0.9), LR, Budget(batch=1, steps=300), steps_per_epoch, start
+        )
+        assert (steps(timetable)[0], steps(timetable)[-1], len(timetable.updates)) == (first, 260, 7)
+        assert timetable.warmup_steps == warmup
+        assert timetable.lr_multiplier(warmup) == 1.0
+
+    def test_a_dense_run_has_no_warmup_by_default(self) -> None:
+        assert build_timetable(None, LR, Budget(batch=1, steps=300), 100, "fine-tuned").warmup_steps == 0
+
+    @given(
+        st.sampled_from(["pretrained", "fine-tuned"]), st.integers(1, 5000), st.integers(1, 1000), st.data()
+    )
+    def test_a_longer_run_is_never_given_a_shorter_phase(
+        self, start: Start, total: int, steps_per_epoch: int, data: st.DataObject
+    ) -> None:
+        longer = total + data.draw(st.integers(0, 5000))
+        for phase in (dense_steps, warmup_steps):
+            short, long = (phase(start, length, steps_per_epoch) for length in (total, longer))
+            assert 0 <= short <= long <= short + (longer - total)
+        assert dense_steps(start, total, steps_per_epoch) < max(2, total * 26 // 30)
+
+    @given(st.floats(0.01, 0.999), st.sampled_from(["pretrained", "fine-tuned"]), st.integers(8, 500))
+    def test_every_run_has_as_many_updates_as_fit_and_ends_on_its_target(
+        self, target: float, start: Start, total: int
+    ) -> None:
+        timetable = build_timetable(Pruning(sparsity=target), LR, Budget(batch=1, steps=total), 20, start)
+        assert timetable.updates[-1].sparsity == target
+        room = timetable.updates[-1].step - timetable.updates[0].step + 1
+        assert len(timetable.updates) == min(scaled_updates(target), room)
+
+    def test_the_peak_scales_from_the_dense_rate(self) -> None:
+        budget = {"batch": 1, "epochs": 3}
+        rate = {"dense": 1e-4}
+        peaks = [
+            Recipe.model_validate({"name": "x", "budget": budget, "learning_rate": rate, "pruning": pruning})
+            for pruning in (None, {"sparsity": 0.5}, {"sparsity": 0.9})
+        ]
+        assert [made.learning_rate.peak for made in peaks] == pytest.approx(
+            [1e-4, 1.693e-4, 3.303e-4], rel=1e-3
+        )
+        assert scaled_to(peaks[1], 0.9).learning_rate.peak == peaks[2].learning_rate.peak
+        assert Recipe.model_validate(peaks[2].model_dump()) == peaks[2]
+
+    def test_a_peak_by_hand_is_not_scaled(self) -> None:
+        made = load_recipe("glue-90", ["learning_rate={dense: 1e-4, peak: 2e-4}"])
+        assert made.learning_rate.peak == scaled_to(made, 0.5).learning_rate.peak == 2e-4
+
+    def test_a_student_that_is_its_own_teacher_is_fine_tuned(self) -> None:
+        base = {"name": "x", "budget": {"batch": 1, "epochs": 3}, "pruning": {"sparsity": 0.9}}
+        teacher = {"distillation": {"teacher": "a"}}
+
+        def start(**model: str) -> Start:
+            return Recipe.model_validate({**base, **teacher, "model": model}).start
+
+        assert (start(path="a"), start(path="b")) == ("fine-tuned", "pretrained")
+        assert (start(path="a", start="pretrained"), start(path="b", start="fine-tuned")) == (
+            "pretrained",
+            "fine-tuned",
+        )
+        assert Recipe.model_validate(base | teacher).start == "pretrained"
 
 
 class TestCurves:
@@ -214,7 +292,7 @@ class TestRefusals:
         ("pruning", "budget", "match"),
         [
             (
-                {},
+                {"updates": 7},
                 {"steps": 5},
                 r"budget: value 5 \(in steps\): 7 mask updates do not fit.*larger budget",
             ),

@@ -13,7 +13,7 @@ from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.batch_order import BatchPlan
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Model, Recipe, Task
-from dsprune.schedule import MaskUpdate, Timetable, build_timetable
+from dsprune.schedule import MaskUpdate, Timetable, recipe_timetable
 from dsprune.selection.groups import Group, update_groups
 from dsprune.tasks.task import build_task
 from dsprune.train.preflight import preflight, recipe_weights
@@ -110,7 +110,7 @@ def _sketch(recipe: Recipe, model: Model, world_size: int, num_examples: int | N
     if num_examples is not None:
         num_examples = min(num_examples, (recipe.task and recipe.task.max_train) or num_examples)
         steps_per_epoch = _steps_per_epoch(recipe, world_size, num_examples)
-    timetable = build_timetable(recipe.pruning, recipe.learning_rate, recipe.budget, steps_per_epoch)
+    timetable = recipe_timetable(recipe, steps_per_epoch)
     resolve_ds_config(load_ds_config(recipe.deepspeed), recipe, world_size)
     teacher = None if recipe.distillation is None else recipe.distillation.teacher
     if teacher is not None and not Path(teacher).is_relative_to(recipe.output):  # else a run will make it
