@@ -27,6 +27,7 @@ class Table:
         note: what a reader must know to read it correctly.
         links: target of each row's first cell, or "".
         emphasis: numbers of the most important rows.
+        words: whether the cells are words rather than numbers, and aligned to the left in a terminal.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Table:
     note: str = ""
     links: tuple[str, ...] = ()
     emphasis: frozenset[int] = frozenset()
+    words: bool = False
 
     def __post_init__(self) -> None:
         assert all(len(row) == len(self.columns) for row in self.rows), self.title
@@ -78,7 +80,7 @@ def as_rich(table: Table) -> RichTable:
     """Return the table for a terminal, the important rows in bold."""
     shown = RichTable(title=Text(table.title, "table.title"), title_justify="left", box=box.SIMPLE_HEAD)
     for number, column in enumerate(table.columns):
-        shown.add_column(Text(column), justify="right" if number else "left")
+        shown.add_column(Text(column), justify="right" if number and not table.words else "left")
     for number, row in enumerate(table.rows):
         shown.add_row(*map(Text, row), style="bold" if number in table.emphasis else None)
     return shown

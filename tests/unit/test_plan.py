@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 from transformers import BertConfig, LlamaConfig
 
+from dsprune.commands.plan.law import law_table, sweep_table
 from dsprune.commands.plan.make import make_plan
 from dsprune.commands.plan.plan import plan
 from dsprune.errors import UserError
@@ -93,6 +94,51 @@ def test_examples_of_a_local_file_are_counted(tmp_path: Path) -> None:
     assert make_plan(recipe, 1).timetable.steps_per_epoch == 17
     limited = load_recipe("sentiment-90", [*overrides, "task.max_train=40", "budget.epochs=20"])
     assert make_plan(limited, 1).num_examples == 40
+
+
+def law_of(bert: str, *overrides: str) -> dict[str, str]:
+    """Setting to value, of what the schedule law chose."""
+    recipe = load_recipe("glue-90", [f"model.path={bert}", "task=null", *overrides])
+    return {setting: value for setting, value, _ in law_table(make_plan(recipe, 1, 640)).rows}
+
+
+def test_what_the_schedule_law_chose_is_shown(bert: str) -> None:
+    chosen = law_of(bert, "learning_rate={dense: 1e-4}", "budget.epochs=10")
+    assert chosen == {
+        "model.start": "pretrained",
+        "pruning.start": "step 20",
+        "pruning.first": "60.2%",
+        "pruning.updates": "7",
+        "pruning.end": "step 173",
+        "learning_rate.warmup": "10 steps",
+        "learning_rate.peak": "3.30e-04",
+    }
+    tuned = law_of(bert, "budget.epochs=10", f"distillation.teacher={bert}")
+    assert (tuned["model.start"], tuned["pruning.start"]) == ("fine-tuned", "step 4")
+    assert tuned["learning_rate.warmup"] == "30 steps"
+
+
+def test_what_the_recipe_says_is_not_the_laws_choice(bert: str) -> None:
+    overrides = [
+        "pruning.start=1",
+        "pruning.end=90 %",
+        "pruning.first=0.5",
+        "pruning.updates=3",
+        "budget.epochs=5",
+    ]
+    assert set(law_of(bert, *overrides)) == {"model.start", "learning_rate.warmup"}
+    assert law_of(bert, "learning_rate.warmup=0", "model.start=pretrained", *overrides) == {}
+    assert law_of(bert, "pruning=null", "budget.epochs=1") == {}
+
+
+@pytest.mark.parametrize("recipe", ["glue-90", "sentiment-90", "smc-gmp"])
+def test_every_neighbour_is_a_recipe(bert: str, recipe: str) -> None:
+    given = [f"model.path={bert}", "task=null"]
+    made = load_recipe(recipe, given)
+    rows = sweep_table(make_plan(made, 1, 640)).rows
+    assert len(rows) > 3
+    for override, _ in rows:
+        assert load_recipe(recipe, [*given, override]) != made
 
 
 def test_a_recipe_in_steps_needs_no_examples(bert: str) -> None:

@@ -32,6 +32,9 @@ def plan(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Print the highest target for which so many steps are enough.")
     ] = None,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Print other settings that are worth a try.")
+    ] = False,
 ) -> None:
     """Check a recipe as training would; print its timetable, memory and communication; run nothing."""
     from dsprune.recipe import load_recipe
@@ -49,7 +52,8 @@ def plan(
         if steps is not None:
             print_max_target(loaded, steps, world_size, train_examples, Console())
         return
-    print_plan(load_recipe(recipe, overrides or []), world_size, stage, train_examples, plot, Console())
+    loaded = load_recipe(recipe, overrides or [])
+    print_plan(loaded, world_size, stage, train_examples, plot, Console(), sweep=sweep)
 
 
 @app.command()

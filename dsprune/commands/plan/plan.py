@@ -9,6 +9,7 @@ from rich.filesize import decimal
 from rich.table import Table as Grid
 from rich.text import Text
 
+from dsprune.commands.plan.law import law_table, sweep_table
 from dsprune.commands.plan.make import Plan, make_plan
 from dsprune.model.memory import checkpoint_bytes, rank_memory
 from dsprune.model.prunable import dense_groups
@@ -40,6 +41,8 @@ def plan(
     train_examples: int | None,
     plot: Path | None,
     console: Console,
+    *,
+    sweep: bool = False,
 ) -> None:
     """Check all that training would refuse; print the timetable, and the memory, disk and traffic that it needs.
 
@@ -50,6 +53,7 @@ def plan(
         train_examples: size of the training data, to plan without reading them; None = read and check local data.
         plot: PNG or SVG file for a picture of sparsity and learning rate; None = none.
         console: where to print.
+        sweep: whether to print other settings that are worth a try.
 
     Raises:
         UserError: the parts of the recipe do not fit together, or epochs cannot be counted.
@@ -58,6 +62,8 @@ def plan(
     if plot is not None:
         draw_plans({recipe.name: made}, recipe.name, plot)  # first: the path may be refused
     print_plan(made, world_size, range(4) if stage is None else [stage], console)
+    if sweep:
+        console.print(as_rich(sweep_table(made)))
     if plot is not None:
         say(console, f"Picture: {plot}")
 
@@ -73,6 +79,8 @@ def print_plan(plan: Plan, world_size: int, stages: Iterable[int], console: Cons
     if plan.dense:
         console.print(as_rich(_dense(plan)), width=WIDE, crop=False)
     if plan.timetable.updates:
+        if (choices := law_table(plan)).rows:
+            console.print(as_rich(choices))
         console.print(as_rich(_updates(plan)))
     console.print(as_rich(_memory(plan, world_size, stages)))
     if plan.timetable.updates:

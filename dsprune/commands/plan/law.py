@@ -1,0 +1,90 @@
+"""What the schedule law chose for a recipe, and which other settings are worth a try."""
+
+from collections.abc import Iterator
+
+from dsprune.commands.plan.make import Plan
+from dsprune.recipe import Recipe
+from dsprune.recipe.scaling import scaled_peak
+from dsprune.report.table import Table
+
+__all__ = ["law_table", "sweep_table"]
+
+
+def law_table(plan: Plan) -> Table:
+    """Return the settings that the recipe leaves to the schedule law, with their values and reasons."""
+    columns = ("setting", "value", "why")
+    return Table("law", "Chosen by the schedule law", columns, tuple(_choices(plan)), words=True)
+
+
+def _choices(plan: Plan) -> Iterator[tuple[str, str, str]]:
+    recipe, timetable = plan.recipe, plan.timetable
+    pruning, rate, start = recipe.pruning, recipe.learning_rate, recipe.start
+    if pruning is None:
+        return
+    if recipe.budget.steps is None and recipe.budget.epochs is None:
+        epochs = timetable.total_steps / timetable.steps_per_epoch
+        yield "budget.epochs", f"{epochs:.3g}", "30 at a target of 90 %, in proportion to the log compression"
+    if recipe.model is not None and recipe.model.start is None:
+        owner = (
+            "the model is its own teacher" if start == "fine-tuned" else "the model is not its own teacher"
+        )
+        yield "model.start", start, owner
+    if pruning.start is None:
+        why = "1/50 of the run" if start == "fine-tuned" else "one epoch, but 2/30 to 3/10 of the run"
+        yield "pruning.start", f"step {timetable.updates[0].step}", f"{start}: {why}"
+    if pruning.curve != "one-shot":
+        if pruning.first is None:
+            yield (
+                "pruning.first",
+                f"{timetable.updates[0].sparsity:.1%}",
+                "0.4 of the target's log compression",
+            )
+        if pruning.updates is None and pruning.every is None:
+            why = "7 at a target of 90 %, in proportion to the log compression"
+            yield "pruning.updates", str(len(timetable.updates)), why
+        if pruning.end is None:
+            yield (
+                "pruning.end",
+                f"step {timetable.updates[-1].step}",
+                "26/30 of the run; the rest is recovery",
+            )
+    if rate.warmup is None:
+        why = "15/100 of the run" if start == "fine-tuned" else "half of the dense phase"
+        yield "learning_rate.warmup", f"{timetable.warmup_steps} steps", f"{start}: {why}"
+    if rate.dense is not None and rate.peak == scaled_peak(rate.dense, pruning.sparsity):
+        why = f"{rate.peak / rate.dense:.2g} x learning_rate.dense = 1 + ln(1 / (1 - sparsity))"
+        yield "learning_rate.peak", f"{rate.peak:.2e}", why
+
+
+def sweep_table(plan: Plan) -> Table:
+    """Return other settings that are worth a try, as overrides of the recipe."""
+    rows = tuple(_neighbours(plan.recipe))
+    return Table("sweep", "Neighbours worth trying", ("override", "why"), rows, words=True)
+
+
+def _neighbours(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    pruning, rate, budget = recipe.pruning, recipe.learning_rate, recipe.budget
+    if rate.peak is not None:
+        yield (
+            f"learning_rate.peak={rate.peak / 2:.2g}",
+            "if the loss jumps at mask updates, or the data are few",
+        )
+        yield f"learning_rate.peak={rate.peak * 2:.2g}", "if accuracy is still rising at the end"
+    if recipe.model is not None and recipe.model.dropout is None:
+        yield "model.dropout=0", "usual for distillation, and for runs of a few epochs"
+    if pruning is not None:
+        other = "magnitude" if pruning.method == "fisher" else "fisher"
+        yield f"pruning.method={other}", "the other score"
+        if pruning.scope == "global":
+            yield "pruning.scope=uniform", "if single layers lose nearly all their weights"
+    if budget.steps is not None:
+        yield f"budget.steps={2 * budget.steps}", "more recovery: what brings most at high targets"
+    elif budget.epochs is not None:
+        yield f"budget.epochs={2 * budget.epochs:g}", "more recovery: what brings most at high targets"
+    if recipe.distillation is None:
+        yield (
+            "distillation.teacher=MODEL",
+            "a fine-tuned dense model of the same task as its teacher",
+        )
+    else:
+        yield "distillation.hardness=0.5", "if the teacher is weak or its training data few"
