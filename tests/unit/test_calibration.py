@@ -16,7 +16,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from dsprune.commands.calibrate.calibrate import calibrate
 from dsprune.commands.calibrate.measure import Labels, enough_records, measure
-from dsprune.commands.calibrate.recipe_file import write_temperature
+from dsprune.commands.calibrate.recipe_file import write_number
 from dsprune.distillation import FullSignal, distillation_loss, example_weights
 from dsprune.distillation.calibration import GRID, Curve, Meter, recommend
 from dsprune.distillation.capture.origin import origin_of_data
@@ -429,7 +429,7 @@ pruning: null
 def written(tmp_path: Path, text: str, temperature: float = 3.15) -> str:
     path = tmp_path / "mine.yaml"
     path.write_bytes(text.encode())
-    write_temperature(path, temperature)
+    write_number(path, "distillation", "temperature", temperature)
     assert [entry.name for entry in tmp_path.iterdir()] == ["mine.yaml"]
     return path.read_bytes().decode()
 
@@ -491,7 +491,7 @@ def test_an_invalid_or_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--write: value .*mine.yaml: not valid YAML: .*"):
         written(tmp_path, "a: [")
     with pytest.raises(UserError, match=r"--write: value .*sst2: no such file: give a recipe file"):
-        write_temperature(tmp_path / "sst2", 2.0)
+        write_number(tmp_path / "sst2", "distillation", "temperature", 2.0)
 
 
 def test_the_recommendation_goes_into_the_recipe(tmp_path: Path) -> None:

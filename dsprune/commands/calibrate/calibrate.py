@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dsprune.commands.calibrate.measure import Labels, enough_records, measure, read_labels
-from dsprune.commands.calibrate.recipe_file import check_recipe_file, write_temperature
+from dsprune.commands.calibrate.recipe_file import check_recipe_file, write_number
 from dsprune.commands.calibrate.tables import draw_curves, print_curves
 from dsprune.distillation.calibration import recommend
 from dsprune.distillation.store import open_store
@@ -43,7 +43,7 @@ def calibrate(
     if plot is not None:
         check_figure_path(plot)
     if write is not None:
-        check_recipe_file(write)
+        check_recipe_file(write, "distillation", "temperature")
     labels = Labels() if recipe is None else read_labels(recipe)
     store = open_store(folder, labels.origin)
     samples = store.fingerprints[: max_records or enough_records(store)]
@@ -62,5 +62,5 @@ def calibrate(
         save_figure(draw_curves(curves, recommended, folder.name), plot)
         say(console, f"Picture: {plot}")
     if write is not None:
-        write_temperature(write, recommended)
+        write_number(write, "distillation", "temperature", recommended)
         say(console, f"Recipe: {write}, distillation.temperature")

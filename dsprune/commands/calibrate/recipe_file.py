@@ -1,4 +1,4 @@
-"""Set the temperature in a recipe file, and leave the rest of the file unchanged."""
+"""Set a number in a recipe file, and leave the rest of the file unchanged."""
 
 from pathlib import Path
 
@@ -8,30 +8,28 @@ from dsprune.errors import UserError
 from dsprune.utils.documents import read_yaml
 from dsprune.utils.files import replace_text
 
-__all__ = ["check_recipe_file", "write_temperature"]
-
-SECTION, KEY = "distillation", "temperature"
+__all__ = ["check_recipe_file", "write_number"]
 
 
-def check_recipe_file(path: Path) -> None:
-    """Check that `write_temperature` can change the file, before the temperature is computed.
+def check_recipe_file(path: Path, section: str, key: str) -> None:
+    """Check that `write_number` can change the file, before the number is computed.
 
     Raises:
-        UserError: the file is missing or invalid, or has no distillation section whose temperature can be set.
+        UserError: the file is missing or invalid, or has no such section whose number can be set.
     """
-    _with_temperature(path, 1.0)
+    _with_number(path, section, key, 1.0)
 
 
-def write_temperature(path: Path, temperature: float) -> None:
-    """Set `distillation.temperature`; comments, order and layout of the file are kept.
+def write_number(path: Path, section: str, key: str, number: float) -> None:
+    """Set a number in a section, such as `distillation.temperature`; comments, order and layout are kept.
 
     Raises:
         UserError: see `check_recipe_file`.
     """
-    replace_text(path.resolve(), _with_temperature(path, temperature))
+    replace_text(path.resolve(), _with_number(path, section, key, number))
 
 
-def _with_temperature(path: Path, temperature: float) -> str:
+def _with_number(path: Path, name: str, key: str, number: float) -> str:
     if not path.is_file():
         raise UserError(f"--write: value {path}: no such file: give a recipe file of your own")
     values = read_yaml(path.read_bytes(), f"--write: value {path}")
@@ -39,21 +37,27 @@ def _with_temperature(path: Path, temperature: float) -> str:
         text = path.read_bytes().decode()
     except UnicodeDecodeError:
         raise UserError(f"--write: value {path}: is not UTF-8: save it as UTF-8") from None
-    section = _child(yaml.compose(text, yaml.SafeLoader), SECTION)
+    section = _child(yaml.compose(text, yaml.SafeLoader), name)
     if not isinstance(section, yaml.MappingNode) or not section.value:
-        raise UserError(f"--write: value {path}: has no section {SECTION}: add it, with a teacher")
-    edited = _edit(text, section, f"{temperature:g}")
-    if not _holds(edited, {**values, SECTION: {**values[SECTION], KEY: temperature}}):
+        raise UserError(f"--write: value {path}: has no section {name}: add it")
+    edited = _edit(text, section, key, _as_yaml(number))
+    if not _holds(edited, {**values, name: {**values[name], key: float(_as_yaml(number))}}):
         raise UserError(
-            f"--write: value {path}: {SECTION}.{KEY} is no plain number there, or shared with another "
-            f"section: set it by hand"
+            f"--write: value {path}: {name}.{key} is no plain number there, or shared with another section: set it "
+            f"by hand"
         )
     return edited
 
 
-def _edit(text: str, section: yaml.MappingNode, number: str) -> str:
+def _as_yaml(number: float) -> str:
+    """Return a number that YAML 1.1 reads as one: it takes 5e-05 for a text."""
+    digits, e, exponent = f"{number:g}".partition("e")
+    return digits + (".0" if e and "." not in digits else "") + e + exponent
+
+
+def _edit(text: str, section: yaml.MappingNode, name: str, number: str) -> str:
     """Return the text with the number in place of the value, or in a new line below the first key's."""
-    value = _child(section, KEY)
+    value = _child(section, name)
     if isinstance(value, yaml.ScalarNode):
         return text[: value.start_mark.index] + number + text[value.end_mark.index :]
     if value is not None:  # a ramp was chosen on purpose
@@ -61,9 +65,9 @@ def _edit(text: str, section: yaml.MappingNode, number: str) -> str:
     key, first = section.value[0]
     end = first.end_mark.index
     if section.flow_style:
-        return f"{text[:end]}, {KEY}: {number}{text[end:]}"
+        return f"{text[:end]}, {name}: {number}{text[end:]}"
     rest_of_line, newline, below = text[end:].partition("\n")
-    return f"{text[:end]}{rest_of_line}\n{' ' * key.start_mark.column}{KEY}: {number}{newline}{below}"
+    return f"{text[:end]}{rest_of_line}\n{' ' * key.start_mark.column}{name}: {number}{newline}{below}"
 
 
 def _child(node: yaml.Node | None, key: str) -> yaml.Node | None:

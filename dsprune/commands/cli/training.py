@@ -153,29 +153,50 @@ def teacher(
 
 @app.command()
 def calibrate(
-    store: Annotated[Path, typer.Argument(help="A teacher logits store.")],
+    store: Annotated[Path | None, typer.Argument(help="A teacher logits store.")] = None,
     overrides: Overrides = None,
     recipe: Annotated[
-        str | None, typer.Option(help="The recipe whose training data hold the labels.")
+        str | None,
+        typer.Option(help="The recipe whose training data hold the labels, or whose rate is chosen."),
+    ] = None,
+    rate: Annotated[
+        bool, typer.Option("--rate", help="Choose learning_rate.peak by short runs of the recipe.")
+    ] = False,
+    steps: Annotated[int, typer.Option(min=8, help="--rate: length of each run.")] = 60,
+    num_ranks: Annotated[int, typer.Option(min=1, help="--rate: processes of each run.")] = 1,
+    output: Annotated[
+        Path | None, typer.Option(help="--rate: folder of the runs. Default: runs/NAME-rates.")
     ] = None,
     max_records: Annotated[
         int | None, typer.Option(min=1, help="Read so many records. Default: 67 million logits.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the curves into this file.")] = None,
-    write: Annotated[Path | None, typer.Option(help="The recipe file to write the temperature to.")] = None,
+    write: Annotated[Path | None, typer.Option(help="The recipe file to write the result to.")] = None,
 ) -> None:
-    """Choose the temperature of distillation from a teacher logits store."""
+    """Choose the temperature of distillation from a teacher logits store, or the peak learning rate by short runs."""
     from dsprune.ranks.ranks import find_ranks
     from dsprune.recipe import load_recipe
     from dsprune.utils.console import quiet_libraries
 
+    if rate and store is not None and "=" in str(store):  # an override, in the place of the store
+        store, overrides = None, [str(store), *(overrides or [])]
+    if rate and (store is not None or recipe is None):
+        raise UserError("calibrate: --rate: needs --recipe, and no store")
+    if not rate and store is None:
+        raise UserError("calibrate: give a store to choose the temperature from, or --rate and --recipe")
     if overrides and recipe is None:
         raise UserError(f"override {overrides[0]!r}: there is no recipe to override: add --recipe")
     loaded, ranks = load_recipe(recipe, overrides or []) if recipe else None, find_ranks()
     quiet_libraries(is_first=ranks.is_first)
-    from dsprune.commands.calibrate.calibrate import calibrate as choose
+    if not ranks.is_first:
+        return
+    if loaded is not None and rate:
+        from dsprune.commands.calibrate.rate import calibrate_rate
 
-    if ranks.is_first:
+        calibrate_rate(loaded, steps, num_ranks, output, plot, write, Console())
+    elif store is not None:
+        from dsprune.commands.calibrate.calibrate import calibrate as choose
+
         choose(store, loaded, plot, write, max_records, Console())
 
 

@@ -1,0 +1,195 @@
+"""`dsprune calibrate --rate`: choose the peak learning rate by short runs of the recipe, to its target sparsity."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from dsprune.commands.calibrate.recipe_file import check_recipe_file, write_number
+from dsprune.commands.plan.make import make_plan
+from dsprune.commands.suite.launcher import Launcher
+from dsprune.errors import UserError
+from dsprune.recipe import Ramp, Recipe, Span, dump_recipe
+from dsprune.report.drawing import QUIET, check_figure_path, line_style, new_panels, save_figure
+from dsprune.report.runs import read_run
+from dsprune.report.table import MISSING, Table, as_rich
+from dsprune.schedule import Timetable
+from dsprune.utils.console import say
+
+__all__ = ["Trial", "calibrate_rate", "search", "shortened"]
+
+MOST_TRIALS = 8
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A short run at one peak learning rate.
+
+    Attributes:
+        steps: steps at which the loss was logged.
+        losses: the training loss at these steps.
+        problem: why the run failed; None if it ended.
+    """
+
+    steps: tuple[int, ...] = ()
+    losses: tuple[float, ...] = ()
+    problem: str | None = None
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of the last quarter of the run; infinite if it failed."""
+        if self.problem is not None or not self.losses:
+            return inf
+        last = self.losses[-max(1, len(self.losses) // 4) :]
+        return sum(last) / len(last)
+
+
+def calibrate_rate(
+    recipe: Recipe,
+    steps: int,
+    num_ranks: int,
+    output: Path | None,
+    plot: Path | None,
+    write: Path | None,
+    console: Console,
+) -> None:
+    """Run the recipe for a few steps at several peak rates, and recommend the one with the lowest loss at the end.
+
+    Args:
+        recipe: its peak, or the one that the schedule law scales from `learning_rate.dense`, is the first to be tried.
+        steps: length of each run.
+        num_ranks: number of processes of each run.
+        output: folder of the runs; None = `NAME-rates` beside the recipe's run.
+        plot: PNG or SVG file to draw the losses in; None = none.
+        write: recipe file to set the rate in; None = none.
+        console: where to print.
+
+    Raises:
+        UserError: the recipe has no rate to begin with, training would refuse it, every run failed, or a file cannot
+            be written.
+        StoppedError: a run was stopped with a checkpoint.
+    """
+    if plot is not None:
+        check_figure_path(plot)
+    if write is not None:
+        check_recipe_file(write, "learning_rate", "peak")
+    peak = recipe.learning_rate.peak
+    if peak is None:
+        raise UserError(
+            f"recipe {recipe.name!r}: --rate: no rate to begin with: give learning_rate.dense or peak"
+        )
+    timetable = make_plan(recipe, num_ranks).timetable
+    launcher = Launcher(output or Path(recipe.output, f"{recipe.name}-rates"), num_ranks)
+    trials: dict[float, Trial] = {}
+
+    def loss(rate: float) -> float:
+        trials[rate] = _run(shortened(recipe, timetable, rate, steps), launcher)
+        say(console, f"learning_rate.peak={rate:.3g}: loss {trials[rate].loss:.4g}")
+        return trials[rate].loss
+
+    best = search(peak, loss)
+    if trials[best].problem is not None:
+        raise UserError(
+            f"recipe {recipe.name!r}: --rate: every run failed; the last one: {trials[best].problem}"
+        )
+    console.print(as_rich(_table(trials, best, steps)))
+    if plot is not None:
+        save_figure(_draw(trials, best, recipe.name), plot)
+        say(console, f"Picture: {plot}")
+    if write is not None:
+        write_number(write, "learning_rate", "peak", best)
+        say(console, f"Recipe: {write}, learning_rate.peak")
+
+
+def search(start: float, loss: Callable[[float], float]) -> float:
+    """Return the rate with the lowest loss, among doublings and halvings of a first one.
+
+    It tries on until both neighbours of the best rate are worse, at most `MOST_TRIALS` rates.
+
+    Examples:
+        >>> search(1.0, lambda rate: abs(rate - 7))
+        8.0
+    """
+    losses = {rate: loss(rate) for rate in (start / 2, start, start * 2)}
+    while True:
+        best = min(losses, key=lambda rate: losses[rate])
+        missing = [rate for rate in (best / 2, best * 2) if rate not in losses]
+        if not missing or len(losses) >= MOST_TRIALS or losses[best] == inf:
+            return best
+        losses[missing[0]] = loss(missing[0])
+
+
+def shortened(recipe: Recipe, timetable: Timetable, rate: float, steps: int) -> Recipe:
+    """Return the recipe with another peak and length; everything keeps its share of the run."""
+
+    def share(span: Span | None) -> Span | None:
+        if span is None or span.unit == "%":
+            return span
+        part = span.length(timetable.steps_per_epoch, timetable.total_steps) / timetable.total_steps
+        return Span(round(100 * part, 6), "%")
+
+    values: dict[str, Any] = recipe.model_dump()
+    values["name"] = f"{recipe.name}-{rate:.3g}"
+    values["budget"] |= {"epochs": None, "steps": steps}
+    values["learning_rate"] |= {"peak": rate, "warmup": share(recipe.learning_rate.warmup)}
+    if recipe.pruning is not None:
+        values["pruning"] |= {
+            name: share(getattr(recipe.pruning, name)) for name in ("start", "end", "every")
+        }
+    if recipe.distillation is not None:
+        for name, value in recipe.distillation:
+            if isinstance(value, Ramp):
+                spans = {"start": share(value.start), "end": share(value.end)}
+                values["distillation"][name] = value.model_copy(update=spans)
+    last = {"every": f"{steps} steps", "keep": 1}
+    values["checkpoints"] |= last
+    values["tracking"] |= {"wandb": False, "log_every": max(1, steps // 20), "eval_every": f"{steps} steps"}
+    return Recipe.model_validate(values)
+
+
+def _run(recipe: Recipe, launcher: Launcher) -> Trial:
+    """Run a recipe, unless it is finished already."""
+    folder = launcher.output / recipe.name
+    recipe = recipe.model_copy(update={"output": str(launcher.output)})
+    try:
+        if not (folder / "summary.json").is_file():
+            launcher.run("train", recipe.name, dump_recipe(recipe))
+    except UserError as error:
+        return Trial(problem=str(error))
+    steps, losses = read_run(folder).series("loss")
+    return Trial(tuple(steps), tuple(losses))
+
+
+def _table(trials: Mapping[float, Trial], best: float, steps: int) -> Table:
+    rates = sorted(trials)
+    title = f"Runs of {steps} steps to the target sparsity"
+    columns = ("", "learning_rate.peak", "loss of the last quarter", "problem")
+    rows = tuple(tuple(_cells(rate, trials[rate], best)) for rate in rates)
+    note = "A short run favours high rates: for a long one, half of the recommended rate is worth a try."
+    return Table("rates", title, columns, rows, note, emphasis=frozenset([rates.index(best)]))
+
+
+def _cells(rate: float, trial: Trial, best: float) -> Iterator[str]:
+    yield "->" if rate == best else ""
+    yield f"{rate:.3g}"
+    yield MISSING if trial.loss == inf else f"{trial.loss:.4g}"
+    yield trial.problem or ""
+
+
+def _draw(trials: Mapping[float, Trial], best: float, title: str) -> Figure:
+    """Draw the loss over the steps, a line a rate, and the loss of the last quarter over the rate."""
+    figure, (curves, ends) = new_panels(
+        ("loss", "loss of the\nlast quarter"), height=5.0, title=f"{title}: learning_rate.peak = {best:.3g}"
+    )
+    known = [rate for rate in sorted(trials) if trials[rate].loss < inf]
+    for number, rate in enumerate(known):
+        curves.plot(trials[rate].steps, trials[rate].losses, label=f"{rate:.3g}", **line_style(number))
+    curves.legend(fontsize=8.5, frameon=False)
+    ends.plot(known, [trials[rate].loss for rate in known], marker=".", color=QUIET)
+    ends.axvline(best, color=QUIET, lw=1, ls="--", zorder=0)
+    ends.set_xscale("log")
+    return figure
