@@ -148,15 +148,19 @@ class LearningRate(Section):
     none."""
 
     warmup: Span | None = None
-    """Length of the linear rise from 0 to the peak. Default: null = what the schedule law gives for `model.start` and
-    the length of the run; none without pruning."""
+    """Length of the linear rise from 0 to the peak. Default: null = what the schedule law gives: the dense phase of a
+    fine-tuned model, half of that of a pretrained one, and none without pruning."""
 
     rewind: bool = True
     """Return to the peak at every mask update. If false, the learning rate decays linearly from the peak to `final`
     over the run. Default: true."""
 
+    dense_peak: Fraction | None = None
+    """Peak before the first mask update, as a fraction of the peak. Default: null = what the schedule law gives for
+    `model.start`: 1 for a pretrained model, 0.1 for a fine-tuned one."""
+
     dense_final: Fraction = 0.1
-    """End of the linear decay before the first mask update, as a fraction of the peak. Default: 0.1."""
+    """End of the linear decay before the first mask update, as a fraction of that phase's peak. Default: 0.1."""
 
     interval_final: Fraction = 0.1
     """End of the linear decay from one mask update to the next, as a fraction of the peak. Default: 0.1."""

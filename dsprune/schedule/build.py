@@ -6,6 +6,7 @@ from dsprune.errors import UserError
 from dsprune.recipe import Budget, LearningRate, Pruning, Recipe, Span, Start
 from dsprune.registry import CURVES
 from dsprune.schedule.law import (
+    DENSE_PEAK,
     LAST_UPDATE,
     dense_steps,
     first_sparsity,
@@ -74,6 +75,7 @@ def build_timetable(
         dense_final=learning_rate.dense_final,
         interval_final=learning_rate.interval_final,
         final=learning_rate.final,
+        dense_peak=DENSE_PEAK[start] if learning_rate.dense_peak is None else learning_rate.dense_peak,
     )
 
 

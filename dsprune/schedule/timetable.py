@@ -32,9 +32,10 @@ class Timetable:
         updates: the mask updates in order, at distinct steps; the last one reaches the target. Empty for dense
             fine-tuning.
         rewind: whether the learning rate returns to its peak at each mask update.
-        dense_final: fraction of the peak learning rate at the end of the dense phase.
+        dense_final: fraction of the dense phase's peak at its end.
         interval_final: fraction of the peak at the end of the interval between two mask updates.
         final: fraction of the peak at the end of the run.
+        dense_peak: peak of the dense phase, as a fraction of the peak of the run.
     """
 
     total_steps: int
@@ -45,6 +46,7 @@ class Timetable:
     dense_final: float
     interval_final: float
     final: float
+    dense_peak: float = 1.0
 
     def progress(self, update: MaskUpdate) -> float:
         """Return the fraction of the target that a mask update reaches; tensors with their own targets use it too."""
@@ -83,19 +85,21 @@ class Timetable:
           which is `dense_final` at the first mask update, `interval_final` at any other, and `final` at the end of
           the run. A segment that overlaps the warm-up starts at W.
 
-        After the end of the run it stays at `final`.
+        Before the first mask update all of it is scaled by `dense_peak`. After the end of the run it stays at `final`.
 
         Examples:
             >>> timetable = Timetable(100, 10, 0, (MaskUpdate(10, 0.5), MaskUpdate(60, 0.9)), True, 0.5, 0.1, 0.0)
             >>> [timetable.lr_multiplier(step) for step in (0, 5, 10, 35, 60, 80, 100)]
             [1.0, 0.75, 1.0, 0.55, 1.0, 0.5, 0.0]
         """
+        is_dense = bool(self.updates) and step < self.updates[0].step
+        peak = self.dense_peak if is_dense else 1.0
         if step < self.warmup_steps:
-            return step / self.warmup_steps
+            return peak * step / self.warmup_steps
         start, stop, end = self._segment(step)
         start = max(start, self.warmup_steps)
         progress = min(1.0, (step - start) / (stop - start))
-        return 1 + (end - 1) * progress
+        return peak * (1 + (end - 1) * progress)
 
     def lr_corners(self) -> list[int]:
         """Return the steps between which the learning rate is linear; jumps are between two consecutive steps."""

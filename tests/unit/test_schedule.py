@@ -108,7 +108,7 @@ class TestLaw:
     @pytest.mark.parametrize(
         ("start", "steps_per_epoch", "first", "warmup"),
         [
-            ("fine-tuned", 100, 6, 45),
+            ("fine-tuned", 100, 20, 20),
             ("pretrained", 100, 90, 45),
             ("pretrained", 30, 30, 15),
             ("pretrained", 1, 20, 10),
@@ -122,7 +122,9 @@ class TestLaw:
         )
         assert (steps(timetable)[0], steps(timetable)[-1], len(timetable.updates)) == (first, 260, 7)
         assert timetable.warmup_steps == warmup
-        assert timetable.lr_multiplier(warmup) == 1.0
+        assert timetable.lr_multiplier(first) == 1.0
+        highest = max(map(timetable.lr_multiplier, range(first)))
+        assert highest == (pytest.approx(0.095) if start == "fine-tuned" else 1.0)
 
     def test_a_dense_run_has_no_warmup_by_default(self) -> None:
         assert build_timetable(None, LR, Budget(batch=1, steps=300), 100, "fine-tuned").warmup_steps == 0

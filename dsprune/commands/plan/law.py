@@ -30,7 +30,7 @@ def _choices(plan: Plan) -> Iterator[tuple[str, str, str]]:
         )
         yield "model.start", start, owner
     if pruning.start is None:
-        why = "1/50 of the run" if start == "fine-tuned" else "one epoch, but 2/30 to 3/10 of the run"
+        why = "2/30 of the run" if start == "fine-tuned" else "one epoch, but 2/30 to 3/10 of the run"
         yield "pruning.start", f"step {timetable.updates[0].step}", f"{start}: {why}"
     if pruning.curve != "one-shot":
         if pruning.first is None:
@@ -49,8 +49,13 @@ def _choices(plan: Plan) -> Iterator[tuple[str, str, str]]:
                 "26/30 of the run; the rest is recovery",
             )
     if rate.warmup is None:
-        why = "15/100 of the run" if start == "fine-tuned" else "half of the dense phase"
+        why = "the dense phase" if start == "fine-tuned" else "half of the dense phase"
         yield "learning_rate.warmup", f"{timetable.warmup_steps} steps", f"{start}: {why}"
+    if rate.dense_peak is None:
+        why = (
+            "it would forget at the full rate" if start == "fine-tuned" else "it has to learn the task first"
+        )
+        yield "learning_rate.dense_peak", f"{timetable.dense_peak:g}", f"{start}: {why}"
     if rate.dense is not None and rate.peak == scaled_peak(rate.dense, pruning.sparsity):
         why = f"{rate.peak / rate.dense:.2g} x learning_rate.dense = 1 + ln(1 / (1 - sparsity))"
         yield "learning_rate.peak", f"{rate.peak:.2e}", why
