@@ -80,8 +80,9 @@ class Pruning(Section):
     (start, start + every, ...), and from the first step of the run if `first` is 0 (the multiples of `every`
     after `start`). The last mask update is at `end` in both cases. Default: null = `updates` is used."""
 
-    method: Annotated[str, Named(METHODS)] = "magnitude"
-    """How weights are scored; the lowest scores are pruned first. Default: `magnitude`."""
+    method: Annotated[str, Named(METHODS)] = "fisher"
+    """How weights are scored; the lowest scores are pruned first. `magnitude` is gradual magnitude pruning; `fisher`
+    also reads the optimizer's second moments. Default: `fisher`."""
 
     scope: Annotated[str, Named(SCOPES)] = "global"
     """Which weights are ranked together: all prunable weights (global), those of each tensor (uniform), or all of

@@ -43,8 +43,16 @@ def make_recipe(precision: str = "fp32", **pruning: Any) -> Recipe:
         {
             "name": "test",
             "budget": {"steps": STEPS, "batch": BATCH},
-            "pruning": {"sparsity": 0.9, "first": 0.5, "start": 0, "end": 9, "updates": 4} | pruning,
-            "learning_rate": {"peak": 0.02},
+            "pruning": {
+                "sparsity": 0.9,
+                "method": "magnitude",
+                "first": 0.5,
+                "start": 0,
+                "end": 9,
+                "updates": 4,
+            }
+            | pruning,
+            "learning_rate": {"peak": 0.02, "warmup": 0},
             "gradient_clipping": 0.1,
             "precision": precision,
         }
