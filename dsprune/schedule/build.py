@@ -23,6 +23,7 @@ def recipe_timetable(recipe: Recipe, steps_per_epoch: int | None) -> Timetable:
     """Return the timetable of a recipe; see `build_timetable`."""
     return build_timetable(recipe.pruning, recipe.learning_rate, recipe.budget, steps_per_epoch, recipe.start)
 
+
 MOST_UPDATES = 100_000
 """Largest number of mask updates; every checkpoint holds the timetable."""
 
