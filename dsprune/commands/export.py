@@ -11,8 +11,9 @@ from dsprune.checkpoint.deepspeed_files import CheckpointFiles
 from dsprune.checkpoint.tags import complete_tags
 from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST, read_manifest
-from dsprune.model.pretrained import keep_layers, load_tokenizer
+from dsprune.model.pretrained import load_tokenizer
 from dsprune.recipe import Recipe, load_recipe
+from dsprune.tasks.start_model import start_model
 from dsprune.tasks.task import build_task
 from dsprune.train.run_folder import RunFolder
 from dsprune.utils.console import say
@@ -86,7 +87,7 @@ def _save_model(recipe: Recipe, files: CheckpointFiles, folder: Path) -> None:
     assert recipe.task is not None, recipe.name
     tokenizer = load_tokenizer(recipe.model.tokenizer or recipe.model.path)
     task = build_task(recipe.task).for_tokenizer(tokenizer)
-    model = keep_layers(task.build_model(recipe.model.path, tokenizer), recipe.model.layers)
+    model = start_model(task, recipe.model, tokenizer)
     parameters = dict(model.named_parameters())
     for name in files.names:
         parameters[name].data.view(-1).copy_(files.views(name)["master weights"])

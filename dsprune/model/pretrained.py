@@ -1,5 +1,6 @@
 """Load configurations, tokenizers and models from Hugging Face folders or hub names."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,12 +14,13 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from dsprune.errors import UserError
+from dsprune.model.fingerprints import local_folder
+from dsprune.model.fit import changes, check_lengths, fit_tokens
 from dsprune.model.skeleton import build_skeleton, is_without_weights
 from dsprune.utils.text import first_line
 
 __all__ = [
     "Head",
-    "check_max_length",
     "keep_layers",
     "load_config",
     "load_model",
@@ -61,46 +63,81 @@ class Head:
             path: folder of the model, or its name on the hub.
             tokenizer: the model's tokenizer.
             max_length: longest input in tokens that the model must accept.
-            new_head: create a new head if the model has none.
+            new_head: create a new head if the model has none. The recipe may replace the head of a model that has
+                one, see `dsprune.model.fit`.
             settings: passed on to `from_pretrained`.
 
         Raises:
             UserError: the model cannot be loaded, accepts shorter inputs only, or has no head though `new_head`
                 is false.
         """
-        config = load_config(path)
-        check_max_length(max_length, config, tokenizer)
-        if not new_head and not self.is_in(config):
+        if not new_head and not self.is_in(load_config(path)):
             raise UserError(f"model {path!r}: has no {self.name} head: fine-tune it first")
-        return load_model(self.auto_class, path, tokenizer, **settings)
+        model = load_model(self.auto_class, path, tokenizer, max_length, **settings)
+        if changes().new_head and not is_without_weights():
+            _renew_head(model, self.auto_class)
+        return model
+
+    def is_kept(self, config: PretrainedConfig) -> bool:
+        """Return whether the model with this configuration has the head, and the recipe does not replace it."""
+        return self.is_in(config) and not changes().new_head
+
+
+def _renew_head(model: PreTrainedModel, auto_class: Any) -> None:
+    """Draw all weights of a model anew that are not in its base model."""
+    new = dict(auto_class.from_config(model.config, dtype=torch.float32).named_parameters())
+    kept = {id(parameter) for parameter in model.base_model.parameters()}
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in kept:
+            parameter.data.copy_(new[name])
 
 
 def load_config(path: str) -> PretrainedConfig:
     """Load the configuration of a model."""
+    _check_no_adapter(path)
     config: PretrainedConfig = _load(AutoConfig.from_pretrained, path, "model")
     return config
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model. Without a padding token (GPT-2, Llama) it pads with its end-of-text token."""
+    _check_no_adapter(path)
     _check_has_tokenizer(Path(path))
     tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer.from_pretrained, path, "tokenizer")
     if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise UserError(
+                f"tokenizer {path!r}: has neither a padding token nor an end-of-text token, and batches need padding: "
+                f"add one, tokenizer.add_special_tokens({{'pad_token': '<pad>'}}), and save it"
+            )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def load_model(
-    auto_class: Any, path: str, tokenizer: PreTrainedTokenizerBase, **settings: Any
+    auto_class: Any, path: str, tokenizer: PreTrainedTokenizerBase, max_length: int, **settings: Any
 ) -> PreTrainedModel:
-    """Load a model in fp32, whatever its folder holds: DeepSpeed casts it, and masks are selected from fp32."""
+    """Load a model in fp32, whatever its folder holds: DeepSpeed casts it, and masks are selected from fp32.
+
+    Args:
+        auto_class: one of transformers' auto classes.
+        path: folder of the model, or its name on the hub.
+        tokenizer: encodes for the model, which gets its padding token.
+        max_length: longest input in tokens that the model must accept.
+        settings: passed on to `from_pretrained`.
+
+    Raises:
+        UserError: the model cannot be loaded, or does not fit the tokenizer or the length.
+    """
+    if changes().new_head:
+        settings["ignore_mismatched_sizes"] = True
     if is_without_weights():
         load = partial(build_skeleton, auto_class)
     else:
         load = partial(auto_class.from_pretrained, dtype=torch.float32)
     model: PreTrainedModel = _load(load, path, "model", **settings)
-    if model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
+    fit_tokens(model, path, tokenizer)
+    check_lengths(model, tokenizer, max_length)
     return model
 
 
@@ -127,15 +164,18 @@ def model_class(folder: Path, config: PretrainedConfig) -> Any:
     return found
 
 
-def check_max_length(max_length: int, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that the model and its tokenizer accept inputs of `max_length` tokens.
-
-    Raises:
-        UserError: they do not.
-    """
-    longest = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or max_length)
-    if max_length > longest:
-        raise UserError(f"task.max_length: {max_length}: the model takes at most {longest} tokens: lower it")
+def _check_no_adapter(path: str) -> None:
+    """Check that a folder is not that of an adapter, which is no model of its own."""
+    file = local_folder(path) / "adapter_config.json"
+    if file.is_file():
+        try:
+            base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        except (OSError, ValueError, LookupError, TypeError):
+            base = "not named there"
+        raise UserError(
+            f"model {path!r}: an adapter of PEFT, whose base model is {base!r}: merge the two with "
+            f"PeftModel.from_pretrained(base, adapter).merge_and_unload(), save the result, and give its folder"
+        )
 
 
 def _check_has_tokenizer(folder: Path) -> None:

@@ -35,6 +35,13 @@ class Model(Section):
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """Dropout probability of the whole model during training. Default: null = the model's own."""
 
+    new_head: bool = False
+    """Replace the model's head by a new one, for example to go from three labels to two. Default: false = a new head
+    only where the model has none."""
+
+    resize_embeddings: bool = False
+    """Add embeddings for tokens that were added to the tokenizer. Default: false = refuse such a tokenizer."""
+
 
 class Task(Section):
     """What the model is trained to do, and on which data."""

@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from dsprune.errors import UserError
-from dsprune.model.pretrained import check_max_length, load_config, load_model
+from dsprune.model.fit import check_keeps_head
+from dsprune.model.pretrained import load_config, load_model
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.prefix import SLOT, evaluate_prefix, symbols_of
 from dsprune.tasks.rows import Rows, number_of
@@ -139,19 +140,19 @@ class EquationGeneration(Seq2Seq):
         self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
     ) -> PreTrainedModel:
         """Open an encoder and add a new decoder, or open both from a model that was trained for this task."""
+        check_keeps_head()
         config = load_config(path)
         if isinstance(config, EncoderDecoderConfig):
-            check_max_length(self.settings.max_length, config.get_text_config(encoder=True), tokenizer)
             if tuple(getattr(config, "equation_symbols", ())) != self.symbols:
                 raise UserError(
                     f"model {path!r}: does not have the symbols {' '.join(self.symbols)}: choose a model that was "
                     "trained on these data"
                 )
-            return load_model(AutoModelForSeq2SeqLM, path, tokenizer)
+            return load_model(AutoModelForSeq2SeqLM, path, tokenizer, self.settings.max_length)
         if not new_head:
             raise UserError(f"model {path!r}: has no decoder for equations: fine-tune it first")
-        check_max_length(self.settings.max_length, config, tokenizer)
-        return self._with_decoder(load_model(AutoModel, path, tokenizer), self.symbols)
+        encoder = load_model(AutoModel, path, tokenizer, self.settings.max_length)
+        return self._with_decoder(encoder, self.symbols)
 
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
         """Return the encoder with its decoder."""

@@ -100,13 +100,14 @@ def check_same_labels(path: str, config: PretrainedConfig, labels: Sequence[str]
     if len(theirs) != len(labels):
         raise UserError(
             f"model {path!r}: was trained for {len(theirs)} labels and the task has {len(labels)} "
-            f"({', '.join(labels)}): choose a model of this task, or one that has no head yet"
+            f"({', '.join(labels)}): choose a model of this task, or set model.new_head: true for a new head"
         )
     folded, wanted = [name.casefold() for name in theirs], [name.casefold() for name in labels]
     if folded != wanted and sorted(folded) == sorted(wanted):
         raise UserError(
             f"model {path!r}: has its labels in the order {', '.join(theirs)} and the task in the order "
-            f"{', '.join(labels)}: choose a model that was trained in the task's order"
+            f"{', '.join(labels)}: choose a model that was trained in the task's order, or set model.new_head: "
+            f"true for a new head"
         )
 
 

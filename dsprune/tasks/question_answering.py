@@ -181,10 +181,13 @@ class QuestionAnswering(Task):
         self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
     ) -> PreTrainedModel:
         """Open the model, with a start and an end logit for each token."""
-        return HEAD.load(path, tokenizer, self.settings.max_length, new_head=new_head)
+        return HEAD.load(
+            path, tokenizer, self.settings.max_length, new_head=new_head, num_labels=len(OUTPUTS)
+        )
 
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
         """Return the model with a start and an end logit for each token."""
+        config.num_labels = len(OUTPUTS)  # that of a classifier that the model was before
         model: PreTrainedModel = AutoModelForQuestionAnswering.from_config(config)
         return model
 

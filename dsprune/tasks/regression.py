@@ -82,10 +82,10 @@ class Regression(TextTask):
     ) -> PreTrainedModel:
         """Open the model, with one logit."""
         config = load_config(path)
-        if HEAD.is_in(config) and config.num_labels != 1:
+        if HEAD.is_kept(config) and config.num_labels != 1:
             raise UserError(
                 f"model {path!r}: was trained for {config.num_labels} labels and the task is a number: "
-                "choose a model of this task, or one that has no head yet"
+                "choose a model of this task, or set model.new_head: true for a new head"
             )
         model = HEAD.load(
             path,

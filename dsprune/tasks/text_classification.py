@@ -84,7 +84,7 @@ class TextClassification(TextTask):
         self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
     ) -> PreTrainedModel:
         """Open the model, with one logit per label."""
-        if HEAD.is_in(load_config(path)):
+        if HEAD.is_kept(load_config(path)):
             check_same_labels(path, load_config(path), self.labels)
         return HEAD.load(path, tokenizer, self.settings.max_length, new_head=new_head, **self._label_config())
 
@@ -128,6 +128,7 @@ class TextClassification(TextTask):
 
     def _label_config(self) -> dict[str, Any]:
         return {
+            "problem_type": "single_label_classification",
             "num_labels": len(self.labels),
             "id2label": dict(enumerate(self.labels)),
             "label2id": {name: number for number, name in enumerate(self.labels)},

@@ -10,7 +10,8 @@ from transformers import AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedMode
 from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CODES
 
 from dsprune.errors import UserError
-from dsprune.model.pretrained import check_max_length, load_config, load_model
+from dsprune.model.fit import check_keeps_head
+from dsprune.model.pretrained import load_config, load_model
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.parallel import read_parallel, sentences
 from dsprune.tasks.seq2seq import Seq2Seq
@@ -112,13 +113,14 @@ class Translation(Seq2Seq):
     ) -> PreTrainedModel:
         """Open the model, which must be trained to generate, for translation or in pre-training."""
         del new_head  # the layer over the vocabulary is never new
+        check_keeps_head()
         config = load_config(path)
         if not any(name.endswith(GENERATIVE) for name in config.architectures or ()):
             raise UserError(
                 f"model {path!r}: does not generate text: choose an encoder-decoder model, such as mBART-50"
             )
-        check_max_length(max(self.settings.max_length, self.settings.max_target), config, tokenizer)
-        model = load_model(AutoModelForSeq2SeqLM, path, tokenizer)
+        longest = max(self.settings.max_length, self.settings.max_target)
+        model = load_model(AutoModelForSeq2SeqLM, path, tokenizer, longest)
         if model.config.decoder_start_token_id is None:  # as in the training of mBART's decoder
             model.config.decoder_start_token_id = tokenizer.eos_token_id
         return model

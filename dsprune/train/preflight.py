@@ -15,14 +15,16 @@ from dsprune.distillation.capture.origin import Source
 from dsprune.distillation.store.format import MANIFEST
 from dsprune.distillation.teachers import open_matching_store
 from dsprune.errors import UserError
+from dsprune.model.fit import padding_remarks
 from dsprune.model.patterns import parameter_groups
-from dsprune.model.pretrained import keep_layers, load_tokenizer
+from dsprune.model.pretrained import load_config, load_tokenizer
 from dsprune.model.prunable import Choice, choose_weights
 from dsprune.model.skeleton import without_weights
 from dsprune.ranks.batch_order import BatchPlan
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Distillation, Recipe
 from dsprune.schedule import Timetable, recipe_timetable
+from dsprune.tasks.start_model import start_model
 from dsprune.tasks.task import Task, build_task
 from dsprune.zero.config import load_ds_config, resolve_ds_config
 
@@ -36,6 +38,7 @@ class Prepared:
     """The parts of a training run that need neither other ranks nor weights.
 
     Attributes:
+        path: folder or hub name of the model.
         config: the ds_config as resolved.
         tokenizer: encodes for the model.
         task: encodes, predicts and scores examples.
@@ -47,6 +50,7 @@ class Prepared:
         weights: those that are pruned; none without pruning.
     """
 
+    path: str
     config: dict[str, Any]
     tokenizer: PreTrainedTokenizerBase
     task: Task
@@ -58,7 +62,8 @@ class Prepared:
     weights: Choice
 
     def remarks(self) -> Iterator[str]:
-        """Yield one line for each oddity of the data that training accepts."""
+        """Yield one line for each oddity of model and data that training accepts."""
+        yield from padding_remarks(self.path, load_config(self.path), self.tokenizer)
         shared = _num_shared(self.task, self.data, self.validation)
         if shared:
             yield (
@@ -81,7 +86,7 @@ def preflight(recipe: Recipe, ranks: Ranks) -> Prepared:
     tokenizer = load_tokenizer(recipe.model.tokenizer or recipe.model.path)
     task = build_task(recipe.task).for_tokenizer(tokenizer)
     with without_weights():
-        model = keep_layers(task.build_model(recipe.model.path, tokenizer), recipe.model.layers)
+        model = start_model(task, recipe.model, tokenizer)
     weights = recipe_weights(recipe, model)
     parameter_groups(model, config["optimizer"].get("params", {}).get("lr"), recipe.learning_rate.scale)
     if recipe.distillation is not None and not _is_complete(recipe.distillation):
@@ -93,7 +98,9 @@ def preflight(recipe: Recipe, ranks: Ranks) -> Prepared:
     timetable = recipe_timetable(recipe, plan.steps_per_epoch)
     if recipe.distillation is not None and recipe.distillation.store:
         _check_store(recipe.distillation, task, tokenizer, data)
-    return Prepared(config, tokenizer, task, data, validation, plan, timetable, model, weights)
+    return Prepared(
+        recipe.model.path, config, tokenizer, task, data, validation, plan, timetable, model, weights
+    )
 
 
 def recipe_weights(recipe: Recipe, model: nn.Module) -> Choice:

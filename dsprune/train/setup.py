@@ -32,12 +32,12 @@ from dsprune.distillation.teachers import (
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.initialize import initialize
 from dsprune.model.dropout import set_dropout
-from dsprune.model.pretrained import keep_layers
 from dsprune.ranks.agreement import check_same, on_first_rank
 from dsprune.ranks.batch_order import BatchPlan, TrainSampler
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Distillation, Recipe
 from dsprune.tasks.batches import Collate, Features
+from dsprune.tasks.start_model import start_model
 from dsprune.tasks.task import Task
 from dsprune.train.preflight import Prepared
 from dsprune.utils.console import say
@@ -128,7 +128,7 @@ def assemble(recipe: Recipe, prepared: Prepared, ranks: Ranks, console: Console)
         teacher, data = _open_teacher(recipe.distillation, task, tokenizer, data, collate, ranks, console)
     # Each rank has its own dropout. New weights differ too, until DeepSpeed broadcasts those of rank 0.
     seed_everything(recipe.seed + ranks.rank)
-    model = keep_layers(task.build_model(recipe.model.path, tokenizer), recipe.model.layers)
+    model = start_model(task, recipe.model, tokenizer)
     set_dropout(model, recipe.model.dropout)
     engine, *_ = initialize(
         model=model, config=prepared.config, recipe=recipe, steps_per_epoch=plan.steps_per_epoch

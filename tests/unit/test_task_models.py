@@ -5,11 +5,20 @@ from dataclasses import replace
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+)
 
 from dsprune.errors import UserError
+from dsprune.model.fit import padding_remarks
 from dsprune.model.pretrained import load_config, load_model, load_tokenizer
+from dsprune.model.skeleton import without_weights
+from dsprune.recipe.sections import Model as ModelSettings
 from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.tasks.start_model import start_model
 from dsprune.tasks.task import build_task
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, tiny_tokenizer
 
@@ -90,8 +99,45 @@ def test_a_model_without_a_head_is_refused_for_evaluation(tmp_path, bert, sentim
 
 def test_a_model_of_other_labels_is_refused(bert):
     task = replace(build_task(TaskSettings(name="text-classification")), known_labels=("a", "b", "c"))
-    with pytest.raises(UserError, match=r"was trained for 2 labels and the task has 3 \(a, b, c\): choose"):
+    with pytest.raises(
+        UserError, match=r"was trained for 2 labels and the task has 3 \(a, b, c\).*model\.new_head"
+    ):
         task.build_model(bert, load_tokenizer(bert))
+
+
+@pytest.mark.parametrize("labels", [("a", "b", "c"), ("positive", "negative")], ids=["other", "order"])
+def test_the_recipe_may_ask_for_a_new_head(bert, labels):
+    task = replace(build_task(TaskSettings(name="text-classification")), known_labels=labels)
+    settings, tokenizer = ModelSettings(path=bert, new_head=True), load_tokenizer(bert)
+    with without_weights():
+        assert start_model(task, settings, tokenizer).classifier.out_features == len(labels)
+    torch.manual_seed(1)
+    model, old = start_model(task, settings, tokenizer), BertForSequenceClassification.from_pretrained(bert)
+    assert model.config.id2label == dict(enumerate(labels))
+    for (name, ours), theirs in zip(model.bert.named_parameters(), old.bert.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+    assert model.classifier.weight.shape == (len(labels), 32)
+    assert not torch.equal(model.classifier.weight[:2], old.classifier.weight)
+    assert model.classifier.weight.std() < 0.1, "drawn as the model draws its weights"
+
+
+def test_a_model_that_generates_has_no_head_to_replace(bert):
+    task = build_task(TaskSettings(name="translation", pairs=("en-de",)))
+    with pytest.raises(UserError, match=r"^model\.new_head: true: .*no head to replace"):
+        start_model(task, ModelSettings(path=bert, new_head=True), load_tokenizer(bert))
+
+
+def test_a_head_of_another_problem_does_not_choose_the_loss(tmp_path, sentiment):
+    path = str(tiny_bert(tmp_path, problem_type="multi_label_classification"))
+    model = build_task(sentiment).build_model(path, load_tokenizer(path))
+    assert model.config.problem_type == "single_label_classification"
+
+
+def test_question_answering_starts_from_a_classifier_of_three_labels(tmp_path):
+    path = str(tiny_bert(tmp_path, id2label={0: "a", 1: "b", 2: "c"}, label2id={"a": 0, "b": 1, "c": 2}))
+    task, tokenizer = build_task(TaskSettings(name="question-answering")), load_tokenizer(path)
+    assert task.build_model(path, tokenizer).qa_outputs.out_features == 2
+    assert task.new_model(load_config(path)).qa_outputs.out_features == 2
 
 
 def test_a_model_with_the_labels_in_another_order_is_refused(tmp_path, sentiment):
@@ -122,6 +168,58 @@ def test_a_tokenizer_without_padding_pads_with_its_end_of_text(tmp_path):
     assert load_tokenizer(str(tmp_path)).pad_token == "."
 
 
+def test_a_tokenizer_without_padding_and_end_of_text_is_refused(tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token, tokenizer.eos_token = None, None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=rf"^tokenizer '{tmp_path}': .*padding.*'pad_token'.*save"):
+        load_tokenizer(str(tmp_path))
+
+
+@pytest.fixture
+def more_tokens(tmp_path):
+    path = tiny_bert(tmp_path)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["pruned", "dense"])
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
+def test_added_tokens_are_refused(more_tokens, sentiment):
+    with pytest.raises(
+        UserError, match=r"embeddings for 39 tokens, and its tokenizer has 41: .*resize_embeddings"
+    ):
+        build_task(sentiment).build_model(more_tokens, load_tokenizer(more_tokens))
+
+
+def test_the_recipe_may_ask_for_embeddings_of_added_tokens(more_tokens, sentiment):
+    settings, tokenizer = ModelSettings(path=more_tokens, resize_embeddings=True), load_tokenizer(more_tokens)
+    task, old = build_task(sentiment), BertForSequenceClassification.from_pretrained(more_tokens)
+    with without_weights():
+        assert start_model(task, settings, tokenizer).config.vocab_size == 41
+    model = start_model(task, settings, tokenizer)
+    assert torch.equal(model.get_input_embeddings().weight[:39], old.get_input_embeddings().weight)
+    assert model(**tokenizer("pruned film", return_tensors="pt")).logits.isfinite().all()
+
+
+def test_the_model_gets_the_padding_token_of_its_tokenizer_which_is_said(tmp_path, sentiment):
+    path = str(tiny_bert(tmp_path, pad_token_id=7))
+    tokenizer = load_tokenizer(path)
+    assert build_task(sentiment).build_model(path, tokenizer).config.pad_token_id == 0
+    [remark] = padding_remarks(path, load_config(path), tokenizer)
+    assert remark.startswith(f"model {path}: its padding token is 7; the tokenizer's is used, 0 ([PAD])")
+    assert not list(padding_remarks(path, BertConfig(pad_token_id=0), tokenizer))
+
+
+def test_an_adapter_is_refused_with_the_name_of_its_base(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "google-bert/bert-base"}')
+    for load in (load_config, load_tokenizer):
+        with pytest.raises(
+            UserError, match=r"an adapter of PEFT, whose base model is 'google-bert/bert-base'.*merge"
+        ):
+            load(str(tmp_path))
+
+
 def test_a_missing_model_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"^model '.*none': .*give a Hugging Face model folder or hub name$"):
         load_config(str(tmp_path / "none"))
@@ -143,7 +241,7 @@ def test_a_broken_model_is_refused(tmp_path, bert):
     with pytest.raises(
         UserError, match=r"^model '.*': Error while deserializing header.*: give a Hugging Face"
     ):
-        load_model(AutoModelForSequenceClassification, str(tmp_path), tiny_tokenizer())
+        load_model(AutoModelForSequenceClassification, str(tmp_path), tiny_tokenizer(), 8)
 
 
 def test_a_model_that_is_code_is_refused(tmp_path):

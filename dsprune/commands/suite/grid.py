@@ -146,17 +146,27 @@ class Grid:
         """Yield a dense training and one training for each round; targets share their common rounds."""
         first = f"{slug(name)}-0-seed{seed}"
         start = self.output / f"{first}-start" if method.iterative == "weights" else None
-        values = ("pruning=null", *([f"model.path={start}"] if start else []))
+        values = ("pruning=null", *(self._as_it_is(start) if start else ()))
         yield self._run(name, first, seed, None, _with(method, *values), start=start)
         model = self.output / first / "model"
         for sparsity in rounds_to(target):
             run = f"{slug(name)}-{_percent(sparsity)}-seed{seed}"
             path = self.output / f"{run}-start" if start else model
-            values = (f"pruning={{sparsity: {sparsity}, curve: one-shot, start: 0}}", f"model.path={path}")
+            values = (f"pruning={{sparsity: {sparsity}, curve: one-shot, start: 0}}", *self._as_it_is(path))
             yield self._run(
                 name, run, seed, sparsity, _with(method, *values), start=start, rewound=start and model
             )
             model = self.output / run / "model"
+
+    def _as_it_is(self, path: Path) -> Iterator[str]:
+        """Yield the settings for a model that an earlier run wrote, with all that the recipe changes in a model."""
+        yield f"model.path={path}"
+        model = self.base.model
+        if model is not None and model.layers is not None:
+            yield "model.layers=null"
+        yield from (
+            f"model.{name}=false" for name in ("new_head", "resize_embeddings") if getattr(model, name, False)
+        )
 
     def _run(
         self,

@@ -6,12 +6,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dsprune.errors import UserError
-from dsprune.model.pretrained import keep_layers, load_tokenizer
+from dsprune.model.pretrained import load_tokenizer
 from dsprune.model.prunable import find_prunable
 from dsprune.recipe import Recipe
 from dsprune.registry import SCOPES
 from dsprune.selection.groups import update_groups
 from dsprune.selection.select import select_complete
+from dsprune.tasks.start_model import start_model
 from dsprune.tasks.task import build_task
 from dsprune.utils.files import replace_folder
 from dsprune.utils.randomness import seed_everything
@@ -35,7 +36,7 @@ def save_start(recipe: Recipe, path: str, folder: Path) -> None:
     tokenizer = load_tokenizer(recipe.model.tokenizer or path)
     task = build_task(recipe.task).for_tokenizer(tokenizer)
     seed_everything(recipe.seed)
-    _save(keep_layers(task.build_model(path, tokenizer), recipe.model.layers), tokenizer, folder)
+    _save(start_model(task, recipe.model.model_copy(update={"path": path}), tokenizer), tokenizer, folder)
 
 
 def save_ticket(recipe: Recipe, trained: Path, start: Path, folder: Path) -> None:
