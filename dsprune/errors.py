@@ -3,6 +3,9 @@
 EXIT_STOPPED = 75
 """Exit code after a StoppedError, EX_TEMPFAIL: run the same command again to resume."""
 
+EXIT_UNFORESEEN = 70
+"""Exit code after an error that nobody foresaw, EX_SOFTWARE; the message names the file with the traceback."""
+
 
 class UserError(Exception):
     """Invalid input (exit code 2). The message is one line: the field or file, its value and the way out."""

@@ -1,4 +1,4 @@
-"""The audit of a checkpoint or model folder: every invariant of pruning is checked in its files."""
+"""The audit of a checkpoint, model or store: every checksum, and every invariant of pruning, in its files."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,10 +7,14 @@ from typing import Protocol
 
 from torch import Tensor
 
-from dsprune.checkpoint.compact.format import is_compact
+from dsprune.checkpoint.compact.format import is_compact, read_compact_manifest
 from dsprune.checkpoint.compact.reader import CompactFiles
 from dsprune.checkpoint.deepspeed_files import CheckpointFiles, is_checkpoint
-from dsprune.checkpoint.tags import latest_tag
+from dsprune.checkpoint.file_list import MODEL_LIST, check_file, is_listed, read_model_list
+from dsprune.checkpoint.latest import latest_tag
+from dsprune.checkpoint.tags import TAG_MANIFEST, check_files, complete_tags, read_tag_list
+from dsprune.distillation.store import open_store
+from dsprune.distillation.store.format import MANIFEST as STORE
 from dsprune.errors import UserError
 from dsprune.masks import MaskSet
 from dsprune.masks.manifest import MANIFEST, MaskManifest, read_manifest
@@ -21,7 +25,7 @@ from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.collectives import Comm
 from dsprune.selection.groups import make_groups
 
-__all__ = ["Audit", "audit_folder", "folders_to_audit"]
+__all__ = ["Audit", "audit_all", "audit_folder"]
 
 
 class Weights(Protocol):
@@ -36,59 +40,108 @@ class Audit:
     """The result of one folder's audit.
 
     Attributes:
-        folder: the checkpoint or model folder.
-        step: number of applied optimizer steps when it was written.
-        tensors: the prunable tensors.
+        folder: the checkpoint, model or store.
+        num_files: number of files whose checksum was compared.
+        unchecked: what could not be checked, a sentence each.
+        step: number of applied optimizer steps when the masks were written.
+        tensors: the prunable tensors; empty without masks.
         counts: number of zeros of each tensor.
         findings: violated invariants; empty if all hold.
     """
 
     folder: Path
-    step: int
-    tensors: tuple[PrunableTensor, ...]
-    counts: tuple[int, ...]
-    findings: tuple[Finding, ...]
+    num_files: int
+    unchecked: tuple[str, ...] = ()
+    step: int = 0
+    tensors: tuple[PrunableTensor, ...] = ()
+    counts: tuple[int, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     def failure(self) -> str:
         """Name the first finding and the number of findings."""
         return f"{self.folder}: {self.findings[0]} ({len(self.findings)} findings in all)"
 
+    def success(self) -> str:
+        """Return what was found to be right, and what could not be checked."""
+        invariants = ["every invariant holds"] if self.tensors else []
+        files = f"{self.num_files} files have the SHA-256 that is listed"
+        return f"{self.folder}: {'; '.join([*invariants, files, *self.unchecked])}"
 
-def folders_to_audit(path: Path) -> list[Path]:
-    """Return the folders with masks: `path` itself, or the newest checkpoint and the model of a run.
+
+def audit_all(path: Path) -> Iterator[Audit]:
+    """Yield the audit of a checkpoint, model or store, or of the checkpoints and the model of a run.
+
+    Of older checkpoints the checksums alone are compared.
 
     Raises:
-        UserError: there is nothing to audit at `path`.
+        UserError: there is nothing to audit at `path`, or a file is damaged.
     """
-    if (path / MANIFEST).exists():
-        return [path]
+    if any((path / name).exists() for name in (MANIFEST, TAG_MANIFEST, MODEL_LIST, STORE)):
+        yield audit_folder(path)
+        return
     checkpoints = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    found = []
-    if (tag := latest_tag(checkpoints)) is not None:
-        found.append(checkpoints / tag)
-    if (path / "model").is_dir():
-        found.append(path / "model")
-    if not found:
-        raise UserError(f"{path}: neither a run, a checkpoint nor a model with masks: nothing to audit")
-    return found
+    latest, model = latest_tag(checkpoints), path / "model"
+    older = [folder for folder in complete_tags(checkpoints) if folder.name != latest]
+    if latest is None and not older and not model.is_dir():
+        raise UserError(
+            f"{path}: neither a run, a checkpoint nor a model with masks, nor a store: nothing to audit"
+        )
+    if latest is not None:
+        yield audit_folder(checkpoints / latest)
+    for folder in older:
+        yield Audit(folder, *_check_checksums(folder))
+    if model.is_dir():
+        yield audit_folder(model)
 
 
 def audit_folder(folder: Path) -> Audit:
-    """Check every invariant of a checkpoint or model folder.
+    """Check every invariant of a folder with masks, and compare every checksum.
 
     Raises:
-        UserError: the folder has no masks, or a file is damaged.
+        UserError: the folder has neither masks nor checksums, or a file is damaged.
     """
+    if (folder / STORE).exists():
+        return Audit(folder, open_store(folder).num_files)
+    if _is_dense(folder):
+        return Audit(folder, *_check_checksums(folder))
     manifest = read_manifest(folder)
     masks = read_complete_masks(folder, manifest)
-    weights = _weights(folder)
+    findings = (*_check_counts(manifest, masks), *_check_weights(masks, _weights(folder)))
+    # A changed weight is named by its tensor rather than its file.
+    num_files, unchecked = (0, ()) if findings else _check_checksums(folder)
     return Audit(
         folder,
+        num_files or len(manifest.files),
+        unchecked,
         manifest.step,
         tuple(shard.tensor for shard in masks.shards),
         tuple(masks.counts(Comm())),
-        (*_check_counts(manifest, masks), *_check_weights(masks, weights)),
+        findings,
     )
+
+
+def _is_dense(folder: Path) -> bool:
+    """Return whether a folder was written without masks, by its list of files."""
+    listed = read_tag_list(folder) if is_checkpoint(folder) else read_model_list(folder)
+    return bool(listed) and MANIFEST not in (listed or ()) and not (folder / MANIFEST).exists()
+
+
+def _check_checksums(folder: Path) -> tuple[int, tuple[str, ...]]:
+    """Compare the files of a folder with its list; return their number, and what the list does not cover."""
+    if is_compact(folder):
+        return len(read_compact_manifest(folder).files), ()
+    if is_checkpoint(folder):
+        num_files = check_files(folder)
+        return num_files or 0, () if num_files else (f"no {TAG_MANIFEST}, so only its masks have checksums",)
+    listed = read_model_list(folder)
+    for name, record in listed.items():
+        check_file(
+            folder / name, record, MODEL_LIST, f"use another copy, or remove {MODEL_LIST} if you changed it"
+        )
+    if not listed:
+        return 0, (f"no {MODEL_LIST}, so only its masks have checksums",)
+    others = sorted(path.name for path in folder.iterdir() if is_listed(path) and path.name not in listed)
+    return len(listed), (f"not listed, so not checked: {', '.join(others)}",) if others else ()
 
 
 def _weights(folder: Path) -> Weights:

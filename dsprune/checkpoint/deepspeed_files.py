@@ -1,11 +1,12 @@
 """Complete tensors from a DeepSpeed checkpoint on disk, without an engine and without the ranks that wrote it.
 
 Files are memory-mapped, and one tensor at a time is assembled. Only tensors, plain values and a few small DeepSpeed
-classes are unpickled.
+classes are unpickled; DeepSpeed itself would run any code in a pickle, so `check_pickles` comes before it.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -16,11 +17,14 @@ import torch
 from torch import Tensor
 
 from dsprune.errors import UserError
+from dsprune.utils.text import first_line
 from dsprune.zero.layout import PARAMETER_ORDER
 
 __all__ = [
     "COUNTERS",
     "CheckpointFiles",
+    "check_pickles",
+    "explain_damage",
     "is_checkpoint",
     "main_file",
     "read_main_file",
@@ -77,14 +81,15 @@ class CheckpointFiles:
 
     def __post_init__(self) -> None:
         model = read_main_file(self.folder)
-        self.counters = {name: model[name] for name in COUNTERS}
-        ranks = [_load(path)["optimizer_state_dict"] for path in _by_rank(self.folder)]
-        if not ranks:
-            self._index_stage0(model)
-        elif int(ranks[0]["zero_stage"]) == 3:
-            self._index_stage3(ranks, model["param_shapes"])
-        else:
-            self._index_stage12(ranks)
+        with explain_damage(self.folder):
+            self.counters = {name: model[name] for name in COUNTERS}
+            ranks = [_load(path)["optimizer_state_dict"] for path in _by_rank(self.folder)]
+            if not ranks:
+                self._index_stage0(model)
+            elif int(ranks[0]["zero_stage"]) == 3:
+                self._index_stage3(ranks, model["param_shapes"])
+            else:
+                self._index_stage12(ranks)
 
     @property
     def names(self) -> list[str]:
@@ -101,6 +106,10 @@ class CheckpointFiles:
 
     def cut(self, name: str, start: int, numel: int) -> dict[str, Tensor]:
         """Return `numel` entries from `start` on of each tensor that `views` returns."""
+        with explain_damage(self.folder):
+            return self._cut(name, start, numel)
+
+    def _cut(self, name: str, start: int, numel: int) -> dict[str, Tensor]:
         parts: dict[str, list[Tensor]] = {}
         place = 0
         for piece in self._pieces(name):
@@ -130,6 +139,12 @@ class CheckpointFiles:
         return self._slices[name]
 
     def _add(self, name: str, piece: _Slice) -> None:
+        if not 0 <= piece.offset <= piece.offset + piece.numel <= piece.flat.numel():
+            raise ValueError(
+                f"{name} has {piece.numel} entries from {piece.offset} on, of {piece.flat.numel()}"
+            )
+        if any(not isinstance(value, Tensor | int | float) for value in piece.states.values()):
+            raise ValueError(f"the optimizer's state of {name} holds other values than numbers")
         self._slices.setdefault(name, []).append(piece)
 
     def _index_stage0(self, model: Mapping[str, Any]) -> None:
@@ -177,7 +192,16 @@ def read_main_file(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: the folder holds no DeepSpeed checkpoint, or the file is damaged.
     """
-    return _load(main_file(folder))
+    path = main_file(folder)
+    content = _load(path)
+    with explain_damage(path):
+        for name in ("global_steps", "skipped_steps", "global_samples", "dp_world_size"):
+            if not isinstance(content.get(name, 1), int) or content.get(name, 1) < 0:
+                raise ValueError(f"{name} is {content[name]!r:.100}")
+        for name in ("module", "ds_config"):
+            if not isinstance(content.get(name, {}), dict):
+                raise TypeError(f"{name} is a {type(content[name]).__name__}")
+    return content
 
 
 def main_file(folder: Path) -> Path:
@@ -192,6 +216,36 @@ def main_file(folder: Path) -> Path:
     return model_files[0]
 
 
+def check_pickles(folder: Path, part: int = 0, num_parts: int = 1) -> None:
+    """Check that a part of the files that DeepSpeed would unpickle hold nothing but tensors and values.
+
+    Raises:
+        UserError: a file holds other objects, or is damaged.
+    """
+    for path in sorted(folder.glob("*.pt"))[part::num_parts]:
+        _load(path)
+
+
+@contextmanager
+def explain_damage(where: Path) -> Iterator[None]:
+    """Raise a UserError for whatever the content of a damaged file, or of one of another program, leads to."""
+    try:
+        yield
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        AssertionError,
+        RuntimeError,
+    ) as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"[:200]
+        raise UserError(
+            f"{where}: not as DeepSpeed and dsprune write it ({reason}): use another checkpoint"
+        ) from error
+
+
 def is_checkpoint(folder: Path) -> bool:
     """Return whether a folder holds a DeepSpeed checkpoint."""
     return any(folder.glob("*_states.pt"))  # also one that has lost a file, which is said when it is read
@@ -204,6 +258,8 @@ def writer_of(name: str) -> int:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path}: not a file: use another checkpoint")
     # Imported here, since DeepSpeed takes seconds to import.
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
@@ -219,11 +275,15 @@ def _load(path: Path) -> dict[str, Any]:
     allowed = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address, (member, "builtins.getattr")]
     with torch.serialization.safe_globals(allowed):
         try:
-            content: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-            return content
-        except (UnpicklingError, RuntimeError, EOFError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
+            content: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        except Exception as error:  # of many types: a damaged pickle is a program with errors
+            reason = f"{type(error).__name__}: {first_line(error)}"[:200]
             raise UserError(f"{path}: cannot be read ({reason}): use another checkpoint") from error
+        if not isinstance(content, dict):
+            raise UserError(
+                f"{path}: holds a {type(content).__name__}, no checkpoint: use another checkpoint"
+            )
+        return content
 
 
 def _by_rank(folder: Path) -> list[Path]:

@@ -6,10 +6,12 @@ from typing import Any
 
 from deepspeed import DeepSpeedEngine
 
+from dsprune.checkpoint.deepspeed_files import explain_damage
+from dsprune.checkpoint.latest import latest_tag, tag_name
 from dsprune.checkpoint.pruning_state import PruningState, load_masks, read_rank_state
 from dsprune.checkpoint.reshard import reshard, topology_changes
 from dsprune.checkpoint.sparse_start import MasksFrom, mask_zeros, start_from_masks
-from dsprune.checkpoint.tags import check_tag, latest_tag, tag_name
+from dsprune.checkpoint.tags import check_tag
 from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST
 from dsprune.ranks.agreement import on_every_rank
@@ -44,7 +46,8 @@ def load_checkpoint(
         UserError: a file is damaged, the checkpoint has no masks, they do not belong to its weights or to this run,
             or DeepSpeed cannot load it.
     """
-    tag = latest_tag(load_dir) if tag is None else tag_name(tag)
+    ranks, given = current_ranks(), tag
+    tag = on_every_rank(ranks, lambda: latest_tag(load_dir) if given is None else tag_name(given))
     if tag is None:
         return load(str(load_dir), load_lr_scheduler_states=False, **options)
     folder = load_dir / tag
@@ -67,9 +70,15 @@ def load_checkpoint(
         state.clear()
     if state is not None and not has_masks:
         _check_target(state, folder, step)
-    if not options.get("load_module_only") and (random_state := read_rank_state(folder)) is not None:
-        restore_random_state(random_state)
+    if not options.get("load_module_only"):
+        on_every_rank(ranks, lambda: _restore_random_state(folder))
     return loaded
+
+
+def _restore_random_state(folder: Path) -> None:
+    if (random_state := read_rank_state(folder)) is not None:
+        with explain_damage(folder):
+            restore_random_state(random_state)
 
 
 def _check_target(state: PruningState, folder: Path, step: int) -> None:
@@ -100,7 +109,7 @@ def _load_weights(
     def attempt() -> Any:
         try:
             return load(str(load_dir), tag=tag, load_lr_scheduler_states=False, **options)
-        except (RuntimeError, KeyError, ValueError, AssertionError) as error:
+        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{folder}: DeepSpeed cannot load it into this engine ({reason}): it was written with another model, "

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from dsprune.recipe import Pruning
 from dsprune.schedule import Timetable
 from dsprune.utils.files import replace_file
 from dsprune.utils.randomness import random_state
+from dsprune.utils.text import first_line
 from dsprune.zero.layout import ZeroLayout
 
 __all__ = ["PruningState", "load_masks", "read_rank_state", "save_masks", "save_rank_state"]
@@ -157,9 +159,18 @@ def save_rank_state(folder: Path, extra: Mapping[str, Tensor]) -> None:
 
 
 def read_rank_state(folder: Path) -> dict[str, Tensor] | None:
-    """Read this rank's file; None if another number of ranks, or another program, wrote the checkpoint."""
+    """Read this rank's file; None if another number of ranks, or another program, wrote the checkpoint.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     path = _path(folder)
-    return load_file(path) if path.is_file() else None
+    if not path.exists():
+        return None
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({first_line(error)}): use another checkpoint") from error
 
 
 def _path(folder: Path) -> Path:

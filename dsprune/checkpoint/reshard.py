@@ -14,9 +14,15 @@ from deepspeed import DeepSpeedEngine
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dsprune.checkpoint.deepspeed_files import COUNTERS, CheckpointFiles, main_file, read_main_file
+from dsprune.checkpoint.deepspeed_files import (
+    COUNTERS,
+    CheckpointFiles,
+    explain_damage,
+    main_file,
+    read_main_file,
+)
 from dsprune.errors import UserError
-from dsprune.model.shard import PrunableTensor, plain_name
+from dsprune.model.shard import PrunableTensor, Shard, plain_name
 from dsprune.zero.layout import ZeroLayout
 from dsprune.zero.parameters import full_shape
 from dsprune.zero.stages import open_layout
@@ -34,7 +40,8 @@ def topology_changes(engine: DeepSpeedEngine, folder: Path) -> list[str]:
         UserError: there is no checkpoint in `folder`, or it is damaged.
     """
     model = read_main_file(folder)
-    theirs = _topology(model["ds_config"], model["dp_world_size"])
+    with explain_damage(folder):
+        theirs = _topology(model["ds_config"], model["dp_world_size"])
     ours = _topology(engine.config, engine.dp_world_size)
     return [f"{what} {theirs[what]} -> {ours[what]}" for what in ours if ours[what] != theirs[what]]
 
@@ -61,26 +68,33 @@ def reshard(
     files = CheckpointFiles(folder)
     model = read_main_file(folder)
     layout = open_layout(engine, list(_trained(engine, folder)))
-    for index, shard in enumerate(layout.shards):
-        name, numel = shard.tensor.name, files.numel(shard.tensor.name)
-        if numel != shard.tensor.numel:
-            raise UserError(
-                f"{folder}: {name} has {numel:,} weights there and {shard.tensor.numel:,} here: the checkpoint "
-                f"is of another model"
-            )
-        views = files.cut(name, shard.start, shard.numel)
-        if shard.numel:
-            layout.weight(index).copy_(views.pop("master weights"))
-            if moments:
-                _load_states(layout, index, views, files.scalars(name))
-    layout.refresh_copies()
-    assert layout.find_misplaced() is None
-    buffers = dict(engine.module.named_buffers())
-    for name in model["buffer_names"]:
-        buffers[name].copy_(model["module"][name])
+    with explain_damage(folder):
+        for index, shard in enumerate(layout.shards):
+            _load_shard(layout, index, shard, files, moments=moments)
+        layout.refresh_copies()
+        assert layout.find_misplaced() is None
+        buffers = dict(engine.module.named_buffers())
+        for name in model["buffer_names"]:
+            buffers[name].copy_(model["module"][name])
     if counters:
         _load_counters(engine, files.counters)
     return str(main_file(folder)), {key: model[key] for key in model if key not in _NOT_CLIENT_STATE}
+
+
+def _load_shard(
+    layout: ZeroLayout, index: int, shard: Shard, files: CheckpointFiles, *, moments: bool
+) -> None:
+    name, numel = shard.tensor.name, files.numel(shard.tensor.name)
+    if numel != shard.tensor.numel:
+        raise UserError(
+            f"{files.folder}: {name} has {numel:,} weights there and {shard.tensor.numel:,} here: the checkpoint "
+            f"is of another model"
+        )
+    views = files.cut(name, shard.start, shard.numel)
+    if shard.numel:
+        layout.weight(index).copy_(views.pop("master weights"))
+        if moments:
+            _load_states(layout, index, views, files.scalars(name))
 
 
 def _topology(config: dict[str, Any], world_size: int) -> dict[str, Any]:

@@ -8,44 +8,39 @@ A tag is complete when `checkpoint.json` exists and every file has its size. `la
 """
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from dsprune.checkpoint.deepspeed_files import writer_of
+from dsprune.checkpoint.deepspeed_files import check_pickles, writer_of
+from dsprune.checkpoint.file_list import FileRecord, check_file, record_files
+from dsprune.checkpoint.latest import write_latest
 from dsprune.errors import UserError
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.collectives import barrier, world_comm
-from dsprune.ranks.ranks import Ranks, current_ranks
-from dsprune.utils.files import replace_text, sha256_of
+from dsprune.ranks.ranks import current_ranks
+from dsprune.utils.files import remove, replace_text
+from dsprune.utils.records import Count, FileName, read_record
 
 __all__ = [
     "TAG_MANIFEST",
     "begin_tag",
+    "check_files",
     "check_tag",
     "commit_tag",
     "complete_tags",
     "invalidate_tag",
-    "latest_tag",
+    "read_tag_list",
     "remove_tag",
-    "tag_name",
 ]
-
-LATEST = "latest"
 
 TAG_MANIFEST = "checkpoint.json"
 
+WAY_OUT = "use another checkpoint"
+
 _FILE_OF_RANK = re.compile(r"(?:masks|rank)-(\d+)")
-
-
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    size: int
-    sha256: str
 
 
 class TagManifest(BaseModel):
@@ -60,19 +55,20 @@ class TagManifest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = 1
-    step: int
-    files: dict[str, _File]
-
-
-def tag_name(tag: Any) -> str:
-    """Return the name of a tag's folder, of any value that DeepSpeed takes for a tag."""
-    return str(tag)
+    step: Count
+    files: dict[FileName, FileRecord]
 
 
 def begin_tag(folder: Path) -> None:
-    """Make a tag incomplete before its files are written. Collective: every rank must call this."""
+    """Make a tag incomplete before its files are written. Collective: every rank must call this.
+
+    Links are removed, since DeepSpeed would write through them.
+    """
     if current_ranks().is_first:
         invalidate_tag(folder)
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if path.is_symlink():
+                path.unlink()
     barrier()
 
 
@@ -85,36 +81,54 @@ def commit_tag(folder: Path, step: int, *, latest: bool) -> None:
         latest: whether the tag becomes the latest.
     """
     ranks = current_ranks()
-    mine = {
-        path.name: _File(size=path.stat().st_size, sha256=sha256_of(path))
-        for path in folder.iterdir()
-        if path.is_file() and _writer(path.name) % ranks.world_size == ranks.rank
-    }
+    mine = record_files(
+        path for path in folder.iterdir() if _writer(path.name) % ranks.world_size == ranks.rank
+    )
     everyone = world_comm(ranks).all_gather_objects(mine)
     if ranks.is_first:
         files = {name: file for files in everyone for name, file in sorted(files.items())}
         replace_text(folder / TAG_MANIFEST, TagManifest(step=step, files=files).model_dump_json(indent=1))
         if latest:
-            replace_text(folder.parent / LATEST, folder.name)
+            write_latest(folder)
     barrier()
 
 
 def check_tag(folder: Path) -> None:
-    """Check every file against the manifest; a tag without a manifest is not checked.
+    """Check every file against the manifest, if there is one, and that no pickle would run code.
 
     Collective: every rank must call this. Each rank reads its part of the files.
 
     Raises:
-        UserError: a file is missing, truncated or changed.
+        UserError: a file is missing, truncated or changed, or a pickle holds more than values.
     """
     ranks = current_ranks()
-    on_every_rank(ranks, lambda: _check_files(folder, ranks))
+    on_every_rank(ranks, lambda: check_files(folder, ranks.rank, ranks.world_size))
+    on_every_rank(ranks, lambda: check_pickles(folder, ranks.rank, ranks.world_size))
 
 
-def latest_tag(checkpoints: Path) -> str | None:
-    """Return the name in `latest`; None if there is no such file."""
-    path = checkpoints / LATEST
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+def check_files(folder: Path, part: int = 0, num_parts: int = 1) -> int | None:
+    """Check a part of the files of a tag against its manifest.
+
+    Returns:
+        The number of files in the manifest; None if there is no manifest.
+
+    Raises:
+        UserError: a file is missing, truncated or changed.
+    """
+    if (files := read_tag_list(folder)) is None:
+        return None
+    for name in sorted(files)[part::num_parts]:
+        check_file(folder / name, files[name], TAG_MANIFEST, WAY_OUT)
+    return len(files)
+
+
+def read_tag_list(folder: Path) -> dict[str, FileRecord] | None:
+    """Return the records of a tag's files by name; None if it has no manifest.
+
+    Raises:
+        UserError: the manifest is damaged.
+    """
+    return _read_manifest(folder).files if (folder / TAG_MANIFEST).exists() else None
 
 
 def complete_tags(checkpoints: Path) -> list[Path]:
@@ -124,34 +138,23 @@ def complete_tags(checkpoints: Path) -> list[Path]:
 
 
 def invalidate_tag(folder: Path) -> None:
-    """Remove the manifest of a tag, which makes the tag incomplete."""
-    (folder / TAG_MANIFEST).unlink(missing_ok=True)
+    """Remove the manifest of a tag, which makes the tag incomplete; of a link to a tag, the link alone."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        remove(folder / TAG_MANIFEST)
 
 
 def remove_tag(folder: Path) -> None:
-    """Remove a tag."""
+    """Remove a tag; of a link to a tag, the link alone."""
     invalidate_tag(folder)
-    shutil.rmtree(folder)
+    remove(folder)
 
 
 def _writer(name: str) -> int:
     """Return the rank that wrote a file. Other hosts may not see the file yet."""
     match = _FILE_OF_RANK.search(name)
     return int(match[1]) if match else writer_of(name)
-
-
-def _check_files(folder: Path, ranks: Ranks) -> None:
-    if not (folder / TAG_MANIFEST).is_file():
-        return
-    manifest = _read_manifest(folder)
-    for name in sorted(manifest.files)[ranks.rank :: ranks.world_size]:
-        path, file = folder / name, manifest.files[name]
-        if not path.is_file():
-            raise UserError(f"{path}: missing, though {TAG_MANIFEST} lists it: use another checkpoint")
-        if path.stat().st_size != file.size or sha256_of(path) != file.sha256:
-            raise UserError(
-                f"{path}: damaged, its SHA-256 is not the one in {TAG_MANIFEST}: use another checkpoint"
-            )
 
 
 def _find_complete(checkpoints: Path) -> Iterator[tuple[int, Path]]:
@@ -168,9 +171,4 @@ def _find_complete(checkpoints: Path) -> Iterator[tuple[int, Path]]:
 
 
 def _read_manifest(folder: Path) -> TagManifest:
-    path = folder / TAG_MANIFEST
-    try:
-        return TagManifest.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise UserError(f"{path}: not a manifest of format 1 ({reason}): use another checkpoint") from None
+    return read_record(folder / TAG_MANIFEST, TagManifest, "a manifest of format 1", WAY_OUT)

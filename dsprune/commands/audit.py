@@ -1,11 +1,11 @@
-"""`dsprune audit`: check every invariant in the files of a run, a checkpoint or a model folder."""
+"""`dsprune audit`: check every checksum and every invariant in the files of a run, a checkpoint, a model or a store."""
 
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from dsprune.checkpoint.audit import Audit, audit_folder, folders_to_audit
+from dsprune.checkpoint.audit import Audit, audit_all
 from dsprune.errors import CheckFailedError
 from dsprune.utils.console import say
 
@@ -13,22 +13,22 @@ __all__ = ["audit"]
 
 
 def audit(path: Path, console: Console) -> None:
-    """Print the sparsity of every tensor and check the invariants.
+    """Print the sparsity of every tensor, and check checksums and invariants.
 
     Args:
-        path: a run (its newest checkpoint and its model), a checkpoint, or a model folder.
+        path: a run (its complete checkpoints and its model), a checkpoint, a model folder, or a teacher store.
         console: where to print.
 
     Raises:
         UserError: there is nothing to audit at `path`, or a file is damaged.
         CheckFailedError: an invariant does not hold; names the first offending tensor.
     """
-    for folder in folders_to_audit(path):
-        result = audit_folder(folder)
-        console.print(_table(result))
+    for result in audit_all(path):
+        if result.tensors:
+            console.print(_table(result))
         if result.findings:
             raise CheckFailedError(result.failure())
-        say(console, f"{folder}: every invariant holds")
+        say(console, result.success())
 
 
 def _table(result: Audit) -> Table:

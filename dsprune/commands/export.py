@@ -8,6 +8,7 @@ from rich.console import Console
 from torch import nn
 
 from dsprune.checkpoint.deepspeed_files import CheckpointFiles
+from dsprune.checkpoint.file_list import list_model_folder
 from dsprune.checkpoint.tags import complete_tags
 from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST, read_manifest
@@ -60,6 +61,7 @@ def write_model(run: RunFolder, checkpoint: Path, folder: Path) -> None:
     shutil.copy(run.recipe, folder)
     if recipe.pruning is not None:
         _copy_masks(checkpoint, folder)
+    list_model_folder(folder)
 
 
 def find_checkpoint(run: RunFolder, tag: str | None) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dsprune.engine.frameworks import pruning
-from dsprune.errors import UserError
+from dsprune.errors import CheckFailedError, RunFailedError, StoppedError, UserError
 from dsprune.recipe import Recipe
 
 __all__ = ["run_script"]
@@ -28,7 +28,13 @@ def run_script(recipe: Recipe, script: Path, arguments: Sequence[str], steps_per
     sys.argv = [str(script), *arguments]
     sys.path.insert(0, str(script.resolve().parent))
     with pruning(recipe, steps_per_epoch=steps_per_epoch) as engines:
-        runpy.run_path(str(script), run_name="__main__")
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+        except (UserError, CheckFailedError, RunFailedError, StoppedError):
+            raise
+        except Exception as error:  # of the script, and shown as Python does
+            sys.excepthook(type(error), error, error.__traceback__)
+            sys.exit(1)
     if not engines:
         raise UserError(
             f"{script}: it made no DeepSpeed engine that trains, so nothing was pruned: it must call "

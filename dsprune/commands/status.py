@@ -1,7 +1,6 @@
 """`dsprune status`: print the state of runs, from their folders and, on the same host, from their process."""
 
 import itertools
-import json
 import socket
 import statistics
 import time
@@ -16,7 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dsprune.checkpoint.latest import latest_tag
 from dsprune.errors import UserError
+from dsprune.train.records import read_rows, read_summary
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.status_file import Status, read_status, seconds_after_boot
 from dsprune.utils.console import say
@@ -28,6 +29,9 @@ SILENCE = 300.0
 
 RECENT = 10
 """Number of log lines that the remaining time is estimated from."""
+
+LONGEST = 1e12
+"""Seconds beyond which a duration of a damaged file is not told."""
 
 STYLES = {"running": "green", "finished": "bold green", "stopped": "yellow", "failed": "red", "dead": "red"}
 
@@ -101,13 +105,15 @@ def read_run_state(run: RunFolder, now: float) -> RunState:
         UserError: the folder holds no run, or its status cannot be read.
     """
     status = read_status(run.status)
-    lines = [line for line in _read_lines(run.metrics) if "seconds_per_step" in line][-RECENT:]
+    summary = read_summary(run.summary)
+    lines = [line for line in read_rows(run.metrics) if line.get("seconds_per_step") is not None][-RECENT:]
     speed = statistics.median(line["seconds_per_step"] for line in lines) if lines else None
     death = _death(status, now, _longest_silence(lines)) if status.state == "running" else None
     left = None
     if status.state == "running" and death is None and speed is not None:
         left = max(0.0, (status.total_steps - status.step) * speed - max(0.0, now - status.updated))
-    checkpoint = _newest_checkpoint(run.checkpoints)
+    tag = latest_tag(run.checkpoints)
+    checkpoint = run.checkpoints / tag if tag is not None and (run.checkpoints / tag).is_dir() else None
     return RunState(
         status=status,
         death=death,
@@ -115,16 +121,8 @@ def read_run_state(run: RunFolder, now: float) -> RunState:
         seconds_per_step=speed,
         checkpoint=None if checkpoint is None else checkpoint.name,
         checkpoint_age=None if checkpoint is None else max(0.0, now - checkpoint.stat().st_mtime),
-        result=json.loads(run.summary.read_text())["metrics"] if run.summary.exists() else {},
+        result={} if summary is None else summary.metrics,
     )
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of metrics.jsonl; the last one may be half-written."""
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def _longest_silence(lines: Sequence[dict[str, Any]]) -> float:
@@ -157,15 +155,6 @@ def _is_alive(status: Status) -> bool:
         return False
 
 
-def _newest_checkpoint(folder: Path) -> Path | None:
-    """Return the folder of the tag that `latest` names."""
-    latest = folder / "latest"
-    if not latest.exists():
-        return None
-    tag = folder / latest.read_text().strip()
-    return tag if tag.is_dir() else None
-
-
 def _cells(state: RunState) -> list[str]:
     status, age = state.status, state.checkpoint_age
     return [
@@ -179,7 +168,7 @@ def _cells(state: RunState) -> list[str]:
 
 
 def _duration(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+    return str(timedelta(seconds=round(min(seconds, LONGEST))))
 
 
 def _ending(state: RunState) -> str:

@@ -7,18 +7,22 @@ from typing import Any
 from deepspeed import DeepSpeedEngine
 from torch import Tensor
 
+from dsprune.checkpoint.file_list import list_model_folder
+from dsprune.checkpoint.latest import tag_name
 from dsprune.checkpoint.load import load_checkpoint
 from dsprune.checkpoint.model_folder import save_model_folder
 from dsprune.checkpoint.pruning_state import PruningState, save_masks, save_rank_state
 from dsprune.checkpoint.reshard import topology_changes
 from dsprune.checkpoint.sparse_start import MasksFrom, start_sparse
-from dsprune.checkpoint.tags import begin_tag, commit_tag, tag_name
+from dsprune.checkpoint.tags import begin_tag, commit_tag
 from dsprune.engine.guard import Guard
 from dsprune.engine.learning_rate import Rates, check_no_scheduler, replace_schedulers, schedule_learning_rate
 from dsprune.engine.pruner import Pruner
 from dsprune.errors import UserError
 from dsprune.model.prunable import choose_weights, describe_dense
 from dsprune.model.wrapped import check_no_adapter, check_not_compiled
+from dsprune.ranks.agreement import on_first_rank
+from dsprune.ranks.ranks import current_ranks
 from dsprune.recipe import Pruning, Recipe, as_recipe
 from dsprune.schedule import Timetable, recipe_timetable
 from dsprune.selection.groups import update_groups
@@ -239,10 +243,14 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         self.save_masks(folder)
 
     def save_masks(self, folder: Path | str) -> None:
-        """Write the masks into an existing model folder. Collective: every rank must call this."""
+        """Write the masks into an existing model folder, then the checksums of all its files.
+
+        Collective: every rank must call this.
+        """
         self._check_weights()
         if self._pruning_state is not None:
             save_masks(Path(folder), self._pruning_state, self.applied_steps)
+        on_first_rank(current_ranks(), lambda: list_model_folder(Path(folder)))
 
     def _check_weights(self) -> None:
         if self.pruner is not None:

@@ -4,14 +4,16 @@ Format 2 holds what is needed to read and check the masks: names, shapes, target
 recipe's pruning section; it can still be read.
 """
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from dsprune.errors import UserError
+from dsprune.recipe.section import Fraction, Named
+from dsprune.registry import SCOPES
 from dsprune.schedule import Timetable
+from dsprune.utils.records import Count, read_record
 
 __all__ = ["MANIFEST", "FileEntry", "MaskManifest", "TensorEntry", "read_manifest"]
 
@@ -33,9 +35,9 @@ class TensorEntry(_Strict):
     """
 
     shape: tuple[PositiveInt, ...]
-    target: float
-    num_pruned: int
-    initial_pruned: int = 0
+    target: Fraction
+    num_pruned: Count
+    initial_pruned: Count = 0
 
 
 class FileEntry(_Strict):
@@ -49,7 +51,7 @@ class FileEntry(_Strict):
 
     file: Annotated[str, Field(pattern=r"^masks-[^/\\]*\.safetensors$")]  # no path out of the folder
     sha256: str
-    slices: dict[str, tuple[int, int]]
+    slices: dict[str, tuple[Count, Count]]
 
 
 class MaskManifest(_Strict):
@@ -65,12 +67,22 @@ class MaskManifest(_Strict):
     """
 
     format: Literal[2] = 2
-    step: int
+    step: Count
     timetable: Timetable
-    scope: str
+    scope: Annotated[str, Named(SCOPES)]
     digest: int
     tensors: dict[str, TensorEntry]
     files: tuple[FileEntry, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _convert(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("format") != 1:
+            return values
+        try:
+            return _from_format_1(values)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"format 1 without {error}") from error
 
 
 def read_manifest(folder: Path) -> MaskManifest:
@@ -80,18 +92,9 @@ def read_manifest(folder: Path) -> MaskManifest:
         UserError: the manifest is missing, damaged or of another format.
     """
     path = folder / MANIFEST
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{folder}: no {MANIFEST}, so no masks: give a folder that dsprune wrote")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(values, dict) and values.get("format") == 1:
-            values = _from_format_1(values)
-        return MaskManifest.model_validate(values)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise UserError(
-            f"{path}: not a manifest of format 1 or 2 ({reason}): use another checkpoint"
-        ) from error
+    return read_record(path, MaskManifest, "a manifest of format 1 or 2", "use another checkpoint")
 
 
 def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:

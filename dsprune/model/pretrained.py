@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -191,7 +190,7 @@ def _load(from_pretrained: Callable[..., Any], path: str, what: str, **settings:
     try:
         # Explicit, because transformers would otherwise prompt the user, and every rank would wait for an answer.
         return from_pretrained(path, trust_remote_code=False, **settings)
-    except (OSError, ValueError, SafetensorError) as error:
+    except Exception as error:  # of many types: a damaged file of a model is read by many libraries
         way_out = "give a Hugging Face model folder or hub name"
         raise UserError(f"{what} {path!r}: {first_line(error)}: {way_out}") from error
 

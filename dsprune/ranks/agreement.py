@@ -12,6 +12,7 @@ import torch.distributed as dist
 from dsprune.errors import UserError
 from dsprune.ranks.collectives import world_comm
 from dsprune.ranks.ranks import Ranks
+from dsprune.utils.system_errors import describe_system_error
 
 __all__ = ["check_same", "on_every_rank", "on_first_rank"]
 
@@ -70,11 +71,13 @@ def check_same(ranks: Ranks, facts: Mapping[str, Any]) -> None:
 
 
 def _attempt(work: Callable[[], Any]) -> list[Any]:
-    """Return [result, None], or [None, message] if `work` raises a UserError."""
+    """Return [result, None], or [None, message] if `work` raises a UserError or an error of the system."""
     try:
         return [work(), None]
     except UserError as error:
         return [None, str(error)]
+    except OSError as error:
+        return [None, describe_system_error(error)]
 
 
 def _value(answer: list[Any]) -> Any:

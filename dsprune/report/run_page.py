@@ -44,7 +44,7 @@ def page_of_run(run: Run, audit: Text | None, extra: Sequence[Section] = ()) -> 
 def _lead(run: Run) -> str:
     model, task = run.recipe.model, run.recipe.task
     subject = f"{model.path} on {task.name}. " if model and task else ""
-    reason = f" {str(run.status['reason']).rstrip('.')}." if run.status.get("reason") else ""
+    reason = f" {run.status.reason.rstrip('.')}." if run.status and run.status.reason else ""
     return subject + STATES.get(run.state, "") + reason
 
 
@@ -56,11 +56,11 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
         yield f"validation {run.headline}, newest", f"{logged[-1]:.4f}"
     yield "sparsity of prunable weights", percent(run.sparsity("prunable"))
     yield "sparsity of all weights", percent(run.sparsity("model"))
-    total = run.timetable.total_steps if run.timetable else run.status.get("total_steps")
+    total = run.timetable.total_steps if run.timetable else run.status.total_steps if run.status else None
     of_total = "" if total in (None, run.last_step) else f" of {total:,}"
     yield "optimizer steps", f"{run.last_step:,}{of_total}"
-    if run.summary is not None:
-        yield "time, h:mm:ss", str(timedelta(seconds=round(run.summary["seconds"])))
+    if run.summary is not None and run.summary.seconds is not None:
+        yield "time, h:mm:ss", str(timedelta(seconds=round(run.summary.seconds)))
     yield "seed", str(run.recipe.seed)
 
 
@@ -92,11 +92,15 @@ def _results(row: dict[str, Any] | None) -> tuple[str, ...]:
     if row is None:
         return (MISSING,) * 4
     return (
-        percent(row["sparsity_prunable"]),
-        percent(row["sparsity_model"]),
-        f"{1000 * row['update_seconds']:,.0f} ms",
-        f"{row['update_bytes_sent'] / 1000:,.1f} kB",
+        percent(row.get("sparsity_prunable")),
+        percent(row.get("sparsity_model")),
+        _scaled(row.get("update_seconds"), 1000, ",.0f", "ms"),
+        _scaled(row.get("update_bytes_sent"), 1 / 1000, ",.1f", "kB"),
     )
+
+
+def _scaled(value: float | None, factor: float, form: str, unit: str) -> str:
+    return MISSING if value is None else f"{factor * value:{form}} {unit}"
 
 
 def _scores(run: Run) -> Iterator[Table]:
@@ -129,7 +133,7 @@ def _layers(run: Run) -> Block:
 
 def _making(run: Run) -> Iterator[Block]:
     yield Code("Command", run.command, opened=True)
-    facts = {key: run.start[key] for key in ("world_size", "device", "versions") if key in run.start}
+    facts = run.start.model_dump(include={"world_size", "device", "versions"}, exclude_unset=True)
     if facts:
         yield Code("Machine and versions", yaml.safe_dump(facts, sort_keys=False), opened=True)
     recipe = run.recipe.model_dump(mode="json")

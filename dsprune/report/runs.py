@@ -1,6 +1,6 @@
 """Read the folder of a run, whether the run is finished, was stopped or was killed."""
 
-import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,15 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from dsprune.errors import UserError
-from dsprune.masks.manifest import MANIFEST
+from dsprune.masks.manifest import MANIFEST, read_manifest
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.schedule import Timetable
+from dsprune.train.records import Start, Summary, read_rows, read_start, read_summary
 from dsprune.train.run_folder import RunFolder
+from dsprune.train.status_file import Status, read_status
+from dsprune.utils.records import read_json_object
 from dsprune.utils.versions import PACKAGES
 
 __all__ = ["Run", "find_folders", "origin_of", "read_run"]
 
 Row = dict[str, Any]
+
+MAX = 1e30
+"""Larger values, and inf, are not drawn."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Run:
         ds_config: as resolved; empty if missing.
         rows: of metrics.jsonl, in order.
         summary: the result; None unless the run is finished.
-        status: the state that the run recorded last; empty if missing.
+        status: the state that the run recorded last; None if missing.
         start: command, versions and timetable at the start of the run; empty if missing.
     """
 
@@ -37,9 +43,9 @@ class Run:
     recipe: Recipe
     ds_config: Row
     rows: tuple[Row, ...]
-    summary: Row | None
-    status: Row
-    start: Row
+    summary: Summary | None
+    status: Status | None
+    start: Start
 
     @property
     def name(self) -> str:
@@ -49,37 +55,40 @@ class Run:
     @property
     def command(self) -> str:
         """The command that made the run, or one that repeats it where none was recorded."""
-        return self.start.get("command") or f"dsprune train {self.path}/recipe.yaml output=..."
+        return self.start.command or f"dsprune train {self.path}/recipe.yaml output=..."
 
     @property
     def state(self) -> str:
         """`finished`, or the recorded state, or else `unfinished`."""
-        return "finished" if self.summary is not None else str(self.status.get("state", "unfinished"))
+        if self.summary is not None:
+            return "finished"
+        return "unfinished" if self.status is None else self.status.state
 
     @property
     def last_step(self) -> int:
         """The last known step."""
-        known = [row["step"] for row in self.rows]
-        return int(max([*known, int(self.status.get("step", 0)), int((self.summary or {}).get("steps", 0))]))
+        known: list[int] = [row["step"] for row in self.rows]
+        recorded = 0 if self.status is None else self.status.step
+        return max([*known, recorded, 0 if self.summary is None else self.summary.steps])
 
     @cached_property
     def timetable(self) -> Timetable | None:
         """The timetable at the start of the run; None if it was not recorded."""
-        if "timetable" in self.start:
-            return Timetable.from_dict(self.start["timetable"])
-        manifest = self.path / "model" / MANIFEST
-        return Timetable.from_dict(_read_json(manifest)["timetable"]) if manifest.is_file() else None
+        if self.start.timetable is not None:
+            return self.start.timetable
+        model = self.path / "model"
+        return read_manifest(model).timetable if (model / MANIFEST).is_file() else None
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
         """Return steps and values of a logged number, without those that are NaN or inf."""
-        known = [(row["step"], row[name]) for row in self.rows if isinstance(row.get(name), int | float)]
+        known = [(row["step"], row[name]) for row in self.rows if _is_number(row.get(name))]
         return [step for step, _ in known], [float(value) for _, value in known]
 
     @property
     def headline(self) -> str | None:
         """Name of the task's first metric; None before the first evaluation."""
         if self.summary is not None:
-            return next(iter(self.summary["metrics"]), None)
+            return next(iter(self.summary.metrics), None)
         logged = (key for row in self.rows for key in row if key.startswith("validation_"))
         return next((key.removeprefix("validation_") for key in logged), None)
 
@@ -88,12 +97,12 @@ class Run:
         """The headline metric at the end of the run; None unless the run is finished."""
         if self.summary is None or self.headline is None:
             return None
-        return float(self.summary["metrics"][self.headline])
+        return self.summary.metrics[self.headline]
 
     def sparsity(self, convention: str) -> float:
         """Return the fraction of zeros, of the `prunable` weights or of all of the `model`, at the last known step."""
         if self.summary is not None:
-            return float(self.summary["sparsity"].get(convention, 0.0))
+            return self.summary.sparsity.get(convention, 0.0)
         logged = self.series(f"sparsity_{convention}")[1]
         return logged[-1] if logged else 0.0
 
@@ -116,11 +125,11 @@ def read_run(path: Path) -> Run:
     return Run(
         path=path,
         recipe=load_recipe(str(folder.recipe)),
-        ds_config=_read_json(folder.ds_config),
-        rows=tuple(_read_rows(folder.metrics)),
-        summary=_read_json(folder.summary) or None,
-        status=_read_json(folder.status),
-        start=_read_json(folder.start),
+        ds_config=read_json_object(folder.ds_config, "a ds_config", "fix or remove it") or {},
+        rows=tuple(read_rows(folder.metrics)),
+        summary=read_summary(folder.summary),
+        status=read_status(folder.status) if folder.status.exists() else None,
+        start=read_start(folder.start),
     )
 
 
@@ -146,30 +155,10 @@ def origin_of(runs: Sequence[Run]) -> str:
 def _versions(runs: Sequence[Run]) -> Iterator[str]:
     """Yield each package with its versions in the runs."""
     for name in PACKAGES:
-        known = {version for run in runs if (version := run.start.get("versions", {}).get(name))}
+        known = {version for run in runs if (version := run.start.versions.get(name))}
         if known:
             yield f"{name} {' and '.join(sorted(known))}"
 
 
-def _read_json(path: Path) -> Row:
-    """Return the object in a JSON file; an empty one if there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: is not JSON ({error}): fix or remove it") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: holds a {type(values).__name__}, not a JSON object: fix or remove it")
-    return values
-
-
-def _read_rows(path: Path) -> Iterator[Row]:
-    """Yield the complete lines; a killed run may have left half of one at the end."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            yield json.loads(line)
-        except ValueError as error:
-            if number < len(lines):
-                raise UserError(f"{path}: line {number} is not JSON ({error}): remove the line") from error
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) <= MAX and not math.isnan(value)

@@ -119,7 +119,7 @@ def _runs_table(runs: Sequence[Run], home: Path, audits: Sequence[Text | None]) 
             percent(run.sparsity("prunable")),
             percent(run.sparsity("model")),
             f"{run.last_step:,}",
-            number(run.summary["seconds"] if run.summary else None, 0),
+            number(run.summary.seconds if run.summary else None, 0),
             {"good": "passed", "bad": "FAILED"}.get(audit.kind, MISSING) if audit else MISSING,
         )
         for run, audit in zip(runs, audits, strict=True)

@@ -9,6 +9,9 @@ __all__ = ["MaskUpdate", "Phase", "Timetable"]
 
 Phase = Literal["dense", "prune", "recover"]
 
+MAX_STEPS = 10**12
+"""More than any run takes."""
+
 
 @dataclass(frozen=True)
 class MaskUpdate:
@@ -47,6 +50,20 @@ class Timetable:
     interval_final: float
     final: float
     dense_peak: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check what a damaged file may hold."""
+        fractions = (self.dense_final, self.interval_final, self.final)
+        steps = [update.step for update in self.updates]
+        sparsities = [update.sparsity for update in self.updates]
+        if not 1 <= self.total_steps <= MAX_STEPS or self.steps_per_epoch < 1 or self.warmup_steps < 0:
+            raise ValueError("the numbers of steps are those of no run")
+        if steps != sorted({*steps}) or not all(0 <= step <= self.total_steps for step in steps):
+            raise ValueError("the mask updates are not in order within the run")
+        if not all(0 <= sparsity <= 1 for sparsity in sparsities) or sparsities[-1:] == [0]:
+            raise ValueError("the sparsities of the mask updates are not between 0 and 1")
+        if not all(0 <= fraction <= 1 for fraction in fractions):
+            raise ValueError("the fractions of the learning rate are not between 0 and 1")
 
     def progress(self, update: MaskUpdate) -> float:
         """Return the fraction of the target that a mask update reaches; tensors with their own targets use it too."""

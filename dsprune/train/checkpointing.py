@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pydantic import BaseModel
+
 from dsprune.checkpoint.tags import complete_tags, remove_tag
 from dsprune.engine.engine import PruningEngine
 from dsprune.errors import RunFailedError
+from dsprune.ranks.agreement import on_first_rank
 from dsprune.ranks.failures import explain_lost_ranks
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Checkpoints
@@ -15,11 +18,34 @@ from dsprune.train.metrics import Meter, diverged
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.status_file import StatusFile
 from dsprune.train.tracking import Tracker
+from dsprune.utils.records import Count
 
-__all__ = ["CLIENT", "Checkpointer"]
+__all__ = ["CLIENT", "Checkpointer", "ClientState"]
 
 CLIENT = "dsprune"
 """Key in a checkpoint's client state: the best metric so far, and the state of the tracker."""
+
+
+class Best(BaseModel):
+    """The best evaluation so far: its first metric, and the tag of its checkpoint."""
+
+    metric: str
+    value: float
+    tag: str
+
+
+class ClientState(BaseModel):
+    """What a checkpoint has under `CLIENT`.
+
+    Attributes:
+        best: the best evaluation so far.
+        metrics_bytes: size of `metrics.jsonl`.
+        wandb_id: id of the run at Weights & Biases.
+    """
+
+    best: Best | None = None
+    metrics_bytes: Count = 0
+    wandb_id: str | None = None
 
 
 class Checkpointer:
@@ -87,6 +113,7 @@ class Checkpointer:
             return
         if not self._meter.is_finite():
             raise RunFailedError(diverged(self._engine.applied_steps))
+        on_first_rank(self._ranks, self._run.check_exists)
         client = {"best": self._best, **self._tracker.state()}
         with self._explain_failure():
             self._engine.save_checkpoint(
@@ -111,6 +138,7 @@ class Checkpointer:
             with explain_lost_ranks():
                 yield
         except (OSError, RuntimeError) as error:
+            self._run.check_exists()
             free = shutil.disk_usage(self._run.path).free
             shutil.rmtree(self._run.checkpoints / self._tag, ignore_errors=True)
             reason = str(error).strip().splitlines()[0]

@@ -1,22 +1,24 @@
 """Where a run starts: from its model, from its own newest checkpoint, or from a checkpoint of another run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from dsprune.checkpoint.deepspeed_files import is_checkpoint
+from dsprune.checkpoint.deepspeed_files import explain_damage, is_checkpoint
+from dsprune.checkpoint.latest import latest_tag
 from dsprune.checkpoint.pruning_state import read_rank_state
 from dsprune.checkpoint.sparse_start import MasksFrom
-from dsprune.checkpoint.tags import complete_tags, invalidate_tag, latest_tag
+from dsprune.checkpoint.tags import TAG_MANIFEST, check_files, complete_tags, invalidate_tag
 from dsprune.engine.engine import PruningEngine
 from dsprune.errors import UserError
+from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.recipe.recipe import settings_of
-from dsprune.train.checkpointing import CLIENT
+from dsprune.train.checkpointing import CLIENT, ClientState
 from dsprune.train.metrics import Meter
 from dsprune.train.run_folder import RunFolder
 from dsprune.utils.console import say
@@ -37,10 +39,12 @@ class StartPoint:
     Attributes:
         tags: folders of checkpoints, of which the first good one is loaded; empty = start from the model.
         is_own: whether they are the run's own checkpoints, so that its log is continued, too.
+        lost: why the latest checkpoint is not among them; None if it is.
     """
 
     tags: tuple[Path, ...] = ()
     is_own: bool = False
+    lost: str | None = None
 
 
 def run_folder(recipe: Recipe, resume: Path | None) -> RunFolder:
@@ -72,7 +76,7 @@ def find_start_point(recipe: Recipe, run: RunFolder, resume: Path | None) -> Sta
                 f"{run.path}: holds an unfinished run with another {difference}: give the same recipe to resume, "
                 f"another name=... to start a new run, or remove the folder"
             )
-        return StartPoint(tuple(own), is_own=True)
+        return StartPoint(tuple(own), is_own=True, lost=_why_lost(run.checkpoints, own))
     if latest_tag(run.checkpoints) is not None:  # written only after a checkpoint was complete
         raise UserError(
             f"{run.checkpoints}: none of its checkpoints is complete any more: restore the files, or remove "
@@ -82,14 +86,27 @@ def find_start_point(recipe: Recipe, run: RunFolder, resume: Path | None) -> Sta
         return StartPoint()
     if is_checkpoint(resume):
         return StartPoint((resume,))
-    latest = latest_tag(resume)
-    tags = complete_tags(resume) or ([resume / latest] if latest else [])
-    if not tags:
+    if tags := complete_tags(resume):
+        return StartPoint(tuple(tags), lost=_why_lost(resume, tags))
+    if (latest := latest_tag(resume)) is None:
         raise UserError(
             f"--resume: value {resume}: no complete checkpoint there: give the folder of a run, of its "
             f"checkpoints or of one of them, or leave --resume out to start a new run"
         )
-    return StartPoint(tuple(tags))
+    return StartPoint((resume / latest,))
+
+
+def _why_lost(checkpoints: Path, complete: Sequence[Path]) -> str | None:
+    """Return why the tag that `latest` names is not among the complete ones; None if it is."""
+    try:
+        latest = latest_tag(checkpoints)
+        if latest is None or checkpoints / latest in complete:
+            return None
+        if check_files(checkpoints / latest) is None:
+            return f"{checkpoints / latest}: has no {TAG_MANIFEST}, so it is not complete"
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def restore(
@@ -121,9 +138,11 @@ def restore(
         UserError: no checkpoint is good; the message is that of the newest one.
     """
     failed: dict[Path, UserError] = {}
+    if start.lost is not None:
+        say(console, f"{start.lost}; trying the previous one", shown=ranks.is_first)
     for folder in start.tags:
         try:
-            _, client = engine.load_checkpoint(str(folder.parent), folder.name, masks_from=masks_from)
+            content = _load(engine, meter, folder, masks_from, ranks, is_own=start.is_own)
         except UserError as error:
             say(console, f"{error}; trying the previous one", shown=ranks.is_first)
             failed[folder] = error
@@ -131,14 +150,9 @@ def restore(
         changes = engine.topology_changes(folder)
         resharded = f", moved to another topology: {', '.join(changes)}" if changes else ""
         say(console, f"resumes from {folder}, step {engine.applied_steps}{resharded}", shown=ranks.is_first)
-        if not start.is_own:
-            return {}
-        if ranks.is_first:
+        if start.is_own and ranks.is_first:
             for damaged in failed:
                 invalidate_tag(damaged)
-        if (state := read_rank_state(folder)) is not None:  # None after a change of the number of ranks
-            meter.restore(state)
-        content: dict[str, Any] = client.get(CLIENT, {})
         return content
     if failed:
         raise next(iter(failed.values()))
@@ -149,6 +163,31 @@ def restore(
             shown=ranks.is_first,
         )
     return {}
+
+
+def _load(
+    engine: PruningEngine,
+    meter: Meter,
+    folder: Path,
+    masks_from: MasksFrom | None,
+    ranks: Ranks,
+    *,
+    is_own: bool,
+) -> dict[str, Any]:
+    """Load a checkpoint and, if it is the run's own, the meter; return what it has under `CLIENT`."""
+    _, client = engine.load_checkpoint(str(folder.parent), folder.name, masks_from=masks_from)
+    if not is_own:
+        return {}
+
+    def restore_meter() -> dict[str, Any]:
+        with explain_damage(folder):
+            if (state := read_rank_state(folder)) is not None:  # None after a change of the number of ranks
+                meter.restore(state)
+            content: dict[str, Any] = client.get(CLIENT, {})
+            ClientState.model_validate(content)
+        return content
+
+    return on_every_rank(ranks, restore_meter)
 
 
 def _differences(theirs: Recipe, ours: Recipe) -> Iterator[str]:

@@ -1,7 +1,6 @@
 """The folder of a run: the paths of its files, its lock, its start and its end."""
 
 import json
-import shutil
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe, dump_recipe
 from dsprune.schedule import Timetable
-from dsprune.utils.files import lock_folder, replace_text
+from dsprune.utils.files import lock_folder, remove, replace_text
 from dsprune.utils.versions import command_line, versions
 
 __all__ = ["RunFolder"]
@@ -80,13 +79,38 @@ class RunFolder:
         """Return this folder, unless its run is finished.
 
         Raises:
-            UserError: the folder holds a finished run.
+            UserError: the folder holds a finished run, or files of it are elsewhere.
         """
         if self.summary.exists():
             raise UserError(
                 f"{self.path}: holds a finished run: give another name=... or output=..., or remove it"
             )
+        self.check_own()
         return self
+
+    def check_exists(self) -> None:
+        """Check that nobody has removed the folder under the run.
+
+        Raises:
+            UserError: somebody has.
+        """
+        if not self.recipe.is_file():
+            raise UserError(
+                f"{self.path}: was removed or emptied while the run used it: run the command again"
+            )
+
+    def check_own(self) -> None:
+        """Check that the run's files are not elsewhere: they are cut, replaced and removed as it goes on.
+
+        Raises:
+            UserError: one is a symbolic link.
+        """
+        for path in (self.checkpoints, self.metrics):
+            if path.is_symlink():
+                raise UserError(
+                    f"{path}: is a symbolic link, and what it names would be removed as the run goes on: put the "
+                    f"files there, or give an output=... on the other disk"
+                )
 
     def locked(self) -> AbstractContextManager[None]:
         """Return a lock of the folder for this process, see `dsprune.utils.files.lock_folder`."""
@@ -106,8 +130,8 @@ class RunFolder:
         replace_text(self.recipe, dump_recipe(recipe))
         replace_text(self.ds_config, json.dumps(ds_config, indent=2) + "\n")
         if is_new:
-            self.metrics.unlink(missing_ok=True)
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            remove(self.metrics)
+            remove(self.checkpoints)
 
     def write_start(self, timetable: Timetable, world_size: int, device: str) -> None:
         """Write the command, the versions and the timetable; a resumed run writes them again."""

@@ -10,11 +10,12 @@ from types import TracebackType
 from typing import Any, Literal
 
 import psutil
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from dsprune.errors import StoppedError, UserError
 from dsprune.ranks.ranks import Ranks
 from dsprune.utils.files import replace_text
+from dsprune.utils.records import Count, Seconds, read_record
 
 __all__ = ["State", "Status", "StatusFile", "read_status", "seconds_after_boot"]
 
@@ -53,10 +54,10 @@ class Status(BaseModel):
     pid: int
     world_size: int
     process_started: float | None = None
-    started: float
-    updated: float
-    step: int
-    total_steps: int
+    started: Seconds
+    updated: Seconds
+    step: Count
+    total_steps: Count
     phase: str
     sparsity: float = 0.0
     loss: float | None = None
@@ -69,13 +70,9 @@ def read_status(path: Path) -> Status:
     Raises:
         UserError: the file is missing or damaged.
     """
-    try:
-        return Status.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file: give the folder of a run that dsprune train began") from None
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise UserError(f"{path}: cannot be read ({reason}): remove it and resume the run") from None
+    if not path.exists():
+        raise UserError(f"{path}: no such file: give the folder of a run that dsprune train began")
+    return read_record(path, Status, "the state of a run", "remove it and resume the run")
 
 
 def seconds_after_boot(process: psutil.Process) -> float:

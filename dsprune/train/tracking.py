@@ -69,7 +69,7 @@ def open_tracker(
         config = {
             **recipe.model_dump(mode="json"),
             "timetable": timetable.to_dict(),
-            "ds_config": json.loads(run.ds_config.read_text()),
+            "ds_config": json.loads(run.ds_config.read_text(encoding="utf-8")),
             "world_size": ranks.world_size,
         }
         trackers.append(WeightsAndBiases(recipe, run, config, resumed.get("wandb_id")))

@@ -11,6 +11,7 @@ from dsprune.errors import EXIT_STOPPED
 from dsprune.recipe import Recipe
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.tracking import Result, Tracker
+from dsprune.utils.text import first_line
 
 __all__ = ["WeightsAndBiases"]
 
@@ -34,7 +35,8 @@ class WeightsAndBiases(Tracker):
         self, recipe: Recipe, run: RunFolder, config: dict[str, Any], resumed_id: str | None
     ) -> None:
         self._log_model, self._is_lost = recipe.tracking.log_model, False
-        online = "WANDB_MODE" in os.environ or wandb.login(prompt=False, verify=False)
+        self._id = resumed_id
+        self._run: Any = None
         settings: dict[str, Any] = {
             "project": recipe.tracking.project,
             "group": recipe.tracking.group,
@@ -47,20 +49,25 @@ class WeightsAndBiases(Tracker):
             "resume": "allow" if resumed_id else None,
             "settings": _timeouts(),
         }
+        self._call(lambda: self._open(settings))
+
+    def _open(self, settings: dict[str, Any]) -> None:
+        online = "WANDB_MODE" in os.environ or wandb.login(prompt=False, verify=False)
         try:
             self._run = wandb.init(**settings, mode=None if online else "offline")
         except CommError as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             wandb.termwarn(f"{reason}: this run is kept offline; send it later with `wandb sync`")
             self._run = wandb.init(**settings, mode="offline")
+        self._id = self._run.id
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Queue the values; the client sends them in the background."""
         self._call(lambda: self._run.log(values, step=step))
 
     def state(self) -> dict[str, Any]:
-        """Return the run's id."""
-        return {"wandb_id": self._run.id}
+        """Return the run's id; without one, a resumed run starts a new one."""
+        return {} if self._id is None else {"wandb_id": self._id}
 
     def finish(self, step: int, result: Result) -> None:
         """Record the summary, a table of tensors and, if the recipe asks for it, the model as an artifact."""
@@ -69,7 +76,7 @@ class WeightsAndBiases(Tracker):
     def close(self, exit_code: int = 0) -> None:
         """Send what is left, within `TIMEOUTS`."""
         if exit_code == EXIT_STOPPED:
-            self._call(self._run.mark_preempting)
+            self._call(lambda: self._run.mark_preempting())
         self._call(lambda: self._run.finish(exit_code))
 
     def _finish(self, step: int, result: Result) -> None:

@@ -7,13 +7,15 @@ import warnings
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dsprune.utils.text import printable
+
 __all__ = ["progress_bar", "quiet_libraries", "say"]
 
 
 def say(console: Console, text: str, *, shown: bool = True) -> None:
     """Print a line as it is, without rich's markup, colours or line breaks; nothing unless `shown`."""
     if shown:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def progress_bar(console: Console, *, shown: bool) -> Progress:

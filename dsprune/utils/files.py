@@ -15,6 +15,7 @@ from dsprune.errors import UserError
 
 __all__ = [
     "lock_folder",
+    "remove",
     "replace_file",
     "replace_folder",
     "replace_text",
@@ -36,6 +37,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     try:
         with _system_errors(path):
             write(temporary)
+        _follow_umask(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -58,14 +60,25 @@ def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
         write: creates and fills the temporary folder whose path it gets.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove(temporary)
     try:
         with _system_errors(folder):
             write(temporary)
-        shutil.rmtree(folder, ignore_errors=True)
+        for path in temporary.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                _follow_umask(path)
+        remove(folder)
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it exists; of a link, the link alone."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path)
 
 
 def sha256_of(path: Path) -> str:
@@ -104,6 +117,13 @@ def lock_folder(folder: Path, busy: str) -> Iterator[None]:
                 folder.rmdir()
     finally:
         os.close(descriptor)
+
+
+def _follow_umask(path: Path) -> None:
+    """Give a new file the mode of every new file; safetensors makes its files readable for their owner alone."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    path.chmod(path.stat().st_mode | 0o666 & ~mask)
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """Run a program until standard input closes, then end it with everything that it started: `leash.py COMMAND...`.
 
-The pipe to standard input closes when the process that holds its other end closes it or dies in any way. A session of
-its own keeps the program from the signals of a terminal, and processes that become orphans become this one's children.
+The pipe to standard input closes when the process that holds its other end closes it or dies in any way. A worker of
+pytest-xdist outlives its controller in the middle of a test, so the death of the controller ends the program, too. A
+session of its own keeps the program from the signals of a terminal, and processes that become orphans become this
+one's children.
 """
 
 import contextlib
@@ -39,9 +41,12 @@ def leashed(*command: str) -> Iterator[None]:
 def main() -> None:
     """Run the command until standard input closes or it ends."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    worker = os.getppid()
+    controller = _parent(worker)
     program = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
     while program.poll() is None and not select.select([0], [], [], 0.5)[0]:
-        pass
+        if "PYTEST_XDIST_WORKER" in os.environ and _parent(worker) != controller:
+            break
     program.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         program.wait(GRACE)
@@ -55,12 +60,16 @@ def main() -> None:
 
 def _children() -> list[int]:
     """The children of this process; those of a child that is killed become its own."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == os.getpid():
-                found.append(int(stat.parent.name))
-    return found
+    numbers = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
+    return [number for number in numbers if _parent(number) == os.getpid()]
+
+
+def _parent(process: int) -> int | None:
+    """The parent of a process; None of one that has ended."""
+    try:
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
 
 
 if __name__ == "__main__":

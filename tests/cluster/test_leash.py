@@ -46,3 +46,37 @@ def test_no_daemon_and_no_job_is_left_behind(need: Callable[..., None], number: 
     process.wait(60)
     _, alive = psutil.wait_procs(started, timeout=30)
     assert [*names(alive)] == []
+
+
+WORKER_TEST = """
+import time
+from tests.cluster.leash import leashed
+
+def test_that_never_ends(tmp_path):
+    with leashed("sleep", "7654321"):
+        time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
+def test_the_end_of_pytest_ends_the_programs_of_its_workers(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "test_it.py").write_text(WORKER_TEST)
+    command = [sys.executable, "-m", "pytest", "-q", "-n1", "-pno:cacheprovider", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    pytest_process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, start_new_session=True, stdout=subprocess.DEVNULL
+    )
+    deadline, started = time.monotonic() + 120, list[psutil.Process]()
+    while "sleep" not in [*names(started)]:
+        assert time.monotonic() < deadline, [*names(started)]
+        time.sleep(0.2)
+        started = psutil.Process(pytest_process.pid).children(recursive=True)
+    sleeping = [process for process in started if "sleep" in names([process])]
+    pytest_process.send_signal(number)
+    _, alive = psutil.wait_procs(sleeping, timeout=30)
+    assert alive == []
+    for process in started:  # a worker ends when it finds that its controller is gone
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    pytest_process.kill()
+    pytest_process.wait()

@@ -139,10 +139,10 @@ def test_only_the_files_that_hold_something_of_a_rank_are_opened(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (b"{", "Expecting property name"),
-        (b"", "Expecting value"),
-        (b"\xff\xfe", "codec can't decode"),
-        (b"[]", "valid dictionary"),
+        (b"{", "Invalid JSON: EOF while parsing an object"),
+        (b"", "Invalid JSON: EOF while parsing a value"),
+        (b"\xff\xfe", "Invalid JSON: expected value"),
+        (b"[]", "should be an object"),
         (b'{"format": 3}', "Input should be 2"),
         (b'{"format": 2}', "Field required"),
         (b'{"format": 1}', "pruning"),
@@ -160,7 +160,7 @@ def test_a_manifest_with_an_unknown_field_is_refused(tmp_path: Path) -> None:
     write(tmp_path)
     change(tmp_path, extra=1)
     with pytest.raises(
-        UserError, match=r"not a manifest of format 1 or 2 \(Extra inputs are not permitted\)"
+        UserError, match=r"not a manifest of format 1 or 2 \(extra: value 1: Extra inputs are not permitted\)"
     ):
         read_manifest(tmp_path)
 

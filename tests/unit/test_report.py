@@ -61,7 +61,8 @@ def test_a_killed_run_is_read_up_to_its_last_complete_line(tmp_path: Path) -> No
 def test_the_status_tells_more_of_an_unfinished_run(tmp_path: Path) -> None:
     folder = write_run(tmp_path, killed_at=77)
     said = {"state": "stopped", "reason": "time is up <soon>", "step": 80, "total_steps": 200}
-    (folder / "status.json").write_text(json.dumps(said))
+    known = {"host": "h", "pid": 1, "world_size": 1, "started": 0, "updated": 0, "phase": "prune"}
+    (folder / "status.json").write_text(json.dumps(known | said))
     run = read_run(folder)
     assert (run.state, run.last_step) == ("stopped", 80)
     page = report_on(folder, output=tmp_path / "page")
@@ -79,9 +80,31 @@ def test_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("metrics.jsonl", "{}\n{,}\n{}\n", r"metrics.jsonl: line 2 is not JSON .*: remove the line"),
-        ("summary.json", "{", r"summary.json: is not JSON .*: fix or remove it"),
-        ("status.json", "[]", r"status.json: holds a list, not a JSON object: fix or remove it"),
+        (
+            "metrics.jsonl",
+            '{"step": 1}\n{,}\n{}\n',
+            r"metrics.jsonl: line 2: not a row of .*: remove the line",
+        ),
+        (
+            "metrics.jsonl",
+            '{"loss": 1}\n',
+            r"metrics.jsonl: line 1: not a row of metrics \(step: value .*: Field",
+        ),
+        ("metrics.jsonl", '{"step": 1, "tensor_sparsity": {"a": "x"}}\n', r"tensor_sparsity.a: value 'x'"),
+        ("summary.json", "{", r"summary.json: not a summary \(Invalid JSON.*: fix or remove it"),
+        (
+            "summary.json",
+            '{"metrics": []}',
+            r"summary.json: not a summary \(metrics: value \[\].*: fix or remove",
+        ),
+        ("status.json", "[]", r"status.json: not the state of a run \(.*: remove it and resume the run"),
+        ("start.json", '{"timetable": {}}', r"start.json: not a record of a start \(timetable"),
+        ("start.json", '{"versions": [1]}', r"start.json: not a record of a start \(versions: value \[1\]"),
+        (
+            "ds_config.json",
+            "[1]",
+            r"ds_config.json: not a ds_config \(value \[1\]|ds_config.json: not a ds_config",
+        ),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, file: str, text: str, message: str) -> None:

@@ -68,7 +68,7 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("text", "says"), [(None, "no such file"), ("{", "cannot be read")])
+@pytest.mark.parametrize(("text", "says"), [(None, "no such file"), ("{", "not the state of a run")])
 def test_what_cannot_be_read_is_bad_input(tmp_path: Path, text: str | None, says: str) -> None:
     path = tmp_path / "status.json"
     if text is not None:

@@ -14,19 +14,19 @@ compact ones: `compact-00001-of-00003.safetensors`.
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from dsprune.checkpoint.file_list import FileRecord, check_file
 from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST, MaskManifest
-from dsprune.utils.files import sha256_of
+from dsprune.utils.records import FileName, read_record
 
 __all__ = [
     "COMPACT",
     "CompactManifest",
     "Dtype",
-    "FileRecord",
     "carried_files",
     "check_listed",
     "is_compact",
@@ -43,15 +43,6 @@ WEIGHTS = (".safetensors", ".index.json", ".bin", ".pt", ".pth", ".ckpt", ".h5",
 """How the names of weight files end. A compact folder holds its own in their place, and never a pickle."""
 
 
-class FileRecord(BaseModel):
-    """Size in bytes and SHA-256 of a file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    size: int
-    sha256: str
-
-
 class CompactManifest(BaseModel):
     """The content of `compact.json`.
 
@@ -64,7 +55,7 @@ class CompactManifest(BaseModel):
 
     format: Literal[1] = 1
     dtype: Dtype | None
-    files: dict[Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")], FileRecord]
+    files: dict[FileName, FileRecord]
 
 
 def weight_file(stem: str, number: int, count: int) -> str:
@@ -104,15 +95,10 @@ def read_compact_manifest(folder: Path) -> CompactManifest:
     path = folder / COMPACT
     if not is_compact(folder):
         raise UserError(f"{folder}: no {COMPACT}: give a folder that dsprune export --compact wrote")
-    try:
-        manifest = CompactManifest.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise UserError(
-            f"{path}: not a compact model of format 1 ({reason}): export it again, or use another copy"
-        ) from None
+    way_out = "export it again, or use another copy"
+    manifest = read_record(path, CompactManifest, "a compact model of format 1", way_out)
     for name, record in manifest.files.items():
-        _check_file(folder / name, record)
+        check_file(folder / name, record, COMPACT, "use another copy of the folder")
     return manifest
 
 
@@ -125,12 +111,3 @@ def check_listed(folder: Path, manifest: CompactManifest, masks: MaskManifest) -
     for name in ("config.json", MANIFEST, *(entry.file for entry in masks.files)):
         if name not in manifest.files:
             raise UserError(f"{folder / COMPACT}: does not list {name}: use another copy of the folder")
-
-
-def _check_file(path: Path, record: FileRecord) -> None:
-    if not path.is_file():
-        raise UserError(f"{path}: missing, though {COMPACT} lists it: use another copy of the folder")
-    if path.stat().st_size != record.size or sha256_of(path) != record.sha256:
-        raise UserError(
-            f"{path}: damaged, its SHA-256 is not the one in {COMPACT}: use another copy of the folder"
-        )

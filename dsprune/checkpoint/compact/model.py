@@ -9,6 +9,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from dsprune.checkpoint.compact.format import carried_files, weight_file
 from dsprune.checkpoint.compact.reader import CompactFiles, read_compact
+from dsprune.checkpoint.file_list import MODEL_LIST, list_model_folder
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_config, model_class
 from dsprune.utils.text import first_line
@@ -92,3 +93,5 @@ def expand_compact(folder: Path, to: Path) -> None:
     if len(files.names_by_file) > 1:
         index = {"metadata": {"total_size": size}, "weight_map": file_of}
         (to / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    if (to / MODEL_LIST).exists():
+        list_model_folder(to)

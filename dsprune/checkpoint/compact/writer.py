@@ -12,10 +12,10 @@ from dsprune.checkpoint.compact.format import (
     COMPACT,
     CompactManifest,
     Dtype,
-    FileRecord,
     carried_files,
     weight_file,
 )
+from dsprune.checkpoint.file_list import record_files
 from dsprune.errors import UserError
 from dsprune.masks.bits import unpack
 from dsprune.masks.manifest import MANIFEST, read_manifest
@@ -23,7 +23,7 @@ from dsprune.masks.mask_files import read_complete_masks
 from dsprune.model.model_files import ModelFiles
 from dsprune.model.pretrained import load_config
 from dsprune.model.shard import Shard
-from dsprune.utils.files import replace_text, sha256_of
+from dsprune.utils.files import replace_text
 
 __all__ = ["write_compact"]
 
@@ -54,11 +54,7 @@ def write_compact(model: Path, folder: Path, dtype: Dtype | None = None) -> None
         config.dtype = DTYPES[dtype]
         config.save_pretrained(folder)
     _write_weights(model, folder, dtype)
-    files = {
-        path.name: FileRecord(size=path.stat().st_size, sha256=sha256_of(path))
-        for path in sorted(folder.iterdir())
-        if path.is_file()
-    }
+    files = record_files(folder.iterdir())
     replace_text(folder / COMPACT, CompactManifest(dtype=dtype, files=files).model_dump_json(indent=1))
 
 

@@ -1,22 +1,37 @@
 """From the command line to an exit code."""
 
-import errno
+import codecs
 import gc
 import os
 import signal
 import sys
+import tempfile
+import traceback
 
 import typer
 
 from dsprune.commands.cli.app import app
-from dsprune.errors import EXIT_STOPPED, CheckFailedError, RunFailedError, StoppedError, UserError
+from dsprune.errors import (
+    EXIT_STOPPED,
+    EXIT_UNFORESEEN,
+    CheckFailedError,
+    RunFailedError,
+    StoppedError,
+    UserError,
+)
 from dsprune.utils.signals import END_SIGNALS
+from dsprune.utils.system_errors import describe_system_error, is_full_disk, system_error
+from dsprune.utils.text import printable
 
 __all__ = ["main", "run_command"]
 
 
 def main() -> None:
-    """Run the command in `sys.argv`. Exit codes: 0 done, 1 a check failed, 2 bad input, 75 stopped, to be resumed."""
+    """Run the command in `sys.argv`.
+
+    Exit codes: 0 done, 1 a check failed, 2 bad input, 70 an error of dsprune, 75 stopped, to be resumed.
+    """
+    _use_utf8()
     # Collections would take a fifth of the time of the imports, and find nothing.
     gc.set_threshold(100_000, 50, 50)
     # A terminated process unwinds and removes its temporary files, unless a batch script has it ignore the signal.
@@ -36,29 +51,66 @@ def run_command(arguments: list[str]) -> int:
     except CheckFailedError as error:
         _complain(str(error))
         return 1
-    except RunFailedError as error:  # its reason differs from rank to rank
-        print(f"dsprune: rank {os.environ.get('RANK', '0')}: {error}", file=sys.stderr)
+    except RunFailedError as error:
+        _complain_of_rank(str(error))
         return 1
     except StoppedError as error:
         _complain(str(error))
         return EXIT_STOPPED
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        print(f"dsprune: {error}: free some space, and run the same command again", file=sys.stderr)
-        return 1
     except typer.TyperException as error:
         _complain(error.format_message())
         return 2
     except (typer.Abort, KeyboardInterrupt):
         _complain("interrupted")
         return 130
+    except Exception as error:
+        return _end(error)
+
+
+def _end(error: Exception) -> int:
+    """Report an error that no command has explained, and return the exit code."""
+    complain = _complain_of_rank if os.environ.get("WORLD_SIZE", "1") != "1" else _complain
+    if (cause := system_error(error)) is not None:
+        complain(describe_system_error(cause))
+        return 1 if is_full_disk(cause) else 2
+    reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    complain(
+        f"unforeseen error: {printable(reason)[:300]}: this is a bug of dsprune or of a library; please report it "
+        f"with the traceback{_write_traceback(error)}"
+    )
+    return EXIT_UNFORESEEN
+
+
+def _write_traceback(error: Exception) -> str:
+    """Write the traceback to a file and name it; print it where no file can be written."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="dsprune-traceback-", suffix=".txt", delete=False, encoding="utf-8", errors="replace"
+        ) as file:
+            file.write(text)
+    except OSError:
+        print(text, file=sys.stderr)
+        return " above"
+    return f" in {file.name}"
 
 
 def _complain(message: str) -> None:
     """Print one line a host, not one a rank."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"dsprune: {message}", file=sys.stderr)
+        print(f"dsprune: {printable(message)}", file=sys.stderr)
+
+
+def _complain_of_rank(message: str) -> None:
+    """Print what may differ from rank to rank."""
+    print(f"dsprune: rank {os.environ.get('RANK', '0')}: {printable(message)}", file=sys.stderr)
+
+
+def _use_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale is ASCII, in which files cannot have other names."""
+    if codecs.lookup(sys.getfilesystemencoding()).name == "ascii" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _without_local_rank(arguments: list[str]) -> list[str]:

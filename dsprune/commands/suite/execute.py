@@ -1,6 +1,5 @@
 """Execute the unfinished runs of a suite; a run that fails does not stop the others."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from dsprune.commands.suite.resolve import resolve
 from dsprune.commands.suite.rewind import save_start, save_ticket
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe, dump_recipe, load_recipe
+from dsprune.train.records import read_summary
 from dsprune.train.run_folder import RunFolder
 from dsprune.utils.console import say
 
@@ -58,9 +58,9 @@ def _execute_run(run: RunSpec, grid: Grid, launcher: Launcher) -> str:
         return "kept"
     arguments = prepare_start(run, grid, recipe)
     launcher.run("train", run.name, dump_recipe(recipe), *arguments)
-    summary = json.loads(folder.summary.read_text(encoding="utf-8"))
-    metric, value = next(iter(summary["metrics"].items()))
-    return f"{metric} {value:.4f}"
+    summary = read_summary(folder.summary)
+    metrics = {} if summary is None else summary.metrics
+    return next((f"{metric} {value:.4f}" for metric, value in metrics.items()), "no metric")
 
 
 def _check_same(folder: RunFolder, recipe: Recipe) -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dsprune.errors import UserError
+from dsprune.utils.records import Count, FileName, read_record
 
 __all__ = [
     "DTYPES",
@@ -96,7 +97,7 @@ class StoreSpec(_Strict):
 class FileEntry(_Strict):
     """One file of a store; `seal` is the SHA-256 of its header, which holds the SHA-256 of the rest."""
 
-    file: str
+    file: FileName
     seal: str
 
 
@@ -117,8 +118,8 @@ class StoreManifest(_Strict):
     spec: StoreSpec
     origin: dict[str, str]
     plan: str
-    num_records: int
-    num_rows: dict[str, int]
+    num_records: Count
+    num_rows: dict[str, Count]
     shards: tuple[FileEntry, ...]
     head: FileEntry | None
 
@@ -140,15 +141,11 @@ def read_manifest(folder: Path) -> StoreManifest:
         UserError: the manifest is missing, damaged or of another format.
     """
     path = folder / MANIFEST
-    if not path.is_file():
+    if not path.exists():
         raise UserError(
             f"{folder}: not a complete store, {MANIFEST} is missing: run `dsprune teacher` to the end"
         )
-    try:
-        return StoreManifest.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise UserError(f"{path}: not a manifest of format 1 ({reason}): use another store") from error
+    return read_record(path, StoreManifest, "a manifest of format 1", "use another store")
 
 
 def check_origin(folder: Path, found: Mapping[str, str], expected: Mapping[str, str]) -> None:

@@ -53,6 +53,11 @@ class Store:
         }
 
     @property
+    def num_files(self) -> int:
+        """Number of files with records or heads."""
+        return len(self.manifest.shards) + (self.manifest.head is not None)
+
+    @property
     def fingerprints(self) -> np.ndarray:
         """Fingerprints of all records, ascending. They are hashes, so the first n are a random sample."""
         return np.concatenate(self._fingerprints)
@@ -122,14 +127,39 @@ def open_store(
     manifest = read_manifest(folder)
     check_origin(folder, manifest.origin, expected or {})
     shards = [_open(folder, manifest, entry, verify=verify) for entry in manifest.shards]
+    _check_records(folder, manifest, shards)
     heads = {}
     if manifest.head is not None:
         arrays = _open(folder, manifest, manifest.head, verify=verify).arrays
         dtype = manifest.spec.torch_head_dtype
         for name in manifest.spec.outputs:
+            if not {f"{name}.weight", f"{name}.bias"} <= arrays.keys():
+                raise UserError(f"{folder / manifest.head.file}: no head of {name}: make the store again")
             head = Head(*(as_tensor(arrays[f"{name}.{part}"].copy(), dtype) for part in ("weight", "bias")))
             heads[name] = head.to(device or torch.device("cpu"))
     return Store(manifest, shards, heads)
+
+
+def _check_records(folder: Path, manifest: StoreManifest, shards: Sequence[TensorFile]) -> None:
+    """Check that the shards have the columns of the specification, and all records, in order."""
+    columns = {
+        f"{name}.{key}": (column.dtype.itemsize, column.shape)
+        for name, output in manifest.spec.outputs.items()
+        for key, column in codec_for(manifest.spec, output).columns.items()
+    }
+    offsets = {f"{name}.offsets": (8, ()) for name in manifest.spec.outputs}
+    expected = {"fingerprint": (1, (FINGERPRINT.itemsize,)), **offsets, **columns}
+    for shard in shards:
+        found = {name: (array.dtype.itemsize, array.shape[1:]) for name, array in shard.arrays.items()}
+        if found != expected or not len(shard.arrays["fingerprint"]):
+            raise UserError(f"{shard.path}: its columns are not those in {MANIFEST}: make the store again")
+    firsts = [shard.arrays["fingerprint"][0].tobytes() for shard in shards]
+    num_records = sum(len(shard.arrays["fingerprint"]) for shard in shards)
+    if num_records != manifest.num_records or firsts != sorted(firsts):
+        raise UserError(
+            f"{folder / MANIFEST}: {num_records:,} of {manifest.num_records:,} records are in the listed shards, or "
+            f"not in order: copy the manifest again"
+        )
 
 
 def _open(folder: Path, manifest: StoreManifest, entry: FileEntry, *, verify: bool) -> TensorFile:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from dsprune.errors import UserError
 from dsprune.utils.files import replace_file
+from dsprune.utils.mapping import MappedFile
 
 __all__ = ["TensorFile", "as_tensor", "write_tensors"]
 
@@ -45,10 +45,11 @@ class TensorFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._map = _map(path)
-        begin = 8 + int.from_bytes(self._map[:8], "little")
-        if begin > min(MAX_HEADER_BYTES, len(self._map)):
+        self._size = self._map.bytes.size
+        begin = 8 + int.from_bytes(self._map.bytes[:8].tobytes(), "little")
+        if begin > min(MAX_HEADER_BYTES, self._size):
             raise _damaged(path, "its header is truncated")
-        header = self._map[8:begin]
+        header = self._map.bytes[8:begin].tobytes()
         self.seal = hashlib.sha256(header).hexdigest()
         try:
             self._read_header(json.loads(header), begin)
@@ -64,11 +65,11 @@ class TensorFile:
                 f"{self.path}: format {found}, this dsprune reads {FORMAT}: use a matching release"
             )
         end = begin + max(entry["data_offsets"][1] for entry in entries.values())
-        if end != len(self._map):
-            raise _damaged(self.path, f"it has {len(self._map):,} bytes instead of {end:,}")
+        if end != self._size:
+            raise _damaged(self.path, f"it has {self._size:,} bytes instead of {end:,}")
         self._offsets = {name: begin + entry["data_offsets"][0] for name, entry in entries.items()}
         self.arrays = {
-            name: np.ndarray(entry["shape"], DTYPES[entry["dtype"]], self._map, self._offsets[name])
+            name: np.ndarray(entry["shape"], DTYPES[entry["dtype"]], self._map.bytes, self._offsets[name])
             for name, entry in entries.items()
         }
 
@@ -78,12 +79,11 @@ class TensorFile:
             return
         width = self.arrays[name].strides[0]
         begin = self._offsets[name] + rows.start * width
-        page = begin - begin % mmap.PAGESIZE
-        self._map.madvise(mmap.MADV_WILLNEED, page, begin - page + (rows.stop - rows.start) * width)
+        self._map.prefetch(begin, begin + (rows.stop - rows.start) * width)
 
     def release(self) -> None:
         """Release the pages to the system, which keeps them in its cache as long as there is room."""
-        self._map.madvise(mmap.MADV_DONTNEED)
+        self._map.release()
 
     def check(self) -> None:
         """Compare the tensors with their checksum.
@@ -120,13 +120,12 @@ def as_tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(array).view(dtype)
 
 
-def _map(path: Path) -> mmap.mmap:
+def _map(path: Path) -> MappedFile:
     if not path.is_file():
         raise UserError(f"{path}: missing: copy it from where the store was made, or make the store again")
     if path.stat().st_size < 8:
         raise _damaged(path, "its header is truncated")
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return MappedFile(path)
 
 
 def _checksum(arrays: Mapping[str, np.ndarray]) -> str:

@@ -1,7 +1,6 @@
 """The targets that are files: runs, checkpoints, models, compact models and stores, of which one file is damaged."""
 
 import functools
-import json
 import os
 import random
 import shutil
@@ -13,10 +12,9 @@ from dsprune.commands.cli import run_command
 from dsprune.distillation.store import open_store
 from dsprune.testing.commands import free_port
 from dsprune.testing.fuzz.attempt import Attempt, Outcome, Step
-from dsprune.testing.fuzz.damage import damage_file, damage_json, damage_tensors, plant_pickle
+from dsprune.testing.fuzz.damage import damage_file, damage_json, damage_tensors, list_again, plant_pickle
 from dsprune.testing.stores import capture, plan, spec
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
-from dsprune.utils.files import sha256_of
 
 __all__ = ["FILE_TARGETS"]
 
@@ -94,7 +92,7 @@ class FileTarget:
             what = f"{path.parent.name}/{_damage(path, folder / MARKER, rng)}"
             if rng.random() < 0.5:
                 what += ", listed again"
-                _list_again(path)
+                list_again(path)
 
         def check(outcomes: Sequence[Outcome]) -> str | None:
             if (folder / MARKER).exists():
@@ -115,28 +113,6 @@ def _damage(path: Path, marker: Path, rng: random.Random) -> str:
     if path.suffix == ".pt" and rng.random() < 0.3:
         return plant_pickle(path, marker)
     return damage_file(path, rng)
-
-
-def _list_again(path: Path) -> None:
-    """Write the checksum of a damaged file into the lists beside it, as somebody would who wants it to be read."""
-    if not path.is_file():
-        return
-    for manifest in path.parent.glob("*.json"):
-        try:
-            values = json.loads(manifest.read_text(encoding="utf-8"))
-            files = values["files"]
-            entries = (
-                [files[path.name]]
-                if isinstance(files, dict)
-                else [e for e in files if e["file"] == path.name]
-            )
-            for entry in entries:
-                entry["sha256"] = sha256_of(path)
-                if "size" in entry:
-                    entry["size"] = path.stat().st_size
-            manifest.write_text(json.dumps(values), encoding="utf-8")
-        except (OSError, ValueError, LookupError, TypeError):  # no list, or itself damaged
-            continue
 
 
 # ---- the steps

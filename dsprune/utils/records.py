@@ -1,0 +1,82 @@
+"""Read JSON files, typed and checked: whatever is wrong with one is told in one line."""
+
+from pathlib import Path
+from reprlib import repr as short_repr
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, Field, RootModel, ValidationError
+
+from dsprune.errors import UserError
+from dsprune.utils.system_errors import describe_system_error
+
+__all__ = [
+    "Count",
+    "FileName",
+    "Seconds",
+    "parse_record",
+    "problem_of",
+    "read_bytes",
+    "read_json_object",
+    "read_record",
+]
+
+M = TypeVar("M", bound=BaseModel)
+
+Count = Annotated[int, Field(ge=0, le=10**15)]
+"""A number of steps, weights or bytes."""
+
+Seconds = Annotated[float, Field(ge=0, le=10**12, allow_inf_nan=False)]
+"""A time, or a moment since 1970."""
+
+FileName = Annotated[str, Field(pattern=r"^[^./\\\x00][^/\\\x00]*$")]
+"""The name of a file in the folder of the list that names it: no path, and no hidden file."""
+
+
+def read_bytes(path: Path, way_out: str) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        UserError: there is no file, or it cannot be read.
+    """
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}: {way_out}")
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(describe_system_error(error)) from error
+
+
+def read_record(path: Path, kind: type[M], what: str, way_out: str) -> M:
+    """Read a JSON file.
+
+    Args:
+        path: the file.
+        kind: the model of its content.
+        what: what the file should be, such as `a list of files`, for messages.
+        way_out: what the user can do where it is not.
+
+    Raises:
+        UserError: there is no such file, it cannot be read, or it holds something else.
+    """
+    return parse_record(read_bytes(path, way_out), kind, str(path), what, way_out)
+
+
+def read_json_object(path: Path, what: str, way_out: str) -> dict[str, Any] | None:
+    """Read a JSON file that holds an object, with keys of any kind; None if there is none. See `read_record`."""
+    return read_record(path, RootModel[dict[str, Any]], what, way_out).root if path.exists() else None
+
+
+def parse_record(text: bytes | str, kind: type[M], where: str, what: str, way_out: str) -> M:
+    """Read JSON that is part of a file; see `read_record`."""
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        raise UserError(f"{where}: not {what} ({problem_of(error)}): {way_out}") from None
+
+
+def problem_of(error: ValidationError) -> str:
+    """Return the first problem with its field and value."""
+    problem = error.errors(include_url=False)[0]
+    field = ".".join(map(str, problem["loc"]))
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{field}: value {short_repr(problem['input'])}: {message}" if field else message
