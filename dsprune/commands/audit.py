@@ -7,7 +7,7 @@ from rich.table import Table
 
 from dsprune.checkpoint.audit import Audit, audit_all
 from dsprune.errors import CheckFailedError
-from dsprune.utils.console import say
+from dsprune.utils.console import cell, say
 
 __all__ = ["audit"]
 
@@ -32,11 +32,13 @@ def audit(path: Path, console: Console) -> None:
 
 
 def _table(result: Audit) -> Table:
-    table = Table("tensor", "weights", "zeros", "sparsity", title=f"{result.folder}, step {result.step}")
+    table = Table(
+        "tensor", "weights", "zeros", "sparsity", title=cell(f"{result.folder}, step {result.step}")
+    )
     for column in table.columns[1:]:
         column.justify = "right"
     rows = [(t.name, t.numel, count) for t, count in zip(result.tensors, result.counts, strict=True)]
     rows.append(("all prunable weights", sum(row[1] for row in rows), sum(result.counts)))
     for name, numel, count in rows:
-        table.add_row(name, f"{numel:,}", f"{count:,}", f"{count / numel:.4f}")
+        table.add_row(cell(name), f"{numel:,}", f"{count:,}", f"{count / numel:.4f}")
     return table

@@ -13,14 +13,13 @@ from typing import Any
 import psutil
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from dsprune.checkpoint.latest import latest_tag
 from dsprune.errors import UserError
 from dsprune.train.records import read_rows, read_summary
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.status_file import Status, read_status, seconds_after_boot
-from dsprune.utils.console import say
+from dsprune.utils.console import cell, say
 
 __all__ = ["SILENCE", "RunState", "read_run_state", "status"]
 
@@ -85,7 +84,7 @@ def status(folders: Sequence[Path], console: Console) -> None:
     columns = "run", "state", "phase", "step", "sparsity", "loss", "left", "checkpoint"
     table = Table(*columns, box=None, pad_edge=False)
     for folder, state in states.items():
-        table.add_row(str(folder), Text(state.name, STYLES[state.name]), *_cells(state))
+        table.add_row(cell(str(folder)), cell(state.name, STYLES[state.name]), *map(cell, _cells(state)))
     console.print(table)
     for folder, state in states.items():
         if ending := _ending(state):

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 import transformers
+from huggingface_hub import is_offline_mode
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -192,7 +193,10 @@ def _load(from_pretrained: Callable[..., Any], path: str, what: str, **settings:
         return from_pretrained(path, trust_remote_code=False, **settings)
     except Exception as error:  # of many types: a damaged file of a model is read by many libraries
         way_out = "give a Hugging Face model folder or hub name"
-        raise UserError(f"{what} {path!r}: {first_line(error)}: {way_out}") from error
+        reason = first_line(error)
+        if is_offline_mode() and not Path(path).exists():
+            reason = "no such folder, nor a copy in the cache, and offline mode is on (HF_HUB_OFFLINE)"
+        raise UserError(f"{what} {path!r}: {reason}: {way_out}") from error
 
 
 M = TypeVar("M", bound=PreTrainedModel)

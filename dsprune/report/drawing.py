@@ -3,11 +3,11 @@
 import io
 import re
 from collections.abc import Sequence
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
 
+from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -138,13 +138,14 @@ _DROPPED = re.compile(
 )
 
 
-def svg_of(figure: Figure, label: str) -> str:
+def svg_of(figure: Figure, label: str) -> Markup:
     """Return the figure as an `<svg>` element in the page's colours and type; the label is for screen readers."""
     text = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = text.getvalue().partition("<svg ")[2]
-    return f'<svg role="img" aria-label="{escape(label)}" {with_variables(_DROPPED.sub("", svg))}'
+    drawn = Markup(with_variables(_DROPPED.sub("", svg)))  # matplotlib escapes its texts
+    return Markup('<svg role="img" aria-label="{}" {}').format(label, drawn)
 
 
 FORMATS = ("png", "svg")

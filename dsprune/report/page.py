@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jinja2 import Environment, Template
+from markupsafe import Markup
 
 from dsprune.report.drawing import CSS, with_variables
-from dsprune.report.table import Table
+from dsprune.report.table import Table, markdown_text
 from dsprune.utils.files import replace_text
 
 __all__ = [
@@ -30,7 +31,7 @@ class Picture:
         title: its heading, or "".
     """
 
-    svg: str
+    svg: Markup
     caption: str
     origin: str
     legend: Mapping[str, str] = field(default_factory=dict)
@@ -121,7 +122,7 @@ class Page:
 def write_page(page: Page, folder: Path) -> Path:
     """Write the page as report.html, which needs no other file and no network, and return its path."""
     path = folder / "report.html"
-    replace_text(path, _template().render(page=page, css=CSS))
+    replace_text(path, _template().render(page=page, css=Markup(CSS)))
     return path
 
 
@@ -135,8 +136,9 @@ def _template() -> Template:
 def write_report(page: Page, folder: Path) -> list[Path]:
     """Write the page, all its tables as report.md and each as a CSV file, and return the paths."""
     tables = list(page.tables())
-    text = "\n".join([f"# {page.title}", "", page.lead, "", *(table.markdown() for table in tables)])
-    texts = {folder / "report.md": f"{text}\n{page.origin}\n"}
+    head = [f"# {markdown_text(page.title)}", "", markdown_text(page.lead), ""]
+    text = "\n".join([*head, *(table.markdown() for table in tables)])
+    texts = {folder / "report.md": f"{text}\n{markdown_text(page.origin)}\n"}
     texts |= {folder / f"{table.name}.csv": table.csv() for table in tables}
     for path, content in texts.items():
         replace_text(path, content)

@@ -99,6 +99,18 @@ class Run:
             return None
         return self.summary.metrics[self.headline]
 
+    @property
+    def best(self) -> float | None:
+        """The best evaluation at the target sparsity, as SMC-Bench reports it; None unless the run is finished.
+
+        The first metric of a task is one of which more is better.
+        """
+        if self.score is None:
+            return None
+        last_update = self.timetable.updates[-1].step if self.timetable and self.timetable.updates else -1
+        steps, values = self.series(f"validation_{self.headline}")
+        return max([self.score, *(v for step, v in zip(steps, values, strict=True) if step > last_update)])
+
     def sparsity(self, convention: str) -> float:
         """Return the fraction of zeros, of the `prunable` weights or of all of the `model`, at the last known step."""
         if self.summary is not None:

@@ -4,13 +4,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from os.path import relpath
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from dsprune.report.drawing import line_style
 from dsprune.report.page import Block, Code, Page, Section, Text
 from dsprune.report.run_pictures import timeline_of_runs
 from dsprune.report.runs import Run, origin_of
 from dsprune.report.score_pictures import against_reference, against_sparsity, against_temperature
-from dsprune.report.settings import Setting, by_target, by_temperature, differences, reference_of, settings_of
+from dsprune.report.settings import (
+    Setting,
+    by_folds,
+    by_target,
+    by_temperature,
+    differences,
+    pooled,
+    reference_of,
+    settings_of,
+)
 from dsprune.report.table import MISSING, Table, number, percent
 
 __all__ = ["page_of_runs"]
@@ -39,7 +49,10 @@ def page_of_runs(
     }
     commands = Code("Commands", "\n".join(run.command for run in runs))
     sections = (
-        Section("Comparison", (*_comparison(settings, styles), _settings_table(settings))),
+        Section(
+            "Comparison",
+            (*_comparison(settings, styles), _settings_table(settings), *_folds_tables(settings)),
+        ),
         Section("Timeline", (timeline_of_runs(settings, styles),)),
         *extra,
         Section("Runs", (_runs_table(runs, home, audits), *_differences(runs), commands)),
@@ -97,16 +110,53 @@ def _settings_table(settings: Sequence[Setting]) -> Table:
             setting.runs[0].headline or MISSING,
             number(setting.mean),
             number(setting.spread),
+            number(setting.best),
             f"{len(setting.scores)} of {len(setting.runs)}",
         )
         for setting in settings
     )
-    columns = ("setting", "target", "of prunable", "of all", "metric", "mean", "std", "seeds finished")
-    note = "std: standard deviation over seeds, with n - 1; it needs two. In bold: the reference of a target."
+    columns = (
+        "setting",
+        "target",
+        "of prunable",
+        "of all",
+        "metric",
+        "mean",
+        "std",
+        "best",
+        "seeds finished",
+    )
+    note = (
+        "mean: of the last evaluations. std: their standard deviation over seeds, with n - 1; it needs two. best: mean "
+        "of the best evaluation of each run at its target sparsity, as SMC-Bench reports it; choosing it by the same "
+        "data favours it. In bold: the reference of a target."
+    )
     rivals = by_target([setting for setting in settings if setting.target and setting.scores])
     references = [reference_of(group) for group in rivals]
     emphasis = frozenset(row for row, setting in enumerate(settings) if setting in references)
     return Table("settings", "Mean and spread over seeds", columns, rows, note, emphasis=emphasis)
+
+
+def _folds_tables(settings: Sequence[Setting]) -> Iterator[Table]:
+    """Yield the table of the cross-validated settings, if there are any."""
+    rows = tuple(
+        (
+            f"{setting.series}, {setting.runs[0].recipe.task.name}"
+            if setting.runs[0].recipe.task
+            else setting.series,
+            percent(setting.target) if setting.target else "dense",
+            str(len({run.recipe.task.fold for run in setting.runs if run.recipe.task})),
+            number(setting.mean),
+            number(pooled(setting.runs, [run.score for run in setting.runs])),
+            number(setting.best),
+            number(pooled(setting.runs, [run.best for run in setting.runs])),
+        )
+        for setting in by_folds(settings)
+    )
+    columns = ("setting", "target", "folds", "mean", "pooled", "best, mean", "best, pooled")
+    note = "pooled: rows right of all rows of the folds, as SMC-Bench reports it; best: as above."
+    if rows:
+        yield Table("folds", "Folds together", columns, rows, note)
 
 
 def _runs_table(runs: Sequence[Run], home: Path, audits: Sequence[Text | None]) -> Table:
@@ -125,7 +175,7 @@ def _runs_table(runs: Sequence[Run], home: Path, audits: Sequence[Text | None]) 
         for run, audit in zip(runs, audits, strict=True)
     )
     pages = [run.path / "report.html" for run in runs]
-    links = tuple(relpath(page, home) if page.is_file() else "" for page in pages)
+    links = tuple(f"./{quote(relpath(page, home))}" if page.is_file() else "" for page in pages)
     columns = ("run", "state", "seed", "metric", "of prunable", "of all", "steps", "seconds", "audit")
     failed = [audit.text for audit in audits if audit is not None and audit.kind == "bad"]
     return Table("runs", "All runs", columns, rows, " ".join(failed), links)

@@ -1,5 +1,6 @@
 """Group runs: those that differ in the seed only are a setting, settings that differ in sparsity only are a series."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from dsprune.report.runs import Run
 from dsprune.utils.text import flatten
 
 __all__ = [
-    "REFERENCE", "TARGET", "Setting", "by_target", "by_temperature", "differences", "reference_of", "settings_of",
+    "REFERENCE", "TARGET", "Setting", "by_folds", "by_target", "by_temperature", "differences", "pooled",
+    "reference_of", "settings_of",
 ]  # fmt: skip
 
 # Runs that differ in these only are the same experiment.
@@ -54,6 +56,12 @@ class Setting:
     def mean(self) -> float | None:
         """Mean of the scores, if there are any."""
         return statistics.fmean(self.scores) if self.scores else None
+
+    @property
+    def best(self) -> float | None:
+        """Mean of the best evaluations at the target sparsity, if there are any."""
+        best = [run.best for run in self.runs if run.best is not None]
+        return statistics.fmean(best) if best else None
 
     @property
     def spread(self) -> float | None:
@@ -104,6 +112,34 @@ def reference_of(settings: Sequence[Setting]) -> Setting:
     """Return the setting with the tag `reference`, or else the best."""
     tagged = [setting for setting in settings if REFERENCE in setting.tags]
     return tagged[0] if tagged else max(settings, key=lambda setting: setting.mean or 0.0)
+
+
+def by_folds(settings: Sequence[Setting]) -> list[Setting]:
+    """Return the folds of each cross-validated setting together, where there are several."""
+    groups: dict[tuple[str, str], dict[int, list[Run]]] = {}
+    for setting in settings:
+        for run in setting.runs:
+            if run.recipe.task is not None and run.score is not None:
+                others = _values(run) | {"task.fold": "", "pruning.sparsity": f"{setting.target}"}
+                folds = groups.setdefault((setting.series, str(others)), {})
+                folds.setdefault(run.recipe.task.fold, []).append(run)
+    return [
+        Setting(series, tuple(run for runs in folds.values() for run in runs))
+        for (series, _), folds in groups.items()
+        if len(folds) > 1
+    ]
+
+
+def pooled(runs: Sequence[Run], scores: Sequence[float | None]) -> float | None:
+    """Return the mean of scores, each run weighted by its validation examples: the rows right of all rows.
+
+    None where a score or a number of examples is not known.
+    """
+    sizes = [(run.summary or {}).get("validation_examples") for run in runs]
+    known = [(s, n) for s, n in zip(scores, sizes, strict=True) if s is not None and isinstance(n, int)]
+    if len(known) < len(runs):
+        return None
+    return math.fsum(score * size for score, size in known) / sum(size for _, size in known)
 
 
 def by_temperature(settings: Sequence[Setting]) -> list[dict[float, Setting]]:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table as RichTable
-from rich.text import Text
 
-__all__ = ["MISSING", "Table", "as_rich", "number", "percent"]
+from dsprune.utils.console import cell
+from dsprune.utils.text import printable
+
+__all__ = ["MISSING", "Table", "as_rich", "markdown_text", "number", "percent"]
 
 MISSING = "-"
 """Cell of a missing value."""
@@ -45,7 +47,7 @@ class Table:
     def markdown(self) -> str:
         """Return the table in GitHub's Markdown, with title and note."""
         align = ["---", *["---:"] * (len(self.columns) - 1)]
-        lines = [f"### {self.title}", "", *map(_line, [self.columns, align, *self.rows]), ""]
+        lines = [f"### {markdown_text(self.title)}", "", *map(_line, [self.columns, align, *self.rows]), ""]
         return "\n".join([*lines, self.note, ""] if self.note else lines)
 
     def csv(self) -> str:
@@ -58,7 +60,12 @@ class Table:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(map(markdown_text, cells))} |"
+
+
+def markdown_text(text: str) -> str:
+    """Return a text so that Markdown shows it as it is, in one line and without HTML."""
+    return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -78,9 +85,9 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 def as_rich(table: Table) -> RichTable:
     """Return the table for a terminal, the important rows in bold."""
-    shown = RichTable(title=Text(table.title, "table.title"), title_justify="left", box=box.SIMPLE_HEAD)
+    shown = RichTable(title=cell(table.title, "table.title"), title_justify="left", box=box.SIMPLE_HEAD)
     for number, column in enumerate(table.columns):
-        shown.add_column(Text(column), justify="right" if number and not table.words else "left")
+        shown.add_column(cell(column), justify="right" if number and not table.words else "left")
     for number, row in enumerate(table.rows):
-        shown.add_row(*map(Text, row), style="bold" if number in table.emphasis else None)
+        shown.add_row(*map(cell, row), style="bold" if number in table.emphasis else None)
     return shown

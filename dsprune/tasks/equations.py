@@ -217,7 +217,7 @@ def _check_equations(
             raise UserError(f"{rows.where(place)}: {len(equation)} symbols: shorten it to {MAX_EQUATION - 1}")
 
 
-def _benchmark(title: str, licence: str, folder: str, sizes: tuple[int | None, int | None]) -> Benchmark:
+def _benchmark(title: str, licence: str, folder: str, sizes: tuple[int, int]) -> Benchmark:
     return Benchmark(
         title=title,
         source="https://github.com/arkilpatel/SVAMP, folder data (also in VITA-Group/SMC-Bench)",
@@ -230,11 +230,12 @@ def _benchmark(title: str, licence: str, folder: str, sizes: tuple[int | None, i
     )
 
 
-def _folds(name: str, title: str, licence: str, sizes: tuple[int, int], settings: TaskSettings) -> Task:
-    # The sizes of the first fold are known; the others may differ by one.
-    known = sizes if settings.fold == 0 else (None, None)
+def _folds(
+    name: str, title: str, licence: str, sizes: Sequence[tuple[int, int]], settings: TaskSettings
+) -> Task:
     folder = f"{name}/fold{settings.fold}"
-    benchmark = _benchmark(f"{title}, fold {settings.fold} of five", licence, folder, known)
+    title = f"{title}, fold {settings.fold} of {len(sizes)}"
+    benchmark = _benchmark(title, licence, folder, sizes[settings.fold])
     return EquationGeneration(settings, benchmark=benchmark)
 
 
@@ -250,7 +251,9 @@ def _svamp(settings: TaskSettings) -> Task:
 
 EQUATIONS: Mapping[str, Callable[[TaskSettings], Task]] = {
     "equation-generation": EquationGeneration,
-    "mawps": partial(_folds, "cv_mawps", "MAWPS", "none stated", (1_537, 384)),
-    "asdiv-a": partial(_folds, "cv_asdiv-a", "ASDiv-A", "CC BY-NC 4.0", (979, 238)),
+    "mawps": partial(_folds, "cv_mawps", "MAWPS", "none stated", 5 * [(1_537, 384)]),
+    "asdiv-a": partial(
+        _folds, "cv_asdiv-a", "ASDiv-A", "CC BY-NC 4.0", [*3 * [(979, 238)], (980, 237), (951, 266)]
+    ),
     "svamp": _svamp,
 }

@@ -234,6 +234,7 @@ def _finish(session: Session) -> dict[str, Any]:
         "sparsity": {name.removeprefix("sparsity_"): value for name, value in engine.sparsity().items()},
         "steps": engine.applied_steps,
         "seed": session.recipe.seed,
+        "validation_examples": len(session.parts.validation),
     }
     tensors = {} if engine.pruner is None else engine.pruner.state.tensor_sparsity()
     session.tracker.finish(engine.applied_steps, Result(summary, tensors, session.run.model))

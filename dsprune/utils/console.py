@@ -6,16 +6,25 @@ import warnings
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from dsprune.utils.text import printable
 
-__all__ = ["progress_bar", "quiet_libraries", "say"]
+__all__ = ["cell", "progress_bar", "quiet_libraries", "say"]
 
 
 def say(console: Console, text: str, *, shown: bool = True) -> None:
-    """Print a line as it is, without rich's markup, colours or line breaks; nothing unless `shown`."""
+    """Print a line as it is, without rich's markup, colours or line breaks; nothing unless `shown`.
+
+    Control characters are escaped, since names of files and of their contents may have some.
+    """
     if shown:
         console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def cell(text: str, style: str = "") -> Text:
+    """Return a cell of a table with a text as it is, its control characters escaped."""
+    return Text(printable(text), style)
 
 
 def progress_bar(console: Console, *, shown: bool) -> Progress:

@@ -193,6 +193,13 @@ def test_a_slurm_command_that_fails_is_a_warning_with_the_way_out(empty_path: Pa
     assert "load the site's slurm module, or repair slurm.conf" in finding.message
 
 
+def test_a_slurm_command_without_an_answer_is_a_warning(empty_path: Path) -> None:
+    for command in ("sbatch", "srun", "scontrol"):
+        write_command(empty_path / command, "")
+    finding = machine.check_slurm()
+    assert (finding.level, "sbatch --version: exit code 0 (no message)" in finding.message) == ("warn", True)
+
+
 def test_the_wandb_key_is_found_and_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")

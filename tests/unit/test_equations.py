@@ -154,7 +154,20 @@ def test_models_that_are_refused(tmp_path):
         other.build_model(trained, tokenizer)
 
 
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("mawps", 5 * [(1_537, 384)]), ("asdiv-a", [*3 * [(979, 238)], (980, 237), (951, 266)])],
+)
+def test_the_sizes_of_all_folds_are_known(name, sizes):
+    tasks = [build_task(TaskSettings(name=name, folder="data", fold=fold)) for fold in range(5)]
+    parts = [task.benchmark.parts for task in tasks]
+    assert [(part["train"].examples, part["validation"].examples) for part in parts] == sizes
+
+
 def test_folds_are_folders(tmp_path):
     task = build_task(TaskSettings(name="mawps", folder=str(tmp_path), fold=3))
     table(tmp_path / "cv_mawps" / "fold3" / "train.csv", ROWS)
-    assert len(task.load("train")) == 3
+    with pytest.raises(
+        UserError, match=r"cv_mawps/fold3/train.csv: 3 examples where MAWPS, fold 3 of 5 has 1,537"
+    ):
+        task.load("train")

@@ -19,6 +19,7 @@ from dsprune.report.runs_page import page_of_runs
 from dsprune.report.settings import differences, settings_of
 from dsprune.report.table import Table, as_rich
 from dsprune.testing.run_folders import write_run
+from dsprune.utils.console import say
 
 SVG = "{http://www.w3.org/2000/svg}"
 TEACHER = "distillation.teacher=runs/dense/model"
@@ -264,8 +265,70 @@ def test_a_run_links_to_its_own_page(tmp_path: Path) -> None:
     grid(tmp_path / "runs", 0.9, seeds=1)
     (tmp_path / "runs" / "guided-0.9-0" / "report.html").touch()
     page = report_on(tmp_path / "runs", output=tmp_path / "page")
-    assert '<a href="../runs/guided-0.9-0/report.html">guided-0.9-0</a>' in page
+    assert '<a href="./../runs/guided-0.9-0/report.html">guided-0.9-0</a>' in page
     assert page.count("<a ") == 1
+
+
+def test_a_link_is_a_path_whatever_the_folder_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parent = Path("javascript:alert(1)")
+    for name in ("a", "b"):
+        (write_run(parent, f"name={name}") / "report.html").touch()
+    page = report_on(parent, output=Path())
+    assert 'href="./javascript%3Aalert%281%29/a/report.html"' in page
+    assert 'href="javascript' not in page
+
+
+def test_every_text_of_a_run_is_text_on_the_page(tmp_path: Path) -> None:
+    evil = """"><img src=x onerror=alert(1)>"""
+    folder = write_run(
+        tmp_path / "runs", killed_at=77, start={"command": evil, "device": evil, "versions": {"torch": evil}}
+    )
+    (folder / "status.json").write_text(
+        json.dumps({"state": evil, "reason": evil, "step": 80, "total_steps": 200})
+    )
+    row = {
+        "step": 76,
+        "update_step": 75,
+        "update_sparsity": 0.5,
+        "update_seconds": 0.1,
+        "update_bytes_sent": 1,
+    }
+    row |= {
+        "sparsity_prunable": 0.5,
+        "sparsity_model": 0.4,
+        "tensor_sparsity": {evil: 0.5},
+        f"validation_{evil}": 0.5,
+    }
+    (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    page = report_on(folder, output=tmp_path / "page")
+    assert evil not in page
+    assert "<img" not in page
+    assert "<img" not in (tmp_path / "page" / "report.md").read_text()
+
+
+def test_folds_are_pooled_and_the_best_evaluation_is_named(tmp_path: Path) -> None:
+    task = "task={name: mawps, folder: data, fold: %d}"
+    for fold, (score, size) in enumerate([(0.5, 100), (0.8, 300)]):
+        names = [f"name=fold-{fold}", "tracking.group=gradual", task % fold]
+        folder = write_run(tmp_path / "runs", *names, score=score)
+        summary = json.loads((folder / "summary.json").read_text()) | {"validation_examples": size}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        rows = (folder / "metrics.jsonl").read_text() + json.dumps(
+            {"step": 199, "validation_accuracy": score + 0.1}
+        )
+        (folder / "metrics.jsonl").write_text(
+            rows + "\n" + json.dumps({"step": 2, "validation_accuracy": 0.99}) + "\n"
+        )
+    report_on(tmp_path / "runs", output=tmp_path)
+    [row] = rows_of(tmp_path / "folds.csv")
+    assert row == {
+        "setting": "gradual, mawps", "target": "90.00 %", "folds": "2", "mean": "0.6500",
+        "pooled": "0.7250", "best, mean": "0.7500", "best, pooled": "0.8250",
+    }  # fmt: skip
+    assert [row["best"] for row in rows_of(tmp_path / "settings.csv")] == ["0.6000", "0.9000"]
 
 
 def test_every_figure_names_what_made_it(tmp_path: Path) -> None:
@@ -284,6 +347,17 @@ def test_a_terminal_shows_names_as_they_are() -> None:
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     assert all(text in shown for text in ("[i]A[/] table", "[b]name", "[red]x", "[1]"))
+
+
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    evil = "a\x1b[2J\nb\u202ec"
+    console.print(as_rich(Table("t", "A table", ("name", "value"), ((evil, "1"),))))
+    say(console, evil)
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert shown.count(r"a\x1b[2J\nb\u202ec") == 2
+    assert "\x1b[2J" not in shown
 
 
 def test_a_table_survives_its_formats() -> None:

@@ -1,6 +1,8 @@
 """Which jobs `dsprune submit` makes of a recipe, of options and of sparsities."""
 
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,23 @@ def test_sparsities_number_the_jobs_in_thousandths() -> None:
 def test_what_is_no_sparsity_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=re.escape(f"--array: value {text!r}: sparsities are fractions")):
         parse_sparsities(f"0.5,{text}")
+
+
+@pytest.mark.parametrize("file", ["no.yaml", "123.yaml", "my recipe.yaml", "[x].yaml", "1e5.yaml"])
+def test_a_job_of_an_array_has_a_sound_recipe_whatever_the_file_is_called(tmp_path: Path, file: str) -> None:
+    """What the batch script passes to dsprune, by a stand-in for what it sources and starts."""
+    path = tmp_path / file
+    path.write_text("name: good\nbudget: {batch: 8, steps: 100}\npruning: {sparsity: 0.9}\n")
+    [job] = plan_jobs(load_recipe(str(path)), [str(path), "seed=3"], Request(), [500])
+    (tmp_path / "launch.sh").write_text('launch() { shift; printf "%s\\n" "$@"; }\nfinish() { exit "$1"; }\n')
+    environment = {"DSPRUNE_SLURM": str(tmp_path), "SLURM_ARRAY_TASK_ID": "500", "PATH": os.environ["PATH"]}
+    script = str(scripts_folder() / "train.sbatch")
+    done = subprocess.run(
+        ["bash", script, *job.arguments], env=environment, capture_output=True, text=True, check=True
+    )
+    name, *overrides = done.stdout.splitlines()
+    made = load_recipe(name, overrides)
+    assert (made.name, made.tracking.group, made.seed) == ("good-0.500", "good", 3)
 
 
 def recipe(**sections: object) -> Recipe:
@@ -50,6 +69,7 @@ def test_a_store_that_is_missing_is_made_first(tmp_path: Path) -> None:
     teacher, train = plan_jobs(taught, ["r"], Request(gpus_per_node=1), [500, 900])
     assert (teacher.what, train.what) == ("teacher", "train")
     assert "--array=500,900" in train.command(after="7")
+    assert train.arguments == ("r", "name='glue-90'")
     assert "--dependency=afterok:7" in train.command(after="7")
     assert not [option for option in teacher.options if option.startswith("--array")]
     (tmp_path / "store").mkdir()

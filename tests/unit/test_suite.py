@@ -14,7 +14,7 @@ from dsprune.commands.suite.execute import prepare_start
 from dsprune.commands.suite.grid import Grid, RunSpec, check_methods, rounds_to
 from dsprune.commands.suite.launcher import Launcher
 from dsprune.commands.suite.resolve import resolve
-from dsprune.commands.suite.suite import Choice, parts_of, suite_part
+from dsprune.commands.suite.suite import Choice, parts_of, suite, suite_part
 from dsprune.errors import UserError
 from dsprune.model.prunable import find_prunable
 from dsprune.recipe import load_recipe, shipped_recipes
@@ -154,15 +154,74 @@ def test_a_choice_is_typed_as_it_was_made(recipe: str) -> None:
 def test_rounds_take_a_fifth_each_and_end_on_the_target() -> None:
     assert rounds_to(0.36) == [0.2, 0.36]
     assert rounds_to(0.9)[-2:] == [0.8926, 0.9]
+    assert rounds_to(0.9925)[-2:] == [0.9908, 0.9925]
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_suites() if name.startswith("smc-")])
+def test_a_lottery_ticket_over_the_grid_of_a_benchmark_trains_once_a_round(name: str, recipe: str) -> None:
+    loaded = load_suite(name)
+    made = Grid(loaded, recipe, (), Path("out"))
+    runs = all_runs(made, ["lottery ticket"], loaded.sparsity)
+    assert [load_recipe(run.recipe, run.overrides).pruning for run in runs[:1]] == [None]
+    pruned = [load_recipe(run.recipe, run.overrides).pruning for run in runs[1:]]
+    assert [pruning.sparsity for pruning in pruned if pruning] == [
+        *(0.2, 0.36, 0.488, 0.59, 0.672, 0.738, 0.791, 0.8325, 0.866, 0.893)
+    ]
+
+
+@pytest.mark.parametrize("sparsity", [1.5, 0, float("nan"), float("inf")])
+def test_a_sparsity_that_is_none_is_refused(recipe: str, sparsity: float) -> None:
+    with pytest.raises(UserError, match=f"--sparsity: value {sparsity:g}: must be between 0 and 1"):
+        parts_of(Choice("baselines", recipe, sparsities=(sparsity,)))
+
+
+def shown_commands(choice: Choice, capsys: pytest.CaptureFixture[str]) -> dict[str, list[str]]:
+    suite(choice, 1, True, Console(width=80, soft_wrap=True))
+    commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    found = {load_recipe(words[2], [w for w in words[3:] if "=" in w]).name: words for words in commands}
+    assert len(found) == len(commands)
+    return found
+
+
+def test_a_dry_run_prints_the_very_commands(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    targets = (0.2, 0.36)
+    choice = Choice("smc-commonsense", recipe, sparsities=targets, output=Path("out"))
+    shown = shown_commands(choice, capsys)
+    first, then = parts_of(choice)
+    specs = {run.name: (part.grid, run) for part in (*first, *then) for run in part.runs}
+    assert shown.keys() == specs.keys()
+    for name, (made, run) in specs.items():
+        words = shown[name]
+        printed = load_recipe(words[2], [word for word in words[3:] if "=" in word])
+        assert printed == resolve(run, made, Launcher(made.output, 1))
+        assert ("--masks-from" in words) == (run.rewound is not None)
+        assert "{teacher}" not in shlex.join(words)
+
+
+@pytest.mark.parametrize("output", ["runs/a #b", "runs/no", "[x]", "a: b", "it's"])
+def test_a_folder_with_characters_of_yaml_is_itself_or_refused(recipe: str, output: str) -> None:
+    made = Grid(load_suite("baselines"), recipe, (), Path(output))
+    run = all_runs(made, ["gradual, no distillation"], [0.5])[-1]
+    assert load_recipe(run.recipe, run.overrides).output == output
+    distilled = all_runs(made, ["gradual, all guidelines"], [0.5])[-1]
+    if output == "runs/no":
+        resolved = resolve(distilled, made, Launcher(Path(output), 1))
+        assert resolved.distillation is not None
+        assert resolved.distillation.teacher == "runs/no/teacher-seed1/model"
+        return
+    with pytest.raises(
+        UserError, match=r"the path .*teacher-seed1/model.* has a character that YAML reads as its own"
+    ):
+        resolve(distilled, made, Launcher(Path(output), 1))
 
 
 def test_a_lottery_ticket_begins_anew_where_the_other_goes_on(recipe: str) -> None:
     found = runs_of("baselines", recipe)
     ticket, other = found["lottery-ticket-36-seed1"], found["iterative-learning-rate-rewound-36-seed1"]
-    assert "model.path=out/lottery-ticket-36-seed1-start" in ticket.overrides
+    assert 'model.path="out/lottery-ticket-36-seed1-start"' in ticket.overrides
     assert ticket.rewound == Path("out/lottery-ticket-20-seed1/model")
     assert ticket.start == found["lottery-ticket-0-seed1"].start == Path("out/lottery-ticket-0-seed1-start")
-    assert "model.path=out/iterative-learning-rate-rewound-20-seed1/model" in other.overrides
+    assert 'model.path="out/iterative-learning-rate-rewound-20-seed1/model"' in other.overrides
     assert other.rewound is None
 
 
@@ -178,6 +237,19 @@ def test_without_a_length_each_target_has_its_own(recipe: str) -> None:
     ("text", "message"),
     [
         ("a: [", "not valid YAML"),
+        ("", "mine.yaml: value None: a suite is a mapping"),
+        ("- a", r"mine.yaml: value \['a'\]: a suite is a mapping"),
+        ("3", "mine.yaml: value 3: a suite is a mapping"),
+        ("{title: t, title: u}", "found the key 'title' twice"),
+        (
+            "{title: t, sparsity: ['0.9'], methods: {a: {}}}",
+            "sparsity.0: value '0.9': must be a valid number",
+        ),
+        ("{title: t, sparsity: [true], methods: {a: {}}}", "sparsity.0: value True: must be a valid number"),
+        (
+            "{title: t, sparsity: [0.9], methods: {a: {budget: 1e300}}}",
+            "methods.a.budget: value 1e.300: must be",
+        ),
         ("{title: t, sparsity: [0.9], methods: {}}", "methods: value {}"),
         ("{title: t, sparsity: [0.9], methods: {a: {base: b}}}", "there is no method 'b' before 'a'"),
         (

@@ -13,6 +13,7 @@ from transformers import (
 )
 
 from dsprune.errors import UserError
+from dsprune.model import pretrained
 from dsprune.model.fit import padding_remarks
 from dsprune.model.pretrained import load_config, load_model, load_tokenizer
 from dsprune.model.skeleton import without_weights
@@ -220,8 +221,10 @@ def test_an_adapter_is_refused_with_the_name_of_its_base(tmp_path):
             load(str(tmp_path))
 
 
-def test_a_missing_model_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"^model '.*none': .*give a Hugging Face model folder or hub name$"):
+def test_a_missing_model_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrained, "is_offline_mode", lambda: True)
+    says = r"^model '.*none': no such folder, nor a copy in the cache, and offline mode is on "
+    with pytest.raises(UserError, match=says):
         load_config(str(tmp_path / "none"))
     with pytest.raises(
         UserError, match=r"^tokenizer '.*none': .*give a Hugging Face model folder or hub name$"

@@ -63,7 +63,7 @@ def analyze(
     files = write_report(_page(analysis), folder)
     console.print(as_rich(component_table(analysis)))
     for line in (RULE, recommendation(analysis)):
-        console.print(line, markup=False, highlight=False)
+        say(console, line)
     console.print(f"\n{fragment(analysis)}", markup=False, highlight=False)
     for path in files:
         say(console, f"written: {path}")

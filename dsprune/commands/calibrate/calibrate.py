@@ -56,7 +56,7 @@ def calibrate(
     if not curves:
         raise UserError(f"{folder}: no row has two classes or more: there is no temperature to choose")
     recommended = recommend(list(curves.values()))
-    console.print(f"{folder}: {len(samples):,} of {store.manifest.num_records:,} records", markup=False)
+    say(console, f"{folder}: {len(samples):,} of {store.manifest.num_records:,} records")
     print_curves(curves, recommended, store.manifest.spec, console)
     if plot is not None:
         save_figure(draw_curves(curves, recommended, folder.name), plot)

@@ -10,6 +10,7 @@ from dsprune.distillation.calibration import NUM_BINS, TARGET_SHARE, Curve, Poin
 from dsprune.distillation.store import StoreSpec
 from dsprune.report.drawing import LABEL, QUIET, line_style, new_panels
 from dsprune.report.table import MISSING, Table, as_rich
+from dsprune.utils.console import say
 
 __all__ = ["draw_curves", "print_curves"]
 
@@ -19,7 +20,7 @@ def print_curves(curves: Mapping[str, Curve], recommended: float, spec: StoreSpe
     for name, curve in curves.items():
         console.print(as_rich(_table(name, curve, recommended)))
     for note in (*_notes(curves, spec), _recommendation(curves, recommended)):
-        console.print(note, markup=False, highlight=False)
+        say(console, note)
 
 
 def _table(name: str, curve: Curve, recommended: float) -> Table:

@@ -209,7 +209,7 @@ def suite(
     overrides: Overrides = None,
     methods: Annotated[list[str] | None, typer.Option(help="A method to run. Default: all.")] = None,
     sparsity: Annotated[list[float] | None, typer.Option(help="A target. Default: the suite's.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Number of seeds.")] = 1,
     output: Annotated[Path | None, typer.Option(help="Folder of all runs. Default: runs/NAME.")] = None,
     num_ranks: Annotated[int, typer.Option(min=1, help="Processes of each run, on this host.")] = 1,
     part: Annotated[int | None, typer.Option(min=0, help="Run this part only, as the Slurm jobs do.")] = None,

@@ -15,6 +15,7 @@ from huggingface_hub.constants import HF_HUB_CACHE, is_offline_mode
 from dsprune.commands.doctor import Finding, Level
 from dsprune.errors import CheckFailedError
 from dsprune.ranks.failures import probe_ranks
+from dsprune.utils.text import first_line
 
 RANKS_TIMEOUT = 120.0  # seconds; starting two Pythons takes ten on a slow disk
 LOW_DISK, FULL_DISK = 10e9, 1e9  # bytes; a checkpoint of BERT-base with its optimizer takes 1.3 GB
@@ -49,12 +50,19 @@ def check_slurm() -> Finding:
     if missing:
         return Finding("slurm", "warn", f"{', '.join(missing)} not on PATH: load the site's slurm module")
     for command in commands:
-        done = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
-        if done.returncode:
+        try:
+            done = subprocess.run(
+                [command, "--version"], capture_output=True, text=True, check=False, timeout=30
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return Finding(
+                "slurm", "warn", f"{command} --version: {first_line(error)}: repair the installation"
+            )
+        if done.returncode or not done.stdout.strip():
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
             found = f"{command} --version: exit code {done.returncode} ({reason})"
             return Finding("slurm", "warn", f"{found}: load the site's slurm module, or repair slurm.conf")
-    return Finding("slurm", "ok", done.stdout.strip() or "version unknown")
+    return Finding("slurm", "ok", done.stdout.strip())
 
 
 def check_wandb() -> Finding:

@@ -7,7 +7,6 @@ from matplotlib.axes import Axes
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table as Grid
-from rich.text import Text
 
 from dsprune.commands.plan.law import law_table, sweep_table
 from dsprune.commands.plan.make import Plan, make_plan
@@ -26,7 +25,7 @@ from dsprune.report.drawing import (
 from dsprune.report.table import MISSING, Table, as_rich
 from dsprune.schedule import MaskUpdate
 from dsprune.selection.scan import update_bytes
-from dsprune.utils.console import say
+from dsprune.utils.console import cell, say
 
 __all__ = ["draw_plans", "plan", "print_plan"]
 
@@ -72,7 +71,7 @@ def print_plan(plan: Plan, world_size: int, stages: Iterable[int], console: Cons
     """Print all of a plan, for a number of ranks and some ZeRO stages."""
     grid = Grid.grid(padding=(0, 2))
     for name, text in _facts(plan):
-        grid.add_row(Text(name, "bold"), Text(text))
+        grid.add_row(cell(name, "bold"), cell(text))
     console.print(grid)
     for remark in plan.remarks:
         say(console, remark)

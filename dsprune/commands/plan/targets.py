@@ -80,7 +80,7 @@ def print_max_target(
     if recipe.pruning is not None:
         needed = round(scaled_epochs(recipe.pruning.sparsity) * made.timetable.steps_per_epoch)
         text += f" The recipe's {_percent(recipe.pruning.sparsity)} would take {needed:,} steps."
-    console.print(f"{text} {LAW}", markup=False, highlight=False)
+    say(console, f"{text} {LAW}")
 
 
 def _table(plans: Sequence[Plan], title: str) -> Table:

@@ -109,7 +109,8 @@ def plan_jobs(
     if settings is not None and settings.store is not None and not Path(settings.store, MANIFEST).exists():
         jobs.append(Job("teacher", options, tuple(arguments)))
     array = (f"--array={','.join(map(str, sparsities))}",) if sparsities else ()
-    return [*jobs, Job("train", (*options, *array), tuple(arguments))]
+    name = (f"name='{recipe.name}'",) if sparsities else ()  # the script adds the sparsity to it
+    return [*jobs, Job("train", (*options, *array), (*arguments, *name))]
 
 
 def parse_sparsities(text: str) -> list[int]:
@@ -122,7 +123,7 @@ def parse_sparsities(text: str) -> list[int]:
         >>> parse_sparsities("0.5,0.975")
         [500, 975]
     """
-    return [_thousandths(part) for part in text.split(",")]
+    return list(dict.fromkeys(_thousandths(part) for part in text.split(",")))
 
 
 def _thousandths(text: str) -> int:

@@ -1,5 +1,6 @@
 """Expand a suite to its runs, ordered so that each run comes after those that it depends on."""
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ __all__ = ["Grid", "Part", "RunSpec", "check_methods", "rounds_to", "slug"]
 
 PRUNED_PER_ROUND = 0.2
 """Share of the remaining weights that a round of iterative pruning removes."""
+
+SAME_ROUND = 0.01
+"""Largest relative difference in the remaining weights of two sparsities that are the same round."""
 
 
 @dataclass(frozen=True)
@@ -139,17 +143,18 @@ class Grid:
                 run = f"{slug(name)}-{_percent(sparsity)}-seed{seed}"
                 yield (self._run(name, run, seed, sparsity, method),)
         else:
-            rounds = [run for target in sparsities for run in self._rounds(name, method, target, seed)]
+            paths = [rounds_to(target, sparsities) for target in sparsities]
+            rounds = [run for path in paths for run in self._rounds(name, method, path, seed)]
             yield tuple({run.name: run for run in rounds}.values())
 
-    def _rounds(self, name: str, method: Method, target: float, seed: int) -> Iterator[RunSpec]:
+    def _rounds(self, name: str, method: Method, targets: Sequence[float], seed: int) -> Iterator[RunSpec]:
         """Yield a dense training and one training for each round; targets share their common rounds."""
         first = f"{slug(name)}-0-seed{seed}"
         start = self.output / f"{first}-start" if method.iterative == "weights" else None
         values = ("pruning=null", *(self._as_it_is(start) if start else ()))
         yield self._run(name, first, seed, None, _with(method, *values), start=start)
         model = self.output / first / "model"
-        for sparsity in rounds_to(target):
+        for sparsity in targets:
             run = f"{slug(name)}-{_percent(sparsity)}-seed{seed}"
             path = self.output / f"{run}-start" if start else model
             values = (f"pruning={{sparsity: {sparsity}, curve: one-shot, start: 0}}", *self._as_it_is(path))
@@ -160,7 +165,7 @@ class Grid:
 
     def _as_it_is(self, path: Path) -> Iterator[str]:
         """Yield the settings for a model that an earlier run wrote, with all that the recipe changes in a model."""
-        yield f"model.path={path}"
+        yield f"model.path={quoted(str(path))}"
         model = self.base.model
         if model is not None and model.layers is not None:
             yield "model.layers=null"
@@ -181,8 +186,8 @@ class Grid:
     ) -> RunSpec:
         tags = [REFERENCE] if method.reference else []
         values = [
-            f"name={name}", f"seed={seed}", f"output={self.output}", f'tracking.group="{method_name}"',
-            f"tracking.tags={tags}", *self._budget(method.budget, sparsity),
+            f"name={name}", f"seed={seed}", f"output={quoted(str(self.output))}",
+            f"tracking.group={quoted(method_name)}", f"tracking.tags={tags}", *self._budget(method.budget, sparsity),
             *([f"pruning.sparsity={sparsity}"] if sparsity is not None else []),
             *(value.replace("{sparsity}", str(sparsity)) for value in method.set),
         ]  # fmt: skip
@@ -210,18 +215,31 @@ def check_methods(suite: Suite, methods: Sequence[str]) -> None:
             raise UserError(f"--methods: {name!r}: the methods are {', '.join(map(repr, suite.methods))}")
 
 
-def rounds_to(target: float) -> list[float]:
+def rounds_to(target: float, targets: Sequence[float] = ()) -> list[float]:
     """Return the sparsities of the rounds of iterative pruning; the last one is the target.
+
+    Args:
+        target: sparsity after the last round.
+        targets: further sparsities that are wanted. A round that comes close to one of them is made at it, so that
+            no training is made twice: 0.59 stands for 1 - 0.8^4.
 
     Examples:
         >>> rounds_to(0.5)
         [0.2, 0.36, 0.488, 0.5]
+        >>> rounds_to(0.672, [0.36, 0.59, 0.672])
+        [0.2, 0.36, 0.488, 0.59, 0.672]
     """
     rounds, left = [], 1 - PRUNED_PER_ROUND
-    while 1 - left < target - 1e-9:
-        rounds.append(round(1 - left, 4))
+    while left > (1 - target) * (1 + SAME_ROUND):
+        close = (other for other in targets if abs((1 - other) / left - 1) < SAME_ROUND)
+        rounds.append(next(close, round(1 - left, 4)))
         left *= 1 - PRUNED_PER_ROUND
     return [*rounds, target]
+
+
+def quoted(text: str) -> str:
+    """Return a text as YAML reads it in any place: a path such as `runs/no` or `a #b` stays itself."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def slug(name: str) -> str:

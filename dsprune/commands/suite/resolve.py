@@ -19,9 +19,10 @@ from dsprune.model.prunable import find_prunable
 from dsprune.recipe import Recipe, dump_recipe, load_recipe
 from dsprune.report.settings import TARGET
 
-__all__ = ["make_store", "resolve"]
+__all__ = ["command_of", "make_store", "resolve"]
 
 CALIBRATED = "{calibrated}"
+_PLAIN = re.compile(r"[\w./~](?:[\w ./~+@=%-]*[\w./~+@=%-])?")
 
 
 def resolve(run: RunSpec, grid: Grid, launcher: Launcher) -> Recipe:
@@ -30,25 +31,50 @@ def resolve(run: RunSpec, grid: Grid, launcher: Launcher) -> Recipe:
     Raises:
         UserError: the resulting recipe is invalid, or the teacher's store cannot be computed.
     """
-    values = _teacher_values(run, grid)
-    overrides = [_fill(text, values) for text in run.overrides]
+    overrides = known_overrides(run, grid)
     if any(CALIBRATED in text for text in overrides):
         store = make_store(run, grid, launcher)
         overrides = [_fill(text, {"calibrated": f"{_calibrated(store):g}"}) for text in overrides]
+    return load_recipe(run.recipe, _converted(run, grid, overrides))
+
+
+def command_of(run: RunSpec, grid: Grid) -> list[str]:
+    """Return the command that makes a run; `{calibrated}` stays in it where the store is not there yet.
+
+    Raises:
+        UserError: the resulting recipe is invalid.
+    """
+    overrides = known_overrides(run, grid)
+    known = [text for text in overrides if CALIBRATED not in text]
+    converted = _converted(run, grid, known)
+    load_recipe(run.recipe, converted)
+    zeros = ["--masks-from", "zeros"] if run.rewound is not None else []
+    return ["dsprune", "train", run.recipe, *overrides, *converted[len(known) :], *zeros]
+
+
+def known_overrides(run: RunSpec, grid: Grid) -> list[str]:
+    """Return the changes of a run to its recipe, without those that are measured while the suite runs."""
+    values = _teacher_values(run, grid)
+    return [_fill(text, values) for text in run.overrides]
+
+
+def _converted(run: RunSpec, grid: Grid, overrides: list[str]) -> list[str]:
+    """Return the overrides with the run's components, and its target in the recipe's convention."""
     recipe = load_recipe(run.recipe, overrides)
     if recipe.pruning is None:
-        return recipe
+        return overrides
     if run.components:
         added = [*recipe.pruning.include, *_patterns(grid.model, run.components)]
-        overrides.append(f"pruning.include={added}")
+        overrides = [*overrides, f"pruning.include={added}"]
     if grid.suite.convention == "matrices":
         target = recipe.pruning.sparsity
         recipe = load_recipe(run.recipe, overrides)
-        overrides += [
+        overrides = [
+            *overrides,
             f"pruning.sparsity={_of_prunable(recipe, grid.model, target)}",
             f"tracking.tags={[*recipe.tracking.tags, f'{TARGET}{target:g}']}",
         ]
-    return load_recipe(run.recipe, overrides)
+    return overrides
 
 
 def make_store(student: RunSpec, grid: Grid, launcher: Launcher) -> Path:
@@ -71,7 +97,16 @@ def _teacher_values(run: RunSpec, grid: Grid) -> dict[str, str]:
     known = grid.base.distillation
     teacher = known.teacher if known else str(grid.output / f"teacher-seed{run.seed}" / "model")
     store = known.store if known else None
-    return {"teacher": teacher, "store": store or str(grid.output / f"store-seed{run.seed}")}
+    values = {"teacher": teacher, "store": store or str(grid.output / f"store-seed{run.seed}")}
+    for path in values.values():
+        _check_plain(path)
+    return values
+
+
+def _check_plain(path: str) -> None:
+    """Check that a path can stand for a placeholder in YAML, between quotes or without."""
+    if _PLAIN.fullmatch(path) is None:
+        raise UserError(f"suite: the path {path!r} has a character that YAML reads as its own: rename it")
 
 
 def _fill(text: str, values: dict[str, str]) -> str:

@@ -14,7 +14,7 @@ from dsprune.commands.suite.definition import load_suite
 from dsprune.commands.suite.execute import execute
 from dsprune.commands.suite.grid import Grid, Part, check_methods
 from dsprune.commands.suite.launcher import Launcher
-from dsprune.commands.suite.resolve import make_store
+from dsprune.commands.suite.resolve import command_of, make_store
 from dsprune.errors import CheckFailedError, UserError
 from dsprune.report.published import SUITE
 from dsprune.utils.console import say
@@ -69,13 +69,18 @@ def parts_of(choice: Choice) -> tuple[list[Part], list[Part]]:
     """
     suite, recipe, overrides = load_suite(choice.name), choice.recipe, choice.overrides
     recipes = suite.recipes
-    if recipe is not None and "=" in recipe:  # an override of the suite's own recipes
+    if (
+        recipe is not None and "=" in recipe and not Path(recipe).is_file()
+    ):  # an override of the suite's own recipes
         overrides = (recipe, *overrides)
     elif recipe is not None:
         recipes = {Path(recipe).stem: recipe}
     if not recipes:
         raise UserError(f"suite {choice.name!r}: it is for any recipe: name one after it")
     check_methods(suite, choice.methods)
+    for sparsity in choice.sparsities:
+        if not 0 < sparsity < 1:
+            raise UserError(f"--sparsity: value {sparsity:g}: must be between 0 and 1, as in 0.9")
     first: list[Part] = []
     then: list[Part] = []
     for folder, text in recipes.items():
@@ -107,8 +112,9 @@ def suite(choice: Choice, num_ranks: int, dry_run: bool, console: Console) -> No
     parts = [*first, *then]
     runs = [run for part in parts for run in part.runs]
     if dry_run:
-        for run in runs:
-            say(console, shlex.join(["dsprune", "train", run.recipe, *run.overrides]))
+        for part in parts:
+            for run in part.runs:
+                say(console, shlex.join(command_of(run, part.grid)))
         return
     errors = execute(parts, num_ranks, console)
     _write_about(choice)
@@ -165,7 +171,7 @@ def submit_suite(choice: Choice, request: Request, dry_run: bool, console: Conso
         if stop > start
     ]
     submit_jobs(jobs, console, dry_run=dry_run)
-    console.print(f"when they are done: dsprune report {choice.home}", markup=False, highlight=False)
+    say(console, f"when they are done: dsprune report {shlex.quote(str(choice.home))}")
 
 
 def _write_about(choice: Choice) -> None:
