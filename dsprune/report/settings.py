@@ -135,8 +135,8 @@ def pooled(runs: Sequence[Run], scores: Sequence[float | None]) -> float | None:
 
     None where a score or a number of examples is not known.
     """
-    sizes = [(run.summary or {}).get("validation_examples") for run in runs]
-    known = [(s, n) for s, n in zip(scores, sizes, strict=True) if s is not None and isinstance(n, int)]
+    sizes = [run.summary and run.summary.validation_examples for run in runs]
+    known = [(score, size) for score, size in zip(scores, sizes, strict=True) if score is not None and size]
     if len(known) < len(runs):
         return None
     return math.fsum(score * size for score, size in known) / sum(size for _, size in known)

@@ -28,12 +28,14 @@ class Summary(_Open):
         sparsity: fraction of zeros of the `prunable` weights and of all of the `model`.
         steps: number of applied optimizer steps.
         seconds: how long the last start of the run took.
+        validation_examples: number of examples behind the metrics; None in runs that did not record it.
     """
 
     metrics: dict[str, float]
     sparsity: dict[str, float] = {}
     steps: Count = 0
     seconds: Seconds | None = None
+    validation_examples: Count | None = None
 
 
 class Start(_Open):

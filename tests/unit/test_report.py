@@ -287,7 +287,7 @@ def test_every_text_of_a_run_is_text_on_the_page(tmp_path: Path) -> None:
         tmp_path / "runs", killed_at=77, start={"command": evil, "device": evil, "versions": {"torch": evil}}
     )
     (folder / "status.json").write_text(
-        json.dumps({"state": evil, "reason": evil, "step": 80, "total_steps": 200})
+        json.dumps({"state": "failed", "reason": evil, "step": 80, "total_steps": 200})
     )
     row = {
         "step": 76,
