@@ -135,7 +135,7 @@ def pooled(runs: Sequence[Run], scores: Sequence[float | None]) -> float | None:
 
     None where a score or a number of examples is not known.
     """
-    sizes = [run.summary and run.summary.validation_examples for run in runs]
+    sizes = [None if run.summary is None else run.summary.validation_examples for run in runs]
     known = [(score, size) for score, size in zip(scores, sizes, strict=True) if score is not None and size]
     if len(known) < len(runs):
         return None

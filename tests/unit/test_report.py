@@ -286,9 +286,9 @@ def test_every_text_of_a_run_is_text_on_the_page(tmp_path: Path) -> None:
     folder = write_run(
         tmp_path / "runs", killed_at=77, start={"command": evil, "device": evil, "versions": {"torch": evil}}
     )
-    (folder / "status.json").write_text(
-        json.dumps({"state": "failed", "reason": evil, "step": 80, "total_steps": 200})
-    )
+    known = {"host": evil, "pid": 1, "world_size": 1, "started": 0, "updated": 0, "phase": evil, "loss": 0.5}
+    said = known | {"state": "failed", "reason": evil, "step": 80, "total_steps": 200}
+    (folder / "status.json").write_text(json.dumps(said))
     row = {
         "step": 76,
         "update_step": 75,
