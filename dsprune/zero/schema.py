@@ -103,15 +103,6 @@ class _Checkpoint(BaseModel):
     writer: dict[str, Any] | None
 
 
-class _Aio(BaseModel):
-    block_size: Count
-    queue_depth: Count
-    intra_op_parallelism: Count
-    single_submit: bool
-    overlap_events: bool
-    use_gds: bool
-
-
 class _Timers(BaseModel):
     throughput: DeepSpeedThroughputTimerConfig
 
@@ -162,7 +153,7 @@ class DsConfig(BaseModel):
     activation_checkpointing: _ActivationCheckpointing
     checkpoint: _Checkpoint
     datastates_ckpt: dict[str, Any]
-    aio: _Aio
+    aio: dict[str, Any]  # of NVMe, which is refused; Lightning writes a key that DeepSpeed has removed
     tensorboard: TensorBoardConfig
     wandb: WandbConfig
     csv_monitor: CSVConfig
