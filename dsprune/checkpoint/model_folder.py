@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dsprune.model.shard import plain_name
+from dsprune.model.vocabulary import with_all_rows
 from dsprune.ranks.collectives import barrier
 from dsprune.utils.files import replace_folder
 from dsprune.zero.parameters import full_state_dict
@@ -31,7 +32,7 @@ def save_model_folder(engine: DeepSpeedEngine, folder: Path, tokenizer: Any) -> 
     module: nn.Module = getattr(engine.module, "_orig_mod", engine.module)  # what torch.compile wraps
     gathered = full_state_dict(engine)
     if gathered is not None:
-        state = {plain_name(name): value for name, value in gathered.items()}
+        state = with_all_rows(module, {plain_name(name): value for name, value in gathered.items()})
 
         def write(temporary: Path) -> None:
             if isinstance(module, PreTrainedModel):

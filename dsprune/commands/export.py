@@ -13,6 +13,7 @@ from dsprune.checkpoint.tags import complete_tags
 from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST, read_manifest
 from dsprune.model.pretrained import load_tokenizer
+from dsprune.model.vocabulary import Vocabulary, with_all_rows
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.tasks.start_model import start_model
 from dsprune.tasks.task import build_task
@@ -57,7 +58,7 @@ def check_is_new(to: Path) -> None:
 def write_model(run: RunFolder, checkpoint: Path, folder: Path) -> None:
     """Write the model of a run's checkpoint, with tokenizer, masks and recipe."""
     recipe = load_recipe(str(run.recipe))
-    _save_model(recipe, CheckpointFiles(checkpoint), folder)
+    _save_model(recipe, CheckpointFiles(checkpoint), run.vocabulary, folder)
     shutil.copy(run.recipe, folder)
     if recipe.pruning is not None:
         _copy_masks(checkpoint, folder)
@@ -84,12 +85,14 @@ def find_checkpoint(run: RunFolder, tag: str | None) -> Path:
     return complete[tag]
 
 
-def _save_model(recipe: Recipe, files: CheckpointFiles, folder: Path) -> None:
+def _save_model(recipe: Recipe, files: CheckpointFiles, vocabulary: Path, folder: Path) -> None:
     assert recipe.model is not None, recipe.name
     assert recipe.task is not None, recipe.name
     tokenizer = load_tokenizer(recipe.model.tokenizer or recipe.model.path)
     task = build_task(recipe.task).for_tokenizer(tokenizer)
     model = start_model(task, recipe.model, tokenizer)
+    if recipe.model.vocabulary == "used":
+        Vocabulary.read(vocabulary).shorten(model)
     parameters = dict(model.named_parameters())
     for name in files.names:
         parameters[name].data.view(-1).copy_(files.views(name)["master weights"])
@@ -97,7 +100,7 @@ def _save_model(recipe: Recipe, files: CheckpointFiles, folder: Path) -> None:
     module.to(DTYPES[recipe.precision])
     for parameter in module.parameters():
         parameter.data.add_(0.0)  # what was rounded to -0.0 becomes +0.0, as in the model that the run saves
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=with_all_rows(model, model.state_dict()))
     tokenizer.save_pretrained(folder)
 
 

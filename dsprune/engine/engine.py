@@ -20,6 +20,7 @@ from dsprune.engine.learning_rate import Rates, check_no_scheduler, replace_sche
 from dsprune.engine.pruner import Pruner
 from dsprune.errors import UserError
 from dsprune.model.prunable import choose_weights, describe_dense
+from dsprune.model.vocabulary import num_missing
 from dsprune.model.wrapped import check_no_adapter, check_not_compiled
 from dsprune.ranks.agreement import on_first_rank
 from dsprune.ranks.ranks import current_ranks
@@ -112,12 +113,18 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             self.pruner.after_step(applied=self.was_step_applied())
 
     def sparsity(self) -> dict[str, float]:
-        """Return the fraction of zeros in both conventions: of the prunable weights, and of all the model's weights."""
+        """Return the fraction of zeros in both conventions: of the prunable weights, and of all the model's weights.
+
+        Where the vocabulary was shortened, also of all weights with the complete vocabulary.
+        """
         state = self._pruning_state
         if state is None:
             return {"sparsity_prunable": 0.0, "sparsity_model": 0.0}
         num_weights = sum(map(full_numel, self.module.parameters()))
-        return {"sparsity_prunable": state.sparsity, "sparsity_model": state.num_pruned / num_weights}
+        sparsity = {"sparsity_prunable": state.sparsity, "sparsity_model": state.num_pruned / num_weights}
+        if missing := num_missing(self.module):
+            sparsity["sparsity_full_vocabulary"] = state.num_pruned / (num_weights + missing)
+        return sparsity
 
     def save_checkpoint(
         self,

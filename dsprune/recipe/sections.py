@@ -28,6 +28,10 @@ class Model(Section):
     layers: tuple[Annotated[int, Field(ge=0, le=LARGEST)], ...] | None = None
     """Layers to keep, counted from 0; the others are removed at the start. Default: null = all layers."""
 
+    vocabulary: Literal["all", "used"] = "all"
+    """Embedding rows to train: all, or those of the tokens that occur in the task's data (`used`), which saves their
+    memory and changes no loss. The saved model has all rows. Default: `all`."""
+
     start: Start | None = None
     """Whether the model is fine-tuned for the task already, which the schedule law depends on. Default: null =
     `fine-tuned` if the model is its own teacher, else `pretrained`."""

@@ -1,11 +1,29 @@
 """Which rows become examples, and whether the tokenizer makes something of each."""
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 
 from dsprune.errors import UserError
 from dsprune.tasks.source import Split
 
-__all__ = ["check_tokens", "spread"]
+__all__ = ["check_tokens", "spread", "tokens_in"]
+
+
+def tokens_in(data: Dataset) -> np.ndarray:
+    """Return the different tokens in the inputs of encoded examples.
+
+    Raises:
+        UserError: the examples have no inputs of tokens.
+    """
+    if "input_ids" not in data.column_names:
+        raise UserError("model.vocabulary: value used: the task's examples have no input_ids: set all")
+    column = data.data.column("input_ids")
+    while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        column = pc.list_flatten(column)
+    tokens: np.ndarray = pc.unique(column).to_numpy()
+    return tokens
 
 
 def check_tokens(data: Dataset, split: Split) -> None:

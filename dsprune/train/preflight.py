@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dsprune.distillation.capture.build_store import find_matching_store
 from dsprune.distillation.capture.origin import Source
@@ -20,10 +20,12 @@ from dsprune.model.patterns import parameter_groups
 from dsprune.model.pretrained import load_config, load_tokenizer
 from dsprune.model.prunable import Choice, choose_weights
 from dsprune.model.skeleton import without_weights
+from dsprune.model.vocabulary import Vocabulary, embedding_of
 from dsprune.ranks.batch_order import BatchPlan
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Distillation, Recipe
 from dsprune.schedule import Timetable, recipe_timetable
+from dsprune.tasks.examples import tokens_in
 from dsprune.tasks.start_model import start_model
 from dsprune.tasks.task import Task, build_task
 from dsprune.zero.config import load_ds_config, resolve_ds_config
@@ -58,8 +60,9 @@ class Prepared:
     validation: Dataset
     plan: BatchPlan
     timetable: Timetable
-    model: nn.Module
+    model: PreTrainedModel
     weights: Choice
+    vocabulary: Vocabulary | None
 
     def remarks(self) -> Iterator[str]:
         """Yield one line for each oddity of model and data that training accepts."""
@@ -93,13 +96,28 @@ def preflight(recipe: Recipe, ranks: Ranks) -> Prepared:
         with without_weights():
             task.build_model(recipe.distillation.teacher, tokenizer, new_head=False)
     data, validation = task.prepare("train", tokenizer), task.prepare("validation", tokenizer)
+    vocabulary = None
+    if recipe.model.vocabulary == "used":
+        vocabulary = Vocabulary.used(model, tokenizer, map(tokens_in, (data, validation)))
+        _check_not_pruned(model, weights)
+        vocabulary.shorten(model)
     batch, micro_batch = config["train_batch_size"], config["train_micro_batch_size_per_gpu"]
     plan = BatchPlan(len(data), batch, micro_batch, ranks.world_size, recipe.seed)
     timetable = recipe_timetable(recipe, plan.steps_per_epoch)
     if recipe.distillation is not None and recipe.distillation.store:
         _check_store(recipe.distillation, task, tokenizer, data)
     return Prepared(
-        recipe.model.path, config, tokenizer, task, data, validation, plan, timetable, model, weights
+        recipe.model.path,
+        config,
+        tokenizer,
+        task,
+        data,
+        validation,
+        plan,
+        timetable,
+        model,
+        weights,
+        vocabulary,
     )
 
 
@@ -109,6 +127,14 @@ def recipe_weights(recipe: Recipe, model: nn.Module) -> Choice:
     if pruning is None:
         return Choice((), (), 0)
     return choose_weights(model, pruning.include, pruning.exclude, pruning.sparsities)
+
+
+def _check_not_pruned(model: PreTrainedModel, weights: Choice) -> None:
+    name = f"{embedding_of(model)[0]}.weight"
+    if name in {tensor.name for tensor in weights.tensors}:
+        raise UserError(
+            f"model.vocabulary: value used: the recipe prunes {name}, of which rows are left out: do one of the two"
+        )
 
 
 def _is_complete(settings: Distillation) -> bool:

@@ -14,6 +14,7 @@ from dsprune.checkpoint.sparse_start import MasksFrom
 from dsprune.checkpoint.tags import TAG_MANIFEST, check_files, complete_tags, invalidate_tag
 from dsprune.engine.engine import PruningEngine
 from dsprune.errors import UserError
+from dsprune.model.vocabulary import Vocabulary
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe, load_recipe
@@ -23,7 +24,7 @@ from dsprune.train.metrics import Meter
 from dsprune.train.run_folder import RunFolder
 from dsprune.utils.console import say
 
-__all__ = ["StartPoint", "find_start_point", "restore", "run_folder"]
+__all__ = ["StartPoint", "check_vocabulary", "find_start_point", "restore", "run_folder"]
 
 MAY_CHANGE = (
     *("name", "output", "deepspeed", "precision", "budget.micro_batch", "distillation.store"),
@@ -107,6 +108,22 @@ def _why_lost(checkpoints: Path, complete: Sequence[Path]) -> str | None:
     except UserError as error:
         return str(error)
     return None
+
+
+def check_vocabulary(start: StartPoint, vocabulary: Vocabulary | None) -> None:
+    """Check that the checkpoints to start from have the embedding rows that this run trains.
+
+    Raises:
+        UserError: they have others.
+    """
+    for tag in start.tags[:1]:
+        path = RunFolder(tag.parent.parent).vocabulary
+        if vocabulary is not None:
+            vocabulary.check_same(path)
+        elif path.exists():
+            raise UserError(
+                f"{tag}: was trained with the tokens of {path.name} only: set model.vocabulary to used, as there"
+            )
 
 
 def restore(

@@ -36,6 +36,11 @@ class RunFolder:
         return self.path / "ds_config.json"
 
     @property
+    def vocabulary(self) -> Path:
+        """The tokens whose embedding rows are trained, with `model.vocabulary: used`; see `Vocabulary`."""
+        return self.path / "vocabulary.json"
+
+    @property
     def start(self) -> Path:
         """Command, versions and timetable of the newest start."""
         return self.path / "start.json"

@@ -129,6 +129,8 @@ def assemble(recipe: Recipe, prepared: Prepared, ranks: Ranks, console: Console)
     # Each rank has its own dropout. New weights differ too, until DeepSpeed broadcasts those of rank 0.
     seed_everything(recipe.seed + ranks.rank)
     model = start_model(task, recipe.model, tokenizer)
+    if prepared.vocabulary is not None:
+        prepared.vocabulary.shorten(model, keep_others=ranks.is_first)  # which writes the model
     set_dropout(model, recipe.model.dropout)
     engine, *_ = initialize(
         model=model, config=prepared.config, recipe=recipe, steps_per_epoch=plan.steps_per_epoch

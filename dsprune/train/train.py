@@ -22,7 +22,7 @@ from dsprune.train.checkpointing import Checkpointer
 from dsprune.train.evaluation import evaluate
 from dsprune.train.metrics import Meter, step_metrics, update_metrics
 from dsprune.train.preflight import Prepared, preflight
-from dsprune.train.resume import find_start_point, restore, run_folder
+from dsprune.train.resume import check_vocabulary, find_start_point, restore, run_folder
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.setup import Parts, assemble
 from dsprune.train.status_file import StatusFile
@@ -130,10 +130,13 @@ def _open_session(
     on_first_rank(ranks, lambda: stack.enter_context(run.locked()))
     stops = stack.enter_context(StopRequests(ranks, run, recipe.checkpoints.margin, stop_after))
     start = on_first_rank(ranks, lambda: find_start_point(recipe, run, resume))
+    check_vocabulary(start, prepared.vocabulary)
     parts = assemble(recipe, prepared, ranks, console)
     engine, meter = parts.engine, Meter(parts.engine.device, parts.loss_names)
     resumed = restore(engine, meter, start, parts.model, masks_from, ranks, console)
     if ranks.is_first:
+        if prepared.vocabulary is not None:
+            prepared.vocabulary.write(run.vocabulary)
         run.begin(recipe, engine.config, is_new=not start.is_own)
         run.write_start(engine.timetable, ranks.world_size, str(engine.device))
     tracker = open_tracker(recipe, run, engine.timetable, ranks, resumed)

@@ -10,6 +10,7 @@ from dsprune.errors import UserError
 from dsprune.model.pretrained import keep_layers, load_config
 from dsprune.model.prunable import DenseMatrix
 from dsprune.model.shard import PrunableTensor
+from dsprune.model.vocabulary import Vocabulary, num_missing
 from dsprune.ranks.batch_order import BatchPlan
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Model, Recipe, Task
@@ -34,6 +35,8 @@ class Plan:
         num_weights: number of all weights of the model.
         tensors: the prunable ones; empty without pruning.
         dense: the other matrices inside the blocks; empty without pruning.
+        vocabulary: the tokens whose embedding rows are trained; None = all.
+        num_missing: number of weights of the other rows.
         targets: what the model learns to predict, such as its classes; empty if unknown.
         remarks: what the user should know of the data and of the plan itself, one line each.
     """
@@ -45,6 +48,8 @@ class Plan:
     num_weights: int
     tensors: tuple[PrunableTensor, ...]
     dense: tuple[DenseMatrix, ...]
+    vocabulary: Vocabulary | None = None
+    num_missing: int = 0
     targets: str = ""
     remarks: tuple[str, ...] = ()
 
@@ -89,6 +94,8 @@ def make_plan(recipe: Recipe, world_size: int, train_examples: int | None = None
         num_weights=count_weights(prepared.model),
         tensors=prepared.weights.tensors,
         dense=prepared.weights.dense,
+        vocabulary=prepared.vocabulary,
+        num_missing=num_missing(prepared.model),
         targets=prepared.task.targets(prepared.data),
         remarks=tuple(prepared.remarks()),
     )

@@ -12,6 +12,7 @@ from dsprune.commands.plan.law import law_table, sweep_table
 from dsprune.commands.plan.make import Plan, make_plan
 from dsprune.model.memory import checkpoint_bytes, rank_memory
 from dsprune.model.prunable import dense_groups
+from dsprune.model.vocabulary import Vocabulary
 from dsprune.recipe import Recipe
 from dsprune.report.drawing import (
     SERIES,
@@ -95,6 +96,8 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
         share = plan.num_prunable / plan.num_weights
         yield "prunable", f"{plan.num_prunable:,} weights in {len(plan.tensors)} tensors, {share:.1%} of all"
         yield "pruning", f"{pruning.sparsity:.1%}, {pruning.method}, {pruning.scope}, {pruning.curve}"
+    if plan.vocabulary is not None:
+        yield "vocabulary", _vocabulary(plan.vocabulary, plan.num_missing, recipe.precision)
     if plan.targets:
         yield "predicts", plan.targets
     length = f"{timetable.total_steps:,} steps of {recipe.budget.batch} examples"
@@ -123,6 +126,14 @@ def _dense(plan: Plan) -> Table:
     )
     columns = ("weights", "shape", "matrices", "size", "reason")
     return Table("dense", "Dense inside the blocks", columns, rows)
+
+
+def _vocabulary(vocabulary: Vocabulary, num_missing: int, precision: str) -> str:
+    saved = rank_memory(num_missing, 0, stage=0, world_size=1, precision=precision).total
+    return (
+        f"{len(vocabulary.kept):,} of {vocabulary.size:,} tokens: {num_missing:,} weights are left out, "
+        f"{decimal(saved)} of weights, gradients and optimizer state"
+    )
 
 
 def _updates(plan: Plan) -> Table:

@@ -1,0 +1,89 @@
+"""A run that trains the used embedding rows only is the run that trains all of them, with less memory."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+from dsprune.testing.commands import command
+from dsprune.testing.pool import RankPool
+from dsprune.testing.tiny import NOUNS, tiny_bert
+from tests.system.school import losses, write_school
+
+SIZE = 300
+SETTINGS = ("optimizer.weight_decay=0", "pruning.sparsity=0.5", "pruning.start=3")
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[RankPool]:
+    with RankPool(2) as ranks:
+        yield ranks
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe with a store of its teacher, whose models know 300 tokens."""
+    path = write_school(tmp_path_factory.mktemp("school"), pruning={"sparsity": 0.5})
+    names = dict(enumerate(sorted(NOUNS)))
+    labels = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
+    for seed, who in enumerate(("student", "teacher")):
+        tiny_bert(path.parent / who, seed=seed, vocab_size=SIZE, **labels)
+    return path
+
+
+def train(pool: RankPool, recipe: Path, name: str, vocabulary: str, *settings: str) -> Path:
+    how = (f"name={name}", f"model.vocabulary={vocabulary}", *SETTINGS, *settings)
+    answers = pool.run(2, command, "train", str(recipe), *how)
+    assert {done.code for done in answers} <= {0, 75}, answers[0].stderr
+    return recipe.parent / "runs" / name
+
+
+def summary(run: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    return values
+
+
+@pytest.mark.parametrize(("teacher", "stage"), [("store", 2), ("online", 3)])
+def test_losses_metrics_and_the_saved_model_are_the_same(
+    pool: RankPool, recipe: Path, teacher: str, stage: int
+) -> None:
+    store = [f"distillation.store={recipe.parent / 'store'}"] if teacher == "store" else []
+    settings = (*store, f"deepspeed=zero{stage}")
+    whole = train(pool, recipe, f"all-{teacher}", "all", *settings)
+    short = train(pool, recipe, f"used-{teacher}", "used", *settings)
+    assert losses(short) == pytest.approx(losses(whole), rel=1e-5)
+    assert summary(short)["metrics"] == summary(whole)["metrics"]
+    model, same = (load_file(run / "model" / "model.safetensors") for run in (whole, short))
+    assert model.keys() == same.keys()
+    for name, weight in model.items():
+        assert_close(same[name], weight, rtol=1e-4, atol=1e-6)
+    sparsity = summary(short)["sparsity"]
+    assert sparsity["full_vocabulary"] == pytest.approx(summary(whole)["sparsity"]["model"])
+    assert sparsity["model"] > sparsity["full_vocabulary"]
+
+
+def test_a_run_is_resumed_audited_and_exported(pool: RankPool, recipe: Path, tmp_path: Path) -> None:
+    whole = train(pool, recipe, "once", "used")
+    run = train(pool, recipe, "twice", "used", "checkpoints.every=4", "budget.steps=10")
+    assert losses(run) == losses(whole)
+    (checkpoint,) = sorted((run / "checkpoints").glob("global_step8"))
+    for what in (
+        ("audit", str(run)),
+        ("export", str(run), "--tag", checkpoint.name, "--to", str(tmp_path / "at8")),
+    ):
+        answers = pool.run(1, command, *what)
+        assert [done.code for done in answers] == [0], answers[0].stderr
+    exported = load_file(tmp_path / "at8" / "model.safetensors")
+    assert exported["bert.embeddings.word_embeddings.weight"].shape == (SIZE, 32)
+
+    resume = ("--resume", str(checkpoint))
+    again = train(pool, recipe, "again", "used", *resume)
+    assert losses(again)[-2:] == pytest.approx(losses(whole)[-2:], rel=1e-4)
+    how = ("train", str(recipe), "name=other", *SETTINGS, *resume)
+    answers = pool.run(2, command, *how)
+    assert [done.code for done in answers] == [2, 2], answers[0].stderr
+    assert f"{checkpoint}: was trained with the tokens of vocabulary.json only" in answers[0].complaint
