@@ -222,7 +222,7 @@ def check_pickles(folder: Path, part: int = 0, num_parts: int = 1) -> None:
     Raises:
         UserError: a file holds other objects, or is damaged.
     """
-    for path in sorted(folder.glob("*.pt"))[part::num_parts]:
+    for path in sorted(folder.rglob("*.pt"))[part::num_parts]:
         _load(path)
 
 

@@ -46,6 +46,11 @@ def load_checkpoint(
         UserError: a file is damaged, the checkpoint has no masks, they do not belong to its weights or to this run,
             or DeepSpeed cannot load it.
     """
+    if engine.load_universal_checkpoint():
+        raise UserError(
+            "ds_config: checkpoint.load_universal=True is not supported: leave it out; a checkpoint of another stage "
+            "or number of ranks is resharded as it is"
+        )
     ranks, given = current_ranks(), tag
     tag = on_every_rank(ranks, lambda: latest_tag(load_dir) if given is None else tag_name(given))
     if tag is None:

@@ -93,9 +93,20 @@ def _renew_head(model: PreTrainedModel, auto_class: Any) -> None:
 
 
 def load_config(path: str) -> PretrainedConfig:
-    """Load the configuration of a model."""
+    """Load the configuration of a model.
+
+    Raises:
+        UserError: it cannot be loaded, or names code that transformers would download and run.
+    """
     _check_no_adapter(path)
     config: PretrainedConfig = _load(AutoConfig.from_pretrained, path, "model")
+    parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
+    for kernel in (getattr(part, "_attn_implementation", None) for part in parts):
+        if isinstance(kernel, str) and "/" in kernel:
+            raise UserError(
+                f"model {path!r}: config.json: attn_implementation: {kernel} is code of a hub repository, which is not "
+                f"run: leave it out"
+            )
     return config
 
 
@@ -129,6 +140,7 @@ def load_model(
     Raises:
         UserError: the model cannot be loaded, or does not fit the tokenizer or the length.
     """
+    load_config(path)
     if changes().new_head:
         settings["ignore_mismatched_sizes"] = True
     if is_without_weights():

@@ -243,3 +243,22 @@ def test_neither_a_dead_network_nor_a_key_does_harm(tmp_path: Path) -> None:
     written = [file for file in tmp_path.rglob("*") if file.is_file() and KEY.encode() in file.read_bytes()]
     assert written == []
     assert KEY not in ranks.said()
+
+
+def test_a_client_that_cannot_start_does_not_end_the_run(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**_: object) -> None:
+        raise RuntimeError("invalid project name 'a/b'")
+
+    import wandb
+
+    from dsprune.train.wandb_tracker import WeightsAndBiases
+
+    monkeypatch.setattr(wandb, "init", fail)
+    tracker = WeightsAndBiases(recipe, RunFolder(tmp_path / "run"), {}, None)
+    tracker.log(1, {"loss": 1.0})
+    assert tracker.state() == {}
+    tracker.close()
+    told = capsys.readouterr().err
+    assert told.count("invalid project name 'a/b': no more is logged here; metrics.jsonl has it all") == 1

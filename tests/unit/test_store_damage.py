@@ -273,3 +273,24 @@ def test_a_shard_without_all_its_records_cannot_be_saved(tmp_path: Path) -> None
     writer = ShardWriter(plan(spec()), 0)
     with pytest.raises(AssertionError, match=r"records of shard 0 were not put"):
         writer.save(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda values: values["shards"].reverse(), "records are in the listed shards, or not in order"),
+        (lambda values: values["shards"].append(values["shards"][-1]), "records are in the listed shards"),
+        (lambda values: values["shards"].pop(), "records are in the listed shards, or not in order"),
+        (lambda values: values["shards"][0].update(file="../x.safetensors"), "should match pattern"),
+        (lambda values: values["head"].update(file="/etc/passwd"), "should match pattern"),
+        (lambda values: values.update(num_records=-1), "num_records: value -1"),
+    ],
+)
+def test_shards_that_are_not_those_of_the_store(
+    folder: Path,
+    edit: Callable[[dict], object],  # type: ignore[type-arg]
+    says: str,
+) -> None:
+    change(folder, edit)
+    with pytest.raises(UserError, match=says):
+        open_store(folder)

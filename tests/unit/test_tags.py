@@ -1,0 +1,209 @@
+"""Tags stay inside their folder, links are removed and not followed, and no pickle runs."""
+
+import json
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from dsprune.checkpoint.deepspeed_files import CheckpointFiles, check_pickles, read_main_file
+from dsprune.checkpoint.latest import latest_tag, tag_name
+from dsprune.checkpoint.tags import (
+    TAG_MANIFEST,
+    begin_tag,
+    check_files,
+    commit_tag,
+    complete_tags,
+    invalidate_tag,
+    remove_tag,
+)
+from dsprune.errors import UserError
+from dsprune.recipe import load_recipe
+from dsprune.testing.fuzz.damage import list_again
+from dsprune.train.resume import find_start_point
+from dsprune.train.run_folder import RunFolder
+
+COUNTERS = {"global_steps": 10, "skipped_steps": 0, "global_samples": 320, "lr_scheduler": None}
+MAIN = "mp_rank_00_model_states.pt"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    store = (tmp_path_factory.mktemp("group") / "store").as_uri()
+    dist.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def write_tag(folder: Path, **content: Any) -> Path:
+    """A complete tag of one file."""
+    folder.mkdir(parents=True)
+    torch.save({"module": {}, **COUNTERS, **content}, folder / MAIN)
+    commit_tag(folder, 10, latest=True)
+    return folder
+
+
+# ---- names
+
+
+@pytest.mark.parametrize("name", ["..", "../x", "/etc", "a/b", "", ".", "a\0b"])
+def test_a_tag_is_the_name_of_a_folder(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tag: value .*: must be the name of a folder"):
+        tag_name(name)
+    (tmp_path / "latest").write_text(name)
+    with pytest.raises(UserError, match=r"latest: value .*: not the name of a folder beside it"):
+        latest_tag(tmp_path)
+
+
+@pytest.mark.parametrize(("tag", "name"), [(7, "7"), (0.693, "0.693"), (0, "0"), ("epoch 3", "epoch 3")])
+def test_other_tags_are_names(tag: Any, name: str) -> None:
+    assert tag_name(tag) == name
+
+
+@pytest.mark.parametrize("content", [b"a\nb", b"x\x1b[31m"])
+def test_a_damaged_latest_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "latest").write_bytes(content)
+    with pytest.raises(UserError, match=r"latest: value .*: not the name of a folder beside it"):
+        latest_tag(tmp_path)
+
+
+def test_a_latest_that_is_no_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "latest").mkdir()
+    with pytest.raises(
+        UserError, match=r"latest: not a file: write the name of a complete checkpoint into it"
+    ):
+        latest_tag(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "..", ".hidden", "a/b"])
+def test_a_list_names_files_of_its_folder_alone(tmp_path: Path, name: str) -> None:
+    tag = write_tag(tmp_path / "tag")
+    values = json.loads((tag / TAG_MANIFEST).read_text())
+    values["files"][name] = values["files"][MAIN]
+    (tag / TAG_MANIFEST).write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"checkpoint.json: not a manifest of format 1 \(files"):
+        check_files(tag)
+    assert complete_tags(tmp_path) == []
+
+
+# ---- links
+
+
+@pytest.mark.parametrize("change", [remove_tag, invalidate_tag, begin_tag])
+def test_a_link_to_a_tag_is_removed_and_its_target_is_not(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    target = write_tag(tmp_path / "theirs" / "global_step10")
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    link = tmp_path / "global_step10"
+    link.symlink_to(target)
+    change(link)
+    assert not link.is_symlink()
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+
+
+def test_nothing_is_written_through_the_links_of_a_tag(tmp_path: Path) -> None:
+    target = write_tag(tmp_path / "theirs")
+    tag = tmp_path / "ours"
+    tag.mkdir()
+    (tag / MAIN).symlink_to(target / MAIN)
+    begin_tag(tag)
+    assert list(tag.iterdir()) == []
+    assert check_files(target) == 1
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "metrics.jsonl"])
+def test_a_run_whose_files_are_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=f"{name}: is a symbolic link, and what it names would be removed"):
+        RunFolder(tmp_path / "run").unfinished()
+
+
+def test_a_run_whose_folder_was_removed_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="gone: was removed or emptied while the run used it"):
+        RunFolder(tmp_path / "gone").check_exists()
+
+
+# ---- pickles
+
+
+class Payload:
+    def __init__(self, marker: Path) -> None:
+        self.marker = str(marker)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (self.marker,)
+
+
+@pytest.mark.parametrize("name", [MAIN, "zero_pp_rank_0_mp_rank_00_optim_states.pt", "zero/weight/fp32.pt"])
+@pytest.mark.parametrize("listed", [True, False])
+def test_no_pickle_of_a_checkpoint_runs(tmp_path: Path, name: str, listed: bool) -> None:
+    tag, marker = write_tag(tmp_path / "tag"), tmp_path / "ran"
+    (tag / name).parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"optimizer_state_dict": Payload(marker), "module": Payload(marker)}, tag / name)
+    if listed:
+        list_again(tag / name)
+    else:
+        (tag / TAG_MANIFEST).unlink()
+    with pytest.raises(UserError, match=f"{name}: cannot be read .*: use another checkpoint"):
+        check_pickles(tag)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"garbage", pickle.dumps(len), b"PK\x03\x04", b"\x80\x02]q\x00.", pickle.dumps([1])],
+    ids=["empty", "garbage", "builtin", "zip", "list", "values"],
+)
+def test_a_damaged_pickle_is_named(tmp_path: Path, content: bytes) -> None:
+    tag = write_tag(tmp_path / "tag")
+    (tag / MAIN).write_bytes(content)
+    with pytest.raises(
+        UserError, match=f"{MAIN}: (cannot be read|holds a list, no checkpoint).*: use another"
+    ):
+        read_main_file(tag)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"global_steps": "x"}, "global_steps is 'x'"),
+        ({"skipped_steps": -1}, "skipped_steps is -1"),
+        ({"dp_world_size": None}, "dp_world_size is None"),
+        ({"module": []}, "module is a list"),
+        ({"ds_config": 3}, "ds_config is a int"),
+        ({}, r"not as DeepSpeed and dsprune write it \(KeyError: 'optimizer'"),
+    ],
+)
+def test_a_checkpoint_of_other_values_is_named(tmp_path: Path, content: dict[str, Any], says: str) -> None:
+    tag = write_tag(tmp_path / "tag", **content)
+    with pytest.raises(UserError, match=says):
+        CheckpointFiles(tag)
+
+
+# ---- resuming
+
+
+def test_why_the_latest_checkpoint_is_not_resumed_is_told(tmp_path: Path) -> None:
+    checkpoints, recipe = tmp_path / "checkpoints", load_recipe("sentiment-90")
+    before, newest = write_tag(checkpoints / "global_step10"), write_tag(checkpoints / "global_step20")
+
+    def lost() -> str | None:
+        return find_start_point(recipe, RunFolder(tmp_path / "new"), checkpoints).lost
+
+    assert lost() is None
+    (newest / MAIN).write_bytes(b"short")
+    assert find_start_point(recipe, RunFolder(tmp_path / "new"), checkpoints).tags == (before,)
+    assert lost() == (
+        f"{newest / MAIN}: damaged, its SHA-256 is not the one in checkpoint.json: use another checkpoint"
+    )
+    (newest / TAG_MANIFEST).unlink()
+    assert lost() == f"{newest}: has no checkpoint.json, so it is not complete"
+    (checkpoints / "latest").write_text("../x")
+    assert "latest: value '../x': not the name of a folder" in (lost() or "")
