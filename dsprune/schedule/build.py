@@ -8,11 +8,11 @@ from dsprune.registry import CURVES
 from dsprune.schedule.law import (
     DENSE_PEAK,
     LAST_UPDATE,
+    WARMUP,
     dense_steps,
     first_sparsity,
     scaled_epochs,
     scaled_updates,
-    warmup_steps,
 )
 from dsprune.schedule.timetable import MaskUpdate, Timetable
 
@@ -67,11 +67,15 @@ def build_timetable(
         _refuse_epochs(pruning, learning_rate, budget)
         steps_per_epoch = budget.steps or 1
     total_steps = _total_steps(pruning, budget, steps_per_epoch)
+    updates = _updates(pruning, start, steps_per_epoch, total_steps) if pruning else ()
+    warmup_steps = int(WARMUP[start] * updates[0].step) if updates else 0
+    if learning_rate.warmup is not None:
+        warmup_steps = _warmup_steps(learning_rate.warmup, steps_per_epoch, total_steps)
     return Timetable(
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
-        warmup_steps=_warmup_steps(pruning, learning_rate.warmup, start, steps_per_epoch, total_steps),
-        updates=_updates(pruning, start, steps_per_epoch, total_steps) if pruning else (),
+        warmup_steps=warmup_steps,
+        updates=updates,
         rewind=learning_rate.rewind,
         dense_final=learning_rate.dense_final,
         interval_final=learning_rate.interval_final,
@@ -116,11 +120,7 @@ def _total_steps(pruning: Pruning | None, budget: Budget, steps_per_epoch: int) 
     return total_steps
 
 
-def _warmup_steps(
-    pruning: Pruning | None, warmup: Span | None, start: Start, steps_per_epoch: int, total_steps: int
-) -> int:
-    if warmup is None:
-        return 0 if pruning is None else warmup_steps(start, total_steps, steps_per_epoch)
+def _warmup_steps(warmup: Span, steps_per_epoch: int, total_steps: int) -> int:
     steps = warmup.to_steps(steps_per_epoch, total_steps)
     if steps >= total_steps:
         raise UserError(

@@ -18,13 +18,13 @@ from dsprune.recipe.scaling import log_compression, scaled_peak
 __all__ = [
     "DENSE_PEAK",
     "LAST_UPDATE",
+    "WARMUP",
     "dense_steps",
     "first_sparsity",
     "max_target",
     "scaled_epochs",
     "scaled_to",
     "scaled_updates",
-    "warmup_steps",
 ]
 
 ALPHA = 0.4
@@ -42,6 +42,9 @@ DENSE = Fraction(2, 30)
 
 LONGEST_DENSE = Fraction(3, 10)
 """Largest share of the run before the first mask update."""
+
+WARMUP: Mapping[Start, Fraction] = {"pretrained": Fraction(1, 2), "fine-tuned": Fraction(1)}
+"""Share of the dense phase in which the learning rate rises."""
 
 DENSE_PEAK: Mapping[Start, float] = {"pretrained": 1.0, "fine-tuned": 0.1}
 """Peak of the dense phase, as a fraction of the run's. A model that is fine-tuned already would forget at the full
@@ -76,17 +79,6 @@ def dense_steps(start: Start, total_steps: int, steps_per_epoch: int) -> int:
     if start == "fine-tuned":
         return shortest
     return max(shortest, min(steps_per_epoch, int(LONGEST_DENSE * total_steps)))
-
-
-def warmup_steps(start: Start, total_steps: int, steps_per_epoch: int) -> int:
-    """Return the number of steps in which the learning rate rises: the dense phase, or half of a pretrained model's.
-
-    Examples:
-        >>> warmup_steps("fine-tuned", 300, 100), [warmup_steps("pretrained", e * 100, 100) for e in (1, 5, 30)]
-        (20, [15, 50, 100])
-    """
-    steps = dense_steps(start, total_steps, steps_per_epoch)
-    return steps if start == "fine-tuned" else steps // 2
 
 
 def scaled_epochs(target: float) -> float:

@@ -15,7 +15,6 @@ from dsprune.schedule.law import (
     scaled_epochs,
     scaled_to,
     scaled_updates,
-    warmup_steps,
 )
 
 LR = LearningRate()
@@ -136,9 +135,8 @@ class TestLaw:
         self, start: Start, total: int, steps_per_epoch: int, data: st.DataObject
     ) -> None:
         longer = total + data.draw(st.integers(0, 5000))
-        for phase in (dense_steps, warmup_steps):
-            short, long = (phase(start, length, steps_per_epoch) for length in (total, longer))
-            assert 0 <= short <= long <= short + (longer - total)
+        short, long = (dense_steps(start, length, steps_per_epoch) for length in (total, longer))
+        assert 0 <= short <= long <= short + (longer - total)
         assert dense_steps(start, total, steps_per_epoch) < max(2, total * 26 // 30)
 
     @given(st.floats(0.01, 0.999), st.sampled_from(["pretrained", "fine-tuned"]), st.integers(8, 500))
