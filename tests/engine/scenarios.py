@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from deepspeed.utils import safe_get_full_grad
-from torch import Tensor
+from torch import Tensor, nn
 
 import dsprune
 from dsprune.checkpoint.pruning_state import PruningState
@@ -66,9 +66,11 @@ def scaled(recipe: Recipe, **scale: float) -> Recipe:
 
 
 @contextmanager
-def pruning_engine(config: dict[str, Any], recipe: Recipe, seed: int = 0) -> Iterator[dsprune.PruningEngine]:
+def pruning_engine(
+    config: dict[str, Any], recipe: Recipe, seed: int = 0, model: Callable[[int], nn.Module] = TinyModel
+) -> Iterator[dsprune.PruningEngine]:
     os.environ.update(LOCAL_RANK=str(dist.get_rank()))
-    engine, *_ = dsprune.initialize(model=TinyModel(seed), config=config, recipe=recipe)
+    engine, *_ = dsprune.initialize(model=model(seed), config=config, recipe=recipe)
     try:
         yield engine
     finally:
