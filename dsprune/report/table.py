@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from dsprune.utils.console import cell
 from dsprune.utils.text import printable
 
-__all__ = ["MISSING", "Table", "as_rich", "markdown_text", "number", "percent"]
+__all__ = ["MISSING", "Table", "as_lines", "as_rich", "markdown_text", "number", "percent"]
 
 MISSING = "-"
 """Cell of a missing value."""
@@ -91,3 +91,11 @@ def as_rich(table: Table) -> RichTable:
     for number, row in enumerate(table.rows):
         shown.add_row(*map(cell, row), style="bold" if number in table.emphasis else None)
     return shown
+
+
+def as_lines(table: Table) -> list[str]:
+    """Return the table as lines of plain text with all of every cell, however long."""
+    rows = (table.columns, *table.rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
+    return [table.title, *(f"  {line.rstrip()}" for line in lines), ""]

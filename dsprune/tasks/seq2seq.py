@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import DataCollatorForSeq2Seq, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import DataCollatorForSeq2Seq, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from dsprune.tasks.batches import Batch, Collate, padding_collate
 from dsprune.tasks.task import LogitRows, Task
@@ -45,7 +45,8 @@ class Seq2Seq(Task):
         """
         from dsprune.zero.parameters import is_partitioned  # with DeepSpeed, which prints as it is imported
 
-        generator: Any = getattr(model, "module", model)  # inside a DeepSpeed engine, whose config is another
+        # A DeepSpeed engine has the model inside, and a config of another kind.
+        generator: Any = model if isinstance(model, PreTrainedModel) else model.module
         first = torch.full_like(batch["labels"][:, :1], generator.config.decoder_start_token_id)
         given = torch.cat([first, batch["labels"][:, : self.num_given]], dim=1)
         generated = generator.generate(

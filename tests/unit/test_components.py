@@ -11,6 +11,8 @@ from transformers import (
     ElectraConfig,
     GPT2Config,
     LlamaConfig,
+    MixtralConfig,
+    MixtralForCausalLM,
     PretrainedConfig,
     RobertaConfig,
 )
@@ -151,3 +153,23 @@ def test_the_conventions_are_those_of_the_benchmark() -> None:
     assert converted(0.59, total, linear) == pytest.approx(0.694, abs=5e-4)
     assert converted(0.791, total, linear) == pytest.approx(0.93, abs=2e-3)
     assert GRID[:3] == (0.2, 0.36, 0.488)
+
+
+def test_experts_count_as_feed_forward_and_routers_apart() -> None:
+    sizes = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2}
+    heads = {
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "num_local_experts": 3,
+        "num_experts_per_tok": 2,
+    }
+    model = MixtralForCausalLM(MixtralConfig(**sizes, **heads)).eval()
+    found = {component.name: component for component in find_components(model)}
+    assert found["routers"].num_weights == 2 * 3 * 8
+    assert found["feed-forward in"].num_weights == 2 * 3 * 24 * 8
+    assert found["feed-forward out"].num_weights == 2 * 3 * 8 * 12
+    assert UNKNOWN not in found
+    by_weight = forward_flops(model, {"input_ids": torch.zeros(1, 5, dtype=torch.long)}).by_weight
+    passes = 5 * 2  # tokens, and experts of each
+    assert by_weight["model.layers.0.mlp.experts.gate_up_proj"] == 2 * passes * 24 * 8
+    assert by_weight["model.layers.0.mlp.experts.down_proj"] == 2 * passes * 8 * 12

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from dsprune.errors import UserError
@@ -32,6 +33,17 @@ def test_biases_and_norms_have_no_weight_decay(model: nn.Module) -> None:
     assert named(model, parameter_groups(model, None, {})) == [
         (["encoder.0.weight", "decoder.weight"], {}),
         (["encoder.0.bias", "encoder.1.weight", "encoder.1.bias", "decoder.bias"], {"weight_decay": 0.0}),
+    ]
+
+
+def test_tables_in_the_blocks_have_no_weight_decay() -> None:
+    block = nn.Sequential(nn.Linear(4, 4, bias=False), nn.LayerNorm([3, 4], bias=False))
+    block.experts = nn.Parameter(torch.randn(3, 4, 4))
+    block.experts_bias = nn.Parameter(torch.randn(3, 4))
+    model = nn.ModuleList([block])
+    assert named(model, parameter_groups(model, None, {})) == [
+        (["0.experts", "0.0.weight"], {}),
+        (["0.experts_bias", "0.1.weight"], {"weight_decay": 0.0}),
     ]
 
 

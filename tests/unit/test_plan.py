@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from transformers import BertConfig, LlamaConfig
+from transformers import BertConfig, ConvBertConfig, LlamaConfig, Wav2Vec2Config
 
 from dsprune.commands.plan.law import law_table, sweep_table
 from dsprune.commands.plan.make import make_plan
@@ -54,6 +54,31 @@ def test_a_tensor_with_a_target_of_its_own_keeps_pace(bert: str) -> None:
         own, common = made.groups(update)
         assert own.num_pruned == pytest.approx(update.sparsity / 2 * BLOCK, abs=1)
         assert common.num_pruned == pytest.approx(update.sparsity * BLOCK, abs=1)
+
+
+def test_what_stays_dense_inside_the_blocks_is_named_whole_in_a_narrow_terminal(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 12, "num_attention_heads": 2, "intermediate_size": 32}
+    ConvBertConfig(**sizes, vocab_size=100, embedding_size=16).save_pretrained(tmp_path)
+    recipe = load_recipe("glue-90", [f"model.path={tmp_path}", "pruning.exclude=['*.0.output.dense.weight']"])
+    console = Console(file=io.StringIO(), width=40)
+    plan(recipe, world_size=4, stage=None, train_examples=3200, plot=None, console=console)
+    assert isinstance(console.file, io.StringIO)
+    lines = [line.split() for line in console.file.getvalue().splitlines()]
+    depthwise = "attention.self.key_conv_attn_layer.depthwise.weight"
+    reason = ["depthwise", "(grouped)", "convolution"]
+    assert [
+        f"convbert.encoder.layer.[0-9].{depthwise}",
+        *["[16,", "1,", "9]", "10", "1,440"],
+        *reason,
+    ] in lines
+    assert [f"convbert.encoder.layer.1[01].{depthwise}", *["[16,", "1,", "9]", "2", "288"], *reason] in lines
+    assert ["convbert.encoder.layer.0.output.dense.weight", *["[16,", "32]", "1", "512", "excluded"]] in lines
+
+
+def test_a_model_that_has_no_such_head_is_refused(tmp_path: Path) -> None:
+    Wav2Vec2Config().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=rf"^model '{tmp_path}': .*AutoModelForSequenceClassification.*sst2"):
+        make_plan(load_recipe("glue-90", [f"model.path={tmp_path}", "task.name=sst2"]), 4, 3200)
 
 
 @pytest.mark.parametrize(("name", "has_updates"), [("glue-90", True), ("sentiment-dense", False)])

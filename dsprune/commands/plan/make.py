@@ -18,6 +18,7 @@ from dsprune.schedule import MaskUpdate, Timetable, recipe_timetable
 from dsprune.selection.groups import Group, update_groups
 from dsprune.tasks.task import build_task
 from dsprune.train.preflight import preflight, recipe_weights
+from dsprune.utils.text import first_line
 from dsprune.zero.config import load_ds_config, resolve_ds_config
 
 __all__ = ["Plan", "make_plan", "weightless_model"]
@@ -150,6 +151,12 @@ def _steps_per_epoch(recipe: Recipe, world_size: int, num_examples: int) -> int:
 def weightless_model(model: Model, task: Task | None) -> nn.Module:
     """Return the model with the task's head, or a classifier without a task, on the meta device: without weights."""
     config = load_config(model.path)
-    with torch.device("meta"):
-        kind = build_task(task or Task(name="text-classification"))
-        return keep_layers(kind.new_model(config), model.layers)
+    settings = task or Task(name="text-classification")
+    try:
+        with torch.device("meta"):
+            return keep_layers(build_task(settings).new_model(config), model.layers)
+    except ValueError as error:
+        reason = first_line(error)
+        raise UserError(
+            f"model {model.path!r}: {reason} Choose another for the task {settings.name}"
+        ) from error

@@ -23,15 +23,12 @@ from dsprune.report.drawing import (
     save_figure,
     shade_phases,
 )
-from dsprune.report.table import MISSING, Table, as_rich
+from dsprune.report.table import MISSING, Table, as_lines, as_rich
 from dsprune.schedule import MaskUpdate
 from dsprune.selection.scan import update_bytes
 from dsprune.utils.console import cell, say
 
 __all__ = ["draw_plans", "plan", "print_plan"]
-
-WIDE = 240
-"""Columns of a table that shows complete names: a narrow terminal breaks its lines, and nothing is cut off."""
 
 
 def plan(
@@ -77,7 +74,8 @@ def print_plan(plan: Plan, world_size: int, stages: Iterable[int], console: Cons
     for remark in plan.remarks:
         say(console, remark)
     if plan.dense:
-        console.print(as_rich(_dense(plan)), width=WIDE, crop=False)
+        for line in as_lines(_dense(plan)):  # names of weights are longer than a narrow terminal is wide
+            say(console, line)
     if plan.timetable.updates:
         if (choices := law_table(plan)).rows:
             console.print(as_rich(choices))
