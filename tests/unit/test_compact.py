@@ -20,6 +20,8 @@ from transformers import (
     BertForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedModel,
     T5Config,
     T5ForConditionalGeneration,
@@ -211,3 +213,23 @@ def test_loading_needs_no_deepspeed(compact: Path) -> None:
     command = [sys.executable, "-c", code, str(compact)]
     done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout == "False\n"
+
+
+def test_experts_that_transformers_stores_under_other_names_are_audited_and_not_compacted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"vocab_size": 40, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 3}
+    model = save_sparse(tmp_path / "model", MixtralForCausalLM(MixtralConfig(**sizes, **heads)))
+    assert run_command(["audit", str(model)]) == 0
+    capsys.readouterr()
+    assert run_command(["export", str(model), "--compact", "--to", str(tmp_path / "compact")]) == 2
+    assert (
+        "transformers stores model.layers.0.mlp.experts.gate_up_proj under other names"
+        in capsys.readouterr().err
+    )
+    change_weights(
+        model, lambda tensor: tensor.fill_(0.5) if tuple(tensor.shape) == (8, 12) else tensor
+    )  # w2
+    assert run_command(["audit", str(model)]) == 1
+    assert "model.layers.0.mlp.experts.down_proj" in capsys.readouterr().err

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from rich.console import Console
+from transformers import AutoModelForSequenceClassification
 
 from dsprune.commands.cli import run_command
 from dsprune.commands.suite.definition import load_suite, shipped_suites
@@ -14,6 +16,7 @@ from dsprune.commands.suite.execute import prepare_start
 from dsprune.commands.suite.grid import Grid, RunSpec, check_methods, rounds_to
 from dsprune.commands.suite.launcher import Launcher
 from dsprune.commands.suite.resolve import resolve
+from dsprune.commands.suite.rewind import save_start
 from dsprune.commands.suite.suite import Choice, parts_of, suite, suite_part
 from dsprune.errors import UserError
 from dsprune.model.prunable import find_prunable
@@ -223,6 +226,29 @@ def test_a_lottery_ticket_begins_anew_where_the_other_goes_on(recipe: str) -> No
     assert ticket.start == found["lottery-ticket-0-seed1"].start == Path("out/lottery-ticket-0-seed1-start")
     assert 'model.path="out/iterative-learning-rate-rewound-20-seed1/model"' in other.overrides
     assert other.rewound is None
+
+
+def test_rounds_change_nothing_in_the_model_of_the_round_before(recipe: str) -> None:
+    found = runs_of("baselines", recipe, "model.layers=[0]", "model.new_head=true")
+    for name in (
+        "lottery-ticket-0-seed1",
+        "lottery-ticket-36-seed1",
+        "iterative-learning-rate-rewound-36-seed1",
+    ):
+        assert {"model.layers=null", "model.new_head=false"} <= set(found[name].overrides), name
+    first = found["iterative-learning-rate-rewound-0-seed1"].overrides
+    assert not {"model.layers=null", "model.new_head=false"} & set(first)
+
+
+def test_a_ticket_starts_from_the_changed_model(recipe: str, tmp_path: Path) -> None:
+    base = load_recipe(recipe, ["model.layers=[1]"])
+    assert base.model is not None
+    save_start(base, base.model, tmp_path / "start")
+    start = AutoModelForSequenceClassification.from_pretrained(tmp_path / "start")
+    whole = AutoModelForSequenceClassification.from_pretrained(base.model.path)
+    ours, theirs = start.bert.encoder.layer[0].state_dict(), whole.bert.encoder.layer[1].state_dict()
+    assert start.config.num_hidden_layers == 1
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_without_a_length_each_target_has_its_own(recipe: str) -> None:

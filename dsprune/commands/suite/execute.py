@@ -78,7 +78,7 @@ def prepare_start(run: RunSpec, grid: Grid, recipe: Recipe) -> list[str]:
         return []
     if run.rewound is None:
         if not folder.exists() and grid.base.model is not None:
-            save_start(recipe, grid.base.model.path, folder)
+            save_start(recipe, grid.base.model, folder)
         return []
     if not run.rewound.exists():
         raise UserError(

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.model.prunable import find_prunable
-from dsprune.recipe import Recipe
+from dsprune.recipe import Model, Recipe
 from dsprune.registry import SCOPES
 from dsprune.selection.groups import update_groups
 from dsprune.selection.select import select_complete
@@ -20,23 +20,23 @@ from dsprune.utils.randomness import seed_everything
 __all__ = ["save_start", "save_ticket"]
 
 
-def save_start(recipe: Recipe, path: str, folder: Path) -> None:
-    """Write the model that training would begin with: that of `path`, with a head drawn with the recipe's seed.
+def save_start(recipe: Recipe, model: Model, folder: Path) -> None:
+    """Write the model that training would begin with, with a head drawn with the recipe's seed.
 
     Args:
-        recipe: names the task, the tokenizer and the layers to keep.
-        path: model folder or hub name.
+        recipe: names the task and the seed.
+        model: the model to start from, and what to change in it.
         folder: model folder to make.
 
     Raises:
-        UserError: the recipe has no model or task.
+        UserError: the recipe has no task.
     """
-    if recipe.model is None or recipe.task is None:
+    if recipe.task is None:
         raise UserError(f"recipe {recipe.name!r}: training needs the sections model and task: add them")
-    tokenizer = load_tokenizer(recipe.model.tokenizer or path)
+    tokenizer = load_tokenizer(model.tokenizer or model.path)
     task = build_task(recipe.task).for_tokenizer(tokenizer)
     seed_everything(recipe.seed)
-    _save(start_model(task, recipe.model.model_copy(update={"path": path}), tokenizer), tokenizer, folder)
+    _save(start_model(task, model, tokenizer), tokenizer, folder)
 
 
 def save_ticket(recipe: Recipe, trained: Path, start: Path, folder: Path) -> None:
