@@ -13,6 +13,7 @@ from dsprune.checkpoint.tags import complete_tags
 from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST, read_manifest
 from dsprune.model.pretrained import load_tokenizer
+from dsprune.model.trim import save_trimmed
 from dsprune.model.vocabulary import Vocabulary, with_all_rows
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.tasks.start_model import start_model
@@ -26,7 +27,7 @@ __all__ = ["check_is_new", "export", "find_checkpoint", "write_model"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def export(path: Path, tag: str | None, to: Path, console: Console) -> None:
+def export(path: Path, tag: str | None, to: Path, console: Console, *, trimmed: bool = False) -> None:
     """Write the model of a run's checkpoint, with tokenizer, masks and recipe, in one piece.
 
     Args:
@@ -34,6 +35,7 @@ def export(path: Path, tag: str | None, to: Path, console: Console) -> None:
         tag: name of a checkpoint; None = the newest complete one.
         to: folder to make.
         console: where to print.
+        trimmed: leave the tokens out whose embedding rows were not trained.
 
     Raises:
         UserError: there is no such checkpoint, it is damaged, or `to` exists already.
@@ -41,7 +43,7 @@ def export(path: Path, tag: str | None, to: Path, console: Console) -> None:
     run = RunFolder(path)
     checkpoint = find_checkpoint(run, tag)
     check_is_new(to)
-    replace_folder(to, lambda temporary: write_model(run, checkpoint, temporary))
+    replace_folder(to, lambda temporary: write_model(run, checkpoint, temporary, trimmed=trimmed))
     say(console, f"{checkpoint} exported to {to}")
 
 
@@ -55,10 +57,10 @@ def check_is_new(to: Path) -> None:
         raise UserError(f"--to: value {to}: exists already and is not overwritten: give another folder")
 
 
-def write_model(run: RunFolder, checkpoint: Path, folder: Path) -> None:
+def write_model(run: RunFolder, checkpoint: Path, folder: Path, *, trimmed: bool = False) -> None:
     """Write the model of a run's checkpoint, with tokenizer, masks and recipe."""
     recipe = load_recipe(str(run.recipe))
-    _save_model(recipe, CheckpointFiles(checkpoint), run.vocabulary, folder)
+    _save_model(recipe, CheckpointFiles(checkpoint), run.vocabulary, folder, trimmed=trimmed)
     shutil.copy(run.recipe, folder)
     if recipe.pruning is not None:
         _copy_masks(checkpoint, folder)
@@ -85,14 +87,19 @@ def find_checkpoint(run: RunFolder, tag: str | None) -> Path:
     return complete[tag]
 
 
-def _save_model(recipe: Recipe, files: CheckpointFiles, vocabulary: Path, folder: Path) -> None:
+def _save_model(recipe: Recipe, files: CheckpointFiles, path: Path, folder: Path, *, trimmed: bool) -> None:
     assert recipe.model is not None, recipe.name
     assert recipe.task is not None, recipe.name
     tokenizer = load_tokenizer(recipe.model.tokenizer or recipe.model.path)
     task = build_task(recipe.task).for_tokenizer(tokenizer)
     model = start_model(task, recipe.model, tokenizer)
-    if recipe.model.vocabulary == "used":
-        Vocabulary.read(vocabulary).shorten(model)
+    vocabulary = Vocabulary.read(path) if recipe.model.vocabulary == "used" else None
+    if vocabulary is not None:
+        vocabulary.shorten(model)
+    elif trimmed:
+        raise UserError(
+            "--trimmed: this run trains all tokens: leave it out, or train with model.vocabulary=used"
+        )
     parameters = dict(model.named_parameters())
     for name in files.names:
         parameters[name].data.view(-1).copy_(files.views(name)["master weights"])
@@ -100,6 +107,8 @@ def _save_model(recipe: Recipe, files: CheckpointFiles, vocabulary: Path, folder
     module.to(DTYPES[recipe.precision])
     for parameter in module.parameters():
         parameter.data.add_(0.0)  # what was rounded to -0.0 becomes +0.0, as in the model that the run saves
+    if vocabulary is not None and trimmed:
+        return save_trimmed(model, tokenizer, vocabulary, folder)
     model.save_pretrained(folder, state_dict=with_all_rows(model, model.state_dict()))
     tokenizer.save_pretrained(folder)
 

@@ -4,11 +4,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
 from dsprune.errors import UserError
 from dsprune.tasks.source import Split
 
-__all__ = ["check_tokens", "spread", "tokens_in"]
+__all__ = ["check_tokens", "spread", "tokens_in", "unknown_remark"]
 
 
 def tokens_in(data: Dataset) -> np.ndarray:
@@ -19,10 +20,26 @@ def tokens_in(data: Dataset) -> np.ndarray:
     """
     if "input_ids" not in data.column_names:
         raise UserError("model.vocabulary: value used: the task's examples have no input_ids: set all")
+    return np.unique(_tokens(data))
+
+
+def unknown_remark(split: Split, data: Dataset, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return one line on the tokens in the inputs that the tokenizer does not know; None if it knows all."""
+    if tokenizer.unk_token_id is None or "input_ids" not in data.column_names:
+        return None
+    tokens = _tokens(data)
+    num_unknown = int((tokens == tokenizer.unk_token_id).sum())
+    if not num_unknown or tokenizer.unk_token_id == tokenizer.eos_token_id:  # GPT-2 ends texts with it
+        return None
+    share = f"{num_unknown:,} of {len(tokens):,} tokens"
+    return f"task.{split}: {share} are unknown to the tokenizer: the model cannot tell them apart"
+
+
+def _tokens(data: Dataset) -> np.ndarray:
     column = data.data.column("input_ids")
     while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         column = pc.list_flatten(column)
-    tokens: np.ndarray = pc.unique(column).to_numpy()
+    tokens: np.ndarray = column.to_numpy()
     return tokens
 
 

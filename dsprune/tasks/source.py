@@ -20,7 +20,7 @@ from dsprune.tasks.data_files import READERS, read_table, suffix_of
 from dsprune.tasks.rows import BLANK, MISSING, Rows
 from dsprune.utils.text import first_line
 
-__all__ = ["Benchmark", "HubData", "Part", "ReadTable", "Split", "read_rows"]
+__all__ = ["Benchmark", "HubData", "Part", "ReadTable", "Split", "read_rows", "say_once"]
 
 Split = Literal["train", "validation"]
 

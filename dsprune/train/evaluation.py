@@ -16,6 +16,8 @@ from dsprune.ranks.collectives import Comm, gather_in_order, world_comm
 from dsprune.ranks.ranks import Ranks, process_group
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.batches import Collate, on_device
+from dsprune.tasks.examples import unknown_remark
+from dsprune.tasks.source import say_once
 from dsprune.tasks.task import Task, build_task
 
 __all__ = ["evaluate", "evaluate_command", "evaluate_model"]
@@ -89,6 +91,8 @@ def evaluate_model(
     task = build_task(settings).for_model(load_config(path)).for_tokenizer(tokenizer)
     model: nn.Module = task.build_model(path, tokenizer, new_head=False)
     dataset = task.prepare("validation", tokenizer)
+    if unknown := unknown_remark("validation", dataset, tokenizer):
+        say_once(unknown)
     return evaluate(
         model.to(device),
         task,

@@ -25,7 +25,7 @@ from dsprune.ranks.batch_order import BatchPlan
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Distillation, Recipe
 from dsprune.schedule import Timetable, recipe_timetable
-from dsprune.tasks.examples import tokens_in
+from dsprune.tasks.examples import tokens_in, unknown_remark
 from dsprune.tasks.start_model import start_model
 from dsprune.tasks.task import Task, build_task
 from dsprune.zero.config import load_ds_config, resolve_ds_config
@@ -67,6 +67,8 @@ class Prepared:
     def remarks(self) -> Iterator[str]:
         """Yield one line for each oddity of model and data that training accepts."""
         yield from padding_remarks(self.path, load_config(self.path), self.tokenizer)
+        if unknown := unknown_remark("validation", self.validation, self.tokenizer):
+            yield unknown
         shared = _num_shared(self.task, self.data, self.validation)
         if shared:
             yield (

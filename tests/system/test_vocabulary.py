@@ -79,6 +79,15 @@ def test_a_run_is_resumed_audited_and_exported(pool: RankPool, recipe: Path, tmp
         assert [done.code for done in answers] == [0], answers[0].stderr
     exported = load_file(tmp_path / "at8" / "model.safetensors")
     assert exported["bert.embeddings.word_embeddings.weight"].shape == (SIZE, 32)
+    small = tmp_path / "small"
+    answers = pool.run(1, command, "export", str(run), "--trimmed", "--to", str(small))
+    assert [done.code for done in answers] == [0], answers[0].stderr
+    data = f"validation={recipe.parent / 'data' / 'validation.csv'}"
+    scores = [
+        pool.run(1, command, "eval", str(model), data, "max_length=24") for model in (run / "model", small)
+    ]
+    assert scores[0][0].stdout.splitlines()[-1] == scores[1][0].stdout.splitlines()[-1]
+    assert len(load_file(small / "model.safetensors")["bert.embeddings.word_embeddings.weight"]) < 60
 
     resume = ("--resume", str(checkpoint))
     again = train(pool, recipe, "again", "used", *resume)

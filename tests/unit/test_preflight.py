@@ -165,3 +165,11 @@ def test_validation_examples_that_are_trained_on_are_counted(here: Path) -> None
     validation.write_text(f"text,label\n{first}\nthe film was so so so so so bad,negative\n{first}\n")
     (remark,) = preflight(load_recipe(str(here / "recipe.yaml")), ALONE).remarks()
     assert remark.startswith("task.validation: 2 of 3 examples are in the training data too")
+
+
+def test_validation_tokens_that_the_tokenizer_does_not_know_are_counted(here: Path) -> None:
+    (here / "data" / "validation.csv").write_text(
+        "text,label\nxyz was zyx,negative\nthe film was good,positive\n"
+    )
+    (remark,) = preflight(load_recipe(str(here / "recipe.yaml")), ALONE).remarks()
+    assert remark.startswith("task.validation: 2 of 11 tokens are unknown to the tokenizer")

@@ -105,6 +105,9 @@ def export(
     expand: Annotated[
         bool, typer.Option("--expand", help="Write the model folder of a compact one.")
     ] = False,
+    trimmed: Annotated[
+        bool, typer.Option("--trimmed", help="Leave out the tokens that model.vocabulary=used left out.")
+    ] = False,
     dtype: Annotated[
         Literal["fp16", "bf16"] | None,
         typer.Option(help="With --compact: round all weights to this number format. Default: as trained."),
@@ -113,12 +116,16 @@ def export(
     """Write a checkpoint of a run as a Hugging Face model folder with its masks, or in compact form."""
     if dtype is not None and not compact:
         raise UserError(f"--dtype: value {dtype}: for compact models: add --compact, or leave out")
+    if trimmed and (compact or expand):
+        raise UserError(
+            "--trimmed: for model folders: leave out, or make the result compact with another export"
+        )
     if expand and (compact or tag is not None):
         raise UserError(f"--expand: value {source}: takes neither --compact nor --tag: leave them out")
     if not (compact or expand):
         from dsprune.commands.export import export as write
 
-        write(source, tag, to, Console())
+        write(source, tag, to, Console(), trimmed=trimmed)
         return
     from dsprune.commands import compact as form
 
