@@ -241,7 +241,7 @@ def test_rounds_change_nothing_in_the_model_of_the_round_before(recipe: str) -> 
 
 
 def test_a_ticket_starts_from_the_changed_model(recipe: str, tmp_path: Path) -> None:
-    base = load_recipe(recipe, ["model.layers=[1]"])
+    base = load_recipe(recipe, ["model.layers=[1]", "task={name: sst2}"])
     assert base.model is not None
     save_start(base, base.model, tmp_path / "start")
     start = AutoModelForSequenceClassification.from_pretrained(tmp_path / "start")
