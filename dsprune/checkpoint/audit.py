@@ -12,7 +12,7 @@ from dsprune.checkpoint.compact.reader import CompactFiles
 from dsprune.checkpoint.deepspeed_files import CheckpointFiles, is_checkpoint
 from dsprune.checkpoint.file_list import MODEL_LIST, check_file, is_listed, read_model_list
 from dsprune.checkpoint.latest import latest_tag
-from dsprune.checkpoint.tags import TAG_MANIFEST, check_files, complete_tags, read_tag_list
+from dsprune.checkpoint.tags import TAG_MANIFEST, check_files, complete_tags, find_checkpoints, read_tag_list
 from dsprune.distillation.store import open_store
 from dsprune.distillation.store.format import MANIFEST as STORE
 from dsprune.errors import UserError
@@ -82,12 +82,17 @@ def audit_all(path: Path) -> Iterator[Audit]:
     checkpoints = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     latest, model = latest_tag(checkpoints), path / "model"
     older = [folder for folder in complete_tags(checkpoints) if folder.name != latest]
-    if latest is None and not older and not model.is_dir():
+    elsewhere = (
+        [] if latest or older else find_checkpoints(path)[:1]
+    )  # where a script or a framework has saved them
+    if latest is None and not older and not elsewhere and not model.is_dir():
         raise UserError(
             f"{path}: neither a run, a checkpoint nor a model with masks, nor a store: nothing to audit"
         )
     if latest is not None:
         yield audit_folder(checkpoints / latest)
+    for folder in elsewhere:
+        yield audit_folder(folder)
     for folder in older:
         yield Audit(folder, *_check_checksums(folder))
     if model.is_dir():

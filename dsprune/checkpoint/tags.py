@@ -31,6 +31,7 @@ __all__ = [
     "check_tag",
     "commit_tag",
     "complete_tags",
+    "find_checkpoints",
     "invalidate_tag",
     "read_tag_list",
     "remove_tag",
@@ -135,6 +136,18 @@ def complete_tags(checkpoints: Path) -> list[Path]:
     """Return the folders of the complete tags, the newest first. Checksums are not compared."""
     tags = sorted(_find_complete(checkpoints), reverse=True)
     return [folder for _, folder in tags]
+
+
+def find_checkpoints(path: Path) -> list[Path]:
+    """Return the complete tags at or below a folder, the newest first.
+
+    Runs have them in `checkpoints/`, a script where it likes, and frameworks in a folder for each state.
+    """
+    folders = (path.parent, path, *sorted(path.glob("*/")), *sorted(path.glob("*/*/")))
+    found = {tag: step for folder in folders for step, tag in _find_complete(folder)}
+    return sorted(
+        (tag for tag in found if tag.is_relative_to(path)), key=lambda tag: (found[tag], tag), reverse=True
+    )
 
 
 def invalidate_tag(folder: Path) -> None:

@@ -9,9 +9,9 @@ from torch import nn
 
 from dsprune.checkpoint.deepspeed_files import CheckpointFiles
 from dsprune.checkpoint.file_list import list_model_folder
-from dsprune.checkpoint.tags import complete_tags
+from dsprune.checkpoint.script_checkpoint import copy_masks, write_weights
+from dsprune.checkpoint.tags import find_checkpoints
 from dsprune.errors import UserError
-from dsprune.masks.manifest import MANIFEST, read_manifest
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.model.trim import save_trimmed
 from dsprune.model.vocabulary import Vocabulary, with_all_rows
@@ -31,7 +31,7 @@ def export(path: Path, tag: str | None, to: Path, console: Console, *, trimmed: 
     """Write the model of a run's checkpoint, with tokenizer, masks and recipe, in one piece.
 
     Args:
-        path: the run's folder; the run may be unfinished.
+        path: folder of a run, which may be unfinished, or one where a script has saved checkpoints.
         tag: name of a checkpoint; None = the newest complete one.
         to: folder to make.
         console: where to print.
@@ -58,13 +58,20 @@ def check_is_new(to: Path) -> None:
 
 
 def write_model(run: RunFolder, checkpoint: Path, folder: Path, *, trimmed: bool = False) -> None:
-    """Write the model of a run's checkpoint, with tokenizer, masks and recipe."""
+    """Write the model of a run's checkpoint, with tokenizer, masks and recipe; of a script's, with what it holds."""
+    if run.recipe.is_file():
+        _write_model_of_run(run, checkpoint, folder, trimmed=trimmed)
+    else:
+        write_weights(checkpoint, folder)
+    list_model_folder(folder)
+
+
+def _write_model_of_run(run: RunFolder, checkpoint: Path, folder: Path, *, trimmed: bool) -> None:
     recipe = load_recipe(str(run.recipe))
     _save_model(recipe, CheckpointFiles(checkpoint), run.vocabulary, folder, trimmed=trimmed)
     shutil.copy(run.recipe, folder)
     if recipe.pruning is not None:
-        _copy_masks(checkpoint, folder)
-    list_model_folder(folder)
+        copy_masks(checkpoint, folder)
 
 
 def find_checkpoint(run: RunFolder, tag: str | None) -> Path:
@@ -77,7 +84,7 @@ def find_checkpoint(run: RunFolder, tag: str | None) -> Path:
     Raises:
         UserError: there is no such checkpoint.
     """
-    complete = {folder.name: folder for folder in complete_tags(run.checkpoints)}
+    complete = {folder.name: folder for folder in find_checkpoints(run.path)}
     if not complete:
         raise UserError(f"{run.path}: no complete checkpoint there: give the folder of a run that has one")
     if tag is None:
@@ -111,8 +118,3 @@ def _save_model(recipe: Recipe, files: CheckpointFiles, path: Path, folder: Path
         return save_trimmed(model, tokenizer, vocabulary, folder)
     model.save_pretrained(folder, state_dict=with_all_rows(model, model.state_dict()))
     tokenizer.save_pretrained(folder)
-
-
-def _copy_masks(checkpoint: Path, folder: Path) -> None:
-    for name in (MANIFEST, *(entry.file for entry in read_manifest(checkpoint).files)):
-        shutil.copy(checkpoint / name, folder)

@@ -1,6 +1,7 @@
 """`dsprune status`: print the state of runs, from their folders and, on the same host, from their process."""
 
 import itertools
+import math
 import socket
 import statistics
 import time
@@ -15,7 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from dsprune.checkpoint.latest import latest_tag
+from dsprune.checkpoint.tags import find_checkpoints
 from dsprune.errors import UserError
+from dsprune.masks.manifest import read_manifest
 from dsprune.train.records import read_rows, read_summary
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.status_file import Status, read_status, seconds_after_boot
@@ -66,31 +69,48 @@ class RunState:
 def status(folders: Sequence[Path], console: Console) -> None:
     """Print the state of runs in a table, then one line for each run that is not running.
 
-    A folder among others that holds no run gets a line that says so.
+    A folder in which a script has saved checkpoints, and one among others that holds no run, get a line that says so.
 
     Raises:
         UserError: no folder holds a run.
     """
     now = time.time()
     states: dict[Path, RunState] = {}
+    scripts: list[str] = []
     problems: dict[Path, UserError] = {}
     for folder in folders:
+        run = RunFolder(folder)
         try:
-            states[folder] = read_run_state(RunFolder(folder), now)
+            if not run.status.exists() and (checkpoints := find_checkpoints(folder)):
+                scripts.append(_of_script(checkpoints[0], now))
+            else:
+                states[folder] = read_run_state(run, now)
         except UserError as error:
             problems[folder] = error
-    if not states:
+    if not states and not scripts:
         raise next(iter(problems.values()))
     columns = "run", "state", "phase", "step", "sparsity", "loss", "left", "checkpoint"
     table = Table(*columns, box=None, pad_edge=False)
     for folder, state in states.items():
         table.add_row(cell(str(folder)), cell(state.name, STYLES[state.name]), *map(cell, _cells(state)))
-    console.print(table)
+    if states:
+        console.print(table)
+    for line in scripts:
+        say(console, line)
     for folder, state in states.items():
         if ending := _ending(state):
             say(console, f"{folder}: {ending}")
     for problem in problems.values():
         say(console, str(problem))
+
+
+def _of_script(checkpoint: Path, now: float) -> str:
+    """Return step and sparsity of the newest checkpoint in a folder that `dsprune train` did not make."""
+    manifest, age = read_manifest(checkpoint), _duration(now - checkpoint.stat().st_mtime)
+    tensors = manifest.tensors.values()
+    sparsity = sum(entry.num_pruned for entry in tensors) / sum(math.prod(entry.shape) for entry in tensors)
+    total = manifest.timetable.total_steps
+    return f"{checkpoint}: step {manifest.step:,} of {total:,}, sparsity {sparsity:.2%}, {age} ago, saved by a script"
 
 
 def read_run_state(run: RunFolder, now: float) -> RunState:

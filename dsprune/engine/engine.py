@@ -13,6 +13,7 @@ from dsprune.checkpoint.load import load_checkpoint
 from dsprune.checkpoint.model_folder import save_model_folder
 from dsprune.checkpoint.pruning_state import PruningState, save_masks, save_rank_state
 from dsprune.checkpoint.reshard import topology_changes
+from dsprune.checkpoint.script_checkpoint import model_config
 from dsprune.checkpoint.sparse_start import MasksFrom, start_sparse
 from dsprune.checkpoint.tags import begin_tag, commit_tag
 from dsprune.engine.guard import Guard
@@ -150,7 +151,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         """
         tag = tag_name(f"global_step{self.global_steps}" if tag is None else tag)
         self._check_weights()
-        folder, state = Path(save_dir, tag), dict(client_state or {})
+        folder, state = Path(save_dir, tag), dict(client_state or {}) | model_config(self.module)
         begin_tag(folder)
         save_rank_state(folder, rank_state or {})
         if self._pruning_state is not None:

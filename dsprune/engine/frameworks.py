@@ -18,6 +18,7 @@ from dsprune.engine.engine import PruningEngine
 from dsprune.engine.initialize import deepspeed_initialize, find_config, initialize_with
 from dsprune.engine.learning_rate import announce_replaced
 from dsprune.errors import RunFailedError, UserError
+from dsprune.ranks.environment import complete_environment
 from dsprune.recipe import Recipe, as_recipe
 from dsprune.utils.replace import replaced
 from dsprune.zero.launch import init_distributed
@@ -51,6 +52,10 @@ def pruning(
     initialize = _Initialize(recipe, steps_per_epoch, engines, loaders)
     with ExitStack() as stack:
         stack.enter_context(replaced(deepspeed, "initialize", initialize))
+        for module in (deepspeed, deepspeed.comm):
+            stack.enter_context(
+                replaced(module, "init_distributed", _init_distributed(module.init_distributed))
+            )
         if find_spec("accelerate") is not None:
             from accelerate import Accelerator
 
@@ -60,6 +65,16 @@ def pruning(
         yield engines
     for engine in engines:
         _check_finished(engine)
+
+
+def _init_distributed(init: Callable[..., None]) -> Callable[..., None]:
+    """Return `deepspeed.init_distributed`, which also works without a launcher and mpi4py: one rank."""
+
+    def completing(*args: Any, **kwargs: Any) -> None:
+        complete_environment()
+        init(*args, **kwargs)
+
+    return completing
 
 
 class _Initialize:
@@ -96,12 +111,20 @@ class _Initialize:
         found = find_config(args, config, config_params)
         if optimizer is None and "optimizer" not in found:  # an engine for evaluation
             return deepspeed_initialize(
-                args, model, None, model_parameters, training_data, lr_scheduler, config=found, **kwargs
+                args,
+                model,
+                None,
+                model_parameters,
+                training_data,
+                lr_scheduler,
+                config=config,
+                config_params=config_params,
+                **kwargs,
             )
         if kwargs.get("dist_init_required") is False:
             kwargs.pop("dist_init_required")  # the group exists, and is found
         init_distributed()
-        announce_replaced([_name(s) for s in (found.get("scheduler"), lr_scheduler) if s])
+        schedulers = [_name(scheduler) for scheduler in (found.get("scheduler"), lr_scheduler) if scheduler]
         steps_per_epoch = self._steps_per_epoch or _lightning_steps(model) or self._loader_steps(found)
         initialized = initialize_with(
             self._recipe,
@@ -114,7 +137,7 @@ class _Initialize:
             **kwargs,
         )
         self._engines.append(initialized[0])
-        announce_replaced(initialized[0].own_learning_rate())
+        announce_replaced([*schedulers, *initialized[0].own_learning_rate()])
         if "transformers.trainer" in sys.modules:
             from dsprune.engine.trainer import extend_trainer
 

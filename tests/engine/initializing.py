@@ -14,6 +14,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset, IterableDataset
+from transformers import BertConfig, BertForSequenceClassification
 
 import dsprune
 from dsprune.model.patterns import parameter_groups
@@ -57,6 +58,9 @@ class Wrapped(torch.nn.Module):
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()
         self._orig_mod = module
+
+    def forward(self, **inputs: torch.Tensor) -> Any:
+        return self._orig_mod(**inputs)
 
 
 def hub_dataset() -> datasets.Dataset:
@@ -254,3 +258,31 @@ def load_partly(
         assert engine.sparsity()["sparsity_prunable"] == 0.9
         assert pruner_of(engine).audit() == []
         return first, sparsity, sorted(same)
+
+
+MODELS: dict[str, Callable[[], torch.nn.Module]] = {
+    "a plain module": TinyModel,
+    "a compiled module": lambda: Wrapped(TinyModel()),
+    "a Hugging Face model": lambda: BertForSequenceClassification(
+        BertConfig(
+            vocab_size=11,
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=8,
+            num_labels=3,
+        )
+    ),
+}
+
+
+def save_checkpoint_and_model(comm: Comm, folder: str, what: str, stage: int) -> None:
+    """A script's checkpoint and model after one step, which prunes half of the weights."""
+    with initialized(model=MODELS[what](), config=ds_config(stage)) as (engine, _):
+        inputs = batch(0, BATCH, dist.get_rank(), dist.get_world_size())
+        if what == "a Hugging Face model":
+            inputs["input_ids"] = inputs.pop("tokens")
+        engine.backward(engine(**inputs).loss)
+        engine.step()
+        engine.save_checkpoint(f"{folder}/states", "first")
+        engine.save_model(f"{folder}/model")

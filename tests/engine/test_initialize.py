@@ -1,13 +1,22 @@
 """`initialize` takes what DeepSpeed takes, refuses what it cannot prune with, and loads checkpoints of DeepSpeed."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from transformers import BertForSequenceClassification
 
+from dsprune.checkpoint.audit import audit_all, audit_folder
+from dsprune.commands.export import export
+from dsprune.commands.status import status
 from dsprune.errors import UserError
 from dsprune.testing.pool import RankPool
+from dsprune.testing.tiny import TinyModel
 from tests.engine import initializing
 from tests.engine.scenarios import ds_config
 
@@ -117,3 +126,30 @@ def test_a_checkpoint_is_loaded_in_part(
 ) -> None:
     for found in two_ranks.run(2, initializing.load_partly, str(tmp_path), stages, options):
         assert found == (first, 0.8, ["copy", "weight"])
+
+
+@pytest.mark.parametrize(
+    ("what", "stage"), [*((what, 2) for what in initializing.MODELS), ("a plain module", 0)]
+)
+def test_the_checkpoint_of_a_script_is_found_and_exported(
+    two_ranks: RankPool, what: str, stage: int, tmp_path: Path
+) -> None:
+    two_ranks.run(2, initializing.save_checkpoint_and_model, str(tmp_path), what, stage)
+    exported, output = tmp_path / "exported", io.StringIO()
+    export(tmp_path, None, exported, Console(file=output))
+    status([tmp_path], Console(file=output, width=1000))
+    assert "states/first: step 1 of 12, sparsity 50.00%" in output.getvalue()
+    assert [audit.folder for audit in audit_all(tmp_path)] == [
+        tmp_path / "states" / "first",
+        tmp_path / "model",
+    ]
+    found, expected = (load_file(folder / "model.safetensors") for folder in (exported, tmp_path / "model"))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert audit_folder(exported).findings == audit_folder(tmp_path / "model").findings == ()
+    if what == "a Hugging Face model":
+        model, info = BertForSequenceClassification.from_pretrained(exported, output_loading_info=True)
+        assert not info["missing_keys"]
+        assert model.config.num_labels == 3
+    else:
+        assert expected.keys() == TinyModel().state_dict().keys()

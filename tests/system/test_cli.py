@@ -10,6 +10,7 @@ from transformers import LlamaConfig
 
 from dsprune import __version__
 from dsprune.commands.cli import run_command
+from dsprune.commands.cli.main import place_local_rank
 from dsprune.testing.commands import complaints, dsprune, launched, run
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 
@@ -181,3 +182,16 @@ def test_a_plan_for_seventy_billion_weights_needs_no_such_machine(
     assert time.monotonic() - started < 90
     weights = 80 * (2 * 8192 * 8192 + 2 * 8192 * 1024 + 3 * 8192 * 28_672)
     assert f"{weights:,} weights in 560 tensors" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "placed"),
+    [
+        ("--local_rank=1 train glue-90", "train glue-90"),
+        ("train glue-90 --local-rank=1", "train glue-90"),
+        ("--local_rank=1 run --recipe r.yaml s.py out", "run --recipe r.yaml s.py out --local_rank=1"),
+        ("run --recipe r.yaml s.py --local_rank=0 run", "run --recipe r.yaml s.py --local_rank=0 run"),
+    ],
+)
+def test_the_local_rank_goes_to_the_script_alone(given: str, placed: str) -> None:
+    assert place_local_rank(given.split()) == placed.split()

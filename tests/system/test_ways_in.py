@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from dsprune.testing.commands import dsprune, dsprune_command, launcher_command, run
+from dsprune.testing.commands import dsprune, dsprune_command, launched, launcher_command, run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 REACHED = "sparsity 0.9000 after 12 steps"
@@ -54,7 +54,9 @@ def test_a_framework_resumes_as_if_uninterrupted(example: str, tmp_path: Path) -
 def test_a_script_that_knows_nothing_of_dsprune(tmp_path: Path) -> None:
     script = EXAMPLES / "plain_deepspeed.py"
     recipe = EXAMPLES / "recipe.yaml"
-    done = dsprune("run", "--recipe", recipe, "--steps-per-epoch", "4", script, tmp_path)
+    done = launched(
+        "run", "--recipe", recipe, "--steps-per-epoch", "4", script, tmp_path
+    )  # takes --local_rank
     assert done.returncode == 0, done.stderr
     audited = dsprune("audit", tmp_path / "checkpoints" / "global_step12")
     assert audited.returncode == 0, audited.stderr

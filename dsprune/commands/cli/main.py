@@ -23,7 +23,7 @@ from dsprune.utils.signals import END_SIGNALS
 from dsprune.utils.system_errors import describe_system_error, is_full_disk, system_error
 from dsprune.utils.text import printable
 
-__all__ = ["main", "run_command"]
+__all__ = ["main", "place_local_rank", "run_command"]
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     for number in END_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, frame: sys.exit(128 + number))
-    sys.exit(run_command(_without_local_rank(sys.argv[1:])))
+    sys.exit(run_command(place_local_rank(sys.argv[1:])))
 
 
 def run_command(arguments: list[str]) -> int:
@@ -113,6 +113,17 @@ def _use_utf8() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def _without_local_rank(arguments: list[str]) -> list[str]:
-    """Remove `--local_rank=N`, which the deepspeed launcher adds; the environment holds it, too."""
-    return [argument for argument in arguments if not argument.startswith(("--local_rank", "--local-rank"))]
+def place_local_rank(arguments: list[str]) -> list[str]:
+    """Hand the `--local_rank=N` that the deepspeed launcher puts first to the script of `run`, and to no other command.
+
+    The environment holds it, too. What follows a script is the script's own.
+    """
+    ours = [argument for argument in arguments if not _is_local_rank(argument)]
+    if ours[:1] != ["run"]:
+        return ours
+    command = arguments.index("run")
+    return arguments[command:] + arguments[:command]
+
+
+def _is_local_rank(argument: str) -> bool:
+    return argument.startswith(("--local_rank", "--local-rank"))

@@ -98,7 +98,7 @@ def train(
         report_run(run.path)
 
 
-@app.command("run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command("run", context_settings={"allow_extra_args": True, "allow_interspersed_args": False})
 def run_script(
     context: typer.Context,
     script: Annotated[
