@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dsprune.errors import UserError
+from dsprune.model.shard import plain_name
 from dsprune.utils.text import first_line
 from dsprune.zero.layout import PARAMETER_ORDER
 
@@ -93,7 +94,7 @@ class CheckpointFiles:
 
     @property
     def names(self) -> list[str]:
-        """Names of the trained parameters."""
+        """Names of the trained parameters, without what `torch.compile` puts before them."""
         return list(self._slices)
 
     def views(self, name: str) -> dict[str, Tensor]:
@@ -145,7 +146,7 @@ class CheckpointFiles:
             )
         if any(not isinstance(value, Tensor | int | float) for value in piece.states.values()):
             raise ValueError(f"the optimizer's state of {name} holds other values than numbers")
-        self._slices.setdefault(name, []).append(piece)
+        self._slices.setdefault(plain_name(name), []).append(piece)
 
     def _index_stage0(self, model: Mapping[str, Any]) -> None:
         """Index stage 0: one file. Runs in 16 bits have fp32 masters, too: one a parameter or one a group."""

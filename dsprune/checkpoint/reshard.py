@@ -73,9 +73,9 @@ def reshard(
             _load_shard(layout, index, shard, files, moments=moments)
         layout.refresh_copies()
         assert layout.find_misplaced() is None
-        buffers = dict(engine.module.named_buffers())
+        buffers = {plain_name(name): buffer for name, buffer in engine.module.named_buffers()}
         for name in model["buffer_names"]:
-            buffers[name].copy_(model["module"][name])
+            buffers[plain_name(name)].copy_(model["module"][name])
     if counters:
         _load_counters(engine, files.counters)
     return str(main_file(folder)), {key: model[key] for key in model if key not in _NOT_CLIENT_STATE}

@@ -60,12 +60,13 @@ def _state(files: CheckpointFiles, main: Mapping[str, Any]) -> dict[str, Tensor]
     """Return the state of the module, with each tied weight once."""
     shapes = {name: shape for group in main["param_shapes"] or [] for name, shape in group.items()}
     module: Mapping[str, Tensor] = main["module"]
-    trained = set(files.names)
-    tied = {value.data_ptr() for name, value in module.items() if name in trained and value.numel()}
+    plain = set(files.names)
+    trained = {name for name in module if plain_name(name) in plain}
+    tied = {module[name].data_ptr() for name in trained if module[name].numel()}
     state = {}
     for name, value in module.items():
         if name in trained:
-            weights = files.views(name)["master weights"].view(shapes.get(name, value.shape))
+            weights = files.views(plain_name(name))["master weights"].view(shapes.get(name, value.shape))
             state[plain_name(name)] = weights.to(value.dtype).add_(0.0).contiguous()  # without -0.0
         elif name in (main["frozen_param_shapes"] or {}) and not value.numel():
             raise UserError(
