@@ -17,8 +17,9 @@ from rich.table import Table
 
 from dsprune.testing.fuzz.files import FILE_TARGETS
 from dsprune.testing.fuzz.loop import Tally, fuzz
+from dsprune.testing.fuzz.settings import SETTINGS_TARGETS
 
-TARGETS = {**FILE_TARGETS}
+TARGETS = {**SETTINGS_TARGETS, **FILE_TARGETS}
 
 
 def main() -> int:

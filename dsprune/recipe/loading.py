@@ -101,11 +101,11 @@ def _override(values: dict[str, Any], override: str) -> None:
     *sections, key = path.strip().split(".")
     if not equals or not key:
         raise UserError(
-            f"override {override!r}: write key=value or section.key=value, as in pruning.sparsity=0.8"
+            f"override {short(override)}: write key=value or section.key=value, as in pruning.sparsity=0.8"
         )
     for section in sections:
         inner = values.get(section)
         # A copy, since an alias in the file may have put one mapping into two places.
         values[section] = dict(inner) if isinstance(inner, dict) else {}
         values = values[section]
-    values[key] = read_yaml(text, f"override {override!r}")
+    values[key] = read_yaml(text, f"override {short(override)}")

@@ -4,7 +4,7 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from reprlib import repr as short_repr
+from reprlib import Repr
 from typing import Any
 
 from dsprune.errors import UserError
@@ -55,10 +55,14 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
+
+
 def short(value: Any) -> str:
     """Return the value as code, abbreviated where it is long."""
     try:
-        return short_repr(value)
+        return _SHORT.repr(value)
     except ValueError:  # Python prints no integer of more than some thousand digits
         return "a number of thousands of digits"
 

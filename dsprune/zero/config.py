@@ -16,6 +16,7 @@ from dsprune.errors import UserError
 from dsprune.recipe import Recipe
 from dsprune.utils.documents import read_json
 from dsprune.utils.folders import shipped_folder, shipped_names
+from dsprune.utils.text import short
 from dsprune.zero.compression import replaced_by_recipe
 from dsprune.zero.limits import check_by_deepspeed, check_ds_config, check_optimizer_state, wrong_settings
 
@@ -151,7 +152,7 @@ def _settle(config: dict[str, Any], claim: _Claim) -> Iterator[str]:
     for key in sections:
         section = section.setdefault(key, {})
         if not isinstance(section, dict):
-            yield f"ds_config: {key}={section!r}: must be a section with keys of its own"
+            yield f"ds_config: {key}={short(section)}: must be a section with keys of its own"
             return
     current = section.get(name, "auto")
     if current == "auto":
@@ -159,7 +160,7 @@ def _settle(config: dict[str, Any], claim: _Claim) -> Iterator[str]:
             section[name] = claim.value
     elif claim.explicit and claim.value is not None and current != claim.value:
         yield (
-            f"{claim.origin} but ds_config: {claim.key}={current!r}: "
+            f"{claim.origin} but ds_config: {claim.key}={short(current)}: "
             f'set one of them, or "auto" in the ds_config'
         )
 
@@ -171,7 +172,9 @@ def _settle_batch(config: dict[str, Any], recipe: Recipe, world_size: int) -> It
     batch, micro, accumulation = recipe.budget.batch, config.get(_MICRO_BATCH), config.get(_ACCUMULATION)
     invalid = [key for key in (_MICRO_BATCH, _ACCUMULATION) if not _is_size(config.get(key, "auto"))]
     if invalid:
-        yield from (f"ds_config: {key}={config[key]!r}: must be a whole number above 0" for key in invalid)
+        yield from (
+            f"ds_config: {key}={short(config[key])}: must be a whole number above 0" for key in invalid
+        )
         return
     if not isinstance(micro, int):
         micro = max(1, batch // (world_size * (accumulation if isinstance(accumulation, int) else 1)))

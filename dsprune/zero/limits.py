@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from dsprune.errors import UserError
 from dsprune.registry import METHODS
+from dsprune.utils.text import short
 from dsprune.zero.keys import wrong_keys
 
 __all__ = ["check_by_deepspeed", "check_ds_config", "check_engine", "check_optimizer_state", "wrong_settings"]
@@ -163,11 +164,11 @@ def _refused_settings(config: dict[str, Any]) -> Iterator[str]:
     for key, harmless, reason in _REFUSED:
         value = _get(config, key)
         if value not in harmless:
-            yield f"{key}={value!r} is not supported ({reason})"
+            yield f"{key}={short(value)} is not supported ({reason})"
     optimizer = _get(config, "optimizer.type")
     if optimizer is not None and not (isinstance(optimizer, str) and _is_elementwise(optimizer)):
         why = f"not element-wise or unknown; use one of {', '.join(sorted(OPTIMIZERS_OF_TORCH))}"
-        yield f"optimizer.type={optimizer!r} is not supported ({why})"
+        yield f"optimizer.type={short(optimizer)} is not supported ({why})"
 
 
 def _is_elementwise(optimizer: str) -> bool:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from dsprune.commands.cli import run_command
 from dsprune.errors import UserError
+from dsprune.utils.text import printable
 
 __all__ = ["Attempt", "Outcome", "Step", "Target", "judge", "perform"]
 
@@ -129,7 +130,7 @@ def _call(function: Callable[[], object]) -> int:
     try:
         function()
     except UserError as error:
-        print(f"dsprune: {error}", file=sys.stderr)
+        print(f"dsprune: {printable(str(error))}", file=sys.stderr)
         return 2
     return 0
 

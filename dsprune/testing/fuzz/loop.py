@@ -1,10 +1,12 @@
 """The loop of a fuzz: attempts at all targets in turn, each of which can be repeated alone."""
 
+import gc
 import random
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,13 +53,24 @@ def fuzz(
     """
     targets = {name: make(_new(folder / name)) for name, make in makers.items()}
     tally, started = Tally(), time.monotonic()
-    for number in _numbers(inputs, only):
-        for name, target in targets.items():
-            if time.monotonic() - started > seconds:
-                return tally
-            _attempt(name, target, number, seed, folder / "input", tally)
-            progress(tally)
+    with _libraries_frozen():
+        for number in _numbers(inputs, only):
+            for name, target in targets.items():
+                if time.monotonic() - started > seconds:
+                    return tally
+                _attempt(name, target, number, seed, folder / "input", tally)
+                progress(tally)
     return tally
+
+
+@contextmanager
+def _libraries_frozen() -> Iterator[None]:
+    """Leave the objects that exist now out of garbage collections, one of which follows each attempt."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _numbers(inputs: float, only: int | None) -> Iterator[int]:
