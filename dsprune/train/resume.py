@@ -161,7 +161,8 @@ def restore(
         try:
             content = _load(engine, meter, folder, masks_from, ranks, is_own=start.is_own)
         except UserError as error:
-            say(console, f"{error}; trying the previous one", shown=ranks.is_first)
+            is_last = folder == start.tags[-1]
+            say(console, f"{error}; trying the previous one", shown=ranks.is_first and not is_last)
             failed[folder] = error
             continue
         changes = engine.topology_changes(folder)

@@ -41,9 +41,8 @@ def is_full_disk(error: OSError) -> bool:
 
 def describe_system_error(error: OSError) -> str:
     """Return path, reason and way out."""
-    where = (
-        f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
-    )
+    path = error.filename2 or error.filename  # of a renamed file, its new name
+    where = f"{os.fsdecode(path)}: " if isinstance(path, str | bytes | os.PathLike) else ""
     reason = error.strerror or first_line(error)
     way_out = WAYS_OUT.get(error.errno or 0, "check the path and its disk")
     return f"{where}{reason}: {way_out}"

@@ -85,7 +85,8 @@ def perform(attempt: Attempt) -> list[Outcome]:
 def judge(attempt: Attempt, outcomes: Sequence[Outcome]) -> str | None:
     """Return what is wrong with the outcomes of an attempt, or None.
 
-    A step ends with exit code 0, or with one line on stderr and exit code 2 or a code that is allowed.
+    A step ends with exit code 0, or with one complaint on stderr and exit code 2 or a code that is allowed. Lines on
+    the start of a run may come before it.
     """
     for outcome in outcomes:
         if problem := _problem(outcome, attempt.may_fail):
@@ -96,11 +97,11 @@ def judge(attempt: Attempt, outcomes: Sequence[Outcome]) -> str | None:
 def _problem(outcome: Outcome, may_fail: frozenset[int]) -> str | None:
     if outcome.code == 0:
         return "a traceback on exit 0" if "Traceback" in outcome.err else None
-    lines = outcome.err.splitlines()
-    if outcome.code not in {2, *may_fail}:
+    lines = [line for line in outcome.err.splitlines() if line.startswith("dsprune: ")]
+    if outcome.code not in {2, *may_fail} or "Traceback" in outcome.err:
         return f"exit code {outcome.code}: {outcome.err}"
-    if len(lines) != 1 or not lines[0].startswith("dsprune: "):
-        return f"{len(lines)} lines on stderr: {outcome.err}"
+    if len(lines) != 1:
+        return f"{len(lines)} complaints on stderr: {outcome.err}"
     if len(lines[0]) > LONGEST or not lines[0].isprintable():
         return f"a line of {len(lines[0])} characters that is no plain text: {lines[0][:LONGEST]!r}"
     return None
