@@ -159,6 +159,13 @@ def test_a_plan_without_data_says_so(here: Path) -> None:
     )
 
 
+def test_a_plan_without_data_counts_all_embedding_rows(here: Path) -> None:
+    recipe = load_recipe(str(here / "recipe.yaml"), ["model.vocabulary=used"])
+    sketch, made = make_plan(recipe, 1, 320), make_plan(recipe, 1)
+    assert sketch.num_weights == made.num_weights + made.num_missing
+    assert sketch.remarks[1] == "counted with all embedding rows: the used ones are not known"
+
+
 def test_validation_examples_that_are_trained_on_are_counted(here: Path) -> None:
     train, validation = (here / "data" / f"{split}.csv" for split in ("train", "validation"))
     first = train.read_text().splitlines()[1]

@@ -133,7 +133,14 @@ def _sketch(recipe: Recipe, model: Model, world_size: int, num_examples: int | N
         num_weights=count_weights(skeleton),
         tensors=weights.tensors,
         dense=weights.dense,
-        remarks=(f"not checked: data, labels, tokenizer, weights and store, because {reason}",),
+        remarks=(
+            f"not checked: data, labels, tokenizer, weights and store, because {reason}",
+            *(
+                ["counted with all embedding rows: the used ones are not known"]
+                if model.vocabulary == "used"
+                else ()
+            ),
+        ),
     )
 
 
