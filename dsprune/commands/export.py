@@ -61,6 +61,10 @@ def write_model(run: RunFolder, checkpoint: Path, folder: Path, *, trimmed: bool
     """Write the model of a run's checkpoint, with tokenizer, masks and recipe; of a script's, with what it holds."""
     if run.recipe.is_file():
         _write_model_of_run(run, checkpoint, folder, trimmed=trimmed)
+    elif trimmed:
+        raise UserError(
+            f"--trimmed: {run.path} is not a run of dsprune train, so all tokens are trained: leave it out"
+        )
     else:
         write_weights(checkpoint, folder)
     list_model_folder(folder)

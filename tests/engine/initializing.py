@@ -260,9 +260,16 @@ def load_partly(
         return first, sparsity, sorted(same)
 
 
+def with_a_frozen_embedding() -> TinyModel:
+    model = TinyModel()
+    model.embed.requires_grad_(False)
+    return model
+
+
 MODELS: dict[str, Callable[[], torch.nn.Module]] = {
     "a plain module": TinyModel,
     "a compiled module": lambda: Wrapped(TinyModel()),
+    "a frozen module": with_a_frozen_embedding,
     "a Hugging Face model": lambda: BertForSequenceClassification(
         BertConfig(
             vocab_size=11,

@@ -117,9 +117,15 @@ def test_a_dense_checkpoint_past_the_last_mask_update_is_refused(two_ranks: Rank
         )
 
 
-@pytest.mark.parametrize("stages", [(0, 0), (2, 2), (3, 3), (2, 3)])
 @pytest.mark.parametrize(
-    ("options", "first"), [({"load_module_only": True}, 1), ({"load_optimizer_states": False}, 2)]
+    ("stages", "options", "first"),
+    [
+        ((0, 0), {"load_module_only": True}, 1),
+        ((2, 2), {"load_optimizer_states": False}, 2),
+        ((3, 3), {"load_module_only": True}, 1),
+        ((3, 3), {"load_optimizer_states": False}, 2),
+        ((2, 3), {"load_optimizer_states": False}, 2),
+    ],
 )
 def test_a_checkpoint_is_loaded_in_part(
     two_ranks: RankPool, stages: tuple[int, int], options: dict[str, bool], first: int, tmp_path: Path
@@ -129,7 +135,7 @@ def test_a_checkpoint_is_loaded_in_part(
 
 
 @pytest.mark.parametrize(
-    ("what", "stage"), [*((what, 2) for what in initializing.MODELS), ("a plain module", 0)]
+    ("what", "stage"), [("a plain module", 0), ("a compiled module", 2), ("a Hugging Face model", 2)]
 )
 def test_the_checkpoint_of_a_script_is_found_and_exported(
     two_ranks: RankPool, what: str, stage: int, tmp_path: Path
@@ -153,3 +159,11 @@ def test_the_checkpoint_of_a_script_is_found_and_exported(
         assert model.config.num_labels == 3
     else:
         assert expected.keys() == TinyModel().state_dict().keys()
+
+
+def test_what_of_a_script_cannot_be_exported(two_ranks: RankPool, tmp_path: Path) -> None:
+    two_ranks.run(2, initializing.save_checkpoint_and_model, str(tmp_path), "a frozen module", 3)
+    with pytest.raises(UserError, match=r"embed.weight is frozen, and ZeRO stage 3 keeps it elsewhere"):
+        export(tmp_path, None, tmp_path / "exported", Console())
+    with pytest.raises(UserError, match=r"^--trimmed: .* is not a run of dsprune train"):
+        export(tmp_path, None, tmp_path / "exported", Console(), trimmed=True)

@@ -141,6 +141,10 @@ def error_of(school: School, what: str) -> None:
     if what == "no labels":
         del batch["labels"]
         school.loss()(student, student(**batch), batch)
+    if what == "fewer rows":
+        outputs = student(**batch)
+        outputs.logits = outputs.logits[:1]
+        school.loss()(student, outputs, batch)
     if what == "unknown data":
         school.loss(
             data=Dataset.from_list([*school.examples([0]), {**school.examples([1])[0], "input_ids": [2]}])
@@ -169,6 +173,7 @@ def error_of(school: School, what: str) -> None:
             r"store: 1 of 2 have no record, the first is example of the batch 2: encode as",
         ),
         ("no labels", r"^outputs: no loss, .*give the model the labels"),
+        ("fewer rows", r"^distillation: logits: 1 rows of the student and 2 of the teacher"),
         ("unknown data", r"store: 1 of 2 have no record, the first is training example 2"),
         ("another tokenizer", r"store: the store does not match: tokenizer is "),
         ("no such sections", r"^recipe 'glue-90': DistillationLoss needs the sections task and distillation"),
