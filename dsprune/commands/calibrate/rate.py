@@ -14,7 +14,7 @@ from dsprune.commands.plan.make import make_plan
 from dsprune.commands.suite.launcher import Launcher
 from dsprune.errors import UserError
 from dsprune.recipe import Ramp, Recipe, Span, dump_recipe
-from dsprune.report.drawing import QUIET, check_figure_path, line_style, new_panels, save_figure
+from dsprune.report.drawing import check_figure_path, line_style, new_panels, save_figure
 from dsprune.report.runs import read_run
 from dsprune.report.table import MISSING, Table, as_rich
 from dsprune.schedule import Timetable
@@ -97,6 +97,7 @@ def calibrate_rate(
             f"recipe {recipe.name!r}: --rate: every run failed; the last one: {trials[best].problem}"
         )
     console.print(as_rich(_table(trials, best, steps)))
+    say(console, "The rate suits runs of this length: for a much longer one, try twice as much too.")
     if plot is not None:
         save_figure(_draw(trials, best, recipe.name), plot)
         say(console, f"Picture: {plot}")
@@ -169,8 +170,7 @@ def _table(trials: Mapping[float, Trial], best: float, steps: int) -> Table:
     title = f"Runs of {steps} steps to the target sparsity"
     columns = ("", "learning_rate.peak", "loss of the last quarter", "problem")
     rows = tuple(tuple(_cells(rate, trials[rate], best)) for rate in rates)
-    note = "A short run favours high rates: for a long one, half of the recommended rate is worth a try."
-    return Table("rates", title, columns, rows, note, emphasis=frozenset([rates.index(best)]))
+    return Table("rates", title, columns, rows, emphasis=frozenset([rates.index(best)]))
 
 
 def _cells(rate: float, trial: Trial, best: float) -> Iterator[str]:
@@ -181,15 +181,14 @@ def _cells(rate: float, trial: Trial, best: float) -> Iterator[str]:
 
 
 def _draw(trials: Mapping[float, Trial], best: float, title: str) -> Figure:
-    """Draw the loss over the steps, a line a rate, and the loss of the last quarter over the rate."""
-    figure, (curves, ends) = new_panels(
-        ("loss", "loss of the\nlast quarter"), height=5.0, title=f"{title}: learning_rate.peak = {best:.3g}"
+    """Draw the loss over the steps, a line a rate, the recommended one thick."""
+    figure, [axes] = new_panels(
+        ["loss"], "step", height=4.0, title=f"{title}: learning_rate.peak = {best:.3g}"
     )
     known = [rate for rate in sorted(trials) if trials[rate].loss < inf]
     for number, rate in enumerate(known):
-        curves.plot(trials[rate].steps, trials[rate].losses, label=f"{rate:.3g}", **line_style(number))
-    curves.legend(fontsize=8.5, frameon=False)
-    ends.plot(known, [trials[rate].loss for rate in known], marker=".", color=QUIET)
-    ends.axvline(best, color=QUIET, lw=1, ls="--", zorder=0)
-    ends.set_xscale("log")
+        label = f"{rate:.3g}: {trials[rate].loss:.3g} at the end"
+        width = 2.4 if rate == best else 1.0
+        axes.plot(trials[rate].steps, trials[rate].losses, label=label, lw=width, **line_style(number))
+    axes.legend(fontsize=8.5, frameon=False)
     return figure

@@ -162,7 +162,7 @@ def calibrate(
     rate: Annotated[
         bool, typer.Option("--rate", help="Choose learning_rate.peak by short runs of the recipe.")
     ] = False,
-    steps: Annotated[int, typer.Option(min=8, help="--rate: length of each run.")] = 60,
+    steps: Annotated[int, typer.Option(min=8, help="--rate: length of each run.")] = 100,
     num_ranks: Annotated[int, typer.Option(min=1, help="--rate: processes of each run.")] = 1,
     output: Annotated[
         Path | None, typer.Option(help="--rate: folder of the runs. Default: runs/NAME-rates.")
