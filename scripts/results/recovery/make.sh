@@ -12,9 +12,6 @@ export HF_HUB_OFFLINE=1
     dsprune train "$here/banking77.yaml" name=banking77-dense output=$home model.path=data/minilm model.dropout=null \
         pruning=null distillation=null budget.steps=900 'learning_rate={peak: 3.0e-4, warmup: 10 %}'
 suite() { dsprune suite "$here/suite.yaml" "$here/banking77.yaml" "$@"; }
-suite --output $home/200 --sparsity 0.9 --methods defaults --methods magnitude --methods 'SMC-Bench schedule'
-suite --output $home/200 --sparsity 0.97 --methods defaults --methods magnitude --methods 'SMC-Bench schedule'
-suite --output $home/200 --sparsity 0.8 --methods defaults --methods magnitude --methods 'SMC-Bench schedule'
-suite --output $home/200 --sparsity 0.9 --methods 'one decaying rate' --methods dense
-suite --output $home/100 budget.steps=100 --sparsity 0.9 --methods defaults --methods magnitude --methods 'SMC-Bench schedule'
-suite --output $home/800 budget.steps=800 --sparsity 0.9 --methods defaults --methods magnitude --methods 'SMC-Bench schedule'
+for sparsity in 0.9 0.97; do
+    suite --output $home/200 --sparsity $sparsity --methods defaults --methods magnitude --methods 'SMC-Bench schedule'
+done
