@@ -11,27 +11,22 @@ from dsprune.checkpoint.file_list import list_model_folder
 from dsprune.checkpoint.latest import tag_name
 from dsprune.checkpoint.load import load_checkpoint
 from dsprune.checkpoint.model_folder import save_model_folder
-from dsprune.checkpoint.pruning_state import PruningState, save_masks, save_rank_state
+from dsprune.checkpoint.pruning_state import save_masks, save_rank_state
 from dsprune.checkpoint.reshard import topology_changes
 from dsprune.checkpoint.script_checkpoint import model_config
 from dsprune.checkpoint.sparse_start import MasksFrom, start_sparse
 from dsprune.checkpoint.tags import begin_tag, commit_tag
+from dsprune.engine.attach import check_attachable, initial_state, loader_steps_per_epoch
 from dsprune.engine.guard import Guard
-from dsprune.engine.learning_rate import Rates, check_no_scheduler, replace_schedulers, schedule_learning_rate
+from dsprune.engine.learning_rate import Rates, replace_schedulers, schedule_learning_rate
 from dsprune.engine.pruner import Pruner
 from dsprune.errors import UserError
-from dsprune.model.prunable import choose_weights, describe_dense
 from dsprune.model.vocabulary import num_missing
-from dsprune.model.wrapped import check_no_adapter, check_not_compiled
 from dsprune.ranks.agreement import on_first_rank
 from dsprune.ranks.ranks import current_ranks
-from dsprune.recipe import Pruning, Recipe, as_recipe
+from dsprune.recipe import Recipe, as_recipe
 from dsprune.schedule import Timetable, recipe_timetable
-from dsprune.selection.groups import update_groups
-from dsprune.zero.limits import check_engine, check_optimizer_state
-from dsprune.zero.parameters import full_numel, full_shape
-from dsprune.zero.settings import check_settings
-from dsprune.zero.stages import open_layout
+from dsprune.zero.parameters import full_numel
 
 __all__ = ["PruningEngine"]
 
@@ -76,10 +71,12 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             return empty
         assert recipe is not None
         recipe = as_recipe(recipe)
-        _check(engine, recipe)
-        steps_per_epoch = steps_per_epoch or _steps_per_epoch(engine)
+        if isinstance(engine, cls):
+            raise UserError("engine: a PruningEngine: it prunes already, by the recipe that it was made with")
+        check_attachable(engine, recipe)
+        steps_per_epoch = steps_per_epoch or loader_steps_per_epoch(engine)
         timetable = timetable or recipe_timetable(recipe, steps_per_epoch)
-        state = _initial_state(engine, recipe.pruning, timetable)
+        state = initial_state(engine, recipe.pruning, timetable)
         schedule_learning_rate(engine, recipe.learning_rate, timetable)
         engine.__class__ = cls
         assert isinstance(engine, cls)
@@ -263,44 +260,3 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
     def _check_weights(self) -> None:
         if self.pruner is not None:
             self.pruner.check()
-
-
-def _check(engine: DeepSpeedEngine, recipe: Recipe) -> None:
-    check_engine(engine)
-    if isinstance(engine, PruningEngine):
-        raise UserError("engine: a PruningEngine: it prunes already, by the recipe that it was made with")
-    if type(engine) is not DeepSpeedEngine:
-        raise UserError(
-            f"engine: {type(engine).__name__} is not supported: give the DeepSpeedEngine that deepspeed.initialize "
-            f"returns"
-        )
-    check_no_adapter(engine.module)
-    if engine.zero_optimization_partition_weights():
-        check_not_compiled(engine.module)
-    check_no_scheduler(engine)
-    check_settings(engine, recipe)
-    if recipe.pruning is not None:
-        check_optimizer_state(type(engine.basic_optimizer).__name__, recipe.pruning.method)
-
-
-def _initial_state(
-    engine: DeepSpeedEngine, pruning: Pruning | None, timetable: Timetable
-) -> PruningState | None:
-    """Return dense masks of the prunable weights; None for a recipe without pruning."""
-    if pruning is None:
-        return None
-    choice = choose_weights(
-        engine.module, pruning.include, pruning.exclude, pruning.sparsities, shape_of=full_shape
-    )
-    update_groups(choice.tensors, pruning, progress=1.0)  # refuses a target that leaves nothing
-    if choice.dense and engine.global_rank == 0:
-        print(f"dsprune: {describe_dense(choice)}", flush=True)
-    return PruningState(open_layout(engine, choice.tensors), pruning, timetable)
-
-
-def _steps_per_epoch(engine: DeepSpeedEngine) -> int | None:
-    """Return the optimizer steps in one pass of the engine's own data loader; None if it has none or no length."""
-    try:
-        return int(len(engine.training_dataloader) // engine.gradient_accumulation_steps())
-    except TypeError:  # no loader, or one over an iterable dataset
-        return None

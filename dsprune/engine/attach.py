@@ -1,0 +1,63 @@
+"""What a DeepSpeed engine needs before it prunes: checks, and the masks that it begins with."""
+
+from deepspeed import DeepSpeedEngine
+
+from dsprune.checkpoint.pruning_state import PruningState
+from dsprune.engine.learning_rate import check_no_scheduler
+from dsprune.errors import UserError
+from dsprune.model.prunable import choose_weights, describe_dense
+from dsprune.model.wrapped import check_no_adapter, check_not_compiled
+from dsprune.recipe import Pruning, Recipe
+from dsprune.schedule import Timetable
+from dsprune.selection.groups import update_groups
+from dsprune.zero.limits import check_engine, check_optimizer_state
+from dsprune.zero.parameters import full_shape
+from dsprune.zero.settings import check_settings
+from dsprune.zero.stages import open_layout
+
+__all__ = ["check_attachable", "initial_state", "loader_steps_per_epoch"]
+
+
+def check_attachable(engine: DeepSpeedEngine, recipe: Recipe) -> None:
+    """Check that an engine can prune by a recipe.
+
+    Raises:
+        UserError: dsprune cannot prune under a part of the engine, the engine has a scheduler of its own, or its
+            settings disagree with the recipe; names all settings that do.
+    """
+    check_engine(engine)
+    if type(engine) is not DeepSpeedEngine:
+        raise UserError(
+            f"engine: {type(engine).__name__} is not supported: give the DeepSpeedEngine that deepspeed.initialize "
+            f"returns"
+        )
+    check_no_adapter(engine.module)
+    if engine.zero_optimization_partition_weights():
+        check_not_compiled(engine.module)
+    check_no_scheduler(engine)
+    check_settings(engine, recipe)
+    if recipe.pruning is not None:
+        check_optimizer_state(type(engine.basic_optimizer).__name__, recipe.pruning.method)
+
+
+def initial_state(
+    engine: DeepSpeedEngine, pruning: Pruning | None, timetable: Timetable
+) -> PruningState | None:
+    """Return dense masks of the prunable weights; None for a recipe without pruning."""
+    if pruning is None:
+        return None
+    choice = choose_weights(
+        engine.module, pruning.include, pruning.exclude, pruning.sparsities, shape_of=full_shape
+    )
+    update_groups(choice.tensors, pruning, progress=1.0)  # refuses a target that leaves nothing
+    if choice.dense and engine.global_rank == 0:
+        print(f"dsprune: {describe_dense(choice)}", flush=True)
+    return PruningState(open_layout(engine, choice.tensors), pruning, timetable)
+
+
+def loader_steps_per_epoch(engine: DeepSpeedEngine) -> int | None:
+    """Return the optimizer steps in one pass of the engine's own data loader; None if it has none or no length."""
+    try:
+        return int(len(engine.training_dataloader) // engine.gradient_accumulation_steps())
+    except TypeError:  # no loader, or one over an iterable dataset
+        return None
