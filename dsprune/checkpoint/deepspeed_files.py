@@ -35,6 +35,9 @@ __all__ = [
 COUNTERS = ("global_steps", "skipped_steps", "global_samples", "lr_scheduler")
 """Entries of rank 0's file: what the engine counts, and the state of its scheduler."""
 
+DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
+"""What reading a damaged file may raise."""
+
 
 @dataclass(frozen=True)
 class _Slice:
@@ -232,15 +235,7 @@ def explain_damage(where: Path) -> Iterator[None]:
     """Raise a UserError for whatever the content of a damaged file, or of one of another program, leads to."""
     try:
         yield
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        ArithmeticError,
-        AssertionError,
-        RuntimeError,
-    ) as error:
+    except DAMAGE as error:
         reason = f"{type(error).__name__}: {first_line(error)}"[:200]
         raise UserError(
             f"{where}: not as DeepSpeed and dsprune write it ({reason}): use another checkpoint"
