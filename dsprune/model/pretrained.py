@@ -167,9 +167,10 @@ def model_class(folder: Path, config: PretrainedConfig) -> Any:
     Raises:
         UserError: transformers has no such model.
     """
-    name = (config.architectures or ["PreTrainedModel"])[0]
+    name = str((config.architectures or ["none"])[0])
     found = getattr(transformers, name, None)
-    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+    is_model = isinstance(found, type) and issubclass(found, PreTrainedModel) and found is not PreTrainedModel
+    if not is_model:
         raise UserError(
             f"{folder}: config.json: architectures: {name} is no model of transformers: correct it"
         )

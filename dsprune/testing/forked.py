@@ -116,7 +116,7 @@ class ForkedRanks:
 def _become(arguments: list[str], environment: dict[str, str], log: str) -> None:
     """Run the command as a new process would, and end with its exit code."""
     for descriptor, suffix in ((1, ".out"), (2, ".log")):
-        file = os.open(Path(log).with_suffix(suffix), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        file = os.open(Path(log).with_suffix(suffix), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
         os.dup2(file, descriptor)
     settle(**environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -257,7 +257,9 @@ def main(home: Path) -> None:
         components=components(home / "components"),
         tasks=tasks_table(home, tasks),
         num_tasks=sum(len(study.runs) for study in tasks),
-        median=statistics.median(r.summary["seconds"] for study in studies for r in study.runs if r.summary),
+        median=statistics.median(
+            r.summary.seconds or 0.0 for study in studies for r in study.runs if r.summary
+        ),
     )
     replace_text(DOCS / "results.md", page)
     print(f"written: {DOCS / 'results.md'}")

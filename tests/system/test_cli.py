@@ -178,7 +178,7 @@ def test_a_plan_for_seventy_billion_weights_needs_no_such_machine(
     ).save_pretrained(tmp_path)  # fmt: skip
     started = time.monotonic()
     changed = [f"model.path={tmp_path}", "budget={steps: 1000, batch: 64}"]
-    text = printed(capsys, "plan", recipe, *changed, "--world-size", "64")
+    text = printed(capsys, "plan", recipe, *changed, "--world-size", "64", "--train-examples", "64000")
     assert time.monotonic() - started < 90
     weights = 80 * (2 * 8192 * 8192 + 2 * 8192 * 1024 + 3 * 8192 * 28_672)
     assert f"{weights:,} weights in 560 tensors" in text

@@ -264,10 +264,18 @@ def test_without_rows_the_loss_is_zero() -> None:
     assert loss.item() == 0
 
 
-@pytest.mark.parametrize("teacher", [logits(1, 4), logits(1, 6), logits(1, 5, 3), logits(1, 5, 1)])
-def test_mismatched_rows_are_refused(teacher: Tensor) -> None:
+@pytest.mark.parametrize("rows", [4, 6])
+def test_rows_are_paired_by_the_caller(rows: int) -> None:
     with pytest.raises(AssertionError):
-        distillation_loss(logits(0), teacher, 2.0)
+        distillation_loss(logits(0), logits(1, rows), 2.0)
+
+
+@pytest.mark.parametrize("classes", [3, 1])
+def test_a_teacher_with_other_classes_is_refused(classes: int) -> None:
+    with pytest.raises(
+        UserError, match=rf"^distillation: {classes} classes of the teacher and 4 of the student"
+    ):
+        distillation_loss(logits(0), logits(1, 5, classes), 2.0)
 
 
 # ---- memory

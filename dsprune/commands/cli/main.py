@@ -98,12 +98,14 @@ def _write_traceback(error: Exception) -> str:
 def _complain(message: str) -> None:
     """Print one line a host, not one a rank."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"dsprune: {printable(message)}", file=sys.stderr)
+        sys.stderr.write(
+            f"dsprune: {printable(message)}\n"
+        )  # at once, so that lines of two processes stay apart
 
 
 def _complain_of_rank(message: str) -> None:
     """Print what may differ from rank to rank."""
-    print(f"dsprune: rank {os.environ.get('RANK', '0')}: {printable(message)}", file=sys.stderr)
+    sys.stderr.write(f"dsprune: rank {os.environ.get('RANK', '0')}: {printable(message)}\n")
 
 
 def _use_utf8() -> None:

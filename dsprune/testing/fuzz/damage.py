@@ -107,6 +107,8 @@ def list_again(path: Path) -> None:
                 if isinstance(files, dict)
                 else [e for e in files if e["file"] == path.name]
             )
+            if not entries:  # another list, which stays as it is
+                continue
             for entry in entries:
                 entry["sha256"] = sha256_of(path)
                 if "size" in entry:
