@@ -1,5 +1,6 @@
 """The longest input of each family, by its configuration and by what a forward pass accepts."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ import transformers as hf
 
 from dsprune.errors import UserError
 from dsprune.model.fit import check_lengths
+from dsprune.model.pretrained import model_class
 
 SIZES = {
     "vocab_size": 20,
@@ -63,3 +65,11 @@ def test_the_tokenizer_may_have_the_lower_limit():
     model, _ = FAMILIES[0]
     with pytest.raises(UserError, match=r"^task\.max_length: 9: the model takes at most 8 tokens"):
         check_lengths(model, SimpleNamespace(model_max_length=8), 9)
+
+
+@pytest.mark.parametrize("architectures", [None, [], ["PreTrainedModel"], ["BertConfig"], ["NoModel"]])
+def test_a_configuration_that_names_no_model_is_refused(architectures: list[str] | None) -> None:
+    with pytest.raises(
+        UserError, match=r"^here: config.json: architectures: \w+ is no model of transformers"
+    ):
+        model_class(Path("here"), hf.BertConfig(architectures=architectures))
