@@ -49,6 +49,8 @@ def quiet_libraries(*, is_first: bool) -> None:
         datasets.disable_progress_bars()
         transformers_logging.disable_progress_bar()
         transformers_logging.set_verbosity_error()  # its table of newly initialized weights needs a terminal
+    # Filters, because DeepSpeed sets the level of its own logger, which writes to the standard output.
+    deepspeed = logging.getLogger("DeepSpeed")
+    deepspeed.addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
     if not is_first:
-        # A filter, because DeepSpeed sets the level of its own logger.
-        logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
+        deepspeed.addFilter(lambda record: record.levelno >= logging.ERROR)

@@ -224,6 +224,9 @@ def suite(
     dry_run: Annotated[bool, typer.Option(help="Only print the commands.")] = False,
 ) -> None:
     """Run a grid of methods, sparsities and seeds, keep finished runs, and write a report."""
+    from dsprune.utils.console import quiet_libraries
+
+    quiet_libraries(is_first=True)
     from dsprune.commands.suite.suite import Choice, suite_part
     from dsprune.commands.suite.suite import suite as run_suite
 
