@@ -105,7 +105,7 @@ class RunFolder:
             )
 
     def check_own(self) -> None:
-        """Check that the run's files are not elsewhere: they are cut, replaced and removed as it goes on.
+        """Check that the run's files are not elsewhere: the run truncates, replaces and removes them.
 
         Raises:
             UserError: one is a symbolic link.
@@ -113,7 +113,7 @@ class RunFolder:
         for path in (self.checkpoints, self.metrics):
             if path.is_symlink():
                 raise UserError(
-                    f"{path}: is a symbolic link, and what it names would be removed as the run goes on: put the "
+                    f"{path}: is a symbolic link, and what it names the run would remove: put the "
                     f"files there, or give an output=... on the other disk"
                 )
 

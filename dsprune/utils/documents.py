@@ -74,7 +74,7 @@ def read_json(text: bytes, where: str) -> dict[str, Any]:
             parse_constant=_finite,
         )
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}: line {error.lineno} is not JSON ({error.msg}): mend the file") from None
+        raise UserError(f"{where}: line {error.lineno} is not JSON ({error.msg}): correct the file") from None
     except UnicodeDecodeError:
         raise UserError(f"{where}: is not text: give a JSON file") from None
     except RecursionError:
