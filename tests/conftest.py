@@ -3,8 +3,9 @@
 import gc
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -50,3 +51,10 @@ def pytest_collection_finish() -> None:
 def need() -> Callable[..., None]:
     """`debian.need`: skip a test whose programs are missing and cannot be installed."""
     return debian.need
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """Give each test its own environment: what joins ranks in this process sets RANK and others."""
+    with mock.patch.dict(os.environ):
+        yield
