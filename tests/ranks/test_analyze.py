@@ -15,9 +15,11 @@ from transformers import AutoModelForSequenceClassification
 
 from dsprune.commands.analyze.analyze import analyze, make_analysis
 from dsprune.commands.analyze.measure import pruned, set_up
+from dsprune.commands.analyze.page_sections import UNUSED, component_table
 from dsprune.commands.analyze.recovery import Recovery
 from dsprune.commands.analyze.result import FILE, Analysis, read_analysis
 from dsprune.commands.analyze.rule import cost, fragment, left_dense, ordered
+from dsprune.commands.analyze.unused_rows import leave_out_unused_rows
 from dsprune.commands.report import report
 from dsprune.errors import UserError
 from dsprune.model.components import find_components
@@ -182,12 +184,47 @@ def test_the_files_and_their_place_in_a_report(recipe: Recipe, analysis: Analysi
         rows = {row["component"]: row for row in csv.DictReader(file)}
     assert rows["head"]["weights"] == "64"
     assert rows["head"]["zeros save"] == "205 bytes"
-    assert list(rows) == [finding.name for finding in ordered(analysis)]
+    assert list(rows) == [*(finding.name for finding in ordered(analysis)), UNUSED]
     page = (tmp_path / "report.html").read_text()
     for part in ("Worst: attention value of layer 1", "One sparsity in each convention", "pruning:"):
         assert part in page
     report([tmp_path], tmp_path / "page", None, False, console)
     assert "Benefit and harm" in (tmp_path / "page" / "report.html").read_text()
+
+
+def test_the_rows_of_unused_tokens_cost_nothing(recipe: Recipe, analysis: Analysis) -> None:
+    assert recipe.task is not None
+    assert recipe.model is not None
+    few = recipe.task.model_copy(update={"max_train": 2, "max_validation": 2})
+    evaluator = set_up(recipe.model_copy(update={"task": few}), 16, 0, Ranks(0, 0, 1), CPU)
+    dense = evaluator.score()
+    unused = leave_out_unused_rows(evaluator, recipe.model)
+    assert unused is not None
+    assert unused.score == dense
+    tokens = {token for row in evaluator.data["input_ids"] for token in row}
+    assert len(tokens) < unused.num_kept < unused.num_rows, (
+        "the special tokens and those of the training data too"
+    )
+    [embeddings] = [finding for finding in analysis.findings if finding.name == "word embeddings"]
+    share = (unused.num_rows - unused.num_kept) / unused.num_rows
+    assert unused.num_weights == round(share * embeddings.num_weights)
+    table = component_table(replace(analysis, dense=dense, unused=unused))
+    row = dict(zip(table.columns, table.rows[-1], strict=True))
+    assert row["component"] == UNUSED
+    assert (row["weights"], row["lost at 80 %"]) == (f"{unused.num_weights:,}", "0.00")
+    assert f"leaves out {unused.num_rows - unused.num_kept:,} of {unused.num_rows:,}" in table.note
+
+
+def test_a_model_that_needs_all_rows_has_none_to_leave_out(recipe: Recipe, analysis: Analysis) -> None:
+    assert recipe.model is not None
+    evaluator = set_up(recipe, 16, 0, Ranks(0, 0, 1), CPU)
+    model: Any = evaluator.model
+    model.other = torch.nn.Module()
+    model.other.weight = model.get_input_embeddings().weight
+    assert leave_out_unused_rows(evaluator, recipe.model) is None
+    table = component_table(replace(analysis, unused=None))
+    assert [row[0] for row in table.rows] == [finding.name for finding in ordered(analysis)]
+    assert "all embedding rows are needed" in table.note
 
 
 def test_a_damaged_analysis_is_named(tmp_path: Path) -> None:

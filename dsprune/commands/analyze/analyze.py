@@ -10,6 +10,7 @@ from dsprune.commands.analyze.measure import layers_of, set_up
 from dsprune.commands.analyze.page_sections import analysis_section, component_table
 from dsprune.commands.analyze.result import Analysis, write_analysis
 from dsprune.commands.analyze.rule import RULE, fragment, recommendation
+from dsprune.commands.analyze.unused_rows import leave_out_unused_rows
 from dsprune.errors import UserError
 from dsprune.model.components import find_components
 from dsprune.model.memory import PRECISION_BYTES
@@ -106,6 +107,7 @@ def make_analysis(
             for component in components
         ]
         losses = evaluator.layer_losses(components, target, lambda: progress.advance(bar)) if layers else ()
+    unused = leave_out_unused_rows(evaluator, recipe.model)  # the last measurement: it changes the model
     known = versions()
     return Analysis(
         recipe=recipe.name,
@@ -123,6 +125,7 @@ def make_analysis(
         findings=tuple(findings),
         layers=losses,
         origin=f"{command_line()} · seed {recipe.seed} · " + ", ".join(f"{k} {v}" for k, v in known.items()),
+        unused=unused,
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from rich.filesize import decimal
 
-from dsprune.commands.analyze.result import Analysis, Finding
+from dsprune.commands.analyze.result import Analysis, Finding, UnusedRows
 from dsprune.commands.analyze.rule import (
     RULE,
     cost,
@@ -21,7 +21,10 @@ from dsprune.report.drawing import QUIET, SERIES, line_style, name_rows, new_pan
 from dsprune.report.page import Block, Cell, Code, HeatMap, Picture, Section, Text
 from dsprune.report.table import MISSING, Table, percent
 
-__all__ = ["analysis_section", "component_table"]
+__all__ = ["UNUSED", "analysis_section", "component_table"]
+
+UNUSED = "rows of unused tokens"
+"""Name of the row of what `model.vocabulary: used` leaves out."""
 
 
 def analysis_section(analysis: Analysis) -> Section:
@@ -74,16 +77,39 @@ def component_table(analysis: Analysis) -> Table:
         )
         for finding in ordered(analysis)
     )
+    if analysis.unused is not None:
+        rows += (_unused_row(analysis, analysis.unused),)
     attention = analysis.flops - sum(finding.flops for finding in analysis.findings)
     note = (
         f"Each component pruned alone, by magnitude, in one shot; losses in points. FLOPs: of a forward pass of "
         f"{analysis.length} tokens, {analysis.flops / 1e9:.3f} GFLOPs; products of queries, keys and values, which "
         f"use no weights, are {attention / analysis.flops:.2%} of them. Zeros save at {100 * analysis.target:g} %: "
-        f"bytes of the weights that become zero, without any index of a sparse format."
+        f"bytes of the weights that become zero, without any index of a sparse format. {_unused_note(analysis)}"
     )
     emphasis = frozenset(number for number, row in enumerate(rows) if row[-1] == "prune")
     return Table(
         "components", "Components, the cheapest to prune first", columns, rows, note, emphasis=emphasis
+    )
+
+
+def _unused_row(analysis: Analysis, unused: UnusedRows) -> tuple[str, ...]:
+    """Return the row of `model.vocabulary: used`, which takes weights away at no sparsity."""
+    num_levels = len(analysis.findings[0].scores) + bool(analysis.recovery_steps)
+    return (
+        UNUSED, f"{unused.num_weights:,}", percent(unused.num_weights / analysis.num_weights), percent(0.0),
+        decimal(unused.num_weights * analysis.weight_bytes),
+        *[_points(analysis.dense - unused.score)] * num_levels, MISSING, "leave out",
+    )  # fmt: skip
+
+
+def _unused_note(analysis: Analysis) -> str:
+    unused = analysis.unused
+    if unused is None:
+        return "model.vocabulary: used does not fit this model or task: all embedding rows are needed."
+    return (
+        f"{UNUSED}: model.vocabulary: used leaves out {unused.num_rows - unused.num_kept:,} of "
+        f"{unused.num_rows:,} embedding rows, whose tokens the task's data do not use. They are not trained, and "
+        "dsprune export --trimmed writes the model without them."
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from dsprune.errors import UserError
 from dsprune.utils.files import replace_text
 
-__all__ = ["FILE", "Analysis", "Finding", "LayerLoss", "read_analysis", "write_analysis"]
+__all__ = ["FILE", "Analysis", "Finding", "LayerLoss", "UnusedRows", "read_analysis", "write_analysis"]
 
 FILE = "analysis.json"
 
@@ -46,6 +46,23 @@ class LayerLoss:
 
 
 @dataclass(frozen=True)
+class UnusedRows:
+    """What leaving out the embedding rows of unused tokens saves and costs, with `model.vocabulary: used`.
+
+    Attributes:
+        num_kept: number of the rows whose tokens occur in the data, or are special.
+        num_rows: number of all rows.
+        num_weights: number of weights of the rows that are left out.
+        score: the headline metric without them.
+    """
+
+    num_kept: int
+    num_rows: int
+    num_weights: int
+    score: float
+
+
+@dataclass(frozen=True)
 class Analysis:
     """The result of an analysis.
 
@@ -65,6 +82,7 @@ class Analysis:
         findings: the components.
         layers: the components of each layer alone, worst first; empty = not measured.
         origin: command, versions and seed.
+        unused: the embedding rows of unused tokens; None = no rows can be left out of this model.
     """
 
     recipe: str
@@ -82,6 +100,7 @@ class Analysis:
     findings: tuple[Finding, ...]
     layers: tuple[LayerLoss, ...]
     origin: str
+    unused: UnusedRows | None = None
 
     @property
     def num_prunable(self) -> int:
@@ -115,7 +134,8 @@ def read_analysis(folder: Path) -> Analysis:
         values = json.loads((folder / FILE).read_text(encoding="utf-8"))
         findings = tuple(_finding(finding) for finding in values["findings"])
         layers = tuple(LayerLoss(**layer) for layer in values["layers"])
-        return replace(Analysis(**values), findings=findings, layers=layers)
+        unused = UnusedRows(**values["unused"]) if values.get("unused") else None
+        return replace(Analysis(**values), findings=findings, layers=layers, unused=unused)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{folder / FILE}: is no analysis ({error}): run dsprune analyze again") from error
 
