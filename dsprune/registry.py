@@ -125,10 +125,10 @@ METHODS = Registry(
 CURVES = Registry(
     "pruning.curve",
     {
-        "cubic": "dsprune.schedule.curves:cubic",
-        "linear": "dsprune.schedule.curves:linear",
-        "exponential": "dsprune.schedule.curves:exponential",
-        "one-shot": "dsprune.schedule.curves:one_shot",
+        "cubic": "dsprune.schedule.law:cubic",
+        "linear": "dsprune.schedule.law:linear",
+        "exponential": "dsprune.schedule.law:exponential",
+        "one-shot": "dsprune.schedule.law:one_shot",
     },
     renamed={"equal-work": "exponential"},
 )

@@ -16,8 +16,8 @@ from dsprune.model.pretrained import load_tokenizer
 from dsprune.model.trim import save_trimmed
 from dsprune.model.vocabulary import Vocabulary, with_all_rows
 from dsprune.recipe import Recipe, load_recipe
-from dsprune.tasks.start_model import start_model
 from dsprune.tasks.task import build_task
+from dsprune.train.preflight import start_model
 from dsprune.train.run_folder import RunFolder
 from dsprune.utils.console import say
 from dsprune.utils.files import replace_folder

@@ -17,7 +17,7 @@ from dsprune.errors import UserError
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Distillation
-from dsprune.tasks.batches import Batch, Collate, Features, on_device
+from dsprune.tasks.examples import Batch, Collate, Features, on_device
 from dsprune.tasks.task import Task
 
 __all__ = [

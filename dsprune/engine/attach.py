@@ -5,14 +5,12 @@ from deepspeed import DeepSpeedEngine
 from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.engine.learning_rate import check_no_scheduler
 from dsprune.errors import UserError
-from dsprune.model.prunable import choose_weights, describe_dense
-from dsprune.model.wrapped import check_no_adapter, check_not_compiled
+from dsprune.model.prunable import check_no_adapter, check_not_compiled, choose_weights, describe_dense
 from dsprune.recipe import Pruning, Recipe
 from dsprune.schedule import Timetable
 from dsprune.selection.groups import update_groups
-from dsprune.zero.limits import check_engine, check_optimizer_state
+from dsprune.zero.limits import check_engine, check_optimizer_state, check_settings
 from dsprune.zero.parameters import full_shape
-from dsprune.zero.settings import check_settings
 from dsprune.zero.stages import open_layout
 
 __all__ = ["check_attachable", "initial_state", "loader_steps_per_epoch"]

@@ -17,10 +17,10 @@ from torch import nn
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.initialize import deepspeed_initialize, find_config, initialize_with
 from dsprune.engine.learning_rate import announce_replaced
+from dsprune.engine.trainer import replaced
 from dsprune.errors import RunFailedError, UserError
 from dsprune.ranks.environment import complete_environment
 from dsprune.recipe import Recipe, as_recipe
-from dsprune.utils.replace import replaced
 from dsprune.zero.launch import init_distributed
 
 __all__ = ["pruning"]

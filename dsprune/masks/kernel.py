@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dsprune.utils.folders import cache_folder, cpu_type
+from dsprune.utils.installation import cache_folder, cpu_type
 
 __all__ = ["Kernel", "build_kernel", "kernel_for"]
 

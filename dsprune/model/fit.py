@@ -1,7 +1,7 @@
 """Whether a model, its tokenizer and the task fit together: input lengths, tokens, padding; and what a recipe changes.
 
 A recipe may ask for a new head, or for embeddings of tokens that were added to the tokenizer. `changing` makes what is
-loaded inside it so.
+loaded inside it so. `set_dropout` changes the dropout of a model that is built already.
 """
 
 import re
@@ -25,6 +25,7 @@ __all__ = [
     "check_lengths",
     "fit_tokens",
     "padding_remarks",
+    "set_dropout",
 ]
 
 POSITIONS = re.compile(r"(^|\.)(position_embeddings|embed_positions|wpe)$")
@@ -127,3 +128,34 @@ def padding_remarks(path: str, config: PretrainedConfig, tokenizer: PreTrainedTo
     if theirs != ours:
         by = "none" if theirs is None else theirs
         yield f"model {path}: its padding token is {by}; the tokenizer's is used, {ours} ({tokenizer.pad_token})"
+
+
+def set_dropout(model: PreTrainedModel, probability: float | None) -> None:
+    """Set every dropout probability of a model, in its modules and in its configuration.
+
+    Layers that are dropped whole (`layerdrop`) keep their probability.
+
+    Args:
+        model: changed in place. A folder saved from it has the new probability in its configuration.
+        probability: None changes nothing.
+    """
+    if probability is None:
+        return
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = probability
+        _set(module, probability)
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel):
+            _set(part.config, probability)
+
+
+def _set(owner: nn.Module | PretrainedConfig, probability: float) -> None:
+    """Set the attributes that hold a dropout probability, for modules that call the function themselves."""
+    for name, value in list(vars(owner).items()):
+        if isinstance(value, float) and _is_dropout(name):
+            setattr(owner, name, probability)
+
+
+def _is_dropout(name: str) -> bool:
+    return ("dropout" in name or name.endswith(("pdrop", "drop_prob"))) and "layer" not in name

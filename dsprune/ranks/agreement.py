@@ -12,7 +12,7 @@ import torch.distributed as dist
 from dsprune.errors import UserError
 from dsprune.ranks.collectives import world_comm
 from dsprune.ranks.ranks import Ranks
-from dsprune.utils.system_errors import describe_system_error
+from dsprune.utils.files import describe_system_error
 
 __all__ = ["check_same", "on_every_rank", "on_first_rank"]
 

@@ -12,7 +12,7 @@ from dsprune.recipe.recipe import Recipe
 from dsprune.recipe.section import Section, describe
 from dsprune.recipe.sections import Task
 from dsprune.utils.documents import read_yaml
-from dsprune.utils.folders import shipped_folder, shipped_names
+from dsprune.utils.installation import shipped_folder, shipped_names
 from dsprune.utils.text import did_you_mean, short
 
 __all__ = ["as_recipe", "load_recipe", "load_task", "shipped_recipes"]

@@ -4,10 +4,9 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from dsprune.recipe.scaling import scaled_peak
 from dsprune.recipe.section import LARGEST, Positive, Section, Text
 from dsprune.recipe.sections import Checkpoints, Distillation, Model, Optimizer, Task, Tracking
-from dsprune.recipe.timing import Budget, LearningRate, Pruning, Start
+from dsprune.recipe.timing import Budget, LearningRate, Pruning, Start, scaled_peak
 from dsprune.utils.documents import write_yaml
 from dsprune.utils.text import flatten
 

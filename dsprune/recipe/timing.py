@@ -1,8 +1,10 @@
 """Sections of the recipe that determine the schedule: budget, pruning and learning rate.
 
-The literal under each field is its documentation and its description in the JSON schema.
+The literal under each field is its documentation and its description in the JSON schema. How the peak learning rate
+scales with the target sparsity is here too, as part of the schedule law, `dsprune.schedule.law`.
 """
 
+from math import log1p
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -11,10 +13,33 @@ from dsprune.recipe.section import LARGEST, Count, Fraction, Glob, Named, Positi
 from dsprune.recipe.span import PositiveSpan, Span
 from dsprune.registry import CURVES, METHODS, SCOPES
 
-__all__ = ["Budget", "LearningRate", "Pruning", "Start"]
+__all__ = ["Budget", "LearningRate", "Pruning", "Start", "log_compression", "scaled_peak"]
 
 Start = Literal["pretrained", "fine-tuned"]
 """Whether the model at the start of a run is fine-tuned for the task already."""
+
+
+def log_compression(sparsity: float) -> float:
+    """Return ln(1 / (1 - sparsity)), the log of the compression ratio.
+
+    Examples:
+        >>> round(log_compression(0.9), 4), round(log_compression(0.99), 4)
+        (2.3026, 4.6052)
+    """
+    return -log1p(-sparsity)
+
+
+def scaled_peak(dense: float, target: float) -> float:
+    """Return the peak learning rate for a target sparsity, from the rate of dense fine-tuning.
+
+    It is `dense * (1 + ln(1 / (1 - target)))`: the rate of dense fine-tuning at a target of 0, and 3.3 times that
+    at 0.9. A sparse model has to move its remaining weights further, and has fewer of them.
+
+    Examples:
+        >>> [round(scaled_peak(1.0, target), 1) for target in (0.0, 0.5, 0.9, 0.97)]
+        [1.0, 1.7, 3.3, 4.5]
+    """
+    return dense * (1 + log_compression(target))
 
 
 class Budget(Section):

@@ -14,8 +14,8 @@ from dsprune.schedule import Timetable
 from dsprune.train.records import Start, Summary, read_rows, read_start, read_summary
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.status_file import Status, read_status
+from dsprune.utils.installation import PACKAGES
 from dsprune.utils.records import read_json_object
-from dsprune.utils.versions import PACKAGES
 
 __all__ = ["Run", "find_folders", "origin_of", "read_run"]
 

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from dsprune.recipe.scaling import log_compression
+from dsprune.recipe.timing import log_compression
 from dsprune.report.drawing import INK, LABEL, SERIES, line_style, name_rows, new_panels, svg_of
 from dsprune.report.page import Picture
 from dsprune.report.runs import origin_of

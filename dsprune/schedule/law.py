@@ -1,4 +1,4 @@
-"""The schedule law: how training and sparsification scale with the target sparsity.
+"""The schedule law: how training and sparsification scale with the target sparsity, and the curves between updates.
 
 The law is dsprune's own. The paper's guideline is to scale the training, sparsification and learning-rate
 schedules with the target, but its formula was not available. The law is fitted to recipes that the authors
@@ -8,20 +8,24 @@ MLPerf (the first mask update to 0.25 for a target of 0.5, and to 0.7 for 0.95).
 Its unit is the log compression `ln(1 / (1 - sparsity))`, the logarithm of the compression ratio.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from math import expm1
 
 from dsprune.recipe import Budget, Pruning, Recipe, Span, Start
-from dsprune.recipe.scaling import log_compression, scaled_peak
+from dsprune.recipe.timing import log_compression, scaled_peak
 
 __all__ = [
     "DENSE_PEAK",
     "LAST_UPDATE",
     "WARMUP",
+    "cubic",
     "dense_steps",
+    "exponential",
     "first_sparsity",
+    "linear",
     "max_target",
+    "one_shot",
     "scaled_epochs",
     "scaled_to",
     "scaled_updates",
@@ -51,6 +55,8 @@ DENSE_PEAK: Mapping[Start, float] = {"pretrained": 1.0, "fine-tuned": 0.1}
 rate: measured with a student that starts at its teacher, 13 steps at the peak cost 1.7 points of 77 intents and 9.2
 points of movie reviews, the same steps at a tenth of it 0.2 and none. They fill the optimizer's second moments all the
 same, which Fisher pruning reads."""
+
+Curve = Callable[[float, float, float], float]
 
 
 def first_sparsity(target: float, alpha: float = ALPHA) -> float:
@@ -160,3 +166,48 @@ def _span(span: Span | None, ratio: float) -> Span | None:
         return span
     amount = ratio * span.amount
     return Span(float(round(amount)) if span.unit == "steps" else amount, span.unit)
+
+
+def cubic(progress: float, first: float, target: float) -> float:
+    """Return a sparsity that grows fast at first, when most weights are redundant, and slowly near the target.
+
+    It is `first + (target - first) * (1 - (1 - progress) ** 3)`.
+
+    Args:
+        progress: fraction of the steps from the start of the curve to its end, 0 to 1.
+        first: sparsity at progress 0.
+        target: sparsity at progress 1.
+
+    Examples:
+        >>> [round(cubic(i / 6, 0.7, 0.9), 3) for i in range(7)]
+        [0.7, 0.784, 0.841, 0.875, 0.893, 0.899, 0.9]
+    """
+    return first + (target - first) * (1 - (1 - progress) ** 3)
+
+
+def linear(progress: float, first: float, target: float) -> float:
+    """Return a sparsity that grows by the same number of weights at every mask update; arguments as for `cubic`.
+
+    Examples:
+        >>> linear(0.5, 0.5, 0.75)
+        0.625
+    """
+    return first + (target - first) * progress
+
+
+def exponential(progress: float, first: float, target: float) -> float:
+    """Return a sparsity whose log compression grows linearly: each mask update prunes the same share of the rest.
+
+    It is `1 - (1 - first) * ((1 - target) / (1 - first)) ** progress`; arguments as for `cubic`.
+
+    Examples:
+        >>> [round(exponential(i / 3, 0.5, 0.9375), 4) for i in range(4)]  # the rest is halved three times
+        [0.5, 0.75, 0.875, 0.9375]
+    """
+    return float(1 - (1 - first) * ((1 - target) / (1 - first)) ** progress)
+
+
+def one_shot(progress: float, first: float, target: float) -> float:
+    """Return the target, which the single mask update reaches; arguments as for `cubic`."""
+    del progress, first
+    return target

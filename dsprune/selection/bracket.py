@@ -13,8 +13,7 @@ from dsprune.masks.bits import pick
 from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.selection.groups import Group
-from dsprune.selection.keys import HIGHEST_KEY, LOWEST_KEY, NAN_KEY, PRUNED_KEY, to_keys
-from dsprune.selection.scan import Scorer
+from dsprune.selection.scan import HIGHEST_KEY, LOWEST_KEY, NAN_KEY, PRUNED_KEY, Scorer, to_keys
 from dsprune.selection.search import Search, narrow
 
 __all__ = ["Bracket", "guess_brackets"]

@@ -24,9 +24,8 @@ from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.selection.bracket import Bracket, guess_brackets
 from dsprune.selection.groups import Group
-from dsprune.selection.keys import HIGHEST_KEY, LOWEST_KEY
 from dsprune.selection.normalize import normalize
-from dsprune.selection.scan import Scan, Scorer, scan, settle
+from dsprune.selection.scan import HIGHEST_KEY, LOWEST_KEY, Scan, Scorer, scan, settle
 from dsprune.selection.search import Search, narrow, share_ties
 
 __all__ = ["select", "select_complete"]

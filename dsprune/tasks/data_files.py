@@ -1,9 +1,11 @@
-"""Data files, each read into one table: csv, tsv, jsonl and parquet.
+"""Data files: csv, tsv, JSON lines and parquet as tables, text files as lines, and parallel corpora.
 
 No value is converted by what it looks like: texts such as "2020-01-01", "01" and "true" stay texts.
 """
 
+import codecs
 import csv
+import gzip
 import io
 import json
 import zlib
@@ -16,16 +18,27 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from dsprune.errors import UserError
-from dsprune.tasks.text_files import lines_of, read_text
+from dsprune.tasks.rows import Rows
 from dsprune.utils.text import first_line
 
-__all__ = ["READERS", "Reader", "read_table", "suffix_of"]
+__all__ = ["READERS", "Reader", "lines_of", "read_parallel", "read_table", "sentences", "suffix_of"]
 
 Reader = Callable[[Path, Sequence[str]], pa.Table]
 """Reads a file; the second argument names the columns of a file without a header."""
 
 LONGEST_FIELD = 2**31 - 1
 """Characters; Python's own limit of a csv field is 131,072."""
+
+ENCODINGS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Encodings by the bytes that a file begins with."""
+
+COMPRESSED = ".gz"
 
 
 def read_table(
@@ -177,3 +190,76 @@ def _parquet(path: Path, header: Sequence[str]) -> pa.Table:
 
 READERS: Mapping[str, Reader] = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet}
 """By suffix of the file's name; tasks add readers for the files of their benchmarks."""
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file, with line ends as they are.
+
+    Raises:
+        ValueError: it is not text in one of the encodings above.
+    """
+    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    encoding = next((name for mark, name in ENCODINGS if raw.startswith(mark)), "utf-8")
+    text = raw.decode(encoding)
+    if "\0" in text:
+        raise ValueError("holds zero bytes: save it as UTF-8")
+    return text
+
+
+def lines_of(path: Path) -> list[str]:
+    """Return the lines of a text file, without line ends.
+
+    Lines end with a line feed only: other characters that Unicode calls line ends are part of the text.
+    """
+    lines = read_text(path).split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
+
+
+def read_parallel(path: Path, origin: str, languages: Sequence[str]) -> pa.Table:
+    """Read a parallel corpus into a table; text files become a column for each language.
+
+    Args:
+        path: a csv, tsv, jsonl or parquet file, or the common part of the names of two text files: `train` for
+            `train.en` and `train.de`, each with or without `.gz`.
+        origin: name of the data in messages.
+        languages: both languages.
+
+    Raises:
+        UserError: a file is missing or invalid, or the two have different numbers of lines.
+    """
+    if suffix_of(path) in READERS:
+        return read_table(path, origin)
+    columns = {language: pa.array(_lines(path, origin, language)) for language in languages}
+    counts = {language: len(column) for language, column in columns.items()}
+    if len(set(counts.values())) > 1:
+        found = " and ".join(f"{count:,} in {language}" for language, count in counts.items())
+        raise UserError(
+            f"{origin}: {found}: the two files must have the same number of lines: fetch them again"
+        )
+    return pa.table(columns)
+
+
+def sentences(rows: Rows, language: str) -> list[str]:
+    """Return the sentences of a language, from the column `translation` (as on the hub) or that of its name."""
+    if rows.has("translation"):
+        return rows.converted(
+            "translation", lambda pair: rows.text(pair[language]), f"a sentence in {language!r}"
+        )
+    return rows.texts(language)
+
+
+def _lines(path: Path, origin: str, language: str) -> list[str]:
+    plain = path.with_name(f"{path.name}.{language}")
+    files = [plain, plain.with_name(plain.name + COMPRESSED)]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        raise UserError(
+            f"{origin}: no file {plain.name} or {plain.name}{COMPRESSED}: give the common part of the names of "
+            "the two files, without the language"
+        )
+    try:
+        return lines_of(file)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise UserError(f"{origin}: {file.name} is not a text file: {first_line(error)}") from error

@@ -1,15 +1,44 @@
-"""Which rows become examples, and whether the tokenizer makes something of each."""
+"""Encoded examples: which rows become one, what the tokenizer makes of them, and batches of them."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from datasets import Dataset
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from dsprune.errors import UserError
 from dsprune.tasks.source import Split
 
-__all__ = ["check_tokens", "spread", "tokens_in", "unknown_remark"]
+__all__ = [
+    "LABELS",
+    "Batch",
+    "Collate",
+    "Features",
+    "check_tokens",
+    "on_device",
+    "padding_collate",
+    "spread",
+    "tokens_in",
+    "unknown_remark",
+    "without_labels",
+]
+
+LABELS = ("labels", "start_positions", "end_positions")
+"""Columns that a model compares its outputs with."""
+
+Features = Mapping[str, Any]
+"""One encoded example by column, as `Task.prepare` makes it."""
+
+Batch = dict[str, Tensor]
+"""Inputs and labels of a forward pass, each `[examples, ...]`."""
+
+Collate = Callable[[Sequence[Features]], Batch]
+"""Makes a batch on the CPU of encoded examples."""
 
 
 def tokens_in(data: Dataset) -> np.ndarray:
@@ -64,3 +93,30 @@ def spread(rows: Dataset, limit: int | None) -> Dataset:
     if limit is None or limit >= len(rows):
         return rows
     return rows.select([i * len(rows) // limit for i in range(limit)])
+
+
+def padding_collate(
+    collator: Callable[[list[dict[str, Any]]], Any], exclude: Collection[str] = ()
+) -> Collate:
+    """Return a collate function that pads, and drops the columns that the model does not read.
+
+    Args:
+        collator: one of transformers' data collators.
+        exclude: columns that only `Task.score` needs; `length` is always dropped.
+    """
+    dropped = {*exclude, "length"}
+
+    def collate(features: Sequence[Features]) -> Batch:
+        return dict(collator([{name: one[name] for name in one if name not in dropped} for one in features]))
+
+    return collate
+
+
+def without_labels(batch: Batch) -> Batch:
+    """Return the batch without its labels."""
+    return {name: tensor for name, tensor in batch.items() if name not in LABELS}
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch on `device`."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

@@ -25,11 +25,10 @@ from transformers import (
 from dsprune.errors import UserError
 from dsprune.model.pretrained import Head
 from dsprune.recipe.sections import Task as TaskSettings
-from dsprune.tasks.batches import Batch, Collate, padding_collate
-from dsprune.tasks.data_files import READERS, Reader, read_table
+from dsprune.tasks.data_files import READERS, Reader, lines_of, read_table
+from dsprune.tasks.examples import Batch, Collate, padding_collate
 from dsprune.tasks.source import Benchmark, Split, read_rows
 from dsprune.tasks.task import LogitRows, Task
-from dsprune.tasks.text_files import lines_of
 from dsprune.tasks.vocabulary import IGNORED, TokenCounts, count_tokens, labelled_rows, linear_head
 
 __all__ = ["CausalLanguageModeling", "MaskedLanguageModeling", "mask_tokens"]

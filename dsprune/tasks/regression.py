@@ -18,11 +18,10 @@ from transformers import (
 
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_config
-from dsprune.tasks.batches import Batch
+from dsprune.tasks.examples import Batch
 from dsprune.tasks.source import Benchmark, Split, read_rows
 from dsprune.tasks.task import LogitRows
-from dsprune.tasks.text_classification import HEAD
-from dsprune.tasks.texts import TextTask
+from dsprune.tasks.text_classification import HEAD, TextTask
 
 __all__ = ["Regression"]
 

@@ -9,7 +9,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import DataCollatorForSeq2Seq, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from dsprune.tasks.batches import Batch, Collate, padding_collate
+from dsprune.tasks.examples import Batch, Collate, padding_collate
 from dsprune.tasks.task import LogitRows, Task
 from dsprune.tasks.vocabulary import labelled_rows, linear_head
 

@@ -43,8 +43,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from dsprune.errors import UserError
 from dsprune.recipe import Task as TaskSettings
 from dsprune.registry import TASKS
-from dsprune.tasks.batches import LABELS, Batch, Collate, without_labels
-from dsprune.tasks.examples import check_tokens, spread
+from dsprune.tasks.examples import LABELS, Batch, Collate, check_tokens, spread, without_labels
 from dsprune.tasks.source import Benchmark, Split
 
 __all__ = ["LogitRows", "Task", "build_task"]
@@ -128,7 +127,7 @@ class Task(ABC):
     def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:
         """Return a function that makes a batch of encoded examples, padded to the longest of them.
 
-        See `dsprune.tasks.batches.padding_collate`. The batch holds only what the model's forward pass takes.
+        See `dsprune.tasks.examples.padding_collate`. The batch holds only what the model's forward pass takes.
 
         Args:
             tokenizer: defines the padding.

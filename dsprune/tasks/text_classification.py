@@ -11,6 +11,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import (
     AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -18,12 +19,14 @@ from transformers import (
 
 from dsprune.errors import UserError
 from dsprune.model.pretrained import Head, load_config
-from dsprune.tasks.batches import Batch
+from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.tasks.examples import Batch, Collate, padding_collate
 from dsprune.tasks.labels import check_same_labels, describe_labels, find_labels, labels_of, number_labels
+from dsprune.tasks.rows import Rows
 from dsprune.tasks.source import Benchmark, Split, read_rows
-from dsprune.tasks.texts import TextTask
+from dsprune.tasks.task import Task
 
-__all__ = ["HEAD", "TextClassification"]
+__all__ = ["HEAD", "TextClassification", "TextTask"]
 
 HEAD = Head(AutoModelForSequenceClassification, ("ForSequenceClassification",), "sequence-classification")
 
@@ -33,6 +36,42 @@ METRICS: Mapping[str, Callable[[Tensor, Tensor, int], Tensor]] = {
     "f1_macro": lambda predicted, labels, num: metrics.multiclass_f1_score(predicted, labels, num, "macro"),
     "matthews": lambda predicted, labels, num: metrics.binary_matthews_corrcoef(predicted, labels),
 }
+
+
+@dataclass(frozen=True)
+class TextTask(Task):
+    """Texts in; subclasses add the label.
+
+    Attributes:
+        settings: the recipe's task section.
+        text: column of the text, unless the settings name one.
+        text_pair: column of the second text, unless the settings name one; None = one text only.
+    """
+
+    settings: TaskSettings
+    text: str = "text"
+    text_pair: str | None = None
+
+    def texts(self, rows: Rows) -> dict[str, list[Any]]:
+        """Return the texts as columns `text` and, for pairs, `text_pair`."""
+        columns: dict[str, list[Any]] = {"text": rows.texts(self.settings.text or self.text, "task.text")}
+        text_pair = self.settings.text_pair or self.text_pair
+        if text_pair is not None:
+            columns["text_pair"] = rows.texts(text_pair, "task.text_pair")
+        return columns
+
+    def encode(
+        self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]
+    ) -> dict[str, list[Any]]:
+        """Tokenize the texts and keep `labels`; of a pair that is too long, the longer text is cut first."""
+        longest = self.settings.max_length
+        features = tokenizer(rows["text"], rows.get("text_pair"), truncation=True, max_length=longest)
+        lengths = [len(ids) for ids in features["input_ids"]]
+        return {**features, "labels": rows["labels"], "length": lengths}
+
+    def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:
+        """Pad to the longest text of the batch."""
+        return padding_collate(DataCollatorWithPadding(tokenizer, pad_to_multiple_of=pad_to_multiple_of))
 
 
 @dataclass(frozen=True)

@@ -15,22 +15,22 @@ from dsprune.distillation.capture.origin import Source
 from dsprune.distillation.store.format import MANIFEST
 from dsprune.distillation.teachers import open_matching_store
 from dsprune.errors import UserError
-from dsprune.model.fit import padding_remarks
+from dsprune.model.fit import Changes, changing, padding_remarks
 from dsprune.model.patterns import parameter_groups
-from dsprune.model.pretrained import load_config, load_tokenizer
+from dsprune.model.pretrained import keep_layers, load_config, load_tokenizer
 from dsprune.model.prunable import Choice, choose_weights
 from dsprune.model.skeleton import without_weights
 from dsprune.model.vocabulary import Vocabulary, embedding_of
 from dsprune.ranks.batch_order import BatchPlan
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Distillation, Recipe
+from dsprune.recipe import Model as ModelSettings
 from dsprune.schedule import Timetable, recipe_timetable
 from dsprune.tasks.examples import tokens_in, unknown_remark
-from dsprune.tasks.start_model import start_model
 from dsprune.tasks.task import Task, build_task
 from dsprune.zero.config import load_ds_config, resolve_ds_config
 
-__all__ = ["Prepared", "preflight", "recipe_weights"]
+__all__ = ["Prepared", "preflight", "recipe_weights", "start_model"]
 
 ALONE = Ranks(rank=0, local_rank=0, world_size=1)
 
@@ -162,3 +162,13 @@ def _num_shared(task: Task, data: Dataset, validation: Dataset) -> int:
 
 def _hashes(task: Task, data: Dataset) -> Iterator[int]:
     return (hash(repr(values)) for values in zip(*task.samples(data).values(), strict=True))
+
+
+def start_model(task: Task, settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Return the model that a run starts from: opened for the task, and changed as the recipe asks.
+
+    Raises:
+        UserError: the model cannot be opened, does not fit the task, or cannot be changed so.
+    """
+    with changing(Changes(settings.new_head, settings.resize_embeddings)):
+        return keep_layers(task.build_model(settings.path, tokenizer), settings.layers)

@@ -10,7 +10,7 @@ from dsprune.errors import UserError
 from dsprune.recipe import Recipe, dump_recipe
 from dsprune.schedule import Timetable
 from dsprune.utils.files import lock_folder, remove, replace_text
-from dsprune.utils.versions import command_line, versions
+from dsprune.utils.installation import command_line, versions
 
 __all__ = ["RunFolder"]
 

@@ -31,15 +31,14 @@ from dsprune.distillation.teachers import (
 )
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.initialize import initialize
-from dsprune.model.dropout import set_dropout
+from dsprune.model.fit import set_dropout
 from dsprune.ranks.agreement import check_same, on_first_rank
 from dsprune.ranks.batch_order import BatchPlan, TrainSampler
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Distillation, Recipe
-from dsprune.tasks.batches import Collate, Features
-from dsprune.tasks.start_model import start_model
+from dsprune.tasks.examples import Collate, Features
 from dsprune.tasks.task import Task
-from dsprune.train.preflight import Prepared
+from dsprune.train.preflight import Prepared, start_model
 from dsprune.utils.console import say
 from dsprune.utils.randomness import seed_everything
 from dsprune.zero.launch import join_ranks

@@ -29,7 +29,7 @@ from dsprune.train.status_file import StatusFile
 from dsprune.train.stopping import StopRequests
 from dsprune.train.tracking import Result, Tracker, open_tracker
 from dsprune.utils.console import progress_bar, say
-from dsprune.utils.versions import code_digest, package_versions
+from dsprune.utils.installation import code_digest, package_versions
 from dsprune.zero.launch import join_ranks
 
 __all__ = ["train"]

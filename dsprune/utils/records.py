@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, Field, RootModel, ValidationError
 
 from dsprune.errors import UserError
-from dsprune.utils.system_errors import describe_system_error
+from dsprune.utils.files import describe_system_error
 
 __all__ = [
     "Count",

@@ -15,9 +15,8 @@ from pydantic import BaseModel
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe
 from dsprune.utils.documents import read_json
-from dsprune.utils.folders import shipped_folder, shipped_names
+from dsprune.utils.installation import shipped_folder, shipped_names
 from dsprune.utils.text import short
-from dsprune.zero.compression import replaced_by_recipe
 from dsprune.zero.limits import check_by_deepspeed, check_ds_config, check_optimizer_state, wrong_settings
 
 __all__ = ["load_ds_config", "resolve_ds_config"]
@@ -199,3 +198,27 @@ def _autos(section: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _autos(value, f"{prefix}{key}.")
         elif value == "auto":
             yield prefix + key
+
+
+def replaced_by_recipe(config: dict[str, Any]) -> Iterator[str]:
+    """Yield a message on a section `compression_training`, which DeepSpeed has removed."""
+    section = config.get("compression_training")
+    if section is None:
+        return
+    ratios = sorted(set(_dense_ratios(section)))
+    sparsities = [f"pruning={{sparsity: {1 - ratio:g}}} for dense_ratio={ratio:g}" for ratio in ratios]
+    recipe = ", ".join(sparsities) or "pruning={sparsity: 0.9}"
+    yield (
+        f"ds_config: compression_training: DeepSpeed has removed it, and the recipe replaces it: set {recipe} in the "
+        f"recipe (its fields include and exclude select modules), and remove the section"
+    )
+
+
+def _dense_ratios(section: Any) -> Iterator[float]:
+    """Yield every `dense_ratio` below a section."""
+    if isinstance(section, dict):
+        for key, value in section.items():
+            if key == "dense_ratio" and isinstance(value, int | float):
+                yield float(value)
+            else:
+                yield from _dense_ratios(value)

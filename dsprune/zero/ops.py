@@ -15,7 +15,7 @@ from deepspeed.ops.op_builder.builder import OpBuilder
 from torch.utils import cpp_extension
 
 from dsprune.errors import CheckFailedError, UserError
-from dsprune.utils.folders import cache_folder, cpu_type
+from dsprune.utils.installation import cache_folder, cpu_type
 
 __all__ = [
     "accelerator_and_backend",

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from dsprune.commands.analyze.page_sections import component_table
 from dsprune.commands.analyze.result import read_analysis
-from dsprune.recipe.scaling import log_compression
+from dsprune.recipe.timing import log_compression
 from dsprune.report.drawing import save_figure
 from dsprune.report.runs import Run, find_folders, origin_of, read_run
 from dsprune.report.settings import Setting, settings_of

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch.distributed as dist
 
+from dsprune.engine.trainer import replaced
 from dsprune.errors import UserError
 from dsprune.ranks.agreement import check_same
 from dsprune.ranks.collectives import Comm
@@ -20,7 +21,6 @@ from dsprune.testing.pool import RankPool
 from dsprune.train import stopping
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.stopping import StopRequests
-from dsprune.utils.replace import replaced
 
 
 @pytest.fixture(scope="module")

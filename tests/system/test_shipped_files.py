@@ -21,7 +21,7 @@ from dsprune.testing.kinds import models
 from dsprune.testing.kinds.tokenizers import byte_pairs_without_padding, unigrams
 from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import tiny_bert
-from dsprune.utils.folders import shipped_names
+from dsprune.utils.installation import shipped_names
 from dsprune.zero.ops import build_ops
 from tests.system.blocks import Blocks, examples
 

@@ -19,7 +19,7 @@ from transformers import (
 
 from dsprune.model.components import SMC_SPARSITIES as GRID
 from dsprune.model.components import UNKNOWN, converted, find_components
-from dsprune.model.flops import forward_flops, stretched
+from dsprune.model.cost import forward_flops, stretched
 from dsprune.model.patterns import patterns_of
 from dsprune.model.prunable import find_prunable
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from dsprune.model.dropout import set_dropout
+from dsprune.model.fit import set_dropout
 
 TINY: dict[str, Any] = {
     "hidden_size": 16,

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from dsprune.recipe import load_recipe
-from dsprune.utils.folders import shipped_names
+from dsprune.utils.installation import shipped_names
 from dsprune.zero.config import load_ds_config, resolve_ds_config
 
 NAMES = shipped_names("ds_configs")

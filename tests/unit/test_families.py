@@ -8,7 +8,7 @@ import torch
 import transformers as hf
 from torch import nn
 
-from dsprune.model.flops import forward_flops
+from dsprune.model.cost import forward_flops
 from dsprune.model.prunable import choose_weights
 
 VOCABULARY, NUM_TOKENS = 48, 24

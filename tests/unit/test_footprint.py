@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsprune.model.memory import checkpoint_bytes, rank_memory
+from dsprune.model.cost import checkpoint_bytes, rank_memory
 
 STAGES = range(4)
 PRECISIONS = ["fp32", "bf16", "fp16"]

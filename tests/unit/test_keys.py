@@ -10,8 +10,18 @@ from torch import Tensor
 
 from dsprune.masks.bits import num_bytes, pack, unpack
 from dsprune.masks.kernel import kernel_for
-from dsprune.selection.keys import HIGHEST_KEY, LOWEST_KEY, NAN_KEY, PRUNED_KEY, to_keys
-from dsprune.selection.scan import CHUNK, Scorer, scan, scan_eager, settle
+from dsprune.selection.scan import (
+    CHUNK,
+    HIGHEST_KEY,
+    LOWEST_KEY,
+    NAN_KEY,
+    PRUNED_KEY,
+    Scorer,
+    scan,
+    scan_eager,
+    settle,
+    to_keys,
+)
 from dsprune.selection.search import BINS, histogram, histogram_eager
 
 FLOATS = st.floats(width=32, allow_nan=False)

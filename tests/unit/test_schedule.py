@@ -6,12 +6,14 @@ from hypothesis import strategies as st
 
 from dsprune.errors import UserError
 from dsprune.recipe import Budget, LearningRate, Pruning, Recipe, Span, Start, load_recipe
-from dsprune.recipe.scaling import log_compression
+from dsprune.recipe.timing import log_compression
 from dsprune.schedule import MaskUpdate, Timetable, build_timetable
-from dsprune.schedule.curves import cubic, exponential, linear
 from dsprune.schedule.law import (
+    cubic,
     dense_steps,
+    exponential,
     first_sparsity,
+    linear,
     scaled_epochs,
     scaled_to,
     scaled_updates,

@@ -18,8 +18,13 @@ from dsprune.ranks.agreement import on_first_rank
 from dsprune.ranks.ranks import Ranks
 from dsprune.testing.commands import environment
 from dsprune.testing.stores import capture, plan, spec
-from dsprune.utils.files import replace_file, replace_folder
-from dsprune.utils.system_errors import describe_system_error, is_full_disk, system_error
+from dsprune.utils.files import (
+    describe_system_error,
+    is_full_disk,
+    replace_file,
+    replace_folder,
+    system_error,
+)
 
 
 @pytest.mark.parametrize(

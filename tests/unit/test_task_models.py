@@ -19,9 +19,9 @@ from dsprune.model.pretrained import load_config, load_model, load_tokenizer
 from dsprune.model.skeleton import without_weights
 from dsprune.recipe.sections import Model as ModelSettings
 from dsprune.recipe.sections import Task as TaskSettings
-from dsprune.tasks.start_model import start_model
 from dsprune.tasks.task import build_task
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, tiny_tokenizer
+from dsprune.train.preflight import start_model
 
 
 def naive_scores(predicted, labels, num_labels):

@@ -13,7 +13,7 @@ from dsprune.commands.analyze.rule import RULE, fragment, recommendation
 from dsprune.commands.analyze.unused_rows import leave_out_unused_rows
 from dsprune.errors import UserError
 from dsprune.model.components import find_components
-from dsprune.model.memory import PRECISION_BYTES
+from dsprune.model.cost import PRECISION_BYTES
 from dsprune.model.prunable import find_prunable
 from dsprune.ranks.ranks import Ranks, process_group
 from dsprune.recipe import Recipe
@@ -21,7 +21,7 @@ from dsprune.report.page import Page, write_report
 from dsprune.report.table import as_rich, percent
 from dsprune.utils.console import progress_bar, say
 from dsprune.utils.files import replace_text
-from dsprune.utils.versions import command_line, versions
+from dsprune.utils.installation import command_line, versions
 
 __all__ = ["analyze", "make_analysis"]
 

@@ -12,7 +12,7 @@ from dsprune.commands.analyze.recovery import Recovery
 from dsprune.commands.analyze.result import Finding, LayerLoss
 from dsprune.errors import UserError
 from dsprune.model.components import Component
-from dsprune.model.flops import Flops, forward_flops, stretched
+from dsprune.model.cost import Flops, forward_flops, stretched
 from dsprune.model.patterns import patterns_of
 from dsprune.model.pretrained import load_config, load_tokenizer
 from dsprune.model.shard import PrunableTensor
@@ -21,7 +21,7 @@ from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe
 from dsprune.selection.groups import make_groups
 from dsprune.selection.select import select_complete
-from dsprune.tasks.batches import Collate, on_device
+from dsprune.tasks.examples import Collate, on_device
 from dsprune.tasks.task import Task, build_task
 from dsprune.train.evaluation import evaluate
 

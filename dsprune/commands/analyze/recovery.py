@@ -15,7 +15,7 @@ from dsprune.ranks.batch_order import BatchPlan, TrainSampler
 from dsprune.ranks.collectives import all_reduce_
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe
-from dsprune.tasks.batches import Collate, on_device
+from dsprune.tasks.examples import Collate, on_device
 
 __all__ = ["DEFAULT_PEAK", "Recovery"]
 

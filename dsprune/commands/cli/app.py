@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import dsprune
-from dsprune.utils.folders import shipped_names
+from dsprune.utils.installation import shipped_names
 
 __all__ = ["Overrides", "RecipeArgument", "app"]
 

@@ -19,8 +19,8 @@ from dsprune.errors import (
     StoppedError,
     UserError,
 )
+from dsprune.utils.files import describe_system_error, is_full_disk, system_error
 from dsprune.utils.signals import END_SIGNALS
-from dsprune.utils.system_errors import describe_system_error, is_full_disk, system_error
 from dsprune.utils.text import printable
 
 __all__ = ["main", "place_local_rank", "run_command"]

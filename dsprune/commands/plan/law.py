@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from dsprune.commands.plan.make import Plan
 from dsprune.recipe import Recipe
-from dsprune.recipe.scaling import scaled_peak
+from dsprune.recipe.timing import scaled_peak
 from dsprune.report.table import Table
 
 __all__ = ["law_table", "sweep_table"]

@@ -10,7 +10,7 @@ from rich.table import Table as Grid
 
 from dsprune.commands.plan.law import law_table, sweep_table
 from dsprune.commands.plan.make import Plan, make_plan
-from dsprune.model.memory import checkpoint_bytes, rank_memory
+from dsprune.model.cost import checkpoint_bytes, rank_memory
 from dsprune.model.prunable import dense_groups
 from dsprune.model.vocabulary import Vocabulary
 from dsprune.recipe import Recipe

@@ -9,7 +9,7 @@ from dsprune.commands.plan.make import Plan, make_plan
 from dsprune.commands.plan.plan import draw_plans
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe
-from dsprune.recipe.scaling import log_compression
+from dsprune.recipe.timing import log_compression
 from dsprune.report.drawing import check_figure_path
 from dsprune.report.table import MISSING, Table, as_rich
 from dsprune.schedule.law import max_target, scaled_epochs, scaled_to

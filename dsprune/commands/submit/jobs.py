@@ -13,7 +13,7 @@ from dsprune.distillation.store.format import MANIFEST
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe
 from dsprune.utils.console import say
-from dsprune.utils.folders import shipped_folder
+from dsprune.utils.installation import shipped_folder
 
 __all__ = ["Job", "Request", "copy_scripts", "parse_sparsities", "plan_jobs", "scripts_folder"]
 

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError, field_validator
 from dsprune.errors import UserError
 from dsprune.recipe.section import Positive, Section, Sparsity, Text, describe
 from dsprune.utils.documents import read_yaml
-from dsprune.utils.folders import shipped_folder, shipped_names
+from dsprune.utils.installation import shipped_folder, shipped_names
 from dsprune.utils.text import did_you_mean, short
 
 __all__ = ["Method", "Suite", "load_suite", "shipped_suites"]

@@ -12,8 +12,8 @@ from dsprune.recipe import Model, Recipe
 from dsprune.registry import SCOPES
 from dsprune.selection.groups import update_groups
 from dsprune.selection.select import select_complete
-from dsprune.tasks.start_model import start_model
 from dsprune.tasks.task import build_task
+from dsprune.train.preflight import start_model
 from dsprune.utils.files import replace_folder
 from dsprune.utils.randomness import seed_everything
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dsprune.distillation.capture.origin import Source
 from dsprune.distillation.signal import Head
-from dsprune.tasks.batches import on_device
+from dsprune.tasks.examples import on_device
 from dsprune.zero.parameters import full_tensor, shard_for_inference
 
 __all__ = ["Execution", "Rows", "TeacherModel"]

@@ -15,7 +15,7 @@ from dsprune.recipe.recipe import settings_of
 from dsprune.schedule import build_timetable
 from dsprune.testing.fuzz.attempt import Attempt, Target
 from dsprune.testing.fuzz.damage import ABSURD, damage_file, damage_json
-from dsprune.utils.folders import shipped_folder, shipped_names
+from dsprune.utils.installation import shipped_folder, shipped_names
 from dsprune.zero.config import load_ds_config, resolve_ds_config
 from dsprune.zero.schema import DsConfig, OptimizerParams
 
