@@ -17,6 +17,10 @@ class Fisher:
     The bias correction of v is one factor for all weights, which does not change their order. At the first step of
     a run there is no v yet; the squared gradient of that step, which is what v begins with, takes its place. Weights
     that never had a gradient have the score 0 and are pruned first.
+
+    In fp16 the optimizer sees gradients without the loss scale, and keeps v in fp32, so the scale does not change v.
+    A gradient that takes the place of v is scaled, which does not change the order. If it overflows, DeepSpeed skips
+    the step, and the mask is dropped with it.
     """
 
     absolute = True
@@ -28,5 +32,5 @@ class Fisher:
         if second_moment is not None:
             return context.weight * second_moment.sqrt()
         if context.gradient is not None:
-            return context.weight * context.gradient.float()
+            return context.weight * context.gradient.float().nan_to_num()  # of an overflow
         return context.weight * 0.0

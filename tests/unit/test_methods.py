@@ -66,6 +66,25 @@ def test_fisher_takes_the_squared_gradient_before_there_is_a_second_moment() -> 
     assert not method.scores(replace(whole, gradient=None)).any()
 
 
+@pytest.mark.parametrize("scale", [2.0**-8, 2.0**16])
+def test_a_loss_scale_does_not_change_the_order_of_fisher(scale: float) -> None:
+    method, whole = METHODS.get("fisher")(), replace(context(), state={})
+    assert whole.gradient is not None
+    scores, scaled = method.scores(whole), method.scores(replace(whole, gradient=whole.gradient * scale))
+    assert torch.equal(scores.abs().argsort(stable=True), scaled.abs().argsort(stable=True))
+
+
+def test_fisher_can_rank_a_gradient_that_overflowed() -> None:
+    """The step is skipped and its mask dropped: that a score is NaN must not end the run before."""
+    gradient = torch.tensor([float("inf"), float("nan"), 1.0], dtype=torch.float16)
+    tensor = PrunableTensor("encoder.weight", (3,))
+    scores = METHODS.get("fisher")().scores(
+        ShardContext(tensor, range(3), torch.tensor([0.0, 1.0, 2.0]), gradient)
+    )
+    assert not scores.isnan().any()
+    assert scores[2] == 2.0
+
+
 def test_random_scores_are_uniform_and_differ_by_seed_and_name_but_not_by_step() -> None:
     method = METHODS.get("random")()
     scores = method.scores(context())
