@@ -1,0 +1,100 @@
+"""The page of recovered accuracy: its recipes are sound, and what it says follows from the runs."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dsprune.commands.suite.definition import load_suite
+from dsprune.recipe import load_recipe
+from dsprune.testing.run_folders import write_run
+from tests.unit.scripts import SCRIPTS, load
+
+page = load("results/recovery/page")
+split = load("results/recovery/split")
+STUDY = SCRIPTS / "results" / "recovery"
+
+
+@pytest.mark.parametrize("task", page.TASKS)
+def test_every_method_fits_every_recipe(task: str) -> None:
+    for method in load_suite(str(STUDY / "suite.yaml")).methods.values():
+        recipe = load_recipe(str(STUDY / f"{task}.yaml"), list(method.set))
+        assert recipe.task is not None
+        assert recipe.task.validation == f"data/recovery/{task}/validation.csv"
+
+
+def test_the_parts_are_disjoint_and_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, folder in (("HOME", "made"), ("REVIEWS", "reviews"), ("BANKING", "banking")):
+        monkeypatch.setattr(split, name, tmp_path / folder)
+    for folder, name, rows in (
+        ("reviews", "train", 30), ("reviews", "validation", 5), ("banking", "train", 4), ("banking", "test", 8),
+    ):  # fmt: skip
+        path = tmp_path / folder / f"{name}.csv"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("text,label\n" + "".join(f'"{name}, {row}",{row}\n' for row in range(rows)))
+    split.main()
+    parts = {path.relative_to(tmp_path / "made").as_posix(): path.read_text().splitlines()[1:]
+             for path in (tmp_path / "made").rglob("*.csv")}  # fmt: skip
+    assert {name: len(rows) for name, rows in parts.items()} == {
+        "movie-reviews/train.csv": 27, "movie-reviews/validation.csv": 3, "movie-reviews/test.csv": 5,
+        "banking77/train.csv": 4, "banking77/validation.csv": 4, "banking77/test.csv": 4,
+    }  # fmt: skip
+    for task in page.TASKS:
+        rows = [row for name, rows in parts.items() if name.startswith(task) for row in rows]
+        assert len(set(rows)) == len(rows)
+
+
+def write_tested(folder: Path, method: str, seed: int, target: float, test: float) -> None:
+    """A run whose accuracy on the validation part is another than on the test part."""
+    pruning = f"pruning.sparsity={target}" if target else "pruning=null"
+    name = f"name={method.replace(' ', '-')}-{target}-{seed}"
+    run = write_run(folder, name, f"seed={seed}", pruning, f'tracking.group="{method}"', score=0.5)
+    (run / page.TEST).write_text(json.dumps({"accuracy": test}))
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """Writes the page, and returns it."""
+    monkeypatch.setattr(page, "DOCS", tmp_path)
+
+    def write() -> str:
+        page.main(tmp_path)
+        return (tmp_path / "recovery.md").read_text()
+
+    return write
+
+
+def test_the_page_says_what_the_test_part_says(tmp_path: Path, written: Callable[[], str]) -> None:
+    for epochs, dense, scores in (("1", 0.92, (0.86, 0.88)), ("3", 0.93, (0.90,))):
+        folder = tmp_path / "banking77" / f"fine-tuned-{epochs}"
+        write_tested(folder, page.DENSE, 1, 0.0, dense)
+        for seed, score in enumerate(scores, start=1):
+            write_tested(folder, page.OURS, seed, 0.9, score)
+    one = tmp_path / "banking77" / "fine-tuned-1"
+    write_tested(one, page.OURS, 1, 0.97, 0.8)
+    write_tested(one, "one decay", 1, 0.9, 0.89)
+    write_tested(one, page.MAGNITUDE, 1, 0.9, 0.85)
+    write_run(one, "name=untested", "pruning.sparsity=0.8", 'tracking.group="defaults"')
+    text = written()
+    assert "| epochs | method | dense | 90 % | 97 % |" in text
+    assert "| 1 | dense | 92.0 | - | - |\n| 1 | defaults | - | 87.0 ± 1.4 (2) | 80.0 |" in text
+    assert "- 90 % after 1 epoch: 5.0 points below dense at the same budget; the goal of 3 is missed." in text
+    assert (
+        "- 90 % after 3 epochs: 3.0 points below dense at the same budget; the goal of 2 is missed." in text
+    )
+    assert "90 % after 1 epoch, magnitude: +1.0; 90 % after 1 epoch, one decay: -3.0 **behind**." in text
+    assert "80 %, " not in text, "a run without a test accuracy is left out"
+    assert "Movie reviews, positive" not in text, "none was run"
+    assert (tmp_path / "recovery.svg").is_file()
+
+
+def test_a_goal_that_is_reached_is_said(tmp_path: Path, written: Callable[[], str]) -> None:
+    for task in page.TASKS:
+        write_tested(tmp_path / task / "fine-tuned-1", page.DENSE, 1, 0.0, 0.92)
+        write_tested(tmp_path / task / "fine-tuned-1", page.OURS, 1, 0.9, 0.9)
+        write_tested(tmp_path / task / "pretrained-1", page.OURS, 1, 0.9, 0.9)
+    text = written()
+    assert text.count("2.0 points below dense at the same budget; the goal of 3 is reached.") == 2
+    assert text.count("from the pretrained model") == 2
+    assert "nothing else was run" in text
