@@ -45,7 +45,7 @@ def initial_state(
     if pruning is None:
         return None
     choice = choose_weights(
-        engine.module, pruning.include, pruning.exclude, pruning.sparsities, shape_of=full_shape
+        engine.module, pruning.include, pruning.exclude, pruning.sparsities, pruning.only, shape_of=full_shape
     )
     update_groups(choice.tensors, pruning, progress=1.0)  # refuses a target that leaves nothing
     if choice.dense and engine.global_rank == 0:

@@ -17,7 +17,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from dsprune.errors import UserError
-from dsprune.model.blocks import NO_MATRICES, block_matrices
+from dsprune.model.blocks import NO_MATRICES, block_matrices, is_vector
 from dsprune.model.patterns import names_of, parameters_matching, patterns_of, values_by_pattern
 from dsprune.model.shard import PrunableTensor, ShapeOf, plain_name, plain_shape
 
@@ -35,7 +35,7 @@ __all__ = [
 UNASKED = 0.01
 """Fraction of the blocks' weights that may stay dense though neither the recipe nor their kind asks for it."""
 
-EXCLUDED = "excluded"
+EXCLUDED, OTHERS = "excluded", "not in pruning.only"
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,12 @@ def find_prunable(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     sparsities: Mapping[str, float] | None = None,
+    only: Sequence[str] = (),
     *,
     shape_of: ShapeOf = plain_shape,
 ) -> list[PrunableTensor]:
     """Return the weights to prune; arguments and errors are those of `choose_weights`."""
-    return list(choose_weights(model, include, exclude, sparsities, shape_of=shape_of).tensors)
+    return list(choose_weights(model, include, exclude, sparsities, only, shape_of=shape_of).tensors)
 
 
 def choose_weights(
@@ -90,6 +91,7 @@ def choose_weights(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     sparsities: Mapping[str, float] | None = None,
+    only: Sequence[str] = (),
     *,
     shape_of: ShapeOf = plain_shape,
 ) -> Choice:
@@ -100,6 +102,7 @@ def choose_weights(
         include: glob patterns of parameters to add to the default set.
         exclude: glob patterns of parameters to remove from it, applied after `include`.
         sparsities: target sparsity by glob pattern; the first pattern that matches a weight counts.
+        only: glob patterns of matrices that replace the default set; none = the default set.
         shape_of: returns the full shape of a parameter, which may be partitioned.
 
     A pattern must match the complete name, or one of the names of a tied weight.
@@ -111,8 +114,9 @@ def choose_weights(
     names = names_of(model)
     kinds = block_matrices(model, shape_of)
     included = parameters_matching(names, include, "pruning.include")
+    included |= _named(model, parameters_matching(names, only, "pruning.only"), shape_of)
     excluded = parameters_matching(names, exclude, "pruning.exclude")
-    candidates = kinds | dict.fromkeys(included)
+    candidates = dict.fromkeys(included) if only else kinds | dict.fromkeys(included)
     check_plain(model, candidates.keys() - excluded)
     chosen, dense = {}, []
     for name, parameter in model.named_parameters():
@@ -122,9 +126,10 @@ def choose_weights(
         if key in candidates and key not in excluded and not (candidates[key] or _obstacle(parameter)):
             chosen[key] = tensor
         elif key in kinds:
-            is_excluded = key in excluded and kinds[key] not in NO_MATRICES
-            reason = EXCLUDED if is_excluded else kinds[key] or str(_obstacle(parameter))
-            dense.append(DenseMatrix(tensor.name, tensor.shape, reason))
+            asked = EXCLUDED if key in excluded else OTHERS if key not in candidates else None
+            is_asked = asked is not None and kinds[key] not in NO_MATRICES
+            reason = asked if is_asked else kinds[key] or _obstacle(parameter)
+            dense.append(DenseMatrix(tensor.name, tensor.shape, str(reason)))
     num_weights = sum(tensor.numel for tensor in dense)
     num_weights += sum(tensor.numel for key, tensor in chosen.items() if key in kinds)
     choice = Choice(_with_targets(chosen, names, sparsities or {}), tuple(dense), num_weights)
@@ -135,6 +140,15 @@ def choose_weights(
             "blocks that pruning.exclude leaves: name weights here, such as '*.dense.weight'"
         )
     return choice
+
+
+def _named(model: nn.Module, keys: set[int], shape_of: ShapeOf) -> set[int]:
+    """Return which of these parameters are matrices: `*.attention.*` names norms and biases, too."""
+    return {
+        id(weight)
+        for name, weight in model.named_parameters()
+        if id(weight) in keys and not is_vector(name, shape_of(weight))
+    }
 
 
 def dense_groups(dense: Sequence[DenseMatrix]) -> Iterator[tuple[str, list[DenseMatrix]]]:
@@ -182,7 +196,7 @@ def _obstacle(parameter: nn.Parameter) -> str | None:
 
 def _check_asked(choice: Choice) -> None:
     """Check that nearly all weights of the blocks are pruned, or stay dense for a reason that can be expected."""
-    unasked = [matrix for matrix in choice.dense if matrix.reason not in (*NO_MATRICES, EXCLUDED)]
+    unasked = [matrix for matrix in choice.dense if matrix.reason not in (*NO_MATRICES, EXCLUDED, OTHERS)]
     share = sum(matrix.numel for matrix in unasked) / max(1, choice.num_block_weights)
     if share > UNASKED:
         patterns = list(_exact_patterns(unasked, choice.tensors))

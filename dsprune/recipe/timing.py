@@ -113,6 +113,10 @@ class Pruning(Section):
     """Which weights are ranked together: all prunable weights (global), those of each tensor (uniform), or all of
     them with scores divided by the root mean square of their tensor's scores (normalized). Default: `global`."""
 
+    only: tuple[Glob, ...] = ()
+    """Glob patterns of the matrices to prune, in place of those of the encoder and decoder blocks. Norms and biases
+    that match stay dense. Default: none = the matrices of the blocks."""
+
     include: tuple[Glob, ...] = ()
     """Glob patterns of parameters to prune in addition to the linear weights of the encoder and decoder blocks.
     Default: none."""

@@ -128,7 +128,7 @@ def recipe_weights(recipe: Recipe, model: nn.Module) -> Choice:
     pruning = recipe.pruning
     if pruning is None:
         return Choice((), (), 0)
-    return choose_weights(model, pruning.include, pruning.exclude, pruning.sparsities)
+    return choose_weights(model, pruning.include, pruning.exclude, pruning.sparsities, pruning.only)
 
 
 def _check_not_pruned(model: PreTrainedModel, weights: Choice) -> None:

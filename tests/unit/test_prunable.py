@@ -164,6 +164,22 @@ def test_exclude_wins_over_include(bert):
     assert "bert.embeddings.word_embeddings.weight" in names_of(both)
 
 
+def test_only_replaces_the_default_set_and_leaves_vectors_dense(bert):
+    choice = choose_weights(bert, only=["*.layer.1.attention.*", "cls.predictions.transform.*"])
+    assert names_of(choice.tensors) == {
+        *(f"bert.encoder.layer.1.attention.self.{part}.weight" for part in ("query", "key", "value")),
+        "bert.encoder.layer.1.attention.output.dense.weight",
+        "cls.predictions.transform.dense.weight",
+    }
+    assert {matrix.reason for matrix in choice.dense} == {"not in pruning.only"}
+    with_more = find_prunable(
+        bert, ["*.0.intermediate.dense.bias"], ["*.query.*"], None, ["*.layer.1.attention.*"]
+    )
+    assert names_of(with_more) == names_of(choice.tensors) - {
+        "bert.encoder.layer.1.attention.self.query.weight", "cls.predictions.transform.dense.weight"
+    } | {"bert.encoder.layer.0.intermediate.dense.bias"}  # fmt: skip
+
+
 def test_a_tied_weight_is_one_tensor_that_any_of_its_names_finds(bert):
     assert bert.cls.predictions.decoder.weight is bert.bert.embeddings.word_embeddings.weight
     tensors = find_prunable(bert, include=["cls.predictions.decoder.weight"], sparsities={"cls.*": 0.5})
@@ -203,7 +219,7 @@ def test_excluding_everything_is_refused(bert):
         find_prunable(bert, exclude=["*"])
 
 
-@pytest.mark.parametrize("field", ["include", "exclude"])
+@pytest.mark.parametrize("field", ["include", "exclude", "only"])
 def test_a_pattern_without_a_match_is_refused_with_near_misses(bert, field):
     with pytest.raises(
         UserError, match=rf"^pruning\.{field}: .*matches no .*did you mean 'word_embeddings\.weight'"

@@ -92,8 +92,8 @@ def make_analysis(
     evaluator = set_up(recipe, batch_size, recovery_steps, ranks, device)
     assert recipe.model is not None
     assert recipe.task is not None
-    include, exclude = recipe.pruning.include, recipe.pruning.exclude
-    prunable = frozenset(tensor.name for tensor in find_prunable(evaluator.model, include, exclude))
+    chosen = recipe.pruning.include, recipe.pruning.exclude, None, recipe.pruning.only
+    prunable = frozenset(tensor.name for tensor in find_prunable(evaluator.model, *chosen))
     components = find_components(evaluator.model)
     flops = evaluator.flops(recipe.task.max_length)
     metric, dense = next(iter(evaluator.metrics().items()))

@@ -129,7 +129,8 @@ def _of_prunable(recipe: Recipe, model: nn.Module, target: float) -> float:
     """
     assert recipe.pruning is not None
     matrices = sum(weight.numel() for weight in model.parameters() if weight.dim() > 1)
-    prunable = sum(t.numel for t in find_prunable(model, recipe.pruning.include, recipe.pruning.exclude))
+    chosen = recipe.pruning.include, recipe.pruning.exclude, None, recipe.pruning.only
+    prunable = sum(tensor.numel for tensor in find_prunable(model, *chosen))
     sparsity = converted(target, matrices, prunable)
     if sparsity >= 1:
         raise UserError(

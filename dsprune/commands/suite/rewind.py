@@ -53,13 +53,14 @@ def save_ticket(recipe: Recipe, trained: Path, start: Path, folder: Path) -> Non
     tokenizer = load_tokenizer(str(start))
     task = build_task(recipe.task).for_tokenizer(tokenizer)
     model, before = task.build_model(str(trained), tokenizer), task.build_model(str(start), tokenizer)
-    tensors = find_prunable(model, recipe.pruning.include, recipe.pruning.exclude, recipe.pruning.sparsities)
+    pruning = recipe.pruning
+    tensors = find_prunable(model, pruning.include, pruning.exclude, pruning.sparsities, pruning.only)
     weights, rewound = dict(model.named_parameters()), dict(before.named_parameters())
     masks = select_complete(
         tensors,
         [weights[tensor.name] for tensor in tensors],
-        update_groups(tensors, recipe.pruning, progress=1.0),
-        normalized=SCOPES.get(recipe.pruning.scope).normalized,
+        update_groups(tensors, pruning, progress=1.0),
+        normalized=SCOPES.get(pruning.scope).normalized,
     )
     with torch.no_grad():
         for tensor, mask in zip(tensors, masks, strict=True):
