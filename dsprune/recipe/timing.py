@@ -183,17 +183,21 @@ class LearningRate(Section):
 
     rewind: bool = True
     """Return to the peak at every mask update. If false, the learning rate decays linearly from the peak to `final`
-    over the run. Default: true."""
+    over the run, apart from `rewind_at`. Default: true."""
+
+    rewind_at: tuple[Span, ...] = ()
+    """Further points at which the learning rate returns to the peak, such as those of a dense baseline that is trained
+    with the schedule of its pruned counterpart. With `rewind: false` they are the only ones. Default: none."""
 
     dense_peak: Fraction | None = None
     """Peak before the first mask update, as a fraction of the peak. Default: null = what the schedule law gives for
     `model.start`: 1 for a pretrained model, 0.1 for a fine-tuned one."""
 
     dense_final: Fraction = 0.1
-    """End of the linear decay before the first mask update, as a fraction of that phase's peak. Default: 0.1."""
+    """End of the linear decay before the first rewind, as a fraction of that phase's peak. Default: 0.1."""
 
     interval_final: Fraction = 0.1
-    """End of the linear decay from one mask update to the next, as a fraction of the peak. Default: 0.1."""
+    """End of the linear decay from one rewind to the next, as a fraction of the peak. Default: 0.1."""
 
     final: Fraction = 0.0
     """End of the last linear decay, at the end of the run, as a fraction of the peak. Default: 0.0."""

@@ -71,6 +71,10 @@ def build_timetable(
     warmup_steps = int(WARMUP[start] * updates[0].step) if updates else 0
     if learning_rate.warmup is not None:
         warmup_steps = _warmup_steps(learning_rate.warmup, steps_per_epoch, total_steps)
+    rewinds = {
+        _position("learning_rate.rewind_at", span, 0, steps_per_epoch, total_steps)
+        for span in learning_rate.rewind_at
+    }
     return Timetable(
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
@@ -81,12 +85,14 @@ def build_timetable(
         interval_final=learning_rate.interval_final,
         final=learning_rate.final,
         dense_peak=DENSE_PEAK[start] if learning_rate.dense_peak is None else learning_rate.dense_peak,
+        rewinds=tuple(sorted(rewinds - {0})),
     )
 
 
 def _refuse_epochs(pruning: Pruning | None, learning_rate: LearningRate, budget: Budget) -> None:
     """Check that every length is in steps or percent."""
-    spans = {"learning_rate.warmup": learning_rate.warmup}
+    spans: dict[str, Span | None] = {"learning_rate.warmup": learning_rate.warmup}
+    spans |= {f"learning_rate.rewind_at[{i}]": span for i, span in enumerate(learning_rate.rewind_at)}
     if pruning is not None:
         for name in ("start", "end", "every"):
             spans[f"pruning.{name}"] = getattr(pruning, name)
@@ -134,11 +140,11 @@ def _updates(
     pruning: Pruning, model_start: Start, steps_per_epoch: int, total_steps: int
 ) -> tuple[MaskUpdate, ...]:
     dense = dense_steps(model_start, total_steps, steps_per_epoch)
-    start = _position("start", pruning.start, dense, steps_per_epoch, total_steps)
+    start = _position("pruning.start", pruning.start, dense, steps_per_epoch, total_steps)
     if pruning.curve == "one-shot":
         return (MaskUpdate(start, pruning.sparsity),)
     last = int(LAST_UPDATE * total_steps)
-    end = _position("end", pruning.end, last, steps_per_epoch, total_steps)
+    end = _position("pruning.end", pruning.end, last, steps_per_epoch, total_steps)
     if start >= end:
         raise UserError(
             f"pruning.end: value {end} (in steps) is not after pruning.start, step {start}: move one of them "
@@ -182,14 +188,14 @@ def _check_count(updates: int, field: str) -> None:
         )
 
 
-def _position(name: str, span: Span | None, default: int, steps_per_epoch: int, total_steps: int) -> int:
-    """Return the step of `pruning.start` or `pruning.end`."""
+def _position(field: str, span: Span | None, default: int, steps_per_epoch: int, total_steps: int) -> int:
+    """Return the step of a point of the run, such as `pruning.end`."""
     if span is None:
         return default
     step = span.to_steps(steps_per_epoch, total_steps)
     if step >= total_steps:
         raise UserError(
-            f"pruning.{name}: value {span} is step {step} of a run of {total_steps} steps: choose an earlier "
+            f"{field}: value {span} is step {step} of a run of {total_steps} steps: choose an earlier "
             "one or a larger budget"
         )
     return step

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -35,10 +36,11 @@ class Timetable:
         updates: the mask updates in order, at distinct steps; the last one reaches the target. Empty for dense
             fine-tuning.
         rewind: whether the learning rate returns to its peak at each mask update.
-        dense_final: fraction of the dense phase's peak at its end.
-        interval_final: fraction of the peak at the end of the interval between two mask updates.
+        dense_final: fraction of the first phase's peak at the first rewind.
+        interval_final: fraction of the peak at the end of the interval between two rewinds.
         final: fraction of the peak at the end of the run.
         dense_peak: peak of the dense phase, as a fraction of the peak of the run.
+        rewinds: further steps, in order, at which the learning rate returns to its peak.
     """
 
     total_steps: int
@@ -50,6 +52,7 @@ class Timetable:
     interval_final: float
     final: float
     dense_peak: float = 1.0
+    rewinds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Check what a damaged file may hold."""
@@ -60,6 +63,8 @@ class Timetable:
             raise ValueError("the numbers of steps are those of no run")
         if steps != sorted({*steps}) or not all(0 <= step <= self.total_steps for step in steps):
             raise ValueError("the mask updates are not in order within the run")
+        if not all(0 <= step <= self.total_steps for step in self.rewinds):
+            raise ValueError("the rewinds are not within the run")
         if not all(0 <= sparsity <= 1 for sparsity in sparsities) or sparsities[-1:] == [0]:
             raise ValueError("the sparsities of the mask updates are not between 0 and 1")
         if not all(0 <= fraction <= 1 for fraction in fractions):
@@ -98,9 +103,9 @@ class Timetable:
 
         * `step / W` while `step < W`, even at a mask update;
         * otherwise `1 + (f - 1) * (step - a) / (b - a)`, a linear decay over the segment `[a, b)` with `step`. The
-          mask updates divide the run into segments; without rewinds the run is one segment. A segment ends at f,
-          which is `dense_final` at the first mask update, `interval_final` at any other, and `final` at the end of
-          the run. A segment that overlaps the warm-up starts at W.
+          rewinds divide the run into segments; without rewinds the run is one segment. A segment ends at f, which is
+          `dense_final` at the first rewind, `interval_final` at any other, and `final` at the end of the run. A
+          segment that overlaps the warm-up starts at W.
 
         Before the first mask update all of it is scaled by `dense_peak`. After the end of the run it stays at `final`.
 
@@ -120,7 +125,11 @@ class Timetable:
 
     def lr_corners(self) -> list[int]:
         """Return the steps between which the learning rate is linear; jumps are between two consecutive steps."""
-        turns = [update.step for update in self.updates] + [self.warmup_steps, self.total_steps]
+        turns = [update.step for update in self.updates] + [
+            *self.rewinds,
+            self.warmup_steps,
+            self.total_steps,
+        ]
         steps = {step for turn in turns for step in (turn - 1, turn) if 0 <= step <= self.total_steps}
         return sorted({0, *steps})
 
@@ -133,17 +142,23 @@ class Timetable:
         """Create a timetable from the values of `to_dict`; version 0.1 called the updates `events`."""
         values = dict(values)
         updates = values.pop("events", ()) or values.pop("updates", ())
-        return cls(**values, updates=tuple(MaskUpdate(**update) for update in updates))
+        rewinds = tuple(values.pop("rewinds", ()))
+        return cls(**values, rewinds=rewinds, updates=tuple(MaskUpdate(**update) for update in updates))
 
     def _num_past_updates(self, step: int) -> int:
         return bisect_right(self.updates, step, key=lambda update: update.step)
 
+    @cached_property
+    def _turns(self) -> list[int]:
+        """The steps at which the learning rate returns to its peak."""
+        at_updates = [update.step for update in self.updates] if self.rewind else []
+        return sorted({*at_updates, *self.rewinds})
+
     def _segment(self, step: int) -> tuple[int, int, float]:
         """Return the first step, the end and the final fraction of the decay at `step`."""
-        if not self.rewind:
-            return 0, self.total_steps, self.final
-        num_past = self._num_past_updates(step)
-        start = self.updates[num_past - 1].step if num_past else 0
-        if num_past == len(self.updates):
+        turns = self._turns
+        num_past = bisect_right(turns, step)
+        start = turns[num_past - 1] if num_past else 0
+        if num_past == len(turns):
             return start, self.total_steps, self.final
-        return start, self.updates[num_past].step, self.interval_final if num_past else self.dense_final
+        return start, turns[num_past], self.interval_final if num_past else self.dense_final

@@ -1,5 +1,6 @@
 import pytest
 
+from dsprune.errors import UserError
 from dsprune.recipe import Budget, LearningRate, Pruning
 from dsprune.schedule import MaskUpdate, Timetable, build_timetable
 
@@ -70,3 +71,46 @@ def test_without_pruning_the_rate_rises_once_and_decays_once() -> None:
     assert timetable.phases() == [("dense", 0, 10)]
     rates = [timetable.lr_multiplier(step) for step in range(11)]
     assert rates == pytest.approx([0, 0.5, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0])
+
+
+SCHEDULE = {"warmup": "0 steps", "dense_peak": 1.0, "dense_final": 0.2, "interval_final": 0.1, "final": 0.05}
+
+
+def test_a_dense_run_can_have_the_learning_rate_of_its_pruned_counterpart() -> None:
+    budget, pruning = (
+        Budget(epochs=30, batch=1),
+        Pruning(sparsity=0.9, first=0.7, start="2 epochs", end="26 epochs"),
+    )
+    pruned = build_timetable(
+        Pruning(**{**pruning.model_dump(), "every": "4 epochs"}), LearningRate(**SCHEDULE), budget, 10
+    )
+    points = [f"{epoch} epochs" for epoch in range(2, 27, 4)]
+    dense = build_timetable(None, LearningRate(**SCHEDULE, rewind_at=points), budget, 10)
+    assert [dense.lr_multiplier(step) for step in range(300)] == [pruned.lr_multiplier(s) for s in range(300)]
+    assert dense.lr_corners() == pruned.lr_corners()
+    assert Timetable.from_dict(dense.to_dict()) == dense
+
+
+def test_rewinds_can_be_at_other_steps_than_mask_updates() -> None:
+    pruning = Pruning(sparsity=0.9, first=0.5, start="20 steps", end="80 steps", updates=2)
+    rate = LearningRate(**SCHEDULE, rewind=False, rewind_at=("50 %",))
+    made = build_timetable(pruning, rate, Budget(steps=100, batch=1), None)
+    rates = [made.lr_multiplier(step) for step in (0, 20, 25, 49, 50, 80, 100)]
+    assert rates == pytest.approx([1, 0.68, 0.6, 0.216, 1, 0.43, 0.05])
+
+
+@pytest.mark.parametrize(
+    ("span", "said"),
+    [
+        ("3 epochs", r"^learning_rate\.rewind_at\[0\] \(3 epochs\)"),
+        ("100 %", r"^learning_rate\.rewind_at: value 100 %"),
+    ],
+)
+def test_a_rewind_outside_of_the_run_is_refused(span: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        build_timetable(None, LearningRate(rewind_at=(span,)), Budget(steps=100, batch=1), None)
+
+
+def test_a_timetable_whose_rewinds_are_outside_of_the_run_is_refused() -> None:
+    with pytest.raises(ValueError, match="rewinds"):
+        Timetable.from_dict({**TIMETABLE.to_dict(), "rewinds": [101]})
