@@ -15,7 +15,7 @@ from dsprune.utils.documents import read_yaml
 from dsprune.utils.installation import shipped_folder, shipped_names
 from dsprune.utils.text import did_you_mean, short
 
-__all__ = ["as_recipe", "load_recipe", "load_task", "shipped_recipes"]
+__all__ = ["as_recipe", "check_recipe", "load_recipe", "load_task", "override", "shipped_recipes"]
 
 S = TypeVar("S", bound=Section)
 
@@ -64,7 +64,7 @@ def load_task(name: str, overrides: Sequence[str] = ()) -> Task:
         >>> load_task("sst2", ["max_length=64"]).max_length
         64
     """
-    return _validate(Task, {"name": name}, [override.removeprefix("task.") for override in overrides])
+    return _validate(Task, {"name": name}, [text.removeprefix("task.") for text in overrides])
 
 
 def shipped_recipes() -> list[str]:
@@ -86,26 +86,39 @@ def _read(name_or_path: str) -> tuple[str, bytes]:
     )
 
 
+def check_recipe(values: dict[str, Any]) -> Recipe:
+    """Create a recipe from its values.
+
+    Raises:
+        UserError: the recipe is invalid; one line names every problem.
+    """
+    return _validate(Recipe, values, ())
+
+
 def _validate(section: type[S], values: dict[str, Any], overrides: Sequence[str]) -> S:
-    for override in overrides:
-        _override(values, override)
+    for text in overrides:
+        override(values, text)
     try:
         return section.model_validate(values)
     except ValidationError as error:
         raise UserError(describe(error, section)) from None
 
 
-def _override(values: dict[str, Any], override: str) -> None:
-    """Set one value in place; an unknown key is detected by the validation that follows."""
-    path, equals, text = override.partition("=")
+def override(values: dict[str, Any], text: str) -> None:
+    """Set one value, given as `key.sub=value`, in place; an unknown key is detected by the validation that follows.
+
+    Raises:
+        UserError: the text has another form, or its value is no YAML.
+    """
+    path, equals, value = text.partition("=")
     *sections, key = path.strip().split(".")
     if not equals or not key:
         raise UserError(
-            f"override {short(override)}: write key=value or section.key=value, as in pruning.sparsity=0.8"
+            f"override {short(text)}: write key=value or section.key=value, as in pruning.sparsity=0.8"
         )
     for section in sections:
         inner = values.get(section)
         # A copy, since an alias in the file may have put one mapping into two places.
         values[section] = dict(inner) if isinstance(inner, dict) else {}
         values = values[section]
-    values[key] = read_yaml(text, f"override {short(override)}")
+    values[key] = read_yaml(value, f"override {short(text)}")

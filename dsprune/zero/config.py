@@ -210,7 +210,8 @@ def replaced_by_recipe(config: dict[str, Any]) -> Iterator[str]:
     recipe = ", ".join(sparsities) or "pruning={sparsity: 0.9}"
     yield (
         f"ds_config: compression_training: DeepSpeed has removed it, and the recipe replaces it: set {recipe} in the "
-        f"recipe (its fields include and exclude select modules), and remove the section"
+        f"recipe (its fields only and exclude select modules), and remove the section; `dsprune convert DS_CONFIG` "
+        f"prints the whole recipe"
     )
 
 

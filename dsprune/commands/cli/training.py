@@ -11,7 +11,7 @@ from dsprune.commands.cli.app import Overrides, RecipeArgument, app
 from dsprune.errors import EXIT_STOPPED, UserError
 from dsprune.utils.signals import END_SIGNALS, exit_on_signals
 
-__all__ = ["calibrate", "plan", "run_script", "stop", "suite", "teacher", "train"]
+__all__ = ["calibrate", "convert", "plan", "run_script", "stop", "suite", "teacher", "train"]
 
 
 @app.command()
@@ -54,6 +54,20 @@ def plan(
         return
     loaded = load_recipe(recipe, overrides or [])
     print_plan(loaded, world_size, stage, train_examples, plot, Console(), sweep=sweep)
+
+
+@app.command()
+def convert(
+    file: Annotated[
+        Path, typer.Argument(help="A recipe of SparseML, or a ds_config with compression_training.")
+    ],
+    overrides: Overrides = None,
+    write: Annotated[Path | None, typer.Option(help="Write the recipe into this file.")] = None,
+) -> None:
+    """Turn a recipe of SparseML or DeepSpeed's compression_training into a recipe; name all it cannot say."""
+    from dsprune.commands.convert.convert import convert as convert_recipe
+
+    convert_recipe(file, overrides or [], write, Console())
 
 
 @app.command()

@@ -1,0 +1,137 @@
+"""`dsprune convert`: turn a recipe of SparseML, or `compression_training` of a ds_config, into a recipe."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from dsprune.commands.convert.deepspeed import convert_deepspeed, is_deepspeed
+from dsprune.commands.convert.notes import Notes
+from dsprune.commands.convert.source import read_source
+from dsprune.commands.convert.sparseml import convert_sparseml, is_sparseml
+from dsprune.errors import UserError
+from dsprune.recipe.loading import check_recipe, override
+from dsprune.schedule import recipe_timetable
+from dsprune.utils.console import say
+from dsprune.utils.documents import read_json, write_yaml
+from dsprune.utils.files import replace_text
+from dsprune.utils.text import printable
+
+__all__ = ["Converted", "convert", "convert_file"]
+
+_STAND_INS = {
+    "budget.batch": "1",
+    "budget.epochs": "1",
+    "pruning.sparsity": "0.9999",
+    "distillation.teacher": "TEACHER",
+    "model.path": "MODEL",
+}
+"""Values for what a source does not have, with which the rest is checked."""
+
+SPARSEML = "a recipe of SparseML"
+
+_STEPS_PER_EPOCH = 1000
+"""With which the timetable is checked; that of the run is not known."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A converted file.
+
+    Attributes:
+        text: the recipe, with the remarks as its header.
+        notes: the remarks.
+    """
+
+    text: str
+    notes: Notes
+
+
+def convert(file: Path, overrides: Sequence[str], write: Path | None, console: Console) -> None:
+    """Print the recipe that says what a file says, or write it.
+
+    Args:
+        file: a recipe of SparseML (.yaml, or .md with the recipe in front), or a ds_config (.json).
+        overrides: `key.sub=value` each, set in the recipe.
+        write: file to write; None = print the recipe.
+        console: where to print.
+
+    Raises:
+        UserError: the file is neither, or says what no recipe can hold; or `write` exists.
+    """
+    if write is not None and write.exists():
+        raise UserError(f"--write: value {write}: the file exists: choose another name, or remove it")
+    converted = convert_file(file, overrides)
+    if write is None:
+        print(converted.text, end="")
+        return
+    replace_text(write, converted.text)
+    for line in converted.notes.lines():
+        say(console, printable(line))
+    say(console, f"wrote {write}")
+
+
+def convert_file(file: Path, overrides: Sequence[str] = ()) -> Converted:
+    """Return the recipe that says what a file says; arguments and errors are those of `convert`."""
+    try:
+        text = file.read_bytes().decode()
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file: give a recipe of SparseML, or a ds_config") from None
+    except (UnicodeDecodeError, IsADirectoryError):
+        raise UserError(f"{file}: is not text: give a recipe of SparseML, or a ds_config") from None
+    notes = Notes()
+    values, kind = _values(text, str(file), notes)
+    in_epochs = kind == SPARSEML
+    notes.missing["budget.batch"] = notes.missing.get(
+        "budget.batch", "examples of an optimizer step, over all ranks"
+    )
+    for text in overrides:
+        override(values, text)
+    notes.missing = {field: why for field, why in notes.missing.items() if not _has(values, field)}
+    _check(values, notes, str(file), in_epochs=in_epochs)
+    header = [f"Converted by `dsprune convert` from {file.name}, {kind}.", *notes.lines()]
+    comments = "".join(f"# {printable(line)}".rstrip() + "\n" for line in header)
+    return Converted(comments + write_yaml(values), notes)
+
+
+def _values(text: str, name: str, notes: Notes) -> tuple[dict[str, Any], str]:
+    """Return the values of a recipe and what the file is."""
+    if text.lstrip("\ufeff \t\r\n").startswith("{"):
+        read_json(
+            text.encode(), name
+        )  # refuses what YAML reads as text, such as the placeholders of a template
+    source = read_source(text, name)
+    if is_sparseml(source):
+        return convert_sparseml(text, name, notes), SPARSEML
+    if is_deepspeed(source):
+        return convert_deepspeed(source, notes), "compression_training of DeepSpeed"
+    raise UserError(
+        f"{name}: has neither modifiers of SparseML nor a section compression_training: give a file with one of them"
+    )
+
+
+def _has(values: dict[str, Any], field: str) -> bool:
+    """Return whether a field has a value; the length of a run may also be in steps."""
+    section, _, key = field.partition(".")
+    keys = ("epochs", "steps") if field == "budget.epochs" else (key,)
+    return any(key in (values.get(section) or {}) for key in keys)
+
+
+def _check(values: dict[str, Any], notes: Notes, name: str, *, in_epochs: bool) -> None:
+    """Check that the recipe is one, apart from what is missing; its timetable too, if it counts in epochs.
+
+    Raises:
+        UserError: it is none: the source says what no recipe can hold.
+    """
+    whole = deepcopy(values)
+    for field in notes.missing:
+        override(whole, f"{field}={_STAND_INS[field]}")
+    try:
+        recipe = check_recipe({"name": "converted", **whole})
+        if in_epochs and "budget.epochs" not in notes.missing:
+            recipe_timetable(recipe, _STEPS_PER_EPOCH)
+    except UserError as error:
+        raise UserError(f"{name}: as a recipe: {error}") from None

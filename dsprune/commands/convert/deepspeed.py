@@ -1,0 +1,209 @@
+"""The section `compression_training` of a ds_config, as values of a recipe.
+
+Keys, defaults and meaning were read in the folder `deepspeed/compression` that DeepSpeed had.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from dsprune.commands.convert.notes import Notes
+from dsprune.commands.convert.patterns import globs_of, is_exact
+from dsprune.commands.convert.source import Entry, Source
+from dsprune.registry import METHODS
+
+__all__ = ["convert_deepspeed", "is_deepspeed"]
+
+SECTION = "compression_training"
+
+OFFSET = 1000
+"""DeepSpeed's default of `schedule_offset`."""
+
+_OWN = {
+    SECTION, "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_clipping", "fp16", "bf16", "optimizer",
+    "scheduler",
+}  # fmt: skip
+_STRUCTURED = "dsprune prunes single weights, not {what}"
+_UNSUPPORTED = {
+    "weight_quantization": "dsprune does not quantize",
+    "activation_quantization": "dsprune does not quantize",
+    "row_pruning": _STRUCTURED.format(what="rows"),
+    "head_pruning": _STRUCTURED.format(what="attention heads"),
+    "channel_pruning": _STRUCTURED.format(what="channels"),
+}
+
+
+def is_deepspeed(source: Source) -> bool:
+    """Return whether a file is a ds_config with settings of DeepSpeed's compression."""
+    return isinstance(source.root.settings.get(SECTION, None) and source.root.settings[SECTION].value, Entry)
+
+
+def convert_deepspeed(source: Source, notes: Notes) -> dict[str, Any]:
+    """Return the values of a recipe that says what `compression_training` says.
+
+    Args:
+        source: the ds_config.
+        notes: gets what is missing, differs or is left out.
+    """
+    root = source.root
+    values = dict(_settings(root, notes))
+    notes.missing["budget.epochs"] = "length of the run in epochs; a ds_config has none"
+    compression = root.section(SECTION)
+    for part in compression.sections():
+        if not _is_enabled(part):
+            part.plain()
+        elif part.name == "sparse_pruning":
+            values["pruning"] = _pruning(part, notes)
+        elif part.name == "layer_reduction":
+            values["model"] = _layers(part, notes)
+        else:
+            notes.leave_out_all(part, _UNSUPPORTED.get(part.name, "not known to this command"))
+        notes.leave_out_unread(part)
+    return values
+
+
+def _is_enabled(part: Entry) -> bool:
+    return part.section("shared_parameters").get("enabled", part.get("enabled", False)) is True
+
+
+def _settings(root: Entry, notes: Notes) -> Iterator[tuple[str, Any]]:
+    """Yield what a recipe has from a ds_config: batch, precision, clipping, optimizer."""
+    batch = {"batch": root.get("train_batch_size"), "micro_batch": root.get("train_micro_batch_size_per_gpu")}
+    given = {key: value for key, value in batch.items() if isinstance(value, int)}
+    if given:
+        yield "budget", given
+    if isinstance(clipping := root.get("gradient_clipping"), int | float):
+        yield "gradient_clipping", clipping
+    formats = [key for key in ("fp16", "bf16") if root.section(key).get("enabled") is True]
+    yield "precision", formats[0] if formats else "fp32"
+    optimizer = root.section("optimizer")
+    if optimizer.settings:
+        yield from _optimizer(optimizer)
+        notes.leave_out_unread(optimizer)
+    if "scheduler" in root.settings:
+        notes.leave_out_all(root.section("scheduler"), "the recipe has the learning-rate schedule")
+    if kept := [key for key in root.settings if key not in _OWN]:
+        notes.left_out.append(
+            (root.line, f"{', '.join(kept)}: stay in the ds_config, which the recipe names in `deepspeed`")
+        )
+
+
+def _optimizer(optimizer: Entry) -> Iterator[tuple[str, Any]]:
+    parameters = optimizer.section("params")
+    section = {"type": optimizer.get("type", "AdamW")}
+    section |= {
+        key: parameters.get(key) for key in ("weight_decay", "betas", "eps") if key in parameters.settings
+    }
+    yield "optimizer", section
+    if isinstance(rate := parameters.get("lr"), float):
+        yield "learning_rate", {"peak": rate}
+
+
+def _pruning(part: Entry, notes: Notes) -> dict[str, Any]:
+    """Return the section `pruning` for `sparse_pruning`."""
+    shared = part.section("shared_parameters")
+    method = shared.get("method", "l1")
+    section = _METHODS.get(method, _unknown)(shared, notes)
+    groups = part.section("different_groups").sections()
+    targets = {group.name: _target(group, shared) for group in groups} or {"": _target(shared, shared)}
+    if None in targets.values():
+        notes.missing["pruning.sparsity"] = "1 - dense_ratio, which is not set"
+    else:
+        section["sparsity"] = max(filter(None, targets.values()), default=0.0)
+    globs = {group.name: _globs(group, notes) for group in groups}
+    if only := [glob for found in globs.values() for glob in found]:
+        section["only"] = only
+    if len(set(targets.values())) > 1:
+        section["sparsities"] = {glob: targets[name] for name, found in globs.items() for glob in found}
+    if excluded := shared.get("excluded_modules"):
+        section["exclude"] = [f"*{name}*" for name in excluded]
+    return section
+
+
+def _target(group: Entry, shared: Entry) -> float | None:
+    """Return the sparsity for a `dense_ratio`, which DeepSpeed has in the group, or for all groups."""
+    ratio = group.section("params").get("dense_ratio", shared.get("dense_ratio"))
+    return float(round(1 - ratio, 12)) if isinstance(ratio, int | float) else None
+
+
+def _globs(group: Entry, notes: Notes) -> list[str]:
+    """Return globs for the modules of a group: expressions that are searched in the names of modules."""
+    found: list[str] = []
+    if group.get("related_modules"):
+        notes.leave_out(group, "related_modules", "no module becomes smaller")
+    modules = group.get("modules", ["*"])
+    for module in [modules] if isinstance(modules, str) else modules:
+        if module == "*":
+            return []
+        if not is_exact(module):
+            notes.differ(
+                group, "modules", f"{module!r}: a glob matches more: `dsprune plan` shows what is pruned"
+            )
+        try:
+            found += [f"*{glob}*.weight" for glob in globs_of(module)]
+        except ValueError as error:
+            notes.leave_out(group, "modules", f"{module!r}: {error}: name its weights in pruning.only")
+    return found
+
+
+def _l1(shared: Entry, notes: Notes) -> dict[str, Any]:
+    notes.differ(
+        shared,
+        "method",
+        "the mask is chosen by the magnitudes at the mask update, in DeepSpeed by those at the start",
+    )
+    return _one_shot(shared, "magnitude", notes)
+
+
+def _topk(shared: Entry, notes: Notes) -> dict[str, Any]:
+    method = "movement" if "movement" in METHODS else "magnitude"
+    notes.differ(shared, "method", f"DeepSpeed learns a score for every weight, dsprune scores by {method!r}")
+    return _one_shot(shared, method, notes)
+
+
+def _one_shot(shared: Entry, method: str, notes: Notes) -> dict[str, Any]:
+    offset = shared.get("schedule_offset", OFFSET)
+    if shared.get("schedule_offset_end", offset) != offset:
+        notes.leave_out(shared, "schedule_offset_end", f"all is pruned at once, at step {offset}")
+    return {"curve": "one-shot", "start": f"{offset} steps", "method": method, "scope": "uniform"}
+
+
+def _snip_momentum(shared: Entry, notes: Notes) -> dict[str, Any]:
+    method = "snip" if "snip" in METHODS else "magnitude"
+    notes.differ(
+        shared, "method", f"scores of |weight * gradient| with momentum in DeepSpeed, {method!r} here"
+    )
+    if shared.get("block_pattern") != "1x1":
+        notes.leave_out(shared, "block_pattern", "weights are pruned one by one, not in blocks")
+    start = shared.get("schedule_offset", OFFSET)
+    return {
+        "curve": "cubic",
+        "first": 0.0,
+        "start": f"{start} steps",
+        "end": f"{shared.get('schedule_offset_end', start)} steps",
+        "every": f"{shared.get('schedule_offset_stride', 1)} steps",
+        "method": method,
+        "scope": "global",
+    }
+
+
+def _unknown(shared: Entry, notes: Notes) -> dict[str, Any]:
+    notes.leave_out(shared, "method", "not known to this command: weights are scored by magnitude")
+    return _one_shot(shared, "magnitude", notes)
+
+
+_METHODS: dict[Any, Callable[[Entry, Notes], dict[str, Any]]] = {
+    "l1": _l1,
+    "topk": _topk,
+    "snip_momentum": _snip_momentum,
+}
+
+
+def _layers(part: Entry, notes: Notes) -> dict[str, Any]:
+    """Return the section `model` for `layer_reduction`."""
+    for key in ("keep_number_layer", "module_name_prefix"):
+        part.get(key)
+    notes.missing["model.path"] = "the teacher, whose layers are kept"
+    if "other_module_name" in part.settings:
+        part.get("other_module_name")
+        notes.differ(part, "other_module_name", "all that is no layer is kept")
+    return {"layers": part.get("teacher_layer", [])}

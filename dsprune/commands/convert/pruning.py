@@ -1,0 +1,212 @@
+"""Pruning modifiers of SparseML, as the section `pruning`."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from math import isclose
+from typing import Any
+
+from dsprune.commands.convert.notes import Notes
+from dsprune.commands.convert.patterns import globs_of, is_exact
+from dsprune.commands.convert.source import Entry
+from dsprune.registry import METHODS
+
+__all__ = ["METHODS_OF", "Pruned", "prune"]
+
+METHODS_OF = {
+    "GMPruningModifier": ("magnitude",),
+    "MagnitudePruningModifier": ("magnitude",),
+    "GlobalMagnitudePruningModifier": ("magnitude",),
+    "MovementPruningModifier": ("movement", "magnitude"),
+    "OBSPruningModifier": ("obert", "fisher"),
+    "ACDCPruningModifier": ("magnitude",),
+    "ConstantPruningModifier": ("magnitude",),
+}
+"""Modifier to methods of dsprune, the best first; those after the first are another method."""
+
+_GLOBAL = {"GlobalMagnitudePruningModifier", "OBSPruningModifier", "ACDCPruningModifier"}
+_SECOND_ORDER = ("num_grads", "damp", "fisher_block_size", "num_recomputations", "grad_sampler_kwargs")
+_CURVES = ("cubic", "linear")
+_ALL = ("__ALL__", "__ALL_PRUNABLE__")
+
+
+@dataclass
+class Pruned:
+    """The section `pruning`, and its mask updates.
+
+    Attributes:
+        section: the settings of the section.
+        updates: the mask updates, in epochs.
+    """
+
+    section: dict[str, Any]
+    updates: list[float] = field(default_factory=list)
+
+
+def prune(modifiers: Sequence[Entry], total: float, notes: Notes) -> Pruned | None:
+    """Return what the pruning modifiers of a recipe say; None if there are none.
+
+    Args:
+        modifiers: all pruning modifiers; those with the schedule of the first one are converted.
+        total: length of the run, in epochs.
+        notes: gets what the section cannot say.
+    """
+    if not modifiers:
+        return None
+    lead = modifiers[0]
+    same = [modifier for modifier in modifiers if _schedule(modifier) == _schedule(lead)]
+    for modifier in modifiers:
+        if modifier not in same:
+            notes.leave_out_all(
+                modifier, f"a run has one schedule of pruning, and that of line {lead.line} is taken"
+            )
+    section = {**_scored(lead, notes), **_targets(same, notes)}
+    if lead.name == "ConstantPruningModifier":
+        notes.missing["pruning.sparsity"] = (
+            "that of the model to start from; `dsprune train RECIPE --masks-from zeros` then keeps its zeros"
+        )
+        return Pruned({**section, "curve": "one-shot", "start": "0 steps"}, [0.0])
+    pruned = _spread(lead, total, section, notes)
+    for modifier in same:
+        modifier.get("leave_enabled")
+        if modifier.get("leave_enabled", True) is not True:
+            notes.leave_out(modifier, "leave_enabled", "the masks are kept to the end of the run")
+        for key in _SECOND_ORDER:
+            if modifier.get(key) is not None:
+                notes.leave_out(modifier, key, "no setting of the scores in a recipe")
+    return pruned
+
+
+def _schedule(modifier: Entry) -> list[Any]:
+    """Return what modifiers must share to be one schedule."""
+    keys = (
+        "init_sparsity",
+        "start_epoch",
+        "end_epoch",
+        "update_frequency",
+        "inter_func",
+        "mask_type",
+        "global_sparsity",
+    )
+    return [modifier.name, *(str(modifier.get(key)) for key in keys)]
+
+
+def _scored(modifier: Entry, notes: Notes) -> dict[str, Any]:
+    """Return method and scope."""
+    best, *others = METHODS_OF[modifier.name]
+    method = best if best in METHODS else others[0]
+    if method != best:
+        reason = f"dsprune has no method {best!r}: {method!r} is another one, and takes its place"
+        notes.differs.append((modifier.line, f"{modifier.name}: {reason}"))
+    if (pattern := modifier.get("mask_type", "unstructured")) != "unstructured":
+        notes.leave_out(modifier, "mask_type", f"weights are pruned one by one, not as {pattern}")
+    is_global = modifier.get("global_sparsity", modifier.name in _GLOBAL)
+    return {"method": method, "scope": "global" if is_global else "uniform"}
+
+
+def _targets(modifiers: Sequence[Entry], notes: Notes) -> dict[str, Any]:
+    """Return the targets and the weights to prune."""
+    targets = [target for modifier in modifiers for target in _target(modifier, notes)]
+    sparsities = {sparsity for sparsity, _ in targets if sparsity is not None}
+    globs = [glob for _, own in targets for glob in own]
+    section: dict[str, Any] = {"sparsity": max(sparsities)} if sparsities else {}
+    if not sparsities:
+        notes.missing["pruning.sparsity"] = (
+            f"the target, which the modifier in line {modifiers[0].line} does not have"
+        )
+    if globs:
+        section["only"] = list(dict.fromkeys(globs))
+    if len(sparsities) > 1:
+        section["sparsities"] = {glob: sparsity for sparsity, own in targets for glob in own}
+        if modifiers[0].get("init_sparsity", 0) != 0:
+            notes.differ(
+                modifiers[0],
+                "init_sparsity",
+                "weights with a lower target begin at the same fraction of it, not at this",
+            )
+    return section
+
+
+def _target(modifier: Entry, notes: Notes) -> Iterator[tuple[float | None, list[str]]]:
+    """Yield each target of a modifier with the globs of its weights."""
+    key = "compression_sparsity" if "compression_sparsity" in modifier.settings else "final_sparsity"
+    final = modifier.get(key)
+    names = modifier.get("params", [])
+    if isinstance(final, dict):
+        for sparsity, own in final.items():
+            yield float(sparsity), _globs(modifier, key, own, notes)
+    else:
+        yield final, _globs(modifier, "params", names, notes)
+
+
+def _globs(modifier: Entry, key: str, names: Any, notes: Notes) -> list[str]:
+    names = [names] if isinstance(names, str) else list(names)
+    if any(name in _ALL for name in names):
+        notes.differ(
+            modifier,
+            key,
+            "also has matrices outside of the blocks, such as heads: add them by pruning.include",
+        )
+        return []
+    found: list[str] = []
+    for name in names:
+        try:
+            found += _of_expression(name[3:]) if name.startswith("re:") else [name]
+        except ValueError as error:
+            notes.leave_out(modifier, key, f"{name!r}: {error}: name its weights in pruning.only")
+        if not is_exact(name):
+            notes.differ(modifier, key, f"{name!r}: a glob matches more: `dsprune plan` shows what is pruned")
+    return found
+
+
+def _of_expression(pattern: str) -> list[str]:
+    """Return globs for a regular expression, which need not reach the end of a name."""
+    whole = pattern.endswith(("weight", "bias", "$", "*"))
+    return globs_of(pattern if whole else f"{pattern}.*")
+
+
+def _spread(modifier: Entry, total: float, section: dict[str, Any], notes: Notes) -> Pruned:
+    """Return the section with the steps of the mask updates."""
+    start, end = max(0.0, modifier.get("start_epoch", 0)), modifier.get("end_epoch", total)
+    every = modifier.get("update_frequency", -1)
+    if end >= total:
+        moved = total - every if 0 < every < total - start else start + 0.99 * (total - start)
+        notes.differ(
+            modifier, "end_epoch", f"a run has a step after its last mask update, so this is at {moved:g}"
+        )
+        end = moved
+    if modifier.name == "ACDCPruningModifier":
+        notes.differ(
+            modifier, "update_frequency", "no dense phases in between: weights that are pruned stay so"
+        )
+        modifier.get("momentum_buffer_reset")
+        return Pruned({**section, "start": f"{start:g} epochs", "end": f"{end:g} epochs"}, [start, end])
+    first = _first(modifier, section, notes)
+    curve = modifier.get("inter_func", "cubic")
+    if curve not in _CURVES:
+        notes.leave_out(modifier, "inter_func", "the curve is cubic")
+        curve = "cubic"
+    section |= {"curve": curve, "first": first, "start": f"{start:g} epochs", "end": f"{end:g} epochs"}
+    if every <= 0:
+        return Pruned({**section, "every": "1 steps"}, [start, start + 1e-6, end])
+    if first == 0 and not isclose(start / every, round(start / every), abs_tol=1e-6):
+        notes.differ(modifier, "update_frequency", "without a jump, mask updates are at multiples of it")
+    return Pruned({**section, "every": f"{every:g} epochs"}, _updates(start, end, every, jump=first > 0))
+
+
+def _first(modifier: Entry, section: dict[str, Any], notes: Notes) -> float:
+    first = modifier.get("init_sparsity", 0.0)
+    if isinstance(first, str):
+        notes.leave_out(
+            modifier, "init_sparsity", "the sparsity begins at 0, or with the zeros of --masks-from zeros"
+        )
+        return 0.0
+    return float(first)
+
+
+def _updates(start: float, end: float, every: float, *, jump: bool) -> list[float]:
+    """Return the mask updates as `dsprune.schedule.build` places them."""
+    origin = start if jump else 0.0
+    number = int((end - origin) / every + 1)
+    grid = [origin + i * every for i in range(1, min(number, 100_000) + 1)]
+    between = [point for point in grid if start < point < end - 1e-9]
+    return [start, *between, end] if jump else [*between, end]

@@ -1,0 +1,187 @@
+"""The file to convert, as sections whose settings know their lines and whether they have been read.
+
+What has not been read at the end is what a conversion does not know: none of it is passed over in silence.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from dsprune.errors import UserError
+
+__all__ = ["Entry", "Setting", "Source", "read_source"]
+
+MOST_VALUES = 100_000
+"""Values in a file that is read; aliases count each time."""
+
+DEEPEST = 50
+"""Levels of nesting that are read."""
+
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_WORDS = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "null": None,
+    "~": None,
+    "": None,
+}
+_FRONT_MATTER = re.compile(r"^(?:---|\+\+\+)[ \t]*$(.*?)^(?:---|\+\+\+)", re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A key, its value and its line, counted from 1. The key of a nested setting has its sections before it."""
+
+    key: str
+    value: Any
+    line: int
+
+
+@dataclass
+class Entry:
+    """A section or a modifier of a file.
+
+    Attributes:
+        name: its name, such as `GMPruningModifier`.
+        line: its first line.
+        settings: its settings by key; the value of one may be an entry.
+    """
+
+    name: str
+    line: int
+    settings: dict[str, Setting] = field(default_factory=dict)
+    _read: set[str] = field(default_factory=set)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value of a setting, which counts as read then; a nested section as a plain mapping."""
+        self._read.add(key)
+        setting = self.settings.get(key)
+        value = default if setting is None else setting.value
+        return value.plain() if isinstance(value, Entry) else value
+
+    def section(self, key: str) -> "Entry":
+        """Return a nested section, an empty one where there is none."""
+        setting = self.settings.get(key)
+        return setting.value if setting and isinstance(setting.value, Entry) else Entry(key, self.line)
+
+    def sections(self) -> list["Entry"]:
+        """Return the nested sections."""
+        return [setting.value for setting in self.settings.values() if isinstance(setting.value, Entry)]
+
+    def line_of(self, key: str) -> int:
+        """Return the line of a setting, or of the entry where it has none."""
+        return self.settings[key].line if key in self.settings else self.line
+
+    def plain(self) -> dict[str, Any]:
+        """Return all settings as a plain mapping; they count as read."""
+        return {key: self.get(key) for key in self.settings}
+
+    def unread(self, above: str = "") -> Iterator[Setting]:
+        """Yield the settings that nobody has read, with their dotted keys."""
+        for key, setting in self.settings.items():
+            if key in self._read:
+                continue
+            if isinstance(setting.value, Entry):
+                yield from setting.value.unread(f"{above}{key}.")
+            else:
+                yield Setting(above + key, setting.value, setting.line)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to convert.
+
+    Attributes:
+        name: its name, for messages.
+        root: its content; an entry with a tag has the tag as name, such as `GMPruningModifier`.
+    """
+
+    name: str
+    root: Entry
+
+
+def read_source(text: str, name: str, value_of: Callable[[str, int], Any] | None = None) -> Source:
+    """Read YAML or JSON with the lines of its values; of a Markdown file, the YAML between `---` at its start.
+
+    Args:
+        text: content of the file.
+        name: its name.
+        value_of: returns what a text at a line stands for; None = texts stay as they are.
+
+    Raises:
+        UserError: it is no YAML mapping, or a value of it cannot be read.
+    """
+    try:
+        node = yaml.compose(_front_matter(text, name), yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{name}: not valid YAML: {' '.join(str(error).split())[:300]}") from None
+    if not isinstance(node, yaml.MappingNode):
+        raise UserError(f"{name}: holds no mapping of keys to values: give a recipe or a ds_config")
+    return Source(name, _Builder(name, value_of or (lambda text, line: text)).entry(node, name, 0))
+
+
+def _front_matter(text: str, name: str) -> str:
+    """Return the YAML of a file, moved down to its own lines."""
+    text = text.removeprefix("\ufeff").expandtabs()  # JSON may be indented by tabs, YAML may not
+    if not name.lower().endswith(".md"):
+        return text
+    found = _FRONT_MATTER.search(text)
+    if found is None:
+        raise UserError(f"{name}: has no YAML between two lines of ---: give the recipe itself")
+    return "\n" * text[: found.start(1)].count("\n") + found[1]
+
+
+@dataclass
+class _Builder:
+    """Builds entries from YAML nodes."""
+
+    name: str
+    value_of: Callable[[str, int], Any]
+    num_values: int = 0
+
+    def entry(self, node: yaml.MappingNode, name: str, depth: int) -> Entry:
+        entry = Entry(name, _line(node))
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise UserError(f"{self.name}: line {_line(key)}: a key that is no text: write key: value")
+            if key.value in entry.settings:
+                raise UserError(
+                    f"{self.name}: line {_line(key)}: the key {key.value!r} appears twice: leave one out"
+                )
+            entry.settings[key.value] = Setting(
+                key.value, self.value(value, key.value, depth + 1), _line(key)
+            )
+        return entry
+
+    def value(self, node: yaml.Node, key: str, depth: int) -> Any:
+        self.num_values += 1
+        if depth > DEEPEST or self.num_values > MOST_VALUES:
+            raise UserError(f"{self.name}: line {_line(node)}: too many values or levels: write it flatter")
+        if isinstance(node, yaml.MappingNode):
+            return self.entry(node, node.tag[1:] if node.tag.startswith("!") else key, depth)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(part, key, depth + 1) for part in node.value]
+        if node.tag.startswith("!"):  # a modifier without settings
+            return Entry(node.tag[1:], _line(node))
+        return self.scalar(node)
+
+    def scalar(self, node: yaml.Node) -> Any:
+        text = node.value
+        if getattr(node, "style", None) in ("'", '"'):
+            return self.value_of(text, _line(node))
+        if text.lower() in _WORDS:
+            return _WORDS[text.lower()]
+        if _NUMBER.fullmatch(text) and len(text) < 100:
+            return int(text) if text.lstrip("+-").isdecimal() else float(text)
+        return self.value_of(text, _line(node))
+
+
+def _line(node: Any) -> int:
+    return int(node.start_mark.line) + 1
