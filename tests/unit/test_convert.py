@@ -15,6 +15,7 @@ from dsprune.commands.convert.arithmetic import evaluate
 from dsprune.commands.convert.convert import Converted, convert_file
 from dsprune.commands.convert.patterns import globs_of
 from dsprune.commands.convert.rate import Piece, cut, learning_rate
+from dsprune.commands.convert.sparseml import KNOWN
 from dsprune.errors import UserError
 from dsprune.model.prunable import find_prunable
 from dsprune.recipe import Recipe, load_recipe
@@ -533,6 +534,11 @@ def test_the_command_prints_or_writes(tmp_path: Path, capsys: pytest.CaptureFixt
     assert load_recipe(str(tmp_path / "made.yaml")).budget.batch == 16
     assert run_command([*command, "--write", str(tmp_path / "made.yaml")]) == 2
     assert f"--write: value {tmp_path / 'made.yaml'}: the file exists" in capsys.readouterr().err
+
+
+def test_the_guide_names_every_modifier() -> None:
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "migration.md").read_text(encoding="utf-8")
+    assert [name for name in KNOWN if name not in guide] == []
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from dsprune.commands.convert.source import Entry, Source, read_source
 from dsprune.errors import UserError
 from dsprune.utils.text import did_you_mean, short
 
-__all__ = ["convert_sparseml", "is_sparseml"]
+__all__ = ["KNOWN", "convert_sparseml", "is_sparseml"]
 
 _RATES = ("SetLearningRateModifier", "LearningRateFunctionModifier")
 _OUTPUTS = {"logits", "start_logits", "end_logits"}
@@ -229,3 +229,6 @@ _CONVERTERS: dict[str, Callable[[Entry, dict[str, Any], Notes], None]] = {
     "DistillationModifier": _distillation,
     "SetWeightDecayModifier": _weight_decay,
 }
+
+KNOWN = (*_CONVERTERS, *_NOT_SAID)
+"""The modifiers that are converted, or named with the reason why they are not."""
