@@ -1,46 +1,66 @@
 """`dsprune data`: show where a task's data come from, and check a local copy."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
 from rich.console import Console
-from rich.table import Table
 
 from dsprune.errors import CheckFailedError, UserError
 from dsprune.recipe import Task as TaskSettings
+from dsprune.recipe.commented import first_sentence
 from dsprune.registry import TASKS
+from dsprune.report.table import MISSING, Table, as_rich
 from dsprune.tasks.source import Benchmark, Split
-from dsprune.tasks.task import build_task
+from dsprune.tasks.task import Task, build_task
 from dsprune.utils.console import say
+from dsprune.utils.text import summary_of
 
-__all__ = ["check_copy", "describe", "list_tasks"]
+__all__ = ["check_copy", "describe", "kind_fields", "kinds_of_tasks", "list_tasks"]
 
 EVERY_PAIR = "en-de"
-"""Language pair that stands for all pairs when the tasks are listed."""
+"""Language pair that stands for all pairs where none is given."""
+
+
+def kinds_of_tasks() -> dict[str, Task]:
+    """Return the kinds of tasks that take any data."""
+    return {name: task for name, task in _tasks().items() if not task.benchmarks}
+
+
+def _tasks() -> dict[str, Task]:
+    return {name: build_task(TaskSettings(name=name, pairs=(EVERY_PAIR,))) for name in TASKS}
 
 
 def list_tasks(console: Console) -> None:
-    """Print the published tasks, and the kinds of tasks that take any data."""
-    table = Table("task", "data", "training", "validation", "licence", box=None, pad_edge=False)
-    kinds = []
-    for name in TASKS:
-        benchmarks = build_task(TaskSettings(name=name, pairs=(EVERY_PAIR,))).benchmarks
-        for benchmark in benchmarks:
-            sizes = [_size(benchmark, split) for split in get_args(Split)]
-            table.add_row(name, benchmark.title, *sizes, benchmark.licence)
-        if not benchmarks:
-            kinds.append(name)
-    console.print(table)
-    say(console, f"kinds of tasks, for your own data: {', '.join(kinds)}")
+    """Print the kinds of tasks that take any data, and the published data sets."""
+    rows = tuple((name, summary_of(task)) for name, task in kinds_of_tasks().items())
+    console.print(
+        as_rich(Table("kinds", "Kinds of tasks, for your own data", ("kind", "what"), rows, words=True))
+    )
+    sets = tuple(
+        (name, one.title, *(_size(one, split) for split in get_args(Split)))
+        for name, task in _tasks().items()
+        for one in task.benchmarks
+    )
+    console.print(
+        as_rich(Table("tasks", "Published data sets", ("task", "data", *get_args(Split)), sets, words=True))
+    )
+    say(console, "the fields of a kind, or source and licence of a data set: dsprune data NAME")
 
 
 def describe(settings: TaskSettings, console: Console) -> None:
     """Print where the data of a task come from, under which licence, and how many examples there are.
 
+    Of a kind of task, without published data, print the fields that it needs.
+
     Raises:
-        UserError: there is no such task, or it is a kind of task, without published data.
+        UserError: there is no such task.
     """
-    for benchmark in _benchmarks(settings):
+    named = settings if settings.pairs else settings.model_copy(update={"pairs": (EVERY_PAIR,)})
+    task = build_task(named)
+    if not task.benchmarks:
+        return _describe_kind(settings.name, task, console)
+    for benchmark in task.benchmarks:
         lines = {
             "data": benchmark.title,
             "source": benchmark.source,
@@ -83,17 +103,33 @@ def check_copy(settings: TaskSettings, folder: Path, console: Console) -> None:
             say(console, f"{split}: {remark}")
 
 
-def _benchmarks(settings: TaskSettings) -> tuple[Benchmark, ...]:
-    benchmarks = build_task(settings).benchmarks
-    if not benchmarks:
-        raise UserError(
-            f"task {settings.name!r}: is a kind of task, for your own data, without a published data set: "
-            "`dsprune data` lists the tasks that have one"
+def _describe_kind(name: str, task: Task, console: Console) -> None:
+    """Print the fields of a kind of task, with their defaults, from the recipe's schema."""
+    say(console, f"{name}: {summary_of(task)}")
+    rows = tuple((f"task.{field}", *cells) for field, *cells in kind_fields(task))
+    console.print(as_rich(Table("fields", "Fields", ("field", "default", "meaning"), rows, words=True)))
+    fixed = tuple((one.name, one.holds) for one in task.columns() if one.field is None)
+    if fixed:
+        console.print(
+            as_rich(Table("columns", "Columns of the data", ("column", "holds"), fixed, words=True))
         )
-    return benchmarks
+    say(console, f"a recipe for your data: dsprune new NAME --task {name} --data FILE --model MODEL")
+
+
+def kind_fields(task: Task) -> Iterator[tuple[str, str, str]]:
+    """Yield each field of the task section that a kind of task reads, its default, and what it means."""
+    for field in ("train", "validation"):
+        yield field, "needed", first_sentence(TaskSettings, field)
+    for column in task.columns():
+        if column.field is not None:
+            yield column.field, column.name or MISSING, f"column: {column.holds}"
+    for field in task.uses:
+        default = TaskSettings.model_fields[field].default
+        yield field, "needed" if default == () else str(default), first_sentence(TaskSettings, field)
 
 
 def _size(benchmark: Benchmark, split: Split) -> str:
+    """Return the number of examples of a split, or `?` where it is not known."""
     examples = benchmark.parts[split].examples
     return "?" if examples is None else f"{examples:,}"
 

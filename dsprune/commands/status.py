@@ -35,6 +35,8 @@ RECENT = 10
 LONGEST = 1e12
 """Seconds beyond which a duration of a damaged file is not told."""
 
+COLUMNS = ("state", "phase", "step", "sparsity", "loss", "left", "checkpoint")
+
 STYLES = {"running": "green", "finished": "bold green", "stopped": "yellow", "failed": "red", "dead": "red"}
 
 
@@ -69,6 +71,10 @@ class RunState:
 def status(folders: Sequence[Path], console: Console) -> None:
     """Print the state of runs in a table, then one line for each run that is not running.
 
+    Args:
+        folders: of runs, or folders that hold some.
+        console: where to print.
+
     A folder in which a script has saved checkpoints, and one among others that holds no run, get a line that says so.
 
     Raises:
@@ -78,7 +84,7 @@ def status(folders: Sequence[Path], console: Console) -> None:
     states: dict[Path, RunState] = {}
     scripts: list[str] = []
     problems: dict[Path, UserError] = {}
-    for folder in folders:
+    for folder in (found for given in folders for found in _runs_in(given)):
         run = RunFolder(folder)
         try:
             if not run.status.exists() and (checkpoints := find_checkpoints(folder)):
@@ -89,8 +95,9 @@ def status(folders: Sequence[Path], console: Console) -> None:
             problems[folder] = error
     if not states and not scripts:
         raise next(iter(problems.values()))
-    columns = "run", "state", "phase", "step", "sparsity", "loss", "left", "checkpoint"
-    table = Table(*columns, box=None, pad_edge=False)
+    table = Table("run", *COLUMNS, box=None, pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
     for folder, state in states.items():
         table.add_row(cell(str(folder)), cell(state.name, STYLES[state.name]), *map(cell, _cells(state)))
     if states:
@@ -102,6 +109,13 @@ def status(folders: Sequence[Path], console: Console) -> None:
             say(console, f"{folder}: {ending}")
     for problem in problems.values():
         say(console, str(problem))
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """Return the folder itself where it holds a run or checkpoints, or nothing at all; else the runs below it."""
+    if RunFolder(folder).status.exists() or find_checkpoints(folder):
+        return [folder]
+    return sorted(file.parent for file in folder.rglob(RunFolder(folder).status.name)) or [folder]
 
 
 def _of_script(checkpoint: Path, now: float) -> str:

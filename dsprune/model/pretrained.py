@@ -17,6 +17,7 @@ from dsprune.errors import UserError
 from dsprune.model.fingerprints import local_folder
 from dsprune.model.fit import changes, check_lengths, fit_tokens
 from dsprune.model.skeleton import build_skeleton, is_without_weights
+from dsprune.utils.installation import shipped_names
 from dsprune.utils.text import first_line
 
 __all__ = [
@@ -204,12 +205,21 @@ def _load(from_pretrained: Callable[..., Any], path: str, what: str, **settings:
     try:
         # Explicit, because transformers would otherwise prompt the user, and every rank would wait for an answer.
         return from_pretrained(path, trust_remote_code=False, **settings)
+    except UserError:
+        raise
     except Exception as error:  # of many types: a damaged file of a model is read by many libraries
-        way_out = "give a Hugging Face model folder or hub name"
+        way_out = _training_of(Path(path)) or "give a Hugging Face model folder or hub name"
         reason = first_line(error)
         if is_offline_mode() and not Path(path).exists():
             reason = "no such folder, nor a copy in the cache, and offline mode is on (HF_HUB_OFFLINE)"
         raise UserError(f"{what} {path!r}: {reason}: {way_out}") from error
+
+
+def _training_of(folder: Path) -> str:
+    """Return the command that makes the model of a run of a shipped recipe; empty where it is there, or is another."""
+    recipe = folder.parent.name
+    is_missing = folder.name == "model" and recipe in shipped_names("recipes") and not folder.exists()
+    return f"train it first: dsprune train {recipe}" if is_missing else ""
 
 
 M = TypeVar("M", bound=PreTrainedModel)

@@ -15,7 +15,16 @@ from dsprune.utils.documents import read_yaml
 from dsprune.utils.installation import shipped_folder, shipped_names
 from dsprune.utils.text import did_you_mean, short
 
-__all__ = ["as_recipe", "check_recipe", "load_recipe", "load_task", "override", "shipped_recipes"]
+__all__ = [
+    "as_recipe",
+    "check_recipe",
+    "load_recipe",
+    "load_task",
+    "override",
+    "read_recipe",
+    "recipe_text",
+    "shipped_recipes",
+]
 
 S = TypeVar("S", bound=Section)
 
@@ -34,11 +43,21 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         >>> load_recipe("sentiment-90", ["pruning.sparsity=0.8"]).pruning.sparsity
         0.8
     """
-    name, text = _read(name_or_path)
+    name, values = read_recipe(name_or_path)
+    return _validate(Recipe, {"name": name, **values}, overrides)
+
+
+def read_recipe(name_or_path: str) -> tuple[str, dict[str, Any]]:
+    """Return the name and the values of a recipe as they are written, not validated.
+
+    Raises:
+        UserError: there is no such recipe, or it holds something else.
+    """
+    name, text = recipe_text(name_or_path)
     values = read_yaml(text, name_or_path)
     if not isinstance(values, dict):
         raise UserError(f"{name_or_path}: value {short(values)}: a recipe is a mapping of keys to values")
-    return _validate(Recipe, {"name": name, **values}, overrides)
+    return name, values
 
 
 def as_recipe(recipe: Recipe | str | PathLike[str]) -> Recipe:
@@ -72,8 +91,12 @@ def shipped_recipes() -> list[str]:
     return shipped_names("recipes")
 
 
-def _read(name_or_path: str) -> tuple[str, bytes]:
-    """Return the name and the content of a recipe."""
+def recipe_text(name_or_path: str) -> tuple[str, bytes]:
+    """Return the name and the file's content of a recipe.
+
+    Raises:
+        UserError: there is no such recipe.
+    """
     path = Path(name_or_path)
     if path.is_file():
         return path.stem, path.read_bytes()

@@ -87,7 +87,9 @@ def as_rich(table: Table) -> RichTable:
     """Return the table for a terminal, the important rows in bold."""
     shown = RichTable(title=cell(table.title, "table.title"), title_justify="left", box=box.SIMPLE_HEAD)
     for number, column in enumerate(table.columns):
-        shown.add_column(cell(column), justify="right" if number and not table.words else "left")
+        shown.add_column(
+            cell(column), justify="right" if number and not table.words else "left", overflow="fold"
+        )
     for number, row in enumerate(table.rows):
         shown.add_row(*map(cell, row), style="bold" if number in table.emphasis else None)
     return shown

@@ -23,6 +23,7 @@ from dsprune.errors import UserError
 from dsprune.model.fit import check_keeps_head
 from dsprune.model.pretrained import load_config, load_model
 from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.tasks.columns import Column, names_of
 from dsprune.tasks.prefix import SLOT, evaluate_prefix, symbols_of
 from dsprune.tasks.rows import Rows, number_of
 from dsprune.tasks.seq2seq import Seq2Seq
@@ -43,6 +44,13 @@ MAX_EQUATION = 32
 """Longest equation, in symbols; the benchmarks' longest has 15."""
 
 DECODER_LAYERS = 2
+
+COLUMNS = (
+    Column("Question", "a text with `number0`, `number1`, ... in place of its numbers", "text"),
+    Column("Numbers", "these numbers, separated by spaces"),
+    Column("Equation", "the equation in prefix form"),
+    Column("Answer", "its value, to find mistakes in the data", needed=False),
+)
 
 ROUNDING = 1e-3
 """Tolerance between an answer in the files and the value of its equation: some are rounded to three digits."""
@@ -90,17 +98,22 @@ class EquationGeneration(Seq2Seq):
             return EquationGeneration(self.settings, tuple(symbols), self.benchmark)
         return self
 
+    def columns(self) -> tuple[Column, ...]:
+        """Return the columns of SMC-Bench's files."""
+        return COLUMNS
+
     def load(self, split: Split) -> Dataset:
         """Read the questions, their numbers and the gold equations, each of which must have a value."""
         rows = read_rows(self.settings, split, self.benchmark)
+        question, numbers_of, equation_of, _ = names_of(COLUMNS, self.settings)
         numbers = rows.converted(
-            "Numbers", lambda text: list(map(number_of, text.split())), "a list of numbers"
+            numbers_of, lambda text: list(map(number_of, text.split())), "a list of numbers"
         )
-        equations = [equation.split() for equation in rows.texts("Equation")]
+        equations = [equation.split() for equation in rows.texts(equation_of)]
         _check_equations(rows, equations, numbers)
         return Dataset.from_dict(
             {
-                "question": rows.texts(self.settings.text or "Question", "task.text"),
+                "question": rows.texts(question, "task.text"),
                 "numbers": numbers,
                 "equation": equations,
             }

@@ -25,16 +25,19 @@ from transformers import (
 from dsprune.errors import UserError
 from dsprune.model.pretrained import Head
 from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.tasks.columns import Column, names_of
 from dsprune.tasks.data_files import READERS, Reader, lines_of, read_table
 from dsprune.tasks.examples import Batch, Collate, padding_collate
 from dsprune.tasks.source import Benchmark, Split, read_rows
 from dsprune.tasks.task import LogitRows, Task
 from dsprune.tasks.vocabulary import IGNORED, TokenCounts, count_tokens, labelled_rows, linear_head
 
-__all__ = ["CausalLanguageModeling", "MaskedLanguageModeling", "mask_tokens"]
+__all__ = ["CausalLanguageModeling", "MaskedLanguageModeling", "mask_tokens", "read_documents"]
+
+COLUMNS = (Column("text", "a document; in a text file, each line is one", "text"),)
 
 
-def _documents(path: Path, header: Sequence[str]) -> pa.Table:
+def read_documents(path: Path, header: Sequence[str]) -> pa.Table:
     """Read a text file with one document per line; empty lines are skipped."""
     return pa.table({"text": [line for line in lines_of(path) if line.strip()]})
 
@@ -58,12 +61,17 @@ class LanguageModeling(Task):
 
     settings: TaskSettings
     benchmark: Benchmark | None = None
-    readers: Mapping[str, Reader] = field(default_factory=lambda: {**READERS, ".txt": _documents})
+    readers: Mapping[str, Reader] = field(default_factory=lambda: {**READERS, ".txt": read_documents})
+
+    def columns(self) -> tuple[Column, ...]:
+        """Return the column of the documents."""
+        return COLUMNS
 
     def load(self, split: Split) -> Dataset:
         """Read the documents."""
         rows = read_rows(self.settings, split, self.benchmark, partial(read_table, readers=self.readers))
-        return Dataset.from_dict({"text": rows.texts(self.settings.text or "text", "task.text")})
+        [text] = names_of(COLUMNS, self.settings)
+        return Dataset.from_dict({"text": rows.texts(text, "task.text")})
 
     def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:
         """Pad to the longest block of the batch."""
@@ -149,6 +157,7 @@ class MaskedLanguageModeling(LanguageModeling):
     """
 
     head = Head(AutoModelForMaskedLM, ("ForMaskedLM",), "masked language-modelling")
+    uses = ("max_length", "masked", "copies")
 
     def prepare(self, split: Split, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         """Return the masked blocks; the training split has `task.copies` of each."""

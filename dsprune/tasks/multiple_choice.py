@@ -21,6 +21,7 @@ from transformers import (
 from dsprune.errors import UserError
 from dsprune.model.pretrained import Head
 from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.tasks.columns import Column, names_of
 from dsprune.tasks.data_files import READERS, Reader, read_table
 from dsprune.tasks.examples import Batch, Collate, padding_collate
 from dsprune.tasks.labels import name_of
@@ -31,6 +32,12 @@ from dsprune.tasks.task import Task
 __all__ = ["MultipleChoice", "Question", "letter_or_number"]
 
 HEAD = Head(AutoModelForMultipleChoice, ("ForMultipleChoice",), "multiple-choice")
+
+COLUMNS = (
+    Column("question", "a text", "text"),
+    Column("choices", "a list of choices, as many in each row", "text_pair"),
+    Column("label", "the correct choice: its number from 0, or its letter from A", "label"),
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,10 @@ class MultipleChoice(Task):
     num_choices: int | None = None
     benchmark: Benchmark | None = None
     readers: Mapping[str, Reader] = field(default_factory=lambda: READERS)
+
+    def columns(self) -> tuple[Column, ...]:
+        """Return the columns of the question, its choices and the correct one."""
+        return COLUMNS
 
     def load(self, split: Split) -> Dataset:
         """Read the texts of each choice, and the number of the correct one."""
@@ -146,13 +157,10 @@ class MultipleChoice(Task):
 
     def _read_columns(self, rows: Rows) -> list[Question]:
         """Make questions of a text, a list of choices, and the number or letter of the correct one."""
-        texts = rows.texts(self.settings.text or "question", "task.text")
-        choices = rows.converted(
-            self.settings.text_pair or "choices", _texts_of, "a list of choices", "task.text_pair"
-        )
-        labels = rows.converted(
-            self.settings.label or "label", letter_or_number, "a number or a letter", "task.label"
-        )
+        text, choice, label = names_of(COLUMNS, self.settings)
+        texts = rows.texts(text, "task.text")
+        choices = rows.converted(choice, _texts_of, "a list of choices", "task.text_pair")
+        labels = rows.converted(label, letter_or_number, "a number or a letter", "task.label")
         return [
             Question(tuple((text, choice) for choice in its_choices), label)
             for text, its_choices, label in zip(texts, choices, labels, strict=True)

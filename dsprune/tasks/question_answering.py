@@ -25,6 +25,7 @@ from transformers import (
 from dsprune.errors import UserError
 from dsprune.model.pretrained import Head
 from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.tasks.columns import Column
 from dsprune.tasks.data_files import READERS, Reader, read_table
 from dsprune.tasks.examples import Batch, Collate, padding_collate
 from dsprune.tasks.rows import Rows
@@ -32,14 +33,23 @@ from dsprune.tasks.source import Benchmark, HubData, Part, Split, read_rows
 from dsprune.tasks.spans import NUM_CANDIDATES, Candidates, best_span, find_tokens
 from dsprune.tasks.task import LogitRows, Task
 
-__all__ = ["QUESTION_ANSWERING", "QuestionAnswering"]
+__all__ = ["QUESTION_ANSWERING", "QuestionAnswering", "read_squad"]
 
 HEAD = Head(AutoModelForQuestionAnswering, ("ForQuestionAnswering",), "question-answering")
 
 OUTPUTS = ("start_logits", "end_logits")
 
+COLUMNS = (
+    Column("id", "a name that no other question has"),
+    Column("question", "a text"),
+    Column("context", "the text that holds the answer"),
+    Column(
+        "answers", "a list `text` of answers, and a list `answer_start` of their positions in the context"
+    ),
+)
 
-def _squad_json(path: Path, header: Sequence[str]) -> pa.Table:
+
+def read_squad(path: Path, header: Sequence[str]) -> pa.Table:
     """Read the authors' nested format into one row per question, as on the hub."""
     data = json.loads(path.read_text(encoding="utf-8"))["data"]
     return pa.Table.from_pylist(
@@ -100,10 +110,15 @@ class QuestionAnswering(Task):
     """
 
     cuts_rows: ClassVar[bool] = True
+    uses: ClassVar[tuple[str, ...]] = ("max_length", "stride", "max_answer")
 
     settings: TaskSettings
     benchmark: Benchmark | None = None
-    readers: Mapping[str, Reader] = field(default_factory=lambda: {**READERS, ".json": _squad_json})
+    readers: Mapping[str, Reader] = field(default_factory=lambda: {**READERS, ".json": read_squad})
+
+    def columns(self) -> tuple[Column, ...]:
+        """Return the columns of SQuAD."""
+        return COLUMNS
 
     def load(self, split: Split) -> Dataset:
         """Read the questions, the contexts, and the answers with their positions."""

@@ -18,6 +18,7 @@ from transformers import (
 
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_config
+from dsprune.tasks.columns import Column
 from dsprune.tasks.examples import Batch
 from dsprune.tasks.source import Benchmark, Split, read_rows
 from dsprune.tasks.task import LogitRows
@@ -56,6 +57,10 @@ class Regression(TextTask):
                 f"task.train: column {self._label!r} does not hold two different numbers: give another"
             )
         return float(numbers.mean()), float(numbers.std())
+
+    def columns(self) -> tuple[Column, ...]:
+        """Add the column of the number."""
+        return (*super().columns(), Column(self.label, "a number", "label"))
 
     def load(self, split: Split) -> Dataset:
         """Read the texts and the numbers."""

@@ -1,7 +1,7 @@
 """The base class of tasks whose models generate a sequence, with an encoder and a decoder."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ class Seq2Seq(Task):
         num_given: tokens at the start of each output that are given to the decoder, such as its language.
         only_for_score: columns that the model does not read.
     """
+
+    uses: ClassVar[tuple[str, ...]] = ("max_length", "max_target", "beams")
 
     num_given: int = 0
     only_for_score: tuple[str, ...] = ()

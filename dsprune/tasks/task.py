@@ -24,7 +24,7 @@ When the methods are called:
 - Evaluation: `for_model` (by `dsprune eval`), `for_tokenizer`, `build_model` with `new_head=False`, `predict` for each
   batch, and `score` once.
 - `dsprune plan`: all of training up to `build_model`, on the meta device, and `targets`; without the data, `new_model`.
-  `dsprune data`: `load`, `remarks`.
+  `dsprune data`: `load`, `remarks`, `columns`.
 - Distillation: `inputs` and `logit_rows` for each batch. To make a teacher store: `classes`, `heads`, `samples`,
   `num_rows`, `preprocessing`. `dsprune calibrate`: `row_labels`.
 """
@@ -43,6 +43,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from dsprune.errors import UserError
 from dsprune.recipe import Task as TaskSettings
 from dsprune.registry import TASKS
+from dsprune.tasks.columns import Column
 from dsprune.tasks.examples import LABELS, Batch, Collate, check_tokens, spread, without_labels
 from dsprune.tasks.source import Benchmark, Split
 
@@ -76,6 +77,9 @@ class Task(ABC):
 
     cuts_rows: ClassVar[bool] = False
     """Whether `encode` makes more or fewer examples than rows, so that counting them needs the tokenizer."""
+
+    uses: ClassVar[tuple[str, ...]] = ("max_length",)
+    """The fields of the task section that the task reads, beside those of the data and of the columns."""
 
     @property
     def benchmarks(self) -> tuple[Benchmark, ...]:
@@ -133,6 +137,10 @@ class Task(ABC):
             tokenizer: defines the padding.
             pad_to_multiple_of: round the padded length up to a multiple of this; None = do not.
         """
+
+    def columns(self) -> tuple[Column, ...]:
+        """Return the columns that the task reads of one's own data. Optional; default: none are named."""
+        return ()
 
     def remarks(self, split: Split) -> list[str]:
         """Return one line for each oddity of a split that is used in spite of it. Optional; default: none."""

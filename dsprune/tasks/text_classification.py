@@ -20,6 +20,7 @@ from transformers import (
 from dsprune.errors import UserError
 from dsprune.model.pretrained import Head, load_config
 from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.tasks.columns import Column
 from dsprune.tasks.examples import Batch, Collate, padding_collate
 from dsprune.tasks.labels import check_same_labels, describe_labels, find_labels, labels_of, number_labels
 from dsprune.tasks.rows import Rows
@@ -51,6 +52,14 @@ class TextTask(Task):
     settings: TaskSettings
     text: str = "text"
     text_pair: str | None = None
+
+    def columns(self) -> tuple[Column, ...]:
+        """Return the columns of the texts."""
+        pair = self.text_pair
+        return (
+            Column(self.text, "a text", "text"),
+            Column(pair or "", "the second text of a pair", "text_pair", needed=pair is not None),
+        )
 
     def texts(self, rows: Rows) -> dict[str, list[Any]]:
         """Return the texts as columns `text` and, for pairs, `text_pair`."""
@@ -104,6 +113,10 @@ class TextClassification(TextTask):
         if self.known_labels is None and self.settings.train is None and self.settings.dataset is None:
             return replace(self, known_labels=labels_of(config))
         return self
+
+    def columns(self) -> tuple[Column, ...]:
+        """Add the column of the label."""
+        return (*super().columns(), Column(self.label, "the name or the number of a class", "label"))
 
     def load(self, split: Split) -> Dataset:
         """Read the texts, and the labels as numbers."""

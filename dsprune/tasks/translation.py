@@ -13,6 +13,7 @@ from dsprune.errors import UserError
 from dsprune.model.fit import check_keeps_head
 from dsprune.model.pretrained import load_config, load_model
 from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.tasks.columns import Column
 from dsprune.tasks.data_files import read_parallel, sentences
 from dsprune.tasks.seq2seq import Seq2Seq
 from dsprune.tasks.source import Benchmark, HubData, Part, Split, read_rows
@@ -54,6 +55,7 @@ class Translation(Seq2Seq):
     tokenizer: PreTrainedTokenizerBase | None = None
     benchmark_of: Callable[[str], Benchmark] | None = None
 
+    uses = ("pairs", *Seq2Seq.uses)
     only_for_score = ("pair", "reference")
 
     @property
@@ -77,6 +79,11 @@ class Translation(Seq2Seq):
     def for_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> "Translation":
         """Return this task with the tokenizer, for `predict` and `score`."""
         return replace(self, tokenizer=tokenizer)
+
+    def columns(self) -> tuple[Column, ...]:
+        """Return the columns of the languages."""
+        languages = dict.fromkeys(language for pair in self._pairs for language in pair.split("-"))
+        return tuple(Column(language, f"the sentence in the language {language!r}") for language in languages)
 
     def load(self, split: Split) -> Dataset:
         """Read the sentences of all directions, one direction after the other."""

@@ -1,6 +1,7 @@
-"""Text helpers: first lines of errors, similar names, control characters, durations and dotted keys."""
+"""Text helpers: first lines of errors, similar names, control characters, documentation, durations, keys."""
 
 import difflib
+import inspect
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ __all__ = [
     "parse_duration",
     "printable",
     "short",
+    "summary_of",
 ]
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
@@ -53,6 +55,11 @@ def printable(text: str) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message without its full stop, or the class name if it is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def summary_of(thing: Any) -> str:
+    """Return the first line of the documentation of a class, a function or an instance, without its full stop."""
+    return (inspect.getdoc(getattr(thing, "func", thing)) or "").partition("\n")[0].removesuffix(".")
 
 
 _SHORT = Repr()

@@ -98,7 +98,8 @@ def test_without_slurm_it_says_where_to_go(
     monkeypatch.setenv("PATH", "/nowhere")
     assert run_command(["submit", recipe]) == 2
     assert capsys.readouterr().err == (
-        "dsprune: sbatch: not on PATH: submit on a login node of a Slurm cluster, or load its slurm module\n"
+        "dsprune: sbatch: not on PATH: submit on a login node of a Slurm cluster, load its slurm module, or print "
+        "the commands with --dry-run\n"
     )
 
 

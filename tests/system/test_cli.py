@@ -162,7 +162,7 @@ def test_a_plan_is_printed_and_drawn(
     monkeypatch.setenv("COLUMNS", "200")
     picture = tmp_path / "plan.svg"
     text = printed(capsys, "plan", recipe, "--world-size", "2", "--plot", picture)
-    for part in ("90.00%", "14,746", "ZeRO stage", f"Picture: {picture}"):
+    for part in ("90.00%", "14,746", "ZeRO stage 0", f"Picture: {picture}"):
         assert part in text
     assert "<svg" in picture.read_text()
     assert not (recipe.parent / "runs" / "tiny").exists(), "a plan runs nothing"

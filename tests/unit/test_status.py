@@ -142,3 +142,14 @@ def test_a_folder_among_others_that_is_no_run_is_said_to_be_none(tmp_path: Path,
     assert lines[2:] == [
         f"{tmp_path}/store/status.json: no such file: give the folder of a run that dsprune train began"
     ]
+
+
+def test_a_parent_folder_shows_the_runs_below_it_with_their_whole_names(tmp_path: Path, now: float) -> None:
+    for name in ("a-rather-long-name-of-a-run-with-seed-1", "a-rather-long-name-of-a-run-with-seed-2"):
+        (tmp_path / "suite").mkdir(exist_ok=True)
+        write_run(tmp_path / "suite" / name, now)
+    lines = shown(tmp_path)
+    assert [line.split()[0].rpartition("-")[2] for line in lines[1:]] == ["1", "2"]
+    narrow = Console(file=io.StringIO(), width=80)
+    status([tmp_path], narrow)
+    assert "…" not in narrow.file.getvalue()  # type: ignore[attr-defined]

@@ -99,3 +99,26 @@ def test_the_scripts_are_copied_to_be_edited(
     assert str(own / "train.sbatch") in job.command(after=None)
     assert run_command(["slurm-scripts", str(own)]) == 2
     assert f"{own}: exists: name a new folder" in capsys.readouterr().err
+
+
+def test_a_dry_run_needs_no_cluster(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert run_command(["submit", "glue-90", "--dry-run"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("sbatch --parsable --job-name=glue-90 ")
+    assert printed.err == "not checked by Slurm: no cluster answers here\n"
+    assert run_command(["suite", "guidelines", "sentiment-90", "--slurm", "--dry-run"]) == 0
+    assert "suite.sbatch guidelines sentiment-90" in capsys.readouterr().out
+
+
+def test_a_cluster_that_does_not_answer_is_said_in_a_dry_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("sbatch", "sinfo"):
+        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    assert run_command(["submit", "glue-90", "--dry-run"]) == 0
+    assert capsys.readouterr().err == "not checked by Slurm: no cluster answers here\n"

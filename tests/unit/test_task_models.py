@@ -232,6 +232,14 @@ def test_a_missing_model_is_refused(tmp_path, monkeypatch):
         load_tokenizer(str(tmp_path / "none"))
 
 
+def test_a_model_that_a_shipped_recipe_makes_is_to_be_trained_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrained, "is_offline_mode", lambda: True)
+    for load, what in ((load_config, "model"), (load_tokenizer, "tokenizer")):
+        says = rf"^{what} '.*sentiment-dense/model': .*: train it first: dsprune train sentiment-dense$"
+        with pytest.raises(UserError, match=says):
+            load(str(tmp_path / "runs" / "sentiment-dense" / "model"))
+
+
 def test_a_folder_without_tokenizer_files_is_refused(tmp_path, bert):
     load_config(bert).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"^tokenizer '.*': no tokenizer files there: set model\.tokenizer$"):

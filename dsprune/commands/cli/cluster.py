@@ -15,12 +15,12 @@ __all__ = ["data", "doctor", "schema", "slurm_scripts", "submit"]
 @app.command()
 def data(
     task: Annotated[
-        str | None, typer.Argument(help="Name of the task; without it, all tasks are listed.")
+        str | None, typer.Argument(help="Name of the task or kind; without it, all are listed.")
     ] = None,
     overrides: Overrides = None,
     path: Annotated[Path | None, typer.Option(help="The folder of a local copy to check.")] = None,
 ) -> None:
-    """Show the source, license and size of a task's data, and check a local copy."""
+    """Show the source, license and size of a task's data, or the fields of a kind of task; check a local copy."""
     from dsprune.commands.data import check_copy, describe, list_tasks
     from dsprune.ranks.ranks import find_ranks
     from dsprune.recipe import load_task

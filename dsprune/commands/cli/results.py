@@ -137,7 +137,9 @@ def export(
 
 @app.command()
 def status(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or folders that contain some.")
+    ],
 ) -> None:
     """Show the progress of runs, as their folders record it."""
     from dsprune.commands.status import status as show

@@ -153,17 +153,17 @@ def _cells(plan: Plan, update: MaskUpdate) -> Iterator[str]:
 
 def _memory(plan: Plan, world_size: int, stages: Iterable[int]) -> Table:
     precision = plan.recipe.precision
-    columns = ("ZeRO stage", "weights", "gradients", "master", "moments", "masks", "total", "checkpoint")
-    rows = []
+    names = ("weights", "gradients", "master", "moments", "masks", "total")
+    columns = []
     for stage in stages:
         used = rank_memory(plan.num_weights, plan.num_prunable, stage, world_size, precision)
         disk = checkpoint_bytes(plan.num_weights, plan.num_prunable, stage, precision)
-        sizes = (used.weights, used.gradients, used.master, used.moments, used.masks, used.total, disk)
-        rows.append((str(stage), *map(decimal, sizes)))
-    title = (
-        f"Memory of each of {world_size} ranks in {precision} (activations and buffers come on top), and disk"
-    )
-    return Table("memory", title, columns, tuple(rows))
+        sizes = (*(getattr(used, name) for name in names), disk)
+        columns.append((f"ZeRO stage {stage}", *map(decimal, sizes)))
+    headings, *rows = zip(("", *names, "checkpoint"), *columns, strict=True)
+    ranks = "one rank" if world_size == 1 else f"each of {world_size} ranks"
+    title = f"Memory of {ranks} in {precision}; activations and buffers come on top"
+    return Table("memory", title, headings, tuple(rows))
 
 
 def _traffic(plan: Plan, world_size: int) -> str:

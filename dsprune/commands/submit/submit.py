@@ -50,17 +50,24 @@ def submit(
 def submit_jobs(jobs: Sequence[Job], console: Console, *, dry_run: bool) -> None:
     """Submit all jobs or none, each to run after the one before it, and print their numbers.
 
+    A dry run prints the commands only, and needs no Slurm.
+
     Raises:
         UserError: Slurm or the batch scripts are missing, or sbatch refuses a job.
     """
-    if shutil.which("sbatch") is None:
-        raise UserError(
-            "sbatch: not on PATH: submit on a login node of a Slurm cluster, or load its slurm module"
-        )
     if not scripts_folder().is_dir():
         raise UserError(f"DSPRUNE_SLURM: {scripts_folder()}: no such folder: name that of the batch scripts")
-    for job in jobs:
-        _sbatch(["sbatch", "--test-only", *job.command(after=None)[1:]])
+    if not dry_run and shutil.which("sbatch") is None:
+        raise UserError(
+            "sbatch: not on PATH: submit on a login node of a Slurm cluster, load its slurm module, or print the "
+            "commands with --dry-run"
+        )
+    if dry_run and not _is_cluster():
+        # To the error output: the commands alone are the output.
+        print("not checked by Slurm: no cluster answers here", file=sys.stderr)
+    else:
+        for job in jobs:
+            _sbatch(["sbatch", "--test-only", *job.command(after=None)[1:]])
     if dry_run:
         for place, job in enumerate(jobs):
             say(console, shlex.join(job.command(after="JOBID" if place else None)))
@@ -70,6 +77,13 @@ def submit_jobs(jobs: Sequence[Job], console: Console, *, dry_run: bool) -> None
     for job, number in zip(jobs, submitted, strict=True):
         say(console, f"{job.what}: job {number}")
     say(console, f"to watch: squeue --jobs={','.join(submitted)}")
+
+
+def _is_cluster() -> bool:
+    """Whether a Slurm cluster answers here."""
+    if shutil.which("sinfo") is None or shutil.which("sbatch") is None:
+        return False
+    return subprocess.run(["sinfo", "--noheader"], capture_output=True, check=False).returncode == 0
 
 
 def _submit_all(jobs: Sequence[Job]) -> list[str]:

@@ -1,0 +1,168 @@
+"""`dsprune new`: write a commented recipe of one's own."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from dsprune.commands.data import kinds_of_tasks
+from dsprune.commands.new.guess import guess
+from dsprune.commands.new.hold_out import hold_out, write_table
+from dsprune.errors import UserError
+from dsprune.model.pretrained import load_config
+from dsprune.recipe import Recipe
+from dsprune.recipe import Task as TaskSettings
+from dsprune.recipe.commented import commented
+from dsprune.recipe.loading import check_recipe, override, read_recipe
+from dsprune.tasks.data_files import READERS, read_table, suffix_of
+from dsprune.tasks.language_modeling import read_documents
+from dsprune.tasks.question_answering import read_squad
+from dsprune.tasks.task import Task, build_task
+from dsprune.utils.console import say
+from dsprune.utils.files import replace_text
+
+__all__ = ["Asked", "new"]
+
+HEADER = """# Written by `dsprune new` from the recipe {1}. Each comment is the start of a field's documentation.
+#
+#   dsprune plan {0}
+#   dsprune train {0}
+"""
+
+ALL_READERS = {**READERS, ".txt": read_documents, ".json": read_squad}
+DATA_FIELDS = ("dataset", "config", "folder", "train", "validation", "max_train", "max_validation")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a new recipe is made of.
+
+    Attributes:
+        source: name or path of the recipe to start from.
+        overrides: `key.sub=value` each.
+        data: the user's file; None = the data of `source`.
+        validation: the file to validate on; None = a tenth of the rows of `data`.
+        model: folder or hub name of the model; None = that of `source`.
+        task: kind of task; None = what the columns of `data` look like.
+    """
+
+    source: str
+    overrides: tuple[str, ...] = ()
+    data: Path | None = None
+    validation: Path | None = None
+    model: str | None = None
+    task: str | None = None
+
+
+def new(name: str, asked: Asked, console: Console) -> Path:
+    """Write a recipe, and say what it is made of and what to do next.
+
+    Args:
+        name: of the recipe; the file is NAME.yaml.
+        asked: what it is made of.
+        console: where to print.
+
+    Raises:
+        UserError: the file exists, the recipe is invalid, or the data cannot be read.
+    """
+    path = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
+    if path.exists():
+        raise UserError(f"{path}: exists already and is not overwritten: give another name")
+    if asked.data is None and (asked.validation is not None or asked.task is not None):
+        raise UserError(
+            "--data: value missing: --validation and --task describe a file of your own: add --data FILE"
+        )
+    values = {**read_recipe(asked.source)[1], "name": path.stem}
+    remarks = list(_replace(values, asked, path))
+    for text in asked.overrides:
+        override(values, text)
+    recipe = check_recipe(values)
+    del values["name"]
+    replace_text(path, HEADER.format(path, asked.source) + commented(values, Recipe, _useless(recipe)))
+    say(console, f"written: {path}, from the recipe {asked.source}")
+    for remark in remarks:
+        say(console, remark)
+    say(console, f"next: dsprune plan {path}")
+    return path
+
+
+def _replace(values: dict[str, Any], asked: Asked, path: Path) -> Iterator[str]:
+    """Put the user's model and data into the values of a recipe; yield what the user should know."""
+    left_out: list[str] = []
+    if asked.model is not None:
+        left_out += [f"model.{key}" for key in values.get("model") or {} if key != "path"]
+        values["model"] = {"path": asked.model}
+    if (asked.model is not None or asked.data is not None) and values.pop("distillation", None):
+        left_out.append("distillation")
+    if left_out:
+        yield f"left out, since they belong to the model of {asked.source}: {', '.join(left_out)}"
+    if asked.data is not None:
+        yield from _own_data(values, asked, asked.data, path)
+
+
+def _own_data(values: dict[str, Any], asked: Asked, data: Path, path: Path) -> Iterator[str]:
+    """Make the task section for a file, which is read as training reads it."""
+    kinds = kinds_of_tasks()
+    if asked.task is not None and asked.task not in kinds:
+        raise UserError(f"--task: value {asked.task}: is no kind of task: choose one of {', '.join(kinds)}")
+    table = read_table(data, f"--data: {data}", readers=ALL_READERS)
+    columns = {name: task.columns() for name, task in kinds.items()}
+    found = guess(table, f"--data: {data}", columns, asked.task, lambda: _is_causal(values))
+    length = (values.get("task") or {}).get("max_length", TaskSettings.model_fields["max_length"].default)
+    section = {
+        "name": found.task,
+        "train": str(data),
+        "validation": str(data),
+        "max_length": length,
+        **found.settings,
+    }
+    task = build_task(check_recipe({**values, "task": section}).task or TaskSettings(name=found.task))
+    examples = task.load("train")
+    chosen = "".join(f", task.{field}={value}" for field, value in found.settings.items())
+    yield f"{data}: {len(examples):,} rows; task.name={found.task}{chosen}"
+    if targets := task.targets(examples):
+        yield targets
+    values["task"] = section
+    if asked.validation is not None:
+        section["validation"] = str(asked.validation)
+        return (yield from _lower_batch(values, task, len(examples)))
+    folder = path.with_name(f"{path.stem}-data")
+    if folder.exists():
+        raise UserError(f"{folder}: exists already and is not overwritten: name a file with --validation")
+    suffix = ".txt" if suffix_of(data) == ".txt" else ".parquet"
+    parts = hold_out(table, found.label if found.task == "text-classification" else None)
+    folder.mkdir(parents=True)
+    for split, part in zip(("train", "validation"), parts, strict=True):
+        section[split] = str(folder / f"{split}{suffix}")
+        write_table(part, folder / f"{split}{suffix}")
+    yield f"{parts[1].num_rows:,} of them are held out for validation: {folder} (or name a file with --validation)"
+    yield from _lower_batch(values, task, parts[0].num_rows)
+
+
+def _lower_batch(values: dict[str, Any], task: Task, num_examples: int) -> Iterator[str]:
+    """Make the batch of a recipe no larger than the training data."""
+    budget = values["budget"]
+    if not task.cuts_rows and budget["batch"] > num_examples:
+        values["budget"] = {key: value for key, value in budget.items() if key != "micro_batch"} | {
+            "batch": num_examples
+        }
+        yield f"budget.batch: lowered from {budget['batch']} to the {num_examples} training examples"
+
+
+def _is_causal(values: dict[str, Any]) -> bool:
+    """Whether the model of a recipe predicts the next token."""
+    path = (values.get("model") or {}).get("path")
+    names = load_config(path).architectures if path else None
+    return any("CausalLM" in name or "LMHead" in name for name in names or ())
+
+
+def _useless(recipe: Recipe) -> dict[str, tuple[str, ...]]:
+    """Return the fields of the task section that the recipe's task does not read."""
+    if recipe.task is None:
+        return {}
+    task: Task = build_task(recipe.task)
+    named = (column.field for column in task.columns())
+    used = {"name", *DATA_FIELDS, *task.uses, *named}
+    return {"task": tuple(field for field in TaskSettings.model_fields if field not in used)}
