@@ -7,9 +7,8 @@ from dsprune.errors import RunFailedError, UserError
 from dsprune.registry import METHODS, TASKS
 
 if TYPE_CHECKING:
-    from dsprune.checkpoint.compact.model import load_compact
-    from dsprune.checkpoint.compact.reader import read_compact
-    from dsprune.distillation.batch_loss import DistillationLoss
+    from dsprune.checkpoint.compact.reader import load_compact, read_compact
+    from dsprune.distillation.objective import DistillationLoss
     from dsprune.engine.engine import PruningEngine
     from dsprune.engine.frameworks import pruning
     from dsprune.engine.initialize import initialize
@@ -38,14 +37,14 @@ register_method = METHODS.register
 register_task = TASKS.register
 
 _HOMES = {
-    "DistillationLoss": "dsprune.distillation.batch_loss",
+    "DistillationLoss": "dsprune.distillation.objective",
     "PruningEngine": "dsprune.engine.engine",
     "TrainerCallback": "dsprune.engine.trainer",
     "initialize": "dsprune.engine.initialize",
     "pruning": "dsprune.engine.frameworks",
     "Recipe": "dsprune.recipe",
     "load_recipe": "dsprune.recipe",
-    "load_compact": "dsprune.checkpoint.compact.model",
+    "load_compact": "dsprune.checkpoint.compact.reader",
     "read_compact": "dsprune.checkpoint.compact.reader",
 }
 

@@ -1,5 +1,7 @@
-"""The complete model of a sharded engine, as a folder."""
+"""Write model folders: the complete model of a sharded engine, or a checkpoint that a script or a framework saved."""
 
+import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from dsprune.checkpoint.deepspeed_files import CheckpointFiles, read_main_file
+from dsprune.errors import UserError
+from dsprune.masks.manifest import MANIFEST, read_manifest
 from dsprune.model.shard import plain_name
 from dsprune.model.vocabulary import with_all_rows
 from dsprune.ranks.collectives import barrier
 from dsprune.utils.files import replace_folder
 from dsprune.zero.parameters import full_state_dict
 
-__all__ = ["save_model_folder"]
+__all__ = ["copy_masks", "model_config", "save_model_folder", "write_weights"]
+
+CONFIG = "dsprune_model_config"
+"""Key in a checkpoint's client state: the configuration of a Hugging Face model, as JSON."""
 
 
 def save_model_folder(engine: DeepSpeedEngine, folder: Path, tokenizer: Any) -> None:
@@ -52,3 +60,59 @@ def _without_ties(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, value in state.items():
         first.setdefault(id(value), name)
     return {name: state[name].contiguous() for name in first.values()}
+
+
+def model_config(module: nn.Module) -> dict[str, str]:
+    """Return what a checkpoint must hold so that its model folder opens with `from_pretrained`."""
+    module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
+    if not isinstance(module, PreTrainedModel):
+        return {}
+    config = module.config.to_dict() | {"architectures": [type(module).__name__]}
+    return {CONFIG: json.dumps(config)}
+
+
+def write_weights(checkpoint: Path, folder: Path) -> None:
+    """Write the weights of a checkpoint, in the number format of training, with masks and configuration.
+
+    Args:
+        checkpoint: folder of a tag, of any ZeRO stage.
+        folder: created if missing.
+
+    Raises:
+        UserError: the checkpoint is damaged, or does not hold a frozen weight.
+    """
+    main = read_main_file(checkpoint)
+    state = _state(CheckpointFiles(checkpoint), main)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    if CONFIG in main:
+        (folder / "config.json").write_text(main[CONFIG], encoding="utf-8")
+    if (checkpoint / MANIFEST).is_file():
+        copy_masks(checkpoint, folder)
+
+
+def copy_masks(checkpoint: Path, folder: Path) -> None:
+    """Copy the masks of a checkpoint."""
+    for name in (MANIFEST, *(entry.file for entry in read_manifest(checkpoint).files)):
+        shutil.copy(checkpoint / name, folder)
+
+
+def _state(files: CheckpointFiles, main: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the state of the module, with each tied weight once."""
+    shapes = {name: shape for group in main["param_shapes"] or [] for name, shape in group.items()}
+    module: Mapping[str, Tensor] = main["module"]
+    plain = set(files.names)
+    trained = {name for name in module if plain_name(name) in plain}
+    tied = {module[name].data_ptr() for name in trained if module[name].numel()}
+    state = {}
+    for name, value in module.items():
+        if name in trained:
+            weights = files.views(plain_name(name))["master weights"].view(shapes.get(name, value.shape))
+            state[plain_name(name)] = weights.to(value.dtype).add_(0.0).contiguous()  # without -0.0
+        elif name in (main["frozen_param_shapes"] or {}) and not value.numel():
+            raise UserError(
+                f"{files.folder}: {name} is frozen, and ZeRO stage 3 keeps it elsewhere: save the model"
+            )
+        elif name not in (main["shared_params"] or {}) and value.data_ptr() not in tied:
+            state[plain_name(name)] = value.contiguous()
+    return state

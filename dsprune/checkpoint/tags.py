@@ -10,19 +10,19 @@ A tag is complete when `checkpoint.json` exists and every file has its size. `la
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from dsprune.checkpoint.deepspeed_files import check_pickles, writer_of
 from dsprune.checkpoint.file_list import FileRecord, check_file, record_files
-from dsprune.checkpoint.latest import write_latest
 from dsprune.errors import UserError
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.collectives import barrier, world_comm
 from dsprune.ranks.ranks import current_ranks
 from dsprune.utils.files import remove, replace_text
-from dsprune.utils.records import Count, FileName, read_record
+from dsprune.utils.records import Count, FileName, read_bytes, read_record
+from dsprune.utils.text import control_character
 
 __all__ = [
     "TAG_MANIFEST",
@@ -33,8 +33,10 @@ __all__ = [
     "complete_tags",
     "find_checkpoints",
     "invalidate_tag",
+    "latest_tag",
     "read_tag_list",
     "remove_tag",
+    "tag_name",
 ]
 
 TAG_MANIFEST = "checkpoint.json"
@@ -42,6 +44,8 @@ TAG_MANIFEST = "checkpoint.json"
 WAY_OUT = "use another checkpoint"
 
 _FILE_OF_RANK = re.compile(r"(?:masks|rank)-(\d+)")
+
+LATEST = "latest"
 
 
 class TagManifest(BaseModel):
@@ -185,3 +189,42 @@ def _find_complete(checkpoints: Path) -> Iterator[tuple[int, Path]]:
 
 def _read_manifest(folder: Path) -> TagManifest:
     return read_record(folder / TAG_MANIFEST, TagManifest, "a manifest of format 1", WAY_OUT)
+
+
+def tag_name(tag: Any) -> str:
+    """Return the name of a tag's folder, of any value that DeepSpeed takes for a tag.
+
+    Raises:
+        UserError: the name leads out of the folder of the tags.
+    """
+    name = str(tag)
+    if not _stays_inside(name):
+        raise UserError(
+            f"tag: value {name!r}: must be the name of a folder beside {LATEST}, not a path out of it"
+        )
+    return name
+
+
+def latest_tag(checkpoints: Path) -> str | None:
+    """Return the name in `latest`; None if there is no such file.
+
+    Raises:
+        UserError: it cannot be read, or holds no name of a tag.
+    """
+    path = checkpoints / LATEST
+    if not path.exists():
+        return None
+    way_out = "write the name of a complete checkpoint into it, or remove it"
+    name = read_bytes(path, way_out).decode("utf-8", "replace").strip()
+    if not _stays_inside(name) or control_character(name) is not None:
+        raise UserError(f"{path}: value {name[:100]!r}: not the name of a folder beside it: {way_out}")
+    return name
+
+
+def write_latest(folder: Path) -> None:
+    """Make a tag the latest."""
+    replace_text(folder.parent / LATEST, folder.name)
+
+
+def _stays_inside(name: str) -> bool:
+    return name not in ("", ".", "..") and not {"/", "\0"} & {*name}

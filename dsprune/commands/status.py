@@ -1,4 +1,4 @@
-"""`dsprune status`: print the state of runs, from their folders and, on the same host, from their process."""
+"""`dsprune status` and `dsprune stop`: print the state of runs from their folders and processes, and stop a run."""
 
 import itertools
 import math
@@ -15,8 +15,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from dsprune.checkpoint.latest import latest_tag
-from dsprune.checkpoint.tags import find_checkpoints
+from dsprune.checkpoint.tags import find_checkpoints, latest_tag
 from dsprune.errors import UserError
 from dsprune.masks.manifest import read_manifest
 from dsprune.train.records import read_rows, read_summary
@@ -24,7 +23,7 @@ from dsprune.train.run_folder import RunFolder
 from dsprune.train.status_file import Status, read_status, seconds_after_boot
 from dsprune.utils.console import cell, say
 
-__all__ = ["SILENCE", "RunState", "read_run_state", "status"]
+__all__ = ["SILENCE", "read_run_state", "status", "stop"]
 
 SILENCE = 300.0
 """Seconds without an update of `status.json` that every run is allowed, for an evaluation or a checkpoint."""
@@ -215,3 +214,17 @@ def _ending(state: RunState) -> str:
         "" if state.checkpoint is None else f"; run dsprune train again to resume from {state.checkpoint}"
     )
     return f"{state.name}: {reason}{resume}"
+
+
+def stop(path: Path, console: Console) -> None:
+    """Create the stop file of a running run; the run checks for it and stops with a checkpoint.
+
+    Raises:
+        UserError: there is no run at `path`, or it has ended.
+    """
+    run = RunFolder(path)
+    status = read_status(run.status)
+    if status.state != "running":
+        raise UserError(f"{path}: the run is not running, it has {status.state}: nothing to stop")
+    run.stop_file.touch()
+    say(console, f"{path}: asked to stop after step {status.step}; dsprune train resumes it")

@@ -6,8 +6,7 @@ from typing import Literal
 from rich.console import Console
 
 from dsprune.distillation.capture.build_store import build_store
-from dsprune.distillation.capture.forward import Execution
-from dsprune.distillation.capture.origin import Source
+from dsprune.distillation.capture.forward import Execution, Source
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.ranks.ranks import Ranks

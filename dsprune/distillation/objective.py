@@ -1,19 +1,33 @@
-"""The objective of training with a teacher: task loss and distillation loss, weighted by the hardness."""
+"""The objective of training with a teacher: task loss and distillation loss, weighted by the hardness.
 
+`dsprune.DistillationLoss` computes it in a loop of one's own, and in transformers' Trainer.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from os import PathLike
+from pathlib import Path
+from typing import Any, Protocol
 
+import datasets
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
+from dsprune.distillation.capture.choice import check_fit
+from dsprune.distillation.capture.forward import origin_of_data
 from dsprune.distillation.loss import distillation_loss, example_weights
-from dsprune.distillation.teachers import MicroBatch, Teacher
+from dsprune.distillation.store import fingerprints, open_store
+from dsprune.distillation.teachers import MicroBatch, StoredTeacher, Teacher
 from dsprune.errors import UserError
-from dsprune.recipe import Distillation
+from dsprune.model.fingerprints import teacher_fingerprint
+from dsprune.ranks.ranks import expected_ranks, select_device
+from dsprune.recipe import Distillation, Recipe, as_recipe
 from dsprune.schedule import Timetable
-from dsprune.tasks.task import Task
+from dsprune.tasks.task import Task, build_task
 
-__all__ = ["LOSSES", "DistillationObjective"]
+__all__ = ["LOSSES", "DistillationLoss", "DistillationObjective"]
 
 LOSSES = ("loss", "task_loss", "distillation_loss")
 """Names of the losses, in `DistillationObjective.losses` and in the log."""
@@ -72,3 +86,112 @@ class DistillationObjective:
         distilled = torch.stack(by_output).mean()
         loss = (1 - now["hardness"]) * outputs.loss + now["hardness"] * distilled
         return dict(zip(LOSSES, (loss, outputs.loss, distilled), strict=True))
+
+
+class Progress(Protocol):
+    """What hardness and temperature follow; a `PruningEngine` is one."""
+
+    timetable: Timetable
+
+    @property
+    def applied_steps(self) -> int:
+        """Number of applied optimizer steps."""
+
+
+class DistillationLoss:
+    """Computes the loss `(1 - h) * task loss + h * distillation loss` of a collated batch, from a teacher logits store.
+
+    The records are found by the content of the batch, so order, padding and number of ranks are free. The store is
+    checked as in `dsprune train`.
+
+    Args:
+        store: folder of the store, which `dsprune teacher RECIPE` makes.
+        recipe: the same recipe, or the path or name of one; its sections `task` and `distillation` count.
+        tokenizer: encodes the examples.
+        data: the encoded training examples, to find now those that have no record; None finds them when they come.
+
+    Raises:
+        UserError: the store is damaged or incomplete, was made from something else, or lacks an example.
+
+    Examples:
+        >>> distillation = dsprune.DistillationLoss("runs/teacher", "recipe.yaml", tokenizer)
+        >>> loss = distillation(engine, engine(**batch), batch)
+    """
+
+    def __init__(
+        self,
+        store: str | PathLike[str],
+        recipe: Recipe | str | PathLike[str],
+        tokenizer: PreTrainedTokenizerBase,
+        data: datasets.Dataset | None = None,
+    ) -> None:
+        recipe, ranks = as_recipe(recipe), expected_ranks()
+        if recipe.task is None or recipe.distillation is None:
+            raise UserError(
+                f"recipe {recipe.name!r}: DistillationLoss needs the sections task and distillation"
+            )
+        self._settings, self._folder = recipe.distillation, Path(store)
+        self._task = build_task(recipe.task).for_tokenizer(tokenizer)
+        origin = origin_of_data(self._task, tokenizer)
+        if (weights := teacher_fingerprint(self._settings.teacher)) is not None:
+            origin["teacher"] = weights
+        self._store = open_store(
+            self._folder, origin, verify=ranks.local_rank == 0, device=select_device(ranks)
+        )
+        check_fit(self._folder, self._store.manifest.spec, self._settings)
+        self._teacher = StoredTeacher(self._store, self._task.collate(tokenizer))
+        if data is not None:
+            self._check_complete(fingerprints(self._task.samples(data)), "training example")
+
+    def __call__(self, engine: Progress, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the loss of a micro-batch: the mean over its examples.
+
+        Args:
+            engine: the engine that trains, for its step.
+            outputs: the student's outputs for the batch, with its task loss.
+            batch: the model's inputs and the labels.
+
+        Raises:
+            UserError: an example has no record in the store, or the outputs have no loss.
+        """
+        return self.losses(engine, outputs, batch)["loss"]
+
+    def losses(self, engine: Progress, outputs: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return `loss`, `task_loss` and `distillation_loss`, see `__call__`."""
+        if getattr(outputs, "loss", None) is None:
+            raise UserError("outputs: no loss, which is the task's: give the model the labels of the batch")
+        samples = self._fingerprints(batch)
+        self._check_complete(samples, "example of the batch")
+        blocks = self._store.fetch(samples)
+        signals = {name: block.signal.to(outputs.loss.device) for name, block in blocks.items()}
+        objective = DistillationObjective(self._teacher, self._task, self._settings, engine.timetable)
+        return objective.losses(outputs, MicroBatch(dict(batch), signals), engine.applied_steps)
+
+    def use_in(self, trainer: Any) -> None:
+        """Let a transformers `Trainer` train with this loss; its evaluation keeps the loss of the task."""
+        of_task = trainer.compute_loss
+
+        def compute_loss(
+            model: nn.Module, inputs: Mapping[str, Tensor], return_outputs: bool = False, **kwargs: Any
+        ) -> Any:
+            if not model.training:
+                return of_task(model, inputs, return_outputs=return_outputs, **kwargs)
+            outputs = model(**inputs)
+            loss = self(model, outputs, inputs)  # type: ignore[arg-type]  # the Trainer's model is the engine
+            return (loss, outputs) if return_outputs else loss
+
+        trainer.compute_loss = compute_loss
+        trainer.model_accepts_loss_kwargs = (
+            False  # a mean, so the Trainer divides it by the accumulation steps
+        )
+
+    def _fingerprints(self, batch: Mapping[str, Tensor]) -> np.ndarray:
+        columns = {name: tensor.tolist() for name, tensor in batch.items()}
+        return fingerprints(self._task.samples(datasets.Dataset.from_dict(columns)))
+
+    def _check_complete(self, samples: Sequence[bytes] | np.ndarray, what: str) -> None:
+        if missing := self._store.missing(samples):
+            raise UserError(
+                f"{self._folder}: {len(missing):,} of {len(samples):,} have no record, the first is {what} "
+                f"{missing[0] + 1}: encode as the task of the recipe does, or make a store for this data"
+            )

@@ -9,8 +9,8 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-from dsprune.distillation.capture.kinds import check_fit
-from dsprune.distillation.capture.origin import Source
+from dsprune.distillation.capture.choice import check_fit
+from dsprune.distillation.capture.forward import Source
 from dsprune.distillation.signal import FullSignal, TeacherSignal
 from dsprune.distillation.store import Store, open_store
 from dsprune.errors import UserError

@@ -8,14 +8,12 @@ from deepspeed import DeepSpeedEngine
 from torch import Tensor
 
 from dsprune.checkpoint.file_list import list_model_folder
-from dsprune.checkpoint.latest import tag_name
 from dsprune.checkpoint.load import load_checkpoint
-from dsprune.checkpoint.model_folder import save_model_folder
+from dsprune.checkpoint.model_folder import model_config, save_model_folder
 from dsprune.checkpoint.pruning_state import save_masks, save_rank_state
 from dsprune.checkpoint.reshard import topology_changes
-from dsprune.checkpoint.script_checkpoint import model_config
 from dsprune.checkpoint.sparse_start import MasksFrom, start_sparse
-from dsprune.checkpoint.tags import begin_tag, commit_tag
+from dsprune.checkpoint.tags import begin_tag, commit_tag, tag_name
 from dsprune.engine.attach import check_attachable, initial_state, loader_steps_per_epoch
 from dsprune.engine.guard import Guard
 from dsprune.engine.learning_rate import Rates, replace_schedulers, schedule_learning_rate

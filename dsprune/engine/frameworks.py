@@ -19,7 +19,7 @@ from dsprune.engine.initialize import deepspeed_initialize, find_config, initial
 from dsprune.engine.learning_rate import announce_replaced
 from dsprune.engine.trainer import replaced
 from dsprune.errors import RunFailedError, UserError
-from dsprune.ranks.environment import complete_environment
+from dsprune.ranks.ranks import complete_environment
 from dsprune.recipe import Recipe, as_recipe
 from dsprune.zero.launch import init_distributed
 

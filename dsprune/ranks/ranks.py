@@ -1,16 +1,40 @@
-"""This process among all processes of a run: its rank, its device and its process group."""
+"""This process among all processes of a run: its rank, its device and its process group.
+
+The variables that `torch.distributed` reads are completed from what a launcher or nothing at all has set.
+"""
 
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 
-from dsprune.ranks.environment import complete_environment, completed
+from dsprune.errors import UserError
 
-__all__ = ["Ranks", "current_ranks", "expected_ranks", "find_ranks", "process_group", "select_device"]
+__all__ = [
+    "Ranks",
+    "complete_environment",
+    "completed",
+    "current_ranks",
+    "expected_ranks",
+    "find_ranks",
+    "process_group",
+    "select_device",
+]
+
+VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+
+OF_LAUNCHERS = {
+    "mpirun": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE"),
+    "mpiexec": ("PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE"),
+    "srun": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS"),
+}
+"""What other launchers call rank, local rank and number of ranks."""
+
+PORT = 29500
 
 
 @dataclass(frozen=True)
@@ -78,3 +102,74 @@ def process_group(ranks: Ranks) -> Iterator[torch.device]:
     finally:
         if ranks.world_size > 1:
             dist.destroy_process_group()
+
+
+def complete_environment() -> None:
+    """Set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT where they are missing.
+
+    Raises:
+        UserError: the variables contradict one another, or the address of the first rank is not known.
+    """
+    os.environ.update(completed(os.environ))
+
+
+def completed(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the five variables.
+
+    Those of `deepspeed`, `torchrun` and `accelerate launch` are complete. `mpirun` and `srun` have names of their own.
+    Without a launcher there is one rank, whatever single variable an earlier one has left.
+
+    Raises:
+        UserError: see `complete_environment`.
+    """
+    rank, local_rank, world_size = _numbers(environment)
+    if not 0 <= rank < world_size or not 0 <= local_rank < world_size:
+        raise UserError(
+            f"RANK={rank}, LOCAL_RANK={local_rank}, WORLD_SIZE={world_size}: do not go together: unset them, or start "
+            f"with a launcher"
+        )
+    found = dict(zip(VARIABLES, map(str, (rank, local_rank, world_size)), strict=True))
+    return found | _rendezvous(environment, world_size)
+
+
+def _numbers(environment: Mapping[str, str]) -> tuple[int, int, int]:
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+        values = environment["RANK"], environment.get("LOCAL_RANK", "0"), environment["WORLD_SIZE"]
+        return _whole(names, values)
+    for names in OF_LAUNCHERS.values():
+        if all(name in environment for name in (names[0], names[2])):
+            return _whole(names, tuple(environment.get(name, "0") for name in names))
+    return 0, 0, 1  # a single RANK or LOCAL_RANK is a leftover
+
+
+def _whole(names: tuple[str, ...], values: tuple[str, ...]) -> tuple[int, int, int]:
+    for name, value in zip(names, values, strict=True):
+        if not value.isdecimal():
+            raise UserError(f"{name}={value}: is not a whole number: unset it, or start with a launcher")
+    rank, local_rank, world_size = map(int, values)
+    return rank, local_rank, world_size
+
+
+def _rendezvous(environment: Mapping[str, str], world_size: int) -> dict[str, str]:
+    """Return where the ranks meet: given, on this host, or on the node that started the Slurm step."""
+    address, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
+    if world_size == 1:
+        return {"MASTER_ADDR": address or "127.0.0.1", "MASTER_PORT": port or str(_free_port())}
+    local_size = environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") or environment.get("MPI_LOCALNRANKS")
+    if address is None and local_size == str(world_size):
+        address = "127.0.0.1"
+    if address is None:
+        address = environment.get("SLURM_LAUNCH_NODE_IPADDR")
+    if address is None:
+        raise UserError(
+            f"MASTER_ADDR: missing for {world_size} ranks: start with deepspeed, torchrun, accelerate launch or srun, "
+            f"or export MASTER_ADDR=HOST of rank 0"
+        )
+    return {"MASTER_ADDR": address, "MASTER_PORT": port or str(PORT)}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from dsprune.checkpoint.deepspeed_files import CheckpointFiles
-from dsprune.checkpoint.latest import latest_tag
+from dsprune.checkpoint.tags import latest_tag
 from dsprune.train.run_folder import RunFolder
 from dsprune.utils.files import sha256_of
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dsprune.distillation.capture.build_store import find_matching_store
-from dsprune.distillation.capture.origin import Source
+from dsprune.distillation.capture.forward import Source
 from dsprune.distillation.store.format import MANIFEST
 from dsprune.distillation.teachers import open_matching_store
 from dsprune.errors import UserError

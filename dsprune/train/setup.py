@@ -17,8 +17,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from dsprune.distillation.capture.build_store import build_store
-from dsprune.distillation.capture.forward import Execution
-from dsprune.distillation.capture.origin import Source
+from dsprune.distillation.capture.forward import Execution, Source
 from dsprune.distillation.objective import LOSSES, DistillationObjective
 from dsprune.distillation.store.format import MANIFEST
 from dsprune.distillation.teachers import (

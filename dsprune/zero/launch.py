@@ -9,8 +9,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from dsprune.ranks.environment import complete_environment
-from dsprune.ranks.ranks import Ranks, select_device
+from dsprune.ranks.ranks import Ranks, complete_environment, select_device
 from dsprune.zero.ops import load_collectives
 
 __all__ = ["init_distributed", "is_alive", "join_ranks", "launcher_processes"]

@@ -14,8 +14,7 @@ from rich.progress import Progress
 
 from bench.figures import Row
 from bench.tools import milliseconds
-from dsprune.distillation.capture.forward import Execution, TeacherModel
-from dsprune.distillation.capture.origin import Source
+from dsprune.distillation.capture.forward import Execution, Source, TeacherModel
 from dsprune.distillation.capture.shards import shard_batches, write_shards
 from dsprune.distillation.objective import DistillationObjective
 from dsprune.distillation.store import Output, StorePlan, StoreSpec, begin_store, plan_store

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.figures import Row
 from dsprune.distillation import Head
-from dsprune.distillation.capture.kinds import divergences
+from dsprune.distillation.capture.choice import divergences
 from dsprune.distillation.store import (
     Output,
     ShardWriter,

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from dsprune.commands.cli import run_command
-from dsprune.commands.submit.jobs import Job
-from dsprune.commands.submit.submit import _submit_all
+from dsprune.commands.submit import Job, _submit_all
 from dsprune.errors import UserError
 from dsprune.testing.tiny import write_recipe
 from tests.cluster.slurm import Slurm

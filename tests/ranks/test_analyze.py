@@ -17,8 +17,7 @@ from dsprune.commands.analyze.analyze import analyze, make_analysis
 from dsprune.commands.analyze.measure import pruned, set_up
 from dsprune.commands.analyze.page_sections import UNUSED, component_table
 from dsprune.commands.analyze.recovery import Recovery
-from dsprune.commands.analyze.result import FILE, Analysis, read_analysis
-from dsprune.commands.analyze.rule import cost, fragment, left_dense, ordered
+from dsprune.commands.analyze.result import FILE, Analysis, cost, fragment, left_dense, ordered, read_analysis
 from dsprune.commands.analyze.unused_rows import leave_out_unused_rows
 from dsprune.commands.report import report
 from dsprune.errors import UserError

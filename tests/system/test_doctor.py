@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dsprune.commands.doctor.doctor import doctor
+from dsprune.commands.doctor import doctor
 
 
 def test_a_stale_lock_makes_doctor_fail_and_removing_it_makes_it_pass(

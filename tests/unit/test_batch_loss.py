@@ -18,7 +18,7 @@ from transformers import (
 
 import dsprune
 from dsprune.distillation import distillation_loss
-from dsprune.distillation.capture.origin import origin_of_data
+from dsprune.distillation.capture.forward import origin_of_data
 from dsprune.distillation.store import Output, ShardWriter, StoreSpec, fingerprints, plan_store
 from dsprune.distillation.store.writer import begin_store, finish_store
 from dsprune.model.fingerprints import teacher_fingerprint

@@ -15,11 +15,11 @@ from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from dsprune.commands.calibrate.calibrate import calibrate
-from dsprune.commands.calibrate.measure import Labels, enough_records, measure
 from dsprune.commands.calibrate.recipe_file import write_number
+from dsprune.commands.calibrate.store_curves import Labels, enough_records, measure
 from dsprune.distillation import FullSignal, distillation_loss, example_weights
 from dsprune.distillation.calibration import GRID, Curve, Meter, recommend
-from dsprune.distillation.capture.origin import origin_of_data
+from dsprune.distillation.capture.forward import origin_of_data
 from dsprune.distillation.store import (
     Output,
     ShardWriter,
@@ -278,10 +278,10 @@ def test_a_vocabulary_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert enough_records(store) >= num_records
     [(name, output)] = store.manifest.spec.outputs.items()
     half = store.manifest.num_rows[name] * output.classes // 2
-    monkeypatch.setattr("dsprune.commands.calibrate.measure.ENOUGH_ELEMENTS", half)
+    monkeypatch.setattr("dsprune.commands.calibrate.store_curves.ENOUGH_ELEMENTS", half)
     assert enough_records(store) == num_records // 2
     assert f": {num_records // 2} of {num_records} records" in show(tmp_path)
-    monkeypatch.setattr("dsprune.commands.calibrate.measure.ENOUGH_ELEMENTS", 1)
+    monkeypatch.setattr("dsprune.commands.calibrate.store_curves.ENOUGH_ELEMENTS", 1)
     assert enough_records(store) == 1, "however large the vocabulary"
 
 

@@ -13,7 +13,8 @@ from packaging.requirements import Requirement
 from torch.utils import cpp_extension
 from torch.utils.file_baton import FileBaton
 
-from dsprune.commands.doctor import Finding, machine, software
+from dsprune.commands import doctor
+from dsprune.commands.doctor import Finding
 from dsprune.errors import CheckFailedError
 from dsprune.zero.ops import build_ops, extensions_folder, find_stale_locks, needed_ops, prepare_builds
 
@@ -77,7 +78,7 @@ def test_without_a_cache_there_are_no_locks(cache: Path) -> None:
 
 
 def test_a_stale_lock_fails_the_check_with_the_command_that_removes_it(lock: Path) -> None:
-    finding = software.check_build_locks()
+    finding = doctor.check_build_locks()
     assert finding.level == "fail"
     assert finding.message.endswith(f"rm {lock}")
 
@@ -85,7 +86,7 @@ def test_a_stale_lock_fails_the_check_with_the_command_that_removes_it(lock: Pat
 def test_a_build_refuses_to_wait_for_a_stale_lock(lock: Path) -> None:
     with pytest.raises(CheckFailedError, match=f"{lock}: left by a build that was killed: remove it"):
         build_ops()
-    assert software.check_ops(build=True).level == "fail"
+    assert doctor.check_ops(build=True).level == "fail"
 
 
 def test_a_build_without_a_compiler_names_the_extension(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +98,7 @@ def test_a_build_without_a_compiler_names_the_extension(cache: Path, monkeypatch
 
 
 def test_extensions_that_are_not_built_are_a_warning_with_the_way_out(cache: Path) -> None:
-    finding = software.check_ops(build=False)
+    finding = doctor.check_ops(build=False)
     assert finding.level == "warn"
     assert "dsprune doctor --build-ops" in finding.message
 
@@ -107,7 +108,7 @@ def test_extensions_that_lie_in_the_cache_are_found(cache: Path) -> None:
         library = cache / builder.name / f"{builder.name}.so"
         library.parent.mkdir()
         library.touch()
-    assert software.check_ops(build=False).level == "ok"
+    assert doctor.check_ops(build=False).level == "ok"
 
 
 @pytest.fixture
@@ -161,25 +162,25 @@ def test_torch_builds_in_that_folder_with_the_ninja_of_the_environment(own_folde
     ],
 )
 def test_a_package_is_compared_with_its_declared_range(requirement: str, problem: str | None) -> None:
-    assert software.package_problem(Requirement(requirement)) == problem
+    assert doctor.package_problem(Requirement(requirement)) == problem
 
 
 def test_a_missing_compiler_is_named(empty_path: Path) -> None:
-    finding = software.check_compiler()
+    finding = doctor.check_compiler()
     assert finding.level in ("warn", "fail")
     assert "ninja not on PATH: install" in finding.message
 
 
 def test_no_slurm_is_fine_and_half_of_it_is_not(empty_path: Path) -> None:
-    assert machine.check_slurm().level == "ok"
+    assert doctor.check_slurm().level == "ok"
     write_command(empty_path / "sbatch", "")
-    assert machine.check_slurm().message == "srun, scontrol not on PATH: load the site's slurm module"
+    assert doctor.check_slurm().message == "srun, scontrol not on PATH: load the site's slurm module"
 
 
 def test_slurm_tells_its_version(empty_path: Path) -> None:
     for command in ("sbatch", "srun", "scontrol"):
         write_command(empty_path / command, "echo slurm 24.11.5")
-    assert machine.check_slurm() == Finding("slurm", "ok", "slurm 24.11.5")
+    assert doctor.check_slurm() == Finding("slurm", "ok", "slurm 24.11.5")
 
 
 @pytest.mark.parametrize("broken", ["sbatch", "srun", "scontrol"])
@@ -187,7 +188,7 @@ def test_a_slurm_command_that_fails_is_a_warning_with_the_way_out(empty_path: Pa
     for command in ("sbatch", "srun", "scontrol"):
         write_command(empty_path / command, "echo slurm 24.11.5")
     write_command(empty_path / broken, "echo error: no configuration >&2; exit 1")
-    finding = machine.check_slurm()
+    finding = doctor.check_slurm()
     assert finding.level == "warn"
     assert f"{broken} --version: exit code 1 (error: no configuration)" in finding.message
     assert "load the site's slurm module, or repair slurm.conf" in finding.message
@@ -196,7 +197,7 @@ def test_a_slurm_command_that_fails_is_a_warning_with_the_way_out(empty_path: Pa
 def test_a_slurm_command_without_an_answer_is_a_warning(empty_path: Path) -> None:
     for command in ("sbatch", "srun", "scontrol"):
         write_command(empty_path / command, "")
-    finding = machine.check_slurm()
+    finding = doctor.check_slurm()
     assert (finding.level, "sbatch --version: exit code 0 (no message)" in finding.message) == ("warn", True)
 
 
@@ -204,18 +205,18 @@ def test_the_wandb_key_is_found_and_never_shown(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    assert "no key for wandb.example.org" in machine.check_wandb().message
+    assert "no key for wandb.example.org" in doctor.check_wandb().message
     (tmp_path / "netrc").write_text("machine wandb.example.org login user password from-netrc\n")
-    assert "with a key for wandb.example.org" in machine.check_wandb().message
+    assert "with a key for wandb.example.org" in doctor.check_wandb().message
     monkeypatch.setenv("WANDB_API_KEY", "from-environment")
-    assert "from-" not in machine.check_wandb().message
+    assert "from-" not in doctor.check_wandb().message
 
 
 def test_ranks_on_cpu_are_warned_of_unbounded_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert machine.check_threads().level == "ok"
+    assert doctor.check_threads().level == "ok"
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert machine.check_threads().level == ("ok" if torch.cuda.is_available() else "warn")
+    assert doctor.check_threads().level == ("ok" if torch.cuda.is_available() else "warn")
 
 
 def write_command(path: Path, body: str) -> None:

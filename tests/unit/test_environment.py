@@ -3,7 +3,7 @@
 import pytest
 
 from dsprune.errors import UserError
-from dsprune.ranks.environment import completed
+from dsprune.ranks.ranks import completed
 
 MEET = {"MASTER_ADDR": "host", "MASTER_PORT": "1234"}
 

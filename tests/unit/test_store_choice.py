@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dsprune.distillation import Head
-from dsprune.distillation.capture.kinds import KL_BOUND, Candidate, choose, divergences
+from dsprune.distillation.capture.choice import KL_BOUND, Candidate, choose, divergences
 from dsprune.distillation.capture.shards import shard_batches
 from dsprune.distillation.store import Output, StoreSpec
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dsprune.commands.cli import run_command
-from dsprune.commands.submit.jobs import Request, parse_sparsities, plan_jobs, scripts_folder
+from dsprune.commands.submit import Request, parse_sparsities, plan_jobs, scripts_folder
 from dsprune.distillation.store.format import MANIFEST
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe, load_recipe

@@ -12,11 +12,10 @@ from transformers import AutoModelForSequenceClassification
 
 from dsprune.commands.cli import run_command
 from dsprune.commands.suite.definition import load_suite, shipped_suites
-from dsprune.commands.suite.execute import prepare_start
+from dsprune.commands.suite.execute import prepare_start, save_start
 from dsprune.commands.suite.grid import Grid, RunSpec, check_methods, rounds_to
 from dsprune.commands.suite.launcher import Launcher
 from dsprune.commands.suite.resolve import resolve
-from dsprune.commands.suite.rewind import save_start
 from dsprune.commands.suite.suite import Choice, parts_of, suite, suite_part
 from dsprune.errors import UserError
 from dsprune.model.prunable import find_prunable

@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 
 from dsprune.checkpoint.deepspeed_files import CheckpointFiles, check_pickles, read_main_file
-from dsprune.checkpoint.latest import latest_tag, tag_name
 from dsprune.checkpoint.tags import (
     TAG_MANIFEST,
     begin_tag,
@@ -20,7 +19,9 @@ from dsprune.checkpoint.tags import (
     commit_tag,
     complete_tags,
     invalidate_tag,
+    latest_tag,
     remove_tag,
+    tag_name,
 )
 from dsprune.errors import UserError
 from dsprune.recipe import load_recipe

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 
 from rich.filesize import decimal
 
-from dsprune.commands.analyze.result import Analysis, Finding, UnusedRows
-from dsprune.commands.analyze.rule import (
+from dsprune.commands.analyze.result import (
     RULE,
+    Analysis,
+    Finding,
+    UnusedRows,
     cost,
     flops_saved,
     fragment,

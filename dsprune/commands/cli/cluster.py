@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dsprune.commands.cli.app import Overrides, RecipeArgument, app
+from dsprune.commands.cli.main import Overrides, RecipeArgument, app
 
 __all__ = ["data", "doctor", "schema", "slurm_scripts", "submit"]
 
@@ -58,8 +58,8 @@ def submit(
     dry_run: Annotated[bool, typer.Option(help="Check and print the commands; submit nothing.")] = False,
 ) -> None:
     """Submit a recipe to Slurm: first its teacher logits store where that is missing, then its training."""
-    from dsprune.commands.submit.jobs import Request
-    from dsprune.commands.submit.submit import submit as submit_recipe
+    from dsprune.commands.submit import Request
+    from dsprune.commands.submit import submit as submit_recipe
 
     request = Request(nodes, gpus_per_node, time, partition, tuple(sbatch or ()))
     submit_recipe(recipe, overrides or [], request, array, Console(), dry_run=dry_run)
@@ -68,7 +68,7 @@ def submit(
 @app.command()
 def slurm_scripts(folder: Annotated[Path, typer.Argument(help="The folder to create.")]) -> None:
     """Copy the batch scripts of `dsprune submit` to a folder, to edit them for a cluster."""
-    from dsprune.commands.submit.jobs import copy_scripts
+    from dsprune.commands.submit import copy_scripts
 
     copy_scripts(folder, Console())
 
@@ -78,7 +78,7 @@ def doctor(
     build_ops: Annotated[bool, typer.Option(help="Compile DeepSpeed's extensions for this machine.")] = False,
 ) -> None:
     """Check what this machine can run: torch, DeepSpeed, ranks, Slurm, wandb."""
-    from dsprune.commands.doctor.doctor import doctor as examine
+    from dsprune.commands.doctor import doctor as examine
 
     raise typer.Exit(examine(Console(), build_ops=build_ops))
 

@@ -1,4 +1,4 @@
-"""From the command line to an exit code."""
+"""The command-line application: arguments that commands share, and the way to an exit code."""
 
 import codecs
 import gc
@@ -7,10 +7,11 @@ import signal
 import sys
 import tempfile
 import traceback
+from typing import Annotated
 
 import typer
 
-from dsprune.commands.cli.app import app
+import dsprune
 from dsprune.errors import (
     EXIT_STOPPED,
     EXIT_UNFORESEEN,
@@ -20,10 +21,43 @@ from dsprune.errors import (
     UserError,
 )
 from dsprune.utils.files import describe_system_error, is_full_disk, system_error
+from dsprune.utils.installation import shipped_names
 from dsprune.utils.signals import END_SIGNALS
 from dsprune.utils.text import printable
 
-__all__ = ["main", "place_local_rank", "run_command"]
+__all__ = ["Overrides", "RecipeArgument", "app", "main", "place_local_rank", "run_command"]
+
+app = typer.Typer(pretty_exceptions_enable=False)
+
+
+def _complete_recipe(incomplete: str) -> list[str]:
+    """Return the shipped recipes that begin so; a shell completes files where there are none."""
+    return [name for name in shipped_names("recipes") if name.startswith(incomplete)]
+
+
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(help="A recipe file, or the name of a shipped recipe.", autocompletion=_complete_recipe),
+]
+
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Recipe values.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"dsprune {dsprune.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _application(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Gradual magnitude pruning of language models inside DeepSpeed ZeRO."""
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from dsprune.commands.cli.app import Overrides, RecipeArgument, app
+from dsprune.commands.cli.main import Overrides, RecipeArgument, app
 from dsprune.errors import UserError
 
 __all__ = ["analyze", "audit", "evaluate", "export", "report", "status"]
@@ -122,17 +122,14 @@ def export(
         )
     if expand and (compact or tag is not None):
         raise UserError(f"--expand: value {source}: takes neither --compact nor --tag: leave them out")
-    if not (compact or expand):
-        from dsprune.commands.export import export as write
-
-        write(source, tag, to, Console(), trimmed=trimmed)
-        return
-    from dsprune.commands import compact as form
+    from dsprune.commands import export as write
 
     if compact:
-        form.compact(source, tag, dtype, to, Console())
+        write.compact(source, tag, dtype, to, Console())
+    elif expand:
+        write.expand(source, to, Console())
     else:
-        form.expand(source, to, Console())
+        write.export(source, tag, to, Console(), trimmed=trimmed)
 
 
 @app.command()

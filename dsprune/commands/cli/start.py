@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dsprune.commands.cli.app import Overrides, RecipeArgument, app
+from dsprune.commands.cli.main import Overrides, RecipeArgument, app
 from dsprune.utils.console import quiet_libraries
 
 __all__ = ["methods", "new", "recipes", "show", "suites", "tasks"]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from dsprune.commands.cli.app import Overrides, RecipeArgument, app
+from dsprune.commands.cli.main import Overrides, RecipeArgument, app
 from dsprune.errors import EXIT_STOPPED, UserError
 from dsprune.utils.signals import END_SIGNALS, exit_on_signals
 
@@ -136,7 +136,7 @@ def run_script(
 @app.command()
 def stop(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
     """Stop a run with a checkpoint; `dsprune train` resumes it."""
-    from dsprune.commands.stop import stop as ask
+    from dsprune.commands.status import stop as ask
 
     ask(run, Console())
 
@@ -251,7 +251,7 @@ def suite(
     if given and not slurm:
         raise UserError(f"{', '.join(given)}: for Slurm jobs only: add --slurm, or leave it out")
     if slurm:
-        from dsprune.commands.submit.jobs import Request
+        from dsprune.commands.submit import Request
         from dsprune.commands.suite.suite import submit_suite
 
         request = Request(1, gpus_per_node, time, partition, tuple(sbatch or ()))

@@ -1,21 +1,34 @@
-"""Execute the unfinished runs of a suite; a run that fails does not stop the others."""
+"""Execute the unfinished runs of a suite; a run that fails does not stop the others.
+
+A method that rewinds, the lottery ticket, resets the weights that are large after training to their values before it.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dsprune.commands.suite.grid import Grid, Part, RunSpec
 from dsprune.commands.suite.launcher import Launcher
 from dsprune.commands.suite.resolve import resolve
-from dsprune.commands.suite.rewind import save_start, save_ticket
 from dsprune.errors import UserError
-from dsprune.recipe import Recipe, dump_recipe, load_recipe
+from dsprune.model.pretrained import load_tokenizer
+from dsprune.model.prunable import find_prunable
+from dsprune.recipe import Model, Recipe, dump_recipe, load_recipe
+from dsprune.registry import SCOPES
+from dsprune.selection.groups import update_groups
+from dsprune.selection.select import select_complete
+from dsprune.tasks.task import build_task
+from dsprune.train.preflight import start_model
 from dsprune.train.records import read_summary
 from dsprune.train.run_folder import RunFolder
 from dsprune.utils.console import say
+from dsprune.utils.files import replace_folder
+from dsprune.utils.randomness import seed_everything
 
-__all__ = ["execute", "prepare_start"]
+__all__ = ["execute", "prepare_start", "save_start"]
 
 
 def execute(parts: Sequence[Part], num_ranks: int, console: Console) -> list[str]:
@@ -87,3 +100,61 @@ def prepare_start(run: RunSpec, grid: Grid, recipe: Recipe) -> list[str]:
     if not folder.exists():
         save_ticket(recipe, run.rewound, run.start, folder)
     return ["--masks-from", "zeros"]
+
+
+def save_start(recipe: Recipe, model: Model, folder: Path) -> None:
+    """Write the model that training would begin with, with a head drawn with the recipe's seed.
+
+    Args:
+        recipe: names the task and the seed.
+        model: the model to start from, and what to change in it.
+        folder: model folder to make.
+
+    Raises:
+        UserError: the recipe has no task.
+    """
+    if recipe.task is None:
+        raise UserError(f"recipe {recipe.name!r}: training needs the sections model and task: add them")
+    tokenizer = load_tokenizer(model.tokenizer or model.path)
+    task = build_task(recipe.task).for_tokenizer(tokenizer)
+    seed_everything(recipe.seed)
+    _save(start_model(task, model, tokenizer), tokenizer, folder)
+
+
+def save_ticket(recipe: Recipe, trained: Path, start: Path, folder: Path) -> None:
+    """Write the model `start` with those weights set to zero whose values in `trained` are the smallest.
+
+    Args:
+        recipe: gives the prunable weights, the sparsity and the scope.
+        trained: model folder with the weights to compare.
+        start: model folder with the weights to keep.
+        folder: model folder to make.
+    """
+    assert recipe.task is not None
+    assert recipe.pruning is not None
+    tokenizer = load_tokenizer(str(start))
+    task = build_task(recipe.task).for_tokenizer(tokenizer)
+    model, before = task.build_model(str(trained), tokenizer), task.build_model(str(start), tokenizer)
+    pruning = recipe.pruning
+    tensors = find_prunable(model, pruning.include, pruning.exclude, pruning.sparsities, pruning.only)
+    weights, rewound = dict(model.named_parameters()), dict(before.named_parameters())
+    masks = select_complete(
+        tensors,
+        [weights[tensor.name] for tensor in tensors],
+        update_groups(tensors, pruning, progress=1.0),
+        normalized=SCOPES.get(pruning.scope).normalized,
+    )
+    with torch.no_grad():
+        for tensor, mask in zip(tensors, masks, strict=True):
+            rewound[tensor.name].masked_fill_(~mask, 0.0)
+    _save(before, tokenizer, folder)
+
+
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a model folder in one piece."""
+
+    def write(temporary: Path) -> None:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+
+    replace_folder(folder, write)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from dsprune.commands.calibrate.measure import Labels, enough_records, measure
+from dsprune.commands.calibrate.store_curves import Labels, enough_records, measure
 from dsprune.commands.suite.grid import Grid, RunSpec
 from dsprune.commands.suite.launcher import Launcher
 from dsprune.distillation.calibration import recommend

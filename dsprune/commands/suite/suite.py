@@ -8,8 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dsprune.commands.report import report
-from dsprune.commands.submit.jobs import Job, Request
-from dsprune.commands.submit.submit import submit_jobs
+from dsprune.commands.submit import Job, Request, submit_jobs
 from dsprune.commands.suite.definition import load_suite
 from dsprune.commands.suite.execute import execute
 from dsprune.commands.suite.grid import Grid, Part, check_methods

@@ -9,9 +9,8 @@ import numpy as np
 from rich.console import Console
 from rich.filesize import decimal
 
-from dsprune.distillation.capture.forward import Execution, TeacherModel
-from dsprune.distillation.capture.kinds import NUM_COMPARED, candidates, check_fit, choose, measure, show
-from dsprune.distillation.capture.origin import Source
+from dsprune.distillation.capture.choice import NUM_COMPARED, candidates, check_fit, choose, measure, show
+from dsprune.distillation.capture.forward import Execution, Source, TeacherModel
 from dsprune.distillation.capture.shards import write_shards
 from dsprune.distillation.store import (
     ExistingStore,

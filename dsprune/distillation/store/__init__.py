@@ -6,10 +6,9 @@ folder/head.safetensors          kind `hidden`: weight and bias of the last line
 folder/store.json                the manifest, written last: without it the store is incomplete
 """
 
-from dsprune.distillation.store.fingerprint import fingerprint, fingerprints
-from dsprune.distillation.store.format import Output, StoreSpec, check_origin
-from dsprune.distillation.store.plan import StorePlan, plan_store
+from dsprune.distillation.store.format import Output, StoreSpec, check_origin, fingerprint, fingerprints
 from dsprune.distillation.store.reader import Block, Store, open_store
+from dsprune.distillation.store.sizes import StorePlan, plan_store
 from dsprune.distillation.store.writer import (
     ExistingStore,
     ShardWriter,

@@ -1,9 +1,14 @@
-"""The format of a store: the specification of its content, the names of its files, and the manifest."""
+"""The format of a store: the specification of its content, the names of its files, and the manifest.
 
-from collections.abc import Mapping
+Samples are identified by fingerprints, hashes of what the model reads.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -12,6 +17,7 @@ from dsprune.utils.records import Count, FileName, read_record
 
 __all__ = [
     "DTYPES",
+    "FINGERPRINT",
     "HEAD_FILE",
     "MANIFEST",
     "FileEntry",
@@ -20,6 +26,9 @@ __all__ = [
     "StoreManifest",
     "StoreSpec",
     "check_origin",
+    "dataset_fingerprint",
+    "fingerprint",
+    "fingerprints",
     "read_manifest",
     "shard_name",
 ]
@@ -31,6 +40,11 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 MANIFEST = "store.json"
 
 HEAD_FILE = "head.safetensors"
+
+FINGERPRINT = np.dtype("V16")
+"""128 bits, ordered byte by byte."""
+
+MASK = "attention_mask"
 
 
 class _Strict(BaseModel):
@@ -168,3 +182,56 @@ def check_origin(folder: Path, found: Mapping[str, str], expected: Mapping[str, 
         raise UserError(
             f"{folder}: the store does not match: {'; '.join(differences)}: make a store for this recipe"
         )
+
+
+def fingerprint(features: Mapping[str, Any]) -> bytes:
+    """Return the first 128 bits of SHA-256 over a sample's features.
+
+    The fingerprint does not depend on the order of the features, on padding (the positions that the attention mask
+    excludes, in every feature with one entry per token), or on the type of integers. A mask of ones is equivalent to
+    no mask.
+
+    Args:
+        features: what the model reads, by name: numbers, arrays, or sequences of sequences (choices). The caller
+            leaves out labels; where labels decide which positions count, the caller includes these positions.
+    """
+    digest = hashlib.sha256(b"dsprune sample 1")
+    mask = _rows(features.get(MASK, ()))
+    is_padded = not all(kept.all() for kept in mask)
+    for name in sorted(features):
+        if name != MASK:
+            rows = _rows(features[name])
+            if is_padded and len(rows) == len(mask):
+                rows = [_without_padding(row, kept) for row, kept in zip(rows, mask, strict=True)]
+            kind = "<f8" if any(row.dtype.kind == "f" and row.size for row in rows) else "<i8"
+            digest.update(f"\n{len(name)} {name} {kind} {[row.shape for row in rows]}\n".encode())
+            for row in rows:
+                digest.update(row.astype(kind).tobytes())
+    return digest.digest()[: FINGERPRINT.itemsize]
+
+
+def fingerprints(columns: Mapping[str, Sequence[Any]]) -> np.ndarray:
+    """Return the `fingerprint` of every sample of a dataset, `[samples]` of type `FINGERPRINT`.
+
+    Args:
+        columns: the features of all samples, by name.
+    """
+    samples = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+    return np.frombuffer(b"".join(map(fingerprint, samples)), dtype=FINGERPRINT)
+
+
+def dataset_fingerprint(samples: np.ndarray) -> str:
+    """Return the SHA-256 of the set of fingerprints: order and repetitions do not matter."""
+    return hashlib.sha256(np.unique(samples).tobytes()).hexdigest()
+
+
+def _rows(value: Any) -> list[np.ndarray]:
+    """Return the value as arrays: one, or one for each inner sequence, which may differ in length."""
+    if isinstance(value, list | tuple) and value and isinstance(value[0], Sized):
+        return [np.asarray(row) for row in value]
+    array = np.asarray(value)
+    return list(array) if array.ndim == 2 else [array]
+
+
+def _without_padding(row: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    return row[kept != 0] if row.shape == kept.shape else row

@@ -10,8 +10,14 @@ from torch import Tensor
 
 from dsprune.distillation.signal import Head, TeacherSignal
 from dsprune.distillation.store.codecs import codec_for
-from dsprune.distillation.store.fingerprint import FINGERPRINT
-from dsprune.distillation.store.format import MANIFEST, FileEntry, StoreManifest, check_origin, read_manifest
+from dsprune.distillation.store.format import (
+    FINGERPRINT,
+    MANIFEST,
+    FileEntry,
+    StoreManifest,
+    check_origin,
+    read_manifest,
+)
 from dsprune.distillation.store.tensor_file import TensorFile, as_tensor
 from dsprune.errors import UserError
 

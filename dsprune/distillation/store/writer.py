@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dsprune.distillation.signal import Head
 from dsprune.distillation.store.codecs import codec_for
-from dsprune.distillation.store.fingerprint import FINGERPRINT
 from dsprune.distillation.store.format import (
+    FINGERPRINT,
     HEAD_FILE,
     MANIFEST,
     FileEntry,
@@ -22,7 +22,7 @@ from dsprune.distillation.store.format import (
     read_manifest,
     shard_name,
 )
-from dsprune.distillation.store.plan import StorePlan
+from dsprune.distillation.store.sizes import StorePlan
 from dsprune.distillation.store.tensor_file import TensorFile, write_tensors
 from dsprune.errors import UserError
 from dsprune.utils.files import replace_text

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from dsprune.distillation.store.codecs import codec_for
-from dsprune.distillation.store.fingerprint import FINGERPRINT
-from dsprune.distillation.store.format import DTYPES, StoreSpec
+from dsprune.distillation.store.format import DTYPES, FINGERPRINT, StoreSpec
 from dsprune.errors import UserError
 
 __all__ = ["SHARD_BYTES", "StorePlan", "plan_store"]

@@ -11,8 +11,14 @@ from dsprune.checkpoint.compact.format import is_compact, read_compact_manifest
 from dsprune.checkpoint.compact.reader import CompactFiles
 from dsprune.checkpoint.deepspeed_files import CheckpointFiles, is_checkpoint
 from dsprune.checkpoint.file_list import MODEL_LIST, check_file, is_listed, read_model_list
-from dsprune.checkpoint.latest import latest_tag
-from dsprune.checkpoint.tags import TAG_MANIFEST, check_files, complete_tags, find_checkpoints, read_tag_list
+from dsprune.checkpoint.tags import (
+    TAG_MANIFEST,
+    check_files,
+    complete_tags,
+    find_checkpoints,
+    latest_tag,
+    read_tag_list,
+)
 from dsprune.distillation.store import open_store
 from dsprune.distillation.store.format import MANIFEST as STORE
 from dsprune.errors import UserError

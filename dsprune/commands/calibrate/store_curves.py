@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dsprune.distillation import example_weights
 from dsprune.distillation.calibration import GRID, Curve, Meter
-from dsprune.distillation.capture.origin import origin_of_data
+from dsprune.distillation.capture.forward import origin_of_data
 from dsprune.distillation.store import Store, fingerprints
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_tokenizer
