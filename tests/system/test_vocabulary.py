@@ -13,6 +13,7 @@ from dsprune.testing.commands import command
 from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import NOUNS, tiny_bert
 from tests.system.school import losses, write_school
+from tests.unit.scripts import SCRIPTS, load, table_rows
 
 SIZE = 300
 SETTINGS = ("optimizer.weight_decay=0", "pruning.sparsity=0.5", "pruning.start=3")
@@ -66,7 +67,13 @@ def test_losses_metrics_and_the_saved_model_are_the_same(
     assert sparsity["model"] > sparsity["full_vocabulary"]
 
 
-def test_a_run_is_resumed_audited_and_exported(pool: RankPool, recipe: Path, tmp_path: Path) -> None:
+def test_a_run_is_resumed_audited_and_exported(
+    pool: RankPool,
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     whole = train(pool, recipe, "once", "used")
     run = train(pool, recipe, "twice", "used", "checkpoints.every=4", "budget.steps=10")
     assert losses(run) == losses(whole)
@@ -88,6 +95,16 @@ def test_a_run_is_resumed_audited_and_exported(pool: RankPool, recipe: Path, tmp
     ]
     assert scores[0][0].stdout.splitlines()[-1] == scores[1][0].stdout.splitlines()[-1]
     assert len(load_file(small / "model.safetensors")["bert.embeddings.word_embeddings.weight"]) < 60
+
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    test = tmp_path / "test.csv"
+    test.write_text(Path(recipe.parent / "data" / "validation.csv").read_text() + "unheard dog,film\n")
+    load("compact_table").main(run, recipe.parent / "student", str(test))
+    rows = {row[0]: row for row in table_rows(capsys.readouterr().out)}
+    assert len({row[-2] for name, row in rows.items() if name != "dense"}) == 1, "the accuracy of each form"
+    sizes = {name: int(row[1].replace(",", "")) for name, row in rows.items()}
+    assert sizes["compact, fp16, used tokens"] < sizes["compact, fp16"] < sizes["compact"]
+    assert {row[-1] for row in rows.values()} == {"2"}, "unheard and dog are unknown"
 
     resume = ("--resume", str(checkpoint))
     again = train(pool, recipe, "again", "used", *resume)

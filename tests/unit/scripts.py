@@ -7,6 +7,11 @@ from types import ModuleType
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
+def table_rows(printed: str) -> list[list[str]]:
+    """Return the cells of each row of a table that rich has printed."""
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if "│" in line]
+
+
 def load(name: str) -> ModuleType:
     """Import a script by its path below `scripts/`, without `.py`."""
     spec = importlib.util.spec_from_file_location(name.replace("/", "_"), SCRIPTS / f"{name}.py")

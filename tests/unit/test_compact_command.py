@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from dsprune.testing.sparse import QUERY, change_weights, same, sparse_bert
 from dsprune.testing.tiny import tiny_sentiment, write_recipe
 from dsprune.utils.files import sha256_of
 from dsprune.zero.layout import PARAMETER_ORDER
+from tests.unit.scripts import SCRIPTS, load, table_rows
 
 
 @pytest.fixture
@@ -101,13 +100,12 @@ def test_a_run_without_the_checkpoint_or_its_masks_is_refused(
 # ---- the table
 
 
-def test_the_table_gives_the_bytes_of_each_form(folder: Path) -> None:
-    script = Path(__file__).resolve().parents[2] / "scripts" / "compact_table.py"
-    command = [sys.executable, str(script), str(folder), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
-    rows = [
-        [cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "│" in line
-    ]
+def test_the_table_gives_the_bytes_of_each_form(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    load("compact_table").main(folder, folder, None)
+    rows = table_rows(capsys.readouterr().out)
     forms = ["dense", "sparse, as safetensors", "compact", "compact, bf16", "compact, fp16"]
     assert [row[0] for row in rows] == forms
     files = ("model.safetensors", "masks-00000-of-00001.safetensors", MANIFEST)
