@@ -21,7 +21,7 @@ class Classifier(pl.LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = tiny_model(dropout=0.0)  # whose random state Lightning does not restore
+        self.model = tiny_model(dropout=0.0)  # Lightning restores no random state, so dropout would differ
 
     def training_step(self, batch: dict[str, torch.Tensor], number: int) -> torch.Tensor:
         return self.model(**batch).loss

@@ -92,6 +92,7 @@ class Progress(Protocol):
     """What hardness and temperature follow; a `PruningEngine` is one."""
 
     timetable: Timetable
+    is_distilled: bool
 
     @property
     def applied_steps(self) -> int:
@@ -158,6 +159,7 @@ class DistillationLoss:
 
     def losses(self, engine: Progress, outputs: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return `loss`, `task_loss` and `distillation_loss`, see `__call__`."""
+        engine.is_distilled = True
         if getattr(outputs, "loss", None) is None:
             raise UserError("outputs: no loss, which is the task's: give the model the labels of the batch")
         samples = self._fingerprints(batch)

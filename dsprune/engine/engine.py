@@ -18,11 +18,12 @@ from dsprune.engine.attach import check_attachable, initial_state, loader_steps_
 from dsprune.engine.guard import Guard
 from dsprune.engine.learning_rate import Rates, replace_schedulers, schedule_learning_rate
 from dsprune.engine.pruner import Pruner
+from dsprune.engine.script import fit_to_recipe
 from dsprune.errors import UserError
 from dsprune.model.vocabulary import num_missing
 from dsprune.ranks.agreement import on_first_rank
 from dsprune.ranks.ranks import current_ranks
-from dsprune.recipe import Recipe, as_recipe
+from dsprune.recipe import Distillation, Recipe, as_recipe
 from dsprune.schedule import Timetable, recipe_timetable
 from dsprune.zero.parameters import full_numel
 
@@ -54,6 +55,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
 
     timetable: Timetable
     pruner: Pruner | None
+    is_distilled: bool
 
     def __new__(
         cls,
@@ -69,11 +71,22 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             return empty
         assert recipe is not None
         recipe = as_recipe(recipe)
+        fit_to_recipe(engine.module, recipe)
+        steps_per_epoch = steps_per_epoch or loader_steps_per_epoch(engine)
+        made = cls.attach(engine, recipe, timetable or recipe_timetable(recipe, steps_per_epoch))
+        made.expect_distillation(recipe.distillation)
+        return made
+
+    @classmethod
+    def attach(cls, engine: DeepSpeedEngine, recipe: Recipe, timetable: Timetable) -> "PruningEngine":
+        """Make a pruning engine of an engine whose model is as the recipe asks.
+
+        Raises:
+            UserError: see the class.
+        """
         if isinstance(engine, cls):
             raise UserError("engine: a PruningEngine: it prunes already, by the recipe that it was made with")
         check_attachable(engine, recipe)
-        steps_per_epoch = steps_per_epoch or loader_steps_per_epoch(engine)
-        timetable = timetable or recipe_timetable(recipe, steps_per_epoch)
         state = initial_state(engine, recipe.pruning, timetable)
         schedule_learning_rate(engine, recipe.learning_rate, timetable)
         engine.__class__ = cls
@@ -83,6 +96,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         engine._rates = Rates(engine.basic_optimizer, timetable, engine.lr_scheduler)
         engine._guard = Guard(engine.basic_optimizer)
         engine.pruner = None if state is None else Pruner(state, recipe.seed)
+        engine.expect_distillation(None)
         return engine
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -99,14 +113,33 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             super().step(lr_kwargs)
             return
         step = self.applied_steps
+        self._check_distilled()
         self._rates.set(step)
         if self.pruner is not None:
             self.pruner.before_step(step)
         with self._guard.open():
             super().step(lr_kwargs)
         self._guard.check_stepped(applied=self.was_step_applied())
+        if step == self.timetable.total_steps and self.global_rank == 0:
+            print(
+                f"dsprune: the recipe ended at step {step}, and training goes on, at its last rate",
+                flush=True,
+            )
         if self.pruner is not None:
             self.pruner.after_step(applied=self.was_step_applied())
+
+    def expect_distillation(self, settings: Distillation | None) -> None:
+        """End the run at its first step unless `DistillationLoss` was called for it; None expects nothing."""
+        self._expected_teacher = None if settings is None else settings.teacher
+        self.is_distilled = False
+
+    def _check_distilled(self) -> None:
+        if self._expected_teacher is not None and not self.is_distilled:
+            raise UserError(
+                f"distillation.teacher={self._expected_teacher}: the first step was not preceded by a loss of "
+                f"dsprune.DistillationLoss, so nothing would be distilled: compute it in the loop, or leave the "
+                f"section out of the recipe"
+            )
 
     def sparsity(self) -> dict[str, float]:
         """Return the fraction of zeros in both conventions: of the prunable weights, and of all the model's weights.
@@ -243,7 +276,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         """
         self._check_weights()
         save_model_folder(self, Path(folder), tokenizer)
-        self.save_masks(folder)
+        self._write_masks(folder)
 
     def save_masks(self, folder: Path | str) -> None:
         """Write the masks into an existing model folder, then the checksums of all its files.
@@ -251,6 +284,9 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         Collective: every rank must call this.
         """
         self._check_weights()
+        self._write_masks(folder)
+
+    def _write_masks(self, folder: Path | str) -> None:
         if self._pruning_state is not None:
             save_masks(Path(folder), self._pruning_state, self.applied_steps)
         on_first_rank(current_ranks(), lambda: list_model_folder(Path(folder)))

@@ -5,7 +5,7 @@ time of a context reaches all of them, and any script.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Iterator, Sized
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,15 +15,13 @@ import deepspeed
 from torch import nn
 
 from dsprune.engine.engine import PruningEngine
-from dsprune.engine.initialize import deepspeed_initialize, find_config, initialize_with
+from dsprune.engine.initialize import deepspeed_initialize, find_config, initialize_script
 from dsprune.engine.learning_rate import announce_replaced
-from dsprune.engine.trainer import replaced
 from dsprune.errors import RunFailedError, UserError
-from dsprune.ranks.ranks import complete_environment
 from dsprune.recipe import Recipe, as_recipe
-from dsprune.zero.launch import init_distributed
+from dsprune.zero.launch import STARTERS, init_distributed, with_environment
 
-__all__ = ["pruning"]
+__all__ = ["pruning", "replaced"]
 
 
 @contextmanager
@@ -52,29 +50,18 @@ def pruning(
     initialize = _Initialize(recipe, steps_per_epoch, engines, loaders)
     with ExitStack() as stack:
         stack.enter_context(replaced(deepspeed, "initialize", initialize))
-        for module in (deepspeed, deepspeed.comm):
+        for module in STARTERS:
             stack.enter_context(
-                replaced(module, "init_distributed", _init_distributed(module.init_distributed))
+                replaced(module, "init_distributed", with_environment(module.init_distributed))
             )
         if find_spec("accelerate") is not None:
-            from accelerate import Accelerator
+            from dsprune.engine.accelerate import extend_accelerate
 
-            prepare = _recording(Accelerator.prepare_data_loader, loaders)
-            stack.enter_context(replaced(Accelerator, "prepare_data_loader", prepare))
+            extend_accelerate(stack, loaders)
         initialize.stack = stack
         yield engines
     for engine in engines:
         _check_finished(engine)
-
-
-def _init_distributed(init: Callable[..., None]) -> Callable[..., None]:
-    """Return `deepspeed.init_distributed`, which also works without a launcher and mpi4py: one rank."""
-
-    def completing(*args: Any, **kwargs: Any) -> None:
-        complete_environment()
-        init(*args, **kwargs)
-
-    return completing
 
 
 class _Initialize:
@@ -124,9 +111,13 @@ class _Initialize:
         if kwargs.get("dist_init_required") is False:
             kwargs.pop("dist_init_required")  # the group exists, and is found
         init_distributed()
+        if "accelerate" in sys.modules:
+            from dsprune.engine.accelerate import check_processes
+
+            check_processes()
         schedulers = [_name(scheduler) for scheduler in (found.get("scheduler"), lr_scheduler) if scheduler]
         steps_per_epoch = self._steps_per_epoch or _lightning_steps(model) or self._loader_steps(found)
-        initialized = initialize_with(
+        initialized = initialize_script(
             self._recipe,
             steps_per_epoch,
             model=model,
@@ -180,17 +171,6 @@ def _counts_in_epochs(recipe: Recipe) -> bool:
     return recipe.budget.steps is None
 
 
-def _recording(prepare: Callable[..., Any], loaders: list[Any]) -> Callable[..., Any]:
-    """Return `prepare`, which also keeps the loaders that it returns."""
-
-    def recording(*args: Any, **kwargs: Any) -> Any:
-        loader = prepare(*args, **kwargs)
-        loaders.append(loader)
-        return loader
-
-    return recording
-
-
 def _lightning_steps(model: nn.Module) -> int | None:
     """Return the optimizer steps an epoch that Lightning knows of; None for any other module."""
     lightning = sys.modules.get("lightning.pytorch") or sys.modules.get("pytorch_lightning")
@@ -203,11 +183,29 @@ def _lightning_steps(model: nn.Module) -> int | None:
 
 def _check_finished(engine: PruningEngine) -> None:
     """Check that an engine that has trained has had its last mask update."""
-    updates, step = engine.timetable.updates, engine.applied_steps
+    updates, step, total = engine.timetable.updates, engine.applied_steps, engine.timetable.total_steps
     if updates and 0 < step <= updates[-1].step:
         reached = engine.sparsity()["sparsity_prunable"]
         raise RunFailedError(
             f"training ended at step {step}, and the last mask update is at step {updates[-1].step} of "
-            f"{engine.timetable.total_steps}: the sparsity is {reached:.4f}, not {updates[-1].sparsity:g}: train "
+            f"{total}: the sparsity is {reached:.4f}, not {updates[-1].sparsity:g}: train "
             f"longer, or shorten the recipe's budget"
         )
+    if 0 < step < total and engine.global_rank == 0:
+        print(
+            f"dsprune: training ended at step {step} of the recipe's {total}: it has the target sparsity, and missed "
+            f"the end of the recovery, where the learning rate is lowest",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Set `owner.name` to a value while the block runs."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)

@@ -14,6 +14,7 @@ from torch import nn
 
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.learning_rate import ScaledLR
+from dsprune.engine.script import fit_to_recipe
 from dsprune.engine.training_data import check_training_data, is_stream, make_loader, with_tensors
 from dsprune.errors import UserError
 from dsprune.model.patterns import parameter_groups
@@ -23,7 +24,7 @@ from dsprune.zero.config import load_ds_config, resolve_ds_config
 from dsprune.zero.launch import init_distributed
 from dsprune.zero.parameters import full_shape
 
-__all__ = ["deepspeed_initialize", "find_config", "initialize", "initialize_with"]
+__all__ = ["deepspeed_initialize", "find_config", "initialize", "initialize_script", "initialize_with"]
 
 Initialized = tuple[PruningEngine, Any, Any, Any]
 
@@ -74,7 +75,7 @@ def initialize(
         raise UserError(
             f"initialize: lr_scheduler={name}: the recipe's learning_rate owns the schedule: leave lr_scheduler out"
         )
-    return initialize_with(
+    return initialize_script(
         as_recipe(recipe),
         steps_per_epoch,
         model=model,
@@ -84,6 +85,17 @@ def initialize(
         training_data=training_data,
         **kwargs,
     )
+
+
+def initialize_script(
+    recipe: Recipe, steps_per_epoch: int | None, *, model: nn.Module, **kwargs: Any
+) -> Initialized:
+    """Initialize for a script, which has made the model: see `initialize_with`, `fit_to_recipe`. Collective."""
+    init_distributed()
+    fit_to_recipe(model, recipe)
+    initialized = initialize_with(recipe, steps_per_epoch, model=model, **kwargs)
+    initialized[0].expect_distillation(recipe.distillation)
+    return initialized
 
 
 def initialize_with(
@@ -127,7 +139,7 @@ def _initialize(recipe: Recipe, timetable: Timetable, data: Any, **kwargs: Any) 
     )
     if is_stream(data):
         engine.training_dataloader = loader = make_loader(engine, data, kwargs.get("collate_fn"))
-    return PruningEngine(engine, recipe, timetable=timetable), optimizer, loader, scheduler
+    return PruningEngine.attach(engine, recipe, timetable), optimizer, loader, scheduler
 
 
 def find_config(args: Any, *configs: dict[str, Any] | str | Path | None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """transformers' Trainer: sparsity in its logs, masks in its model folders."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from transformers import Trainer
@@ -9,10 +9,11 @@ from transformers import TrainerCallback as _TrainerCallback
 from transformers.trainer_callback import CallbackHandler
 
 from dsprune.engine.engine import PruningEngine
+from dsprune.engine.frameworks import replaced
 from dsprune.engine.learning_rate import announce_replaced
 from dsprune.errors import UserError
 
-__all__ = ["TrainerCallback", "extend_trainer", "replaced"]
+__all__ = ["TrainerCallback", "extend_trainer"]
 
 
 class TrainerCallback(_TrainerCallback):
@@ -87,14 +88,3 @@ def extend_trainer(stack: ExitStack, engines: Sequence[PruningEngine]) -> None:
     stack.enter_context(replaced(Trainer, "save_model", save_model_and_masks))
     stack.enter_context(replaced(Trainer, "log", log_with_pruning))
     stack.enter_context(replaced(CallbackHandler, "on_train_begin", begin_with_callback))
-
-
-@contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Set `owner.name` to a value while the block runs."""
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)

@@ -130,7 +130,7 @@ def padding_remarks(path: str, config: PretrainedConfig, tokenizer: PreTrainedTo
         yield f"model {path}: its padding token is {by}; the tokenizer's is used, {ours} ({tokenizer.pad_token})"
 
 
-def set_dropout(model: PreTrainedModel, probability: float | None) -> None:
+def set_dropout(model: nn.Module, probability: float | None) -> None:
     """Set every dropout probability of a model, in its modules and in its configuration.
 
     Layers that are dropped whole (`layerdrop`) keep their probability.
@@ -138,23 +138,34 @@ def set_dropout(model: PreTrainedModel, probability: float | None) -> None:
     Args:
         model: changed in place. A folder saved from it has the new probability in its configuration.
         probability: None changes nothing.
+
+    Raises:
+        UserError: the model has no dropout that could be set.
     """
     if probability is None:
         return
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = probability
-        _set(module, probability)
+    places = [(module, name) for module in model.modules() for name in _dropout_names(module)]
+    for module, name in places:
+        setattr(module, name, probability)
     for part in model.modules():
         if isinstance(part, PreTrainedModel):
-            _set(part.config, probability)
+            for name in _dropout_names(part.config):
+                setattr(part.config, name, probability)
+    if probability and not places:
+        raise UserError(
+            f"model.dropout: {probability:g}: {type(model).__name__} has no dropout that could be set: leave this out"
+        )
 
 
-def _set(owner: nn.Module | PretrainedConfig, probability: float) -> None:
-    """Set the attributes that hold a dropout probability, for modules that call the function themselves."""
-    for name, value in list(vars(owner).items()):
-        if isinstance(value, float) and _is_dropout(name):
-            setattr(owner, name, probability)
+def _dropout_names(owner: nn.Module | PretrainedConfig) -> list[str]:
+    """Return the attributes that hold a dropout probability; some modules call the function themselves."""
+    if isinstance(owner, nn.modules.dropout._DropoutNd):
+        return ["p"]
+    return [name for name, value in vars(owner).items() if _is_probability(value) and _is_dropout(name)]
+
+
+def _is_probability(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
 
 
 def _is_dropout(name: str) -> bool:

@@ -23,6 +23,7 @@ from dsprune.utils.text import first_line
 __all__ = [
     "Head",
     "keep_layers",
+    "layer_stack",
     "load_config",
     "load_model",
     "load_saved",
@@ -237,13 +238,7 @@ def keep_layers(model: M, layers: Sequence[int] | None) -> M:
     """
     if layers is None:
         return model
-    stacks = list(_stacks(model, ""))
-    if len(stacks) != 1:
-        raise UserError(
-            f"model.layers: {type(model).__name__} has {len(stacks)} stacks of layers: leave this out, only models "
-            "with one stack support it"
-        )
-    ((name, stack),) = stacks
+    name, stack = layer_stack(model)
     missing = [layer for layer in layers if layer >= len(stack)]
     if missing or not layers or len(set(layers)) < len(layers):
         raise UserError(
@@ -260,6 +255,21 @@ def keep_layers(model: M, layers: Sequence[int] | None) -> M:
         model.config.layer_types = [kinds[layer] for layer in layers]
     model.config.num_hidden_layers = len(layers)
     return model
+
+
+def layer_stack(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """Return the layers of a model, with their name.
+
+    Raises:
+        UserError: it has several stacks of layers, or none.
+    """
+    stacks = list(_stacks(model, ""))
+    if len(stacks) != 1:
+        raise UserError(
+            f"model.layers: {type(model).__name__} has {len(stacks)} stacks of layers: leave this out, only models "
+            "with one stack support it"
+        )
+    return stacks[0]
 
 
 def _stacks(module: nn.Module, name: str) -> Iterator[tuple[str, nn.ModuleList]]:

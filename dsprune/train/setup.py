@@ -29,7 +29,7 @@ from dsprune.distillation.teachers import (
     with_fingerprints,
 )
 from dsprune.engine.engine import PruningEngine
-from dsprune.engine.initialize import initialize
+from dsprune.engine.initialize import initialize_with
 from dsprune.model.fit import set_dropout
 from dsprune.ranks.agreement import check_same, on_first_rank
 from dsprune.ranks.batch_order import BatchPlan, TrainSampler
@@ -130,9 +130,7 @@ def assemble(recipe: Recipe, prepared: Prepared, ranks: Ranks, console: Console)
     if prepared.vocabulary is not None:
         prepared.vocabulary.shorten(model, keep_others=ranks.is_first)  # which writes the model
     set_dropout(model, recipe.model.dropout)
-    engine, *_ = initialize(
-        model=model, config=prepared.config, recipe=recipe, steps_per_epoch=plan.steps_per_epoch
-    )
+    engine, *_ = initialize_with(recipe, plan.steps_per_epoch, model=model, config=prepared.config)
     objective = None
     if recipe.distillation is not None and teacher is not None:
         objective = DistillationObjective(teacher, task, recipe.distillation, engine.timetable)

@@ -1,18 +1,24 @@
 """The start of a command on its ranks: process group, device, and the launcher that started them."""
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import deepspeed
 import psutil
 import torch
 import torch.distributed as dist
+from deepspeed.runtime.zero import partition_parameters
 
 from dsprune.ranks.ranks import Ranks, complete_environment, select_device
 from dsprune.zero.ops import load_collectives
 
-__all__ = ["init_distributed", "is_alive", "join_ranks", "launcher_processes"]
+__all__ = ["STARTERS", "init_distributed", "is_alive", "join_ranks", "launcher_processes", "with_environment"]
+
+STARTERS = (deepspeed, deepspeed.comm, partition_parameters)
+"""The modules whose `init_distributed` scripts, frameworks and `deepspeed.zero.Init` call."""
 
 TIMEOUT = 1800.0
 """Seconds that a rank waits for another; torch's own default."""
@@ -32,6 +38,17 @@ def init_distributed(timeout: float = TIMEOUT) -> None:
     load_collectives()
     deepspeed.init_distributed(dist_init_required=None, verbose=False, timeout=timedelta(seconds=timeout))
     _unlink_shared_buffer()
+
+
+def with_environment(init: Callable[..., None]) -> Callable[..., None]:
+    """Return DeepSpeed's `init_distributed`, which also works without a launcher and mpi4py: one rank."""
+
+    def completing(*args: Any, **kwargs: Any) -> None:
+        if not dist.is_initialized():
+            complete_environment()
+        init(*args, **kwargs)
+
+    return completing
 
 
 def join_ranks(ranks: Ranks, timeout: float = TIMEOUT) -> torch.device:

@@ -224,7 +224,9 @@ def _pairs(engine: DeepSpeedEngine, recipe: Recipe) -> Iterator[tuple[str, Any, 
     yield "gradient_clipping", recipe.gradient_clipping, engine.gradient_clipping()
     precision = "bf16" if engine.bfloat16_enabled() else "fp16" if engine.fp16_enabled() else "fp32"
     yield "precision", recipe.precision, precision
-    groups = engine.basic_optimizer.param_groups
+    optimizer, kind = engine.basic_optimizer, recipe.optimizer.type
+    groups = optimizer.param_groups
+    yield "optimizer.type", kind, kind if _is_of_type(optimizer, kind) else type(optimizer).__name__
     if not recipe.learning_rate.scale:
         peaks = {group.get("initial_lr", group["lr"]) for group in groups}
         yield "learning_rate.peak", recipe.learning_rate.peak, _common(peaks)
@@ -238,6 +240,15 @@ def _pairs(engine: DeepSpeedEngine, recipe: Recipe) -> Iterator[tuple[str, Any, 
         values = {tuple(v) if isinstance(v := group[name], list) else v for group in groups if name in group}
         if values:
             yield f"optimizer.{name}", getattr(recipe.optimizer, name), _common(values)
+
+
+def _is_of_type(optimizer: Any, kind: str) -> bool:
+    """Return whether an optimizer is what a ds_config calls by a name; DeepSpeed's `Adam` is AdamW by default."""
+    found = type(optimizer).__name__.removeprefix("Fused").removeprefix("DeepSpeedCPU").lower()
+    if (found, kind.lower()) == ("adam", "adamw"):
+        decoupled = optimizer.param_groups[0].get("decoupled_weight_decay", False)
+        return bool(getattr(optimizer, "adam_w_mode", decoupled))
+    return found.removesuffix("w") == kind.lower().removesuffix("w")
 
 
 def _common(values: set[Any]) -> Any:

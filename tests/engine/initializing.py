@@ -133,6 +133,15 @@ def client_optimizer(rate: float, **settings: Any) -> dict[str, Any]:
     return {"model": model, "optimizer": torch.optim.AdamW(model.parameters(), lr=rate, **settings)}
 
 
+def without_optimizer(stage: int) -> dict[str, Any]:
+    return {key: value for key, value in ds_config(stage).items() if key != "optimizer"}
+
+
+def with_sections(**sections: Any) -> Recipe:
+    """The recipe with sections that a script may overlook."""
+    return Recipe.model_validate(make_recipe().model_dump(exclude_unset=True) | sections)
+
+
 def refused() -> dict[str, Callable[[], dict[str, Any]]]:
     """What `initialize` refuses, by name."""
     sparse = {"sparse_pruning": {"different_groups": {"a": {"params": {"dense_ratio": 0.25}}}}}
@@ -151,6 +160,11 @@ def refused() -> dict[str, Callable[[], dict[str, Any]]]:
         "no model": lambda: {"model": None},
         "a dictionary": lambda: {"recipe": {"name": "x"}},
         "compression": lambda: {"config": ds_config(1, compression_training=sparse)},
+        "fewer layers": lambda: {"recipe": with_sections(model={"path": "m", "layers": [0, 1]})},
+        "another optimizer": lambda: (
+            client_optimizer(0.02)
+            | {"recipe": with_sections(optimizer={"type": "Adagrad"}), "config": without_optimizer(2)}
+        ),
         "an adapter": lambda: {"model": adapted},
         "a compiled module": lambda: {"model": compiled, "config": ds_config(3)},
     }
@@ -162,6 +176,16 @@ def error_of_initialize(comm: Comm, what: str) -> str:
             return "no error"
     except dsprune.UserError as error:
         return str(error)
+
+
+def first_step_without_its_teacher(comm: Comm) -> str:
+    """What a loop says that forgets the distillation of its recipe."""
+    with initialized(recipe=with_sections(distillation={"teacher": "t"})) as (engine, _):
+        try:
+            train_step(engine, 0)
+        except dsprune.UserError as error:
+            return str(error)
+        return "no error"
 
 
 def train_with_a_client_optimizer(comm: Comm) -> float:

@@ -55,6 +55,8 @@ def test_the_config_is_found_in(two_ranks: RankPool, how: str, tmp_path: Path) -
             "compression",
             r"^ds_config: compression_training: .*pruning=\{sparsity: 0.75\} for dense_ratio=0.25",
         ),
+        ("fewer layers", r"^model.layers: \[0, 1\]: 2 layers, and the script's model has 3"),
+        ("another optimizer", r"optimizer.type=Adagrad in the recipe, AdamW in the engine"),
         ("an adapter", "^model: blocks.0.up has an adapter of PEFT: prune the merged model"),
         ("a compiled module", "^model: blocks.1 is wrapped by torch.compile, .* ZeRO stage 3"),
     ],
@@ -63,6 +65,12 @@ def test_it_refuses(two_ranks: RankPool, what: str, says: str) -> None:
     for message in two_ranks.run(2, initializing.error_of_initialize, what):
         with pytest.raises(UserError, match=says):
             raise UserError(message)
+
+
+def test_a_loop_that_forgets_the_teacher_ends_at_its_first_step(two_ranks: RankPool) -> None:
+    for message in two_ranks.run(2, initializing.first_step_without_its_teacher):
+        assert message.startswith("distillation.teacher=t: ")
+        assert "dsprune.DistillationLoss" in message
 
 
 def test_it_prunes_with_an_optimizer_of_the_caller(two_ranks: RankPool) -> None:

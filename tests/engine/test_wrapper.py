@@ -82,6 +82,7 @@ def test_factors_on_the_learning_rate_are_the_same_at_every_stage(two_ranks: Ran
             "one learning rate, and factors",
             r"^learning_rate.scale: every parameter group of the engine has the same rate: give each of your",
         ),
+        ("a new head", r"^model.new_head: true: "),
         (
             "no loader, epochs",
             r"budget.epochs \(2.0\): counted in epochs, and the steps in one are not known",

@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 import dsprune
 from dsprune.engine.learning_rate import ScaledLR
 from dsprune.ranks.collectives import Comm
-from dsprune.recipe import Optimizer
+from dsprune.recipe import Model, Optimizer
 from dsprune.testing.tiny import TinyModel
 from tests.engine.scenarios import (
     BATCH,
@@ -62,6 +62,8 @@ def error_of_wrapping(comm: Comm, what: str) -> str:
         recipe = recipe.model_copy(
             update={"budget": recipe.budget.model_copy(update={"steps": None, "epochs": 2.0})}
         )
+    if what == "a new head":
+        recipe = recipe.model_copy(update={"model": Model(path="m", new_head=True)})
     if what == "one learning rate, and factors":
         recipe = scaled(recipe)
     engine = deepspeed_engine(config, **kwargs)

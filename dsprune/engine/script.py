@@ -1,0 +1,75 @@
+"""A recipe beside a script that has its own model and data: what is done, refused, or left to the script."""
+
+import sys
+from collections.abc import Iterator
+
+from torch import nn
+
+from dsprune.errors import UserError
+from dsprune.model.fit import set_dropout
+from dsprune.model.pretrained import layer_stack
+from dsprune.ranks.ranks import current_ranks
+from dsprune.recipe import Model, Recipe
+
+__all__ = ["fields_of_the_script", "fit_to_recipe"]
+
+_OF_THE_SCRIPT = ("task", "deepspeed", "seed", "timeout", "output")
+_SECTIONS_OF_THE_SCRIPT = ("model", "checkpoints", "tracking")
+_OF_THE_ENGINE = ("model.dropout", "model.layers", "model.start")
+
+
+def fit_to_recipe(model: nn.Module, recipe: Recipe) -> None:
+    """Do to the model of a script what the recipe's section `model` asks, and say what else the script decides.
+
+    Args:
+        model: its dropout is changed in place.
+        recipe: of which `dsprune train` would use every field.
+
+    Raises:
+        UserError: the recipe asks for what can be done only when a model is loaded, or the model has another number
+            of layers.
+    """
+    if recipe.model is not None:
+        _check_built(model, recipe.model)
+        set_dropout(model, recipe.model.dropout)
+    fields = ", ".join(fields_of_the_script(model, recipe))
+    if fields and current_ranks().is_first:
+        print(f"dsprune: the script decides {fields}, not the recipe", file=sys.stderr, flush=True)
+
+
+def fields_of_the_script(model: nn.Module, recipe: Recipe) -> Iterator[str]:
+    """Yield the fields with values other than the defaults that only the commands use."""
+    path = getattr(model, "name_or_path", None)
+    for name, value in recipe.model_dump(exclude_defaults=True).items():
+        if name in _SECTIONS_OF_THE_SCRIPT:
+            for key, setting in value.items():
+                field = f"{name}.{key}"
+                if field not in _OF_THE_ENGINE and (field, setting) != ("model.path", path):
+                    yield field
+        elif name in _OF_THE_SCRIPT and not _is_used(name, recipe):
+            yield name
+
+
+def _check_built(model: nn.Module, settings: Model) -> None:
+    """Check what only the loading of a model can do."""
+    for name, default in (("vocabulary", "all"), ("new_head", False), ("resize_embeddings", False)):
+        value = getattr(settings, name)
+        if value != default:
+            raise UserError(
+                f"model.{name}: {str(value).lower()}: `dsprune train` does this when it loads a model, and here the "
+                f"script has loaded it: do it in the script, and leave this out of the recipe"
+            )
+    if settings.layers is not None:
+        num_layers = len(layer_stack(model)[1])
+        if num_layers != len(settings.layers):
+            raise UserError(
+                f"model.layers: {list(settings.layers)}: {len(settings.layers)} layers, and the script's model has "
+                f"{num_layers}: keep these layers in the script before DeepSpeed is initialized, or leave this out"
+            )
+
+
+def _is_used(name: str, recipe: Recipe) -> bool:
+    """Return whether a field of the script has a use beside it."""
+    if name == "task":  # `DistillationLoss` reads it
+        return recipe.distillation is not None
+    return name == "seed" and recipe.pruning is not None and recipe.pruning.method == "random"

@@ -1,0 +1,78 @@
+"""What the ranks do in the tests of `dsprune.pruning`: loops of DeepSpeed that know nothing of dsprune."""
+
+import io
+import os
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from typing import Any
+
+import deepspeed
+import torch.distributed as dist
+from accelerate import PartialState
+
+import dsprune
+from dsprune.engine.accelerate import check_processes
+from dsprune.ranks.collectives import Comm
+from dsprune.recipe import Recipe
+from dsprune.testing.tiny import TinyModel
+from tests.engine.initializing import initialized
+from tests.engine.scenarios import BATCH, ds_config, make_recipe, train_step
+
+CONFIG: dict[str, Any] = {
+    "train_batch_size": BATCH,
+    "gradient_clipping": 0.1,
+    "optimizer": {"type": "AdamW", "params": {"torch_adam": True, "lr": 0.02}},
+    "zero_optimization": {"stage": 2},
+}
+
+
+def said(act: Callable[[], None]) -> str:
+    """What a function prints, and the message of the error of dsprune that ends it."""
+    output = io.StringIO()
+    with redirect_stdout(output), redirect_stderr(output):
+        try:
+            act()
+        except (dsprune.UserError, dsprune.RunFailedError) as error:
+            output.write(str(error))
+    return output.getvalue()
+
+
+def train_unaware(recipe: Recipe, steps: int) -> None:
+    """A loop of plain DeepSpeed inside `dsprune.pruning`."""
+    os.environ.update(LOCAL_RANK=str(dist.get_rank()))
+    model = TinyModel()
+    with dsprune.pruning(recipe):
+        engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=CONFIG)
+        try:
+            for step in range(steps):
+                train_step(engine, step)
+        finally:
+            engine.destroy()
+
+
+def said_after(comm: Comm, steps: int) -> str:
+    """What `pruning` says of a loop of so many steps, where the recipe has 12, the last mask update at 9."""
+    return said(lambda: train_unaware(make_recipe(), steps))
+
+
+def said_of_accumulation(comm: Comm, micro_batch: int) -> str:
+    def initialize() -> None:
+        with initialized(config=ds_config(1, train_micro_batch_size_per_gpu=micro_batch)):
+            pass
+
+    return said(initialize)
+
+
+def processes_of_accelerate(comm: Comm) -> tuple[int, int, str]:
+    """The processes that Accelerate counts on CPUs, without dsprune and with it, and what is said of the former."""
+    os.environ.update(
+        RANK=str(dist.get_rank()), LOCAL_RANK=str(dist.get_rank()), WORLD_SIZE=str(dist.get_world_size())
+    )
+    alone = PartialState().num_processes
+    message = said(check_processes)
+    PartialState._reset_state()
+    with dsprune.pruning(make_recipe()):
+        found = PartialState().num_processes
+    check_processes()
+    PartialState._reset_state()
+    return alone, found, message

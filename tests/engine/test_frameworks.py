@@ -1,0 +1,40 @@
+"""`dsprune.pruning` around loops that know nothing of dsprune: what it says, and what it finds out."""
+
+import pytest
+
+from dsprune.testing.pool import RankPool
+from tests.engine import pruned_scripts
+
+
+@pytest.mark.parametrize(
+    ("steps", "says"),
+    [
+        (5, "training ended at step 5, and the last mask update is at step 9 of 12: the sparsity is 0."),
+        (11, "dsprune: training ended at step 11 of the recipe's 12: "),
+        (12, ""),
+        (14, "dsprune: the recipe ended at step 12, and training goes on"),
+    ],
+)
+def test_a_loop_that_ends_at_another_step_is_told(two_ranks: RankPool, steps: int, says: str) -> None:
+    first, _ = two_ranks.run(2, pruned_scripts.said_after, steps)
+    assert says in first
+    assert ("dsprune: t" in first) == (says != "" and steps > 9)
+
+
+@pytest.mark.parametrize(("micro_batch", "accumulation"), [(6, 1), (2, 3)])
+def test_accumulation_that_the_recipe_does_not_ask_for_is_said(
+    two_ranks: RankPool, micro_batch: int, accumulation: int
+) -> None:
+    first, second = two_ranks.run(2, pruned_scripts.said_of_accumulation, micro_batch)
+    assert ("an optimizer step is" in first) == (accumulation > 1)
+    assert "an optimizer step is" not in second
+    if accumulation > 1:
+        assert "3 forward passes a rank" in first
+        assert '"train_batch_size": 12, "train_micro_batch_size_per_gpu": 2' in first
+
+
+def test_accelerate_counts_all_ranks_on_cpus(two_ranks: RankPool) -> None:
+    for alone, found, message in two_ranks.run(2, pruned_scripts.processes_of_accelerate):
+        assert (alone, found) == (1, 2)
+        assert message.startswith("accelerate: counts 1 process, and 2 ranks train")
+        assert "PartialState(cpu=True)" in message

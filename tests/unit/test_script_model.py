@@ -1,0 +1,99 @@
+"""What becomes of the recipe's fields beside a script that has its own model and data."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import BertForSequenceClassification
+
+from dsprune.engine.script import fields_of_the_script, fit_to_recipe
+from dsprune.errors import UserError
+from dsprune.model.fit import set_dropout
+from dsprune.recipe import Recipe
+from dsprune.testing.tiny import TinyModel, tiny_bert
+from dsprune.zero.limits import _is_of_type
+
+
+def recipe(**sections: Any) -> Recipe:
+    return Recipe.model_validate(
+        {"name": "test", "budget": {"steps": 4, "batch": 4}, "pruning": {"sparsity": 0.9}} | sections
+    )
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bert(tmp_path_factory.mktemp("model"))
+
+
+def test_dropout_is_set_in_the_model_of_a_script(bert: Path) -> None:
+    model = BertForSequenceClassification.from_pretrained(bert)
+    fit_to_recipe(model, recipe(model={"path": str(bert), "dropout": 0.25, "layers": [1, 3]}))
+    assert {module.p for module in model.modules() if isinstance(module, nn.Dropout)} == {0.25}
+    assert model.config.hidden_dropout_prob == 0.25
+
+
+def test_a_dropout_that_is_a_whole_number_is_set_too() -> None:
+    module = nn.MultiheadAttention(4, 2, dropout=0)
+    set_dropout(module, 0.5)
+    assert module.dropout == 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"layers": [0, 2]}, r"^model.layers: \[0, 2\]: 2 layers, and the script's model has 3: "),
+        ({"vocabulary": "used"}, r"^model.vocabulary: used: .*script"),
+        ({"new_head": True}, r"^model.new_head: true: .*script"),
+        ({"resize_embeddings": True}, r"^model.resize_embeddings: true: .*script"),
+        ({"dropout": 0.5}, r"^model.dropout: 0.5: TinyModel has no dropout"),
+    ],
+)
+def test_what_only_loading_can_do_is_refused(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        fit_to_recipe(TinyModel(), recipe(model={"path": "m"} | settings))
+
+
+def test_layers_are_refused_where_there_is_more_than_one_stack() -> None:
+    with pytest.raises(UserError, match=r"^model.layers: Sequential has 2 stacks of layers"):
+        fit_to_recipe(nn.Sequential(TinyModel(), TinyModel()), recipe(model={"path": "m", "layers": [0, 1]}))
+
+
+@pytest.mark.parametrize(
+    ("sections", "named"),
+    [
+        ({}, []),
+        ({"model": {"path": "m", "dropout": 0.5, "layers": [0], "start": "fine-tuned"}}, ["model.path"]),
+        (
+            {"tracking": {"wandb": True}, "checkpoints": {"keep": 3}, "seed": 1, "output": "there"},
+            ["checkpoints.keep", "tracking.wandb", "seed", "output"],
+        ),
+        ({"task": {"name": "sst2"}, "deepspeed": "zero3"}, ["task", "deepspeed"]),
+        ({"task": {"name": "sst2"}, "distillation": {"teacher": "t"}}, []),
+        ({"pruning": {"sparsity": 0.9, "method": "random"}, "seed": 1}, []),
+    ],
+)
+def test_what_the_script_decides_is_named(sections: dict[str, Any], named: list[str]) -> None:
+    assert list(fields_of_the_script(TinyModel(), recipe(**sections))) == named
+
+
+def test_the_models_own_path_needs_no_word(bert: Path) -> None:
+    model = BertForSequenceClassification.from_pretrained(bert)
+    assert not list(fields_of_the_script(model, recipe(model={"path": str(bert)})))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "names"),
+    [
+        (torch.optim.AdamW, {"AdamW", "adamw", "Adam"}),
+        (torch.optim.Adam, {"Adam"}),
+        (torch.optim.SGD, {"SGD", "sgd"}),
+    ],
+)
+def test_an_optimizer_is_compared_with_the_recipes_type(
+    optimizer: type[torch.optim.Optimizer], names: set[str]
+) -> None:
+    made = optimizer(TinyModel().parameters(), lr=0.1)
+    asked = {"AdamW", "adamw", "Adam", "SGD", "sgd", "Lion"}
+    assert {name for name in asked if _is_of_type(made, name)} == names
