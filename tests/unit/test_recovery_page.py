@@ -94,7 +94,10 @@ def test_a_goal_that_is_reached_is_said(tmp_path: Path, written: Callable[[], st
         write_tested(tmp_path / task / "fine-tuned-1", page.DENSE, 1, 0.0, 0.92)
         write_tested(tmp_path / task / "fine-tuned-1", page.OURS, 1, 0.9, 0.9)
         write_tested(tmp_path / task / "pretrained-1", page.OURS, 1, 0.9, 0.9)
+    write_tested(tmp_path / "starts", "banking77", 1, 0.0, 0.905)
+    (tmp_path / "starts" / "banking77-0.0-1").rename(tmp_path / "starts" / "banking77")
     text = written()
     assert text.count("2.0 points below dense at the same budget; the goal of 3 is reached.") == 2
+    assert text.count("0.5 points below the dense start; the goal of 3 is reached.") == 1
     assert text.count("from the pretrained model") == 2
     assert "nothing else was run" in text

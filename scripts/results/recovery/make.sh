@@ -3,7 +3,7 @@
 # runs are kept, so the script can be interrupted and started again. One CPU core, about four minutes an epoch of one run.
 # Lay out data/minilm, data/sentiment and data/benchmarks/banking77 first: see the end of docs/results.md.
 #
-#   bash scripts/results/recovery/make.sh [PART]...      parts: starts one short sparser seeds long pretrained test
+#   bash scripts/results/recovery/make.sh [PART]...      parts: those of the case below
 set -euo pipefail
 here="$(dirname "${BASH_SOURCE[0]}")"
 # shellcheck source=scripts/env.sh
@@ -18,51 +18,39 @@ start() {
             pruning=null distillation=null learning_rate.warmup='10 %' "${@:2}"
 }
 
-# cells TASK START EPOCHS ARGUMENTS...: run methods at one or more sparsities
+# cells TASK START EPOCHS METHODS ARGUMENTS...: run methods, separated by commas, at one or more sparsities
 cells() {
-    local model=()
+    local model=() methods=() names
     [[ $2 = fine-tuned ]] || model=(model.path=data/minilm model.start=pretrained)
+    IFS=, read -ra names <<<"$4"
+    for name in "${names[@]}"; do methods+=(--methods "$name"); done
     dsprune suite "$here/suite.yaml" "$here/$1.yaml" "${model[@]}" budget.epochs="$3" \
-        --output "$home/$1/$2-$3" "${@:4}"
+        --output "$home/$1/$2-$3" "${methods[@]}" "${@:5}"
 }
 
-# test_models TASK COLUMN LABEL: evaluate each model on the test data, into test.json of its run
-test_models() {
-    local run
-    for run in "$home/starts/$1" "$home/$1"/*/*; do
-        if [[ -f $run/summary.json && ! -f $run/test.json ]]; then
-            dsprune eval "$run/model" --task text-classification validation="data/recovery/$1/test.csv" text="$2" \
-                label="$3" max_length=64 | tail -n 1 >"$run/test.json.part"
-            mv "$run/test.json.part" "$run/test.json"
-        fi
-    done
-}
-
-arms=(--methods defaults --methods magnitude)
-plain=(--methods 'one decay' --methods 'SMC-Bench schedule')
-tasks="banking77 movie-reviews"
+# each START EPOCHS METHODS ARGUMENTS...: the same for both tasks
+each() { for task in banking77 movie-reviews; do cells "$task" "$@"; done; }
 
 part() {
-    local task
     case $1 in
         starts)
             [[ -f data/recovery/banking77/test.csv ]] || python "$here/split.py"
             start banking77 budget.steps=900 budget.epochs=null
             start movie-reviews budget.epochs=1.5
             ;;
-        one) for task in $tasks; do cells "$task" fine-tuned 1 "${arms[@]}" "${plain[@]}" --methods dense; done ;;
-        short) for task in $tasks; do cells "$task" fine-tuned 0.3 "${arms[@]}" --methods 'one decay' --methods dense; done ;;
-        sparser) for task in $tasks; do cells "$task" fine-tuned 1 "${arms[@]}" --sparsity 0.8 --sparsity 0.97; done ;;
-        long) for task in $tasks; do cells "$task" fine-tuned 3 "${arms[@]}" --sparsity 0.9 --sparsity 0.97; done ;;
-        seeds) for task in $tasks; do cells "$task" fine-tuned 1 "${arms[@]}" --seeds 3; done ;;
-        pretrained) for task in $tasks; do cells "$task" pretrained 1 "${arms[@]}" --methods dense; done ;;
-        test)
-            test_models banking77 text category
-            test_models movie-reviews sentence label
+        two-thirds)
+            cells banking77 fine-tuned 0.64 'defaults,magnitude,SMC-Bench schedule' --sparsity 0.9 --sparsity 0.97
             ;;
+        one) each fine-tuned 1 'defaults,one decay,magnitude,dense' ;;
+        short) each fine-tuned 0.3 'defaults,one decay,magnitude' ;;
+        sparser) each fine-tuned 1 defaults,magnitude --sparsity 0.8 --sparsity 0.97 ;;
+        seeds) each fine-tuned 1 defaults,magnitude --seeds 3 ;;
+        pretrained) each pretrained 1 defaults,magnitude,dense ;;
+        long) each fine-tuned 3 defaults,magnitude,dense --sparsity 0.8 --sparsity 0.9 --sparsity 0.97 ;;
+        test) python "$here/test_models.py" "$home" ;;
         *) echo "no such part: $1" >&2 && exit 2 ;;
     esac
 }
 
-[[ $# -gt 0 ]] || set -- starts one sparser short seeds long pretrained test
+[[ $# -gt 0 ]] || set -- starts two-thirds one short sparser seeds pretrained long test
 for name in "$@"; do part "$name"; done

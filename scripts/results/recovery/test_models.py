@@ -1,0 +1,37 @@
+"""Evaluate all models of the study on the test part: `python scripts/results/recovery/test_models.py [runs/recovery]`.
+
+Each run gets a file test.json beside its summary, as `dsprune eval` would print it. Finished ones are kept.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from dsprune.recipe import load_recipe
+from dsprune.train.evaluation import evaluate_model
+from dsprune.train.run_folder import RunFolder
+from dsprune.utils.files import replace_text
+
+TEST = "test.json"
+TASKS = ("banking77", "movie-reviews")
+
+
+def main(home: Path) -> None:
+    """Evaluate the models that have no test.json yet."""
+    for task in TASKS:
+        for run in [home / "starts" / task, *sorted(home.glob(f"{task}/*/*"))]:
+            folder = RunFolder(run)
+            if not folder.summary.is_file() or (run / TEST).is_file():
+                continue
+            settings = load_recipe(str(folder.recipe)).task
+            assert settings is not None, run
+            test = settings.model_copy(update={"validation": f"data/recovery/{task}/test.csv"})
+            metrics = evaluate_model(str(folder.model), test, device=torch.device("cpu"))
+            replace_text(run / TEST, json.dumps(metrics) + "\n")
+            print(run, metrics, flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/recovery"))
