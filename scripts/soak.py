@@ -2,12 +2,15 @@
 
 python scripts/soak.py [--rounds 200] [--minutes M] [--ranks 2] [--seed 0] [--folder DIR] [KEY.SUB=VALUE ...]
 
-Each round starts or resumes the run of a tiny model and interrupts it at a random moment: one rank or all ranks are
-killed (SIGKILL) or stopped (SIGTERM). A run that finishes must be identical to the uninterrupted one, bit for bit, in
-model, masks, moments, random states and log; then the next run begins. The exit code is 1 if a round failed.
+Each round starts or resumes the run of a tiny model and interrupts it at a random moment of its start, of a step or of
+its end: one rank or all ranks are killed (SIGKILL) or stopped (SIGTERM). A run that finishes must be identical to the
+uninterrupted one, bit for bit, in model, masks, moments, random states and log; then the next run begins. The exit code
+is 1 if a round failed.
 """
 
 import argparse
+import json
+import os
 import random
 import shutil
 import signal
@@ -51,16 +54,19 @@ ACTIVITIES = {
 }
 """What a rank is doing, by the name of a function on its stack."""
 
-STARTING = 1 / 3
-"""Share of the rounds that may be interrupted before their first step: a short phase, in which much can go wrong."""
+STARTING, ENDING = 1 / 4, 1 / 8
+"""Shares of the rounds that are interrupted before their first step and after their last one."""
+
+STEPS = 40
 
 SIGNALS = ("SIGKILL of one rank", "SIGKILL of all ranks", "SIGTERM to one rank", "SIGTERM to all ranks")
 
 
 class Times(NamedTuple):
-    """Seconds from the start of a run to its first steps, and to its end."""
+    """Seconds that the start of a run takes, all its steps, and its end."""
 
-    begin: float
+    start: float
+    steps: float
     end: float
 
 
@@ -89,6 +95,7 @@ def main() -> int:
     folder = Path(args.folder or tempfile.mkdtemp(prefix="soak-"))
     recipe = _write_recipe(folder)
     dice, tally, console = random.Random(args.seed), Tally(), Console()
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"  # DeepSpeed imports torch's compiler, which takes half of a start
     ForkedRanks(["schema"], 1, folder / "logs" / "first").wait()  # the first start waits for the imports
     started = time.monotonic()
     times = _uninterrupted(folder, recipe, args)
@@ -109,11 +116,38 @@ def _uninterrupted(folder: Path, recipe: Path, args: argparse.Namespace) -> Time
     """Run without interruption; return the times of the run."""
     run, started = RunFolder(folder / "runs" / "uninterrupted"), time.monotonic()
     ranks = _start(folder, recipe, "uninterrupted", args)
-    while not run.metrics.exists() and ranks.processes[0].exitcode is None:
-        time.sleep(0.01)
-    begin = time.monotonic() - started
+    passed = []
+    for step in (1, STEPS):
+        _wait_for_step(ranks, run, step)
+        passed.append(time.monotonic() - started)
     assert set(ranks.wait()) == {0}, ranks.said()
-    return Times(begin, time.monotonic() - started)
+    return Times(passed[0], passed[1] - passed[0], time.monotonic() - started - passed[1])
+
+
+def _wait_for_moment(ranks: ForkedRanks, run: RunFolder, dice: random.Random, times: Times) -> None:
+    """Wait for a random moment of the start, of a step that no earlier round has taken, or of the end."""
+    phase, logged = dice.random(), _logged_step(run)
+    step = STEPS if phase > 1 - ENDING or logged == STEPS else dice.randrange(logged, STEPS) + 1
+    step, seconds = (0, times.start) if phase < STARTING else (step, times.steps / STEPS)
+    _wait_for_step(ranks, run, step)
+    deadline = time.monotonic() + dice.uniform(0, times.end if step == STEPS else seconds)
+    while time.monotonic() < deadline and _any_runs(ranks):
+        time.sleep(0.002)
+
+
+def _wait_for_step(ranks: ForkedRanks, run: RunFolder, step: int) -> None:
+    while _logged_step(run) < step and _any_runs(ranks):
+        time.sleep(0.005)
+
+
+def _logged_step(run: RunFolder) -> int:
+    """Return the newest step in the log of a run; 0 if there is none."""
+    lines = run.metrics.read_text().splitlines(keepends=True) if run.metrics.exists() else []
+    return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
+
+
+def _any_runs(ranks: ForkedRanks) -> bool:
+    return any(process.exitcode is None for process in ranks.processes)
 
 
 def _round(
@@ -122,15 +156,12 @@ def _round(
     """Start or resume the run, interrupt it once, and check the checkpoints or the result."""
     run, before = RunFolder(folder / "runs" / "interrupted"), _newest_step(folder)
     ranks = _start(folder, recipe, "interrupted", args)
-    earliest = 0 if dice.random() < STARTING else times.begin
-    deadline = time.monotonic() + dice.uniform(earliest, times.end)
-    while time.monotonic() < deadline and any(process.exitcode is None for process in ranks.processes):
-        time.sleep(0.002)
+    _wait_for_moment(ranks, run, dice, times)
     sent = dice.choice(SIGNALS)
     victims = [dice.randrange(args.ranks)] if "one" in sent else list(range(args.ranks))
     stack = ranks.whereabouts(victims[0])
     activity = next((ACTIVITIES[name] for name in stack if name in ACTIVITIES), "starting")
-    if all(process.exitcode is not None for process in ranks.processes):
+    if not _any_runs(ranks):
         activity = "after the end"
     interrupted = time.monotonic()
     ranks.signal(signal.SIGKILL if "KILL" in sent else signal.SIGTERM, victims)
@@ -167,9 +198,9 @@ def _newest_step(folder: Path) -> int:
 
 
 def _write_recipe(folder: Path) -> Path:
-    """Write a recipe of 40 steps with dropout, 3 mask updates, a checkpoint every 4 steps, an evaluation every 5."""
+    """Write a recipe of `STEPS` steps with dropout, 3 mask updates, a checkpoint every 4 and an evaluation every 5."""
     data = tiny_sentiment(folder / "data", 320, 64)
-    tracking = {"log_every": 3, "eval_every": 5}
+    tracking = {"log_every": 1, "eval_every": 5}
     bert = tiny_bert(folder / "bert")
     return write_recipe(folder / "tiny.yaml", bert, data, checkpoints={"every": 4}, tracking=tracking)
 
