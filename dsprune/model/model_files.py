@@ -1,6 +1,5 @@
 """Read tensors from the safetensors files of a Hugging Face model folder, without building the model."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_saved
+from dsprune.model.weight_index import read_weight_index
 
 __all__ = ["ModelFiles", "opened"]
 
@@ -30,14 +30,7 @@ class ModelFiles:
         self.folder = folder
         index = folder / "model.safetensors.index.json"
         if index.is_file():
-            try:
-                self._file_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-                if any(Path(file).name != file for file in self._file_of.values()):
-                    raise ValueError("a file is in another folder")
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
-                raise UserError(
-                    f"{index}: not an index of safetensors files: use another copy of the model"
-                ) from error
+            self._file_of = read_weight_index(index)
         else:
             with opened(folder / "model.safetensors") as file:
                 self._file_of = dict.fromkeys(file.keys(), "model.safetensors")

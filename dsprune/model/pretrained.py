@@ -17,8 +17,9 @@ from dsprune.errors import UserError
 from dsprune.model.fingerprints import local_folder
 from dsprune.model.fit import changes, check_lengths, fit_tokens
 from dsprune.model.skeleton import build_skeleton, is_without_weights
+from dsprune.model.weight_index import check_weight_indexes
 from dsprune.utils.installation import shipped_names
-from dsprune.utils.text import first_line
+from dsprune.utils.text import first_line, short
 
 __all__ = [
     "Head",
@@ -98,10 +99,13 @@ def load_config(path: str) -> PretrainedConfig:
     """Load the configuration of a model.
 
     Raises:
-        UserError: it cannot be loaded, or names code that transformers would download and run.
+        UserError: it cannot be loaded, it names code that transformers would download and run, or weights that
+            dsprune does not look for.
     """
     _check_no_adapter(path)
+    check_weight_indexes(local_folder(path))
     config: PretrainedConfig = _load(AutoConfig.from_pretrained, path, "model")
+    _check_names(path, config)
     parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
     for kernel in (getattr(part, "_attn_implementation", None) for part in parts):
         if isinstance(kernel, str) and "/" in kernel:
@@ -110,6 +114,20 @@ def load_config(path: str) -> PretrainedConfig:
                 f"run: leave it out"
             )
     return config
+
+
+def _check_names(path: str, config: PretrainedConfig) -> None:
+    """Check the names of classes and files in a configuration, which transformers does not."""
+    names = config.architectures or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(
+            f"model {path!r}: config.json: architectures: {short(names)} is no list of names: correct it"
+        )
+    if (file := getattr(config, "transformers_weights", None)) is not None:
+        raise UserError(
+            f"model {path!r}: config.json: transformers_weights: {short(file)}: dsprune reads the weights under their "
+            f"usual names: load the model with transformers and save it to another folder"
+        )
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:

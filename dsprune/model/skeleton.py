@@ -1,6 +1,5 @@
 """Models without memory for their weights, to check all of a model before its weights are read."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,6 +12,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from dsprune.errors import UserError
 from dsprune.model.fingerprints import local_folder
+from dsprune.model.weight_index import read_weight_index
 from dsprune.utils.text import first_line
 
 __all__ = ["build_skeleton", "is_without_weights", "without_weights"]
@@ -92,10 +92,7 @@ def _weight_files(path: str) -> list[Path]:
 
 
 def _listed(path: str, index: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"model {path!r}: {index.name}: {first_line(error)}: copy it again") from error
+    names = sorted(set(read_weight_index(index).values()))
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise UserError(f"model {path!r}: {index.name} lists {missing[0]}, which is missing: copy it again")

@@ -15,11 +15,15 @@ __all__ = [
     "did_you_mean",
     "first_line",
     "flatten",
+    "one_line",
     "parse_duration",
     "printable",
     "short",
     "summary_of",
 ]
+
+_HALF = 1000
+"""Characters that are kept of the start and of the end of a very long message."""
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _WITH_UNITS = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
@@ -50,6 +54,12 @@ def printable(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(repr(character)[1:-1] if _is_control(character) else character for character in text)
+
+
+def one_line(message: str) -> str:
+    """Return a message for a terminal: control characters escaped, and the middle of one that fills pages left out."""
+    text = printable(message)
+    return text if len(text) <= 2 * _HALF else f"{text[:_HALF]} ... {text[-_HALF:]}"
 
 
 def first_line(error: BaseException) -> str:

@@ -150,10 +150,10 @@ def with_an_index(weight_map: object) -> Callable[[Path], None]:
         (
             with_an_index({QUERY: "../model/model.safetensors"}),
             [],
-            "index.json: not an index of safetensors files",
+            "index.json: not an index of weight files",
         ),
-        (with_an_index({QUERY: 3}), [], "index.json: not an index of safetensors files"),
-        (with_an_index([QUERY]), [], "index.json: not an index of safetensors files"),
+        (with_an_index({QUERY: 3}), [], "index.json: not an index of weight files"),
+        (with_an_index([QUERY]), [], "index.json: not an index of weight files"),
         (with_a_config_of_no_model, ["--dtype", "fp16"], "give a Hugging Face model folder"),
         (lambda folder: None, ["--tag", "best"], "--tag: value best: "),
         (lambda folder: (folder / COMPACT).touch(), [], "is compact already: give"),

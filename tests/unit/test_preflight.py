@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -78,10 +79,28 @@ def reshape(here: Path) -> None:
     save_file(load_file(file) | {"classifier.weight": torch.zeros(3, 32)}, file)
 
 
+def name_in_index(here: Path, file: str) -> None:
+    index = {"weight_map": {"classifier.weight": file}}
+    (here / "model" / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 def lose_a_shard(here: Path) -> None:
     (here / "model" / "model.safetensors").unlink()
-    index = {"weight_map": {"classifier.weight": "model-00001-of-00002.safetensors"}}
-    (here / "model" / "model.safetensors.index.json").write_text(json.dumps(index))
+    name_in_index(here, "model-00001-of-00002.safetensors")
+
+
+def leave_the_folder(here: Path) -> None:
+    weights = here / "model" / "model.safetensors"
+    weights.rename(here / "weights.safetensors")
+    name_in_index(here, "../weights.safetensors")
+
+
+def configure(key: str, value: Any) -> Callable[[Path], None]:
+    def change(here: Path) -> None:
+        file = here / "model" / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+
+    return change
 
 
 def nothing(here: Path) -> None:
@@ -106,6 +125,18 @@ REFUSED: tuple[tuple[Callable[[Path], None], list[str], str], ...] = (
     (truncate, [], r"model\.safetensors: .*: copy or download it again"),
     (reshape, [], r"classifier\.weight has the shape \[3, 32\] in its file and \[2, 32\]"),
     (lose_a_shard, [], r"index\.json lists model-00001-of-00002\.safetensors, which is missing"),
+    (
+        leave_the_folder,
+        [],
+        r"index\.json: not an index .*weight_map\.classifier\.weight: .*\.\./weights\.safetensors",
+    ),
+    (
+        configure("transformers_weights", "x.safetensors"),
+        [],
+        r"config\.json: transformers_weights: 'x\.safetensors'",
+    ),
+    (configure("architectures", [{"x": 1}]), [], r"config\.json: architectures: \[\{'x': 1\}\] is no list"),
+    (configure("architectures", "BertModel"), [], r"config\.json: architectures: 'BertModel' is no list"),
 )
 
 

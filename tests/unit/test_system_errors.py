@@ -77,6 +77,14 @@ def test_an_error_of_the_system_on_one_rank_ends_all(tmp_path: Path) -> None:
         on_first_rank(Ranks(0, 0, 1), (tmp_path / "nowhere" / "x").touch)
 
 
+def test_a_complaint_of_pages_is_told_by_its_start_and_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["plan", "sentiment-90", f"pruning.method={'x' * 9000}"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("dsprune: ")
+    assert "xxx ... " in line
+    assert len(line) < 2100
+
+
 def test_what_nobody_foresaw_names_a_file_with_the_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,8 @@ import signal
 import sys
 import tempfile
 import traceback
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -23,9 +24,9 @@ from dsprune.errors import (
 from dsprune.utils.files import describe_system_error, is_full_disk, system_error
 from dsprune.utils.installation import shipped_names
 from dsprune.utils.signals import END_SIGNALS
-from dsprune.utils.text import printable
+from dsprune.utils.text import one_line, printable
 
-__all__ = ["Overrides", "RecipeArgument", "app", "main", "place_local_rank", "run_command"]
+__all__ = ["Overrides", "RecipeArgument", "app", "main", "place_local_rank", "run_command", "run_explained"]
 
 app = typer.Typer(pretty_exceptions_enable=False)
 
@@ -77,8 +78,13 @@ def main() -> None:
 
 def run_command(arguments: list[str]) -> int:
     """Run a command in this process, and return its exit code."""
+    return run_explained(lambda: app(arguments or ["--help"], prog_name="dsprune", standalone_mode=False))
+
+
+def run_explained(call: Callable[[], Any]) -> int:
+    """Call a function, explain an error of it in one line on stderr, and return the exit code."""
     try:
-        return int(app(arguments or ["--help"], prog_name="dsprune", standalone_mode=False) or 0)
+        return int(call() or 0)
     except UserError as error:
         _complain(str(error))
         return 2
@@ -133,13 +139,13 @@ def _complain(message: str) -> None:
     """Print one line a host, not one a rank."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         sys.stderr.write(
-            f"dsprune: {printable(message)}\n"
+            f"dsprune: {one_line(message)}\n"
         )  # at once, so that lines of two processes stay apart
 
 
 def _complain_of_rank(message: str) -> None:
     """Print what may differ from rank to rank."""
-    sys.stderr.write(f"dsprune: rank {os.environ.get('RANK', '0')}: {printable(message)}\n")
+    sys.stderr.write(f"dsprune: rank {os.environ.get('RANK', '0')}: {one_line(message)}\n")
 
 
 def _use_utf8() -> None:

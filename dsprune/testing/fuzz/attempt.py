@@ -1,11 +1,9 @@
 """One attempt of a fuzz: an input, the commands that read it, and the judgement of how they end."""
 
 import contextlib
-import gc
 import io
 import random
 import signal
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,14 +11,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from dsprune.commands.cli import run_command
-from dsprune.errors import UserError
-from dsprune.utils.text import printable
+from dsprune.commands.cli.main import run_command, run_explained
 
-__all__ = ["Attempt", "Outcome", "Step", "Target", "judge", "perform"]
+__all__ = ["Attempt", "Outcome", "Step", "Target", "judge", "named", "perform"]
 
-Step = Sequence[str] | Callable[[], object]
-"""The words of a command, or a call of the library that returns or raises a UserError."""
+Step = Sequence[str] | Callable[[], None]
+"""The words of a command, or a call of the library that returns nothing."""
 
 TIME_LIMIT = 60
 """Seconds that a step may take."""
@@ -68,6 +64,12 @@ class Attempt:
     may_fail: frozenset[int] = frozenset()
 
 
+def named(step: Callable[[], None], name: str) -> Step:
+    """Return the step under the name that outcomes show."""
+    step.__name__ = name
+    return step
+
+
 class Target(Protocol):
     """A kind of input."""
 
@@ -77,9 +79,7 @@ class Target(Protocol):
 
 def perform(attempt: Attempt) -> list[Outcome]:
     """Run the steps of an attempt in this process."""
-    outcomes = [_run(step) for step in attempt.steps]
-    gc.collect()  # mapped files and engines are in reference cycles
-    return outcomes
+    return [_run(step) for step in attempt.steps]
 
 
 def judge(attempt: Attempt, outcomes: Sequence[Outcome]) -> str | None:
@@ -118,22 +118,12 @@ def _run(step: Step) -> Outcome:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             with _time_limit():
-                code = _call(step) if callable(step) else run_command(list(step))
+                code = run_explained(step) if callable(step) else run_command(list(step))
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else None
         except (Exception, _HangsError):  # what a fuzz looks for
             err.write(traceback.format_exc())
     return Outcome(name, code, out.getvalue(), err.getvalue())
-
-
-def _call(function: Callable[[], object]) -> int:
-    """Call a function of the library, and end as the command line does."""
-    try:
-        function()
-    except UserError as error:
-        print(f"dsprune: {printable(str(error))}", file=sys.stderr)
-        return 2
-    return 0
 
 
 @contextlib.contextmanager

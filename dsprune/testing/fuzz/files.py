@@ -10,9 +10,11 @@ from pathlib import Path
 
 from dsprune.commands.cli import run_command
 from dsprune.distillation.store import open_store
+from dsprune.report.runs import read_run
 from dsprune.testing.commands import free_port
-from dsprune.testing.fuzz.attempt import Attempt, Outcome, Step
+from dsprune.testing.fuzz.attempt import Attempt, Outcome, Step, named
 from dsprune.testing.fuzz.damage import damage_file, damage_json, damage_tensors, list_again, plant_pickle
+from dsprune.testing.fuzz.resuming import resume
 from dsprune.testing.stores import capture, plan, spec
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 
@@ -26,6 +28,9 @@ NOT_READ = ("zero_to_fp32.py", "zero_to_torch.py", "report.html", "report.md", "
 
 CHECK_FAILED = frozenset({1})
 
+SLOW = 0.05
+"""Fraction of the inputs that a slow step reads, one that trains or draws."""
+
 UNDAMAGED = 0.03
 """Fraction of the inputs that are left as they are, and must be accepted."""
 
@@ -37,14 +42,14 @@ class Material:
     Attributes:
         recipe: the recipe of the runs.
         run: a finished run with two checkpoints.
-        stopped: the same run before it was finished.
+        stopped: runs that were not finished: the same one, and one at ZeRO stage 3.
         compact: its model in compact form.
         stores: a teacher store of each kind.
     """
 
     recipe: Path
     run: Path
-    stopped: Path
+    stopped: tuple[Path, ...]
     compact: Path
     stores: tuple[Path, ...]
 
@@ -52,21 +57,29 @@ class Material:
 @functools.cache
 def material(folder: Path) -> Material:
     """Train a tiny model, once a process, and write what the targets damage."""
-    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1")
+    os.environ.update(
+        TORCHDYNAMO_DISABLE="1", RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1"
+    )
     os.environ.setdefault("MASTER_PORT", str(free_port()))
     bert, data = tiny_bert(folder / "bert"), tiny_sentiment(folder / "data", 320, 64)
     tracking = {"log_every": 3, "eval_every": 10}
     recipe = write_recipe(folder / "tiny.yaml", bert, data, checkpoints={"every": 20}, tracking=tracking)
-    run, compact = folder / "runs" / "tiny", folder / "compact"
-    for command in (["train", str(recipe)], ["export", str(run), "--to", str(compact), "--compact"]):
+    runs, compact = folder / "runs", folder / "compact"
+    for command in (
+        ["train", str(recipe)],
+        ["train", str(recipe), "name=stage-3", "deepspeed=zero3"],
+        ["export", str(runs / "tiny"), "--to", str(compact), "--compact"],
+    ):
         if code := run_command(command):
             raise RuntimeError(f"{command[0]}: exit code {code}")
-    stopped = Path(
-        shutil.copytree(run, folder / "stopped", ignore=shutil.ignore_patterns("model", "summary.json"))
-    )
+    stopped = tuple(_unfinished(runs / name, folder / "stopped" / name) for name in ("tiny", "stage-3"))
     kinds = ("full", "topk", "hidden")
     stores = tuple(capture(folder / f"store-{kind}", plan(spec(kind), shard_bytes=4000)) for kind in kinds)
-    return Material(recipe, run, stopped, compact, stores)
+    return Material(recipe, runs / "tiny", stopped, compact, stores)
+
+
+def _unfinished(run: Path, copy: Path) -> Path:
+    return Path(shutil.copytree(run, copy, ignore=shutil.ignore_patterns("model", "summary.json")))
 
 
 @dataclass(frozen=True)
@@ -75,14 +88,16 @@ class FileTarget:
 
     Attributes:
         sources: folders, one of which is copied.
-        steps: makes the steps that read the copy, the first argument, and may write to the second; two are tried.
+        steps: makes the steps that read the copy, the first argument, and may write to the second; one is tried.
+        slow: makes other ones, which are tried rarely.
     """
 
     sources: Sequence[Path]
     steps: Callable[[Path, Path], Sequence[Step]]
+    slow: Callable[[Path, Path], Sequence[Step]] | None = None
 
     def attempt(self, folder: Path, rng: random.Random) -> Attempt:
-        """Copy a folder, damage a file, in half of the cases correct the checksums, and choose two steps."""
+        """Copy a folder, damage a file, in half of the cases correct the checksums, and choose a step."""
         copy = Path(shutil.copytree(rng.choice(self.sources), folder / "copy"))
         files = [
             path for path in sorted(copy.rglob("*")) if path.is_file() and not path.name.endswith(NOT_READ)
@@ -100,8 +115,8 @@ class FileTarget:
             refused = [outcome for outcome in outcomes if outcome.code]
             return f"{refused[0].step}: {refused[0].err}" if refused and what == "undamaged" else None
 
-        steps = self.steps(copy, folder / "output")
-        return Attempt(what, rng.sample(steps, min(2, len(steps))), check, CHECK_FAILED)
+        steps = self.slow if self.slow and rng.random() < SLOW else self.steps
+        return Attempt(what, [rng.choice(steps(copy, folder / "output"))], check, CHECK_FAILED)
 
 
 def _damage(path: Path, marker: Path, rng: random.Random) -> str:
@@ -122,21 +137,42 @@ def _of_run(copy: Path, output: Path) -> list[Step]:
     run = str(copy)
     return [
         ["status", run],
-        ["report", run, "--no-audit", "--output", f"{output}-page"],
-        ["report", run, "--output", f"{output}-page"],
         ["audit", run],
         ["export", run, "--to", f"{output}-model"],
         ["export", run, "--to", f"{output}-compact", "--compact"],
+        named(lambda: _read(copy), "read_run"),
     ]
 
 
+def _read(copy: Path) -> None:
+    run = read_run(copy)
+    assert run.score is None or isinstance(run.score, float)
+    assert run.last_step >= 0
+
+
+def _reports(copy: Path, output: Path) -> list[Step]:
+    command = ["report", str(copy), "--output", f"{output}-page"]
+    return [command, [*command, "--no-audit"]]
+
+
 def _of_stopped(recipe: Path, copy: Path, output: Path) -> list[Step]:
-    train = ["train", str(recipe), "budget={epochs: 4, batch: 32}"]
+    def resumed(name: str, folder: Path, checkpoint: Path | None) -> Step:
+        return named(lambda: resume(recipe, folder, checkpoint), name)
+
+    return [
+        resumed("resume", copy, None),
+        resumed("resume_the_newest", output, copy / "checkpoints"),
+        resumed("resume_one", output, copy / "checkpoints" / "global_step40"),
+        ["audit", str(copy)],
+        ["export", str(copy), "--to", f"{output}-model"],
+    ]
+
+
+def _trainings(recipe: Path, copy: Path, output: Path) -> list[Step]:
+    train = ["train", str(recipe)]
     return [
         [*train, f"name={copy.name}", f"output={copy.parent}"],
         [*train, f"output={output}", "--resume", str(copy / "checkpoints")],
-        [*train, f"output={output}", "--resume", str(copy / "checkpoints" / "global_step40")],
-        ["audit", str(copy)],
     ]
 
 
@@ -162,19 +198,27 @@ def _of_store(copy: Path, output: Path) -> list[Step]:
     return [["audit", str(copy)], ["calibrate", str(copy)], read_unverified]
 
 
+Steps = Callable[[Material, Path, Path], Sequence[Step]]
+
+
 def _target(
-    sources: Callable[[Material], Sequence[Path]], steps: Callable[[Material, Path, Path], Sequence[Step]]
+    sources: Callable[[Material], Sequence[Path]], steps: Steps, slow: Steps | None = None
 ) -> Callable[[Path], FileTarget]:
     def make(folder: Path) -> FileTarget:
         shared = material(folder.parent / "material")
-        return FileTarget(sources(shared), functools.partial(steps, shared))
+        rare = slow and functools.partial(slow, shared)
+        return FileTarget(sources(shared), functools.partial(steps, shared), rare)
 
     return make
 
 
 FILE_TARGETS: dict[str, Callable[[Path], FileTarget]] = {
-    "run": _target(lambda m: [m.run], lambda m, *paths: _of_run(*paths)),
-    "checkpoint": _target(lambda m: [m.stopped], lambda m, *paths: _of_stopped(m.recipe, *paths)),
+    "run": _target(lambda m: [m.run], lambda m, *paths: _of_run(*paths), lambda m, *paths: _reports(*paths)),
+    "checkpoint": _target(
+        lambda m: m.stopped,
+        lambda m, *paths: _of_stopped(m.recipe, *paths),
+        lambda m, *paths: _trainings(m.recipe, *paths),
+    ),
     "model": _target(lambda m: [m.run / "model"], lambda m, *paths: _of_model(m.recipe, *paths)),
     "compact": _target(lambda m: [m.compact], lambda m, *paths: _of_compact(*paths)),
     "store": _target(lambda m: m.stores, lambda m, *paths: _of_store(*paths)),

@@ -14,6 +14,9 @@ from dsprune.testing.fuzz.attempt import Target, judge, perform
 
 __all__ = ["Tally", "fuzz"]
 
+COLLECT_EVERY = 10
+"""Inputs of each target between two garbage collections."""
+
 
 @dataclass
 class Tally:
@@ -55,6 +58,8 @@ def fuzz(
     tally, started = Tally(), time.monotonic()
     with _libraries_frozen():
         for number in _numbers(inputs, only):
+            if number % COLLECT_EVERY == 0:
+                gc.collect()  # mapped files and engines are in reference cycles
             for name, target in targets.items():
                 if time.monotonic() - started > seconds:
                     return tally
@@ -65,7 +70,7 @@ def fuzz(
 
 @contextmanager
 def _libraries_frozen() -> Iterator[None]:
-    """Leave the objects that exist now out of garbage collections, one of which follows each attempt."""
+    """Leave the objects that exist now out of garbage collections."""
     gc.freeze()
     try:
         yield

@@ -13,7 +13,7 @@ from dsprune.commands.suite.suite import Choice, parts_of
 from dsprune.recipe import Recipe, dump_recipe, load_recipe, shipped_recipes
 from dsprune.recipe.recipe import settings_of
 from dsprune.schedule import build_timetable
-from dsprune.testing.fuzz.attempt import Attempt, Target
+from dsprune.testing.fuzz.attempt import Attempt, Target, named
 from dsprune.testing.fuzz.damage import ABSURD, damage_file, damage_json
 from dsprune.utils.installation import shipped_folder, shipped_names
 from dsprune.zero.config import load_ds_config, resolve_ds_config
@@ -104,7 +104,7 @@ class _Recipe:
         name = rng.choice(shipped_recipes())
         path = folder / f"{name}.yaml"
         what = _damaged(shipped_folder("recipes") / path.name, path, rng)
-        return Attempt(what, [_step(lambda: _use(load_recipe(str(path)), folder), "load_recipe")])
+        return Attempt(what, [named(lambda: _use(load_recipe(str(path)), folder), "load_recipe")])
 
 
 class _Override:
@@ -113,7 +113,7 @@ class _Override:
     def attempt(self, folder: Path, rng: random.Random) -> Attempt:
         name = rng.choice(shipped_recipes())
         overrides = [f"{rng.choice(_KEYS)}={_text(rng)}" for _ in range(rng.randint(1, 3))]
-        step = _step(lambda: _use(load_recipe(name, overrides), folder), "load_recipe")
+        step = named(lambda: _use(load_recipe(name, overrides), folder), "load_recipe")
         return Attempt(f"{name} {overrides!r:.200}", [step])
 
 
@@ -128,7 +128,7 @@ class _Suite:
             rng.choice((0.5, 0.9, 0, 1, 1.5, -1, float("nan"), 1e-300)) for _ in range(rng.randrange(2))
         )
         choice = Choice(str(path), "sentiment-90", sparsities=sparsities, output=folder / "out")
-        return Attempt(f"{what} {sparsities}", [_step(lambda: _parts(choice), "parts_of")])
+        return Attempt(f"{what} {sparsities}", [named(lambda: _parts(choice), "parts_of")])
 
 
 class _DsConfig:
@@ -146,7 +146,7 @@ class _DsConfig:
             if how == 1
             else _add_keys(path, rng)
         )
-        return Attempt(what, [_step(lambda: _resolve(path), "resolve_ds_config")])
+        return Attempt(what, [named(lambda: _resolve(path), "resolve_ds_config")])
 
 
 SETTINGS_TARGETS: Mapping[str, Callable[[Path], Target]] = {
@@ -155,11 +155,6 @@ SETTINGS_TARGETS: Mapping[str, Callable[[Path], Target]] = {
     "suite": lambda folder: _Suite(),
     "ds_config": lambda folder: _DsConfig(),
 }
-
-
-def _step(function: Callable[[], object], name: str) -> Callable[[], object]:
-    function.__name__ = name
-    return function
 
 
 def _use(recipe: Recipe, folder: Path) -> None:
