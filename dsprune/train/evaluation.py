@@ -31,6 +31,7 @@ def evaluate(
     batch_size: int,
     device: torch.device,
     comm: Comm | None = None,
+    has_bar: bool = True,
 ) -> dict[str, float]:
     """Return the task's metrics of a model on prepared examples, the main one first, the same on every rank.
 
@@ -44,6 +45,7 @@ def evaluate(
         batch_size: examples of one forward pass on one rank.
         device: device of the model.
         comm: ranks that share the work; None = this process alone.
+        has_bar: whether to show a bar on a terminal.
     """
     comm = comm or Comm()
     batches = evaluation_batches(dataset["length"][:], batch_size, comm.rank, comm.size)
@@ -52,7 +54,7 @@ def evaluate(
     model.eval()
     try:
         with torch.no_grad():
-            for batch in _progress(batches, shown=comm.rank == 0):
+            for batch in _progress(batches, shown=has_bar and comm.rank == 0):
                 features = collate([dataset[example] for example in batch.examples])
                 predicted = task.predict(model, on_device(features, device))
                 if batch.counts:

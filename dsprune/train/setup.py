@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from dsprune.distillation.capture.build_store import build_store
+from dsprune.distillation.capture.build_store import build_store, describe_records
 from dsprune.distillation.capture.forward import Execution, Source
 from dsprune.distillation.objective import LOSSES, DistillationObjective
 from dsprune.distillation.store.format import MANIFEST
@@ -38,9 +38,9 @@ from dsprune.recipe import Distillation, Recipe
 from dsprune.tasks.examples import Collate, Features
 from dsprune.tasks.task import Task
 from dsprune.train.preflight import Prepared, start_model
-from dsprune.utils.console import say
+from dsprune.utils.console import say, waiting
 from dsprune.utils.randomness import seed_everything
-from dsprune.zero.launch import join_ranks
+from dsprune.zero.launch import describe_loading, join_ranks
 
 __all__ = ["Parts", "assemble", "data_digest"]
 
@@ -114,11 +114,12 @@ def assemble(recipe: Recipe, prepared: Prepared, ranks: Ranks, console: Console)
     assert recipe.model is not None, "refused by preflight"
     task, tokenizer, data, plan = prepared.task, prepared.tokenizer, prepared.data, prepared.plan
     collate = task.collate(tokenizer, pad_to_multiple_of=None if recipe.precision == "fp32" else 8)
-    digests = {
-        "the training data": data_digest(data),
-        "the validation data": data_digest(prepared.validation),
-    }
-    check_same(ranks, {"the ds_config": json.dumps(prepared.config, sort_keys=True), **digests})
+    with waiting(console, "comparing the data of the ranks", shown=ranks.is_first):
+        digests = {
+            "the training data": data_digest(data),
+            "the validation data": data_digest(prepared.validation),
+        }
+        check_same(ranks, {"the ds_config": json.dumps(prepared.config, sort_keys=True), **digests})
     for remark in prepared.remarks() if ranks.is_first else ():
         say(console, remark)
     teacher = None
@@ -126,11 +127,12 @@ def assemble(recipe: Recipe, prepared: Prepared, ranks: Ranks, console: Console)
         teacher, data = _open_teacher(recipe.distillation, task, tokenizer, data, collate, ranks, console)
     # Each rank has its own dropout. New weights differ too, until DeepSpeed broadcasts those of rank 0.
     seed_everything(recipe.seed + ranks.rank)
-    model = start_model(task, recipe.model, tokenizer)
-    if prepared.vocabulary is not None:
-        prepared.vocabulary.shorten(model, keep_others=ranks.is_first)  # which writes the model
-    set_dropout(model, recipe.model.dropout)
-    engine, *_ = initialize_with(recipe, plan.steps_per_epoch, model=model, config=prepared.config)
+    with waiting(console, describe_loading(recipe.model.path, prepared.config), shown=ranks.is_first):
+        model = start_model(task, recipe.model, tokenizer)
+        if prepared.vocabulary is not None:
+            prepared.vocabulary.shorten(model, keep_others=ranks.is_first)  # which writes the model
+        set_dropout(model, recipe.model.dropout)
+        engine, *_ = initialize_with(recipe, plan.steps_per_epoch, model=model, config=prepared.config)
     objective = None
     if recipe.distillation is not None and teacher is not None:
         objective = DistillationObjective(teacher, task, recipe.distillation, engine.timetable)
@@ -153,17 +155,20 @@ def _open_teacher(
     """
     device = join_ranks(ranks)
     if settings.store is None:
-        model: nn.Module = task.build_model(settings.teacher, tokenizer, new_head=False)
+        with waiting(console, f"loading the teacher {settings.teacher}", shown=ranks.is_first):
+            model: nn.Module = task.build_model(settings.teacher, tokenizer, new_head=False)
         model.eval().requires_grad_(False)
         return OnlineTeacher(model.to(device=device), task, collate), data
     folder = Path(settings.store)
-    source = Source.of(settings.teacher, task, tokenizer, data, ranks)
+    with waiting(console, "reading the teacher's and the data's fingerprints", shown=ranks.is_first):
+        source = Source.of(settings.teacher, task, tokenizer, data, ranks)
     if on_first_rank(ranks, lambda: not (folder / MANIFEST).exists()):
         build_store(folder, settings, source, Execution(device), ranks, console)
     store = open_matching_store(folder, settings, source, ranks, device)
     if ranks.is_first:
         manifest, spec = store.manifest, store.manifest.spec
-        say(console, f"teacher: {folder}: {manifest.num_records:,} records, kind {spec.kind} {spec.dtype}")
+        records = describe_records(manifest.num_records, len(data))
+        say(console, f"teacher: {folder}: {records}, kind {spec.kind} {spec.dtype}")
     return StoredTeacher(store, collate), with_fingerprints(source)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
 
 from dsprune.checkpoint.sparse_start import MasksFrom
 from dsprune.errors import EXIT_STOPPED, StoppedError
@@ -19,6 +18,7 @@ from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe
 from dsprune.recipe.recipe import settings_of
 from dsprune.train.checkpointing import Checkpointer
+from dsprune.train.display import Display
 from dsprune.train.evaluation import evaluate
 from dsprune.train.metrics import Meter, step_metrics, update_metrics
 from dsprune.train.preflight import Prepared, preflight
@@ -28,9 +28,9 @@ from dsprune.train.setup import Parts, assemble
 from dsprune.train.status_file import StatusFile
 from dsprune.train.stopping import StopRequests
 from dsprune.train.tracking import Result, Tracker, open_tracker
-from dsprune.utils.console import progress_bar, say
+from dsprune.utils.console import say, waiting
 from dsprune.utils.installation import code_digest, package_versions
-from dsprune.zero.launch import join_ranks
+from dsprune.zero.launch import describe_joining, join_ranks
 
 __all__ = ["train"]
 
@@ -92,15 +92,19 @@ def train(
         RunFailedError: training failed.
     """
     find_start_point(recipe, run_folder(recipe, resume), resume)  # for its errors, before anything else
-    prepared = preflight(recipe, ranks)
-    join_ranks(ranks, recipe.timeout)
+    with waiting(console, "reading and encoding the data", shown=ranks.is_first):
+        prepared = preflight(recipe, ranks)
+    with waiting(console, describe_joining(ranks), shown=ranks.is_first):
+        join_ranks(ranks, recipe.timeout)
     with explain_lost_ranks(), ExitStack() as stack:
         session = _open_session(stack, recipe, prepared, ranks, console, resume, masks_from, stop_after)
         started = time.perf_counter()
-        with progress_bar(console, shown=ranks.is_first) as progress:
-            reason = _take_steps(session, progress)
-        session.checkpointer.save()
-        summary = {} if reason else _finish(session) | {"seconds": time.perf_counter() - started}
+        with Display(console, recipe.name, session.parts.engine.timetable, shown=ranks.is_first) as display:
+            reason = _take_steps(session, display)
+            with display.doing("saving a checkpoint"):
+                session.checkpointer.save()
+            summary = {} if reason else _finish(session, display)
+            summary["seconds"] = time.perf_counter() - started
         session.tracker.close(EXIT_STOPPED if reason else 0)
         barrier()  # when the first rank ends, the launcher ends the others
         if reason:
@@ -161,7 +165,7 @@ def _initial_status(parts: Parts, *, is_resumed: bool) -> dict[str, Any]:
     }
 
 
-def _take_steps(session: Session, progress: Progress) -> str | None:
+def _take_steps(session: Session, display: Display) -> str | None:
     """Take optimizer steps up to the end of the timetable. Collective: every rank must call this.
 
     Returns:
@@ -171,7 +175,7 @@ def _take_steps(session: Session, progress: Progress) -> str | None:
     engine, timetable = parts.engine, parts.engine.timetable
     micro_batches = parts.micro_batches(session.ranks.rank)
     eval_every = max(1, recipe.tracking.eval_every.to_steps(timetable.steps_per_epoch, timetable.total_steps))
-    bar = progress.add_task(recipe.name, total=timetable.total_steps)
+    display.step(engine.applied_steps)
     engine.train()
     while engine.applied_steps < timetable.total_steps:
         update = timetable.update_at(engine.applied_steps)
@@ -184,29 +188,32 @@ def _take_steps(session: Session, progress: Progress) -> str | None:
         session.meter.step(applied=engine.was_step_applied())
         if engine.was_step_applied():  # after an overflow, the same step and its mask update come again
             step = engine.applied_steps
-            progress.update(bar, completed=step)
+            display.step(step)
             if update is not None:
                 session.tracker.log(step, update_metrics(engine))
             if step % recipe.tracking.log_every == 0:
-                _log_steps(session)
+                display.log(step, _log_steps(session))
             if step % eval_every == 0 and step < timetable.total_steps:
-                session.tracker.log(step, metrics := _evaluate(session))
-                if checkpointer.update_best(metrics):
-                    checkpointer.save()
+                with display.doing("evaluating"):
+                    session.tracker.log(step, metrics := _evaluate(session))
+                    if checkpointer.update_best(metrics):
+                        checkpointer.save()
             if checkpointer.is_due():
-                checkpointer.save()
+                with display.doing("saving a checkpoint"):
+                    checkpointer.save()
         if reason := session.stops.agreed():
             return reason
     return None
 
 
-def _log_steps(session: Session) -> None:
-    """Log the steps since the last call. Collective: every rank must call this."""
+def _log_steps(session: Session) -> dict[str, Any]:
+    """Log the steps since the last call, and return their metrics. Collective: every rank must call this."""
     engine = session.parts.engine
     step, metrics = engine.applied_steps, step_metrics(engine, session.meter)
     session.tracker.log(step, metrics)
     sparsity = metrics["sparsity_prunable"]
     session.status.update(step=step, phase=metrics["phase"], loss=metrics["loss"], sparsity=sparsity)
+    return metrics
 
 
 def _evaluate(session: Session) -> dict[str, float]:
@@ -220,17 +227,21 @@ def _evaluate(session: Session) -> dict[str, float]:
         batch_size=2 * parts.plan.micro_batch,
         device=parts.engine.device,
         comm=world_comm(session.ranks),
+        has_bar=False,  # the run has one
     )
     return {f"validation_{name}": value for name, value in metrics.items()}
 
 
-def _finish(session: Session) -> dict[str, Any]:
+def _finish(session: Session, display: Display) -> dict[str, Any]:
     """Evaluate the model and write it; return the summary of the run. Collective: every rank must call this."""
-    engine, metrics = session.parts.engine, _evaluate(session)
+    engine = session.parts.engine
+    with display.doing("evaluating"):
+        metrics = _evaluate(session)
     session.watchdog.beat("the evaluation at the end")
     session.tracker.log(engine.applied_steps, {**metrics, **engine.sparsity()})
     session.status.update(step=engine.applied_steps, sparsity=engine.sparsity()["sparsity_prunable"])
-    engine.save_model(session.run.model, session.parts.tokenizer)
+    with display.doing("writing the model"):
+        engine.save_model(session.run.model, session.parts.tokenizer)
     summary = {
         "recipe": session.recipe.name,
         "metrics": {name.removeprefix("validation_"): value for name, value in metrics.items()},

@@ -13,9 +13,18 @@ import torch.distributed as dist
 from deepspeed.runtime.zero import partition_parameters
 
 from dsprune.ranks.ranks import Ranks, complete_environment, select_device
-from dsprune.zero.ops import load_collectives
+from dsprune.zero.ops import compile_note, load_collectives
 
-__all__ = ["STARTERS", "init_distributed", "is_alive", "join_ranks", "launcher_processes", "with_environment"]
+__all__ = [
+    "STARTERS",
+    "describe_joining",
+    "describe_loading",
+    "init_distributed",
+    "is_alive",
+    "join_ranks",
+    "launcher_processes",
+    "with_environment",
+]
 
 STARTERS = (deepspeed, deepspeed.comm, partition_parameters)
 """The modules whose `init_distributed` scripts, frameworks and `deepspeed.zero.Init` call."""
@@ -49,6 +58,24 @@ def with_environment(init: Callable[..., None]) -> Callable[..., None]:
         init(*args, **kwargs)
 
     return completing
+
+
+def describe_joining(ranks: Ranks) -> str:
+    """Return what `join_ranks` waits for, in words."""
+    what = f"joining {ranks.world_size} ranks" if ranks.world_size > 1 else "starting DeepSpeed"
+    return what + compile_note("ShareMemCommBuilder")
+
+
+def describe_loading(path: str, config: dict[str, Any]) -> str:
+    """Return what the start of an engine waits for, in words.
+
+    Args:
+        path: folder or hub name of the model.
+        config: the ds_config as resolved.
+    """
+    offload = config.get("zero_optimization", {}).get("offload_optimizer") or {}
+    note = compile_note("CPUAdamBuilder") if offload.get("device", "none") != "none" else ""
+    return f"loading the model {path}{note}"
 
 
 def join_ranks(ranks: Ranks, timeout: float = TIMEOUT) -> torch.device:

@@ -20,6 +20,7 @@ from dsprune.utils.installation import cache_folder, cpu_type
 __all__ = [
     "accelerator_and_backend",
     "build_ops",
+    "compile_note",
     "extensions_folder",
     "find_stale_locks",
     "has_backend",
@@ -77,6 +78,18 @@ def is_built(builder: OpBuilder) -> bool:
     """Return whether the extension was installed with DeepSpeed, or has been compiled here."""
     library = extensions_folder() / builder.name / f"{builder.name}.so"
     return bool(installed_ops.get(builder.name, False) or library.is_file())
+
+
+def compile_note(name: str) -> str:
+    """Return what to add to a message where an extension has to be compiled first, or is being compiled; else nothing.
+
+    Args:
+        name: of its builder, such as `CPUAdamBuilder`.
+    """
+    builder = get_accelerator().create_op_builder(name)
+    if builder is None or not builder.is_compatible(verbose=False) or is_built(builder):
+        return ""
+    return f" (DeepSpeed's extension {builder.name} is compiled first, which takes minutes and happens once)"
 
 
 def build_ops() -> None:

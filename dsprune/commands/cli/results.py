@@ -9,6 +9,7 @@ from rich.console import Console
 
 from dsprune.commands.cli.main import Overrides, RecipeArgument, app
 from dsprune.errors import UserError
+from dsprune.utils.console import starting
 
 __all__ = ["analyze", "audit", "evaluate", "export", "report", "status"]
 
@@ -23,11 +24,10 @@ def evaluate(
     """Evaluate any Hugging Face model folder on a task; data as overrides, such as `validation=dev.csv`."""
     from dsprune.ranks.ranks import find_ranks
     from dsprune.recipe import load_task
-    from dsprune.utils.console import quiet_libraries
 
     settings, ranks = load_task(task, overrides or []), find_ranks()
-    quiet_libraries(is_first=ranks.is_first)
-    from dsprune.train.evaluation import evaluate_command
+    with starting(is_first=ranks.is_first):
+        from dsprune.train.evaluation import evaluate_command
 
     metrics = evaluate_command(model, settings, batch_size, ranks)
     if metrics is not None:
@@ -62,11 +62,10 @@ def analyze(
     """Show the benefit and the cost of pruning each component of a trained model."""
     from dsprune.ranks.ranks import find_ranks
     from dsprune.recipe import load_recipe
-    from dsprune.utils.console import quiet_libraries
 
     loaded, ranks = load_recipe(recipe, overrides or []), find_ranks()
-    quiet_libraries(is_first=ranks.is_first)
-    from dsprune.commands.analyze.analyze import analyze as examine
+    with starting(is_first=ranks.is_first):
+        from dsprune.commands.analyze.analyze import analyze as examine
 
     more = sparsity if sparsity is not None else [0.5, 0.7, 0.8]
     examine(loaded, more, recovery_steps, layers, batch_size, output, ranks, Console())

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from dsprune.commands.cli.main import Overrides, RecipeArgument, app
-from dsprune.utils.console import quiet_libraries
+from dsprune.utils.console import starting
 
 __all__ = ["methods", "new", "recipes", "show", "suites", "tasks"]
 
@@ -47,9 +47,9 @@ def new(
     task: Annotated[str | None, typer.Option(help="Kind of task. Default: by the data's columns.")] = None,
 ) -> None:
     """Write a commented recipe of your own, with the columns and labels of your data."""
-    quiet_libraries(is_first=True)
-    from dsprune.commands.new.new import Asked
-    from dsprune.commands.new.new import new as write
+    with starting():
+        from dsprune.commands.new.new import Asked
+        from dsprune.commands.new.new import new as write
 
     write(name, Asked(source, tuple(overrides or ()), data, validation, model, task), Console())
 
@@ -57,8 +57,8 @@ def new(
 @app.command()
 def tasks() -> None:
     """List the kinds of tasks and the published data sets."""
-    quiet_libraries(is_first=True)
-    from dsprune.commands.data import list_tasks
+    with starting():
+        from dsprune.commands.data import list_tasks
 
     list_tasks(Console())
 

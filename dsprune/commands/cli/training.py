@@ -9,6 +9,7 @@ from rich.console import Console
 
 from dsprune.commands.cli.main import Overrides, RecipeArgument, app
 from dsprune.errors import EXIT_STOPPED, UserError
+from dsprune.utils.console import starting, waiting
 from dsprune.utils.signals import END_SIGNALS, exit_on_signals
 
 __all__ = ["calibrate", "convert", "plan", "run_script", "stop", "suite", "teacher", "train"]
@@ -38,10 +39,9 @@ def plan(
 ) -> None:
     """Check a recipe as training would; print its timetable, memory and communication; run nothing."""
     from dsprune.recipe import load_recipe
-    from dsprune.utils.console import quiet_libraries
 
-    quiet_libraries(is_first=True)
-    from dsprune.commands.plan.plan import plan as print_plan
+    with starting():
+        from dsprune.commands.plan.plan import plan as print_plan
 
     if target or steps is not None:
         from dsprune.commands.plan.targets import plan_targets, print_max_target
@@ -94,14 +94,13 @@ def train(
     """
     from dsprune.ranks.ranks import find_ranks
     from dsprune.recipe import load_recipe
-    from dsprune.utils.console import quiet_libraries
     from dsprune.utils.text import parse_duration
 
     exit_on_signals((*END_SIGNALS, signal.SIGUSR1), code=EXIT_STOPPED)
     seconds = None if stop_after is None else parse_duration("--stop-after", stop_after)
     loaded, ranks = load_recipe(recipe, overrides or []), find_ranks()
-    quiet_libraries(is_first=ranks.is_first)
-    from dsprune.train.train import train as run_recipe
+    with starting(is_first=ranks.is_first):
+        from dsprune.train.train import train as run_recipe
 
     run = run_recipe(
         loaded, ranks, Console(stderr=True), resume=resume, masks_from=masks_from, stop_after=seconds
@@ -109,7 +108,8 @@ def train(
     if ranks.is_first:
         from dsprune.commands.report import report_run
 
-        report_run(run.path)
+        with waiting(Console(stderr=True), "auditing the model and writing the report"):
+            report_run(run.path)
 
 
 @app.command("run", context_settings={"allow_extra_args": True, "allow_interspersed_args": False})
@@ -156,11 +156,10 @@ def teacher(
     """Store the teacher's logits for the training data; in one process or in many."""
     from dsprune.ranks.ranks import find_ranks
     from dsprune.recipe import load_recipe
-    from dsprune.utils.console import quiet_libraries
 
     loaded, ranks = load_recipe(recipe, overrides or []), find_ranks()
-    quiet_libraries(is_first=ranks.is_first)
-    from dsprune.commands.teacher import teacher as ask
+    with starting(is_first=ranks.is_first):
+        from dsprune.commands.teacher import teacher as ask
 
     ask(loaded, batch_size, precision, int(stage), ranks, Console(stderr=True))
 
@@ -238,11 +237,9 @@ def suite(
     dry_run: Annotated[bool, typer.Option(help="Only print the commands.")] = False,
 ) -> None:
     """Run a grid of methods, sparsities and seeds, keep finished runs, and write a report."""
-    from dsprune.utils.console import quiet_libraries
-
-    quiet_libraries(is_first=True)
-    from dsprune.commands.suite.suite import Choice, suite_part
-    from dsprune.commands.suite.suite import suite as run_suite
+    with starting():
+        from dsprune.commands.suite.suite import Choice, suite_part
+        from dsprune.commands.suite.suite import suite as run_suite
 
     chosen, targets, values = tuple(methods or ()), tuple(sparsity or ()), tuple(overrides or ())
     choice = Choice(name, recipe, values, chosen, targets, seeds, output)

@@ -28,10 +28,10 @@ from dsprune.errors import UserError
 from dsprune.ranks.agreement import on_every_rank, on_first_rank
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Distillation
-from dsprune.utils.console import progress_bar, say
+from dsprune.utils.console import progress_bar, say, waiting
 from dsprune.utils.files import lock_folder
 
-__all__ = ["build_store", "find_matching_store"]
+__all__ = ["build_store", "describe_records", "find_matching_store"]
 
 HEADER_BYTES = 4096
 """Allowance for the header of a file."""
@@ -64,10 +64,10 @@ def build_store(
     with ExitStack() as until_finished:
         missing = on_first_rank(ranks, lambda: _begin(folder, plan, until_finished))
         if missing is None:
-            text = f"teacher: {folder} is complete, {plan.num_records:,} records: nothing to do"
-            say(console, text, shown=ranks.is_first)
+            records = describe_records(plan.num_records, len(source.samples))
+            say(console, f"teacher: {folder} is complete, {records}: nothing to do", shown=ranks.is_first)
             return
-        say(console, _describe(folder, plan, len(missing)), shown=ranks.is_first)
+        say(console, _describe(folder, plan, len(missing), len(source.samples)), shown=ranks.is_first)
         on_first_rank(ranks, lambda: _check_room(folder, plan, len(missing)))
         progress = until_finished.enter_context(progress_bar(console, shown=ranks.is_first))
         lengths = np.asarray(source.data["length"][:])
@@ -111,7 +111,9 @@ def _choose_spec(
     )  # ordered by hash, so the first n are a random sample
     ramp = settings.temperature
     temperatures = sorted({ramp.first, ramp.final, *settings.temperatures})
-    compared = measure(specs, teacher, samples[:NUM_COMPARED], batch_size, temperatures)
+    what = f"comparing kinds of stores on {min(NUM_COMPARED, len(samples)):,} examples"
+    with waiting(console, what, shown=ranks.is_first):
+        compared = measure(specs, teacher, samples[:NUM_COMPARED], batch_size, temperatures)
     chosen = on_first_rank(ranks, lambda: compared.index(choose(compared)))
     if ranks.is_first:
         show(compared, compared[chosen], console)
@@ -128,9 +130,24 @@ def _begin(folder: Path, plan: StorePlan, until_finished: ExitStack) -> list[int
     return missing if missing or not all((folder / name).exists() for name in last) else None
 
 
-def _describe(folder: Path, plan: StorePlan, num_missing: int) -> str:
+def describe_records(num_records: int, num_examples: int) -> str:
+    """Return the number of records, and why there are fewer than examples.
+
+    Examples:
+        >>> describe_records(9060, 9062)
+        '9,060 records of 9,062 examples (2 repeat the inputs of others)'
+    """
+    repeated = num_examples - num_records
+    if not repeated:
+        return f"{num_records:,} records"
+    verb = "repeats" if repeated == 1 else "repeat"
+    return f"{num_records:,} records of {num_examples:,} examples ({repeated:,} {verb} the inputs of others)"
+
+
+def _describe(folder: Path, plan: StorePlan, num_missing: int, num_examples: int) -> str:
+    records = describe_records(plan.num_records, num_examples)
     return (
-        f"teacher: {folder}: {plan.num_records:,} records, {plan.num_rows:,} rows, kind {plan.spec.kind} "
+        f"teacher: {folder}: {records}, {plan.num_rows:,} rows, kind {plan.spec.kind} "
         f"{plan.spec.dtype}, {plan.bytes_per_record:,.1f} bytes per record, {decimal(plan.num_bytes)} in all; "
         f"{num_missing} of {plan.num_shards} shards to write, {decimal(shutil.disk_usage(folder).free)} free"
     )

@@ -1,0 +1,75 @@
+"""What the first rank shows of a run: a bar on a terminal, and elsewhere a line now and then."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+
+from dsprune.schedule import Timetable
+from dsprune.utils.console import progress_bar, say, waiting
+
+__all__ = ["Display", "describe_step"]
+
+EVERY = 30.0
+"""Seconds between two lines of a log file."""
+
+
+class Display:
+    """Shows the progress of a run; a context manager around its steps.
+
+    Args:
+        console: where to show it.
+        name: of the run.
+        timetable: of the run.
+        shown: whether this rank shows anything.
+    """
+
+    def __init__(self, console: Console, name: str, timetable: Timetable, *, shown: bool) -> None:
+        self._console, self._name, self._shown = console, name, shown
+        self._total, self._told = timetable.total_steps, time.monotonic()
+        self._bar = progress_bar(console, shown=shown)
+        self._task = self._bar.add_task(name, total=self._total, note="")
+
+    def __enter__(self) -> "Display":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def step(self, step: int) -> None:
+        """Show the number of steps."""
+        self._bar.update(self._task, completed=step)
+
+    def log(self, step: int, metrics: dict[str, Any]) -> None:
+        """Show what was logged: beside the bar, or in a line of its own if the last one is `EVERY` seconds ago."""
+        note = describe_step(metrics)
+        self._bar.update(self._task, note=note)
+        now = time.monotonic()
+        if self._bar.disable and now - self._told >= EVERY:
+            self._told = now
+            left = timedelta(seconds=round((self._total - step) * metrics["seconds_per_step"]))
+            text = f"{self._name}: step {step:,} of {self._total:,}, {note}, {left} left"
+            say(self._console, text, shown=self._shown)
+
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Show what the run does in the block, between two steps."""
+        self._bar.update(self._task, description=f"{self._name}: {what}", refresh=True)
+        with waiting(self._console, what, shown=self._shown and self._bar.disable):
+            yield
+        self._bar.update(self._task, description=self._name)
+
+
+def describe_step(metrics: dict[str, Any]) -> str:
+    """Return loss, sparsity and learning rate in words."""
+    return (
+        f"loss {metrics['loss']:.4f}, sparsity {metrics.get('sparsity_prunable', 0.0):.2%}, "
+        f"learning rate {metrics['learning_rate']:.2e}"
+    )
