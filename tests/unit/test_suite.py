@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 import yaml
 from rich.console import Console
 from transformers import AutoModelForSequenceClassification
 
-from dsprune.commands.cli import run_command
+from dsprune.commands.cli import app, run_command
 from dsprune.commands.suite.definition import load_suite, shipped_suites
 from dsprune.commands.suite.execute import prepare_start, save_start
 from dsprune.commands.suite.grid import Grid, RunSpec, check_methods, rounds_to
@@ -177,27 +178,59 @@ def test_a_sparsity_that_is_none_is_refused(recipe: str, sparsity: float) -> Non
         parts_of(Choice("baselines", recipe, sparsities=(sparsity,)))
 
 
-def shown_commands(choice: Choice, capsys: pytest.CaptureFixture[str]) -> dict[str, list[str]]:
-    suite(choice, 1, True, Console(width=80, soft_wrap=True))
-    commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
-    found = {load_recipe(words[2], [w for w in words[3:] if "=" in w]).name: words for words in commands}
-    assert len(found) == len(commands)
-    return found
+def shown_commands(choice: Choice, capsys: pytest.CaptureFixture[str], num_ranks: int = 1) -> list[str]:
+    suite(choice, num_ranks, True, Console(width=80, soft_wrap=True))
+    return capsys.readouterr().out.splitlines()
+
+
+def parsed(words: Sequence[str]) -> tuple[str, dict[str, object]]:
+    """A command as the command line reads it: its name and its parameters."""
+    group = typer.main.get_command(app)
+    above = group.make_context("dsprune", [*words])
+    name, command, rest = group.resolve_command(above, [*above._protected_args, *above.args])
+    return str(name), command.make_context(name, rest, parent=above).params
 
 
 def test_a_dry_run_prints_the_very_commands(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     targets = (0.2, 0.36)
     choice = Choice("smc-commonsense", recipe, sparsities=targets, output=Path("out"))
-    shown = shown_commands(choice, capsys)
     first, then = parts_of(choice)
-    specs = {run.name: (part.grid, run) for part in (*first, *then) for run in part.runs}
-    assert shown.keys() == specs.keys()
-    for name, (made, run) in specs.items():
-        words = shown[name]
-        printed = load_recipe(words[2], [word for word in words[3:] if "=" in word])
-        assert printed == resolve(run, made, Launcher(made.output, 1))
-        assert ("--masks-from" in words) == (run.rewound is not None)
-        assert "{teacher}" not in shlex.join(words)
+    lines = shown_commands(choice, capsys)
+    for number, part in enumerate((*first, *then)):
+        by_suite = any(run.start is not None for run in part.runs)
+        for run in part.runs:
+            mark, line = ("# ", lines.pop(0)) if by_suite else ("", lines.pop(0))
+            assert line.startswith(f"{mark}dsprune train ")
+            name, asked = parsed(shlex.split(line.removeprefix(mark))[1:])
+            assert name == "train"
+            printed = load_recipe(str(asked["recipe"]), asked["overrides"])
+            assert printed == resolve(run, part.grid, Launcher(part.grid.output, 1))
+            assert (asked["masks_from"] == "zeros") == (run.rewound is not None)
+        if by_suite:
+            name, asked = parsed(shlex.split(lines.pop(0))[1:])
+            assert (name, asked["part"], asked["name"], asked["recipe"]) == (
+                "suite",
+                number,
+                choice.name,
+                recipe,
+            )
+            assert (asked["sparsity"], asked["seeds"], asked["output"]) == ([*targets], 1, Path("out"))
+    assert lines == []
+
+
+def test_a_dry_run_of_what_is_calibrated_is_the_command_of_its_part(
+    recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    choice = Choice("guidelines", recipe, methods=("temperature calibrated", "dense"), output=Path("out"))
+    teacher, comment, suite_command, dense = shown_commands(choice, capsys, num_ranks=2)
+    launched = "deepspeed --num_accelerators 2 --module dsprune train "
+    assert teacher.startswith(launched)
+    assert dense.startswith(launched)
+    assert comment.startswith(f"# {launched}")
+    name, asked = parsed(shlex.split(suite_command)[1:])
+    first, then = parts_of(choice)
+    assert (name, asked["num_ranks"]) == ("suite", 2)
+    assert [run.name for run in (*first, *then)[asked["part"]].runs] == ["temperature-calibrated-90-seed1"]
 
 
 @pytest.mark.parametrize("output", ["runs/a #b", "runs/no", "[x]", "a: b", "it's"])

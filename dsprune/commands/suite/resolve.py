@@ -19,7 +19,7 @@ from dsprune.model.prunable import find_prunable
 from dsprune.recipe import Recipe, dump_recipe, load_recipe
 from dsprune.report.settings import TARGET
 
-__all__ = ["command_of", "make_store", "resolve"]
+__all__ = ["command_of", "make_store", "needs_suite", "resolve"]
 
 CALIBRATED = "{calibrated}"
 _PLAIN = re.compile(r"[\w./~](?:[\w ./~+@=%-]*[\w./~+@=%-])?")
@@ -50,6 +50,11 @@ def command_of(run: RunSpec, grid: Grid) -> list[str]:
     load_recipe(run.recipe, converted)
     zeros = ["--masks-from", "zeros"] if run.rewound is not None else []
     return ["dsprune", "train", run.recipe, *overrides, *converted[len(known) :], *zeros]
+
+
+def needs_suite(run: RunSpec) -> bool:
+    """Return whether a run starts from what the suite finds out or writes just before it."""
+    return run.start is not None or any(CALIBRATED in text for text in run.overrides)
 
 
 def known_overrides(run: RunSpec, grid: Grid) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from dsprune.commands.suite.definition import load_suite
 from dsprune.commands.suite.execute import execute
 from dsprune.commands.suite.grid import Grid, Part, check_methods
 from dsprune.commands.suite.launcher import Launcher
-from dsprune.commands.suite.resolve import command_of, make_store
+from dsprune.commands.suite.resolve import command_of, make_store, needs_suite
 from dsprune.errors import CheckFailedError, UserError
 from dsprune.report.published import SUITE
 from dsprune.utils.console import say
@@ -111,15 +112,32 @@ def suite(choice: Choice, num_ranks: int, dry_run: bool, console: Console) -> No
     parts = [*first, *then]
     runs = [run for part in parts for run in part.runs]
     if dry_run:
-        for part in parts:
-            for run in part.runs:
-                say(console, shlex.join(command_of(run, part.grid)))
+        for number, part in enumerate(parts):
+            for line in _commands(choice, number, part, num_ranks):
+                say(console, line)
         return
     errors = execute(parts, num_ranks, console)
     _write_about(choice)
     report([choice.home], choice.home, None, True, console)
     if errors:
         raise CheckFailedError(f"{len(errors)} of {len(runs)} runs failed: {'; '.join(errors)}")
+
+
+def _commands(choice: Choice, number: int, part: Part, num_ranks: int) -> Iterator[str]:
+    """Yield the commands of a part for a shell, in order.
+
+    Runs that start from what the suite writes between them are comments above the command of the suite for this part.
+    """
+    by_suite = any(needs_suite(run) for run in part.runs)
+    for run in part.runs:
+        yield ("# " if by_suite else "") + shlex.join([*_launcher(num_ranks), *command_of(run, part.grid)])
+    if by_suite:
+        ranks = [f"--num-ranks={num_ranks}"] if num_ranks > 1 else []
+        yield shlex.join(["dsprune", "suite", *choice.arguments(), f"--part={number}", *ranks])
+
+
+def _launcher(num_ranks: int) -> list[str]:
+    return ["deepspeed", "--num_accelerators", str(num_ranks), "--module"] if num_ranks > 1 else []
 
 
 def suite_part(choice: Choice, number: int, num_ranks: int, console: Console) -> None:
