@@ -81,6 +81,32 @@ class Task(Section):
     label: Text | None = None
     """Column with the label. Default: null = the task's own column."""
 
+    loss: Literal["cross-entropy", "margin"] = "cross-entropy"
+    """WinoGrande: cross-entropy of a multiple choice; or a margin between the scores of the options (`margin`), the
+    mean log probabilities of their tokens in a masked language model: -q + alpha * max(0, c - q + beta) for the right
+    option's score q and the other's c. Default: `cross-entropy`."""
+
+    alpha: float = Field(default=5.0, ge=0, le=LARGEST)
+    """WinoGrande with the loss `margin`: weight of the margin. Default: 5.0."""
+
+    beta: float = Field(default=0.4, ge=0, le=LARGEST)
+    """WinoGrande with the loss `margin`: width of the margin. Default: 0.4."""
+
+    separators: Literal["tokenizer", "one"] = "tokenizer"
+    """Multiple choice: what separates the two texts: what the tokenizer puts between two texts, which is two separators
+    with RoBERTa, or one separator. Default: `tokenizer`."""
+
+    thresholds: tuple[Annotated[float, Field(ge=-LARGEST, le=LARGEST)], ...] = ()
+    """Meltome: bounds in degrees Celsius between classes; the task is then classification. Default: none = regression
+    of the melting temperature."""
+
+    @field_validator("thresholds")
+    @classmethod
+    def _thresholds_rise(cls, thresholds: tuple[float, ...]) -> tuple[float, ...]:
+        if list(thresholds) != sorted(set(thresholds)):
+            raise ValueError("must rise from one to the next")
+        return thresholds
+
     fold: int = Field(default=0, ge=0, le=4)
     """Cross-validated benchmarks: the fold to validate on. Default: 0."""
 

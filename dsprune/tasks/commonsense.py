@@ -6,6 +6,7 @@ author of the paper, who states that it reproduces RoBERTa's results in fairseq.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ import pyarrow as pa
 from dsprune.errors import UserError
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.data_files import READERS
+from dsprune.tasks.fill_in import Blank, FillIn
 from dsprune.tasks.multiple_choice import MultipleChoice, Question, letter_or_number
 from dsprune.tasks.rows import Rows
-from dsprune.tasks.source import Benchmark, HubData, Part
+from dsprune.tasks.source import Benchmark, HubData, Part, Split
 from dsprune.tasks.task import Task
 
-__all__ = ["COMMONSENSE", "commonsense_qa", "race", "winogrande"]
+__all__ = ["COMMONSENSE", "commonsense_qa", "race", "winogrande", "winogrande_blanks"]
 
 
 def commonsense_qa(rows: Rows) -> list[Question]:
@@ -60,6 +62,15 @@ def _choices(rows: Rows, choices: Any) -> tuple[list[str], list[str]]:
 
 def winogrande(rows: Rows) -> list[Question]:
     """Cut the sentence at the blank: an option takes its place, and the second text is what comes after it."""
+    blanks = winogrande_blanks(rows)
+    return [
+        Question(tuple((blank.left + option, blank.right) for option in blank.options), blank.answer)
+        for blank in blanks
+    ]
+
+
+def winogrande_blanks(rows: Rows) -> list[Blank]:
+    """Read the sentences, what fills their blanks, and the number of the correct option."""
     sentences, answers = rows.texts("sentence"), rows.texts("answer")
     options = [rows.texts(name) for name in ("option1", "option2")]
     made = []
@@ -68,24 +79,27 @@ def winogrande(rows: Rows) -> list[Question]:
         if not blank or answer not in ("1", "2"):
             problem = f"answer {answer!r} is neither 1 nor 2" if blank else "the sentence has no blank, _"
             raise UserError(f"{rows.where(row)}: {problem}: use a split whose answers are published")
-        made.append(Question(tuple((left + option[row], right) for option in options), int(answer) - 1))
+        made.append(Blank(left, right, (options[0][row], options[1][row]), int(answer) - 1))
     return made
 
 
 def race(rows: Rows) -> list[Question]:
     """Pair the article with the question and an option, which fills the blank or else is appended.
 
-    Questions whose options are all the same are left out.
+    Questions whose options are all the same are left out. The level is in the names of the articles, as in `high1.txt`.
     """
     articles, questions = rows.texts("article"), rows.texts("question")
+    names = rows.texts("example_id") if rows.has("example_id") else [""] * len(articles)
     answers = rows.converted("answer", letter_or_number, "a letter")
     made = []
-    for article, question, options, answer in zip(
-        articles, questions, rows.column("options"), answers, strict=True
+    for article, question, options, answer, name in zip(
+        articles, questions, rows.column("options"), answers, names, strict=True
     ):
         if len(set(options)) > 1:
             pairs = tuple((article, _filled(question, option)) for option in options)
-            made.append(Question(pairs, answer))
+            made.append(
+                Question(pairs, answer, next((level for level in LEVELS if name.startswith(level)), ""))
+            )
     return made
 
 
@@ -107,7 +121,13 @@ def _race_rows(article: Mapping[str, Any]) -> list[dict[str, Any]]:
         return [dict(article)]
     parts = zip(article["questions"], article["options"], article["answers"], strict=True)
     return [
-        {"article": article["article"], "question": question, "options": options, "answer": answer}
+        {
+            "example_id": article.get("id", ""),
+            "article": article["article"],
+            "question": question,
+            "options": options,
+            "answer": answer,
+        }
         for question, options, answer in parts
     ]
 
@@ -115,8 +135,13 @@ def _race_rows(article: Mapping[str, Any]) -> list[dict[str, Any]]:
 RACE_READERS = {**READERS, ".txt": _race_articles, ".json": _race_articles, ".jsonl": _race_articles}
 
 
-def _race(level: str, num_train: int, num_validation: int, settings: TaskSettings) -> Task:
-    benchmark = Benchmark(
+LEVELS = {"middle": (25_421, 1_436), "high": (62_445, 3_451)}
+"""Number of questions for training and for validation by level of the school."""
+
+
+def _race_level(level: str) -> Benchmark:
+    num_train, num_validation = LEVELS[level]
+    return Benchmark(
         title=f"RACE, {level} school",
         source="http://www.cs.cmu.edu/~glai1/data/race/, RACE.tar.gz",
         licence="for non-commercial research only",
@@ -125,8 +150,40 @@ def _race(level: str, num_train: int, num_validation: int, settings: TaskSetting
             "validation": Part(f"dev/{level}", num_validation, is_folder=True),
         },
         hub=HubData("ehovy/race", level),
+        note="Its test split is published: dsprune eval MODEL --task race validation=FOLDER/test",
     )
-    return MultipleChoice(settings, race, 4, benchmark, RACE_READERS)
+
+
+def _race(level: str, settings: TaskSettings) -> Task:
+    return MultipleChoice(settings, race, 4, _race_level(level), RACE_READERS)
+
+
+@dataclass(frozen=True)
+class BothLevels(MultipleChoice):
+    """RACE as one task on both levels, scored by level, too."""
+
+    @property
+    def benchmarks(self) -> tuple[Benchmark, ...]:
+        """The data of each level."""
+        return tuple(map(_race_level, LEVELS))
+
+    def questions(self, split: Split) -> tuple[Rows, list[Question]]:
+        """Read the questions of both levels from a folder with a folder for each, or from a file or the hub."""
+        file = self.settings.train if split == "train" else self.settings.validation
+        if not (file is not None and Path(file).is_dir()) and (
+            file is not None or self.settings.folder is None
+        ):
+            return super().questions(split)
+        parts = []
+        for level in LEVELS:
+            own = self.settings.model_copy(update={split: f"{file}/{level}"}) if file else self.settings
+            parts.append(MultipleChoice(own, race, 4, _race_level(level), RACE_READERS).questions(split))
+        return parts[0][0], [question for _, questions in parts for question in questions]
+
+
+def _both_levels(settings: TaskSettings) -> Task:
+    whole = replace(_race_level("middle"), title="RACE", hub=HubData("ehovy/race", "all"))
+    return BothLevels(settings, race, 4, whole, RACE_READERS)
 
 
 def _commonsense_qa(settings: TaskSettings) -> Task:
@@ -153,12 +210,15 @@ def _winogrande(settings: TaskSettings) -> Task:
         hub=HubData("allenai/winogrande", "winogrande_xl"),
         note="The answers of the test split are not published: results are on the validation split.",
     )
+    if settings.loss == "margin":
+        return FillIn(settings, num_choices=2, benchmark=benchmark, read_blanks=winogrande_blanks)
     return MultipleChoice(settings, winogrande, 2, benchmark)
 
 
 COMMONSENSE: Mapping[str, Callable[[TaskSettings], Task]] = {
     "commonsense-qa": _commonsense_qa,
     "winogrande": _winogrande,
-    "race-middle": partial(_race, "middle", 25_421, 1_436),
-    "race-high": partial(_race, "high", 62_445, 3_451),
+    "race": _both_levels,
+    "race-middle": partial(_race, "middle"),
+    "race-high": partial(_race, "high"),
 }

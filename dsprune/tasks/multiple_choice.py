@@ -3,11 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import chain
-from typing import Any
+from itertools import chain, pairwise
+from typing import Any, ClassVar
 
-import torch
-import torchmetrics.functional.classification as metrics
+import numpy as np
 from datasets import Dataset
 from torch import nn
 from transformers import (
@@ -29,7 +28,10 @@ from dsprune.tasks.rows import Rows
 from dsprune.tasks.source import Benchmark, Split, read_rows
 from dsprune.tasks.task import Task
 
-__all__ = ["MultipleChoice", "Question", "letter_or_number"]
+__all__ = ["GROUP", "MultipleChoice", "Question", "letter_or_number"]
+
+GROUP = "group"
+"""Column with the group of a question."""
 
 HEAD = Head(AutoModelForMultipleChoice, ("ForMultipleChoice",), "multiple-choice")
 
@@ -47,10 +49,12 @@ class Question:
     Attributes:
         pairs: the first and the second text of each choice; where a pair is too long, the first text is cut.
         answer: the number of the correct choice, from 0.
+        group: name of the part of the data that it belongs to; each is scored by itself, too. Empty = none.
     """
 
     pairs: tuple[tuple[str, str], ...]
     answer: int
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class MultipleChoice(Task):
         readers: readers of its files, by suffix.
     """
 
+    choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {**Task.choices, "separators": ("tokenizer", "one")}
+
     settings: TaskSettings
     read: Callable[[Rows], list[Question]] | None = None
     num_choices: int | None = None
@@ -77,8 +83,7 @@ class MultipleChoice(Task):
 
     def load(self, split: Split) -> Dataset:
         """Read the texts of each choice, and the number of the correct one."""
-        rows = read_rows(self.settings, split, self.benchmark, partial(read_table, readers=self.readers))
-        questions = self.read(rows) if self.read else self._read_columns(rows)
+        rows, questions = self.questions(split)
         wanted = self.num_choices or (len(questions[0].pairs) if questions else 0)
         for row, question in enumerate(questions, start=1):
             found = len(question.pairs)
@@ -95,8 +100,14 @@ class MultipleChoice(Task):
                 "first": [[first for first, _ in question.pairs] for question in questions],
                 "second": [[second for _, second in question.pairs] for question in questions],
                 "labels": [question.answer for question in questions],
+                GROUP: [question.group for question in questions],
             }
         )
+
+    def questions(self, split: Split) -> tuple[Rows, list[Question]]:
+        """Read the questions of a split, and the rows that they were made of."""
+        rows = read_rows(self.settings, split, self.benchmark, partial(read_table, readers=self.readers))
+        return rows, self.read(rows) if self.read else self._read_columns(rows)
 
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]
@@ -110,18 +121,21 @@ class MultipleChoice(Task):
                 f"task.max_length: {max_length}: the longest choice has {longest} tokens, which leaves nothing "
                 "for its question: raise it"
             )
-        flat = tokenizer(*pairs, truncation="only_first", max_length=max_length)
+        if self.settings.separators == "one":
+            flat = _one_separator(tokenizer, pairs, max_length)
+        else:
+            flat = tokenizer(*pairs, truncation="only_first", max_length=max_length)
         features = {
             name: [values[start : start + width] for start in range(0, len(values), width)]
             for name, values in flat.items()
         }
         lengths = [max(map(len, choices)) for choices in features["input_ids"]]
-        return {**features, "labels": rows["labels"], "length": lengths}
+        return {**features, "labels": rows["labels"], GROUP: rows[GROUP], "length": lengths}
 
     def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:
         """Make tensors `[examples, choices, tokens]`, padded to the longest choice of the batch."""
         return padding_collate(
-            DataCollatorForMultipleChoice(tokenizer, pad_to_multiple_of=pad_to_multiple_of)
+            DataCollatorForMultipleChoice(tokenizer, pad_to_multiple_of=pad_to_multiple_of), exclude=(GROUP,)
         )
 
     def build_model(
@@ -146,14 +160,23 @@ class MultipleChoice(Task):
         return {"logits": self._num_choices}
 
     def preprocessing(self) -> str:
-        """Add the number of choices."""
-        return f"{super().preprocessing()}, {self._num_choices} choices"
+        """Add the number of choices, and a separator that is not the tokenizer's."""
+        separator = ", one separator" if self.settings.separators == "one" else ""
+        return f"{super().preprocessing()}, {self._num_choices} choices{separator}"
+
+    def samples(self, dataset: Dataset) -> dict[str, Sequence[Any]]:
+        """Return all that the model reads."""
+        return {name: values for name, values in super().samples(dataset).items() if name != GROUP}
 
     def score(self, predictions: Sequence[int], dataset: Dataset) -> dict[str, float]:
-        """Return the fraction of questions that are answered correctly."""
-        predicted, labels = torch.tensor(predictions), torch.tensor(dataset["labels"][:])
-        width = max(2, int(predicted.max()) + 1, int(labels.max()) + 1)
-        return {"accuracy": metrics.multiclass_accuracy(predicted, labels, width, "micro").item()}
+        """Return the fraction of questions that are answered correctly, of all and of each group."""
+        predicted, labels = np.array(predictions), np.array(dataset["labels"][:])
+        scores = {"accuracy": float((predicted == labels).mean())}
+        groups = np.array(dataset[GROUP][:] if GROUP in dataset.column_names else [""])
+        names = sorted(set(groups.tolist()))
+        for name in names if len(names) > 1 else ():
+            scores[f"accuracy_{name}"] = float((predicted == labels)[groups == name].mean())
+        return scores
 
     def _read_columns(self, rows: Rows) -> list[Question]:
         """Make questions of a text, a list of choices, and the number or letter of the correct one."""
@@ -169,6 +192,25 @@ class MultipleChoice(Task):
     @cached_property
     def _num_choices(self) -> int:
         return self.num_choices or len(self.load("train")["first"][0])
+
+
+def _one_separator(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[list[str]], max_length: int
+) -> dict[str, list[Any]]:
+    """Encode pairs of texts with one separator between them, as fairseq does: `<s> Q </s> A </s>` with RoBERTa."""
+    separator = tokenizer.sep_token_id
+    probe = tokenizer("a", "b")["input_ids"]
+    if separator is None or separator not in probe[:-1]:
+        raise UserError(
+            f"task.separators: value one: {type(tokenizer).__name__} separates no texts: leave it out"
+        )
+    is_double = (separator, separator) in pairwise(probe)
+    flat = dict(tokenizer(*pairs, truncation="only_first", max_length=max_length + is_double))
+    for row, tokens in enumerate(flat["input_ids"] if is_double else ()):
+        place = list(pairwise(tokens)).index((separator, separator))
+        for values in flat.values():
+            values[row] = values[row][:place] + values[row][place + 1 :]
+    return flat
 
 
 def _texts_of(choices: Any) -> list[str]:

@@ -1,15 +1,54 @@
 """Thermostability of proteins, from their amino acids: each is one token for a model such as ESM."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
+from typing import Any, ClassVar
 
+from datasets import Dataset
+
+from dsprune.errors import UserError
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.regression import Regression
-from dsprune.tasks.source import Benchmark, Part
+from dsprune.tasks.source import Benchmark, Part, Split, read_rows
 from dsprune.tasks.task import Task
 from dsprune.tasks.text_classification import TextClassification
 
 __all__ = ["PROTEINS"]
+
+
+@dataclass(frozen=True)
+class Thermostability(Regression):
+    """The melting temperature of a protein."""
+
+    choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {**Task.choices, "thresholds": (...,)}
+
+
+@dataclass(frozen=True)
+class ThermostabilityClass(TextClassification):
+    """The class of a protein's melting temperature, between two bounds of `task.thresholds`."""
+
+    choices: ClassVar[Mapping[str, tuple[Any, ...]]] = Thermostability.choices
+
+    def load(self, split: Split) -> Dataset:
+        """Read the sequences and the class of each temperature; a bound belongs to the class above it."""
+        rows = read_rows(self.settings, split, self.benchmark)
+        degrees = rows.numbers(self.settings.label or self.label, "task.label")
+        classes = [bisect_right(self.settings.thresholds, number) for number in degrees]
+        if split == "train" and len(set(classes)) == 1:
+            raise UserError(
+                f"task.thresholds: value {self.settings.thresholds}: all rows of {rows.origin} are "
+                f"{self.labels[classes[0]]}: choose others"
+            )
+        return Dataset.from_dict({**self.texts(rows), "labels": classes})
+
+
+def _class_names(thresholds: tuple[float, ...]) -> tuple[str, ...]:
+    """Return names such as `below 45 C`, `45 to 75 C`, `from 75 C`."""
+    between = (f"{low:g} to {high:g} C" for low, high in pairwise(thresholds))
+    return f"below {thresholds[0]:g} C", *between, f"from {thresholds[-1]:g} C"
 
 
 def _meltome(settings: TaskSettings) -> Task:
@@ -25,7 +64,12 @@ def _meltome(settings: TaskSettings) -> Task:
         },
         note="SMC-Bench names the Meltome Atlas and publishes no split of it: this one is FLIP's.",
     )
-    return Regression(settings, text="sequence", benchmark=benchmark)
+    if settings.thresholds:
+        classes = _class_names(settings.thresholds)
+        return ThermostabilityClass(
+            settings, text="sequence", known_labels=classes, metrics=("accuracy",), benchmark=benchmark
+        )
+    return Thermostability(settings, text="sequence", benchmark=benchmark)
 
 
 def _hot_protein(classes: tuple[str, ...], settings: TaskSettings) -> Task:

@@ -75,6 +75,13 @@ class Task(ABC):
     benchmark: Benchmark | None
     """The published data set; None = a kind of task, for any data."""
 
+    choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "loss": ("cross-entropy",),
+        "separators": ("tokenizer",),
+        "thresholds": ((),),
+    }
+    """Values that the task takes for settings that most tasks do not have; `...` = any."""
+
     cuts_rows: ClassVar[bool] = False
     """Whether `encode` makes more or fewer examples than rows, so that counting them needs the tokenizer."""
 
@@ -282,7 +289,12 @@ def build_task(settings: TaskSettings) -> Task:
     """Return the task that the settings name.
 
     Raises:
-        UserError: there is no such task.
+        UserError: there is no such task, or it does not have one of the settings.
     """
     task: Task = TASKS.get(settings.name)(settings)
+    for field, known in task.choices.items():
+        if ... not in known and (value := getattr(settings, field)) not in known:
+            raise UserError(
+                f"task.{field}: value {value}: the task {settings.name} does not have it: leave it out"
+            )
     return task

@@ -13,7 +13,7 @@ from dsprune.tasks.commonsense import commonsense_qa, race, winogrande
 from dsprune.tasks.rows import Rows
 from dsprune.tasks.task import build_task
 from dsprune.testing.kinds.data import jsonl
-from dsprune.testing.kinds.tokenizers import word_piece
+from dsprune.testing.kinds.tokenizers import byte_pairs, byte_pairs_without_padding, word_piece
 
 TOKENIZER = word_piece(["q : a where is the cat mat park in on sat it big too"])
 
@@ -129,6 +129,74 @@ def test_a_pair_that_is_too_long_loses_the_end_of_its_first_text(tmp_path):
     task = build_task(TaskSettings(name="commonsense-qa", train=file, validation=file, max_length=10))
     ids = task.prepare("train", TOKENIZER)[0]["input_ids"][0]
     assert " ".join(TOKENIZER.convert_ids_to_tokens(ids)) == "[CLS] q : where is [SEP] a : mat [SEP]"
+
+
+def test_one_separator_is_what_fairseq_puts_between_question_and_answer(tmp_path):
+    file, roberta = (
+        jsonl(tmp_path / "t.jsonl", [CSQA]),
+        byte_pairs(["Q: A: where is the cat mat park in it big"]),
+    )
+    both = {}
+    for separators, longest in (("tokenizer", 128), ("one", 128), ("one", 18)):
+        settings = TaskSettings(
+            name="commonsense-qa", train=file, validation=file, separators=separators, max_length=longest
+        )
+        task = build_task(settings)
+        example = task.prepare("train", roberta)[0]
+        both[separators, longest] = roberta.decode(example["input_ids"][0])
+        assert list(map(len, example["input_ids"])) == list(map(len, example["attention_mask"]))
+        assert ("one separator" in task.preprocessing()) == (separators == "one")
+        assert max(map(len, example["input_ids"])) <= longest
+    assert both["tokenizer", 128] == "<s>Q: where is the cat</s></s>A: mat</s>"
+    assert both["one", 128] == "<s>Q: where is the cat</s>A: mat</s>"
+    assert both["one", 18].startswith("<s>Q: wh")
+    assert both["one", 18].endswith("</s>A: mat</s>")
+    bert = build_task(TaskSettings(name="commonsense-qa", train=file, validation=file, separators="one"))
+    tokens = TOKENIZER.convert_ids_to_tokens(bert.prepare("train", TOKENIZER)[0]["input_ids"][0])
+    assert " ".join(tokens) == "[CLS] q : where is the cat [SEP] a : mat [SEP]"
+    with pytest.raises(UserError, match=r"^task\.separators: value one: .* separates no texts: leave it out"):
+        bert.prepare("train", byte_pairs_without_padding(["where is the cat"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "field"),
+    [
+        ("sst2", {"loss": "margin"}, "loss: value margin: the task sst2"),
+        ("commonsense-qa", {"loss": "margin"}, "loss: value margin: the task commonsense-qa"),
+        ("sst2", {"separators": "one"}, "separators: value one: the task sst2"),
+        ("winogrande", {"loss": "margin", "separators": "one"}, "separators: value one: the task winogrande"),
+        ("sst2", {"thresholds": (1.0,)}, r"thresholds: value \(1\.0,\): the task sst2"),
+    ],
+)
+def test_settings_that_a_task_does_not_have_are_refused(name, settings, field):
+    with pytest.raises(UserError, match=rf"^task\.{field} does not have it: leave it out"):
+        build_task(TaskSettings(name=name, **settings))
+
+
+def test_race_on_both_levels_is_scored_by_level(tmp_path):
+    articles = []
+    for split in ("train", "test"):
+        for level, answers in (("middle", "AB"), ("high", "C")):
+            folder = tmp_path / split / level
+            folder.mkdir(parents=True)
+            article = {"id": f"{level}1.txt", "article": "text", "questions": ["who"] * len(answers)}
+            articles.append(article | {"options": [list("abcd")] * len(answers), "answers": list(answers)})
+            (folder / "1.txt").write_text(json.dumps(articles[-1]))
+    task = build_task(
+        TaskSettings(name="race", train=str(tmp_path / "train"), validation=str(tmp_path / "test"))
+    )
+    data = task.prepare("validation", TOKENIZER)
+    assert data["labels"][:] == [0, 1, 2]
+    scores = task.score([0, 0, 2], data)
+    assert scores == {"accuracy": pytest.approx(2 / 3), "accuracy_high": 1, "accuracy_middle": 0.5}
+    assert "group" not in task.samples(data)
+    assert "group" not in task.collate(TOKENIZER)([data[0]])
+    lines = jsonl(tmp_path / "all.jsonl", articles[:2])
+    single = build_task(TaskSettings(name="race", train=lines, validation=lines))
+    assert single.load("train").to_dict() == task.load("train").to_dict()
+    assert [one.parts["train"].examples for one in task.benchmarks] == [25_421, 62_445]
+    with pytest.raises(UserError, match=r"middle: 2 examples where RACE, middle school has 25,421"):
+        build_task(TaskSettings(name="race", folder=str(tmp_path))).load("train")
 
 
 def test_own_data(tmp_path):

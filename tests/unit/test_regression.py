@@ -109,3 +109,26 @@ def test_a_folder_is_for_benchmarks(tmp_path):
         UserError, match=r"^task\.folder: .*: regression is a kind of task, not a benchmark: give"
     ):
         build_task(TaskSettings(name="regression", folder=str(tmp_path))).load("train")
+
+
+def test_melting_temperatures_become_classes_between_thresholds(tmp_path):
+    rows = "sequence,target,set,validation\n" + "".join(
+        f"MK{'A' * i},{degrees},{split},\n"
+        for split in ("train", "test")
+        for i, degrees in enumerate((44.9, 45, 60, 75.5))
+    )
+    (tmp_path / "mixed_split.csv").write_text(rows)
+    task = build_task(TaskSettings(name="meltome", folder=str(tmp_path), thresholds=(45.0, 75.0)))
+    assert task.load("train")["labels"][:] == [0, 1, 1, 2]
+    assert task.labels == ("below 45 C", "45 to 75 C", "from 75 C")
+    assert task.score([0, 1, 1, 1], task.load("validation")) == {"accuracy": 0.75}
+    same = build_task(TaskSettings(name="meltome", folder=str(tmp_path), thresholds=(99.0,)))
+    with pytest.raises(
+        UserError, match=r"^task\.thresholds: value \(99\.0,\): all rows .* are below 99 C: choose"
+    ):
+        same.load("train")
+
+
+def test_thresholds_must_rise():
+    with pytest.raises(ValueError, match="must rise from one to the next"):
+        TaskSettings(name="meltome", thresholds=(75.0, 45.0))

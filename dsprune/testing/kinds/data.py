@@ -105,6 +105,20 @@ def commonsense_qa(folder: Path) -> Row:
     return both(jsonl, folder, "jsonl", rows)
 
 
+def blanks(folder: Path) -> Row:
+    """Sentences with a blank and two options, for the loss `margin`."""
+    rows = [
+        {
+            "sentence": " ".join([*words[:-1], "_"]),
+            "option1": words[-1] if i % 2 else words[0],
+            "option2": words[0] if i % 2 else words[-1],
+            "answer": "12"[(i + 1) % 2],
+        }
+        for i, words in enumerate(map(str.split, SENTENCES))
+    ]
+    return both(jsonl, folder, "jsonl", rows) | {"loss": "margin"}
+
+
 def squad(folder: Path) -> Row:
     """Questions about texts of several windows, whose answers are far apart."""
     context = " . ".join(SENTENCES * 2)

@@ -58,6 +58,7 @@ KINDS = [
     Kind("stsb", data.similarity, _roberta, models.roberta),
     Kind("meltome", data.stability, tokenizers.amino_acids, models.esm),
     Kind("commonsense-qa", data.commonsense_qa, _roberta, models.roberta),
+    Kind("winogrande", data.blanks, _roberta, models.roberta),
     Kind("squad", data.squad, _words, models.bert),
     Kind("svamp", data.word_problems, _roberta, models.roberta),
     Kind("translation", data.parallel, _pieces, models.mbart),
