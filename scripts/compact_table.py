@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dsprune.checkpoint.compact.format import is_compact
-from dsprune.checkpoint.compact.model import expand_compact
+from dsprune.checkpoint.compact.reader import expand_compact
 from dsprune.checkpoint.compact.writer import write_compact
 from dsprune.commands.export import export
 from dsprune.model.pretrained import load_config, load_tokenizer

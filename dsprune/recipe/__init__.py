@@ -1,10 +1,9 @@
 """The recipe: all settings of a run, typed and validated."""
 
 from dsprune.recipe.loading import as_recipe, load_recipe, load_task, shipped_recipes
-from dsprune.recipe.ramp import Ramp
 from dsprune.recipe.recipe import Recipe, dump_recipe, recipe_schema
 from dsprune.recipe.sections import Checkpoints, Distillation, Model, Optimizer, Task, Tracking
-from dsprune.recipe.span import Span
+from dsprune.recipe.span import Ramp, Span
 from dsprune.recipe.timing import Budget, LearningRate, Pruning, Start
 
 __all__ = [

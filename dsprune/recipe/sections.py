@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from dsprune.recipe.ramp import Ramp, within
 from dsprune.recipe.section import LARGEST, Count, Named, Positive, Section, Text
-from dsprune.recipe.span import PositiveSpan, Span
+from dsprune.recipe.span import PositiveSpan, Ramp, Span, within
 from dsprune.recipe.timing import Start
 from dsprune.registry import TASKS
 

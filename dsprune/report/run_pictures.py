@@ -7,11 +7,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dsprune.recipe.ramp import Ramp
+from dsprune.recipe.span import Ramp
 from dsprune.report.drawing import INK, SERIES, draw_rate, draw_sparsity, new_panels, shade_phases, svg_of
+from dsprune.report.grouping import Setting
 from dsprune.report.page import Cell, HeatMap, Picture, Section, Text
 from dsprune.report.runs import Run, origin_of
-from dsprune.report.settings import Setting
 
 __all__ = ["distillation_sections", "layer_map", "timeline_of_run", "timeline_of_runs"]
 

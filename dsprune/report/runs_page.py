@@ -7,11 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from dsprune.report.drawing import line_style
-from dsprune.report.page import Block, Code, Page, Section, Text
-from dsprune.report.run_pictures import timeline_of_runs
-from dsprune.report.runs import Run, origin_of
-from dsprune.report.score_pictures import against_reference, against_sparsity, against_temperature
-from dsprune.report.settings import (
+from dsprune.report.grouping import (
     Setting,
     by_folds,
     by_target,
@@ -21,6 +17,10 @@ from dsprune.report.settings import (
     reference_of,
     settings_of,
 )
+from dsprune.report.page import Block, Code, Page, Section, Text
+from dsprune.report.run_pictures import timeline_of_runs
+from dsprune.report.runs import Run, origin_of
+from dsprune.report.score_pictures import against_reference, against_sparsity, against_temperature
 from dsprune.report.table import MISSING, Table, number, percent
 
 __all__ = ["page_of_runs"]

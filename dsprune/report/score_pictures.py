@@ -8,9 +8,9 @@ from matplotlib.ticker import NullLocator
 
 from dsprune.recipe.timing import log_compression
 from dsprune.report.drawing import INK, LABEL, SERIES, line_style, name_rows, new_panels, svg_of
+from dsprune.report.grouping import Setting, reference_of
 from dsprune.report.page import Picture
 from dsprune.report.runs import origin_of
-from dsprune.report.settings import Setting, reference_of
 
 __all__ = ["against_reference", "against_sparsity", "against_temperature"]
 

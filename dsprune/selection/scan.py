@@ -16,8 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dsprune.masks.bits import num_bytes, pack, prune_, unpack
-from dsprune.masks.kernel import kernel_for
+from dsprune.masks.bits import kernel_for, num_bytes, pack, prune_, unpack
 from dsprune.selection.search import BINS, ROUNDS
 
 __all__ = [

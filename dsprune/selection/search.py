@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dsprune.masks.kernel import kernel_for
+from dsprune.masks.bits import kernel_for
 from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.selection.groups import Group

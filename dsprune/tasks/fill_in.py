@@ -18,7 +18,7 @@ from dsprune.tasks.examples import Batch, Collate, Features
 from dsprune.tasks.multiple_choice import GROUP, MultipleChoice
 from dsprune.tasks.rows import Rows
 from dsprune.tasks.source import Split, read_rows
-from dsprune.tasks.vocabulary import IGNORED
+from dsprune.tasks.token_logits import IGNORED
 
 __all__ = ["Blank", "FillIn", "margin_loss"]
 

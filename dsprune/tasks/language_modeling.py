@@ -30,7 +30,7 @@ from dsprune.tasks.data_files import READERS, Reader, lines_of, read_table
 from dsprune.tasks.examples import Batch, Collate, padding_collate
 from dsprune.tasks.source import Benchmark, Split, read_rows
 from dsprune.tasks.task import LogitRows, Task
-from dsprune.tasks.vocabulary import IGNORED, TokenCounts, count_tokens, labelled_rows, linear_head
+from dsprune.tasks.token_logits import IGNORED, TokenCounts, count_tokens, labelled_rows, linear_head
 
 __all__ = ["CausalLanguageModeling", "MaskedLanguageModeling", "mask_tokens", "read_documents"]
 

@@ -11,7 +11,7 @@ from transformers import DataCollatorForSeq2Seq, PretrainedConfig, PreTrainedMod
 
 from dsprune.tasks.examples import Batch, Collate, padding_collate
 from dsprune.tasks.task import LogitRows, Task
-from dsprune.tasks.vocabulary import labelled_rows, linear_head
+from dsprune.tasks.token_logits import labelled_rows, linear_head
 
 __all__ = ["Seq2Seq"]
 

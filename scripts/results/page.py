@@ -16,8 +16,8 @@ from dsprune.commands.analyze.page_sections import component_table
 from dsprune.commands.analyze.result import read_analysis
 from dsprune.recipe.timing import log_compression
 from dsprune.report.drawing import save_figure
+from dsprune.report.grouping import Setting, settings_of
 from dsprune.report.runs import Run, find_folders, origin_of, read_run
-from dsprune.report.settings import Setting, settings_of
 from dsprune.report.table import MISSING
 from dsprune.utils.files import replace_text
 

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from dsprune.commands.cli import run_command
-from dsprune.testing.offline_wandb import read_offline_run
 from tests.cluster.site import PATIENCE, SLURM, Site
 from tests.cluster.slurm import GPUS
+from tests.offline_wandb import read_offline_run
 
 
 @pytest.mark.parametrize("script", sorted(SLURM.iterdir()), ids=lambda path: path.name)

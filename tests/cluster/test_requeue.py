@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 from dsprune.commands.cli import run_command
-from dsprune.testing.offline_wandb import read_offline_run
 from tests.cluster.site import PATIENCE, Site
+from tests.offline_wandb import read_offline_run
 
 
 def test_a_run_over_two_nodes_is_stopped_in_every_way_requeued_and_goes_on(site: Site) -> None:

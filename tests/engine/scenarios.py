@@ -18,7 +18,7 @@ from dsprune.masks.bits import unpack
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe
 from dsprune.selection.groups import update_groups
-from dsprune.testing.dense import select_dense
+from dsprune.testing.methods import select_dense
 from dsprune.testing.tiny import TinyModel, batch
 
 BATCH = 12

@@ -11,7 +11,7 @@ from dsprune.model.prunable import find_prunable
 from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.selection.groups import make_groups
-from dsprune.testing.dense import select_dense
+from dsprune.testing.methods import select_dense
 from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import TinyModel
 from tests.engine import scenarios

@@ -10,7 +10,7 @@ from dsprune.masks import MaskSet
 from dsprune.masks.bits import unpack
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
-from dsprune.testing.dense import cut_randomly, part_of
+from dsprune.testing.methods import cut_randomly, part_of
 from dsprune.testing.pool import RankFailedError, RankPool
 
 TENSORS = [PrunableTensor("a", (7, 11)), PrunableTensor("b", (3,)), PrunableTensor("c", (1001,))]

@@ -11,7 +11,7 @@ from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.selection.normalize import normalize
 from dsprune.selection.scan import Scorer, update_bytes
-from dsprune.testing.dense import cut_randomly, part_of
+from dsprune.testing.methods import cut_randomly, part_of
 from dsprune.testing.pool import RankPool
 
 TENSORS = [PrunableTensor(name, (size,)) for name, size in (("a", 10_007), ("b", 300), ("c", 5))]

@@ -15,7 +15,7 @@ from dsprune.ranks.collectives import Comm
 from dsprune.selection import bracket, select
 from dsprune.selection.groups import Group, make_groups
 from dsprune.selection.scan import Scorer, update_bytes
-from dsprune.testing.dense import cut_randomly, join, packed_parts, part_of, select_dense
+from dsprune.testing.methods import cut_randomly, join, packed_parts, part_of, select_dense
 from dsprune.testing.pool import RankPool
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from dsprune.commands.report import report
 from dsprune.report.drawing import INK, QUIET, SERIES
 from dsprune.testing.commands import complaints, dsprune
-from dsprune.testing.run_folders import write_run
+from tests.run_folders import write_run
 from tests.system.browser import PROGRAMS, rendered, screenshot
 
 TEACHER = "distillation.teacher=runs/dense/model"

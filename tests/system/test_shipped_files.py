@@ -18,7 +18,7 @@ from dsprune.ranks.collectives import Comm
 from dsprune.recipe import load_recipe, shipped_recipes
 from dsprune.tasks.task import build_task
 from dsprune.testing.kinds import models
-from dsprune.testing.kinds.tokenizers import byte_pairs_without_padding, unigrams
+from dsprune.testing.kinds.models import byte_pairs_without_padding, unigrams
 from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import tiny_bert
 from dsprune.utils.installation import shipped_names

@@ -28,10 +28,10 @@ from dsprune.recipe import load_recipe
 from dsprune.schedule import Timetable
 from dsprune.testing.commands import launched
 from dsprune.testing.forked import ForkedRanks
-from dsprune.testing.offline_wandb import read_offline_run
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 from dsprune.train.status_file import read_status
 from dsprune.utils.files import sha256_of
+from tests.offline_wandb import read_offline_run
 
 NUM_PRUNABLE = 2 * (4 * 32 * 32 + 2 * 32 * 64)
 NUM_PRUNED = round(0.9 * NUM_PRUNABLE)

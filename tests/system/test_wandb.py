@@ -18,11 +18,11 @@ from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.schedule import Timetable, build_timetable
 from dsprune.testing.forked import ForkedRanks
-from dsprune.testing.offline_wandb import OfflineRun, read_offline_run
 from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.tracking import Result, Tracker, open_tracker
+from tests.offline_wandb import OfflineRun, read_offline_run
 from tests.system.wandb_server import serving
 
 KEY = "0123456789abcdef0123456789abcdef01234567"

@@ -10,8 +10,8 @@ from dsprune.checkpoint.invariants import audit_all, audit_folder
 from dsprune.commands.cli import run_command
 from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST
-from dsprune.testing.sparse import sparse_bert
 from dsprune.testing.stores import capture, plan, spec
+from tests.unit.sparse import sparse_bert
 
 
 @pytest.fixture(scope="module")

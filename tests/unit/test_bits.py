@@ -9,8 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dsprune.masks.bits import apply_, apply_eager_, count_kept, is_applied, pack, pick, prune_, unpack
-from dsprune.masks.kernel import Kernel, build_kernel, kernel_for
+from dsprune.masks.bits import (
+    Kernel,
+    apply_,
+    apply_eager_,
+    build_kernel,
+    count_kept,
+    is_applied,
+    kernel_for,
+    pack,
+    pick,
+    prune_,
+    unpack,
+)
 
 MASKS = st.lists(st.booleans(), max_size=70).map(lambda flags: torch.tensor(flags, dtype=torch.bool))
 

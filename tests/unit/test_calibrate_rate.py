@@ -12,8 +12,8 @@ from dsprune.commands.cli import run_command
 from dsprune.commands.plan.make import make_plan
 from dsprune.recipe import Span, load_recipe
 from dsprune.schedule import recipe_timetable
-from dsprune.testing.run_folders import write_run
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
+from tests.run_folders import write_run
 
 
 @given(st.floats(1e-6, 1.0), st.floats(-4, 4))

@@ -34,8 +34,8 @@ from dsprune.commands.cli.main import run_command
 from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST
 from dsprune.testing.kinds import models
-from dsprune.testing.kinds.tokenizers import amino_acids, byte_pairs, byte_pairs_without_padding, unigrams
-from dsprune.testing.sparse import QUERY, bert, change_weights, same, save_sparse, sparse_bert
+from dsprune.testing.kinds.models import amino_acids, byte_pairs, byte_pairs_without_padding, unigrams
+from tests.unit.sparse import QUERY, bert, change_weights, same, save_sparse, sparse_bert
 
 TEXTS = ["the cat sat on the mat"] * 8
 VALUES = "compact.safetensors"

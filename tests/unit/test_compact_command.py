@@ -15,11 +15,11 @@ from dsprune.checkpoint.compact.format import COMPACT
 from dsprune.checkpoint.tags import TAG_MANIFEST
 from dsprune.commands.cli.main import run_command
 from dsprune.masks.manifest import MANIFEST, read_manifest
-from dsprune.testing.sparse import QUERY, change_weights, same, sparse_bert
 from dsprune.testing.tiny import tiny_sentiment, write_recipe
 from dsprune.utils.files import sha256_of
 from dsprune.zero.layout import PARAMETER_ORDER
 from tests.unit.scripts import SCRIPTS, load, table_rows
+from tests.unit.sparse import QUERY, change_weights, same, sparse_bert
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from dsprune.checkpoint.compact.format import COMPACT
 from dsprune.checkpoint.compact.writer import write_compact
 from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST
-from dsprune.testing.sparse import QUERY, sparse_bert
 from dsprune.utils.files import sha256_of
+from tests.unit.sparse import QUERY, sparse_bert
 
 VALUES = "compact.safetensors"
 MASKS = "masks-00000-of-00001.safetensors"

@@ -12,7 +12,7 @@ from dsprune.errors import CheckFailedError
 from dsprune.recipe import load_task
 from dsprune.registry import TASKS
 from dsprune.tasks.glue import GLUE
-from dsprune.testing.kinds.data import commonsense_qa, table
+from dsprune.testing.kinds.kind import commonsense_qa, table
 
 
 def said(act, *arguments) -> str:

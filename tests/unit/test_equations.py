@@ -9,8 +9,8 @@ from dsprune.tasks.equations import END, NUM_SPECIAL
 from dsprune.tasks.prefix import evaluate_prefix, symbols_of
 from dsprune.tasks.task import build_task
 from dsprune.testing.kinds import models
-from dsprune.testing.kinds.data import table
-from dsprune.testing.kinds.tokenizers import word_piece
+from dsprune.testing.kinds.kind import table
+from dsprune.testing.kinds.models import word_piece
 
 ROWS = [
     {

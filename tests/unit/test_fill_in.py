@@ -12,8 +12,8 @@ from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.fill_in import margin_loss
 from dsprune.tasks.task import Task, build_task
 from dsprune.testing.kinds import models
-from dsprune.testing.kinds.data import jsonl
-from dsprune.testing.kinds.tokenizers import byte_pairs, byte_pairs_without_padding
+from dsprune.testing.kinds.kind import jsonl
+from dsprune.testing.kinds.models import byte_pairs, byte_pairs_without_padding
 
 ROWS = [
     {"sentence": "The cat sat on it, _ is big.", "option1": "the big cat", "option2": "mat", "answer": "2"},

@@ -6,7 +6,7 @@ import torch
 from dsprune.errors import UserError
 from dsprune.model.pretrained import keep_layers
 from dsprune.testing.kinds import models
-from dsprune.testing.kinds.tokenizers import byte_pairs_without_padding, unigrams, word_piece
+from dsprune.testing.kinds.models import byte_pairs_without_padding, unigrams, word_piece
 
 TEXTS = ["the cat sat on the mat"] * 8
 

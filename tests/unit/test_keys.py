@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dsprune.masks.bits import num_bytes, pack, unpack
-from dsprune.masks.kernel import kernel_for
+from dsprune.masks.bits import kernel_for, num_bytes, pack, unpack
 from dsprune.selection.scan import (
     CHUNK,
     HIGHEST_KEY,

@@ -11,10 +11,10 @@ from dsprune.errors import UserError
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.language_modeling import mask_tokens
 from dsprune.tasks.task import build_task
-from dsprune.tasks.vocabulary import IGNORED, TokenCounts, linear_head
+from dsprune.tasks.token_logits import IGNORED, TokenCounts, linear_head
 from dsprune.testing.kinds import models
-from dsprune.testing.kinds.data import SENTENCES, jsonl
-from dsprune.testing.kinds.tokenizers import byte_pairs_without_padding, word_piece
+from dsprune.testing.kinds.kind import SENTENCES, jsonl
+from dsprune.testing.kinds.models import byte_pairs_without_padding, word_piece
 from dsprune.train.evaluation import evaluate
 
 WORDS = word_piece(SENTENCES)

@@ -12,8 +12,8 @@ from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.commonsense import commonsense_qa, race, winogrande
 from dsprune.tasks.rows import Rows
 from dsprune.tasks.task import build_task
-from dsprune.testing.kinds.data import jsonl
-from dsprune.testing.kinds.tokenizers import byte_pairs, byte_pairs_without_padding, word_piece
+from dsprune.testing.kinds.kind import jsonl
+from dsprune.testing.kinds.models import byte_pairs, byte_pairs_without_padding, word_piece
 
 TOKENIZER = word_piece(["q : a where is the cat mat park in on sat it big too"])
 

@@ -14,7 +14,7 @@ from dsprune.errors import UserError
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.spans import Candidates, best_span, find_tokens
 from dsprune.tasks.task import build_task
-from dsprune.testing.kinds.tokenizers import word_piece
+from dsprune.testing.kinds.models import word_piece
 
 CONTEXT = "the cat sat on the mat and the dog ran in the park"
 TOKENIZER = word_piece([CONTEXT, "what did who run"])

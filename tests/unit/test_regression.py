@@ -13,8 +13,8 @@ from dsprune.model.pretrained import load_tokenizer
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.task import build_task
 from dsprune.testing.kinds import models
-from dsprune.testing.kinds.data import table
-from dsprune.testing.kinds.tokenizers import amino_acids, word_piece
+from dsprune.testing.kinds.kind import table
+from dsprune.testing.kinds.models import amino_acids, word_piece
 from dsprune.testing.tiny import tiny_bert
 
 ROWS = [{"text": text, "label": label} for text, label in (("cat", 1.0), ("dog", 2.0), ("bird", 6.0))]

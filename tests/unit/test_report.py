@@ -14,12 +14,12 @@ from rich.console import Console
 from dsprune.commands.report import report
 from dsprune.errors import UserError
 from dsprune.report.drawing import INK, PHASES, QUIET, RULE, SERIES, with_variables
+from dsprune.report.grouping import differences, settings_of
 from dsprune.report.runs import find_folders, read_run
 from dsprune.report.runs_page import page_of_runs
-from dsprune.report.settings import differences, settings_of
 from dsprune.report.table import Table, as_rich
-from dsprune.testing.run_folders import write_run
 from dsprune.utils.console import say
+from tests.run_folders import write_run
 
 SVG = "{http://www.w3.org/2000/svg}"
 TEACHER = "distillation.teacher=runs/dense/model"

@@ -11,8 +11,8 @@ from dsprune.model.pretrained import load_tokenizer
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.task import build_task
 from dsprune.testing.kinds import models
-from dsprune.testing.kinds.data import GERMAN, SENTENCES, parallel
-from dsprune.testing.kinds.tokenizers import unigrams, word_piece
+from dsprune.testing.kinds.kind import GERMAN, SENTENCES, parallel
+from dsprune.testing.kinds.models import unigrams, word_piece
 
 TOKENIZER = unigrams([*SENTENCES, *GERMAN] * 4)
 

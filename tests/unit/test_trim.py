@@ -18,7 +18,7 @@ from transformers import (
 from dsprune.errors import UserError
 from dsprune.model.trim import save_trimmed, trimmed_tokenizer
 from dsprune.model.vocabulary import Vocabulary
-from dsprune.testing.kinds import tokenizers
+from dsprune.testing.kinds import models
 
 TEXTS = ["the cat sat on the mat", "a dog ran in the park", "the bird sang in a tree"]
 USED = TEXTS[:2]
@@ -26,7 +26,7 @@ USED = TEXTS[:2]
 Make = Callable[[Sequence[str]], PreTrainedTokenizerBase]
 
 MAKERS: list[Make] = [
-    tokenizers.word_piece, tokenizers.byte_pairs, tokenizers.byte_pairs_without_padding, tokenizers.unigrams,
+    models.word_piece, models.byte_pairs, models.byte_pairs_without_padding, models.unigrams,
 ]  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def test_texts_get_the_same_tokens(make: Make, tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", MAKERS[:2], ids=lambda make: make.__name__)
 def test_a_trimmed_model_gives_the_same_logits(make: Make, tmp_path: Path) -> None:
     tokenizer = make(TEXTS)
-    kind = BertConfig if make is tokenizers.word_piece else RobertaConfig
+    kind = BertConfig if make is models.word_piece else RobertaConfig
     config = kind(
         vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
         max_position_embeddings=40, pad_token_id=tokenizer.pad_token_id,
@@ -77,7 +77,7 @@ def test_a_trimmed_model_gives_the_same_logits(make: Make, tmp_path: Path) -> No
 
 
 def test_a_tokenizer_of_words_is_refused() -> None:
-    tokenizer = tokenizers.word_piece(TEXTS)
+    tokenizer = models.word_piece(TEXTS)
     rules = type(tokenizer.backend_tokenizer).from_str(
         '{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,"pre_tokenizer":null,'
         '"post_processor":null,"decoder":null,"model":{"type":"WordLevel","vocab":{"[UNK]":0},"unk_token":"[UNK]"}}'
@@ -88,7 +88,7 @@ def test_a_tokenizer_of_words_is_refused() -> None:
 
 
 def test_positions_that_start_at_the_padding_token_are_kept_or_refused(tmp_path: Path) -> None:
-    tokenizer = tokenizers.byte_pairs(TEXTS)
+    tokenizer = models.byte_pairs(TEXTS)
     config = RobertaConfig(
         vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
         max_position_embeddings=400, pad_token_id=30,

@@ -22,8 +22,7 @@ from dsprune.selection.groups import update_groups
 from dsprune.selection.select import select_complete
 from dsprune.tasks.task import build_task
 from dsprune.train.preflight import start_model
-from dsprune.train.records import read_summary
-from dsprune.train.run_folder import RunFolder
+from dsprune.train.run_folder import RunFolder, read_summary
 from dsprune.utils.console import say
 from dsprune.utils.files import replace_folder
 from dsprune.utils.randomness import seed_everything

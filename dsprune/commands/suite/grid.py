@@ -13,7 +13,7 @@ from dsprune.commands.plan.make import weightless_model
 from dsprune.commands.suite.definition import Method, Suite
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe, load_recipe
-from dsprune.report.settings import REFERENCE
+from dsprune.report.grouping import REFERENCE
 from dsprune.schedule.law import scaled_epochs
 
 __all__ = ["Grid", "Part", "RunSpec", "check_methods", "rounds_to", "slug"]

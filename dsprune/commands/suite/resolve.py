@@ -17,7 +17,7 @@ from dsprune.model.components import converted, find_components
 from dsprune.model.patterns import patterns_of
 from dsprune.model.prunable import find_prunable
 from dsprune.recipe import Recipe, dump_recipe, load_recipe
-from dsprune.report.settings import TARGET
+from dsprune.report.grouping import TARGET
 
 __all__ = ["command_of", "make_store", "needs_suite", "resolve"]
 
