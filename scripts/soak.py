@@ -126,13 +126,26 @@ def _uninterrupted(folder: Path, recipe: Path, args: argparse.Namespace) -> Time
 
 def _wait_for_moment(ranks: ForkedRanks, run: RunFolder, dice: random.Random, times: Times) -> None:
     """Wait for a random moment of the start, of a step that no earlier round has taken, or of the end."""
-    phase, logged = dice.random(), _logged_step(run)
-    step = STEPS if phase > 1 - ENDING or logged == STEPS else dice.randrange(logged, STEPS) + 1
+    phase, saved = dice.random(), _newest_step(run)
+    step = STEPS if phase > 1 - ENDING or saved == STEPS else dice.randrange(saved, STEPS) + 1
     step, seconds = (0, times.start) if phase < STARTING else (step, times.steps / STEPS)
+    if step:
+        _wait_for_change(ranks, run)  # until then the log holds steps that are taken again
     _wait_for_step(ranks, run, step)
     deadline = time.monotonic() + dice.uniform(0, times.end if step == STEPS else seconds)
     while time.monotonic() < deadline and _any_runs(ranks):
         time.sleep(0.002)
+
+
+def _wait_for_change(ranks: ForkedRanks, run: RunFolder) -> None:
+    """Wait until the log is cut at the checkpoint or goes on."""
+    changed = _changed(run)
+    while _changed(run) == changed and _any_runs(ranks):
+        time.sleep(0.005)
+
+
+def _changed(run: RunFolder) -> int:
+    return run.metrics.stat().st_mtime_ns if run.metrics.exists() else 0
 
 
 def _wait_for_step(ranks: ForkedRanks, run: RunFolder, step: int) -> None:
@@ -154,13 +167,16 @@ def _round(
     folder: Path, recipe: Path, args: argparse.Namespace, dice: random.Random, times: Times, tally: Tally
 ) -> None:
     """Start or resume the run, interrupt it once, and check the checkpoints or the result."""
-    run, before = RunFolder(folder / "runs" / "interrupted"), _newest_step(folder)
+    run = RunFolder(folder / "runs" / "interrupted")
+    before = _newest_step(run)
     ranks = _start(folder, recipe, "interrupted", args)
     _wait_for_moment(ranks, run, dice, times)
     sent = dice.choice(SIGNALS)
     victims = [dice.randrange(args.ranks)] if "one" in sent else list(range(args.ranks))
     stack = ranks.whereabouts(victims[0])
-    activity = next((ACTIVITIES[name] for name in stack if name in ACTIVITIES), "starting")
+    activity = next(
+        (ACTIVITIES[name] for name in stack if name in ACTIVITIES), "starting" if stack else "not known"
+    )
     if not _any_runs(ranks):
         activity = "after the end"
     interrupted = time.monotonic()
@@ -174,9 +190,9 @@ def _round(
         raise RuntimeError(f"{sent}, {activity}: a rank hung: {codes}: {'; '.join(where)}")
     if "TERM" in sent and set(codes) == {75} and activity == "training":
         tally.seconds_to_stop.append(time.monotonic() - interrupted)
-    if _newest_step(folder) < before:
+    if (now := _newest_step(run)) < before:
         raise RuntimeError(
-            f"{sent}, {activity}: step {before} was saved, but the newest checkpoint is now {_newest_step(folder)}"
+            f"{sent}, {activity}: step {before} was saved, but the newest checkpoint is now {now}"
         )
     if not run.summary.exists():
         return
@@ -192,8 +208,8 @@ def _start(folder: Path, recipe: Path, name: str, args: argparse.Namespace) -> F
     return ForkedRanks(words, args.ranks, folder / "logs" / name)
 
 
-def _newest_step(folder: Path) -> int:
-    tags = complete_tags(folder / "runs" / "interrupted" / "checkpoints")
+def _newest_step(run: RunFolder) -> int:
+    tags = complete_tags(run.checkpoints)
     return int(tags[0].name.removeprefix("global_step")) if tags else 0
 
 

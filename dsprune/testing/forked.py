@@ -89,7 +89,7 @@ class ForkedRanks:
         if not path.exists():
             return []
         self.signal(signal.SIGUSR2, [rank])
-        for _ in range(20):
+        for _ in range(100):
             time.sleep(0.001)
             if text := path.read_text():
                 return re.findall(r"line \d+ in (\S+)", text)

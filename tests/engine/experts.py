@@ -14,8 +14,9 @@ from dsprune.checkpoint.invariants import audit_folder
 from dsprune.model.prunable import choose_weights, describe_dense
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe
+from dsprune.testing.whole import whole_masks
 from dsprune.zero.parameters import full_tensor
-from tests.engine.scenarios import STEPS, every_view, pruner_of, pruning_engine, whole_masks
+from tests.engine.scenarios import STEPS, every_view, pruner_of, pruning_engine
 
 STOP = 6
 

@@ -9,12 +9,10 @@ from torch import Tensor
 
 import dsprune
 from dsprune.checkpoint.deepspeed_files import CheckpointFiles
-from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe
-from dsprune.zero.stages import open_layout
-from tests.engine import scenarios
-from tests.engine.scenarios import STEPS, pruner_of, pruning_engine, train_step, whole_masks
+from dsprune.testing.whole import gather, whole_masks, whole_parameters
+from tests.engine.scenarios import STEPS, pruner_of, pruning_engine, train_step
 
 SAVED = 5
 """The step at which all checkpoints are written: after the second mask update of four."""
@@ -22,24 +20,10 @@ SAVED = 5
 Outcome = tuple[list[Tensor], list[Tensor]]
 
 
-def whole_parameters(engine: dsprune.PruningEngine) -> dict[str, dict[str, Tensor]]:
-    """Master weights and moments of every parameter, prunable or not."""
-    tensors = [
-        PrunableTensor(name, tuple(getattr(parameter, "ds_shape", parameter.shape)))
-        for name, parameter in engine.module.named_parameters()
-    ]
-    layout = open_layout(engine, tensors)
-    holder: Any = type("Holder", (), {"layout": layout})
-    found = {"master weights": scenarios.gather(holder, layout.weight)}
-    for name in ("exp_avg", "exp_avg_sq"):
-        found[name] = scenarios.gather(holder, lambda i, name=name: layout.states(i)[name])
-    return {tensor.name: {what: found[what][i] for what in found} for i, tensor in enumerate(tensors)}
-
-
 def outcome(engine: dsprune.PruningEngine) -> Outcome:
     """Whole masks and weights, of what is pruned."""
     pruner = pruner_of(engine)
-    return whole_masks(pruner), scenarios.gather(pruner, pruner.layout.weight)
+    return whole_masks(pruner), gather(pruner.layout, pruner.layout.weight)
 
 
 def train_and_save(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> Outcome:

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 import dsprune
 from dsprune.checkpoint.pruning_state import PruningState
-from dsprune.masks.bits import unpack
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe
 from dsprune.selection.groups import update_groups
 from dsprune.testing.methods import select_dense
 from dsprune.testing.tiny import TinyModel, batch
+from dsprune.testing.whole import gather, whole_masks
 
 BATCH = 12
 STEPS = 12
@@ -101,42 +101,24 @@ def train_step(
         engine.step()
 
 
-def gather(pruner: PruningState, local: Callable[[int], Tensor]) -> list[Tensor]:
-    """Whole tensors out of every rank's slices, where `local(i)` is this rank's slice of tensor i."""
-    shards = pruner.layout.shards
-    pieces = [(i, shard.start, local(i).double().clone()) for i, shard in enumerate(shards) if shard.numel]
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, pieces)
-    whole = [torch.full((shard.tensor.numel,), torch.nan, dtype=torch.double) for shard in shards]
-    for i, start, piece in (piece for pieces in everyone for piece in pieces):
-        whole[i][start : start + piece.numel()] = piece
-    assert not any(tensor.isnan().any() for tensor in whole), "the slices leave holes"
-    return whole
-
-
-def whole_masks(pruner: PruningState) -> list[Tensor]:
-    shards, bits = pruner.layout.shards, pruner.masks.bits
-    return [row.bool() for row in gather(pruner, lambda i: unpack(bits[i], shards[i].numel))]
-
-
 def every_view(pruner: PruningState) -> dict[str, list[Tensor]]:
     """Master weights, working copy and moments, whole."""
     views = {
-        "weight": gather(pruner, pruner.layout.weight),
-        "copy": gather(pruner, pruner.layout.working_copy),
+        "weight": gather(pruner.layout, pruner.layout.weight),
+        "copy": gather(pruner.layout, pruner.layout.working_copy),
     }
     mine = sorted({name for i in range(len(pruner.layout.shards)) for name in pruner.layout.states(i)})
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, mine)
     for name in sorted({name for names in everyone for name in names}):
-        views[name] = gather(pruner, lambda i, name=name: pruner.layout.states(i)[name])
+        views[name] = gather(pruner.layout, lambda i, name=name: pruner.layout.states(i)[name])
     return views
 
 
 def dense_scores(pruner: PruningState) -> list[Tensor]:
     """The scores of magnitude or Fisher pruning, from whole tensors."""
     layout = pruner.layout
-    weights = gather(pruner, layout.weight)
+    weights = gather(pruner.layout, layout.weight)
     if pruner.pruning.method == "magnitude":
         return [weight.abs() for weight in weights]
 
@@ -149,7 +131,7 @@ def dense_scores(pruner: PruningState) -> list[Tensor]:
 
     return [
         weight.float().abs() * moment.float().sqrt()
-        for weight, moment in zip(weights, gather(pruner, second_moment), strict=True)
+        for weight, moment in zip(weights, gather(pruner.layout, second_moment), strict=True)
     ]
 
 
@@ -245,11 +227,11 @@ def check_skipped_update(comm: Comm, config: dict[str, Any], recipe: Recipe) -> 
     """A mask update whose step overflows leaves no trace, and comes again at the next step."""
     with pruning_engine(config, recipe) as engine:
         pruner = pruner_of(engine)
-        before = gather(pruner, pruner.layout.weight)
+        before = gather(pruner.layout, pruner.layout.weight)
         train_step(engine, 0, scale=torch.inf)
         assert (engine.applied_steps, engine.skipped_steps) == (0, 1)
         assert all(kept.all() for kept in whole_masks(pruner))
-        assert all(map(torch.equal, gather(pruner, pruner.layout.weight), before))
+        assert all(map(torch.equal, gather(pruner.layout, pruner.layout.weight), before))
         train_step(engine, 0)
         assert engine.applied_steps == 1
         assert engine.sparsity()["sparsity_prunable"] == 0.5

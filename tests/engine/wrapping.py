@@ -14,6 +14,7 @@ from dsprune.engine.learning_rate import ScaledLR
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Model, Optimizer
 from dsprune.testing.tiny import TinyModel
+from dsprune.testing.whole import whole_masks
 from tests.engine.scenarios import (
     BATCH,
     STEPS,
@@ -23,7 +24,6 @@ from tests.engine.scenarios import (
     pruning_engine,
     scaled,
     train_step,
-    whole_masks,
 )
 
 CONFIG: dict[str, Any] = {
