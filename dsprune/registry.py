@@ -116,11 +116,16 @@ METHODS = Registry(
     {
         "magnitude": "dsprune.methods.magnitude:Magnitude",
         "fisher": "dsprune.methods.fisher:Fisher",
+        "empirical-fisher": "dsprune.methods.empirical_fisher:EmpiricalFisher",
+        "movement": "dsprune.methods.movement:Movement",
+        "snip": "dsprune.methods.snip:Snip",
+        "rigl": "dsprune.methods.rigl:RigL",
+        "set": "dsprune.methods.set:Set",
         "random": "dsprune.methods.random:Random",
     },
     group="dsprune.methods",
 )
-"""Classes that follow the protocol `dsprune.methods.method.Method` and are constructed without arguments."""
+"""Classes derived from `dsprune.methods.method.Method`, which are constructed without arguments."""
 
 CURVES = Registry(
     "pruning.curve",
@@ -128,6 +133,7 @@ CURVES = Registry(
         "cubic": "dsprune.schedule.law:cubic",
         "linear": "dsprune.schedule.law:linear",
         "exponential": "dsprune.schedule.law:exponential",
+        "constant": "dsprune.schedule.law:constant",
         "one-shot": "dsprune.schedule.law:one_shot",
     },
     renamed={"equal-work": "exponential"},
@@ -140,6 +146,7 @@ SCOPES = Registry(
         "global": "dsprune.selection.groups:GLOBAL",
         "uniform": "dsprune.selection.groups:UNIFORM",
         "normalized": "dsprune.selection.groups:NORMALIZED",
+        "erk": "dsprune.selection.groups:ERK",
     },
 )
 """Instances of `dsprune.selection.groups.Scope`: which weights are ranked together."""

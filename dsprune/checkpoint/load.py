@@ -74,9 +74,19 @@ def load_checkpoint(
         state.clear()
     if state is not None and not has_masks:
         _check_target(state, folder, step)
+    if state is not None and not (has_masks and not options.get("load_module_only")):
+        _reset_accumulators(state, folder, step)
     if not options.get("load_module_only"):
         on_every_rank(ranks, lambda: _restore_random_state(folder))
     return loaded
+
+
+def _reset_accumulators(state: PruningState, folder: Path, step: int) -> None:
+    """Begin at zero with what the pruning method keeps, and say so in mid-run."""
+    state.reset_accumulators(step)
+    if step and state.accumulators.declared and current_ranks().is_first:
+        names = ", ".join(kept.name for kept in state.accumulators.declared)
+        print(f"dsprune: {folder}: pruning.method={state.pruning.method}: {names} begins at zero", flush=True)
 
 
 def _restore_random_state(folder: Path) -> None:

@@ -10,9 +10,12 @@ from torch import Tensor
 
 from dsprune.errors import UserError
 from dsprune.masks import MaskSet
+from dsprune.masks.accumulator_files import read_accumulators
+from dsprune.masks.accumulator_set import AccumulatorSet
 from dsprune.masks.manifest import MaskManifest, read_manifest
 from dsprune.masks.mask_files import read_masks, write_masks
 from dsprune.masks.mask_set import Finding, check_shard
+from dsprune.methods.method import find_method
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.collectives import Comm, barrier
 from dsprune.ranks.ranks import current_ranks
@@ -39,6 +42,7 @@ class PruningState:
         masks: the masks of this rank's shards.
         num_pruned: number of pruned weights, over all tensors and ranks.
         initial_pruned: number of zeros of each tensor at the start of the run; empty if it started dense.
+        accumulators: what the pruning method keeps of this rank's shards.
     """
 
     def __init__(self, layout: ZeroLayout, pruning: Pruning, timetable: Timetable) -> None:
@@ -66,6 +70,13 @@ class PruningState:
         """Keep all weights, as at the start of a run."""
         self.masks = MaskSet(self.layout.shards, self.layout.master_device)
         self.num_pruned, self.initial_pruned = 0, []
+        self.reset_accumulators(step=0)
+
+    def reset_accumulators(self, step: int) -> None:
+        """Begin at zero with what the method keeps; after the last mask update it keeps nothing."""
+        is_over = self.timetable.next_update(step) is None
+        declared = () if is_over else find_method(self.pruning.method).accumulators
+        self.accumulators = AccumulatorSet(self.layout.shards, declared, self.layout.master_device)
 
     def mask_bytes(self) -> int:
         """Return the memory of the masks in bytes, over all ranks. Collective: every rank must call this."""
@@ -91,8 +102,15 @@ class PruningState:
         yield from self.layout.states(index).items()
 
 
-def save_masks(folder: Path, state: PruningState, step: int) -> None:
-    """Write the masks into the folder of a tag or of a model. Collective: every rank must call this."""
+def save_masks(folder: Path, state: PruningState, step: int, *, accumulators: bool) -> None:
+    """Write the masks into a folder. Collective: every rank must call this.
+
+    Args:
+        folder: of a tag or of a model.
+        state: the masks.
+        step: number of applied optimizer steps.
+        accumulators: whether to write what the method keeps, too: a tag needs it to go on.
+    """
     # At stage 0 every rank holds a replica, and rank 0 alone writes.
     if state.layout.group is not None or current_ranks().is_first:
         write_masks(
@@ -103,15 +121,16 @@ def save_masks(folder: Path, state: PruningState, step: int) -> None:
             timetable=state.timetable,
             pruning=state.pruning,
             initial_pruned=state.initial_pruned,
+            accumulators=state.accumulators if accumulators else None,
         )
     barrier()
 
 
 def load_masks(folder: Path, state: PruningState, step: int) -> None:
-    """Load the masks of a checkpoint, after its weights. Collective: every rank must call this.
+    """Load the masks and accumulators of a checkpoint, after its weights. Collective: every rank must call this.
 
     Raises:
-        UserError: the folder has no masks, or they do not belong to these weights or this timetable.
+        UserError: the folder has no masks, or they do not belong to these weights, this timetable or this method.
     """
     ranks = current_ranks()
     manifest, bits = on_every_rank(ranks, lambda: _read(folder, state, step))
@@ -120,6 +139,8 @@ def load_masks(folder: Path, state: PruningState, step: int) -> None:
     if state.masks.digest(state.comm) != manifest.digest:
         raise UserError(f"{folder}: the masks do not have the digest in the manifest: use another checkpoint")
     on_every_rank(ranks, lambda: _check_weights(folder, state))
+    state.reset_accumulators(step)
+    on_every_rank(ranks, lambda: read_accumulators(folder, manifest, state.accumulators))
 
 
 def _read(folder: Path, state: PruningState, step: int) -> tuple[MaskManifest, list[Tensor]]:

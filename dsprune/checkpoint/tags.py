@@ -43,7 +43,7 @@ TAG_MANIFEST = "checkpoint.json"
 
 WAY_OUT = "use another checkpoint"
 
-_FILE_OF_RANK = re.compile(r"(?:masks|rank)-(\d+)")
+_FILE_OF_RANK = re.compile(r"(?:masks|accumulators|rank)-(\d+)")
 
 LATEST = "latest"
 

@@ -5,6 +5,7 @@ from deepspeed import DeepSpeedEngine
 from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.engine.learning_rate import check_no_scheduler
 from dsprune.errors import UserError
+from dsprune.methods.method import check_method
 from dsprune.model.prunable import check_no_adapter, check_not_compiled, choose_weights, describe_dense
 from dsprune.recipe import Pruning, Recipe
 from dsprune.schedule import Timetable
@@ -35,6 +36,7 @@ def check_attachable(engine: DeepSpeedEngine, recipe: Recipe) -> None:
     check_no_scheduler(engine)
     check_settings(engine, recipe)
     if recipe.pruning is not None:
+        check_method(recipe.pruning)
         check_optimizer_state(type(engine.basic_optimizer).__name__, recipe.pruning.method)
 
 

@@ -183,7 +183,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         begin_tag(folder)
         save_rank_state(folder, rank_state or {})
         if self._pruning_state is not None:
-            save_masks(folder, self._pruning_state, self.applied_steps)
+            save_masks(folder, self._pruning_state, self.applied_steps, accumulators=True)
             state |= self._pruning_state.layout.client_state()
         # `commit_tag` writes `latest`, since DeepSpeed does not write it atomically.
         saved = super().save_checkpoint(
@@ -288,7 +288,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
 
     def _write_masks(self, folder: Path | str) -> None:
         if self._pruning_state is not None:
-            save_masks(Path(folder), self._pruning_state, self.applied_steps)
+            save_masks(Path(folder), self._pruning_state, self.applied_steps, accumulators=False)
         on_first_rank(current_ranks(), lambda: list_model_folder(Path(folder)))
 
     def _check_weights(self) -> None:

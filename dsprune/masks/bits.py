@@ -23,6 +23,7 @@ __all__ = [
     "apply_eager_",
     "build_kernel",
     "count_kept",
+    "invert",
     "is_applied",
     "kernel_for",
     "pack",
@@ -139,6 +140,14 @@ def pick(bits: Tensor, part: slice, num_weights: int) -> Tensor:
     """Return the boolean mask of the weights `part` of `num_weights`, without unpacking the others."""
     indices = torch.arange(*part.indices(num_weights), device=bits.device)
     return (bits[indices // 8] >> (indices % 8).to(torch.uint8) & 1).bool()
+
+
+def invert(bits: Tensor, num_weights: int) -> Tensor:
+    """Return the packed mask that keeps exactly what this one prunes."""
+    inverted = ~bits
+    if num_weights % 8:
+        inverted[-1] &= (1 << num_weights % 8) - 1
+    return inverted
 
 
 def prune_(bits: Tensor, places: Tensor) -> None:

@@ -49,7 +49,9 @@ class FileEntry(_Strict):
         slices: start and length of each tensor's slice, by the tensor's name.
     """
 
-    file: Annotated[str, Field(pattern=r"^masks-[^/\\]*\.safetensors$")]  # no path out of the folder
+    file: Annotated[
+        str, Field(pattern=r"^(masks|accumulators)-[^/\\]*\.safetensors$")
+    ]  # no path out of the folder
     sha256: str
     slices: dict[str, tuple[Count, Count]]
 
@@ -64,6 +66,8 @@ class MaskManifest(_Strict):
         digest: hash of the complete masks, independent of the sharding.
         tensors: all pruned tensors by name, in the global order.
         files: the mask files, one per rank.
+        accumulators: number format of each accumulator that the pruning method keeps, by name.
+        accumulator_files: their files, one per rank.
     """
 
     format: Literal[2] = 2
@@ -73,6 +77,8 @@ class MaskManifest(_Strict):
     digest: int
     tensors: dict[str, TensorEntry]
     files: tuple[FileEntry, ...]
+    accumulators: dict[str, str] = Field(default_factory=dict)
+    accumulator_files: tuple[FileEntry, ...] = ()
 
     @model_validator(mode="before")
     @classmethod

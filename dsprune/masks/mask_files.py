@@ -4,6 +4,8 @@
     ...
     folder/dsprune.json                       the slices of each file, checksums, step, timetable, digest
 
+In a checkpoint, the accumulators of the pruning method are beside them: see `dsprune.masks.accumulator_files`.
+
 A slice is identified by its tensor and flat index range, so the number of ranks may differ between writing and
 reading. A folder without a manifest holds no masks.
 """
@@ -12,19 +14,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dsprune.errors import UserError
+from dsprune.masks.accumulator_files import declared_dtypes, write_accumulators
+from dsprune.masks.accumulator_set import AccumulatorSet
 from dsprune.masks.bits import num_bytes, pack, unpack
-from dsprune.masks.manifest import MANIFEST, FileEntry, MaskManifest, TensorEntry
+from dsprune.masks.manifest import MANIFEST, MaskManifest, TensorEntry
 from dsprune.masks.mask_set import MaskSet
+from dsprune.masks.slice_files import check_exists, read_pieces, write_slices
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Pruning
 from dsprune.schedule import Timetable
-from dsprune.utils.files import replace_file, replace_text, sha256_of
+from dsprune.utils.files import replace_text
 
 __all__ = ["read_complete_masks", "read_masks", "write_masks"]
 
@@ -38,6 +41,7 @@ def write_masks(
     timetable: Timetable,
     pruning: Pruning,
     initial_pruned: Sequence[int] = (),
+    accumulators: AccumulatorSet | None = None,
 ) -> None:
     """Write this rank's masks, then on rank 0 the manifest. Collective: every rank of `comm` must call this.
 
@@ -49,10 +53,15 @@ def write_masks(
         timetable: the run's timetable.
         pruning: the pruning section, for scope and target.
         initial_pruned: zeros of each tensor before the first mask update; empty for a run that started dense.
+        accumulators: what the method keeps, for a checkpoint; None for a model, which needs none.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    entry = _write_shard(folder / f"masks-{comm.rank:05d}-of-{comm.size:05d}.safetensors", masks)
-    entries = comm.all_gather_objects(entry)  # so that every rank's file is complete before the manifest
+    path = folder / f"masks-{comm.rank:05d}-of-{comm.size:05d}.safetensors"
+    named = zip(masks.shards, masks.bits, strict=True)
+    entry = write_slices(path, masks.shards, {s.tensor.name: bits for s, bits in named if s.numel})
+    kept = AccumulatorSet((), ()) if accumulators is None else accumulators
+    records = entry, write_accumulators(folder, kept, comm)
+    everyone = comm.all_gather_objects(records)  # so that every rank's files are complete before the manifest
     counts, digest = masks.counts(comm), masks.digest(comm)
     if comm.rank == 0:
         initial = initial_pruned or [0] * len(counts)
@@ -70,7 +79,9 @@ def write_masks(
                 )
                 for shard, count, begun in zip(masks.shards, counts, initial, strict=True)
             },
-            files=tuple(entries),
+            files=tuple(entry for entry, _ in everyone),
+            accumulators=declared_dtypes(kept),
+            accumulator_files=tuple(entry for _, entry in everyone if entry is not None),
         )
         replace_text(folder / MANIFEST, manifest.model_dump_json(indent=1))
 
@@ -94,7 +105,7 @@ def _check_sizes(folder: Path, manifest: MaskManifest, tensors: Sequence[Prunabl
     """Check that the files have room for the masks, before memory is allocated for them."""
     paths = [folder / entry.file for entry in manifest.files]
     for path in paths:
-        _check_exists(path)
+        check_exists(path)
     size = sum(path.stat().st_size for path in paths)
     if (needed := sum(num_bytes(tensor.numel) for tensor in tensors)) > size:
         raise UserError(
@@ -116,40 +127,14 @@ def read_masks(folder: Path, manifest: MaskManifest, shards: Sequence[Shard]) ->
     """
     _check_tensors(folder, manifest, shards)
     kept = [torch.zeros(shard.numel, dtype=torch.bool) for shard in shards]
-    found: list[list[tuple[int, int]]] = [[] for _ in shards]
-    for entry in manifest.files:
-        wanted = [i for i, shard in enumerate(shards) if _overlap(shard, entry) is not None]
-        bits = _read_file(folder / entry.file, entry) if wanted else {}
-        for i in wanted:
-            name = shards[i].tensor.name
-            start, numel = entry.slices[name]
-            low, high = _overlap(shards[i], entry) or (0, 0)
-            piece = unpack(bits[name], numel)[low - start : high - start]
-            kept[i][low - shards[i].start : high - shards[i].start] = piece
-            found[i].append((low, high))
-    for shard, ranges in zip(shards, found, strict=True):
-        if (count := _covered(ranges)) != shard.numel:
-            raise UserError(
-                f"{folder / MANIFEST}: {shard.tensor.name} has {count:,} of {shard.numel:,} bits: "
-                f"use another checkpoint"
-            )
+    for piece in read_pieces(folder, manifest.files, shards, _content, "bits"):
+        bits = piece.entries[shards[piece.index].tensor.name]
+        kept[piece.index][piece.here] = unpack(bits, piece.numel)[piece.there]
     return [pack(row) for row in kept]
 
 
-def _write_shard(path: Path, masks: MaskSet) -> FileEntry:
-    owned = [(s, bits) for s, bits in zip(masks.shards, masks.bits, strict=True) if s.numel]
-    replace_file(path, lambda temporary: save_file({s.tensor.name: b.cpu() for s, b in owned}, temporary))
-    slices = {shard.tensor.name: (shard.start, shard.numel) for shard, _ in owned}
-    return FileEntry(file=path.name, sha256=sha256_of(path), slices=slices)
-
-
-def _covered(ranges: Sequence[tuple[int, int]]) -> int:
-    """Return the size of the union of some ranges."""
-    count = end = 0
-    for low, high in sorted(ranges):
-        count += max(0, high - max(low, end))
-        end = max(end, high)
-    return count
+def _content(name: str, numel: int) -> dict[str, tuple[torch.dtype, int]]:
+    return {name: (torch.uint8, num_bytes(numel))}
 
 
 def _check_tensors(folder: Path, manifest: MaskManifest, shards: Sequence[Shard]) -> None:
@@ -161,32 +146,3 @@ def _check_tensors(folder: Path, manifest: MaskManifest, shards: Sequence[Shard]
                 f"{folder / MANIFEST}: {name} has shape {theirs.get(name)} there and {ours.get(name)} here: "
                 f"the masks are of another model, or pruning.include or exclude changed"
             )
-
-
-def _overlap(shard: Shard, entry: FileEntry) -> tuple[int, int] | None:
-    """Return the flat index range that a shard and a file have in common, or None."""
-    start, numel = entry.slices.get(shard.tensor.name, (0, 0))
-    low, high = max(shard.start, start), min(shard.start + shard.numel, start + numel)
-    return (low, high) if low < high else None
-
-
-def _check_exists(path: Path) -> None:
-    if not path.is_file():
-        raise UserError(f"{path}: missing, but {MANIFEST} lists it: copy it too, or use another checkpoint")
-
-
-def _read_file(path: Path, entry: FileEntry) -> dict[str, Tensor]:
-    _check_exists(path)
-    if sha256_of(path) != entry.sha256:
-        raise UserError(f"{path}: damaged, its SHA-256 is not the one in {MANIFEST}: use another checkpoint")
-    try:
-        bits = load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path}: not a safetensors file ({error}): use another checkpoint") from error
-    for name, (_, numel) in entry.slices.items():
-        if name not in bits or bits[name].dtype != torch.uint8 or bits[name].shape != (num_bytes(numel),):
-            raise UserError(
-                f"{path}: does not hold the {numel:,} bits of {name} that {MANIFEST} lists: "
-                f"use another checkpoint"
-            )
-    return bits

@@ -2,25 +2,28 @@
 
 from torch import Tensor
 
-from dsprune.methods.method import ShardContext
+from dsprune.methods.method import Method, ShardContext
 
 __all__ = ["Fisher"]
 
 
-class Fisher:
+class Fisher(Method):
     """Score a weight w by w^2 v, where v is the optimizer's second moment: the diagonal of the empirical Fisher.
 
-    To second order, pruning w raises the loss by w^2 F / 2, with F its entry of the Fisher's diagonal (LeCun et
-    al., Optimal Brain Damage, 1989). Adam and its variants keep a running mean v of the squared gradients, which
-    ZeRO shards beside the masks. So the score costs no memory, no message and no backward pass.
+    To second order, pruning w raises the loss by w^2 F / 2, with F its entry of the Fisher's diagonal. Adam and its
+    variants keep a running mean v of the squared gradients, which ZeRO shards beside the masks.
 
     The bias correction of v is one factor for all weights, which does not change their order. At the first step of
     a run there is no v yet; the squared gradient of that step, which is what v begins with, takes its place. Weights
     that never had a gradient have the score 0 and are pruned first.
 
     In fp16 the optimizer sees gradients without the loss scale, and keeps v in fp32, so the scale does not change v.
-    A gradient that takes the place of v is scaled, which does not change the order. If it overflows, DeepSpeed skips
-    the step, and the mask is dropped with it.
+    If the gradient that takes the place of v overflows, DeepSpeed skips the step, and the mask is dropped with it.
+
+    Formula: score = w^2 v.
+    Source: LeCun et al., Optimal Brain Damage, 1989, with the empirical Fisher for the Hessian.
+    Cost: no memory, no message and no backward pass. Needs Adam or a variant of it.
+    Use: the default; keeps more accuracy than magnitude where the budget is short.
     """
 
     absolute = True
@@ -31,6 +34,4 @@ class Fisher:
         second_moment = context.state.get("exp_avg_sq")
         if second_moment is not None:
             return context.weight * second_moment.sqrt()
-        if context.gradient is not None:
-            return context.weight * context.gradient.float().nan_to_num()  # of an overflow
-        return context.weight * 0.0
+        return context.weight * context.unscaled_gradient()

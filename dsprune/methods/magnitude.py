@@ -2,13 +2,19 @@
 
 from torch import Tensor
 
-from dsprune.methods.method import ShardContext
+from dsprune.methods.method import Method, ShardContext
 
 __all__ = ["Magnitude"]
 
 
-class Magnitude:
-    """Score a weight by its absolute value."""
+class Magnitude(Method):
+    """Score a weight by its absolute value.
+
+    Formula: score = |w|.
+    Source: Zhu and Gupta, To prune, or not to prune, 2017, for the gradual schedule.
+    Cost: nothing.
+    Use: the classic, and the method of the guidelines that dsprune follows; works with any optimizer.
+    """
 
     absolute = True
 

@@ -1,16 +1,38 @@
-"""The protocol of pruning methods, and their view of a shard."""
+"""The base class of pruning methods, what a method may keep, and its view of a shard."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import ClassVar
 
+import torch
 from torch import Tensor
 
+from dsprune.errors import UserError
 from dsprune.model.shard import PrunableTensor
+from dsprune.recipe import Pruning
+from dsprune.registry import METHODS
 
-__all__ = ["Method", "ShardContext"]
+__all__ = ["Accumulator", "Method", "RegrowingMethod", "ShardContext", "check_method", "find_method"]
+
+
+@dataclass(frozen=True)
+class Accumulator:
+    """A value that a method keeps for each prunable weight, from the first step to the last mask update.
+
+    It is sharded as the masks are, stored in checkpoints, and counted by `dsprune plan`.
+
+    Attributes:
+        name: its name in the context.
+        dtype: float32 or bfloat16.
+        whole_run: whether a mask update leaves it as it is; otherwise it begins at zero after each.
+    """
+
+    name: str
+    dtype: torch.dtype = torch.float32
+    whole_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -21,10 +43,13 @@ class ShardContext:
         tensor: the tensor of the shard.
         positions: flat index of each weight in the tensor.
         weight: the weights, float32 and 1-D.
-        gradient: gradients of the weights, or None if there are none.
+        gradient: gradients of the weights as DeepSpeed has reduced them, or None if there are none; methods read
+            `unscaled_gradient()`.
         state: views of the optimizer's state of the weights by name, such as "exp_avg_sq".
         seed: the run's seed.
         step: number of applied optimizer steps.
+        accumulators: what the method keeps of the weights, by name.
+        loss_scale: factor that fp16 training has put on the gradients.
     """
 
     tensor: PrunableTensor
@@ -34,6 +59,8 @@ class ShardContext:
     state: Mapping[str, Tensor] = field(default_factory=dict)
     seed: int = 0
     step: int = 0
+    accumulators: Mapping[str, Tensor] = field(default_factory=dict)
+    loss_scale: float = 1.0
 
     def __post_init__(self) -> None:
         assert len(self.positions) == self.weight.numel(), self.tensor
@@ -45,26 +72,112 @@ class ShardContext:
             weight=self.weight[part],
             gradient=None if self.gradient is None else self.gradient[part],
             state={name: value[part] for name, value in self.state.items()},
+            accumulators={name: value[part] for name, value in self.accumulators.items()},
         )
 
+    def unscaled_gradient(self) -> Tensor:
+        """Return the float32 gradients before clipping, also of pruned weights; 0 where there is none.
 
-class Method(Protocol):
+        An entry that is not finite counts as 0: DeepSpeed skips such a step, or the weights themselves become NaN.
+        """
+        if self.gradient is None:
+            return torch.zeros_like(self.weight)
+        return (self.gradient.float() / self.loss_scale).nan_to_num(0.0, 0.0, 0.0)
+
+
+class Method(ABC):
     """Determines which weights are pruned first.
+
+    All results must depend only on the context's entries for a weight, so that the mask does not depend on the
+    sharding. Their arithmetic must not depend on the position in a vector either: functions such as `exp` and
+    `addcmul` may differ in the last bit between the vectorized body and the tail of a loop.
 
     Attributes:
         absolute: whether weights are ordered by the absolute value of their score.
-
-    A method that reads the optimizer's state names it in an attribute `needs`, such as `("exp_avg_sq",)`; a run
-    whose optimizer does not keep that state is refused before it starts.
+        needs: names of the optimizer's state that the method reads, such as `("exp_avg_sq",)`; a run whose
+            optimizer does not keep it is refused before it starts.
+        accumulators: what the method keeps for each weight. None: it costs no memory and no time between mask updates.
     """
 
-    absolute: bool
+    absolute: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ()
+    accumulators: ClassVar[tuple[Accumulator, ...]] = ()
 
-    def scores(self, context: ShardContext) -> Tensor:
-        """Return float32 scores, one per weight; the lowest are pruned first.
+    def update(self, context: ShardContext) -> Mapping[str, Tensor]:
+        """Return the new values of all accumulators, by name, at a step that is about to be applied.
 
-        The score of a weight must depend only on the context's entries for that weight, so that the mask does not
-        depend on the sharding. Its arithmetic must not depend on the position in a vector either: functions such
-        as `exp` may differ in the last bit between the vectorized body and the tail of a loop.
+        It is called at every step up to the last mask update, before that update's scores, for a method that keeps
+        accumulators. If DeepSpeed skips the step, the values are dropped.
         """
-        ...
+        raise NotImplementedError(
+            f"{type(self).__name__} keeps accumulators and does not say how they change"
+        )
+
+    @abstractmethod
+    def scores(self, context: ShardContext) -> Tensor:
+        """Return float32 scores, one per weight; the lowest are pruned first."""
+
+    @classmethod
+    def bytes_per_weight(cls) -> int:
+        """Return the memory of the accumulators of one weight."""
+        return sum(kept.dtype.itemsize for kept in cls.accumulators)
+
+
+class RegrowingMethod(Method):
+    """A method whose masks lose weights and gain others.
+
+    A mask update prunes more weights than the timetable asks for, by their scores. Then it lets as many grow back,
+    of all that are pruned, by their growth scores. A weight that grows back begins at zero, with zero moments.
+    """
+
+    @abstractmethod
+    def growth_scores(self, context: ShardContext) -> Tensor:
+        """Return float32 scores, one per weight, ordered as `scores` are; the highest grow back first."""
+
+
+def find_method(name: str) -> type[Method]:
+    """Return the class of a pruning method.
+
+    Raises:
+        UserError: the name is unknown, or dsprune cannot use what it leads to.
+    """
+    found = METHODS.get(name)
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UserError(
+            f"pruning.method: {name!r}: {found} is not a class derived from dsprune.methods.method.Method"
+        )
+    for kept in found.accumulators:
+        if kept.dtype not in (torch.float32, torch.bfloat16):
+            raise UserError(
+                f"pruning.method: {name!r}: its accumulator {kept.name!r} is {kept.dtype}: use float32 or bfloat16"
+            )
+    return found
+
+
+def check_method(pruning: Pruning) -> None:
+    """Check that the settings of a recipe fit its method.
+
+    Raises:
+        UserError: a setting has no meaning for the method, or the method needs another one.
+    """
+    method = find_method(pruning.method)
+    regrows = issubclass(method, RegrowingMethod)
+    if regrows and pruning.curve == "one-shot":
+        raise UserError(
+            f"pruning.curve: 'one-shot' has one mask update, and {pruning.method!r} lets weights grow back at all but "
+            f"the last: choose another curve, such as constant"
+        )
+    if not regrows and pruning.curve == "constant":
+        raise UserError(
+            f"pruning.curve: with 'constant' only the first mask update prunes, and {pruning.method!r} lets no weight "
+            f"grow back: use one-shot"
+        )
+    if not regrows and pruning.drop is not None:
+        raise UserError(
+            f"pruning.drop: value {pruning.drop}: {pruning.method!r} lets no weight grow back: leave it out"
+        )
+    if pruning.window is not None and not any(not kept.whole_run for kept in method.accumulators):
+        raise UserError(
+            f"pruning.window: value {pruning.window}: {pruning.method!r} does not accumulate from one mask update to "
+            f"the next: leave it out"
+        )

@@ -30,6 +30,7 @@ class RankMemory:
         master: the optimizer's fp32 copy of the weights, if it keeps one.
         moments: the optimizer's two fp32 moments.
         masks: one bit per prunable weight.
+        accumulators: what the pruning method keeps up to the last mask update; as much again is used during a step.
     """
 
     weights: int
@@ -37,6 +38,7 @@ class RankMemory:
     master: int
     moments: int
     masks: int
+    accumulators: int = 0
 
     @property
     def total(self) -> int:
@@ -45,14 +47,15 @@ class RankMemory:
 
 
 def rank_memory(
-    num_weights: int, num_prunable: int, stage: int, world_size: int, precision: str
+    num_weights: int, num_prunable: int, stage: int, world_size: int, precision: str, kept_bytes: int = 0
 ) -> RankMemory:
     """Return the memory of one rank under ZeRO.
 
     With P weights, N ranks and b bytes per working weight, each rank holds `b P` bytes of weights, `b P` of
-    gradients, `4 P` of master weights, `8 P` of moments and one bit per prunable weight. Divided by N are
+    gradients, `4 P` of master weights, `8 P` of moments, and one bit and `kept_bytes` per prunable weight. Divided by
+    N are
 
-    * from stage 1 on, the master weights, moments and masks (masks are sharded as the master weights are);
+    * from stage 1 on, the master weights, moments, masks and accumulators (sharded as the master weights are);
     * from stage 2 on, the gradients;
     * at stage 3, the weights.
 
@@ -60,7 +63,7 @@ def rank_memory(
 
     Examples:
         >>> rank_memory(1000, 800, stage=2, world_size=4, precision="bf16")
-        RankMemory(weights=2000, gradients=500, master=1000, moments=2000, masks=25)
+        RankMemory(weights=2000, gradients=500, master=1000, moments=2000, masks=25, accumulators=0)
     """
     working = PRECISION_BYTES[precision] * num_weights
 
@@ -73,14 +76,17 @@ def rank_memory(
         master=share(_master_bytes(num_weights, stage, precision), from_stage=1),
         moments=share(MOMENTS_BYTES * num_weights, from_stage=1),
         masks=share(_mask_bytes(num_prunable), from_stage=1),
+        accumulators=share(kept_bytes * num_prunable, from_stage=1),
     )
 
 
-def checkpoint_bytes(num_weights: int, num_prunable: int, stage: int, precision: str) -> int:
+def checkpoint_bytes(
+    num_weights: int, num_prunable: int, stage: int, precision: str, kept_bytes: int = 0
+) -> int:
     """Return the bytes of one checkpoint on disk, summed over all ranks.
 
     It holds the working weights (except at stage 3, where they are restored from the master weights), the
-    master weights, the moments and the masks.
+    master weights, the moments, the masks, and up to the last mask update the accumulators of the pruning method.
 
     Examples:
         >>> checkpoint_bytes(1000, 800, stage=2, precision="bf16")
@@ -88,7 +94,7 @@ def checkpoint_bytes(num_weights: int, num_prunable: int, stage: int, precision:
     """
     working = 0 if stage == 3 else PRECISION_BYTES[precision] * num_weights
     state = _master_bytes(num_weights, stage, precision) + MOMENTS_BYTES * num_weights
-    return working + state + _mask_bytes(num_prunable)
+    return working + state + _mask_bytes(num_prunable) + kept_bytes * num_prunable
 
 
 def _master_bytes(num_weights: int, stage: int, precision: str) -> int:

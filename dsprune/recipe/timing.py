@@ -82,8 +82,8 @@ class Pruning(Section):
     """Target sparsity: fraction of the prunable weights that are zero at the end."""
 
     curve: Annotated[str, Named(CURVES)] = "cubic"
-    """How the sparsity grows from `start` to `end`; `one-shot` has a single mask update, at `start`. Default:
-    `cubic`."""
+    """How the sparsity grows from `start` to `end`; `one-shot` has a single mask update, at `start`; `constant` is the
+    target at every mask update, for methods that let weights grow back. Default: `cubic`."""
 
     first: float | None = Field(default=None, ge=0, lt=1)
     """Sparsity at `start`, where the curve begins. Above 0, the jump to it is the first mask update; at 0, there is
@@ -107,11 +107,20 @@ class Pruning(Section):
 
     method: Annotated[str, Named(METHODS)] = "fisher"
     """How weights are scored; the lowest scores are pruned first. `magnitude` is gradual magnitude pruning; `fisher`
-    also reads the optimizer's second moments. Default: `fisher`."""
+    also reads the optimizer's second moments; `rigl` and `set` let weights grow back. Default: `fisher`."""
+
+    window: Count | None = None
+    """Methods that accumulate from one mask update to the next (`snip`, `empirical-fisher`): number of last steps whose
+    gradients count, that of the mask update included. Default: null = all since the mask update before."""
+
+    drop: float | None = Field(default=None, gt=0, lt=1)
+    """Methods that let weights grow back (`rigl`, `set`): fraction of the kept weights that the first mask update drops
+    and grows again; it falls to 0 at the last. Default: null = 0.3."""
 
     scope: Annotated[str, Named(SCOPES)] = "global"
     """Which weights are ranked together: all prunable weights (global), those of each tensor (uniform), or all of
-    them with scores divided by the root mean square of their tensor's scores (normalized). Default: `global`."""
+    them with scores divided by the root mean square of their tensor's scores (normalized). `erk` ranks those of each
+    tensor, and keeps the more of a matrix, the smaller it is (Erdos-Renyi kernel). Default: `global`."""
 
     only: tuple[Glob, ...] = ()
     """Glob patterns of the matrices to prune, in place of those of the encoder and decoder blocks. Norms and biases
@@ -150,6 +159,13 @@ class Pruning(Section):
         if every is not None and info.data.get("updates") is not None:
             raise ValueError("leave out pruning.updates or pruning.every: each determines the other")
         return every
+
+    @field_validator("first")
+    @classmethod
+    def _constant_has_no_first(cls, first: float | None, info: ValidationInfo) -> float | None:
+        if first is not None and info.data.get("curve") == "constant":
+            raise ValueError("constant has the target from the first mask update on: leave this out")
+        return first
 
     @field_validator("first", "end", "updates", "every")
     @classmethod

@@ -10,7 +10,7 @@ Its unit is the log compression `ln(1 / (1 - sparsity))`, the logarithm of the c
 
 from collections.abc import Callable, Mapping
 from fractions import Fraction
-from math import expm1
+from math import cos, expm1, pi
 
 from dsprune.recipe import Budget, Pruning, Recipe, Span, Start
 from dsprune.recipe.timing import log_compression, scaled_peak
@@ -19,8 +19,10 @@ __all__ = [
     "DENSE_PEAK",
     "LAST_UPDATE",
     "WARMUP",
+    "constant",
     "cubic",
     "dense_steps",
+    "drop_fraction",
     "exponential",
     "first_sparsity",
     "linear",
@@ -211,3 +213,21 @@ def one_shot(progress: float, first: float, target: float) -> float:
     """Return the target, which the single mask update reaches; arguments as for `cubic`."""
     del progress, first
     return target
+
+
+def constant(progress: float, first: float, target: float) -> float:
+    """Return the target at every mask update, for methods that let weights grow back; arguments as for `cubic`."""
+    del progress, first
+    return target
+
+
+def drop_fraction(progress: float, first: float) -> float:
+    """Return the fraction of the kept weights that a mask update drops and lets grow back.
+
+    It falls along half a cosine from `first` at progress 0 to exactly 0 at progress 1.
+
+    Examples:
+        >>> [round(drop_fraction(i / 4, 0.4), 3) for i in range(5)]
+        [0.4, 0.341, 0.2, 0.059, 0.0]
+    """
+    return first / 2 * (1 + cos(pi * progress))

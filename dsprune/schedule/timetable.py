@@ -78,6 +78,15 @@ class Timetable:
         """Return the mask update just before step `step`, or None."""
         return next((update for update in self.updates if update.step == step), None)
 
+    def next_update(self, step: int) -> MaskUpdate | None:
+        """Return the first mask update at `step` or later, or None."""
+        return next((update for update in self.updates if update.step >= step), None)
+
+    def update_progress(self, update: MaskUpdate) -> float:
+        """Return where a mask update lies between the first, at 0, and the last, at 1; 1 for a single one."""
+        first, last = self.updates[0].step, self.updates[-1].step
+        return (update.step - first) / (last - first) if last > first else 1.0
+
     def sparsity_at(self, step: int) -> float:
         """Return the sparsity of the mask during step `step`; 0 before the first mask update."""
         num_past = self._num_past_updates(step)

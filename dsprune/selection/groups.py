@@ -1,6 +1,6 @@
 """The scope of pruning: which weights are ranked together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,8 +8,9 @@ from dsprune.errors import UserError
 from dsprune.model.shard import PrunableTensor
 from dsprune.recipe import Pruning
 from dsprune.registry import SCOPES
+from dsprune.selection.erk import divide_kept
 
-__all__ = ["GLOBAL", "NORMALIZED", "UNIFORM", "Group", "Scope", "make_groups", "update_groups"]
+__all__ = ["ERK", "GLOBAL", "NORMALIZED", "UNIFORM", "Group", "Scope", "make_groups", "update_groups"]
 
 
 class Scope(NamedTuple):
@@ -18,13 +19,16 @@ class Scope(NamedTuple):
     Attributes:
         per_tensor: whether each tensor is a group of its own; else tensors with the same target form a group.
         normalized: whether scores are divided by the root mean square of their tensor's scores.
+        by_shape: whether the zeros of the tensors with the same target are divided among them by their shapes.
     """
 
     per_tensor: bool = False
     normalized: bool = False
+    by_shape: bool = False
 
 
 GLOBAL, UNIFORM, NORMALIZED = Scope(), Scope(per_tensor=True), Scope(normalized=True)
+ERK = Scope(per_tensor=True, by_shape=True)
 
 
 @dataclass(frozen=True)
@@ -70,20 +74,23 @@ def update_groups(tensors: Sequence[PrunableTensor], pruning: Pruning, progress:
 def make_groups(
     tensors: Sequence[PrunableTensor], sparsities: Sequence[float], scope: str = "global"
 ) -> list[Group]:
-    """Group tensors of the same sparsity; in uniform scope each tensor is a group of its own.
+    """Group tensors of the same sparsity; in scopes per tensor, each tensor is a group of its own.
 
-    A group gets exactly `round(sparsity * num_weights)` zeros.
+    A group gets exactly `round(sparsity * num_weights)` zeros. In scope `erk` all tensors of the same sparsity have
+    that number together.
 
     Args:
         tensors: all prunable tensors, in the global order.
         sparsities: fraction of zeros of each tensor.
         scope: name in the registry of scopes.
     """
-    per_tensor = SCOPES.get(scope).per_tensor
+    rules = SCOPES.get(scope)
     members: dict[object, list[int]] = {}
     for place, sparsity in enumerate(sparsities):
-        members.setdefault(place if per_tensor else sparsity, []).append(place)
-    return [_make_group(tensors, places, sparsities[places[0]]) for places in members.values()]
+        alone = rules.per_tensor and not rules.by_shape
+        members.setdefault(place if alone else sparsity, []).append(place)
+    groups = [_make_group(tensors, places, sparsities[places[0]]) for places in members.values()]
+    return [part for group in groups for part in _by_shape(tensors, group)] if rules.by_shape else groups
 
 
 def _make_group(tensors: Sequence[PrunableTensor], places: Sequence[int], sparsity: float) -> Group:
@@ -91,3 +98,11 @@ def _make_group(tensors: Sequence[PrunableTensor], places: Sequence[int], sparsi
     name = first if len(places) == 1 else f"{first} and {len(places) - 1} more"
     num_weights = sum(tensors[place].numel for place in places)
     return Group(name, tuple(places), num_weights, round(sparsity * num_weights))
+
+
+def _by_shape(tensors: Sequence[PrunableTensor], group: Group) -> Iterator[Group]:
+    """Yield a group for each tensor of a group, with its part of the zeros."""
+    members = [tensors[place] for place in group.tensors]
+    num_kept = divide_kept([tensor.shape for tensor in members], group.num_weights - group.num_pruned)
+    for place, tensor, kept in zip(group.tensors, members, num_kept, strict=True):
+        yield Group(tensor.name, (place,), tensor.numel, tensor.numel - kept)

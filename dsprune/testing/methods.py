@@ -3,24 +3,29 @@
 The oracle of the distributed selection is the selection on whole tensors in one process.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 
 import torch
 from torch import Tensor
 
 from dsprune.masks.bits import pack, unpack
-from dsprune.methods.method import Method, ShardContext
+from dsprune.methods.method import Method, RegrowingMethod, ShardContext
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.selection import select
 from dsprune.selection.groups import Group, make_groups
+from dsprune.selection.regrow import select_regrowing
 from dsprune.selection.scan import Scorer
 from dsprune.testing.pool import RankPool
 
 __all__ = ["check_method", "check_parts", "check_selection", "check_shards"]
 
 TENSORS = [PrunableTensor(f"layer.{place}.weight", shape) for place, shape in enumerate([(50, 20), (7, 11)])]
+SPARSITY, DROP = 0.7, 0.3
+
+Compute = Callable[[ShardContext], Tensor]
 
 
 def select_dense(scores: Sequence[Tensor], kept: Sequence[Tensor], groups: Sequence[Group]) -> list[Tensor]:
@@ -41,6 +46,36 @@ def select_dense(scores: Sequence[Tensor], kept: Sequence[Tensor], groups: Seque
         mask[order[: group.num_pruned]] = False
         sizes = [scores[place].numel() for place in group.tensors]
         for place, part in zip(group.tensors, mask.split(sizes), strict=True):
+            new[place] = part
+    return new
+
+
+def regrow_dense(
+    scores: Sequence[Tensor],
+    growth: Sequence[Tensor],
+    kept: Sequence[Tensor],
+    groups: Sequence[Group],
+    fraction: float,
+) -> list[Tensor]:
+    """Return the new boolean masks of a method that lets weights grow back; arguments as for `select_dense`.
+
+    Args:
+        scores: the lowest are dropped.
+        growth: by tensor, flat; of the pruned weights, the highest grow back.
+        kept: the present masks.
+        groups: the weights that compete, and how many of them are to be pruned in the end.
+        fraction: how many of the kept weights are dropped beyond that, and grow back.
+    """
+    new = list(kept)
+    for group in groups:
+        number = round(fraction * (group.num_weights - group.num_pruned))
+        dropping = [replace(group, num_pruned=group.num_pruned + number)]
+        left = torch.cat([select_dense(scores, kept, dropping)[place] for place in group.tensors])
+        pruned = (~left).nonzero().view(-1)
+        order = torch.cat([growth[place].double() for place in group.tensors])[pruned].argsort(stable=True)
+        left[pruned[order[pruned.numel() - number :]]] = True
+        sizes = [scores[place].numel() for place in group.tensors]
+        for place, part in zip(group.tensors, left.split(sizes), strict=True):
             new[place] = part
     return new
 
@@ -78,12 +113,22 @@ def join(ranks: Sequence[Sequence[Shard]], bits: Sequence[Sequence[Tensor]]) -> 
     return full
 
 
-def random_context(tensor: PrunableTensor = TENSORS[0], seed: int = 0, step: int = 0) -> ShardContext:
-    """Return a whole tensor with random weights, gradients and Adam moments, the same each time."""
+def random_context(
+    tensor: PrunableTensor = TENSORS[0], seed: int = 0, step: int = 0, method: Method | None = None
+) -> ShardContext:
+    """Return a whole tensor with random weights, gradients and Adam moments, the same each time.
+
+    With a method, also with what it keeps after one step.
+    """
     generator = torch.Generator().manual_seed(7)
     weight, gradient, exp_avg, exp_avg_sq = torch.randn(4, tensor.numel, generator=generator)
     state = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq.square()}
-    return ShardContext(tensor, range(tensor.numel), weight, gradient, state, seed, step)
+    context = ShardContext(tensor, range(tensor.numel), weight, gradient, state, seed, step)
+    if method is None or not method.accumulators:
+        return context
+    zeros = {kept.name: torch.zeros(tensor.numel, dtype=kept.dtype) for kept in method.accumulators}
+    new = method.update(replace(context, accumulators=zeros))
+    return replace(context, accumulators={name: new[name].to(value.dtype) for name, value in zeros.items()})
 
 
 def check_method(method: Method, pool: RankPool | None = None) -> None:
@@ -99,49 +144,82 @@ def check_method(method: Method, pool: RankPool | None = None) -> None:
 
 
 def check_parts(method: Method) -> None:
-    """Check that scores are float32, one a weight, and that a part of the weights has its part of the scores."""
-    context = random_context()
-    scores = method.scores(context)
-    assert scores.dtype == torch.float32, f"scores are {scores.dtype}, not float32"
-    assert scores.shape == context.weight.shape, f"scores are {tuple(scores.shape)}, not one a weight"
-    assert not scores.isnan().any(), "scores are NaN"
-    for part in (slice(0, 1000), slice(3, 500), slice(999, 1000), slice(5, 1000, 7), slice(4, 4)):
-        assert torch.equal(method.scores(context[part]), scores[part]), f"{part} is scored differently alone"
+    """Check that results are one a weight, scores float32, and that a part of the weights has its part of them."""
+    context = random_context(method=method)
+    for what, compute in _results(method).items():
+        whole = compute(context)
+        assert what in _kept(method) or whole.dtype == torch.float32, f"{what} are {whole.dtype}, not float32"
+        assert whole.shape == context.weight.shape, f"{what} are {tuple(whole.shape)}, not one a weight"
+        assert not whole.isnan().any(), f"{what} are NaN"
+        for part in (slice(0, 1000), slice(3, 500), slice(999, 1000), slice(5, 1000, 7), slice(4, 4)):
+            found = compute(context[part])
+            assert torch.equal(found, whole[part]), f"{what} of {part} are others alone"
 
 
 def check_shards(method: Method, worlds: Sequence[int] = (1, 2, 3, 4)) -> None:
-    """Check that the scores of shards, cut anywhere, are those of the whole tensors."""
+    """Check that the results for shards, cut anywhere, are those for the whole tensors."""
     for world in worlds:
         for shards in cut_randomly(TENSORS, world, seed=world):
             for shard in shards:
-                whole = method.scores(random_context(shard.tensor))
-                found = method.scores(_part(shard))
-                assert torch.equal(found, whole[shard.start : shard.start + shard.numel]), shard
+                for compute in _results(method).values():
+                    whole = compute(random_context(shard.tensor, method=method))
+                    found = compute(_part(shard, method))
+                    assert torch.equal(found, whole[shard.start : shard.start + shard.numel]), shard
 
 
 def check_selection(method: Method, pool: RankPool | None = None) -> None:
     """Check that the masks of any number of ranks are those of a sort of all scores in one process."""
-    whole = [method.scores(random_context(tensor)) for tensor in TENSORS]
-    scores = [score.abs() if method.absolute else score for score in whole]
-    dense = [torch.ones(tensor.numel, dtype=torch.bool) for tensor in TENSORS]
-    expected = select_dense(scores, dense, make_groups(TENSORS, [0.7] * len(TENSORS)))
+    results = _results(method)
+    scores = _ordered(method, results["scores"])
+    groups, kept = make_groups(TENSORS, [SPARSITY] * len(TENSORS)), _present(TENSORS)
+    expected = select_dense(scores, kept, groups)
+    if isinstance(method, RegrowingMethod):
+        growth = _ordered(method, results["growth scores"])
+        expected = regrow_dense(scores, growth, kept, groups, DROP)
+        assert any((new & ~old).any() for new, old in zip(expected, kept, strict=True)), "nothing grows back"
     for world in range(1, 1 + (pool.size if pool else 1)):
         ranks = cut_randomly(TENSORS, world, seed=world)
         bits = pool.run(world, _select, method, ranks) if pool else [_select(Comm(), method, ranks)]
         assert all(map(torch.equal, join(ranks, bits), expected)), f"{world} ranks select other weights"
 
 
-def _part(shard: Shard) -> ShardContext:
-    return random_context(shard.tensor)[shard.start : shard.start + shard.numel]
+def _results(method: Method) -> dict[str, Compute]:
+    """Return all that a method computes, by name."""
+    growth = {"growth scores": method.growth_scores} if isinstance(method, RegrowingMethod) else {}
+    updates = {name: lambda context, name=name: method.update(context)[name] for name in _kept(method)}
+    return {"scores": method.scores, **growth, **updates}
+
+
+def _kept(method: Method) -> list[str]:
+    return [kept.name for kept in method.accumulators]
+
+
+def _ordered(method: Method, compute: Compute) -> list[Tensor]:
+    """Return the scores of whole tensors, as they are ordered."""
+    whole = [compute(random_context(tensor, method=method)) for tensor in TENSORS]
+    return [score.abs() for score in whole] if method.absolute else whole
+
+
+def _present(tensors: Sequence[PrunableTensor]) -> list[Tensor]:
+    """Return masks that prune every third weight already."""
+    return [torch.arange(tensor.numel) % 3 > 0 for tensor in tensors]
+
+
+def _part(shard: Shard, method: Method) -> ShardContext:
+    return random_context(shard.tensor, method=method)[shard.start : shard.start + shard.numel]
 
 
 def _select(comm: Comm, method: Method, ranks: Sequence[Sequence[Shard]]) -> list[Tensor]:
     shards = ranks[comm.rank]
-    scorers = [_scorer(method, _part(shard)) for shard in shards]
-    dense = [torch.ones(shard.tensor.numel, dtype=torch.bool) for shard in shards]
-    groups = make_groups(TENSORS, [0.7] * len(TENSORS))
-    return select(shards, scorers, packed_parts(dense, shards), groups, comm)
+    contexts = [_part(shard, method) for shard in shards]
+    kept = packed_parts(_present([shard.tensor for shard in shards]), shards)
+    groups = make_groups(TENSORS, [SPARSITY] * len(TENSORS))
+    scorers = [_scorer(method.scores, method.absolute, context) for context in contexts]
+    if not isinstance(method, RegrowingMethod):
+        return select(shards, scorers, kept, groups, comm)
+    growth = [_scorer(method.growth_scores, method.absolute, context) for context in contexts]
+    return select_regrowing(shards, scorers, growth, kept, groups, DROP, comm)
 
 
-def _scorer(method: Method, context: ShardContext) -> Scorer:
-    return Scorer(lambda part: method.scores(context[part]), method.absolute)
+def _scorer(compute: Compute, absolute: bool, context: ShardContext) -> Scorer:
+    return Scorer(lambda part: compute(context[part]), absolute)

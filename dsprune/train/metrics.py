@@ -119,6 +119,11 @@ def update_metrics(engine: PruningEngine) -> dict[str, Any]:
         "update_sparsity": pruner.last_update.update.sparsity,
         "update_seconds": pruner.last_update.seconds,
         "update_bytes_sent": pruner.last_update.bytes_sent,
+        **(
+            {}
+            if pruner.last_update.num_regrown is None
+            else {"update_regrown": pruner.last_update.num_regrown}
+        ),
         "mask_bytes": pruner.state.mask_bytes(),
         **engine.sparsity(),
         "tensor_sparsity": pruner.state.tensor_sparsity(),

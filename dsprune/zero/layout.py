@@ -53,6 +53,7 @@ class ZeroLayout(ABC):
         parameters = {plain_name(name): parameter for name, parameter in engine.module.named_parameters()}
         self.parameters: list[ZeroParameter] = [parameters[tensor.name] for tensor in tensors]
         self.base_optimizer: torch.optim.Optimizer = engine.basic_optimizer
+        self._optimizer = engine.optimizer
         self.group: ProcessGroup | None = None
         self.device: torch.device = engine.device
         self.shards = [
@@ -65,6 +66,11 @@ class ZeroLayout(ABC):
         """Device of the master weights: the accelerator, or the CPU under offload."""
         owned = (index for index, shard in enumerate(self.shards) if shard.numel)
         return next((self.weight(index).device for index in owned), self.device)
+
+    @property
+    def loss_scale(self) -> float:
+        """Factor on the gradients between `backward` and `step`: 1.0 except in fp16."""
+        return float(getattr(self._optimizer, "loss_scale", 1.0))  # torch's optimizers have none
 
     def weight(self, index: int) -> Tensor:
         """Return the fp32 master weights of a shard, shape `[shard.numel]`."""

@@ -15,8 +15,8 @@ from deepspeed.runtime.pipe.engine import PipelineEngine
 from pydantic import ValidationError
 
 from dsprune.errors import UserError
+from dsprune.methods.method import find_method
 from dsprune.recipe import Recipe
-from dsprune.registry import METHODS
 from dsprune.utils.text import short
 from dsprune.zero.keys import wrong_keys
 
@@ -161,11 +161,11 @@ def check_optimizer_state(optimizer: str, method: str) -> None:
         UserError: the method needs state that the optimizer does not have.
     """
     has = OPTIMIZER_STATE.get(optimizer.lower(), ("exp_avg", "exp_avg_sq"))
-    missing = [name for name in getattr(METHODS.get(method), "needs", ()) if name not in has]
+    missing = [name for name in find_method(method).needs if name not in has]
     if missing:
         raise UserError(
             f"pruning.method: {method!r} reads {', '.join(missing)} of the optimizer, which {optimizer} does not keep: "
-            f"use AdamW, or pruning.method=magnitude"
+            f"use AdamW, or pruning.method=empirical-fisher or magnitude"
         )
 
 

@@ -1,6 +1,7 @@
 """Selection equals a stable sort of the gathered scores, for every sharding, and sends what was predicted."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from math import inf, nan
 
 import pytest
@@ -14,8 +15,9 @@ from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.selection import bracket, select
 from dsprune.selection.groups import Group, make_groups
+from dsprune.selection.regrow import select_regrowing
 from dsprune.selection.scan import Scorer, update_bytes
-from dsprune.testing.methods import cut_randomly, join, packed_parts, part_of, select_dense
+from dsprune.testing.methods import cut_randomly, join, packed_parts, part_of, regrow_dense, select_dense
 from dsprune.testing.pool import RankPool
 
 
@@ -181,6 +183,50 @@ def test_the_sharding_does_not_matter(pool: RankPool, world: int, seed: int) -> 
     results = pool.run(world, run_select, ranks, scores, kept, groups)
     assert_equal(join(ranks, [new for new, _ in results]), select_dense(scores, kept, groups))
     assert [sent for _, sent in results] == [update_bytes(len(groups), len(tensors), world)] * world
+
+
+def run_regrowing(
+    comm: Comm,
+    ranks: Sequence[Sequence[Shard]],
+    scores: Sequence[Tensor],
+    growth: Sequence[Tensor],
+    kept: Sequence[Tensor],
+    groups: Sequence[Group],
+    fraction: float,
+) -> tuple[list[Tensor], int]:
+    shards = ranks[comm.rank]
+    scorers, growers = (
+        [Scorer(part_of(score, shard).__getitem__) for score, shard in zip(values, shards, strict=True)]
+        for values in (scores, growth)
+    )
+    new = select_regrowing(shards, scorers, growers, packed_parts(kept, shards), groups, fraction, comm)
+    return new, comm.bytes_sent
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize("seed", range(4))
+def test_regrowth_conserves_the_count_on_any_number_of_ranks(pool: RankPool, world: int, seed: int) -> None:
+    sizes = [1, 13, 4096, 30_011, 257]
+    tensors = tensors_of(sizes)
+    scores, growth = normal(sizes, seed), normal(sizes, seed + 100)
+    if seed % 2:  # many ties, at and around the threshold
+        scores, growth = ([(score * 2).round() for score in values] for values in (scores, growth))
+    kept = [torch.rand(size, generator=torch.Generator().manual_seed(seed)) > 0.4 for size in sizes]
+    groups = make_groups(tensors, [0.5] * 5, "uniform" if seed >= 2 else "global")
+    groups = [replace(group, num_pruned=group.num_pruned or 1) for group in groups]
+    fraction = [0.3, 0.0, 0.001, 0.9][seed]
+    ranks = cut_randomly(tensors, world, seed)
+    if seed >= 2:
+        kept = [
+            torch.arange(size) >= size // 2 for size in sizes
+        ]  # exactly what is pruned afterwards, or less
+    results = pool.run(world, run_regrowing, ranks, scores, growth, kept, groups, fraction)
+    new = join(ranks, [bits for bits, _ in results])
+    assert_equal(new, regrow_dense(scores, growth, kept, groups, fraction))
+    for group in groups:
+        assert sum(int((~new[place]).sum()) for place in group.tensors) == group.num_pruned
+    expected = update_bytes(len(groups), len(tensors), world, regrows=fraction > 0)
+    assert [sent for _, sent in results] == [expected] * world
 
 
 def test_a_rank_may_own_nothing(pool: RankPool) -> None:

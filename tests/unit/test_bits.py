@@ -15,6 +15,7 @@ from dsprune.masks.bits import (
     apply_eager_,
     build_kernel,
     count_kept,
+    invert,
     is_applied,
     kernel_for,
     pack,
@@ -40,6 +41,11 @@ def test_unpack_inverts_pack_and_the_tail_is_zero(mask: Tensor) -> None:
     assert torch.equal(unpack(bits, mask.numel()), mask)
     assert not unpack(bits, 8 * bits.numel())[mask.numel() :].any()
     assert count_kept(bits) == int(mask.sum())
+
+
+@given(MASKS)
+def test_invert_keeps_what_was_pruned(mask: Tensor) -> None:
+    assert torch.equal(invert(pack(mask), mask.numel()), pack(~mask))
 
 
 @given(MASKS, st.integers(0, 70), st.integers(1, 9))

@@ -1,6 +1,7 @@
 """Scores depend on the weight and its place alone, never on how the tensor is cut."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from dsprune.errors import UserError
-from dsprune.methods.method import Method, ShardContext
+from dsprune.methods.method import Accumulator, Method, ShardContext, check_method, find_method
 from dsprune.model.shard import PrunableTensor
 from dsprune.recipe import Pruning
 from dsprune.registry import METHODS
@@ -83,6 +84,132 @@ def test_fisher_can_rank_a_gradient_that_overflowed() -> None:
     )
     assert not scores.isnan().any()
     assert scores[2] == 2.0
+
+
+# ---- methods that keep accumulators
+
+
+def after_steps(name: str, pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> ShardContext:
+    """What a method keeps after steps with these weights and gradients, and the last of them."""
+    method, kept = METHODS.get(name)(), {}
+    for weight, gradient in pairs:
+        tensor = PrunableTensor("w", (len(weight),))
+        whole = ShardContext(tensor, range(len(weight)), torch.tensor(weight), torch.tensor(gradient))
+        zeros = {each.name: torch.zeros(len(weight)) for each in method.accumulators}
+        whole = replace(whole, accumulators=kept or zeros)
+        kept = method.update(whole)
+    return replace(whole, accumulators=kept)
+
+
+STEPS = [([1.0, -2.0, 0.0], [0.5, 0.25, 9.0]), ([2.0, -1.0, 0.0], [-0.5, 1.0, 9.0])]
+
+
+@pytest.mark.parametrize(
+    ("name", "scores"),
+    [
+        ("movement", [-0.5 + 1.0, 0.5 + 1.0, 0.0]),
+        ("snip", [0.5 + 1.0, 0.5 + 1.0, 0.0]),
+        ("empirical-fisher", [2 * 0.5**0.5, -(1.0625**0.5), 0.0]),
+    ],
+)
+def test_scores_of_two_steps(name: str, scores: list[float]) -> None:
+    torch.testing.assert_close(METHODS.get(name)().scores(after_steps(name, STEPS)), torch.tensor(scores))
+
+
+def test_empirical_fisher_orders_by_the_squared_weight_times_the_squared_gradients() -> None:
+    method = METHODS.get("empirical-fisher")()
+    assert method.absolute
+    assert method.needs == ()
+
+
+def test_gradients_are_without_loss_scale_and_what_is_not_finite_is_zero() -> None:
+    values = torch.tensor([2.0, math.nan, math.inf, -math.inf], dtype=torch.bfloat16)
+    whole = ShardContext(PrunableTensor("w", (4,)), range(4), torch.ones(4), values, loss_scale=4.0)
+    assert whole.unscaled_gradient().tolist() == [0.5, 0.0, 0.0, 0.0]
+    assert whole.unscaled_gradient().dtype == torch.float32
+    assert replace(whole, gradient=None).unscaled_gradient().tolist() == [0.0] * 4
+
+
+# ---- methods that let weights grow back
+
+
+def test_rigl_drops_by_size_and_grows_by_gradient() -> None:
+    method, whole = METHODS.get("rigl")(), context()
+    assert method.absolute
+    assert torch.equal(method.scores(whole), whole.weight)
+    assert torch.equal(method.growth_scores(whole), whole.weight * 2)
+
+
+def test_set_grows_at_random_and_others_at_each_step_and_seed() -> None:
+    method, first = METHODS.get("set")(), METHODS.get("set")().growth_scores(context())
+    assert torch.equal(method.growth_scores(context()), first)
+    for other in (context(step=5), context(seed=1), context(name="other")):
+        assert not torch.equal(method.growth_scores(other), first)
+
+
+# ---- methods of users, and settings that fit no method
+
+
+class Scored(Method):
+    def scores(self, context: ShardContext) -> torch.Tensor:
+        return context.weight
+
+
+class Wide(Scored):
+    accumulators = (Accumulator("sum", torch.float64),)
+
+
+class Small(Scored):
+    accumulators = (Accumulator("sum", torch.bfloat16), Accumulator("other"))
+
+
+def test_a_class_that_is_no_method_and_a_number_format_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    registered = {"plain": dict, "wide": Wide, "function": len, "small": Small}
+    monkeypatch.setattr(METHODS, "_registered", registered)
+    for name in ("plain", "function"):
+        with pytest.raises(
+            UserError, match=rf"^pruning.method: '{name}': .* derived from dsprune.methods.method.M"
+        ):
+            find_method(name)
+    with pytest.raises(
+        UserError, match=r"^pruning.method: 'wide': its accumulator 'sum' is torch.float64: use "
+    ):
+        find_method("wide")
+    assert find_method("small") is Small
+    assert Small.bytes_per_weight() == 6
+
+
+def test_a_method_that_keeps_something_must_say_how_it_changes() -> None:
+    with pytest.raises(NotImplementedError, match=r"^Small keeps accumulators"):
+        Small().update(context())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "rigl", "curve": "one-shot"}, r"^pruning.curve: 'one-shot' .* 'rigl'"),
+        ({"method": "fisher", "curve": "constant"}, r"^pruning.curve: .*'constant' .* 'fisher'"),
+        ({"method": "snip", "drop": 0.2}, r"^pruning.drop: value 0.2: 'snip' lets no weight grow back"),
+        ({"method": "movement", "window": 3}, r"^pruning.window: value 3: 'movement' does not accumulate"),
+        ({"method": "rigl", "window": 3}, r"^pruning.window: value 3: 'rigl' does not accumulate"),
+    ],
+)
+def test_settings_without_meaning_for_the_method_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_method(Pruning.model_validate({"sparsity": 0.9, **settings}))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "rigl", "curve": "constant", "drop": 0.2, "scope": "erk"},
+        {"method": "set", "curve": "cubic"},
+        {"method": "snip", "curve": "one-shot", "window": 3},
+        {"method": "magnitude", "curve": "one-shot"},
+    ],
+)
+def test_settings_that_fit_the_method_are_accepted(settings: dict[str, Any]) -> None:
+    check_method(Pruning.model_validate({"sparsity": 0.9, **settings}))
 
 
 def test_random_scores_are_uniform_and_differ_by_seed_and_name_but_not_by_step() -> None:

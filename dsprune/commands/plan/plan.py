@@ -10,10 +10,12 @@ from rich.table import Table as Grid
 
 from dsprune.commands.plan.law import law_table, sweep_table
 from dsprune.commands.plan.make import Plan, make_plan
+from dsprune.methods.method import RegrowingMethod, find_method
 from dsprune.model.cost import checkpoint_bytes, rank_memory
 from dsprune.model.prunable import dense_groups
 from dsprune.model.vocabulary import Vocabulary
 from dsprune.recipe import Recipe
+from dsprune.registry import SCOPES
 from dsprune.report.drawing import (
     SERIES,
     draw_rate,
@@ -152,12 +154,14 @@ def _cells(plan: Plan, update: MaskUpdate) -> Iterator[str]:
 
 
 def _memory(plan: Plan, world_size: int, stages: Iterable[int]) -> Table:
-    precision = plan.recipe.precision
-    names = ("weights", "gradients", "master", "moments", "masks", "total")
+    precision, pruning = plan.recipe.precision, plan.recipe.pruning
+    kept_bytes = 0 if pruning is None else find_method(pruning.method).bytes_per_weight()
+    kept = ("accumulators",) if kept_bytes else ()
+    names = ("weights", "gradients", "master", "moments", "masks", *kept, "total")
     columns = []
     for stage in stages:
-        used = rank_memory(plan.num_weights, plan.num_prunable, stage, world_size, precision)
-        disk = checkpoint_bytes(plan.num_weights, plan.num_prunable, stage, precision)
+        used = rank_memory(plan.num_weights, plan.num_prunable, stage, world_size, precision, kept_bytes)
+        disk = checkpoint_bytes(plan.num_weights, plan.num_prunable, stage, precision, kept_bytes)
         sizes = (*(getattr(used, name) for name in names), disk)
         columns.append((f"ZeRO stage {stage}", *map(decimal, sizes)))
     headings, *rows = zip(("", *names, "checkpoint"), *columns, strict=True)
@@ -168,9 +172,12 @@ def _memory(plan: Plan, world_size: int, stages: Iterable[int]) -> Table:
 
 def _traffic(plan: Plan, world_size: int) -> str:
     """Return the communication that the selection needs; masks themselves are never sent."""
+    pruning = plan.recipe.pruning
+    assert pruning is not None, "without pruning there are no mask updates"
     num_groups = len(plan.groups(plan.timetable.updates[-1]))
-    normalized = plan.recipe.pruning is not None and plan.recipe.pruning.scope == "normalized"
-    num_bytes = update_bytes(num_groups, len(plan.tensors), world_size, normalized)
+    normalized = SCOPES.get(pruning.scope).normalized
+    regrows = issubclass(find_method(pruning.method), RegrowingMethod)
+    num_bytes = update_bytes(num_groups, len(plan.tensors), world_size, normalized, regrows)
     return (
         f"Selection: each rank sends {decimal(num_bytes)} a mask update, for {len(plan.timetable.updates)} of them "
         f"(nothing at ZeRO stage 0, where ranks are replicas)"

@@ -3,16 +3,14 @@
 from torch import Tensor
 
 from dsprune import UserError
-from dsprune.methods.method import ShardContext
+from dsprune.methods.method import Method, ShardContext
 
 
-class Saliency:
+class Saliency(Method):
     """Scores a weight by its square times Adam's running mean of its squared gradient.
 
     That mean approximates the diagonal of the Fisher matrix, so the score approximates the change of the loss.
     """
-
-    absolute = False
 
     def scores(self, context: ShardContext) -> Tensor:
         """Return float32 scores, one a weight; the lowest are pruned first."""

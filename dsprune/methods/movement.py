@@ -1,0 +1,34 @@
+"""Movement pruning: weights that move towards zero are pruned first."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from dsprune.methods.method import Accumulator, Method, ShardContext
+
+__all__ = ["Movement"]
+
+
+class Movement(Method):
+    """Score a weight by how far training moves it away from zero: by the sum of -w g over all steps so far.
+
+    A weight w with the gradient g moves away from zero where w g is negative. So the sum is high where training needs
+    a weight, whatever its size. In scope `uniform` this is the hard movement pruning of the source; in scope `global`
+    all tensors share one threshold, as in its soft variant, whose sparsity cannot be set exactly. Unlike there, a
+    pruned weight has no gradient through its mask, and stays pruned.
+
+    Formula: score = -sum of w g, over every step since the start of the run.
+    Source: Sanh et al., Movement Pruning, 2020.
+    Cost: 4 bytes a prunable weight up to the last mask update, and one pass over weights and gradients a step.
+    Use: high sparsities of a pretrained model with a long dense phase, in which the sum has time to build up.
+    """
+
+    accumulators = (Accumulator("movement", whole_run=True),)
+
+    def update(self, context: ShardContext) -> Mapping[str, Tensor]:
+        """Subtract w g."""
+        return {"movement": context.accumulators["movement"] - context.weight * context.unscaled_gradient()}
+
+    def scores(self, context: ShardContext) -> Tensor:
+        """Return the sums."""
+        return context.accumulators["movement"]

@@ -1,0 +1,31 @@
+"""SET: the smallest weights are dropped, and random ones grow back."""
+
+from torch import Tensor
+
+from dsprune.methods.method import RegrowingMethod, ShardContext
+from dsprune.methods.random import hash_scores
+
+__all__ = ["Set"]
+
+
+class Set(RegrowingMethod):
+    """Score a weight by its absolute value, and let random weights grow back.
+
+    As many weights are dropped and grown as by `rigl`. Which ones grow is a hash of the seed, the step, the tensor's
+    name and the weight's flat index, so it is the same on any number of ranks and in a resumed run.
+
+    Formula: drop the lowest |w|; grow at random.
+    Source: Mocanu et al., Scalable training of artificial neural networks with adaptive sparse connectivity, 2018.
+    Cost: no memory, and two selections a mask update.
+    Use: the baseline for `rigl`.
+    """
+
+    absolute = True
+
+    def scores(self, context: ShardContext) -> Tensor:
+        """Return the weights, which `absolute` orders by absolute value."""
+        return context.weight
+
+    def growth_scores(self, context: ShardContext) -> Tensor:
+        """Return scores in [0, 1), other ones at each step."""
+        return hash_scores(context, f"{context.seed} {context.step} {context.tensor.name}")

@@ -1,0 +1,34 @@
+"""SNIP: weights whose removal changes the loss least, to first order, are pruned first."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from dsprune.methods.method import Accumulator, Method, ShardContext
+
+__all__ = ["Snip"]
+
+
+class Snip(Method):
+    """Score a weight by |w g|, its connection sensitivity, summed over the steps before the mask update.
+
+    To first order, removing w changes the loss by w g. With `curve: one-shot` and an early `start` this is SNIP as
+    published, before training; with other curves it is iterative, and each mask update has sums of its own.
+    `pruning.window` sets the number of steps that are summed.
+
+    Formula: score = sum of |w g|, over the steps since the mask update before, or the last `pruning.window` of them.
+    Source: Lee et al., SNIP: Single-shot Network Pruning, 2019.
+    Cost: 4 bytes a prunable weight up to the last mask update, and one pass over weights and gradients a step.
+    Use: a baseline for pruning before training.
+    """
+
+    accumulators = (Accumulator("sensitivity"),)
+
+    def update(self, context: ShardContext) -> Mapping[str, Tensor]:
+        """Add |w g|."""
+        sensitivity = (context.weight * context.unscaled_gradient()).abs()
+        return {"sensitivity": context.accumulators["sensitivity"] + sensitivity}
+
+    def scores(self, context: ShardContext) -> Tensor:
+        """Return the sums."""
+        return context.accumulators["sensitivity"]

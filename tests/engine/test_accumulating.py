@@ -1,0 +1,91 @@
+"""Methods that keep accumulators or let weights grow back, inside ZeRO: masks, memory, resume and resharding."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsprune.methods.method import find_method
+from dsprune.model.cost import rank_memory
+from dsprune.recipe import Recipe
+from dsprune.testing.pool import RankPool
+from tests.engine import accumulating
+from tests.engine.scenarios import ds_config, make_recipe
+
+PRUNABLE = 630
+PRECISIONS = {0: "fp32", 1: "bf16", 2: "fp32", 3: "bf16"}
+
+METHODS: dict[str, dict[str, Any]] = {
+    "movement": {"method": "movement", "scope": "uniform"},
+    "snip": {"method": "snip"},
+    "empirical-fisher": {"method": "empirical-fisher", "window": 2},
+    "rigl": {"method": "rigl"},
+    "constant": {"method": "rigl", "curve": "constant", "scope": "erk", "first": None},
+    "set": {"method": "set", "scope": "erk"},
+}
+
+
+def recipe_of(name: str, precision: str = "fp32") -> Recipe:
+    return make_recipe(precision, **METHODS[name])
+
+
+PLACES = [(world, stage) for world in (1, 2, 3) for stage in (0, 1, 2, 3)]
+CELLS = [(*place, name) for place, name in zip(PLACES, [*METHODS, *METHODS], strict=True)]
+"""Every stage with every number of ranks, and two places for each method."""
+
+
+@pytest.mark.parametrize(("ranks", "stage", "name"), CELLS, indirect=["ranks"])
+def test_masks_memory_and_counts_are_those_of_one_process(ranks: RankPool, stage: int, name: str) -> None:
+    precision = PRECISIONS[stage]
+    recipe = recipe_of(name, precision)
+    assert recipe.pruning is not None
+    kept_bytes = find_method(recipe.pruning.method).bytes_per_weight()
+    planned = rank_memory(PRUNABLE, PRUNABLE, stage, ranks.size, precision, kept_bytes).accumulators
+    answers = ranks.run(ranks.size, accumulating.check_run, ds_config(stage, precision), recipe)
+    sizes = [nbytes for nbytes, _ in answers]
+    if stage == 0:
+        assert sizes == [planned] * ranks.size
+    else:
+        assert (
+            sum(sizes) == kept_bytes * PRUNABLE <= planned * ranks.size < kept_bytes * PRUNABLE + ranks.size
+        )
+    [*early, last] = answers[0][1]
+    assert last == 0, "the last mask update lets nothing grow back"
+    assert any(early) == (recipe.pruning.method in ("rigl", "set"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "name"), [(0, "snip"), (1, "set"), (2, "movement"), (3, "empirical-fisher"), (3, "rigl")]
+)
+def test_resuming_between_two_mask_updates_equals_not_stopping(
+    two_ranks: RankPool, stage: int, name: str, tmp_path: Path
+) -> None:
+    two_ranks.run(2, accumulating.check_resume, ds_config(stage), recipe_of(name), str(tmp_path))
+
+
+def test_a_skipped_step_adds_nothing(two_ranks: RankPool) -> None:
+    two_ranks.run(2, accumulating.check_skipped, ds_config(2, "bf16"), recipe_of("movement", "bf16"))
+
+
+def test_accumulators_move_to_other_stages_and_numbers_of_ranks(two_ranks: RankPool, tmp_path: Path) -> None:
+    recipe = recipe_of("movement")
+    [expected, _] = two_ranks.run(2, accumulating.save, ds_config(3), recipe, str(tmp_path))
+    assert any(value.any() for value in expected["movement"])
+    for world, stage in ((1, 2), (3, 1), (2, 0)):
+        with RankPool(world) as pool:
+            for found in pool.run(world, accumulating.load, ds_config(stage), recipe, str(tmp_path)):
+                assert list(found) == ["movement"]
+                for there, here in zip(expected["movement"], found["movement"], strict=True):
+                    assert here.equal(there)
+
+
+def test_a_checkpoint_of_another_method_is_refused(two_ranks: RankPool, tmp_path: Path) -> None:
+    recipe = recipe_of("snip")
+    two_ranks.run(2, accumulating.save, ds_config(1), recipe, str(tmp_path))
+    other, plain = recipe_of("movement"), make_recipe()
+    for wrong, kept in ((other, "movement (float32)"), (plain, "no accumulators")):
+        for message in two_ranks.run(2, accumulating.error_of_loading, ds_config(1), wrong, str(tmp_path)):
+            assert "sensitivity (float32)" in message
+            assert kept in message
+    said = two_ranks.run(2, accumulating.load_without_masks, ds_config(1), recipe, str(tmp_path))
+    assert "pruning.method=snip: sensitivity begins at zero" in said[0]
