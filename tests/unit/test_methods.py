@@ -1,12 +1,14 @@
 """Scores depend on the weight and its place alone, never on how the tensor is cut."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from dsprune.errors import UserError
 from dsprune.methods.method import Accumulator, Method, ShardContext, check_method, find_method
@@ -16,6 +18,7 @@ from dsprune.registry import METHODS
 from dsprune.selection.groups import make_groups, update_groups
 from dsprune.testing.methods import check_parts, check_selection, check_shards
 from dsprune.utils.randomness import mix64
+from tests.unit.scripts import SCRIPTS, load
 
 TENSOR = PrunableTensor("encoder.weight", (50, 20))
 
@@ -267,3 +270,30 @@ def test_a_target_that_leaves_nothing_is_refused(values: dict[str, Any], message
     tensors = [PrunableTensor(name, (size,)) for name, size in (("a", 10), ("b", 5), ("c", 11))]
     with pytest.raises(UserError, match=message):
         update_groups(tensors, Pruning.model_validate(values), progress=1.0)
+
+
+# ---- the page
+
+
+def test_the_page_is_made_from_the_docstrings() -> None:
+    page = load("method_cards").page()
+    assert (SCRIPTS.parent / "docs" / "methods.md").read_text(encoding="utf-8") == page, (
+        "python scripts/method_cards.py > docs/methods.md"
+    )
+    for name in METHODS:
+        _, _, section = page.partition(f"\n## {name}\n")
+        facts = re.findall(r"^- (\w+): ", section.partition("\n## ")[0], flags=re.MULTILINE)
+        assert {"Formula", "Cost", "Use"} <= set(facts), name
+
+
+def test_the_method_on_the_page_passes_the_checks() -> None:
+    [code] = re.findall(r"```python\n(.*?)```", load("method_cards").page(), flags=re.DOTALL)
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    for check in (check_parts, check_shards, check_selection):
+        check(scope["MeanGradient"]())
+
+
+def test_the_recipe_on_the_page_can_be_read() -> None:
+    [text] = re.findall(r"```yaml\npruning: (.*?)\n```", load("method_cards").page(), flags=re.DOTALL)
+    check_method(Pruning.model_validate(yaml.safe_load(text)))

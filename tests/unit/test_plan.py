@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.filesize import decimal
 from transformers import BertConfig, ConvBertConfig, LlamaConfig, Wav2Vec2Config
 
 from dsprune.commands.plan.law import law_table, sweep_table
 from dsprune.commands.plan.make import make_plan
 from dsprune.commands.plan.plan import plan
 from dsprune.errors import UserError
+from dsprune.model.cost import checkpoint_bytes
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.selection.scan import update_bytes
 from dsprune.testing.tiny import tiny_bert
@@ -108,6 +110,22 @@ def test_no_heading_is_cut_on_a_narrow_terminal(bert: str) -> None:
         assert heading in text
     assert "gradients" in text
     assert "…" not in text
+
+
+@pytest.mark.parametrize(("method", "kept"), [("movement", 4), ("fisher", 0), ("rigl", 0)])
+def test_memory_and_disk_have_what_the_method_keeps(bert: str, method: str, kept: int) -> None:
+    recipe = load_recipe("glue-90", [f"model.path={bert}", f"pruning.method={method}"])
+    text, num_prunable = show(recipe, stage=2), 2 * BLOCK
+    assert ("accumulators" in text) == (kept > 0)
+    if kept:
+        assert re.search(rf"accumulators +{re.escape(decimal(kept * num_prunable // 4))} ", text)
+    sizes = [checkpoint_bytes(1000, 800, 2, "fp32", kept_bytes) for kept_bytes in (0, kept)]
+    assert sizes[1] - sizes[0] == kept * 800
+
+
+def test_growth_doubles_the_bytes_on_the_wire(bert: str) -> None:
+    recipe = load_recipe("glue-90", [f"model.path={bert}", "pruning.method=rigl"])
+    assert f"each rank sends {decimal(2 * update_bytes(1, 12, 4))} a mask update" in show(recipe)
 
 
 @pytest.mark.parametrize(("scope", "num_groups"), [("global", 1), ("normalized", 1), ("uniform", 12)])
