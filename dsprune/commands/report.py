@@ -10,10 +10,9 @@ from dsprune.commands.analyze.result import FILE as ANALYSIS
 from dsprune.commands.analyze.result import read_analysis
 from dsprune.errors import UserError
 from dsprune.report.page import Page, Text, write_page, write_report
-from dsprune.report.published import published_sections, title_of
 from dsprune.report.run_page import page_of_run
 from dsprune.report.runs import Run, find_folders, read_run
-from dsprune.report.runs_page import page_of_runs
+from dsprune.report.runs_page import page_of_runs, published_sections, title_of
 from dsprune.report.table import as_rich
 from dsprune.utils.console import say
 

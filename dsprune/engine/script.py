@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from dsprune.errors import UserError
-from dsprune.model.fit import set_dropout
-from dsprune.model.pretrained import layer_stack
+from dsprune.model.fit import layer_stack, set_dropout
 from dsprune.ranks.ranks import current_ranks
 from dsprune.recipe import Model, Recipe
 

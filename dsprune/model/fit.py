@@ -1,15 +1,15 @@
 """Whether a model, its tokenizer and the task fit together: input lengths, tokens, padding; and what a recipe changes.
 
 A recipe may ask for a new head, or for embeddings of tokens that were added to the tokenizer. `changing` makes what is
-loaded inside it so. `set_dropout` changes the dropout of a model that is built already.
+loaded inside it so. `keep_layers` and `set_dropout` change a model that is built already.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
 from transformers import EncoderDecoderConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -24,6 +24,8 @@ __all__ = [
     "check_keeps_head",
     "check_lengths",
     "fit_tokens",
+    "keep_layers",
+    "layer_stack",
     "padding_remarks",
     "set_dropout",
 ]
@@ -44,6 +46,8 @@ class Changes:
     new_head: bool = False
     resize_embeddings: bool = False
 
+
+M = TypeVar("M", bound=PreTrainedModel)
 
 NO_CHANGES = Changes()
 
@@ -170,3 +174,63 @@ def _is_probability(value: Any) -> bool:
 
 def _is_dropout(name: str) -> bool:
     return ("dropout" in name or name.endswith(("pdrop", "drop_prob"))) and "layer" not in name
+
+
+def keep_layers(model: M, layers: Sequence[int] | None) -> M:
+    """Keep only some layers of a model, in place.
+
+    Args:
+        model: a model with one stack of layers.
+        layers: numbers of the layers to keep, from 0, in their new order; None keeps all.
+
+    Raises:
+        UserError: there is no such layer, or the model has several stacks of layers.
+    """
+    if layers is None:
+        return model
+    name, stack = layer_stack(model)
+    missing = [layer for layer in layers if layer >= len(stack)]
+    if missing or not layers or len(set(layers)) < len(layers):
+        raise UserError(
+            f"model.layers: {list(layers)}: the model has layers 0 to {len(stack) - 1}: name some of them, each once"
+        )
+    kept = nn.ModuleList(stack[layer] for layer in layers)
+    for place, layer in enumerate(kept):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):  # the layer's place in a decoder's cache
+                module.layer_idx = place  # type: ignore[assignment]
+    model.set_submodule(name, kept)
+    kinds = getattr(model.config, "layer_types", None)
+    if kinds:
+        model.config.layer_types = [kinds[layer] for layer in layers]
+    model.config.num_hidden_layers = len(layers)
+    return model
+
+
+def layer_stack(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """Return the layers of a model, with their name.
+
+    Raises:
+        UserError: it has several stacks of layers, or none.
+    """
+    stacks = list(_stacks(model, ""))
+    if len(stacks) != 1:
+        raise UserError(
+            f"model.layers: {type(model).__name__} has {len(stacks)} stacks of layers: leave this out, only models "
+            "with one stack support it"
+        )
+    return stacks[0]
+
+
+def _stacks(module: nn.Module, name: str) -> Iterator[tuple[str, nn.ModuleList]]:
+    """Yield the outermost lists of modules of one class that have modules of their own, with their names."""
+    for child_name, child in module.named_children():
+        path = f"{name}.{child_name}".strip(".")
+        if (
+            isinstance(child, nn.ModuleList)
+            and len({type(layer) for layer in child}) == 1
+            and any(child[0].children())
+        ):
+            yield path, child
+        else:
+            yield from _stacks(child, path)

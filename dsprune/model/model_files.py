@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_saved
-from dsprune.model.weight_index import read_weight_index
+from dsprune.model.skeleton import read_weight_index
 
 __all__ = ["ModelFiles", "opened"]
 

@@ -1,30 +1,26 @@
 """Load configurations, tokenizers and models from Hugging Face folders or hub names."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import transformers
 from huggingface_hub import is_offline_mode
-from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from dsprune.errors import UserError
 from dsprune.model.fingerprints import local_folder
 from dsprune.model.fit import changes, check_lengths, fit_tokens
-from dsprune.model.skeleton import build_skeleton, is_without_weights
-from dsprune.model.weight_index import check_weight_indexes
+from dsprune.model.skeleton import build_skeleton, check_weight_indexes, is_without_weights
 from dsprune.utils.installation import shipped_names
 from dsprune.utils.text import first_line, short
 
 __all__ = [
     "Head",
-    "keep_layers",
-    "layer_stack",
     "load_config",
     "load_model",
     "load_saved",
@@ -239,66 +235,3 @@ def _training_of(folder: Path) -> str:
     recipe = folder.parent.name
     is_missing = folder.name == "model" and recipe in shipped_names("recipes") and not folder.exists()
     return f"train it first: dsprune train {recipe}" if is_missing else ""
-
-
-M = TypeVar("M", bound=PreTrainedModel)
-
-
-def keep_layers(model: M, layers: Sequence[int] | None) -> M:
-    """Keep only some layers of a model, in place.
-
-    Args:
-        model: a model with one stack of layers.
-        layers: numbers of the layers to keep, from 0, in their new order; None keeps all.
-
-    Raises:
-        UserError: there is no such layer, or the model has several stacks of layers.
-    """
-    if layers is None:
-        return model
-    name, stack = layer_stack(model)
-    missing = [layer for layer in layers if layer >= len(stack)]
-    if missing or not layers or len(set(layers)) < len(layers):
-        raise UserError(
-            f"model.layers: {list(layers)}: the model has layers 0 to {len(stack) - 1}: name some of them, each once"
-        )
-    kept = nn.ModuleList(stack[layer] for layer in layers)
-    for place, layer in enumerate(kept):
-        for module in layer.modules():
-            if hasattr(module, "layer_idx"):  # the layer's place in a decoder's cache
-                module.layer_idx = place  # type: ignore[assignment]
-    model.set_submodule(name, kept)
-    kinds = getattr(model.config, "layer_types", None)
-    if kinds:
-        model.config.layer_types = [kinds[layer] for layer in layers]
-    model.config.num_hidden_layers = len(layers)
-    return model
-
-
-def layer_stack(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Return the layers of a model, with their name.
-
-    Raises:
-        UserError: it has several stacks of layers, or none.
-    """
-    stacks = list(_stacks(model, ""))
-    if len(stacks) != 1:
-        raise UserError(
-            f"model.layers: {type(model).__name__} has {len(stacks)} stacks of layers: leave this out, only models "
-            "with one stack support it"
-        )
-    return stacks[0]
-
-
-def _stacks(module: nn.Module, name: str) -> Iterator[tuple[str, nn.ModuleList]]:
-    """Yield the outermost lists of modules of one class that have modules of their own, with their names."""
-    for child_name, child in module.named_children():
-        path = f"{name}.{child_name}".strip(".")
-        if (
-            isinstance(child, nn.ModuleList)
-            and len({type(layer) for layer in child}) == 1
-            and any(child[0].children())
-        ):
-            yield path, child
-        else:
-            yield from _stacks(child, path)

@@ -1,4 +1,7 @@
-"""Models without memory for their weights, to check all of a model before its weights are read."""
+"""Models without memory for their weights, to check all of a model before its weights are read.
+
+The lists of weight files, `model.safetensors.index.json`, are read here too.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -7,15 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedModel
 
 from dsprune.errors import UserError
 from dsprune.model.fingerprints import local_folder
-from dsprune.model.weight_index import read_weight_index
+from dsprune.utils.records import FileName, read_record
 from dsprune.utils.text import first_line
 
-__all__ = ["build_skeleton", "is_without_weights", "without_weights"]
+__all__ = [
+    "build_skeleton",
+    "check_weight_indexes",
+    "is_without_weights",
+    "read_weight_index",
+    "without_weights",
+]
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """The files in which transformers looks for weights, in its order; each may be several, listed in `FILE.index.json`."""
@@ -97,3 +107,34 @@ def _listed(path: str, index: Path) -> list[Path]:
     if missing:
         raise UserError(f"model {path!r}: {index.name} lists {missing[0]}, which is missing: copy it again")
     return [index.parent / name for name in names]
+
+
+class WeightIndex(BaseModel):
+    """The content of an index.
+
+    Attributes:
+        weight_map: the file of each tensor, in the folder of the index.
+    """
+
+    weight_map: dict[str, FileName]
+
+
+def read_weight_index(index: Path) -> dict[str, str]:
+    """Return the name of the file of each tensor.
+
+    Raises:
+        UserError: the index is damaged, or a file is in another folder.
+    """
+    return read_record(
+        index, WeightIndex, "an index of weight files", "use another copy of the model"
+    ).weight_map
+
+
+def check_weight_indexes(folder: Path) -> None:
+    """Check the indexes of a model folder, whose paths transformers would follow out of it.
+
+    Raises:
+        UserError: see `read_weight_index`.
+    """
+    for index in sorted(folder.glob("*.index.json")):
+        read_weight_index(index)

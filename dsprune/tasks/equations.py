@@ -23,9 +23,8 @@ from dsprune.errors import UserError
 from dsprune.model.fit import check_keeps_head
 from dsprune.model.pretrained import load_config, load_model
 from dsprune.recipe.sections import Task as TaskSettings
-from dsprune.tasks.columns import Column, names_of
 from dsprune.tasks.prefix import SLOT, evaluate_prefix, symbols_of
-from dsprune.tasks.rows import Rows, number_of
+from dsprune.tasks.rows import Column, Rows, names_of, number_of
 from dsprune.tasks.seq2seq import Seq2Seq
 from dsprune.tasks.source import Benchmark, Part, Split, read_rows
 from dsprune.tasks.task import Task

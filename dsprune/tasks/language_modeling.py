@@ -25,9 +25,9 @@ from transformers import (
 from dsprune.errors import UserError
 from dsprune.model.pretrained import Head
 from dsprune.recipe.sections import Task as TaskSettings
-from dsprune.tasks.columns import Column, names_of
 from dsprune.tasks.data_files import READERS, Reader, lines_of, read_table
 from dsprune.tasks.examples import Batch, Collate, padding_collate
+from dsprune.tasks.rows import Column, names_of
 from dsprune.tasks.source import Benchmark, Split, read_rows
 from dsprune.tasks.task import LogitRows, Task
 from dsprune.tasks.token_logits import IGNORED, TokenCounts, count_tokens, labelled_rows, linear_head

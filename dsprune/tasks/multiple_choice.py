@@ -20,11 +20,10 @@ from transformers import (
 from dsprune.errors import UserError
 from dsprune.model.pretrained import Head
 from dsprune.recipe.sections import Task as TaskSettings
-from dsprune.tasks.columns import Column, names_of
 from dsprune.tasks.data_files import READERS, Reader, read_table
 from dsprune.tasks.examples import Batch, Collate, padding_collate
 from dsprune.tasks.labels import name_of
-from dsprune.tasks.rows import Rows
+from dsprune.tasks.rows import Column, Rows, names_of
 from dsprune.tasks.source import Benchmark, Split, read_rows
 from dsprune.tasks.task import Task
 

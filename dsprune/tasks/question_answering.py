@@ -25,10 +25,9 @@ from transformers import (
 from dsprune.errors import UserError
 from dsprune.model.pretrained import Head
 from dsprune.recipe.sections import Task as TaskSettings
-from dsprune.tasks.columns import Column
 from dsprune.tasks.data_files import READERS, Reader, read_table
 from dsprune.tasks.examples import Batch, Collate, padding_collate
-from dsprune.tasks.rows import Rows
+from dsprune.tasks.rows import Column, Rows
 from dsprune.tasks.source import Benchmark, HubData, Part, Split, read_rows
 from dsprune.tasks.spans import NUM_CANDIDATES, Candidates, best_span, find_tokens
 from dsprune.tasks.task import LogitRows, Task

@@ -18,8 +18,8 @@ from transformers import (
 
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_config
-from dsprune.tasks.columns import Column
 from dsprune.tasks.examples import Batch
+from dsprune.tasks.rows import Column
 from dsprune.tasks.source import Benchmark, Split, read_rows
 from dsprune.tasks.task import LogitRows
 from dsprune.tasks.text_classification import HEAD, TextTask

@@ -1,4 +1,7 @@
-"""Rows of a task's data, read by column and checked: messages name the field, the file, the row and the column."""
+"""Rows of a task's data, read by column and checked: messages name the field, the file, the row and the column.
+
+A kind of task lists the columns that it reads of one's own data.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,8 +11,9 @@ from typing import Any
 from datasets import ClassLabel, Dataset
 
 from dsprune.errors import UserError
+from dsprune.recipe.sections import Task as TaskSettings
 
-__all__ = ["BLANK", "MISSING", "Rows", "number_of"]
+__all__ = ["BLANK", "MISSING", "Column", "Rows", "names_of", "number_of"]
 
 BLANK = frozenset({""})
 """The texts that are no value in plain text files: those of white space alone."""
@@ -154,3 +158,25 @@ def number_of(value: Any) -> float:
     if not math.isfinite(number) or isinstance(value, bool) or "_" in str(value):
         raise ValueError(f"{value!r} is not a number")
     return number
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the data.
+
+    Attributes:
+        name: its name, unless the settings give another.
+        holds: what each of its values is.
+        field: the field of the task section that gives another name; None = no field does.
+        needed: whether the task needs it.
+    """
+
+    name: str
+    holds: str
+    field: str | None = None
+    needed: bool = True
+
+
+def names_of(columns: Sequence[Column], settings: TaskSettings) -> list[str]:
+    """Return the name of each column: that of the settings where they give one."""
+    return [(column.field and getattr(settings, column.field)) or column.name for column in columns]

@@ -43,8 +43,8 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from dsprune.errors import UserError
 from dsprune.recipe import Task as TaskSettings
 from dsprune.registry import TASKS
-from dsprune.tasks.columns import Column
 from dsprune.tasks.examples import LABELS, Batch, Collate, check_tokens, spread, without_labels
+from dsprune.tasks.rows import Column
 from dsprune.tasks.source import Benchmark, Split
 
 __all__ = ["LogitRows", "Task", "build_task"]

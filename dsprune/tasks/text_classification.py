@@ -20,10 +20,9 @@ from transformers import (
 from dsprune.errors import UserError
 from dsprune.model.pretrained import Head, load_config
 from dsprune.recipe.sections import Task as TaskSettings
-from dsprune.tasks.columns import Column
 from dsprune.tasks.examples import Batch, Collate, padding_collate
 from dsprune.tasks.labels import check_same_labels, describe_labels, find_labels, labels_of, number_labels
-from dsprune.tasks.rows import Rows
+from dsprune.tasks.rows import Column, Rows
 from dsprune.tasks.source import Benchmark, Split, read_rows
 from dsprune.tasks.task import Task
 

@@ -13,8 +13,8 @@ from dsprune.errors import UserError
 from dsprune.model.fit import check_keeps_head
 from dsprune.model.pretrained import load_config, load_model
 from dsprune.recipe.sections import Task as TaskSettings
-from dsprune.tasks.columns import Column
 from dsprune.tasks.data_files import read_parallel, sentences
+from dsprune.tasks.rows import Column
 from dsprune.tasks.seq2seq import Seq2Seq
 from dsprune.tasks.source import Benchmark, HubData, Part, Split, read_rows
 from dsprune.tasks.task import Task

@@ -15,9 +15,9 @@ from dsprune.distillation.capture.forward import Source
 from dsprune.distillation.store.format import MANIFEST
 from dsprune.distillation.teachers import open_matching_store
 from dsprune.errors import UserError
-from dsprune.model.fit import Changes, changing, padding_remarks
+from dsprune.model.fit import Changes, changing, keep_layers, padding_remarks
 from dsprune.model.patterns import parameter_groups
-from dsprune.model.pretrained import keep_layers, load_config, load_tokenizer
+from dsprune.model.pretrained import load_config, load_tokenizer
 from dsprune.model.prunable import Choice, choose_weights
 from dsprune.model.skeleton import without_weights
 from dsprune.model.vocabulary import Vocabulary, embedding_of

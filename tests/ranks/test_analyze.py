@@ -13,12 +13,11 @@ import yaml
 from rich.console import Console
 from transformers import AutoModelForSequenceClassification
 
-from dsprune.commands.analyze.analyze import analyze, make_analysis
+from dsprune.commands.analyze.analyze import analyze, leave_out_unused_rows, make_analysis
 from dsprune.commands.analyze.measure import pruned, set_up
 from dsprune.commands.analyze.page_sections import UNUSED, component_table
 from dsprune.commands.analyze.recovery import Recovery
 from dsprune.commands.analyze.result import FILE, Analysis, cost, fragment, left_dense, ordered, read_analysis
-from dsprune.commands.analyze.unused_rows import leave_out_unused_rows
 from dsprune.commands.report import report
 from dsprune.errors import UserError
 from dsprune.model.components import find_components

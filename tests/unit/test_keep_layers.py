@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dsprune.errors import UserError
-from dsprune.model.pretrained import keep_layers
+from dsprune.model.fit import keep_layers
 from dsprune.testing.kinds import models
 from dsprune.testing.kinds.models import byte_pairs_without_padding, unigrams, word_piece
 

@@ -11,7 +11,7 @@ from transformers import BertModel
 from dsprune.commands.cli import run_command
 from dsprune.commands.data import kinds_of_tasks
 from dsprune.commands.new.guess import guess
-from dsprune.commands.new.hold_out import hold_out
+from dsprune.commands.new.new import hold_out
 from dsprune.commands.plan.make import make_plan
 from dsprune.errors import UserError
 from dsprune.recipe import load_recipe, shipped_recipes

@@ -21,7 +21,7 @@ from dsprune.commands.suite.suite import Choice, parts_of, suite, suite_part
 from dsprune.errors import UserError
 from dsprune.model.prunable import find_prunable
 from dsprune.recipe import load_recipe, shipped_recipes
-from dsprune.report.published import _published, published_tables
+from dsprune.report.runs_page import _published, published_tables
 from dsprune.schedule.law import scaled_epochs
 from dsprune.testing.tiny import tiny_bert, write_recipe
 

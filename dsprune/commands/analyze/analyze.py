@@ -1,28 +1,39 @@
-"""`dsprune analyze`: measure the cost and the benefit of pruning each component of a model."""
+"""`dsprune analyze`: measure the cost and the benefit of pruning each component of a model, and of unused rows."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from rich.console import Console
+from transformers import PreTrainedModel
 
-from dsprune.commands.analyze.measure import layers_of, set_up
+from dsprune.commands.analyze.measure import Evaluator, layers_of, set_up
 from dsprune.commands.analyze.page_sections import analysis_section, component_table
-from dsprune.commands.analyze.result import RULE, Analysis, fragment, recommendation, write_analysis
-from dsprune.commands.analyze.unused_rows import leave_out_unused_rows
+from dsprune.commands.analyze.result import (
+    RULE,
+    Analysis,
+    UnusedRows,
+    fragment,
+    recommendation,
+    write_analysis,
+)
 from dsprune.errors import UserError
 from dsprune.model.components import find_components
 from dsprune.model.cost import PRECISION_BYTES
+from dsprune.model.pretrained import load_tokenizer
 from dsprune.model.prunable import find_prunable
+from dsprune.model.vocabulary import Vocabulary, num_missing
 from dsprune.ranks.ranks import Ranks, process_group
-from dsprune.recipe import Recipe
+from dsprune.recipe import Model, Recipe
 from dsprune.report.page import Page, write_report
 from dsprune.report.table import as_rich, percent
+from dsprune.tasks.examples import tokens_in
 from dsprune.utils.console import progress_bar, say
 from dsprune.utils.files import replace_text
 from dsprune.utils.installation import command_line, versions
 
-__all__ = ["analyze", "make_analysis"]
+__all__ = ["analyze", "leave_out_unused_rows", "make_analysis"]
 
 
 def analyze(
@@ -138,3 +149,23 @@ def _page(analysis: Analysis) -> Page:
     }
     lead = "What pruning each component of the model saves, and what it costs."
     return Page(f"{analysis.recipe}, analysed", lead, facts, (analysis_section(analysis),), analysis.origin)
+
+
+def leave_out_unused_rows(evaluator: Evaluator, settings: Model) -> UnusedRows | None:
+    """Leave the unused rows out of the evaluator's model, in place, and measure it again.
+
+    Collective: every rank must call this.
+
+    Returns:
+        What was measured; None = no rows can be left out of this model.
+    """
+    model = cast(PreTrainedModel, evaluator.model.cpu())
+    tokenizer = load_tokenizer(settings.tokenizer or settings.path)
+    data = (evaluator.task.prepare("train", tokenizer), evaluator.data)
+    try:
+        vocabulary = Vocabulary.used(model, tokenizer, map(tokens_in, data))
+    except UserError:
+        return None
+    vocabulary.shorten(model, keep_others=False)
+    evaluator.model.to(evaluator.device)
+    return UnusedRows(len(vocabulary.kept), vocabulary.size, num_missing(model), evaluator.score())

@@ -8,9 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from dsprune.errors import UserError
-from dsprune.tasks.columns import Column
 from dsprune.tasks.labels import MANY
-from dsprune.tasks.rows import number_of
+from dsprune.tasks.rows import Column, number_of
 
 __all__ = ["Guess", "guess"]
 

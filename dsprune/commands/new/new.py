@@ -1,29 +1,33 @@
-"""`dsprune new`: write a commented recipe of one's own."""
+"""`dsprune new`: write a commented recipe of one's own, and split its data where there is nothing to validate on."""
 
-from collections.abc import Iterator
+import random
+from collections import defaultdict
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+from pyarrow import parquet
 from rich.console import Console
 
 from dsprune.commands.data import kinds_of_tasks
 from dsprune.commands.new.guess import guess
-from dsprune.commands.new.hold_out import hold_out, write_table
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_config
 from dsprune.recipe import Recipe
 from dsprune.recipe import Task as TaskSettings
-from dsprune.recipe.commented import commented
 from dsprune.recipe.loading import check_recipe, override, read_recipe
+from dsprune.recipe.recipe import commented
 from dsprune.tasks.data_files import READERS, read_table, suffix_of
+from dsprune.tasks.labels import name_of
 from dsprune.tasks.language_modeling import read_documents
 from dsprune.tasks.question_answering import read_squad
 from dsprune.tasks.task import Task, build_task
 from dsprune.utils.console import say
 from dsprune.utils.files import replace_text
 
-__all__ = ["Asked", "new"]
+__all__ = ["Asked", "hold_out", "new"]
 
 HEADER = """# Written by `dsprune new` from the recipe {1}. Each comment is the start of a field's documentation.
 #
@@ -33,6 +37,11 @@ HEADER = """# Written by `dsprune new` from the recipe {1}. Each comment is the 
 
 ALL_READERS = {**READERS, ".txt": read_documents, ".json": read_squad}
 DATA_FIELDS = ("dataset", "config", "folder", "train", "validation", "max_train", "max_validation")
+
+SHARE = 10
+"""One row of so many is held out."""
+
+SEED = 42
 
 
 @dataclass(frozen=True)
@@ -166,3 +175,35 @@ def _useless(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     named = (column.field for column in task.columns())
     used = {"name", *DATA_FIELDS, *task.uses, *named}
     return {"task": tuple(field for field in TaskSettings.model_fields if field not in used)}
+
+
+def hold_out(table: pa.Table, label: str | None) -> tuple[pa.Table, pa.Table]:
+    """Return the rows to train on and those to validate on: a tenth, drawn at random.
+
+    Equal rows stay together, so that no example is in both, and every label that has two different rows is in both.
+
+    Args:
+        table: all rows.
+        label: column of the labels, which are drawn from separately; None = none.
+    """
+    places: dict[Hashable, list[int]] = defaultdict(list)
+    for place, row in enumerate(table.to_pylist()):
+        places[repr(row)].append(place)
+    labels = ["" if label is None else name_of(value) for value in table[label or 0].to_pylist()]
+    groups: dict[str, list[list[int]]] = defaultdict(list)
+    for equal in places.values():
+        groups["" if label is None else labels[equal[0]]].append(equal)
+    draw, held = random.Random(SEED), set[int]()
+    for several in groups.values():
+        chosen = draw.sample(several, max(min(1, len(several) - 1), len(several) // SHARE))
+        held.update(place for equal in chosen for place in equal)
+    kept = [place for place in range(table.num_rows) if place not in held]
+    return table.take(pa.array(kept, pa.int64())), table.take(pa.array(sorted(held), pa.int64()))
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write rows as parquet, or as lines of a text file."""
+    if path.suffix == ".txt":
+        path.write_text("".join(f"{text}\n" for text in table["text"].to_pylist()), encoding="utf-8")
+    else:
+        parquet.write_table(table, path)

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from dsprune.errors import UserError
-from dsprune.model.pretrained import keep_layers, load_config
+from dsprune.model.fit import keep_layers
+from dsprune.model.pretrained import load_config
 from dsprune.model.prunable import DenseMatrix
 from dsprune.model.shard import PrunableTensor
 from dsprune.model.vocabulary import Vocabulary, num_missing

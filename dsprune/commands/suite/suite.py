@@ -16,7 +16,7 @@ from dsprune.commands.suite.grid import Grid, Part, check_methods
 from dsprune.commands.suite.launcher import Launcher
 from dsprune.commands.suite.resolve import command_of, make_store, needs_suite
 from dsprune.errors import CheckFailedError, UserError
-from dsprune.report.published import SUITE
+from dsprune.report.runs_page import SUITE
 from dsprune.utils.console import say
 from dsprune.utils.files import replace_text
 
