@@ -9,25 +9,26 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 
 import dsprune
+from dsprune.engine.trainer import replaced
 from dsprune.masks.manifest import MANIFEST
 from dsprune.methods.method import RegrowingMethod, find_method
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe
 from dsprune.selection.groups import update_groups
 from dsprune.testing.methods import regrow_dense, select_dense
+from dsprune.testing.whole import gather, whole_masks
 from dsprune.utils.randomness import hash_text, mix64
 from tests.engine import scenarios
 from tests.engine.scenarios import (
     STEPS,
     every_view,
-    gather,
     pruner_of,
     pruning_engine,
     train_step,
-    whole_masks,
 )
 
 SAVED = 5
@@ -51,7 +52,7 @@ def whole(pruner: Any, local: Callable[[int], Tensor | None]) -> Tensors:
         found = local(index)
         return torch.zeros_like(weight(index)) if found is None else found
 
-    return [tensor.float() for tensor in gather(pruner, values)]
+    return [tensor.float() for tensor in gather(pruner.layout, values)]
 
 
 def accumulators(engine: dsprune.PruningEngine) -> dict[str, Tensors]:
@@ -161,6 +162,17 @@ def check_skipped(comm: Comm, config: dict[str, Any], recipe: Recipe) -> None:
         train_step(engine, 0)
         assert engine.applied_steps == 1
         assert any(value.any() for values in accumulators(engine).values() for value in values)
+
+
+def first_sums(comm: Comm, config: dict[str, Any], recipe: Recipe) -> tuple[int, Tensors]:
+    """Steps that were skipped until one was applied, and what is accumulated then; fp16 runs on the CPU too."""
+    accelerator = type(get_accelerator())
+    with replaced(accelerator, "is_fp16_supported", lambda _: True), pruning_engine(config, recipe) as engine:
+        while engine.applied_steps == 0:
+            assert not any(value.any() for values in accumulators(engine).values() for value in values)
+            train_step(engine, 0)
+        [sums] = accumulators(engine).values()
+        return engine.skipped_steps, sums
 
 
 def save(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> dict[str, Tensors]:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dsprune.methods.method import find_method
 from dsprune.model.cost import rank_memory
@@ -65,6 +66,19 @@ def test_resuming_between_two_mask_updates_equals_not_stopping(
 
 def test_a_skipped_step_adds_nothing(two_ranks: RankPool) -> None:
     two_ranks.run(2, accumulating.check_skipped, ds_config(2, "bf16"), recipe_of("movement", "bf16"))
+
+
+def test_a_loss_scale_is_not_accumulated(two_ranks: RankPool) -> None:
+    [(_, expected), _] = two_ranks.run(2, accumulating.first_sums, ds_config(1), recipe_of("movement"))
+    fp16 = {"enabled": "auto", "initial_scale_power": 20}
+    for stage in (0, 1, 2, 3):
+        config = ds_config(stage, "fp16") | {"fp16": fp16}
+        for skipped, found in two_ranks.run(
+            2, accumulating.first_sums, config, recipe_of("movement", "fp16")
+        ):
+            assert (skipped > 0) == (stage > 0), "the first scale overflows, where there is one"
+            for there, here in zip(expected, found, strict=True):
+                torch.testing.assert_close(here, there, rtol=0.02, atol=1e-4)
 
 
 def test_accumulators_move_to_other_stages_and_numbers_of_ranks(two_ranks: RankPool, tmp_path: Path) -> None:
