@@ -70,8 +70,12 @@ def check_file(path: Path, record: FileRecord, listed_in: str, way_out: str) -> 
 
 
 def is_listed(path: Path) -> bool:
-    """Return whether the list of a model folder covers a file: `dsprune.json` has the checksums of the masks."""
-    return path.is_file() and path.name != MODEL_LIST and not path.name.startswith((".", "masks-"))
+    """Return whether the list of a model folder covers a file.
+
+    `dsprune.json` has the checksums of the masks, and the card is there to be edited.
+    """
+    others = (MODEL_LIST, "README.md")
+    return path.is_file() and path.name not in others and not path.name.startswith((".", "masks-"))
 
 
 def list_model_folder(folder: Path) -> None:

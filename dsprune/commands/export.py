@@ -12,6 +12,7 @@ from dsprune.checkpoint.compact.reader import expand_compact
 from dsprune.checkpoint.compact.writer import write_compact
 from dsprune.checkpoint.deepspeed_files import CheckpointFiles
 from dsprune.checkpoint.file_list import list_model_folder
+from dsprune.checkpoint.model_card import write_card
 from dsprune.checkpoint.model_folder import copy_masks, write_weights
 from dsprune.checkpoint.tags import find_checkpoints
 from dsprune.errors import UserError
@@ -22,7 +23,7 @@ from dsprune.model.vocabulary import Vocabulary, with_all_rows
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.tasks.task import build_task
 from dsprune.train.preflight import start_model
-from dsprune.train.run_folder import RunFolder
+from dsprune.train.run_folder import RunFolder, made_by
 from dsprune.utils.console import say
 from dsprune.utils.files import replace_folder
 
@@ -72,6 +73,7 @@ def write_model(run: RunFolder, checkpoint: Path, folder: Path, *, trimmed: bool
     else:
         write_weights(checkpoint, folder)
     list_model_folder(folder)
+    write_card(folder, made_by(run, is_final=checkpoint == find_checkpoint(run, None)))
 
 
 def _write_model_of_run(run: RunFolder, checkpoint: Path, folder: Path, *, trimmed: bool) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dsprune.checkpoint.model_card import write_card
 from dsprune.commands.analyze.page_sections import analysis_section
 from dsprune.commands.analyze.result import FILE as ANALYSIS
 from dsprune.commands.analyze.result import read_analysis
@@ -14,6 +15,7 @@ from dsprune.report.run_page import page_of_run
 from dsprune.report.runs import Run, find_folders, read_run
 from dsprune.report.runs_page import page_of_runs, published_sections, title_of
 from dsprune.report.table import as_rich
+from dsprune.train.run_folder import RunFolder, made_by
 from dsprune.utils.console import say
 
 __all__ = ["report", "report_run"]
@@ -58,9 +60,11 @@ def report(
 
 
 def report_run(path: Path) -> None:
-    """Write the page of one run into its folder, with the audit of its model."""
-    run = read_run(path)
-    write_page(page_of_run(run, _audit(run, path / "model")), path)
+    """Write the page of one run into its folder, and the card of its model, both with the audit of the model."""
+    run, folder = read_run(path), RunFolder(path)
+    audit = _audit(run, folder.model)
+    write_page(page_of_run(run, audit), path)
+    write_card(folder.model, made_by(folder, audit=None if audit is None else audit.text))
 
 
 def _audit(run: Run, path: Path) -> Text | None:

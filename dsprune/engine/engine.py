@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dsprune.checkpoint.file_list import list_model_folder
 from dsprune.checkpoint.load import load_checkpoint
+from dsprune.checkpoint.model_card import Made, write_card
 from dsprune.checkpoint.model_folder import model_config, save_model_folder
 from dsprune.checkpoint.pruning_state import save_masks, save_rank_state
 from dsprune.checkpoint.reshard import topology_changes
@@ -93,6 +94,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         assert isinstance(engine, cls)
         engine.timetable = timetable
         engine._pruning_state = state
+        engine._recipe = recipe
         engine._rates = Rates(engine.basic_optimizer, timetable, engine.lr_scheduler)
         engine._guard = Guard(engine.basic_optimizer)
         engine.pruner = None if state is None else Pruner(state, recipe.seed)
@@ -289,7 +291,11 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
     def _write_masks(self, folder: Path | str) -> None:
         if self._pruning_state is not None:
             save_masks(Path(folder), self._pruning_state, self.applied_steps, accumulators=False)
-        on_first_rank(current_ranks(), lambda: list_model_folder(Path(folder)))
+        on_first_rank(current_ranks(), lambda: self._describe_folder(Path(folder)))
+
+    def _describe_folder(self, folder: Path) -> None:
+        list_model_folder(folder)
+        write_card(folder, Made(self._recipe))
 
     def _check_weights(self) -> None:
         if self.pruner is not None:

@@ -12,14 +12,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
+from dsprune.checkpoint.model_card import Made
 from dsprune.errors import UserError
-from dsprune.recipe import Recipe, dump_recipe
+from dsprune.recipe import Recipe, dump_recipe, load_recipe
 from dsprune.schedule import Timetable
 from dsprune.utils.files import lock_folder, remove, replace_text
 from dsprune.utils.installation import command_line, versions
 from dsprune.utils.records import Count, Seconds, parse_record, read_bytes, read_record
 
-__all__ = ["RunFolder", "Start", "Summary", "read_rows", "read_start", "read_summary"]
+__all__ = ["RunFolder", "Start", "Summary", "made_by", "read_rows", "read_start", "read_summary"]
 
 WAY_OUT = "fix or remove it"
 
@@ -248,3 +249,24 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(lines, start=1):
             row = parse_record(line, _Row, f"{path}: line {number}", "a row of metrics", "remove the line")
             yield row.model_dump(exclude_unset=True)
+
+
+def made_by(run: RunFolder, *, is_final: bool = True, audit: str | None = None) -> Made:
+    """Return how a model of a run was made, for its card; nothing of a folder that is not a run.
+
+    Args:
+        run: the folder.
+        is_final: whether it is the model at the end of the run, to which the metrics belong.
+        audit: the result of the model's audit in words; None = not audited.
+    """
+    if not run.recipe.is_file():
+        return Made()
+    summary, start = read_summary(run.summary) if is_final else None, read_start(run.start)
+    return Made(
+        recipe=load_recipe(str(run.recipe)),
+        command=start.command,
+        metrics=summary.metrics if summary else {},
+        num_examples=summary.validation_examples if summary else None,
+        audit=audit,
+        versions=start.versions,
+    )

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from dsprune.checkpoint.model_card import write_card
 from dsprune.checkpoint.sparse_start import MasksFrom
 from dsprune.errors import EXIT_STOPPED, StoppedError
 from dsprune.ranks.agreement import check_same, on_first_rank
@@ -23,7 +24,7 @@ from dsprune.train.evaluation import evaluate
 from dsprune.train.metrics import Meter, step_metrics, update_metrics
 from dsprune.train.preflight import Prepared, preflight
 from dsprune.train.resume import check_vocabulary, find_start_point, restore, run_folder
-from dsprune.train.run_folder import RunFolder
+from dsprune.train.run_folder import RunFolder, made_by
 from dsprune.train.setup import Parts, assemble
 from dsprune.train.status_file import StatusFile
 from dsprune.train.stopping import StopRequests
@@ -112,6 +113,7 @@ def train(
             raise StoppedError(f"{reason}: stopped at step {step}; run the same command to resume")
         if ranks.is_first:
             session.run.finish(summary)
+            write_card(session.run.model, made_by(session.run))
     if ranks.is_first:
         say(console, f"finished: {session.run.path}")
     return session.run

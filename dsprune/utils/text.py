@@ -18,6 +18,7 @@ __all__ = [
     "one_line",
     "parse_duration",
     "printable",
+    "shareable",
     "short",
     "summary_of",
 ]
@@ -65,6 +66,19 @@ def one_line(message: str) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message without its full stop, or the class name if it is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def shareable(text: str) -> str:
+    """Return a text in which absolute paths are cut to their last part: it may be shown to others.
+
+    Examples:
+        >>> shareable("dsprune train /home/me/mine.yaml task.train=data/a.csv")
+        'dsprune train …/mine.yaml task.train=data/a.csv'
+    """
+    return _FOLDERS.sub("…/", text)
+
+
+_FOLDERS = re.compile(r"(?<![\w/.:…])/(?:[^\s/'\"=,\[\]{}]+/)+")
 
 
 def summary_of(thing: Any) -> str:

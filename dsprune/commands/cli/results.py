@@ -1,6 +1,8 @@
 """Commands that evaluate, check and show results."""
 
+import contextlib
 import json
+import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -96,7 +98,7 @@ def export(
             "with --expand, of a compact model.",
         ),
     ],
-    to: Annotated[Path, typer.Option(help="The folder to create.")],
+    to: Annotated[Path | None, typer.Option(help="The folder to create; needed without --push.")] = None,
     tag: Annotated[str | None, typer.Option(help="Name of a checkpoint. Default: the newest.")] = None,
     compact: Annotated[
         bool, typer.Option("--compact", help="Write packed masks and kept values, instead of all weights.")
@@ -111,8 +113,18 @@ def export(
         Literal["fp16", "bf16"] | None,
         typer.Option(help="With --compact: round all weights to this number format. Default: as trained."),
     ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(metavar="OWNER/NAME", help="Upload the folder to this repository of the hub."),
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="With --push: visible to everybody if it is new.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="With --push: only say what would be uploaded, as without a token.")
+    ] = False,
 ) -> None:
-    """Write a checkpoint of a run as a Hugging Face model folder with its masks, or in compact form."""
+    """Write a checkpoint of a run as a Hugging Face model folder with its masks, or in compact form; upload it."""
     if dtype is not None and not compact:
         raise UserError(f"--dtype: value {dtype}: for compact models: add --compact, or leave out")
     if trimmed and (compact or expand):
@@ -121,14 +133,26 @@ def export(
         )
     if expand and (compact or tag is not None):
         raise UserError(f"--expand: value {source}: takes neither --compact nor --tag: leave them out")
+    if push is None and (public or dry_run or to is None):
+        raise UserError(
+            "--push: value missing: --public and --dry-run are for it; give --to FOLDER to write only"
+        )
     from dsprune.commands import export as write
+    from dsprune.commands.push import check_repository, upload
 
-    if compact:
-        write.compact(source, tag, dtype, to, Console())
-    elif expand:
-        write.expand(source, to, Console())
-    else:
-        write.export(source, tag, to, Console(), trimmed=trimmed)
+    if push is not None:
+        check_repository(push)
+    with contextlib.ExitStack() as stack:
+        if to is None:
+            to = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dsprune-")), "model")
+        if compact:
+            write.compact(source, tag, dtype, to, Console())
+        elif expand:
+            write.expand(source, to, Console())
+        else:
+            write.export(source, tag, to, Console(), trimmed=trimmed)
+        if push is not None:
+            upload(to, push, Console(), public=public, dry_run=dry_run)
 
 
 @app.command()
