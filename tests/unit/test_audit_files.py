@@ -61,8 +61,8 @@ def test_a_changed_file_is_named_with_the_way_out(copy: Path) -> None:
 
 
 def test_what_is_not_listed_is_said_to_be_unchecked(copy: Path) -> None:
-    (copy / "README.md").touch()
-    assert audit_folder(copy).success().endswith("; not listed, so not checked: README.md")
+    (copy / "notes.md").touch()
+    assert audit_folder(copy).success().endswith("; not listed, so not checked: notes.md")
     (copy / MODEL_LIST).unlink()
     assert audit_folder(copy).success().endswith("; no dsprune-files.json, so only its masks have checksums")
 
