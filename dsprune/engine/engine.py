@@ -26,6 +26,7 @@ from dsprune.ranks.agreement import on_first_rank
 from dsprune.ranks.ranks import current_ranks
 from dsprune.recipe import Distillation, Recipe, as_recipe
 from dsprune.schedule import Timetable, recipe_timetable
+from dsprune.zero.loss_scale import scale_loss
 from dsprune.zero.parameters import full_numel
 
 __all__ = ["PruningEngine"]
@@ -108,6 +109,11 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
     def applied_steps(self) -> int:
         """Number of applied optimizer steps. Steps skipped on overflow do not count."""
         return int(self.global_steps - self.skipped_steps)
+
+    def backward(self, loss: Tensor, retain_graph: bool = False, scale_wrt_gas: bool = True) -> Any:
+        """Run the backward pass like `DeepSpeedEngine.backward`, at stage 0 with fp16's loss scale, too."""
+        scale_loss(self, loss, self.gradient_accumulation_steps() if scale_wrt_gas else 1)
+        return super().backward(loss, retain_graph, scale_wrt_gas)
 
     def step(self, lr_kwargs: dict[str, Any] | None = None) -> None:
         """Step like `DeepSpeedEngine.step`, with the mask update that is due. Collective: every rank must call this."""

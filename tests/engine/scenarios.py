@@ -17,12 +17,17 @@ from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe
 from dsprune.selection.groups import update_groups
+from dsprune.testing.half import fp16_allowed
 from dsprune.testing.methods import select_dense
 from dsprune.testing.tiny import TinyModel, batch
 from dsprune.testing.whole import gather, whole_masks
 
 BATCH = 12
 STEPS = 12
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+OVERFLOWING = {"initial_scale_power": 22, "loss_scale_window": 2, "hysteresis": 1}
+"""Dynamic loss scaling of fp16 that overflows at the start, and again and again."""
 
 
 def ds_config(stage: int, precision: str = "fp32", **changes: Any) -> dict[str, Any]:
@@ -34,7 +39,7 @@ def ds_config(stage: int, precision: str = "fp32", **changes: Any) -> dict[str, 
         "zero_allow_untested_optimizer": True,
     }
     if precision != "fp32":
-        config[precision] = {"enabled": "auto"}
+        config[precision] = {"enabled": "auto"} | (OVERFLOWING if precision == "fp16" else {})
     return config | changes
 
 
@@ -70,13 +75,14 @@ def pruning_engine(
     config: dict[str, Any], recipe: Recipe, seed: int = 0, model: Callable[[int], nn.Module] = TinyModel
 ) -> Iterator[dsprune.PruningEngine]:
     os.environ.update(LOCAL_RANK=str(dist.get_rank()))
-    engine, *_ = dsprune.initialize(model=model(seed), config=config, recipe=recipe)
-    try:
-        yield engine
-    finally:
-        engine.destroy()
-        del engine
-        gc.collect()
+    with fp16_allowed():
+        engine, *_ = dsprune.initialize(model=model(seed), config=config, recipe=recipe)
+        try:
+            yield engine
+        finally:
+            engine.destroy()
+            del engine
+            gc.collect()
 
 
 def pruner_of(engine: dsprune.PruningEngine) -> PruningState:
@@ -139,25 +145,34 @@ def check_invariants(comm: Comm, config: dict[str, Any], recipe: Recipe) -> tupl
     """Train with mask updates, and check everything against the dense oracle after every step.
 
     Returns:
-        Digest of the masks after the first mask update, and the zeros of each tensor after every step.
+        Digest of the masks after the first mask update, and the zeros of each tensor after every applied step.
     """
-    counts, first_digest = [], None
+    counts, skipped, first_digest = [], [], None
     with pruning_engine(config, recipe) as engine:
         pruner, timetable = pruner_of(engine), engine.timetable
         tensors = [shard.tensor for shard in pruner.layout.shards]
-        for step in range(STEPS):
+        while (step := engine.applied_steps) < STEPS:
             update = timetable.update_at(step)
-            expected = whole_masks(pruner)
+            before = every_view(pruner) if recipe.precision == "fp16" else {}
+            masks_before = expected = whole_masks(pruner)
             if update is not None and pruner.pruning.scope != "normalized":
                 groups = update_groups(tensors, pruner.pruning, timetable.progress(update))
                 expected = select_dense(dense_scores(pruner), expected, groups)
 
             train_step(engine, step)
 
-            masks = whole_masks(pruner)
+            assert set(engine.get_lr()) == {0.02 * timetable.lr_multiplier(engine.applied_steps)}
+            if not engine.was_step_applied():
+                skipped.append(step)
+                check_nothing_changed(pruner, before, masks_before)
+                continue
+            assert engine.applied_steps == step + 1
+            masks, views = whole_masks(pruner), every_view(pruner)
             if pruner.pruning.scope != "normalized":
                 assert all(map(torch.equal, masks, expected)), f"step {step}: not the dense selection"
-            for what, view in every_view(pruner).items():
+            for weight, copy in zip(views["weight"], views["copy"], strict=True):
+                assert torch.equal(weight.to(DTYPES[recipe.precision]).double(), copy), f"step {step}"
+            for what, view in views.items():
                 for tensor, values, kept in zip(tensors, view, masks, strict=True):
                     where = f"step {step}: {what} of {tensor.name}"
                     assert not values[~kept].any(), f"{where}: a pruned entry is not zero"
@@ -165,9 +180,19 @@ def check_invariants(comm: Comm, config: dict[str, Any], recipe: Recipe) -> tupl
             assert pruner.audit() == []
             counts.append([int((~kept).sum()) for kept in masks])
             first_digest = pruner.masks.digest(pruner.comm) if first_digest is None else first_digest
+        assert engine.skipped_steps == len(skipped)
+        assert any(map(timetable.update_at, skipped)) == (recipe.precision == "fp16")
         assert engine.sparsity()["sparsity_prunable"] == sum(counts[-1]) / pruner.num_prunable
     assert first_digest is not None
     return first_digest, counts
+
+
+def check_nothing_changed(pruner: PruningState, views: dict[str, list[Tensor]], masks: list[Tensor]) -> None:
+    """A skipped step has changed no weight, moment or mask."""
+    assert all(map(torch.equal, whole_masks(pruner), masks))
+    found = every_view(pruner)
+    for what, before in views.items():
+        assert all(map(torch.equal, found[what], before)), what
 
 
 def digest_of_random(comm: Comm, config: dict[str, Any], recipe: Recipe) -> int:
@@ -200,27 +225,37 @@ def check_gradient_norm(comm: Comm, config: dict[str, Any], recipe: Recipe) -> l
 
 
 def check_resume(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> None:
-    """Stopping at step 5 and resuming in a new engine ends where the uninterrupted run ends, bit for bit."""
+    """Stopping after 5 steps, skipped ones included, and resuming in a new engine ends where not stopping does."""
     with pruning_engine(config, recipe) as engine:
         for step in range(STEPS):
             if step == 5:
                 engine.save_checkpoint(folder)
+                saved = engine.applied_steps, engine.skipped_steps
             train_step(engine, step)
         expected, digest = (
             every_view(pruner_of(engine)),
             pruner_of(engine).masks.digest(pruner_of(engine).comm),
         )
-        rate = engine.get_lr()
+        rate, ended = engine.get_lr(), (engine.applied_steps, engine.skipped_steps)
     with pruning_engine(config, recipe, seed=1) as engine:
         engine.load_checkpoint(folder)
-        assert engine.applied_steps == 5
+        assert (engine.applied_steps, engine.skipped_steps) == saved
+        assert recipe.precision == "fp16" or saved == (5, 0)
         for step in range(5, STEPS):
             train_step(engine, step)
         pruner = pruner_of(engine)
         assert pruner.masks.digest(pruner.comm) == digest
         assert engine.get_lr() == rate
+        assert (engine.applied_steps, engine.skipped_steps) == ended
         for what, view in every_view(pruner).items():
             assert all(map(torch.equal, view, expected[what])), what
+
+
+def masters_after_a_step(comm: Comm, config: dict[str, Any], recipe: Recipe) -> list[Tensor]:
+    """The master weights after one step."""
+    with pruning_engine(config, recipe) as engine:
+        train_step(engine, 0)
+        return gather(pruner_of(engine).layout, pruner_of(engine).layout.weight)
 
 
 def check_skipped_update(comm: Comm, config: dict[str, Any], recipe: Recipe) -> None:

@@ -10,6 +10,7 @@ from dsprune.masks.bits import pack
 from dsprune.model.prunable import find_prunable
 from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
+from dsprune.recipe import Optimizer
 from dsprune.selection.groups import make_groups
 from dsprune.testing.methods import select_dense
 from dsprune.testing.pool import RankPool
@@ -34,7 +35,7 @@ def digest_of_first_update(precision: str) -> int:
     model = TinyModel()
     tensors = find_prunable(model)
     weights = dict(model.named_parameters())
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = scenarios.DTYPES[precision]
     scores = [weights[tensor.name].detach().to(dtype).double().abs().view(-1) for tensor in tensors]
     dense = [torch.ones(tensor.numel, dtype=torch.bool) for tensor in tensors]
     masks = MaskSet([Shard(tensor, 0, tensor.numel) for tensor in tensors])
@@ -53,6 +54,37 @@ def test_every_step_keeps_every_invariant(ranks: RankPool, stage: int, precision
     assert digests == {digest_of_first_update(precision)}, "the mask depends on how the weights are sharded"
     counts = answers[0][1]
     assert [sum(counts[step]) for step in (0, 11)] == [round(0.5 * 630), round(0.9 * 630)]
+
+
+@STAGES
+def test_fp16_keeps_every_invariant_over_skipped_steps(two_ranks: RankPool, stage: int) -> None:
+    answers = two_ranks.run(2, scenarios.check_invariants, ds_config(stage, "fp16"), make_recipe("fp16"))
+    counts = answers[0][1]
+    assert {digest for digest, _ in answers} == {digest_of_first_update("fp16")}
+    assert [sum(counts[step]) for step in (0, 11)] == [round(0.5 * 630), round(0.9 * 630)]
+
+
+@STAGES
+def test_resuming_in_fp16_equals_not_stopping(two_ranks: RankPool, stage: int, tmp_path: Path) -> None:
+    two_ranks.run(2, scenarios.check_resume, ds_config(stage, "fp16"), make_recipe("fp16"), str(tmp_path))
+
+
+SGD = {"optimizer": {"type": "SGD", "params": {"lr": "auto", "weight_decay": "auto"}}}
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_step_in_fp16_is_as_long_at_every_stage(two_ranks: RankPool, accumulation: int) -> None:
+    recipe = make_recipe("fp16", start=4)
+    recipe = recipe.model_copy(update={"optimizer": Optimizer(type="SGD"), "gradient_clipping": 0.0})
+    changes = SGD | {"gradient_accumulation_steps": accumulation}
+    changes |= {"fp16": {"enabled": "auto", "initial_scale_power": 8}}
+    expected, *others = (
+        two_ranks.run(2, scenarios.masters_after_a_step, ds_config(stage, **changes), recipe)[0]
+        for stage in (1, 0, 2, 3)
+    )
+    for found in others:
+        for tensor, values in zip(expected, found, strict=True):
+            torch.testing.assert_close(values, tensor, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(("ranks", "stage", "precision"), RESUMED, indirect=["ranks"])
