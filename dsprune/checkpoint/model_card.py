@@ -9,13 +9,14 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 from safetensors import safe_open
 
+from dsprune.checkpoint.file_list import list_model_folder
 from dsprune.masks.manifest import MANIFEST, read_manifest
 from dsprune.recipe import Recipe
 from dsprune.utils.documents import write_yaml
 from dsprune.utils.files import replace_text
 from dsprune.utils.text import shareable
 
-__all__ = ["CARD", "Made", "write_card"]
+__all__ = ["CARD", "Made", "finish_folder", "write_card"]
 
 CARD = "README.md"
 
@@ -53,6 +54,12 @@ class Made:
     num_examples: int | None = None
     audit: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def finish_folder(folder: Path, made: Made) -> None:
+    """List the files of a model folder, and write its card."""
+    list_model_folder(folder)
+    write_card(folder, made)
 
 
 def write_card(folder: Path, made: Made) -> None:

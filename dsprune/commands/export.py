@@ -11,8 +11,7 @@ from dsprune.checkpoint.compact.format import Dtype, is_compact
 from dsprune.checkpoint.compact.reader import expand_compact
 from dsprune.checkpoint.compact.writer import write_compact
 from dsprune.checkpoint.deepspeed_files import CheckpointFiles
-from dsprune.checkpoint.file_list import list_model_folder
-from dsprune.checkpoint.model_card import write_card
+from dsprune.checkpoint.model_card import finish_folder
 from dsprune.checkpoint.model_folder import copy_masks, write_weights
 from dsprune.checkpoint.tags import find_checkpoints
 from dsprune.errors import UserError
@@ -72,8 +71,7 @@ def write_model(run: RunFolder, checkpoint: Path, folder: Path, *, trimmed: bool
         )
     else:
         write_weights(checkpoint, folder)
-    list_model_folder(folder)
-    write_card(folder, made_by(run, is_final=checkpoint == find_checkpoint(run, None)))
+    finish_folder(folder, made_by(run, is_final=checkpoint == find_checkpoint(run, None)))
 
 
 def _write_model_of_run(run: RunFolder, checkpoint: Path, folder: Path, *, trimmed: bool) -> None:

@@ -7,9 +7,8 @@ from typing import Any
 from deepspeed import DeepSpeedEngine
 from torch import Tensor
 
-from dsprune.checkpoint.file_list import list_model_folder
 from dsprune.checkpoint.load import load_checkpoint
-from dsprune.checkpoint.model_card import Made, write_card
+from dsprune.checkpoint.model_card import Made, finish_folder
 from dsprune.checkpoint.model_folder import model_config, save_model_folder
 from dsprune.checkpoint.pruning_state import save_masks, save_rank_state
 from dsprune.checkpoint.reshard import topology_changes
@@ -297,11 +296,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
     def _write_masks(self, folder: Path | str) -> None:
         if self._pruning_state is not None:
             save_masks(Path(folder), self._pruning_state, self.applied_steps, accumulators=False)
-        on_first_rank(current_ranks(), lambda: self._describe_folder(Path(folder)))
-
-    def _describe_folder(self, folder: Path) -> None:
-        list_model_folder(folder)
-        write_card(folder, Made(self._recipe))
+        on_first_rank(current_ranks(), lambda: finish_folder(Path(folder), Made(self._recipe)))
 
     def _check_weights(self) -> None:
         if self.pruner is not None:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from dsprune.errors import UserError
 from dsprune.schedule import Timetable
@@ -31,6 +32,7 @@ __all__ = [
     "line_style",
     "name_rows",
     "new_panels",
+    "plot",
     "save_figure",
     "shade_phases",
     "svg_of",
@@ -91,6 +93,8 @@ def new_panels(
         axes.grid(visible=True, axis="x" if sideways else "y", color=RULE, lw=0.6, zorder=0)
         axes.set_axisbelow(True)
         (axes.set_xlabel if sideways else axes.set_ylabel)(label, **LABEL)
+    if shared.endswith("step"):
+        panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in grid[:, 0] if sideways else grid[-1]:
         (axes.set_ylabel if sideways else axes.set_xlabel)(shared, **LABEL)
     if title:
@@ -101,6 +105,12 @@ def new_panels(
 def name_rows(axes: Axes, names: Sequence[str]) -> None:
     """Name the places 0, 1, ... on the vertical axis, from below."""
     axes.set_yticks(range(len(names)), names, **(LABEL | {"color": INK}))
+
+
+def plot(axes: Axes, steps: Sequence[float], values: Sequence[float], **style: Any) -> None:
+    """Draw a curve; a curve of one point as a dot, also on the edge of the panel."""
+    single: dict[str, Any] = {"marker": "o", "ms": 4, "clip_on": False} if len(steps) == 1 else {}
+    axes.plot(steps, values, **(style | single))
 
 
 def shade_phases(axes: Axes, timetable: Timetable, *, unit: int = 1, named: bool = False) -> None:

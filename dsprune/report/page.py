@@ -13,6 +13,7 @@ from markupsafe import Markup
 from dsprune.report.drawing import CSS, with_variables
 from dsprune.report.table import Table, markdown_text
 from dsprune.utils.files import replace_text
+from dsprune.utils.text import shareable
 
 __all__ = [
     "Block", "Cell", "Code", "HeatMap", "Page", "Picture", "Section", "Text", "write_page", "write_report",
@@ -120,9 +121,12 @@ class Page:
 
 
 def write_page(page: Page, folder: Path) -> Path:
-    """Write the page as report.html, which needs no other file and no network, and return its path."""
+    """Write the page as report.html, which needs no other file and no network, and return its path.
+
+    It is meant to be shared, so that absolute paths are cut to their last part.
+    """
     path = folder / "report.html"
-    replace_text(path, _template().render(page=page, css=Markup(CSS)))
+    replace_text(path, shareable(_template().render(page=page, css=Markup(CSS))))
     return path
 
 
@@ -141,5 +145,5 @@ def write_report(page: Page, folder: Path) -> list[Path]:
     texts = {folder / "report.md": f"{text}\n{markdown_text(page.origin)}\n"}
     texts |= {folder / f"{table.name}.csv": table.csv() for table in tables}
     for path, content in texts.items():
-        replace_text(path, content)
+        replace_text(path, shareable(content))
     return [write_page(page, folder), *texts]

@@ -8,7 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dsprune.recipe.span import Ramp
-from dsprune.report.drawing import INK, SERIES, draw_rate, draw_sparsity, new_panels, shade_phases, svg_of
+from dsprune.report.drawing import (
+    INK,
+    SERIES,
+    draw_rate,
+    draw_sparsity,
+    new_panels,
+    plot,
+    shade_phases,
+    svg_of,
+)
 from dsprune.report.grouping import Setting
 from dsprune.report.page import Cell, HeatMap, Picture, Section, Text
 from dsprune.report.runs import Run, origin_of
@@ -28,7 +37,7 @@ def timeline_of_run(run: Run) -> Picture:
     steps, values = run.series("learning_rate")
     panels[1].plot([step - 1 for step in steps], values, ".", ms=4, color=RATE)  # logged after the step
     panels[1].set_ylim(bottom=0)
-    panels[2].plot(*run.series("loss"), color=LOSS, lw=1.6)
+    plot(panels[2], *run.series("loss"), color=LOSS, lw=1.6)
     panels[2].set_ylim(bottom=0)
     legend = {"sparsity": SPARSITY, "learning rate": RATE, "training loss": LOSS}
     if run.headline is not None:
@@ -60,7 +69,7 @@ def _draw_timetable(panels: Sequence[Axes], run: Run) -> None:
 
 def _draw_score(axes: Axes, run: Run) -> None:
     steps, values = run.series(f"validation_{run.headline}")
-    axes.plot(steps, values, color=SCORE, lw=1.6, marker="o", ms=3.5)
+    axes.plot(steps, values, color=SCORE, lw=1.6, marker="o", ms=3.5, clip_on=False)
     if values:
         margin = max(0.02, 0.15 * (max(values) - min(values)))
         axes.set_ylim(min(values) - margin, max(values) + margin)
@@ -88,8 +97,7 @@ def _draw_run(panels: Sequence[Axes], run: Run, style: Mapping[str, Any]) -> Non
             continue
         steps, values = run.series(name)
         scale, shape = (100, "steps-post") if axes is panels[0] else (1, "default")
-        marker = "o" if len(steps) == 1 else ""  # a line through one point is invisible
-        axes.plot(steps, [scale * value for value in values], drawstyle=shape, marker=marker, **style)
+        plot(axes, steps, [scale * value for value in values], drawstyle=shape, **style)
 
 
 def layer_map(sparsities: Mapping[str, float], caption: str, origin: str) -> HeatMap:
@@ -159,7 +167,7 @@ def _picture(run: Run, ramps: dict[str, Ramp], logged: list[str]) -> Picture:
         values = [ramp.at(step, timetable.steps_per_epoch, timetable.total_steps) for step in steps]
         axes.plot(steps, values, color=SERIES[0], lw=1.6)
     for name in logged:
-        panels[-1].plot(*run.series(name), color=LOSSES[name][1], lw=1.6)
+        plot(panels[-1], *run.series(name), color=LOSSES[name][1], lw=1.6)
     for axes in panels:
         axes.set_ylim(bottom=0)
     panels[0].set_xlim(0, timetable.total_steps if timetable else None)

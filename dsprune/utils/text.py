@@ -78,7 +78,7 @@ def shareable(text: str) -> str:
     return _FOLDERS.sub("…/", text)
 
 
-_FOLDERS = re.compile(r"(?<![\w/.:…])/(?:[^\s/'\"=,\[\]{}]+/)+")
+_FOLDERS = re.compile(r"(?<![\w/.:…])/(?:[^\s/'\"=,<>\[\]{}]+/)+")
 
 
 def summary_of(thing: Any) -> str:

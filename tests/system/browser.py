@@ -1,5 +1,6 @@
 """Render pages in a real browser without a window."""
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -25,6 +26,28 @@ def _run(page: Path, *flags: str) -> str:
 def rendered(page: Path) -> str:
     """Return the document as the browser parsed it."""
     return _run(page, "--dump-dom")
+
+
+PHONE = """<body style="margin: 0"><iframe id="page" src="{page}" width="{width}" height="900"></iframe><script>
+page.onload = () => {{
+  const inside = page.contentDocument, right = element => element.getBoundingClientRect().right;
+  const over = [...inside.querySelectorAll("body *")].filter(
+    element => right(element) > {width} && !element.closest(".scroll, pre"));
+  document.title = JSON.stringify([inside.documentElement.scrollWidth, over.map(element => element.tagName)]);
+}};
+</script></body>"""
+
+
+def overflow(page: Path, width: int) -> tuple[int, list[str]]:
+    """Return the width that a page needs on a screen of this width, and the elements that reach beyond it.
+
+    The page stands in a frame, because the browser's own window has a least width. What scrolls by itself is left out.
+    """
+    frame = page.with_name(f"{page.stem}-{width}.html")
+    frame.write_text(PHONE.format(page=page.name, width=width))
+    document = _run(frame, "--allow-file-access-from-files", "--virtual-time-budget=3000", "--dump-dom")
+    needed, over = json.loads(document.partition("<title>")[2].partition("</title>")[0])
+    return needed, over
 
 
 def screenshot(page: Path, *, dark: bool, width: int = 1100, height: int = 1600) -> np.ndarray:

@@ -12,7 +12,7 @@ from dsprune.commands.report import report
 from dsprune.report.drawing import INK, QUIET, SERIES
 from dsprune.testing.commands import complaints, dsprune
 from tests.run_folders import write_run
-from tests.system.browser import PROGRAMS, rendered, screenshot
+from tests.system.browser import PROGRAMS, overflow, rendered, screenshot
 
 TEACHER = "distillation.teacher=runs/dense/model"
 
@@ -80,6 +80,11 @@ def test_light_and_dark(pages: dict[str, Path], name: str) -> None:
 def test_a_narrow_screen_scrolls_tables_not_the_page(pages: dict[str, Path]) -> None:
     pixels = screenshot(pages["twenty"], dark=False, width=500)
     assert (np.abs(pixels[:, -12:].astype(int) - pixels[0, 0]).max(-1) <= 60).all()
+
+
+@pytest.mark.parametrize("name", ["one", "twenty"])
+def test_nothing_runs_over_the_edge_of_a_phone(pages: dict[str, Path], name: str) -> None:
+    assert overflow(pages[name], 390) == (390, [])
 
 
 def test_the_command(pages: dict[str, Path], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from dsprune.commands.report import report
 from dsprune.errors import UserError
-from dsprune.report.drawing import INK, PHASES, QUIET, RULE, SERIES, with_variables
+from dsprune.report.drawing import INK, PHASES, QUIET, RULE, SERIES, new_panels, plot, with_variables
 from dsprune.report.grouping import differences, settings_of
 from dsprune.report.runs import find_folders, read_run
 from dsprune.report.runs_page import page_of_runs
@@ -366,3 +366,27 @@ def test_a_table_survives_its_formats() -> None:
         *("| name | value |", "| --- | ---: |", "| a\\|b | 1,000 |", "| c | - |")
     ]
     assert list(csv.reader(io.StringIO(table.csv()))) == [["name", "value"], ["a|b", "1,000"], ["c", ""]]
+
+
+def test_nothing_that_is_written_names_a_folder_of_this_machine(tmp_path: Path) -> None:
+    text = report_on(
+        write_run(tmp_path, "name=one", f"distillation.teacher={tmp_path}/teacher"), output=tmp_path / "out"
+    )
+    assert "…/teacher" in text
+    for path in (tmp_path / "out").iterdir():
+        assert str(tmp_path) not in path.read_text(encoding="utf-8"), path.name
+
+
+@pytest.mark.parametrize("last", [1, 3, 7, 1000])
+def test_steps_are_whole_numbers_on_their_axis(last: int) -> None:
+    _, [axes] = new_panels(["loss"], "optimizer step", height=2)
+    axes.set_xlim(0, last)
+    assert all(float(place).is_integer() for place in axes.get_xticks())
+
+
+def test_the_only_point_of_a_curve_is_drawn() -> None:
+    _, [axes] = new_panels(["loss"], "optimizer step", height=2)
+    plot(axes, [5], [0.5], lw=1)
+    plot(axes, [5, 6], [0.5, 0.5], lw=1)
+    assert [line.get_marker() for line in axes.lines] == ["o", "None"]
+    assert not axes.lines[0].get_clip_on()
