@@ -201,6 +201,12 @@ def _commonsense_qa(settings: TaskSettings) -> Task:
     return MultipleChoice(settings, commonsense_qa, 5, benchmark)
 
 
+class Winogrande(MultipleChoice):
+    """WinoGrande as a multiple choice."""
+
+    uses = (*MultipleChoice.uses, "loss")
+
+
 def _winogrande(settings: TaskSettings) -> Task:
     benchmark = Benchmark(
         title="WinoGrande 1.1, size XL",
@@ -212,7 +218,7 @@ def _winogrande(settings: TaskSettings) -> Task:
     )
     if settings.loss == "margin":
         return FillIn(settings, num_choices=2, benchmark=benchmark, read_blanks=winogrande_blanks)
-    return MultipleChoice(settings, winogrande, 2, benchmark)
+    return Winogrande(settings, winogrande, 2, benchmark)
 
 
 COMMONSENSE: Mapping[str, Callable[[TaskSettings], Task]] = {

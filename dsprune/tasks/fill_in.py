@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -69,11 +69,7 @@ class FillIn(MultipleChoice):
         read_blanks: makes sentences with blanks of rows.
     """
 
-    choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        **MultipleChoice.choices,
-        "loss": ("margin",),
-        "separators": ("tokenizer",),
-    }
+    uses = ("max_length", "loss", "alpha", "beta")
 
     read_blanks: Callable[[Rows], list[Blank]] = field(kw_only=True)
 

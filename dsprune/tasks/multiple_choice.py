@@ -68,7 +68,7 @@ class MultipleChoice(Task):
         readers: readers of its files, by suffix.
     """
 
-    choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {**Task.choices, "separators": ("tokenizer", "one")}
+    uses: ClassVar[tuple[str, ...]] = ("max_length", "separators")
 
     settings: TaskSettings
     read: Callable[[Rows], list[Question]] | None = None

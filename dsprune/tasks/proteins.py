@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, ClassVar
 
 from datasets import Dataset
 
@@ -23,14 +22,14 @@ __all__ = ["PROTEINS"]
 class Thermostability(Regression):
     """The melting temperature of a protein."""
 
-    choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {**Task.choices, "thresholds": (...,)}
+    uses = (*Regression.uses, "thresholds")
 
 
 @dataclass(frozen=True)
 class ThermostabilityClass(TextClassification):
     """The class of a protein's melting temperature, between two bounds of `task.thresholds`."""
 
-    choices: ClassVar[Mapping[str, tuple[Any, ...]]] = Thermostability.choices
+    uses = (*TextClassification.uses, "thresholds")
 
     def load(self, split: Split) -> Dataset:
         """Read the sequences and the class of each temperature; a bound belongs to the class above it."""

@@ -50,6 +50,10 @@ from dsprune.tasks.source import Benchmark, Split
 __all__ = ["LogitRows", "Task", "build_task"]
 
 
+RARE = ("loss", "alpha", "beta", "separators", "thresholds")
+"""Fields of the task section that are refused for a task that does not use them: they change what is learned."""
+
+
 @dataclass(frozen=True)
 class LogitRows:
     """The rows of one output that count; a row is the logits of one softmax.
@@ -74,13 +78,6 @@ class Task(ABC):
 
     benchmark: Benchmark | None
     """The published data set; None = a kind of task, for any data."""
-
-    choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "loss": ("cross-entropy",),
-        "separators": ("tokenizer",),
-        "thresholds": ((),),
-    }
-    """Values that the task takes for settings that most tasks do not have; `...` = any."""
 
     cuts_rows: ClassVar[bool] = False
     """Whether `encode` makes more or fewer examples than rows, so that counting them needs the tokenizer."""
@@ -292,9 +289,9 @@ def build_task(settings: TaskSettings) -> Task:
         UserError: there is no such task, or it does not have one of the settings.
     """
     task: Task = TASKS.get(settings.name)(settings)
-    for field, known in task.choices.items():
-        if ... not in known and (value := getattr(settings, field)) not in known:
+    for field, value in settings.model_dump(include=set(RARE) - set(task.uses)).items():
+        if value != TaskSettings.model_fields[field].default:
             raise UserError(
-                f"task.{field}: value {value}: the task {settings.name} does not have it: leave it out"
+                f"task.{field}: value {value}: the task {settings.name} has no such setting: leave it out"
             )
     return task

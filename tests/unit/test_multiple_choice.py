@@ -165,11 +165,12 @@ def test_one_separator_is_what_fairseq_puts_between_question_and_answer(tmp_path
         ("commonsense-qa", {"loss": "margin"}, "loss: value margin: the task commonsense-qa"),
         ("sst2", {"separators": "one"}, "separators: value one: the task sst2"),
         ("winogrande", {"loss": "margin", "separators": "one"}, "separators: value one: the task winogrande"),
+        ("winogrande", {"alpha": 3.0}, r"alpha: value 3\.0: the task winogrande"),
         ("sst2", {"thresholds": (1.0,)}, r"thresholds: value \(1\.0,\): the task sst2"),
     ],
 )
 def test_settings_that_a_task_does_not_have_are_refused(name, settings, field):
-    with pytest.raises(UserError, match=rf"^task\.{field} does not have it: leave it out"):
+    with pytest.raises(UserError, match=rf"^task\.{field} has no such setting: leave it out"):
         build_task(TaskSettings(name=name, **settings))
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from dsprune.commands.convert.notes import Notes
 from dsprune.commands.convert.patterns import globs_of, is_exact
 from dsprune.commands.convert.source import Entry, Source
-from dsprune.registry import METHODS
 
 __all__ = ["convert_deepspeed", "is_deepspeed"]
 
@@ -102,7 +101,7 @@ def _pruning(part: Entry, notes: Notes) -> dict[str, Any]:
     """Return the section `pruning` for `sparse_pruning`."""
     shared = part.section("shared_parameters")
     method = shared.get("method", "l1")
-    section = _METHODS.get(method, _unknown)(shared, notes)
+    section = _METHODS.get(str(method), _unknown)(shared, notes)
     groups = part.section("different_groups").sections()
     targets = {group.name: _target(group, shared) for group in groups} or {"": _target(shared, shared)}
     if None in targets.values():
@@ -114,15 +113,15 @@ def _pruning(part: Entry, notes: Notes) -> dict[str, Any]:
         section["only"] = only
     if len(set(targets.values())) > 1:
         section["sparsities"] = {glob: targets[name] for name, found in globs.items() for glob in found}
-    if excluded := shared.get("excluded_modules"):
+    if excluded := shared.texts("excluded_modules"):
         section["exclude"] = [f"*{name}*" for name in excluded]
     return section
 
 
 def _target(group: Entry, shared: Entry) -> float | None:
     """Return the sparsity for a `dense_ratio`, which DeepSpeed has in the group, or for all groups."""
-    ratio = group.section("params").get("dense_ratio", shared.get("dense_ratio"))
-    return float(round(1 - ratio, 12)) if isinstance(ratio, int | float) else None
+    ratio = group.section("params").number("dense_ratio", shared.number("dense_ratio", -1))
+    return None if ratio == -1 else float(round(1 - ratio, 12))
 
 
 def _globs(group: Entry, notes: Notes) -> list[str]:
@@ -130,8 +129,7 @@ def _globs(group: Entry, notes: Notes) -> list[str]:
     found: list[str] = []
     if group.get("related_modules"):
         notes.leave_out(group, "related_modules", "no module becomes smaller")
-    modules = group.get("modules", ["*"])
-    for module in [modules] if isinstance(modules, str) else modules:
+    for module in group.texts("modules") or ["*"]:
         if module == "*":
             return []
         if not is_exact(module):
@@ -155,33 +153,29 @@ def _l1(shared: Entry, notes: Notes) -> dict[str, Any]:
 
 
 def _topk(shared: Entry, notes: Notes) -> dict[str, Any]:
-    method = "movement" if "movement" in METHODS else "magnitude"
-    notes.differ(shared, "method", f"DeepSpeed learns a score for every weight, dsprune scores by {method!r}")
-    return _one_shot(shared, method, notes)
+    notes.differ(shared, "method", "DeepSpeed learns a score for every weight, dsprune sums its movement")
+    return _one_shot(shared, "movement", notes)
 
 
 def _one_shot(shared: Entry, method: str, notes: Notes) -> dict[str, Any]:
-    offset = shared.get("schedule_offset", OFFSET)
-    if shared.get("schedule_offset_end", offset) != offset:
+    offset = shared.number("schedule_offset", OFFSET)
+    if shared.number("schedule_offset_end", offset) != offset:
         notes.leave_out(shared, "schedule_offset_end", f"all is pruned at once, at step {offset}")
     return {"curve": "one-shot", "start": f"{offset} steps", "method": method, "scope": "uniform"}
 
 
 def _snip_momentum(shared: Entry, notes: Notes) -> dict[str, Any]:
-    method = "snip" if "snip" in METHODS else "magnitude"
-    notes.differ(
-        shared, "method", f"scores of |weight * gradient| with momentum in DeepSpeed, {method!r} here"
-    )
+    notes.differ(shared, "method", "DeepSpeed has |weight * gradient| with momentum, dsprune sums it without")
     if shared.get("block_pattern") != "1x1":
         notes.leave_out(shared, "block_pattern", "weights are pruned one by one, not in blocks")
-    start = shared.get("schedule_offset", OFFSET)
+    start = shared.number("schedule_offset", OFFSET)
     return {
         "curve": "cubic",
         "first": 0.0,
         "start": f"{start} steps",
         "end": f"{shared.get('schedule_offset_end', start)} steps",
         "every": f"{shared.get('schedule_offset_stride', 1)} steps",
-        "method": method,
+        "method": "snip",
         "scope": "global",
     }
 
@@ -191,7 +185,7 @@ def _unknown(shared: Entry, notes: Notes) -> dict[str, Any]:
     return _one_shot(shared, "magnitude", notes)
 
 
-_METHODS: dict[Any, Callable[[Entry, Notes], dict[str, Any]]] = {
+_METHODS: dict[str, Callable[[Entry, Notes], dict[str, Any]]] = {
     "l1": _l1,
     "topk": _topk,
     "snip_momentum": _snip_momentum,

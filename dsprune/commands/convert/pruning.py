@@ -8,6 +8,7 @@ from typing import Any
 from dsprune.commands.convert.notes import Notes
 from dsprune.commands.convert.patterns import globs_of, is_exact
 from dsprune.commands.convert.source import Entry
+from dsprune.errors import UserError
 from dsprune.registry import METHODS
 
 __all__ = ["METHODS_OF", "Pruned", "prune"]
@@ -16,7 +17,7 @@ METHODS_OF = {
     "GMPruningModifier": ("magnitude",),
     "MagnitudePruningModifier": ("magnitude",),
     "GlobalMagnitudePruningModifier": ("magnitude",),
-    "MovementPruningModifier": ("movement", "magnitude"),
+    "MovementPruningModifier": ("movement",),
     "OBSPruningModifier": ("obert", "fisher"),
     "ACDCPruningModifier": ("magnitude",),
     "ConstantPruningModifier": ("magnitude",),
@@ -117,7 +118,7 @@ def _targets(modifiers: Sequence[Entry], notes: Notes) -> dict[str, Any]:
         section["only"] = list(dict.fromkeys(globs))
     if len(sparsities) > 1:
         section["sparsities"] = {glob: sparsity for sparsity, own in targets for glob in own}
-        if modifiers[0].get("init_sparsity", 0) != 0:
+        if modifiers[0].get("init_sparsity") not in (None, 0, 0.0):
             notes.differ(
                 modifiers[0],
                 "init_sparsity",
@@ -130,16 +131,25 @@ def _target(modifier: Entry, notes: Notes) -> Iterator[tuple[float | None, list[
     """Yield each target of a modifier with the globs of its weights."""
     key = "compression_sparsity" if "compression_sparsity" in modifier.settings else "final_sparsity"
     final = modifier.get(key)
-    names = modifier.get("params", [])
-    if isinstance(final, dict):
-        for sparsity, own in final.items():
-            yield float(sparsity), _globs(modifier, key, own, notes)
-    else:
-        yield final, _globs(modifier, "params", names, notes)
+    names = modifier.texts("params")
+    mapping = modifier.section(key)
+    for sparsity in mapping.settings:
+        yield _as_sparsity(mapping, sparsity), _globs(modifier, key, mapping.texts(sparsity), notes)
+    if not mapping.settings:
+        target = None if final is None else modifier.number(key, 0)
+        yield target, _globs(modifier, "params", names, notes)
 
 
-def _globs(modifier: Entry, key: str, names: Any, notes: Notes) -> list[str]:
-    names = [names] if isinstance(names, str) else list(names)
+def _as_sparsity(mapping: Entry, key: str) -> float:
+    try:
+        return float(key)
+    except ValueError:
+        raise UserError(
+            f"{mapping.file}: line {mapping.line_of(key)}: {mapping.name}: {key!r} is no sparsity: write a number"
+        ) from None
+
+
+def _globs(modifier: Entry, key: str, names: list[str], notes: Notes) -> list[str]:
     if any(name in _ALL for name in names):
         notes.differ(
             modifier,
@@ -166,8 +176,8 @@ def _of_expression(pattern: str) -> list[str]:
 
 def _spread(modifier: Entry, total: float, section: dict[str, Any], notes: Notes) -> Pruned:
     """Return the section with the steps of the mask updates."""
-    start, end = max(0.0, modifier.get("start_epoch", 0)), modifier.get("end_epoch", total)
-    every = modifier.get("update_frequency", -1)
+    start, end = max(0.0, modifier.number("start_epoch", 0)), modifier.number("end_epoch", total)
+    every = modifier.number("update_frequency", -1)
     if end >= total:
         moved = total - every if 0 < every < total - start else start + 0.99 * (total - start)
         notes.differ(
@@ -200,7 +210,7 @@ def _first(modifier: Entry, section: dict[str, Any], notes: Notes) -> float:
             modifier, "init_sparsity", "the sparsity begins at 0, or with the zeros of --masks-from zeros"
         )
         return 0.0
-    return float(first)
+    return float(modifier.number("init_sparsity", 0.0))
 
 
 def _updates(start: float, end: float, every: float, *, jump: bool) -> list[float]:

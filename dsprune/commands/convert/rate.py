@@ -8,6 +8,10 @@ from typing import Any
 __all__ = ["Piece", "cut", "learning_rate"]
 
 
+MOST_PIECES = 10_000
+"""More than any recipe has; a line that is cut into more is not said."""
+
+
 @dataclass(frozen=True)
 class Piece:
     """A straight line of the learning rate.
@@ -32,7 +36,7 @@ def cut(piece: Piece, length: float) -> list[Piece]:
         >>> [(piece.start, piece.end) for piece in cut(Piece(2, 9, 1.0, 0.1), 4)]
         [(2, 6), (6, 9)]
     """
-    number = ceil((piece.end - piece.start) / length - 1e-9)
+    number = min(ceil((piece.end - piece.start) / length - 1e-9), MOST_PIECES)
     starts = [piece.start + i * length for i in range(number)]
     return [Piece(start, min(start + length, piece.end), piece.first, piece.last) for start in starts]
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from dsprune.errors import UserError
+from dsprune.utils.text import short
 
 __all__ = ["Entry", "Setting", "Source", "read_source"]
 
@@ -49,11 +50,13 @@ class Entry:
     """A section or a modifier of a file.
 
     Attributes:
+        file: the file, for messages.
         name: its name, such as `GMPruningModifier`.
         line: its first line.
         settings: its settings by key; the value of one may be an entry.
     """
 
+    file: str
     name: str
     line: int
     settings: dict[str, Setting] = field(default_factory=dict)
@@ -66,10 +69,40 @@ class Entry:
         value = default if setting is None else setting.value
         return value.plain() if isinstance(value, Entry) else value
 
+    def number(self, key: str, default: float) -> float:
+        """Return a setting that is a number; null counts as none.
+
+        Raises:
+            UserError: it is something else.
+        """
+        value = self.get(key)
+        return default if value is None else self._checked(key, value, int | float, "a number")
+
+    def texts(self, key: str) -> list[str]:
+        """Return a setting that is a text or a list of texts; null counts as none.
+
+        Raises:
+            UserError: it is something else.
+        """
+        value = self.get(key)
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        return [self._checked(key, one, str, "a text, or a list of texts") for one in values]
+
+    def _checked(self, key: str, value: Any, kind: Any, what: str) -> Any:
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise UserError(
+                f"{self.file}: line {self.line_of(key)}: {self.name}: {key} is {short(value)}: it must be {what}"
+            )
+        return value
+
     def section(self, key: str) -> "Entry":
         """Return a nested section, an empty one where there is none."""
         setting = self.settings.get(key)
-        return setting.value if setting and isinstance(setting.value, Entry) else Entry(key, self.line)
+        return (
+            setting.value
+            if setting and isinstance(setting.value, Entry)
+            else Entry(self.file, key, self.line)
+        )
 
     def sections(self) -> list["Entry"]:
         """Return the nested sections."""
@@ -147,7 +180,7 @@ class _Builder:
     num_values: int = 0
 
     def entry(self, node: yaml.MappingNode, name: str, depth: int) -> Entry:
-        entry = Entry(name, _line(node))
+        entry = Entry(self.name, name, _line(node))
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise UserError(f"{self.name}: line {_line(key)}: a key that is no text: write key: value")
@@ -169,7 +202,7 @@ class _Builder:
         if isinstance(node, yaml.SequenceNode):
             return [self.value(part, key, depth + 1) for part in node.value]
         if node.tag.startswith("!"):  # a modifier without settings
-            return Entry(node.tag[1:], _line(node))
+            return Entry(self.name, node.tag[1:], _line(node))
         return self.scalar(node)
 
     def scalar(self, node: yaml.Node) -> Any:

@@ -50,7 +50,7 @@ def convert_sparseml(text: str, name: str, notes: Notes) -> dict[str, Any]:
         UserError: it cannot be read, or has several stages.
     """
     modifiers = list(_modifiers(_evaluated(text, name), name))
-    total = max((modifier.get("end_epoch", 0) or 0 for modifier in modifiers), default=0)
+    total = max((modifier.number("end_epoch", 0) for modifier in modifiers), default=0)
     values: dict[str, Any] = {"budget": {"epochs": total}} if total > 0 else {}
     if total <= 0:
         notes.missing["budget.epochs"] = "length of the run in epochs"
@@ -117,7 +117,7 @@ def _modifiers(source: Source, name: str) -> Iterator[Entry]:
             if "modifiers" not in key:
                 continue
             found = setting.value.sections() if isinstance(setting.value, Entry) else setting.value or []
-            for modifier in found:
+            for modifier in found if isinstance(found, list) else [found]:
                 if not isinstance(modifier, Entry):
                     raise UserError(
                         f"{name}: line {setting.line}: {key} holds {short(modifier)}: it holds modifiers"
@@ -132,16 +132,16 @@ def _with_known_names(modifier: Entry) -> Entry:
 
 def _length(modifiers: list[Entry], notes: Notes) -> None:
     for modifier in modifiers:
-        if modifier.name == "EpochRangeModifier" and modifier.get("start_epoch", 0) > 0:
+        if modifier.name == "EpochRangeModifier" and modifier.number("start_epoch", 0) > 0:
             notes.leave_out(modifier, "start_epoch", "a run begins at 0")
 
 
 def _learning_rate(rates: list[Entry], updates: list[float], total: float, notes: Notes) -> dict[str, Any]:
     """Return the section `learning_rate`."""
-    rates = sorted(rates, key=lambda modifier: max(0, modifier.get("start_epoch", 0)))
+    rates = sorted(rates, key=lambda modifier: max(0, modifier.number("start_epoch", 0)))
     pieces: list[Piece] = []
     for number, modifier in enumerate(rates):
-        following = rates[number + 1].get("start_epoch") if number + 1 < len(rates) else total
+        following = rates[number + 1].number("start_epoch", 0) if number + 1 < len(rates) else total
         pieces += _pieces(modifier, following, notes)
     if pieces and pieces[-1].end < total:  # it stays where it is
         pieces.append(Piece(pieces[-1].end, total, pieces[-1].last, pieces[-1].last))
@@ -163,50 +163,55 @@ def _learning_rate(rates: list[Entry], updates: list[float], total: float, notes
 
 def _pieces(modifier: Entry, following: float, notes: Notes) -> list[Piece]:
     """Return the learning rate that a modifier sets."""
-    start = max(0.0, modifier.get("start_epoch", 0))
+    start = max(0.0, modifier.number("start_epoch", 0))
     if modifier.get("param_groups"):
         notes.leave_out(
             modifier, "param_groups", "the recipe has one learning rate, apart from learning_rate.scale"
         )
     if modifier.name == "SetLearningRateModifier":
         modifier.get("end_epoch")
-        return [Piece(start, following, modifier.get("learning_rate", 0), modifier.get("learning_rate", 0))]
-    end = modifier.get("end_epoch", -1)
+        return [
+            Piece(start, following, modifier.number("learning_rate", 0), modifier.number("learning_rate", 0))
+        ]
+    end = modifier.number("end_epoch", -1)
     piece = Piece(
-        start, end if end > 0 else following, modifier.get("init_lr", 0), modifier.get("final_lr", 0)
+        start, end if end > 0 else following, modifier.number("init_lr", 0), modifier.number("final_lr", 0)
     )
-    function, cycle = modifier.get("lr_func", "linear"), modifier.get("cycle_epochs", 1.0)
+    function, cycle = modifier.get("lr_func", "linear"), modifier.number("cycle_epochs", 1.0)
     if function == "cosine":
         notes.differ(modifier, "lr_func", "the decay is linear")
     return cut(piece, cycle) if function == "cyclic_linear" and cycle > 0 else [piece]
 
 
 def _distillation(modifier: Entry, values: dict[str, Any], notes: Notes) -> None:
-    section = {"hardness": modifier.get("hardness", 0.5), "temperature": modifier.get("temperature", 2.0)}
+    section: dict[str, Any] = {
+        "hardness": modifier.number("hardness", 0.5),
+        "temperature": modifier.number("temperature", 2.0),
+    }
     values["distillation"] = section
     notes.missing["distillation.teacher"] = (
         "folder or hub name of the teacher; SparseML has it as --distill_teacher"
     )
-    if not set(modifier.get("distill_output_keys") or _OUTPUTS) <= _OUTPUTS:
+    if not set(modifier.texts("distill_output_keys") or _OUTPUTS) <= _OUTPUTS:
         notes.leave_out(modifier, "distill_output_keys", "the logits of the task are distilled, nothing else")
     if modifier.get("teacher_input_keys"):
         notes.leave_out(modifier, "teacher_input_keys", "the teacher gets what the student gets")
-    start = modifier.get("start_epoch", 0)
+    start = modifier.number("start_epoch", 0)
     if start > 0:
         span = f"{start:g} epochs"
         section["hardness"] = {"first": 0.0, "final": section["hardness"], "start": span, "end": span}
-    if modifier.get("end_epoch", -1) not in (-1, values.get("budget", {}).get("epochs")):
+    if modifier.number("end_epoch", -1) not in (-1, values.get("budget", {}).get("epochs")):
         notes.leave_out(modifier, "end_epoch", "the teacher is used to the end of the run")
 
 
 def _weight_decay(modifier: Entry, values: dict[str, Any], notes: Notes) -> None:
-    if modifier.get("start_epoch", 0) > 0:
+    if modifier.number("start_epoch", 0) > 0:
         notes.leave_out(modifier, "start_epoch", "the weight decay is the same from the start")
     if modifier.get("param_groups"):
         notes.leave_out(
             modifier, "param_groups", "biases and norms have no weight decay, all other weights have"
         )
-    values["optimizer"] = {"weight_decay": modifier.get("weight_decay", 0)}
+    values["optimizer"] = {"weight_decay": modifier.number("weight_decay", 0)}
 
 
 def _nothing(modifier: Entry, values: dict[str, Any], notes: Notes) -> None:
