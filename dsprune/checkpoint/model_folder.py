@@ -17,7 +17,7 @@ from dsprune.masks.manifest import MANIFEST, read_manifest
 from dsprune.model.shard import plain_name
 from dsprune.model.vocabulary import with_all_rows
 from dsprune.ranks.collectives import barrier
-from dsprune.utils.files import replace_folder
+from dsprune.utils.files import replace_folder, replace_text
 from dsprune.zero.parameters import full_state_dict
 
 __all__ = ["copy_masks", "model_config", "save_model_folder", "write_weights"]
@@ -92,9 +92,13 @@ def write_weights(checkpoint: Path, folder: Path) -> None:
 
 
 def copy_masks(checkpoint: Path, folder: Path) -> None:
-    """Copy the masks of a checkpoint."""
-    for name in (MANIFEST, *(entry.file for entry in read_manifest(checkpoint).files)):
+    """Copy the masks of a checkpoint, without what the pruning method keeps to go on."""
+    manifest = read_manifest(checkpoint)
+    for name in (MANIFEST, *(entry.file for entry in manifest.files)):
         shutil.copy(checkpoint / name, folder)
+    if manifest.accumulators:
+        alone = manifest.model_copy(update={"accumulators": {}, "accumulator_files": ()})
+        replace_text(folder / MANIFEST, alone.model_dump_json(indent=1))
 
 
 def _state(files: CheckpointFiles, main: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -8,12 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dsprune.checkpoint.model_folder import copy_masks
 from dsprune.errors import UserError
 from dsprune.masks import MaskSet
 from dsprune.masks.accumulator_files import read_accumulators
 from dsprune.masks.accumulator_set import AccumulatorSet
 from dsprune.masks.manifest import MANIFEST, MaskManifest, read_manifest
-from dsprune.masks.mask_files import write_masks
+from dsprune.masks.mask_files import read_complete_masks, write_masks
 from dsprune.methods.method import Accumulator
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
@@ -92,6 +93,17 @@ def test_a_model_and_a_method_that_keeps_nothing_have_no_file(tmp_path: Path) ->
         )  # fmt: skip
         assert list(tmp_path.glob("accumulators-*")) == []
         read_accumulators(tmp_path, read_manifest(tmp_path), AccumulatorSet(shards(), ()))
+
+
+def test_an_exported_model_has_the_masks_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    written(tmp_path)
+    copy_masks(tmp_path, folder)
+    manifest = read_manifest(folder)
+    assert (manifest.accumulators, manifest.accumulator_files) == ({}, ())
+    assert {path.name for path in folder.iterdir()} == {MANIFEST, *(entry.file for entry in manifest.files)}
+    assert read_complete_masks(folder, manifest).digest(Comm()) == manifest.digest
 
 
 @pytest.mark.parametrize(
