@@ -197,9 +197,10 @@ class LearningRate(Section):
     """Length of the linear rise from 0 to the peak. Default: null = what the schedule law gives: the dense phase of a
     fine-tuned model, half of that of a pretrained one, and none without pruning."""
 
-    rewind: bool = True
+    rewind: bool | None = None
     """Return to the peak at every mask update. If false, the learning rate decays linearly from the peak to `final`
-    over the run, apart from `rewind_at`. Default: true."""
+    over the run, apart from `rewind_at`. Default: null = what the schedule law gives: true where mask updates are 25
+    steps apart or more."""
 
     rewind_at: tuple[Span, ...] = ()
     """Further points at which the learning rate returns to the peak, such as those of a dense baseline that is trained

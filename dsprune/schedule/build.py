@@ -1,5 +1,6 @@
 """Build the timetable of a run from its recipe."""
 
+from collections.abc import Sequence
 from math import ceil
 
 from dsprune.errors import UserError
@@ -11,6 +12,7 @@ from dsprune.schedule.law import (
     WARMUP,
     dense_steps,
     first_sparsity,
+    rewinds_at_updates,
     scaled_epochs,
     scaled_updates,
 )
@@ -80,12 +82,22 @@ def build_timetable(
         steps_per_epoch=steps_per_epoch,
         warmup_steps=warmup_steps,
         updates=updates,
-        rewind=learning_rate.rewind,
+        rewind=rewinds_at_updates(_interval(updates, total_steps))
+        if learning_rate.rewind is None
+        else learning_rate.rewind,
         dense_final=learning_rate.dense_final,
         interval_final=learning_rate.interval_final,
         final=learning_rate.final,
         dense_peak=DENSE_PEAK[start] if learning_rate.dense_peak is None else learning_rate.dense_peak,
         rewinds=tuple(sorted(rewinds - {0})),
+    )
+
+
+def _interval(updates: Sequence[MaskUpdate], total_steps: int) -> int:
+    """Return the smallest number of steps between two mask updates, or after the only one."""
+    steps = [update.step for update in updates[1:]] or [total_steps]
+    return min(
+        (step - update.step for update, step in zip(updates, steps, strict=False)), default=total_steps
     )
 
 

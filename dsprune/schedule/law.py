@@ -28,6 +28,7 @@ __all__ = [
     "linear",
     "max_target",
     "one_shot",
+    "rewinds_at_updates",
     "scaled_epochs",
     "scaled_to",
     "scaled_updates",
@@ -59,6 +60,29 @@ points of movie reviews, the same steps at a tenth of it 0.2 and none. They fill
 same, which Fisher pruning reads."""
 
 Curve = Callable[[float, float, float], float]
+
+
+SHORTEST_INTERVAL = 25
+"""Steps between two mask updates from which on the learning rate returns to its peak at each of them.
+
+A rewind throws the loss up, which takes steps to recover from. Measured with Fisher pruning to 90 % from a fine-tuned
+model (`scripts/results/recovery`, 77 intents, one seed, 1,540 validation questions): with updates 12 steps apart, in a
+run of 94 steps, rewinds end at 84.0 % and one decay at 86.4 %. Rewinds pay in longer runs: with updates 40 and 53
+steps apart they are 12.4 and 3.2 points ahead of one decay (docs/results.md, magnitude at a low rate).
+"""
+
+
+def rewinds_at_updates(interval: int) -> bool:
+    """Return whether the learning rate returns to its peak at each mask update.
+
+    Args:
+        interval: the smallest number of steps between two mask updates.
+
+    Examples:
+        >>> rewinds_at_updates(12), rewinds_at_updates(27)
+        (False, True)
+    """
+    return interval >= SHORTEST_INTERVAL
 
 
 def first_sparsity(target: float, alpha: float = ALPHA) -> float:

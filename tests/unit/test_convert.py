@@ -426,8 +426,8 @@ RISE = Piece(0, 2, 0.0, 4.0)
         ([Piece(0, 8, 4, 1)], [2, 4], {"rewind": False, "final": 0.25}),
         ([RISE, Piece(2, 8, 4, 0)], [4], {"warmup": "2 epochs", "rewind": False, "final": 0}),
         ([Piece(0, 2, 2, 1), *cut(Piece(2, 8, 4, 1), 2)], [2, 4, 6],
-         {"dense_peak": 0.5, "dense_final": 0.5, "interval_final": 0.25, "final": 0.25}),
-        (cut(Piece(0, 8, 4, 1), 4), [0, 4], {"interval_final": 0.25, "final": 0.25}),
+         {"rewind": True, "dense_peak": 0.5, "dense_final": 0.5, "interval_final": 0.25, "final": 0.25}),
+        (cut(Piece(0, 8, 4, 1), 4), [0, 4], {"rewind": True, "interval_final": 0.25, "final": 0.25}),
         (cut(Piece(0, 8, 4, 1), 4), [1, 4],
          {"rewind": False, "rewind_at": ["4 epochs"], "dense_final": 0.25, "final": 0.25}),
         ([Piece(0, 4, 2, 1), Piece(4, 8, 4, 1)], [], None),  # a lower peak needs a mask update

@@ -168,12 +168,14 @@ def test_what_the_schedule_law_chose_is_shown(bert: str) -> None:
         "pruning.updates": "7",
         "pruning.end": "step 173",
         "learning_rate.warmup": "10 steps",
+        "learning_rate.rewind": "true",
         "learning_rate.dense_peak": "1",
         "learning_rate.peak": "3.30e-04",
     }
     tuned = law_of(bert, "budget.epochs=10", f"distillation.teacher={bert}")
     assert (tuned["model.start"], tuned["pruning.start"]) == ("fine-tuned", "step 13")
     assert (tuned["learning_rate.warmup"], tuned["learning_rate.dense_peak"]) == ("13 steps", "0.1")
+    assert law_of(bert, "budget.epochs=5")["learning_rate.rewind"] == "false"
 
 
 def test_what_the_recipe_says_is_not_the_laws_choice(bert: str) -> None:
@@ -187,9 +189,10 @@ def test_what_the_recipe_says_is_not_the_laws_choice(bert: str) -> None:
     assert set(law_of(bert, *overrides)) == {
         "model.start",
         "learning_rate.warmup",
+        "learning_rate.rewind",
         "learning_rate.dense_peak",
     }
-    rate = ["learning_rate.warmup=0", "learning_rate.dense_peak=1"]
+    rate = ["learning_rate.warmup=0", "learning_rate.rewind=true", "learning_rate.dense_peak=1"]
     assert law_of(bert, *rate, "model.start=pretrained", *overrides) == {}
     assert law_of(bert, "pruning=null", "budget.epochs=1") == {}
 

@@ -150,6 +150,21 @@ class TestLaw:
         room = timetable.updates[-1].step - timetable.updates[0].step + 1
         assert len(timetable.updates) == min(scaled_updates(target), room)
 
+    @pytest.mark.parametrize(("total", "rewind"), [(94, False), (186, False), (187, True), (300, True)])
+    def test_the_rate_returns_to_its_peak_where_updates_are_far_apart(self, total: int, rewind: bool) -> None:
+        budget = Budget(batch=1, steps=total)
+        made = build_timetable(Pruning(sparsity=0.9), LR, budget, 300, "fine-tuned")
+        assert made.rewind == rewind
+        assert min(b - a for a, b in pairwise(steps(made))) in (range(25, 50) if rewind else range(25))
+        for by_hand in (True, False):
+            rate = LearningRate(rewind=by_hand)
+            assert build_timetable(Pruning(sparsity=0.9), rate, budget, 300).rewind == by_hand
+
+    def test_a_single_update_rewinds_where_the_rest_of_the_run_is_long(self) -> None:
+        for total, rewind in ((20, False), (100, True)):
+            once = Pruning.model_validate({"sparsity": 0.9, "curve": "one-shot", "start": "10 %"})
+            assert build_timetable(once, LR, Budget(batch=1, steps=total), 300).rewind == rewind
+
     def test_the_peak_scales_from_the_dense_rate(self) -> None:
         budget = {"batch": 1, "epochs": 3}
         rate = {"dense": 1e-4}

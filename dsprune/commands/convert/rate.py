@@ -70,7 +70,7 @@ def learning_rate(pieces: Sequence[Piece], updates: Sequence[float], total: floa
         "peak": peak,
         "warmup": warmup,
         "dense_peak": dense_peak,
-        **({} if at_updates else {"rewind": False}),
+        "rewind": at_updates,
         **({} if at_updates or not points else {"rewind_at": [f"{point:g} epochs" for point in points]}),
         **({"dense_final": ends[0]} if points and has_dense else {}),
         **({"interval_final": between[0]} if between else {}),

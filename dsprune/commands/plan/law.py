@@ -6,6 +6,7 @@ from dsprune.commands.plan.make import Plan
 from dsprune.recipe import Recipe
 from dsprune.recipe.timing import scaled_peak
 from dsprune.report.table import Table
+from dsprune.schedule.law import SHORTEST_INTERVAL
 
 __all__ = ["law_table", "sweep_table"]
 
@@ -51,6 +52,10 @@ def _choices(plan: Plan) -> Iterator[tuple[str, str, str]]:
     if rate.warmup is None:
         why = "the dense phase" if start == "fine-tuned" else "half of the dense phase"
         yield "learning_rate.warmup", f"{timetable.warmup_steps} steps", f"{start}: {why}"
+    if rate.rewind is None:
+        apart = "apart or more" if timetable.rewind else "apart at least, which a return to the peak needs"
+        why = f"mask updates are {'' if timetable.rewind else 'not '}{SHORTEST_INTERVAL} steps {apart}"
+        yield "learning_rate.rewind", str(timetable.rewind).lower(), why
     if rate.dense_peak is None:
         why = (
             "it would forget at the full rate" if start == "fine-tuned" else "it has to learn the task first"
