@@ -42,15 +42,18 @@ part() {
             cells banking77 fine-tuned 0.64 'defaults,magnitude,SMC-Bench schedule' --sparsity 0.9 --sparsity 0.97
             ;;
         one) each fine-tuned 1 'defaults,one decay,magnitude,dense' ;;
-        short) each fine-tuned 0.3 'defaults,one decay,magnitude' ;;
+        short) each fine-tuned 0.3 'defaults,rewinds,one decay,magnitude' ;;
         sparser) each fine-tuned 1 defaults,magnitude --sparsity 0.8 --sparsity 0.97 ;;
         seeds) each fine-tuned 1 defaults,magnitude --seeds 3 ;;
         pretrained) each pretrained 1 defaults,magnitude,dense ;;
         long) each fine-tuned 3 defaults,magnitude,dense --sparsity 0.8 --sparsity 0.9 --sparsity 0.97 ;;
+        bytes) # the model of docs/compact.md: the demo's, with the used vocabulary
+            dsprune train sentiment-90 model.vocabulary=used name=sentiment-90-used output=$home/demo
+            ;;
         test) python "$here/test_models.py" "$home" ;;
         *) echo "no such part: $1" >&2 && exit 2 ;;
     esac
 }
 
-[[ $# -gt 0 ]] || set -- starts two-thirds one short sparser seeds pretrained long test
+[[ $# -gt 0 ]] || set -- starts two-thirds one short sparser seeds pretrained long bytes test
 for name in "$@"; do part "$name"; done
