@@ -39,10 +39,11 @@ part() {
             start movie-reviews budget.epochs=1.5
             ;;
         two-thirds)
-            cells banking77 fine-tuned 0.64 'defaults,magnitude,SMC-Bench schedule' --sparsity 0.9 --sparsity 0.97
+            cells banking77 fine-tuned 0.64 'defaults,magnitude,SMC-Bench schedule' --sparsity 0.9
+            cells banking77 fine-tuned 0.64 'rewinds,magnitude with rewinds,SMC-Bench schedule' --sparsity 0.97
             ;;
         one) each fine-tuned 1 'defaults,one decay,magnitude,dense' ;;
-        short) each fine-tuned 0.3 'defaults,rewinds,one decay,magnitude' ;;
+        short) each fine-tuned 0.3 'defaults,rewinds,one decay,magnitude with rewinds' ;;
         sparser) each fine-tuned 1 defaults,magnitude --sparsity 0.8 --sparsity 0.97 ;;
         seeds) each fine-tuned 1 defaults,magnitude --seeds 3 ;;
         pretrained) each pretrained 1 defaults,magnitude,dense ;;
