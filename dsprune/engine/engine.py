@@ -18,7 +18,7 @@ from dsprune.engine.attach import check_attachable, initial_state, loader_steps_
 from dsprune.engine.guard import Guard
 from dsprune.engine.learning_rate import Rates, replace_schedulers, schedule_learning_rate
 from dsprune.engine.pruner import Pruner
-from dsprune.engine.script import fit_to_recipe
+from dsprune.engine.script import fit_to_recipe, say
 from dsprune.errors import UserError
 from dsprune.model.vocabulary import num_missing
 from dsprune.ranks.agreement import on_first_rank
@@ -127,13 +127,12 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         with self._guard.open():
             super().step(lr_kwargs)
         self._guard.check_stepped(applied=self.was_step_applied())
-        if step == self.timetable.total_steps and self.global_rank == 0:
-            print(
-                f"dsprune: the recipe ended at step {step}, and training goes on, at its last rate",
-                flush=True,
-            )
+        if step == self.timetable.total_steps:
+            say(f"the recipe ended at step {step}, and training goes on, at its last rate")
         if self.pruner is not None:
             self.pruner.after_step(applied=self.was_step_applied())
+        if step + 1 == self.timetable.total_steps:
+            self._check_weights()  # whoever saves them next
 
     def expect_distillation(self, settings: Distillation | None) -> None:
         """End the run at its first step unless `DistillationLoss` was called for it; None expects nothing."""
@@ -143,9 +142,8 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
     def _check_distilled(self) -> None:
         if self._expected_teacher is not None and not self.is_distilled:
             raise UserError(
-                f"distillation.teacher={self._expected_teacher}: the first step was not preceded by a loss of "
-                f"dsprune.DistillationLoss, so nothing would be distilled: compute it in the loop, or leave the "
-                f"section out of the recipe"
+                f"distillation.teacher={self._expected_teacher}: no loss of dsprune.DistillationLoss came before the "
+                f"first step, so nothing would be distilled: compute it in the loop, or leave the section out"
             )
 
     def sparsity(self) -> dict[str, float]:
@@ -282,6 +280,12 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             tokenizer: saved beside the model; None saves none.
         """
         self._check_weights()
+        updates, step = self.timetable.updates, self.applied_steps
+        if updates and step <= updates[-1].step:
+            reached = self.sparsity()["sparsity_prunable"]
+            say(
+                f"model saved at step {step}, sparsity {reached:.4f}: the last mask update is at {updates[-1].step}"
+            )
         save_model_folder(self, Path(folder), tokenizer)
         self._write_masks(folder)
 

@@ -17,6 +17,7 @@ from torch import nn
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.initialize import deepspeed_initialize, find_config, initialize_script
 from dsprune.engine.learning_rate import announce_replaced
+from dsprune.engine.script import say
 from dsprune.errors import RunFailedError, UserError
 from dsprune.recipe import Recipe, as_recipe
 from dsprune.zero.launch import STARTERS, init_distributed, with_environment
@@ -191,12 +192,10 @@ def _check_finished(engine: PruningEngine) -> None:
             f"{total}: the sparsity is {reached:.4f}, not {updates[-1].sparsity:g}: train "
             f"longer, or shorten the recipe's budget"
         )
-    if 0 < step < total and engine.global_rank == 0:
-        print(
-            f"dsprune: training ended at step {step} of the recipe's {total}: it has the target sparsity, and missed "
-            f"the end of the recovery, where the learning rate is lowest",
-            file=sys.stderr,
-            flush=True,
+    if 0 < step < total:
+        say(
+            f"training ended at step {step} of the recipe's {total}: it has the target sparsity, and missed the end of "
+            f"the recovery, where the learning rate is lowest"
         )
 
 

@@ -84,8 +84,13 @@ class WeightGuard:
         """Check all weights: a pass over them, and one message. Collective: every rank must call this.
 
         Raises:
-            RunFailedError: as `check_written`, on every rank.
+            RunFailedError: as `check_written`, on every rank; or the module has other parameters than at the start.
         """
+        if (name := self._state.layout.find_replaced()) is not None:
+            raise RunFailedError(
+                f"{name}: the module has another parameter there than when the engine was made, which is neither "
+                f"trained nor pruned: change the module before deepspeed.initialize"
+            )
         self._check(self._state.comm)
 
     def _read_versions(self) -> list[tuple[int, ...]]:

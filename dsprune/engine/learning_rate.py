@@ -1,7 +1,6 @@
 """The learning rate of an engine, as the timetable schedules it."""
 
 import gc
-import sys
 from math import isclose
 from typing import Any
 
@@ -9,8 +8,8 @@ from deepspeed import DeepSpeedEngine
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from dsprune.engine.script import say
 from dsprune.errors import RunFailedError, UserError
-from dsprune.ranks.ranks import current_ranks
 from dsprune.recipe import LearningRate
 from dsprune.schedule import Timetable
 
@@ -73,11 +72,9 @@ def replace_schedulers(optimizer: Optimizer) -> list[str]:
 
 def announce_replaced(schedulers: list[str]) -> None:
     """Print once, on rank 0, which schedulers the recipe's learning rate replaces."""
-    if schedulers and current_ranks().is_first:
+    if schedulers:
         names = ", ".join(dict.fromkeys(schedulers))
-        print(
-            f"dsprune: the recipe's learning rate replaces the scheduler {names}", file=sys.stderr, flush=True
-        )
+        say(f"the recipe's learning rate replaces the scheduler {names}")
 
 
 class Rates:
@@ -102,6 +99,7 @@ class Rates:
         Raises:
             RunFailedError: a rate is neither what was set last nor what the timetable or its scheduler sets now.
         """
+        self._check_groups()
         groups, rates = self._optimizer.param_groups, self._at(step)
         ours = zip(self._last, rates, self._scheduler.get_last_lr(), strict=True)
         for number, (group, known) in enumerate(zip(groups, ours, strict=True)):
@@ -112,6 +110,22 @@ class Rates:
                     f"{rate:g}: remove the scheduler, callback or line that sets `lr`"
                 )
         self._assign(rates)
+
+    def _check_groups(self) -> None:
+        """Check that the parameter groups are those of the start, with their settings."""
+        groups = self._optimizer.param_groups
+        if len(groups) != len(self._settings):
+            raise RunFailedError(
+                f"optimizer: it has {len(groups)} parameter groups, and had {len(self._settings)} when the engine was "
+                f"made: give all parameters to deepspeed.initialize"
+            )
+        for number, (group, settings) in enumerate(zip(groups, self._settings, strict=True)):
+            for key, value in settings.items():
+                if group.get(key) != value:
+                    raise RunFailedError(
+                        f"optimizer: parameter group {number} has {key}={group.get(key)}, and {value} when the engine "
+                        f"was made: remove the line that sets it, or set it before deepspeed.initialize"
+                    )
 
     def resume(self, step: int) -> None:
         """Continue from a step, after a checkpoint was loaded, with the settings that the optimizer was made with."""

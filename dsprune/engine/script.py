@@ -10,7 +10,7 @@ from dsprune.model.fit import layer_stack, set_dropout
 from dsprune.ranks.ranks import current_ranks
 from dsprune.recipe import Model, Recipe
 
-__all__ = ["fields_of_the_script", "fit_to_recipe"]
+__all__ = ["fields_of_the_script", "fit_to_recipe", "say"]
 
 _OF_THE_SCRIPT = ("task", "deepspeed", "seed", "timeout", "output")
 _SECTIONS_OF_THE_SCRIPT = ("model", "checkpoints", "tracking")
@@ -31,9 +31,14 @@ def fit_to_recipe(model: nn.Module, recipe: Recipe) -> None:
     if recipe.model is not None:
         _check_built(model, recipe.model)
         set_dropout(model, recipe.model.dropout)
-    fields = ", ".join(fields_of_the_script(model, recipe))
-    if fields and current_ranks().is_first:
-        print(f"dsprune: the script decides {fields}, not the recipe", file=sys.stderr, flush=True)
+    if fields := ", ".join(fields_of_the_script(model, recipe)):
+        say(f"the script decides {fields}, not the recipe")
+
+
+def say(text: str) -> None:
+    """Print a line about the run, on the first rank."""
+    if current_ranks().is_first:
+        print(f"dsprune: {text}", file=sys.stderr, flush=True)
 
 
 def fields_of_the_script(model: nn.Module, recipe: Recipe) -> Iterator[str]:

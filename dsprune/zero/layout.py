@@ -50,8 +50,9 @@ class ZeroLayout(ABC):
     """
 
     def __init__(self, engine: "DeepSpeedEngine", tensors: Sequence[PrunableTensor]) -> None:
-        parameters = {plain_name(name): parameter for name, parameter in engine.module.named_parameters()}
-        self.parameters: list[ZeroParameter] = [parameters[tensor.name] for tensor in tensors]
+        self._module = engine.module
+        named = self._named_parameters()
+        self.parameters: list[ZeroParameter] = [named[tensor.name] for tensor in tensors]
         self.base_optimizer: torch.optim.Optimizer = engine.basic_optimizer
         self.group: ProcessGroup | None = None
         self.device: torch.device = engine.device
@@ -121,6 +122,17 @@ class ZeroLayout(ABC):
         """Round the master weights to the working copies of every rank. Collective: every rank must call this."""
         for index in range(len(self.shards)):
             self.working_copy(index).copy_(self.weight(index))
+
+    def find_replaced(self) -> str | None:
+        """Return the name of a tensor whose parameter is no longer that of the module; None if all are."""
+        named = self._named_parameters()
+        for shard, parameter in zip(self.shards, self.parameters, strict=True):
+            if named.get(shard.tensor.name) is not parameter:
+                return shard.tensor.name
+        return None
+
+    def _named_parameters(self) -> dict[str, ZeroParameter]:
+        return {plain_name(name): parameter for name, parameter in self._module.named_parameters()}
 
     def find_misplaced(self) -> str | None:
         """Return the name of a tensor whose working copy is not its rounded master weight; None if all agree."""

@@ -17,7 +17,7 @@ from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor
 
 from dsprune.errors import UserError
-from dsprune.model.shard import PrunableTensor, Shard
+from dsprune.model.shard import PrunableTensor, Shard, plain_name
 from dsprune.zero.layout import PARAMETER_ORDER, ZeroLayout, ZeroParameter, is_rounded
 
 __all__ = ["open_layout"]
@@ -31,8 +31,10 @@ def open_layout(engine: DeepSpeedEngine, tensors: Sequence[PrunableTensor]) -> Z
         tensors: the prunable tensors; their order is the global order in which ties are broken.
 
     Raises:
-        UserError: the master weights are not where the layout expects them.
+        UserError: the optimizer does not train one of them, or the master weights are not where the layout expects
+            them.
     """
+    _check_trained(engine, tensors)
     layout = _layout_class(engine)(engine, tensors)
     if (name := layout.find_misplaced()) is not None:
         raise UserError(
@@ -40,6 +42,19 @@ def open_layout(engine: DeepSpeedEngine, tensors: Sequence[PrunableTensor]) -> Z
             f"does not know: start from one of ds_configs/"
         )
     return layout
+
+
+def _check_trained(engine: DeepSpeedEngine, tensors: Sequence[PrunableTensor]) -> None:
+    optimizer = engine.optimizer
+    groups = getattr(optimizer, "bit16_groups", getattr(optimizer, "fp16_groups", None))
+    groups = groups or [group["params"] for group in optimizer.param_groups]
+    trained = {id(parameter) for group in groups for parameter in group}
+    parameters = {plain_name(name): parameter for name, parameter in engine.module.named_parameters()}
+    if left := [tensor.name for tensor in tensors if id(parameters[tensor.name]) not in trained]:
+        raise UserError(
+            f"optimizer: {left[0]} is not among its parameters ({len(left)} such weights): give them to "
+            f"deepspeed.initialize, or name them in pruning.exclude"
+        )
 
 
 def _layout_class(engine: DeepSpeedEngine) -> type[ZeroLayout]:

@@ -133,6 +133,13 @@ def client_optimizer(rate: float, **settings: Any) -> dict[str, Any]:
     return {"model": model, "optimizer": torch.optim.AdamW(model.parameters(), lr=rate, **settings)}
 
 
+def some_parameters(stage: int) -> dict[str, Any]:
+    """A model of which DeepSpeed gets all parameters but those of a block."""
+    model = TinyModel()
+    given = [value for name, value in model.named_parameters() if not name.startswith("blocks.1")]
+    return {"model": model, "model_parameters": given, "config": ds_config(stage)}
+
+
 def without_optimizer(stage: int) -> dict[str, Any]:
     return {key: value for key, value in ds_config(stage).items() if key != "optimizer"}
 
@@ -165,6 +172,9 @@ def refused() -> dict[str, Callable[[], dict[str, Any]]]:
             client_optimizer(0.02)
             | {"recipe": with_sections(optimizer={"type": "Adagrad"}), "config": without_optimizer(2)}
         ),
+        "some parameters": lambda: some_parameters(0),
+        "some parameters at stage 2": lambda: some_parameters(2),
+        "some parameters at stage 3": lambda: some_parameters(3),
         "an adapter": lambda: {"model": adapted},
         "a compiled module": lambda: {"model": compiled, "config": ds_config(3)},
     }

@@ -55,6 +55,18 @@ def said_after(comm: Comm, steps: int) -> str:
     return said(lambda: train_unaware(make_recipe(), steps))
 
 
+def said_of_a_model(comm: Comm, folder: str, steps: int) -> str:
+    """What is said when a model is saved after so many steps."""
+
+    def train_and_save() -> None:
+        with initialized() as (engine, _):
+            for step in range(steps):
+                train_step(engine, step)
+            engine.save_model(folder)
+
+    return said(train_and_save)
+
+
 def said_of_accumulation(comm: Comm, micro_batch: int) -> str:
     def initialize() -> None:
         with initialized(config=ds_config(1, train_micro_batch_size_per_gpu=micro_batch)):

@@ -1,5 +1,7 @@
 """`dsprune.pruning` around loops that know nothing of dsprune: what it says, and what it finds out."""
 
+from pathlib import Path
+
 import pytest
 
 from dsprune.testing.pool import RankPool
@@ -19,6 +21,19 @@ def test_a_loop_that_ends_at_another_step_is_told(two_ranks: RankPool, steps: in
     first, _ = two_ranks.run(2, pruned_scripts.said_after, steps)
     assert says in first
     assert ("dsprune: t" in first) == (says != "" and steps > 9)
+
+
+@pytest.mark.parametrize(
+    ("steps", "says"),
+    [(3, "model saved at step 3, sparsity 0.5"), (10, "")],
+)
+def test_a_model_that_is_saved_too_early_is_called_so(
+    two_ranks: RankPool, steps: int, says: str, tmp_path: Path
+) -> None:
+    first, second = two_ranks.run(2, pruned_scripts.said_of_a_model, str(tmp_path / "model"), steps)
+    assert says in first
+    assert ("saved at" in first) == (says != "")
+    assert "saved at" not in second
 
 
 @pytest.mark.parametrize(("micro_batch", "accumulation"), [(6, 1), (2, 3)])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import deepspeed
 import pytest
+import torch
 from deepspeed import DeepSpeedEngine
 
 import dsprune
@@ -81,6 +82,14 @@ def error_of(comm: Comm, stage: int, act: Callable[[dsprune.PruningEngine], None
     return "no error"
 
 
+def set_a_setting(engine: dsprune.PruningEngine) -> None:
+    engine.basic_optimizer.param_groups[0]["weight_decay"] = 0.5
+
+
+def add_a_group(engine: dsprune.PruningEngine) -> None:
+    engine.basic_optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(2))], "lr": 0.02})
+
+
 CHANGED = r"^blocks.0.up.weight: its weights were changed outside of PruningEngine.step\(\)"
 
 
@@ -91,6 +100,7 @@ CHANGED = r"^blocks.0.up.weight: its weights were changed outside of PruningEngi
         (step_the_optimizer, r"^optimizer: .*step\(\) was called outside of PruningEngine.step\(\)"),
         (step_as_another_class, r"^optimizer: .*step\(\) was called outside of PruningEngine.step\(\)"),
         (set_a_rate, r"^learning_rate: parameter group 0 has 0.5 at step 2"),
+        (set_a_setting, r"^optimizer: parameter group 0 has weight_decay=0.5, and 0.01 when"),
         (remove_the_hooks, r"^optimizer: its step hooks were removed"),
         (replace_the_hooks, r"^optimizer: its step hooks were removed"),
         (replace_the_optimizer, r"^optimizer: its step hooks were removed"),
@@ -114,6 +124,48 @@ def test_what_happens_after_the_last_mask_update_is_found_when_it_is_saved(
 ) -> None:
     [error] = rank.run(1, error_of, stage, write_to_the_masters, 3)
     assert "its weights were changed outside" in error
+
+
+def replace_a_module(engine: dsprune.PruningEngine) -> None:
+    engine.module.blocks[0].up = torch.nn.Linear(7, 15)
+
+
+def write_to_the_data(engine: dsprune.PruningEngine) -> None:
+    """As an average of weights is put into a model: the versions of the parameters stay."""
+    for parameter in engine.module.parameters():
+        parameter.data.add_(0.5)
+
+
+def error_of_the_last_step(comm: Comm, stage: int, act: Callable[[dsprune.PruningEngine], None]) -> str:
+    """Train to the end, with `act` after the last mask update, and save nothing."""
+    with pruning_engine(ds_config(stage), make_recipe()) as engine:
+        try:
+            for step in range(STEPS):
+                train_step(engine, step, lambda step=step: act(engine) if step == STEPS - 1 else None)
+        except dsprune.RunFailedError as error:
+            return str(error)
+    return "no error"
+
+
+@pytest.mark.parametrize(
+    ("stage", "act", "says"),
+    [
+        (0, write_to_the_data, "its weights were changed outside"),
+        (2, write_to_the_masters, "its weights were changed outside"),
+        (0, replace_a_module, "blocks.0.up.weight: the module has another parameter there"),
+        (2, replace_a_module, "blocks.0.up.weight: the module has another parameter there"),
+    ],
+)
+def test_what_happens_after_the_last_mask_update_is_found_at_the_end(
+    rank: RankPool, stage: int, act: Callable[[dsprune.PruningEngine], None], says: str
+) -> None:
+    [error] = rank.run(1, error_of_the_last_step, stage, act)
+    assert says in error
+
+
+def test_a_group_that_is_added_later_ends_the_run(rank: RankPool) -> None:
+    [error] = rank.run(1, error_of, 0, add_a_group)  # with the other stages, DeepSpeed itself fails
+    assert error.startswith("optimizer: it has 3 parameter groups, and had 2 when the engine was made")
 
 
 def disagreement(comm: Comm) -> str:
