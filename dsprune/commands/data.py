@@ -16,7 +16,7 @@ from dsprune.tasks.task import Task, build_task
 from dsprune.utils.console import say
 from dsprune.utils.text import summary_of
 
-__all__ = ["check_copy", "describe", "kind_fields", "kinds_of_tasks", "list_tasks"]
+__all__ = ["benchmarks_by_name", "check_copy", "describe", "kind_fields", "kinds_of_tasks", "list_tasks"]
 
 EVERY_PAIR = "en-de"
 """Language pair that stands for all pairs where none is given."""
@@ -25,6 +25,11 @@ EVERY_PAIR = "en-de"
 def kinds_of_tasks() -> dict[str, Task]:
     """Return the kinds of tasks that take any data."""
     return {name: task for name, task in _tasks().items() if not task.benchmarks}
+
+
+def benchmarks_by_name() -> dict[str, tuple[Benchmark, ...]]:
+    """Return the published data sets of each task that has some."""
+    return {name: task.benchmarks for name, task in _tasks().items() if task.benchmarks}
 
 
 def _tasks() -> dict[str, Task]:
@@ -39,8 +44,8 @@ def list_tasks(console: Console) -> None:
     )
     sets = tuple(
         (name, one.title, *(_size(one, split) for split in get_args(Split)))
-        for name, task in _tasks().items()
-        for one in task.benchmarks
+        for name, several in benchmarks_by_name().items()
+        for one in several
     )
     console.print(
         as_rich(Table("tasks", "Published data sets", ("task", "data", *get_args(Split)), sets, words=True))

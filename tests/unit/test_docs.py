@@ -1,0 +1,102 @@
+"""The generated pages of the documentation, and the list of all pages."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from pydantic import BaseModel
+
+from dsprune.commands.cli import app
+from dsprune.commands.data import kinds_of_tasks
+from dsprune.recipe import Recipe
+from dsprune.recipe.recipe import section_of
+from dsprune.registry import TASKS
+from tests.unit.scripts import SCRIPTS, load
+
+ROOT = SCRIPTS.parent
+DOCS = load("docs")
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[str, str]:
+    """All pages by their path."""
+    written = {
+        path.name: DOCS.relink(path.read_text(encoding="utf-8")) for path in (ROOT / "docs").glob("*.md")
+    }
+    return written | {path: page() for path, page in DOCS.PAGES.items()}
+
+
+def fields(section: type[BaseModel]) -> Iterator[str]:
+    for name in section.model_fields:
+        yield name
+        if (inner := section_of(section, name)) is not None:
+            yield from fields(inner)
+
+
+def test_the_reference_has_every_field_of_a_recipe(pages: dict[str, str]) -> None:
+    assert not [name for name in fields(Recipe) if f"| `{name}` |" not in pages["reference/recipe.md"]]
+    rows = [line for line in pages["reference/recipe.md"].splitlines() if line.startswith("| `")]
+    assert all(line.split(" | ")[2].strip() for line in rows), "each has a meaning"
+    assert "| `cubic`" in pages["reference/recipe.md"] or "one of `cubic`, " in pages["reference/recipe.md"]
+
+
+def test_the_reference_has_every_command_with_its_options(pages: dict[str, str]) -> None:
+    text = pages["reference/commands.md"]
+    group: Any = typer.main.get_group(app)
+    assert not [name for name in group.commands if f"## `dsprune {name}`" not in text]
+    assert "## `dsprune recipes show`" in text
+    assert "`--stop-after <str>`" in text
+    assert "None" not in text.split("\n## ")[1]
+
+
+def test_the_reference_has_every_task(pages: dict[str, str]) -> None:
+    text = pages["reference/tasks.md"]
+    assert not [name for name in kinds_of_tasks() if f"## `{name}`" not in text]
+    assert not [name for name in TASKS if f"`{name}`" not in text]
+
+
+def named(nav: Any) -> Iterator[str]:
+    if isinstance(nav, str):
+        yield nav
+    else:
+        for part in nav.values() if isinstance(nav, dict) else nav:
+            yield from named(part)
+
+
+def test_every_page_is_in_the_navigation_once(pages: dict[str, str]) -> None:
+    assert sorted(named(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])) == sorted(pages)
+
+
+def test_every_link_leads_to_a_page_or_a_picture(pages: dict[str, str]) -> None:
+    pictures = {path.name for path in (ROOT / "docs").glob("*.svg")}
+    for path, text in pages.items():
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+            assert "://" in link or link in pages or link in pictures, f"{path}: {link}"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("see [`docs/a.md`](docs/a.md)", "see [`docs/a.md`](a.md)"),
+        ("see [the law](../dsprune/schedule/law.py)", "see the law"),
+        (
+            "see [b](b.md#part), [c](#part), [d](https://e.org/f)",
+            "see [b](b.md#part), [c](#part), [d](https://e.org/f)",
+        ),
+        ("![picture](docs/timetable.svg)", "![picture](timetable.svg)"),
+        ("[changes](CHANGELOG.md)", "[changes](changelog.md)"),
+    ],
+)
+def test_links_are_set_right(text: str, shown: str) -> None:
+    assert DOCS.relink(text) == shown
+
+
+def test_the_pages_of_the_readme_are_whole(pages: dict[str, str]) -> None:
+    assert pages["start.md"].count("```") % 2 == 0
+    assert "dsprune new reviews" in pages["start.md"]
+    assert pages["index.md"].lstrip().startswith("# dsprune")
+    assert Path(ROOT / "README.md").read_text().count("\n## ") >= 8
