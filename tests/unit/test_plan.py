@@ -12,8 +12,10 @@ from dsprune.commands.plan.law import law_table, sweep_table
 from dsprune.commands.plan.make import make_plan
 from dsprune.commands.plan.plan import plan
 from dsprune.errors import UserError
+from dsprune.methods.method import check_method
 from dsprune.model.cost import checkpoint_bytes
 from dsprune.recipe import Recipe, load_recipe
+from dsprune.registry import METHODS
 from dsprune.selection.scan import update_bytes
 from dsprune.testing.tiny import tiny_bert
 
@@ -121,6 +123,24 @@ def test_memory_and_disk_have_what_the_method_keeps(bert: str, method: str, kept
         assert re.search(rf"accumulators +{re.escape(decimal(kept * num_prunable // 4))} ", text)
     sizes = [checkpoint_bytes(1000, 800, 2, "fp32", kept_bytes) for kept_bytes in (0, kept)]
     assert sizes[1] - sizes[0] == kept * 800
+
+
+@pytest.mark.parametrize("name", [*METHODS, "constant"])
+def test_the_other_method_fits_the_recipe(bert: str, name: str) -> None:
+    own = {
+        "constant": ["pruning.method=rigl", "pruning.curve=constant", "pruning.drop=0.2"],
+        "snip": ["pruning.method=snip", "pruning.window=3"],
+        "empirical-fisher": ["pruning.method=empirical-fisher", "pruning.window=3"],
+    }.get(name, [f"pruning.method={name}"])
+    overrides = [f"model.path={bert}", "pruning.first=null", *own]
+    made = make_plan(load_recipe("glue-90", overrides), 4, 3200)
+    assert ("pruning.first" in str(law_table(made).rows)) == (name != "constant")
+    [other] = [row[0] for row in sweep_table(made).rows if row[0].startswith("pruning.method=")]
+    assert other.removeprefix("pruning.method=") in METHODS
+    changed = load_recipe("glue-90", [*overrides, other]).pruning
+    assert changed is not None
+    assert changed.method != own[0].removeprefix("pruning.method=")
+    check_method(changed)
 
 
 def test_growth_doubles_the_bytes_on_the_wire(bert: str) -> None:

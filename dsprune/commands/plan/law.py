@@ -10,6 +10,15 @@ from dsprune.schedule.law import SHORTEST_INTERVAL
 
 __all__ = ["law_table", "sweep_table"]
 
+OTHER = {
+    "fisher": "magnitude",
+    "rigl": "set",
+    "set": "rigl",
+    "snip": "empirical-fisher",
+    "empirical-fisher": "snip",
+}
+"""For each method, another one that the same recipe can have; `fisher` for all that are not listed."""
+
 
 def law_table(plan: Plan) -> Table:
     """Return the settings that the recipe leaves to the schedule law, with their values and reasons."""
@@ -34,7 +43,7 @@ def _choices(plan: Plan) -> Iterator[tuple[str, str, str]]:
         why = "2/30 of the run" if start == "fine-tuned" else "one epoch, but 2/30 to 3/10 of the run"
         yield "pruning.start", f"step {timetable.updates[0].step}", f"{start}: {why}"
     if pruning.curve != "one-shot":
-        if pruning.first is None:
+        if pruning.first is None and pruning.curve != "constant":
             yield (
                 "pruning.first",
                 f"{timetable.updates[0].sparsity:.1%}",
@@ -83,8 +92,7 @@ def _neighbours(recipe: Recipe) -> Iterator[tuple[str, str]]:
     if recipe.model is not None and recipe.model.dropout is None:
         yield "model.dropout=0", "usual for distillation, and for runs of a few epochs"
     if pruning is not None:
-        other = "magnitude" if pruning.method == "fisher" else "fisher"
-        yield f"pruning.method={other}", "the other score"
+        yield f"pruning.method={OTHER.get(pruning.method, 'fisher')}", "the other score"
         if pruning.scope == "global":
             yield "pruning.scope=uniform", "if single layers lose nearly all their weights"
     if budget.steps is not None:
