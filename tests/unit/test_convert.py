@@ -305,6 +305,56 @@ def test_what_a_recipe_cannot_say_is_named_with_its_line(
     assert " = " not in said or key in source.splitlines()[found[0] - 1]
 
 
+NEWER = """
+num_epochs: 10
+only_stage:
+  run_type: train
+  pruning_modifiers:
+    MagnitudePruningModifier:
+      init_sparsity: 0.0
+      final_sparsity: {0.5: [a.weight], 0.75: ["re:b.*weight"]}
+      start: 2
+      end: eval(num_epochs - 2)
+      update_frequency: 0.5
+      leave_enabled: false
+  lr_modifiers:
+    SetLearningRateModifier: {start: 0, learning_rate: 3e-5}
+  other_modifiers:
+    EpochRangeModifier: {start: 0, end: eval(num_epochs)}
+    SetWeightDecayModifier: {weight_decay: 0.1, start_epoch: 3, param_groups: [0]}
+    DistillationModifier: {hardness: 0.8, temperature: 1.0, start: 4}
+    TrainableParamsModifier: {params: __ALL__, trainable: true, params_strict: false}
+"""
+
+
+def test_newer_recipes_name_their_modifiers_and_settings_otherwise(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, NEWER, *COMPLETE)
+    pruning, distillation = recipe.pruning, recipe.distillation
+    assert pruning is not None
+    assert distillation is not None
+    assert (pruning.sparsity, pruning.only) == (0.75, ("a.weight", "b*weight"))
+    assert pruning.sparsities == {"a.weight": 0.5, "b*weight": 0.75}
+    made = recipe_timetable(recipe, 100)
+    assert [update.step for update in made.updates] == list(range(250, 801, 50))
+    assert {3e-5 * made.lr_multiplier(step) for step in range(1000)} == {3e-5}
+    hardness = distillation.hardness
+    assert [hardness.at(step, 100, 1000) for step in (0, 399, 400, 999)] == [0, 0, 0.8, 0.8]
+    assert recipe.optimizer.weight_decay == 0.1
+    said = [text for _, text in converted(tmp_path, NEWER).notes.left_out]
+    assert [text.partition(" = ")[0] for text in said] == [
+        "MagnitudePruningModifier: leave_enabled",
+        "SetWeightDecayModifier: start_epoch",
+        "SetWeightDecayModifier: param_groups",
+        "TrainableParamsModifier: params_strict",
+    ]
+
+
+def test_updates_at_every_step(tmp_path: Path) -> None:
+    made = recipe_timetable(recipe_of(tmp_path, GRADUAL.replace("update_frequency: 3.0", ""), *COMPLETE), 10)
+    assert [update.step for update in made.updates] == list(range(10, 101))
+    assert made.rewind is False
+
+
 def test_every_setting_of_a_modifier_is_said_or_named(tmp_path: Path) -> None:
     whole = converted(tmp_path, GRADUAL)
     for number, line in enumerate(GRADUAL.splitlines()):
