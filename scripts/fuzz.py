@@ -15,11 +15,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from dsprune.testing.fuzz.converting import CONVERT_TARGETS
 from dsprune.testing.fuzz.files import FILE_TARGETS
 from dsprune.testing.fuzz.loop import Tally, fuzz
 from dsprune.testing.fuzz.settings import SETTINGS_TARGETS
 
-TARGETS = {**SETTINGS_TARGETS, **FILE_TARGETS}
+TARGETS = {**SETTINGS_TARGETS, **CONVERT_TARGETS, **FILE_TARGETS}
 
 
 def main() -> int:

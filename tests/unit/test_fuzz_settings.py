@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from dsprune.testing.fuzz.converting import CONVERT_TARGETS
 from dsprune.testing.fuzz.loop import fuzz
 from dsprune.testing.fuzz.settings import SETTINGS_TARGETS
 
+TARGETS = {**SETTINGS_TARGETS, **CONVERT_TARGETS}
 
-@pytest.mark.parametrize("name", SETTINGS_TARGETS)
+
+@pytest.mark.parametrize("name", TARGETS)
 def test_absurd_settings_are_taken_with_sense_or_refused_in_a_line(tmp_path: Path, name: str) -> None:
-    tally = fuzz({name: SETTINGS_TARGETS[name]}, tmp_path, inputs=100)
+    tally = fuzz({name: TARGETS[name]}, tmp_path, inputs=100)
     assert tally.wrong == []
     assert set(tally.codes[name]) == {0, 2}

@@ -76,11 +76,11 @@ def convert(file: Path, overrides: Sequence[str], write: Path | None, console: C
 
 def convert_file(file: Path, overrides: Sequence[str] = ()) -> Converted:
     """Return the recipe that says what a file says; arguments and errors are those of `convert`."""
+    if not file.is_file():
+        raise UserError(f"{file}: no such file: give a recipe of SparseML, or a ds_config")
     try:
         text = file.read_bytes().decode()
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file: give a recipe of SparseML, or a ds_config") from None
-    except (UnicodeDecodeError, IsADirectoryError):
+    except UnicodeDecodeError:
         raise UserError(f"{file}: is not text: give a recipe of SparseML, or a ds_config") from None
     notes = Notes()
     values, kind = _values(text, str(file), notes)

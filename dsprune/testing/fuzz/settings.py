@@ -19,7 +19,7 @@ from dsprune.utils.installation import shipped_folder, shipped_names
 from dsprune.zero.config import load_ds_config, resolve_ds_config
 from dsprune.zero.schema import DsConfig, OptimizerParams
 
-__all__ = ["SETTINGS_TARGETS"]
+__all__ = ["SETTINGS_TARGETS", "damage_yaml"]
 
 TEXTS = (
     *(
@@ -103,7 +103,7 @@ class _Recipe:
     def attempt(self, folder: Path, rng: random.Random) -> Attempt:
         name = rng.choice(shipped_recipes())
         path = folder / f"{name}.yaml"
-        what = _damaged(shipped_folder("recipes") / path.name, path, rng)
+        what = damage_yaml(shipped_folder("recipes") / path.name, path, rng)
         return Attempt(what, [named(lambda: _use(load_recipe(str(path)), folder), "load_recipe")])
 
 
@@ -123,7 +123,7 @@ class _Suite:
     def attempt(self, folder: Path, rng: random.Random) -> Attempt:
         name = rng.choice(shipped_suites())
         path = folder / f"{name}.yaml"
-        what = _damaged(shipped_folder("suites") / path.name, path, rng)
+        what = damage_yaml(shipped_folder("suites") / path.name, path, rng)
         sparsities = tuple(
             rng.choice((0.5, 0.9, 0, 1, 1.5, -1, float("nan"), 1e-300)) for _ in range(rng.randrange(2))
         )
@@ -190,7 +190,7 @@ def _resolve(path: Path) -> None:
     assert read.gradient_clipping >= 0
 
 
-def _damaged(source: Path, path: Path, rng: random.Random) -> str:
+def damage_yaml(source: Path, path: Path, rng: random.Random) -> str:
     """Copy a YAML file with damage to its bytes, or with other texts for some of its values or lines."""
     path.write_bytes(source.read_bytes())
     if rng.random() < 0.3:
