@@ -101,12 +101,12 @@ def _commands(group: Any, above: str) -> Iterator[tuple[str, Any]]:
 
 def _command(name: str, command: Any) -> str:
     context = command.context_class(command, info_name=name)
-    records = (param.get_help_record(context) for param in command.get_params(context))
+    params = (param for param in command.get_params(context) if param.name != "help")
+    records = (param.get_help_record(context) for param in params)
     rows = tuple((f"`{usage}`", text) for usage, text in filter(None, records))
     usage = command.get_usage(context).removeprefix("Usage: ")
-    return f"## `{name}`\n\n{command.help}\n\n```text\n{' '.join(usage.split())}\n```\n\n" + _table(
-        ("", ""), rows
-    )
+    table = _table(("value", "meaning"), rows) if rows else ""
+    return f"## `{name}`\n\n{command.help}\n\n```text\n{' '.join(usage.split())}\n```\n\n{table}"
 
 
 def tasks_page() -> str:
