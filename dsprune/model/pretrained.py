@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from dsprune.errors import UserError
 from dsprune.model.fingerprints import local_folder
 from dsprune.model.fit import changes, check_lengths, fit_tokens
+from dsprune.model.loaded import check_loaded
 from dsprune.model.skeleton import build_skeleton, check_weight_indexes, is_without_weights
 from dsprune.utils.installation import shipped_names
 from dsprune.utils.text import first_line, short
@@ -72,7 +73,7 @@ class Head:
         """
         if not new_head and not self.is_in(load_config(path)):
             raise UserError(f"model {path!r}: has no {self.name} head: fine-tune it first")
-        model = load_model(self.auto_class, path, tokenizer, max_length, **settings)
+        model = load_model(self.auto_class, path, tokenizer, max_length, new_head=new_head, **settings)
         if changes().new_head and not is_without_weights():
             _renew_head(model, self.auto_class)
         return model
@@ -142,7 +143,13 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    auto_class: Any, path: str, tokenizer: PreTrainedTokenizerBase, max_length: int, **settings: Any
+    auto_class: Any,
+    path: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    new_head: bool = True,
+    **settings: Any,
 ) -> PreTrainedModel:
     """Load a model in fp32, whatever its folder holds: DeepSpeed casts it, and masks are selected from fp32.
 
@@ -151,19 +158,22 @@ def load_model(
         path: folder of the model, or its name on the hub.
         tokenizer: encodes for the model, which gets its padding token.
         max_length: longest input in tokens that the model must accept.
+        new_head: whether the head may be new.
         settings: passed on to `from_pretrained`.
 
     Raises:
-        UserError: the model cannot be loaded, or does not fit the tokenizer or the length.
+        UserError: the model cannot be loaded, lacks weights, or does not fit the tokenizer or the length.
     """
     load_config(path)
     if changes().new_head:
         settings["ignore_mismatched_sizes"] = True
+    model: PreTrainedModel
     if is_without_weights():
-        load = partial(build_skeleton, auto_class)
+        model = _load(partial(build_skeleton, auto_class), path, "model", **settings)
     else:
-        load = partial(auto_class.from_pretrained, dtype=torch.float32)
-    model: PreTrainedModel = _load(load, path, "model", **settings)
+        load = partial(auto_class.from_pretrained, dtype=torch.float32, output_loading_info=True)
+        model, found = _load(load, path, "model", **settings)
+        check_loaded(path, model, found["missing_keys"], new_head=new_head)
     fit_tokens(model, path, tokenizer)
     check_lengths(model, tokenizer, max_length)
     return model
@@ -173,7 +183,9 @@ def load_saved(folder: Path) -> PreTrainedModel:
     """Load the model of a folder as it was saved: its own class and number format."""
     saved = model_class(folder, load_config(str(folder)))
     transformers.utils.logging.disable_progress_bar()
-    model: PreTrainedModel = _load(saved.from_pretrained, str(folder), "model", dtype="auto")
+    model: PreTrainedModel
+    model, found = _load(saved.from_pretrained, str(folder), "model", dtype="auto", output_loading_info=True)
+    check_loaded(str(folder), model, found["missing_keys"], new_head=False)
     return model
 
 

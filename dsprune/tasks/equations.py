@@ -163,7 +163,7 @@ class EquationGeneration(Seq2Seq):
             return load_model(AutoModelForSeq2SeqLM, path, tokenizer, self.settings.max_length)
         if not new_head:
             raise UserError(f"model {path!r}: has no decoder for equations: fine-tune it first")
-        encoder = load_model(AutoModel, path, tokenizer, self.settings.max_length)
+        encoder = load_model(AutoModel, path, tokenizer, self.settings.max_length, new_head=False)
         return self._with_decoder(encoder, self.symbols)
 
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:

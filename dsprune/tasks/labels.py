@@ -37,11 +37,11 @@ def find_labels(rows: Rows, column: str) -> tuple[str, ...]:
             f"{rows.origin}: column {column!r} holds {found:,} labels in {len(values):,} rows, as a column of texts "
             f"or numbers does: {way_out}"
         )
-    for name, other in pairwise(sorted(names, key=str.strip)):
-        if name.strip() == other.strip():
+    for name, other in pairwise(sorted(names, key=_value_then_name)):
+        if _value_then_name(name) == _value_then_name(other):
+            how = "in white space alone" if name.strip() == other.strip() else "but are one number"
             raise UserError(
-                f"{rows.origin}: column {column!r}: the labels {name!r} and {other!r} differ in white space alone: "
-                "write them alike"
+                f"{rows.origin}: column {column!r}: the labels {name!r} and {other!r} differ {how}: write them alike"
             )
     return tuple(names)
 
@@ -109,6 +109,12 @@ def check_same_labels(path: str, config: PretrainedConfig, labels: Sequence[str]
             f"{', '.join(labels)}: choose a model that was trained in the task's order, or set model.new_head: "
             f"true for a new head"
         )
+
+
+def _value_then_name(label: str) -> tuple[float, str]:
+    """Return the number that a label writes, or else its name without white space around it."""
+    number, _ = _by_number_then_name(label)
+    return number, label.strip() if math.isinf(number) else ""
 
 
 def _by_number_then_name(label: str) -> tuple[float, str]:

@@ -1,6 +1,7 @@
 """Recipes of SparseML and `compression_training` of DeepSpeed, converted to recipes."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -597,9 +598,18 @@ def test_the_guide_names_every_modifier() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("none.yaml", "no such file"), (".", "no such file"), ("bytes", "is not text")]
+    ("name", "said"),
+    [
+        ("none.yaml", "no such file"),
+        (".", "not a file"),
+        ("pipe", "not a file"),
+        ("bytes", "is not text"),
+        ("deep", "nested too deeply"),
+    ],
 )
 def test_files_that_cannot_be_read(tmp_path: Path, name: str, said: str) -> None:
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "deep").write_text("[" * 5000)
+    os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match=said):
         convert_file(tmp_path / name)

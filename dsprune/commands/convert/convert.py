@@ -18,6 +18,7 @@ from dsprune.schedule import recipe_timetable
 from dsprune.utils.console import say
 from dsprune.utils.documents import read_json, write_yaml
 from dsprune.utils.files import replace_text
+from dsprune.utils.records import read_bytes
 from dsprune.utils.text import printable
 
 __all__ = ["Converted", "convert", "convert_file"]
@@ -76,12 +77,11 @@ def convert(file: Path, overrides: Sequence[str], write: Path | None, console: C
 
 def convert_file(file: Path, overrides: Sequence[str] = ()) -> Converted:
     """Return the recipe that says what a file says; arguments and errors are those of `convert`."""
-    if not file.is_file():
-        raise UserError(f"{file}: no such file: give a recipe of SparseML, or a ds_config")
+    way_out = "give a recipe of SparseML, or a ds_config"
     try:
-        text = file.read_bytes().decode()
+        text = read_bytes(file, way_out).decode()
     except UnicodeDecodeError:
-        raise UserError(f"{file}: is not text: give a recipe of SparseML, or a ds_config") from None
+        raise UserError(f"{file}: is not text: {way_out}") from None
     notes = Notes()
     values, kind = _values(text, str(file), notes)
     in_epochs = kind == SPARSEML

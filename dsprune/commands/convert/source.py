@@ -153,8 +153,10 @@ def read_source(text: str, name: str, value_of: Callable[[str, int], Any] | None
     """
     try:
         node = yaml.compose(_front_matter(text, name), yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise UserError(f"{name}: not valid YAML: {' '.join(str(error).split())[:300]}") from None
+    except RecursionError:
+        raise UserError(f"{name}: not valid YAML: nested too deeply: write it flatter") from None
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{name}: holds no mapping of keys to values: give a recipe or a ds_config")
     return Source(name, _Builder(name, value_of or (lambda text, line: text)).entry(node, name, 0))

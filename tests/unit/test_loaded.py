@@ -1,0 +1,74 @@
+"""A model of which a weight is missing or not finite is refused, not filled with random values."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dsprune.errors import UserError
+from dsprune.model.pretrained import load_saved, load_tokenizer
+from dsprune.recipe import load_recipe
+from dsprune.tasks.task import Task, build_task
+from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
+
+LAST = "bert.encoder.layer.1.output.dense.weight"
+
+Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    tiny_bert(tmp_path / "model")
+    tiny_sentiment(tmp_path / "data")
+    return build_task(
+        load_recipe(str(write_recipe(tmp_path / "r.yaml", tmp_path / "model", tmp_path / "data"))).task
+    )
+
+
+def change_weights(folder: Path, change: Change) -> None:
+    file = folder / "model.safetensors"
+    save_file(change(load_file(file)), file, {"format": "pt"})
+
+
+def without(*parts: str) -> Change:
+    return lambda state: {
+        name: value for name, value in state.items() if not any(part in name for part in parts)
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (without(LAST), rf"lack {LAST} and 0 other weights of BertForSequenceClassification"),
+        (without("layer.1."), r"lack bert\.encoder\.layer\.1\..* and 15 other weights"),
+        (without("word_embeddings"), r"lack bert\.embeddings\.word_embeddings\.weight"),
+        (lambda state: {f"module.{name}": value for name, value in state.items()}, r"lack bert\."),
+        (lambda state: {f"_orig_mod.{name}": value for name, value in state.items()}, r"lack bert\."),
+        (
+            lambda state: state | {LAST: torch.full((32, 64), torch.nan)},
+            rf"{LAST} holds 2,048 values that are NaN",
+        ),
+        (lambda state: state | {LAST: torch.full((32, 64), -torch.inf)}, rf"{LAST} holds 2,048 values"),
+    ],
+)
+def test_a_model_without_all_its_weights_is_refused(
+    task: Task, tmp_path: Path, change: Change, says: str
+) -> None:
+    folder = tmp_path / "model"
+    change_weights(folder, change)
+    with pytest.raises(UserError, match=says):
+        task.build_model(str(folder), load_tokenizer(str(folder)))
+    with pytest.raises(UserError, match=says):
+        load_saved(folder)
+
+
+def test_a_new_head_and_a_new_pooler_may_be_random_in_training_alone(task: Task, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    change_weights(folder, without("pooler", "classifier"))
+    tokenizer = load_tokenizer(str(folder))
+    task.build_model(str(folder), tokenizer)
+    with pytest.raises(UserError, match=r"lack classifier\.bias and 1 other weights"):
+        task.build_model(str(folder), tokenizer, new_head=False)
