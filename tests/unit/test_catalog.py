@@ -46,7 +46,7 @@ def test_a_recipe_has_a_line_with_task_target_and_source() -> None:
     lines = {line.split()[0]: line.split()[1:] for line in printed(list_recipes).splitlines() if line.strip()}
     assert lines["glue-90"] == ["sst2", "90%", "dsprune"]
     assert lines["squad-dense"] == ["squad", "dense", "neuralmagic/sparseml"]
-    assert lines["smc-race"] == ["race-middle", "dense", "Liu", "et", "al."]
+    assert lines["smc-race"] == ["race", "dense", "Liu", "et", "al."]
 
 
 def test_a_recipe_is_shown_as_it_is_written(capsys: pytest.CaptureFixture[str]) -> None:
