@@ -107,12 +107,24 @@ def test_recipe_and_ds_config_are_as_resolved(workshop: Workshop) -> None:
 
 def test_the_report_shows_what_happened(workshop: Workshop) -> None:
     page = (workshop.run / "report.html").read_text()
-    for part in (f"dsprune train {workshop.recipe}", "90.00 %", "every invariant holds", "model: "):
+    for part in (f"dsprune train …/{workshop.recipe.name}", "90.00 %", "every invariant holds", "model: "):
         assert part in page
     start = json.loads((workshop.run / "start.json").read_text())
     assert start["world_size"] == 2
     assert start["versions"]["torch"] == torch.__version__
     assert Timetable.from_dict(start["timetable"]) == read_manifest(workshop.run / "model").timetable
+
+
+def test_the_card_of_the_model_shows_it_too(workshop: Workshop) -> None:
+    card = (workshop.run / "model" / "README.md").read_text()
+    accuracy = json.loads((workshop.run / "summary.json").read_text())["metrics"]["accuracy"]
+    for part in (
+        f"dsprune train …/{workshop.recipe.name}",
+        "| 90.00 % |",
+        "every invariant holds",
+        f"| {accuracy:.4f} |",
+    ):
+        assert part in card
 
 
 def test_metrics_follow_the_steps(workshop: Workshop) -> None:
