@@ -126,12 +126,8 @@ class Pruner:
     def _accumulate(self, step: int) -> None:
         """Let the method update its accumulators, if it has any and the step counts for the next mask update."""
         accumulators, window = self.state.accumulators, self.state.pruning.window
-        update = self.state.timetable.next_update(step)
-        if (
-            not accumulators.declared
-            or update is None
-            or (window is not None and update.step - step >= window)
-        ):
+        update = self.state.timetable.next_update(step) if accumulators.declared else None
+        if update is None or (window is not None and update.step - step >= window):
             return
         for index, shard in enumerate(accumulators.shards):
             context = self._context(index, step, accumulators.values[index])

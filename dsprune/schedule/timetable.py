@@ -1,6 +1,6 @@
 """The timetable of a run: mask updates and learning rate, as pure functions of the step."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -80,7 +80,8 @@ class Timetable:
 
     def next_update(self, step: int) -> MaskUpdate | None:
         """Return the first mask update at `step` or later, or None."""
-        return next((update for update in self.updates if update.step >= step), None)
+        place = bisect_left(self.updates, step, key=lambda update: update.step)
+        return self.updates[place] if place < len(self.updates) else None
 
     def update_progress(self, update: MaskUpdate) -> float:
         """Return where a mask update lies between the first, at 0, and the last, at 1; 1 for a single one."""

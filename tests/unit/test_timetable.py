@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from dsprune.errors import UserError
@@ -51,6 +53,18 @@ def test_phases_cover_the_run() -> None:
 def test_an_update_is_found_at_its_step_only() -> None:
     found = [step for step in range(100) if TIMETABLE.update_at(step)]
     assert found == [10, 60]
+
+
+@pytest.mark.parametrize(("step", "following"), [(0, 10), (10, 10), (11, 60), (60, 60), (61, None)])
+def test_the_next_update_is_at_the_step_or_later(step: int, following: int | None) -> None:
+    update = TIMETABLE.next_update(step)
+    assert (None if update is None else update.step) == following
+
+
+def test_updates_lie_between_the_first_and_the_last() -> None:
+    assert [TIMETABLE.update_progress(update) for update in TIMETABLE.updates] == [0, 1]
+    single = replace(TIMETABLE, updates=TIMETABLE.updates[1:])
+    assert single.update_progress(single.updates[0]) == 1
 
 
 def test_progress_is_the_share_of_the_target() -> None:
