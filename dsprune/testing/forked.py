@@ -1,4 +1,4 @@
-"""The ranks of a command as processes of their own, forked from one that has imported everything.
+"""The ranks of a command or a script as processes of their own, forked from one that has imported everything.
 
 A start takes a moment. As under the deepspeed launcher, when one rank fails, the others are terminated, and killed
 if they do not end.
@@ -8,9 +8,11 @@ import contextlib
 import faulthandler
 import os
 import re
+import runpy
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -25,13 +27,14 @@ GRACE = 30.0
 
 
 class ForkedRanks:
-    """`dsprune ARGUMENTS` on some ranks, whose stdout and stderr go to files in `log`.
+    """`dsprune ARGUMENTS` on some ranks, or `python SCRIPT ARGUMENTS`; stdout and stderr go to files in `log`.
 
     Args:
-        arguments: of the command.
+        arguments: of the command, or of the script.
         world_size: number of ranks.
         log: folder for the files.
         last: more arguments, for the last rank alone.
+        script: a script to run instead of a command.
         **environment: environment variables of all ranks.
     """
 
@@ -41,6 +44,7 @@ class ForkedRanks:
         world_size: int,
         log: Path,
         last: Sequence[str] = (),
+        script: Path | None = None,
         **environment: str,
     ) -> None:
         log.mkdir(parents=True, exist_ok=True)
@@ -53,8 +57,12 @@ class ForkedRanks:
         self.processes: list[BaseProcess] = []
         for rank in range(world_size):
             own = environment | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            if script is not None and world_size == 1:  # as without a launcher
+                own = environment
             words = [*arguments, *(last if rank == world_size - 1 else ())]
-            process = forkserver().Process(target=_become, args=(words, own, str(log / f"{rank}.log")))
+            process = forkserver().Process(
+                target=_become, args=(words, own, str(log / f"{rank}.log"), script)
+            )
             process.start()
             self.processes.append(process)
 
@@ -113,8 +121,8 @@ class ForkedRanks:
             process.join(max(0.0, deadline - time.monotonic()))
 
 
-def _become(arguments: list[str], environment: dict[str, str], log: str) -> None:
-    """Run the command as a new process would, and end with its exit code."""
+def _become(arguments: list[str], environment: dict[str, str], log: str, script: Path | None) -> None:
+    """Run the command or the script as a new process would, and end with its exit code."""
     for descriptor, suffix in ((1, ".out"), (2, ".log")):
         file = os.open(Path(log).with_suffix(suffix), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
         os.dup2(file, descriptor)
@@ -125,6 +133,17 @@ def _become(arguments: list[str], environment: dict[str, str], log: str) -> None
 
     from dsprune.commands.cli import run_command
 
-    code = run_command(arguments)
+    code = run_command(arguments) if script is None else _run_script(script, arguments)
     sys.stdout.flush()
     os._exit(code)
+
+
+def _run_script(script: Path, arguments: list[str]) -> int:
+    sys.argv = [str(script), *arguments]
+    sys.path.insert(0, str(script.parent))
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0

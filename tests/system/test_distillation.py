@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,9 +30,15 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two_ranks() -> Iterator[RankPool]:
-    with RankPool(2) as pool:
-        yield pool
+def pool_of() -> Iterator[Callable[[int], RankPool]]:
+    """The pool of some ranks, which starts when it is first asked for."""
+    with ExitStack() as stack:
+        yield cache(lambda world: stack.enter_context(RankPool(world)))
+
+
+@pytest.fixture(scope="module")
+def two_ranks(pool_of: Callable[[int], RankPool]) -> RankPool:
+    return pool_of(2)
 
 
 def train(pool: RankPool, recipe: Path, output: Path, *settings: str) -> list[float]:
@@ -46,16 +54,16 @@ PLACES = [(1, 0), (1, 3), (2, 1), (2, 2), (3, 0), (3, 3), (4, 1), (4, 2)]
 
 @pytest.mark.parametrize(("world", "stage"), PLACES)
 def test_a_store_gives_the_losses_of_its_teacher(
-    recipe: Path, tmp_path: Path, world: int, stage: int
+    pool_of: Callable[[int], RankPool], recipe: Path, tmp_path: Path, world: int, stage: int
 ) -> None:
     """Over five epochs of two steps and a remainder; kind, seed and accumulation change with stage and world size."""
     kind = list(KINDS)[PLACES.index((world, stage)) % 3]
     micro_batch = {1: 4, 2: 3, 3: 4, 4: 1}[world] if stage % 2 else 12 // world
     how = (f"deepspeed=zero{stage}", f"budget.micro_batch={micro_batch}", f"seed={world + 10 * stage}")
     store = recipe.parent / f"store-{kind}"  # made by the first that needs it
-    with RankPool(world) as ranks:
-        online = train(ranks, recipe, tmp_path / "online", *how)
-        stored = train(ranks, recipe, tmp_path / "stored", *how, *KINDS[kind], f"distillation.store={store}")
+    ranks = pool_of(world)
+    online = train(ranks, recipe, tmp_path / "online", *how)
+    stored = train(ranks, recipe, tmp_path / "stored", *how, *KINDS[kind], f"distillation.store={store}")
     assert len(online) == 10
     assert stored == pytest.approx(online, rel=ROUND_OFF)
     assert max(online) > 1.02 * min(online), "the loss changes"

@@ -8,7 +8,6 @@ import torch
 
 from dsprune.commands.cli import run_command
 from dsprune.recipe.sections import Task as TaskSettings
-from dsprune.testing.commands import dsprune
 from dsprune.testing.forked import ForkedRanks
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment
 from dsprune.train.evaluation import evaluate_model
@@ -31,11 +30,11 @@ def metrics(bert: str, validation: str) -> dict[str, float]:
 
 
 def test_one_process_prints_the_metrics_as_json(
-    bert: str, validation: str, metrics: dict[str, float]
+    bert: str, validation: str, metrics: dict[str, float], tmp_path: Path
 ) -> None:
-    done = dsprune("eval", bert, f"validation={validation}")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == metrics
+    alone = ForkedRanks(["eval", bert, f"validation={validation}"], 1, tmp_path / "logs")
+    assert alone.wait() == [0], alone.said()
+    assert json.loads(alone.printed()) == metrics
 
 
 def test_the_first_of_two_ranks_prints_the_metrics_as_json(

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from dsprune.commands.report import report
 from dsprune.report.drawing import INK, QUIET, SERIES
-from dsprune.testing.commands import complaints, dsprune
+from dsprune.testing.forked import ForkedRanks
 from tests.run_folders import write_run
 from tests.system.browser import PROGRAMS, overflow, rendered, screenshot
 
@@ -89,13 +89,12 @@ def test_nothing_runs_over_the_edge_of_a_phone(pages: dict[str, Path], name: str
 
 def test_the_command(pages: dict[str, Path], tmp_path: Path) -> None:
     runs = pages["twenty"].parent.parent / "runs"
-    done = dsprune(
-        "report", runs, "--output", tmp_path / "out", "--title", "Two methods", "--no-audit", COLUMNS="200"
-    )
-    assert done.returncode == 0, done.stderr
-    assert "method 0" in done.stdout
+    words = ["report", str(runs), "--output", str(tmp_path / "out"), "--title", "Two methods", "--no-audit"]
+    done = ForkedRanks(words, 1, tmp_path / "logs", COLUMNS="200")
+    assert done.wait() == [0], done.said()
+    assert "method 0" in done.printed()
     assert "<h1>Two methods" in (tmp_path / "out" / "report.html").read_text()
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".html", ".md", ".csv"}
-    done = dsprune("report", tmp_path / "nowhere")
-    assert done.returncode == 2
-    assert len(complaints(done)) == 1
+    refused = ForkedRanks(["report", str(tmp_path / "nowhere")], 1, tmp_path / "logs")
+    assert refused.wait() == [2], refused.said()
+    assert len(refused.complaints()) == 1
