@@ -24,6 +24,7 @@ dsprune doctor --build-ops
 wait $types
 wait $fused
 say "pytest"
+unset PYTHONDONTWRITEBYTECODE  # else every process that starts compiles dsprune and the tests again
 # Four processes share the files, also on two cores: tests start ranks, which wait for one another much of the time.
 # Files are started in the order that tests/conftest.py makes: the long ones first.
 python -m pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder "$@"
