@@ -30,6 +30,9 @@ __all__ = [
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """The files in which transformers looks for weights, in its order; each may be several, listed in `FILE.index.json`."""
 
+WRAPPERS = ("module.", "_orig_mod.")
+"""How the names of weights begin in modules that DistributedDataParallel and torch.compile wrap."""
+
 _ACTIVE: ContextVar[bool] = ContextVar("without_weights", default=False)
 
 
@@ -64,6 +67,11 @@ def build_skeleton(auto_class: Any, path: str, **settings: Any) -> PreTrainedMod
     model: PreTrainedModel = auto_class.from_config(config)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     for name, shape in _stored_shapes(path).items():
+        if name.startswith(WRAPPERS) and name not in shapes:
+            raise UserError(
+                f"model {path!r}: the weight {name} is named as in a wrapped module, and transformers would not find "
+                "it: save the module that is inside of the wrapper"
+            )
         if shapes.get(name, shape) != shape and not others.get("ignore_mismatched_sizes"):
             raise UserError(
                 f"model {path!r}: the weight {name} has the shape {list(shape)} in its file and {list(shapes[name])} "

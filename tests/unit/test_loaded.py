@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_saved, load_tokenizer
+from dsprune.model.skeleton import without_weights
 from dsprune.recipe import load_recipe
 from dsprune.tasks.task import Task, build_task
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
@@ -72,3 +73,14 @@ def test_a_new_head_and_a_new_pooler_may_be_random_in_training_alone(task: Task,
     task.build_model(str(folder), tokenizer)
     with pytest.raises(UserError, match=r"lack classifier\.bias and 1 other weights"):
         task.build_model(str(folder), tokenizer, new_head=False)
+
+
+@pytest.mark.parametrize("wrapper", ["module", "_orig_mod"])
+def test_the_names_of_a_wrapped_module_are_refused_before_weights_are_read(
+    task: Task, tmp_path: Path, wrapper: str
+) -> None:
+    folder = tmp_path / "model"
+    change_weights(folder, lambda state: {f"{wrapper}.{name}": value for name, value in state.items()})
+    tokenizer = load_tokenizer(str(folder))
+    with without_weights(), pytest.raises(UserError, match=rf"the weight {wrapper}\.bert\..* wrapped module"):
+        task.build_model(str(folder), tokenizer)

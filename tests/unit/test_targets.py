@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 from transformers import BertConfig
 
+from dsprune.commands.cli import run_command
 from dsprune.commands.plan.make import make_plan
 from dsprune.commands.plan.targets import plan_targets, print_max_target
 from dsprune.errors import UserError
@@ -106,3 +107,19 @@ def test_what_cannot_be_answered(recipe: Recipe) -> None:
         UserError, match="--steps: the steps in an epoch are not known: give --train-examples"
     ):
         print_max_target(in_steps, 100, 1, None, console())
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "2", "1", "0", "-0.5"])
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["plan", "sentiment-90"], "--target"),
+        (["suite", "guidelines", "--dry-run"], "--sparsity"),
+        (["analyze", "sentiment-90"], "--sparsity"),
+    ],
+)
+def test_an_option_that_is_no_sparsity_is_refused(
+    words: list[str], option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command([*words, option, value]) == 2
+    assert f"Invalid value for '{option}': {float(value)} is not between 0 and 1" in capsys.readouterr().err

@@ -26,7 +26,16 @@ from dsprune.utils.installation import shipped_names
 from dsprune.utils.signals import END_SIGNALS
 from dsprune.utils.text import one_line, printable
 
-__all__ = ["Overrides", "RecipeArgument", "app", "main", "place_local_rank", "run_command", "run_explained"]
+__all__ = [
+    "Overrides",
+    "RecipeArgument",
+    "app",
+    "between_0_and_1",
+    "main",
+    "place_local_rank",
+    "run_command",
+    "run_explained",
+]
 
 app = typer.Typer(pretty_exceptions_enable=False)
 
@@ -43,6 +52,14 @@ RecipeArgument = Annotated[
 
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Recipe values.")]
+
+
+def between_0_and_1(values: list[float] | None) -> list[float] | None:
+    """Check sparsities that options give. The limits of typer let NaN pass."""
+    for value in values or ():
+        if not 0 < value < 1:
+            raise typer.BadParameter(f"{value} is not between 0 and 1")
+    return values
 
 
 def _print_version(wanted: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from dsprune.commands.cli.main import Overrides, RecipeArgument, app
+from dsprune.commands.cli.main import Overrides, RecipeArgument, app, between_0_and_1
 from dsprune.errors import UserError
 from dsprune.utils.console import starting
 
@@ -50,7 +50,9 @@ def analyze(
     overrides: Overrides = None,
     sparsity: Annotated[
         list[float] | None,
-        typer.Option(min=0, max=1, help="Another sparsity to prune to, beside the recipe's target."),
+        typer.Option(
+            callback=between_0_and_1, help="Another sparsity to prune to, beside the recipe's target."
+        ),
     ] = None,
     recovery_steps: Annotated[
         int, typer.Option(min=0, help="Train for so many steps, then measure again.")

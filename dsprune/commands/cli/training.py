@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from dsprune.commands.cli.main import Overrides, RecipeArgument, app
+from dsprune.commands.cli.main import Overrides, RecipeArgument, app, between_0_and_1
 from dsprune.errors import EXIT_STOPPED, UserError
 from dsprune.utils.console import starting, waiting
 from dsprune.utils.signals import END_SIGNALS, exit_on_signals
@@ -28,7 +28,10 @@ def plan(
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw sparsity and learning rate into this file.")] = None,
     target: Annotated[
-        list[float] | None, typer.Option(help="A target to compare with others; may be given several times.")
+        list[float] | None,
+        typer.Option(
+            callback=between_0_and_1, help="A target to compare with others; may be given several times."
+        ),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Print the highest target for which so many steps are enough.")
@@ -221,7 +224,9 @@ def suite(
     ] = None,
     overrides: Overrides = None,
     methods: Annotated[list[str] | None, typer.Option(help="A method to run. Default: all.")] = None,
-    sparsity: Annotated[list[float] | None, typer.Option(help="A target. Default: the suite's.")] = None,
+    sparsity: Annotated[
+        list[float] | None, typer.Option(callback=between_0_and_1, help="A target. Default: the suite's.")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Number of seeds.")] = 1,
     output: Annotated[Path | None, typer.Option(help="Folder of all runs. Default: runs/NAME.")] = None,
     num_ranks: Annotated[int, typer.Option(min=1, help="Processes of each run, on this host.")] = 1,
