@@ -99,7 +99,7 @@ def write_recipe(path: Path, model: Path, data: Path, **sections: Any) -> Path:
         },
         "budget": {"epochs": 4, "batch": 32},
         "pruning": {"sparsity": 0.9, "start": 10, "end": 30, "updates": 3},
-        "learning_rate": {"peak": 5e-3, "warmup": 0},
+        "learning_rate": {"peak": 5e-3, "warmup": 0, "rewind": True},
         "tracking": {"log_every": 4},
         "output": str(path.parent / "runs"),
     }
