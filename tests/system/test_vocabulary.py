@@ -12,8 +12,8 @@ from torch.testing import assert_close
 from dsprune.testing.commands import command
 from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import NOUNS, tiny_bert
+from tests.scripts import SCRIPTS, load, table_rows
 from tests.system.school import losses, write_school
-from tests.unit.scripts import SCRIPTS, load, table_rows
 
 SIZE = 300
 SETTINGS = ("optimizer.weight_decay=0", "pruning.sparsity=0.5", "pruning.start=3")

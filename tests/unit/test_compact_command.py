@@ -18,7 +18,7 @@ from dsprune.masks.manifest import MANIFEST, read_manifest
 from dsprune.testing.tiny import tiny_sentiment, write_recipe
 from dsprune.utils.files import sha256_of
 from dsprune.zero.layout import PARAMETER_ORDER
-from tests.unit.scripts import SCRIPTS, load, table_rows
+from tests.scripts import SCRIPTS, load, table_rows
 from tests.unit.sparse import QUERY, change_weights, same, sparse_bert
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.scripts import load
+from tests.scripts import load
 
 fetch = load("fetch_demo_data")
 demo_table = load("demo_table")

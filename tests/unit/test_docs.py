@@ -15,7 +15,7 @@ from dsprune.commands.data import kinds_of_tasks
 from dsprune.recipe import Recipe
 from dsprune.recipe.recipe import section_of
 from dsprune.registry import TASKS
-from tests.unit.scripts import SCRIPTS, load
+from tests.scripts import SCRIPTS, load
 
 ROOT = SCRIPTS.parent
 DOCS = load("docs")

@@ -18,7 +18,7 @@ from dsprune.registry import METHODS
 from dsprune.selection.groups import make_groups, update_groups
 from dsprune.testing.methods import check_parts, check_selection, check_shards
 from dsprune.utils.randomness import mix64
-from tests.unit.scripts import SCRIPTS, load
+from tests.scripts import SCRIPTS, load
 
 TENSOR = PrunableTensor("encoder.weight", (50, 20))
 

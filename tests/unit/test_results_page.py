@@ -9,7 +9,7 @@ from dsprune.commands.analyze.result import Analysis, Finding, write_analysis
 from dsprune.commands.suite.definition import load_suite
 from dsprune.recipe import load_recipe
 from tests.run_folders import write_run
-from tests.unit.scripts import SCRIPTS, load
+from tests.scripts import SCRIPTS, load
 
 page = load("results/page")
 RESULTS = SCRIPTS / "results"
