@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from dsprune.checkpoint.deepspeed_files import check_pickles, writer_of
 from dsprune.checkpoint.file_list import FileRecord, check_file, record_files
 from dsprune.errors import UserError
-from dsprune.ranks.agreement import on_every_rank
+from dsprune.ranks.agreement import check_same, on_every_rank
 from dsprune.ranks.collectives import barrier, world_comm
 from dsprune.ranks.ranks import current_ranks
 from dsprune.utils.files import remove, replace_text
@@ -68,7 +68,11 @@ def begin_tag(folder: Path) -> None:
     """Make a tag incomplete before its files are written. Collective: every rank must call this.
 
     Links are removed, since DeepSpeed would write through them.
+
+    Raises:
+        UserError: the ranks name different folders, in each of which files would be missing.
     """
+    check_same(current_ranks(), {"the checkpoint's folder": str(folder.absolute())})
     if current_ranks().is_first:
         invalidate_tag(folder)
         for path in folder.iterdir() if folder.is_dir() else ():

@@ -109,8 +109,6 @@ class _Initialize:
                 config_params=config_params,
                 **kwargs,
             )
-        if kwargs.get("dist_init_required") is False:
-            kwargs.pop("dist_init_required")  # the group exists, and is found
         init_distributed()
         if "accelerate" in sys.modules:
             from dsprune.engine.accelerate import check_processes

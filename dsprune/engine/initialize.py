@@ -119,6 +119,7 @@ def initialize_with(
     """
     check_training_data(training_data)
     init_distributed()
+    kwargs.pop("dist_init_required", None)  # the group exists, and DeepSpeed finds it
     world_size = deepspeed.comm.get_world_size()
     config = resolve_ds_config(config, recipe, world_size)
     _announce_accumulation(config, recipe)

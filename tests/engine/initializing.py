@@ -218,6 +218,16 @@ def save_and_load_with(comm: Comm, folder: str, tag: Any) -> tuple[int, int]:
     return steps[0], steps[1]
 
 
+def error_of_saving_apart(comm: Comm, folder: str) -> str:
+    """What is said when each rank saves into a folder of its own."""
+    with pruning_engine(ds_config(2), make_recipe()) as engine:
+        try:
+            engine.save_checkpoint(f"{folder}/of-{dist.get_rank()}", "tag")
+        except dsprune.UserError as error:
+            return str(error)
+        return "no error"
+
+
 def copied(comm: Comm) -> tuple[bool, bool]:
     """A shallow copy of an engine, as libraries make it to wrap one."""
     with pruning_engine(ds_config(2), make_recipe()) as engine:

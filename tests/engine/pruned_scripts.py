@@ -42,7 +42,9 @@ def train_unaware(recipe: Recipe, steps: int) -> None:
     os.environ.update(LOCAL_RANK=str(dist.get_rank()))
     model = TinyModel()
     with dsprune.pruning(recipe):
-        engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=CONFIG)
+        engine, *_ = deepspeed.initialize(
+            model=model, model_parameters=model.parameters(), config=CONFIG, dist_init_required=True
+        )
         try:
             for step in range(steps):
                 train_step(engine, step)

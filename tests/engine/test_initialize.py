@@ -86,6 +86,11 @@ def test_a_tag_is_anything_that_deepspeed_takes(two_ranks: RankPool, tag: Any, t
     assert (tmp_path / str(tag)).is_dir()
 
 
+def test_ranks_that_save_into_different_folders_are_refused(two_ranks: RankPool, tmp_path: Path) -> None:
+    for message in two_ranks.run(2, initializing.error_of_saving_apart, str(tmp_path)):
+        assert f"the checkpoint's folder is {tmp_path}/of-1/tag, and {tmp_path}/of-0/tag on rank 0" in message
+
+
 def test_a_copy_of_an_engine_is_one(two_ranks: RankPool) -> None:
     assert two_ranks.run(2, initializing.copied) == 2 * [(True, True)]
 
