@@ -54,6 +54,7 @@ class ZeroLayout(ABC):
         named = self._named_parameters()
         self.parameters: list[ZeroParameter] = [named[tensor.name] for tensor in tensors]
         self.base_optimizer: torch.optim.Optimizer = engine.basic_optimizer
+        self._optimizer = engine.optimizer
         self.group: ProcessGroup | None = None
         self.device: torch.device = engine.device
         self.shards = [
@@ -69,8 +70,8 @@ class ZeroLayout(ABC):
 
     @property
     def loss_scale(self) -> float:
-        """Factor on the gradients between `backward` and `step`."""
-        return 1.0  # at stage 0 DeepSpeed scales no loss, also in fp16
+        """Factor on the gradients between `backward` and `step`: 1.0 except in fp16."""
+        return float(getattr(self._optimizer, "loss_scale", 1.0))  # the optimizers of torch have none
 
     def weight(self, index: int) -> Tensor:
         """Return the fp32 master weights of a shard, shape `[shard.numel]`."""

@@ -118,11 +118,6 @@ class _Partitioned(ZeroLayout):
         super().__init__(engine, tensors)
         self.group = self._group
 
-    @property
-    def loss_scale(self) -> float:
-        """See the base class: 1.0 except in fp16."""
-        return float(self.optimizer.loss_scale)
-
     def refresh_gradient_norms(self) -> None:
         """See the base class: with CPU offload, `backward` has stored the norm of each gradient."""
         if not self._offloaded:

@@ -9,16 +9,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 
 import dsprune
-from dsprune.engine.trainer import replaced
 from dsprune.masks.manifest import MANIFEST
 from dsprune.methods.method import RegrowingMethod, find_method
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe
 from dsprune.selection.groups import update_groups
+from dsprune.testing.half import fp16_allowed
 from dsprune.testing.methods import regrow_dense, select_dense
 from dsprune.testing.whole import gather, whole_masks
 from dsprune.utils.randomness import hash_text, mix64
@@ -166,8 +165,7 @@ def check_skipped(comm: Comm, config: dict[str, Any], recipe: Recipe) -> None:
 
 def first_sums(comm: Comm, config: dict[str, Any], recipe: Recipe) -> tuple[int, Tensors]:
     """Steps that were skipped until one was applied, and what is accumulated then; fp16 runs on the CPU too."""
-    accelerator = type(get_accelerator())
-    with replaced(accelerator, "is_fp16_supported", lambda _: True), pruning_engine(config, recipe) as engine:
+    with fp16_allowed(), pruning_engine(config, recipe) as engine:
         while engine.applied_steps == 0:
             assert not any(value.any() for values in accumulators(engine).values() for value in values)
             train_step(engine, 0)

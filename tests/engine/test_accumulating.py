@@ -76,7 +76,7 @@ def test_a_loss_scale_is_not_accumulated(two_ranks: RankPool) -> None:
         for skipped, found in two_ranks.run(
             2, accumulating.first_sums, config, recipe_of("movement", "fp16")
         ):
-            assert (skipped > 0) == (stage > 0), "the first scale overflows, where there is one"
+            assert skipped > 0, "the first scale does not overflow"
             for there, here in zip(expected, found, strict=True):
                 torch.testing.assert_close(here, there, rtol=0.02, atol=1e-4)
 
