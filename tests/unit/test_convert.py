@@ -15,7 +15,7 @@ from dsprune.commands.cli import run_command
 from dsprune.commands.convert.arithmetic import evaluate
 from dsprune.commands.convert.convert import Converted, convert_file
 from dsprune.commands.convert.patterns import globs_of
-from dsprune.commands.convert.rate import Piece, cut, learning_rate
+from dsprune.commands.convert.rate_pieces import Piece, cut, learning_rate
 from dsprune.commands.convert.sparseml import KNOWN
 from dsprune.errors import UserError
 from dsprune.model.prunable import find_prunable

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from math import isclose
 from typing import Any
 
-from dsprune.commands.convert.notes import Notes
 from dsprune.commands.convert.patterns import globs_of, is_exact
-from dsprune.commands.convert.source import Entry
+from dsprune.commands.convert.source import Entry, Notes
 from dsprune.errors import UserError
 from dsprune.registry import METHODS
 

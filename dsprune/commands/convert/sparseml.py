@@ -9,10 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from dsprune.commands.convert.arithmetic import evaluate
-from dsprune.commands.convert.notes import Notes
 from dsprune.commands.convert.pruning import METHODS_OF, prune
-from dsprune.commands.convert.rate import Piece, cut, learning_rate
-from dsprune.commands.convert.source import Entry, Source, read_source
+from dsprune.commands.convert.rate_pieces import Piece, cut, learning_rate
+from dsprune.commands.convert.source import Entry, Notes, Source, read_source
 from dsprune.errors import UserError
 from dsprune.utils.text import did_you_mean, short
 
