@@ -79,9 +79,11 @@ def test_the_page_says_what_the_test_part_says(tmp_path: Path, written: Callable
     text = written()
     assert "| epochs | method | dense | 90 % | 97 % |" in text
     assert "| 1 | dense | 92.0 | - | - |\n| 1 | defaults | - | 87.0 ± 1.4 (2) | 80.0 |" in text
-    assert "- 90 % after 1 epoch: 5.0 points below dense at the same budget; the goal of 3 is missed." in text
     assert (
-        "- 90 % after 3 epochs: 3.0 points below dense at the same budget; the goal of 2 is missed." in text
+        "- 90 % after 1 epoch: 5.00 points below dense at the same budget; the goal of 3 is missed." in text
+    )
+    assert (
+        "- 90 % after 3 epochs: 3.00 points below dense at the same budget; the goal of 2 is missed." in text
     )
     assert "90 % after 1 epoch, magnitude: +1.0; 90 % after 1 epoch, one decay: -3.0 **behind**." in text
     assert "80 %, " not in text, "a run without a test accuracy is left out"
@@ -97,7 +99,7 @@ def test_a_goal_that_is_reached_is_said(tmp_path: Path, written: Callable[[], st
     write_tested(tmp_path / "starts", "banking77", 1, 0.0, 0.905)
     (tmp_path / "starts" / "banking77-0.0-1").rename(tmp_path / "starts" / "banking77")
     text = written()
-    assert text.count("2.0 points below dense at the same budget; the goal of 3 is reached.") == 2
-    assert text.count("0.5 points below the dense start; the goal of 3 is reached.") == 1
+    assert text.count("2.00 points below dense at the same budget; the goal of 3 is reached.") == 2
+    assert text.count("0.50 points below the dense start; the goal of 3 is reached.") == 1
     assert text.count("from the pretrained model") == 2
     assert "nothing else was run" in text

@@ -143,7 +143,7 @@ def _order(arm: Arm) -> tuple[int, str]:
 def goals(study: Study, home: Path) -> Iterator[str]:
     """Yield how far the defaults are below dense, at the same budget or else its start, beside what was aimed at."""
     aims = [(1.0, 0.9, GOAL_OF_AN_EPOCH)]
-    if study.budgets and study.budgets[-1] != 1.0:
+    if study.budgets and study.budgets[-1] > 1.0:
         aims += [(study.budgets[-1], target, goal) for target, goal in GOALS.items()]
     for epochs, target, goal in aims:
         ours, dense = study.at(epochs, OURS, target), study.at(epochs, DENSE, 0.0)
@@ -153,7 +153,7 @@ def goals(study: Study, home: Path) -> Iterator[str]:
             what = "the dense start" if dense is None else "dense at the same budget"
             verdict = "reached" if below <= goal else "missed"
             yield (
-                f"{_cell(target, epochs)}: {below:.1f} points below {what}; the goal of {goal:g} is "
+                f"{_cell(target, epochs)}: {below:.2f} points below {what}; the goal of {goal:g} is "
                 f"{verdict}."
             )
 
