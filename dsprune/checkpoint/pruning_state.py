@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsprune.errors import UserError
 from dsprune.masks import MaskSet
@@ -16,6 +16,7 @@ from dsprune.masks.manifest import MaskManifest, read_manifest
 from dsprune.masks.mask_files import read_masks, write_masks
 from dsprune.masks.mask_set import Finding, check_shard
 from dsprune.methods.method import find_method
+from dsprune.model.vocabulary import num_missing
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.collectives import Comm, barrier
 from dsprune.ranks.ranks import current_ranks
@@ -25,8 +26,9 @@ from dsprune.utils.files import replace_file
 from dsprune.utils.randomness import random_state
 from dsprune.utils.text import first_line
 from dsprune.zero.layout import ZeroLayout
+from dsprune.zero.parameters import full_numel
 
-__all__ = ["PruningState", "load_masks", "read_rank_state", "save_masks", "save_rank_state"]
+__all__ = ["PruningState", "load_masks", "read_rank_state", "save_masks", "save_rank_state", "sparsity_of"]
 
 
 class PruningState:
@@ -100,6 +102,20 @@ class PruningState:
         yield "master weights", self.layout.weight(index)
         yield "working copy", self.layout.working_copy(index)
         yield from self.layout.states(index).items()
+
+
+def sparsity_of(model: nn.Module, state: PruningState | None) -> dict[str, float]:
+    """Return the fraction of zeros of the prunable weights, and of all weights of the engine's model.
+
+    Where the vocabulary was shortened, also of all weights with the complete vocabulary.
+    """
+    if state is None:
+        return {"sparsity_prunable": 0.0, "sparsity_model": 0.0}
+    num_weights = sum(map(full_numel, model.parameters()))
+    sparsity = {"sparsity_prunable": state.sparsity, "sparsity_model": state.num_pruned / num_weights}
+    if missing := num_missing(model):
+        sparsity["sparsity_full_vocabulary"] = state.num_pruned / (num_weights + missing)
+    return sparsity
 
 
 def save_masks(folder: Path, state: PruningState, step: int, *, accumulators: bool) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from dsprune.checkpoint.load import load_checkpoint
 from dsprune.checkpoint.model_card import Made, finish_folder
 from dsprune.checkpoint.model_folder import model_config, save_model_folder
-from dsprune.checkpoint.pruning_state import save_masks, save_rank_state
+from dsprune.checkpoint.pruning_state import save_masks, save_rank_state, sparsity_of
 from dsprune.checkpoint.reshard import topology_changes
 from dsprune.checkpoint.sparse_start import MasksFrom, start_sparse
 from dsprune.checkpoint.tags import begin_tag, commit_tag, tag_name
@@ -20,13 +20,11 @@ from dsprune.engine.learning_rate import Rates, replace_schedulers, schedule_lea
 from dsprune.engine.pruner import Pruner
 from dsprune.engine.script import fit_to_recipe, say
 from dsprune.errors import UserError
-from dsprune.model.vocabulary import num_missing
 from dsprune.ranks.agreement import on_first_rank
 from dsprune.ranks.ranks import current_ranks
 from dsprune.recipe import Distillation, Recipe, as_recipe
 from dsprune.schedule import Timetable, recipe_timetable
 from dsprune.zero.loss_scale import scale_loss
-from dsprune.zero.parameters import full_numel
 
 __all__ = ["PruningEngine"]
 
@@ -151,14 +149,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
 
         Where the vocabulary was shortened, also of all weights with the complete vocabulary.
         """
-        state = self._pruning_state
-        if state is None:
-            return {"sparsity_prunable": 0.0, "sparsity_model": 0.0}
-        num_weights = sum(map(full_numel, self.module.parameters()))
-        sparsity = {"sparsity_prunable": state.sparsity, "sparsity_model": state.num_pruned / num_weights}
-        if missing := num_missing(self.module):
-            sparsity["sparsity_full_vocabulary"] = state.num_pruned / (num_weights + missing)
-        return sparsity
+        return sparsity_of(self.module, self._pruning_state)
 
     def save_checkpoint(
         self,
