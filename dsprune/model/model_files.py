@@ -82,6 +82,8 @@ def opened(path: Path) -> Iterator[Any]:
     Raises:
         UserError: it cannot be read.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for, whatever the signal
+        raise UserError(f"{path}: not a file: use another copy of the model")
     try:
         with safe_open(path, framework="pt") as file:
             yield file

@@ -1,5 +1,6 @@
 """A model of which a weight is missing or not finite is refused, not filled with random values."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dsprune.errors import UserError
+from dsprune.model.model_files import ModelFiles
 from dsprune.model.pretrained import load_saved, load_tokenizer
 from dsprune.model.skeleton import without_weights
 from dsprune.recipe import load_recipe
@@ -84,3 +86,9 @@ def test_the_names_of_a_wrapped_module_are_refused_before_weights_are_read(
     tokenizer = load_tokenizer(str(folder))
     with without_weights(), pytest.raises(UserError, match=rf"the weight {wrapper}\.bert\..* wrapped module"):
         task.build_model(str(folder), tokenizer)
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors: not a file"):
+        ModelFiles(tmp_path)
