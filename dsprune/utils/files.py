@@ -101,7 +101,13 @@ def remove(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file's content."""
+    """Return the hexadecimal SHA-256 of a file's content.
+
+    Raises:
+        UserError: a pipe or device is in its place, which would be waited for.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: not a file: put a copy of the file there")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

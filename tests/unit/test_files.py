@@ -1,6 +1,7 @@
 """Files are complete or absent."""
 
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -77,6 +78,12 @@ def test_sha256_is_that_of_the_whole_content(tmp_path: Path, content: bytes) -> 
     path = tmp_path / "file"
     path.write_bytes(content)
     assert sha256_of(path) == hashlib.sha256(content).hexdigest()
+
+
+def test_a_pipe_has_no_sha256_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe: not a file"):
+        sha256_of(tmp_path / "pipe")
 
 
 HOLD = """
