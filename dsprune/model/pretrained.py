@@ -173,7 +173,7 @@ def load_model(
     else:
         load = partial(auto_class.from_pretrained, dtype=torch.float32, output_loading_info=True)
         model, found = _load(load, path, "model", **settings)
-        check_loaded(path, model, found["missing_keys"], new_head=new_head)
+        check_loaded(path, model, found["missing_keys"], found["unexpected_keys"], new_head=new_head)
     fit_tokens(model, path, tokenizer)
     check_lengths(model, tokenizer, max_length)
     return model
@@ -185,7 +185,7 @@ def load_saved(folder: Path) -> PreTrainedModel:
     transformers.utils.logging.disable_progress_bar()
     model: PreTrainedModel
     model, found = _load(saved.from_pretrained, str(folder), "model", dtype="auto", output_loading_info=True)
-    check_loaded(str(folder), model, found["missing_keys"], new_head=False)
+    check_loaded(str(folder), model, found["missing_keys"], found["unexpected_keys"], new_head=False)
     return model
 
 

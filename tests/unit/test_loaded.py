@@ -48,6 +48,10 @@ def without(*parts: str) -> Change:
         (without(LAST), rf"lack {LAST} and 0 other weights of BertForSequenceClassification"),
         (without("layer.1."), r"lack bert\.encoder\.layer\.1\..* and 15 other weights"),
         (without("word_embeddings"), r"lack bert\.embeddings\.word_embeddings\.weight"),
+        (
+            lambda state: state | {LAST.replace("1", "2"): state[LAST].clone()},
+            r"hold .*layer\.2\..* and 0 other weights",
+        ),
         (lambda state: {f"module.{name}": value for name, value in state.items()}, r"lack bert\."),
         (lambda state: {f"_orig_mod.{name}": value for name, value in state.items()}, r"lack bert\."),
         (
