@@ -15,9 +15,11 @@ from tests import debian
 os.environ["HF_HUB_OFFLINE"] = "1"
 # DeepSpeed imports an optimizer whose decorator imports torch's whole compiler: a tenth of a rank's start.
 os.environ["TORCHDYNAMO_DISABLE"] = "1"
-# A shell lets what it starts in the background ignore Ctrl-C, and so would all processes of the tests.
+# What a shell or nohup starts in the background ignores Ctrl-C or SIGHUP, and so would all processes of the tests.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # On again when the test modules are imported: it takes a fifth of that time.
 gc.disable()
 

@@ -109,7 +109,11 @@ def two_steps(comm: Comm, name: str) -> tuple[int, float, list[str]]:
     os.environ["LOCAL_RANK"] = str(comm.rank)
     recipe = load_recipe(
         "sentiment-90",
-        ["pruning={sparsity: 0.9, curve: one-shot, start: 1}", "budget={steps: 2, batch: 24}"],
+        [
+            "pruning={sparsity: 0.9, curve: one-shot, start: 1}",
+            "budget={steps: 2, batch: 24}",
+            "distillation=null",
+        ],
     )
     engine, *_ = dsprune.initialize(model=Blocks(), config=name, recipe=recipe)
     for step in range(2):
