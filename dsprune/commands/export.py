@@ -117,7 +117,14 @@ def _save_model(recipe: Recipe, files: CheckpointFiles, path: Path, folder: Path
         )
     parameters = dict(model.named_parameters())
     for name in files.names:
-        parameters[name].data.view(-1).copy_(files.views(name)["master weights"])
+        saved, place = files.views(name)["master weights"], parameters.get(name)
+        if place is None or place.numel() != saved.numel():
+            here = "none" if place is None else f"{place.numel():,}"
+            raise UserError(
+                f"{files.folder}: holds {saved.numel():,} weights {name}, and {recipe.model.path} has {here}: "
+                f"use another checkpoint"
+            )
+        place.data.view(-1).copy_(saved)
     module: nn.Module = model
     module.to(DTYPES[recipe.precision])
     for parameter in module.parameters():

@@ -16,6 +16,7 @@ from transformers import EncoderDecoderConfig, PretrainedConfig, PreTrainedModel
 
 from dsprune.errors import UserError
 from dsprune.model.skeleton import is_without_weights
+from dsprune.utils.text import short
 
 __all__ = [
     "Changes",
@@ -85,15 +86,25 @@ def check_lengths(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ma
     Raises:
         UserError: they do not.
     """
-    limits = (tokenizer.model_max_length, *_position_limits(model))
+    limits = (_limit("model_max_length", tokenizer.model_max_length), *_position_limits(model))
     longest = min((limit for limit in limits if limit > 0), default=max_length)  # XLNet has -1 for none
     if max_length > longest:
         raise UserError(f"task.max_length: {max_length}: the model takes at most {longest} tokens: lower it")
 
 
-def _position_limits(model: PreTrainedModel) -> Iterator[int]:
+def _limit(name: str, value: Any) -> int | float:
+    """Return a number of tokens from a file of the model."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(
+            f"model: {name}: {short(value)} is no number of tokens: correct it in the model's folder"
+        )
+    return value
+
+
+def _position_limits(model: PreTrainedModel) -> Iterator[int | float]:
     """Yield the number of positions that a model has, by its configuration and by its embeddings."""
-    yield getattr(_text_config(model.config), "max_position_embeddings", None) or 0
+    name = "max_position_embeddings"
+    yield _limit(name, getattr(_text_config(model.config), name, None) or 0)
     is_pair = isinstance(model.config, EncoderDecoderConfig)  # whose decoder reads other tokens
     for name, module in (model.get_encoder() if is_pair else model).named_modules():
         if isinstance(module, nn.Embedding) and POSITIONS.search(name):

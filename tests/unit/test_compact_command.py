@@ -1,6 +1,7 @@
 """`dsprune export` with `--compact` and `--expand`: of runs, and what it refuses."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from dsprune.testing.tiny import tiny_sentiment, write_recipe
 from dsprune.utils.files import sha256_of
 from dsprune.zero.layout import PARAMETER_ORDER
 from tests.scripts import SCRIPTS, load, table_rows
-from tests.unit.sparse import QUERY, change_weights, same, sparse_bert
+from tests.unit.sparse import QUERY, bert, change_weights, same, sparse_bert
 
 
 @pytest.fixture
@@ -94,6 +95,29 @@ def test_a_run_without_the_checkpoint_or_its_masks_is_refused(
     new = run.with_name("new")
     assert run_command(["export", str(run), "--compact", "--to", str(new), *tag]) == 2
     assert message in capsys.readouterr().err
+    assert not new.exists()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"num_hidden_layers": 1}, r"holds 36 weights bert\.encoder\.layer\.1\..* has none"),
+        ({"intermediate_size": 8}, r"holds 42 weights bert\..*intermediate\.dense\.weight, .* has 48"),
+    ],
+)
+@pytest.mark.parametrize("options", [[], ["--compact"]])
+def test_a_checkpoint_of_another_model_is_refused(
+    run: Path,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    sizes: dict[str, int],
+    message: str,
+    options: list[str],
+) -> None:
+    bert(**sizes).save_pretrained(folder)
+    new = run.with_name("new")
+    assert run_command(["export", str(run), "--to", str(new), *options]) == 2
+    assert re.search(rf"global_step10: {message}", capsys.readouterr().err)
     assert not new.exists()
 
 

@@ -67,6 +67,13 @@ def test_the_tokenizer_may_have_the_lower_limit():
         check_lengths(model, SimpleNamespace(model_max_length=8), 9)
 
 
+@pytest.mark.parametrize("value", ["/etc", "8", True, None, [8]])
+def test_a_limit_is_a_number(value: object) -> None:
+    model, _ = FAMILIES[0]
+    with pytest.raises(UserError, match=r"model_max_length: .* is no number of tokens"):
+        check_lengths(model, SimpleNamespace(model_max_length=value), 8)
+
+
 @pytest.mark.parametrize("architectures", [None, [], ["PreTrainedModel"], ["BertConfig"], ["NoModel"]])
 def test_a_configuration_that_names_no_model_is_refused(architectures: list[str] | None) -> None:
     with pytest.raises(
