@@ -120,6 +120,8 @@ def _check_names(path: str, config: PretrainedConfig) -> None:
         raise UserError(
             f"model {path!r}: config.json: architectures: {short(names)} is no list of names: correct it"
         )
+    if other := [name for name in (config.id2label or {}).values() if not isinstance(name, str)]:
+        raise UserError(f"model {path!r}: config.json: id2label: {short(other[0])} is not a name: correct it")
     if (file := getattr(config, "transformers_weights", None)) is not None:
         raise UserError(
             f"model {path!r}: config.json: transformers_weights: {short(file)}: dsprune reads the weights under their "
@@ -131,7 +133,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model. Without a padding token (GPT-2, Llama) it pads with its end-of-text token."""
     _check_no_adapter(path)
     _check_has_tokenizer(Path(path))
-    tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer.from_pretrained, path, "tokenizer")
+    tokenizer: PreTrainedTokenizerBase = _load(_tokenizer, path, "tokenizer")
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise UserError(
@@ -224,6 +226,19 @@ def _check_has_tokenizer(folder: Path) -> None:
     patterns = ("tokenizer*", "vocab*", "*.model")
     if folder.is_dir() and not any(file for pattern in patterns for file in folder.glob(pattern)):
         raise UserError(f"tokenizer {str(folder)!r}: no tokenizer files there: set model.tokenizer")
+
+
+def _tokenizer(path: str, **settings: Any) -> PreTrainedTokenizerBase:
+    """Load a tokenizer, and look up a token that its vocabulary may lack."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **settings)
+    try:
+        _ = tokenizer.unk_token_id
+    except RecursionError as error:  # transformers gives unknown tokens the number of this one
+        raise UserError(
+            f"tokenizer {path!r}: unk_token: {tokenizer.unk_token!r} is not in its vocabulary: correct "
+            f"tokenizer_config.json"
+        ) from error
+    return tokenizer
 
 
 def _load(from_pretrained: Callable[..., Any], path: str, what: str, **settings: Any) -> Any:

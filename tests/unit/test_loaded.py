@@ -1,5 +1,6 @@
 """A model of which a weight is missing or not finite is refused, not filled with random values."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -96,3 +97,20 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=r"model\.safetensors: not a file"):
         ModelFiles(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "says"),
+    [
+        ("tokenizer_config.json", {"unk_token": ""}, r"unk_token: '' is not in its vocabulary"),
+        ("config.json", {"id2label": {"0": "no", "1": 10**30}}, r"id2label: 10+ is not a name"),
+        ("config.json", {"id2label": {"0": None}}, r"id2label: None is not a name"),
+    ],
+)
+def test_settings_of_another_type_are_named(
+    task: Task, tmp_path: Path, file: str, change: dict[str, object], says: str
+) -> None:
+    path = tmp_path / "model" / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=says):
+        task.build_model(str(path.parent), load_tokenizer(str(path.parent)))
