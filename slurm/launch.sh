@@ -10,7 +10,8 @@ launch() {
     first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
     # An address: nodes may not be able to resolve the names that Slurm gives them.
     MASTER_ADDR=$(scontrol show node --oneliner "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
-    export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000)) # jobs on one node do not collide
+    # Jobs on one node do not collide, nor do the ports that the system gives to connections, from 32768 on.
+    export MASTER_ADDR MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))
     mkdir -p "$LOGS"
     echo "$(date +%T) dsprune $*: $SLURM_NNODES nodes, attempt $ATTEMPT, logs in $LOGS/"
     # --wait: when one node fails, the others end a minute later; until then they can write why they stop.

@@ -12,7 +12,9 @@ import torch
 import torch.distributed as dist
 from deepspeed.runtime.zero import partition_parameters
 
+from dsprune.errors import UserError
 from dsprune.ranks.ranks import Ranks, complete_environment, select_device
+from dsprune.utils.text import first_line
 from dsprune.zero.ops import compile_note, load_collectives
 
 __all__ = [
@@ -40,12 +42,20 @@ def init_distributed(timeout: float = TIMEOUT) -> None:
         timeout: seconds that a rank waits for another.
 
     Raises:
-        UserError: a stale build lock would make DeepSpeed wait forever.
+        UserError: a stale build lock would make DeepSpeed wait forever, or the ranks cannot meet at the address that
+            the launcher gave them.
     """
     if not dist.is_initialized():
         complete_environment()
     load_collectives()
-    deepspeed.init_distributed(dist_init_required=None, verbose=False, timeout=timedelta(seconds=timeout))
+    try:
+        deepspeed.init_distributed(dist_init_required=None, verbose=False, timeout=timedelta(seconds=timeout))
+    except dist.DistNetworkError as error:
+        address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+        raise UserError(
+            f"MASTER_ADDR={address}, MASTER_PORT={port}: the ranks cannot meet there ({first_line(error)}): give the "
+            f"launcher a free port, such as deepspeed --master_port"
+        ) from error
     _unlink_shared_buffer()
 
 

@@ -1,5 +1,10 @@
 """The variables that `torch.distributed` reads, completed from what launchers set."""
 
+import os
+import socket
+import subprocess
+import sys
+
 import pytest
 
 from dsprune.errors import UserError
@@ -69,3 +74,28 @@ def test_srun_names_the_node_that_started_the_step() -> None:
 def test_what_contradicts_itself_is_refused(given: dict[str, str], says: str) -> None:
     with pytest.raises(UserError, match=says):
         completed(given)
+
+
+def test_a_port_that_is_in_use_is_named() -> None:
+    """In a process of its own, since a process joins its ranks once."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        meet = {
+            "RANK": "0",
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+        command = [
+            sys.executable,
+            "-c",
+            "from dsprune.zero.launch import init_distributed; init_distributed()",
+        ]
+        ended = subprocess.run(command, env=os.environ | meet, capture_output=True, text=True, check=False)
+    assert (
+        f"UserError: MASTER_ADDR=127.0.0.1, MASTER_PORT={port}: the ranks cannot meet there" in ended.stderr
+    )
+    assert "address already in use" in ended.stderr
