@@ -49,7 +49,7 @@ part() {
         pretrained) each pretrained 1 defaults,magnitude,dense ;;
         long) each fine-tuned 3 defaults,magnitude,dense --sparsity 0.8 --sparsity 0.9 --sparsity 0.97 ;;
         bytes) # the model of docs/compact.md: the demo's, with the used vocabulary
-            dsprune train sentiment-90 model.vocabulary=used name=sentiment-90-used output=$home/demo
+            dsprune train sentiment-90 model.vocabulary=used distillation.hardness=1.0 name=sentiment-90-used output=$home/demo
             ;;
         test) python "$here/test_models.py" "$home" ;;
         *) echo "no such part: $1" >&2 && exit 2 ;;
