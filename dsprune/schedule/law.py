@@ -71,8 +71,8 @@ model, one seed, with and without rewinds: updates 12 steps apart (`scripts/resu
 recipe, movie reviews, 156 steps) 78.8 and 79.8 %. Rewinds pay in longer runs: 40 and 53 steps apart they are 12.4 and
 3.2 points ahead of one decay (docs/results.md, magnitude at a low rate).
 
-Not settled at 97 %: in runs of 94 steps, with updates 7 steps apart, rewinds reach 81.3 ± 0.4 % of the validation
-questions, a warm-up of 10 % with one decay and no low dense phase 81.8 ± 1.0 %, and the law 79.8 ± 0.5 % (three seeds).
+Not settled at 97 %: in runs of 94 steps, with updates 7 steps apart, rewinds reach 80.5 ± 0.9 % of the test questions,
+a warm-up of 10 % with one decay and no low dense phase 80.2 ± 0.7 %, and the law 79.4 ± 0.8 % (three seeds).
 """
 
 
