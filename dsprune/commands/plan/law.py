@@ -104,5 +104,7 @@ def _neighbours(recipe: Recipe) -> Iterator[tuple[str, str]]:
             "distillation.teacher=MODEL",
             "a fine-tuned dense model of the same task as its teacher",
         )
+    elif recipe.distillation.hardness.final > 0.5:
+        yield "distillation.hardness=0.5", "if the teacher is weak, its training data few, or the run short"
     else:
-        yield "distillation.hardness=0.5", "if the teacher is weak or its training data few"
+        yield "distillation.hardness=1", "the teacher alone, in a long run"
