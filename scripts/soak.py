@@ -138,7 +138,7 @@ def _wait_for_moment(ranks: ForkedRanks, run: RunFolder, dice: random.Random, ti
 
 
 def _wait_for_change(ranks: ForkedRanks, run: RunFolder) -> None:
-    """Wait until the log is cut at the checkpoint or goes on."""
+    """Wait until the log is cut at the checkpoint or grows again."""
     changed = _changed(run)
     while _changed(run) == changed and _any_runs(ranks):
         time.sleep(0.005)

@@ -92,7 +92,7 @@ def write_weights(checkpoint: Path, folder: Path) -> None:
 
 
 def copy_masks(checkpoint: Path, folder: Path) -> None:
-    """Copy the masks of a checkpoint, without what the pruning method keeps to go on."""
+    """Copy the masks of a checkpoint, without what the pruning method needs to resume."""
     manifest = read_manifest(checkpoint)
     for name in (MANIFEST, *(entry.file for entry in manifest.files)):
         shutil.copy(checkpoint / name, folder)

@@ -125,7 +125,7 @@ def save_masks(folder: Path, state: PruningState, step: int, *, accumulators: bo
         folder: of a tag or of a model.
         state: the masks.
         step: number of applied optimizer steps.
-        accumulators: whether to write what the method keeps, too: a tag needs it to go on.
+        accumulators: whether to write what the method keeps, too: a tag needs it to resume.
     """
     # At stage 0 every rank holds a replica, and rank 0 alone writes.
     if state.layout.group is not None or current_ranks().is_first:

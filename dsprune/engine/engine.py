@@ -126,7 +126,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             super().step(lr_kwargs)
         self._guard.check_stepped(applied=self.was_step_applied())
         if step == self.timetable.total_steps:
-            say(f"the recipe ended at step {step}, and training goes on, at its last rate")
+            say(f"the recipe ended at step {step}, and training continues at its last rate")
         if self.pruner is not None:
             self.pruner.after_step(applied=self.was_step_applied())
         if step + 1 == self.timetable.total_steps:

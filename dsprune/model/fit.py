@@ -96,7 +96,7 @@ def _limit(name: str, value: Any) -> int | float:
     """Return a number of tokens from a file of the model."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(
-            f"model: {name}: {short(value)} is no number of tokens: correct it in the model's folder"
+            f"model: {name}: {short(value)} is not a number of tokens: correct it in the model's folder"
         )
     return value
 

@@ -105,7 +105,7 @@ Count = Annotated[int, Field(ge=1, le=LARGEST)]
 class Section(BaseModel):
     """Base class of all sections: frozen, an unknown key is an error, and so is a value of another type.
 
-    A text or a boolean is no number, and a number with a fraction is no integer. A list is a tuple.
+    A text or a boolean is not a number, and a number with a fraction is not an integer. A list is a tuple.
     """
 
     model_config = ConfigDict(

@@ -14,7 +14,7 @@ from tests.engine import pruned_scripts
         (5, "training ended at step 5, and the last mask update is at step 9 of 12: the sparsity is 0."),
         (11, "dsprune: training ended at step 11 of the recipe's 12: "),
         (12, ""),
-        (14, "dsprune: the recipe ended at step 12, and training goes on"),
+        (14, "dsprune: the recipe ended at step 12, and training continues"),
     ],
 )
 def test_a_loop_that_ends_at_another_step_is_told(two_ranks: RankPool, steps: int, says: str) -> None:

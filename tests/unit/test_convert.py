@@ -431,7 +431,7 @@ def test_arithmetic(expression: str, value: Any) -> None:
         ("1 / 0", "has no value"),
         ("9 ** 9 ** 9", "has no value"),
         ("int()+max()", "has no value"),
-        ("b + 1", "'b', which is 'text' and no number"),
+        ("b + 1", "'b', which is 'text', not a number"),
         ("'a' * 9", "which is no arithmetic"),
         ("a.real", "which is no arithmetic"),
         ("[1][0]", "which is no arithmetic"),

@@ -70,7 +70,7 @@ def test_the_tokenizer_may_have_the_lower_limit():
 @pytest.mark.parametrize("value", ["/etc", "8", True, None, [8]])
 def test_a_limit_is_a_number(value: object) -> None:
     model, _ = FAMILIES[0]
-    with pytest.raises(UserError, match=r"model_max_length: .* is no number of tokens"):
+    with pytest.raises(UserError, match=r"model_max_length: .* is not a number of tokens"):
         check_lengths(model, SimpleNamespace(model_max_length=value), 8)
 
 

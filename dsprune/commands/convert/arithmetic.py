@@ -72,5 +72,5 @@ def _value(node: ast.expr, value_of: Callable[[str], Any]) -> Number:
 
 def _number(value: Any, name: str) -> Number:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"holds {name!r}, which is {value!r} and no number: write its value")
+        raise ValueError(f"holds {name!r}, which is {value!r}, not a number: write its value")
     return value
