@@ -9,11 +9,12 @@ from dsprune.checkpoint.model_card import write_card
 from dsprune.commands.analyze.page_sections import analysis_section
 from dsprune.commands.analyze.result import FILE as ANALYSIS
 from dsprune.commands.analyze.result import read_analysis
+from dsprune.commands.suite.published import published_sections, title_of
 from dsprune.errors import UserError
 from dsprune.report.page import Page, Text, write_page, write_report
 from dsprune.report.run_page import page_of_run
 from dsprune.report.runs import Run, find_folders, read_run
-from dsprune.report.runs_page import page_of_runs, published_sections, title_of
+from dsprune.report.runs_page import page_of_runs
 from dsprune.report.table import as_rich
 from dsprune.train.run_folder import RunFolder, made_by
 from dsprune.utils.console import say

@@ -19,25 +19,9 @@ from dsprune.schedule.timetable import Phase
 from dsprune.utils.files import replace_file
 
 __all__ = [
-    "CSS",
-    "INK",
-    "LABEL",
-    "PHASES",
-    "QUIET",
-    "RULE",
-    "SERIES",
-    "check_figure_path",
-    "draw_rate",
-    "draw_sparsity",
-    "line_style",
-    "name_rows",
-    "new_panels",
-    "plot",
-    "save_figure",
-    "shade_phases",
-    "svg_of",
-    "with_variables",
-]
+    "CSS", "INK", "LABEL", "PHASES", "QUIET", "RULE", "SERIES", "check_figure_path", "draw_rate", "draw_sparsity",
+    "line_style", "new_panels", "plot", "save_figure", "shade_phases", "svg_of", "with_variables",
+]  # fmt: skip
 
 CSS = (files("dsprune.report") / "page.css").read_text(encoding="utf-8")
 """The page's style sheet. Its variables come first, with the values of the light scheme."""
@@ -69,7 +53,7 @@ def new_panels(
     *,
     height: float,
     columns: int = 1,
-    sideways: bool = False,
+    rows: Sequence[str] = (),
     title: str = "",
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure and its panels.
@@ -79,12 +63,14 @@ def new_panels(
         shared: label of the axis that the panels share.
         height: of the figure, in inches; the page's text is 8 inches wide, and so is the figure.
         columns: number of panels side by side.
-        sideways: measure on the horizontal axis and share the vertical one, as bars with a name each do.
+        rows: names of the places 0, 1, ... on the vertical axis, which the panels share then.
         title: heading of the figure.
     """
     figure = Figure(figsize=(8, height), layout="constrained")
-    rows = len(labels) // columns
-    grid = figure.subplots(rows, columns, sharex=not sideways, sharey=sideways, squeeze=False)
+    sideways = bool(rows)
+    grid = figure.subplots(
+        len(labels) // columns, columns, sharex=not sideways, sharey=sideways, squeeze=False
+    )
     panels = list(grid.flat)
     for axes, label in zip(panels, labels, strict=True):
         axes.spines[["top", "right", "left"]].set_visible(False)
@@ -97,14 +83,11 @@ def new_panels(
         panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in grid[:, 0] if sideways else grid[-1]:
         (axes.set_ylabel if sideways else axes.set_xlabel)(shared, **LABEL)
+    if rows:
+        panels[0].set_yticks(range(len(rows)), rows, **(LABEL | {"color": INK}))
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, weight="bold", color=INK, parse_math=False)
     return figure, panels
-
-
-def name_rows(axes: Axes, names: Sequence[str]) -> None:
-    """Name the places 0, 1, ... on the vertical axis, from below."""
-    axes.set_yticks(range(len(names)), names, **(LABEL | {"color": INK}))
 
 
 def plot(axes: Axes, steps: Sequence[float], values: Sequence[float], **style: Any) -> None:
@@ -113,14 +96,16 @@ def plot(axes: Axes, steps: Sequence[float], values: Sequence[float], **style: A
     axes.plot(steps, values, **(style | single))
 
 
-def shade_phases(axes: Axes, timetable: Timetable, *, unit: int = 1, named: bool = False) -> None:
-    """Shade the phases of a run, `unit` steps per unit of the axis; `named` writes their names where there is room."""
+def shade_phases(panels: Sequence[Axes], timetable: Timetable, *, unit: int = 1) -> None:
+    """Shade the phases of a run, and name them above the first panel; `unit`: steps per unit of the axis."""
     for phase, start, end in timetable.phases():
-        axes.axvspan(start / unit, end / unit, color=PHASES[phase], lw=0, zorder=-1)
-        if named and end - start > 0.06 * timetable.total_steps:
+        for axes in panels:
+            axes.axvspan(start / unit, end / unit, color=PHASES[phase], lw=0, zorder=-1)
+        if end - start > 0.06 * timetable.total_steps:  # there is room for the name
             place = ((start + end) / 2 / unit, 1.02)
-            axes.annotate(phase, place, xycoords=("data", "axes fraction"), ha="center", va="bottom", **LABEL)
-    axes.set_xlim(0, timetable.total_steps / unit)
+            style: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
+            panels[0].annotate(phase, place, **style, **LABEL)
+    panels[0].set_xlim(0, timetable.total_steps / unit)
 
 
 def draw_sparsity(axes: Axes, timetable: Timetable, *, unit: int = 1, **line: Any) -> None:

@@ -2,17 +2,17 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
+from typing import TypeVar
 
 from dsprune.report.runs import Run
 from dsprune.utils.text import flatten
 
 __all__ = [
-    "REFERENCE", "TARGET", "Setting", "by_folds", "by_target", "by_temperature", "differences", "pooled",
-    "reference_of", "settings_of",
+    "REFERENCE", "TARGET", "Setting", "by_folds", "by_target", "by_temperature", "differences", "reference_of",
+    "settings_of",
 ]  # fmt: skip
 
 # Runs that differ in these only are the same experiment.
@@ -24,6 +24,9 @@ REFERENCE = "reference"
 
 TARGET = "target="
 """Prefix of the tag that gives the target of a run in another convention than its recipe."""
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -47,21 +50,28 @@ class Setting:
         pruning = self.runs[0].recipe.pruning
         return 0.0 if pruning is None else pruning.sparsity
 
+    @property
+    def temperature(self) -> float:
+        """The distillation temperature; 0 = there is none, or it changes during the run."""
+        distillation = self.runs[0].recipe.distillation
+        return (
+            distillation.temperature.first if distillation and distillation.temperature.is_constant else 0.0
+        )
+
     @cached_property
     def scores(self) -> list[float]:
         """Headline metrics of the finished runs."""
         return [run.score for run in self.runs if run.score is not None]
 
     @property
-    def mean(self) -> float | None:
-        """Mean of the scores, if there are any."""
-        return statistics.fmean(self.scores) if self.scores else None
+    def mean(self) -> float:
+        """Mean of the scores, of which there must be one."""
+        return statistics.fmean(self.scores)
 
     @property
-    def best(self) -> float | None:
-        """Mean of the best evaluations at the target sparsity, if there are any."""
-        best = [run.best for run in self.runs if run.best is not None]
-        return statistics.fmean(best) if best else None
+    def best(self) -> float:
+        """Mean of the best evaluations at the target sparsity, of which there must be one."""
+        return statistics.fmean(run.best for run in self.runs if run.best is not None)
 
     @property
     def spread(self) -> float | None:
@@ -73,10 +83,28 @@ class Setting:
         """Tags of the runs."""
         return frozenset(tag for run in self.runs for tag in run.recipe.tracking.tags)
 
+    @property
+    def folds(self) -> set[int]:
+        """Folds of the runs."""
+        return {run.recipe.task.fold for run in self.runs if run.recipe.task}
+
     def sparsity(self, convention: str) -> float:
         """Return the mean sparsity that the finished runs reached, or all runs if none is finished."""
         finished = [run for run in self.runs if run.score is not None]
         return statistics.fmean(run.sparsity(convention) for run in finished or self.runs)
+
+    def pooled(self, scores: Sequence[float | None]) -> float | None:
+        """Return the mean of a score of each run, weighted by its validation examples: the rows right of all rows.
+
+        None where a score or a number of examples is not known.
+        """
+        sizes = [None if run.summary is None else run.summary.validation_examples for run in self.runs]
+        known = [
+            (score, size) for score, size in zip(scores, sizes, strict=True) if score is not None and size
+        ]
+        if len(known) < len(sizes):
+            return None
+        return math.fsum(score * size for score, size in known) / sum(size for _, size in known)
 
 
 def settings_of(runs: Sequence[Run]) -> list[Setting]:
@@ -86,9 +114,7 @@ def settings_of(runs: Sequence[Run]) -> list[Setting]:
     between the runs, or by the recipe's name where that would be too long; runs without pruning are `dense`.
     """
     varying = differences([run for run in runs if run.recipe.pruning is not None])
-    groups: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        groups.setdefault((_label(run, varying), str(_values(run))), []).append(run)
+    groups = _grouped(runs, lambda run: (_label(run, varying), str(_values(run))))
     settings = [Setting(label, tuple(members)) for (label, _), members in groups.items()]
     order = list(dict.fromkeys(setting.series for setting in settings))
     return sorted(settings, key=lambda setting: (order.index(setting.series), setting.target))
@@ -104,62 +130,52 @@ def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 def by_target(settings: Sequence[Setting]) -> list[list[Setting]]:
     """Group settings by their target, in ascending order."""
-    ordered = sorted(settings, key=lambda setting: setting.target)
-    return [list(group) for _, group in groupby(ordered, key=lambda setting: setting.target)]
+    groups = _grouped(settings, lambda setting: setting.target)
+    return [groups[target] for target in sorted(groups)]
 
 
 def reference_of(settings: Sequence[Setting]) -> Setting:
-    """Return the setting with the tag `reference`, or else the best."""
+    """Return the setting with the tag `reference`, or else the best; all have a score."""
     tagged = [setting for setting in settings if REFERENCE in setting.tags]
-    return tagged[0] if tagged else max(settings, key=lambda setting: setting.mean or 0.0)
+    return tagged[0] if tagged else max(settings, key=lambda setting: setting.mean)
 
 
 def by_folds(settings: Sequence[Setting]) -> list[Setting]:
     """Return the folds of each cross-validated setting together, where there are several."""
-    groups: dict[tuple[str, str], dict[int, list[Run]]] = {}
-    for setting in settings:
-        for run in setting.runs:
-            if run.recipe.task is not None and run.score is not None:
-                others = _values(run) | {"task.fold": "", "pruning.sparsity": f"{setting.target}"}
-                folds = groups.setdefault((setting.series, str(others)), {})
-                folds.setdefault(run.recipe.task.fold, []).append(run)
-    return [
-        Setting(series, tuple(run for runs in folds.values() for run in runs))
-        for (series, _), folds in groups.items()
-        if len(folds) > 1
-    ]
-
-
-def pooled(runs: Sequence[Run], scores: Sequence[float | None]) -> float | None:
-    """Return the mean of scores, each run weighted by its validation examples: the rows right of all rows.
-
-    None where a score or a number of examples is not known.
-    """
-    sizes = [None if run.summary is None else run.summary.validation_examples for run in runs]
-    known = [(score, size) for score, size in zip(scores, sizes, strict=True) if score is not None and size]
-    if len(known) < len(runs):
-        return None
-    return math.fsum(score * size for score, size in known) / sum(size for _, size in known)
+    unlike = ("task.fold", "pruning.sparsity")
+    groups = _grouped(settings, lambda setting: (setting.series, setting.target, _others(setting, *unlike)))
+    return [setting for setting in map(_joined, groups.values()) if len(setting.folds) > 1]
 
 
 def by_temperature(settings: Sequence[Setting]) -> list[dict[float, Setting]]:
-    """Group runs that differ in a constant distillation temperature only, whatever their series.
+    """Group settings that differ in a constant distillation temperature only, whatever their series.
 
     Returns:
-        For each group with three temperatures or more, its runs by ascending temperature.
+        For each group with three temperatures or more, its finished runs by ascending temperature.
     """
-    groups: dict[str, dict[float, list[Run]]] = {}
-    for run in (run for setting in settings for run in setting.runs):
-        distillation = run.recipe.distillation
-        if distillation is not None and distillation.temperature.is_constant:
-            others = _values(run) | {"distillation.temperature": ""}
-            group = groups.setdefault(str(others), {})
-            group.setdefault(distillation.temperature.first, []).append(run)
-    return [
-        {temperature: Setting("", tuple(runs)) for temperature, runs in sorted(group.items())}
-        for group in groups.values()
-        if len(group) > 2
-    ]
+    distilled = [setting for setting in settings if setting.temperature]
+    families = _grouped(distilled, lambda setting: _others(setting, "distillation.temperature"))
+    curves = [_grouped(family, lambda setting: setting.temperature) for family in families.values()]
+    return [{t: _joined(curve[t]) for t in sorted(curve)} for curve in curves if len(curve) > 2]
+
+
+def _grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Return the items by their key, in the order of the first item of each."""
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def _joined(settings: Sequence[Setting]) -> Setting:
+    """Return the finished runs of settings together, in the series of the first setting."""
+    runs = (run for setting in settings for run in setting.runs if run.score is not None)
+    return Setting(settings[0].series, tuple(runs))
+
+
+def _others(setting: Setting, *keys: str) -> str:
+    """Return all recipe values of a setting but those of some keys."""
+    return str({key: value for key, value in _values(setting.runs[0]).items() if key not in keys})
 
 
 def _values(run: Run) -> dict[str, str]:

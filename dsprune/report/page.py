@@ -55,16 +55,6 @@ class HeatMap:
     caption: str
     origin: str
 
-    @property
-    def rows(self) -> list[str]:
-        """Names of the rows, in the order of the cells."""
-        return list(dict.fromkeys(row for row, _ in self.cells))
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of the columns, in the order of the cells."""
-        return list(dict.fromkeys(column for _, column in self.cells))
-
 
 @dataclass(frozen=True)
 class Text:

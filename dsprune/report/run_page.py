@@ -1,6 +1,6 @@
 """The report of one run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -8,8 +8,8 @@ import yaml
 
 from dsprune.report.page import Block, Code, Page, Section, Text
 from dsprune.report.run_pictures import distillation_sections, layer_map, timeline_of_run
-from dsprune.report.runs import Run, origin_of
-from dsprune.report.table import MISSING, Table, percent
+from dsprune.report.runs import VALIDATION, Run, origin_of
+from dsprune.report.table import MISSING, Table, percent, table_of
 
 __all__ = ["page_of_run"]
 
@@ -49,10 +49,9 @@ def _lead(run: Run) -> str:
 
 
 def _facts(run: Run) -> Iterator[tuple[str, str]]:
-    logged = run.series(f"validation_{run.headline}")[1]
     if run.score is not None:
         yield f"validation {run.headline}", f"{run.score:.4f}"
-    elif logged:
+    elif logged := run.evaluations[1]:
         yield f"validation {run.headline}, newest", f"{logged[-1]:.4f}"
     yield "sparsity of prunable weights", percent(run.sparsity("prunable"))
     yield "sparsity of all weights", percent(run.sparsity("model"))
@@ -76,41 +75,33 @@ def _timeline(run: Run) -> Iterator[Block]:
 def _updates(run: Run) -> Table:
     """Return the planned mask updates, with the results of those that took place."""
     planned = {update.step: update.sparsity for update in run.timetable.updates} if run.timetable else {}
-    rows = tuple(
-        (f"{step:,}", percent(planned.get(step)), *_results(run.updates.get(step)))
-        for step in sorted({*planned, *run.updates})
-    )
-    columns = ("step", "planned", "reached", "of all weights", "time", "sent by a rank")
+    done: dict[int, dict[str, Any]] = {step: {} for step in planned} | run.updates
+    columns: dict[str, Callable[[int], str]] = {
+        "step": lambda step: f"{step:,}",
+        "planned": lambda step: percent(planned.get(step)),
+        "reached": lambda step: percent(done[step].get("sparsity_prunable")),
+        "of all weights": lambda step: percent(done[step].get("sparsity_model")),
+        "time": lambda step: _scaled(done[step].get("update_seconds"), 1000, "ms", 0),
+        "sent by a rank": lambda step: _scaled(done[step].get("update_bytes_sent"), 1 / 1000, "kB", 1),
+    }
     note = (
         "A mask update takes place just before its step. Sparsity of the prunable weights; time and bytes are those "
         "of the selection on one rank."
     )
-    return Table("updates", "Mask updates", columns, rows, note)
+    return table_of("updates", "Mask updates", sorted(done), columns, note=note)
 
 
-def _results(row: dict[str, Any] | None) -> tuple[str, ...]:
-    if row is None:
-        return (MISSING,) * 4
-    return (
-        percent(row.get("sparsity_prunable")),
-        percent(row.get("sparsity_model")),
-        _scaled(row.get("update_seconds"), 1000, ",.0f", "ms"),
-        _scaled(row.get("update_bytes_sent"), 1 / 1000, ",.1f", "kB"),
-    )
-
-
-def _scaled(value: float | None, factor: float, form: str, unit: str) -> str:
-    return MISSING if value is None else f"{factor * value:{form}} {unit}"
+def _scaled(value: float | None, factor: float, unit: str, digits: int) -> str:
+    return MISSING if value is None else f"{factor * value:,.{digits}f} {unit}"
 
 
 def _scores(run: Run) -> Iterator[Table]:
     """Yield the table of all evaluations, if there are any."""
-    prefix = "validation_"
-    rows = [row for row in run.rows if any(key.startswith(prefix) for key in row)]
-    names = list(dict.fromkeys(key for row in rows for key in row if key.startswith(prefix)))
+    names = dict.fromkeys(key for row in run.rows for key in row if key.startswith(VALIDATION))
+    rows = [row for row in run.rows if not names.keys().isdisjoint(row)]
     if rows:
         cells = tuple((f"{row['step']:,}", *(_number(row.get(name)) for name in names)) for row in rows)
-        columns = ("step", *(name.removeprefix(prefix) for name in names))
+        columns = ("step", *(name.removeprefix(VALIDATION) for name in names))
         yield Table("evaluations", "Evaluations", columns, cells)
 
 
@@ -119,16 +110,12 @@ def _number(value: Any) -> str:
 
 
 def _layers(run: Run) -> Block:
-    measured = {
-        step: row["tensor_sparsity"] for step, row in run.updates.items() if row.get("tensor_sparsity")
-    }
+    measured = [(step, known) for step, row in run.updates.items() if (known := row.get("tensor_sparsity"))]
     if run.recipe.pruning is None:
         return Text("Nothing is pruned in this run.")
     if not measured:
         return Text("No mask update has happened yet.")
-    step, sparsities = list(measured.items())[-1]
-    caption = f"Sparsity of each prunable tensor in per cent, after the mask update at step {step:,}."
-    return layer_map(sparsities, caption, origin_of([run]))
+    return layer_map(run, *measured[-1])
 
 
 def _making(run: Run) -> Iterator[Block]:

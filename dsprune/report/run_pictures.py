@@ -1,4 +1,4 @@
-"""Runs over their steps: sparsity, learning rate, loss and the headline metric."""
+"""Runs over their steps: sparsity, learning rate, loss, the headline metric, and the parts of the loss."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from dsprune.report.drawing import (
     plot,
     shade_phases,
     svg_of,
-)
+)  # fmt: skip
 from dsprune.report.grouping import Setting
 from dsprune.report.page import Cell, HeatMap, Picture, Section, Text
 from dsprune.report.runs import Run, origin_of
@@ -30,15 +30,19 @@ SPARSITY, RATE, LOSS, SCORE = SERIES[1], SERIES[0], SERIES[3], SERIES[2]
 def timeline_of_run(run: Run) -> Picture:
     """Draw the timetable in thin lines, and what happened in dots and thick lines."""
     figure, panels = _panels(run.headline)
-    _draw_timetable(panels, run)
+    if run.timetable is not None:
+        shade_phases(panels, run.timetable)
+        draw_sparsity(panels[0], run.timetable, color=SPARSITY, lw=0.9)
+        if run.recipe.learning_rate.peak is not None:
+            draw_rate(panels[1], run.timetable, run.recipe.learning_rate.peak, color=RATE, lw=0.9)
     steps, values = run.series("sparsity_prunable")
     panels[0].plot(steps, [100 * value for value in values], ".", ms=4, color=SPARSITY)
     panels[0].set_ylim(-3, 100)
     steps, values = run.series("learning_rate")
     panels[1].plot([step - 1 for step in steps], values, ".", ms=4, color=RATE)  # logged after the step
-    panels[1].set_ylim(bottom=0)
     plot(panels[2], *run.series("loss"), color=LOSS, lw=1.6)
-    panels[2].set_ylim(bottom=0)
+    for axes in panels[1:3]:
+        axes.set_ylim(bottom=0)
     legend = {"sparsity": SPARSITY, "learning rate": RATE, "training loss": LOSS}
     if run.headline is not None:
         _draw_score(panels[3], run)
@@ -57,18 +61,8 @@ def _panels(metric: str | None) -> tuple[Figure, list[Axes]]:
     return new_panels(labels, "optimizer step", height=1.45 * len(labels) + 0.35)
 
 
-def _draw_timetable(panels: Sequence[Axes], run: Run) -> None:
-    if run.timetable is None:
-        return
-    for axes in panels:
-        shade_phases(axes, run.timetable, named=axes is panels[0])
-    draw_sparsity(panels[0], run.timetable, color=SPARSITY, lw=0.9)
-    if run.recipe.learning_rate.peak is not None:
-        draw_rate(panels[1], run.timetable, run.recipe.learning_rate.peak, color=RATE, lw=0.9)
-
-
 def _draw_score(axes: Axes, run: Run) -> None:
-    steps, values = run.series(f"validation_{run.headline}")
+    steps, values = run.evaluations
     axes.plot(steps, values, color=SCORE, lw=1.6, marker="o", ms=3.5, clip_on=False)
     if values:
         margin = max(0.02, 0.15 * (max(values) - min(values)))
@@ -89,23 +83,21 @@ def timeline_of_runs(settings: Sequence[Setting], styles: Mapping[str, dict[str,
 
 def _draw_run(panels: Sequence[Axes], run: Run, style: Mapping[str, Any]) -> None:
     """Draw a run; the learning rate is taken from the timetable where there is one."""
-    names = ("sparsity_prunable", "learning_rate", "loss", f"validation_{run.headline}")
-    for axes, name in zip(panels, names, strict=False):
-        peak = run.recipe.learning_rate.peak
-        if name == "learning_rate" and run.timetable is not None and peak is not None:
-            draw_rate(axes, run.timetable, peak, until=run.last_step, **style)
-            continue
-        steps, values = run.series(name)
-        scale, shape = (100, "steps-post") if axes is panels[0] else (1, "default")
-        plot(axes, steps, [scale * value for value in values], drawstyle=shape, **style)
+    steps, values = run.series("sparsity_prunable")
+    plot(panels[0], steps, [100 * value for value in values], drawstyle="steps-post", **style)
+    if run.timetable is not None and run.recipe.learning_rate.peak is not None:
+        draw_rate(panels[1], run.timetable, run.recipe.learning_rate.peak, until=run.last_step, **style)
+    else:
+        plot(panels[1], *run.series("learning_rate"), **style)
+    for axes, series in zip(panels[2:], (run.series("loss"), run.evaluations), strict=False):
+        plot(axes, *series, **style)
 
 
-def layer_map(sparsities: Mapping[str, float], caption: str, origin: str) -> HeatMap:
-    """Return a heat map of the sparsities by tensor name, with a row per layer and a column per matrix."""
-    cells = {
-        _place(name): Cell(sparsity, f"{100 * sparsity:.1f}", name) for name, sparsity in sparsities.items()
-    }
-    return HeatMap(cells, caption, origin)
+def layer_map(run: Run, step: int, sparsities: Mapping[str, float]) -> HeatMap:
+    """Return a heat map of sparsities by tensor name, with a row per layer and a column per matrix."""
+    cells = {_place(name): Cell(value, f"{100 * value:.1f}", name) for name, value in sparsities.items()}
+    caption = f"Sparsity of each prunable tensor in per cent, after the mask update at step {step:,}."
+    return HeatMap(cells, caption, origin_of([run]))
 
 
 def _place(name: str) -> tuple[str, str]:
@@ -157,19 +149,20 @@ def _described(ramp: Ramp) -> str:
     return f"from {ramp.first:g} at {ramp.start} to {ramp.final:g} at {ramp.end}"
 
 
-def _picture(run: Run, ramps: dict[str, Ramp], logged: list[str]) -> Picture:
+def _picture(run: Run, ramps: Mapping[str, Ramp], logged: Sequence[str]) -> Picture:
+    """Draw the ramps over the timetable, and the logged parts of the loss."""
     labels = [*ramps, *(["loss"] if logged else [])]
     figure, panels = new_panels(labels, "optimizer step", height=1.4 * len(labels) + 0.4)
-    timetable = run.timetable
-    for axes, ramp in zip(panels, ramps.values(), strict=False):
-        assert timetable is not None, "there is a length for the ramps"
+    if (timetable := run.timetable) is not None:
+        panels[0].set_xlim(0, timetable.total_steps)
         steps = range(timetable.total_steps)
-        values = [ramp.at(step, timetable.steps_per_epoch, timetable.total_steps) for step in steps]
-        axes.plot(steps, values, color=SERIES[0], lw=1.6)
+        for axes, ramp in zip(panels, ramps.values(), strict=False):
+            values = [ramp.at(step, timetable.steps_per_epoch, timetable.total_steps) for step in steps]
+            axes.plot(steps, values, color=SERIES[0], lw=1.6)
     for name in logged:
         plot(panels[-1], *run.series(name), color=LOSSES[name][1], lw=1.6)
     for axes in panels:
         axes.set_ylim(bottom=0)
-    panels[0].set_xlim(0, timetable.total_steps if timetable else None)
+    panels[0].set_xlim(left=0)
     legend = dict(LOSSES[name] for name in logged)
     return Picture(svg_of(figure, f"{run.path}: distillation"), "", origin_of([run]), legend)

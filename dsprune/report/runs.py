@@ -1,7 +1,7 @@
 """Read the folder of a run, whether the run is finished, was stopped or was killed."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +16,12 @@ from dsprune.train.status_file import Status, read_status
 from dsprune.utils.installation import PACKAGES
 from dsprune.utils.records import read_json_object
 
-__all__ = ["Run", "find_folders", "origin_of", "read_run"]
+__all__ = ["VALIDATION", "Run", "find_folders", "origin_of", "read_run"]
 
 Row = dict[str, Any]
+
+VALIDATION = "validation_"
+"""Prefix of the logged names of the metrics on the validation split."""
 
 MAX = 1e30
 """Larger values, and inf, are not drawn."""
@@ -88,8 +91,13 @@ class Run:
         """Name of the task's first metric; None before the first evaluation."""
         if self.summary is not None:
             return next(iter(self.summary.metrics), None)
-        logged = (key for row in self.rows for key in row if key.startswith("validation_"))
-        return next((key.removeprefix("validation_") for key in logged), None)
+        logged = (key for row in self.rows for key in row if key.startswith(VALIDATION))
+        return next((key.removeprefix(VALIDATION) for key in logged), None)
+
+    @property
+    def evaluations(self) -> tuple[list[int], list[float]]:
+        """Steps and values of the headline metric."""
+        return self.series(f"{VALIDATION}{self.headline}")
 
     @property
     def score(self) -> float | None:
@@ -107,8 +115,8 @@ class Run:
         if self.score is None:
             return None
         last_update = self.timetable.updates[-1].step if self.timetable and self.timetable.updates else -1
-        steps, values = self.series(f"validation_{self.headline}")
-        return max([self.score, *(v for step, v in zip(steps, values, strict=True) if step > last_update)])
+        later = [value for step, value in zip(*self.evaluations, strict=True) if step > last_update]
+        return max([self.score, *later])
 
     def sparsity(self, convention: str) -> float:
         """Return the fraction of zeros, of the `prunable` weights or of all of the `model`, at the last known step."""
@@ -159,16 +167,11 @@ def origin_of(runs: Sequence[Run]) -> str:
     made_by = commands[0] if len(commands) == 1 else f"{len(runs)} runs, commands below"
     seeds = sorted({run.recipe.seed for run in runs})
     label = "seed" if len(seeds) == 1 else "seeds"
-    versions = ", ".join(_versions(runs)) or "versions not recorded"
-    return f"{made_by} · {label} {', '.join(map(str, seeds))} · {versions}"
-
-
-def _versions(runs: Sequence[Run]) -> Iterator[str]:
-    """Yield each package with its versions in the runs."""
-    for name in PACKAGES:
-        known = {version for run in runs if (version := run.start.versions.get(name))}
-        if known:
-            yield f"{name} {' and '.join(sorted(known))}"
+    known = {name: {run.start.versions.get(name) for run in runs} - {None, ""} for name in PACKAGES}
+    versions = [f"{name} {' and '.join(sorted(map(str, found)))}" for name, found in known.items() if found]
+    return (
+        f"{made_by} · {label} {', '.join(map(str, seeds))} · {', '.join(versions) or 'versions not recorded'}"
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -1,15 +1,10 @@
-"""The report of many runs: what they have in common, what differs, the results, and published results beside them."""
+"""The report of many runs: what they have in common, what differs, and the results."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
-from importlib.resources import files
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os.path import relpath
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
-
-import yaml
 
 from dsprune.report.drawing import line_style
 from dsprune.report.grouping import (
@@ -18,20 +13,16 @@ from dsprune.report.grouping import (
     by_target,
     by_temperature,
     differences,
-    pooled,
     reference_of,
     settings_of,
-)
+)  # fmt: skip
 from dsprune.report.page import Block, Code, Page, Section, Text
 from dsprune.report.run_pictures import timeline_of_runs
-from dsprune.report.runs import Run, find_folders, origin_of
+from dsprune.report.runs import Run, origin_of
 from dsprune.report.score_pictures import against_reference, against_sparsity, against_temperature
-from dsprune.report.table import MISSING, Table, number, percent
+from dsprune.report.table import MISSING, Table, number, percent, table_of
 
-__all__ = ["SUITE", "page_of_runs", "published_sections", "published_tables", "title_of"]
-
-SUITE = "suite.json"
-"""File in a suite's folder that holds its title and the names of the published results to compare with."""
+__all__ = ["page_of_runs"]
 
 
 def page_of_runs(
@@ -57,10 +48,7 @@ def page_of_runs(
     }
     commands = Code("Commands", "\n".join(run.command for run in runs))
     sections = (
-        Section(
-            "Comparison",
-            (*_comparison(settings, styles), _settings_table(settings), *_folds_tables(settings)),
-        ),
+        Section("Comparison", tuple(_comparison(settings, styles))),
         Section("Timeline", (timeline_of_runs(settings, styles),)),
         *extra,
         Section("Runs", (_runs_table(runs, home, audits), *_differences(runs), commands)),
@@ -85,7 +73,7 @@ def _styles(settings: Sequence[Setting]) -> dict[str, dict[str, Any]]:
 
 
 def _comparison(settings: Sequence[Setting], styles: Mapping[str, dict[str, Any]]) -> Iterator[Block]:
-    """Yield the pictures that the runs allow, for each metric."""
+    """Yield the pictures that the runs allow, for each metric, and the tables of all settings."""
     known = [setting for setting in settings if setting.scores]
     if not known:
         yield Text("No run is finished yet, so there is nothing to compare.")
@@ -100,6 +88,12 @@ def _comparison(settings: Sequence[Setting], styles: Mapping[str, dict[str, Any]
                 yield against_reference(rivals, metric)
             for family in by_temperature(rivals):
                 yield against_temperature(family, metric)
+    references = [reference_of(group) for group in by_target([s for s in known if s.target])]
+    emphasis = frozenset(row for row, setting in enumerate(settings) if setting in references)
+    title = "Mean and spread over seeds"
+    yield table_of("settings", title, settings, SETTINGS, note=SETTINGS_NOTE, emphasis=emphasis)
+    if folds := by_folds(settings):
+        yield table_of("folds", "Folds together", folds, FOLDS, note=FOLDS_NOTE)
 
 
 def _convention(settings: Sequence[Setting]) -> str:
@@ -108,138 +102,59 @@ def _convention(settings: Sequence[Setting]) -> str:
     return "model" if ratios and max(ratios) - min(ratios) > 1e-3 else "prunable"
 
 
-def _settings_table(settings: Sequence[Setting]) -> Table:
-    rows = tuple(
-        (
-            setting.series,
-            percent(setting.target) if setting.target else "dense",
-            percent(setting.sparsity("prunable")),
-            percent(setting.sparsity("model")),
-            setting.runs[0].headline or MISSING,
-            number(setting.mean),
-            number(setting.spread),
-            number(setting.best),
-            f"{len(setting.scores)} of {len(setting.runs)}",
-        )
-        for setting in settings
-    )
-    columns = (
-        "setting",
-        "target",
-        "of prunable",
-        "of all",
-        "metric",
-        "mean",
-        "std",
-        "best",
-        "seeds finished",
-    )
-    note = (
-        "mean: of the last evaluations. std: their standard deviation over seeds, with n - 1; it needs two. best: mean "
-        "of the best evaluation of each run at its target sparsity, as SMC-Bench reports it; choosing it by the same "
-        "data favours it. In bold: the reference of a target."
-    )
-    rivals = by_target([setting for setting in settings if setting.target and setting.scores])
-    references = [reference_of(group) for group in rivals]
-    emphasis = frozenset(row for row, setting in enumerate(settings) if setting in references)
-    return Table("settings", "Mean and spread over seeds", columns, rows, note, emphasis=emphasis)
+def _target(setting: Setting) -> str:
+    return percent(setting.target) if setting.target else "dense"
 
 
-def _folds_tables(settings: Sequence[Setting]) -> Iterator[Table]:
-    """Yield the table of the cross-validated settings, if there are any."""
-    rows = tuple(
-        (
-            f"{setting.series}, {setting.runs[0].recipe.task.name}"
-            if setting.runs[0].recipe.task
-            else setting.series,
-            percent(setting.target) if setting.target else "dense",
-            str(len({run.recipe.task.fold for run in setting.runs if run.recipe.task})),
-            number(setting.mean),
-            number(pooled(setting.runs, [run.score for run in setting.runs])),
-            number(setting.best),
-            number(pooled(setting.runs, [run.best for run in setting.runs])),
-        )
-        for setting in by_folds(settings)
-    )
-    columns = ("setting", "target", "folds", "mean", "pooled", "best, mean", "best, pooled")
-    note = "pooled: rows right of all rows of the folds, as SMC-Bench reports it; best: as above."
-    if rows:
-        yield Table("folds", "Folds together", columns, rows, note)
+SETTINGS: Mapping[str, Callable[[Setting], str]] = {
+    "setting": lambda s: s.series,
+    "target": _target,
+    "of prunable": lambda s: percent(s.sparsity("prunable")),
+    "of all": lambda s: percent(s.sparsity("model")),
+    "metric": lambda s: s.runs[0].headline or MISSING,
+    "mean": lambda s: number(s.mean if s.scores else None),
+    "std": lambda s: number(s.spread),
+    "best": lambda s: number(s.best if s.scores else None),
+    "seeds finished": lambda s: f"{len(s.scores)} of {len(s.runs)}",
+}
+SETTINGS_NOTE = (
+    "mean: of the last evaluations. std: their standard deviation over seeds, with n - 1; it needs two. best: mean "
+    "of the best evaluation of each run at its target sparsity, as SMC-Bench reports it; choosing it by the same "
+    "data favours it. In bold: the reference of a target."
+)
+FOLDS: Mapping[str, Callable[[Setting], str]] = {
+    "setting": lambda s: f"{s.series}, {s.runs[0].recipe.task.name}" if s.runs[0].recipe.task else s.series,
+    "target": _target,
+    "folds": lambda s: str(len(s.folds)),
+    "mean": lambda s: number(s.mean),
+    "pooled": lambda s: number(s.pooled([run.score for run in s.runs])),
+    "best, mean": lambda s: number(s.best),
+    "best, pooled": lambda s: number(s.pooled([run.best for run in s.runs])),
+}
+FOLDS_NOTE = "pooled: rows right of all rows of the folds, as SMC-Bench reports it; best: as above."
+AUDIT = {"good": "passed", "bad": "FAILED"}
+RUNS: Mapping[str, Callable[[tuple[Run, Text | None]], str]] = {
+    "run": lambda pair: pair[0].name,
+    "state": lambda pair: pair[0].state,
+    "seed": lambda pair: str(pair[0].recipe.seed),
+    "metric": lambda pair: number(pair[0].score),
+    "of prunable": lambda pair: percent(pair[0].sparsity("prunable")),
+    "of all": lambda pair: percent(pair[0].sparsity("model")),
+    "steps": lambda pair: f"{pair[0].last_step:,}",
+    "seconds": lambda pair: number(pair[0].summary.seconds if pair[0].summary else None, 0),
+    "audit": lambda pair: AUDIT.get(pair[1].kind, MISSING) if pair[1] else MISSING,
+}
 
 
 def _runs_table(runs: Sequence[Run], home: Path, audits: Sequence[Text | None]) -> Table:
-    rows = tuple(
-        (
-            run.name,
-            run.state,
-            str(run.recipe.seed),
-            number(run.score),
-            percent(run.sparsity("prunable")),
-            percent(run.sparsity("model")),
-            f"{run.last_step:,}",
-            number(run.summary.seconds if run.summary else None, 0),
-            {"good": "passed", "bad": "FAILED"}.get(audit.kind, MISSING) if audit else MISSING,
-        )
-        for run, audit in zip(runs, audits, strict=True)
-    )
     pages = [run.path / "report.html" for run in runs]
     links = tuple(f"./{quote(relpath(page, home))}" if page.is_file() else "" for page in pages)
-    columns = ("run", "state", "seed", "metric", "of prunable", "of all", "steps", "seconds", "audit")
-    failed = [audit.text for audit in audits if audit is not None and audit.kind == "bad"]
-    return Table("runs", "All runs", columns, rows, " ".join(failed), links)
+    failed = " ".join(audit.text for audit in audits if audit is not None and audit.kind == "bad")
+    return table_of("runs", "All runs", zip(runs, audits, strict=True), RUNS, note=failed, links=links)
 
 
 def _differences(runs: Sequence[Run]) -> Iterator[Table]:
     """Yield the table of the recipe values that differ, if there are any."""
-    found = differences(runs)
-    if found:
-        names = [run.name for run in runs]
-        rows = tuple(zip(names, *found.values(), strict=True))
+    if found := differences(runs):
+        rows = tuple(zip([run.name for run in runs], *found.values(), strict=True))
         yield Table("differences", "What differs between them", ("run", *found), rows)
-
-
-def published_sections(paths: Sequence[Path]) -> Iterator[Section]:
-    """Yield the section of the results that belong to the suites in some folders, if there are any."""
-    names = [name for folder in find_folders(paths, SUITE) for name in _read_suite(folder)["published"]]
-    if names:
-        yield Section("Published", tuple(published_tables(names)))
-
-
-def title_of(paths: Sequence[Path]) -> str | None:
-    """Return the title of the suite, if the paths hold exactly one."""
-    folders = find_folders(paths, SUITE)
-    return str(_read_suite(folders[0])["title"]) if len(folders) == 1 else None
-
-
-def published_tables(names: Sequence[str]) -> Iterator[Table]:
-    """Yield a table per source: a row per task and method, a column per sparsity."""
-    for name in dict.fromkeys(names):
-        results = _published()[name]
-        sparsities = sorted({sparsity for row in results["rows"] for sparsity in row["values"]})
-        rows = tuple(
-            (row["task"], row["method"], *(_cell(row["values"].get(sparsity)) for sparsity in sparsities))
-            for row in results["rows"]
-        )
-        heads = ("dense" if sparsity == 0 else f"{100 * sparsity:g} %" for sparsity in sparsities)
-        note = (
-            f"Published, not measured here. {results['model']}; {results['metric']}. Sparsity of "
-            f"{results['convention']}. Source: {results['source']}; read {results['read']}."
-        )
-        yield Table(f"published-{name}", f"Published: {name}", ("task", "method", *heads), rows, note)
-
-
-def _cell(value: float | None) -> str:
-    return MISSING if value is None else f"{value:g}"
-
-
-@cache
-def _published() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(
-        (files("dsprune") / "suites" / "published.yaml").read_text(encoding="utf-8")
-    )
-    return content
-
-
-def _read_suite(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / SUITE).read_text(encoding="utf-8"))
-    return content

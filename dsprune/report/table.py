@@ -2,8 +2,9 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from rich import box
 from rich.table import Table as RichTable
@@ -11,10 +12,12 @@ from rich.table import Table as RichTable
 from dsprune.utils.console import cell
 from dsprune.utils.text import printable
 
-__all__ = ["MISSING", "Table", "as_lines", "as_rich", "markdown_text", "number", "percent"]
+__all__ = ["MISSING", "Table", "as_lines", "as_rich", "markdown_text", "number", "percent", "table_of"]
 
 MISSING = "-"
 """Cell of a missing value."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,14 @@ class Table:
         return text.getvalue()
 
 
+def table_of(
+    name: str, title: str, items: Iterable[T], columns: Mapping[str, Callable[[T], str]], **options: Any
+) -> Table:
+    """Return a table with a row for each item; `columns` gives the cell of an item by heading."""
+    rows = tuple(tuple(cell_of(item) for cell_of in columns.values()) for item in items)
+    return Table(name, title, tuple(columns), rows, **options)
+
+
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(map(markdown_text, cells))} |"
 
@@ -73,14 +84,14 @@ def number(value: float | None, digits: int = 4) -> str:
     return MISSING if value is None else f"{value:,.{digits}f}"
 
 
-def percent(value: float | None, digits: int = 2) -> str:
+def percent(value: float | None) -> str:
     """Return a fraction in per cent.
 
     Examples:
         >>> percent(0.8961), percent(None)
         ('89.61 %', '-')
     """
-    return MISSING if value is None else f"{value:.{digits}%}".replace("%", " %")
+    return MISSING if value is None else f"{value:.2%}".replace("%", " %")
 
 
 def as_rich(table: Table) -> RichTable:

@@ -50,7 +50,7 @@ class Study:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.runs = [read_run(path) for path in find_folders([folder], "recipe.yaml")]
-        self.settings = [setting for setting in settings_of(self.runs) if setting.mean is not None]
+        self.settings = [setting for setting in settings_of(self.runs) if setting.scores]
 
     def at(self, series: str, target: float) -> Setting | None:
         """Return the finished runs of a method at a target; None = there are none."""
@@ -94,7 +94,7 @@ class Study:
 
 def shown(setting: Setting | None) -> str:
     """Return mean, standard deviation and number of seeds as a cell; BLEU is in points already."""
-    if setting is None or setting.mean is None:
+    if setting is None or not setting.scores:
         return MISSING
     scale = 1 if setting.runs[0].headline == "bleu" else 100
     text = f"{scale * setting.mean:.1f}"
@@ -125,7 +125,7 @@ def margins(study: Study) -> Iterator[str]:
         ours, other = study.at(OURS, target), study.at(SMC, target)
         if ours is None or other is None:
             continue
-        ahead = 100 * (ours.mean or 0) - 100 * (other.mean or 0)
+        ahead = 100 * ours.mean - 100 * other.mean
         sentence = f"At {100 * target:g} % all guidelines are {abs(ahead):.1f} points "
         sentence += f"{'ahead of' if ahead > 0 else 'behind'} SMC-Bench's schedule on the same weights"
         if ours.spread is not None and other.spread is not None:
@@ -211,11 +211,11 @@ def draw(study: Study, path: Path) -> None:
     figure = Figure(figsize=(7.5, 3.4), layout="constrained")
     axes = figure.subplots()
     for setting in study.dense[:1]:
-        axes.axhline(100 * (setting.mean or 0), color="#6b7280", lw=1, ls="--", label=setting.series)
+        axes.axhline(100 * setting.mean, color="#6b7280", lw=1, ls="--", label=setting.series)
     for name in ROWS:
         known = [s for s in (study.at(name, target) for target in study.targets) if s is not None]
         x = [log_compression(setting.target) for setting in known]
-        means = [100 * (setting.mean or 0) for setting in known]
+        means = [100 * setting.mean for setting in known]
         spreads = [100 * (setting.spread or 0) for setting in known]
         axes.errorbar(x, means, yerr=spreads, marker="o", ms=4, capsize=3, color=COLOURS[name], label=name)
     axes.set_xticks([log_compression(t) for t in study.targets], [f"{100 * t:g}" for t in study.targets])

@@ -16,12 +16,12 @@ from dsprune.commands.suite.definition import load_suite, shipped_suites
 from dsprune.commands.suite.execute import prepare_start, save_start
 from dsprune.commands.suite.grid import Grid, RunSpec, check_methods, rounds_to
 from dsprune.commands.suite.launcher import Launcher
+from dsprune.commands.suite.published import _published, published_tables
 from dsprune.commands.suite.resolve import resolve
 from dsprune.commands.suite.suite import Choice, parts_of, suite, suite_part
 from dsprune.errors import UserError
 from dsprune.model.prunable import find_prunable
 from dsprune.recipe import load_recipe, shipped_recipes
-from dsprune.report.runs_page import _published, published_tables
 from dsprune.schedule.law import scaled_epochs
 from dsprune.testing.tiny import tiny_bert, write_recipe
 

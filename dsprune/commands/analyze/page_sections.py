@@ -19,7 +19,7 @@ from dsprune.commands.analyze.result import (
 )
 from dsprune.model.components import SMC_SPARSITIES as GRID
 from dsprune.model.components import UNKNOWN, VECTORS, converted
-from dsprune.report.drawing import QUIET, SERIES, line_style, name_rows, new_panels, svg_of
+from dsprune.report.drawing import QUIET, SERIES, line_style, new_panels, svg_of
 from dsprune.report.page import Block, Cell, Code, HeatMap, Picture, Section, Text
 from dsprune.report.table import MISSING, Table, percent
 
@@ -127,7 +127,8 @@ def _benefit_picture(analysis: Analysis) -> Picture:
     """Draw the weights and the FLOPs that pruning each component saves, beside the loss of the metric."""
     findings = ordered(analysis)[::-1]
     labels = ("saved, % of the model", f"{analysis.metric} lost, points")
-    figure, (left, right) = new_panels(labels, height=0.8 + 0.3 * len(findings), columns=2, sideways=True)
+    names = [finding.name for finding in findings]
+    figure, (left, right) = new_panels(labels, height=0.8 + 0.3 * len(findings), columns=2, rows=names)
     places = range(len(findings))
     weights = [100 * analysis.target * f.num_weights / analysis.num_weights for f in findings]
     flops = [100 * flops_saved(analysis, finding) for finding in findings]
@@ -137,7 +138,6 @@ def _benefit_picture(analysis: Analysis) -> Picture:
     losses = [100 * analysis.harm(finding) for finding in findings]
     right.barh(places, losses, height=0.6, color=SERIES[1], lw=0)
     right.axvline(100 * noise(analysis), color=QUIET, lw=0.8, ls=":")
-    name_rows(left, [finding.name for finding in findings])
     when = f" and {analysis.recovery_steps:,} steps of training" if analysis.recovery_steps else ""
     caption = f"At {100 * analysis.target:g} % of the component, one shot{when}. Dotted: one standard error."
     legend = {"weights": SERIES[4], "FLOPs": SERIES[0], "loss": SERIES[1]}

@@ -1,9 +1,8 @@
 """`dsprune plan`: the timetable and the cost of a recipe, whose parts are checked. Runs nothing."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from matplotlib.axes import Axes
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table as Grid
@@ -205,7 +204,7 @@ def draw_plans(plans: Mapping[str, Plan], title: str, path: Path) -> None:
     for number, (label, plan) in enumerate(plans.items()):
         unit = plan.timetable.steps_per_epoch if in_epochs else 1
         if len(plans) == 1:
-            _draw_phases(panels, plan, unit)
+            shade_phases(panels, plan.timetable, unit=unit)
         styles = [line_style(number)] * 2 if len(plans) > 1 else [{"color": SERIES[1]}, {"color": SERIES[0]}]
         draw_sparsity(panels[0], plan.timetable, unit=unit, lw=1.8, label=label, **styles[0])
         peak = plan.recipe.learning_rate.peak if has_peak else None
@@ -216,8 +215,3 @@ def draw_plans(plans: Mapping[str, Plan], title: str, path: Path) -> None:
     panels[0].set_ylim(0, 100)
     panels[1].set_ylim(bottom=0)
     save_figure(figure, path)
-
-
-def _draw_phases(panels: Sequence[Axes], plan: Plan, unit: int) -> None:
-    for axes in panels:
-        shade_phases(axes, plan.timetable, unit=unit, named=axes is panels[0])

@@ -1,6 +1,5 @@
 """`dsprune suite`: run a grid of methods, sparsities and seeds, here or as Slurm arrays, and write a report."""
 
-import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,11 +13,10 @@ from dsprune.commands.suite.definition import load_suite
 from dsprune.commands.suite.execute import execute
 from dsprune.commands.suite.grid import Grid, Part, check_methods
 from dsprune.commands.suite.launcher import Launcher
+from dsprune.commands.suite.published import write_about
 from dsprune.commands.suite.resolve import command_of, make_store, needs_suite
 from dsprune.errors import CheckFailedError, UserError
-from dsprune.report.runs_page import SUITE
 from dsprune.utils.console import say
-from dsprune.utils.files import replace_text
 
 __all__ = ["Choice", "parts_of", "submit_suite", "suite", "suite_part"]
 
@@ -117,7 +115,7 @@ def suite(choice: Choice, num_ranks: int, dry_run: bool, console: Console) -> No
                 say(console, line)
         return
     errors = execute(parts, num_ranks, console)
-    _write_about(choice)
+    write_about(load_suite(choice.name), choice.home)
     report([choice.home], choice.home, None, True, console)
     if errors:
         raise CheckFailedError(f"{len(errors)} of {len(runs)} runs failed: {'; '.join(errors)}")
@@ -164,7 +162,7 @@ def suite_part(choice: Choice, number: int, num_ranks: int, console: Console) ->
         raise CheckFailedError(f"part {number} failed: {'; '.join(errors)}")
     if part.student is not None:
         make_store(part.student, part.grid, Launcher(part.grid.output, num_ranks))
-    _write_about(choice)
+    write_about(load_suite(choice.name), choice.home)
 
 
 def submit_suite(choice: Choice, request: Request, dry_run: bool, console: Console) -> None:
@@ -189,10 +187,3 @@ def submit_suite(choice: Choice, request: Request, dry_run: bool, console: Conso
     ]
     submit_jobs(jobs, console, dry_run=dry_run)
     say(console, f"when they are done: dsprune report {shlex.quote(str(choice.home))}")
-
-
-def _write_about(choice: Choice) -> None:
-    """Write the title and the published results, which reports read."""
-    loaded = load_suite(choice.name)
-    about = {"title": loaded.title, "published": list(loaded.published)}
-    replace_text(choice.home / SUITE, json.dumps(about, indent=2) + "\n")

@@ -1,0 +1,72 @@
+"""What a report shows of a suite: its title, and published results to compare with."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from dsprune.commands.suite.definition import Suite
+from dsprune.report.page import Section
+from dsprune.report.runs import find_folders
+from dsprune.report.table import MISSING, Table, table_of
+from dsprune.utils.documents import read_yaml
+from dsprune.utils.files import replace_text
+from dsprune.utils.installation import shipped_folder
+
+__all__ = ["published_sections", "published_tables", "title_of", "write_about"]
+
+FILE = "suite.json"
+"""File in a suite's folder that holds its title and the names of the published results to compare with."""
+
+
+def write_about(suite: Suite, folder: Path) -> None:
+    """Write what reports read of a suite into its folder."""
+    about = {"title": suite.title, "published": list(suite.published)}
+    replace_text(folder / FILE, json.dumps(about, indent=2) + "\n")
+
+
+def published_sections(paths: Sequence[Path]) -> Iterator[Section]:
+    """Yield the section of the results that belong to the suites in some folders, if there are any."""
+    names = [name for folder in find_folders(paths, FILE) for name in _read_suite(folder)["published"]]
+    if names:
+        yield Section("Published", tuple(published_tables(names)))
+
+
+def title_of(paths: Sequence[Path]) -> str | None:
+    """Return the title of the suite, if the paths hold exactly one."""
+    folders = find_folders(paths, FILE)
+    return str(_read_suite(folders[0])["title"]) if len(folders) == 1 else None
+
+
+def _read_suite(folder: Path) -> Any:
+    return json.loads((folder / FILE).read_text(encoding="utf-8"))
+
+
+def published_tables(names: Sequence[str]) -> Iterator[Table]:
+    """Yield a table per source: a row per task and method, a column per sparsity."""
+    for name in dict.fromkeys(names):
+        source = _published()[name]
+        sparsities = sorted({sparsity for row in source["rows"] for sparsity in row["values"]})
+        columns: dict[str, Callable[[Any], str]] = {key: itemgetter(key) for key in ("task", "method")}
+        columns |= {
+            f"{100 * sparsity:g} %" if sparsity else "dense": partial(_score, sparsity)
+            for sparsity in sparsities
+        }
+        note = (
+            f"Published, not measured here. {source['model']}; {source['metric']}. Sparsity of "
+            f"{source['convention']}. Source: {source['source']}; read {source['read']}."
+        )
+        yield table_of(f"published-{name}", f"Published: {name}", source["rows"], columns, note=note)
+
+
+def _score(sparsity: float, row: dict[str, Any]) -> str:
+    score = row["values"].get(sparsity)
+    return MISSING if score is None else f"{score:g}"
+
+
+@cache
+def _published() -> Any:
+    path = shipped_folder("suites") / "published.yaml"
+    return read_yaml(path.read_bytes(), str(path))
