@@ -8,17 +8,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+
 from dsprune.commands.cli import run_command
 from dsprune.distillation.store import open_store
+from dsprune.engine.engine import PruningEngine
+from dsprune.ranks.ranks import current_ranks, find_ranks
+from dsprune.recipe import load_recipe
 from dsprune.report.runs import read_run
 from dsprune.testing.commands import free_port
 from dsprune.testing.fuzz.attempt import Attempt, Outcome, Step, named
 from dsprune.testing.fuzz.damage import damage_file, damage_json, damage_tensors, list_again, plant_pickle
-from dsprune.testing.fuzz.resuming import resume
 from dsprune.testing.stores import capture, plan, spec
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
+from dsprune.train.metrics import Meter
+from dsprune.train.preflight import preflight
+from dsprune.train.resume import find_start_point, restore, run_folder
+from dsprune.train.setup import assemble
+from dsprune.zero.launch import join_ranks
 
 __all__ = ["FILE_TARGETS"]
+
 
 MARKER = "ran"
 """What a planted pickle creates beside the input."""
@@ -224,3 +234,30 @@ FILE_TARGETS: dict[str, Callable[[Path], FileTarget]] = {
     "store": _target(lambda m: m.stores, lambda m, *paths: _of_store(*paths)),
 }
 """Makes each target, given a folder of its own; they share the folder `material` beside it."""
+
+
+def resume(path: Path, run: Path, checkpoint: Path | None) -> None:
+    """Load the newest good checkpoint into the engine of a recipe.
+
+    Args:
+        path: the recipe of the run.
+        run: the run's folder.
+        checkpoint: what `--resume` names, if anything.
+
+    Raises:
+        UserError: no checkpoint is good.
+    """
+    recipe = load_recipe(str(path), [f"name={run.name}", f"output={run.parent}"])
+    start = find_start_point(recipe, run_folder(recipe, checkpoint), checkpoint)
+    engine = _engine(path)
+    model, meter = Path(recipe.model.path if recipe.model else ""), Meter(engine.device)
+    restore(engine, meter, start, model, None, current_ranks(), Console())
+    engine.sparsity()
+
+
+@functools.cache
+def _engine(path: Path) -> PruningEngine:
+    recipe, ranks = load_recipe(str(path)), find_ranks()
+    prepared = preflight(recipe, ranks)
+    join_ranks(ranks, recipe.timeout)
+    return assemble(recipe, prepared, ranks, Console()).engine
