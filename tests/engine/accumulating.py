@@ -17,7 +17,6 @@ from dsprune.methods.method import RegrowingMethod, find_method
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe
 from dsprune.selection.groups import update_groups
-from dsprune.testing.half import fp16_allowed
 from dsprune.testing.methods import regrow_dense, select_dense
 from dsprune.testing.whole import gather, whole_masks
 from dsprune.utils.randomness import hash_text, mix64
@@ -25,6 +24,7 @@ from tests.engine import scenarios
 from tests.engine.scenarios import (
     STEPS,
     every_view,
+    fp16_allowed,
     pruner_of,
     pruning_engine,
     train_step,

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
 from deepspeed.utils import safe_get_full_grad
 from torch import Tensor, nn
 
@@ -17,7 +19,6 @@ from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe
 from dsprune.selection.groups import update_groups
-from dsprune.testing.half import fp16_allowed
 from dsprune.testing.methods import select_dense
 from dsprune.testing.tiny import TinyModel, batch
 from dsprune.testing.whole import gather, whole_masks
@@ -28,6 +29,15 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 OVERFLOWING = {"initial_scale_power": 22, "loss_scale_window": 2, "hysteresis": 1}
 """Dynamic loss scaling of fp16 that overflows at the start, and again and again."""
+
+
+@contextmanager
+def fp16_allowed() -> Iterator[None]:
+    """Have DeepSpeed train in fp16 on any accelerator. On a CPU it refuses to, though all of its code works there."""
+    accelerator = get_accelerator()
+    dtypes = [*accelerator.supported_dtypes(), torch.half]
+    with mock.patch.multiple(accelerator, is_fp16_supported=lambda: True, supported_dtypes=lambda: dtypes):
+        yield
 
 
 def ds_config(stage: int, precision: str = "fp32", **changes: Any) -> dict[str, Any]:
