@@ -20,7 +20,9 @@ class Comm:
     Attributes:
         rank: this rank in the group.
         size: number of ranks.
-        bytes_sent: bytes of the tensors that this rank has passed to collectives.
+        bytes_sent: bytes of the tensors that this rank has passed to all-reduces.
+        bytes_received: bytes of the results.
+        num_messages: number of these all-reduces.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None, device: torch.device | str = "cpu") -> None:
@@ -34,24 +36,15 @@ class Comm:
         self._device = torch.device(device)
         self.rank = 0 if group is None else dist.get_rank(group)
         self.size = 1 if group is None else dist.get_world_size(group)
-        self.bytes_sent = 0
+        self.bytes_sent = self.bytes_received = self.num_messages = 0
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Return the sum over ranks, as a new tensor on the CPU. Collective: every rank must call this."""
-        if self.size == 1:
-            return tensor.cpu()
-        message = self._message(tensor)
-        dist.all_reduce(message, group=self.group)
-        return message.cpu()
+        return self._all_reduce(tensor, dist.ReduceOp.SUM)
 
-    def all_gather(self, tensor: Tensor) -> Tensor:
-        """Return the ranks' tensors, stacked by rank, on the CPU. Collective: every rank must call this."""
-        if self.size == 1:
-            return tensor.cpu().unsqueeze(0)
-        message = self._message(tensor)
-        gathered = [torch.empty_like(message) for _ in range(self.size)]
-        dist.all_gather(gathered, message, group=self.group)
-        return torch.stack(gathered).cpu()
+    def all_reduce_max(self, tensor: Tensor) -> Tensor:
+        """Return the maximum over ranks, without NaN, on the CPU. Collective: every rank must call this."""
+        return self._all_reduce(tensor, dist.ReduceOp.MAX)
 
     def all_gather_objects(self, item: T) -> list[T]:
         """Return the ranks' picklable items by rank. Collective: every rank must call this."""
@@ -61,11 +54,15 @@ class Comm:
         dist.all_gather_object(items, item, group=self.group)
         return items
 
-    def _message(self, tensor: Tensor) -> Tensor:
-        """Copy the tensor to memory that the backend may overwrite, and count its bytes."""
+    def _all_reduce(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+        if self.size == 1:
+            return tensor.cpu()
         message = tensor.to(self._device, copy=True, memory_format=torch.contiguous_format)
-        self.bytes_sent += message.numel() * message.element_size()
-        return message
+        self.bytes_sent += message.nbytes
+        dist.all_reduce(message, op=operation, group=self.group)
+        self.bytes_received += message.nbytes
+        self.num_messages += 1
+        return message.cpu()
 
 
 def world_comm(ranks: Ranks) -> Comm:

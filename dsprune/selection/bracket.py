@@ -9,74 +9,48 @@ from math import ceil, floor, sqrt
 import torch
 from torch import Tensor
 
-from dsprune.masks.bits import pick
-from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.selection.groups import Group
-from dsprune.selection.scan import HIGHEST_KEY, LOWEST_KEY, NAN_KEY, PRUNED_KEY, Scorer, to_keys
-from dsprune.selection.search import Search, narrow
+from dsprune.selection.local import Bracket, LocalScores
+from dsprune.selection.scan import HIGHEST_KEY, LOWEST_KEY, NAN_KEY, PRUNED_KEY
+from dsprune.selection.search import Search, is_found, narrow
 
-__all__ = ["Bracket", "guess_brackets"]
-
-Bracket = tuple[int, int]
-"""First and last key of a range."""
+__all__ = ["guess_brackets"]
 
 DEVIATIONS = 4
 """Width of a bracket, in standard deviations of the sample's quantile: about one miss in ten thousand mask updates."""
 
+SLACK = 2
+"""A bracket may hold this many times the keys that it needs: a round less costs more than a few keys more."""
 
-def guess_brackets(
-    shards: Sequence[Shard],
-    scorers: Sequence[Scorer],
-    kept: Sequence[Tensor],
-    groups: Sequence[Group],
-    comm: Comm,
-) -> list[Bracket]:
+
+def guess_brackets(scores: LocalScores, groups: Sequence[Group], comm: Comm) -> list[Bracket]:
     """Return a bracket for each group, which contains its threshold almost always.
 
     Collective: every rank must call this. The arguments are those of `dsprune.selection.select`.
     """
-    samples = [_sample(shards, scorers, kept, group) for group in groups]
     ranks = [_sample_ranks(group) for group in groups]
+    needed = torch.tensor([last - first + 1 for first, last in ranks])
     targets = torch.tensor([first for first, _ in ranks] + [last for _, last in ranks])
+    sizes = torch.tensor([group.sample_size for group in groups] * 2)
     ranges = [(PRUNED_KEY, NAN_KEY)] * len(targets)
-    search = Search.start(ranges, torch.zeros_like(targets), targets)
-    found = narrow(search, samples + samples, comm).low.split(len(groups))
-    return [
-        _bracket(group, rank, int(low), int(high))
-        for group, rank, low, high in zip(groups, ranks, *found, strict=True)
-    ]
+    start = Search.start(ranges, torch.zeros_like(targets), sizes, targets)
+    found = narrow(start, scores.sample, comm, lambda search: is_found(search) or _is_tight(search, needed))
+    low = found.low[: len(groups)].tolist()
+    high = (found.low + (1 << found.bits) - 1)[len(groups) :].tolist()
+    return [_bracket(*ends) for ends in zip(groups, ranks, low, high, strict=True)]
 
 
-def _sample(
-    shards: Sequence[Shard], scorers: Sequence[Scorer], kept: Sequence[Tensor], group: Group
-) -> Tensor:
-    """Return the keys of every `stride`-th weight of the group, as far as this rank owns them."""
-    stride = _stride(group)
-    offset = 0  # of the tensor in the group
-    keys = []
-    for place in group.tensors:
-        shard = shards[place]
-        part = slice(-(offset + shard.start) % stride, shard.numel, stride)
-        if part.start < shard.numel:
-            values, mask = scorers[place].values(part), pick(kept[place], part, shard.numel)
-            keys.append(to_keys(values, scorers[place].absolute, mask))
-        offset += shard.tensor.numel
-    return torch.cat(keys) if keys else torch.empty(0, dtype=torch.int32)
-
-
-def _stride(group: Group) -> int:
-    """Return the distance of sampled weights, for which sample and bracket have about the same size.
-
-    It is odd, so that the sample covers many columns of matrices, whose widths contain large powers of two.
-    """
-    return int(round(group.num_weights ** (1 / 3)) | 1)
+def _is_tight(search: Search, needed: Tensor) -> bool:
+    """Return whether every bracket holds few more keys of the sample than `needed`."""
+    below, _ = search.num_below.split(len(needed))
+    _, up_to = (search.num_below + search.num_inside).split(len(needed))
+    return bool((up_to - below <= SLACK * needed).all())
 
 
 def _sample_ranks(group: Group) -> tuple[int, int]:
     """Return the ranks in the sample, from 1, between which the threshold lies; they may be outside the sample."""
-    size = ceil(group.num_weights / _stride(group))
-    quantile = group.num_pruned / group.num_weights
+    size, quantile = group.sample_size, group.num_pruned / group.num_weights
     margin = DEVIATIONS * sqrt(size * quantile * (1 - quantile)) + 1
     return floor(quantile * size - margin), ceil(quantile * size + margin)
 
@@ -86,6 +60,6 @@ def _bracket(group: Group, ranks: tuple[int, int], low: int, high: int) -> Brack
     first, last = ranks
     if first < 1:
         low = LOWEST_KEY
-    if last > ceil(group.num_weights / _stride(group)):
+    if last > group.sample_size:
         high = HIGHEST_KEY
     return max(low, LOWEST_KEY), min(max(high, LOWEST_KEY), HIGHEST_KEY)

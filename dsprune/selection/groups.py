@@ -47,6 +47,19 @@ class Group:
     num_weights: int
     num_pruned: int
 
+    @property
+    def stride(self) -> int:
+        """Distance of the weights in a sample, for which sample and bracket have about the same size.
+
+        It is odd, so that the sample covers many columns of matrices, whose widths contain large powers of two.
+        """
+        return int(round(self.num_weights ** (1 / 3)) | 1)
+
+    @property
+    def sample_size(self) -> int:
+        """Number of weights in a sample."""
+        return -(-self.num_weights // self.stride)
+
 
 def update_groups(tensors: Sequence[PrunableTensor], pruning: Pruning, progress: float) -> list[Group]:
     """Return the groups of a mask update.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isfinite, sqrt
+from math import inf, isfinite, sqrt
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ def normalize(
     for place, (shard, scorer) in enumerate(zip(shards, scorers, strict=True)):
         for part in parts(shard.numel, torch.device(device)):
             largest[place] = torch.maximum(largest[place], scorer.values(part).abs().max().double().cpu())
-    largest = comm.all_gather(largest).amax(dim=0)
+    largest = comm.all_reduce_max(largest.nan_to_num(nan=inf))
 
     squares = torch.zeros(len(shards), dtype=torch.int64)
     for place, (shard, scorer) in enumerate(zip(shards, scorers, strict=True)):
@@ -50,7 +50,7 @@ def normalize(
 
 
 def _sum_of_squares(scores: Tensor, largest: float) -> int:
-    """Return the sum in units of `(largest / STEPS)**2`; 0 if `largest` is 0, inf or NaN (selection reports NaN)."""
+    """Return the sum in units of `(largest / STEPS)**2`; 0 if `largest` is 0 or inf, its value for a NaN too."""
     if largest == 0 or not isfinite(largest):
         return 0
     return int((scores.double() * (STEPS / largest)).round().long().square().sum())

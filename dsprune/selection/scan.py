@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from dsprune.masks.bits import kernel_for, num_bytes, pack, prune_, unpack
-from dsprune.selection.search import BINS, ROUNDS
 
 __all__ = [
     "HIGHEST_KEY",
@@ -31,7 +30,6 @@ __all__ = [
     "scan_eager",
     "settle",
     "to_keys",
-    "update_bytes",
 ]
 
 PRUNED_KEY = -(2**31)
@@ -52,26 +50,6 @@ def to_keys(scores: Tensor, absolute: bool, kept: Tensor) -> Tensor:
     bits = scores.view(torch.int32)
     keys = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     return keys.masked_fill_(scores.isnan(), NAN_KEY).masked_fill_(~kept, PRUNED_KEY)
-
-
-def update_bytes(
-    num_groups: int, num_tensors: int, world_size: int, normalized: bool = False, regrows: bool = False
-) -> int:
-    """Return the bytes that one rank passes to collectives in one mask update; every number takes eight bytes.
-
-    Guessing the brackets takes two searches per group, and the exact search is one more. In between, the count of
-    NaN of each tensor and the counts below and inside the bracket of each group are sent; at the end, the start
-    and the ties of each shard. Normalized scores first need the largest score and the sum of squares of each
-    tensor. About once in ten thousand mask updates a bracket misses its threshold; then the counts are sent again.
-    Growth is a second selection; the last mask update goes without it.
-    """
-    if world_size == 1:
-        return 0
-    searches = 3 * num_groups * ROUNDS * BINS
-    counts = num_tensors + 2 * num_groups
-    ties = 2 * num_tensors
-    scales = 2 * num_tensors if normalized else 0
-    return 8 * (searches + counts + ties + scales) * (2 if regrows else 1)
 
 
 CHUNK = {"cpu": 1 << 19}  # weights at a time: few calls, and temporaries stay in the cache

@@ -7,12 +7,14 @@ message:
     1. guess a bracket of keys around the threshold of each group from a sample     bracket.guess_brackets
     2. in one pass over all scores, prune and count the keys below the bracket,
        and copy the keys inside                                                     scan.scan
-    3. narrow the bracket to the threshold by histograms of the copied keys         search.narrow
+    3. narrow the bracket to the threshold by histograms of the copied keys;
+       the first one shares a message with the counts                               search.narrow
     4. divide the ties with the threshold among the shards                          ties.share_ties
     5. prune the copied keys below the threshold, and the shard's ties              scan.settle
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,13 +24,15 @@ from dsprune.masks.bits import unpack
 from dsprune.masks.mask_set import MaskSet
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
-from dsprune.selection.bracket import Bracket, guess_brackets
+from dsprune.selection.bracket import guess_brackets
 from dsprune.selection.groups import Group
+from dsprune.selection.local import Bracket, LocalScores, ShardScores
 from dsprune.selection.normalize import normalize
-from dsprune.selection.scan import HIGHEST_KEY, LOWEST_KEY, Scan, Scorer, scan, settle
-from dsprune.selection.search import Search, narrow, share_ties
+from dsprune.selection.scan import HIGHEST_KEY, LOWEST_KEY, Scorer
+from dsprune.selection.search import Search, narrow
+from dsprune.selection.ties import share_ties
 
-__all__ = ["select", "select_complete"]
+__all__ = ["select", "select_complete", "select_from"]
 
 
 def select(
@@ -50,46 +54,46 @@ def select(
     Raises:
         UserError: on every rank, if a score is NaN or a group has more pruned weights than its `num_pruned`.
     """
-    group_of = _group_of(groups, len(shards))
-    brackets = guess_brackets(shards, scorers, kept, groups, comm)
-    search, found = _scan_all(shards, scorers, kept, groups, group_of, brackets, comm)
-    search = narrow(search, [_inside(found, group) for group in groups], comm)
-    thresholds = search.low[group_of].tolist()
-    num_ties = [int((part.inside == key).sum()) for part, key in zip(found, thresholds, strict=True)]
-    shares = share_ties(shards, num_ties, groups, search.target - search.num_below, comm)
-    return [settle(*settled) for settled in zip(found, thresholds, shares, strict=True)]
+    return select_from(ShardScores(shards, scorers, kept, groups), shards, groups, comm)
 
 
-def _group_of(groups: Sequence[Group], num_tensors: int) -> list[int]:
-    """Return the index of each tensor's group."""
-    owners = {place: index for index, group in enumerate(groups) for place in group.tensors}
-    assert len(owners) == num_tensors == sum(len(group.tensors) for group in groups)
-    return [owners[place] for place in range(num_tensors)]
+def select_from(
+    scores: LocalScores, shards: Sequence[Shard], groups: Sequence[Group], comm: Comm
+) -> list[Tensor]:
+    """Do the same as `select`, given the passes over this rank's scores. Collective: every rank must call this."""
+    brackets = guess_brackets(scores, groups, comm)
+    found = narrow(_scan_all(scores, shards, groups, brackets, comm), scores.inside, comm)
+    thresholds = _of_tensors(groups, found.low.tolist())
+    shares = share_ties(shards, scores.num_ties(thresholds), groups, found, comm)
+    return scores.settle(thresholds, shares)
+
+
+def _of_tensors(groups: Sequence[Group], values: Sequence[int]) -> list[int]:
+    """Return the value of each tensor's group."""
+    of_place = {place: value for group, value in zip(groups, values, strict=True) for place in group.tensors}
+    assert len(of_place) == sum(len(group.tensors) for group in groups)
+    return [of_place[place] for place in range(len(of_place))]
 
 
 def _scan_all(
+    scores: LocalScores,
     shards: Sequence[Shard],
-    scorers: Sequence[Scorer],
-    kept: Sequence[Tensor],
     groups: Sequence[Group],
-    group_of: Sequence[int],
     brackets: Sequence[Bracket],
     comm: Comm,
-) -> tuple[Search, list[Scan]]:
+) -> Search:
     """Scan all shards, and again with a wider bracket if a bracket missed its threshold.
 
     Returns:
-        The search that starts from the brackets, and the scan of each shard.
+        The search in the brackets, narrowed by the first histogram, which shares a message with the counts.
     """
-    found = [
-        scan(scorer, shard.numel, bits, *brackets[group])
-        for scorer, shard, bits, group in zip(scorers, shards, kept, group_of, strict=True)
-    ]
-    counts = [part.num_nan for part in found]
-    counts += [sum(found[place].num_below for place in group.tensors) for group in groups]
-    counts += [sum(found[place].inside.numel() for place in group.tensors) for group in groups]
-    totals = comm.all_reduce_sum(torch.tensor(counts))
-    num_nan, num_below, num_inside = totals.split([len(shards), len(groups), len(groups)])
+    counts = scores.scan(brackets)
+    targets = torch.tensor([group.num_pruned for group in groups])
+    start = Search.start(brackets, counts.num_below, counts.num_inside, targets)
+    histograms = scores.inside(start)
+    message = torch.cat([*counts, histograms.flatten()])
+    sizes = [len(shards), len(groups), len(groups), histograms.numel()]
+    num_nan, num_below, num_inside, total = comm.all_reduce_sum(message).split(sizes)
 
     _check_no_nan(shards, num_nan)
     wider = [
@@ -97,14 +101,8 @@ def _scan_all(
         for bracket, group, below, inside in zip(brackets, groups, num_below, num_inside, strict=True)
     ]
     if wider != list(brackets):
-        return _scan_all(shards, scorers, kept, groups, group_of, wider, comm)
-    targets = torch.tensor([group.num_pruned for group in groups])
-    return Search.start(brackets, num_below, targets), found
-
-
-def _inside(found: Sequence[Scan], group: Group) -> Tensor:
-    """Return this rank's keys inside the group's bracket."""
-    return torch.cat([found[place].inside for place in group.tensors])
+        return _scan_all(scores, shards, groups, wider, comm)
+    return replace(start, num_below=num_below, num_inside=num_inside).refine(total.view_as(histograms))
 
 
 def _check_no_nan(shards: Sequence[Shard], num_nan: Tensor) -> None:

@@ -17,7 +17,8 @@ from dsprune.ranks.collectives import Comm
 from dsprune.registry import METHODS
 from dsprune.selection import select
 from dsprune.selection.groups import Group, make_groups
-from dsprune.selection.scan import Scorer, update_bytes
+from dsprune.selection.scan import Scorer
+from dsprune.selection.traffic import update_bytes
 
 __all__ = ["against_torch", "by_ranks", "masking"]
 
@@ -60,17 +61,17 @@ def sorts(magnitudes: Tensor, groups: Sequence[Group]) -> list[Tensor]:
 def by_ranks(repeats: int, worlds: Sequence[int]) -> Table:
     """Measure time and bytes of one mask update by number of ranks, and count the zeros, which must be equal."""
     table = Table(title="Selection by number of ranks: the slowest rank of each")
-    for column in ("scope", "ranks", "ms", "bytes", "predicted", "a group", "at most", "zeros"):
+    for column in ("scope", "ranks", "ms", "bytes", "at most", "a group", "goal", "zeros"):
         table.add_column(column, justify="right")
     tensors = encoder()
     for scope in SCOPES:
-        num_groups = len(groups_of(tensors, scope))
+        groups = groups_of(tensors, scope)
         for world in worlds:
             times, sent, pruned = zip(*on_ranks(world, time_rank, scope, repeats), strict=True)
             table.add_row(
                 scope, str(world), f"{max(times):.0f}", f"{max(sent):,}",
-                f"{update_bytes(num_groups, len(tensors), world):,}",
-                f"{max(sent) / num_groups:,.0f}", "65,536", f"{sum(pruned):,}",
+                f"{update_bytes(groups, world):,}",
+                f"{max(sent) / len(groups):,.0f}", "65,536", f"{sum(pruned):,}",
             )  # fmt: skip
     return table
 

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
+from dsprune.selection.groups import make_groups
 from dsprune.selection.normalize import normalize
-from dsprune.selection.scan import Scorer, update_bytes
+from dsprune.selection.scan import Scorer
+from dsprune.selection.traffic import update_bytes
 from dsprune.testing.methods import cut_randomly, part_of
 from dsprune.testing.pool import RankPool
 
@@ -63,7 +65,8 @@ def test_the_sharding_does_not_matter(pool: RankPool, world: int) -> None:
     for seed in range(3):
         ranks = cut_randomly(TENSORS, world, seed)
         results = pool.run(world, normalize_shards, ranks, scores)
-        scales = update_bytes(1, 3, world, normalized=True) - update_bytes(1, 3, world)
+        groups = make_groups(TENSORS, [0.9] * 3)
+        scales = update_bytes(groups, world, normalized=True) - update_bytes(groups, world)
         assert [sent for _, sent in results] == [scales] * world
         for shards, (parts, _) in zip(ranks, results, strict=True):
             for shard, part, whole in zip(shards, parts, expected, strict=True):

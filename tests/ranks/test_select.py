@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import inf, nan
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -13,10 +14,11 @@ from torch import Tensor
 from dsprune.errors import UserError
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
-from dsprune.selection import bracket, select
+from dsprune.selection import select
 from dsprune.selection.groups import Group, make_groups
 from dsprune.selection.regrow import select_regrowing
-from dsprune.selection.scan import Scorer, update_bytes
+from dsprune.selection.scan import Scorer
+from dsprune.selection.traffic import update_bytes
 from dsprune.testing.methods import cut_randomly, join, packed_parts, part_of, regrow_dense, select_dense
 from dsprune.testing.pool import RankPool
 
@@ -40,17 +42,27 @@ def all_kept(scores: Sequence[Tensor]) -> list[Tensor]:
     return [torch.ones(score.numel(), dtype=torch.bool) for score in scores]
 
 
+class Traffic(NamedTuple):
+    sent: int
+    received: int
+    messages: int
+
+
+def traffic(comm: Comm) -> Traffic:
+    return Traffic(comm.bytes_sent, comm.bytes_received, comm.num_messages)
+
+
 def run_select(
     comm: Comm,
     ranks: Sequence[Sequence[Shard]],
     scores: Sequence[Tensor],
     kept: Sequence[Tensor],
     groups: Sequence[Group],
-) -> tuple[list[Tensor], int]:
-    shards = ranks[comm.rank]
+) -> tuple[list[Tensor], Traffic]:
+    shards, before = ranks[comm.rank], traffic(comm)
     scorers = [Scorer(part_of(score, shard).__getitem__) for score, shard in zip(scores, shards, strict=True)]
     new = select(shards, scorers, packed_parts(kept, shards), groups, comm)
-    return new, comm.bytes_sent
+    return new, Traffic(*(now - then for now, then in zip(traffic(comm), before, strict=True)))
 
 
 def message_of_select(comm: Comm, *args: object) -> str:
@@ -141,7 +153,7 @@ def test_refuses_to_unprune() -> None:
 def test_a_bracket_that_misses_only_costs_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores whose sample says nothing of the rest, on both sides of the threshold."""
     size = 100_000
-    stride = bracket._stride(Group("all", (0,), size, 1))
+    stride = Group("all", (0,), size, 1).stride
     for sampled, others in ((5.0, 1.0), (1.0, 5.0)):
         scores = [others + torch.rand(size, generator=torch.Generator().manual_seed(3))]
         scores[0][::stride] = sampled
@@ -182,7 +194,34 @@ def test_the_sharding_does_not_matter(pool: RankPool, world: int, seed: int) -> 
     ranks = cut_randomly(tensors, world, seed)
     results = pool.run(world, run_select, ranks, scores, kept, groups)
     assert_equal(join(ranks, [new for new, _ in results]), select_dense(scores, kept, groups))
-    assert [sent for _, sent in results] == [update_bytes(len(groups), len(tensors), world)] * world
+    for _, counted in results:
+        assert counted.sent == counted.received <= update_bytes(groups, world)
+        assert counted.messages <= 10
+
+
+@pytest.mark.parametrize("scope", ["global", "uniform"])
+def test_a_rank_sends_and_receives_what_is_planned_at_most(pool: RankPool, scope: str) -> None:
+    """Equal scores take every round: of the sample, of the threshold, which is far below, and of the ties."""
+    sizes = [3000, 5000, 257]
+    tensors, scores = tensors_of(sizes), [torch.ones(size) for size in sizes]
+    groups = [replace(group, num_pruned=1) for group in make_groups(tensors, [0.5] * 3, scope)]
+    for world in (1, 2, 3, 4):
+        results = pool.run(
+            world, run_select, cut_randomly(tensors, world, 0), scores, all_kept(scores), groups
+        )
+        most = update_bytes(groups, world)
+        assert {(counted.sent, counted.received) for _, counted in results} == {(most, most)}
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_ties_of_all_groups_are_divided_together(pool: RankPool, world: int) -> None:
+    """Some groups prune none of their ties, some all, and the others a part of them."""
+    sizes = [500] * 40
+    tensors, scores = tensors_of(sizes), [torch.arange(500.0).div(50).floor() for _ in sizes]
+    groups = [Group(str(place), (place,), 500, 10 * place) for place in range(40)]
+    ranks = cut_randomly(tensors, world, seed=world)
+    results = pool.run(world, run_select, ranks, scores, all_kept(scores), groups)
+    assert_equal(join(ranks, [new for new, _ in results]), select_dense(scores, all_kept(scores), groups))
 
 
 def run_regrowing(
@@ -193,14 +232,14 @@ def run_regrowing(
     kept: Sequence[Tensor],
     groups: Sequence[Group],
     fraction: float,
-) -> tuple[list[Tensor], int]:
-    shards = ranks[comm.rank]
+) -> tuple[list[Tensor], Traffic]:
+    shards, before = ranks[comm.rank], traffic(comm)
     scorers, growers = (
         [Scorer(part_of(score, shard).__getitem__) for score, shard in zip(values, shards, strict=True)]
         for values in (scores, growth)
     )
     new = select_regrowing(shards, scorers, growers, packed_parts(kept, shards), groups, fraction, comm)
-    return new, comm.bytes_sent
+    return new, Traffic(*(now - then for now, then in zip(traffic(comm), before, strict=True)))
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
@@ -225,8 +264,8 @@ def test_regrowth_conserves_the_count_on_any_number_of_ranks(pool: RankPool, wor
     assert_equal(new, regrow_dense(scores, growth, kept, groups, fraction))
     for group in groups:
         assert sum(int((~new[place]).sum()) for place in group.tensors) == group.num_pruned
-    expected = update_bytes(len(groups), len(tensors), world, regrows=fraction > 0)
-    assert [sent for _, sent in results] == [expected] * world
+    most = update_bytes(groups, world, regrows=fraction > 0)
+    assert all(counted.sent == counted.received <= most for _, counted in results)
 
 
 def test_a_rank_may_own_nothing(pool: RankPool) -> None:

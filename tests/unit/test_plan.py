@@ -16,7 +16,8 @@ from dsprune.methods.method import check_method
 from dsprune.model.cost import checkpoint_bytes
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.registry import METHODS
-from dsprune.selection.scan import update_bytes
+from dsprune.selection.groups import Group, make_groups
+from dsprune.selection.traffic import update_bytes
 from dsprune.testing.tiny import tiny_bert
 
 BLOCK = 4 * 16 * 16 + 2 * 16 * 32  # the matrices of one block of the model below
@@ -145,14 +146,26 @@ def test_the_other_method_fits_the_recipe(bert: str, name: str) -> None:
 
 def test_growth_doubles_the_bytes_on_the_wire(bert: str) -> None:
     recipe = load_recipe("glue-90", [f"model.path={bert}", "pruning.method=rigl"])
-    assert f"each rank sends {decimal(2 * update_bytes(1, 12, 4))} a mask update" in show(recipe)
+    made = make_plan(recipe, 4, 3200)
+    num_bytes = update_bytes(made.groups(made.timetable.updates[-1]), 4)
+    assert f"sends at most {decimal(2 * num_bytes)} a mask update and receives as much" in show(recipe)
 
 
 @pytest.mark.parametrize(("scope", "num_groups"), [("global", 1), ("normalized", 1), ("uniform", 12)])
 def test_bytes_on_the_wire_are_those_of_the_selection(bert: str, scope: str, num_groups: int) -> None:
-    num_bytes = update_bytes(num_groups, num_tensors=12, world_size=4, normalized=scope == "normalized")
-    text = show(load_recipe("glue-90", [f"model.path={bert}", f"pruning.scope={scope}"]))
-    assert f"each rank sends {num_bytes / 1000:.1f} kB a mask update, for 7 of them" in text
+    recipe = load_recipe("glue-90", [f"model.path={bert}", f"pruning.scope={scope}"])
+    groups = make_groups(make_plan(recipe, 4, 3200).tensors, [0.9] * 12, scope)
+    assert len(groups) == num_groups
+    num_bytes = update_bytes(groups, world_size=4, normalized=scope == "normalized")
+    assert f"sends at most {decimal(num_bytes)} a mask update and receives as much, for 7 of them" in show(
+        recipe
+    )
+
+
+def test_bytes_on_the_wire_do_not_grow_with_the_ranks() -> None:
+    group = Group("70 B weights", tuple(range(560)), 70_000_000_000, 63_000_000_000)
+    assert update_bytes([group], 1) == 0
+    assert update_bytes([group], 2) == update_bytes([group], 4096) < 200_000
 
 
 def test_without_a_peak_the_rate_is_shown_as_a_share_of_it(bert: str, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from dsprune.report.drawing import (
 )
 from dsprune.report.table import MISSING, Table, as_lines, as_rich
 from dsprune.schedule import MaskUpdate
-from dsprune.selection.scan import update_bytes
+from dsprune.selection.traffic import update_bytes
 from dsprune.utils.console import cell, say
 
 __all__ = ["draw_plans", "plan", "print_plan"]
@@ -173,13 +173,13 @@ def _traffic(plan: Plan, world_size: int) -> str:
     """Return the communication that the selection needs; masks themselves are never sent."""
     pruning = plan.recipe.pruning
     assert pruning is not None, "without pruning there are no mask updates"
-    num_groups = len(plan.groups(plan.timetable.updates[-1]))
+    groups = plan.groups(plan.timetable.updates[-1])
     normalized = SCOPES.get(pruning.scope).normalized
     regrows = issubclass(find_method(pruning.method), RegrowingMethod)
-    num_bytes = update_bytes(num_groups, len(plan.tensors), world_size, normalized, regrows)
+    num_bytes = update_bytes(groups, world_size, normalized, regrows)
     return (
-        f"Selection: each rank sends {decimal(num_bytes)} a mask update, for {len(plan.timetable.updates)} of them "
-        f"(nothing at ZeRO stage 0, where ranks are replicas)"
+        f"Selection: each rank sends at most {decimal(num_bytes)} a mask update and receives as much, for "
+        f"{len(plan.timetable.updates)} of them (nothing at ZeRO stage 0, where ranks are replicas)"
     )
 
 
