@@ -94,7 +94,8 @@ class Pruning(Section):
     and the length of the run."""
 
     end: Span | None = None
-    """Where the last mask update is, which reaches the target exactly. Default: null = 26/30 of the run."""
+    """Where the last mask update is, which reaches the target exactly. Default: null = 4/30 of the run
+    before its end, and in a short run 40 steps before it, but at most 4/10."""
 
     updates: int | None = Field(default=None, ge=2, le=LARGEST)
     """Number of evenly spaced mask updates. Default: null = what the schedule law gives for the target, or as many as

@@ -8,10 +8,10 @@ from dsprune.recipe import Budget, LearningRate, Pruning, Recipe, Span, Start
 from dsprune.registry import CURVES
 from dsprune.schedule.law import (
     DENSE_PEAK,
-    LAST_UPDATE,
     WARMUP,
     dense_steps,
     first_sparsity,
+    recovery_steps,
     rewinds_at_updates,
     scaled_epochs,
     scaled_updates,
@@ -43,10 +43,10 @@ def build_timetable(
 
     * without pruning there are no mask updates;
     * a one-shot curve has its mask update at `start` (default `dense_steps` of the law), and it reaches the target;
-    * any other curve goes from sparsity s0 at `start` to the target at `end` (default 26/30 T). The last mask
-      update is at `end`; an earlier one at step t has sparsity `curve((t - start) / (end - start))`. Mask updates
-      are evenly spaced, or on the grid of `every`. If s0 > 0, the jump to s0 is the first mask update, and the
-      grid begins there. If s0 = 0, there is no mask update at `start`, and the grid is the multiples of `every`.
+    * any other curve goes from sparsity s0 at `start` to the target at `end` (default `recovery_steps` before
+      T). The last mask update is at `end`; an earlier one at step t has sparsity `curve((t - start) / (end - start))`.
+      Mask updates are evenly spaced, or on the grid of `every`. If s0 > 0, the jump to s0 is the first mask update, and
+      the grid begins there. If s0 = 0, there is no mask update at `start`, and the grid is the multiples of `every`.
 
     Args:
         pruning: the pruning section; None for dense fine-tuning.
@@ -61,9 +61,9 @@ def build_timetable(
 
     Examples:
         >>> pruning = Pruning(sparsity=0.9, first=0.7)
-        >>> timetable = build_timetable(pruning, LearningRate(), Budget(batch=32), 1)
+        >>> timetable = build_timetable(pruning, LearningRate(), Budget(batch=32), 100)
         >>> [update.step for update in timetable.updates], timetable.total_steps
-        ([2, 6, 10, 14, 18, 22, 26], 30)
+        ([200, 600, 1000, 1400, 1800, 2200, 2600], 3000)
     """
     if steps_per_epoch is None:
         _refuse_epochs(pruning, learning_rate, budget)
@@ -155,7 +155,7 @@ def _updates(
     start = _position("pruning.start", pruning.start, dense, steps_per_epoch, total_steps)
     if pruning.curve == "one-shot":
         return (MaskUpdate(start, pruning.sparsity),)
-    last = int(LAST_UPDATE * total_steps)
+    last = total_steps - recovery_steps(total_steps)
     end = _position("pruning.end", pruning.end, last, steps_per_epoch, total_steps)
     if start >= end:
         raise UserError(

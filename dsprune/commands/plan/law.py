@@ -56,7 +56,7 @@ def _choices(plan: Plan) -> Iterator[tuple[str, str, str]]:
             yield (
                 "pruning.end",
                 f"step {timetable.updates[-1].step}",
-                "26/30 of the run; the rest is recovery",
+                "recovery takes 4/30 of the run, in a short run 40 steps, at most 4/10",
             )
     if rate.warmup is None:
         why = "the dense phase" if start == "fine-tuned" else "half of the dense phase"
