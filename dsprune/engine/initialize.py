@@ -25,6 +25,7 @@ from dsprune.recipe import Recipe, as_recipe
 from dsprune.schedule import Timetable, recipe_timetable
 from dsprune.zero.config import load_ds_config, resolve_ds_config
 from dsprune.zero.launch import init_distributed
+from dsprune.zero.ops import import_muon
 from dsprune.zero.parameters import full_shape
 
 __all__ = ["deepspeed_initialize", "find_config", "initialize", "initialize_script", "initialize_with"]
@@ -138,6 +139,7 @@ def initialize_with(
 
 
 def _initialize(recipe: Recipe, timetable: Timetable, data: Any, **kwargs: Any) -> Initialized:
+    import_muon()
     scheduler = functools.partial(ScaledLR, timetable=timetable)
     engine, optimizer, loader, scheduler = deepspeed_initialize(
         lr_scheduler=scheduler, training_data=None if is_stream(data) else data, **kwargs

@@ -1,22 +1,24 @@
 """Figures in one style: panels, timetables, and saving as an SVG element or a file."""
 
+from __future__ import annotations
+
 import io
 import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from markupsafe import Markup
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from dsprune.errors import UserError
 from dsprune.schedule import Timetable
 from dsprune.schedule.timetable import Phase
 from dsprune.utils.files import replace_file
+
+if TYPE_CHECKING:  # loaded by what draws, since most commands draw nothing
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = [
     "CSS", "INK", "LABEL", "PHASES", "QUIET", "RULE", "SERIES", "check_figure_path", "draw_rate", "draw_sparsity",
@@ -66,6 +68,9 @@ def new_panels(
         rows: names of the places 0, 1, ... on the vertical axis, which the panels share then.
         title: heading of the figure.
     """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     figure = Figure(figsize=(8, height), layout="constrained")
     sideways = bool(rows)
     grid = figure.subplots(
@@ -135,6 +140,8 @@ _DROPPED = re.compile(
 
 def svg_of(figure: Figure, label: str) -> Markup:
     """Return the figure as an `<svg>` element in the page's colours and type; the label is for screen readers."""
+    from matplotlib import rc_context
+
     text = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -163,6 +170,8 @@ def save_figure(figure: Figure, path: Path) -> None:
 
     The file is complete or absent; errors as `check_figure_path`.
     """
+    from matplotlib import rc_context
+
     check_figure_path(path)
     undated = {"Date": None} if path.suffix == ".svg" else None
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset
+from datasets.fingerprint import generate_random_fingerprint
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -20,6 +21,7 @@ __all__ = [
     "Collate",
     "Features",
     "check_tokens",
+    "map_rows",
     "on_device",
     "padding_collate",
     "spread",
@@ -86,6 +88,16 @@ def check_tokens(data: Dataset, split: Split) -> None:
         raise UserError(
             f"task.{split}: example {labels.index([]) + 1}: the tokenizer makes no token of its output: leave it out"
         )
+
+
+def map_rows(rows: Dataset, function: Callable[..., Any], **kwargs: Any) -> Dataset:
+    """Return `rows.map(function, **kwargs)`; what it makes of data on disk is cached there.
+
+    The cache is named by a hash of the function, which takes as long as encoding ten thousand rows, because it pickles
+    the tokenizer. Data in memory have no cache, so they get a random name instead.
+    """
+    name = None if rows.cache_files else generate_random_fingerprint()
+    return rows.map(function, new_fingerprint=name, **kwargs)
 
 
 def spread(rows: Dataset, limit: int | None) -> Dataset:

@@ -26,7 +26,7 @@ from dsprune.errors import UserError
 from dsprune.model.pretrained import Head
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.data_files import READERS, Reader, lines_of, read_table
-from dsprune.tasks.examples import Batch, Collate, padding_collate
+from dsprune.tasks.examples import Batch, Collate, map_rows, padding_collate
 from dsprune.tasks.rows import Column, names_of
 from dsprune.tasks.source import Benchmark, Split, read_rows
 from dsprune.tasks.task import LogitRows, Task
@@ -170,7 +170,8 @@ class MaskedLanguageModeling(LanguageModeling):
         copies = self.settings.copies if split == "train" else 1
         return concatenate_datasets(
             [
-                blocks.map(
+                map_rows(
+                    blocks,
                     lambda ids, special, copy=copy: self._mask(tokenizer, ids, special, copy),
                     input_columns=["input_ids", "special"],
                     remove_columns="special",

@@ -13,7 +13,6 @@ import pyarrow as pa
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torchmetrics.functional.text import squad
 from transformers import (
     AutoModelForQuestionAnswering,
     DataCollatorWithPadding,
@@ -255,6 +254,8 @@ class QuestionAnswering(Task):
 
     def score(self, predictions: Sequence[Candidates], dataset: Dataset) -> dict[str, float]:
         """Return F1 and exact match of the best span of all windows of a question, by SQuAD's rules; 1 is best."""
+        from torchmetrics.functional.text import squad
+
         best: dict[str, tuple[float, str]] = {}
         answers: dict[str, list[str]] = {}
         for candidates, window in zip(predictions, dataset, strict=True):

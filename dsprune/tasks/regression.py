@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 from transformers import (
     AutoModelForSequenceClassification,
     PretrainedConfig,
@@ -18,7 +17,7 @@ from transformers import (
 
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_config
-from dsprune.tasks.examples import Batch
+from dsprune.tasks.examples import Batch, map_rows
 from dsprune.tasks.rows import Column
 from dsprune.tasks.source import Benchmark, Split, read_rows
 from dsprune.tasks.task import LogitRows
@@ -79,7 +78,7 @@ class Regression(TextTask):
         if split == "validation":
             return data
         mean, std = self.scale
-        return data.map(lambda labels: {"labels": (labels - mean) / std}, input_columns="labels")
+        return map_rows(data, lambda labels: {"labels": (labels - mean) / std}, input_columns="labels")
 
     def build_model(
         self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
@@ -137,6 +136,8 @@ class Regression(TextTask):
 
     def score(self, predictions: Sequence[float], dataset: Dataset) -> dict[str, float]:
         """Return Pearson's and Spearman's correlation, both at most 1."""
+        from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
+
         predicted = torch.tensor(predictions, dtype=torch.float64)
         labels = torch.tensor(dataset["labels"][:], dtype=torch.float64)
         return {

@@ -43,7 +43,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from dsprune.errors import UserError
 from dsprune.recipe import Task as TaskSettings
 from dsprune.registry import TASKS
-from dsprune.tasks.examples import LABELS, Batch, Collate, check_tokens, spread, without_labels
+from dsprune.tasks.examples import LABELS, Batch, Collate, check_tokens, map_rows, spread, without_labels
 from dsprune.tasks.rows import Column
 from dsprune.tasks.source import Benchmark, Split
 
@@ -127,7 +127,7 @@ class Task(ABC):
         rows = spread(self.load(split), limit)
         if not len(rows):
             raise UserError(f"task.{split}: no examples: give a file or data set that has some")
-        data = rows.map(partial(self.encode, tokenizer), batched=True, remove_columns=rows.column_names)
+        data = map_rows(rows, partial(self.encode, tokenizer), batched=True, remove_columns=rows.column_names)
         check_tokens(data, split)
         return data
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 import torch
-import torchmetrics.functional.classification as metrics
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import (
@@ -30,11 +30,23 @@ __all__ = ["HEAD", "TextClassification", "TextTask"]
 
 HEAD = Head(AutoModelForSequenceClassification, ("ForSequenceClassification",), "sequence-classification")
 
+
+def _metrics() -> ModuleType:
+    """Return torchmetrics, which loads matplotlib, at the first score."""
+    import torchmetrics.functional.classification as metrics
+
+    return metrics
+
+
 METRICS: Mapping[str, Callable[[Tensor, Tensor, int], Tensor]] = {
-    "accuracy": lambda predicted, labels, num: metrics.multiclass_accuracy(predicted, labels, num, "micro"),
-    "f1": lambda predicted, labels, num: metrics.binary_f1_score(predicted, labels),
-    "f1_macro": lambda predicted, labels, num: metrics.multiclass_f1_score(predicted, labels, num, "macro"),
-    "matthews": lambda predicted, labels, num: metrics.binary_matthews_corrcoef(predicted, labels),
+    "accuracy": lambda predicted, labels, num: _metrics().multiclass_accuracy(
+        predicted, labels, num, "micro"
+    ),
+    "f1": lambda predicted, labels, num: _metrics().binary_f1_score(predicted, labels),
+    "f1_macro": lambda predicted, labels, num: _metrics().multiclass_f1_score(
+        predicted, labels, num, "macro"
+    ),
+    "matthews": lambda predicted, labels, num: _metrics().binary_matthews_corrcoef(predicted, labels),
 }
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import sacrebleu
 from datasets import Dataset, concatenate_datasets
 from transformers import AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CODES
@@ -219,6 +218,8 @@ def _tokens(
 
 
 def _bleu(language: str, translations: list[str], references: list[str]) -> float:
+    import sacrebleu
+
     tokenize = BLEU_TOKENIZERS.get(language, "13a")
     return sacrebleu.corpus_bleu(translations, [references], tokenize=tokenize).score
 

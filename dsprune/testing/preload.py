@@ -14,8 +14,9 @@ import dsprune.commands.report
 import dsprune.methods.fisher
 import dsprune.tasks.text_classification
 import dsprune.train.train  # noqa: F401
-from dsprune.zero.ops import load_collectives
+from dsprune.zero.ops import import_muon, load_collectives
 
 load_collectives()
+import_muon()
 get_checkpoint_conversion_mapping("bert")  # a thousand regular expressions, of all models
 gc.freeze()  # so that a collection in a fork does not copy the pages of what was imported

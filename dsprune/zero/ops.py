@@ -5,6 +5,7 @@ import hashlib
 import os
 import sys
 import sysconfig
+from importlib import import_module
 from pathlib import Path
 
 import deepspeed
@@ -12,6 +13,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.git_version_info import installed_ops
 from deepspeed.ops.op_builder.builder import OpBuilder
+from deepspeed.runtime import compiler
 from torch.utils import cpp_extension
 
 from dsprune.errors import CheckFailedError, UserError
@@ -24,6 +26,7 @@ __all__ = [
     "extensions_folder",
     "find_stale_locks",
     "has_backend",
+    "import_muon",
     "is_built",
     "load_collectives",
     "needed_ops",
@@ -129,6 +132,19 @@ def load_collectives() -> None:
         builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
         if builder is not None and builder.is_compatible(verbose=False):  # None: not on a CPU
             builder.load(verbose=False)
+
+
+def import_muon() -> None:
+    """Import DeepSpeed's Muon without torch's compiler.
+
+    DeepSpeed imports it for every optimizer, and its import compiles kernels, which loads the compiler in a second or
+    two. dsprune does not train with Muon.
+    """
+    compiles, compiler.compile = compiler.compile, lambda: compiler.dummy_decorator
+    try:
+        import_module("deepspeed.runtime.zero.muon.original_muon")
+    finally:
+        compiler.compile = compiles
 
 
 def find_stale_locks() -> list[Path]:

@@ -1,6 +1,8 @@
 """Tests take helpers from `dsprune.testing` and from their own folder or one above it; scripts and tests are apart."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,3 +37,22 @@ def test_a_test_imports_helpers_of_its_own_folder_or_one_above_it() -> None:
                 home = name.rsplit(".", 2)[0]
                 assert f"{folder}.".startswith(f"{home}."), f"{path}: {name}"
                 assert ".test_" not in name, f"{path}: {name}"
+
+
+def test_a_start_loads_no_library_before_it_is_used() -> None:
+    """`--help` without torch; `plan` and training without what only draws, scores, tracks or compiles."""
+    code = """
+import sys
+import dsprune.commands.cli
+print(*sorted({"torch", "transformers", "datasets", "deepspeed"} & sys.modules.keys()))
+import dsprune.commands.plan.plan, dsprune.train.train, dsprune.registry
+from dsprune.zero.ops import import_muon
+for name in dsprune.registry.TASKS:
+    dsprune.registry.TASKS.get(name)
+import_muon()
+rare = {"matplotlib", "torchmetrics", "sacrebleu", "wandb", "torch._inductor.select_algorithm"}
+print("then:", *sorted(rare & sys.modules.keys()))
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[0] == ""
+    assert run.stdout.splitlines()[-1] == "then:"
