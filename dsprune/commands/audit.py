@@ -35,6 +35,7 @@ def _table(result: Audit) -> Table:
     table = Table(
         "tensor", "weights", "zeros", "sparsity", title=cell(f"{result.folder}, step {result.step}")
     )
+    table.columns[0].overflow = "fold"  # a name that is cut names no tensor
     for column in table.columns[1:]:
         column.justify = "right"
     rows = [(t.name, t.numel, count) for t, count in zip(result.tensors, result.counts, strict=True)]

@@ -110,8 +110,8 @@ def status(folders: Sequence[Path], console: Console) -> None:
 
 
 def _runs_in(folder: Path) -> list[Path]:
-    """Return the folder itself where it holds a run or checkpoints, or nothing at all; else the runs below it."""
-    if RunFolder(folder).status.exists() or find_checkpoints(folder):
+    """Return the folder itself where it holds a run, or no run is below it; else the runs below it."""
+    if RunFolder(folder).status.exists():
         return [folder]
     return sorted(file.parent for file in folder.rglob(RunFolder(folder).status.name)) or [folder]
 

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from rich.console import Console
 
+from dsprune.checkpoint.tags import TAG_MANIFEST, TagManifest
 from dsprune.commands.status import SILENCE, read_run_state, status
 from dsprune.errors import UserError
 from dsprune.train.run_folder import RunFolder
@@ -147,8 +148,10 @@ def test_a_folder_among_others_that_is_no_run_is_said_to_be_none(tmp_path: Path,
 def test_a_parent_folder_shows_the_runs_below_it_with_their_whole_names(tmp_path: Path, now: float) -> None:
     for name in ("a-rather-long-name-of-a-run-with-seed-1", "a-rather-long-name-of-a-run-with-seed-2"):
         (tmp_path / "suite").mkdir(exist_ok=True)
-        write_run(tmp_path / "suite" / name, now)
-    lines = shown(tmp_path)
+        run = write_run(tmp_path / "suite" / name, now)
+        complete = TagManifest(step=30, files={}).model_dump_json()
+        (run.checkpoints / "global_step30" / TAG_MANIFEST).write_text(complete)
+    lines = shown(tmp_path / "suite")
     assert [line.split()[0].rpartition("-")[2] for line in lines[1:]] == ["1", "2"]
     narrow = Console(file=io.StringIO(), width=80)
     status([tmp_path], narrow)
