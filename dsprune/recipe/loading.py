@@ -21,6 +21,7 @@ __all__ = [
     "load_recipe",
     "load_task",
     "override",
+    "override_all",
     "read_recipe",
     "recipe_text",
     "shipped_recipes",
@@ -119,12 +120,30 @@ def check_recipe(values: dict[str, Any]) -> Recipe:
 
 
 def _validate(section: type[S], values: dict[str, Any], overrides: Sequence[str]) -> S:
-    for text in overrides:
-        override(values, text)
+    override_all(values, overrides)
     try:
         return section.model_validate(values)
     except ValidationError as error:
         raise UserError(describe(error, section)) from None
+
+
+def override_all(values: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set values, each given as `key.sub=value`, in place.
+
+    Raises:
+        UserError: as `override`; or a dense learning rate is set that the recipe's own peak would hide.
+    """
+    for text in overrides:
+        override(values, text)
+    keys = {text.partition("=")[0].strip() for text in overrides}
+    rate = values.get("learning_rate")
+    if isinstance(rate, dict) and "learning_rate.dense" in keys and "learning_rate.peak" not in keys:
+        dense, peak = rate["dense"], rate.get("peak")
+        if None not in (dense, peak):
+            raise UserError(
+                f"learning_rate.dense: value {short(dense)}: has no effect beside the recipe's learning_rate.peak, "
+                f"{short(peak)}: add learning_rate.peak=null"
+            )
 
 
 def override(values: dict[str, Any], text: str) -> None:

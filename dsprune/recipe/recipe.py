@@ -132,7 +132,7 @@ def _lines(
     key: str = "",
 ) -> Iterator[str]:
     for name in (name for name in section.model_fields if name in values):
-        if not key and values[name] is not None:
+        if not key:
             yield ""
         value, inner = values[name], section_of(section, name)
         yield from comment(first_sentence(section, name), WIDTH)

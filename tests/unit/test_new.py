@@ -175,6 +175,12 @@ def test_equal_rows_and_rare_labels_are_held_out_with_care() -> None:
     assert set(held["label"].to_pylist()) == {"common", "rare"}
 
 
+def test_inputs_are_no_longer_than_the_model_takes(bert: str) -> None:
+    tiny_sentiment(Path("data"), 64)
+    small = tiny_bert(Path("small"), max_position_embeddings=24)
+    assert load_recipe(str(made("--data", "data/train.csv", "--model", str(small)))).task.max_length == 24  # type: ignore[union-attr]
+
+
 def test_a_small_file_lowers_the_batch(headless: str, capsys: pytest.CaptureFixture[str]) -> None:
     tiny_sentiment(Path("data"), 20)
     recipe = load_recipe(str(made("--data", "data/train.csv", "--model", headless)))

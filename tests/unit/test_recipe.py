@@ -1,3 +1,4 @@
+import math
 from contextlib import suppress
 from pathlib import Path
 
@@ -199,6 +200,7 @@ class TestNumbers:
             ("distillation={teacher: t, temperature: 1e20}", "distillation.temperature: value .*: must be less than"),
             ("budget.batch=!!int ''", "override .*: not valid YAML: found the tag tag:yaml.org,2002:int"),
             ("pruning={sparsity: 0.5, sparsity: 0.6}", "override .*: found the key 'sparsity' twice"),
+            ("learning_rate.dense=2e-4", "learning_rate.dense: value 0.0002: has no effect .*peak, 5e-05: add"),
             (f"task={1000 * '['}", "override .*: found more than 50 levels of nesting"),
         ],
     )  # fmt: skip
@@ -206,6 +208,12 @@ class TestNumbers:
         with pytest.raises(UserError, match=message) as caught:
             load_recipe("glue-90", [override])
         assert "\n" not in str(caught.value)
+
+    def test_a_dense_rate_counts_where_the_recipe_gives_no_peak(self) -> None:
+        overrides = ["learning_rate.dense=2e-4", "learning_rate.peak=null"]
+        assert load_recipe("glue-90", overrides).learning_rate.peak == pytest.approx(
+            2e-4 * (1 + math.log(10))
+        )
 
     @pytest.mark.parametrize("text", [r"a\0b", r"a\nb", r"a\e[2Jb", r"a\u202eb"])
     @pytest.mark.parametrize("field", ["output", "model.path", "tracking.group", "deepspeed"])

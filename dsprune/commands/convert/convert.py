@@ -12,7 +12,7 @@ from dsprune.commands.convert.deepspeed import convert_deepspeed, is_deepspeed
 from dsprune.commands.convert.source import Notes, read_source
 from dsprune.commands.convert.sparseml import convert_sparseml, is_sparseml
 from dsprune.errors import UserError
-from dsprune.recipe.loading import check_recipe, override
+from dsprune.recipe.loading import check_recipe, override, override_all
 from dsprune.schedule import recipe_timetable
 from dsprune.utils.console import say
 from dsprune.utils.documents import read_json, write_yaml
@@ -87,8 +87,7 @@ def convert_file(file: Path, overrides: Sequence[str] = ()) -> Converted:
     notes.missing["budget.batch"] = notes.missing.get(
         "budget.batch", "examples of an optimizer step, over all ranks"
     )
-    for text in overrides:
-        override(values, text)
+    override_all(values, overrides)
     notes.missing = {field: why for field, why in notes.missing.items() if not _has(values, field)}
     _check(values, notes, str(file), in_epochs=in_epochs)
     header = [f"Converted by `dsprune convert` from {file.name}, {kind}.", *notes.lines()]

@@ -1,5 +1,6 @@
 """`dsprune new`: write a commented recipe of one's own, and split its data where there is nothing to validate on."""
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
@@ -17,7 +18,7 @@ from dsprune.errors import UserError
 from dsprune.model.pretrained import load_config
 from dsprune.recipe import Recipe
 from dsprune.recipe import Task as TaskSettings
-from dsprune.recipe.loading import check_recipe, override, read_recipe
+from dsprune.recipe.loading import check_recipe, override_all, read_recipe
 from dsprune.recipe.recipe import commented
 from dsprune.tasks.data_files import READERS, read_table, suffix_of
 from dsprune.tasks.labels import name_of
@@ -85,8 +86,7 @@ def new(name: str, asked: Asked, console: Console) -> Path:
         )
     values = {**read_recipe(asked.source)[1], "name": path.stem}
     remarks = list(_replace(values, asked, path))
-    for text in asked.overrides:
-        override(values, text)
+    override_all(values, asked.overrides)
     recipe = check_recipe(values)
     del values["name"]
     replace_text(path, HEADER.format(path, asked.source) + commented(values, Recipe, _useless(recipe)))
@@ -127,6 +127,7 @@ def _own_data(values: dict[str, Any], asked: Asked, data: Path, path: Path) -> I
         "max_length": length,
         **found.settings,
     }
+    section["max_length"] = min(section["max_length"], _positions(values))
     task = build_task(check_recipe({**values, "task": section}).task or TaskSettings(name=found.task))
     examples = task.load("train")
     chosen = "".join(f", task.{field}={value}" for field, value in found.settings.items())
@@ -165,6 +166,17 @@ def _is_causal(values: dict[str, Any]) -> bool:
     path = (values.get("model") or {}).get("path")
     names = load_config(path).architectures if path else None
     return any("CausalLM" in name or "LMHead" in name for name in names or ())
+
+
+def _positions(values: dict[str, Any]) -> float:
+    """Return the longest input of the recipe's model in tokens; infinity if its folder does not tell."""
+    path = (values.get("model") or {}).get("path", "")
+    number = (
+        getattr(load_config(path), "max_position_embeddings", None)
+        if Path(path, "config.json").is_file()
+        else None
+    )
+    return number if isinstance(number, int) and number > 0 else math.inf
 
 
 def _useless(recipe: Recipe) -> dict[str, tuple[str, ...]]:
