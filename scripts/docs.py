@@ -3,8 +3,10 @@
 pip install -e '.[docs]' && mkdocs build --strict
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,33 +29,74 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # ---- the recipe
 
+EXAMPLES: Mapping[str, Any] = {
+    "name": "reviews-90",
+    "model.tokenizer": "google-bert/bert-base-uncased",
+    "model.layers": [0, 2, 4, 6, 8, 10],
+    "model.vocabulary": "used",
+    "model.new_head": True,
+    "model.resize_embeddings": True,
+    "task.name": "text-classification",
+    "task.dataset": "stanfordnlp/imdb",
+    "task.config": "plain_text",
+    "task.folder": "data/glue/SST-2",
+    "task.text_pair": "hypothesis",
+    "task.thresholds": [50.0, 60.0],
+    "task.pairs": ["en-de", "de-en"],
+    "task.max_validation": 1000,
+    "pruning.window": 100,
+    "pruning.drop": 0.3,
+    "pruning.only": ["*.attention.*.weight"],
+    "pruning.sparsities": {"*.layer.0.*": 0.5},
+    "learning_rate.rewind_at": ["50 %", "75 %"],
+    "distillation.temperatures": [1.0, 4.0],
+    "checkpoints.best": True,
+    "tracking.wandb": True,
+    "tracking.group": "three seeds",
+    "tracking.tags": ["trial"],
+    "tracking.run": "reviews at 90 %",
+    "first": 2.0,
+    "final": 1.0,
+}
+"""Examples of fields that no shipped recipe sets, or sets to something long."""
+
 
 def recipe_page() -> str:
     """Return the reference of all fields of a recipe, from the schema, with examples from the shipped recipes."""
-    examples = dict(_examples())
-    lead = "Every field, from the schema (`dsprune schema`). The examples are of shipped recipes (`dsprune recipes`)."
-    parts = ["# Recipe", lead, _fields(Recipe, "Top level", "", examples)]
+    lead = (
+        "Every field, from the schema (`dsprune schema`), with an example of a value. For examples of whole files see "
+        "the shipped recipes (`dsprune recipes`)."
+    )
+    parts = ["# Recipe", lead, _fields(Recipe, "Top level", "")]
     for name in Recipe.model_fields:
         section = section_of(Recipe, name)
         if section is not None:
-            parts.append(_fields(section, f"`{name}`", f"{name}.", examples))
-    return "\n\n".join([*parts, _fields(Ramp, "A number that changes", "", {})])
+            parts.append(_fields(section, f"`{name}`", f"{name}."))
+            parts += [_fields_of_tasks()] if name == "task" else []
+    return "\n\n".join([*parts, _fields(Ramp, "A number that changes", "")])
 
 
-def _fields(section: type[BaseModel], title: str, prefix: str, examples: Mapping[str, Any]) -> str:
+def _fields(section: type[BaseModel], title: str, prefix: str) -> str:
     definitions = recipe_schema()["$defs"]
     own = {**definitions, "Recipe": recipe_schema()}[section.__name__]
     properties = next(one for one in [own, *own.get("anyOf", ())] if "properties" in one)["properties"]
     rows = tuple(
-        (f"`{name}`", _kind(properties[name]), _meaning(field), _code(examples.get(prefix + name)))
+        (
+            f"`{name}`",
+            _kind(properties[name]),
+            *_meaning(field),
+            _example(section, name, prefix, properties[name]),
+        )
         for name, field in section.model_fields.items()
     )
-    return f"## {title}\n\n{summary_of(section)}.\n\n" + _table(("field", "type", "meaning", "example"), rows)
+    columns = ("field", "type", "default", "meaning", "example")
+    return f"## {title}\n\n{summary_of(section)}.\n\n" + _table(columns, rows)
 
 
-def _meaning(field: Any) -> str:
-    text = " ".join((field.description or "").split())
-    return f"**Required.** {text}" if field.is_required() else text
+def _meaning(field: Any) -> tuple[str, str]:
+    """Return the default of a field, and what the field means."""
+    text, _, default = " ".join((field.description or "").split()).partition(" Default: ")
+    return default.removesuffix(".") or ("required" if field.is_required() else "the defaults below"), text
 
 
 def _kind(schema: Mapping[str, Any]) -> str:
@@ -63,14 +106,23 @@ def _kind(schema: Mapping[str, Any]) -> str:
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(map(_kind, schema["anyOf"])))
     if "$ref" in schema:
-        return f"section {schema['$ref'].rpartition('/')[2]}"
+        return "number or section" if schema["$ref"].endswith("/Ramp") else "section"
     if schema.get("type") == "array" and isinstance(schema.get("items"), dict):
         return f"list of {_kind(schema['items'])}"
-    return str(schema.get("type", "any"))
+    return {"array": "two numbers", "object": "numbers by pattern"}.get(schema["type"], schema["type"])
 
 
-def _examples() -> Iterator[tuple[str, Any]]:
-    """Yield fields with a value that a shipped recipe gives them; of several, the first."""
+def _example(section: type[BaseModel], name: str, prefix: str, schema: Mapping[str, Any]) -> str:
+    """Return an example of a field: of the list above, of a shipped recipe, or the default."""
+    if section_of(section, name) not in (None, Ramp):
+        return f"[below](#{name})"
+    values = {**_shipped_values(), **EXAMPLES}
+    return _code(values.get(prefix + name, schema.get("default")))
+
+
+@cache
+def _shipped_values() -> dict[str, Any]:
+    """Return the fields to which a shipped recipe gives a value; of several values, the first."""
     found: dict[str, Any] = {}
     for recipe in shipped_recipes():
         for key, value in read_recipe(recipe)[1].items():
@@ -78,7 +130,20 @@ def _examples() -> Iterator[tuple[str, Any]]:
             for name, one in [(key, value)] if not inner else [(f"{key}.{name}", one) for name, one in inner]:
                 if one is not None:
                     found.setdefault(name, one)
-    yield from found.items()
+    return found
+
+
+def _fields_of_tasks() -> str:
+    """Return which fields each kind of task needs, and which others it reads."""
+    rows = []
+    for name, task in kinds_of_tasks().items():
+        fields: dict[bool, list[str]] = {True: [], False: []}
+        for field, default, _ in kind_fields(task):
+            fields[default == "needed"].append(f"`{field}`")
+        rows.append((f"[`{name}`](tasks.md#{name})", ", ".join(fields[True]), ", ".join(fields[False])))
+    lead = "A published data set (`dsprune tasks`) brings its data. All tasks read `max_train` and `max_validation`."
+    table = _table(("task", "needs", "also reads"), tuple(rows))
+    return f"### Fields of each kind of task\n\n{lead}\n\n{table}"
 
 
 # ---- commands and tasks
@@ -142,7 +207,8 @@ def _table(columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...]) -> str:
 
 
 def _code(value: Any) -> str:
-    return "" if value is None else f"`{value}`"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return "" if value is None else f"`{text}`"
 
 
 # ---- pages of the README
@@ -181,6 +247,29 @@ def _file_page(name: str) -> Callable[[], str]:
     return lambda: relink((ROOT / name).read_text(encoding="utf-8"))
 
 
+def notebook_page() -> str:
+    """Return the notebook with its outputs."""
+    cells = json.loads((ROOT / "examples" / "notebook.ipynb").read_text(encoding="utf-8"))["cells"]
+    where = "This page is the notebook `examples/notebook.ipynb`, with its outputs on a CPU."
+    title, *parts = [
+        "".join(cell["source"]) if cell["cell_type"] == "markdown" else _cell(cell) for cell in cells
+    ]
+    return "\n\n".join([title, where, *parts])
+
+
+def _cell(cell: Mapping[str, Any]) -> str:
+    """Return a cell of code, and what it has printed or drawn."""
+    source = "".join(cell["source"])
+    language = "bash" if source.startswith("%%bash") else "python"
+    parts = [f"```{language}\n{source.removeprefix('%%bash').strip()}\n```"]
+    for output in cell["outputs"]:
+        if picture := output.get("data", {}).get("image/png"):
+            parts.append(f"![output](data:image/png;base64,{''.join(picture.split())})")
+        elif output.get("name") == "stdout":
+            parts.append(f"```text\n{''.join(output['text']).rstrip()}\n```")
+    return "\n\n".join(parts)
+
+
 def api_page() -> str:
     """Return the page of the public names, whose documentation mkdocstrings inserts."""
     homes = {name: f"{home}.{name}" for name, home in dsprune._HOMES.items()}
@@ -202,7 +291,8 @@ OWN = ("On your own model", "Teacher logits, computed once", "Your own method or
 PAGES: Mapping[str, Callable[[], str]] = {
     "index.md": _readme_page("", "", "Results", "Limits"),
     "start.md": _readme_page("Getting started", *START),
-    "concepts.md": _readme_page("Concepts", "How it works", "Words", "A guided tour in five files"),
+    "notebook.md": notebook_page,
+    "architecture.md": _readme_page("Architecture", "How it works", "A guided tour in five files"),
     "own.md": _readme_page("Your own model and teacher", *OWN),
     "clusters.md": _readme_page("Clusters", *CLUSTERS),
     "reference/recipe.md": recipe_page,

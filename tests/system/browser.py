@@ -18,8 +18,8 @@ FLAGS = (
 )
 
 
-def _run(page: Path, *flags: str) -> str:
-    command = [BROWSER, *FLAGS, f"--user-data-dir={page.parent / 'browser'}", *flags, page.as_uri()]
+def _run(page: Path, *flags: str, profile: str = "browser") -> str:
+    command = [BROWSER, *FLAGS, f"--user-data-dir={page.parent / profile}", *flags, page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
@@ -31,8 +31,11 @@ def rendered(page: Path) -> str:
 PHONE = """<body style="margin: 0"><iframe id="page" src="{page}" width="{width}" height="900"></iframe><script>
 page.onload = () => {{
   const inside = page.contentDocument, right = element => element.getBoundingClientRect().right;
+  const scrolls = element => /auto|scroll/.test(page.contentWindow.getComputedStyle(element).overflowX);
+  const inScroll = element => element !== inside.body && (scrolls(element) || inScroll(element.parentElement));
   const over = [...inside.querySelectorAll("body *")].filter(
-    element => right(element) > {width} && !element.closest(".scroll, pre"));
+    element => right(element) > {width} && element.checkVisibility({{checkOpacity: true}})
+      && !inScroll(element.parentElement));
   document.title = JSON.stringify([inside.documentElement.scrollWidth, over.map(element => element.tagName)]);
 }};
 </script></body>"""
@@ -58,5 +61,5 @@ def screenshot(page: Path, *, dark: bool, width: int = 1100, height: int = 1600)
         f"--window-size={width},{height}",
         *(["--force-dark-mode"] if dark else []),
     ]
-    _run(page, *flags)
+    _run(page, *flags, profile=path.stem)  # of its own: pages remember their colours
     return np.asarray(Image.open(path).convert("RGB"))

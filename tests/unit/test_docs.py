@@ -1,5 +1,7 @@
 """The generated pages of the documentation, and the list of all pages."""
 
+import copy
+import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from pydantic import BaseModel
 from dsprune.commands.cli import app
 from dsprune.commands.data import kinds_of_tasks
 from dsprune.recipe import Recipe
+from dsprune.recipe.loading import check_recipe, override
 from dsprune.recipe.recipe import section_of
 from dsprune.registry import TASKS
 from tests.scripts import SCRIPTS, load
@@ -37,11 +40,47 @@ def fields(section: type[BaseModel]) -> Iterator[str]:
             yield from fields(inner)
 
 
+def rows_of(page: str) -> Iterator[list[str]]:
+    """The cells of the tables of a page, with its heading before them."""
+    heading = ""
+    for line in page.splitlines():
+        heading = line if line.startswith("#") else heading
+        if line.startswith("| `"):
+            yield [heading, *line.strip("| ").split(" | ")]
+
+
 def test_the_reference_has_every_field_of_a_recipe(pages: dict[str, str]) -> None:
-    assert not [name for name in fields(Recipe) if f"| `{name}` |" not in pages["reference/recipe.md"]]
-    rows = [line for line in pages["reference/recipe.md"].splitlines() if line.startswith("| `")]
-    assert all(line.split(" | ")[2].strip() for line in rows), "each has a meaning"
+    rows = list(rows_of(pages["reference/recipe.md"]))
+    assert set(fields(Recipe)) == {name.strip("`") for _, name, *_ in rows}
+    assert all(cell for row in rows for cell in row), "each has a type, a default, a meaning and an example"
     assert "| `cubic`" in pages["reference/recipe.md"] or "one of `cubic`, " in pages["reference/recipe.md"]
+
+
+SMALLEST = {
+    "model": {"path": "model"},
+    "task": {"name": "sst2"},
+    "budget": {"batch": 32},
+    "pruning": {"sparsity": 0.9},
+    "distillation": {"teacher": "teacher"},
+    "name": "smallest",
+}
+
+
+def test_every_example_of_the_reference_is_a_value_of_its_field(pages: dict[str, str]) -> None:
+    for heading, name, *_, example in rows_of(pages["reference/recipe.md"]):
+        section = heading.removeprefix("## ").strip("`")
+        if not example.startswith("[below]") and not section.startswith("A number"):
+            key = name.strip("`") if section == "Top level" else f"{section}.{name.strip('`')}"
+            values = copy.deepcopy(SMALLEST) | (
+                {"task": {"name": "sst2", "dataset": "d"}} if "config" in key else {}
+            )
+            override(values, f"{key}={example.strip('`')}")
+            check_recipe(values)
+
+
+def test_the_reference_tells_which_fields_a_task_needs(pages: dict[str, str]) -> None:
+    text = pages["reference/recipe.md"]
+    assert "| [`translation`](tasks.md#translation) | `train`, `validation`, `pairs` |" in text
 
 
 def test_the_reference_has_every_command_with_its_options(pages: dict[str, str]) -> None:
@@ -75,7 +114,10 @@ def test_every_link_leads_to_a_page_or_a_picture(pages: dict[str, str]) -> None:
     pictures = {path.name for path in (ROOT / "docs").glob("*.svg")}
     for path, text in pages.items():
         for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
-            assert "://" in link or link in pages or link in pictures, f"{path}: {link}"
+            place = posixpath.normpath(posixpath.join(posixpath.dirname(path), link))
+            assert "://" in link or place in pages or place in pictures or link.startswith("data:"), (
+                f"{path}: {link}"
+            )
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,8 @@ def _choices(plan: Plan) -> Iterator[tuple[str, str, str]]:
         why = "the dense phase" if start == "fine-tuned" else "half of the dense phase"
         yield "learning_rate.warmup", f"{timetable.warmup_steps} steps", f"{start}: {why}"
     if rate.rewind is None:
-        apart = "apart or more" if timetable.rewind else "apart at least, which a return to the peak needs"
-        why = f"mask updates are {'' if timetable.rewind else 'not '}{SHORTEST_INTERVAL} steps {apart}"
+        apart = "or more steps apart" if timetable.rewind else "steps apart, too few for a return to the peak"
+        why = f"mask updates are {'' if timetable.rewind else 'less than '}{SHORTEST_INTERVAL} {apart}"
         yield "learning_rate.rewind", str(timetable.rewind).lower(), why
     if rate.dense_peak is None:
         why = (
