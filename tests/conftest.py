@@ -15,6 +15,9 @@ from tests import debian
 os.environ["HF_HUB_OFFLINE"] = "1"
 # DeepSpeed imports an optimizer whose decorator imports torch's whole compiler: a tenth of a rank's start.
 os.environ["TORCHDYNAMO_DISABLE"] = "1"
+# Triton reads it when it is imported: without a GPU, its kernels are interpreted.
+if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd")):
+    os.environ["TRITON_INTERPRET"] = "1"
 # What a shell or nohup starts in the background ignores Ctrl-C or SIGHUP, and so would all processes of the tests.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.engine.guard import WeightGuard
-from dsprune.masks.bits import apply_, count_kept
+from dsprune.kernels.product import Product
+from dsprune.masks.bits import apply_all_, count_kept
 from dsprune.methods.method import RegrowingMethod, ShardContext, find_method
 from dsprune.registry import SCOPES
 from dsprune.schedule import MaskUpdate
@@ -98,10 +99,9 @@ class Pruner:
             self._zeroed = False
             _, bits = self._pending
         layout = self.state.layout
-        for index, row in enumerate(bits):
-            gradient = layout.gradient(index)
-            if gradient is not None:
-                apply_(row, gradient)
+        gradients = [(row, layout.gradient(index)) for index, row in enumerate(bits)]
+        found = [(row, gradient) for row, gradient in gradients if gradient is not None]
+        apply_all_([row for row, _ in found], [gradient for _, gradient in found])
         layout.refresh_gradient_norms()
 
     def after_step(self, applied: bool) -> None:
@@ -147,9 +147,9 @@ class Pruner:
         started, sent = time.perf_counter(), state.comm.bytes_sent
         tensors = [shard.tensor for shard in layout.shards]
         groups = update_groups(tensors, state.pruning, state.timetable.progress(update))
-        scorers, kept = self._scorers(method.scores, step), state.masks.bits
+        scorers, kept = self._scorers(method.scores, method.product, step), state.masks.bits
         if isinstance(method, RegrowingMethod):
-            growth = self._scorers(method.growth_scores, step)
+            growth = self._scorers(method.growth_scores, lambda _: None, step)
             first = FIRST_DROP if state.pruning.drop is None else state.pruning.drop
             fraction = drop_fraction(state.timetable.update_progress(update), first)
             bits = select_regrowing(layout.shards, scorers, growth, kept, groups, fraction, state.comm)
@@ -166,12 +166,17 @@ class Pruner:
         count = sum(count_kept(new & ~old) for new, old in zip(bits, self.state.masks.bits, strict=True))
         return int(self.state.comm.all_reduce_sum(torch.tensor(count)))
 
-    def _scorers(self, scores: Callable[[ShardContext], Tensor], step: int) -> list[Scorer]:
+    def _scorers(
+        self,
+        scores: Callable[[ShardContext], Tensor],
+        product: Callable[[ShardContext], Product | None],
+        step: int,
+    ) -> list[Scorer]:
         """Return scores of this rank's shards. Collective in scope `normalized`: every rank must call this."""
         layout = self.state.layout
 
         def scorer(context: ShardContext) -> Scorer:
-            return Scorer(lambda part: scores(context[part]), self._method.absolute)
+            return Scorer(lambda part: scores(context[part]), self._method.absolute, product(context))
 
         newest = enumerate(self.state.accumulators.newest)
         scorers = [scorer(self._context(index, step, row)) for index, row in newest]
@@ -202,7 +207,9 @@ class Pruner:
         if self._pending is None or self._zeroed:
             return
         layout = self.state.layout
-        for index, bits in enumerate(self._pending[1]):
-            for view in (layout.weight(index), *layout.states(index).values()):
-                apply_(bits, view)
+        views = [
+            (layout.weight(index), *layout.states(index).values()) for index in range(len(layout.shards))
+        ]
+        pairs = [(row, view) for row, each in zip(self._pending[1], views, strict=True) for view in each]
+        apply_all_([row for row, _ in pairs], [view for _, view in pairs])
         self._zeroed = True

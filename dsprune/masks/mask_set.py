@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dsprune.kernels.cpu import kernel_for
 from dsprune.masks.bits import count_kept, num_bytes, pack, unpack
 from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.utils.randomness import hash_text, mix64
 
-__all__ = ["Finding", "MaskSet", "check_shard"]
+__all__ = ["Finding", "MaskSet", "check_shard", "digest_eager"]
 
 CHUNK = 1 << 20  # weights at a time, a multiple of 8
 
@@ -75,14 +76,22 @@ class MaskSet:
 
 
 def _digest(shard: Shard, bits: Tensor) -> Tensor:
-    total = torch.zeros((), dtype=torch.int64)
-    salt = hash_text(shard.tensor.name)
-    for start in range(0, shard.numel, CHUNK):
-        size = min(CHUNK, shard.numel - start)
-        packed = bits[start // 8 : num_bytes(start + size)]
-        pruned = (~unpack(packed, size)).nonzero().view(-1)
-        total += mix64(pruned + (shard.start + start + salt)).sum().cpu()  # int64 wraps around
-    return total
+    first = shard.start + hash_text(shard.tensor.name)
+    kernel = kernel_for(bits)
+    if kernel is None:
+        return digest_eager(bits, shard.numel, first)
+    return torch.tensor(kernel.digest(bits, shard.numel, first))
+
+
+def digest_eager(bits: Tensor, num_weights: int, first: int) -> Tensor:
+    """Return the sum of the hashes of the pruned weights, whose numbers begin at `first`, as an int64 scalar."""
+    total = torch.zeros((), dtype=torch.int64, device=bits.device)
+    for start in range(0, num_weights, CHUNK):
+        size = min(CHUNK, num_weights - start)
+        numbers = torch.arange(start, start + size, device=bits.device) + first
+        kept = unpack(bits[start // 8 : num_bytes(start + size)], size)
+        total += mix64(numbers).masked_fill_(kept, 0).sum()  # int64 wraps around
+    return total.cpu()
 
 
 @dataclass(frozen=True)

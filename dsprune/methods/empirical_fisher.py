@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from dsprune.kernels.product import Product
 from dsprune.methods.method import Accumulator, Method, ShardContext
 
 __all__ = ["EmpiricalFisher"]
@@ -32,4 +33,8 @@ class EmpiricalFisher(Method):
 
     def scores(self, context: ShardContext) -> Tensor:
         """Return `w sqrt(F)`, whose absolute value has the order of `w^2 F` and does not underflow."""
-        return context.weight * context.accumulators["squares"].sqrt()
+        return self.product(context).values()
+
+    def product(self, context: ShardContext) -> Product:
+        """Return the weights times the roots of the sums."""
+        return Product(context.weight, root=context.accumulators["squares"])

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from dsprune.kernels.product import Product
 from dsprune.methods.method import Method, ShardContext
 
 __all__ = ["Fisher"]
@@ -31,7 +32,10 @@ class Fisher(Method):
 
     def scores(self, context: ShardContext) -> Tensor:
         """Return `w sqrt(v)`, whose absolute value has the order of `w^2 v` and does not underflow."""
+        product = self.product(context)
+        return context.weight * context.unscaled_gradient() if product is None else product.values()
+
+    def product(self, context: ShardContext) -> Product | None:
+        """Return the same, unless the squared gradient takes the place of the second moment."""
         second_moment = context.state.get("exp_avg_sq")
-        if second_moment is not None:
-            return context.weight * second_moment.sqrt()
-        return context.weight * context.unscaled_gradient()
+        return None if second_moment is None else Product(context.weight, root=second_moment)

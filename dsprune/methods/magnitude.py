@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from dsprune.kernels.product import Product
 from dsprune.methods.method import Method, ShardContext
 
 __all__ = ["Magnitude"]
@@ -21,3 +22,7 @@ class Magnitude(Method):
     def scores(self, context: ShardContext) -> Tensor:
         """Return the weights themselves; `absolute` orders them by absolute value without a copy."""
         return context.weight
+
+    def product(self, context: ShardContext) -> Product:
+        """Return the same."""
+        return Product(context.weight)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dsprune.errors import UserError
+from dsprune.kernels.product import Product
 from dsprune.model.shard import PrunableTensor
 from dsprune.recipe import Pruning
 from dsprune.registry import METHODS
@@ -116,6 +117,13 @@ class Method(ABC):
     @abstractmethod
     def scores(self, context: ShardContext) -> Tensor:
         """Return float32 scores, one per weight; the lowest are pruned first."""
+
+    def product(self, context: ShardContext) -> Product | None:
+        """Return the scores as a product, if they are one: kernels then compute them in the pass that ranks them.
+
+        Its values are those of `scores`, bit for bit. None: the scores are computed first, a part at a time.
+        """
+        return None
 
     @classmethod
     def bytes_per_weight(cls) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from dsprune.kernels.product import Product
 from dsprune.methods.method import Accumulator, Method, ShardContext
 
 __all__ = ["Movement"]
@@ -32,3 +33,7 @@ class Movement(Method):
     def scores(self, context: ShardContext) -> Tensor:
         """Return the sums."""
         return context.accumulators["movement"]
+
+    def product(self, context: ShardContext) -> Product:
+        """Return the same."""
+        return Product(context.accumulators["movement"])

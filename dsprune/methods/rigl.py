@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from dsprune.kernels.product import Product
 from dsprune.methods.method import RegrowingMethod, ShardContext
 
 __all__ = ["RigL"]
@@ -26,6 +27,10 @@ class RigL(RegrowingMethod):
     def scores(self, context: ShardContext) -> Tensor:
         """Return the weights, which `absolute` orders by absolute value."""
         return context.weight
+
+    def product(self, context: ShardContext) -> Product:
+        """Return the weights."""
+        return Product(context.weight)
 
     def growth_scores(self, context: ShardContext) -> Tensor:
         """Return the gradients, also ordered by absolute value."""

@@ -1,15 +1,16 @@
 """The passes of a selection over this rank's scores, which communicate nothing."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from dsprune.masks.bits import pick
 from dsprune.model.shard import Shard
 from dsprune.selection.groups import Group
-from dsprune.selection.scan import Scan, Scorer, scan, settle, to_keys
+from dsprune.selection.passes import sample_all, scan_all, settle_all
+from dsprune.selection.scan import Scan, Scorer
 from dsprune.selection.search import Search, histogram
 
 __all__ = ["Bracket", "Counts", "LocalScores", "ShardScores"]
@@ -62,7 +63,8 @@ class ShardScores:
         groups: Sequence[Group],
     ) -> None:
         self._shards, self._scorers, self._kept, self._groups = shards, scorers, kept, groups
-        self._samples = [self._sample(group) for group in groups]
+        keys = sample_all(shards, scorers, kept, self._sampled_parts())
+        self._samples = [torch.cat([keys[place] for place in group.tensors]) for group in groups]
         self._found: list[Scan] = []
         self._inside: list[Tensor] = []
 
@@ -72,14 +74,12 @@ class ShardScores:
 
     def scan(self, brackets: Sequence[Bracket]) -> Counts:
         """See `LocalScores`."""
-        bracket_of = {
-            place: ends for group, ends in zip(self._groups, brackets, strict=True) for place in group.tensors
-        }
-        shards = zip(self._scorers, self._shards, self._kept, strict=True)
-        self._found = [
-            scan(scorer, shard.numel, bits, *bracket_of[place])
-            for place, (scorer, shard, bits) in enumerate(shards)
-        ]
+        ranges = [(0, 0)] * len(self._shards)
+        for group, ends in zip(self._groups, brackets, strict=True):
+            for place in group.tensors:
+                ranges[place] = ends
+        expected = partial(self._expected_inside, brackets)
+        self._found = scan_all(self._shards, self._scorers, self._kept, ranges, expected)
         found = [[self._found[place] for place in group.tensors] for group in self._groups]
         self._inside = [torch.cat([part.inside for part in parts]) for parts in found]
         return Counts(
@@ -99,20 +99,26 @@ class ShardScores:
 
     def settle(self, thresholds: Sequence[int], shares: Sequence[int]) -> list[Tensor]:
         """See `LocalScores`."""
-        return [settle(*settled) for settled in zip(self._found, thresholds, shares, strict=True)]
+        return settle_all(self._found, thresholds, shares)
 
-    def _sample(self, group: Group) -> Tensor:
-        """Return the keys of every `stride`-th weight of the group, as far as this rank owns them."""
-        offset = 0  # of the tensor in the group
-        keys = []
-        for place in group.tensors:
-            shard, scorer = self._shards[place], self._scorers[place]
-            part = slice(-(offset + shard.start) % group.stride, shard.numel, group.stride)
-            if part.start < shard.numel:
-                mask = pick(self._kept[place], part, shard.numel)
-                keys.append(to_keys(scorer.values(part), scorer.absolute, mask))
-            offset += shard.tensor.numel
-        return torch.cat(keys) if keys else torch.empty(0, dtype=torch.int32)
+    def _sampled_parts(self) -> list[slice]:
+        """Return which weights of each shard are sampled: every `stride`-th of its group."""
+        parts = [slice(0)] * len(self._shards)
+        for group in self._groups:
+            offset = 0  # of the tensor in the group
+            for place in group.tensors:
+                shard = self._shards[place]
+                start = min(-(offset + shard.start) % group.stride, shard.numel)
+                parts[place] = slice(start, shard.numel, group.stride)
+                offset += shard.tensor.numel
+        return parts
+
+    def _expected_inside(self, brackets: Sequence[Bracket]) -> int:
+        """Return about how many of this rank's keys are inside the brackets, by the sample."""
+        given = zip(self._groups, self._samples, brackets, strict=True)
+        return sum(
+            group.stride * int(((keys >= low) & (keys <= high)).sum()) for group, keys, (low, high) in given
+        )
 
 
 def _histograms(keys: Sequence[Tensor], search: Search) -> Tensor:

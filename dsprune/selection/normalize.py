@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import inf, isfinite, sqrt
 
 import torch
@@ -63,4 +64,5 @@ def _factor(largest: float, squares: int, numel: int) -> float:
 
 
 def _scaled(scorer: Scorer, factor: float) -> Scorer:
-    return Scorer(lambda part: scorer.values(part) * factor, scorer.absolute)
+    product = None if scorer.product is None else replace(scorer.product, scale=factor)
+    return Scorer(lambda part: scorer.values(part) * factor, scorer.absolute, product)

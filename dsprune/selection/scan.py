@@ -16,7 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dsprune.masks.bits import kernel_for, num_bytes, pack, prune_, unpack
+from dsprune.kernels.cpu import kernel_for
+from dsprune.kernels.product import Product
+from dsprune.masks.bits import num_bytes, pack, pick, prune_, unpack
 
 __all__ = [
     "HIGHEST_KEY",
@@ -26,9 +28,13 @@ __all__ = [
     "Scan",
     "Scorer",
     "parts",
+    "sample",
+    "sample_eager",
     "scan",
     "scan_eager",
     "settle",
+    "settle_eager",
+    "settled",
     "to_keys",
 ]
 
@@ -53,6 +59,7 @@ def to_keys(scores: Tensor, absolute: bool, kept: Tensor) -> Tensor:
 
 
 CHUNK = {"cpu": 1 << 19}  # weights at a time: few calls, and temporaries stay in the cache
+CHUNK_WITHOUT_TEMPORARIES = 1 << 21
 CHUNK_ACCELERATOR = 1 << 24
 
 
@@ -63,10 +70,18 @@ class Scorer:
     Attributes:
         values: returns the float32 values of a part of the shard, which do not depend on the part.
         absolute: whether the scores are the absolute values of these; the scan takes them on the fly.
+        product: the same values as a product, which kernels compute on the fly too; None if they are none.
     """
 
     values: Callable[[slice], Tensor]
     absolute: bool = False
+    product: Product | None = None
+
+    def part(self, part: slice) -> Product:
+        """Return a part of the values, computed already unless they are a product of float32 numbers."""
+        if self.product is not None and all(given.dtype == torch.float32 for given in self.product.tensors):
+            return self.product[part]
+        return Product(self.values(part).contiguous())
 
 
 class Scan(NamedTuple):
@@ -97,38 +112,65 @@ def scan(scorer: Scorer, numel: int, kept: Tensor, low: int, high: int) -> Scan:
         low: first key of the range.
         high: last key of the range.
     """
-    num_below = num_nan = 0
     new_kept = torch.empty_like(kept)
-    inside = [kept.new_empty(0, dtype=torch.int32)]
-    places = [kept.new_empty(0, dtype=torch.int64)]
-    for part in parts(numel, kept.device):
-        values = scorer.values(part).contiguous()
-        kernel = kernel_for(values)
-        scan_chunk = scan_eager if kernel is None else kernel.scan
-        packed = slice(part.start // 8, num_bytes(part.stop))
-        below, nan, keys, at = scan_chunk(values, scorer.absolute, kept[packed], low, high, new_kept[packed])
-        num_below += below
-        num_nan += nan
-        inside.append(keys)
-        places.append(at.add_(part.start))
-    return Scan(num_below, num_nan, torch.cat(inside), torch.cat(places), new_kept)
+    step = CHUNK_WITHOUT_TEMPORARIES if scorer.product is not None else None
+    found = [_scan_part(scorer, kept, low, high, new_kept, part) for part in parts(numel, kept.device, step)]
+    if len(found) == 1:
+        return Scan(*found[0], new_kept)
+    below, nans, inside, places = zip(*found, strict=True) if found else ((), (), (), ())
+    keys = [*inside, kept.new_empty(0, dtype=torch.int32)]
+    at = [*places, kept.new_empty(0, dtype=torch.int64)]
+    return Scan(sum(below), sum(nans), torch.cat(keys), torch.cat(at), new_kept)
+
+
+def _scan_part(
+    scorer: Scorer, kept: Tensor, low: int, high: int, new_kept: Tensor, part: slice
+) -> tuple[int, int, Tensor, Tensor]:
+    scores = scorer.part(part)
+    kernel = kernel_for(scores.first)
+    scan_chunk = scan_eager if kernel is None else kernel.scan
+    packed = slice(part.start // 8, num_bytes(part.stop))
+    below, nan, keys, at = scan_chunk(scores, scorer.absolute, kept[packed], low, high, new_kept[packed])
+    return below, nan, keys, at.long().add_(part.start)
 
 
 def scan_eager(
-    scores: Tensor, absolute: bool, kept: Tensor, low: int, high: int, new_kept: Tensor
+    scores: Product, absolute: bool, kept: Tensor, low: int, high: int, new_kept: Tensor
 ) -> tuple[int, int, Tensor, Tensor]:
     """Scan one chunk on any device, and write its new packed mask to `new_kept`.
 
     Returns:
         The number of keys below `low`, the number of NaN scores, the keys in `[low, high]`, and their places.
     """
-    keys = to_keys(scores, absolute, unpack(kept, scores.numel()))
+    values = scores.values()
+    keys = to_keys(values, absolute, unpack(kept, values.numel()))
     keep = keys >= low
     new_kept.copy_(pack(keep))
     num_below = keep.numel() - int(torch.count_nonzero(keep))
     num_nan = int(torch.count_nonzero(keys == NAN_KEY))
     places = (keep & (keys <= high)).nonzero().view(-1)
     return num_below, num_nan, keys[places], places
+
+
+def sample(scorer: Scorer, numel: int, kept: Tensor, part: slice) -> Tensor:
+    """Return the keys of every n-th weight of a shard.
+
+    Args:
+        scorer: the scores of the shard.
+        numel: number of weights in the shard.
+        kept: packed mask of the shard so far.
+        part: first weight, end and stride; the first is in the shard.
+    """
+    whole = scorer.part(slice(None)) if scorer.product is not None else None
+    kernel = None if whole is None else kernel_for(whole.first)
+    if whole is None or kernel is None:
+        return sample_eager(scorer, numel, kept, part)
+    return kernel.sample(whole, scorer.absolute, kept, part)
+
+
+def sample_eager(scorer: Scorer, numel: int, kept: Tensor, part: slice) -> Tensor:
+    """Do the same as `sample` for any scores on any device."""
+    return to_keys(scorer.values(part), scorer.absolute, pick(kept, part, numel))
 
 
 def settle(found: Scan, threshold: int, quota: int) -> Tensor:
@@ -139,16 +181,28 @@ def settle(found: Scan, threshold: int, quota: int) -> Tensor:
         threshold: the threshold of the shard's group, as a key.
         quota: number of ties to prune, at most the number of keys equal to the threshold.
     """
-    pruned = found.inside < threshold
-    ties = (found.inside == threshold).nonzero().view(-1)[:quota]
-    assert ties.numel() == quota, f"{quota - ties.numel()} ties are missing"
-    pruned[ties] = True
-    prune_(found.kept, found.places[pruned])
+    kernel = kernel_for(found.kept)
+    settle_chunk = settle_eager if kernel is None else kernel.settle
+    ties = settle_chunk(found.kept, found.inside, found.places, threshold, quota)
+    assert ties == quota, f"{quota - ties} ties are missing"
     return found.kept
 
 
-def parts(numel: int, device: torch.device) -> Iterator[slice]:
+def settle_eager(kept: Tensor, keys: Tensor, places: Tensor, threshold: int, quota: int) -> int:
+    """Prune the keys below the threshold and the first `quota` ties in a packed mask, and return how many ties."""
+    prune_(kept, places[settled(keys, threshold, quota)])
+    return min(quota, int((keys == threshold).sum()))
+
+
+def settled(keys: Tensor, threshold: int, quota: int) -> Tensor:
+    """Return which keys are pruned, as a boolean mask: those below the threshold and the first `quota` ties."""
+    pruned = keys < threshold
+    pruned[(keys == threshold).nonzero().view(-1)[:quota]] = True
+    return pruned
+
+
+def parts(numel: int, device: torch.device, step: int | None = None) -> Iterator[slice]:
     """Yield the chunks of a shard; each starts at a byte of the packed mask."""
-    step = CHUNK.get(device.type, CHUNK_ACCELERATOR)
+    step = step or CHUNK.get(device.type, CHUNK_ACCELERATOR)
     for start in range(0, numel, step):
         yield slice(start, min(start + step, numel))

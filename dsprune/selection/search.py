@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dsprune.masks.bits import kernel_for
+from dsprune.kernels.cpu import kernel_for
 from dsprune.ranks.collectives import Comm
 
 __all__ = ["BINS", "BIN_BITS", "ROUNDS", "Search", "histogram", "histogram_eager", "is_found", "narrow"]

@@ -6,11 +6,11 @@ message:
 
     1. guess a bracket of keys around the threshold of each group from a sample     bracket.guess_brackets
     2. in one pass over all scores, prune and count the keys below the bracket,
-       and copy the keys inside                                                     scan.scan
+       and copy the keys inside                                                     passes.scan_all
     3. narrow the bracket to the threshold by histograms of the copied keys;
        the first one shares a message with the counts                               search.narrow
     4. divide the ties with the threshold among the shards                          ties.share_ties
-    5. prune the copied keys below the threshold, and the shard's ties              scan.settle
+    5. prune the copied keys below the threshold, and the shard's ties              passes.settle_all
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dsprune.errors import UserError
+from dsprune.kernels.product import Product
 from dsprune.masks.bits import unpack
 from dsprune.masks.mask_set import MaskSet
 from dsprune.model.shard import PrunableTensor, Shard
@@ -151,7 +152,7 @@ def select_complete(
     """
     shards = [Shard(tensor, 0, tensor.numel) for tensor in tensors]
     flat = [values.detach().view(-1) for values in weights]
-    scorers = [Scorer(values.__getitem__, absolute=True) for values in flat]
+    scorers = [Scorer(values.__getitem__, absolute=True, product=Product(values)) for values in flat]
     device = flat[0].device
     if normalized:
         scorers = normalize(shards, scorers, device, Comm())

@@ -154,6 +154,8 @@ def check_parts(method: Method) -> None:
         for part in (slice(0, 1000), slice(3, 500), slice(999, 1000), slice(5, 1000, 7), slice(4, 4)):
             found = compute(context[part])
             assert torch.equal(found, whole[part]), f"{what} of {part} are others alone"
+    product = method.product(context)
+    assert product is None or torch.equal(product.values(), method.scores(context)), "product: not the scores"
 
 
 def check_shards(method: Method, worlds: Sequence[int] = (1, 2, 3, 4)) -> None:
@@ -214,7 +216,10 @@ def _select(comm: Comm, method: Method, ranks: Sequence[Sequence[Shard]]) -> lis
     contexts = [_part(shard, method) for shard in shards]
     kept = packed_parts(_present([shard.tensor for shard in shards]), shards)
     groups = make_groups(TENSORS, [SPARSITY] * len(TENSORS))
-    scorers = [_scorer(method.scores, method.absolute, context) for context in contexts]
+    scorers = [
+        replace(_scorer(method.scores, method.absolute, context), product=method.product(context))
+        for context in contexts
+    ]
     if not isinstance(method, RegrowingMethod):
         return select(shards, scorers, kept, groups, comm)
     growth = [_scorer(method.growth_scores, method.absolute, context) for context in contexts]

@@ -124,7 +124,9 @@ def select_once(masks: MaskSet, groups: Sequence[Group], weights: Tensor, comm: 
     scorers = []
     for shard, view in zip(masks.shards, views, strict=True):
         context = ShardContext(shard.tensor, range(shard.start, shard.start + shard.numel), view)
-        scorers.append(Scorer(partial(scores_of_part, method, context), method.absolute))
+        scorers.append(
+            Scorer(partial(scores_of_part, method, context), method.absolute, method.product(context))
+        )
     return select(masks.shards, scorers, masks.bits, groups, comm)
 
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from dsprune.kernels.cpu import kernel_for
 from dsprune.masks import MaskSet
-from dsprune.masks.bits import unpack
+from dsprune.masks.bits import pack, unpack
+from dsprune.masks.mask_set import digest_eager
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.testing.methods import cut_randomly, part_of
@@ -80,6 +82,14 @@ def test_the_digest_tells_every_single_weight_apart() -> None:
             digests.add(whole(weights).digest(Comm()))
             weight[index] = 1
     assert len(digests) == sum(tensor.numel for tensor in TENSORS)
+
+
+def test_the_digest_is_the_same_with_and_without_the_kernel() -> None:
+    for size in (1, 8, 77, 1001):
+        mask = torch.rand(size, generator=torch.Generator().manual_seed(size)) > 0.5
+        kernel = kernel_for(mask)
+        assert kernel is not None
+        assert kernel.digest(pack(mask), size, 2**63 - 5) == int(digest_eager(pack(mask), size, 2**63 - 5))
 
 
 def test_replace_and_state_speak_of_the_same_bits() -> None:

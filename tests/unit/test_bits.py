@@ -9,15 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dsprune.kernels.cpu import Kernel, build_kernel, kernel_for
 from dsprune.masks.bits import (
-    Kernel,
     apply_,
     apply_eager_,
-    build_kernel,
     count_kept,
     invert,
     is_applied,
-    kernel_for,
     pack,
     pick,
     prune_,

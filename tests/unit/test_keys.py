@@ -1,5 +1,6 @@
 """Keys order as scores do, and what works on them gives the same with and without the compiled kernel."""
 
+from dataclasses import replace
 from math import inf, nan
 
 import pytest
@@ -8,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dsprune.masks.bits import kernel_for, num_bytes, pack, unpack
+from dsprune.kernels.cpu import kernel_for
+from dsprune.kernels.product import Product
+from dsprune.masks.bits import count_kept, num_bytes, pack, unpack
 from dsprune.selection.scan import (
     CHUNK,
     HIGHEST_KEY,
@@ -16,14 +19,18 @@ from dsprune.selection.scan import (
     NAN_KEY,
     PRUNED_KEY,
     Scorer,
+    sample,
+    sample_eager,
     scan,
     scan_eager,
     settle,
+    settle_eager,
     to_keys,
 )
 from dsprune.selection.search import BINS, histogram, histogram_eager
 
 FLOATS = st.floats(width=32, allow_nan=False)
+BOUNDS = LOWEST_KEY, HIGHEST_KEY
 ODD = [0.0, -0.0, 1e-45, -1e-45, 1.0, -1.0, inf, -inf, nan, -nan]
 
 
@@ -72,11 +79,54 @@ def test_scan_counts_prunes_and_copies_in_order(size: int, absolute: bool, bound
     assert kernel is not None
     for scan_chunk in (kernel.scan, scan_eager):
         kept = torch.full((num_bytes(size),), 255, dtype=torch.uint8)
-        num_below, num_nan, inside, places = scan_chunk(scores, absolute, pack(mask), low, high, kept)
+        num_below, num_nan, inside, places = scan_chunk(
+            Product(scores), absolute, pack(mask), low, high, kept
+        )
         assert num_below == sum(key < low for key in keys)
         assert num_nan == sum(key == NAN_KEY for key in keys)
         assert list(zip(places.tolist(), inside.tolist(), strict=True)) == expected
         assert torch.equal(kept, pack(torch.tensor(keys) >= low))
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 1001])
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_the_kernel_computes_products_as_torch_does(size: int, absolute: bool, scale: float) -> None:
+    scores, mask = scores_and_mask(size)
+    kernel, kept = kernel_for(scores), pack(mask)
+    assert kernel is not None
+    for root in (None, scores_and_mask(size)[0].flip(0).abs()):
+        product = Product(scores, root, scale)
+        scorer = Scorer(lambda part, product=product: product[part].values(), absolute, product)
+        for part in (slice(0, size, 1), slice(size // 2, size, 7), slice(size, size, 3)):
+            assert torch.equal(sample(scorer, size, kept, part), sample_eager(scorer, size, kept, part))
+        new = [torch.empty_like(kept) for _ in range(2)]
+        compiled = kernel.scan(product, absolute, kept, -5, 2**30, new[0])
+        eager = scan_eager(product, absolute, kept, -5, 2**30, new[1])
+        assert compiled[:2] == eager[:2]
+        assert all(map(torch.equal, compiled[2:], eager[2:]))
+        assert torch.equal(*new)
+
+
+def test_products_in_16_bits_are_those_of_float32() -> None:
+    scores, mask = scores_and_mask(1001)
+    product = Product(scores.bfloat16(), scores.abs().bfloat16(), 0.3)
+    scorer = Scorer(lambda part: product[part].values(), product=product)
+    found = scan(scorer, 1001, pack(mask), LOWEST_KEY, HIGHEST_KEY)
+    assert torch.equal(found.inside, scan(replace(scorer, product=None), 1001, pack(mask), *BOUNDS).inside)
+
+
+@pytest.mark.parametrize("quota", [0, 2, 100])
+def test_settling_with_and_without_the_kernel(quota: int) -> None:
+    keys = torch.arange(500, dtype=torch.int32) % 5
+    places = torch.arange(0, 1000, 2)
+    masks = [pack(torch.ones(1000, dtype=torch.bool)) for _ in range(2)]
+    kernel = kernel_for(keys)
+    assert kernel is not None
+    for settle_all, kept in zip((kernel.settle, settle_eager), masks, strict=True):
+        assert settle_all(kept, keys, places, 3, quota) == quota
+    assert torch.equal(*masks)
+    assert 1000 - count_kept(masks[0]) == 300 + quota
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 1001])

@@ -1,0 +1,1 @@
+"""The passes over all weights of a rank: compiled C for CPU tensors, Triton for accelerators."""

@@ -1,0 +1,197 @@
+"""The Triton kernels. A launch goes over all weights of a rank, which lie in segments anywhere in memory.
+
+A table has a row of 64-bit integers for each segment, among them addresses. A program works on one block of a segment;
+`owners` has the segment of each block. Rows of eight weights are one byte of the packed mask, so a thread reads a byte
+and its weights in vectors. This needs addresses of whole vectors: other blocks, and the last of a segment, take the
+branch with predicated loads.
+
+The eager twins of the kernels are those of the compiled functions, see `dsprune.kernels.cpu`.
+"""
+
+import triton
+import triton.language as tl
+
+__all__ = [
+    "BLOCK",
+    "COLUMNS",
+    "SAMPLES",
+    "STATS",
+    "mask_kernel",
+    "prune_kernel",
+    "sample_kernel",
+    "scan_kernel",
+]
+
+ROWS: tl.constexpr = tl.constexpr(512)
+BLOCK: tl.constexpr = tl.constexpr(4096)  # weights of a block
+SAMPLES: tl.constexpr = tl.constexpr(1024)  # sampled weights, or places, of a block
+
+# Columns of the table: addresses, then numbers.
+VALUES: tl.constexpr = tl.constexpr(0)
+ROOT: tl.constexpr = tl.constexpr(1)
+KEPT: tl.constexpr = tl.constexpr(2)
+NEW_KEPT: tl.constexpr = tl.constexpr(3)
+NUMEL: tl.constexpr = tl.constexpr(4)  # of the segment, or of its sample
+FIRST_BLOCK: tl.constexpr = tl.constexpr(5)
+SCALE: tl.constexpr = tl.constexpr(6)  # the bits of a float32
+LOW: tl.constexpr = tl.constexpr(7)
+HIGH: tl.constexpr = tl.constexpr(8)
+START: tl.constexpr = tl.constexpr(9)
+STRIDE: tl.constexpr = tl.constexpr(10)
+OUTPUT: tl.constexpr = tl.constexpr(11)  # where the sample of the segment begins
+COLUMNS: tl.constexpr = tl.constexpr(12)
+
+STATS: tl.constexpr = tl.constexpr(4)  # numbers that a scan writes for each block
+
+PRUNED_KEY: tl.constexpr = tl.constexpr(-(2**31))
+NAN_KEY: tl.constexpr = tl.constexpr(2**31 - 1)
+
+
+@triton.jit
+def mask_kernel(table, owners, DTYPE: tl.constexpr):  # noqa: N803
+    """Set the pruned weights to zero, all bits. DTYPE is the integer type of their size."""
+    segment, first, numel = _block(table, owners)
+    at, _ = _places()
+    values = tl.load(segment + VALUES) + first * (DTYPE.primitive_bitwidth // 8)
+    keep = _unpack(tl.load(segment + KEPT), first, numel)
+    if (values % 16 == 0) & (first + BLOCK <= numel):
+        words = _vectors(values, DTYPE) + at
+        tl.store(words, tl.where(keep, tl.load(words), 0))
+    else:
+        words = values.to(tl.pointer_type(DTYPE)) + at
+        inside = first + at < numel
+        tl.store(words, tl.where(keep, tl.load(words, mask=inside, other=0), 0), mask=inside)
+
+
+@triton.jit
+def scan_kernel(
+    table,
+    owners,
+    cursor,
+    stats,
+    inside,
+    places,
+    capacity,
+    VALUES_DTYPE: tl.constexpr,  # noqa: N803
+    ROOT_DTYPE: tl.constexpr,  # noqa: N803
+    ABSOLUTE: tl.constexpr,  # noqa: N803
+):
+    """Write masks that prune the keys below LOW, and copy the keys from LOW to HIGH with their places in the block.
+
+    `stats` gets four numbers for each block: kept weights, NaNs, copied keys, and where these begin. Blocks reserve
+    their part of `inside` and `places` in any order. Beyond `capacity` nothing is copied, only counted in `cursor`.
+    """
+    segment, first, numel = _block(table, owners)
+    at, columns = _places()
+    keep = _unpack(tl.load(segment + KEPT), first, numel)
+    values = tl.load(segment + VALUES) + first * (VALUES_DTYPE.primitive_bitwidth // 8)
+    root = tl.load(segment + ROOT) + first * (ROOT_DTYPE.primitive_bitwidth // 8)
+    if (values % 16 == 0) & (root % 16 == 0) & (first + BLOCK <= numel):
+        scores = tl.load(_vectors(values, VALUES_DTYPE) + at).to(tl.float32)
+        if tl.int8 != ROOT_DTYPE:
+            scores *= tl.sqrt_rn(tl.load(_vectors(root, ROOT_DTYPE) + at).to(tl.float32))
+    else:
+        valid = first + at < numel
+        scores = tl.load(values.to(tl.pointer_type(VALUES_DTYPE)) + at, mask=valid, other=0).to(tl.float32)
+        if tl.int8 != ROOT_DTYPE:
+            scores *= tl.sqrt_rn(
+                tl.load(root.to(tl.pointer_type(ROOT_DTYPE)) + at, mask=valid, other=0).to(tl.float32)
+            )
+    keys = _keys(scores, segment, keep, ABSOLUTE)
+    keeps = keys >= tl.load(segment + LOW).to(tl.int32)
+    hits = (keeps & (keys <= tl.load(segment + HIGH).to(tl.int32))).to(tl.int32)
+    keeps = keeps.to(tl.int32)
+    rows = tl.arange(0, ROWS)
+    packed = (tl.load(segment + NEW_KEPT) + first // 8).to(tl.pointer_type(tl.uint8))
+    tl.store(packed + rows, tl.sum(keeps << columns, axis=1).to(tl.uint8), mask=first + 8 * rows < numel)
+
+    row_hits = tl.sum(hits, axis=1)
+    copied = tl.sum(row_hits, axis=0)
+    begin = tl.atomic_add(cursor, copied)
+    before = tl.cumsum(row_hits, 0) - row_hits
+    slots = begin + before[:, None] + tl.cumsum(hits, 1) - hits
+    stored = (hits != 0) & (slots < capacity)
+    tl.store(inside + slots, keys, mask=stored)
+    tl.store(places + slots, at, mask=stored)
+    numbers = stats + tl.program_id(0) * STATS
+    tl.store(numbers, tl.sum(tl.sum(keeps, axis=1), axis=0))
+    tl.store(numbers + 1, tl.sum(tl.sum((keys == NAN_KEY).to(tl.int32), axis=1), axis=0))
+    tl.store(numbers + 2, copied)
+    tl.store(numbers + 3, begin)
+
+
+@triton.jit
+def sample_kernel(
+    table,
+    owners,
+    keys,
+    VALUES_DTYPE: tl.constexpr,  # noqa: N803
+    ROOT_DTYPE: tl.constexpr,  # noqa: N803
+    ABSOLUTE: tl.constexpr,  # noqa: N803
+):
+    """Write the keys of every STRIDE-th weight from START on."""
+    segment = table + tl.load(owners + tl.program_id(0)).to(tl.int64) * COLUMNS
+    count = (tl.program_id(0) - tl.load(segment + FIRST_BLOCK)) * SAMPLES + tl.arange(0, SAMPLES)
+    valid = count < tl.load(segment + NUMEL)
+    at = tl.load(segment + START) + count * tl.load(segment + STRIDE)
+    packed = tl.load(tl.load(segment + KEPT).to(tl.pointer_type(tl.uint8)) + at // 8, mask=valid, other=0)
+    keep = (packed.to(tl.int32) >> (at % 8).to(tl.int32)) & 1
+    values = tl.load(segment + VALUES).to(tl.pointer_type(VALUES_DTYPE)) + at
+    scores = tl.load(values, mask=valid, other=0).to(tl.float32)
+    if tl.int8 != ROOT_DTYPE:
+        root = tl.load(segment + ROOT).to(tl.pointer_type(ROOT_DTYPE)) + at
+        scores *= tl.sqrt_rn(tl.load(root, mask=valid, other=0).to(tl.float32))
+    found = _keys(scores, segment, keep != 0, ABSOLUTE)
+    tl.store(keys + tl.load(segment + OUTPUT) + count, found, mask=valid)
+
+
+@triton.jit
+def prune_kernel(places, count):
+    """Clear the bits at some places, each its address times eight plus the number of its bit."""
+    number = tl.program_id(0).to(tl.int64) * SAMPLES + tl.arange(0, SAMPLES)
+    place = tl.load(places + number, mask=number < count, other=0)
+    words = (place >> 5 << 2).to(tl.pointer_type(tl.int32))
+    tl.atomic_and(words, ~(1 << (place & 31).to(tl.int32)), mask=number < count)
+
+
+@triton.jit
+def _block(table, owners):
+    """Return the row of the program's segment, the block's first weight in it, and the number of its weights."""
+    segment = table + tl.load(owners + tl.program_id(0)).to(tl.int64) * COLUMNS
+    first = (tl.program_id(0) - tl.load(segment + FIRST_BLOCK)) * BLOCK
+    return segment, first, tl.load(segment + NUMEL)
+
+
+@triton.jit
+def _vectors(address, DTYPE: tl.constexpr):  # noqa: N803
+    """Return the pointer to an address that is a multiple of 16, which the compiler then knows."""
+    return tl.multiple_of(address.to(tl.pointer_type(DTYPE)), 16)
+
+
+@triton.jit
+def _places():
+    """Return the places of a block's weights, `[ROWS, 8]`, and the numbers of their bits, `[1, 8]`."""
+    columns = tl.arange(0, 8)[None, :]
+    return tl.arange(0, ROWS)[:, None] * 8 + columns, columns
+
+
+@triton.jit
+def _unpack(kept, first, numel):
+    """Return which weights of a block are kept, `[ROWS, 8]`; those after the end of the segment are not."""
+    rows = tl.arange(0, ROWS)
+    packed = (kept + first // 8).to(tl.pointer_type(tl.uint8)) + rows
+    bits = tl.load(packed, mask=first + 8 * rows < numel, other=0).to(tl.int32)
+    return ((bits[:, None] >> tl.arange(0, 8)[None, :]) & 1) != 0
+
+
+@triton.jit
+def _keys(scores, segment, keep, ABSOLUTE: tl.constexpr):  # noqa: N803
+    """Return the keys of scores before their scale: see `dsprune.selection.scan.to_keys`."""
+    scores = scores * tl.load(segment + SCALE).to(tl.int32).to(tl.float32, bitcast=True)
+    bits = scores.to(tl.int32, bitcast=True)
+    magnitude = bits & 0x7FFFFFFF
+    keys = magnitude
+    if not ABSOLUTE:
+        keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)) + (bits == PRUNED_KEY).to(tl.int32)  # -0.0 as +0.0
+    keys = tl.where(magnitude > 0x7F800000, NAN_KEY, keys)
+    return tl.where(keep, keys, PRUNED_KEY)

@@ -1,0 +1,70 @@
+"""The local passes of a selection over all of a rank's shards, by Triton on an accelerator and else one by one.
+
+On an accelerator each pass is one launch, and what it finds comes to the CPU at once. This needs scores that are
+products; other scores are computed by torch and ranked shard by shard.
+"""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from dsprune.kernels import accelerator
+from dsprune.kernels.product import Product
+from dsprune.model.shard import Shard
+from dsprune.selection.scan import Scan, Scorer, sample, scan, settle, settled
+
+__all__ = ["sample_all", "scan_all", "settle_all"]
+
+
+def sample_all(
+    shards: Sequence[Shard], scorers: Sequence[Scorer], kept: Sequence[Tensor], parts: Sequence[slice]
+) -> list[Tensor]:
+    """Return the keys of a part of each shard: its first weight, end and stride."""
+    if (products := _products(scorers)) is not None:
+        return accelerator.sample(products, scorers[0].absolute, kept, parts)
+    return [
+        sample(scorer, shard.numel, bits, part)
+        for scorer, shard, bits, part in zip(scorers, shards, kept, parts, strict=True)
+    ]
+
+
+def scan_all(
+    shards: Sequence[Shard],
+    scorers: Sequence[Scorer],
+    kept: Sequence[Tensor],
+    ranges: Sequence[tuple[int, int]],
+    expected: Callable[[], int],
+) -> list[Scan]:
+    """Scan each shard with its range of keys; about `expected()` keys are inside their range."""
+    if (products := _products(scorers)) is not None:
+        found = accelerator.scan(products, scorers[0].absolute, kept, ranges, expected())
+        return [
+            Scan(shard.numel - part.num_kept, part.num_nan, part.inside, part.places, part.kept)
+            for shard, part in zip(shards, found, strict=True)
+        ]
+    return [
+        scan(scorer, shard.numel, bits, *bounds)
+        for scorer, shard, bits, bounds in zip(scorers, shards, kept, ranges, strict=True)
+    ]
+
+
+def settle_all(found: Sequence[Scan], thresholds: Sequence[int], quotas: Sequence[int]) -> list[Tensor]:
+    """Return the new packed masks, see `dsprune.selection.scan.settle`."""
+    if not accelerator.is_accelerated(*(part.kept for part in found)) or found[0].inside.is_cuda:
+        return [settle(*part) for part in zip(found, thresholds, quotas, strict=True)]
+    pruned = [
+        part.places[settled(part.inside, threshold, quota)]
+        for part, threshold, quota in zip(found, thresholds, quotas, strict=True)
+    ]
+    accelerator.prune_([part.kept for part in found], pruned)
+    return [part.kept for part in found]
+
+
+def _products(scorers: Sequence[Scorer]) -> list[Product] | None:
+    """Return the scores as products on one accelerator; None if they are not."""
+    products = [scorer.product for scorer in scorers if scorer.product is not None]
+    kinds = {tuple(given.dtype for given in product.tensors) for product in products}
+    given = [tensor for product in products for tensor in product.tensors]
+    if len(products) < len(scorers) or len(kinds) != 1 or not accelerator.is_accelerated(*given):
+        return None
+    return products

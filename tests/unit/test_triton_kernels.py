@@ -1,0 +1,145 @@
+"""Triton kernels give the same bits as their eager twins: on a GPU, and without one interpreted on CPU tensors."""
+
+from math import inf, nan
+
+import pytest
+import torch
+from torch import Tensor
+
+from dsprune.kernels import accelerator
+from dsprune.kernels.product import Product
+from dsprune.masks.bits import apply_eager_, pack
+from dsprune.model.shard import PrunableTensor, Shard
+from dsprune.ranks.collectives import Comm
+from dsprune.selection import select
+from dsprune.selection.groups import make_groups
+from dsprune.selection.scan import HIGHEST_KEY, LOWEST_KEY, Scorer, sample_eager, scan_eager
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+ODD = torch.tensor([0.0, -0.0, 1e-45, -1e-45, 1.0, 1.0, -1.0, inf, -inf, nan, -nan])
+SIZES = (4096, 1, 0, 15, 4099)
+
+
+def parts_of(sizes: tuple[int, ...], dtype: torch.dtype, offset: int, seed: int = 0) -> list[Tensor]:
+    """Normal and odd numbers, one tensor after the other in one buffer, `offset` numbers from its start."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(offset + sum(sizes), generator=generator)
+    odd = ODD[torch.randint(len(ODD), values.shape, generator=generator)]
+    values = torch.where(torch.rand(values.shape, generator=generator) < 0.3, odd, values).to(dtype)
+    return list(values.to(DEVICE)[offset:].split(sizes))
+
+
+def masks_of(sizes: tuple[int, ...]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [pack(torch.rand(size, generator=generator) > 0.4).to(DEVICE) for size in sizes]
+
+
+def words(values: Tensor) -> Tensor:
+    return values.view(torch.uint8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("offset", [0, 1, 8])
+def test_masking(dtype: torch.dtype, offset: int) -> None:
+    values, kept = parts_of(SIZES, dtype, offset), masks_of(SIZES)
+    expected = [value.clone() for value in values]
+    for bits, value in zip(kept, expected, strict=True):
+        apply_eager_(bits, value)
+    accelerator.mask_(kept, values)
+    assert all(torch.equal(words(new), words(old)) for new, old in zip(values, expected, strict=True))
+
+
+def test_masking_tensors_of_two_dtypes_at_once() -> None:
+    values = [*parts_of((9,), torch.float32, 0), *parts_of((4100,), torch.bfloat16, 0)]
+    accelerator.mask_(
+        [pack(torch.zeros(size, dtype=torch.bool, device=DEVICE)) for size in (9, 4100)], values
+    )
+    assert not any(words(value).any() for value in values)
+
+
+PRODUCTS = {
+    "values": (torch.float32, None, 1.0),
+    "scaled": (torch.float32, None, 0.3),
+    "values with a root": (torch.float32, torch.float32, 1.0),
+    "16 bits": (torch.bfloat16, torch.bfloat16, 3.0),
+}
+
+
+def products_of(kind: str, offset: int) -> list[Product]:
+    values_dtype, root_dtype, scale = PRODUCTS[kind]
+    values = parts_of(SIZES, values_dtype, offset)
+    if root_dtype is None:
+        return [Product(value, scale=scale) for value in values]
+    roots = parts_of(SIZES, root_dtype, offset, seed=2)
+    return [Product(value, root.abs(), scale) for value, root in zip(values, roots, strict=True)]
+
+
+@pytest.mark.parametrize("kind", PRODUCTS)
+@pytest.mark.parametrize("offset", [0, 3])
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("bounds", [(LOWEST_KEY, HIGHEST_KEY), (-5, 2**30)])
+def test_scan(kind: str, offset: int, absolute: bool, bounds: tuple[int, int]) -> None:
+    products, kept = products_of(kind, offset), masks_of(SIZES)
+    found = accelerator.scan(products, absolute, kept, [bounds] * len(SIZES), expected=0)
+    for size, scores, bits, part in zip(SIZES, products, kept, found, strict=True):
+        new = torch.empty_like(bits)
+        below, nans, inside, places = scan_eager(scores, absolute, bits, *bounds, new)
+        assert (size - part.num_kept, part.num_nan) == (below, nans)
+        assert torch.equal(part.inside, inside.cpu())
+        assert torch.equal(part.places, places.cpu())
+        assert torch.equal(part.kept, new)
+
+
+@pytest.mark.parametrize("kind", PRODUCTS)
+@pytest.mark.parametrize("stride", [1, 7])
+def test_sample(kind: str, stride: int) -> None:
+    products, kept = products_of(kind, 1), masks_of(SIZES)
+    parts = [slice(min(2, size), size, stride) for size in SIZES]
+    found = accelerator.sample(products, True, kept, parts)
+    for size, scores, bits, part, keys in zip(SIZES, products, kept, parts, found, strict=True):
+        scorer = Scorer(lambda part, scores=scores: scores[part].values(), absolute=True)
+        assert torch.equal(keys, sample_eager(scorer, size, bits, part).cpu())
+
+
+def test_pruning_places() -> None:
+    sizes = (3000, 1, 70)
+    masks = [torch.ones(size, dtype=torch.bool) for size in sizes]
+    kept = [pack(mask).to(DEVICE) for mask in masks]
+    places = [torch.arange(1, 3000, 2), torch.empty(0, dtype=torch.int64), torch.tensor([69, 0, 31, 32])]
+    accelerator.prune_(kept, places)
+    for bits, mask, at in zip(kept, masks, places, strict=True):
+        mask[at] = False
+        assert torch.equal(bits.cpu(), pack(mask))
+
+
+@pytest.mark.parametrize("scope", ["global", "uniform"])
+@pytest.mark.parametrize("rooted", [False, True])
+def test_a_selection_is_that_of_the_cpu(scope: str, rooted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = (1, 8000, 13, 9, 4500)
+    generator = torch.Generator().manual_seed(3)
+    weights = [torch.randn(size, generator=generator).mul(4).round() for size in sizes]  # with ties
+    products = [Product(weight, weight.cos().square() if rooted else None) for weight in weights]
+    shards = [Shard(PrunableTensor(str(place), (size,)), 0, size) for place, size in enumerate(sizes)]
+    groups = make_groups([shard.tensor for shard in shards], [0.7] * len(sizes), scope)
+    scorers = [
+        Scorer(lambda part: pytest.fail("torch computes the scores"), True, given) for given in products
+    ]
+    kept = masks_of(sizes)
+    expected = select(shards, scorers, kept, groups, Comm())
+    monkeypatch.setattr(accelerator, "DEVICES", ("cpu",))
+    launches = count_calls(monkeypatch, "_launch"), count_calls(monkeypatch, "_fetch")
+    found = select(shards, scorers, kept, groups, Comm())
+    assert all(map(torch.equal, found, expected))
+    assert [len(calls) for calls in launches] == [3, 2]  # launches; waits for the device
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, name: str) -> list[object]:
+    calls: list[object] = []
+    function = getattr(accelerator, name)
+
+    def call(*args: object, **kwargs: object) -> object:
+        calls.append(args)
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(accelerator, name, call)
+    return calls
