@@ -112,7 +112,9 @@ def audit_folder(folder: Path) -> Audit:
         UserError: the folder has neither masks nor checksums, or a file is damaged.
     """
     if (folder / STORE).exists():
-        return Audit(folder, open_store(folder).num_files)
+        store = open_store(folder, verify=False)
+        store.check()
+        return Audit(folder, store.num_files)
     if _is_dense(folder):
         return Audit(folder, *_check_checksums(folder))
     manifest = read_manifest(folder)

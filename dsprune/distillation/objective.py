@@ -136,9 +136,7 @@ class DistillationLoss:
         origin = origin_of_data(self._task, tokenizer)
         if (weights := teacher_fingerprint(self._settings.teacher)) is not None:
             origin["teacher"] = weights
-        self._store = open_store(
-            self._folder, origin, verify=ranks.local_rank == 0, device=select_device(ranks)
-        )
+        self._store = open_store(self._folder, origin, device=select_device(ranks))
         check_fit(self._folder, self._store.manifest.spec, self._settings)
         self._teacher = StoredTeacher(self._store, self._task.collate(tokenizer))
         if data is not None:

@@ -117,18 +117,17 @@ def open_matching_store(
         source: what the store must have been made from.
         ranks: this process among all.
         device: device of the heads of kind `hidden`.
-        verify: read everything once and compare checksums.
+        verify: compare checksums, see `open_store`.
 
     Raises:
         UserError: the store is damaged or incomplete, was made from something else, lacks an example, or is not of
             the kind that the recipe asks for.
     """
-    # One rank of each host reads everything once; for the others the files are then in the system's cache.
-    verify = verify and ranks.local_rank == 0
     store = on_every_rank(ranks, lambda: open_store(folder, source.origin, verify=verify, device=device))
     missing = store.missing(source.samples)
     if missing:
-        open_store(folder)  # with its checksums, because a damaged fingerprint looks like a missing record
+        if store.manifest.index is None:
+            store.check()  # because a damaged fingerprint looks like a missing record
         raise UserError(
             f"{folder}: {len(missing):,} of {len(source.samples):,} training examples have no record, the first "
             f"in row {missing[0] + 1}: the store is of dataset {store.manifest.origin.get('dataset')}, this is "

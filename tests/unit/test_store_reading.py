@@ -188,14 +188,15 @@ READ_ALL = """
 import sys
 from pathlib import Path
 import numpy as np
-from dsprune.distillation.store import open_store
+from dsprune.distillation.store import open_store, reader
+reader.RESIDENT_BYTES = 2**20
 
 def resident():
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) * 1024
 
 store = open_store(Path(sys.argv[1]))
-names = np.concatenate([shard.arrays["fingerprint"].view("V16")[:, 0] for shard in store._shards])
+names = store.fingerprints.copy()
 store.fetch(names[:8])
 before, peak = resident(), 0
 for start in range(0, len(names), 8):

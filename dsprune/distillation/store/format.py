@@ -19,6 +19,7 @@ __all__ = [
     "DTYPES",
     "FINGERPRINT",
     "HEAD_FILE",
+    "INDEX_FILE",
     "MANIFEST",
     "FileEntry",
     "Kind",
@@ -40,6 +41,8 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 MANIFEST = "store.json"
 
 HEAD_FILE = "head.safetensors"
+
+INDEX_FILE = "index.safetensors"
 
 FINGERPRINT = np.dtype("V16")
 """128 bits, ordered byte by byte."""
@@ -126,9 +129,10 @@ class StoreManifest(_Strict):
         num_rows: number of rows of each output.
         shards: files with the records, in ascending order of fingerprint.
         head: kind `hidden`: file with the last layers.
+        index: file with the fingerprints of all records; None in format 1.
     """
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
     spec: StoreSpec
     origin: dict[str, str]
     plan: str
@@ -136,11 +140,12 @@ class StoreManifest(_Strict):
     num_rows: dict[str, Count]
     shards: tuple[FileEntry, ...]
     head: FileEntry | None
+    index: FileEntry | None = None
 
     @property
     def header(self) -> dict[str, Any]:
         """The fields that every file of the store repeats in its header."""
-        return self.model_dump(mode="json", exclude={"format", "shards", "head"})
+        return self.model_dump(mode="json", exclude={"format", "shards", "head", "index"})
 
 
 def shard_name(number: int) -> str:
@@ -159,7 +164,7 @@ def read_manifest(folder: Path) -> StoreManifest:
         raise UserError(
             f"{folder}: not a complete store, {MANIFEST} is missing: run `dsprune teacher` to the end"
         )
-    return read_record(path, StoreManifest, "a manifest of format 1", "use another store")
+    return read_record(path, StoreManifest, "a manifest of format 1 or 2", "use another store")
 
 
 def check_origin(folder: Path, found: Mapping[str, str], expected: Mapping[str, str]) -> None:

@@ -1,5 +1,6 @@
-"""Reading a store: records in any order, from memory-mapped files."""
+"""Reading a store: records in any order, from memory-mapped files that are opened when they are first read."""
 
+import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +11,31 @@ from torch import Tensor
 
 from dsprune.distillation.signal import Head, TeacherSignal
 from dsprune.distillation.store.codecs import codec_for
+from dsprune.distillation.store.files import (
+    CheckedFiles,
+    entries,
+    open_file,
+    open_shard,
+)
 from dsprune.distillation.store.format import (
-    FINGERPRINT,
-    MANIFEST,
-    FileEntry,
     StoreManifest,
     check_origin,
     read_manifest,
 )
-from dsprune.distillation.store.tensor_file import TensorFile, as_tensor
+from dsprune.distillation.store.index import Index, open_index
+from dsprune.distillation.store.tensor_file import TensorFile, as_tensor, damaged, missing
 from dsprune.errors import UserError
 
 __all__ = ["Block", "Store", "open_store"]
+
+SMALL_BYTES = 2**30
+"""Stores up to this size are checked when they are opened, which takes seconds; larger ones as they are read."""
+
+RESIDENT_BYTES = 2**26
+"""Memory that pages of the files may take in this process before they are released."""
+
+RECORD_PAGES = 2**16
+"""Bytes of pages that the system maps for a small record."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +58,24 @@ class Store:
 
     Attributes:
         manifest: the store's manifest.
+        fingerprints: fingerprints of all records, ascending. They are hashes, so the first n are a random sample.
     """
 
     def __init__(
-        self, manifest: StoreManifest, shards: Sequence[TensorFile], heads: Mapping[str, Head]
+        self,
+        folder: Path,
+        manifest: StoreManifest,
+        index: Index,
+        heads: Mapping[str, Head],
+        checked: CheckedFiles,
+        *,
+        verify: bool,
     ) -> None:
-        self.manifest = manifest
-        self._shards = shards
-        self._fingerprints = [shard.arrays["fingerprint"].view(FINGERPRINT)[:, 0] for shard in shards]
-        self._firsts = np.array([fingerprints[0] for fingerprints in self._fingerprints])
+        self.manifest, self.fingerprints = manifest, index.fingerprints
+        self._folder, self._index, self._checked, self._verify = folder, index, checked, verify
+        self._shards: list[TensorFile | None] = [None] * len(manifest.shards)
+        self._read: set[TensorFile] = set()
+        self._read_bytes = 0
         self._codecs = {
             name: codec_for(manifest.spec, output, heads.get(name))
             for name, output in manifest.spec.outputs.items()
@@ -60,56 +83,79 @@ class Store:
 
     @property
     def num_files(self) -> int:
-        """Number of files with records or heads."""
-        return len(self.manifest.shards) + (self.manifest.head is not None)
-
-    @property
-    def fingerprints(self) -> np.ndarray:
-        """Fingerprints of all records, ascending. They are hashes, so the first n are a random sample."""
-        return np.concatenate(self._fingerprints)
+        """Number of files with records, heads or the index."""
+        return len(list(entries(self.manifest)))
 
     def fetch(self, fingerprints: Sequence[bytes] | np.ndarray) -> dict[str, Block]:
-        """Return the teacher's outputs for some samples, by name. All must be in the store, see `missing`."""
-        shards, records = self._find(fingerprints)
+        """Return the teacher's outputs for some samples, by name. All must be in the store, see `missing`.
+
+        Raises:
+            UserError: a file that is read for the first time is damaged.
+        """
+        records = self._index.find(fingerprints)
         assert (records >= 0).all(), "a sample without a record: call `missing` before training"
-        places = list(zip(shards.tolist(), records.tolist(), strict=True))
+        shards = self._index.shards_of(records)
+        inside = (records - self._index.bounds[shards]).tolist()
+        places = [(self.shard(shard), record) for shard, record in zip(shards.tolist(), inside, strict=True)]
         blocks = {name: self._block(name, places) for name in self._codecs}
-        for shard in set(shards.tolist()):
-            self._shards[shard].release()
+        self._release(places, blocks)
         return blocks
 
     def missing(self, fingerprints: Sequence[bytes] | np.ndarray) -> list[int]:
         """Return the positions in `fingerprints` of samples without a record."""
-        _, records = self._find(fingerprints)
-        return np.flatnonzero(records < 0).tolist()
+        return self._index.missing(fingerprints)
 
-    def _find(self, fingerprints: Sequence[bytes] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return shard and position in it of each sample; the position of a missing sample is -1."""
-        wanted = np.array(fingerprints, dtype=FINGERPRINT)
-        shards = np.searchsorted(self._firsts, wanted, side="right") - 1
-        records = np.full(len(wanted), -1)
-        for shard in np.unique(shards[shards >= 0]).tolist():
-            here, known = np.flatnonzero(shards == shard), self._fingerprints[shard]
-            found = np.searchsorted(known, wanted[here], side="right") - 1
-            records[here] = np.where(known[found] == wanted[here], found, -1)
-        return shards, records
+    def check(self) -> None:
+        """Read all files, and compare them with their checksums.
 
-    def _block(self, name: str, places: list[tuple[int, int]]) -> Block:
-        codec, parts = self._codecs[name], []
-        stored = codec.columns
-        for shard, record in places:
-            offsets = self._shards[shard].arrays[f"{name}.offsets"]
-            parts.append((self._shards[shard], slice(int(offsets[record]), int(offsets[record + 1]))))
-        for file, rows in parts:
-            for key in stored:
-                file.prefetch(f"{name}.{key}", rows)
-        columns = {
-            key: as_tensor(
-                np.concatenate([file.arrays[f"{name}.{key}"][rows] for file, rows in parts]), column.dtype
-            )
-            for key, column in stored.items()
-        }
+        Raises:
+            UserError: a file is damaged.
+        """
+        for entry in entries(self.manifest):
+            open_file(self._folder, self.manifest, entry).check()
+        for shard in range(len(self._shards)):
+            self.shard(shard)
+
+    def shard(self, number: int) -> TensorFile:
+        """Return a shard, which is opened and checked when it is first asked for.
+
+        Raises:
+            UserError: it is damaged, or of another store.
+        """
+        file = self._shards[number]
+        if file is None:
+            file = open_shard(self._folder, self.manifest, number)
+            if self._verify:
+                self._checked.check(file)
+            self._shards[number] = file
+        return file
+
+    def _block(self, name: str, places: list[tuple[TensorFile, int]]) -> Block:
+        codec, offsets, parts = self._codecs[name], f"{name}.offsets", []
+        for file, record in places:
+            begin, end = file.arrays[offsets][record : record + 2].tolist()
+            parts.append((file, slice(begin, end)))
+        columns = {}
+        for key, column in codec.columns.items():
+            full = f"{name}.{key}"
+            if column.row_bytes >= mmap.PAGESIZE:  # smaller rows lie on one page
+                for file, rows in parts:
+                    file.prefetch(full, rows)
+            array = np.concatenate([file.arrays[full][rows] for file, rows in parts])
+            columns[key] = as_tensor(array, column.dtype)
         return Block(codec.signal(columns), torch.tensor([rows.stop - rows.start for _, rows in parts]))
+
+    def _release(self, places: list[tuple[TensorFile, int]], blocks: Mapping[str, Block]) -> None:
+        """Release the pages of all files that were read, where they may take `RESIDENT_BYTES`."""
+        self._read.update(file for file, _ in places)
+        for name, block in blocks.items():
+            row_bytes = sum(column.row_bytes for column in self._codecs[name].columns.values())
+            self._read_bytes += RECORD_PAGES * len(places) + row_bytes * len(block.signal)
+        if self._read_bytes > RESIDENT_BYTES:
+            for file in self._read:
+                file.release()
+            self._read.clear()
+            self._read_bytes = 0
 
 
 def open_store(
@@ -121,10 +167,13 @@ def open_store(
 ) -> Store:
     """Open a complete store.
 
+    Its index and heads are checked now, and so are the shards of a small store; other shards when they are first read.
+    A host remembers what it has checked, and reads no file twice for that.
+
     Args:
         folder: the store.
         expected: expected values of the manifest's `origin`, such as the teacher's fingerprint; others are not checked.
-        verify: read everything once and compare checksums; False = compare headers and sizes only.
+        verify: compare checksums of shards and heads; False = compare headers and sizes only.
         device: device of the heads of kind `hidden`; None = the CPU.
 
     Raises:
@@ -132,49 +181,39 @@ def open_store(
     """
     manifest = read_manifest(folder)
     check_origin(folder, manifest.origin, expected or {})
-    shards = [_open(folder, manifest, entry, verify=verify) for entry in manifest.shards]
-    _check_records(folder, manifest, shards)
-    heads = {}
-    if manifest.head is not None:
-        arrays = _open(folder, manifest, manifest.head, verify=verify).arrays
-        dtype = manifest.spec.torch_head_dtype
-        for name in manifest.spec.outputs:
-            if not {f"{name}.weight", f"{name}.bias"} <= arrays.keys():
-                raise UserError(f"{folder / manifest.head.file}: no head of {name}: make the store again")
-            head = Head(*(as_tensor(arrays[f"{name}.{part}"].copy(), dtype) for part in ("weight", "bias")))
-            heads[name] = head.to(device or torch.device("cpu"))
-    return Store(manifest, shards, heads)
+    checked = CheckedFiles(manifest.plan)
+    index = Index(open_index(folder, manifest, checked))
+    _check_shards(folder, manifest, index)
+    heads = _open_heads(folder, manifest, checked if verify else None, device or torch.device("cpu"))
+    store = Store(folder, manifest, index, heads, checked, verify=verify)
+    if index.sizes.sum() <= SMALL_BYTES:
+        for shard in range(len(manifest.shards)):
+            store.shard(shard)
+    return store
 
 
-def _check_records(folder: Path, manifest: StoreManifest, shards: Sequence[TensorFile]) -> None:
-    """Check that the shards have the columns of the specification, and all records, in order."""
-    columns = {
-        f"{name}.{key}": (column.dtype.itemsize, column.shape)
-        for name, output in manifest.spec.outputs.items()
-        for key, column in codec_for(manifest.spec, output).columns.items()
-    }
-    offsets = {f"{name}.offsets": (8, ()) for name in manifest.spec.outputs}
-    expected = {"fingerprint": (1, (FINGERPRINT.itemsize,)), **offsets, **columns}
-    for shard in shards:
-        found = {name: (array.dtype.itemsize, array.shape[1:]) for name, array in shard.arrays.items()}
-        if found != expected or not len(shard.arrays["fingerprint"]):
-            raise UserError(f"{shard.path}: its columns are not those in {MANIFEST}: make the store again")
-    firsts = [shard.arrays["fingerprint"][0].tobytes() for shard in shards]
-    num_records = sum(len(shard.arrays["fingerprint"]) for shard in shards)
-    if num_records != manifest.num_records or firsts != sorted(firsts):
-        raise UserError(
-            f"{folder / MANIFEST}: {num_records:,} of {manifest.num_records:,} records are in the listed shards, or "
-            f"not in order: copy the manifest again"
-        )
+def _check_shards(folder: Path, manifest: StoreManifest, index: Index) -> None:
+    """Check that the files of all shards are there, and whole."""
+    for entry, size in zip(manifest.shards, index.sizes.tolist(), strict=True):
+        path = folder / entry.file
+        if not path.is_file():
+            raise missing(path)
+        if (found := path.stat().st_size) != size:
+            raise damaged(path, f"it has {found:,} bytes instead of {size:,}")
 
 
-def _open(folder: Path, manifest: StoreManifest, entry: FileEntry, *, verify: bool) -> TensorFile:
-    file = TensorFile(folder / entry.file)
-    if file.seal != entry.seal or {**file.metadata, **manifest.header} != file.metadata:
-        raise UserError(
-            f"{file.path}: its header does not match {MANIFEST}, one of them is damaged or of another store: "
-            "copy both again"
-        )
-    if verify:
-        file.check()
-    return file
+def _open_heads(
+    folder: Path, manifest: StoreManifest, checked: CheckedFiles | None, device: torch.device
+) -> dict[str, Head]:
+    if manifest.head is None:
+        return {}
+    file = open_file(folder, manifest, manifest.head)
+    if checked is not None:
+        checked.check(file)
+    heads, dtype = {}, manifest.spec.torch_head_dtype
+    for name in manifest.spec.outputs:
+        if not {f"{name}.weight", f"{name}.bias"} <= file.arrays.keys():
+            raise UserError(f"{file.path}: no head of {name}: make the store again")
+        weight, bias = (as_tensor(file.arrays[f"{name}.{part}"].copy(), dtype) for part in ("weight", "bias"))
+        heads[name] = Head(weight, bias).to(device)
+    return heads

@@ -73,9 +73,10 @@ class StorePlan:
 
     @property
     def record_bytes(self) -> int:
-        """Bytes of all records, with their fingerprints and offsets."""
+        """Bytes of all records, with their fingerprints and offsets, and of the index."""
         ends = OFFSET_BYTES * self.num_shards * len(self.rows)
-        return int(_record_bytes(self.spec, self.rows).sum()) + ends
+        index = FINGERPRINT.itemsize * self.num_records + OFFSET_BYTES * (2 * self.num_shards + 1)
+        return int(_record_bytes(self.spec, self.rows).sum()) + ends + index
 
     @property
     def num_bytes(self) -> int:

@@ -21,7 +21,7 @@ from torch import Tensor
 from dsprune.errors import UserError
 from dsprune.utils.files import replace_file
 
-__all__ = ["TensorFile", "as_tensor", "write_tensors"]
+__all__ = ["TensorFile", "as_tensor", "damaged", "missing", "write_tensors"]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -102,13 +102,13 @@ class TensorFile:
         self._size = self._map.bytes.size
         begin = 8 + int.from_bytes(self._map.bytes[:8].tobytes(), "little")
         if begin > min(MAX_HEADER_BYTES, self._size):
-            raise _damaged(path, "its header is truncated")
+            raise damaged(path, "its header is truncated")
         header = self._map.bytes[8:begin].tobytes()
         self.seal = hashlib.sha256(header).hexdigest()
         try:
             self._read_header(json.loads(header), begin)
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-            raise _damaged(path, f"its header was not written by dsprune: {error!r}") from error
+            raise damaged(path, f"its header was not written by dsprune: {error!r}") from error
 
     def _read_header(self, entries: dict[str, Any], begin: int) -> None:
         self.metadata: dict[str, Any] = json.loads(entries.pop("__metadata__")[KEY])
@@ -120,7 +120,7 @@ class TensorFile:
             )
         end = begin + max(entry["data_offsets"][1] for entry in entries.values())
         if end != self._size:
-            raise _damaged(self.path, f"it has {self._size:,} bytes instead of {end:,}")
+            raise damaged(self.path, f"it has {self._size:,} bytes instead of {end:,}")
         self._offsets = {name: begin + entry["data_offsets"][0] for name, entry in entries.items()}
         self.arrays = {
             name: np.ndarray(entry["shape"], DTYPES[entry["dtype"]], self._map.bytes, self._offsets[name])
@@ -148,7 +148,7 @@ class TensorFile:
         found = _checksum(self.arrays)
         self.release()
         if found != self.checksum:
-            raise _damaged(self.path, "its content does not match the checksum in its header")
+            raise damaged(self.path, "its content does not match the checksum in its header")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -176,9 +176,9 @@ def as_tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
 
 def _map(path: Path) -> MappedFile:
     if not path.is_file():
-        raise UserError(f"{path}: missing: copy it from where the store was made, or make the store again")
+        raise missing(path)
     if path.stat().st_size < 8:
-        raise _damaged(path, "its header is truncated")
+        raise damaged(path, "its header is truncated")
     return MappedFile(path)
 
 
@@ -190,5 +190,11 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _damaged(path: Path, what: str) -> UserError:
+def missing(path: Path) -> UserError:
+    """Return the error that a file of a store is not there."""
+    return UserError(f"{path}: missing: copy it from where the store was made, or make the store again")
+
+
+def damaged(path: Path, what: str) -> UserError:
+    """Return the error that a file of a store is damaged; `what` says how."""
     return UserError(f"{path}: damaged, {what}: copy it again, or remove it and make the store again")

@@ -15,6 +15,7 @@ from dsprune.distillation.store.codecs import codec_for
 from dsprune.distillation.store.format import (
     FINGERPRINT,
     HEAD_FILE,
+    INDEX_FILE,
     MANIFEST,
     FileEntry,
     StoreManifest,
@@ -22,6 +23,7 @@ from dsprune.distillation.store.format import (
     read_manifest,
     shard_name,
 )
+from dsprune.distillation.store.index import write_index
 from dsprune.distillation.store.sizes import StorePlan
 from dsprune.distillation.store.tensor_file import TensorFile, write_tensors
 from dsprune.errors import UserError
@@ -29,7 +31,7 @@ from dsprune.utils.files import replace_text
 
 __all__ = ["ExistingStore", "ShardWriter", "begin_store", "find_store", "finish_store", "missing_shards"]
 
-_TENSORS = re.compile(r"(shard-\d+|head)\.safetensors")
+_TENSORS = re.compile(r"(shard-\d+|head|index)\.safetensors")
 
 # Left by a killed writer: names that `replace_file` uses, and those that safetensors itself writes to.
 _TEMPORARY = re.compile(rf"\.({_TENSORS.pattern}|{re.escape(MANIFEST)})\.\d+\.tmp|\.tmp[A-Za-z0-9]{{6}}")
@@ -175,7 +177,7 @@ class ShardWriter:
 
 
 def finish_store(folder: Path, plan: StorePlan, heads: Mapping[str, Head]) -> None:
-    """Write the heads, then the manifest. All shards must be written before.
+    """Write the heads and the index, then the manifest. All shards must be written before.
 
     Args:
         folder: the store.
@@ -185,9 +187,13 @@ def finish_store(folder: Path, plan: StorePlan, heads: Mapping[str, Head]) -> No
     Raises:
         UserError: a shard is missing, damaged or of another plan.
     """
+    paths = [folder / shard_name(shard) for shard in range(plan.num_shards)]
+    shards = tuple(_entry(path, plan) for path in paths)
+    write_index(folder / INDEX_FILE, plan.fingerprints, plan.bounds, paths, shards, plan.header)
     manifest = StoreManifest(
         **plan.header,
-        shards=tuple(_entry(folder / shard_name(shard), plan) for shard in range(plan.num_shards)),
+        shards=shards,
+        index=_entry(folder / INDEX_FILE, plan),
         head=_write_heads(folder, plan, heads) if plan.spec.kind == "hidden" else None,
     )
     replace_text(folder / MANIFEST, manifest.model_dump_json(indent=1))

@@ -1,0 +1,104 @@
+"""The index of a store: made at its end or at the first opening, and files that are checked once a host."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dsprune.distillation.store import Store, open_store, reader
+from dsprune.distillation.store.format import FINGERPRINT
+from dsprune.errors import UserError
+from dsprune.testing.stores import capture, content, plan, spec
+
+PLANNED = plan(spec("hidden"), shard_bytes=500)
+INDEX = "index.safetensors"
+
+
+def format_1(folder: Path) -> Path:
+    """A store as an earlier version wrote it."""
+    values = json.loads((capture(folder, PLANNED) / "store.json").read_text())
+    del values["index"]
+    (folder / "store.json").write_text(json.dumps(values | {"format": 1}))
+    (folder / INDEX).unlink()
+    return folder
+
+
+def flip_last_bit(path: Path) -> None:
+    """Damage a file without a trace in its size and time."""
+    before, raw = path.stat(), bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def records_of(store: Store, shard: int) -> np.ndarray:
+    return PLANNED.fingerprints[PLANNED.records(shard)]
+
+
+def test_the_index_finds_what_a_set_finds(tmp_path: Path) -> None:
+    store = open_store(capture(tmp_path, PLANNED))
+    random = np.random.default_rng(0)
+    others = np.frombuffer(random.bytes(50 * 16), dtype=FINGERPRINT)
+    wanted = random.permutation(np.concatenate([PLANNED.fingerprints, others, others[:3]]))
+    known = {one.tobytes() for one in PLANNED.fingerprints}
+    assert store.missing(wanted) == [i for i, one in enumerate(wanted) if one.tobytes() not in known]
+    assert store.missing([]) == []
+
+
+def test_a_store_without_an_index_gets_one_once(tmp_path: Path) -> None:
+    whole = content(capture(tmp_path / "new", PLANNED))
+    folder = format_1(tmp_path / "old")
+    assert open_store(folder).missing(PLANNED.fingerprints) == []
+    assert (folder / INDEX).read_bytes() == whole[INDEX]
+    made = (folder / INDEX).stat().st_mtime_ns
+    assert open_store(folder).fetch(PLANNED.fingerprints)
+    assert (folder / INDEX).stat().st_mtime_ns == made
+
+
+def test_the_index_of_a_read_only_store_is_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = format_1(tmp_path / "old")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    before = content(folder)
+    for _ in range(2):
+        assert open_store(folder).missing(PLANNED.fingerprints) == []
+    assert content(folder) == before
+    assert len(list((tmp_path / "cache").rglob(INDEX))) == 1
+
+
+def test_shards_of_a_store_without_an_index_must_be_in_order(tmp_path: Path) -> None:
+    folder = format_1(tmp_path)
+    values = json.loads((folder / "store.json").read_text())
+    values["shards"].reverse()
+    (folder / "store.json").write_text(json.dumps(values))
+    with pytest.raises(
+        UserError, match=r"store.json: 38 of 38 records are in the listed shards, or not in order"
+    ):
+        open_store(folder)
+
+
+def test_a_host_checks_a_file_once_and_again_when_it_has_changed(tmp_path: Path) -> None:
+    folder = capture(tmp_path, PLANNED)
+    open_store(folder)
+    damaged = folder / "shard-00001.safetensors"
+    flip_last_bit(damaged)
+    store = open_store(folder)
+    with pytest.raises(UserError, match=f"{damaged.name}: damaged, its content does not match the checksum"):
+        store.check()
+    os.utime(damaged)
+    with pytest.raises(UserError, match=f"{damaged.name}: damaged, its content does not match the checksum"):
+        open_store(folder)
+
+
+def test_a_large_store_is_checked_as_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "SMALL_BYTES", 0)
+    folder = capture(tmp_path, PLANNED)
+    flip_last_bit(folder / "shard-00001.safetensors")
+    store = open_store(folder)
+    assert store.fetch(records_of(store, 0))
+    with pytest.raises(UserError, match=r"shard-00001.safetensors: damaged, its content does not match"):
+        store.fetch(records_of(store, 1))
