@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from dsprune.commands.plan.make import Plan
-from dsprune.recipe import Recipe
+from dsprune.recipe import Pruning, Recipe
 from dsprune.recipe.timing import scaled_peak
 from dsprune.report.table import Table
 from dsprune.schedule.law import SHORTEST_INTERVAL
@@ -27,10 +27,14 @@ def law_table(plan: Plan) -> Table:
 
 
 def _choices(plan: Plan) -> Iterator[tuple[str, str, str]]:
-    recipe, timetable = plan.recipe, plan.timetable
-    pruning, rate, start = recipe.pruning, recipe.learning_rate, recipe.start
-    if pruning is None:
-        return
+    if plan.recipe.pruning is not None:
+        yield from _of_the_run(plan)
+        yield from _of_pruning(plan, plan.recipe.pruning)
+        yield from _of_the_rate(plan, plan.recipe.pruning)
+
+
+def _of_the_run(plan: Plan) -> Iterator[tuple[str, str, str]]:
+    recipe, timetable, start = plan.recipe, plan.timetable, plan.recipe.start
     if recipe.budget.steps is None and recipe.budget.epochs is None:
         epochs = timetable.total_steps / timetable.steps_per_epoch
         yield "budget.epochs", f"{epochs:.3g}", "30 at a target of 90 %, in proportion to the log compression"
@@ -39,25 +43,28 @@ def _choices(plan: Plan) -> Iterator[tuple[str, str, str]]:
             "the model is its own teacher" if start == "fine-tuned" else "the model is not its own teacher"
         )
         yield "model.start", start, owner
+
+
+def _of_pruning(plan: Plan, pruning: Pruning) -> Iterator[tuple[str, str, str]]:
+    timetable, start = plan.timetable, plan.recipe.start
     if pruning.start is None:
         why = "2/30 of the run" if start == "fine-tuned" else "one epoch, but 2/30 to 3/10 of the run"
         yield "pruning.start", f"step {timetable.updates[0].step}", f"{start}: {why}"
-    if pruning.curve != "one-shot":
-        if pruning.first is None and pruning.curve != "constant":
-            yield (
-                "pruning.first",
-                f"{timetable.updates[0].sparsity:.1%}",
-                "0.4 of the target's log compression",
-            )
-        if pruning.updates is None and pruning.every is None:
-            why = "7 at a target of 90 %, in proportion to the log compression"
-            yield "pruning.updates", str(len(timetable.updates)), why
-        if pruning.end is None:
-            yield (
-                "pruning.end",
-                f"step {timetable.updates[-1].step}",
-                "recovery takes 4/30 of the run, in a short run 40 steps, at most 4/10",
-            )
+    if pruning.curve == "one-shot":
+        return
+    if pruning.first is None and pruning.curve != "constant":
+        why = "0.4 of the target's log compression"
+        yield "pruning.first", f"{timetable.updates[0].sparsity:.1%}", why
+    if pruning.updates is None and pruning.every is None:
+        why = "7 at a target of 90 %, in proportion to the log compression"
+        yield "pruning.updates", str(len(timetable.updates)), why
+    if pruning.end is None:
+        why = "recovery takes 4/30 of the run, in a short run 40 steps, at most 4/10"
+        yield "pruning.end", f"step {timetable.updates[-1].step}", why
+
+
+def _of_the_rate(plan: Plan, pruning: Pruning) -> Iterator[tuple[str, str, str]]:
+    timetable, rate, start = plan.timetable, plan.recipe.learning_rate, plan.recipe.start
     if rate.warmup is None:
         why = "the dense phase" if start == "fine-tuned" else "half of the dense phase"
         yield "learning_rate.warmup", f"{timetable.warmup_steps} steps", f"{start}: {why}"
