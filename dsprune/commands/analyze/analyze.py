@@ -1,6 +1,5 @@
 """`dsprune analyze`: measure the cost and the benefit of pruning each component of a model, and of unused rows."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -8,7 +7,7 @@ import torch
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from dsprune.commands.analyze.measure import Evaluator, layers_of, set_up
+from dsprune.commands.analyze.measure import Evaluator, Extent, layers_of, set_up
 from dsprune.commands.analyze.page_sections import analysis_section, component_table
 from dsprune.commands.analyze.result import (
     RULE,
@@ -36,24 +35,12 @@ from dsprune.utils.installation import command_line, versions
 __all__ = ["analyze", "leave_out_unused_rows", "make_analysis"]
 
 
-def analyze(
-    recipe: Recipe,
-    sparsities: Sequence[float],
-    recovery_steps: int,
-    layers: bool,
-    batch_size: int,
-    output: Path | None,
-    ranks: Ranks,
-    console: Console,
-) -> None:
+def analyze(recipe: Recipe, extent: Extent, output: Path | None, ranks: Ranks, console: Console) -> None:
     """Analyse the recipe's model; print and write the result. Collective: every rank must call this.
 
     Args:
         recipe: its model must be trained for its task; components are compared at its target sparsity.
-        sparsities: more sparsities to prune each component to.
-        recovery_steps: training steps between pruning and a second measurement; 0 = none.
-        layers: also prune each component of each layer alone.
-        batch_size: examples of a forward pass on a rank.
+        extent: what to measure.
         output: folder to write into; None = beside the recipe's run.
         ranks: this process's rank and the number of ranks.
         console: where the first rank prints.
@@ -62,9 +49,7 @@ def analyze(
         UserError: a section is missing in the recipe, or its model is not trained for the task.
     """
     with process_group(ranks) as device:
-        analysis = make_analysis(
-            recipe, sparsities, recovery_steps, layers, batch_size, ranks, device, console
-        )
+        analysis = make_analysis(recipe, extent, ranks, device, console)
     if not ranks.is_first:
         return
     folder = output or Path(recipe.output, f"{recipe.name}-analysis")
@@ -81,25 +66,16 @@ def analyze(
 
 
 def make_analysis(
-    recipe: Recipe,
-    sparsities: Sequence[float],
-    recovery_steps: int,
-    layers: bool,
-    batch_size: int,
-    ranks: Ranks,
-    device: torch.device,
-    console: Console,
+    recipe: Recipe, extent: Extent, ranks: Ranks, device: torch.device, console: Console
 ) -> Analysis:
-    """Measure every component of the recipe's model.
-
-    Collective: every rank must call this.
+    """Measure every component of the recipe's model. Collective: every rank must call this.
 
     Args and errors are those of `analyze`; `device` is this rank's.
     """
     if recipe.pruning is None:
         raise UserError(f"recipe {recipe.name!r}: an analysis needs a target: add pruning.sparsity")
     target = recipe.pruning.sparsity
-    evaluator = set_up(recipe, batch_size, recovery_steps, ranks, device)
+    evaluator = set_up(recipe, extent, ranks, device)
     assert recipe.model is not None
     assert recipe.task is not None
     chosen = recipe.pruning.include, recipe.pruning.exclude, None, recipe.pruning.only
@@ -107,16 +83,17 @@ def make_analysis(
     components = find_components(evaluator.model)
     flops = evaluator.flops(recipe.task.max_length)
     metric, dense = next(iter(evaluator.metrics().items()))
-    levels = sorted({target, *sparsities})
+    levels = sorted({target, *extent.sparsities})
     with progress_bar(console, shown=ranks.is_first) as progress:
         total = len(levels) * len(components)
-        total += sum(len(layers_of(component)) for component in components) if layers else 0
+        total += sum(len(layers_of(component)) for component in components) if extent.layers else 0
         bar = progress.add_task("analyze", total=total)
         findings = [
             evaluator.finding(component, levels, target, flops, prunable, lambda: progress.advance(bar))
             for component in components
         ]
-        losses = evaluator.layer_losses(components, target, lambda: progress.advance(bar)) if layers else ()
+        measured = components if extent.layers else []
+        losses = evaluator.layer_losses(measured, target, lambda: progress.advance(bar))
     unused = leave_out_unused_rows(evaluator, recipe.model)  # the last measurement: it changes the model
     known = versions()
     return Analysis(
@@ -131,7 +108,7 @@ def make_analysis(
         num_weights=sum(component.num_weights for component in components),
         flops=flops.total,
         weight_bytes=PRECISION_BYTES[recipe.precision],
-        recovery_steps=recovery_steps,
+        recovery_steps=extent.recovery_steps,
         findings=tuple(findings),
         layers=losses,
         origin=f"{command_line()} · seed {recipe.seed} · " + ", ".join(f"{k} {v}" for k, v in known.items()),

@@ -25,7 +25,24 @@ from dsprune.tasks.examples import Collate, on_device
 from dsprune.tasks.task import Task, build_task
 from dsprune.train.evaluation import evaluate
 
-__all__ = ["Evaluator", "layers_of", "pruned", "restored", "set_up"]
+__all__ = ["Evaluator", "Extent", "layers_of", "pruned", "restored", "set_up"]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What an analysis measures.
+
+    Attributes:
+        sparsities: more sparsities to prune each component to than the recipe's target.
+        recovery_steps: training steps between pruning and a second measurement; 0 = none.
+        layers: whether each component of each layer is pruned alone, too.
+        batch_size: examples of a forward pass on a rank.
+    """
+
+    sparsities: tuple[float, ...] = ()
+    recovery_steps: int = 0
+    layers: bool = True
+    batch_size: int = 32
 
 
 @dataclass(frozen=True)
@@ -128,15 +145,12 @@ class Evaluator:
         return tuple(sorted(losses, key=lambda loss: (loss.score, loss.layer)))
 
 
-def set_up(
-    recipe: Recipe, batch_size: int, recovery_steps: int, ranks: Ranks, device: torch.device
-) -> Evaluator:
+def set_up(recipe: Recipe, extent: Extent, ranks: Ranks, device: torch.device) -> Evaluator:
     """Load the model and the data of a recipe.
 
     Args:
         recipe: names the model and the task.
-        batch_size: examples of a forward pass on a rank.
-        recovery_steps: training steps between pruning and measuring; 0 = none.
+        extent: what will be measured.
         ranks: this process's rank and the number of ranks.
         device: this rank's device.
 
@@ -151,11 +165,11 @@ def set_up(
     model.eval().to(device)
     collate = task.collate(tokenizer)
     recovery = None
-    if recovery_steps:
+    if extent.recovery_steps:
         data = task.prepare("train", tokenizer)
-        recovery = Recovery(recipe, recovery_steps, data, collate, ranks, device)
+        recovery = Recovery(recipe, extent.recovery_steps, data, collate, ranks, device)
     validation = task.prepare("validation", tokenizer)
-    return Evaluator(model, task, validation, collate, ranks, device, batch_size, recovery)
+    return Evaluator(model, task, validation, collate, ranks, device, extent.batch_size, recovery)
 
 
 def layers_of(component: Component) -> list[int]:

@@ -81,16 +81,18 @@ def component_table(analysis: Analysis) -> Table:
     )
     if analysis.unused is not None:
         rows += (_unused_row(analysis, analysis.unused),)
+    emphasis = frozenset(number for number, row in enumerate(rows) if row[-1] == "prune")
+    title = "Components, the cheapest to prune first"
+    return Table("components", title, columns, rows, _component_note(analysis), emphasis=emphasis)
+
+
+def _component_note(analysis: Analysis) -> str:
     attention = analysis.flops - sum(finding.flops for finding in analysis.findings)
-    note = (
+    return (
         f"Each component pruned alone, by magnitude, in one shot; losses in points. FLOPs: of a forward pass of "
         f"{analysis.length} tokens, {analysis.flops / 1e9:.3f} GFLOPs; products of queries, keys and values, which "
         f"use no weights, are {attention / analysis.flops:.2%} of them. Zeros save at {100 * analysis.target:g} %: "
         f"bytes of the weights that become zero, without any index of a sparse format. {_unused_note(analysis)}"
-    )
-    emphasis = frozenset(number for number, row in enumerate(rows) if row[-1] == "prune")
-    return Table(
-        "components", "Components, the cheapest to prune first", columns, rows, note, emphasis=emphasis
     )
 
 

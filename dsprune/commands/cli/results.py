@@ -70,9 +70,10 @@ def analyze(
     loaded, ranks = load_recipe(recipe, overrides or []), find_ranks()
     with starting(is_first=ranks.is_first):
         from dsprune.commands.analyze.analyze import analyze as examine
+        from dsprune.commands.analyze.measure import Extent
 
-    more = sparsity if sparsity is not None else [0.5, 0.7, 0.8]
-    examine(loaded, more, recovery_steps, layers, batch_size, output, ranks, Console())
+    more = (0.5, 0.7, 0.8) if sparsity is None else tuple(sparsity)
+    examine(loaded, Extent(more, recovery_steps, layers, batch_size), output, ranks, Console())
 
 
 @app.command()
