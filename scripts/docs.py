@@ -46,6 +46,7 @@ EXAMPLES: Mapping[str, Any] = {
     "task.max_validation": 1000,
     "pruning.window": 100,
     "pruning.drop": 0.3,
+    "pruning.pattern": "4x1",
     "pruning.only": ["*.attention.*.weight"],
     "pruning.sparsities": {"*.layer.0.*": 0.5},
     "learning_rate.rewind_at": ["50 %", "75 %"],

@@ -29,7 +29,9 @@ from dsprune.masks.mask_set import Finding, check_shard
 from dsprune.model.model_files import ModelFiles
 from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.collectives import Comm
+from dsprune.recipe.pattern import Pattern
 from dsprune.selection.groups import make_groups
+from dsprune.selection.patterned import count_broken
 
 __all__ = ["Audit", "audit_all", "audit_folder"]
 
@@ -119,7 +121,11 @@ def audit_folder(folder: Path) -> Audit:
         return Audit(folder, *_check_checksums(folder))
     manifest = read_manifest(folder)
     masks = read_complete_masks(folder, manifest)
-    findings = (*_check_counts(manifest, masks), *_check_weights(masks, _weights(folder)))
+    findings = (
+        *_check_counts(manifest, masks),
+        *_check_pattern(manifest, masks),
+        *_check_weights(masks, _weights(folder)),
+    )
     # A changed weight is named by its tensor rather than its file.
     num_files, unchecked = (0, ()) if findings else _check_checksums(folder)
     return Audit(
@@ -170,13 +176,22 @@ def _check_counts(manifest: MaskManifest, masks: MaskSet) -> Iterator[Finding]:
     tensors, counts = [shard.tensor for shard in masks.shards], masks.counts(Comm())
     entries = list(manifest.tensors.values())
     sparsities = [progress * entry.target for entry in entries]
-    for group in make_groups(tensors, sparsities, manifest.scope):
+    for group in make_groups(tensors, sparsities, manifest.scope, Pattern.parse(manifest.pattern)):
         count = sum(counts[place] for place in group.tensors)
         initial = sum(entries[place].initial_pruned for place in group.tensors)
         expected = group.num_pruned if past else initial
         if count != expected:
             rule = f"{expected:,} weights are pruned"
             yield Finding(tensors[group.tensors[0]].name, rule, abs(count - expected))
+
+
+def _check_pattern(manifest: MaskManifest, masks: MaskSet) -> Iterator[Finding]:
+    """Check that every tile of the pattern is whole, or pruned as the pattern says."""
+    pattern = Pattern.parse(manifest.pattern)
+    counts = count_broken(masks.shards, masks.bits, pattern, Comm())
+    for shard, count in zip(masks.shards, counts, strict=True):
+        if count:
+            yield Finding(shard.tensor.name, f"its mask has the pattern {pattern.text}", count)
 
 
 def _check_weights(masks: MaskSet, weights: Weights) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from dsprune.checkpoint.file_list import list_model_folder
 from dsprune.masks.manifest import MANIFEST, read_manifest
 from dsprune.recipe import Recipe
+from dsprune.recipe.pattern import UNSTRUCTURED
 from dsprune.utils.documents import write_yaml
 from dsprune.utils.files import replace_text
 from dsprune.utils.text import shareable
@@ -132,13 +133,15 @@ def _sparsity(folder: Path, recipe: Recipe | None) -> Iterator[str]:
     if not (folder / MANIFEST).is_file():
         yield "Dense: no weight was pruned."
         return
-    tensors = read_manifest(folder).tensors.values()
+    manifest = read_manifest(folder)
+    tensors = manifest.tensors.values()
     pruned, prunable = sum(one.num_pruned for one in tensors), sum(math.prod(one.shape) for one in tensors)
     total = _num_weights(folder)
     method = (
         f" by {recipe.pruning.method} scores" if recipe is not None and recipe.pruning is not None else ""
     )
-    yield f"Pruned{method}. The zeros are exact, and the masks are in this folder."
+    pattern = "" if manifest.pattern == UNSTRUCTURED.text else f" in the pattern {manifest.pattern}"
+    yield f"Pruned{method}{pattern}. The zeros are exact, and the masks are in this folder."
     yield from ("", "| | zeros | weights | sparsity |", "|---|---:|---:|---:|")
     for what, count in (("prunable weights", prunable), ("all weights", total)):
         if count:

@@ -169,6 +169,11 @@ def _read(folder: Path, state: PruningState, step: int) -> tuple[MaskManifest, l
             f"{folder}: its timetable has {field}={theirs[field]}, this run's has {ours[field]}: "
             f"resume with the recipe that it was written with"
         )
+    if manifest.pattern != state.pruning.pattern:
+        raise UserError(
+            f"{folder}: its pattern is {manifest.pattern}, this run's pruning.pattern is {state.pruning.pattern}: "
+            f"resume with the recipe that it was written with"
+        )
     if manifest.step != step:
         raise UserError(
             f"{folder}: masks of step {manifest.step}, weights of step {step}: use another checkpoint"

@@ -16,7 +16,9 @@ from dsprune.model.prunable import find_prunable
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.collectives import Comm
 from dsprune.ranks.ranks import current_ranks
+from dsprune.recipe.pattern import Pattern
 from dsprune.selection.groups import update_groups
+from dsprune.selection.patterned import count_broken
 from dsprune.zero.parameters import full_shape
 from dsprune.zero.stages import open_layout
 
@@ -101,6 +103,7 @@ def mask_zeros(state: PruningState, where: str, step: int) -> None:
 
 def _start_from(masks: MaskSet, state: PruningState, where: str, step: int) -> None:
     """Set the first masks of a run, and apply them to weights and moments."""
+    _check_pattern(state, masks, where)
     _check_updates(state, masks.counts(state.comm), where, step)
     state.restore(masks.bits)
     state.initial_pruned = state.masks.counts(state.comm)
@@ -108,6 +111,20 @@ def _start_from(masks: MaskSet, state: PruningState, where: str, step: int) -> N
         for view in (state.layout.weight(index), *state.layout.states(index).values()):
             apply_(bits, view)  # makes -0.0 to +0.0, and zeroes what a moment has kept
     state.layout.refresh_copies()
+
+
+def _check_pattern(state: PruningState, masks: MaskSet, where: str) -> None:
+    """Check that the zeros are those of whole tiles. Collective: every rank must call this."""
+    pattern = Pattern.parse(state.pruning.pattern)
+    for shard, broken in zip(
+        masks.shards, count_broken(masks.shards, masks.bits, pattern, state.comm), strict=True
+    ):
+        if broken:
+            raise UserError(
+                f"pruning.pattern: value {pattern.text}: {where}: {shard.tensor.name}: {broken:,} of its tiles have "
+                f"other zeros: choose the pattern that it was pruned with, or let its zeros grow back with "
+                f"--masks-from none"
+            )
 
 
 def _check_updates(state: PruningState, counts: list[int], where: str, step: int) -> None:

@@ -8,6 +8,7 @@ from rich.console import Console
 from dsprune.commands.suite.definition import load_suite, shipped_suites
 from dsprune.recipe import load_recipe, shipped_recipes
 from dsprune.recipe.loading import recipe_text
+from dsprune.recipe.pattern import PATTERNS
 from dsprune.recipe.timing import Pruning
 from dsprune.registry import CURVES, METHODS, SCOPES
 from dsprune.report.table import MISSING, Table, as_rich
@@ -50,7 +51,7 @@ def show_recipe(name: str) -> None:
 
 
 def list_methods(console: Console) -> None:
-    """Print a line for each pruning method, and the names of the curves and scopes."""
+    """Print a line for each pruning method, the names of the curves and scopes, and the patterns."""
     default = Pruning.model_fields["method"].default
     rows = tuple(
         (f"{name} (default)" if name == default else name, summary_of(METHODS.get(name))) for name in METHODS
@@ -58,6 +59,7 @@ def list_methods(console: Console) -> None:
     console.print(as_rich(Table("methods", "Pruning methods", ("pruning.method", "what"), rows, words=True)))
     for registry in (CURVES, SCOPES):
         say(console, f"{registry.field}: {', '.join(registry)}")
+    say(console, f"pruning.pattern: {PATTERNS}")
 
 
 def list_suites(console: Console) -> None:

@@ -6,10 +6,10 @@ from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.engine.learning_rate import check_no_scheduler
 from dsprune.errors import UserError
 from dsprune.methods.method import check_method
-from dsprune.model.prunable import check_no_adapter, check_not_compiled, choose_weights, describe_dense
+from dsprune.model.prunable import check_no_adapter, check_not_compiled, describe_dense
 from dsprune.recipe import Pruning, Recipe
 from dsprune.schedule import Timetable
-from dsprune.selection.groups import update_groups
+from dsprune.selection.weights import weights_to_prune
 from dsprune.zero.limits import check_engine, check_optimizer_state, check_settings
 from dsprune.zero.parameters import full_shape
 from dsprune.zero.stages import open_layout
@@ -46,10 +46,7 @@ def initial_state(
     """Return dense masks of the prunable weights; None for a recipe without pruning."""
     if pruning is None:
         return None
-    choice = choose_weights(
-        engine.module, pruning.include, pruning.exclude, pruning.sparsities, pruning.only, shape_of=full_shape
-    )
-    update_groups(choice.tensors, pruning, progress=1.0)  # refuses a target that leaves nothing
+    choice = weights_to_prune(engine.module, pruning, shape_of=full_shape)
     if choice.dense and engine.global_rank == 0:
         print(f"dsprune: {describe_dense(choice)}", flush=True)
     return PruningState(open_layout(engine, choice.tensors), pruning, timetable)

@@ -25,12 +25,13 @@ from dsprune.engine.guard import WeightGuard
 from dsprune.kernels.product import Product
 from dsprune.masks.bits import apply_all_, count_kept
 from dsprune.methods.method import RegrowingMethod, ShardContext, find_method
+from dsprune.recipe.pattern import Pattern
 from dsprune.registry import SCOPES
 from dsprune.schedule import MaskUpdate
 from dsprune.schedule.law import drop_fraction
-from dsprune.selection import select
 from dsprune.selection.groups import update_groups
 from dsprune.selection.normalize import normalize
+from dsprune.selection.patterned import select_tiles
 from dsprune.selection.regrow import select_regrowing
 from dsprune.selection.scan import Scorer, parts
 
@@ -154,7 +155,10 @@ class Pruner:
             fraction = drop_fraction(state.timetable.update_progress(update), first)
             bits = select_regrowing(layout.shards, scorers, growth, kept, groups, fraction, state.comm)
         else:
-            bits = select(layout.shards, scorers, kept, groups, state.comm)
+            pattern = Pattern.parse(state.pruning.pattern)
+            bits = select_tiles(
+                layout.shards, scorers, kept, groups, state.comm, pattern, squared=method.squared
+            )
         seconds, sent = time.perf_counter() - started, state.comm.bytes_sent - sent
         record = UpdateRecord(update, sum(group.num_pruned for group in groups), seconds, sent)
         if isinstance(method, RegrowingMethod):

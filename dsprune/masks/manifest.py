@@ -1,15 +1,16 @@
 """The manifest of masks on disk, `dsprune.json`, which is independent of the recipe.
 
-Format 2 holds what is needed to read and check the masks: names, shapes, targets and scope. Format 1 held the
+Format 2 holds what is needed to read and check the masks: names, shapes, targets, scope and pattern. Format 1 held the
 recipe's pruning section; it can still be read.
 """
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from dsprune.errors import UserError
+from dsprune.recipe.pattern import UNSTRUCTURED, check_pattern
 from dsprune.recipe.section import Fraction, Named
 from dsprune.registry import SCOPES
 from dsprune.schedule import Timetable
@@ -63,6 +64,7 @@ class MaskManifest(_Strict):
         step: number of applied optimizer steps when the masks were written.
         timetable: the run's timetable.
         scope: which weights were ranked together, see `dsprune.selection.groups`.
+        pattern: which weights were pruned together, see `dsprune.recipe.pattern`.
         digest: hash of the complete masks, independent of the sharding.
         tensors: all pruned tensors by name, in the global order.
         files: the mask files, one per rank.
@@ -74,6 +76,7 @@ class MaskManifest(_Strict):
     step: Count
     timetable: Timetable
     scope: Annotated[str, Named(SCOPES)]
+    pattern: Annotated[str, AfterValidator(check_pattern)] = UNSTRUCTURED.text
     digest: int
     tensors: dict[str, TensorEntry]
     files: tuple[FileEntry, ...]

@@ -51,7 +51,7 @@ def write_masks(
         comm: the ranks over which the masks are sharded.
         step: number of applied optimizer steps.
         timetable: the run's timetable.
-        pruning: the pruning section, for scope and target.
+        pruning: the pruning section, for scope, pattern and target.
         initial_pruned: zeros of each tensor before the first mask update; empty for a run that started dense.
         accumulators: what the method keeps, for a checkpoint; None for a model, which needs none.
     """
@@ -69,6 +69,7 @@ def write_masks(
             step=step,
             timetable=timetable,
             scope=pruning.scope,
+            pattern=pruning.pattern,
             digest=digest,
             tensors={
                 shard.tensor.name: TensorEntry(

@@ -25,6 +25,7 @@ class EmpiricalFisher(Method):
     """
 
     absolute = True
+    squared = True
     accumulators = (Accumulator("squares"),)
 
     def update(self, context: ShardContext) -> Mapping[str, Tensor]:

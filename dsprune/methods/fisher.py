@@ -28,6 +28,7 @@ class Fisher(Method):
     """
 
     absolute = True
+    squared = True
     needs = ("exp_avg_sq",)
 
     def scores(self, context: ShardContext) -> Tensor:

@@ -95,12 +95,15 @@ class Method(ABC):
 
     Attributes:
         absolute: whether weights are ordered by the absolute value of their score.
+        squared: whether the squares of scores add up over weights that are pruned together, as losses do; else the
+            scores themselves.
         needs: names of the optimizer's state that the method reads, such as `("exp_avg_sq",)`; a run whose
             optimizer does not keep it is refused before it starts.
         accumulators: what the method keeps for each weight. None: it costs no memory and no time between mask updates.
     """
 
     absolute: ClassVar[bool] = False
+    squared: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ()
     accumulators: ClassVar[tuple[Accumulator, ...]] = ()
 
@@ -174,6 +177,11 @@ def check_method(pruning: Pruning) -> None:
         raise UserError(
             f"pruning.curve: 'one-shot' has one mask update, and {pruning.method!r} lets weights grow back at all but "
             f"the last: choose another curve, such as constant"
+        )
+    if regrows and pruning.pattern != "unstructured":
+        raise UserError(
+            f"pruning.pattern: value {pruning.pattern}: {pruning.method!r} lets single weights grow back, which breaks "
+            f"the pattern: use unstructured, or a method that lets none grow back, such as fisher"
         )
     if not regrows and pruning.curve == "constant":
         raise UserError(

@@ -1,6 +1,6 @@
 """Collectives on a process group, with a count of the bytes that selection communicates."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -20,9 +20,9 @@ class Comm:
     Attributes:
         rank: this rank in the group.
         size: number of ranks.
-        bytes_sent: bytes of the tensors that this rank has passed to all-reduces.
+        bytes_sent: bytes of the tensors that this rank has passed to collectives.
         bytes_received: bytes of the results.
-        num_messages: number of these all-reduces.
+        num_messages: number of these collectives.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None, device: torch.device | str = "cpu") -> None:
@@ -46,6 +46,33 @@ class Comm:
         """Return the maximum over ranks, without NaN, on the CPU. Collective: every rank must call this."""
         return self._all_reduce(tensor, dist.ReduceOp.MAX)
 
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """Return the ranks' tensors, stacked by rank, on the CPU. Collective: every rank must call this."""
+        if self.size == 1:
+            return tensor.cpu().unsqueeze(0)
+        message = self._message(tensor)
+        gathered = [torch.empty_like(message) for _ in range(self.size)]
+        dist.all_gather(gathered, message, group=self.group)
+        return self._received(torch.stack(gathered))
+
+    def all_to_all(self, messages: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
+        """Send a 1-D tensor to every rank. Collective: every rank must call this.
+
+        Args:
+            messages: what each rank gets, by rank.
+            sizes: number of values that each rank sends to this one.
+
+        Returns:
+            What each rank has sent, on the CPU.
+        """
+        if self.size == 1:
+            return [messages[0].cpu()]
+        message = self._message(torch.cat(list(messages)))
+        received = message.new_empty(sum(sizes))
+        lengths = [values.numel() for values in messages]
+        dist.all_to_all_single(received, message, list(sizes), lengths, group=self.group)
+        return list(self._received(received).split(list(sizes)))
+
     def all_gather_objects(self, item: T) -> list[T]:
         """Return the ranks' picklable items by rank. Collective: every rank must call this."""
         if self.size == 1:
@@ -57,12 +84,21 @@ class Comm:
     def _all_reduce(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
         if self.size == 1:
             return tensor.cpu()
+        message = self._message(tensor)
+        dist.all_reduce(message, op=operation, group=self.group)
+        return self._received(message)
+
+    def _message(self, tensor: Tensor) -> Tensor:
+        """Copy the tensor to memory that the backend may overwrite, and count its bytes."""
         message = tensor.to(self._device, copy=True, memory_format=torch.contiguous_format)
         self.bytes_sent += message.nbytes
-        dist.all_reduce(message, op=operation, group=self.group)
-        self.bytes_received += message.nbytes
+        return message
+
+    def _received(self, result: Tensor) -> Tensor:
+        """Return the result of a collective on the CPU, and count its bytes."""
+        self.bytes_received += result.nbytes
         self.num_messages += 1
-        return message.cpu()
+        return result.cpu()
 
 
 def world_comm(ranks: Ranks) -> Comm:

@@ -7,13 +7,17 @@ scales with the target sparsity is here too, as part of the schedule law, `dspru
 from math import log1p
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
+from dsprune.recipe.pattern import UNSTRUCTURED, Pattern, check_pattern
 from dsprune.recipe.section import LARGEST, Count, Fraction, Glob, Named, Positive, Section, Sparsity
 from dsprune.recipe.span import PositiveSpan, Span
 from dsprune.registry import CURVES, METHODS, SCOPES
 
 __all__ = ["Budget", "LearningRate", "Pruning", "Start", "log_compression", "scaled_peak"]
+
+ROUNDING = 5e-4
+"""Difference of a sparsity that is written with three digits from the exact one."""
 
 Start = Literal["pretrained", "fine-tuned"]
 """Whether the model at the start of a run is fine-tuned for the task already."""
@@ -123,6 +127,11 @@ class Pruning(Section):
     them with scores divided by the root mean square of their tensor's scores (normalized). `erk` ranks those of each
     tensor, and keeps the more of a matrix, the smaller it is (Erdos-Renyi kernel). Default: `global`."""
 
+    pattern: Annotated[str, AfterValidator(check_pattern)] = UNSTRUCTURED.text
+    """Which weights of a matrix are pruned together: each by itself (unstructured); `N:M` keeps the N highest scores of
+    every M neighbouring inputs, as in `"2:4"`; blocks of HEIGHTxWIDTH weights, outputs x inputs, such as `1x4`, `4x1`
+    or `16x16`; or whole outputs (rows). Default: `unstructured`."""
+
     only: tuple[Glob, ...] = ()
     """Glob patterns of the matrices to prune, in place of those of the encoder and decoder blocks. Norms and biases
     that match stay dense. Default: none = the matrices of the blocks."""
@@ -137,6 +146,37 @@ class Pruning(Section):
     sparsities: dict[Glob, Annotated[float, Field(ge=0, lt=1)]] = Field(default_factory=dict)
     """Target sparsity by glob pattern, for parameters with a target of their own; the first match counts. Default:
     none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fixed_sparsity_is_exact(cls, values: Any) -> Any:
+        """Replace a rounded sparsity, such as 0.667 of 1:3, by the exact one of the pattern."""
+        given = values if isinstance(values, dict) else {}
+        fixed, sparsity = _fixed_sparsity(given.get("pattern")), given.get("sparsity")
+        is_near = fixed is not None and isinstance(sparsity, float) and abs(sparsity - fixed) < ROUNDING
+        return {**values, "sparsity": fixed} if is_near else values
+
+    @field_validator("pattern")
+    @classmethod
+    def _pattern_gives_target(cls, text: str, info: ValidationInfo) -> str:
+        fixed, target = _fixed_sparsity(text), info.data.get("sparsity")
+        if fixed is not None and target not in (None, fixed):
+            raise ValueError(
+                f"prunes {fixed:.4g} of the weights, and the target pruning.sparsity is {target}: set that to "
+                f"{fixed:.4g}, or choose another pattern"
+            )
+        return text
+
+    @field_validator("sparsities")
+    @classmethod
+    def _pattern_gives_targets(cls, targets: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        text = info.data.get("pattern")
+        if _fixed_sparsity(text) is not None and (wrong := [glob for glob in targets if targets[glob]]):
+            raise ValueError(
+                f"pruning.pattern {text!r} prunes all tensors alike, and {wrong[0]!r} has a target of "
+                f"{targets[wrong[0]]}: leave it out, or name the tensors in pruning.exclude"
+            )
+        return targets
 
     @field_validator("first")
     @classmethod
@@ -176,6 +216,15 @@ class Pruning(Section):
                 "one-shot has one mask update, at pruning.start: leave this out or choose another curve"
             )
         return value
+
+
+def _fixed_sparsity(text: Any) -> float | None:
+    """Return the only sparsity that a pattern can end with; None if it can have any, or is none."""
+    try:
+        pattern = Pattern.parse(str(text))
+    except ValueError:
+        return None
+    return pattern.sparsity if pattern.kept else None
 
 
 class LearningRate(Section):

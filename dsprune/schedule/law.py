@@ -13,6 +13,7 @@ from fractions import Fraction
 from math import ceil, cos, expm1, pi
 
 from dsprune.recipe import Budget, Pruning, Recipe, Span, Start
+from dsprune.recipe.loading import check_recipe
 from dsprune.recipe.timing import log_compression, scaled_peak
 
 __all__ = [
@@ -192,7 +193,7 @@ def scaled_to(recipe: Recipe, target: float) -> Recipe:
     if rate.dense is not None and rate.peak == scaled_peak(rate.dense, pruning.sparsity):
         values["learning_rate"]["peak"] = None  # to be scaled again
     # Validate again, because the parts must still fit together.
-    return Recipe.model_validate(values)
+    return check_recipe(values)
 
 
 def _lengths(section: Budget | Pruning, ratio: float) -> dict[str, object]:

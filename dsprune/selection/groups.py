@@ -1,14 +1,17 @@
 """The scope of pruning: which weights are ranked together."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import NamedTuple
 
 from dsprune.errors import UserError
 from dsprune.model.shard import PrunableTensor
 from dsprune.recipe import Pruning
+from dsprune.recipe.pattern import UNSTRUCTURED, Pattern
 from dsprune.registry import SCOPES
 from dsprune.selection.erk import divide_kept
+from dsprune.selection.tiles import grid_of
 
 __all__ = ["ERK", "GLOBAL", "NORMALIZED", "UNIFORM", "Group", "Scope", "make_groups", "update_groups"]
 
@@ -26,6 +29,8 @@ class Scope(NamedTuple):
     normalized: bool = False
     by_shape: bool = False
 
+
+Grid = tuple[int, ...]
 
 GLOBAL, UNIFORM, NORMALIZED = Scope(), Scope(per_tensor=True), Scope(normalized=True)
 ERK = Scope(per_tensor=True, by_shape=True)
@@ -71,10 +76,11 @@ def update_groups(tensors: Sequence[PrunableTensor], pruning: Pruning, progress:
             targets too.
 
     Raises:
-        UserError: a group would have no weight left.
+        UserError: a group would have no weight left, or the pattern does not fit a tensor.
     """
+    pattern = Pattern.parse(pruning.pattern)
     targets = [pruning.sparsity if tensor.sparsity is None else tensor.sparsity for tensor in tensors]
-    groups = make_groups(tensors, [progress * target for target in targets], pruning.scope)
+    groups = make_groups(tensors, [progress * target for target in targets], pruning.scope, pattern)
     if empty := next((group for group in groups if group.num_pruned == group.num_weights > 0), None):
         target = max(targets[place] for place in empty.tensors)
         raise UserError(
@@ -85,37 +91,60 @@ def update_groups(tensors: Sequence[PrunableTensor], pruning: Pruning, progress:
 
 
 def make_groups(
-    tensors: Sequence[PrunableTensor], sparsities: Sequence[float], scope: str = "global"
+    tensors: Sequence[PrunableTensor],
+    sparsities: Sequence[float],
+    scope: str = "global",
+    pattern: Pattern = UNSTRUCTURED,
 ) -> list[Group]:
     """Group tensors of the same sparsity; in scopes per tensor, each tensor is a group of its own.
 
     A group gets exactly `round(sparsity * num_weights)` zeros. In scope `erk` all tensors of the same sparsity have
-    that number together.
+    that number together. With a pattern, a group has tiles of one size, and the number of them that are pruned is
+    rounded.
 
     Args:
         tensors: all prunable tensors, in the global order.
         sparsities: fraction of zeros of each tensor.
         scope: name in the registry of scopes.
+        pattern: which weights are pruned together.
+
+    Raises:
+        UserError: the pattern does not fit a tensor.
     """
+    grids = [grid_of(tensor, pattern) for tensor in tensors]
+    sizes = [pattern.height * pattern.width_of(tensor.shape) for tensor in tensors]
     rules = SCOPES.get(scope)
     members: dict[object, list[int]] = {}
     for place, sparsity in enumerate(sparsities):
         alone = rules.per_tensor and not rules.by_shape
-        members.setdefault(place if alone else sparsity, []).append(place)
-    groups = [_make_group(tensors, places, sparsities[places[0]]) for places in members.values()]
-    return [part for group in groups for part in _by_shape(tensors, group)] if rules.by_shape else groups
+        members.setdefault(place if alone else (sparsity, sizes[place]), []).append(place)
+    found = []
+    for places in members.values():
+        size, fraction = sizes[places[0]], min(1.0, sparsities[places[0]] / pattern.sparsity)
+        whole = _make_group(tensors, grids, places, fraction)
+        parts = _by_shape(tensors, grids, whole) if rules.by_shape else [whole]
+        found += [_in_weights(part, size, size - pattern.kept) for part in parts]
+    return found
 
 
-def _make_group(tensors: Sequence[PrunableTensor], places: Sequence[int], sparsity: float) -> Group:
+def _make_group(
+    tensors: Sequence[PrunableTensor], grids: Sequence[Grid], places: Sequence[int], fraction: float
+) -> Group:
+    """Return a group, in numbers of tiles, that loses a fraction of them."""
     first = tensors[places[0]].name
     name = first if len(places) == 1 else f"{first} and {len(places) - 1} more"
-    num_weights = sum(tensors[place].numel for place in places)
-    return Group(name, tuple(places), num_weights, round(sparsity * num_weights))
+    num_tiles = sum(prod(grids[place]) for place in places)
+    return Group(name, tuple(places), num_tiles, round(fraction * num_tiles))
 
 
-def _by_shape(tensors: Sequence[PrunableTensor], group: Group) -> Iterator[Group]:
-    """Yield a group for each tensor of a group, with its part of the zeros."""
-    members = [tensors[place] for place in group.tensors]
-    num_kept = divide_kept([tensor.shape for tensor in members], group.num_weights - group.num_pruned)
-    for place, tensor, kept in zip(group.tensors, members, num_kept, strict=True):
-        yield Group(tensor.name, (place,), tensor.numel, tensor.numel - kept)
+def _by_shape(tensors: Sequence[PrunableTensor], grids: Sequence[Grid], group: Group) -> Iterator[Group]:
+    """Yield a group for each tensor of a group, with its part of the zeros, in numbers of tiles."""
+    num_kept = divide_kept([grids[place] for place in group.tensors], group.num_weights - group.num_pruned)
+    for place, kept in zip(group.tensors, num_kept, strict=True):
+        num_tiles = prod(grids[place])
+        yield Group(tensors[place].name, (place,), num_tiles, num_tiles - kept)
+
+
+def _in_weights(group: Group, size: int, num_dropped: int) -> Group:
+    """Return a group that counts weights from one that counts tiles, which lose `num_dropped` weights each."""
+    return replace(group, num_weights=group.num_weights * size, num_pruned=group.num_pruned * num_dropped)

@@ -27,6 +27,7 @@ __all__ = [
     "PRUNED_KEY",
     "Scan",
     "Scorer",
+    "from_keys",
     "parts",
     "sample",
     "sample_eager",
@@ -56,6 +57,11 @@ def to_keys(scores: Tensor, absolute: bool, kept: Tensor) -> Tensor:
     bits = scores.view(torch.int32)
     keys = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     return keys.masked_fill_(scores.isnan(), NAN_KEY).masked_fill_(~kept, PRUNED_KEY)
+
+
+def from_keys(keys: Tensor) -> Tensor:
+    """Return the float32 scores of keys; NaN for those of pruned weights and of NaN."""
+    return (keys ^ ((keys >> 31) & 0x7FFFFFFF)).view(torch.float32)
 
 
 CHUNK = {"cpu": 1 << 19}  # weights at a time: few calls, and temporaries stay in the cache

@@ -20,20 +20,16 @@ import torch
 from torch import Tensor
 
 from dsprune.errors import UserError
-from dsprune.kernels.product import Product
-from dsprune.masks.bits import unpack
-from dsprune.masks.mask_set import MaskSet
-from dsprune.model.shard import PrunableTensor, Shard
+from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.selection.bracket import guess_brackets
 from dsprune.selection.groups import Group
 from dsprune.selection.local import Bracket, LocalScores, ShardScores
-from dsprune.selection.normalize import normalize
 from dsprune.selection.scan import HIGHEST_KEY, LOWEST_KEY, Scorer
 from dsprune.selection.search import Search, narrow
 from dsprune.selection.ties import share_ties
 
-__all__ = ["select", "select_complete", "select_from"]
+__all__ = ["select", "select_from"]
 
 
 def select(
@@ -130,33 +126,3 @@ def _widened(bracket: Bracket, group: Group, num_below: int, num_inside: int) ->
             f"{group.num_pruned} of this mask update: raise the sparsity, or start from a denser model"
         )
     return bracket
-
-
-def select_complete(
-    tensors: Sequence[PrunableTensor],
-    weights: Sequence[Tensor],
-    groups: Sequence[Group],
-    *,
-    normalized: bool = False,
-) -> list[Tensor]:
-    """Select by magnitude from dense weights, as a mask update does, and return boolean masks, True = kept.
-
-    Args:
-        tensors: all prunable tensors, in the global order.
-        weights: the complete weights of each, all on one device.
-        groups: the groups of tensors, with their numbers of zeros.
-        normalized: whether to divide the scores by the root mean square of their tensor's.
-
-    Returns:
-        One mask per tensor, in the tensor's shape.
-    """
-    shards = [Shard(tensor, 0, tensor.numel) for tensor in tensors]
-    flat = [values.detach().view(-1) for values in weights]
-    scorers = [Scorer(values.__getitem__, absolute=True, product=Product(values)) for values in flat]
-    device = flat[0].device
-    if normalized:
-        scorers = normalize(shards, scorers, device, Comm())
-    masks = select(shards, scorers, MaskSet(shards, device).bits, groups, Comm())
-    return [
-        unpack(bits, tensor.numel).view(tensor.shape) for tensor, bits in zip(tensors, masks, strict=True)
-    ]

@@ -18,7 +18,7 @@ from dsprune.errors import UserError
 from dsprune.model.fit import Changes, changing, keep_layers, padding_remarks
 from dsprune.model.patterns import parameter_groups
 from dsprune.model.pretrained import load_config, load_tokenizer
-from dsprune.model.prunable import Choice, choose_weights
+from dsprune.model.prunable import Choice
 from dsprune.model.skeleton import without_weights
 from dsprune.model.vocabulary import Vocabulary, embedding_of
 from dsprune.ranks.batch_order import BatchPlan
@@ -26,6 +26,7 @@ from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Distillation, Recipe
 from dsprune.recipe import Model as ModelSettings
 from dsprune.schedule import Timetable, recipe_timetable
+from dsprune.selection.weights import weights_to_prune
 from dsprune.tasks.examples import tokens_in, unknown_remark
 from dsprune.tasks.task import Task, build_task
 from dsprune.zero.config import load_ds_config, resolve_ds_config
@@ -125,10 +126,7 @@ def preflight(recipe: Recipe, ranks: Ranks) -> Prepared:
 
 def recipe_weights(recipe: Recipe, model: nn.Module) -> Choice:
     """Return the weights of a model that the recipe prunes."""
-    pruning = recipe.pruning
-    if pruning is None:
-        return Choice((), (), 0)
-    return choose_weights(model, pruning.include, pruning.exclude, pruning.sparsities, pruning.only)
+    return Choice((), (), 0) if recipe.pruning is None else weights_to_prune(model, recipe.pruning)
 
 
 def _check_not_pruned(model: PreTrainedModel, weights: Choice) -> None:

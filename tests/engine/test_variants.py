@@ -1,13 +1,16 @@
 """The same invariants with other optimizers, offload, accumulation, scopes, targets and methods."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from deepspeed.accelerator import get_accelerator
 
+from dsprune.checkpoint.invariants import audit_folder
+from dsprune.masks.manifest import read_manifest
 from dsprune.testing.pool import RankPool
-from tests.engine import scenarios
+from tests.engine import patterning, scenarios
 from tests.engine.scenarios import ds_config, make_recipe
 
 OFFLOAD = {"device": "cpu", "pin_memory": False}
@@ -135,3 +138,29 @@ def test_deepspeeds_own_monitor_goes_on(two_ranks: RankPool, tmp_path: Path) -> 
 def test_deepspeed_saves_the_sparse_model_itself(two_ranks: RankPool, stage: int, tmp_path: Path) -> None:
     config = ds_config(stage, **zero(stage, stage3_gather_16bit_weights_on_model_save=True))
     two_ranks.run(2, scenarios.save_16bit_model, config, make_recipe(), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("stage", "zeros", "other", "settings"),
+    [
+        (0, 384, "1x2", {"pattern": "2:4", "sparsity": 0.5, "first": 0.2, "scope": "uniform"}),
+        (1, 692, "1x2", {"pattern": "4x1"}),
+        (2, 384, "1x2", {"pattern": "2:4", "sparsity": 0.5, "first": 0.2, "method": "fisher", "start": 3}),
+        (3, 688, "4x8", {"pattern": "2x8", "method": "fisher", "start": 3}),
+        (3, 648, "2x1", {"pattern": "rows", "sparsity": 0.85}),
+    ],
+)
+def test_tiles_are_those_of_one_process_and_are_audited(
+    two_ranks: RankPool, stage: int, zeros: int, other: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe, pattern = make_recipe(**settings), settings["pattern"]
+    counts = two_ranks.run(2, patterning.check_run, ds_config(stage), recipe, str(tmp_path))
+    assert counts == [zeros] * 2
+    audit = audit_folder(tmp_path / "saved")
+    assert (audit.findings, sum(audit.counts)) == ((), zeros)
+    assert read_manifest(tmp_path / "saved").pattern == pattern
+    changed = make_recipe(**settings | {"pattern": other})
+    messages = two_ranks.run(2, patterning.errors_of_loading, ds_config(stage), changed, str(tmp_path))
+    for message, of_model in messages:
+        assert f"its pattern is {pattern}, this run's pruning.pattern is {other}" in message
+        assert re.search(rf"pruning.pattern: value {other}: .*saved: blocks.*: \d+ of its tiles", of_model)

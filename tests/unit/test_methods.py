@@ -294,6 +294,8 @@ def test_the_method_on_the_page_passes_the_checks() -> None:
         check(scope["MeanGradient"]())
 
 
-def test_the_recipe_on_the_page_can_be_read() -> None:
-    [text] = re.findall(r"```yaml\npruning: (.*?)\n```", load("method_cards").page(), flags=re.DOTALL)
-    check_method(Pruning.model_validate(yaml.safe_load(text)))
+def test_the_recipes_on_the_page_can_be_read() -> None:
+    texts = re.findall(r"```yaml\npruning: (.*?)\n```", load("method_cards").page(), flags=re.DOTALL)
+    assert len(texts) == 2
+    for text in texts:
+        check_method(Pruning.model_validate(yaml.safe_load(text)))

@@ -19,8 +19,8 @@ from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.collectives import world_comm
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe
+from dsprune.selection.complete import select_complete
 from dsprune.selection.groups import make_groups
-from dsprune.selection.select import select_complete
 from dsprune.tasks.examples import Collate, on_device
 from dsprune.tasks.task import Task, build_task
 from dsprune.train.evaluation import evaluate

@@ -14,6 +14,7 @@ from dsprune.model.cost import checkpoint_bytes, rank_memory
 from dsprune.model.prunable import dense_groups
 from dsprune.model.vocabulary import Vocabulary
 from dsprune.recipe import Recipe
+from dsprune.recipe.pattern import UNSTRUCTURED, Pattern
 from dsprune.registry import SCOPES
 from dsprune.report.drawing import (
     SERIES,
@@ -26,6 +27,8 @@ from dsprune.report.drawing import (
 )
 from dsprune.report.table import MISSING, Table, as_lines, as_rich
 from dsprune.schedule import MaskUpdate
+from dsprune.selection.halo import halo_bytes
+from dsprune.selection.tiles import Tiling
 from dsprune.selection.traffic import update_bytes
 from dsprune.utils.console import cell, say
 
@@ -94,7 +97,11 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
         pruning = recipe.pruning
         share = plan.num_prunable / plan.num_weights
         yield "prunable", f"{plan.num_prunable:,} weights in {len(plan.tensors)} tensors, {share:.1%} of all"
-        yield "pruning", f"{pruning.sparsity:.1%}, {pruning.method}, {pruning.scope}, {pruning.curve}"
+        pattern = "" if pruning.pattern == UNSTRUCTURED.text else f"{pruning.pattern}, "
+        yield (
+            "pruning",
+            f"{pruning.sparsity:.1%}, {pattern}{pruning.method}, {pruning.scope}, {pruning.curve}",
+        )
     if plan.vocabulary is not None:
         yield "vocabulary", _vocabulary(plan.vocabulary, plan.num_missing, recipe.precision)
     if plan.targets:
@@ -177,8 +184,12 @@ def _traffic(plan: Plan, world_size: int) -> str:
     normalized = SCOPES.get(pruning.scope).normalized
     regrows = issubclass(find_method(pruning.method), RegrowingMethod)
     num_bytes = update_bytes(groups, world_size, normalized, regrows)
+    pattern, halo = Pattern.parse(pruning.pattern), ""
+    if not pattern.is_unstructured:
+        most = halo_bytes([Tiling.of(tensor, pattern) for tensor in plan.tensors], world_size)
+        halo = f", and sends {decimal(most)} at most to complete tiles of {pattern.text} that shards cut"
     return (
-        f"Selection: each rank sends at most {decimal(num_bytes)} a mask update and receives as much, for "
+        f"Selection: each rank sends at most {decimal(num_bytes)} a mask update and receives as much{halo}, for "
         f"{len(plan.timetable.updates)} of them (nothing at ZeRO stage 0, where ranks are replicas)"
     )
 

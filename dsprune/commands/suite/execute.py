@@ -15,11 +15,12 @@ from dsprune.commands.suite.launcher import Launcher
 from dsprune.commands.suite.resolve import resolve
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_tokenizer
-from dsprune.model.prunable import find_prunable
 from dsprune.recipe import Model, Recipe, dump_recipe, load_recipe
+from dsprune.recipe.pattern import Pattern
 from dsprune.registry import SCOPES
+from dsprune.selection.complete import select_complete
 from dsprune.selection.groups import update_groups
-from dsprune.selection.select import select_complete
+from dsprune.selection.weights import weights_to_prune
 from dsprune.tasks.task import build_task
 from dsprune.train.preflight import start_model
 from dsprune.train.run_folder import RunFolder, read_summary
@@ -135,13 +136,14 @@ def save_ticket(recipe: Recipe, trained: Path, start: Path, folder: Path) -> Non
     task = build_task(recipe.task).for_tokenizer(tokenizer)
     model, before = task.build_model(str(trained), tokenizer), task.build_model(str(start), tokenizer)
     pruning = recipe.pruning
-    tensors = find_prunable(model, pruning.include, pruning.exclude, pruning.sparsities, pruning.only)
+    tensors = weights_to_prune(model, pruning).tensors
     weights, rewound = dict(model.named_parameters()), dict(before.named_parameters())
     masks = select_complete(
         tensors,
         [weights[tensor.name] for tensor in tensors],
         update_groups(tensors, pruning, progress=1.0),
         normalized=SCOPES.get(pruning.scope).normalized,
+        pattern=Pattern.parse(pruning.pattern),
     )
     with torch.no_grad():
         for tensor, mask in zip(tensors, masks, strict=True):

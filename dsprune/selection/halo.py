@@ -1,0 +1,119 @@
+"""The exchange that completes the bands which a boundary between two shards cuts.
+
+The rank with the first weight of a band decides for the whole band. It gets the values of the other weights from the
+ranks that own them, and sends the result back.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dsprune.model.shard import Shard
+from dsprune.ranks.collectives import Comm
+from dsprune.selection.tiles import Tiling
+
+__all__ = ["Halo", "halo_bytes"]
+
+KEY_BYTES, MASK_BYTES, PLACE_BYTES = 4, 1, 16
+
+
+def halo_bytes(tilings: Iterable[Tiling], world_size: int) -> int:
+    """Return the most bytes that one rank passes to collectives in one mask update to complete bands.
+
+    Of each shard, they are its start and length, the keys of its first weights, and the masks of the weights after its
+    end: both less than a band.
+    """
+    if world_size == 1:
+        return 0
+    return sum(PLACE_BYTES + (tiling.band - 1) * (KEY_BYTES + MASK_BYTES) for tiling in tilings)
+
+
+class _Piece(NamedTuple):
+    """The weights that a shard holds of a band that begins on another rank."""
+
+    place: int
+    sender: int
+    owner: int
+    length: int
+
+
+class Halo:
+    """What each rank holds of bands that begin on other ranks. Collective: every rank must create it.
+
+    Args:
+        shards: this rank's shards, one per tensor.
+        tilings: the tiles of each tensor.
+        comm: the ranks over which the tensors are sharded.
+    """
+
+    def __init__(self, shards: Sequence[Shard], tilings: Sequence[Tiling], comm: Comm) -> None:
+        self._comm = comm
+        own = torch.tensor([(shard.start, shard.numel) for shard in shards], dtype=torch.int64)
+        table = comm.all_gather(own).transpose(0, 1).tolist()  # [tensors, ranks, 2]
+        self._pieces = [
+            piece
+            for place, (tiling, row) in enumerate(zip(tilings, table, strict=True))
+            for piece in _pieces(place, tiling.band, row)
+        ]
+        lengths = {piece.place: piece.length for piece in self._pieces if piece.sender == comm.rank}
+        self.heads = [lengths.get(place, 0) for place in range(len(shards))]
+
+    def collect(self, heads: Sequence[Tensor]) -> list[Tensor]:
+        """Send the first `self.heads` values of each shard to the ranks where their bands begin.
+
+        Collective: every rank must call this.
+
+        Returns:
+            Of each tensor, the values after the end of this rank's shard that complete its last band.
+        """
+        sent = [(piece.owner, heads[piece.place]) for piece in self._pieces if self._sends(piece)]
+        expected = [piece for piece in self._pieces if piece.owner == self._comm.rank]
+        return self._exchange(heads, sent, [(piece.sender, piece) for piece in expected])
+
+    def give_back(self, tails: Sequence[Tensor]) -> list[Tensor]:
+        """Return results to the ranks that sent the values: the reverse of `collect`.
+
+        Collective: every rank must call this.
+        """
+        rest, sent = list(tails), []
+        for piece in self._pieces:
+            if piece.owner == self._comm.rank:
+                part, rest[piece.place] = rest[piece.place].tensor_split([piece.length])
+                sent.append((piece.sender, part))
+        expected = [piece for piece in self._pieces if self._sends(piece)]
+        return self._exchange(tails, sent, [(piece.owner, piece) for piece in expected])
+
+    def _sends(self, piece: _Piece) -> bool:
+        return piece.sender == self._comm.rank
+
+    def _exchange(
+        self,
+        like: Sequence[Tensor],
+        sent: Sequence[tuple[int, Tensor]],
+        expected: Sequence[tuple[int, _Piece]],
+    ) -> list[Tensor]:
+        """Return what was received of each tensor, in the order of the pieces."""
+        empty = [values.new_empty(0) for values in like]
+        if not self._pieces:
+            return empty
+        ranks = range(self._comm.size)
+        messages = [torch.cat([empty[0], *(part for to, part in sent if to == rank)]) for rank in ranks]
+        sizes = [sum(piece.length for source, piece in expected if source == rank) for rank in ranks]
+        received = self._comm.all_to_all(messages, sizes)
+        for source, piece in expected:
+            part, received[source] = received[source].tensor_split([piece.length])
+            empty[piece.place] = torch.cat([empty[piece.place], part.to(empty[piece.place].device)])
+        return empty
+
+
+def _pieces(place: int, band: int, shards: Sequence[tuple[int, int]]) -> Iterable[_Piece]:
+    """Yield the pieces of one tensor in the order of its weights; `shards` has start and length by rank."""
+    ordered = sorted((start, rank) for rank, (start, numel) in enumerate(shards) if numel)
+    starts = [start for start, _ in ordered]
+    for start, rank in ordered:
+        if head := min(-start % band, shards[rank][1]):
+            owner = ordered[bisect_right(starts, start - start % band) - 1][1]
+            yield _Piece(place, rank, owner, head)

@@ -1,0 +1,218 @@
+"""The selection of whole tiles, on any number of ranks.
+
+Every tile is decided by one rank, which completes it with the keys of the weights on other ranks. Its score is that of
+the weights that it would lose. The exact selection of weights then selects tiles, and the rank sends the masks of the
+others' weights back. Sums have a fixed order, so the mask does not depend on the sharding.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dsprune.masks.bits import pack, unpack
+from dsprune.model.shard import PrunableTensor, Shard
+from dsprune.ranks.collectives import Comm
+from dsprune.recipe.pattern import Pattern
+from dsprune.selection.groups import Group
+from dsprune.selection.halo import Halo
+from dsprune.selection.scan import NAN_KEY, PRUNED_KEY, Scorer, from_keys, to_keys
+from dsprune.selection.select import select
+from dsprune.selection.tiles import Tiling
+
+__all__ = ["count_broken", "select_tiles"]
+
+CHUNK = 1 << 19
+"""Weights whose tiles are rated at a time, unless a band has more."""
+
+Values = Callable[[int, int], Tensor]
+"""Returns the values of the weights `[first, last)` of a shard."""
+
+
+class _Rated(NamedTuple):
+    """The tiles that a rank decides for in one tensor.
+
+    Attributes:
+        scores: float32, of the weights that each tile would lose.
+        spared: packed, the weights that each would keep, in the order of the flattened tensor.
+        whole: packed, the tiles that are not pruned yet.
+    """
+
+    scores: Tensor
+    spared: Tensor
+    whole: Tensor
+
+
+def select_tiles(
+    shards: Sequence[Shard],
+    scorers: Sequence[Scorer],
+    kept: Sequence[Tensor],
+    groups: Sequence[Group],
+    comm: Comm,
+    pattern: Pattern,
+    *,
+    squared: bool = False,
+) -> list[Tensor]:
+    """Return the new packed masks of this rank's shards. Collective: every rank must call this.
+
+    A group loses the tiles with the lowest scores; ties go in global order. In a tile that is pruned the lowest scores
+    are dropped; of equal ones, the first. All arguments but the last two are those of `dsprune.selection.select`.
+
+    Args:
+        shards: one per tensor.
+        scorers: the scores of each shard.
+        kept: the packed masks so far, in which each tile is whole or pruned.
+        groups: the groups of tensors, with tiles of one size each.
+        comm: the ranks over which the tensors are sharded.
+        pattern: the tiles, and what a pruned one keeps.
+        squared: whether the score of a tile is the root of the sum of squares, else it is the sum.
+
+    Raises:
+        UserError: as `select`.
+    """
+    if pattern.is_unstructured:
+        return select(shards, scorers, kept, groups, comm)
+    tilings = [Tiling.of(shard.tensor, pattern) for shard in shards]
+    halo = Halo(shards, tilings, comm)
+    masks = [unpack(bits, shard.numel) for bits, shard in zip(kept, shards, strict=True)]
+    keys = [_keys(scorer, mask) for scorer, mask in zip(scorers, masks, strict=True)]
+    tails = halo.collect([values(0, head) for values, head in zip(keys, halo.heads, strict=True)])
+    rated = [
+        _rate_all(tiling, _whole_bands(tiling, shard, values, tail), tail.device, squared)
+        for tiling, shard, values, tail in zip(tilings, shards, keys, tails, strict=True)
+    ]
+    tiles = [_tiles(tiling, shard) for tiling, shard in zip(tilings, shards, strict=True)]
+    selected = select(
+        tiles,
+        [Scorer(row.scores.__getitem__) for row in rated],
+        [row.whole for row in rated],
+        [_in_tiles(group, tilings[group.tensors[0]]) for group in groups],
+        comm,
+    )
+    decided = [
+        _decide(tiling, row, unpack(bits, shard.numel))
+        for tiling, row, bits, shard in zip(tilings, rated, selected, tiles, strict=True)
+    ]
+    own = [mask.numel() - head for mask, head in zip(masks, halo.heads, strict=True)]
+    heads = halo.give_back([row[length:].byte() for row, length in zip(decided, own, strict=True)])
+    return [
+        pack(torch.cat([head.bool(), row[:length]]) & mask)
+        for head, row, length, mask in zip(heads, decided, own, masks, strict=True)
+    ]
+
+
+def count_broken(shards: Sequence[Shard], bits: Sequence[Tensor], pattern: Pattern, comm: Comm) -> list[int]:
+    """Return the number of tiles of each tensor that are neither whole nor pruned as the pattern says.
+
+    Collective: every rank must call this.
+
+    Args:
+        shards: one per tensor.
+        bits: the packed mask of each.
+        pattern: the tiles, and what a pruned one keeps.
+        comm: the ranks over which the tensors are sharded.
+    """
+    if pattern.is_unstructured:
+        return [0] * len(shards)
+    tilings = [Tiling.of(shard.tensor, pattern) for shard in shards]
+    halo = Halo(shards, tilings, comm)
+    masks = [unpack(row, shard.numel).byte() for row, shard in zip(bits, shards, strict=True)]
+    tails = halo.collect([mask[:head] for mask, head in zip(masks, halo.heads, strict=True)])
+    counts = [
+        sum(_num_broken(tiling, part) for part in _whole_bands(tiling, shard, _slices(mask), tail))
+        for tiling, shard, mask, tail in zip(tilings, shards, masks, tails, strict=True)
+    ]
+    return [int(count) for count in comm.all_reduce_sum(torch.tensor(counts, dtype=torch.int64))]
+
+
+def _slices(values: Tensor) -> Values:
+    return lambda first, last: values[first:last]
+
+
+def _num_broken(tiling: Tiling, kept: Tensor) -> int:
+    """Return the number of tiles that are neither whole nor pruned, from the masks of whole bands."""
+    num_kept = tiling.to_tiles(kept).sum(1, dtype=torch.int64)
+    return int(((num_kept != tiling.size) & (num_kept != tiling.kept)).sum())
+
+
+def _keys(scorer: Scorer, mask: Tensor) -> Values:
+    def keys(first: int, last: int) -> Tensor:
+        part = slice(first, last)
+        return to_keys(scorer.values(part), scorer.absolute, mask[part])
+
+    return keys
+
+
+def _whole_bands(tiling: Tiling, shard: Shard, values: Values, tail: Tensor) -> Iterator[Tensor]:
+    """Yield the values of the bands that begin in a shard, some whole bands at a time.
+
+    Args:
+        tiling: the tiles of the tensor.
+        shard: the shard.
+        values: of the shard.
+        tail: those after its end, which complete its last band.
+    """
+    stop = shard.start + shard.numel
+    bands, step = tiling.bands(shard.start, stop), max(1, CHUNK // tiling.band)
+    for band in range(bands.start, bands.stop, step):
+        first, last = band * tiling.band, min(band + step, bands.stop) * tiling.band
+        part = values(first - shard.start, min(last, stop) - shard.start)
+        yield torch.cat([part, tail]) if last > stop else part
+
+
+def _rate_all(tiling: Tiling, bands: Iterator[Tensor], device: torch.device, squared: bool) -> _Rated:
+    """Rate the tiles of whole bands, given their keys."""
+    parts = [_rate(tiling, tiling.to_tiles(keys), squared) for keys in bands]
+    nothing = torch.empty(0, dtype=torch.bool, device=device)
+    scores = torch.cat([nothing.float(), *(part.scores for part in parts)])
+    spared, whole = ([part[field] for part in parts] for field in (1, 2))
+    return _Rated(scores, pack(torch.cat([nothing, *spared])), pack(torch.cat([nothing, *whole])))
+
+
+def _rate(tiling: Tiling, keys: Tensor, squared: bool) -> _Rated:
+    """Rate tiles, given the keys of their weights, `[tiles, size]`; the masks are not packed."""
+    spared = torch.zeros_like(keys, dtype=torch.bool)
+    if tiling.kept:
+        highest = keys.argsort(dim=1, stable=True)[:, tiling.num_dropped :]
+        spared.scatter_(1, highest, True)
+    lost = from_keys(keys).double().masked_fill_(spared | (keys == PRUNED_KEY), 0.0)
+    scores = _sum(lost.square()).sqrt() if squared else _sum(lost)
+    scores = scores.float().masked_fill_((keys == NAN_KEY).any(1), torch.nan)
+    whole = (keys != PRUNED_KEY).sum(1) > tiling.kept
+    return _Rated(scores, tiling.to_flat(spared), whole)
+
+
+def _sum(values: Tensor) -> Tensor:
+    """Sum each row by halves, in an order that depends on the length alone: additions of whole columns."""
+    while (length := values.shape[1]) > 1:
+        half = length // 2
+        added = values[:, :half] + values[:, half : 2 * half]
+        values = torch.cat([added, values[:, 2 * half :]], dim=1)
+    return values[:, 0]
+
+
+def _decide(tiling: Tiling, rated: _Rated, kept: Tensor) -> Tensor:
+    """Return the masks of whole bands from those of their tiles."""
+    numel = kept.numel() * tiling.size
+    return unpack(rated.spared, numel) | tiling.to_flat(
+        kept.unsqueeze(1).expand(-1, tiling.size).contiguous()
+    )
+
+
+def _tiles(tiling: Tiling, shard: Shard) -> Shard:
+    """Return the tiles that a shard's rank decides for, as a shard of a tensor of tiles."""
+    bands, per_band = tiling.bands(shard.start, shard.start + shard.numel), tiling.tiles_per_band
+    tensor = PrunableTensor(shard.tensor.name, (tiling.num_tiles,))
+    return Shard(tensor, min(bands.start * per_band, tiling.num_tiles), len(bands) * per_band)
+
+
+def _in_tiles(group: Group, tiling: Tiling) -> Group:
+    """Return a group that counts tiles; the numbers of one that counts weights are multiples of theirs."""
+    assert not group.num_pruned % tiling.num_dropped, group
+    return replace(
+        group,
+        num_weights=group.num_weights // tiling.size,
+        num_pruned=group.num_pruned // tiling.num_dropped,
+    )
