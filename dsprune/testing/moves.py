@@ -1,25 +1,20 @@
 """Checkpoints saved at one place, a ZeRO stage on a number of ranks, and loaded at others: what the ranks do."""
 
-import gc
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-import dsprune
+from dsprune.engine.engine import PruningEngine
 from dsprune.ranks.collectives import Comm
-from dsprune.recipe import Recipe
-from dsprune.testing.tiny import TinyModel, batch
+from dsprune.testing.engines import BATCH, ds_config, make_recipe, pruning_engine, scaled
+from dsprune.testing.tiny import batch
 from dsprune.testing.whole import whole_masks, whole_parameters
 
 __all__ = ["Place", "load_all", "save"]
-
-BATCH, STEPS = 12, 12
 
 WHOLE = "whole.pt"
 """The whole tensors of the engine that saved, beside its checkpoint."""
@@ -76,7 +71,7 @@ def load_all(comm: Comm, place: Place, folders: Sequence[Path]) -> list[str | No
         return [_difference(engine, folder, _saved_step(number)) for number, folder in enumerate(folders)]
 
 
-def _difference(engine: dsprune.PruningEngine, folder: Path, step: int) -> str | None:
+def _difference(engine: PruningEngine, folder: Path, step: int) -> str | None:
     engine.load_checkpoint(folder, tag="saved")
     expected, found = torch.load(folder / WHOLE, weights_only=True), _whole(engine)
     assert engine.pruner is not None
@@ -87,7 +82,7 @@ def _difference(engine: dsprune.PruningEngine, folder: Path, step: int) -> str |
     return next((name for name in expected if not torch.equal(found[name], expected[name])), None)
 
 
-def _whole(engine: dsprune.PruningEngine) -> dict[str, Tensor]:
+def _whole(engine: PruningEngine) -> dict[str, Tensor]:
     """Return masks, master weights and moments by name."""
     assert engine.pruner is not None
     masks = {f"mask {i}": mask for i, mask in enumerate(whole_masks(engine.pruner.state))}
@@ -99,43 +94,9 @@ def _saved_step(number: int) -> int:
     return 4 + number % 5
 
 
-@contextmanager
-def _engine(place: Place, seed: int) -> Iterator[dsprune.PruningEngine]:
-    os.environ.update(LOCAL_RANK=str(dist.get_rank()))
-    engine, *_ = dsprune.initialize(model=TinyModel(seed), config=_ds_config(place), recipe=_recipe(place))
-    try:
-        yield engine
-    finally:
-        engine.destroy()
-        del engine
-        gc.collect()
-
-
-def _ds_config(place: Place) -> dict[str, Any]:
-    zero: dict[str, Any] = {"stage": place.stage}
-    params: dict[str, Any] = {"lr": "auto", "weight_decay": "auto"}
+def _engine(place: Place, seed: int) -> AbstractContextManager[PruningEngine]:
+    config = ds_config(place.stage, place.precision)
     if place.offload:
-        zero["offload_optimizer"] = {"device": "cpu"}
-    else:
-        params["torch_adam"] = True
-    return {
-        "train_batch_size": "auto",
-        "gradient_clipping": "auto",
-        "optimizer": {"type": "AdamW", "params": params},
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": "auto"},
-    }
-
-
-def _recipe(place: Place) -> Recipe:
-    pruning = {"sparsity": 0.9, "first": 0.5, "start": 0, "end": 9, "updates": 4}
-    return Recipe.model_validate(
-        {
-            "name": "moves",
-            "budget": {"steps": STEPS, "batch": BATCH},
-            "pruning": pruning,
-            "learning_rate": {"peak": 0.02, "warmup": 0, "scale": {"blocks.1.*": 0.25}},
-            "precision": place.precision,
-        }
-    )
+        config["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
+        del config["optimizer"]["params"]["torch_adam"]
+    return pruning_engine(config, scaled(make_recipe(place.precision), **{"blocks.1.*": 0.25}), seed)

@@ -17,18 +17,12 @@ from dsprune.methods.method import RegrowingMethod, find_method
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe
 from dsprune.selection.groups import update_groups
+from dsprune.testing.engines import STEPS, pruning_engine
 from dsprune.testing.methods import regrow_dense, select_dense
 from dsprune.testing.whole import gather, whole_masks
 from dsprune.utils.randomness import hash_text, mix64
 from tests.engine import scenarios
-from tests.engine.scenarios import (
-    STEPS,
-    every_view,
-    fp16_allowed,
-    pruner_of,
-    pruning_engine,
-    train_step,
-)
+from tests.engine.scenarios import every_view, pruner_of, train_step
 
 SAVED = 5
 """A step between two mask updates."""
@@ -164,8 +158,8 @@ def check_skipped(comm: Comm, config: dict[str, Any], recipe: Recipe) -> None:
 
 
 def first_sums(comm: Comm, config: dict[str, Any], recipe: Recipe) -> tuple[int, Tensors]:
-    """Steps that were skipped until one was applied, and what is accumulated then; fp16 runs on the CPU too."""
-    with fp16_allowed(), pruning_engine(config, recipe) as engine:
+    """Steps that were skipped until one was applied, and what is accumulated then."""
+    with pruning_engine(config, recipe) as engine:
         while engine.applied_steps == 0:
             assert not any(value.any() for values in accumulators(engine).values() for value in values)
             train_step(engine, 0)

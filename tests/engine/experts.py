@@ -14,9 +14,10 @@ from dsprune.checkpoint.invariants import audit_folder
 from dsprune.model.prunable import choose_weights, describe_dense
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe
+from dsprune.testing.engines import STEPS, pruning_engine
 from dsprune.testing.whole import whole_masks
 from dsprune.zero.parameters import full_tensor
-from tests.engine.scenarios import STEPS, every_view, pruner_of, pruning_engine
+from tests.engine.scenarios import every_view, pruner_of
 
 STOP = 6
 

@@ -20,18 +20,10 @@ import dsprune
 from dsprune.model.patterns import parameter_groups
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe
+from dsprune.testing.engines import BATCH, STEPS, ds_config, make_recipe, pruning_engine
 from dsprune.testing.tiny import TinyModel, batch
 from dsprune.zero.parameters import full_shape
-from tests.engine.scenarios import (
-    BATCH,
-    STEPS,
-    ds_config,
-    every_view,
-    make_recipe,
-    pruner_of,
-    pruning_engine,
-    train_step,
-)
+from tests.engine.scenarios import every_view, pruner_of, train_step
 
 EXAMPLES = 26
 """Two batches, and two examples that fill none."""

@@ -11,8 +11,9 @@ import dsprune
 from dsprune.checkpoint.deepspeed_files import CheckpointFiles
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe
+from dsprune.testing.engines import STEPS, pruning_engine
 from dsprune.testing.whole import gather, whole_masks, whole_parameters
-from tests.engine.scenarios import STEPS, pruner_of, pruning_engine, train_step
+from tests.engine.scenarios import pruner_of, train_step
 
 SAVED = 5
 """The step at which all checkpoints are written: after the second mask update of four."""

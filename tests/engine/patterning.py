@@ -8,10 +8,11 @@ import dsprune
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe
 from dsprune.selection.groups import update_groups
+from dsprune.testing.engines import STEPS, pruning_engine
 from dsprune.testing.patterned import select_dense_tiles
 from dsprune.testing.tiny import TinyModel
 from dsprune.testing.whole import whole_masks
-from tests.engine.scenarios import STEPS, dense_scores, pruner_of, pruning_engine, train_step
+from tests.engine.scenarios import dense_scores, pruner_of, train_step
 
 
 class EvenModel(TinyModel):

@@ -14,9 +14,10 @@ import dsprune
 from dsprune.engine.accelerate import check_processes
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe
+from dsprune.testing.engines import BATCH, ds_config, make_recipe
 from dsprune.testing.tiny import TinyModel
 from tests.engine.initializing import initialized
-from tests.engine.scenarios import BATCH, ds_config, make_recipe, train_step
+from tests.engine.scenarios import train_step
 
 CONFIG: dict[str, Any] = {
     "train_batch_size": BATCH,

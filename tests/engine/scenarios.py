@@ -1,98 +1,25 @@
 """What the ranks do in the engine tests: each function runs on every rank of a pool, and asserts there."""
 
-import gc
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.distributed as dist
-from deepspeed.accelerator import get_accelerator
 from deepspeed.utils import safe_get_full_grad
-from torch import Tensor, nn
+from torch import Tensor
 
 import dsprune
 from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe
 from dsprune.selection.groups import update_groups
+from dsprune.testing.engines import BATCH, STEPS, pruning_engine
 from dsprune.testing.methods import select_dense
-from dsprune.testing.tiny import TinyModel, batch
+from dsprune.testing.tiny import batch
 from dsprune.testing.whole import gather, whole_masks
 
-BATCH = 12
-STEPS = 12
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-OVERFLOWING = {"initial_scale_power": 22, "loss_scale_window": 2, "hysteresis": 1}
-"""Dynamic loss scaling of fp16 that overflows at the start, and again and again."""
-
-
-@contextmanager
-def fp16_allowed() -> Iterator[None]:
-    """Have DeepSpeed train in fp16 on any accelerator. On a CPU it refuses to, though all of its code works there."""
-    accelerator = get_accelerator()
-    dtypes = [*accelerator.supported_dtypes(), torch.half]
-    with mock.patch.multiple(accelerator, is_fp16_supported=lambda: True, supported_dtypes=lambda: dtypes):
-        yield
-
-
-def ds_config(stage: int, precision: str = "fp32", **changes: Any) -> dict[str, Any]:
-    config: dict[str, Any] = {
-        "train_batch_size": "auto",
-        "gradient_clipping": "auto",
-        "optimizer": {"type": "AdamW", "params": {"torch_adam": True, "lr": "auto", "weight_decay": "auto"}},
-        "zero_optimization": {"stage": stage},
-        "zero_allow_untested_optimizer": True,
-    }
-    if precision != "fp32":
-        config[precision] = {"enabled": "auto"} | (OVERFLOWING if precision == "fp16" else {})
-    return config | changes
-
-
-def make_recipe(precision: str = "fp32", **pruning: Any) -> Recipe:
-    return Recipe.model_validate(
-        {
-            "name": "test",
-            "budget": {"steps": STEPS, "batch": BATCH},
-            "pruning": {
-                "sparsity": 0.9,
-                "method": "magnitude",
-                "first": 0.5,
-                "start": 0,
-                "end": 9,
-                "updates": 4,
-            }
-            | pruning,
-            "learning_rate": {"peak": 0.02, "warmup": 0},
-            "gradient_clipping": 0.1,
-            "precision": precision,
-        }
-    )
-
-
-def scaled(recipe: Recipe, **scale: float) -> Recipe:
-    """The recipe with factors on the learning rate of the embedding, unless others are given."""
-    rate = recipe.learning_rate.model_copy(update={"scale": scale or {"embed.*": 0.125}})
-    return recipe.model_copy(update={"learning_rate": rate})
-
-
-@contextmanager
-def pruning_engine(
-    config: dict[str, Any], recipe: Recipe, seed: int = 0, model: Callable[[int], nn.Module] = TinyModel
-) -> Iterator[dsprune.PruningEngine]:
-    os.environ.update(LOCAL_RANK=str(dist.get_rank()))
-    with fp16_allowed():
-        engine, *_ = dsprune.initialize(model=model(seed), config=config, recipe=recipe)
-        try:
-            yield engine
-        finally:
-            engine.destroy()
-            del engine
-            gc.collect()
 
 
 def pruner_of(engine: dsprune.PruningEngine) -> PruningState:

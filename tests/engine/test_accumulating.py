@@ -9,9 +9,9 @@ import torch
 from dsprune.methods.method import find_method
 from dsprune.model.cost import rank_memory
 from dsprune.recipe import Recipe
+from dsprune.testing.engines import ds_config, make_recipe
 from dsprune.testing.pool import RankPool
 from tests.engine import accumulating
-from tests.engine.scenarios import ds_config, make_recipe
 
 PRUNABLE = 630
 PRECISIONS = {0: "fp32", 1: "bf16", 2: "fp32", 3: "bf16"}

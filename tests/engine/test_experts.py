@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from dsprune.model.prunable import choose_weights
+from dsprune.testing.engines import ds_config, make_recipe
 from dsprune.testing.pool import RankPool
 from tests.engine import experts
-from tests.engine.scenarios import ds_config, make_recipe
 
 
 @pytest.mark.parametrize("ranks", [1, 2], indirect=True, ids=["world1", "world2"])

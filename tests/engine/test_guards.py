@@ -11,9 +11,10 @@ from deepspeed import DeepSpeedEngine
 
 import dsprune
 from dsprune.ranks.collectives import Comm
+from dsprune.testing.engines import STEPS, ds_config, make_recipe, pruning_engine
 from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import TinyModel
-from tests.engine.scenarios import STEPS, ds_config, make_recipe, pruner_of, pruning_engine, train_step
+from tests.engine.scenarios import pruner_of, train_step
 from tests.engine.wrapping import deepspeed_engine
 
 

@@ -15,10 +15,10 @@ from dsprune.checkpoint.invariants import audit_all, audit_folder
 from dsprune.commands.export import export
 from dsprune.commands.status import status
 from dsprune.errors import UserError
+from dsprune.testing.engines import ds_config
 from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import TinyModel
 from tests.engine import initializing
-from tests.engine.scenarios import ds_config
 
 
 @pytest.mark.parametrize("what", initializing.DATA)

@@ -12,11 +12,11 @@ from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Optimizer
 from dsprune.selection.groups import make_groups
+from dsprune.testing.engines import ds_config, make_recipe
 from dsprune.testing.methods import select_dense
 from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import TinyModel
 from tests.engine import scenarios
-from tests.engine.scenarios import ds_config, make_recipe
 
 STAGES = pytest.mark.parametrize("stage", [0, 1, 2, 3])
 PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -9,10 +9,10 @@ import torch
 
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe
+from dsprune.testing.engines import ds_config, make_recipe, scaled
 from dsprune.testing.pool import RankPool
 from tests.engine import moving
 from tests.engine.moving import Outcome
-from tests.engine.scenarios import ds_config, make_recipe, scaled
 
 STAGES, WORLDS = (0, 1, 2, 3), (1, 2, 3, 4)
 PLACES = [(stage, world) for stage in STAGES for world in WORLDS]

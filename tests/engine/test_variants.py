@@ -9,9 +9,9 @@ from deepspeed.accelerator import get_accelerator
 
 from dsprune.checkpoint.invariants import audit_folder
 from dsprune.masks.manifest import read_manifest
+from dsprune.testing.engines import STEPS, ds_config, make_recipe
 from dsprune.testing.pool import RankPool
 from tests.engine import patterning, scenarios
-from tests.engine.scenarios import ds_config, make_recipe
 
 OFFLOAD = {"device": "cpu", "pin_memory": False}
 
@@ -131,7 +131,7 @@ def test_deepspeeds_own_monitor_goes_on(two_ranks: RankPool, tmp_path: Path) -> 
     monitor = {"csv_monitor": {"enabled": True, "output_path": str(tmp_path), "job_name": "job"}}
     two_ranks.run(2, scenarios.check_invariants, ds_config(2, **monitor), make_recipe())
     rates = (tmp_path / "job" / "Train_Samples_lr.csv").read_text().splitlines()
-    assert len(rates) == 1 + scenarios.STEPS
+    assert len(rates) == 1 + STEPS
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])

@@ -12,9 +12,9 @@ from dsprune.checkpoint.deepspeed_files import CheckpointFiles
 from dsprune.checkpoint.tags import TAG_MANIFEST, invalidate_tag
 from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST
+from dsprune.testing.engines import ds_config, make_recipe
 from dsprune.testing.pool import RankPool
 from tests.engine import scenarios, wrapping
-from tests.engine.scenarios import ds_config, make_recipe
 
 
 @pytest.fixture(scope="module")

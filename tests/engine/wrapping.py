@@ -13,18 +13,10 @@ import dsprune
 from dsprune.engine.learning_rate import ScaledLR
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Model, Optimizer
+from dsprune.testing.engines import BATCH, STEPS, ds_config, make_recipe, pruning_engine, scaled
 from dsprune.testing.tiny import TinyModel
 from dsprune.testing.whole import whole_masks
-from tests.engine.scenarios import (
-    BATCH,
-    STEPS,
-    ds_config,
-    make_recipe,
-    pruner_of,
-    pruning_engine,
-    scaled,
-    train_step,
-)
+from tests.engine.scenarios import pruner_of, train_step
 
 CONFIG: dict[str, Any] = {
     "gradient_clipping": 0.1,
