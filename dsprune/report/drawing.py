@@ -124,10 +124,12 @@ def draw_rate(
     axes: Axes, timetable: Timetable, peak: float, *, unit: int = 1, until: int | None = None, **line: Any
 ) -> None:
     """Draw the planned learning rate up to step `until`; `unit` as for `shade_phases`."""
+    from dsprune.report.powers import PowersOfTen  # imports matplotlib
+
     steps = [step for step in timetable.lr_corners() if until is None or step <= until]
     rates = [peak * timetable.lr_multiplier(step) for step in steps]
     axes.plot([step / unit for step in steps], rates, **line)
-    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2), useMathText=True)
+    axes.yaxis.set_major_formatter(PowersOfTen())
     axes.yaxis.get_offset_text().set(color=QUIET, fontsize=8)
 
 
@@ -141,10 +143,14 @@ _DROPPED = re.compile(
 def svg_of(figure: Figure, label: str) -> Markup:
     """Return the figure as an `<svg>` element in the page's colours and type; the label is for screen readers."""
     from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     text = io.StringIO()
+    for background in (figure.patch, *(axes.patch for axes in figure.axes)):
+        background.set_visible(False)
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        # `savefig` would draw twice, the first time for sizes that only other formats need.
+        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None})
     svg = text.getvalue().partition("<svg ")[2]
     drawn = Markup(with_variables(_DROPPED.sub("", svg)))  # matplotlib escapes its texts
     return Markup('<svg role="img" aria-label="{}" {}').format(label, drawn)
