@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from dsprune.commands.cli import run_command
+from dsprune.commands.suite import launcher
 from dsprune.model.prunable import find_prunable
+from dsprune.testing.forked import ForkedRanks
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 
 METHODS = {
@@ -38,6 +41,22 @@ class Suite:
         return load_file(path / "model.safetensors")
 
 
+def run_forked(command: list[str], log: Path) -> int:
+    """What the launcher does, in a process that starts in a moment."""
+    ranks = ForkedRanks(command[3:], 1, log.with_suffix(""))
+    [code] = ranks.wait()
+    assert code is not None, ranks.said()
+    log.write_text(ranks.said())
+    return code
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forked_runs() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launcher, "run_process", run_forked)
+        yield
+
+
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
     folder = tmp_path_factory.mktemp("suite")
@@ -49,11 +68,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
     path = folder / "mine.yaml"
     path.write_text(yaml.safe_dump({"title": "Mine", "sparsity": [0.2], "methods": METHODS}))
     command = ["suite", str(path), str(recipe), "--output", str(folder / "out")]
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-            patch.delenv(name, raising=False)
-        patch.setenv("OMP_NUM_THREADS", "1")
-        code, said = run(command)
+    code, said = run(command)
     return Suite(folder / "out", command, code, said)
 
 

@@ -54,20 +54,23 @@ class Launcher:
         for folder in (path.parent, log.parent):
             folder.mkdir(parents=True, exist_ok=True)
         replace_text(path, recipe)
-        with log.open("a", encoding="utf-8") as file:
-            process = subprocess.Popen(
-                self.command(name, path, *arguments), stdout=file, stderr=subprocess.STDOUT
-            )
-            try:
-                code = process.wait()
-            except BaseException:  # the suite was interrupted: stop the run with a checkpoint
-                process.send_signal(signal.SIGTERM)
-                process.wait(GRACE)
-                raise
+        code = run_process(self.command(name, path, *arguments), log)
         if code == EXIT_STOPPED:
             raise StoppedError(f"{run}: stopped with a checkpoint; run the same command again to resume")
         if code:
             raise UserError(f"{run}: exit code {code}: {_last_message(log)}: see {log}")
+
+
+def run_process(command: list[str], log: Path) -> int:
+    """Run a command to its end, append its output to a log, and return its exit code."""
+    with log.open("a", encoding="utf-8") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            return process.wait()
+        except BaseException:  # the suite was interrupted: stop the run with a checkpoint
+            process.send_signal(signal.SIGTERM)
+            process.wait(GRACE)
+            raise
 
 
 def _last_message(log: Path) -> str:
