@@ -1,13 +1,18 @@
 """A site with a Slurm: a folder to submit from, recipes, and the scripts of slurm/ edited at their marked places."""
 
+import contextlib
+import io
+import os
 import re
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
-from dsprune.testing.commands import dsprune_command, environment
+from dsprune.commands.cli import run_command
+from dsprune.testing.commands import environment
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 from tests.cluster.slurm import GPUS, Slurm
 
@@ -30,18 +35,28 @@ class Site:
     scripts: Path
     slurm: Slurm
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a user who submits from here."""
+        own = {"HOME": str(self.folder), "PYTHONPATH": str(SLURM.parent), "DSPRUNE_SLURM": str(self.scripts)}
+        return environment() | self.slurm.environment | own
+
     def submit(self, *command: str | Path) -> str:
         """What a command prints that submits jobs."""
-        own = {"HOME": str(self.folder), "PYTHONPATH": str(SLURM.parent), "DSPRUNE_SLURM": str(self.scripts)}
         done = subprocess.run(
-            [*map(str, command)], cwd=self.folder, env=environment() | self.slurm.environment | own,
+            [*map(str, command)], cwd=self.folder, env=self.environment,
             capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     def dsprune(self, *arguments: str | Path) -> str:
-        return self.submit(*dsprune_command(*arguments))
+        """What a command of dsprune prints here, in this process."""
+        printed = io.StringIO()
+        own = mock.patch.dict(os.environ, self.environment, clear=True)
+        with own, contextlib.chdir(self.folder), contextlib.redirect_stdout(printed):
+            assert run_command([*map(str, arguments)]) == 0, printed.getvalue()
+        return printed.getvalue()
 
     def log(self, job: str) -> str:
         return Path(self.slurm.field(job, "StdOut")).read_text()
@@ -57,7 +72,7 @@ def make_site(folder: Path, slurm: Slurm) -> Site:
     }
     tracking = {"wandb": True, "log_every": 4}
     write_recipe(
-        folder / "long.yaml", bert, data, budget={"steps": 300, "batch": 32}, pruning={"sparsity": 0.9},
+        folder / "long.yaml", bert, data, budget={"steps": 200, "batch": 32}, pruning={"sparsity": 0.9},
         checkpoints={"every": 20}, tracking=tracking,
     )  # fmt: skip
     write_recipe(folder / "dense.yaml", bert, data, **{**short, "pruning": None})
@@ -68,7 +83,7 @@ def make_site(folder: Path, slurm: Slurm) -> Site:
         "hardness": 0.5,
     }
     write_recipe(folder / "student.yaml", bert, data, **short, distillation=teacher, tracking=tracking)
-    return Site(folder, edited_scripts(folder, GPUS, "500,900"), slurm)
+    return Site(folder, edited_scripts(folder, GPUS, "900"), slurm)
 
 
 def edited_scripts(folder: Path, gpus: int, sparsities: str) -> Path:

@@ -6,6 +6,7 @@ As a program it runs a command beside that Slurm, and takes everything down agai
 """
 
 import contextlib
+import itertools
 import os
 import socket
 import subprocess
@@ -26,6 +27,7 @@ GPUS = len(DEVICES)
 PROGRAMS = {"munged": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client"}
 UNFINISHED = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED")
 STARTED_WITHIN = 60.0  # seconds; quiet machines need two
+POLL_INTERVAL = 1.0  # seconds between two questions to Slurm: each is a program that starts
 
 CONFIG = """\
 ClusterName=dsprune
@@ -90,23 +92,33 @@ class Slurm:
 
     def wait(self, job: str, seconds: float) -> str:
         """The state in which a job ends; a job that is back in the queue has not ended."""
-        self._wait(lambda: self.field(job, "JobState") not in UNFINISHED, job, seconds)
-        return self.field(job, "JobState")
+        deadline = time.monotonic() + seconds
+        while (state := self.field(job, "JobState")) in UNFINISHED:
+            assert time.monotonic() < deadline, f"job {job} is still {state}"
+            time.sleep(POLL_INTERVAL)
+        return state
+
+    def wait_for_attempt(self, job: str, number: int, seconds: float) -> None:
+        """Return when a job has been requeued `number - 1` times."""
+        deadline = time.monotonic() + seconds
+        while int(self.field(job, "Restarts")) < number - 1:
+            self._check_unfinished(job, deadline)
+            time.sleep(POLL_INTERVAL)
 
     def wait_for(self, happened: Callable[[], bool], job: str, seconds: float) -> None:
-        """Return when something has happened that a job does; it must not end before."""
-        self._wait(happened, job, seconds, while_unfinished=True)
-
-    def _wait(
-        self, happened: Callable[[], bool], job: str, seconds: float, *, while_unfinished: bool = False
-    ) -> None:
+        """Return at once when something has happened that a job does; it must not end before."""
         deadline = time.monotonic() + seconds
-        while not happened():
-            state = self.field(job, "JobState")
-            assert time.monotonic() < deadline, f"job {job} is still {state}"
-            if while_unfinished:
-                assert state in UNFINISHED, Path(self.field(job, "StdOut")).read_text()
-            time.sleep(0.1)
+        for number in itertools.count(1):
+            if happened():
+                return
+            if number % 20 == 0:
+                self._check_unfinished(job, deadline)
+            time.sleep(POLL_INTERVAL / 20)
+
+    def _check_unfinished(self, job: str, deadline: float) -> None:
+        state = self.field(job, "JobState")
+        assert time.monotonic() < deadline, f"job {job} is still {state}"
+        assert state in UNFINISHED, Path(self.field(job, "StdOut")).read_text()
 
 
 def obstacle() -> str | None:
