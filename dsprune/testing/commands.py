@@ -7,13 +7,19 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+
 from dsprune.commands.cli import run_command
 from dsprune.ranks.collectives import Comm
+from dsprune.ranks.ranks import Ranks
+from dsprune.recipe import load_recipe
 
 __all__ = [
+    "NOISE",
     "TIMEOUT",
     "Done",
     "command",
@@ -25,10 +31,14 @@ __all__ = [
     "launched",
     "launcher_command",
     "run",
+    "train_on_rank",
 ]
 
 TIMEOUT = 300
 """Seconds that a command may take; a quiet machine needs a tenth."""
+
+NOISE = ("%|", "Warning", "Traceback")
+"""What a run that ends well does not say: progress bars of libraries, warnings, errors."""
 
 _LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _WANDB_VARIABLES = ("WANDB_MODE", "WANDB_API_KEY", "WANDB_SERVICE")
@@ -117,3 +127,16 @@ def command(comm: Comm, *arguments: str) -> Done:
         code = run_command(list(arguments))
     gc.collect()  # the engine is in reference cycles
     return Done(code, stdout.getvalue(), stderr.getvalue())
+
+
+def train_on_rank(comm: Comm, recipe: str, overrides: Sequence[str] = ()) -> None:
+    """Train as `dsprune train` does, but draw no report, for `RankPool.run`; errors are raised.
+
+    Collective: every rank must call this.
+    """
+    from dsprune.train.train import train
+
+    os.environ["LOCAL_RANK"] = str(comm.rank)
+    ranks = Ranks(comm.rank, comm.rank, comm.size)
+    train(load_recipe(recipe, overrides), ranks, Console(file=io.StringIO()))
+    gc.collect()  # the engine is in reference cycles

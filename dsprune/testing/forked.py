@@ -6,6 +6,7 @@ if they do not end.
 
 import contextlib
 import faulthandler
+import multiprocessing.connection
 import os
 import re
 import runpy
@@ -69,8 +70,8 @@ class ForkedRanks:
     def wait(self, timeout: float = 300.0) -> list[int | None]:
         """Return exit codes by rank, negative for a signal; None = the rank hung and was killed."""
         deadline, hung = time.monotonic() + timeout, set()
-        while any(process.exitcode is None for process in self.processes):
-            time.sleep(0.01)
+        while running := [process.sentinel for process in self.processes if process.exitcode is None]:
+            multiprocessing.connection.wait(running, max(0.0, deadline - time.monotonic()))
             if any(process.exitcode not in (None, 0) for process in self.processes):
                 self.signal(signal.SIGTERM)
                 deadline = min(deadline, time.monotonic() + GRACE)
@@ -133,13 +134,13 @@ def _become(arguments: list[str], environment: dict[str, str], log: str, script:
 
     from dsprune.commands.cli import run_command
 
-    code = run_command(arguments) if script is None else _run_script(script, arguments)
+    sys.argv = [str(script or "dsprune"), *arguments]
+    code = run_command(arguments) if script is None else _run_script(script)
     sys.stdout.flush()
     os._exit(code)
 
 
-def _run_script(script: Path, arguments: list[str]) -> int:
-    sys.argv = [str(script), *arguments]
+def _run_script(script: Path) -> int:
     sys.path.insert(0, str(script.parent))
     try:
         runpy.run_path(str(script), run_name="__main__")

@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,18 +18,16 @@ from safetensors.torch import load_file, save_file
 from dsprune.checkpoint.tags import complete_tags
 from dsprune.commands.audit import audit
 from dsprune.distillation.store.format import MANIFEST
+from dsprune.errors import UserError
 from dsprune.ranks.collectives import Comm
-from dsprune.ranks.ranks import Ranks
-from dsprune.recipe import load_recipe
 from dsprune.recipe.sections import Task as TaskSettings
-from dsprune.testing.commands import command
+from dsprune.testing.commands import train_on_rank
 from dsprune.testing.compare import differences
 from dsprune.testing.kinds import models
 from dsprune.testing.kinds.kind import KINDS, Kind
 from dsprune.testing.pool import RankPool
 from dsprune.train.evaluation import evaluate_model
 from dsprune.train.run_folder import RunFolder
-from dsprune.train.train import train
 
 CPU = torch.device("cpu")
 SPANS, PAIRS = (kind for kind in KINDS if kind.task in ("squad", "translation"))
@@ -83,9 +80,12 @@ def trained(
     return Trained(folder / "recipe.yaml", TaskSettings(**task), folder / "runs")
 
 
-def train_on_rank(comm: Comm, recipe: str, overrides: list[str]) -> None:
-    os.environ["LOCAL_RANK"] = str(comm.rank)
-    train(load_recipe(recipe, overrides), Ranks(comm.rank, comm.rank, comm.size), Console(file=io.StringIO()))
+def error_of_training(comm: Comm, recipe: str, overrides: list[str]) -> str | None:
+    try:
+        train_on_rank(comm, recipe, overrides)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def evaluate_on_rank(comm: Comm, model: str, settings: TaskSettings) -> dict[str, float]:
@@ -163,16 +163,16 @@ def test_a_store_gives_the_losses_of_its_teacher_at_every_step(
     if not (folder / "teacher").exists():
         sharpen(trained.runs / "dense" / "model", folder / "teacher")
     settings = (f"distillation.teacher={folder / 'teacher'}", "distillation.hardness=0.9", "budget.steps=3")
-    how = (str(trained.recipe), f"model.path={trained.runs / 'dense' / 'model'}", *settings)
+    how = (f"model.path={trained.runs / 'dense' / 'model'}", *settings)
     if not (trained.runs / "online").exists():
-        answers = pool.run(2, command, "train", *how, "name=online")
-        assert [done.code for done in answers] == [0, 0], answers[0].stderr
+        pool.run(2, train_on_rank, str(trained.recipe), [*how, "name=online"])
     store = ("distillation.dtype=fp32", "distillation.k=100000", f"distillation.store={folder / stored}")
-    answers = pool.run(2, command, "train", *how, f"name={stored}", f"distillation.kind={stored}", *store)
-    if stored == "hidden" and answers[0].code == 2:
-        assert "this task's outputs are not made by one linear layer" in answers[0].complaint
+    kind = [*how, f"name={stored}", f"distillation.kind={stored}", *store]
+    error, _ = pool.run(2, error_of_training, str(trained.recipe), kind)
+    if stored == "hidden" and error is not None:
+        assert "this task's outputs are not made by one linear layer" in error
         return
-    assert [done.code for done in answers] == [0, 0], answers[0].stderr
+    assert error is None
     assert trained.losses(stored) == pytest.approx(trained.losses("online"), rel=1e-4, abs=1e-6)
 
 

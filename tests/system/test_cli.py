@@ -11,7 +11,8 @@ from transformers import LlamaConfig
 from dsprune import __version__
 from dsprune.commands.cli import run_command
 from dsprune.commands.cli.main import place_local_rank
-from dsprune.testing.commands import complaints, dsprune, launched, run
+from dsprune.testing.commands import command, complaints, dsprune, run
+from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 
 
@@ -44,6 +45,7 @@ BAD_INPUT = [
 ]
 
 SCHEMA = ["--local_rank=0 schema", "schema --local-rank=0", "schema"]
+HELP = ["", "--help"]
 
 # One process for all of them: most of a command's time is its imports.
 MANY_COMMANDS = """
@@ -64,9 +66,9 @@ for arguments in json.loads(sys.argv[1]):
 
 @pytest.fixture(scope="module")
 def answers(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, str]]:
-    """Exit code, stderr and stdout of every bad command, and of the schema."""
-    texts = [*(text for text, _ in BAD_INPUT), *SCHEMA]
-    commands = [text.replace("RECIPE", str(recipe)).split(" ") for text in texts]
+    """Exit code, stderr and stdout of every bad command, and of those that only print."""
+    texts = [*(text for text, _ in BAD_INPUT), *SCHEMA, *HELP, "--version"]
+    commands = [text.replace("RECIPE", str(recipe)).split() for text in texts]
     empty = str(tmp_path_factory.mktemp("cache"))
     done = run([sys.executable, "-c", MANY_COMMANDS, json.dumps(commands)], HF_HOME=empty)
     assert done.returncode == 0, done.stderr
@@ -74,11 +76,11 @@ def answers(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return {text: tuple(json.loads(line)) for text, line in zip(texts, lines, strict=True)}
 
 
-@pytest.mark.parametrize(("command", "message"), BAD_INPUT)
+@pytest.mark.parametrize(("text", "message"), BAD_INPUT)
 def test_bad_input_is_one_line_and_exit_code_2(
-    answers: dict[str, tuple[int, str, str]], command: str, message: str
+    answers: dict[str, tuple[int, str, str]], text: str, message: str
 ) -> None:
-    code, said, _ = answers[command]
+    code, said, _ = answers[text]
     assert code == 2
     [line] = [line for line in said.splitlines() if line.startswith("dsprune: ")]
     assert message in line
@@ -91,15 +93,16 @@ def test_the_process_ends_with_the_exit_code() -> None:
     assert [done.stderr.strip()] == complaints(done)
 
 
-def test_under_the_launcher_a_conflict_is_one_line_a_host(recipe: Path, tmp_path: Path) -> None:
+def test_a_conflict_is_one_line_a_host(recipe: Path, tmp_path: Path) -> None:
     config = tmp_path / "mine.json"
     config.write_text(json.dumps({"train_batch_size": 64, "gradient_clipping": 3.0, "scheduler": {}}))
-    done = launched("train", recipe, f"deepspeed={config}", "gradient_clipping=1.0")
-    assert done.returncode == 2
-    [line] = complaints(done)
+    arguments = ("train", str(recipe), f"deepspeed={config}", "gradient_clipping=1.0")
+    with RankPool(2) as ranks:
+        first, second = ranks.run(2, command, *arguments)
+    assert (second.code, second.stderr) == (2, "")
+    line = first.complaint
     for part in ("budget.batch=32 but ds_config: train_batch_size=64", "gradient_clipping=1.0", "scheduler"):
         assert part in line
-    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("arguments", SCHEMA)
@@ -122,17 +125,16 @@ def check_schema(text: str) -> None:
     assert {"model", "task", "budget", "pruning"} <= set(schema["properties"])
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"]])
-def test_help_names_every_command(arguments: list[str]) -> None:
-    done = dsprune(*arguments)
-    assert done.returncode == 0
-    for command in ("plan", "train", "eval", "audit", "doctor", "schema"):
-        assert f" {command} " in done.stdout
+@pytest.mark.parametrize("arguments", HELP)
+def test_help_names_every_command(answers: dict[str, tuple[int, str, str]], arguments: str) -> None:
+    code, _, printed = answers[arguments]
+    assert code == 0
+    for name in ("plan", "train", "eval", "audit", "doctor", "schema"):
+        assert f" {name} " in printed
 
 
-def test_the_version_is_printed() -> None:
-    done = dsprune("--version")
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"dsprune {__version__}\n", "")
+def test_the_version_is_printed(answers: dict[str, tuple[int, str, str]]) -> None:
+    assert answers["--version"] == (0, "", f"dsprune {__version__}\n")
 
 
 @pytest.mark.parametrize(

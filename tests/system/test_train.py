@@ -4,7 +4,6 @@ import json
 import math
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from dsprune.masks.mask_files import read_masks
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.recipe import load_recipe
 from dsprune.schedule import Timetable
-from dsprune.testing.commands import launched
+from dsprune.testing.commands import NOISE
 from dsprune.testing.forked import ForkedRanks
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 from dsprune.train.status_file import read_status
@@ -44,7 +43,7 @@ class Workshop:
     folder: Path
     recipe: Path
     run: Path
-    done: subprocess.CompletedProcess[str]
+    said: str
 
     def metrics(self) -> list[dict[str, Any]]:
         return read_lines(self.run / "metrics.jsonl")
@@ -60,9 +59,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     folder = tmp_path_factory.mktemp("train")
     bert = tiny_bert(folder / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     recipe = write_recipe(folder / "tiny.yaml", bert, tiny_sentiment(folder / "data", 320, 64))
-    done = launched("train", recipe)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return Workshop(folder, recipe, folder / "runs" / "tiny", done)
+    ranks = ForkedRanks(["train", str(recipe)], 2, folder / "logs" / "tiny")
+    assert ranks.wait() == [0, 0], ranks.said()
+    return Workshop(folder, recipe, folder / "runs" / "tiny", ranks.said(0) + ranks.said(1))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -91,9 +90,9 @@ def test_the_run_folder_holds_what_is_promised(workshop: Workshop) -> None:
 
 
 def test_it_says_where_and_little_else(workshop: Workshop) -> None:
-    assert f"finished: {workshop.run}" in workshop.done.stderr.splitlines()
-    for noise in ("%|", "Warning", "Traceback"):
-        assert noise not in workshop.done.stderr
+    assert f"finished: {workshop.run}" in workshop.said.splitlines()
+    for noise in NOISE:
+        assert noise not in workshop.said
 
 
 def test_recipe_and_ds_config_are_as_resolved(workshop: Workshop) -> None:
@@ -398,7 +397,7 @@ def test_weights_and_biases_gets_config_and_metrics(again: Path) -> None:
 
 def test_nothing_of_weights_and_biases_unless_asked(workshop: Workshop) -> None:
     assert not list(workshop.folder.glob("runs/**/wandb*"))
-    assert "wandb" not in workshop.done.stdout + workshop.done.stderr
+    assert "wandb" not in workshop.said
 
 
 def test_a_finished_run_is_not_written_over(workshop: Workshop) -> None:
