@@ -1,6 +1,6 @@
 """Measure distillation from a store: steps, reading, memory, sizes, capture, on the demo's model; one thread.
 
-python scripts/bench_distill.py [--only {sizes,step,reads,memory,capture} ...] [--repeats 10]
+python scripts/bench_distill.py [--only {sizes,step,reads,memory,capture,finding} ...] [--repeats 10]
 
 Needs data/minilm and data/sentiment (python scripts/fetch_demo_data.py), 2 GB of disk there, and some minutes. The
 goals are ratios; times are valid on an idle machine only. The memory section makes a memory cgroup where this is
@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from bench.distill import captures, training_steps
 from bench.figures import Row, table_of
+from bench.index import finding
 from bench.stores import batch_reads, memory, sizes
 from bench_core import machine
 from rich.console import Console
@@ -25,10 +26,12 @@ from dsprune.ranks.ranks import find_ranks
 from dsprune.utils.console import quiet_libraries
 from dsprune.zero.launch import join_ranks
 
-SECTIONS = ("sizes", "step", "reads", "memory", "capture")
+SECTIONS = ("sizes", "step", "reads", "memory", "capture", "finding")
 
 
-def measure(sections: list[str], repeats: int, folder: Path, console: Console) -> list[tuple[str, list[Row]]]:
+def measure(
+    sections: list[str], repeats: int, records: int, folder: Path, console: Console
+) -> list[tuple[str, list[Row]]]:
     """Return the rows of each section; `reads` measures a step first, to give its share of it."""
     found: list[tuple[str, list[Row]]] = []
     seconds = None
@@ -36,6 +39,8 @@ def measure(sections: list[str], repeats: int, folder: Path, console: Console) -
         console.print(f"measuring: {section}", style="dim")
         if section == "sizes":
             rows = sizes()
+        elif section == "finding":
+            rows = finding(records)
         elif section == "memory":
             rows = memory()
         elif section == "capture":
@@ -55,6 +60,7 @@ def main() -> None:
         "--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="the sections to measure"
     )
     parser.add_argument("--repeats", type=int, default=10, help="number of steps and of other repetitions")
+    parser.add_argument("--records", type=int, default=1_000_000, help="records of the section `finding`")
     args = parser.parse_args()
     warnings.simplefilter("ignore", FutureWarning)  # of torch about DeepSpeed
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -64,7 +70,7 @@ def main() -> None:
     join_ranks(ranks)
     console = Console(width=None if sys.stdout.isatty() else 150)
     with tempfile.TemporaryDirectory(dir="data") as folder:
-        found = measure(list(args.only), args.repeats, Path(folder), console)
+        found = measure(list(args.only), args.repeats, args.records, Path(folder), console)
     console.print(table_of(machine(), found))
 
 

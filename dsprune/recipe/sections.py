@@ -3,9 +3,9 @@
 The literal under each field is its documentation and its description in the JSON schema.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from dsprune.recipe.section import LARGEST, Count, Named, Positive, Section, Text
 from dsprune.recipe.span import PositiveSpan, Ramp, Span, within
@@ -196,8 +196,9 @@ class Distillation(Section):
     """T: divides the logits of teacher and student before the softmax; a number, or a line between two. Default:
     2.0."""
 
-    dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
-    """Number format of the store. Default: `fp16`."""
+    dtype: Literal["fp16", "bf16", "fp32", "packed"] = "fp16"
+    """Number format of the store; `packed`, for kind `topk` only, takes half the bytes of `fp16`. Default: `fp16`;
+    kind `auto` also compares `packed`."""
 
     k: Count = 64
     """Kind `topk`: number of largest logits that are stored per row. Default: 64."""
@@ -214,6 +215,14 @@ class Distillation(Section):
         """Temperatures at which kind `topk` can be read; none if the temperature changes during the run."""
         constant = {self.temperature.first} if self.temperature.is_constant else set()
         return tuple(sorted(constant | set(self.temperatures))) if constant else ()
+
+    @model_validator(mode="after")
+    def _packed_needs_topk(self) -> Self:
+        if self.dtype == "packed" and self.kind != "topk":
+            raise ValueError(
+                f"dtype packed is a form of kind topk, and kind is {self.kind}: set kind: topk, or fp16"
+            )
+        return self
 
     @field_validator("kind")
     @classmethod

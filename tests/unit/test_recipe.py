@@ -182,6 +182,10 @@ class TestNumbers:
             ("pruning.sparsities={a: true}", "pruning.sparsities.a: value True: must be a valid number"),
             ("optimizer.betas=['0.9', 0.99]", "optimizer.betas.0: value '0.9': must be a valid number"),
             ("distillation={teacher: t, temperature: '2'}", "distillation.temperature: value '2': write a number"),
+            (
+                "distillation={teacher: t, dtype: packed, kind: full}",
+                "distillation: .*dtype packed is a form of kind topk, and kind is full: set kind: topk",
+            ),
             ("distillation={teacher: t, temperature: true}", "distillation.temperature: value True: write a number"),
             ("tracking.wandb='true'", "tracking.wandb: value 'true': must be a valid boolean"),
             ("tracking.wandb=1", "tracking.wandb: value 1: must be a valid boolean"),

@@ -1,13 +1,16 @@
 """Which kind of store `auto` chooses, and which records form a forward pass."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from dsprune.distillation import Head
-from dsprune.distillation.capture.choice import KL_BOUND, Candidate, choose, divergences
+from dsprune.distillation.capture.choice import KL_BOUND, Candidate, candidates, choose, divergences
 from dsprune.distillation.capture.shards import shard_batches
 from dsprune.distillation.store import Output, StoreSpec
+from dsprune.recipe import Distillation
 
 FULL = StoreSpec(kind="full", outputs={"logits": Output(classes=50)})
 TOPK = StoreSpec(kind="topk", outputs={"logits": Output(classes=50)}, k=5, temperatures=(1.0, 4.0))
@@ -71,3 +74,21 @@ def test_a_forward_pass_has_similar_lengths_the_longest_first(batch_size: int) -
     assert {len(batch) for batch in batches[:-1]} <= {batch_size}
     ordered = [int(lengths[record]) for batch in batches for record in batch]
     assert ordered == sorted(ordered, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("classes", "settings", "expected"),
+    [
+        (30_522, {}, {"full fp16", "topk fp16", "topk packed"}),
+        (30_522, {"dtype": "bf16"}, {"full bf16", "topk bf16"}),
+        (30_522, {"kind": "topk"}, {"topk fp16"}),
+        (30_522, {"kind": "topk", "dtype": "packed"}, {"topk packed"}),
+        (2, {}, {"full fp16", "topk fp16"}),
+    ],
+)
+def test_auto_compares_the_packed_form_where_it_pays(
+    classes: int, settings: dict[str, str], expected: set[str]
+) -> None:
+    teacher = SimpleNamespace(classes={"logits": classes}, hidden={})
+    found = candidates(Distillation(teacher="t", **settings), teacher)  # type: ignore[arg-type]
+    assert {f"{one.kind} {one.dtype}" for one in found} == expected

@@ -6,8 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from dsprune.distillation.store import Store, open_store, reader
+from dsprune.distillation.store import (
+    ShardWriter,
+    Store,
+    StorePlan,
+    begin_store,
+    finish_store,
+    open_store,
+    plan_store,
+    reader,
+)
 from dsprune.distillation.store.format import FINGERPRINT
 from dsprune.errors import UserError
 from dsprune.testing.stores import capture, content, plan, spec
@@ -22,6 +32,18 @@ def format_1(folder: Path) -> Path:
     del values["index"]
     (folder / "store.json").write_text(json.dumps(values | {"format": 1}))
     (folder / INDEX).unlink()
+    return folder
+
+
+def capture_zeros(folder: Path, planned: StorePlan) -> Path:
+    """A store of logits that are all zero, of one row a record."""
+    begin_store(folder, planned)
+    for number in range(planned.num_shards):
+        writer = ShardWriter(planned, number)
+        count = len(writer.samples)
+        writer.put(range(count), {"out0": torch.zeros(count, 2)})
+        writer.save(folder)
+    finish_store(folder, planned, {})
     return folder
 
 
@@ -45,6 +67,14 @@ def test_the_index_finds_what_a_set_finds(tmp_path: Path) -> None:
     known = {one.tobytes() for one in PLANNED.fingerprints}
     assert store.missing(wanted) == [i for i, one in enumerate(wanted) if one.tobytes() not in known]
     assert store.missing([]) == []
+
+
+def test_fingerprints_with_the_same_beginning_are_told_apart(tmp_path: Path) -> None:
+    names = [bytes([1] * 15 + [end]) for end in (2, 4, 6)]
+    planned = plan_store(spec(classes=2), {}, np.array(names, dtype=FINGERPRINT))
+    index = open_store(capture_zeros(tmp_path, planned))._index
+    wanted = [bytes([1] * 15 + [end]) for end in (6, 5, 2, 1, 9, 4)]
+    assert index.find(wanted).tolist() == [2, -1, 0, -1, -1, 1]
 
 
 def test_a_store_without_an_index_gets_one_once(tmp_path: Path) -> None:

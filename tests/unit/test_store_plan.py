@@ -128,6 +128,13 @@ def test_top_k_takes_at_most_six_bytes_per_entry_with_the_rest(classes: int, ent
     assert bytes_per_row(store) / k <= 6
 
 
+@pytest.mark.parametrize(("classes", "most"), [(30_522, 2.1), (128_256, 2.3), (250_027, 2.5)])
+def test_packed_top_k_takes_the_bits_of_an_index_and_eight_bytes(classes: int, most: float) -> None:
+    output = {"logits": Output(classes=classes)}
+    store = StoreSpec(kind="topk", outputs=output, dtype="packed", k=50, temperatures=(2.0,))
+    assert bytes_per_row(store) / 50 <= most
+
+
 def test_more_entries_than_classes_are_not_stored() -> None:
     store = StoreSpec(kind="topk", outputs={"logits": Output(classes=3)}, k=64, temperatures=(2.0,))
     assert bytes_per_row(store) == 3 * 3 + 4

@@ -13,6 +13,7 @@ from dsprune.distillation import FullSignal, Head, HiddenSignal, TopKSignal
 from dsprune.distillation.store import ShardWriter, Store, StoreSpec, fingerprint, fingerprints, open_store
 from dsprune.distillation.store.codecs import codec_for
 from dsprune.distillation.store.format import DTYPES
+from dsprune.distillation.store.packed import pack, unpack
 from dsprune.errors import UserError
 from dsprune.testing.stores import ORIGIN, TEMPERATURES, capture, logits, plan, said, samples, spec
 
@@ -80,6 +81,41 @@ def test_top_k_keeps_the_largest_and_the_mass_of_the_rest(tmp_path: Path, dtype:
             atol=1e-6,
         )
         torch.testing.assert_close(found.sum(-1), torch.ones(len(found)).double(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("classes", [5, 300, 70_000])
+def test_packed_top_k_keeps_the_order_and_the_mass_and_is_close(tmp_path: Path, classes: int) -> None:
+    kept, wanted = spec("topk", "packed", classes), shuffled(0, 5)
+    store = open_store(capture(tmp_path, plan(kept, wanted), wanted), ORIGIN)
+    signal = store.fetch(fingerprints({"input_ids": wanted}))["out0"].signal
+    oracle = torch.cat([said(kept, "out0", sample) for sample in wanted])
+    top = oracle.topk(min(8, classes)).indices
+    assert isinstance(signal, TopKSignal)
+    assert torch.equal(signal.indices.long(), top)
+    for temperature in TEMPERATURES:
+        expected = (oracle / temperature).softmax(-1)
+        found = probabilities(signal, torch.zeros_like(oracle), temperature)
+        masses = (one.gather(1, top).sum(-1) for one in (found, expected))
+        torch.testing.assert_close(*masses, rtol=5e-3, atol=0)
+        error = torch.nn.functional.kl_div(
+            found.gather(1, top).log(), expected.gather(1, top), reduction="batchmean"
+        )
+        assert error < 2e-3
+
+
+@pytest.mark.parametrize("k", [1, 2, 7, 50, 64])
+@pytest.mark.parametrize("bits", [1, 8, 15, 17, 18])
+def test_indices_are_packed_and_unpacked(k: int, bits: int) -> None:
+    indices = torch.randint(2**bits, (9, k), generator=torch.Generator().manual_seed(k))
+    assert torch.equal(unpack(pack(indices, bits), bits, k).long(), indices)
+
+
+def test_an_excluded_class_cannot_be_packed() -> None:
+    store = spec("topk", "packed", 4)
+    with pytest.raises(
+        UserError, match=r"-inf among the k largest, which distillation.dtype packed cannot hold"
+    ):
+        codec_for(store, store.outputs["out0"]).encode(torch.tensor([[1.0, -torch.inf, 0.5, 0.0]]))
 
 
 @pytest.mark.parametrize("classes", [2, 255, 256, 257, 65_536, 65_537, 2**24])

@@ -33,6 +33,9 @@ __all__ = [
 KL_BOUND = 1e-3
 """The largest mean error, in nats per row, that `distillation.kind: auto` accepts."""
 
+FEW_CLASSES = 256
+"""Outputs with so many classes are small, and some mark a class that does not take part: `auto` does not pack them."""
+
 NUM_COMPARED = 64
 """Number of examples on which kinds are compared."""
 
@@ -57,14 +60,18 @@ def candidates(settings: Distillation, teacher: TeacherModel) -> list[StoreSpec]
     """Return the kinds that the recipe allows and the teacher supports, the smallest rows first."""
     classes = teacher.classes
     plain = {name: Output(classes=width) for name, width in classes.items()}
-    specs = [StoreSpec(kind="full", outputs=plain, dtype=settings.dtype)]
+    specs = []
+    if settings.dtype != "packed":
+        specs.append(StoreSpec(kind="full", outputs=plain, dtype=settings.dtype))
     if temperatures := settings.stored_temperatures:
-        specs.append(
-            StoreSpec(
-                kind="topk", outputs=plain, dtype=settings.dtype, k=settings.k, temperatures=temperatures
-            )
+        topk = StoreSpec(
+            kind="topk", outputs=plain, dtype=settings.dtype, k=settings.k, temperatures=temperatures
         )
-    if teacher.hidden.keys() == classes.keys():
+        specs.append(topk)
+        is_free = settings.kind == "auto" and "dtype" not in settings.model_fields_set
+        if is_free and min(classes.values()) > FEW_CLASSES:
+            specs.append(topk.model_copy(update={"dtype": "packed"}))
+    if teacher.hidden.keys() == classes.keys() and settings.dtype != "packed":
         outputs = {
             name: Output(classes=width, hidden=teacher.hidden[name]) for name, width in classes.items()
         }

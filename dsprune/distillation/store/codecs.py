@@ -11,6 +11,7 @@ from torch import Tensor
 from dsprune.distillation.loss import CHUNK_ELEMENTS
 from dsprune.distillation.signal import FullSignal, Head, HiddenSignal, TeacherSignal, TopKSignal
 from dsprune.distillation.store.format import Output, StoreSpec
+from dsprune.distillation.store.packed import NUM_KNOTS, decode_curve, encode_curve, pack, unpack
 from dsprune.errors import UserError
 
 __all__ = ["Codec", "Column", "codec_for"]
@@ -56,6 +57,8 @@ def codec_for(spec: StoreSpec, output: Output, head: Head | None = None) -> Code
         return _Full(spec.torch_dtype, output.classes)
     if spec.kind == "topk":
         assert spec.k is not None
+        if spec.dtype == "packed":
+            return _PackedTopK(output.classes, min(spec.k, output.classes), spec.temperatures)
         return _TopK(spec.torch_dtype, output.classes, min(spec.k, output.classes), spec.temperatures)
     assert output.hidden is not None
     return _Hidden(spec.torch_dtype, output.hidden, head)
@@ -120,6 +123,53 @@ class _TopK:
         return TopKSignal(
             columns["values"], indices.view(torch.int32).squeeze(-1), columns["rest"], self.temperatures
         )
+
+
+@dataclass(frozen=True)
+class _PackedTopK:
+    """Stores the k largest logits as packed.py says, and their total mass exactly."""
+
+    classes: int
+    k: int
+    temperatures: tuple[float, ...]
+
+    @property
+    def bits(self) -> int:
+        return max(1, (self.classes - 1).bit_length())
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        return {
+            "knots": Column(torch.uint8, (NUM_KNOTS,)),
+            "packed": Column(torch.uint8, (math.ceil(self.k * self.bits / 8),)),
+            "rest": Column(torch.float16, (len(self.temperatures),)),
+        }
+
+    def encode(self, rows: Tensor) -> dict[str, Tensor]:
+        encoded = [self._encode(chunk) for chunk in _chunks(rows)]
+        return {name: torch.cat([part[name] for part in encoded]) for name in self.columns}
+
+    def _encode(self, rows: Tensor) -> dict[str, Tensor]:
+        logits = rows.float()
+        values, indices = (logits - logits.amax(-1, keepdim=True)).topk(self.k, dim=-1)
+        if not bool(values.isfinite().all()):
+            raise UserError(
+                "teacher: not finite, or -inf among the k largest, which distillation.dtype packed cannot hold: check "
+                "the teacher, or set distillation.dtype to fp16"
+            )
+        knots = encode_curve(values)
+        kept = decode_curve(knots, self.k)
+        others = (logits - logits.amax(-1, keepdim=True)).scatter(-1, indices, -torch.inf)
+        # Less the error of the curve, so that the k together have the teacher's mass.
+        rest = [
+            (others / t).logsumexp(-1) + (kept / t).logsumexp(-1) - (values / t).logsumexp(-1)
+            for t in self.temperatures
+        ]
+        return {"knots": knots, "packed": pack(indices, self.bits), "rest": torch.stack(rest, dim=-1).half()}
+
+    def signal(self, columns: Mapping[str, Tensor]) -> TopKSignal:
+        values, indices = decode_curve(columns["knots"], self.k), unpack(columns["packed"], self.bits, self.k)
+        return TopKSignal(values, indices, columns["rest"].float(), self.temperatures)
 
 
 @dataclass(frozen=True)

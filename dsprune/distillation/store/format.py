@@ -75,7 +75,7 @@ class StoreSpec(_Strict):
         kind: `full`: all logits. `topk`: the k largest logits and the total mass of the rest. `hidden`: the input of
             the last linear layer, and once that layer.
         outputs: the teacher's outputs by name.
-        dtype: type of the logits or hidden states.
+        dtype: type of the logits or hidden states. `packed`, kind `topk` only: see packed.py.
         k: kind `topk`: number of logits per row; all of them where there are fewer classes.
         temperatures: kind `topk`: temperatures at which the mass of the rest is kept.
         head_dtype: kind `hidden`: type of the layer's weights.
@@ -83,7 +83,7 @@ class StoreSpec(_Strict):
 
     kind: Kind
     outputs: dict[str, Output] = Field(min_length=1)
-    dtype: Literal["fp32", "fp16", "bf16"] = "fp16"
+    dtype: Literal["fp32", "fp16", "bf16", "packed"] = "fp16"
     k: int | None = Field(default=None, ge=1)
     temperatures: tuple[float, ...] = ()
     head_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
@@ -92,6 +92,8 @@ class StoreSpec(_Strict):
     def _check_kind(self) -> Self:
         if (self.kind == "topk") != (self.k is not None and bool(self.temperatures)):
             raise ValueError("k and temperatures: kind topk needs both, other kinds take neither")
+        if self.dtype == "packed" and self.kind != "topk":
+            raise ValueError("dtype: packed is a form of kind topk only")
         if any(temperature <= 0 for temperature in self.temperatures):
             raise ValueError("temperatures: must be above 0")
         if any((self.kind == "hidden") != (output.hidden is not None) for output in self.outputs.values()):

@@ -1,7 +1,8 @@
 """The index of a store: the fingerprints of all records in one sorted file, which the processes of a host share.
 
-It holds `fingerprint` of every record, ascending; `bounds` (shard i holds the records bounds[i] to bounds[i + 1]); and
-`sizes`, the bytes of the file of each shard. A store of an earlier version has none: it is made at the first opening.
+It holds `fingerprint` of every record, ascending; `leading`, its first eight bytes as numbers; `bounds` (shard i holds
+the records bounds[i] to bounds[i + 1]); and `sizes`, the bytes of the file of each shard. A store of an earlier version
+has none: it is made at the first opening.
 """
 
 import hashlib
@@ -31,7 +32,12 @@ __all__ = ["Index", "open_index", "write_index"]
 CHUNK = 2**20
 """Fingerprints that are looked up together."""
 
-COLUMNS = {"fingerprint": (1, (FINGERPRINT.itemsize,)), "bounds": (8, ()), "sizes": (8, ())}
+COLUMNS = {
+    "fingerprint": (1, (FINGERPRINT.itemsize,)),
+    "leading": (8, ()),
+    "bounds": (8, ()),
+    "sizes": (8, ()),
+}
 
 
 class Index:
@@ -50,15 +56,21 @@ class Index:
         found = {name: (array.dtype.itemsize, array.shape[1:]) for name, array in file.arrays.items()}
         if found != COLUMNS or not len(file.arrays["fingerprint"]):
             raise UserError(f"{file.path}: its columns are not those of an index: make the store again")
-        self._file = file
+        self._file, self._leading = file, file.arrays["leading"]
         self.fingerprints = file.arrays["fingerprint"].view(FINGERPRINT)[:, 0]
         self.bounds, self.sizes = file.arrays["bounds"].copy(), file.arrays["sizes"].copy()
 
     def find(self, fingerprints: Sequence[bytes] | np.ndarray) -> np.ndarray:
         """Return the number of the record of each sample; -1 where there is none."""
         wanted = np.asarray(fingerprints, dtype=FINGERPRINT)
-        records = np.minimum(np.searchsorted(self.fingerprints, wanted), len(self.fingerprints) - 1)
-        return np.where(self.fingerprints[records] == wanted, records, -1)
+        last, leading = len(self.fingerprints) - 1, _leading(wanted)
+        records = np.minimum(np.searchsorted(self._leading, leading), last)
+        found = self.fingerprints[records] == wanted
+        # Two fingerprints hardly ever begin with the same eight bytes; then all sixteen decide.
+        alike = np.flatnonzero(~found & (self._leading[records] == leading))
+        records[alike] = np.minimum(np.searchsorted(self.fingerprints, wanted[alike]), last)
+        found[alike] = self.fingerprints[records[alike]] == wanted[alike]
+        return np.where(found, records, -1)
 
     def missing(self, fingerprints: Sequence[bytes] | np.ndarray) -> list[int]:
         """Return the positions in `fingerprints` of samples without a record.
@@ -66,8 +78,7 @@ class Index:
         They are looked up in ascending order, so that the index is read once, from its beginning to its end.
         """
         wanted = np.asarray(fingerprints, dtype=FINGERPRINT)
-        # Their first eight bytes, as numbers: these are sorted ten times as fast as sixteen bytes.
-        order = np.argsort(wanted.view(">u8")[::2].astype(np.uint64))
+        order = np.argsort(_leading(wanted))
         absent = [np.empty(0, dtype=order.dtype)]
         for start in range(0, len(order), CHUNK):
             places = order[start : start + CHUNK]
@@ -100,6 +111,7 @@ def write_index(
         header: the fields that every file of the store has in its header.
     """
     tensors = {
+        "leading": torch.from_numpy(_leading(np.array(fingerprints))),
         "fingerprint": torch.from_numpy(
             np.array(fingerprints).view(np.uint8).reshape(-1, FINGERPRINT.itemsize)
         ),
@@ -107,6 +119,11 @@ def write_index(
         "sizes": torch.tensor([shard.stat().st_size for shard in shards]),
     }
     write_tensors(path, tensors, {**header, "shards": digest_of(entries)})
+
+
+def _leading(fingerprints: np.ndarray) -> np.ndarray:
+    """Return the first eight bytes as numbers, which sort as the fingerprints do, and ten times as fast."""
+    return fingerprints.view(">u8")[::2].astype(np.uint64)
 
 
 def digest_of(entries: Sequence[FileEntry]) -> str:

@@ -31,7 +31,7 @@ __all__ = ["Block", "Store", "open_store"]
 SMALL_BYTES = 2**30
 """Stores up to this size are checked when they are opened, which takes seconds; larger ones as they are read."""
 
-RESIDENT_BYTES = 2**26
+RESIDENT_BYTES = 2**29
 """Memory that pages of the files may take in this process before they are released."""
 
 RECORD_PAGES = 2**16
@@ -147,6 +147,8 @@ class Store:
 
     def _release(self, places: list[tuple[TensorFile, int]], blocks: Mapping[str, Block]) -> None:
         """Release the pages of all files that were read, where they may take `RESIDENT_BYTES`."""
+        if self._index.sizes.sum() <= RESIDENT_BYTES:
+            return
         self._read.update(file for file, _ in places)
         for name, block in blocks.items():
             row_bytes = sum(column.row_bytes for column in self._codecs[name].columns.values())

@@ -21,7 +21,7 @@ SHARD_BYTES = 64 * 2**20
 SHARD_RECORDS = 1024
 """Records of a shard of small records: computing them takes about as long. A killed rank loses at most one shard."""
 
-OFFSET_BYTES = 8
+OFFSET_BYTES = LEADING_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,9 @@ class StorePlan:
     def record_bytes(self) -> int:
         """Bytes of all records, with their fingerprints and offsets, and of the index."""
         ends = OFFSET_BYTES * self.num_shards * len(self.rows)
-        index = FINGERPRINT.itemsize * self.num_records + OFFSET_BYTES * (2 * self.num_shards + 1)
+        index = (FINGERPRINT.itemsize + LEADING_BYTES) * self.num_records + OFFSET_BYTES * (
+            2 * self.num_shards + 1
+        )
         return int(_record_bytes(self.spec, self.rows).sum()) + ends + index
 
     @property

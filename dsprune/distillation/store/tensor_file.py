@@ -39,7 +39,7 @@ KEY = "dsprune"
 MAX_HEADER_BYTES = 2**20
 
 # numpy has no bf16, so its bits are read as integers.
-DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1", "I64": "<i8"}
+DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1", "I64": "<i8", "U64": "<u8"}
 
 
 class MappedFile:
