@@ -232,7 +232,7 @@ def check_pickles(folder: Path, part: int = 0, num_parts: int = 1) -> None:
 
 @contextmanager
 def explain_damage(where: Path) -> Iterator[None]:
-    """Raise a UserError for whatever the content of a damaged file, or of one of another program, leads to."""
+    """Raise a UserError in place of any error that a file causes that is damaged or of another program."""
     try:
         yield
     except DAMAGE as error:

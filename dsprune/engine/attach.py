@@ -1,4 +1,4 @@
-"""What a DeepSpeed engine needs before it prunes: checks, and the masks that it begins with."""
+"""Prepare a DeepSpeed engine for pruning: check it, and make its first masks."""
 
 from deepspeed import DeepSpeedEngine
 

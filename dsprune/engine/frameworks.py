@@ -1,4 +1,4 @@
-"""`dsprune.pruning`: every engine that a framework or a script initializes prunes.
+"""`dsprune.pruning`: prune with every engine that a framework or a script initializes.
 
 Accelerate, transformers' Trainer and Lightning look `deepspeed.initialize` up when they call it. Replacing it for the
 time of a context reaches all of them, and any script.

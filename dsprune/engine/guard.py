@@ -1,4 +1,4 @@
-"""Guards: a run in which something else steps the optimizer or writes to the weights ends with one line."""
+"""Guards, which end a run in which other code steps the optimizer or writes to the weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

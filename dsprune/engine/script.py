@@ -1,4 +1,4 @@
-"""A recipe beside a script that has its own model and data: what is done, refused, or left to the script."""
+"""Apply a recipe to the model of a script, and name the fields that the script decides."""
 
 import sys
 from collections.abc import Iterator

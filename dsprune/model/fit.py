@@ -1,4 +1,4 @@
-"""Whether a model, its tokenizer and the task fit together: input lengths, tokens, padding; and what a recipe changes.
+"""Check that a model, its tokenizer and the task fit together, and change the model as the recipe asks.
 
 A recipe may ask for a new head, or for embeddings of tokens that were added to the tokenizer. `changing` makes what is
 loaded inside it so. `keep_layers` and `set_dropout` change a model that is built already.

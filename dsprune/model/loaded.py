@@ -1,4 +1,4 @@
-"""Check that a model was read whole: transformers draws the weights at random that it does not find."""
+"""Check that all weights of a model were found: transformers gives random values to those that are missing."""
 
 import re
 from collections.abc import Collection

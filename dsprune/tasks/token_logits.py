@@ -1,4 +1,4 @@
-"""What tasks share whose outputs are over a vocabulary: one row of logits for each token."""
+"""Losses, counts and rows of tasks whose outputs are over a vocabulary: one row of logits for each token."""
 
 import math
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""A tiny BERT, its tokenizer, data to classify and a recipe, made in a moment and the same each time."""
+"""A tiny BERT, its tokenizer, data to classify and a recipe, made quickly and the same each time."""
 
 import csv
 import random

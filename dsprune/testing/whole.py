@@ -1,4 +1,4 @@
-"""Whole tensors out of what every rank holds: masks, master weights and moments."""
+"""Gather whole tensors from all ranks: masks, master weights and moments."""
 
 from collections.abc import Callable
 from typing import Any

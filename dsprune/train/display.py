@@ -1,4 +1,4 @@
-"""What the first rank shows of a run: a bar on a terminal, and elsewhere a line now and then."""
+"""Show the progress of a run on its first rank: a bar on a terminal, elsewhere a line every 30 seconds."""
 
 import time
 from collections.abc import Iterator

@@ -107,7 +107,7 @@ class StopRequests:
         return None
 
     def _begin_training(self) -> None:
-        """From now on a signal is a request to stop and no longer ends the process."""
+        """Turn later signals into requests to stop, which do not end the process."""
         if not self._is_training:
             self._is_training = True
             stop_exiting_on_signals()

@@ -89,7 +89,7 @@ class WeightsAndBiases(Tracker):
             self._run.log_artifact(artifact)
 
     def _call(self, function: Callable[[], object]) -> None:
-        """Call the client; after a first error, give the client up instead of the run.
+        """Call the client; after its first error, call it no more, so that the run continues.
 
         A signal to all processes of a job ends the client's second process, while the ranks stay to save.
         """

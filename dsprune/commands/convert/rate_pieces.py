@@ -1,4 +1,4 @@
-"""The learning rate of a run, as straight pieces, and the section `learning_rate` that says the same."""
+"""The learning rate of a run as linear pieces, and the section `learning_rate` with the same values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ __all__ = ["Piece", "cut", "learning_rate"]
 
 
 MOST_PIECES = 10_000
-"""More than any recipe has; a line that is cut into more is not said."""
+"""More than any recipe has; a piece that is cut into more is not converted."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A straight line of the learning rate.
+    """A linear piece of the learning rate.
 
     Attributes:
         start: where it begins, in epochs.
@@ -30,7 +30,7 @@ class Piece:
 
 
 def cut(piece: Piece, length: float) -> list[Piece]:
-    """Return a line that begins again after every `length` epochs.
+    """Return a piece that starts again after every `length` epochs.
 
     Examples:
         >>> [(piece.start, piece.end) for piece in cut(Piece(2, 9, 1.0, 0.1), 4)]

@@ -1,4 +1,4 @@
-"""The file to convert, as sections whose settings know their lines and whether they have been read; and remarks on it.
+"""The file to convert: its sections, with the line of each setting and whether it was read, and remarks on it.
 
 What has not been read at the end is what a conversion does not know: none of it is passed over in silence.
 """

@@ -1,4 +1,4 @@
-"""From the columns of a file to the kind of task and its settings."""
+"""Guess the kind of task and its settings from the columns of a file."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence

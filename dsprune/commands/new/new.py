@@ -1,4 +1,4 @@
-"""`dsprune new`: write a commented recipe of one's own, and split its data where there is nothing to validate on."""
+"""`dsprune new`: write a commented recipe for your own data, and hold out rows for validation if none are given."""
 
 import math
 import random

@@ -82,7 +82,7 @@ class Suite(Section):
 
 
 def shipped_suites() -> list[str]:
-    """Names of the suites that come with the package."""
+    """Return the names of the suites that come with the package."""
     return [name for name in shipped_names("suites") if name != "published"]
 
 

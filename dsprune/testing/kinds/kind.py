@@ -73,13 +73,13 @@ def both(write: Callable[[Path, list[Any]], str], folder: Path, suffix: str, row
 
 
 def classification(folder: Path) -> Row:
-    """Sentences in two classes."""
+    """Return sentences in two classes."""
     rows = [{"text": text, "label": ("still", "moving")[i % 2]} for i, text in enumerate(SENTENCES)]
     return both(table, folder, "csv", rows)
 
 
 def similarity(folder: Path) -> Row:
-    """Pairs of sentences with the number of words that they share."""
+    """Return pairs of sentences with the number of words that they share."""
     rows = [
         {"sentence1": first, "sentence2": second, "label": len(set(first.split()) & set(second.split()))}
         for first in SENTENCES
@@ -92,13 +92,13 @@ PROTEINS = ["MKTVLA", "GGSERT", "IDPKQNFYM", "HWCLAG", "VSERTIDPK"]
 
 
 def stability(folder: Path) -> Row:
-    """Proteins with a temperature."""
+    """Return proteins with a temperature."""
     rows = [{"sequence": text, "label": 40.0 + 3.5 * i} for i, text in enumerate(PROTEINS)]
     return both(table, folder, "csv", rows)
 
 
 def commonsense_qa(folder: Path) -> Row:
-    """Questions with five choices."""
+    """Return questions with five choices."""
     rows = [
         {
             "answerKey": "ABCDE"[i],
@@ -118,7 +118,7 @@ def commonsense_qa(folder: Path) -> Row:
 
 
 def blanks(folder: Path) -> Row:
-    """Sentences with a blank and two options, for the loss `margin`."""
+    """Return sentences with a blank and two options, for the loss `margin`."""
     rows = [
         {
             "sentence": " ".join([*words[:-1], "_"]),
@@ -132,7 +132,7 @@ def blanks(folder: Path) -> Row:
 
 
 def squad(folder: Path) -> Row:
-    """Questions about texts of several windows, whose answers are far apart."""
+    """Return questions about texts of several windows, whose answers are far apart."""
     context = " . ".join(SENTENCES * 2)
     asked = [
         {
@@ -154,7 +154,7 @@ def squad(folder: Path) -> Row:
 
 
 def word_problems(folder: Path) -> Row:
-    """Word problems with their equations."""
+    """Return word problems with their equations."""
     rows = [
         {
             "Question": f"the child has number0 books and number1 cats . how many {what} ?",
@@ -174,7 +174,7 @@ def word_problems(folder: Path) -> Row:
 
 
 def parallel(folder: Path) -> Row:
-    """English and German sentences, in both directions."""
+    """Return English and German sentences, in both directions."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, num in (("train", NUM_TRAIN), ("validation", NUM_VALIDATION)):
         for language, sentences in (("en", SENTENCES), ("de", GERMAN)):
@@ -189,7 +189,7 @@ def parallel(folder: Path) -> Row:
 
 
 def text(folder: Path) -> Row:
-    """Lines of plain text."""
+    """Return lines of plain text."""
 
     def write(path: Path, rows: Sequence[str]) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -99,12 +99,12 @@ def amino_acids(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def bert(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """BERT with its masked-language head."""
+    """Return BERT with its masked-language head."""
     return BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=LONGEST, **SIZES))
 
 
 def roberta(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """RoBERTa without a head."""
+    """Return RoBERTa without a head."""
     return RobertaModel(
         RobertaConfig(
             vocab_size=len(tokenizer),
@@ -116,7 +116,7 @@ def roberta(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
 
 
 def esm(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """ESM-2 without a head."""
+    """Return ESM-2 without a head."""
     return EsmModel(
         EsmConfig(
             vocab_size=len(tokenizer),
@@ -131,14 +131,14 @@ def esm(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
 
 
 def gpt2(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """GPT-2 with its language-modeling head."""
+    """Return GPT-2 with its language-modeling head."""
     return GPT2LMHeadModel(
         GPT2Config(vocab_size=len(tokenizer), n_positions=LONGEST, n_embd=16, n_layer=2, n_head=2)
     )
 
 
 def mbart(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """MBART."""
+    """Return MBART."""
     return MBartForConditionalGeneration(
         MBartConfig(
             vocab_size=len(tokenizer),
