@@ -30,7 +30,7 @@ def load_checkpoint(
     masks_from: MasksFrom | None,
     **options: Any,
 ) -> Any:
-    """Load a checkpoint, whoever wrote it. Collective: every rank must call this.
+    """Load a checkpoint of dsprune or of DeepSpeed alone. Collective: every rank must call this.
 
     Args:
         engine: gets weights, moments and counters.

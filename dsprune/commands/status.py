@@ -166,7 +166,7 @@ def _longest_silence(lines: Sequence[dict[str, Any]]) -> float:
 
 
 def _death(status: Status, now: float, longest_silence: float) -> str | None:
-    """Return why a run counts as dead. On its own host the process tells, elsewhere only the clock."""
+    """Return why a run counts as dead: on its own host by its process, elsewhere by the time of its last status."""
     if status.host == socket.gethostname():
         alive = _is_alive(status)
         return None if alive else f"process {status.pid} on {status.host} ended without a final status"

@@ -1,4 +1,4 @@
-"""`PruningEngine`: a DeepSpeed engine that prunes, whoever calls its `step`."""
+"""`PruningEngine`: a DeepSpeed engine whose `step` prunes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -130,7 +130,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         if self.pruner is not None:
             self.pruner.after_step(applied=self.was_step_applied())
         if step + 1 == self.timetable.total_steps:
-            self._check_weights()  # whoever saves them next
+            self._check_weights()  # before they can be saved
 
     def expect_distillation(self, settings: Distillation | None) -> None:
         """End the run at its first step unless `DistillationLoss` was called for it; None expects nothing."""

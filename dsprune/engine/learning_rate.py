@@ -52,7 +52,7 @@ class _Replaced:
 
 
 def replace_schedulers(optimizer: Optimizer) -> list[str]:
-    """Make every scheduler of an optimizer's groups follow them, whoever holds it; return their names.
+    """Make every scheduler of an optimizer's groups return their rates and set none; return the schedulers' names.
 
     transformers' Trainer makes a scheduler for a wrapper of the optimizer, and steps it beside the engine.
     """
@@ -78,7 +78,7 @@ def announce_replaced(schedulers: list[str]) -> None:
 
 
 class Rates:
-    """Sets the learning rate of every parameter group before each step, and notices who else does.
+    """Sets the learning rate of every parameter group before each step, and detects other changes of it.
 
     Args:
         optimizer: scheduled by a `ScaledLR`, whose `initial_lr` of each group is the peak.

@@ -24,7 +24,7 @@ ROUTER, EMBEDDING, NORM, TABLE = "router", "embedding", "norm", "bias or table"
 DEPTHWISE, CONVOLUTION, GROUPED = "depthwise (grouped) convolution", "convolution", "grouped convolution"
 
 NO_MATRICES = frozenset({ROUTER, EMBEDDING, NORM, TABLE, DEPTHWISE})
-"""Kinds of parameters that nobody expects to be pruned with the linear layers."""
+"""Kinds of parameters that users do not expect to be pruned with the linear layers."""
 
 TABLES = frozenset(
     (

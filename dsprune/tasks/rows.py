@@ -1,6 +1,6 @@
 """Rows of a task's data, read by column and checked: messages name the field, the file, the row and the column.
 
-A kind of task lists the columns that it reads of one's own data.
+A kind of task lists the columns that it reads of a user's own data.
 """
 
 import math
@@ -19,7 +19,7 @@ BLANK = frozenset({""})
 """The texts that are no value in plain text files: those of white space alone."""
 
 MISSING = BLANK | {"nan", "NaN", "NAN", "null", "NULL", "None", "<NA>"}
-"""The texts that are no value in a table of one's own: what programs write for a value that they do not have."""
+"""The texts that mean a missing value in a user's own table."""
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ class Task(ABC):
         """
 
     def columns(self) -> tuple[Column, ...]:
-        """Return the columns that the task reads of one's own data. Optional; default: none are named."""
+        """Return the columns that the task reads of a user's own data. Optional; default: none are named."""
         return ()
 
     def remarks(self, split: Split) -> list[str]:

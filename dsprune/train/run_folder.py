@@ -104,10 +104,10 @@ class RunFolder:
         return self
 
     def check_exists(self) -> None:
-        """Check that nobody has removed the folder under the run.
+        """Check that the folder was not removed while the run uses it.
 
         Raises:
-            UserError: somebody has.
+            UserError: it was.
         """
         if not self.recipe.is_file():
             raise UserError(

@@ -117,7 +117,7 @@ class Entry:
         return {key: self.get(key) for key in self.settings}
 
     def unread(self, above: str = "") -> Iterator[Setting]:
-        """Yield the settings that nobody has read, with their dotted keys."""
+        """Yield the settings that have not been read, with their dotted keys."""
         for key, setting in self.settings.items():
             if key in self._read:
                 continue

@@ -95,7 +95,7 @@ def plant_pickle(path: Path, marker: Path) -> str:
 
 
 def list_again(path: Path) -> None:
-    """Write the checksum of a damaged file into the lists beside it, as somebody would who wants it to be read."""
+    """Write the checksum of a damaged file into the lists beside it, as an attacker would."""
     if not path.is_file():
         return
     for manifest in path.parent.glob("*.json"):
