@@ -48,10 +48,10 @@ def new(
 ) -> None:
     """Write a commented recipe of your own, with the columns and labels of your data."""
     with starting():
-        from dsprune.commands.new.new import Asked
+        from dsprune.commands.new.new import NewRecipe
         from dsprune.commands.new.new import new as write
 
-    write(name, Asked(source, tuple(overrides or ()), data, validation, model, task), Console())
+    write(name, NewRecipe(source, tuple(overrides or ()), data, validation, model, task), Console())
 
 
 @app.command()

@@ -139,9 +139,9 @@ def run_script(
 @app.command()
 def stop(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
     """Stop a run with a checkpoint; `dsprune train` resumes it."""
-    from dsprune.commands.status import stop as ask
+    from dsprune.commands.status import stop as stop_run
 
-    ask(run, Console())
+    stop_run(run, Console())
 
 
 @app.command()
@@ -162,9 +162,9 @@ def teacher(
 
     loaded, ranks = load_recipe(recipe, overrides or []), find_ranks()
     with starting(is_first=ranks.is_first):
-        from dsprune.commands.teacher import teacher as ask
+        from dsprune.commands.teacher import teacher as store_logits
 
-    ask(loaded, batch_size, precision, int(stage), ranks, Console(stderr=True))
+    store_logits(loaded, batch_size, precision, int(stage), ranks, Console(stderr=True))
 
 
 @app.command()

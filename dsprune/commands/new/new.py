@@ -28,7 +28,7 @@ from dsprune.tasks.task import Task, build_task
 from dsprune.utils.console import say
 from dsprune.utils.files import replace_text
 
-__all__ = ["Asked", "hold_out", "new"]
+__all__ = ["NewRecipe", "hold_out", "new"]
 
 HEADER = """# Written by `dsprune new` from the recipe {1}. Each comment is the start of a field's documentation.
 #
@@ -46,7 +46,7 @@ SEED = 42
 
 
 @dataclass(frozen=True)
-class Asked:
+class NewRecipe:
     """What a new recipe is made of.
 
     Attributes:
@@ -66,12 +66,12 @@ class Asked:
     task: str | None = None
 
 
-def new(name: str, asked: Asked, console: Console) -> Path:
+def new(name: str, wanted: NewRecipe, console: Console) -> Path:
     """Write a recipe, and say what it is made of and what to do next.
 
     Args:
         name: of the recipe; the file is NAME.yaml.
-        asked: what it is made of.
+        wanted: what it is made of.
         console: where to print.
 
     Raises:
@@ -80,45 +80,45 @@ def new(name: str, asked: Asked, console: Console) -> Path:
     path = Path(name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
     if path.exists():
         raise UserError(f"{path}: exists already and is not overwritten: give another name")
-    if asked.data is None and (asked.validation is not None or asked.task is not None):
+    if wanted.data is None and (wanted.validation is not None or wanted.task is not None):
         raise UserError(
             "--data: value missing: --validation and --task describe a file of your own: add --data FILE"
         )
-    values = {**read_recipe(asked.source)[1], "name": path.stem}
-    remarks = list(_replace(values, asked, path))
-    override_all(values, asked.overrides)
+    values = {**read_recipe(wanted.source)[1], "name": path.stem}
+    remarks = list(_replace(values, wanted, path))
+    override_all(values, wanted.overrides)
     recipe = check_recipe(values)
     del values["name"]
-    replace_text(path, HEADER.format(path, asked.source) + commented(values, Recipe, _useless(recipe)))
-    say(console, f"written: {path}, from the recipe {asked.source}")
+    replace_text(path, HEADER.format(path, wanted.source) + commented(values, Recipe, _useless(recipe)))
+    say(console, f"written: {path}, from the recipe {wanted.source}")
     for remark in remarks:
         say(console, remark)
     say(console, f"next: dsprune plan {path}")
     return path
 
 
-def _replace(values: dict[str, Any], asked: Asked, path: Path) -> Iterator[str]:
+def _replace(values: dict[str, Any], wanted: NewRecipe, path: Path) -> Iterator[str]:
     """Put the user's model and data into the values of a recipe; yield what the user should know."""
     left_out: list[str] = []
-    if asked.model is not None:
+    if wanted.model is not None:
         left_out += [f"model.{key}" for key in values.get("model") or {} if key != "path"]
-        values["model"] = {"path": asked.model}
-    if (asked.model is not None or asked.data is not None) and values.pop("distillation", None):
+        values["model"] = {"path": wanted.model}
+    if (wanted.model is not None or wanted.data is not None) and values.pop("distillation", None):
         left_out.append("distillation")
     if left_out:
-        yield f"left out, since they belong to the model of {asked.source}: {', '.join(left_out)}"
-    if asked.data is not None:
-        yield from _own_data(values, asked, asked.data, path)
+        yield f"left out, since they belong to the model of {wanted.source}: {', '.join(left_out)}"
+    if wanted.data is not None:
+        yield from _own_data(values, wanted, wanted.data, path)
 
 
-def _own_data(values: dict[str, Any], asked: Asked, data: Path, path: Path) -> Iterator[str]:
+def _own_data(values: dict[str, Any], wanted: NewRecipe, data: Path, path: Path) -> Iterator[str]:
     """Make the task section for a file, which is read as training reads it."""
     kinds = kinds_of_tasks()
-    if asked.task is not None and asked.task not in kinds:
-        raise UserError(f"--task: value {asked.task}: is no kind of task: choose one of {', '.join(kinds)}")
+    if wanted.task is not None and wanted.task not in kinds:
+        raise UserError(f"--task: value {wanted.task}: is no kind of task: choose one of {', '.join(kinds)}")
     table = read_table(data, f"--data: {data}", readers=ALL_READERS)
     columns = {name: task.columns() for name, task in kinds.items()}
-    found = guess(table, f"--data: {data}", columns, asked.task, lambda: _is_causal(values))
+    found = guess(table, f"--data: {data}", columns, wanted.task, lambda: _is_causal(values))
     length = (values.get("task") or {}).get("max_length", TaskSettings.model_fields["max_length"].default)
     section = {
         "name": found.task,
@@ -135,20 +135,27 @@ def _own_data(values: dict[str, Any], asked: Asked, data: Path, path: Path) -> I
     if targets := task.targets(examples):
         yield targets
     values["task"] = section
-    if asked.validation is not None:
-        section["validation"] = str(asked.validation)
-        return (yield from _lower_batch(values, task, len(examples)))
+    num_examples = len(examples)
+    if wanted.validation is not None:
+        section["validation"] = str(wanted.validation)
+    else:
+        parts = hold_out(table, found.label if found.task == "text-classification" else None)
+        num_examples = parts[0].num_rows
+        yield _write_parts(section, parts, path)
+    yield from _lower_batch(values, task, num_examples)
+
+
+def _write_parts(section: dict[str, Any], parts: tuple[pa.Table, pa.Table], path: Path) -> str:
+    """Write the two parts of the training data beside the recipe, name them in its section, and say so."""
     folder = path.with_name(f"{path.stem}-data")
     if folder.exists():
         raise UserError(f"{folder}: exists already and is not overwritten: name a file with --validation")
-    suffix = ".txt" if suffix_of(data) == ".txt" else ".parquet"
-    parts = hold_out(table, found.label if found.task == "text-classification" else None)
     folder.mkdir(parents=True)
+    suffix = ".txt" if suffix_of(Path(section["train"])) == ".txt" else ".parquet"
     for split, part in zip(("train", "validation"), parts, strict=True):
         section[split] = str(folder / f"{split}{suffix}")
         write_table(part, folder / f"{split}{suffix}")
-    yield f"{parts[1].num_rows:,} of them are held out for validation: {folder} (or name a file with --validation)"
-    yield from _lower_batch(values, task, parts[0].num_rows)
+    return f"{parts[1].num_rows:,} of them are held out for validation: {folder} (or name a file with --validation)"
 
 
 def _lower_batch(values: dict[str, Any], task: Task, num_examples: int) -> Iterator[str]:
