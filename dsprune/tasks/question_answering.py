@@ -28,7 +28,7 @@ from dsprune.tasks.data_files import READERS, Reader, read_table
 from dsprune.tasks.examples import Batch, Collate, padding_collate
 from dsprune.tasks.rows import Column, Rows
 from dsprune.tasks.source import Benchmark, HubData, Part, Split, read_rows
-from dsprune.tasks.spans import NUM_CANDIDATES, Candidates, best_span, find_tokens
+from dsprune.tasks.spans import NUM_CANDIDATES, Candidates, best_span, find_tokens, in_context
 from dsprune.tasks.task import LogitRows, Task
 
 __all__ = ["QUESTION_ANSWERING", "QuestionAnswering", "read_squad"]
@@ -142,17 +142,7 @@ class QuestionAnswering(Task):
         self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]
     ) -> dict[str, list[Any]]:
         """Cut each context into windows, each behind its question; `offsets` are the characters of the tokens."""
-        if not tokenizer.is_fast:
-            raise UserError(
-                f"model.tokenizer: {type(tokenizer).__name__} does not return the positions of tokens in the "
-                "text: question answering needs a fast tokenizer"
-            )
-        longest = max(map(len, tokenizer(rows["question"])["input_ids"]))
-        if longest + self.settings.stride + 2 >= self.settings.max_length:
-            raise UserError(
-                f"task.max_length: {self.settings.max_length}: a question of {longest} tokens and a stride of "
-                f"{self.settings.stride} leave no room for the context: raise it, or lower task.stride"
-            )
+        self._check_room(tokenizer, rows["question"])
         windows = tokenizer(
             rows["question"],
             rows["context"],
@@ -164,14 +154,7 @@ class QuestionAnswering(Task):
         )
         sources = windows.pop("overflow_to_sample_mapping")
         spans = windows.pop("offset_mapping")
-        offsets = [
-            # The offsets of the question's tokens are positions in the question, not in the context.
-            [
-                list(span) if part == 1 else [-1, -1]
-                for span, part in zip(spans[i], windows.sequence_ids(i), strict=True)
-            ]
-            for i in range(len(sources))
-        ]
+        offsets = [in_context(spans[i], windows.sequence_ids(i)) for i in range(len(sources))]
         answers = [
             find_tokens(offsets[i], rows["starts"][source][0], rows["texts"][source][0])
             for i, source in enumerate(sources)
@@ -184,6 +167,20 @@ class QuestionAnswering(Task):
             "length": [len(ids) for ids in windows["input_ids"]],
             **{name: [rows[name][source] for source in sources] for name in ("id", "context", "texts")},
         }
+
+    def _check_room(self, tokenizer: PreTrainedTokenizerBase, questions: list[str]) -> None:
+        """Check that the tokenizer can return positions, and that windows have room for some of the context."""
+        if not tokenizer.is_fast:
+            raise UserError(
+                f"model.tokenizer: {type(tokenizer).__name__} does not return the positions of tokens in the "
+                "text: question answering needs a fast tokenizer"
+            )
+        longest = max(map(len, tokenizer(questions)["input_ids"]))
+        if longest + self.settings.stride + 2 >= self.settings.max_length:
+            raise UserError(
+                f"task.max_length: {self.settings.max_length}: a question of {longest} tokens and a stride of "
+                f"{self.settings.stride} leave no room for the context: raise it, or lower task.stride"
+            )
 
     def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:
         """Pad to the longest window of the batch."""

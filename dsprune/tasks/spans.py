@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["NUM_CANDIDATES", "Candidates", "best_span", "find_tokens"]
+__all__ = ["NUM_CANDIDATES", "Candidates", "best_span", "find_tokens", "in_context"]
 
 NUM_CANDIDATES = 20
 """Starts and ends of each window that are considered, as in the published evaluations of BERT."""
@@ -19,6 +19,16 @@ class Candidates(NamedTuple):
     start_logits: list[float]
     ends: list[int]
     end_logits: list[float]
+
+
+def in_context(offsets: Sequence[Sequence[int]], parts: Sequence[int | None]) -> list[list[int]]:
+    """Return the offsets of a window's tokens, with `[-1, -1]` for each that is not of the context.
+
+    Args:
+        offsets: first and last character of each token; those of the question are positions in the question.
+        parts: the text of each token: 0 = question, 1 = context, None = neither.
+    """
+    return [list(span) if part == 1 else [-1, -1] for span, part in zip(offsets, parts, strict=True)]
 
 
 def find_tokens(offsets: Sequence[Sequence[int]], start: int, text: str) -> tuple[int, int]:
