@@ -163,9 +163,9 @@ class DistillationLoss:
         samples = self._fingerprints(batch)
         self._check_complete(samples, "example of the batch")
         blocks = self._store.fetch(samples)
-        signals = {name: block.signal.to(outputs.loss.device) for name, block in blocks.items()}
+        micro_batch = MicroBatch(dict(batch), {name: block.signal for name, block in blocks.items()})
         objective = DistillationObjective(self._teacher, self._task, self._settings, engine.timetable)
-        return objective.losses(outputs, MicroBatch(dict(batch), signals), engine.applied_steps)
+        return objective.losses(outputs, micro_batch.to(outputs.loss.device), engine.applied_steps)
 
     def use_in(self, trainer: Any) -> None:
         """Let a transformers `Trainer` train with this loss; its evaluation keeps the loss of the task."""

@@ -1,6 +1,7 @@
 """The teacher's side of the distillation loss: full logits, the k largest, or hidden states."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -38,8 +39,8 @@ class TeacherSignal(ABC):
         """
 
     @abstractmethod
-    def to(self, device: torch.device) -> "TeacherSignal":
-        """Return the signal on `device`."""
+    def apply(self, change: Callable[[Tensor], Tensor]) -> "TeacherSignal":
+        """Return the signal with all its tensors changed, such as moved to a device."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ class FullSignal(TeacherSignal):
         """Return the log-softmax of the logits."""
         return functional.log_softmax(self.logits[rows].to(student.dtype) / temperature, dim=-1)
 
-    def to(self, device: torch.device) -> "FullSignal":
-        """Return the logits on `device`."""
-        return FullSignal(self.logits.to(device, non_blocking=True))
+    def apply(self, change: Callable[[Tensor], Tensor]) -> "FullSignal":
+        """Return the signal with its logits changed."""
+        return FullSignal(change(self.logits))
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,9 @@ class HiddenSignal(TeacherSignal):
         logits = functional.linear(hidden, self.head.weight, self.head.bias).to(student.dtype)
         return functional.log_softmax(logits / temperature, dim=-1)
 
-    def to(self, device: torch.device) -> "HiddenSignal":
-        """Return hidden states and head on `device`."""
-        return HiddenSignal(self.hidden.to(device, non_blocking=True), self.head.to(device))
+    def apply(self, change: Callable[[Tensor], Tensor]) -> "HiddenSignal":
+        """Return the signal with hidden states and head changed."""
+        return HiddenSignal(change(self.hidden), Head(change(self.head.weight), change(self.head.bias)))
 
 
 @dataclass(frozen=True)
@@ -130,12 +131,9 @@ class TopKSignal(TeacherSignal):
         mass.masked_fill_(mass == -torch.inf, 0)  # without other classes: -inf - -inf would be NaN
         return others.add_(rest - total - mass).scatter_(-1, indices, values - total)
 
-    def to(self, device: torch.device) -> "TopKSignal":
-        """Return values, indices and rest on `device`."""
-        values, indices, rest = (
-            tensor.to(device, non_blocking=True) for tensor in (self.values, self.indices, self.rest)
-        )
-        return TopKSignal(values, indices, rest, self.temperatures)
+    def apply(self, change: Callable[[Tensor], Tensor]) -> "TopKSignal":
+        """Return the signal with values, indices and rest changed."""
+        return TopKSignal(change(self.values), change(self.indices), change(self.rest), self.temperatures)
 
     def _column(self, temperature: float) -> int:
         if temperature not in self.temperatures:

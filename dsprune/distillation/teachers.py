@@ -1,13 +1,16 @@
 """Where the teacher's outputs come from in training: a forward pass beside the student, or a store."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, final
 
+import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
-from torch import nn
+from datasets.fingerprint import generate_random_fingerprint
+from torch import Tensor, nn
 
 from dsprune.distillation.capture.choice import check_fit
 from dsprune.distillation.capture.forward import Source
@@ -17,7 +20,7 @@ from dsprune.errors import UserError
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Distillation
-from dsprune.tasks.examples import Batch, Collate, Features, on_device
+from dsprune.tasks.examples import Batch, Collate, Features
 from dsprune.tasks.task import Task
 
 __all__ = [
@@ -49,8 +52,16 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> "MicroBatch":
         """Return the micro-batch on `device`."""
-        stored = {name: signal.to(device) for name, signal in self.stored.items()}
-        return MicroBatch(on_device(self.batch, device), stored)
+        return self.apply(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "MicroBatch":
+        """Return the micro-batch in pinned memory, from which it is copied to an accelerator in the background."""
+        return self.apply(lambda tensor: tensor if tensor.device.type != "cpu" else tensor.pin_memory())
+
+    def apply(self, change: Callable[[Tensor], Tensor]) -> "MicroBatch":
+        """Return the micro-batch with all its tensors changed."""
+        batch = {name: change(tensor) for name, tensor in self.batch.items()}
+        return MicroBatch(batch, {name: signal.apply(change) for name, signal in self.stored.items()})
 
 
 class Teacher(Protocol):
@@ -139,4 +150,9 @@ def open_matching_store(
 
 def with_fingerprints(source: Source) -> Dataset:
     """Return the training data with a column of fingerprints, for `StoredTeacher.collate`."""
-    return source.data.add_column(FINGERPRINT, source.samples.tolist())
+    width, count = source.samples.itemsize, len(source.samples)
+    ends = pa.py_buffer(np.arange(0, width * count + 1, width))
+    column = pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), count, [None, ends, pa.py_buffer(source.samples)]
+    )
+    return source.data.add_column(FINGERPRINT, column, new_fingerprint=generate_random_fingerprint())

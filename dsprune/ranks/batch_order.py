@@ -86,7 +86,9 @@ class TrainSampler:
     It is a `batch_sampler` for `torch.utils.data.DataLoader`; `plan.accumulation` of its batches make a step.
     """
 
-    def __init__(self, plan: BatchPlan, lengths: Sequence[int], rank: int, *, start: int, stop: int) -> None:
+    def __init__(
+        self, plan: BatchPlan, lengths: Sequence[int] | np.ndarray, rank: int, *, start: int, stop: int
+    ) -> None:
         assert len(lengths) == plan.num_examples
         self.plan, self.lengths, self.rank = plan, np.asarray(lengths), rank
         self.start, self.stop = start, stop

@@ -21,6 +21,7 @@ __all__ = [
     "Collate",
     "Features",
     "check_tokens",
+    "column_of",
     "map_rows",
     "on_device",
     "padding_collate",
@@ -64,6 +65,13 @@ def unknown_remark(split: Split, data: Dataset, tokenizer: PreTrainedTokenizerBa
         return None
     share = f"{num_unknown:,} of {len(tokens):,} tokens"
     return f"task.{split}: {share} are unknown to the tokenizer: the model cannot tell them apart"
+
+
+def column_of(data: Dataset, name: str) -> np.ndarray:
+    """Return a column of numbers, without a list of them."""
+    table = data.flatten_indices().data if data._indices is not None else data.data
+    values: np.ndarray = table.column(name).to_numpy()
+    return values
 
 
 def _tokens(data: Dataset) -> np.ndarray:

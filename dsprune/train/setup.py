@@ -35,8 +35,9 @@ from dsprune.ranks.agreement import check_same, on_first_rank
 from dsprune.ranks.batch_order import BatchPlan, TrainSampler
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Distillation, Recipe
-from dsprune.tasks.examples import Collate, Features
+from dsprune.tasks.examples import Collate, Features, column_of
 from dsprune.tasks.task import Task
+from dsprune.train.prefetch import prefetched
 from dsprune.train.preflight import Prepared, start_model
 from dsprune.utils.console import say, waiting
 from dsprune.utils.randomness import seed_everything
@@ -76,12 +77,21 @@ class Parts:
 
         A step that is skipped on overflow uses up its examples.
         """
-        start, lengths = self.engine.global_steps, self.data["length"][:]
+        start, lengths = self.engine.global_steps, column_of(self.data, "length")
         sampler = TrainSampler(self.plan, lengths, rank, start=start, stop=sys.maxsize)
         collate = self.objective.teacher.collate if self.objective else self._collate
         # Without a generator the loader would draw a seed from torch's global one, which dropout uses.
         generator = torch.Generator()
-        return iter(DataLoader(self.data, batch_sampler=sampler, collate_fn=collate, generator=generator))
+        on_cpu = self.engine.device.type == "cpu"
+        loader = DataLoader(
+            self.data,
+            batch_sampler=sampler,
+            collate_fn=collate,
+            generator=generator,
+            pin_memory=not on_cpu,
+        )
+        # On a CPU the thread would take its time from the step.
+        return iter(loader) if on_cpu else prefetched(iter(loader))
 
     @property
     def loss_names(self) -> tuple[str, ...]:

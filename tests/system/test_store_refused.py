@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dsprune.distillation.store import open_store
 from dsprune.testing.commands import command
 from dsprune.testing.pool import RankPool
 from dsprune.testing.stores import content
@@ -81,12 +82,12 @@ def replace_by(other: str) -> Callable[[Path], None]:
         (SHARD, flip(60), "damaged, its header was not written by dsprune|its header does not match"),
         (SHARD, flip(3), "damaged, its header is truncated"),
         (SHARD, Path.unlink, "missing: copy it from where the store was made, or make the store again"),
-        (SHARD, replace_by(HEAD), "its header does not match store.json"),
+        (SHARD, replace_by(HEAD), "damaged, it has"),
         (HEAD, truncate, "damaged, it has"),
         (HEAD, flip(-1), "damaged, its content does not match the checksum in its header"),
         (HEAD, Path.unlink, "missing: copy it from where the store was made, or make the store again"),
-        (MANIFEST, truncate, "not a manifest of format 1"),
-        (MANIFEST, lambda path: path.write_text('{"format": 2}'), "not a manifest of format 1"),
+        (MANIFEST, truncate, "not a manifest of format 1 or 2"),
+        (MANIFEST, lambda path: path.write_text('{"format": 3}'), "not a manifest of format 1 or 2"),
     ],
 )
 def test_a_damaged_file_is_named(
@@ -122,12 +123,14 @@ def test_off_by_one_truncation_is_in_the_fingerprints_too(pool: RankPool, recipe
 
 
 def seal(store: Path) -> None:
-    """Make the manifest agree with the headers of the files."""
+    """Make the manifest agree with the headers of the files, and make the index again."""
     values = json.loads((store / MANIFEST).read_text())
+    (store / values.pop("index")["file"]).unlink()
     for entry in (*values["shards"], values["head"]):
         raw = (store / entry["file"]).read_bytes()
         entry["seal"] = hashlib.sha256(raw[8 : 8 + int.from_bytes(raw[:8], "little")]).hexdigest()
     (store / MANIFEST).write_text(json.dumps(values))
+    open_store(store)
 
 
 def test_another_teacher(pool: RankPool, recipe: Path, store: Path) -> None:
