@@ -1,7 +1,10 @@
 """Measure what pruning costs on BERT-base, one thread a rank; needs about 8 GB of memory and half an hour.
 
-python scripts/bench_core.py [--only {masks,selection,step,train,checkpoint} ...] [--repeats 7] [--ranks 2]
-                             [--stages 0 1 2 3] [--precisions fp32 bf16]
+python scripts/bench_core.py [--only {masks,selection,step,train,checkpoint,launches,device} ...]
+                             [--repeats 7] [--ranks 2] [--stages 0 1 2 3] [--precisions fp32 bf16]
+                             [--tensors 10 72 200 560]
+
+The section `launches` counts what an accelerator would do and needs none; `device` needs a GPU.
 
 Times are the shortest of several runs, and valid on an idle machine only.
 """
@@ -14,12 +17,14 @@ from pathlib import Path
 
 import torch
 from bench.checkpoint import checkpoints
+from bench.device import on_device
 from bench.engine import optimizer_steps, training_steps
+from bench.launches import launches
 from bench.selection import against_torch, by_ranks, masking
 from rich.console import Console
 from rich.table import Table
 
-SECTIONS = ("masks", "selection", "step", "train", "checkpoint")
+SECTIONS = ("masks", "selection", "step", "train", "checkpoint", "launches", "device")
 
 
 def tables(section: str, args: argparse.Namespace) -> Iterator[Table]:
@@ -33,6 +38,10 @@ def tables(section: str, args: argparse.Namespace) -> Iterator[Table]:
         yield optimizer_steps(args.repeats, args.stages, args.precisions)
     if section == "train":
         yield training_steps(max(args.repeats // 3, 2), args.stages, args.precisions)
+    if section == "device":
+        yield on_device(args.repeats)
+    if section == "launches":
+        yield from launches(args.tensors)
     if section == "checkpoint":
         yield checkpoints(range(1, args.ranks + 1), args.stages, args.precisions)
 
@@ -49,10 +58,13 @@ def machine() -> str:
 def main() -> None:
     """Measure and print the sections."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="the sections to run")
+    parser.add_argument(
+        "--only", nargs="+", choices=SECTIONS, default=SECTIONS[:-1], help="the sections to run"
+    )
     parser.add_argument("--repeats", type=int, default=7, help="number of runs; the best one counts")
     parser.add_argument("--ranks", type=int, default=2, help="largest number of ranks")
     parser.add_argument("--stages", nargs="+", type=int, default=(0, 1, 2, 3), help="ZeRO stages")
+    parser.add_argument("--tensors", nargs="+", type=int, default=(10, 72, 200, 560), help="of `launches`")
     parser.add_argument("--precisions", nargs="+", default=("fp32", "bf16"), help="fp32, bf16")
     args = parser.parse_args()
     torch.set_num_threads(1)

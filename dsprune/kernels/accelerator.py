@@ -183,7 +183,7 @@ def _launch(name: str, blocks: Tensor, *args: Any, **types: Any) -> None:
     from dsprune.kernels import triton_kernels
 
     if blocks.numel():
-        getattr(triton_kernels, name)[(blocks.numel(),)](*args, **types)
+        getattr(triton_kernels, name)[(blocks.numel(),)](*args, **types, num_warps=triton_kernels.WARPS)
 
 
 def _types(given: Product, absolute: bool) -> dict[str, Any]:

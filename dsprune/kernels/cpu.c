@@ -87,11 +87,9 @@ static inline __attribute__((always_inline)) floats load(const float *values, in
     return found;
 }
 
-/* scan.to_keys for `count` scores from the i-th on; arbitrary after them. */
-static inline __attribute__((always_inline)) lanes keys_at(product scores, int64_t i, int64_t count) {
-    floats values = load(scores.first + i, count);
+/* scan.to_keys. */
+static inline __attribute__((always_inline)) lanes to_keys(product scores, floats values, floats root) {
     if (scores.root) {
-        floats root = load(scores.root + i, count);
         for (int j = 0; j < LANES; j++) root[j] = __builtin_sqrtf(root[j]);
         values *= root;
     }
@@ -111,7 +109,7 @@ static inline __attribute__((always_inline)) void scan_vector(product scores, co
         int32_t low, int32_t high, uint8_t *new_kept, int32_t *inside, int32_t *places, counts *found) {
     uint32_t keep = 0;
     memcpy(&keep, kept + i / 8, (count + 7) / 8);
-    const lanes keys = keys_at(scores, i, count);
+    const lanes keys = to_keys(scores, load(scores.first + i, count), scores.root ? load(scores.root + i, count) : (floats){0});
     found->num_nan += __builtin_popcount(at_least(keys, INT32_MAX) & keep);
     keep &= at_least(keys, low);
     memcpy(new_kept + i / 8, &keep, (count + 7) / 8);
@@ -141,10 +139,20 @@ int64_t scan(const product *given, const uint8_t *kept, int64_t n, int32_t low, 
 }
 
 /* scan.sample_eager: the keys of every `stride`-th weight from `start` on. */
-void sample(const product *scores, const uint8_t *kept, int64_t start, int64_t stride, int64_t count, int32_t *keys) {
-    for (int64_t k = 0; k < count; k++) {
-        const int64_t i = start + k * stride;
-        keys[k] = kept[i / 8] >> i % 8 & 1 ? keys_at(*scores, i, 1)[0] : INT32_MIN;
+void sample(const product *given, const uint8_t *kept, int64_t start, int64_t stride, int64_t count, int32_t *keys) {
+    const product scores = *given;
+    for (int64_t k = 0; k < count; k += LANES) {
+        const int64_t size = count - k < LANES ? count - k : LANES;
+        floats values = {0}, root = {0};
+        lanes keep = {0};
+        for (int64_t j = 0; j < size; j++) {
+            const int64_t i = start + (k + j) * stride;
+            values[j] = scores.first[i];
+            if (scores.root) root[j] = scores.root[i];
+            keep[j] = -(kept[i / 8] >> i % 8 & 1);
+        }
+        const lanes found = (to_keys(scores, values, root) & keep) | (~keep & INT32_MIN);
+        memcpy(keys + k, &found, 4 * size);
     }
 }
 

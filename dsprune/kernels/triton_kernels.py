@@ -24,6 +24,7 @@ __all__ = [
 
 ROWS: tl.constexpr = tl.constexpr(512)
 BLOCK: tl.constexpr = tl.constexpr(4096)  # weights of a block
+WARPS = 8  # of a program: 16 weights a thread, so that registers suffice for many threads
 SAMPLES: tl.constexpr = tl.constexpr(1024)  # sampled weights, or places, of a block
 
 # Columns of the table: addresses, then numbers.

@@ -20,7 +20,7 @@ def sample_all(
     shards: Sequence[Shard], scorers: Sequence[Scorer], kept: Sequence[Tensor], parts: Sequence[slice]
 ) -> list[Tensor]:
     """Return the keys of a part of each shard: its first weight, end and stride."""
-    if (products := _products(scorers)) is not None:
+    if (products := _products(shards, scorers)) is not None:
         return accelerator.sample(products, scorers[0].absolute, kept, parts)
     return [
         sample(scorer, shard.numel, bits, part)
@@ -36,7 +36,7 @@ def scan_all(
     expected: Callable[[], int],
 ) -> list[Scan]:
     """Scan each shard with its range of keys; about `expected()` keys are inside their range."""
-    if (products := _products(scorers)) is not None:
+    if (products := _products(shards, scorers)) is not None:
         found = accelerator.scan(products, scorers[0].absolute, kept, ranges, expected())
         return [
             Scan(shard.numel - part.num_kept, part.num_nan, part.inside, part.places, part.kept)
@@ -60,11 +60,16 @@ def settle_all(found: Sequence[Scan], thresholds: Sequence[int], quotas: Sequenc
     return [part.kept for part in found]
 
 
-def _products(scorers: Sequence[Scorer]) -> list[Product] | None:
-    """Return the scores as products on one accelerator; None if they are not."""
-    products = [scorer.product for scorer in scorers if scorer.product is not None]
+def _products(shards: Sequence[Shard], scorers: Sequence[Scorer]) -> list[Product] | None:
+    """Return the scores as products on one accelerator; None if they are not.
+
+    Of an empty shard a method may know nothing, such as a moment: it gets a part of another shard without weights.
+    """
+    owned = [scorer.product for shard, scorer in zip(shards, scorers, strict=True) if shard.numel]
+    products = [product for product in owned if product is not None]
     kinds = {tuple(given.dtype for given in product.tensors) for product in products}
     given = [tensor for product in products for tensor in product.tensors]
-    if len(products) < len(scorers) or len(kinds) != 1 or not accelerator.is_accelerated(*given):
+    if len(products) < len(owned) or len(kinds) != 1 or not accelerator.is_accelerated(*given):
         return None
-    return products
+    rest = iter(products)
+    return [next(rest) if shard.numel else products[0][:0] for shard in shards]

@@ -1,0 +1,308 @@
+"""What masking and a mask update cost on an accelerator, counted without one.
+
+CPU tensors stand for those of the accelerator. torch's dispatch reports the operations on them and the memory that they
+take; the launches of Triton are counted, and compiled C functions do what the kernels would.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from rich.table import Table
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bench.selection import groups_of, partition, select_once
+from dsprune.kernels import accelerator, triton_kernels
+from dsprune.kernels.cpu import VECTOR, Kernel, _Product, kernel_for
+from dsprune.masks import MaskSet
+from dsprune.masks.bits import apply_all_
+from dsprune.model.shard import PrunableTensor
+from dsprune.ranks.collectives import Comm
+
+__all__ = ["launches"]
+
+NUM_WEIGHTS = 84_934_656  # as in BERT-base
+BLOCK = int(triton_kernels.BLOCK)
+
+
+def launches(counts: Sequence[int]) -> Iterator[Table]:
+    """Yield a table of a step, and one of a mask update."""
+    step = Table(title="Masking the gradients on an accelerator; bytes a weight")
+    update = Table(title="A mask update on an accelerator; bytes a weight")
+    for table, first in ((step, "gradients"), (update, "scope")):
+        for column in (first, "tensors", "launches", "waits", "B a weight", "temporaries"):
+            table.add_column(column, justify="right")
+    for count in counts:
+        for name, dtype, flat in GRADIENTS:
+            step.add_row(name, str(count), *count_step(count, dtype, flat).cells())
+        for scope in ("global", "uniform"):
+            for what, found in zip(("selection", "zeroing"), count_update(count, scope), strict=True):
+                update.add_row(f"{scope}, {what}", str(count), *found.cells())
+    yield step
+    yield update
+
+
+GRADIENTS = (
+    # at stages 0 and 1 a new tensor for each parameter, else one buffer
+    ("fp32, stages 0, 1", torch.float32, False),
+    ("fp32, stages 2, 3", torch.float32, True),
+    ("bf16, stages 0, 1", torch.bfloat16, False),
+    ("bf16, stages 2, 3", torch.bfloat16, True),
+)
+
+
+@dataclass
+class Counts:
+    """What was counted.
+
+    Attributes:
+        launches: kernels and copies.
+        waits: times that the CPU waits for the accelerator.
+        num_bytes: bytes read and written by kernels and copies.
+        held: bytes that temporaries take now.
+        peak: bytes that they took at most.
+    """
+
+    launches: int = 0
+    waits: int = 0
+    num_bytes: int = 0
+    held: int = 0
+    peak: int = 0
+    storages: set[int] = field(default_factory=set)
+
+    def cells(self) -> list[str]:
+        """Return the cells of a row of a table."""
+        a_weight = (f"{number / NUM_WEIGHTS:.3f}" for number in (self.num_bytes, self.peak))
+        return [str(self.launches), str(self.waits), *a_weight]
+
+    def launch(self, num_bytes: int) -> None:
+        """Count a launch."""
+        self.launches += 1
+        self.num_bytes += num_bytes
+
+    def take(self, values: Tensor) -> None:
+        """Regard a tensor as one on the accelerator, and count its memory while it lives."""
+        storage = values.untyped_storage()
+        if storage._cdata in self.storages:
+            return
+        self.storages.add(storage._cdata)
+        self.held += storage.nbytes()
+        self.peak = max(self.peak, self.held)
+        weakref.finalize(storage, self._release, storage._cdata, storage.nbytes())
+
+    def _release(self, key: int, num_bytes: int) -> None:
+        self.storages.discard(key)
+        self.held -= num_bytes
+
+
+class Dispatch(TorchDispatchMode):
+    """Counts torch's operations on tensors that stand for those of the accelerator."""
+
+    def __init__(self, counts: Counts) -> None:
+        super().__init__()
+        self.counts = counts
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation; what it makes of tensors of the accelerator is there too."""
+        result = func(*args, **(kwargs or {}))
+        given = [value for value in args if isinstance(value, Tensor) and self._is_there(value)]
+        made = [value for value in (result if isinstance(result, (list, tuple)) else [result]) if given]
+        if given and func is torch.ops.aten._local_scalar_dense.default:
+            self.counts.waits += 1
+        elif given and not func.is_view and "empty" not in str(func):
+            self.counts.launch(sum(value.nbytes for value in [*given, *made] if isinstance(value, Tensor)))
+        for value in made:
+            if isinstance(value, Tensor):
+                self.counts.take(value)
+        return result
+
+    def _is_there(self, value: Tensor) -> bool:
+        return value.untyped_storage()._cdata in self.counts.storages
+
+
+@contextmanager
+def counting(*there: Tensor) -> Iterator[Counts]:
+    """Count what the block does on an accelerator that has some tensors."""
+    counts = Counts()
+    for values in there:
+        counts.take(values)
+    counts.held = counts.peak = 0
+    empty = torch.empty
+
+    def upload(values: Tensor, device: torch.device) -> Tensor:
+        copy = values.clone()
+        counts.launch(copy.nbytes)
+        counts.take(copy)
+        return copy
+
+    def fetch(values: Tensor) -> Tensor:
+        counts.launch(values.nbytes)
+        counts.waits += 1
+        return values.clone()
+
+    def launch(name: str, blocks: Tensor, *args: Any, **types: Any) -> None:
+        counts.launch(TWINS[name](*args, **types))
+
+    def allocate(*args: Any, **kwargs: Any) -> Tensor:
+        values = empty(*args, **kwargs)
+        if kwargs.get("device") is not None and values.device.type == "cpu":
+            counts.take(values)
+        return values
+
+    replaced = {"DEVICES": ("cpu",), "_to": upload, "_fetch": without(counts, fetch), "_launch": launch}
+    accelerator._tables.cache_clear()
+    accelerator._owners.cache_clear()
+    with mock.patch.multiple(accelerator, **replaced), mock.patch("torch.empty", allocate), Dispatch(counts):
+        yield counts
+
+
+def without(counts: Counts, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return a function whose result is on the CPU."""
+
+    def call(values: Tensor) -> Tensor:
+        with torch.utils._python_dispatch._disable_current_modes():
+            return function(values)
+
+    return call
+
+
+def count_step(count: int, dtype: torch.dtype, flat: bool) -> Counts:
+    """Count what masking the gradients of `count` tensors takes."""
+    masks = MaskSet(partition(tensors_of(count), 0, 1))
+    sizes = [shard.numel for shard in masks.shards]
+    if flat:
+        gradients = list(torch.ones(sum(sizes), dtype=dtype).split(sizes))
+    else:
+        gradients = [torch.ones(size, dtype=dtype) for size in sizes]
+    again = gradients if flat else [gradient.clone() for gradient in gradients]
+    with counting(*gradients, *again, *masks.bits) as counts:
+        apply_all_(masks.bits, gradients)  # the first step also makes a table, which other steps find again
+        counts.launches = counts.num_bytes = 0
+        apply_all_(masks.bits, again)
+    return counts
+
+
+def count_update(count: int, scope: str) -> tuple[Counts, Counts]:
+    """Count what a selection among `count` tensors takes, and zeroing the weights and both moments."""
+    tensors = tensors_of(count)
+    masks = MaskSet(partition(tensors, 0, 1))
+    weights = torch.randn(sum(tensor.numel for tensor in tensors), generator=torch.Generator().manual_seed(0))
+    groups = groups_of(tensors, scope)
+    wanted = select_once(masks, groups, weights, Comm())
+    with counting(weights, *masks.bits) as selection:
+        found = select_once(masks, groups, weights, Comm())
+        selection.held = selection.peak = selection.peak - sum(bits.numel() for bits in found)
+    assert all(map(torch.equal, found, wanted))
+    views = [view for _ in range(3) for view in weights.split([tensor.numel for tensor in tensors])]
+    with counting(weights, *found) as zeroing:
+        apply_all_(found * 3, views)
+    return selection, zeroing
+
+
+def tensors_of(count: int) -> list[PrunableTensor]:
+    """Return tensors that together are as large as those of BERT-base."""
+    sizes = [NUM_WEIGHTS // count + (place < NUM_WEIGHTS % count) for place in range(count)]
+    return [PrunableTensor(f"{place}", (size,)) for place, size in enumerate(sizes)]
+
+
+def columns(table: Tensor) -> list[dict[str, int]]:
+    """Return the rows of a table by the names of its columns."""
+    names = (
+        "values",
+        "root",
+        "kept",
+        "new",
+        "numel",
+        "block",
+        "scale",
+        "low",
+        "high",
+        "start",
+        "stride",
+        "output",
+    )
+    return [dict(zip(names, row, strict=True)) for row in table.tolist()]
+
+
+def library() -> Any:
+    """Return the compiled functions."""
+    kernel = kernel_for(torch.ones(1))
+    assert isinstance(kernel, Kernel), "no working C compiler"
+    return kernel._library
+
+
+def mask_twin(table: Tensor, owners: Tensor, DTYPE: Any) -> int:  # noqa: N803
+    """Do what `mask_kernel` does, and return the bytes that it reads and writes."""
+    size = DTYPE.primitive_bitwidth // 8
+    apply = library().apply_32 if size == 4 else library().apply_16
+    rows = columns(table)
+    for row in rows:
+        apply(row["kept"], row["values"], row["numel"])
+    return table.nbytes + owners.nbytes + sum(2 * size * row["numel"] + -(-row["numel"] // 8) for row in rows)
+
+
+def sample_twin(table: Tensor, owners: Tensor, keys: Tensor, **_: Any) -> int:
+    """Do what `sample_kernel` does; a sector of 32 bytes is read for a weight, and one for its mask."""
+    for row in columns(table):
+        scores = ctypes.byref(_Product(row["values"], None, 1.0, 1))
+        place = keys.data_ptr() + 4 * row["output"]
+        library().sample(scores, row["kept"], row["start"], row["stride"], row["numel"], place)
+    return table.nbytes + owners.nbytes + 68 * keys.numel()
+
+
+def scan_twin(
+    table: Tensor,
+    owners: Tensor,
+    cursor: Tensor,
+    stats: Tensor,
+    inside: Tensor,
+    places: Tensor,
+    capacity: int,
+    **_: Any,
+) -> int:
+    """Do what `scan_kernel` does."""
+    found, at = np.empty((2, BLOCK + VECTOR), np.int32)
+    numbers, below, nan = [], ctypes.c_int64(), ctypes.c_int64()
+    keys, where, begin, total = inside.numpy(), places.numpy(), 0, 0
+    for row in columns(table):
+        total += row["numel"]
+        for first in range(0, row["numel"], BLOCK):
+            size = min(BLOCK, row["numel"] - first)
+            scores = ctypes.byref(_Product(row["values"] + 4 * first, None, 1.0, 1))
+            copied = library().scan(
+                scores, row["kept"] + first // 8, size, row["low"], row["high"], row["new"] + first // 8,
+                found.ctypes.data, at.ctypes.data, ctypes.byref(below), ctypes.byref(nan),
+            )  # fmt: skip
+            stored = max(min(copied, capacity - begin), 0)
+            keys[begin : begin + stored], where[begin : begin + stored] = found[:stored], at[:stored]
+            numbers += [size - below.value, nan.value, copied, begin]
+            begin += copied
+    stats.numpy()[:] = numbers
+    cursor.numpy()[:] = begin
+    return table.nbytes + owners.nbytes + stats.nbytes + 4 * total + total // 4 + 8 * begin
+
+
+def prune_twin(places: Tensor, count: int) -> int:
+    """Do what `prune_kernel` does; each bit is cleared by an atomic operation on a sector of 32 bytes."""
+    bytes_, bits = places.numpy() >> 3, places.numpy() & 7
+    first = int(bytes_.min())
+    memory = (ctypes.c_uint8 * int(bytes_.max() - first + 1)).from_address(first)
+    np.bitwise_and.at(np.ctypeslib.as_array(memory), bytes_ - first, ~(1 << bits).astype(np.uint8))
+    return places.nbytes + 64 * count
+
+
+TWINS: dict[str, Callable[..., int]] = {
+    "mask_kernel": mask_twin,
+    "sample_kernel": sample_twin,
+    "scan_kernel": scan_twin,
+    "prune_kernel": prune_twin,
+}
