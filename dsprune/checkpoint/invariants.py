@@ -95,7 +95,7 @@ def audit_all(path: Path) -> Iterator[Audit]:
     )  # where a script or a framework has saved them
     if latest is None and not older and not elsewhere and not model.is_dir():
         raise UserError(
-            f"{path}: neither a run, a checkpoint nor a model with masks, nor a store: nothing to audit"
+            f"{path}: nothing to audit: give the folder of a run, a checkpoint, a model with masks, or a store"
         )
     if latest is not None:
         yield audit_folder(checkpoints / latest)

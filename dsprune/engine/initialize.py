@@ -25,6 +25,7 @@ from dsprune.recipe import Recipe, as_recipe
 from dsprune.schedule import Timetable, recipe_timetable
 from dsprune.zero.config import load_ds_config, resolve_ds_config
 from dsprune.zero.launch import init_distributed
+from dsprune.zero.limits import check_device
 from dsprune.zero.ops import import_muon
 from dsprune.zero.parameters import full_shape
 
@@ -127,6 +128,7 @@ def initialize_with(
     kwargs.pop("dist_init_required", None)  # the group exists, and DeepSpeed finds it
     world_size = deepspeed.comm.get_world_size()
     config = resolve_ds_config(config, recipe, world_size)
+    check_device(config)
     _announce_accumulation(config, recipe)
     training_data = with_tensors(training_data, kwargs.get("collate_fn"))
     if steps_per_epoch is None and isinstance(training_data, Sized):

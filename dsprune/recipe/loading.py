@@ -104,9 +104,10 @@ def recipe_text(name_or_path: str) -> tuple[str, bytes]:
     shipped = shipped_recipes()
     if name_or_path in shipped:
         return name_or_path, shipped_folder("recipes").joinpath(f"{name_or_path}.yaml").read_bytes()
-    hint = did_you_mean(name_or_path, shipped)
+    beside = [str(file) for file in path.parent.glob("*.yaml")]
+    hint = did_you_mean(name_or_path, [*beside, *shipped])
     raise UserError(
-        f"recipe {name_or_path!r}: no such file: {hint}the shipped recipes are {', '.join(shipped)}"
+        f"recipe {name_or_path!r}: no such file: {hint}`dsprune new` writes one, `dsprune recipes` lists those shipped"
     )
 
 

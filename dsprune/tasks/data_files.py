@@ -8,6 +8,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -96,7 +97,12 @@ def _csv(path: Path, header: Sequence[str]) -> pa.Table:
     csv.field_size_limit(LONGEST_FIELD)
     # Strict: a quotation mark inside a quoted field must be doubled. Otherwise \" would change the text.
     rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-    return _as_table(_numbered(rows), header, may_be_short=False)
+    table = _as_table(_numbered(rows), header, may_be_short=False)
+    if table.num_columns == 1 and (other := re.search(r"[;\t]", table.column_names[0])):
+        raise ValueError(
+            f"no comma in its header, {table.column_names[0]!r}: write commas in place of {other[0]!r}"
+        )
+    return table
 
 
 def _tsv(path: Path, header: Sequence[str]) -> pa.Table:

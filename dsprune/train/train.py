@@ -32,6 +32,7 @@ from dsprune.train.tracking import Result, Tracker, open_tracker
 from dsprune.utils.console import say, waiting
 from dsprune.utils.installation import code_digest, package_versions
 from dsprune.zero.launch import describe_joining, join_ranks
+from dsprune.zero.limits import check_device
 
 __all__ = ["train"]
 
@@ -95,6 +96,7 @@ def train(
     find_start_point(recipe, run_folder(recipe, resume), resume)  # for its errors, before anything else
     with waiting(console, "reading and encoding the data", shown=ranks.is_first):
         prepared = preflight(recipe, ranks)
+        check_device(prepared.config)
     with waiting(console, describe_joining(ranks), shown=ranks.is_first):
         join_ranks(ranks, recipe.timeout)
     with explain_lost_ranks(), ExitStack() as stack:

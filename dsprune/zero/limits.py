@@ -5,6 +5,7 @@ from math import isclose
 from typing import Any
 
 from deepspeed import DeepSpeedEngine
+from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.config import (
     _REMOVED_TOP_LEVEL_CONFIG_KEYS,
@@ -22,6 +23,7 @@ from dsprune.zero.keys import wrong_keys
 
 __all__ = [
     "check_by_deepspeed",
+    "check_device",
     "check_ds_config",
     "check_engine",
     "check_optimizer_state",
@@ -91,6 +93,21 @@ def check_ds_config(config: dict[str, Any]) -> None:
     problems = list(_refused_settings(config))
     if problems:
         raise UserError("ds_config: " + "; ".join(problems))
+
+
+def check_device(config: dict[str, Any]) -> None:
+    """Check that the device of this machine computes in the precision of a resolved config.
+
+    Raises:
+        UserError: it does not, such as a CPU in fp16.
+    """
+    device = get_accelerator()
+    for precision, is_supported in (("fp16", device.is_fp16_supported), ("bf16", device.is_bf16_supported)):
+        if (config.get(precision) or {}).get("enabled") is True and not is_supported():
+            raise UserError(
+                f"precision: {precision}: DeepSpeed does not train in it on this machine's device, "
+                f"{device.device_name()}: set precision=fp32, or train on a GPU"
+            )
 
 
 def wrong_settings(config: dict[str, Any]) -> Iterator[str]:

@@ -34,12 +34,21 @@ BAD_INPUT = [
     ('train RECIPE task={"name":"sst2"}', "task.dataset: "),
     ("train RECIPE deepspeed=zero9", "deepspeed: no file 'zero9'"),
     ("train RECIPE model=null", "training needs the sections model and task"),
-    ("train", "Missing argument 'recipe'"),
+    (
+        "train RECIPE precision=fp16",
+        "precision: fp16: DeepSpeed does not train in it on this machine's device, cpu",
+    ),
+    ("train", "Missing argument 'recipe'. See dsprune train --help"),
     ("trian", "No such command 'trian'"),
     ("train RECIPE --fast", "No such option: --fast"),
     ("plan RECIPE --stage 4", "--stage"),
     ("plan RECIPE --plot plan.gif", "--plot: value plan.gif: must end in .png or .svg"),
-    ("audit nowhere", "nowhere: neither a run, a checkpoint nor a model with masks"),
+    (
+        "audit nowhere",
+        "nowhere: nothing to audit: give the folder of a run, a checkpoint, a model with masks",
+    ),
+    ("export runs/none", "--to: value missing: give --to FOLDER to write runs/none, or --push OWNER/NAME"),
+    ("export runs/none --to x --public", "--push: value missing: --public and --dry-run are for it"),
     ("eval nowhere validation=none.csv", "'nowhere'"),
     ("data squat", "task.name: there is no 'squat': did you mean 'squad'?"),
 ]

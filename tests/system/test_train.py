@@ -357,7 +357,7 @@ def test_a_missing_rank_of_the_checkpoint_is_found(copy: Path, capsys: pytest.Ca
 
 def test_there_must_be_something_to_audit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["audit", str(tmp_path)]) == 2
-    assert "neither a run, a checkpoint nor a model with masks" in capsys.readouterr().err
+    assert "nothing to audit: give the folder of a run, a checkpoint" in capsys.readouterr().err
 
 
 # ---- once more

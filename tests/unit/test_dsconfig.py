@@ -26,10 +26,12 @@ from dsprune.zero.limits import (
     _REFUSED,
     OPTIMIZERS_OF_DEEPSPEED,
     OPTIMIZERS_OF_TORCH,
+    check_device,
     check_ds_config,
     check_optimizer_state,
 )
 from dsprune.zero.schema import DsConfig
+from tests.engine.scenarios import fp16_allowed
 
 AUTO: dict[str, Any] = {
     "train_batch_size": "auto",
@@ -570,3 +572,12 @@ def test_a_missing_file_lists_the_shipped_ones() -> None:
 
 def test_the_resolved_config_is_json() -> None:
     assert json.loads(json.dumps(resolve())) == resolve()
+
+
+def test_a_precision_that_the_device_does_not_have_is_refused() -> None:
+    config = resolve({"fp16": {"enabled": "auto"}}, recipe(precision="fp16"))
+    with pytest.raises(UserError, match=r"^precision: fp16: .* cpu: set precision=fp32, or train on a GPU$"):
+        check_device(config)
+    with fp16_allowed():
+        check_device(config)
+    check_device(resolve({"bf16": {"enabled": "auto"}}, recipe(precision="bf16")))

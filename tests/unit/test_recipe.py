@@ -80,14 +80,15 @@ class TestLoading:
         monkeypatch.chdir(tmp_path)
         assert load_recipe("glue-90").model.path == "m"
 
-    def test_no_such_recipe(self) -> None:
-        with pytest.raises(
-            UserError, match=r"recipe 'glue90': .*did you mean 'glue-90'\?.*mlperf-95, obert-30"
-        ):
-            load_recipe("glue90")
-        with pytest.raises(
-            UserError, match=r"recipe 'zzz.yaml': no such file: the shipped recipes are decoder-50, "
-        ):
+    def test_no_such_recipe(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("reviews.yaml").touch()
+        for name, meant in (("glue90", "glue-90"), ("review.yaml", "reviews.yaml")):
+            with pytest.raises(
+                UserError, match=rf"recipe '{name}': .*did you mean '{meant}'\?.*`dsprune recipes`"
+            ):
+                load_recipe(name)
+        with pytest.raises(UserError, match=r"recipe 'zzz.yaml': no such file: `dsprune new`"):
             load_recipe("zzz.yaml")
 
     @pytest.mark.parametrize("text", ["", "- a\n- b\n", "hello"])

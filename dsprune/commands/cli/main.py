@@ -115,7 +115,8 @@ def run_explained(call: Callable[[], Any]) -> int:
         _complain(str(error))
         return EXIT_STOPPED
     except typer.TyperException as error:
-        _complain(error.format_message())
+        context = getattr(error, "ctx", None)
+        _complain(error.format_message() + (f" See {context.command_path} --help" if context else ""))
         return 2
     except (typer.Abort, KeyboardInterrupt):
         _complain("interrupted")

@@ -136,9 +136,13 @@ def export(
         )
     if expand and (compact or tag is not None):
         raise UserError(f"--expand: value {source}: takes neither --compact nor --tag: leave them out")
-    if push is None and (public or dry_run or to is None):
+    if push is None and to is None:
         raise UserError(
-            "--push: value missing: --public and --dry-run are for it; give --to FOLDER to write only"
+            f"--to: value missing: give --to FOLDER to write {source}, or --push OWNER/NAME to upload it"
+        )
+    if push is None and (public or dry_run):
+        raise UserError(
+            "--push: value missing: --public and --dry-run are for it: add --push OWNER/NAME, or leave them out"
         )
     from dsprune.commands import export as write
     from dsprune.commands.push import check_repository, upload

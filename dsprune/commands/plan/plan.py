@@ -183,6 +183,8 @@ def _traffic(plan: Plan, world_size: int) -> str:
     groups = plan.groups(plan.timetable.updates[-1])
     normalized = SCOPES.get(pruning.scope).normalized
     regrows = issubclass(find_method(pruning.method), RegrowingMethod)
+    if world_size == 1:
+        return "Selection: one rank sends nothing (for several: --world-size N)"
     num_bytes = update_bytes(groups, world_size, normalized, regrows)
     pattern, halo = Pattern.parse(pruning.pattern), ""
     if not pattern.is_unstructured:
