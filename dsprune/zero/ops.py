@@ -14,7 +14,6 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.git_version_info import installed_ops
 from deepspeed.ops.op_builder.builder import OpBuilder
 from deepspeed.runtime import compiler
-from torch.utils import cpp_extension
 
 from dsprune.errors import CheckFailedError, UserError
 from dsprune.utils.installation import cache_folder, cpu_type
@@ -154,6 +153,8 @@ def find_stale_locks() -> list[Path]:
     so a lock that no process has open was left by a process that was killed. A lock is not reported where that is
     unknown: without /proc, or when it belongs to another user. Newer torch leaves its lock file, which blocks no build.
     """
+    from torch.utils import cpp_extension  # which loads setuptools
+
     if not hasattr(cpp_extension, "FileBaton"):
         return []
     locks = {lock: _identity(lock) for lock in extensions_folder().rglob("lock")}
