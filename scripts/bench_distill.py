@@ -1,6 +1,6 @@
 """Measure distillation from a store: steps, reading, memory, sizes, capture, on the demo's model; one thread.
 
-python scripts/bench_distill.py [--only {sizes,step,reads,memory,capture,finding} ...] [--repeats 10]
+python scripts/bench_distill.py [--only {sizes,step,reads,memory,capture,finding,start} ...] [--repeats 10]
 
 Needs data/minilm and data/sentiment (python scripts/fetch_demo_data.py), 2 GB of disk there, and some minutes. The
 goals are ratios; times are valid on an idle machine only. The memory section makes a memory cgroup where this is
@@ -18,6 +18,7 @@ import torch
 from bench.distill import captures, training_steps
 from bench.figures import Row, table_of
 from bench.index import finding
+from bench.start import starts
 from bench.stores import batch_reads, memory, sizes
 from bench_core import machine
 from rich.console import Console
@@ -26,7 +27,7 @@ from dsprune.ranks.ranks import find_ranks
 from dsprune.utils.console import quiet_libraries
 from dsprune.zero.launch import join_ranks
 
-SECTIONS = ("sizes", "step", "reads", "memory", "capture", "finding")
+SECTIONS = ("sizes", "step", "reads", "memory", "capture", "finding", "start")
 
 
 def measure(
@@ -41,6 +42,8 @@ def measure(
             rows = sizes()
         elif section == "finding":
             rows = finding(records)
+        elif section == "start":
+            rows = starts(str(folder / "runs"), max(1, repeats // 3))
         elif section == "memory":
             rows = memory()
         elif section == "capture":

@@ -38,6 +38,10 @@ RECORD_PAGES = 2**16
 """Bytes of pages that the system maps for a small record."""
 
 
+Arrays = tuple[np.ndarray, tuple[np.ndarray, ...]]
+"""Offsets of the records and columns of one output in one shard."""
+
+
 @dataclass(frozen=True)
 class Block:
     """One output of some samples.
@@ -74,11 +78,14 @@ class Store:
         self.manifest, self.fingerprints = manifest, index.fingerprints
         self._folder, self._index, self._checked, self._verify = folder, index, checked, verify
         self._shards: list[TensorFile | None] = [None] * len(manifest.shards)
-        self._read: set[TensorFile] = set()
+        self._read: set[int] = set()
         self._read_bytes = 0
         self._codecs = {
             name: codec_for(manifest.spec, output, heads.get(name))
             for name, output in manifest.spec.outputs.items()
+        }
+        self._arrays: dict[str, list[Arrays | None]] = {
+            name: [None] * len(manifest.shards) for name in self._codecs
         }
 
     @property
@@ -96,9 +103,9 @@ class Store:
         assert (records >= 0).all(), "a sample without a record: call `missing` before training"
         shards = self._index.shards_of(records)
         inside = (records - self._index.bounds[shards]).tolist()
-        places = [(self.shard(shard), record) for shard, record in zip(shards.tolist(), inside, strict=True)]
+        places = list(zip(shards.tolist(), inside, strict=True))
         blocks = {name: self._block(name, places) for name in self._codecs}
-        self._release(places, blocks)
+        self._release(shards, blocks)
         return blocks
 
     def missing(self, fingerprints: Sequence[bytes] | np.ndarray) -> list[int]:
@@ -130,32 +137,38 @@ class Store:
             self._shards[number] = file
         return file
 
-    def _block(self, name: str, places: list[tuple[TensorFile, int]]) -> Block:
-        codec, offsets, parts = self._codecs[name], f"{name}.offsets", []
-        for file, record in places:
-            begin, end = file.arrays[offsets][record : record + 2].tolist()
-            parts.append((file, slice(begin, end)))
+    def _block(self, name: str, places: list[tuple[int, int]]) -> Block:
+        codec, parts = self._codecs[name], []
+        for shard, record in places:
+            offsets, arrays = self._arrays[name][shard] or self._arrays_of(name, shard)
+            parts.append((arrays, slice(offsets.item(record), offsets.item(record + 1))))
         columns = {}
-        for key, column in codec.columns.items():
-            full = f"{name}.{key}"
+        for i, (key, column) in enumerate(codec.columns.items()):
             if column.row_bytes >= mmap.PAGESIZE:  # smaller rows lie on one page
-                for file, rows in parts:
-                    file.prefetch(full, rows)
-            array = np.concatenate([file.arrays[full][rows] for file, rows in parts])
+                for (shard, _), (_, rows) in zip(places, parts, strict=True):
+                    self.shard(shard).prefetch(f"{name}.{key}", rows)
+            array = np.concatenate([arrays[i][rows] for arrays, rows in parts])
             columns[key] = as_tensor(array, column.dtype)
         return Block(codec.signal(columns), torch.tensor([rows.stop - rows.start for _, rows in parts]))
 
-    def _release(self, places: list[tuple[TensorFile, int]], blocks: Mapping[str, Block]) -> None:
-        """Release the pages of all files that were read, where they may take `RESIDENT_BYTES`."""
+    def _arrays_of(self, name: str, shard: int) -> Arrays:
+        """Return the offsets and the columns of an output in a shard, and keep them at hand."""
+        stored = self.shard(shard).arrays
+        columns = tuple(stored[f"{name}.{key}"] for key in self._codecs[name].columns)
+        self._arrays[name][shard] = arrays = stored[f"{name}.offsets"], columns
+        return arrays
+
+    def _release(self, shards: np.ndarray, blocks: Mapping[str, Block]) -> None:
+        """Release the pages of all shards that were read, where they may take `RESIDENT_BYTES`."""
         if self._index.sizes.sum() <= RESIDENT_BYTES:
             return
-        self._read.update(file for file, _ in places)
+        self._read.update(shards.tolist())
         for name, block in blocks.items():
             row_bytes = sum(column.row_bytes for column in self._codecs[name].columns.values())
-            self._read_bytes += RECORD_PAGES * len(places) + row_bytes * len(block.signal)
+            self._read_bytes += RECORD_PAGES * len(shards) + row_bytes * len(block.signal)
         if self._read_bytes > RESIDENT_BYTES:
-            for file in self._read:
-                file.release()
+            for shard in self._read:
+                self.shard(shard).release()
             self._read.clear()
             self._read_bytes = 0
 
