@@ -1,5 +1,6 @@
 """Load a recipe, or its task section alone, from YAML and overrides."""
 
+import re
 from collections.abc import Sequence
 from os import PathLike, fspath
 from pathlib import Path
@@ -150,6 +151,8 @@ def override_all(values: dict[str, Any], overrides: Sequence[str]) -> None:
 def override(values: dict[str, Any], text: str) -> None:
     """Set one value, given as `key.sub=value`, in place; an unknown key is detected by the validation that follows.
 
+    A value such as `2:4` is text: no other program, which might take it for a number to the base of 60, reads it.
+
     Raises:
         UserError: the text has another form, or its value is no YAML.
     """
@@ -164,4 +167,5 @@ def override(values: dict[str, Any], text: str) -> None:
         # A copy, since an alias in the file may have put one mapping into two places.
         values[section] = dict(inner) if isinstance(inner, dict) else {}
         values = values[section]
-    values[key] = read_yaml(value, f"override {short(text)}")
+    is_ratio = re.fullmatch(r"\d+:\d+", value.strip()) is not None
+    values[key] = value.strip() if is_ratio else read_yaml(value, f"override {short(text)}")

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from dsprune.recipe.pattern import UNSTRUCTURED
 from dsprune.report.page import Block, Code, Page, Section, Text
 from dsprune.report.run_pictures import distillation_sections, layer_map, timeline_of_run
 from dsprune.report.runs import VALIDATION, Run, origin_of
@@ -55,6 +56,8 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
         yield f"validation {run.headline}, newest", f"{logged[-1]:.4f}"
     yield "sparsity of prunable weights", percent(run.sparsity("prunable"))
     yield "sparsity of all weights", percent(run.sparsity("model"))
+    if run.recipe.pruning is not None and run.recipe.pruning.pattern != UNSTRUCTURED.text:
+        yield "pattern", run.recipe.pruning.pattern
     total = run.timetable.total_steps if run.timetable else run.status.total_steps if run.status else None
     of_total = "" if total in (None, run.last_step) else f" of {total:,}"
     yield "optimizer steps", f"{run.last_step:,}{of_total}"

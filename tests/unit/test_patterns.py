@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2Model
 
 from dsprune.checkpoint.invariants import audit_folder
+from dsprune.checkpoint.model_card import CARD, Made, write_card
 from dsprune.errors import UserError
 from dsprune.masks.bits import pack
 from dsprune.methods.method import check_method
@@ -242,6 +243,7 @@ def test_a_pattern_in_yaml_is_quoted(tmp_path: Path) -> None:
     recipe = load_recipe(str(path))
     assert recipe.pruning is not None
     assert recipe.pruning.pattern == "2:4"
+    assert load_recipe(str(path), ["pruning.pattern=1:2"]).pruning == Pruning(sparsity=0.5, pattern="1:2")
     path.write_text(dump_recipe(recipe))
     assert load_recipe(str(path)) == recipe
 
@@ -264,8 +266,10 @@ def test_weights_with_inputs_first_are_refused() -> None:
         weights_to_prune(model, Pruning(sparsity=0.5, pattern="2:4"))
 
 
-def test_audit_finds_a_broken_tile(tmp_path: Path) -> None:
+def test_audit_finds_a_broken_tile_and_the_card_names_the_pattern(tmp_path: Path) -> None:
     model = bert(hidden_size=8, intermediate_size=8)
     folder = save_sparse(tmp_path, model, pattern="1x2")
     found = {finding.tensor: finding.count for finding in audit_folder(folder).findings}
     assert found[QUERY] > 0
+    write_card(folder, Made())
+    assert "Pruned in the pattern 1x2." in (folder / CARD).read_text()

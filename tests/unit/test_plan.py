@@ -15,8 +15,11 @@ from dsprune.errors import UserError
 from dsprune.methods.method import check_method
 from dsprune.model.cost import checkpoint_bytes
 from dsprune.recipe import Recipe, load_recipe
+from dsprune.recipe.pattern import Pattern
 from dsprune.registry import METHODS
 from dsprune.selection.groups import Group, make_groups
+from dsprune.selection.halo import halo_bytes
+from dsprune.selection.tiles import Tiling
 from dsprune.selection.traffic import update_bytes
 from dsprune.testing.tiny import tiny_bert
 
@@ -166,6 +169,16 @@ def test_bytes_on_the_wire_do_not_grow_with_the_ranks() -> None:
     group = Group("70 B weights", tuple(range(560)), 70_000_000_000, 63_000_000_000)
     assert update_bytes([group], 1) == 0
     assert update_bytes([group], 2) == update_bytes([group], 4096) < 200_000
+
+
+def test_a_pattern_is_shown_with_the_bytes_that_complete_its_tiles(bert: str) -> None:
+    recipe = load_recipe("glue-90", [f"model.path={bert}", "pruning.pattern=4x1"])
+    tilings = [Tiling.of(tensor, Pattern.parse("4x1")) for tensor in make_plan(recipe, 4, 3200).tensors]
+    text = show(recipe)
+    assert "90.0%, 4x1, " in text
+    assert f"sends {decimal(halo_bytes(tilings, 4))} at most to complete tiles of 4x1" in text
+    with pytest.raises(UserError, match=r"^pruning.pattern: value 5x1: bert.* rows are no multiple of 5"):
+        make_plan(load_recipe("glue-90", [f"model.path={bert}", "pruning.pattern=5x1"]), 4, 3200)
 
 
 def test_without_a_peak_the_rate_is_shown_as_a_share_of_it(bert: str, tmp_path: Path) -> None:

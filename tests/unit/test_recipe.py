@@ -192,7 +192,7 @@ class TestNumbers:
             ("tracking.wandb=1", "tracking.wandb: value 1: must be a valid boolean"),
             ("task.label=5", "task.label: value 5: must be a valid string"),
             ("budget.batch=010", "override 'budget.batch=010': .* found '010', which not all readers"),
-            ("budget.epochs=1:30", "found '1:30', which not all readers"),
+            ("budget.epochs=1:30", "budget.epochs: value '1:30': must be a valid number"),
             ("tracking.wandb=yes", "found 'yes', which not all readers"),
             ("budget.epochs=1e300", "budget.epochs: value 1e.300: must be less than or equal to 4294967295"),
             ("budget.epochs=1e400", "budget.epochs: value inf: must be"),
