@@ -1,5 +1,7 @@
 """The start of a command on its ranks: process group, device, and the launcher that started them."""
 
+import contextlib
+import io
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -49,7 +51,10 @@ def init_distributed(timeout: float = TIMEOUT) -> None:
         complete_environment()
     load_collectives()
     try:
-        deepspeed.init_distributed(dist_init_required=None, verbose=False, timeout=timedelta(seconds=timeout))
+        with contextlib.redirect_stdout(io.StringIO()):  # every rank prints that an extension is there
+            deepspeed.init_distributed(
+                dist_init_required=None, verbose=False, timeout=timedelta(seconds=timeout)
+            )
     except dist.DistNetworkError as error:
         address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
         raise UserError(

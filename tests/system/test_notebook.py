@@ -29,6 +29,7 @@ def run(source: str, names: dict[str, Any], log: Path) -> None:
         command, *words = shlex.split(line)
         done = ForkedRanks(words, 1, log)
         assert (command, done.wait()) == ("dsprune", [0]), f"{line}\n{done.said()}"
+        assert "built successfully" not in done.said(), "DeepSpeed's own lines"
 
 
 def test_it_runs(
