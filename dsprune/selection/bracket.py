@@ -5,6 +5,7 @@ The selection does not depend on the sample; only its duration does.
 
 from collections.abc import Sequence
 from math import ceil, floor, sqrt
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -17,8 +18,8 @@ from dsprune.selection.search import Search, is_found, narrow
 
 __all__ = ["guess_brackets"]
 
-DEVIATIONS = 4
-"""Width of a bracket, in standard deviations of the sample's quantile: about one miss in ten thousand mask updates."""
+MISSES = 1e-4
+"""Share of the mask updates in which a bracket misses its threshold, whatever the number of groups."""
 
 SLACK = 2
 """A bracket may hold this many times the keys that it needs: a round less costs more than a few keys more."""
@@ -29,7 +30,8 @@ def guess_brackets(scores: LocalScores, groups: Sequence[Group], comm: Comm) -> 
 
     Collective: every rank must call this. The arguments are those of `dsprune.selection.select`.
     """
-    ranks = [_sample_ranks(group) for group in groups]
+    deviations = NormalDist().inv_cdf(1 - MISSES / 2 / len(groups))
+    ranks = [_sample_ranks(group, deviations) for group in groups]
     needed = torch.tensor([last - first + 1 for first, last in ranks])
     targets = torch.tensor([first for first, _ in ranks] + [last for _, last in ranks])
     sizes = torch.tensor([group.sample_size for group in groups] * 2)
@@ -48,10 +50,15 @@ def _is_tight(search: Search, needed: Tensor) -> bool:
     return bool((up_to - below <= SLACK * needed).all())
 
 
-def _sample_ranks(group: Group) -> tuple[int, int]:
-    """Return the ranks in the sample, from 1, between which the threshold lies; they may be outside the sample."""
+def _sample_ranks(group: Group, deviations: float) -> tuple[int, int]:
+    """Return the ranks in the sample, from 1, between which the threshold lies; they may be outside the sample.
+
+    Args:
+        group: the group.
+        deviations: their distance from the quantile, in standard deviations.
+    """
     size, quantile = group.sample_size, group.num_pruned / group.num_weights
-    margin = DEVIATIONS * sqrt(size * quantile * (1 - quantile)) + 1
+    margin = deviations * sqrt(size * quantile * (1 - quantile)) + 1
     return floor(quantile * size - margin), ceil(quantile * size + margin)
 
 

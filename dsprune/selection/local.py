@@ -94,8 +94,12 @@ class ShardScores:
 
     def num_ties(self, thresholds: Sequence[int]) -> list[int]:
         """See `LocalScores`."""
-        pairs = zip(self._found, thresholds, strict=True)
-        return [int((part.inside == threshold).sum()) for part, threshold in pairs]
+        sizes = torch.tensor([part.inside.numel() for part in self._found])
+        keys = torch.cat([part.inside for part in self._found])
+        wanted = torch.tensor(thresholds, dtype=torch.int32).repeat_interleave(sizes).to(keys.device)
+        ties = (keys == wanted).nonzero().view(-1).cpu()
+        owners = torch.bucketize(ties, sizes.cumsum(0), right=True)
+        return torch.bincount(owners, minlength=len(sizes)).tolist()
 
     def settle(self, thresholds: Sequence[int], shares: Sequence[int]) -> list[Tensor]:
         """See `LocalScores`."""

@@ -4,7 +4,7 @@ The shards of a tensor may be on the ranks in any order. The shard with the last
 first weight in its group, with the same search as a threshold. So the bytes do not depend on the number of ranks.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,8 +22,17 @@ WIDEST = 12
 
 
 class _Pieces(NamedTuple):
-    """This rank's shards of a group: the place of each first weight in the group, and its ties. `[tensors]`, int64."""
+    """This rank's shards of the groups that divide their ties, int64.
 
+    Attributes:
+        shard: place of each among the rank's shards.
+        group: place of its group among those that divide their ties.
+        first: place of its first weight in the group.
+        ties: number of its ties.
+    """
+
+    shard: Tensor
+    group: Tensor
     first: Tensor
     ties: Tensor
 
@@ -42,20 +51,21 @@ def share_ties(
         found: the search that has found the thresholds.
         comm: the ranks over which the tensors are sharded.
     """
-    quotas = (found.target - found.num_below).tolist()
-    shares = [0] * len(shards)
-    divided = []
-    for group, quota, total in zip(groups, quotas, found.num_inside.tolist(), strict=True):
-        if 0 < quota < total:
-            divided.append((group, quota, total))
-        elif quota:
-            _assign(shares, group, [num_ties[place] for place in group.tensors])
-    if divided:
+    quotas = found.target - found.num_below
+    has_part = (quotas > 0) & (quotas < found.num_inside)
+    shares = torch.tensor(num_ties)
+    for group, quota in zip(groups, quotas.tolist(), strict=True):
+        if quota == 0:
+            shares[torch.tensor(group.tensors)] = 0
+    if has_part.any():
         largest = max(group.num_weights for group in groups)
+        divided = [group for group, is_divided in zip(groups, has_part.tolist(), strict=True) if is_divided]
+        pieces = _pieces(shards, num_ties, divided)
         _, digit = tie_rounds(len(divided), largest)
-        for (group, *_), share in zip(divided, _divide(shards, num_ties, divided, digit, comm), strict=True):
-            _assign(shares, group, share)
-    return shares
+        shares[pieces.shard] = _divide(
+            pieces, divided, quotas[has_part], found.num_inside[has_part], digit, comm
+        )
+    return shares.tolist()
 
 
 def tie_rounds(num_groups: int, num_weights: int) -> tuple[int, int]:
@@ -66,53 +76,41 @@ def tie_rounds(num_groups: int, num_weights: int) -> tuple[int, int]:
     return rounds, max(BIN_BITS, -(-bits // rounds))
 
 
-def _assign(shares: list[int], group: Group, share: Sequence[int]) -> None:
-    for place, number in zip(group.tensors, share, strict=True):
-        shares[place] = number
+def _pieces(shards: Sequence[Shard], num_ties: Sequence[int], divided: Sequence[Group]) -> _Pieces:
+    rows = []
+    for number, group in enumerate(divided):
+        offset = 0  # of the tensor in the group
+        for place in group.tensors:
+            rows.append((place, number, offset + shards[place].start, num_ties[place]))
+            offset += shards[place].tensor.numel
+    return _Pieces(*torch.tensor(rows).T)
 
 
 def _divide(
-    shards: Sequence[Shard],
-    num_ties: Sequence[int],
-    divided: Sequence[tuple[Group, int, int]],
-    digit: int,
-    comm: Comm,
-) -> Iterator[list[int]]:
-    """Yield how many ties each shard of a group prunes. Collective: every rank must call this.
+    pieces: _Pieces, divided: Sequence[Group], quotas: Tensor, totals: Tensor, digit: int, comm: Comm
+) -> Tensor:
+    """Return how many ties each piece prunes. Collective: every rank must call this.
 
     Args:
-        shards: as for `share_ties`.
-        num_ties: as for `share_ties`.
-        divided: groups, with the number of ties that each prunes, and has.
+        pieces: this rank's shards of the groups.
+        divided: the groups.
+        quotas: number of ties that each prunes.
+        totals: number of ties that each has.
         digit: log2 of the bins of a histogram.
         comm: as for `share_ties`.
     """
-    groups, quotas, totals = zip(*divided, strict=True)
-    pieces = [_pieces(shards, num_ties, group) for group in groups]
-
-    def count(search: Search) -> Tensor:
-        ranges = zip(pieces, search.low.tolist(), search.bin_bits(digit).tolist(), strict=True)
-        return torch.stack([_histogram(own, low, bits, digit) for own, low, bits in ranges])
-
-    ranges = [(0, group.num_weights - 1) for group in groups]
-    start = Search.start(
-        ranges, torch.zeros(len(groups), dtype=torch.int64), torch.tensor(totals), torch.tensor(quotas)
-    )
-    cut = narrow(start, count, comm)
-    for own, first, left in zip(pieces, cut.low, cut.target - cut.num_below, strict=True):
-        at_cut = torch.where(own.first == first, own.ties.clamp(max=left), 0)
-        yield torch.where(own.first < first, own.ties, at_cut).tolist()
+    ranges = [(0, group.num_weights - 1) for group in divided]
+    start = Search.start(ranges, torch.zeros_like(quotas), totals, quotas)
+    cut = narrow(start, lambda search: _histograms(pieces, search, digit), comm)
+    first, left = cut.low[pieces.group], (cut.target - cut.num_below)[pieces.group]
+    at_cut = torch.where(pieces.first == first, pieces.ties.minimum(left), 0)
+    return torch.where(pieces.first < first, pieces.ties, at_cut)
 
 
-def _pieces(shards: Sequence[Shard], num_ties: Sequence[int], group: Group) -> _Pieces:
-    first, offset = [], 0
-    for place in group.tensors:
-        first.append(offset + shards[place].start)
-        offset += shards[place].tensor.numel
-    return _Pieces(torch.tensor(first), torch.tensor([num_ties[place] for place in group.tensors]))
-
-
-def _histogram(own: _Pieces, low: int, bin_bits: int, digit: int) -> Tensor:
-    bins = (own.first - low) >> bin_bits
-    inside = (bins >= 0) & (bins < 1 << digit)
-    return torch.zeros(1 << digit, dtype=torch.int64).index_add_(0, bins[inside], own.ties[inside])
+def _histograms(pieces: _Pieces, search: Search, digit: int) -> Tensor:
+    """Count the ties of the pieces by their places, `[groups, 2**digit]`."""
+    bins = (pieces.first - search.low[pieces.group]) >> search.bin_bits(digit)[pieces.group]
+    is_inside = (bins >= 0) & (bins < 1 << digit)
+    counts = torch.zeros(len(search.low) << digit, dtype=torch.int64)
+    places = (pieces.group << digit) + bins
+    return counts.index_add_(0, places[is_inside], pieces.ties[is_inside]).view(-1, 1 << digit)

@@ -1,0 +1,208 @@
+"""One rank's part of a mask update among thousands: its own work is real, and the other ranks' counts are drawn.
+
+The other ranks take part in every message as the ranks before this one and those after it. Their weights have the
+distribution of the model's. What a message needs of them are counts, and the counts of many ranks with the same
+distribution add up to one multinomial: that is drawn, bin by bin, so that finer histograms agree with coarser ones and
+all zeros together are exactly those asked for.
+"""
+
+import ctypes
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bench.drawn import DrawnScores, deviation
+from dsprune.kernels.product import Product
+from dsprune.masks import MaskSet
+from dsprune.masks.bits import count_kept
+from dsprune.model.shard import PrunableTensor, Shard
+from dsprune.ranks.collectives import Comm
+from dsprune.selection.groups import Group
+from dsprune.selection.local import ShardScores
+from dsprune.selection.scan import Scorer
+from dsprune.selection.select import select_from
+
+__all__ = ["MODELS", "Update", "shards_of", "simulate_update", "tensors_of"]
+
+
+class Decoder(NamedTuple):
+    """A transformer: number of blocks, and the shapes of a block's matrices."""
+
+    blocks: int
+    shapes: tuple[tuple[int, int], ...]
+
+
+def decoder(blocks: int, hidden: int, wide: int, keys: int) -> Decoder:
+    """Return a Llama: queries, keys, values, output, and three matrices of the feed-forward layer."""
+    attention = (hidden, hidden), (keys, hidden), (keys, hidden), (hidden, hidden)
+    return Decoder(blocks, (*attention, (wide, hidden), (wide, hidden), (hidden, wide)))
+
+
+MODELS = {
+    "bert-base": Decoder(12, ((768, 768),) * 4 + ((3072, 768), (768, 3072))),
+    "llama-8b": decoder(32, 4096, 14336, 1024),
+    "llama-70b": decoder(80, 8192, 28672, 1024),
+}
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a mask update takes on one rank.
+
+    Attributes:
+        seconds: CPU time of the rank's own work.
+        messages: number of all-reduces.
+        sent: bytes passed to them; as many come back.
+        mask_bytes: the rank's masks.
+        temporary_bytes: most memory that the update takes beside weights and masks.
+        num_pruned: zeros of the rank, of the ranks before it and of those after it.
+    """
+
+    seconds: float
+    messages: int
+    sent: int
+    mask_bytes: int
+    temporary_bytes: int
+    num_pruned: tuple[int, int, int]
+
+
+def tensors_of(model: str) -> list[PrunableTensor]:
+    """Return the prunable tensors of a model."""
+    blocks, shapes = MODELS[model]
+    return [
+        PrunableTensor(f"{block}.{place}", s) for block in range(blocks) for place, s in enumerate(shapes)
+    ]
+
+
+def shards_of(tensors: Sequence[PrunableTensor], rank: int, world: int) -> list[list[Shard]]:
+    """Return what the rank, those before it and those after it own: equal parts of every tensor, as at ZeRO stage 3."""
+    own, before, after = [], [], []
+    for tensor in tensors:
+        part = -(-tensor.numel // world)
+        start, stop = (min(part * number, tensor.numel) for number in (rank, rank + 1))
+        own.append(Shard(tensor, start, stop - start))
+        before.append(Shard(tensor, 0, start))
+        after.append(Shard(tensor, stop, tensor.numel - stop))
+    return [own, before, after]
+
+
+def simulate_update(
+    tensors: Sequence[PrunableTensor], groups: Sequence[Group], rank: int, world: int, repeats: int = 1
+) -> Update:
+    """Run the mask update of one rank by magnitude, from a dense model, and measure its own work `repeats` times."""
+    parties = shards_of(tensors, rank, world)
+    own = parties[0]
+    weights = normal_weights(own, seed=rank)
+    scorers = [Scorer(values.__getitem__, absolute=True, product=Product(values)) for values in weights]
+    masks = MaskSet(own)
+    meeting = Meeting(len(parties))
+    comms = [MeetingComm(meeting, number) for number in range(len(parties))]
+
+    def select_own(comm: Comm) -> list[Tensor]:
+        return select_from(ShardScores(own, scorers, masks.bits, groups), own, groups, comm)
+
+    def select_drawn(number: int) -> int:
+        scores = DrawnScores(parties[number], groups, seed=number)
+        return sum(int(pruned) for pruned in select_from(scores, parties[number], groups, comms[number]))
+
+    bits, *drawn = meeting.hold(
+        [partial(select_own, comms[0]), *(partial(select_drawn, each) for each in (1, 2))]
+    )
+    pruned = sum(shard.numel - count_kept(row) for shard, row in zip(own, bits, strict=True))
+    seconds, temporary = zip(
+        *(cost_of(partial(select_own, ReplayedComm(comms[0].totals))) for _ in range(repeats)), strict=True
+    )
+    return Update(
+        seconds=min(seconds),
+        messages=comms[0].num_messages,
+        sent=comms[0].bytes_sent,
+        mask_bytes=masks.nbytes,
+        temporary_bytes=min(temporary) - masks.nbytes,
+        num_pruned=(pruned, *drawn),
+    )
+
+
+def normal_weights(shards: Sequence[Shard], seed: int) -> list[Tensor]:
+    """Return weights of the rank itself."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.randn(shard.numel, generator=generator).mul_(deviation(place))
+        for place, shard in enumerate(shards)
+    ]
+
+
+def cost_of(work: Callable[[], object]) -> tuple[float, int]:
+    """Return the CPU seconds of some work, and the most memory that it takes, its result included (Linux)."""
+    ctypes.CDLL(None).malloc_trim(0)  # so that all that it takes is new to the process
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
+    before, start = resident("VmRSS"), time.thread_time()
+    work()
+    return time.thread_time() - start, resident("VmHWM") - before
+
+
+def resident(field: str) -> int:
+    """Return this process's resident memory in bytes, or its peak."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(lines[field].split()[0])
+
+
+class Meeting:
+    """Where threads add up their tensors."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.parts = size, [torch.empty(0)] * size
+        self.barrier = threading.Barrier(size)
+
+    def hold(self, works: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Return the results of some works, a thread each; if one fails, the others do not wait for it."""
+
+        def attend(work: Callable[[], Any]) -> Any:
+            try:
+                return work()
+            except threading.BrokenBarrierError:
+                return None  # the work that failed says why
+            except BaseException:
+                self.barrier.abort()
+                raise
+
+        with ThreadPoolExecutor(self.size) as threads:
+            return list(threads.map(attend, works))
+
+
+class MeetingComm(Comm):
+    """A rank whose partners are threads of this process."""
+
+    def __init__(self, meeting: Meeting, rank: int) -> None:
+        super().__init__()
+        self._meeting, self.rank, self.size = meeting, rank, meeting.size
+        self.totals: list[Tensor] = []
+
+    def _all_reduce(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+        assert operation == dist.ReduceOp.SUM
+        self.bytes_sent += tensor.nbytes
+        self.num_messages += 1
+        self._meeting.parts[self.rank] = tensor
+        self._meeting.barrier.wait()
+        self.totals.append(torch.stack(self._meeting.parts).sum(0))
+        self._meeting.barrier.wait()  # before the next message replaces the parts
+        return self.totals[-1]
+
+
+class ReplayedComm(Comm):
+    """A rank that gets the results of earlier messages, without partners."""
+
+    def __init__(self, totals: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._totals, self.size = iter(totals), 2
+
+    def _all_reduce(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+        return next(self._totals)
