@@ -93,8 +93,8 @@ def commit_tag(folder: Path, step: int, *, latest: bool) -> None:
     mine = record_files(
         path for path in folder.iterdir() if _writer(path.name) % ranks.world_size == ranks.rank
     )
-    everyone = world_comm(ranks).all_gather_objects(mine)
-    if ranks.is_first:
+    everyone = world_comm(ranks).gather_objects(mine)
+    if everyone is not None:
         files = {name: file for files in everyone for name, file in sorted(files.items())}
         replace_text(folder / TAG_MANIFEST, TagManifest(step=step, files=files).model_dump_json(indent=1))
         if latest:

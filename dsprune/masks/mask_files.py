@@ -61,9 +61,9 @@ def write_masks(
     entry = write_slices(path, masks.shards, {s.tensor.name: bits for s, bits in named if s.numel})
     kept = AccumulatorSet((), ()) if accumulators is None else accumulators
     records = entry, write_accumulators(folder, kept, comm)
-    everyone = comm.all_gather_objects(records)  # so that every rank's files are complete before the manifest
+    everyone = comm.gather_objects(records)  # so that every rank's files are complete before the manifest
     counts, digest = masks.counts(comm), masks.digest(comm)
-    if comm.rank == 0:
+    if everyone is not None:
         initial = initial_pruned or [0] * len(counts)
         manifest = MaskManifest(
             step=step,

@@ -81,6 +81,14 @@ class Comm:
         dist.all_gather_object(items, item, group=self.group)
         return items
 
+    def gather_objects(self, item: T) -> list[T] | None:
+        """Return the picklable items by rank on rank 0, else None. Collective: every rank must call this."""
+        if self.group is None:
+            return [item]
+        items: list[Any] | None = [None] * self.size if self.rank == 0 else None
+        dist.gather_object(item, items, dst=dist.get_global_rank(self.group, 0), group=self.group)
+        return items
+
     def _all_reduce(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
         if self.size == 1:
             return tensor.cpu()
