@@ -2,7 +2,10 @@
 
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 from PIL import Image
@@ -23,34 +26,51 @@ def _run(page: Path, *flags: str, profile: str = "browser") -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
-def rendered(page: Path) -> str:
-    """Return the document as the browser parsed it."""
-    return _run(page, "--dump-dom")
-
-
-PHONE = """<body style="margin: 0"><iframe id="page" src="{page}" width="{width}" height="900"></iframe><script>
-page.onload = () => {{
-  const inside = page.contentDocument, right = element => element.getBoundingClientRect().right;
-  const scrolls = element => /auto|scroll/.test(page.contentWindow.getComputedStyle(element).overflowX);
+# A script of the outer page looks into the frames, and leaves what it sees in the title.
+FRAMES = """<body style="margin: 0">{frames}<script>
+const look = frame => {{
+  const inside = frame.contentDocument, right = element => element.getBoundingClientRect().right;
+  const scrolls = element => /auto|scroll/.test(frame.contentWindow.getComputedStyle(element).overflowX);
   const inScroll = element => element !== inside.body && (scrolls(element) || inScroll(element.parentElement));
   const over = [...inside.querySelectorAll("body *")].filter(
     element => right(element) > {width} && element.checkVisibility({{checkOpacity: true}})
       && !inScroll(element.parentElement));
-  document.title = JSON.stringify([inside.documentElement.scrollWidth, over.map(element => element.tagName)]);
+  const root = inside.documentElement;
+  return [root.outerHTML, root.scrollWidth, over.map(element => element.tagName)];
+}};
+onload = () => {{
+  document.title = encodeURIComponent(JSON.stringify([...document.querySelectorAll("iframe")].map(look)));
 }};
 </script></body>"""
 
 
-def overflow(page: Path, width: int) -> tuple[int, list[str]]:
-    """Return the width that a page needs on a screen of this width, and the elements that reach beyond it.
+class Shown(NamedTuple):
+    """A page on a screen.
 
-    The page stands in a frame, because the browser's own window has a least width. What scrolls by itself is left out.
+    Attributes:
+        document: as the browser parsed it.
+        width: what the page needs.
+        over: the elements that reach beyond the screen; what scrolls by itself is left out.
     """
-    frame = page.with_name(f"{page.stem}-{width}.html")
-    frame.write_text(PHONE.format(page=page.name, width=width))
-    document = _run(frame, "--allow-file-access-from-files", "--virtual-time-budget=3000", "--dump-dom")
-    needed, over = json.loads(document.partition("<title>")[2].partition("</title>")[0])
-    return needed, over
+
+    document: str
+    width: int
+    over: list[str]
+
+
+def shown(pages: Sequence[Path], width: int) -> list[Shown]:
+    """Return what a screen of this width shows of some pages.
+
+    They stand in frames, because the browser's own window has a least width, and because its start takes a second.
+    """
+    frames = "".join(
+        f'<iframe src="{page.as_uri()}" width="{width}" height="900"></iframe>' for page in pages
+    )
+    outer = pages[0].with_name(f"{pages[0].stem}-{width}.html")
+    outer.write_text(FRAMES.format(frames=frames, width=width))
+    document = _run(outer, "--allow-file-access-from-files", "--virtual-time-budget=3000", "--dump-dom")
+    title = document.partition("<title>")[2].partition("</title>")[0]
+    return [Shown(*seen) for seen in json.loads(unquote(title))]
 
 
 def screenshot(page: Path, *, dark: bool, width: int = 1100, height: int = 1600) -> np.ndarray:

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from tests.scripts import SCRIPTS
-from tests.system.browser import PROGRAMS, overflow, screenshot
+from tests.system.browser import PROGRAMS, Shown, screenshot, shown
+
+# The widest pages: code and a drawing, tables of many columns, signatures, pictures.
+PAGES = ["index", "concepts", "notebook", "reference/recipe", "reference/api", "results"]
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +25,17 @@ def site(need: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
-# The widest pages: code and a drawing, tables of many columns, signatures, pictures.
-@pytest.mark.parametrize(
-    "page", ["index", "concepts", "notebook", "reference/recipe", "reference/api", "results"]
-)
-@pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_runs_over_the_edge(site: Path, page: str, width: int) -> None:
-    assert overflow(site / f"{page}.html", width) == (width, [])
+@pytest.fixture(scope="module", params=[390, 1280])
+def screen(site: Path, request: pytest.FixtureRequest) -> tuple[int, dict[str, Shown]]:
+    """The width of a screen, and what it shows of each page."""
+    seen = shown([site / f"{page}.html" for page in PAGES], request.param)
+    return request.param, dict(zip(PAGES, seen, strict=True))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_nothing_runs_over_the_edge(screen: tuple[int, dict[str, Shown]], page: str) -> None:
+    width, pages = screen
+    assert (pages[page].width, pages[page].over) == (width, [])
 
 
 def test_it_follows_the_colours_of_the_system(site: Path) -> None:

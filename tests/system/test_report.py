@@ -12,7 +12,7 @@ from dsprune.commands.report import report
 from dsprune.report.drawing import INK, QUIET, SERIES
 from dsprune.testing.forked import ForkedRanks
 from tests.run_folders import write_run
-from tests.system.browser import PROGRAMS, overflow, rendered, screenshot
+from tests.system.browser import PROGRAMS, Shown, screenshot, shown
 
 TEACHER = "distillation.teacher=runs/dense/model"
 
@@ -40,6 +40,11 @@ def pages(need: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -
     }
 
 
+@pytest.fixture(scope="module")
+def phone(pages: dict[str, Path]) -> dict[str, Shown]:
+    return dict(zip(pages, shown([*pages.values()], 390), strict=True))
+
+
 def headings(document: str) -> Iterator[str]:
     return (re.sub(r"<[^>]*>", "", text).strip() for text in re.findall(r"<h2>(.*?)</h2>", document))
 
@@ -54,9 +59,9 @@ def headings(document: str) -> Iterator[str]:
     ],
 )
 def test_a_browser_shows_all_of_it(
-    pages: dict[str, Path], name: str, sections: list[str], pictures: int, said: str
+    phone: dict[str, Shown], name: str, sections: list[str], pictures: int, said: str
 ) -> None:
-    document = rendered(pages[name])
+    document = phone[name].document
     assert list(headings(document)) == sections
     svgs = re.findall(r"<svg .*?</svg>", document, re.DOTALL)
     assert len(svgs) == document.count("<svg ") == pictures
@@ -83,8 +88,8 @@ def test_a_narrow_screen_scrolls_tables_not_the_page(pages: dict[str, Path]) -> 
 
 
 @pytest.mark.parametrize("name", ["one", "twenty"])
-def test_nothing_runs_over_the_edge_of_a_phone(pages: dict[str, Path], name: str) -> None:
-    assert overflow(pages[name], 390) == (390, [])
+def test_nothing_runs_over_the_edge_of_a_phone(phone: dict[str, Shown], name: str) -> None:
+    assert (phone[name].width, phone[name].over) == (390, [])
 
 
 def test_the_command(pages: dict[str, Path], tmp_path: Path) -> None:
