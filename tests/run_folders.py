@@ -19,7 +19,7 @@ name: sentiment-90
 model: {path: data/minilm}
 task: {name: text-classification, train: train.csv, validation: validation.csv}
 budget: {epochs: 4, batch: 32}
-pruning: {sparsity: 0.9, start: 13}
+pruning: {sparsity: 0.9, start: 13, end: 173}
 learning_rate: {peak: 1.0e-4, warmup: 0}
 tracking: {log_every: 5}
 """
