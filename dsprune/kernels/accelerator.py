@@ -123,20 +123,20 @@ def scan(
         )
     ]
     table, types = _upload(rows, device), _types(products[0], absolute)
-    num_stats = 1 + int(STATS) * owners.numel()
-    capacity = expected + expected // 4 + int(BLOCK)
+    num_stats = int(STATS) * owners.numel()
+    capacity = expected + expected // 8 + int(BLOCK)
     while True:
-        buffer = torch.empty(num_stats + 2 * capacity, dtype=torch.int32, device=device)
-        cursor, stats = buffer[:1].zero_(), buffer[1:num_stats]
-        inside, places = buffer[num_stats:].split(capacity)
-        _launch("scan_kernel", owners, table, owners, cursor, stats, inside, places, capacity, **types)
-        answer = _fetch(buffer)
-        if int(answer[0]) <= capacity:
+        sizes = [1, num_stats, capacity, -(-capacity // 2)]  # a place in a block has two bytes
+        buffer = torch.empty(sum(sizes), dtype=torch.int32, device=device)
+        buffer[0] = 0
+        cursor, stats, inside, places = buffer.split(sizes)
+        found = cursor, stats, inside, places.view(torch.int16)
+        _launch("scan_kernel", owners, table, owners, *found, capacity, **types)
+        cursor, stats, inside, places = _fetch(buffer).split(sizes)
+        if int(cursor) <= capacity:
             break
-        capacity = int(answer[0])
-    inside, places = answer[num_stats:].split(capacity)
-    found = answer[1:num_stats].view(-1, int(STATS))
-    return _by_segment(found, inside, places, numels, new)
+        capacity = int(cursor)
+    return _by_segment(stats.view(-1, int(STATS)), inside, places.view(torch.int16), numels, new)
 
 
 def prune_(kept: Sequence[Tensor], places: Sequence[Tensor]) -> None:
@@ -160,7 +160,7 @@ def _by_segment(
     order = torch.arange(int(copied.sum())) + (begins - copied.cumsum(0) + copied).repeat_interleave(copied)
     blocks = [-(-numel // int(BLOCK)) for numel in numels]
     firsts = torch.cat([torch.arange(count) * int(BLOCK) for count in blocks])
-    keys, at = inside[order], places[order] + firsts.repeat_interleave(copied)
+    keys, at = inside[order], places[order].long() + firsts.repeat_interleave(copied)
     sums = torch.stack([part.sum(1) for part in torch.stack([kept_of, nans, copied]).split(blocks, 1)])
     sizes = sums[:, 2].tolist()
     return [

@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 ROWS: tl.constexpr = tl.constexpr(512)
-BLOCK: tl.constexpr = tl.constexpr(4096)  # weights of a block
+BLOCK: tl.constexpr = tl.constexpr(4096)  # weights of a block; their places fit into int16
 WARPS = 8  # of a program: 16 weights a thread, so that registers suffice for many threads
 SAMPLES: tl.constexpr = tl.constexpr(1024)  # sampled weights, or places, of a block
 
@@ -113,7 +113,7 @@ def scan_kernel(
     slots = begin + before[:, None] + tl.cumsum(hits, 1) - hits
     stored = (hits != 0) & (slots < capacity)
     tl.store(inside + slots, keys, mask=stored)
-    tl.store(places + slots, at, mask=stored)
+    tl.store(places + slots, at.to(tl.int16), mask=stored)
     numbers = stats + tl.program_id(0) * STATS
     tl.store(numbers, tl.sum(tl.sum(keeps, axis=1), axis=0))
     tl.store(numbers + 1, tl.sum(tl.sum((keys == NAN_KEY).to(tl.int32), axis=1), axis=0))

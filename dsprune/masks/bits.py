@@ -28,6 +28,7 @@ __all__ = [
 INT_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 CHUNK = 1 << 20  # weights at a time, so that temporaries stay in the cache
+CHUNK_ACCELERATOR = 1 << 24  # there, launches cost more
 
 GATHER_LOW_BITS = 0x0102040810204080  # times a word of eight bytes of 0 or 1: their bits, in the highest byte
 
@@ -98,8 +99,9 @@ def apply_all_(bits: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
 def apply_eager_(bits: Tensor, weights: Tensor) -> None:
     """Do the same as `apply_` on any device: each mask byte selects eight words, all ones where kept."""
     dtype = INT_OF_SIZE[weights.element_size()]
-    rows = _rows(torch.bool, weights.device).to(dtype).neg()
-    for chunk, packed in zip(weights.split(CHUNK), bits.split(CHUNK // 8), strict=True):
+    rows = _word_rows(dtype, weights.device)
+    size = CHUNK if weights.device.type == "cpu" else CHUNK_ACCELERATOR
+    for chunk, packed in zip(weights.split(size), bits.split(size // 8), strict=True):
         words = rows.index_select(0, packed.int()).view(-1)[: chunk.numel()]
         chunk.view(dtype).bitwise_and_(words)
 
@@ -113,6 +115,12 @@ def is_applied(bits: Tensor, weights: Tensor) -> Tensor:
         apply_(packed, masked)
         changed |= (masked.view(dtype) != chunk.view(dtype)).any()
     return ~changed
+
+
+@cache
+def _word_rows(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return eight words for each byte value, all ones where its bit is, `[256, 8]`."""
+    return _rows(dtype, device).neg()
 
 
 @cache

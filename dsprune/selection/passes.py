@@ -1,7 +1,7 @@
 """The local passes of a selection over all of a rank's shards, by Triton on an accelerator and else one by one.
 
-On an accelerator each pass is one launch, and what it finds comes to the CPU at once. This needs scores that are
-products; other scores are computed by torch and ranked shard by shard.
+On an accelerator each pass is one launch. This needs scores that are products; other scores are computed by torch and
+ranked shard by shard. What a pass finds is on the CPU, where the ranks' messages are made; masks stay on their device.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ def sample_all(
     if (products := _products(shards, scorers)) is not None:
         return accelerator.sample(products, scorers[0].absolute, kept, parts)
     return [
-        sample(scorer, shard.numel, bits, part)
+        sample(scorer, shard.numel, bits, part).cpu()
         for scorer, shard, bits, part in zip(scorers, shards, kept, parts, strict=True)
     ]
 
@@ -42,15 +42,16 @@ def scan_all(
             Scan(shard.numel - part.num_kept, part.num_nan, part.inside, part.places, part.kept)
             for shard, part in zip(shards, found, strict=True)
         ]
-    return [
+    scans = [
         scan(scorer, shard.numel, bits, *bounds)
         for scorer, shard, bits, bounds in zip(scorers, shards, kept, ranges, strict=True)
     ]
+    return [one._replace(inside=one.inside.cpu(), places=one.places.cpu()) for one in scans]
 
 
 def settle_all(found: Sequence[Scan], thresholds: Sequence[int], quotas: Sequence[int]) -> list[Tensor]:
     """Return the new packed masks, see `dsprune.selection.scan.settle`."""
-    if not accelerator.is_accelerated(*(part.kept for part in found)) or found[0].inside.is_cuda:
+    if not accelerator.is_accelerated(*(part.kept for part in found)):
         return [settle(*part) for part in zip(found, thresholds, quotas, strict=True)]
     pruned = [
         part.places[settled(part.inside, threshold, quota)]

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dsprune.kernels.product import Product
 from dsprune.masks.bits import pack, unpack
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
@@ -86,7 +87,7 @@ def select_tiles(
     tiles = [_tiles(tiling, shard) for tiling, shard in zip(tilings, shards, strict=True)]
     selected = select(
         tiles,
-        [Scorer(row.scores.__getitem__) for row in rated],
+        [Scorer(row.scores.__getitem__, product=Product(row.scores)) for row in rated],
         [row.whole for row in rated],
         [_in_tiles(group, tilings[group.tensors[0]]) for group in groups],
         comm,

@@ -196,7 +196,7 @@ def settle(found: Scan, threshold: int, quota: int) -> Tensor:
 
 def settle_eager(kept: Tensor, keys: Tensor, places: Tensor, threshold: int, quota: int) -> int:
     """Prune the keys below the threshold and the first `quota` ties in a packed mask, and return how many ties."""
-    prune_(kept, places[settled(keys, threshold, quota)])
+    prune_(kept, places[settled(keys, threshold, quota)].to(kept.device))
     return min(quota, int((keys == threshold).sum()))
 
 

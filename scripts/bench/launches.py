@@ -288,7 +288,7 @@ def scan_twin(
             begin += copied
     stats.numpy()[:] = numbers
     cursor.numpy()[:] = begin
-    return table.nbytes + owners.nbytes + stats.nbytes + 4 * total + total // 4 + 8 * begin
+    return table.nbytes + owners.nbytes + stats.nbytes + 4 * total + total // 4 + 6 * begin
 
 
 def prune_twin(places: Tensor, count: int) -> int:

@@ -22,7 +22,7 @@ from dsprune.kernels import triton_kernels
 
 TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "gfx942": ("hip", "gfx942", 64)}
 TABLE = {"table": "*i64", "owners": "*i32"}
-FOUND = {"cursor": "*i32", "stats": "*i32", "inside": "*i32", "places": "*i32", "capacity": "i32"}
+FOUND = {"cursor": "*i32", "stats": "*i32", "inside": "*i32", "places": "*i16", "capacity": "i32"}
 PRODUCT = {"VALUES_DTYPE": tl.float32, "ROOT_DTYPE": tl.float32, "ABSOLUTE": True}
 KERNELS: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
     "mask 32": ("mask_kernel", TABLE, {"DTYPE": tl.int32}),
