@@ -117,6 +117,7 @@ METHODS = Registry(
         "magnitude": "dsprune.methods.magnitude:Magnitude",
         "fisher": "dsprune.methods.fisher:Fisher",
         "empirical-fisher": "dsprune.methods.empirical_fisher:EmpiricalFisher",
+        "obert": "dsprune.methods.obert:OBert",
         "movement": "dsprune.methods.movement:Movement",
         "snip": "dsprune.methods.snip:Snip",
         "rigl": "dsprune.methods.rigl:RigL",

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from textwrap import fill
 
-from dsprune.methods.method import RegrowingMethod, find_method
+from dsprune.methods.method import CompensatingMethod, RegrowingMethod, find_method
 from dsprune.registry import METHODS
 
 WIDTH = 140
@@ -25,6 +25,7 @@ def traits(name: str) -> tuple[str, str, str]:
     method = find_method(name)
     kept = f"{method.bytes_per_weight()} bytes" if method.accumulators else "nothing"
     masks = "lose and gain weights" if issubclass(method, RegrowingMethod) else "lose weights"
+    masks += "; the others move" if issubclass(method, CompensatingMethod) else ""
     return kept, ", ".join(f"`{need}`" for need in method.needs) or "nothing", masks
 
 

@@ -12,16 +12,18 @@ from dsprune.errors import UserError
 from dsprune.masks import MaskSet
 from dsprune.masks.accumulator_files import read_accumulators
 from dsprune.masks.accumulator_set import AccumulatorSet
+from dsprune.masks.halo import Halo
 from dsprune.masks.manifest import MaskManifest, read_manifest
 from dsprune.masks.mask_files import read_masks, write_masks
 from dsprune.masks.mask_set import Finding, check_shard
-from dsprune.methods.method import find_method
+from dsprune.methods.method import Accumulator, find_method
 from dsprune.model.vocabulary import num_missing
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.collectives import Comm, barrier
 from dsprune.ranks.ranks import current_ranks
 from dsprune.recipe import Pruning
-from dsprune.schedule import Timetable
+from dsprune.recipe.section import LARGEST
+from dsprune.schedule import MaskUpdate, Timetable
 from dsprune.utils.files import replace_file
 from dsprune.utils.randomness import random_state
 from dsprune.utils.text import first_line
@@ -45,12 +47,14 @@ class PruningState:
         num_pruned: number of pruned weights, over all tensors and ranks.
         initial_pruned: number of zeros of each tensor at the start of the run; empty if it started dense.
         accumulators: what the pruning method keeps of this rank's shards.
+        halo: the blocks that ranks share, for a method with a `block`; None before it is needed.
     """
 
     def __init__(self, layout: ZeroLayout, pruning: Pruning, timetable: Timetable) -> None:
         self.layout, self.pruning, self.timetable = layout, pruning, timetable
         self.comm = Comm(layout.group, layout.device)
         self.initial_pruned: list[int]
+        self.halo: Halo | None = None
         self.clear()
 
     @property
@@ -69,16 +73,38 @@ class PruningState:
         self.num_pruned = sum(self.masks.counts(self.comm))
 
     def clear(self) -> None:
-        """Keep all weights, as at the start of a run."""
+        """Keep all weights, as at the start of a run. Collective: every rank must call this."""
         self.masks = MaskSet(self.layout.shards, self.layout.master_device)
         self.num_pruned, self.initial_pruned = 0, []
         self.reset_accumulators(step=0)
 
+    def is_counted(self, step: int) -> bool:
+        """Return whether the gradients of a step count for the next mask update."""
+        update, window = self.timetable.next_update(step), self.pruning.window
+        return update is not None and (window is None or update.step - step < window)
+
+    def num_counted(self, update: MaskUpdate) -> int:
+        """Return the number of steps that count for a mask update."""
+        since = next(
+            (past.step + 1 for past in reversed(self.timetable.updates) if past.step < update.step), 0
+        )
+        return min(update.step + 1 - since, self.pruning.window or LARGEST)
+
+    def declared(self, step: int) -> tuple[Accumulator, ...]:
+        """Return what the method keeps before a step: what counts for the next mask update, if anything does."""
+        kept = find_method(self.pruning.method).accumulators
+        if self.is_counted(step):
+            return kept
+        has_update = self.timetable.next_update(step) is not None
+        return kept if has_update and any(each.whole_run for each in kept) else ()
+
     def reset_accumulators(self, step: int) -> None:
-        """Begin at zero with what the method keeps; after the last mask update it keeps nothing."""
-        is_over = self.timetable.next_update(step) is None
-        declared = () if is_over else find_method(self.pruning.method).accumulators
-        self.accumulators = AccumulatorSet(self.layout.shards, declared, self.layout.master_device)
+        """Begin at zero with what the method keeps. Collective: every rank must call this."""
+        layout, block = self.layout, find_method(self.pruning.method).block
+        declared = self.declared(step)
+        if declared and block > 1 and self.halo is None:
+            self.halo = Halo(layout.shards, block, self.comm, layout.master_device)
+        self.accumulators = AccumulatorSet(layout.shards, declared, layout.master_device, self.halo)
 
     def mask_bytes(self) -> int:
         """Return the memory of the masks in bytes, over all ranks. Collective: every rank must call this."""

@@ -128,7 +128,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         if step == self.timetable.total_steps:
             say(f"the recipe ended at step {step}, and training continues at its last rate")
         if self.pruner is not None:
-            self.pruner.after_step(applied=self.was_step_applied())
+            self.pruner.after_step(step, applied=self.was_step_applied())
         if step + 1 == self.timetable.total_steps:
             self._check_weights()  # before they can be saved
 

@@ -24,16 +24,17 @@ from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.engine.guard import WeightGuard
 from dsprune.kernels.product import Product
 from dsprune.masks.bits import apply_all_, count_kept
-from dsprune.methods.method import RegrowingMethod, ShardContext, find_method
+from dsprune.methods.method import DAMPING, CompensatingMethod, RegrowingMethod, ShardContext, find_method
 from dsprune.recipe.pattern import Pattern
 from dsprune.registry import SCOPES
 from dsprune.schedule import MaskUpdate
 from dsprune.schedule.law import drop_fraction
-from dsprune.selection.groups import update_groups
+from dsprune.selection.compensate import Blocks, select_compensating
+from dsprune.selection.groups import Group, update_groups
 from dsprune.selection.normalize import normalize
 from dsprune.selection.patterned import select_tiles
 from dsprune.selection.regrow import select_regrowing
-from dsprune.selection.scan import Scorer, parts
+from dsprune.selection.scan import Scorer
 
 __all__ = ["Pruner", "UpdateRecord"]
 
@@ -77,7 +78,7 @@ class Pruner:
         self.last_update: UpdateRecord | None = None
         self._seed = seed
         self._method = find_method(state.pruning.method)()
-        self._pending: tuple[UpdateRecord, list[Tensor]] | None = None
+        self._pending: tuple[UpdateRecord, list[Tensor], list[Tensor]] | None = None
         self._zeroed = False
         self._weights = WeightGuard(state)
         state.layout.base_optimizer.register_step_pre_hook(self._zero_newly_pruned)
@@ -98,21 +99,25 @@ class Pruner:
             self._weights.check()
             self._pending = self._select(update, step)
             self._zeroed = False
-            _, bits = self._pending
+            _, bits, _ = self._pending
         layout = self.state.layout
         gradients = [(row, layout.gradient(index)) for index, row in enumerate(bits)]
         found = [(row, gradient) for row, gradient in gradients if gradient is not None]
         apply_all_([row for row, _ in found], [gradient for _, gradient in found])
         layout.refresh_gradient_norms()
 
-    def after_step(self, applied: bool) -> None:
-        """Keep the new mask if the step was applied; otherwise drop it, and the update is due again."""
+    def after_step(self, step: int, applied: bool) -> None:
+        """Keep the new mask if the step was applied; otherwise drop it, and the update is due again.
+
+        Collective for a method with a `block`: every rank must call this.
+        """
         self.state.accumulators.settle(applied=applied)
         if self._pending is not None and applied:
-            self.last_update, bits = self._pending
+            self.last_update, bits, _ = self._pending
             self.state.num_pruned = self.last_update.num_pruned
             self.state.masks.replace(bits)
-            self._begin_interval(self.last_update.update)
+        if applied:
+            self._begin_step(step + 1, updated=self._pending is not None)
         self._pending = None
         self._weights.accept()
 
@@ -125,36 +130,51 @@ class Pruner:
         self._weights.check()
 
     def _accumulate(self, step: int) -> None:
-        """Let the method update its accumulators, if it has any and the step counts for the next mask update."""
-        accumulators, window = self.state.accumulators, self.state.pruning.window
-        update = self.state.timetable.next_update(step) if accumulators.declared else None
-        if update is None or (window is not None and update.step - step >= window):
-            return
-        for index, shard in enumerate(accumulators.shards):
-            context = self._context(index, step, accumulators.values[index])
-            for part in parts(shard.numel, self.state.layout.master_device):
-                accumulators.stage(index, part, self._method.update(context[part]))
+        """Let the method add to its accumulators, if it has any and the step counts for the next mask update.
 
-    def _begin_interval(self, update: MaskUpdate) -> None:
-        """Begin the accumulation for the next mask update, or free its memory after the last."""
-        if self.state.timetable.next_update(update.step + 1) is None:
-            self.state.reset_accumulators(update.step + 1)
-        else:
+        Collective for a method with a `block`: every rank must call this.
+        """
+        accumulators = self.state.accumulators
+        if not accumulators.declared or not self.state.is_counted(step):
+            return
+        for index in range(len(accumulators.shards)):
+            context = self._context(index, step, accumulators.values[index])
+            for part in accumulators.parts(index):
+                accumulators.stage(index, part, self._method.increments(context[part]))
+        accumulators.finish_staging()
+
+    def _begin_step(self, step: int, updated: bool) -> None:
+        """Make room for what the method keeps from now on, or free it after the last mask update.
+
+        Collective for a method with a `block`: every rank must call this.
+        """
+        if self.state.declared(step) != self.state.accumulators.declared:
+            self.state.reset_accumulators(step)
+        elif updated:
             self.state.accumulators.begin_interval()
 
-    def _select(self, update: MaskUpdate, step: int) -> tuple[UpdateRecord, list[Tensor]]:
-        """Select the new packed masks, and record the update. Collective: every rank must call this."""
+    def _select(self, update: MaskUpdate, step: int) -> tuple[UpdateRecord, list[Tensor], list[Tensor]]:
+        """Select the new packed masks, and record the update. Collective: every rank must call this.
+
+        Returns:
+            The record, the masks, and the new weights of a method that moves them, else none.
+        """
         state, layout, method = self.state, self.state.layout, self._method
         started, sent = time.perf_counter(), state.comm.bytes_sent
         tensors = [shard.tensor for shard in layout.shards]
         groups = update_groups(tensors, state.pruning, state.timetable.progress(update))
-        scorers, kept = self._scorers(method.scores, method.product, step), state.masks.bits
-        if isinstance(method, RegrowingMethod):
+        kept = state.masks.bits
+        weights: list[Tensor] = []
+        if isinstance(method, CompensatingMethod):
+            bits, weights = self._select_compensating(method, groups, update)
+        elif isinstance(method, RegrowingMethod):
+            scorers = self._scorers(method.scores, method.product, step)
             growth = self._scorers(method.growth_scores, lambda _: None, step)
             first = FIRST_DROP if state.pruning.drop is None else state.pruning.drop
             fraction = drop_fraction(state.timetable.update_progress(update), first)
             bits = select_regrowing(layout.shards, scorers, growth, kept, groups, fraction, state.comm)
         else:
+            scorers = self._scorers(method.scores, method.product, step)
             pattern = Pattern.parse(state.pruning.pattern)
             bits = select_tiles(
                 layout.shards, scorers, kept, groups, state.comm, pattern, squared=method.squared
@@ -163,7 +183,27 @@ class Pruner:
         record = UpdateRecord(update, sum(group.num_pruned for group in groups), seconds, sent)
         if isinstance(method, RegrowingMethod):
             record = replace(record, num_regrown=self._count_regrown(bits))
-        return record, bits
+        return record, bits, weights
+
+    def _select_compensating(
+        self, method: CompensatingMethod, groups: Sequence[Group], update: MaskUpdate
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        state, pruning = self.state, self.state.pruning
+        settings = {
+            "seed": self._seed,
+            "step": update.step,
+            "num_steps": state.num_counted(update),
+            "damping": DAMPING if pruning.damping is None else pruning.damping,
+        }
+        return select_compensating(
+            method,
+            Blocks(state.accumulators, state.layout.weight, settings),
+            state.masks.bits,
+            groups,
+            state.comm,
+            parts=pruning.recomputations or 1,
+            normalized=SCOPES.get(pruning.scope).normalized,
+        )
 
     def _count_regrown(self, bits: Sequence[Tensor]) -> int:
         """Return the number of weights that a new mask keeps and the present one prunes, over all ranks."""
@@ -182,8 +222,8 @@ class Pruner:
         def scorer(context: ShardContext) -> Scorer:
             return Scorer(lambda part: scores(context[part]), self._method.absolute, product(context))
 
-        newest = enumerate(self.state.accumulators.newest)
-        scorers = [scorer(self._context(index, step, row)) for index, row in newest]
+        newest = self.state.accumulators.newest
+        scorers = [scorer(self._context(index, step, newest(index))) for index in range(len(layout.shards))]
         if SCOPES.get(self.state.pruning.scope).normalized:
             scorers = normalize(layout.shards, scorers, layout.master_device, self.state.comm)
         return scorers
@@ -203,7 +243,7 @@ class Pruner:
         )
 
     def _zero_newly_pruned(self, *_: Any) -> None:
-        """Zero what the new mask prunes, before the base optimizer's first step of a mask update.
+        """Zero what the new mask prunes and move the other weights, before the optimizer's first step of an update.
 
         DeepSpeed steps the optimizer once a parameter group. The first call zeroes all groups: an update whose
         weight, gradient and moments are zero changes nothing.
@@ -211,9 +251,12 @@ class Pruner:
         if self._pending is None or self._zeroed:
             return
         layout = self.state.layout
+        masks, weights = self._pending[1:]
+        for index, moved in enumerate(weights):
+            layout.weight(index).copy_(moved)
         views = [
             (layout.weight(index), *layout.states(index).values()) for index in range(len(layout.shards))
         ]
-        pairs = [(row, view) for row, each in zip(self._pending[1], views, strict=True) for view in each]
+        pairs = [(row, view) for row, each in zip(masks, views, strict=True) for view in each]
         apply_all_([row for row, _ in pairs], [view for _, view in pairs])
         self._zeroed = True

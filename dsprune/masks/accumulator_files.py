@@ -52,8 +52,8 @@ def read_accumulators(folder: Path, manifest: MaskManifest, accumulators: Accumu
     if not ours:
         return
 
-    def content(name: str, numel: int) -> dict[str, tuple[torch.dtype, int]]:
-        return {f"{kept.name}/{name}": (kept.dtype, numel) for kept in accumulators.declared}
+    def content(name: str, numel: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        return {f"{kept.name}/{name}": (kept.dtype, kept.shape(numel)) for kept in accumulators.declared}
 
     for piece in read_pieces(
         folder, manifest.accumulator_files, accumulators.shards, content, "accumulators"
@@ -64,7 +64,8 @@ def read_accumulators(folder: Path, manifest: MaskManifest, accumulators: Accumu
 
 
 def _dtype_name(kept: Accumulator) -> str:
-    return str(kept.dtype).removeprefix("torch.")
+    name = str(kept.dtype).removeprefix("torch.")
+    return name if kept.block == 1 else f"{name}, products in blocks of {kept.block}"
 
 
 def _listed(accumulators: Mapping[str, str]) -> str:

@@ -1,63 +1,122 @@
 """What a pruning method keeps of a rank's shards, sharded exactly as the masks are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from dsprune.masks.halo import Halo, Piece
 from dsprune.methods.method import Accumulator
+from dsprune.methods.products import products
 from dsprune.model.shard import Shard
 
 __all__ = ["AccumulatorSet"]
+
+CHUNK = {
+    "cpu": 1 << 15
+}  # numbers at a time: temporaries stay in the cache, and small ones cost no page faults
+CHUNK_ACCELERATOR = 1 << 24
 
 
 class AccumulatorSet:
     """The accumulators of a rank.
 
-    New values of a step are staged beside the old ones, since DeepSpeed may skip the step.
+    What a step adds is staged, since DeepSpeed may skip the step. The buffers for it are kept from step to step.
 
     Args:
         shards: this rank's slice of every prunable tensor, in global order.
         declared: what is kept for each weight; nothing after the last mask update.
         device: of the values.
+        halo: the blocks that ranks share, for accumulators of products; it has their block.
 
     Attributes:
+        shards: as given.
         declared: as given.
-        values: of each shard, the values by name, each `[shard.numel]`.
+        values: of each shard, the values by name, each `[shard.numel]` or `[shard.numel, width]`.
     """
 
     def __init__(
-        self, shards: Sequence[Shard], declared: Sequence[Accumulator], device: torch.device | str = "cpu"
+        self,
+        shards: Sequence[Shard],
+        declared: Sequence[Accumulator],
+        device: torch.device | str = "cpu",
+        halo: Halo | None = None,
     ) -> None:
-        self.shards, self.declared = tuple(shards), tuple(declared)
+        self.shards, self.declared, self._halo = tuple(shards), tuple(declared), halo
+        self._device = torch.device(device)
         self.values: tuple[dict[str, Tensor], ...] = tuple(
-            {kept.name: torch.zeros(shard.numel, dtype=kept.dtype, device=device) for kept in declared}
+            {
+                kept.name: torch.zeros(kept.shape(shard.numel), dtype=kept.dtype, device=device)
+                for kept in declared
+            }
             for shard in shards
         )
-        self._staged: tuple[dict[str, Tensor], ...] | None = None
+        self._buffers: list[dict[str, Tensor]] = []
+        self._tables: dict[str, Tensor] = {}
+        self._is_staged = False
+
+    @property
+    def _chunk(self) -> int:
+        return CHUNK.get(self._device.type, CHUNK_ACCELERATOR)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the values on this rank."""
         return sum(value.numel() * value.element_size() for row in self.values for value in row.values())
 
-    @property
-    def newest(self) -> tuple[dict[str, Tensor], ...]:
-        """The staged values, or else the values."""
-        return self.values if self._staged is None else self._staged
+    def parts(self, index: int) -> Iterator[slice]:
+        """Yield the parts of a shard that are staged one after another."""
+        numel = self.shards[index].numel
+        for start in range(0, numel, self._chunk):
+            yield slice(start, min(start + self._chunk, numel))
 
-    def stage(self, index: int, part: slice, new: Mapping[str, Tensor]) -> None:
-        """Note the new values of a part of a shard."""
-        if self._staged is None:
-            self._staged = tuple({name: value.clone() for name, value in row.items()} for row in self.values)
+    def stage(self, index: int, part: slice, increments: Mapping[str, Tensor]) -> None:
+        """Note what a step adds to a part of a shard; each step stages all parts."""
         for kept in self.declared:
-            self._staged[index][kept.name][part] = new[kept.name]
+            buffer, increment = self._staged(index, kept.name)[part], increments[kept.name]
+            if kept.block == 1:
+                torch.add(self.values[index][kept.name][part], increment, out=buffer)
+            else:
+                buffer.copy_(increment)
+
+    def finish_staging(self) -> None:
+        """Complete what is staged with that of other ranks. Collective: every rank must call this."""
+        self._is_staged = True
+        for name in [kept.name for kept in self.declared if kept.block > 1]:
+            self._tables[name] = self.halo.exchange(partial(self._staged, name=name))
+
+    def newest(self, index: int) -> dict[str, Tensor]:
+        """Return the values of a shard with what is staged, except for products."""
+        return {kept.name: self._newest(index, kept.name) for kept in self.declared if kept.block == 1}
+
+    def tables(self) -> dict[str, Tensor]:
+        """Return the values of the shared blocks, for `newest_of`. Collective: every rank must call this."""
+
+        def values(kept: Accumulator) -> Callable[[int], Tensor]:
+            if kept.block == 1:
+                return lambda place: self._newest(place, kept.name)
+            return lambda place: self.values[place][kept.name]
+
+        return {kept.name: self.halo.exchange(values(kept), kept.shape(1)[1:]) for kept in self.declared}
+
+    def newest_of(self, index: int, piece: Piece, tables: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the values of a piece with what is staged, the products too, given the result of `tables`."""
+        found = {}
+        for kept in self.declared:
+            own = self._newest(index, kept.name) if kept.block == 1 else self.values[index][kept.name]
+            found[kept.name] = piece.complete(own, tables[kept.name])
+            if kept.block > 1 and self._is_staged:
+                found[kept.name] = found[kept.name] + self._products(index, kept, piece)
+        return found
 
     def settle(self, *, applied: bool) -> None:
-        """Keep the staged values if the step was applied, and drop them otherwise."""
-        if applied:
-            self.values = self.newest
-        self._staged = None
+        """Add what is staged if the step was applied, and drop it otherwise."""
+        if applied and self._is_staged:
+            for index in range(len(self.shards)):
+                for kept in self.declared:
+                    self._add(index, kept)
+        self._is_staged = False
 
     def begin_interval(self) -> None:
         """Begin at zero again, after a mask update, with all that is not kept for the whole run."""
@@ -65,3 +124,35 @@ class AccumulatorSet:
             for kept in self.declared:
                 if not kept.whole_run:
                     row[kept.name].zero_()
+
+    @property
+    def halo(self) -> Halo:
+        """The blocks that ranks share, which products need."""
+        assert self._halo is not None
+        return self._halo
+
+    def _newest(self, index: int, name: str) -> Tensor:
+        return self._staged(index, name) if self._is_staged else self.values[index][name]
+
+    def _staged(self, index: int, name: str) -> Tensor:
+        if not self._buffers:  # a run that accumulates nothing more needs none
+            self._buffers = [
+                {kept.name: self._make_buffer(kept, shard.numel) for kept in self.declared}
+                for shard in self.shards
+            ]
+        return self._buffers[index][name]
+
+    def _make_buffer(self, kept: Accumulator, numel: int) -> Tensor:
+        dtype = kept.dtype if kept.block == 1 else torch.float32
+        return torch.zeros(numel, dtype=dtype, device=self._device)
+
+    def _add(self, index: int, kept: Accumulator) -> None:
+        values, buffers = self.values[index], self._buffers[index]
+        if kept.block == 1:
+            values[kept.name], buffers[kept.name] = buffers[kept.name], values[kept.name]
+            return
+        for piece in self.halo.pieces(index, self._chunk // kept.width):
+            values[kept.name][piece.here] += self._products(index, kept, piece)[piece.mine]
+
+    def _products(self, index: int, kept: Accumulator, piece: Piece) -> Tensor:
+        return products(piece.complete(self._staged(index, kept.name), self._tables[kept.name]), kept.block)

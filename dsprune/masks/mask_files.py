@@ -134,8 +134,8 @@ def read_masks(folder: Path, manifest: MaskManifest, shards: Sequence[Shard]) ->
     return [pack(row) for row in kept]
 
 
-def _content(name: str, numel: int) -> dict[str, tuple[torch.dtype, int]]:
-    return {name: (torch.uint8, num_bytes(numel))}
+def _content(name: str, numel: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    return {name: (torch.uint8, (num_bytes(numel),))}
 
 
 def _check_tensors(folder: Path, manifest: MaskManifest, shards: Sequence[Shard]) -> None:

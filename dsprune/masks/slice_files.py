@@ -16,8 +16,8 @@ from dsprune.utils.files import replace_file, sha256_of
 
 __all__ = ["Content", "Piece", "check_exists", "read_pieces", "write_slices"]
 
-Content = Callable[[str, int], Mapping[str, tuple[torch.dtype, int]]]
-"""Returns dtype and length of each entry that a file holds for a slice, given the tensor's name and the number of
+Content = Callable[[str, int], Mapping[str, tuple[torch.dtype, tuple[int, ...]]]]
+"""Returns dtype and shape of each entry that a file holds for a slice, given the tensor's name and the number of
 weights."""
 
 
@@ -115,8 +115,8 @@ def _read_file(path: Path, entry: FileEntry, content: Content, unit: str) -> dic
     except SafetensorError as error:
         raise UserError(f"{path}: not a safetensors file ({error}): use another checkpoint") from error
     for name, (_, numel) in entry.slices.items():
-        for key, (dtype, length) in content(name, numel).items():
-            if key not in entries or entries[key].dtype != dtype or entries[key].shape != (length,):
+        for key, (dtype, shape) in content(name, numel).items():
+            if key not in entries or entries[key].dtype != dtype or entries[key].shape != shape:
                 raise UserError(
                     f"{path}: does not hold the {numel:,} {unit} of {name} that {MANIFEST} lists: "
                     f"use another checkpoint"

@@ -28,9 +28,9 @@ class EmpiricalFisher(Method):
     squared = True
     accumulators = (Accumulator("squares"),)
 
-    def update(self, context: ShardContext) -> Mapping[str, Tensor]:
-        """Add g^2."""
-        return {"squares": context.accumulators["squares"] + context.unscaled_gradient().square()}
+    def increments(self, context: ShardContext) -> Mapping[str, Tensor]:
+        """Return g^2."""
+        return {"squares": context.unscaled_gradient().square()}
 
     def scores(self, context: ShardContext) -> Tensor:
         """Return `w sqrt(F)`, whose absolute value has the order of `w^2 F` and does not underflow."""

@@ -16,12 +16,24 @@ from dsprune.model.shard import PrunableTensor
 from dsprune.recipe import Pruning
 from dsprune.registry import METHODS
 
-__all__ = ["Accumulator", "Method", "RegrowingMethod", "ShardContext", "check_method", "find_method"]
+__all__ = [
+    "DAMPING",
+    "Accumulator",
+    "CompensatingMethod",
+    "Method",
+    "RegrowingMethod",
+    "ShardContext",
+    "check_method",
+    "find_method",
+]
+
+DAMPING = 1e-7
+"""Default of `pruning.damping`, the value of oBERT's authors."""
 
 
 @dataclass(frozen=True)
 class Accumulator:
-    """A value that a method keeps for each prunable weight, from the first step to the last mask update.
+    """A sum over steps that a method keeps for each prunable weight, up to the last mask update.
 
     It is sharded as the masks are, stored in checkpoints, and counted by `dsprune plan`.
 
@@ -29,11 +41,23 @@ class Accumulator:
         name: its name in the context.
         dtype: float32 or bfloat16.
         whole_run: whether a mask update leaves it as it is; otherwise it begins at zero after each.
+        block: 1 sums one value a weight. Above 1, products of the values of two weights are summed, for all pairs in a
+            block of that many weights: `width` numbers a weight, see `dsprune.methods.products`.
     """
 
     name: str
     dtype: torch.dtype = torch.float32
     whole_run: bool = False
+    block: int = 1
+
+    @property
+    def width(self) -> int:
+        """Numbers that are kept of a weight."""
+        return 1 if self.block == 1 else self.block // 2 + 1
+
+    def shape(self, numel: int) -> tuple[int, ...]:
+        """Return the shape of the sums of some weights: `[numel]`, or `[numel, width]` for products."""
+        return (numel,) if self.block == 1 else (numel, self.width)
 
 
 @dataclass(frozen=True)
@@ -51,6 +75,9 @@ class ShardContext:
         step: number of applied optimizer steps.
         accumulators: what the method keeps of the weights, by name.
         loss_scale: factor that fp16 training has put on the gradients.
+        kept: boolean mask of the weights before the mask update, for methods with a `block`.
+        num_steps: number of steps over which the accumulators are summed, at a mask update.
+        damping: the recipe's `pruning.damping`.
     """
 
     tensor: PrunableTensor
@@ -62,6 +89,9 @@ class ShardContext:
     step: int = 0
     accumulators: Mapping[str, Tensor] = field(default_factory=dict)
     loss_scale: float = 1.0
+    kept: Tensor | None = None
+    num_steps: int = 1
+    damping: float = DAMPING
 
     def __post_init__(self) -> None:
         assert len(self.positions) == self.weight.numel(), self.tensor
@@ -74,6 +104,7 @@ class ShardContext:
             gradient=None if self.gradient is None else self.gradient[part],
             state={name: value[part] for name, value in self.state.items()},
             accumulators={name: value[part] for name, value in self.accumulators.items()},
+            kept=None if self.kept is None else self.kept[part],
         )
 
     def unscaled_gradient(self) -> Tensor:
@@ -83,7 +114,9 @@ class ShardContext:
         """
         if self.gradient is None:
             return torch.zeros_like(self.weight)
-        return (self.gradient.float() / self.loss_scale).nan_to_num(0.0, 0.0, 0.0)
+        gradient = self.gradient.float()
+        unscaled = gradient if self.loss_scale == 1.0 else gradient / self.loss_scale
+        return unscaled.nan_to_num(0.0, 0.0, 0.0)
 
 
 class Method(ABC):
@@ -97,6 +130,9 @@ class Method(ABC):
         absolute: whether weights are ordered by the absolute value of their score.
         squared: whether the squares of scores add up over weights that are pruned together, as losses do; else the
             scores themselves.
+        block: number of weights, consecutive in the flattened tensor, that the results for one of them may depend on.
+            Above 1, the contexts for `scores` hold whole blocks, those that several ranks share included, and neither
+            gradients nor state.
         needs: names of the optimizer's state that the method reads, such as `("exp_avg_sq",)`; a run whose
             optimizer does not keep it is refused before it starts.
         accumulators: what the method keeps for each weight. None: it costs no memory and no time between mask updates.
@@ -104,17 +140,18 @@ class Method(ABC):
 
     absolute: ClassVar[bool] = False
     squared: ClassVar[bool] = False
+    block: ClassVar[int] = 1
     needs: ClassVar[tuple[str, ...]] = ()
     accumulators: ClassVar[tuple[Accumulator, ...]] = ()
 
-    def update(self, context: ShardContext) -> Mapping[str, Tensor]:
-        """Return the new values of all accumulators, by name, at a step that is about to be applied.
+    def increments(self, context: ShardContext) -> Mapping[str, Tensor]:
+        """Return what a step adds to each accumulator, by name, one float32 value per weight.
 
         It is called at every step up to the last mask update, before that update's scores, for a method that keeps
-        accumulators. If DeepSpeed skips the step, the values are dropped.
+        accumulators. If DeepSpeed skips the step, nothing is added.
         """
         raise NotImplementedError(
-            f"{type(self).__name__} keeps accumulators and does not say how they change"
+            f"{type(self).__name__} keeps accumulators and does not say what a step adds"
         )
 
     @abstractmethod
@@ -131,7 +168,7 @@ class Method(ABC):
     @classmethod
     def bytes_per_weight(cls) -> int:
         """Return the memory of the accumulators of one weight."""
-        return sum(kept.dtype.itemsize for kept in cls.accumulators)
+        return sum(kept.width * kept.dtype.itemsize for kept in cls.accumulators)
 
 
 class RegrowingMethod(Method):
@@ -144,6 +181,14 @@ class RegrowingMethod(Method):
     @abstractmethod
     def growth_scores(self, context: ShardContext) -> Tensor:
         """Return float32 scores, one per weight, ordered as `scores` are; the highest grow back first."""
+
+
+class CompensatingMethod(Method):
+    """A method that moves the weights that stay, to make up for those that a mask update prunes."""
+
+    @abstractmethod
+    def compensate(self, context: ShardContext) -> Tensor:
+        """Return the new float32 weights, one per weight; `context.kept` is the new mask, `weight` are the old ones."""
 
 
 def find_method(name: str) -> type[Method]:
@@ -192,6 +237,17 @@ def check_method(pruning: Pruning) -> None:
         raise UserError(
             f"pruning.drop: value {pruning.drop}: {pruning.method!r} lets no weight grow back: leave it out"
         )
+    compensates = issubclass(method, CompensatingMethod)
+    if compensates and pruning.pattern != "unstructured":
+        raise UserError(
+            f"pruning.pattern: value {pruning.pattern}: {pruning.method!r} scores and moves single weights: use "
+            f"unstructured, or another method, such as fisher"
+        )
+    for name in ("damping", "recomputations"):
+        if not compensates and (value := getattr(pruning, name)) is not None:
+            raise UserError(
+                f"pruning.{name}: value {value}: {pruning.method!r} has no use for it: leave it out"
+            )
     if pruning.window is not None and not any(not kept.whole_run for kept in method.accumulators):
         raise UserError(
             f"pruning.window: value {pruning.window}: {pruning.method!r} does not accumulate from one mask update to "

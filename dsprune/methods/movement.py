@@ -26,9 +26,9 @@ class Movement(Method):
 
     accumulators = (Accumulator("movement", whole_run=True),)
 
-    def update(self, context: ShardContext) -> Mapping[str, Tensor]:
-        """Subtract w g."""
-        return {"movement": context.accumulators["movement"] - context.weight * context.unscaled_gradient()}
+    def increments(self, context: ShardContext) -> Mapping[str, Tensor]:
+        """Return -w g."""
+        return {"movement": -(context.weight * context.unscaled_gradient())}
 
     def scores(self, context: ShardContext) -> Tensor:
         """Return the sums."""

@@ -25,10 +25,9 @@ class Snip(Method):
 
     accumulators = (Accumulator("sensitivity"),)
 
-    def update(self, context: ShardContext) -> Mapping[str, Tensor]:
-        """Add |w g|."""
-        sensitivity = (context.weight * context.unscaled_gradient()).abs()
-        return {"sensitivity": context.accumulators["sensitivity"] + sensitivity}
+    def increments(self, context: ShardContext) -> Mapping[str, Tensor]:
+        """Return |w g|."""
+        return {"sensitivity": (context.weight * context.unscaled_gradient()).abs()}
 
     def scores(self, context: ShardContext) -> Tensor:
         """Return the sums."""

@@ -115,12 +115,19 @@ class Pruning(Section):
     also reads the optimizer's second moments; `rigl` and `set` let weights grow back. Default: `fisher`."""
 
     window: Count | None = None
-    """Methods that accumulate from one mask update to the next (`snip`, `empirical-fisher`): number of last steps whose
-    gradients count, that of the mask update included. Default: null = all since the mask update before."""
+    """Methods that accumulate from one mask update to the next (`snip`, `empirical-fisher`, `obert`): number of last
+    steps whose gradients count, that of the mask update included. Default: null = all since the mask update before."""
 
     drop: float | None = Field(default=None, gt=0, lt=1)
     """Methods that let weights grow back (`rigl`, `set`): fraction of the kept weights that the first mask update drops
     and grows again; it falls to 0 at the last. Default: null = 0.3."""
+
+    damping: float | None = Field(default=None, gt=0, le=LARGEST)
+    """Method `obert`: added to the diagonal of the Fisher matrix. Default: null = 1e-7."""
+
+    recomputations: int | None = Field(default=None, ge=1, le=1000)
+    """Method `obert`: parts into which a mask update is divided; the scores are computed again before each. Default:
+    null = 1."""
 
     scope: Annotated[str, Named(SCOPES)] = "global"
     """Which weights are ranked together: all prunable weights (global), those of each tensor (uniform), or all of

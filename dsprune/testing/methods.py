@@ -6,15 +6,20 @@ The oracle of the distributed selection is the selection on whole tensors in one
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from dsprune.masks.accumulator_set import AccumulatorSet
 from dsprune.masks.bits import pack, unpack
-from dsprune.methods.method import Method, RegrowingMethod, ShardContext
+from dsprune.masks.halo import Halo
+from dsprune.methods.method import Accumulator, CompensatingMethod, Method, RegrowingMethod, ShardContext
+from dsprune.methods.products import products
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.selection import select
+from dsprune.selection.compensate import Blocks, select_compensating
 from dsprune.selection.groups import Group, make_groups
 from dsprune.selection.regrow import select_regrowing
 from dsprune.selection.scan import Scorer
@@ -126,9 +131,16 @@ def random_context(
     context = ShardContext(tensor, range(tensor.numel), weight, gradient, state, seed, step)
     if method is None or not method.accumulators:
         return context
-    zeros = {kept.name: torch.zeros(tensor.numel, dtype=kept.dtype) for kept in method.accumulators}
-    new = method.update(replace(context, accumulators=zeros))
-    return replace(context, accumulators={name: new[name].to(value.dtype) for name, value in zeros.items()})
+    zeros = {
+        kept.name: torch.zeros(kept.shape(tensor.numel), dtype=kept.dtype) for kept in method.accumulators
+    }
+    added = method.increments(replace(context, accumulators=zeros))
+    sums = {kept.name: _sum_of_one_step(kept, added[kept.name]) for kept in method.accumulators}
+    return replace(context, accumulators=sums, kept=_present([tensor])[0])
+
+
+def _sum_of_one_step(kept: Accumulator, added: Tensor) -> Tensor:
+    return (added if kept.block == 1 else products(added, kept.block)).to(kept.dtype)
 
 
 def check_method(method: Method, pool: RankPool | None = None) -> None:
@@ -145,13 +157,27 @@ def check_method(method: Method, pool: RankPool | None = None) -> None:
 
 def check_parts(method: Method) -> None:
     """Check that results are one a weight, scores float32, and that a part of the weights has its part of them."""
-    context = random_context(method=method)
+    context, block = random_context(method=method), method.block
+    slices: tuple[slice, ...] = (
+        slice(0, 1000),
+        slice(3, 500),
+        slice(999, 1000),
+        slice(5, 1000, 7),
+        slice(4, 4),
+    )
+    if block > 1:
+        slices = (
+            slice(0, 1000),
+            slice(0, block),
+            slice(3 * block, 5 * block),
+            slice(1000 // block * block, 1000),
+        )
     for what, compute in _results(method).items():
         whole = compute(context)
         assert what in _kept(method) or whole.dtype == torch.float32, f"{what} are {whole.dtype}, not float32"
         assert whole.shape == context.weight.shape, f"{what} are {tuple(whole.shape)}, not one a weight"
         assert not whole.isnan().any(), f"{what} are NaN"
-        for part in (slice(0, 1000), slice(3, 500), slice(999, 1000), slice(5, 1000, 7), slice(4, 4)):
+        for part in slices:
             found = compute(context[part])
             assert torch.equal(found, whole[part]), f"{what} of {part} are others alone"
     product = method.product(context)
@@ -159,8 +185,11 @@ def check_parts(method: Method) -> None:
 
 
 def check_shards(method: Method, worlds: Sequence[int] = (1, 2, 3, 4)) -> None:
-    """Check that the results for shards, cut anywhere, are those for the whole tensors."""
-    for world in worlds:
+    """Check that the results for shards, cut anywhere, are those for the whole tensors.
+
+    The blocks of a method with a `block` are never cut: ranks complete them.
+    """
+    for world in worlds if method.block == 1 else ():
         for shards in cut_randomly(TENSORS, world, seed=world):
             for shard in shards:
                 for compute in _results(method).values():
@@ -181,15 +210,32 @@ def check_selection(method: Method, pool: RankPool | None = None) -> None:
         assert any((new & ~old).any() for new, old in zip(expected, kept, strict=True)), "nothing grows back"
     for world in range(1, 1 + (pool.size if pool else 1)):
         ranks = cut_randomly(TENSORS, world, seed=world)
-        bits = pool.run(world, _select, method, ranks) if pool else [_select(Comm(), method, ranks)]
+        found = pool.run(world, _select, method, ranks) if pool else [_select(Comm(), method, ranks)]
+        bits, moved = zip(*found, strict=True)
         assert all(map(torch.equal, join(ranks, bits), expected)), f"{world} ranks select other weights"
+        if isinstance(method, CompensatingMethod):
+            _check_moved(method, expected, ranks, moved)
+
+
+def _check_moved(
+    method: CompensatingMethod, kept: Sequence[Tensor], ranks: Sequence[Sequence[Shard]], moved: Sequence[Any]
+) -> None:
+    """Check that the weights of all ranks are those that one process makes of whole tensors."""
+    for tensor, mask in zip(TENSORS, kept, strict=True):
+        whole = method.compensate(replace(random_context(tensor, method=method), kept=mask))
+        for shards, weights in zip(ranks, moved, strict=True):
+            [(shard, found)] = [
+                pair for pair in zip(shards, weights, strict=True) if pair[0].tensor == tensor
+            ]
+            assert torch.equal(found, part_of(whole, shard)), f"{shard}: weights move otherwise"
 
 
 def _results(method: Method) -> dict[str, Compute]:
     """Return all that a method computes, by name."""
     growth = {"growth scores": method.growth_scores} if isinstance(method, RegrowingMethod) else {}
-    updates = {name: lambda context, name=name: method.update(context)[name] for name in _kept(method)}
-    return {"scores": method.scores, **growth, **updates}
+    moves = {"new weights": method.compensate} if isinstance(method, CompensatingMethod) else {}
+    added = {name: lambda context, name=name: method.increments(context)[name] for name in _kept(method)}
+    return {"scores": method.scores, **growth, **moves, **added}
 
 
 def _kept(method: Method) -> list[str]:
@@ -211,19 +257,34 @@ def _part(shard: Shard, method: Method) -> ShardContext:
     return random_context(shard.tensor, method=method)[shard.start : shard.start + shard.numel]
 
 
-def _select(comm: Comm, method: Method, ranks: Sequence[Sequence[Shard]]) -> list[Tensor]:
+def _select(
+    comm: Comm, method: Method, ranks: Sequence[Sequence[Shard]]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the packed masks, and the new weights of a method that moves them."""
     shards = ranks[comm.rank]
     contexts = [_part(shard, method) for shard in shards]
     kept = packed_parts(_present([shard.tensor for shard in shards]), shards)
     groups = make_groups(TENSORS, [SPARSITY] * len(TENSORS))
+    if isinstance(method, CompensatingMethod):
+        blocks = Blocks(_accumulated(comm, method, shards), lambda place: contexts[place].weight, {})
+        return select_compensating(method, blocks, kept, groups, comm)
     scorers = [
         replace(_scorer(method.scores, method.absolute, context), product=method.product(context))
         for context in contexts
     ]
     if not isinstance(method, RegrowingMethod):
-        return select(shards, scorers, kept, groups, comm)
+        return select(shards, scorers, kept, groups, comm), []
     growth = [_scorer(method.growth_scores, method.absolute, context) for context in contexts]
-    return select_regrowing(shards, scorers, growth, kept, groups, DROP, comm)
+    return select_regrowing(shards, scorers, growth, kept, groups, DROP, comm), []
+
+
+def _accumulated(comm: Comm, method: Method, shards: Sequence[Shard]) -> AccumulatorSet:
+    """Return what a method keeps of shards after one step."""
+    kept = AccumulatorSet(shards, method.accumulators, halo=Halo(shards, method.block, comm))
+    for index, shard in enumerate(shards):
+        kept.stage(index, slice(0, shard.numel), method.increments(_part(shard, method)))
+    kept.finish_staging()
+    return kept
 
 
 def _scorer(compute: Compute, absolute: bool, context: ShardContext) -> Scorer:

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 import dsprune
+from dsprune.masks.halo import num_shared
 from dsprune.masks.manifest import MANIFEST
-from dsprune.methods.method import RegrowingMethod, find_method
+from dsprune.methods.method import Accumulator, RegrowingMethod, find_method
+from dsprune.methods.obert import OBert
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe
-from dsprune.selection.groups import update_groups
+from dsprune.selection.compensate import block_bytes
+from dsprune.selection.groups import Group, update_groups
+from dsprune.selection.traffic import update_bytes
 from dsprune.testing.engines import STEPS, pruning_engine
 from dsprune.testing.methods import regrow_dense, select_dense
 from dsprune.testing.whole import gather, whole_masks
@@ -49,11 +53,15 @@ def whole(pruner: Any, local: Callable[[int], Tensor | None]) -> Tensors:
 
 
 def accumulators(engine: dsprune.PruningEngine) -> dict[str, Tensors]:
-    """Whole accumulators by name."""
+    """Whole accumulators by name; each number that is kept of a weight is a tensor."""
     pruner = pruner_of(engine)
     kept = pruner.accumulators
+
+    def numbers(each: Accumulator, column: int) -> Callable[[int], Tensor]:
+        return lambda index: kept.values[index][each.name].view(-1, each.width)[:, column]
+
     return {
-        each.name: whole(pruner, lambda index, name=each.name: kept.values[index][name])
+        each.name: [tensor for column in range(each.width) for tensor in whole(pruner, numbers(each, column))]
         for each in kept.declared
     }
 
@@ -66,6 +74,8 @@ class Oracle:
         self.pruning = recipe.pruning
         self.sums: Tensors | None = None
         self.seed = recipe.seed
+        self.seen: list[Tensors] = []
+        self.moved: Tensors = []
         self.weights: Tensors = []
         self.gradients: Tensors = []
 
@@ -85,6 +95,9 @@ class Oracle:
             pairs = zip(self.weights, self.gradients, strict=True)
             added = [ADDED[pruning.method](weight, gradient) for weight, gradient in pairs]
             self.sums = added if self.sums is None else [a + b for a, b in zip(self.sums, added, strict=True)]
+        if pruning.method == "obert" and counts:
+            self.seen.append(self.gradients)
+        self.moved = []
         if update is None or update.step != step:
             return kept
         tensors = [shard.tensor for shard in pruner_of(engine).layout.shards]
@@ -94,10 +107,31 @@ class Oracle:
             fraction = 0.15 * (1 + math.cos(math.pi * step / 9))
             growth = self._growth([tensor.name for tensor in tensors], step)
             return regrow_dense([w.abs() for w in self.weights], growth, kept, groups, fraction)
+        if pruning.method == "obert":
+            return self._obs(kept, groups)
         masks = select_dense(self._scores(), kept, groups)
         if pruning.method != "movement":
             self.sums = None
         return masks
+
+    def _obs(self, kept: Tensors, groups: list[Group]) -> Tensors:
+        """The masks and weights of the Optimal Brain Surgeon in blocks, by inverting one matrix after another."""
+        fishers = [self._fisher(row) for row in zip(*self.seen, strict=True)]
+        done = [surgery(*each) for each in zip(self.weights, fishers, kept, strict=True)]
+        masks = select_dense([scores for _, scores in done], kept, groups)
+        done = [surgery(*each) for each in zip(self.weights, fishers, masks, strict=True)]
+        self.moved, self.seen = [weight for weight, _ in done], []
+        return masks
+
+    def _fisher(self, gradients: Sequence[Tensor]) -> Tensor:
+        """The mean of g g^T in whole, of sums in float32, with damping."""
+        total = torch.zeros(len(gradients[0]), len(gradients[0]))
+        for gradient in gradients:
+            total = total + gradient.outer(gradient)
+        fisher = total.double() / len(gradients)
+        for part in fisher.diagonal().split(50):
+            part += (self.pruning.damping or 1e-7) + 2**-20 * part.max()
+        return fisher
 
     def _scores(self) -> Tensors:
         if self.pruning.method != "empirical-fisher":
@@ -113,6 +147,42 @@ class Oracle:
         return [mix64(index + salt) & 0xFFFFFF for index, salt in zip(indices, salts, strict=True)]
 
 
+def surgery(weight: Tensor, fisher: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """The weights after all that are not kept are removed, and their scores."""
+    moved, scores = torch.zeros(len(weight)).double(), torch.zeros(len(weight)).double()
+    for start in range(0, len(weight), 50):
+        part = torch.arange(start, min(start + 50, len(weight)))
+        alive, removed = part[kept[part]], part[~kept[part]]
+        inverse = torch.linalg.inv(fisher[alive][:, alive])
+        pull = fisher[alive][:, removed] @ weight[removed].double()
+        moved[alive] = weight[alive].double() + inverse @ pull
+        scores[alive] = moved[alive] ** 2 / (2 * inverse.diagonal())
+    return moved, scores
+
+
+@contextlib.contextmanager
+def recorded(engine: dsprune.PruningEngine) -> Iterator[Tensors]:
+    """This rank's weights as the optimizer finds them at its first step in the block."""
+    layout, found = pruner_of(engine).layout, []
+
+    def record(*_: Any) -> None:
+        if not found:
+            found.extend(layout.weight(index).clone() for index in range(len(layout.shards)))
+
+    hook = layout.base_optimizer.register_step_pre_hook(record)
+    yield found
+    hook.remove()
+
+
+def check_bytes(engine: dsprune.PruningEngine) -> None:
+    """The bytes of a mask update are at most those that are planned."""
+    pruner, sent = pruner_of(engine), engine.pruner.last_update.bytes_sent  # type: ignore[union-attr]
+    sizes = [shard.tensor.numel for shard in pruner.layout.shards]
+    groups = update_groups([shard.tensor for shard in pruner.layout.shards], pruner.pruning, 1.0)
+    _, of_blocks = block_bytes(OBert, num_shared(sizes, 50, pruner.comm.size), len(sizes))
+    assert of_blocks < sent <= update_bytes(groups, pruner.comm.size) + of_blocks
+
+
 def check_run(comm: Comm, config: dict[str, Any], recipe: Recipe) -> tuple[int, list[int]]:
     """Train, and compare masks with those of the oracle after every step.
 
@@ -125,10 +195,14 @@ def check_run(comm: Comm, config: dict[str, Any], recipe: Recipe) -> tuple[int, 
         nbytes = pruner.accumulators.nbytes
         for step in range(STEPS):
             old, moments = whole_masks(pruner), every_view(pruner)
-            train_step(engine, step, lambda: oracle.see(engine))
+            with recorded(engine) as stepped_from:
+                train_step(engine, step, lambda: oracle.see(engine))
             new = whole_masks(pruner)
             expected = oracle.masks_after(engine, step, old)
             assert all(map(torch.equal, new, expected)), f"step {step}: not the dense selection"
+            found = whole(pruner, stepped_from.__getitem__)
+            for weight, moved in zip(found, oracle.moved or found, strict=True):
+                torch.testing.assert_close(weight, moved.float(), rtol=1e-4, atol=1e-5)
             assert pruner.audit() == []
             grown = [now & ~before for now, before in zip(new, old, strict=True)]
             for what, view in moments.items():
@@ -141,6 +215,12 @@ def check_run(comm: Comm, config: dict[str, Any], recipe: Recipe) -> tuple[int, 
                 )
                 assert sum(int((~mask).sum()) for mask in new) == sum(group.num_pruned for group in groups)
                 assert engine.pruner.last_update.num_regrown in (None, sum(int(mask.sum()) for mask in grown))
+                if (
+                    recipe.pruning.method == "obert"
+                    and config["zero_optimization"]["stage"] == 3
+                    and comm.size > 1
+                ):
+                    check_bytes(engine)
                 regrown.append(sum(int(mask.sum()) for mask in grown))
         assert pruner.accumulators.nbytes == 0, "nothing is kept after the last mask update"
     return nbytes, regrown

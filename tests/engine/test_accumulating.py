@@ -20,6 +20,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "movement": {"method": "movement", "scope": "uniform"},
     "snip": {"method": "snip"},
     "empirical-fisher": {"method": "empirical-fisher", "window": 2},
+    "obert": {"method": "obert", "window": 3},
     "rigl": {"method": "rigl"},
     "constant": {"method": "rigl", "curve": "constant", "scope": "erk", "first": None},
     "set": {"method": "set", "scope": "erk"},
@@ -31,8 +32,12 @@ def recipe_of(name: str, precision: str = "fp32") -> Recipe:
 
 
 PLACES = [(world, stage) for world in (1, 2, 3) for stage in (0, 1, 2, 3)]
-CELLS = [(*place, name) for place, name in zip(PLACES, [*METHODS, *METHODS], strict=True)]
-"""Every stage with every number of ranks, and two places for each method."""
+NAMES = [name for name in METHODS if name != "obert"]
+CELLS = [
+    *((*place, name) for place, name in zip(PLACES, [*NAMES, *NAMES], strict=True)),
+    *((ranks, stage, "obert") for ranks, stage in ((1, 0), (2, 1), (3, 2), (3, 3))),
+]
+"""Every stage with every number of ranks, two places for each method, and every stage for `obert`."""
 
 
 @pytest.mark.parametrize(("ranks", "stage", "name"), CELLS, indirect=["ranks"])
@@ -56,7 +61,8 @@ def test_masks_memory_and_counts_are_those_of_one_process(ranks: RankPool, stage
 
 
 @pytest.mark.parametrize(
-    ("stage", "name"), [(0, "snip"), (1, "set"), (2, "movement"), (3, "empirical-fisher"), (3, "rigl")]
+    ("stage", "name"),
+    [(0, "snip"), (1, "set"), (2, "movement"), (3, "empirical-fisher"), (3, "rigl"), (3, "obert")],
 )
 def test_resuming_between_two_mask_updates_equals_not_stopping(
     two_ranks: RankPool, stage: int, name: str, tmp_path: Path
@@ -82,15 +88,22 @@ def test_a_loss_scale_is_not_accumulated(two_ranks: RankPool) -> None:
 
 
 def test_accumulators_move_to_other_stages_and_numbers_of_ranks(two_ranks: RankPool, tmp_path: Path) -> None:
-    recipe = recipe_of("movement")
-    [expected, _] = two_ranks.run(2, accumulating.save, ds_config(3), recipe, str(tmp_path))
-    assert any(value.any() for value in expected["movement"])
+    saved = {}
+    for name in ("movement", "obert"):
+        [saved[name], _] = two_ranks.run(
+            2, accumulating.save, ds_config(3), recipe_of(name), str(tmp_path / name)
+        )
+        assert any(value.any() for values in saved[name].values() for value in values)
     for world, stage in ((1, 2), (3, 1), (2, 0)):
         with RankPool(world) as pool:
-            for found in pool.run(world, accumulating.load, ds_config(stage), recipe, str(tmp_path)):
-                assert list(found) == ["movement"]
-                for there, here in zip(expected["movement"], found["movement"], strict=True):
-                    assert here.equal(there)
+            for name, expected in saved.items():
+                moved = pool.run(
+                    world, accumulating.load, ds_config(stage), recipe_of(name), str(tmp_path / name)
+                )
+                for found in moved:
+                    assert list(found) == list(expected)
+                    for kept, values in expected.items():
+                        assert all(map(torch.equal, found[kept], values))
 
 
 def test_a_checkpoint_of_another_method_is_refused(two_ranks: RankPool, tmp_path: Path) -> None:

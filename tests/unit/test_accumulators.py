@@ -53,13 +53,18 @@ def test_a_skipped_step_leaves_the_values() -> None:
     kept = filled(shards())
     before = [row["sum"].clone() for row in kept.values]
     for applied in (False, True):
-        kept.stage(0, slice(2, 4), {"sum": torch.tensor([8.0, 9.0]), "short": torch.tensor([1.0, 1.0])})
-        assert kept.newest[0]["sum"][1:5].tolist() == [1.25, 8.0, 9.0, 4.25]
+        for index, shard in enumerate(kept.shards):
+            for part in kept.parts(index):
+                added = torch.arange(shard.numel)[part].float()
+                kept.stage(index, part, {"sum": added, "short": torch.ones_like(added)})
+        kept.finish_staging()
+        assert kept.newest(0)["sum"][1:5].tolist() == [2.25, 4.25, 6.25, 8.25]
+        assert kept.newest(1)["short"][1:5].tolist() == [2.0, 3.0, 4.0, 5.0]
         assert kept.values[0]["sum"].equal(before[0])
         kept.settle(applied=applied)
-        assert kept.newest is kept.values
-    assert kept.values[0]["sum"][1:5].tolist() == [1.25, 8.0, 9.0, 4.25]
-    assert kept.values[1]["sum"].equal(before[1])
+        assert kept.newest(0)["sum"].equal(kept.values[0]["sum"])
+    assert kept.values[0]["sum"][1:5].tolist() == [2.25, 4.25, 6.25, 8.25]
+    assert kept.values[1]["short"].dtype == torch.bfloat16
 
 
 def test_an_interval_begins_at_zero_but_for_what_is_kept_for_the_whole_run() -> None:

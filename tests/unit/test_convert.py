@@ -272,7 +272,9 @@ def test_a_dense_run_keeps_its_cyclic_learning_rate(tmp_path: Path) -> None:
         ("    damp: 1e-7", "    damp: 1e-7\n    colour: red", "colour = 'red': not known to this command"),
         ("inter_func: cubic", "inter_func: inverse_cubic", "inter_func = 'inverse_cubic': the curve is cubic"),
         ("mask_type: unstructured", "mask_type: [1, 4]", "mask_type = [1, 4]: weights are pruned one by one"),
-        ("num_grads: 512", "num_grads: 7", "num_grads = 7: no setting of the scores"),
+        ("num_grads: 512", "num_grads: 7", "num_grads = 7: the gradients are those of whole batches"),
+        ("num_grads: 512", "fisher_block_size: 4", "fisher_block_size = 4: blocks have 50 weights"),
+        ("num_grads: 512", "grad_sampler_kwargs: {a: 1}", "the gradients are those of the training steps"),
         ("init_sparsity: 0.5", "init_sparsity: __FROM_PARAM__", "init_sparsity = '__FROM_PARAM__'"),
         ("end_epoch: 10\n", "end_epoch: 12\n", "end_epoch = 12: a run has a step after its last"),
         ("init_sparsity: 0.5\n", "init_sparsity: 0\n", "update_frequency = 3.0: without a jump"),
@@ -571,6 +573,20 @@ def test_methods_of_deepspeed(
     assert settings.items() <= section.items()
     assert sum(said in line for line in made.notes.lines()) == 1
     assert ("only" in section) == ("modules" in groups and groups["modules"] != ["a?"])
+
+
+def test_the_fisher_matrix_keeps_its_settings(tmp_path: Path) -> None:
+    source = GRADUAL.replace(
+        "damp: 1e-7", "damp: 1e-6\n    num_recomputations: 16\n    fisher_block_size: 50"
+    )
+    pruning = recipe_of(tmp_path, source, *COMPLETE).pruning
+    assert pruning is not None
+    assert (pruning.method, pruning.window, pruning.damping, pruning.recomputations) == (
+        "obert",
+        512,
+        1e-6,
+        16,
+    )
 
 
 def test_a_dense_ratio_that_is_not_set_is_missing(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def after_steps(name: str, pairs: Sequence[tuple[Sequence[float], Sequence[float
         whole = ShardContext(tensor, range(len(weight)), torch.tensor(weight), torch.tensor(gradient))
         zeros = {each.name: torch.zeros(len(weight)) for each in method.accumulators}
         whole = replace(whole, accumulators=kept or zeros)
-        kept = method.update(whole)
+        kept = {name: whole.accumulators[name] + added for name, added in method.increments(whole).items()}
     return replace(whole, accumulators=kept)
 
 
@@ -184,7 +184,7 @@ def test_a_class_that_is_no_method_and_a_number_format_are_refused(monkeypatch: 
 
 def test_a_method_that_keeps_something_must_say_how_it_changes() -> None:
     with pytest.raises(NotImplementedError, match=r"^Small keeps accumulators"):
-        Small().update(context())
+        Small().increments(context())
 
 
 @pytest.mark.parametrize(
@@ -194,6 +194,15 @@ def test_a_method_that_keeps_something_must_say_how_it_changes() -> None:
         ({"method": "fisher", "curve": "constant"}, r"^pruning.curve: .*'constant' .* 'fisher'"),
         ({"method": "snip", "drop": 0.2}, r"^pruning.drop: value 0.2: 'snip' lets no weight grow back"),
         ({"method": "movement", "window": 3}, r"^pruning.window: value 3: 'movement' does not accumulate"),
+        (
+            {"method": "obert", "pattern": "2:4", "sparsity": 0.5},
+            r"^pruning.pattern: value 2:4: 'obert' scores and",
+        ),
+        ({"method": "fisher", "damping": 0.5}, r"^pruning.damping: value 0.5: 'fisher' has no use for it"),
+        (
+            {"method": "snip", "recomputations": 4},
+            r"^pruning.recomputations: value 4: 'snip' has no use for it",
+        ),
         ({"method": "rigl", "window": 3}, r"^pruning.window: value 3: 'rigl' does not accumulate"),
     ],
 )
@@ -209,6 +218,7 @@ def test_settings_without_meaning_for_the_method_are_refused(settings: dict[str,
         {"method": "set", "curve": "cubic"},
         {"method": "snip", "curve": "one-shot", "window": 3},
         {"method": "magnitude", "curve": "one-shot"},
+        {"method": "obert", "window": 64, "damping": 1e-6, "recomputations": 16},
     ],
 )
 def test_settings_that_fit_the_method_are_accepted(settings: dict[str, Any]) -> None:

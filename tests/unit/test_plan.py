@@ -12,11 +12,13 @@ from dsprune.commands.plan.law import law_table, sweep_table
 from dsprune.commands.plan.make import make_plan
 from dsprune.commands.plan.plan import plan
 from dsprune.errors import UserError
-from dsprune.methods.method import check_method
+from dsprune.masks.halo import num_shared
+from dsprune.methods.method import check_method, find_method
 from dsprune.model.cost import checkpoint_bytes
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.recipe.pattern import Pattern
 from dsprune.registry import METHODS
+from dsprune.selection.compensate import block_bytes
 from dsprune.selection.groups import Group, make_groups
 from dsprune.selection.halo import halo_bytes
 from dsprune.selection.tiles import Tiling
@@ -118,7 +120,7 @@ def test_no_heading_is_cut_on_a_narrow_terminal(bert: str) -> None:
     assert "…" not in text
 
 
-@pytest.mark.parametrize(("method", "kept"), [("movement", 4), ("fisher", 0), ("rigl", 0)])
+@pytest.mark.parametrize(("method", "kept"), [("movement", 4), ("fisher", 0), ("rigl", 0), ("obert", 104)])
 def test_memory_and_disk_have_what_the_method_keeps(bert: str, method: str, kept: int) -> None:
     recipe = load_recipe("glue-90", [f"model.path={bert}", f"pruning.method={method}"])
     text, num_prunable = show(recipe, stage=2), 2 * BLOCK
@@ -152,6 +154,22 @@ def test_growth_doubles_the_bytes_on_the_wire(bert: str) -> None:
     made = make_plan(recipe, 4, 3200)
     num_bytes = update_bytes(made.groups(made.timetable.updates[-1]), 4)
     assert f"sends at most {decimal(2 * num_bytes)} a mask update and receives as much" in show(recipe)
+
+
+def test_the_bytes_of_shared_blocks_are_planned(bert: str) -> None:
+    recipe = load_recipe(
+        "glue-90", [f"model.path={bert}", "pruning.method=obert", "pruning.recomputations=3"]
+    )
+    text = show(recipe)
+    made = make_plan(recipe, 4, 3200)
+    sizes = [tensor.numel for tensor in made.tensors]
+    num_bytes = update_bytes(made.groups(made.timetable.updates[-1]), 4)
+    shared = num_shared(sizes, 50, 4)
+    assert shared > 0
+    assert f"sends at most {decimal(3 * num_bytes)} a mask update" in text
+    at_step, at_update = map(decimal, block_bytes(find_method("obert"), shared, 12, 3))
+    assert f"Blocks: ranks share {shared:,} at stage 3" in text
+    assert f"{at_step} a step whose gradients count, and {at_update} a mask update" in text
 
 
 @pytest.mark.parametrize(("scope", "num_groups"), [("global", 1), ("normalized", 1), ("uniform", 12)])

@@ -8,23 +8,24 @@ from typing import Any
 from dsprune.commands.convert.patterns import globs_of, is_exact
 from dsprune.commands.convert.source import Entry, Notes
 from dsprune.errors import UserError
-from dsprune.registry import METHODS
 
 __all__ = ["METHODS_OF", "Pruned", "prune"]
 
 METHODS_OF = {
-    "GMPruningModifier": ("magnitude",),
-    "MagnitudePruningModifier": ("magnitude",),
-    "GlobalMagnitudePruningModifier": ("magnitude",),
-    "MovementPruningModifier": ("movement",),
-    "OBSPruningModifier": ("obert", "fisher"),
-    "ACDCPruningModifier": ("magnitude",),
-    "ConstantPruningModifier": ("magnitude",),
+    "GMPruningModifier": "magnitude",
+    "MagnitudePruningModifier": "magnitude",
+    "GlobalMagnitudePruningModifier": "magnitude",
+    "MovementPruningModifier": "movement",
+    "OBSPruningModifier": "obert",
+    "ACDCPruningModifier": "magnitude",
+    "ConstantPruningModifier": "magnitude",
 }
-"""Modifier to methods of dsprune, the best first; those after the first are another method."""
+"""Modifier to method of dsprune."""
 
 _GLOBAL = {"GlobalMagnitudePruningModifier", "OBSPruningModifier", "ACDCPruningModifier"}
-_SECOND_ORDER = ("num_grads", "damp", "fisher_block_size", "num_recomputations", "grad_sampler_kwargs")
+_SECOND_ORDER = {"num_grads": "window", "damp": "damping", "num_recomputations": "recomputations"}
+"""Settings of OBSPruningModifier, and what they are called here."""
+
 _CURVES = ("cubic", "linear")
 _ALL = ("__ALL__", "__ALL_PRUNABLE__")
 
@@ -70,10 +71,22 @@ def prune(modifiers: Sequence[Entry], total: float, notes: Notes) -> Pruned | No
         modifier.get("leave_enabled")
         if modifier.get("leave_enabled", True) is not True:
             notes.leave_out(modifier, "leave_enabled", "the masks are kept to the end of the run")
-        for key in _SECOND_ORDER:
-            if modifier.get(key) is not None:
-                notes.leave_out(modifier, key, "no setting of the scores in a recipe")
+        pruned.section |= _second_order(modifier, notes)
     return pruned
+
+
+def _second_order(modifier: Entry, notes: Notes) -> dict[str, Any]:
+    """Return the settings of the Fisher matrix."""
+    if modifier.get("grad_sampler_kwargs") is not None:
+        notes.leave_out(modifier, "grad_sampler_kwargs", "the gradients are those of the training steps")
+    if modifier.get("fisher_block_size", 50) != 50:
+        notes.leave_out(modifier, "fisher_block_size", "blocks have 50 weights")
+    if modifier.get("num_grads") is not None:
+        notes.differ(
+            modifier, "num_grads", "the gradients are those of whole batches, of the last training steps"
+        )
+    values = {name: modifier.get(key) for key, name in _SECOND_ORDER.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _schedule(modifier: Entry) -> list[Any]:
@@ -92,15 +105,10 @@ def _schedule(modifier: Entry) -> list[Any]:
 
 def _scored(modifier: Entry, notes: Notes) -> dict[str, Any]:
     """Return method and scope."""
-    best, *others = METHODS_OF[modifier.name]
-    method = best if best in METHODS else others[0]
-    if method != best:
-        reason = f"dsprune has no method {best!r}: {method!r} is another one, and takes its place"
-        notes.differs.append((modifier.line, f"{modifier.name}: {reason}"))
     if (pattern := modifier.get("mask_type", "unstructured")) != "unstructured":
         notes.leave_out(modifier, "mask_type", f"weights are pruned one by one, not as {pattern}")
     is_global = modifier.get("global_sparsity", modifier.name in _GLOBAL)
-    return {"method": method, "scope": "global" if is_global else "uniform"}
+    return {"method": METHODS_OF[modifier.name], "scope": "global" if is_global else "uniform"}
 
 
 def _targets(modifiers: Sequence[Entry], notes: Notes) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from rich.table import Table as Grid
 
 from dsprune.commands.plan.law import law_table, sweep_table
 from dsprune.commands.plan.make import Plan, make_plan
+from dsprune.masks.halo import num_shared
 from dsprune.methods.method import RegrowingMethod, find_method
 from dsprune.model.cost import checkpoint_bytes, rank_memory
 from dsprune.model.prunable import dense_groups
@@ -27,6 +28,7 @@ from dsprune.report.drawing import (
 )
 from dsprune.report.table import MISSING, Table, as_lines, as_rich
 from dsprune.schedule import MaskUpdate
+from dsprune.selection.compensate import block_bytes
 from dsprune.selection.halo import halo_bytes
 from dsprune.selection.tiles import Tiling
 from dsprune.selection.traffic import update_bytes
@@ -181,18 +183,26 @@ def _traffic(plan: Plan, world_size: int) -> str:
     pruning = plan.recipe.pruning
     assert pruning is not None, "without pruning there are no mask updates"
     groups = plan.groups(plan.timetable.updates[-1])
-    normalized = SCOPES.get(pruning.scope).normalized
-    regrows = issubclass(find_method(pruning.method), RegrowingMethod)
     if world_size == 1:
         return "Selection: one rank sends nothing (for several: --world-size N)"
-    num_bytes = update_bytes(groups, world_size, normalized, regrows)
+    normalized, method = SCOPES.get(pruning.scope).normalized, find_method(pruning.method)
+    parts = pruning.recomputations or 1
+    num_bytes = parts * update_bytes(groups, world_size, normalized, issubclass(method, RegrowingMethod))
     pattern, halo = Pattern.parse(pruning.pattern), ""
     if not pattern.is_unstructured:
         most = halo_bytes([Tiling.of(tensor, pattern) for tensor in plan.tensors], world_size)
         halo = f", and sends {decimal(most)} at most to complete tiles of {pattern.text} that shards cut"
-    return (
+    text = (
         f"Selection: each rank sends at most {decimal(num_bytes)} a mask update and receives as much{halo}, for "
         f"{len(plan.timetable.updates)} of them (nothing at ZeRO stage 0, where ranks are replicas)"
+    )
+    if method.block == 1:
+        return text
+    shared = num_shared([tensor.numel for tensor in plan.tensors], method.block, world_size)
+    at_step, at_update = map(decimal, block_bytes(method, shared, len(plan.tensors), parts))
+    return (
+        f"{text}\nBlocks: ranks share {shared:,} at stage 3, and fewer at stages 1 and 2: {at_step} a step whose "
+        f"gradients count, and {at_update} a mask update"
     )
 
 

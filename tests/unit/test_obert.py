@@ -1,0 +1,201 @@
+"""The Optimal Brain Surgeon in blocks: exact on a quadratic, and the same for every sharding."""
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import TypeVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dsprune.masks.halo import Halo, num_shared
+from dsprune.methods.magnitude import Magnitude
+from dsprune.methods.method import CompensatingMethod, Method, ShardContext
+from dsprune.methods.obert import BLOCK, OBert
+from dsprune.methods.products import matrices, products
+from dsprune.model.shard import PrunableTensor, Shard
+from dsprune.ranks.collectives import Comm
+from dsprune.selection.compensate import block_bytes, divided
+from dsprune.selection.groups import Group
+
+NUM_STEPS = 60
+
+T = TypeVar("T")
+
+
+def context(numel: int, seed: int = 0) -> tuple[ShardContext, Tensor]:
+    """A tensor after some steps, all kept, and the gradients of these steps."""
+    generator = torch.Generator().manual_seed(seed)
+    gradients = torch.randn(NUM_STEPS, numel, generator=generator) / 10
+    gradients[:, 1:] += gradients[:, :-1] / 2  # neighbours depend on one another
+    fisher = sum(products(gradient, BLOCK) for gradient in gradients)
+    weight, kept = torch.randn(numel, generator=generator), torch.ones(numel, dtype=torch.bool)
+    tensor = PrunableTensor("w", (numel,))
+    made = ShardContext(
+        tensor, range(numel), weight, accumulators={"fisher": fisher}, kept=kept, num_steps=NUM_STEPS
+    )
+    return made, gradients.double()
+
+
+def hessian(gradients: Tensor, damping: float = 1e-7) -> Tensor:
+    return gradients.T @ gradients / NUM_STEPS + damping * torch.eye(gradients.shape[1])
+
+
+def test_rows_of_products_are_the_symmetric_matrix() -> None:
+    for numel in (50, 130, 7):
+        values = torch.randn(numel, generator=torch.Generator().manual_seed(numel))
+        found = matrices(products(values, BLOCK), BLOCK)
+        for block, part in zip(found, values.split(BLOCK), strict=True):
+            assert torch.equal(block[: len(part), : len(part)], part.outer(part))
+            assert not block[len(part) :].any()
+
+
+def test_one_weight_is_removed_as_the_surgeon_does_it() -> None:
+    """On a quadratic w^T H w / 2 from its minimum: the loss of each weight, and the move of all others."""
+    whole, gradients = context(BLOCK)
+    weight, inverse = whole.weight.double(), torch.linalg.inv(hessian(gradients))
+    expected = weight.square() / (2 * inverse.diagonal())
+    torch.testing.assert_close(OBert().scores(whole).double().square(), expected, rtol=1e-3, atol=0.0)
+    place = int(expected.argmin())
+    kept = whole.kept.clone()
+    kept[place] = False
+    moved = OBert().compensate(replace(whole, kept=kept)).double()
+    torch.testing.assert_close(
+        moved, weight - weight[place] / inverse[place, place] * inverse[place], rtol=1e-3, atol=1e-4
+    )
+    assert moved[place] == 0.0
+    change = moved - weight
+    torch.testing.assert_close(change @ hessian(gradients) @ change / 2, expected[place], rtol=1e-3, atol=0.0)
+
+
+def test_what_is_removed_together_is_made_up_for_together() -> None:
+    """No other move of the kept weights has a lower loss, and a block where nothing is removed does not move."""
+    whole, gradients = context(2 * BLOCK)
+    kept = whole.kept.clone()
+    kept[:BLOCK] = torch.arange(BLOCK) % 3 > 0
+    moved = OBert().compensate(replace(whole, kept=kept)).double()
+    assert torch.equal(moved[BLOCK:].float(), whole.weight[BLOCK:])
+    change = (moved - whole.weight.double())[:BLOCK]
+    slope = hessian(gradients[:, :BLOCK]) @ change
+    assert slope[kept[:BLOCK]].abs().max() < 1e-4 * slope.abs().max()
+
+
+def test_damping_is_on_the_diagonal() -> None:
+    whole, gradients = context(BLOCK)
+    inverse = torch.linalg.inv(hessian(gradients, damping=0.5))
+    expected = whole.weight.double().square() / (2 * inverse.diagonal())
+    found = OBert().scores(replace(whole, damping=0.5)).double().square()
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=0.0)
+
+
+def test_weights_without_gradients_are_ranked_by_size() -> None:
+    whole, _ = context(BLOCK)
+    still = replace(whole, accumulators={"fisher": torch.zeros_like(whole.accumulators["fisher"])})
+    scores = OBert().scores(still).abs()
+    assert torch.equal(scores.argsort(), whole.weight.abs().argsort())
+    torch.testing.assert_close(scores, whole.weight.abs() * (1e-7 / 2) ** 0.5)
+
+
+def test_a_block_has_the_same_result_wherever_it_is_in_a_batch() -> None:
+    whole, _ = context(40 * BLOCK)
+    kept = torch.arange(40 * BLOCK) % 4 > 0
+    whole = replace(whole, kept=kept)
+    for compute in (OBert().scores, OBert().compensate):
+        expected = compute(whole)
+        for size in (1, 7, 13):
+            parts = [slice(at, at + size * BLOCK) for at in range(0, 40 * BLOCK, size * BLOCK)]
+            assert torch.equal(torch.cat([compute(whole[part]) for part in parts]), expected)
+
+
+def layer_loss(method: Method, sparsity: float, parts: int = 1) -> float:
+    """Loss of a trained layer after one-shot pruning."""
+    generator = torch.Generator().manual_seed(3)
+    mix = torch.randn(20, 20, generator=generator)
+    inputs = torch.randn(400, 20, generator=generator) @ mix  # correlated, as those of a layer are
+    layer = nn.Linear(20, 10, bias=False)
+    layer.weight.data = torch.randn(10, 20, generator=generator)
+    targets = layer(inputs).detach() + torch.randn(400, 10, generator=generator)
+    sums = torch.zeros(200, BLOCK // 2 + 1)
+    for rows, wanted in zip(inputs.split(1), targets.split(1), strict=True):
+        [gradient] = torch.autograd.grad((layer(rows) - wanted).square().mean(), layer.weight)
+        sums += products(gradient.flatten(), BLOCK)
+    weight = layer.weight.detach().flatten()
+    whole = ShardContext(PrunableTensor("w", (10, 20)), range(200), weight, accumulators={"fisher": sums},
+                         kept=torch.ones(200, dtype=torch.bool), num_steps=400)  # fmt: skip
+    group, kept = Group("w", (0,), 200, round(sparsity * 200)), torch.ones(200, dtype=torch.bool)
+    for [part] in divided([group], [0], parts):
+        scores = method.scores(replace(whole, kept=kept)).abs().masked_fill(~kept, -1.0)
+        kept = kept.index_fill(0, scores.argsort()[: part.num_pruned], False)
+    pruned = weight * kept
+    if isinstance(method, CompensatingMethod):
+        pruned = method.compensate(replace(whole, kept=kept))
+    layer.weight.data = pruned.view(10, 20)
+    return float((layer(inputs) - targets).square().mean().detach())
+
+
+@pytest.mark.parametrize("sparsity", [0.2, 0.5, 0.8])
+def test_the_loss_of_a_layer_is_below_that_of_magnitude(sparsity: float) -> None:
+    """In parts, each of which sees what the others have left: weights that look alike are not all removed at once."""
+    assert layer_loss(OBert(), sparsity, parts=8) < 0.8 * layer_loss(Magnitude(), sparsity)
+    assert layer_loss(OBert(), sparsity, parts=8) <= layer_loss(OBert(), sparsity)
+
+
+@pytest.mark.parametrize(
+    ("start", "numel"), [(0, 130), (0, 20), (20, 25), (60, 70), (50, 50), (37, 93), (99, 0)]
+)
+def test_pieces_cover_a_shard_once_by_whole_blocks(start: int, numel: int) -> None:
+    shard = Shard(PrunableTensor("w", (130,)), start, numel)
+    halo = Halo([shard], BLOCK, Rest([shard]))
+    pieces = list(halo.pieces(0, BLOCK))
+    covered = sorted(place for piece in pieces for place in range(numel)[piece.here])
+    assert covered == list(range(numel))
+    for piece in pieces:
+        assert piece.positions.start % BLOCK == 0
+        assert piece.positions.stop % BLOCK == 0 or piece.positions.stop == 130
+        assert list(piece.positions[piece.mine]) == list(range(130)[start : start + numel][piece.here])
+
+
+class Rest(Comm):
+    """Another rank that owns the rest of each tensor."""
+
+    def __init__(self, shards: list[Shard]) -> None:
+        super().__init__()
+        self.shards = shards
+
+    def all_gather_objects(self, item: T) -> list[T]:
+        ends = [(shard.start, shard.start + shard.numel) for shard in self.shards]
+        return [item, [(0, start) for start, _ in ends], [(stop, 130) for _, stop in ends]]  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_the_planned_number_of_shared_blocks_is_that_of_equal_slices(world: int) -> None:
+    sizes = [130, 50, 400, 3]
+    size_of = [-(-size // world) for size in sizes]
+    cuts = [
+        [min(size, rank * part) for rank in range(world + 1)]
+        for size, part in zip(sizes, size_of, strict=True)
+    ]
+    bounds = list(zip(*(pairwise(row) for row in cuts), strict=True))
+
+    class Gathered(Comm):
+        def all_gather_objects(self, item: T) -> list[T]:
+            return bounds  # type: ignore[return-value]
+
+    shards = [
+        Shard(PrunableTensor(str(size), (size,)), 0, part) for size, part in zip(sizes, size_of, strict=True)
+    ]
+    assert len(Halo(shards, BLOCK, Gathered()).shared) == num_shared(sizes, BLOCK, world)
+
+
+def test_bytes_of_shared_blocks() -> None:
+    assert block_bytes(OBert, 3, 7) == (3 * 200, 3 * 200 * (1 + 26 + 2) + 7 * 8)
+    assert block_bytes(OBert, 3, 7, parts=4) == (3 * 200, 3 * 200 * (1 + 26 + 5) + 7 * 8)
+
+
+def test_parts_of_a_mask_update_begin_at_the_present_zeros_and_end_at_the_target() -> None:
+    group = Group("w", (0, 1), 1000, 900)
+    found = [part[0].num_pruned for part in divided([group], [300, 200], 4)]
+    assert found == [666, 776, 850, 900]
+    assert [
+        part[0].num_pruned for part in divided([replace(group, num_weights=0, num_pruned=0)], [0, 0], 1)
+    ] == [0]
