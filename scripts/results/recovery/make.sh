@@ -39,11 +39,18 @@ part() {
             start movie-reviews budget.epochs=1.5
             ;;
         two-thirds)
-            cells banking77 fine-tuned 0.64 'defaults,magnitude,SMC-Bench schedule' --sparsity 0.9
-            cells banking77 fine-tuned 0.64 'rewinds,magnitude with rewinds,SMC-Bench schedule' --sparsity 0.97
+            cells banking77 fine-tuned 0.64 'defaults,SMC-Bench schedule' --sparsity 0.9 --sparsity 0.97
             ;;
         one) each fine-tuned 1 'defaults,one decay,magnitude,dense' ;;
-        short) each fine-tuned 0.3 'defaults,rewinds,one decay,magnitude with rewinds' ;;
+        guidelines)
+            cells banking77 fine-tuned 1 \
+                'labels alone,SMC-Bench schedule,none,embeddings and head pruned,no first jump'
+            cells banking77 fine-tuned 1 'dense rate' learning_rate.peak=3.0e-4
+            ;;
+        short)
+            cells banking77 fine-tuned 0.3 'defaults,rewinds,one decay' --sparsity 0.97 --seeds 3
+            cells banking77 fine-tuned 0.3 'defaults,rewinds,one decay' --sparsity 0.9 --seeds 2
+            ;;
         sparser) each fine-tuned 1 defaults,magnitude --sparsity 0.8 --sparsity 0.97 ;;
         seeds) each fine-tuned 1 defaults,magnitude --seeds 3 ;;
         pretrained) each pretrained 1 defaults,magnitude,dense ;;
@@ -56,5 +63,5 @@ part() {
     esac
 }
 
-[[ $# -gt 0 ]] || set -- starts two-thirds one short sparser seeds pretrained long bytes test
+[[ $# -gt 0 ]] || set -- starts two-thirds one guidelines short sparser seeds pretrained long bytes test
 for name in "$@"; do part "$name"; done
