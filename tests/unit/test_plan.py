@@ -224,13 +224,13 @@ def law_of(bert: str, *overrides: str) -> dict[str, str]:
 
 
 def test_what_the_schedule_law_chose_is_shown(bert: str) -> None:
-    chosen = law_of(bert, "learning_rate={dense: 1e-4}", "budget.epochs=10")
+    chosen = law_of(bert, "learning_rate={dense: 1e-4}", "budget.epochs=15")
     assert chosen == {
         "model.start": "pretrained",
         "pruning.start": "step 20",
         "pruning.first": "60.2%",
         "pruning.updates": "7",
-        "pruning.end": "step 173",
+        "pruning.end": "step 260",
         "learning_rate.warmup": "10 steps",
         "learning_rate.rewind": "true",
         "learning_rate.dense_peak": "1",
