@@ -46,6 +46,8 @@ EXAMPLES: Mapping[str, Any] = {
     "task.max_validation": 1000,
     "pruning.window": 100,
     "pruning.drop": 0.3,
+    "pruning.damping": 1e-7,
+    "pruning.recomputations": 4,
     "pruning.pattern": "4x1",
     "pruning.only": ["*.attention.*.weight"],
     "pruning.sparsities": {"*.layer.0.*": 0.5},
