@@ -1,6 +1,6 @@
 """Measure what pruning costs on BERT-base, one thread a rank; needs about 8 GB of memory and half an hour.
 
-python scripts/bench_core.py [--only {masks,selection,step,train,checkpoint,launches,device} ...]
+python scripts/bench_core.py [--only {masks,selection,step,train,checkpoint,launches,device,framework} ...]
                              [--repeats 7] [--ranks 2] [--stages 0 1 2 3] [--precisions fp32 bf16]
                              [--tensors 10 72 200 560]
 
@@ -19,12 +19,13 @@ import torch
 from bench.checkpoint import checkpoints
 from bench.device import on_device
 from bench.engine import optimizer_steps, training_steps
+from bench.framework import frameworks
 from bench.launches import launches
 from bench.selection import against_torch, by_ranks, masking
 from rich.console import Console
 from rich.table import Table
 
-SECTIONS = ("masks", "selection", "step", "train", "checkpoint", "launches", "device")
+SECTIONS = ("masks", "selection", "step", "train", "checkpoint", "launches", "device", "framework")
 
 
 def tables(section: str, args: argparse.Namespace) -> Iterator[Table]:
@@ -38,6 +39,8 @@ def tables(section: str, args: argparse.Namespace) -> Iterator[Table]:
         yield optimizer_steps(args.repeats, args.stages, args.precisions)
     if section == "train":
         yield training_steps(max(args.repeats // 3, 2), args.stages, args.precisions)
+    if section == "framework":
+        yield frameworks(args.repeats)
     if section == "device":
         yield on_device(args.repeats)
     if section == "launches":
