@@ -117,7 +117,7 @@ def completed(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the five variables.
 
     Those of `deepspeed`, `torchrun` and `accelerate launch` are complete. `mpirun` and `srun` have names of their own.
-    Without a launcher there is one rank, whatever single variable an earlier one has left.
+    Without a launcher there is one rank. A RANK or LOCAL_RANK alone, which an earlier launcher left, is ignored.
 
     Raises:
         UserError: see `complete_environment`.
@@ -140,6 +140,11 @@ def _numbers(environment: Mapping[str, str]) -> tuple[int, int, int]:
     for names in OF_LAUNCHERS.values():
         if all(name in environment for name in (names[0], names[2])):
             return _whole(names, tuple(environment.get(name, "0") for name in names))
+    if environment.get("WORLD_SIZE", "1") != "1":
+        raise UserError(
+            f"WORLD_SIZE={environment['WORLD_SIZE']}: RANK is not set, so every process would train alone: unset it, "
+            f"or start with a launcher"
+        )
     return 0, 0, 1  # a single RANK or LOCAL_RANK is a leftover
 
 

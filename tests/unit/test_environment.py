@@ -25,7 +25,7 @@ def test_without_a_launcher_there_is_one_rank() -> None:
 
 
 @pytest.mark.parametrize(
-    "leftover", [{"RANK": "1"}, {"LOCAL_RANK": "3"}, {"WORLD_SIZE": "4"}, {"RANK": "1", "LOCAL_RANK": "1"}]
+    "leftover", [{"RANK": "1"}, {"LOCAL_RANK": "3"}, {"WORLD_SIZE": "1"}, {"RANK": "1", "LOCAL_RANK": "1"}]
 )
 def test_a_leftover_variable_is_not_a_launcher(leftover: dict[str, str]) -> None:
     assert ranks(leftover) == ("0", "0", "1")
@@ -67,6 +67,7 @@ def test_srun_names_the_node_that_started_the_step() -> None:
             r"^RANK=0, LOCAL_RANK=4, WORLD_SIZE=4: ",
         ),
         ({"RANK": "first", "WORLD_SIZE": "4", **MEET}, r"^RANK=first: "),
+        ({"WORLD_SIZE": "4"}, r"^WORLD_SIZE=4: .*RANK"),
         ({"RANK": "0", "WORLD_SIZE": "-4", **MEET}, r"^WORLD_SIZE=-4: "),
         ({"RANK": "0", "WORLD_SIZE": "4"}, r"^MASTER_ADDR: missing for 4 ranks: "),
     ],
