@@ -164,7 +164,7 @@ TASKS = Registry(
     families=(
         "dsprune.tasks.question_answering:QUESTION_ANSWERING",
         "dsprune.tasks.translation:TRANSLATION",
-        "dsprune.tasks.equations:EQUATIONS",
+        "dsprune.tasks.arithmetic:EQUATIONS",
         "dsprune.tasks.glue:GLUE",
         "dsprune.tasks.commonsense:COMMONSENSE",
         "dsprune.tasks.proteins:PROTEINS",

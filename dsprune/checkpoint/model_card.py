@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from dsprune.checkpoint.file_list import list_model_folder
 from dsprune.masks.manifest import MANIFEST, read_manifest
+from dsprune.model.pretrained import OWN_MODELS
 from dsprune.recipe import Recipe
 from dsprune.recipe.pattern import UNSTRUCTURED
 from dsprune.utils.documents import write_yaml
@@ -179,7 +180,10 @@ def _load(kind: str | None) -> Iterator[str]:
             'weights = load_file("FOLDER/model.safetensors")',
         )
     else:
-        yield from (f"from transformers import AutoTokenizer, {kind}", "")
+        own = kind in OWN_MODELS
+        yield f"from transformers import AutoTokenizer{'' if own else f', {kind}'}"
+        yield from ([f"from {OWN_MODELS[kind].__module__} import {kind}"] if own else [])
+        yield ""
         yield from (
             f'model = {kind}.from_pretrained("FOLDER")',
             'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',

@@ -27,7 +27,7 @@ from dsprune.zero.config import load_ds_config, resolve_ds_config
 from dsprune.zero.launch import init_distributed
 from dsprune.zero.limits import check_device
 from dsprune.zero.ops import import_muon
-from dsprune.zero.parameters import full_shape
+from dsprune.zero.parameters import full_shape, gather_whole
 
 __all__ = ["deepspeed_initialize", "find_config", "initialize", "initialize_script", "initialize_with"]
 
@@ -134,6 +134,7 @@ def initialize_with(
     if steps_per_epoch is None and isinstance(training_data, Sized):
         steps_per_epoch = _steps_per_epoch(len(training_data), config, world_size)
     timetable = recipe_timetable(recipe, steps_per_epoch)
+    gather_whole(model)
     if kwargs.get("optimizer") is None and kwargs.get("model_parameters") is None:
         rate = config["optimizer"].get("params", {}).get("lr")
         kwargs["model_parameters"] = parameter_groups(model, rate, recipe.learning_rate.scale, full_shape)

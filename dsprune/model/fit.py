@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import EncoderDecoderConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from dsprune.errors import UserError
+from dsprune.model.gts import GtsConfig
 from dsprune.model.skeleton import is_without_weights
 from dsprune.utils.text import short
 
@@ -33,6 +34,10 @@ __all__ = [
 
 POSITIONS = re.compile(r"(^|\.)(position_embeddings|embed_positions|wpe)$")
 """Names of embeddings with one row a position of the input."""
+
+
+PAIRS = (EncoderDecoderConfig, GtsConfig)
+"""Configurations of an encoder with a decoder of other tokens."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def _position_limits(model: PreTrainedModel) -> Iterator[int | float]:
     """Yield the number of positions that a model has, by its configuration and by its embeddings."""
     name = "max_position_embeddings"
     yield _limit(name, getattr(_text_config(model.config), name, None) or 0)
-    is_pair = isinstance(model.config, EncoderDecoderConfig)  # whose decoder reads other tokens
+    is_pair = isinstance(model.config, PAIRS)
     for name, module in (model.get_encoder() if is_pair else model).named_modules():
         if isinstance(module, nn.Embedding) and POSITIONS.search(name):
             # RoBERTa and its kin count positions from behind the padding's, BART from an offset.
@@ -115,7 +120,7 @@ def _position_limits(model: PreTrainedModel) -> Iterator[int | float]:
 
 def _text_config(config: PretrainedConfig) -> PretrainedConfig:
     """Return the configuration of what reads the tokenizer's tokens."""
-    encoder: Any = config.encoder if isinstance(config, EncoderDecoderConfig) else config
+    encoder: Any = config.encoder if isinstance(config, PAIRS) else config
     return cast(PretrainedConfig, encoder)
 
 

@@ -15,12 +15,14 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from dsprune.errors import UserError
 from dsprune.model.fingerprints import local_folder
 from dsprune.model.fit import changes, check_lengths, fit_tokens
+from dsprune.model.gts import GtsForEquations
 from dsprune.model.loaded import check_loaded
 from dsprune.model.skeleton import build_skeleton, check_weight_indexes, is_without_weights
 from dsprune.utils.installation import shipped_names
 from dsprune.utils.text import first_line, short
 
 __all__ = [
+    "OWN_MODELS",
     "Head",
     "load_config",
     "load_model",
@@ -28,6 +30,10 @@ __all__ = [
     "load_tokenizer",
     "model_class",
 ]
+
+
+OWN_MODELS = {model.__name__: model for model in (GtsForEquations,)}
+"""The models that transformers does not have, by the name of their class."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +204,7 @@ def model_class(folder: Path, config: PretrainedConfig) -> Any:
         UserError: transformers has no such model.
     """
     name = str((config.architectures or ["none"])[0])
-    found = getattr(transformers, name, None)
+    found = OWN_MODELS.get(name) or getattr(transformers, name, None)
     is_model = isinstance(found, type) and issubclass(found, PreTrainedModel) and found is not PreTrainedModel
     if not is_model:
         raise UserError(

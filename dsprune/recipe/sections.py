@@ -99,6 +99,13 @@ class Task(Section):
     """Meltome: bounds in degrees Celsius between classes; the task is then classification. Default: none = regression
     of the melting temperature."""
 
+    decoder: Literal["transformer", "gts"] = "transformer"
+    """Equations: what generates the equation: two transformer layers, or the tree decoder of GTS over an LSTM, as in
+    SMC-Bench. Default: `transformer`."""
+
+    decoder_size: Count = 512
+    """Equations with the decoder `gts`: width of its LSTM and of its tree decoder. Default: 512."""
+
     @field_validator("thresholds")
     @classmethod
     def _thresholds_rise(cls, thresholds: tuple[float, ...]) -> tuple[float, ...]:

@@ -1,10 +1,10 @@
-"""Word problems: an encoder reads the question, and a small decoder generates the equation."""
+"""Word problems: an encoder reads the question, and a small transformer generates the equation in prefix form."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Self
 
 from datasets import Dataset
 from transformers import (
@@ -20,16 +20,15 @@ from transformers import (
 )
 
 from dsprune.errors import UserError
-from dsprune.model.fit import check_keeps_head
+from dsprune.model.fit import PAIRS, check_keeps_head
 from dsprune.model.pretrained import load_config, load_model
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.prefix import SLOT, evaluate_prefix, symbols_of
 from dsprune.tasks.rows import Column, Rows, names_of, number_of
 from dsprune.tasks.seq2seq import Seq2Seq
-from dsprune.tasks.source import Benchmark, Part, Split, read_rows
-from dsprune.tasks.task import Task
+from dsprune.tasks.source import Benchmark, Split, read_rows
 
-__all__ = ["EQUATIONS", "EquationGeneration"]
+__all__ = ["COLUMNS", "EquationGeneration"]
 
 PAD, BEGIN, END = range(3)
 """The first tokens of the decoder's vocabulary; the symbols follow."""
@@ -75,7 +74,12 @@ class EquationGeneration(Seq2Seq):
     known_symbols: tuple[str, ...] | None = None
     benchmark: Benchmark | None = None
 
+    uses = (*Seq2Seq.uses, "decoder")
+
     only_for_score = ("equation", "numbers")
+
+    trained_config: ClassVar[type[PretrainedConfig]] = EncoderDecoderConfig
+    """The configuration of a model that has the decoder."""
 
     @cached_property
     def symbols(self) -> tuple[str, ...]:
@@ -84,17 +88,21 @@ class EquationGeneration(Seq2Seq):
             return self.known_symbols
         data = self.load("train")
         equations, numbers = data["equation"][:], data["numbers"][:]
-        return symbols_of(equations, max(map(len, numbers), default=0))
+        return self.symbols_in(equations, max(map(len, numbers), default=0))
+
+    def symbols_in(self, equations: Sequence[Sequence[str]], num_slots: int) -> tuple[str, ...]:
+        """Return the symbols that the decoder needs for these equations."""
+        return symbols_of(equations, num_slots)
 
     def max_new_tokens(self) -> int:
         """Return the largest number of symbols to generate."""
         return min(self.settings.max_target, MAX_EQUATION)
 
-    def for_model(self, config: PretrainedConfig) -> "EquationGeneration":
+    def for_model(self, config: PretrainedConfig) -> Self:
         """Take the symbols of the model, where there are no training data."""
         symbols = getattr(config, "equation_symbols", None)
         if symbols and self.settings.train is None and self.settings.folder is None:
-            return EquationGeneration(self.settings, tuple(symbols), self.benchmark)
+            return replace(self, known_symbols=tuple(symbols))
         return self
 
     def columns(self) -> tuple[Column, ...]:
@@ -154,28 +162,39 @@ class EquationGeneration(Seq2Seq):
         """Open an encoder and add a new decoder, or open both from a model that was trained for this task."""
         check_keeps_head()
         config = load_config(path)
-        if isinstance(config, EncoderDecoderConfig):
-            if tuple(getattr(config, "equation_symbols", ())) != self.symbols:
-                raise UserError(
-                    f"model {path!r}: does not have the symbols {' '.join(self.symbols)}: choose a model that was "
-                    "trained on these data"
-                )
-            return load_model(AutoModelForSeq2SeqLM, path, tokenizer, self.settings.max_length)
+        if isinstance(config, PAIRS):
+            self._check_trained(path, config)
+            return load_model(
+                AutoModelForSeq2SeqLM, path, tokenizer, self.settings.max_length, new_head=False
+            )
         if not new_head:
             raise UserError(f"model {path!r}: has no decoder for equations: fine-tune it first")
         encoder = load_model(AutoModel, path, tokenizer, self.settings.max_length, new_head=False)
-        return self._with_decoder(encoder, self.symbols)
+        return self.with_decoder(encoder, self.symbols)
+
+    def _check_trained(self, path: str, config: PretrainedConfig) -> None:
+        if not isinstance(config, self.trained_config):
+            raise UserError(
+                f"task.decoder: {self.settings.decoder}: model {path!r} has another decoder: name that, or choose an "
+                f"encoder without one"
+            )
+        if tuple(getattr(config, "equation_symbols", ())) != self.symbols:
+            raise UserError(
+                f"model {path!r}: does not have the symbols {' '.join(self.symbols)}: choose a model that was "
+                "trained on these data"
+            )
 
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
         """Return the encoder with its decoder."""
-        if isinstance(config, EncoderDecoderConfig):
-            return EncoderDecoderModel(config)
+        if isinstance(config, PAIRS):
+            model: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(config)
+            return model
         # Without data the constants are unknown; they are only a few classes of the decoder.
         has_data = self.known_symbols or self.settings.train or self.settings.folder
-        symbols = self.symbols if has_data else symbols_of([], MAX_SLOTS)
-        return self._with_decoder(AutoModel.from_config(config), symbols)
+        symbols = self.symbols if has_data else self.symbols_in([], MAX_SLOTS)
+        return self.with_decoder(AutoModel.from_config(config), symbols)
 
-    def _with_decoder(self, encoder: PreTrainedModel, symbols: Sequence[str]) -> PreTrainedModel:
+    def with_decoder(self, encoder: PreTrainedModel, symbols: Sequence[str]) -> PreTrainedModel:
         """Return the encoder with a new decoder for these symbols."""
         width = encoder.config.hidden_size
         decoder = BertConfig(
@@ -203,12 +222,12 @@ class EquationGeneration(Seq2Seq):
         for tokens, gold, numbers in zip(
             predictions, dataset["equation"][:], dataset["numbers"][:], strict=True
         ):
-            value = evaluate_prefix(self._decode(tokens), numbers)
+            value = evaluate_prefix(self.symbols_of_output(tokens), numbers)
             expected = evaluate_prefix(gold, numbers)
             num_correct += value is not None and expected is not None and abs(value - expected) < TOLERANCE
         return {"value_accuracy": num_correct / len(dataset)}
 
-    def _decode(self, tokens: Sequence[int]) -> list[str]:
+    def symbols_of_output(self, tokens: Sequence[int]) -> list[str]:
         """Return the symbols that were generated before the end."""
         tokens = list(tokens)
         end = tokens.index(END) if END in tokens else len(tokens)
@@ -227,45 +246,3 @@ def _check_equations(
             )
         if len(equation) >= MAX_EQUATION:
             raise UserError(f"{rows.where(place)}: {len(equation)} symbols: shorten it to {MAX_EQUATION - 1}")
-
-
-def _benchmark(title: str, licence: str, folder: str, sizes: tuple[int, int]) -> Benchmark:
-    return Benchmark(
-        title=title,
-        source="https://github.com/arkilpatel/SVAMP, folder data (also in VITA-Group/SMC-Bench)",
-        licence=licence,
-        parts={
-            "train": Part(f"{folder}/train.csv", sizes[0]),
-            "validation": Part(f"{folder}/dev.csv", sizes[1]),
-        },
-        note="The hub does not have it with these columns: give the folder.",
-    )
-
-
-def _folds(
-    name: str, title: str, licence: str, sizes: Sequence[tuple[int, int]], settings: TaskSettings
-) -> Task:
-    folder = f"{name}/fold{settings.fold}"
-    title = f"{title}, fold {settings.fold} of {len(sizes)}"
-    benchmark = _benchmark(title, licence, folder, sizes[settings.fold])
-    return EquationGeneration(settings, benchmark=benchmark)
-
-
-def _svamp(settings: TaskSettings) -> Task:
-    benchmark = _benchmark(
-        "SVAMP, trained on MAWPS and ASDiv-A",
-        "SVAMP: MIT; its training file holds ASDiv-A, CC BY-NC 4.0, and MAWPS, which states no licence",
-        "mawps-asdiv-a_svamp",
-        (3_138, 1_000),
-    )
-    return EquationGeneration(settings, benchmark=benchmark)
-
-
-EQUATIONS: Mapping[str, Callable[[TaskSettings], Task]] = {
-    "equation-generation": EquationGeneration,
-    "mawps": partial(_folds, "cv_mawps", "MAWPS", "none stated", 5 * [(1_537, 384)]),
-    "asdiv-a": partial(
-        _folds, "cv_asdiv-a", "ASDiv-A", "CC BY-NC 4.0", [*3 * [(979, 238)], (980, 237), (951, 266)]
-    ),
-    "svamp": _svamp,
-}

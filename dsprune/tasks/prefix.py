@@ -2,6 +2,7 @@
 
 import math
 import operator
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 
@@ -37,9 +38,16 @@ def evaluate_prefix(expression: Sequence[str], numbers: Sequence[float]) -> floa
     return value if next(symbols, None) is None and math.isfinite(value) else None
 
 
-def symbols_of(equations: Sequence[Sequence[str]], num_slots: int) -> tuple[str, ...]:
-    """Return the operators, `num_slots` slots, and the constants of the equations in ascending order."""
-    used = set(chain.from_iterable(equations)) - OPERATORS.keys()
+def symbols_of(equations: Sequence[Sequence[str]], num_slots: int, *, least_uses: int = 1) -> tuple[str, ...]:
+    """Return the operators, `num_slots` slots, and the constants of the equations in ascending order.
+
+    Args:
+        equations: in symbols.
+        num_slots: number of slots.
+        least_uses: how often the equations must use a constant; rarer ones are left out.
+    """
+    uses = Counter(chain.from_iterable(equations))
+    used = [symbol for symbol, count in uses.items() if count >= least_uses and symbol not in OPERATORS]
     constants = sorted((symbol for symbol in used if not symbol.startswith(SLOT)), key=float)
     return (*OPERATORS, *(f"{SLOT}{slot}" for slot in range(num_slots)), *constants)
 

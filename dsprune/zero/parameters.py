@@ -6,6 +6,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
+from deepspeed.utils import set_z3_leaf_module
 from torch import Tensor, nn
 
 from dsprune.zero.launch import init_distributed
@@ -15,6 +16,7 @@ __all__ = [
     "full_shape",
     "full_state_dict",
     "full_tensor",
+    "gather_whole",
     "is_partitioned",
     "shard_for_inference",
 ]
@@ -33,6 +35,16 @@ def full_numel(parameter: Tensor) -> int:
 def is_partitioned(parameter: Any) -> bool:
     """Return whether the parameter is partitioned over the ranks, so that reading it is collective."""
     return hasattr(parameter, "ds_id")
+
+
+def gather_whole(model: nn.Module) -> None:
+    """Have ZeRO-3 gather a module with all its parts where ranks may call the parts unequally often: `calls_vary`.
+
+    Call it before `deepspeed.initialize`.
+    """
+    for module in model.modules():
+        if getattr(module, "calls_vary", False):
+            set_z3_leaf_module(module, True)
 
 
 def full_state_dict(engine: DeepSpeedEngine) -> dict[str, Tensor] | None:
@@ -78,6 +90,7 @@ def shard_for_inference(model: nn.Module, dtype: torch.dtype) -> DeepSpeedEngine
         "bf16": {"enabled": dtype == torch.bfloat16},
         "fp16": {"enabled": dtype == torch.float16},
     }
+    gather_whole(model)
     engine, *_ = deepspeed.initialize(model=model, config=config)
     return engine
 

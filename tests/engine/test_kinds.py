@@ -30,8 +30,8 @@ from dsprune.train.evaluation import evaluate_model
 from dsprune.train.run_folder import RunFolder
 
 CPU = torch.device("cpu")
-SPANS, PAIRS = (kind for kind in KINDS if kind.task in ("squad", "translation"))
-"""The kinds that differ most from the others: windows of a text, and a decoder."""
+SPANS, TREES, PAIRS = (kind for kind in KINDS if kind.task in ("squad", "equation-generation", "translation"))
+"""The kinds that differ most from the others: windows of a text, trees, and a decoder."""
 
 STEPS = 8
 
@@ -111,7 +111,7 @@ def test_it_is_pruned_while_it_learns_from_a_store_and_resumes(pool: RankPool, t
     prune_and_resume(pool, trained, stage=3)
 
 
-@pytest.mark.parametrize("trained", [SPANS, PAIRS], indirect=True, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("trained", [SPANS, TREES, PAIRS], indirect=True, ids=lambda kind: kind.name)
 def test_the_same_at_stage_2(pool: RankPool, trained: Trained) -> None:
     prune_and_resume(pool, trained, stage=2)
 

@@ -1,6 +1,7 @@
 """Equations: their values by hand, the decoder's vocabulary, what counts as correct, and what is refused."""
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_config, load_tokenizer
@@ -152,6 +153,100 @@ def test_models_that_are_refused(tmp_path):
         UserError, match=r"does not have the symbols \+ - \* / number0 number1: choose a model"
     ):
         other.build_model(trained, tokenizer)
+
+
+GTS = {"decoder": "gts", "decoder_size": 8, "max_length": 40}
+TRANSFORMER = {"decoder": "transformer", "max_length": 40}
+
+
+def often(row: dict[str, str]) -> list[dict[str, str]]:
+    return [row] * 5
+
+
+def test_a_tree_in_classes_with_pointers_to_the_numbers(tmp_path):
+    swapped = {**ROWS[0], "Question": "number1 cats number0 and number0"}
+    task = task_on(tmp_path, [swapped, ROWS[2], *often(ROWS[1])], **GTS)
+    assert task.symbols == ("+", "-", "*", "/", "number0", "number1", "0.5", "?")
+    data, mask = task.prepare("train", TOKENIZER), TOKENIZER.mask_token_id
+    assert data["labels"][:3] == [[0, 4, 5], [3, 5, 4], [2, 4, 6]]
+    assert [token == mask for token in data[0]["input_ids"]] == [False, True, False, True, False, True, False]
+    assert data[0]["slots"] == [-1, 1, -1, 0, -1, -1, -1]  # of a repeated number, the first place
+    batch = task.collate(TOKENIZER, 8)([data[0], data[2]])
+    assert {name: list(part.shape) for name, part in batch.items()} == {
+        **{name: [2, 8] for name in ("input_ids", "attention_mask", "slots")},
+        "labels": [2, 3],
+    }
+    assert batch["slots"][1].tolist() == [-1, -1, -1, 0, -1, -1, -1, -1]
+    assert task.score([[0, 5, 4, -1], [3, 4, 5, -1], [2, 4, 6, -1]], data.select(range(3))) == {
+        "value_accuracy": pytest.approx(2 / 3)
+    }
+
+
+def test_constants_of_few_equations_share_a_class_that_is_no_answer(tmp_path):
+    task = task_on(tmp_path, [*ROWS, *often({**ROWS[1], "Equation": "* number0 0.25"})], **GTS)
+    assert task.symbols[-2:] == ("0.25", "?")
+    data = task.prepare("train", TOKENIZER)
+    assert data["labels"][1] == [2, 4, 7]
+    assert task.score([[2, 4, 7]], data.select([1])) == {"value_accuracy": 0}
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "message"),
+    [
+        (
+            {"Question": "cats number0 and another"},
+            {},
+            r"train\.csv: row 1: number1 is not in column 'Question': task.decoder gts points to it: write it there",
+        ),
+        (
+            {},
+            {"max_length": 4},
+            r"^task\.max_length: 4: the tokens of 'cats number0 and number1' hold 1 of 2 numbers",
+        ),
+        (
+            {"Question": "cats number0 [MASK] number1"},
+            {},
+            r"^task\.max_length: 40: .* hold 3 of 2 numbers: raise it, and leave \[MASK\] out",
+        ),
+    ],
+)
+def test_questions_that_gts_refuses(tmp_path, change, settings, message):
+    with pytest.raises(UserError, match=message):
+        task_on(tmp_path, [{**ROWS[0], **change}], **{**GTS, **settings}).prepare("train", TOKENIZER)
+
+
+def test_tokenizers_and_settings_that_gts_refuses(tmp_path):
+    with pytest.raises(UserError, match=r"^task\.decoder: gts: the tokenizer has no mask token"):
+        task_on(tmp_path, **GTS).prepare("train", models.byte_pairs_without_padding(["a b"]))
+    with pytest.raises(
+        UserError, match=r"^task\.decoder_size: value 8: .* has no such setting: leave it out$"
+    ):
+        task_on(tmp_path, decoder_size=8)
+    with pytest.raises(UserError, match=r"^task\.decoder: value gts: the task sst2 has no such setting"):
+        build_task(TaskSettings(name="sst2", decoder="gts"))
+
+
+@pytest.mark.parametrize("solvers", [(GTS, TRANSFORMER), (TRANSFORMER, GTS)])
+def test_a_model_with_the_other_decoder_is_refused(tmp_path, solvers):
+    plain = str(models.save(tmp_path / "plain", models.bert, TOKENIZER))
+    made, asked = (task_on(tmp_path, **solver) for solver in solvers)
+    made.build_model(plain, TOKENIZER).save_pretrained(tmp_path / "trained")
+    name = solvers[1]["decoder"]
+    with pytest.raises(UserError, match=rf"^task\.decoder: {name}: model '.*trained' has another decoder"):
+        asked.build_model(str(tmp_path / "trained"), TOKENIZER)
+
+
+@pytest.mark.parametrize("solver", [GTS, TRANSFORMER])
+def test_a_trained_model_without_weights_of_its_decoder_is_refused(tmp_path, solver):
+    plain = str(models.save(tmp_path / "plain", models.bert, TOKENIZER))
+    task = task_on(tmp_path, **solver)
+    folder = tmp_path / "trained"
+    task.build_model(plain, TOKENIZER).save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if not name.startswith("decoder.")}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"its files lack decoder\..* which would be random"):
+        task.build_model(str(folder), TOKENIZER)
 
 
 @pytest.mark.parametrize(

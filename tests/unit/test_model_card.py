@@ -93,6 +93,15 @@ def test_a_model_without_masks_or_a_recipe_has_a_card(tmp_path: Path) -> None:
     assert "pipeline_tag" not in card(tmp_path / "base", Made())
 
 
+def test_a_model_of_dsprunes_own_is_imported_from_there(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["GtsForEquations"]}')
+    text = card(tmp_path, Made())
+    [start, end] = (text.index(part) for part in ("from transformers import", "model = GtsForEquations.from"))
+    scope: dict[str, object] = {}
+    exec(text[start:end], scope)
+    assert {"AutoTokenizer", "GtsForEquations"} <= scope.keys()
+
+
 @pytest.mark.parametrize("path", ["models/bert", "/models/bert", "bert", "./bert", "a/b/c"])
 def test_the_folder_of_the_first_model_is_private(
     path: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

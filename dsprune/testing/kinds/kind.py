@@ -173,6 +173,11 @@ def word_problems(folder: Path) -> Row:
     return both(table, folder, "csv", rows)
 
 
+def word_problem_trees(folder: Path) -> Row:
+    """Return word problems for the decoder `gts`."""
+    return word_problems(folder) | {"decoder": "gts", "decoder_size": 16, "beams": 3}
+
+
 def parallel(folder: Path) -> Row:
     """Return English and German sentences, in both directions."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -245,6 +250,7 @@ KINDS = [
     Kind("winogrande", blanks, _roberta, models.roberta),
     Kind("squad", squad, _words, models.bert),
     Kind("svamp", word_problems, _roberta, models.roberta),
+    Kind("equation-generation", word_problem_trees, _words, models.bert),
     Kind("translation", parallel, _pieces, models.mbart),
     Kind("masked-language-modeling", text, _words, models.bert),
     Kind("causal-language-modeling", text, _gpt2, models.gpt2),
