@@ -42,6 +42,8 @@ EXAMPLES: Mapping[str, Any] = {
     "task.folder": "data/glue/SST-2",
     "task.text_pair": "hypothesis",
     "task.thresholds": [50.0, 60.0],
+    "task.decoder": "gts",
+    "task.decoder_size": 384,
     "task.pairs": ["en-de", "de-en"],
     "task.max_validation": 1000,
     "pruning.window": 100,

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,12 +15,16 @@ import torch
 import yaml
 from rich.console import Console
 from safetensors.torch import load_file, save_file
+from transformers import BertConfig
 
+import dsprune
 from dsprune.checkpoint.tags import complete_tags
 from dsprune.commands.audit import audit
 from dsprune.distillation.store.format import MANIFEST
 from dsprune.errors import UserError
+from dsprune.model.gts import GtsConfig, GtsForEquations
 from dsprune.ranks.collectives import Comm
+from dsprune.recipe import load_recipe
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.testing.commands import train_on_rank
 from dsprune.testing.compare import differences
@@ -182,3 +187,40 @@ def sharpen(model: Path, folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     larger = {name: 3 * value if value.ndim == 2 else value for name, value in weights.items()}
     save_file(larger, folder / "model.safetensors", {"format": "pt"})
+
+
+def train_unlike_trees(comm: Comm, stage: int) -> list[float]:
+    """The losses of a model whose ranks see trees of other sizes: a single leaf, and two levels of operators."""
+    os.environ["LOCAL_RANK"] = str(comm.rank)
+    torch.manual_seed(0)
+    encoder = BertConfig(vocab_size=20, max_position_embeddings=32, **models.SIZES)
+    config = GtsConfig(encoder=encoder.to_dict(), decoder_size=8, num_slots=2, dropout=0.0)
+    recipe = load_recipe(
+        "sentiment-90",
+        [
+            "pruning={sparsity: 0.75, curve: one-shot, start: 1, include: ['lstm.weight*', 'decoder.*weight']}",
+            "budget={steps: 3, batch: 4}",
+            "distillation=null",
+            "precision=fp32",
+            "learning_rate.peak=0.01",
+        ],
+    )
+    engine, *_ = dsprune.initialize(model=GtsForEquations(config), config=f"zero{stage}", recipe=recipe)
+    losses = []
+    for step in range(3):
+        is_leaf = (comm.rank + step) % 2 == 0
+        labels = torch.tensor([[4], [5]] if is_leaf else [[0, 4, 5, *[-100] * 4], [0, 1, 4, 5, 2, 4, 5]])
+        tokens = torch.arange(2 * 6).view(2, 6)
+        slots = torch.tensor([[-1, 0, -1, 1, -1, -1]] * 2)
+        loss = engine(tokens, torch.ones_like(tokens), slots, labels).loss
+        engine.backward(loss)
+        engine.step()
+        losses.append(loss.item())
+    assert list(engine.pruner.state.audit()) == []
+    engine.destroy()
+    return losses
+
+
+def test_ranks_may_see_trees_of_unlike_sizes(pool: RankPool) -> None:
+    whole, sharded = (pool.run(2, train_unlike_trees, stage) for stage in (2, 3))
+    assert sharded == [pytest.approx(losses, rel=1e-4) for losses in whole]
