@@ -16,7 +16,7 @@ import dsprune
 from dsprune.recipe import Recipe
 from dsprune.testing.tiny import TinyModel
 
-__all__ = ["BATCH", "STEPS", "ds_config", "make_recipe", "pruning_engine", "scaled"]
+__all__ = ["BATCH", "STEPS", "ds_config", "fp16_allowed", "make_recipe", "pruning_engine", "scaled"]
 
 BATCH, STEPS = 12, 12
 
@@ -60,7 +60,7 @@ def scaled(recipe: Recipe, **scale: float) -> Recipe:
 
 
 @contextmanager
-def _fp16_allowed() -> Iterator[None]:
+def fp16_allowed() -> Iterator[None]:
     """Have DeepSpeed train in fp16 on any accelerator. On a CPU it refuses to, though all of its code works there."""
     accelerator = get_accelerator()
     dtypes = [*accelerator.supported_dtypes(), torch.half]
@@ -74,7 +74,7 @@ def pruning_engine(
 ) -> Iterator[dsprune.PruningEngine]:
     """Make an engine on the ranks of the default group. Collective: every rank must call this."""
     os.environ.update(LOCAL_RANK=str(dist.get_rank()))
-    with _fp16_allowed():
+    with fp16_allowed():
         engine, *_ = dsprune.initialize(model=model(seed), config=config, recipe=recipe)
         try:
             yield engine

@@ -21,6 +21,7 @@ from deepspeed.runtime.zero.offload_config import (
 
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe
+from dsprune.testing.engines import fp16_allowed
 from dsprune.zero.config import load_ds_config, resolve_ds_config
 from dsprune.zero.limits import (
     _REFUSED,
@@ -31,7 +32,6 @@ from dsprune.zero.limits import (
     check_optimizer_state,
 )
 from dsprune.zero.schema import DsConfig
-from tests.engine.scenarios import fp16_allowed
 
 AUTO: dict[str, Any] = {
     "train_batch_size": "auto",

@@ -1,6 +1,7 @@
 """The card of a model folder, and the folder's way to the hub."""
 
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -214,7 +215,13 @@ def test_the_name_of_a_repository_is_checked(name: str) -> None:
         check_repository(name)
 
 
-@pytest.mark.parametrize("options", [["--public"], ["--dry-run"], ["--to", "x", "--dry-run"], []])
-def test_the_options_of_push_need_it(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["export", "run", *options]) == 2
+@pytest.mark.parametrize("option", ["--public", "--dry-run"])
+def test_the_options_of_push_need_it(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["export", "run", "--to", "x", option]) == 2
     assert capsys.readouterr().err.startswith("dsprune: --push: value missing: ")
+
+
+@pytest.mark.parametrize("options", [["--public"], ["--dry-run"], []])
+def test_an_export_needs_a_target(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["export", "run", *options]) == 2
+    assert re.match("dsprune: --to: value missing: .*--push OWNER/NAME", capsys.readouterr().err)
