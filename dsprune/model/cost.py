@@ -1,6 +1,7 @@
 """What a model costs: memory of a rank, disk space of a checkpoint, and FLOPs of a forward pass."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -127,9 +128,13 @@ def forward_flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> Flops:
         inputs: keyword arguments of `forward`.
     """
     counter = _Counter(model)
-    # A fused attention would hide its products; this kernel computes them one by one on all devices.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        model(**inputs)
+    # A fused attention or recurrent layer would hide its products; these compute them one by one on all devices.
+    with ExitStack() as plain:
+        plain.enter_context(sdpa_kernel(SDPBackend.MATH))
+        plain.enter_context(torch.backends.mkldnn.flags(enabled=False, allow_tf32=None))
+        plain.enter_context(torch.backends.cudnn.flags(enabled=False))
+        with torch.no_grad(), counter:
+            model(**inputs)
     return Flops(counter.total, counter.by_weight)
 
 

@@ -216,10 +216,11 @@ def keep_layers(model: M, layers: Sequence[int] | None) -> M:
             if hasattr(module, "layer_idx"):  # the layer's place in a decoder's cache
                 module.layer_idx = place  # type: ignore[assignment]
     model.set_submodule(name, kept)
-    kinds = getattr(model.config, "layer_types", None)
+    config: Any = _text_config(model.config)
+    kinds = getattr(config, "layer_types", None)
     if kinds:
-        model.config.layer_types = [kinds[layer] for layer in layers]
-    model.config.num_hidden_layers = len(layers)
+        config.layer_types = [kinds[layer] for layer in layers]
+    config.num_hidden_layers = len(layers)
     return model
 
 

@@ -173,3 +173,9 @@ def test_experts_count_as_feed_forward_and_routers_apart() -> None:
     passes = 5 * 2  # tokens, and experts of each
     assert by_weight["model.layers.0.mlp.experts.gate_up_proj"] == 2 * passes * 24 * 8
     assert by_weight["model.layers.0.mlp.experts.down_proj"] == 2 * passes * 8 * 12
+
+
+def test_flops_of_a_recurrent_layer_are_those_of_its_products():
+    recurrent = torch.nn.LSTM(5, 4, batch_first=True)
+    by_weight = forward_flops(recurrent, {"input": torch.zeros(1, 7, 5)}).by_weight
+    assert by_weight == {"weight_ih_l0": 2 * 7 * 16 * 5, "weight_hh_l0": 2 * 7 * 16 * 4}

@@ -5,8 +5,9 @@ import torch
 
 from dsprune.errors import UserError
 from dsprune.model.fit import keep_layers
+from dsprune.model.gts import GtsConfig, GtsForEquations
 from dsprune.testing.kinds import models
-from dsprune.testing.kinds.models import byte_pairs_without_padding, unigrams, word_piece
+from dsprune.testing.kinds.models import byte_pairs, byte_pairs_without_padding, unigrams, word_piece
 
 TEXTS = ["the cat sat on the mat"] * 8
 
@@ -21,6 +22,16 @@ def test_kept_layers_are_unchanged_and_the_folder_opens_again(tmp_path):
     again = type(model).from_pretrained(tmp_path).eval()
     tokens = torch.tensor([[1, 2, 3]])
     torch.testing.assert_close(again(tokens).logits, kept.eval()(tokens).logits)
+
+
+def test_an_encoder_under_another_model_is_saved_with_the_kept_layers(tmp_path):
+    encoder = models.roberta(byte_pairs(TEXTS))
+    config = GtsConfig(encoder=encoder.config.to_dict(), decoder_size=8)
+    kept = keep_layers(GtsForEquations(config, encoder), [1])
+    assert kept.config.encoder.num_hidden_layers == 1
+    kept.save_pretrained(tmp_path)
+    again = GtsForEquations.from_pretrained(tmp_path)
+    assert again.state_dict().keys() == kept.state_dict().keys()
 
 
 def test_layers_of_a_decoder_are_renumbered():
