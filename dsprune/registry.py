@@ -135,6 +135,7 @@ CURVES = Registry(
         "linear": "dsprune.schedule.law:linear",
         "exponential": "dsprune.schedule.law:exponential",
         "constant": "dsprune.schedule.law:constant",
+        "alternating": "dsprune.schedule.law:alternating",
         "one-shot": "dsprune.schedule.law:one_shot",
     },
     renamed={"equal-work": "exponential"},

@@ -128,7 +128,7 @@ def _check_pattern(state: PruningState, masks: MaskSet, where: str) -> None:
 
 
 def _check_updates(state: PruningState, counts: list[int], where: str, step: int) -> None:
-    """Check that no later mask update has fewer zeros than there are.
+    """Check that no later mask update that prunes has fewer zeros than there are.
 
     Args:
         state: of the run.
@@ -138,7 +138,7 @@ def _check_updates(state: PruningState, counts: list[int], where: str, step: int
     """
     tensors = [shard.tensor for shard in state.layout.shards]
     for update in state.timetable.updates:
-        if update.step < step:
+        if update.step < step or update.sparsity == 0:
             continue
         for group in update_groups(tensors, state.pruning, state.timetable.progress(update)):
             zeros = sum(counts[place] for place in group.tensors)

@@ -23,6 +23,7 @@ from torch import Tensor
 from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.engine.guard import WeightGuard
 from dsprune.kernels.product import Product
+from dsprune.masks import MaskSet
 from dsprune.masks.bits import apply_all_, count_kept
 from dsprune.methods.method import DAMPING, CompensatingMethod, RegrowingMethod, ShardContext, find_method
 from dsprune.recipe.pattern import Pattern
@@ -51,7 +52,8 @@ class UpdateRecord:
         num_pruned: number of pruned weights, over all tensors and ranks.
         seconds: time that this rank spent on the selection.
         bytes_sent: bytes that this rank passed to collectives in the selection.
-        num_regrown: number of weights that were pruned before and grew back; None if the method lets none.
+        num_regrown: number of weights that were pruned before and grew back; None if neither the method nor the curve
+            lets any.
     """
 
     update: MaskUpdate
@@ -165,7 +167,9 @@ class Pruner:
         groups = update_groups(tensors, state.pruning, state.timetable.progress(update))
         kept = state.masks.bits
         weights: list[Tensor] = []
-        if isinstance(method, CompensatingMethod):
+        if update.sparsity == 0:
+            bits = list(MaskSet(layout.shards, layout.master_device).bits)
+        elif isinstance(method, CompensatingMethod):
             bits, weights = self._select_compensating(method, groups, update)
         elif isinstance(method, RegrowingMethod):
             scorers = self._scorers(method.scores, method.product, step)
@@ -181,7 +185,7 @@ class Pruner:
             )
         seconds, sent = time.perf_counter() - started, state.comm.bytes_sent - sent
         record = UpdateRecord(update, sum(group.num_pruned for group in groups), seconds, sent)
-        if isinstance(method, RegrowingMethod):
+        if isinstance(method, RegrowingMethod) or state.pruning.curve == "alternating":
             record = replace(record, num_regrown=self._count_regrown(bits))
         return record, bits, weights
 

@@ -223,6 +223,11 @@ def check_method(pruning: Pruning) -> None:
             f"pruning.curve: 'one-shot' has one mask update, and {pruning.method!r} lets weights grow back at all but "
             f"the last: choose another curve, such as constant"
         )
+    if regrows and pruning.curve == "alternating":
+        raise UserError(
+            f"pruning.curve: 'alternating' lets all weights grow back in turn, and {pruning.method!r} some at each "
+            f"mask update: choose constant, or another method, such as magnitude"
+        )
     if regrows and pruning.pattern != "unstructured":
         raise UserError(
             f"pruning.pattern: value {pruning.pattern}: {pruning.method!r} lets single weights grow back, which breaks "

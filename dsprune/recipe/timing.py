@@ -14,7 +14,10 @@ from dsprune.recipe.section import LARGEST, Count, Fraction, Glob, Named, Positi
 from dsprune.recipe.span import PositiveSpan, Span
 from dsprune.registry import CURVES, METHODS, SCOPES
 
-__all__ = ["Budget", "LearningRate", "Pruning", "Start", "log_compression", "scaled_peak"]
+__all__ = ["AT_TARGET", "Budget", "LearningRate", "Pruning", "Start", "log_compression", "scaled_peak"]
+
+AT_TARGET = ("constant", "alternating")
+"""Curves whose first mask update reaches the target."""
 
 ROUNDING = 5e-4
 """Difference of a sparsity that is written with three digits from the exact one."""
@@ -87,7 +90,8 @@ class Pruning(Section):
 
     curve: Annotated[str, Named(CURVES)] = "cubic"
     """How the sparsity grows from `start` to `end`; `one-shot` has a single mask update, at `start`; `constant` is the
-    target at every mask update, for methods that let weights grow back. Default: `cubic`."""
+    target at every mask update, for methods that let weights grow back; `alternating` prunes to the target and lets
+    all weights grow back in turn (AC/DC). Default: `cubic`."""
 
     first: float | None = Field(default=None, ge=0, lt=1)
     """Sparsity at `start`, where the curve begins. Above 0, the jump to it is the first mask update; at 0, there is
@@ -210,9 +214,9 @@ class Pruning(Section):
 
     @field_validator("first")
     @classmethod
-    def _constant_has_no_first(cls, first: float | None, info: ValidationInfo) -> float | None:
-        if first is not None and info.data.get("curve") == "constant":
-            raise ValueError("constant has the target from the first mask update on: leave this out")
+    def _first_is_the_target(cls, first: float | None, info: ValidationInfo) -> float | None:
+        if first is not None and (curve := info.data.get("curve")) in AT_TARGET:
+            raise ValueError(f"{curve} has the target at the first mask update: leave this out")
         return first
 
     @field_validator("first", "end", "updates", "every")

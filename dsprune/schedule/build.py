@@ -47,6 +47,8 @@ def build_timetable(
       T). The last mask update is at `end`; an earlier one at step t has sparsity `curve((t - start) / (end - start))`.
       Mask updates are evenly spaced, or on the grid of `every`. If s0 > 0, the jump to s0 is the first mask update, and
       the grid begins there. If s0 = 0, there is no mask update at `start`, and the grid is the multiples of `every`.
+    * the curve `alternating` has an odd number of mask updates: the first, third, ... and last reach the target, and
+      those between have sparsity 0.
 
     Args:
         pruning: the pruning section; None for dense fine-tuning.
@@ -57,7 +59,8 @@ def build_timetable(
         start: whether the model is fine-tuned already, for the schedule law.
 
     Raises:
-        UserError: the parts do not fit into the run, or two mask updates fall on the same step.
+        UserError: the parts do not fit into the run, two mask updates fall on the same step, or the number of mask
+            updates does not fit the curve.
 
     Examples:
         >>> pruning = Pruning(sparsity=0.9, first=0.7)
@@ -172,9 +175,21 @@ def _updates(
     curve, target = CURVES.get(pruning.curve), pruning.sparsity
     sparsities = [curve((step - start) / (end - start), first, target) for step in steps[:-1]]
     # Rounding errors must neither exceed nor miss the target.
-    return tuple(
-        MaskUpdate(*update)
-        for update in zip(steps, [*(min(s, target) for s in sparsities), target], strict=True)
+    sparsities = [*(min(sparsity, target) for sparsity in sparsities), target]
+    if pruning.curve == "alternating":
+        _check_odd(pruning, len(steps))
+        sparsities[1::2] = [0.0] * (len(steps) // 2)
+    return tuple(MaskUpdate(*update) for update in zip(steps, sparsities, strict=True))
+
+
+def _check_odd(pruning: Pruning, number: int) -> None:
+    """Check that a run that alternates ends sparse."""
+    if number % 2:
+        return
+    field, value = ("every", pruning.every) if pruning.every else ("updates", pruning.updates)
+    raise UserError(
+        f"pruning.{field}: value {value} makes {number} mask updates, and 'alternating' has an odd number, as the "
+        f"first and the last prune: change {'pruning.end by one interval' if pruning.every else 'it by one'}"
     )
 
 
@@ -183,6 +198,8 @@ def _steps(
 ) -> list[int]:
     if pruning.every is None:
         fitting = max(2, min(scaled_updates(pruning.sparsity), end - start + jump))
+        if pruning.curve == "alternating":
+            fitting = max(3, fitting - 1 | 1)  # the next lower odd number
         updates = pruning.updates or fitting
         _check_count(updates, "pruning.updates")
         return _evenly(start, end, updates, jump)

@@ -19,6 +19,7 @@ from dsprune.recipe.timing import log_compression, scaled_peak
 __all__ = [
     "DENSE_PEAK",
     "WARMUP",
+    "alternating",
     "constant",
     "cubic",
     "dense_steps",
@@ -185,7 +186,10 @@ def scaled_to(recipe: Recipe, target: float) -> Recipe:
     if pruning.first:
         changed["first"] = 1 - (1 - pruning.first) ** ratio
     if pruning.updates is not None:
-        changed["updates"] = max(2, round(ratio * pruning.updates))
+        updates = max(2, round(ratio * pruning.updates))
+        changed["updates"] = (
+            updates | 1 if pruning.curve == "alternating" else updates
+        )  # | 1: the next odd number
     values = recipe.model_dump()
     values["pruning"] = {**pruning.model_dump(), **changed}
     values["budget"] = budget.model_dump()
@@ -259,6 +263,16 @@ def one_shot(progress: float, first: float, target: float) -> float:
 
 def constant(progress: float, first: float, target: float) -> float:
     """Return the target at every mask update, for methods that let weights grow back; arguments as for `cubic`."""
+    del progress, first
+    return target
+
+
+def alternating(progress: float, first: float, target: float) -> float:
+    """Return the target; every second mask update lets all weights grow back instead, see `dsprune.schedule.build`.
+
+    Peste et al., AC/DC: Alternating Compressed/DeCompressed Training of Deep Neural Networks, 2021. Arguments as for
+    `cubic`.
+    """
     del progress, first
     return target
 

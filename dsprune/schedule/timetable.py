@@ -3,7 +3,7 @@
 from bisect import bisect_left, bisect_right
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, Literal
 
 __all__ = ["MaskUpdate", "Phase", "Timetable"]
@@ -16,7 +16,7 @@ MAX_STEPS = 10**12
 
 @dataclass(frozen=True)
 class MaskUpdate:
-    """A mask update to `sparsity`, just before optimizer step `step` (counted from 0)."""
+    """A mask update to `sparsity`, just before optimizer step `step` (counted from 0); at 0 all weights grow back."""
 
     step: int
     sparsity: float
@@ -94,17 +94,20 @@ class Timetable:
         return self.updates[num_past - 1].sparsity if num_past else 0.0
 
     def phase_at(self, step: int) -> Phase:
-        """Return `dense` before the first mask update, `recover` from the last one on, and `prune` between."""
+        """Return `dense` while all weights are kept, `recover` from the last mask update on, and `prune` between."""
         num_past = self._num_past_updates(step)
-        if num_past == 0:
+        if self.sparsity_at(step) == 0:
             return "dense"
         return "recover" if num_past == len(self.updates) else "prune"
 
     def phases(self) -> list[tuple[Phase, int, int]]:
         """Return the name, first step and end of each phase of the run."""
-        steps = [update.step for update in self.updates]
-        bounds = sorted({0, *steps[:1], *steps[-1:], self.total_steps})
-        return [(self.phase_at(start), start, end) for start, end in pairwise(bounds)]
+        bounds = sorted({0, *(update.step for update in self.updates), self.total_steps})
+        found: list[tuple[Phase, int, int]] = []
+        for phase, group in groupby(pairwise(bounds), lambda span: self.phase_at(span[0])):
+            spans = list(group)
+            found.append((phase, spans[0][0], spans[-1][1]))
+        return found
 
     def lr_multiplier(self, step: int) -> float:
         """Return the fraction of the peak learning rate for step `step`.

@@ -102,6 +102,8 @@ class Oracle:
             return kept
         tensors = [shard.tensor for shard in pruner_of(engine).layout.shards]
         groups = update_groups(tensors, pruning, timetable.progress(update))
+        if update.sparsity == 0:
+            return [torch.ones_like(mask) for mask in kept]
         if issubclass(find_method(pruning.method), RegrowingMethod):
             assert [timetable.updates[0].step, timetable.updates[-1].step] == [0, 9]
             fraction = 0.15 * (1 + math.cos(math.pi * step / 9))
@@ -134,6 +136,8 @@ class Oracle:
         return fisher
 
     def _scores(self) -> Tensors:
+        if self.pruning.method == "magnitude":
+            return [weight.abs() for weight in self.weights]
         if self.pruning.method != "empirical-fisher":
             return self.sums or []
         pairs = zip(self.weights, self.sums or [], strict=True)
@@ -214,7 +218,9 @@ def check_run(comm: Comm, config: dict[str, Any], recipe: Recipe) -> tuple[int, 
                     [s.tensor for s in pruner.layout.shards], recipe.pruning, update.sparsity / 0.9
                 )
                 assert sum(int((~mask).sum()) for mask in new) == sum(group.num_pruned for group in groups)
-                assert engine.pruner.last_update.num_regrown in (None, sum(int(mask.sum()) for mask in grown))
+                regrows = recipe.pruning.method in ("rigl", "set") or recipe.pruning.curve == "alternating"
+                num_grown = sum(int(mask.sum()) for mask in grown) if regrows else None
+                assert engine.pruner.last_update.num_regrown == num_grown
                 if (
                     recipe.pruning.method == "obert"
                     and config["zero_optimization"]["stage"] == 3

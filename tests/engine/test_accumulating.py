@@ -24,6 +24,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "rigl": {"method": "rigl"},
     "constant": {"method": "rigl", "curve": "constant", "scope": "erk", "first": None},
     "set": {"method": "set", "scope": "erk"},
+    "alternating": {"curve": "alternating", "first": None, "updates": 5},
 }
 
 
@@ -32,12 +33,13 @@ def recipe_of(name: str, precision: str = "fp32") -> Recipe:
 
 
 PLACES = [(world, stage) for world in (1, 2, 3) for stage in (0, 1, 2, 3)]
-NAMES = [name for name in METHODS if name != "obert"]
+NAMES = [name for name in METHODS if name not in ("obert", "alternating")]
 CELLS = [
     *((*place, name) for place, name in zip(PLACES, [*NAMES, *NAMES], strict=True)),
     *((ranks, stage, "obert") for ranks, stage in ((1, 0), (2, 1), (3, 2), (3, 3))),
+    *((ranks, stage, "alternating") for ranks, stage in ((1, 0), (2, 1), (3, 2), (2, 3))),
 ]
-"""Every stage with every number of ranks, two places for each method, and every stage for `obert`."""
+"""Every stage with every number of ranks, two places for each method, and every stage for the last two."""
 
 
 @pytest.mark.parametrize(("ranks", "stage", "name"), CELLS, indirect=["ranks"])
@@ -57,17 +59,33 @@ def test_masks_memory_and_counts_are_those_of_one_process(ranks: RankPool, stage
         )
     [*early, last] = answers[0][1]
     assert last == 0, "the last mask update lets nothing grow back"
-    assert any(early) == (recipe.pruning.method in ("rigl", "set"))
+    assert any(early) == (name in ("rigl", "constant", "set", "alternating"))
 
 
 @pytest.mark.parametrize(
     ("stage", "name"),
-    [(0, "snip"), (1, "set"), (2, "movement"), (3, "empirical-fisher"), (3, "rigl"), (3, "obert")],
+    [
+        (0, "snip"),
+        (1, "set"),
+        (2, "movement"),
+        (3, "empirical-fisher"),
+        (3, "rigl"),
+        (3, "obert"),
+        (2, "alternating"),
+    ],
 )
 def test_resuming_between_two_mask_updates_equals_not_stopping(
     two_ranks: RankPool, stage: int, name: str, tmp_path: Path
 ) -> None:
     two_ranks.run(2, accumulating.check_resume, ds_config(stage), recipe_of(name), str(tmp_path))
+
+
+def test_zeros_can_be_masked_that_a_later_mask_update_lets_grow_back(
+    two_ranks: RankPool, tmp_path: Path
+) -> None:
+    recipe = make_recipe(curve="alternating", first=None, updates=3)
+    two_ranks.run(2, accumulating.save, ds_config(1), recipe, str(tmp_path))
+    two_ranks.run(2, accumulating.load_without_masks, ds_config(1), recipe, str(tmp_path))
 
 
 def test_a_skipped_step_adds_nothing(two_ranks: RankPool) -> None:

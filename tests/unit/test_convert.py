@@ -255,6 +255,52 @@ def test_sparse_transfer_keeps_the_zeros_that_are_there(tmp_path: Path) -> None:
     assert [made.lr_multiplier(step) for step in (0, 40, 80)] == pytest.approx([1, 0.505, 0.01])
 
 
+ALTERNATING = """\
+modifiers:
+  - !EpochRangeModifier
+    start_epoch: 0
+    end_epoch: 20
+  - !ACDCPruningModifier
+    compression_sparsity: 0.9
+    start_epoch: 2
+    end_epoch: END
+    update_frequency: 3
+    params: ["re:bert.encoder.layer.*.weight"]
+    momentum_buffer_reset: False
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "updates"),
+    [
+        (20, [(50, 0.9), (80, 0), (110, 0.9), (140, 0), (170, 0.9)]),
+        (17, [(50, 0.9), (80, 0), (110, 0.9)]),  # a dense phase at the end is left out, as SparseML does
+        (8, [(50, 0.9)]),
+    ],
+)
+def test_phases_of_acdc_are_those_of_the_source(
+    tmp_path: Path, end: int, updates: list[tuple[int, float]]
+) -> None:
+    source = ALTERNATING.replace("END", str(end))
+    recipe = recipe_of(tmp_path, source, "budget.batch=4")
+    assert [(each.step, each.sparsity) for each in recipe_timetable(recipe, 10).updates] == updates
+    assert recipe.pruning is not None
+    assert (recipe.pruning.method, recipe.pruning.scope) == ("magnitude", "global")
+    assert "ACDC" not in str(converted(tmp_path, source).notes)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("    update_frequency: 3\n", "", "pruning.updates: an odd number of mask updates"),
+        ("end_epoch: END", "end_epoch: 5", "end_epoch = 5: it ends before its first sparse phase"),
+    ],
+)
+def test_what_acdc_lacks_is_said(tmp_path: Path, old: str, new: str, said: str) -> None:
+    source = ALTERNATING.replace(old, new).replace("END", "20")
+    assert said in "\n".join(converted(tmp_path, source).notes.lines())
+
+
 def test_a_dense_run_keeps_its_cyclic_learning_rate(tmp_path: Path) -> None:
     dense = GRADUAL[: GRADUAL.index("  - !OBS")] + GRADUAL[GRADUAL.index("distillation_modifiers") :]
     recipe = recipe_of(tmp_path, dense, *COMPLETE)
@@ -291,7 +337,7 @@ def test_a_dense_run_keeps_its_cyclic_learning_rate(tmp_path: Path) -> None:
         ("re:bert.encoder.layer.*.intermediate", r"re:bert.encoder.layer.[^a].intermediate", "name its weights in"),
         ("re:bert.encoder.layer.*.intermediate", r"re:bert.encoder.layer.\\d+.intermediate", "a glob matches more"),
         ('"re:bert.encoder.layer.*.output.dense.weight"', "__ALL_PRUNABLE__", "matrices outside of the blocks"),
-        ("!OBSPruningModifier", "!ACDCPruningModifier", "no dense phases in between"),
+        ("!OBSPruningModifier", "!ACDCPruningModifier", "momentum_buffer_reset: moments begin at zero for"),
         ("hardness: 1.0", "hardness: 1.0\n     end_epoch: 5", "the teacher is used to the end of the run"),
         ("hardness: 1.0", "hardness: 1.0\n     teacher_input_keys: [a]", "the teacher gets what the student gets"),
     ],

@@ -191,6 +191,7 @@ def test_a_method_that_keeps_something_must_say_how_it_changes() -> None:
     ("settings", "message"),
     [
         ({"method": "rigl", "curve": "one-shot"}, r"^pruning.curve: 'one-shot' .* 'rigl'"),
+        ({"method": "set", "curve": "alternating"}, r"^pruning.curve: 'alternating' .* 'set'"),
         ({"method": "fisher", "curve": "constant"}, r"^pruning.curve: .*'constant' .* 'fisher'"),
         ({"method": "snip", "drop": 0.2}, r"^pruning.drop: value 0.2: 'snip' lets no weight grow back"),
         ({"method": "movement", "window": 3}, r"^pruning.window: value 3: 'movement' does not accumulate"),
@@ -218,6 +219,7 @@ def test_settings_without_meaning_for_the_method_are_refused(settings: dict[str,
         {"method": "set", "curve": "cubic"},
         {"method": "snip", "curve": "one-shot", "window": 3},
         {"method": "magnitude", "curve": "one-shot"},
+        {"method": "fisher", "curve": "alternating", "pattern": "2:4", "sparsity": 0.5},
         {"method": "obert", "window": 64, "damping": 1e-6, "recomputations": 16},
     ],
 )

@@ -17,6 +17,7 @@ from dsprune.methods.method import check_method, find_method
 from dsprune.model.cost import checkpoint_bytes
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.recipe.pattern import Pattern
+from dsprune.recipe.timing import AT_TARGET
 from dsprune.registry import METHODS
 from dsprune.selection.compensate import block_bytes
 from dsprune.selection.groups import Group, make_groups
@@ -131,16 +132,17 @@ def test_memory_and_disk_have_what_the_method_keeps(bert: str, method: str, kept
     assert sizes[1] - sizes[0] == kept * 800
 
 
-@pytest.mark.parametrize("name", [*METHODS, "constant"])
+@pytest.mark.parametrize("name", [*METHODS, "constant", "alternating"])
 def test_the_other_method_fits_the_recipe(bert: str, name: str) -> None:
     own = {
         "constant": ["pruning.method=rigl", "pruning.curve=constant", "pruning.drop=0.2"],
+        "alternating": ["pruning.method=magnitude", "pruning.curve=alternating"],
         "snip": ["pruning.method=snip", "pruning.window=3"],
         "empirical-fisher": ["pruning.method=empirical-fisher", "pruning.window=3"],
     }.get(name, [f"pruning.method={name}"])
     overrides = [f"model.path={bert}", "pruning.first=null", *own]
     made = make_plan(load_recipe("glue-90", overrides), 4, 3200)
-    assert ("pruning.first" in str(law_table(made).rows)) == (name != "constant")
+    assert ("pruning.first" in str(law_table(made).rows)) == (name not in AT_TARGET)
     [other] = [row[0] for row in sweep_table(made).rows if row[0].startswith("pruning.method=")]
     assert other.removeprefix("pruning.method=") in METHODS
     changed = load_recipe("glue-90", [*overrides, other]).pruning

@@ -275,6 +275,13 @@ class TestProblems:
                 "pruning={sparsity: 0.5, curve: one-shot, end: 9}",
                 r"pruning.end: value 9: one-shot has one mask update",
             ),
+            *(
+                (
+                    f"pruning={{sparsity: 0.5, curve: {curve}, first: 0.2}}",
+                    rf"pruning.first: value 0.2: {curve} has the target",
+                )
+                for curve in ("constant", "alternating")
+            ),
             ("pruning.updates=1", r"pruning.updates: value 1: must be greater than or equal to 2"),
             (
                 "pruning=null",

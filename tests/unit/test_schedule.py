@@ -1,4 +1,5 @@
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -228,6 +229,46 @@ class TestCurves:
         pruning = Pruning(sparsity=0.5, curve="one-shot", start="40 steps")
         timetable = build_timetable(pruning, LR, Budget(batch=1, steps=100), None)
         assert timetable.updates == (MaskUpdate(40, 0.5),)
+
+    @pytest.mark.parametrize(
+        ("settings", "expected"),
+        [
+            ({"updates": 5}, [(10, 0.9), (30, 0), (50, 0.9), (70, 0), (90, 0.9)]),
+            ({"every": "40 steps"}, [(10, 0.9), (50, 0), (90, 0.9)]),
+        ],
+    )
+    def test_alternating_prunes_and_lets_grow_back_in_turn(
+        self, settings: dict[str, Any], expected: list[tuple[int, float]]
+    ) -> None:
+        assert self.alternating(0.9, 100, start=10, end=90, **settings) == expected
+
+    @given(st.floats(0.01, 0.999), st.integers(100, 500))
+    def test_alternating_ends_at_its_target(self, target: float, total: int) -> None:
+        updates = self.alternating(target, total)
+        assert len(updates) in (3, *range(scaled_updates(target) - 1, scaled_updates(target) + 1))
+        assert [sparsity for _, sparsity in updates[::2]] == [target] * (len(updates) // 2 + 1)
+        assert not any(sparsity for _, sparsity in updates[1::2])
+
+    @pytest.mark.parametrize(
+        ("settings", "said"),
+        [
+            ({"updates": 4}, r"^pruning.updates: value 4 makes 4 mask updates"),
+            ({"every": "30 steps"}, r"^pruning.every: value 30 steps makes 4 mask updates"),
+        ],
+    )
+    def test_alternating_refuses_to_end_dense(self, settings: dict[str, Any], said: str) -> None:
+        with pytest.raises(UserError, match=said):
+            self.alternating(0.9, 100, start=10, end=90, **settings)
+
+    def test_alternating_that_is_scaled_still_ends_sparse(self) -> None:
+        made = load_recipe("glue-90", ["pruning={sparsity: 0.9, curve: alternating, updates: 7}"])
+        assert [scaled_to(made, target).pruning.updates for target in (0.5, 0.9, 0.97)] == [3, 7, 11]
+
+    @staticmethod
+    def alternating(target: float, total: int, **settings: Any) -> list[tuple[int, float]]:
+        pruning = Pruning.model_validate({"sparsity": target, "curve": "alternating", **settings})
+        made = build_timetable(pruning, LR, Budget(batch=1, steps=total), None)
+        return [(update.step, update.sparsity) for update in made.updates]
 
 
 @st.composite

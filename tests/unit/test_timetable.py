@@ -50,6 +50,14 @@ def test_phases_cover_the_run() -> None:
     assert TIMETABLE.phases() == [("dense", 0, 10), ("prune", 10, 60), ("recover", 60, 100)]
 
 
+def test_phases_alternate_as_the_masks_do() -> None:
+    updates = tuple(MaskUpdate(step, sparsity) for step, sparsity in ((10, 0.9), (30, 0.0), (60, 0.9)))
+    made = replace(TIMETABLE, updates=updates)
+    assert made.phases() == [("dense", 0, 10), ("prune", 10, 30), ("dense", 30, 60), ("recover", 60, 100)]
+    assert [made.sparsity_at(step) for step in (9, 10, 29, 30, 59, 60)] == [0, 0.9, 0.9, 0, 0, 0.9]
+    assert [made.progress(update) for update in updates] == [1, 0, 1]
+
+
 def test_an_update_is_found_at_its_step_only() -> None:
     found = [step for step in range(100) if TIMETABLE.update_at(step)]
     assert found == [10, 60]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from math import isclose
+from math import ceil, isclose
 from typing import Any
 
 from dsprune.commands.convert.patterns import globs_of, is_exact
@@ -185,18 +185,14 @@ def _spread(modifier: Entry, total: float, section: dict[str, Any], notes: Notes
     """Return the section with the steps of the mask updates."""
     start, end = max(0.0, modifier.number("start_epoch", 0)), modifier.number("end_epoch", total)
     every = modifier.number("update_frequency", -1)
+    if modifier.name == "ACDCPruningModifier":
+        return _alternate(modifier, start, min(end, total), section, notes)
     if end >= total:
         moved = total - every if 0 < every < total - start else start + 0.99 * (total - start)
         notes.differ(
             modifier, "end_epoch", f"a run has a step after its last mask update, so this is at {moved:g}"
         )
         end = moved
-    if modifier.name == "ACDCPruningModifier":
-        notes.differ(
-            modifier, "update_frequency", "no dense phases in between: weights that are pruned stay so"
-        )
-        modifier.get("momentum_buffer_reset")
-        return Pruned({**section, "start": f"{start:g} epochs", "end": f"{end:g} epochs"}, [start, end])
     first = _first(modifier, section, notes)
     curve = modifier.get("inter_func", "cubic")
     if curve not in _CURVES:
@@ -208,6 +204,34 @@ def _spread(modifier: Entry, total: float, section: dict[str, Any], notes: Notes
     if first == 0 and not isclose(start / every, round(start / every), abs_tol=1e-6):
         notes.differ(modifier, "update_frequency", "without a jump, mask updates are at multiples of it")
     return Pruned({**section, "every": f"{every:g} epochs"}, _updates(start, end, every, jump=first > 0))
+
+
+def _alternate(modifier: Entry, start: float, end: float, section: dict[str, Any], notes: Notes) -> Pruned:
+    """Return the section of phases of one length, the first one dense and the last one sparse."""
+    every = modifier.number("update_frequency", -1)
+    if modifier.get("momentum_buffer_reset", True):
+        notes.differ(
+            modifier,
+            "momentum_buffer_reset",
+            "moments begin at zero for the weights that grow back, and no others",
+        )
+    section["curve"] = "alternating"
+    if every <= 0:
+        notes.missing["pruning.updates"] = (
+            "an odd number of mask updates, which prune and let grow back in turn"
+        )
+        return Pruned({**section, "start": f"{start:g} epochs"}, [start])
+    number = ceil((end - start) / every - 1e-9) - 1  # phases that begin after the first and before the end
+    number -= number % 2 == 0
+    if number < 1:
+        notes.differ(
+            modifier, "end_epoch", "it ends before its first sparse phase, which a recipe has all the same"
+        )
+    updates = [start + every * (i + 1) for i in range(max(1, number))]
+    section["start"] = f"{updates[0]:g} epochs"
+    if len(updates) == 1:
+        return Pruned({**section, "curve": "one-shot"}, updates)
+    return Pruned({**section, "end": f"{updates[-1]:g} epochs", "updates": number}, updates)
 
 
 def _first(modifier: Entry, section: dict[str, Any], notes: Notes) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from dsprune.commands.plan.make import Plan
 from dsprune.recipe import Pruning, Recipe
-from dsprune.recipe.timing import scaled_peak
+from dsprune.recipe.timing import AT_TARGET, scaled_peak
 from dsprune.report.table import Table
 from dsprune.schedule.law import SHORTEST_INTERVAL
 
@@ -52,7 +52,7 @@ def _of_pruning(plan: Plan, pruning: Pruning) -> Iterator[tuple[str, str, str]]:
         yield "pruning.start", f"step {timetable.updates[0].step}", f"{start}: {why}"
     if pruning.curve == "one-shot":
         return
-    if pruning.first is None and pruning.curve != "constant":
+    if pruning.first is None and pruning.curve not in AT_TARGET:
         why = "0.4 of the target's log compression"
         yield "pruning.first", f"{timetable.updates[0].sparsity:.1%}", why
     if pruning.updates is None and pruning.every is None:
