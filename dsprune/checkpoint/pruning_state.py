@@ -12,10 +12,10 @@ from dsprune.errors import UserError
 from dsprune.masks import MaskSet
 from dsprune.masks.accumulator_files import read_accumulators
 from dsprune.masks.accumulator_set import AccumulatorSet
-from dsprune.masks.halo import Halo
 from dsprune.masks.manifest import MaskManifest, read_manifest
 from dsprune.masks.mask_files import read_masks, write_masks
 from dsprune.masks.mask_set import Finding, check_shard
+from dsprune.masks.shared_blocks import SharedBlocks
 from dsprune.methods.method import Accumulator, find_method
 from dsprune.model.vocabulary import num_missing
 from dsprune.ranks.agreement import on_every_rank
@@ -47,14 +47,14 @@ class PruningState:
         num_pruned: number of pruned weights, over all tensors and ranks.
         initial_pruned: number of zeros of each tensor at the start of the run; empty if it started dense.
         accumulators: what the pruning method keeps of this rank's shards.
-        halo: the blocks that ranks share, for a method with a `block`; None before it is needed.
+        shared_blocks: the blocks that ranks share, for a method with a `block`; None before it is needed.
     """
 
     def __init__(self, layout: ZeroLayout, pruning: Pruning, timetable: Timetable) -> None:
         self.layout, self.pruning, self.timetable = layout, pruning, timetable
         self.comm = Comm(layout.group, layout.device)
         self.initial_pruned: list[int]
-        self.halo: Halo | None = None
+        self.shared_blocks: SharedBlocks | None = None
         self.clear()
 
     @property
@@ -102,9 +102,9 @@ class PruningState:
         """Begin at zero with what the method keeps. Collective: every rank must call this."""
         layout, block = self.layout, find_method(self.pruning.method).block
         declared = self.declared(step)
-        if declared and block > 1 and self.halo is None:
-            self.halo = Halo(layout.shards, block, self.comm, layout.master_device)
-        self.accumulators = AccumulatorSet(layout.shards, declared, layout.master_device, self.halo)
+        if declared and block > 1 and self.shared_blocks is None:
+            self.shared_blocks = SharedBlocks(layout.shards, block, self.comm, layout.master_device)
+        self.accumulators = AccumulatorSet(layout.shards, declared, layout.master_device, self.shared_blocks)
 
     def mask_bytes(self) -> int:
         """Return the memory of the masks in bytes, over all ranks. Collective: every rank must call this."""

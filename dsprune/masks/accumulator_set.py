@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dsprune.masks.halo import Halo, Piece
+from dsprune.masks.shared_blocks import Piece, SharedBlocks
 from dsprune.methods.method import Accumulator
 from dsprune.methods.products import products
 from dsprune.model.shard import Shard
@@ -28,7 +28,7 @@ class AccumulatorSet:
         shards: this rank's slice of every prunable tensor, in global order.
         declared: what is kept for each weight; nothing after the last mask update.
         device: of the values.
-        halo: the blocks that ranks share, for accumulators of products; it has their block.
+        shared_blocks: the blocks that ranks share, for accumulators of products; it has their block.
 
     Attributes:
         shards: as given.
@@ -41,9 +41,9 @@ class AccumulatorSet:
         shards: Sequence[Shard],
         declared: Sequence[Accumulator],
         device: torch.device | str = "cpu",
-        halo: Halo | None = None,
+        shared_blocks: SharedBlocks | None = None,
     ) -> None:
-        self.shards, self.declared, self._halo = tuple(shards), tuple(declared), halo
+        self.shards, self.declared, self._shared_blocks = tuple(shards), tuple(declared), shared_blocks
         self._device = torch.device(device)
         self.values: tuple[dict[str, Tensor], ...] = tuple(
             {
@@ -84,7 +84,7 @@ class AccumulatorSet:
         """Complete what is staged with that of other ranks. Collective: every rank must call this."""
         self._is_staged = True
         for name in [kept.name for kept in self.declared if kept.block > 1]:
-            self._tables[name] = self.halo.exchange(partial(self._staged, name=name))
+            self._tables[name] = self.shared_blocks.exchange(partial(self._staged, name=name))
 
     def newest(self, index: int) -> dict[str, Tensor]:
         """Return the values of a shard with what is staged, except for products."""
@@ -98,7 +98,9 @@ class AccumulatorSet:
                 return lambda place: self._newest(place, kept.name)
             return lambda place: self.values[place][kept.name]
 
-        return {kept.name: self.halo.exchange(values(kept), kept.shape(1)[1:]) for kept in self.declared}
+        return {
+            kept.name: self.shared_blocks.exchange(values(kept), kept.shape(1)[1:]) for kept in self.declared
+        }
 
     def newest_of(self, index: int, piece: Piece, tables: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the values of a piece with what is staged, the products too, given the result of `tables`."""
@@ -126,10 +128,10 @@ class AccumulatorSet:
                     row[kept.name].zero_()
 
     @property
-    def halo(self) -> Halo:
+    def shared_blocks(self) -> SharedBlocks:
         """The blocks that ranks share, which products need."""
-        assert self._halo is not None
-        return self._halo
+        assert self._shared_blocks is not None
+        return self._shared_blocks
 
     def _newest(self, index: int, name: str) -> Tensor:
         return self._staged(index, name) if self._is_staged else self.values[index][name]
@@ -151,7 +153,7 @@ class AccumulatorSet:
         if kept.block == 1:
             values[kept.name], buffers[kept.name] = buffers[kept.name], values[kept.name]
             return
-        for piece in self.halo.pieces(index, self._chunk // kept.width):
+        for piece in self.shared_blocks.pieces(index, self._chunk // kept.width):
             values[kept.name][piece.here] += self._products(index, kept, piece)[piece.mine]
 
     def _products(self, index: int, kept: Accumulator, piece: Piece) -> Tensor:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dsprune.masks.accumulator_set import AccumulatorSet
 from dsprune.masks.bits import unpack
-from dsprune.masks.halo import Piece
 from dsprune.masks.mask_set import MaskSet
+from dsprune.masks.shared_blocks import Piece
 from dsprune.methods.method import CompensatingMethod, Method, ShardContext
 from dsprune.ranks.collectives import Comm
 from dsprune.selection.groups import Group
@@ -32,7 +32,7 @@ class Blocks:
     Collective: every rank must create one.
 
     Args:
-        accumulators: what the method keeps; has the shards and the halo.
+        accumulators: what the method keeps; has the shards and the blocks that ranks share.
         weight: returns this rank's weights of a tensor, `[shard.numel]`.
         settings: other fields of the contexts.
     """
@@ -40,9 +40,9 @@ class Blocks:
     def __init__(
         self, accumulators: AccumulatorSet, weight: Callable[[int], Tensor], settings: Mapping[str, Any]
     ) -> None:
-        self.shards, self.halo = accumulators.shards, accumulators.halo
+        self.shards, self.shared_blocks = accumulators.shards, accumulators.shared_blocks
         self._accumulators, self._weight, self._settings = accumulators, weight, settings
-        self._weights = self.halo.exchange(weight)
+        self._weights = self.shared_blocks.exchange(weight)
         self._tables = accumulators.tables()
 
     def compute(self, result: Callable[[ShardContext], Tensor], bits: Sequence[Tensor]) -> list[Tensor]:
@@ -56,8 +56,8 @@ class Blocks:
         def kept(place: int) -> Tensor:
             return unpack(bits[place], self.shards[place].numel)
 
-        table = self.halo.exchange(kept)
-        found = [torch.empty(shard.numel, device=self.halo.device) for shard in self.shards]
+        table = self.shared_blocks.exchange(kept)
+        found = [torch.empty(shard.numel, device=self.shared_blocks.device) for shard in self.shards]
         for place, values in enumerate(found):
             own = kept(place)
             for piece in self._pieces(place):
@@ -66,7 +66,7 @@ class Blocks:
         return found
 
     def _pieces(self, place: int) -> Iterator[Piece]:
-        return self.halo.pieces(place, CHUNK.get(self.halo.device.type, CHUNK_ACCELERATOR))
+        return self.shared_blocks.pieces(place, CHUNK.get(self.shared_blocks.device.type, CHUNK_ACCELERATOR))
 
     def _context(self, place: int, piece: Piece, kept: Tensor) -> ShardContext:
         return ShardContext(
@@ -110,7 +110,7 @@ def select_compensating(
         scores = blocks.compute(method.scores, bits)
         scorers = [Scorer(values.__getitem__, method.absolute) for values in scores]
         if normalized:
-            scorers = normalize(blocks.shards, scorers, blocks.halo.device, comm)
+            scorers = normalize(blocks.shards, scorers, blocks.shared_blocks.device, comm)
         bits = select(blocks.shards, scorers, bits, part, comm)
     return bits, blocks.compute(method.compensate, bits)
 

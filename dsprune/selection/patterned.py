@@ -17,8 +17,8 @@ from dsprune.masks.bits import pack, unpack
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe.pattern import Pattern
+from dsprune.selection.cut_bands import CutBands
 from dsprune.selection.groups import Group
-from dsprune.selection.halo import Halo
 from dsprune.selection.scan import NAN_KEY, PRUNED_KEY, Scorer, from_keys, to_keys
 from dsprune.selection.select import select
 from dsprune.selection.tiles import Tiling
@@ -76,10 +76,10 @@ def select_tiles(
     if pattern.is_unstructured:
         return select(shards, scorers, kept, groups, comm)
     tilings = [Tiling.of(shard.tensor, pattern) for shard in shards]
-    halo = Halo(shards, tilings, comm)
+    cut = CutBands(shards, tilings, comm)
     masks = [unpack(bits, shard.numel) for bits, shard in zip(kept, shards, strict=True)]
     keys = [_keys(scorer, mask) for scorer, mask in zip(scorers, masks, strict=True)]
-    tails = halo.collect([values(0, head) for values, head in zip(keys, halo.heads, strict=True)])
+    tails = cut.collect([values(0, head) for values, head in zip(keys, cut.heads, strict=True)])
     rated = [
         _rate_all(tiling, _whole_bands(tiling, shard, values, tail), tail.device, squared)
         for tiling, shard, values, tail in zip(tilings, shards, keys, tails, strict=True)
@@ -96,8 +96,8 @@ def select_tiles(
         _decide(tiling, row, unpack(bits, shard.numel))
         for tiling, row, bits, shard in zip(tilings, rated, selected, tiles, strict=True)
     ]
-    own = [mask.numel() - head for mask, head in zip(masks, halo.heads, strict=True)]
-    heads = halo.give_back([row[length:].byte() for row, length in zip(decided, own, strict=True)])
+    own = [mask.numel() - head for mask, head in zip(masks, cut.heads, strict=True)]
+    heads = cut.give_back([row[length:].byte() for row, length in zip(decided, own, strict=True)])
     return [
         pack(torch.cat([head.bool(), row[:length]]) & mask)
         for head, row, length, mask in zip(heads, decided, own, masks, strict=True)
@@ -118,9 +118,9 @@ def count_broken(shards: Sequence[Shard], bits: Sequence[Tensor], pattern: Patte
     if pattern.is_unstructured:
         return [0] * len(shards)
     tilings = [Tiling.of(shard.tensor, pattern) for shard in shards]
-    halo = Halo(shards, tilings, comm)
+    cut = CutBands(shards, tilings, comm)
     masks = [unpack(row, shard.numel).byte() for row, shard in zip(bits, shards, strict=True)]
-    tails = halo.collect([mask[:head] for mask, head in zip(masks, halo.heads, strict=True)])
+    tails = cut.collect([mask[:head] for mask, head in zip(masks, cut.heads, strict=True)])
     counts = [
         sum(_num_broken(tiling, part) for part in _whole_bands(tiling, shard, _slices(mask), tail))
         for tiling, shard, mask, tail in zip(tilings, shards, masks, tails, strict=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dsprune.masks.accumulator_set import AccumulatorSet
 from dsprune.masks.bits import pack, unpack
-from dsprune.masks.halo import Halo
+from dsprune.masks.shared_blocks import SharedBlocks
 from dsprune.methods.method import Accumulator, CompensatingMethod, Method, RegrowingMethod, ShardContext
 from dsprune.methods.products import products
 from dsprune.model.shard import PrunableTensor, Shard
@@ -280,7 +280,7 @@ def _select(
 
 def _accumulated(comm: Comm, method: Method, shards: Sequence[Shard]) -> AccumulatorSet:
     """Return what a method keeps of shards after one step."""
-    kept = AccumulatorSet(shards, method.accumulators, halo=Halo(shards, method.block, comm))
+    kept = AccumulatorSet(shards, method.accumulators, shared_blocks=SharedBlocks(shards, method.block, comm))
     for index, shard in enumerate(shards):
         kept.stage(index, slice(0, shard.numel), method.increments(_part(shard, method)))
     kept.finish_staging()

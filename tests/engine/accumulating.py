@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 import dsprune
-from dsprune.masks.halo import num_shared
 from dsprune.masks.manifest import MANIFEST
+from dsprune.masks.shared_blocks import num_shared
 from dsprune.methods.method import Accumulator, RegrowingMethod, find_method
 from dsprune.methods.obert import OBert
 from dsprune.ranks.collectives import Comm

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dsprune.masks.halo import Halo, num_shared
+from dsprune.masks.shared_blocks import SharedBlocks, num_shared
 from dsprune.methods.magnitude import Magnitude
 from dsprune.methods.method import CompensatingMethod, Method, ShardContext
 from dsprune.methods.obert import BLOCK, OBert
@@ -145,8 +145,8 @@ def test_the_loss_of_a_layer_is_below_that_of_magnitude(sparsity: float) -> None
 )
 def test_pieces_cover_a_shard_once_by_whole_blocks(start: int, numel: int) -> None:
     shard = Shard(PrunableTensor("w", (130,)), start, numel)
-    halo = Halo([shard], BLOCK, Rest([shard]))
-    pieces = list(halo.pieces(0, BLOCK))
+    shared_blocks = SharedBlocks([shard], BLOCK, Rest([shard]))
+    pieces = list(shared_blocks.pieces(0, BLOCK))
     covered = sorted(place for piece in pieces for place in range(numel)[piece.here])
     assert covered == list(range(numel))
     for piece in pieces:
@@ -184,7 +184,7 @@ def test_the_planned_number_of_shared_blocks_is_that_of_equal_slices(world: int)
     shards = [
         Shard(PrunableTensor(str(size), (size,)), 0, part) for size, part in zip(sizes, size_of, strict=True)
     ]
-    assert len(Halo(shards, BLOCK, Gathered()).shared) == num_shared(sizes, BLOCK, world)
+    assert len(SharedBlocks(shards, BLOCK, Gathered()).shared) == num_shared(sizes, BLOCK, world)
 
 
 def test_bytes_of_shared_blocks() -> None:

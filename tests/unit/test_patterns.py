@@ -22,8 +22,8 @@ from dsprune.recipe.loading import check_recipe
 from dsprune.recipe.pattern import Pattern
 from dsprune.schedule.law import scaled_to
 from dsprune.selection.complete import select_complete
+from dsprune.selection.cut_bands import CutBands, band_bytes
 from dsprune.selection.groups import Group, make_groups, update_groups
-from dsprune.selection.halo import Halo, halo_bytes
 from dsprune.selection.patterned import count_broken, select_tiles
 from dsprune.selection.scan import Scorer
 from dsprune.selection.tiles import Tiling
@@ -93,7 +93,7 @@ def test_a_pattern_is_true_in_the_matrix_on_any_number_of_ranks(text: str, scope
         assert sum(int((~mask).sum()) for mask in new) == sum(group.num_pruned for group in groups)
         assert all(broken == [0] * len(TENSORS) for _, broken, _ in results)
         most = update_bytes(groups, world)
-        most += halo_bytes([Tiling.of(tensor, pattern) for tensor in TENSORS], world)
+        most += band_bytes([Tiling.of(tensor, pattern) for tensor in TENSORS], world)
         assert all(sent <= most for _, _, sent in results)
         kept = new
     if pattern.kept:  # every tile is pruned at the end
@@ -103,10 +103,10 @@ def test_a_pattern_is_true_in_the_matrix_on_any_number_of_ranks(text: str, scope
 
 def complete(comm: Comm, ranks: Sequence[Sequence[Shard]], tiling: Tiling) -> tuple[Tensor, Tensor, int]:
     """What completes the last band of a rank, what comes back to it, and the bytes that it sends."""
-    halo, before = Halo(ranks[comm.rank], [tiling], comm), comm.bytes_sent
+    cut, before = CutBands(ranks[comm.rank], [tiling], comm), comm.bytes_sent
     [shard] = ranks[comm.rank]
-    [tail] = halo.collect([torch.arange(shard.start, shard.start + halo.heads[0], dtype=torch.int32)])
-    [head] = halo.give_back([(tail * 2).byte()])
+    [tail] = cut.collect([torch.arange(shard.start, shard.start + cut.heads[0], dtype=torch.int32)])
+    [head] = cut.give_back([(tail * 2).byte()])
     return tail, head, comm.bytes_sent - before
 
 
@@ -121,7 +121,7 @@ def test_a_band_is_completed_by_the_ranks_that_hold_its_rest() -> None:
         ([], [], 0),
         ([], [14], 4),
     ]
-    assert max(sent for _, _, sent in found) < halo_bytes([tiling], 4) == 16 + 7 * 5
+    assert max(sent for _, _, sent in found) < band_bytes([tiling], 4) == 16 + 7 * 5
 
 
 @pytest.mark.parametrize("world", [1, 3])

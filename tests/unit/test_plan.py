@@ -12,7 +12,7 @@ from dsprune.commands.plan.law import law_table, sweep_table
 from dsprune.commands.plan.make import make_plan
 from dsprune.commands.plan.plan import plan
 from dsprune.errors import UserError
-from dsprune.masks.halo import num_shared
+from dsprune.masks.shared_blocks import num_shared
 from dsprune.methods.method import check_method, find_method
 from dsprune.model.cost import checkpoint_bytes
 from dsprune.recipe import Recipe, load_recipe
@@ -20,8 +20,8 @@ from dsprune.recipe.pattern import Pattern
 from dsprune.recipe.timing import AT_TARGET
 from dsprune.registry import METHODS
 from dsprune.selection.compensate import block_bytes
+from dsprune.selection.cut_bands import band_bytes
 from dsprune.selection.groups import Group, make_groups
-from dsprune.selection.halo import halo_bytes
 from dsprune.selection.tiles import Tiling
 from dsprune.selection.traffic import update_bytes
 from dsprune.testing.tiny import tiny_bert
@@ -196,7 +196,7 @@ def test_a_pattern_is_shown_with_the_bytes_that_complete_its_tiles(bert: str) ->
     tilings = [Tiling.of(tensor, Pattern.parse("4x1")) for tensor in make_plan(recipe, 4, 3200).tensors]
     text = show(recipe)
     assert "90.0%, 4x1, " in text
-    assert f"sends {decimal(halo_bytes(tilings, 4))} at most to complete tiles of 4x1" in text
+    assert f"sends {decimal(band_bytes(tilings, 4))} at most to complete tiles of 4x1" in text
     with pytest.raises(UserError, match=r"^pruning.pattern: value 5x1: bert.* rows are no multiple of 5"):
         make_plan(load_recipe("glue-90", [f"model.path={bert}", "pruning.pattern=5x1"]), 4, 3200)
 

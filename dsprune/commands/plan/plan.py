@@ -9,7 +9,7 @@ from rich.table import Table as Grid
 
 from dsprune.commands.plan.law import law_table, sweep_table
 from dsprune.commands.plan.make import Plan, make_plan
-from dsprune.masks.halo import num_shared
+from dsprune.masks.shared_blocks import num_shared
 from dsprune.methods.method import RegrowingMethod, find_method
 from dsprune.model.cost import checkpoint_bytes, rank_memory
 from dsprune.model.prunable import dense_groups
@@ -29,7 +29,7 @@ from dsprune.report.drawing import (
 from dsprune.report.table import MISSING, Table, as_lines, as_rich
 from dsprune.schedule import MaskUpdate
 from dsprune.selection.compensate import block_bytes
-from dsprune.selection.halo import halo_bytes
+from dsprune.selection.cut_bands import band_bytes
 from dsprune.selection.tiles import Tiling
 from dsprune.selection.traffic import update_bytes
 from dsprune.utils.console import cell, say
@@ -188,12 +188,12 @@ def _traffic(plan: Plan, world_size: int) -> str:
     normalized, method = SCOPES.get(pruning.scope).normalized, find_method(pruning.method)
     parts = pruning.recomputations or 1
     num_bytes = parts * update_bytes(groups, world_size, normalized, issubclass(method, RegrowingMethod))
-    pattern, halo = Pattern.parse(pruning.pattern), ""
+    pattern, completed = Pattern.parse(pruning.pattern), ""
     if not pattern.is_unstructured:
-        most = halo_bytes([Tiling.of(tensor, pattern) for tensor in plan.tensors], world_size)
-        halo = f", and sends {decimal(most)} at most to complete tiles of {pattern.text} that shards cut"
+        most = band_bytes([Tiling.of(tensor, pattern) for tensor in plan.tensors], world_size)
+        completed = f", and sends {decimal(most)} at most to complete tiles of {pattern.text} that shards cut"
     text = (
-        f"Selection: each rank sends at most {decimal(num_bytes)} a mask update and receives as much{halo}, for "
+        f"Selection: each rank sends at most {decimal(num_bytes)} a mask update and receives as much{completed}, for "
         f"{len(plan.timetable.updates)} of them (nothing at ZeRO stage 0, where ranks are replicas)"
     )
     if method.block == 1:

@@ -15,12 +15,12 @@ from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.selection.tiles import Tiling
 
-__all__ = ["Halo", "halo_bytes"]
+__all__ = ["CutBands", "band_bytes"]
 
 KEY_BYTES, MASK_BYTES, PLACE_BYTES = 4, 1, 16
 
 
-def halo_bytes(tilings: Iterable[Tiling], world_size: int) -> int:
+def band_bytes(tilings: Iterable[Tiling], world_size: int) -> int:
     """Return the most bytes that one rank passes to collectives in one mask update to complete bands.
 
     Of each shard, they are its start and length, the keys of its first weights, and the masks of the weights after its
@@ -40,7 +40,7 @@ class _Piece(NamedTuple):
     length: int
 
 
-class Halo:
+class CutBands:
     """What each rank holds of bands that begin on other ranks. Collective: every rank must create it.
 
     Args:

@@ -1,4 +1,7 @@
-"""Blocks of neighbouring weights that several ranks share: each rank is given what it lacks of them."""
+"""Blocks of neighbouring weights that several ranks share: each is given what it lacks, and computes the whole block.
+
+`dsprune.selection.cut_bands` has the rank with the first weight decide alone, which sends less.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ from torch import Tensor
 from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
 
-__all__ = ["Halo", "Piece", "num_shared"]
+__all__ = ["Piece", "SharedBlocks", "num_shared"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Piece:
         positions: flat index of each weight in the tensor.
         here: this rank's part of them, as a slice of its shard.
         mine: the same, as a slice of the piece.
-        row: of the block in the tables of the halo, if several ranks share it.
+        row: of the block in the tables of the shared blocks, if several ranks share it.
     """
 
     positions: range
@@ -29,11 +32,11 @@ class Piece:
     row: int | None = None
 
     def complete(self, own: Tensor, table: Tensor) -> Tensor:
-        """Return the values of the piece, from those of the shard and from a table of `Halo.exchange`."""
+        """Return the values of the piece, from those of the shard and from a table of `SharedBlocks.exchange`."""
         return own[self.here] if self.row is None else table[self.row, : len(self.positions)]
 
 
-class Halo:
+class SharedBlocks:
     """The blocks that several ranks share. Collective: every rank must create one.
 
     Args:
