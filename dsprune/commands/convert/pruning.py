@@ -221,7 +221,9 @@ def _alternate(modifier: Entry, start: float, end: float, section: dict[str, Any
             "an odd number of mask updates, which prune and let grow back in turn"
         )
         return Pruned({**section, "start": f"{start:g} epochs"}, [start])
-    number = ceil((end - start) / every - 1e-9) - 1  # phases that begin after the first and before the end
+    number = (
+        ceil(min((end - start) / every, 100_000) - 1e-9) - 1
+    )  # phases that begin after the first and before the end
     number -= number % 2 == 0
     if number < 1:
         notes.differ(
