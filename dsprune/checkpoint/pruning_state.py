@@ -16,7 +16,7 @@ from dsprune.masks.manifest import MaskManifest, read_manifest
 from dsprune.masks.mask_files import read_masks, write_masks
 from dsprune.masks.mask_set import Finding, check_shard
 from dsprune.masks.shared_blocks import SharedBlocks
-from dsprune.methods.method import Accumulator, find_method
+from dsprune.methods.method import Accumulator, Method, find_method
 from dsprune.model.vocabulary import num_missing
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.collectives import Comm, barrier
@@ -78,6 +78,13 @@ class PruningState:
         self.num_pruned, self.initial_pruned = 0, []
         self.reset_accumulators(step=0)
 
+    def method_at(self, step: int) -> type[Method]:
+        """Return the method of the next mask update, at `step` or later."""
+        first, updates = self.pruning.first_method, self.timetable.updates
+        if first is not None and updates and step <= updates[0].step:
+            return find_method(first)
+        return find_method(self.pruning.method)
+
     def is_counted(self, step: int) -> bool:
         """Return whether the gradients of a step count for the next mask update."""
         update, window = self.timetable.next_update(step), self.pruning.window
@@ -92,7 +99,7 @@ class PruningState:
 
     def declared(self, step: int) -> tuple[Accumulator, ...]:
         """Return what the method keeps before a step: what counts for the next mask update, if anything does."""
-        kept = find_method(self.pruning.method).accumulators
+        kept = self.method_at(step).accumulators
         if self.is_counted(step):
             return kept
         has_update = self.timetable.next_update(step) is not None
@@ -100,7 +107,7 @@ class PruningState:
 
     def reset_accumulators(self, step: int) -> None:
         """Begin at zero with what the method keeps. Collective: every rank must call this."""
-        layout, block = self.layout, find_method(self.pruning.method).block
+        layout, block = self.layout, self.method_at(step).block
         declared = self.declared(step)
         if declared and block > 1 and self.shared_blocks is None:
             self.shared_blocks = SharedBlocks(layout.shards, block, self.comm, layout.master_device)

@@ -25,7 +25,14 @@ from dsprune.engine.guard import WeightGuard
 from dsprune.kernels.product import Product
 from dsprune.masks import MaskSet
 from dsprune.masks.bits import apply_all_, count_kept
-from dsprune.methods.method import DAMPING, CompensatingMethod, RegrowingMethod, ShardContext, find_method
+from dsprune.methods.method import (
+    DAMPING,
+    CompensatingMethod,
+    Method,
+    RegrowingMethod,
+    ShardContext,
+    find_method,
+)
 from dsprune.recipe.pattern import Pattern
 from dsprune.registry import SCOPES
 from dsprune.schedule import MaskUpdate
@@ -79,7 +86,7 @@ class Pruner:
         self.state = state
         self.last_update: UpdateRecord | None = None
         self._seed = seed
-        self._method = find_method(state.pruning.method)()
+        self._methods: dict[type[Method], Method] = {}
         self._pending: tuple[UpdateRecord, list[Tensor], list[Tensor]] | None = None
         self._zeroed = False
         self._weights = WeightGuard(state)
@@ -131,18 +138,24 @@ class Pruner:
         """
         self._weights.check()
 
+    def _method_at(self, step: int) -> Method:
+        kind = self.state.method_at(step)
+        if kind not in self._methods:
+            self._methods[kind] = kind()
+        return self._methods[kind]
+
     def _accumulate(self, step: int) -> None:
         """Let the method add to its accumulators, if it has any and the step counts for the next mask update.
 
         Collective for a method with a `block`: every rank must call this.
         """
-        accumulators = self.state.accumulators
+        accumulators, method = self.state.accumulators, self._method_at(step)
         if not accumulators.declared or not self.state.is_counted(step):
             return
         for index in range(len(accumulators.shards)):
             context = self._context(index, step, accumulators.values[index])
             for part in accumulators.parts(index):
-                accumulators.stage(index, part, self._method.increments(context[part]))
+                accumulators.stage(index, part, method.increments(context[part]))
         accumulators.finish_staging()
 
     def _begin_step(self, step: int, updated: bool) -> None:
@@ -161,7 +174,7 @@ class Pruner:
         Returns:
             The record, the masks, and the new weights of a method that moves them, else none.
         """
-        state, layout, method = self.state, self.state.layout, self._method
+        state, layout, method = self.state, self.state.layout, self._method_at(step)
         started, sent = time.perf_counter(), state.comm.bytes_sent
         tensors = [shard.tensor for shard in layout.shards]
         groups = update_groups(tensors, state.pruning, state.timetable.progress(update))
@@ -172,20 +185,21 @@ class Pruner:
         elif isinstance(method, CompensatingMethod):
             bits, weights = self._select_compensating(method, groups, update)
         elif isinstance(method, RegrowingMethod):
-            scorers = self._scorers(method.scores, method.product, step)
-            growth = self._scorers(method.growth_scores, lambda _: None, step)
+            scorers = self._scorers(method, method.scores, method.product, step)
+            growth = self._scorers(method, method.growth_scores, lambda _: None, step)
             first = FIRST_DROP if state.pruning.drop is None else state.pruning.drop
             fraction = drop_fraction(state.timetable.update_progress(update), first)
             bits = select_regrowing(layout.shards, scorers, growth, kept, groups, fraction, state.comm)
         else:
-            scorers = self._scorers(method.scores, method.product, step)
+            scorers = self._scorers(method, method.scores, method.product, step)
             pattern = Pattern.parse(state.pruning.pattern)
             bits = select_tiles(
                 layout.shards, scorers, kept, groups, state.comm, pattern, squared=method.squared
             )
         seconds, sent = time.perf_counter() - started, state.comm.bytes_sent - sent
         record = UpdateRecord(update, sum(group.num_pruned for group in groups), seconds, sent)
-        if isinstance(method, RegrowingMethod) or state.pruning.curve == "alternating":
+        regrows = issubclass(find_method(state.pruning.method), RegrowingMethod)
+        if regrows or state.pruning.curve == "alternating":
             record = replace(record, num_regrown=self._count_regrown(bits))
         return record, bits, weights
 
@@ -216,6 +230,7 @@ class Pruner:
 
     def _scorers(
         self,
+        method: Method,
         scores: Callable[[ShardContext], Tensor],
         product: Callable[[ShardContext], Product | None],
         step: int,
@@ -224,7 +239,7 @@ class Pruner:
         layout = self.state.layout
 
         def scorer(context: ShardContext) -> Scorer:
-            return Scorer(lambda part: scores(context[part]), self._method.absolute, product(context))
+            return Scorer(lambda part: scores(context[part]), method.absolute, product(context))
 
         newest = self.state.accumulators.newest
         scorers = [scorer(self._context(index, step, newest(index))) for index in range(len(layout.shards))]

@@ -76,4 +76,9 @@ def _is_used(name: str, recipe: Recipe) -> bool:
     """Return whether a field of the script has a use beside it."""
     if name == "task":  # `DistillationLoss` reads it
         return recipe.distillation is not None
-    return name == "seed" and recipe.pruning is not None and recipe.pruning.method == "random"
+    pruning = recipe.pruning
+    return (
+        name == "seed"
+        and pruning is not None
+        and bool({pruning.method, pruning.first_method} & {"random", "set"})
+    )

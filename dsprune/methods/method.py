@@ -242,6 +242,8 @@ def check_method(pruning: Pruning) -> None:
         raise UserError(
             f"pruning.drop: value {pruning.drop}: {pruning.method!r} lets no weight grow back: leave it out"
         )
+    if pruning.first_method is not None:
+        _check_first(pruning.first_method, pruning.method, regrows=regrows)
     compensates = issubclass(method, CompensatingMethod)
     if compensates and pruning.pattern != "unstructured":
         raise UserError(
@@ -253,8 +255,25 @@ def check_method(pruning: Pruning) -> None:
             raise UserError(
                 f"pruning.{name}: value {value}: {pruning.method!r} has no use for it: leave it out"
             )
-    if pruning.window is not None and not any(not kept.whole_run for kept in method.accumulators):
+    first = find_method(pruning.first_method or pruning.method)
+    accumulators = (*first.accumulators, *method.accumulators)
+    if pruning.window is not None and all(kept.whole_run for kept in accumulators):
         raise UserError(
             f"pruning.window: value {pruning.window}: {pruning.method!r} does not accumulate from one mask update to "
             f"the next: leave it out"
+        )
+
+
+def _check_first(name: str, then: str, *, regrows: bool) -> None:
+    """Check the method of the first mask update."""
+    first = find_method(name)
+    if not regrows:
+        raise UserError(
+            f"pruning.first_method: value {name}: {then!r} lets no weight grow back, and scores every mask update: "
+            f"leave it out"
+        )
+    if issubclass(first, RegrowingMethod) or first.block > 1 or first.needs:
+        raise UserError(
+            f"pruning.first_method: value {name}: the first mask is made by a method that scores single weights, reads "
+            f"nothing of the optimizer and lets none grow back: use snip, magnitude or random"
         )

@@ -13,8 +13,8 @@ class RigL(RegrowingMethod):
 
     At a mask update to K kept weights, d K more than needed are dropped, and as many grow. The fraction d falls from
     `pruning.drop` at the first mask update to 0 at the last, along a cosine; so the last one does not let weights grow
-    that have no time left to train. `curve: constant` with `scope: erk` is RigL as published. With a curve that
-    rises, the masks become sparser on the way as well.
+    that have no time left to train. With `curve: constant`, `scope: erk` and `first_method: random` this is RigL as
+    published. With a curve that rises, the masks become sparser on the way as well.
 
     Formula: drop the lowest |w|; grow the highest |g|; d = pruning.drop / 2 (1 + cos(pi t)), t = 0 to 1.
     Source: Evci et al., Rigging the Lottery, 2020.

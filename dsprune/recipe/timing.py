@@ -118,6 +118,10 @@ class Pruning(Section):
     """How weights are scored; the lowest scores are pruned first. `magnitude` is gradual magnitude pruning; `fisher`
     also reads the optimizer's second moments; `rigl` and `set` let weights grow back. Default: `fisher`."""
 
+    first_method: Annotated[str, Named(METHODS)] | None = None
+    """Methods that let weights grow back (`rigl`, `set`): the method that makes the first mask, such as `snip` or
+    `random`; nothing grows back then. Default: null = `method`, which drops and grows there too."""
+
     window: Count | None = None
     """Methods that accumulate from one mask update to the next (`snip`, `empirical-fisher`, `obert`): number of last
     steps whose gradients count, that of the mask update included. Default: null = all since the mask update before."""

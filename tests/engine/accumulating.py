@@ -90,6 +90,9 @@ class Oracle:
         """The masks after the step that was seen; `kept` are those before it."""
         pruning, timetable = self.pruning, engine.timetable
         update = timetable.next_update(step)
+        first, last = timetable.updates[0].step, timetable.updates[-1].step
+        if pruning.first_method is not None and step <= first:
+            pruning = pruning.model_copy(update={"method": pruning.first_method})
         counts = update is not None and (pruning.window is None or update.step - step < pruning.window)
         if pruning.method in ADDED and counts:
             pairs = zip(self.weights, self.gradients, strict=True)
@@ -105,8 +108,7 @@ class Oracle:
         if update.sparsity == 0:
             return [torch.ones_like(mask) for mask in kept]
         if issubclass(find_method(pruning.method), RegrowingMethod):
-            assert [timetable.updates[0].step, timetable.updates[-1].step] == [0, 9]
-            fraction = 0.15 * (1 + math.cos(math.pi * step / 9))
+            fraction = 0.15 * (1 + math.cos(math.pi * (step - first) / (last - first)))
             growth = self._growth([tensor.name for tensor in tensors], step)
             return regrow_dense([w.abs() for w in self.weights], growth, kept, groups, fraction)
         if pruning.method == "obert":

@@ -24,6 +24,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "rigl": {"method": "rigl"},
     "constant": {"method": "rigl", "curve": "constant", "scope": "erk", "first": None},
     "set": {"method": "set", "scope": "erk"},
+    "rigl after snip": {"method": "rigl", "first_method": "snip", "start": 6, "updates": 3},
     "alternating": {"curve": "alternating", "first": None, "updates": 5},
 }
 
@@ -32,14 +33,20 @@ def recipe_of(name: str, precision: str = "fp32") -> Recipe:
     return make_recipe(precision, **METHODS[name])
 
 
+FURTHER = {
+    "obert": ((1, 0), (2, 1), (3, 2), (3, 3)),
+    "alternating": ((1, 0), (2, 1), (3, 2), (2, 3)),
+    "rigl after snip": ((2, 1), (2, 3)),
+}
+"""Methods with places of their own."""
+
 PLACES = [(world, stage) for world in (1, 2, 3) for stage in (0, 1, 2, 3)]
-NAMES = [name for name in METHODS if name not in ("obert", "alternating")]
+NAMES = [name for name in METHODS if name not in FURTHER]
 CELLS = [
     *((*place, name) for place, name in zip(PLACES, [*NAMES, *NAMES], strict=True)),
-    *((ranks, stage, "obert") for ranks, stage in ((1, 0), (2, 1), (3, 2), (3, 3))),
-    *((ranks, stage, "alternating") for ranks, stage in ((1, 0), (2, 1), (3, 2), (2, 3))),
+    *((*place, name) for name, places in FURTHER.items() for place in places),
 ]
-"""Every stage with every number of ranks, two places for each method, and every stage for the last two."""
+"""Every stage with every number of ranks, two places for each method, and those of `FURTHER`."""
 
 
 @pytest.mark.parametrize(("ranks", "stage", "name"), CELLS, indirect=["ranks"])
@@ -47,7 +54,7 @@ def test_masks_memory_and_counts_are_those_of_one_process(ranks: RankPool, stage
     precision = PRECISIONS[stage]
     recipe = recipe_of(name, precision)
     assert recipe.pruning is not None
-    kept_bytes = find_method(recipe.pruning.method).bytes_per_weight()
+    kept_bytes = find_method(recipe.pruning.first_method or recipe.pruning.method).bytes_per_weight()
     planned = rank_memory(PRUNABLE, PRUNABLE, stage, ranks.size, precision, kept_bytes).accumulators
     answers = ranks.run(ranks.size, accumulating.check_run, ds_config(stage, precision), recipe)
     sizes = [nbytes for nbytes, _ in answers]
@@ -59,7 +66,7 @@ def test_masks_memory_and_counts_are_those_of_one_process(ranks: RankPool, stage
         )
     [*early, last] = answers[0][1]
     assert last == 0, "the last mask update lets nothing grow back"
-    assert any(early) == (name in ("rigl", "constant", "set", "alternating"))
+    assert any(early) == (name in ("rigl", "constant", "set", "alternating", "rigl after snip"))
 
 
 @pytest.mark.parametrize(
@@ -72,6 +79,7 @@ def test_masks_memory_and_counts_are_those_of_one_process(ranks: RankPool, stage
         (3, "rigl"),
         (3, "obert"),
         (2, "alternating"),
+        (1, "rigl after snip"),
     ],
 )
 def test_resuming_between_two_mask_updates_equals_not_stopping(

@@ -204,6 +204,16 @@ def test_a_method_that_keeps_something_must_say_how_it_changes() -> None:
             {"method": "snip", "recomputations": 4},
             r"^pruning.recomputations: value 4: 'snip' has no use for it",
         ),
+        (
+            {"method": "snip", "first_method": "random"},
+            r"^pruning.first_method: value random: 'snip' lets no",
+        ),
+        ({"method": "rigl", "first_method": "set"}, r"^pruning.first_method: value set: .* lets none grow"),
+        (
+            {"method": "rigl", "first_method": "obert"},
+            r"^pruning.first_method: value obert: .* single weights",
+        ),
+        ({"method": "rigl", "first_method": "fisher"}, r"^pruning.first_method: value fisher: .* optimizer"),
         ({"method": "rigl", "window": 3}, r"^pruning.window: value 3: 'rigl' does not accumulate"),
     ],
 )
@@ -217,6 +227,7 @@ def test_settings_without_meaning_for_the_method_are_refused(settings: dict[str,
     [
         {"method": "rigl", "curve": "constant", "drop": 0.2, "scope": "erk"},
         {"method": "set", "curve": "cubic"},
+        {"method": "rigl", "first_method": "snip", "window": 3},
         {"method": "snip", "curve": "one-shot", "window": 3},
         {"method": "magnitude", "curve": "one-shot"},
         {"method": "fisher", "curve": "alternating", "pattern": "2:4", "sparsity": 0.5},

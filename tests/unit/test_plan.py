@@ -132,6 +132,15 @@ def test_memory_and_disk_have_what_the_method_keeps(bert: str, method: str, kept
     assert sizes[1] - sizes[0] == kept * 800
 
 
+def test_the_method_of_the_first_mask_is_planned(bert: str) -> None:
+    recipe = load_recipe(
+        "glue-90", [f"model.path={bert}", "pruning.method=rigl", "pruning.first_method=snip"]
+    )
+    text = show(recipe, stage=2)
+    assert "rigl after snip" in text
+    assert re.search(rf"accumulators +{re.escape(decimal(4 * 2 * BLOCK // 4))} ", text)
+
+
 @pytest.mark.parametrize("name", [*METHODS, "constant", "alternating"])
 def test_the_other_method_fits_the_recipe(bert: str, name: str) -> None:
     own = {

@@ -72,6 +72,8 @@ def test_layers_are_refused_where_there_is_more_than_one_stack() -> None:
         ({"task": {"name": "sst2"}, "deepspeed": "zero3"}, ["task", "deepspeed"]),
         ({"task": {"name": "sst2"}, "distillation": {"teacher": "t"}}, []),
         ({"pruning": {"sparsity": 0.9, "method": "random"}, "seed": 1}, []),
+        ({"pruning": {"sparsity": 0.9, "method": "set"}, "seed": 1}, []),
+        ({"pruning": {"sparsity": 0.9, "method": "rigl", "first_method": "random"}, "seed": 1}, []),
     ],
 )
 def test_what_the_script_decides_is_named(sections: dict[str, Any], named: list[str]) -> None:

@@ -100,9 +100,10 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
         share = plan.num_prunable / plan.num_weights
         yield "prunable", f"{plan.num_prunable:,} weights in {len(plan.tensors)} tensors, {share:.1%} of all"
         pattern = "" if pruning.pattern == UNSTRUCTURED.text else f"{pruning.pattern}, "
+        first = "" if pruning.first_method is None else f" after {pruning.first_method}"
         yield (
             "pruning",
-            f"{pruning.sparsity:.1%}, {pattern}{pruning.method}, {pruning.scope}, {pruning.curve}",
+            f"{pruning.sparsity:.1%}, {pattern}{pruning.method}{first}, {pruning.scope}, {pruning.curve}",
         )
     if plan.vocabulary is not None:
         yield "vocabulary", _vocabulary(plan.vocabulary, plan.num_missing, recipe.precision)
@@ -163,7 +164,8 @@ def _cells(plan: Plan, update: MaskUpdate) -> Iterator[str]:
 
 def _memory(plan: Plan, world_size: int, stages: Iterable[int]) -> Table:
     precision, pruning = plan.recipe.precision, plan.recipe.pruning
-    kept_bytes = 0 if pruning is None else find_method(pruning.method).bytes_per_weight()
+    methods = [] if pruning is None else [pruning.method, pruning.first_method or pruning.method]
+    kept_bytes = max((find_method(name).bytes_per_weight() for name in methods), default=0)
     kept = ("accumulators",) if kept_bytes else ()
     names = ("weights", "gradients", "master", "moments", "masks", *kept, "total")
     columns = []
