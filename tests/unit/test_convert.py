@@ -292,7 +292,7 @@ def test_phases_of_acdc_are_those_of_the_source(
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("    update_frequency: 3\n", "", "pruning.updates: an odd number of mask updates"),
+        ("    update_frequency: 3\n", "", "update_frequency: without it the schedule law"),
         ("end_epoch: END", "end_epoch: 5", "end_epoch = 5: it ends before its first sparse phase"),
     ],
 )

@@ -217,8 +217,8 @@ def _alternate(modifier: Entry, start: float, end: float, section: dict[str, Any
         )
     section["curve"] = "alternating"
     if every <= 0:
-        notes.missing["pruning.updates"] = (
-            "an odd number of mask updates, which prune and let grow back in turn"
+        notes.differ(
+            modifier, "update_frequency", "without it the schedule law gives the number of mask updates"
         )
         return Pruned({**section, "start": f"{start:g} epochs"}, [start])
     number = (
