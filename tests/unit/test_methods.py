@@ -319,6 +319,6 @@ def test_the_method_on_the_page_passes_the_checks() -> None:
 
 def test_the_recipes_on_the_page_can_be_read() -> None:
     texts = re.findall(r"```yaml\npruning: (.*?)\n```", load("method_cards").page(), flags=re.DOTALL)
-    assert len(texts) == 2
+    assert len(texts) == 3
     for text in texts:
         check_method(Pruning.model_validate(yaml.safe_load(text)))
