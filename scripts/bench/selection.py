@@ -119,8 +119,14 @@ def time_rank(scope: str, repeats: int) -> tuple[float, int, int]:
 
 def select_once(masks: MaskSet, groups: Sequence[Group], weights: Tensor, comm: Comm) -> list[Tensor]:
     """Select new masks by magnitude; `weights` are this rank's, one shard after the other."""
+    return select_views(masks, groups, weights.split([shard.numel for shard in masks.shards]), comm)
+
+
+def select_views(
+    masks: MaskSet, groups: Sequence[Group], views: Sequence[Tensor], comm: Comm
+) -> list[Tensor]:
+    """Select new masks by magnitude; `views` are the 1-D weights of this rank's shards."""
     method = METHODS.get("magnitude")()
-    views = weights.split([shard.numel for shard in masks.shards])
     scorers = []
     for shard, view in zip(masks.shards, views, strict=True):
         context = ShardContext(shard.tensor, range(shard.start, shard.start + shard.numel), view)
@@ -135,12 +141,12 @@ def scores_of_part(method: Method, context: ShardContext, part: slice) -> Tensor
     return method.scores(context[part])
 
 
-def encoder() -> list[PrunableTensor]:
-    """Return the weight matrices of BERT-base's encoder."""
-    shapes = [(HIDDEN, HIDDEN)] * 4 + [(4 * HIDDEN, HIDDEN), (HIDDEN, 4 * HIDDEN)]
+def encoder(layers: int = LAYERS, hidden: int = HIDDEN) -> list[PrunableTensor]:
+    """Return the weight matrices of BERT-base's encoder, or of a smaller one."""
+    shapes = [(hidden, hidden)] * 4 + [(4 * hidden, hidden), (hidden, 4 * hidden)]
     return [
         PrunableTensor(f"{layer}.{place}", shape)
-        for layer in range(LAYERS)
+        for layer in range(layers)
         for place, shape in enumerate(shapes)
     ]
 
