@@ -50,7 +50,8 @@ class Figures(NamedTuple):
 
     Attributes:
         update: CPU milliseconds of a mask update.
-        dense, sparse: CPU milliseconds of a training step without masks, and with them.
+        dense: CPU milliseconds of a training step without masks.
+        added: CPU milliseconds that masks add to it.
         temporary: most bytes that the update takes, its result included.
         held: bytes of masks and copies of the weights.
         pruned: number of pruned weights.
@@ -59,7 +60,7 @@ class Figures(NamedTuple):
 
     update: float
     dense: float
-    sparse: float
+    added: float
     temporary: int
     held: int
     pruned: int
@@ -72,28 +73,29 @@ def measure(kind: type[Peer], tensors: Sequence[PrunableTensor]) -> Figures:
     torch.manual_seed(0)
     model, inputs = Layers(tensors), torch.randn(TOKENS, tensors[0].shape[1])
     optimizer = AdamW(model.parameters(), lr=1e-4, fused=True)
-    dense = shortest_step(Peer(model, tensors, optimizer), optimizer, inputs)
+    dense, _ = shortest_step(Peer(model, tensors, optimizer), optimizer, inputs)
     peer = kind(model, tensors, optimizer)
     seconds, temporary = cost_of(peer.update)
-    sparse = shortest_step(peer, optimizer, inputs)
+    sparse, masking = shortest_step(peer, optimizer, inputs)
+    added = sparse - dense if peer.in_forward else masking
     zeros = sum(int((weight == 0).sum()) for weight in peer.weights)
     pruned = peer.num_pruned()
-    return Figures(
-        1000 * seconds, dense, sparse, temporary, peer.held_bytes(), pruned, max(0, pruned - zeros)
-    )
+    return Figures(1000 * seconds, dense, added, temporary, peer.held_bytes(), pruned, max(0, pruned - zeros))
 
 
-def shortest_step(peer: Peer, optimizer: Optimizer, inputs: Tensor) -> float:
-    """Return the CPU milliseconds of the shortest training step after the first one."""
-    times = []
+def shortest_step(peer: Peer, optimizer: Optimizer, inputs: Tensor) -> tuple[float, float]:
+    """Return the shortest CPU milliseconds of a training step, and of its masking, after the first one."""
+    steps, maskings = [], []
     for _ in range(STEPS):
         start = time.process_time()
         peer.model(inputs).square().mean().backward()
+        before = time.process_time()
         peer.before_step()
+        maskings.append(1000 * (time.process_time() - before))
         optimizer.step()
         optimizer.zero_grad()
-        times.append(1000 * (time.process_time() - start))
-    return min(times[1:])
+        steps.append(1000 * (time.process_time() - start))
+    return min(steps[1:]), min(maskings[1:])
 
 
 def best(found: Sequence[Figures]) -> Figures:
@@ -125,13 +127,12 @@ def comparison(
 
 def cells(figures: Figures, ours: Figures, weights: int, target: int) -> tuple[str, ...]:
     """Return a library's cells; `ours` are dsprune's figures in the same scope."""
-    added = figures.sparse - figures.dense
     return (
         f"{figures.update:,.0f}",
         f"{figures.update / ours.update:.1f} x",
         f"{figures.dense:,.0f}",
-        f"{added:,.0f}",
-        f"{added / (ours.sparse - ours.dense):.1f} x",
+        f"{figures.added:,.0f}",
+        f"{figures.added / ours.added:.1f} x",
         f"{figures.temporary / 1e6:,.0f}",
         f"{figures.held / weights:.3f}",
         f"{figures.pruned - target:+,}",

@@ -50,12 +50,14 @@ class Peer:
         label: its name in the table.
         package: the installed package that holds it.
         scope: "global" where the weights of all layers compete, "uniform" where those of each do.
+        in_forward: whether it masks in the forward pass, so that only a step as a whole shows what that adds.
         model: the layers, as they are trained.
     """
 
     label: str
     package = "torch"
     scope = "global"
+    in_forward = True
 
     def __init__(self, model: nn.Module, tensors: Sequence[PrunableTensor], optimizer: Optimizer) -> None:
         self.model = model
@@ -93,6 +95,7 @@ class Dsprune(Peer):
     """The compiled functions of dsprune, with a threshold over all layers."""
 
     label = package = "dsprune"
+    in_forward = False
 
     def __init__(self, model: nn.Module, tensors: Sequence[PrunableTensor], optimizer: Optimizer) -> None:
         super().__init__(model, tensors, optimizer)
