@@ -49,6 +49,7 @@ EXAMPLES: Mapping[str, Any] = {
     "pruning.window": 100,
     "pruning.drop": 0.3,
     "pruning.damping": 1e-7,
+    "pruning.first_method": "snip",
     "pruning.recomputations": 4,
     "pruning.pattern": "4x1",
     "pruning.only": ["*.attention.*.weight"],
