@@ -107,10 +107,11 @@ def time_step(engine: PruningEngine, tokens: Tensor, labels: Tensor) -> Times:
     pruner = engine.pruner
     assert pruner is not None
     backward = milliseconds(forward_and_backward)
+    number = engine.applied_steps
     with engine._guard.open():
-        before = milliseconds(lambda: pruner.before_step(engine.applied_steps))
+        before = milliseconds(lambda: pruner.before_step(number))
         step = milliseconds(lambda: DeepSpeedEngine.step(engine))
-        after = milliseconds(lambda: pruner.after_step(applied=engine.was_step_applied()))
+        after = milliseconds(lambda: pruner.after_step(number, applied=engine.was_step_applied()))
     return Times(backward, before + after, step)
 
 
