@@ -223,7 +223,7 @@ def draw(study: Study, path: Path) -> None:
     axes.set_ylabel(f"{study.metric}, %")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
     save_figure(figure, path)
 
 

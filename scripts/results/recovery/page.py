@@ -202,7 +202,7 @@ def draw(studies: Sequence[Study], path: Path) -> None:
         axes.set_ylabel("accuracy on the test part, %")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=7)
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=7)
     save_figure(figure, path)
 
 
