@@ -123,7 +123,7 @@ def recovery_steps(total_steps: int) -> int:
     It is 4/30 of the run, the share of the oBERT recipe. A short run gets more, because a model needs a number of steps
     to recover rather than a share: 40 steps, but at most 4/10 of the run. Measured with Fisher pruning to 97 % in 94
     steps from a fine-tuned model (`scripts/results/recovery`, 77 intents, three seeds, of 1,540 validation questions):
-    81.5 ± 0.7 % with 37 steps, 79.8 ± 0.5 % with 13.
+    81.8 ± 0.6 % with 37 steps, 79.8 ± 0.5 % with 13.
 
     Examples:
         >>> [recovery_steps(steps) for steps in (30, 94, 200, 300, 3000)]
