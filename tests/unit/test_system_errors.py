@@ -79,7 +79,8 @@ def test_an_error_of_the_system_on_one_rank_ends_all(tmp_path: Path) -> None:
 
 def test_a_complaint_of_pages_is_told_by_its_start_and_its_end(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["plan", "sentiment-90", f"pruning.method={'x' * 9000}"]) == 2
-    [line] = capsys.readouterr().err.splitlines()
+    *waits, line = capsys.readouterr().err.splitlines()
+    assert waits in ([], ["loading torch, transformers and DeepSpeed ..."]), "said on a slow machine"
     assert line.startswith("dsprune: ")
     assert "xxx ... " in line
     assert len(line) < 2100
