@@ -50,7 +50,7 @@ class Pattern:
             raise ValueError(f"must be {PATTERNS}")
         first, second = int(match[1]), int(match[3])
         if max(first, second) > LARGEST:
-            raise ValueError(f"must have no number above {LARGEST}")
+            raise ValueError(f"must have numbers of at most {LARGEST}")
         if match[2] == "x":
             return cls(text, first, second)
         if first >= second:
@@ -85,7 +85,7 @@ class Pattern:
             return shape
         shape = matrix_shape(shape)
         if len(shape) < 2:
-            raise ValueError("is no matrix")
+            raise ValueError("is not a matrix")
         *stack, rows, columns = shape
         width = self.width_of(shape)
         for number, side, what in ((rows, self.height, "rows"), (columns, width, "columns")):

@@ -33,7 +33,7 @@ UNKNOWN = "?"
 NUMBER = re.compile(rf"{SLOT}(\d+)")
 
 WORD = -1
-"""The slot of a token that is no number."""
+"""The slot of a token that is not a number."""
 
 
 @dataclass(frozen=True)

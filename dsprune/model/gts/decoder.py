@@ -145,7 +145,7 @@ class TreeDecoder(nn.Module):
         totals = torch.full((questions, beams), -torch.inf, device=goal.device)
         totals[:, 0] = 0.0  # all beams begin alike
         stays = torch.full((classes,), -torch.inf, device=goal.device)
-        stays[0] = 0.0  # a finished tree goes on in one way, which adds nothing
+        stays[0] = 0.0  # a finished tree has one continuation, which adds nothing
         for place in range(max_nodes):
             node, context, scores = self.predict(walk, question)
             gains = torch.where(walk.unfinished[:, None], scores.float().log_softmax(dim=-1), stays)
