@@ -33,12 +33,14 @@ class TensorEntry(_Strict):
         target: target sparsity, of the tensor or of its group: the fraction of zeros at the end.
         num_pruned: number of pruned weights.
         initial_pruned: number of pruned weights before the first mask update.
+        inputs_first: whether its matrices are stored as `[inputs, outputs]`.
     """
 
     shape: tuple[PositiveInt, ...]
     target: Fraction
     num_pruned: Count
     initial_pruned: Count = 0
+    inputs_first: bool = False
 
 
 class FileEntry(_Strict):

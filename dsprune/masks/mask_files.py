@@ -77,6 +77,7 @@ def write_masks(
                     target=pruning.sparsity if shard.tensor.sparsity is None else shard.tensor.sparsity,
                     num_pruned=count,
                     initial_pruned=begun,
+                    inputs_first=shard.tensor.inputs_first,
                 )
                 for shard, count, begun in zip(masks.shards, counts, initial, strict=True)
             },
@@ -93,7 +94,10 @@ def read_complete_masks(folder: Path, manifest: MaskManifest) -> MaskSet:
     Raises:
         UserError: a file is missing, damaged or incomplete.
     """
-    tensors = [PrunableTensor(name, entry.shape, entry.target) for name, entry in manifest.tensors.items()]
+    tensors = [
+        PrunableTensor(name, entry.shape, entry.target, entry.inputs_first)
+        for name, entry in manifest.tensors.items()
+    ]
     _check_sizes(folder, manifest, tensors)
     masks = MaskSet([Shard(tensor, 0, tensor.numel) for tensor in tensors])
     masks.replace(read_masks(folder, manifest, masks.shards))

@@ -18,6 +18,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from dsprune.errors import UserError
 from dsprune.model.blocks import NO_MATRICES, block_matrices, is_vector
+from dsprune.model.orientation import has_inputs_first
 from dsprune.model.patterns import names_of, parameters_matching, patterns_of, values_by_pattern
 from dsprune.model.shard import PrunableTensor, ShapeOf, plain_name, plain_shape
 
@@ -118,9 +119,16 @@ def choose_weights(
     excluded = parameters_matching(names, exclude, "pruning.exclude")
     candidates = dict.fromkeys(included) if only else kinds | dict.fromkeys(included)
     check_plain(model, candidates.keys() - excluded)
+    transposed = {
+        id(weight)
+        for module in model.modules()
+        if has_inputs_first(module)
+        for weight in module.parameters(recurse=False)
+    }
     chosen, dense = {}, []
     for name, parameter in model.named_parameters():
-        key, tensor = id(parameter), PrunableTensor(plain_name(name), shape_of(parameter))
+        key = id(parameter)
+        tensor = PrunableTensor(plain_name(name), shape_of(parameter), inputs_first=key in transposed)
         if key in included - excluded:
             _check_can_be_pruned(tensor, parameter)
         if key in candidates and key not in excluded and not (candidates[key] or _obstacle(parameter)):

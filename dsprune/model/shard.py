@@ -35,11 +35,13 @@ class PrunableTensor:
         name: its name in the model's `named_parameters()` (tied weights have one name).
         shape: full shape.
         sparsity: target fraction of zeros, or None for the recipe's common target.
+        inputs_first: whether its matrices are stored as `[inputs, outputs]`.
     """
 
     name: str
     shape: tuple[int, ...]
     sparsity: float | None = None
+    inputs_first: bool = False
 
     @property
     def numel(self) -> int:

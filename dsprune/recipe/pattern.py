@@ -67,12 +67,27 @@ class Pattern:
         """Fraction of zeros once all tiles are pruned."""
         return (self.width - self.kept) / self.width if self.width and self.kept else 1.0
 
-    def width_of(self, shape: tuple[int, ...]) -> int:
-        """Return the columns of a tile of a tensor."""
-        return self.width or matrix_shape(shape)[-1]
+    def tile(self, shape: tuple[int, ...], inputs_first: bool = False) -> tuple[int, int]:
+        """Return rows and columns of a tile of a tensor, as it is stored.
 
-    def grid(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        Args:
+            shape: of the tensor.
+            inputs_first: whether it stores its matrices as `[inputs, outputs]`.
+
+        Examples:
+            >>> Pattern.parse("4x2").tile((12, 10)), Pattern.parse("4x2").tile((12, 10), inputs_first=True)
+            ((4, 2), (2, 4))
+        """
+        if inputs_first:
+            return self.width or shape[-2], self.height
+        return self.height, self.width or matrix_shape(shape)[-1]
+
+    def grid(self, shape: tuple[int, ...], inputs_first: bool = False) -> tuple[int, ...]:
         """Return the shape of the tiles of a tensor; dimensions before the last two count stacked matrices.
+
+        Args:
+            shape: of the tensor.
+            inputs_first: whether it stores its matrices as `[inputs, outputs]`.
 
         Raises:
             ValueError: the tiles do not cover the tensor exactly.
@@ -83,15 +98,15 @@ class Pattern:
         """
         if self.is_unstructured:
             return shape
-        shape = matrix_shape(shape)
+        shape = shape if inputs_first else matrix_shape(shape)
         if len(shape) < 2:
             raise ValueError("is not a matrix")
         *stack, rows, columns = shape
-        width = self.width_of(shape)
-        for number, side, what in ((rows, self.height, "rows"), (columns, width, "columns")):
+        height, width = self.tile(shape, inputs_first)
+        for number, side, what in ((rows, height, "rows"), (columns, width, "columns")):
             if number % side:
                 raise ValueError(f"its {number} {what} are no multiple of {side}")
-        return (*stack, rows // self.height, columns // width)
+        return (*stack, rows // height, columns // width)
 
 
 UNSTRUCTURED = Pattern.parse("unstructured")

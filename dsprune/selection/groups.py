@@ -112,7 +112,7 @@ def make_groups(
         UserError: the pattern does not fit a tensor.
     """
     grids = [grid_of(tensor, pattern) for tensor in tensors]
-    sizes = [pattern.height * pattern.width_of(tensor.shape) for tensor in tensors]
+    sizes = [prod(pattern.tile(tensor.shape, tensor.inputs_first)) for tensor in tensors]
     rules = SCOPES.get(scope)
     members: dict[object, list[int]] = {}
     for place, sparsity in enumerate(sparsities):

@@ -23,7 +23,7 @@ def grid_of(tensor: PrunableTensor, pattern: Pattern) -> tuple[int, ...]:
         UserError: they do not cover the tensor exactly.
     """
     try:
-        return pattern.grid(tensor.shape)
+        return pattern.grid(tensor.shape, tensor.inputs_first)
     except ValueError as error:
         raise UserError(
             f"pruning.pattern: value {pattern.text}: {tensor.name} of shape {list(tensor.shape)}: {error}: choose "
@@ -36,7 +36,7 @@ class Tiling:
     """The tiles of a tensor, numbered by their first weights.
 
     Attributes:
-        height: rows of a tile.
+        height: rows of a tile, as the tensor is stored.
         width: columns of a tile.
         kept: number of weights that a pruned tile keeps.
         tiles_per_band: number of tiles of a band.
@@ -56,8 +56,9 @@ class Tiling:
         Raises:
             UserError: they do not cover the tensor exactly.
         """
-        grid, width = grid_of(tensor, pattern), pattern.width_of(tensor.shape)
-        return cls(pattern.height, width, pattern.kept, 1 if pattern.height == 1 else grid[-1], prod(grid))
+        grid = grid_of(tensor, pattern)
+        height, width = pattern.tile(tensor.shape, tensor.inputs_first)
+        return cls(height, width, pattern.kept, 1 if height == 1 else grid[-1], prod(grid))
 
     @property
     def size(self) -> int:

@@ -16,12 +16,14 @@ __all__ = ["select_dense_tiles", "tiles_of"]
 def tiles_of(tensor: PrunableTensor, pattern: Pattern) -> Iterator[list[int]]:
     """Yield the flat indices of the weights of each tile, in the order of the tiles' first weights."""
     columns = next(size for size in reversed(tensor.shape) if size > 1)
-    rows, width = tensor.numel // columns, pattern.width or columns
-    for top in range(0, rows, pattern.height):
+    rows, height, width = tensor.numel // columns, pattern.height, pattern.width or columns
+    if tensor.inputs_first:
+        height, width = pattern.width or tensor.shape[-2], pattern.height
+    for top in range(0, rows, height):
         for left in range(0, columns, width):
             yield [
                 row * columns + column
-                for row in range(top, top + pattern.height)
+                for row in range(top, top + height)
                 for column in range(left, left + width)
             ]
 

@@ -1,19 +1,29 @@
 """Patterns are true in the matrix and the same for every sharding; the oracle goes tile by tile."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import nan
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from transformers import GPT2Config, GPT2Model
+from torch import Tensor, nn
+from transformers import (
+    GPT2Config,
+    GPT2Model,
+    GptOssConfig,
+    GptOssModel,
+    MixtralConfig,
+    MixtralModel,
+)
 
 from dsprune.checkpoint.invariants import audit_folder
 from dsprune.checkpoint.model_card import CARD, Made, write_card
 from dsprune.errors import UserError
+from dsprune.masks import MaskSet
 from dsprune.masks.bits import pack
+from dsprune.masks.manifest import read_manifest
+from dsprune.masks.mask_files import read_complete_masks, write_masks
 from dsprune.methods.method import check_method
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
@@ -32,12 +42,15 @@ from dsprune.selection.weights import weights_to_prune
 from dsprune.testing.methods import cut_randomly, join, packed_parts, part_of
 from dsprune.testing.patterned import select_dense_tiles, tiles_of
 from dsprune.testing.threads import run_threads
-from tests.unit.sparse import QUERY, bert, save_sparse
+from tests.unit.sparse import QUERY, TIMETABLE, bert, save_sparse
 
 PATTERNS = ["2:4", "1:4", "3:8", "1x4", "4x1", "2x2", "4x8", "rows"]
 TENSORS = [
     PrunableTensor(f"layer.{place}.weight", shape)
     for place, shape in enumerate([(8, 16), (16, 8), (3, 4, 24), (12, 8, 1, 1)])
+] + [
+    PrunableTensor(f"transposed.{place}", shape, inputs_first=True)
+    for place, shape in enumerate([(16, 8), (2, 24, 4)])
 ]
 
 
@@ -255,15 +268,63 @@ def test_methods_that_regrow_refuse_patterns() -> None:
             check_method(pruning)
 
 
-def test_weights_with_inputs_first_are_refused() -> None:
-    config = GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=9, n_positions=8)
+EXPERTS = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "gpt2": lambda: GPT2Model(GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=9, n_positions=8)),
+    "mixtral": lambda: MixtralModel(MixtralConfig(**EXPERTS, num_key_value_heads=1, num_local_experts=4)),
+    "gpt-oss": lambda: GptOssModel(
+        GptOssConfig(**EXPERTS, head_dim=4, num_key_value_heads=1, num_local_experts=4)
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "weight", "inputs", "inputs_first"),
+    [
+        ("gpt2", "h.0.mlp.c_fc.weight", 8, True),
+        ("gpt2", "h.0.mlp.c_proj.weight", 32, True),
+        ("mixtral", "layers.0.mlp.experts.down_proj", 16, False),
+        ("mixtral", "layers.0.self_attn.q_proj.weight", 8, False),
+        ("gpt-oss", "layers.0.mlp.experts.down_proj", 16, True),
+        ("gpt-oss", "layers.0.self_attn.q_proj.weight", 8, False),
+    ],
+)
+def test_tiles_lie_along_the_inputs_whatever_is_stored_first(
+    name: str, weight: str, inputs: int, inputs_first: bool
+) -> None:
     with torch.device("meta"):
-        model = GPT2Model(config)
-    assert weights_to_prune(model, Pruning(sparsity=0.5)).tensors
-    with pytest.raises(
-        UserError, match=r"^pruning.pattern: value 2:4: h.0.attn.c_attn.weight is of a Conv1D"
-    ):
+        tensors = weights_to_prune(MODELS[name](), Pruning(sparsity=0.5, pattern="2:4")).tensors
+    [tensor] = [tensor for tensor in tensors if tensor.name == weight]
+    assert tensor.inputs_first == inputs_first
+    assert Tiling.of(tensor, Pattern.parse("rows")).size == inputs
+
+
+class Mixing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Parameter(torch.empty(8, 8))
+        self.inner = nn.Linear(8, 8)
+
+
+def test_weights_of_which_the_input_is_not_known_are_refused() -> None:
+    model = nn.Module()
+    model.layers = nn.ModuleList([Mixing(), Mixing()])
+    assert len(weights_to_prune(model, Pruning(sparsity=0.5)).tensors) == 4
+    with pytest.raises(UserError, match=r"^pruning.pattern: value 2:4: layers.0.mix is of a Mixing"):
         weights_to_prune(model, Pruning(sparsity=0.5, pattern="2:4"))
+
+
+def test_saved_masks_say_which_dimension_is_the_input(tmp_path: Path) -> None:
+    tensor, pattern = PrunableTensor("w", (4, 6), inputs_first=True), Pattern.parse("2:4")
+    groups = make_groups([tensor], [0.5], "global", pattern)
+    [mask] = select_complete([tensor], normal([tensor], 1), groups, pattern=pattern)
+    masks = MaskSet([Shard(tensor, 0, tensor.numel)])
+    masks.replace([pack(mask.view(-1))])
+    pruning = Pruning(sparsity=0.5, pattern="2:4")
+    write_masks(tmp_path, masks, Comm(), step=10, timetable=TIMETABLE, pruning=pruning)
+    read = read_complete_masks(tmp_path, read_manifest(tmp_path))
+    assert [shard.tensor.inputs_first for shard in read.shards] == [True]
+    assert count_broken(read.shards, read.bits, pattern, Comm()) == [0]
 
 
 def test_audit_finds_a_broken_tile_and_the_card_names_the_pattern(tmp_path: Path) -> None:
