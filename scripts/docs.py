@@ -55,6 +55,8 @@ EXAMPLES: Mapping[str, Any] = {
     "pruning.only": ["*.attention.*.weight"],
     "pruning.sparsities": {"*.layer.0.*": 0.5},
     "learning_rate.rewind_at": ["50 %", "75 %"],
+    "learning_rate.decay_factor": 0.1,
+    "learning_rate.hold": "1 epochs",
     "distillation.temperatures": [1.0, 4.0],
     "checkpoints.best": True,
     "tracking.wandb": True,

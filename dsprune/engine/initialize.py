@@ -55,8 +55,8 @@ def initialize(
 
     Args:
         args: as for DeepSpeed; `args.deepspeed_config` names the ds_config where `config` does not.
-        model: as for DeepSpeed. Without `model_parameters` and `optimizer`, biases and norms are optimized
-            without weight decay.
+        model: as for DeepSpeed. Without `model_parameters` and `optimizer`, the recipe's `learning_rate.scale` and
+            `optimizer.decayed` divide its parameters into groups.
         optimizer: as for DeepSpeed; its settings must agree with what the recipe sets.
         model_parameters: as for DeepSpeed.
         training_data: a dataset, as for DeepSpeed, or an iterable one. The recipe's epochs are counted on its length.
@@ -137,7 +137,8 @@ def initialize_with(
     gather_whole(model)
     if kwargs.get("optimizer") is None and kwargs.get("model_parameters") is None:
         rate = config["optimizer"].get("params", {}).get("lr")
-        kwargs["model_parameters"] = parameter_groups(model, rate, recipe.learning_rate.scale, full_shape)
+        scale, decayed = recipe.learning_rate.scale, recipe.optimizer.decayed
+        kwargs["model_parameters"] = parameter_groups(model, rate, scale, full_shape, decayed)
     return _initialize(recipe, timetable, training_data, model=model, config=config, **kwargs)
 
 

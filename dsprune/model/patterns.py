@@ -110,15 +110,20 @@ def _one_of(characters: Iterable[str]) -> str:
 
 
 def parameter_groups(
-    model: nn.Module, peak: float | None, scale: Mapping[str, float], shape_of: ShapeOf = plain_shape
+    model: nn.Module,
+    peak: float | None,
+    scale: Mapping[str, float],
+    shape_of: ShapeOf = plain_shape,
+    decayed: str = "matrices",
 ) -> list[dict[str, Any]]:
-    """Return the trainable parameters in groups for a torch optimizer; biases and norms have no weight decay.
+    """Return the trainable parameters in groups for a torch optimizer.
 
     Args:
         model: the model; its tensors may be meta.
         peak: highest learning rate of the parameters that no pattern matches; their groups come first.
         scale: factor on the peak by glob pattern; the first pattern that matches a parameter counts.
         shape_of: returns the full shape of a parameter, which may be partitioned.
+        decayed: what has weight decay: `matrices`, all but biases and norms, or `all`.
 
     Raises:
         UserError: a pattern has no effect, or `scale` is given without `peak`.
@@ -131,19 +136,19 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_table = kinds.get(id(parameter)) in (NORM, TABLE)
-            key = factors.get(id(parameter), 1.0), is_table or is_vector(name, shape_of(parameter))
-            groups.setdefault(key, []).append(parameter)
+            is_without = decayed == "matrices" and (is_table or is_vector(name, shape_of(parameter)))
+            groups.setdefault((factors.get(id(parameter), 1.0), is_without), []).append(parameter)
     order = sorted(groups, key=lambda key: (key[0] != 1, key))
     return [_group(groups[key], peak, *key) for key in order]
 
 
 def _group(
-    parameters: list[nn.Parameter], peak: float | None, factor: float, is_vector: bool
+    parameters: list[nn.Parameter], peak: float | None, factor: float, is_without: bool
 ) -> dict[str, Any]:
     """Return a group with the settings that differ from the optimizer's own."""
     group: dict[str, Any] = {"params": parameters}
     if factor != 1 and peak is not None:
         group["lr"] = peak * factor
-    if is_vector:
+    if is_without:
         group["weight_decay"] = 0.0
     return group

@@ -1,10 +1,11 @@
 """The recipe: all settings of a run, typed and validated."""
 
 from dsprune.recipe.loading import as_recipe, load_recipe, load_task, shipped_recipes
+from dsprune.recipe.rate import LearningRate
 from dsprune.recipe.recipe import Recipe, dump_recipe, recipe_schema
 from dsprune.recipe.sections import Checkpoints, Distillation, Model, Optimizer, Task, Tracking
 from dsprune.recipe.span import Ramp, Span
-from dsprune.recipe.timing import Budget, LearningRate, Pruning, Start
+from dsprune.recipe.timing import Budget, Pruning, Start
 
 __all__ = [
     "Budget",

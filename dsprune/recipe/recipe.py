@@ -6,9 +6,10 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
+from dsprune.recipe.rate import LearningRate, scaled_peak
 from dsprune.recipe.section import LARGEST, Positive, Section, Text
 from dsprune.recipe.sections import Checkpoints, Distillation, Model, Optimizer, Task, Tracking
-from dsprune.recipe.timing import Budget, LearningRate, Pruning, Start, scaled_peak
+from dsprune.recipe.timing import Budget, Pruning, Start
 from dsprune.utils.documents import write_yaml
 from dsprune.utils.text import flatten
 

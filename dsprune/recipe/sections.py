@@ -177,7 +177,14 @@ class Optimizer(Section):
     """Name of the optimizer in a DeepSpeed config. Default: `AdamW`."""
 
     weight_decay: float = Field(default=0.01, ge=0, le=100)
-    """Weight decay. Biases and norms have none. Default: 0.01."""
+    """Weight decay. Default: 0.01."""
+
+    decayed: Literal["matrices", "all"] = "matrices"
+    """Which parameters have weight decay: all but biases and norms (`matrices`), or `all`. Default: `matrices`."""
+
+    decoupled: bool | None = None
+    """Adam: weight decay acts on the weights (true, as in AdamW), or it is added to the gradient (false, L2), with
+    `type: Adam`. Default: null = true, DeepSpeed's own default for `Adam` too."""
 
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """Decay rates of the first and second moment. Default: 0.9 and 0.999."""

@@ -1,7 +1,6 @@
-"""Sections of the recipe that determine the schedule: budget, pruning and learning rate.
+"""Sections of the recipe that determine length and mask updates: budget and pruning.
 
-The literal under each field is its documentation and its description in the JSON schema. How the peak learning rate
-scales with the target sparsity is here too, as part of the schedule law, `dsprune.schedule.law`.
+The literal under each field is its documentation and its description in the JSON schema.
 """
 
 from math import log1p
@@ -10,11 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from dsprune.recipe.pattern import UNSTRUCTURED, Pattern, check_pattern
-from dsprune.recipe.section import LARGEST, Count, Fraction, Glob, Named, Positive, Section, Sparsity
+from dsprune.recipe.section import LARGEST, Count, Glob, Named, Positive, Section, Sparsity
 from dsprune.recipe.span import PositiveSpan, Span
 from dsprune.registry import CURVES, METHODS, SCOPES
 
-__all__ = ["AT_TARGET", "Budget", "LearningRate", "Pruning", "Start", "log_compression", "scaled_peak"]
+__all__ = ["AT_TARGET", "Budget", "Pruning", "Start", "log_compression"]
 
 AT_TARGET = ("constant", "alternating")
 """Curves whose first mask update reaches the target."""
@@ -34,19 +33,6 @@ def log_compression(sparsity: float) -> float:
         (2.3026, 4.6052)
     """
     return -log1p(-sparsity)
-
-
-def scaled_peak(dense: float, target: float) -> float:
-    """Return the peak learning rate for a target sparsity, from the rate of dense fine-tuning.
-
-    It is `dense * (1 + ln(1 / (1 - target)))`: the rate of dense fine-tuning at a target of 0, and 3.3 times that
-    at 0.9. A sparse model has to move its remaining weights further, and has fewer of them.
-
-    Examples:
-        >>> [round(scaled_peak(1.0, target), 1) for target in (0.0, 0.5, 0.9, 0.97)]
-        [1.0, 1.7, 3.3, 4.5]
-    """
-    return dense * (1 + log_compression(target))
 
 
 class Budget(Section):
@@ -240,46 +226,3 @@ def _fixed_sparsity(text: Any) -> float | None:
     except ValueError:
         return None
     return pattern.sparsity if pattern.kept else None
-
-
-class LearningRate(Section):
-    """The learning rate over the run. The values named `final` are fractions of the peak."""
-
-    dense: float | None = Field(default=None, gt=0, le=1000)
-    """Learning rate that suits dense fine-tuning of the model. The schedule law scales the peak from it. Default: null
-    = unknown."""
-
-    peak: float | None = Field(default=None, gt=0, le=1000)
-    """Highest learning rate. Default: null = `dense`, scaled with the target sparsity by the schedule law; without
-    `dense`, the learning rate that the optimizer was created with."""
-
-    scale: dict[Glob, Positive] = Field(default_factory=dict)
-    """Factor on the peak by glob pattern over parameter names; the first match counts. For example,
-    `{"*.encoder.*": 0.01}` trains a new decoder with a hundred times the learning rate of the encoder. Default:
-    none."""
-
-    warmup: Span | None = None
-    """Length of the linear rise from 0 to the peak. Default: null = what the schedule law gives: the dense phase of a
-    fine-tuned model, half of that of a pretrained one, and none without pruning."""
-
-    rewind: bool | None = None
-    """Return to the peak at every mask update. If false, the learning rate decays linearly from the peak to `final`
-    over the run, apart from `rewind_at`. Default: null = what the schedule law gives: true where mask updates are 25
-    steps apart or more."""
-
-    rewind_at: tuple[Span, ...] = ()
-    """Further points at which the learning rate returns to the peak, such as those of a dense baseline that is trained
-    with the schedule of its pruned counterpart. With `rewind: false` they are the only ones. Default: none."""
-
-    dense_peak: Fraction | None = None
-    """Peak before the first mask update, as a fraction of the peak. Default: null = what the schedule law gives for
-    `model.start`: 1 for a pretrained model, 0.1 for a fine-tuned one."""
-
-    dense_final: Fraction = 0.1
-    """End of the linear decay before the first rewind, as a fraction of that phase's peak. Default: 0.1."""
-
-    interval_final: Fraction = 0.1
-    """End of the linear decay from one rewind to the next, as a fraction of the peak. Default: 0.1."""
-
-    final: Fraction = 0.0
-    """End of the last linear decay, at the end of the run, as a fraction of the peak. Default: 0.0."""

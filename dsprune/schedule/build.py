@@ -76,6 +76,13 @@ def build_timetable(
     warmup_steps = int(WARMUP[start] * updates[0].step) if updates else 0
     if learning_rate.warmup is not None:
         warmup_steps = _warmup_steps(learning_rate.warmup, steps_per_epoch, total_steps)
+    if learning_rate.decay_factor is not None and learning_rate.decay_every is None:
+        raise UserError(
+            f"learning_rate.decay_factor: value {learning_rate.decay_factor:g}: has no effect without "
+            f"learning_rate.decay_every: set that, or leave this out"
+        )
+    hold = _distance("learning_rate.hold", learning_rate.hold, steps_per_epoch, total_steps)
+    every = _distance("learning_rate.decay_every", learning_rate.decay_every, steps_per_epoch, total_steps)
     rewinds = {
         _position("learning_rate.rewind_at", span, 0, steps_per_epoch, total_steps)
         for span in learning_rate.rewind_at
@@ -93,6 +100,11 @@ def build_timetable(
         final=learning_rate.final,
         dense_peak=DENSE_PEAK[start] if learning_rate.dense_peak is None else learning_rate.dense_peak,
         rewinds=tuple(sorted(rewinds - {0})),
+        initial=learning_rate.initial,
+        curve=learning_rate.curve,
+        hold=hold or 1,
+        decay_every=every or 0,
+        decay_factor=learning_rate.decay_factor or 0.5,
     )
 
 
@@ -106,7 +118,8 @@ def _interval(updates: Sequence[MaskUpdate], total_steps: int) -> int:
 
 def _refuse_epochs(pruning: Pruning | None, learning_rate: LearningRate, budget: Budget) -> None:
     """Check that every length is in steps or percent."""
-    spans: dict[str, Span | None] = {"learning_rate.warmup": learning_rate.warmup}
+    names = ("warmup", "hold", "decay_every")
+    spans: dict[str, Span | None] = {f"learning_rate.{name}": getattr(learning_rate, name) for name in names}
     spans |= {f"learning_rate.rewind_at[{i}]": span for i, span in enumerate(learning_rate.rewind_at)}
     if pruning is not None:
         for name in ("start", "end", "every"):
@@ -139,6 +152,18 @@ def _total_steps(pruning: Pruning | None, budget: Budget, steps_per_epoch: int) 
             "give more epochs, or budget.steps"
         )
     return total_steps
+
+
+def _distance(field: str, span: Span | None, steps_per_epoch: int, total_steps: int) -> int | None:
+    """Return a distance of one step or more."""
+    if span is None:
+        return None
+    steps = span.to_steps(steps_per_epoch, total_steps)
+    if steps < 1:
+        raise UserError(
+            f"{field}: value {span} is {span.length(steps_per_epoch, total_steps):g} steps: must be one step or more"
+        )
+    return steps
 
 
 def _warmup_steps(warmup: Span, steps_per_epoch: int, total_steps: int) -> int:

@@ -14,7 +14,8 @@ from math import ceil, cos, expm1, pi
 
 from dsprune.recipe import Budget, Pruning, Recipe, Span, Start
 from dsprune.recipe.loading import check_recipe
-from dsprune.recipe.timing import log_compression, scaled_peak
+from dsprune.recipe.rate import scaled_peak
+from dsprune.recipe.timing import log_compression
 
 __all__ = [
     "DENSE_PEAK",

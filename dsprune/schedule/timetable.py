@@ -4,7 +4,10 @@ from bisect import bisect_left, bisect_right
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import groupby, pairwise
-from typing import Any, Literal
+from math import ceil, cos, pi
+from typing import Any, Literal, get_args
+
+from dsprune.recipe.rate import RateCurve
 
 __all__ = ["MaskUpdate", "Phase", "Timetable"]
 
@@ -12,6 +15,9 @@ Phase = Literal["dense", "prune", "recover"]
 
 MAX_STEPS = 10**12
 """More than any run takes."""
+
+NUM_DRAWN = 2000
+"""Steps at which a learning rate is drawn that is not made of lines."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,12 @@ class Timetable:
         final: fraction of the peak at the end of the run.
         dense_peak: peak of the dense phase, as a fraction of the peak of the run.
         rewinds: further steps, in order, at which the learning rate returns to its peak.
+        initial: fraction of the peak at the start of the warm-up.
+        curve: how the learning rate rises and decays, `linear` or `cosine`.
+        hold: number of steps for which each value of the learning rate is kept.
+        decay_every: number of steps after which a step decay multiplies the learning rate by `decay_factor`; 0 = it
+            decays along the curve.
+        decay_factor: see `decay_every`.
     """
 
     total_steps: int
@@ -53,10 +65,15 @@ class Timetable:
     final: float
     dense_peak: float = 1.0
     rewinds: tuple[int, ...] = ()
+    initial: float = 0.0
+    curve: RateCurve = "linear"
+    hold: int = 1
+    decay_every: int = 0
+    decay_factor: float = 0.5
 
     def __post_init__(self) -> None:
         """Check what a damaged file may hold."""
-        fractions = (self.dense_final, self.interval_final, self.final)
+        fractions = (self.dense_final, self.interval_final, self.final, self.initial, self.decay_factor)
         steps = [update.step for update in self.updates]
         sparsities = [update.sparsity for update in self.updates]
         if not 1 <= self.total_steps <= MAX_STEPS or self.steps_per_epoch < 1 or self.warmup_steps < 0:
@@ -69,6 +86,8 @@ class Timetable:
             raise ValueError("the sparsities of the mask updates are not between 0 and 1")
         if not all(0 <= fraction <= 1 for fraction in fractions):
             raise ValueError("the fractions of the learning rate are not between 0 and 1")
+        if self.curve not in get_args(RateCurve) or self.hold < 1 or self.decay_every < 0:
+            raise ValueError("the curve of the learning rate is none")
 
     def progress(self, update: MaskUpdate) -> float:
         """Return the fraction of the target that a mask update reaches; tensors with their own targets use it too."""
@@ -112,15 +131,18 @@ class Timetable:
     def lr_multiplier(self, step: int) -> float:
         """Return the fraction of the peak learning rate for step `step`.
 
-        With W warm-up steps, it is
+        With W warm-up steps and the linear curve, it is
 
-        * `step / W` while `step < W`, even at a mask update;
-        * otherwise `1 + (f - 1) * (step - a) / (b - a)`, a linear decay over the segment `[a, b)` with `step`. The
-          rewinds divide the run into segments; without rewinds the run is one segment. A segment ends at f, which is
+        * `initial + (1 - initial) * step / W` while `step < W`, even at a mask update;
+        * otherwise `1 + (f - 1) * (step - a) / (b - a)`, a decay over the segment `[a, b)` with `step`. The rewinds
+          divide the run into segments; without rewinds the run is one segment. A segment ends at f, which is
           `dense_final` at the first rewind, `interval_final` at any other, and `final` at the end of the run. A
-          segment that overlaps the warm-up starts at W.
+          segment that overlaps the warm-up starts at W. A step decay is
+          `decay_factor ** ((step - a) // decay_every)` instead.
 
-        Before the first mask update all of it is scaled by `dense_peak`. After the end of the run it stays at `final`.
+        The curve `cosine` has `(1 - cos(pi * x)) / 2` in place of each fraction x of steps. With `hold`, `step` is the
+        last multiple of it in the segment, and b the last multiple before b. Before the first mask update all is
+        scaled by `dense_peak`. After the end of the run it stays as it is.
 
         Examples:
             >>> timetable = Timetable(100, 10, 0, (MaskUpdate(10, 0.5), MaskUpdate(60, 0.9)), True, 0.5, 0.1, 0.0)
@@ -129,22 +151,34 @@ class Timetable:
         """
         is_dense = bool(self.updates) and step < self.updates[0].step
         peak = self.dense_peak if is_dense else 1.0
-        if step < self.warmup_steps:
-            return peak * step / self.warmup_steps
         start, stop, end = self._segment(step)
+        if self.hold > 1:
+            stop = start + (stop - start - 1) // self.hold * self.hold
+            step = min(start + (step - start) // self.hold * self.hold, stop)
+        if step < self.warmup_steps:
+            return peak * self._between(self.initial, 1.0, step / self.warmup_steps)
         start = max(start, self.warmup_steps)
-        progress = min(1.0, (step - start) / (stop - start))
-        return peak * (1 + (end - 1) * progress)
+        if self.decay_every:
+            num_decays = (min(step, self.total_steps - 1) - start) // self.decay_every
+            return float(peak * self.decay_factor**num_decays)
+        return peak * self._between(1.0, end, min(1.0, (step - start) / max(1, stop - start)))
+
+    def _between(self, first: float, last: float, progress: float) -> float:
+        """Return the value of the curve from `first` to `last`."""
+        share = progress if self.curve == "linear" else (1 - cos(pi * progress)) / 2
+        return first + (last - first) * share
 
     def lr_corners(self) -> list[int]:
-        """Return the steps between which the learning rate is linear; jumps are between two consecutive steps."""
+        """Return the steps to draw the learning rate at, which is linear between them, or nearly so."""
         turns = [update.step for update in self.updates] + [
             *self.rewinds,
             self.warmup_steps,
             self.total_steps,
         ]
         steps = {step for turn in turns for step in (turn - 1, turn) if 0 <= step <= self.total_steps}
-        return sorted({0, *steps})
+        is_linear = self.curve == "linear" and self.hold == 1 and not self.decay_every
+        between = () if is_linear else range(0, self.total_steps, ceil(self.total_steps / NUM_DRAWN))
+        return sorted({0, *steps, *between})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the timetable as JSON-compatible values, from which `from_dict` creates an equal one."""

@@ -88,8 +88,13 @@ class Meter:
         self._started = time.perf_counter()
 
 
-def step_metrics(engine: PruningEngine, meter: Meter) -> dict[str, Any]:
+def step_metrics(engine: PruningEngine, meter: Meter, scale: Mapping[str, float]) -> dict[str, Any]:
     """Return what is logged of the steps since the last reading. Collective: every rank must call this.
+
+    Args:
+        engine: the engine.
+        meter: has measured the steps.
+        scale: factor on the peak by glob pattern; the rate of each pattern is logged too.
 
     Raises:
         RunFailedError: the loss is NaN or inf.
@@ -97,12 +102,17 @@ def step_metrics(engine: PruningEngine, meter: Meter) -> dict[str, Any]:
     step = (
         engine.applied_steps - 1
     )  # the step just taken; the engine's own learning rate is already the next one
+    multiplier = engine.timetable.lr_multiplier(step)
     values = meter.read()
     if not math.isfinite(values["loss"]):
         raise RunFailedError(diverged(engine.applied_steps))
     return {
         **values,
-        "learning_rate": engine.lr_scheduler.base_lrs[0] * engine.timetable.lr_multiplier(step),
+        "learning_rate": engine.lr_scheduler.base_lrs[0] * multiplier,
+        **{
+            f"learning_rate/{pattern}": multiplier * factor * engine.config["optimizer"]["params"]["lr"]
+            for pattern, factor in scale.items()
+        },
         "gradient_norm": float(engine.get_global_grad_norm() or 0.0),
         "phase": engine.timetable.phase_at(step),
         **engine.sparsity(),

@@ -73,6 +73,11 @@ def resolve_ds_config(config: dict[str, Any], recipe: Recipe, world_size: int) -
     for claim in _claims(config, recipe):
         problems += _settle(config, claim)
     problems += _settle_batch(config, recipe, world_size)
+    kind = _optimizer_type(config, recipe)
+    if recipe.optimizer.decoupled is False and kind.lower() != "adam":
+        problems.append(
+            f"optimizer.decoupled: value False: the type {kind} cannot: set optimizer.type to Adam"
+        )
     if "scheduler" in config:
         problems.append(
             "ds_config: scheduler: the recipe's learning_rate owns the schedule: remove the section"
@@ -126,6 +131,8 @@ def _claims(config: dict[str, Any], recipe: Recipe) -> Iterator[_Claim]:
     for name in ("weight_decay", "betas", "eps"):
         if name in taken or name in optimizer.model_fields_set:
             yield _claim(f"optimizer.params.{name}", optimizer, name, "optimizer.")
+    if _optimizer_type(config, recipe).lower() == "adam":
+        yield _claim("optimizer.params.adam_w_mode", optimizer, "decoupled", "optimizer.")
 
 
 def _default_optimizer(config: dict[str, Any], recipe: Recipe) -> dict[str, Any]:

@@ -247,10 +247,12 @@ def _pairs(engine: DeepSpeedEngine, recipe: Recipe) -> Iterator[tuple[str, Any, 
     if not recipe.learning_rate.scale:
         peaks = {group.get("initial_lr", group["lr"]) for group in groups}
         yield "learning_rate.peak", recipe.learning_rate.peak, _common(peaks)
-    # Biases and norms have no weight decay, so one group may differ.
+    yield "optimizer.decoupled", recipe.optimizer.decoupled, _is_decoupled(optimizer)
+    # Biases and norms may have no weight decay, so one group may differ.
     decays = {group["weight_decay"] for group in groups if "weight_decay" in group}
-    if len(decays) > 1:
+    if len(decays) > 1 and 0.0 in decays:
         decays.discard(0.0)
+        yield "optimizer.decayed", recipe.optimizer.decayed, "matrices"
     if decays:
         yield "optimizer.weight_decay", recipe.optimizer.weight_decay, _common(decays)
     for name in ("betas", "eps"):
@@ -263,9 +265,14 @@ def _is_of_type(optimizer: Any, kind: str) -> bool:
     """Return whether an optimizer is what a ds_config calls by a name; DeepSpeed's `Adam` is AdamW by default."""
     found = type(optimizer).__name__.removeprefix("Fused").removeprefix("DeepSpeedCPU").lower()
     if (found, kind.lower()) == ("adam", "adamw"):
-        decoupled = optimizer.param_groups[0].get("decoupled_weight_decay", False)
-        return bool(getattr(optimizer, "adam_w_mode", decoupled))
+        return _is_decoupled(optimizer)
     return found.removesuffix("w") == kind.lower().removesuffix("w")
+
+
+def _is_decoupled(optimizer: Any) -> bool:
+    """Return whether weight decay acts on the weights, which an Adam of DeepSpeed or of torch says in its own way."""
+    by_torch = optimizer.param_groups[0].get("decoupled_weight_decay", False)
+    return bool(getattr(optimizer, "adam_w_mode", by_torch))
 
 
 def _common(values: set[Any]) -> Any:

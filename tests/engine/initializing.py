@@ -13,6 +13,7 @@ import datasets
 import deepspeed
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -225,6 +226,43 @@ def copied(comm: Comm) -> tuple[bool, bool]:
     with pruning_engine(ds_config(2), make_recipe()) as engine:
         other = copy.copy(engine)
         return isinstance(other, dsprune.PruningEngine), other.module is engine.module
+
+
+# ---- the optimizer
+
+TRAINED_BY_TORCH = {
+    "learning_rate": {"peak": 0.02, "warmup": 0, "decay_every": "2 steps", "scale": {"blocks.*": 0.25}},
+    "optimizer": {"type": "Adam", "decoupled": False, "decayed": "all", "weight_decay": 0.5},
+    "gradient_clipping": 0.0,
+}
+"""Adam with L2 of all parameters at two rates, which are halved every two steps."""
+
+
+def weights_after(comm: Comm, config: dict[str, Any], steps: int) -> list[Tensor]:
+    """All weights of a dense run."""
+    budget = {"steps": steps, "batch": BATCH}
+    recipe = Recipe.model_validate({"name": "test", "budget": budget} | TRAINED_BY_TORCH)
+    with pruning_engine(config, recipe) as engine:
+        for step in range(steps):
+            train_step(engine, step)
+        parameters = list(engine.module.parameters())
+        with deepspeed.zero.GatheredParameters(parameters):
+            return [parameter.detach().clone() for parameter in parameters]
+
+
+def weights_by_torch(steps: int) -> list[Tensor]:
+    """The same by torch alone."""
+    model = TinyModel()
+    slow, others = list(model.blocks.parameters()), [*model.embed.parameters(), *model.head.parameters()]
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": slow, "lr": 0.25 * 0.02}]
+    optimizer = torch.optim.Adam(groups, lr=0.02, weight_decay=0.5)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
+    for step in range(steps):
+        optimizer.zero_grad()
+        model(**batch(step, BATCH, 0, 1)).loss.backward()
+        optimizer.step()
+        schedule.step()
+    return [parameter.detach() for parameter in model.parameters()]
 
 
 # ---- checkpoints

@@ -10,7 +10,9 @@ import torch
 from deepspeed import DeepSpeedEngine
 
 import dsprune
+from dsprune.model.patterns import parameter_groups
 from dsprune.ranks.collectives import Comm
+from dsprune.recipe import Optimizer
 from dsprune.testing.engines import STEPS, ds_config, make_recipe, pruning_engine
 from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import TinyModel
@@ -170,16 +172,18 @@ def test_a_group_that_is_added_later_ends_the_run(rank: RankPool) -> None:
 
 
 def disagreement(comm: Comm) -> str:
-    """Attach a recipe that disagrees with its engine in three settings, and return the error."""
+    """Attach a recipe that disagrees with its engine in five settings, and return the error."""
     recipe = make_recipe()
     different = recipe.model_copy(
         update={
             "gradient_clipping": 1.0,
             "budget": recipe.budget.model_copy(update={"batch": 24}),
             "learning_rate": recipe.learning_rate.model_copy(update={"peak": 0.5}),
+            "optimizer": Optimizer(type="Adam", decoupled=False, decayed="all"),
         }
     )
-    engine = deepspeed_engine()
+    model = TinyModel()
+    engine = deepspeed_engine(model=model, model_parameters=parameter_groups(model, None, {}))
     try:
         dsprune.PruningEngine(engine, different)
     except dsprune.UserError as error:
@@ -193,5 +197,7 @@ def test_every_setting_that_differs_is_named_with_both_values(rank: RankPool) ->
     [error] = rank.run(1, disagreement)
     for setting in ("budget.batch=24", "gradient_clipping=1", "learning_rate.peak=0.5"):
         assert setting in error
+    assert "optimizer.decoupled=False in the recipe, True in the engine" in error
+    assert "optimizer.decayed=all in the recipe, matrices in the engine" in error
     assert "12 in the engine" in error
     assert "0.1 in the engine" in error

@@ -18,6 +18,7 @@ from dsprune.errors import UserError
 from dsprune.testing.engines import ds_config
 from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import TinyModel
+from dsprune.zero.config import load_ds_config
 from tests.engine import initializing
 
 
@@ -122,6 +123,13 @@ def test_a_checkpoint_of_plain_deepspeed(
                 raise UserError(found)
         else:
             assert found == ends
+
+
+@pytest.mark.parametrize("name", ["zero0", "zero1", "zero2", "zero3", "offload"])
+def test_adam_with_l2_and_two_rates_trains_as_by_torch(two_ranks: RankPool, name: str) -> None:
+    expected = initializing.weights_by_torch(5)
+    for found in two_ranks.run(2, initializing.weights_after, load_ds_config(name), 5):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_dense_checkpoint_past_the_last_mask_update_is_refused(two_ranks: RankPool, tmp_path: Path) -> None:

@@ -29,9 +29,8 @@ CONFIG: dict[str, Any] = {
 def deepspeed_engine(config: dict[str, Any] = CONFIG, **kwargs: Any) -> deepspeed.DeepSpeedEngine:
     os.environ.update(LOCAL_RANK=str(dist.get_rank()))
     model = kwargs.pop("model", None) or TinyModel()
-    engine, *_ = deepspeed.initialize(
-        model=model, model_parameters=model.parameters(), config=config, **kwargs
-    )
+    kwargs.setdefault("model_parameters", model.parameters())
+    engine, *_ = deepspeed.initialize(model=model, config=config, **kwargs)
     return engine
 
 

@@ -418,11 +418,14 @@ def test_one_process_learns_from_a_teacher(workshop: Workshop) -> None:
     model = workshop.run / "model"
     ranks = workshop.start(
         "taught", "name=taught", f"model.path={model}", f"distillation.teacher={model}", "precision=fp32",
-        "tracking.log_every=1", "pruning={sparsity: 0.97, curve: one-shot, start: 2}", "learning_rate.peak=2e-3",
+        "tracking.log_every=1", "pruning={sparsity: 0.97, curve: one-shot, start: 2}",
+        "learning_rate={peak: 2e-3, scale: {'*embeddings*': 0.5}}",
     )  # fmt: skip
     assert ranks.wait() == [0], ranks.said()
     run = workshop.folder / "runs" / "taught"
-    losses = {row["step"]: row["loss"] for row in read_lines(run / "metrics.jsonl") if "loss" in row}
+    rows = [row for row in read_lines(run / "metrics.jsonl") if "loss" in row]
+    assert all(row["learning_rate/*embeddings*"] == 0.5 * row["learning_rate"] for row in rows)
+    losses = {row["step"]: row["loss"] for row in rows}
     assert losses[1] == pytest.approx(0, abs=1e-6)
     assert max(losses[step] for step in (4, 5, 6)) > 1e-3
     assert losses[40] < 0.5 * max(losses[step] for step in (4, 5, 6))

@@ -22,6 +22,7 @@ from deepspeed.runtime.zero.offload_config import (
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe
 from dsprune.testing.engines import fp16_allowed
+from dsprune.utils.installation import shipped_names
 from dsprune.zero.config import load_ds_config, resolve_ds_config
 from dsprune.zero.limits import (
     _REFUSED,
@@ -207,6 +208,18 @@ def test_an_optimizer_gets_only_the_defaults_that_it_takes(name: str, params: se
     by_recipe = resolve({"optimizer": {}}, recipe(optimizer={"type": name}))["optimizer"]
     assert by_config == by_recipe
     assert set(by_config["params"]) == params
+
+
+@pytest.mark.parametrize("name", shipped_names("ds_configs"))
+def test_the_weight_decay_of_adam_is_added_to_the_gradient_if_asked(name: str) -> None:
+    coupled = recipe(optimizer={"type": "Adam", "decoupled": False})
+    made = resolve(load_ds_config(name), coupled)["optimizer"]
+    assert (made["type"], made["params"]["adam_w_mode"]) == ("Adam", False)
+    assert "adam_w_mode" not in resolve(load_ds_config(name))["optimizer"]["params"]
+    with pytest.raises(UserError, match=r"optimizer.decoupled=False .* optimizer.params.adam_w_mode=True"):
+        resolve({"optimizer": {"params": {"adam_w_mode": True}}}, coupled)
+    with pytest.raises(UserError, match=r"^optimizer.decoupled: value False: the type AdamW cannot"):
+        resolve(load_ds_config(name), recipe(optimizer={"decoupled": False}))
 
 
 def test_a_method_that_the_optimizer_cannot_serve_is_refused() -> None:

@@ -36,6 +36,13 @@ def test_biases_and_norms_have_no_weight_decay(model: nn.Module) -> None:
     ]
 
 
+def test_all_parameters_have_weight_decay_if_asked(model: nn.Module) -> None:
+    [(names, settings)] = named(model, parameter_groups(model, None, {}, decayed="all"))
+    assert (len(names), settings) == (6, {})
+    groups = parameter_groups(model, 1e-3, {"encoder.*": 0.5}, decayed="all")
+    assert [settings for _, settings in named(model, groups)] == [{}, {"lr": 0.5e-3}]
+
+
 def test_tables_in_the_blocks_have_no_weight_decay() -> None:
     block = nn.Sequential(nn.Linear(4, 4, bias=False), nn.LayerNorm([3, 4], bias=False))
     block.experts = nn.Parameter(torch.randn(3, 4, 4))

@@ -217,6 +217,17 @@ def test_without_a_peak_the_rate_is_shown_as_a_share_of_it(bert: str, tmp_path: 
     assert "1.00 x peak" in show(load_recipe("glue-90", overrides))
 
 
+def test_peaks_of_the_groups_and_the_decay_are_shown(bert: str) -> None:
+    overrides = [f"model.path={bert}", "learning_rate.peak=1e-3", "learning_rate.scale={classifier.*: 0.008}"]
+    decay = "learning_rate.decay_every=10 steps"
+    assert "1e-03, 8e-06 for classifier.*" in show(load_recipe("glue-90", overrides)).replace(
+        "0.001", "1e-03"
+    )
+    assert "times 0.5 every 10 steps" in show(load_recipe("glue-90", [*overrides, decay]))
+    held = ["learning_rate.curve=cosine", "learning_rate.hold=20 steps"]
+    assert "cosine, each value kept for 20 steps" in show(load_recipe("glue-90", [*overrides, *held]))
+
+
 def test_examples_of_a_local_file_are_counted(tmp_path: Path) -> None:
     model, train = tiny_bert(tmp_path / "model"), tmp_path / "train.csv"
     train.write_text("sentence,label\n" + "good,1\nbad,0\n" * 35)

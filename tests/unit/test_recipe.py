@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsprune.errors import UserError
@@ -206,6 +206,14 @@ class TestNumbers:
             ("budget.batch=!!int ''", "override .*: not valid YAML: found the tag tag:yaml.org,2002:int"),
             ("pruning={sparsity: 0.5, sparsity: 0.6}", "override .*: found the key 'sparsity' twice"),
             ("learning_rate.dense=2e-4", "learning_rate.dense: value 0.0002: has no effect .*peak, 5e-05: add"),
+            (
+                "learning_rate={decay_every: 2 epochs, final: 0.2}",
+                "learning_rate.final: value 0.2: .*decay_every, which is 2 epochs",
+            ),
+            (
+                "learning_rate={decay_every: 2 epochs, hold: 5}",
+                "learning_rate.hold: value 5: .*decay_every, which is 2 epochs",
+            ),
             (f"task={1000 * '['}", "override .*: found more than 50 levels of nesting"),
         ],
     )  # fmt: skip
@@ -328,6 +336,7 @@ class TestProblems:
             "task.name",
         ]
 
+    @settings(deadline=None)
     @given(
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=3

@@ -84,3 +84,12 @@ def test_the_benchmark_prunes_at_its_four_steps_and_at_the_target() -> None:
     shares = [update.sparsity / 0.488 for update in made.updates]
     assert [update.step for update in made.updates] == [500, 1000, 1500, 2000, 2400]
     assert shares == pytest.approx([0.259, 0.704, 0.921, 0.993, 1], abs=1e-3)
+
+
+def test_gts_halves_both_of_its_rates_every_twenty_epochs() -> None:
+    recipe = load_recipe("smc-arithmetic")
+    made = recipe_timetable(recipe, 10)
+    rates = [1e-3 * made.lr_multiplier(10 * epoch) for epoch in (0, 19, 20, 39, 40, 49)]
+    assert rates == [1e-3, 1e-3, 5e-4, 5e-4, 2.5e-4, 2.5e-4]
+    assert recipe.learning_rate.peak == 1e-3
+    assert 1e-3 * recipe.learning_rate.scale["encoder.*"] == pytest.approx(8e-6)

@@ -1,6 +1,10 @@
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import torch
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 
 from dsprune.errors import UserError
 from dsprune.recipe import Budget, LearningRate, Pruning
@@ -136,3 +140,84 @@ def test_a_rewind_outside_of_the_run_is_refused(span: str, said: str) -> None:
 def test_a_timetable_whose_rewinds_are_outside_of_the_run_is_refused() -> None:
     with pytest.raises(ValueError, match="rewinds"):
         Timetable.from_dict({**TIMETABLE.to_dict(), "rewinds": [101]})
+
+
+def rates_of_torch(make: Callable[[torch.optim.Optimizer], LRScheduler], epochs: int) -> list[float]:
+    """The rate of each epoch by a scheduler of torch that is stepped once an epoch."""
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler, rates = make(optimizer), []
+    for _ in range(epochs):
+        rates.append(float(optimizer.param_groups[0]["lr"]))
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+ONE_CYCLE = {"warmup": "0.2 epochs", "initial": 0.04, "curve": "cosine", "hold": "1 epochs", "final": 4e-6}
+
+
+@pytest.mark.parametrize(
+    ("settings", "epochs", "make"),
+    [
+        ({"decay_every": "20 epochs"}, 50, lambda optimizer: StepLR(optimizer, 20, 0.5)),
+        ({"decay_every": "3 epochs", "decay_factor": 0.1}, 10, lambda optimizer: StepLR(optimizer, 3)),
+        (ONE_CYCLE, 4, lambda optimizer: OneCycleLR(optimizer, 1.0, epochs=4, steps_per_epoch=1)),
+    ],
+)
+def test_a_rate_is_that_of_a_scheduler_of_torch_that_is_stepped_once_an_epoch(
+    settings: dict[str, Any], epochs: int, make: Callable[[torch.optim.Optimizer], LRScheduler]
+) -> None:
+    made = build_timetable(None, LearningRate(**settings), Budget(batch=1, epochs=epochs), 100)
+    rates = [made.lr_multiplier(step) for step in range(100 * epochs)]
+    assert rates == pytest.approx([rate for rate in rates_of_torch(make, epochs) for _ in range(100)])
+    assert made.lr_multiplier(100 * epochs) == rates[-1]
+    assert len(made.lr_corners()) > 100
+    assert Timetable.from_dict(made.to_dict()) == made
+
+
+def test_a_cosine_decays_from_each_rewind() -> None:
+    made = replace(TIMETABLE, curve="cosine")
+    rates = [made.lr_multiplier(step) for step in (0, 5, 10, 35, 60, 80, 100)]
+    assert rates == pytest.approx([0, 1, 1, 0.55, 1, 0.5, 0])
+    assert made.lr_multiplier(20) > TIMETABLE.lr_multiplier(20)
+
+
+def test_a_step_decay_begins_anew_after_the_warm_up_and_at_each_rewind() -> None:
+    made = replace(TIMETABLE, decay_every=20, decay_factor=0.5, dense_peak=0.5)
+    rates = {step: made.lr_multiplier(step) for step in (0, 4, 5, 9, 10, 29, 30, 50, 59, 60, 80, 99, 100)}
+    assert rates == {
+        **{0: 0, 4: 0.4, 5: 0.5, 9: 0.5},
+        **{10: 1, 29: 1, 30: 0.5, 50: 0.25, 59: 0.25, 60: 1, 80: 0.5, 99: 0.5, 100: 0.5},
+    }
+
+
+def test_a_held_rate_keeps_the_start_of_a_segment_that_is_shorter() -> None:
+    made = replace(TIMETABLE, warmup_steps=0, hold=25)
+    rates = [made.lr_multiplier(step) for step in (0, 9, 10, 34, 35, 59, 60, 84, 85, 99)]
+    assert rates == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 1, 1, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"decay_every": "1 %"},
+            r"^learning_rate\.decay_every: value 1 % is 0\.1 steps: must be one step or more",
+        ),
+        ({"hold": "0.01 epochs"}, r"^learning_rate\.hold \(0.01 epochs\): counted in epochs"),
+        (
+            {"decay_factor": 0.1},
+            r"^learning_rate\.decay_factor: value 0\.1: .*without learning_rate\.decay_every",
+        ),
+        ({"hold": "1 %"}, r"^learning_rate\.hold: value 1 % is 0\.1 steps"),
+    ],
+)
+def test_a_decay_that_cannot_be_is_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        build_timetable(None, LearningRate(**settings), Budget(steps=10, batch=1), None)
+
+
+@pytest.mark.parametrize("damage", [{"curve": "x"}, {"hold": 0}, {"decay_every": -1}])
+def test_a_timetable_with_no_such_curve_is_refused(damage: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="curve of the learning rate"):
+        Timetable.from_dict({**TIMETABLE.to_dict(), **damage})

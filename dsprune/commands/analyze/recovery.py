@@ -47,8 +47,9 @@ class Recovery:
         """Train the model in place; pruned weights stay zero. Collective: every rank must call this."""
         settings, budget = self.recipe.optimizer, self.recipe.budget
         peak = self.recipe.learning_rate.peak or DEFAULT_PEAK
-        groups = parameter_groups(model, peak, self.recipe.learning_rate.scale)
-        optimizer = torch.optim.AdamW(groups, peak, settings.betas, settings.eps, settings.weight_decay)
+        groups = parameter_groups(model, peak, self.recipe.learning_rate.scale, decayed=settings.decayed)
+        kind = torch.optim.Adam if settings.decoupled is False else torch.optim.AdamW
+        optimizer = kind(groups, peak, settings.betas, settings.eps, settings.weight_decay)
         schedule = LambdaLR(optimizer, lambda step: 1 - step / self.steps)
         micro_batch = budget.micro_batch or max(1, budget.batch // self.ranks.world_size)
         plan = BatchPlan(len(self.data), budget.batch, micro_batch, self.ranks.world_size, self.recipe.seed)

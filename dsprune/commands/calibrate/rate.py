@@ -136,7 +136,9 @@ def shortened(recipe: Recipe, timetable: Timetable, rate: float, steps: int) -> 
     values: dict[str, Any] = recipe.model_dump()
     values["name"] = f"{recipe.name}-{rate:.3g}"
     values["budget"] |= {"epochs": None, "steps": steps}
-    values["learning_rate"] |= {"peak": rate, "warmup": share(recipe.learning_rate.warmup)}
+    given = recipe.learning_rate
+    spans = {name: share(getattr(given, name)) for name in ("warmup", "hold", "decay_every")}
+    values["learning_rate"] |= {**spans, "peak": rate, "rewind_at": tuple(map(share, given.rewind_at))}
     if recipe.pruning is not None:
         values["pruning"] |= {
             name: share(getattr(recipe.pruning, name)) for name in ("start", "end", "every")

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from dsprune.commands.plan.make import Plan
 from dsprune.recipe import Pruning, Recipe
-from dsprune.recipe.timing import AT_TARGET, scaled_peak
+from dsprune.recipe.rate import scaled_peak
+from dsprune.recipe.timing import AT_TARGET
 from dsprune.report.table import Table
 from dsprune.schedule.law import SHORTEST_INTERVAL
 

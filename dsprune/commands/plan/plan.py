@@ -14,7 +14,7 @@ from dsprune.methods.method import RegrowingMethod, find_method
 from dsprune.model.cost import checkpoint_bytes, rank_memory
 from dsprune.model.prunable import dense_groups
 from dsprune.model.vocabulary import Vocabulary
-from dsprune.recipe import Recipe
+from dsprune.recipe import LearningRate, Recipe
 from dsprune.recipe.pattern import UNSTRUCTURED, Pattern
 from dsprune.registry import SCOPES
 from dsprune.report.drawing import (
@@ -27,7 +27,7 @@ from dsprune.report.drawing import (
     shade_phases,
 )
 from dsprune.report.table import MISSING, Table, as_lines, as_rich
-from dsprune.schedule import MaskUpdate
+from dsprune.schedule import MaskUpdate, Timetable
 from dsprune.selection.compensate import block_bytes
 from dsprune.selection.cut_bands import band_bytes
 from dsprune.selection.tiles import Tiling
@@ -120,6 +120,20 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "phases", ", ".join(phases)
     if timetable.warmup_steps:
         yield "warm-up", f"{timetable.warmup_steps:,} steps"
+    yield from _rates(recipe.learning_rate, timetable)
+
+
+def _rates(rate: LearningRate, timetable: Timetable) -> Iterator[tuple[str, str]]:
+    """Return the peak of each parameter group, and what is not a decay along lines."""
+    if rate.peak is not None:
+        scaled = (f", {factor * rate.peak:.3g} for {pattern}" for pattern, factor in rate.scale.items())
+        yield "peak", f"{rate.peak:.3g}{''.join(scaled)}"
+    if timetable.decay_every:
+        factor = f"{timetable.decay_factor:g} every {timetable.decay_every:,} steps"
+        yield "decay", f"times {factor}, from the end of the warm-up and from each rewind"
+    elif timetable.curve != "linear" or timetable.hold > 1:
+        held = f", each value kept for {timetable.hold:,} steps" if timetable.hold > 1 else ""
+        yield "decay", timetable.curve + held
 
 
 def _dense(plan: Plan) -> Table:

@@ -1,0 +1,101 @@
+"""The section `learning_rate` of the recipe.
+
+The literal under each field is its documentation and its description in the JSON schema. How the peak scales with the
+target sparsity is here too, as part of the schedule law, `dsprune.schedule.law`.
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from dsprune.recipe.section import Fraction, Glob, Positive, Section
+from dsprune.recipe.span import PositiveSpan, Span
+from dsprune.recipe.timing import log_compression
+
+__all__ = ["LearningRate", "RateCurve", "scaled_peak"]
+
+RateCurve = Literal["linear", "cosine"]
+"""How the learning rate rises and decays."""
+
+
+def scaled_peak(dense: float, target: float) -> float:
+    """Return the peak learning rate for a target sparsity, from the rate of dense fine-tuning.
+
+    It is `dense * (1 + ln(1 / (1 - target)))`: the rate of dense fine-tuning at a target of 0, and 3.3 times that
+    at 0.9. A sparse model has to move its remaining weights further, and has fewer of them.
+
+    Examples:
+        >>> [round(scaled_peak(1.0, target), 1) for target in (0.0, 0.5, 0.9, 0.97)]
+        [1.0, 1.7, 3.3, 4.5]
+    """
+    return dense * (1 + log_compression(target))
+
+
+class LearningRate(Section):
+    """The learning rate over the run. The values named `initial` and `final` are fractions of the peak."""
+
+    dense: float | None = Field(default=None, gt=0, le=1000)
+    """Learning rate that suits dense fine-tuning of the model. The schedule law scales the peak from it. Default: null
+    = unknown."""
+
+    peak: float | None = Field(default=None, gt=0, le=1000)
+    """Highest learning rate. Default: null = `dense`, scaled with the target sparsity by the schedule law; without
+    `dense`, the learning rate that the optimizer was created with."""
+
+    scale: dict[Glob, Positive] = Field(default_factory=dict)
+    """Factor on the peak by glob pattern over parameter names; the first match counts. For example,
+    `{"*.encoder.*": 0.01}` trains a new decoder with a hundred times the learning rate of the encoder. Default:
+    none."""
+
+    warmup: Span | None = None
+    """Length of the rise from `initial` to the peak. Default: null = what the schedule law gives: the dense phase of a
+    fine-tuned model, half of that of a pretrained one, and none without pruning."""
+
+    initial: Fraction = 0.0
+    """Start of the warm-up, as a fraction of the peak. Default: 0.0."""
+
+    rewind: bool | None = None
+    """Return to the peak at every mask update. If false, the learning rate decays from the peak to `final` over the
+    run, apart from `rewind_at`. Default: null = what the schedule law gives: true where mask updates are 25 steps apart
+    or more."""
+
+    rewind_at: tuple[Span, ...] = ()
+    """Further points at which the learning rate returns to the peak, such as those of a dense baseline that is trained
+    with the schedule of its pruned counterpart. With `rewind: false` they are the only ones. Default: none."""
+
+    dense_peak: Fraction | None = None
+    """Peak before the first mask update, as a fraction of the peak. Default: null = what the schedule law gives for
+    `model.start`: 1 for a pretrained model, 0.1 for a fine-tuned one."""
+
+    decay_every: PositiveSpan | None = None
+    """Step decay: distance at which the learning rate is multiplied by `decay_factor`, counted from the end of the
+    warm-up and from each rewind. Default: null = a decay along `curve`."""
+
+    decay_factor: float | None = Field(default=None, gt=0, lt=1)
+    """Step decay: see `decay_every`. Default: null = 0.5."""
+
+    curve: RateCurve = "linear"
+    """How the learning rate rises and decays: along a line, or along half a cosine. Default: `linear`."""
+
+    hold: PositiveSpan | None = None
+    """How long each value of the curve is kept, as by a scheduler that is stepped once an epoch. The first value is the
+    start of the curve, the last its end. Default: null = one step."""
+
+    dense_final: Fraction = 0.1
+    """End of the decay before the first rewind, as a fraction of that phase's peak. Default: 0.1."""
+
+    interval_final: Fraction = 0.1
+    """End of the decay from one rewind to the next, as a fraction of the peak. Default: 0.1."""
+
+    final: Fraction = 0.0
+    """End of the last decay, at the end of the run, as a fraction of the peak. Default: 0.0."""
+
+    @field_validator("hold", "dense_final", "interval_final", "final")
+    @classmethod
+    def _curve_or_step_decay(cls, value: Any, info: ValidationInfo) -> Any:
+        every = info.data.get("decay_every")
+        if every is not None and value != cls.model_fields[str(info.field_name)].default:
+            raise ValueError(
+                f"has no effect beside learning_rate.decay_every, which is {every}: leave one of them out"
+            )
+        return value
