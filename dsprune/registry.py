@@ -149,6 +149,7 @@ SCOPES = Registry(
         "uniform": "dsprune.selection.groups:UNIFORM",
         "normalized": "dsprune.selection.groups:NORMALIZED",
         "erk": "dsprune.selection.groups:ERK",
+        "row": "dsprune.selection.groups:ROW",
     },
 )
 """Instances of `dsprune.selection.groups.Scope`: which weights are ranked together."""

@@ -1,10 +1,11 @@
 """The audit of a checkpoint, model or store: every checksum, and every invariant of pruning, in its files."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from dsprune.checkpoint.compact.format import is_compact, read_compact_manifest
@@ -30,8 +31,9 @@ from dsprune.model.model_files import ModelFiles
 from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe.pattern import Pattern
-from dsprune.selection.groups import make_groups
+from dsprune.selection.groups import Group, make_groups
 from dsprune.selection.patterned import count_broken
+from dsprune.selection.rows import count_rows
 
 __all__ = ["Audit", "audit_all", "audit_folder"]
 
@@ -176,13 +178,25 @@ def _check_counts(manifest: MaskManifest, masks: MaskSet) -> Iterator[Finding]:
     tensors, counts = [shard.tensor for shard in masks.shards], masks.counts(Comm())
     entries = list(manifest.tensors.values())
     sparsities = [progress * entry.target for entry in entries]
-    for group in make_groups(tensors, sparsities, manifest.scope, Pattern.parse(manifest.pattern)):
+    groups = make_groups(tensors, sparsities, manifest.scope, Pattern.parse(manifest.pattern))
+    yield from _check_rows(masks, [group for group in groups if past and group.num_rows > 1])
+    for group in groups:
         count = sum(counts[place] for place in group.tensors)
         initial = sum(entries[place].initial_pruned for place in group.tensors)
         expected = group.num_pruned if past else initial
         if count != expected:
             rule = f"{expected:,} weights are pruned"
             yield Finding(tensors[group.tensors[0]].name, rule, abs(count - expected))
+
+
+def _check_rows(masks: MaskSet, groups: Sequence[Group]) -> Iterator[Finding]:
+    """Check that all rows of a group have the same number of zeros."""
+    for group in groups:
+        [place] = group.tensors
+        wrong = count_rows([masks.shards[place]], [masks.bits[place]], [group], torch.ne, Comm())
+        if sum(wrong):
+            rule = f"{group.num_pruned // group.num_rows:,} weights of each row are pruned"
+            yield Finding(masks.shards[place].tensor.name, rule, sum(wrong))
 
 
 def _check_pattern(manifest: MaskManifest, masks: MaskSet) -> Iterator[Finding]:

@@ -202,11 +202,13 @@ def _read(folder: Path, state: PruningState, step: int) -> tuple[MaskManifest, l
             f"{folder}: its timetable has {field}={theirs[field]}, this run's has {ours[field]}: "
             f"resume with the recipe that it was written with"
         )
-    if manifest.pattern != state.pruning.pattern:
-        raise UserError(
-            f"{folder}: its pattern is {manifest.pattern}, this run's pruning.pattern is {state.pruning.pattern}: "
-            f"resume with the recipe that it was written with"
-        )
+    for field in ("pattern", "scope"):
+        written, wanted = getattr(manifest, field), getattr(state.pruning, field)
+        if written != wanted:
+            raise UserError(
+                f"{folder}: its {field} is {written}, this run's pruning.{field} is {wanted}: resume with the recipe "
+                f"that it was written with"
+            )
     if manifest.step != step:
         raise UserError(
             f"{folder}: masks of step {manifest.step}, weights of step {step}: use another checkpoint"

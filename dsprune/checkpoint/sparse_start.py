@@ -17,8 +17,10 @@ from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.collectives import Comm
 from dsprune.ranks.ranks import current_ranks
 from dsprune.recipe.pattern import Pattern
+from dsprune.registry import SCOPES
 from dsprune.selection.groups import update_groups
 from dsprune.selection.patterned import count_broken
+from dsprune.selection.rows import count_rows
 from dsprune.zero.parameters import full_shape
 from dsprune.zero.stages import open_layout
 
@@ -104,7 +106,7 @@ def mask_zeros(state: PruningState, where: str, step: int) -> None:
 def _start_from(masks: MaskSet, state: PruningState, where: str, step: int) -> None:
     """Set the first masks of a run, and apply them to weights and moments."""
     _check_pattern(state, masks, where)
-    _check_updates(state, masks.counts(state.comm), where, step)
+    _check_updates(state, masks, where, step)
     state.restore(masks.bits)
     state.initial_pruned = state.masks.counts(state.comm)
     for index, bits in enumerate(state.masks.bits):
@@ -127,28 +129,36 @@ def _check_pattern(state: PruningState, masks: MaskSet, where: str) -> None:
             )
 
 
-def _check_updates(state: PruningState, counts: list[int], where: str, step: int) -> None:
+def _check_updates(state: PruningState, masks: MaskSet, where: str, step: int) -> None:
     """Check that no later mask update that prunes has fewer zeros than there are.
+
+    Collective: every rank must call this.
 
     Args:
         state: of the run.
-        counts: number of zeros of each tensor.
+        masks: of the zeros.
         where: folder of the weights, for messages.
         step: number of applied optimizer steps.
     """
-    tensors = [shard.tensor for shard in state.layout.shards]
-    for update in state.timetable.updates:
-        if update.step < step or update.sparsity == 0:
-            continue
-        for group in update_groups(tensors, state.pruning, state.timetable.progress(update)):
-            zeros = sum(counts[place] for place in group.tensors)
-            if zeros > group.num_pruned:
-                found, asked = zeros / group.num_weights, group.num_pruned / group.num_weights
-                raise UserError(
-                    f"pruning: {where}: {group.name}: sparsity {found:.4f} at the start, and only {asked:.4f} at "
-                    f"the mask update at step {update.step}: raise pruning.first or pruning.sparsity, or use "
-                    f"curve: one-shot"
-                )
+    later = [update for update in state.timetable.updates if update.step >= step and update.sparsity > 0]
+    if not later:
+        return
+    update = min(later, key=lambda update: update.sparsity)
+    tensors, counts = [shard.tensor for shard in masks.shards], masks.counts(state.comm)
+    groups = update_groups(tensors, state.pruning, state.timetable.progress(update))
+    rows = [0] * len(tensors)
+    if SCOPES.get(state.pruning.scope).by_row:
+        rows = count_rows(masks.shards, masks.bits, groups, torch.gt, state.comm)
+    for group in groups:
+        zeros, overfull = (sum(of_tensor[place] for place in group.tensors) for of_tensor in (counts, rows))
+        if zeros > group.num_pruned or overfull:
+            found, asked = zeros / group.num_weights, group.num_pruned / group.num_weights
+            above = f" ({overfull:,} of {group.num_rows:,} rows have more)" if overfull else ""
+            raise UserError(
+                f"pruning: {where}: {group.name}: sparsity {found:.4f} at the start, and only {asked:.4f}{above} at "
+                f"the mask update at step {update.step}: raise pruning.first or pruning.sparsity, or use "
+                f"curve: one-shot"
+            )
 
 
 def _fraction_of_zeros(engine: DeepSpeedEngine, state: PruningState | None) -> float:

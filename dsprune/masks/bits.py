@@ -23,6 +23,7 @@ __all__ = [
     "pick",
     "prune_",
     "unpack",
+    "unpack_part",
 ]
 
 INT_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -48,6 +49,12 @@ def pack(mask: Tensor) -> Tensor:
 def unpack(bits: Tensor, num_weights: int) -> Tensor:
     """Unpack to a boolean mask of `num_weights` weights."""
     return _rows(torch.bool, bits.device).index_select(0, bits.int()).view(-1)[:num_weights]
+
+
+def unpack_part(bits: Tensor, first: int, last: int) -> Tensor:
+    """Unpack to the boolean mask of the weights `[first, last)`."""
+    start = first // 8
+    return unpack(bits[start : num_bytes(last)], last - 8 * start)[first - 8 * start :]
 
 
 def pick(bits: Tensor, part: slice, num_weights: int) -> Tensor:

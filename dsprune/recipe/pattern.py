@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-__all__ = ["PATTERNS", "UNSTRUCTURED", "Pattern", "check_pattern"]
+__all__ = ["PATTERNS", "UNSTRUCTURED", "Pattern", "check_pattern", "matrix_shape"]
 
 PATTERNS = "unstructured, rows, N:M such as '2:4' (in quotes), or HEIGHTxWIDTH such as 1x4, 4x1 or 16x16"
 """What can be written, for messages."""

@@ -126,7 +126,8 @@ class Pruning(Section):
     scope: Annotated[str, Named(SCOPES)] = "global"
     """Which weights are ranked together: all prunable weights (global), those of each tensor (uniform), or all of
     them with scores divided by the root mean square of their tensor's scores (normalized). `erk` ranks those of each
-    tensor, and keeps the more of a matrix, the smaller it is (Erdos-Renyi kernel). Default: `global`."""
+    tensor, and keeps the more of a matrix, the smaller it is (Erdos-Renyi kernel). `row` ranks those of each row, so
+    every output keeps the same number of inputs (fixed fan-in). Default: `global`."""
 
     pattern: Annotated[str, AfterValidator(check_pattern)] = UNSTRUCTURED.text
     """Which weights of a matrix are pruned together: each by itself (unstructured); `N:M` keeps the N highest scores of
@@ -166,6 +167,13 @@ class Pruning(Section):
                 f"prunes {fixed:.4g} of the weights, and the target pruning.sparsity is {target}: set that to "
                 f"{fixed:.4g}, or choose another pattern"
             )
+        return text
+
+    @field_validator("pattern")
+    @classmethod
+    def _rows_are_pruned_or_thinned(cls, text: str, info: ValidationInfo) -> str:
+        if text == "rows" and info.data.get("scope") == "row":
+            raise ValueError("prunes whole rows, and pruning.scope: row keeps weights in each: choose one")
         return text
 
     @field_validator("sparsities")

@@ -153,4 +153,5 @@ def _num_pruned(group: Group, counts: Sequence[int], progress: float) -> int:
     """Return the zeros of a group on the way from its present number to that in the end."""
     present = group.num_weights - sum(counts[place] for place in group.tensors)
     final = group.num_weights - group.num_pruned
-    return group.num_weights - round(present * (final / present) ** progress) if present else group.num_pruned
+    left = group.rounded(present * (final / present) ** progress) if present else final
+    return group.num_weights - left

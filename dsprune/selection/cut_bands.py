@@ -5,30 +5,41 @@ ranks that own them, and sends the result back.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from dsprune.masks.bits import num_bytes, pack
 from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
-from dsprune.selection.tiles import Tiling
 
-__all__ = ["CutBands", "band_bytes"]
+__all__ = ["CutBands", "Values", "band_bytes"]
 
 KEY_BYTES, MASK_BYTES, PLACE_BYTES = 4, 1, 16
 
+CHUNK = 1 << 19
+"""Weights of whole bands at a time, unless a band has more."""
 
-def band_bytes(tilings: Iterable[Tiling], world_size: int) -> int:
+Values = Callable[[int, int], Tensor]
+"""Returns the values of the weights `[first, last)` of a shard."""
+
+
+def band_bytes(bands: Iterable[int], world_size: int) -> int:
     """Return the most bytes that one rank passes to collectives in one mask update to complete bands.
 
     Of each shard, they are its start and length, the keys of its first weights, and the masks of the weights after its
     end: both less than a band.
+
+    Args:
+        bands: number of weights of a band, by tensor.
+        world_size: number of ranks.
     """
     if world_size == 1:
         return 0
-    return sum(PLACE_BYTES + (tiling.band - 1) * (KEY_BYTES + MASK_BYTES) for tiling in tilings)
+    return sum(PLACE_BYTES + (band - 1) * (KEY_BYTES + MASK_BYTES) for band in bands)
 
 
 class _Piece(NamedTuple):
@@ -45,21 +56,47 @@ class CutBands:
 
     Args:
         shards: this rank's shards, one per tensor.
-        tilings: the tiles of each tensor.
+        bands: number of weights of a band, by tensor.
         comm: the ranks over which the tensors are sharded.
     """
 
-    def __init__(self, shards: Sequence[Shard], tilings: Sequence[Tiling], comm: Comm) -> None:
-        self._comm = comm
+    def __init__(self, shards: Sequence[Shard], bands: Sequence[int], comm: Comm) -> None:
+        self._shards, self._bands, self._comm = shards, bands, comm
         own = torch.tensor([(shard.start, shard.numel) for shard in shards], dtype=torch.int64)
         table = comm.all_gather(own).transpose(0, 1).tolist()  # [tensors, ranks, 2]
         self._pieces = [
             piece
-            for place, (tiling, row) in enumerate(zip(tilings, table, strict=True))
-            for piece in _pieces(place, tiling.band, row)
+            for place, (band, row) in enumerate(zip(bands, table, strict=True))
+            for piece in _pieces(place, band, row)
         ]
         lengths = {piece.place: piece.length for piece in self._pieces if piece.sender == comm.rank}
         self.heads = [lengths.get(place, 0) for place in range(len(shards))]
+
+    def complete(self, values: Sequence[Values]) -> list[Iterator[Tensor]]:
+        """Return the values of the bands that begin in each shard, some whole bands at a time.
+
+        Collective: every rank must call this.
+        """
+        tails = self.collect([each(0, head) for each, head in zip(values, self.heads, strict=True)])
+        return [
+            _whole_bands(band, shard, each, tail)
+            for band, shard, each, tail in zip(self._bands, self._shards, values, tails, strict=True)
+        ]
+
+    def spread(self, decided: Iterable[Tensor]) -> list[Tensor]:
+        """Return the packed mask of each shard. Collective: every rank must call this.
+
+        Args:
+            decided: of each tensor, the boolean mask of the bands that begin in this rank's shard.
+        """
+        bits, tails = [], []
+        for shard, head, mask in zip(self._shards, self.heads, decided, strict=True):
+            own = shard.numel - head
+            bits.append(pack(pad(mask[:own], (head, 0))))
+            tails.append(mask[own:].byte())
+        for row, begin in zip(bits, self.give_back(tails), strict=True):
+            row[: num_bytes(begin.numel())] |= pack(begin.bool())
+        return bits
 
     def collect(self, heads: Sequence[Tensor]) -> list[Tensor]:
         """Send the first `self.heads` values of each shard to the ranks where their bands begin.
@@ -117,3 +154,20 @@ def _pieces(place: int, band: int, shards: Sequence[tuple[int, int]]) -> Iterabl
         if head := min(-start % band, shards[rank][1]):
             owner = ordered[bisect_right(starts, start - start % band) - 1][1]
             yield _Piece(place, rank, owner, head)
+
+
+def _whole_bands(band: int, shard: Shard, values: Values, tail: Tensor) -> Iterator[Tensor]:
+    """Yield the values of the bands that begin in a shard, some whole bands at a time.
+
+    Args:
+        band: number of weights of a band.
+        shard: the shard.
+        values: of the shard.
+        tail: those after its end, which complete its last band.
+    """
+    stop, step = shard.start + shard.numel, max(1, CHUNK // band) * band
+    begin, end = -(-shard.start // band) * band, -(-stop // band) * band
+    for first in range(begin, end, step):
+        last = min(first + step, end)
+        part = values(first - shard.start, min(last, stop) - shard.start)
+        yield torch.cat([part, tail]) if last > stop else part

@@ -8,12 +8,12 @@ from typing import NamedTuple
 from dsprune.errors import UserError
 from dsprune.model.shard import PrunableTensor
 from dsprune.recipe import Pruning
-from dsprune.recipe.pattern import UNSTRUCTURED, Pattern
+from dsprune.recipe.pattern import UNSTRUCTURED, Pattern, matrix_shape
 from dsprune.registry import SCOPES
 from dsprune.selection.erk import divide_kept
 from dsprune.selection.tiles import grid_of
 
-__all__ = ["ERK", "GLOBAL", "NORMALIZED", "UNIFORM", "Group", "Scope", "make_groups", "update_groups"]
+__all__ = ["ERK", "GLOBAL", "NORMALIZED", "ROW", "UNIFORM", "Group", "Scope", "make_groups", "update_groups"]
 
 
 class Scope(NamedTuple):
@@ -23,17 +23,20 @@ class Scope(NamedTuple):
         per_tensor: whether each tensor is a group of its own; else tensors with the same target form a group.
         normalized: whether scores are divided by the root mean square of their tensor's scores.
         by_shape: whether the zeros of the tensors with the same target are divided among them by their shapes.
+        by_row: whether all rows of a tensor get the same number of zeros.
     """
 
     per_tensor: bool = False
     normalized: bool = False
     by_shape: bool = False
+    by_row: bool = False
 
 
 Grid = tuple[int, ...]
 
 GLOBAL, UNIFORM, NORMALIZED = Scope(), Scope(per_tensor=True), Scope(normalized=True)
 ERK = Scope(per_tensor=True, by_shape=True)
+ROW = Scope(per_tensor=True, by_row=True)
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,32 @@ class Group:
         tensors: places of its tensors in the global order, ascending.
         num_weights: number of their weights.
         num_pruned: number of zeros after the mask update.
+        num_rows: above 1, its only tensor has that many rows, whose weights are ranked apart: each row, the weights of
+            an output, gets an equal part of the zeros.
+        interleaved: 1 if a row has consecutive weights of the flattened tensor. Otherwise that many rows alternate, as
+            the tensor has inputs before outputs.
     """
 
     name: str
     tensors: tuple[int, ...]
     num_weights: int
     num_pruned: int
+    num_rows: int = 1
+    interleaved: int = 1
+
+    @property
+    def row(self) -> int:
+        """Number of weights of a row."""
+        return self.num_weights // self.num_rows
+
+    @property
+    def band(self) -> int:
+        """Number of weights of the shortest run of the flattened tensor that holds whole rows."""
+        return self.row * self.interleaved
+
+    def rounded(self, number: float) -> int:
+        """Round a number of the group's weights to one that its rows share equally."""
+        return self.num_rows * round(number / self.num_rows)
 
     @property
     def stride(self) -> int:
@@ -99,8 +122,8 @@ def make_groups(
     """Group tensors of the same sparsity; in scopes per tensor, each tensor is a group of its own.
 
     A group gets exactly `round(sparsity * num_weights)` zeros. In scope `erk` all tensors of the same sparsity have
-    that number together. With a pattern, a group has tiles of one size, and the number of them that are pruned is
-    rounded.
+    that number together. In scope `row` each row of a tensor gets `round(sparsity * columns)`. With a pattern, a group
+    has tiles of one size, and the number of them that are pruned is rounded.
 
     Args:
         tensors: all prunable tensors, in the global order.
@@ -109,7 +132,7 @@ def make_groups(
         pattern: which weights are pruned together.
 
     Raises:
-        UserError: the pattern does not fit a tensor.
+        UserError: the pattern does not fit a tensor, or a tensor has no rows for the scope `row`.
     """
     grids = [grid_of(tensor, pattern) for tensor in tensors]
     sizes = [prod(pattern.tile(tensor.shape, tensor.inputs_first)) for tensor in tensors]
@@ -121,20 +144,41 @@ def make_groups(
     found = []
     for places in members.values():
         size, fraction = sizes[places[0]], min(1.0, sparsities[places[0]] / pattern.sparsity)
-        whole = _make_group(tensors, grids, places, fraction)
+        num_rows, interleaved = _rows(tensors[places[0]]) if rules.by_row else (1, 1)
+        whole = _make_group(tensors, grids, places, fraction, num_rows // pattern.height or 1)
         parts = _by_shape(tensors, grids, whole) if rules.by_shape else [whole]
-        found += [_in_weights(part, size, size - pattern.kept) for part in parts]
+        found += [
+            replace(_in_weights(part, size, size - pattern.kept), num_rows=num_rows, interleaved=interleaved)
+            for part in parts
+        ]
     return found
 
 
 def _make_group(
-    tensors: Sequence[PrunableTensor], grids: Sequence[Grid], places: Sequence[int], fraction: float
+    tensors: Sequence[PrunableTensor],
+    grids: Sequence[Grid],
+    places: Sequence[int],
+    fraction: float,
+    num_rows: int,
 ) -> Group:
-    """Return a group, in numbers of tiles, that loses a fraction of them."""
+    """Return a group, in numbers of tiles, each of whose rows of tiles loses a fraction of them."""
     first = tensors[places[0]].name
     name = first if len(places) == 1 else f"{first} and {len(places) - 1} more"
     num_tiles = sum(prod(grids[place]) for place in places)
-    return Group(name, tuple(places), num_tiles, round(fraction * num_tiles))
+    num_pruned = num_rows * round(fraction * (num_tiles // num_rows))
+    return Group(name, tuple(places), num_tiles, num_pruned)
+
+
+def _rows(tensor: PrunableTensor) -> tuple[int, int]:
+    """Return the number of rows of a tensor, and how many of them alternate in the flattened tensor."""
+    shape = tensor.shape if tensor.inputs_first else matrix_shape(tensor.shape)
+    if len(shape) < 2:
+        raise UserError(
+            f"pruning.scope: value row: {tensor.name} of shape {list(tensor.shape)} is not a matrix, so it has no "
+            f"rows: choose another scope, or leave it out with pruning.exclude"
+        )
+    *stack, before, last = shape
+    return (prod(stack) * last, last) if tensor.inputs_first else (prod(stack) * before, 1)
 
 
 def _by_shape(tensors: Sequence[PrunableTensor], grids: Sequence[Grid], group: Group) -> Iterator[Group]:

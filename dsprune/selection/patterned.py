@@ -5,31 +5,26 @@ the weights that it would lose. The exact selection of weights then selects tile
 others' weights back. Sums have a fixed order, so the mask does not depend on the sharding.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dsprune.kernels.product import Product
-from dsprune.masks.bits import pack, unpack
+from dsprune.masks.bits import pack, unpack, unpack_part
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe.pattern import Pattern
 from dsprune.selection.cut_bands import CutBands
 from dsprune.selection.groups import Group
-from dsprune.selection.scan import NAN_KEY, PRUNED_KEY, Scorer, from_keys, to_keys
+from dsprune.selection.scan import NAN_KEY, PRUNED_KEY, Scorer, from_keys, keys_of
 from dsprune.selection.select import select
 from dsprune.selection.tiles import Tiling
 
 __all__ = ["count_broken", "select_tiles"]
-
-CHUNK = 1 << 19
-"""Weights whose tiles are rated at a time, unless a band has more."""
-
-Values = Callable[[int, int], Tensor]
-"""Returns the values of the weights `[first, last)` of a shard."""
 
 
 class _Rated(NamedTuple):
@@ -76,32 +71,25 @@ def select_tiles(
     if pattern.is_unstructured:
         return select(shards, scorers, kept, groups, comm)
     tilings = [Tiling.of(shard.tensor, pattern) for shard in shards]
-    cut = CutBands(shards, tilings, comm)
-    masks = [unpack(bits, shard.numel) for bits, shard in zip(kept, shards, strict=True)]
-    keys = [_keys(scorer, mask) for scorer, mask in zip(scorers, masks, strict=True)]
-    tails = cut.collect([values(0, head) for values, head in zip(keys, cut.heads, strict=True)])
+    cut = CutBands(shards, [tiling.band for tiling in tilings], comm)
+    bands = cut.complete([keys_of(scorer, bits) for scorer, bits in zip(scorers, kept, strict=True)])
     rated = [
-        _rate_all(tiling, _whole_bands(tiling, shard, values, tail), tail.device, squared)
-        for tiling, shard, values, tail in zip(tilings, shards, keys, tails, strict=True)
+        _rate_all(tiling, keys, bits.device, squared)
+        for tiling, keys, bits in zip(tilings, bands, kept, strict=True)
     ]
     tiles = [_tiles(tiling, shard) for tiling, shard in zip(tilings, shards, strict=True)]
     selected = select(
         tiles,
         [Scorer(row.scores.__getitem__, product=Product(row.scores)) for row in rated],
         [row.whole for row in rated],
-        [_in_tiles(group, tilings[group.tensors[0]]) for group in groups],
+        [_in_tiles(group, tilings[group.tensors[0]], pattern.height) for group in groups],
         comm,
     )
-    decided = [
+    decided = (
         _decide(tiling, row, unpack(bits, shard.numel))
         for tiling, row, bits, shard in zip(tilings, rated, selected, tiles, strict=True)
-    ]
-    own = [mask.numel() - head for mask, head in zip(masks, cut.heads, strict=True)]
-    heads = cut.give_back([row[length:].byte() for row, length in zip(decided, own, strict=True)])
-    return [
-        pack(torch.cat([head.bool(), row[:length]]) & mask)
-        for head, row, length, mask in zip(heads, decided, own, masks, strict=True)
-    ]
+    )
+    return [new & old for new, old in zip(cut.spread(decided), kept, strict=True)]
 
 
 def count_broken(shards: Sequence[Shard], bits: Sequence[Tensor], pattern: Pattern, comm: Comm) -> list[int]:
@@ -118,49 +106,19 @@ def count_broken(shards: Sequence[Shard], bits: Sequence[Tensor], pattern: Patte
     if pattern.is_unstructured:
         return [0] * len(shards)
     tilings = [Tiling.of(shard.tensor, pattern) for shard in shards]
-    cut = CutBands(shards, tilings, comm)
-    masks = [unpack(row, shard.numel).byte() for row, shard in zip(bits, shards, strict=True)]
-    tails = cut.collect([mask[:head] for mask, head in zip(masks, cut.heads, strict=True)])
+    bands = CutBands(shards, [tiling.band for tiling in tilings], comm).complete(
+        [partial(unpack_part, row) for row in bits]
+    )
     counts = [
-        sum(_num_broken(tiling, part) for part in _whole_bands(tiling, shard, _slices(mask), tail))
-        for tiling, shard, mask, tail in zip(tilings, shards, masks, tails, strict=True)
+        sum(_num_broken(tiling, kept) for kept in parts) for tiling, parts in zip(tilings, bands, strict=True)
     ]
     return [int(count) for count in comm.all_reduce_sum(torch.tensor(counts, dtype=torch.int64))]
-
-
-def _slices(values: Tensor) -> Values:
-    return lambda first, last: values[first:last]
 
 
 def _num_broken(tiling: Tiling, kept: Tensor) -> int:
     """Return the number of tiles that are neither whole nor pruned, from the masks of whole bands."""
     num_kept = tiling.to_tiles(kept).sum(1, dtype=torch.int64)
     return int(((num_kept != tiling.size) & (num_kept != tiling.kept)).sum())
-
-
-def _keys(scorer: Scorer, mask: Tensor) -> Values:
-    def keys(first: int, last: int) -> Tensor:
-        part = slice(first, last)
-        return to_keys(scorer.values(part), scorer.absolute, mask[part])
-
-    return keys
-
-
-def _whole_bands(tiling: Tiling, shard: Shard, values: Values, tail: Tensor) -> Iterator[Tensor]:
-    """Yield the values of the bands that begin in a shard, some whole bands at a time.
-
-    Args:
-        tiling: the tiles of the tensor.
-        shard: the shard.
-        values: of the shard.
-        tail: those after its end, which complete its last band.
-    """
-    stop = shard.start + shard.numel
-    bands, step = tiling.bands(shard.start, stop), max(1, CHUNK // tiling.band)
-    for band in range(bands.start, bands.stop, step):
-        first, last = band * tiling.band, min(band + step, bands.stop) * tiling.band
-        part = values(first - shard.start, min(last, stop) - shard.start)
-        yield torch.cat([part, tail]) if last > stop else part
 
 
 def _rate_all(tiling: Tiling, bands: Iterator[Tensor], device: torch.device, squared: bool) -> _Rated:
@@ -209,11 +167,13 @@ def _tiles(tiling: Tiling, shard: Shard) -> Shard:
     return Shard(tensor, min(bands.start * per_band, tiling.num_tiles), len(bands) * per_band)
 
 
-def _in_tiles(group: Group, tiling: Tiling) -> Group:
-    """Return a group that counts tiles; the numbers of one that counts weights are multiples of theirs."""
+def _in_tiles(group: Group, tiling: Tiling, height: int) -> Group:
+    """Return a group that counts tiles, `height` outputs high; those of one that counts weights are multiples."""
     assert not group.num_pruned % tiling.num_dropped, group
     return replace(
         group,
         num_weights=group.num_weights // tiling.size,
         num_pruned=group.num_pruned // tiling.num_dropped,
+        num_rows=group.num_rows // height or 1,
+        interleaved=group.interleaved // height or 1,
     )

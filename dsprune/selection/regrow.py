@@ -22,7 +22,7 @@ def num_to_grow(group: Group, fraction: float) -> int:
         group: the group.
         fraction: how many they are of its kept weights.
     """
-    return round(fraction * (group.num_weights - group.num_pruned))
+    return group.rounded(fraction * (group.num_weights - group.num_pruned))
 
 
 def select_regrowing(

@@ -9,16 +9,18 @@ kinds of weight have special keys:
     a score of NaN     NAN_KEY      above all other keys; counted, and an error
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from dsprune.errors import UserError
 from dsprune.kernels.cpu import kernel_for
 from dsprune.kernels.product import Product
-from dsprune.masks.bits import num_bytes, pack, pick, prune_, unpack
+from dsprune.masks.bits import num_bytes, pack, pick, prune_, unpack, unpack_part
+from dsprune.model.shard import Shard
 
 __all__ = [
     "HIGHEST_KEY",
@@ -28,7 +30,9 @@ __all__ = [
     "Scan",
     "Scorer",
     "from_keys",
+    "keys_of",
     "parts",
+    "refuse_nan",
     "sample",
     "sample_eager",
     "scan",
@@ -62,6 +66,34 @@ def to_keys(scores: Tensor, absolute: bool, kept: Tensor) -> Tensor:
 def from_keys(keys: Tensor) -> Tensor:
     """Return the float32 scores of keys; NaN for those of pruned weights and of NaN."""
     return (keys ^ ((keys >> 31) & 0x7FFFFFFF)).view(torch.float32)
+
+
+def keys_of(scorer: "Scorer", kept: Tensor) -> Callable[[int, int], Tensor]:
+    """Return a function (first, last) -> the keys of the weights `[first, last)` of a shard.
+
+    Args:
+        scorer: the scores of the shard.
+        kept: packed mask of the shard so far.
+    """
+
+    def keys(first: int, last: int) -> Tensor:
+        return to_keys(scorer.values(slice(first, last)), scorer.absolute, unpack_part(kept, first, last))
+
+    return keys
+
+
+def refuse_nan(shards: Sequence[Shard], counts: Sequence[int]) -> None:
+    """Refuse NaN among the scores of a tensor, given their numbers over all ranks.
+
+    Raises:
+        UserError: there are some.
+    """
+    for shard, count in zip(shards, counts, strict=True):
+        if count:
+            raise UserError(
+                f"{shard.tensor.name}: {count} of its scores are NaN and cannot be ranked: "
+                "resume from an earlier checkpoint with a lower learning rate"
+            )
 
 
 CHUNK = {"cpu": 1 << 19}  # weights at a time: few calls, and temporaries stay in the cache

@@ -11,6 +11,8 @@ message:
        the first one shares a message with the counts                               search.narrow
     4. divide the ties with the threshold among the shards                          ties.share_ties
     5. prune the copied keys below the threshold, and the shard's ties              passes.settle_all
+
+Groups with rows, which are too many for histograms, take another way: `dsprune.selection.rows`.
 """
 
 from collections.abc import Sequence
@@ -25,7 +27,8 @@ from dsprune.ranks.collectives import Comm
 from dsprune.selection.bracket import guess_brackets
 from dsprune.selection.groups import Group
 from dsprune.selection.local import Bracket, LocalScores, ShardScores
-from dsprune.selection.scan import HIGHEST_KEY, LOWEST_KEY, Scorer
+from dsprune.selection.rows import select_rows
+from dsprune.selection.scan import HIGHEST_KEY, LOWEST_KEY, Scorer, refuse_nan
 from dsprune.selection.search import Search, narrow
 from dsprune.selection.ties import share_ties
 
@@ -51,6 +54,8 @@ def select(
     Raises:
         UserError: on every rank, if a score is NaN or a group has more pruned weights than its `num_pruned`.
     """
+    if any(group.num_rows > 1 for group in groups):
+        return select_rows(shards, scorers, kept, groups, comm)
     return select_from(ShardScores(shards, scorers, kept, groups), shards, groups, comm)
 
 
@@ -92,7 +97,7 @@ def _scan_all(
     sizes = [len(shards), len(groups), len(groups), histograms.numel()]
     num_nan, num_below, num_inside, total = comm.all_reduce_sum(message).split(sizes)
 
-    _check_no_nan(shards, num_nan)
+    refuse_nan(shards, num_nan.tolist())
     wider = [
         _widened(bracket, group, int(below), int(inside))
         for bracket, group, below, inside in zip(brackets, groups, num_below, num_inside, strict=True)
@@ -100,15 +105,6 @@ def _scan_all(
     if wider != list(brackets):
         return _scan_all(scores, shards, groups, wider, comm)
     return replace(start, num_below=num_below, num_inside=num_inside).refine(total.view_as(histograms))
-
-
-def _check_no_nan(shards: Sequence[Shard], num_nan: Tensor) -> None:
-    for shard, count in zip(shards, num_nan.tolist(), strict=True):
-        if count:
-            raise UserError(
-                f"{shard.tensor.name}: {count} of its scores are NaN and cannot be ranked: "
-                "resume from an earlier checkpoint with a lower learning rate"
-            )
 
 
 def _widened(bracket: Bracket, group: Group, num_below: int, num_inside: int) -> Bracket:

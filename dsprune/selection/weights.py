@@ -10,6 +10,7 @@ from dsprune.model.prunable import Choice, choose_weights
 from dsprune.model.shard import PrunableTensor, ShapeOf, plain_name, plain_shape
 from dsprune.recipe import Pruning
 from dsprune.recipe.pattern import UNSTRUCTURED
+from dsprune.registry import SCOPES
 from dsprune.selection.groups import update_groups
 
 __all__ = ["weights_to_prune"]
@@ -19,18 +20,32 @@ def weights_to_prune(model: nn.Module, pruning: Pruning, shape_of: ShapeOf = pla
     """Return the weights of a model that a recipe prunes.
 
     Raises:
-        UserError: there are none, a target leaves none of them, or the pattern does not fit one.
+        UserError: there are none, a target leaves none of them, or the pattern or the scope does not fit one.
     """
     choice = choose_weights(
         model, pruning.include, pruning.exclude, pruning.sparsities, pruning.only, shape_of=shape_of
     )
-    update_groups(choice.tensors, pruning, progress=1.0)
+    _check_rows(choice.tensors, pruning)
     if pruning.pattern != UNSTRUCTURED.text:
-        _check_orientation(model, choice.tensors, pruning.pattern)
+        _check_orientation(model, choice.tensors, f"pruning.pattern: value {pruning.pattern}", "unstructured")
+    elif SCOPES.get(pruning.scope).by_row:
+        _check_orientation(model, choice.tensors, f"pruning.scope: value {pruning.scope}", "uniform")
     return choice
 
 
-def _check_orientation(model: nn.Module, tensors: Sequence[PrunableTensor], pattern: str) -> None:
+def _check_rows(tensors: Sequence[PrunableTensor], pruning: Pruning) -> None:
+    """Check that the target leaves each row some of its weights and prunes some, in a scope that counts them."""
+    for group in update_groups(tensors, pruning, progress=1.0):
+        own = tensors[group.tensors[0]].sparsity
+        target = pruning.sparsity if own is None else own
+        if group.num_rows > 1 and target > 0 and group.num_pruned == 0:
+            raise UserError(
+                f"pruning.scope: value {pruning.scope}: a sparsity of {target} prunes none of the {group.row} weights "
+                f"in a row of {group.name}: raise it, or leave them out with pruning.exclude"
+            )
+
+
+def _check_orientation(model: nn.Module, tensors: Sequence[PrunableTensor], field: str, other: str) -> None:
     """Check that it is known of every tensor which dimension is the input."""
     owners: dict[int, list[nn.Module]] = {}
     for module in model.modules():
@@ -41,6 +56,6 @@ def _check_orientation(model: nn.Module, tensors: Sequence[PrunableTensor], patt
         modules = owners[keys[tensor.name]]
         if all(has_inputs_first(module) is None for module in modules):
             raise UserError(
-                f"pruning.pattern: value {pattern}: {tensor.name} is of a {type(modules[0]).__name__}, of which is not "
-                f"known which dimension is the input: use unstructured, or leave it out with pruning.exclude"
+                f"{field}: {tensor.name} is of a {type(modules[0]).__name__}, of which is not known which dimension is "
+                f"the input: use {other}, or leave it out with pruning.exclude"
             )

@@ -37,7 +37,7 @@ def select_dense_tiles(
     *,
     squared: bool = False,
 ) -> list[Tensor]:
-    """Return the new boolean masks: a sort of all tiles of a group by what they would lose.
+    """Return the new boolean masks: a sort of all tiles of a group, or of a row, by what they would lose.
 
     Args:
         tensors: the tensors.
@@ -59,8 +59,14 @@ def select_dense_tiles(
                 score = sqrt(fsum(x * x for x in lost)) if squared else fsum(lost)
                 is_whole = bool(kept[place][tile].all())
                 candidates.append((is_whole, float(torch.tensor(score)), place, lowest))
-        candidates.sort(key=lambda candidate: candidate[:2])  # stable: ties in global order
-        for is_whole, _, place, lowest in candidates[: group.num_pruned // num_dropped]:
-            if is_whole:
-                new[place][lowest] = False
+        num_rows, across = (number // pattern.height or 1 for number in (group.num_rows, group.interleaved))
+        band = len(candidates) // num_rows * across
+        for first in (
+            start + column for start in range(0, len(candidates), band) for column in range(across)
+        ):
+            last = first // band * band + band
+            row = sorted(candidates[first:last:across], key=lambda candidate: candidate[:2])  # stable
+            for is_whole, _, place, lowest in row[: group.num_pruned // num_dropped // num_rows]:
+                if is_whole:
+                    new[place][lowest] = False
     return new

@@ -160,17 +160,20 @@ def test_deepspeed_saves_the_sparse_model_itself(two_ranks: RankPool, stage: int
         (2, 384, "1x2", {"pattern": "2:4", "sparsity": 0.5, "first": 0.2, "method": "fisher", "start": 3}),
         (3, 688, "4x8", {"pattern": "2x8", "method": "fisher", "start": 3}),
         (3, 648, "2x1", {"pattern": "rows", "sparsity": 0.85}),
+        (1, 600, "1x2", {"scope": "row", "sparsity": 0.8}),
+        (3, 600, "1x2", {"scope": "row", "sparsity": 0.8, "method": "fisher", "start": 3}),
     ],
 )
 def test_tiles_are_those_of_one_process_and_are_audited(
     two_ranks: RankPool, stage: int, zeros: int, other: str, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    recipe, pattern = make_recipe(**settings), settings["pattern"]
+    recipe, pattern = make_recipe(**settings), settings.get("pattern", "unstructured")
     counts = two_ranks.run(2, patterning.check_run, ds_config(stage), recipe, str(tmp_path))
     assert counts == [zeros] * 2
     audit = audit_folder(tmp_path / "saved")
     assert (audit.findings, sum(audit.counts)) == ((), zeros)
-    assert read_manifest(tmp_path / "saved").pattern == pattern
+    manifest = read_manifest(tmp_path / "saved")
+    assert (manifest.pattern, manifest.scope) == (pattern, settings.get("scope", "global"))
     changed = make_recipe(**settings | {"pattern": other})
     messages = two_ranks.run(2, patterning.errors_of_loading, ds_config(stage), changed, str(tmp_path))
     for message, of_model in messages:

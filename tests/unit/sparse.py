@@ -31,10 +31,11 @@ def save_sparse(
     include: Sequence[str] = (),
     max_shard_size: str = "1GB",
     pattern: str = "unstructured",
+    scope: str = "uniform",
 ) -> Path:
     """Prune each tensor to 0.8, or to the sparsity of a glob, and write the model folder with its masks.
 
-    The weights are pruned one by one, whatever pattern the masks are said to have.
+    The weights are pruned one by one, whatever pattern or scope the masks are said to have.
     """
     tensors = find_prunable(model, include, sparsities=sparsities)
     masks = MaskSet([Shard(tensor, 0, tensor.numel) for tensor in tensors])
@@ -47,7 +48,7 @@ def save_sparse(
         bits.append(pack(torch.ones(tensor.numel, dtype=torch.bool).index_fill_(0, pruned, False)))
     masks.replace(bits)
     model.save_pretrained(folder, max_shard_size=max_shard_size)
-    pruning = Pruning(sparsity=0.8, scope="uniform", pattern=pattern)
+    pruning = Pruning(sparsity=0.8, scope=scope, pattern=pattern)
     write_masks(folder, masks, Comm(), step=10, timetable=TIMETABLE, pruning=pruning)
     return folder
 

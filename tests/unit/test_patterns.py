@@ -106,7 +106,7 @@ def test_a_pattern_is_true_in_the_matrix_on_any_number_of_ranks(text: str, scope
         assert sum(int((~mask).sum()) for mask in new) == sum(group.num_pruned for group in groups)
         assert all(broken == [0] * len(TENSORS) for _, broken, _ in results)
         most = update_bytes(groups, world)
-        most += band_bytes([Tiling.of(tensor, pattern) for tensor in TENSORS], world)
+        most += band_bytes([Tiling.of(tensor, pattern).band for tensor in TENSORS], world)
         assert all(sent <= most for _, _, sent in results)
         kept = new
     if pattern.kept:  # every tile is pruned at the end
@@ -116,7 +116,7 @@ def test_a_pattern_is_true_in_the_matrix_on_any_number_of_ranks(text: str, scope
 
 def complete(comm: Comm, ranks: Sequence[Sequence[Shard]], tiling: Tiling) -> tuple[Tensor, Tensor, int]:
     """What completes the last band of a rank, what comes back to it, and the bytes that it sends."""
-    cut, before = CutBands(ranks[comm.rank], [tiling], comm), comm.bytes_sent
+    cut, before = CutBands(ranks[comm.rank], [tiling.band], comm), comm.bytes_sent
     [shard] = ranks[comm.rank]
     [tail] = cut.collect([torch.arange(shard.start, shard.start + cut.heads[0], dtype=torch.int32)])
     [head] = cut.give_back([(tail * 2).byte()])
@@ -134,7 +134,7 @@ def test_a_band_is_completed_by_the_ranks_that_hold_its_rest() -> None:
         ([], [], 0),
         ([], [14], 4),
     ]
-    assert max(sent for _, _, sent in found) < band_bytes([tiling], 4) == 16 + 7 * 5
+    assert max(sent for _, _, sent in found) < band_bytes([tiling.band], 4) == 16 + 7 * 5
 
 
 @pytest.mark.parametrize("world", [1, 3])

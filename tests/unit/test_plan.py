@@ -1,4 +1,5 @@
 import io
+import math
 import re
 import time
 from pathlib import Path
@@ -202,12 +203,28 @@ def test_bytes_on_the_wire_do_not_grow_with_the_ranks() -> None:
 
 def test_a_pattern_is_shown_with_the_bytes_that_complete_its_tiles(bert: str) -> None:
     recipe = load_recipe("glue-90", [f"model.path={bert}", "pruning.pattern=4x1"])
-    tilings = [Tiling.of(tensor, Pattern.parse("4x1")) for tensor in make_plan(recipe, 4, 3200).tensors]
+    bands = [Tiling.of(tensor, Pattern.parse("4x1")).band for tensor in make_plan(recipe, 4, 3200).tensors]
     text = show(recipe)
     assert "90.0%, 4x1, " in text
-    assert f"sends {decimal(band_bytes(tilings, 4))} at most to complete tiles of 4x1" in text
+    assert f"sends {decimal(band_bytes(bands, 4))} at most to complete tiles of 4x1" in text
     with pytest.raises(UserError, match=r"^pruning.pattern: value 5x1: bert.* rows are no multiple of 5"):
         make_plan(load_recipe("glue-90", [f"model.path={bert}", "pruning.pattern=5x1"]), 4, 3200)
+
+
+@pytest.mark.parametrize(("method", "selections"), [("magnitude", 1), ("rigl", 2)])
+def test_rows_are_shown_with_their_sparsity_and_the_bytes_that_complete_them(
+    bert: str, method: str, selections: int
+) -> None:
+    recipe = load_recipe("glue-90", [f"model.path={bert}", "pruning.scope=row", f"pruning.method={method}"])
+    made, text = make_plan(recipe, 4, 3200), show(recipe)
+    per_row = [(math.prod(tensor.shape[:-1]), tensor.shape[-1]) for tensor in made.tensors]
+    zeros = sum(rows * round(0.9 * columns) for rows, columns in per_row)
+    assert f"{zeros:,}" in text
+    assert (
+        f"sends at most {decimal(selections * 16 * len(per_row))} a mask update and receives as much" in text
+    )
+    completed = selections * band_bytes([columns for _, columns in per_row], 4)
+    assert f"sends {decimal(completed)} at most to complete rows that shards cut" in text
 
 
 def test_without_a_peak_the_rate_is_shown_as_a_share_of_it(bert: str, tmp_path: Path) -> None:

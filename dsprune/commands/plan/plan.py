@@ -31,7 +31,7 @@ from dsprune.schedule import MaskUpdate, Timetable
 from dsprune.selection.compensate import block_bytes
 from dsprune.selection.cut_bands import band_bytes
 from dsprune.selection.tiles import Tiling
-from dsprune.selection.traffic import update_bytes
+from dsprune.selection.traffic import row_bytes, update_bytes
 from dsprune.utils.console import cell, say
 
 __all__ = ["draw_plans", "plan", "print_plan"]
@@ -202,12 +202,14 @@ def _traffic(plan: Plan, world_size: int) -> str:
     if world_size == 1:
         return "Selection: one rank sends nothing (for several: --world-size N)"
     normalized, method = SCOPES.get(pruning.scope).normalized, find_method(pruning.method)
-    parts = pruning.recomputations or 1
-    num_bytes = parts * update_bytes(groups, world_size, normalized, issubclass(method, RegrowingMethod))
+    parts, regrows = pruning.recomputations or 1, issubclass(method, RegrowingMethod)
+    num_bytes = parts * update_bytes(groups, world_size, normalized, regrows)
     pattern, completed = Pattern.parse(pruning.pattern), ""
     if not pattern.is_unstructured:
-        most = band_bytes([Tiling.of(tensor, pattern) for tensor in plan.tensors], world_size)
+        most = band_bytes([Tiling.of(tensor, pattern).band for tensor in plan.tensors], world_size)
         completed = f", and sends {decimal(most)} at most to complete tiles of {pattern.text} that shards cut"
+    if most := parts * row_bytes(groups, world_size, regrows):
+        completed += f", and sends {decimal(most)} at most to complete rows that shards cut"
     text = (
         f"Selection: each rank sends at most {decimal(num_bytes)} a mask update and receives as much{completed}, for "
         f"{len(plan.timetable.updates)} of them (nothing at ZeRO stage 0, where ranks are replicas)"
