@@ -1,7 +1,8 @@
 """The selection in scope `row`: each row of a matrix keeps the same number of weights, its highest scores.
 
-A row is the weights of an output. One that shards cut is decided by the rank with its first weight: the other ranks send
-keys for it and get masks back, as for tiles. Where inputs come before outputs, that rank decides for the whole matrix.
+A row is the weights of an output. One that shards cut is decided by the rank with its first weight: the other ranks
+send keys for it and get masks back, as for tiles. Where inputs come before outputs, that rank decides for the whole
+matrix.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -160,7 +160,7 @@ def test_deepspeed_saves_the_sparse_model_itself(two_ranks: RankPool, stage: int
         (2, 384, "1x2", {"pattern": "2:4", "sparsity": 0.5, "first": 0.2, "method": "fisher", "start": 3}),
         (3, 688, "4x8", {"pattern": "2x8", "method": "fisher", "start": 3}),
         (3, 648, "2x1", {"pattern": "rows", "sparsity": 0.85}),
-        (1, 600, "1x2", {"scope": "row", "sparsity": 0.8}),
+        (1, 600, "uniform", {"scope": "row", "sparsity": 0.8}),
         (3, 600, "1x2", {"scope": "row", "sparsity": 0.8, "method": "fisher", "start": 3}),
     ],
 )
@@ -174,8 +174,12 @@ def test_tiles_are_those_of_one_process_and_are_audited(
     assert (audit.findings, sum(audit.counts)) == ((), zeros)
     manifest = read_manifest(tmp_path / "saved")
     assert (manifest.pattern, manifest.scope) == (pattern, settings.get("scope", "global"))
-    changed = make_recipe(**settings | {"pattern": other})
+    field, was = ("scope", "row") if other == "uniform" else ("pattern", pattern)
+    changed = make_recipe(**settings | {field: other})
     messages = two_ranks.run(2, patterning.errors_of_loading, ds_config(stage), changed, str(tmp_path))
     for message, of_model in messages:
-        assert f"its pattern is {pattern}, this run's pruning.pattern is {other}" in message
-        assert re.search(rf"pruning.pattern: value {other}: .*saved: blocks.*: \d+ of its tiles", of_model)
+        assert f"its {field} is {was}, this run's pruning.{field} is {other}" in message
+        wanted = rf"pruning.pattern: value {other}: .*saved: blocks.*: \d+ of its tiles"
+        assert re.search(
+            wanted if field == "pattern" else r"sparsity 0.7500 at the start, and only", of_model
+        )
