@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -18,6 +18,13 @@ DEVICES = ("cuda",)
 """The types of device whose torch has Triton; ROCm's is "cuda" too."""
 
 WORD_OF_SIZE = {1: "int8", 2: "int16", 4: "int32", 8: "int64"}
+
+
+MOST_COPIED = 1 / 40
+"""Share of all keys that one launch of a scan copies at most: they take 0.17 bytes a weight."""
+
+ALWAYS_COPIED = 2**20
+"""Keys that one launch may copy, however small the model."""
 
 
 class Found(NamedTuple):
@@ -99,23 +106,51 @@ def scan(
     absolute: bool,
     kept: Sequence[Tensor],
     ranges: Sequence[tuple[int, int]],
-    expected: int,
+    expected: Sequence[int],
 ) -> list[Found]:
-    """Count and prune the keys of each segment below its range, and copy those inside. Waits for the device once.
+    """Count and prune the keys of each segment below its range, and copy those inside.
+
+    Waits for the device once for each launch. There are several where many keys are inside, to bound their memory.
 
     Args:
         products: the scores.
         absolute: whether to rank their absolute values.
         kept: the packed masks so far, which are not changed.
         ranges: first and last key of each range.
-        expected: about how many keys are inside; if they are many more, the scan is repeated.
+        expected: about how many keys are inside each range; if they are many more, the scan is repeated.
     """
+    new, found = _empty_masks(kept), []
+    most = max(ALWAYS_COPIED, int(MOST_COPIED * sum(given.first.numel() for given in products)))
+    for part in _launches(expected, most):
+        found += _scan(products[part], absolute, kept[part], new[part], ranges[part], sum(expected[part]))
+    return found
+
+
+def _launches(expected: Sequence[int], most: int) -> Iterator[slice]:
+    """Yield the segments of each launch: as many as have at most `most` keys inside, and at least one."""
+    begin = total = 0
+    for place, count in enumerate(expected):
+        if place > begin and total + count > most:
+            yield slice(begin, place)
+            begin, total = place, 0
+        total += count
+    yield slice(begin, len(expected))
+
+
+def _scan(
+    products: Sequence[Product],
+    absolute: bool,
+    kept: Sequence[Tensor],
+    new: Sequence[Tensor],
+    ranges: Sequence[tuple[int, int]],
+    expected: int,
+) -> list[Found]:
+    """Scan some segments in one launch, see `scan`; `new` are their new masks."""
     from dsprune.kernels.triton_kernels import BLOCK, STATS
 
     device = kept[0].device
     numels = tuple(given.first.numel() for given in products)
     owners, first_blocks = _owners(numels, int(BLOCK), device)
-    new = _empty_masks(kept)
     rows = [
         (*_addresses(given, bits), row.data_ptr(), numel, block, _float_bits(given.scale), low, high, 0, 0, 0)
         for given, bits, row, numel, block, (low, high) in zip(

@@ -63,8 +63,9 @@ class ShardScores:
         groups: Sequence[Group],
     ) -> None:
         self._shards, self._scorers, self._kept, self._groups = shards, scorers, kept, groups
-        keys = sample_all(shards, scorers, kept, self._sampled_parts())
-        self._samples = [torch.cat([keys[place] for place in group.tensors]) for group in groups]
+        self._parts = self._sampled_parts()
+        self._keys = sample_all(shards, scorers, kept, self._parts)
+        self._samples = [torch.cat([self._keys[place] for place in group.tensors]) for group in groups]
         self._found: list[Scan] = []
         self._inside: list[Tensor] = []
 
@@ -78,7 +79,7 @@ class ShardScores:
         for group, ends in zip(self._groups, brackets, strict=True):
             for place in group.tensors:
                 ranges[place] = ends
-        expected = partial(self._expected_inside, brackets)
+        expected = partial(self._expected_inside, ranges)
         self._found = scan_all(self._shards, self._scorers, self._kept, ranges, expected)
         found = [[self._found[place] for place in group.tensors] for group in self._groups]
         self._inside = [torch.cat([part.inside for part in parts]) for parts in found]
@@ -117,12 +118,12 @@ class ShardScores:
                 offset += shard.tensor.numel
         return parts
 
-    def _expected_inside(self, brackets: Sequence[Bracket]) -> int:
-        """Return about how many of this rank's keys are inside the brackets, by the sample."""
-        given = zip(self._groups, self._samples, brackets, strict=True)
-        return sum(
-            group.stride * int(((keys >= low) & (keys <= high)).sum()) for group, keys, (low, high) in given
-        )
+    def _expected_inside(self, ranges: Sequence[Bracket]) -> list[int]:
+        """Return about how many keys of each shard are inside its range, by the sample."""
+        return [
+            part.step * int(((keys >= low) & (keys <= high)).sum())
+            for part, keys, (low, high) in zip(self._parts, self._keys, ranges, strict=True)
+        ]
 
 
 def _histograms(keys: Sequence[Tensor], search: Search) -> Tensor:

@@ -1,7 +1,8 @@
 """The local passes of a selection over all of a rank's shards, by Triton on an accelerator and else one by one.
 
-On an accelerator each pass is one launch. This needs scores that are products; other scores are computed by torch and
-ranked shard by shard. What a pass finds is on the CPU, where the ranks' messages are made; masks stay on their device.
+On an accelerator each pass is one launch, or a few where many keys are copied. This needs scores that are products;
+other scores are computed by torch and ranked shard by shard. What a pass finds is on the CPU, where the ranks' messages
+are made; masks stay on their device.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,9 +34,9 @@ def scan_all(
     scorers: Sequence[Scorer],
     kept: Sequence[Tensor],
     ranges: Sequence[tuple[int, int]],
-    expected: Callable[[], int],
+    expected: Callable[[], list[int]],
 ) -> list[Scan]:
-    """Scan each shard with its range of keys; about `expected()` keys are inside their range."""
+    """Scan each shard with its range of keys; `expected()` tells about how many are inside each range."""
     if (products := _products(shards, scorers)) is not None:
         found = accelerator.scan(products, scorers[0].absolute, kept, ranges, expected())
         return [

@@ -80,10 +80,24 @@ def products_of(kind: str, offset: int) -> list[Product]:
 @pytest.mark.parametrize("kind", PRODUCTS)
 @pytest.mark.parametrize("offset", [0, 3])
 @pytest.mark.parametrize("absolute", [False, True])
-@pytest.mark.parametrize("bounds", [(LOWEST_KEY, HIGHEST_KEY), (-5, 2**30)])
-def test_scan(kind: str, offset: int, absolute: bool, bounds: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("bounds", "expected"),
+    [((LOWEST_KEY, HIGHEST_KEY), 0), ((-5, 2**30), 150)],
+    ids=["once more", "one by one"],
+)
+def test_scan(
+    kind: str,
+    offset: int,
+    absolute: bool,
+    bounds: tuple[int, int],
+    expected: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(accelerator, "ALWAYS_COPIED", 0)  # so that the limit is 205 keys
+    launches = count_calls(monkeypatch, "_launch")
     products, kept = products_of(kind, offset), masks_of(SIZES)
-    found = accelerator.scan(products, absolute, kept, [bounds] * len(SIZES), expected=0)
+    found = accelerator.scan(products, absolute, kept, [bounds] * len(SIZES), [expected] * len(SIZES))
+    assert len(launches) == (len(SIZES) if expected else 2)
     for size, scores, bits, part in zip(SIZES, products, kept, found, strict=True):
         new = torch.empty_like(bits)
         below, nans, inside, places = scan_eager(scores, absolute, bits, *bounds, new)
