@@ -12,6 +12,7 @@ import logging
 import sys
 import tempfile
 import warnings
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -33,25 +34,25 @@ SECTIONS = ("sizes", "step", "reads", "memory", "capture", "finding", "start")
 def measure(
     sections: list[str], repeats: int, records: int, folder: Path, console: Console
 ) -> list[tuple[str, list[Row]]]:
-    """Return the rows of each section; `reads` measures a step first, to give its share of it."""
+    """Return the rows of each section; some measure a step first, to give a share of it."""
     found: list[tuple[str, list[Row]]] = []
-    seconds = None
+    steps = cache(lambda: training_steps(folder, repeats))
     for section in sections:
         console.print(f"measuring: {section}", style="dim")
         if section == "sizes":
             rows = sizes()
         elif section == "finding":
-            rows = finding(records)
+            rows = finding(records, steps()[1])
         elif section == "start":
             rows = starts(str(folder / "runs"), max(1, repeats // 3))
         elif section == "memory":
             rows = memory()
         elif section == "capture":
             rows = captures(folder, max(2, repeats // 3))
+        elif section == "reads":
+            rows = batch_reads(steps()[1], repeats)
         else:
-            if seconds is None:
-                step_rows, seconds = training_steps(folder, repeats)
-            rows = step_rows if section == "step" else batch_reads(seconds, repeats)
+            rows = steps()[0]
         found.append((section, rows))
     return found
 

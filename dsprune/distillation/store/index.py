@@ -64,7 +64,9 @@ class Index:
         """Return the number of the record of each sample; -1 where there is none."""
         wanted = np.asarray(fingerprints, dtype=FINGERPRINT)
         last, leading = len(self.fingerprints) - 1, _leading(wanted)
-        records = np.minimum(np.searchsorted(self._leading, leading), last)
+        order = np.argsort(leading)  # a search after that of a smaller number starts where that one ended
+        records = np.empty(len(wanted), dtype=np.int64)
+        records[order] = np.minimum(np.searchsorted(self._leading, leading[order]), last)
         found = self.fingerprints[records] == wanted
         # Two fingerprints hardly ever begin with the same eight bytes; then all sixteen decide.
         alike = np.flatnonzero(~found & (self._leading[records] == leading))
@@ -111,10 +113,8 @@ def write_index(
         header: the fields that every file of the store has in its header.
     """
     tensors = {
-        "leading": torch.from_numpy(_leading(np.array(fingerprints))),
-        "fingerprint": torch.from_numpy(
-            np.array(fingerprints).view(np.uint8).reshape(-1, FINGERPRINT.itemsize)
-        ),
+        "leading": torch.from_numpy(_leading(fingerprints)),
+        "fingerprint": torch.from_numpy(fingerprints.view(np.uint8).reshape(-1, FINGERPRINT.itemsize)),
         "bounds": torch.from_numpy(np.asarray(bounds, dtype=np.int64)),
         "sizes": torch.tensor([shard.stat().st_size for shard in shards]),
     }

@@ -138,18 +138,18 @@ class Store:
         return file
 
     def _block(self, name: str, places: list[tuple[int, int]]) -> Block:
-        codec, parts = self._codecs[name], []
+        codec, known, parts = self._codecs[name], self._arrays[name], []
         for shard, record in places:
-            offsets, arrays = self._arrays[name][shard] or self._arrays_of(name, shard)
-            parts.append((arrays, slice(offsets.item(record), offsets.item(record + 1))))
+            offsets, arrays = known[shard] or self._arrays_of(name, shard)
+            parts.append((arrays, offsets.item(record), offsets.item(record + 1)))
         columns = {}
         for i, (key, column) in enumerate(codec.columns.items()):
             if column.row_bytes >= mmap.PAGESIZE:  # smaller rows lie on one page
-                for (shard, _), (_, rows) in zip(places, parts, strict=True):
-                    self.shard(shard).prefetch(f"{name}.{key}", rows)
-            array = np.concatenate([arrays[i][rows] for arrays, rows in parts])
+                for (shard, _), (_, begin, end) in zip(places, parts, strict=True):
+                    self.shard(shard).prefetch(f"{name}.{key}", slice(begin, end))
+            array = np.concatenate([arrays[i][begin:end] for arrays, begin, end in parts])
             columns[key] = as_tensor(array, column.dtype)
-        return Block(codec.signal(columns), torch.tensor([rows.stop - rows.start for _, rows in parts]))
+        return Block(codec.signal(columns), torch.tensor([end - begin for _, begin, end in parts]))
 
     def _arrays_of(self, name: str, shard: int) -> Arrays:
         """Return the offsets and the columns of an output in a shard, and keep them at hand."""

@@ -101,7 +101,7 @@ class StorePlan:
         digest = hashlib.sha256(
             json.dumps([self.spec.model_dump(), dict(self.origin)], sort_keys=True).encode()
         )
-        digest.update(self.fingerprints.tobytes())
+        digest.update(self.fingerprints.view(np.uint8).data)
         for name in sorted(self.rows):
             digest.update(self.rows[name].astype("<i8").tobytes())
         digest.update(self.bounds.astype("<i8").tobytes())

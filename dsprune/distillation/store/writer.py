@@ -149,12 +149,17 @@ class ShardWriter:
             UserError: some values are not finite in the type of the store.
         """
         for name, codec in self._codecs.items():
-            offsets = self._offsets[name]
-            places = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in records])
+            places = self._rows(name, np.asarray(records, dtype=np.int64))
             assert len(outputs[name]) == len(places), (name, len(outputs[name]), len(places))
             for key, rows in codec.encode(outputs[name]).items():
                 self._columns[name][key][torch.from_numpy(places)] = rows.cpu()
-        self._is_put[list(records)] = True
+        self._is_put[np.asarray(records, dtype=np.int64)] = True
+
+    def _rows(self, name: str, records: np.ndarray) -> np.ndarray:
+        """Return the places of the rows of some records, one record after the other."""
+        begins, ends = self._offsets[name][records], self._offsets[name][records + 1]
+        counts = ends - begins
+        return np.repeat(ends - np.cumsum(counts), counts) + np.arange(counts.sum())
 
     def save(self, folder: Path) -> None:
         """Write the shard; an existing file of it must have the same content.
