@@ -14,14 +14,19 @@ from tests.scripts import SCRIPTS, load
 page = load("results/recovery/page")
 split = load("results/recovery/split")
 STUDY = SCRIPTS / "results" / "recovery"
+DIVIDED = ("banking77", "movie-reviews")
+"""The tasks on which choices were made, so that they have a validation and a test part."""
 
 
 @pytest.mark.parametrize("task", page.TASKS)
 def test_every_method_fits_every_recipe(task: str) -> None:
-    for method in load_suite(str(STUDY / "suite.yaml")).methods.values():
-        recipe = load_recipe(str(STUDY / f"{task}.yaml"), list(method.set))
-        assert recipe.task is not None
-        assert recipe.task.validation == f"data/recovery/{task}/validation.csv"
+    for suite in ("suite", "methods"):
+        for method in load_suite(str(STUDY / f"{suite}.yaml")).methods.values():
+            changes = [change.replace("{sparsity}", "0.9") for change in method.set]
+            recipe = load_recipe(str(STUDY / f"{task}.yaml"), changes)
+            assert recipe.task is not None
+            part = f"data/recovery/{task}/validation.csv" if task in DIVIDED else None
+            assert recipe.task.validation == part
 
 
 def test_the_parts_are_disjoint_and_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +45,7 @@ def test_the_parts_are_disjoint_and_complete(tmp_path: Path, monkeypatch: pytest
         "movie-reviews/train.csv": 27, "movie-reviews/validation.csv": 3, "movie-reviews/test.csv": 5,
         "banking77/train.csv": 4, "banking77/validation.csv": 4, "banking77/test.csv": 4,
     }  # fmt: skip
-    for task in page.TASKS:
+    for task in DIVIDED:
         rows = [row for name, rows in parts.items() if name.startswith(task) for row in rows]
         assert len(set(rows)) == len(rows)
 
@@ -92,7 +97,7 @@ def test_the_page_says_what_the_test_part_says(tmp_path: Path, written: Callable
 
 
 def test_a_goal_that_is_reached_is_said(tmp_path: Path, written: Callable[[], str]) -> None:
-    for task in page.TASKS:
+    for task in DIVIDED:
         write_tested(tmp_path / task / "fine-tuned-1", page.DENSE, 1, 0.0, 0.92)
         write_tested(tmp_path / task / "fine-tuned-1", page.OURS, 1, 0.9, 0.9)
         write_tested(tmp_path / task / "pretrained-1", page.OURS, 1, 0.9, 0.9)
@@ -103,3 +108,22 @@ def test_a_goal_that_is_reached_is_said(tmp_path: Path, written: Callable[[], st
     assert text.count("0.50 points below the dense start; the goal of 3 is reached.") == 1
     assert text.count("from the pretrained model") == 2
     assert "nothing else was run" in text
+
+
+def test_the_methods_stand_side_by_side(tmp_path: Path, written: Callable[[], str]) -> None:
+    folder = tmp_path / "banking77" / "methods-0.64"
+    for method, target, test in (("rigl", 0.9, 0.8), ("fisher", 0.9, 0.85), ("fisher", 0.97, 0.75)):
+        write_tested(folder, method, 1, target, test)
+    write_tested(tmp_path / "banking77" / "fine-tuned-1", page.OURS, 1, 0.9, 0.9)
+    lines = written().splitlines()
+    start = lines.index("| method | update | banking77, 90 %, 0.64 epochs | banking77, 97 %, 0.64 epochs |")
+    rows = [line.split(" | ") for line in lines[start + 2 : start + 4]]
+    assert [(row[0], row[2:]) for row in rows] == [
+        ("| fisher", ["85.0", "75.0 |"]),
+        ("| rigl", ["80.0", "- |"]),
+    ]
+
+
+def test_a_task_is_scored_by_its_own_metric(tmp_path: Path) -> None:
+    (tmp_path / page.TEST).write_text(json.dumps({"value_accuracy": 0.5, "accuracy": 0.25}))
+    assert [page.tested(tmp_path, task) for task in ("mawps", "banking77")] == [50, 25]

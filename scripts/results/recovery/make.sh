@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make the runs of docs/recovery.md, the most telling ones first, then evaluate all models on the test data. Finished
 # runs are kept, so the script can be interrupted and started again. One CPU core, about four minutes an epoch of one run.
-# Lay out data/minilm, data/sentiment and data/benchmarks/banking77 first: see the end of docs/results.md.
+# Lay out data/minilm, data/sentiment, data/benchmarks/banking77 and data/benchmarks/mwp first: see the end of docs/results.md.
 #
 #   bash scripts/results/recovery/make.sh [PART]...      parts: those of the case below
 set -euo pipefail
@@ -37,6 +37,7 @@ part() {
             [[ -f data/recovery/banking77/test.csv ]] || python "$here/split.py"
             start banking77 budget.steps=900 budget.epochs=null
             start movie-reviews budget.epochs=1.5
+            start mawps budget.epochs=10
             ;;
         two-thirds)
             cells banking77 fine-tuned 0.64 'defaults,SMC-Bench schedule' --sparsity 0.9 --sparsity 0.97
@@ -52,6 +53,12 @@ part() {
             cells banking77 fine-tuned 0.3 'defaults,rewinds,one decay' --sparsity 0.9 --seeds 2
             ;;
         sparser) each fine-tuned 1 defaults,magnitude --sparsity 0.8 --sparsity 0.97 ;;
+        third) cells mawps fine-tuned 3 dense,defaults --sparsity 0.8 --sparsity 0.9 --sparsity 0.97 --seeds 3 ;;
+        methods)
+            for task in banking77 movie-reviews; do
+                dsprune suite "$here/methods.yaml" "$here/$task.yaml" budget.epochs=0.64 --output "$home/$task/methods-0.64"
+            done
+            ;;
         seeds) each fine-tuned 1 defaults,magnitude --seeds 3 ;;
         pretrained) each pretrained 1 defaults,magnitude,dense ;;
         long) each fine-tuned 3 defaults,magnitude,dense --sparsity 0.8 --sparsity 0.9 --sparsity 0.97 ;;
@@ -63,5 +70,5 @@ part() {
     esac
 }
 
-[[ $# -gt 0 ]] || set -- starts two-thirds one guidelines short sparser seeds pretrained long bytes test
+[[ $# -gt 0 ]] || set -- starts two-thirds one guidelines short sparser seeds pretrained long third methods bytes test
 for name in "$@"; do part "$name"; done

@@ -24,7 +24,14 @@ DOCS = Path("docs")
 TASKS = {
     "banking77": "Questions to a bank, 77 intents",
     "movie-reviews": "Movie reviews, positive or negative",
+    "mawps": "Equations of arithmetic word problems",
 }
+METRICS = {"mawps": "value_accuracy"}
+"""What a task is scored by, where it is not `accuracy`."""
+
+METHODS = "methods"
+"""Where the runs that compare pruning methods lie, in place of a start."""
+
 STARTS = ("fine-tuned", "pretrained")
 OURS, MAGNITUDE, DENSE = "defaults", "magnitude", "dense"
 COLOURS = {0.5: "#7c3aed", 0.8: "#16a34a", 0.9: "#c2410c", 0.97: "#2563eb"}
@@ -80,7 +87,7 @@ class Study:
         self.task, self.start = task, start
         paths = find_folders(sorted(home.glob(f"{task}/{start}-*")), "recipe.yaml")
         self.runs = [read_run(path) for path in paths if (path / TEST).is_file()]
-        self.arms = list(_arms(self.runs))
+        self.arms = list(_arms(self.runs, task))
 
     @property
     def targets(self) -> list[float]:
@@ -98,20 +105,21 @@ class Study:
         return next((arm for arm in self.arms if (arm.epochs, arm.method, arm.target) == wanted), None)
 
 
-def _arms(runs: Sequence[Run]) -> Iterator[Arm]:
+def _arms(runs: Sequence[Run], task: str) -> Iterator[Arm]:
     groups: dict[tuple[float, str, float], list[Run]] = {}
     for run in runs:
         epochs = float(run.path.parent.name.rpartition("-")[2])
         target = 0.0 if run.recipe.pruning is None else run.recipe.pruning.sparsity
         groups.setdefault((epochs, str(run.recipe.tracking.group), target), []).append(run)
     for key, members in sorted(groups.items()):
-        scores = {run.recipe.seed: tested(run.path) for run in members}
+        scores = {run.recipe.seed: tested(run.path, task) for run in members}
         yield Arm(*key, scores, {run.recipe.seed: 100 * (run.score or 0.0) for run in members})
 
 
-def tested(run: Path) -> float:
-    """Return the accuracy of a run's model on the test part, in per cent."""
-    return 100 * float(json.loads((run / TEST).read_text(encoding="utf-8"))["accuracy"])
+def tested(run: Path, task: str) -> float:
+    """Return the accuracy of a run's model on the test part of a task, in per cent."""
+    metrics = json.loads((run / TEST).read_text(encoding="utf-8"))
+    return 100 * float(metrics[METRICS.get(task, "accuracy")])
 
 
 def shown(arm: Arm | None) -> str:
@@ -149,7 +157,7 @@ def goals(study: Study, home: Path) -> Iterator[str]:
         ours, dense = study.at(epochs, OURS, target), study.at(epochs, DENSE, 0.0)
         start = home / "starts" / study.task
         if ours is not None and (dense is not None or (start / TEST).is_file()):
-            below = (tested(start) if dense is None else dense.mean) - ours.mean
+            below = (tested(start, study.task) if dense is None else dense.mean) - ours.mean
             what = "the dense start" if dense is None else "dense at the same budget"
             verdict = "reached" if below <= goal else "missed"
             yield (
@@ -174,6 +182,28 @@ def plain_arms(study: Study) -> Iterator[str]:
                     f"{_cell(ours.target, ours.epochs)}, {other.method}: {ahead:+.1f}"
                     f"{' **behind**' if behind else ''}"
                 )
+
+
+def compared(home: Path) -> str:
+    """Return a table of the pruning methods, the best one of the first column first; empty without runs."""
+    studies = [study for task in TASKS if (study := Study(home, task, METHODS)).arms]
+    columns = [
+        (study, epochs, target) for study in studies for epochs in study.budgets for target in study.targets
+    ]
+    names = dict.fromkeys(arm.method for study in studies for arm in study.arms)
+    rows = [(name, [study.at(epochs, name, target) for study, epochs, target in columns]) for name in names]
+    heads = [f"{study.task}, {100 * target:g} %, {epochs:g} epochs" for study, epochs, target in columns]
+    lines = [["method", "update", *heads], ["---"] * (2 + len(heads))]
+    for name, cells in sorted(rows, key=lambda row: -(row[1][0].mean if row[1][0] else 0.0)):
+        lines.append([name, _seconds(studies, name), *(shown(arm) for arm in cells)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if columns else ""
+
+
+def _seconds(studies: Sequence[Study], method: str) -> str:
+    """Return the median time of a method's mask updates."""
+    runs = [run for study in studies for run in study.runs if run.recipe.tracking.group == method]
+    times = [row["update_seconds"] for run in runs for row in run.rows if "update_seconds" in row]
+    return f"{1e3 * statistics.median(times):.0f} ms" if times else MISSING
 
 
 def _cell(target: float, epochs: float) -> str:
@@ -209,7 +239,7 @@ def draw(studies: Sequence[Study], path: Path) -> None:
 def start_of(home: Path, task: str) -> str:
     """Return the accuracy of the fine-tuned start on the test part."""
     folder = home / "starts" / task
-    return f"{tested(folder):.1f}" if (folder / TEST).is_file() else MISSING
+    return f"{tested(folder, task):.1f}" if (folder / TEST).is_file() else MISSING
 
 
 def main(home: Path) -> None:
@@ -227,6 +257,7 @@ def main(home: Path) -> None:
         home=home,
         titles=TASKS,
         starts={task: start_of(home, task) for task in TASKS},
+        compared=compared(home),
         origin=origin_of([run for study in studies for run in study.runs]),
     )
     replace_text(DOCS / "recovery.md", page)

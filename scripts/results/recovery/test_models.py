@@ -1,5 +1,7 @@
 """Evaluate all models of the study on the test part: `python scripts/results/recovery/test_models.py [runs/recovery]`.
 
+A task without a test part, on which nothing was chosen, is evaluated on its validation data.
+
 Each run gets a file test.json beside its summary, as `dsprune eval` would print it. Finished ones are kept.
 """
 
@@ -15,7 +17,7 @@ from dsprune.train.run_folder import RunFolder
 from dsprune.utils.files import replace_text
 
 TEST = "test.json"
-TASKS = ("banking77", "movie-reviews")
+TASKS = ("banking77", "movie-reviews", "mawps")
 
 
 def main(home: Path) -> None:
@@ -27,7 +29,8 @@ def main(home: Path) -> None:
                 continue
             settings = load_recipe(str(folder.recipe)).task
             assert settings is not None, run
-            test = settings.model_copy(update={"validation": f"data/recovery/{task}/test.csv"})
+            part = Path(f"data/recovery/{task}/test.csv")
+            test = settings.model_copy(update={"validation": str(part)}) if part.is_file() else settings
             metrics = evaluate_model(str(folder.model), test, device=torch.device("cpu"))
             replace_text(run / TEST, json.dumps(metrics) + "\n")
             print(run, metrics, flush=True)
