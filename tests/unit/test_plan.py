@@ -230,7 +230,7 @@ def test_rows_are_shown_with_their_sparsity_and_the_bytes_that_complete_them(
 def test_without_a_peak_the_rate_is_shown_as_a_share_of_it(bert: str, tmp_path: Path) -> None:
     config = tmp_path / "rate.json"
     config.write_text('{"optimizer": {"type": "AdamW", "params": {"lr": 1e-4}}}')
-    overrides = [f"model.path={bert}", "learning_rate.peak=null", f"deepspeed={config}"]
+    overrides = [f"model.path={bert}", "learning_rate.peak=null", f"deepspeed={config}", "budget.epochs=500"]
     assert "1.00 x peak" in show(load_recipe("glue-90", overrides))
 
 
@@ -271,14 +271,14 @@ def test_what_the_schedule_law_chose_is_shown(bert: str) -> None:
         "pruning.updates": "7",
         "pruning.end": "step 260",
         "learning_rate.warmup": "10 steps",
-        "learning_rate.rewind": "true",
+        "learning_rate.rewind": "false",
         "learning_rate.dense_peak": "1",
         "learning_rate.peak": "3.30e-04",
     }
     tuned = law_of(bert, "budget.epochs=10", f"distillation.teacher={bert}")
     assert (tuned["model.start"], tuned["pruning.start"]) == ("fine-tuned", "step 13")
     assert (tuned["learning_rate.warmup"], tuned["learning_rate.dense_peak"]) == ("13 steps", "0.1")
-    assert law_of(bert, "budget.epochs=5")["learning_rate.rewind"] == "false"
+    assert law_of(bert, "budget.epochs=500")["learning_rate.rewind"] == "true"
 
 
 def test_what_the_recipe_says_is_not_the_laws_choice(bert: str) -> None:

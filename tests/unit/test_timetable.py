@@ -87,7 +87,8 @@ def test_progress_is_the_share_of_the_target() -> None:
 
 def test_a_warmup_that_reaches_over_an_update_goes_on() -> None:
     pruning = Pruning(sparsity=0.9, start=10, end=60, updates=2)
-    timetable = build_timetable(pruning, LearningRate(warmup=20), Budget(batch=1, steps=100), None)
+    rate = LearningRate(warmup=20, rewind=True)
+    timetable = build_timetable(pruning, rate, Budget(batch=1, steps=100), None)
     assert [timetable.lr_multiplier(step) for step in (10, 19, 20, 60)] == [0.5, 0.95, 1.0, 1.0]
 
 
@@ -108,7 +109,10 @@ def test_a_dense_run_can_have_the_learning_rate_of_its_pruned_counterpart() -> N
         Pruning(sparsity=0.9, first=0.7, start="2 epochs", end="26 epochs"),
     )
     pruned = build_timetable(
-        Pruning(**{**pruning.model_dump(), "every": "4 epochs"}), LearningRate(**SCHEDULE), budget, 10
+        Pruning(**{**pruning.model_dump(), "every": "4 epochs"}),
+        LearningRate(**SCHEDULE, rewind=True),
+        budget,
+        10,
     )
     points = [f"{epoch} epochs" for epoch in range(2, 27, 4)]
     dense = build_timetable(None, LearningRate(**SCHEDULE, rewind_at=points), budget, 10)
