@@ -56,7 +56,7 @@ class LearningRate(Section):
 
     rewind: bool | None = None
     """Return to the peak at every mask update. If false, the learning rate decays from the peak to `final` over the
-    run, apart from `rewind_at`. Default: null = what the schedule law gives: true where mask updates are 25 steps apart
+    run, apart from `rewind_at`. Default: null = what the schedule law gives: true where mask updates are 60 steps apart
     or more."""
 
     rewind_at: tuple[Span, ...] = ()
