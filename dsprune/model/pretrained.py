@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from dsprune.errors import UserError
 from dsprune.model.fingerprints import local_folder
 from dsprune.model.fit import changes, check_lengths, fit_tokens
-from dsprune.model.gts import GtsForEquations
+from dsprune.model.gts import Graph2TreeForEquations, GtsForEquations
 from dsprune.model.loaded import check_loaded
 from dsprune.model.skeleton import build_skeleton, check_weight_indexes, is_without_weights
 from dsprune.utils.installation import shipped_names
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 
-OWN_MODELS = {model.__name__: model for model in (GtsForEquations,)}
+OWN_MODELS = {model.__name__: model for model in (Graph2TreeForEquations, GtsForEquations)}
 """The models that transformers does not have, by the name of their class."""
 
 

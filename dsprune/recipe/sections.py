@@ -99,12 +99,14 @@ class Task(Section):
     """Meltome: bounds in degrees Celsius between classes; the task is then classification. Default: none = regression
     of the melting temperature."""
 
-    decoder: Literal["transformer", "gts"] = "transformer"
-    """Equations: what generates the equation: two transformer layers, or the tree decoder of GTS over an LSTM, as in
-    SMC-Bench. Default: `transformer`."""
+    decoder: Literal["transformer", "gts", "graph2tree"] = "transformer"
+    """Equations: what generates the equation: two transformer layers; or, as in SMC-Bench, the tree decoder of GTS over
+    an LSTM (`gts`), or over an LSTM and a graph encoder (`graph2tree`), which reads a column `group_nums`. Default:
+    `transformer`."""
 
-    decoder_size: Count = 512
-    """Equations with the decoder `gts`: width of its LSTM and of its tree decoder. Default: 512."""
+    decoder_size: Count | None = None
+    """Equations with the decoders `gts` and `graph2tree`: width of their layers. Default: null = 512 with `gts`, 384
+    with `graph2tree`."""
 
     @field_validator("thresholds")
     @classmethod

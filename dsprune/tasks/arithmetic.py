@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.tasks.equation_graphs import EquationGraphs
 from dsprune.tasks.equation_trees import EquationTrees
 from dsprune.tasks.equations import EquationGeneration
 from dsprune.tasks.source import Benchmark, Part
@@ -11,7 +12,11 @@ from dsprune.tasks.task import Task
 
 __all__ = ["EQUATIONS"]
 
-DECODERS: Mapping[str, type[EquationGeneration]] = {"transformer": EquationGeneration, "gts": EquationTrees}
+DECODERS: Mapping[str, type[EquationGeneration]] = {
+    "transformer": EquationGeneration,
+    "gts": EquationTrees,
+    "graph2tree": EquationGraphs,
+}
 """The task of each `task.decoder`."""
 
 

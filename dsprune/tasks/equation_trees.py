@@ -1,4 +1,4 @@
-"""Word problems with the decoder GTS: the tree of the equation is generated node by node, from the root."""
+"""Word problems with a tree decoder: the tree of the equation is generated node by node, from the root."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,12 +10,12 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dsprune.errors import UserError
-from dsprune.model.gts import GtsConfig, GtsForEquations
+from dsprune.model.gts import EquationSolver, GtsConfig, GtsForEquations
 from dsprune.tasks.equations import COLUMNS, EquationGeneration
-from dsprune.tasks.examples import Batch, Collate, Features
+from dsprune.tasks.examples import Batch, Collate, Features, without_labels
 from dsprune.tasks.prefix import OPERATORS, SLOT, symbols_of
 from dsprune.tasks.rows import names_of
 from dsprune.tasks.source import Split, read_rows
@@ -46,7 +46,12 @@ class EquationTrees(EquationGeneration):
 
     uses = (*EquationGeneration.uses, "decoder_size")
 
-    trained_config: ClassVar[type[PretrainedConfig]] = GtsConfig
+    trained_config: ClassVar[type[GtsConfig]] = GtsConfig
+
+    solver: ClassVar[type[EquationSolver]] = GtsForEquations
+
+    padding: ClassVar[Mapping[str, int]] = {"attention_mask": 0, "labels": IGNORED, "slots": WORD}
+    """Columns of a batch beside the tokens, with the value of their padding."""
 
     def symbols_in(self, equations: Sequence[Sequence[str]], num_slots: int) -> tuple[str, ...]:
         """Return the symbols of the classes: rare constants share the last one."""
@@ -62,8 +67,8 @@ class EquationTrees(EquationGeneration):
             known = {match.group() for match in NUMBER.finditer(question)}
             if lost := [symbol for symbol in equation if symbol.startswith(SLOT) and symbol not in known]:
                 raise UserError(
-                    f"{rows.where(place)}: {lost[0]} is not in column {column!r}: task.decoder gts points to it: "
-                    f"write it there, or set task.decoder: transformer"
+                    f"{rows.where(place)}: {lost[0]} is not in column {column!r}: task.decoder: "
+                    f"{self.settings.decoder} points to it: write it there, or set task.decoder: transformer"
                 )
         return data
 
@@ -71,13 +76,7 @@ class EquationTrees(EquationGeneration):
         self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]
     ) -> dict[str, list[Any]]:
         """Tokenize the question, find its numbers, and number the nodes of the tree in prefix order."""
-        mask = tokenizer.mask_token
-        if mask is None:
-            raise UserError(
-                "task.decoder: gts: the tokenizer has no mask token to stand for a number: choose a model that has "
-                "one, or set task.decoder: transformer"
-            )
-        texts = [NUMBER.sub(mask, question) for question in rows["question"]]
+        texts = self.masked(tokenizer, rows["question"])
         tokens = tokenizer(texts, truncation=True, max_length=self.settings.max_length)["input_ids"]
         slots = [
             self._slots(question, ids, tokenizer)
@@ -92,6 +91,16 @@ class EquationTrees(EquationGeneration):
             "length": list(map(len, tokens)),
             **{name: rows[name] for name in self.only_for_score},
         }
+
+    def masked(self, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]) -> list[str]:
+        """Return the questions with the tokenizer's mask token in place of each number."""
+        mask = tokenizer.mask_token
+        if mask is None:
+            raise UserError(
+                f"task.decoder: {self.settings.decoder}: the tokenizer has no mask token to stand for a number: choose "
+                "a model that has one, or set task.decoder: transformer"
+            )
+        return [NUMBER.sub(mask, question) for question in questions]
 
     def _slots(self, question: str, tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """Return the slot of each token; where a number is repeated, that of its first place."""
@@ -110,27 +119,29 @@ class EquationTrees(EquationGeneration):
 
     def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:
         """Pad on the right, whatever the tokenizer does: the LSTM reads to the end, and trees begin at the start."""
-        return partial(_padded, int(tokenizer.pad_token_id or 0), pad_to_multiple_of or 1)
+        values = {"input_ids": int(tokenizer.pad_token_id or 0), **self.padding}
+        return partial(_padded, values, pad_to_multiple_of or 1)
 
     def with_decoder(self, encoder: PreTrainedModel, symbols: Sequence[str]) -> PreTrainedModel:
         """Return the encoder with a new LSTM and tree decoder for these symbols."""
         num_slots = sum(symbol.startswith(SLOT) for symbol in symbols)
-        config = GtsConfig(
+        config = self.trained_config(
             encoder=encoder.config.to_dict(),
-            decoder_size=self.settings.decoder_size,
+            decoder_size=self.settings.decoder_size or self.trained_config.decoder_size,
             num_operators=len(OPERATORS),
             num_slots=num_slots,
             num_constants=len(symbols) - len(OPERATORS) - num_slots,
             equation_symbols=list(symbols),
         )
-        return GtsForEquations(config, encoder)
+        return self.solver(config, encoder)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[list[int]]:
         """Find the trees: the classes of their nodes, -1 behind the end. Collective under ZeRO-3."""
         # A DeepSpeed engine has the model inside.
         solver: Any = model if isinstance(model, PreTrainedModel) else model.module
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "slots")}
-        found = solver(**inputs, num_beams=self.settings.beams, max_nodes=self.max_new_tokens())
+        found = solver(
+            **without_labels(batch), num_beams=self.settings.beams, max_nodes=self.max_new_tokens()
+        )
         trees: list[list[int]] = found.trees.tolist()
         return trees
 
@@ -140,12 +151,11 @@ class EquationTrees(EquationGeneration):
 
     def samples(self, dataset: Dataset) -> dict[str, Sequence[Any]]:
         """Return what the model reads, with the labels, by which the trees grow."""
-        return {**super().samples(dataset), "slots": dataset["slots"][:]}
+        return {name: dataset[name][:] for name in ("input_ids", *self.padding)}
 
 
-def _padded(pad: int, multiple: int, features: Sequence[Features]) -> Batch:
+def _padded(fill: Mapping[str, int], multiple: int, features: Sequence[Features]) -> Batch:
     """Return a batch of examples, padded to the longest question and the largest tree."""
-    fill = {"input_ids": pad, "attention_mask": 0, "slots": WORD, "labels": IGNORED}
     batch = {
         name: pad_sequence(
             [torch.tensor(one[name]) for one in features], batch_first=True, padding_value=value

@@ -173,7 +173,7 @@ class EquationGeneration(Seq2Seq):
         return self.with_decoder(encoder, self.symbols)
 
     def _check_trained(self, path: str, config: PretrainedConfig) -> None:
-        if not isinstance(config, self.trained_config):
+        if config.model_type != self.trained_config.model_type:
             raise UserError(
                 f"task.decoder: {self.settings.decoder}: model {path!r} has another decoder: name that, or choose an "
                 f"encoder without one"

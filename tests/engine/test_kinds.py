@@ -22,7 +22,8 @@ from dsprune.checkpoint.tags import complete_tags
 from dsprune.commands.audit import audit
 from dsprune.distillation.store.format import MANIFEST
 from dsprune.errors import UserError
-from dsprune.model.gts import GtsConfig, GtsForEquations
+from dsprune.model.fit import set_dropout
+from dsprune.model.gts import Graph2TreeConfig, Graph2TreeForEquations, GtsConfig, GtsForEquations
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import load_recipe
 from dsprune.recipe.sections import Task as TaskSettings
@@ -35,8 +36,10 @@ from dsprune.train.evaluation import evaluate_model
 from dsprune.train.run_folder import RunFolder
 
 CPU = torch.device("cpu")
-SPANS, TREES, PAIRS = (kind for kind in KINDS if kind.task in ("squad", "equation-generation", "translation"))
-"""The kinds that differ most from the others: windows of a text, trees, and a decoder."""
+SPANS, _, GRAPHS, PAIRS = (
+    kind for kind in KINDS if kind.task in ("squad", "equation-generation", "translation")
+)
+"""The kinds that differ most from the others: windows of a text, trees from graphs, and a decoder."""
 
 STEPS = 8
 
@@ -116,7 +119,7 @@ def test_it_is_pruned_while_it_learns_from_a_store_and_resumes(pool: RankPool, t
     prune_and_resume(pool, trained, stage=3)
 
 
-@pytest.mark.parametrize("trained", [SPANS, TREES, PAIRS], indirect=True, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("trained", [SPANS, GRAPHS, PAIRS], indirect=True, ids=lambda kind: kind.name)
 def test_the_same_at_stage_2(pool: RankPool, trained: Trained) -> None:
     prune_and_resume(pool, trained, stage=2)
 
@@ -189,30 +192,41 @@ def sharpen(model: Path, folder: Path) -> None:
     save_file(larger, folder / "model.safetensors", {"format": "pt"})
 
 
-def train_unlike_trees(comm: Comm, stage: int) -> list[float]:
+MATRICES = ["lstm.weight*", "decoder.*weight"]
+SOLVERS = {
+    "gts": (GtsConfig, GtsForEquations, MATRICES),
+    "graph2tree": (Graph2TreeConfig, Graph2TreeForEquations, [*MATRICES, "graph.*.weight"]),
+}
+
+
+def train_unlike_trees(comm: Comm, stage: int, decoder: str) -> list[float]:
     """The losses of a model whose ranks see trees of other sizes: a single leaf, and two levels of operators."""
     os.environ["LOCAL_RANK"] = str(comm.rank)
     torch.manual_seed(0)
     encoder = BertConfig(vocab_size=20, max_position_embeddings=32, **models.SIZES)
-    config = GtsConfig(encoder=encoder.to_dict(), decoder_size=8, num_slots=2, dropout=0.0)
+    config, solver, include = SOLVERS[decoder]
+    model = solver(config(encoder=encoder.to_dict(), decoder_size=8, num_slots=2))
+    set_dropout(model, 0.0)
     recipe = load_recipe(
         "sentiment-90",
         [
-            "pruning={sparsity: 0.75, curve: one-shot, start: 1, include: ['lstm.weight*', 'decoder.*weight']}",
+            "pruning={sparsity: 0.75, curve: one-shot, start: 1}",
+            f"pruning.include={include}",
             "budget={steps: 3, batch: 4}",
             "distillation=null",
             "precision=fp32",
             "learning_rate.peak=0.01",
         ],
     )
-    engine, *_ = dsprune.initialize(model=GtsForEquations(config), config=f"zero{stage}", recipe=recipe)
+    engine, *_ = dsprune.initialize(model=model, config=f"zero{stage}", recipe=recipe)
     losses = []
     for step in range(3):
         is_leaf = (comm.rank + step) % 2 == 0
         labels = torch.tensor([[4], [5]] if is_leaf else [[0, 4, 5, *[-100] * 4], [0, 1, 4, 5, 2, 4, 5]])
         tokens = torch.arange(2 * 6).view(2, 6)
         slots = torch.tensor([[-1, 0, -1, 1, -1, -1]] * 2)
-        loss = engine(tokens, torch.ones_like(tokens), slots, labels).loss
+        quantities = {} if decoder == "gts" else {"word_index": tokens, "in_cell": tokens % 2, "ranks": slots}
+        loss = engine(tokens, torch.ones_like(tokens), slots, labels=labels, **quantities).loss
         engine.backward(loss)
         engine.step()
         losses.append(loss.item())
@@ -221,6 +235,7 @@ def train_unlike_trees(comm: Comm, stage: int) -> list[float]:
     return losses
 
 
-def test_ranks_may_see_trees_of_unlike_sizes(pool: RankPool) -> None:
-    whole, sharded = (pool.run(2, train_unlike_trees, stage) for stage in (2, 3))
-    assert sharded == [pytest.approx(losses, rel=1e-4) for losses in whole]
+@pytest.mark.parametrize(("decoder", "stages"), [("gts", (2, 3)), ("graph2tree", (0, 1, 2, 3))])
+def test_ranks_may_see_trees_of_unlike_sizes(pool: RankPool, decoder: str, stages: tuple[int, ...]) -> None:
+    whole, *sharded = (pool.run(2, train_unlike_trees, stage, decoder) for stage in stages)
+    assert sharded == [[pytest.approx(losses, rel=1e-4) for losses in whole]] * len(sharded)

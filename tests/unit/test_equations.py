@@ -156,6 +156,7 @@ def test_models_that_are_refused(tmp_path):
 
 
 GTS = {"decoder": "gts", "decoder_size": 8, "max_length": 40}
+GRAPH2TREE = {**GTS, "decoder": "graph2tree"}
 TRANSFORMER = {"decoder": "transformer", "max_length": 40}
 
 
@@ -196,7 +197,7 @@ def test_constants_of_few_equations_share_a_class_that_is_no_answer(tmp_path):
         (
             {"Question": "cats number0 and another"},
             {},
-            r"train\.csv: row 1: number1 is not in column 'Question': task.decoder gts points to it: write it there",
+            r"train\.csv: row 1: number1 is not in column 'Question': task\.decoder: gts points to it: write it there",
         ),
         (
             {},
@@ -226,7 +227,9 @@ def test_tokenizers_and_settings_that_gts_refuses(tmp_path):
         build_task(TaskSettings(name="sst2", decoder="gts"))
 
 
-@pytest.mark.parametrize("solvers", [(GTS, TRANSFORMER), (TRANSFORMER, GTS)])
+@pytest.mark.parametrize(
+    "solvers", [(GTS, TRANSFORMER), (TRANSFORMER, GTS), (GTS, GRAPH2TREE), (GRAPH2TREE, GTS)]
+)
 def test_a_model_with_the_other_decoder_is_refused(tmp_path, solvers):
     plain = str(models.save(tmp_path / "plain", models.bert, TOKENIZER))
     made, asked = (task_on(tmp_path, **solver) for solver in solvers)

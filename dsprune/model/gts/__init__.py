@@ -1,9 +1,10 @@
-"""GTS: an encoder of any kind, a recurrent layer over it, and a decoder that grows the tree of an equation.
+"""GTS and Graph2Tree: an encoder of any kind, layers over it, and a decoder that grows the tree of an equation.
 
-After Xie and Sun, A Goal-Driven Tree-Structured Neural Model for Math Word Problems (IJCAI 2019), as SMC-Bench uses it:
-over a pretrained encoder.
+After Xie and Sun, A Goal-Driven Tree-Structured Neural Model for Math Word Problems (IJCAI 2019), and Zhang et al.,
+Graph-to-Tree Learning for Solving Math Word Problems (ACL 2020), as SMC-Bench uses them: over a pretrained encoder.
 """
 
-from dsprune.model.gts.solver import GtsConfig, GtsForEquations
+from dsprune.model.gts.graph2tree import Graph2TreeConfig, Graph2TreeForEquations
+from dsprune.model.gts.solver import EquationSolver, GtsConfig, GtsForEquations
 
-__all__ = ["GtsConfig", "GtsForEquations"]
+__all__ = ["EquationSolver", "Graph2TreeConfig", "Graph2TreeForEquations", "GtsConfig", "GtsForEquations"]

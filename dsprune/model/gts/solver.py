@@ -1,4 +1,4 @@
-"""The complete model, registered with transformers' auto classes."""
+"""The complete models: what all of them share, and GTS. They are registered with transformers' auto classes."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ from transformers.utils.generic import ModelOutput
 
 from dsprune.model.gts.decoder import TreeDecoder
 
-__all__ = ["GtsConfig", "GtsForEquations"]
+__all__ = ["EquationSolver", "GtsConfig", "GtsForEquations", "GtsOutput"]
 
 LAYERS = 2
 """Layers of the LSTM, as published."""
@@ -68,8 +68,8 @@ class GtsOutput(ModelOutput):
     trees: Tensor | None = None
 
 
-class GtsForEquations(PreTrainedModel):
-    """A question with slots in, the tree of an equation out.
+class EquationSolver(PreTrainedModel):
+    """An encoder, an LSTM over it, and the tree decoder. A subclass has the forward pass.
 
     Args:
         config: the configuration.
@@ -120,6 +120,44 @@ class GtsForEquations(PreTrainedModel):
         """Resize the embedding of the encoder's tokens."""
         return self.encoder.resize_token_embeddings(*args, **kwargs)
 
+    def read(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the LSTM's `[questions, tokens, width]` and the goals of the roots, `[questions, width]`.
+
+        Each is the sum of both directions: at each token, and of their last states.
+        """
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        lengths = attention_mask.sum(dim=1).cpu()
+        packed = pack_padded_sequence(states, lengths, batch_first=True, enforce_sorted=False)
+        outputs, (last, _) = self.lstm(packed)
+        both, _ = pad_packed_sequence(outputs, batch_first=True, total_length=states.shape[1])
+        forward, backward = both.chunk(2, dim=-1)
+        return forward + backward, last[-2] + last[-1]
+
+    def solve(
+        self,
+        words: Tensor,
+        goal: Tensor,
+        attention_mask: Tensor,
+        slots: Tensor,
+        labels: Tensor | None,
+        num_beams: int,
+        max_nodes: int,
+    ) -> GtsOutput:
+        """Score the nodes of known trees, or find trees, from what `read` returns; other arguments as in `forward`."""
+        is_slot = slots[:, None] == torch.arange(self.config.num_slots, device=slots.device)[:, None]
+        numbers = is_slot.to(words.dtype) @ words
+        is_word, has_slot = attention_mask.bool(), is_slot.any(dim=-1)
+        # By position: DeepSpeed looks for the gradients of a module's inputs there.
+        found = self.decoder(words, goal, is_word, numbers, has_slot, labels, num_beams, max_nodes)
+        if labels is None:
+            return GtsOutput(trees=found)
+        loss = functional.cross_entropy(found.flatten(0, 1).float(), labels.flatten())
+        return GtsOutput(loss=loss, logits=found)
+
+
+class GtsForEquations(EquationSolver):
+    """A question with slots in, the tree of an equation out."""
+
     def forward(
         self,
         input_ids: Tensor,
@@ -139,26 +177,8 @@ class GtsForEquations(PreTrainedModel):
             num_beams: width of the beam search.
             max_nodes: largest tree that is searched.
         """
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        words, goal = self._read(states, attention_mask)
-        is_slot = slots[:, None] == torch.arange(self.config.num_slots, device=slots.device)[:, None]
-        numbers = is_slot.to(words.dtype) @ words
-        is_word, has_slot = attention_mask.bool(), is_slot.any(dim=-1)
-        # By position: DeepSpeed looks for the gradients of a module's inputs there.
-        found = self.decoder(words, goal, is_word, numbers, has_slot, labels, num_beams, max_nodes)
-        if labels is None:
-            return GtsOutput(trees=found)
-        loss = functional.cross_entropy(found.flatten(0, 1).float(), labels.flatten())
-        return GtsOutput(loss=loss, logits=found)
-
-    def _read(self, states: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sum of both directions at each token, and of their last states."""
-        lengths = attention_mask.sum(dim=1).cpu()
-        packed = pack_padded_sequence(states, lengths, batch_first=True, enforce_sorted=False)
-        outputs, (last, _) = self.lstm(packed)
-        both, _ = pad_packed_sequence(outputs, batch_first=True, total_length=states.shape[1])
-        forward, backward = both.chunk(2, dim=-1)
-        return forward + backward, last[-2] + last[-1]
+        words, goal = self.read(input_ids, attention_mask)
+        return self.solve(words, goal, attention_mask, slots, labels, num_beams, max_nodes)
 
 
 AutoConfig.register(GtsConfig.model_type, GtsConfig)

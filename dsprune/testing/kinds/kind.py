@@ -161,6 +161,7 @@ def word_problems(folder: Path) -> Row:
             "Numbers": numbers,
             "Equation": equation,
             "Answer": answer,
+            "group_nums": "[2, 3, 4, 5, 6, 7, 10]",
         }
         for what, numbers, equation, answer in [
             ("in all", "8.0 2.0", "+ number0 number1", "10"),
@@ -176,6 +177,11 @@ def word_problems(folder: Path) -> Row:
 def word_problem_trees(folder: Path) -> Row:
     """Return word problems for the decoder `gts`."""
     return word_problems(folder) | {"decoder": "gts", "decoder_size": 16, "beams": 3}
+
+
+def word_problem_graphs(folder: Path) -> Row:
+    """Return word problems for the decoder `graph2tree`."""
+    return word_problem_trees(folder) | {"decoder": "graph2tree"}
 
 
 def parallel(folder: Path) -> Row:
@@ -251,6 +257,7 @@ KINDS = [
     Kind("squad", squad, _words, models.bert),
     Kind("svamp", word_problems, _roberta, models.roberta),
     Kind("equation-generation", word_problem_trees, _words, models.bert),
+    Kind("equation-generation", word_problem_graphs, _roberta, models.roberta),
     Kind("translation", parallel, _pieces, models.mbart),
     Kind("masked-language-modeling", text, _words, models.bert),
     Kind("causal-language-modeling", text, _gpt2, models.gpt2),
