@@ -60,16 +60,13 @@ class EquationGraphs(EquationTrees):
 
     def remarks(self, split: Split) -> list[str]:
         """Add the rows with a quantity cell behind the end of the question."""
-        data = self.load(split)
-        found = [
-            str(row)
-            for row, (question, cells) in enumerate(
-                zip(data["question"][:], data["cells"][:], strict=True), 1
-            )
-            if max(cells, default=0) >= len(question.split())
-        ]
-        remark = f"{CELLS.name} names words behind the question's end, which are left out, in rows "
-        return [*super().remarks(split), *([remark + ", ".join(found)] if found else [])]
+        data, known = self.load(split), super().remarks(split)
+        questions = zip(data["question"][:], data["cells"][:], strict=True)
+        is_beyond = [max(cells, default=0) >= len(question.split()) for question, cells in questions]
+        if not any(is_beyond):
+            return known
+        where = f"{sum(is_beyond)} of {len(data)} rows, first in row {is_beyond.index(True) + 1}"
+        return [*known, f"{CELLS.name} names words behind the question's end, which are left out, in {where}"]
 
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]

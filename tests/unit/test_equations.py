@@ -14,14 +14,12 @@ from dsprune.testing.kinds.kind import table
 from dsprune.testing.kinds.models import word_piece
 
 ROWS = [
-    {
-        "Question": "cats number0 and number1",
-        "Numbers": "8.0 2",
-        "Equation": "+ number0 number1",
-        "Answer": "10",
-    },
-    {"Question": "half of number0", "Numbers": "9", "Equation": "* number0 0.5", "Answer": "4.5"},
-    {"Question": "of number0 and number1", "Numbers": "3 12", "Equation": "/ number1 number0", "Answer": "4"},
+    {"Question": question, "Numbers": numbers, "Equation": equation, "Answer": answer, "group_nums": "[0, 1]"}
+    for question, numbers, equation, answer in [
+        ("cats number0 and number1", "8.0 2", "+ number0 number1", "10"),
+        ("half of number0", "9", "* number0 0.5", "4.5"),
+        ("of number0 and number1", "3 12", "/ number1 number0", "4"),
+    ]
 ]
 TOKENIZER = word_piece([row["Question"] for row in ROWS])
 
@@ -239,7 +237,7 @@ def test_a_model_with_the_other_decoder_is_refused(tmp_path, solvers):
         asked.build_model(str(tmp_path / "trained"), TOKENIZER)
 
 
-@pytest.mark.parametrize("solver", [GTS, TRANSFORMER])
+@pytest.mark.parametrize("solver", [GRAPH2TREE, TRANSFORMER])
 def test_a_trained_model_without_weights_of_its_decoder_is_refused(tmp_path, solver):
     plain = str(models.save(tmp_path / "plain", models.bert, TOKENIZER))
     task = task_on(tmp_path, **solver)

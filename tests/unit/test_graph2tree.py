@@ -154,6 +154,14 @@ def test_the_weights_are_those_of_the_published_layers(published: Graph2TreeForE
 def test_the_matrices_of_the_graph_encoder_are_pruned_on_request(published: Graph2TreeForEquations) -> None:
     names = [tensor.name for tensor in choose_weights(published).tensors]
     assert all(name.startswith("encoder.encoder.layer.") for name in names)
+    every = ["*embeddings*.weight", "lstm.weight*", "graph.*.weight", "decoder.*.weight"]
+    dense = ["*LayerNorm*", "graph.norm.*", "decoder.merge.*", "decoder.constants.*"]
+    counted = {tensor.name for tensor in choose_weights(published, include=every, exclude=dense).tensors}
+    matrices = {name for name, weight in published.named_parameters() if weight.dim() > 1}
+    assert {name for name in matrices - counted if "merge" not in name and "constants" not in name} == {
+        "encoder.pooler.dense.weight"
+    }
+    assert counted < matrices
     added = choose_weights(published, only=["graph.*"]).tensors
     assert [tensor.name for tensor in added] == [
         *(f"graph.{layer}.{head}.weight" for layer in ("first", "second") for head in range(HEADS)),
@@ -196,7 +204,7 @@ def test_words_behind_the_end_are_left_out_and_listed(tmp_path: Path) -> None:
     beyond = {**ROW, "group_nums": "[2, 3, 13]"}
     task = task_on(tmp_path, ROW, beyond)
     assert [remark for remark in task.remarks("train") if "row" in remark] == [
-        "group_nums names words behind the question's end, which are left out, in rows 2"
+        "group_nums names words behind the question's end, which are left out, in 1 of 2 rows, first in row 2"
     ]
     assert sum(task.prepare("train", TOKENIZER)[1]["in_cell"]) == 2
 

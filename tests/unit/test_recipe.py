@@ -42,7 +42,8 @@ class TestShipped:
                 "obert-transfer-squad",
                 "obert-upstream",
             ),
-            *("sentiment-90", "sentiment-dense", "smc-arithmetic", "smc-commonsense-qa", "smc-gmp"),
+            *("sentiment-90", "sentiment-dense", "smc-arithmetic", "smc-arithmetic-graph2tree"),
+            *("smc-commonsense-qa", "smc-gmp"),
             *("smc-protein", "smc-race", "smc-translation-10", "smc-translation-2", "smc-translation-5"),
             *("smc-winogrande", "squad-dense"),
         ]
