@@ -13,6 +13,7 @@ from huggingface_hub import is_offline_mode
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from dsprune.errors import UserError
+from dsprune.model.esm_mean import EsmMeanForSequenceClassification
 from dsprune.model.fingerprints import local_folder
 from dsprune.model.fit import changes, check_lengths, fit_tokens
 from dsprune.model.gts import Graph2TreeForEquations, GtsForEquations
@@ -32,7 +33,9 @@ __all__ = [
 ]
 
 
-OWN_MODELS = {model.__name__: model for model in (Graph2TreeForEquations, GtsForEquations)}
+_OWN = (EsmMeanForSequenceClassification, Graph2TreeForEquations, GtsForEquations)
+
+OWN_MODELS = {model.__name__: model for model in _OWN}
 """The models that transformers does not have, by the name of their class."""
 
 

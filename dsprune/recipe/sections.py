@@ -99,6 +99,9 @@ class Task(Section):
     """Meltome: bounds in degrees Celsius between classes; the task is then classification. Default: none = regression
     of the melting temperature."""
 
+    head: Literal["model", "mean"] = "model"
+    """Texts: the model's own head, or with ESM two layers on the mean of all tokens (`mean`). Default: `model`."""
+
     decoder: Literal["transformer", "gts", "graph2tree"] = "transformer"
     """Equations: what generates the equation: two transformer layers; or, as in SMC-Bench, the tree decoder of GTS over
     an LSTM (`gts`), or over an LSTM and a graph encoder (`graph2tree`), which reads a column `group_nums`. Default:
@@ -185,8 +188,7 @@ class Optimizer(Section):
     """Which parameters have weight decay: all but biases and norms (`matrices`), or `all`. Default: `matrices`."""
 
     decoupled: bool | None = None
-    """Adam: weight decay acts on the weights (true, as in AdamW), or it is added to the gradient (false, L2), with
-    `type: Adam`. Default: null = true, DeepSpeed's own default for `Adam` too."""
+    """Type `Adam`: decay the weights (true, AdamW), or add to the gradient (false, L2). Default: null = true."""
 
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """Decay rates of the first and second moment. Default: 0.9 and 0.999."""

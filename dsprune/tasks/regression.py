@@ -9,7 +9,6 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import (
-    AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -21,7 +20,7 @@ from dsprune.tasks.examples import Batch, map_rows
 from dsprune.tasks.rows import Column
 from dsprune.tasks.source import Benchmark, Split, read_rows
 from dsprune.tasks.task import LogitRows
-from dsprune.tasks.text_classification import HEAD, TextTask
+from dsprune.tasks.text_classification import TextTask
 
 __all__ = ["Regression"]
 
@@ -85,12 +84,13 @@ class Regression(TextTask):
     ) -> PreTrainedModel:
         """Open the model, with one logit."""
         config = load_config(path)
-        if HEAD.is_kept(config) and config.num_labels != 1:
+        head = self.head_for(config)
+        if head.is_kept(config) and config.num_labels != 1:
             raise UserError(
                 f"model {path!r}: was trained for {config.num_labels} labels and the task is a number: "
                 "choose a model of this task, or set model.new_head: true for a new head"
             )
-        model = HEAD.load(
+        model = head.load(
             path,
             tokenizer,
             self.settings.max_length,
@@ -105,7 +105,7 @@ class Regression(TextTask):
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
         """Return the model with one logit."""
         config.num_labels = 1
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+        model: PreTrainedModel = self.head_for(config).auto_class.from_config(config)
         return model
 
     def targets(self, data: Dataset) -> str:

@@ -50,7 +50,7 @@ from dsprune.tasks.source import Benchmark, Split
 __all__ = ["LogitRows", "Task", "build_task"]
 
 
-RARE = ("loss", "alpha", "beta", "separators", "thresholds", "decoder", "decoder_size")
+RARE = ("loss", "alpha", "beta", "separators", "thresholds", "head", "decoder", "decoder_size")
 """Fields of the task section that are refused for a task that does not use them: they change what is learned."""
 
 

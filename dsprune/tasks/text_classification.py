@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from dsprune.errors import UserError
+from dsprune.model.esm_mean import EsmMeanForSequenceClassification
 from dsprune.model.pretrained import Head, load_config
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.examples import Batch, Collate, padding_collate
@@ -26,9 +27,15 @@ from dsprune.tasks.rows import Column, Rows
 from dsprune.tasks.source import Benchmark, Split, read_rows
 from dsprune.tasks.task import Task
 
-__all__ = ["HEAD", "TextClassification", "TextTask"]
+__all__ = ["TextClassification", "TextTask"]
 
 HEAD = Head(AutoModelForSequenceClassification, ("ForSequenceClassification",), "sequence-classification")
+
+MEAN_HEAD = Head(
+    EsmMeanForSequenceClassification,
+    (EsmMeanForSequenceClassification.__name__,),
+    "sequence-classification",
+)
 
 
 def _metrics() -> ModuleType:
@@ -63,6 +70,26 @@ class TextTask(Task):
     settings: TaskSettings
     text: str = "text"
     text_pair: str | None = None
+
+    uses = (*Task.uses, "head")
+
+    def head_for(self, config: PretrainedConfig) -> Head:
+        """Return the head of a model with this configuration: the one that it has, or the one of `task.head`.
+
+        Raises:
+            UserError: `task.head` does not fit the model.
+        """
+        if MEAN_HEAD.is_in(config):
+            return MEAN_HEAD
+        if self.settings.head == "model":
+            return HEAD
+        if config.model_type != "esm" or HEAD.is_kept(config):
+            what = "has a head" if config.model_type == "esm" else f"is of the type {config.model_type}"
+            raise UserError(
+                f"task.head: value mean: it is a new head for ESM, and the model {config.name_or_path!r} {what}: "
+                f"leave it out, or choose another model"
+            )
+        return MEAN_HEAD
 
     def columns(self) -> tuple[Column, ...]:
         """Return the columns of the texts."""
@@ -147,15 +174,16 @@ class TextClassification(TextTask):
         self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
     ) -> PreTrainedModel:
         """Open the model, with one logit per label."""
-        if HEAD.is_kept(load_config(path)):
+        head = self.head_for(load_config(path))
+        if head.is_kept(load_config(path)):
             check_same_labels(path, load_config(path), self.labels)
-        return HEAD.load(path, tokenizer, self.settings.max_length, new_head=new_head, **self._label_config())
+        return head.load(path, tokenizer, self.settings.max_length, new_head=new_head, **self._label_config())
 
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
         """Return the model with one logit per label, or as many as `config` says where labels are in the data."""
         if self.known_labels is not None:
             config.update(self._label_config())
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+        model: PreTrainedModel = self.head_for(config).auto_class.from_config(config)
         return model
 
     def targets(self, data: Dataset) -> str:

@@ -93,3 +93,12 @@ def test_gts_halves_both_of_its_rates_every_twenty_epochs() -> None:
     assert rates == [1e-3, 1e-3, 5e-4, 5e-4, 2.5e-4, 2.5e-4]
     assert recipe.learning_rate.peak == 1e-3
     assert 1e-3 * recipe.learning_rate.scale["encoder.*"] == pytest.approx(8e-6)
+
+
+def test_the_rate_of_a_protein_model_is_that_of_one_cycle_stepped_once_an_epoch() -> None:
+    recipe = load_recipe("smc-protein")
+    made = recipe_timetable(recipe, 640)
+    rates = [1e-6 * made.lr_multiplier(640 * epoch + step) for epoch in range(4) for step in (0, 639)]
+    assert rates[::2] == rates[1::2]
+    assert rates[::2] == pytest.approx([4e-8, 8.1e-7, 2.8e-7, 4e-12], rel=2e-2)
+    assert recipe.learning_rate.peak == 1e-6

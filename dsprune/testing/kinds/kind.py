@@ -92,9 +92,9 @@ PROTEINS = ["MKTVLA", "GGSERT", "IDPKQNFYM", "HWCLAG", "VSERTIDPK"]
 
 
 def stability(folder: Path) -> Row:
-    """Return proteins with a temperature."""
+    """Return proteins with a temperature, for two classes and the head on the mean of all tokens."""
     rows = [{"sequence": text, "label": 40.0 + 3.5 * i} for i, text in enumerate(PROTEINS)]
-    return both(table, folder, "csv", rows)
+    return both(table, folder, "csv", rows) | {"thresholds": [45.0], "head": "mean"}
 
 
 def commonsense_qa(folder: Path) -> Row:
