@@ -6,9 +6,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from dsprune.kernels.block_products import products
 from dsprune.masks.shared_blocks import Piece, SharedBlocks
 from dsprune.methods.method import Accumulator
-from dsprune.methods.products import products
 from dsprune.model.shard import Shard
 
 __all__ = ["AccumulatorSet"]

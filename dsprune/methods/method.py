@@ -42,7 +42,7 @@ class Accumulator:
         dtype: float32 or bfloat16.
         whole_run: whether a mask update leaves it as it is; otherwise it begins at zero after each.
         block: 1 sums one value a weight. Above 1, products of the values of two weights are summed, for all pairs in a
-            block of that many weights: `width` numbers a weight, see `dsprune.methods.products`.
+            block of that many weights: `width` numbers a weight, see `dsprune.kernels.block_products`.
     """
 
     name: str

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from dsprune.kernels.block_products import in_blocks, matrices
 from dsprune.methods.method import Accumulator, CompensatingMethod, ShardContext
-from dsprune.methods.products import in_blocks, matrices
 
 __all__ = ["OBert"]
 

@@ -111,7 +111,8 @@ def settings_of(runs: Sequence[Run]) -> list[Setting]:
     """Group runs; by series in the order of their first run, then by target.
 
     A series is named by the recipes' `tracking.group`. Without a group it is named by the values that differ
-    between the runs, or by the recipe's name where that would be too long; runs without pruning are `dense`.
+    between the runs, by the recipe's name where that would be too long, or by the method where nothing but the
+    sparsity differs; runs without pruning are `dense`.
     """
     varying = differences([run for run in runs if run.recipe.pruning is not None])
     groups = _grouped(runs, lambda run: (_label(run, varying), str(_values(run))))
@@ -192,6 +193,6 @@ def _label(run: Run, varying: Mapping[str, list[str]]) -> str:
     values = _values(run)
     named = [f"{key}={values[key]}" for key in varying if key != "pruning.sparsity" and key in values]
     if not named:
-        return run.recipe.task.name if run.recipe.task else run.name
+        return run.recipe.pruning.method
     label = ", ".join(named)
     return label if len(label) <= LONGEST_LABEL else run.name

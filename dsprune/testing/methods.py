@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dsprune.kernels.block_products import products
 from dsprune.masks.accumulator_set import AccumulatorSet
 from dsprune.masks.bits import pack, unpack
 from dsprune.masks.shared_blocks import SharedBlocks
 from dsprune.methods.method import Accumulator, CompensatingMethod, Method, RegrowingMethod, ShardContext
-from dsprune.methods.products import products
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.selection import select

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dsprune.kernels.block_products import matrices, products
 from dsprune.masks.shared_blocks import SharedBlocks, num_shared
 from dsprune.methods.magnitude import Magnitude
 from dsprune.methods.method import CompensatingMethod, Method, ShardContext
 from dsprune.methods.obert import BLOCK, OBert
-from dsprune.methods.products import matrices, products
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.selection.compensate import block_bytes, divided

@@ -153,6 +153,17 @@ def test_without_groups_a_series_is_named_by_what_differs(tmp_path: Path) -> Non
     assert differences(runs[:2]) == {"learning_rate.peak": ["0.0001", "0.0002"]}
 
 
+def test_a_series_that_differs_in_sparsity_alone_is_named_by_its_method(tmp_path: Path) -> None:
+    paths = [write_run(tmp_path, "name=a", "pruning.method=magnitude")]
+    assert [setting.series for setting in settings_of([read_run(path) for path in paths])] == ["magnitude"]
+    paths += [write_run(tmp_path, "name=b", "pruning.method=magnitude", "pruning.sparsity=0.5")]
+    settings = settings_of([read_run(path) for path in paths])
+    assert [(setting.series, setting.target) for setting in settings] == [
+        ("magnitude", 0.5),
+        ("magnitude", 0.9),
+    ]
+
+
 # ---- the page and the tables
 
 
