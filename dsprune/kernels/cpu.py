@@ -5,8 +5,11 @@ import hashlib
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,13 +17,15 @@ from torch import Tensor
 from dsprune.kernels.product import Product
 from dsprune.utils.installation import cache_folder, cpu_type
 
-__all__ = ["Kernel", "build_kernel", "kernel_for"]
+__all__ = ["Kernel", "build_kernel", "in_threads", "kernel_for"]
 
 SOURCE = Path(__file__).with_name("cpu.c")
 
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-ffp-contract=off", "-shared", "-fPIC")
 
 VECTOR = 16  # entries that `scan` may write after its last
+
+R = TypeVar("R")
 
 Pointer, Int32, Int64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
 
@@ -122,6 +127,23 @@ def build_kernel(folder: Path) -> Path | None:
 def kernel_for(tensor: Tensor) -> Kernel | None:
     """Return the kernel, or None if it is not available for this tensor."""
     return _load() if tensor.device.type == "cpu" and tensor.is_contiguous() else None
+
+
+def in_threads(work: Callable[..., R], given: Iterable[tuple[Any, ...]], read: Iterable[Tensor]) -> list[R]:
+    """Return the results of `work`, in order, from as many threads as torch takes for an operation.
+
+    The compiled functions run beside one another, since Python holds no lock while they run. Without them it is one
+    thread, and torch uses the others.
+
+    Args:
+        work: depends on its arguments only, such as a shard, so that results do not depend on the threads.
+        given: the arguments of each call.
+        read: the tensors that the compiled functions would work on.
+    """
+    if torch.get_num_threads() == 1 or any(kernel_for(tensor) is None for tensor in read):
+        return [work(*arguments) for arguments in given]
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        return list(threads.map(lambda arguments: work(*arguments), given))
 
 
 @cache

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dsprune.kernels.accelerator import is_accelerated, mask_
-from dsprune.kernels.cpu import kernel_for
+from dsprune.kernels.cpu import in_threads, kernel_for
 
 __all__ = [
     "apply_",
@@ -98,8 +98,7 @@ def apply_all_(bits: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
     if is_accelerated(*weights):
         mask_(bits, weights)
         return
-    for row, values in zip(bits, weights, strict=True):
-        apply_(row, values)
+    in_threads(apply_, zip(bits, weights, strict=True), weights)
 
 
 @torch.no_grad()

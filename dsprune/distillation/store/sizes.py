@@ -107,7 +107,7 @@ class StorePlan:
         digest.update(self.bounds.astype("<i8").tobytes())
         return digest.hexdigest()
 
-    @property
+    @cached_property
     def header(self) -> dict[str, Any]:
         """The fields that every file of the store has in its header."""
         return {
