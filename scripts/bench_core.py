@@ -40,7 +40,7 @@ def tables(section: str, args: argparse.Namespace) -> Iterator[Table]:
     if section == "train":
         yield training_steps(max(args.repeats // 3, 2), args.stages, args.precisions)
     if section == "framework":
-        yield frameworks(args.repeats)
+        yield frameworks(4 * args.repeats)
     if section == "device":
         yield on_device(args.repeats)
     if section == "launches":

@@ -1,7 +1,9 @@
 """The cost of the framework and of the masks: the demo's step in plain PyTorch, plain DeepSpeed and dsprune."""
 
 import time
+from collections import deque
 from collections.abc import Callable
+from statistics import median, quantiles
 
 import deepspeed
 import torch
@@ -28,26 +30,48 @@ DEEPSPEED = {
 
 def frameworks(repeats: int) -> Table:
     """Measure a step of each on one rank, from the same weights, with the same batch."""
-    table = Table(
-        title=f"CPU milliseconds of a training step of {BATCH} x {LENGTH} tokens, MiniLM, ZeRO stage 2, fp32"
-    )
-    for column in ("loop", "ms", "of PyTorch"):
+    title = f"CPU milliseconds of a training step of {BATCH} x {LENGTH} tokens, MiniLM, ZeRO stage 2, fp32"
+    table = Table(title=f"{title}; medians of {repeats} rounds, and their quartiles")
+    for column in ("loop", "ms", "quartiles", "compared with", "ms more", "quartiles", "share"):
         table.add_column(column, justify="right")
-    times = {name: on_ranks(1, time_steps, name, repeats)[0] for name in STEPS}
-    for name, milliseconds in times.items():
-        table.add_row(name, f"{milliseconds:.0f}", f"{milliseconds / times['PyTorch']:.3f}")
+    [times] = on_ranks(1, time_rounds, repeats)
+    for name, below in zip(STEPS, (None, *STEPS), strict=False):
+        table.add_row(name, *spread(times[name]), *more(times, name, below))
     return table
 
 
-def time_steps(name: str, repeats: int) -> float:
-    """Return the CPU milliseconds of the shortest step after the warm-up."""
-    torch.manual_seed(0)
-    step, times = STEPS[name](minilm(), batch()), []
-    for _ in range(WARM_UP + repeats):
-        start = time.process_time()
-        step()
-        times.append(1000 * (time.process_time() - start))
-    return min(times[WARM_UP:])
+def more(times: dict[str, list[float]], name: str, below: str | None) -> tuple[str, ...]:
+    """Return the cells that compare a loop with the one that it builds on, round by round."""
+    if below is None:
+        return ()
+    differences = [one - other for one, other in zip(times[name], times[below], strict=True)]
+    return below, *spread(differences, "+"), f"{median(differences) / median(times[below]):+.1%}"
+
+
+def spread(values: list[float], sign: str = "") -> tuple[str, str]:
+    """Return the median, and the quartiles."""
+    first, middle, last = quantiles(values, n=4)
+    return f"{middle:{sign}.1f}", f"{first:{sign}.1f} to {last:{sign}.1f}"
+
+
+def time_rounds(repeats: int) -> dict[str, list[float]]:
+    """Return the CPU milliseconds of each loop's steps after the warm-up.
+
+    The loops take their steps in turns, so that what else the machine does disturbs all of them alike.
+    """
+    steps, times = {}, {name: [] for name in STEPS}
+    for name, loop in STEPS.items():
+        torch.manual_seed(0)
+        steps[name] = loop(minilm(), batch())
+    order = deque(STEPS)
+    for number in range(WARM_UP + repeats):
+        order.rotate()
+        for name in order:
+            started = time.process_time()
+            steps[name]()
+            if number >= WARM_UP:
+                times[name].append(1000 * (time.process_time() - started))
+    return times
 
 
 def minilm() -> nn.Module:
