@@ -99,7 +99,10 @@ def as_rich(table: Table) -> RichTable:
     shown = RichTable(title=cell(table.title, "table.title"), title_justify="left", box=box.SIMPLE_HEAD)
     for number, column in enumerate(table.columns):
         shown.add_column(
-            cell(column), justify="right" if number and not table.words else "left", overflow="fold"
+            cell(column),
+            justify="right" if number and not table.words else "left",
+            overflow="fold",
+            no_wrap=table.words and number == 0,  # names are to be typed
         )
     for number, row in enumerate(table.rows):
         shown.add_row(*map(cell, row), style="bold" if number in table.emphasis else None)

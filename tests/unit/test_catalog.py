@@ -43,7 +43,8 @@ def test_every_name_is_listed_whole(act: Callable[..., None], names: list[str], 
 
 
 def test_a_recipe_has_a_line_with_task_target_and_source() -> None:
-    lines = {line.split()[0]: line.split()[1:] for line in printed(list_recipes).splitlines() if line.strip()}
+    text = printed(list_recipes, width=120)
+    lines = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
     assert lines["glue-90"] == ["sst2", "90%", "dsprune"]
     assert lines["squad-dense"] == ["squad", "dense", "neuralmagic/sparseml"]
     assert lines["smc-race"] == ["race", "dense", "Liu", "et", "al."]
