@@ -24,6 +24,7 @@ def traits(name: str) -> tuple[str, str, str]:
     """Return what a method keeps, needs and does, for the table."""
     method = find_method(name)
     kept = f"{method.bytes_per_weight()} bytes" if method.accumulators else "nothing"
+    kept = f"{kept}; 8 bytes an input" if method.reads_inputs else kept
     masks = "lose and gain weights" if issubclass(method, RegrowingMethod) else "lose weights"
     masks += "; the others move" if issubclass(method, CompensatingMethod) else ""
     return kept, ", ".join(f"`{need}`" for need in method.needs) or "nothing", masks

@@ -12,6 +12,7 @@ from dsprune.checkpoint.reshard import reshard, topology_changes
 from dsprune.checkpoint.sparse_start import MasksFrom, mask_zeros, start_from_masks
 from dsprune.checkpoint.tags import check_tag, latest_tag, tag_name
 from dsprune.errors import UserError
+from dsprune.masks.accumulator_files import declared_dtypes
 from dsprune.masks.manifest import MANIFEST
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.ranks import current_ranks
@@ -84,8 +85,8 @@ def load_checkpoint(
 def _reset_accumulators(state: PruningState, folder: Path, step: int) -> None:
     """Begin at zero with what the pruning method keeps, and say so in mid-run."""
     state.reset_accumulators(step)
-    if step and state.accumulators.declared and current_ranks().is_first:
-        names = ", ".join(kept.name for kept in state.accumulators.declared)
+    names = ", ".join(declared_dtypes(state.accumulators))
+    if step and names and current_ranks().is_first:
         print(f"dsprune: {folder}: pruning.method={state.pruning.method}: {names} begins at zero", flush=True)
 
 

@@ -12,14 +12,16 @@ from dsprune.errors import UserError
 from dsprune.masks import MaskSet
 from dsprune.masks.accumulator_files import read_accumulators
 from dsprune.masks.accumulator_set import AccumulatorSet
+from dsprune.masks.input_sums import InputSums
 from dsprune.masks.manifest import MaskManifest, read_manifest
 from dsprune.masks.mask_files import read_masks, write_masks
 from dsprune.masks.mask_set import Finding, check_shard
 from dsprune.masks.shared_blocks import SharedBlocks
 from dsprune.methods.method import Accumulator, Method, find_method
+from dsprune.model.inputs import InputHooks
 from dsprune.model.vocabulary import num_missing
 from dsprune.ranks.agreement import on_every_rank
-from dsprune.ranks.collectives import Comm, barrier
+from dsprune.ranks.collectives import Comm, barrier, world_comm
 from dsprune.ranks.ranks import current_ranks
 from dsprune.recipe import Pruning
 from dsprune.recipe.section import LARGEST
@@ -55,6 +57,10 @@ class PruningState:
         self.comm = Comm(layout.group, layout.device)
         self.initial_pruned: list[int]
         self.shared_blocks: SharedBlocks | None = None
+        self._inputs: InputHooks | None = None
+        if find_method(pruning.method).reads_inputs:
+            tensors = [shard.tensor for shard in layout.shards]
+            self._inputs = InputHooks(layout.module, tensors, layout.parameters)
         self.clear()
 
     @property
@@ -105,13 +111,50 @@ class PruningState:
         has_update = self.timetable.next_update(step) is not None
         return kept if has_update and any(each.whole_run for each in kept) else ()
 
+    def begin_step(self, step: int, *, updated: bool) -> None:
+        """Make room for what the method keeps from now on, or free it after the last mask update.
+
+        Collective for a method with a `block`: every rank must call this.
+
+        Args:
+            step: the step that begins.
+            updated: whether the one before was a mask update.
+        """
+        kept = self.accumulators.declared, self.accumulators.inputs is not None
+        if (self.declared(step), self._keeps_inputs(step)) != kept:
+            self.reset_accumulators(step)
+        elif updated:
+            self.accumulators.begin_interval()
+        self._count_inputs(step)
+
+    def stage_inputs(self) -> None:
+        """Add up the inputs of a step over all ranks, if the method reads them.
+
+        Collective then, over all ranks at every ZeRO stage: every rank must call this.
+        """
+        if self._inputs is not None and self.accumulators.inputs is not None:
+            everyone = world_comm(current_ranks(), self.layout.device)
+            self.accumulators.inputs.stage(everyone.all_reduce_sum(self._inputs.take()))
+
+    def _keeps_inputs(self, step: int) -> bool:
+        return self._inputs is not None and self.timetable.next_update(step) is not None
+
+    def _count_inputs(self, step: int) -> None:
+        if self._inputs is not None:
+            self._inputs.is_counting = self.is_counted(step)
+            self._inputs.take()  # what came of a forward pass without a step
+
     def reset_accumulators(self, step: int) -> None:
         """Begin at zero with what the method keeps. Collective: every rank must call this."""
         layout, block = self.layout, self.method_at(step).block
         declared = self.declared(step)
         if declared and block > 1 and self.shared_blocks is None:
             self.shared_blocks = SharedBlocks(layout.shards, block, self.comm, layout.master_device)
-        self.accumulators = AccumulatorSet(layout.shards, declared, layout.master_device, self.shared_blocks)
+        inputs = InputSums([shard.tensor for shard in layout.shards]) if self._keeps_inputs(step) else None
+        self.accumulators = AccumulatorSet(
+            layout.shards, declared, layout.master_device, self.shared_blocks, inputs
+        )
+        self._count_inputs(step)
 
     def mask_bytes(self) -> int:
         """Return the memory of the masks in bytes, over all ranks. Collective: every rank must call this."""

@@ -5,7 +5,7 @@ from deepspeed import DeepSpeedEngine
 from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.engine.learning_rate import check_no_scheduler
 from dsprune.errors import UserError
-from dsprune.methods.method import check_method
+from dsprune.methods.checks import check_method
 from dsprune.model.prunable import check_no_adapter, check_not_compiled, describe_dense
 from dsprune.recipe import Pruning, Recipe
 from dsprune.schedule import Timetable

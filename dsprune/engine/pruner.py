@@ -126,7 +126,7 @@ class Pruner:
             self.state.num_pruned = self.last_update.num_pruned
             self.state.masks.replace(bits)
         if applied:
-            self._begin_step(step + 1, updated=self._pending is not None)
+            self.state.begin_step(step + 1, updated=self._pending is not None)
         self._pending = None
         self._weights.accept()
 
@@ -147,26 +147,19 @@ class Pruner:
     def _accumulate(self, step: int) -> None:
         """Let the method add to its accumulators, if it has any and the step counts for the next mask update.
 
-        Collective for a method with a `block`: every rank must call this.
+        Collective for a method with a `block`, or that reads inputs: every rank must call this.
         """
         accumulators, method = self.state.accumulators, self._method_at(step)
-        if not accumulators.declared or not self.state.is_counted(step):
+        if not self.state.is_counted(step):
+            return
+        self.state.stage_inputs()
+        if not accumulators.declared:
             return
         for index in range(len(accumulators.shards)):
             context = self._context(index, step, accumulators.values[index])
             for part in accumulators.parts(index):
                 accumulators.stage(index, part, method.increments(context[part]))
         accumulators.finish_staging()
-
-    def _begin_step(self, step: int, updated: bool) -> None:
-        """Make room for what the method keeps from now on, or free it after the last mask update.
-
-        Collective for a method with a `block`: every rank must call this.
-        """
-        if self.state.declared(step) != self.state.accumulators.declared:
-            self.state.reset_accumulators(step)
-        elif updated:
-            self.state.accumulators.begin_interval()
 
     def _select(self, update: MaskUpdate, step: int) -> tuple[UpdateRecord, list[Tensor], list[Tensor]]:
         """Select the new packed masks, and record the update. Collective: every rank must call this.
@@ -241,11 +234,19 @@ class Pruner:
         def scorer(context: ShardContext) -> Scorer:
             return Scorer(lambda part: scores(context[part]), method.absolute, product(context))
 
-        newest = self.state.accumulators.newest
-        scorers = [scorer(self._context(index, step, newest(index))) for index in range(len(layout.shards))]
+        newest, inputs = self.state.accumulators.newest, self._input_norms()
+        contexts = [self._context(index, step, newest(index)) for index in range(len(layout.shards))]
+        scorers = [scorer(replace(each, inputs=found)) for each, found in zip(contexts, inputs, strict=True)]
         if SCOPES.get(self.state.pruning.scope).normalized:
             scorers = normalize(layout.shards, scorers, layout.master_device, self.state.comm)
         return scorers
+
+    def _input_norms(self) -> Sequence[Tensor | None]:
+        """Return the norms of the inputs of each tensor, for a method that reads them."""
+        layout, sums = self.state.layout, self.state.accumulators.inputs
+        if sums is None:
+            return [None] * len(layout.shards)
+        return [norms.to(layout.master_device) for norms in sums.norms(self.state.pruning.method)]
 
     def _context(self, index: int, step: int, accumulators: Mapping[str, Tensor]) -> ShardContext:
         shard, layout = self.state.layout.shards[index], self.state.layout

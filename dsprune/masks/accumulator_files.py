@@ -1,18 +1,22 @@
 """Accumulators on disk: one safetensors file per rank beside the masks, which the masks' manifest lists.
 
 folder/accumulators-00000-of-00004.safetensors   values by "accumulator/tensor", of the slices that rank 0 owned
+
+Sums over the inputs of matrices, "inputs/tensor", are the same on every rank, and in the file of rank 0.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dsprune.errors import UserError
 from dsprune.masks.accumulator_set import AccumulatorSet
 from dsprune.masks.manifest import MANIFEST, FileEntry, MaskManifest
 from dsprune.masks.slice_files import read_pieces, write_slices
 from dsprune.methods.method import Accumulator
+from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
 
 __all__ = ["declared_dtypes", "read_accumulators", "write_accumulators"]
@@ -20,21 +24,18 @@ __all__ = ["declared_dtypes", "read_accumulators", "write_accumulators"]
 
 def declared_dtypes(accumulators: AccumulatorSet) -> dict[str, str]:
     """Return the number format of each accumulator by name, as a manifest lists them."""
-    return {kept.name: _dtype_name(kept) for kept in accumulators.declared}
+    inputs = {} if accumulators.inputs is None else {"inputs": "float64, of matrices"}
+    return {kept.name: _dtype_name(kept) for kept in accumulators.declared} | inputs
 
 
 def write_accumulators(folder: Path, accumulators: AccumulatorSet, comm: Comm) -> FileEntry | None:
     """Write this rank's file, and return its record; None if there are no accumulators."""
-    if not accumulators.declared:
+    rows = _of_weights(accumulators) + (_of_inputs(accumulators) if comm.rank == 0 else [])
+    if not rows:
         return None
-    entries = {
-        f"{name}/{shard.tensor.name}": value
-        for shard, row in zip(accumulators.shards, accumulators.values, strict=True)
-        for name, value in row.items()
-        if shard.numel
-    }
+    entries = {key: value.clone() for shard, row in rows if shard.numel for key, value in row.items()}
     path = folder / f"accumulators-{comm.rank:05d}-of-{comm.size:05d}.safetensors"
-    return write_slices(path, accumulators.shards, entries)
+    return write_slices(path, [shard for shard, _ in rows], entries)
 
 
 def read_accumulators(folder: Path, manifest: MaskManifest, accumulators: AccumulatorSet) -> None:
@@ -49,18 +50,37 @@ def read_accumulators(folder: Path, manifest: MaskManifest, accumulators: Accumu
             f"{folder / MANIFEST}: holds {_listed(manifest.accumulators)}, and pruning.method keeps {_listed(ours)}: "
             f"resume with the method that it was written with"
         )
-    if not ours:
-        return
+    rows = _of_weights(accumulators) + _of_inputs(accumulators)
+    named = {shard.tensor.name: row for shard, row in rows}
 
     def content(name: str, numel: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-        return {f"{kept.name}/{name}": (kept.dtype, kept.shape(numel)) for kept in accumulators.declared}
+        return {key: (value.dtype, (numel, *value.shape[1:])) for key, value in named[name].items()}
 
-    for piece in read_pieces(
-        folder, manifest.accumulator_files, accumulators.shards, content, "accumulators"
-    ):
-        tensor = accumulators.shards[piece.index].tensor
-        for name, value in accumulators.values[piece.index].items():
-            value[piece.here].copy_(piece.entries[f"{name}/{tensor.name}"][piece.there])
+    shards = [shard for shard, _ in rows]
+    for piece in read_pieces(folder, manifest.accumulator_files, shards, content, "accumulators"):
+        for key, value in rows[piece.index][1].items():
+            value[piece.here].copy_(piece.entries[key][piece.there])
+
+
+Row = tuple[Shard, dict[str, Tensor]]
+"""A shard, and what is kept of it by name in a file."""
+
+
+def _of_weights(accumulators: AccumulatorSet) -> list[Row]:
+    return [
+        (shard, {f"{name}/{shard.tensor.name}": value for name, value in row.items()})
+        for shard, row in zip(accumulators.shards, accumulators.values, strict=True)
+        if accumulators.declared
+    ]
+
+
+def _of_inputs(accumulators: AccumulatorSet) -> list[Row]:
+    inputs = accumulators.inputs
+    if inputs is None:
+        return []
+    return [
+        (shard, {shard.tensor.name: sums}) for shard, sums in zip(inputs.shards, inputs.values, strict=True)
+    ]
 
 
 def _dtype_name(kept: Accumulator) -> str:

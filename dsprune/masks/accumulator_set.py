@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dsprune.kernels.block_products import products
+from dsprune.masks.input_sums import InputSums
 from dsprune.masks.shared_blocks import Piece, SharedBlocks
 from dsprune.methods.method import Accumulator
 from dsprune.model.shard import Shard
@@ -29,11 +30,13 @@ class AccumulatorSet:
         declared: what is kept for each weight; nothing after the last mask update.
         device: of the values.
         shared_blocks: the blocks that ranks share, for accumulators of products; it has their block.
+        inputs: what is kept of the inputs of matrices, if anything is.
 
     Attributes:
         shards: as given.
         declared: as given.
         values: of each shard, the values by name, each `[shard.numel]` or `[shard.numel, width]`.
+        inputs: as given.
     """
 
     def __init__(
@@ -42,7 +45,9 @@ class AccumulatorSet:
         declared: Sequence[Accumulator],
         device: torch.device | str = "cpu",
         shared_blocks: SharedBlocks | None = None,
+        inputs: InputSums | None = None,
     ) -> None:
+        self.inputs = inputs
         self.shards, self.declared, self._shared_blocks = tuple(shards), tuple(declared), shared_blocks
         self._device = torch.device(device)
         self.values: tuple[dict[str, Tensor], ...] = tuple(
@@ -63,7 +68,9 @@ class AccumulatorSet:
     @property
     def nbytes(self) -> int:
         """Bytes of the values on this rank."""
-        return sum(value.numel() * value.element_size() for row in self.values for value in row.values())
+        inputs = () if self.inputs is None else self.inputs.values
+        values = [*inputs, *(value for row in self.values for value in row.values())]
+        return sum(value.numel() * value.element_size() for value in values)
 
     def parts(self, index: int) -> Iterator[slice]:
         """Yield the parts of a shard that are staged one after another."""
@@ -114,6 +121,8 @@ class AccumulatorSet:
 
     def settle(self, *, applied: bool) -> None:
         """Add what is staged if the step was applied, and drop it otherwise."""
+        if self.inputs is not None:
+            self.inputs.settle(applied=applied)
         if applied and self._is_staged:
             for index in range(len(self.shards)):
                 for kept in self.declared:
@@ -122,6 +131,8 @@ class AccumulatorSet:
 
     def begin_interval(self) -> None:
         """Begin at zero again, after a mask update, with all that is not kept for the whole run."""
+        if self.inputs is not None:
+            self.inputs.begin_interval()
         for row in self.values:
             for kept in self.declared:
                 if not kept.whole_run:

@@ -13,7 +13,6 @@ from torch import Tensor
 from dsprune.errors import UserError
 from dsprune.kernels.product import Product
 from dsprune.model.shard import PrunableTensor
-from dsprune.recipe import Pruning
 from dsprune.registry import METHODS
 
 __all__ = [
@@ -23,7 +22,6 @@ __all__ = [
     "Method",
     "RegrowingMethod",
     "ShardContext",
-    "check_method",
     "find_method",
 ]
 
@@ -78,6 +76,7 @@ class ShardContext:
         kept: boolean mask of the weights before the mask update, for methods with a `block`.
         num_steps: number of steps over which the accumulators are summed, at a mask update.
         damping: the recipe's `pruning.damping`.
+        inputs: norms of the inputs of the tensor's matrices, for methods that read them; they read `input_norms()`.
     """
 
     tensor: PrunableTensor
@@ -92,6 +91,7 @@ class ShardContext:
     kept: Tensor | None = None
     num_steps: int = 1
     damping: float = DAMPING
+    inputs: Tensor | None = None
 
     def __post_init__(self) -> None:
         assert len(self.positions) == self.weight.numel(), self.tensor
@@ -118,6 +118,13 @@ class ShardContext:
         unscaled = gradient if self.loss_scale == 1.0 else gradient / self.loss_scale
         return unscaled.nan_to_num(0.0, 0.0, 0.0)
 
+    def input_norms(self) -> Tensor:
+        """Return the norm of the input that each weight multiplies, float32."""
+        assert self.inputs is not None, "the method does not declare reads_inputs"
+        positions = self.positions
+        flat = torch.arange(positions.start, positions.stop, positions.step, device=self.inputs.device)
+        return self.inputs[self.tensor.inputs_at(flat)]
+
 
 class Method(ABC):
     """Determines which weights are pruned first.
@@ -136,6 +143,8 @@ class Method(ABC):
         needs: names of the optimizer's state that the method reads, such as `("exp_avg_sq",)`; a run whose
             optimizer does not keep it is refused before it starts.
         accumulators: what the method keeps for each weight. None: it costs no memory and no time between mask updates.
+        reads_inputs: whether the scores read the norms of the inputs that the weights multiply, over the steps that
+            count for the mask update.
     """
 
     absolute: ClassVar[bool] = False
@@ -143,6 +152,7 @@ class Method(ABC):
     block: ClassVar[int] = 1
     needs: ClassVar[tuple[str, ...]] = ()
     accumulators: ClassVar[tuple[Accumulator, ...]] = ()
+    reads_inputs: ClassVar[bool] = False
 
     def increments(self, context: ShardContext) -> Mapping[str, Tensor]:
         """Return what a step adds to each accumulator, by name, one float32 value per weight.
@@ -208,72 +218,3 @@ def find_method(name: str) -> type[Method]:
                 f"pruning.method: {name!r}: its accumulator {kept.name!r} is {kept.dtype}: use float32 or bfloat16"
             )
     return found
-
-
-def check_method(pruning: Pruning) -> None:
-    """Check that the settings of a recipe fit its method.
-
-    Raises:
-        UserError: a setting has no meaning for the method, or the method needs another one.
-    """
-    method = find_method(pruning.method)
-    regrows = issubclass(method, RegrowingMethod)
-    if regrows and pruning.curve == "one-shot":
-        raise UserError(
-            f"pruning.curve: 'one-shot' has one mask update, and {pruning.method!r} lets weights grow back at all but "
-            f"the last: choose another curve, such as constant"
-        )
-    if regrows and pruning.curve == "alternating":
-        raise UserError(
-            f"pruning.curve: 'alternating' lets all weights grow back in turn, and {pruning.method!r} some at each "
-            f"mask update: choose constant, or another method, such as magnitude"
-        )
-    if regrows and pruning.pattern != "unstructured":
-        raise UserError(
-            f"pruning.pattern: value {pruning.pattern}: {pruning.method!r} lets single weights grow back, which breaks "
-            f"the pattern: use unstructured, or a method that lets none grow back, such as fisher"
-        )
-    if not regrows and pruning.curve == "constant":
-        raise UserError(
-            f"pruning.curve: with 'constant' only the first mask update prunes, and {pruning.method!r} lets no weight "
-            f"grow back: use one-shot"
-        )
-    if not regrows and pruning.drop is not None:
-        raise UserError(
-            f"pruning.drop: value {pruning.drop}: {pruning.method!r} lets no weight grow back: leave it out"
-        )
-    if pruning.first_method is not None:
-        _check_first(pruning.first_method, pruning.method, regrows=regrows)
-    compensates = issubclass(method, CompensatingMethod)
-    if compensates and pruning.pattern != "unstructured":
-        raise UserError(
-            f"pruning.pattern: value {pruning.pattern}: {pruning.method!r} scores and moves single weights: use "
-            f"unstructured, or another method, such as fisher"
-        )
-    for name in ("damping", "recomputations"):
-        if not compensates and (value := getattr(pruning, name)) is not None:
-            raise UserError(
-                f"pruning.{name}: value {value}: {pruning.method!r} has no use for it: leave it out"
-            )
-    first = find_method(pruning.first_method or pruning.method)
-    accumulators = (*first.accumulators, *method.accumulators)
-    if pruning.window is not None and all(kept.whole_run for kept in accumulators):
-        raise UserError(
-            f"pruning.window: value {pruning.window}: {pruning.method!r} does not accumulate from one mask update to "
-            f"the next: leave it out"
-        )
-
-
-def _check_first(name: str, then: str, *, regrows: bool) -> None:
-    """Check the method of the first mask update."""
-    first = find_method(name)
-    if not regrows:
-        raise UserError(
-            f"pruning.first_method: value {name}: {then!r} lets no weight grow back, and scores every mask update: "
-            f"leave it out"
-        )
-    if issubclass(first, RegrowingMethod) or first.block > 1 or first.needs:
-        raise UserError(
-            f"pruning.first_method: value {name}: the first mask is made by a method that scores single weights, reads "
-            f"nothing of the optimizer and lets none grow back: use snip, magnitude or random"
-        )

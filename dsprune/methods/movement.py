@@ -14,9 +14,9 @@ class Movement(Method):
     """Score a weight by how far training moves it away from zero: by the sum of -w g over all steps so far.
 
     A weight w with the gradient g moves away from zero where w g is negative. So the sum is high where training needs
-    a weight, whatever its size. In scope `uniform` this is the hard movement pruning of the source; in scope `global`
-    all tensors share one threshold, as in its soft variant, whose sparsity cannot be set exactly. Unlike there, a
-    pruned weight has no gradient through its mask, and stays pruned.
+    a weight, whatever its size. In scope `uniform` the tensors are pruned alike, as in the hard variant of the source;
+    `soft-movement` is about the other. Unlike there, a pruned weight has no gradient through its mask, and stays
+    pruned.
 
     Formula: score = -sum of w g, over every step since the start of the run.
     Source: Sanh et al., Movement Pruning, 2020.

@@ -48,13 +48,19 @@ class RankMemory:
 
 
 def rank_memory(
-    num_weights: int, num_prunable: int, stage: int, world_size: int, precision: str, kept_bytes: int = 0
+    num_weights: int,
+    num_prunable: int,
+    stage: int,
+    world_size: int,
+    precision: str,
+    kept_bytes: int = 0,
+    input_bytes: int = 0,
 ) -> RankMemory:
     """Return the memory of one rank under ZeRO.
 
     With P weights, N ranks and b bytes per working weight, each rank holds `b P` bytes of weights, `b P` of
-    gradients, `4 P` of master weights, `8 P` of moments, and one bit and `kept_bytes` per prunable weight. Divided by
-    N are
+    gradients, `4 P` of master weights, `8 P` of moments, one bit and `kept_bytes` per prunable weight, and
+    `input_bytes` of sums over inputs. Divided by N are
 
     * from stage 1 on, the master weights, moments, masks and accumulators (sharded as the master weights are);
     * from stage 2 on, the gradients;
@@ -77,12 +83,17 @@ def rank_memory(
         master=share(_master_bytes(num_weights, stage, precision), from_stage=1),
         moments=share(MOMENTS_BYTES * num_weights, from_stage=1),
         masks=share(_mask_bytes(num_prunable), from_stage=1),
-        accumulators=share(kept_bytes * num_prunable, from_stage=1),
+        accumulators=share(kept_bytes * num_prunable, from_stage=1) + input_bytes,
     )
 
 
 def checkpoint_bytes(
-    num_weights: int, num_prunable: int, stage: int, precision: str, kept_bytes: int = 0
+    num_weights: int,
+    num_prunable: int,
+    stage: int,
+    precision: str,
+    kept_bytes: int = 0,
+    input_bytes: int = 0,
 ) -> int:
     """Return the bytes of one checkpoint on disk, summed over all ranks.
 
@@ -95,7 +106,7 @@ def checkpoint_bytes(
     """
     working = 0 if stage == 3 else PRECISION_BYTES[precision] * num_weights
     state = _master_bytes(num_weights, stage, precision) + MOMENTS_BYTES * num_weights
-    return working + state + _mask_bytes(num_prunable) + kept_bytes * num_prunable
+    return working + state + _mask_bytes(num_prunable) + kept_bytes * num_prunable + input_bytes
 
 
 def _master_bytes(num_weights: int, stage: int, precision: str) -> int:

@@ -6,6 +6,8 @@ from math import prod
 
 from torch import Tensor
 
+from dsprune.recipe.pattern import matrix_shape
+
 __all__ = ["PrunableTensor", "ShapeOf", "Shard", "plain_name", "plain_shape"]
 
 ShapeOf = Callable[[Tensor], tuple[int, ...]]
@@ -47,6 +49,15 @@ class PrunableTensor:
     def numel(self) -> int:
         """Number of weights."""
         return prod(self.shape)
+
+    @property
+    def num_inputs(self) -> int:
+        """Number of inputs of each of its matrices."""
+        return self.shape[-2] if self.inputs_first else matrix_shape(self.shape)[-1]
+
+    def inputs_at(self, positions: Tensor) -> Tensor:
+        """Return the index of the input that each weight multiplies, from the weights' flat indices."""
+        return (positions // self.shape[-1] if self.inputs_first else positions) % self.num_inputs
 
 
 @dataclass(frozen=True)

@@ -109,9 +109,14 @@ class Comm:
         return result.cpu()
 
 
-def world_comm(ranks: Ranks) -> Comm:
-    """Return the default process group, or this process alone if there is one rank."""
-    return Comm(dist.group.WORLD if ranks.world_size > 1 else None)
+def world_comm(ranks: Ranks, device: torch.device | str = "cpu") -> Comm:
+    """Return the default process group, or this process alone if there is one rank.
+
+    Args:
+        ranks: this process among all.
+        device: as for `Comm`.
+    """
+    return Comm(dist.group.WORLD if ranks.world_size > 1 else None, device)
 
 
 def gather_in_order(items: Mapping[int, T], comm: Comm) -> list[T]:

@@ -102,15 +102,16 @@ class Pruning(Section):
 
     method: Annotated[str, Named(METHODS)] = "fisher"
     """How weights are scored; the lowest scores are pruned first. `magnitude` is gradual magnitude pruning; `fisher`
-    also reads the optimizer's second moments; `rigl` and `set` let weights grow back. Default: `fisher`."""
+    also reads the optimizer's second moments, `wanda` the inputs of matrices; `rigl` and `set` let weights grow back.
+    Default: `fisher`."""
 
     first_method: Annotated[str, Named(METHODS)] | None = None
     """Methods that let weights grow back (`rigl`, `set`): the method that makes the first mask, such as `snip` or
     `random`; nothing grows back then. Default: null = `method`, which drops and grows there too."""
 
     window: Count | None = None
-    """Methods that accumulate from one mask update to the next (`snip`, `empirical-fisher`, `obert`): number of last
-    steps whose gradients count, that of the mask update included. Default: null = all since the mask update before."""
+    """Methods that accumulate from one mask update to the next (`snip`, `empirical-fisher`, `obert`, `wanda`): number
+    of last steps that count, that of the mask update included. Default: null = all since the mask update before."""
 
     drop: float | None = Field(default=None, gt=0, lt=1)
     """Methods that let weights grow back (`rigl`, `set`): fraction of the kept weights that the first mask update drops
@@ -123,16 +124,16 @@ class Pruning(Section):
     """Method `obert`: parts into which a mask update is divided; the scores are computed again before each. Default:
     null = 1."""
 
-    scope: Annotated[str, Named(SCOPES)] = "global"
-    """Which weights are ranked together: all prunable weights (global), those of each tensor (uniform), or all of
-    them with scores divided by the root mean square of their tensor's scores (normalized). `erk` ranks those of each
-    tensor, and keeps the more of a matrix, the smaller it is (Erdos-Renyi kernel). `row` ranks those of each row, so
-    every output keeps the same number of inputs (fixed fan-in). Default: `global`."""
-
     pattern: Annotated[str, AfterValidator(check_pattern)] = UNSTRUCTURED.text
     """Which weights of a matrix are pruned together: each by itself (unstructured); `N:M` keeps the N highest scores of
     every M neighbouring inputs, as in `"2:4"`; blocks of HEIGHTxWIDTH weights, outputs x inputs, such as `1x4`, `4x1`
     or `16x16`; or whole outputs (rows). Default: `unstructured`."""
+
+    scope: Annotated[str, Named(SCOPES)] = Field(default_factory=lambda values: _own_scope(values))
+    """Which weights are ranked together: all prunable weights (global), those of each tensor (uniform), or all of
+    them with scores divided by the root mean square of their tensor's scores (normalized). `erk` ranks those of each
+    tensor, and keeps the more of a matrix, the smaller it is (Erdos-Renyi kernel). `row` ranks those of each row, so
+    every output keeps the same number of inputs (fixed fan-in). Default: `global`; with method `wanda`, `row`."""
 
     only: tuple[Glob, ...] = ()
     """Glob patterns of the matrices to prune, in place of those of the encoder and decoder blocks. Norms and biases
@@ -225,6 +226,11 @@ class Pruning(Section):
                 "one-shot has one mask update, at pruning.start: leave this out or choose another curve"
             )
         return value
+
+
+def _own_scope(values: dict[str, Any]) -> str:
+    """Return the scope of a recipe that names none, given the fields before it."""
+    return "row" if values.get("method") == "wanda" and values.get("pattern") != "rows" else "global"
 
 
 def _fixed_sparsity(text: Any) -> float | None:

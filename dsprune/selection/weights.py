@@ -1,10 +1,12 @@
 """The weights of a model that a recipe prunes, and whether target and pattern fit them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from dsprune.errors import UserError
+from dsprune.methods.method import find_method
+from dsprune.model.inputs import is_seen
 from dsprune.model.orientation import has_inputs_first
 from dsprune.model.prunable import Choice, choose_weights
 from dsprune.model.shard import PrunableTensor, ShapeOf, plain_name, plain_shape
@@ -25,6 +27,8 @@ def weights_to_prune(model: nn.Module, pruning: Pruning, shape_of: ShapeOf = pla
     choice = choose_weights(
         model, pruning.include, pruning.exclude, pruning.sparsities, pruning.only, shape_of=shape_of
     )
+    if find_method(pruning.method).reads_inputs:
+        _check_seen(model, choice.tensors, pruning.method)
     _check_rows(choice.tensors, pruning)
     if pruning.pattern != UNSTRUCTURED.text:
         _check_orientation(model, choice.tensors, f"pruning.pattern: value {pruning.pattern}", "unstructured")
@@ -45,15 +49,33 @@ def _check_rows(tensors: Sequence[PrunableTensor], pruning: Pruning) -> None:
             )
 
 
-def _check_orientation(model: nn.Module, tensors: Sequence[PrunableTensor], field: str, other: str) -> None:
-    """Check that it is known of every tensor which dimension is the input."""
+def _owners(
+    model: nn.Module, tensors: Sequence[PrunableTensor]
+) -> Iterator[tuple[PrunableTensor, Tensor, Sequence[nn.Module]]]:
+    """Yield each tensor with its parameter and the modules that have it."""
     owners: dict[int, list[nn.Module]] = {}
     for module in model.modules():
         for weight in module.parameters(recurse=False):
             owners.setdefault(id(weight), []).append(module)
-    keys = {plain_name(name): id(weight) for name, weight in model.named_parameters()}
+    weights = {plain_name(name): weight for name, weight in model.named_parameters()}
     for tensor in tensors:
-        modules = owners[keys[tensor.name]]
+        weight = weights[tensor.name]
+        yield tensor, weight, owners[id(weight)]
+
+
+def _check_seen(model: nn.Module, tensors: Sequence[PrunableTensor], method: str) -> None:
+    """Check that all that a tensor multiplies is the input of a module."""
+    for tensor, weight, modules in _owners(model, tensors):
+        if not all(is_seen(module, weight) for module in modules):
+            raise UserError(
+                f"pruning.method: value {method}: {tensor.name} is of a {type(modules[0]).__name__}, of which the "
+                f"input is not seen: leave it out with pruning.exclude, or use another method, such as fisher"
+            )
+
+
+def _check_orientation(model: nn.Module, tensors: Sequence[PrunableTensor], field: str, other: str) -> None:
+    """Check that it is known of every tensor which dimension is the input."""
+    for tensor, _, modules in _owners(model, tensors):
         if all(has_inputs_first(module) is None for module in modules):
             raise UserError(
                 f"{field}: {tensor.name} is of a {type(modules[0]).__name__}, of which is not known which dimension is "

@@ -128,7 +128,8 @@ def random_context(
     generator = torch.Generator().manual_seed(7)
     weight, gradient, exp_avg, exp_avg_sq = torch.randn(4, tensor.numel, generator=generator)
     state = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq.square()}
-    context = ShardContext(tensor, range(tensor.numel), weight, gradient, state, seed, step)
+    inputs = torch.rand(tensor.num_inputs, generator=generator)
+    context = ShardContext(tensor, range(tensor.numel), weight, gradient, state, seed, step, inputs=inputs)
     if method is None or not method.accumulators:
         return context
     zeros = {

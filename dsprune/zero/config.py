@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from dsprune.errors import UserError
-from dsprune.methods.method import check_method
+from dsprune.methods.checks import check_method
 from dsprune.recipe import Recipe
 from dsprune.utils.documents import read_json
 from dsprune.utils.installation import shipped_folder, shipped_names

@@ -16,7 +16,7 @@ from collections.abc import Iterable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from dsprune.model.shard import PrunableTensor, Shard, plain_name
@@ -41,6 +41,7 @@ class ZeroLayout(ABC):
         tensors: the prunable tensors.
 
     Attributes:
+        module: the model.
         parameters: the parameter of each tensor.
         shards: one shard a tensor, in the order of `tensors`; `numel` is 0 where this rank owns nothing.
         group: the process group whose ranks' shards together make up each tensor once; None where every
@@ -50,7 +51,7 @@ class ZeroLayout(ABC):
     """
 
     def __init__(self, engine: "DeepSpeedEngine", tensors: Sequence[PrunableTensor]) -> None:
-        self._module = engine.module
+        self.module: nn.Module = engine.module
         named = self._named_parameters()
         self.parameters: list[ZeroParameter] = [named[tensor.name] for tensor in tensors]
         self.base_optimizer: torch.optim.Optimizer = engine.basic_optimizer
@@ -133,7 +134,7 @@ class ZeroLayout(ABC):
         return None
 
     def _named_parameters(self) -> dict[str, ZeroParameter]:
-        return {plain_name(name): parameter for name, parameter in self._module.named_parameters()}
+        return {plain_name(name): parameter for name, parameter in self.module.named_parameters()}
 
     def find_misplaced(self) -> str | None:
         """Return the name of a tensor whose working copy is not its rounded master weight; None if all agree."""

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import deepspeed
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.functional import layer_norm, linear
 
 import dsprune
 from dsprune.masks.manifest import MANIFEST
@@ -21,8 +23,9 @@ from dsprune.recipe import Recipe
 from dsprune.selection.compensate import block_bytes
 from dsprune.selection.groups import Group, update_groups
 from dsprune.selection.traffic import update_bytes
-from dsprune.testing.engines import STEPS, pruning_engine
+from dsprune.testing.engines import BATCH, STEPS, pruning_engine
 from dsprune.testing.methods import regrow_dense, select_dense
+from dsprune.testing.tiny import batch
 from dsprune.testing.whole import gather, whole_masks
 from dsprune.utils.randomness import hash_text, mix64
 from tests.engine import scenarios
@@ -60,10 +63,38 @@ def accumulators(engine: dsprune.PruningEngine) -> dict[str, Tensors]:
     def numbers(each: Accumulator, column: int) -> Callable[[int], Tensor]:
         return lambda index: kept.values[index][each.name].view(-1, each.width)[:, column]
 
-    return {
+    found = {
         each.name: [tensor for column in range(each.width) for tensor in whole(pruner, numbers(each, column))]
         for each in kept.declared
     }
+    return found if kept.inputs is None else found | {"inputs": [sums.clone() for sums in kept.inputs.values]}
+
+
+def squares_of_inputs(engine: dsprune.PruningEngine) -> Tensors:
+    """The squares of the inputs of each matrix of the tiny model, of the batch of a step on all ranks."""
+    parameters = dict(engine.module.named_parameters())
+    with deepspeed.zero.GatheredParameters(
+        list(parameters.values()), enabled=engine.zero_optimization_stage() == 3
+    ):
+        values = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    x, found = values["embed.weight"][batch(engine.applied_steps, BATCH, 0, 1)["tokens"]].mean(dim=1), []
+    for block in (f"blocks.{place}" for place in range(3)):
+        hidden = linear(x, values[f"{block}.up.weight"], values[f"{block}.up.bias"]).relu()
+        found += [rows.double().square().sum(0) for rows in (x, hidden)]
+        out = linear(hidden, values[f"{block}.down.weight"], values[f"{block}.down.bias"])
+        x = layer_norm(x + out, (7,), values[f"{block}.norm.weight"], values[f"{block}.norm.bias"])
+    return found
+
+
+def select_dense_rows(scores: Tensors, kept: Tensors, groups: list[Group]) -> Tensors:
+    """The selection of `select_dense`, with each row of a matrix as a tensor of its own."""
+    new = list(kept)
+    for group in groups:
+        [place], row = group.tensors, group.row
+        number = group.num_pruned // group.num_rows
+        rows = [Group("row", (index,), row, number) for index in range(group.num_rows)]
+        new[place] = torch.cat(select_dense(scores[place].split(row), kept[place].split(row), rows))
+    return new
 
 
 class Oracle:
@@ -78,6 +109,8 @@ class Oracle:
         self.moved: Tensors = []
         self.weights: Tensors = []
         self.gradients: Tensors = []
+        self.inputs: Tensors = []
+        self.adam: torch.optim.Adam | None = None
 
     def see(self, engine: dsprune.PruningEngine) -> None:
         pruner = pruner_of(engine)
@@ -85,6 +118,8 @@ class Oracle:
             whole(pruner, pruner.layout.weight),
             whole(pruner, pruner.layout.gradient),
         )
+        if self.pruning.method == "wanda":
+            self.inputs = squares_of_inputs(engine)
 
     def masks_after(self, engine: dsprune.PruningEngine, step: int, kept: Tensors) -> Tensors:
         """The masks after the step that was seen; `kept` are those before it."""
@@ -94,12 +129,14 @@ class Oracle:
         if pruning.first_method is not None and step <= first:
             pruning = pruning.model_copy(update={"method": pruning.first_method})
         counts = update is not None and (pruning.window is None or update.step - step < pruning.window)
-        if pruning.method in ADDED and counts:
+        if (pruning.method in ADDED or self.inputs) and counts:
             pairs = zip(self.weights, self.gradients, strict=True)
-            added = [ADDED[pruning.method](weight, gradient) for weight, gradient in pairs]
+            added = self.inputs or [ADDED[pruning.method](weight, gradient) for weight, gradient in pairs]
             self.sums = added if self.sums is None else [a + b for a, b in zip(self.sums, added, strict=True)]
         if pruning.method == "obert" and counts:
             self.seen.append(self.gradients)
+        if pruning.method == "soft-movement" and counts:
+            self.sums = self._trained()
         self.moved = []
         if update is None or update.step != step:
             return kept
@@ -113,10 +150,22 @@ class Oracle:
             return regrow_dense([w.abs() for w in self.weights], growth, kept, groups, fraction)
         if pruning.method == "obert":
             return self._obs(kept, groups)
-        masks = select_dense(self._scores(), kept, groups)
-        if pruning.method != "movement":
+        select = select_dense_rows if pruning.scope == "row" else select_dense
+        masks = select(self._scores(), kept, groups)
+        if not pruning.method.endswith("movement"):
             self.sums = None
         return masks
+
+    def _trained(self) -> Tensors:
+        """The scores after a step of Adam, whose gradients are the weights times theirs."""
+        if self.adam is None:
+            scores = [torch.nn.Parameter(torch.zeros_like(weight)) for weight in self.weights]
+            self.adam = torch.optim.Adam(scores, lr=1.0)
+        trained = self.adam.param_groups[0]["params"]
+        for score, weight, gradient in zip(trained, self.weights, self.gradients, strict=True):
+            score.grad = weight * gradient
+        self.adam.step()
+        return [score.detach().clone() for score in trained]
 
     def _obs(self, kept: Tensors, groups: list[Group]) -> Tensors:
         """The masks and weights of the Optimal Brain Surgeon in blocks, by inverting one matrix after another."""
@@ -140,6 +189,9 @@ class Oracle:
     def _scores(self) -> Tensors:
         if self.pruning.method == "magnitude":
             return [weight.abs() for weight in self.weights]
+        if self.pruning.method == "wanda":
+            rows = zip(self.weights, self.sums or [], strict=True)
+            return [(w.view(-1, len(x)) * x.sqrt().float()).abs().view(-1) for w, x in rows]
         if self.pruning.method != "empirical-fisher":
             return self.sums or []
         pairs = zip(self.weights, self.sums or [], strict=True)

@@ -16,11 +16,16 @@ from tests.engine import accumulating
 PRUNABLE = 630
 PRECISIONS = {0: "fp32", 1: "bf16", 2: "fp32", 3: "bf16"}
 
+ONE_SHOT = {"start": 3, "end": None, "first": None, "updates": None}
+
 METHODS: dict[str, dict[str, Any]] = {
     "movement": {"method": "movement", "scope": "uniform"},
+    "soft-movement": {"method": "soft-movement"},
     "snip": {"method": "snip"},
     "empirical-fisher": {"method": "empirical-fisher", "window": 2},
     "obert": {"method": "obert", "window": 3},
+    "wanda": {"method": "wanda"},
+    "wanda in one shot": {"method": "wanda", "scope": "global", "curve": "one-shot", "window": 2, **ONE_SHOT},
     "rigl": {"method": "rigl"},
     "constant": {"method": "rigl", "curve": "constant", "scope": "erk", "first": None},
     "set": {"method": "set", "scope": "erk"},
@@ -35,6 +40,9 @@ def recipe_of(name: str, precision: str = "fp32") -> Recipe:
 
 FURTHER = {
     "obert": ((1, 0), (2, 1), (3, 2), (3, 3)),
+    "soft-movement": ((3, 1), (2, 3)),
+    "wanda": ((1, 1), (3, 2), (2, 3), (2, 0)),
+    "wanda in one shot": ((2, 1), (3, 3)),
     "alternating": ((1, 0), (2, 1), (3, 2), (2, 3)),
     "rigl after snip": ((2, 1), (2, 3)),
 }
@@ -55,10 +63,12 @@ def test_masks_memory_and_counts_are_those_of_one_process(ranks: RankPool, stage
     recipe = recipe_of(name, precision)
     assert recipe.pruning is not None
     kept_bytes = find_method(recipe.pruning.first_method or recipe.pruning.method).bytes_per_weight()
-    planned = rank_memory(PRUNABLE, PRUNABLE, stage, ranks.size, precision, kept_bytes).accumulators
+    reads_inputs = find_method(recipe.pruning.method).reads_inputs
+    inputs = 8 * 3 * (7 + 15) if reads_inputs else 0
+    planned = rank_memory(PRUNABLE, PRUNABLE, stage, ranks.size, precision, kept_bytes, inputs).accumulators
     answers = ranks.run(ranks.size, accumulating.check_run, ds_config(stage, precision), recipe)
     sizes = [nbytes for nbytes, _ in answers]
-    if stage == 0:
+    if stage == 0 or reads_inputs:
         assert sizes == [planned] * ranks.size
     else:
         assert (
@@ -75,9 +85,12 @@ def test_masks_memory_and_counts_are_those_of_one_process(ranks: RankPool, stage
         (0, "snip"),
         (1, "set"),
         (2, "movement"),
+        (1, "soft-movement"),
         (3, "empirical-fisher"),
         (3, "rigl"),
         (3, "obert"),
+        (3, "wanda"),
+        (0, "wanda"),
         (2, "alternating"),
         (1, "rigl after snip"),
     ],
@@ -115,7 +128,7 @@ def test_a_loss_scale_is_not_accumulated(two_ranks: RankPool) -> None:
 
 def test_accumulators_move_to_other_stages_and_numbers_of_ranks(two_ranks: RankPool, tmp_path: Path) -> None:
     saved = {}
-    for name in ("movement", "obert"):
+    for name in ("movement", "obert", "wanda"):
         [saved[name], _] = two_ranks.run(
             2, accumulating.save, ds_config(3), recipe_of(name), str(tmp_path / name)
         )

@@ -63,7 +63,10 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_a_shipped_recipe_loads_and_plans(name: str, folder_of: Callable[[str], Path]) -> None:
-    recipe = load_recipe(name, [f"model.path={folder_of(name)}", "task.train=null"])
+    overrides, asked = [f"model.path={folder_of(name)}", "task.train=null"], load_recipe(name)
+    if asked.distillation and asked.model and asked.distillation.teacher == asked.model.path:
+        overrides.append(f"distillation.teacher={folder_of(name)}")
+    recipe = load_recipe(name, overrides)
     console = Console(file=io.StringIO(), width=200)
     plan(recipe, min(8, recipe.budget.batch), None, 67_349, None, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]

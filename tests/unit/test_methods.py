@@ -11,7 +11,8 @@ import torch
 import yaml
 
 from dsprune.errors import UserError
-from dsprune.methods.method import Accumulator, Method, ShardContext, check_method, find_method
+from dsprune.methods.checks import check_method
+from dsprune.methods.method import Accumulator, Method, ShardContext, find_method
 from dsprune.model.shard import PrunableTensor
 from dsprune.recipe import Pruning
 from dsprune.registry import METHODS
@@ -117,6 +118,24 @@ STEPS = [([1.0, -2.0, 0.0], [0.5, 0.25, 9.0]), ([2.0, -1.0, 0.0], [-0.5, 1.0, 9.
 )
 def test_scores_of_two_steps(name: str, scores: list[float]) -> None:
     torch.testing.assert_close(METHODS.get(name)().scores(after_steps(name, STEPS)), torch.tensor(scores))
+
+
+def test_soft_movement_trains_its_scores_as_adam_does() -> None:
+    method, generator = METHODS.get("soft-movement")(), torch.Generator().manual_seed(0)
+    score = torch.nn.Parameter(torch.zeros(1000))
+    adam = torch.optim.Adam([score], lr=1.0)
+    kept = {each.name: torch.zeros(1000) for each in method.accumulators}
+    for step in range(20):
+        weight, gradient = torch.randn(2, 1000, generator=generator)
+        gradient = gradient * 1e-4 + 2e-5
+        score.grad = weight * gradient
+        adam.step()
+        whole = ShardContext(
+            TENSOR, range(1000), weight, gradient, step=step, accumulators=kept, loss_scale=1.0
+        )
+        kept = {name: kept[name] + added for name, added in method.increments(whole).items()}
+    found = method.scores(replace(whole, accumulators=kept))
+    torch.testing.assert_close(found, score.detach(), rtol=1e-4, atol=1e-4)
 
 
 def test_empirical_fisher_orders_by_the_squared_weight_times_the_squared_gradients() -> None:
@@ -238,6 +257,17 @@ def test_settings_that_fit_the_method_are_accepted(settings: dict[str, Any]) -> 
     check_method(Pruning.model_validate({"sparsity": 0.9, **settings}))
 
 
+def test_the_weights_of_an_output_compete_in_wanda_unless_the_recipe_says_otherwise() -> None:
+    given = (
+        {},
+        {"method": "wanda"},
+        {"method": "wanda", "scope": "global"},
+        {"method": "wanda", "pattern": "rows"},
+    )
+    scopes = [Pruning.model_validate({"sparsity": 0.5, **settings}).scope for settings in given]
+    assert scopes == ["global", "row", "global", "global"]
+
+
 def test_random_scores_are_uniform_and_differ_by_seed_and_name_but_not_by_step() -> None:
     method = METHODS.get("random")()
     scores = method.scores(context())
@@ -319,6 +349,6 @@ def test_the_method_on_the_page_passes_the_checks() -> None:
 
 def test_the_recipes_on_the_page_can_be_read() -> None:
     texts = re.findall(r"```yaml\npruning: (.*?)\n```", load("method_cards").page(), flags=re.DOTALL)
-    assert len(texts) == 3
+    assert len(texts) == 4
     for text in texts:
         check_method(Pruning.model_validate(yaml.safe_load(text)))

@@ -24,7 +24,7 @@ from dsprune.masks import MaskSet
 from dsprune.masks.bits import pack
 from dsprune.masks.manifest import read_manifest
 from dsprune.masks.mask_files import read_complete_masks, write_masks
-from dsprune.methods.method import check_method
+from dsprune.methods.checks import check_method
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Pruning, dump_recipe, load_recipe

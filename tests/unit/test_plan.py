@@ -13,8 +13,10 @@ from dsprune.commands.plan.law import law_table, sweep_table
 from dsprune.commands.plan.make import make_plan
 from dsprune.commands.plan.plan import plan
 from dsprune.errors import UserError
+from dsprune.masks.input_sums import input_bytes
 from dsprune.masks.shared_blocks import num_shared
-from dsprune.methods.method import check_method, find_method
+from dsprune.methods.checks import check_method
+from dsprune.methods.method import find_method
 from dsprune.model.cost import checkpoint_bytes
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.recipe.pattern import Pattern
@@ -166,6 +168,16 @@ def test_growth_doubles_the_bytes_on_the_wire(bert: str) -> None:
     made = make_plan(recipe, 4, 3200)
     num_bytes = update_bytes(made.groups(made.timetable.updates[-1]), 4)
     assert f"sends at most {decimal(2 * num_bytes)} a mask update and receives as much" in show(recipe)
+
+
+def test_the_bytes_of_inputs_are_planned(bert: str) -> None:
+    recipe = load_recipe("glue-90", [f"model.path={bert}", "pruning.method=wanda"])
+    text, made = show(recipe), make_plan(recipe, 4, 3200)
+    inputs = 8 * sum(tensor.shape[1] for tensor in made.tensors)
+    assert input_bytes(made.tensors) == inputs
+    assert "wanda, row, " in text
+    assert f"Inputs: each rank sends {decimal(inputs)} at a step that counts" in text
+    assert re.search(rf"accumulators +{decimal(inputs)}", text)
 
 
 def test_the_bytes_of_shared_blocks_are_planned(bert: str) -> None:

@@ -45,7 +45,7 @@ class TestShipped:
             *("sentiment-90", "sentiment-dense", "smc-arithmetic", "smc-arithmetic-graph2tree"),
             *("smc-commonsense-qa", "smc-gmp"),
             *("smc-protein", "smc-race", "smc-translation-10", "smc-translation-2", "smc-translation-5"),
-            *("smc-winogrande", "squad-dense"),
+            *("smc-winogrande", "squad-dense", "wanda-50"),
         ]
 
     @pytest.mark.parametrize("name", shipped_recipes())

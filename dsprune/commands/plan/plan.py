@@ -9,6 +9,7 @@ from rich.table import Table as Grid
 
 from dsprune.commands.plan.law import law_table, sweep_table
 from dsprune.commands.plan.make import Plan, make_plan
+from dsprune.masks.input_sums import input_bytes
 from dsprune.masks.shared_blocks import num_shared
 from dsprune.methods.method import RegrowingMethod, find_method
 from dsprune.model.cost import checkpoint_bytes, rank_memory
@@ -180,12 +181,14 @@ def _memory(plan: Plan, world_size: int, stages: Iterable[int]) -> Table:
     precision, pruning = plan.recipe.precision, plan.recipe.pruning
     methods = [] if pruning is None else [pruning.method, pruning.first_method or pruning.method]
     kept_bytes = max((find_method(name).bytes_per_weight() for name in methods), default=0)
-    kept = ("accumulators",) if kept_bytes else ()
+    reads_inputs = any(find_method(name).reads_inputs for name in methods)
+    kept_of = (kept_bytes, input_bytes(plan.tensors) if reads_inputs else 0)
+    kept = ("accumulators",) if any(kept_of) else ()
     names = ("weights", "gradients", "master", "moments", "masks", *kept, "total")
     columns = []
     for stage in stages:
-        used = rank_memory(plan.num_weights, plan.num_prunable, stage, world_size, precision, kept_bytes)
-        disk = checkpoint_bytes(plan.num_weights, plan.num_prunable, stage, precision, kept_bytes)
+        used = rank_memory(plan.num_weights, plan.num_prunable, stage, world_size, precision, *kept_of)
+        disk = checkpoint_bytes(plan.num_weights, plan.num_prunable, stage, precision, *kept_of)
         sizes = (*(getattr(used, name) for name in names), disk)
         columns.append((f"ZeRO stage {stage}", *map(decimal, sizes)))
     headings, *rows = zip(("", *names, "checkpoint"), *columns, strict=True)
@@ -214,6 +217,9 @@ def _traffic(plan: Plan, world_size: int) -> str:
         f"Selection: each rank sends at most {decimal(num_bytes)} a mask update and receives as much{completed}, for "
         f"{len(plan.timetable.updates)} of them (nothing at ZeRO stage 0, where ranks are replicas)"
     )
+    if method.reads_inputs:
+        num_bytes = input_bytes(plan.tensors)
+        text += f"\nInputs: each rank sends {decimal(num_bytes)} at a step that counts, at every ZeRO stage"
     if method.block == 1:
         return text
     shared = num_shared([tensor.numel for tensor in plan.tensors], method.block, world_size)

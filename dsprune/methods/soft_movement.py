@@ -1,0 +1,56 @@
+"""Soft movement pruning: as movement, with scores that Adam trains."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from dsprune.kernels.product import Product
+from dsprune.methods.method import Accumulator, Method, ShardContext
+
+__all__ = ["SoftMovement"]
+
+BETAS = 0.9, 0.999
+EPS = 1e-8
+
+
+class SoftMovement(Method):
+    """Score a weight by a number of its own that Adam trains, at a constant rate, with the gradient w g.
+
+    The source and its successor nn_pruning train the scores of both variants so. `movement` adds up the products w g
+    themselves; Adam divides them by their running root mean square, so that a small product that keeps its sign
+    counts as much as a large one.
+
+    The soft variant keeps the weights whose score passes a threshold, common to all tensors. How many these are
+    follows from a penalty on the sigmoids of the scores, and is not known before the end. Here the target is given:
+    in scope `global` it sets the common threshold, at exactly that sparsity, so there is neither threshold nor penalty
+    to choose. The rate does not matter, since it scales all scores alike. Unlike there, a pruned weight stays pruned.
+
+    Formula: score = -sum of m / (sqrt(v) + 1e-8) over the steps since the start of the run, with m and v Adam's means
+    of w g and of its square (0.9, 0.999).
+    Source: Sanh et al., Movement Pruning, 2020; Lagunas et al., Block Pruning for Faster Transformers, 2021.
+    Cost: 12 bytes a prunable weight up to the last mask update, and a pass over weights and gradients a step.
+    Use: in place of `movement`, where layers have gradients of very different sizes and compete in scope `global`.
+    """
+
+    accumulators = tuple(Accumulator(name, whole_run=True) for name in ("score", "mean", "square"))
+
+    def increments(self, context: ShardContext) -> Mapping[str, Tensor]:
+        """Return how a step of Adam changes the score and its two means."""
+        kept, pull = context.accumulators, -(context.weight * context.unscaled_gradient())
+        mean = (pull - kept["mean"]) * (1 - BETAS[0])
+        square = (pull * pull - kept["square"]) * (1 - BETAS[1])
+        first, second = (
+            (kept[name] + added) / (1 - beta ** (context.step + 1))
+            for name, added, beta in zip(("mean", "square"), (mean, square), BETAS, strict=True)
+        )
+        # The float32 roots of torch are not rounded exactly on every CPU.
+        score = first / (second.double().sqrt().float() + EPS)
+        return {"score": score, "mean": mean, "square": square}
+
+    def scores(self, context: ShardContext) -> Tensor:
+        """Return the trained scores."""
+        return context.accumulators["score"]
+
+    def product(self, context: ShardContext) -> Product:
+        """Return the same."""
+        return Product(context.accumulators["score"])

@@ -1,0 +1,93 @@
+"""The squares of the inputs of a model's matrices, summed over what passes through them in training."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from transformers.pytorch_utils import Conv1D
+
+from dsprune.model.shard import PrunableTensor
+
+__all__ = ["InputHooks", "is_seen"]
+
+
+def is_seen(module: nn.Module, weight: Tensor) -> bool:
+    """Return whether all that a weight multiplies is the input of this module.
+
+    `nn.MultiheadAttention` does not call the module of its output.
+    """
+    if getattr(module, "weight", None) is not weight or isinstance(module, NonDynamicallyQuantizableLinear):
+        return False
+    if isinstance(module, _ConvNd):
+        return {*module.kernel_size, *module.stride, module.groups} == {1}
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+class InputHooks:
+    """Adds up the squares of the inputs of matrices in the forward passes of training.
+
+    What is computed again in the backward pass does not count. Nor do positions of padding, where the model is called
+    with an `attention_mask`; of an encoder with a decoder, which have two, they do.
+
+    Args:
+        model: the model.
+        tensors: the matrices; `is_seen` holds for the modules that have them.
+
+    Attributes:
+        is_counting: whether forward passes count now.
+    """
+
+    def __init__(
+        self, model: nn.Module, tensors: Sequence[PrunableTensor], weights: Sequence[Tensor]
+    ) -> None:
+        self.is_counting = False
+        self._is_inside = False
+        self._mask: Tensor | None = None
+        self._tensors = tuple(tensors)
+        self._sums: list[Tensor | None] = [None] * len(tensors)
+        config = getattr(model, "config", None)
+        self._has_one_mask = not getattr(config, "is_encoder_decoder", False)
+        places = {id(weight): place for place, weight in enumerate(weights)}
+        for module in model.modules():
+            place = places.get(id(getattr(module, "weight", None)))
+            if place is not None:
+                module.register_forward_pre_hook(partial(self._add, place), with_kwargs=True)
+        model.register_forward_pre_hook(self._begin, with_kwargs=True)
+        model.register_forward_hook(self._end, always_call=True)
+
+    def take(self) -> Tensor:
+        """Return the sums since the last call, float64, of all inputs of the first tensor, then of the next."""
+        sums = [
+            torch.zeros(tensor.num_inputs, dtype=torch.float64) if found is None else found.cpu()
+            for tensor, found in zip(self._tensors, self._sums, strict=True)
+        ]
+        self._sums = [None] * len(sums)
+        return torch.cat(sums)
+
+    def _begin(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        self._is_inside = self.is_counting and model.training
+        mask = kwargs.get("attention_mask")
+        self._mask = None
+        if self._has_one_mask and isinstance(mask, Tensor) and mask.dim() in (2, 3):
+            self._mask = mask.flatten(end_dim=-2)
+
+    def _end(self, *_: Any) -> None:
+        self._is_inside, self._mask = False, None
+
+    @torch.no_grad()
+    def _add(self, place: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self._is_inside:
+            return
+        values: Tensor = next(iter((*args, *kwargs.values()))).detach()
+        if isinstance(module, _ConvNd):
+            values = values.movedim(-1 - len(module.kernel_size), -1)
+        if self._mask is not None and self._mask.shape == values.shape[:-1]:
+            values = values * (self._mask != 0).unsqueeze(-1)
+        rows = values.reshape(-1, values.shape[-1])
+        norms = torch.linalg.vector_norm(rows, dim=0, dtype=torch.float32)
+        squares, sums = norms.double().square_(), self._sums[place]
+        self._sums[place] = squares if sums is None else sums.add_(squares)
