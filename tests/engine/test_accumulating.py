@@ -148,7 +148,7 @@ def test_accumulators_move_to_other_stages_and_numbers_of_ranks(two_ranks: RankP
 def test_a_checkpoint_of_another_method_is_refused(two_ranks: RankPool, tmp_path: Path) -> None:
     recipe = recipe_of("snip")
     two_ranks.run(2, accumulating.save, ds_config(1), recipe, str(tmp_path))
-    other, plain = recipe_of("movement"), make_recipe()
+    other, plain = make_recipe(method="movement"), make_recipe()
     for wrong, kept in ((other, "movement (float32)"), (plain, "no accumulators")):
         for message in two_ranks.run(2, accumulating.error_of_loading, ds_config(1), wrong, str(tmp_path)):
             assert "sensitivity (float32)" in message
