@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -24,13 +25,15 @@ from dsprune.distillation.store import open_store
 from dsprune.distillation.store.format import MANIFEST as STORE
 from dsprune.errors import UserError
 from dsprune.masks import MaskSet
+from dsprune.masks.bits import count_kept
 from dsprune.masks.manifest import MANIFEST, MaskManifest, read_manifest
-from dsprune.masks.mask_files import read_complete_masks
+from dsprune.masks.mask_files import read_complete_masks, read_masks
 from dsprune.masks.mask_set import Finding, check_shard
 from dsprune.model.model_files import ModelFiles
 from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe.pattern import Pattern
+from dsprune.schedule import MaskUpdate
 from dsprune.selection.groups import Group, make_groups
 from dsprune.selection.patterned import count_broken
 from dsprune.selection.rows import count_rows
@@ -56,6 +59,7 @@ class Audit:
         step: number of applied optimizer steps when the masks were written.
         tensors: the prunable tensors; empty without masks.
         counts: number of zeros of each tensor.
+        regrown: number of kept weights of each tensor that grew back; empty if the recipe lets none grow back.
         findings: violated invariants; empty if all hold.
     """
 
@@ -65,6 +69,7 @@ class Audit:
     step: int = 0
     tensors: tuple[PrunableTensor, ...] = ()
     counts: tuple[int, ...] = ()
+    regrown: tuple[int, ...] = ()
     findings: tuple[Finding, ...] = ()
 
     def failure(self) -> str:
@@ -74,6 +79,9 @@ class Audit:
     def success(self) -> str:
         """Return what was found to be right, and what could not be checked."""
         invariants = ["every invariant holds"] if self.tensors else []
+        if self.regrown:
+            kept = sum(tensor.numel for tensor in self.tensors) - sum(self.counts)
+            invariants.append(f"{sum(self.regrown):,} of {kept:,} kept weights grew back")
         files = f"{self.num_files} files have the SHA-256 that is listed"
         return f"{self.folder}: {'; '.join([*invariants, files, *self.unchecked])}"
 
@@ -100,7 +108,7 @@ def audit_all(path: Path) -> Iterator[Audit]:
             f"{path}: nothing to audit: give the folder of a run, a checkpoint, a model with masks, or a store"
         )
     if latest is not None:
-        yield audit_folder(checkpoints / latest)
+        yield audit_folder(checkpoints / latest, older)
     for folder in elsewhere:
         yield audit_folder(folder)
     for folder in older:
@@ -109,8 +117,12 @@ def audit_all(path: Path) -> Iterator[Audit]:
         yield audit_folder(model)
 
 
-def audit_folder(folder: Path) -> Audit:
+def audit_folder(folder: Path, older: Sequence[Path] = ()) -> Audit:
     """Check every invariant of a folder with masks, and compare every checksum.
+
+    Args:
+        folder: a checkpoint, a model or a store.
+        older: earlier checkpoints of the same run: what they prune stays pruned, or is marked as regrown.
 
     Raises:
         UserError: the folder has neither masks nor checksums, or a file is damaged.
@@ -125,6 +137,9 @@ def audit_folder(folder: Path) -> Audit:
     masks = read_complete_masks(folder, manifest)
     findings = (
         *_check_counts(manifest, masks),
+        *_check_updates(manifest, masks),
+        *_check_regrown(manifest, masks),
+        *(finding for earlier in older for finding in _check_since(earlier, manifest, masks)),
         *_check_pattern(manifest, masks),
         *_check_weights(masks, _weights(folder)),
     )
@@ -137,6 +152,7 @@ def audit_folder(folder: Path) -> Audit:
         manifest.step,
         tuple(shard.tensor for shard in masks.shards),
         tuple(masks.counts(Comm())),
+        tuple(masks.counts_regrown(Comm())) if manifest.regrows else (),
         findings,
     )
 
@@ -173,12 +189,10 @@ def _weights(folder: Path) -> Weights:
 
 def _check_counts(manifest: MaskManifest, masks: MaskSet) -> Iterator[Finding]:
     """Check that each group has the number of zeros of the newest mask update: `round(sparsity * num_weights)`."""
-    past = [update for update in manifest.timetable.updates if update.step < manifest.step]
+    past = _past(manifest)
     progress = manifest.timetable.progress(past[-1]) if past else 0.0
     tensors, counts = [shard.tensor for shard in masks.shards], masks.counts(Comm())
-    entries = list(manifest.tensors.values())
-    sparsities = [progress * entry.target for entry in entries]
-    groups = make_groups(tensors, sparsities, manifest.scope, Pattern.parse(manifest.pattern))
+    entries, groups = list(manifest.tensors.values()), _groups(manifest, tensors, progress)
     yield from _check_rows(masks, [group for group in groups if past and group.num_rows > 1])
     for group in groups:
         count = sum(counts[place] for place in group.tensors)
@@ -187,6 +201,59 @@ def _check_counts(manifest: MaskManifest, masks: MaskSet) -> Iterator[Finding]:
         if count != expected:
             rule = f"{expected:,} weights are pruned"
             yield Finding(tensors[group.tensors[0]].name, rule, abs(count - expected))
+
+
+def _past(manifest: MaskManifest) -> list[MaskUpdate]:
+    return [update for update in manifest.timetable.updates if update.step < manifest.step]
+
+
+def _groups(manifest: MaskManifest, tensors: Sequence[PrunableTensor], progress: float) -> list[Group]:
+    """Return the groups with their zeros at a fraction of the target."""
+    sparsities = [progress * entry.target for entry in manifest.tensors.values()]
+    return make_groups(tensors, sparsities, manifest.scope, Pattern.parse(manifest.pattern))
+
+
+def _check_updates(manifest: MaskManifest, masks: MaskSet) -> Iterator[Finding]:
+    """Check that every mask update that is recorded was planned, and left the zeros of its sparsity."""
+    tensors, everything = [shard.tensor for shard in masks.shards], "all prunable weights"
+    past = _past(manifest)[-len(manifest.updates) :] if manifest.updates else []
+    if [update.step for update in past] != [entry.step for entry in manifest.updates]:
+        yield Finding(everything, "the mask updates are those of the timetable", len(manifest.updates))
+        return
+    zeros = cache(lambda progress: sum(group.num_pruned for group in _groups(manifest, tensors, progress)))
+    for update, entry in zip(past, manifest.updates, strict=True):
+        expected = zeros(manifest.timetable.progress(update))
+        if entry.num_pruned != expected:
+            rule = f"{expected:,} weights are pruned by the mask update at step {update.step}"
+            yield Finding(everything, rule, abs(entry.num_pruned - expected))
+        if entry.num_regrown and not manifest.regrows:
+            yield Finding(everything, f"none grows back at step {update.step}", entry.num_regrown)
+
+
+def _check_regrown(manifest: MaskManifest, masks: MaskSet) -> Iterator[Finding]:
+    """Check that only kept weights are marked as regrown, and as many as the manifest says."""
+    for shard, kept, marks in zip(masks.shards, masks.bits, masks.regrown, strict=manifest.regrows):
+        listed = manifest.tensors[shard.tensor.name].num_regrown
+        if wrong := count_kept(marks & ~kept):
+            yield Finding(shard.tensor.name, "weights that are marked as regrown are kept", wrong)
+        if (found := count_kept(marks)) != listed:
+            yield Finding(shard.tensor.name, f"{listed:,} weights are marked as regrown", abs(found - listed))
+
+
+def _check_since(earlier: Path, manifest: MaskManifest, masks: MaskSet) -> Iterator[Finding]:
+    """Check that what an earlier checkpoint prunes is pruned, or marked as regrown."""
+    if not (earlier / MANIFEST).is_file() or not manifest.updates:
+        return
+    before = read_manifest(earlier)
+    if before.timetable != manifest.timetable or before.step >= manifest.step:
+        return  # of another run
+    marks = masks.regrown or [torch.zeros_like(bits) for bits in masks.bits]
+    for shard, old, new, mark in zip(
+        masks.shards, read_masks(earlier, before, masks.shards), masks.bits, marks, strict=True
+    ):
+        if count := count_kept(new & ~old & ~mark):
+            rule = f"what {earlier.name} prunes is pruned, or marked as regrown"
+            yield Finding(shard.tensor.name, rule, count)
 
 
 def _check_rows(masks: MaskSet, groups: Sequence[Group]) -> Iterator[Finding]:

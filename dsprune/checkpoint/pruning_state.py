@@ -13,11 +13,11 @@ from dsprune.masks import MaskSet
 from dsprune.masks.accumulator_files import read_accumulators
 from dsprune.masks.accumulator_set import AccumulatorSet
 from dsprune.masks.input_sums import InputSums
-from dsprune.masks.manifest import MaskManifest, read_manifest
-from dsprune.masks.mask_files import read_masks, write_masks
+from dsprune.masks.manifest import MaskManifest, UpdateEntry, read_manifest
+from dsprune.masks.mask_files import read_marked_masks, write_masks
 from dsprune.masks.mask_set import Finding, check_shard
 from dsprune.masks.shared_blocks import SharedBlocks
-from dsprune.methods.method import Accumulator, Method, find_method
+from dsprune.methods.method import Accumulator, Method, find_method, lets_regrow
 from dsprune.model.inputs import InputHooks
 from dsprune.model.vocabulary import num_missing
 from dsprune.ranks.agreement import on_every_rank
@@ -47,6 +47,8 @@ class PruningState:
         comm: the ranks that share the masks.
         masks: the masks of this rank's shards.
         num_pruned: number of pruned weights, over all tensors and ranks.
+        num_regrown: number of kept weights that grew back, over all tensors and ranks.
+        updates: the mask updates so far.
         initial_pruned: number of zeros of each tensor at the start of the run; empty if it started dense.
         accumulators: what the pruning method keeps of this rank's shards.
         shared_blocks: the blocks that ranks share, for a method with a `block`; None before it is needed.
@@ -54,8 +56,10 @@ class PruningState:
 
     def __init__(self, layout: ZeroLayout, pruning: Pruning, timetable: Timetable) -> None:
         self.layout, self.pruning, self.timetable = layout, pruning, timetable
+        self.regrows = lets_regrow(pruning)
         self.comm = Comm(layout.group, layout.device)
         self.initial_pruned: list[int]
+        self.updates: list[UpdateEntry]
         self.shared_blocks: SharedBlocks | None = None
         self._inputs: InputHooks | None = None
         if find_method(pruning.method).reads_inputs:
@@ -73,15 +77,32 @@ class PruningState:
         """Fraction of zeros of the prunable weights."""
         return self.num_pruned / self.num_prunable
 
-    def restore(self, bits: Sequence[Tensor]) -> None:
-        """Set the masks of this rank's shards. Collective: every rank must call this."""
-        self.masks.replace([row.to(self.layout.master_device) for row in bits])
+    @property
+    def share_regrown(self) -> float:
+        """Fraction of the kept weights that grew back."""
+        return self.num_regrown / max(1, self.num_prunable - self.num_pruned)
+
+    def restore(
+        self, bits: Sequence[Tensor], regrown: Sequence[Tensor] = (), updates: Sequence[UpdateEntry] = ()
+    ) -> None:
+        """Set the masks of this rank's shards. Collective: every rank must call this.
+
+        Args:
+            bits: the masks.
+            regrown: the marks of regrown weights; empty = none is marked.
+            updates: the mask updates that led to them.
+        """
+        device = self.layout.master_device
+        self.masks.replace([row.to(device) for row in bits], [row.to(device) for row in regrown])
         self.num_pruned = sum(self.masks.counts(self.comm))
+        self.num_regrown = sum(self.masks.counts_regrown(self.comm))
+        self.updates = list(updates)
 
     def clear(self) -> None:
         """Keep all weights, as at the start of a run. Collective: every rank must call this."""
-        self.masks = MaskSet(self.layout.shards, self.layout.master_device)
-        self.num_pruned, self.initial_pruned = 0, []
+        self.masks = MaskSet(self.layout.shards, self.layout.master_device, regrows=self.regrows)
+        self.num_pruned, self.num_regrown, self.initial_pruned = 0, 0, []
+        self.updates = []
         self.reset_accumulators(step=0)
 
     def method_at(self, step: int) -> type[Method]:
@@ -213,6 +234,7 @@ def save_masks(folder: Path, state: PruningState, step: int, *, accumulators: bo
             timetable=state.timetable,
             pruning=state.pruning,
             initial_pruned=state.initial_pruned,
+            updates=state.updates,
             accumulators=state.accumulators if accumulators else None,
         )
     barrier()
@@ -225,8 +247,13 @@ def load_masks(folder: Path, state: PruningState, step: int) -> None:
         UserError: the folder has no masks, or they do not belong to these weights, this timetable or this method.
     """
     ranks = current_ranks()
-    manifest, bits = on_every_rank(ranks, lambda: _read(folder, state, step))
-    state.restore(bits)
+    manifest, bits, regrown = on_every_rank(ranks, lambda: _read(folder, state, step))
+    state.restore(bits, regrown, manifest.updates)
+    if state.regrows and not manifest.regrows and ranks.is_first:
+        print(
+            f"dsprune: {folder}: does not mark regrown weights: those that grow back from now on are",
+            flush=True,
+        )
     state.initial_pruned = [entry.initial_pruned for entry in manifest.tensors.values()]
     if state.masks.digest(state.comm) != manifest.digest:
         raise UserError(f"{folder}: the masks do not have the digest in the manifest: use another checkpoint")
@@ -235,8 +262,8 @@ def load_masks(folder: Path, state: PruningState, step: int) -> None:
     on_every_rank(ranks, lambda: read_accumulators(folder, manifest, state.accumulators))
 
 
-def _read(folder: Path, state: PruningState, step: int) -> tuple[MaskManifest, list[Tensor]]:
-    """Return the manifest and this rank's packed masks."""
+def _read(folder: Path, state: PruningState, step: int) -> tuple[MaskManifest, list[Tensor], list[Tensor]]:
+    """Return the manifest, this rank's packed masks, and its marks of regrown weights."""
     manifest = read_manifest(folder)
     ours, theirs = state.timetable.to_dict(), manifest.timetable.to_dict()
     if differing := [field for field in ours if ours[field] != theirs[field]]:
@@ -256,7 +283,12 @@ def _read(folder: Path, state: PruningState, step: int) -> tuple[MaskManifest, l
         raise UserError(
             f"{folder}: masks of step {manifest.step}, weights of step {step}: use another checkpoint"
         )
-    return manifest, read_masks(folder, manifest, state.layout.shards)
+    if manifest.regrows and not state.regrows:
+        raise UserError(
+            f"{folder}: marks weights that grew back, and pruning.method={state.pruning.method} with "
+            f"pruning.curve={state.pruning.curve} lets none: resume with the recipe that it was written with"
+        )
+    return manifest, *read_marked_masks(folder, manifest, state.layout.shards)
 
 
 def _check_weights(folder: Path, state: PruningState) -> None:

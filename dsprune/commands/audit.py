@@ -32,14 +32,16 @@ def audit(path: Path, console: Console) -> None:
 
 
 def _table(result: Audit) -> Table:
-    table = Table(
-        "tensor", "weights", "zeros", "sparsity", title=cell(f"{result.folder}, step {result.step}")
-    )
+    regrown = ["regrown"] if result.regrown else []
+    title = cell(f"{result.folder}, step {result.step}")
+    table = Table("tensor", "weights", "zeros", "sparsity", *regrown, title=title)
     table.columns[0].overflow = "fold"  # a name that is cut names no tensor
     for column in table.columns[1:]:
         column.justify = "right"
-    rows = [(t.name, t.numel, count) for t, count in zip(result.tensors, result.counts, strict=True)]
-    rows.append(("all prunable weights", sum(row[1] for row in rows), sum(result.counts)))
-    for name, numel, count in rows:
-        table.add_row(cell(name), f"{numel:,}", f"{count:,}", f"{count / numel:.4f}")
+    numels, marks = [tensor.numel for tensor in result.tensors], result.regrown or [0] * len(result.tensors)
+    names = [*(tensor.name for tensor in result.tensors), "all prunable weights"]
+    columns = [[*values, sum(values)] for values in (numels, result.counts, marks)]
+    for name, numel, count, num_regrown in zip(names, *columns, strict=True):
+        shown = [f"{num_regrown:,}"] if regrown else []
+        table.add_row(cell(name), f"{numel:,}", f"{count:,}", f"{count / numel:.4f}", *shown)
     return table

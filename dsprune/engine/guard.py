@@ -93,6 +93,28 @@ class WeightGuard:
             )
         self._check(self._state.comm)
 
+    def check_moments(self) -> None:
+        """Check that the moments of pruned weights are zero, before some of these weights grow back.
+
+        Collective: every rank must call this.
+
+        Raises:
+            RunFailedError: on every rank, if one is not.
+        """
+        masks, layout = self._state.masks, self._state.layout
+        changed = torch.zeros(len(masks.shards), dtype=torch.int32, device=layout.device)
+        for index, bits in enumerate(masks.bits):
+            for moment in layout.states(index).values():
+                changed[index] += ~is_applied(bits, moment).to(layout.device)
+        changed = self._state.comm.all_reduce_sum(changed)
+        for shard, is_changed in zip(masks.shards, changed.tolist(), strict=True):
+            if is_changed:
+                raise RunFailedError(
+                    f"{shard.tensor.name}: moments of its pruned weights are not zero, and some of these would grow "
+                    f"back: something outside of PruningEngine.step() has changed them: load moments by "
+                    f"engine.load_checkpoint"
+                )
+
     def _read_versions(self) -> list[tuple[int, ...]]:
         layout = self._state.layout
         return [layout.version(index) for index in range(len(layout.shards))]

@@ -14,7 +14,6 @@ skipped on overflow never reaches the hook.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,16 +21,17 @@ from torch import Tensor
 
 from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.engine.guard import WeightGuard
+from dsprune.engine.update import PendingUpdate, UpdateRecord
 from dsprune.kernels.product import Product
 from dsprune.masks import MaskSet
 from dsprune.masks.bits import apply_all_, count_kept
+from dsprune.masks.manifest import UpdateEntry
 from dsprune.methods.method import (
     DAMPING,
     CompensatingMethod,
     Method,
     RegrowingMethod,
     ShardContext,
-    find_method,
 )
 from dsprune.recipe.pattern import Pattern
 from dsprune.registry import SCOPES
@@ -44,30 +44,10 @@ from dsprune.selection.patterned import select_tiles
 from dsprune.selection.regrow import select_regrowing
 from dsprune.selection.scan import Scorer
 
-__all__ = ["Pruner", "UpdateRecord"]
+__all__ = ["Pruner"]
 
 FIRST_DROP = 0.3
 """Default of `pruning.drop`, the value of RigL's authors."""
-
-
-@dataclass(frozen=True)
-class UpdateRecord:
-    """The result and the cost of one mask update.
-
-    Attributes:
-        update: its step and its sparsity.
-        num_pruned: number of pruned weights, over all tensors and ranks.
-        seconds: time that this rank spent on the selection.
-        bytes_sent: bytes that this rank passed to collectives in the selection.
-        num_regrown: number of weights that were pruned before and grew back; None if neither the method nor the curve
-            lets any.
-    """
-
-    update: MaskUpdate
-    num_pruned: int
-    seconds: float
-    bytes_sent: int
-    num_regrown: int | None = None
 
 
 class Pruner:
@@ -87,7 +67,7 @@ class Pruner:
         self.last_update: UpdateRecord | None = None
         self._seed = seed
         self._methods: dict[type[Method], Method] = {}
-        self._pending: tuple[UpdateRecord, list[Tensor], list[Tensor]] | None = None
+        self._pending: PendingUpdate | None = None
         self._zeroed = False
         self._weights = WeightGuard(state)
         state.layout.base_optimizer.register_step_pre_hook(self._zero_newly_pruned)
@@ -106,9 +86,11 @@ class Pruner:
         self._accumulate(step)
         if update is not None:
             self._weights.check()
+            if self.state.regrows:
+                self._weights.check_moments()
             self._pending = self._select(update, step)
             self._zeroed = False
-            _, bits, _ = self._pending
+            bits = self._pending.bits
         layout = self.state.layout
         gradients = [(row, layout.gradient(index)) for index, row in enumerate(bits)]
         found = [(row, gradient) for row, gradient in gradients if gradient is not None]
@@ -122,13 +104,23 @@ class Pruner:
         """
         self.state.accumulators.settle(applied=applied)
         if self._pending is not None and applied:
-            self.last_update, bits, _ = self._pending
-            self.state.num_pruned = self.last_update.num_pruned
-            self.state.masks.replace(bits)
+            self._keep(self._pending)
         if applied:
             self.state.begin_step(step + 1, updated=self._pending is not None)
         self._pending = None
         self._weights.accept()
+
+    def _keep(self, update: PendingUpdate) -> None:
+        """Make a mask update that was applied part of the state."""
+        state, record = self.state, update.record
+        self.last_update = record
+        state.masks.replace(update.bits, update.regrown)
+        state.num_pruned, state.num_regrown = record.num_pruned, update.num_regrown
+        state.updates.append(
+            UpdateEntry(
+                step=record.update.step, num_pruned=record.num_pruned, num_regrown=record.num_regrown or 0
+            )
+        )
 
     def check(self) -> None:
         """Check that the weights are as the last step left them. Collective: every rank must call this.
@@ -161,12 +153,8 @@ class Pruner:
                 accumulators.stage(index, part, method.increments(context[part]))
         accumulators.finish_staging()
 
-    def _select(self, update: MaskUpdate, step: int) -> tuple[UpdateRecord, list[Tensor], list[Tensor]]:
-        """Select the new packed masks, and record the update. Collective: every rank must call this.
-
-        Returns:
-            The record, the masks, and the new weights of a method that moves them, else none.
-        """
+    def _select(self, update: MaskUpdate, step: int) -> PendingUpdate:
+        """Select the new packed masks, and record the update. Collective: every rank must call this."""
         state, layout, method = self.state, self.state.layout, self._method_at(step)
         started, sent = time.perf_counter(), state.comm.bytes_sent
         tensors = [shard.tensor for shard in layout.shards]
@@ -190,11 +178,12 @@ class Pruner:
                 layout.shards, scorers, kept, groups, state.comm, pattern, squared=method.squared
             )
         seconds, sent = time.perf_counter() - started, state.comm.bytes_sent - sent
-        record = UpdateRecord(update, sum(group.num_pruned for group in groups), seconds, sent)
-        regrows = issubclass(find_method(state.pruning.method), RegrowingMethod)
-        if regrows or state.pruning.curve == "alternating":
-            record = replace(record, num_regrown=self._count_regrown(bits))
-        return record, bits, weights
+        num_pruned, num_new, num_regrown = sum(group.num_pruned for group in groups), None, 0
+        regrown = state.masks.marks_after(bits)
+        if state.regrows:
+            num_pruned, num_new, num_regrown = self._count_regrown(bits, regrown)
+        record = UpdateRecord(update, num_pruned, seconds, sent, num_new)
+        return PendingUpdate(record, bits, weights, regrown, num_regrown)
 
     def _select_compensating(
         self, method: CompensatingMethod, groups: Sequence[Group], update: MaskUpdate
@@ -216,10 +205,15 @@ class Pruner:
             normalized=SCOPES.get(pruning.scope).normalized,
         )
 
-    def _count_regrown(self, bits: Sequence[Tensor]) -> int:
-        """Return the number of weights that a new mask keeps and the present one prunes, over all ranks."""
-        count = sum(count_kept(new & ~old) for new, old in zip(bits, self.state.masks.bits, strict=True))
-        return int(self.state.comm.all_reduce_sum(torch.tensor(count)))
+    def _count_regrown(self, bits: Sequence[Tensor], regrown: Sequence[Tensor]) -> list[int]:
+        """Return how many weights are pruned after a mask update, how many grow back, and how many are marked then.
+
+        Collective: every rank must call this.
+        """
+        grown = [new & ~old for new, old in zip(bits, self.state.masks.bits, strict=True)]
+        num_kept, *counts = (sum(map(count_kept, rows)) for rows in (bits, grown, regrown))
+        num_weights = sum(shard.numel for shard in self.state.layout.shards)
+        return self.state.comm.all_reduce_sum(torch.tensor([num_weights - num_kept, *counts])).tolist()
 
     def _scorers(
         self,
@@ -271,8 +265,8 @@ class Pruner:
         if self._pending is None or self._zeroed:
             return
         layout = self.state.layout
-        masks, weights = self._pending[1:]
-        for index, moved in enumerate(weights):
+        masks = self._pending.bits
+        for index, moved in enumerate(self._pending.weights):
             layout.weight(index).copy_(moved)
         views = [
             (layout.weight(index), *layout.states(index).values()) for index in range(len(layout.shards))

@@ -16,7 +16,7 @@ from dsprune.registry import SCOPES
 from dsprune.schedule import Timetable
 from dsprune.utils.records import Count, read_record
 
-__all__ = ["MANIFEST", "FileEntry", "MaskManifest", "TensorEntry", "read_manifest"]
+__all__ = ["MANIFEST", "FileEntry", "MaskManifest", "TensorEntry", "UpdateEntry", "read_manifest"]
 
 MANIFEST = "dsprune.json"
 
@@ -34,6 +34,7 @@ class TensorEntry(_Strict):
         num_pruned: number of pruned weights.
         initial_pruned: number of pruned weights before the first mask update.
         inputs_first: whether its matrices are stored as `[inputs, outputs]`.
+        num_regrown: number of kept weights that grew back.
     """
 
     shape: tuple[PositiveInt, ...]
@@ -41,6 +42,21 @@ class TensorEntry(_Strict):
     num_pruned: Count
     initial_pruned: Count = 0
     inputs_first: bool = False
+    num_regrown: Count = 0
+
+
+class UpdateEntry(_Strict):
+    """A mask update that took place.
+
+    Attributes:
+        step: its step.
+        num_pruned: number of pruned weights after it; counted in the masks if the recipe lets weights grow back.
+        num_regrown: number of weights that grew back at it.
+    """
+
+    step: Count
+    num_pruned: Count
+    num_regrown: Count = 0
 
 
 class FileEntry(_Strict):
@@ -68,6 +84,8 @@ class MaskManifest(_Strict):
         scope: which weights were ranked together, see `dsprune.selection.groups`.
         pattern: which weights were pruned together, see `dsprune.recipe.pattern`.
         digest: hash of the complete masks, independent of the sharding.
+        regrows: whether the recipe lets weights grow back; the mask files then mark those that did.
+        updates: the mask updates so far; without those of a version that did not record them.
         tensors: all pruned tensors by name, in the global order.
         files: the mask files, one per rank.
         accumulators: number format of each accumulator that the pruning method keeps, by name.
@@ -80,6 +98,8 @@ class MaskManifest(_Strict):
     scope: Annotated[str, Named(SCOPES)]
     pattern: Annotated[str, AfterValidator(check_pattern)] = UNSTRUCTURED.text
     digest: int
+    regrows: bool = False
+    updates: tuple[UpdateEntry, ...] = ()
     tensors: dict[str, TensorEntry]
     files: tuple[FileEntry, ...]
     accumulators: dict[str, str] = Field(default_factory=dict)

@@ -1,6 +1,7 @@
 """Masks on disk: one safetensors file per rank, and a manifest that is written last.
 
-    folder/masks-00000-of-00004.safetensors   packed masks by tensor name, of the slices that rank 0 owned
+    folder/masks-00000-of-00004.safetensors   packed masks by tensor name, of the slices that rank 0 owned, and the
+                                              marks of regrown weights by "regrown/tensor"
     ...
     folder/dsprune.json                       the slices of each file, checksums, step, timetable, digest
 
@@ -20,7 +21,7 @@ from dsprune.errors import UserError
 from dsprune.masks.accumulator_files import declared_dtypes, write_accumulators
 from dsprune.masks.accumulator_set import AccumulatorSet
 from dsprune.masks.bits import num_bytes, pack, unpack
-from dsprune.masks.manifest import MANIFEST, MaskManifest, TensorEntry
+from dsprune.masks.manifest import MANIFEST, MaskManifest, TensorEntry, UpdateEntry
 from dsprune.masks.mask_set import MaskSet
 from dsprune.masks.slice_files import check_exists, read_pieces, write_slices
 from dsprune.model.shard import PrunableTensor, Shard
@@ -29,7 +30,10 @@ from dsprune.recipe import Pruning
 from dsprune.schedule import Timetable
 from dsprune.utils.files import replace_text
 
-__all__ = ["read_complete_masks", "read_masks", "write_masks"]
+__all__ = ["read_complete_masks", "read_marked_masks", "read_masks", "write_masks"]
+
+REGROWN = "regrown/"
+"""Before the name of a tensor: the marks of its weights that grew back."""
 
 
 def write_masks(
@@ -41,6 +45,7 @@ def write_masks(
     timetable: Timetable,
     pruning: Pruning,
     initial_pruned: Sequence[int] = (),
+    updates: Sequence[UpdateEntry] = (),
     accumulators: AccumulatorSet | None = None,
 ) -> None:
     """Write this rank's masks, then on rank 0 the manifest. Collective: every rank of `comm` must call this.
@@ -53,16 +58,16 @@ def write_masks(
         timetable: the run's timetable.
         pruning: the pruning section, for scope, pattern and target.
         initial_pruned: zeros of each tensor before the first mask update; empty for a run that started dense.
+        updates: the mask updates so far.
         accumulators: what the method keeps, for a checkpoint; None for a model, which needs none.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"masks-{comm.rank:05d}-of-{comm.size:05d}.safetensors"
-    named = zip(masks.shards, masks.bits, strict=True)
-    entry = write_slices(path, masks.shards, {s.tensor.name: bits for s, bits in named if s.numel})
+    entry = write_slices(path, masks.shards, _entries(masks))
     kept = AccumulatorSet((), ()) if accumulators is None else accumulators
     records = entry, write_accumulators(folder, kept, comm)
     everyone = comm.gather_objects(records)  # so that every rank's files are complete before the manifest
-    counts, digest = masks.counts(comm), masks.digest(comm)
+    counts, regrown, digest = masks.counts(comm), masks.counts_regrown(comm), masks.digest(comm)
     if everyone is not None:
         initial = initial_pruned or [0] * len(counts)
         manifest = MaskManifest(
@@ -71,6 +76,8 @@ def write_masks(
             scope=pruning.scope,
             pattern=pruning.pattern,
             digest=digest,
+            regrows=bool(masks.regrown),
+            updates=tuple(updates),
             tensors={
                 shard.tensor.name: TensorEntry(
                     shape=shard.tensor.shape,
@@ -78,14 +85,25 @@ def write_masks(
                     num_pruned=count,
                     initial_pruned=begun,
                     inputs_first=shard.tensor.inputs_first,
+                    num_regrown=num_regrown,
                 )
-                for shard, count, begun in zip(masks.shards, counts, initial, strict=True)
+                for shard, count, begun, num_regrown in zip(
+                    masks.shards, counts, initial, regrown, strict=True
+                )
             },
             files=tuple(entry for entry, _ in everyone),
             accumulators=declared_dtypes(kept),
             accumulator_files=tuple(entry for _, entry in everyone if entry is not None),
         )
         replace_text(folder / MANIFEST, manifest.model_dump_json(indent=1))
+
+
+def _entries(masks: MaskSet) -> dict[str, Tensor]:
+    """Return what a file holds of this rank's shards, by name."""
+    owned = [place for place, shard in enumerate(masks.shards) if shard.numel]
+    names = {place: masks.shards[place].tensor.name for place in owned}
+    marks = {REGROWN + names[place]: masks.regrown[place] for place in owned} if masks.regrown else {}
+    return {names[place]: masks.bits[place] for place in owned} | marks
 
 
 def read_complete_masks(folder: Path, manifest: MaskManifest) -> MaskSet:
@@ -99,8 +117,8 @@ def read_complete_masks(folder: Path, manifest: MaskManifest) -> MaskSet:
         for name, entry in manifest.tensors.items()
     ]
     _check_sizes(folder, manifest, tensors)
-    masks = MaskSet([Shard(tensor, 0, tensor.numel) for tensor in tensors])
-    masks.replace(read_masks(folder, manifest, masks.shards))
+    masks = MaskSet([Shard(tensor, 0, tensor.numel) for tensor in tensors], regrows=manifest.regrows)
+    masks.replace(*read_marked_masks(folder, manifest, masks.shards))
     if masks.digest(Comm()) != manifest.digest:
         raise UserError(f"{folder}: the masks do not have the digest in {MANIFEST}: use another checkpoint")
     return masks
@@ -120,7 +138,16 @@ def _check_sizes(folder: Path, manifest: MaskManifest, tensors: Sequence[Prunabl
 
 
 def read_masks(folder: Path, manifest: MaskManifest, shards: Sequence[Shard]) -> list[Tensor]:
-    """Return the packed masks of `shards`, from only those files that hold a part of them.
+    """Return the packed masks of `shards`, see `read_marked_masks`."""
+    return read_marked_masks(folder, manifest, shards)[0]
+
+
+def read_marked_masks(
+    folder: Path, manifest: MaskManifest, shards: Sequence[Shard]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the packed masks of `shards` and the marks of regrown weights, if there are marks.
+
+    Only those files are read that hold a part of the shards.
 
     Args:
         folder: folder of the masks.
@@ -131,15 +158,18 @@ def read_masks(folder: Path, manifest: MaskManifest, shards: Sequence[Shard]) ->
         UserError: the masks are of other tensors, or a file is missing, damaged or incomplete.
     """
     _check_tensors(folder, manifest, shards)
-    kept = [torch.zeros(shard.numel, dtype=torch.bool) for shard in shards]
-    for piece in read_pieces(folder, manifest.files, shards, _content, "bits"):
-        bits = piece.entries[shards[piece.index].tensor.name]
-        kept[piece.index][piece.here] = unpack(bits, piece.numel)[piece.there]
-    return [pack(row) for row in kept]
+    prefixes = ("", REGROWN) if manifest.regrows else ("",)
+    found = [[torch.zeros(shard.numel, dtype=torch.bool) for shard in shards] for _ in prefixes]
 
+    def content(name: str, numel: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        return {prefix + name: (torch.uint8, (num_bytes(numel),)) for prefix in prefixes}
 
-def _content(name: str, numel: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    return {name: (torch.uint8, (num_bytes(numel),))}
+    for piece in read_pieces(folder, manifest.files, shards, content, "bits"):
+        name = shards[piece.index].tensor.name
+        for prefix, rows in zip(prefixes, found, strict=True):
+            rows[piece.index][piece.here] = unpack(piece.entries[prefix + name], piece.numel)[piece.there]
+    kept, *marks = [[pack(row) for row in rows] for rows in found]
+    return kept, marks[0] if marks else []
 
 
 def _check_tensors(folder: Path, manifest: MaskManifest, shards: Sequence[Shard]) -> None:

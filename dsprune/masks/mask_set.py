@@ -25,12 +25,23 @@ class MaskSet:
     Attributes:
         shards: this rank's slice of every prunable tensor, in global order.
         bits: the packed mask of each shard, see `dsprune.masks.bits`.
+        regrown: packed as `bits`, the kept weights that were pruned before and grew back; empty for a recipe that lets
+            none grow back.
     """
 
-    def __init__(self, shards: Sequence[Shard], device: torch.device | str = "cpu") -> None:
-        """Create masks that keep all weights."""
+    def __init__(
+        self, shards: Sequence[Shard], device: torch.device | str = "cpu", *, regrows: bool = False
+    ) -> None:
+        """Create masks that keep all weights.
+
+        Args:
+            shards: this rank's slice of every prunable tensor, in global order.
+            device: of the masks.
+            regrows: whether to mark the weights that grow back.
+        """
         self.shards = tuple(shards)
         self.bits = tuple(pack(torch.ones(shard.numel, dtype=torch.bool, device=device)) for shard in shards)
+        self.regrown = tuple(torch.zeros_like(bits) for bits in self.bits) if regrows else ()
 
     @classmethod
     def from_zeros(cls, shards: Sequence[Shard], weights: Sequence[Tensor]) -> MaskSet:
@@ -39,17 +50,35 @@ class MaskSet:
         masks.replace([pack(weight != 0) for weight in weights])
         return masks
 
-    def replace(self, bits: Sequence[Tensor]) -> None:
-        """Replace the masks by other masks of the same shards."""
-        for shard, new in zip(self.shards, bits, strict=True):
-            assert new.dtype == torch.uint8, shard
-            assert new.shape == (num_bytes(shard.numel),), shard
+    def replace(self, bits: Sequence[Tensor], regrown: Sequence[Tensor] = ()) -> None:
+        """Replace the masks by other masks of the same shards.
+
+        Args:
+            bits: the masks.
+            regrown: the marks of regrown weights, if they are kept; empty = no weight is marked.
+        """
+        for row in (bits, regrown) if regrown else (bits,):
+            for shard, new in zip(self.shards, row, strict=True):
+                assert new.dtype == torch.uint8, shard
+                assert new.shape == (num_bytes(shard.numel),), shard
+        if self.regrown:
+            self.regrown = tuple(regrown) or tuple(torch.zeros_like(row) for row in bits)
         self.bits = tuple(bits)
+
+    def marks_after(self, bits: Sequence[Tensor]) -> list[Tensor]:
+        """Return the marks once other masks replace these: of the weights that grow back, and of those marked so far.
+
+        A weight that is pruned again loses its mark.
+        """
+        return [
+            (mark | ~old) & new
+            for mark, old, new in zip(self.regrown, self.bits, bits, strict=bool(self.regrown))
+        ]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the masks on this rank."""
-        return sum(bits.numel() for bits in self.bits)
+        """Bytes of the masks and marks on this rank."""
+        return sum(bits.numel() for bits in (*self.bits, *self.regrown))
 
     def num_pruned(self) -> list[int]:
         """Return the number of pruned weights of each shard."""
@@ -58,6 +87,12 @@ class MaskSet:
     def counts(self, comm: Comm) -> list[int]:
         """Return the number of pruned weights of each tensor. Collective: every rank must call this."""
         return comm.all_reduce_sum(torch.tensor(self.num_pruned())).tolist()
+
+    def counts_regrown(self, comm: Comm) -> list[int]:
+        """Return the number of marked weights of each tensor. Collective: every rank must call this."""
+        if not self.regrown:
+            return [0] * len(self.shards)
+        return comm.all_reduce_sum(torch.tensor([count_kept(row) for row in self.regrown])).tolist()
 
     def digest(self, comm: Comm) -> int:
         """Return a hash of the complete masks, independent of the sharding. Collective: every rank must call this.

@@ -23,6 +23,7 @@ __all__ = [
     "RegrowingMethod",
     "ShardContext",
     "find_method",
+    "lets_regrow",
 ]
 
 DAMPING = 1e-7
@@ -218,3 +219,8 @@ def find_method(name: str) -> type[Method]:
                 f"pruning.method: {name!r}: its accumulator {kept.name!r} is {kept.dtype}: use float32 or bfloat16"
             )
     return found
+
+
+def lets_regrow(pruning: Pruning) -> bool:
+    """Return whether weights grow back in a run, by its method or by its curve."""
+    return issubclass(find_method(pruning.method), RegrowingMethod) or pruning.curve == "alternating"

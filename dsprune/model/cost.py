@@ -30,7 +30,7 @@ class RankMemory:
         gradients: their gradients, in the same precision.
         master: the optimizer's fp32 copy of the weights, if it keeps one.
         moments: the optimizer's two fp32 moments.
-        masks: one bit per prunable weight.
+        masks: one bit per prunable weight; two where the weights that grow back are marked.
         accumulators: what the pruning method keeps up to the last mask update; as much again is used during a step.
     """
 
@@ -55,12 +55,14 @@ def rank_memory(
     precision: str,
     kept_bytes: int = 0,
     input_bytes: int = 0,
+    *,
+    regrows: bool = False,
 ) -> RankMemory:
     """Return the memory of one rank under ZeRO.
 
     With P weights, N ranks and b bytes per working weight, each rank holds `b P` bytes of weights, `b P` of
-    gradients, `4 P` of master weights, `8 P` of moments, one bit and `kept_bytes` per prunable weight, and
-    `input_bytes` of sums over inputs. Divided by N are
+    gradients, `4 P` of master weights, `8 P` of moments, one bit and `kept_bytes` per prunable weight, two bits if
+    weights grow back (`regrows`), and `input_bytes` of sums over inputs. Divided by N are
 
     * from stage 1 on, the master weights, moments, masks and accumulators (sharded as the master weights are);
     * from stage 2 on, the gradients;
@@ -82,7 +84,7 @@ def rank_memory(
         gradients=share(working, from_stage=2),
         master=share(_master_bytes(num_weights, stage, precision), from_stage=1),
         moments=share(MOMENTS_BYTES * num_weights, from_stage=1),
-        masks=share(_mask_bytes(num_prunable), from_stage=1),
+        masks=share(_mask_bytes(num_prunable, regrows), from_stage=1),
         accumulators=share(kept_bytes * num_prunable, from_stage=1) + input_bytes,
     )
 
@@ -94,6 +96,8 @@ def checkpoint_bytes(
     precision: str,
     kept_bytes: int = 0,
     input_bytes: int = 0,
+    *,
+    regrows: bool = False,
 ) -> int:
     """Return the bytes of one checkpoint on disk, summed over all ranks.
 
@@ -106,15 +110,15 @@ def checkpoint_bytes(
     """
     working = 0 if stage == 3 else PRECISION_BYTES[precision] * num_weights
     state = _master_bytes(num_weights, stage, precision) + MOMENTS_BYTES * num_weights
-    return working + state + _mask_bytes(num_prunable) + kept_bytes * num_prunable + input_bytes
+    return working + state + _mask_bytes(num_prunable, regrows) + kept_bytes * num_prunable + input_bytes
 
 
 def _master_bytes(num_weights: int, stage: int, precision: str) -> int:
     return 0 if stage == 0 and precision == "fp32" else MASTER_BYTES * num_weights
 
 
-def _mask_bytes(num_prunable: int) -> int:
-    return -(-num_prunable // MASKED_PER_BYTE)
+def _mask_bytes(num_prunable: int, regrows: bool) -> int:
+    return -(-num_prunable // MASKED_PER_BYTE) * (2 if regrows else 1)
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,15 @@ def _updates(run: Run) -> Table:
         "A mask update takes place just before its step. Sparsity of the prunable weights; time and bytes are those "
         "of the selection on one rank."
     )
+    if any("update_regrown" in row for row in done.values()):
+        columns["grew back"] = lambda step: _count(done[step].get("update_regrown"))
+        columns["regrown of kept"] = lambda step: percent(done[step].get("share_regrown"))
+        note += " Regrown are the kept weights that were pruned at some earlier step."
     return table_of("updates", "Mask updates", sorted(done), columns, note=note)
+
+
+def _count(value: int | None) -> str:
+    return MISSING if value is None else f"{value:,}"
 
 
 def _scaled(value: float | None, factor: float, unit: str, digits: int) -> str:

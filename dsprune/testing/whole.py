@@ -15,7 +15,7 @@ from dsprune.zero.layout import ZeroLayout
 from dsprune.zero.parameters import full_shape
 from dsprune.zero.stages import open_layout
 
-__all__ = ["gather", "whole_masks", "whole_parameters"]
+__all__ = ["gather", "whole_marks", "whole_masks", "whole_parameters"]
 
 
 def gather(layout: ZeroLayout, local: Callable[[int], Tensor]) -> list[Tensor]:
@@ -41,6 +41,12 @@ def whole_masks(pruner: PruningState) -> list[Tensor]:
     """Return the masks, flattened. Collective: every rank must call this."""
     shards, bits = pruner.layout.shards, pruner.masks.bits
     return [row.bool() for row in gather(pruner.layout, lambda i: unpack(bits[i], shards[i].numel))]
+
+
+def whole_marks(pruner: PruningState) -> list[Tensor]:
+    """Return the marks of regrown weights, flattened. Collective: every rank must call this."""
+    shards, marks = pruner.layout.shards, pruner.masks.regrown
+    return [row.bool() for row in gather(pruner.layout, lambda i: unpack(marks[i], shards[i].numel))]
 
 
 def whole_parameters(engine: PruningEngine) -> dict[str, dict[str, Tensor]]:

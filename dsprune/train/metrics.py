@@ -132,7 +132,10 @@ def update_metrics(engine: PruningEngine) -> dict[str, Any]:
         **(
             {}
             if pruner.last_update.num_regrown is None
-            else {"update_regrown": pruner.last_update.num_regrown}
+            else {
+                "update_regrown": pruner.last_update.num_regrown,
+                "share_regrown": pruner.state.share_regrown,
+            }
         ),
         "mask_bytes": pruner.state.mask_bytes(),
         **engine.sparsity(),

@@ -217,6 +217,8 @@ class _Row(_Open):
     update_sparsity: FiniteFloat | None = None
     update_seconds: Seconds | None = None
     update_bytes_sent: Count | None = None
+    update_regrown: Count | None = None
+    share_regrown: FiniteFloat | None = None
     tensor_sparsity: dict[str, FiniteFloat] | None = None
 
 

@@ -258,5 +258,7 @@ def _finish(session: Session, display: Display) -> dict[str, Any]:
         "validation_examples": len(session.parts.validation),
     }
     tensors = {} if engine.pruner is None else engine.pruner.state.tensor_sparsity()
+    if engine.pruner is not None and engine.pruner.state.regrows:
+        summary["share_regrown"] = engine.pruner.state.share_regrown
     session.tracker.finish(engine.applied_steps, Result(summary, tensors, session.run.model))
     return summary

@@ -16,7 +16,7 @@ from torch.nn.functional import layer_norm, linear
 import dsprune
 from dsprune.masks.manifest import MANIFEST
 from dsprune.masks.shared_blocks import num_shared
-from dsprune.methods.method import Accumulator, RegrowingMethod, find_method
+from dsprune.methods.method import Accumulator, RegrowingMethod, find_method, lets_regrow
 from dsprune.methods.obert import OBert
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe
@@ -26,7 +26,7 @@ from dsprune.selection.traffic import update_bytes
 from dsprune.testing.engines import BATCH, STEPS, pruning_engine
 from dsprune.testing.methods import regrow_dense, select_dense
 from dsprune.testing.tiny import batch
-from dsprune.testing.whole import gather, whole_masks
+from dsprune.testing.whole import gather, whole_marks, whole_masks
 from dsprune.utils.randomness import hash_text, mix64
 from tests.engine import scenarios
 from tests.engine.scenarios import every_view, pruner_of, train_step
@@ -63,7 +63,8 @@ def accumulators(engine: dsprune.PruningEngine) -> dict[str, Tensors]:
     def numbers(each: Accumulator, column: int) -> Callable[[int], Tensor]:
         return lambda index: kept.values[index][each.name].view(-1, each.width)[:, column]
 
-    found = {
+    marks = {"regrown": whole_marks(pruner)} if pruner.regrows else {}
+    found = marks | {
         each.name: [tensor for column in range(each.width) for tensor in whole(pruner, numbers(each, column))]
         for each in kept.declared
     }
@@ -248,8 +249,10 @@ def check_run(comm: Comm, config: dict[str, Any], recipe: Recipe) -> tuple[int, 
         Bytes of accumulators on this rank, and the number of weights that grew back at each mask update.
     """
     oracle, regrown = Oracle(recipe), []
+    regrows = lets_regrow(recipe.pruning)
     with pruning_engine(config, recipe) as engine:
         pruner = pruner_of(engine)
+        marks = [torch.zeros_like(mask) for mask in whole_masks(pruner)]
         nbytes = pruner.accumulators.nbytes
         for step in range(STEPS):
             old, moments = whole_masks(pruner), every_view(pruner)
@@ -263,6 +266,14 @@ def check_run(comm: Comm, config: dict[str, Any], recipe: Recipe) -> tuple[int, 
                 torch.testing.assert_close(weight, moved.float(), rtol=1e-4, atol=1e-5)
             assert pruner.audit() == []
             grown = [now & ~before for now, before in zip(new, old, strict=True)]
+            marks = [(mark & now) | again for mark, now, again in zip(marks, new, grown, strict=True)]
+            if regrows:
+                assert all(map(torch.equal, whole_marks(pruner), marks)), (
+                    f"step {step}: other weights are marked"
+                )
+                assert pruner.num_regrown == sum(int(mask.sum()) for mask in marks)
+                kept = sum(int(mask.sum()) for mask in new)
+                assert pruner.share_regrown == pruner.num_regrown / kept
             for what, view in moments.items():
                 for values, mask in zip(view, grown, strict=True):
                     assert not values[mask].any(), f"step {step}: a weight grew back with {what}"
@@ -272,7 +283,6 @@ def check_run(comm: Comm, config: dict[str, Any], recipe: Recipe) -> tuple[int, 
                     [s.tensor for s in pruner.layout.shards], recipe.pruning, update.sparsity / 0.9
                 )
                 assert sum(int((~mask).sum()) for mask in new) == sum(group.num_pruned for group in groups)
-                regrows = recipe.pruning.method in ("rigl", "set") or recipe.pruning.curve == "alternating"
                 num_grown = sum(int(mask.sum()) for mask in grown) if regrows else None
                 assert engine.pruner.last_update.num_regrown == num_grown
                 if (
@@ -282,6 +292,11 @@ def check_run(comm: Comm, config: dict[str, Any], recipe: Recipe) -> tuple[int, 
                 ):
                     check_bytes(engine)
                 regrown.append(sum(int(mask.sum()) for mask in grown))
+            assert [entry.step for entry in pruner.updates] == [
+                past.step for past in engine.timetable.updates if past.step <= step
+            ]
+        assert sum(entry.num_regrown for entry in pruner.updates) == (sum(regrown) if regrows else 0)
+        assert pruner.masks.nbytes == (2 if regrows else 1) * sum(bits.numel() for bits in pruner.masks.bits)
         assert pruner.accumulators.nbytes == 0, "nothing is kept after the last mask update"
     return nbytes, regrown
 

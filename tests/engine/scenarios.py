@@ -173,6 +173,7 @@ def check_resume(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str
             every_view(pruner_of(engine)),
             pruner_of(engine).masks.digest(pruner_of(engine).comm),
         )
+        marks, updates = pruner_of(engine).masks.regrown, pruner_of(engine).updates
         rate, ended = engine.get_lr(), (engine.applied_steps, engine.skipped_steps)
     with pruning_engine(config, recipe, seed=1) as engine:
         engine.load_checkpoint(folder)
@@ -182,6 +183,8 @@ def check_resume(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str
             train_step(engine, step)
         pruner = pruner_of(engine)
         assert pruner.masks.digest(pruner.comm) == digest
+        assert all(map(torch.equal, pruner.masks.regrown, marks))
+        assert (pruner.updates, bool(marks)) == (updates, pruner.regrows)
         assert engine.get_lr() == rate
         assert (engine.applied_steps, engine.skipped_steps) == ended
         for what, view in every_view(pruner).items():

@@ -126,9 +126,11 @@ def test_a_loss_scale_is_not_accumulated(two_ranks: RankPool) -> None:
                 torch.testing.assert_close(here, there, rtol=0.02, atol=1e-4)
 
 
-def test_accumulators_move_to_other_stages_and_numbers_of_ranks(two_ranks: RankPool, tmp_path: Path) -> None:
+def test_accumulators_and_marks_move_to_other_stages_and_numbers_of_ranks(
+    two_ranks: RankPool, tmp_path: Path
+) -> None:
     saved = {}
-    for name in ("movement", "obert", "wanda"):
+    for name in ("movement", "obert", "wanda", "constant"):
         [saved[name], _] = two_ranks.run(
             2, accumulating.save, ds_config(3), recipe_of(name), str(tmp_path / name)
         )
@@ -148,7 +150,11 @@ def test_accumulators_move_to_other_stages_and_numbers_of_ranks(two_ranks: RankP
 def test_a_checkpoint_of_another_method_is_refused(two_ranks: RankPool, tmp_path: Path) -> None:
     recipe = recipe_of("snip")
     two_ranks.run(2, accumulating.save, ds_config(1), recipe, str(tmp_path))
-    other, plain = make_recipe(method="movement"), make_recipe()
+    other, plain = recipe_of("movement"), make_recipe()
+    two_ranks.run(2, accumulating.save, ds_config(1), recipe_of("constant"), str(tmp_path / "marked"))
+    folder = str(tmp_path / "marked")
+    for message in two_ranks.run(2, accumulating.error_of_loading, ds_config(1), make_recipe(), folder):
+        assert "timetable has updates" in message
     for wrong, kept in ((other, "movement (float32)"), (plain, "no accumulators")):
         for message in two_ranks.run(2, accumulating.error_of_loading, ds_config(1), wrong, str(tmp_path)):
             assert "sensitivity (float32)" in message

@@ -11,7 +11,7 @@ from dsprune.commands.plan.law import law_table, sweep_table
 from dsprune.commands.plan.make import Plan, make_plan
 from dsprune.masks.input_sums import input_bytes
 from dsprune.masks.shared_blocks import num_shared
-from dsprune.methods.method import RegrowingMethod, find_method
+from dsprune.methods.method import RegrowingMethod, find_method, lets_regrow
 from dsprune.model.cost import checkpoint_bytes, rank_memory
 from dsprune.model.prunable import dense_groups
 from dsprune.model.vocabulary import Vocabulary
@@ -179,6 +179,7 @@ def _cells(plan: Plan, update: MaskUpdate) -> Iterator[str]:
 
 def _memory(plan: Plan, world_size: int, stages: Iterable[int]) -> Table:
     precision, pruning = plan.recipe.precision, plan.recipe.pruning
+    regrows = pruning is not None and lets_regrow(pruning)
     methods = [] if pruning is None else [pruning.method, pruning.first_method or pruning.method]
     kept_bytes = max((find_method(name).bytes_per_weight() for name in methods), default=0)
     reads_inputs = any(find_method(name).reads_inputs for name in methods)
@@ -187,8 +188,9 @@ def _memory(plan: Plan, world_size: int, stages: Iterable[int]) -> Table:
     names = ("weights", "gradients", "master", "moments", "masks", *kept, "total")
     columns = []
     for stage in stages:
-        used = rank_memory(plan.num_weights, plan.num_prunable, stage, world_size, precision, *kept_of)
-        disk = checkpoint_bytes(plan.num_weights, plan.num_prunable, stage, precision, *kept_of)
+        size = plan.num_weights, plan.num_prunable, stage
+        used = rank_memory(*size, world_size, precision, *kept_of, regrows=regrows)
+        disk = checkpoint_bytes(*size, precision, *kept_of, regrows=regrows)
         sizes = (*(getattr(used, name) for name in names), disk)
         columns.append((f"ZeRO stage {stage}", *map(decimal, sizes)))
     headings, *rows = zip(("", *names, "checkpoint"), *columns, strict=True)
