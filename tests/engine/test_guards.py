@@ -85,6 +85,26 @@ def error_of(comm: Comm, stage: int, act: Callable[[dsprune.PruningEngine], None
     return "no error"
 
 
+def error_of_growing(comm: Comm, stage: int) -> str:
+    """Load moments just before a mask update that lets weights grow back, and return the error."""
+    with pruning_engine(ds_config(stage), make_recipe(method="rigl")) as engine:
+        second = engine.timetable.updates[1].step
+        try:
+            for step in range(second + 1):
+                train_step(
+                    engine, step, lambda step=step: load_the_moments(engine) if step == second else None
+                )
+        except dsprune.RunFailedError as error:
+            return str(error)
+    return "no error"
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_weight_grows_back_with_zero_moments_only(rank: RankPool, stage: int) -> None:
+    [error] = rank.run(1, error_of_growing, stage)
+    assert error.startswith("blocks.0.up.weight: moments of its pruned weights are not zero")
+
+
 def set_a_setting(engine: dsprune.PruningEngine) -> None:
     engine.basic_optimizer.param_groups[0]["weight_decay"] = 0.5
 

@@ -31,6 +31,18 @@ def test_in_fp32_only_zero_keeps_a_master_copy(stage: int, master: int) -> None:
     assert rank_memory(1000, 0, stage, world_size=1, precision="fp32").master == master
 
 
+def test_marks_of_regrown_weights_cost_a_second_bit() -> None:
+    for stage in STAGES:
+        plain, marked = (
+            rank_memory(1000, 800, stage, world_size=4, precision="bf16", regrows=regrows)
+            for regrows in (False, True)
+        )
+        assert marked.masks == 2 * plain.masks
+        assert marked.total - plain.total == plain.masks
+    sizes = [checkpoint_bytes(1000, 800, 2, "bf16", regrows=regrows) for regrows in (False, True)]
+    assert sizes[1] - sizes[0] == 100
+
+
 @given(st.integers(1, 10**12), st.integers(1, 4096), st.sampled_from(PRECISIONS))
 def test_no_stage_takes_more_than_the_one_before_but_for_the_master_copy(
     num_weights: int, world_size: int, precision: str

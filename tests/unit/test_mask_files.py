@@ -19,7 +19,7 @@ from dsprune.errors import UserError
 from dsprune.masks import MaskSet
 from dsprune.masks.bits import pack, unpack
 from dsprune.masks.manifest import MANIFEST, FileEntry, MaskManifest, read_manifest
-from dsprune.masks.mask_files import read_masks, write_masks
+from dsprune.masks.mask_files import read_marked_masks, read_masks, write_masks
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Pruning
@@ -39,14 +39,22 @@ def whole() -> list[Shard]:
     return [Shard(tensor, 0, tensor.numel) for tensor in TENSORS]
 
 
-def mask_set(shards: Sequence[Shard]) -> MaskSet:
-    masks = MaskSet(shards)
-    masks.replace([pack(kept(s.tensor)[s.start : s.start + s.numel]) for s in shards])
+def marked(tensor: PrunableTensor) -> Tensor:
+    """Every third weight, if it is kept."""
+    return kept(tensor) & (torch.arange(tensor.numel) % 3 == 0)
+
+
+def mask_set(shards: Sequence[Shard], *, regrows: bool = False) -> MaskSet:
+    masks = MaskSet(shards, regrows=regrows)
+    rows = ([pack(of(s.tensor)[s.start : s.start + s.numel]) for s in shards] for of in (kept, marked))
+    masks.replace(*rows) if regrows else masks.replace(next(rows))
     return masks
 
 
-def write(folder: Path, shards: Sequence[Shard] | None = None, step: int = 7) -> Path:
-    masks = mask_set(whole() if shards is None else shards)
+def write(
+    folder: Path, shards: Sequence[Shard] | None = None, step: int = 7, *, regrows: bool = False
+) -> Path:
+    masks = mask_set(whole() if shards is None else shards, regrows=regrows)
     write_masks(folder, masks, Comm(), step=step, timetable=TIMETABLE, pruning=Pruning(sparsity=0.5))
     return folder
 
@@ -65,11 +73,11 @@ def cut(*cuts: int) -> list[list[Shard]]:
     return ranks
 
 
-def write_by_ranks(folder: Path, ranks: Sequence[Sequence[Shard]]) -> Path:
+def write_by_ranks(folder: Path, ranks: Sequence[Sequence[Shard]], *, regrows: bool = False) -> Path:
     """What `write_masks` leaves when there are several ranks: their files side by side in one manifest."""
     entries = []
     for rank, shards in enumerate(ranks):
-        write(folder / "one", shards)
+        write(folder / "one", shards, regrows=regrows)
         entry = read_manifest(folder / "one").files[0]
         name = f"masks-{rank:05d}-of-{len(ranks):05d}.safetensors"
         (folder / "one" / entry.file).rename(folder / name)
@@ -86,6 +94,37 @@ def change(folder: Path, **update: object) -> None:
 
 
 CUTS = st.lists(st.integers(0, sum(tensor.numel for tensor in TENSORS)), max_size=4)
+
+
+@settings(max_examples=10, deadline=None)
+@given(written=CUTS, read=CUTS)
+def test_marks_of_regrown_weights_are_read_by_any_ranks(
+    tmp_path_factory: pytest.TempPathFactory, written: list[int], read: list[int]
+) -> None:
+    folder = write_by_ranks(tmp_path_factory.mktemp("masks"), cut(*written), regrows=True)
+    for shards in cut(*read):
+        rows = read_marked_masks(folder, read_manifest(folder), shards)
+        for of, found in zip((kept, marked), rows, strict=True):
+            for shard, bits in zip(shards, found, strict=True):
+                expected = of(shard.tensor)[shard.start : shard.start + shard.numel]
+                assert torch.equal(unpack(bits, shard.numel), expected)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(st.booleans(), min_size=11, max_size=11), min_size=1, max_size=6))
+def test_a_weight_is_marked_from_its_return_to_its_next_pruning(history: list[list[bool]]) -> None:
+    masks = MaskSet([Shard(PrunableTensor("w", (11,)), 0, 11)], regrows=True)
+    before, expected = [True] * 11, [False] * 11
+    for now in history:
+        bits = [pack(torch.tensor(now))]
+        masks.replace(bits, masks.marks_after(bits))
+        expected = [keep and (mark or not was) for keep, was, mark in zip(now, before, expected, strict=True)]
+        before = now
+        assert unpack(masks.regrown[0], 11).tolist() == expected
+        assert masks.counts_regrown(Comm()) == [sum(expected)]
+    assert masks.nbytes == 2 * 2
+    masks.replace(masks.bits)
+    assert masks.counts_regrown(Comm()) == [0]
 
 
 @settings(max_examples=30, deadline=None)

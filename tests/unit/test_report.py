@@ -320,6 +320,22 @@ def test_every_text_of_a_run_is_text_on_the_page(tmp_path: Path) -> None:
     assert "<img" not in (tmp_path / "page" / "report.md").read_text()
 
 
+def test_weights_that_grew_back_are_counted(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "runs")
+    row = {
+        "step": 76,
+        "update_step": 75,
+        "update_sparsity": 0.5,
+        "update_regrown": 1234,
+        "share_regrown": 0.25,
+    }
+    (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    report_on(folder, output=tmp_path / "page")
+    text = (tmp_path / "page" / "report.md").read_text()
+    assert "| grew back | regrown of kept |" in text
+    assert "| 1,234 | 25.00 % |" in text
+
+
 def test_folds_are_pooled_and_the_best_evaluation_is_named(tmp_path: Path) -> None:
     task = "task={name: mawps, folder: data, fold: %d}"
     for fold, (score, size) in enumerate([(0.5, 100), (0.8, 300)]):
