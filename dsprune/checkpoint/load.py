@@ -7,8 +7,9 @@ from typing import Any
 from deepspeed import DeepSpeedEngine
 
 from dsprune.checkpoint.deepspeed_files import explain_damage
-from dsprune.checkpoint.pruning_state import PruningState, load_masks, read_rank_state
+from dsprune.checkpoint.pruning_state import PruningState, read_rank_state
 from dsprune.checkpoint.reshard import reshard, topology_changes
+from dsprune.checkpoint.saved_masks import load_masks
 from dsprune.checkpoint.sparse_start import MasksFrom, mask_zeros, start_from_masks
 from dsprune.checkpoint.tags import check_tag, latest_tag, tag_name
 from dsprune.errors import UserError

@@ -10,8 +10,9 @@ from torch import Tensor
 from dsprune.checkpoint.load import load_checkpoint
 from dsprune.checkpoint.model_card import Made, finish_folder
 from dsprune.checkpoint.model_folder import model_config, save_model_folder
-from dsprune.checkpoint.pruning_state import save_masks, save_rank_state, sparsity_of
+from dsprune.checkpoint.pruning_state import save_rank_state, sparsity_of
 from dsprune.checkpoint.reshard import topology_changes
+from dsprune.checkpoint.saved_masks import save_masks
 from dsprune.checkpoint.sparse_start import MasksFrom, start_sparse
 from dsprune.checkpoint.tags import begin_tag, commit_tag, tag_name
 from dsprune.engine.attach import check_attachable, initial_state, loader_steps_per_epoch

@@ -14,6 +14,7 @@ skipped on overflow never reaches the hook.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch

@@ -13,6 +13,7 @@ from torch import Tensor
 from dsprune.errors import UserError
 from dsprune.kernels.product import Product
 from dsprune.model.shard import PrunableTensor
+from dsprune.recipe import Pruning
 from dsprune.registry import METHODS
 
 __all__ = [

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from bench.engine import bert_engine
 from bench.tools import milliseconds, on_ranks
-from dsprune.checkpoint.pruning_state import load_masks, save_masks
+from dsprune.checkpoint.saved_masks import load_masks, save_masks
 
 __all__ = ["checkpoints"]
 
