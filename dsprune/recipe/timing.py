@@ -124,16 +124,16 @@ class Pruning(Section):
     """Method `obert`: parts into which a mask update is divided; the scores are computed again before each. Default:
     null = 1."""
 
-    pattern: Annotated[str, AfterValidator(check_pattern)] = UNSTRUCTURED.text
-    """Which weights of a matrix are pruned together: each by itself (unstructured); `N:M` keeps the N highest scores of
-    every M neighbouring inputs, as in `"2:4"`; blocks of HEIGHTxWIDTH weights, outputs x inputs, such as `1x4`, `4x1`
-    or `16x16`; or whole outputs (rows). Default: `unstructured`."""
-
-    scope: Annotated[str, Named(SCOPES)] = Field(default_factory=lambda values: _own_scope(values))
+    scope: Annotated[str, Named(SCOPES)] = "global"
     """Which weights are ranked together: all prunable weights (global), those of each tensor (uniform), or all of
     them with scores divided by the root mean square of their tensor's scores (normalized). `erk` ranks those of each
     tensor, and keeps the more of a matrix, the smaller it is (Erdos-Renyi kernel). `row` ranks those of each row, so
     every output keeps the same number of inputs (fixed fan-in). Default: `global`; with method `wanda`, `row`."""
+
+    pattern: Annotated[str, AfterValidator(check_pattern)] = UNSTRUCTURED.text
+    """Which weights of a matrix are pruned together: each by itself (unstructured); `N:M` keeps the N highest scores of
+    every M neighbouring inputs, as in `"2:4"`; blocks of HEIGHTxWIDTH weights, outputs x inputs, such as `1x4`, `4x1`
+    or `16x16`; or whole outputs (rows). Default: `unstructured`."""
 
     only: tuple[Glob, ...] = ()
     """Glob patterns of the matrices to prune, in place of those of the encoder and decoder blocks. Norms and biases
@@ -158,6 +158,14 @@ class Pruning(Section):
         fixed, sparsity = _fixed_sparsity(given.get("pattern")), given.get("sparsity")
         is_near = fixed is not None and isinstance(sparsity, float) and abs(sparsity - fixed) < ROUNDING
         return {**values, "sparsity": fixed} if is_near else values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _wanda_ranks_rows(cls, values: Any) -> Any:
+        """Set the scope of a recipe with `wanda` that names none."""
+        given = values if isinstance(values, dict) else {}
+        is_open = given.get("method") == "wanda" and given.get("pattern") != "rows" and "scope" not in given
+        return {**values, "scope": "row"} if is_open else values
 
     @field_validator("pattern")
     @classmethod
@@ -226,11 +234,6 @@ class Pruning(Section):
                 "one-shot has one mask update, at pruning.start: leave this out or choose another curve"
             )
         return value
-
-
-def _own_scope(values: dict[str, Any]) -> str:
-    """Return the scope of a recipe that names none, given the fields before it."""
-    return "row" if values.get("method") == "wanda" and values.get("pattern") != "rows" else "global"
 
 
 def _fixed_sparsity(text: Any) -> float | None:

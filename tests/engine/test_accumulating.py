@@ -150,7 +150,7 @@ def test_accumulators_and_marks_move_to_other_stages_and_numbers_of_ranks(
 def test_a_checkpoint_of_another_method_is_refused(two_ranks: RankPool, tmp_path: Path) -> None:
     recipe = recipe_of("snip")
     two_ranks.run(2, accumulating.save, ds_config(1), recipe, str(tmp_path))
-    other, plain = recipe_of("movement"), make_recipe()
+    other, plain = make_recipe(method="movement"), make_recipe()
     two_ranks.run(2, accumulating.save, ds_config(1), recipe_of("rigl"), str(tmp_path / "marked"))
     folder = str(tmp_path / "marked")
     for message in two_ranks.run(2, accumulating.error_of_loading, ds_config(1), make_recipe(), folder):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dsprune.errors import UserError
@@ -29,7 +29,6 @@ def flat(step):
     return [example for rank in step for batch in rank for example in batch]
 
 
-@settings(deadline=None)
 @given(
     micro_batch=st.integers(1, 4),
     accumulation=st.integers(1, 4),

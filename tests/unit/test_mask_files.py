@@ -110,7 +110,7 @@ def test_marks_of_regrown_weights_are_read_by_any_ranks(
                 assert torch.equal(unpack(bits, shard.numel), expected)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.lists(st.booleans(), min_size=11, max_size=11), min_size=1, max_size=6))
 def test_a_weight_is_marked_from_its_return_to_its_next_pruning(history: list[list[bool]]) -> None:
     masks = MaskSet([Shard(PrunableTensor("w", (11,)), 0, 11)], regrows=True)
@@ -127,7 +127,7 @@ def test_a_weight_is_marked_from_its_return_to_its_next_pruning(history: list[li
     assert masks.counts_regrown(Comm()) == [0]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(written=CUTS, read=CUTS)
 def test_shards_cut_anywhere_read_what_shards_cut_anywhere_else_wrote(
     tmp_path_factory: pytest.TempPathFactory, written: list[int], read: list[int]

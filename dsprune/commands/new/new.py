@@ -30,7 +30,7 @@ from dsprune.utils.files import replace_text
 
 __all__ = ["NewRecipe", "hold_out", "new"]
 
-HEADER = """# Written by `dsprune new` from the recipe {1}. Each comment is the start of a field's documentation.
+HEADER = """# Written by `dsprune new` from the recipe {1}. A comment is the start of a field's documentation.
 #
 #   dsprune plan {0}
 #   dsprune train {0}
