@@ -29,6 +29,7 @@ from dsprune.masks.bits import apply_all_, count_kept
 from dsprune.masks.manifest import UpdateEntry
 from dsprune.methods.method import (
     DAMPING,
+    RECOMPUTATIONS,
     CompensatingMethod,
     Method,
     RegrowingMethod,
@@ -202,7 +203,7 @@ class Pruner:
             state.masks.bits,
             groups,
             state.comm,
-            parts=pruning.recomputations or 1,
+            parts=pruning.recomputations or RECOMPUTATIONS,
             normalized=SCOPES.get(pruning.scope).normalized,
         )
 

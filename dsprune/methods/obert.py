@@ -37,7 +37,7 @@ class OBert(CompensatingMethod):
     Formula: score = w^2 / (2 [F^-1]_ii); the kept weights K of a block move by F_KK^-1 F_KQ w_Q as Q is pruned.
     Source: Kurtic et al., The Optimal BERT Surgeon, 2022; Hassibi and Stork, Optimal Brain Surgeon, 1992.
     Cost: 104 bytes a prunable weight while gradients are summed, and one pass over them a step; at a mask update
-    about 5 seconds a million weights on a CPU core, and 2 more for each further part.
+    about 5 seconds a million weights on a CPU core, and 2 more for each part after the first; 11 for the default of 4.
     Use: few mask updates, and large ones; with a `pruning.window`, the memory is used in those steps only.
     """
 

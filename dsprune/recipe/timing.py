@@ -122,7 +122,7 @@ class Pruning(Section):
 
     recomputations: int | None = Field(default=None, ge=1, le=1000)
     """Method `obert`: parts into which a mask update is divided; the scores are computed again before each. Default:
-    null = 1."""
+    null = 4."""
 
     scope: Annotated[str, Named(SCOPES)] = "global"
     """Which weights are ranked together: all prunable weights (global), those of each tensor (uniform), or all of

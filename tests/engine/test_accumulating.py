@@ -23,7 +23,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "soft-movement": {"method": "soft-movement"},
     "snip": {"method": "snip"},
     "empirical-fisher": {"method": "empirical-fisher", "window": 2},
-    "obert": {"method": "obert", "window": 3},
+    "obert": {"method": "obert", "window": 3, "recomputations": 1},
     "wanda": {"method": "wanda"},
     "wanda in one shot": {"method": "wanda", "scope": "global", "curve": "one-shot", "window": 2, **ONE_SHOT},
     "rigl": {"method": "rigl"},

@@ -86,6 +86,7 @@ def _second_order(modifier: Entry, notes: Notes) -> dict[str, Any]:
             modifier, "num_grads", "the gradients are those of whole batches, of the last training steps"
         )
     values = {name: modifier.get(key) for key, name in _SECOND_ORDER.items()}
+    values["recomputations"] = values["recomputations"] or 1  # the default there
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -11,7 +11,13 @@ from dsprune.commands.plan.law import law_table, sweep_table
 from dsprune.commands.plan.make import Plan, make_plan
 from dsprune.masks.input_sums import input_bytes
 from dsprune.masks.shared_blocks import num_shared
-from dsprune.methods.method import RegrowingMethod, find_method, lets_regrow
+from dsprune.methods.method import (
+    RECOMPUTATIONS,
+    CompensatingMethod,
+    RegrowingMethod,
+    find_method,
+    lets_regrow,
+)
 from dsprune.model.cost import checkpoint_bytes, rank_memory
 from dsprune.model.prunable import dense_groups
 from dsprune.model.vocabulary import Vocabulary
@@ -207,7 +213,8 @@ def _traffic(plan: Plan, world_size: int) -> str:
     if world_size == 1:
         return "Selection: one rank sends nothing (for several: --world-size N)"
     normalized, method = SCOPES.get(pruning.scope).normalized, find_method(pruning.method)
-    parts, regrows = pruning.recomputations or 1, issubclass(method, RegrowingMethod)
+    parts = (pruning.recomputations or RECOMPUTATIONS) if issubclass(method, CompensatingMethod) else 1
+    regrows = issubclass(method, RegrowingMethod)
     num_bytes = parts * update_bytes(groups, world_size, normalized, regrows)
     pattern, completed = Pattern.parse(pruning.pattern), ""
     if not pattern.is_unstructured:
