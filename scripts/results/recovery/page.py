@@ -225,7 +225,8 @@ def draw(studies: Sequence[Study], path: Path) -> None:
             if arms:
                 axes.errorbar(x, y, errors, color=colour, ls=style, marker="o", ms=4, capsize=3, label=label)
         axes.set_xscale("log")
-        axes.set_xticks(study.budgets, [f"{epochs:g}" for epochs in study.budgets])
+        budgets = sorted({arm.epochs for arm in study.arms if arm.method in (DENSE, OURS, MAGNITUDE)})
+        axes.set_xticks(budgets, [f"{epochs:g}" for epochs in budgets])
         axes.minorticks_off()
         axes.set_title(TASKS[study.task], fontsize=9)
         axes.set_xlabel("epochs")
@@ -248,8 +249,8 @@ def main(home: Path) -> None:
         loader=FileSystemLoader(HERE), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
     )
     studies = [study for task in TASKS for start in STARTS if (study := Study(home, task, start)).arms]
-    drawn = [study for study in studies if study.start == STARTS[0]]
-    draw(drawn, DOCS / "recovery.svg")
+    drawn = [study for study in studies if study.start == STARTS[0] and len(study.budgets) > 1]
+    draw(drawn or studies, DOCS / "recovery.svg")
     functions = {function.__name__: function for function in (table, goals, plain_arms)}
     page = environment.get_template("page.md").render(
         functions,
