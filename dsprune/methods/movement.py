@@ -21,7 +21,8 @@ class Movement(Method):
     Formula: score = -sum of w g, over every step since the start of the run.
     Source: Sanh et al., Movement Pruning, 2020.
     Cost: 4 bytes a prunable weight up to the last mask update, and one pass over weights and gradients a step.
-    Use: high sparsities of a pretrained model with a long dense phase, in which the sum has time to build up.
+    Use: high sparsities of a pretrained model with a long dense phase, in which the sum has time to build up. A short
+    run from a fine-tuned model ended at chance (docs/recovery.md).
     """
 
     accumulators = (Accumulator("movement", whole_run=True),)

@@ -22,7 +22,7 @@ __all__ = ["EquationGraphs"]
 CELLS = Column("group_nums", "the words in quantity cells, as a list of their places from 0, split at spaces")
 
 OUTSIDE = -1
-"""The place of a token that is in no word, and the rank of one that is no number."""
+"""Stands for the place of a token outside of words, and for the order of a token that is not a number."""
 
 
 @dataclass(frozen=True)

@@ -184,9 +184,8 @@ def plain_arms(study: Study) -> Iterator[str]:
                 )
 
 
-def compared(home: Path) -> str:
+def compared(studies: Sequence[Study]) -> str:
     """Return a table of the pruning methods, the best one of the first column first; empty without runs."""
-    studies = [study for task in TASKS if (study := Study(home, task, METHODS)).arms]
     columns = [
         (study, epochs, target) for study in studies for epochs in study.budgets for target in study.targets
     ]
@@ -249,6 +248,7 @@ def main(home: Path) -> None:
         loader=FileSystemLoader(HERE), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
     )
     studies = [study for task in TASKS for start in STARTS if (study := Study(home, task, start)).arms]
+    methods = [study for task in TASKS if (study := Study(home, task, METHODS)).arms]
     drawn = [study for study in studies if study.start == STARTS[0] and len(study.budgets) > 1]
     draw(drawn or studies, DOCS / "recovery.svg")
     functions = {function.__name__: function for function in (table, goals, plain_arms)}
@@ -258,8 +258,8 @@ def main(home: Path) -> None:
         home=home,
         titles=TASKS,
         starts={task: start_of(home, task) for task in TASKS},
-        compared=compared(home),
-        origin=origin_of([run for study in studies for run in study.runs]),
+        compared=compared(methods),
+        origin=origin_of([run for study in (*studies, *methods) for run in study.runs]),
     )
     replace_text(DOCS / "recovery.md", page)
     print(f"written: {DOCS / 'recovery.md'}")
