@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -49,6 +50,7 @@ class InputHooks:
         self._mask: Tensor | None = None
         self._tensors = tuple(tensors)
         self._sums: list[Tensor | None] = [None] * len(tensors)
+        self._names = tuple(signature(model.forward).parameters)
         config = getattr(model, "config", None)
         self._has_one_mask = not getattr(config, "is_encoder_decoder", False)
         places = {id(weight): place for place, weight in enumerate(weights)}
@@ -70,7 +72,7 @@ class InputHooks:
 
     def _begin(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         self._is_inside = self.is_counting and model.training
-        mask = kwargs.get("attention_mask")
+        mask = kwargs.get("attention_mask", dict(zip(self._names, args, strict=False)).get("attention_mask"))
         self._mask = None
         if self._has_one_mask and isinstance(mask, Tensor) and mask.dim() in (2, 3):
             self._mask = mask.flatten(end_dim=-2)

@@ -69,8 +69,9 @@ def test_padding_does_not_count(choices: int) -> None:
     expected = x[mask.bool()].double().square().sum(0).repeat(3)
     if choices > 1:
         x, mask = x.view(2, 2, 3, 4), mask.view(2, 2, 3)
-    model(x, attention_mask=mask)
-    torch.testing.assert_close(hooks.take(), expected, rtol=1e-6, atol=0)
+    for arguments, named in (((x,), {"attention_mask": mask}), ((x, mask), {})):
+        model(*arguments, **named)
+        torch.testing.assert_close(hooks.take(), expected, rtol=1e-6, atol=0)
 
 
 def test_a_weight_finds_its_input_in_either_order() -> None:
