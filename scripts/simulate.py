@@ -12,12 +12,15 @@ bytes       what it sends in them, and receives
 their ms    an estimate: an all-reduce passes 2 log2(ranks) times between hosts, each in --hop microseconds
 masks       its masks, in memory and in a checkpoint
 temporary   the most memory that a mask update takes beside weights and masks
-records     what it tells the first rank of its file in a checkpoint
+gathered    what the first rank collects of all ranks for the manifest of a checkpoint
+manifest    what it writes there
 """
 
 import argparse
 import pickle
 from math import log2
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from bench.simulation import MODELS, Update, shards_of, simulate_update, tensors_of
@@ -25,14 +28,18 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from dsprune.masks.manifest import FileEntry
-from dsprune.model.shard import PrunableTensor
+from dsprune.masks.manifest import MaskManifest, TensorEntry
+from dsprune.masks.slice_files import entry_of
+from dsprune.model.shard import PrunableTensor, Shard
+from dsprune.schedule import Timetable
 from dsprune.selection.groups import make_groups
 from dsprune.selection.traffic import update_bytes
 
 SPARSITY = 0.9
 
-COLUMNS = ("ranks", "weights", "CPU ms", "messages", "bytes", "their ms", "masks", "temporary", "records")
+COLUMNS = (
+    "ranks", "weights", "CPU ms", "messages", "bytes", "their ms", "masks", "temporary", "gathered", "manifest",
+)  # fmt: skip
 
 
 def row(tensors: list[PrunableTensor], scope: str, world: int, hop: float) -> list[str]:
@@ -43,13 +50,31 @@ def row(tensors: list[PrunableTensor], scope: str, world: int, hop: float) -> li
     if zeros != wanted or update.sent > update_bytes(groups, world):
         raise RuntimeError(f"{world} ranks: {zeros:,} zeros of {wanted:,}, {update.sent:,} bytes sent")
     own = shards_of(tensors, rank, world)[0]
-    slices = {shard.tensor.name: (shard.start, shard.numel) for shard in own}
-    record = len(pickle.dumps(FileEntry(file="masks-.safetensors", sha256="0" * 64, slices=slices)))
+    gathered, written = manifest_bytes(own, rank, world)
     return [
         f"{world:,}", f"{sum(shard.numel for shard in own):,}", f"{1000 * update.seconds:,.0f}",
         str(update.messages), decimal(update.sent), f"{update.messages * 2 * log2(world) * hop / 1000:.2f}",
-        decimal(update.mask_bytes), decimal(update.temporary_bytes), decimal(record),
+        decimal(update.mask_bytes), decimal(update.temporary_bytes), decimal(gathered),
+        decimal(written),
     ]  # fmt: skip
+
+
+def manifest_bytes(own: list[Shard], rank: int, world: int) -> tuple[int, int]:
+    """Return what the first rank gathers of ranks that are all as this one, and what it writes."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"masks-{rank:05d}-of-{world:05d}.safetensors"
+        path.touch()
+        entry = entry_of(path, own)
+    tensors = {
+        shard.tensor.name: TensorEntry(shape=shard.tensor.shape, target=SPARSITY, num_pruned=10**9)
+        for shard in own
+    }
+    manifest = MaskManifest(
+        step=10**6, timetable=Timetable(10**6, 10**5, 0, (), True, 0.1, 0.1, 0.0), scope="global", digest=2**62,
+        tensors=tensors, files=(entry,) * world,
+    )  # fmt: skip
+    record = pickle.dumps([entry.model_dump_json(exclude_none=True)])
+    return len(record) * world, len(manifest.to_json())
 
 
 def main() -> None:
@@ -75,7 +100,7 @@ def main() -> None:
         world //= 2
     for cells in reversed(rows):
         table.add_row(*cells)
-    Console().print(table)
+    Console(width=130).print(table)
 
 
 if __name__ == "__main__":

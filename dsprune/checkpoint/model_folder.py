@@ -98,7 +98,7 @@ def copy_masks(checkpoint: Path, folder: Path) -> None:
         shutil.copy(checkpoint / name, folder)
     if manifest.accumulators:
         alone = manifest.model_copy(update={"accumulators": {}, "accumulator_files": ()})
-        replace_text(folder / MANIFEST, alone.model_dump_json(indent=1))
+        replace_text(folder / MANIFEST, alone.to_json())
 
 
 def _state(files: CheckpointFiles, main: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ folder/accumulators-00000-of-00004.safetensors   values by "accumulator/tensor",
 Sums over the inputs of matrices, "inputs/tensor", are the same on every rank, and in the file of rank 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -35,7 +35,8 @@ def write_accumulators(folder: Path, accumulators: AccumulatorSet, comm: Comm) -
         return None
     entries = {key: value.clone() for shard, row in rows if shard.numel for key, value in row.items()}
     path = folder / f"accumulators-{comm.rank:05d}-of-{comm.size:05d}.safetensors"
-    return write_slices(path, [shard for shard, _ in rows], entries)
+    # The sums over inputs are on this rank alone, so they are no equal parts.
+    return write_slices(path, [shard for shard, _ in rows], entries, listed=accumulators.inputs is not None)
 
 
 def read_accumulators(folder: Path, manifest: MaskManifest, accumulators: AccumulatorSet) -> None:
@@ -50,20 +51,24 @@ def read_accumulators(folder: Path, manifest: MaskManifest, accumulators: Accumu
             f"{folder / MANIFEST}: holds {_listed(manifest.accumulators)}, and pruning.method keeps {_listed(ours)}: "
             f"resume with the method that it was written with"
         )
-    rows = _of_weights(accumulators) + _of_inputs(accumulators)
+    files = manifest.accumulator_files
+    _read_rows(folder, files, _of_weights(accumulators))
+    _read_rows(folder, [entry for entry in files if entry.slices is not None], _of_inputs(accumulators))
+
+
+Row = tuple[Shard, dict[str, Tensor]]
+"""A shard, and what is kept of it by name in a file."""
+
+
+def _read_rows(folder: Path, files: Sequence[FileEntry], rows: Sequence[Row]) -> None:
     named = {shard.tensor.name: row for shard, row in rows}
 
     def content(name: str, numel: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         return {key: (value.dtype, (numel, *value.shape[1:])) for key, value in named[name].items()}
 
-    shards = [shard for shard, _ in rows]
-    for piece in read_pieces(folder, manifest.accumulator_files, shards, content, "accumulators"):
+    for piece in read_pieces(folder, files, [shard for shard, _ in rows], content, "accumulators"):
         for key, value in rows[piece.index][1].items():
             value[piece.here].copy_(piece.entries[key][piece.there])
-
-
-Row = tuple[Shard, dict[str, Tensor]]
-"""A shard, and what is kept of it by name in a file."""
 
 
 def _of_weights(accumulators: AccumulatorSet) -> list[Row]:

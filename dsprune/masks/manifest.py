@@ -1,15 +1,19 @@
 """The manifest of masks on disk, `dsprune.json`, which is independent of the recipe.
 
 Format 2 holds what is needed to read and check the masks: names, shapes, targets, scope and pattern. Format 1 held the
-recipe's pruning section; it can still be read.
+recipe's pruning section; it can still be read. Of equal parts, which ZeRO stage 3 makes, no slices are listed, so that
+the manifest of thousands of ranks stays small.
 """
 
+import re
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from dsprune.errors import UserError
+from dsprune.model.shard import PrunableTensor, equal_part
 from dsprune.recipe.pattern import UNSTRUCTURED, check_pattern
 from dsprune.recipe.section import Fraction, Named
 from dsprune.registry import SCOPES
@@ -63,16 +67,39 @@ class FileEntry(_Strict):
     """The file of one rank.
 
     Attributes:
-        file: name of the file.
+        file: name of the file, with the number of its part and the number of parts.
         sha256: checksum of the file.
-        slices: start and length of each tensor's slice, by the tensor's name.
+        slices: start and length of each tensor's slice, by the tensor's name; None for that one of equal parts of
+            every tensor which the name of the file tells.
     """
 
     file: Annotated[
         str, Field(pattern=r"^(masks|accumulators)-[^/\\]*\.safetensors$")
     ]  # no path out of the folder
     sha256: str
-    slices: dict[str, tuple[Count, Count]]
+    slices: dict[str, tuple[Count, Count]] | None = None
+
+    @model_validator(mode="after")
+    def _check_part(self) -> "FileEntry":
+        if self.part is not None and self.part[0] >= self.part[1]:
+            raise ValueError(
+                f"{self.file} has no slices, and its name tells no part (masks-00000-of-00002.safetensors)"
+            )
+        return self
+
+    @cached_property
+    def part(self) -> tuple[int, int] | None:
+        """The number of the part, from 0, and the number of parts; None if slices are listed."""
+        if self.slices is not None:
+            return None
+        match = re.fullmatch(r"\w+-(\d{5,9})-of-(\d{5,9})\.safetensors", self.file, re.ASCII)
+        return (int(match[1]), int(match[2])) if match else (0, 0)
+
+    def slice_of(self, tensor: PrunableTensor) -> tuple[int, int]:
+        """Return start and length of a tensor's slice."""
+        if self.slices is not None:
+            return self.slices.get(tensor.name, (0, 0))
+        return equal_part(tensor.numel, *(self.part or (0, 1)))
 
 
 class MaskManifest(_Strict):
@@ -104,6 +131,10 @@ class MaskManifest(_Strict):
     files: tuple[FileEntry, ...]
     accumulators: dict[str, str] = Field(default_factory=dict)
     accumulator_files: tuple[FileEntry, ...] = ()
+
+    def to_json(self) -> str:
+        """Return the content of the file."""
+        return self.model_dump_json(indent=1, exclude_none=True)
 
     @model_validator(mode="before")
     @classmethod

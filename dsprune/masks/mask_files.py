@@ -3,7 +3,7 @@
     folder/masks-00000-of-00004.safetensors   packed masks by tensor name, of the slices that rank 0 owned, and the
                                               marks of regrown weights by "regrown/tensor"
     ...
-    folder/dsprune.json                       the slices of each file, checksums, step, timetable, digest
+    folder/dsprune.json                       checksum and slices of each file, step, timetable, digest
 
 In a checkpoint, the accumulators of the pruning method are beside them: see `dsprune.masks.accumulator_files`.
 
@@ -21,7 +21,7 @@ from dsprune.errors import UserError
 from dsprune.masks.accumulator_files import declared_dtypes, write_accumulators
 from dsprune.masks.accumulator_set import AccumulatorSet
 from dsprune.masks.bits import num_bytes, pack, unpack
-from dsprune.masks.manifest import MANIFEST, MaskManifest, TensorEntry, UpdateEntry
+from dsprune.masks.manifest import MANIFEST, FileEntry, MaskManifest, TensorEntry, UpdateEntry
 from dsprune.masks.mask_set import MaskSet
 from dsprune.masks.slice_files import check_exists, read_pieces, write_slices
 from dsprune.model.shard import PrunableTensor, Shard
@@ -65,11 +65,13 @@ def write_masks(
     path = folder / f"masks-{comm.rank:05d}-of-{comm.size:05d}.safetensors"
     entry = write_slices(path, masks.shards, _entries(masks))
     kept = AccumulatorSet((), ()) if accumulators is None else accumulators
-    records = entry, write_accumulators(folder, kept, comm)
-    everyone = comm.gather_objects(records)  # so that every rank's files are complete before the manifest
+    records = [entry] if (more := write_accumulators(folder, kept, comm)) is None else [entry, more]
+    # Gathered, so that every rank's files are complete before the manifest; as text, which is half as long.
+    everyone = comm.gather_objects([record.model_dump_json(exclude_none=True) for record in records])
     counts, regrown, digest = masks.counts(comm), masks.counts_regrown(comm), masks.digest(comm)
     if everyone is not None:
         initial = initial_pruned or [0] * len(counts)
+        files = [FileEntry.model_validate_json(text) for texts in everyone for text in texts]
         manifest = MaskManifest(
             step=step,
             timetable=timetable,
@@ -91,11 +93,11 @@ def write_masks(
                     masks.shards, counts, initial, regrown, strict=True
                 )
             },
-            files=tuple(entry for entry, _ in everyone),
+            files=tuple(file for file in files if file.file.startswith("masks-")),
             accumulators=declared_dtypes(kept),
-            accumulator_files=tuple(entry for _, entry in everyone if entry is not None),
+            accumulator_files=tuple(file for file in files if file.file.startswith("accumulators-")),
         )
-        replace_text(folder / MANIFEST, manifest.model_dump_json(indent=1))
+        replace_text(folder / MANIFEST, manifest.to_json())
 
 
 def _entries(masks: MaskSet) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Files of slices, one a rank: read by any number of ranks, since each names its slices of the tensors."""
+"""Files of slices, one a rank: read by any number of ranks, since the manifest tells the slices of each."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST, FileEntry
-from dsprune.model.shard import Shard
+from dsprune.model.shard import Shard, parts_of
 from dsprune.utils.files import replace_file, sha256_of
 
-__all__ = ["Content", "Piece", "check_exists", "read_pieces", "write_slices"]
+__all__ = ["Content", "Piece", "check_exists", "entry_of", "read_pieces", "write_slices"]
 
 Content = Callable[[str, int], Mapping[str, tuple[torch.dtype, tuple[int, ...]]]]
 """Returns dtype and shape of each entry that a file holds for a slice, given the tensor's name and the number of
@@ -40,12 +40,29 @@ class Piece:
     entries: Mapping[str, Tensor]
 
 
-def write_slices(path: Path, shards: Sequence[Shard], entries: Mapping[str, Tensor]) -> FileEntry:
-    """Write the file of one rank, and return its record."""
+def write_slices(
+    path: Path, shards: Sequence[Shard], entries: Mapping[str, Tensor], *, listed: bool = False
+) -> FileEntry:
+    """Write the file of one rank, and return its record.
+
+    Args:
+        path: the file, whose name tells rank and number of ranks.
+        shards: what this rank owns.
+        entries: the content.
+        listed: whether to list the slices even if they are equal parts.
+    """
     values = {name: value.cpu() for name, value in entries.items()}
     replace_file(path, lambda temporary: save_file(values, temporary))
+    return entry_of(path, shards, listed=listed)
+
+
+def entry_of(path: Path, shards: Sequence[Shard], *, listed: bool = False) -> FileEntry:
+    """Return the record of a file, without slices if the shards are equal parts; see `write_slices`."""
+    entry = FileEntry(file=path.name, sha256=sha256_of(path))
+    if not listed and all(entry.slice_of(shard.tensor) == (shard.start, shard.numel) for shard in shards):
+        return entry
     slices = {shard.tensor.name: (shard.start, shard.numel) for shard in shards if shard.numel}
-    return FileEntry(file=path.name, sha256=sha256_of(path), slices=slices)
+    return entry.model_copy(update={"slices": slices})
 
 
 def read_pieces(
@@ -64,12 +81,14 @@ def read_pieces(
         UserError: a file is missing, damaged or incomplete.
     """
     found: list[list[tuple[int, int]]] = [[] for _ in shards]
+    near = _find_parts(files, shards)
     for entry in files:
-        wanted = [i for i, shard in enumerate(shards) if _overlap(shard, entry) is not None]
-        entries = _read_file(folder / entry.file, entry, content, unit) if wanted else {}
-        for i in wanted:
-            start, numel = entry.slices[shards[i].tensor.name]
-            low, high = _overlap(shards[i], entry) or (0, 0)
+        places = range(len(shards)) if entry.part is None else near.get(entry.part, ())
+        common = {i: both for i in places if (both := _overlap(shards[i], entry))}
+        expected = {shards[i].tensor.name: entry.slice_of(shards[i].tensor)[1] for i in common}
+        entries = _read_file(folder / entry.file, entry, expected, content, unit) if common else {}
+        for i, (low, high) in common.items():
+            start, numel = entry.slice_of(shards[i].tensor)
             here, there = (
                 slice(low - shards[i].start, high - shards[i].start),
                 slice(low - start, high - start),
@@ -99,14 +118,29 @@ def _covered(ranges: Sequence[tuple[int, int]]) -> int:
     return count
 
 
+def _find_parts(files: Sequence[FileEntry], shards: Sequence[Shard]) -> dict[tuple[int, int], list[int]]:
+    """Return the shards that an equal part has a weight of, so that thousands of files are not compared with each."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for count in {entry.part[1] for entry in files if entry.part is not None}:
+        if count > len(files):  # files are missing, and refused as such
+            continue
+        for i, shard in enumerate(shards):
+            for number in parts_of(shard, count):
+                found.setdefault((number, count), []).append(i)
+    return found
+
+
 def _overlap(shard: Shard, entry: FileEntry) -> tuple[int, int] | None:
     """Return the flat index range that a shard and a file have in common, or None."""
-    start, numel = entry.slices.get(shard.tensor.name, (0, 0))
+    start, numel = entry.slice_of(shard.tensor)
     low, high = max(shard.start, start), min(shard.start + shard.numel, start + numel)
     return (low, high) if low < high else None
 
 
-def _read_file(path: Path, entry: FileEntry, content: Content, unit: str) -> dict[str, Tensor]:
+def _read_file(
+    path: Path, entry: FileEntry, expected: Mapping[str, int], content: Content, unit: str
+) -> dict[str, Tensor]:
+    """Read a file, and check its entries of some tensors, of which it must hold so many weights."""
     check_exists(path)
     if sha256_of(path) != entry.sha256:
         raise UserError(f"{path}: damaged, its SHA-256 is not the one in {MANIFEST}: use another checkpoint")
@@ -114,11 +148,11 @@ def _read_file(path: Path, entry: FileEntry, content: Content, unit: str) -> dic
         entries = load_file(path)
     except SafetensorError as error:
         raise UserError(f"{path}: not a safetensors file ({error}): use another checkpoint") from error
-    for name, (_, numel) in entry.slices.items():
+    for name, numel in expected.items():
         for key, (dtype, shape) in content(name, numel).items():
             if key not in entries or entries[key].dtype != dtype or entries[key].shape != shape:
                 raise UserError(
-                    f"{path}: does not hold the {numel:,} {unit} of {name} that {MANIFEST} lists: "
+                    f"{path}: does not hold the {numel:,} {unit} of {name} that {MANIFEST} tells: "
                     f"use another checkpoint"
                 )
     return entries

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dsprune.recipe.pattern import matrix_shape
 
-__all__ = ["PrunableTensor", "ShapeOf", "Shard", "plain_name", "plain_shape"]
+__all__ = ["PrunableTensor", "ShapeOf", "Shard", "equal_part", "parts_of", "plain_name", "plain_shape"]
 
 ShapeOf = Callable[[Tensor], tuple[int, ...]]
 """Returns the full shape of a parameter, which may be partitioned."""
@@ -79,3 +79,28 @@ class Shard:
 
     def __post_init__(self) -> None:
         assert 0 <= self.start <= self.start + self.numel <= self.tensor.numel, self
+
+
+def equal_part(numel: int, number: int, count: int) -> tuple[int, int]:
+    """Return start and length of one of equal parts of a flattened tensor, as ZeRO stage 3 cuts it.
+
+    The last parts may be shorter, or empty.
+
+    Examples:
+        >>> [equal_part(5, number, 4) for number in range(4)]
+        [(0, 2), (2, 2), (4, 1), (5, 0)]
+    """
+    size = -(-numel // count)
+    start = min(number * size, numel)
+    return start, min(size, numel - start)
+
+
+def parts_of(shard: Shard, count: int) -> range:
+    """Return the numbers of those equal parts of the tensor that hold a weight of a shard.
+
+    Examples:
+        >>> parts_of(Shard(PrunableTensor("up", (5,)), 1, 3), 4)
+        range(0, 2)
+    """
+    size = -(-shard.tensor.numel // count)
+    return range(shard.start // size, -(-(shard.start + shard.numel) // size) if shard.numel else 0)

@@ -24,7 +24,7 @@ from bench.drawn import DrawnScores, deviation
 from dsprune.kernels.product import Product
 from dsprune.masks import MaskSet
 from dsprune.masks.bits import count_kept
-from dsprune.model.shard import PrunableTensor, Shard
+from dsprune.model.shard import PrunableTensor, Shard, equal_part
 from dsprune.ranks.collectives import Comm
 from dsprune.selection.groups import Group
 from dsprune.selection.local import ShardScores
@@ -87,9 +87,9 @@ def shards_of(tensors: Sequence[PrunableTensor], rank: int, world: int) -> list[
     """Return what the rank, those before it and those after it own: equal parts of every tensor, as at ZeRO stage 3."""
     own, before, after = [], [], []
     for tensor in tensors:
-        part = -(-tensor.numel // world)
-        start, stop = (min(part * number, tensor.numel) for number in (rank, rank + 1))
-        own.append(Shard(tensor, start, stop - start))
+        start, numel = equal_part(tensor.numel, rank, world)
+        stop = start + numel
+        own.append(Shard(tensor, start, numel))
         before.append(Shard(tensor, 0, start))
         after.append(Shard(tensor, stop, tensor.numel - stop))
     return [own, before, after]

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,8 @@ from dsprune.masks import MaskSet
 from dsprune.masks.bits import pack, unpack
 from dsprune.masks.manifest import MANIFEST, FileEntry, MaskManifest, read_manifest
 from dsprune.masks.mask_files import read_marked_masks, read_masks, write_masks
-from dsprune.model.shard import PrunableTensor, Shard
+from dsprune.masks.slice_files import entry_of
+from dsprune.model.shard import PrunableTensor, Shard, equal_part, parts_of
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Pruning
 from dsprune.schedule import MaskUpdate, Timetable
@@ -78,12 +79,11 @@ def write_by_ranks(folder: Path, ranks: Sequence[Sequence[Shard]], *, regrows: b
     entries = []
     for rank, shards in enumerate(ranks):
         write(folder / "one", shards, regrows=regrows)
-        entry = read_manifest(folder / "one").files[0]
-        name = f"masks-{rank:05d}-of-{len(ranks):05d}.safetensors"
-        (folder / "one" / entry.file).rename(folder / name)
-        entries.append(entry.model_copy(update={"file": name}))
+        path = folder / f"masks-{rank:05d}-of-{len(ranks):05d}.safetensors"
+        (folder / "one" / "masks-00000-of-00001.safetensors").rename(path)
+        entries.append(entry_of(path, shards))
     manifest = read_manifest(folder / "one").model_copy(update={"files": tuple(entries)})
-    (folder / MANIFEST).write_text(manifest.model_dump_json())
+    (folder / MANIFEST).write_text(manifest.to_json())
     return folder
 
 
@@ -151,9 +151,77 @@ def test_the_manifest_says_what_was_written(tmp_path: Path) -> None:
     assert entry == FileEntry(
         file="masks-00000-of-00001.safetensors",
         sha256=sha256_of(tmp_path / entry.file),
-        slices={tensor.name: (0, tensor.numel) for tensor in TENSORS},
     )
+    assert [entry.slice_of(tensor) for tensor in TENSORS] == [(0, tensor.numel) for tensor in TENSORS]
     assert sorted(path.name for path in tmp_path.iterdir()) == [MANIFEST, entry.file]
+
+
+def equal_parts(world: int) -> list[list[Shard]]:
+    """The shards of each rank at ZeRO stage 3."""
+    return [
+        [Shard(tensor, *equal_part(tensor.numel, rank, world)) for tensor in TENSORS] for rank in range(world)
+    ]
+
+
+def test_equal_parts_are_those_of_a_padded_tensor() -> None:
+    for numel, count in product(range(1, 12), range(1, 7)):
+        padded = torch.arange(-(-numel // count) * count).view(count, -1)
+        for number, part in enumerate(padded):
+            start, length = equal_part(numel, number, count)
+            assert list(range(start, start + length)) == part[part < numel].tolist()
+            shard = Shard(PrunableTensor("w", (numel,)), start, length)
+            assert list(parts_of(shard, count)) == ([number] if length else [])
+
+
+@pytest.mark.parametrize("world", [1, 3, 6])
+def test_equal_parts_are_not_listed_and_read_by_any_ranks(tmp_path: Path, world: int) -> None:
+    write_by_ranks(tmp_path, equal_parts(world), regrows=True)
+    manifest = read_manifest(tmp_path)
+    assert "slices" not in (tmp_path / MANIFEST).read_text()
+    assert [entry.part for entry in manifest.files] == [(rank, world) for rank in range(world)]
+    for shards in [*cut(17, 40), *equal_parts(2), *equal_parts(world)]:
+        for of, rows in zip((kept, marked), read_marked_masks(tmp_path, manifest, shards), strict=True):
+            for shard, bits in zip(shards, rows, strict=True):
+                assert torch.equal(
+                    unpack(bits, shard.numel), of(shard.tensor)[shard.start : shard.start + shard.numel]
+                )
+
+
+def test_other_parts_are_listed(tmp_path: Path) -> None:
+    write_by_ranks(tmp_path, cut(20))
+    assert [entry.slices for entry in read_manifest(tmp_path).files] == [
+        {"up": (0, 20)},
+        {"up": (20, 15), "down": (0, 9), "one": (0, 1)},
+    ]
+
+
+def test_an_equal_part_that_is_missing_is_refused(tmp_path: Path) -> None:
+    write_by_ranks(tmp_path, equal_parts(3))
+    first, _, last = json.loads((tmp_path / MANIFEST).read_text())["files"]
+    change(tmp_path, files=[first, last])
+    with pytest.raises(UserError, match=r"dsprune.json: up has \d+ of 35 bits: use another checkpoint"):
+        read_masks(tmp_path, read_manifest(tmp_path), whole())
+
+
+@pytest.mark.parametrize(
+    "file", ["masks-.safetensors", "masks-00003-of-00003.safetensors", "masks-00000-of-00000.safetensors"]
+)
+def test_a_file_that_tells_no_part_is_refused(tmp_path: Path, file: str) -> None:
+    write(tmp_path)
+    change(tmp_path, files=[{"file": file, "sha256": "0" * 64}])
+    with pytest.raises(
+        UserError, match=rf"dsprune.json: .*\(files.0: value .*: {file} has no slices, and its"
+    ):
+        read_manifest(tmp_path)
+
+
+def test_a_file_of_another_number_of_parts_is_refused(tmp_path: Path) -> None:
+    write_by_ranks(tmp_path, equal_parts(3))
+    (tmp_path / "masks-00000-of-00003.safetensors").rename(tmp_path / "masks-00000-of-00002.safetensors")
+    first, *others = json.loads((tmp_path / MANIFEST).read_text())["files"]
+    change(tmp_path, files=[first | {"file": "masks-00000-of-00002.safetensors"}, *others])
+    with pytest.raises(UserError, match=r"masks-00000-of-00002.safetensors: does not hold the 18 bits of up"):
+        read_masks(tmp_path, read_manifest(tmp_path), whole())
 
 
 def test_writing_again_replaces(tmp_path: Path) -> None:
