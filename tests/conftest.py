@@ -16,9 +16,6 @@ from tests import debian
 os.environ["HF_HUB_OFFLINE"] = "1"
 # DeepSpeed imports an optimizer whose decorator imports torch's whole compiler: a tenth of a rank's start.
 os.environ["TORCHDYNAMO_DISABLE"] = "1"
-# Triton reads it when it is imported: without a GPU, its kernels are interpreted.
-if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd")):
-    os.environ["TRITON_INTERPRET"] = "1"
 # What a shell or nohup starts in the background ignores Ctrl-C or SIGHUP, and so would all processes of the tests.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -42,6 +39,17 @@ LONG = (
     *("system/test_train.py", "system/test_faults.py", "engine/test_variants.py", "system/test_cli.py"),
 )
 """The longest files, in the order in which processes that share the tests should begin them."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the GPUs of this machine from all tests but those of a GPU, and interpret Triton's kernels.
+
+    Ranks of a test that share a GPU would wait for one another. Each variable is read at an import, so before any test
+    module.
+    """
+    if config.getoption("markexpr") == "not gpu":
+        os.environ |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+        os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,39 +1,95 @@
-"""What only a GPU can show: pruning at every ZeRO stage with the CPU's masks, and masking that waits for nothing."""
+"""What only a GPU can show: pruning there by every method, with every optimizer, and masking that waits for nothing."""
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from dsprune.kernels import accelerator
 from dsprune.masks.bits import pack
+from dsprune.registry import METHODS
+from dsprune.testing.commands import free_port
+from dsprune.testing.compare import differences
+from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
+from dsprune.train.run_folder import RunFolder
 
 pytestmark = pytest.mark.gpu
 
 SCRIPT, ROOT = Path(__file__).with_name("train.py"), Path(__file__).parents[2]
+ON_TARGET = {"device": "cuda", "findings": [], "pruned": 567, "prunable": 630}
+OFFLOADED = {"device": "cpu"}
+
+
+def run(*arguments: object, status: int = 0, **variables: str) -> str:
+    """Run Python on the GPU in a process of its own, and return what it printed."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+    environment.pop("TORCHDYNAMO_DISABLE", None)
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr[-3000:]
+    return done.stdout
+
+
+def train(stage: int, precision: str, **extra: Any) -> Mapping[str, Any]:
+    """Run `train.py` as a launcher would, and return what it found."""
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    said = run(SCRIPT, stage, precision, json.dumps(extra), **ranks, MASTER_PORT=str(free_port()))
+    found: Mapping[str, Any] = json.loads(said.splitlines()[-1])
+    return found
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_the_masks_are_those_of_the_cpu(stage: int, precision: str) -> None:
-    port = str(29400 + 10 * stage + len(precision))
-    ranks = {
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
+    assert train(stage, precision) == ON_TARGET | {"same": [True, True]}
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_every_method_prunes_on_target(method: str) -> None:
+    assert train(2, "bf16", pruning={"method": method}) == ON_TARGET
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_the_fused_optimizer_of_deepspeed_prunes(stage: int) -> None:
+    optimizer = {"type": "AdamW", "params": {"lr": "auto", "weight_decay": "auto"}}
+    assert train(stage, "bf16", config={"optimizer": optimizer}) == ON_TARGET | {"same": [True, True]}
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_an_offloaded_optimizer_prunes(stage: int) -> None:
+    config = {
+        "zero_optimization": {"stage": stage, "offload_optimizer": {"device": "cpu"}},
+        "optimizer": {"type": "AdamW", "params": {"lr": "auto", "weight_decay": "auto"}},
     }
-    environment = os.environ | ranks | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, SCRIPT, str(stage), precision]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found == {"device": "cuda", "findings": [], "same": [True, True], "pruned": 567, "prunable": 630}
+    assert train(stage, "bf16", config=config) == ON_TARGET | OFFLOADED | {"same": [True, True]}
+
+
+def test_a_compiled_model_is_pruned() -> None:
+    assert train(2, "bf16", compile=True) == ON_TARGET | {"same": [True, True]}
+
+
+def test_what_is_2_of_4_runs_on_sparse_kernels() -> None:
+    pattern = {"method": "magnitude", "sparsity": 0.5, "pattern": "2:4", "first": 0, "updates": 2}
+    found = train(1, "bf16", pruning=pattern)
+    assert (found["device"], found["findings"], found["fits"]) == ("cuda", [], True)
+    assert found["pruned"] == found["prunable"] / 2
+
+
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    data = tiny_sentiment(tmp_path / "data", num_train=320)
+    recipe = write_recipe(tmp_path / "recipe.yaml", tiny_bert(tmp_path / "model"), data)
+    command = ["-m", "dsprune", "train", recipe, "precision=bf16", "budget.epochs=60"]
+    run(*command, "name=whole")
+    run(*command, "name=stopped", "--stop-after=2s", status=75)
+    run(*command, "name=stopped")
+    whole, stopped = (RunFolder(tmp_path / "runs" / name) for name in ("whole", "stopped"))
+    assert list(differences(whole, stopped)) == []
 
 
 def test_masking_waits_for_nothing() -> None:
