@@ -61,7 +61,7 @@ class PruningState:
         self._inputs: InputHooks | None = None
         if find_method(pruning.method).reads_inputs:
             tensors = [shard.tensor for shard in layout.shards]
-            self._inputs = InputHooks(layout.module, tensors, layout.parameters)
+            self._inputs = InputHooks(layout.module, tensors, layout.parameters, layout.device)
         self.clear()
 
     @property
@@ -159,8 +159,7 @@ class PruningState:
 
     def _count_inputs(self, step: int) -> None:
         if self._inputs is not None:
-            self._inputs.is_counting = self.is_counted(step)
-            self._inputs.take()  # what came of a forward pass without a step
+            self._inputs.begin_step(is_counting=self.is_counted(step))
 
     def reset_accumulators(self, step: int) -> None:
         """Begin at zero with what the method keeps. Collective: every rank must call this."""

@@ -12,8 +12,8 @@ class Wanda(Method):
 
     Without w an output changes by w x, so the squares of these changes add up to w^2 |x|^2 over all positions. The
     inputs are those of the training batches, over all ranks and all steps since the mask update before, or the last
-    `pruning.window` of them. Padding does not count where the model is called with an `attention_mask`; in a model of
-    an encoder and a decoder it does.
+    `pruning.window` of them. Padding does not count where the model is called with an `attention_mask`; it does in a
+    model of an encoder and a decoder, and in an expert that gets a selection of the positions.
 
     `pruning.scope` is `row` unless the recipe says otherwise: the weights of one output compete, as in the source. With
     `curve: one-shot` and `start: 0` the first batch calibrates, and the model is pruned before it trains, as

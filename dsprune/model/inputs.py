@@ -31,25 +31,35 @@ def is_seen(module: nn.Module, weight: Tensor) -> bool:
 class InputHooks:
     """Adds up the squares of the inputs of matrices in the forward passes of training.
 
-    What is computed again in the backward pass does not count. Nor do positions of padding, where the model is called
-    with an `attention_mask`; of an encoder with a decoder, which have two, they do.
+    What is computed again in the backward pass does not count, nor does a forward pass without gradients. Nor do
+    positions of padding, where the model is called with an `attention_mask`. Of an encoder with a decoder, which have
+    two, they do, and of an expert that gets a selection of the positions.
+
+    `torch.compile` compiles the hooks with the model, once for steps that count and once for others.
 
     Args:
         model: the model.
         tensors: the matrices; `is_seen` holds for the modules that have them.
+        weights: their parameters.
+        device: where the model computes.
 
     Attributes:
         is_counting: whether forward passes count now.
     """
 
     def __init__(
-        self, model: nn.Module, tensors: Sequence[PrunableTensor], weights: Sequence[Tensor]
+        self,
+        model: nn.Module,
+        tensors: Sequence[PrunableTensor],
+        weights: Sequence[Tensor],
+        device: torch.device | str = "cpu",
     ) -> None:
         self.is_counting = False
         self._is_inside = False
         self._mask: Tensor | None = None
-        self._tensors = tuple(tensors)
-        self._sums: list[Tensor | None] = [None] * len(tensors)
+        self._sums = [
+            torch.zeros(tensor.num_inputs, dtype=torch.float64, device=device) for tensor in tensors
+        ]
         self._names = tuple(signature(model.forward).parameters)
         config = getattr(model, "config", None)
         self._has_one_mask = not getattr(config, "is_encoder_decoder", False)
@@ -63,15 +73,19 @@ class InputHooks:
 
     def take(self) -> Tensor:
         """Return the sums since the last call, float64, of all inputs of the first tensor, then of the next."""
-        sums = [
-            torch.zeros(tensor.num_inputs, dtype=torch.float64) if found is None else found.cpu()
-            for tensor, found in zip(self._tensors, self._sums, strict=True)
-        ]
-        self._sums = [None] * len(sums)
-        return torch.cat(sums)
+        taken = torch.cat(self._sums).cpu()
+        torch._foreach_zero_(self._sums)
+        return taken
+
+    def begin_step(self, *, is_counting: bool) -> None:
+        """Drop what came of a forward pass without a step, and say whether those of the next step count."""
+        if self.is_counting:
+            torch._foreach_zero_(self._sums)
+        self.is_counting = is_counting
 
     def _begin(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        self._is_inside = self.is_counting and model.training
+        # In this order, a compiled evaluation is the same whether steps count or not.
+        self._is_inside = model.training and torch.is_grad_enabled() and self.is_counting
         mask = kwargs.get("attention_mask", dict(zip(self._names, args, strict=False)).get("attention_mask"))
         self._mask = None
         if self._has_one_mask and isinstance(mask, Tensor) and mask.dim() in (2, 3):
@@ -87,9 +101,8 @@ class InputHooks:
         values: Tensor = next(iter((*args, *kwargs.values()))).detach()
         if isinstance(module, _ConvNd):
             values = values.movedim(-1 - len(module.kernel_size), -1)
-        if self._mask is not None and self._mask.shape == values.shape[:-1]:
-            values = values * (self._mask != 0).unsqueeze(-1)
-        rows = values.reshape(-1, values.shape[-1])
+        rows, mask = values.reshape(-1, values.shape[-1]), self._mask
+        if mask is not None and values.shape[:-1] in (mask.shape, (mask.numel(),)):
+            rows = rows * (mask.reshape(-1, 1) != 0)
         norms = torch.linalg.vector_norm(rows, dim=0, dtype=torch.float32)
-        squares, sums = norms.double().square_(), self._sums[place]
-        self._sums[place] = squares if sums is None else sums.add_(squares)
+        self._sums[place].add_(norms.double().square_())

@@ -24,7 +24,10 @@ from tests.unit.sparse import TIMETABLE
 
 
 class Layers(nn.Module):
-    """Three kinds of matrices of one input of 4 numbers; the first is computed again in the backward pass."""
+    """Three kinds of matrices of one input of 4 numbers.
+
+    The first is computed again in the backward pass, and the second gets the positions of all texts as one list.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,13 +37,17 @@ class Layers(nn.Module):
     def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         for_all = x.flatten(end_dim=-3) if x.dim() > 3 else x
         again = checkpoint(self.linear, for_all, use_reentrant=False)
-        return again + self.transposed(for_all) + self.convolution(for_all.mT).mT
+        return (
+            again
+            + self.transposed(for_all.flatten(end_dim=-2)).view_as(again)
+            + self.convolution(for_all.mT).mT
+        )
 
 
-def hooked(model: Layers) -> InputHooks:
-    weights = [model.linear.weight, model.transposed.weight, model.convolution.weight]
+def hooked(layers: Layers, model: nn.Module | None = None) -> InputHooks:
+    weights = [layers.linear.weight, layers.transposed.weight, layers.convolution.weight]
     shapes = [PrunableTensor(str(place), tuple(weight.shape)) for place, weight in enumerate(weights)]
-    return InputHooks(model, shapes, weights)
+    return InputHooks(model or layers, shapes, weights)
 
 
 def test_what_passes_in_training_is_counted_once() -> None:
@@ -49,10 +56,15 @@ def test_what_passes_in_training_is_counted_once() -> None:
     first, second = torch.randn(2, 5, 3, 4, generator=generator)
     model(first)
     assert not hooks.take().any(), "it does not count yet"
-    hooks.is_counting = True
+    hooks.begin_step(is_counting=True)
     model.eval()(first)
     model.train().linear(first)
-    assert not hooks.take().any(), "an evaluation, and a part of the model alone"
+    with torch.no_grad():
+        model(first)
+    assert not hooks.take().any(), "an evaluation, a part of the model alone, and a pass without gradients"
+    model(first)
+    hooks.begin_step(is_counting=True)
+    assert not hooks.take().any(), "a pass without a step"
     for x in (first, second):
         model(x).sum().backward()
     expected = torch.cat([first, second]).double().square().sum((0, 1)).repeat(3)
@@ -60,11 +72,30 @@ def test_what_passes_in_training_is_counted_once() -> None:
     assert not hooks.take().any()
 
 
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_a_compiled_model_counts_the_same(is_wrapped: bool) -> None:
+    layers, generator = Layers(), torch.Generator().manual_seed(0)
+    x, mask = torch.randn(4, 3, 4, generator=generator), torch.tensor([[1, 1, 0]] * 4)
+    expected = x[mask.bool()].double().square().sum(0).repeat(3)
+    with torch._dynamo.config.patch(disable=False):
+        model = torch.compile(layers, backend="eager") if is_wrapped else layers
+        hooks = hooked(layers, model)
+        if not is_wrapped:
+            layers.compile(backend="eager")
+        for is_counting in (False, True, False, True):
+            hooks.begin_step(is_counting=is_counting)
+            model(x, mask).sum().backward()
+            model.eval()(x)
+            with torch.no_grad():
+                model.train()(x)
+            torch.testing.assert_close(hooks.take(), is_counting * expected, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("choices", [1, 2])
 def test_padding_does_not_count(choices: int) -> None:
     model, generator = Layers(), torch.Generator().manual_seed(0)
     hooks, mask = hooked(model), torch.tensor([[1, 1, 1], [1, 1, 0], [0, 1, 1], [1, 0, 0]])
-    hooks.is_counting = True
+    hooks.begin_step(is_counting=True)
     x = torch.randn(4, 3, 4, generator=generator)
     expected = x[mask.bool()].double().square().sum(0).repeat(3)
     if choices > 1:
