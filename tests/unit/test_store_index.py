@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from dsprune.distillation.store import (
     plan_store,
     reader,
 )
+from dsprune.distillation.store import index as index_module
 from dsprune.distillation.store.format import FINGERPRINT
 from dsprune.errors import UserError
 from dsprune.testing.stores import capture, content, plan, spec
@@ -75,6 +77,47 @@ def test_fingerprints_with_the_same_beginning_are_told_apart(tmp_path: Path) -> 
     index = open_store(capture_zeros(tmp_path, planned))._index
     wanted = [bytes([1] * 15 + [end]) for end in (6, 5, 2, 1, 9, 4)]
     assert index.find(wanted).tolist() == [2, -1, 0, -1, -1, 1]
+
+
+@pytest.mark.parametrize(("chunk", "block"), [(1, 1), (7, 3), (64, 8), (64, 64), (2**23, 2**13)])
+def test_missing_does_not_depend_on_chunks_and_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, block: int
+) -> None:
+    """Samples in no order, some more than once, with beginnings of which several are the same."""
+    monkeypatch.setattr(index_module, "CHUNK", chunk)
+    monkeypatch.setattr(index_module, "BLOCK", block)
+    random = np.random.default_rng(chunk)
+    numbers = np.stack(
+        [random.integers(2**64, size=300, dtype=np.uint64), np.arange(300, dtype=np.uint64)], 1
+    )
+    numbers[50:150, 0] = numbers[random.integers(0, 10, 100), 0]  # as ten others begin
+    numbers[:2, 0] = 0, 2**64 - 1
+    names = numbers.astype(">u8").view(FINGERPRINT)[:, 0]
+    known = {one.tobytes() for one in names[::2]}
+    index = open_store(capture_zeros(tmp_path, plan_store(spec(classes=2), {}, names[::2])))._index
+    wanted = random.permutation(np.concatenate([names, names[:40]]))
+    assert index.missing(wanted) == [i for i, one in enumerate(wanted) if one.tobytes() not in known]
+    found = index.find(wanted)
+    assert [one.tobytes() in known for one in wanted] == (found >= 0).tolist()
+    assert (index.fingerprints[found[found >= 0]] == wanted[found >= 0]).all()
+    assert index.missing(np.sort(names[::2])) == index.find([]).tolist() == []
+
+
+def test_missing_takes_no_memory_that_grows_with_the_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_module, "CHUNK", 2**12)
+    index = open_store(capture(tmp_path, PLANNED))._index
+    tracemalloc.start()
+    peaks = []
+    for repeats in (2**11, 2**13):
+        wanted = np.tile(PLANNED.fingerprints, repeats)
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        assert index.missing(wanted) == []
+        peaks.append(tracemalloc.get_traced_memory()[1] - before)
+    tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0] < wanted.nbytes, peaks
 
 
 def test_a_store_without_an_index_gets_one_once(tmp_path: Path) -> None:
