@@ -5,10 +5,13 @@ from itertools import product
 import pytest
 import torch
 from deepspeed.utils import get_z3_leaf_modules
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import RobertaConfig
 
 from dsprune.model.gts import GtsForEquations
 from dsprune.model.gts.decoder import ABSENT, TreeDecoder
+from dsprune.model.gts.lstm import QuestionLSTM
 from dsprune.model.prunable import choose_weights
 from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.task import build_task
@@ -194,3 +197,22 @@ def test_encoder_blocks_are_pruned_and_the_rest_on_request(published):
 def test_zero_gathers_the_decoder_as_a_whole(published):
     gather_whole(published)
     assert get_z3_leaf_modules(published) == [published.decoder]
+
+
+def test_the_lstm_reads_padded_questions_as_torch_reads_packed_ones():
+    lstm = QuestionLSTM(LABEL_WIDTH, WIDTH, 2, dropout=0.0)
+    lengths, words = torch.tensor([2, 4, 1]), torch.randn(3, 4, LABEL_WIDTH)
+    packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
+    states, (last, _) = nn.LSTM.forward(lstm, packed)
+    states = pad_packed_sequence(states, batch_first=True)[0]
+    found, goal = lstm(words, torch.arange(4) < lengths[:, None])
+    torch.testing.assert_close(found, states[..., :WIDTH] + states[..., WIDTH:])
+    torch.testing.assert_close(goal, last[-2] + last[-1])
+
+
+def test_the_lstm_drops_inputs_of_the_second_layer_in_training_only():
+    lstm, words = QuestionLSTM(LABEL_WIDTH, WIDTH, 2, dropout=0.5), torch.randn(1, 3, LABEL_WIDTH)
+    is_word = torch.ones(1, 3).bool()
+    assert not torch.equal(lstm(words, is_word)[0], lstm(words, is_word)[0])
+    lstm.eval()
+    assert torch.equal(lstm(words, is_word)[0], lstm(words, is_word)[0])

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from dsprune.model.gts.decoder import TreeDecoder
+from dsprune.model.gts.lstm import QuestionLSTM
 
 __all__ = ["EquationSolver", "GtsConfig", "GtsForEquations", "GtsOutput"]
 
@@ -88,14 +88,7 @@ class EquationSolver(PreTrainedModel):
         self.encoder = AutoModel.from_config(config.encoder) if encoder is None else encoder
         self.config.encoder = self.encoder.config  # one object, so that changes of the encoder are saved
         width, encoder_width = config.decoder_size, config.encoder.hidden_size
-        self.lstm = nn.LSTM(
-            encoder_width,
-            width,
-            LAYERS,
-            batch_first=True,
-            dropout=config.dropout,
-            bidirectional=True,
-        )
+        self.lstm = QuestionLSTM(encoder_width, width, LAYERS, dropout=config.dropout)
         self.decoder = TreeDecoder(
             width,
             encoder_width,
@@ -126,12 +119,8 @@ class EquationSolver(PreTrainedModel):
         Each is the sum of both directions: at each token, and of their last states.
         """
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        lengths = attention_mask.sum(dim=1).cpu()
-        packed = pack_padded_sequence(states, lengths, batch_first=True, enforce_sorted=False)
-        outputs, (last, _) = self.lstm(packed)
-        both, _ = pad_packed_sequence(outputs, batch_first=True, total_length=states.shape[1])
-        forward, backward = both.chunk(2, dim=-1)
-        return forward + backward, last[-2] + last[-1]
+        read: tuple[Tensor, Tensor] = self.lstm(states, attention_mask.bool())
+        return read
 
     def solve(
         self,
