@@ -41,6 +41,6 @@ class QuestionLSTM(nn.LSTM):
     def _read(self, words: Tensor, weights: Sequence[Tensor]) -> Tensor:
         start = words.new_zeros(1, len(words), self.hidden_size)
         outputs: Tensor = torch.lstm(
-            words, (start, start), weights, True, 1, 0.0, self.training, False, self.batch_first
+            words, (start, start), list(weights), True, 1, 0.0, self.training, False, self.batch_first
         )[0]
         return outputs
