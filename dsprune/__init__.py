@@ -1,4 +1,4 @@
-"""Gradual magnitude pruning of language models inside DeepSpeed ZeRO."""
+"""Gradual pruning of language models inside DeepSpeed ZeRO."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

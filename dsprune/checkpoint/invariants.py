@@ -26,9 +26,9 @@ from dsprune.distillation.store.format import MANIFEST as STORE
 from dsprune.errors import UserError
 from dsprune.masks import MaskSet
 from dsprune.masks.bits import count_kept
+from dsprune.masks.invariants import Finding, check_shard
 from dsprune.masks.manifest import MANIFEST, MaskManifest, read_manifest
 from dsprune.masks.mask_files import read_complete_masks, read_masks
-from dsprune.masks.mask_set import Finding, check_shard
 from dsprune.model.model_files import ModelFiles
 from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.collectives import Comm

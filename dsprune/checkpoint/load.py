@@ -16,7 +16,7 @@ from dsprune.errors import UserError
 from dsprune.masks.accumulator_files import declared_dtypes
 from dsprune.masks.manifest import MANIFEST
 from dsprune.ranks.agreement import on_every_rank
-from dsprune.ranks.ranks import current_ranks
+from dsprune.ranks.ranks import announce, current_ranks
 from dsprune.selection.groups import update_groups
 from dsprune.utils.randomness import restore_random_state
 
@@ -87,8 +87,8 @@ def _reset_accumulators(state: PruningState, folder: Path, step: int) -> None:
     """Begin at zero with what the pruning method keeps, and say so in mid-run."""
     state.reset_accumulators(step)
     names = ", ".join(declared_dtypes(state.accumulators))
-    if step and names and current_ranks().is_first:
-        print(f"dsprune: {folder}: pruning.method={state.pruning.method}: {names} begins at zero", flush=True)
+    if step and names:
+        announce(f"{folder}: pruning.method={state.pruning.method}: {names} begins at zero")
 
 
 def _restore_random_state(folder: Path) -> None:

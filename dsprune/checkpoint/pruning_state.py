@@ -12,8 +12,8 @@ from dsprune.errors import UserError
 from dsprune.masks import MaskSet
 from dsprune.masks.accumulator_set import AccumulatorSet
 from dsprune.masks.input_sums import InputSums
+from dsprune.masks.invariants import Finding, check_shard
 from dsprune.masks.manifest import UpdateEntry
-from dsprune.masks.mask_set import Finding, check_shard
 from dsprune.masks.shared_blocks import SharedBlocks
 from dsprune.methods.method import Accumulator, Method, find_method, lets_regrow
 from dsprune.model.inputs import InputHooks

@@ -11,7 +11,7 @@ from dsprune.masks.manifest import MaskManifest, read_manifest
 from dsprune.masks.mask_files import read_marked_masks, write_masks
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.collectives import barrier
-from dsprune.ranks.ranks import current_ranks
+from dsprune.ranks.ranks import announce, current_ranks
 
 __all__ = ["load_masks", "save_masks"]
 
@@ -50,11 +50,8 @@ def load_masks(folder: Path, state: PruningState, step: int) -> None:
     ranks = current_ranks()
     manifest, bits, regrown = on_every_rank(ranks, lambda: _read(folder, state, step))
     state.restore(bits, regrown, manifest.updates)
-    if state.regrows and not manifest.regrows and ranks.is_first:
-        print(
-            f"dsprune: {folder}: does not mark regrown weights: those that grow back from now on are",
-            flush=True,
-        )
+    if state.regrows and not manifest.regrows:
+        announce(f"{folder}: does not mark regrown weights: those that grow back from now on are")
     state.initial_pruned = [entry.initial_pruned for entry in manifest.tensors.values()]
     if state.masks.digest(state.comm) != manifest.digest:
         raise UserError(f"{folder}: the masks do not have the digest in the manifest: use another checkpoint")

@@ -7,6 +7,7 @@ from dsprune.engine.learning_rate import check_no_scheduler
 from dsprune.errors import UserError
 from dsprune.methods.checks import check_method
 from dsprune.model.prunable import check_no_adapter, check_not_compiled, describe_dense
+from dsprune.ranks.ranks import announce
 from dsprune.recipe import Pruning, Recipe
 from dsprune.schedule import Timetable
 from dsprune.selection.weights import weights_to_prune
@@ -47,8 +48,8 @@ def initial_state(
     if pruning is None:
         return None
     choice = weights_to_prune(engine.module, pruning, shape_of=full_shape)
-    if choice.dense and engine.global_rank == 0:
-        print(f"dsprune: {describe_dense(choice)}", flush=True)
+    if choice.dense:
+        announce(describe_dense(choice))
     return PruningState(open_layout(engine, choice.tensors), pruning, timetable)
 
 

@@ -19,10 +19,10 @@ from dsprune.engine.attach import check_attachable, initial_state, loader_steps_
 from dsprune.engine.guard import Guard
 from dsprune.engine.learning_rate import Rates, replace_schedulers, schedule_learning_rate
 from dsprune.engine.pruner import Pruner
-from dsprune.engine.script import fit_to_recipe, say
+from dsprune.engine.script import fit_to_recipe
 from dsprune.errors import UserError
 from dsprune.ranks.agreement import on_first_rank
-from dsprune.ranks.ranks import current_ranks
+from dsprune.ranks.ranks import announce, current_ranks
 from dsprune.recipe import Distillation, Recipe, as_recipe
 from dsprune.schedule import Timetable, recipe_timetable
 from dsprune.zero.loss_scale import scale_loss
@@ -127,7 +127,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             super().step(lr_kwargs)
         self._guard.check_stepped(applied=self.was_step_applied())
         if step == self.timetable.total_steps:
-            say(f"the recipe ended at step {step}, and training continues at its last rate")
+            announce(f"the recipe ended at step {step}, and training continues at its last rate")
         if self.pruner is not None:
             self.pruner.after_step(step, applied=self.was_step_applied())
         if step + 1 == self.timetable.total_steps:
@@ -275,7 +275,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         updates, step = self.timetable.updates, self.applied_steps
         if updates and step <= updates[-1].step:
             reached = self.sparsity()["sparsity_prunable"]
-            say(
+            announce(
                 f"model saved at step {step}, sparsity {reached:.4f}: the last mask update is at {updates[-1].step}"
             )
         save_model_folder(self, Path(folder), tokenizer)

@@ -17,8 +17,8 @@ from torch import nn
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.initialize import deepspeed_initialize, find_config, initialize_script
 from dsprune.engine.learning_rate import announce_replaced
-from dsprune.engine.script import say
 from dsprune.errors import RunFailedError, UserError
+from dsprune.ranks.ranks import announce
 from dsprune.recipe import Recipe, as_recipe
 from dsprune.zero.launch import STARTERS, init_distributed, with_environment
 
@@ -98,17 +98,8 @@ class _Initialize:
             raise UserError("deepspeed.initialize: more than six positional arguments: name them")
         found = find_config(args, config, config_params)
         if optimizer is None and "optimizer" not in found:  # an engine for evaluation
-            return deepspeed_initialize(
-                args,
-                model,
-                None,
-                model_parameters,
-                training_data,
-                lr_scheduler,
-                config=config,
-                config_params=config_params,
-                **kwargs,
-            )
+            given = (args, model, optimizer, model_parameters, training_data, lr_scheduler)
+            return deepspeed_initialize(*given, config=config, config_params=config_params, **kwargs)
         init_distributed()
         if "accelerate" in sys.modules:
             from dsprune.engine.accelerate import check_processes
@@ -191,7 +182,7 @@ def _check_finished(engine: PruningEngine) -> None:
             f"longer, or shorten the recipe's budget"
         )
     if 0 < step < total:
-        say(
+        announce(
             f"training ended at step {step} of the recipe's {total}: it has the target sparsity, and missed the end of "
             f"the recovery, where the learning rate is lowest"
         )

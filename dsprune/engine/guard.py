@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from dsprune.checkpoint.pruning_state import PruningState
@@ -106,14 +107,11 @@ class WeightGuard:
         for index, bits in enumerate(masks.bits):
             for moment in layout.states(index).values():
                 changed[index] += ~is_applied(bits, moment).to(layout.device)
-        changed = self._state.comm.all_reduce_sum(changed)
-        for shard, is_changed in zip(masks.shards, changed.tolist(), strict=True):
-            if is_changed:
-                raise RunFailedError(
-                    f"{shard.tensor.name}: moments of its pruned weights are not zero, and some of these would grow "
-                    f"back: something outside of PruningEngine.step() has changed them: load moments by "
-                    f"engine.load_checkpoint"
-                )
+        if (name := self._first(changed, self._state.comm)) is not None:
+            raise RunFailedError(
+                f"{name}: moments of its pruned weights are not zero, and some of these would grow back: something "
+                f"outside of PruningEngine.step() has changed them: load moments by engine.load_checkpoint"
+            )
 
     def _read_versions(self) -> list[tuple[int, ...]]:
         layout = self._state.layout
@@ -125,11 +123,15 @@ class WeightGuard:
             is_applied(bits, layout.weight(index)).to(layout.device) & layout.is_rounded(index)
             for index, bits in enumerate(masks.bits)
         ]
-        changed = comm.all_reduce_sum((~torch.stack(intact)).int()).tolist()
-        for shard, is_changed in zip(masks.shards, changed, strict=True):
-            if is_changed:
-                raise RunFailedError(
-                    f"{shard.tensor.name}: its weights were changed outside of PruningEngine.step(), by "
-                    f"load_state_dict of the module or of an optimizer, or by a line that writes to them: load "
-                    f"weights before deepspeed.initialize, or by engine.load_checkpoint"
-                )
+        if (name := self._first((~torch.stack(intact)).int(), comm)) is not None:
+            raise RunFailedError(
+                f"{name}: its weights were changed outside of PruningEngine.step(), by load_state_dict of the module "
+                f"or of an optimizer, or by a line that writes to them: load weights before deepspeed.initialize, or "
+                f"by engine.load_checkpoint"
+            )
+
+    def _first(self, changed: Tensor, comm: Comm) -> str | None:
+        """Return the first tensor that has changed on a rank of `comm`. Collective: every rank of it must call this."""
+        names = (shard.tensor.name for shard in self._state.masks.shards)
+        counts = comm.all_reduce_sum(changed).tolist()
+        return next((name for name, count in zip(names, counts, strict=True) if count), None)

@@ -21,6 +21,7 @@ from dsprune.engine.learning_rate import ScaledLR
 from dsprune.engine.script import fit_to_recipe
 from dsprune.errors import UserError
 from dsprune.model.patterns import parameter_groups
+from dsprune.ranks.ranks import announce
 from dsprune.recipe import Recipe, as_recipe
 from dsprune.schedule import Timetable, recipe_timetable
 from dsprune.zero.config import load_ds_config, resolve_ds_config
@@ -168,12 +169,11 @@ def find_config(args: Any, *configs: dict[str, Any] | str | Path | None) -> dict
 def _announce_accumulation(config: dict[str, Any], recipe: Recipe) -> None:
     """Say once that a step is several forward passes, where the recipe does not say so itself."""
     accumulation = config["gradient_accumulation_steps"]
-    if accumulation > 1 and recipe.budget.micro_batch is None and deepspeed.comm.get_rank() == 0:
+    if accumulation > 1 and recipe.budget.micro_batch is None:
         sizes = {key: config[key] for key in ("train_batch_size", "train_micro_batch_size_per_gpu")}
-        print(
-            f"dsprune: an optimizer step is {accumulation} forward passes a rank ({json.dumps(sizes)}); the recipe "
-            f"counts optimizer steps",
-            flush=True,
+        announce(
+            f"an optimizer step is {accumulation} forward passes a rank ({json.dumps(sizes)}); the recipe counts "
+            f"optimizer steps"
         )
 
 

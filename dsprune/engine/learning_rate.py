@@ -8,8 +8,8 @@ from deepspeed import DeepSpeedEngine
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from dsprune.engine.script import say
 from dsprune.errors import RunFailedError, UserError
+from dsprune.ranks.ranks import announce
 from dsprune.recipe import LearningRate
 from dsprune.schedule import Timetable
 
@@ -74,7 +74,7 @@ def announce_replaced(schedulers: list[str]) -> None:
     """Print once, on rank 0, which schedulers the recipe's learning rate replaces."""
     if schedulers:
         names = ", ".join(dict.fromkeys(schedulers))
-        say(f"the recipe's learning rate replaces the scheduler {names}")
+        announce(f"the recipe's learning rate replaces the scheduler {names}")
 
 
 class Rates:

@@ -29,6 +29,7 @@ from dsprune.masks.bits import apply_all_, count_kept
 from dsprune.masks.manifest import UpdateEntry
 from dsprune.methods.method import (
     DAMPING,
+    DROP,
     RECOMPUTATIONS,
     CompensatingMethod,
     Method,
@@ -47,9 +48,6 @@ from dsprune.selection.regrow import select_regrowing
 from dsprune.selection.scan import Scorer
 
 __all__ = ["Pruner"]
-
-FIRST_DROP = 0.3
-"""Default of `pruning.drop`, the value of RigL's authors."""
 
 
 class Pruner:
@@ -117,7 +115,7 @@ class Pruner:
         state, record = self.state, update.record
         self.last_update = record
         state.masks.replace(update.bits, update.regrown)
-        state.num_pruned, state.num_regrown = record.num_pruned, update.num_regrown
+        state.num_pruned, state.num_regrown = record.num_pruned, update.num_marked
         state.updates.append(
             UpdateEntry(
                 step=record.update.step, num_pruned=record.num_pruned, num_regrown=record.num_regrown or 0
@@ -157,35 +155,39 @@ class Pruner:
 
     def _select(self, update: MaskUpdate, step: int) -> PendingUpdate:
         """Select the new packed masks, and record the update. Collective: every rank must call this."""
-        state, layout, method = self.state, self.state.layout, self._method_at(step)
-        started, sent = time.perf_counter(), state.comm.bytes_sent
-        tensors = [shard.tensor for shard in layout.shards]
+        state, started, sent = self.state, time.perf_counter(), self.state.comm.bytes_sent
+        tensors = [shard.tensor for shard in state.layout.shards]
         groups = update_groups(tensors, state.pruning, state.timetable.progress(update))
-        kept = state.masks.bits
-        weights: list[Tensor] = []
-        if update.sparsity == 0:
-            bits = list(MaskSet(layout.shards, layout.master_device).bits)
-        elif isinstance(method, CompensatingMethod):
-            bits, weights = self._select_compensating(method, groups, update)
-        elif isinstance(method, RegrowingMethod):
-            scorers = self._scorers(method, method.scores, method.product, step)
-            growth = self._scorers(method, method.growth_scores, lambda _: None, step)
-            first = FIRST_DROP if state.pruning.drop is None else state.pruning.drop
-            fraction = drop_fraction(state.timetable.update_progress(update), first)
-            bits = select_regrowing(layout.shards, scorers, growth, kept, groups, fraction, state.comm)
-        else:
-            scorers = self._scorers(method, method.scores, method.product, step)
-            pattern = Pattern.parse(state.pruning.pattern)
-            bits = select_tiles(
-                layout.shards, scorers, kept, groups, state.comm, pattern, squared=method.squared
-            )
+        bits, weights = self._new_masks(update, groups, step)
         seconds, sent = time.perf_counter() - started, state.comm.bytes_sent - sent
-        num_pruned, num_new, num_regrown = sum(group.num_pruned for group in groups), None, 0
+        num_pruned, num_grown, num_marked = sum(group.num_pruned for group in groups), None, 0
         regrown = state.masks.marks_after(bits)
         if state.regrows:
-            num_pruned, num_new, num_regrown = self._count_regrown(bits, regrown)
-        record = UpdateRecord(update, num_pruned, seconds, sent, num_new)
-        return PendingUpdate(record, bits, weights, regrown, num_regrown)
+            num_pruned, num_grown, num_marked = self._count_regrown(bits, regrown)
+        record = UpdateRecord(update, num_pruned, seconds, sent, num_grown)
+        return PendingUpdate(record, bits, weights, regrown, num_marked)
+
+    def _new_masks(
+        self, update: MaskUpdate, groups: Sequence[Group], step: int
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the new packed masks, and the new weights of a method that moves them, else none.
+
+        Collective: every rank must call this.
+        """
+        state, layout, method = self.state, self.state.layout, self._method_at(step)
+        shards, kept = layout.shards, state.masks.bits
+        if update.sparsity == 0:
+            return list(MaskSet(shards, layout.master_device).bits), []
+        if isinstance(method, CompensatingMethod):
+            return self._select_compensating(method, groups, update)
+        scorers = self._scorers(method, method.scores, method.product, step)
+        if isinstance(method, RegrowingMethod):
+            growth = self._scorers(method, method.growth_scores, lambda _: None, step)
+            first = DROP if state.pruning.drop is None else state.pruning.drop
+            fraction = drop_fraction(state.timetable.update_progress(update), first)
+            return select_regrowing(shards, scorers, growth, kept, groups, fraction, state.comm), []
+        pattern = Pattern.parse(state.pruning.pattern)
+        return select_tiles(shards, scorers, kept, groups, state.comm, pattern, squared=method.squared), []
 
     def _select_compensating(
         self, method: CompensatingMethod, groups: Sequence[Group], update: MaskUpdate

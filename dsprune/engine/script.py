@@ -1,16 +1,15 @@
 """Apply a recipe to the model of a script, and name the fields that the script decides."""
 
-import sys
 from collections.abc import Iterator
 
 from torch import nn
 
 from dsprune.errors import UserError
 from dsprune.model.fit import layer_stack, set_dropout
-from dsprune.ranks.ranks import current_ranks
+from dsprune.ranks.ranks import announce
 from dsprune.recipe import Model, Recipe
 
-__all__ = ["fields_of_the_script", "fit_to_recipe", "say"]
+__all__ = ["fields_of_the_script", "fit_to_recipe"]
 
 _OF_THE_SCRIPT = ("task", "deepspeed", "seed", "timeout", "output")
 _SECTIONS_OF_THE_SCRIPT = ("model", "checkpoints", "tracking")
@@ -32,13 +31,7 @@ def fit_to_recipe(model: nn.Module, recipe: Recipe) -> None:
         _check_built(model, recipe.model)
         set_dropout(model, recipe.model.dropout)
     if fields := ", ".join(fields_of_the_script(model, recipe)):
-        say(f"the script decides {fields}, not the recipe")
-
-
-def say(text: str) -> None:
-    """Print a line about the run, on the first rank."""
-    if current_ranks().is_first:
-        print(f"dsprune: {text}", file=sys.stderr, flush=True)
+        announce(f"the script decides {fields}, not the recipe")
 
 
 def fields_of_the_script(model: nn.Module, recipe: Recipe) -> Iterator[str]:

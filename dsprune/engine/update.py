@@ -38,11 +38,11 @@ class PendingUpdate(NamedTuple):
         bits: the new packed masks.
         weights: the new weights of a method that moves them; else none.
         regrown: the new marks of regrown weights; none if the recipe lets none grow back.
-        num_regrown: number of marked weights, over all tensors and ranks.
+        num_marked: number of marked weights, over all tensors and ranks.
     """
 
     record: UpdateRecord
     bits: list[Tensor]
     weights: list[Tensor]
     regrown: list[Tensor]
-    num_regrown: int
+    num_marked: int

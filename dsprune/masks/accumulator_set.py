@@ -14,9 +14,7 @@ from dsprune.model.shard import Shard
 
 __all__ = ["AccumulatorSet"]
 
-CHUNK = {
-    "cpu": 1 << 15
-}  # numbers at a time: temporaries stay in the cache, and small ones cost no page faults
+CHUNK = 1 << 15  # numbers at a time: temporaries stay in the cache, and small ones cost no page faults
 CHUNK_ACCELERATOR = 1 << 24
 
 
@@ -63,7 +61,7 @@ class AccumulatorSet:
 
     @property
     def _chunk(self) -> int:
-        return CHUNK.get(self._device.type, CHUNK_ACCELERATOR)
+        return CHUNK if self._device.type == "cpu" else CHUNK_ACCELERATOR
 
     @property
     def nbytes(self) -> int:

@@ -73,9 +73,8 @@ class FileEntry(_Strict):
             every tensor which the name of the file tells.
     """
 
-    file: Annotated[
-        str, Field(pattern=r"^(masks|accumulators)-[^/\\]*\.safetensors$")
-    ]  # no path out of the folder
+    # No path out of the folder.
+    file: Annotated[str, Field(pattern=r"^(masks|accumulators)-[^/\\]*\.safetensors$")]
     sha256: str
     slices: dict[str, tuple[Count, Count]] | None = None
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.utils.randomness import hash_text, mix64
 
-__all__ = ["Finding", "MaskSet", "check_shard", "digest_eager"]
+__all__ = ["MaskSet", "digest_eager"]
 
 CHUNK = 1 << 20  # weights at a time, a multiple of 8
 
@@ -102,13 +101,6 @@ class MaskSet:
         local = [_digest(shard, bits) for shard, bits in zip(self.shards, self.bits, strict=True)]
         return int(comm.all_reduce_sum(torch.stack(local).sum()))
 
-    def state(self) -> dict[str, dict[str, int | Tensor]]:
-        """Return what a checkpoint stores: the place and the mask of every shard, by the name of its tensor."""
-        return {
-            shard.tensor.name: {"start": shard.start, "numel": shard.numel, "bits": bits}
-            for shard, bits in zip(self.shards, self.bits, strict=True)
-        }
-
 
 def _digest(shard: Shard, bits: Tensor) -> Tensor:
     first = shard.start + hash_text(shard.tensor.name)
@@ -127,40 +119,3 @@ def digest_eager(bits: Tensor, num_weights: int, first: int) -> Tensor:
         kept = unpack(bits[start // 8 : num_bytes(start + size)], size)
         total += mix64(numbers).masked_fill_(kept, 0).sum()  # int64 wraps around
     return total.cpu()
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A violated invariant.
-
-    Attributes:
-        tensor: name of the tensor.
-        rule: the invariant, as a sentence.
-        count: number of entries that violate it.
-    """
-
-    tensor: str
-    rule: str
-    count: int
-
-    def __str__(self) -> str:
-        return f"{self.tensor}: {self.rule}: {self.count:,} entries violate it"
-
-
-def check_shard(name: str, bits: Tensor, views: Mapping[str, Tensor]) -> Iterator[Finding]:
-    """Check that all pruned entries are zero and that no entry is -0.0, and yield what is violated.
-
-    Args:
-        name: the tensor's name.
-        bits: packed mask of the shard.
-        views: 1-D tensors of the shard by their name: "weight", "working copy", "exp_avg", ...
-    """
-    for what, values in views.items():
-        if values.numel() == 0:
-            continue
-        kept = unpack(bits, values.numel()).to(values.device)
-        zero = values == 0
-        if count := int((~kept & ~zero).sum()):
-            yield Finding(name, f"pruned entries of the {what} are zero", count)
-        if count := int((zero & torch.signbit(values)).sum()):
-            yield Finding(name, f"zeros of the {what} are +0.0", count)

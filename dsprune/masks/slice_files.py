@@ -89,11 +89,8 @@ def read_pieces(
         entries = _read_file(folder / entry.file, entry, expected, content, unit) if common else {}
         for i, (low, high) in common.items():
             start, numel = entry.slice_of(shards[i].tensor)
-            here, there = (
-                slice(low - shards[i].start, high - shards[i].start),
-                slice(low - start, high - start),
-            )
-            yield Piece(i, here, there, numel, entries)
+            here = slice(low - shards[i].start, high - shards[i].start)
+            yield Piece(i, here, slice(low - start, high - start), numel, entries)
             found[i].append((low, high))
     for shard, ranges in zip(shards, found, strict=True):
         if (count := _covered(ranges)) != shard.numel:

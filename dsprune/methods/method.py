@@ -18,6 +18,7 @@ from dsprune.registry import METHODS
 
 __all__ = [
     "DAMPING",
+    "DROP",
     "RECOMPUTATIONS",
     "Accumulator",
     "CompensatingMethod",
@@ -30,6 +31,9 @@ __all__ = [
 
 DAMPING = 1e-7
 """Default of `pruning.damping`, the value of oBERT's authors."""
+
+DROP = 0.3
+"""Default of `pruning.drop`, the value of RigL's authors."""
 
 RECOMPUTATIONS = 4
 """Default of `pruning.recomputations`. The loss of a layer with correlated inputs that is pruned to 50, 80 and 90 % at

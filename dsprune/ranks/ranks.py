@@ -5,6 +5,7 @@ The variables that `torch.distributed` reads are completed from what a launcher 
 
 import os
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from dsprune.errors import UserError
 
 __all__ = [
     "Ranks",
+    "announce",
     "complete_environment",
     "completed",
     "current_ranks",
@@ -70,12 +72,18 @@ def find_ranks() -> Ranks:
 def expected_ranks() -> Ranks:
     """Return what `find_ranks` does, and leave the environment as it is for a framework that reads it, too."""
     environment = completed(os.environ)
-    return Ranks(*(int(environment[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
+    return Ranks(*(int(environment[name]) for name in VARIABLES))
 
 
 def current_ranks() -> Ranks:
     """Return this process in the default process group, which must exist."""
     return Ranks(dist.get_rank(), int(os.environ.get("LOCAL_RANK", "0")), dist.get_world_size())
+
+
+def announce(text: str) -> None:
+    """Print a line about the run, on the first rank of the default process group."""
+    if current_ranks().is_first:
+        print(f"dsprune: {text}", file=sys.stderr, flush=True)
 
 
 def select_device(ranks: Ranks) -> torch.device:
@@ -134,9 +142,8 @@ def completed(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _numbers(environment: Mapping[str, str]) -> tuple[int, int, int]:
     if "RANK" in environment and "WORLD_SIZE" in environment:
-        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
         values = environment["RANK"], environment.get("LOCAL_RANK", "0"), environment["WORLD_SIZE"]
-        return _whole(names, values)
+        return _whole(VARIABLES, values)
     for names in OF_LAUNCHERS.values():
         if all(name in environment for name in (names[0], names[2])):
             return _whole(names, tuple(environment.get(name, "0") for name in names))

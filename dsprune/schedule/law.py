@@ -193,9 +193,7 @@ def scaled_to(recipe: Recipe, target: float) -> Recipe:
         changed["first"] = 1 - (1 - pruning.first) ** ratio
     if pruning.updates is not None:
         updates = max(2, round(ratio * pruning.updates))
-        changed["updates"] = (
-            updates | 1 if pruning.curve == "alternating" else updates
-        )  # | 1: the next odd number
+        changed["updates"] = updates | (pruning.curve == "alternating")  # | 1: the next odd number
     values = recipe.model_dump()
     values["pruning"] = {**pruning.model_dump(), **changed}
     values["budget"] = budget.model_dump()

@@ -20,9 +20,7 @@ from dsprune.selection.select import select
 
 __all__ = ["Blocks", "block_bytes", "divided", "select_compensating"]
 
-CHUNK = {
-    "cpu": 20_000
-}  # weights at a time, which bounds the memory: some matrices of 50 float64 numbers a weight
+CHUNK = 20_000  # weights at a time, which bounds the memory: some matrices of 50 float64 numbers a weight
 CHUNK_ACCELERATOR = 1 << 20
 
 
@@ -66,7 +64,8 @@ class Blocks:
         return found
 
     def _pieces(self, place: int) -> Iterator[Piece]:
-        return self.shared_blocks.pieces(place, CHUNK.get(self.shared_blocks.device.type, CHUNK_ACCELERATOR))
+        on_cpu = self.shared_blocks.device.type == "cpu"
+        return self.shared_blocks.pieces(place, CHUNK if on_cpu else CHUNK_ACCELERATOR)
 
     def _context(self, place: int, piece: Piece, kept: Tensor) -> ShardContext:
         return ShardContext(

@@ -96,7 +96,7 @@ def refuse_nan(shards: Sequence[Shard], counts: Sequence[int]) -> None:
             )
 
 
-CHUNK = {"cpu": 1 << 19}  # weights at a time: few calls, and temporaries stay in the cache
+CHUNK = 1 << 19  # weights at a time: few calls, and temporaries stay in the cache
 CHUNK_WITHOUT_TEMPORARIES = 1 << 21
 CHUNK_ACCELERATOR = 1 << 24
 
@@ -241,6 +241,6 @@ def settled(keys: Tensor, threshold: int, quota: int) -> Tensor:
 
 def parts(numel: int, device: torch.device, step: int | None = None) -> Iterator[slice]:
     """Yield the chunks of a shard; each starts at a byte of the packed mask."""
-    step = step or CHUNK.get(device.type, CHUNK_ACCELERATOR)
+    step = step or (CHUNK if device.type == "cpu" else CHUNK_ACCELERATOR)
     for start in range(0, numel, step):
         yield slice(start, min(start + step, numel))

@@ -69,7 +69,6 @@ def evaluate_model(
     settings: TaskSettings,
     *,
     device: torch.device,
-    tokenizer_path: str | None = None,
     batch_size: int = 32,
     comm: Comm | None = None,
 ) -> dict[str, float]:
@@ -81,14 +80,13 @@ def evaluate_model(
         path: model folder or hub name.
         settings: the recipe's section `task`.
         device: device for the model.
-        tokenizer_path: folder or hub name of the tokenizer; None = `path`.
         batch_size: examples of one forward pass on one rank.
         comm: ranks that share the work; None = this process alone.
 
     Raises:
         UserError: the model or the data cannot be read, or do not fit together.
     """
-    tokenizer = load_tokenizer(tokenizer_path or path)
+    tokenizer = load_tokenizer(path)
     task = build_task(settings).for_model(load_config(path)).for_tokenizer(tokenizer)
     model: nn.Module = task.build_model(path, tokenizer, new_head=False)
     dataset = task.prepare("validation", tokenizer)

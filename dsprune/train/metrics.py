@@ -99,9 +99,7 @@ def step_metrics(engine: PruningEngine, meter: Meter, scale: Mapping[str, float]
     Raises:
         RunFailedError: the loss is NaN or inf.
     """
-    step = (
-        engine.applied_steps - 1
-    )  # the step just taken; the engine's own learning rate is already the next one
+    step = engine.applied_steps - 1  # just taken; the engine's own learning rate is already the next one
     multiplier = engine.timetable.lr_multiplier(step)
     values = meter.read()
     if not math.isfinite(values["loss"]):
@@ -124,19 +122,15 @@ def update_metrics(engine: PruningEngine) -> dict[str, Any]:
     pruner = engine.pruner
     assert pruner is not None
     assert pruner.last_update is not None
+    record, regrown = pruner.last_update, {}
+    if record.num_regrown is not None:
+        regrown = {"update_regrown": record.num_regrown, "share_regrown": pruner.state.share_regrown}
     return {
-        "update_step": pruner.last_update.update.step,
-        "update_sparsity": pruner.last_update.update.sparsity,
-        "update_seconds": pruner.last_update.seconds,
-        "update_bytes_sent": pruner.last_update.bytes_sent,
-        **(
-            {}
-            if pruner.last_update.num_regrown is None
-            else {
-                "update_regrown": pruner.last_update.num_regrown,
-                "share_regrown": pruner.state.share_regrown,
-            }
-        ),
+        "update_step": record.update.step,
+        "update_sparsity": record.update.sparsity,
+        "update_seconds": record.seconds,
+        "update_bytes_sent": record.bytes_sent,
+        **regrown,
         "mask_bytes": pruner.state.mask_bytes(),
         **engine.sparsity(),
         "tensor_sparsity": pruner.state.tensor_sparsity(),

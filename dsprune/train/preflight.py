@@ -51,6 +51,7 @@ class Prepared:
         timetable: the mask updates and the learning rate.
         model: the model to train, on the meta device.
         weights: those that are pruned; none without pruning.
+        vocabulary: the embedding rows to train; None for all.
     """
 
     path: str

@@ -212,11 +212,8 @@ def _take_steps(session: Session, display: Display) -> str | None:
 
 def _log_steps(session: Session) -> dict[str, Any]:
     """Log the steps since the last call, and return their metrics. Collective: every rank must call this."""
-    engine = session.parts.engine
-    step, metrics = (
-        engine.applied_steps,
-        step_metrics(engine, session.meter, session.recipe.learning_rate.scale),
-    )
+    engine, step = session.parts.engine, session.parts.engine.applied_steps
+    metrics = step_metrics(engine, session.meter, session.recipe.learning_rate.scale)
     session.tracker.log(step, metrics)
     sparsity = metrics["sparsity_prunable"]
     session.status.update(step=step, phase=metrics["phase"], loss=metrics["loss"], sparsity=sparsity)

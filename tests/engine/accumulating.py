@@ -359,7 +359,7 @@ def load_without_masks(comm: Comm, config: dict[str, Any], recipe: Recipe, folde
             (Path(folder) / "saved" / name).unlink()
     dist.barrier()
     said = io.StringIO()
-    with pruning_engine(config, recipe, seed=1) as engine, contextlib.redirect_stdout(said):
+    with pruning_engine(config, recipe, seed=1) as engine, contextlib.redirect_stderr(said):
         engine.load_checkpoint(folder, masks_from="zeros")
         assert not any(value.any() for values in accumulators(engine).values() for value in values)
     return said.getvalue()

@@ -1,7 +1,7 @@
 """What the ranks do with a mixture of experts, whose experts are stacked in one parameter."""
 
 import io
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def check_experts(
         Digest of the masks, the zeros of each tensor, and the number of prunable weights.
     """
     said = io.StringIO()
-    with redirect_stdout(said), pruning_engine(config, recipe, 0, mixtral) as engine:
+    with redirect_stderr(said), pruning_engine(config, recipe, 0, mixtral) as engine:
         assert (describe_dense(choose_weights(mixtral(0))) in said.getvalue()) == (dist.get_rank() == 0)
         train(engine, 0, STOP)
         engine.save_checkpoint(folder, tag="stop")

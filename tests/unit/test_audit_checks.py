@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dsprune.masks.bits import pack
-from dsprune.masks.mask_set import Finding, check_shard
+from dsprune.masks.invariants import Finding, check_shard
 
 KEPT = torch.tensor([True, False, True, False, True, False, True, False, True, False])
 

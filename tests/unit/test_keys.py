@@ -145,7 +145,7 @@ def test_settle_prunes_below_the_threshold_and_the_first_ties(size: int, thresho
 
 
 def test_a_scan_goes_through_a_shard_in_chunks() -> None:
-    size = CHUNK["cpu"] * 2 + 11
+    size = CHUNK * 2 + 11
     scores = torch.arange(size) % 1000 - 500.0
     kept = pack(torch.ones(size, dtype=torch.bool))
     strided = torch.stack([scores, scores], dim=1)[:, 0]

@@ -75,7 +75,7 @@ def _application(
         typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    """Gradual magnitude pruning of language models inside DeepSpeed ZeRO."""
+    """Gradual pruning of language models inside DeepSpeed ZeRO."""
 
 
 def main() -> None:
