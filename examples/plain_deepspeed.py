@@ -22,11 +22,7 @@ config = {
     "zero_optimization": {"stage": 2},
 }
 engine, _, loader, _ = deepspeed.initialize(
-    args=arguments,
-    model=model,
-    model_parameters=model.parameters(),
-    training_data=Sentences(),
-    config=config,
+    args=arguments, model=model, model_parameters=model.parameters(), training_data=Sentences(), config=config
 )
 for _ in range(3):
     for batch in loader:

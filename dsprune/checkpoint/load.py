@@ -7,7 +7,8 @@ from typing import Any
 from deepspeed import DeepSpeedEngine
 
 from dsprune.checkpoint.deepspeed_files import explain_damage
-from dsprune.checkpoint.pruning_state import PruningState, read_rank_state
+from dsprune.checkpoint.pruning_state import PruningState
+from dsprune.checkpoint.rank_state import read_rank_state
 from dsprune.checkpoint.reshard import reshard, topology_changes
 from dsprune.checkpoint.saved_masks import load_masks
 from dsprune.checkpoint.sparse_start import MasksFrom, mask_zeros, start_from_masks
@@ -58,29 +59,38 @@ def load_checkpoint(
         return load(str(load_dir), load_lr_scheduler_states=False, **options)
     folder = load_dir / tag
     check_tag(folder)
-    has_masks = (folder / MANIFEST).is_file()
-    if state is not None and not has_masks and masks_from is None:
+    if state is not None and masks_from is None and not (folder / MANIFEST).is_file():
         raise UserError(
             f"{folder}: no {MANIFEST}, so no masks: copy it and the masks too, or make masks of the weights' exact "
             f"zeros with masks_from=zeros (--masks-from zeros)"
         )
     loaded = _load_weights(engine, load, load_dir, tag, options)
-    step = int(engine.global_steps - engine.skipped_steps)
-    if state is not None and has_masks and options.get("load_module_only"):
-        start_from_masks(state, folder, step)
-    elif state is not None and has_masks:
-        load_masks(folder, state, step)
-    elif state is not None and masks_from == "zeros":
-        mask_zeros(state, str(folder), step)
-    elif state is not None:
-        state.clear()
-    if state is not None and not has_masks:
-        _check_target(state, folder, step)
-    if state is not None and not (has_masks and not options.get("load_module_only")):
-        _reset_accumulators(state, folder, step)
-    if not options.get("load_module_only"):
+    module_only = bool(options.get("load_module_only"))
+    if state is not None:
+        step = int(engine.global_steps - engine.skipped_steps)
+        _load_state(state, folder, step, masks_from, module_only=module_only)
+    if not module_only:
         on_every_rank(ranks, lambda: _restore_random_state(folder))
     return loaded
+
+
+def _load_state(
+    state: PruningState, folder: Path, step: int, masks_from: MasksFrom | None, *, module_only: bool
+) -> None:
+    """Set masks and accumulators for the weights that were loaded. Collective: every rank must call this."""
+    has_masks = (folder / MANIFEST).is_file()
+    if has_masks and not module_only:
+        load_masks(folder, state, step)
+        return
+    if has_masks:
+        start_from_masks(state, folder, step)
+    elif masks_from == "zeros":
+        mask_zeros(state, str(folder), step)
+    else:
+        state.clear()
+    if not has_masks:
+        _check_target(state, folder, step)
+    _reset_accumulators(state, folder, step)
 
 
 def _reset_accumulators(state: PruningState, folder: Path, step: int) -> None:

@@ -138,9 +138,8 @@ def _sparsity(folder: Path, recipe: Recipe | None) -> Iterator[str]:
     tensors = manifest.tensors.values()
     pruned, prunable = sum(one.num_pruned for one in tensors), sum(math.prod(one.shape) for one in tensors)
     total = _num_weights(folder)
-    method = (
-        f" by {recipe.pruning.method} scores" if recipe is not None and recipe.pruning is not None else ""
-    )
+    pruning = None if recipe is None else recipe.pruning
+    method = "" if pruning is None else f" by {pruning.method} scores"
     pattern = "" if manifest.pattern == UNSTRUCTURED.text else f" in the pattern {manifest.pattern}"
     yield f"Pruned{method}{pattern}. The zeros are exact, and the masks are in this folder."
     yield from ("", "| | zeros | weights | sparsity |", "|---|---:|---:|---:|")

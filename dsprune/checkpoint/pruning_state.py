@@ -1,14 +1,10 @@
 """The masks of an engine with the weights that they belong to."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dsprune.errors import UserError
 from dsprune.masks import MaskSet
 from dsprune.masks.accumulator_set import AccumulatorSet
 from dsprune.masks.input_sums import InputSums
@@ -23,13 +19,10 @@ from dsprune.ranks.ranks import current_ranks
 from dsprune.recipe import Pruning
 from dsprune.recipe.section import LARGEST
 from dsprune.schedule import MaskUpdate, Timetable
-from dsprune.utils.files import replace_file
-from dsprune.utils.randomness import random_state
-from dsprune.utils.text import first_line
 from dsprune.zero.layout import ZeroLayout
 from dsprune.zero.parameters import full_numel
 
-__all__ = ["PruningState", "read_rank_state", "save_rank_state", "sparsity_of"]
+__all__ = ["PruningState", "sparsity_of"]
 
 
 class PruningState:
@@ -209,35 +202,3 @@ def sparsity_of(model: nn.Module, state: PruningState | None) -> dict[str, float
     if missing := num_missing(model):
         sparsity["sparsity_full_vocabulary"] = state.num_pruned / (num_weights + missing)
     return sparsity
-
-
-def save_rank_state(folder: Path, extra: Mapping[str, Tensor]) -> None:
-    """Write this rank's file into the folder of a tag.
-
-    Args:
-        folder: the tag's folder; created if missing.
-        extra: tensors to save beside the random states.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.cpu() for name, value in extra.items()} | random_state()
-    replace_file(_path(folder), lambda temporary: save_file(state, temporary))
-
-
-def read_rank_state(folder: Path) -> dict[str, Tensor] | None:
-    """Read this rank's file; None if another number of ranks, or another program, wrote the checkpoint.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    path = _path(folder)
-    if not path.exists():
-        return None
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({first_line(error)}): use another checkpoint") from error
-
-
-def _path(folder: Path) -> Path:
-    ranks = current_ranks()
-    return folder / f"rank-{ranks.rank:05d}-of-{ranks.world_size:05d}.safetensors"

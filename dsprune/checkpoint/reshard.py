@@ -47,7 +47,7 @@ def topology_changes(engine: DeepSpeedEngine, folder: Path) -> list[str]:
 
 
 def reshard(
-    engine: DeepSpeedEngine, folder: Path, *, moments: bool = True, counters: bool = True
+    engine: DeepSpeedEngine, folder: Path, *, moments: bool, counters: bool
 ) -> tuple[str, dict[str, Any]]:
     """Load weights, moments and counters. Collective: every rank must call this.
 

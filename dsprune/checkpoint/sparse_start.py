@@ -164,11 +164,10 @@ def _check_updates(state: PruningState, masks: MaskSet, where: str, step: int) -
 def _fraction_of_zeros(engine: DeepSpeedEngine, state: PruningState | None) -> float:
     """Return the fraction of zeros of the prunable weights; without a state, of the weights prunable by default."""
     try:
-        layout = (
-            state.layout
-            if state is not None
-            else open_layout(engine, find_prunable(engine.module, shape_of=full_shape))
-        )
+        if state is None:
+            layout = open_layout(engine, find_prunable(engine.module, shape_of=full_shape))
+        else:
+            layout = state.layout
     except UserError:  # a model without prunable weights is trained densely
         return 0.0
     zeros = sum(int((layout.weight(index) == 0).sum()) for index in range(len(layout.shards)))

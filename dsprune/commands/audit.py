@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from dsprune.checkpoint.invariants import Audit, audit_all
+from dsprune.checkpoint.audit import Audit, audit_all
 from dsprune.errors import CheckFailedError
 from dsprune.utils.console import cell, say
 

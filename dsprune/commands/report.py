@@ -72,7 +72,7 @@ def _audit(run: Run, path: Path) -> Text | None:
     """Audit the folder of a run or of its model, and return the result; None if nothing was pruned."""
     if run.recipe.pruning is None:
         return None
-    from dsprune.checkpoint.invariants import audit_all  # imports DeepSpeed: slow
+    from dsprune.checkpoint.audit import audit_all  # imports DeepSpeed: slow
 
     try:
         results = list(audit_all(path))

@@ -2,11 +2,10 @@
 
 loss.py            the distillation loss and its gradient
 signal.py          the teacher's side of the loss: full logits, the k largest, or hidden states
-objective.py       the loss of a training step, from task loss and distillation loss
+objective.py       the loss of a training step, from task loss and distillation loss; of a collated batch in your own loop
 teachers.py        where the teacher's outputs come from: a forward pass at every step, or a store
 capture/           running the teacher once over the training data, to make a store
 store/             the store on disk
-batch_loss.py      the loss of a collated batch, for a loop of one's own and the Trainer
 calibration.py     statistics of a stored teacher by temperature
 """
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from dsprune.checkpoint.load import load_checkpoint
 from dsprune.checkpoint.model_card import Made, finish_folder
 from dsprune.checkpoint.model_folder import model_config, save_model_folder
-from dsprune.checkpoint.pruning_state import save_rank_state, sparsity_of
+from dsprune.checkpoint.pruning_state import sparsity_of
+from dsprune.checkpoint.rank_state import save_rank_state
 from dsprune.checkpoint.reshard import topology_changes
 from dsprune.checkpoint.saved_masks import save_masks
 from dsprune.checkpoint.sparse_start import MasksFrom, start_sparse

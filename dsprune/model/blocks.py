@@ -27,20 +27,8 @@ NO_MATRICES = frozenset({ROUTER, EMBEDDING, NORM, TABLE, DEPTHWISE})
 """Kinds of parameters that users do not expect to be pruned with the linear layers."""
 
 TABLES = frozenset(
-    (
-        "bias",
-        "embed",
-        "embedding",
-        "embeddings",
-        "emb",
-        "pos",
-        "position",
-        "scale",
-        "norm",
-        "log",
-        "tokens",
-        "d",
-    )
+    {"bias", "embed", "embedding", "embeddings", "emb", "pos", "position"}
+    | {"scale", "norm", "log", "tokens", "d"}
 )
 """Words in the names of parameters that have several dimensions and are no matrices: the experts' `gate_up_proj_bias`,
 XLNet's `seg_embed`, Mamba's `A_log` and `D`."""

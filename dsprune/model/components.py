@@ -56,20 +56,12 @@ MATRICES = {
 """Regular expressions of matrix names by use, with the name of the parent module where the matrix alone is ambiguous.
 They cover BERT and its kin, DistilBERT, BART, T5, GPT-2, Llama, mixtures of experts, and torch's own layers."""
 
-ORDER = (
-    WORD,
-    POSITION,
-    TYPE,
-    OTHER,
-    *MATRICES,
-    UNKNOWN,
-    ROUTERS,
-    CONVOLUTIONS,
-    VECTORS,
-    POOLER,
-    HEAD,
-    OUTSIDE,
+EMBEDDED, REST = (
+    (WORD, POSITION, TYPE, OTHER),
+    (UNKNOWN, ROUTERS, CONVOLUTIONS, VECTORS, POOLER, HEAD, OUTSIDE),
 )
+
+ORDER = (*EMBEDDED, *MATRICES, *REST)
 
 SMC_SPARSITIES = tuple(round(1 - 0.8**n, 4) for n in range(1, 11))
 """The sparsities of SMC-Bench: each round prunes a fifth of the remaining weights of all matrices, including the

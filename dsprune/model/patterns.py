@@ -94,9 +94,8 @@ def patterns_of(names: Iterable[str]) -> tuple[str, ...]:
     """
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(
-            re.sub(r"(?<![^.])\d+(?=\.)", lambda number: "0" * len(number[0]), name), []
-        ).append(name)
+        alike = re.sub(r"(?<![^.])\d+(?=\.)", lambda number: "0" * len(number[0]), name)
+        groups.setdefault(alike, []).append(name)
     return tuple("".join(map(_one_of, zip(*group, strict=True))) for group in groups.values())
 
 

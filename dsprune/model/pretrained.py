@@ -22,15 +22,7 @@ from dsprune.model.skeleton import build_skeleton, check_weight_indexes, is_with
 from dsprune.utils.installation import shipped_names
 from dsprune.utils.text import first_line, short
 
-__all__ = [
-    "OWN_MODELS",
-    "Head",
-    "load_config",
-    "load_model",
-    "load_saved",
-    "load_tokenizer",
-    "model_class",
-]
+__all__ = ["OWN_MODELS", "Head", "load_config", "load_model", "load_saved", "load_tokenizer", "model_class"]
 
 
 _OWN = (EsmMeanForSequenceClassification, Graph2TreeForEquations, GtsForEquations)

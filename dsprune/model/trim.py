@@ -33,17 +33,10 @@ def save_trimmed(
     small, kept = trimmed_tokenizer(tokenizer, vocabulary.kept)
     name, embedding = embedding_of(model)
     new = {int(token): number for number, token in enumerate(kept)}
-    pad = (
-        embedding.padding_idx
-        if embedding.padding_idx is None
-        else int(vocabulary.kept[embedding.padding_idx])
-    )
+    pad = None if embedding.padding_idx is None else int(vocabulary.kept[embedding.padding_idx])
     others = [module for module in model.modules() if module is not embedding]
-    if (
-        pad is not None
-        and new[pad] != pad
-        and any(getattr(one, "padding_idx", None) == pad for one in others)
-    ):
+    counts = any(getattr(one, "padding_idx", None) == pad for one in others)
+    if pad is not None and new[pad] != pad and counts:
         raise UserError(
             f"--trimmed: {type(model).__name__} counts positions from its padding token: leave it out"
         )

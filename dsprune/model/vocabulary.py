@@ -80,9 +80,8 @@ class Vocabulary:
                 "give the model that the run began with"
             )
         weight, kept = embedding.weight.detach(), torch.from_numpy(self.kept)
-        rows = torch.full(
-            (self.size,), self.size, device="cpu"
-        )  # out of range: no token that was left out is read
+        # Out of range, for a token that was left out: none is read.
+        rows = torch.full((self.size,), self.size, device="cpu")
         rows[kept] = torch.arange(len(kept), device="cpu")
         if keep_others and not weight.is_meta:
             setattr(embedding, UNUSED, weight[rows == self.size])
@@ -107,11 +106,8 @@ class Vocabulary:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             read = cls(int(values["size"]), np.array(values["kept"], dtype=np.int64))
-            if (
-                len(read.kept) == 0
-                or (np.diff(read.kept) <= 0).any()
-                or not 0 <= read.kept[0] <= read.kept[-1] < read.size
-            ):
+            rises = len(read.kept) > 0 and (np.diff(read.kept) > 0).all()
+            if not rises or not 0 <= read.kept[0] <= read.kept[-1] < read.size:
                 raise ValueError("its tokens are not ascending numbers below its size")
         except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
             raise UserError(

@@ -2,12 +2,12 @@
 
 import textwrap
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from dsprune.recipe.rate import LearningRate, scaled_peak
-from dsprune.recipe.section import LARGEST, Positive, Section, Text
+from dsprune.recipe.section import LARGEST, Positive, Section, Text, section_in
 from dsprune.recipe.sections import Checkpoints, Distillation, Model, Optimizer, Task, Tracking
 from dsprune.recipe.timing import Budget, Pruning, Start
 from dsprune.utils.documents import write_yaml
@@ -160,6 +160,4 @@ def first_sentence(section: type[BaseModel], name: str) -> str:
 
 def section_of(section: type[BaseModel], name: str) -> type[BaseModel] | None:
     """Return the class of a field that is a section, optional or not; None for any other field."""
-    annotation = section.model_fields[name].annotation
-    kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
-    return next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
+    return section_in(section.model_fields[name].annotation)

@@ -20,6 +20,7 @@ from dsprune.utils.text import control_character, did_you_mean, short
 
 __all__ = [
     "LARGEST", "Count", "Fraction", "Glob", "Named", "Positive", "Section", "Sparsity", "Text", "describe",
+    "section_in",
 ]  # fmt: skip
 
 RENAMED = {"pruning.events": "pruning.updates"}
@@ -65,17 +66,14 @@ def _known_keys(model: type[BaseModel], parents: list[str]) -> list[str]:
     """Return the keys of the section at `parents`."""
     for parent in parents:
         if parent in model.model_fields:  # otherwise it is a key of a mapping to sections
-            model = _section(model.model_fields[parent].annotation)
+            model = section_in(model.model_fields[parent].annotation) or model
     return list(model.model_fields)
 
 
-def _section(annotation: Any) -> type[BaseModel]:
-    """Return the section in `Section`, `Section | None` or `dict[str, Section]`."""
-    return next(
-        kind
-        for kind in (annotation, *get_args(annotation))
-        if isinstance(kind, type) and issubclass(kind, BaseModel)
-    )
+def section_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the model in `Model`, `Model | None` or `dict[str, Model]`; None if there is none."""
+    kinds = (annotation, *get_args(annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 LARGEST = 2**32 - 1
@@ -109,11 +107,7 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        use_attribute_docstrings=True,
-        allow_inf_nan=False,
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
 
     @field_validator("*", mode="before")

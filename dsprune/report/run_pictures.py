@@ -118,10 +118,7 @@ def _place(name: str) -> tuple[str, str]:
     return f"{stack}{blocks} {number}", rest.removesuffix(".weight").replace(".", " ")
 
 
-LOSSES = {
-    "task_loss": ("the task's", SERIES[1]),
-    "distillation_loss": ("the teacher's", SERIES[2]),
-}
+LOSSES = {"task_loss": ("the task's", SERIES[1]), "distillation_loss": ("the teacher's", SERIES[2])}
 """Label and colour of each part of the loss that may be logged."""
 
 

@@ -97,9 +97,8 @@ def race(rows: Rows) -> list[Question]:
     ):
         if len(set(options)) > 1:
             pairs = tuple((article, _filled(question, option)) for option in options)
-            made.append(
-                Question(pairs, answer, next((level for level in LEVELS if name.startswith(level)), ""))
-            )
+            level = next((level for level in LEVELS if name.startswith(level)), "")
+            made.append(Question(pairs, answer, level))
     return made
 
 
@@ -110,9 +109,7 @@ def _filled(question: str, option: str) -> str:
 def _race_articles(path: Path, header: Sequence[str]) -> pa.Table:
     """Read one article with its questions, as in the authors' archive, or one on each line of a jsonl file."""
     text = path.read_text(encoding="utf-8")
-    articles = (
-        [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else [json.loads(text)]
-    )
+    articles = map(json.loads, text.splitlines() if path.suffix == ".jsonl" else [text])
     return pa.Table.from_pylist([row for article in articles for row in _race_rows(article)])
 
 
@@ -170,9 +167,8 @@ class BothLevels(MultipleChoice):
     def questions(self, split: Split) -> tuple[Rows, list[Question]]:
         """Read the questions of both levels from a folder with a folder for each, or from a file or the hub."""
         file = self.settings.train if split == "train" else self.settings.validation
-        if not (file is not None and Path(file).is_dir()) and (
-            file is not None or self.settings.folder is None
-        ):
+        has_folders = self.settings.folder is not None if file is None else Path(file).is_dir()
+        if not has_folders:
             return super().questions(split)
         parts = []
         for level in LEVELS:

@@ -90,7 +90,7 @@ def _read(path: Path, origin: str, readers: Mapping[str, Reader], header: Sequen
 
 def suffix_of(path: Path) -> str:
     """Return the suffix that tells the kind of a file, without a final `.gz`."""
-    return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    return path.with_suffix("").suffix if path.suffix == COMPRESSED else path.suffix
 
 
 def _csv(path: Path, header: Sequence[str]) -> pa.Table:
@@ -204,7 +204,7 @@ def read_text(path: Path) -> str:
     Raises:
         ValueError: it is not text in one of the encodings above.
     """
-    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    raw = gzip.decompress(path.read_bytes()) if path.suffix == COMPRESSED else path.read_bytes()
     encoding = next((name for mark, name in ENCODINGS if raw.startswith(mark)), "utf-8")
     text = raw.decode(encoding)
     if "\0" in text:

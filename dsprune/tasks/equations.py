@@ -118,13 +118,8 @@ class EquationGeneration(Seq2Seq):
         )
         equations = [equation.split() for equation in rows.texts(equation_of)]
         _check_equations(rows, equations, numbers)
-        return Dataset.from_dict(
-            {
-                "question": rows.texts(question, "task.text"),
-                "numbers": numbers,
-                "equation": equations,
-            }
-        )
+        questions = rows.texts(question, "task.text")
+        return Dataset.from_dict({"question": questions, "numbers": numbers, "equation": equations})
 
     def remarks(self, split: Split) -> list[str]:
         """List the rows whose gold equation does not give the answer in the file, up to rounding."""

@@ -1,5 +1,6 @@
 """Encoded examples: which rows become one, what the tokenizer makes of them, and batches of them."""
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ __all__ = [
     "Features",
     "check_tokens",
     "column_of",
+    "data_digest",
     "map_rows",
     "on_device",
     "padding_collate",
@@ -69,17 +71,38 @@ def unknown_remark(split: Split, data: Dataset, tokenizer: PreTrainedTokenizerBa
 
 def column_of(data: Dataset, name: str) -> np.ndarray:
     """Return a column of numbers, without a list of them."""
-    table = data.flatten_indices().data if data._indices is not None else data.data
-    values: np.ndarray = table.column(name).to_numpy()
+    values: np.ndarray = _table(data).column(name).to_numpy()
     return values
 
 
+def data_digest(data: Dataset) -> str:
+    """Return a hash of all examples in their order, independent of how they are stored."""
+    digest, table = hashlib.sha256(), _table(data)
+    for name in sorted(table.column_names):
+        digest.update(name.encode())
+        values, lengths = _flat(table.column(name))
+        for numbers in lengths:
+            digest.update(numbers.tobytes())
+        digest.update(values.tobytes() if values.dtype != object else repr(values.tolist()).encode())
+    return digest.hexdigest()[:16]
+
+
 def _tokens(data: Dataset) -> np.ndarray:
-    column = data.data.column("input_ids")
+    return _flat(_table(data).column("input_ids"))[0]
+
+
+def _table(data: Dataset) -> pa.Table:
+    """Return the examples in their order."""
+    return data.flatten_indices().data if data._indices is not None else data.data
+
+
+def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return the values of a column of numbers or nested lists, and the lengths of the lists of each depth."""
+    lengths = []
     while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        lengths.append(pc.list_value_length(column).to_numpy())
         column = pc.list_flatten(column)
-    tokens: np.ndarray = column.to_numpy()
-    return tokens
+    return column.to_numpy(), lengths
 
 
 def check_tokens(data: Dataset, split: Split) -> None:

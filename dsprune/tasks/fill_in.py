@@ -103,10 +103,7 @@ class FillIn(MultipleChoice):
         features = dict(
             tokenizer(left + option + right, truncation=True, max_length=longest, return_offsets_mapping=True)
         )
-        start, end = (
-            len(left.rstrip()),
-            len(left + option),
-        )  # the space before an option is part of its first token
+        start, end = len(left.rstrip()), len(left + option)  # the space before it is part of its first token
         is_option = [first < end and last > start for first, last in features.pop("offset_mapping")]
         if not any(is_option) or len(tokenizer(left + option)["input_ids"]) > longest:
             raise UserError(

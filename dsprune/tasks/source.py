@@ -83,10 +83,7 @@ ReadTable = Callable[[Path, str, Sequence[str]], pa.Table]
 
 
 def read_rows(
-    settings: TaskSettings,
-    split: Split,
-    benchmark: Benchmark | None,
-    read: ReadTable = read_table,
+    settings: TaskSettings, split: Split, benchmark: Benchmark | None, read: ReadTable = read_table
 ) -> Rows:
     """Read the rows of a split from the first of these that is set: file, folder, data set, benchmark's hub name.
 

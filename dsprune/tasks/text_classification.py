@@ -32,9 +32,7 @@ __all__ = ["TextClassification", "TextTask"]
 HEAD = Head(AutoModelForSequenceClassification, ("ForSequenceClassification",), "sequence-classification")
 
 MEAN_HEAD = Head(
-    EsmMeanForSequenceClassification,
-    (EsmMeanForSequenceClassification.__name__,),
-    "sequence-classification",
+    EsmMeanForSequenceClassification, (EsmMeanForSequenceClassification.__name__,), "sequence-classification"
 )
 
 

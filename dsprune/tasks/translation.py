@@ -29,11 +29,7 @@ LANGUAGE_CODES: Mapping[str, str] = {code[:2]: code for code in FAIRSEQ_LANGUAGE
 BLEU_TOKENIZERS = {"zh": "zh", "ja": "char", "km": "char", "my": "char", "th": "char"}
 """sacrebleu's tokenizers for languages without spaces; the others have `13a`."""
 
-OPUS_SIZES = {"cs": 1_000_000, "de": 1_000_000, "fr": 1_000_000, "gu": 318_306, "ja": 1_000_000} | {
-    "my": 24_594,
-    "ro": 1_000_000,
-    "ru": 1_000_000,
-}
+OPUS_SIZES = dict.fromkeys(("cs", "de", "fr", "ja", "ro", "ru"), 1_000_000) | {"gu": 318_306, "my": 24_594}
 """Training examples of OPUS-100 for English and each of these languages."""
 
 
@@ -95,17 +91,9 @@ class Translation(Seq2Seq):
         directions = [pair.split("-") for pair in rows["pair"]]
         codes = self._codes(tokenizer)
         settings = self.settings
-        inputs = _tokens(
-            tokenizer, rows["source"], settings.max_length, codes, [source for source, _ in directions]
-        )
-        labels = _tokens(
-            tokenizer,
-            rows["reference"],
-            settings.max_target,
-            codes,
-            [target for _, target in directions],
-            target=True,
-        )
+        sources, targets = zip(*directions, strict=True)
+        inputs = _tokens(tokenizer, rows["source"], settings.max_length, codes, sources)
+        labels = _tokens(tokenizer, rows["reference"], settings.max_target, codes, targets, target=True)
         return {
             "input_ids": inputs,
             "attention_mask": [[1] * len(ids) for ids in inputs],

@@ -49,11 +49,7 @@ class ForkedRanks:
         **environment: str,
     ) -> None:
         log.mkdir(parents=True, exist_ok=True)
-        shared = {
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(free_port()),
-            "WORLD_SIZE": str(world_size),
-        }
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world_size)}
         self.log = log
         self.processes: list[BaseProcess] = []
         for rank in range(world_size):

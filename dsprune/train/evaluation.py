@@ -65,12 +65,7 @@ def evaluate(
 
 
 def evaluate_model(
-    path: str,
-    settings: TaskSettings,
-    *,
-    device: torch.device,
-    batch_size: int = 32,
-    comm: Comm | None = None,
+    path: str, settings: TaskSettings, *, device: torch.device, batch_size: int = 32, comm: Comm | None = None
 ) -> dict[str, float]:
     """Return the task's metrics of a trained model.
 

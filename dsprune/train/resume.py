@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from dsprune.checkpoint.deepspeed_files import explain_damage, is_checkpoint
-from dsprune.checkpoint.pruning_state import read_rank_state
+from dsprune.checkpoint.rank_state import read_rank_state
 from dsprune.checkpoint.sparse_start import MasksFrom
 from dsprune.checkpoint.tags import TAG_MANIFEST, check_files, complete_tags, invalidate_tag, latest_tag
 from dsprune.engine.engine import PruningEngine

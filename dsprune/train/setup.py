@@ -1,14 +1,11 @@
 """The parts of a training run, assembled before its first step."""
 
-import hashlib
 import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from rich.console import Console
@@ -35,7 +32,7 @@ from dsprune.ranks.agreement import check_same, on_first_rank
 from dsprune.ranks.batch_order import BatchPlan, TrainSampler
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Distillation, Recipe
-from dsprune.tasks.examples import Collate, Features, column_of
+from dsprune.tasks.examples import Collate, Features, column_of, data_digest
 from dsprune.tasks.task import Task
 from dsprune.train.prefetch import prefetched
 from dsprune.train.preflight import Prepared, start_model
@@ -43,7 +40,7 @@ from dsprune.utils.console import say, waiting
 from dsprune.utils.randomness import seed_everything
 from dsprune.zero.launch import describe_loading, join_ranks
 
-__all__ = ["Parts", "assemble", "data_digest"]
+__all__ = ["Parts", "assemble"]
 
 
 @dataclass(frozen=True)
@@ -84,11 +81,7 @@ class Parts:
         generator = torch.Generator()
         on_cpu = self.engine.device.type == "cpu"
         loader = DataLoader(
-            self.data,
-            batch_sampler=sampler,
-            collate_fn=collate,
-            generator=generator,
-            pin_memory=not on_cpu,
+            self.data, batch_sampler=sampler, collate_fn=collate, generator=generator, pin_memory=not on_cpu
         )
         # On a CPU the thread would take its time from the step.
         return iter(loader) if on_cpu else prefetched(iter(loader))
@@ -180,18 +173,3 @@ def _open_teacher(
         records = describe_records(manifest.num_records, len(data))
         say(console, f"teacher: {folder}: {records}, kind {spec.kind} {spec.dtype}")
     return StoredTeacher(store, collate), with_fingerprints(source)
-
-
-def data_digest(data: Dataset) -> str:
-    """Return a hash of all examples in their order, independent of how they are stored."""
-    digest = hashlib.sha256()
-    table = data.flatten_indices().data if data._indices is not None else data.data
-    for name in sorted(table.column_names):
-        digest.update(name.encode())
-        column = table.column(name)
-        while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-            digest.update(pc.list_value_length(column).to_numpy().tobytes())
-            column = pc.list_flatten(column)
-        values = column.to_numpy()
-        digest.update(values.tobytes() if values.dtype != object else repr(values.tolist()).encode())
-    return digest.hexdigest()[:16]

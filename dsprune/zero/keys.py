@@ -20,6 +20,7 @@ from deepspeed.runtime.config_utils import DeepSpeedConfigModel
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from dsprune.recipe.section import section_in
 from dsprune.utils.text import control_character, did_you_mean, first_line, short
 from dsprune.zero.schema import DsConfig, OptimizerParams
 
@@ -45,7 +46,7 @@ def _wrong(section: dict[str, Any], model: type[BaseModel], above: str) -> Itera
             continue  # the recipe owns it
         if (field := fields.get(key)) is None:
             yield _unknown(f"{above}{key}", key, fields)
-        elif (inner := _model_of(field)) is not None and isinstance(value, dict):
+        elif (inner := section_in(field.annotation)) is not None and isinstance(value, dict):
             yield from _wrong(value, inner, f"{above}{key}.")
         elif inner is not None:
             if value is not None or type(None) not in get_args(field.annotation):
@@ -66,12 +67,6 @@ def _unknown(dotted: str, key: str, known: Iterable[str]) -> str:
     near = key.lower() if key.lower() in known else None
     hint = f"did you mean {near!r}?" if near else did_you_mean(key, known).strip()
     return f"ds_config: unknown key {dotted!r}, which DeepSpeed does not have: {hint or 'leave it out'}"
-
-
-def _model_of(field: FieldInfo) -> type[BaseModel] | None:
-    """Return the model in `Model` or `Model | None`."""
-    kinds = (field.annotation, *get_args(field.annotation))
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def _problem(value: Any, field: FieldInfo, *, exact: bool) -> str | None:

@@ -111,20 +111,18 @@ class _Partitioned(ZeroLayout):
     """What stages 1, 2 and 3 share: a process group, and stored norms of offloaded gradients."""
 
     def __init__(self, engine: DeepSpeedEngine, tensors: Sequence[PrunableTensor]) -> None:
-        self.optimizer = engine.optimizer
-        self._group = engine.data_parallel_group
-        self._rank = torch.distributed.get_rank(self._group)
+        self._rank = torch.distributed.get_rank(engine.data_parallel_group)
         self._offloaded = engine.zero_cpu_offload()
         super().__init__(engine, tensors)
-        self.group = self._group
+        self.group = engine.data_parallel_group
 
     def refresh_gradient_norms(self) -> None:
         """See the base class: with CPU offload, `backward` has stored the norm of each gradient."""
         if not self._offloaded:
             return
-        norms = self.optimizer.norm_for_param_grads
+        norms = self._optimizer.norm_for_param_grads
         for index, parameter in enumerate(self.parameters):
-            key = self.optimizer.get_param_id(parameter)
+            key = self._optimizer.get_param_id(parameter)
             gradient = self.gradient(index)
             if gradient is not None and key in norms:
                 norms[key] = gradient.double().norm(2)
@@ -135,7 +133,7 @@ class _Stage12(_Partitioned):
 
     def refresh_copies(self) -> None:
         """See the base class: each rank rounds its partition, and all gather them."""
-        self.optimizer.update_lp_params()
+        self._optimizer.update_lp_params()
 
     def _owned(self, parameter: ZeroParameter, numel: int) -> tuple[int, int]:
         if parameter._hp_mapping is None:
@@ -145,7 +143,7 @@ class _Stage12(_Partitioned):
 
     def _master(self, parameter: ZeroParameter) -> tuple[Tensor, int]:
         mapping = parameter._hp_mapping
-        flat = self.optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+        flat = self._optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
         return flat, mapping.hp_fragment_address.start
 
     def _gradient(self, parameter: ZeroParameter, shard: Shard) -> Tensor | None:
@@ -180,9 +178,9 @@ class _Stage3(_Partitioned):
 
     def refresh_copies(self) -> None:
         """See the base class: of some parameters, each rank keeps all weights as well."""
-        self.optimizer.checkpoint_event_prologue()
+        self._optimizer.checkpoint_event_prologue()
         super().refresh_copies()
-        self.optimizer.checkpoint_event_epilogue()
+        self._optimizer.checkpoint_event_epilogue()
 
     def _owned(self, parameter: ZeroParameter, numel: int) -> tuple[int, int]:
         part = parameter.partition_numel()
@@ -190,10 +188,10 @@ class _Stage3(_Partitioned):
         return start, min(start + part, numel) - start
 
     def _master(self, parameter: ZeroParameter) -> tuple[Tensor, int]:
-        sub_group, offset, _ = self.optimizer.grad_position[self.optimizer.get_param_id(parameter)]
-        return self.optimizer.fp32_partitioned_groups_flat[sub_group], offset
+        sub_group, offset, _ = self._optimizer.grad_position[self._optimizer.get_param_id(parameter)]
+        return self._optimizer.fp32_partitioned_groups_flat[sub_group], offset
 
     def _gradient(self, parameter: ZeroParameter, shard: Shard) -> Tensor | None:
-        partition, _ = self.optimizer._get_fp32_grad_state_partition(parameter, release_swap_buffers=False)
+        partition, _ = self._optimizer._get_fp32_grad_state_partition(parameter, release_swap_buffers=False)
         values: Tensor | None = partition.view(-1)[: shard.numel]
         return values

@@ -82,10 +82,7 @@ def minilm() -> nn.Module:
 
 def batch() -> dict[str, Tensor]:
     """Return random tokens and labels."""
-    return {
-        "input_ids": torch.randint(1000, 30_000, (BATCH, LENGTH)),
-        "labels": torch.randint(2, (BATCH,)),
-    }
+    return {"input_ids": torch.randint(1000, 30_000, (BATCH, LENGTH)), "labels": torch.randint(2, (BATCH,))}
 
 
 def in_torch(model: nn.Module, inputs: dict[str, Tensor]) -> Callable[[], None]:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from transformers import MixtralConfig, MixtralForCausalLM
 
 import dsprune
-from dsprune.checkpoint.invariants import audit_folder
+from dsprune.checkpoint.audit import audit_folder
 from dsprune.model.prunable import choose_weights, describe_dense
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe

@@ -23,10 +23,7 @@ def test_a_loop_that_ends_at_another_step_is_told(two_ranks: RankPool, steps: in
     assert ("dsprune: t" in first) == (says != "" and steps > 9)
 
 
-@pytest.mark.parametrize(
-    ("steps", "says"),
-    [(3, "model saved at step 3, sparsity 0.5"), (10, "")],
-)
+@pytest.mark.parametrize(("steps", "says"), [(3, "model saved at step 3, sparsity 0.5"), (10, "")])
 def test_a_model_that_is_saved_too_early_is_called_so(
     two_ranks: RankPool, steps: int, says: str, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import BertForSequenceClassification
 
-from dsprune.checkpoint.invariants import audit_all, audit_folder
+from dsprune.checkpoint.audit import audit_all, audit_folder
 from dsprune.commands.export import export
 from dsprune.commands.status import status
 from dsprune.errors import UserError

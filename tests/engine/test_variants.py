@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from deepspeed.accelerator import get_accelerator
 
-from dsprune.checkpoint.invariants import audit_folder
+from dsprune.checkpoint.audit import audit_folder
 from dsprune.masks.manifest import read_manifest
 from dsprune.testing.engines import STEPS, ds_config, make_recipe
 from dsprune.testing.pool import RankPool

@@ -104,13 +104,7 @@ def test_absolute_scores_compete_by_magnitude() -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [
-        [0.0, -0.0],
-        [1.0],
-        [-1.0, 1.0, 2.0],
-        [1e-45, 2e-45, 0.0, -1e-45],
-        [inf, 3.4e38, -inf, 0.0],
-    ],
+    [[0.0, -0.0], [1.0], [-1.0, 1.0, 2.0], [1e-45, 2e-45, 0.0, -1e-45], [inf, 3.4e38, -inf, 0.0]],
     ids=["zeros", "all equal", "few", "denormal", "infinite"],
 )
 def test_ties_and_odd_floats_go_in_global_order(values: list[float]) -> None:

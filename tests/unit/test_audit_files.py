@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from dsprune.checkpoint.audit import audit_all, audit_folder
 from dsprune.checkpoint.file_list import MODEL_LIST, list_model_folder
-from dsprune.checkpoint.invariants import audit_all, audit_folder
 from dsprune.commands.cli import run_command
 from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from dsprune.checkpoint.invariants import audit_folder
+from dsprune.checkpoint.audit import audit_folder
 from dsprune.commands.cli import run_command
 from dsprune.masks import MaskSet
 from dsprune.masks.bits import pack, unpack

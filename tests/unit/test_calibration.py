@@ -242,9 +242,7 @@ def test_a_store_gives_the_same_statistics_as_the_teacher(
             assert values[3] == pytest.approx(theirs[temperature][3], abs=error + 0.01)
 
 
-def test_top_k_of_all_classes_equals_full_logits_at_the_stored_temperatures(
-    tmp_path: Path,
-) -> None:
+def test_top_k_of_all_classes_equals_full_logits_at_the_stored_temperatures(tmp_path: Path) -> None:
     full, topk = (stored(tmp_path / kind, spec(kind, "fp32", classes=8)) for kind in ("full", "topk"))
     [expected] = measure(full, full.fingerprints, Labels()).values()
     [found] = measure(topk, topk.fingerprints, Labels()).values()

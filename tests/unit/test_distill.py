@@ -209,9 +209,7 @@ def test_a_missing_temperature_is_refused_with_the_stored_ones() -> None:
 @pytest.mark.parametrize(
     "make", [FullSignal, lambda teacher: top_k(teacher, 2), lambda teacher: top_k(teacher, 4)]
 )
-def test_excluded_classes_change_nothing(
-    make: Callable[[Tensor], TeacherSignal],
-) -> None:
+def test_excluded_classes_change_nothing(make: Callable[[Tensor], TeacherSignal]) -> None:
     """A row of logits that is narrower than the others is filled up with -inf."""
     teacher, student = logits(1, 5, 4), logits(0, 5, 4).requires_grad_()
     filler = torch.full((5, 3), -torch.inf)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dsprune.checkpoint.invariants import audit_folder
+from dsprune.checkpoint.audit import audit_folder
 from dsprune.errors import UserError
 from dsprune.masks import MaskSet
 from dsprune.masks.bits import pack, unpack

@@ -8,16 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import (
-    GPT2Config,
-    GPT2Model,
-    GptOssConfig,
-    GptOssModel,
-    MixtralConfig,
-    MixtralModel,
-)
+from transformers import GPT2Config, GPT2Model, GptOssConfig, GptOssModel, MixtralConfig, MixtralModel
 
-from dsprune.checkpoint.invariants import audit_folder
+from dsprune.checkpoint.audit import audit_folder
 from dsprune.checkpoint.model_card import CARD, Made, write_card
 from dsprune.errors import UserError
 from dsprune.masks import MaskSet

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2Model
 
-from dsprune.checkpoint.invariants import audit_folder
+from dsprune.checkpoint.audit import audit_folder
 from dsprune.errors import UserError
 from dsprune.masks.bits import unpack_part
 from dsprune.model.shard import PrunableTensor, Shard
@@ -29,14 +29,7 @@ from dsprune.selection.select import select
 from dsprune.selection.tiles import Tiling
 from dsprune.selection.traffic import row_bytes, update_bytes
 from dsprune.selection.weights import weights_to_prune
-from dsprune.testing.methods import (
-    cut_randomly,
-    join,
-    packed_parts,
-    part_of,
-    regrow_dense,
-    select_dense,
-)
+from dsprune.testing.methods import cut_randomly, join, packed_parts, part_of, regrow_dense, select_dense
 from dsprune.testing.patterned import select_dense_tiles
 from dsprune.testing.threads import run_threads
 from tests.unit.sparse import QUERY, bert, save_sparse

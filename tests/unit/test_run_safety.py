@@ -14,8 +14,8 @@ from dsprune.errors import RunFailedError
 from dsprune.ranks import failures as watchdog
 from dsprune.ranks.failures import Watchdog, explain_lost_ranks
 from dsprune.ranks.ranks import Ranks
+from dsprune.tasks.examples import data_digest
 from dsprune.train.metrics import MAX_SKIPPED, Meter
-from dsprune.train.setup import data_digest
 
 
 @pytest.fixture

@@ -24,18 +24,7 @@ TIMETABLE = Timetable(
 
 @pytest.mark.parametrize(
     ("step", "multiplier"),
-    [
-        (0, 0.0),
-        (4, 0.8),
-        (5, 1.0),
-        (9, 0.6),
-        (10, 1.0),
-        (35, 0.55),
-        (60, 1.0),
-        (80, 0.5),
-        (100, 0),
-        (101, 0),
-    ],
+    [(0, 0.0), (4, 0.8), (5, 1.0), (9, 0.6), (10, 1.0), (35, 0.55), (60, 1.0), (80, 0.5), (100, 0), (101, 0)],
 )
 def test_learning_rate_by_hand(step: int, multiplier: float) -> None:
     assert TIMETABLE.lr_multiplier(step) == pytest.approx(multiplier)

@@ -7,15 +7,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dsprune.checkpoint.compact.format import (
-    COMPACT,
-    CompactManifest,
-    Dtype,
-    carried_files,
-    weight_file,
-)
+from dsprune.checkpoint.audit import audit_folder
+from dsprune.checkpoint.compact.format import COMPACT, CompactManifest, Dtype, carried_files, weight_file
 from dsprune.checkpoint.file_list import record_files
-from dsprune.checkpoint.invariants import audit_folder
 from dsprune.errors import UserError
 from dsprune.masks.bits import unpack
 from dsprune.masks.manifest import MANIFEST, read_manifest

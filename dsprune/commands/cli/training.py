@@ -78,8 +78,7 @@ def train(
     recipe: RecipeArgument,
     overrides: Overrides = None,
     resume: Annotated[
-        Path | None,
-        typer.Option(help="Resume this run or this checkpoint. Default: the recipe's own run."),
+        Path | None, typer.Option(help="Resume this run or this checkpoint. Default: the recipe's own run.")
     ] = None,
     masks_from: Annotated[
         Literal["zeros", "none"] | None,

@@ -108,10 +108,7 @@ def _neighbours(recipe: Recipe) -> Iterator[tuple[str, str]]:
     elif budget.epochs is not None:
         yield f"budget.epochs={2 * budget.epochs:g}", "more recovery: what brings most at high targets"
     if recipe.distillation is None:
-        yield (
-            "distillation.teacher=MODEL",
-            "a fine-tuned dense model of the same task as its teacher",
-        )
+        yield ("distillation.teacher=MODEL", "a fine-tuned dense model of the same task as its teacher")
     elif recipe.distillation.hardness.final > 0.5:
         yield "distillation.hardness=0.5", "if the teacher is weak, its training data few, or the run short"
     else:

@@ -106,9 +106,8 @@ def _choose_spec(
         )
     if settings.kind != "auto":
         return specs[0]
-    _, samples = np.unique(
-        source.samples, return_index=True
-    )  # ordered by hash, so the first n are a random sample
+    # Ordered by hash, so the first n are a random sample.
+    _, samples = np.unique(source.samples, return_index=True)
     ramp = settings.temperature
     temperatures = sorted({ramp.first, ramp.final, *settings.temperatures})
     what = f"comparing kinds of stores on {min(NUM_COMPARED, len(samples)):,} examples"

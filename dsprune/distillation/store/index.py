@@ -15,12 +15,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from dsprune.distillation.store.files import (
-    CheckedFiles,
-    fingerprints_of,
-    open_file,
-    open_shard,
-)
+from dsprune.distillation.store.files import CheckedFiles, fingerprints_of, open_file, open_shard
 from dsprune.distillation.store.format import FINGERPRINT, INDEX_FILE, MANIFEST, FileEntry, StoreManifest
 from dsprune.distillation.store.tensor_file import TensorFile, write_tensors
 from dsprune.errors import UserError

@@ -11,17 +11,8 @@ from torch import Tensor
 
 from dsprune.distillation.signal import Head, TeacherSignal
 from dsprune.distillation.store.codecs import codec_for
-from dsprune.distillation.store.files import (
-    CheckedFiles,
-    entries,
-    open_file,
-    open_shard,
-)
-from dsprune.distillation.store.format import (
-    StoreManifest,
-    check_origin,
-    read_manifest,
-)
+from dsprune.distillation.store.files import CheckedFiles, entries, open_file, open_shard
+from dsprune.distillation.store.format import StoreManifest, check_origin, read_manifest
 from dsprune.distillation.store.index import Index, open_index
 from dsprune.distillation.store.tensor_file import TensorFile, as_tensor, damaged, missing
 from dsprune.errors import UserError

@@ -46,16 +46,8 @@ class Graph2TreeForEquations(EquationSolver):
     ) -> GtsOutput:
         """Score the nodes of known trees, or find trees.
 
-        Args:
-            input_ids: `[questions, tokens]`, padded on the right.
-            attention_mask: `[questions, tokens]`, 0 for padding.
-            slots: `[questions, tokens]`, the slot that a token stands for; -1 for words.
-            word_index: see `quantity_graphs`, as for the next two.
-            in_cell: words in quantity cells.
-            ranks: the order of the numbers.
-            labels: `[questions, nodes]`, classes in prefix order, negative behind the end of a tree; None = find trees.
-            num_beams: width of the beam search.
-            max_nodes: largest tree that is searched.
+        The arguments `word_index`, `in_cell` and `ranks` are those of `quantity_graphs`, all others those of
+        `GtsForEquations.forward`.
         """
         words, goal = self.read(input_ids, attention_mask)
         words = self.graph(

@@ -100,9 +100,8 @@ def audit_all(path: Path) -> Iterator[Audit]:
     checkpoints = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     latest, model = latest_tag(checkpoints), path / "model"
     older = [folder for folder in complete_tags(checkpoints) if folder.name != latest]
-    elsewhere = (
-        [] if latest or older else find_checkpoints(path)[:1]
-    )  # where a script or a framework has saved them
+    # Where a script or a framework has saved them.
+    elsewhere = [] if latest or older else find_checkpoints(path)[:1]
     if latest is None and not older and not elsewhere and not model.is_dir():
         raise UserError(
             f"{path}: nothing to audit: give the folder of a run, a checkpoint, a model with masks, or a store"
