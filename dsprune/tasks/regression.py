@@ -16,7 +16,7 @@ from dsprune.tasks.examples import Batch, map_rows
 from dsprune.tasks.rows import Column
 from dsprune.tasks.source import Benchmark, Split, read_rows
 from dsprune.tasks.task import LogitRows
-from dsprune.tasks.text_classification import TextTask
+from dsprune.tasks.texts import TextTask
 
 __all__ = ["Regression"]
 

@@ -1,0 +1,92 @@
+"""The base class of tasks on one text or on a pair of texts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
+
+from dsprune.errors import UserError
+from dsprune.model.esm_mean import EsmMeanForSequenceClassification
+from dsprune.model.pretrained import Head
+from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.tasks.examples import Collate, padding_collate
+from dsprune.tasks.rows import Column, Rows
+from dsprune.tasks.task import Task
+
+__all__ = ["TextTask"]
+
+HEAD = Head(AutoModelForSequenceClassification, ("ForSequenceClassification",), "sequence-classification")
+
+MEAN_HEAD = Head(
+    EsmMeanForSequenceClassification, (EsmMeanForSequenceClassification.__name__,), "sequence-classification"
+)
+
+
+@dataclass(frozen=True)
+class TextTask(Task):
+    """Texts in; subclasses add the label.
+
+    Attributes:
+        settings: the recipe's task section.
+        text: column of the text, unless the settings name one.
+        text_pair: column of the second text, unless the settings name one; None = one text only.
+    """
+
+    settings: TaskSettings
+    text: str = "text"
+    text_pair: str | None = None
+
+    uses = (*Task.uses, "head")
+
+    def head_for(self, config: PretrainedConfig) -> Head:
+        """Return the head of a model with this configuration: the one that it has, or the one of `task.head`.
+
+        Raises:
+            UserError: `task.head` does not fit the model.
+        """
+        if MEAN_HEAD.is_in(config):
+            return MEAN_HEAD
+        if self.settings.head == "model":
+            return HEAD
+        if config.model_type != "esm" or HEAD.is_kept(config):
+            what = "has a head" if config.model_type == "esm" else f"is of the type {config.model_type}"
+            raise UserError(
+                f"task.head: value mean: it is a new head for ESM, and the model {config.name_or_path!r} {what}: "
+                f"leave it out, or choose another model"
+            )
+        return MEAN_HEAD
+
+    def columns(self) -> tuple[Column, ...]:
+        """Return the columns of the texts."""
+        pair = self.text_pair
+        return (
+            Column(self.text, "a text", "text"),
+            Column(pair or "", "the second text of a pair", "text_pair", needed=pair is not None),
+        )
+
+    def texts(self, rows: Rows) -> dict[str, list[Any]]:
+        """Return the texts as columns `text` and, for pairs, `text_pair`."""
+        columns: dict[str, list[Any]] = {"text": rows.texts(self.settings.text or self.text, "task.text")}
+        text_pair = self.settings.text_pair or self.text_pair
+        if text_pair is not None:
+            columns["text_pair"] = rows.texts(text_pair, "task.text_pair")
+        return columns
+
+    def encode(
+        self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]
+    ) -> dict[str, list[Any]]:
+        """Tokenize the texts and keep `labels`; of a pair that is too long, the longer text is cut first."""
+        longest = self.settings.max_length
+        features = tokenizer(rows["text"], rows.get("text_pair"), truncation=True, max_length=longest)
+        lengths = [len(ids) for ids in features["input_ids"]]
+        return {**features, "labels": rows["labels"], "length": lengths}
+
+    def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:
+        """Pad to the longest text of the batch."""
+        return padding_collate(DataCollatorWithPadding(tokenizer, pad_to_multiple_of=pad_to_multiple_of))
