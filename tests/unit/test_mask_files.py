@@ -149,8 +149,7 @@ def test_the_manifest_says_what_was_written(tmp_path: Path) -> None:
     }
     [entry] = manifest.files
     assert entry == FileEntry(
-        file="masks-00000-of-00001.safetensors",
-        sha256=sha256_of(tmp_path / entry.file),
+        file="masks-00000-of-00001.safetensors", sha256=sha256_of(tmp_path / entry.file)
     )
     assert [entry.slice_of(tensor) for tensor in TENSORS] == [(0, tensor.numel) for tensor in TENSORS]
     assert sorted(path.name for path in tmp_path.iterdir()) == [MANIFEST, entry.file]
