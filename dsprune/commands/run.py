@@ -22,12 +22,12 @@ def run_script(recipe: Recipe, script: Path, arguments: Sequence[str], steps_per
         steps_per_epoch: optimizer steps an epoch, for a recipe in epochs where no framework knows them.
 
     Raises:
-        UserError: it made no engine that trains.
+        UserError: nothing that trains is an engine.
         RunFailedError: training ended before the last mask update.
     """
     sys.argv = [str(script), *arguments]
     sys.path.insert(0, str(script.resolve().parent))
-    with pruning(recipe, steps_per_epoch=steps_per_epoch) as engines:
+    with pruning(recipe, steps_per_epoch=steps_per_epoch):
         try:
             runpy.run_path(str(script), run_name="__main__")
         except (UserError, CheckFailedError, RunFailedError, StoppedError):
@@ -35,8 +35,3 @@ def run_script(recipe: Recipe, script: Path, arguments: Sequence[str], steps_per
         except Exception as error:  # of the script, and shown as Python does
             sys.excepthook(type(error), error, error.__traceback__)
             sys.exit(1)
-    if not engines:
-        raise UserError(
-            f"{script}: it made no DeepSpeed engine that trains, so nothing was pruned: it must call "
-            f"deepspeed.initialize, or start with `import deepspeed` rather than `from deepspeed import initialize`"
-        )

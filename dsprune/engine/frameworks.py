@@ -13,6 +13,8 @@ from typing import Any
 
 import deepspeed
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.initialize import deepspeed_initialize, find_config, initialize_script
@@ -42,7 +44,7 @@ def pruning(
         The pruning engines, filled as they are made.
 
     Raises:
-        UserError: recipe and framework disagree, or the steps in an epoch are not known.
+        UserError: recipe and framework disagree, the steps in an epoch are not known, or what trains is no engine.
         RunFailedError: training ended before the last mask update.
     """
     recipe = as_recipe(recipe)
@@ -60,7 +62,10 @@ def pruning(
 
             extend_accelerate(stack, loaders)
         initialize.stack = stack
+        stack.callback(register_optimizer_step_pre_hook(initialize.expect_engine).remove)
         yield engines
+    if not engines:
+        raise UserError(_without_engine("nothing trained"))
     for engine in engines:
         _check_finished(engine)
 
@@ -70,9 +75,11 @@ class _Initialize:
 
     Attributes:
         stack: closed with the context; holds what is replaced later.
+        makes_engine: whether it was called for an engine that trains.
     """
 
     stack: ExitStack
+    makes_engine = False
 
     def __init__(
         self, recipe: Recipe, steps_per_epoch: int | None, engines: list[PruningEngine], loaders: list[Any]
@@ -100,6 +107,7 @@ class _Initialize:
         if optimizer is None and "optimizer" not in found:  # an engine for evaluation
             given = (args, model, optimizer, model_parameters, training_data, lr_scheduler)
             return deepspeed_initialize(*given, config=config, config_params=config_params, **kwargs)
+        self.makes_engine = True
         init_distributed()
         if "accelerate" in sys.modules:
             from dsprune.engine.accelerate import check_processes
@@ -125,6 +133,15 @@ class _Initialize:
             extend_trainer(self.stack, self._engines)
         return initialized
 
+    def expect_engine(self, optimizer: Optimizer, *_: Any) -> None:
+        """End a run whose optimizer steps before an engine was made: a hook of all optimizers.
+
+        Raises:
+            UserError: no engine that trains was made; DeepSpeed steps an optimizer while it makes one.
+        """
+        if not self.makes_engine:
+            raise UserError(_without_engine(f"{type(optimizer).__name__} steps"))
+
     def _loader_steps(self, config: dict[str, Any]) -> int | None:
         """Return the optimizer steps in one pass of the loader that Accelerate prepared for training."""
         micro_batch = config.get("train_micro_batch_size_per_gpu")
@@ -142,6 +159,14 @@ class _Initialize:
         if not lengths or not isinstance(accumulation, int):
             return None
         return max(1, lengths.pop() // accumulation)
+
+
+def _without_engine(what: str) -> str:
+    """Say that nothing can be pruned, and how an engine is made."""
+    return (
+        f"pruning: {what}, and no DeepSpeed engine that trains was made inside of it, so nothing would be pruned: give "
+        f"a ds_config to the framework, or call `deepspeed.initialize`, not an `initialize` imported before"
+    )
 
 
 def _name(scheduler: Any) -> str:
@@ -174,6 +199,8 @@ def _lightning_steps(model: nn.Module) -> int | None:
 def _check_finished(engine: PruningEngine) -> None:
     """Check that an engine that has trained has had its last mask update."""
     updates, step, total = engine.timetable.updates, engine.applied_steps, engine.timetable.total_steps
+    if not step:
+        announce(f"an engine was made and took none of the recipe's {total} steps, so its model is as it was")
     if updates and 0 < step <= updates[-1].step:
         reached = engine.sparsity()["sparsity_prunable"]
         raise RunFailedError(

@@ -17,7 +17,7 @@ __all__ = ["TrainerCallback", "extend_trainer"]
 
 
 class TrainerCallback(_TrainerCallback):
-    """Adds sparsity, phase and mask updates to whatever the Trainer logs.
+    """Adds sparsity, phase and mask updates to whatever the Trainer logs; its best model has the target sparsity.
 
     `dsprune.pruning` adds one by itself, before the callbacks that report the logs.
 
@@ -40,6 +40,15 @@ class TrainerCallback(_TrainerCallback):
                 f"TrainingArguments: the Trainer takes {state.max_steps} steps and the recipe {total}: set "
                 f"max_steps={total}, or budget.steps={state.max_steps}"
             )
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Forget the best evaluation until the last mask update: its model has too few zeros to be the result.
+
+        So `load_best_model_at_end`, `save_strategy="best"` and early stopping choose among those at the target.
+        """
+        updates = self._engine.timetable.updates
+        if updates and self._engine.applied_steps <= updates[-1].step:
+            state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Add what there is to log of the pruning."""

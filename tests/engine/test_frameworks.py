@@ -11,6 +11,7 @@ from tests.engine import pruned_scripts
 @pytest.mark.parametrize(
     ("steps", "says"),
     [
+        (0, "dsprune: an engine was made and took none of the recipe's 12 steps"),
         (5, "training ended at step 5, and the last mask update is at step 9 of 12: the sparsity is 0."),
         (11, "dsprune: training ended at step 11 of the recipe's 12: "),
         (12, ""),
@@ -21,6 +22,12 @@ def test_a_loop_that_ends_at_another_step_is_told(two_ranks: RankPool, steps: in
     first, _ = two_ranks.run(2, pruned_scripts.said_after, steps)
     assert says in first
     assert ("dsprune: t" in first) == (says != "" and steps > 9)
+
+
+def test_an_engine_that_was_made_behind_its_back_is_refused(two_ranks: RankPool) -> None:
+    for said in two_ranks.run(2, pruned_scripts.said_of_an_import):
+        assert "pruning: AdamW steps, and no DeepSpeed engine" in said
+        assert "not an `initialize` imported before" in said
 
 
 @pytest.mark.parametrize(("steps", "says"), [(3, "model saved at step 3, sparsity 0.5"), (10, "")])
