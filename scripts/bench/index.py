@@ -1,11 +1,12 @@
 """Opening a store of many small records, and finding them: CPU time, and memory."""
 
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -47,8 +48,10 @@ def finding(records: int, step_seconds: float) -> list[Row]:
         first, _ = cpu_seconds(lambda: open_store(folder))
         again, store = cpu_seconds(lambda: open_store(folder))
         grown = anonymous() - before
-        merge, missing = cpu_seconds(lambda: store.missing(names))
+        with Watch() as watch:
+            merge, missing = cpu_seconds(lambda: store.missing(names))
         assert missing == []
+        num_files = len(list(Path("/proc/self/fd").iterdir()))
         batches = random_batches(names, BATCH)
         fetches = [cpu_seconds(lambda batch=batch: store.fetch(batch))[0] for batch in batches * 2]
         del store  # pages that are mapped stay in the cache
@@ -62,7 +65,9 @@ def finding(records: int, step_seconds: float) -> list[Row]:
         Row(f"{what}: opened the first time, all checked", f"{first:.2f} s of CPU"),
         Row(f"{what}: opened again", f"{again:.2f} s of CPU", "2 s", again < 2),
         Row(f"{what}: memory of its own", f"{grown / 2**20:,.0f} MiB a process", "2 GB", grown < 2e9),
-        Row(f"{what}: whether any is missing", f"{merge:.2f} s of CPU"),
+        Row(f"{what}: open files", str(num_files), "64", num_files <= 64),
+        Row(f"{what}: whether any is missing, in no order", f"{merge:.2f} s of CPU", "20 s", merge < 20),
+        Row(f"{what}: memory for that", f"{watch.grown / 2**20:,.0f} MiB", "1 GiB", watch.grown < 2**30),
         Row(f"{what}: {BATCH} at random", f"{fetch:.2f} ms of CPU", "1 ms", fetch < 1),
         waiting(f"{what}: {MICRO_BATCH} at random, from the disk", waits[:NUM_BATCHES], step_seconds),
         waiting(f"{what}: {MICRO_BATCH} at random, read before", waits[NUM_BATCHES:], step_seconds),
@@ -121,6 +126,28 @@ def timed(call: Callable[[], T], clock: Callable[[], float]) -> tuple[float, T]:
     started = clock()
     result = call()
     return clock() - started, result
+
+
+class Watch:
+    """The most memory that this process takes of its own while it is in this context.
+
+    Attributes:
+        grown: bytes more than at the start.
+    """
+
+    def __enter__(self) -> Self:
+        self.grown, self._before, self._ended = 0, anonymous(), threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._ended.wait(0.01):
+            self.grown = max(self.grown, anonymous() - self._before)
 
 
 def anonymous() -> int:

@@ -5,12 +5,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from dsprune.distillation import FullSignal, Head, HiddenSignal, TopKSignal
-from dsprune.distillation.store import ShardWriter, Store, StoreSpec, fingerprint, fingerprints, open_store
+from dsprune.distillation.store import (
+    ShardWriter,
+    Store,
+    StoreSpec,
+    fingerprint,
+    fingerprints,
+    open_store,
+    reader,
+)
 from dsprune.distillation.store.codecs import codec_for
 from dsprune.distillation.store.format import DTYPES
 from dsprune.distillation.store.packed import pack, unpack
@@ -267,3 +276,10 @@ def test_the_heads_are_on_the_given_device(tmp_path: Path) -> None:
     assert isinstance(signal.head, Head)
     assert signal.head.weight.is_meta
     assert not signal.hidden.is_meta
+
+
+@pytest.mark.parametrize("rows", [[1] * 9, [3] * 4, [0, 0], [5], [2, 2, 1], [1, 2, 2], [0, 1], [1, 0, 2]])
+def test_the_rows_of_a_record_are_those_of_the_offsets(rows: list[int]) -> None:
+    offsets = np.cumsum([0, *rows])
+    first_row = reader._first_rows(offsets)
+    assert [first_row(record) for record in range(len(offsets))] == offsets.tolist()

@@ -1,7 +1,7 @@
 """Reading a store: records in any order, from memory-mapped files that are opened when they are first read."""
 
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +29,8 @@ RECORD_PAGES = 2**16
 """Bytes of pages that the system maps for a small record."""
 
 
-Arrays = tuple[np.ndarray, tuple[np.ndarray, ...]]
-"""Offsets of the records and columns of one output in one shard."""
+Arrays = tuple[Callable[[int], int], tuple[np.ndarray, ...]]
+"""The first row of each record, by its number, and the columns of one output in one shard."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ class Store:
     def _block(self, name: str, places: list[tuple[int, int]]) -> Block:
         codec, known, parts = self._codecs[name], self._arrays[name], []
         for shard, record in places:
-            offsets, arrays = known[shard] or self._arrays_of(name, shard)
-            parts.append((arrays, offsets.item(record), offsets.item(record + 1)))
+            first_row, arrays = known[shard] or self._arrays_of(name, shard)
+            parts.append((arrays, first_row(record), first_row(record + 1)))
         columns = {}
         for i, (key, column) in enumerate(codec.columns.items()):
             if column.row_bytes >= mmap.PAGESIZE:  # smaller rows lie on one page
@@ -143,10 +143,10 @@ class Store:
         return Block(codec.signal(columns), torch.tensor([end - begin for _, begin, end in parts]))
 
     def _arrays_of(self, name: str, shard: int) -> Arrays:
-        """Return the offsets and the columns of an output in a shard, and keep them at hand."""
+        """Return the first rows and the columns of an output in a shard, and keep them at hand."""
         stored = self.shard(shard).arrays
         columns = tuple(stored[f"{name}.{key}"] for key in self._codecs[name].columns)
-        self._arrays[name][shard] = arrays = stored[f"{name}.offsets"], columns
+        self._arrays[name][shard] = arrays = _first_rows(stored[f"{name}.offsets"]), columns
         return arrays
 
     def _release(self, shards: np.ndarray, blocks: Mapping[str, Block]) -> None:
@@ -162,6 +162,14 @@ class Store:
                 self.shard(shard).release()
             self._read.clear()
             self._read_bytes = 0
+
+
+def _first_rows(offsets: np.ndarray) -> Callable[[int], int]:
+    """Return a function from the number of a record to its first row, which reads no page if all have equally many."""
+    each = offsets.item(1)
+    if not np.array_equal(offsets, each * np.arange(len(offsets))):
+        return offsets.item
+    return lambda record: each * record
 
 
 def open_store(
