@@ -12,6 +12,7 @@ from dsprune.utils.records import Count, FileName, read_record
 
 __all__ = [
     "MODEL_LIST",
+    "FileList",
     "FileRecord",
     "check_file",
     "is_listed",
@@ -32,11 +33,10 @@ class FileRecord(BaseModel):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class ModelList(BaseModel):
-    """The content of `dsprune-files.json`.
+class FileList(BaseModel):
+    """The content of `dsprune-files.json`: the files of a model, but for the list itself and the masks.
 
-    Attributes:
-        files: the files of the folder when the model was written, but for the list itself and the masks.
+    Where many ranks write a tag, each lists its own files in this format.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -81,7 +81,7 @@ def is_listed(path: Path) -> bool:
 def list_model_folder(folder: Path) -> None:
     """Write the list of a model folder whose other files are complete."""
     files = record_files(path for path in folder.iterdir() if is_listed(path))
-    replace_text(folder / MODEL_LIST, ModelList(files=files).model_dump_json(indent=1))
+    replace_text(folder / MODEL_LIST, FileList(files=files).model_dump_json(indent=1))
 
 
 def read_model_list(folder: Path) -> Mapping[str, FileRecord]:
@@ -93,4 +93,4 @@ def read_model_list(folder: Path) -> Mapping[str, FileRecord]:
     path = folder / MODEL_LIST
     if not path.exists():
         return {}
-    return read_record(path, ModelList, "a list of files of format 1", "use another copy of the model").files
+    return read_record(path, FileList, "a list of files of format 1", "use another copy of the model").files

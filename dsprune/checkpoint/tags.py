@@ -3,6 +3,10 @@
     checkpoints/latest                             the name of the newest tag
     checkpoints/global_step40/checkpoint.json      size and SHA-256 of every other file of the tag, written last
 
+Of more than `LISTED_TOGETHER` ranks, each lists the files that it wrote, so that none gathers the lists of thousands:
+
+    checkpoints/global_step40/files-00017-of-04096.json
+
 A tag is complete when `checkpoint.json` exists and every file has its size. `latest` is written after
 `checkpoint.json`, and atomically, so a crash at any moment leaves a complete tag that can be found.
 """
@@ -10,12 +14,12 @@ A tag is complete when `checkpoint.json` exists and every file has its size. `la
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from dsprune.checkpoint.deepspeed_files import check_pickles, writer_of
-from dsprune.checkpoint.file_list import FileRecord, check_file, record_files
+from dsprune.checkpoint.file_list import FileList, FileRecord, check_file, record_files
 from dsprune.errors import UserError
 from dsprune.ranks.agreement import check_same, on_every_rank
 from dsprune.ranks.collectives import barrier, world_comm
@@ -43,6 +47,11 @@ TAG_MANIFEST = "checkpoint.json"
 
 WAY_OUT = "use another checkpoint"
 
+LISTED_TOGETHER = 64
+"""Up to this number of ranks, `checkpoint.json` lists the files of all."""
+
+_LIST = re.compile(r"files-\d+-of-\d+\.json")
+
 _FILE_OF_RANK = re.compile(r"(?:masks|accumulators|rank)-(\d+)")
 
 LATEST = "latest"
@@ -55,6 +64,7 @@ class TagManifest(BaseModel):
         format: version of this format.
         step: `global_steps`, skipped steps included, by which tags are ordered.
         files: every other file of the tag.
+        lists: number of ranks that list their files apart; 0 if `files` has all.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,6 +72,7 @@ class TagManifest(BaseModel):
     format: Literal[1] = 1
     step: Count
     files: dict[FileName, FileRecord]
+    lists: Annotated[int, Field(ge=0, le=10**6)] = 0
 
 
 def begin_tag(folder: Path) -> None:
@@ -91,12 +102,19 @@ def commit_tag(folder: Path, step: int, *, latest: bool) -> None:
     """
     ranks = current_ranks()
     mine = record_files(
-        path for path in folder.iterdir() if _writer(path.name) % ranks.world_size == ranks.rank
+        path
+        for path in folder.iterdir()
+        if _writer(path.name) % ranks.world_size == ranks.rank and not _LIST.fullmatch(path.name)
     )
-    everyone = world_comm(ranks).gather_objects(mine)
+    apart = ranks.world_size > LISTED_TOGETHER
+    if apart:
+        path = folder / _list_name(ranks.rank, ranks.world_size)
+        replace_text(path, FileList(files=mine).model_dump_json(indent=1))
+    everyone = world_comm(ranks).gather_objects({} if apart else mine)  # so that all lists are complete
     if everyone is not None:
         files = {name: file for files in everyone for name, file in sorted(files.items())}
-        replace_text(folder / TAG_MANIFEST, TagManifest(step=step, files=files).model_dump_json(indent=1))
+        manifest = TagManifest(step=step, files=files, lists=ranks.world_size if apart else 0)
+        replace_text(folder / TAG_MANIFEST, manifest.model_dump_json(indent=1))
         if latest:
             write_latest(folder)
     barrier()
@@ -119,25 +137,42 @@ def check_files(folder: Path, part: int = 0, num_parts: int = 1) -> int | None:
     """Check a part of the files of a tag against its manifest.
 
     Returns:
-        The number of files in the manifest; None if there is no manifest.
+        The number of these files; None if there is no manifest.
 
     Raises:
         UserError: a file is missing, truncated or changed.
     """
-    if (files := read_tag_list(folder)) is None:
+    if (files := read_tag_list(folder, part, num_parts)) is None:
         return None
-    for name in sorted(files)[part::num_parts]:
-        check_file(folder / name, files[name], TAG_MANIFEST, WAY_OUT)
+    for name, record in files.items():
+        check_file(folder / name, record, TAG_MANIFEST, WAY_OUT)
     return len(files)
 
 
-def read_tag_list(folder: Path) -> dict[str, FileRecord] | None:
-    """Return the records of a tag's files by name; None if it has no manifest.
+def read_tag_list(folder: Path, part: int = 0, num_parts: int = 1) -> dict[str, FileRecord] | None:
+    """Return the records of a part of a tag's files by name; None if it has no manifest.
 
     Raises:
-        UserError: the manifest is damaged.
+        UserError: the manifest or a list is missing or damaged.
     """
-    return _read_manifest(folder).files if (folder / TAG_MANIFEST).exists() else None
+    if not (folder / TAG_MANIFEST).exists():
+        return None
+    return _read_files(folder, _read_manifest(folder), part, num_parts)
+
+
+def _read_files(
+    folder: Path, manifest: TagManifest, part: int = 0, num_parts: int = 1
+) -> dict[str, FileRecord]:
+    """Return the records of a part of the files, which the manifest or the lists beside it hold."""
+    if not manifest.lists:
+        return {name: manifest.files[name] for name in sorted(manifest.files)[part::num_parts]}
+    paths = [folder / _list_name(rank, manifest.lists) for rank in range(part, manifest.lists, num_parts)]
+    lists = [read_record(path, FileList, "a list of files of format 1", WAY_OUT) for path in paths]
+    return {name: record for one in lists for name, record in one.files.items()}
+
+
+def _list_name(rank: int, world_size: int) -> str:
+    return f"files-{rank:05d}-of-{world_size:05d}.json"
 
 
 def complete_tags(checkpoints: Path) -> list[Path]:
@@ -184,10 +219,11 @@ def _find_complete(checkpoints: Path) -> Iterator[tuple[int, Path]]:
         folder = path.parent
         try:
             manifest = _read_manifest(folder)
-            sizes = {name: (folder / name).stat().st_size for name in manifest.files}
+            files = _read_files(folder, manifest)
+            sizes = {name: (folder / name).stat().st_size for name in files}
         except (UserError, OSError):
             continue
-        if all(sizes[name] == file.size for name, file in manifest.files.items()):
+        if all(sizes[name] == file.size for name, file in files.items()):
             yield manifest.step, folder
 
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch.distributed as dist
 
+from dsprune.checkpoint import tags
 from dsprune.engine.trainer import replaced
 from dsprune.errors import UserError
 from dsprune.ranks.agreement import check_same
@@ -109,3 +110,22 @@ def test_the_first_difference_is_named_on_every_rank(pool: RankPool) -> None:
     says = f"rank 1 on {host}: the training data is abd, and abc on rank 0 on {host}: give all ranks the same"
     assert pool.run(2, error_of_comparing, facts) == [says] * 2
     assert pool.run(2, error_of_comparing, [facts[0]] * 2) == ["no error"] * 2
+
+
+def listed_apart(comm: Comm, folder: Path) -> tuple[list[str], int | None]:
+    """The files that this rank lists in a tag, and the number of those of all ranks that are as they were listed."""
+    with replaced(tags, "LISTED_TOGETHER", 1):
+        tags.begin_tag(folder)
+        folder.mkdir(exist_ok=True)
+        (folder / f"rank-{comm.rank:05d}-of-00002.safetensors").write_text(str(comm.rank))
+        if comm.rank == 0:
+            (folder / "dsprune.json").write_text("{}")
+        tags.commit_tag(folder, 3, latest=False)
+    return list(tags.read_tag_list(folder, comm.rank, 2) or ()), tags.check_files(folder)
+
+
+def test_each_of_many_ranks_lists_what_it_wrote(pool: RankPool, tmp_path: Path) -> None:
+    first, second = pool.run(2, listed_apart, tmp_path / "global_step3")
+    assert first == (["dsprune.json", "rank-00000-of-00002.safetensors"], 3)
+    assert second == (["rank-00001-of-00002.safetensors"], 3)
+    assert tags.complete_tags(tmp_path) == [tmp_path / "global_step3"]

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from dsprune.checkpoint import tags
 from dsprune.checkpoint.deepspeed_files import CheckpointFiles, check_pickles, read_main_file
 from dsprune.checkpoint.tags import (
     TAG_MANIFEST,
@@ -20,6 +21,7 @@ from dsprune.checkpoint.tags import (
     complete_tags,
     invalidate_tag,
     latest_tag,
+    read_tag_list,
     remove_tag,
     tag_name,
 )
@@ -90,6 +92,80 @@ def test_a_list_names_files_of_its_folder_alone(tmp_path: Path, name: str) -> No
     with pytest.raises(UserError, match=r"checkpoint.json: not a manifest of format 1 \(files"):
         check_files(tag)
     assert complete_tags(tmp_path) == []
+
+
+# ---- lists of many ranks
+
+
+@pytest.fixture
+def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tag whose rank lists its own files, as each of many ranks does."""
+    monkeypatch.setattr(tags, "LISTED_TOGETHER", 0)
+    folder = tmp_path / "global_step10"
+    folder.mkdir()
+    (folder / "files-00000-of-00009.json").write_text("of an earlier tag")
+    (folder / "rank-00000-of-00001.safetensors").write_bytes(b"states")
+    torch.save({"module": {}, **COUNTERS}, folder / MAIN)
+    commit_tag(folder, 10, latest=True)
+    return folder
+
+
+LIST = "files-00000-of-00001.json"
+
+
+def test_of_many_ranks_each_lists_its_files(apart: Path) -> None:
+    assert json.loads((apart / TAG_MANIFEST).read_text()) == {
+        "format": 1,
+        "step": 10,
+        "files": {},
+        "lists": 1,
+    }
+    assert set(json.loads((apart / LIST).read_text())["files"]) == {MAIN, "rank-00000-of-00001.safetensors"}
+    assert check_files(apart) == 2
+    assert complete_tags(apart.parent) == [apart]
+
+
+def test_ranks_check_the_lists_in_turn(apart: Path) -> None:
+    values = json.loads((apart / LIST).read_text())
+    for rank, name in enumerate(values["files"]):
+        record = values | {"files": {name: values["files"][name]}}
+        (apart / f"files-{rank:05d}-of-00002.json").write_text(json.dumps(record))
+    (apart / TAG_MANIFEST).write_text(json.dumps({"format": 1, "step": 10, "files": {}, "lists": 2}))
+    assert [read_tag_list(apart, rank, 2) for rank in (0, 1)] == [
+        {name: record} for name, record in (read_tag_list(apart) or {}).items()
+    ]
+    assert [check_files(apart, rank, 3) for rank in range(3)] == [1, 1, 0]
+    assert check_files(apart) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        (LIST, Path.unlink, "no such file: use another checkpoint"),
+        (LIST, lambda path: path.write_text("{"), r"not a list of files of format 1 \(Invalid JSON"),
+        (
+            LIST,
+            lambda path: path.write_text('{"files": {"x": 3}}'),
+            r"not a list of files of format 1 \(files.x",
+        ),
+        (MAIN, Path.unlink, "missing, though checkpoint.json lists it: use another checkpoint"),
+        (MAIN, lambda path: path.write_bytes(b"other"), "damaged, its SHA-256 is not the one in"),
+    ],
+)
+def test_damage_to_a_tag_of_many_ranks_is_refused(
+    apart: Path, name: str, damage: Callable[[Path], object], message: str
+) -> None:
+    damage(apart / name)
+    with pytest.raises(UserError, match=f"{name}: {message}"):
+        check_files(apart)
+    assert complete_tags(apart.parent) == []
+
+
+@pytest.mark.parametrize("lists", [-1, 10**7, "two"])
+def test_a_number_of_lists_that_cannot_be_is_refused(apart: Path, lists: object) -> None:
+    (apart / TAG_MANIFEST).write_text(json.dumps({"format": 1, "step": 10, "files": {}, "lists": lists}))
+    with pytest.raises(UserError, match=rf"checkpoint.json: .*\(lists: value {lists!r}"):
+        check_files(apart)
 
 
 # ---- links
