@@ -4,7 +4,6 @@ The variables that `torch.distributed` reads are completed from what a launcher 
 """
 
 import os
-import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from dsprune.errors import UserError
+from dsprune.utils.ports import free_port
 
 __all__ = [
     "Ranks",
@@ -167,7 +167,7 @@ def _rendezvous(environment: Mapping[str, str], world_size: int) -> dict[str, st
     """Return where the ranks meet: given, on this host, or on the node that started the Slurm step."""
     address, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
     if world_size == 1:
-        return {"MASTER_ADDR": address or "127.0.0.1", "MASTER_PORT": port or str(_free_port())}
+        return {"MASTER_ADDR": address or "127.0.0.1", "MASTER_PORT": port or str(free_port())}
     local_size = environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") or environment.get("MPI_LOCALNRANKS")
     if address is None and local_size == str(world_size):
         address = "127.0.0.1"
@@ -179,9 +179,3 @@ def _rendezvous(environment: Mapping[str, str], world_size: int) -> dict[str, st
             f"or export MASTER_ADDR=HOST of rank 0"
         )
     return {"MASTER_ADDR": address, "MASTER_PORT": port or str(PORT)}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -4,7 +4,6 @@ import contextlib
 import gc
 import io
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from dsprune.commands.cli import run_command
 from dsprune.ranks.collectives import Comm
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import load_recipe
+from dsprune.utils.ports import free_port
 
 __all__ = [
     "NOISE",
@@ -27,7 +27,6 @@ __all__ = [
     "dsprune",
     "dsprune_command",
     "environment",
-    "free_port",
     "launched",
     "launcher_command",
     "run",
@@ -52,14 +51,6 @@ def environment() -> dict[str, str]:
     left_out = _LAUNCHER_VARIABLES + _WANDB_VARIABLES
     own = {name: value for name, value in os.environ.items() if name not in left_out}
     return own | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
-
-
-def free_port() -> int:
-    """Return a port of this host that no process uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def dsprune_command(*arguments: str | Path) -> list[str]:

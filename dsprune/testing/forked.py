@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from dsprune.testing.commands import free_port
 from dsprune.testing.pool import forkserver, settle
+from dsprune.utils.ports import free_port
 
 __all__ = ["ForkedRanks"]
 

@@ -21,7 +21,8 @@ import torch
 import torch.distributed as dist
 
 from dsprune.ranks.collectives import Comm
-from dsprune.testing.commands import environment, free_port
+from dsprune.testing.commands import environment
+from dsprune.utils.ports import free_port
 
 __all__ = ["RankFailedError", "RankPool", "forkserver", "settle"]
 

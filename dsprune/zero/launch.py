@@ -5,6 +5,7 @@ import io
 import os
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from deepspeed.runtime.zero import partition_parameters
 
 from dsprune.errors import UserError
 from dsprune.ranks.ranks import Ranks, complete_environment, select_device
+from dsprune.utils.ports import free_port
 from dsprune.utils.text import first_line
 from dsprune.zero.ops import compile_note, load_collectives
 
@@ -51,10 +53,7 @@ def init_distributed(timeout: float = TIMEOUT) -> None:
         complete_environment()
     load_collectives()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # every rank prints that an extension is there
-            deepspeed.init_distributed(
-                dist_init_required=None, verbose=False, timeout=timedelta(seconds=timeout)
-            )
+        _create_group(timeout)
     except dist.DistNetworkError as error:
         address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
         raise UserError(
@@ -62,6 +61,27 @@ def init_distributed(timeout: float = TIMEOUT) -> None:
             f"launcher a free port, such as deepspeed --master_port"
         ) from error
     _unlink_shared_buffer()
+
+
+def _create_group(timeout: float) -> None:
+    """Create the default process group. Collective: every rank must call this.
+
+    A single rank takes another port if its own is in use: of many that start at once, two may have found the same one.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):  # every rank prints that an extension is there
+        create = partial(
+            deepspeed.init_distributed,
+            dist_init_required=None,
+            verbose=False,
+            timeout=timedelta(seconds=timeout),
+        )
+        try:
+            create()
+        except dist.DistNetworkError:
+            if os.environ["WORLD_SIZE"] != "1":
+                raise
+            os.environ["MASTER_PORT"] = str(free_port())
+            create()
 
 
 def with_environment(init: Callable[..., None]) -> Callable[..., None]:

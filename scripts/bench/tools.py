@@ -29,7 +29,7 @@ def best_of(repeats: int, function: Callable[[], object]) -> float:
 
 
 def on_ranks(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
-    """Return the result of `function(*args)` on each rank of a new gloo group, one process and one thread a rank."""
+    """Return the result of `function(*args)` on each rank of a new group, one process and one thread a rank."""
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_run_rank, (world, Path(folder), function, args), nprocs=world)
         return [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in range(world)]
@@ -42,6 +42,7 @@ def _run_rank(
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = str(rank)  # DeepSpeed needs it
-    dist.init_process_group("gloo", init_method=(folder / "store").as_uri(), rank=rank, world_size=world)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, init_method=(folder / "store").as_uri(), rank=rank, world_size=world)
     torch.save(function(*args), folder / f"{rank}.pt")
     dist.destroy_process_group()

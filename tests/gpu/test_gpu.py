@@ -14,10 +14,10 @@ import torch
 from dsprune.kernels import accelerator
 from dsprune.masks.bits import pack
 from dsprune.registry import METHODS
-from dsprune.testing.commands import free_port
 from dsprune.testing.compare import differences
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 from dsprune.train.run_folder import RunFolder
+from dsprune.utils.ports import free_port
 
 pytestmark = pytest.mark.gpu
 
@@ -28,7 +28,8 @@ OFFLOADED = {"device": "cpu"}
 
 def run(*arguments: object, status: int = 0, **variables: str) -> str:
     """Run Python on the GPU in a process of its own, and return what it printed."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | variables
     environment.pop("TORCHDYNAMO_DISABLE", None)
     command = [sys.executable, *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

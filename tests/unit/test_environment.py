@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -77,26 +78,32 @@ def test_what_contradicts_itself_is_refused(given: dict[str, str], says: str) ->
         completed(given)
 
 
-def test_a_port_that_is_in_use_is_named() -> None:
-    """In a process of its own, since a process joins its ranks once."""
+@pytest.fixture
+def busy_port() -> Iterator[str]:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        port = str(other.getsockname()[1])
-        meet = {
-            "RANK": "0",
-            "LOCAL_RANK": "0",
-            "WORLD_SIZE": "1",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-        }
-        command = [
-            sys.executable,
-            "-c",
-            "from dsprune.zero.launch import init_distributed; init_distributed()",
-        ]
-        ended = subprocess.run(command, env=os.environ | meet, capture_output=True, text=True, check=False)
-    assert (
-        f"UserError: MASTER_ADDR=127.0.0.1, MASTER_PORT={port}: the ranks cannot meet there" in ended.stderr
-    )
-    assert "address already in use" in ended.stderr
+        yield str(other.getsockname()[1])
+
+
+def join(world_size: int, port: str) -> subprocess.CompletedProcess[str]:
+    """Join as rank 0, in a process of its own, since a process joins its ranks once."""
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(world_size)}
+    command = [
+        sys.executable,
+        "-c",
+        "from dsprune.zero.launch import init_distributed; init_distributed()",
+    ]
+    environment = os.environ | ranks | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_port_that_is_in_use_is_named(busy_port: str) -> None:
+    said = join(2, busy_port).stderr
+    assert f"UserError: MASTER_ADDR=127.0.0.1, MASTER_PORT={busy_port}: the ranks cannot meet there" in said
+    assert "address already in use" in said
+
+
+def test_a_single_rank_takes_another_port(busy_port: str) -> None:
+    ended = join(1, busy_port)
+    assert ended.returncode == 0, ended.stderr

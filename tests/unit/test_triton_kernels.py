@@ -1,5 +1,6 @@
 """Triton kernels give the same bits as their eager twins: on a GPU, and without one interpreted on CPU tensors."""
 
+from dataclasses import replace
 from math import inf, nan
 
 import pytest
@@ -142,11 +143,16 @@ def test_a_selection_is_that_of_the_cpu(scope: str, rooted: bool, monkeypatch: p
         Scorer(lambda part: pytest.fail("torch computes the scores"), True, given) for given in products
     ]
     kept = masks_of(sizes)
-    expected = select(shards, scorers, kept, groups, Comm())
-    monkeypatch.setattr(accelerator, "DEVICES", ("cpu",))
+    expected = select(shards, scorers, [bits.cpu() for bits in kept], groups, Comm())
+    monkeypatch.setattr(accelerator, "DEVICES", (DEVICE.type,))
     launches = count_calls(monkeypatch, "_launch"), count_calls(monkeypatch, "_fetch")
+    there = [
+        Product(given.first.to(DEVICE), None if given.root is None else given.root.to(DEVICE))
+        for given in products
+    ]
+    scorers = [replace(scorer, product=given) for scorer, given in zip(scorers, there, strict=True)]
     found = select(shards, scorers, kept, groups, Comm())
-    assert all(map(torch.equal, found, expected))
+    assert all(torch.equal(new.cpu(), old) for new, old in zip(found, expected, strict=True))
     assert [len(calls) for calls in launches] == [3, 2]  # launches; waits for the device
 
 

@@ -1,7 +1,6 @@
 """Run dsprune commands in new processes, so that one that fails or runs out of memory does not end the suite."""
 
 import signal
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from dsprune.errors import EXIT_STOPPED, StoppedError, UserError
 from dsprune.utils.files import replace_text
+from dsprune.utils.ports import free_port
 
 __all__ = ["Launcher"]
 
@@ -34,7 +34,7 @@ class Launcher:
         if self.num_ranks == 1:
             return [sys.executable, "-m", *module]
         deepspeed = str(Path(sys.executable).with_name("deepspeed"))
-        ranks = ["--num_accelerators", str(self.num_ranks), "--master_port", str(_free_port())]
+        ranks = ["--num_accelerators", str(self.num_ranks), "--master_port", str(free_port())]
         return [sys.executable, deepspeed, *ranks, "--module", *module]
 
     def run(self, name: str, run: str, recipe: str, *arguments: str) -> None:
@@ -78,9 +78,3 @@ def _last_message(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     errors = [line.removeprefix("dsprune: ") for line in lines if line.startswith("dsprune: ")]
     return (errors or lines or ["no output"])[-1]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

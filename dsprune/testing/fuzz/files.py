@@ -16,7 +16,6 @@ from dsprune.engine.engine import PruningEngine
 from dsprune.ranks.ranks import current_ranks, find_ranks
 from dsprune.recipe import load_recipe
 from dsprune.report.runs import read_run
-from dsprune.testing.commands import free_port
 from dsprune.testing.fuzz.attempt import Attempt, Outcome, Step, named
 from dsprune.testing.fuzz.damage import damage_file, damage_json, damage_tensors, list_again, plant_pickle
 from dsprune.testing.stores import capture, plan, spec
@@ -25,6 +24,7 @@ from dsprune.train.metrics import Meter
 from dsprune.train.preflight import preflight
 from dsprune.train.resume import find_start_point, restore, run_folder
 from dsprune.train.setup import assemble
+from dsprune.utils.ports import free_port
 from dsprune.zero.launch import join_ranks
 
 __all__ = ["FILE_TARGETS"]
