@@ -89,11 +89,7 @@ def busy_port() -> Iterator[str]:
 def join(world_size: int, port: str) -> subprocess.CompletedProcess[str]:
     """Join as rank 0, in a process of its own, since a process joins its ranks once."""
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(world_size)}
-    command = [
-        sys.executable,
-        "-c",
-        "from dsprune.zero.launch import init_distributed; init_distributed()",
-    ]
+    command = [sys.executable, "-c", "from dsprune.zero.launch import init_distributed; init_distributed()"]
     environment = os.environ | ranks | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
