@@ -80,7 +80,8 @@ def resolve_ds_config(config: dict[str, Any], recipe: Recipe, world_size: int) -
         )
     if "scheduler" in config:
         problems.append(
-            "ds_config: scheduler: the recipe's learning_rate owns the schedule: remove the section"
+            "ds_config: scheduler: the recipe's learning_rate owns the schedule: remove the section; "
+            "`dsprune convert` turns it into a recipe"
         )
     problems += [
         f"ds_config: {key}='auto': the recipe sets no value for it: set one" for key in _autos(config)

@@ -61,13 +61,11 @@ def plan(
 
 @app.command()
 def convert(
-    file: Annotated[
-        Path, typer.Argument(help="A recipe of SparseML, or a ds_config with compression_training.")
-    ],
+    file: Annotated[Path, typer.Argument(help="A recipe of SparseML or llm-compressor, or a ds_config.")],
     overrides: Overrides = None,
     write: Annotated[Path | None, typer.Option(help="Write the recipe into this file.")] = None,
 ) -> None:
-    """Turn a recipe of SparseML or DeepSpeed's compression_training into a recipe; name all it cannot say."""
+    """Turn a recipe of SparseML or llm-compressor, or a ds_config, into a recipe; name all it cannot say."""
     from dsprune.commands.convert.convert import convert as convert_recipe
 
     convert_recipe(file, overrides or [], write, Console())

@@ -1,4 +1,4 @@
-"""`dsprune convert`: turn a recipe of SparseML, or `compression_training` of a ds_config, into a recipe."""
+"""`dsprune convert`: turn a recipe of SparseML or llm-compressor, or a ds_config, into a recipe."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -31,7 +31,7 @@ _STAND_INS = {
 }
 """Values for what a source does not have, with which the rest is checked."""
 
-SPARSEML = "a recipe of SparseML"
+SPARSEML = "a recipe of SparseML or llm-compressor"
 
 _STEPS_PER_EPOCH = 1000
 """With which the timetable is checked; that of the run is not known."""
@@ -54,7 +54,7 @@ def convert(file: Path, overrides: Sequence[str], write: Path | None, console: C
     """Print the recipe that says what a file says, or write it.
 
     Args:
-        file: a recipe of SparseML (.yaml, or .md with the recipe in front), or a ds_config (.json).
+        file: a recipe of SparseML or llm-compressor (.yaml, or .md with the recipe in front), or a ds_config (.json).
         overrides: `key.sub=value` each, set in the recipe.
         write: file to write; None = print the recipe.
         console: where to print.
@@ -105,9 +105,10 @@ def _values(text: str, name: str, notes: Notes) -> tuple[dict[str, Any], str]:
     if is_sparseml(source):
         return convert_sparseml(text, name, notes), SPARSEML
     if is_deepspeed(source):
-        return convert_deepspeed(source, notes), "compression_training of DeepSpeed"
+        return convert_deepspeed(source, notes), "a ds_config of DeepSpeed"
     raise UserError(
-        f"{name}: has neither modifiers of SparseML nor a section compression_training: give a file with one of them"
+        f"{name}: has no modifiers of SparseML or llm-compressor, and no section compression_training or scheduler of "
+        "a ds_config: give a file with one of them"
     )
 
 

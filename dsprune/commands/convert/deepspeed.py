@@ -1,4 +1,4 @@
-"""The section `compression_training` of a ds_config, as values of a recipe.
+"""The sections `compression_training` and `scheduler` of a ds_config, as values of a recipe.
 
 Keys, defaults and meaning were read in the folder `deepspeed/compression` that DeepSpeed had.
 """
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from dsprune.commands.convert.patterns import globs_of, is_exact
+from dsprune.commands.convert.schedulers import convert_scheduler
 from dsprune.commands.convert.source import Entry, Notes, Source
 
 __all__ = ["convert_deepspeed", "is_deepspeed"]
@@ -31,12 +32,12 @@ _UNSUPPORTED = {
 
 
 def is_deepspeed(source: Source) -> bool:
-    """Return whether a file is a ds_config with settings of DeepSpeed's compression."""
-    return isinstance(source.root.settings.get(SECTION, None) and source.root.settings[SECTION].value, Entry)
+    """Return whether a file is a ds_config with settings of DeepSpeed's compression, or with a scheduler."""
+    return any(section.name in (SECTION, "scheduler") for section in source.root.sections())
 
 
 def convert_deepspeed(source: Source, notes: Notes) -> dict[str, Any]:
-    """Return the values of a recipe that says what `compression_training` says.
+    """Return the values of a recipe that says what a ds_config says of training.
 
     Args:
         source: the ds_config.
@@ -64,36 +65,38 @@ def _is_enabled(part: Entry) -> bool:
 
 
 def _settings(root: Entry, notes: Notes) -> Iterator[tuple[str, Any]]:
-    """Yield what a recipe has from a ds_config: batch, precision, clipping, optimizer."""
-    batch = {"batch": root.get("train_batch_size"), "micro_batch": root.get("train_micro_batch_size_per_gpu")}
-    given = {key: value for key, value in batch.items() if isinstance(value, int)}
+    """Yield what a recipe has from a ds_config: batch, learning rate, precision, clipping, optimizer."""
+    optimizer, scheduler = root.section("optimizer"), root.section("scheduler")
+    rate = optimizer.section("params").get("lr")
+    rate = rate if isinstance(rate, float) else None
+    section, steps = convert_scheduler(scheduler, rate, notes)
+    budget = {
+        "batch": root.get("train_batch_size"),
+        "micro_batch": root.get("train_micro_batch_size_per_gpu"),
+        "steps": steps,
+    }
+    given = {key: value for key, value in budget.items() if isinstance(value, int)}
     if given:
         yield "budget", given
+    if section:
+        yield "learning_rate", section
     if isinstance(clipping := root.get("gradient_clipping"), int | float):
         yield "gradient_clipping", clipping
     formats = [key for key in ("fp16", "bf16") if root.section(key).get("enabled") is True]
     yield "precision", formats[0] if formats else "fp32"
-    optimizer = root.section("optimizer")
     if optimizer.settings:
-        yield from _optimizer(optimizer)
+        yield "optimizer", _optimizer(optimizer)
         notes.leave_out_unread(optimizer)
-    if "scheduler" in root.settings:
-        notes.leave_out_all(root.section("scheduler"), "the recipe has the learning-rate schedule")
     if kept := [key for key in root.settings if key not in _OWN]:
         notes.left_out.append(
             (root.line, f"{', '.join(kept)}: stay in the ds_config, which the recipe names in `deepspeed`")
         )
 
 
-def _optimizer(optimizer: Entry) -> Iterator[tuple[str, Any]]:
+def _optimizer(optimizer: Entry) -> dict[str, Any]:
     parameters = optimizer.section("params")
-    section = {"type": optimizer.get("type", "AdamW")}
-    section |= {
-        key: parameters.get(key) for key in ("weight_decay", "betas", "eps") if key in parameters.settings
-    }
-    yield "optimizer", section
-    if isinstance(rate := parameters.get("lr"), float):
-        yield "learning_rate", {"peak": rate}
+    known = [key for key in ("weight_decay", "betas", "eps") if key in parameters.settings]
+    return {"type": optimizer.get("type", "AdamW"), **{key: parameters.get(key) for key in known}}
 
 
 def _pruning(part: Entry, notes: Notes) -> dict[str, Any]:

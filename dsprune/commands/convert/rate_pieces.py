@@ -1,11 +1,14 @@
-"""The learning rate of a run as linear pieces, and the section `learning_rate` with the same values."""
+"""The learning rate of a run as pieces of curves, and the section `learning_rate` with the same values."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import ceil, isclose
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import isclose
 from typing import Any
 
-__all__ = ["Piece", "cut", "learning_rate"]
+from dsprune.recipe.rate import RateCurve
+
+__all__ = ["Piece", "cut", "learning_rate", "steps"]
 
 
 MOST_PIECES = 10_000
@@ -14,35 +17,54 @@ MOST_PIECES = 10_000
 
 @dataclass(frozen=True)
 class Piece:
-    """A linear piece of the learning rate.
+    """A piece of the learning rate, along a line or half a cosine.
 
     Attributes:
         start: where it begins, in epochs.
         end: where it ends, in epochs.
         first: learning rate at its start.
         last: learning rate at its end.
+        curve: how it gets from one to the other.
     """
 
     start: float
     end: float
     first: float
     last: float
+    curve: RateCurve = "linear"
 
 
-def cut(piece: Piece, length: float) -> list[Piece]:
-    """Return a piece that starts again after every `length` epochs.
+def cut(piece: Piece, length: float, growth: float = 1.0) -> list[Piece]:
+    """Return a piece that starts again after every `length` epochs, each time `growth` times as many.
 
     Examples:
         >>> [(piece.start, piece.end) for piece in cut(Piece(2, 9, 1.0, 0.1), 4)]
         [(2, 6), (6, 9)]
     """
-    number = min(ceil((piece.end - piece.start) / length - 1e-9), MOST_PIECES)
-    starts = [piece.start + i * length for i in range(number)]
-    return [Piece(start, min(start + length, piece.end), piece.first, piece.last) for start in starts]
+    found: list[Piece] = []
+    start = piece.start
+    while start < piece.end - 1e-9 and len(found) < MOST_PIECES:
+        found.append(replace(piece, start=start, end=min(start + length, piece.end)))
+        start, length = start + length, length * growth
+    return found
+
+
+def steps(at: Sequence[float], end: float, first: float, factor: float) -> list[Piece]:
+    """Return constant pieces that begin at the places `at`, each `factor` times as high as the one before.
+
+    Examples:
+        >>> [(piece.start, piece.end, piece.last) for piece in steps([0, 3], 4, 1.0, 0.5)]
+        [(0, 3, 1.0), (3, 4, 0.5)]
+    """
+    rates = [first * factor**number for number in range(len(at))]
+    bounds = pairwise([*at, end])
+    return [Piece(start, stop, rate, rate) for (start, stop), rate in zip(bounds, rates, strict=True)]
 
 
 def learning_rate(pieces: Sequence[Piece], updates: Sequence[float], total: float) -> dict[str, Any] | None:
     """Return the section `learning_rate` of a recipe; None if no recipe has such a learning rate.
+
+    The section has one curve: a rise to the first piece follows that of the decays.
 
     Args:
         pieces: the learning rate from 0 to `total`, in order.
@@ -55,36 +77,52 @@ def learning_rate(pieces: Sequence[Piece], updates: Sequence[float], total: floa
     peak, points = pieces[-1].first, [piece.start for piece in pieces[1:]]
     if not all(0 <= piece.last <= piece.first and piece.first > 0 for piece in pieces):
         return None
+    if stepped := _step_decay(pieces):
+        return {"peak": pieces[0].first, **warmup, "dense_peak": 1.0, "rewind": False, **stepped}
+    curves = {piece.curve for piece in pieces if piece.first != piece.last} or {"linear"}
     ends = [_round(piece.last / piece.first) for piece in pieces]
     at_updates = _close(points, [update for update in updates if update > 0])
     has_dense = not (at_updates and updates[:1] == [0])
     between = ends[1:-1] if has_dense else ends[:-1]
-    if not _all_close([piece.first for piece in pieces[has_dense:]], peak) or not _all_close(
-        between, *between[:1]
-    ):
+    if len(curves) > 1 or not _all_close([piece.first for piece in pieces[has_dense:]], peak):
         return None
     dense_peak = _round(pieces[0].first / peak)
-    if dense_peak > 1 or (dense_peak < 1 and not at_updates):
+    if not _all_close(between, *between[:1]) or dense_peak > 1 or (dense_peak < 1 and not at_updates):
         return None
     return {
         "peak": peak,
-        "warmup": warmup,
+        **warmup,
         "dense_peak": dense_peak,
         "rewind": at_updates,
         **({} if at_updates or not points else {"rewind_at": [f"{point:g} epochs" for point in points]}),
+        **({"curve": "cosine"} if curves == {"cosine"} else {}),
         **({"dense_final": ends[0]} if points and has_dense else {}),
         **({"interval_final": between[0]} if between else {}),
         "final": ends[-1],
     }
 
 
-def _warmup(pieces: Sequence[Piece]) -> tuple[str, Sequence[Piece]]:
-    """Return the warm-up, and the pieces after it; a rise from 0 to what follows is one."""
+def _warmup(pieces: Sequence[Piece]) -> tuple[dict[str, Any], Sequence[Piece]]:
+    """Return the settings of the warm-up, which is a rise to the piece behind it, and the pieces without it."""
     rise, *rest = pieces
-    if rest and rise.first == 0 < rise.last and isclose(rise.last, rest[0].first):
-        after = Piece(0, rest[0].end, rest[0].first, rest[0].last)
-        return f"{rise.end:g} epochs", [after, *rest[1:]]
-    return "0 steps", pieces
+    if rest and rise.first < rise.last and isclose(rise.last, rest[0].first):
+        initial = {"initial": _round(rise.first / rise.last)} if rise.first else {}
+        return {"warmup": f"{rise.end:g} epochs", **initial}, rest
+    return {"warmup": "0 steps"}, pieces
+
+
+def _step_decay(pieces: Sequence[Piece]) -> dict[str, Any] | None:
+    """Return the settings of a step decay; None if the pieces are none."""
+    turns = [pieces[0], *(piece for last, piece in pairwise(pieces) if piece.first != last.last)]
+    rates, bounds = [piece.first for piece in turns], [*(piece.start for piece in turns), pieces[-1].end]
+    factors = [rate / last for last, rate in pairwise(rates)]
+    *lengths, rest = [end - start for start, end in pairwise(bounds)]
+    is_constant = all(piece.first == piece.last for piece in pieces)
+    if not (factors and is_constant and _all_close(factors, factors[0]) and _all_close(lengths, lengths[0])):
+        return None
+    if not 0 < factors[0] < 1 or rest > lengths[0] + 1e-9:
+        return None
+    return {"decay_every": f"{lengths[0]:g} epochs", "decay_factor": _round(factors[0])}
 
 
 def _is_whole(pieces: Sequence[Piece], total: float) -> bool:

@@ -88,6 +88,16 @@ class Entry:
         values = value if isinstance(value, list) else [] if value is None else [value]
         return [self._checked(key, one, str, "a text, or a list of texts") for one in values]
 
+    def numbers(self, key: str) -> list[float]:
+        """Return a setting that is a list of numbers; null counts as none.
+
+        Raises:
+            UserError: it is something else.
+        """
+        values = self.get(key)
+        listed = values if isinstance(values, list) else [] if values is None else [values]
+        return [self._checked(key, one, int | float, "a list of numbers") for one in listed]
+
     def _checked(self, key: str, value: Any, kind: Any, what: str) -> Any:
         if not isinstance(value, kind) or isinstance(value, bool):
             raise UserError(
@@ -270,7 +280,7 @@ class Notes:
 
 
 def _described(entry: Entry, key: str) -> str:
-    value: Any = entry.settings[key].value if key in entry.settings else None
-    if key not in entry.settings or isinstance(value, Entry):
-        return f"{entry.name}: {key}"
-    return f"{entry.name}: {key} = {short(value)}"
+    setting = entry.settings.get(key)
+    if setting is None or isinstance(setting.value, Entry):
+        return f"{entry.name}: {key if setting is None else setting.key}"
+    return f"{entry.name}: {setting.key} = {short(setting.value)}"

@@ -1,4 +1,4 @@
-"""A recipe of SparseML, as values of a recipe.
+"""A recipe of SparseML or llm-compressor, as values of a recipe.
 
 Modifiers and their defaults were read in SparseML's `src/sparseml/pytorch/sparsification`, front matter and `eval(...)`
 in `src/sparseml/optim/helpers.py`.
@@ -6,27 +6,41 @@ in `src/sparseml/optim/helpers.py`.
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from math import isclose
 from typing import Any
 
 from dsprune.commands.convert.arithmetic import evaluate
+from dsprune.commands.convert.one_shot import ONE_SHOT, prune_once
 from dsprune.commands.convert.pruning import METHODS_OF, prune
-from dsprune.commands.convert.rate_pieces import Piece, cut, learning_rate
+from dsprune.commands.convert.rate_pieces import Piece, cut, learning_rate, steps
 from dsprune.commands.convert.source import Entry, Notes, Source, read_source
 from dsprune.errors import UserError
+from dsprune.recipe.rate import RateCurve
 from dsprune.utils.text import did_you_mean, short
 
 __all__ = ["KNOWN", "convert_sparseml", "is_sparseml"]
 
-_RATES = ("SetLearningRateModifier", "LearningRateFunctionModifier")
+_RATES = ("SetLearningRateModifier", "LearningRateFunctionModifier", "LearningRateModifier")
+_COURSES = ("learning_rate", "lr_class", "lr_func")
 _OUTPUTS = {"logits", "start_logits", "end_logits"}
 _UNCHANGING = ("constant_logging", "log_types", "update_frequency")
-_RENAMED = {"start": "start_epoch", "end": "end_epoch", "targets": "params"}
+_RENAMED = {
+    "start": "start_epoch",
+    "end": "end_epoch",
+    "update": "update_frequency",
+    "targets": "params",
+    "mask_structure": "mask_type",
+    "update_scheduler": "inter_func",
+    "apply_globally": "global_sparsity",
+}
 _NOT_SAID = {
-    "QuantizationModifier": "dsprune does not quantize",
+    **dict.fromkeys(
+        ("QuantizationModifier", "GPTQModifier", "AWQModifier", "SmoothQuantModifier"),
+        "dsprune does not quantize",
+    ),
     "TrainableParamsModifier": "dsprune trains all weights that the model has trainable",
     "PerLayerDistillationModifier": "dsprune distils outputs, not hidden states",
     "MFACPruningModifier": "dsprune has no such scores",
-    "LearningRateModifier": "a recipe has no such learning-rate schedule",
 }
 
 
@@ -57,6 +71,7 @@ def convert_sparseml(text: str, name: str, notes: Notes) -> dict[str, Any]:
     pruned = prune([modifier for modifier in modifiers if modifier.name in METHODS_OF], total, notes)
     if pruned is not None:
         values["pruning"] = pruned.section
+    _prune_once([modifier for modifier in modifiers if modifier.name in ONE_SHOT], values, notes)
     rates = [modifier for modifier in modifiers if modifier.name in _RATES]
     if rates:
         values["learning_rate"] = _learning_rate(rates, pruned.updates if pruned else [], total, notes)
@@ -129,6 +144,15 @@ def _with_known_names(modifier: Entry) -> Entry:
     return replace(modifier, settings=settings)
 
 
+def _prune_once(modifiers: list[Entry], values: dict[str, Any], notes: Notes) -> None:
+    if "pruning" in values:
+        for modifier in modifiers:
+            notes.leave_out_all(modifier, "a run has one schedule of pruning, and another modifier has it")
+    elif modifiers:
+        values["pruning"] = prune_once(modifiers, notes)
+        notes.missing["budget.epochs"] = "length of the recovery in epochs; the source does not train"
+
+
 def _length(modifiers: list[Entry], notes: Notes) -> None:
     for modifier in modifiers:
         if modifier.name == "EpochRangeModifier" and modifier.number("start_epoch", 0) > 0:
@@ -137,49 +161,74 @@ def _length(modifiers: list[Entry], notes: Notes) -> None:
 
 def _learning_rate(rates: list[Entry], updates: list[float], total: float, notes: Notes) -> dict[str, Any]:
     """Return the section `learning_rate`."""
-    rates = sorted(rates, key=lambda modifier: max(0, modifier.number("start_epoch", 0)))
+    rates = sorted(rates, key=_start)
+    ends = [*(_start(modifier) for modifier in rates[1:]), total]
     pieces: list[Piece] = []
-    for number, modifier in enumerate(rates):
-        following = rates[number + 1].number("start_epoch", 0) if number + 1 < len(rates) else total
+    for modifier, following in zip(rates, ends, strict=True):
         pieces += _pieces(modifier, following, notes)
-    if pieces and pieces[-1].end < total:  # it stays where it is
-        pieces.append(Piece(pieces[-1].end, total, pieces[-1].last, pieces[-1].last))
+        if pieces and pieces[-1].end < following:  # it stays where it is
+            last = pieces[-1]
+            pieces.append(Piece(last.end, following, last.last, last.last))
     section = learning_rate(pieces, updates, total)
     if section is not None:
         if any(modifier.get("lr_func") == "cyclic_linear" for modifier in rates):
             notes.differs.append(
                 (rates[0].line, "learning rate: the last step of a cycle is one step above its end")
             )
+        if pieces[0].last > pieces[0].first and pieces[0].curve != section.get("curve", "linear"):
+            notes.differ(rates[0], "lr_func", "the rise follows the curve of what comes after it")
         return section
     for modifier in rates:
         reason = "a recipe has no learning rate of this course: it has the default one, with this as its peak"
-        notes.leave_out(
-            modifier, "learning_rate" if "learning_rate" in modifier.settings else "lr_func", reason
-        )
+        key = next((key for key in _COURSES if key in modifier.settings), "lr_func")
+        notes.leave_out(modifier, key, reason)
     peak = max((max(piece.first, piece.last) for piece in pieces), default=0)
     return {"peak": peak} if peak > 0 else {}
 
 
+def _start(modifier: Entry) -> float:
+    return max(0.0, modifier.number("start_epoch", 0))
+
+
 def _pieces(modifier: Entry, following: float, notes: Notes) -> list[Piece]:
     """Return the learning rate that a modifier sets."""
-    start = max(0.0, modifier.number("start_epoch", 0))
+    start = _start(modifier)
     if modifier.get("param_groups"):
         notes.leave_out(
             modifier, "param_groups", "the recipe has one learning rate, apart from learning_rate.scale"
         )
     if modifier.name == "SetLearningRateModifier":
         modifier.get("end_epoch")
-        return [
-            Piece(start, following, modifier.number("learning_rate", 0), modifier.number("learning_rate", 0))
-        ]
+        rate = modifier.number("learning_rate", 0)
+        return [Piece(start, following, rate, rate)]
     end = modifier.number("end_epoch", -1)
-    piece = Piece(
-        start, end if end > 0 else following, modifier.number("init_lr", 0), modifier.number("final_lr", 0)
-    )
+    end = end if end > 0 else following
+    if modifier.name == "LearningRateModifier":
+        return _scheduled(modifier, start, end)
     function, cycle = modifier.get("lr_func", "linear"), modifier.number("cycle_epochs", 1.0)
-    if function == "cosine":
-        notes.differ(modifier, "lr_func", "the decay is linear")
+    curve: RateCurve = "cosine" if function == "cosine" else "linear"
+    piece = Piece(start, end, modifier.number("init_lr", 0), modifier.number("final_lr", 0), curve)
     return cut(piece, cycle) if function == "cyclic_linear" and cycle > 0 else [piece]
+
+
+def _scheduled(modifier: Entry, start: float, end: float) -> list[Piece]:
+    """Return the learning rate of a scheduler of torch, counted in epochs from `start`; none if it cannot be said."""
+    first, settings = modifier.number("init_lr", 0), modifier.section("lr_kwargs")
+    match modifier.get("lr_class"):
+        case "MultiStepLR":
+            at = [start, *settings.numbers("milestones")]
+        case "StepLR" | "ExponentialLR" as name:
+            every = settings.number("step_size", 1) if name == "StepLR" else 1
+            at = [piece.start for piece in cut(Piece(start, end, 0, 0), every)] if every > 0 else []
+        case "CosineAnnealingWarmRestarts":
+            every, growth = settings.number("cycle_epochs", 0), settings.number("T_mult", 1)
+            piece = Piece(start, end, first, settings.number("lr_min", 0), "cosine")
+            cycles = cut(piece, every, growth) if every > 0 and growth >= 1 else []
+            is_whole = cycles and isclose(cycles[-1].start + every * growth ** (len(cycles) - 1), end)
+            return cycles if is_whole else []
+        case _:
+            return []
+    return steps(at, end, first, settings.number("gamma", 0))
 
 
 def _distillation(modifier: Entry, values: dict[str, Any], notes: Notes) -> None:
@@ -229,7 +278,7 @@ def _other(modifier: Entry, values: dict[str, Any], notes: Notes) -> None:
 
 
 _CONVERTERS: dict[str, Callable[[Entry, dict[str, Any], Notes], None]] = {
-    **dict.fromkeys((*METHODS_OF, *_RATES, "EpochRangeModifier"), _nothing),
+    **dict.fromkeys((*METHODS_OF, *ONE_SHOT, *_RATES, "EpochRangeModifier"), _nothing),
     "DistillationModifier": _distillation,
     "SetWeightDecayModifier": _weight_decay,
 }

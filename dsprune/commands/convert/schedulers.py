@@ -1,0 +1,125 @@
+"""The section `scheduler` of a ds_config, as the section `learning_rate` and the length of the run.
+
+Parameters, defaults and formulas were read in `deepspeed/runtime/lr_schedules.py`. DeepSpeed steps a scheduler after
+the optimizer, so that those with a warm-up are one step behind: the first two steps have the same rate.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from dsprune.commands.convert.source import Entry, Notes
+
+__all__ = ["convert_scheduler"]
+
+WARMUP_STEPS, CYCLE_STEPS, DENSE_PEAK = 1000, 2000, 0.001
+"""DeepSpeed's defaults of `warmup_num_steps`, `cycle_first_step_size` and of WarmupDecayLR's `warmup_max_lr`."""
+
+Section = dict[str, Any]
+
+
+def convert_scheduler(scheduler: Entry, rate: float | None, notes: Notes) -> tuple[Section, int | None]:
+    """Return the values of the section `learning_rate`, and the steps of the run, where the scheduler has them.
+
+    Args:
+        scheduler: the section of the ds_config.
+        rate: the learning rate of the optimizer; None = it is not known.
+        notes: gets what differs or is left out.
+    """
+    convert = _SCHEDULERS.get(str(scheduler.get("type")))
+    if convert is None:
+        if scheduler.settings:
+            notes.leave_out_all(scheduler, "the recipe has the default learning rate")
+        return ({} if rate is None else {"peak": rate}), None
+    section, total = convert(scheduler.section("params"), rate, notes)
+    if convert is not _one_cycle:
+        notes.differ(
+            scheduler, "type", "each rate is one step earlier, as DeepSpeed steps the scheduler at the end"
+        )
+    notes.leave_out_unread(scheduler)
+    known = {key: value for key, value in section.items() if value is not None}
+    return {"rewind": False, "dense_peak": 1.0, **known}, total
+
+
+def _number(params: Entry, key: str, default: float | None, notes: Notes) -> float | None:
+    """Return a parameter; None where the ds_config leaves it to the Trainer, or has one for each group."""
+    value = params.get(key, default)
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return value
+    notes.leave_out(params, key, "is no number, so the recipe has its default")
+    return None
+
+
+def _share(part: float | None, whole: float | None) -> float | None:
+    return float(f"{part / whole:.6g}") if part is not None and whole else None
+
+
+def _whole(number: float | None) -> int | None:
+    return None if number is None else int(number)
+
+
+def _warmup(params: Entry, notes: Notes, curve: str = "linear") -> Section:
+    steps = _number(params, "warmup_num_steps", WARMUP_STEPS, notes)
+    if (kind := params.get("warmup_type", "log")) != curve:
+        named = "half a cosine" if curve == "cosine" else "a line"
+        notes.differ(params, "warmup_type", f"the rise is along {named}, and {kind} in the source")
+    return {"warmup": None if steps is None else f"{max(2, steps):g} steps"}
+
+
+def _constant(
+    params: Entry, rate: float | None, notes: Notes, *, peak: float | None = None
+) -> tuple[Section, int | None]:
+    peak = _number(params, "warmup_max_lr", rate if peak is None else peak, notes)
+    initial = _share(_number(params, "warmup_min_lr", 0.0, notes), peak)
+    return {"peak": peak, **_warmup(params, notes), "initial": initial, "final": 1.0}, None
+
+
+def _linear(params: Entry, rate: float | None, notes: Notes) -> tuple[Section, int | None]:
+    section, _ = _constant(params, rate, notes, peak=DENSE_PEAK)
+    return section | {"final": 0.0}, _whole(_number(params, "total_num_steps", None, notes))
+
+
+def _cosine(params: Entry, rate: float | None, notes: Notes) -> tuple[Section, int | None]:
+    section = {
+        "peak": rate,
+        **_warmup(params, notes, "cosine"),
+        "initial": _number(params, "warmup_min_ratio", 0.0, notes),
+        "curve": "cosine",
+        "final": _number(params, "cos_min_ratio", 0.0001, notes),
+    }
+    return section, _whole(_number(params, "total_num_steps", None, notes))
+
+
+def _one_cycle(params: Entry, rate: float | None, notes: Notes) -> tuple[Section, int | None]:
+    del rate
+    peak, low = (_number(params, f"cycle_{end}_lr", None, notes) for end in ("max", "min"))
+    rise = _number(params, "cycle_first_step_size", CYCLE_STEPS, notes)
+    fall = _number(params, "cycle_second_step_size", rise, notes)
+    if params.get("cycle_momentum", True):
+        for key in ("cycle_min_mom", "cycle_max_mom"):
+            params.get(key)
+        notes.leave_out(
+            params,
+            "cycle_momentum",
+            "the first beta stays as it is, and moves from 0.9 to 0.8 and back there",
+        )
+    section = {
+        "peak": peak,
+        "warmup": None if rise is None else f"{rise:g} steps",
+        "initial": _share(low, peak),
+        "final": _share(low, peak),
+    }
+    for key in ("cycle_first_stair_count", "cycle_second_stair_count"):
+        if params.get(key):
+            notes.leave_out(params, key, "the rate changes at every step")
+    if params.get("decay_step_size"):
+        notes.leave_out(params, "decay_step_size", "the run ends with the cycle")
+        params.get("decay_lr_rate")
+    return section, None if rise is None or fall is None else int(rise + fall)
+
+
+_SCHEDULERS: dict[str, Callable[[Entry, float | None, Notes], tuple[Section, int | None]]] = {
+    "WarmupLR": _constant,
+    "WarmupDecayLR": _linear,
+    "WarmupCosineLR": _cosine,
+    "OneCycle": _one_cycle,
+}
