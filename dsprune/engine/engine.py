@@ -95,7 +95,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         engine.timetable = timetable
         engine._pruning_state = state
         engine._recipe = recipe
-        engine._rates = Rates(engine.basic_optimizer, timetable, engine.lr_scheduler)
+        engine._rates = Rates(engine.basic_optimizer, timetable, engine.lr_scheduler, recipe.learning_rate)
         engine._guard = Guard(engine.basic_optimizer)
         engine.pruner = None if state is None else Pruner(state, recipe.seed)
         engine.expect_distillation(None)

@@ -78,15 +78,28 @@ def announce_replaced(schedulers: list[str]) -> None:
 
 
 class Rates:
-    """Sets the learning rate of every parameter group before each step, and detects other changes of it.
+    """Sets the learning rate of every parameter group, and its first beta, before each step; detects other changes.
 
     Args:
         optimizer: scheduled by a `ScaledLR`, whose `initial_lr` of each group is the peak.
         timetable: gives the multiplier of the peak by step.
         scheduler: the `ScaledLR`. A framework may step it at other times than DeepSpeed, such as Lightning on overflow.
+        settings: the recipe's section `learning_rate`.
+
+    Raises:
+        UserError: the first beta is to move, and the optimizer has none.
     """
 
-    def __init__(self, optimizer: Optimizer, timetable: Timetable, scheduler: ScaledLR) -> None:
+    def __init__(
+        self, optimizer: Optimizer, timetable: Timetable, scheduler: ScaledLR, settings: LearningRate
+    ) -> None:
+        beta = self._beta = settings.beta_at_peak
+        self._betas = [tuple(group.get("betas", ())) for group in optimizer.param_groups]
+        if beta is not None and () in self._betas:
+            raise UserError(
+                f"learning_rate.beta_at_peak: value {beta:g}: the optimizer {type(optimizer).__name__} has no betas: "
+                "leave it out"
+            )
         self._optimizer, self._timetable, self._scheduler = optimizer, timetable, scheduler
         self._settings = [
             {key: group[key] for key in _SETTINGS if key in group} for group in optimizer.param_groups
@@ -110,6 +123,13 @@ class Rates:
                     f"{rate:g}: remove the scheduler, callback or line that sets `lr`"
                 )
         self._assign(rates)
+        if self._beta is not None:
+            self._move_betas(self._beta, self._timetable.height(step))
+
+    def _move_betas(self, at_peak: float, height: float) -> None:
+        groups = zip(self._optimizer.param_groups, self._settings, self._betas, strict=True)
+        for group, settings, (first, second) in groups:
+            group["betas"] = settings["betas"] = (first + (at_peak - first) * height, second)
 
     def _check_groups(self) -> None:
         """Check that the parameter groups are those of the start, with their settings."""

@@ -81,6 +81,10 @@ class LearningRate(Section):
     """How long each value of the curve is kept, as by a scheduler that is stepped once an epoch. The first value is the
     start of the curve, the last its end. Default: null = one step."""
 
+    beta_at_peak: float | None = Field(default=None, ge=0, lt=1)
+    """Adam's first beta at the peak. It moves along the curve with the learning rate, from the first of
+    `optimizer.betas` and back to it, as OneCycle has it. Default: null = it stays the first of `optimizer.betas`."""
+
     dense_final: Fraction = 0.1
     """End of the decay before the first rewind, as a fraction of that phase's peak. Default: 0.1."""
 
@@ -90,7 +94,7 @@ class LearningRate(Section):
     final: Fraction = 0.0
     """End of the last decay, at the end of the run, as a fraction of the peak. Default: 0.0."""
 
-    @field_validator("hold", "dense_final", "interval_final", "final")
+    @field_validator("hold", "beta_at_peak", "dense_final", "interval_final", "final")
     @classmethod
     def _curve_or_step_decay(cls, value: Any, info: ValidationInfo) -> Any:
         every = info.data.get("decay_every")

@@ -151,22 +151,32 @@ class Timetable:
         """
         is_dense = bool(self.updates) and step < self.updates[0].step
         peak = self.dense_peak if is_dense else 1.0
+        start, step, end, progress = self._place(step)
+        if self.decay_every and step >= self.warmup_steps:
+            num_decays = (min(step, self.total_steps - 1) - start) // self.decay_every
+            return float(peak * self.decay_factor**num_decays)
+        first, last = (self.initial, 1.0) if step < self.warmup_steps else (1.0, end)
+        return peak * (first + (last - first) * self._share(progress))
+
+    def height(self, step: int) -> float:
+        """Return how high on its curve a step is: 1 at a peak, 0 where the warm-up starts and a decay ends."""
+        _, step, _, progress = self._place(step)
+        return self._share(progress) if step < self.warmup_steps else 1 - self._share(progress)
+
+    def _place(self, step: int) -> tuple[int, int, float, float]:
+        """Return the start of the decay, the step whose rate is kept, the decay's end, and the curve's progress."""
         start, stop, end = self._segment(step)
         if self.hold > 1:
             stop = start + (stop - start - 1) // self.hold * self.hold
             step = min(start + (step - start) // self.hold * self.hold, stop)
         if step < self.warmup_steps:
-            return peak * self._between(self.initial, 1.0, step / self.warmup_steps)
+            return start, step, end, step / self.warmup_steps
         start = max(start, self.warmup_steps)
-        if self.decay_every:
-            num_decays = (min(step, self.total_steps - 1) - start) // self.decay_every
-            return float(peak * self.decay_factor**num_decays)
-        return peak * self._between(1.0, end, min(1.0, (step - start) / max(1, stop - start)))
+        return start, step, end, min(1.0, (step - start) / max(1, stop - start))
 
-    def _between(self, first: float, last: float, progress: float) -> float:
-        """Return the value of the curve from `first` to `last`."""
-        share = progress if self.curve == "linear" else (1 - cos(pi * progress)) / 2
-        return first + (last - first) * share
+    def _share(self, progress: float) -> float:
+        """Return the share of the way that the curve has gone."""
+        return progress if self.curve == "linear" else (1 - cos(pi * progress)) / 2
 
     def lr_corners(self) -> list[int]:
         """Return the steps to draw the learning rate at, which is linear between them, or nearly so."""

@@ -195,3 +195,8 @@ def test_an_unknown_parameter_is_refused(two_ranks: RankPool, tmp_path: Path) ->
         UserError, match=r"no parameter blocks\.9.up.weight: the masks are of another checkpoint"
     ):
         CheckpointFiles(tmp_path / "last").views("blocks.9.up.weight")
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_betas_move_with_the_learning_rate(two_ranks: RankPool, stage: int, tmp_path: Path) -> None:
+    two_ranks.run(2, wrapping.betas_move_with_the_learning_rate, stage, str(tmp_path))

@@ -12,9 +12,9 @@ from torch.utils.data import TensorDataset
 import dsprune
 from dsprune.engine.learning_rate import ScaledLR
 from dsprune.ranks.collectives import Comm
-from dsprune.recipe import Model, Optimizer
+from dsprune.recipe import LearningRate, Model, Optimizer
 from dsprune.testing.engines import BATCH, STEPS, ds_config, make_recipe, pruning_engine, scaled
-from dsprune.testing.tiny import TinyModel
+from dsprune.testing.tiny import TinyModel, batch
 from dsprune.testing.whole import whole_masks
 from tests.engine.scenarios import pruner_of, train_step
 
@@ -132,6 +132,38 @@ def factors_on_the_learning_rate(comm: Comm, stage: int) -> list[list[int]]:
             assert engine.get_lr()[:4] == pytest.approx(rates)
         assert pruner_of(engine).audit() == []
         return [mask.int().tolist() for mask in whole_masks(pruner_of(engine))]
+
+
+def betas_move_with_the_learning_rate(comm: Comm, stage: int, folder: str) -> None:
+    """Every step is that of torch's AdamW with the beta of that step, before and after a checkpoint."""
+    rate = LearningRate(peak=0.02, warmup="3 steps", curve="cosine", beta_at_peak=0.5)
+    recipe = make_recipe().model_copy(
+        update={
+            "pruning": None,
+            "learning_rate": rate,
+            "gradient_clipping": 0.0,
+            "optimizer": Optimizer(weight_decay=0.0),
+        }
+    )
+    twin = TinyModel()
+    optimizer = torch.optim.AdamW(twin.parameters(), weight_decay=0.0)
+    with pruning_engine(ds_config(stage), recipe) as engine:
+        made = engine.timetable
+        for step in range(STEPS):
+            if step == 5:
+                engine.save_checkpoint(folder)
+                train_step(engine, step)
+                engine.load_checkpoint(folder)
+            train_step(engine, step)
+            beta = 0.9 + (0.5 - 0.9) * made.height(step)
+            optimizer.param_groups[0].update(lr=0.02 * made.lr_multiplier(step), betas=(beta, 0.999))
+            optimizer.zero_grad()
+            twin(**batch(step, BATCH, 0, 1)).loss.backward()
+            optimizer.step()
+        assert made.height(3) == 1
+        with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):
+            for ours, plain in zip(engine.module.parameters(), twin.parameters(), strict=True):
+                torch.testing.assert_close(ours.detach(), plain.detach(), rtol=1e-3, atol=1e-5)
 
 
 def dense_recipe_trains_densely(comm: Comm) -> None:

@@ -190,6 +190,23 @@ def test_schedulers_of_deepspeed(tmp_path: Path, name: str) -> None:
         assert any("one step earlier" in said for _, said in made.notes.differs)
 
 
+def test_the_betas_of_one_cycle(tmp_path: Path) -> None:
+    params = {"cycle_min_lr": 0.1, "cycle_max_lr": 0.4, "cycle_first_step_size": 10}
+    recipe = check_recipe(read(convert_file(written(tmp_path, ds_config("OneCycle", **params)), GIVEN).text))
+    made = recipe_timetable(recipe, STEPS)
+    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
+    scheduler, (first, second), at_peak = (
+        lr_schedules.OneCycle(optimizer, **params),
+        recipe.optimizer.betas,
+        recipe.learning_rate.beta_at_peak,
+    )
+    assert at_peak is not None
+    for step in range(1, 20):  # the first step differs, and is named
+        scheduler.step()
+        expected = (first + (at_peak - first) * made.height(step), second)
+        assert optimizer.param_groups[0]["betas"] == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     ("name", "params", "said"),
     [
@@ -197,7 +214,7 @@ def test_schedulers_of_deepspeed(tmp_path: Path, name: str) -> None:
         ("WarmupCosineLR", {"warmup_type": "linear"}, "warmup_type = 'linear': the rise is along half a cosine"),
         ("WarmupDecayLR", {"total_num_steps": "auto"}, "total_num_steps = 'auto': is no number"),
         ("WarmupDecayLR", {"warmup_max_lr": [0.1, 0.2]}, "warmup_max_lr = [0.1, 0.2]: is no number"),
-        ("OneCycle", {"cycle_max_lr": 1}, "cycle_momentum: the first beta stays as it is"),
+        ("OneCycle", {"cycle_max_lr": 1}, "cycle_momentum: the first step has cycle_max_mom"),
         ("OneCycle", {"cycle_max_lr": 1, "cycle_first_stair_count": 4}, "stair_count = 4: the rate changes"),
         ("OneCycle", {"cycle_max_lr": 1, "decay_step_size": 9}, "decay_step_size = 9: the run ends with the cycle"),
         ("WarmupLR", {"colour": "red"}, "params.colour = 'red': not known"),

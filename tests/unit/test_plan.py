@@ -253,6 +253,8 @@ def test_peaks_of_the_groups_and_the_decay_are_shown(bert: str) -> None:
         "0.001", "1e-03"
     )
     assert "times 0.5 every 10 steps" in show(load_recipe("glue-90", [*overrides, decay]))
+    beta = "learning_rate.beta_at_peak=0.8"
+    assert "0.9, and 0.8 at the peak" in show(load_recipe("glue-90", [*overrides, beta]))
     held = ["learning_rate.curve=cosine", "learning_rate.hold=20 steps"]
     assert "cosine, each value kept for 20 steps" in show(load_recipe("glue-90", [*overrides, *held]))
 

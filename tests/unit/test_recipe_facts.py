@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dsprune.recipe import load_recipe
 from dsprune.schedule import recipe_timetable
@@ -101,4 +102,14 @@ def test_the_rate_of_a_protein_model_is_that_of_one_cycle_stepped_once_an_epoch(
     rates = [1e-6 * made.lr_multiplier(640 * epoch + step) for epoch in range(4) for step in (0, 639)]
     assert rates[::2] == rates[1::2]
     assert rates[::2] == pytest.approx([4e-8, 8.1e-7, 2.8e-7, 4e-12], rel=2e-2)
+    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
+    scheduler, betas = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-6, 4), []
+    for _ in range(4):
+        betas.append(optimizer.param_groups[0]["betas"][0])
+        optimizer.step()
+        scheduler.step() if len(betas) < 4 else None
+    first, peak = recipe.optimizer.betas[0], recipe.learning_rate.beta_at_peak
+    assert peak is not None
+    moved = [first + (peak - first) * made.height(640 * epoch + 9) for epoch in range(4)]
+    assert moved == pytest.approx(betas)
     assert recipe.learning_rate.peak == 1e-6

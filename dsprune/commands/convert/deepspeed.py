@@ -69,23 +69,19 @@ def _settings(root: Entry, notes: Notes) -> Iterator[tuple[str, Any]]:
     optimizer, scheduler = root.section("optimizer"), root.section("scheduler")
     rate = optimizer.section("params").get("lr")
     rate = rate if isinstance(rate, float) else None
-    section, steps = convert_scheduler(scheduler, rate, notes)
-    budget = {
-        "batch": root.get("train_batch_size"),
-        "micro_batch": root.get("train_micro_batch_size_per_gpu"),
-        "steps": steps,
-    }
-    given = {key: value for key, value in budget.items() if isinstance(value, int)}
-    if given:
-        yield "budget", given
-    if section:
-        yield "learning_rate", section
+    scheduled = convert_scheduler(scheduler, rate, notes)
+    batch = {"batch": root.get("train_batch_size"), "micro_batch": root.get("train_micro_batch_size_per_gpu")}
+    given = {key: value for key, value in batch.items() if isinstance(value, int)}
+    if budget := given | scheduled.get("budget", {}):
+        yield "budget", budget
+    if "learning_rate" in scheduled:
+        yield "learning_rate", scheduled["learning_rate"]
     if isinstance(clipping := root.get("gradient_clipping"), int | float):
         yield "gradient_clipping", clipping
     formats = [key for key in ("fp16", "bf16") if root.section(key).get("enabled") is True]
     yield "precision", formats[0] if formats else "fp32"
     if optimizer.settings:
-        yield "optimizer", _optimizer(optimizer)
+        yield "optimizer", _optimizer(optimizer) | scheduled.get("optimizer", {})
         notes.leave_out_unread(optimizer)
     if kept := [key for key in root.settings if key not in _OWN]:
         notes.left_out.append(

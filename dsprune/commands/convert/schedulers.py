@@ -14,11 +14,14 @@ __all__ = ["convert_scheduler"]
 WARMUP_STEPS, CYCLE_STEPS, DENSE_PEAK = 1000, 2000, 0.001
 """DeepSpeed's defaults of `warmup_num_steps`, `cycle_first_step_size` and of WarmupDecayLR's `warmup_max_lr`."""
 
+BETAS, SECOND_BETA = (0.8, 0.9), 0.99
+"""DeepSpeed's defaults of `cycle_min_mom` and `cycle_max_mom`, and the second beta that comes with them."""
+
 Section = dict[str, Any]
 
 
-def convert_scheduler(scheduler: Entry, rate: float | None, notes: Notes) -> tuple[Section, int | None]:
-    """Return the values of the section `learning_rate`, and the steps of the run, where the scheduler has them.
+def convert_scheduler(scheduler: Entry, rate: float | None, notes: Notes) -> dict[str, Section]:
+    """Return values of the sections `learning_rate`, `budget` and `optimizer`.
 
     Args:
         scheduler: the section of the ds_config.
@@ -29,15 +32,20 @@ def convert_scheduler(scheduler: Entry, rate: float | None, notes: Notes) -> tup
     if convert is None:
         if scheduler.settings:
             notes.leave_out_all(scheduler, "the recipe has the default learning rate")
-        return ({} if rate is None else {"peak": rate}), None
+        return {} if rate is None else {"learning_rate": {"peak": rate}}
     section, total = convert(scheduler.section("params"), rate, notes)
     if convert is not _one_cycle:
         notes.differ(
             scheduler, "type", "each rate is one step earlier, as DeepSpeed steps the scheduler at the end"
         )
     notes.leave_out_unread(scheduler)
+    beta = section.pop("first_beta", None)
     known = {key: value for key, value in section.items() if value is not None}
-    return {"rewind": False, "dense_peak": 1.0, **known}, total
+    return {
+        "learning_rate": {"rewind": False, "dense_peak": 1.0, **known},
+        "budget": {} if total is None else {"steps": total},
+        "optimizer": {} if beta is None else {"betas": [beta, SECOND_BETA]},
+    }
 
 
 def _number(params: Entry, key: str, default: float | None, notes: Notes) -> float | None:
@@ -94,26 +102,30 @@ def _one_cycle(params: Entry, rate: float | None, notes: Notes) -> tuple[Section
     peak, low = (_number(params, f"cycle_{end}_lr", None, notes) for end in ("max", "min"))
     rise = _number(params, "cycle_first_step_size", CYCLE_STEPS, notes)
     fall = _number(params, "cycle_second_step_size", rise, notes)
-    if params.get("cycle_momentum", True):
-        for key in ("cycle_min_mom", "cycle_max_mom"):
-            params.get(key)
-        notes.leave_out(
-            params,
-            "cycle_momentum",
-            "the first beta stays as it is, and moves from 0.9 to 0.8 and back there",
+    low_beta, high_beta = (
+        _number(params, f"cycle_{end}_mom", beta, notes)
+        for end, beta in zip(("min", "max"), BETAS, strict=True)
+    )
+    moves = params.get("cycle_momentum", True)
+    if moves:
+        notes.differ(
+            params, "cycle_momentum", "the first step has cycle_max_mom, and cycle_min_mom in the source"
         )
     section = {
         "peak": peak,
         "warmup": None if rise is None else f"{rise:g} steps",
         "initial": _share(low, peak),
         "final": _share(low, peak),
+        "beta_at_peak": low_beta if moves else None,
+        "first_beta": high_beta if moves else None,
     }
     for key in ("cycle_first_stair_count", "cycle_second_stair_count"):
         if params.get(key):
             notes.leave_out(params, key, "the rate changes at every step")
     if params.get("decay_step_size"):
         notes.leave_out(params, "decay_step_size", "the run ends with the cycle")
-        params.get("decay_lr_rate")
+        for key in ("decay_lr_rate", "decay_mom_rate"):
+            params.get(key)
     return section, None if rise is None or fall is None else int(rise + fall)
 
 

@@ -128,6 +128,8 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
     if timetable.warmup_steps:
         yield "warm-up", f"{timetable.warmup_steps:,} steps"
     yield from _rates(recipe.learning_rate, timetable)
+    if recipe.learning_rate.beta_at_peak is not None:
+        yield "beta", f"{recipe.optimizer.betas[0]:g}, and {recipe.learning_rate.beta_at_peak:g} at the peak"
 
 
 def _rates(rate: LearningRate, timetable: Timetable) -> Iterator[tuple[str, str]]:
