@@ -1,10 +1,11 @@
 """The blocks of a model's encoder and decoder, and what each matrix inside them is.
 
 A block is an element of an `nn.ModuleList` of containers, as in every stack of transformer layers; or of an
-`nn.Sequential` or `nn.ModuleDict` of containers of one class. Inside a block every parameter of two or more dimensions
-is a matrix, or several: the weight of a linear layer or of a convolution of width 1, a parameter of the module itself
-(`nn.MultiheadAttention.in_proj_weight`), stacked experts `[experts, out, in]`. By default these stay dense: embeddings,
-norms, biases and other tables, wider convolutions, and the routers that choose experts.
+`nn.Sequential` or `nn.ModuleDict` of containers of one class. A list of heads outside of the blocks is no stack. Inside
+a block every parameter of two or more dimensions is a matrix, or several: the weight of a linear layer or of a
+convolution of width 1, a parameter of the module itself (`nn.MultiheadAttention.in_proj_weight`), stacked experts
+`[experts, out, in]`. By default these stay dense: embeddings, norms, biases and other tables, wider convolutions, and
+the routers that choose experts.
 """
 
 import re
@@ -39,9 +40,14 @@ CHOOSES = re.compile(r"^(w_|to_)?(gates?|gating|noise|wg|switch)$|rout|experts?_
 
 def blocks_of(model: nn.Module) -> Iterator[nn.Module]:
     """Yield the blocks of every stack, in order."""
-    for stack in model.modules():
-        if _is_stack(stack):
+    for name, stack in model.named_modules():
+        if _is_stack(stack) and not _holds_heads(name):
             yield from (block for block in stack.children() if any(block.children()))
+
+
+def _holds_heads(name: str) -> bool:
+    """Return whether a list is one of heads, one a task, by its name; those of attention are inside a block."""
+    return re.search(r"(heads?|classifiers?)$", name) is not None and not re.search(r"(^|\.)\d+\.", name)
 
 
 def _is_stack(module: nn.Module) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from dsprune.recipe.rate import LearningRate, scaled_peak
-from dsprune.recipe.section import LARGEST, Positive, Section, Text, section_in
+from dsprune.recipe.section import LARGEST, Place, Positive, Section, section_in
 from dsprune.recipe.sections import Checkpoints, Distillation, Model, Optimizer, Task, Tracking
 from dsprune.recipe.timing import Budget, Pruning, Start
 from dsprune.utils.documents import write_yaml
@@ -57,7 +57,7 @@ class Recipe(Section):
     gradient_clipping: float = Field(default=1.0, ge=0, le=LARGEST)
     """Largest norm of the gradient. 0 = no clipping. Default: 1.0."""
 
-    deepspeed: Text = "zero2"
+    deepspeed: Place = "zero2"
     """DeepSpeed config: the name of a file in ds_configs or the path of a JSON file. Default: `zero2`."""
 
     seed: int = Field(default=42, ge=0, le=LARGEST)
@@ -66,7 +66,7 @@ class Recipe(Section):
     timeout: Positive = 600.0
     """Seconds without progress after which a rank assumes that another rank is lost, and exits. Default: 600."""
 
-    output: Text = "runs"
+    output: Place = "runs"
     """Folder in which the run's folder is created. Default: `runs`."""
 
     @field_validator("pruning")

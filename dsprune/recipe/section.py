@@ -1,5 +1,7 @@
 """What the sections of a recipe are made of: their base class and the types of common fields."""
 
+import os
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
@@ -19,7 +21,7 @@ from dsprune.registry import Registry
 from dsprune.utils.text import control_character, did_you_mean, short
 
 __all__ = [
-    "LARGEST", "Count", "Fraction", "Glob", "Named", "Positive", "Section", "Sparsity", "Text", "describe",
+    "LARGEST", "Count", "Fraction", "Glob", "Named", "Place", "Positive", "Section", "Sparsity", "Text", "describe",
     "section_in",
 ]  # fmt: skip
 
@@ -52,6 +54,8 @@ def _way_out(problem: ErrorDetails) -> str:
     """Return pydantic's message as a rule; messages of dsprune's own validators stay as they are."""
     if problem["type"] == "model_type":
         return "must be a section with keys of its own; leave it out for the defaults"
+    if problem["type"] == "tuple_type":
+        return "must be a list, such as [a, b]"
     message = problem["msg"].removeprefix("Value error, ")
     return message.replace("Input should be", "must be").replace("String should", "must")
 
@@ -88,6 +92,17 @@ def _without_control(text: str) -> str:
 
 Text = Annotated[str, Field(min_length=1), AfterValidator(_without_control)]
 """A text that is not empty and fits into one line."""
+
+
+def _expanded(text: str) -> str:
+    path = os.path.expanduser(os.path.expandvars(text))  # noqa: PTH111 - the name of a model on the hub is no Path
+    if (unset := re.search(r"\$([A-Za-z_]\w*|\{[^}]*\})", path)) is not None:
+        raise ValueError(f"there is no environment variable {unset[0]}: set it, or write the path")
+    return path
+
+
+Place = Annotated[Text, AfterValidator(_expanded)]
+"""A path, or the name of what may also be a path; `~` and environment variables are replaced by their values."""
 Glob = Text
 """A glob pattern over the names of parameters, which must match the complete name."""
 Fraction = Annotated[float, Field(ge=0, le=1)]

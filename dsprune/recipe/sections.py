@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from dsprune.recipe.section import LARGEST, Count, Named, Positive, Section, Text
+from dsprune.recipe.section import LARGEST, Count, Named, Place, Positive, Section, Text
 from dsprune.recipe.span import PositiveSpan, Ramp, Span, within
 from dsprune.recipe.timing import Start
 from dsprune.registry import TASKS
@@ -18,10 +18,10 @@ __all__ = ["Checkpoints", "Distillation", "Model", "Optimizer", "Task", "Trackin
 class Model(Section):
     """The model to start from."""
 
-    path: Text
+    path: Place
     """Folder of a Hugging Face model, or its name on the hub."""
 
-    tokenizer: Text | None = None
+    tokenizer: Place | None = None
     """Folder or hub name of the tokenizer. Default: null = the tokenizer of the model."""
 
     layers: tuple[Annotated[int, Field(ge=0, le=LARGEST)], ...] | None = None
@@ -58,15 +58,15 @@ class Task(Section):
     config: Text | None = None
     """Configuration of `dataset`, if it has several. Default: null = the dataset's default configuration."""
 
-    folder: Text | None = None
+    folder: Place | None = None
     """Local folder with the benchmark's data as published by its authors; `dsprune data TASK` lists its content.
     Default: null = no folder."""
 
-    train: Text | None = None
+    train: Place | None = None
     """Local file with the training examples: csv, tsv, jsonl, parquet or the format that the task is published
     in. Default: null = the training split of `folder` or of the dataset."""
 
-    validation: Text | None = None
+    validation: Place | None = None
     """Local file with the validation examples, in the same formats. Default: null = the validation split of
     `folder` or of the dataset."""
 
@@ -200,10 +200,10 @@ class Optimizer(Section):
 class Distillation(Section):
     """Learn from a teacher with the loss (1 - h) * task + h * T^2 * KL(teacher_T || student_T)."""
 
-    teacher: Text
+    teacher: Place
     """The teacher, a Hugging Face model that was trained for the task: its folder or its name on the hub."""
 
-    store: Text | None = None
+    store: Place | None = None
     """Folder of the teacher logits store, which is created if it is missing. Default: null = run the teacher at
     every step."""
 

@@ -89,8 +89,9 @@ def _read(path: Path, origin: str, readers: Mapping[str, Reader], header: Sequen
 
 
 def suffix_of(path: Path) -> str:
-    """Return the suffix that tells the kind of a file, without a final `.gz`."""
-    return path.with_suffix("").suffix if path.suffix == COMPRESSED else path.suffix
+    """Return the suffix that tells the kind of a file, in small letters and without a final `.gz`."""
+    name = Path(path.name.lower())
+    return name.with_suffix("").suffix if name.suffix == COMPRESSED else name.suffix
 
 
 def _csv(path: Path, header: Sequence[str]) -> pa.Table:
@@ -204,7 +205,7 @@ def read_text(path: Path) -> str:
     Raises:
         ValueError: it is not text in one of the encodings above.
     """
-    raw = gzip.decompress(path.read_bytes()) if path.suffix == COMPRESSED else path.read_bytes()
+    raw = gzip.decompress(path.read_bytes()) if path.suffix.lower() == COMPRESSED else path.read_bytes()
     encoding = next((name for mark, name in ENCODINGS if raw.startswith(mark)), "utf-8")
     text = raw.decode(encoding)
     if "\0" in text:

@@ -9,6 +9,7 @@ from transformers import PretrainedConfig
 
 from dsprune.errors import UserError
 from dsprune.tasks.rows import Rows, number_of
+from dsprune.utils.text import short
 
 __all__ = ["check_same_labels", "describe_labels", "find_labels", "labels_of", "name_of", "number_labels"]
 
@@ -27,7 +28,7 @@ def find_labels(rows: Rows, column: str) -> tuple[str, ...]:
     Raises:
         UserError: there are fewer than two, nearly as many as rows, or two that look the same.
     """
-    values = [name_of(value) for value in rows.column(column, "task.label")]
+    values = _names(rows, column)
     names = rows.class_names(column) or sorted(set(values), key=_by_number_then_name)
     way_out = "set task.label to another"
     if len(names) < 2:
@@ -60,13 +61,25 @@ def number_labels(rows: Rows, column: str, labels: Sequence[str], *, by_number: 
     """
     numbers = {str(number): number for number in range(len(labels))} if by_number else {}
     numbers |= {name: number for number, name in enumerate(labels)}
-    values = [name_of(value) for value in rows.column(column, "task.label")]
+    values = _names(rows, column)
     for place, value in enumerate(values):
         if value not in numbers:
             raise UserError(
                 f"{rows.where(place)}: label {value!r} is unknown: use one of {', '.join(labels)}"
             )
     return [numbers[value] for value in values]
+
+
+def _names(rows: Rows, column: str) -> list[str]:
+    """Return the name of each row's label."""
+    values = rows.column(column, "task.label")
+    for place, value in enumerate(values):
+        if isinstance(value, list | dict):
+            raise UserError(
+                f"{rows.where(place)}: label {short(value)}: column {column!r} holds {type(value).__name__}, where an "
+                f"example has one label: set task.label to another"
+            )
+    return [name_of(value) for value in values]
 
 
 def name_of(value: object) -> str:

@@ -83,6 +83,12 @@ class TextTask(Task):
     ) -> dict[str, list[Any]]:
         """Tokenize the texts and keep `labels`; of a pair that is too long, the longer text is cut first."""
         longest = self.settings.max_length
+        added = tokenizer.num_special_tokens_to_add(pair="text_pair" in rows)
+        if longest <= added:
+            raise UserError(
+                f"task.max_length: value {longest}: the tokenizer adds {added} tokens of its own, which leaves none of "
+                f"the texts: raise it"
+            )
         features = tokenizer(rows["text"], rows.get("text_pair"), truncation=True, max_length=longest)
         lengths = [len(ids) for ids in features["input_ids"]]
         return {**features, "labels": rows["labels"], "length": lengths}

@@ -134,8 +134,12 @@ class StopRequests:
 
 
 def _slurm_left() -> float:
-    """Return the seconds up to the end time of the Slurm job; without a job or an end time they have no end."""
+    """Return the seconds up to the end time of the Slurm job; without a job or an end time they have no end.
+
+    A job that has ended, in whose shell or terminal this one was started, has left its time behind.
+    """
     try:
-        return float(os.environ.get("SLURM_JOB_END_TIME", "inf")) - time.time()
+        left = float(os.environ.get("SLURM_JOB_END_TIME", "inf")) - time.time()
     except ValueError:
         return math.inf
+    return left if left > 0 else math.inf

@@ -42,7 +42,7 @@ def clock_set_back() -> SimpleNamespace:
 
 def stopped_at(comm: Comm, folder: str, what: str) -> tuple[int, str]:
     """The step after which this rank stops, when something happens on rank 1 at step 3."""
-    ends = {"slurm": str(time.time() + 60), "no end": "Unknown"}
+    ends = {"slurm": str(time.time() + 60), "no end": "Unknown", "past": "1000"}
     os.environ["SLURM_JOB_END_TIME"] = ends.get(what, "inf")
     with (
         replaced(stopping, "time", clock_set_back()) if what == "clock" else nullcontext(),
@@ -72,6 +72,7 @@ def stopped_at(comm: Comm, folder: str, what: str) -> tuple[int, str]:
         ("file", 4, "dsprune stop"),
         ("clock", 4, "dsprune stop"),
         ("no end", -1, ""),
+        ("past", -1, ""),
         ("nothing", -1, ""),
     ],
 )

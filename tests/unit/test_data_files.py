@@ -221,6 +221,7 @@ def test_whole_numbers_are_the_same_labels_in_any_type(tmp_path: Path) -> None:
         ("t.csv.gz", "text,label", r"not a valid csv file: Not a gzipped file"),
         ("t.csv", "text,label\na,p \nb,p\n", r"the labels 'p' and 'p ' differ in white space alone"),
         ("t.csv", "text,label\na,1\nb,1.0\n", r"the labels '1' and '1\.0' differ but are one number"),
+        ("t.jsonl", '{"text": "a", "label": ["x"]}\n{"text": "b", "label": ["y"]}', r"row 1: label \['x'\]: .* list"),
         ("t.csv", "text,label\na,0\nb,01\nc,1\n", r"the labels '01' and '1' differ but are one number"),
     ],
 )  # fmt: skip

@@ -70,6 +70,8 @@ def test_srun_names_the_node_that_started_the_step() -> None:
         ({"RANK": "first", "WORLD_SIZE": "4", **MEET}, r"^RANK=first: "),
         ({"WORLD_SIZE": "4"}, r"^WORLD_SIZE=4: .*RANK"),
         ({"RANK": "0", "WORLD_SIZE": "-4", **MEET}, r"^WORLD_SIZE=-4: "),
+        ({"MASTER_PORT": "http"}, r"^MASTER_PORT=http: .*65535"),
+        ({"RANK": "0", "WORLD_SIZE": "4", **MEET, "MASTER_PORT": "70000"}, r"^MASTER_PORT=70000: "),
         ({"RANK": "0", "WORLD_SIZE": "4"}, r"^MASTER_ADDR: missing for 4 ranks: "),
     ],
 )

@@ -270,6 +270,22 @@ def test_examples_of_a_local_file_are_counted(tmp_path: Path) -> None:
     assert make_plan(limited, 1).num_examples == 40
 
 
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["task.name=text_classification"], r"^task\.name: .*did you mean 'text-classification'"),
+        (["task.validation=null"], r"^task\.validation: no data"),
+        (["task.train=null"], r"^task\.train: no data"),
+    ],
+)
+def test_data_that_no_download_brings_are_asked_for(tmp_path: Path, overrides: list[str], says: str) -> None:
+    model, train = tiny_bert(tmp_path / "model"), tmp_path / "train.csv"
+    train.write_text("sentence,label\n" + "good,1\nbad,0\n" * 35)
+    given = [f"model.path={model}", f"task.train={train}", f"task.validation={train}", "distillation=null"]
+    with pytest.raises(UserError, match=says):
+        make_plan(load_recipe("sentiment-90", [*given, *overrides]), 1)
+
+
 def law_of(bert: str, *overrides: str) -> dict[str, str]:
     """Setting to value, of what the schedule law chose."""
     recipe = load_recipe("glue-90", [f"model.path={bert}", "task=null", *overrides])

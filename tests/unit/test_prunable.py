@@ -214,6 +214,19 @@ def test_lists_of_plain_layers_are_no_blocks():
     assert len(find_prunable(Heads(), include=["heads.*.weight"])) == 3
 
 
+@pytest.mark.parametrize("name", ["heads", "task_heads", "classifiers"])
+@pytest.mark.parametrize("many", [nn.ModuleList, lambda heads: nn.ModuleDict(zip("abc", heads, strict=True))])
+def test_a_head_of_each_task_stays_dense(bert, name, many):
+    heads = many(
+        [nn.Sequential(nn.Sequential(nn.Linear(8, 8), nn.Tanh()), nn.Linear(8, 2)) for _ in range(3)]
+    )
+    expected = find_prunable(bert)
+    bert.add_module(name, heads)
+    assert find_prunable(bert) == expected
+    bert.bert.encoder.layer[0].add_module(name, heads)  # of attention: matrices of the block
+    assert len(find_prunable(bert)) == len(expected) + 6
+
+
 def test_excluding_everything_is_refused(bert):
     with pytest.raises(UserError, match=r"^pruning\.include: nothing to prune in BertForMaskedLM"):
         find_prunable(bert, exclude=["*"])

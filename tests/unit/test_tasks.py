@@ -50,6 +50,10 @@ def test_a_file_is_read_as_it_was_written(tmp_path, write, suffix):
     assert rows["labels"][:] == [1, 0, 0]
 
 
+def test_the_kind_of_a_file_may_be_written_in_capitals(tmp_path):
+    assert task_on(csv_file(tmp_path / "DATA.CSV")).load("train")["labels"][:] == [1, 0, 0]
+
+
 def test_csv_values_stay_text(tmp_path):
     task = task_on(csv_file(tmp_path / "t.csv", [("1", "true"), ("002", "false"), ("2020-01-01", "NA")]))
     assert task.labels == ("NA", "false", "true")
@@ -87,6 +91,19 @@ def test_pairs_are_encoded_as_the_tokenizer_does_and_cut(tmp_path):
     assert features[0]["input_ids"] == tokenizer("the film was", "so dull")["input_ids"]
     assert features[0]["token_type_ids"] == [0] * 5 + [1] * 3
     assert [feature["length"] for feature in features] == [8, 5]
+
+
+@pytest.mark.parametrize(("pair", "added"), [(None, 2), ("text", 3)])
+def test_a_length_that_leaves_none_of_the_text_is_refused(tmp_path, pair, added):
+    file, tokenizer = csv_file(tmp_path / "t.csv"), tiny_tokenizer()
+    with pytest.raises(
+        UserError, match=rf"^task\.max_length: value {added}: the tokenizer adds {added} tokens"
+    ):
+        task_on(file, text_pair=pair, max_length=added).prepare("train", tokenizer)
+    assert (
+        task_on(file, text_pair=pair, max_length=added + 1).prepare("train", tokenizer)[0]["length"]
+        == added + 1
+    )
 
 
 @pytest.mark.parametrize(("multiple", "width"), [(None, 6), (8, 8)])

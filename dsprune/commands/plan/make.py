@@ -110,7 +110,8 @@ def _why_unchecked(settings: Task | None, train_examples: int | None) -> str | N
     if settings is None:
         return "the recipe has no task"
     is_local = settings.folder or (settings.train and settings.validation)
-    return None if is_local else "it takes a download to read them"
+    is_on_hub = settings.dataset is not None or bool(build_task(settings).benchmarks)
+    return "it takes a download to read them" if is_on_hub and not is_local else None
 
 
 def _sketch(recipe: Recipe, model: Model, world_size: int, num_examples: int | None, reason: str) -> Plan:
