@@ -113,15 +113,34 @@ def test_a_skipped_step_adds_nothing(two_ranks: RankPool) -> None:
     two_ranks.run(2, accumulating.check_skipped, ds_config(2, "bf16"), recipe_of("movement", "bf16"))
 
 
-def test_a_loss_scale_is_not_accumulated(two_ranks: RankPool) -> None:
-    [(_, expected), _] = two_ranks.run(2, accumulating.first_sums, ds_config(1), recipe_of("movement"))
-    fp16 = {"enabled": "auto", "initial_scale_power": 20}
-    for stage in (0, 1, 2, 3):
-        config = ds_config(stage, "fp16") | {"fp16": fp16}
-        for skipped, found in two_ranks.run(
-            2, accumulating.first_sums, config, recipe_of("movement", "fp16")
-        ):
-            assert skipped > 0, "the first scale does not overflow"
+WHOLE_GRADIENTS = {
+    **{
+        f"fp16, stage {stage}": ds_config(stage, "fp16", gradient_accumulation_steps=2)
+        | {"fp16": {"enabled": "auto", "initial_scale_power": 20}}
+        for stage in (0, 1, 2, 3)
+    },
+    **{
+        f"offload, stage {stage}": ds_config(
+            stage,
+            gradient_accumulation_steps=3,
+            optimizer={"type": "AdamW", "params": {"lr": "auto", "weight_decay": "auto"}},
+            zero_optimization={"stage": stage, "offload_optimizer": {"device": "cpu", "pin_memory": False}},
+        )
+        for stage in (2, 3)
+    },
+}
+
+
+def test_neither_loss_scale_nor_micro_batches_nor_clipping_change_what_is_accumulated(
+    two_ranks: RankPool,
+) -> None:
+    unclipped = recipe_of("movement").model_copy(update={"gradient_clipping": 0.0})
+    [(_, expected), _] = two_ranks.run(2, accumulating.first_sums, ds_config(1), unclipped)
+    for name, config in WHOLE_GRADIENTS.items():
+        precision = name[:4] if name.startswith("fp16") else "fp32"
+        recipe = recipe_of("movement", precision)
+        for skipped, found in two_ranks.run(2, accumulating.first_sums, config, recipe):
+            assert (skipped > 0) == (precision == "fp16"), f"{name}: the first scale overflows, and no other"
             for there, here in zip(expected, found, strict=True):
                 torch.testing.assert_close(here, there, rtol=0.02, atol=1e-4)
 
