@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Make the runs of docs/arithmetic.md, the most telling ones first, then the page. Finished runs are kept, so the script
+# can be interrupted and started again. One CPU core, five to ten minutes a run of MAWPS.
+# Lay out data/minilm and data/benchmarks/mwp first: see the end of docs/results.md.
+#
+#   bash scripts/results/arithmetic/make.sh [TASK]...
+set -euo pipefail
+here="$(dirname "${BASH_SOURCE[0]}")"
+# shellcheck source=scripts/env.sh
+source "$here/../../env.sh"
+export HF_HUB_OFFLINE=1
+home=runs/arithmetic
+
+# A small encoder, a decoder that fits it, and a tenth of the epochs, at the shape of SMC-Bench's schedule: the rate is
+# halved after 40 and 80 % of the run.
+common=(
+    model.path=data/minilm model.dropout=0.1 task.folder=data/benchmarks/mwp task.decoder_size=128
+    budget.epochs=5 budget.batch=16 learning_rate.scale='{"encoder.*": 0.1}' learning_rate.decay_every='2 epochs'
+    precision=bf16 checkpoints.every='100 %' tracking.eval_every='100 %'
+)
+
+# cells TASK METHOD SPARSITY [ARGUMENT]...
+cells() {
+    local task=("task.name=$1")
+    [[ $1 = svamp ]] || task+=(task.fold=0)
+    dsprune suite "$here/suite.yaml" smc-arithmetic "${task[@]}" "${common[@]}" --output "$home/$1" \
+        --methods "$2" --sparsity "$3" "${@:4}"
+}
+
+methods=('defaults, fine-tuned' 'SMC-Bench, fine-tuned' defaults SMC-Bench)
+[[ $# -gt 0 ]] || set -- mawps svamp asdiv-a
+for task in "$@"; do
+    for sparsity in 0.8 0.9 0.5; do
+        for method in "${methods[@]}"; do cells "$task" "$method" "$sparsity"; done
+    done
+done
+for task in "$@"; do
+    for method in "${methods[@]}"; do cells "$task" "$method" 0.8 --seeds 3; done
+done
+python "$here/page.py" "$home"
