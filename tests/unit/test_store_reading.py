@@ -23,6 +23,7 @@ from dsprune.distillation.store import (
 from dsprune.distillation.store.codecs import codec_for
 from dsprune.distillation.store.format import DTYPES
 from dsprune.distillation.store.packed import pack, unpack
+from dsprune.distillation.store.tensor_file import TensorFile
 from dsprune.errors import UserError
 from dsprune.testing.stores import ORIGIN, TEMPERATURES, capture, logits, plan, said, samples, spec
 
@@ -281,5 +282,23 @@ def test_the_heads_are_on_the_given_device(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rows", [[1] * 9, [3] * 4, [0, 0], [5], [2, 2, 1], [1, 2, 2], [0, 1], [1, 0, 2]])
 def test_the_rows_of_a_record_are_those_of_the_offsets(rows: list[int]) -> None:
     offsets = np.cumsum([0, *rows])
-    first_row = reader._first_rows(offsets)
+    first_row = reader._equal_rows(offsets)
+    assert (first_row is not None) == (len(set(rows)) == 1)
+    first_row = first_row or offsets.item
     assert [first_row(record) for record in range(len(offsets))] == offsets.tolist()
+
+
+@pytest.mark.parametrize(("more", "released"), [(0, False), (-1, True)])
+def test_pages_are_released_where_the_records_may_take_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: int, released: bool
+) -> None:
+    store = stored(tmp_path, spec("full"))
+    names = store.fingerprints.copy()
+    rows = sum(block.signal.logits.nbytes for block in store.fetch(names).values())
+    assert rows <= store._most_bytes <= rows + 8 * (len(names) + store.num_files)
+    monkeypatch.setattr(reader, "RESIDENT_BYTES", store._most_bytes + more)
+    monkeypatch.setattr(reader, "RECORD_PAGES", store._most_bytes)
+    calls: list[TensorFile] = []
+    monkeypatch.setattr(TensorFile, "release", lambda file: calls.append(file))
+    store.fetch(names)
+    assert bool(calls) == released

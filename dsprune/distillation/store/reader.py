@@ -75,6 +75,12 @@ class Store:
             name: codec_for(manifest.spec, output, heads.get(name))
             for name, output in manifest.spec.outputs.items()
         }
+        self._row_bytes = {
+            name: sum(column.row_bytes for column in codec.columns.values())
+            for name, codec in self._codecs.items()
+        }
+        # The most that pages of records can take; offsets are added where they are read.
+        self._most_bytes = sum(manifest.num_rows[name] * size for name, size in self._row_bytes.items())
         self._arrays: dict[str, list[Arrays | None]] = {
             name: [None] * len(manifest.shards) for name in self._codecs
         }
@@ -144,19 +150,22 @@ class Store:
 
     def _arrays_of(self, name: str, shard: int) -> Arrays:
         """Return the first rows and the columns of an output in a shard, and keep them at hand."""
-        stored = self.shard(shard).arrays
-        columns = tuple(stored[f"{name}.{key}"] for key in self._codecs[name].columns)
-        self._arrays[name][shard] = arrays = _first_rows(stored[f"{name}.offsets"]), columns
+        file = self.shard(shard)
+        columns = tuple(file.arrays[f"{name}.{key}"] for key in self._codecs[name].columns)
+        first_row = _equal_rows(offsets := file.arrays[f"{name}.offsets"])
+        if first_row is None:
+            self._most_bytes += offsets.nbytes
+        file.release()
+        self._arrays[name][shard] = arrays = first_row or offsets.item, columns
         return arrays
 
     def _release(self, shards: np.ndarray, blocks: Mapping[str, Block]) -> None:
         """Release the pages of all shards that were read, where they may take `RESIDENT_BYTES`."""
-        if self._index.sizes.sum() <= RESIDENT_BYTES:
-            return
         self._read.update(shards.tolist())
+        if self._most_bytes <= RESIDENT_BYTES:
+            return
         for name, block in blocks.items():
-            row_bytes = sum(column.row_bytes for column in self._codecs[name].columns.values())
-            self._read_bytes += RECORD_PAGES * len(shards) + row_bytes * len(block.signal)
+            self._read_bytes += RECORD_PAGES * len(shards) + self._row_bytes[name] * len(block.signal)
         if self._read_bytes > RESIDENT_BYTES:
             for shard in self._read:
                 self.shard(shard).release()
@@ -164,11 +173,11 @@ class Store:
             self._read_bytes = 0
 
 
-def _first_rows(offsets: np.ndarray) -> Callable[[int], int]:
-    """Return a function from the number of a record to its first row, which reads no page if all have equally many."""
+def _equal_rows(offsets: np.ndarray) -> Callable[[int], int] | None:
+    """Return the function from a record to its first row, which reads no page; None if their numbers of rows differ."""
     each = offsets.item(1)
     if not np.array_equal(offsets, each * np.arange(len(offsets))):
-        return offsets.item
+        return None
     return lambda record: each * record
 
 
