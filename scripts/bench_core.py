@@ -1,6 +1,6 @@
 """Measure what pruning costs on BERT-base, one thread a rank; needs about 8 GB of memory and half an hour.
 
-python scripts/bench_core.py [--only {masks,selection,step,train,checkpoint,launches,device,framework} ...]
+python scripts/bench_core.py [--only {masks,selection,threads,step,train,checkpoint,launches,device,framework} ...]
                              [--repeats 7] [--ranks 2] [--stages 0 1 2 3] [--precisions fp32 bf16]
                              [--tensors 10 72 200 560]
 
@@ -21,11 +21,11 @@ from bench.device import on_device
 from bench.engine import optimizer_steps, training_steps
 from bench.framework import frameworks
 from bench.launches import launches
-from bench.selection import against_torch, by_ranks, masking
+from bench.selection import against_torch, by_ranks, by_threads, masking
 from rich.console import Console
 from rich.table import Table
 
-SECTIONS = ("masks", "selection", "step", "train", "checkpoint", "launches", "device", "framework")
+SECTIONS = ("masks", "selection", "threads", "step", "train", "checkpoint", "launches", "device", "framework")
 
 
 def tables(section: str, args: argparse.Namespace) -> Iterator[Table]:
@@ -35,6 +35,8 @@ def tables(section: str, args: argparse.Namespace) -> Iterator[Table]:
     if section == "selection":
         yield against_torch(args.repeats)
         yield by_ranks(args.repeats, range(1, args.ranks + 1))
+    if section == "threads":
+        yield by_threads(args.repeats, sorted({1, 2, os.cpu_count() or 1}))
     if section == "step":
         yield optimizer_steps(args.repeats, args.stages, args.precisions)
     if section == "train":

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from rich.table import Table
 from torch import Tensor
 
-from bench.tools import best_of, on_ranks
+from bench.tools import best_of, milliseconds, on_ranks
 from dsprune.masks import MaskSet
 from dsprune.masks.bits import apply_, apply_eager_, count_kept
 from dsprune.methods.method import Method, ShardContext
@@ -20,7 +20,7 @@ from dsprune.selection.groups import Group, make_groups
 from dsprune.selection.scan import Scorer
 from dsprune.selection.traffic import update_bytes
 
-__all__ = ["against_torch", "by_ranks", "masking"]
+__all__ = ["against_torch", "by_ranks", "by_threads", "masking"]
 
 HIDDEN, LAYERS = 768, 12
 SPARSITY = 0.9
@@ -92,6 +92,29 @@ def masking(repeats: int) -> Table:
     for name, apply in (("apply_", apply_), ("apply_eager_: no compiler", apply_eager_)):
         cost = best_of(repeats, partial(apply_all, apply, masks.bits, views))
         table.add_row(name, f"{cost:.0f}", f"{100 * cost / nothing:.0f} %")
+    return table
+
+
+def by_threads(repeats: int, counts: Sequence[int]) -> Table:
+    """Compare masking and selecting by number of threads, in turns."""
+    tensors = encoder()
+    masks, weights = MaskSet(partition(tensors, 0, 1)), normal_weights(tensors)
+    views = weights.split([tensor.numel for tensor in tensors])
+    works: dict[str, Callable[[], object]] = {
+        f"selection, {scope}": partial(select_once, masks, groups_of(tensors, scope), weights, Comm())
+        for scope in SCOPES
+    }
+    works["masking"] = partial(apply_all, apply_, masks.bits, views)
+    table = Table(title=f"Milliseconds of one rank by number of threads, {weights.numel():,} weights")
+    for column in ("work", *map(str, counts)):
+        table.add_column(column, justify="right")
+    for name, work in works.items():
+        times: dict[int, list[float]] = {count: [] for count in counts}
+        for count in [*counts] * repeats:
+            torch.set_num_threads(count)
+            times[count].append(milliseconds(work))
+        table.add_row(name, *(f"{min(found):.0f}" for found in times.values()))
+    torch.set_num_threads(1)
     return table
 
 
