@@ -29,7 +29,8 @@ class SoftMovement(Method):
     of w g and of its square (0.9, 0.999).
     Source: Sanh et al., Movement Pruning, 2020; Lagunas et al., Block Pruning for Faster Transformers, 2021.
     Cost: 12 bytes a prunable weight up to the last mask update, and a pass over weights and gradients a step.
-    Use: in place of `movement`, where layers have gradients of very different sizes and compete in scope `global`.
+    Use: in place of `movement`, where layers have gradients of very different sizes and compete in scope `global`; it
+    needs as many steps.
     """
 
     accumulators = tuple(Accumulator(name, whole_run=True) for name in ("score", "mean", "square"))
