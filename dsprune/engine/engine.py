@@ -26,6 +26,7 @@ from dsprune.ranks.agreement import on_first_rank
 from dsprune.ranks.ranks import announce, current_ranks
 from dsprune.recipe import Distillation, Recipe, as_recipe
 from dsprune.schedule import Timetable, recipe_timetable
+from dsprune.zero.clipping import clip_gradients
 from dsprune.zero.loss_scale import scale_loss
 
 __all__ = ["PruningEngine"]
@@ -133,6 +134,10 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             self.pruner.after_step(step, applied=self.was_step_applied())
         if step + 1 == self.timetable.total_steps:
             self._check_weights()  # before they can be saved
+
+    def clip_fp32_gradients(self) -> None:
+        """Clip like `DeepSpeedEngine.clip_fp32_gradients`, and keep the norm for `get_global_grad_norm`."""
+        clip_gradients(self)
 
     def expect_distillation(self, settings: Distillation | None) -> None:
         """End the run at its first step unless `DistillationLoss` was called for it; None expects nothing."""

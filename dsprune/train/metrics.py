@@ -101,7 +101,7 @@ def step_metrics(engine: PruningEngine, meter: Meter, scale: Mapping[str, float]
     """
     step = engine.applied_steps - 1  # just taken; the engine's own learning rate is already the next one
     multiplier = engine.timetable.lr_multiplier(step)
-    values = meter.read()
+    values, norm = meter.read(), engine.get_global_grad_norm()  # None where DeepSpeed computes none
     if not math.isfinite(values["loss"]):
         raise RunFailedError(diverged(engine.applied_steps))
     return {
@@ -111,7 +111,7 @@ def step_metrics(engine: PruningEngine, meter: Meter, scale: Mapping[str, float]
             f"learning_rate/{pattern}": multiplier * factor * engine.config["optimizer"]["params"]["lr"]
             for pattern, factor in scale.items()
         },
-        "gradient_norm": float(engine.get_global_grad_norm() or 0.0),
+        **({} if norm is None else {"gradient_norm": float(norm)}),
         "phase": engine.timetable.phase_at(step),
         **engine.sparsity(),
     }

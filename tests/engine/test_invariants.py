@@ -93,9 +93,8 @@ def test_resuming_equals_not_stopping(ranks: RankPool, stage: int, precision: st
     ranks.run(ranks.size, scenarios.check_resume, config, recipe, str(tmp_path))
 
 
-# Stage 0 in fp32 is left out: DeepSpeed clips there, but tells no norm.
 @pytest.mark.parametrize(
-    ("stage", "precision"), [(0, "bf16"), (1, "fp32"), (2, "fp32"), (2, "bf16"), (3, "fp32")]
+    ("stage", "precision"), [(0, "fp32"), (0, "bf16"), (1, "fp32"), (2, "fp32"), (2, "bf16"), (3, "fp32")]
 )
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_pruned_weights_do_not_count_in_the_gradient_norm(

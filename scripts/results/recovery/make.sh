@@ -1,21 +1,24 @@
 #!/usr/bin/env bash
 # Make the runs of docs/recovery.md, the most telling ones first, then evaluate all models on the test data. Finished
-# runs are kept, so the script can be interrupted and started again. One CPU core, about four minutes an epoch of one run.
+# runs are kept, so the script can be interrupted and started again. One CPU core: about four minutes an epoch of one run.
+# On a GPU: SETTINGS='precision=fp32 deepspeed=zero0' NVIDIA_TF32_OVERRIDE=1, and several parts at once.
 # Lay out data/minilm, data/sentiment, data/benchmarks/banking77 and data/benchmarks/mwp first: see the end of docs/results.md.
 #
 #   bash scripts/results/recovery/make.sh [PART]...      parts: those of the case below
+#   SETTINGS='KEY=VALUE ...'                             more recipe values, of all runs
 set -euo pipefail
 here="$(dirname "${BASH_SOURCE[0]}")"
 # shellcheck source=scripts/env.sh
 source "$here/../../env.sh"
 home=runs/recovery
 export HF_HUB_OFFLINE=1
+read -ra settings <<<"${SETTINGS:-}"
 
 # start TASK [KEY.SUB=VALUE]...: fine-tune a dense model, the start and the teacher of the runs
 start() {
     [[ -f $home/starts/$1/summary.json ]] ||
         dsprune train "$here/$1.yaml" name="$1" output=$home/starts model.path=data/minilm model.dropout=null \
-            pruning=null distillation=null learning_rate.warmup='10 %' "${@:2}"
+            pruning=null distillation=null learning_rate.warmup='10 %' "${settings[@]}" "${@:2}"
 }
 
 # cells TASK START EPOCHS METHODS ARGUMENTS...: run methods, separated by commas, at one or more sparsities
@@ -24,12 +27,16 @@ cells() {
     [[ $2 = fine-tuned ]] || model=(model.path=data/minilm model.start=pretrained)
     IFS=, read -ra names <<<"$4"
     for name in "${names[@]}"; do methods+=(--methods "$name"); done
-    dsprune suite "$here/suite.yaml" "$here/$1.yaml" "${model[@]}" budget.epochs="$3" \
+    dsprune suite "$here/suite.yaml" "$here/$1.yaml" "${model[@]}" budget.epochs="$3" "${settings[@]}" \
         --output "$home/$1/$2-$3" "${methods[@]}" "${@:5}"
 }
 
-# each START EPOCHS METHODS ARGUMENTS...: the same for both tasks
+# each, all START EPOCHS METHODS ARGUMENTS...: the same for the first two tasks, and for all three
 each() { for task in banking77 movie-reviews; do cells "$task" "$@"; done; }
+all() {
+    each "$@"
+    cells mawps "$@"
+}
 
 part() {
     case $1 in
@@ -42,26 +49,25 @@ part() {
         two-thirds)
             cells banking77 fine-tuned 0.64 'defaults,SMC-Bench schedule' --sparsity 0.9 --sparsity 0.97
             ;;
-        one) each fine-tuned 1 'defaults,one decay,magnitude,dense' ;;
-        guidelines)
-            cells banking77 fine-tuned 1 \
-                'labels alone,SMC-Bench schedule,none,embeddings and head pruned,no first jump'
-            cells banking77 fine-tuned 1 'dense rate' learning_rate.peak=3.0e-4
+        one)
+            each fine-tuned 1 'defaults,dense,one decay,rewinds,magnitude,SMC-Bench schedule,labels alone,no first jump' --seeds 3
+            cells banking77 fine-tuned 1 'dense rate' learning_rate.peak=3.0e-4 --seeds 3
+            cells movie-reviews fine-tuned 1 'dense rate' learning_rate.peak=1.0e-4 --seeds 3
             ;;
+        guidelines) cells banking77 fine-tuned 1 'none,embeddings and head pruned' ;;
+        three) all fine-tuned 3 dense,defaults --sparsity 0.5 --sparsity 0.8 --sparsity 0.9 --sparsity 0.97 --seeds 3 ;;
+        ten) all fine-tuned 10 dense,defaults --sparsity 0.8 --sparsity 0.9 --sparsity 0.97 --seeds 2 ;;
         short)
             cells banking77 fine-tuned 0.3 'defaults,rewinds,one decay' --sparsity 0.97 --seeds 3
             cells banking77 fine-tuned 0.3 'defaults,rewinds,one decay' --sparsity 0.9 --seeds 2
             ;;
-        sparser) each fine-tuned 1 defaults,magnitude --sparsity 0.8 --sparsity 0.97 ;;
-        third) cells mawps fine-tuned 3 dense,defaults --sparsity 0.8 --sparsity 0.9 --sparsity 0.97 --seeds 3 ;;
         methods)
             for task in banking77 movie-reviews; do
-                dsprune suite "$here/methods.yaml" "$here/$task.yaml" budget.epochs=0.64 --output "$home/$task/methods-0.64"
+                dsprune suite "$here/methods.yaml" "$here/$task.yaml" budget.epochs=0.64 "${settings[@]}" --output "$home/$task/methods-0.64"
             done
             ;;
-        seeds) each fine-tuned 1 defaults,magnitude --seeds 3 ;;
-        pretrained) each pretrained 1 defaults,magnitude,dense ;;
-        long) each fine-tuned 3 defaults,magnitude,dense --sparsity 0.8 --sparsity 0.9 --sparsity 0.97 ;;
+        pretrained) each pretrained 3 defaults,magnitude,dense --sparsity 0.8 --sparsity 0.9 --sparsity 0.97 --seeds 3 ;;
+        longer) each fine-tuned 3 'magnitude,SMC-Bench schedule' --sparsity 0.8 --sparsity 0.9 --sparsity 0.97 --seeds 3 ;;
         bytes) # the model of docs/compact.md: the demo's, with the used vocabulary
             dsprune train sentiment-90 model.vocabulary=used distillation.hardness=1.0 name=sentiment-90-used output=$home/demo
             ;;
@@ -70,5 +76,5 @@ part() {
     esac
 }
 
-[[ $# -gt 0 ]] || set -- starts two-thirds one guidelines short sparser seeds pretrained long third methods bytes test
+[[ $# -gt 0 ]] || set -- starts one guidelines three ten short two-thirds methods longer pretrained bytes test
 for name in "$@"; do part "$name"; done

@@ -37,7 +37,7 @@ OURS, MAGNITUDE, DENSE = "defaults", "magnitude", "dense"
 COLOURS = {0.5: "#7c3aed", 0.8: "#16a34a", 0.9: "#c2410c", 0.97: "#2563eb"}
 TEST = "test.json"
 GOALS = {0.8: 1.0, 0.9: 2.0, 0.97: 4.0}
-"""Points below dense that are allowed at the largest budget, by target."""
+"""Points below dense that are allowed after more than an epoch, by target."""
 GOAL_OF_AN_EPOCH = 3.0
 """Points below dense that are allowed at 90 % after one epoch."""
 
@@ -151,8 +151,7 @@ def _order(arm: Arm) -> tuple[int, str]:
 def goals(study: Study, home: Path) -> Iterator[str]:
     """Yield how far the defaults are below dense, at the same budget or else its start, beside what was aimed at."""
     aims = [(1.0, 0.9, GOAL_OF_AN_EPOCH)]
-    if study.budgets and study.budgets[-1] > 1.0:
-        aims += [(study.budgets[-1], target, goal) for target, goal in GOALS.items()]
+    aims += [(epochs, *aim) for epochs in study.budgets if epochs > 1 for aim in GOALS.items()]
     for epochs, target, goal in aims:
         ours, dense = study.at(epochs, OURS, target), study.at(epochs, DENSE, 0.0)
         start = home / "starts" / study.task
