@@ -317,7 +317,9 @@ def test_a_dense_run_keeps_its_cyclic_learning_rate(tmp_path: Path) -> None:
     [
         ("    damp: 1e-7", "    damp: 1e-7\n    colour: red", "colour = 'red': not known to this command"),
         ("inter_func: cubic", "inter_func: inverse_cubic", "inter_func = 'inverse_cubic': the curve is cubic"),
-        ("mask_type: unstructured", "mask_type: [1, 4]", "mask_type = [1, 4]: weights are pruned one by one"),
+        ("mask_type: unstructured", "mask_type: [1, -1]", "mask_type = [1, -1]: weights are pruned one by one"),
+        ("mask_type: unstructured", "mask_type: filter", "mask_type = 'filter': weights are pruned one by one"),
+        ("mask_type: unstructured", "mask_type: block4", "mask_type = 'block4': a block's score is the sum"),
         ("num_grads: 512", "num_grads: 7", "num_grads = 7: the gradients are those of whole batches"),
         ("num_grads: 512", "fisher_block_size: 4", "fisher_block_size = 4: blocks have 50 weights"),
         ("num_grads: 512", "grad_sampler_kwargs: {a: 1}", "the gradients are those of the training steps"),
@@ -396,6 +398,16 @@ def test_newer_recipes_name_their_modifiers_and_settings_otherwise(tmp_path: Pat
         "SetWeightDecayModifier: param_groups",
         "TrainableParamsModifier: params_strict",
     ]
+
+
+@pytest.mark.parametrize(("kind", "pattern"), [("block4", "1x4"), ("[4, 2]", "4x2")])
+def test_blocks_are_a_pattern(tmp_path: Path, kind: str, pattern: str) -> None:
+    source = GRADUAL.replace("mask_type: unstructured", f"mask_type: {kind}")
+    pruning = recipe_of(tmp_path, source, *COMPLETE).pruning
+    assert pruning is not None
+    assert (pruning.pattern, pruning.method) == (pattern, "obert")
+    whole = source.replace("OBS", "GlobalMagnitude").replace("num_grads: 512", "leave_enabled: true")
+    assert "mask_type" not in "\n".join(converted(tmp_path, whole).notes.lines())
 
 
 def test_updates_at_every_step(tmp_path: Path) -> None:

@@ -105,11 +105,28 @@ def _schedule(modifier: Entry) -> list[Any]:
 
 
 def _scored(modifier: Entry, notes: Notes) -> dict[str, Any]:
-    """Return method and scope."""
-    if (pattern := modifier.get("mask_type", "unstructured")) != "unstructured":
-        notes.leave_out(modifier, "mask_type", f"weights are pruned one by one, not as {pattern}")
+    """Return method, scope and pattern."""
     is_global = modifier.get("global_sparsity", modifier.name in _GLOBAL)
-    return {"method": METHODS_OF[modifier.name], "scope": "global" if is_global else "uniform"}
+    scored = {"method": METHODS_OF[modifier.name], "scope": "global" if is_global else "uniform"}
+    return scored | _pattern(modifier, notes)
+
+
+def _pattern(modifier: Entry, notes: Notes) -> dict[str, Any]:
+    """Return the pattern for blocks of outputs and inputs, such as `block4` and `[1, 4]`."""
+    kind = modifier.get("mask_type", "unstructured")
+    sides = [1, 4] if kind == "block4" else kind
+    if kind == "unstructured":
+        return {}
+    if (
+        isinstance(sides, list)
+        and len(sides) == 2
+        and all(isinstance(side, int) and side > 0 for side in sides)
+    ):
+        if modifier.name == "OBSPruningModifier":
+            notes.differ(modifier, "mask_type", "a block's score is the sum of its weights' scores")
+        return {"pattern": f"{sides[0]}x{sides[1]}"}
+    notes.leave_out(modifier, "mask_type", f"weights are pruned one by one, not as {kind}")
+    return {}
 
 
 def _targets(modifiers: Sequence[Entry], notes: Notes) -> dict[str, Any]:
