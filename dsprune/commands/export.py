@@ -3,7 +3,6 @@
 import shutil
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from torch import nn
 
@@ -24,11 +23,10 @@ from dsprune.tasks.task import build_task
 from dsprune.train.preflight import start_model
 from dsprune.train.run_folder import RunFolder, made_by
 from dsprune.utils.console import say
+from dsprune.utils.dtypes import DTYPES
 from dsprune.utils.files import replace_folder
 
 __all__ = ["compact", "expand", "export"]
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def export(path: Path, tag: str | None, to: Path, console: Console, *, trimmed: bool = False) -> None:

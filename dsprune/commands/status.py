@@ -69,11 +69,11 @@ class RunState:
 def status(folders: Sequence[Path], console: Console) -> None:
     """Print the state of runs in a table, then one line for each run that is not running.
 
+    A folder in which a script has saved checkpoints, and one among others that holds no run, get a line that says so.
+
     Args:
         folders: of runs, or folders that hold some.
         console: where to print.
-
-    A folder in which a script has saved checkpoints, and one among others that holds no run, get a line that says so.
 
     Raises:
         UserError: no folder holds a run.

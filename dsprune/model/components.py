@@ -20,7 +20,7 @@ from dsprune.model.blocks import (
     block_matrices,
     blocks_of,
     is_vector,
-)  # fmt: skip
+)
 from dsprune.model.shard import PrunableTensor, plain_shape
 
 __all__ = ["MATRICES", "SMC_SPARSITIES", "UNKNOWN", "Component", "converted", "find_components"]

@@ -98,6 +98,8 @@ def choose_weights(
 ) -> Choice:
     """Choose the weights to prune; a tied weight counts once, under its first name.
 
+    A pattern must match the complete name, or one of the names of a tied weight.
+
     Args:
         model: the model; its tensors may be meta.
         include: glob patterns of parameters to add to the default set.
@@ -105,8 +107,6 @@ def choose_weights(
         sparsities: target sparsity by glob pattern; the first pattern that matches a weight counts.
         only: glob patterns of matrices that replace the default set; none = the default set.
         shape_of: returns the full shape of a parameter, which may be partitioned.
-
-    A pattern must match the complete name, or one of the names of a tied weight.
 
     Raises:
         UserError: a pattern has no effect, a weight cannot be pruned, more than 1 % of the blocks' weights would stay

@@ -17,7 +17,7 @@ from dsprune.report.drawing import (
     plot,
     shade_phases,
     svg_of,
-)  # fmt: skip
+)
 from dsprune.report.grouping import Setting
 from dsprune.report.page import Cell, HeatMap, Picture, Section, Text
 from dsprune.report.runs import Run, origin_of

@@ -15,7 +15,7 @@ from dsprune.report.grouping import (
     differences,
     reference_of,
     settings_of,
-)  # fmt: skip
+)
 from dsprune.report.page import Block, Code, Page, Section, Text
 from dsprune.report.run_pictures import timeline_of_runs
 from dsprune.report.runs import Run, origin_of

@@ -118,9 +118,7 @@ def join(ranks: Sequence[Sequence[Shard]], bits: Sequence[Sequence[Tensor]]) -> 
     return full
 
 
-def random_context(
-    tensor: PrunableTensor = TENSORS[0], seed: int = 0, step: int = 0, method: Method | None = None
-) -> ShardContext:
+def random_context(tensor: PrunableTensor = TENSORS[0], *, method: Method | None = None) -> ShardContext:
     """Return a whole tensor with random weights, gradients and Adam moments, the same each time.
 
     With a method, also with what it keeps after one step.
@@ -129,7 +127,7 @@ def random_context(
     weight, gradient, exp_avg, exp_avg_sq = torch.randn(4, tensor.numel, generator=generator)
     state = {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq.square()}
     inputs = torch.rand(tensor.num_inputs, generator=generator)
-    context = ShardContext(tensor, range(tensor.numel), weight, gradient, state, seed, step, inputs=inputs)
+    context = ShardContext(tensor, range(tensor.numel), weight, gradient, state, 0, 0, inputs=inputs)
     if method is None or not method.accumulators:
         return context
     zeros = {

@@ -30,6 +30,8 @@ _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _WITH_UNITS = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 _WITH_COLONS = re.compile(r"(?:(\d+)-)?(\d+):(\d{2}):(\d{2})")
 
+_FOLDERS = re.compile(r"(?<![\w/.:…])/(?:[^\s/'\"=,<>\[\]{}]+/)+")
+"""The folders of absolute paths, but not those of an address such as `https://...`."""
 
 # Control characters and lone surrogates, line and paragraph separators, and what reverses the direction of a text.
 _CONTROL_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -76,9 +78,6 @@ def shareable(text: str) -> str:
         'dsprune train …/mine.yaml task.train=data/a.csv'
     """
     return _FOLDERS.sub("…/", text)
-
-
-_FOLDERS = re.compile(r"(?<![\w/.:…])/(?:[^\s/'\"=,<>\[\]{}]+/)+")
 
 
 def summary_of(thing: Any) -> str:

@@ -18,8 +18,7 @@ from dsprune.testing.engines import BATCH, STEPS, pruning_engine
 from dsprune.testing.methods import select_dense
 from dsprune.testing.tiny import batch
 from dsprune.testing.whole import gather, whole_masks
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from dsprune.utils.dtypes import DTYPES
 
 
 def pruner_of(engine: dsprune.PruningEngine) -> PruningState:

@@ -21,11 +21,11 @@ from dsprune.distillation.store import (
     reader,
 )
 from dsprune.distillation.store.codecs import codec_for
-from dsprune.distillation.store.format import DTYPES
 from dsprune.distillation.store.packed import pack, unpack
 from dsprune.distillation.store.tensor_file import TensorFile
 from dsprune.errors import UserError
 from dsprune.testing.stores import ORIGIN, TEMPERATURES, capture, logits, plan, said, samples, spec
+from dsprune.utils.dtypes import DTYPES
 
 KINDS = ["full", "topk", "hidden"]
 ROUNDING = {"fp32": 1e-6, "fp16": 2**-11, "bf16": 2**-8}

@@ -17,11 +17,10 @@ from dsprune.masks.mask_files import read_complete_masks
 from dsprune.model.model_files import ModelFiles
 from dsprune.model.pretrained import load_config
 from dsprune.model.shard import Shard
+from dsprune.utils.dtypes import DTYPES
 from dsprune.utils.files import replace_text
 
 __all__ = ["write_compact"]
-
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def write_compact(model: Path, folder: Path, dtype: Dtype | None = None) -> None:

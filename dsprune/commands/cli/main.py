@@ -156,9 +156,8 @@ def _write_traceback(error: Exception) -> str:
 def _complain(message: str) -> None:
     """Print one line a host, not one a rank."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        sys.stderr.write(
-            f"dsprune: {one_line(message)}\n"
-        )  # at once, so that lines of two processes stay apart
+        # In one call, so that lines of two processes stay apart.
+        sys.stderr.write(f"dsprune: {one_line(message)}\n")
 
 
 def _complain_of_rank(message: str) -> None:

@@ -98,9 +98,8 @@ def convert_file(file: Path, overrides: Sequence[str] = ()) -> Converted:
 def _values(text: str, name: str, notes: Notes) -> tuple[dict[str, Any], str]:
     """Return the values of a recipe and what the file is."""
     if text.lstrip("\ufeff \t\r\n").startswith("{"):
-        read_json(
-            text.encode(), name
-        )  # refuses what YAML reads as text, such as the placeholders of a template
+        # Refuses what YAML reads as text, such as the placeholders of a template.
+        read_json(text.encode(), name)
     source = read_source(text, name)
     if is_sparseml(source):
         return convert_sparseml(text, name, notes), SPARSEML

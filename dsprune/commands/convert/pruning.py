@@ -239,9 +239,8 @@ def _alternate(modifier: Entry, start: float, end: float, section: dict[str, Any
             modifier, "update_frequency", "without it the schedule law gives the number of mask updates"
         )
         return Pruned({**section, "start": f"{start:g} epochs"}, [start])
-    number = (
-        ceil(min((end - start) / every, 100_000) - 1e-9) - 1
-    )  # phases that begin after the first and before the end
+    # Phases that begin after the first and before the end.
+    number = ceil(min((end - start) / every, 100_000) - 1e-9) - 1
     number -= number % 2 == 0
     if number < 1:
         notes.differ(

@@ -108,11 +108,9 @@ class Entry:
     def section(self, key: str) -> "Entry":
         """Return a nested section, an empty one where there is none."""
         setting = self.settings.get(key)
-        return (
-            setting.value
-            if setting and isinstance(setting.value, Entry)
-            else Entry(self.file, key, self.line)
-        )
+        if setting is not None and isinstance(setting.value, Entry):
+            return setting.value
+        return Entry(self.file, key, self.line)
 
     def sections(self) -> list["Entry"]:
         """Return the nested sections."""

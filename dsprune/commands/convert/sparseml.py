@@ -46,9 +46,7 @@ _NOT_SAID = {
 
 def is_sparseml(source: Source) -> bool:
     """Return whether a file holds modifiers, or stages of them."""
-    return any(
-        "modifiers" in key for entry in (source.root, *source.root.sections()) for key in entry.settings
-    )
+    return _has_modifiers(source.root) or bool(_stages(source))
 
 
 def convert_sparseml(text: str, name: str, notes: Notes) -> dict[str, Any]:
@@ -86,8 +84,10 @@ def convert_sparseml(text: str, name: str, notes: Notes) -> dict[str, Any]:
 def _evaluated(text: str, name: str) -> Source:
     """Read a file, with its `eval(...)` replaced by their values."""
     first = read_source(text, name)
-    _refuse_stages(first)
-    stages = [entry for entry in first.root.sections() if any("modifiers" in key for key in entry.settings)]
+    stages = _stages(first)
+    if len(stages) > 1:
+        names = ", ".join(entry.name for entry in stages)
+        raise UserError(f"{name}: has the stages {names}: a recipe is one run: give a file with one")
     variables = {
         key: setting.value for entry in (first.root, *stages) for key, setting in entry.settings.items()
     }
@@ -114,14 +114,13 @@ def _evaluated(text: str, name: str) -> Source:
     return read_source(text, name, value_of)
 
 
-def _refuse_stages(source: Source) -> None:
-    stages = [
-        entry.name for entry in source.root.sections() if any("modifiers" in key for key in entry.settings)
-    ]
-    if len(stages) > 1:
-        raise UserError(
-            f"{source.name}: has the stages {', '.join(stages)}: a recipe is one run: give a file with one"
-        )
+def _has_modifiers(entry: Entry) -> bool:
+    return any("modifiers" in key for key in entry.settings)
+
+
+def _stages(source: Source) -> list[Entry]:
+    """Return the sections that hold modifiers."""
+    return [entry for entry in source.root.sections() if _has_modifiers(entry)]
 
 
 def _modifiers(source: Source, name: str) -> Iterator[Entry]:
@@ -267,20 +266,19 @@ def _nothing(modifier: Entry, values: dict[str, Any], notes: Notes) -> None:
 
 
 def _other(modifier: Entry, values: dict[str, Any], notes: Notes) -> None:
-    if (
-        modifier.name == "TrainableParamsModifier"
-        and modifier.get("trainable", True)
-        and modifier.get("params") == "__ALL__"
-    ):
-        return _nothing(modifier, values, notes)
     notes.leave_out_all(modifier, _NOT_SAID.get(modifier.name, "not known to this command"))
-    return None
+
+
+def _trainable(modifier: Entry, values: dict[str, Any], notes: Notes) -> None:
+    if not (modifier.get("trainable", True) and modifier.get("params") == "__ALL__"):
+        _other(modifier, values, notes)
 
 
 _CONVERTERS: dict[str, Callable[[Entry, dict[str, Any], Notes], None]] = {
     **dict.fromkeys((*METHODS_OF, *ONE_SHOT, *_RATES, "EpochRangeModifier"), _nothing),
     "DistillationModifier": _distillation,
     "SetWeightDecayModifier": _weight_decay,
+    "TrainableParamsModifier": _trainable,
 }
 
 KNOWN = (*_CONVERTERS, *_NOT_SAID)

@@ -178,11 +178,9 @@ def _is_causal(values: dict[str, Any]) -> bool:
 def _positions(values: dict[str, Any]) -> float:
     """Return the longest input of the recipe's model in tokens; infinity if its folder does not tell."""
     path = (values.get("model") or {}).get("path", "")
-    number = (
-        getattr(load_config(path), "max_position_embeddings", None)
-        if Path(path, "config.json").is_file()
-        else None
-    )
+    if not Path(path, "config.json").is_file():
+        return math.inf
+    number = getattr(load_config(path), "max_position_embeddings", None)
     return number if isinstance(number, int) and number > 0 else math.inf
 
 

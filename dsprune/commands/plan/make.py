@@ -127,6 +127,9 @@ def _sketch(recipe: Recipe, model: Model, world_size: int, num_examples: int | N
         load_config(teacher)
     skeleton = weightless_model(model, recipe.task)
     weights = recipe_weights(recipe, skeleton)
+    remarks = [f"not checked: data, labels, tokenizer, weights and store, because {reason}"]
+    if model.vocabulary == "used":
+        remarks.append("counted with all embedding rows: the used ones are not known")
     return Plan(
         recipe=recipe,
         model_path=model.path,
@@ -135,14 +138,7 @@ def _sketch(recipe: Recipe, model: Model, world_size: int, num_examples: int | N
         num_weights=count_weights(skeleton),
         tensors=weights.tensors,
         dense=weights.dense,
-        remarks=(
-            f"not checked: data, labels, tokenizer, weights and store, because {reason}",
-            *(
-                ["counted with all embedding rows: the used ones are not known"]
-                if model.vocabulary == "used"
-                else ()
-            ),
-        ),
+        remarks=tuple(remarks),
     )
 
 

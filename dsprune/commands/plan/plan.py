@@ -108,10 +108,8 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
         yield "prunable", f"{plan.num_prunable:,} weights in {len(plan.tensors)} tensors, {share:.1%} of all"
         pattern = "" if pruning.pattern == UNSTRUCTURED.text else f"{pruning.pattern}, "
         first = "" if pruning.first_method is None else f" after {pruning.first_method}"
-        yield (
-            "pruning",
-            f"{pruning.sparsity:.1%}, {pattern}{pruning.method}{first}, {pruning.scope}, {pruning.curve}",
-        )
+        kind = f"{pattern}{pruning.method}{first}, {pruning.scope}, {pruning.curve}"
+        yield "pruning", f"{pruning.sparsity:.1%}, {kind}"
     if plan.vocabulary is not None:
         yield "vocabulary", _vocabulary(plan.vocabulary, plan.num_missing, recipe.precision)
     if plan.targets:
@@ -119,9 +117,8 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
     length = f"{timetable.total_steps:,} steps of {recipe.budget.batch} examples"
     if plan.num_examples is not None:
         epochs = timetable.total_steps / timetable.steps_per_epoch
-        length += (
-            f" = {epochs:.4g} epochs of {timetable.steps_per_epoch:,} steps ({plan.num_examples:,} examples)"
-        )
+        length += f" = {epochs:.4g} epochs of {timetable.steps_per_epoch:,} steps"
+        length += f" ({plan.num_examples:,} examples)"
     yield "run", length
     phases = (f"{name} for {end - start:,} steps" for name, start, end in timetable.phases())
     yield "phases", ", ".join(phases)

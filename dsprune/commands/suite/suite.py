@@ -67,10 +67,8 @@ def parts_of(choice: Choice) -> tuple[list[Part], list[Part]]:
     """
     suite, recipe, overrides = load_suite(choice.name), choice.recipe, choice.overrides
     recipes = suite.recipes
-    if (
-        recipe is not None and "=" in recipe and not Path(recipe).is_file()
-    ):  # an override of the suite's own recipes
-        overrides = (recipe, *overrides)
+    if recipe is not None and "=" in recipe and not Path(recipe).is_file():
+        overrides = (recipe, *overrides)  # of the suite's own recipes
     elif recipe is not None:
         recipes = {Path(recipe).stem: recipe}
     if not recipes:

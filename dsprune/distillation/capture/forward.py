@@ -18,14 +18,13 @@ from dsprune.ranks.agreement import on_first_rank
 from dsprune.ranks.ranks import Ranks
 from dsprune.tasks.examples import on_device
 from dsprune.tasks.task import Task
+from dsprune.utils.dtypes import DTYPES
 from dsprune.zero.parameters import full_tensor, shard_for_inference
 
 __all__ = ["Execution", "Source", "TeacherModel", "origin_of_data"]
 
 Rows = dict[str, Tensor]
 """Rows of each output, `[rows, classes]` or `[rows, hidden]`."""
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dsprune.errors import UserError
+from dsprune.utils.dtypes import DTYPES
 from dsprune.utils.records import Count, FileName, read_record
 
 __all__ = [
-    "DTYPES",
     "FINGERPRINT",
     "HEAD_FILE",
     "INDEX_FILE",
@@ -35,8 +35,6 @@ __all__ = [
 ]
 
 Kind = Literal["full", "topk", "hidden"]
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 MANIFEST = "store.json"
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from dsprune.distillation.store.codecs import codec_for
-from dsprune.distillation.store.format import DTYPES, FINGERPRINT, StoreSpec
+from dsprune.distillation.store.format import FINGERPRINT, StoreSpec
 from dsprune.errors import UserError
+from dsprune.utils.dtypes import DTYPES
 
 __all__ = ["SHARD_BYTES", "StorePlan", "plan_store"]
 

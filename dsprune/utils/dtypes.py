@@ -1,0 +1,7 @@
+"""The number formats that a recipe, an option and a store name."""
+
+import torch
+
+__all__ = ["DTYPES"]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
