@@ -21,13 +21,12 @@ _OWN = {
     SECTION, "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_clipping", "fp16", "bf16", "optimizer",
     "scheduler",
 }  # fmt: skip
-_STRUCTURED = "dsprune prunes single weights, not {what}"
 _UNSUPPORTED = {
     "weight_quantization": "dsprune does not quantize",
     "activation_quantization": "dsprune does not quantize",
-    "row_pruning": _STRUCTURED.format(what="rows"),
-    "head_pruning": _STRUCTURED.format(what="attention heads"),
-    "channel_pruning": _STRUCTURED.format(what="channels"),
+    "row_pruning": "dsprune removes no rows; with pruning.pattern=rows whole rows become zero",
+    "head_pruning": "dsprune removes no attention heads",
+    "channel_pruning": "dsprune removes no channels",
 }
 
 
