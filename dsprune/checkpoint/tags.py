@@ -121,16 +121,24 @@ def commit_tag(folder: Path, step: int, *, latest: bool) -> None:
 
 
 def check_tag(folder: Path) -> None:
-    """Check every file against the manifest, if there is one, and that no pickle would run code.
+    """Check that a tag exists, every file against the manifest, if there is one, and that no pickle would run code.
 
     Collective: every rank must call this. Each rank reads its part of the files.
 
     Raises:
-        UserError: a file is missing, truncated or changed, or a pickle holds more than values.
+        UserError: the tag or a file is missing, a file is truncated or changed, or a pickle holds more than values.
     """
     ranks = current_ranks()
+    on_every_rank(ranks, lambda: _check_exists(folder))
     on_every_rank(ranks, lambda: check_files(folder, ranks.rank, ranks.world_size))
     on_every_rank(ranks, lambda: check_pickles(folder, ranks.rank, ranks.world_size))
+
+
+def _check_exists(folder: Path) -> None:
+    if not folder.is_dir():
+        found = sorted(each.name for each in folder.parent.glob("*/"))
+        way_out = f"name one of {', '.join(found)}" if found else "give the folder that holds the tags"
+        raise UserError(f"{folder}: no such checkpoint: {way_out}")
 
 
 def check_files(folder: Path, part: int = 0, num_parts: int = 1) -> int | None:

@@ -118,6 +118,17 @@ def test_a_checkpoint_without_masks_is_refused(two_ranks: RankPool, saved: Path)
         assert "no dsprune.json, so no masks" in message
 
 
+@pytest.mark.parametrize(("found", "says"), [(["first"], "name one of first"), ([], "that holds the tags")])
+def test_a_tag_that_does_not_exist_is_refused(
+    two_ranks: RankPool, tmp_path: Path, found: list[str], says: str
+) -> None:
+    for name in found:
+        (tmp_path / name).mkdir()
+    for message in two_ranks.run(2, scenarios.error_of_loading, ds_config(2), make_recipe(), str(tmp_path)):
+        assert f"{tmp_path / 'last'}: no such checkpoint: " in message
+        assert says in message
+
+
 def test_masks_of_other_weights_are_refused(two_ranks: RankPool, saved: Path, tmp_path: Path) -> None:
     config, other = ds_config(2), tmp_path / "other"
     two_ranks.run(2, scenarios.save_checkpoint, config, make_recipe(method="random"), str(other))
