@@ -19,13 +19,14 @@ __all__ = ["InputHooks", "is_seen"]
 def is_seen(module: nn.Module, weight: Tensor) -> bool:
     """Return whether all that a weight multiplies is the input of this module.
 
-    `nn.MultiheadAttention` does not call the module of its output.
+    `nn.MultiheadAttention` does not call the module of its output. A matrix of groups (DeepSeek-V4's) multiplies
+    another part of the input in each.
     """
     if getattr(module, "weight", None) is not weight or isinstance(module, NonDynamicallyQuantizableLinear):
         return False
     if isinstance(module, _ConvNd):
         return {*module.kernel_size, *module.stride, module.groups} == {1}
-    return isinstance(module, nn.Linear | Conv1D)
+    return isinstance(module, nn.Linear | Conv1D) and getattr(module, "n_groups", 1) == 1
 
 
 class InputHooks:

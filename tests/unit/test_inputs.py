@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import BertConfig, BertModel, MixtralConfig, MixtralModel
+from transformers.models.deepseek_v4.modeling_deepseek_v4 import DeepseekV4GroupedLinear
 from transformers.pytorch_utils import Conv1D
 
 from dsprune.errors import UserError
@@ -15,7 +16,7 @@ from dsprune.masks.accumulator_files import declared_dtypes, read_accumulators, 
 from dsprune.masks.accumulator_set import AccumulatorSet
 from dsprune.masks.input_sums import InputSums, input_bytes
 from dsprune.masks.manifest import MaskManifest
-from dsprune.model.inputs import InputHooks
+from dsprune.model.inputs import InputHooks, is_seen
 from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Pruning
@@ -167,6 +168,12 @@ def test_matrices_of_which_the_input_is_not_seen_are_refused(
         weights_to_prune(model, pruning)
     assert str(error.value).startswith(f"pruning.method: value wanda: {weight} is of a {kind}, ")
     assert "pruning.exclude" in str(error.value)
+
+
+@pytest.mark.parametrize(("groups", "expected"), [(1, True), (2, False)])
+def test_each_group_of_a_matrix_has_an_input_of_its_own(groups: int, expected: bool) -> None:
+    layer = DeepseekV4GroupedLinear(4, 6, groups)
+    assert is_seen(layer, layer.weight) == expected
 
 
 TENSORS = [
