@@ -126,6 +126,8 @@ def test_rates_are_those_of_the_source_at_every_step(tmp_path: Path, name: str) 
     [
         ([scheduled("MultiStepLR", milestones=[4, 9], gamma=0.1)], "lr_class = 'MultiStepLR': a recipe has no"),
         ([scheduled("StepLR", step_size=5)], "lr_class = 'StepLR': a recipe has no"),
+        ([scheduled("StepLR", step_size=5, gamma=1e200)], "lr_class = 'StepLR': a recipe has no"),
+        ([scheduled("CosineAnnealingWarmRestarts", cycle_epochs=4, lr_min=0, T_mult=10**40)], "Restarts': a recipe"),
         ([scheduled("StepLR", step_size=0, gamma=0.1)], "lr_class = 'StepLR': a recipe has no"),
         ([scheduled("CyclicLR")], "lr_class = 'CyclicLR': a recipe has no"),
         ([scheduled("CosineAnnealingWarmRestarts", cycle_epochs=5, lr_min=0)], "WarmRestarts': a recipe has no"),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dsprune.commands.convert.source import Entry, Notes
+from dsprune.recipe.section import LARGEST
 
 __all__ = ["convert_scheduler"]
 
@@ -62,7 +63,7 @@ def _share(part: float | None, whole: float | None) -> float | None:
 
 
 def _whole(number: float | None) -> int | None:
-    return None if number is None else int(number)
+    return None if number is None else int(min(number, LARGEST))
 
 
 def _warmup(params: Entry, notes: Notes, curve: str = "linear") -> Section:
@@ -126,7 +127,7 @@ def _one_cycle(params: Entry, rate: float | None, notes: Notes) -> tuple[Section
         notes.leave_out(params, "decay_step_size", "the run ends with the cycle")
         for key in ("decay_lr_rate", "decay_mom_rate"):
             params.get(key)
-    return section, None if rise is None or fall is None else int(rise + fall)
+    return section, None if rise is None or fall is None else _whole(rise + fall)
 
 
 _SCHEDULERS: dict[str, Callable[[Entry, float | None, Notes], tuple[Section, int | None]]] = {

@@ -16,6 +16,7 @@ from dsprune.commands.convert.rate_pieces import Piece, cut, learning_rate, step
 from dsprune.commands.convert.source import Entry, Notes, Source, read_source
 from dsprune.errors import UserError
 from dsprune.recipe.rate import RateCurve
+from dsprune.recipe.section import LARGEST
 from dsprune.utils.text import did_you_mean, short
 
 __all__ = ["KNOWN", "convert_sparseml", "is_sparseml"]
@@ -222,12 +223,15 @@ def _scheduled(modifier: Entry, start: float, end: float) -> list[Piece]:
         case "CosineAnnealingWarmRestarts":
             every, growth = settings.number("cycle_epochs", 0), settings.number("T_mult", 1)
             piece = Piece(start, end, first, settings.number("lr_min", 0), "cosine")
-            cycles = cut(piece, every, growth) if every > 0 and growth >= 1 else []
-            is_whole = cycles and isclose(cycles[-1].start + every * growth ** (len(cycles) - 1), end)
+            cycles = cut(piece, every, growth) if every > 0 and 1 <= growth <= LARGEST else []
+            lengths = [one.end - one.start for one in cycles]
+            expected = [every, *(growth * length for length in lengths)]
+            is_whole = cycles and isclose(lengths[-1], expected[len(cycles) - 1])
             return cycles if is_whole else []
         case _:
             return []
-    return steps(at, end, first, settings.number("gamma", 0))
+    factor = settings.number("gamma", 0)
+    return steps(at, end, first, factor) if 0 < factor < 1 else []
 
 
 def _distillation(modifier: Entry, values: dict[str, Any], notes: Notes) -> None:

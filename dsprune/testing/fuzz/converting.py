@@ -46,6 +46,7 @@ pruning_modifiers:
 DEEPSPEED = {
     "train_batch_size": 32,
     "optimizer": {"type": "Adam", "params": {"lr": 1e-3}},
+    "scheduler": {"type": "OneCycle", "params": {"cycle_min_lr": 1e-4, "cycle_max_lr": 1e-3}},
     "compression_training": {
         "layer_reduction": {"enabled": True, "teacher_layer": [1, 3]},
         "sparse_pruning": {
@@ -66,6 +67,33 @@ class _SparseML:
         return Attempt(damage_yaml(source, path, rng), [named(lambda: _convert(path), "convert_file")])
 
 
+ONE_SHOT = """
+stage:
+  modifiers:
+    WandaPruningModifier:
+      sparsity: 0.5
+      mask_structure: "2:4"
+      targets: ["re:.*layers.0$", Linear]
+      ignore: [lm_head]
+    LearningRateModifier:
+      lr_class: CosineAnnealingWarmRestarts
+      lr_kwargs: {lr_min: 0.001, cycle_epochs: 2, T_mult: 2}
+      init_lr: 0.1
+      start: 0
+      end: 6
+    EpochRangeModifier: {start: 0, end: 6}
+"""
+
+
+class _OneShot:
+    """A recipe of llm-compressor with damaged bytes or absurd values."""
+
+    def attempt(self, folder: Path, rng: random.Random) -> Attempt:
+        source, path = folder / "source.txt", folder / "one_shot.yaml"
+        source.write_text(ONE_SHOT)
+        return Attempt(damage_yaml(source, path, rng), [named(lambda: _convert(path), "convert_file")])
+
+
 class _Compression:
     """A ds_config with `compression_training` and absurd values."""
 
@@ -77,6 +105,7 @@ class _Compression:
 
 CONVERT_TARGETS: Mapping[str, Callable[[Path], Target]] = {
     "sparseml": lambda folder: _SparseML(),
+    "one-shot": lambda folder: _OneShot(),
     "compression": lambda folder: _Compression(),
 }
 
