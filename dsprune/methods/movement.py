@@ -27,7 +27,7 @@ class Movement(Method):
     Formula: score = -sum of w g, over every step since the start of the run.
     Source: Sanh et al., Movement Pruning, 2020.
     Cost: 4 bytes a prunable weight up to the last mask update, and one pass over weights and gradients a step.
-    Use: high sparsities of a pretrained model, with thousands of steps. Short runs ended at chance (docs/recovery.md);
+    Use: high sparsities of a pretrained model, with thousands of steps. Short runs ended at chance (docs/results.md);
     use `snip` there.
     """
 

@@ -78,7 +78,7 @@ fine-tuned model, one seed, with and without returns (`scripts/results/recovery`
 
 So with a peak that is scaled with the target, returns bring nothing that one seed can show, and cost accuracy where the
 run is short. The published recipes have them, with thousands of steps between two updates, and with magnitude at a low
-rate they pay: 40 and 53 steps apart they are 12.4 and 3.2 points ahead of one decay (docs/results.md).
+rate they pay: 40 and 53 steps apart they are 12.4 and 3.2 points ahead of one decay (docs/results-0.1.md).
 """
 
 

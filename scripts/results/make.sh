@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make all runs of docs/results.md, one after the other. Finished runs are kept, so the script can be interrupted and
-# started again. It takes some hours on one CPU core. Lay out the data first: see the end of docs/results.md.
+# Make all runs of docs/results-0.1.md, one after the other. Finished runs are kept, so the script can be interrupted and
+# started again. It takes some hours on one CPU core. Lay out the data first: see the end of docs/results-0.1.md.
 #
 #   bash scripts/results/make.sh
 set -euo pipefail

@@ -1,4 +1,4 @@
-"""Write docs/results.md and its pictures from run folders: `python scripts/results/page.py [runs/results]`.
+"""Write docs/results-0.1.md and its pictures from run folders: `python scripts/results/page.py [runs/results]`.
 
 Every number, and every sentence that depends on one, is computed from the summaries of the runs. The template page.md
 holds the description of the experiments only.
@@ -261,8 +261,8 @@ def main(home: Path) -> None:
             r.summary.seconds or 0.0 for study in studies for r in study.runs if r.summary
         ),
     )
-    replace_text(DOCS / "results.md", page)
-    print(f"written: {DOCS / 'results.md'}")
+    replace_text(DOCS / "results-0.1.md", page)
+    print(f"written: {DOCS / 'results-0.1.md'}")
 
 
 if __name__ == "__main__":

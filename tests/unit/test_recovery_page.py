@@ -65,7 +65,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str
 
     def write() -> str:
         page.main(tmp_path)
-        return (tmp_path / "recovery.md").read_text()
+        return (tmp_path / "results.md").read_text()
 
     return write
 
@@ -93,7 +93,7 @@ def test_the_page_says_what_the_test_part_says(tmp_path: Path, written: Callable
     assert "90 % after 1 epoch, magnitude: +1.0; 90 % after 1 epoch, one decay: -3.0 **behind**." in text
     assert "80 %, " not in text, "a run without a test accuracy is left out"
     assert "Movie reviews, positive" not in text, "none was run"
-    assert (tmp_path / "recovery.svg").is_file()
+    assert (tmp_path / "results.svg").is_file()
 
 
 def test_a_goal_that_is_reached_is_said(tmp_path: Path, written: Callable[[], str]) -> None:

@@ -52,7 +52,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str
 
     def write() -> str:
         page.main(tmp_path)
-        return (tmp_path / "results.md").read_text()
+        return (tmp_path / "results-0.1.md").read_text()
 
     return write
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make the runs of docs/arithmetic.md, the most telling ones first, then the page. Finished runs are kept, so the script
 # can be interrupted and started again. One CPU core, five to ten minutes a run of MAWPS.
-# Lay out data/minilm and data/benchmarks/mwp first: see the end of docs/results.md.
+# Lay out data/minilm and data/benchmarks/mwp first: see the end of docs/results-0.1.md.
 #
 #   bash scripts/results/arithmetic/make.sh [TASK]...
 set -euo pipefail

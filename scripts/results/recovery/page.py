@@ -1,4 +1,4 @@
-"""Write docs/recovery.md and its picture from run folders: `python scripts/results/recovery/page.py [runs/recovery]`.
+"""Write docs/results.md and its picture from run folders: `python scripts/results/recovery/page.py [runs/recovery]`.
 
 Every number, and every sentence that depends on one, is computed from the runs and their accuracy on the test part.
 The template page.md holds the description of the experiments and of the law only.
@@ -249,7 +249,7 @@ def main(home: Path) -> None:
     studies = [study for task in TASKS for start in STARTS if (study := Study(home, task, start)).arms]
     methods = [study for task in TASKS if (study := Study(home, task, METHODS)).arms]
     drawn = [study for study in studies if study.start == STARTS[0] and len(study.budgets) > 1]
-    draw(drawn or studies, DOCS / "recovery.svg")
+    draw(drawn or studies, DOCS / "results.svg")
     functions = {function.__name__: function for function in (table, goals, plain_arms)}
     page = environment.get_template("page.md").render(
         functions,
@@ -260,8 +260,8 @@ def main(home: Path) -> None:
         compared=compared(methods),
         origin=origin_of([run for study in (*studies, *methods) for run in study.runs]),
     )
-    replace_text(DOCS / "recovery.md", page)
-    print(f"written: {DOCS / 'recovery.md'}")
+    replace_text(DOCS / "results.md", page)
+    print(f"written: {DOCS / 'results.md'}")
 
 
 if __name__ == "__main__":
