@@ -1,7 +1,7 @@
 """Lay out the benchmarks' files for the results page: `python scripts/results/prepare.py SOURCE`.
 
 SOURCE holds `commonsenseqa/`, `multi30k/`, `mwp/` and `xquad/`, each with the files that its authors publish
-(`docs/results-0.1.md` lists the sources). They are copied to data/benchmarks. XQuAD is split by paragraph. For Multi30k a
+(`docs/results-0.1.md` lists them). They are copied to data/benchmarks. XQuAD is split by paragraph. For Multi30k a
 sentencepiece model is trained on the training captions, and a small untrained mBART is written with it.
 """
 
