@@ -74,21 +74,26 @@ def dense(runs: Sequence[Run]) -> str:
 
 
 def compared(runs: Sequence[Run]) -> Iterator[str]:
-    """Yield how far both methods are below dense, and from each other, at each start and target."""
+    """Yield how far both methods are from dense, and from each other, at each start and target."""
+    known = chosen(runs, DENSE, 0.0)
     for start, suffix in STARTS.items():
         for target in TARGETS:
-            ours, theirs = (_mean(chosen(runs, f"{method}{suffix}", target)) for method in (OURS, THEIRS))
-            base = _mean(chosen(runs, DENSE, 0.0))
-            if ours is not None and theirs is not None and base is not None:
-                verdict = "**behind** it" if ours < theirs else "ahead of it"
+            ours, theirs = (chosen(runs, f"{method}{suffix}", target) for method in (OURS, THEIRS))
+            if known and ours and theirs:
+                base, ahead = _mean(known), _mean(ours) - _mean(theirs)
                 yield (
-                    f"{start}, {100 * target:g} %: the defaults are {base - ours:.1f} points below dense, SMC-Bench's "
-                    f"way {base - theirs:.1f}: the defaults are {abs(ours - theirs):.1f} {verdict}."
+                    f"{start}, {100 * target:g} %: from dense to the defaults {_mean(ours) - base:+.1f} points, to "
+                    f"SMC-Bench's way {_mean(theirs) - base:+.1f}, with {_zeros(ours)} and {_zeros(theirs)} of all "
+                    f"weights zero: the defaults are {abs(ahead):.1f} {'**behind**' if ahead < 0 else 'ahead'}."
                 )
 
 
-def _mean(runs: Sequence[Run]) -> float | None:
-    return statistics.fmean(100 * (run.score or 0.0) for run in runs) if runs else None
+def _zeros(runs: Sequence[Run]) -> str:
+    return f"{100 * runs[0].sparsity('model'):.0f} %"
+
+
+def _mean(runs: Sequence[Run]) -> float:
+    return statistics.fmean(100 * (run.score or 0.0) for run in runs)
 
 
 def zeros(runs: Sequence[Run]) -> str:
