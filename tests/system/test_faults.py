@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from dsprune.checkpoint.tags import TAG_MANIFEST, complete_tags
 from dsprune.commands.cli import run_command
 from dsprune.masks.manifest import MANIFEST, read_manifest
+from dsprune.testing.damage import flip_a_bit, truncate
 from dsprune.testing.fuzz.damage import list_again
 from dsprune.train.run_folder import RunFolder
 from dsprune.utils.files import replace_folder
@@ -61,16 +62,6 @@ def test_two_runs_do_not_share_a_folder_and_stop_is_heard(
     assert ranks.complaints()[-1].partition(" at step")[0] == "dsprune: dsprune stop: stopped"
     assert run_command(["stop", str(run.path)]) == 2
     assert "the run is not running, it has stopped: nothing to stop" in capsys.readouterr().err
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
 
 
 def garbage_listed_again(path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from dsprune.distillation.store import open_store
 from dsprune.testing.commands import command
+from dsprune.testing.damage import flip_a_bit, truncate
 from dsprune.testing.pool import RankPool
 from dsprune.testing.stores import content
 from tests.system.school import examples, rewrite, write_school
@@ -57,17 +58,8 @@ def complaint(pool: RankPool, recipe: Path, store: Path, *settings: str) -> str:
 # ---- damage
 
 
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
 def flip(place: int) -> Callable[[Path], None]:
-    def damage(path: Path) -> None:
-        raw = bytearray(path.read_bytes())
-        raw[place] ^= 4
-        path.write_bytes(raw)
-
-    return damage
+    return lambda path: flip_a_bit(path, place)
 
 
 def replace_by(other: str) -> Callable[[Path], None]:

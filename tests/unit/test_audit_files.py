@@ -10,6 +10,7 @@ from dsprune.checkpoint.file_list import MODEL_LIST, list_model_folder
 from dsprune.commands.cli import run_command
 from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST
+from dsprune.testing.damage import flip_a_bit
 from dsprune.testing.stores import capture, plan, spec
 from tests.unit.sparse import sparse_bert
 
@@ -27,12 +28,6 @@ def copy(model: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(model, tmp_path / "copy"))
 
 
-def flip(path: Path, place: float) -> None:
-    content = bytearray(path.read_bytes())
-    content[int(place * (len(content) - 1))] ^= 1
-    path.write_bytes(content)
-
-
 def test_every_file_is_listed_and_checked(copy: Path) -> None:
     assert audit_folder(copy).success() == (
         f"{copy}: every invariant holds; 5 files have the SHA-256 that is listed"
@@ -43,14 +38,14 @@ def test_every_file_is_listed_and_checked(copy: Path) -> None:
 def test_a_flipped_bit_in_any_file_is_found(copy: Path, place: float) -> None:
     for path in sorted(copy.iterdir()):
         content = path.read_bytes()
-        flip(path, place)
+        flip_a_bit(path, int(place * (path.stat().st_size - 1)))
         assert run_command(["audit", str(copy)]) in (1, 2), path.name
         path.write_bytes(content)
     assert run_command(["audit", str(copy)]) == 0
 
 
 def test_a_changed_file_is_named_with_the_way_out(copy: Path) -> None:
-    flip(copy / "config.json", 0.99)
+    flip_a_bit(copy / "config.json")
     with pytest.raises(
         UserError, match=r"config.json: damaged, its SHA-256 .* or remove dsprune-files.json if"
     ):
@@ -83,6 +78,6 @@ def test_a_store_is_audited(tmp_path: Path, kind: str, capsys: pytest.CaptureFix
     num_files = len(list(store.glob("*.safetensors")))
     assert run_command(["audit", str(store)]) == 0
     assert f"{num_files} files have the SHA-256 that is listed" in capsys.readouterr().out.replace("\n", "")
-    flip(store / "shard-00000.safetensors", 1)
+    flip_a_bit(store / "shard-00000.safetensors")
     assert run_command(["audit", str(store)]) == 2
     assert "shard-00000.safetensors: damaged, its content does not match" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from dsprune.checkpoint.compact.format import COMPACT
 from dsprune.checkpoint.compact.writer import write_compact
 from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST
+from dsprune.testing.damage import flip_a_bit, truncate
 from dsprune.utils.files import sha256_of
 from tests.unit.sparse import QUERY, sparse_bert
 
@@ -27,16 +28,6 @@ def compact(tmp_path: Path) -> Path:
     """The compact form of a sparse BERT."""
     write_compact(sparse_bert(tmp_path / "model"), tmp_path / "compact")
     return tmp_path / "compact"
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
 
 
 def refused(folder: Path) -> Iterator[str]:

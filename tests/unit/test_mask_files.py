@@ -25,6 +25,7 @@ from dsprune.model.shard import PrunableTensor, Shard, equal_part, parts_of
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Pruning
 from dsprune.schedule import MaskUpdate, Timetable
+from dsprune.testing.damage import flip_a_bit, truncate
 from dsprune.utils.files import sha256_of
 
 TIMETABLE = Timetable(9, 9, 0, (MaskUpdate(4, 0.5),), True, 0.1, 0.1, 0.0)
@@ -274,16 +275,6 @@ def test_a_manifest_with_an_unknown_field_is_refused(tmp_path: Path) -> None:
 def test_a_folder_without_a_manifest_has_no_masks(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no dsprune.json, so no masks: give a folder that dsprune wrote"):
         read_manifest(tmp_path)
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
 
 
 @pytest.mark.parametrize(

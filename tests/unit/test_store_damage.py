@@ -18,6 +18,7 @@ from dsprune.distillation.store import (
 )
 from dsprune.distillation.store.tensor_file import TensorFile, write_tensors
 from dsprune.errors import UserError
+from dsprune.testing.damage import flip_a_bit
 from dsprune.testing.stores import ORIGIN, capture, content, head, plan, spec, write_shard
 
 FILES = ["shard-00000.safetensors", "shard-00001.safetensors", "head.safetensors", "index.safetensors"]
@@ -32,12 +33,6 @@ def header_length(path: Path) -> int:
     return 8 + int.from_bytes(path.read_bytes()[:8], "little")
 
 
-def flip(path: Path, place: int) -> None:
-    raw = bytearray(path.read_bytes())
-    raw[place] ^= 1
-    path.write_bytes(raw)
-
-
 # ---- files
 
 
@@ -45,7 +40,7 @@ def flip(path: Path, place: int) -> None:
 @pytest.mark.parametrize("place", [0, 0.01, 0.5, 1.0])
 def test_a_flipped_bit_in_the_content(folder: Path, name: str, place: float) -> None:
     begin, end = header_length(folder / name), (folder / name).stat().st_size - 1
-    flip(folder / name, round(begin + place * (end - begin)))
+    flip_a_bit(folder / name, round(begin + place * (end - begin)))
     with pytest.raises(
         UserError, match=f"{name}: damaged, its content does not match the checksum in its header"
     ):
@@ -59,12 +54,12 @@ def test_a_flipped_bit_in_the_content(folder: Path, name: str, place: float) -> 
 def test_a_flipped_bit_anywhere_in_the_header(folder: Path, name: str, verify: bool) -> None:
     path = folder / name
     for place in range(0, header_length(path), 7):
-        flip(path, place)
+        flip_a_bit(path, place)
         with pytest.raises(
             UserError, match=f"{name}: (damaged, its header|damaged, it has|its header|format)"
         ):
             open_store(folder, verify=verify)
-        flip(path, place)
+        flip_a_bit(path, place)
     open_store(folder, verify=verify)
 
 
@@ -249,7 +244,7 @@ def test_a_shard_without_a_plan_is_not_resumed(tmp_path: Path) -> None:
 
 
 def test_a_damaged_shard_does_not_count_as_written(folder: Path) -> None:
-    flip(folder / FILES[1], -1)
+    flip_a_bit(folder / FILES[1])
     with pytest.raises(UserError, match=f"{FILES[1]}: damaged, its content does not match the checksum"):
         missing_shards(folder, plan(spec("hidden"), shard_bytes=500))
 

@@ -22,6 +22,7 @@ from dsprune.distillation.store import (
 from dsprune.distillation.store import index as index_module
 from dsprune.distillation.store.format import FINGERPRINT
 from dsprune.errors import UserError
+from dsprune.testing.damage import flip_a_bit
 from dsprune.testing.stores import capture, content, plan, spec
 
 PLANNED = plan(spec("hidden"), shard_bytes=500)
@@ -51,9 +52,8 @@ def capture_zeros(folder: Path, planned: StorePlan) -> Path:
 
 def flip_last_bit(path: Path) -> None:
     """Damage a file without a trace in its size and time."""
-    before, raw = path.stat(), bytearray(path.read_bytes())
-    raw[-1] ^= 1
-    path.write_bytes(raw)
+    before = path.stat()
+    flip_a_bit(path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 

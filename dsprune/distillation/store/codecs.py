@@ -1,7 +1,7 @@
 """The columns of each kind of store: `encode` makes them from the teacher's outputs, `signal` reads them."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -102,8 +102,7 @@ class _TopK:
         }
 
     def encode(self, rows: Tensor) -> dict[str, Tensor]:
-        encoded = [self._encode(chunk) for chunk in _chunks(rows)]
-        return {name: torch.cat([part[name] for part in encoded]) for name in self.columns}
+        return _in_chunks(self._encode, rows)
 
     def _encode(self, rows: Tensor) -> dict[str, Tensor]:
         logits = rows.float()
@@ -146,8 +145,7 @@ class _PackedTopK:
         }
 
     def encode(self, rows: Tensor) -> dict[str, Tensor]:
-        encoded = [self._encode(chunk) for chunk in _chunks(rows)]
-        return {name: torch.cat([part[name] for part in encoded]) for name in self.columns}
+        return _in_chunks(self._encode, rows)
 
     def _encode(self, rows: Tensor) -> dict[str, Tensor]:
         logits = rows.float()
@@ -190,8 +188,10 @@ class _Hidden:
         return HiddenSignal(columns["hidden"], self.head)
 
 
-def _chunks(rows: Tensor) -> Iterator[Tensor]:
-    return iter(rows.split(max(1, CHUNK_ELEMENTS // rows.shape[1])))
+def _in_chunks(encode: Callable[[Tensor], dict[str, Tensor]], rows: Tensor) -> dict[str, Tensor]:
+    """Encode some rows at a time, which limits the memory that it takes."""
+    parts = [encode(chunk) for chunk in rows.split(max(1, CHUNK_ELEMENTS // rows.shape[1]))]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _checked(rows: Tensor, *, negative_infinity: bool = True) -> Tensor:
