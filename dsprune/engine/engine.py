@@ -12,7 +12,6 @@ from dsprune.checkpoint.model_card import Made, finish_folder
 from dsprune.checkpoint.model_folder import model_config, save_model_folder
 from dsprune.checkpoint.pruning_state import sparsity_of
 from dsprune.checkpoint.rank_state import save_rank_state
-from dsprune.checkpoint.reshard import topology_changes
 from dsprune.checkpoint.saved_masks import save_masks
 from dsprune.checkpoint.sparse_start import MasksFrom, start_sparse
 from dsprune.checkpoint.tags import begin_tag, commit_tag, tag_name
@@ -254,10 +253,6 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         if names:
             self._rates.resume(self.applied_steps)
         return names
-
-    def topology_changes(self, folder: Path) -> list[str]:
-        """Return how this engine differs from the one that wrote a checkpoint, such as `ZeRO stage 2 -> 3`."""
-        return topology_changes(self, folder)
 
     def start_sparse(self, model: Path, masks_from: MasksFrom | None = None) -> float:
         """Keep the zeros of the model folder that the engine's weights come from.

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from dsprune.checkpoint.deepspeed_files import explain_damage, is_checkpoint
 from dsprune.checkpoint.rank_state import read_rank_state
+from dsprune.checkpoint.reshard import topology_changes
 from dsprune.checkpoint.sparse_start import MasksFrom
 from dsprune.checkpoint.tags import TAG_MANIFEST, check_files, complete_tags, invalidate_tag, latest_tag
 from dsprune.engine.engine import PruningEngine
@@ -164,7 +165,7 @@ def restore(
             say(console, f"{error}; trying the previous one", shown=ranks.is_first and not is_last)
             failed[folder] = error
             continue
-        changes = engine.topology_changes(folder)
+        changes = topology_changes(engine, folder)
         resharded = f", moved to another topology: {', '.join(changes)}" if changes else ""
         say(console, f"resumes from {folder}, step {engine.applied_steps}{resharded}", shown=ranks.is_first)
         if start.is_own and ranks.is_first:
