@@ -65,7 +65,7 @@ class LearningRate(Section):
 
     dense_peak: Fraction | None = None
     """Peak before the first mask update, as a fraction of the peak. Default: null = what the schedule law gives for
-    `model.start`: 1 for a pretrained model, 0.1 for a fine-tuned one."""
+    `model.start`: for a pretrained model `dense` where it is set, for a fine-tuned one 0.1."""
 
     decay_every: PositiveSpan | None = None
     """Step decay: distance at which the learning rate is multiplied by `decay_factor`, counted from the end of the

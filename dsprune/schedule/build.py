@@ -7,8 +7,8 @@ from dsprune.errors import UserError
 from dsprune.recipe import Budget, LearningRate, Pruning, Recipe, Span, Start
 from dsprune.registry import CURVES
 from dsprune.schedule.law import (
-    DENSE_PEAK,
     WARMUP,
+    dense_peak,
     dense_steps,
     first_sparsity,
     recovery_steps,
@@ -98,7 +98,9 @@ def build_timetable(
         dense_final=learning_rate.dense_final,
         interval_final=learning_rate.interval_final,
         final=learning_rate.final,
-        dense_peak=DENSE_PEAK[start] if learning_rate.dense_peak is None else learning_rate.dense_peak,
+        dense_peak=dense_peak(start, learning_rate)
+        if learning_rate.dense_peak is None
+        else learning_rate.dense_peak,
         rewinds=tuple(sorted(rewinds - {0})),
         initial=learning_rate.initial,
         curve=learning_rate.curve,

@@ -11,6 +11,7 @@ from dsprune.recipe.timing import log_compression
 from dsprune.schedule import MaskUpdate, Timetable, build_timetable
 from dsprune.schedule.law import (
     cubic,
+    dense_peak,
     dense_steps,
     exponential,
     first_sparsity,
@@ -393,3 +394,16 @@ class TestRefusals:
             UserError, match=r"budget.epochs \(3.0\), pruning.end \(2 epochs\): counted in epochs"
         ):
             build_timetable(pruning, LR, Budget(batch=1, epochs=3), None)
+
+
+@pytest.mark.parametrize(
+    ("start", "rate", "peak"),
+    [
+        ("pretrained", LearningRate(peak=4e-4, dense=1e-4), 0.25),
+        ("pretrained", LearningRate(peak=1e-4, dense=4e-4), 1.0),
+        ("pretrained", LearningRate(peak=1e-4), 1.0),
+        ("fine-tuned", LearningRate(peak=4e-4, dense=1e-4), 0.1),
+    ],
+)
+def test_the_dense_phase_has_the_rate_of_its_start(start: Start, rate: LearningRate, peak: float) -> None:
+    assert dense_peak(start, rate) == peak
