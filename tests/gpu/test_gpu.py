@@ -53,7 +53,7 @@ def test_the_masks_are_those_of_the_cpu(stage: int, precision: str) -> None:
 
 @pytest.mark.parametrize("method", list(METHODS))
 def test_every_method_prunes_on_target(method: str) -> None:
-    assert train(2, "bf16", pruning={"method": method}) == ON_TARGET
+    assert train(2, "bf16", pruning={"method": method, "scope": "global"}) == ON_TARGET
 
 
 @pytest.mark.parametrize("stage", [1, 3])
@@ -76,7 +76,14 @@ def test_a_compiled_model_is_pruned() -> None:
 
 
 def test_what_is_2_of_4_runs_on_sparse_kernels() -> None:
-    pattern = {"method": "magnitude", "sparsity": 0.5, "pattern": "2:4", "first": 0, "updates": 2}
+    pattern = {
+        "method": "magnitude",
+        "sparsity": 0.5,
+        "pattern": "2:4",
+        "first": 0,
+        "updates": 2,
+        "exclude": ["*.down.weight"],  # its 129 inputs are no multiple of four
+    }
     found = train(1, "bf16", pruning=pattern)
     assert (found["device"], found["findings"], found["fits"]) == ("cuda", [], True)
     assert found["pruned"] == found["prunable"] / 2
