@@ -23,6 +23,7 @@ __all__ = [
     "current_ranks",
     "expected_ranks",
     "find_ranks",
+    "leave_ranks",
     "process_group",
     "select_device",
 ]
@@ -78,6 +79,15 @@ def expected_ranks() -> Ranks:
 def current_ranks() -> Ranks:
     """Return this process in the default process group, which must exist."""
     return Ranks(dist.get_rank(), int(os.environ.get("LOCAL_RANK", "0")), dist.get_world_size())
+
+
+def leave_ranks() -> None:
+    """Destroy the default process group, if there is one, once no rank waits for this one.
+
+    Otherwise a thread of gloo may still hold a tensor when the interpreter ends, which aborts the process.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def announce(text: str) -> None:

@@ -90,7 +90,12 @@ def main() -> None:
     for number in END_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, frame: sys.exit(128 + number))
-    sys.exit(run_command(place_local_rank(sys.argv[1:])))
+    code = run_command(place_local_rank(sys.argv[1:]))
+    if code == 0 and "torch.distributed" in sys.modules:  # else there are no ranks to leave
+        from dsprune.ranks.ranks import leave_ranks
+
+        leave_ranks()
+    sys.exit(code)
 
 
 def run_command(arguments: list[str]) -> int:
