@@ -177,7 +177,7 @@ def _rendezvous(environment: Mapping[str, str], world_size: int) -> dict[str, st
     """Return where the ranks meet: given, on this host, or on the node that started the Slurm step."""
     address, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
     if port and not (port.isdecimal() and 0 < int(port) < 2**16):
-        raise UserError(f"MASTER_PORT={port}: is no port, 1 to 65535: unset it, or start with a launcher")
+        raise UserError(f"MASTER_PORT={port}: is not a port, 1 to 65535: unset it, or start with a launcher")
     if world_size == 1:
         return {"MASTER_ADDR": address or "127.0.0.1", "MASTER_PORT": port or str(free_port())}
     local_size = environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") or environment.get("MPI_LOCALNRANKS")

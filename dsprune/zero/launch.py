@@ -77,8 +77,8 @@ def _create_group(timeout: float) -> None:
         )
         try:
             create()
-        except dist.DistNetworkError:
-            if os.environ["WORLD_SIZE"] != "1":
+        except dist.DistNetworkError as error:
+            if os.environ["WORLD_SIZE"] != "1" or "EADDRINUSE" not in str(error):
                 raise
             os.environ["MASTER_PORT"] = str(free_port())
             create()

@@ -214,8 +214,8 @@ def test_the_betas_of_one_cycle(tmp_path: Path) -> None:
     [
         ("WarmupLR", {}, "params: warmup_type: the rise is along a line, and log in the source"),
         ("WarmupCosineLR", {"warmup_type": "linear"}, "warmup_type = 'linear': the rise is along half a cosine"),
-        ("WarmupDecayLR", {"total_num_steps": "auto"}, "total_num_steps = 'auto': is no number"),
-        ("WarmupDecayLR", {"warmup_max_lr": [0.1, 0.2]}, "warmup_max_lr = [0.1, 0.2]: is no number"),
+        ("WarmupDecayLR", {"total_num_steps": "auto"}, "total_num_steps = 'auto': is not a number"),
+        ("WarmupDecayLR", {"warmup_max_lr": [0.1, 0.2]}, "warmup_max_lr = [0.1, 0.2]: is not a number"),
         ("OneCycle", {"cycle_max_lr": 1}, "cycle_momentum: the first step has cycle_max_mom"),
         ("OneCycle", {"cycle_max_lr": 1, "cycle_first_stair_count": 4}, "stair_count = 4: the rate changes"),
         ("OneCycle", {"cycle_max_lr": 1, "decay_step_size": 9}, "decay_step_size = 9: the run ends with the cycle"),

@@ -91,7 +91,8 @@ def main() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, frame: sys.exit(128 + number))
     code = run_command(place_local_rank(sys.argv[1:]))
-    if code == 0 and "torch.distributed" in sys.modules:  # else there are no ranks to leave
+    # All ranks have met at the end of a run. After an error, others may still wait for this one.
+    if code in (0, EXIT_STOPPED) and "torch.distributed" in sys.modules:
         from dsprune.ranks.ranks import leave_ranks
 
         leave_ranks()

@@ -54,7 +54,7 @@ def _number(params: Entry, key: str, default: float | None, notes: Notes) -> flo
     value = params.get(key, default)
     if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
         return value
-    notes.leave_out(params, key, "is no number, so the recipe has its default")
+    notes.leave_out(params, key, "is not a number, so the recipe has its default")
     return None
 
 
