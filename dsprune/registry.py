@@ -133,12 +133,12 @@ METHODS = Registry(
 CURVES = Registry(
     "pruning.curve",
     {
-        "cubic": "dsprune.schedule.law:cubic",
-        "linear": "dsprune.schedule.law:linear",
-        "exponential": "dsprune.schedule.law:exponential",
-        "constant": "dsprune.schedule.law:constant",
-        "alternating": "dsprune.schedule.law:alternating",
-        "one-shot": "dsprune.schedule.law:one_shot",
+        "cubic": "dsprune.schedule.curves:cubic",
+        "linear": "dsprune.schedule.curves:linear",
+        "exponential": "dsprune.schedule.curves:exponential",
+        "constant": "dsprune.schedule.curves:at_target",
+        "alternating": "dsprune.schedule.curves:at_target",
+        "one-shot": "dsprune.schedule.curves:at_target",
     },
     renamed={"equal-work": "exponential"},
 )

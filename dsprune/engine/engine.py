@@ -8,21 +8,17 @@ from deepspeed import DeepSpeedEngine
 from torch import Tensor
 
 from dsprune.checkpoint.load import load_checkpoint
-from dsprune.checkpoint.model_card import Made, finish_folder
-from dsprune.checkpoint.model_folder import model_config, save_model_folder
+from dsprune.checkpoint.model_folder import save_model_folder
 from dsprune.checkpoint.pruning_state import sparsity_of
-from dsprune.checkpoint.rank_state import save_rank_state
-from dsprune.checkpoint.saved_masks import save_masks
+from dsprune.checkpoint.save import complete_model, save_checkpoint
 from dsprune.checkpoint.sparse_start import MasksFrom, start_sparse
-from dsprune.checkpoint.tags import begin_tag, commit_tag, tag_name
 from dsprune.engine.attach import check_attachable, initial_state, loader_steps_per_epoch
 from dsprune.engine.guard import Guard
 from dsprune.engine.learning_rate import Rates, replace_schedulers, schedule_learning_rate
 from dsprune.engine.pruner import Pruner
 from dsprune.engine.script import fit_to_recipe
 from dsprune.errors import UserError
-from dsprune.ranks.agreement import on_first_rank
-from dsprune.ranks.ranks import announce, current_ranks
+from dsprune.ranks.ranks import announce
 from dsprune.recipe import Distillation, Recipe, as_recipe
 from dsprune.schedule import Timetable, recipe_timetable
 from dsprune.zero.clipping import clip_gradients
@@ -179,24 +175,18 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             exclude_frozen_parameters: as for DeepSpeed.
             rank_state: tensors of this rank alone; `read_rank_state` reads them.
         """
-        tag = tag_name(f"global_step{self.global_steps}" if tag is None else tag)
         self._check_weights()
-        folder, state = Path(save_dir, tag), dict(client_state or {}) | model_config(self.module)
-        begin_tag(folder)
-        save_rank_state(folder, rank_state or {})
-        if self._pruning_state is not None:
-            save_masks(folder, self._pruning_state, self.applied_steps, accumulators=True)
-            state |= self._pruning_state.layout.client_state()
-        # `commit_tag` writes `latest`, since DeepSpeed does not write it atomically.
-        saved = super().save_checkpoint(
-            str(save_dir),
-            tag=tag,
-            client_state=state,
-            save_latest=False,
+        return save_checkpoint(
+            self,
+            super().save_checkpoint,
+            self._pruning_state,
+            Path(save_dir),
+            tag,
+            client_state or {},
+            rank_state or {},
+            latest=save_latest,
             exclude_frozen_parameters=exclude_frozen_parameters,
         )
-        commit_tag(folder, self.global_steps, latest=save_latest)
-        return saved
 
     def load_checkpoint(
         self,
@@ -280,7 +270,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
                 f"model saved at step {step}, sparsity {reached:.4f}: the last mask update is at {updates[-1].step}"
             )
         save_model_folder(self, Path(folder), tokenizer)
-        self._write_masks(folder)
+        complete_model(Path(folder), self._pruning_state, step, self._recipe)
 
     def save_masks(self, folder: Path | str) -> None:
         """Write the masks into an existing model folder, then the checksums of all its files.
@@ -288,12 +278,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         Collective: every rank must call this.
         """
         self._check_weights()
-        self._write_masks(folder)
-
-    def _write_masks(self, folder: Path | str) -> None:
-        if self._pruning_state is not None:
-            save_masks(Path(folder), self._pruning_state, self.applied_steps, accumulators=False)
-        on_first_rank(current_ranks(), lambda: finish_folder(Path(folder), Made(self._recipe)))
+        complete_model(Path(folder), self._pruning_state, self.applied_steps, self._recipe)
 
     def _check_weights(self) -> None:
         if self.pruner is not None:

@@ -39,7 +39,7 @@ from dsprune.methods.method import (
 from dsprune.recipe.pattern import Pattern
 from dsprune.registry import SCOPES
 from dsprune.schedule import MaskUpdate
-from dsprune.schedule.law import drop_fraction
+from dsprune.schedule.curves import drop_fraction
 from dsprune.selection.compensate import Blocks, select_compensating
 from dsprune.selection.groups import Group, update_groups
 from dsprune.selection.normalize import normalize

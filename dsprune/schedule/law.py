@@ -1,4 +1,4 @@
-"""The schedule law: how training and sparsification scale with the target sparsity, and the curves between updates.
+"""The schedule law: how training and sparsification scale with the target sparsity.
 
 The law is dsprune's own. The paper's guideline is to scale the training, sparsification and learning-rate
 schedules with the target, but its formula was not available. The law is fitted to recipes that the authors
@@ -8,9 +8,9 @@ MLPerf (the first mask update to 0.25 for a target of 0.5, and to 0.7 for 0.95).
 Its unit is the log compression `ln(1 / (1 - sparsity))`, the logarithm of the compression ratio.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
-from math import ceil, cos, expm1, pi
+from math import ceil, expm1
 
 from dsprune.recipe import Budget, Pruning, Recipe, Span, Start
 from dsprune.recipe.loading import check_recipe
@@ -19,17 +19,10 @@ from dsprune.recipe.timing import log_compression
 
 __all__ = [
     "WARMUP",
-    "alternating",
-    "constant",
-    "cubic",
     "dense_peak",
     "dense_steps",
-    "drop_fraction",
-    "exponential",
     "first_sparsity",
-    "linear",
     "max_target",
-    "one_shot",
     "recovery_steps",
     "rewinds_at_updates",
     "scaled_epochs",
@@ -55,9 +48,6 @@ LONGEST_DENSE = Fraction(3, 10)
 
 WARMUP: Mapping[Start, Fraction] = {"pretrained": Fraction(1, 2), "fine-tuned": Fraction(1)}
 """Share of the dense phase in which the learning rate rises."""
-
-Curve = Callable[[float, float, float], float]
-
 
 SHORTEST_INTERVAL = 60
 """Steps between two mask updates from which on the learning rate returns to its peak at each of them.
@@ -225,76 +215,3 @@ def _span(span: Span | None, ratio: float) -> Span | None:
         return span
     amount = ratio * span.amount
     return Span(float(round(amount)) if span.unit == "steps" else amount, span.unit)
-
-
-def cubic(progress: float, first: float, target: float) -> float:
-    """Return a sparsity that grows fast at first, when most weights are redundant, and slowly near the target.
-
-    It is `first + (target - first) * (1 - (1 - progress) ** 3)`.
-
-    Args:
-        progress: fraction of the steps from the start of the curve to its end, 0 to 1.
-        first: sparsity at progress 0.
-        target: sparsity at progress 1.
-
-    Examples:
-        >>> [round(cubic(i / 6, 0.7, 0.9), 3) for i in range(7)]
-        [0.7, 0.784, 0.841, 0.875, 0.893, 0.899, 0.9]
-    """
-    return first + (target - first) * (1 - (1 - progress) ** 3)
-
-
-def linear(progress: float, first: float, target: float) -> float:
-    """Return a sparsity that grows by the same number of weights at every mask update; arguments as for `cubic`.
-
-    Examples:
-        >>> linear(0.5, 0.5, 0.75)
-        0.625
-    """
-    return first + (target - first) * progress
-
-
-def exponential(progress: float, first: float, target: float) -> float:
-    """Return a sparsity whose log compression grows linearly: each mask update prunes the same share of the rest.
-
-    It is `1 - (1 - first) * ((1 - target) / (1 - first)) ** progress`; arguments as for `cubic`.
-
-    Examples:
-        >>> [round(exponential(i / 3, 0.5, 0.9375), 4) for i in range(4)]  # the rest is halved three times
-        [0.5, 0.75, 0.875, 0.9375]
-    """
-    return float(1 - (1 - first) * ((1 - target) / (1 - first)) ** progress)
-
-
-def one_shot(progress: float, first: float, target: float) -> float:
-    """Return the target, which the single mask update reaches; arguments as for `cubic`."""
-    del progress, first
-    return target
-
-
-def constant(progress: float, first: float, target: float) -> float:
-    """Return the target at every mask update, for methods that let weights grow back; arguments as for `cubic`."""
-    del progress, first
-    return target
-
-
-def alternating(progress: float, first: float, target: float) -> float:
-    """Return the target; every second mask update lets all weights grow back instead, see `dsprune.schedule.build`.
-
-    Peste et al., AC/DC: Alternating Compressed/DeCompressed Training of Deep Neural Networks, 2021. Arguments as for
-    `cubic`.
-    """
-    del progress, first
-    return target
-
-
-def drop_fraction(progress: float, first: float) -> float:
-    """Return the fraction of the kept weights that a mask update drops and lets grow back.
-
-    It falls along half a cosine from `first` at progress 0 to exactly 0 at progress 1.
-
-    Examples:
-        >>> [round(drop_fraction(i / 4, 0.4), 3) for i in range(5)]
-        [0.4, 0.341, 0.2, 0.059, 0.0]
-    """
-    return first / 2 * (1 + cos(pi * progress))

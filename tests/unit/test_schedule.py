@@ -9,13 +9,11 @@ from dsprune.errors import UserError
 from dsprune.recipe import Budget, LearningRate, Pruning, Recipe, Span, Start, load_recipe
 from dsprune.recipe.timing import log_compression
 from dsprune.schedule import MaskUpdate, Timetable, build_timetable
+from dsprune.schedule.curves import cubic, exponential, linear
 from dsprune.schedule.law import (
-    cubic,
     dense_peak,
     dense_steps,
-    exponential,
     first_sparsity,
-    linear,
     recovery_steps,
     scaled_epochs,
     scaled_to,
