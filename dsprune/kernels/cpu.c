@@ -167,14 +167,17 @@ int64_t settle(uint8_t *kept, const int32_t *keys, const int64_t *places, int64_
     return ties;
 }
 
-/* search.histogram_eager: counts the keys from `low` on in 256 bins of 2**bin_bits keys each. */
-void histogram(const int32_t *keys, int64_t n, int64_t low, int32_t bin_bits, int64_t *counts) {
-    int64_t parts[4][257] = {{0}}; /* several, since neighbours are often in one bin; the last bin is for keys outside */
-    for (int64_t i = 0; i < n; i++) {
-        const uint64_t bin = (uint64_t)(keys[i] - low) >> bin_bits; /* a key below `low` wraps around to a huge bin */
-        parts[i % 4][bin < 256 ? bin : 256]++;
+/* search.histograms_eager: counts the keys from `low` on in 256 bins of 2**bin_bits keys each, for each of `num` ranges. */
+void histograms(const int32_t *keys, int64_t num, const int64_t *begins, const int64_t *sizes, const int64_t *low,
+                const int64_t *bin_bits, int64_t *counts) {
+    for (int64_t r = 0; r < num; r++) {
+        int64_t parts[4][257] = {{0}}; /* several, since neighbours are often in one bin; the last bin is for keys outside */
+        for (int64_t i = begins[r]; i < begins[r] + sizes[r]; i++) {
+            const uint64_t bin = (uint64_t)(keys[i] - low[r]) >> bin_bits[r]; /* a key below wraps around to a huge bin */
+            parts[i % 4][bin < 256 ? bin : 256]++;
+        }
+        for (int b = 0; b < 256; b++) counts[256 * r + b] = parts[0][b] + parts[1][b] + parts[2][b] + parts[3][b];
     }
-    for (int bin = 0; bin < 256; bin++) counts[bin] = parts[0][bin] + parts[1][bin] + parts[2][bin] + parts[3][bin];
 }
 
 /* randomness.mix64. */

@@ -42,7 +42,7 @@ SIGNATURES = {
     "scan": (Int64, Pointer, Pointer, Int64, Int32, Int32, *5 * [Pointer]),
     "sample": (None, Pointer, Pointer, Int64, Int64, Int64, Pointer),
     "settle": (Int64, Pointer, Pointer, Pointer, Int64, Int32, Int64),
-    "histogram": (None, Pointer, Int64, Int64, Int32, Pointer),
+    "histograms": (None, Pointer, Int64, *5 * [Pointer]),
     "digest": (Int64, Pointer, Int64, Int64),
 }
 """Type of the result and of the arguments of each C function."""
@@ -86,10 +86,14 @@ class Kernel:
         found = kept.data_ptr(), keys.data_ptr(), places.data_ptr(), keys.numel()
         return int(self._library.settle(*found, threshold, quota))
 
-    def histogram(self, keys: Tensor, low: int, bin_bits: int) -> Tensor:
-        """Do the same as `dsprune.selection.search.histogram_eager`."""
-        counts = torch.empty(256, dtype=torch.int64)
-        self._library.histogram(keys.data_ptr(), keys.numel(), low, bin_bits, counts.data_ptr())
+    def histograms(
+        self, keys: Tensor, begins: Tensor, sizes: Tensor, low: Tensor, bin_bits: Tensor
+    ) -> Tensor:
+        """Do the same as `dsprune.selection.search.histograms_eager`."""
+        counts = torch.empty((len(low), 256), dtype=torch.int64)
+        given = keys, begins, sizes, low, bin_bits, counts
+        first, *rest = (values.contiguous().data_ptr() for values in given)
+        self._library.histograms(first, len(low), *rest)
         return counts
 
     def digest(self, kept: Tensor, num_weights: int, first: int) -> int:

@@ -15,11 +15,11 @@ __all__ = [
     "BLOCK",
     "COLUMNS",
     "SAMPLES",
-    "STATS",
+    "copy_kernel",
+    "count_kernel",
     "mask_kernel",
     "prune_kernel",
     "sample_kernel",
-    "scan_kernel",
 ]
 
 ROWS: tl.constexpr = tl.constexpr(512)
@@ -27,22 +27,20 @@ BLOCK: tl.constexpr = tl.constexpr(4096)  # weights of a block; their places fit
 WARPS = 8  # of a program: 16 weights a thread, so that registers suffice for many threads
 SAMPLES: tl.constexpr = tl.constexpr(1024)  # sampled weights, or places, of a block
 
-# Columns of the table: addresses, then numbers.
+# Columns of the table: four addresses, then numbers.
 VALUES: tl.constexpr = tl.constexpr(0)
 ROOT: tl.constexpr = tl.constexpr(1)
 KEPT: tl.constexpr = tl.constexpr(2)
-NEW_KEPT: tl.constexpr = tl.constexpr(3)
+OUTPUT: tl.constexpr = tl.constexpr(3)  # what a kernel writes of the segment
 NUMEL: tl.constexpr = tl.constexpr(4)  # of the segment, or of its sample
 FIRST_BLOCK: tl.constexpr = tl.constexpr(5)
 SCALE: tl.constexpr = tl.constexpr(6)  # the bits of a float32
 LOW: tl.constexpr = tl.constexpr(7)
 HIGH: tl.constexpr = tl.constexpr(8)
-START: tl.constexpr = tl.constexpr(9)
-STRIDE: tl.constexpr = tl.constexpr(10)
-OUTPUT: tl.constexpr = tl.constexpr(11)  # where the sample of the segment begins
+BIN_BITS: tl.constexpr = tl.constexpr(9)
+START: tl.constexpr = tl.constexpr(10)
+STRIDE: tl.constexpr = tl.constexpr(11)
 COLUMNS: tl.constexpr = tl.constexpr(12)
-
-STATS: tl.constexpr = tl.constexpr(4)  # numbers that a scan writes for each block
 
 PRUNED_KEY: tl.constexpr = tl.constexpr(-(2**31))
 NAN_KEY: tl.constexpr = tl.constexpr(2**31 - 1)
@@ -65,72 +63,76 @@ def mask_kernel(table, owners, DTYPE: tl.constexpr):  # noqa: N803
 
 
 @triton.jit
-def scan_kernel(
+def count_kernel(
     table,
     owners,
-    cursor,
-    stats,
-    inside,
-    places,
-    capacity,
     VALUES_DTYPE: tl.constexpr,  # noqa: N803
     ROOT_DTYPE: tl.constexpr,  # noqa: N803
     ABSOLUTE: tl.constexpr,  # noqa: N803
 ):
-    """Write masks that prune the keys below LOW, and copy the keys from LOW to HIGH with their places in the block.
+    """Count at OUTPUT, in 64 bits, the keys from LOW on, the NaNs, and those from LOW to HIGH by bins.
 
-    `stats` gets four numbers for each block: kept weights, NaNs, copied keys, and where these begin. Blocks reserve
-    their part of `inside` and `places` in any order. Beyond `capacity` nothing is copied, only counted in `cursor`.
+    A bin has `2**BIN_BITS` keys.
     """
-    segment, first, numel = _block(table, owners)
+    segment, _, _, keys = _block_keys(table, owners, VALUES_DTYPE, ROOT_DTYPE, ABSOLUTE)
+    low = tl.load(segment + LOW).to(tl.int32)
+    keeps = keys >= low
+    inside = keeps & (keys <= tl.load(segment + HIGH).to(tl.int32))
+    bin_bits = tl.load(segment + BIN_BITS).to(tl.uint32)
+    bins = ((keys - low).to(tl.uint32, bitcast=True) >> bin_bits).to(
+        tl.int32
+    )  # the distance may take 32 bits
+    counts = tl.load(segment + OUTPUT).to(tl.pointer_type(tl.int64))
+    tl.atomic_add(counts, _total(keeps), sem="relaxed")
+    tl.atomic_add(counts + 1, _total(keys == NAN_KEY), sem="relaxed")
+    tl.atomic_add(counts + 2 + bins, 1, mask=inside, sem="relaxed")
+
+
+@triton.jit
+def copy_kernel(
+    table,
+    owners,
+    cursor,
+    parts,
+    inside,
+    places,
+    VALUES_DTYPE: tl.constexpr,  # noqa: N803
+    ROOT_DTYPE: tl.constexpr,  # noqa: N803
+    ABSOLUTE: tl.constexpr,  # noqa: N803
+):
+    """Write masks to OUTPUT that prune the keys below LOW, and copy those from LOW to HIGH with their places.
+
+    Blocks reserve their part of `inside` and `places` in any order: `parts` gets its size and begin.
+    """
+    segment, first, numel, keys = _block_keys(table, owners, VALUES_DTYPE, ROOT_DTYPE, ABSOLUTE)
     at, columns = _places()
-    keep = _unpack(tl.load(segment + KEPT), first, numel)
-    values = tl.load(segment + VALUES) + first * (VALUES_DTYPE.primitive_bitwidth // 8)
-    root = tl.load(segment + ROOT) + first * (ROOT_DTYPE.primitive_bitwidth // 8)
-    if (values % 16 == 0) & (root % 16 == 0) & (first + BLOCK <= numel):
-        scores = tl.load(_vectors(values, VALUES_DTYPE) + at).to(tl.float32)
-        if tl.int8 != ROOT_DTYPE:
-            scores *= tl.sqrt_rn(tl.load(_vectors(root, ROOT_DTYPE) + at).to(tl.float32))
-    else:
-        valid = first + at < numel
-        scores = tl.load(values.to(tl.pointer_type(VALUES_DTYPE)) + at, mask=valid, other=0).to(tl.float32)
-        if tl.int8 != ROOT_DTYPE:
-            scores *= tl.sqrt_rn(
-                tl.load(root.to(tl.pointer_type(ROOT_DTYPE)) + at, mask=valid, other=0).to(tl.float32)
-            )
-    keys = _keys(scores, segment, keep, ABSOLUTE)
     keeps = keys >= tl.load(segment + LOW).to(tl.int32)
     hits = (keeps & (keys <= tl.load(segment + HIGH).to(tl.int32))).to(tl.int32)
-    keeps = keeps.to(tl.int32)
     rows = tl.arange(0, ROWS)
-    packed = (tl.load(segment + NEW_KEPT) + first // 8).to(tl.pointer_type(tl.uint8))
-    tl.store(packed + rows, tl.sum(keeps << columns, axis=1).to(tl.uint8), mask=first + 8 * rows < numel)
+    packed = (tl.load(segment + OUTPUT) + first // 8).to(tl.pointer_type(tl.uint8))
+    bits = tl.sum(keeps.to(tl.int32) << columns, axis=1)
+    tl.store(packed + rows, bits.to(tl.uint8), mask=first + 8 * rows < numel)
 
     row_hits = tl.sum(hits, axis=1)
     copied = tl.sum(row_hits, axis=0)
-    begin = tl.atomic_add(cursor, copied)
+    begin = tl.atomic_add(cursor, copied, sem="relaxed")
     before = tl.cumsum(row_hits, 0) - row_hits
     slots = begin + before[:, None] + tl.cumsum(hits, 1) - hits
-    stored = (hits != 0) & (slots < capacity)
-    tl.store(inside + slots, keys, mask=stored)
-    tl.store(places + slots, at.to(tl.int16), mask=stored)
-    numbers = stats + tl.program_id(0) * STATS
-    tl.store(numbers, tl.sum(tl.sum(keeps, axis=1), axis=0))
-    tl.store(numbers + 1, tl.sum(tl.sum((keys == NAN_KEY).to(tl.int32), axis=1), axis=0))
-    tl.store(numbers + 2, copied)
-    tl.store(numbers + 3, begin)
+    tl.store(inside + slots, keys, mask=hits != 0)
+    tl.store(places + slots, at.to(tl.int16), mask=hits != 0)
+    tl.store(parts + 2 * tl.program_id(0), copied)
+    tl.store(parts + 2 * tl.program_id(0) + 1, begin)
 
 
 @triton.jit
 def sample_kernel(
     table,
     owners,
-    keys,
     VALUES_DTYPE: tl.constexpr,  # noqa: N803
     ROOT_DTYPE: tl.constexpr,  # noqa: N803
     ABSOLUTE: tl.constexpr,  # noqa: N803
 ):
-    """Write the keys of every STRIDE-th weight from START on."""
+    """Write the keys of every STRIDE-th weight from START on to OUTPUT."""
     segment = table + tl.load(owners + tl.program_id(0)).to(tl.int64) * COLUMNS
     count = (tl.program_id(0) - tl.load(segment + FIRST_BLOCK)) * SAMPLES + tl.arange(0, SAMPLES)
     valid = count < tl.load(segment + NUMEL)
@@ -143,10 +145,10 @@ def sample_kernel(
         root = tl.load(segment + ROOT).to(tl.pointer_type(ROOT_DTYPE)) + at
         scores *= tl.sqrt_rn(tl.load(root, mask=valid, other=0).to(tl.float32))
     found = _keys(scores, segment, keep != 0, ABSOLUTE)
-    tl.store(keys + tl.load(segment + OUTPUT) + count, found, mask=valid)
+    tl.store(tl.load(segment + OUTPUT).to(tl.pointer_type(tl.int32)) + count, found, mask=valid)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def prune_kernel(places, count):
     """Clear the bits at some places, each its address times eight plus the number of its bit."""
     number = tl.program_id(0).to(tl.int64) * SAMPLES + tl.arange(0, SAMPLES)
@@ -183,6 +185,40 @@ def _unpack(kept, first, numel):
     packed = (kept + first // 8).to(tl.pointer_type(tl.uint8)) + rows
     bits = tl.load(packed, mask=first + 8 * rows < numel, other=0).to(tl.int32)
     return ((bits[:, None] >> tl.arange(0, 8)[None, :]) & 1) != 0
+
+
+@triton.jit
+def _block_keys(
+    table,
+    owners,
+    VALUES_DTYPE: tl.constexpr,  # noqa: N803
+    ROOT_DTYPE: tl.constexpr,  # noqa: N803
+    ABSOLUTE: tl.constexpr,  # noqa: N803
+):
+    """Return what `_block` does, and the keys of the block, `[ROWS, 8]`."""
+    segment, first, numel = _block(table, owners)
+    at, _ = _places()
+    keep = _unpack(tl.load(segment + KEPT), first, numel)
+    values = tl.load(segment + VALUES) + first * (VALUES_DTYPE.primitive_bitwidth // 8)
+    root = tl.load(segment + ROOT) + first * (ROOT_DTYPE.primitive_bitwidth // 8)
+    if (values % 16 == 0) & (root % 16 == 0) & (first + BLOCK <= numel):
+        scores = tl.load(_vectors(values, VALUES_DTYPE) + at).to(tl.float32)
+        if tl.int8 != ROOT_DTYPE:
+            scores *= tl.sqrt_rn(tl.load(_vectors(root, ROOT_DTYPE) + at).to(tl.float32))
+    else:
+        valid = first + at < numel
+        scores = tl.load(values.to(tl.pointer_type(VALUES_DTYPE)) + at, mask=valid, other=0).to(tl.float32)
+        if tl.int8 != ROOT_DTYPE:
+            scores *= tl.sqrt_rn(
+                tl.load(root.to(tl.pointer_type(ROOT_DTYPE)) + at, mask=valid, other=0).to(tl.float32)
+            )
+    return segment, first, numel, _keys(scores, segment, keep, ABSOLUTE)
+
+
+@triton.jit
+def _total(found):
+    """Return how many of `[ROWS, 8]` are true."""
+    return tl.sum(tl.sum(found.to(tl.int32), axis=1), axis=0)
 
 
 @triton.jit

@@ -39,7 +39,6 @@ __all__ = [
     "scan_eager",
     "settle",
     "settle_eager",
-    "settled",
     "to_keys",
 ]
 
@@ -228,15 +227,10 @@ def settle(found: Scan, threshold: int, quota: int) -> Tensor:
 
 def settle_eager(kept: Tensor, keys: Tensor, places: Tensor, threshold: int, quota: int) -> int:
     """Prune the keys below the threshold and the first `quota` ties in a packed mask, and return how many ties."""
-    prune_(kept, places[settled(keys, threshold, quota)].to(kept.device))
-    return min(quota, int((keys == threshold).sum()))
-
-
-def settled(keys: Tensor, threshold: int, quota: int) -> Tensor:
-    """Return which keys are pruned, as a boolean mask: those below the threshold and the first `quota` ties."""
     pruned = keys < threshold
     pruned[(keys == threshold).nonzero().view(-1)[:quota]] = True
-    return pruned
+    prune_(kept, places[pruned].to(kept.device))
+    return min(quota, int((keys == threshold).sum()))
 
 
 def parts(numel: int, device: torch.device, step: int | None = None) -> Iterator[slice]:

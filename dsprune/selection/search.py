@@ -9,7 +9,7 @@ from torch import Tensor
 from dsprune.kernels.cpu import kernel_for
 from dsprune.ranks.collectives import Comm
 
-__all__ = ["BINS", "BIN_BITS", "ROUNDS", "Search", "histogram", "histogram_eager", "is_found", "narrow"]
+__all__ = ["BINS", "BIN_BITS", "ROUNDS", "Search", "histograms", "histograms_eager", "is_found", "narrow"]
 
 BIN_BITS = 8
 BINS = 1 << BIN_BITS
@@ -81,13 +81,30 @@ def narrow(
     return search
 
 
-def histogram(keys: Tensor, low: int, bin_bits: int) -> Tensor:
-    """Count int32 keys in `BINS` bins of `2**bin_bits` keys each, from `low` on; keys outside are not counted."""
+def histograms(keys: Tensor, sizes: Tensor, low: Tensor, bin_bits: Tensor) -> Tensor:
+    """Count the keys of several groups in bins; keys outside of these are not counted.
+
+    Args:
+        keys: int32 keys on the CPU, one group after the other.
+        sizes: number of keys of each group.
+        low: first key of each range: one a group, or several, the first ones of all groups first.
+        bin_bits: log2 of the number of keys in a bin of each range.
+
+    Returns:
+        `[ranges, BINS]`, int64.
+    """
+    times = len(low) // len(sizes)
+    ranges = (sizes.cumsum(0) - sizes).repeat(times), sizes.repeat(times), low, bin_bits
     kernel = kernel_for(keys)
-    return histogram_eager(keys, low, bin_bits) if kernel is None else kernel.histogram(keys, low, bin_bits)
+    return histograms_eager(keys, *ranges) if kernel is None else kernel.histograms(keys, *ranges)
 
 
-def histogram_eager(keys: Tensor, low: int, bin_bits: int) -> Tensor:
-    """Do the same as `histogram` on any device."""
+def histograms_eager(keys: Tensor, begins: Tensor, sizes: Tensor, low: Tensor, bin_bits: Tensor) -> Tensor:
+    """Do the same on any device, given where the keys of each range begin, and how many there are."""
+    ranges = torch.stack([begins, begins + sizes, low, bin_bits], 1).tolist()
+    return torch.stack([_histogram(keys[begin:end], *start) for begin, end, *start in ranges])
+
+
+def _histogram(keys: Tensor, low: int, bin_bits: int) -> Tensor:
     bins = (keys.long() - low) >> bin_bits
     return torch.bincount(bins[(bins >= 0) & (bins < BINS)], minlength=BINS)

@@ -5,18 +5,19 @@ pruned, with ties in global order. Ranks exchange histograms, a few kilobytes pe
 message:
 
     1. guess a bracket of keys around the threshold of each group from a sample     bracket.guess_brackets
-    2. in one pass over all scores, prune and count the keys below the bracket,
-       and copy the keys inside                                                     passes.scan_all
-    3. narrow the bracket to the threshold by histograms of the copied keys;
-       the first one shares a message with the counts                               search.narrow
+    2. in one pass over all scores, count the keys below the bracket and inside,
+       these by bins; all counts share a message                                    LocalScores.scan
+    3. narrow the bracket to the threshold by histograms of the keys inside         search.narrow
     4. divide the ties with the threshold among the shards                          ties.share_ties
-    5. prune the copied keys below the threshold, and the shard's ties              passes.settle_all
+    5. prune the keys below the threshold, and the shard's ties                     LocalScores.settle
+
+On a CPU the pass also copies the keys inside (`shard_scores`). On an accelerator a second pass copies those in the bin
+with the threshold (`device_scores`).
 
 Groups with rows, which are too many for histograms, take another way: `dsprune.selection.rows`.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -25,11 +26,13 @@ from dsprune.errors import UserError
 from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.selection.bracket import guess_brackets
+from dsprune.selection.device_scores import DeviceScores, products_on_device
 from dsprune.selection.groups import Group
-from dsprune.selection.local import Bracket, LocalScores, ShardScores
+from dsprune.selection.local import Bracket, LocalScores
 from dsprune.selection.rows import select_rows
 from dsprune.selection.scan import HIGHEST_KEY, LOWEST_KEY, Scorer, refuse_nan
 from dsprune.selection.search import Search, narrow
+from dsprune.selection.shard_scores import ShardScores
 from dsprune.selection.ties import share_ties
 
 __all__ = ["select", "select_from"]
@@ -56,7 +59,13 @@ def select(
     """
     if any(group.num_rows > 1 for group in groups):
         return select_rows(shards, scorers, kept, groups, comm)
-    return select_from(ShardScores(shards, scorers, kept, groups), shards, groups, comm)
+    products = products_on_device(shards, scorers)
+    scores: LocalScores = (
+        ShardScores(shards, scorers, kept, groups)
+        if products is None
+        else DeviceScores(shards, products, scorers[0].absolute, kept, groups)
+    )
+    return select_from(scores, shards, groups, comm)
 
 
 def select_from(
@@ -64,7 +73,9 @@ def select_from(
 ) -> list[Tensor]:
     """Do the same as `select`, given the passes over this rank's scores. Collective: every rank must call this."""
     brackets = guess_brackets(scores, groups, comm)
-    found = narrow(_scan_all(scores, shards, groups, brackets, comm), scores.inside, comm)
+    start = _scan_all(scores, shards, groups, brackets, comm)
+    scores.collect(start)
+    found = narrow(start, scores.inside, comm)
     thresholds = _of_tensors(groups, found.low.tolist())
     shares = share_ties(shards, scores.num_ties(thresholds), groups, found, comm)
     return scores.settle(thresholds, shares)
@@ -87,16 +98,11 @@ def _scan_all(
     """Scan all shards, and again with a wider bracket if a bracket missed its threshold.
 
     Returns:
-        The search in the brackets, narrowed by the first histogram, which shares a message with the counts.
+        The search in the brackets, narrowed by the first histogram.
     """
     counts = scores.scan(brackets)
-    targets = torch.tensor([group.num_pruned for group in groups])
-    start = Search.start(brackets, counts.num_below, counts.num_inside, targets)
-    histograms = scores.inside(start)
-    message = torch.cat([*counts, histograms.flatten()])
-    sizes = [len(shards), len(groups), len(groups), histograms.numel()]
-    num_nan, num_below, num_inside, total = comm.all_reduce_sum(message).split(sizes)
-
+    message = comm.all_reduce_sum(torch.cat([part.flatten() for part in counts]))
+    num_nan, num_below, num_inside, total = message.split([part.numel() for part in counts])
     refuse_nan(shards, num_nan.tolist())
     wider = [
         _widened(bracket, group, int(below), int(inside))
@@ -104,7 +110,8 @@ def _scan_all(
     ]
     if wider != list(brackets):
         return _scan_all(scores, shards, groups, wider, comm)
-    return replace(start, num_below=num_below, num_inside=num_inside).refine(total.view_as(histograms))
+    targets = torch.tensor([group.num_pruned for group in groups])
+    return Search.start(brackets, num_below, num_inside, targets).refine(total.view_as(counts.histograms))
 
 
 def _widened(bracket: Bracket, group: Group, num_below: int, num_inside: int) -> Bracket:

@@ -59,7 +59,12 @@ class DrawnScores:
             torch.tensor([int(part.sum()) for part in parts])
             for parts in (self._below, [d.total for d in self._inside])
         ]
-        return Counts(torch.zeros(len(self._shards), dtype=torch.int64), *counts)
+        none = torch.zeros(len(self._groups), dtype=torch.int64)
+        first = self.inside(Search.start(brackets, none, none, none))
+        return Counts(torch.zeros(len(self._shards), dtype=torch.int64), *counts, first)
+
+    def collect(self, search: Search) -> None:
+        """Do nothing: counts are drawn when they are asked for."""
 
     def inside(self, search: Search) -> Tensor:
         """Draw the histograms of the keys inside the brackets."""

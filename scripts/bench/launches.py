@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -27,6 +27,7 @@ from dsprune.masks import MaskSet
 from dsprune.masks.bits import apply_all_
 from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.collectives import Comm
+from dsprune.selection.search import BINS
 
 __all__ = ["launches"]
 
@@ -216,21 +217,8 @@ def tensors_of(count: int) -> list[PrunableTensor]:
 
 def columns(table: Tensor) -> list[dict[str, int]]:
     """Return the rows of a table by the names of its columns."""
-    names = (
-        "values",
-        "root",
-        "kept",
-        "new",
-        "numel",
-        "block",
-        "scale",
-        "low",
-        "high",
-        "start",
-        "stride",
-        "output",
-    )
-    return [dict(zip(names, row, strict=True)) for row in table.tolist()]
+    names = ("VALUES", "KEPT", "OUTPUT", "NUMEL", "LOW", "HIGH", "BIN_BITS", "START", "STRIDE")
+    return [{name: row[int(getattr(triton_kernels, name))] for name in names} for row in table.tolist()]
 
 
 def library() -> Any:
@@ -246,49 +234,69 @@ def mask_twin(table: Tensor, owners: Tensor, DTYPE: Any) -> int:  # noqa: N803
     apply = library().apply_32 if size == 4 else library().apply_16
     rows = columns(table)
     for row in rows:
-        apply(row["kept"], row["values"], row["numel"])
-    return table.nbytes + owners.nbytes + sum(2 * size * row["numel"] + -(-row["numel"] // 8) for row in rows)
+        apply(row["KEPT"], row["VALUES"], row["NUMEL"])
+    return table.nbytes + owners.nbytes + sum(2 * size * row["NUMEL"] + -(-row["NUMEL"] // 8) for row in rows)
 
 
-def sample_twin(table: Tensor, owners: Tensor, keys: Tensor, **_: Any) -> int:
+def sample_twin(table: Tensor, owners: Tensor, **_: Any) -> int:
     """Do what `sample_kernel` does; a sector of 32 bytes is read for a weight, and one for its mask."""
+    total = 0
     for row in columns(table):
-        scores = ctypes.byref(_Product(row["values"], None, 1.0, 1))
-        place = keys.data_ptr() + 4 * row["output"]
-        library().sample(scores, row["kept"], row["start"], row["stride"], row["numel"], place)
-    return table.nbytes + owners.nbytes + 68 * keys.numel()
+        scores = ctypes.byref(_Product(row["VALUES"], None, 1.0, 1))
+        library().sample(scores, row["KEPT"], row["START"], row["STRIDE"], row["NUMEL"], row["OUTPUT"])
+        total += row["NUMEL"]
+    return table.nbytes + owners.nbytes + 68 * total
 
 
-def scan_twin(
-    table: Tensor,
-    owners: Tensor,
-    cursor: Tensor,
-    stats: Tensor,
-    inside: Tensor,
-    places: Tensor,
-    capacity: int,
-    **_: Any,
+class Scanned(NamedTuple):
+    """What a scan of a segment finds."""
+
+    num_kept: int
+    num_nan: int
+    keys: Any
+    places: Any
+
+
+def scanned(row: dict[str, int], new: int) -> Scanned:
+    """Scan a segment, and write its mask to the address `new`."""
+    found, at = np.empty((2, row["NUMEL"] + VECTOR), np.int32)
+    below, nan = ctypes.c_int64(), ctypes.c_int64()
+    copied = library().scan(
+        ctypes.byref(_Product(row["VALUES"], None, 1.0, 1)), row["KEPT"], row["NUMEL"], row["LOW"], row["HIGH"],
+        new, found.ctypes.data, at.ctypes.data, ctypes.byref(below), ctypes.byref(nan),
+    )  # fmt: skip
+    return Scanned(row["NUMEL"] - below.value, nan.value, found[:copied], at[:copied])
+
+
+def count_twin(table: Tensor, owners: Tensor, **_: Any) -> int:
+    """Do what `count_kernel` does; each key in the range is an atomic operation on a sector of 32 bytes."""
+    total = inside = 0
+    for row in columns(table):
+        scratch = np.empty(-(-row["NUMEL"] // 8), np.uint8)
+        found = scanned(row, scratch.ctypes.data)
+        bins = (found.keys.astype(np.int64) - row["LOW"]) >> row["BIN_BITS"]
+        counts = np.ctypeslib.as_array((ctypes.c_int64 * (2 + BINS)).from_address(row["OUTPUT"]))
+        counts += [found.num_kept, found.num_nan, *np.bincount(bins, minlength=BINS)]
+        total += row["NUMEL"]
+        inside += len(found.keys)
+    return table.nbytes + owners.nbytes + 4 * total + total // 8 + 64 * inside
+
+
+def copy_twin(
+    table: Tensor, owners: Tensor, cursor: Tensor, parts: Tensor, inside: Tensor, places: Tensor, **_: Any
 ) -> int:
-    """Do what `scan_kernel` does."""
-    found, at = np.empty((2, BLOCK + VECTOR), np.int32)
-    numbers, below, nan = [], ctypes.c_int64(), ctypes.c_int64()
-    keys, where, begin, total = inside.numpy(), places.numpy(), 0, 0
+    """Do what `copy_kernel` does."""
+    numbers, total, begin = [], 0, 0
     for row in columns(table):
-        total += row["numel"]
-        for first in range(0, row["numel"], BLOCK):
-            size = min(BLOCK, row["numel"] - first)
-            scores = ctypes.byref(_Product(row["values"] + 4 * first, None, 1.0, 1))
-            copied = library().scan(
-                scores, row["kept"] + first // 8, size, row["low"], row["high"], row["new"] + first // 8,
-                found.ctypes.data, at.ctypes.data, ctypes.byref(below), ctypes.byref(nan),
-            )  # fmt: skip
-            stored = max(min(copied, capacity - begin), 0)
-            keys[begin : begin + stored], where[begin : begin + stored] = found[:stored], at[:stored]
-            numbers += [size - below.value, nan.value, copied, begin]
-            begin += copied
-    stats.numpy()[:] = numbers
-    cursor.numpy()[:] = begin
-    return table.nbytes + owners.nbytes + stats.nbytes + 4 * total + total // 4 + 6 * begin
+        found = scanned(row, row["OUTPUT"])
+        end = begin + len(found.keys)
+        inside.numpy()[begin:end], places.numpy()[begin:end] = found.keys, found.places % BLOCK
+        sizes = np.bincount(found.places // BLOCK, minlength=-(-row["NUMEL"] // BLOCK))
+        numbers.append(np.stack([sizes, begin + sizes.cumsum() - sizes], 1))
+        begin, total = end, total + row["NUMEL"]
+    found_parts = np.concatenate(numbers).reshape(-1)
+    parts.numpy()[: len(found_parts)] = found_parts
+    return table.nbytes + owners.nbytes + parts.nbytes + 4 * total + total // 4 + 6 * begin
 
 
 def prune_twin(places: Tensor, count: int) -> int:
@@ -303,6 +311,7 @@ def prune_twin(places: Tensor, count: int) -> int:
 TWINS: dict[str, Callable[..., int]] = {
     "mask_kernel": mask_twin,
     "sample_kernel": sample_twin,
-    "scan_kernel": scan_twin,
+    "count_kernel": count_twin,
+    "copy_kernel": copy_twin,
     "prune_kernel": prune_twin,
 }

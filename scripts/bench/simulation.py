@@ -27,9 +27,9 @@ from dsprune.masks.bits import count_kept
 from dsprune.model.shard import PrunableTensor, Shard, equal_part
 from dsprune.ranks.collectives import Comm
 from dsprune.selection.groups import Group
-from dsprune.selection.local import ShardScores
 from dsprune.selection.scan import Scorer
 from dsprune.selection.select import select_from
+from dsprune.selection.shard_scores import ShardScores
 
 __all__ = ["MODELS", "Update", "shards_of", "simulate_update", "tensors_of"]
 

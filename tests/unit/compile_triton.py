@@ -22,13 +22,14 @@ from dsprune.kernels import triton_kernels
 
 TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "gfx942": ("hip", "gfx942", 64)}
 TABLE = {"table": "*i64", "owners": "*i32"}
-FOUND = {"cursor": "*i32", "stats": "*i32", "inside": "*i32", "places": "*i16", "capacity": "i32"}
+FOUND = {"cursor": "*i32", "parts": "*i32", "inside": "*i32", "places": "*i16"}
 PRODUCT = {"VALUES_DTYPE": tl.float32, "ROOT_DTYPE": tl.float32, "ABSOLUTE": True}
 KERNELS: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
     "mask 32": ("mask_kernel", TABLE, {"DTYPE": tl.int32}),
     "mask 16": ("mask_kernel", TABLE, {"DTYPE": tl.int16}),
-    "scan": ("scan_kernel", TABLE | FOUND, PRODUCT),
-    "sample": ("sample_kernel", TABLE | {"keys": "*i32"}, PRODUCT),
+    "count": ("count_kernel", TABLE, PRODUCT),
+    "copy": ("copy_kernel", TABLE | FOUND, PRODUCT),
+    "sample": ("sample_kernel", TABLE, PRODUCT),
     "prune": ("prune_kernel", {"places": "*i64", "count": "i32"}, {}),
 }
 

@@ -27,7 +27,7 @@ from dsprune.selection.scan import (
     settle_eager,
     to_keys,
 )
-from dsprune.selection.search import BINS, histogram, histogram_eager
+from dsprune.selection.search import BINS, histograms, histograms_eager
 
 FLOATS = st.floats(width=32, allow_nan=False)
 BOUNDS = LOWEST_KEY, HIGHEST_KEY
@@ -172,9 +172,17 @@ def test_an_empty_shard_has_nothing() -> None:
 @given(
     st.lists(st.integers(PRUNED_KEY, NAN_KEY)), st.integers(PRUNED_KEY, NAN_KEY), st.sampled_from([0, 8, 24])
 )
-def test_histogram_counts_each_bin_and_nothing_else(keys: list[int], low: int, bin_bits: int) -> None:
-    for start in {low, *keys[:1]}:
-        bins = [(key - start) >> bin_bits for key in keys]
-        expected = [bins.count(number) for number in range(BINS)]
-        for count in (histogram, histogram_eager):
-            assert count(torch.tensor(keys, dtype=torch.int32), start, bin_bits).tolist() == expected
+def test_histograms_count_each_bin_and_nothing_else(keys: list[int], low: int, bin_bits: int) -> None:
+    given, sizes = torch.tensor([7, *keys], dtype=torch.int32), torch.tensor([1, len(keys)])
+    starts = torch.tensor([7, low, 7, keys[0] if keys else 0])  # two ranges for each of two groups
+    bits = torch.tensor([0, bin_bits] * 2)
+    expected = [[1] + [0] * (BINS - 1), counts_of(keys, low, bin_bits)]
+    expected += [expected[0], counts_of(keys, int(starts[3]), bin_bits)]
+    begins = torch.tensor([0, 1, 0, 1])
+    assert histograms(given, sizes, starts, bits).tolist() == expected
+    assert histograms_eager(given, begins, sizes.repeat(2), starts, bits).tolist() == expected
+
+
+def counts_of(keys: list[int], start: int, bin_bits: int) -> list[int]:
+    bins = [(key - start) >> bin_bits for key in keys]
+    return [bins.count(number) for number in range(BINS)]

@@ -15,6 +15,7 @@ from dsprune.ranks.collectives import Comm
 from dsprune.selection import select
 from dsprune.selection.groups import make_groups
 from dsprune.selection.scan import HIGHEST_KEY, LOWEST_KEY, Scorer, sample_eager, scan_eager
+from dsprune.selection.search import BINS
 
 # The interpreter computes with NumPy, which warns where infinity times zero is NaN.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
@@ -81,31 +82,30 @@ def products_of(kind: str, offset: int) -> list[Product]:
 @pytest.mark.parametrize("kind", PRODUCTS)
 @pytest.mark.parametrize("offset", [0, 3])
 @pytest.mark.parametrize("absolute", [False, True])
-@pytest.mark.parametrize(
-    ("bounds", "expected"),
-    [((LOWEST_KEY, HIGHEST_KEY), 0), ((-5, 2**30), 150)],
-    ids=["once more", "one by one"],
-)
-def test_scan(
-    kind: str,
-    offset: int,
-    absolute: bool,
-    bounds: tuple[int, int],
-    expected: int,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("bounds", [(LOWEST_KEY, HIGHEST_KEY), (-5, 2**30)])
+def test_counting_and_copying(
+    kind: str, offset: int, absolute: bool, bounds: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accelerator, "ALWAYS_COPIED", 0)  # so that the limit is 205 keys
     launches = count_calls(monkeypatch, "_launch")
     products, kept = products_of(kind, offset), masks_of(SIZES)
-    found = accelerator.scan(products, absolute, kept, [bounds] * len(SIZES), [expected] * len(SIZES))
-    assert len(launches) == (len(SIZES) if expected else 2)
-    for size, scores, bits, part in zip(SIZES, products, kept, found, strict=True):
-        new = torch.empty_like(bits)
-        below, nans, inside, places = scan_eager(scores, absolute, bits, *bounds, new)
-        assert (size - part.num_kept, part.num_nan) == (below, nans)
-        assert torch.equal(part.inside, inside.cpu())
-        assert torch.equal(part.places, places.cpu())
-        assert torch.equal(part.kept, new)
+    low, high = (torch.full((len(SIZES),), bound) for bound in bounds)
+    bin_bits = torch.full_like(low, max(0, (bounds[1] - bounds[0]).bit_length() - 8))
+    segments = accelerator.Segments(products, absolute, kept)
+    counts = segments.count(low, high, bin_bits, BINS)
+    found = segments.copy(low, high, counts[:, 2:].sum(1))
+    assert 2 < len(launches) <= 1 + len(SIZES)
+    expected = []
+    for size, scores, bits, new, row in zip(SIZES, products, kept, found.kept, counts, strict=True):
+        wanted = torch.empty_like(bits)
+        below, nans, *inside = scan_eager(scores, absolute, bits, *bounds, wanted)
+        assert (size - row[0], row[1]) == (below, nans)
+        bins = (inside[0].cpu().long() - bounds[0]) >> bin_bits[0]
+        assert torch.equal(row[2:], bins.bincount(minlength=BINS))
+        assert torch.equal(new, wanted)
+        expected.append(inside)
+    for values, parts in zip(found[:2], zip(*expected, strict=True), strict=True):
+        assert torch.equal(values, torch.cat(parts).cpu())
 
 
 @pytest.mark.parametrize("kind", PRODUCTS)
@@ -113,10 +113,11 @@ def test_scan(
 def test_sample(kind: str, stride: int) -> None:
     products, kept = products_of(kind, 1), masks_of(SIZES)
     parts = [slice(min(2, size), size, stride) for size in SIZES]
-    found = accelerator.sample(products, True, kept, parts)
-    for size, scores, bits, part, keys in zip(SIZES, products, kept, parts, found, strict=True):
+    keys, sizes = accelerator.Segments(products, True, kept).sample(parts)
+    found = keys.split(sizes.tolist())
+    for size, scores, bits, part, own in zip(SIZES, products, kept, parts, found, strict=True):
         scorer = Scorer(lambda part, scores=scores: scores[part].values(), absolute=True)
-        assert torch.equal(keys, sample_eager(scorer, size, bits, part).cpu())
+        assert torch.equal(own, sample_eager(scorer, size, bits, part).cpu())
 
 
 def test_pruning_places() -> None:
@@ -124,7 +125,8 @@ def test_pruning_places() -> None:
     masks = [torch.ones(size, dtype=torch.bool) for size in sizes]
     kept = [pack(mask).to(DEVICE) for mask in masks]
     places = [torch.arange(1, 3000, 2), torch.empty(0, dtype=torch.int64), torch.tensor([69, 0, 31, 32])]
-    accelerator.prune_(kept, places)
+    owners = torch.arange(3).repeat_interleave(torch.tensor([len(at) for at in places]))
+    accelerator.prune_(kept, owners, torch.cat(places))
     for bits, mask, at in zip(kept, masks, places, strict=True):
         mask[at] = False
         assert torch.equal(bits.cpu(), pack(mask))
@@ -153,7 +155,7 @@ def test_a_selection_is_that_of_the_cpu(scope: str, rooted: bool, monkeypatch: p
     scorers = [replace(scorer, product=given) for scorer, given in zip(scorers, there, strict=True)]
     found = select(shards, scorers, kept, groups, Comm())
     assert all(torch.equal(new.cpu(), old) for new, old in zip(found, expected, strict=True))
-    assert [len(calls) for calls in launches] == [3, 2]  # launches; waits for the device
+    assert [len(calls) for calls in launches] == [4, 3]  # launches; waits for the device
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch, name: str) -> list[object]:
