@@ -47,6 +47,7 @@ def reshard(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> 
         assert set(engine.get_lr()) == {peak, 0.25 * peak}
         files = CheckpointFiles(Path(folder) / "saved")
         for name, views in whole_parameters(engine).items():
+            assert files.views(name).keys() == views.keys()
             for what, expected in files.views(name).items():
                 assert torch.equal(views[what], expected.double()), f"{what} of {name}"
         pruner = pruner_of(engine)

@@ -92,11 +92,9 @@ def whole(one_rank: RankPool, recipe: Path) -> Path:
 # ---- the same content
 
 
-@pytest.mark.parametrize("world", [2, 3, 4])
-def test_any_number_of_ranks_makes_the_same_bytes(
-    recipe: Path, whole: Path, tmp_path: Path, world: int
-) -> None:
-    with RankPool(world) as pool:
+def test_four_ranks_make_the_same_bytes(recipe: Path, whole: Path, tmp_path: Path) -> None:
+    """Two and three are those of the captures that are killed and resumed."""
+    with RankPool(4) as pool:
         teach(pool, recipe, tmp_path / "store", *HIDDEN)
     assert content(tmp_path / "store") == content(whole)
 
@@ -141,7 +139,6 @@ def test_killed_at_every_stage_and_resumed_by_any_number_of_ranks(
         (1, 0, "shard-", 0),  # the first shard has its temporary name
         (2, 0, "shard-", 1),  # before it is renamed; the other rank continues until it misses this one
         (3, 2, "shard-", 0),
-        (2, 0, "shard-", 1),
         (2, 0, "head", 0),
         (1, 0, "store.json", 1),
         (3, 0, "store.json", 2),

@@ -4,9 +4,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from dsprune.testing.forked import ForkedRanks
 from dsprune.utils.signals import GRACE
 
 BEGIN = """
@@ -51,9 +53,11 @@ finally:
 """
 
 
-def test_what_a_batch_script_ignores_stays_ignored_but_by_the_ranks() -> None:
-    done = subprocess.run([sys.executable, "-c", IGNORED], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_what_a_batch_script_ignores_stays_ignored_but_by_the_ranks(tmp_path: Path) -> None:
+    script = tmp_path / "ignored.py"
+    script.write_text(IGNORED)
+    process = ForkedRanks([], 1, tmp_path / "log", script=script)
+    assert process.wait() == [0], process.said()
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_names_in_any_letters_work_in_an_ascii_locale(tmp_path: Path) -> None:
     plain = {name: value for name, value in environment().items() if not name.startswith("LC_")}
     program = "import sys; from dsprune.commands.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", program, "train", f"{tmp_path}/größe.yaml"],
+        [sys.executable, "-c", program, "recipes", "show", f"{tmp_path}/größe.yaml"],
         env=plain | {"PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
         capture_output=True,
         check=False,
