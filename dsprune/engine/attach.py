@@ -5,7 +5,7 @@ from deepspeed import DeepSpeedEngine
 from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.engine.learning_rate import check_no_scheduler
 from dsprune.errors import UserError
-from dsprune.methods.checks import check_method
+from dsprune.methods.checks import check_pruning
 from dsprune.model.prunable import check_no_adapter, check_not_compiled, describe_dense
 from dsprune.ranks.ranks import announce
 from dsprune.recipe import Pruning, Recipe
@@ -37,7 +37,7 @@ def check_attachable(engine: DeepSpeedEngine, recipe: Recipe) -> None:
     check_no_scheduler(engine)
     check_settings(engine, recipe)
     if recipe.pruning is not None:
-        check_method(recipe.pruning)
+        check_pruning(recipe.pruning)
         check_optimizer_state(type(engine.basic_optimizer).__name__, recipe.pruning.method)
 
 

@@ -4,10 +4,10 @@ from dsprune.errors import UserError
 from dsprune.methods.method import CompensatingMethod, RegrowingMethod, find_method
 from dsprune.recipe import Pruning
 
-__all__ = ["check_method"]
+__all__ = ["check_pruning"]
 
 
-def check_method(pruning: Pruning) -> None:
+def check_pruning(pruning: Pruning) -> None:
     """Check that the settings of a recipe fit its method.
 
     Raises:

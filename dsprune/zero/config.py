@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from dsprune.errors import UserError
-from dsprune.methods.checks import check_method
+from dsprune.methods.checks import check_pruning
 from dsprune.recipe import Recipe
 from dsprune.utils.documents import read_json
 from dsprune.utils.installation import shipped_folder, shipped_names
@@ -92,7 +92,7 @@ def resolve_ds_config(config: dict[str, Any], recipe: Recipe, world_size: int) -
     check_ds_config(config)
     check_by_deepspeed(config)
     if recipe.pruning is not None:
-        check_method(recipe.pruning)
+        check_pruning(recipe.pruning)
         check_optimizer_state(config["optimizer"]["type"], recipe.pruning.method)
     return config
 

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from dsprune.errors import UserError
-from dsprune.methods.checks import check_method
+from dsprune.methods.checks import check_pruning
 from dsprune.methods.method import Accumulator, Method, ShardContext, find_method
 from dsprune.model.shard import PrunableTensor
 from dsprune.recipe import Pruning
@@ -238,7 +238,7 @@ def test_a_method_that_keeps_something_must_say_how_it_changes() -> None:
 )
 def test_settings_without_meaning_for_the_method_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check_method(Pruning.model_validate({"sparsity": 0.9, **settings}))
+        check_pruning(Pruning.model_validate({"sparsity": 0.9, **settings}))
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_settings_without_meaning_for_the_method_are_refused(settings: dict[str,
     ],
 )
 def test_settings_that_fit_the_method_are_accepted(settings: dict[str, Any]) -> None:
-    check_method(Pruning.model_validate({"sparsity": 0.9, **settings}))
+    check_pruning(Pruning.model_validate({"sparsity": 0.9, **settings}))
 
 
 def test_the_weights_of_an_output_compete_in_wanda_unless_the_recipe_says_otherwise() -> None:
@@ -352,4 +352,4 @@ def test_the_recipes_on_the_page_can_be_read() -> None:
     texts = re.findall(r"```yaml\npruning: (.*?)\n```", load("method_cards").page(), flags=re.DOTALL)
     assert len(texts) == 5
     for text in texts:
-        check_method(Pruning.model_validate(yaml.safe_load(text)))
+        check_pruning(Pruning.model_validate(yaml.safe_load(text)))

@@ -17,7 +17,7 @@ from dsprune.masks import MaskSet
 from dsprune.masks.bits import pack
 from dsprune.masks.manifest import read_manifest
 from dsprune.masks.mask_files import read_complete_masks, write_masks
-from dsprune.methods.checks import check_method
+from dsprune.methods.checks import check_pruning
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Pruning, dump_recipe, load_recipe
@@ -258,7 +258,7 @@ def test_methods_that_regrow_refuse_patterns() -> None:
     for method in ("rigl", "set"):
         pruning = Pruning(sparsity=0.5, pattern="2:4", method=method)
         with pytest.raises(UserError, match=rf"^pruning.pattern: value 2:4: '{method}' lets single weights"):
-            check_method(pruning)
+            check_pruning(pruning)
 
 
 EXPERTS = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -15,7 +15,7 @@ from dsprune.commands.plan.plan import plan
 from dsprune.errors import UserError
 from dsprune.masks.input_sums import input_bytes
 from dsprune.masks.shared_blocks import num_shared
-from dsprune.methods.checks import check_method
+from dsprune.methods.checks import check_pruning
 from dsprune.methods.method import find_method
 from dsprune.model.cost import checkpoint_bytes
 from dsprune.recipe import Recipe, load_recipe
@@ -160,7 +160,7 @@ def test_the_other_method_fits_the_recipe(bert: str, name: str) -> None:
     changed = load_recipe("glue-90", [*overrides, other]).pruning
     assert changed is not None
     assert changed.method != own[0].removeprefix("pruning.method=")
-    check_method(changed)
+    check_pruning(changed)
 
 
 def test_growth_doubles_the_bytes_on_the_wire(bert: str) -> None:
