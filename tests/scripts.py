@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
@@ -10,6 +11,13 @@ SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 def table_rows(printed: str) -> list[list[str]]:
     """Return the cells of each row of a table that rich has printed."""
     return [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if "│" in line]
+
+
+def written_page(page: ModuleType, name: str, folder: Path) -> str:
+    """Have the script of a page write it of the runs in a folder, and return it."""
+    with mock.patch.object(page, "DOCS", folder):
+        page.main(folder)
+    return (folder / name).read_text()
 
 
 def load(name: str) -> ModuleType:

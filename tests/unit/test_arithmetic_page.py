@@ -1,6 +1,7 @@
 """The page of arithmetic word problems: its methods fit the recipe, and what it says follows from the runs."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from dsprune.commands.suite.definition import load_suite
 from dsprune.recipe import load_recipe
 from tests.run_folders import write_run
-from tests.scripts import SCRIPTS, load
+from tests.scripts import SCRIPTS, load, written_page
 
 page = load("results/arithmetic/page")
 STUDY = SCRIPTS / "results" / "arithmetic"
@@ -36,15 +37,9 @@ def write_scored(folder: Path, method: str, target: float, score: float, seed: i
 
 
 @pytest.fixture
-def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+def written(tmp_path: Path) -> Callable[[], str]:
     """Writes the page, and returns it."""
-    monkeypatch.setattr(page, "DOCS", tmp_path)
-
-    def write() -> str:
-        page.main(tmp_path)
-        return (tmp_path / "arithmetic.md").read_text()
-
-    return write
+    return partial(written_page, page, "arithmetic.md", tmp_path)
 
 
 def test_the_page_says_what_the_runs_say_and_what_is_missing(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from dsprune.commands.suite.definition import load_suite
 from dsprune.recipe import load_recipe
 from tests.run_folders import write_run
-from tests.scripts import SCRIPTS, load
+from tests.scripts import SCRIPTS, load, written_page
 
 page = load("results/recovery/page")
 split = load("results/recovery/split")
@@ -59,15 +60,9 @@ def write_tested(folder: Path, method: str, seed: int, target: float, test: floa
 
 
 @pytest.fixture
-def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+def written(tmp_path: Path) -> Callable[[], str]:
     """Writes the page, and returns it."""
-    monkeypatch.setattr(page, "DOCS", tmp_path)
-
-    def write() -> str:
-        page.main(tmp_path)
-        return (tmp_path / "results.md").read_text()
-
-    return write
+    return partial(written_page, page, "results.md", tmp_path)
 
 
 def test_the_page_says_what_the_test_part_says(tmp_path: Path, written: Callable[[], str]) -> None:

@@ -1,6 +1,7 @@
 """The results page: its recipes are sound, and what it says follows from the runs."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from dsprune.commands.analyze.result import Analysis, Finding, write_analysis
 from dsprune.commands.suite.definition import load_suite
 from dsprune.recipe import load_recipe
 from tests.run_folders import write_run
-from tests.scripts import SCRIPTS, load
+from tests.scripts import SCRIPTS, load, written_page
 
 page = load("results/page")
 RESULTS = SCRIPTS / "results"
@@ -46,15 +47,9 @@ def write_study(folder: Path) -> None:
 
 
 @pytest.fixture
-def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+def written(tmp_path: Path) -> Callable[[], str]:
     """Writes the page, and returns it."""
-    monkeypatch.setattr(page, "DOCS", tmp_path)
-
-    def write() -> str:
-        page.main(tmp_path)
-        return (tmp_path / "results-0.1.md").read_text()
-
-    return write
+    return partial(written_page, page, "results-0.1.md", tmp_path)
 
 
 def test_the_page_says_what_the_runs_say(tmp_path: Path, written: Callable[[], str]) -> None:
