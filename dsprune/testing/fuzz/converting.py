@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from dsprune.commands.convert.convert import convert_file
@@ -58,15 +59,6 @@ DEEPSPEED = {
 }  # fmt: skip
 
 
-class _SparseML:
-    """A recipe of SparseML with damaged bytes or absurd values."""
-
-    def attempt(self, folder: Path, rng: random.Random) -> Attempt:
-        source, path = folder / "source.txt", folder / "sparseml.yaml"
-        source.write_text(SPARSEML)
-        return Attempt(damage_yaml(source, path, rng), [named(lambda: _convert(path), "convert_file")])
-
-
 ONE_SHOT = """
 stage:
   modifiers:
@@ -85,12 +77,16 @@ stage:
 """
 
 
-class _OneShot:
-    """A recipe of llm-compressor with damaged bytes or absurd values."""
+@dataclass(frozen=True)
+class _Recipe:
+    """A recipe of another tool with damaged bytes or absurd values."""
+
+    text: str
 
     def attempt(self, folder: Path, rng: random.Random) -> Attempt:
-        source, path = folder / "source.txt", folder / "one_shot.yaml"
-        source.write_text(ONE_SHOT)
+        """Write the recipe into an empty folder, and damage it."""
+        source, path = folder / "source.txt", folder / "recipe.yaml"
+        source.write_text(self.text)
         return Attempt(damage_yaml(source, path, rng), [named(lambda: _convert(path), "convert_file")])
 
 
@@ -104,8 +100,8 @@ class _Compression:
 
 
 CONVERT_TARGETS: Mapping[str, Callable[[Path], Target]] = {
-    "sparseml": lambda folder: _SparseML(),
-    "one-shot": lambda folder: _OneShot(),
+    "sparseml": lambda folder: _Recipe(SPARSEML),
+    "one-shot": lambda folder: _Recipe(ONE_SHOT),
     "compression": lambda folder: _Compression(),
 }
 
