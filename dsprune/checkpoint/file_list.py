@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from dsprune.errors import UserError
 from dsprune.utils.files import replace_text, sha256_of
-from dsprune.utils.records import Count, FileName, read_record
+from dsprune.utils.records import Count, FileName, Record, read_record
 
 __all__ = [
     "MODEL_LIST",
@@ -24,22 +24,18 @@ __all__ = [
 MODEL_LIST = "dsprune-files.json"
 
 
-class FileRecord(BaseModel):
+class FileRecord(Record):
     """Size in bytes and SHA-256 of a file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     size: Count
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class FileList(BaseModel):
+class FileList(Record):
     """The content of `dsprune-files.json`: the files of a model, but for the list itself and the masks.
 
     Where many ranks write a tag, each lists its own files in this format.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = 1
     files: dict[FileName, FileRecord]

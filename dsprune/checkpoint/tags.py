@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from dsprune.checkpoint.deepspeed_files import check_pickles, writer_of
 from dsprune.checkpoint.file_list import FileList, FileRecord, check_file, record_files
@@ -25,7 +25,7 @@ from dsprune.ranks.agreement import check_same, on_every_rank
 from dsprune.ranks.collectives import barrier, world_comm
 from dsprune.ranks.ranks import current_ranks
 from dsprune.utils.files import remove, replace_text
-from dsprune.utils.records import Count, FileName, read_bytes, read_record
+from dsprune.utils.records import Count, FileName, Record, read_bytes, read_record
 from dsprune.utils.text import control_character
 
 __all__ = [
@@ -57,7 +57,7 @@ _FILE_OF_RANK = re.compile(r"(?:masks|accumulators|rank)-(\d+)")
 LATEST = "latest"
 
 
-class TagManifest(BaseModel):
+class TagManifest(Record):
     """The content of `checkpoint.json`.
 
     Attributes:
@@ -66,8 +66,6 @@ class TagManifest(BaseModel):
         files: every other file of the tag.
         lists: number of ranks that list their files apart; 0 if `files` has all.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = 1
     step: Count

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from dsprune.errors import UserError
 from dsprune.model.shard import PrunableTensor, equal_part
@@ -18,18 +18,14 @@ from dsprune.recipe.pattern import UNSTRUCTURED, check_pattern
 from dsprune.recipe.section import Fraction, Named
 from dsprune.registry import SCOPES
 from dsprune.schedule import Timetable
-from dsprune.utils.records import Count, read_record
+from dsprune.utils.records import Count, Record, read_record
 
 __all__ = ["MANIFEST", "FileEntry", "MaskManifest", "TensorEntry", "UpdateEntry", "read_manifest"]
 
 MANIFEST = "dsprune.json"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TensorEntry(_Strict):
+class TensorEntry(Record):
     """A pruned tensor.
 
     Attributes:
@@ -49,7 +45,7 @@ class TensorEntry(_Strict):
     num_regrown: Count = 0
 
 
-class UpdateEntry(_Strict):
+class UpdateEntry(Record):
     """A mask update that took place.
 
     Attributes:
@@ -63,7 +59,7 @@ class UpdateEntry(_Strict):
     num_regrown: Count = 0
 
 
-class FileEntry(_Strict):
+class FileEntry(Record):
     """The file of one rank.
 
     Attributes:
@@ -101,7 +97,7 @@ class FileEntry(_Strict):
         return equal_part(tensor.numel, *(self.part or (0, 1)))
 
 
-class MaskManifest(_Strict):
+class MaskManifest(Record):
     """The content of `dsprune.json`.
 
     Attributes:

@@ -10,12 +10,12 @@ from types import TracebackType
 from typing import Any, Literal
 
 import psutil
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from dsprune.errors import StoppedError, UserError
 from dsprune.ranks.ranks import Ranks
 from dsprune.utils.files import replace_text
-from dsprune.utils.records import Count, Seconds, read_record
+from dsprune.utils.records import Count, Record, Seconds, read_record
 
 __all__ = ["State", "Status", "StatusFile", "read_status", "seconds_after_boot"]
 
@@ -25,7 +25,7 @@ WRITE_INTERVAL = 2.0
 """Seconds between two writes during a run, to spare the file systems of clusters."""
 
 
-class Status(BaseModel):
+class Status(Record):
     """The content of `status.json`.
 
     Attributes:
@@ -46,7 +46,7 @@ class Status(BaseModel):
         checkpoint: tag of the newest complete checkpoint.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+    model_config = ConfigDict(ser_json_inf_nan="strings")
 
     state: State
     reason: str | None = None

@@ -4,7 +4,7 @@ from pathlib import Path
 from reprlib import repr as short_repr
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, Field, RootModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from dsprune.errors import UserError
 from dsprune.utils.files import describe_system_error
@@ -12,6 +12,7 @@ from dsprune.utils.files import describe_system_error
 __all__ = [
     "Count",
     "FileName",
+    "Record",
     "Seconds",
     "parse_record",
     "problem_of",
@@ -30,6 +31,12 @@ Seconds = Annotated[float, Field(ge=0, le=10**12, allow_inf_nan=False)]
 
 FileName = Annotated[str, Field(pattern=r"^[^./\\\x00][^/\\\x00]*$")]
 """The name of a file in the folder of the list that names it: no path, and no hidden file."""
+
+
+class Record(BaseModel):
+    """Base class of what files of dsprune's own hold: another field is an error, and no field changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def read_bytes(path: Path, way_out: str) -> bytes:

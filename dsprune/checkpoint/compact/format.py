@@ -16,12 +16,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from dsprune.checkpoint.file_list import FileRecord, check_file
 from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST, MaskManifest
-from dsprune.utils.records import FileName, read_record
+from dsprune.utils.records import FileName, Record, read_record
 
 __all__ = [
     "COMPACT",
@@ -43,15 +41,13 @@ WEIGHTS = (".safetensors", ".index.json", ".bin", ".pt", ".pth", ".ckpt", ".h5",
 """How the names of weight files end. A compact folder holds its own in their place, and never a pickle."""
 
 
-class CompactManifest(BaseModel):
+class CompactManifest(Record):
     """The content of `compact.json`.
 
     Attributes:
         dtype: the number format that all floating-point tensors were rounded to; None = as trained.
         files: every other file of the folder, by its name.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = 1
     dtype: Dtype | None

@@ -10,11 +10,11 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from dsprune.errors import UserError
 from dsprune.utils.dtypes import DTYPES
-from dsprune.utils.records import Count, FileName, read_record
+from dsprune.utils.records import Count, FileName, Record, read_record
 
 __all__ = [
     "FINGERPRINT",
@@ -48,13 +48,7 @@ FINGERPRINT = np.dtype("V16")
 MASK = "attention_mask"
 
 
-class _Strict(BaseModel):
-    """Refuses unknown fields and changes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Output(_Strict):
+class Output(Record):
     """One output of the teacher; a record holds a block of its rows, each one softmax over the classes.
 
     Attributes:
@@ -66,7 +60,7 @@ class Output(_Strict):
     hidden: int | None = Field(default=None, ge=1)
 
 
-class StoreSpec(_Strict):
+class StoreSpec(Record):
     """What a store holds, and in which types.
 
     Attributes:
@@ -111,14 +105,14 @@ class StoreSpec(_Strict):
         return DTYPES[self.head_dtype]
 
 
-class FileEntry(_Strict):
+class FileEntry(Record):
     """One file of a store; `seal` is the SHA-256 of its header, which holds the SHA-256 of the rest."""
 
     file: FileName
     seal: str
 
 
-class StoreManifest(_Strict):
+class StoreManifest(Record):
     """The content of `store.json`.
 
     Attributes:
