@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import ceil
+from typing import NamedTuple
 
 from dsprune.errors import UserError
 from dsprune.recipe import Budget, LearningRate, Pruning, Recipe, Span, Start
@@ -21,13 +22,13 @@ from dsprune.schedule.timetable import MaskUpdate, Timetable
 __all__ = ["build_timetable", "recipe_timetable"]
 
 
+MOST_UPDATES = 100_000
+"""Largest number of mask updates; every checkpoint holds the timetable."""
+
+
 def recipe_timetable(recipe: Recipe, steps_per_epoch: int | None) -> Timetable:
     """Return the timetable of a recipe; see `build_timetable`."""
     return build_timetable(recipe.pruning, recipe.learning_rate, recipe.budget, steps_per_epoch, recipe.start)
-
-
-MOST_UPDATES = 100_000
-"""Largest number of mask updates; every checkpoint holds the timetable."""
 
 
 def build_timetable(
@@ -71,28 +72,25 @@ def build_timetable(
     if steps_per_epoch is None:
         _refuse_epochs(pruning, learning_rate, budget)
         steps_per_epoch = budget.steps or 1
-    total_steps = _total_steps(pruning, budget, steps_per_epoch)
-    updates = _updates(pruning, start, steps_per_epoch, total_steps) if pruning else ()
+    run = _Run(steps_per_epoch, _total_steps(pruning, budget, steps_per_epoch))
+    updates = _updates(pruning, start, run) if pruning else ()
     warmup_steps = int(WARMUP[start] * updates[0].step) if updates else 0
     if learning_rate.warmup is not None:
-        warmup_steps = _warmup_steps(learning_rate.warmup, steps_per_epoch, total_steps)
+        warmup_steps = run.warmup(learning_rate.warmup)
     if learning_rate.decay_factor is not None and learning_rate.decay_every is None:
         raise UserError(
             f"learning_rate.decay_factor: value {learning_rate.decay_factor:g}: has no effect without "
             f"learning_rate.decay_every: set that, or leave this out"
         )
-    hold = _distance("learning_rate.hold", learning_rate.hold, steps_per_epoch, total_steps)
-    every = _distance("learning_rate.decay_every", learning_rate.decay_every, steps_per_epoch, total_steps)
-    rewinds = {
-        _position("learning_rate.rewind_at", span, 0, steps_per_epoch, total_steps)
-        for span in learning_rate.rewind_at
-    }
+    hold = run.distance("learning_rate.hold", learning_rate.hold)
+    every = run.distance("learning_rate.decay_every", learning_rate.decay_every)
+    rewinds = {run.position("learning_rate.rewind_at", span, 0) for span in learning_rate.rewind_at}
     return Timetable(
-        total_steps=total_steps,
+        total_steps=run.total_steps,
         steps_per_epoch=steps_per_epoch,
         warmup_steps=warmup_steps,
         updates=updates,
-        rewind=rewinds_at_updates(_interval(updates, total_steps))
+        rewind=rewinds_at_updates(_interval(updates, run.total_steps))
         if learning_rate.rewind is None
         else learning_rate.rewind,
         dense_final=learning_rate.dense_final,
@@ -108,6 +106,46 @@ def build_timetable(
         decay_every=every or 0,
         decay_factor=learning_rate.decay_factor or 0.5,
     )
+
+
+class _Run(NamedTuple):
+    """The length of a run, with which spans of it become steps."""
+
+    steps_per_epoch: int
+    total_steps: int
+
+    def position(self, field: str, span: Span | None, default: int) -> int:
+        """Return the step of a point of the run, such as `pruning.end`."""
+        if span is None:
+            return default
+        step = span.to_steps(*self)
+        if step >= self.total_steps:
+            raise UserError(
+                f"{field}: value {span} is step {step} of a run of {self.total_steps} steps: choose an earlier "
+                "one or a larger budget"
+            )
+        return step
+
+    def distance(self, field: str, span: Span | None) -> int | None:
+        """Return a distance of one step or more."""
+        if span is None:
+            return None
+        steps = span.to_steps(*self)
+        if steps < 1:
+            raise UserError(
+                f"{field}: value {span} is {span.length(*self):g} steps: must be one step or more"
+            )
+        return steps
+
+    def warmup(self, span: Span) -> int:
+        """Return the steps of the warm-up, which must end before the run."""
+        steps = span.to_steps(*self)
+        if steps >= self.total_steps:
+            raise UserError(
+                f"learning_rate.warmup: value {span} is {steps} of {self.total_steps} steps: "
+                "shorten it or give a larger budget"
+            )
+        return steps
 
 
 def _interval(updates: Sequence[MaskUpdate], total_steps: int) -> int:
@@ -156,47 +194,23 @@ def _total_steps(pruning: Pruning | None, budget: Budget, steps_per_epoch: int) 
     return total_steps
 
 
-def _distance(field: str, span: Span | None, steps_per_epoch: int, total_steps: int) -> int | None:
-    """Return a distance of one step or more."""
-    if span is None:
-        return None
-    steps = span.to_steps(steps_per_epoch, total_steps)
-    if steps < 1:
-        raise UserError(
-            f"{field}: value {span} is {span.length(steps_per_epoch, total_steps):g} steps: must be one step or more"
-        )
-    return steps
-
-
-def _warmup_steps(warmup: Span, steps_per_epoch: int, total_steps: int) -> int:
-    steps = warmup.to_steps(steps_per_epoch, total_steps)
-    if steps >= total_steps:
-        raise UserError(
-            f"learning_rate.warmup: value {warmup} is {steps} of {total_steps} steps: "
-            "shorten it or give a larger budget"
-        )
-    return steps
-
-
-def _updates(
-    pruning: Pruning, model_start: Start, steps_per_epoch: int, total_steps: int
-) -> tuple[MaskUpdate, ...]:
-    dense = dense_steps(model_start, total_steps, steps_per_epoch)
-    start = _position("pruning.start", pruning.start, dense, steps_per_epoch, total_steps)
+def _updates(pruning: Pruning, model_start: Start, run: _Run) -> tuple[MaskUpdate, ...]:
+    dense = dense_steps(model_start, run.total_steps, run.steps_per_epoch)
+    start = run.position("pruning.start", pruning.start, dense)
     if pruning.curve == "one-shot":
         return (MaskUpdate(start, pruning.sparsity),)
-    last = total_steps - recovery_steps(total_steps)
-    end = _position("pruning.end", pruning.end, last, steps_per_epoch, total_steps)
+    last = run.total_steps - recovery_steps(run.total_steps)
+    end = run.position("pruning.end", pruning.end, last)
     if start >= end:
         raise UserError(
             f"pruning.end: value {end} (in steps) is not after pruning.start, step {start}: move one of them "
             "or give a larger budget"
         )
     first = first_sparsity(pruning.sparsity) if pruning.first is None else pruning.first
-    steps = _steps(pruning, start, end, first > 0, steps_per_epoch, total_steps)
+    steps = _steps(pruning, start, end, first > 0, run)
     if len(set(steps)) < len(steps):
         raise UserError(
-            f"budget: value {total_steps} (in steps): {len(steps)} mask updates do not fit between "
+            f"budget: value {run.total_steps} (in steps): {len(steps)} mask updates do not fit between "
             f"step {start} and step {end}, each on its own step: give a larger budget or fewer pruning.updates"
         )
     curve, target = CURVES.get(pruning.curve), pruning.sparsity
@@ -220,9 +234,7 @@ def _check_odd(pruning: Pruning, number: int) -> None:
     )
 
 
-def _steps(
-    pruning: Pruning, start: int, end: int, jump: bool, steps_per_epoch: int, total_steps: int
-) -> list[int]:
+def _steps(pruning: Pruning, start: int, end: int, jump: bool, run: _Run) -> list[int]:
     if pruning.every is None:
         fitting = max(2, min(scaled_updates(pruning.sparsity), end - start + jump))
         if pruning.curve == "alternating":
@@ -230,7 +242,7 @@ def _steps(
         updates = pruning.updates or fitting
         _check_count(updates, "pruning.updates")
         return _evenly(start, end, updates, jump)
-    every = pruning.every.length(steps_per_epoch, total_steps)
+    every = pruning.every.length(*run)
     if every < 1:
         raise UserError(f"pruning.every: value {pruning.every} is {every:g} steps: must be one step or more")
     _check_count(ceil((end - start) / every), "pruning.every")
@@ -242,19 +254,6 @@ def _check_count(updates: int, field: str) -> None:
         raise UserError(
             f"{field}: value makes {updates:,} mask updates: there can be {MOST_UPDATES:,}: choose fewer of them"
         )
-
-
-def _position(field: str, span: Span | None, default: int, steps_per_epoch: int, total_steps: int) -> int:
-    """Return the step of a point of the run, such as `pruning.end`."""
-    if span is None:
-        return default
-    step = span.to_steps(steps_per_epoch, total_steps)
-    if step >= total_steps:
-        raise UserError(
-            f"{field}: value {span} is step {step} of a run of {total_steps} steps: choose an earlier "
-            "one or a larger budget"
-        )
-    return step
 
 
 def _evenly(start: int, end: int, num_updates: int, jump: bool) -> list[int]:
