@@ -13,7 +13,7 @@ from dsprune.recipe.recipe import Recipe
 from dsprune.recipe.section import Section, describe
 from dsprune.recipe.sections import Task
 from dsprune.utils.documents import read_yaml
-from dsprune.utils.installation import shipped_folder, shipped_names
+from dsprune.utils.installation import find_shipped, shipped_names
 from dsprune.utils.text import did_you_mean, short
 
 __all__ = [
@@ -99,14 +99,10 @@ def recipe_text(name_or_path: str) -> tuple[str, bytes]:
     Raises:
         UserError: there is no such recipe.
     """
-    path = Path(name_or_path)
-    if path.is_file():
+    if (path := find_shipped("recipes", name_or_path)) is not None:
         return path.stem, path.read_bytes()
-    shipped = shipped_recipes()
-    if name_or_path in shipped:
-        return name_or_path, shipped_folder("recipes").joinpath(f"{name_or_path}.yaml").read_bytes()
-    beside = [str(file) for file in path.parent.glob("*.yaml")]
-    hint = did_you_mean(name_or_path, [*beside, *shipped])
+    beside = [str(file) for file in Path(name_or_path).parent.glob("*.yaml")]
+    hint = did_you_mean(name_or_path, [*beside, *shipped_recipes()])
     raise UserError(
         f"recipe {name_or_path!r}: no such file: {hint}`dsprune new` writes one, `dsprune recipes` lists those shipped"
     )

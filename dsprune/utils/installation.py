@@ -14,6 +14,7 @@ __all__ = [
     "code_digest",
     "command_line",
     "cpu_type",
+    "find_shipped",
     "package_versions",
     "shipped_folder",
     "shipped_names",
@@ -32,6 +33,12 @@ def shipped_folder(kind: str) -> Path:
 def shipped_names(kind: str) -> list[str]:
     """Return the sorted names of the files of a kind, without their endings."""
     return sorted(file.stem for file in shipped_folder(kind).iterdir())
+
+
+def find_shipped(kind: str, name_or_path: str) -> Path | None:
+    """Return the file at a path, or the file of a kind that comes with the package; None if there is neither."""
+    shipped = (file for file in shipped_folder(kind).iterdir() if file.stem == name_or_path)
+    return path if (path := Path(name_or_path)).is_file() else next(shipped, None)
 
 
 def cache_folder() -> Path:

@@ -1,6 +1,5 @@
 """The definition of a suite: recipes, sparsities, and methods, each of which changes a few values of a recipe."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
@@ -8,7 +7,7 @@ from pydantic import Field, ValidationError, field_validator
 from dsprune.errors import UserError
 from dsprune.recipe.section import Positive, Section, Sparsity, Text, describe
 from dsprune.utils.documents import read_yaml
-from dsprune.utils.installation import shipped_folder, shipped_names
+from dsprune.utils.installation import find_shipped, shipped_names
 from dsprune.utils.text import did_you_mean, short
 
 __all__ = ["Method", "Suite", "load_suite", "shipped_suites"]
@@ -92,17 +91,12 @@ def load_suite(name_or_path: str) -> Suite:
     Raises:
         UserError: there is no such suite, or it is invalid: one line with all its problems.
     """
-    path = Path(name_or_path)
-    if path.is_file():
-        text = path.read_bytes()
-    elif name_or_path in shipped_suites():
-        text = shipped_folder("suites").joinpath(f"{name_or_path}.yaml").read_bytes()
-    else:
+    if (path := find_shipped("suites", name_or_path)) is None:
         hint = did_you_mean(name_or_path, shipped_suites())
         raise UserError(
             f"suite {name_or_path!r}: no such file: {hint}the suites are {', '.join(shipped_suites())}"
         )
-    values = read_yaml(text, name_or_path)
+    values = read_yaml(path.read_bytes(), name_or_path)
     if not isinstance(values, dict):
         raise UserError(f"{name_or_path}: value {short(values)}: a suite is a mapping of keys to values")
     try:
