@@ -154,11 +154,16 @@ def test_the_version_is_printed(answers: dict[str, tuple[int, str, str]]) -> Non
         ("plan --wor", ["--world-size"]),
     ],
 )
-def test_a_shell_completes_commands_options_and_recipes(words: str, completed: list[str]) -> None:
+def test_a_shell_completes_commands_options_and_recipes(
+    words: str, completed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = f"dsprune {words}"
-    place = str(words.count(" "))
-    done = dsprune(_DSPRUNE_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=place)
-    assert done.stdout.split() == completed
+    asked = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")), "_DSPRUNE_COMPLETE": "complete_bash"}
+    for name, value in asked.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        run_command([])
+    assert capsys.readouterr().out.split() == completed
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
