@@ -100,7 +100,7 @@ def load_config(path: str) -> PretrainedConfig:
         UserError: it cannot be loaded, it names code that transformers would download and run, or weights that
             dsprune does not look for.
     """
-    _check_no_adapter(path)
+    _check_is_model(path)
     check_weight_indexes(local_folder(path))
     config: PretrainedConfig = _load(AutoConfig.from_pretrained, path, "model")
     _check_names(path, config)
@@ -132,7 +132,7 @@ def _check_names(path: str, config: PretrainedConfig) -> None:
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model. Without a padding token (GPT-2, Llama) it pads with its end-of-text token."""
-    _check_no_adapter(path)
+    _check_is_model(path)
     _check_has_tokenizer(Path(path))
     tokenizer: PreTrainedTokenizerBase = _load(_tokenizer, path, "tokenizer")
     if tokenizer.pad_token is None:
@@ -208,8 +208,13 @@ def model_class(folder: Path, config: PretrainedConfig) -> Any:
     return found
 
 
-def _check_no_adapter(path: str) -> None:
-    """Check that a folder is not that of an adapter, which is no model of its own."""
+def _check_is_model(path: str) -> None:
+    """Check that a folder is not that of a run, which has its model in another, or of an adapter."""
+    if (
+        not Path(path, "config.json").exists()
+        and (model := Path(path, "model")).joinpath("config.json").is_file()
+    ):
+        raise UserError(f"model {path!r}: the folder of a run: give that of its model, {model}")
     file = local_folder(path) / "adapter_config.json"
     if file.is_file():
         try:
@@ -226,7 +231,9 @@ def _check_has_tokenizer(folder: Path) -> None:
     # Without tokenizer files, transformers silently creates a tokenizer with an empty vocabulary.
     patterns = ("tokenizer*", "vocab*", "*.model")
     if folder.is_dir() and not any(file for pattern in patterns for file in folder.glob(pattern)):
-        raise UserError(f"tokenizer {str(folder)!r}: no tokenizer files there: set model.tokenizer")
+        raise UserError(
+            f"tokenizer {str(folder)!r}: no tokenizer files there: save one there, or set model.tokenizer"
+        )
 
 
 def _tokenizer(path: str, **settings: Any) -> PreTrainedTokenizerBase:

@@ -240,9 +240,16 @@ def test_a_model_that_a_shipped_recipe_makes_is_to_be_trained_first(tmp_path, mo
             load(str(tmp_path / "runs" / "sentiment-dense" / "model"))
 
 
+@pytest.mark.parametrize("load", [load_config, load_tokenizer])
+def test_the_folder_of_a_run_is_no_model(load, tmp_path, bert):
+    load_config(bert).save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match=rf"^model '{tmp_path}': .* of a run: .* {tmp_path / 'model'}$"):
+        load(str(tmp_path))
+
+
 def test_a_folder_without_tokenizer_files_is_refused(tmp_path, bert):
     load_config(bert).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"^tokenizer '.*': no tokenizer files there: set model\.tokenizer$"):
+    with pytest.raises(UserError, match=r"^tokenizer '.*': no tokenizer files there: .*model\.tokenizer$"):
         load_tokenizer(str(tmp_path))
 
 
