@@ -102,7 +102,8 @@ def test_what_cannot_be_answered(recipe: Recipe) -> None:
     dense = recipe.model_copy(update={"pruning": None})
     with pytest.raises(UserError, match="--target: the recipe prunes nothing: add a section pruning"):
         plan_targets(dense, [0.5], 1, 3200, None, console())
-    in_steps = recipe.model_copy(update={"budget": recipe.budget.model_copy(update={"steps": 100})})
+    budget = recipe.budget.model_copy(update={"steps": 100})
+    in_steps = recipe.model_copy(update={"budget": budget, "task": None})
     with pytest.raises(
         UserError, match="--steps: the steps in an epoch are not known: give --train-examples"
     ):

@@ -116,6 +116,9 @@ def _why_unchecked(settings: Task | None, train_examples: int | None) -> str | N
 
 def _sketch(recipe: Recipe, model: Model, world_size: int, num_examples: int | None, reason: str) -> Plan:
     """Plan a recipe from the config of its model."""
+    remarks = [f"not checked: data, labels, tokenizer, weights and store, because {reason}"]
+    if num_examples is None and (num_examples := _published_size(recipe.task)) is not None:
+        remarks.append(f"counted with {num_examples:,} training examples, the number that is published")
     steps_per_epoch = None
     if num_examples is not None:
         num_examples = min(num_examples, (recipe.task and recipe.task.max_train) or num_examples)
@@ -127,7 +130,6 @@ def _sketch(recipe: Recipe, model: Model, world_size: int, num_examples: int | N
         load_config(teacher)
     skeleton = weightless_model(model, recipe.task)
     weights = recipe_weights(recipe, skeleton)
-    remarks = [f"not checked: data, labels, tokenizer, weights and store, because {reason}"]
     if model.vocabulary == "used":
         remarks.append("counted with all embedding rows: the used ones are not known")
     return Plan(
@@ -140,6 +142,15 @@ def _sketch(recipe: Recipe, model: Model, world_size: int, num_examples: int | N
         dense=weights.dense,
         remarks=tuple(remarks),
     )
+
+
+def _published_size(settings: Task | None) -> int | None:
+    """Return the number of training examples of published data; None if the data are others, or it is not known."""
+    if settings is None or settings.train or settings.dataset:
+        return None
+    sizes = [benchmark.parts["train"].examples for benchmark in build_task(settings).benchmarks]
+    known = [size for size in sizes if size is not None]
+    return sum(known) if known and len(known) == len(sizes) else None
 
 
 def count_weights(model: nn.Module) -> int:
