@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from dsprune.checkpoint.audit import Audit, audit_all
 from dsprune.errors import CheckFailedError
-from dsprune.utils.console import cell, say
+from dsprune.report.table import Table, show
+from dsprune.utils.console import say
+from dsprune.utils.text import percent
 
 __all__ = ["audit"]
 
@@ -25,23 +26,20 @@ def audit(path: Path, console: Console) -> None:
     """
     for result in audit_all(path):
         if result.tensors:
-            console.print(_table(result))
+            show(_table(result), console)
         if result.findings:
             raise CheckFailedError(result.failure())
         say(console, result.success())
 
 
 def _table(result: Audit) -> Table:
-    regrown = ["regrown"] if result.regrown else []
-    title = cell(f"{result.folder}, step {result.step}")
-    table = Table("tensor", "weights", "zeros", "sparsity", *regrown, title=title)
-    table.columns[0].overflow = "fold"  # a name that is cut names no tensor
-    for column in table.columns[1:]:
-        column.justify = "right"
+    regrown = ("regrown",) if result.regrown else ()
     numels, marks = [tensor.numel for tensor in result.tensors], result.regrown or [0] * len(result.tensors)
     names = [*(tensor.name for tensor in result.tensors), "all prunable weights"]
     columns = [[*values, sum(values)] for values in (numels, result.counts, marks)]
-    for name, numel, count, num_regrown in zip(names, *columns, strict=True):
-        shown = [f"{num_regrown:,}"] if regrown else []
-        table.add_row(cell(name), f"{numel:,}", f"{count:,}", f"{count / numel:.4f}", *shown)
-    return table
+    rows = tuple(
+        (name, f"{numel:,}", f"{count:,}", percent(count / numel), *([f"{mark:,}"] if regrown else []))
+        for name, numel, count, mark in zip(names, *columns, strict=True)
+    )
+    title = f"{result.folder}, step {result.step}"
+    return Table("tensors", title, ("tensor", "weights", "zeros", "sparsity", *regrown), rows)

@@ -11,9 +11,9 @@ from dsprune.recipe.loading import recipe_text
 from dsprune.recipe.pattern import PATTERNS
 from dsprune.recipe.timing import Pruning
 from dsprune.registry import CURVES, METHODS, SCOPES
-from dsprune.report.table import MISSING, Table, as_rich
+from dsprune.report.table import Table, show
 from dsprune.utils.console import say
-from dsprune.utils.text import summary_of
+from dsprune.utils.text import MISSING, percent, summary_of
 
 __all__ = ["list_methods", "list_recipes", "list_suites", "show_recipe"]
 
@@ -23,21 +23,21 @@ def list_recipes(console: Console) -> None:
     rows = []
     for name in shipped_recipes():
         recipe, text = load_recipe(name), recipe_text(name)[1].decode()
-        target = f"{recipe.pruning.sparsity:.0%}" if recipe.pruning else "dense"
+        target = percent(recipe.pruning.sparsity, 0) if recipe.pruning else "dense"
         rows.append((name, recipe.task.name if recipe.task else MISSING, target, source_of(text)))
     columns = ("recipe", "task", "target", "source")
-    console.print(as_rich(Table("recipes", "Recipes", columns, tuple(rows), words=True)))
+    show(Table("recipes", "Recipes", columns, tuple(rows), words=True), console)
     say(console, "one of them: dsprune recipes show NAME; one of your own: dsprune new NAME --from RECIPE")
 
 
 def source_of(text: str) -> str:
-    r"""Return whose settings a recipe has: the first part of its comment `# Source: ...`, or dsprune's own.
+    r"""Return whose settings a recipe has: the first words of its comment `# Source: ...`, or dsprune's own.
 
     Examples:
         >>> source_of("# A schedule.\\n#\\n# Source: Liu et al., a paper.\\n")
         'Liu et al.'
     """
-    found = re.search(r"^# Source[^:]*: ([^,]+)", text, re.MULTILINE)
+    found = re.search(r"^# Source[^:]*: ([^,/]+)", text, re.MULTILINE)
     return " ".join(found[1].replace("#", "").split()) if found else "dsprune"
 
 
@@ -56,7 +56,7 @@ def list_methods(console: Console) -> None:
     rows = tuple(
         (f"{name} (default)" if name == default else name, summary_of(METHODS.get(name))) for name in METHODS
     )
-    console.print(as_rich(Table("methods", "Pruning methods", ("pruning.method", "what"), rows, words=True)))
+    show(Table("methods", "Pruning methods", ("pruning.method", "what"), rows, words=True), console)
     for registry in (CURVES, SCOPES):
         say(console, f"{registry.field}: {', '.join(registry)}")
     say(console, f"pruning.pattern: {PATTERNS}")
@@ -66,7 +66,7 @@ def list_suites(console: Console) -> None:
     """Print a line for each shipped suite."""
     rows = tuple(_suite_row(name) for name in shipped_suites())
     columns = ("suite", "title", "recipes", "methods", "targets")
-    console.print(as_rich(Table("suites", "Suites", columns, rows, words=True)))
+    show(Table("suites", "Suites", columns, rows, words=True), console)
     say(console, "the commands of one: dsprune suite NAME [RECIPE] --dry-run")
 
 

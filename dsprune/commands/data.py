@@ -10,11 +10,11 @@ from dsprune.errors import CheckFailedError, UserError
 from dsprune.recipe import Task as TaskSettings
 from dsprune.recipe.recipe import first_sentence
 from dsprune.registry import TASKS
-from dsprune.report.table import MISSING, Table, as_rich
+from dsprune.report.table import Table, show
 from dsprune.tasks.source import Benchmark, Split
 from dsprune.tasks.task import Task, build_task
 from dsprune.utils.console import say
-from dsprune.utils.text import summary_of
+from dsprune.utils.text import MISSING, summary_of
 
 __all__ = ["benchmarks_by_name", "check_copy", "describe", "kind_fields", "kinds_of_tasks", "list_tasks"]
 
@@ -39,17 +39,13 @@ def _tasks() -> dict[str, Task]:
 def list_tasks(console: Console) -> None:
     """Print the kinds of tasks that take any data, and the published data sets."""
     rows = tuple((name, summary_of(task)) for name, task in kinds_of_tasks().items())
-    console.print(
-        as_rich(Table("kinds", "Kinds of tasks, for your own data", ("kind", "what"), rows, words=True))
-    )
+    show(Table("kinds", "Kinds of tasks, for your own data", ("kind", "what"), rows, words=True), console)
     sets = tuple(
         (name, one.title, *(_size(one, split) for split in get_args(Split)))
         for name, several in benchmarks_by_name().items()
         for one in several
     )
-    console.print(
-        as_rich(Table("tasks", "Published data sets", ("task", "data", *get_args(Split)), sets, words=True))
-    )
+    show(Table("tasks", "Published data sets", ("task", "data", *get_args(Split)), sets, words=True), console)
     say(console, "the fields of a kind, or source and licence of a data set: dsprune data NAME")
 
 
@@ -112,12 +108,10 @@ def _describe_kind(name: str, task: Task, console: Console) -> None:
     """Print the fields of a kind of task, with their defaults, from the recipe's schema."""
     say(console, f"{name}: {summary_of(task)}")
     rows = tuple((f"task.{field}", *cells) for field, *cells in kind_fields(task))
-    console.print(as_rich(Table("fields", "Fields", ("field", "default", "meaning"), rows, words=True)))
+    show(Table("fields", "Fields", ("field", "default", "meaning"), rows, words=True), console)
     fixed = tuple((one.name, one.holds) for one in task.columns() if one.field is None)
     if fixed:
-        console.print(
-            as_rich(Table("columns", "Columns of the data", ("column", "holds"), fixed, words=True))
-        )
+        show(Table("columns", "Columns of the data", ("column", "holds"), fixed, words=True), console)
     say(console, f"a recipe for your data: dsprune new NAME --task {name} --data FILE --model MODEL")
 
 

@@ -24,6 +24,7 @@ from torch.utils import cpp_extension
 
 from dsprune.errors import CheckFailedError
 from dsprune.ranks.failures import probe_ranks
+from dsprune.utils.console import print_table
 from dsprune.utils.text import first_line
 from dsprune.zero import ops
 from dsprune.zero.ops import prepare_builds
@@ -68,7 +69,7 @@ def doctor(console: Console, build_ops: bool = False) -> int:
     table = Table("check", "", "found", box=None, pad_edge=False)
     for finding in findings:
         table.add_row(finding.check, Text(finding.level, STYLES[finding.level]), Text(finding.message))
-    console.print(table)
+    print_table(console, table)
     return int(any(finding.level == "fail" for finding in findings))
 
 

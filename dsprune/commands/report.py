@@ -15,7 +15,7 @@ from dsprune.report.page import Page, Text, write_page, write_report
 from dsprune.report.run_page import page_of_run
 from dsprune.report.runs import Run, find_folders, read_run
 from dsprune.report.runs_page import page_of_runs
-from dsprune.report.table import as_rich
+from dsprune.report.table import show
 from dsprune.train.run_folder import RunFolder, made_by
 from dsprune.utils.console import say
 
@@ -55,7 +55,7 @@ def report(
     files = write_report(page, home)
     for table in page.tables():
         if table.name in ("settings", "updates"):
-            console.print(as_rich(table))
+            show(table, console)
     for path in files:
         say(console, f"written: {path}")
 

@@ -18,9 +18,11 @@ from rich.table import Table
 from dsprune.checkpoint.tags import find_checkpoints, latest_tag
 from dsprune.errors import UserError
 from dsprune.masks.manifest import read_manifest
+from dsprune.train.display import describe_metrics
 from dsprune.train.run_folder import RunFolder, read_rows, read_summary
 from dsprune.train.status_file import Status, read_status, seconds_after_boot
-from dsprune.utils.console import cell, say
+from dsprune.utils.console import cell, print_table, say
+from dsprune.utils.text import percent
 
 __all__ = ["SILENCE", "read_run_state", "status", "stop"]
 
@@ -99,7 +101,7 @@ def status(folders: Sequence[Path], console: Console) -> None:
     for folder, state in states.items():
         table.add_row(cell(str(folder)), cell(state.name, STYLES[state.name]), *map(cell, _cells(state)))
     if states:
-        console.print(table)
+        print_table(console, table)
     for line in scripts:
         say(console, line)
     for folder, state in states.items():
@@ -122,7 +124,8 @@ def _of_script(checkpoint: Path, now: float) -> str:
     tensors = manifest.tensors.values()
     sparsity = sum(entry.num_pruned for entry in tensors) / sum(math.prod(entry.shape) for entry in tensors)
     total = manifest.timetable.total_steps
-    return f"{checkpoint}: step {manifest.step:,} of {total:,}, sparsity {sparsity:.2%}, {age} ago, saved by a script"
+    step = f"step {manifest.step:,} of {total:,}, sparsity {percent(sparsity)}"
+    return f"{checkpoint}: {step}, {age} ago, saved by a script"
 
 
 def read_run_state(run: RunFolder, now: float) -> RunState:
@@ -191,7 +194,7 @@ def _cells(state: RunState) -> list[str]:
     return [
         status.phase,
         f"{status.step:,} of {status.total_steps:,}",
-        f"{status.sparsity:.2%}",
+        percent(status.sparsity),
         "" if status.loss is None else f"{status.loss:.4f}",
         "" if state.seconds_left is None else _duration(state.seconds_left),
         "none" if age is None else f"{state.checkpoint}, {_duration(age)} ago",
@@ -205,7 +208,7 @@ def _duration(seconds: float) -> str:
 def _ending(state: RunState) -> str:
     """Return how a run ended, and how to resume it; empty for a running one."""
     if state.name == "finished":
-        return "finished: " + ", ".join(f"{name} {value:.4f}" for name, value in state.result.items())
+        return f"finished: {describe_metrics(state.result)}"
     if state.name == "running":
         return ""
     reason = state.death or state.status.reason or "no reason given"

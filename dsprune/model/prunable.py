@@ -21,6 +21,7 @@ from dsprune.model.blocks import NO_MATRICES, block_matrices, is_vector
 from dsprune.model.orientation import has_inputs_first
 from dsprune.model.patterns import names_of, parameters_matching, patterns_of, values_by_pattern
 from dsprune.model.shard import PrunableTensor, ShapeOf, plain_name, plain_shape
+from dsprune.utils.text import percent
 
 __all__ = [
     "Choice",
@@ -174,7 +175,7 @@ def describe_dense(choice: Choice) -> str:
         f"{len(group)} x {list(group[0].shape)} {pattern} ({group[0].reason})"
         for pattern, group in dense_groups(choice.dense)
     )
-    return f"dense inside the blocks, {share:.2%} of their weights: {'; '.join(parts)}"
+    return f"dense inside the blocks, {percent(share)} of their weights: {'; '.join(parts)}"
 
 
 def _with_targets(
@@ -210,9 +211,9 @@ def _check_asked(choice: Choice) -> None:
         patterns = list(_exact_patterns(unasked, choice.tensors))
         reasons = " and ".join(sorted({matrix.reason for matrix in unasked}))
         raise UserError(
-            f"pruning: {share:.1%} of the blocks' weights would stay dense ({reasons}), and the recipe does not ask "
-            f"for it: set pruning.exclude to {patterns}, make them trainable where they are frozen, or name them in "
-            f"pruning.include"
+            f"pruning: {percent(share, 1)} of the blocks' weights would stay dense ({reasons}), and the recipe does "
+            f"not ask for it: set pruning.exclude to {patterns}, make them trainable where they are frozen, or name "
+            f"them in pruning.include"
         )
 
 

@@ -56,7 +56,9 @@ class Budget(Section):
     @classmethod
     def _epochs_or_steps(cls, steps: int | None, info: ValidationInfo) -> int | None:
         if steps is not None and info.data.get("epochs") is not None:
-            raise ValueError("the run has one length: leave out budget.epochs or budget.steps")
+            raise ValueError(
+                "the run has one length: leave out budget.epochs or budget.steps, or set it to null"
+            )
         return steps
 
     @field_validator("micro_batch")

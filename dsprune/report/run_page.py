@@ -10,7 +10,8 @@ from dsprune.recipe.pattern import UNSTRUCTURED
 from dsprune.report.page import Block, Code, Page, Section, Text
 from dsprune.report.run_pictures import distillation_sections, layer_map, timeline_of_run
 from dsprune.report.runs import VALIDATION, Run, origin_of
-from dsprune.report.table import MISSING, Table, percent, table_of
+from dsprune.report.table import Table, table_of
+from dsprune.utils.text import MISSING, percent
 
 __all__ = ["page_of_run"]
 

@@ -20,7 +20,8 @@ from dsprune.report.page import Block, Code, Page, Section, Text
 from dsprune.report.run_pictures import timeline_of_runs
 from dsprune.report.runs import Run, origin_of
 from dsprune.report.score_pictures import against_reference, against_sparsity, against_temperature
-from dsprune.report.table import MISSING, Table, number, percent, table_of
+from dsprune.report.table import Table, number, table_of
+from dsprune.utils.text import MISSING, percent
 
 __all__ = ["page_of_runs"]
 

@@ -6,16 +6,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from rich import box
+from rich.console import Console
 from rich.table import Table as RichTable
 
-from dsprune.utils.console import cell
-from dsprune.utils.text import printable
+from dsprune.utils.console import cell, empty_table, print_table
+from dsprune.utils.text import MISSING, percent, printable
 
-__all__ = ["MISSING", "Table", "as_lines", "as_rich", "markdown_text", "number", "percent", "table_of"]
-
-MISSING = "-"
-"""Cell of a missing value."""
+__all__ = [
+    "MISSING",
+    "Table",
+    "as_lines",
+    "as_rich",
+    "markdown_text",
+    "number",
+    "percent",
+    "show",
+    "table_of",
+]
 
 T = TypeVar("T")
 
@@ -84,25 +91,22 @@ def number(value: float | None, digits: int = 4) -> str:
     return MISSING if value is None else f"{value:,.{digits}f}"
 
 
-def percent(value: float | None) -> str:
-    """Return a fraction in per cent.
-
-    Examples:
-        >>> percent(0.8961), percent(None)
-        ('89.61 %', '-')
-    """
-    return MISSING if value is None else f"{value:.2%}".replace("%", " %")
+def show(table: Table, console: Console) -> None:
+    """Print the table in a terminal or a log."""
+    print_table(console, as_rich(table))
 
 
 def as_rich(table: Table) -> RichTable:
     """Return the table for a terminal, the important rows in bold."""
-    shown = RichTable(title=cell(table.title, "table.title"), title_justify="left", box=box.SIMPLE_HEAD)
+    shown = empty_table(cell(table.title))
     for number, column in enumerate(table.columns):
+        is_number = number > 0 and not table.words
         shown.add_column(
             cell(column),
-            justify="right" if number and not table.words else "left",
+            justify="right" if is_number else "left",
             overflow="fold",
             no_wrap=table.words and number == 0,  # names are to be typed
+            min_width=max((len(row[number]) for row in table.rows if is_number), default=None),
         )
     for number, row in enumerate(table.rows):
         shown.add_row(*map(cell, row), style="bold" if number in table.emphasis else None)

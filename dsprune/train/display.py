@@ -1,7 +1,7 @@
 """Show the progress of a run on its first rank: a bar on a terminal, elsewhere a line every 30 seconds."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
@@ -10,12 +10,10 @@ from typing import Any
 from rich.console import Console
 
 from dsprune.schedule import Timetable
-from dsprune.utils.console import progress_bar, say, waiting
+from dsprune.utils.console import EVERY, progress_bar, say, waiting
+from dsprune.utils.text import percent
 
-__all__ = ["Display", "describe_step"]
-
-EVERY = 30.0
-"""Seconds between two lines of a log file."""
+__all__ = ["Display", "describe_metrics", "describe_step"]
 
 
 class Display:
@@ -67,9 +65,19 @@ class Display:
         self._bar.update(self._task, description=self._name)
 
 
+def describe_metrics(metrics: Mapping[str, float]) -> str:
+    """Return the metrics of an evaluation in words.
+
+    Examples:
+        >>> describe_metrics({"accuracy": 0.5, "f1": 0.25})
+        'accuracy 0.5000, f1 0.2500'
+    """
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+
 def describe_step(metrics: dict[str, Any]) -> str:
     """Return loss, sparsity and learning rate in words."""
     return (
-        f"loss {metrics['loss']:.4f}, sparsity {metrics.get('sparsity_prunable', 0.0):.2%}, "
+        f"loss {metrics['loss']:.4f}, sparsity {percent(metrics.get('sparsity_prunable', 0.0))}, "
         f"learning rate {metrics['learning_rate']:.2e}"
     )

@@ -19,7 +19,7 @@ from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe
 from dsprune.recipe.recipe import settings_of
 from dsprune.train.checkpointing import Checkpointer
-from dsprune.train.display import Display
+from dsprune.train.display import Display, describe_metrics
 from dsprune.train.evaluation import evaluate
 from dsprune.train.metrics import Meter, step_metrics, update_metrics
 from dsprune.train.preflight import Prepared, preflight
@@ -117,7 +117,7 @@ def train(
             session.run.finish(summary)
             write_card(session.run.model, made_by(session.run))
     if ranks.is_first:
-        say(console, f"finished: {session.run.path}")
+        say(console, f"finished: {session.run.path}: {describe_metrics(summary['metrics'])}")
     return session.run
 
 

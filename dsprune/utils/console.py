@@ -2,29 +2,54 @@
 
 import logging
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
 
+from rich import box
+from rich.cells import cell_len
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column, Table
 from rich.text import Text
 
 from dsprune.utils.text import printable
 
-__all__ = ["cell", "progress_bar", "quiet_libraries", "say", "starting", "waiting"]
+__all__ = [
+    "EVERY",
+    "cell",
+    "empty_table",
+    "print_table",
+    "progress_bar",
+    "quiet_deepspeed",
+    "quiet_libraries",
+    "say",
+    "starting",
+    "waiting",
+]
 
 PATIENCE = 2.0
 """Seconds that pass before a log file is told what is being waited for."""
+
+LONGEST_WORD, MAX_WIDTH = 40, 10_000
+"""Characters of a word, such as a path, that a narrow terminal does not break; columns of the widest table."""
+
+EVERY = 30.0
+"""Seconds between two lines of a log file about progress."""
 
 
 def say(console: Console, text: str, *, shown: bool = True) -> None:
@@ -41,9 +66,37 @@ def cell(text: str, style: str = "") -> Text:
     return Text(printable(text), style)
 
 
-def progress_bar(console: Console, *, shown: bool) -> Progress:
-    """Return a progress bar, which is drawn only if `shown` and only on a terminal.
+def empty_table(title: Text) -> Table:
+    """Return a table in the style of all tables, without columns and rows."""
+    return Table(title=title, title_style="table.title", title_justify="left", box=box.SIMPLE_HEAD)
 
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table: in a file as wide as it is; on a terminal no wider than that, unless a word would be broken."""
+    table.width = Measurement.get(console, console.options.update(width=MAX_WIDTH), table).maximum
+    sizes = [_sizes(column) for column in table.columns]
+    # The columns with the most to give wrap first.
+    for column, (widest, least) in sorted(
+        zip(table.columns, sizes, strict=True), key=lambda each: each[1][1] - each[1][0]
+    ):
+        excess = table.width - console.width if console.is_terminal else 0
+        column.width = widest - max(0, min(excess, widest - least))
+        table.width -= widest - column.width
+    console.print(table, crop=False)
+
+
+def _sizes(column: Column) -> tuple[int, int]:
+    """Return the width of a column whose texts do not wrap, and the least one that breaks no word."""
+    texts = [str(text) for text in (column.header, *column.cells)]
+    widest = max(map(cell_len, texts))
+    longest = max((cell_len(word) for text in texts for word in text.split()), default=0)
+    return widest, widest if column.no_wrap else max(column.min_width or 0, min(LONGEST_WORD, longest))
+
+
+def progress_bar(console: Console, *, shown: bool) -> Progress:
+    """Return a progress bar, which is drawn only on a terminal; elsewhere each 30 seconds have a line.
+
+    Not `shown`, it shows nothing.
     The field `note` of its tasks, where they have one, is shown beside the bar.
     """
     columns = (
@@ -53,7 +106,26 @@ def progress_bar(console: Console, *, shown: bool) -> Progress:
         _Note("{task.description}"),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=console, disable=not (shown and console.is_terminal))
+    kind = Progress if console.is_terminal or not shown else _LinesOfProgress
+    return kind(*columns, console=console, disable=not (shown and console.is_terminal))
+
+
+class _LinesOfProgress(Progress):
+    """Prints a line where `EVERY` seconds have passed when a task advances."""
+
+    _told = 0.0
+
+    def add_task(self, description: str, *args: Any, **options: Any) -> TaskID:
+        self._told = time.monotonic()
+        return super().add_task(description, *args, **options)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        super().advance(task_id, advance)
+        if (now := time.monotonic()) - self._told < EVERY:
+            return
+        self._told, task = now, self._tasks[task_id]
+        left = "" if task.time_remaining is None else f", {timedelta(seconds=task.time_remaining)} left"
+        say(self.console, f"{task.description}: {task.completed:,.0f} of {task.total or 0:,.0f}{left}")
 
 
 class _Note(TextColumn):
@@ -102,11 +174,16 @@ def quiet_libraries(*, is_first: bool) -> None:
     datasets.disable_progress_bars()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # or it prints a table of the weights of a new head
+    quiet_deepspeed(is_first=is_first)
+
+
+def quiet_deepspeed(*, is_first: bool) -> None:
+    """Limit what DeepSpeed logs to messages that a user can act on, on the first rank, and to errors on others."""
     # Filters, because DeepSpeed sets the level of its own logger, which writes to the standard output.
-    deepspeed = logging.getLogger("DeepSpeed")
-    deepspeed.addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
+    logger = logging.getLogger("DeepSpeed")
+    logger.addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
     if not is_first:
-        deepspeed.addFilter(lambda record: record.levelno >= logging.ERROR)
+        logger.addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 @contextmanager

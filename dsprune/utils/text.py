@@ -11,17 +11,22 @@ from typing import Any
 from dsprune.errors import UserError
 
 __all__ = [
+    "MISSING",
     "control_character",
     "did_you_mean",
     "first_line",
     "flatten",
     "one_line",
     "parse_duration",
+    "percent",
     "printable",
     "shareable",
     "short",
     "summary_of",
 ]
+
+MISSING = "-"
+"""What stands for a missing value in a table."""
 
 _HALF = 1000
 """Characters that are kept of the start and of the end of a very long message."""
@@ -36,6 +41,16 @@ _FOLDERS = re.compile(r"(?<![\w/.:…])/(?:[^\s/'\"=,<>\[\]{}]+/)+")
 # Control characters and lone surrogates, line and paragraph separators, and what reverses the direction of a text.
 _CONTROL_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _DIRECTIONS = frozenset(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
+
+
+def percent(fraction: float | None, digits: int = 2) -> str:
+    """Return a fraction in per cent, or `MISSING` for None.
+
+    Examples:
+        >>> percent(0.8961), percent(0.9, 0), percent(None)
+        ('89.61 %', '90 %', '-')
+    """
+    return MISSING if fraction is None else f"{100 * fraction:.{digits}f} %"
 
 
 def _is_control(character: str) -> bool:

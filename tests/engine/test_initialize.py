@@ -168,7 +168,7 @@ def test_the_checkpoint_of_a_script_is_found_and_exported(
     exported, output = tmp_path / "exported", io.StringIO()
     export(tmp_path, None, exported, Console(file=output))
     status([tmp_path], Console(file=output, width=1000))
-    assert "states/first: step 1 of 12, sparsity 50.00%" in output.getvalue()
+    assert "states/first: step 1 of 12, sparsity 50.00 %" in output.getvalue()
     assert [audit.folder for audit in audit_all(tmp_path)] == [
         tmp_path / "states" / "first",
         tmp_path / "model",

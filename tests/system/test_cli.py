@@ -38,7 +38,9 @@ BAD_INPUT = [
         "train RECIPE precision=fp16",
         "precision: fp16: DeepSpeed does not train in it on this machine's device, cpu",
     ),
-    ("train", "Missing argument 'recipe'. See dsprune train --help"),
+    ("train", "Missing argument 'RECIPE'. See dsprune train --help"),
+    ("plan RECIPE --target 2", "--target': 2.0 is not between 0 and 1. See dsprune plan --help"),
+    ("train RECIPE --masks-from ones", "--masks-from': 'ones' is not one of"),
     ("trian", "No such command 'trian'"),
     ("train RECIPE --fast", "No such option: --fast"),
     ("plan RECIPE --stage 4", "--stage"),
@@ -178,7 +180,7 @@ def test_a_plan_is_printed_and_drawn(
     monkeypatch.setenv("COLUMNS", "200")
     picture = tmp_path / "plan.svg"
     text = printed(capsys, "plan", recipe, "--world-size", "2", "--plot", picture)
-    for part in ("90.00%", "14,746", "ZeRO stage 0", f"Picture: {picture}"):
+    for part in ("90.00 %", "14,746", "ZeRO stage 0", f"Picture: {picture}"):
         assert part in text
     assert "<svg" in picture.read_text()
     assert not (recipe.parent / "runs" / "tiny").exists(), "a plan runs nothing"

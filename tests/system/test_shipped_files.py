@@ -71,7 +71,7 @@ def test_a_shipped_recipe_loads_and_plans(name: str, folder_of: Callable[[str], 
     plan(recipe, min(8, recipe.budget.batch), None, 67_349, None, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert name in text
-    assert recipe.pruning is None or f"{recipe.pruning.sparsity:.1%}" in text
+    assert recipe.pruning is None or f"{100 * recipe.pruning.sparsity:.1f} %" in text
 
 
 @pytest.mark.parametrize("name", SMC_ROWS)

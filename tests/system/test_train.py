@@ -90,7 +90,7 @@ def test_the_run_folder_holds_what_is_promised(workshop: Workshop) -> None:
 
 
 def test_it_says_where_and_little_else(workshop: Workshop) -> None:
-    assert f"finished: {workshop.run}" in workshop.said.splitlines()
+    assert f"finished: {workshop.run}: accuracy " in workshop.said
     for noise in NOISE:
         assert noise not in workshop.said
 

@@ -374,7 +374,10 @@ def test_a_recipe_gives_the_labels_by_sample_in_any_order(tmp_path: Path, recipe
     text = show(folder, recipe=load_recipe(str(recipe)))
     num_records = open_store(folder).manifest.num_records
     right = 1 - math.ceil(num_records / 4) / num_records
-    assert f"{num_records} rows, {num_records} with a label, teacher right in {right:.2%} of them" in text
+    assert (
+        f"{num_records} rows, {num_records} with a label, teacher right in {100 * right:.2f} % of them"
+        in text
+    )
     assert "looks better here than on others" in text
     assert show(folder, recipe=load_recipe(str(recipe), [f"task.train={backwards}"])) == text
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from dsprune.distillation.capture.build_store import describe_records
 from dsprune.ranks.ranks import Ranks
@@ -14,7 +15,7 @@ from dsprune.schedule import Timetable, recipe_timetable
 from dsprune.train import display
 from dsprune.train.display import Display
 from dsprune.utils import console as consoles
-from dsprune.utils.console import waiting
+from dsprune.utils.console import empty_table, print_table, progress_bar, waiting
 from dsprune.zero.launch import describe_joining, describe_loading
 
 METRICS = {"loss": 0.25, "sparsity_prunable": 0.5, "learning_rate": 1e-4, "seconds_per_step": 2.0}
@@ -69,7 +70,7 @@ def test_the_bar_shows_loss_sparsity_rate_and_the_time_left(timetable: Timetable
         bar.log(50, METRICS)
         with bar.doing("evaluating"):
             pass
-    for part in ("mine: evaluating", "50/100", "loss 0.2500, sparsity 50.00%, learning rate 1.00e-04"):
+    for part in ("mine: evaluating", "50/100", "loss 0.2500, sparsity 50.00 %, learning rate 1.00e-04"):
         assert part in shown(there)
 
 
@@ -80,7 +81,7 @@ def test_a_log_file_gets_a_line_now_and_then(timetable: Timetable, monkeypatch: 
         monkeypatch.setattr(display, "EVERY", 0.0)
         bar.log(50, METRICS)
     assert shown(there) == (
-        "mine: step 50 of 100, loss 0.2500, sparsity 50.00%, learning rate 1.00e-04, 0:01:40 left\n"
+        "mine: step 50 of 100, loss 0.2500, sparsity 50.00 %, learning rate 1.00e-04, 0:01:40 left\n"
     )
 
 
@@ -112,3 +113,38 @@ def test_a_start_says_what_has_to_be_compiled(
     offload = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
     assert "cpu_adam is compiled first" in describe_loading("bert", offload)
     assert describe_loading("bert", {}) == "loading the model bert"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_long_work_has_a_line_now_and_then_where_there_is_no_bar(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = console(terminal=terminal)
+    with progress_bar(there, shown=True) as bar:
+        task = bar.add_task("teacher", total=2000)
+        bar.advance(task, 500)
+        monkeypatch.setattr(consoles, "EVERY", 0.0)
+        bar.advance(task, 500)
+    lines = [line for line in shown(there).splitlines() if "teacher: 1,000 of 2,000" in line]
+    assert len(lines) == (0 if terminal else 1)
+
+
+def test_what_is_not_shown_has_no_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consoles, "EVERY", 0.0)
+    there = console(terminal=False)
+    with progress_bar(there, shown=False) as bar:
+        bar.advance(bar.add_task("teacher", total=2))
+    assert shown(there) == ""
+
+
+@pytest.mark.parametrize(("width", "terminal", "found"), [(40, True, 52), (80, True, 80), (40, False, 97)])
+def test_a_table_breaks_no_word(width: int, terminal: bool, found: int) -> None:
+    there = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
+    table = empty_table(Text("title"))
+    for name in ("name", "many words"):
+        table.add_column(name, overflow="fold")
+    table.add_row("causal-language-modeling-of-40-characters", "word" + 9 * " word")
+    print_table(there, table)
+    widths = {len(line) for line in shown(there).splitlines() if line}
+    assert widths == {found}
+    assert ("characters" in shown(there)) is (terminal is False or width > 40)

@@ -269,7 +269,7 @@ def frozen(bert):
 
 
 def test_a_frozen_matrix_is_refused_with_a_pattern_that_excludes_it_alone(frozen):
-    with pytest.raises(UserError, match=rf"^pruning: 15\.0% .*frozen.* pruning\.exclude to \['{FROZEN}'\]"):
+    with pytest.raises(UserError, match=rf"^pruning: 15\.0 % .*frozen.* pruning\.exclude to \['{FROZEN}'\]"):
         find_prunable(frozen)
     choice = choose_weights(frozen, exclude=[FROZEN])
     assert len(choice.tensors) == 11
@@ -283,7 +283,7 @@ def test_little_that_is_frozen_stays_dense_and_is_said(bert):
     assert len(choice.tensors) == 12
     line = describe_dense(choice)
     assert "1 x [4, 2] bert.encoder.layer.0.tiny.weight (frozen" in line
-    assert line.startswith("dense inside the blocks, 0.62% of their weights: ")
+    assert line.startswith("dense inside the blocks, 0.62 % of their weights: ")
 
 
 def test_a_frozen_weight_that_the_recipe_names_is_refused(frozen):
@@ -294,7 +294,7 @@ def test_a_frozen_weight_that_the_recipe_names_is_refused(frozen):
 def test_a_wide_convolution_is_refused_until_the_recipe_decides():
     blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Conv1d(8, 8, 3)) for _ in range(2))
     with pytest.raises(
-        UserError, match=r"^pruning: 75\.0% .*\(convolution\).*\['\[01\]\.1\.weight'\].*include"
+        UserError, match=r"^pruning: 75\.0 % .*\(convolution\).*\['\[01\]\.1\.weight'\].*include"
     ):
         find_prunable(blocks)
     assert len(find_prunable(blocks, include=["[01].1.weight"])) == 4

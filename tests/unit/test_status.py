@@ -120,7 +120,7 @@ def test_the_table_has_a_line_for_each_run_and_the_last_words(tmp_path: Path, no
     done.summary.write_text(json.dumps({"metrics": {"accuracy": 0.9}}))
     lines = shown(*(tmp_path / name for name in "abcd"))
     assert [line.split()[1] for line in lines[1:5]] == ["running", "stopped", "failed", "finished"]
-    for part in ("prune", "40 of 100", "50.00%", "0.2500", "0:00:", "global_step30, 0:00:"):
+    for part in ("prune", "40 of 100", "50.00 %", "0.2500", "0:00:", "global_step30, 0:00:"):
         assert part in lines[1]
     assert "none" in lines[3]
     assert lines[5:] == [

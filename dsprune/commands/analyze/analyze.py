@@ -23,14 +23,16 @@ from dsprune.model.cost import PRECISION_BYTES
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.model.prunable import find_prunable
 from dsprune.model.vocabulary import Vocabulary, num_missing
+from dsprune.ranks.agreement import on_first_rank
 from dsprune.ranks.ranks import Ranks, process_group
 from dsprune.recipe import Model, Recipe
 from dsprune.report.page import Page, write_report
-from dsprune.report.table import as_rich, percent
+from dsprune.report.table import show
 from dsprune.tasks.examples import tokens_in
 from dsprune.utils.console import progress_bar, say
 from dsprune.utils.files import replace_text
 from dsprune.utils.installation import command_line, versions
+from dsprune.utils.text import percent
 
 __all__ = ["analyze", "leave_out_unused_rows", "make_analysis"]
 
@@ -48,16 +50,16 @@ def analyze(recipe: Recipe, extent: Extent, output: Path | None, ranks: Ranks, c
     Raises:
         UserError: a section is missing in the recipe, or its model is not trained for the task.
     """
+    folder = output or Path(recipe.output, f"{recipe.name}-analysis")
     with process_group(ranks) as device:
+        on_first_rank(ranks, lambda: folder.mkdir(parents=True, exist_ok=True))  # before minutes of work
         analysis = make_analysis(recipe, extent, ranks, device, console)
     if not ranks.is_first:
         return
-    folder = output or Path(recipe.output, f"{recipe.name}-analysis")
-    folder.mkdir(parents=True, exist_ok=True)
     write_analysis(analysis, folder)
     replace_text(folder / "fragment.yaml", fragment(analysis))
     files = write_report(_page(analysis), folder)
-    console.print(as_rich(component_table(analysis)))
+    show(component_table(analysis), console)
     for line in (RULE, recommendation(analysis)):
         say(console, line)
     console.print(f"\n{fragment(analysis)}", markup=False, highlight=False)

@@ -21,7 +21,8 @@ from dsprune.model.components import SMC_SPARSITIES as GRID
 from dsprune.model.components import UNKNOWN, VECTORS, converted
 from dsprune.report.drawing import QUIET, SERIES, line_style, new_panels, svg_of
 from dsprune.report.page import Block, Cell, Code, HeatMap, Picture, Section, Text
-from dsprune.report.table import MISSING, Table, percent
+from dsprune.report.table import Table
+from dsprune.utils.text import MISSING, percent
 
 __all__ = ["UNUSED", "analysis_section", "component_table"]
 
@@ -91,8 +92,9 @@ def _component_note(analysis: Analysis) -> str:
     return (
         f"Each component pruned alone, by magnitude, in one shot; losses in points. FLOPs: of a forward pass of "
         f"{analysis.length} tokens, {analysis.flops / 1e9:.3f} GFLOPs; products of queries, keys and values, which "
-        f"use no weights, are {attention / analysis.flops:.2%} of them. Zeros save at {100 * analysis.target:g} %: "
-        f"bytes of the weights that become zero, without any index of a sparse format. {_unused_note(analysis)}"
+        f"use no weights, are {percent(attention / analysis.flops)} of them. Zeros save at "
+        f"{100 * analysis.target:g} %: bytes of the weights that become zero, without any index of a sparse format. "
+        f"{_unused_note(analysis)}"
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from dsprune.errors import UserError
 from dsprune.utils.files import replace_text
+from dsprune.utils.text import percent
 
 __all__ = [
     "FILE",
@@ -41,8 +42,8 @@ RULE = (
     f"Rule (dsprune's own): the benefit of a component is the mean of the shares of the model's weights and of its "
     f"forward operations that become zero at the target; its cost is the loss of the metric for each per cent of "
     f"benefit, where a loss below one standard error counts as one standard error. A component stays dense when "
-    f"pruning it saves less than {MIN_FLOPS_SAVED:.0%} of the operations, or when it costs more than {MAX_COST:g} "
-    f"times the median of the components that save more."
+    f"pruning it saves less than {percent(MIN_FLOPS_SAVED, 0)} of the operations, or when it costs more than "
+    f"{MAX_COST:g} times the median of the components that save more."
 )
 
 

@@ -14,8 +14,9 @@ from dsprune.distillation.store import StoreSpec, open_store
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe
 from dsprune.report.drawing import LABEL, QUIET, check_figure_path, line_style, new_panels, save_figure
-from dsprune.report.table import MISSING, Table, as_rich
+from dsprune.report.table import Table, show
 from dsprune.utils.console import say
+from dsprune.utils.text import MISSING, percent
 
 __all__ = ["calibrate"]
 
@@ -72,7 +73,7 @@ def calibrate(
 def print_curves(curves: Mapping[str, Curve], recommended: float, spec: StoreSpec, console: Console) -> None:
     """Print one table per output, the meaning of its columns, the rule and the temperature that it recommends."""
     for name, curve in curves.items():
-        console.print(as_rich(_table(name, curve, recommended)))
+        show(_table(name, curve, recommended), console)
     for note in (*_notes(curves, spec), _recommendation(curves, recommended)):
         say(console, note)
 
@@ -80,7 +81,7 @@ def print_curves(curves: Mapping[str, Curve], recommended: float, spec: StoreSpe
 def _table(name: str, curve: Curve, recommended: float) -> Table:
     title = f"{name}: {curve.num_rows:,} rows"
     if curve.agreement is not None:
-        title += f", {curve.num_labels:,} with a label, teacher right in {curve.agreement:.2%} of them"
+        title += f", {curve.num_labels:,} with a label, teacher right in {percent(curve.agreement)} of them"
     chosen = [point.temperature == recommended for point in curve.points]
     columns = ("", "T", "entropy", "of largest", "top-1 mass", "ECE", "KL gradient / task's")
     rows = tuple(
@@ -93,7 +94,7 @@ def _table(name: str, curve: Curve, recommended: float) -> Table:
 def _cells(point: Point) -> Iterator[str]:
     yield f"{point.temperature:g}"
     yield f"{point.entropy:.4f}"
-    yield f"{point.entropy_share:.1%}"
+    yield percent(point.entropy_share, 1)
     yield f"{point.top1_mass:.4f}"
     yield MISSING if point.calibration_error is None else f"{point.calibration_error:.4f}"
     yield f"{point.gradient_ratio:.3f}"
@@ -127,8 +128,8 @@ def _recommendation(curves: Mapping[str, Curve], recommended: float) -> str:
     ]
     return (
         f"Recommended: T = {recommended:g}, where the teacher's mean entropy is "
-        f"{sum(shares) / len(shares):.0%} of the largest. Rule: of the temperatures above, not below 1, the "
-        f"one where that share is nearest to {TARGET_SHARE:.0%}, halfway from a bare label to no information. "
+        f"{percent(sum(shares) / len(shares), 0)} of the largest. Rule: of the temperatures above, not below 1, the "
+        f"one where that share is nearest to {percent(TARGET_SHARE, 0)}, halfway from a bare label to no information. "
         f"The rule is dsprune's own: the paper's could not be read."
     )
 

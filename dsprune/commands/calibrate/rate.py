@@ -16,9 +16,10 @@ from dsprune.errors import UserError
 from dsprune.recipe import Ramp, Recipe, Span, dump_recipe
 from dsprune.report.drawing import check_figure_path, line_style, new_panels, save_figure
 from dsprune.report.runs import read_run
-from dsprune.report.table import MISSING, Table, as_rich
+from dsprune.report.table import Table, show
 from dsprune.schedule import Timetable
 from dsprune.utils.console import say
+from dsprune.utils.text import MISSING
 
 __all__ = ["Trial", "calibrate_rate", "search", "shortened"]
 
@@ -96,7 +97,7 @@ def calibrate_rate(
         raise UserError(
             f"recipe {recipe.name!r}: --rate: every run failed; the last one: {trials[best].problem}"
         )
-    console.print(as_rich(_table(trials, best, steps)))
+    show(_table(trials, best, steps), console)
     say(console, "The rate suits runs of this length: for a much longer one, try twice as much too.")
     if plot is not None:
         save_figure(_draw(trials, best, recipe.name), plot)

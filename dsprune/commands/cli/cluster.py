@@ -15,12 +15,13 @@ __all__ = ["data", "doctor", "schema", "slurm_scripts", "submit"]
 @app.command()
 def data(
     task: Annotated[
-        str | None, typer.Argument(help="Name of the task or kind; without it, all are listed.")
+        str | None,
+        typer.Argument(metavar="TASK", help="Name of the task or kind; without it, all are listed."),
     ] = None,
     overrides: Overrides = None,
     path: Annotated[Path | None, typer.Option(help="The folder of a local copy to check.")] = None,
 ) -> None:
-    """Show the source, license and size of a task's data, or the fields of a kind of task; check a local copy."""
+    """Show the source, licence and size of a task's data, or the fields of a kind of task; check a local copy."""
     from dsprune.commands.data import check_copy, describe, list_tasks
     from dsprune.ranks.ranks import find_ranks
     from dsprune.recipe import load_task
@@ -49,11 +50,9 @@ def submit(
         str | None, typer.Option(help="Longest time of each job, as sbatch reads it. Default: the script's.")
     ] = None,
     partition: Annotated[str | None, typer.Option(help="Partition. Default: the cluster's.")] = None,
-    array: Annotated[
-        str | None, typer.Option(help="Sparsities, one run each: 0.5,0.8,0.9,0.95,0.97.")
-    ] = None,
+    array: Annotated[str | None, typer.Option(help="Sparsities, one run each, such as 0.5,0.9.")] = None,
     sbatch: Annotated[
-        list[str] | None, typer.Option(help="Another option for sbatch, such as --sbatch=--account=nlp.")
+        list[str] | None, typer.Option(help="Another option of sbatch, such as --sbatch=--qos=long.")
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Check and print the commands; submit nothing.")] = False,
 ) -> None:
@@ -66,7 +65,9 @@ def submit(
 
 
 @app.command()
-def slurm_scripts(folder: Annotated[Path, typer.Argument(help="The folder to create.")]) -> None:
+def slurm_scripts(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to create.")],
+) -> None:
     """Copy the batch scripts of `dsprune submit` to a folder, to edit them for a cluster."""
     from dsprune.commands.submit import copy_scripts
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import dsprune
 from dsprune.errors import (
@@ -21,6 +22,7 @@ from dsprune.errors import (
     StoppedError,
     UserError,
 )
+from dsprune.utils.console import quiet_deepspeed
 from dsprune.utils.files import describe_system_error, is_full_disk, system_error
 from dsprune.utils.installation import shipped_names
 from dsprune.utils.signals import END_SIGNALS
@@ -37,7 +39,15 @@ __all__ = [
     "run_explained",
 ]
 
-app = typer.Typer(pretty_exceptions_enable=False)
+
+class _RecipesFirst(TyperGroup):
+    """The commands in the order of their files; typer puts `recipes`, which has a command of its own, last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=lambda name: name != "recipes")
+
+
+app = typer.Typer(cls=_RecipesFirst, pretty_exceptions_enable=False)
 
 
 def _complete_recipe(incomplete: str) -> list[str]:
@@ -47,11 +57,15 @@ def _complete_recipe(incomplete: str) -> list[str]:
 
 RecipeArgument = Annotated[
     str,
-    typer.Argument(help="A recipe file, or the name of a shipped recipe.", autocompletion=_complete_recipe),
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe file, or the name of a shipped recipe.",
+        autocompletion=_complete_recipe,
+    ),
 ]
 
 
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Recipe values.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY.SUB=VALUE", help="Recipe values.")]
 
 
 def between_0_and_1(values: list[float] | None) -> list[float] | None:
@@ -84,6 +98,7 @@ def main() -> None:
     Exit codes: 0 done, 1 a check failed, 2 bad input, 70 an error of dsprune, 75 stopped, to be resumed.
     """
     _use_utf8()
+    quiet_deepspeed(is_first=True)
     # Collections would take a fifth of the time of the imports, and find nothing.
     gc.set_threshold(100_000, 50, 50)
     # A terminated process unwinds and removes its temporary files, unless a batch script has it ignore the signal.
@@ -122,7 +137,8 @@ def run_explained(call: Callable[[], Any]) -> int:
         return EXIT_STOPPED
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
-        _complain(error.format_message() + (f" See {context.command_path} --help" if context else ""))
+        reason = error.format_message().replace("Value error, ", "").removesuffix(".")
+        _complain(reason + (f". See {context.command_path} --help" if context else ""))
         return 2
     except (typer.Abort, KeyboardInterrupt):
         _complain("interrupted")

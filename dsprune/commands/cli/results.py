@@ -18,7 +18,7 @@ __all__ = ["analyze", "audit", "evaluate", "export", "report", "status"]
 
 @app.command("eval")
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A Hugging Face model folder or hub name.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face model folder or hub name.")],
     overrides: Overrides = None,
     task: Annotated[str, typer.Option(help="Name of the task.")] = "text-classification",
     batch_size: Annotated[int, typer.Option(min=1, help="Examples of a forward pass on a rank.")] = 32,
@@ -37,7 +37,11 @@ def evaluate(
 
 
 @app.command()
-def audit(path: Annotated[Path, typer.Argument(help="A run, a checkpoint or a model folder.")]) -> None:
+def audit(
+    path: Annotated[
+        Path, typer.Argument(metavar="RUN", help="The folder of a run, a checkpoint, a model or a store.")
+    ],
+) -> None:
     """Check every invariant of a pruned run; name the tensor that violates one, and exit with 1."""
     from dsprune.commands.audit import audit as check
 
@@ -60,7 +64,7 @@ def analyze(
     layers: Annotated[bool, typer.Option(help="Prune each component of each layer separately, too.")] = True,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples of a forward pass on a rank.")] = 32,
     output: Annotated[
-        Path | None, typer.Option(help="Folder to write to. Default: beside the run's.")
+        Path | None, typer.Option(help="Folder to write to. Default: runs/NAME-analysis.")
     ] = None,
 ) -> None:
     """Show the benefit and the cost of pruning each component of a trained model."""
@@ -78,7 +82,9 @@ def analyze(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders that contain some.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN", help="Folders of runs, or folders that contain some.")
+    ],
     output: Annotated[
         Path | None, typer.Option(help="Folder to write to. Default: the run's, or report/ for several.")
     ] = None,
@@ -144,8 +150,9 @@ def export(
         raise UserError(
             "--push: value missing: --public and --dry-run are for it: add --push OWNER/NAME, or leave them out"
         )
-    from dsprune.commands import export as write
-    from dsprune.commands.push import check_repository, upload
+    with starting():
+        from dsprune.commands import export as write
+        from dsprune.commands.push import check_repository, upload
 
     if push is not None:
         check_repository(push)
@@ -165,7 +172,7 @@ def export(
 @app.command()
 def status(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or folders that contain some.")
+        list[Path], typer.Argument(metavar="RUN", help="Folders of runs, or folders that contain some.")
     ],
 ) -> None:
     """Show the progress of runs, as their folders record it."""

@@ -34,7 +34,7 @@ def show(recipe: RecipeArgument) -> None:
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Argument(help="Name of the recipe, written to NAME.yaml.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the recipe, written to NAME.yaml.")],
     overrides: Overrides = None,
     source: Annotated[str, typer.Option("--from", help="The recipe to start from.")] = "glue-90",
     data: Annotated[

@@ -61,7 +61,9 @@ def plan(
 
 @app.command()
 def convert(
-    file: Annotated[Path, typer.Argument(help="A recipe of SparseML or llm-compressor, or a ds_config.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A recipe of SparseML or llm-compressor, or a ds_config.")
+    ],
     overrides: Overrides = None,
     write: Annotated[Path | None, typer.Option(help="Write the recipe into this file.")] = None,
 ) -> None:
@@ -116,7 +118,10 @@ def train(
 def run_script(
     context: typer.Context,
     script: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="A script that trains with DeepSpeed.")
+        Path,
+        typer.Argument(
+            metavar="SCRIPT", exists=True, dir_okay=False, help="A script that trains with DeepSpeed."
+        ),
     ],
     recipe: Annotated[str, typer.Option(help="A recipe file, or the name of a shipped recipe.")],
     steps_per_epoch: Annotated[
@@ -134,7 +139,7 @@ def run_script(
 
 
 @app.command()
-def stop(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
+def stop(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]) -> None:
     """Stop a run with a checkpoint; `dsprune train` resumes it."""
     from dsprune.commands.status import stop as stop_run
 
@@ -166,7 +171,7 @@ def teacher(
 
 @app.command()
 def calibrate(
-    store: Annotated[Path | None, typer.Argument(help="A teacher logits store.")] = None,
+    store: Annotated[Path | None, typer.Argument(metavar="STORE", help="A teacher logits store.")] = None,
     overrides: Overrides = None,
     recipe: Annotated[
         str | None,
@@ -215,9 +220,12 @@ def calibrate(
 
 @app.command()
 def suite(
-    name: Annotated[str, typer.Argument(help="A shipped suite, such as guidelines, or a YAML file.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A shipped suite, such as guidelines, or a YAML file.")
+    ],
     recipe: Annotated[
-        str | None, typer.Argument(help="The recipe that it varies. Default: its own recipes.")
+        str | None,
+        typer.Argument(metavar="RECIPE", help="The recipe that it varies. Default: its own recipes."),
     ] = None,
     overrides: Overrides = None,
     methods: Annotated[list[str] | None, typer.Option(help="A method to run. Default: all.")] = None,
@@ -235,7 +243,7 @@ def suite(
     ] = None,
     time: Annotated[str | None, typer.Option(help="With --slurm: longest time of each job.")] = None,
     partition: Annotated[str | None, typer.Option(help="With --slurm: partition.")] = None,
-    sbatch: Annotated[list[str] | None, typer.Option(help="With --slurm: another option for sbatch.")] = None,
+    sbatch: Annotated[list[str] | None, typer.Option(help="With --slurm: another option of sbatch.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Only print the commands.")] = False,
 ) -> None:
     """Run a grid of methods, sparsities and seeds, keep finished runs, and write a report."""

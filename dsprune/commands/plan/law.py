@@ -8,6 +8,7 @@ from dsprune.recipe.rate import scaled_peak
 from dsprune.recipe.timing import AT_TARGET
 from dsprune.report.table import Table
 from dsprune.schedule.law import SHORTEST_INTERVAL
+from dsprune.utils.text import percent
 
 __all__ = ["law_table", "sweep_table"]
 
@@ -55,7 +56,7 @@ def _of_pruning(plan: Plan, pruning: Pruning) -> Iterator[tuple[str, str, str]]:
         return
     if pruning.first is None and pruning.curve not in AT_TARGET:
         why = "0.4 of the target's log compression"
-        yield "pruning.first", f"{timetable.updates[0].sparsity:.1%}", why
+        yield "pruning.first", percent(timetable.updates[0].sparsity, 1), why
     if pruning.updates is None and pruning.every is None:
         why = "7 at a target of 90 %, in proportion to the log compression"
         yield "pruning.updates", str(len(timetable.updates)), why

@@ -33,13 +33,14 @@ from dsprune.report.drawing import (
     save_figure,
     shade_phases,
 )
-from dsprune.report.table import MISSING, Table, as_lines, as_rich
+from dsprune.report.table import Table, as_lines, show
 from dsprune.schedule import MaskUpdate, Timetable
 from dsprune.selection.compensate import block_bytes
 from dsprune.selection.cut_bands import band_bytes
 from dsprune.selection.tiles import Tiling
 from dsprune.selection.traffic import row_bytes, update_bytes
-from dsprune.utils.console import cell, say
+from dsprune.utils.console import cell, print_table, say
+from dsprune.utils.text import MISSING, percent
 
 __all__ = ["draw_plans", "plan", "print_plan"]
 
@@ -73,7 +74,8 @@ def plan(
         draw_plans({recipe.name: made}, recipe.name, plot)  # first: the path may be refused
     print_plan(made, world_size, range(4) if stage is None else [stage], console)
     if sweep:
-        console.print(as_rich(sweep_table(made)))
+        console.print()
+        show(sweep_table(made), console)
     if plot is not None:
         say(console, f"Picture: {plot}")
 
@@ -83,7 +85,7 @@ def print_plan(plan: Plan, world_size: int, stages: Iterable[int], console: Cons
     grid = Grid.grid(padding=(0, 2))
     for name, text in _facts(plan):
         grid.add_row(cell(name, "bold"), cell(text))
-    console.print(grid)
+    print_table(console, grid)
     for remark in plan.remarks:
         say(console, remark)
     if plan.dense:
@@ -91,11 +93,12 @@ def print_plan(plan: Plan, world_size: int, stages: Iterable[int], console: Cons
             say(console, line)
     if plan.timetable.updates:
         if (choices := law_table(plan)).rows:
-            console.print(as_rich(choices))
-        console.print(as_rich(_updates(plan)))
-    console.print(as_rich(_memory(plan, world_size, stages)))
+            console.print()
+            show(choices, console)
+        show(_updates(plan), console)
+    show(_memory(plan, world_size, stages), console)
     if plan.timetable.updates:
-        console.print(_traffic(plan, world_size))
+        say(console, _traffic(plan, world_size))
 
 
 def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -105,11 +108,14 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
     if recipe.pruning is not None:
         pruning = recipe.pruning
         share = plan.num_prunable / plan.num_weights
-        yield "prunable", f"{plan.num_prunable:,} weights in {len(plan.tensors)} tensors, {share:.1%} of all"
+        yield (
+            "prunable",
+            f"{plan.num_prunable:,} weights in {len(plan.tensors)} tensors, {percent(share, 1)} of all",
+        )
         pattern = "" if pruning.pattern == UNSTRUCTURED.text else f"{pruning.pattern}, "
         first = "" if pruning.first_method is None else f" after {pruning.first_method}"
         kind = f"{pattern}{pruning.method}{first}, {pruning.scope}, {pruning.curve}"
-        yield "pruning", f"{pruning.sparsity:.1%}, {kind}"
+        yield "pruning", f"{percent(pruning.sparsity, 1)}, {kind}"
     if plan.vocabulary is not None:
         yield "vocabulary", _vocabulary(plan.vocabulary, plan.num_missing, recipe.precision)
     if plan.targets:
@@ -176,8 +182,8 @@ def _cells(plan: Plan, update: MaskUpdate) -> Iterator[str]:
     multiplier, num_pruned = timetable.lr_multiplier(update.step), plan.num_pruned(update)
     yield f"{update.step:,}"
     yield MISSING if plan.num_examples is None else f"{update.step / timetable.steps_per_epoch:.2f}"
-    yield f"{num_pruned / plan.num_prunable:.2%}"
-    yield f"{num_pruned / plan.num_weights:.2%}"
+    yield percent(num_pruned / plan.num_prunable)
+    yield percent(num_pruned / plan.num_weights)
     yield f"{num_pruned:,}"
     yield f"{multiplier:.2f} x peak" if peak is None else f"{multiplier * peak:.2e}"
 

@@ -11,9 +11,10 @@ from dsprune.errors import UserError
 from dsprune.recipe import Recipe
 from dsprune.recipe.timing import log_compression
 from dsprune.report.drawing import check_figure_path
-from dsprune.report.table import MISSING, Table, as_rich
+from dsprune.report.table import Table, show
 from dsprune.schedule.law import max_target, scaled_epochs, scaled_to
 from dsprune.utils.console import say
+from dsprune.utils.text import MISSING, percent
 
 __all__ = ["plan_targets", "print_max_target"]
 
@@ -49,12 +50,12 @@ def plan_targets(
         train_examples = make_plan(recipe, world_size).num_examples  # read and checked once
     plans = [make_plan(scaled_to(recipe, target), world_size, train_examples) for target in sorted(targets)]
     title = f"{recipe.name} at several targets"
-    console.print(as_rich(_table(plans, title)))
-    console.print(
+    show(_table(plans, title), console)
+    say(
+        console,
         f"Scaled in proportion to the log compression, ln(1 / (1 - sparsity)), from this recipe at "
         f"{_percent(recipe.pruning.sparsity)}. {LAW}",
-        markup=False, highlight=False,
-    )  # fmt: skip
+    )
     if plot is not None:
         draw_plans({_percent(plan.timetable.updates[-1].sparsity): plan for plan in plans}, title, plot)
         say(console, f"Picture: {plot}")
@@ -94,7 +95,7 @@ def _table(plans: Sequence[Plan], title: str) -> Table:
 def _cells(plan: Plan) -> Iterator[str]:
     timetable, first, last = plan.timetable, plan.timetable.updates[0], plan.timetable.updates[-1]
     yield _percent(last.sparsity)
-    yield f"{plan.num_pruned(last) / plan.num_weights:.1%}"
+    yield percent(plan.num_pruned(last) / plan.num_weights, 1)
     yield f"{log_compression(last.sparsity):.2f}"
     yield f"{timetable.total_steps:,}"
     epochs = timetable.total_steps / timetable.steps_per_epoch

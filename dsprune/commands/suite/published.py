@@ -10,10 +10,11 @@ from typing import Any
 from dsprune.commands.suite.definition import Suite
 from dsprune.report.page import Section
 from dsprune.report.runs import find_folders
-from dsprune.report.table import MISSING, Table, table_of
+from dsprune.report.table import Table, table_of
 from dsprune.utils.documents import read_yaml
 from dsprune.utils.files import replace_text
 from dsprune.utils.installation import shipped_folder
+from dsprune.utils.text import MISSING
 
 __all__ = ["published_sections", "published_tables", "title_of", "write_about"]
 

@@ -18,6 +18,7 @@ from dsprune.model.patterns import patterns_of
 from dsprune.model.prunable import find_prunable
 from dsprune.recipe import Recipe, dump_recipe, load_recipe
 from dsprune.report.grouping import TARGET
+from dsprune.utils.text import percent
 
 __all__ = ["command_of", "make_store", "needs_suite", "resolve"]
 
@@ -139,8 +140,8 @@ def _of_prunable(recipe: Recipe, model: nn.Module, target: float) -> float:
     sparsity = converted(target, matrices, prunable)
     if sparsity >= 1:
         raise UserError(
-            f"{recipe.name}: {target:g} of all matrices cannot be zero when only {prunable / matrices:.1%} of them "
-            f"are pruned: leave this --sparsity out for this method"
+            f"{recipe.name}: {target:g} of all matrices cannot be zero when only "
+            f"{percent(prunable / matrices, 1)} of them are pruned: leave this --sparsity out for this method"
         )
     return round(sparsity, 6)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from dsprune.distillation.capture.forward import TeacherModel
@@ -17,6 +17,7 @@ from dsprune.distillation.store import Output, StoreSpec, check_origin
 from dsprune.distillation.store.codecs import codec_for
 from dsprune.errors import UserError
 from dsprune.recipe import Distillation
+from dsprune.utils.console import empty_table, print_table
 
 __all__ = [
     "KL_BOUND",
@@ -154,13 +155,13 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
 
 def show(candidates: Sequence[Candidate], chosen: Candidate, console: Console) -> None:
     """Print a table of the candidates."""
-    table = Table(
-        "kind", "bytes per row", "KL error, nats", "", title=f"kinds of store, bound {KL_BOUND:g} nats"
-    )
+    table = empty_table(Text(f"Kinds of store, bound {KL_BOUND:g} nats"))
+    for number, column in enumerate(("kind", "bytes per row", "KL error, nats", "")):
+        table.add_column(column, justify="right" if number in (1, 2) else "left")
     for one in candidates:
         mark = "chosen" if one is chosen else "" if one.error <= KL_BOUND else "over the bound"
         table.add_row(f"{one.spec.kind} {one.spec.dtype}", f"{one.row_bytes:,}", f"{one.error:.1e}", mark)
-    console.print(table)
+    print_table(console, table)
 
 
 def check_fit(folder: Path, spec: StoreSpec, settings: Distillation) -> None:
