@@ -191,12 +191,17 @@ def find_checkpoints(path: Path) -> list[Path]:
     """Return the complete tags at or below a folder, the newest first.
 
     Runs have them in `checkpoints/`, a script where it likes, and frameworks in a folder for each state.
+
+    Raises:
+        UserError: the folder holds runs, of which the newest checkpoint would be that of any one.
     """
     folders = (path.parent, path, *sorted(path.glob("*/")), *sorted(path.glob("*/*/")))
-    found = {tag: step for folder in folders for step, tag in _find_complete(folder)}
-    return sorted(
-        (tag for tag in found if tag.is_relative_to(path)), key=lambda tag: (found[tag], tag), reverse=True
-    )
+    complete = {tag: step for folder in folders for step, tag in _find_complete(folder)}
+    found = {tag: step for tag, step in complete.items() if tag.is_relative_to(path)}
+    runs = {tag.parents[1] for tag in found if (tag.parents[1] / "recipe.yaml").exists()}
+    if below := sorted(run for run in runs if path in run.parents):
+        raise UserError(f"{path}: holds the folders of runs: name one of them, such as {below[0]}")
+    return sorted(found, key=lambda tag: (found[tag], tag), reverse=True)
 
 
 def invalidate_tag(folder: Path) -> None:

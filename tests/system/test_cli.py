@@ -52,6 +52,7 @@ BAD_INPUT = [
     ("export runs/none", "--to: value missing: give --to FOLDER to write runs/none, or --push OWNER/NAME"),
     ("export runs/none --to x --public", "--push: value missing: --public and --dry-run are for it"),
     ("eval nowhere validation=none.csv", "'nowhere'"),
+    ("data sst2 --path nowhere", "--path: value nowhere: no such folder"),
     ("data squat", "task.name: there is no 'squat': did you mean 'squad'?"),
 ]
 

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from dsprune.checkpoint import tags
+from dsprune.checkpoint.audit import audit_all
 from dsprune.checkpoint.deepspeed_files import CheckpointFiles, check_pickles, read_main_file
 from dsprune.checkpoint.tags import (
     TAG_MANIFEST,
@@ -19,6 +20,7 @@ from dsprune.checkpoint.tags import (
     check_files,
     commit_tag,
     complete_tags,
+    find_checkpoints,
     invalidate_tag,
     latest_tag,
     read_tag_list,
@@ -205,6 +207,18 @@ def test_a_run_whose_files_are_elsewhere_is_refused(tmp_path: Path, name: str) -
 def test_a_run_whose_folder_was_removed_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="gone: was removed or emptied while the run used it"):
         RunFolder(tmp_path / "gone").check_exists()
+
+
+def test_of_a_folder_of_runs_no_checkpoint_is_chosen(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "one"
+    tag = write_tag(run / "checkpoints" / "global_step10")
+    (run / "recipe.yaml").touch()
+    assert find_checkpoints(run) == find_checkpoints(run / "checkpoints") == [tag]
+    for ask in (find_checkpoints, lambda path: list(audit_all(path))):
+        with pytest.raises(
+            UserError, match=f"^{tmp_path / 'runs'}: .*runs: name one of them, such as {run}$"
+        ):
+            ask(tmp_path / "runs")
 
 
 # ---- pickles

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from dsprune.commands.cli.main import Overrides, RecipeArgument, app
+from dsprune.errors import UserError
 
 __all__ = ["data", "doctor", "schema", "slurm_scripts", "submit"]
 
@@ -32,6 +33,8 @@ def data(
         return list_tasks(Console())
     settings = load_task(task, overrides or [])
     describe(settings, Console())
+    if path is not None and not path.is_dir():
+        raise UserError(f"--path: value {path}: no such folder: give that of a local copy")
     folder = settings.folder if path is None else path
     if folder is not None:
         check_copy(settings, Path(folder), Console())
