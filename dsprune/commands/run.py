@@ -7,7 +7,9 @@ from pathlib import Path
 
 from dsprune.engine.frameworks import pruning
 from dsprune.errors import CheckFailedError, RunFailedError, StoppedError, UserError
+from dsprune.ranks.ranks import announce
 from dsprune.recipe import Recipe
+from dsprune.utils.text import percent
 
 __all__ = ["run_script"]
 
@@ -27,7 +29,7 @@ def run_script(recipe: Recipe, script: Path, arguments: Sequence[str], steps_per
     """
     sys.argv = [str(script), *arguments]
     sys.path.insert(0, str(script.resolve().parent))
-    with pruning(recipe, steps_per_epoch=steps_per_epoch):
+    with pruning(recipe, steps_per_epoch=steps_per_epoch) as engines:
         try:
             runpy.run_path(str(script), run_name="__main__")
         except (UserError, CheckFailedError, RunFailedError, StoppedError):
@@ -35,3 +37,6 @@ def run_script(recipe: Recipe, script: Path, arguments: Sequence[str], steps_per
         except Exception as error:  # of the script, and shown as Python does
             sys.excepthook(type(error), error, error.__traceback__)
             sys.exit(1)
+    for engine in engines:
+        zeros = percent(engine.sparsity()["sparsity_prunable"])
+        announce(f"{engine.applied_steps:,} steps, {zeros} of the prunable weights are zero")

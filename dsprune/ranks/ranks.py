@@ -91,8 +91,8 @@ def leave_ranks() -> None:
 
 
 def announce(text: str) -> None:
-    """Print a line about the run, on the first rank of the default process group."""
-    if current_ranks().is_first:
+    """Print a line about the run on the first rank, also once a script has destroyed the process group."""
+    if (current_ranks() if dist.is_initialized() else expected_ranks()).is_first:
         print(f"dsprune: {text}", file=sys.stderr, flush=True)
 
 

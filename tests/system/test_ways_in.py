@@ -55,7 +55,8 @@ def test_a_script_that_knows_nothing_of_dsprune(tmp_path: Path, capsys: pytest.C
     )  # takes --local_rank
     assert done.returncode == 0, done.stderr
     assert run_command(["audit", str(tmp_path / "checkpoints" / "global_step12")]) == 0
-    assert "0.9000" in capsys.readouterr().out
+    assert "90.00 %" in capsys.readouterr().out
+    assert done.stderr.count("dsprune: 12 steps, 90.00 % of the prunable weights are zero") == 1
 
 
 def test_a_script_that_ends_too_soon_fails(tmp_path: Path) -> None:
