@@ -34,14 +34,18 @@ SPARSE = 0.01
 
 
 def start_sparse(
-    engine: DeepSpeedEngine, state: PruningState | None, model: Path, masks_from: MasksFrom | None, step: int
+    engine: DeepSpeedEngine,
+    state: PruningState | None,
+    model: Path | None,
+    masks_from: MasksFrom | None,
+    step: int,
 ) -> float:
     """Keep the zeros of the model that a run starts from. Collective: every rank must call this.
 
     Args:
         engine: holds the model's weights.
         state: the masks to set; None when the recipe prunes nothing.
-        model: folder of the model.
+        model: folder of the model; None where a script has made it.
         masks_from: what to do with zeros. None loads the masks that dsprune has saved beside the model, and refuses
             a sparse model without masks.
         step: number of applied optimizer steps.
@@ -54,17 +58,20 @@ def start_sparse(
     """
     if masks_from == "none":
         return 0.0
+    if masks_from is None and state is not None and state.sparsity:
+        return state.sparsity
+    where = "model" if model is None else str(model)
     if state is not None and masks_from == "zeros":
-        mask_zeros(state, str(model), step)
-    elif state is not None and (model / MANIFEST).is_file():
+        mask_zeros(state, where, step)
+    elif state is not None and model is not None and (model / MANIFEST).is_file():
         start_from_masks(state, model, step)
     elif (zeros := _fraction_of_zeros(engine, state)) > SPARSE:
-        keep = "--masks-from zeros keeps its zeros"
+        keep = "masks_from=zeros (--masks-from zeros) keeps its zeros"
         if state is None:
             keep = f"pruning={{sparsity: {zeros:.4f}, curve: one-shot, start: 0}} with {keep}"
         raise UserError(
-            f"{model}: {100 * zeros:.1f} % of its prunable weights are zero, and it has no masks: {keep}, "
-            f"--masks-from none lets them grow back"
+            f"{where}: {100 * zeros:.1f} % of its prunable weights are zero, and it has no masks: {keep}, "
+            f"masks_from=none lets them grow back"
         )
     return 0.0 if state is None else state.sparsity
 

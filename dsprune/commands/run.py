@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dsprune.checkpoint.sparse_start import MasksFrom
 from dsprune.engine.frameworks import pruning
 from dsprune.errors import CheckFailedError, RunFailedError, StoppedError, UserError
 from dsprune.ranks.ranks import announce
@@ -14,7 +15,13 @@ from dsprune.utils.text import percent
 __all__ = ["run_script"]
 
 
-def run_script(recipe: Recipe, script: Path, arguments: Sequence[str], steps_per_epoch: int | None) -> None:
+def run_script(
+    recipe: Recipe,
+    script: Path,
+    arguments: Sequence[str],
+    steps_per_epoch: int | None,
+    masks_from: MasksFrom | None,
+) -> None:
     """Run a script as `python SCRIPT ARGUMENTS` does, inside `dsprune.pruning`.
 
     Args:
@@ -22,6 +29,7 @@ def run_script(recipe: Recipe, script: Path, arguments: Sequence[str], steps_per
         script: a file that calls `deepspeed.initialize`, itself or through a framework.
         arguments: of the script.
         steps_per_epoch: optimizer steps an epoch, for a recipe in epochs where no framework knows them.
+        masks_from: what to do with exact zeros of a model, see `dsprune.pruning`.
 
     Raises:
         UserError: nothing that trains is an engine.
@@ -29,7 +37,7 @@ def run_script(recipe: Recipe, script: Path, arguments: Sequence[str], steps_per
     """
     sys.argv = [str(script), *arguments]
     sys.path.insert(0, str(script.resolve().parent))
-    with pruning(recipe, steps_per_epoch=steps_per_epoch) as engines:
+    with pruning(recipe, steps_per_epoch=steps_per_epoch, masks_from=masks_from) as engines:
         try:
             runpy.run_path(str(script), run_name="__main__")
         except (UserError, CheckFailedError, RunFailedError, StoppedError):

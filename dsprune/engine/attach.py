@@ -15,7 +15,22 @@ from dsprune.zero.limits import check_engine, check_optimizer_state, check_setti
 from dsprune.zero.parameters import full_shape
 from dsprune.zero.stages import open_layout
 
-__all__ = ["check_attachable", "initial_state", "loader_steps_per_epoch"]
+__all__ = ["check_attachable", "check_is_engine", "initial_state", "loader_steps_per_epoch"]
+
+
+def check_is_engine(engine: object) -> None:
+    """Check that an object is an engine that does not prune yet.
+
+    Raises:
+        UserError: it is a module, or prunes already.
+    """
+    if not isinstance(engine, DeepSpeedEngine):
+        raise UserError(
+            f"engine: a {type(engine).__name__}, no DeepSpeedEngine: give what deepspeed.initialize returns, or call "
+            f"dsprune.initialize with the module"
+        )
+    if "timetable" in vars(engine):  # `getattr` of an engine looks into its module, too
+        raise UserError("engine: a PruningEngine: it prunes already, by the recipe that it was made with")
 
 
 def check_attachable(engine: DeepSpeedEngine, recipe: Recipe) -> None:

@@ -12,14 +12,13 @@ from dsprune.checkpoint.model_folder import save_model_folder
 from dsprune.checkpoint.pruning_state import sparsity_of
 from dsprune.checkpoint.save import complete_model, save_checkpoint
 from dsprune.checkpoint.sparse_start import MasksFrom, start_sparse
-from dsprune.engine.attach import check_attachable, initial_state, loader_steps_per_epoch
+from dsprune.engine.attach import check_attachable, check_is_engine, initial_state, loader_steps_per_epoch
 from dsprune.engine.guard import Guard
 from dsprune.engine.learning_rate import Rates, replace_schedulers, schedule_learning_rate
 from dsprune.engine.pruner import Pruner
-from dsprune.engine.script import fit_to_recipe
-from dsprune.errors import UserError
+from dsprune.engine.script import check_distilled, fit_to_recipe
 from dsprune.ranks.ranks import announce
-from dsprune.recipe import Distillation, Recipe, as_recipe
+from dsprune.recipe import Recipe, as_recipe
 from dsprune.schedule import Timetable, recipe_timetable
 from dsprune.zero.clipping import clip_gradients
 from dsprune.zero.loss_scale import scale_loss
@@ -40,6 +39,8 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         timetable: the mask updates and the learning rate by step; None builds it from the recipe.
         steps_per_epoch: optimizer steps an epoch, for a recipe in epochs; None takes them from the engine's own data
             loader.
+        masks_from: what to do with exact zeros of the weights: `zeros` makes masks of them, `none` lets them grow back;
+            None refuses them at the first step.
 
     Attributes:
         timetable: as given or built.
@@ -61,28 +62,24 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         *,
         timetable: Timetable | None = None,
         steps_per_epoch: int | None = None,
+        masks_from: MasksFrom | None = None,
     ) -> "PruningEngine":
         """Attach to the engine. `copy.copy` calls this without arguments."""
         if engine is None:
             empty: PruningEngine = super().__new__(cls)
             return empty
         assert recipe is not None
+        check_is_engine(engine)
         recipe = as_recipe(recipe)
         fit_to_recipe(engine.module, recipe)
         steps_per_epoch = steps_per_epoch or loader_steps_per_epoch(engine)
         made = cls.attach(engine, recipe, timetable or recipe_timetable(recipe, steps_per_epoch))
-        made.expect_distillation(recipe.distillation)
+        made.begin_script(masks_from)
         return made
 
     @classmethod
     def attach(cls, engine: DeepSpeedEngine, recipe: Recipe, timetable: Timetable) -> "PruningEngine":
-        """Make a pruning engine of an engine whose model is as the recipe asks.
-
-        Raises:
-            UserError: see the class.
-        """
-        if isinstance(engine, cls):
-            raise UserError("engine: a PruningEngine: it prunes already, by the recipe that it was made with")
+        """Make a pruning engine of an engine whose model is as the recipe asks; errors are those of the class."""
         check_attachable(engine, recipe)
         state = initial_state(engine, recipe.pruning, timetable)
         schedule_learning_rate(engine, recipe.learning_rate, timetable)
@@ -94,7 +91,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         engine._rates = Rates(engine.basic_optimizer, timetable, engine.lr_scheduler, recipe.learning_rate)
         engine._guard = Guard(engine.basic_optimizer)
         engine.pruner = None if state is None else Pruner(state, recipe.seed)
-        engine.expect_distillation(None)
+        engine.is_distilled = engine._is_in_script = engine._knows_zeros = False
         return engine
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -116,7 +113,8 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             super().step(lr_kwargs)
             return
         step = self.applied_steps
-        self._check_distilled()
+        if self._is_in_script:
+            self._check_script()
         self._rates.set(step)
         if self.pruner is not None:
             self.pruner.before_step(step)
@@ -134,17 +132,17 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         """Clip like `DeepSpeedEngine.clip_fp32_gradients`, and keep the norm for `get_global_grad_norm`."""
         clip_gradients(self)
 
-    def expect_distillation(self, settings: Distillation | None) -> None:
-        """End the run at its first step unless `DistillationLoss` was called for it; None expects nothing."""
-        self._expected_teacher = None if settings is None else settings.teacher
-        self.is_distilled = False
+    def begin_script(self, masks_from: MasksFrom | None) -> None:
+        """Check at the first step what a script must do. Collective: every rank must call this."""
+        self._is_in_script = True
+        if masks_from is not None:
+            self.start_sparse(None, masks_from)
 
-    def _check_distilled(self) -> None:
-        if self._expected_teacher is not None and not self.is_distilled:
-            raise UserError(
-                f"distillation.teacher={self._expected_teacher}: no loss of dsprune.DistillationLoss came before the "
-                f"first step, so nothing would be distilled: compute it in the loop, or leave the section out"
-            )
+    def _check_script(self) -> None:
+        check_distilled(self._recipe.distillation, is_distilled=self.is_distilled)
+        if not self._knows_zeros:
+            self.start_sparse(None)  # which refuses them
+        self._is_in_script = False
 
     def sparsity(self) -> dict[str, float]:
         """Return the fraction of zeros in both conventions: of the prunable weights, and of all the model's weights.
@@ -235,6 +233,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             custom_load_fn=custom_load_fn,
         )
         self._rates.resume(self.applied_steps)
+        self._knows_zeros = True
         return loaded
 
     def own_learning_rate(self) -> list[str]:
@@ -244,14 +243,15 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             self._rates.resume(self.applied_steps)
         return names
 
-    def start_sparse(self, model: Path, masks_from: MasksFrom | None = None) -> float:
-        """Keep the zeros of the model folder that the engine's weights come from.
+    def start_sparse(self, model: Path | None, masks_from: MasksFrom | None = None) -> float:
+        """Keep the zeros of the engine's weights, which come from a model folder; None where they do not.
 
         Collective: every rank must call this. See `dsprune.checkpoint.sparse_start`.
 
         Returns:
             The sparsity at the start, of the prunable weights.
         """
+        self._knows_zeros = True
         return start_sparse(self, self._pruning_state, model, masks_from, self.applied_steps)
 
     def save_model(self, folder: Path | str, tokenizer: Any = None) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from dsprune.checkpoint.sparse_start import MasksFrom
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.initialize import deepspeed_initialize, find_config, initialize_script
 from dsprune.engine.learning_rate import announce_replaced
@@ -29,7 +30,7 @@ __all__ = ["pruning", "replaced"]
 
 @contextmanager
 def pruning(
-    recipe: Recipe | str | Path, *, steps_per_epoch: int | None = None
+    recipe: Recipe | str | Path, *, steps_per_epoch: int | None = None, masks_from: MasksFrom | None = None
 ) -> Iterator[list[PruningEngine]]:
     """Make a pruning engine of every engine that `deepspeed.initialize` returns while the context is open.
 
@@ -39,6 +40,8 @@ def pruning(
     Args:
         recipe: a recipe, or the path or name of one.
         steps_per_epoch: optimizer steps an epoch, for a recipe in epochs; None takes them from the framework.
+        masks_from: what to do with exact zeros of a model: `zeros` makes masks of them, `none` lets them grow back;
+            None refuses them at the first step, unless a checkpoint was loaded.
 
     Yields:
         The pruning engines, filled as they are made.
@@ -50,7 +53,7 @@ def pruning(
     recipe = as_recipe(recipe)
     engines: list[PruningEngine] = []
     loaders: list[Any] = []
-    initialize = _Initialize(recipe, steps_per_epoch, engines, loaders)
+    initialize = _Initialize(recipe, steps_per_epoch, masks_from, engines, loaders)
     with ExitStack() as stack:
         stack.enter_context(replaced(deepspeed, "initialize", initialize))
         for module in STARTERS:
@@ -82,9 +85,14 @@ class _Initialize:
     makes_engine = False
 
     def __init__(
-        self, recipe: Recipe, steps_per_epoch: int | None, engines: list[PruningEngine], loaders: list[Any]
+        self,
+        recipe: Recipe,
+        steps_per_epoch: int | None,
+        masks_from: MasksFrom | None,
+        engines: list[PruningEngine],
+        loaders: list[Any],
     ) -> None:
-        self._recipe, self._steps_per_epoch = recipe, steps_per_epoch
+        self._recipe, self._steps_per_epoch, self._masks_from = recipe, steps_per_epoch, masks_from
         self._engines, self._loaders = engines, loaders
 
     def __call__(
@@ -118,6 +126,7 @@ class _Initialize:
         initialized = initialize_script(
             self._recipe,
             steps_per_epoch,
+            self._masks_from,
             model=model,
             config={key: value for key, value in found.items() if key != "scheduler"},
             optimizer=optimizer,

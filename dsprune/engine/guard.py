@@ -89,8 +89,8 @@ class WeightGuard:
         """
         if (name := self._state.layout.find_replaced()) is not None:
             raise RunFailedError(
-                f"{name}: the module has another parameter there than when the engine was made, which is neither "
-                f"trained nor pruned: change the module before deepspeed.initialize"
+                f"{name}: the module has another parameter there than when the engine was made, or a new one, which "
+                f"is neither trained nor pruned: change the module before deepspeed.initialize"
             )
         self._check(self._state.comm)
 
@@ -124,11 +124,23 @@ class WeightGuard:
             for index, bits in enumerate(masks.bits)
         ]
         if (name := self._first((~torch.stack(intact)).int(), comm)) is not None:
+            if self._has_nan(name, comm):
+                raise RunFailedError(
+                    f"{name}: its weights are NaN: a loss or a gradient was NaN or inf, and DeepSpeed applies such a "
+                    f"step at ZeRO stage 0 in fp32: lower the learning rate or check the data"
+                )
             raise RunFailedError(
                 f"{name}: its weights were changed outside of PruningEngine.step(), by load_state_dict of the module "
                 f"or of an optimizer, or by a line that writes to them: load weights before deepspeed.initialize, or "
                 f"by engine.load_checkpoint"
             )
+
+    def _has_nan(self, name: str, comm: Comm) -> bool:
+        """Return whether a tensor holds NaN on a rank of `comm`. Collective: every rank of it must call this."""
+        layout = self._state.layout
+        mine = [index for index, shard in enumerate(layout.shards) if shard.tensor.name == name]
+        count = sum(int(layout.weight(index).isnan().sum()) for index in mine)
+        return bool(comm.all_reduce_sum(torch.tensor(count)))
 
     def _first(self, changed: Tensor, comm: Comm) -> str | None:
         """Return the first tensor that has changed on a rank of `comm`. Collective: every rank of it must call this."""

@@ -16,6 +16,7 @@ from deepspeed import initialize as deepspeed_initialize
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from dsprune.checkpoint.sparse_start import MasksFrom
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.learning_rate import ScaledLR
 from dsprune.engine.script import fit_to_recipe
@@ -28,7 +29,7 @@ from dsprune.zero.config import load_ds_config, resolve_ds_config
 from dsprune.zero.launch import init_distributed
 from dsprune.zero.limits import check_device
 from dsprune.zero.ops import import_muon
-from dsprune.zero.parameters import full_shape, gather_whole
+from dsprune.zero.parameters import check_parameters, full_shape, gather_whole
 
 __all__ = ["deepspeed_initialize", "find_config", "initialize", "initialize_script", "initialize_with"]
 
@@ -48,6 +49,7 @@ def initialize(
     config: dict[str, Any] | str | Path | None = None,
     config_params: dict[str, Any] | str | Path | None = None,
     steps_per_epoch: int | None = None,
+    masks_from: MasksFrom | None = None,
     **kwargs: Any,
 ) -> Initialized:
     """Initialize a DeepSpeed engine that prunes. Collective: every rank must call this.
@@ -66,6 +68,8 @@ def initialize(
         config: a ds_config, the path of one, or the name of a shipped one; each "auto" is filled from the recipe.
         config_params: another name of `config`, as for DeepSpeed.
         steps_per_epoch: optimizer steps an epoch, for a recipe in epochs whose data have no length.
+        masks_from: what to do with exact zeros of the model: `zeros` makes masks of them, `none` lets them grow back;
+            None refuses them at the first step, unless a checkpoint was loaded.
         **kwargs: passed to `deepspeed.initialize`.
 
     Returns:
@@ -85,6 +89,7 @@ def initialize(
     return initialize_script(
         as_recipe(recipe),
         steps_per_epoch,
+        masks_from,
         model=model,
         config=find_config(args, config, config_params),
         optimizer=optimizer,
@@ -95,13 +100,23 @@ def initialize(
 
 
 def initialize_script(
-    recipe: Recipe, steps_per_epoch: int | None, *, model: nn.Module, **kwargs: Any
+    recipe: Recipe,
+    steps_per_epoch: int | None,
+    masks_from: MasksFrom | None,
+    *,
+    model: nn.Module,
+    **kwargs: Any,
 ) -> Initialized:
     """Initialize for a script, which has made the model: see `initialize_with`, `fit_to_recipe`. Collective."""
+    if isinstance(model, DeepSpeedEngine):
+        raise UserError(
+            f"initialize: model is a {type(model).__name__}: give the module, engine.module, or make the engine "
+            f"prune with dsprune.PruningEngine(engine, recipe)"
+        )
     init_distributed()
     fit_to_recipe(model, recipe)
     initialized = initialize_with(recipe, steps_per_epoch, model=model, **kwargs)
-    initialized[0].expect_distillation(recipe.distillation)
+    initialized[0].begin_script(masks_from)
     return initialized
 
 
@@ -125,6 +140,7 @@ def initialize_with(
         **kwargs: of `deepspeed.initialize`, without a scheduler.
     """
     check_training_data(training_data)
+    check_parameters(model)
     init_distributed()
     kwargs.pop("dist_init_required", None)  # the group exists, and DeepSpeed finds it
     world_size = deepspeed.comm.get_world_size()

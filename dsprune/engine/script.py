@@ -7,9 +7,9 @@ from torch import nn
 from dsprune.errors import UserError
 from dsprune.model.fit import layer_stack, set_dropout
 from dsprune.ranks.ranks import announce
-from dsprune.recipe import Model, Recipe
+from dsprune.recipe import Distillation, Model, Recipe
 
-__all__ = ["fields_of_the_script", "fit_to_recipe"]
+__all__ = ["check_distilled", "fields_of_the_script", "fit_to_recipe"]
 
 _OF_THE_SCRIPT = ("task", "deepspeed", "seed", "timeout", "output")
 _SECTIONS_OF_THE_SCRIPT = ("model", "checkpoints", "tracking")
@@ -45,6 +45,23 @@ def fields_of_the_script(model: nn.Module, recipe: Recipe) -> Iterator[str]:
                     yield field
         elif name in _OF_THE_SCRIPT and not _is_used(name, recipe):
             yield name
+
+
+def check_distilled(settings: Distillation | None, *, is_distilled: bool) -> None:
+    """Check that the loop of a script distils if the recipe asks for it.
+
+    Args:
+        settings: the recipe's section.
+        is_distilled: whether `DistillationLoss` was called for the engine.
+
+    Raises:
+        UserError: it does not.
+    """
+    if settings is not None and not is_distilled:
+        raise UserError(
+            f"distillation.teacher={settings.teacher}: no loss of dsprune.DistillationLoss came before the first step, "
+            f"so nothing would be distilled: compute it in the loop, or leave the section out"
+        )
 
 
 def _check_built(model: nn.Module, settings: Model) -> None:

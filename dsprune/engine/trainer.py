@@ -12,6 +12,7 @@ from dsprune.engine.engine import PruningEngine
 from dsprune.engine.frameworks import replaced
 from dsprune.engine.learning_rate import announce_replaced
 from dsprune.errors import UserError
+from dsprune.ranks.ranks import announce
 
 __all__ = ["TrainerCallback", "extend_trainer"]
 
@@ -39,6 +40,14 @@ class TrainerCallback(_TrainerCallback):
             raise UserError(
                 f"TrainingArguments: the Trainer takes {state.max_steps} steps and the recipe {total}: set "
                 f"max_steps={total}, or budget.steps={state.max_steps}"
+            )
+        if self._engine.zero_optimization_partition_weights() and not (
+            self._engine.zero_gather_16bit_weights_on_model_save()
+        ):
+            announce(
+                "the Trainer's model folders hold masks and no weights at ZeRO stage 3: set "
+                "zero_optimization.stage3_gather_16bit_weights_on_model_save=true in the ds_config, or call "
+                "engine.save_model(folder)"
             )
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

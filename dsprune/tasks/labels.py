@@ -9,6 +9,7 @@ from transformers import PretrainedConfig
 
 from dsprune.errors import UserError
 from dsprune.tasks.rows import Rows, number_of
+from dsprune.tasks.source import say_once
 from dsprune.utils.text import short
 
 __all__ = ["check_same_labels", "describe_labels", "find_labels", "labels_of", "name_of", "number_labels"]
@@ -104,7 +105,8 @@ def labels_of(config: PretrainedConfig) -> tuple[str, ...]:
 def check_same_labels(path: str, config: PretrainedConfig, labels: Sequence[str]) -> None:
     """Check that a trained model has the labels of the task.
 
-    Other names are accepted if there are as many: by default transformers names labels `LABEL_0`, `LABEL_1`.
+    Other names are accepted if there are as many, and said unless they are numbers: by default transformers names
+    labels `LABEL_0`, `LABEL_1`.
 
     Raises:
         UserError: their number differs, or their order, in which case the accuracy would be meaningless.
@@ -122,6 +124,19 @@ def check_same_labels(path: str, config: PretrainedConfig, labels: Sequence[str]
             f"{', '.join(labels)}: choose a model that was trained in the task's order, or set model.new_head: "
             f"true for a new head"
         )
+    if folded != wanted and not (_are_numbers(theirs) or _are_numbers(labels)):
+        say_once(
+            f"model {path}: was trained for the labels {_listed(theirs)}: they count as the task's, "
+            f"{_listed(labels)}, in this order"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:NUM_SHOWN]) + (", ..." if len(names) > NUM_SHOWN else "")
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    return all(name.removeprefix("LABEL_").isdecimal() for name in names)
 
 
 def _value_then_name(label: str) -> tuple[float, str]:

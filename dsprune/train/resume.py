@@ -1,6 +1,6 @@
 """Where a run starts: from its model, from its own newest checkpoint, or from a checkpoint of another run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ from dsprune.recipe import Recipe, load_recipe
 from dsprune.recipe.recipe import settings_of
 from dsprune.train.checkpointing import CLIENT, ClientState
 from dsprune.train.metrics import Meter
-from dsprune.train.run_folder import RunFolder
+from dsprune.train.run_folder import RunFolder, read_start
 from dsprune.utils.console import say
 
-__all__ = ["StartPoint", "check_vocabulary", "find_start_point", "restore", "run_folder"]
+__all__ = ["StartPoint", "check_vocabulary", "data_remarks", "find_start_point", "restore", "run_folder"]
 
 MAY_CHANGE = (
     *("name", "output", "deepspeed", "precision", "budget.micro_batch", "distillation.store"),
@@ -124,6 +124,16 @@ def check_vocabulary(start: StartPoint, vocabulary: Vocabulary | None) -> None:
             raise UserError(
                 f"{tag}: was trained with the tokens of {path.name} only: set model.vocabulary to used, as there"
             )
+
+
+def data_remarks(run: RunFolder, digests: Mapping[str, str]) -> list[str]:
+    """Say which data are not those that an unfinished run began with."""
+    then = read_start(run.start).data
+    return [
+        f"task.{split}: other examples than those that the run began with: its result is that of neither"
+        for split, digest in digests.items()
+        if then.get(split, digest) != digest
+    ]
 
 
 def restore(

@@ -4,7 +4,7 @@ Recorded are `summary.json`, `start.json` and the lines of `metrics.jsonl`.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,14 +148,17 @@ class RunFolder:
             remove(self.metrics)
             remove(self.checkpoints)
 
-    def write_start(self, timetable: Timetable, world_size: int, device: str) -> None:
-        """Write the command, the versions and the timetable; a resumed run writes them again."""
+    def write_start(
+        self, timetable: Timetable, world_size: int, device: str, digests: Mapping[str, str]
+    ) -> None:
+        """Write command, versions, timetable and digests of the data; a resumed run writes them again."""
         record = {
             "command": command_line(),
             "world_size": world_size,
             "device": device,
             "versions": versions(),
             "timetable": timetable.to_dict(),
+            "data": dict(digests),
         }
         replace_text(self.start, json.dumps(record, indent=2) + "\n")
 
@@ -197,6 +200,7 @@ class Start(_Open):
         device: their device.
         versions: of the packages, by name.
         timetable: the run's timetable.
+        data: a digest of the encoded examples, by split.
     """
 
     command: str | None = None
@@ -204,6 +208,7 @@ class Start(_Open):
     device: str | None = None
     versions: dict[str, str] = {}
     timetable: Timetable | None = None
+    data: dict[str, str] = {}
 
 
 class _Row(_Open):

@@ -55,6 +55,7 @@ class Parts:
         validation: encoded validation examples.
         plan: the order of the examples.
         collate: makes batches.
+        digests: of the examples, by split.
         engine: the pruning engine.
         objective: the distillation objective; None without distillation.
     """
@@ -66,6 +67,7 @@ class Parts:
     validation: Dataset
     plan: BatchPlan
     collate: Collate
+    digests: dict[str, str]
     engine: PruningEngine
     objective: DistillationObjective | None
 
@@ -118,11 +120,9 @@ def assemble(recipe: Recipe, prepared: Prepared, ranks: Ranks, console: Console)
     task, tokenizer, data, plan = prepared.task, prepared.tokenizer, prepared.data, prepared.plan
     collate = task.collate(tokenizer, pad_to_multiple_of=None if recipe.precision == "fp32" else 8)
     with waiting(console, "comparing the data of the ranks", shown=ranks.is_first):
-        digests = {
-            "the training data": data_digest(data),
-            "the validation data": data_digest(prepared.validation),
-        }
-        check_same(ranks, {"the ds_config": json.dumps(prepared.config, sort_keys=True), **digests})
+        digests = {"train": data_digest(data), "validation": data_digest(prepared.validation)}
+        compared = {f"the data of task.{split}": digest for split, digest in digests.items()}
+        check_same(ranks, {"the ds_config": json.dumps(prepared.config, sort_keys=True), **compared})
     for remark in prepared.remarks() if ranks.is_first else ():
         say(console, remark)
     teacher = None
@@ -140,7 +140,7 @@ def assemble(recipe: Recipe, prepared: Prepared, ranks: Ranks, console: Console)
     if recipe.distillation is not None and teacher is not None:
         objective = DistillationObjective(teacher, task, recipe.distillation, engine.timetable)
     path, validation = Path(recipe.model.path), prepared.validation
-    return Parts(path, task, tokenizer, data, validation, plan, collate, engine, objective)
+    return Parts(path, task, tokenizer, data, validation, plan, collate, digests, engine, objective)
 
 
 def _open_teacher(

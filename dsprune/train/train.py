@@ -23,7 +23,7 @@ from dsprune.train.display import Display, describe_metrics
 from dsprune.train.evaluation import evaluate
 from dsprune.train.metrics import Meter, step_metrics, update_metrics
 from dsprune.train.preflight import Prepared, preflight
-from dsprune.train.resume import check_vocabulary, find_start_point, restore, run_folder
+from dsprune.train.resume import check_vocabulary, data_remarks, find_start_point, restore, run_folder
 from dsprune.train.run_folder import RunFolder, made_by
 from dsprune.train.setup import Parts, assemble
 from dsprune.train.status_file import StatusFile
@@ -141,12 +141,15 @@ def _open_session(
     check_vocabulary(start, prepared.vocabulary)
     parts = assemble(recipe, prepared, ranks, console)
     engine, meter = parts.engine, Meter(parts.engine.device, parts.loss_names)
+    if start.is_own:
+        for remark in on_first_rank(ranks, lambda: data_remarks(run, parts.digests)):
+            say(console, remark, shown=ranks.is_first)
     resumed = restore(engine, meter, start, parts.model, masks_from, ranks, console)
     if ranks.is_first:
         if prepared.vocabulary is not None:
             prepared.vocabulary.write(run.vocabulary)
         run.begin(recipe, engine.config, is_new=not start.is_own)
-        run.write_start(engine.timetable, ranks.world_size, str(engine.device))
+        run.write_start(engine.timetable, ranks.world_size, str(engine.device), parts.digests)
     tracker = open_tracker(recipe, run, engine.timetable, ranks, resumed)
     stack.callback(tracker.close, exit_code=1)  # of a run that fails; any other has closed its tracker before
     status = StatusFile(run.status, ranks, **_initial_status(parts, is_resumed=bool(start.tags)))

@@ -81,8 +81,13 @@ def one_line(message: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message without its full stop, or the class name if it is empty."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    """Return the first line of an error's message without its full stop, or the class name if it is empty.
+
+    Where the first line only announces what follows, by a colon, the second one belongs to it.
+    """
+    first, *others = (str(error).strip() or type(error).__name__).splitlines()
+    line = f"{first} {others[0].strip()}" if others and first.endswith(":") else first
+    return line.rstrip(".")
 
 
 def shareable(text: str) -> str:

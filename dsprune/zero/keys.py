@@ -24,7 +24,10 @@ from dsprune.recipe.section import section_in
 from dsprune.utils.text import control_character, did_you_mean, first_line, short
 from dsprune.zero.schema import DsConfig, OptimizerParams
 
-__all__ = ["wrong_keys"]
+__all__ = ["OPTIMIZERS_OF_TORCH", "wrong_keys"]
+
+OPTIMIZERS_OF_TORCH = frozenset({"Adam", "AdamW", "Adagrad", "SGD", "RMSprop", "NAdam", "RAdam", "Adamax"})
+"""torch's optimizers that work on each entry alone, by their names in a ds_config."""
 
 LARGEST_INTEGER = 2**63 - 1
 
@@ -133,7 +136,7 @@ def _refusals(kind: Any, params: dict[str, Any]) -> Iterator[str]:
 
 
 def _class_of(name: str, params: dict[str, Any], config: dict[str, Any]) -> Any:
-    """Return the class of the optimizer that DeepSpeed will make; None for an unknown name."""
+    """Return the class of the optimizer that DeepSpeed will make; None for a name that is refused."""
     zero = config.get("zero_optimization")
     offload = zero.get("offload_optimizer") if isinstance(zero, dict) else None
     on_cpu = isinstance(offload, dict) and offload.get("device") in ("cpu", "nvme")
@@ -149,5 +152,4 @@ def _class_of(name: str, params: dict[str, Any], config: dict[str, Any]) -> Any:
             return DeepSpeedCPULion if on_cpu else FusedLion
         case "lamb":
             return FusedLamb
-    kind = getattr(torch.optim, name, None)
-    return kind if isinstance(kind, type) else None
+    return getattr(torch.optim, name) if name in OPTIMIZERS_OF_TORCH else None

@@ -53,6 +53,7 @@ class ZeroLayout(ABC):
     def __init__(self, engine: "DeepSpeedEngine", tensors: Sequence[PrunableTensor]) -> None:
         self.module: nn.Module = engine.module
         named = self._named_parameters()
+        self._at_start = set(named.values())
         self.parameters: list[ZeroParameter] = [named[tensor.name] for tensor in tensors]
         self.base_optimizer: torch.optim.Optimizer = engine.basic_optimizer
         self._optimizer = engine.optimizer
@@ -126,12 +127,13 @@ class ZeroLayout(ABC):
             self.working_copy(index).copy_(self.weight(index))
 
     def find_replaced(self) -> str | None:
-        """Return the name of a tensor whose parameter is no longer that of the module; None if all are."""
+        """Return the name of a tensor whose parameter is no longer the module's, or of a trainable one that is new."""
         named = self._named_parameters()
         for shard, parameter in zip(self.shards, self.parameters, strict=True):
             if named.get(shard.tensor.name) is not parameter:
                 return shard.tensor.name
-        return None
+        added = (name for name, one in named.items() if one.requires_grad and one not in self._at_start)
+        return next(added, None)
 
     def _named_parameters(self) -> dict[str, ZeroParameter]:
         return {plain_name(name): parameter for name, parameter in self.module.named_parameters()}

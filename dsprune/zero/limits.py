@@ -19,7 +19,7 @@ from dsprune.errors import UserError
 from dsprune.methods.method import find_method
 from dsprune.recipe import Recipe
 from dsprune.utils.text import short
-from dsprune.zero.keys import wrong_keys
+from dsprune.zero.keys import OPTIMIZERS_OF_TORCH, wrong_keys
 
 __all__ = [
     "check_by_deepspeed",
@@ -38,9 +38,8 @@ ELEMENTWISE_OPTIMIZERS = frozenset(
     | {"Lion", "FusedLion", "DeepSpeedCPULion", "FusedLamb"}
 )
 
-# Their names in a ds_config. DeepSpeed looks among its own names first and ignores their case.
+# DeepSpeed's names in a ds_config, whose case it ignores. It looks for torch's after them.
 OPTIMIZERS_OF_DEEPSPEED = frozenset({"adam", "adamw", "adagrad", "lamb", "lion"})
-OPTIMIZERS_OF_TORCH = frozenset({"Adam", "AdamW", "Adagrad", "SGD", "RMSprop", "NAdam", "RAdam", "Adamax"})
 
 # The state that optimizers outside the Adam family keep for each weight, by their names in lower case.
 OPTIMIZER_STATE: dict[str, tuple[str, ...]] = {

@@ -8,10 +8,13 @@ import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
 from deepspeed.utils import set_z3_leaf_module
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from dsprune.errors import UserError
 from dsprune.zero.launch import init_distributed
 
 __all__ = [
+    "check_parameters",
     "full_numel",
     "full_shape",
     "full_state_dict",
@@ -35,6 +38,28 @@ def full_numel(parameter: Tensor) -> int:
 def is_partitioned(parameter: Any) -> bool:
     """Return whether the parameter is partitioned over the ranks, so that reading it is collective."""
     return hasattr(parameter, "ds_id")
+
+
+def check_parameters(model: nn.Module) -> None:
+    """Check that DeepSpeed can broadcast the parameters of a module, as bytes.
+
+    Raises:
+        UserError: one has no shape yet, is a scalar, or is not contiguous.
+    """
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise UserError(
+                f"model: {name} has no shape yet, since its module is lazy: run a forward pass of the model first"
+            )
+        if not parameter.dim():
+            raise UserError(
+                f"model: {name} is of shape [], which DeepSpeed cannot broadcast: give it the shape [1]"
+            )
+        if not (is_partitioned(parameter) or parameter.is_contiguous()):
+            raise UserError(
+                f"model: {name} is not contiguous, so DeepSpeed cannot broadcast it: set its `data` to "
+                f"`data.contiguous()`"
+            )
 
 
 def gather_whole(model: nn.Module) -> None:

@@ -9,12 +9,14 @@ from typing import Any
 import deepspeed
 import torch.distributed as dist
 from accelerate import PartialState
+from transformers import TrainerState
 
 import dsprune
 from dsprune.engine.accelerate import check_processes
+from dsprune.engine.trainer import TrainerCallback
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe
-from dsprune.testing.engines import BATCH, ds_config, make_recipe
+from dsprune.testing.engines import BATCH, STEPS, ds_config, make_recipe
 from dsprune.testing.tiny import TinyModel
 from tests.engine.initializing import initialized
 from tests.engine.scenarios import train_step
@@ -73,6 +75,18 @@ def said_of_a_model(comm: Comm, folder: str, steps: int) -> str:
             engine.save_model(folder)
 
     return said(train_and_save)
+
+
+def said_by_the_trainer(comm: Comm, stage: int, gathers: bool) -> str:
+    """What transformers' Trainer is told at the start of a training."""
+    config = ds_config(stage)
+    config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = gathers
+
+    def begin() -> None:
+        with initialized(config=config) as (engine, _):
+            TrainerCallback(engine).on_train_begin(None, TrainerState(max_steps=STEPS), None)
+
+    return said(begin)
 
 
 def said_of_accumulation(comm: Comm, micro_batch: int) -> str:

@@ -40,6 +40,13 @@ def test_a_model_that_is_saved_too_early_is_called_so(
     assert "saved at" not in second
 
 
+@pytest.mark.parametrize(("stage", "gathers"), [(3, False), (3, True), (2, False)])
+def test_a_trainer_that_saves_no_weights_is_told(two_ranks: RankPool, stage: int, gathers: bool) -> None:
+    first, second = two_ranks.run(2, pruned_scripts.said_by_the_trainer, stage, gathers)
+    assert ("stage3_gather_16bit_weights_on_model_save=true" in first) == (stage == 3 and not gathers)
+    assert second == ""
+
+
 @pytest.mark.parametrize(("micro_batch", "accumulation"), [(6, 1), (2, 3)])
 def test_accumulation_that_the_recipe_does_not_ask_for_is_said(
     two_ranks: RankPool, micro_batch: int, accumulation: int

@@ -145,6 +145,16 @@ def test_a_guard_ends_the_run(
         raise dsprune.RunFailedError(error)
 
 
+def spoil_the_gradients(engine: dsprune.PruningEngine) -> None:
+    for parameter in engine.module.parameters():
+        parameter.grad.fill_(float("nan"))
+
+
+def test_a_step_with_nan_is_called_so(rank: RankPool) -> None:
+    [error] = rank.run(1, error_of, 0, spoil_the_gradients)  # the other stages skip the step
+    assert error.startswith("blocks.0.up.weight: its weights are NaN: a loss or a gradient was NaN or inf")
+
+
 @pytest.mark.parametrize("stage", [0, 2])
 def test_what_happens_after_the_last_mask_update_is_found_when_it_is_saved(
     rank: RankPool, stage: int
@@ -155,6 +165,10 @@ def test_what_happens_after_the_last_mask_update_is_found_when_it_is_saved(
 
 def replace_a_module(engine: dsprune.PruningEngine) -> None:
     engine.module.blocks[0].up = torch.nn.Linear(7, 15)
+
+
+def add_a_module(engine: dsprune.PruningEngine) -> None:
+    engine.module.added = torch.nn.Linear(7, 3)
 
 
 def write_to_the_data(engine: dsprune.PruningEngine) -> None:
@@ -181,6 +195,7 @@ def error_of_the_last_step(comm: Comm, stage: int, act: Callable[[dsprune.Prunin
         (2, write_to_the_masters, "its weights were changed outside"),
         (0, replace_a_module, "blocks.0.up.weight: the module has another parameter there"),
         (2, replace_a_module, "blocks.0.up.weight: the module has another parameter there"),
+        (2, add_a_module, "added.weight: the module has another parameter there"),
     ],
 )
 def test_what_happens_after_the_last_mask_update_is_found_at_the_end(

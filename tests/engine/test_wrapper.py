@@ -93,6 +93,40 @@ def test_what_it_refuses(rank: RankPool, what: str, says: str) -> None:
         raise UserError(rank.run(1, wrapping.error_of_wrapping, what)[0])
 
 
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("an engine as module", "initialize: model is a DeepSpeedEngine: give the module, engine.module"),
+        (
+            "a module as engine",
+            "engine: a TinyModel, no DeepSpeedEngine: give what deepspeed.initialize returns",
+        ),
+        ("a pruning engine as engine", "engine: a PruningEngine: it prunes already"),
+    ],
+)
+def test_what_is_no_module_or_no_engine_is_refused(rank: RankPool, what: str, says: str) -> None:
+    assert says in rank.run(1, wrapping.error_of_a_model, what)[0]
+
+
+@pytest.mark.parametrize("way", ["initialize", "PruningEngine", "pruning"])
+def test_a_script_says_what_becomes_of_the_zeros_of_its_model(rank: RankPool, way: str) -> None:
+    [error] = rank.run(1, wrapping.start_from_zeros, way, None)
+    assert str(error).startswith(
+        "model: 50.5 % of its prunable weights are zero, and it has no masks: masks_from="
+    )
+    [(sparsity, zeros)] = rank.run(1, wrapping.start_from_zeros, way, "zeros")
+    assert sparsity == zeros == 318 / 630
+    [(sparsity, zeros)] = rank.run(1, wrapping.start_from_zeros, way, "none")
+    assert sparsity == 0.0
+    assert zeros < 0.2, "those without a gradient"
+
+
+def test_a_dense_recipe_of_a_script_would_lose_the_zeros(rank: RankPool) -> None:
+    [error] = rank.run(1, wrapping.start_from_zeros, "initialize", None, True)
+    assert "pruning={sparsity: 0.5" in error
+    assert "curve: one-shot, start: 0} with masks_from=zeros" in error
+
+
 def test_a_checkpoint_without_masks_is_refused(two_ranks: RankPool, saved: Path) -> None:
     config, recipe = ds_config(2), make_recipe()
     (saved / "last" / MANIFEST).unlink()

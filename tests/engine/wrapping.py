@@ -1,6 +1,7 @@
 """What one rank does in the tests of the wrapper: engines that someone else made, and those it refuses."""
 
 import os
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import deepspeed
@@ -65,6 +66,51 @@ def error_of_wrapping(comm: Comm, what: str) -> str:
     finally:
         engine.destroy()
     return "no error"
+
+
+def error_of_a_model(comm: Comm, what: str) -> str:
+    """What is said to one who gives something else where an engine or a module belongs."""
+    engine = deepspeed_engine()
+    try:
+        if what == "an engine as module":
+            dsprune.initialize(model=engine, config=CONFIG, recipe=make_recipe())
+        elif what == "a module as engine":
+            dsprune.PruningEngine(engine.module, make_recipe())
+        else:
+            dsprune.PruningEngine(dsprune.PruningEngine(engine, make_recipe()), make_recipe())
+    except dsprune.UserError as error:
+        return str(error)
+    finally:
+        engine.destroy()
+    return "no error"
+
+
+def start_from_zeros(comm: Comm, way: str, masks_from: Any, dense: bool = False) -> tuple[float, float] | str:
+    """Take a step with a model of which half is zero; return the sparsity and the fraction of zeros, or the error."""
+    os.environ.update(LOCAL_RANK=str(dist.get_rank()))
+    model, recipe = TinyModel(), make_recipe(first=0.6, start=3)
+    if dense:
+        recipe = recipe.model_copy(update={"pruning": None})
+    weights = [weight for name, weight in model.blocks.named_parameters() if weight.dim() == 2]
+    for weight in weights:
+        weight.data.view(-1)[::2] = 0
+    with ExitStack() as stack:
+        if way == "initialize":
+            engine, *_ = dsprune.initialize(model=model, config=CONFIG, recipe=recipe, masks_from=masks_from)
+        elif way == "PruningEngine":
+            engine = dsprune.PruningEngine(deepspeed_engine(model=model), recipe, masks_from=masks_from)
+        else:
+            stack.enter_context(suppress(dsprune.RunFailedError))  # since training ends after a step
+            stack.enter_context(dsprune.pruning(recipe, masks_from=masks_from))
+            engine = deepspeed_engine(model=model)
+        stack.callback(engine.destroy)
+        try:
+            train_step(engine, 0)
+        except dsprune.UserError as error:
+            return str(error)
+        zeros = sum(int((weight == 0).sum()) for weight in weights)
+        return engine.sparsity()["sparsity_prunable"], zeros / sum(weight.numel() for weight in weights)
+    raise AssertionError
 
 
 def wrap_and_train(comm: Comm) -> None:

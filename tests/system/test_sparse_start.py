@@ -55,8 +55,8 @@ def test_a_sparse_model_is_refused_unless_it_is_said_what_becomes_of_its_zeros(
     code, said, run = begin(workshop, "refused", sparse, GROWS)
     assert code == 2
     assert (
-        f"dsprune: {sparse}: 50.0 % of its prunable weights are zero, and it has no masks: --masks-from zeros keeps "
-        f"its zeros, --masks-from none lets them grow back"
+        f"dsprune: {sparse}: 50.0 % of its prunable weights are zero, and it has no masks: masks_from=zeros "
+        f"(--masks-from zeros) keeps its zeros, masks_from=none lets them grow back"
     ) in said.splitlines()
     assert not run.path.exists()
 
@@ -90,7 +90,7 @@ def test_a_dense_recipe_would_lose_the_zeros(workshop: Workshop, sparse: Path) -
     code, said, _ = begin(workshop, "dense", sparse, "pruning=null")
     assert code == 2
     assert (
-        "pruning={sparsity: 0.5000, curve: one-shot, start: 0} with --masks-from zeros keeps its zeros"
+        "pruning={sparsity: 0.5000, curve: one-shot, start: 0} with masks_from=zeros (--masks-from zeros) keeps its"
         in said
     )
     code, said, _ = begin(workshop, "dense", sparse, "pruning=null", "--masks-from=none")

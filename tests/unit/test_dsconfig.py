@@ -351,6 +351,7 @@ def test_what_deepspeed_refuses_is_said_early_and_in_one_line(own: dict[str, Any
         ({"amp": {}}, "DeepSpeed refuses it: NVIDIA Apex AMP integration has been removed"),
         ({"optimizer": {"type": "AdamW", "lr": 1}}, "unknown key 'optimizer.lr'"),
         ({"optimizer": {"type": 1}}, "optimizer.type=1: must be a valid string"),
+        ({"optimizer": {"type": "Muon"}}, "^ds_config: optimizer.type='Muon' is not supported"),
         ({"optimizer": {"params": {"foo": 1}}}, "optimizer.params.foo: FusedAdam has no such setting"),
         ({"optimizer": {"params": {"amsgrad": True}}}, "optimizer.params.amsgrad: FusedAdam has no such"),
         (

@@ -14,8 +14,11 @@ from dsprune.errors import RunFailedError
 from dsprune.ranks import failures as watchdog
 from dsprune.ranks.failures import Watchdog, explain_lost_ranks
 from dsprune.ranks.ranks import Ranks
+from dsprune.schedule import Timetable
 from dsprune.tasks.examples import data_digest
 from dsprune.train.metrics import MAX_SKIPPED, Meter
+from dsprune.train.resume import data_remarks
+from dsprune.train.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -121,6 +124,18 @@ ROWS = {
 )
 def test_other_data_have_another_digest(changed: dict[str, list[object]]) -> None:
     assert data_digest(Dataset.from_dict(ROWS)) != data_digest(Dataset.from_dict(ROWS | changed))
+
+
+def test_data_that_changed_since_the_run_began_are_said(tmp_path: Path) -> None:
+    run, timetable = (
+        RunFolder(tmp_path),
+        Timetable(total_steps=3, steps_per_epoch=1, warmup_steps=0, updates=(), rewind=True),
+    )
+    assert data_remarks(run, {"train": "a"}) == [], "of an earlier version"
+    run.write_start(timetable, 1, "cpu", {"train": "a", "validation": "b"})
+    assert data_remarks(run, {"train": "a", "validation": "b"}) == []
+    [remark] = data_remarks(run, {"train": "c", "validation": "b"})
+    assert remark.startswith("task.train: other examples than those that the run began with")
 
 
 def test_a_digest_does_not_depend_on_how_data_are_stored(tmp_path: Path) -> None:

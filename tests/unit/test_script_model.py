@@ -1,5 +1,6 @@
 """What becomes of the recipe's fields beside a script that has its own model and data."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dsprune.model.fit import set_dropout
 from dsprune.recipe import Recipe
 from dsprune.testing.tiny import TinyModel, tiny_bert
 from dsprune.zero.limits import _is_of_type
+from dsprune.zero.parameters import check_parameters
 
 
 def recipe(**sections: Any) -> Recipe:
@@ -99,3 +101,31 @@ def test_an_optimizer_is_compared_with_the_recipes_type(
     made = optimizer(TinyModel().parameters(), lr=0.1)
     asked = {"AdamW", "adamw", "Adam", "SGD", "sgd", "Lion"}
     assert {name for name in asked if _is_of_type(made, name)} == names
+
+
+def scalar() -> nn.Module:
+    model = nn.Linear(2, 2)
+    model.scale = nn.Parameter(torch.tensor(1.0))
+    return model
+
+
+def transposed() -> nn.Module:
+    model = nn.Linear(2, 3)
+    model.weight = nn.Parameter(torch.zeros(2, 3).t())
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: nn.LazyLinear(2), "^model: weight has no shape yet"),
+        (scalar, r"^model: scale is of shape \[\]"),
+        (transposed, "^model: weight is not contiguous"),
+    ],
+)
+def test_parameters_that_deepspeed_cannot_broadcast_are_refused(
+    make: Callable[[], nn.Module], says: str
+) -> None:
+    with pytest.raises(UserError, match=says):
+        check_parameters(make())
+    check_parameters(nn.Linear(2, 2))

@@ -151,6 +151,31 @@ def test_a_model_with_the_labels_in_another_order_is_refused(tmp_path, sentiment
         build_task(sentiment).build_model(str(path), load_tokenizer(str(path)))
 
 
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (
+            ["sports", "politics"],
+            "was trained for the labels sports, politics: they count as the task's, negative, pos",
+        ),
+        (["Negative", "Positive"], ""),
+        (["LABEL_0", "LABEL_1"], ""),
+    ],
+)
+def test_labels_of_other_names_are_said(tmp_path, sentiment, capsys, names, says):
+    path = str(
+        tiny_bert(
+            tmp_path,
+            id2label=dict(enumerate(names)),
+            label2id={name: number for number, name in enumerate(names)},
+        )
+    )
+    build_task(sentiment).build_model(path, load_tokenizer(path), new_head=False)
+    said = [line for line in capsys.readouterr().err.splitlines() if "labels" in line]
+    assert len(said) == bool(says)
+    assert all(f"model {path}: {says}" in line for line in said)
+
+
 def test_labels_come_from_the_model_where_there_are_no_training_data(bert, sentiment):
     task = build_task(sentiment.model_copy(update={"train": None, "validation": sentiment.train}))
     assert task.for_model(load_config(bert)).labels == ("negative", "positive")

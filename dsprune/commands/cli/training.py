@@ -14,6 +14,13 @@ from dsprune.utils.signals import END_SIGNALS, exit_on_signals
 
 __all__ = ["calibrate", "convert", "plan", "run_script", "stop", "suite", "teacher", "train"]
 
+MasksFromOption = Annotated[
+    Literal["zeros", "none"] | None,
+    typer.Option(
+        help="What to do with weights that are zero and have no masks: keep them zero, or train them."
+    ),
+]
+
 
 @app.command()
 def plan(
@@ -80,12 +87,7 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(help="Resume this run or this checkpoint. Default: the recipe's own run.")
     ] = None,
-    masks_from: Annotated[
-        Literal["zeros", "none"] | None,
-        typer.Option(
-            help="What to do with weights that are zero and have no masks: keep them zero, or train them."
-        ),
-    ] = None,
+    masks_from: MasksFromOption = None,
     stop_after: Annotated[
         str | None, typer.Option(help="Stop with a checkpoint after this time: 90s, 30m, 2h, 1d or H:MM:SS.")
     ] = None,
@@ -128,6 +130,7 @@ def run_script(
         int | None,
         typer.Option(min=1, help="Optimizer steps an epoch, where the framework does not know them."),
     ] = None,
+    masks_from: MasksFromOption = None,
 ) -> None:
     """Run a DeepSpeed script, unchanged, and prune what it trains; further arguments go to the script."""
     from dsprune.recipe import load_recipe
@@ -135,7 +138,7 @@ def run_script(
     loaded = load_recipe(recipe)
     from dsprune.commands.run import run_script as run
 
-    run(loaded, script, context.args, steps_per_epoch)
+    run(loaded, script, context.args, steps_per_epoch, masks_from)
 
 
 @app.command()
