@@ -36,7 +36,7 @@ SPARSE = 0.01
 def start_sparse(
     engine: DeepSpeedEngine,
     state: PruningState | None,
-    model: Path | None,
+    model: Path | str | None,
     masks_from: MasksFrom | None,
     step: int,
 ) -> float:
@@ -63,8 +63,8 @@ def start_sparse(
     where = "model" if model is None else str(model)
     if state is not None and masks_from == "zeros":
         mask_zeros(state, where, step)
-    elif state is not None and model is not None and (model / MANIFEST).is_file():
-        start_from_masks(state, model, step)
+    elif state is not None and model is not None and Path(model, MANIFEST).is_file():
+        start_from_masks(state, Path(model), step)
     elif (zeros := _fraction_of_zeros(engine, state)) > SPARSE:
         keep = "masks_from=zeros (--masks-from zeros) keeps its zeros"
         if state is None:

@@ -39,8 +39,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         timetable: the mask updates and the learning rate by step; None builds it from the recipe.
         steps_per_epoch: optimizer steps an epoch, for a recipe in epochs; None takes them from the engine's own data
             loader.
-        masks_from: what to do with exact zeros of the weights: `zeros` makes masks of them, `none` lets them grow back;
-            None refuses them at the first step.
+        masks_from: what to do with exact zeros of the weights, see `dsprune.initialize`; None refuses them.
 
     Attributes:
         timetable: as given or built.
@@ -243,7 +242,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             self._rates.resume(self.applied_steps)
         return names
 
-    def start_sparse(self, model: Path | None, masks_from: MasksFrom | None = None) -> float:
+    def start_sparse(self, model: Path | str | None, masks_from: MasksFrom | None = None) -> float:
         """Keep the zeros of the engine's weights, which come from a model folder; None where they do not.
 
         Collective: every rank must call this. See `dsprune.checkpoint.sparse_start`.
@@ -251,8 +250,9 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         Returns:
             The sparsity at the start, of the prunable weights.
         """
+        sparsity = start_sparse(self, self._pruning_state, model, masks_from, self.applied_steps)
         self._knows_zeros = True
-        return start_sparse(self, self._pruning_state, model, masks_from, self.applied_steps)
+        return sparsity
 
     def save_model(self, folder: Path | str, tokenizer: Any = None) -> None:
         """Write a model folder, with its masks. Collective: every rank must call this.

@@ -135,8 +135,8 @@ REFUSED: tuple[tuple[Callable[[Path], None], list[str], str], ...] = (
         [],
         r"config\.json: transformers_weights: 'x\.safetensors'",
     ),
-    (configure("architectures", [{"x": 1}]), [], r"config\.json: architectures: \[\{'x': 1\}\] is no list"),
-    (configure("architectures", "BertModel"), [], r"config\.json: architectures: 'BertModel' is no list"),
+    (configure("architectures", [{"x": 1}]), [], r"architectures.*\{'x': 1\}"),
+    (configure("architectures", "BertModel"), [], r"architectures.*'BertModel'"),
 )
 
 

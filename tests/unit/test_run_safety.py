@@ -127,10 +127,8 @@ def test_other_data_have_another_digest(changed: dict[str, list[object]]) -> Non
 
 
 def test_data_that_changed_since_the_run_began_are_said(tmp_path: Path) -> None:
-    run, timetable = (
-        RunFolder(tmp_path),
-        Timetable(total_steps=3, steps_per_epoch=1, warmup_steps=0, updates=(), rewind=True),
-    )
+    run = RunFolder(tmp_path)
+    timetable = Timetable(3, 1, 0, (), rewind=True, dense_final=0.1, interval_final=0.1, final=0.0)
     assert data_remarks(run, {"train": "a"}) == [], "of an earlier version"
     run.write_start(timetable, 1, "cpu", {"train": "a", "validation": "b"})
     assert data_remarks(run, {"train": "a", "validation": "b"}) == []
