@@ -1,5 +1,6 @@
 """Triton kernels give the same bits as their eager twins: on a GPU, and without one interpreted on CPU tensors."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import inf, nan
 
@@ -34,7 +35,7 @@ def parts_of(sizes: tuple[int, ...], dtype: torch.dtype, offset: int, seed: int 
     return list(values.to(DEVICE)[offset:].split(sizes))
 
 
-def masks_of(sizes: tuple[int, ...]) -> list[Tensor]:
+def masks_of(sizes: Sequence[int]) -> list[Tensor]:
     generator = torch.Generator().manual_seed(1)
     return [pack(torch.rand(size, generator=generator) > 0.4).to(DEVICE) for size in sizes]
 
@@ -139,15 +140,29 @@ def test_a_selection_is_that_of_the_cpu(scope: str, rooted: bool, monkeypatch: p
     generator = torch.Generator().manual_seed(3)
     weights = [torch.randn(size, generator=generator).mul(4).round() for size in sizes]  # with ties
     products = [Product(weight, weight.cos().square() if rooted else None) for weight in weights]
-    shards = [Shard(PrunableTensor(str(place), (size,)), 0, size) for place, size in enumerate(sizes)]
-    groups = make_groups([shard.tensor for shard in shards], [0.7] * len(sizes), scope)
+    sparsities = [0.7, 0.6, 0.7, 0.6, 0.7]  # so that the tensors of a group are not neighbours
+    assert launches_to_select(products, sparsities, scope, monkeypatch) == (4, 3)
+
+
+def test_a_selection_counts_again_where_the_sample_misleads(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = 1 + torch.rand(20_000, generator=torch.Generator().manual_seed(3))
+    weights[:: make_groups(tensors_of([weights]), [0.7])[0].stride] = 5.0
+    assert launches_to_select([Product(weights)], [0.7], "global", monkeypatch) == (5, 4)
+
+
+def launches_to_select(
+    products: list[Product], sparsities: list[float], scope: str, monkeypatch: pytest.MonkeyPatch
+) -> tuple[int, int]:
+    """Compare a selection with that of the CPU, and return its launches, and its waits for the device."""
+    tensors = tensors_of([given.first for given in products])
+    shards = [Shard(tensor, 0, tensor.numel) for tensor in tensors]
+    groups, kept = make_groups(tensors, sparsities, scope), masks_of([tensor.numel for tensor in tensors])
     scorers = [
         Scorer(lambda part: pytest.fail("torch computes the scores"), True, given) for given in products
     ]
-    kept = masks_of(sizes)
     expected = select(shards, scorers, [bits.cpu() for bits in kept], groups, Comm())
     monkeypatch.setattr(accelerator, "DEVICES", (DEVICE.type,))
-    launches = count_calls(monkeypatch, "_launch"), count_calls(monkeypatch, "_fetch")
+    launches, waits = count_calls(monkeypatch, "_launch"), count_calls(monkeypatch, "_fetch")
     there = [
         Product(given.first.to(DEVICE), None if given.root is None else given.root.to(DEVICE))
         for given in products
@@ -155,7 +170,11 @@ def test_a_selection_is_that_of_the_cpu(scope: str, rooted: bool, monkeypatch: p
     scorers = [replace(scorer, product=given) for scorer, given in zip(scorers, there, strict=True)]
     found = select(shards, scorers, kept, groups, Comm())
     assert all(torch.equal(new.cpu(), old) for new, old in zip(found, expected, strict=True))
-    assert [len(calls) for calls in launches] == [4, 3]  # launches; waits for the device
+    return len(launches), len(waits)
+
+
+def tensors_of(values: Sequence[Tensor]) -> list[PrunableTensor]:
+    return [PrunableTensor(str(place), (value.numel(),)) for place, value in enumerate(values)]
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch, name: str) -> list[object]:
