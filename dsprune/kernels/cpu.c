@@ -167,16 +167,22 @@ int64_t settle(uint8_t *kept, const int32_t *keys, const int64_t *places, int64_
     return ties;
 }
 
-/* search.histograms_eager: counts the keys from `low` on in 256 bins of 2**bin_bits keys each, for each of `num` ranges. */
-void histograms(const int32_t *keys, int64_t num, const int64_t *begins, const int64_t *sizes, const int64_t *low,
-                const int64_t *bin_bits, int64_t *counts) {
-    for (int64_t r = 0; r < num; r++) {
+/* search.histograms_eager: counts the keys from `low` on in 256 bins of 2**bin_bits keys each, for each of `ranges`. The
+ * ranges of a group, `groups` apart, are often the same. */
+void histograms(const int32_t *keys, int64_t groups, int64_t ranges, const int64_t *begins, const int64_t *sizes,
+                const int64_t *low, const int64_t *bin_bits, int64_t *counts) {
+    for (int64_t r = 0; r < ranges; r++, counts += 256) {
+        if (r >= groups && low[r] == low[r - groups] && bin_bits[r] == bin_bits[r - groups]) {
+            memcpy(counts, counts - 256 * groups, 256 * sizeof *counts);
+            continue;
+        }
+        const int32_t *own = keys + begins[r % groups];
         int64_t parts[4][257] = {{0}}; /* several, since neighbours are often in one bin; the last bin is for keys outside */
-        for (int64_t i = begins[r]; i < begins[r] + sizes[r]; i++) {
-            const uint64_t bin = (uint64_t)(keys[i] - low[r]) >> bin_bits[r]; /* a key below wraps around to a huge bin */
+        for (int64_t i = 0; i < sizes[r % groups]; i++) {
+            const uint64_t bin = (uint64_t)(own[i] - low[r]) >> bin_bits[r]; /* a key below wraps around to a huge bin */
             parts[i % 4][bin < 256 ? bin : 256]++;
         }
-        for (int b = 0; b < 256; b++) counts[256 * r + b] = parts[0][b] + parts[1][b] + parts[2][b] + parts[3][b];
+        for (int b = 0; b < 256; b++) counts[b] = parts[0][b] + parts[1][b] + parts[2][b] + parts[3][b];
     }
 }
 

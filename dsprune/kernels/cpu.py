@@ -42,7 +42,7 @@ SIGNATURES = {
     "scan": (Int64, Pointer, Pointer, Int64, Int32, Int32, *5 * [Pointer]),
     "sample": (None, Pointer, Pointer, Int64, Int64, Int64, Pointer),
     "settle": (Int64, Pointer, Pointer, Pointer, Int64, Int32, Int64),
-    "histograms": (None, Pointer, Int64, *5 * [Pointer]),
+    "histograms": (None, Pointer, Int64, Int64, *5 * [Pointer]),
     "digest": (Int64, Pointer, Int64, Int64),
 }
 """Type of the result and of the arguments of each C function."""
@@ -93,7 +93,7 @@ class Kernel:
         counts = torch.empty((len(low), 256), dtype=torch.int64)
         given = keys, begins, sizes, low, bin_bits, counts
         first, *rest = (values.contiguous().data_ptr() for values in given)
-        self._library.histograms(first, len(low), *rest)
+        self._library.histograms(first, len(sizes), len(low), *rest)
         return counts
 
     def digest(self, kept: Tensor, num_weights: int, first: int) -> int:

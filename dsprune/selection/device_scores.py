@@ -84,7 +84,7 @@ class DeviceScores:
     def settle(self, thresholds: Sequence[int], shares: Sequence[int]) -> list[Tensor]:
         """See `LocalScores`."""
         pruned = self._inside.pruned(thresholds, shares)
-        prune_(self._new, self._inside.owners[pruned], self._places[pruned])
+        prune_(self._new, self._inside.owners(pruned), self._places[pruned])
         return self._tensors.restored(self._new)
 
 

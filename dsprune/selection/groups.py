@@ -77,11 +77,11 @@ class Group:
 
     @property
     def stride(self) -> int:
-        """Distance of the weights in a sample, for which a bracket has a few times as many keys.
+        """Distance of the weights in a sample, for which a bracket has two or three times as many keys.
 
         It is odd, so that the sample covers many columns of matrices, whose widths contain large powers of two.
         """
-        return int(round(self.num_weights ** (1 / 3)) | 1)
+        return int(round(self.num_weights ** (1 / 3) / 2) | 1)
 
     @property
     def sample_size(self) -> int:

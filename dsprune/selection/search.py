@@ -93,16 +93,16 @@ def histograms(keys: Tensor, sizes: Tensor, low: Tensor, bin_bits: Tensor) -> Te
     Returns:
         `[ranges, BINS]`, int64.
     """
-    times = len(low) // len(sizes)
-    ranges = (sizes.cumsum(0) - sizes).repeat(times), sizes.repeat(times), low, bin_bits
+    ranges = sizes.cumsum(0) - sizes, sizes, low, bin_bits
     kernel = kernel_for(keys)
     return histograms_eager(keys, *ranges) if kernel is None else kernel.histograms(keys, *ranges)
 
 
 def histograms_eager(keys: Tensor, begins: Tensor, sizes: Tensor, low: Tensor, bin_bits: Tensor) -> Tensor:
-    """Do the same on any device, given where the keys of each range begin, and how many there are."""
-    ranges = torch.stack([begins, begins + sizes, low, bin_bits], 1).tolist()
-    return torch.stack([_histogram(keys[begin:end], *start) for begin, end, *start in ranges])
+    """Do the same on any device, given where the keys of each group begin, and how many there are."""
+    parts = [keys[begin : begin + size] for begin, size in torch.stack([begins, sizes], 1).tolist()]
+    ranges = zip(low.tolist(), bin_bits.tolist(), strict=True)
+    return torch.stack([_histogram(parts[i % len(parts)], *start) for i, start in enumerate(ranges)])
 
 
 def _histogram(keys: Tensor, low: int, bin_bits: int) -> Tensor:
