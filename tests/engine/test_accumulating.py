@@ -42,8 +42,8 @@ FURTHER = {
     "obert": ((1, 0), (2, 1), (3, 2), (3, 3)),
     "soft-movement": ((3, 1), (2, 3)),
     "wanda": ((1, 1), (3, 2), (2, 3), (2, 0)),
-    "wanda in one shot": ((2, 1), (3, 3)),
-    "alternating": ((1, 0), (2, 1), (3, 2), (2, 3)),
+    "wanda in one shot": ((3, 3),),
+    "alternating": ((1, 2), (2, 3)),
     "rigl after snip": ((2, 1), (2, 3)),
 }
 """Methods with places of their own."""

@@ -47,8 +47,8 @@ def train(pool: RankPool, recipe: Path, output: Path, *settings: str) -> list[fl
     return losses(output / "school")
 
 
-PLACES = [(1, 0), (1, 3), (2, 1), (2, 2), (3, 0), (3, 3), (4, 1), (4, 2)]
-"""Numbers of ranks and ZeRO stages: each number with two stages, each stage with two numbers."""
+PLACES = [(1, 3), (2, 2), (3, 0), (4, 1)]
+"""Numbers of ranks and ZeRO stages: each once, with and without accumulation."""
 
 
 @pytest.mark.parametrize(("world", "stage"), PLACES)
