@@ -20,8 +20,7 @@ from dsprune.engine.script import check_distilled, fit_to_recipe
 from dsprune.ranks.ranks import announce
 from dsprune.recipe import Recipe, as_recipe
 from dsprune.schedule import Timetable, recipe_timetable
-from dsprune.zero.clipping import clip_gradients
-from dsprune.zero.loss_scale import scale_loss
+from dsprune.zero.stage0 import clip_gradients, scale_loss
 
 __all__ = ["PruningEngine"]
 

@@ -81,23 +81,25 @@ def write_masks(
             regrows=bool(masks.regrown),
             updates=tuple(updates),
             tensors={
-                shard.tensor.name: TensorEntry(
-                    shape=shard.tensor.shape,
-                    target=pruning.sparsity if shard.tensor.sparsity is None else shard.tensor.sparsity,
-                    num_pruned=count,
-                    initial_pruned=begun,
-                    inputs_first=shard.tensor.inputs_first,
-                    num_regrown=num_regrown,
-                )
-                for shard, count, begun, num_regrown in zip(
-                    masks.shards, counts, initial, regrown, strict=True
-                )
+                shard.tensor.name: _entry(shard.tensor, pruning.sparsity, *numbers)
+                for shard, *numbers in zip(masks.shards, counts, initial, regrown, strict=True)
             },
             files=tuple(file for file in files if file.file.startswith("masks-")),
             accumulators=declared_dtypes(kept),
             accumulator_files=tuple(file for file in files if file.file.startswith("accumulators-")),
         )
         replace_text(folder / MANIFEST, manifest.to_json())
+
+
+def _entry(tensor: PrunableTensor, target: float, count: int, initial: int, regrown: int) -> TensorEntry:
+    return TensorEntry(
+        shape=tensor.shape,
+        target=target if tensor.sparsity is None else tensor.sparsity,
+        num_pruned=count,
+        initial_pruned=initial,
+        inputs_first=tensor.inputs_first,
+        num_regrown=regrown,
+    )
 
 
 def _entries(masks: MaskSet) -> dict[str, Tensor]:

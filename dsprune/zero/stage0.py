@@ -1,4 +1,4 @@
-"""The loss scale of fp16 at ZeRO stage 0, which DeepSpeed divides the gradients by without having applied it.
+"""What DeepSpeed's engine leaves out at ZeRO stage 0: the loss scale of fp16, and the norm of clipped gradients.
 
 Read from deepspeed 0.19.8: `DeepSpeedEngine.backward` scales the loss for the optimizers of ZeRO alone, but those of
 runtime/fp16, which stage 0 uses, divide the gradients by the scale.
@@ -8,9 +8,16 @@ import torch
 from deepspeed import DeepSpeedEngine
 from deepspeed.runtime.fp16.fused_optimizer import FP16_Optimizer
 from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+from deepspeed.runtime.utils import clip_grad_norm_
 from torch import Tensor
 
-__all__ = ["scale_loss"]
+__all__ = ["clip_gradients", "scale_loss"]
+
+
+def clip_gradients(engine: DeepSpeedEngine) -> None:
+    """Clip the gradients of fp32 as the engine would, and keep their norm, which DeepSpeed drops here."""
+    parameters, most = engine.module.parameters(), engine.gradient_clipping()
+    engine._global_grad_norm = clip_grad_norm_(parameters, max_norm=most, mpu=engine.mpu)
 
 
 def scale_loss(engine: DeepSpeedEngine, loss: Tensor, parts: int) -> None:
