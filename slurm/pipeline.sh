@@ -15,9 +15,12 @@ SPARSITIES=500,800,900,950,970
 
 options=()
 while [[ ${1:-} == --* ]]; do options+=("$1"); shift; done
-dense=${1:?DENSE}
+if (($# < 2)); then
+    echo "usage: bash $0 [--SBATCH_OPTION=VALUE]... DENSE RECIPE [KEY=VALUE]..." >&2
+    exit 2
+fi
+dense=$1
 shift
-: "${1:?RECIPE}"
 
 # submit SBATCH_OPTION... SCRIPT RECIPE [KEY=VALUE]...: print the number of the job
 submit() { sbatch --parsable --kill-on-invalid-dep=yes "${options[@]}" "$@" | cut -d';' -f1; }

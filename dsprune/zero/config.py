@@ -32,6 +32,9 @@ _SETTINGS = {
     "rmsprop": ("weight_decay", "eps"),
 }
 
+_OWNERS = {"optimizer.params.lr": "learning_rate.peak"}
+"""The field of a recipe for a key that it may leave to the ds_config."""
+
 
 def load_ds_config(name_or_path: str) -> dict[str, Any]:
     """Read a ds_config: a JSON file, or the name of one in `ds_configs/` ("zero2").
@@ -84,7 +87,8 @@ def resolve_ds_config(config: dict[str, Any], recipe: Recipe, world_size: int) -
             "`dsprune convert` turns it into a recipe"
         )
     problems += [
-        f"ds_config: {key}='auto': the recipe sets no value for it: set one" for key in _autos(config)
+        f"ds_config: {key}='auto': the recipe sets no value for it: set {_OWNERS.get(key, 'one')}"
+        for key in _autos(config)
     ]
     problems += wrong_settings(config)
     if problems:

@@ -218,6 +218,15 @@ def test_a_checkpoint_is_exported_as_the_model_that_the_run_saved(workshop: Work
     assert [path.name for path in tmp_path.iterdir()] == ["given-away"]
 
 
+def test_what_would_be_pushed_is_listed_and_not_kept(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["export", str(workshop.run), "--push", "me/model", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "  model.safetensors  " in said
+    assert "exported to" not in said
+
+
 def test_a_checkpoint_in_compact_form_expands_to_the_model_that_the_run_saved(
     workshop: Workshop, tmp_path: Path
 ) -> None:

@@ -172,7 +172,7 @@ def test_an_auto_that_nobody_fills_is_refused() -> None:
 
 def test_without_a_peak_the_config_must_have_a_learning_rate() -> None:
     without = recipe(learning_rate={})
-    with pytest.raises(UserError, match=r"optimizer.params.lr='auto': the recipe sets no value for it"):
+    with pytest.raises(UserError, match=r"optimizer.params.lr='auto': .*: set learning_rate\.peak$"):
         resolve(by=without)
     own = {"optimizer": {"type": "AdamW", "params": {"lr": 0.1}}}
     assert resolve(own, without)["optimizer"]["params"]["lr"] == 0.1

@@ -122,3 +122,10 @@ def test_a_cluster_that_does_not_answer_is_said_in_a_dry_run(
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
     assert run_command(["submit", "glue-90", "--dry-run"]) == 0
     assert capsys.readouterr().err == "not checked by Slurm: no cluster answers here\n"
+
+
+@pytest.mark.parametrize("words", [[], ["--nodes=2", "dense.yaml"]])
+def test_the_pipeline_says_what_it_needs(words: list[str]) -> None:
+    done = subprocess.run(["bash", scripts_folder() / "pipeline.sh", *words], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"usage: bash \S*pipeline\.sh .* DENSE RECIPE .*\n", done.stderr)

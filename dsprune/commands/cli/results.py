@@ -156,15 +156,16 @@ def export(
 
     if push is not None:
         check_repository(push)
+    console = Console(quiet=to is None)  # what is written for the upload alone is removed
     with contextlib.ExitStack() as stack:
         if to is None:
             to = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dsprune-")), "model")
         if compact:
-            write.compact(source, tag, dtype, to, Console())
+            write.compact(source, tag, dtype, to, console)
         elif expand:
-            write.expand(source, to, Console())
+            write.expand(source, to, console)
         else:
-            write.export(source, tag, to, Console(), trimmed=trimmed)
+            write.export(source, tag, to, console, trimmed=trimmed)
         if push is not None:
             upload(to, push, Console(), public=public, dry_run=dry_run)
 
