@@ -194,7 +194,7 @@ def test_the_commands_from_train_to_calibrate(
     options = ("--recipe", str(own), "--plot", str(picture), "--write", str(own))
     assert run_command(["calibrate", str(store), *options]) == 0
     printed = capsys.readouterr().out
-    [share] = re.findall(r"with a label, teacher right in ([\d.]+)% of them", " ".join(printed.split()))
+    [share] = re.findall(r"with a label, teacher right in ([\d.]+) % of them", " ".join(printed.split()))
     assert 0 <= float(share) <= 100
     [chosen] = re.findall(r"Recommended: T = ([\d.]+),", printed)
     assert picture.read_text().startswith("<?xml")
