@@ -24,7 +24,7 @@ start() {
 # cells TASK START EPOCHS METHODS ARGUMENTS...: run methods, separated by commas, at one or more sparsities
 cells() {
     local model=() methods=() names
-    [[ $2 = fine-tuned ]] || model=(model.path=data/minilm model.start=pretrained)
+    [[ $2 = fine-tuned ]] || model=(model.path=data/minilm model.start=pretrained distillation.temperature=1.0)
     IFS=, read -ra names <<<"$4"
     for name in "${names[@]}"; do methods+=(--methods "$name"); done
     dsprune suite "$here/suite.yaml" "$here/$1.yaml" "${model[@]}" budget.epochs="$3" "${settings[@]}" \
@@ -66,7 +66,10 @@ part() {
                 dsprune suite "$here/methods.yaml" "$here/$task.yaml" budget.epochs=0.64 "${settings[@]}" --output "$home/$task/methods-0.64"
             done
             ;;
-        pretrained) each pretrained 3 defaults,magnitude,dense --sparsity 0.8 --sparsity 0.9 --sparsity 0.97 --seeds 3 ;;
+        pretrained)
+            each pretrained 1 'defaults,temperature 2,labels alone,one decay,magnitude,SMC-Bench schedule,dense' --seeds 3
+            each pretrained 3 'defaults,temperature 2,labels alone,magnitude,dense' --sparsity 0.8 --sparsity 0.9 --sparsity 0.97 --seeds 3
+            ;;
         longer) each fine-tuned 3 'magnitude,SMC-Bench schedule' --sparsity 0.8 --sparsity 0.9 --sparsity 0.97 --seeds 3 ;;
         bytes) # the model of docs/compact.md: the demo's, with the used vocabulary
             dsprune train sentiment-90 model.vocabulary=used distillation.hardness=1.0 name=sentiment-90-used output=$home/demo
