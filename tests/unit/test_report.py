@@ -174,7 +174,7 @@ def test_one_run_shows_every_update_planned_and_reached(tmp_path: Path) -> None:
     assert len(updates) == 7
     assert all(row["planned"] == row["reached"] for row in updates)
     assert updates[-1]["reached"] == "90.00 %"
-    assert "Hardness 1, temperature 2." in page
+    assert "Hardness 1, temperature 1." in page
     assert "Not audited: " in page, "there is neither a model nor a checkpoint"
     assert "| 173 | 90.00 % | 90.00 % |" in (folder / "report.md").read_text()
     assert "after the mask update at step 173." in page
