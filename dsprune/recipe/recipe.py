@@ -9,13 +9,36 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from dsprune.recipe.rate import LearningRate, scaled_peak
 from dsprune.recipe.section import LARGEST, Place, Positive, Section, section_in
 from dsprune.recipe.sections import Checkpoints, Distillation, Model, Optimizer, Task, Tracking
+from dsprune.recipe.span import Ramp
 from dsprune.recipe.timing import Budget, Pruning, Start
 from dsprune.utils.documents import write_yaml
 from dsprune.utils.text import flatten
 
-__all__ = ["Recipe", "commented", "dump_recipe", "first_sentence", "recipe_schema", "settings_of"]
+__all__ = [
+    "TEMPERATURE",
+    "Recipe",
+    "commented",
+    "dump_recipe",
+    "first_sentence",
+    "recipe_schema",
+    "settings_of",
+]
 
 WIDTH = 100
+
+TEMPERATURE: Mapping[Start, Ramp] = {
+    "pretrained": Ramp(first=1.0, final=1.0),
+    "fine-tuned": Ramp(first=2.0, final=2.0),
+}
+"""Default of `distillation.temperature`. A model that learns the task from its teacher needs more steps for softened
+logits; one that starts at its teacher learns more from them. Measured at T = 1 and 2, accuracy in per cent, one run
+each if nothing is said (`scripts/results`):
+
+- From a pretrained model, test part: 77 intents, 90 %, one epoch 85.5 and 82.9, three epochs 89.6 and 89.9; GTS on
+  MAWPS, 80 %, 480 steps 52.3 and 31.3.
+- From the fine-tuned model, validation part: movie reviews, 90 %, one epoch, two seeds 81.2 and 82.4; 77 intents,
+  90 %, 200 steps 89.2 and 89.4; MAWPS, three epochs, 90 % 82.3 and 81.8, 97 % 77.3 and 76.3.
+"""
 
 
 class Recipe(Section):
@@ -87,13 +110,26 @@ class Recipe(Section):
         pruning = info.data.get("pruning")
         return rate.model_copy(update={"peak": scaled_peak(rate.dense, pruning.sparsity if pruning else 0.0)})
 
+    @field_validator("distillation")
+    @classmethod
+    def _soften_the_teacher(cls, settings: Distillation | None, info: ValidationInfo) -> Distillation | None:
+        if settings is None or "temperature" in settings.model_fields_set:
+            return settings
+        return settings.model_copy(
+            update={"temperature": TEMPERATURE[_start_of(info.data.get("model"), settings)]}
+        )
+
     @property
     def start(self) -> Start:
         """Whether the model is fine-tuned for the task at the start: it is if it is its own teacher."""
-        if self.model is None:
-            return "pretrained"
-        is_teacher = self.distillation is not None and self.distillation.teacher == self.model.path
-        return self.model.start or ("fine-tuned" if is_teacher else "pretrained")
+        return _start_of(self.model, self.distillation)
+
+
+def _start_of(model: Model | None, distillation: Distillation | None) -> Start:
+    if model is None:
+        return "pretrained"
+    is_teacher = distillation is not None and distillation.teacher == model.path
+    return model.start or ("fine-tuned" if is_teacher else "pretrained")
 
 
 def dump_recipe(recipe: Recipe) -> str:

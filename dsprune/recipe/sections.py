@@ -211,8 +211,8 @@ class Distillation(Section):
     """h: weight of the distillation loss, 0 to 1; a number, or a line between two. Default: 1.0."""
 
     temperature: Annotated[Ramp, AfterValidator(within(0, LARGEST, above=True))] = Ramp(first=1.0, final=1.0)
-    """T: divides the logits of teacher and student before the softmax; a number, or a line between two. Default:
-    1.0; `dsprune calibrate` reads a higher one from the store of a teacher that is too confident."""
+    """T: divides the logits of teacher and student before the softmax; a number, or a line between two. Default: what
+    `model.start` gives, 1.0 for a pretrained model and 2.0 for a fine-tuned one."""
 
     dtype: Literal["fp16", "bf16", "fp32", "packed"] = "fp16"
     """Number format of the store; `packed`, for kind `topk` only, takes half the bytes of `fp16`. Default: `fp16`;

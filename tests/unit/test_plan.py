@@ -296,17 +296,20 @@ def test_what_the_schedule_law_chose_is_shown(bert: str) -> None:
     chosen = law_of(bert, "learning_rate={dense: 1e-4}", "budget.epochs=15")
     assert chosen == {
         "model.start": "pretrained",
-        "pruning.start": "step 20",
+        "pruning.start": "step 90",
         "pruning.first": "60.2 %",
         "pruning.updates": "7",
         "pruning.end": "step 260",
-        "learning_rate.warmup": "10 steps",
+        "learning_rate.warmup": "45 steps",
         "learning_rate.rewind": "false",
         "learning_rate.dense_peak": "0.303",
         "learning_rate.peak": "3.30e-04",
     }
     tuned = law_of(bert, "budget.epochs=10", f"distillation.teacher={bert}")
     assert (tuned["model.start"], tuned["pruning.start"]) == ("fine-tuned", "step 13")
+    assert tuned["distillation.temperature"] == "2"
+    learner = law_of(bert, "budget.epochs=10", f"distillation.teacher={bert}", "model.start=pretrained")
+    assert learner["distillation.temperature"] == "1"
     assert (tuned["learning_rate.warmup"], tuned["learning_rate.dense_peak"]) == ("13 steps", "0.1")
     assert law_of(bert, "budget.epochs=500")["learning_rate.rewind"] == "true"
 
@@ -326,7 +329,8 @@ def test_what_the_recipe_says_is_not_the_laws_choice(bert: str) -> None:
         "learning_rate.dense_peak",
     }
     rate = ["learning_rate.warmup=0", "learning_rate.rewind=true", "learning_rate.dense_peak=1"]
-    assert law_of(bert, *rate, "model.start=pretrained", *overrides) == {}
+    teacher = f"distillation={{teacher: {bert}, temperature: 3}}"
+    assert law_of(bert, *rate, teacher, "model.start=pretrained", *overrides) == {}
     assert law_of(bert, "pruning=null", "budget.epochs=1") == {}
 
 

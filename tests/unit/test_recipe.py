@@ -367,6 +367,30 @@ class TestSchema:
             for name, field in section["properties"].items():
                 assert "description" in field or "$ref" in field, name
 
+    @pytest.mark.parametrize(
+        ("overrides", "expected"),
+        [
+            (["distillation={teacher: other}"], 1.0),
+            (["distillation={teacher: m}"], 2.0),
+            (["distillation={teacher: other}", "model.start=fine-tuned"], 2.0),
+            (["distillation={teacher: m}", "model.start=pretrained"], 1.0),
+            (["distillation={teacher: other}", "model=null"], 1.0),
+            (["distillation={teacher: m, temperature: 1.0}"], 1.0),
+        ],
+    )
+    def test_the_temperature_defaults_to_that_of_the_start(
+        self, overrides: list[str], expected: float, tmp_path: Path
+    ) -> None:
+        recipe = load_recipe(write(tmp_path, MINIMAL), overrides)
+        assert recipe.distillation is not None
+        assert (recipe.distillation.temperature.first, recipe.distillation.temperature.final) == (
+            expected,
+            expected,
+        )
+        again = tmp_path / "again.yaml"
+        again.write_text(dump_recipe(recipe))
+        assert load_recipe(str(again)) == recipe
+
     def test_spans_default_to_what_a_recipe_would_say(self) -> None:
         fields = recipe_schema()["$defs"]["Tracking"]["properties"]
         assert fields["eval_every"]["default"] == "1 epochs"

@@ -101,7 +101,7 @@ def test_a_goal_that_is_reached_is_said(tmp_path: Path, written: Callable[[], st
     text = written()
     assert text.count("2.00 points below dense at the same budget; the goal of 3 is reached.") == 2
     assert text.count("0.50 points below the dense start; the goal of 3 is reached.") == 1
-    assert text.count("from the pretrained model") == 2
+    assert text.count(", from the pretrained model\n") == 2
     assert "nothing else was run" in text
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dsprune.commands.plan.make import Plan
 from dsprune.recipe import Pruning, Recipe
 from dsprune.recipe.rate import scaled_peak
+from dsprune.recipe.recipe import TEMPERATURE
 from dsprune.recipe.timing import AT_TARGET
 from dsprune.report.table import Table
 from dsprune.schedule.law import SHORTEST_INTERVAL
@@ -45,12 +46,20 @@ def _of_the_run(plan: Plan) -> Iterator[tuple[str, str, str]]:
             "the model is its own teacher" if start == "fine-tuned" else "the model is not its own teacher"
         )
         yield "model.start", start, owner
+    if recipe.distillation is not None and recipe.distillation.temperature == TEMPERATURE[start]:
+        slow = "softened logits are slow to learn a task from"
+        why = "logits close to the student's say more softened" if start == "fine-tuned" else slow
+        yield "distillation.temperature", f"{TEMPERATURE[start].first:g}", f"{start}: {why}"
 
 
 def _of_pruning(plan: Plan, pruning: Pruning) -> Iterator[tuple[str, str, str]]:
     timetable, start = plan.timetable, plan.recipe.start
     if pruning.start is None:
-        why = "2/30 of the run" if start == "fine-tuned" else "one epoch, but 2/30 to 3/10 of the run"
+        why = (
+            "2/30 of the run"
+            if start == "fine-tuned"
+            else "one epoch or 300 steps, but 2/30 to 3/10 of the run"
+        )
         yield "pruning.start", f"step {timetable.updates[0].step}", f"{start}: {why}"
     if pruning.curve == "one-shot":
         return

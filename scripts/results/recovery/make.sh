@@ -24,7 +24,7 @@ start() {
 # cells TASK START EPOCHS METHODS ARGUMENTS...: run methods, separated by commas, at one or more sparsities
 cells() {
     local model=() methods=() names
-    [[ $2 = fine-tuned ]] || model=(model.path=data/minilm model.start=pretrained distillation.temperature=1.0)
+    [[ $2 = fine-tuned ]] || model=(model.path=data/minilm model.start=pretrained)
     IFS=, read -ra names <<<"$4"
     for name in "${names[@]}"; do methods+=(--methods "$name"); done
     dsprune suite "$here/suite.yaml" "$here/$1.yaml" "${model[@]}" budget.epochs="$3" "${settings[@]}" \
