@@ -18,8 +18,12 @@ from dsprune.zero.stages import open_layout
 __all__ = ["check_attachable", "check_is_engine", "initial_state", "loader_steps_per_epoch"]
 
 
-def check_is_engine(engine: object) -> None:
+def check_is_engine(engine: object, pruning_engine: type[DeepSpeedEngine]) -> None:
     """Check that an object is an engine that does not prune yet.
+
+    Args:
+        engine: the object.
+        pruning_engine: the class of engines that prune.
 
     Raises:
         UserError: it is a module, or prunes already.
@@ -29,7 +33,7 @@ def check_is_engine(engine: object) -> None:
             f"engine: a {type(engine).__name__}, no DeepSpeedEngine: give what deepspeed.initialize returns, or call "
             f"dsprune.initialize with the module"
         )
-    if "timetable" in vars(engine):  # `getattr` of an engine looks into its module, too
+    if isinstance(engine, pruning_engine):
         raise UserError("engine: a PruningEngine: it prunes already, by the recipe that it was made with")
 
 

@@ -67,7 +67,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             empty: PruningEngine = super().__new__(cls)
             return empty
         assert recipe is not None
-        check_is_engine(engine)
+        check_is_engine(engine, PruningEngine)
         recipe = as_recipe(recipe)
         fit_to_recipe(engine.module, recipe)
         steps_per_epoch = steps_per_epoch or loader_steps_per_epoch(engine)
