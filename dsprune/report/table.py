@@ -10,19 +10,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from dsprune.utils.console import cell, empty_table, print_table
-from dsprune.utils.text import MISSING, percent, printable
+from dsprune.utils.text import MISSING, printable
 
-__all__ = [
-    "MISSING",
-    "Table",
-    "as_lines",
-    "as_rich",
-    "markdown_text",
-    "number",
-    "percent",
-    "show",
-    "table_of",
-]
+__all__ = ["Table", "as_lines", "as_rich", "markdown_text", "number", "show", "table_of"]
 
 T = TypeVar("T")
 

@@ -123,7 +123,7 @@ class _LinesOfProgress(Progress):
         super().advance(task_id, advance)
         if (now := time.monotonic()) - self._told < EVERY:
             return
-        self._told, task = now, self._tasks[task_id]
+        self._told, task = now, self.tasks[self.task_ids.index(task_id)]
         left = "" if task.time_remaining is None else f", {timedelta(seconds=task.time_remaining)} left"
         say(self.console, f"{task.description}: {task.completed:,.0f} of {task.total or 0:,.0f}{left}")
 

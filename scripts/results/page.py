@@ -18,8 +18,8 @@ from dsprune.recipe.timing import log_compression
 from dsprune.report.drawing import save_figure
 from dsprune.report.grouping import Setting, settings_of
 from dsprune.report.runs import Run, find_folders, origin_of, read_run
-from dsprune.report.table import MISSING
 from dsprune.utils.files import replace_text
+from dsprune.utils.text import MISSING
 
 HERE = Path(__file__).parent
 DOCS = Path("docs")

@@ -12,8 +12,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dsprune.report.runs import Run, find_folders, origin_of, read_run
-from dsprune.report.table import MISSING
 from dsprune.utils.files import replace_text
+from dsprune.utils.text import MISSING
 
 HERE = Path(__file__).parent
 DOCS = Path("docs")

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from dsprune.report.drawing import save_figure
 from dsprune.report.runs import Run, find_folders, origin_of, read_run
-from dsprune.report.table import MISSING
 from dsprune.utils.files import replace_text
+from dsprune.utils.text import MISSING
 
 HERE = Path(__file__).parent
 DOCS = Path("docs")
