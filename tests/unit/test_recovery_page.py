@@ -51,11 +51,13 @@ def test_the_parts_are_disjoint_and_complete(tmp_path: Path, monkeypatch: pytest
         assert len(set(rows)) == len(rows)
 
 
-def write_tested(folder: Path, method: str, seed: int, target: float, test: float) -> None:
+def write_tested(
+    folder: Path, method: str, seed: int, target: float, test: float, validation: float = 0.5
+) -> None:
     """A run whose accuracy on the validation part is another than on the test part."""
     pruning = f"pruning.sparsity={target}" if target else "pruning=null"
-    name = f"name={method.replace(' ', '-')}-{target}-{seed}"
-    run = write_run(folder, name, f"seed={seed}", pruning, f'tracking.group="{method}"', score=0.5)
+    name = f"name={method.replace(',', '').replace(' ', '-')}-{target}-{seed}"
+    run = write_run(folder, name, f"seed={seed}", pruning, f'tracking.group="{method}"', score=validation)
     (run / page.TEST).write_text(json.dumps({"accuracy": test}))
 
 
@@ -117,6 +119,19 @@ def test_the_methods_stand_side_by_side(tmp_path: Path, written: Callable[[], st
         ("| fisher", ["85.0", "75.0 |"]),
         ("| rigl", ["80.0", "- |"]),
     ]
+
+
+def test_the_validation_part_chooses_the_peak_of_a_method(tmp_path: Path, written: Callable[[], str]) -> None:
+    folder = tmp_path / "banking77" / "methods-0.64"
+    write_tested(folder, "rigl", 1, 0.9, test=0.8)
+    write_tested(folder, "magnitude", 1, 0.9, test=0.8, validation=0.7)
+    write_tested(folder, "magnitude, half the peak", 1, 0.9, test=0.75, validation=0.8)
+    write_tested(folder, "magnitude, twice the peak", 1, 0.9, test=0.85, validation=0.6)
+    write_tested(tmp_path / "banking77" / "fine-tuned-1", page.OURS, 1, 0.9, 0.9)
+    text = written()
+    assert "\n| magnitude | banking77, 90 % | 75.0 | 80.0 | 85.0 | 75.0, half |\n" in text
+    assert "\n| rigl | banking77" not in text, "it was run at one peak"
+    assert "\n| magnitude, " not in text, "a peak is no method"
 
 
 def test_a_task_is_scored_by_its_own_metric(tmp_path: Path) -> None:

@@ -38,6 +38,14 @@ all() {
     cells mawps "$@"
 }
 
+# method TASK NAME ARGUMENTS...: run a pruning method
+method() {
+    dsprune suite "$here/methods.yaml" "$here/$1.yaml" budget.epochs=0.64 "${settings[@]}" \
+        --output "$home/$1/methods-0.64" --methods "$2" "${@:3}"
+}
+pruning_methods=(fisher magnitude 'magnitude by matrix' empirical-fisher obert movement soft-movement snip wanda random
+    rigl set 'rigl by row' 'set by row' AC/DC 'SNIP before training' 'wanda in one shot')
+
 part() {
     case $1 in
         starts)
@@ -63,7 +71,11 @@ part() {
             ;;
         methods)
             for task in banking77 movie-reviews; do
-                dsprune suite "$here/methods.yaml" "$here/$task.yaml" budget.epochs=0.64 "${settings[@]}" --output "$home/$task/methods-0.64"
+                for name in "${pruning_methods[@]}"; do method "$task" "$name"; done
+            done
+            for name in fisher magnitude 'magnitude by matrix' snip rigl set AC/DC; do # the law's peak is 9.9e-4
+                method banking77 "$name, half the peak" --sparsity 0.9 learning_rate.peak=4.95e-4
+                method banking77 "$name, twice the peak" --sparsity 0.9 learning_rate.peak=1.98e-3
             done
             ;;
         pretrained)

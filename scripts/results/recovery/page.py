@@ -32,6 +32,9 @@ METRICS = {"mawps": "value_accuracy"}
 METHODS = "methods"
 """Where the runs that compare pruning methods lie, in place of a start."""
 
+PEAKS = {"half": ", half the peak", "the law's": "", "twice": ", twice the peak"}
+"""What follows the name of a pruning method that has such a peak of the learning rate."""
+
 STARTS = ("fine-tuned", "pretrained")
 OURS, MAGNITUDE, DENSE = "defaults", "magnitude", "dense"
 COLOURS = {0.5: "#7c3aed", 0.8: "#16a34a", 0.9: "#c2410c", 0.97: "#2563eb"}
@@ -185,16 +188,44 @@ def plain_arms(study: Study) -> Iterator[str]:
 
 def compared(studies: Sequence[Study]) -> str:
     """Return a table of the pruning methods, the best one of the first column first; empty without runs."""
-    columns = [
-        (study, epochs, target) for study in studies for epochs in study.budgets for target in study.targets
-    ]
-    names = dict.fromkeys(arm.method for study in studies for arm in study.arms)
+    columns = _columns(studies)
+    names = [name for name in _methods(studies) if not _is_variant(name)]
     rows = [(name, [study.at(epochs, name, target) for study, epochs, target in columns]) for name in names]
     heads = [f"{study.task}, {100 * target:g} %, {epochs:g} epochs" for study, epochs, target in columns]
     lines = [["method", "update", *heads], ["---"] * (2 + len(heads))]
     for name, cells in sorted(rows, key=lambda row: -(row[1][0].mean if row[1][0] else 0.0)):
         lines.append([name, _seconds(studies, name), *(shown(arm) for arm in cells)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) if columns else ""
+
+
+def tuned(studies: Sequence[Study]) -> str:
+    """Return a table of the methods that were run at several peaks; the best on the validation part decides."""
+    lines = [["method", "cell", *PEAKS, "chosen"], ["---"] * (3 + len(PEAKS))]
+    for name in _methods(studies):
+        for study, epochs, target in _columns(studies):
+            arms = {peak: study.at(epochs, name + suffix, target) for peak, suffix in PEAKS.items()}
+            found = {peak: arm for peak, arm in arms.items() if arm is not None}
+            if len(found) > 1:
+                best = max(found, key=lambda peak: statistics.fmean(found[peak].validation.values()))
+                cells = map(shown, arms.values())
+                lines.append(
+                    [name, f"{study.task}, {100 * target:g} %", *cells, f"{found[best].mean:.1f}, {best}"]
+                )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if len(lines) > 2 else ""
+
+
+def _columns(studies: Sequence[Study]) -> list[tuple[Study, float, float]]:
+    return [
+        (study, epochs, target) for study in studies for epochs in study.budgets for target in study.targets
+    ]
+
+
+def _methods(studies: Sequence[Study]) -> list[str]:
+    return list(dict.fromkeys(arm.method for study in studies for arm in study.arms))
+
+
+def _is_variant(method: str) -> bool:
+    return any(suffix and method.endswith(suffix) for suffix in PEAKS.values())
 
 
 def _seconds(studies: Sequence[Study], method: str) -> str:
@@ -258,6 +289,7 @@ def main(home: Path) -> None:
         titles=TASKS,
         starts={task: start_of(home, task) for task in TASKS},
         compared=compared(methods),
+        tuned=tuned(methods),
         origin=origin_of([run for study in (*studies, *methods) for run in study.runs]),
     )
     replace_text(DOCS / "results.md", page)
