@@ -12,10 +12,27 @@ from dsprune.recipe.section import Fraction, Glob, Positive, Section
 from dsprune.recipe.span import PositiveSpan, Span
 from dsprune.recipe.timing import log_compression
 
-__all__ = ["LearningRate", "RateCurve", "scaled_peak"]
+__all__ = ["LearningRate", "RateCurve", "dense_rate", "scaled_peak"]
 
 RateCurve = Literal["linear", "cosine"]
 """How the learning rate rises and decays."""
+
+
+RATE, WIDTH = 5.0e-5, 768
+"""Usual learning rate of Adam for fine-tuning BERT-base, and the width of that model."""
+
+
+def dense_rate(width: int) -> float:
+    """Return a learning rate to begin with for dense fine-tuning of a model of a width, its hidden size.
+
+    It is 5e-5 at the width of BERT-base, 768, and in inverse proportion to the width, which is how the best rate of
+    Adam scales (Yang et al., Tensor Programs V, 2022). Two significant digits.
+
+    Examples:
+        >>> [dense_rate(width) for width in (384, 768, 4096)]
+        [0.0001, 5e-05, 9.4e-06]
+    """
+    return float(f"{RATE * WIDTH / width:.1e}")
 
 
 def scaled_peak(dense: float, target: float) -> float:

@@ -32,7 +32,7 @@ _SETTINGS = {
     "rmsprop": ("weight_decay", "eps"),
 }
 
-_OWNERS = {"optimizer.params.lr": "learning_rate.peak"}
+_OWNERS = {"optimizer.params.lr": "learning_rate.dense or learning_rate.peak"}
 """The field of a recipe for a key that it may leave to the ds_config."""
 
 

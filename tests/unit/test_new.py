@@ -64,6 +64,35 @@ def test_a_file_of_ones_own_is_planned(bert: str, capsys: pytest.CaptureFixture[
     assert not plan.remarks, "no example is in both parts"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "dense", "peak"),
+    [
+        ((), 0.0012, None),
+        (("learning_rate.dense=3e-4",), 3e-4, None),
+        (("learning_rate.peak=3e-4",), None, 3e-4),
+        (("learning_rate={peak: 3e-4}",), None, 3e-4),
+    ],
+)
+def test_the_width_of_the_model_gives_the_dense_rate_unless_the_user_does(
+    bert: str,
+    capsys: pytest.CaptureFixture[str],
+    overrides: tuple[str, ...],
+    dense: float | None,
+    peak: float | None,
+) -> None:
+    tiny_sentiment(Path("data"), 200)
+    rate = read_recipe(str(made("--data", "data/train.csv", "--model", bert, *overrides)))[1]["learning_rate"]
+    assert (rate.get("dense"), rate.get("peak")) == (dense, peak)
+    assert ("calibrate --rate --recipe mine.yaml" in capsys.readouterr().out) == (not overrides)
+
+
+def test_a_model_of_unknown_width_keeps_the_rate_of_the_recipe(
+    bert: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert read_recipe(str(made("--model", "someone/model")))[1]["learning_rate"] == {"dense": 5e-5}
+    assert "learning_rate.dense=5e-05: from glue-90, for a model of its size" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_a_copy_of_a_recipe_is_the_same_recipe_with_comments(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

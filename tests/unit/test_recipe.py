@@ -206,7 +206,6 @@ class TestNumbers:
             ("distillation={teacher: t, temperature: 1e20}", "distillation.temperature: value .*: must be less than"),
             ("budget.batch=!!int ''", "override .*: not valid YAML: found the tag tag:yaml.org,2002:int"),
             ("pruning={sparsity: 0.5, sparsity: 0.6}", "override .*: found the key 'sparsity' twice"),
-            ("learning_rate.dense=2e-4", "learning_rate.dense: value 0.0002: has no effect .*peak, 5e-05: add"),
             (
                 "learning_rate={decay_every: 2 epochs, final: 0.2}",
                 "learning_rate.final: value 0.2: .*decay_every, which is 2 epochs",
@@ -224,10 +223,13 @@ class TestNumbers:
         assert "\n" not in str(caught.value)
 
     def test_a_dense_rate_counts_where_the_recipe_gives_no_peak(self) -> None:
-        overrides = ["learning_rate.dense=2e-4", "learning_rate.peak=null"]
-        assert load_recipe("glue-90", overrides).learning_rate.peak == pytest.approx(
-            2e-4 * (1 + math.log(10))
+        peak = load_recipe("glue-90", ["learning_rate.dense=2e-4"]).learning_rate.peak
+        assert peak == pytest.approx(2e-4 * (1 + math.log(10)))
+        message = (
+            "learning_rate.dense: value 0.0002: has no effect .*peak, 0.0001: add learning_rate.peak=null"
         )
+        with pytest.raises(UserError, match=message):
+            load_recipe("gmp-glue", ["learning_rate.dense=2e-4"])
 
     @pytest.mark.parametrize("text", [r"a\0b", r"a\nb", r"a\e[2Jb", r"a\u202eb"])
     @pytest.mark.parametrize("field", ["output", "model.path", "tracking.group", "deepspeed"])

@@ -19,6 +19,7 @@ from dsprune.model.pretrained import load_config
 from dsprune.recipe import Recipe
 from dsprune.recipe import Task as TaskSettings
 from dsprune.recipe.loading import check_recipe, override_all, read_recipe
+from dsprune.recipe.rate import dense_rate
 from dsprune.recipe.recipe import commented
 from dsprune.tasks.data_files import READERS, read_table, suffix_of
 from dsprune.tasks.labels import name_of
@@ -103,12 +104,31 @@ def _replace(values: dict[str, Any], wanted: NewRecipe, path: Path) -> Iterator[
     if wanted.model is not None:
         left_out += [f"model.{key}" for key in values.get("model") or {} if key != "path"]
         values["model"] = {"path": wanted.model}
+        yield from _own_rate(values, wanted, wanted.model, path)
     if (wanted.model is not None or wanted.data is not None) and values.pop("distillation", None):
         left_out.append("distillation")
     if left_out:
         yield f"left out, since they belong to the model of {wanted.source}: {', '.join(left_out)}"
     if wanted.data is not None:
         yield from _own_data(values, wanted, wanted.data, path)
+
+
+def _own_rate(values: dict[str, Any], wanted: NewRecipe, model: str, path: Path) -> Iterator[str]:
+    """Set the dense learning rate by the width of the user's model, unless the recipe or the user sets the peak."""
+    rate = values.get("learning_rate") or {}
+    given = {text.partition("=")[0].strip() for text in wanted.overrides}
+    if given & {"learning_rate", "learning_rate.peak"}:
+        rate.pop("dense", None)
+    elif rate.get("dense") is not None and rate.get("peak") is None and "learning_rate.dense" not in given:
+        width = _number(model, "hidden_size")
+        rate["dense"] = rate["dense"] if width is None else dense_rate(width)
+        basis = (
+            f"from {wanted.source}, for a model of its size" if width is None else f"for a width of {width:,}"
+        )
+        yield (
+            f"learning_rate.dense={rate['dense']:g}: {basis} (or measure the peak: "
+            f"dsprune calibrate --rate --recipe {path})"
+        )
 
 
 def _own_data(values: dict[str, Any], wanted: NewRecipe, data: Path, path: Path) -> Iterator[str]:
@@ -127,7 +147,8 @@ def _own_data(values: dict[str, Any], wanted: NewRecipe, data: Path, path: Path)
         "max_length": length,
         **found.settings,
     }
-    section["max_length"] = min(section["max_length"], _positions(values))
+    positions = _number((values.get("model") or {}).get("path", ""), "max_position_embeddings")
+    section["max_length"] = min(section["max_length"], positions or math.inf)
     task = build_task(check_recipe({**values, "task": section}).task or TaskSettings(name=found.task))
     examples = task.load("train")
     chosen = "".join(f", task.{field}={value}" for field, value in found.settings.items())
@@ -175,13 +196,12 @@ def _is_causal(values: dict[str, Any]) -> bool:
     return any("CausalLM" in name or "LMHead" in name for name in names or ())
 
 
-def _positions(values: dict[str, Any]) -> float:
-    """Return the longest input of the recipe's model in tokens; infinity if its folder does not tell."""
-    path = (values.get("model") or {}).get("path", "")
-    if not Path(path, "config.json").is_file():
-        return math.inf
-    number = getattr(load_config(path), "max_position_embeddings", None)
-    return number if isinstance(number, int) and number > 0 else math.inf
+def _number(model: str, name: str) -> int | None:
+    """Return a number of a model's configuration; None if its folder does not tell."""
+    if not Path(model, "config.json").is_file():
+        return None
+    number = getattr(load_config(model), name, None)
+    return number if isinstance(number, int) and number > 0 else None
 
 
 def _useless(recipe: Recipe) -> dict[str, tuple[str, ...]]:
