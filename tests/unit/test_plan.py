@@ -242,7 +242,7 @@ def test_rows_are_shown_with_their_sparsity_and_the_bytes_that_complete_them(
 def test_without_a_peak_the_rate_is_shown_as_a_share_of_it(bert: str, tmp_path: Path) -> None:
     config = tmp_path / "rate.json"
     config.write_text('{"optimizer": {"type": "AdamW", "params": {"lr": 1e-4}}}')
-    overrides = [f"model.path={bert}", "learning_rate.peak=null", f"deepspeed={config}", "budget.epochs=500"]
+    overrides = [f"model.path={bert}", "learning_rate.dense=null", f"deepspeed={config}", "budget.epochs=500"]
     assert "1.00 x peak" in show(load_recipe("glue-90", overrides))
 
 
@@ -321,6 +321,7 @@ def test_what_the_recipe_says_is_not_the_laws_choice(bert: str) -> None:
         "pruning.first=0.5",
         "pruning.updates=3",
         "budget.epochs=5",
+        "learning_rate.peak=5e-5",
     ]
     assert set(law_of(bert, *overrides)) == {
         "model.start",
