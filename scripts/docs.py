@@ -17,8 +17,9 @@ import dsprune
 from dsprune.commands.cli import app
 from dsprune.commands.data import benchmarks_by_name, kind_fields, kinds_of_tasks
 from dsprune.recipe import Recipe, shipped_recipes
+from dsprune.recipe.comments import section_of
 from dsprune.recipe.loading import read_recipe
-from dsprune.recipe.recipe import recipe_schema, section_of
+from dsprune.recipe.recipe import recipe_schema
 from dsprune.recipe.span import Ramp
 from dsprune.report.table import Table
 from dsprune.tasks.source import Split

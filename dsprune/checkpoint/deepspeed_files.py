@@ -1,16 +1,14 @@
 """Complete tensors from a DeepSpeed checkpoint on disk, without an engine and without the ranks that wrote it.
 
-Files are memory-mapped, and one tensor at a time is assembled. Only tensors, plain values and a few small DeepSpeed
-classes are unpickled; DeepSpeed itself would run any code in a pickle, so `check_pickles` comes before it.
+Files are memory-mapped, and one tensor at a time is assembled.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -20,11 +18,11 @@ from dsprune.errors import UserError
 from dsprune.model.shard import plain_name
 from dsprune.utils.text import first_line
 from dsprune.zero.layout import PARAMETER_ORDER
+from dsprune.zero.pickles import read_pickle
 
 __all__ = [
     "COUNTERS",
     "CheckpointFiles",
-    "check_pickles",
     "explain_damage",
     "is_checkpoint",
     "main_file",
@@ -65,7 +63,6 @@ class _Slice:
         return flat.detach().view(-1)[self.offset : self.offset + self.numel]
 
 
-@dataclass
 class CheckpointFiles:
     """The tensors of one tag, which may be of any ZeRO stage.
 
@@ -73,21 +70,20 @@ class CheckpointFiles:
         folder: the tag's folder.
 
     Attributes:
+        folder: as given.
         counters: the entries `COUNTERS`.
 
     Raises:
         UserError: the folder holds no DeepSpeed checkpoint, or one of its files is damaged.
     """
 
-    folder: Path
-    counters: dict[str, Any] = field(default_factory=dict, init=False)
-    _slices: dict[str, list[_Slice]] = field(default_factory=dict, init=False)
-
-    def __post_init__(self) -> None:
-        model = read_main_file(self.folder)
-        with explain_damage(self.folder):
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._slices: dict[str, list[_Slice]] = {}
+        model = read_main_file(folder)
+        with explain_damage(folder):
             self.counters = {name: model[name] for name in COUNTERS}
-            ranks = [_load(path)["optimizer_state_dict"] for path in _by_rank(self.folder)]
+            ranks = [read_pickle(path)["optimizer_state_dict"] for path in _by_rank(folder)]
             if not ranks:
                 self._index_stage0(model)
             elif int(ranks[0]["zero_stage"]) == 3:
@@ -197,7 +193,7 @@ def read_main_file(folder: Path) -> dict[str, Any]:
         UserError: the folder holds no DeepSpeed checkpoint, or the file is damaged.
     """
     path = main_file(folder)
-    content = _load(path)
+    content = read_pickle(path)
     with explain_damage(path):
         for name in ("global_steps", "skipped_steps", "global_samples", "dp_world_size"):
             if not isinstance(content.get(name, 1), int) or content.get(name, 1) < 0:
@@ -218,16 +214,6 @@ def main_file(folder: Path) -> Path:
     if not model_files:
         raise UserError(f"{folder}: no DeepSpeed checkpoint: give the folder of a tag, or of a run")
     return model_files[0]
-
-
-def check_pickles(folder: Path, part: int = 0, num_parts: int = 1) -> None:
-    """Check that a part of the files that DeepSpeed would unpickle hold nothing but tensors and values.
-
-    Raises:
-        UserError: a file holds other objects, or is damaged.
-    """
-    for path in sorted(folder.rglob("*.pt"))[part::num_parts]:
-        _load(path)
 
 
 @contextmanager
@@ -251,35 +237,6 @@ def writer_of(name: str) -> int:
     """Return the rank that wrote one of DeepSpeed's files, by the file's name."""
     match = re.search(r"pp_rank_(\d+)", name)
     return int(match[1]) if match else 0
-
-
-def _load(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path}: not a file: use another checkpoint")
-    # Imported here, since DeepSpeed takes seconds to import.
-    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
-
-    def member(owner: Any, name: str) -> ZeroStageEnum:
-        if owner is not ZeroStageEnum or name not in owner.__members__:
-            raise UnpicklingError(f"getattr of {owner}, {name}")
-        found: ZeroStageEnum = getattr(ZeroStageEnum, name)
-        return found
-
-    # Python 3.11.0 to 3.11.3 pickle the member of an enumeration as a call of getattr.
-    allowed = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address, (member, "builtins.getattr")]
-    with torch.serialization.safe_globals(allowed):
-        try:
-            content: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        except Exception as error:  # of many types: a damaged pickle is a program with errors
-            reason = f"{type(error).__name__}: {first_line(error)}"[:200]
-            raise UserError(f"{path}: cannot be read ({reason}): use another checkpoint") from error
-        if not isinstance(content, dict):
-            raise UserError(
-                f"{path}: holds a {type(content).__name__}, no checkpoint: use another checkpoint"
-            )
-        return content
 
 
 def _by_rank(folder: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from dsprune.checkpoint.deepspeed_files import check_pickles, writer_of
+from dsprune.checkpoint.deepspeed_files import writer_of
 from dsprune.checkpoint.file_list import FileList, FileRecord, check_file, record_files
 from dsprune.errors import UserError
 from dsprune.ranks.agreement import check_same, on_every_rank
@@ -27,6 +27,7 @@ from dsprune.ranks.ranks import current_ranks
 from dsprune.utils.files import remove, replace_text
 from dsprune.utils.records import Count, FileName, Record, read_bytes, read_record
 from dsprune.utils.text import control_character
+from dsprune.zero.pickles import check_pickles
 
 __all__ = [
     "TAG_MANIFEST",

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from dsprune.errors import CheckFailedError, UserError
 from dsprune.recipe import Task as TaskSettings
-from dsprune.recipe.recipe import first_sentence
+from dsprune.recipe.comments import first_sentence
 from dsprune.registry import TASKS
 from dsprune.report.table import Table, show
 from dsprune.tasks.source import Benchmark, Split

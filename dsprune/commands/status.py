@@ -19,7 +19,8 @@ from dsprune.checkpoint.tags import find_checkpoints, latest_tag
 from dsprune.errors import UserError
 from dsprune.masks.manifest import read_manifest
 from dsprune.train.display import describe_metrics
-from dsprune.train.run_folder import RunFolder, read_rows, read_summary
+from dsprune.train.run_folder import RunFolder
+from dsprune.train.run_records import read_rows, read_summary
 from dsprune.train.status_file import Status, read_status, seconds_after_boot
 from dsprune.utils.console import cell, print_table, say
 from dsprune.utils.text import percent

@@ -6,7 +6,8 @@ from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.engine.learning_rate import check_no_scheduler
 from dsprune.errors import UserError
 from dsprune.methods.checks import check_pruning
-from dsprune.model.prunable import check_no_adapter, check_not_compiled, describe_dense
+from dsprune.model.prunable import describe_dense
+from dsprune.model.wrappers import check_no_adapter, check_not_compiled
 from dsprune.ranks.ranks import announce
 from dsprune.recipe import Pruning, Recipe
 from dsprune.schedule import Timetable

@@ -4,22 +4,20 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sized
-from itertools import islice
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
-import datasets
 import deepspeed
 from deepspeed import DeepSpeedEngine
 from deepspeed import initialize as deepspeed_initialize
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
 
 from dsprune.checkpoint.sparse_start import MasksFrom
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.learning_rate import ScaledLR
 from dsprune.engine.script import fit_to_recipe
+from dsprune.engine.training_data import check_training_data, is_stream, make_loader, with_tensors
 from dsprune.errors import UserError
 from dsprune.model.patterns import parameter_groups
 from dsprune.ranks.ranks import announce
@@ -198,51 +196,3 @@ def _steps_per_epoch(num_examples: int, config: dict[str, Any], world_size: int)
     examples_per_rank = math.ceil(num_examples / world_size)
     micro_batches = math.ceil(examples_per_rank / config["train_micro_batch_size_per_gpu"])
     return int(micro_batches // config["gradient_accumulation_steps"])
-
-
-def check_training_data(data: Any) -> None:
-    """Check that training data is a dataset.
-
-    Raises:
-        UserError: it is a loader, or nothing that an engine can load from.
-    """
-    if isinstance(data, DataLoader):
-        raise UserError(
-            "initialize: training_data is a DataLoader: give its dataset (and collate_fn), since DeepSpeed makes the "
-            "loader; or give steps_per_epoch and keep your loader"
-        )
-    if data is not None and not is_stream(data) and not hasattr(data, "__getitem__"):
-        raise UserError(
-            f"initialize: training_data is a {type(data).__name__}: give a dataset with __getitem__ and __len__, or "
-            f"an IterableDataset"
-        )
-
-
-def is_stream(data: Any) -> bool:
-    """Return whether a dataset can only be read in order."""
-    return isinstance(data, IterableDataset | datasets.IterableDataset)
-
-
-def with_tensors(data: Any, collate_fn: Any) -> Any:
-    """Return the data with tensors in place of lists, which a Hugging Face dataset without a format has."""
-    is_plain = isinstance(data, datasets.Dataset) and data.format["type"] is None
-    is_plain |= isinstance(data, datasets.IterableDataset) and data._formatting is None
-    return data.with_format("torch") if is_plain and collate_fn is None else data
-
-
-def make_loader(engine: DeepSpeedEngine, data: Any, collate_fn: Callable[..., Any] | None) -> DataLoader[Any]:
-    """Return a loader of this rank's share of a stream; DeepSpeed's own needs a length."""
-    share = _Share(data, engine.global_rank, engine.dp_world_size)
-    return DataLoader(share, engine.train_micro_batch_size_per_gpu(), collate_fn=collate_fn)
-
-
-class _Share(IterableDataset[Any]):
-    """Every `size`-th example of a stream, from the `rank`-th on; each rank has the same number of them."""
-
-    def __init__(self, data: Any, rank: int, size: int) -> None:
-        self._data, self._rank, self._size = data, rank, size
-
-    def __iter__(self) -> Iterator[Any]:
-        stream = iter(self._data)
-        while len(examples := list(islice(stream, self._size))) == self._size:
-            yield examples[self._rank]

@@ -3,8 +3,9 @@
 from dsprune.recipe.loading import as_recipe, load_recipe, load_task, shipped_recipes
 from dsprune.recipe.rate import LearningRate
 from dsprune.recipe.recipe import Recipe, dump_recipe, recipe_schema
-from dsprune.recipe.sections import Checkpoints, Distillation, Model, Optimizer, Task, Tracking
+from dsprune.recipe.sections import Checkpoints, Distillation, Model, Optimizer, Tracking
 from dsprune.recipe.span import Ramp, Span
+from dsprune.recipe.task import Task
 from dsprune.recipe.timing import Budget, Pruning, Start
 
 __all__ = [

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from dsprune.errors import UserError
 from dsprune.recipe.recipe import Recipe
 from dsprune.recipe.section import Section, describe
-from dsprune.recipe.sections import Task
+from dsprune.recipe.task import Task
 from dsprune.utils.documents import read_yaml
 from dsprune.utils.installation import find_shipped, shipped_names
 from dsprune.utils.text import did_you_mean, short

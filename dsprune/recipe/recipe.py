@@ -1,30 +1,21 @@
-"""The recipe: all settings of a run, typed and validated, and written as YAML, with comments if wanted."""
+"""The recipe: all settings of a run, typed and validated."""
 
-import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from dsprune.recipe.rate import LearningRate, scaled_peak
-from dsprune.recipe.section import LARGEST, Place, Positive, Section, section_in
-from dsprune.recipe.sections import Checkpoints, Distillation, Model, Optimizer, Task, Tracking
+from dsprune.recipe.section import LARGEST, Place, Positive, Section
+from dsprune.recipe.sections import Checkpoints, Distillation, Model, Optimizer, Tracking
 from dsprune.recipe.span import Ramp
+from dsprune.recipe.task import Task
 from dsprune.recipe.timing import Budget, Pruning, Start
 from dsprune.utils.documents import write_yaml
 from dsprune.utils.text import flatten
 
-__all__ = [
-    "TEMPERATURE",
-    "Recipe",
-    "commented",
-    "dump_recipe",
-    "first_sentence",
-    "recipe_schema",
-    "settings_of",
-]
+__all__ = ["TEMPERATURE", "Recipe", "dump_recipe", "recipe_schema", "settings_of"]
 
-WIDTH = 100
 
 TEMPERATURE: Mapping[Start, Ramp] = {
     "pretrained": Ramp(first=1.0, final=1.0),
@@ -146,54 +137,3 @@ def recipe_schema() -> dict[str, Any]:
 def settings_of(recipe: Recipe) -> dict[str, Any]:
     """Return every setting by its dotted key, such as `learning_rate.peak`."""
     return dict(flatten(recipe.model_dump(mode="json")))
-
-
-def commented(
-    values: Mapping[str, Any], section: type[BaseModel], left_out: Mapping[str, tuple[str, ...]]
-) -> str:
-    """Return the values as YAML, each below the first sentence of its documentation.
-
-    Args:
-        values: of a recipe or of a section, as in YAML.
-        section: the class of the recipe or of the section.
-        left_out: fields of each section, by its key, that are of no use for this recipe. The others that have no
-            value are named at the end of the section.
-    """
-    return "\n".join(_lines(values, section, left_out)) + "\n"
-
-
-def _lines(
-    values: Mapping[str, Any],
-    section: type[BaseModel],
-    left_out: Mapping[str, tuple[str, ...]],
-    key: str = "",
-) -> Iterator[str]:
-    for name in (name for name in section.model_fields if name in values):
-        if not key:
-            yield ""
-        value, inner = values[name], section_of(section, name)
-        yield from comment(first_sentence(section, name), WIDTH)
-        if inner is not None and isinstance(value, dict):
-            yield f"{name}:"
-            yield from textwrap.indent("\n".join(_lines(value, inner, left_out, name)), "  ").split("\n")
-        else:
-            yield from write_yaml({name: value}).splitlines()
-    others = [name for name in section.model_fields if name not in (*values, *left_out.get(key, ()))]
-    if key and others:
-        yield from comment(f"more: {', '.join(others)}", WIDTH)
-
-
-def comment(text: str, width: int) -> list[str]:
-    """Return a text as lines of a comment."""
-    return [f"# {line}" for line in textwrap.wrap(text, width - 2)]
-
-
-def first_sentence(section: type[BaseModel], name: str) -> str:
-    """Return the first sentence of a field's documentation."""
-    text = " ".join((section.model_fields[name].description or "").split())
-    return text.partition(". ")[0].removesuffix(".")
-
-
-def section_of(section: type[BaseModel], name: str) -> type[BaseModel] | None:
-    """Return the class of a field that is a section, optional or not; None for any other field."""
-    return section_in(section.model_fields[name].annotation)

@@ -11,7 +11,8 @@ from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST, read_manifest
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.schedule import Timetable
-from dsprune.train.run_folder import RunFolder, Start, Summary, read_rows, read_start, read_summary
+from dsprune.train.run_folder import RunFolder
+from dsprune.train.run_records import Start, Summary, read_rows, read_start, read_summary
 from dsprune.train.status_file import Status, read_status
 from dsprune.utils.installation import PACKAGES
 from dsprune.utils.records import read_json_object

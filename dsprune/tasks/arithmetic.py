@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.equation_graphs import EquationGraphs
 from dsprune.tasks.equation_trees import EquationTrees
 from dsprune.tasks.equations import EquationGeneration

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from dsprune.errors import UserError
-from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.data_files import READERS
 from dsprune.tasks.fill_in import Blank, FillIn
 from dsprune.tasks.multiple_choice import MultipleChoice, Question, letter_or_number

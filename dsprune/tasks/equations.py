@@ -22,7 +22,7 @@ from transformers import (
 from dsprune.errors import UserError
 from dsprune.model.fit import PAIRS, check_keeps_head
 from dsprune.model.pretrained import load_config, load_model
-from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.prefix import SLOT, evaluate_prefix, symbols_of
 from dsprune.tasks.rows import Column, Rows, names_of, number_of
 from dsprune.tasks.seq2seq import Seq2Seq

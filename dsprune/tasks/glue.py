@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.regression import Regression
 from dsprune.tasks.source import Benchmark, HubData, Part
 from dsprune.tasks.task import Task

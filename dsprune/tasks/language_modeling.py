@@ -24,7 +24,7 @@ from transformers import (
 
 from dsprune.errors import UserError
 from dsprune.model.pretrained import Head
-from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.data_files import READERS, Reader, lines_of, read_table
 from dsprune.tasks.examples import Batch, Collate, map_rows, padding_collate
 from dsprune.tasks.rows import Column, names_of

@@ -19,7 +19,7 @@ from transformers import (
 
 from dsprune.errors import UserError
 from dsprune.model.pretrained import Head
-from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.data_files import READERS, Reader, read_table
 from dsprune.tasks.examples import Batch, Collate, padding_collate
 from dsprune.tasks.labels import name_of

@@ -9,7 +9,7 @@ from itertools import pairwise
 from datasets import Dataset
 
 from dsprune.errors import UserError
-from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.regression import Regression
 from dsprune.tasks.source import Benchmark, Part, Split, read_rows
 from dsprune.tasks.task import Task

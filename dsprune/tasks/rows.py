@@ -11,7 +11,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset
 
 from dsprune.errors import UserError
-from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.recipe import Task as TaskSettings
 
 __all__ = ["BLANK", "MISSING", "Column", "Rows", "names_of", "number_of"]
 

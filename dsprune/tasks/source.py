@@ -15,7 +15,7 @@ from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
 from dsprune.errors import UserError
-from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.data_files import READERS, read_table, suffix_of
 from dsprune.tasks.rows import BLANK, MISSING, Rows
 from dsprune.utils.text import first_line

@@ -14,7 +14,7 @@ from transformers import (
 from dsprune.errors import UserError
 from dsprune.model.esm_mean import EsmMeanForSequenceClassification
 from dsprune.model.pretrained import Head
-from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.examples import Collate, padding_collate
 from dsprune.tasks.rows import Column, Rows
 from dsprune.tasks.task import Task

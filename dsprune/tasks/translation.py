@@ -11,7 +11,7 @@ from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CO
 from dsprune.errors import UserError
 from dsprune.model.fit import check_keeps_head
 from dsprune.model.pretrained import load_config, load_model
-from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.data_files import read_parallel, sentences
 from dsprune.tasks.rows import Column
 from dsprune.tasks.seq2seq import Seq2Seq

@@ -14,7 +14,7 @@ from dsprune.model.pretrained import load_config, load_tokenizer
 from dsprune.ranks.batch_order import EvaluationBatch, evaluation_batches
 from dsprune.ranks.collectives import Comm, gather_in_order, world_comm
 from dsprune.ranks.ranks import Ranks, process_group
-from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.examples import Collate, on_device, unknown_remark
 from dsprune.tasks.source import say_once
 from dsprune.tasks.task import Task, build_task

@@ -21,7 +21,8 @@ from dsprune.recipe import Recipe, load_recipe
 from dsprune.recipe.recipe import settings_of
 from dsprune.train.checkpointing import CLIENT, ClientState
 from dsprune.train.metrics import Meter
-from dsprune.train.run_folder import RunFolder, read_start
+from dsprune.train.run_folder import RunFolder
+from dsprune.train.run_records import read_start
 from dsprune.utils.console import say
 
 __all__ = ["StartPoint", "check_vocabulary", "data_remarks", "find_start_point", "restore", "run_folder"]

@@ -1,28 +1,21 @@
-"""The folder of a run: its paths, its lock, its start and its end, and what it records as JSON.
-
-Recorded are `summary.json`, `start.json` and the lines of `metrics.jsonl`.
-"""
+"""The folder of a run: its paths, its lock, its start and its end."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat
-
 from dsprune.checkpoint.model_card import Made
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe, dump_recipe, load_recipe
 from dsprune.schedule import Timetable
+from dsprune.train.run_records import read_start, read_summary
 from dsprune.utils.files import lock_folder, remove, replace_text
 from dsprune.utils.installation import command_line, versions
-from dsprune.utils.records import Count, Seconds, parse_record, read_bytes, read_record
 
-__all__ = ["RunFolder", "Start", "Summary", "made_by", "read_rows", "read_start", "read_summary"]
-
-WAY_OUT = "fix or remove it"
+__all__ = ["RunFolder", "made_by"]
 
 
 @dataclass(frozen=True)
@@ -165,97 +158,6 @@ class RunFolder:
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary, which marks the run as finished."""
         replace_text(self.summary, json.dumps(summary, indent=2) + "\n")
-
-
-class _Open(BaseModel):
-    """May hold other keys."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-
-class Summary(_Open):
-    """The result of a finished run.
-
-    Attributes:
-        metrics: the metrics of the model by name, the headline metric first.
-        sparsity: fraction of zeros of the `prunable` weights and of all of the `model`.
-        steps: number of applied optimizer steps.
-        seconds: how long the last start of the run took.
-        validation_examples: number of examples behind the metrics; None in runs that did not record it.
-    """
-
-    metrics: dict[str, float]
-    sparsity: dict[str, float] = {}
-    steps: Count = 0
-    seconds: Seconds | None = None
-    validation_examples: Count | None = None
-
-
-class Start(_Open):
-    """How a run was started.
-
-    Attributes:
-        command: the command.
-        world_size: number of ranks.
-        device: their device.
-        versions: of the packages, by name.
-        timetable: the run's timetable.
-        data: a digest of the encoded examples, by split.
-    """
-
-    command: str | None = None
-    world_size: int | None = None
-    device: str | None = None
-    versions: dict[str, str] = {}
-    timetable: Timetable | None = None
-    data: dict[str, str] = {}
-
-
-class _Row(_Open):
-    """The keys of a row that are read by their names. Other numbers may be logged as texts, such as nan."""
-
-    step: Count
-    seconds_per_step: Seconds | None = None
-    sparsity_prunable: FiniteFloat | None = None
-    sparsity_model: FiniteFloat | None = None
-    update_step: Count | None = None
-    update_sparsity: FiniteFloat | None = None
-    update_seconds: Seconds | None = None
-    update_bytes_sent: Count | None = None
-    update_regrown: Count | None = None
-    share_regrown: FiniteFloat | None = None
-    tensor_sparsity: dict[str, FiniteFloat] | None = None
-
-
-def read_summary(path: Path) -> Summary | None:
-    """Read a `summary.json`; None if there is none, so that the run is not finished.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    return read_record(path, Summary, "a summary", WAY_OUT) if path.exists() else None
-
-
-def read_start(path: Path) -> Start:
-    """Read a `start.json`; empty if there is none.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    return read_record(path, Start, "a record of a start", WAY_OUT) if path.exists() else Start()
-
-
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the complete lines of a `metrics.jsonl`; a killed run may have left half of one at the end.
-
-    Raises:
-        UserError: a line is damaged.
-    """
-    if path.exists():
-        *lines, _ = read_bytes(path, WAY_OUT).split(b"\n")
-        for number, line in enumerate(lines, start=1):
-            row = parse_record(line, _Row, f"{path}: line {number}", "a row of metrics", "remove the line")
-            yield row.model_dump(exclude_unset=True)
 
 
 def made_by(run: RunFolder, *, is_final: bool = True, audit: str | None = None) -> Made:

@@ -25,8 +25,8 @@ from dsprune.errors import UserError
 from dsprune.model.fit import set_dropout
 from dsprune.model.gts import Graph2TreeConfig, Graph2TreeForEquations, GtsConfig, GtsForEquations
 from dsprune.ranks.collectives import Comm
+from dsprune.recipe import Task as TaskSettings
 from dsprune.recipe import load_recipe
-from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.testing.commands import train_on_rank
 from dsprune.testing.compare import differences
 from dsprune.testing.kinds import models

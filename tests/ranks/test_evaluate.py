@@ -11,7 +11,7 @@ from torch import nn
 
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.ranks.collectives import Comm, gather_in_order
-from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.task import build_task
 from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dsprune.commands.cli import run_command
-from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.recipe import Task as TaskSettings
 from dsprune.testing.forked import ForkedRanks
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment
 from dsprune.train.evaluation import evaluate_model

@@ -15,8 +15,8 @@ from pyarrow import parquet
 from tokenizers.processors import TemplateProcessing
 
 from dsprune.errors import UserError
+from dsprune.recipe import Task as TaskSettings
 from dsprune.recipe import load_task
-from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.task import build_task
 from dsprune.testing.tiny import tiny_tokenizer
 

@@ -15,8 +15,8 @@ from pydantic import BaseModel
 from dsprune.commands.cli import app
 from dsprune.commands.data import kinds_of_tasks
 from dsprune.recipe import Recipe
+from dsprune.recipe.comments import section_of
 from dsprune.recipe.loading import check_recipe, override
-from dsprune.recipe.recipe import section_of
 from dsprune.registry import TASKS
 from tests.scripts import SCRIPTS, load
 

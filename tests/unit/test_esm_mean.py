@@ -11,7 +11,7 @@ from transformers import EsmForSequenceClassification, EsmModel
 from dsprune.errors import UserError
 from dsprune.model.esm_mean import EsmMeanForSequenceClassification
 from dsprune.model.pretrained import load_saved
-from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.task import build_task
 from dsprune.testing.kinds import models
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerBase
 
 from dsprune.errors import UserError
-from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.fill_in import margin_loss
 from dsprune.tasks.task import Task, build_task
 from dsprune.testing.kinds import models

@@ -10,7 +10,7 @@ from dsprune.errors import UserError
 from dsprune.model.gts import Graph2TreeConfig, Graph2TreeForEquations
 from dsprune.model.gts.graphs import HEADS, GraphEncoder, quantity_graphs
 from dsprune.model.prunable import choose_weights
-from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.equation_graphs import first_tokens, ranks_of, word_places
 from dsprune.tasks.task import Task, build_task
 from dsprune.testing.kinds import models

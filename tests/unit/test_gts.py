@@ -13,7 +13,7 @@ from dsprune.model.gts import GtsForEquations
 from dsprune.model.gts.decoder import ABSENT, TreeDecoder
 from dsprune.model.gts.lstm import QuestionLSTM
 from dsprune.model.prunable import choose_weights
-from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.task import build_task
 from dsprune.zero.parameters import gather_whole
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from dsprune.errors import UserError
-from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.language_modeling import mask_tokens
 from dsprune.tasks.task import build_task
 from dsprune.tasks.token_logits import IGNORED, TokenCounts, linear_head

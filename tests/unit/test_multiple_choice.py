@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset
 
 from dsprune.errors import UserError
-from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.commonsense import commonsense_qa, race, winogrande
 from dsprune.tasks.rows import Rows
 from dsprune.tasks.task import build_task

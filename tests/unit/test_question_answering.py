@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import BertTokenizerLegacy
 
 from dsprune.errors import UserError
-from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.spans import Candidates, best_span, find_tokens
 from dsprune.tasks.task import build_task
 from dsprune.testing.kinds.models import word_piece

@@ -312,7 +312,7 @@ class TestProblems:
             ("task={name: opus-100, pairs: [english]}", r"task.pairs.*english"),
             (
                 "task={name: x, dataset: d, train: t}",
-                r"task.train: value 't': .*leave out task.dataset or this file",
+                r"task.train: value 't': .*leave out task.dataset or this",
             ),
             ("tracking.eval_every=0", r"tracking.eval_every: value 0: must be longer than zero"),
             ("tracking=7", r"tracking: value 7: must be a section with keys of its own"),

@@ -10,7 +10,7 @@ from datasets import Dataset
 from dsprune.distillation import distillation_loss
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_tokenizer
-from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.task import build_task
 from dsprune.testing.kinds import models
 from dsprune.testing.kinds.kind import table

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from dsprune.checkpoint import tags
 from dsprune.checkpoint.audit import audit_all
-from dsprune.checkpoint.deepspeed_files import CheckpointFiles, check_pickles, read_main_file
+from dsprune.checkpoint.deepspeed_files import CheckpointFiles, read_main_file
 from dsprune.checkpoint.tags import (
     TAG_MANIFEST,
     begin_tag,
@@ -32,6 +32,7 @@ from dsprune.recipe import load_recipe
 from dsprune.testing.fuzz.damage import list_again
 from dsprune.train.resume import find_start_point
 from dsprune.train.run_folder import RunFolder
+from dsprune.zero.pickles import check_pickles
 
 COUNTERS = {"global_steps": 10, "skipped_steps": 0, "global_samples": 320, "lr_scheduler": None}
 MAIN = "mp_rank_00_model_states.pt"

@@ -17,8 +17,8 @@ from dsprune.model import pretrained
 from dsprune.model.fit import padding_remarks
 from dsprune.model.pretrained import load_config, load_model, load_tokenizer
 from dsprune.model.skeleton import without_weights
+from dsprune.recipe import Task as TaskSettings
 from dsprune.recipe.sections import Model as ModelSettings
-from dsprune.recipe.sections import Task as TaskSettings
 from dsprune.tasks.task import build_task
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, tiny_tokenizer
 from dsprune.train.preflight import start_model

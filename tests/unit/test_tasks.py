@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from dsprune.errors import UserError
-from dsprune.recipe.sections import Task as TaskSettings
+from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.glue import GLUE
 from dsprune.tasks.task import build_task
 from dsprune.testing.tiny import tiny_tokenizer

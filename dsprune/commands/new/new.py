@@ -18,9 +18,9 @@ from dsprune.errors import UserError
 from dsprune.model.pretrained import load_config
 from dsprune.recipe import Recipe
 from dsprune.recipe import Task as TaskSettings
+from dsprune.recipe.comments import commented
 from dsprune.recipe.loading import check_recipe, override_all, read_recipe
 from dsprune.recipe.rate import dense_rate
-from dsprune.recipe.recipe import commented
 from dsprune.tasks.data_files import READERS, read_table, suffix_of
 from dsprune.tasks.labels import name_of
 from dsprune.tasks.language_modeling import read_documents

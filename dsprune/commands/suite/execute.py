@@ -23,7 +23,8 @@ from dsprune.selection.groups import update_groups
 from dsprune.selection.weights import weights_to_prune
 from dsprune.tasks.task import build_task
 from dsprune.train.preflight import start_model
-from dsprune.train.run_folder import RunFolder, read_summary
+from dsprune.train.run_folder import RunFolder
+from dsprune.train.run_records import read_summary
 from dsprune.utils.console import say
 from dsprune.utils.files import replace_folder
 from dsprune.utils.randomness import seed_everything

@@ -1,0 +1,61 @@
+"""The training data of an engine: datasets with a length, and streams, of which DeepSpeed makes no loader."""
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import datasets
+from deepspeed import DeepSpeedEngine
+from torch.utils.data import DataLoader, IterableDataset
+
+from dsprune.errors import UserError
+
+__all__ = ["check_training_data", "is_stream", "make_loader", "with_tensors"]
+
+
+def check_training_data(data: Any) -> None:
+    """Check that training data is a dataset.
+
+    Raises:
+        UserError: it is a loader, or nothing that an engine can load from.
+    """
+    if isinstance(data, DataLoader):
+        raise UserError(
+            "initialize: training_data is a DataLoader: give its dataset (and collate_fn), since DeepSpeed makes the "
+            "loader; or give steps_per_epoch and keep your loader"
+        )
+    if data is not None and not is_stream(data) and not hasattr(data, "__getitem__"):
+        raise UserError(
+            f"initialize: training_data is a {type(data).__name__}: give a dataset with __getitem__ and __len__, or "
+            f"an IterableDataset"
+        )
+
+
+def is_stream(data: Any) -> bool:
+    """Return whether a dataset can only be read in order."""
+    return isinstance(data, IterableDataset | datasets.IterableDataset)
+
+
+def with_tensors(data: Any, collate_fn: Any) -> Any:
+    """Return the data with tensors in place of lists, which a Hugging Face dataset without a format has."""
+    is_plain = isinstance(data, datasets.Dataset) and data.format["type"] is None
+    is_plain |= isinstance(data, datasets.IterableDataset) and data._formatting is None
+    return data.with_format("torch") if is_plain and collate_fn is None else data
+
+
+def make_loader(engine: DeepSpeedEngine, data: Any, collate_fn: Callable[..., Any] | None) -> DataLoader[Any]:
+    """Return a loader of this rank's share of a stream; DeepSpeed's own needs a length."""
+    share = _Share(data, engine.global_rank, engine.dp_world_size)
+    return DataLoader(share, engine.train_micro_batch_size_per_gpu(), collate_fn=collate_fn)
+
+
+class _Share(IterableDataset[Any]):
+    """Every `size`-th example of a stream, from the `rank`-th on; each rank has the same number of them."""
+
+    def __init__(self, data: Any, rank: int, size: int) -> None:
+        self._data, self._rank, self._size = data, rank, size
+
+    def __iter__(self) -> Iterator[Any]:
+        stream = iter(self._data)
+        while len(examples := list(islice(stream, self._size))) == self._size:
+            yield examples[self._rank]
