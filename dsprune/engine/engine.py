@@ -14,7 +14,7 @@ from dsprune.checkpoint.save import complete_model, save_checkpoint
 from dsprune.checkpoint.sparse_start import MasksFrom, start_sparse
 from dsprune.engine.attach import check_attachable, check_is_engine, initial_state, loader_steps_per_epoch
 from dsprune.engine.guard import Guard
-from dsprune.engine.learning_rate import Rates, replace_schedulers, schedule_learning_rate
+from dsprune.engine.learning_rate import Rates, announce_unscaled, replace_schedulers, schedule_learning_rate
 from dsprune.engine.pruner import Pruner
 from dsprune.engine.script import check_distilled, fit_to_recipe
 from dsprune.ranks.ranks import announce
@@ -140,6 +140,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         check_distilled(self._recipe.distillation, is_distilled=self.is_distilled)
         if not self._knows_zeros:
             self.start_sparse(None)  # which refuses them
+        announce_unscaled(self.basic_optimizer, self._recipe)
         self._is_in_script = False
 
     def sparsity(self) -> dict[str, float]:

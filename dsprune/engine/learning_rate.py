@@ -10,13 +10,14 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from dsprune.errors import RunFailedError, UserError
 from dsprune.ranks.ranks import announce
-from dsprune.recipe import LearningRate
+from dsprune.recipe import LearningRate, Recipe
 from dsprune.schedule import Timetable
 
 __all__ = [
     "Rates",
     "ScaledLR",
     "announce_replaced",
+    "announce_unscaled",
     "check_no_scheduler",
     "replace_schedulers",
     "schedule_learning_rate",
@@ -75,6 +76,18 @@ def announce_replaced(schedulers: list[str]) -> None:
     if schedulers:
         names = ", ".join(dict.fromkeys(schedulers))
         announce(f"the recipe's learning rate replaces the scheduler {names}")
+
+
+def announce_unscaled(optimizer: Optimizer, recipe: Recipe) -> None:
+    """Print once, on rank 0, that the optimizer's rate is the peak of a run that prunes, where the recipe has none."""
+    if recipe.pruning is not None and recipe.learning_rate.peak is None:
+        rates = ", ".join(
+            f"{rate:g}" for rate in dict.fromkeys(g["initial_lr"] for g in optimizer.param_groups)
+        )
+        announce(
+            f"the peak learning rate is the optimizer's, {rates}, not scaled with the target: to scale it, set "
+            "learning_rate.dense in the recipe"
+        )
 
 
 class Rates:

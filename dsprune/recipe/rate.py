@@ -111,6 +111,13 @@ class LearningRate(Section):
     final: Fraction = 0.0
     """End of the last decay, at the end of the run, as a fraction of the peak. Default: 0.0."""
 
+    @property
+    def shown_peak(self) -> str:
+        """The peak as messages show it, with the dense rate that it may be scaled from."""
+        if self.dense is None or self.peak is None:
+            return f"learning_rate.peak={self.peak}"
+        return f"learning_rate.peak={self.peak:.3g} (learning_rate.dense={self.dense:g})"
+
     @field_validator("hold", "beta_at_peak", "dense_final", "interval_final", "final")
     @classmethod
     def _curve_or_step_decay(cls, value: Any, info: ValidationInfo) -> Any:

@@ -6,7 +6,7 @@ ds_config must agree with what the recipe sets by hand; a default of the recipe 
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,8 @@ def _claims(config: dict[str, Any], recipe: Recipe) -> Iterator[_Claim]:
     for precision in ("bf16", "fp16"):
         yield _claim(f"{precision}.enabled", recipe, "precision", value=recipe.precision == precision)
     yield _claim("optimizer.type", optimizer, "type", "optimizer.")
-    yield _claim("optimizer.params.lr", recipe.learning_rate, "peak", "learning_rate.")
+    peak = _claim("optimizer.params.lr", recipe.learning_rate, "peak", "learning_rate.")
+    yield replace(peak, origin=recipe.learning_rate.shown_peak)
     taken = _SETTINGS.get(_optimizer_type(config, recipe).lower(), ("weight_decay", "betas", "eps"))
     for name in ("weight_decay", "betas", "eps"):
         if name in taken or name in optimizer.model_fields_set:

@@ -230,7 +230,8 @@ def _differences(engine: DeepSpeedEngine, recipe: Recipe) -> Iterator[str]:
             owner = getattr(owner, section)
         is_set = name in owner.model_fields_set and ours is not None
         if is_set and not _is_same(ours, theirs):
-            yield f"{field}={_shown(ours)} in the recipe, {_shown(theirs)} in the engine"
+            value = f"{field}={_shown(ours)}" if name != "peak" else recipe.learning_rate.shown_peak
+            yield f"{value} in the recipe, {_shown(theirs)} in the engine"
 
 
 def _pairs(engine: DeepSpeedEngine, recipe: Recipe) -> Iterator[tuple[str, Any, Any]]:

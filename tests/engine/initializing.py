@@ -2,9 +2,10 @@
 
 import copy
 import gc
+import io
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -154,6 +155,9 @@ def refused() -> dict[str, Callable[[], dict[str, Any]]]:
         "a generator": lambda: {"training_data": iter(Stream())},
         "a scheduler": lambda: {"lr_scheduler": torch.optim.lr_scheduler.ConstantLR},
         "another rate": lambda: client_optimizer(1e-3),
+        "a dense rate": lambda: (
+            client_optimizer(1e-3) | {"recipe": with_sections(learning_rate={"dense": 1e-3})}
+        ),
         "a stream in epochs": lambda: {"training_data": Stream(), "recipe": in_epochs()},
         "two configs": lambda: {"config_params": ds_config(1)},
         "no config": lambda: {"config": None},
@@ -196,6 +200,17 @@ def train_with_a_client_optimizer(comm: Comm) -> float:
         for step in range(STEPS):
             train_step(engine, step)
         return engine.sparsity()["sparsity_prunable"]
+
+
+def said_without_a_peak(comm: Comm) -> str:
+    """What the first two steps say with a rate of the optimizer alone."""
+    said = io.StringIO()
+    recipe = with_sections(learning_rate={})
+    given = client_optimizer(0.02) | {"recipe": recipe, "config": without_optimizer(2)}
+    with initialized(**given) as (engine, _), redirect_stderr(said):
+        for step in range(2):
+            train_step(engine, step)
+    return said.getvalue()
 
 
 def save_and_load_with(comm: Comm, folder: str, tag: Any) -> tuple[int, int]:

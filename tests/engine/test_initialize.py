@@ -47,6 +47,7 @@ def test_the_config_is_found_in(two_ranks: RankPool, how: str, tmp_path: Path) -
         ("a generator", "^initialize: training_data is a generator: give a dataset"),
         ("a scheduler", "^initialize: lr_scheduler=ConstantLR: the recipe's learning_rate owns the schedule"),
         ("another rate", r"learning_rate.peak=0.02 in the recipe, 0.001 in the engine"),
+        ("a dense rate", r"peak=0.00\d+ \(learning_rate.dense=0.001\) in the recipe, 0.001 in the engine"),
         ("a stream in epochs", r"^budget.epochs \(6.0\): .*the steps in one are not known: count in steps"),
         ("two configs", "^initialize: 2 ds_configs are given: give one of"),
         ("no config", "^initialize: 0 ds_configs are given: give one of"),
@@ -79,6 +80,14 @@ def test_a_loop_that_forgets_the_teacher_ends_at_its_first_step(two_ranks: RankP
 
 def test_it_prunes_with_an_optimizer_of_the_caller(two_ranks: RankPool) -> None:
     assert two_ranks.run(2, initializing.train_with_a_client_optimizer) == [0.9, 0.9]
+
+
+def test_a_peak_that_does_not_scale_with_the_target_is_said_once(two_ranks: RankPool) -> None:
+    said = two_ranks.run(2, initializing.said_without_a_peak)
+    assert [text.count("the peak learning rate is the optimizer's, 0.02, not scaled") for text in said] == [
+        1,
+        0,
+    ]
 
 
 @pytest.mark.parametrize("tag", [0, 7, 0.693, Path("epoch-1")])

@@ -132,6 +132,11 @@ def test_equal_values_on_both_sides_agree() -> None:
             "learning_rate.peak=0.001 but ds_config: optimizer.params.lr=0.1",
         ),
         (
+            {"optimizer": {"type": "AdamW", "params": {"lr": 0.1}}},
+            {"learning_rate": {"dense": 0.2}},
+            r"learning_rate.peak=0.2 \(learning_rate.dense=0.2\) but ds_config: optimizer.params.lr=0.1",
+        ),
+        (
             {"optimizer": {"type": "Adam"}},
             {"optimizer": {"type": "AdamW"}},
             "optimizer.type='AdamW' .*'Adam'",
@@ -172,7 +177,9 @@ def test_an_auto_that_nobody_fills_is_refused() -> None:
 
 def test_without_a_peak_the_config_must_have_a_learning_rate() -> None:
     without = recipe(learning_rate={})
-    with pytest.raises(UserError, match=r"optimizer.params.lr='auto': .*: set learning_rate\.peak$"):
+    with pytest.raises(
+        UserError, match=r"optimizer.params.lr='auto': .*: set learning_rate\.dense or learning_rate\.peak$"
+    ):
         resolve(by=without)
     own = {"optimizer": {"type": "AdamW", "params": {"lr": 0.1}}}
     assert resolve(own, without)["optimizer"]["params"]["lr"] == 0.1
