@@ -1,5 +1,6 @@
 """Start from a sparse model: its masks, or its exact zeros, become the first masks of the run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,9 +14,10 @@ from dsprune.masks.bits import apply_
 from dsprune.masks.manifest import MANIFEST, read_manifest
 from dsprune.masks.mask_files import read_masks
 from dsprune.model.prunable import find_prunable
+from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.collectives import Comm
-from dsprune.ranks.ranks import current_ranks
+from dsprune.ranks.ranks import announce, current_ranks
 from dsprune.recipe.pattern import Pattern
 from dsprune.registry import SCOPES
 from dsprune.selection.groups import update_groups
@@ -107,7 +109,11 @@ def mask_zeros(state: PruningState, where: str, step: int) -> None:
     """
     layout = state.layout
     weights = [layout.weight(index).cpu() for index in range(len(layout.shards))]
-    _start_from(MaskSet.from_zeros(layout.shards, weights), state, where, step)
+    masks = MaskSet.from_zeros(layout.shards, weights)
+    found = list(zip((shard.tensor for shard in layout.shards), masks.counts(state.comm), strict=True))
+    if any(count == tensor.numel for tensor, count in found):
+        announce(f"{where}: {_names_of_empty(found)} zero, and masked: no weight of such a matrix is trained")
+    _start_from(masks, state, where, step)
 
 
 def _start_from(masks: MaskSet, state: PruningState, where: str, step: int) -> None:
@@ -169,7 +175,10 @@ def _check_updates(state: PruningState, masks: MaskSet, where: str, step: int) -
 
 
 def _fraction_of_zeros(engine: DeepSpeedEngine, state: PruningState | None) -> float:
-    """Return the fraction of zeros of the prunable weights; without a state, of the weights prunable by default."""
+    """Return the fraction of zeros of the prunable weights; without a state, of the weights prunable by default.
+
+    A tensor that is all zero is left out, and said, where others are not: many layers begin at zero.
+    """
     try:
         if state is None:
             layout = open_layout(engine, find_prunable(engine.module, shape_of=full_shape))
@@ -177,6 +186,23 @@ def _fraction_of_zeros(engine: DeepSpeedEngine, state: PruningState | None) -> f
             layout = state.layout
     except UserError:  # a model without prunable weights is trained densely
         return 0.0
-    zeros = sum(int((layout.weight(index) == 0).sum()) for index in range(len(layout.shards)))
-    total = int(Comm(layout.group, layout.device).all_reduce_sum(torch.tensor(zeros)))
-    return total / max(1, sum(shard.tensor.numel for shard in layout.shards))
+    zeros = torch.tensor([int((layout.weight(index) == 0).sum()) for index in range(len(layout.shards))])
+    counts = Comm(layout.group, layout.device).all_reduce_sum(zeros).tolist()
+    found = list(zip((shard.tensor for shard in layout.shards), counts, strict=True))
+    partly = [(tensor, count) for tensor, count in found if count < tensor.numel]
+    fraction = _fraction(partly)
+    if fraction > SPARSE or not partly:
+        return _fraction(found)
+    if len(partly) < len(found):
+        announce(f"{_names_of_empty(found)} zero: trained from there, and not taken for pruned")
+    return fraction
+
+
+def _fraction(zeros: Sequence[tuple[PrunableTensor, int]]) -> float:
+    return sum(count for _, count in zeros) / max(1, sum(tensor.numel for tensor, _ in zeros))
+
+
+def _names_of_empty(zeros: Sequence[tuple[PrunableTensor, int]]) -> str:
+    """Say which tensors are all zero."""
+    names = [tensor.name for tensor, count in zeros if count == tensor.numel]
+    return f"{names[0]} is all" if len(names) == 1 else f"{len(names)} matrices, such as {names[0]}, are all"

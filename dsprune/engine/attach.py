@@ -13,7 +13,7 @@ from dsprune.recipe import Pruning, Recipe
 from dsprune.schedule import Timetable
 from dsprune.selection.weights import weights_to_prune
 from dsprune.zero.limits import check_engine, check_optimizer_state, check_settings
-from dsprune.zero.parameters import full_shape
+from dsprune.zero.parameters import check_precision, full_shape
 from dsprune.zero.stages import open_layout
 
 __all__ = ["check_attachable", "check_is_engine", "initial_state", "loader_steps_per_epoch"]
@@ -56,6 +56,7 @@ def check_attachable(engine: DeepSpeedEngine, recipe: Recipe) -> None:
         check_not_compiled(engine.module)
     check_no_scheduler(engine)
     check_settings(engine, recipe)
+    check_precision(engine)
     if recipe.pruning is not None:
         check_pruning(recipe.pruning)
         check_optimizer_state(type(engine.basic_optimizer).__name__, recipe.pruning.method)

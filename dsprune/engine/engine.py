@@ -1,6 +1,7 @@
 """`PruningEngine`: a DeepSpeed engine whose `step` prunes."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,19 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         """Number of applied optimizer steps. Steps skipped on overflow do not count."""
         return int(self.global_steps - self.skipped_steps)
 
+    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
+        """Run the forward pass like `DeepSpeedEngine.forward`."""
+        with self._explaining():
+            return super().forward(*inputs, **kwargs)
+
     def backward(self, loss: Tensor, retain_graph: bool = False, scale_wrt_gas: bool = True) -> Any:
         """Run the backward pass like `DeepSpeedEngine.backward`, at stage 0 with fp16's loss scale, too."""
         scale_loss(self, loss, self.gradient_accumulation_steps() if scale_wrt_gas else 1)
-        return super().backward(loss, retain_graph, scale_wrt_gas)
+        with self._explaining():
+            return super().backward(loss, retain_graph, scale_wrt_gas)
+
+    def _explaining(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.pruner is None else self.pruner.explaining()
 
     def step(self, lr_kwargs: dict[str, Any] | None = None) -> None:
         """Step like `DeepSpeedEngine.step`, with the mask update that is due. Collective: every rank must call this."""

@@ -112,7 +112,7 @@ class _Initialize:
         if others:
             raise UserError("deepspeed.initialize: more than six positional arguments: name them")
         found = find_config(args, config, config_params)
-        if optimizer is None and "optimizer" not in found:  # an engine for evaluation
+        if optimizer is None and not _trains(model, found):  # an engine for evaluation
             given = (args, model, optimizer, model_parameters, training_data, lr_scheduler)
             return deepspeed_initialize(*given, config=config, config_params=config_params, **kwargs)
         self.makes_engine = True
@@ -170,6 +170,13 @@ class _Initialize:
         return max(1, lengths.pop() // accumulation)
 
 
+def _trains(model: nn.Module, config: dict[str, Any]) -> bool:
+    """Return whether an engine with a config's optimizer trains. TRL makes that of its frozen reference model so."""
+    section = config.get("optimizer")
+    has_optimizer = section is not None and section.get("type", "") is not None
+    return has_optimizer and any(parameter.requires_grad for parameter in model.parameters())
+
+
 def _without_engine(what: str) -> str:
     """Say that nothing can be pruned, and how an engine is made."""
     return (
@@ -182,7 +189,10 @@ def _name(scheduler: Any) -> str:
     """Return what a scheduler is called: a section of a ds_config, an object, or a function that makes one."""
     if isinstance(scheduler, dict):
         return str(scheduler.get("type"))
-    return str(getattr(scheduler, "__name__", type(scheduler).__name__))
+    name = str(getattr(scheduler, "__name__", type(scheduler).__name__))
+    return (
+        "of the framework" if name.startswith("_") else name
+    )  # such as the Trainer's `_lr_scheduler_callable`
 
 
 def _batch_size(loader: Any) -> int | None:

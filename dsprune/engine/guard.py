@@ -87,12 +87,21 @@ class WeightGuard:
         Raises:
             RunFailedError: as `check_written`, on every rank; or the module has other parameters than at the start.
         """
+        self.check_module()
+        self._check(self._state.comm)
+
+    def check_module(self) -> None:
+        """Check that the module has the trainable parameters that it had when the engine was made.
+
+        Raises:
+            RunFailedError: it has others.
+        """
         if (name := self._state.layout.find_replaced()) is not None:
             raise RunFailedError(
-                f"{name}: the module has another parameter there than when the engine was made, or a new one, which "
-                f"is neither trained nor pruned: change the module before deepspeed.initialize"
+                f"{name}: the module has another parameter there than when the engine was made, or a new one, or one "
+                f"that was frozen then, which is neither trained nor pruned: change the module before "
+                f"deepspeed.initialize"
             )
-        self._check(self._state.comm)
 
     def check_moments(self) -> None:
         """Check that the moments of pruned weights are zero, before some of these weights grow back.

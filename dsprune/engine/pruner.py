@@ -13,7 +13,8 @@ skipped on overflow never reaches the hook.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -129,6 +130,19 @@ class Pruner:
             RunFailedError: something else has changed them.
         """
         self._weights.check()
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Say so where a pass fails since the module has other parameters: DeepSpeed's errors do not name them.
+
+        Raises:
+            RunFailedError: it has.
+        """
+        try:
+            yield
+        except (RuntimeError, LookupError, AttributeError):
+            self._weights.check_module()
+            raise
 
     def _method_at(self, step: int) -> Method:
         kind = self.state.method_at(step)

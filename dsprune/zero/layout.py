@@ -53,9 +53,11 @@ class ZeroLayout(ABC):
     def __init__(self, engine: "DeepSpeedEngine", tensors: Sequence[PrunableTensor]) -> None:
         self.module: nn.Module = engine.module
         named = self._named_parameters()
-        self._at_start = set(named.values())
+        self._at_start = {parameter for parameter in named.values() if parameter.requires_grad}
         self.parameters: list[ZeroParameter] = [named[tensor.name] for tensor in tensors]
         self.base_optimizer: torch.optim.Optimizer = engine.basic_optimizer
+        # Stage 0 in fp32 trains frozen parameters that its optimizer has, once they are frozen no more.
+        self._at_start |= {one for group in self.base_optimizer.param_groups for one in group["params"]}
         self._optimizer = engine.optimizer
         self.group: ProcessGroup | None = None
         self.device: torch.device = engine.device
@@ -127,7 +129,7 @@ class ZeroLayout(ABC):
             self.working_copy(index).copy_(self.weight(index))
 
     def find_replaced(self) -> str | None:
-        """Return the name of a tensor whose parameter is no longer the module's, or of a trainable one that is new."""
+        """Return the name of a tensor whose parameter is another now, or of one that is trainable since the start."""
         named = self._named_parameters()
         for shard, parameter in zip(self.shards, self.parameters, strict=True):
             if named.get(shard.tensor.name) is not parameter:

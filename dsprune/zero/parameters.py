@@ -15,6 +15,7 @@ from dsprune.zero.launch import init_distributed
 
 __all__ = [
     "check_parameters",
+    "check_precision",
     "full_numel",
     "full_shape",
     "full_state_dict",
@@ -60,6 +61,23 @@ def check_parameters(model: nn.Module) -> None:
                 f"model: {name} is not contiguous, so DeepSpeed cannot broadcast it: set its `data` to "
                 f"`data.contiguous()`"
             )
+
+
+def check_precision(engine: DeepSpeedEngine) -> None:
+    """Check that an engine without mixed precision trains fp32 parameters: DeepSpeed takes any others as they are.
+
+    Raises:
+        UserError: it trains others, such as those of a model that transformers has loaded as its files are.
+    """
+    if engine.bfloat16_enabled() or engine.fp16_enabled():
+        return  # DeepSpeed casts them
+    trained = {name: p.dtype for name, p in engine.module.named_parameters() if p.requires_grad}
+    if others := {name: dtype for name, dtype in trained.items() if dtype != torch.float32}:
+        name, dtype = next(iter(others.items()))
+        raise UserError(
+            f"precision: fp32 in the engine, and {len(others)} of {len(trained)} parameters are not, such as {name}, "
+            f"{dtype}: call model.float() before deepspeed.initialize, or set bf16.enabled in the ds_config"
+        )
 
 
 def gather_whole(model: nn.Module) -> None:

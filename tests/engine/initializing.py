@@ -138,6 +138,12 @@ def without_optimizer(stage: int) -> dict[str, Any]:
     return {key: value for key, value in ds_config(stage).items() if key != "optimizer"}
 
 
+def with_a_head_in_fp64() -> TinyModel:
+    model = TinyModel()
+    model.head.double()
+    return model
+
+
 def with_sections(**sections: Any) -> Recipe:
     """The recipe with sections that a script may overlook."""
     return Recipe.model_validate(make_recipe().model_dump(exclude_unset=True) | sections)
@@ -173,6 +179,8 @@ def refused() -> dict[str, Callable[[], dict[str, Any]]]:
         "some parameters at stage 2": lambda: some_parameters(2),
         "some parameters at stage 3": lambda: some_parameters(3),
         "an adapter": lambda: {"model": adapted},
+        "parameters in bf16": lambda: {"model": TinyModel().bfloat16()},
+        "a head in fp64": lambda: {"model": with_a_head_in_fp64(), "config": ds_config(0)},
         "a compiled module": lambda: {"model": compiled, "config": ds_config(3)},
     }
 

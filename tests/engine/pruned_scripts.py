@@ -60,6 +60,23 @@ def said_after(comm: Comm, steps: int) -> str:
     return said(lambda: train_unaware(make_recipe(), steps))
 
 
+def engines_beside_a_reference_model(comm: Comm, optimizer: dict[str, Any]) -> tuple[int, str]:
+    """How many engines prune beside a frozen model whose engine gets an optimizer too, and the class of its engine."""
+    os.environ.update(LOCAL_RANK=str(dist.get_rank()))
+    model = TinyModel()
+    with suppress(dsprune.RunFailedError), dsprune.pruning(make_recipe()) as engines:
+        frozen = TinyModel().requires_grad_(False)
+        reference, *_ = deepspeed.initialize(
+            model=frozen, config=CONFIG | {"zero_optimization": {"stage": 0}} | optimizer
+        )
+        engine, *_ = deepspeed.initialize(model=model, config=CONFIG, model_parameters=model.parameters())
+        train_step(engine, 0)
+    found = len(engines), type(reference).__name__
+    for each in (engine, reference):
+        each.destroy()
+    return found
+
+
 def said_of_an_import(comm: Comm) -> str:
     """What `pruning` says of a loop whose engine is made by a function that was imported before."""
     return said(lambda: train_unaware(make_recipe(), 1, deepspeed.initialize))

@@ -1,6 +1,7 @@
 """`dsprune.pruning` around loops that know nothing of dsprune: what it says, and what it finds out."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,12 @@ def test_an_engine_that_was_made_behind_its_back_is_refused(two_ranks: RankPool)
     for said in two_ranks.run(2, pruned_scripts.said_of_an_import):
         assert "pruning: AdamW steps, and no DeepSpeed engine" in said
         assert "not an `initialize` imported before" in said
+
+
+@pytest.mark.parametrize("optimizer", [{}, {"optimizer": {"type": None}}])
+def test_the_engine_of_a_frozen_model_prunes_nothing(two_ranks: RankPool, optimizer: dict[str, Any]) -> None:
+    found = two_ranks.run(2, pruned_scripts.engines_beside_a_reference_model, optimizer)
+    assert found == 2 * [(1, "DeepSpeedEngine")]
 
 
 @pytest.mark.parametrize(("steps", "says"), [(3, "model saved at step 3, sparsity 0.5"), (10, "")])

@@ -62,6 +62,11 @@ def test_the_config_is_found_in(two_ranks: RankPool, how: str, tmp_path: Path) -
         ("some parameters", r"^optimizer: blocks.1.up.weight is not among its parameters \(2 such weights\)"),
         ("some parameters at stage 2", r"^optimizer: blocks.1.up.weight is not among its parameters"),
         ("some parameters at stage 3", r"^optimizer: blocks.1.up.weight is not among its parameters"),
+        (
+            "parameters in bf16",
+            r"^precision: fp32 .*, and 21 of 21 .* embed.weight, torch.bfloat16: call model.float\(\)",
+        ),
+        ("a head in fp64", "^precision: fp32 .*, and 2 of 21 .* head.weight, torch.float64"),
         ("an adapter", "^model: blocks.0.up has an adapter of PEFT: prune the merged model"),
         ("a compiled module", "^model: blocks.1 is wrapped by torch.compile, .* ZeRO stage 3"),
     ],

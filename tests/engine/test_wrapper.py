@@ -121,6 +121,15 @@ def test_a_script_says_what_becomes_of_the_zeros_of_its_model(rank: RankPool, wa
     assert zeros < 0.2, "those without a gradient"
 
 
+def test_matrices_that_begin_at_zero_are_trained_and_said(rank: RankPool) -> None:
+    [(sparsity, said)] = rank.run(1, wrapping.said_of_matrices_that_begin_at_zero, None)
+    assert sparsity == 0.0
+    assert "3 matrices, such as blocks.0.down.weight, are all zero: trained from there" in said
+    [(sparsity, said)] = rank.run(1, wrapping.said_of_matrices_that_begin_at_zero, "zeros")
+    assert sparsity == 0.5
+    assert "model: 3 matrices, such as blocks.0.down.weight, are all zero, and masked" in said
+
+
 def test_a_dense_recipe_of_a_script_would_lose_the_zeros(rank: RankPool) -> None:
     [error] = rank.run(1, wrapping.start_from_zeros, "initialize", None, True)
     assert "pruning={sparsity: 0.5" in error

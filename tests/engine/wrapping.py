@@ -1,7 +1,8 @@
 """What one rank does in the tests of the wrapper: engines that someone else made, and those it refuses."""
 
+import io
 import os
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, redirect_stderr, suppress
 from typing import Any
 
 import deepspeed
@@ -111,6 +112,21 @@ def start_from_zeros(comm: Comm, way: str, masks_from: Any, dense: bool = False)
         zeros = sum(int((weight == 0).sum()) for weight in weights)
         return engine.sparsity()["sparsity_prunable"], zeros / sum(weight.numel() for weight in weights)
     raise AssertionError
+
+
+def said_of_matrices_that_begin_at_zero(comm: Comm, masks_from: Any) -> tuple[float, str]:
+    """The sparsity after a step, and what is said at it, where the second matrix of each block is zero at first."""
+    os.environ.update(LOCAL_RANK=str(dist.get_rank()))
+    model, said = TinyModel(), io.StringIO()
+    for block in model.blocks:
+        torch.nn.init.zeros_(block.down.weight)
+    recipe = make_recipe(first=0.6, start=3)
+    with redirect_stderr(said):
+        engine, *_ = dsprune.initialize(model=model, config=CONFIG, recipe=recipe, masks_from=masks_from)
+        train_step(engine, 0)
+    sparsity = engine.sparsity()["sparsity_prunable"]
+    engine.destroy()
+    return sparsity, said.getvalue()
 
 
 def wrap_and_train(comm: Comm) -> None:
