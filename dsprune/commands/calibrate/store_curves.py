@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dsprune.distillation import example_weights
-from dsprune.distillation.calibration import GRID, Curve, Meter
+from dsprune.distillation.calibration import GRID, Curve, CurveMeter
 from dsprune.distillation.capture.forward import origin_of_data
 from dsprune.distillation.store import Store, fingerprints
 from dsprune.errors import UserError
@@ -80,7 +80,7 @@ def measure(store: Store, samples: np.ndarray, labels: Labels) -> dict[str, Curv
     """Return the curve of each output over some samples; outputs with a single class are left out."""
     spec = store.manifest.spec
     temperatures = spec.temperatures or GRID
-    meters = {name: Meter(temperatures, output.classes) for name, output in spec.outputs.items()}
+    meters = {name: CurveMeter(temperatures, output.classes) for name, output in spec.outputs.items()}
     for batch in _batches(store, samples):
         blocks = store.fetch(batch)
         for name, meter in meters.items():

@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from dsprune.commands.convert.deepspeed import convert_deepspeed, is_deepspeed
-from dsprune.commands.convert.source import Notes, read_source
+from dsprune.commands.convert.notes import Notes
+from dsprune.commands.convert.source import read_source
 from dsprune.commands.convert.sparseml import convert_sparseml, is_sparseml
 from dsprune.errors import UserError
 from dsprune.recipe.loading import check_recipe, override, override_all

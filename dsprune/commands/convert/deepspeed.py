@@ -6,9 +6,10 @@ Keys, defaults and meaning were read in the folder `deepspeed/compression` that 
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from dsprune.commands.convert.notes import Notes
 from dsprune.commands.convert.patterns import globs_of, is_exact
 from dsprune.commands.convert.schedulers import convert_scheduler
-from dsprune.commands.convert.source import Entry, Notes, Source
+from dsprune.commands.convert.source import Entry, Source
 
 __all__ = ["convert_deepspeed", "is_deepspeed"]
 

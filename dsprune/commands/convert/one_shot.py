@@ -8,8 +8,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from dsprune.commands.convert.notes import Notes
 from dsprune.commands.convert.patterns import globs_of, is_exact
-from dsprune.commands.convert.source import Entry, Notes
+from dsprune.commands.convert.source import Entry
 
 __all__ = ["ONE_SHOT", "prune_once"]
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from math import ceil, isclose
 from typing import Any
 
+from dsprune.commands.convert.notes import Notes
 from dsprune.commands.convert.patterns import globs_of, is_exact
-from dsprune.commands.convert.source import Entry, Notes
+from dsprune.commands.convert.source import Entry
 from dsprune.errors import UserError
 
 __all__ = ["METHODS_OF", "Pruned", "prune"]

@@ -7,7 +7,8 @@ the optimizer, so that those with a warm-up are one step behind: the first two s
 from collections.abc import Callable
 from typing import Any
 
-from dsprune.commands.convert.source import Entry, Notes
+from dsprune.commands.convert.notes import Notes
+from dsprune.commands.convert.source import Entry
 from dsprune.recipe.section import LARGEST
 
 __all__ = ["convert_scheduler"]
@@ -99,7 +100,6 @@ def _cosine(params: Entry, rate: float | None, notes: Notes) -> tuple[Section, i
 
 
 def _one_cycle(params: Entry, rate: float | None, notes: Notes) -> tuple[Section, int | None]:
-    del rate
     peak, low = (_number(params, f"cycle_{end}_lr", None, notes) for end in ("max", "min"))
     rise = _number(params, "cycle_first_step_size", CYCLE_STEPS, notes)
     fall = _number(params, "cycle_second_step_size", rise, notes)

@@ -10,10 +10,11 @@ from math import isclose
 from typing import Any
 
 from dsprune.commands.convert.arithmetic import evaluate
+from dsprune.commands.convert.notes import Notes
 from dsprune.commands.convert.one_shot import ONE_SHOT, prune_once
 from dsprune.commands.convert.pruning import METHODS_OF, prune
 from dsprune.commands.convert.rate_pieces import Piece, cut, learning_rate, steps
-from dsprune.commands.convert.source import Entry, Notes, Source, read_source
+from dsprune.commands.convert.source import Entry, Source, read_source
 from dsprune.errors import UserError
 from dsprune.recipe.rate import RateCurve
 from dsprune.recipe.section import LARGEST

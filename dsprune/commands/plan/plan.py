@@ -1,48 +1,27 @@
 """`dsprune plan`: the timetable and the cost of a recipe, whose parts are checked. Runs nothing."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table as Grid
 
+from dsprune.commands.plan.cost import describe_traffic, memory_table
 from dsprune.commands.plan.law import law_table, sweep_table
 from dsprune.commands.plan.make import Plan, make_plan
-from dsprune.masks.input_sums import input_bytes
-from dsprune.masks.shared_blocks import num_shared
-from dsprune.methods.method import (
-    RECOMPUTATIONS,
-    CompensatingMethod,
-    RegrowingMethod,
-    find_method,
-    lets_regrow,
-)
-from dsprune.model.cost import checkpoint_bytes, rank_memory
+from dsprune.commands.plan.picture import draw_plans
+from dsprune.model.cost import rank_memory
 from dsprune.model.prunable import dense_groups
 from dsprune.model.vocabulary import Vocabulary
 from dsprune.recipe import LearningRate, Recipe
-from dsprune.recipe.pattern import UNSTRUCTURED, Pattern
-from dsprune.registry import SCOPES
-from dsprune.report.drawing import (
-    SERIES,
-    draw_rate,
-    draw_sparsity,
-    line_style,
-    new_panels,
-    save_figure,
-    shade_phases,
-)
+from dsprune.recipe.pattern import UNSTRUCTURED
 from dsprune.report.table import Table, as_lines, show
 from dsprune.schedule import MaskUpdate, Timetable
-from dsprune.selection.compensate import block_bytes
-from dsprune.selection.cut_bands import band_bytes
-from dsprune.selection.tiles import Tiling
-from dsprune.selection.traffic import row_bytes, update_bytes
 from dsprune.utils.console import cell, print_table, say
 from dsprune.utils.text import MISSING, percent
 
-__all__ = ["draw_plans", "plan", "print_plan"]
+__all__ = ["plan", "print_plan"]
 
 
 def plan(
@@ -96,9 +75,9 @@ def print_plan(plan: Plan, world_size: int, stages: Iterable[int], console: Cons
             console.print()
             show(choices, console)
         show(_updates(plan), console)
-    show(_memory(plan, world_size, stages), console)
+    show(memory_table(plan, world_size, stages), console)
     if plan.timetable.updates:
-        say(console, _traffic(plan, world_size))
+        say(console, describe_traffic(plan, world_size))
 
 
 def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -186,93 +165,3 @@ def _cells(plan: Plan, update: MaskUpdate) -> Iterator[str]:
     yield percent(num_pruned / plan.num_weights)
     yield f"{num_pruned:,}"
     yield f"{multiplier:.2f} x peak" if peak is None else f"{multiplier * peak:.2e}"
-
-
-def _memory(plan: Plan, world_size: int, stages: Iterable[int]) -> Table:
-    precision, pruning = plan.recipe.precision, plan.recipe.pruning
-    regrows = pruning is not None and lets_regrow(pruning)
-    methods = [] if pruning is None else [pruning.method, pruning.first_method or pruning.method]
-    kept_bytes = max((find_method(name).bytes_per_weight() for name in methods), default=0)
-    reads_inputs = any(find_method(name).reads_inputs for name in methods)
-    kept_of = (kept_bytes, input_bytes(plan.tensors) if reads_inputs else 0)
-    kept = ("accumulators",) if any(kept_of) else ()
-    names = ("weights", "gradients", "master", "moments", "masks", *kept, "total")
-    columns = []
-    for stage in stages:
-        size = plan.num_weights, plan.num_prunable, stage
-        used = rank_memory(*size, world_size, precision, *kept_of, regrows=regrows)
-        disk = checkpoint_bytes(*size, precision, *kept_of, regrows=regrows)
-        sizes = (*(getattr(used, name) for name in names), disk)
-        columns.append((f"ZeRO stage {stage}", *map(decimal, sizes)))
-    headings, *rows = zip(("", *names, "checkpoint"), *columns, strict=True)
-    ranks = "one rank" if world_size == 1 else f"each of {world_size} ranks"
-    title = f"Memory of {ranks} in {precision}; activations and buffers come on top"
-    return Table("memory", title, headings, tuple(rows))
-
-
-def _traffic(plan: Plan, world_size: int) -> str:
-    """Return the communication that the selection needs; masks themselves are never sent."""
-    pruning = plan.recipe.pruning
-    assert pruning is not None, "without pruning there are no mask updates"
-    groups = plan.groups(plan.timetable.updates[-1])
-    if world_size == 1:
-        return "Selection: one rank sends nothing (for several: --world-size N)"
-    normalized, method = SCOPES.get(pruning.scope).normalized, find_method(pruning.method)
-    parts = (pruning.recomputations or RECOMPUTATIONS) if issubclass(method, CompensatingMethod) else 1
-    regrows = issubclass(method, RegrowingMethod)
-    num_bytes = parts * update_bytes(groups, world_size, normalized, regrows)
-    pattern, completed = Pattern.parse(pruning.pattern), ""
-    if not pattern.is_unstructured:
-        most = band_bytes([Tiling.of(tensor, pattern).band for tensor in plan.tensors], world_size)
-        completed = f", and sends {decimal(most)} at most to complete tiles of {pattern.text} that shards cut"
-    if most := parts * row_bytes(groups, world_size, regrows):
-        completed += f", and sends {decimal(most)} at most to complete rows that shards cut"
-    text = (
-        f"Selection: each rank sends at most {decimal(num_bytes)} a mask update and receives as much{completed}, for "
-        f"{len(plan.timetable.updates)} of them (nothing at ZeRO stage 0, where ranks are replicas)"
-    )
-    if method.reads_inputs:
-        num_bytes = input_bytes(plan.tensors)
-        text += f"\nInputs: each rank sends {decimal(num_bytes)} at a step that counts, at every ZeRO stage"
-    if method.block == 1:
-        return text
-    shared = num_shared([tensor.numel for tensor in plan.tensors], method.block, world_size)
-    at_step, at_update = map(decimal, block_bytes(method, shared, len(plan.tensors), parts))
-    return (
-        f"{text}\nBlocks: ranks share {shared:,} at stage 3, and fewer at stages 1 and 2: {at_step} a step whose "
-        f"gradients count, and {at_update} a mask update"
-    )
-
-
-def draw_plans(plans: Mapping[str, Plan], title: str, path: Path) -> None:
-    """Draw a plan with its phases, or several over one another, into a PNG or SVG file.
-
-    Args:
-        plans: by their label in the legend.
-        title: heading of the picture.
-        path: the file.
-
-    Raises:
-        UserError: the file has another ending, or its folder does not exist.
-    """
-    in_epochs = all(plan.num_examples is not None for plan in plans.values())
-    has_peak = all(plan.recipe.learning_rate.peak for plan in plans.values())
-    labels = (
-        "sparsity of the\nprunable weights, %",
-        "learning rate" if has_peak else "learning rate\n/ peak",
-    )
-    figure, panels = new_panels(labels, "epoch" if in_epochs else "step", height=4.5, title=title)
-    for number, (label, plan) in enumerate(plans.items()):
-        unit = plan.timetable.steps_per_epoch if in_epochs else 1
-        if len(plans) == 1:
-            shade_phases(panels, plan.timetable, unit=unit)
-        styles = [line_style(number)] * 2 if len(plans) > 1 else [{"color": SERIES[1]}, {"color": SERIES[0]}]
-        draw_sparsity(panels[0], plan.timetable, unit=unit, lw=1.8, label=label, **styles[0])
-        peak = plan.recipe.learning_rate.peak if has_peak else None
-        draw_rate(panels[1], plan.timetable, peak or 1.0, unit=unit, lw=1.8, **styles[1])
-    if len(plans) > 1:
-        panels[0].legend(fontsize=8.5, frameon=False, loc="lower right")
-        panels[0].set_xlim(left=0)
-    panels[0].set_ylim(0, 100)
-    panels[1].set_ylim(bottom=0)
-    save_figure(figure, path)

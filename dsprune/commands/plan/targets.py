@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dsprune.commands.plan.make import Plan, make_plan
-from dsprune.commands.plan.plan import draw_plans
+from dsprune.commands.plan.picture import draw_plans
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe
 from dsprune.recipe.timing import log_compression

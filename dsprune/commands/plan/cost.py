@@ -1,0 +1,83 @@
+"""What a plan costs: the memory of a rank, a checkpoint on disk, and what the selection sends."""
+
+from collections.abc import Iterable
+
+from rich.filesize import decimal
+
+from dsprune.commands.plan.make import Plan
+from dsprune.masks.input_sums import input_bytes
+from dsprune.masks.shared_blocks import num_shared
+from dsprune.methods.method import (
+    RECOMPUTATIONS,
+    CompensatingMethod,
+    RegrowingMethod,
+    find_method,
+    lets_regrow,
+)
+from dsprune.model.cost import checkpoint_bytes, rank_memory
+from dsprune.recipe.pattern import Pattern
+from dsprune.registry import SCOPES
+from dsprune.report.table import Table
+from dsprune.selection.compensate import block_bytes
+from dsprune.selection.cut_bands import band_bytes
+from dsprune.selection.tiles import Tiling
+from dsprune.selection.traffic import row_bytes, update_bytes
+
+__all__ = ["describe_traffic", "memory_table"]
+
+
+def memory_table(plan: Plan, world_size: int, stages: Iterable[int]) -> Table:
+    """Return the memory of a rank and the bytes of a checkpoint, a column a stage."""
+    precision, pruning = plan.recipe.precision, plan.recipe.pruning
+    regrows = pruning is not None and lets_regrow(pruning)
+    methods = [] if pruning is None else [pruning.method, pruning.first_method or pruning.method]
+    kept_bytes = max((find_method(name).bytes_per_weight() for name in methods), default=0)
+    reads_inputs = any(find_method(name).reads_inputs for name in methods)
+    kept_of = (kept_bytes, input_bytes(plan.tensors) if reads_inputs else 0)
+    kept = ("accumulators",) if any(kept_of) else ()
+    names = ("weights", "gradients", "master", "moments", "masks", *kept, "total")
+    columns = []
+    for stage in stages:
+        size = plan.num_weights, plan.num_prunable, stage
+        used = rank_memory(*size, world_size, precision, *kept_of, regrows=regrows)
+        disk = checkpoint_bytes(*size, precision, *kept_of, regrows=regrows)
+        sizes = (*(getattr(used, name) for name in names), disk)
+        columns.append((f"ZeRO stage {stage}", *map(decimal, sizes)))
+    headings, *rows = zip(("", *names, "checkpoint"), *columns, strict=True)
+    ranks = "one rank" if world_size == 1 else f"each of {world_size} ranks"
+    title = f"Memory of {ranks} in {precision}; activations and buffers come on top"
+    return Table("memory", title, headings, tuple(rows))
+
+
+def describe_traffic(plan: Plan, world_size: int) -> str:
+    """Return the communication that the selection needs; masks themselves are never sent."""
+    pruning = plan.recipe.pruning
+    assert pruning is not None, "without pruning there are no mask updates"
+    groups = plan.groups(plan.timetable.updates[-1])
+    if world_size == 1:
+        return "Selection: one rank sends nothing (for several: --world-size N)"
+    normalized, method = SCOPES.get(pruning.scope).normalized, find_method(pruning.method)
+    parts = (pruning.recomputations or RECOMPUTATIONS) if issubclass(method, CompensatingMethod) else 1
+    regrows = issubclass(method, RegrowingMethod)
+    num_bytes = parts * update_bytes(groups, world_size, normalized, regrows)
+    pattern, completed = Pattern.parse(pruning.pattern), ""
+    if not pattern.is_unstructured:
+        most = band_bytes([Tiling.of(tensor, pattern).band for tensor in plan.tensors], world_size)
+        completed = f", and sends {decimal(most)} at most to complete tiles of {pattern.text} that shards cut"
+    if most := parts * row_bytes(groups, world_size, regrows):
+        completed += f", and sends {decimal(most)} at most to complete rows that shards cut"
+    text = (
+        f"Selection: each rank sends at most {decimal(num_bytes)} a mask update and receives as much{completed}, for "
+        f"{len(plan.timetable.updates)} of them (nothing at ZeRO stage 0, where ranks are replicas)"
+    )
+    if method.reads_inputs:
+        num_bytes = input_bytes(plan.tensors)
+        text += f"\nInputs: each rank sends {decimal(num_bytes)} at a step that counts, at every ZeRO stage"
+    if method.block == 1:
+        return text
+    shared = num_shared([tensor.numel for tensor in plan.tensors], method.block, world_size)
+    at_step, at_update = map(decimal, block_bytes(method, shared, len(plan.tensors), parts))
+    return (
+        f"{text}\nBlocks: ranks share {shared:,} at stage 3, and fewer at stages 1 and 2: {at_step} a step whose "
+        f"gradients count, and {at_update} a mask update"
+    )
