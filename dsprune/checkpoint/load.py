@@ -78,17 +78,16 @@ def _load_state(
     state: PruningState, folder: Path, step: int, masks_from: MasksFrom | None, *, module_only: bool
 ) -> None:
     """Set masks and accumulators for the weights that were loaded. Collective: every rank must call this."""
-    has_masks = (folder / MANIFEST).is_file()
-    if has_masks and not module_only:
-        load_masks(folder, state, step)
-        return
-    if has_masks:
+    if (folder / MANIFEST).is_file():
+        if not module_only:
+            load_masks(folder, state, step)
+            return
         start_from_masks(state, folder, step)
-    elif masks_from == "zeros":
-        mask_zeros(state, str(folder), step)
     else:
-        state.clear()
-    if not has_masks:
+        if masks_from == "zeros":
+            mask_zeros(state, str(folder), step)
+        else:
+            state.clear()
         _check_target(state, folder, step)
     _reset_accumulators(state, folder, step)
 

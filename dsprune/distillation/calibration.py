@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dsprune.distillation.signal import TeacherSignal, TopKSignal
 
-__all__ = ["GRID", "NUM_BINS", "TARGET_SHARE", "Curve", "Meter", "Point", "recommend"]
+__all__ = ["GRID", "NUM_BINS", "TARGET_SHARE", "Curve", "CurveMeter", "Point", "recommend"]
 
 # Preferred numbers of ISO 3, ten per decade: evenly spaced on a log scale, and short to write in a recipe.
 GRID = (0.5, 0.63, 0.8, 1.0, 1.25, 1.6, 2.0, 2.5, 3.15, 4.0, 5.0, 6.3, 8.0, 10.0, 12.5, 16.0, 20.0)
@@ -90,7 +90,7 @@ def recommend(curves: Sequence[Curve]) -> float:
     return float(min(allowed, key=preference))
 
 
-class Meter:
+class CurveMeter:
     """Accumulates the statistics of one output of the teacher; its size depends on the temperatures alone."""
 
     def __init__(self, temperatures: Sequence[float], classes: int) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from dsprune.errors import UserError
 from dsprune.masks.accumulator_set import AccumulatorSet
 from dsprune.masks.manifest import MANIFEST, FileEntry, MaskManifest
-from dsprune.masks.slice_files import read_pieces, write_slices
+from dsprune.masks.slice_files import read_overlaps, write_slices
 from dsprune.methods.method import Accumulator
 from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
@@ -66,9 +66,9 @@ def _read_rows(folder: Path, files: Sequence[FileEntry], rows: Sequence[Row]) ->
     def content(name: str, numel: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         return {key: (value.dtype, (numel, *value.shape[1:])) for key, value in named[name].items()}
 
-    for piece in read_pieces(folder, files, [shard for shard, _ in rows], content, "accumulators"):
-        for key, value in rows[piece.index][1].items():
-            value[piece.here].copy_(piece.entries[key][piece.there])
+    for overlap in read_overlaps(folder, files, [shard for shard, _ in rows], content, "accumulators"):
+        for key, value in rows[overlap.index][1].items():
+            value[overlap.here].copy_(overlap.entries[key][overlap.there])
 
 
 def _of_weights(accumulators: AccumulatorSet) -> list[Row]:

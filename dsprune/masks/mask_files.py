@@ -23,7 +23,7 @@ from dsprune.masks.accumulator_set import AccumulatorSet
 from dsprune.masks.bits import num_bytes, pack, unpack
 from dsprune.masks.manifest import MANIFEST, FileEntry, MaskManifest, TensorEntry, UpdateEntry
 from dsprune.masks.mask_set import MaskSet
-from dsprune.masks.slice_files import check_exists, read_pieces, write_slices
+from dsprune.masks.slice_files import check_exists, read_overlaps, write_slices
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Pruning
@@ -168,10 +168,12 @@ def read_marked_masks(
     def content(name: str, numel: int) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         return {prefix + name: (torch.uint8, (num_bytes(numel),)) for prefix in prefixes}
 
-    for piece in read_pieces(folder, manifest.files, shards, content, "bits"):
-        name = shards[piece.index].tensor.name
+    for overlap in read_overlaps(folder, manifest.files, shards, content, "bits"):
+        name = shards[overlap.index].tensor.name
         for prefix, rows in zip(prefixes, found, strict=True):
-            rows[piece.index][piece.here] = unpack(piece.entries[prefix + name], piece.numel)[piece.there]
+            rows[overlap.index][overlap.here] = unpack(overlap.entries[prefix + name], overlap.numel)[
+                overlap.there
+            ]
     kept, *marks = [[pack(row) for row in rows] for rows in found]
     return kept, marks[0] if marks else []
 

@@ -14,7 +14,7 @@ from dsprune.masks.manifest import MANIFEST, FileEntry
 from dsprune.model.shard import Shard, parts_of
 from dsprune.utils.files import replace_file, sha256_of
 
-__all__ = ["Content", "Piece", "check_exists", "entry_of", "read_pieces", "write_slices"]
+__all__ = ["Content", "Overlap", "check_exists", "entry_of", "read_overlaps", "write_slices"]
 
 Content = Callable[[str, int], Mapping[str, tuple[torch.dtype, tuple[int, ...]]]]
 """Returns dtype and shape of each entry that a file holds for a slice, given the tensor's name and the number of
@@ -22,7 +22,7 @@ weights."""
 
 
 @dataclass(frozen=True)
-class Piece:
+class Overlap:
     """What a shard and a file have in common.
 
     Attributes:
@@ -65,10 +65,10 @@ def entry_of(path: Path, shards: Sequence[Shard], *, listed: bool = False) -> Fi
     return entry.model_copy(update={"slices": slices})
 
 
-def read_pieces(
+def read_overlaps(
     folder: Path, files: Sequence[FileEntry], shards: Sequence[Shard], content: Content, unit: str
-) -> Iterator[Piece]:
-    """Yield the pieces of `shards`, from only those files that hold a part of them.
+) -> Iterator[Overlap]:
+    """Yield what `shards` and files have in common, from only those files that hold a part of them.
 
     Args:
         folder: folder of the files.
@@ -90,7 +90,7 @@ def read_pieces(
         for i, (low, high) in common.items():
             start, numel = entry.slice_of(shards[i].tensor)
             here = slice(low - shards[i].start, high - shards[i].start)
-            yield Piece(i, here, slice(low - start, high - start), numel, entries)
+            yield Overlap(i, here, slice(low - start, high - start), numel, entries)
             found[i].append((low, high))
     for shard, ranges in zip(shards, found, strict=True):
         if (count := _covered(ranges)) != shard.numel:

@@ -51,7 +51,6 @@ def at_target(progress: float, first: float, target: float) -> float:
     one lets all weights grow back instead, see `dsprune.schedule.build` (Peste et al., AC/DC: Alternating
     Compressed/DeCompressed Training of Deep Neural Networks, 2021).
     """
-    del progress, first
     return target
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from math import ceil, expm1
 
-from dsprune.recipe import Budget, Pruning, Recipe, Span, Start
+from dsprune.recipe import Recipe, Span, Start
 from dsprune.recipe.loading import check_recipe
 from dsprune.recipe.rate import LearningRate, scaled_peak
 from dsprune.recipe.timing import log_compression
@@ -78,16 +78,16 @@ def rewinds_at_updates(interval: int) -> bool:
     return interval >= SHORTEST_INTERVAL
 
 
-def first_sparsity(target: float, alpha: float = ALPHA) -> float:
+def first_sparsity(target: float) -> float:
     """Return the sparsity of the first mask update.
 
-    It is `1 - (1 - target) ** alpha`, so its log compression is `alpha` times that of the target.
+    It is `1 - (1 - target) ** ALPHA`, so its log compression is `ALPHA` times that of the target.
 
     Examples:
         >>> round(first_sparsity(0.9), 3), round(first_sparsity(0.5), 3)
         (0.602, 0.242)
     """
-    return float(1 - (1 - target) ** alpha)
+    return float(1 - (1 - target) ** ALPHA)
 
 
 def dense_steps(start: Start, total_steps: int, steps_per_epoch: int) -> int:
@@ -188,8 +188,7 @@ def scaled_to(recipe: Recipe, target: float) -> Recipe:
     pruning = recipe.pruning
     assert pruning is not None
     ratio = log_compression(target) / log_compression(pruning.sparsity)
-    budget = recipe.budget.model_copy(update=_lengths(recipe.budget, ratio))
-    changed = {"sparsity": target, **_lengths(pruning, ratio)}
+    changed = {"sparsity": target, "start": _span(pruning.start, ratio), "end": _span(pruning.end, ratio)}
     if pruning.first:
         changed["first"] = 1 - (1 - pruning.first) ** ratio
     if pruning.updates is not None:
@@ -197,21 +196,15 @@ def scaled_to(recipe: Recipe, target: float) -> Recipe:
         changed["updates"] = updates | (pruning.curve == "alternating")  # | 1: the next odd number
     values = recipe.model_dump()
     values["pruning"] = {**pruning.model_dump(), **changed}
-    values["budget"] = budget.model_dump()
+    if recipe.budget.epochs is not None:
+        values["budget"]["epochs"] = ratio * recipe.budget.epochs
+    if recipe.budget.steps is not None:
+        values["budget"]["steps"] = max(1, round(ratio * recipe.budget.steps))
     rate = recipe.learning_rate
     if rate.dense is not None and rate.peak == scaled_peak(rate.dense, pruning.sparsity):
         values["learning_rate"]["peak"] = None  # to be scaled again
     # Validate again, because the parts must still fit together.
     return check_recipe(values)
-
-
-def _lengths(section: Budget | Pruning, ratio: float) -> dict[str, object]:
-    if isinstance(section, Budget):
-        return {
-            "epochs": None if section.epochs is None else ratio * section.epochs,
-            "steps": None if section.steps is None else max(1, round(ratio * section.steps)),
-        }
-    return {"start": _span(section.start, ratio), "end": _span(section.end, ratio)}
 
 
 def _span(span: Span | None, ratio: float) -> Span | None:

@@ -111,7 +111,6 @@ class LanguageModeling(Task):
 
     def score(self, predictions: Sequence[TokenCounts], dataset: Dataset) -> dict[str, float]:
         """Return the fraction of tokens that are predicted correctly, and the perplexity."""
-        del dataset
         total = TokenCounts.total(predictions)
         return {"accuracy": total.accuracy, "perplexity": total.perplexity}
 

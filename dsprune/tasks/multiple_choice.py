@@ -155,7 +155,6 @@ class MultipleChoice(Task):
 
     def classes(self, config: PretrainedConfig) -> dict[str, int]:
         """Return one output, with a class for each choice."""
-        del config
         return {"logits": self._num_choices}
 
     def preprocessing(self) -> str:

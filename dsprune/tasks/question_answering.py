@@ -213,7 +213,6 @@ class QuestionAnswering(Task):
 
     def classes(self, config: PretrainedConfig) -> dict[str, int]:
         """Return two outputs, start and end, with a class for each token of a window."""
-        del config
         return dict.fromkeys(OUTPUTS, self.settings.max_length)
 
     def logit_rows(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, LogitRows]:

@@ -106,7 +106,6 @@ class Regression(TextTask):
 
     def targets(self, data: Dataset) -> str:
         """Return the mean and the spread of the numbers."""
-        del data
         mean, std = self.scale
         return f"a number: mean {mean:.4g}, standard deviation {std:.4g}"
 
@@ -117,17 +116,14 @@ class Regression(TextTask):
 
     def classes(self, config: PretrainedConfig) -> dict[str, int]:
         """Return one output, of two opposite logits."""
-        del config
         return {"logits": 2}
 
     def logit_rows(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, LogitRows]:
         """Return the output and its negative as two logits."""
-        del batch
         return {"logits": LogitRows(torch.cat([outputs["logits"], -outputs["logits"]], dim=-1))}
 
     def row_labels(self, dataset: Dataset) -> dict[str, Sequence[Sequence[int]]]:
         """Return nothing: the labels are not classes."""
-        del dataset
         return {}
 
     def score(self, predictions: Sequence[float], dataset: Dataset) -> dict[str, float]:

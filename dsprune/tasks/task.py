@@ -148,7 +148,6 @@ class Task(ABC):
 
     def remarks(self, split: Split) -> list[str]:
         """Return one line for each oddity of a split that is used in spite of it. Optional; default: none."""
-        del split
         return []
 
     def targets(self, data: Dataset) -> str:
@@ -157,7 +156,6 @@ class Task(ABC):
         Args:
             data: the encoded training examples.
         """
-        del data
         return ""
 
     # ---- model
@@ -191,12 +189,10 @@ class Task(ABC):
 
         Optional; default: the task itself. It is called before `build_model` where a model is evaluated.
         """
-        del config
         return self
 
     def for_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> "Task":
         """Return this task with the tokenizer, for a `score` that compares texts. Optional; default: itself."""
-        del tokenizer
         return self
 
     # ---- evaluation
@@ -242,12 +238,10 @@ class Task(ABC):
             outputs: the model's outputs by name; or, under the same names, the inputs of `heads`.
             batch: the batch that they were computed from.
         """
-        del batch
         return {"logits": LogitRows(outputs["logits"])}
 
     def num_rows(self, dataset: Dataset) -> dict[str, np.ndarray] | None:
         """Return the number of rows of each example, `[examples]`, for each output. Optional; None = one each."""
-        del dataset
         return None
 
     def heads(self, model: nn.Module) -> dict[str, nn.Linear]:
@@ -255,7 +249,6 @@ class Task(ABC):
 
         Optional; default: none, which rules out stores of kind `hidden`. Name all outputs or none.
         """
-        del model
         return {}
 
     def samples(self, dataset: Dataset) -> dict[str, Sequence[Any]]:

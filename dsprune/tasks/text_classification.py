@@ -117,7 +117,6 @@ class TextClassification(TextTask):
 
     def classes(self, config: PretrainedConfig) -> dict[str, int]:
         """Return one output, with a class for each label."""
-        del config
         return {"logits": len(self.labels)}
 
     def heads(self, model: nn.Module) -> dict[str, nn.Linear]:
