@@ -23,7 +23,7 @@ from tests.engine import initializing
 
 
 @pytest.mark.parametrize("what", initializing.DATA)
-def test_it_trains_on(two_ranks: RankPool, what: str) -> None:
+def test_these_training_data_reach_the_target(two_ranks: RankPool, what: str) -> None:
     assert two_ranks.run(2, initializing.train_on, what) == 2 * [(0.9, 12)]
 
 
@@ -71,7 +71,7 @@ def test_the_config_is_found_in(two_ranks: RankPool, how: str, tmp_path: Path) -
         ("a compiled module", "^model: blocks.1 is wrapped by torch.compile, .* ZeRO stage 3"),
     ],
 )
-def test_it_refuses(two_ranks: RankPool, what: str, says: str) -> None:
+def test_what_cannot_be_initialized_is_refused(two_ranks: RankPool, what: str, says: str) -> None:
     for message in two_ranks.run(2, initializing.error_of_initialize, what):
         with pytest.raises(UserError, match=says):
             raise UserError(message)

@@ -117,7 +117,7 @@ def evaluate_on_rank(comm: Comm, model: str, settings: TaskSettings) -> dict[str
     return evaluate_model(model, settings, device=CPU, batch_size=2, comm=comm)
 
 
-def test_it_learns(trained: Trained) -> None:
+def test_the_training_loss_falls(trained: Trained) -> None:
     losses = trained.losses("dense")
     assert len(losses) == STEPS
     assert all(map(math.isfinite, losses))

@@ -57,7 +57,7 @@ def fused_adam() -> None:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_deepspeed_settings(two_ranks: RankPool, name: str) -> None:
+def test_a_run_prunes_under_this_deepspeed_setting(two_ranks: RankPool, name: str) -> None:
     config = SETTINGS[name]
     recipe = make_recipe("bf16" if "bf16" in config else "fp32")
     if name == "no clipping":

@@ -88,7 +88,7 @@ def test_factors_on_the_learning_rate_are_the_same_at_every_stage(two_ranks: Ran
         ),
     ],
 )
-def test_what_it_refuses(rank: RankPool, what: str, says: str) -> None:
+def test_an_engine_that_cannot_prune_is_refused(rank: RankPool, what: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         raise UserError(rank.run(1, wrapping.error_of_wrapping, what)[0])
 

@@ -135,7 +135,7 @@ def test_a_nan_at_a_pruned_weight_is_no_score() -> None:
     assert new.tolist() == [False, True, False, True]
 
 
-def test_refuses_to_unprune() -> None:
+def test_more_pruned_weights_than_the_target_are_refused() -> None:
     scores = normal([10])
     kept = [torch.arange(10) > 5]
     with pytest.raises(

@@ -32,7 +32,7 @@ def run(source: str, names: dict[str, Any], log: Path) -> None:
         assert "built successfully" not in done.said(), "DeepSpeed's own lines"
 
 
-def test_it_runs(
+def test_the_notebook_runs(
     cells: list[dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -71,7 +71,7 @@ def test_a_browser_shows_all_of_it(
 
 
 @pytest.mark.parametrize("name", ["one", "twenty"])
-def test_light_and_dark(pages: dict[str, Path], name: str) -> None:
+def test_a_page_follows_light_and_dark(pages: dict[str, Path], name: str) -> None:
     light, dark = (screenshot(pages[name], dark=dark) for dark in (False, True))
     assert light.shape == dark.shape == (1600, 1100, 3)
     assert np.median(light) > 240
@@ -92,7 +92,7 @@ def test_nothing_runs_over_the_edge_of_a_phone(phone: dict[str, Shown], name: st
     assert (phone[name].width, phone[name].over) == (390, [])
 
 
-def test_the_command(pages: dict[str, Path], tmp_path: Path) -> None:
+def test_the_command_writes_page_and_tables(pages: dict[str, Path], tmp_path: Path) -> None:
     runs = pages["twenty"].parent.parent / "runs"
     words = ["report", str(runs), "--output", str(tmp_path / "out"), "--title", "Two methods", "--no-audit"]
     done = ForkedRanks(words, 1, tmp_path / "logs", COLUMNS="200")

@@ -125,12 +125,14 @@ def seal(store: Path) -> None:
     open_store(store)
 
 
-def test_another_teacher(pool: RankPool, recipe: Path, store: Path) -> None:
+def test_the_store_of_another_teacher_is_refused(pool: RankPool, recipe: Path, store: Path) -> None:
     said = complaint(pool, recipe, store, f"distillation.teacher={recipe.parent / 'student'}")
     assert f"{store}: the store does not match: teacher is " in said
 
 
-def test_another_tokenizer(pool: RankPool, recipe: Path, store: Path, tmp_path: Path) -> None:
+def test_the_store_of_another_tokenizer_is_refused(
+    pool: RankPool, recipe: Path, store: Path, tmp_path: Path
+) -> None:
     other = Path(shutil.copytree(recipe.parent / "student", tmp_path / "other"))
     text = (other / "tokenizer.json").read_text()
     (other / "tokenizer.json").write_text(text.replace('"lovely"', '"lovelier"'))

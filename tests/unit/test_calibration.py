@@ -18,7 +18,7 @@ from dsprune.commands.calibrate.calibrate import calibrate
 from dsprune.commands.calibrate.recipe_file import write_number
 from dsprune.commands.calibrate.store_curves import Labels, enough_records, measure
 from dsprune.distillation import FullSignal, distillation_loss, example_weights
-from dsprune.distillation.calibration import GRID, Curve, Meter, recommend
+from dsprune.distillation.calibration import GRID, Curve, CurveMeter, recommend
 from dsprune.distillation.capture.forward import origin_of_data
 from dsprune.distillation.store import (
     Output,
@@ -47,7 +47,7 @@ def teacher(seed: int = 0, rows: int = 60, scale: float = 3.0, classes: int = CL
 
 
 def curve(rows: Tensor, labels: Tensor | None = None, weights: Tensor | None = None) -> Curve:
-    meter = Meter(GRID, rows.shape[1])
+    meter = CurveMeter(GRID, rows.shape[1])
     meter.add(FullSignal(rows), torch.ones(len(rows)) if weights is None else weights, labels)
     return meter.curve()
 
@@ -187,7 +187,7 @@ def test_of_two_outputs_the_mean_counts() -> None:
 
 
 def test_of_temperatures_below_1_the_nearest_is_taken() -> None:
-    meter = Meter([0.9, 0.5], 2)
+    meter = CurveMeter([0.9, 0.5], 2)
     meter.add(FullSignal(confident(9)), torch.ones(400))
     assert recommend([meter.curve()]) == 0.9
 

@@ -56,7 +56,7 @@ def test_a_recipe_is_shown_as_it_is_written(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize("words", [["recipes"], ["tasks"], ["methods"], ["suites"], ["data"]])
-def test_the_commands_list(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_listing_command_succeeds(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(words) == 0
     assert "dsprune" in capsys.readouterr().out or words == ["methods"]
 

@@ -34,7 +34,7 @@ def test_the_page_names_files_and_code_and_fits_one_page() -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_path_exists(path: str) -> None:
+def test_every_path_that_is_named_exists(path: str) -> None:
     assert (ROOT / path).is_dir() if path.endswith("/") else (ROOT / path).is_file()
 
 

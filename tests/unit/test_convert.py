@@ -478,7 +478,7 @@ def test_a_card_without_a_recipe_is_refused(tmp_path: Path) -> None:
         ("b", "text"),
     ],
 )
-def test_arithmetic(expression: str, value: Any) -> None:
+def test_arithmetic_is_evaluated(expression: str, value: Any) -> None:
     assert evaluate(expression, {"a": 2, "b": "text"}.__getitem__) == value
 
 
@@ -549,12 +549,14 @@ RISE = Piece(0, 2, 0.0, 4.0)
         ([], [], None),
     ],
 )  # fmt: skip
-def test_learning_rates(pieces: list[Piece], updates: list[float], section: dict[str, Any] | None) -> None:
+def test_pieces_become_a_learning_rate_section(
+    pieces: list[Piece], updates: list[float], section: dict[str, Any] | None
+) -> None:
     peak = {"peak": 4, "warmup": "0 steps", "dense_peak": 1}
     assert learning_rate(pieces, updates, 8) == (None if section is None else peak | section)
 
 
-def test_compression_of_deepspeed(tmp_path: Path, bert: nn.Module) -> None:
+def test_compression_of_deepspeed_becomes_a_recipe(tmp_path: Path, bert: nn.Module) -> None:
     overrides = "budget.epochs=2", "model.path=bert"
     recipe = recipe_of(tmp_path, json.dumps(COMPRESSION, indent="\t"), *overrides, name="ds.json")
     assert (recipe.budget.batch, recipe.budget.micro_batch, recipe.precision) == (32, 8, "fp16")
@@ -619,7 +621,7 @@ def test_what_compression_of_deepspeed_a_recipe_cannot_say(tmp_path: Path) -> No
         ),
     ],
 )  # fmt: skip
-def test_methods_of_deepspeed(
+def test_each_method_of_deepspeed_becomes_its_counterpart(
     tmp_path: Path, shared: dict[str, Any], groups: dict[str, Any], settings: dict[str, Any], said: str
 ) -> None:
     part = {"shared_parameters": {"enabled": True, **shared},

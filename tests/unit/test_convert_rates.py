@@ -176,7 +176,7 @@ SCHEDULERS = {
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_schedulers_of_deepspeed(tmp_path: Path, name: str) -> None:
+def test_a_converted_scheduler_has_the_rates_of_deepspeed(tmp_path: Path, name: str) -> None:
     params = SCHEDULERS[name]
     given = (*GIVEN, *(["budget.steps=30"] if name == "WarmupLR" else []))
     made = convert_file(written(tmp_path, ds_config(name, **params), "ds.json"), given)

@@ -18,6 +18,6 @@ def test_a_length_of_time(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "soon", "5x", "1h 30m", "30m1h", "2:3", "-5"])
-def test_what_is_none(text: str) -> None:
+def test_a_text_that_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=rf"^--stop-after: value '{text}': write 90s, 30m, 1h30m"):
         parse_duration("--stop-after", text)

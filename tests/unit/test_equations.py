@@ -42,7 +42,7 @@ TOKENIZER = word_piece([row["Question"] for row in ROWS])
         ("+ " * 5000, [], None),
     ],
 )
-def test_values(expression, numbers, value):
+def test_prefix_expressions_are_evaluated(expression, numbers, value):
     assert evaluate_prefix(expression.split(), numbers) == (None if value is None else pytest.approx(value))
 
 
@@ -260,7 +260,7 @@ def test_the_sizes_of_all_folds_are_known(name, sizes):
     assert [(part["train"].examples, part["validation"].examples) for part in parts] == sizes
 
 
-def test_folds_are_folders(tmp_path):
+def test_a_fold_is_read_from_its_folder(tmp_path):
     task = build_task(TaskSettings(name="mawps", folder=str(tmp_path), fold=3))
     table(tmp_path / "cv_mawps" / "fold3" / "train.csv", ROWS)
     with pytest.raises(

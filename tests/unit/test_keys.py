@@ -44,7 +44,7 @@ def test_keys_order_as_scores(first: float, second: float) -> None:
     assert (key_of(first) == key_of(second)) == (first == second)
 
 
-def test_odd_scores() -> None:
+def test_zeros_nan_and_infinities_have_their_own_keys() -> None:
     assert key_of(-0.0) == key_of(0.0) == 0
     assert key_of(nan) == key_of(-nan) == NAN_KEY
     assert PRUNED_KEY < LOWEST_KEY < key_of(-inf) < key_of(inf) < HIGHEST_KEY < NAN_KEY

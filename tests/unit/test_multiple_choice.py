@@ -200,7 +200,7 @@ def test_race_on_both_levels_is_scored_by_level(tmp_path):
         build_task(TaskSettings(name="race", folder=str(tmp_path))).load("train")
 
 
-def test_own_data(tmp_path):
+def test_labels_of_own_data_may_be_letters_or_numbers(tmp_path):
     rows = [{"q": "where is the cat", "c": ["mat", "park", "big"], "y": y} for y in ("C", 0, "1")]
     file = tmp_path / "t.jsonl"
     jsonl(file, [{**row, "y": str(row["y"])} for row in rows])
@@ -213,7 +213,7 @@ def test_own_data(tmp_path):
     assert task.classes(None) == {"logits": 3}
 
 
-def test_accuracy():
+def test_the_score_is_the_share_of_right_choices():
     task = build_task(TaskSettings(name="commonsense-qa"))
     assert task.score([1, 0, 3, 4], Dataset.from_dict({"labels": [1, 2, 3, 3]})) == {"accuracy": 0.5}
 

@@ -45,7 +45,7 @@ def test_the_models_config_holds_the_scale(tmp_path):
     assert model.classifier.out_features == 1
 
 
-def test_correlations():
+def test_the_scores_are_pearson_and_spearman_correlations():
     task = build_task(TaskSettings(name="regression"))
     predicted, labels = [0.1, 0.4, 0.3, 2.0, -1.0], [1.0, 2.0, 3.0, 4.0, 0.0]
     ranks = [np.argsort(np.argsort(values)) for values in (predicted, labels)]

@@ -66,7 +66,7 @@ def test_a_flipped_bit_anywhere_in_the_header(folder: Path, name: str, verify: b
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize("left", [0, 7, 8, 100, -1000, -1])
-def test_a_truncated_file(folder: Path, name: str, verify: bool, left: int) -> None:
+def test_a_truncated_file_is_refused(folder: Path, name: str, verify: bool, left: int) -> None:
     raw = (folder / name).read_bytes()
     (folder / name).write_bytes(raw[:left])
     with pytest.raises(
@@ -85,13 +85,13 @@ def test_a_file_that_is_too_long(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_missing_file(folder: Path, name: str) -> None:
+def test_a_missing_file_is_refused(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(UserError, match=f"{name}: missing: copy it from where the store was made"):
         open_store(folder)
 
 
-def test_two_files_swapped(folder: Path) -> None:
+def test_two_swapped_files_are_refused(folder: Path) -> None:
     first, second = folder / FILES[0], folder / FILES[1]
     raw = first.read_bytes()
     first.write_bytes(second.read_bytes())
@@ -155,7 +155,7 @@ def test_without_a_manifest_a_store_is_incomplete(folder: Path) -> None:
         (b'{"format": 3}', "should be 1 or 2"),
     ],
 )
-def test_a_damaged_manifest(folder: Path, text: bytes, reason: str) -> None:
+def test_a_damaged_manifest_is_refused(folder: Path, text: bytes, reason: str) -> None:
     (folder / "store.json").write_bytes(text)
     with pytest.raises(
         UserError, match=rf"store.json: not a manifest of format 1 or 2 \(.*{reason}.*\): use another store"

@@ -46,7 +46,7 @@ def words(values: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("offset", [0, 1, 8])
-def test_masking(dtype: torch.dtype, offset: int) -> None:
+def test_masking_equals_the_eager_version(dtype: torch.dtype, offset: int) -> None:
     values, kept = parts_of(SIZES, dtype, offset), masks_of(SIZES)
     expected = [value.clone() for value in values]
     for bits, value in zip(kept, expected, strict=True):
@@ -84,7 +84,7 @@ def products_of(kind: str, offset: int) -> list[Product]:
 @pytest.mark.parametrize("offset", [0, 3])
 @pytest.mark.parametrize("absolute", [False, True])
 @pytest.mark.parametrize("bounds", [(LOWEST_KEY, HIGHEST_KEY), (-5, 2**30)])
-def test_counting_and_copying(
+def test_counting_and_copying_equal_the_eager_version(
     kind: str, offset: int, absolute: bool, bounds: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accelerator, "ALWAYS_COPIED", 0)  # so that the limit is 205 keys
@@ -111,7 +111,7 @@ def test_counting_and_copying(
 
 @pytest.mark.parametrize("kind", PRODUCTS)
 @pytest.mark.parametrize("stride", [1, 7])
-def test_sample(kind: str, stride: int) -> None:
+def test_a_sample_has_the_keys_of_every_nth_weight(kind: str, stride: int) -> None:
     products, kept = products_of(kind, 1), masks_of(SIZES)
     parts = [slice(min(2, size), size, stride) for size in SIZES]
     keys, sizes = accelerator.Segments(products, True, kept).sample(parts)
@@ -121,7 +121,7 @@ def test_sample(kind: str, stride: int) -> None:
         assert torch.equal(own, sample_eager(scorer, size, bits, part).cpu())
 
 
-def test_pruning_places() -> None:
+def test_pruning_places_clears_their_bits() -> None:
     sizes = (3000, 1, 70)
     masks = [torch.ones(size, dtype=torch.bool) for size in sizes]
     kept = [pack(mask).to(DEVICE) for mask in masks]
