@@ -29,7 +29,8 @@ def fit_to_recipe(model: nn.Module, recipe: Recipe) -> None:
     """
     if recipe.model is not None:
         _check_built(model, recipe.model)
-        set_dropout(model, recipe.model.dropout)
+        if recipe.model.dropout is not None:  # the law changes no model of a script
+            set_dropout(model, recipe.dropout)
     if fields := ", ".join(fields_of_the_script(model, recipe)):
         announce(f"the script decides {fields}, not the recipe")
 

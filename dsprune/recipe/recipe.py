@@ -115,6 +115,19 @@ class Recipe(Section):
         """Whether the model is fine-tuned for the task at the start: it is if it is its own teacher."""
         return _start_of(self.model, self.distillation)
 
+    @property
+    def dropout(self) -> float | None:
+        """Dropout probability of the whole model, as the recipe or the schedule law has it; None = the model's own.
+
+        A run that prunes or is distilled has none: both regularise, and in a short run dropout slows learning down.
+        Measured with one seed each and labels alone, from the pretrained model to 90 % in one epoch
+        (`scripts/results/recovery`), with dropout 0.1 and 0: 77 intents 80.6 and 87.4 %, movie reviews 81.9 and 81.3 %.
+        """
+        given = None if self.model is None else self.model.dropout
+        if given is not None:
+            return None if given == "model" else given
+        return None if self.pruning is None and self.distillation is None else 0.0
+
 
 def _start_of(model: Model | None, distillation: Distillation | None) -> Start:
     if model is None:

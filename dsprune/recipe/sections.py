@@ -3,7 +3,7 @@
 The literal under each field is its documentation and its description in the JSON schema.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
@@ -34,8 +34,17 @@ class Model(Section):
     """Whether the model is fine-tuned for the task already, which the schedule law depends on. Default: null =
     `fine-tuned` if the model is its own teacher, else `pretrained`."""
 
-    dropout: float | None = Field(default=None, ge=0, lt=1)
-    """Dropout probability of the whole model during training. Default: null = the model's own."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["model"] | None = None
+    """Dropout probability of the whole model during training, or the model's own ones (`model`). Default: null = what
+    the schedule law gives: 0 in a run that prunes or is distilled, else the model's own."""
+
+    @field_validator("dropout", mode="before")
+    @classmethod
+    def _probability_or_own(cls, value: Any) -> Any:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value not in (None, "model") and not (is_number and 0 <= value < 1):
+            raise ValueError("must be a number from 0 on and below 1, or `model` for the model's own")
+        return value
 
     new_head: bool = False
     """Replace the model's head by a new one, for example to go from three labels to two. Default: false = a new head

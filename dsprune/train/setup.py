@@ -134,7 +134,7 @@ def assemble(recipe: Recipe, prepared: Prepared, ranks: Ranks, console: Console)
         model = start_model(task, recipe.model, tokenizer)
         if prepared.vocabulary is not None:
             prepared.vocabulary.shorten(model, keep_others=ranks.is_first)  # which writes the model
-        set_dropout(model, recipe.model.dropout)
+        set_dropout(model, recipe.dropout)
         engine, *_ = initialize_with(recipe, plan.steps_per_epoch, model=model, config=prepared.config)
     objective = None
     if recipe.distillation is not None and teacher is not None:

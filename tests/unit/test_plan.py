@@ -296,6 +296,7 @@ def test_what_the_schedule_law_chose_is_shown(bert: str) -> None:
     chosen = law_of(bert, "learning_rate={dense: 1e-4}", "budget.epochs=15")
     assert chosen == {
         "model.start": "pretrained",
+        "model.dropout": "0",
         "pruning.start": "step 90",
         "pruning.first": "60.2 %",
         "pruning.updates": "7",
@@ -325,13 +326,15 @@ def test_what_the_recipe_says_is_not_the_laws_choice(bert: str) -> None:
     ]
     assert set(law_of(bert, *overrides)) == {
         "model.start",
+        "model.dropout",
         "learning_rate.warmup",
         "learning_rate.rewind",
         "learning_rate.dense_peak",
     }
     rate = ["learning_rate.warmup=0", "learning_rate.rewind=true", "learning_rate.dense_peak=1"]
     teacher = f"distillation={{teacher: {bert}, temperature: 3}}"
-    assert law_of(bert, *rate, teacher, "model.start=pretrained", *overrides) == {}
+    model = ["model.start=pretrained", "model.dropout=model"]
+    assert law_of(bert, *rate, teacher, *model, *overrides) == {}
     assert law_of(bert, "pruning=null", "budget.epochs=1") == {}
 
 

@@ -204,6 +204,9 @@ class TestNumbers:
             (f"pruning.every=1{400 * '0'} epochs", "pruning.every: value '1000.*0 epochs': must be at most 4294967295"),
             (f"pruning.every=1{300 * '0'}", "pruning.every: value 1000.*: must be at most 4294967295"),
             ("distillation={teacher: t, temperature: 1e20}", "distillation.temperature: value .*: must be less than"),
+            ("model.dropout=1.0", "^model.dropout: value 1.0: must be a number from 0 on and below 1, or `model`"),
+            ("model.dropout=modell", "^model.dropout: value 'modell': must be a number from 0 on .*`model`"),
+            ("model.dropout=true", "^model.dropout: value True: must be a number"),
             ("budget.batch=!!int ''", "override .*: not valid YAML: found the tag tag:yaml.org,2002:int"),
             ("pruning={sparsity: 0.5, sparsity: 0.6}", "override .*: found the key 'sparsity' twice"),
             (
@@ -221,6 +224,22 @@ class TestNumbers:
         with pytest.raises(UserError, match=message) as caught:
             load_recipe("glue-90", [override])
         assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("overrides", "dropout"),
+        [
+            ([], 0.0),
+            (["pruning=null", "budget.epochs=1"], None),
+            (["pruning=null", "budget.epochs=1", "distillation.teacher=t"], 0.0),
+            (["model.dropout=model"], None),
+            (["model.dropout=0.2"], 0.2),
+            (["pruning=null", "budget.epochs=1", "model.dropout=0.2"], 0.2),
+        ],
+    )
+    def test_a_run_that_prunes_or_is_distilled_has_no_dropout(
+        self, overrides: list[str], dropout: float | None
+    ) -> None:
+        assert load_recipe("glue-90", overrides).dropout == dropout
 
     def test_a_dense_rate_counts_where_the_recipe_gives_no_peak(self) -> None:
         peak = load_recipe("glue-90", ["learning_rate.dense=2e-4"]).learning_rate.peak

@@ -55,6 +55,12 @@ def test_the_header_says_what_equals_the_original_and_what_differs(name: str) ->
     assert re.search(r"^# Source: .*^# Equal:\n#   .*^# Differs:\n#   ", header, re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.parametrize("name", [*BENCHMARKS, "gmp-glue", "gmp-squad", "mlperf-95"])
+def test_what_reproduces_others_has_the_dropout_of_the_model(name: str) -> None:
+    pruned = load_recipe(name, ["pruning.sparsity=0.9", "distillation.teacher=t"])
+    assert pruned.dropout is None
+
+
 @pytest.mark.parametrize("target", [0.8, 0.9, 0.97])
 def test_obert_prunes_seven_times_and_its_dense_baseline_has_the_same_rates(target: float) -> None:
     pruned = recipe_timetable(load_recipe("obert-squad", [f"pruning.sparsity={target}"]), 10)

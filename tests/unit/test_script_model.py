@@ -36,6 +36,13 @@ def test_dropout_is_set_in_the_model_of_a_script(bert: Path) -> None:
     assert model.config.hidden_dropout_prob == 0.25
 
 
+@pytest.mark.parametrize("settings", [{}, {"dropout": "model"}])
+def test_the_law_changes_no_dropout_of_a_script(bert: Path, settings: dict[str, Any]) -> None:
+    model = BertForSequenceClassification.from_pretrained(bert)
+    fit_to_recipe(model, recipe(model={"path": str(bert), **settings}, pruning={"sparsity": 0.9}))
+    assert model.config.hidden_dropout_prob == 0.1
+
+
 def test_a_dropout_that_is_a_whole_number_is_set_too() -> None:
     module = nn.MultiheadAttention(4, 2, dropout=0)
     set_dropout(module, 0.5)

@@ -46,6 +46,8 @@ def _of_the_run(plan: Plan) -> Iterator[tuple[str, str, str]]:
             "the model is its own teacher" if start == "fine-tuned" else "the model is not its own teacher"
         )
         yield "model.start", start, owner
+    if recipe.model is not None and recipe.model.dropout is None:
+        yield "model.dropout", "0", "zeros and a teacher regularise, and dropout slows a short run down"
     if recipe.distillation is not None and recipe.distillation.temperature == TEMPERATURE[start]:
         slow = "softened logits are slow to learn a task from"
         why = "logits close to the student's say more softened" if start == "fine-tuned" else slow
@@ -105,8 +107,8 @@ def _neighbours(recipe: Recipe) -> Iterator[tuple[str, str]]:
             "if the loss jumps at mask updates, or the data are few",
         )
         yield f"learning_rate.peak={rate.peak * 2:.2g}", "if accuracy is still rising at the end"
-    if recipe.model is not None and recipe.model.dropout is None:
-        yield "model.dropout=0", "usual for distillation, and for runs of a few epochs"
+    if recipe.model is not None and recipe.dropout == 0:
+        yield "model.dropout=model", "if validation gets worse late in a long run: the model's own dropout"
     if pruning is not None:
         yield f"pruning.method={OTHER.get(pruning.method, 'fisher')}", "the other score"
         if pruning.scope == "global":
