@@ -3,9 +3,6 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
-
-from pydantic import BaseModel
 
 from dsprune.checkpoint.tags import complete_tags, remove_tag
 from dsprune.engine.engine import PruningEngine
@@ -14,38 +11,13 @@ from dsprune.ranks.agreement import on_first_rank
 from dsprune.ranks.failures import explain_lost_ranks
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Checkpoints
+from dsprune.train.client_state import CLIENT, Best, ClientState
 from dsprune.train.metrics import Meter, diverged
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.status_file import StatusFile
 from dsprune.train.tracking import Tracker
-from dsprune.utils.records import Count
 
-__all__ = ["CLIENT", "Checkpointer", "ClientState"]
-
-CLIENT = "dsprune"
-"""Key in a checkpoint's client state: the best metric so far, and the state of the tracker."""
-
-
-class Best(BaseModel):
-    """The best evaluation so far: its first metric, and the tag of its checkpoint."""
-
-    metric: str
-    value: float
-    tag: str
-
-
-class ClientState(BaseModel):
-    """What a checkpoint has under `CLIENT`.
-
-    Attributes:
-        best: the best evaluation so far.
-        metrics_bytes: size of `metrics.jsonl`.
-        wandb_id: id of the run at Weights & Biases.
-    """
-
-    best: Best | None = None
-    metrics_bytes: Count = 0
-    wandb_id: str | None = None
+__all__ = ["Checkpointer"]
 
 
 class Checkpointer:
@@ -59,7 +31,7 @@ class Checkpointer:
         meter: saved with the engine.
         tracker: its state is saved with the engine.
         status: shows the newest checkpoint.
-        resumed: what the checkpoint had under `CLIENT` that the run resumes from; empty for a new run.
+        resumed: client state of the checkpoint that the run resumes from; None for a new run.
     """
 
     def __init__(
@@ -71,15 +43,15 @@ class Checkpointer:
         meter: Meter,
         tracker: Tracker,
         status: StatusFile,
-        resumed: dict[str, Any],
+        resumed: ClientState | None,
     ) -> None:
         self._settings, self._run, self._ranks = settings, run, ranks
         self._engine, self._meter, self._tracker, self._status = engine, meter, tracker, status
         timetable = engine.timetable
         self._every = max(1, settings.every.to_steps(timetable.steps_per_epoch, timetable.total_steps))
-        self._best: dict[str, Any] | None = resumed.get("best")
-        self._saved = engine.global_steps if resumed else 0
-        if ranks.is_first and resumed:
+        self._best = None if resumed is None else resumed.best
+        self._saved = 0 if resumed is None else engine.global_steps
+        if ranks.is_first and resumed is not None:
             self._remove_old()
 
     def is_due(self) -> bool:
@@ -97,9 +69,9 @@ class Checkpointer:
         if not self._settings.best or not at_target:
             return False
         name, value = next(iter(metrics.items()))
-        if self._best is not None and value <= self._best["value"]:
+        if self._best is not None and value <= self._best.value:
             return False
-        self._best = {"metric": name, "value": value, "tag": self._tag}
+        self._best = Best(metric=name, value=value, tag=self._tag)
         return True
 
     def save(self) -> None:
@@ -114,12 +86,12 @@ class Checkpointer:
         if not self._meter.is_finite():
             raise RunFailedError(diverged(self._engine.applied_steps))
         on_first_rank(self._ranks, self._run.check_exists)
-        client = {"best": self._best, **self._tracker.state()}
+        client = ClientState(best=self._best, **self._tracker.state())
         with self._explain_failure():
             self._engine.save_checkpoint(
                 str(self._run.checkpoints),
                 self._tag,
-                client_state={CLIENT: client},
+                client_state={CLIENT: client.model_dump()},
                 rank_state=self._meter.state(),
             )
         self._saved = self._engine.global_steps
@@ -151,7 +123,7 @@ class Checkpointer:
         """Remove tags that are neither among the newest nor the best, and incomplete ones."""
         kept = {folder.name for folder in complete_tags(self._run.checkpoints)[: self._settings.keep]}
         if self._best is not None:
-            kept.add(self._best["tag"])
+            kept.add(self._best.tag)
         for folder in self._run.checkpoints.glob("global_step*"):
             if folder.name not in kept:
                 remove_tag(folder)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -19,7 +18,7 @@ from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.recipe.recipe import settings_of
-from dsprune.train.checkpointing import CLIENT, ClientState
+from dsprune.train.client_state import CLIENT, ClientState
 from dsprune.train.metrics import Meter
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.run_records import read_start
@@ -145,7 +144,7 @@ def restore(
     masks_from: MasksFrom | None,
     ranks: Ranks,
     console: Console,
-) -> dict[str, Any]:
+) -> ClientState | None:
     """Load the newest good checkpoint of the start point, or keep the zeros of a sparse model.
 
     Collective: every rank must call this.
@@ -160,7 +159,7 @@ def restore(
         console: where the start is reported.
 
     Returns:
-        What the run's own checkpoint has under `CLIENT`; empty for a new run.
+        The client state of the run's own checkpoint; None for a new run.
 
     Raises:
         UserError: no checkpoint is good; the message is that of the newest one.
@@ -170,7 +169,7 @@ def restore(
         say(console, f"{start.lost}; trying the previous one", shown=ranks.is_first)
     for folder in start.tags:
         try:
-            content = _load(engine, meter, folder, masks_from, ranks, is_own=start.is_own)
+            client = _load(engine, meter, folder, masks_from, ranks, is_own=start.is_own)
         except UserError as error:
             is_last = folder == start.tags[-1]
             say(console, f"{error}; trying the previous one", shown=ranks.is_first and not is_last)
@@ -182,7 +181,7 @@ def restore(
         if start.is_own and ranks.is_first:
             for damaged in failed:
                 invalidate_tag(damaged)
-        return content
+        return client
     if failed:
         raise next(iter(failed.values()))
     if sparsity := engine.start_sparse(model, masks_from):
@@ -191,7 +190,7 @@ def restore(
             f"starts with the zeros of {model}, {sparsity:.4f} of the prunable weights",
             shown=ranks.is_first,
         )
-    return {}
+    return None
 
 
 def _load(
@@ -202,19 +201,17 @@ def _load(
     ranks: Ranks,
     *,
     is_own: bool,
-) -> dict[str, Any]:
-    """Load a checkpoint and, if it is the run's own, the meter; return what it has under `CLIENT`."""
+) -> ClientState | None:
+    """Load a checkpoint; if it is the run's own, restore the meter too, and return its client state."""
     _, client = engine.load_checkpoint(str(folder.parent), folder.name, masks_from=masks_from)
     if not is_own:
-        return {}
+        return None
 
-    def restore_meter() -> dict[str, Any]:
+    def restore_meter() -> ClientState:
         with explain_damage(folder):
             if (state := read_rank_state(folder)) is not None:  # None after a change of the number of ranks
                 meter.restore(state)
-            content: dict[str, Any] = client.get(CLIENT, {})
-            ClientState.model_validate(content)
-        return content
+            return ClientState.model_validate(client.get(CLIENT, {}))
 
     return on_every_rank(ranks, restore_meter)
 

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe
 from dsprune.schedule import Timetable
+from dsprune.train.client_state import ClientState
 from dsprune.train.run_folder import RunFolder
 
 __all__ = ["JsonLines", "Result", "Tracker", "open_tracker"]
@@ -38,7 +39,7 @@ class Tracker:
         """Record values of a step, counted in applied optimizer steps."""
 
     def state(self) -> dict[str, Any]:
-        """Return what `open_tracker` needs to continue from here."""
+        """Return the fields of `ClientState` from which `open_tracker` continues."""
         return {}
 
     def finish(self, step: int, result: Result) -> None:
@@ -49,7 +50,7 @@ class Tracker:
 
 
 def open_tracker(
-    recipe: Recipe, run: RunFolder, timetable: Timetable, ranks: Ranks, resumed: Mapping[str, Any]
+    recipe: Recipe, run: RunFolder, timetable: Timetable, ranks: Ranks, resumed: ClientState
 ) -> Tracker:
     """Return the tracker of this rank.
 
@@ -58,11 +59,11 @@ def open_tracker(
         run: the folder of the run, which holds the ds_config already.
         timetable: recorded with the recipe.
         ranks: this process among all.
-        resumed: the `state` of the tracker to continue; empty for a new run.
+        resumed: client state of the checkpoint that the run resumes from; the defaults for a new run.
     """
     if not ranks.is_first:
         return Tracker()
-    trackers: list[Tracker] = [JsonLines(run.metrics, resumed)]
+    trackers: list[Tracker] = [JsonLines(run.metrics, resumed.metrics_bytes)]
     if recipe.tracking.wandb:
         from dsprune.train.wandb_tracker import WeightsAndBiases  # slow to import
 
@@ -72,7 +73,7 @@ def open_tracker(
             "ds_config": json.loads(run.ds_config.read_text(encoding="utf-8")),
             "world_size": ranks.world_size,
         }
-        trackers.append(WeightsAndBiases(recipe, run, config, resumed.get("wandb_id")))
+        trackers.append(WeightsAndBiases(recipe, run, config, resumed.wandb_id))
     return _Trackers(trackers)
 
 
@@ -81,12 +82,12 @@ class JsonLines(Tracker):
 
     Args:
         path: file to append to.
-        resumed: the `state` at which to continue; later lines are cut off, since the run logs them again.
+        size: bytes of it to keep; later lines are cut off, since the run logs them again.
     """
 
-    def __init__(self, path: Path, resumed: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, size: int) -> None:
         self._file = path.open("a", encoding="utf-8")
-        self._file.truncate(min(resumed.get("metrics_bytes", 0), path.stat().st_size))
+        self._file.truncate(min(size, path.stat().st_size))
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Write a line."""

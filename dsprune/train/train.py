@@ -19,6 +19,7 @@ from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe
 from dsprune.recipe.recipe import settings_of
 from dsprune.train.checkpointing import Checkpointer
+from dsprune.train.client_state import ClientState
 from dsprune.train.display import Display, describe_metrics
 from dsprune.train.evaluation import evaluate
 from dsprune.train.metrics import Meter, step_metrics, update_metrics
@@ -150,7 +151,7 @@ def _open_session(
             prepared.vocabulary.write(run.vocabulary)
         run.begin(recipe, engine.config, is_new=not start.is_own)
         run.write_start(engine.timetable, ranks.world_size, str(engine.device), parts.digests)
-    tracker = open_tracker(recipe, run, engine.timetable, ranks, resumed)
+    tracker = open_tracker(recipe, run, engine.timetable, ranks, resumed or ClientState())
     stack.callback(tracker.close, exit_code=1)  # of a run that fails; any other has closed its tracker before
     status = StatusFile(run.status, ranks, **_initial_status(parts, is_resumed=bool(start.tags)))
     stack.enter_context(status)

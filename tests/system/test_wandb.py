@@ -20,6 +20,7 @@ from dsprune.schedule import Timetable, build_timetable
 from dsprune.testing.forked import ForkedRanks
 from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
+from dsprune.train.client_state import ClientState
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.tracking import Result, Tracker, open_tracker
 from tests.offline_wandb import OfflineRun, read_offline_run
@@ -53,7 +54,9 @@ def folder(recipe: Recipe) -> RunFolder:
 
 
 def opened(recipe: Recipe, run: RunFolder, resumed: dict[str, str] | None = None) -> Tracker:
-    return open_tracker(recipe, run, timetable(recipe), Ranks(0, 0, 2), resumed or {})
+    return open_tracker(
+        recipe, run, timetable(recipe), Ranks(0, 0, 2), ClientState.model_validate(resumed or {})
+    )
 
 
 def files_of(run: RunFolder) -> list[Path]:
@@ -131,7 +134,7 @@ def test_a_model_is_sent_only_when_asked(recipe: Recipe) -> None:
 
 def test_the_other_ranks_say_nothing(recipe: Recipe, tmp_path: Path) -> None:
     run = folder(recipe)
-    tracker = open_tracker(recipe, run, timetable(recipe), Ranks(1, 1, 2), {})
+    tracker = open_tracker(recipe, run, timetable(recipe), Ranks(1, 1, 2), ClientState())
     tracker.log(1, {"loss": 1.0})
     tracker.close()
     assert not run.metrics.exists()
