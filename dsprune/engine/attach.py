@@ -12,7 +12,8 @@ from dsprune.ranks.ranks import announce
 from dsprune.recipe import Pruning, Recipe
 from dsprune.schedule import Timetable
 from dsprune.selection.weights import weights_to_prune
-from dsprune.zero.limits import check_engine, check_optimizer_state, check_settings
+from dsprune.zero.agreement import check_settings
+from dsprune.zero.limits import check_engine, check_optimizer_state
 from dsprune.zero.parameters import check_precision, full_shape
 from dsprune.zero.stages import open_layout
 

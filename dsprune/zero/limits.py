@@ -1,7 +1,6 @@
-"""What dsprune cannot prune under, and where engine and recipe disagree: refused before anything is trained."""
+"""What dsprune cannot prune under, which is refused before anything is trained."""
 
 from collections.abc import Iterator
-from math import isclose
 from typing import Any
 
 from deepspeed import DeepSpeedEngine
@@ -17,7 +16,6 @@ from pydantic import ValidationError
 
 from dsprune.errors import UserError
 from dsprune.methods.method import find_method
-from dsprune.recipe import Recipe
 from dsprune.utils.text import short
 from dsprune.zero.keys import OPTIMIZERS_OF_TORCH, wrong_keys
 
@@ -27,7 +25,6 @@ __all__ = [
     "check_ds_config",
     "check_engine",
     "check_optimizer_state",
-    "check_settings",
     "wrong_settings",
 ]
 
@@ -207,84 +204,3 @@ def _get(config: dict[str, Any], dotted: str) -> Any:
     for key in dotted.split("."):
         value = value.get(key) if isinstance(value, dict) else None
     return value
-
-
-def check_settings(engine: DeepSpeedEngine, recipe: Recipe) -> None:
-    """Check that the engine has what the recipe sets by hand; a default of the recipe gives way to the engine.
-
-    Raises:
-        UserError: names every setting that differs, with both values.
-    """
-    if differences := list(_differences(engine, recipe)):
-        raise UserError(
-            f"the engine and the recipe disagree: {'; '.join(differences)}: change one of them, or leave the value "
-            f"out of the recipe"
-        )
-
-
-def _differences(engine: DeepSpeedEngine, recipe: Recipe) -> Iterator[str]:
-    for field, ours, theirs in _pairs(engine, recipe):
-        *sections, name = field.split(".")
-        owner: Any = recipe
-        for section in sections:
-            owner = getattr(owner, section)
-        is_set = name in owner.model_fields_set and ours is not None
-        if is_set and not _is_same(ours, theirs):
-            value = f"{field}={_shown(ours)}" if name != "peak" else recipe.learning_rate.shown_peak
-            yield f"{value} in the recipe, {_shown(theirs)} in the engine"
-
-
-def _pairs(engine: DeepSpeedEngine, recipe: Recipe) -> Iterator[tuple[str, Any, Any]]:
-    """Yield a recipe's field, its value and that of the engine."""
-    yield "budget.batch", recipe.budget.batch, engine.train_batch_size()
-    yield "budget.micro_batch", recipe.budget.micro_batch, engine.train_micro_batch_size_per_gpu()
-    yield "gradient_clipping", recipe.gradient_clipping, engine.gradient_clipping()
-    precision = "bf16" if engine.bfloat16_enabled() else "fp16" if engine.fp16_enabled() else "fp32"
-    yield "precision", recipe.precision, precision
-    optimizer, kind = engine.basic_optimizer, recipe.optimizer.type
-    groups = optimizer.param_groups
-    yield "optimizer.type", kind, kind if _is_of_type(optimizer, kind) else type(optimizer).__name__
-    if not recipe.learning_rate.scale:
-        peaks = {group.get("initial_lr", group["lr"]) for group in groups}
-        yield "learning_rate.peak", recipe.learning_rate.peak, _common(peaks)
-    yield "optimizer.decoupled", recipe.optimizer.decoupled, _is_decoupled(optimizer)
-    # Biases and norms may have no weight decay, so one group may differ.
-    decays = {group["weight_decay"] for group in groups if "weight_decay" in group}
-    if len(decays) > 1 and 0.0 in decays:
-        decays.discard(0.0)
-        yield "optimizer.decayed", recipe.optimizer.decayed, "matrices"
-    if decays:
-        yield "optimizer.weight_decay", recipe.optimizer.weight_decay, _common(decays)
-    for name in ("betas", "eps"):
-        values = {tuple(v) if isinstance(v := group[name], list) else v for group in groups if name in group}
-        if values:
-            yield f"optimizer.{name}", getattr(recipe.optimizer, name), _common(values)
-
-
-def _is_of_type(optimizer: Any, kind: str) -> bool:
-    """Return whether an optimizer is what a ds_config calls by a name; DeepSpeed's `Adam` is AdamW by default."""
-    found = type(optimizer).__name__.removeprefix("Fused").removeprefix("DeepSpeedCPU").lower()
-    if (found, kind.lower()) == ("adam", "adamw"):
-        return _is_decoupled(optimizer)
-    return found.removesuffix("w") == kind.lower().removesuffix("w")
-
-
-def _is_decoupled(optimizer: Any) -> bool:
-    """Return whether weight decay acts on the weights, which an Adam of DeepSpeed or of torch says in its own way."""
-    by_torch = optimizer.param_groups[0].get("decoupled_weight_decay", False)
-    return bool(getattr(optimizer, "adam_w_mode", by_torch))
-
-
-def _common(values: set[Any]) -> Any:
-    """Return the one value, or all of them."""
-    return next(iter(values)) if len(values) == 1 else sorted(values)
-
-
-def _is_same(ours: Any, theirs: Any) -> bool:
-    if isinstance(ours, float) and isinstance(theirs, int | float):
-        return isclose(ours, theirs, rel_tol=1e-6)
-    return bool(ours == theirs)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

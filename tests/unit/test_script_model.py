@@ -14,7 +14,7 @@ from dsprune.errors import UserError
 from dsprune.model.fit import set_dropout
 from dsprune.recipe import Recipe
 from dsprune.testing.tiny import TinyModel, tiny_bert
-from dsprune.zero.limits import _is_of_type
+from dsprune.zero.agreement import _is_of_type
 from dsprune.zero.parameters import check_parameters
 
 
