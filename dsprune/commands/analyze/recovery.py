@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
+from dsprune.model.fit import set_dropout
 from dsprune.model.patterns import parameter_groups
 from dsprune.ranks.batch_order import BatchPlan, TrainSampler
 from dsprune.ranks.collectives import all_reduce_
@@ -56,6 +57,7 @@ class Recovery:
         sampler = TrainSampler(plan, self.data["length"][:], self.ranks.rank, start=0, stop=self.steps)
         batches = iter(DataLoader(self.data, batch_sampler=sampler, collate_fn=self.collate))
         torch.manual_seed(self.recipe.seed + self.ranks.rank)
+        set_dropout(model, self.recipe.dropout)
         model.train()
         for _ in range(self.steps):
             for batch in itertools.islice(batches, plan.accumulation):
