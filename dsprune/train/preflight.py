@@ -52,6 +52,7 @@ class Prepared:
         model: the model to train, on the meta device.
         weights: those that are pruned; none without pruning.
         vocabulary: the embedding rows to train; None for all.
+        source: what the teacher logits store is made from; None without a store.
     """
 
     path: str
@@ -65,6 +66,7 @@ class Prepared:
     model: PreTrainedModel
     weights: Choice
     vocabulary: Vocabulary | None
+    source: Source | None
 
     def remarks(self) -> Iterator[str]:
         """Yield one line for each oddity of model and data that training accepts."""
@@ -108,8 +110,10 @@ def preflight(recipe: Recipe, ranks: Ranks) -> Prepared:
     batch, micro_batch = config["train_batch_size"], config["train_micro_batch_size_per_gpu"]
     plan = BatchPlan(len(data), batch, micro_batch, ranks.world_size, recipe.seed)
     timetable = recipe_timetable(recipe, plan.steps_per_epoch)
+    source = None
     if recipe.distillation is not None and recipe.distillation.store:
-        _check_store(recipe.distillation, task, tokenizer, data)
+        source = Source.of(recipe.distillation.teacher, task, tokenizer, data, ALONE)
+        _check_store(recipe.distillation, source)
     return Prepared(
         recipe.model.path,
         config,
@@ -122,6 +126,7 @@ def preflight(recipe: Recipe, ranks: Ranks) -> Prepared:
         model,
         weights,
         vocabulary,
+        source,
     )
 
 
@@ -142,11 +147,9 @@ def _is_complete(settings: Distillation) -> bool:
     return settings.store is not None and Path(settings.store, MANIFEST).exists()
 
 
-def _check_store(
-    settings: Distillation, task: Task, tokenizer: PreTrainedTokenizerBase, data: Dataset
-) -> None:
+def _check_store(settings: Distillation, source: Source) -> None:
     """Check that the store matches, complete or not, without reading all of it."""
-    folder, source = Path(str(settings.store)), Source.of(settings.teacher, task, tokenizer, data, ALONE)
+    folder = Path(str(settings.store))
     if _is_complete(settings):
         open_matching_store(folder, settings, source, ALONE, torch.device("cpu"), verify=False)
     else:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from dsprune.distillation.capture.build_store import build_store, describe_records
-from dsprune.distillation.capture.forward import Execution, Source
+from dsprune.distillation.capture.forward import Execution
 from dsprune.distillation.objective import LOSSES, DistillationObjective
 from dsprune.distillation.store.format import MANIFEST
 from dsprune.distillation.teachers import (
@@ -127,7 +127,7 @@ def assemble(recipe: Recipe, prepared: Prepared, ranks: Ranks, console: Console)
         say(console, remark)
     teacher = None
     if recipe.distillation is not None:
-        teacher, data = _open_teacher(recipe.distillation, task, tokenizer, data, collate, ranks, console)
+        teacher, data = _open_teacher(recipe.distillation, prepared, collate, ranks, console)
     # Each rank has its own dropout. New weights differ too, until DeepSpeed broadcasts those of rank 0.
     seed_everything(recipe.seed + ranks.rank)
     with waiting(console, describe_loading(recipe.model.path, prepared.config), shown=ranks.is_first):
@@ -144,32 +144,25 @@ def assemble(recipe: Recipe, prepared: Prepared, ranks: Ranks, console: Console)
 
 
 def _open_teacher(
-    settings: Distillation,
-    task: Task,
-    tokenizer: PreTrainedTokenizerBase,
-    data: Dataset,
-    collate: Collate,
-    ranks: Ranks,
-    console: Console,
+    settings: Distillation, prepared: Prepared, collate: Collate, ranks: Ranks, console: Console
 ) -> tuple[Teacher, Dataset]:
     """Return the teacher, and the training examples with the columns that it needs.
 
     A missing store is computed first. Collective: every rank must call this.
     """
     device = join_ranks(ranks)
-    if settings.store is None:
+    if prepared.source is None:
         with waiting(console, f"loading the teacher {settings.teacher}", shown=ranks.is_first):
-            model: nn.Module = task.build_model(settings.teacher, tokenizer, new_head=False)
+            model: nn.Module = prepared.task.build_model(settings.teacher, prepared.tokenizer, new_head=False)
         model.eval().requires_grad_(False)
-        return OnlineTeacher(model.to(device=device), task, collate), data
-    folder = Path(settings.store)
-    with waiting(console, "reading the teacher's and the data's fingerprints", shown=ranks.is_first):
-        source = Source.of(settings.teacher, task, tokenizer, data, ranks)
+        return OnlineTeacher(model.to(device=device), prepared.task, collate), prepared.data
+    folder = Path(str(settings.store))
+    source = prepared.source.with_teacher_fingerprint(ranks)  # the first rank's, for all to act alike
     if on_first_rank(ranks, lambda: not (folder / MANIFEST).exists()):
         build_store(folder, settings, source, Execution(device), ranks, console)
     store = open_matching_store(folder, settings, source, ranks, device)
     if ranks.is_first:
         manifest, spec = store.manifest, store.manifest.spec
-        records = describe_records(manifest.num_records, len(data))
+        records = describe_records(manifest.num_records, len(source.samples))
         say(console, f"teacher: {folder}: {records}, kind {spec.kind} {spec.dtype}")
     return StoredTeacher(store, collate), with_fingerprints(source)

@@ -1,14 +1,19 @@
 """Micro-batches with a teacher's stored outputs, and the fingerprints by which they are found."""
 
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from datasets import Dataset
 
 from dsprune.distillation import FullSignal, Head, HiddenSignal, TopKSignal
+from dsprune.distillation.capture.forward import Source
 from dsprune.distillation.store.format import FINGERPRINT
 from dsprune.distillation.teachers import MicroBatch, with_fingerprints
+from dsprune.ranks.ranks import Ranks
 
 
 def test_each_example_has_its_own_fingerprint() -> None:
@@ -35,3 +40,17 @@ def test_a_change_reaches_every_tensor_of_a_micro_batch() -> None:
     tensors += [getattr(moved.stored["topk"], name) for name in ("values", "indices", "rest")]
     assert all(tensor.is_meta for tensor in tensors)
     assert moved.stored["topk"].temperatures == (1.0,)
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_all_ranks_take_the_teacher_of_the_first(is_here: bool, tmp_path: Path) -> None:
+    """A rank that has other weights, or has some where the first has none, would act alone."""
+    if is_here:
+        (tmp_path / "model.safetensors").write_bytes(b"the first rank's")
+    absent: Any = None
+    own = {"tokenizer": "a", "teacher": "this rank's"}
+    source = Source(str(tmp_path), absent, absent, absent, np.array([], FINGERPRINT), own)
+    origin = source.with_teacher_fingerprint(Ranks(0, 0, 1)).origin
+    assert origin["tokenizer"] == "a"
+    assert origin.get("teacher") != "this rank's"
+    assert ("teacher" in origin) == is_here

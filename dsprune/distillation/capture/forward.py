@@ -57,12 +57,14 @@ class Source:
         return source.with_teacher_fingerprint(ranks)
 
     def with_teacher_fingerprint(self, ranks: Ranks) -> "Source":
-        """Add the teacher's fingerprint, if its weights are on this machine.
+        """Take the first rank's fingerprint of the teacher, which has one if its weights are on this machine.
 
         Collective: every rank must call this.
         """
         weights = on_first_rank(ranks, lambda: teacher_fingerprint(self.teacher))
-        return self if weights is None else replace(self, origin={**self.origin, "teacher": weights})
+        found = {} if weights is None else {"teacher": weights}
+        others = {name: value for name, value in self.origin.items() if name != "teacher"}
+        return replace(self, origin=others | found)
 
     @property
     def dataset(self) -> str:
