@@ -6,7 +6,7 @@ from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.engine.learning_rate import check_no_scheduler
 from dsprune.errors import UserError
 from dsprune.methods.checks import check_pruning
-from dsprune.model.prunable import describe_dense
+from dsprune.model.prunable import describe_dense, describe_outside
 from dsprune.model.wrappers import check_no_adapter, check_not_compiled
 from dsprune.ranks.ranks import announce
 from dsprune.recipe import Pruning, Recipe
@@ -72,6 +72,8 @@ def initial_state(
     choice = weights_to_prune(engine.module, pruning, shape_of=full_shape)
     if choice.dense:
         announce(describe_dense(choice))
+    if outside := describe_outside(choice):
+        announce(outside)
     return PruningState(open_layout(engine, choice.tensors), pruning, timetable)
 
 

@@ -1,15 +1,16 @@
 """The blocks of a model's encoder and decoder, and what each matrix inside them is.
 
-A block is an element of an `nn.ModuleList` of containers, as in every stack of transformer layers; or of an
-`nn.Sequential` or `nn.ModuleDict` of containers of one class. A list of heads outside of the blocks is no stack. Inside
-a block every parameter of two or more dimensions is a matrix, or several: the weight of a linear layer or of a
-convolution of width 1, a parameter of the module itself (`nn.MultiheadAttention.in_proj_weight`), stacked experts
+A block is an element of an `nn.ModuleList` of containers, as in every stack of transformer layers; of an
+`nn.ModuleDict` of containers of one class; or of an `nn.Sequential` of such, perhaps beside plain layers. So is a
+module of the class of a block that stands elsewhere. A list of heads outside of the blocks is no stack. Inside a block
+every parameter of two or more dimensions is a matrix, or several: the weight of a linear layer or of a convolution of
+width 1, a parameter of the module itself (`nn.MultiheadAttention.in_proj_weight`), stacked experts
 `[experts, out, in]`. By default these stay dense: embeddings, norms, biases and other tables, wider convolutions, and
 the routers that choose experts.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -18,7 +19,7 @@ from dsprune.model.shard import ShapeOf
 
 __all__ = [
     "CONVOLUTION", "DEPTHWISE", "EMBEDDING", "GROUPED", "NORM", "NO_MATRICES", "ROUTER", "TABLE",
-    "block_matrices", "blocks_of", "is_vector",
+    "block_matrices", "blocks_of", "is_vector", "matrices_outside",
 ]  # fmt: skip
 
 ROUTER, EMBEDDING, NORM, TABLE = "router", "embedding", "norm", "bias or table"
@@ -39,10 +40,21 @@ CHOOSES = re.compile(r"^(w_|to_)?(gates?|gating|noise|wg|switch)$|rout|experts?_
 
 
 def blocks_of(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the blocks of every stack, in order."""
-    for name, stack in model.named_modules():
-        if _is_stack(stack) and not _holds_heads(name):
-            yield from (block for block in stack.children() if any(block.children()))
+    """Yield the blocks of every stack, in order, and then those that are in none."""
+    modules, stacked, known = dict(model.named_modules()), [], set()
+    for name, module in modules.items():
+        if _holds_heads(name):
+            known |= set(module.modules())
+        elif _is_stack(module):
+            stacked += _containers(module)
+    yield from stacked
+    classes = {type(block) for block in stacked} - {nn.Sequential, nn.ModuleList, nn.ModuleDict}
+    known |= {module for block in stacked for module in block.modules()}
+    yield from (module for module in modules.values() if type(module) in classes and module not in known)
+
+
+def _containers(module: nn.Module) -> list[nn.Module]:
+    return [child for child in module.children() if any(child.children())]
 
 
 def _holds_heads(name: str) -> bool:
@@ -53,11 +65,12 @@ def _holds_heads(name: str) -> bool:
 def _is_stack(module: nn.Module) -> bool:
     """Return whether a module is a list of blocks. A list of plain layers, such as several classifiers, is not."""
     elements = [element for element in module.children() if not isinstance(element, nn.Identity)]
-    if not elements or not all(any(element.children()) for element in elements):
+    blocks = _containers(module)
+    if not blocks or not (len(blocks) == len(elements) or isinstance(module, nn.Sequential)):
         return False
     if isinstance(module, nn.ModuleList):  # of several classes, where attention alternates with another layer
         return True
-    one_class = len(elements) > 1 and len({type(element) for element in elements}) == 1
+    one_class = len(blocks) > 1 and len({type(block) for block in blocks}) == 1
     return one_class and isinstance(module, nn.Sequential | nn.ModuleDict)
 
 
@@ -80,6 +93,22 @@ def block_matrices(model: nn.Module, shape_of: ShapeOf) -> dict[int, str | None]
                     kind = ROUTER if id(parameter) in routers else _dense_kind(module, name)
                     found.setdefault(id(parameter), kind)
     return found
+
+
+def matrices_outside(model: nn.Module, inside: Container[int], shape_of: ShapeOf) -> set[int]:
+    """Return the matrices outside of the blocks by id, without embeddings, what is tied to them, and wide convolutions.
+
+    Args:
+        model: the model.
+        inside: ids of the parameters in the blocks.
+        shape_of: as for `block_matrices`.
+    """
+    kinds: dict[int, set[str | None]] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in inside and not is_vector(name, shape_of(parameter)):
+                kinds.setdefault(id(parameter), set()).add(_dense_kind(module, name))
+    return {key for key, found in kinds.items() if found == {None}}
 
 
 def is_vector(name: str, shape: tuple[int, ...]) -> bool:

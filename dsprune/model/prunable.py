@@ -12,24 +12,35 @@ from math import prod
 from torch import nn
 
 from dsprune.errors import UserError
-from dsprune.model.blocks import NO_MATRICES, block_matrices, is_vector
+from dsprune.model.blocks import NO_MATRICES, block_matrices, is_vector, matrices_outside
 from dsprune.model.orientation import has_inputs_first
 from dsprune.model.patterns import names_of, parameters_matching, patterns_of, values_by_pattern
 from dsprune.model.shard import PrunableTensor, ShapeOf, plain_name, plain_shape
 from dsprune.model.wrappers import check_plain
 from dsprune.utils.text import percent
 
-__all__ = ["Choice", "DenseMatrix", "choose_weights", "dense_groups", "describe_dense", "find_prunable"]
+__all__ = [
+    "Choice",
+    "DenseMatrix",
+    "choose_weights",
+    "dense_groups",
+    "describe_dense",
+    "describe_outside",
+    "find_prunable",
+]
 
 UNASKED = 0.01
 """Fraction of the blocks' weights that may stay dense though neither the recipe nor their kind asks for it."""
 
-EXCLUDED, OTHERS = "excluded", "not in pruning.only"
+MANY, NAMED = 0.1, 4
+"""Fraction of the matrices' weights outside of the blocks from which on they are named, and how many groups are."""
+
+EXCLUDED, OTHERS, OUTSIDE = "excluded", "not in pruning.only", "outside of the blocks"
 
 
 @dataclass(frozen=True)
 class DenseMatrix:
-    """A parameter inside the blocks that is not pruned.
+    """A matrix, or another parameter inside the blocks, that is not pruned.
 
     Attributes:
         name: its name in the model's `named_parameters()`.
@@ -54,11 +65,13 @@ class Choice:
     Attributes:
         tensors: the weights to prune, in the order of `named_parameters()`.
         dense: the other matrices and tables inside the blocks, in the same order.
+        outside: the matrices outside of the blocks that the recipe does not name, in the same order.
         num_block_weights: number of weights of all matrices and tables inside the blocks.
     """
 
     tensors: tuple[PrunableTensor, ...]
     dense: tuple[DenseMatrix, ...]
+    outside: tuple[DenseMatrix, ...]
     num_block_weights: int
 
 
@@ -113,7 +126,8 @@ def choose_weights(
         if has_inputs_first(module)
         for weight in module.parameters(recurse=False)
     }
-    chosen, dense = {}, []
+    others = set() if only else matrices_outside(model, kinds, shape_of) - included - excluded
+    chosen, dense, outside = {}, [], []
     for name, parameter in model.named_parameters():
         key = id(parameter)
         tensor = PrunableTensor(plain_name(name), shape_of(parameter), inputs_first=key in transposed)
@@ -126,9 +140,12 @@ def choose_weights(
             is_asked = asked is not None and kinds[key] not in NO_MATRICES
             reason = asked if is_asked else kinds[key] or _obstacle(parameter)
             dense.append(DenseMatrix(tensor.name, tensor.shape, str(reason)))
+        elif key in others:
+            outside.append(DenseMatrix(tensor.name, tensor.shape, OUTSIDE))
     num_weights = sum(tensor.numel for tensor in dense)
     num_weights += sum(tensor.numel for key, tensor in chosen.items() if key in kinds)
-    choice = Choice(_with_targets(chosen, names, sparsities or {}), tuple(dense), num_weights)
+    tensors = _with_targets(chosen, names, sparsities or {})
+    choice = Choice(tensors, tuple(dense), tuple(outside), num_weights)
     _check_asked(choice)
     if not chosen:
         raise UserError(
@@ -163,6 +180,21 @@ def describe_dense(choice: Choice) -> str:
         for pattern, group in dense_groups(choice.dense)
     )
     return f"dense inside the blocks, {percent(share)} of their weights: {'; '.join(parts)}"
+
+
+def describe_outside(choice: Choice) -> str | None:
+    """Return one line about the matrices outside of the blocks; None where they are few."""
+    num_outside = sum(matrix.numel for matrix in choice.outside)
+    share = num_outside / max(1, num_outside + choice.num_block_weights)
+    if share < MANY:
+        return None
+    groups = sorted(dense_groups(choice.outside), key=lambda group: -sum(matrix.numel for matrix in group[1]))
+    parts = [f"{len(group)} x {list(group[0].shape)} {pattern}" for pattern, group in groups]
+    more = f"; {len(parts) - NAMED} more" if len(parts) > NAMED else ""
+    return (
+        f"dense outside of the blocks, {percent(share)} of all matrices' weights: {'; '.join(parts[:NAMED])}{more}: "
+        f"pruning.include adds matrices"
+    )
 
 
 def _with_targets(

@@ -132,7 +132,7 @@ def preflight(recipe: Recipe, ranks: Ranks) -> Prepared:
 
 def recipe_weights(recipe: Recipe, model: nn.Module) -> Choice:
     """Return the weights of a model that the recipe prunes."""
-    return Choice((), (), 0) if recipe.pruning is None else weights_to_prune(model, recipe.pruning)
+    return Choice((), (), (), 0) if recipe.pruning is None else weights_to_prune(model, recipe.pruning)
 
 
 def _check_not_pruned(model: PreTrainedModel, weights: Choice) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from dsprune.errors import UserError
-from dsprune.model.prunable import choose_weights, describe_dense, find_prunable
+from dsprune.model.prunable import choose_weights, describe_dense, describe_outside, find_prunable
 from dsprune.zero.parameters import full_shape
 
 # h hidden size, f feed-forward size, v vocabulary; two layers in each stack.
@@ -308,6 +308,59 @@ def test_blocks_may_alternate_between_two_classes():
         "0.0.weight",
         "1.0.weight",
     }
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+
+
+def stack(*, more=()):
+    return nn.Sequential(Block(), Block(), *more)
+
+
+@pytest.mark.parametrize(
+    ("parts", "pruned"),
+    [
+        ({"encoder": stack(more=[nn.LayerNorm(8)]), "decoder": stack()}, {"encoder", "decoder"}),
+        ({"all": nn.Sequential(nn.Embedding(9, 8), *stack(), nn.Linear(8, 2))}, {"all"}),
+        (
+            {"layer1": stack(), "layer2": nn.Sequential(Block()), "layer3": Block()},
+            {"layer1", "layer2", "layer3"},
+        ),
+        ({"encoder": stack(), "task_heads": nn.ModuleDict({"a": Block()}), "head": Block()}, {"encoder"}),
+        (
+            {"encoder": stack(), "projector": nn.Sequential(nn.Sequential(nn.Linear(8, 8)), nn.ReLU())},
+            {"encoder"},
+        ),
+    ],
+    ids=["norm", "flat", "outside of a stack", "heads", "one container"],
+)
+def test_blocks_are_found_beside_plain_layers_and_outside_of_stacks(parts, pruned):
+    model = nn.Module()
+    for name, part in parts.items():
+        model.add_module(name, part)
+    found = find_prunable(model)
+    assert {tensor.name.partition(".")[0] for tensor in found} == pruned
+    assert all(tensor.name.endswith((".up.weight", ".down.weight")) for tensor in found)
+
+
+def test_many_weights_outside_of_the_blocks_are_said(bert):
+    assert describe_outside(choose_weights(bert)) is None
+    parts = {"encoder": stack(), "rnn": nn.LSTM(8, 16), "embed": nn.Embedding(9, 8), "head": nn.Linear(8, 9)}
+    parts["head"].weight = parts["embed"].weight
+    model = nn.ModuleDict(parts)
+    line = describe_outside(choose_weights(model))
+    assert line.startswith(
+        "dense outside of the blocks, 75.00 % of all matrices' weights: 1 x [64, 16] rnn.weight_hh_l0; "
+    )
+    assert "embed" not in line
+    assert [matrix.name for matrix in choose_weights(model, ["rnn.weight_hh_l0"]).outside] == [
+        "rnn.weight_ih_l0"
+    ]
+    assert not choose_weights(model, exclude=["rnn.weight*"]).outside
+    assert not choose_weights(model, only=["encoder.*"]).outside
 
 
 class Mixture(nn.Module):

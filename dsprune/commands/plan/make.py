@@ -36,7 +36,7 @@ class Plan:
         num_examples: size of the training data; None if unknown, which a recipe in steps allows.
         num_weights: number of all weights of the model.
         tensors: the prunable ones; empty without pruning.
-        dense: the other matrices inside the blocks; empty without pruning.
+        dense: the other matrices, and other parameters inside the blocks; empty without pruning.
         vocabulary: the tokens whose embedding rows are trained; None = all.
         num_missing: number of weights of the other rows.
         targets: what the model learns to predict, such as its classes; empty if unknown.
@@ -95,7 +95,7 @@ def make_plan(recipe: Recipe, world_size: int, train_examples: int | None = None
         num_examples=len(prepared.data),
         num_weights=count_weights(prepared.model),
         tensors=prepared.weights.tensors,
-        dense=prepared.weights.dense,
+        dense=(*prepared.weights.dense, *prepared.weights.outside),
         vocabulary=prepared.vocabulary,
         num_missing=num_missing(prepared.model),
         targets=prepared.task.targets(prepared.data),
@@ -139,7 +139,7 @@ def _sketch(recipe: Recipe, model: Model, world_size: int, num_examples: int | N
         num_examples=num_examples,
         num_weights=count_weights(skeleton),
         tensors=weights.tensors,
-        dense=weights.dense,
+        dense=(*weights.dense, *weights.outside),
         remarks=tuple(remarks),
     )
 

@@ -139,7 +139,7 @@ def _dense(plan: Plan) -> Table:
         for pattern, group in dense_groups(plan.dense)
     )
     columns = ("weights", "shape", "matrices", "size", "reason")
-    return Table("dense", "Dense inside the blocks", columns, rows)
+    return Table("dense", "Dense", columns, rows)
 
 
 def _vocabulary(vocabulary: Vocabulary, num_missing: int, precision: str) -> str:
