@@ -13,9 +13,8 @@ skipped on overflow never reaches the hook.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,30 +22,13 @@ from torch import Tensor
 
 from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.engine.guard import WeightGuard
+from dsprune.engine.new_masks import context_of, new_masks
 from dsprune.engine.update import PendingUpdate, UpdateRecord
-from dsprune.kernels.product import Product
-from dsprune.masks import MaskSet
 from dsprune.masks.bits import apply_all_, count_kept
 from dsprune.masks.manifest import UpdateEntry
-from dsprune.methods.method import (
-    DAMPING,
-    DROP,
-    RECOMPUTATIONS,
-    CompensatingMethod,
-    Method,
-    RegrowingMethod,
-    ShardContext,
-)
-from dsprune.recipe.pattern import Pattern
-from dsprune.registry import SCOPES
+from dsprune.methods.method import Method
 from dsprune.schedule import MaskUpdate
-from dsprune.schedule.curves import drop_fraction
-from dsprune.selection.compensate import Blocks, select_compensating
-from dsprune.selection.groups import Group, update_groups
-from dsprune.selection.normalize import normalize
-from dsprune.selection.patterned import select_tiles
-from dsprune.selection.regrow import select_regrowing
-from dsprune.selection.scan import Scorer
+from dsprune.selection.groups import update_groups
 
 __all__ = ["Pruner"]
 
@@ -89,7 +71,7 @@ class Pruner:
             self._weights.check()
             if self.state.regrows:
                 self._weights.check_moments()
-            self._pending = self._select(update, step)
+            self._pending = self._select(update)
             self._zeroed = False
             bits = self._pending.bits
         layout = self.state.layout
@@ -162,17 +144,17 @@ class Pruner:
         if not accumulators.declared:
             return
         for index in range(len(accumulators.shards)):
-            context = self._context(index, step, accumulators.values[index])
+            context = context_of(self.state, index, accumulators.values[index], seed=self._seed, step=step)
             for part in accumulators.parts(index):
                 accumulators.stage(index, part, method.increments(context[part]))
         accumulators.finish_staging()
 
-    def _select(self, update: MaskUpdate, step: int) -> PendingUpdate:
+    def _select(self, update: MaskUpdate) -> PendingUpdate:
         """Select the new packed masks, and record the update. Collective: every rank must call this."""
         state, started, sent = self.state, time.perf_counter(), self.state.comm.bytes_sent
         tensors = [shard.tensor for shard in state.layout.shards]
         groups = update_groups(tensors, state.pruning, state.timetable.progress(update))
-        bits, weights = self._new_masks(update, groups, step)
+        bits, weights = new_masks(state, self._method_at(update.step), update, groups, self._seed)
         seconds, sent = time.perf_counter() - started, state.comm.bytes_sent - sent
         num_pruned, num_grown, num_marked = sum(group.num_pruned for group in groups), None, 0
         regrown = state.masks.marks_after(bits)
@@ -180,48 +162,6 @@ class Pruner:
             num_pruned, num_grown, num_marked = self._count_regrown(bits, regrown)
         record = UpdateRecord(update, num_pruned, seconds, sent, num_grown)
         return PendingUpdate(record, bits, weights, regrown, num_marked)
-
-    def _new_masks(
-        self, update: MaskUpdate, groups: Sequence[Group], step: int
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the new packed masks, and the new weights of a method that moves them, else none.
-
-        Collective: every rank must call this.
-        """
-        state, layout, method = self.state, self.state.layout, self._method_at(step)
-        shards, kept = layout.shards, state.masks.bits
-        if update.sparsity == 0:
-            return list(MaskSet(shards, layout.master_device).bits), []
-        if isinstance(method, CompensatingMethod):
-            return self._select_compensating(method, groups, update)
-        scorers = self._scorers(method, method.scores, method.product, step)
-        if isinstance(method, RegrowingMethod):
-            growth = self._scorers(method, method.growth_scores, lambda _: None, step)
-            first = DROP if state.pruning.drop is None else state.pruning.drop
-            fraction = drop_fraction(state.timetable.update_progress(update), first)
-            return select_regrowing(shards, scorers, growth, kept, groups, fraction, state.comm), []
-        pattern = Pattern.parse(state.pruning.pattern)
-        return select_tiles(shards, scorers, kept, groups, state.comm, pattern, squared=method.squared), []
-
-    def _select_compensating(
-        self, method: CompensatingMethod, groups: Sequence[Group], update: MaskUpdate
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        state, pruning = self.state, self.state.pruning
-        settings = {
-            "seed": self._seed,
-            "step": update.step,
-            "num_steps": state.num_counted(update),
-            "damping": DAMPING if pruning.damping is None else pruning.damping,
-        }
-        return select_compensating(
-            method,
-            Blocks(state.accumulators, state.layout.weight, settings),
-            state.masks.bits,
-            groups,
-            state.comm,
-            parts=pruning.recomputations or RECOMPUTATIONS,
-            normalized=SCOPES.get(pruning.scope).normalized,
-        )
 
     def _count_regrown(self, bits: Sequence[Tensor], regrown: Sequence[Tensor]) -> list[int]:
         """Return how many weights are pruned after a mask update, how many grow back, and how many are marked then.
@@ -232,47 +172,6 @@ class Pruner:
         num_kept, *counts = (sum(map(count_kept, rows)) for rows in (bits, grown, regrown))
         num_weights = sum(shard.numel for shard in self.state.layout.shards)
         return self.state.comm.all_reduce_sum(torch.tensor([num_weights - num_kept, *counts])).tolist()
-
-    def _scorers(
-        self,
-        method: Method,
-        scores: Callable[[ShardContext], Tensor],
-        product: Callable[[ShardContext], Product | None],
-        step: int,
-    ) -> list[Scorer]:
-        """Return scores of this rank's shards. Collective in scope `normalized`: every rank must call this."""
-        layout = self.state.layout
-
-        def scorer(context: ShardContext) -> Scorer:
-            return Scorer(lambda part: scores(context[part]), method.absolute, product(context))
-
-        newest, inputs = self.state.accumulators.newest, self._input_norms()
-        contexts = [self._context(index, step, newest(index)) for index in range(len(layout.shards))]
-        scorers = [scorer(replace(each, inputs=found)) for each, found in zip(contexts, inputs, strict=True)]
-        if SCOPES.get(self.state.pruning.scope).normalized:
-            scorers = normalize(layout.shards, scorers, layout.master_device, self.state.comm)
-        return scorers
-
-    def _input_norms(self) -> Sequence[Tensor | None]:
-        """Return the norms of the inputs of each tensor, for a method that reads them."""
-        layout, sums = self.state.layout, self.state.accumulators.inputs
-        if sums is None:
-            return [None] * len(layout.shards)
-        return [norms.to(layout.master_device) for norms in sums.norms(self.state.pruning.method)]
-
-    def _context(self, index: int, step: int, accumulators: Mapping[str, Tensor]) -> ShardContext:
-        shard, layout = self.state.layout.shards[index], self.state.layout
-        return ShardContext(
-            tensor=shard.tensor,
-            positions=range(shard.start, shard.start + shard.numel),
-            weight=layout.weight(index),
-            gradient=layout.gradient(index),
-            state=layout.states(index),
-            seed=self._seed,
-            step=step,
-            accumulators=accumulators,
-            loss_scale=layout.loss_scale,
-        )
 
     def _zero_newly_pruned(self, *_: Any) -> None:
         """Zero what the new mask prunes and move the other weights, before the optimizer's first step of an update.
