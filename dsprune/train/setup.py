@@ -29,7 +29,7 @@ from dsprune.engine.engine import PruningEngine
 from dsprune.engine.initialize import initialize_with
 from dsprune.model.fit import set_dropout
 from dsprune.ranks.agreement import check_same, on_first_rank
-from dsprune.ranks.batch_order import BatchPlan, TrainSampler
+from dsprune.ranks.batch_order import TrainSampler
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Distillation, Recipe
 from dsprune.tasks.examples import Collate, Features, column_of, data_digest
@@ -48,24 +48,16 @@ class Parts:
     """The parts of a training run.
 
     Attributes:
-        model: folder or hub name of the model.
-        task: encodes, predicts and scores examples.
-        tokenizer: saved with the model.
-        data: encoded training examples.
-        validation: encoded validation examples.
-        plan: the order of the examples.
+        prepared: task, tokenizer, validation examples and the order of the training examples.
+        data: encoded training examples, with the columns that the teacher needs.
         collate: makes batches.
         digests: of the examples, by split.
         engine: the pruning engine.
         objective: the distillation objective; None without distillation.
     """
 
-    model: Path
-    task: Task
-    tokenizer: PreTrainedTokenizerBase
+    prepared: Prepared
     data: Dataset
-    validation: Dataset
-    plan: BatchPlan
     collate: Collate
     digests: dict[str, str]
     engine: PruningEngine
@@ -77,7 +69,7 @@ class Parts:
         A step that is skipped on overflow uses up its examples.
         """
         start, lengths = self.engine.global_steps, column_of(self.data, "length")
-        sampler = TrainSampler(self.plan, lengths, rank, start=start, stop=sys.maxsize)
+        sampler = TrainSampler(self.prepared.plan, lengths, rank, start=start, stop=sys.maxsize)
         collate = self.objective.teacher.collate if self.objective else self._collate
         # Without a generator the loader would draw a seed from torch's global one, which dropout uses.
         generator = torch.Generator()
@@ -117,7 +109,7 @@ def assemble(recipe: Recipe, prepared: Prepared, ranks: Ranks, console: Console)
         UserError: ranks have other data, or the weights of model or teacher cannot be read.
     """
     assert recipe.model is not None, "refused by preflight"
-    task, tokenizer, data, plan = prepared.task, prepared.tokenizer, prepared.data, prepared.plan
+    task, tokenizer, data = prepared.task, prepared.tokenizer, prepared.data
     collate = task.collate(tokenizer, pad_to_multiple_of=None if recipe.precision == "fp32" else 8)
     with waiting(console, "comparing the data of the ranks", shown=ranks.is_first):
         digests = {"train": data_digest(data), "validation": data_digest(prepared.validation)}
@@ -135,12 +127,14 @@ def assemble(recipe: Recipe, prepared: Prepared, ranks: Ranks, console: Console)
         if prepared.vocabulary is not None:
             prepared.vocabulary.shorten(model, keep_others=ranks.is_first)  # which writes the model
         set_dropout(model, recipe.dropout)
-        engine, *_ = initialize_with(recipe, plan.steps_per_epoch, model=model, config=prepared.config)
+
+        engine, *_ = initialize_with(
+            recipe, prepared.plan.steps_per_epoch, model=model, config=prepared.config
+        )
     objective = None
     if recipe.distillation is not None and teacher is not None:
         objective = DistillationObjective(teacher, task, recipe.distillation, engine.timetable)
-    path, validation = Path(recipe.model.path), prepared.validation
-    return Parts(path, task, tokenizer, data, validation, plan, collate, digests, engine, objective)
+    return Parts(prepared, data, collate, digests, engine, objective)
 
 
 def _open_teacher(

@@ -145,7 +145,7 @@ def _open_session(
     if start.is_own:
         for remark in on_first_rank(ranks, lambda: data_remarks(run, parts.digests)):
             say(console, remark, shown=ranks.is_first)
-    resumed = restore(engine, meter, start, parts.model, masks_from, ranks, console)
+    resumed = restore(engine, meter, start, Path(prepared.path), masks_from, ranks, console)
     if ranks.is_first:
         if prepared.vocabulary is not None:
             prepared.vocabulary.write(run.vocabulary)
@@ -187,7 +187,7 @@ def _take_steps(session: Session, display: Display) -> str | None:
     engine.train()
     while engine.applied_steps < timetable.total_steps:
         update = timetable.update_at(engine.applied_steps)
-        for micro_batch in itertools.islice(micro_batches, parts.plan.accumulation):
+        for micro_batch in itertools.islice(micro_batches, parts.prepared.plan.accumulation):
             session.watchdog.beat(f"step {engine.applied_steps}")
             losses = parts.losses(micro_batch.to(engine.device))
             engine.backward(losses["loss"])
@@ -229,10 +229,10 @@ def _evaluate(session: Session) -> dict[str, float]:
     parts = session.parts
     metrics = evaluate(
         parts.engine,
-        parts.task,
-        parts.validation,
+        parts.prepared.task,
+        parts.prepared.validation,
         session.watchdog.beating(parts.collate, "a batch of the evaluation"),
-        batch_size=2 * parts.plan.micro_batch,
+        batch_size=2 * parts.prepared.plan.micro_batch,
         device=parts.engine.device,
         comm=world_comm(session.ranks),
         has_bar=False,  # the run has one
@@ -249,14 +249,14 @@ def _finish(session: Session, display: Display) -> dict[str, Any]:
     session.tracker.log(engine.applied_steps, {**metrics, **engine.sparsity()})
     session.status.update(step=engine.applied_steps, sparsity=engine.sparsity()["sparsity_prunable"])
     with display.doing("writing the model"):
-        engine.save_model(session.run.model, session.parts.tokenizer)
+        engine.save_model(session.run.model, session.parts.prepared.tokenizer)
     summary = {
         "recipe": session.recipe.name,
         "metrics": {name.removeprefix("validation_"): value for name, value in metrics.items()},
         "sparsity": {name.removeprefix("sparsity_"): value for name, value in engine.sparsity().items()},
         "steps": engine.applied_steps,
         "seed": session.recipe.seed,
-        "validation_examples": len(session.parts.validation),
+        "validation_examples": len(session.parts.prepared.validation),
     }
     tensors = {} if engine.pruner is None else engine.pruner.state.tensor_sparsity()
     if engine.pruner is not None and engine.pruner.state.regrows:

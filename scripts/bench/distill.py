@@ -95,13 +95,17 @@ def online(parts: Parts) -> Parts:
     """Return the same parts with the teacher in memory."""
     objective = parts.objective
     assert objective is not None
-    model = parts.task.build_model(objective.settings.teacher, parts.tokenizer, new_head=False)
-    teacher = OnlineTeacher(model.eval().requires_grad_(False), parts.task, parts.collate)
+    model = parts.prepared.task.build_model(
+        objective.settings.teacher, parts.prepared.tokenizer, new_head=False
+    )
+    teacher = OnlineTeacher(model.eval().requires_grad_(False), parts.prepared.task, parts.collate)
     data = parts.data.remove_columns("fingerprint")
     return replace(
         parts,
         data=data,
-        objective=DistillationObjective(teacher, parts.task, objective.settings, objective.timetable),
+        objective=DistillationObjective(
+            teacher, parts.prepared.task, objective.settings, objective.timetable
+        ),
     )
 
 
