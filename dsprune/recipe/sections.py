@@ -86,10 +86,12 @@ class Distillation(Section):
     """Folder of the teacher logits store, which is created if it is missing. Default: null = run the teacher at
     every step."""
 
-    hardness: Annotated[Ramp, AfterValidator(within(0, 1))] = Ramp(first=1.0, final=1.0)
+    hardness: Annotated[Ramp, AfterValidator(within(1))] = Ramp(first=1.0, final=1.0)
     """h: weight of the distillation loss, 0 to 1; a number, or a line between two. Default: 1.0."""
 
-    temperature: Annotated[Ramp, AfterValidator(within(0, LARGEST, above=True))] = Ramp(first=1.0, final=1.0)
+    temperature: Annotated[Ramp, AfterValidator(within(LARGEST, above_zero=True))] = Ramp(
+        first=1.0, final=1.0
+    )
     """T: divides the logits of teacher and student before the softmax; a number, or a line between two. Default: what
     `model.start` gives, 1.0 for a pretrained model and 2.0 for a fine-tuned one."""
 

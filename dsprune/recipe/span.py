@@ -178,13 +178,13 @@ class Ramp(BaseModel):
         return {"anyOf": [{"type": "number"}, handler(section)]}
 
 
-def within(least: float, most: float, *, above: bool = False) -> Callable[[Ramp], Ramp]:
-    """Return a validator that a ramp stays in [least, most], or in (least, most] if `above`."""
+def within(most: float, *, above_zero: bool = False) -> Callable[[Ramp], Ramp]:
+    """Return a validator that a ramp stays in [0, most], or in (0, most] if `above_zero`."""
 
     def check(ramp: Ramp) -> Ramp:
         low, high = sorted((ramp.first, ramp.final))
-        if low < least or (above and low == least):
-            raise ValueError(f"must be greater than {'' if above else 'or equal to '}{least:g}")
+        if low < 0 or (above_zero and low == 0):
+            raise ValueError(f"must be greater than {'' if above_zero else 'or equal to '}0")
         if high > most:
             raise ValueError(f"must be less than or equal to {most:g}")
         return ramp

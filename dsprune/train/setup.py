@@ -11,7 +11,6 @@ from datasets import Dataset
 from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase
 
 from dsprune.distillation.capture.build_store import build_store, describe_records
 from dsprune.distillation.capture.forward import Execution
@@ -33,7 +32,6 @@ from dsprune.ranks.batch_order import TrainSampler
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Distillation, Recipe
 from dsprune.tasks.examples import Collate, Features, column_of, data_digest
-from dsprune.tasks.task import Task
 from dsprune.train.prefetch import prefetched
 from dsprune.train.preflight import Prepared, start_model
 from dsprune.utils.console import say, waiting
@@ -127,7 +125,6 @@ def assemble(recipe: Recipe, prepared: Prepared, ranks: Ranks, console: Console)
         if prepared.vocabulary is not None:
             prepared.vocabulary.shorten(model, keep_others=ranks.is_first)  # which writes the model
         set_dropout(model, recipe.dropout)
-
         engine, *_ = initialize_with(
             recipe, prepared.plan.steps_per_epoch, model=model, config=prepared.config
         )

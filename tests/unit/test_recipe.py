@@ -29,7 +29,7 @@ def write(folder: Path, values: object, name: str = "mine.yaml") -> str:
 
 
 class TestShipped:
-    def test_names(self) -> None:
+    def test_the_shipped_recipes_are_these(self) -> None:
         assert shipped_recipes() == [
             *("decoder-50", "glue-90", "gmp-glue", "gmp-squad", "mlperf-95"),
             *(
@@ -81,7 +81,9 @@ class TestLoading:
         monkeypatch.chdir(tmp_path)
         assert load_recipe("glue-90").model.path == "m"
 
-    def test_no_such_recipe(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_missing_recipe_is_named_with_a_similar_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.chdir(tmp_path)
         Path("reviews.yaml").touch()
         for name, meant in (("glue90", "glue-90"), ("review.yaml", "reviews.yaml")):
@@ -342,12 +344,12 @@ class TestProblems:
             ("name=../up", r"name: value '../up': must match pattern"),
         ],
     )
-    def test_one(self, override: str, match: str) -> None:
+    def test_one_invalid_value_is_named_in_one_line(self, override: str, match: str) -> None:
         with pytest.raises(UserError, match=match) as caught:
             load_recipe("glue-90", [override])
         assert "\n" not in str(caught.value)
 
-    def test_all_at_once(self) -> None:
+    def test_all_invalid_values_are_named_at_once(self) -> None:
         with pytest.raises(UserError) as caught:
             load_recipe("glue-90", ["budget.batch=0", "pruning.first=0.99", "sed=1", "task.name=null"])
         problems = str(caught.value).split("; ")
