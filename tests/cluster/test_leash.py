@@ -26,9 +26,7 @@ def names(processes: list[psutil.Process]) -> Iterator[str]:
             yield process.name()
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name
-)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
 def test_no_daemon_and_no_job_is_left_behind(need: Callable[..., None], number: signal.Signals) -> None:
     need(PROGRAMS, obstacle())
     command = [sys.executable, "-m", "tests.cluster.slurm", "bash", "-c", JOB]

@@ -13,7 +13,7 @@ import pytest
 from dsprune.commands.cli import run_command
 from dsprune.recipe import load_recipe
 from dsprune.registry import METHODS, TASKS
-from dsprune.testing.commands import dsprune
+from dsprune.testing.forked import ForkedRanks
 from dsprune.testing.methods import check_method
 from dsprune.testing.tasks import ReadyTask, check_task
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
@@ -69,9 +69,13 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_recipe_trains_with_its_method_and_its_task(site: Path, installed: None, recipe: Path) -> None:
-    done = dsprune("train", recipe, PYTHONPATH=f"{site}:{ROOT}")
-    assert done.returncode == 0, done.stderr
+def test_a_recipe_trains_with_its_method_and_its_task(
+    site: Path, installed: None, recipe: Path, tmp_path: Path
+) -> None:
+    command = site / "command.py"  # a process finds what lies beside its script
+    command.write_text("from dsprune.commands.cli import main\n\nmain()\n")
+    process = ForkedRanks(["train", str(recipe)], 1, tmp_path, script=command)
+    assert process.wait() == [0], process.said()
     run = recipe.parent / "runs" / "outside"
     summary = json.loads((run / "summary.json").read_text())
     assert list(summary["metrics"]) == ["balanced_accuracy", "accuracy", "f1_macro"]
