@@ -12,14 +12,8 @@ from dsprune.checkpoint.compact.reader import CompactFiles
 from dsprune.checkpoint.deepspeed_files import CheckpointFiles, is_checkpoint
 from dsprune.checkpoint.file_list import MODEL_LIST, check_file, is_listed, read_model_list
 from dsprune.checkpoint.mask_checks import check_masks
-from dsprune.checkpoint.tags import (
-    TAG_MANIFEST,
-    check_files,
-    complete_tags,
-    find_checkpoints,
-    latest_tag,
-    read_tag_list,
-)
+from dsprune.checkpoint.tag_files import TAG_MANIFEST, check_files, read_tag_list
+from dsprune.checkpoint.tags import complete_tags, find_checkpoints, latest_tag
 from dsprune.distillation.store import open_store
 from dsprune.distillation.store.format import MANIFEST as STORE
 from dsprune.errors import UserError

@@ -14,64 +14,48 @@ A tag is complete when `checkpoint.json` exists and every file has its size. `la
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from dsprune.checkpoint.deepspeed_files import writer_of
-from dsprune.checkpoint.file_list import FileList, FileRecord, check_file, record_files
+from dsprune.checkpoint.file_list import FileList, record_files
+from dsprune.checkpoint.tag_files import (
+    TAG_MANIFEST,
+    TagManifest,
+    check_files,
+    files_of,
+    is_list,
+    list_name,
+    read_tag_manifest,
+)
 from dsprune.errors import UserError
 from dsprune.ranks.agreement import check_same, on_every_rank
 from dsprune.ranks.collectives import barrier, world_comm
 from dsprune.ranks.ranks import current_ranks
 from dsprune.utils.files import remove, replace_text
-from dsprune.utils.records import Count, FileName, Record, read_bytes, read_record
+from dsprune.utils.records import read_bytes
 from dsprune.utils.text import control_character
 from dsprune.zero.pickles import check_pickles
 
 __all__ = [
-    "TAG_MANIFEST",
     "begin_tag",
-    "check_files",
     "check_tag",
     "commit_tag",
     "complete_tags",
     "find_checkpoints",
     "invalidate_tag",
     "latest_tag",
-    "read_tag_list",
     "remove_tag",
     "tag_name",
 ]
 
-TAG_MANIFEST = "checkpoint.json"
-
-WAY_OUT = "use another checkpoint"
 
 LISTED_TOGETHER = 64
 """Up to this number of ranks, `checkpoint.json` lists the files of all."""
 
-_LIST = re.compile(r"files-\d+-of-\d+\.json")
 
 _FILE_OF_RANK = re.compile(r"(?:masks|accumulators|rank)-(\d+)")
 
 LATEST = "latest"
-
-
-class TagManifest(Record):
-    """The content of `checkpoint.json`.
-
-    Attributes:
-        format: version of this format.
-        step: `global_steps`, skipped steps included, by which tags are ordered.
-        files: every other file of the tag.
-        lists: number of ranks that list their files apart; 0 if `files` has all.
-    """
-
-    format: Literal[1] = 1
-    step: Count
-    files: dict[FileName, FileRecord]
-    lists: Annotated[int, Field(ge=0, le=10**6)] = 0
 
 
 def begin_tag(folder: Path) -> None:
@@ -103,11 +87,11 @@ def commit_tag(folder: Path, step: int, *, latest: bool) -> None:
     mine = record_files(
         path
         for path in folder.iterdir()
-        if _writer(path.name) % ranks.world_size == ranks.rank and not _LIST.fullmatch(path.name)
+        if _writer(path.name) % ranks.world_size == ranks.rank and not is_list(path.name)
     )
     apart = ranks.world_size > LISTED_TOGETHER
     if apart:
-        path = folder / _list_name(ranks.rank, ranks.world_size)
+        path = folder / list_name(ranks.rank, ranks.world_size)
         replace_text(path, FileList(files=mine).model_dump_json(indent=1))
     everyone = world_comm(ranks).gather_objects({} if apart else mine)  # so that all lists are complete
     if everyone is not None:
@@ -138,48 +122,6 @@ def _check_exists(folder: Path) -> None:
         found = sorted(each.name for each in folder.parent.glob("*/"))
         way_out = f"name one of {', '.join(found)}" if found else "give the folder that holds the tags"
         raise UserError(f"{folder}: no such checkpoint: {way_out}")
-
-
-def check_files(folder: Path, part: int = 0, num_parts: int = 1) -> int | None:
-    """Check a part of the files of a tag against its manifest.
-
-    Returns:
-        The number of these files; None if there is no manifest.
-
-    Raises:
-        UserError: a file is missing, truncated or changed.
-    """
-    if (files := read_tag_list(folder, part, num_parts)) is None:
-        return None
-    for name, record in files.items():
-        check_file(folder / name, record, TAG_MANIFEST, WAY_OUT)
-    return len(files)
-
-
-def read_tag_list(folder: Path, part: int = 0, num_parts: int = 1) -> dict[str, FileRecord] | None:
-    """Return the records of a part of a tag's files by name; None if it has no manifest.
-
-    Raises:
-        UserError: the manifest or a list is missing or damaged.
-    """
-    if not (folder / TAG_MANIFEST).exists():
-        return None
-    return _read_files(folder, _read_manifest(folder), part, num_parts)
-
-
-def _read_files(
-    folder: Path, manifest: TagManifest, part: int = 0, num_parts: int = 1
-) -> dict[str, FileRecord]:
-    """Return the records of a part of the files, which the manifest or the lists beside it hold."""
-    if not manifest.lists:
-        return {name: manifest.files[name] for name in sorted(manifest.files)[part::num_parts]}
-    paths = [folder / _list_name(rank, manifest.lists) for rank in range(part, manifest.lists, num_parts)]
-    lists = [read_record(path, FileList, "a list of files of format 1", WAY_OUT) for path in paths]
-    return {name: record for one in lists for name, record in one.files.items()}
-
-
-def _list_name(rank: int, world_size: int) -> str:
-    return f"files-{rank:05d}-of-{world_size:05d}.json"
 
 
 def complete_tags(checkpoints: Path) -> list[Path]:
@@ -230,17 +172,13 @@ def _find_complete(checkpoints: Path) -> Iterator[tuple[int, Path]]:
     for path in checkpoints.glob(f"*/{TAG_MANIFEST}"):
         folder = path.parent
         try:
-            manifest = _read_manifest(folder)
-            files = _read_files(folder, manifest)
+            manifest = read_tag_manifest(folder)
+            files = files_of(folder, manifest)
             sizes = {name: (folder / name).stat().st_size for name in files}
         except (UserError, OSError):
             continue
         if all(sizes[name] == file.size for name, file in files.items()):
             yield manifest.step, folder
-
-
-def _read_manifest(folder: Path) -> TagManifest:
-    return read_record(folder / TAG_MANIFEST, TagManifest, "a manifest of format 1", WAY_OUT)
 
 
 def tag_name(tag: Any) -> str:

@@ -10,7 +10,8 @@ from dsprune.checkpoint.deepspeed_files import explain_damage, is_checkpoint
 from dsprune.checkpoint.rank_state import read_rank_state
 from dsprune.checkpoint.reshard import topology_changes
 from dsprune.checkpoint.sparse_start import MasksFrom
-from dsprune.checkpoint.tags import TAG_MANIFEST, check_files, complete_tags, invalidate_tag, latest_tag
+from dsprune.checkpoint.tag_files import TAG_MANIFEST, check_files
+from dsprune.checkpoint.tags import complete_tags, invalidate_tag, latest_tag
 from dsprune.engine.engine import PruningEngine
 from dsprune.errors import UserError
 from dsprune.model.vocabulary import Vocabulary

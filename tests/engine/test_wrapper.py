@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dsprune.checkpoint.deepspeed_files import CheckpointFiles
-from dsprune.checkpoint.tags import TAG_MANIFEST, invalidate_tag
+from dsprune.checkpoint.tag_files import TAG_MANIFEST
+from dsprune.checkpoint.tags import invalidate_tag
 from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST
 from dsprune.testing.engines import ds_config, make_recipe

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch.distributed as dist
 
-from dsprune.checkpoint import tags
+from dsprune.checkpoint import tag_files, tags
 from dsprune.engine.trainer import replaced
 from dsprune.errors import UserError
 from dsprune.ranks.agreement import check_same
@@ -122,7 +122,7 @@ def listed_apart(comm: Comm, folder: Path) -> tuple[list[str], int | None]:
         if comm.rank == 0:
             (folder / "dsprune.json").write_text("{}")
         tags.commit_tag(folder, 3, latest=False)
-    return list(tags.read_tag_list(folder, comm.rank, 2) or ()), tags.check_files(folder)
+    return list(tag_files.read_tag_list(folder, comm.rank, 2) or ()), tag_files.check_files(folder)
 
 
 def test_each_of_many_ranks_lists_what_it_wrote(pool: RankPool, tmp_path: Path) -> None:

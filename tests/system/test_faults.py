@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dsprune.checkpoint.tags import TAG_MANIFEST, complete_tags
+from dsprune.checkpoint.tag_files import TAG_MANIFEST
+from dsprune.checkpoint.tags import complete_tags
 from dsprune.commands.cli import run_command
 from dsprune.masks.manifest import MANIFEST, read_manifest
 from dsprune.testing.damage import flip_a_bit, truncate

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dsprune.checkpoint.tags import TAG_MANIFEST, complete_tags
+from dsprune.checkpoint.tag_files import TAG_MANIFEST
+from dsprune.checkpoint.tags import complete_tags
 from dsprune.commands.cli import run_command
 from dsprune.testing.compare import differences
 from dsprune.train.run_folder import RunFolder

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import dsprune
 from dsprune.checkpoint.compact.format import COMPACT
-from dsprune.checkpoint.tags import TAG_MANIFEST
+from dsprune.checkpoint.tag_files import TAG_MANIFEST
 from dsprune.commands.cli.main import run_command
 from dsprune.masks.manifest import MANIFEST, read_manifest
 from dsprune.testing.tiny import tiny_sentiment, write_recipe

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from dsprune.checkpoint.tags import TAG_MANIFEST, TagManifest
+from dsprune.checkpoint.tag_files import TAG_MANIFEST, TagManifest
 from dsprune.commands.status import SILENCE, read_run_state, status
 from dsprune.errors import UserError
 from dsprune.train.run_folder import RunFolder

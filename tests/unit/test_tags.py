@@ -14,16 +14,14 @@ import torch.distributed as dist
 from dsprune.checkpoint import tags
 from dsprune.checkpoint.audit import audit_all
 from dsprune.checkpoint.deepspeed_files import CheckpointFiles, read_main_file
+from dsprune.checkpoint.tag_files import TAG_MANIFEST, check_files, read_tag_list
 from dsprune.checkpoint.tags import (
-    TAG_MANIFEST,
     begin_tag,
-    check_files,
     commit_tag,
     complete_tags,
     find_checkpoints,
     invalidate_tag,
     latest_tag,
-    read_tag_list,
     remove_tag,
     tag_name,
 )
