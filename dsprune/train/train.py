@@ -179,10 +179,8 @@ def _take_steps(session: Session, display: Display) -> str | None:
     Returns:
         The reason to stop early; None at the end.
     """
-    recipe, parts, checkpointer = session.recipe, session.parts, session.checkpointer
-    engine, timetable = parts.engine, parts.engine.timetable
+    parts, engine, timetable = session.parts, session.parts.engine, session.parts.engine.timetable
     micro_batches = parts.micro_batches(session.ranks.rank)
-    eval_every = max(1, recipe.tracking.eval_every.to_steps(timetable.steps_per_epoch, timetable.total_steps))
     display.step(engine.applied_steps)
     engine.train()
     while engine.applied_steps < timetable.total_steps:
@@ -195,23 +193,30 @@ def _take_steps(session: Session, display: Display) -> str | None:
             session.meter.add(losses)
         session.meter.step(applied=engine.was_step_applied())
         if engine.was_step_applied():  # after an overflow, the same step and its mask update come again
-            step = engine.applied_steps
-            display.step(step)
-            if update is not None:
-                session.tracker.log(step, update_metrics(engine))
-            if step % recipe.tracking.log_every == 0:
-                display.log(step, _log_steps(session))
-            if step % eval_every == 0 and step < timetable.total_steps:
-                with display.doing("evaluating"):
-                    session.tracker.log(step, metrics := _evaluate(session))
-                    if checkpointer.update_best(metrics):
-                        checkpointer.save()
-            if checkpointer.is_due():
-                with display.doing("saving a checkpoint"):
-                    checkpointer.save()
+            _after_step(session, display, is_update=update is not None)
         if reason := session.stops.agreed():
             return reason
     return None
+
+
+def _after_step(session: Session, display: Display, *, is_update: bool) -> None:
+    """Log, evaluate and save what is due after an applied step. Collective: every rank must call this."""
+    recipe, engine, checkpointer = session.recipe, session.parts.engine, session.checkpointer
+    step, total = engine.applied_steps, engine.timetable.total_steps
+    display.step(step)
+    if is_update:
+        session.tracker.log(step, update_metrics(engine))
+    if step % recipe.tracking.log_every == 0:
+        display.log(step, _log_steps(session))
+    eval_every = max(1, recipe.tracking.eval_every.to_steps(engine.timetable.steps_per_epoch, total))
+    if step % eval_every == 0 and step < total:
+        with display.doing("evaluating"):
+            session.tracker.log(step, metrics := _evaluate(session))
+            if checkpointer.update_best(metrics):
+                checkpointer.save()
+    if checkpointer.is_due():
+        with display.doing("saving a checkpoint"):
+            checkpointer.save()
 
 
 def _log_steps(session: Session) -> dict[str, Any]:
