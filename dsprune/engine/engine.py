@@ -14,7 +14,7 @@ from dsprune.checkpoint.pruning_state import sparsity_of
 from dsprune.checkpoint.save import complete_model, save_checkpoint
 from dsprune.checkpoint.sparse_start import MasksFrom, start_sparse
 from dsprune.engine.attach import check_attachable, check_is_engine, initial_state, loader_steps_per_epoch
-from dsprune.engine.guard import Guard
+from dsprune.engine.guard import StepGuard
 from dsprune.engine.learning_rate import Rates, announce_unscaled, replace_schedulers, schedule_learning_rate
 from dsprune.engine.pruner import Pruner
 from dsprune.engine.script import check_distilled, fit_to_recipe
@@ -88,7 +88,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         engine._pruning_state = state
         engine._recipe = recipe
         engine._rates = Rates(engine.basic_optimizer, timetable, engine.lr_scheduler, recipe.learning_rate)
-        engine._guard = Guard(engine.basic_optimizer)
+        engine._guard = StepGuard(engine.basic_optimizer)
         engine.pruner = None if state is None else Pruner(state, recipe.seed)
         engine.is_distilled = engine._is_in_script = engine._knows_zeros = False
         return engine

@@ -53,8 +53,8 @@ def pruning(
     recipe = as_recipe(recipe)
     engines: list[PruningEngine] = []
     loaders: list[Any] = []
-    initialize = _Initialize(recipe, steps_per_epoch, masks_from, engines, loaders)
     with ExitStack() as stack:
+        initialize = _Initialize(recipe, steps_per_epoch, masks_from, engines, loaders, stack)
         stack.enter_context(replaced(deepspeed, "initialize", initialize))
         for module in STARTERS:
             stack.enter_context(
@@ -64,7 +64,6 @@ def pruning(
             from dsprune.engine.accelerate import extend_accelerate
 
             extend_accelerate(stack, loaders)
-        initialize.stack = stack
         stack.callback(register_optimizer_step_pre_hook(initialize.expect_engine).remove)
         yield engines
     if not engines:
@@ -77,12 +76,8 @@ class _Initialize:
     """Stands in for `deepspeed.initialize`.
 
     Attributes:
-        stack: closed with the context; holds what is replaced later.
         makes_engine: whether it was called for an engine that trains.
     """
-
-    stack: ExitStack
-    makes_engine = False
 
     def __init__(
         self,
@@ -91,9 +86,12 @@ class _Initialize:
         masks_from: MasksFrom | None,
         engines: list[PruningEngine],
         loaders: list[Any],
+        stack: ExitStack,
     ) -> None:
         self._recipe, self._steps_per_epoch, self._masks_from = recipe, steps_per_epoch, masks_from
         self._engines, self._loaders = engines, loaders
+        self._stack = stack  # closed with the context; holds what is replaced later
+        self.makes_engine = False
 
     def __call__(
         self,
@@ -139,7 +137,7 @@ class _Initialize:
         if "transformers.trainer" in sys.modules:
             from dsprune.engine.trainer import extend_trainer
 
-            extend_trainer(self.stack, self._engines)
+            extend_trainer(self._stack, self._engines)
         return initialized
 
     def expect_engine(self, optimizer: Optimizer, *_: Any) -> None:

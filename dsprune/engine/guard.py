@@ -13,10 +13,10 @@ from dsprune.errors import RunFailedError
 from dsprune.masks.bits import is_applied
 from dsprune.ranks.collectives import Comm
 
-__all__ = ["Guard", "WeightGuard"]
+__all__ = ["StepGuard", "WeightGuard"]
 
 
-class Guard:
+class StepGuard:
     """Ends a run whose base optimizer steps outside of `PruningEngine.step`, or without dsprune's hooks.
 
     The check is a hook of the base optimizer, which steps the fp32 master weights. So it holds for every framework,
