@@ -111,6 +111,10 @@ class LearningRate(Section):
     final: Fraction = 0.0
     """End of the last decay, at the end of the run, as a fraction of the peak. Default: 0.0."""
 
+    def is_scaled_to(self, target: float) -> bool:
+        """Return whether the peak is what the schedule law scales from `dense` for a target sparsity."""
+        return self.dense is not None and self.peak == scaled_peak(self.dense, target)
+
     @property
     def shown_peak(self) -> str:
         """The peak as messages show it, with the dense rate that it may be scaled from."""

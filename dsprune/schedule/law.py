@@ -14,7 +14,7 @@ from math import ceil, expm1
 
 from dsprune.recipe import Recipe, Span, Start
 from dsprune.recipe.loading import check_recipe
-from dsprune.recipe.rate import LearningRate, scaled_peak
+from dsprune.recipe.rate import LearningRate
 from dsprune.recipe.timing import log_compression
 
 __all__ = [
@@ -200,8 +200,7 @@ def scaled_to(recipe: Recipe, target: float) -> Recipe:
         values["budget"]["epochs"] = ratio * recipe.budget.epochs
     if recipe.budget.steps is not None:
         values["budget"]["steps"] = max(1, round(ratio * recipe.budget.steps))
-    rate = recipe.learning_rate
-    if rate.dense is not None and rate.peak == scaled_peak(rate.dense, pruning.sparsity):
+    if recipe.learning_rate.is_scaled_to(pruning.sparsity):
         values["learning_rate"]["peak"] = None  # to be scaled again
     # Validate again, because the parts must still fit together.
     return check_recipe(values)

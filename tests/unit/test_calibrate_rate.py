@@ -1,6 +1,7 @@
 """`dsprune calibrate --rate`: the search, the short runs, and what is written."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from dsprune.commands.calibrate.rate import MOST_TRIALS, Trial, search, shortened
 from dsprune.commands.cli import run_command
 from dsprune.commands.plan.make import make_plan
-from dsprune.recipe import Span, load_recipe
+from dsprune.recipe import Span, dump_recipe, load_recipe
 from dsprune.schedule import recipe_timetable
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 from tests.run_folders import write_run
@@ -68,11 +69,15 @@ def test_ramps_keep_their_shares_too() -> None:
     assert short.distillation.hardness.end == Span(25.0, "%")
 
 
-def premade(recipe: Path, losses: dict[float, float]) -> None:
+def premade(recipe: Path, losses: dict[float, float], overrides: Sequence[str] = ()) -> None:
     """Finished runs of these rates, whose loss at the end is as given."""
-    runs = recipe.parent / "runs" / "tiny-rates"
+    loaded = load_recipe(str(recipe), overrides)
+    timetable, runs = make_plan(loaded, 1).timetable, recipe.parent / "runs" / "tiny-rates"
     for rate, loss in losses.items():
-        run = write_run(runs, f"name=tiny-{rate:.3g}")
+        short = shortened(loaded, timetable, rate, 100)
+        run = write_run(runs, f"name={short.name}")
+        text = dump_recipe(short.model_copy(update={"output": str(runs)}))
+        (run / "recipe.yaml").write_text(text)
         rows = [f'{{"step": {step}, "loss": {loss}}}\n' for step in range(10)]
         (run / "metrics.jsonl").write_text("".join(rows))
 
@@ -85,6 +90,27 @@ def test_the_best_rate_is_shown_drawn_and_written(recipe: Path, capsys: pytest.C
     assert load_recipe(str(recipe)).learning_rate.peak == 8e-3
     assert "0.008" in next(line for line in capsys.readouterr().out.splitlines() if "->" in line)
     assert "learning_rate.peak = 0.008" in picture.read_text()
+
+
+def test_the_dense_rate_is_varied_where_the_law_scales_the_peak(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scaled = ["learning_rate={dense: 1.0e-3}"]
+    loaded = load_recipe(str(recipe), scaled)
+    short = shortened(loaded, make_plan(loaded, 1).timetable, 2e-3, 100)
+    assert loaded.pruning is not None
+    rate = short.learning_rate
+    assert (rate.dense, rate.is_scaled_to(loaded.pruning.sparsity)) == (2e-3, True)
+    premade(recipe, {5e-4: 0.5, 1e-3: 0.4, 2e-3: 0.6}, scaled)
+    assert run_command(["calibrate", "--rate", "--recipe", str(recipe), *scaled]) == 0
+    assert "learning_rate.dense" in capsys.readouterr().out
+
+
+def test_a_run_of_other_settings_is_not_taken(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    premade(recipe, {2e-3: 0.5, 4e-3: 0.4, 8e-3: 0.6})
+    command = ["calibrate", "--rate", "--recipe", str(recipe), "pruning.sparsity=0.6"]
+    assert run_command(command) == 2
+    assert "tiny-0.002: was made with another recipe: give another --output" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

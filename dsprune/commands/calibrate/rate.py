@@ -1,4 +1,8 @@
-"""`dsprune calibrate --rate`: choose the peak learning rate by short runs of the recipe, to its target sparsity."""
+"""`dsprune calibrate --rate`: choose the learning rate by short runs of the recipe, to its target sparsity.
+
+What is varied is `learning_rate.dense` where the schedule law scales the peak from it, so that the dense phase changes
+too, and `learning_rate.peak` elsewhere.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,13 +15,14 @@ from rich.console import Console
 
 from dsprune.commands.calibrate.recipe_file import check_recipe_file, write_number
 from dsprune.commands.plan.make import make_plan
-from dsprune.commands.suite.launcher import Launcher
+from dsprune.commands.suite.launcher import Launcher, is_finished
 from dsprune.errors import UserError
 from dsprune.recipe import Ramp, Recipe, Span, dump_recipe
 from dsprune.report.drawing import check_figure_path, line_style, new_panels, save_figure
 from dsprune.report.runs import read_run
 from dsprune.report.table import Table, show
 from dsprune.schedule import Timetable
+from dsprune.train.run_folder import RunFolder
 from dsprune.utils.console import say
 from dsprune.utils.text import MISSING
 
@@ -28,7 +33,7 @@ MOST_TRIALS = 8
 
 @dataclass(frozen=True)
 class Trial:
-    """A short run at one peak learning rate.
+    """A short run at one learning rate.
 
     Attributes:
         steps: steps at which the loss was logged.
@@ -58,10 +63,10 @@ def calibrate_rate(
     write: Path | None,
     console: Console,
 ) -> None:
-    """Run the recipe for a few steps at several peak rates, and recommend the one with the lowest loss at the end.
+    """Run the recipe for a few steps at several rates, and recommend the one with the lowest loss at the end.
 
     Args:
-        recipe: its peak, or the one that the schedule law scales from `learning_rate.dense`, is the first to be tried.
+        recipe: its rate is the first to be tried.
         steps: length of each run.
         num_ranks: number of processes of each run.
         output: folder of the runs; None = `NAME-rates` beside the recipe's run.
@@ -76,10 +81,11 @@ def calibrate_rate(
     """
     if plot is not None:
         check_figure_path(plot)
+    field = _field(recipe)
     if write is not None:
-        check_recipe_file(write, "learning_rate", "peak")
-    peak = recipe.learning_rate.peak
-    if peak is None:
+        check_recipe_file(write, "learning_rate", field)
+    first = getattr(recipe.learning_rate, field)
+    if first is None:
         raise UserError(
             f"recipe {recipe.name!r}: --rate: no rate to begin with: give learning_rate.dense or peak"
         )
@@ -89,22 +95,28 @@ def calibrate_rate(
 
     def loss(rate: float) -> float:
         trials[rate] = _run(shortened(recipe, timetable, rate, steps), launcher)
-        say(console, f"learning_rate.peak={rate:.3g}: loss {trials[rate].loss:.4g}")
+        say(console, f"learning_rate.{field}={rate:.3g}: loss {trials[rate].loss:.4g}")
         return trials[rate].loss
 
-    best = search(peak, loss)
+    best = search(first, loss)
     if trials[best].problem is not None:
         raise UserError(
             f"recipe {recipe.name!r}: --rate: every run failed; the last one: {trials[best].problem}"
         )
-    show(_table(trials, best, steps), console)
+    show(_table(trials, best, steps, field), console)
     say(console, "The rate suits runs of this length: for a much longer one, try twice as much too.")
     if plot is not None:
-        save_figure(_draw(trials, best, recipe.name), plot)
+        save_figure(_draw(trials, best, f"{recipe.name}: learning_rate.{field} = {best:.3g}"), plot)
         say(console, f"Picture: {plot}")
     if write is not None:
-        write_number(write, "learning_rate", "peak", best)
-        say(console, f"Recipe: {write}, learning_rate.peak")
+        write_number(write, "learning_rate", field, best)
+        say(console, f"Recipe: {write}, learning_rate.{field}")
+
+
+def _field(recipe: Recipe) -> str:
+    """Return the rate that is varied."""
+    target = recipe.pruning.sparsity if recipe.pruning is not None else 0.0
+    return "dense" if recipe.learning_rate.is_scaled_to(target) else "peak"
 
 
 def search(start: float, loss: Callable[[float], float]) -> float:
@@ -126,7 +138,7 @@ def search(start: float, loss: Callable[[float], float]) -> float:
 
 
 def shortened(recipe: Recipe, timetable: Timetable, rate: float, steps: int) -> Recipe:
-    """Return the recipe with another peak and length; everything keeps its share of the run."""
+    """Return the recipe with another rate and length; everything keeps its share of the run."""
 
     def share(span: Span | None) -> Span | None:
         if span is None or span.unit == "%":
@@ -139,7 +151,8 @@ def shortened(recipe: Recipe, timetable: Timetable, rate: float, steps: int) -> 
     values["budget"] |= {"epochs": None, "steps": steps}
     given = recipe.learning_rate
     spans = {name: share(getattr(given, name)) for name in ("warmup", "hold", "decay_every")}
-    values["learning_rate"] |= {**spans, "peak": rate, "rewind_at": tuple(map(share, given.rewind_at))}
+    rates = {"peak": None, _field(recipe): rate}  # without a peak, the law scales it from the dense rate
+    values["learning_rate"] |= {**spans, **rates, "rewind_at": tuple(map(share, given.rewind_at))}
     if recipe.pruning is not None:
         values["pruning"] |= {
             name: share(getattr(recipe.pruning, name)) for name in ("start", "end", "every")
@@ -159,19 +172,19 @@ def _run(recipe: Recipe, launcher: Launcher) -> Trial:
     """Run a recipe, unless it is finished already."""
     folder = launcher.output / recipe.name
     recipe = recipe.model_copy(update={"output": str(launcher.output)})
-    try:
-        if not (folder / "summary.json").is_file():
+    if not is_finished(RunFolder(folder), recipe):
+        try:
             launcher.run("train", recipe.name, dump_recipe(recipe))
-    except UserError as error:
-        return Trial(problem=str(error))
+        except UserError as error:
+            return Trial(problem=str(error))
     steps, losses = read_run(folder).series("loss")
     return Trial(tuple(steps), tuple(losses))
 
 
-def _table(trials: Mapping[float, Trial], best: float, steps: int) -> Table:
+def _table(trials: Mapping[float, Trial], best: float, steps: int, field: str) -> Table:
     rates = sorted(trials)
     title = f"Runs of {steps} steps to the target sparsity"
-    columns = ("", "learning_rate.peak", "loss of the last quarter", "problem")
+    columns = ("", f"learning_rate.{field}", "loss of the last quarter", "problem")
     rows = tuple(tuple(_cells(rate, trials[rate], best)) for rate in rates)
     return Table("rates", title, columns, rows, emphasis=frozenset([rates.index(best)]))
 
@@ -185,9 +198,7 @@ def _cells(rate: float, trial: Trial, best: float) -> Iterator[str]:
 
 def _draw(trials: Mapping[float, Trial], best: float, title: str) -> Figure:
     """Draw the loss over the steps, a line a rate, the recommended one thick."""
-    figure, [axes] = new_panels(
-        ["loss"], "step", height=4.0, title=f"{title}: learning_rate.peak = {best:.3g}"
-    )
+    figure, [axes] = new_panels(["loss"], "step", height=4.0, title=title)
     known = [rate for rate in sorted(trials) if trials[rate].loss < inf]
     for number, rate in enumerate(known):
         label = f"{rate:.3g}: {trials[rate].loss:.3g} at the end"

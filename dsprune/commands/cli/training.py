@@ -181,7 +181,7 @@ def calibrate(
         typer.Option(help="The recipe whose training data hold the labels, or whose rate is chosen."),
     ] = None,
     rate: Annotated[
-        bool, typer.Option("--rate", help="Choose learning_rate.peak by short runs of the recipe.")
+        bool, typer.Option("--rate", help="Choose the learning rate by short runs of the recipe.")
     ] = False,
     steps: Annotated[int, typer.Option(min=8, help="--rate: length of each run.")] = 100,
     num_ranks: Annotated[int, typer.Option(min=1, help="--rate: processes of each run.")] = 1,
@@ -194,7 +194,7 @@ def calibrate(
     plot: Annotated[Path | None, typer.Option(help="Draw the curves into this file.")] = None,
     write: Annotated[Path | None, typer.Option(help="The recipe file to write the result to.")] = None,
 ) -> None:
-    """Choose the temperature of distillation from a teacher logits store, or the peak learning rate by short runs."""
+    """Choose the temperature of distillation from a teacher logits store, or the learning rate by short runs."""
     from dsprune.ranks.ranks import find_ranks
     from dsprune.recipe import load_recipe
     from dsprune.utils.console import quiet_libraries

@@ -126,7 +126,7 @@ def _own_rate(values: dict[str, Any], wanted: NewRecipe, model: str, path: Path)
             f"from {wanted.source}, for a model of its size" if width is None else f"for a width of {width:,}"
         )
         yield (
-            f"learning_rate.dense={rate['dense']:g}: {basis} (or measure the peak: "
+            f"learning_rate.dense={rate['dense']:g}: {basis} (or measure it: "
             f"dsprune calibrate --rate --recipe {path})"
         )
 

@@ -88,8 +88,8 @@ def _of_the_rate(plan: Plan, pruning: Pruning) -> Iterator[tuple[str, str, str]]
     if rate.dense_peak is None:
         why = "it would forget at the full rate" if start == "fine-tuned" else "that of dense fine-tuning"
         yield "learning_rate.dense_peak", f"{timetable.dense_peak:.3g}", f"{start}: {why}"
-    if rate.dense is not None and rate.peak == scaled_peak(rate.dense, pruning.sparsity):
-        why = f"{rate.peak / rate.dense:.2g} x learning_rate.dense = 1 + ln(1 / (1 - sparsity))"
+    if rate.is_scaled_to(pruning.sparsity):
+        why = f"{scaled_peak(1.0, pruning.sparsity):.2g} x learning_rate.dense = 1 + ln(1 / (1 - sparsity))"
         yield "learning_rate.peak", f"{rate.peak:.2e}", why
 
 

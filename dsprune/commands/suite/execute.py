@@ -11,11 +11,11 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dsprune.commands.suite.grid import Grid, Part, RunSpec
-from dsprune.commands.suite.launcher import Launcher
+from dsprune.commands.suite.launcher import Launcher, is_finished
 from dsprune.commands.suite.resolve import resolve
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_tokenizer
-from dsprune.recipe import Model, Recipe, dump_recipe, load_recipe
+from dsprune.recipe import Model, Recipe, dump_recipe
 from dsprune.recipe.pattern import Pattern
 from dsprune.registry import SCOPES
 from dsprune.selection.complete import select_complete
@@ -67,21 +67,13 @@ def _execute_run(run: RunSpec, grid: Grid, launcher: Launcher) -> str:
     """
     folder = RunFolder(grid.output / run.name)
     recipe = resolve(run, grid, launcher)
-    if folder.summary.exists():
-        _check_same(folder, recipe)
+    if is_finished(folder, recipe):
         return "kept"
     arguments = prepare_start(run, grid, recipe)
     launcher.run("train", run.name, dump_recipe(recipe), *arguments)
     summary = read_summary(folder.summary)
     metrics = {} if summary is None else summary.metrics
     return next((f"{metric} {value:.4f}" for metric, value in metrics.items()), "no metric")
-
-
-def _check_same(folder: RunFolder, recipe: Recipe) -> None:
-    if load_recipe(str(folder.recipe)) != recipe:
-        raise UserError(
-            f"{folder.path}: was made with another recipe: give another --output, or remove this folder"
-        )
 
 
 def prepare_start(run: RunSpec, grid: Grid, recipe: Recipe) -> list[str]:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsprune.errors import EXIT_STOPPED, StoppedError, UserError
+from dsprune.recipe import Recipe, load_recipe
+from dsprune.train.run_folder import RunFolder
 from dsprune.utils.files import replace_text
 from dsprune.utils.ports import free_port
 
-__all__ = ["Launcher"]
+__all__ = ["Launcher", "is_finished"]
 
 GRACE = 120.0
 """Seconds that a process has to save its checkpoint when the suite is stopped."""
@@ -59,6 +61,21 @@ class Launcher:
             raise StoppedError(f"{run}: stopped with a checkpoint; run the same command again to resume")
         if code:
             raise UserError(f"{run}: exit code {code}: {_last_message(log)}: see {log}")
+
+
+def is_finished(folder: RunFolder, recipe: Recipe) -> bool:
+    """Return whether the run of a recipe has ended.
+
+    Raises:
+        UserError: it has, with other settings.
+    """
+    if not folder.summary.exists():
+        return False
+    if load_recipe(str(folder.recipe)) != recipe:
+        raise UserError(
+            f"{folder.path}: was made with another recipe: give another --output, or remove this folder"
+        )
+    return True
 
 
 def run_process(command: list[str], log: Path) -> int:
