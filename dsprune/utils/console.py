@@ -53,12 +53,12 @@ EVERY = 30.0
 
 
 def say(console: Console, text: str, *, shown: bool = True) -> None:
-    """Print a line as it is, without rich's markup, colours or line breaks; nothing unless `shown`.
+    """Print a line as it is, without rich's markup, emojis, colours or line breaks; nothing unless `shown`.
 
     Control characters are escaped, since names of files and of their contents may have some.
     """
     if shown:
-        console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def cell(text: str, style: str = "") -> Text:
@@ -100,7 +100,7 @@ def progress_bar(console: Console, *, shown: bool) -> Progress:
     The field `note` of its tasks, where they have one, is shown beside the bar.
     """
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         _Note("{task.description}"),

@@ -370,10 +370,11 @@ def test_every_figure_names_what_made_it(tmp_path: Path) -> None:
 
 def test_a_terminal_shows_names_as_they_are() -> None:
     console = Console(file=io.StringIO(), width=80)
-    console.print(as_rich(Table("t", "[i]A[/] table", ("[b]name", "value"), (("[red]x", "[1]"),))))
+    console.print(as_rich(Table("t", "[i]A[/] table", ("[b]name", "value"), (("[red]x", ":100:"),))))
+    say(console, "runs/[b]:100:")
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
-    assert all(text in shown for text in ("[i]A[/] table", "[b]name", "[red]x", "[1]"))
+    assert all(text in shown for text in ("[i]A[/] table", "[b]name", "[red]x", ":100:", "runs/[b]:100:"))
 
 
 def test_control_characters_do_not_reach_the_terminal() -> None:

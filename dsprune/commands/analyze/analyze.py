@@ -62,7 +62,8 @@ def analyze(recipe: Recipe, extent: Extent, output: Path | None, ranks: Ranks, c
     show(component_table(analysis), console)
     for line in (RULE, recommendation(analysis)):
         say(console, line)
-    console.print(f"\n{fragment(analysis)}", markup=False, highlight=False)
+    for line in ("", *fragment(analysis).splitlines()):
+        say(console, line)
     for path in files:
         say(console, f"written: {path}")
 
