@@ -79,7 +79,7 @@ def status(folders: Sequence[Path], console: Console) -> None:
         console: where to print.
 
     Raises:
-        UserError: no folder holds a run.
+        UserError: no folder holds a run, or one of them does not exist.
     """
     now = time.time()
     states: dict[Path, RunState] = {}
@@ -108,8 +108,11 @@ def status(folders: Sequence[Path], console: Console) -> None:
     for folder, state in states.items():
         if ending := _ending(state):
             say(console, f"{folder}: {ending}")
-    for problem in problems.values():
-        say(console, str(problem))
+    for folder, problem in problems.items():
+        if folder.exists():
+            say(console, str(problem))
+    if missing := [folder for folder in problems if not folder.exists()]:
+        raise UserError(f"{', '.join(map(str, missing))}: no such folder: give folders of runs")
 
 
 def _runs_in(folder: Path) -> list[Path]:

@@ -27,6 +27,8 @@ __all__ = ["OWN_MODELS", "Head", "load_config", "load_model", "load_saved", "loa
 
 _OWN = (EsmMeanForSequenceClassification, Graph2TreeForEquations, GtsForEquations)
 
+MOST_LAYERS = 10_000
+
 OWN_MODELS = {model.__name__: model for model in _OWN}
 """The models that transformers does not have, by the name of their class."""
 
@@ -104,6 +106,7 @@ def load_config(path: str) -> PretrainedConfig:
     check_weight_indexes(local_folder(path))
     config: PretrainedConfig = _load(AutoConfig.from_pretrained, path, "model")
     _check_names(path, config)
+    _check_layers(path, config)
     parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
     for kernel in (getattr(part, "_attn_implementation", None) for part in parts):
         if isinstance(kernel, str) and "/" in kernel:
@@ -130,11 +133,26 @@ def _check_names(path: str, config: PretrainedConfig) -> None:
         )
 
 
+def _check_layers(path: str, config: PretrainedConfig) -> None:
+    """Check the number of layers, since transformers makes a model of any."""
+    number = getattr(config, "num_hidden_layers", None)
+    if isinstance(number, int) and not 0 < number <= MOST_LAYERS:
+        raise UserError(
+            f"model {path!r}: config.json: num_hidden_layers: {short(number)} is not between 1 and {MOST_LAYERS:,}: "
+            f"correct it"
+        )
+
+
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model. Without a padding token (GPT-2, Llama) it pads with its end-of-text token."""
     _check_is_model(path)
     _check_has_tokenizer(Path(path))
     tokenizer: PreTrainedTokenizerBase = _load(_tokenizer, path, "tokenizer")
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise UserError(
+            f"tokenizer {path!r}: knows its {len(tokenizer)} special tokens alone, as without the file of its "
+            f"vocabulary, such as tokenizer.json: copy or download it again"
+        )
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise UserError(

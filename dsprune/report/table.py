@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,6 +16,11 @@ from dsprune.utils.text import MISSING, printable
 __all__ = ["Table", "as_lines", "as_rich", "markdown_text", "number", "show", "table_of"]
 
 T = TypeVar("T")
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a formula of a spreadsheet begins with."""
+
+NUMBER = re.compile(r"[-+][\d.,]+(?:e[-+]?\d+)?(?: %| [a-zA-Z]+)?")
 
 
 @dataclass(frozen=True)
@@ -51,12 +57,17 @@ class Table:
         return "\n".join([*lines, self.note, ""] if self.note else lines)
 
     def csv(self) -> str:
-        """Return columns and rows as CSV (RFC 4180); a missing value is an empty cell."""
+        """Return columns and rows as CSV (RFC 4180); a missing value is an empty cell, and none is a formula."""
         text = io.StringIO()
         writer = csv.writer(text)
-        writer.writerow(self.columns)
-        writer.writerows([["" if cell == MISSING else cell for cell in row] for row in self.rows])
+        writer.writerow(map(_inert, self.columns))
+        writer.writerows([["" if cell == MISSING else _inert(cell) for cell in row] for row in self.rows])
         return text.getvalue()
+
+
+def _inert(cell: str) -> str:
+    """Return a cell that no spreadsheet takes for a formula: an apostrophe marks it as text."""
+    return f"'{cell}" if cell.startswith(FORMULA) and not NUMBER.fullmatch(cell) else cell
 
 
 def table_of(

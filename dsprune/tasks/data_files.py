@@ -41,6 +41,8 @@ ENCODINGS = (
 
 COMPRESSED = ".gz"
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
 
 def read_table(
     path: Path, origin: str, header: Sequence[str] = (), readers: Mapping[str, Reader] | None = None
@@ -138,6 +140,8 @@ def _as_table(
             names = list(header) if has_none else row
             if not has_none:
                 continue
+        if row == names:
+            raise ValueError(f"row {number} repeats the header, as files do that were joined: remove it")
         missing = len(names) - len(row)
         if missing < 0 or (missing and not may_be_short):
             raise ValueError(f"row {number} has {len(row)} fields and the header has {len(names)}")
@@ -206,8 +210,13 @@ def read_text(path: Path) -> str:
         ValueError: it is not text in one of the encodings above.
     """
     raw = gzip.decompress(path.read_bytes()) if path.suffix.lower() == COMPRESSED else path.read_bytes()
+    if raw.startswith(LFS_POINTER):
+        raise ValueError("a pointer of Git LFS, not the file itself: run git lfs pull")
     encoding = next((name for mark, name in ENCODINGS if raw.startswith(mark)), "utf-8")
-    text = raw.decode(encoding)
+    try:
+        text = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{first_line(error)}: save it as UTF-8") from error
     if "\0" in text:
         raise ValueError("holds zero bytes: save it as UTF-8")
     return text

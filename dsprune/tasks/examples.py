@@ -11,7 +11,6 @@ import torch
 from datasets import Dataset
 from datasets.fingerprint import generate_random_fingerprint
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from dsprune.errors import UserError
 from dsprune.tasks.source import Split
@@ -29,7 +28,7 @@ __all__ = [
     "padding_collate",
     "spread",
     "tokens_in",
-    "unknown_remark",
+    "tokens_of",
     "without_labels",
 ]
 
@@ -54,19 +53,7 @@ def tokens_in(data: Dataset) -> np.ndarray:
     """
     if "input_ids" not in data.column_names:
         raise UserError("model.vocabulary: value used: the task's examples have no input_ids: set all")
-    return np.unique(_tokens(data))
-
-
-def unknown_remark(split: Split, data: Dataset, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Return one line on the tokens in the inputs that the tokenizer does not know; None if it knows all."""
-    if tokenizer.unk_token_id is None or "input_ids" not in data.column_names:
-        return None
-    tokens = _tokens(data)
-    num_unknown = int((tokens == tokenizer.unk_token_id).sum())
-    if not num_unknown or tokenizer.unk_token_id == tokenizer.eos_token_id:  # GPT-2 ends texts with it
-        return None
-    share = f"{num_unknown:,} of {len(tokens):,} tokens"
-    return f"task.{split}: {share} are unknown to the tokenizer: the model cannot tell them apart"
+    return np.unique(tokens_of(data))
 
 
 def column_of(data: Dataset, name: str) -> np.ndarray:
@@ -87,7 +74,8 @@ def data_digest(data: Dataset) -> str:
     return digest.hexdigest()[:16]
 
 
-def _tokens(data: Dataset) -> np.ndarray:
+def tokens_of(data: Dataset) -> np.ndarray:
+    """Return all tokens in the inputs of encoded examples."""
     return _flat(_table(data).column("input_ids"))[0]
 
 

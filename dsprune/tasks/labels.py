@@ -1,6 +1,7 @@
 """Class labels: their names in the data and in a trained model, and whether the two agree."""
 
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -39,11 +40,11 @@ def find_labels(rows: Rows, column: str) -> tuple[str, ...]:
             f"{rows.origin}: column {column!r} holds {found:,} labels in {len(values):,} rows, as a column of texts "
             f"or numbers does: {way_out}"
         )
-    for name, other in pairwise(sorted(names, key=_value_then_name)):
-        if _value_then_name(name) == _value_then_name(other):
-            how = "in white space alone" if name.strip() == other.strip() else "but are one number"
+    for name, other in pairwise(sorted(names, key=_looks)):
+        if _looks(name) == _looks(other):
             raise UserError(
-                f"{rows.origin}: column {column!r}: the labels {name!r} and {other!r} differ {how}: write them alike"
+                f"{rows.origin}: column {column!r}: the labels {name!a} and {other!a} {_difference(name, other)}: "
+                f"write them alike"
             )
     return tuple(names)
 
@@ -91,9 +92,11 @@ def name_of(value: object) -> str:
 def describe_labels(labels: Sequence[str], numbers: Sequence[int]) -> str:
     """Return the labels in one line, with the number of examples of each."""
     counts = Counter(numbers)
-    parts = [f"{name} ({counts[number]:,})" for number, name in enumerate(labels[:NUM_SHOWN])]
-    more = f" and {len(labels) - NUM_SHOWN:,} more" if len(labels) > NUM_SHOWN else ""
-    return f"{len(labels):,} classes: {', '.join(parts)}{more}"
+    parts = [f"{name} ({counts[number]:,})" for number, name in enumerate(labels)]
+    if len(labels) > NUM_SHOWN:
+        rarest = parts[min(range(len(labels)), key=counts.__getitem__)]
+        parts[NUM_SHOWN:] = [f"and {len(labels) - NUM_SHOWN:,} more, the rarest {rarest}"]
+    return f"{len(labels):,} classes: {', '.join(parts)}"
 
 
 def labels_of(config: PretrainedConfig) -> tuple[str, ...]:
@@ -139,10 +142,21 @@ def _are_numbers(names: Sequence[str]) -> bool:
     return all(name.removeprefix("LABEL_").isdecimal() for name in names)
 
 
-def _value_then_name(label: str) -> tuple[float, str]:
-    """Return the number that a label writes, or else its name without white space around it."""
+def _looks(label: str) -> tuple[float, str]:
+    """Return the number that a label writes, or else its name without case, hidden characters and outer white space."""
     number, _ = _by_number_then_name(label)
-    return number, label.strip() if math.isinf(number) else ""
+    shown = (one for one in unicodedata.normalize("NFKC", label) if unicodedata.category(one) != "Cf")
+    return number, "".join(shown).strip().casefold() if math.isinf(number) else ""
+
+
+def _difference(name: str, other: str) -> str:
+    """Return how two labels that look the same differ."""
+    if name.strip() == other.strip():
+        return "differ in white space alone"
+    if math.isfinite(_looks(name)[0]):
+        return "differ but are one number"
+    is_case = name.strip().casefold() == other.strip().casefold()
+    return f"differ in {'capital letters' if is_case else 'characters that look the same'} alone"
 
 
 def _by_number_then_name(label: str) -> tuple[float, str]:

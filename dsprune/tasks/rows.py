@@ -13,12 +13,17 @@ from datasets import ClassLabel, Dataset
 from dsprune.errors import UserError
 from dsprune.recipe import Task as TaskSettings
 
-__all__ = ["BLANK", "MISSING", "Column", "Rows", "names_of", "number_of"]
+__all__ = ["BLANK", "MISSING", "Column", "Rows", "check_columns", "names_of", "number_of"]
 
 BLANK = frozenset({""})
 """The texts that are no value in plain text files: those of white space alone."""
 
-MISSING = BLANK | {"nan", "NaN", "NAN", "null", "NULL", "None", "<NA>"}
+MISSING = (
+    BLANK
+    | {"nan", "NaN", "NAN", "-nan", "-NaN", "NaT", "null", "NULL", "None", "<NA>", "N/A", "n/a"}
+    | {"\\N"}  # of MySQL and PostgreSQL
+    | {"#N/A", "#NA", "#DIV/0!", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#VALUE!"}  # of spreadsheets
+)
 """The texts that mean a missing value in a user's own table."""
 
 
@@ -180,3 +185,19 @@ class Column:
 def names_of(columns: Sequence[Column], settings: TaskSettings) -> list[str]:
     """Return the name of each column: that of the settings where they give one."""
     return [(column.field and getattr(settings, column.field)) or column.name for column in columns]
+
+
+def check_columns(columns: Sequence[Column], settings: TaskSettings) -> None:
+    """Check that the settings give each column another meaning.
+
+    Raises:
+        UserError: two of them name the same column.
+    """
+    seen: dict[str, Column] = {}
+    for column, name in zip(columns, names_of(columns, settings), strict=True):
+        first = seen.setdefault(name, column)
+        if name and first is not column:
+            field = f"task.{column.field or first.field}"
+            raise UserError(
+                f"{field}: value {name}: the column is {first.holds} and {column.holds}: name another"
+            )

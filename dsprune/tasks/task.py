@@ -44,7 +44,7 @@ from dsprune.errors import UserError
 from dsprune.recipe import Task as TaskSettings
 from dsprune.registry import TASKS
 from dsprune.tasks.examples import LABELS, Batch, Collate, check_tokens, map_rows, spread, without_labels
-from dsprune.tasks.rows import Column
+from dsprune.tasks.rows import Column, check_columns
 from dsprune.tasks.source import Benchmark, Split
 
 __all__ = ["LogitRows", "Task", "build_task"]
@@ -287,4 +287,5 @@ def build_task(settings: TaskSettings) -> Task:
             raise UserError(
                 f"task.{field}: value {value}: the task {settings.name} has no such setting: leave it out"
             )
+    check_columns(task.columns(), settings)
     return task

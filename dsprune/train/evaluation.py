@@ -15,7 +15,8 @@ from dsprune.ranks.batch_order import EvaluationBatch, evaluation_batches
 from dsprune.ranks.collectives import Comm, gather_in_order, world_comm
 from dsprune.ranks.ranks import Ranks, process_group
 from dsprune.recipe import Task as TaskSettings
-from dsprune.tasks.examples import Collate, on_device, unknown_remark
+from dsprune.tasks.examples import Collate, on_device
+from dsprune.tasks.oddities import Examples, remarks_on
 from dsprune.tasks.source import say_once
 from dsprune.tasks.task import Task, build_task
 
@@ -85,8 +86,8 @@ def evaluate_model(
     task = build_task(settings).for_model(load_config(path)).for_tokenizer(tokenizer)
     model: nn.Module = task.build_model(path, tokenizer, new_head=False)
     dataset = task.prepare("validation", tokenizer)
-    if unknown := unknown_remark("validation", dataset, tokenizer):
-        say_once(unknown)
+    for remark in remarks_on(Examples(task, "validation", dataset), tokenizer):
+        say_once(remark)
     return evaluate(
         model.to(device),
         task,

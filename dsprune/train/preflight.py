@@ -27,7 +27,8 @@ from dsprune.recipe import Distillation, Recipe
 from dsprune.recipe import Model as ModelSettings
 from dsprune.schedule import Timetable, recipe_timetable
 from dsprune.selection.weights import weights_to_prune
-from dsprune.tasks.examples import tokens_in, unknown_remark
+from dsprune.tasks.examples import tokens_in
+from dsprune.tasks.oddities import Examples, remarks_on, remarks_on_both
 from dsprune.tasks.task import Task, build_task
 from dsprune.zero.config import load_ds_config, resolve_ds_config
 
@@ -71,14 +72,11 @@ class Prepared:
     def remarks(self) -> Iterator[str]:
         """Yield one line for each oddity of model and data that training accepts."""
         yield from padding_remarks(self.path, load_config(self.path), self.tokenizer)
-        if unknown := unknown_remark("validation", self.validation, self.tokenizer):
-            yield unknown
-        shared = _num_shared(self.task, self.data, self.validation)
-        if shared:
-            yield (
-                f"task.validation: {shared:,} of {len(self.validation):,} examples are in the training data too: "
-                "the metrics will look better than on new data"
-            )
+        train = Examples(self.task, "train", self.data)
+        validation = Examples(self.task, "validation", self.validation)
+        yield from remarks_on(train, self.tokenizer)
+        yield from remarks_on(validation, self.tokenizer)
+        yield from remarks_on_both(train, validation)
 
 
 def preflight(recipe: Recipe, ranks: Ranks) -> Prepared:
@@ -154,16 +152,6 @@ def _check_store(settings: Distillation, source: Source) -> None:
         open_matching_store(folder, settings, source, ALONE, torch.device("cpu"), verify=False)
     else:
         find_matching_store(folder, settings, source.origin | {"dataset": source.dataset})
-
-
-def _num_shared(task: Task, data: Dataset, validation: Dataset) -> int:
-    """Return the number of validation examples whose inputs are those of a training example."""
-    known = set(_hashes(task, data))
-    return sum(key in known for key in _hashes(task, validation))
-
-
-def _hashes(task: Task, data: Dataset) -> Iterator[int]:
-    return (hash(repr(values)) for values in zip(*task.samples(data).values(), strict=True))
 
 
 def start_model(task: Task, settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

@@ -113,8 +113,9 @@ def assemble(recipe: Recipe, prepared: Prepared, ranks: Ranks, console: Console)
         digests = {"train": data_digest(data), "validation": data_digest(prepared.validation)}
         compared = {f"the data of task.{split}": digest for split, digest in digests.items()}
         check_same(ranks, {"the ds_config": json.dumps(prepared.config, sort_keys=True), **compared})
-    for remark in prepared.remarks() if ranks.is_first else ():
-        say(console, remark)
+    if ranks.is_first:
+        for line in filter(None, (task.targets(data), *prepared.remarks())):
+            say(console, line)
     teacher = None
     if recipe.distillation is not None:
         teacher, data = _open_teacher(recipe.distillation, prepared, collate, ranks, console)

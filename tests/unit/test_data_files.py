@@ -17,6 +17,7 @@ from tokenizers.processors import TemplateProcessing
 from dsprune.errors import UserError
 from dsprune.recipe import Task as TaskSettings
 from dsprune.recipe import load_task
+from dsprune.tasks.labels import describe_labels
 from dsprune.tasks.task import build_task
 from dsprune.testing.tiny import tiny_tokenizer
 
@@ -66,7 +67,9 @@ def task_on(
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-@pytest.mark.parametrize("value", [None, "", "  ", "NaN", "nan", "null", "None", "<NA>"])
+@pytest.mark.parametrize(
+    "value", [None, "", "  ", "NaN", "nan", "null", "None", "<NA>", "N/A", "#REF!", "\\N"]
+)
 @pytest.mark.parametrize("column", ["text", "label"])
 def test_a_missing_value_is_refused_with_its_row(tmp_path: Path, kind: str, value: Any, column: str) -> None:
     task = task_on(tmp_path, [*ROWS, ROWS[0] | {column: value}], kind)
@@ -222,6 +225,12 @@ def test_whole_numbers_are_the_same_labels_in_any_type(tmp_path: Path) -> None:
         ("t.csv", "text,label\na,p \nb,p\n", r"the labels 'p' and 'p ' differ in white space alone"),
         ("t.csv", "text,label\na,1\nb,1.0\n", r"the labels '1' and '1\.0' differ but are one number"),
         ("t.jsonl", '{"text": "a", "label": ["x"]}\n{"text": "b", "label": ["y"]}', r"row 1: label \['x'\]: .* list"),
+        ("t.csv", "text,label\na,Pos\nb,pos\n", r"the labels 'Pos' and 'pos' differ in capital letters alone"),
+        ("t.csv", "text,label\na,p\u200b\nb,p\n", r"the labels 'p' and 'p\\u200b' differ in characters that look the"),
+        ("t.csv", "text,label\na,\xe9\nb,e\u0301\n", r"'e\\u0301' and '\\xe9' differ in characters that look the same"),
+        ("t.csv", "text,label\na,p\ntext,label\nb,n\n", r"row 2 repeats the header"),
+        ("t.tsv", "text\tlabel\na\tp\ntext\tlabel\n", r"row 2 repeats the header"),
+        ("t.csv", "version https://git-lfs.github.com/spec/v1\n", r"a pointer of Git LFS, .*: run git lfs pull"),
         ("t.csv", "text,label\na,0\nb,01\nc,1\n", r"the labels '01' and '1' differ but are one number"),
     ],
 )  # fmt: skip
@@ -233,6 +242,19 @@ def test_a_file_that_would_be_misread_is_refused(
     task = build_task(TaskSettings(name="text-classification", train=str(file)))
     with pytest.raises(UserError, match=rf"^task\.train: .*{name}: .*{message}"):
         task.load("train")
+
+
+def test_another_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("text,label\ngrün,p\n".encode("latin-1"))
+    task = build_task(TaskSettings(name="text-classification", train=str(tmp_path / "t.csv")))
+    with pytest.raises(UserError, match=r"t\.csv: .* 0xfc in position 13: .*: save it as UTF-8"):
+        task.load("train")
+
+
+def test_the_rarest_of_many_labels_is_named() -> None:
+    labels = [*"abcdefghijklm", "footer"]
+    numbers = [number for number in range(13) for _ in range(3)] + [13]
+    assert describe_labels(labels, numbers).endswith("j (3), and 4 more, the rarest footer (1)")
 
 
 def test_repeated_columns_of_parquet_are_refused(tmp_path: Path) -> None:
@@ -259,10 +281,19 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 
 
 def test_a_column_of_texts_is_none_of_labels(tmp_path: Path) -> None:
-    rows = [{"text": f"text {number}", "label": "pn"[number % 2]} for number in range(100)]
-    task = task_on(tmp_path, rows, label="text")
-    with pytest.raises(UserError, match=r"column 'text' holds 100 labels in 100 rows"):
+    rows = [{"text": f"text {number}", "title": f"title {number}"} for number in range(100)]
+    task = task_on(tmp_path, rows, label="title")
+    with pytest.raises(UserError, match=r"column 'title' holds 100 labels in 100 rows"):
         task.load("train")
+
+
+@pytest.mark.parametrize(
+    ("more", "field", "name"),
+    [({"text": "label"}, "label", "label"), ({"text_pair": "text"}, "text_pair", "text")],
+)
+def test_a_column_has_one_meaning(more: dict[str, str], field: str, name: str) -> None:
+    with pytest.raises(UserError, match=rf"^task\.{field}: value {name}: the column is a text and the "):
+        build_task(TaskSettings(name="text-classification", **more))
 
 
 @pytest.mark.parametrize(

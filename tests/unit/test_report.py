@@ -396,6 +396,20 @@ def test_a_table_survives_its_formats() -> None:
     assert list(csv.reader(io.StringIO(table.csv()))) == [["name", "value"], ["a|b", "1,000"], ["c", ""]]
 
 
+@pytest.mark.parametrize(
+    ("cell", "written"),
+    [
+        ('=HYPERLINK("x")', '\'=HYPERLINK("x")'),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("-1+cmd|' /C x'!A0", "'-1+cmd|' /C x'!A0"),
+    ]
+    + [(number, number) for number in ("-1.5", "+0.3 %", "-1,234", "-2e-05", "-3 points")],
+)
+def test_no_cell_is_a_formula(cell: str, written: str) -> None:
+    table = Table("t", "A table", ("name",), ((cell,),))
+    assert list(csv.reader(io.StringIO(table.csv())))[1] == [written]
+
+
 def test_nothing_that_is_written_names_a_folder_of_this_machine(tmp_path: Path) -> None:
     text = report_on(
         write_run(tmp_path, "name=one", f"distillation.teacher={tmp_path}/teacher"), output=tmp_path / "out"

@@ -145,6 +145,14 @@ def test_a_folder_among_others_that_is_no_run_is_said_to_be_none(tmp_path: Path,
     ]
 
 
+def test_a_folder_that_does_not_exist_is_bad_input_beside_a_run(tmp_path: Path, now: float) -> None:
+    write_run(tmp_path / "a", now)
+    console = Console(file=io.StringIO(), width=200)
+    with pytest.raises(UserError, match=r"nowhere: no such folder"):
+        status([tmp_path / "a", tmp_path / "nowhere"], console)
+    assert "running" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_a_parent_folder_shows_the_runs_below_it_with_their_whole_names(tmp_path: Path, now: float) -> None:
     for name in ("a-rather-long-name-of-a-run-with-seed-1", "a-rather-long-name-of-a-run-with-seed-2"):
         (tmp_path / "suite").mkdir(exist_ok=True)
