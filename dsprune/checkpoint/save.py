@@ -13,9 +13,10 @@ from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.checkpoint.rank_state import save_rank_state
 from dsprune.checkpoint.saved_masks import save_masks
 from dsprune.checkpoint.tags import begin_tag, commit_tag, tag_name
-from dsprune.ranks.agreement import on_first_rank
+from dsprune.ranks.agreement import on_every_rank, on_first_rank
 from dsprune.ranks.ranks import current_ranks
 from dsprune.recipe import Recipe
+from dsprune.zero.pickles import check_client_state
 
 __all__ = ["complete_model", "save_checkpoint"]
 
@@ -45,6 +46,7 @@ def save_checkpoint(
         latest: whether the tag becomes the latest.
         **options: of DeepSpeed's saver.
     """
+    on_every_rank(current_ranks(), lambda: check_client_state(client_state))
     tag = tag_name(f"global_step{engine.global_steps}" if tag is None else tag)
     folder, client = save_dir / tag, {**client_state, **model_config(engine.module)}
     begin_tag(folder)

@@ -1,6 +1,7 @@
 """Prepare a DeepSpeed engine for pruning: check it, and make its first masks."""
 
 from deepspeed import DeepSpeedEngine
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.engine.learning_rate import check_no_scheduler
@@ -51,6 +52,11 @@ def check_attachable(engine: DeepSpeedEngine, recipe: Recipe) -> None:
         raise UserError(
             f"engine: {type(engine).__name__} is not supported: give the DeepSpeedEngine that deepspeed.initialize "
             f"returns"
+        )
+    if isinstance(engine.module, DataParallel | DistributedDataParallel):
+        raise UserError(
+            f"model: it is in a {type(engine.module).__name__}, and DeepSpeed reduces the gradients itself: give "
+            f"deepspeed.initialize the module inside, model.module"
         )
     check_no_adapter(engine.module)
     if engine.zero_optimization_partition_weights():

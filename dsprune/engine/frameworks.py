@@ -77,7 +77,10 @@ class _Initialize:
 
     Attributes:
         makes_engine: whether it was called for an engine that trains.
+        prunes: tells it from DeepSpeed's own.
     """
+
+    prunes = True
 
     def __init__(
         self,

@@ -79,6 +79,11 @@ def initialize(
     """
     if model is None:
         raise UserError("initialize: model=None: give the module to train")
+    if getattr(deepspeed.initialize, "prunes", False):
+        raise UserError(
+            "initialize: called inside of dsprune.pruning, or under dsprune run, which have a recipe of their own: "
+            "call deepspeed.initialize there, or leave the other out"
+        )
     if lr_scheduler is not None:
         name = getattr(lr_scheduler, "__name__", type(lr_scheduler).__name__)
         raise UserError(

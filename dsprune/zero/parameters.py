@@ -45,12 +45,16 @@ def check_parameters(model: nn.Module) -> None:
     """Check that DeepSpeed can broadcast the parameters of a module, as bytes.
 
     Raises:
-        UserError: one has no shape yet, is a scalar, or is not contiguous.
+        UserError: one has no shape or no values yet, is a scalar, or is not contiguous.
     """
     for name, parameter in model.named_parameters():
         if is_lazy(parameter):
             raise UserError(
                 f"model: {name} has no shape yet, since its module is lazy: run a forward pass of the model first"
+            )
+        if parameter.is_meta:
+            raise UserError(
+                f"model: {name} is on the device meta, without values: load the model's weights first"
             )
         if not parameter.dim():
             raise UserError(

@@ -1,18 +1,50 @@
-"""Read the pickles of DeepSpeed's checkpoints: tensors, plain values and a few small DeepSpeed classes, nothing else.
+"""Read the pickles of DeepSpeed's checkpoints: tensors, plain values and a few small classes, nothing else.
 
-DeepSpeed itself would run any code in a pickle, so `check_pickles` comes before it.
+DeepSpeed itself would run any code in a pickle, so `check_pickles` comes before it. What a script adds to a checkpoint
+is checked when it is saved.
 """
 
-from pathlib import Path
+import io
+import re
+from argparse import Namespace
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from datetime import date, datetime, timedelta
+from pathlib import Path, PosixPath
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
+from numpy._core.multiarray import _reconstruct, scalar
 
 from dsprune.errors import UserError
 from dsprune.utils.text import first_line
 
-__all__ = ["check_pickles", "read_pickle"]
+__all__ = ["check_client_state", "check_pickles", "read_pickle"]
+
+OF_SCRIPTS = (Namespace, PosixPath, date, datetime, timedelta, np.ndarray, np.dtype, _reconstruct, scalar)
+"""What scripts keep beside tensors and plain values: arguments, paths, times, arrays, and numpy's random state."""
+
+
+def check_client_state(state: Mapping[str, Any]) -> None:
+    """Check that what a script adds to a checkpoint can be read again.
+
+    Raises:
+        UserError: an entry holds other objects.
+    """
+    for key, value in state.items():
+        buffer = io.BytesIO()
+        try:
+            torch.save(value, buffer)
+            buffer.seek(0)
+            with _allowed():
+                torch.load(buffer, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise UserError(
+                f"client_state: {key}: a {type(value).__name__}, which could not be read again ({_reason(error)}): "
+                f"save tensors and plain values, or allow the class with torch.serialization.add_safe_globals"
+            ) from error
 
 
 def check_pickles(folder: Path, part: int = 0, num_parts: int = 1) -> None:
@@ -33,6 +65,26 @@ def read_pickle(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"{path}: not a file: use another checkpoint")
+    with _allowed():
+        try:
+            content: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        except Exception as error:  # of many types: a damaged pickle is a program with errors
+            raise UserError(f"{path}: cannot be read ({_reason(error)}): use another checkpoint") from error
+        if not isinstance(content, dict):
+            raise UserError(
+                f"{path}: holds a {type(content).__name__}, no checkpoint: use another checkpoint"
+            )
+        return content
+
+
+def _reason(error: Exception) -> str:
+    """Name the object that is not allowed, or the error."""
+    found = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
+    return f"it holds {found[1]}" if found else f"{type(error).__name__}: {first_line(error)}"[:200]
+
+
+def _allowed() -> AbstractContextManager[None]:
+    """Allow the classes that checkpoints hold."""
     # Imported here, since DeepSpeed takes seconds to import.
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
@@ -46,14 +98,8 @@ def read_pickle(path: Path) -> dict[str, Any]:
 
     # Python 3.11.0 to 3.11.3 pickle the member of an enumeration as a call of getattr.
     allowed = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address, (member, "builtins.getattr")]
-    with torch.serialization.safe_globals(allowed):
-        try:
-            content: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        except Exception as error:  # of many types: a damaged pickle is a program with errors
-            reason = f"{type(error).__name__}: {first_line(error)}"[:200]
-            raise UserError(f"{path}: cannot be read ({reason}): use another checkpoint") from error
-        if not isinstance(content, dict):
-            raise UserError(
-                f"{path}: holds a {type(content).__name__}, no checkpoint: use another checkpoint"
-            )
-        return content
+    dtypes = {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"}
+    allowed_by_torch: AbstractContextManager[None] = torch.serialization.safe_globals(
+        [*allowed, *OF_SCRIPTS, *dtypes]
+    )
+    return allowed_by_torch

@@ -180,6 +180,7 @@ def refused() -> dict[str, Callable[[], dict[str, Any]]]:
         "some parameters at stage 3": lambda: some_parameters(3),
         "an adapter": lambda: {"model": adapted},
         "parameters in bf16": lambda: {"model": TinyModel().bfloat16()},
+        "a wrapped module": lambda: {"model": torch.nn.DataParallel(TinyModel())},
         "a head in fp64": lambda: {"model": with_a_head_in_fp64(), "config": ds_config(0)},
         "a compiled module": lambda: {"model": compiled, "config": ds_config(3)},
     }
@@ -242,6 +243,17 @@ def error_of_saving_apart(comm: Comm, folder: str) -> str:
         except dsprune.UserError as error:
             return str(error)
         return "no error"
+
+
+def saved_with(comm: Comm, folder: str, value: Any) -> Any:
+    """What comes back of a script's own entry in a checkpoint, or the error of saving it."""
+    with pruning_engine(ds_config(2), make_recipe()) as engine:
+        try:
+            engine.save_checkpoint(folder, "tag", {"mine": value})
+        except dsprune.UserError as error:
+            return str(error)
+        _, client_state = engine.load_checkpoint(folder, "tag")
+        return client_state["mine"]
 
 
 def copied(comm: Comm) -> tuple[bool, bool]:

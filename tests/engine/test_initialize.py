@@ -2,6 +2,7 @@
 
 import io
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def test_the_config_is_found_in(two_ranks: RankPool, how: str, tmp_path: Path) -
             "parameters in bf16",
             r"^precision: fp32 .*, and 21 of 21 .* embed.weight, torch.bfloat16: call model.float\(\)",
         ),
+        ("a wrapped module", "^model: it is in a DataParallel, .* model.module"),
         ("a head in fp64", "^precision: fp32 .*, and 2 of 21 .* head.weight, torch.float64"),
         ("an adapter", "^model: blocks.0.up has an adapter of PEFT: prune the merged model"),
         ("a compiled module", "^model: blocks.1 is wrapped by torch.compile, .* ZeRO stage 3"),
@@ -104,6 +106,16 @@ def test_a_tag_is_anything_that_deepspeed_takes(two_ranks: RankPool, tag: Any, t
 def test_ranks_that_save_into_different_folders_are_refused(two_ranks: RankPool, tmp_path: Path) -> None:
     for message in two_ranks.run(2, initializing.error_of_saving_apart, str(tmp_path)):
         assert f"the checkpoint's folder is {tmp_path}/of-1/tag, and {tmp_path}/of-0/tag on rank 0" in message
+
+
+def test_what_a_script_adds_comes_back_or_is_refused_before_it_is_saved(
+    two_ranks: RankPool, tmp_path: Path
+) -> None:
+    value = Namespace(seed=1)
+    assert two_ranks.run(2, initializing.saved_with, str(tmp_path), value) == [value, value]
+    for message in two_ranks.run(2, initializing.saved_with, str(tmp_path / "other"), initializing.Stream()):
+        assert message.startswith("client_state: mine: a Stream, which could not be read again (it holds ")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_copy_of_an_engine_is_one(two_ranks: RankPool) -> None:

@@ -29,6 +29,15 @@ def test_an_optimizer_that_steps_without_an_engine_is_refused_at_its_first_step(
     assert not torch.equal(model.weight, weight)
 
 
+def test_another_recipe_in_a_context_is_refused() -> None:
+    recipe = make_recipe()
+    with (
+        pytest.raises(dsprune.UserError, match=r"^initialize: called inside of dsprune.pruning, .*recipe"),
+        dsprune.pruning(recipe),
+    ):
+        dsprune.initialize(model=nn.Linear(2, 2), config={}, recipe=recipe)
+
+
 def test_a_context_without_an_engine_is_refused() -> None:
     with (
         pytest.raises(dsprune.UserError, match=r"^pruning: nothing trained, and no DeepSpeed engine"),

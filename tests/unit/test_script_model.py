@@ -126,6 +126,7 @@ def transposed() -> nn.Module:
     ("make", "says"),
     [
         (lambda: nn.LazyLinear(2), "^model: weight has no shape yet"),
+        (lambda: nn.Linear(2, 2, device="meta"), "^model: weight is on the device meta, without values"),
         (scalar, r"^model: scale is of shape \[\]"),
         (transposed, "^model: weight is not contiguous"),
     ],
