@@ -3,7 +3,7 @@
     checkpoints/latest                             the name of the newest tag
     checkpoints/global_step40/checkpoint.json      size and SHA-256 of every other file of the tag, written last
 
-Of more than `LISTED_TOGETHER` ranks, each lists the files that it wrote, so that none gathers the lists of thousands:
+If there are more than `LISTED_TOGETHER` ranks, each lists the files that it wrote, and no rank gathers all lists:
 
     checkpoints/global_step40/files-00017-of-04096.json
 
@@ -64,7 +64,7 @@ def begin_tag(folder: Path) -> None:
     Links are removed, since DeepSpeed would write through them.
 
     Raises:
-        UserError: the ranks name different folders, in each of which files would be missing.
+        UserError: the ranks name different folders, so that each would lack files.
     """
     check_same(current_ranks(), {"the checkpoint's folder": str(folder.absolute())})
     if current_ranks().is_first:
@@ -136,7 +136,7 @@ def find_checkpoints(path: Path) -> list[Path]:
     Runs have them in `checkpoints/`, a script where it likes, and frameworks in a folder for each state.
 
     Raises:
-        UserError: the folder holds runs, of which the newest checkpoint would be that of any one.
+        UserError: the folder holds several runs, so that the newest checkpoint could be that of any of them.
     """
     folders = (path.parent, path, *sorted(path.glob("*/")), *sorted(path.glob("*/*/")))
     complete = {tag: step for folder in folders for step, tag in _find_complete(folder)}

@@ -1,4 +1,4 @@
-"""Guards, which end a run in which other code steps the optimizer or writes to the weights."""
+"""Guards, which end a run if other code steps the optimizer or writes to the weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -21,7 +21,7 @@ def fit_to_recipe(model: nn.Module, recipe: Recipe) -> None:
 
     Args:
         model: its dropout is changed in place.
-        recipe: of which `dsprune train` would use every field.
+        recipe: may set fields that only `dsprune train` uses.
 
     Raises:
         UserError: the recipe asks for what can be done only when a model is loaded, or the model has another number

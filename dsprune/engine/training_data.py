@@ -1,4 +1,4 @@
-"""The training data of an engine: datasets with a length, and streams, of which DeepSpeed makes no loader."""
+"""The training data of an engine: datasets with a length, and streams, for which DeepSpeed makes no loader."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice

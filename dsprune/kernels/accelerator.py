@@ -57,7 +57,7 @@ def mask_(kept: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 
 
 class Segments:
-    """Scores on an accelerator, of which kernels compute the keys; each method is one launch over all segments.
+    """Scores on an accelerator, whose keys kernels compute; each method is one launch over all segments.
 
     Args:
         products: the scores of each segment, of the same types.

@@ -65,8 +65,8 @@ class FileEntry(Record):
     Attributes:
         file: name of the file, with the number of its part and the number of parts.
         sha256: checksum of the file.
-        slices: start and length of each tensor's slice, by the tensor's name; None for that one of equal parts of
-            every tensor which the name of the file tells.
+        slices: start and length of each tensor's slice, by the tensor's name. None = all tensors are cut into equal
+            parts, and the name of the file tells which part it holds.
     """
 
     # No path out of the folder.

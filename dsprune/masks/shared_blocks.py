@@ -17,7 +17,7 @@ __all__ = ["Piece", "SharedBlocks", "num_shared"]
 
 @dataclass(frozen=True)
 class Piece:
-    """Whole blocks of a tensor, at least a part of which this rank owns.
+    """Whole blocks of a tensor; this rank owns at least a part of them.
 
     Attributes:
         positions: flat index of each weight in the tensor.

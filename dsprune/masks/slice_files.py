@@ -137,7 +137,7 @@ def _overlap(shard: Shard, entry: FileEntry) -> tuple[int, int] | None:
 def _read_file(
     path: Path, entry: FileEntry, expected: Mapping[str, int], content: Content, unit: str
 ) -> dict[str, Tensor]:
-    """Read a file, and check its entries of some tensors, of which it must hold so many weights."""
+    """Read a file, and check that it holds the expected number of weights of each of some tensors."""
     check_exists(path)
     if sha256_of(path) != entry.sha256:
         raise UserError(f"{path}: damaged, its SHA-256 is not the one in {MANIFEST}: use another checkpoint")

@@ -62,7 +62,7 @@ class OBert(CompensatingMethod):
 def _remove(context: ShardContext) -> tuple[Tensor, Tensor]:
     """Return the weights after all that are not kept are removed, and the diagonal of the inverse Fisher matrix.
 
-    All is in float64, and sums are taken one term after the other, so that no result depends on what else is in a
+    All is in float64. Sums are taken one term after the other, so that a result does not depend on the rest of a
     batch. A removed weight is 0, and its entry of the diagonal is 1.
     """
     assert context.kept is not None

@@ -20,7 +20,7 @@ class Wanda(Method):
     published; the run is then the recovery. Unlike there, the layers are pruned together, from the inputs that they
     have in the dense model, where the source prunes one after the other.
 
-    Refused: embeddings, stacked experts, and others of which the input is not seen. A matrix without any input up to
+    Refused: embeddings, stacked experts, and other weights whose input is not seen. A matrix without any input up to
     a mask update, such as an expert that is not chosen, ends the run with its name.
 
     Formula: score = |w| |x|, with |x| the norm of the input over all positions.

@@ -38,7 +38,7 @@ def on_every_rank(ranks: Ranks, work: Callable[[], T]) -> T:
     """Run `work` on every rank and return this rank's result. Collective: every rank must call this.
 
     Raises:
-        UserError: on every rank, that of the lowest rank on which `work` raises one.
+        UserError: on every rank, if `work` raises one on any; the error of the lowest such rank.
     """
     value, message = _attempt(work)
     messages = world_comm(ranks).all_gather_objects(message)

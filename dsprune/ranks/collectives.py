@@ -142,7 +142,7 @@ def all_reduce_(tensor: Tensor) -> Tensor:
 
 
 class DelayedMax:
-    """The maximum of a number over the ranks, available one call later, so that no rank waits for it.
+    """The maximum of a number over the ranks. It is available one call later, so no rank waits for it.
 
     Collective: every rank must create one, and then call `exchange` equally often.
     """

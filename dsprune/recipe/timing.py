@@ -113,7 +113,7 @@ class Pruning(Section):
 
     window: Count | None = None
     """Methods that accumulate from one mask update to the next (`snip`, `empirical-fisher`, `obert`, `wanda`): number
-    of last steps that count, that of the mask update included. Default: null = all since the mask update before."""
+    of last steps that count, the step of the mask update included. Default: null = all since the mask update before."""
 
     drop: float | None = Field(default=None, gt=0, lt=1)
     """Methods that let weights grow back (`rigl`, `set`): fraction of the kept weights that the first mask update drops

@@ -65,12 +65,12 @@ class Setting:
 
     @property
     def mean(self) -> float:
-        """Mean of the scores, of which there must be one."""
+        """Mean of the scores; there must be at least one."""
         return statistics.fmean(self.scores)
 
     @property
     def best(self) -> float:
-        """Mean of the best evaluations at the target sparsity, of which there must be one."""
+        """Mean of the best evaluations at the target sparsity; there must be at least one."""
         return statistics.fmean(run.best for run in self.runs if run.best is not None)
 
     @property

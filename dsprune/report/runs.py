@@ -111,7 +111,7 @@ class Run:
     def best(self) -> float | None:
         """The best evaluation at the target sparsity, as SMC-Bench reports it; None unless the run is finished.
 
-        The first metric of a task is one of which more is better.
+        The first metric of a task is better the higher it is.
         """
         if self.score is None:
             return None

@@ -91,7 +91,7 @@ class DeviceScores:
 def products_on_device(shards: Sequence[Shard], scorers: Sequence[Scorer]) -> list[Product] | None:
     """Return the scores as products on one accelerator; None if they are not.
 
-    Of an empty shard a method may know nothing, such as a moment: it gets a part of another shard without weights.
+    A method may know nothing of an empty shard, such as its moments: it gets an empty part of another shard.
     """
     owned = [scorer.product for shard, scorer in zip(shards, scorers, strict=True) if shard.numel]
     products = [product for product in owned if product is not None]

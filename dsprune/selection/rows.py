@@ -54,7 +54,7 @@ def select_rows(
 def count_rows(
     shards: Sequence[Shard], bits: Sequence[Tensor], groups: Sequence[Group], compare: Compare, comm: Comm
 ) -> list[int]:
-    """Return of each tensor the number of rows whose zeros compare so with those that its group wants.
+    """Return, for each tensor, the number of rows whose zeros compare so with the number that its group wants.
 
     Collective: every rank must call this.
 

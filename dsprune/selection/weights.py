@@ -68,16 +68,16 @@ def _check_seen(model: nn.Module, tensors: Sequence[PrunableTensor], method: str
     for tensor, weight, modules in _owners(model, tensors):
         if not all(is_seen(module, weight) for module in modules):
             raise UserError(
-                f"pruning.method: value {method}: {tensor.name} is of a {type(modules[0]).__name__}, of which the "
+                f"pruning.method: value {method}: {tensor.name} is of a {type(modules[0]).__name__}, whose "
                 f"input is not seen: leave it out with pruning.exclude, or use another method, such as fisher"
             )
 
 
 def _check_orientation(model: nn.Module, tensors: Sequence[PrunableTensor], field: str, other: str) -> None:
-    """Check that it is known of every tensor which dimension is the input."""
+    """Check that the input dimension of every tensor is known."""
     for tensor, _, modules in _owners(model, tensors):
         if all(has_inputs_first(module) is None for module in modules):
             raise UserError(
-                f"{field}: {tensor.name} is of a {type(modules[0]).__name__}, of which is not known which dimension is "
-                f"the input: use {other}, or leave it out with pruning.exclude"
+                f"{field}: {tensor.name} is of a {type(modules[0]).__name__}, and its input dimension is not known: "
+                f"use {other}, or leave it out with pruning.exclude"
             )

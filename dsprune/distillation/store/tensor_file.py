@@ -1,6 +1,6 @@
 """A safetensors file with a checksum, mapped into memory: arrays are read from disk on access.
 
-It is mapped without a file descriptor, of which a process has a thousand or so.
+It is mapped without keeping a file descriptor: a process may have only a thousand or so.
 """
 
 import ctypes
