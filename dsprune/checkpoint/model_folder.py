@@ -29,7 +29,7 @@ CONFIG = "dsprune_model_config"
 def save_model_folder(engine: DeepSpeedEngine, folder: Path, tokenizer: Any) -> None:
     """Write a model folder, atomically. Collective: every rank must call this.
 
-    A Hugging Face model is written for `from_pretrained`. Of any other module the folder holds `model.safetensors`
+    A Hugging Face model is written for `from_pretrained`. For any other module the folder holds `model.safetensors`
     alone, in which a tied weight stands once, under its first name.
 
     Args:

@@ -1,8 +1,8 @@
 """The manifest of masks on disk, `dsprune.json`, which is independent of the recipe.
 
 Format 2 holds what is needed to read and check the masks: names, shapes, targets, scope and pattern. Format 1 held the
-recipe's pruning section; it can still be read. Of equal parts, which ZeRO stage 3 makes, no slices are listed, so that
-the manifest of thousands of ranks stays small.
+recipe's pruning section; it can still be read. ZeRO stage 3 cuts tensors into equal parts, whose
+slices are not listed, so that the manifest of thousands of ranks stays small.
 """
 
 import re

@@ -66,7 +66,7 @@ def as_recipe(recipe: Recipe | str | PathLike[str]) -> Recipe:
     """Return a recipe, loaded from its path or name if it is one.
 
     Raises:
-        UserError: it is none, or cannot be loaded.
+        UserError: it is not a recipe, or cannot be loaded.
     """
     if isinstance(recipe, str | PathLike):
         return load_recipe(fspath(recipe))

@@ -35,7 +35,7 @@ class Pattern:
         """Read a pattern as a recipe writes it.
 
         Raises:
-            ValueError: it is none.
+            ValueError: the text is not a pattern.
 
         Examples:
             >>> Pattern.parse("2:4")
@@ -116,7 +116,7 @@ def check_pattern(text: str) -> str:
     """Check that a text is a pattern, and return it.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not a pattern.
     """
     return Pattern.parse(text).text
 

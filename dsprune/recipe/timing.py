@@ -239,7 +239,7 @@ class Pruning(Section):
 
 
 def _fixed_sparsity(text: Any) -> float | None:
-    """Return the only sparsity that a pattern can end with; None if it can have any, or is none."""
+    """Return the only sparsity that a pattern can end with; None if it can have any, or is not a pattern."""
     try:
         pattern = Pattern.parse(str(text))
     except ValueError:

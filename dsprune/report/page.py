@@ -49,7 +49,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Cells by row and column; a place without a cell is blank. Caption and origin as of a `Picture`."""
+    """Cells by row and column; a place without a cell is blank. Caption and origin are those of a `Picture`."""
 
     cells: Mapping[tuple[str, str], Cell]
     caption: str

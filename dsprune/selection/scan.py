@@ -107,7 +107,7 @@ class Scorer:
     Attributes:
         values: returns the float32 values of a part of the shard, which do not depend on the part.
         absolute: whether the scores are the absolute values of these; the scan takes them on the fly.
-        product: the same values as a product, which kernels compute on the fly too; None if they are none.
+        product: the same values as a product, which kernels compute on the fly too; None if they are not a product.
     """
 
     values: Callable[[slice], Tensor]

@@ -22,7 +22,7 @@ def weights_to_prune(model: nn.Module, pruning: Pruning, shape_of: ShapeOf = pla
     """Return the weights of a model that a recipe prunes.
 
     Raises:
-        UserError: there are none, a target leaves none of them, or the pattern or the scope does not fit one.
+        UserError: there is no such weight, a target would prune all of them, or pattern or scope do not fit a tensor.
     """
     choice = choose_weights(
         model, pruning.include, pruning.exclude, pruning.sparsities, pruning.only, shape_of=shape_of

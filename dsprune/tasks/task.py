@@ -211,7 +211,7 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, predictions: Sequence[Any], dataset: Dataset) -> dict[str, float]:
-        """Return the metrics by name, the headline metric first. Of the headline metric more is better.
+        """Return the metrics by name, the headline metric first. The headline metric is better the higher it is.
 
         Args:
             predictions: one for each example of `dataset`, in its order, gathered from all ranks.

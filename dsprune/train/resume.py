@@ -131,7 +131,7 @@ def data_remarks(run: RunFolder, digests: Mapping[str, str]) -> list[str]:
     """Say which data are not those that an unfinished run began with."""
     then = read_start(run.start).data
     return [
-        f"task.{split}: other examples than those that the run began with: its result is that of neither"
+        f"task.{split}: other examples than those that the run began with: its result belongs to neither"
         for split, digest in digests.items()
         if then.get(split, digest) != digest
     ]

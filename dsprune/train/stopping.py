@@ -27,7 +27,7 @@ POLL_INTERVAL = 1.0
 
 
 class Reason(IntEnum):
-    """A reason to stop. Of several reasons the largest is reported."""
+    """A reason to stop. If there are several, the largest is reported."""
 
     NONE = 0
     LAUNCHER_GONE = 1

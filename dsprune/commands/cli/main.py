@@ -51,7 +51,7 @@ app = typer.Typer(cls=_RecipesFirst, pretty_exceptions_enable=False)
 
 
 def _complete_recipe(incomplete: str) -> list[str]:
-    """Return the shipped recipes that begin so; a shell completes files where there are none."""
+    """Return the shipped recipes whose names begin so; if there are none, the shell completes file names."""
     return [name for name in shipped_names("recipes") if name.startswith(incomplete)]
 
 

@@ -36,7 +36,7 @@ def evaluate(expression: str, value_of: Callable[[str], Any]) -> Any:
         value_of: returns the value of a name.
 
     Raises:
-        ValueError: it is none; the message says what is wrong.
+        ValueError: it is not such an expression; the message says what is wrong.
 
     Examples:
         >>> evaluate("num_epochs - 2 * 1.5", {"num_epochs": 30}.__getitem__)

@@ -123,7 +123,7 @@ def _check(values: dict[str, Any], notes: Notes, name: str, *, in_epochs: bool) 
     """Check that the recipe is one, apart from what is missing; its timetable too, if it counts in epochs.
 
     Raises:
-        UserError: it is none: the source says what no recipe can hold.
+        UserError: it is not a recipe: the source says what no recipe can hold.
     """
     whole = deepcopy(values)
     for field in notes.missing:

@@ -112,7 +112,7 @@ def _warmup(pieces: Sequence[Piece]) -> tuple[dict[str, Any], Sequence[Piece]]:
 
 
 def _step_decay(pieces: Sequence[Piece]) -> dict[str, Any] | None:
-    """Return the settings of a step decay; None if the pieces are none."""
+    """Return the settings of a step decay; None if the pieces are not one."""
     turns = [pieces[0], *(piece for last, piece in pairwise(pieces) if piece.first != last.last)]
     rates, bounds = [piece.first for piece in turns], [*(piece.start for piece in turns), pieces[-1].end]
     factors = [rate / last for last, rate in pairwise(rates)]

@@ -1,6 +1,6 @@
 """The file to convert: its sections, with the line of each setting and whether it was read.
 
-What has not been read at the end is what a conversion does not know: none of it is passed over in silence.
+A setting that has not been read at the end is one that the conversion does not know, and is named in a remark.
 """
 
 import re
