@@ -13,7 +13,7 @@ from dsprune.masks import MaskSet
 from dsprune.masks.bits import apply_
 from dsprune.masks.manifest import MANIFEST, read_manifest
 from dsprune.masks.mask_files import read_masks
-from dsprune.model.prunable import find_prunable
+from dsprune.model.prunable import choose_weights
 from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.collectives import Comm
@@ -181,7 +181,7 @@ def _fraction_of_zeros(engine: DeepSpeedEngine, state: PruningState | None) -> f
     """
     try:
         if state is None:
-            layout = open_layout(engine, find_prunable(engine.module, shape_of=full_shape))
+            layout = open_layout(engine, choose_weights(engine.module, shape_of=full_shape).tensors)
         else:
             layout = state.layout
     except UserError:  # a model without prunable weights is trained densely

@@ -19,15 +19,7 @@ from dsprune.model.shard import PrunableTensor, ShapeOf, plain_name, plain_shape
 from dsprune.model.wrappers import check_plain
 from dsprune.utils.text import percent
 
-__all__ = [
-    "Choice",
-    "DenseMatrix",
-    "choose_weights",
-    "dense_groups",
-    "describe_dense",
-    "describe_outside",
-    "find_prunable",
-]
+__all__ = ["Choice", "DenseMatrix", "choose_weights", "dense_groups", "describe_dense", "describe_outside"]
 
 UNASKED = 0.01
 """Fraction of the blocks' weights that may stay dense though neither the recipe nor their kind asks for it."""
@@ -73,19 +65,6 @@ class Choice:
     dense: tuple[DenseMatrix, ...]
     outside: tuple[DenseMatrix, ...]
     num_block_weights: int
-
-
-def find_prunable(
-    model: nn.Module,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    sparsities: Mapping[str, float] | None = None,
-    only: Sequence[str] = (),
-    *,
-    shape_of: ShapeOf = plain_shape,
-) -> list[PrunableTensor]:
-    """Return the weights to prune; arguments and errors are those of `choose_weights`."""
-    return list(choose_weights(model, include, exclude, sparsities, only, shape_of=shape_of).tensors)
 
 
 def choose_weights(

@@ -7,7 +7,7 @@ import torch
 
 from dsprune.masks import MaskSet
 from dsprune.masks.bits import pack
-from dsprune.model.prunable import find_prunable
+from dsprune.model.prunable import choose_weights
 from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Optimizer
@@ -37,7 +37,7 @@ RESUMED = [
 def digest_of_first_update(precision: str) -> int:
     """The mask that a single process gets from the initial weights, rounded as the run rounds them."""
     model = TinyModel()
-    tensors = find_prunable(model)
+    tensors = choose_weights(model).tensors
     weights = dict(model.named_parameters())
     dtype = scenarios.DTYPES[precision]
     scores = [weights[tensor.name].detach().to(dtype).double().abs().view(-1) for tensor in tensors]

@@ -21,7 +21,7 @@ from dsprune.commands.analyze.result import FILE, Analysis, cost, fragment, left
 from dsprune.commands.report import report
 from dsprune.errors import UserError
 from dsprune.model.components import find_components
-from dsprune.model.prunable import find_prunable
+from dsprune.model.prunable import choose_weights
 from dsprune.ranks.collectives import Comm
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe, load_recipe
@@ -128,7 +128,9 @@ def test_what_saves_no_computation_is_left_dense(analysis: Analysis) -> None:
 def test_the_fragment_prunes_what_is_recommended(recipe: Recipe, analysis: Analysis) -> None:
     pruning = yaml.safe_load(fragment(analysis))["pruning"]
     model = AutoModelForSequenceClassification.from_pretrained(recipe.model.path)  # type: ignore[union-attr]
-    found = {t.name for t in find_prunable(model, pruning.get("include", ()), pruning.get("exclude", ()))}
+    found = {
+        t.name for t in choose_weights(model, pruning.get("include", ()), pruning.get("exclude", ())).tensors
+    }
     dense = left_dense(analysis)
     wanted = {t.name for c in find_components(model) if c.name not in dense for t in c.tensors}
     assert found == wanted

@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 
 from dsprune.commands.cli import run_command
 from dsprune.commands.suite import launcher
-from dsprune.model.prunable import find_prunable
+from dsprune.model.prunable import choose_weights
 from dsprune.testing.forked import ForkedRanks
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 
@@ -95,7 +95,7 @@ def test_a_ticket_is_the_start_without_what_training_made_small(suite: Suite) ->
     start, trained = suite.weights("ticket-0-seed1", "start"), suite.weights("ticket-0-seed1")
     ticket, final = suite.weights("ticket-20-seed1", "start"), suite.weights("ticket-20-seed1")
     model = AutoModelForSequenceClassification.from_pretrained(suite.folder / "ticket-0-seed1-start")
-    names = [tensor.name for tensor in find_prunable(model)]
+    names = [tensor.name for tensor in choose_weights(model).tensors]
     magnitudes = torch.cat([trained[name].abs().view(-1) for name in names])
     threshold = magnitudes.sort().values[round(0.2 * magnitudes.numel()) - 1]
     for name, values in start.items():

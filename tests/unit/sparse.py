@@ -12,7 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 from dsprune.masks import MaskSet
 from dsprune.masks.bits import pack
 from dsprune.masks.mask_files import write_masks
-from dsprune.model.prunable import find_prunable
+from dsprune.model.prunable import choose_weights
 from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Pruning
@@ -37,7 +37,7 @@ def save_sparse(
 
     The weights are pruned one by one, whatever pattern or scope the masks are said to have.
     """
-    tensors = find_prunable(model, include, sparsities=sparsities)
+    tensors = choose_weights(model, include, sparsities=sparsities).tensors
     masks = MaskSet([Shard(tensor, 0, tensor.numel) for tensor in tensors])
     bits, parameters = [], dict(model.named_parameters())
     for tensor in tensors:

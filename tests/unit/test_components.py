@@ -21,7 +21,7 @@ from dsprune.model.components import SMC_SPARSITIES as GRID
 from dsprune.model.components import UNKNOWN, converted, find_components
 from dsprune.model.cost import forward_flops, stretched
 from dsprune.model.patterns import patterns_of
-from dsprune.model.prunable import find_prunable
+from dsprune.model.prunable import choose_weights
 
 BERT_BASE = BertConfig()
 ROBERTA_LARGE = RobertaConfig(
@@ -108,7 +108,7 @@ def test_every_family_falls_apart_into_what_it_is_made_of(config: PretrainedConf
         for tensor, layer in zip(component.tensors, component.layers, strict=True)
         if layer is not None and len(tensor.shape) == 2
     }
-    assert in_blocks == {tensor.name for tensor in find_prunable(model)}
+    assert in_blocks == {tensor.name for tensor in choose_weights(model).tensors}
 
 
 def test_matrices_whose_names_say_nothing_are_said_to_be_unknown() -> None:
@@ -130,12 +130,13 @@ def test_patterns_match_a_component_and_nothing_else(config: PretrainedConfig) -
     model = weightless(config)
     for component in find_components(model):
         names = [tensor.name for tensor in component.tensors]
-        default = {tensor.name for tensor in find_prunable(model)}
-        found = {t.name for t in find_prunable(model, include=patterns_of(names))}
+        default = {tensor.name for tensor in choose_weights(model).tensors}
+        found = {t.name for t in choose_weights(model, include=patterns_of(names)).tensors}
         assert found - default == set(names) - default
         if default - set(names):
             rest = {
-                t.name for t in find_prunable(model, include=patterns_of(names), exclude=patterns_of(names))
+                t.name
+                for t in choose_weights(model, include=patterns_of(names), exclude=patterns_of(names)).tensors
             }
             assert rest == default - set(names)
 

@@ -18,7 +18,7 @@ from dsprune.commands.convert.patterns import globs_of
 from dsprune.commands.convert.rate_pieces import Piece, cut, learning_rate
 from dsprune.commands.convert.sparseml import KNOWN
 from dsprune.errors import UserError
-from dsprune.model.prunable import find_prunable
+from dsprune.model.prunable import choose_weights
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.schedule import recipe_timetable
 
@@ -197,7 +197,7 @@ def test_the_weights_are_those_of_the_source(tmp_path: Path, bert: nn.Module) ->
     pruning = recipe_of(tmp_path, GRADUAL, *COMPLETE).pruning
     assert pruning is not None
     assert (pruning.scope, pruning.sparsity) == ("global", 0.9)
-    assert find_prunable(bert, only=pruning.only) == find_prunable(bert)
+    assert choose_weights(bert, only=pruning.only).tensors == choose_weights(bert).tensors
 
 
 def test_the_teacher_is_named_as_missing_and_its_loss_is_that_of_the_source(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_variables_front_matter_and_groups_of_weights(tmp_path: Path, bert: nn.M
     assert (recipe.learning_rate.peak, recipe.optimizer.weight_decay) == (1.5e-4, 0.0)
     pruning = recipe.pruning
     assert pruning is not None
-    found = find_prunable(bert, sparsities=pruning.sparsities, only=pruning.only)
+    found = choose_weights(bert, sparsities=pruning.sparsities, only=pruning.only).tensors
     assert [(tensor.name, tensor.sparsity) for tensor in found] == [
         ("bert.encoder.layer.0.intermediate.dense.weight", 0.6),
         ("bert.encoder.layer.1.intermediate.dense.weight", 0.8),
@@ -579,7 +579,7 @@ def test_compression_of_deepspeed_becomes_a_recipe(tmp_path: Path, bert: nn.Modu
         for name, module in bert.named_modules()
         if isinstance(module, nn.Linear) and any(re.search(word, name) for word in words)
     }
-    found = find_prunable(bert, sparsities=pruning.sparsities, only=pruning.only)
+    found = choose_weights(bert, sparsities=pruning.sparsities, only=pruning.only).tensors
     assert {tensor.name: tensor.sparsity for tensor in found} == expected
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from dsprune.errors import UserError
-from dsprune.model.prunable import choose_weights, describe_dense, describe_outside, find_prunable
+from dsprune.model.prunable import choose_weights, describe_dense, describe_outside
 from dsprune.zero.parameters import full_shape
 
 # h hidden size, f feed-forward size, v vocabulary; two layers in each stack.
@@ -100,7 +100,7 @@ FAMILIES = [
 )
 def test_default_is_the_matrices_of_the_blocks(model_class, config, shapes):
     model = model_class(config)
-    tensors = find_prunable(model)
+    tensors = choose_weights(model).tensors
     assert sorted(tensor.shape for tensor in tensors) == sorted(shapes)
     names = names_of(tensors)
     assert [tensor.name for tensor in tensors] == [n for n, _ in model.named_parameters() if n in names]
@@ -113,7 +113,7 @@ def names_of(tensors):
 
 def full_size(model_class, config):
     with torch.device("meta"):
-        return find_prunable(model_class(config))
+        return choose_weights(model_class(config)).tensors
 
 
 def test_bert_base_has_72_matrices_of_84934656_weights():
@@ -148,18 +148,18 @@ def bert():
 
 
 def test_include_adds_and_exclude_takes_away(bert):
-    default = names_of(find_prunable(bert))
-    added = names_of(find_prunable(bert, include=["*.word_embeddings.weight", "*.intermediate.dense.bias"]))
+    default = names_of(choose_weights(bert).tensors)
+    added = names_of(choose_weights(bert, include=["*.word_embeddings.weight", "*.intermediate.dense.bias"]))
     assert added - default == {
         "bert.embeddings.word_embeddings.weight",
         *(f"bert.encoder.layer.{i}.intermediate.dense.bias" for i in (0, 1)),
     }
-    taken = names_of(find_prunable(bert, exclude=["*.layer.0.*"]))
+    taken = names_of(choose_weights(bert, exclude=["*.layer.0.*"]).tensors)
     assert default - taken == {name for name in default if ".layer.0." in name}
 
 
 def test_exclude_wins_over_include(bert):
-    both = find_prunable(bert, include=["*embeddings.weight"], exclude=["*.position_embeddings.*"])
+    both = choose_weights(bert, include=["*embeddings.weight"], exclude=["*.position_embeddings.*"]).tensors
     assert "bert.embeddings.position_embeddings.weight" not in names_of(both)
     assert "bert.embeddings.word_embeddings.weight" in names_of(both)
 
@@ -172,9 +172,9 @@ def test_only_replaces_the_default_set_and_leaves_vectors_dense(bert):
         "cls.predictions.transform.dense.weight",
     }
     assert {matrix.reason for matrix in choice.dense} == {"not in pruning.only"}
-    with_more = find_prunable(
+    with_more = choose_weights(
         bert, ["*.0.intermediate.dense.bias"], ["*.query.*"], None, ["*.layer.1.attention.*"]
-    )
+    ).tensors
     assert names_of(with_more) == names_of(choice.tensors) - {
         "bert.encoder.layer.1.attention.self.query.weight", "cls.predictions.transform.dense.weight"
     } | {"bert.encoder.layer.0.intermediate.dense.bias"}  # fmt: skip
@@ -182,7 +182,9 @@ def test_only_replaces_the_default_set_and_leaves_vectors_dense(bert):
 
 def test_a_tied_weight_is_one_tensor_that_any_of_its_names_finds(bert):
     assert bert.cls.predictions.decoder.weight is bert.bert.embeddings.word_embeddings.weight
-    tensors = find_prunable(bert, include=["cls.predictions.decoder.weight"], sparsities={"cls.*": 0.5})
+    tensors = choose_weights(
+        bert, include=["cls.predictions.decoder.weight"], sparsities={"cls.*": 0.5}
+    ).tensors
     tied = [tensor for tensor in tensors if tensor.shape == (V, H)]
     assert [(tensor.name, tensor.sparsity) for tensor in tied] == [
         ("bert.embeddings.word_embeddings.weight", 0.5)
@@ -190,17 +192,17 @@ def test_a_tied_weight_is_one_tensor_that_any_of_its_names_finds(bert):
 
 
 def test_the_first_pattern_that_matches_sets_the_sparsity(bert):
-    tensors = find_prunable(bert, sparsities={"*.layer.0.*": 0.5, "*.attention.*": 0.7})
+    tensors = choose_weights(bert, sparsities={"*.layer.0.*": 0.5, "*.attention.*": 0.7}).tensors
     for tensor in tensors:
         in_first, in_second = ".layer.0." in tensor.name, ".attention." in tensor.name
         assert tensor.sparsity == (0.5 if in_first else 0.7 if in_second else None)
 
 
 def test_zero3_parameters_have_their_full_shape(bert):
-    expected = find_prunable(bert)
+    expected = choose_weights(bert).tensors
     for parameter in bert.parameters():
         parameter.ds_shape, parameter.data = parameter.shape, torch.empty(0)
-    assert find_prunable(bert, shape_of=full_shape) == expected
+    assert choose_weights(bert, shape_of=full_shape).tensors == expected
 
 
 def test_lists_of_plain_layers_are_no_blocks():
@@ -210,8 +212,8 @@ def test_lists_of_plain_layers_are_no_blocks():
             self.heads = nn.ModuleList(nn.Linear(4, 2) for _ in range(3))
 
     with pytest.raises(UserError, match=r"^pruning\.include: nothing to prune in Heads: .*name weights here"):
-        find_prunable(Heads())
-    assert len(find_prunable(Heads(), include=["heads.*.weight"])) == 3
+        choose_weights(Heads())
+    assert len(choose_weights(Heads(), include=["heads.*.weight"]).tensors) == 3
 
 
 @pytest.mark.parametrize("name", ["heads", "task_heads", "classifiers"])
@@ -220,16 +222,16 @@ def test_a_head_of_each_task_stays_dense(bert, name, many):
     heads = many(
         [nn.Sequential(nn.Sequential(nn.Linear(8, 8), nn.Tanh()), nn.Linear(8, 2)) for _ in range(3)]
     )
-    expected = find_prunable(bert)
+    expected = choose_weights(bert).tensors
     bert.add_module(name, heads)
-    assert find_prunable(bert) == expected
+    assert choose_weights(bert).tensors == expected
     bert.bert.encoder.layer[0].add_module(name, heads)  # of attention: matrices of the block
-    assert len(find_prunable(bert)) == len(expected) + 6
+    assert len(choose_weights(bert).tensors) == len(expected) + 6
 
 
 def test_excluding_everything_is_refused(bert):
     with pytest.raises(UserError, match=r"^pruning\.include: nothing to prune in BertForMaskedLM"):
-        find_prunable(bert, exclude=["*"])
+        choose_weights(bert, exclude=["*"])
 
 
 @pytest.mark.parametrize("field", ["include", "exclude", "only"])
@@ -237,26 +239,26 @@ def test_a_pattern_without_a_match_is_refused_with_near_misses(bert, field):
     with pytest.raises(
         UserError, match=rf"^pruning\.{field}: .*matches no .*did you mean 'word_embeddings\.weight'"
     ):
-        find_prunable(bert, **{field: ["*.word_embeding.weight"]})
+        choose_weights(bert, **{field: ["*.word_embeding.weight"]})
 
 
 def test_a_pattern_unlike_any_name_is_refused_with_the_rule(bert):
     with pytest.raises(UserError, match=r"'zzz' matches no parameter of the model: .*complete name"):
-        find_prunable(bert, include=["zzz"])
+        choose_weights(bert, include=["zzz"])
 
 
 def test_a_sparsity_for_what_is_not_pruned_is_refused(bert):
     with pytest.raises(
         UserError, match=r"^pruning\.sparsities: '\*word_embeddings\*' matches no weight that is pruned"
     ):
-        find_prunable(bert, sparsities={"*word_embeddings*": 0.5})
+        choose_weights(bert, sparsities={"*word_embeddings*": 0.5})
 
 
 def test_a_sparsity_that_earlier_patterns_hide_is_refused(bert):
     with pytest.raises(
         UserError, match=r"^pruning\.sparsities: '\*\.layer\.0\.\*' has no effect.*put it before them"
     ):
-        find_prunable(bert, sparsities={"*": 0.5, "*.layer.0.*": 0.7})
+        choose_weights(bert, sparsities={"*": 0.5, "*.layer.0.*": 0.7})
 
 
 FROZEN = "bert.encoder.layer.1.output.dense.weight"
@@ -270,7 +272,7 @@ def frozen(bert):
 
 def test_a_frozen_matrix_is_refused_with_a_pattern_that_excludes_it_alone(frozen):
     with pytest.raises(UserError, match=rf"^pruning: 15\.0 % .*frozen.* pruning\.exclude to \['{FROZEN}'\]"):
-        find_prunable(frozen)
+        choose_weights(frozen)
     choice = choose_weights(frozen, exclude=[FROZEN])
     assert len(choice.tensors) == 11
     assert [(matrix.name, matrix.reason) for matrix in choice.dense] == [(FROZEN, "excluded")]
@@ -288,7 +290,7 @@ def test_little_that_is_frozen_stays_dense_and_is_said(bert):
 
 def test_a_frozen_weight_that_the_recipe_names_is_refused(frozen):
     with pytest.raises(UserError, match=rf"^pruning: {FROZEN} is frozen.*exclude"):
-        find_prunable(frozen, include=[FROZEN])
+        choose_weights(frozen, include=[FROZEN])
 
 
 def test_a_wide_convolution_is_refused_until_the_recipe_decides():
@@ -296,15 +298,15 @@ def test_a_wide_convolution_is_refused_until_the_recipe_decides():
     with pytest.raises(
         UserError, match=r"^pruning: 75\.0 % .*\(convolution\).*\['\[01\]\.1\.weight'\].*include"
     ):
-        find_prunable(blocks)
-    assert len(find_prunable(blocks, include=["[01].1.weight"])) == 4
-    assert len(find_prunable(blocks, exclude=["[01].1.weight"])) == 2
+        choose_weights(blocks)
+    assert len(choose_weights(blocks, include=["[01].1.weight"]).tensors) == 4
+    assert len(choose_weights(blocks, exclude=["[01].1.weight"]).tensors) == 2
 
 
 def test_blocks_may_alternate_between_two_classes():
     attention, recurrent = nn.Sequential(nn.Linear(4, 4)), nn.Sequential(nn.Linear(4, 6), nn.Tanh())
     other = type("Recurrent", (nn.Sequential,), {})(*recurrent)
-    assert {tensor.name for tensor in find_prunable(nn.ModuleList([attention, other]))} == {
+    assert {tensor.name for tensor in choose_weights(nn.ModuleList([attention, other])).tensors} == {
         "0.0.weight",
         "1.0.weight",
     }
@@ -341,7 +343,7 @@ def test_blocks_are_found_beside_plain_layers_and_outside_of_stacks(parts, prune
     model = nn.Module()
     for name, part in parts.items():
         model.add_module(name, part)
-    found = find_prunable(model)
+    found = choose_weights(model).tensors
     assert {tensor.name.partition(".")[0] for tensor in found} == pruned
     assert all(tensor.name.endswith((".up.weight", ".down.weight")) for tensor in found)
 
@@ -400,7 +402,7 @@ def test_what_chooses_experts_stays_dense(router, experts):
 
 def test_a_gate_without_experts_is_a_matrix(bert):
     bert.bert.encoder.layer[0].gate = nn.Linear(8, 8)
-    assert "bert.encoder.layer.0.gate.weight" in names_of(find_prunable(bert))
+    assert "bert.encoder.layer.0.gate.weight" in names_of(choose_weights(bert).tensors)
 
 
 def test_experts_have_their_full_shape_under_stage_3():
@@ -428,13 +430,13 @@ PLAIN = "bert.encoder.layer.1.output.dense"
 def test_a_weight_that_is_computed_is_refused_with_the_call_that_undoes_it(bert, wrap, message):
     wrap(bert.get_submodule(PLAIN))
     with pytest.raises(UserError, match=rf"^model: {PLAIN}: its weight .*{message}"):
-        find_prunable(bert)
-    assert len(find_prunable(bert, exclude=[f"{PLAIN}.*"])) == 11
+        choose_weights(bert)
+    assert len(choose_weights(bert, exclude=[f"{PLAIN}.*"]).tensors) == 11
 
 
 def test_a_computed_weight_outside_of_the_blocks_does_not_matter(bert):
     torch.nn.utils.parametrizations.weight_norm(bert.cls.predictions.transform.dense)
-    assert len(find_prunable(bert)) == 12
+    assert len(choose_weights(bert).tensors) == 12
 
 
 def test_an_adapter_is_refused_with_the_call_that_merges_it(bert):
@@ -443,10 +445,10 @@ def test_an_adapter_is_refused_with_the_call_that_merges_it(bert):
     adapter.lora_A, adapter.lora_B = nn.Linear(24, 2, bias=False), nn.Linear(2, 8, bias=False)
     bert.bert.encoder.layer[1].output.dense = adapter
     with pytest.raises(UserError, match=rf"^model: {PLAIN} has an adapter of PEFT: .*merge_and_unload\(\)"):
-        find_prunable(bert)
+        choose_weights(bert)
 
 
 def test_a_scalar_is_refused(bert):
     bert.temperature = nn.Parameter(torch.tensor(1.0))
     with pytest.raises(UserError, match=r"^pruning: temperature is a torch\.float32 of shape \[\].*exclude"):
-        find_prunable(bert, include=["temperature"])
+        choose_weights(bert, include=["temperature"])

@@ -20,7 +20,7 @@ from dsprune.commands.suite.published import _published, published_tables
 from dsprune.commands.suite.resolve import resolve
 from dsprune.commands.suite.suite import Choice, parts_of, suite, suite_part
 from dsprune.errors import UserError
-from dsprune.model.prunable import find_prunable
+from dsprune.model.prunable import choose_weights
 from dsprune.recipe import load_recipe, shipped_recipes
 from dsprune.schedule.law import scaled_epochs
 from dsprune.testing.tiny import tiny_bert, write_recipe
@@ -360,7 +360,7 @@ def test_a_target_of_all_matrices_leaves_as_many_zeros_whatever_is_pruned(recipe
         if resolved.pruning is None:
             continue
         assert "target=0.488" in resolved.tracking.tags
-        tensors = find_prunable(made.model, resolved.pruning.include)
+        tensors = choose_weights(made.model, resolved.pruning.include).tensors
         zeros[run.name] = resolved.pruning.sparsity * sum(tensor.numel for tensor in tensors)
     first, second = zeros.values()
     assert first == pytest.approx(second, rel=1e-4)

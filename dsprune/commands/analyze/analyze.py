@@ -21,7 +21,7 @@ from dsprune.errors import UserError
 from dsprune.model.components import find_components
 from dsprune.model.cost import PRECISION_BYTES
 from dsprune.model.pretrained import load_tokenizer
-from dsprune.model.prunable import find_prunable
+from dsprune.model.prunable import choose_weights
 from dsprune.model.vocabulary import Vocabulary, num_missing
 from dsprune.ranks.agreement import on_first_rank
 from dsprune.ranks.ranks import Ranks, process_group
@@ -82,7 +82,7 @@ def make_analysis(
     assert recipe.model is not None
     assert recipe.task is not None
     chosen = recipe.pruning.include, recipe.pruning.exclude, None, recipe.pruning.only
-    prunable = frozenset(tensor.name for tensor in find_prunable(evaluator.model, *chosen))
+    prunable = frozenset(tensor.name for tensor in choose_weights(evaluator.model, *chosen).tensors)
     components = find_components(evaluator.model)
     flops = evaluator.flops(recipe.task.max_length)
     metric, dense = next(iter(evaluator.metrics().items()))

@@ -15,7 +15,7 @@ from dsprune.distillation.store.format import MANIFEST
 from dsprune.errors import UserError
 from dsprune.model.components import converted, find_components
 from dsprune.model.patterns import patterns_of
-from dsprune.model.prunable import find_prunable
+from dsprune.model.prunable import choose_weights
 from dsprune.recipe import Recipe, dump_recipe, load_recipe
 from dsprune.report.grouping import TARGET
 from dsprune.utils.text import percent
@@ -136,7 +136,7 @@ def _of_prunable(recipe: Recipe, model: nn.Module, target: float) -> float:
     assert recipe.pruning is not None
     matrices = sum(weight.numel() for weight in model.parameters() if weight.dim() > 1)
     chosen = recipe.pruning.include, recipe.pruning.exclude, None, recipe.pruning.only
-    prunable = sum(tensor.numel for tensor in find_prunable(model, *chosen))
+    prunable = sum(tensor.numel for tensor in choose_weights(model, *chosen).tensors)
     sparsity = converted(target, matrices, prunable)
     if sparsity >= 1:
         raise UserError(
