@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from dsprune.distillation.capture.choice import check_fit
 from dsprune.distillation.capture.forward import origin_of_data
 from dsprune.distillation.loss import distillation_loss, example_weights
+from dsprune.distillation.matching import check_fit
 from dsprune.distillation.store import fingerprints, open_store
 from dsprune.distillation.teachers import MicroBatch, StoredTeacher, Teacher
 from dsprune.errors import UserError

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol, final
 
 import numpy as np
@@ -12,25 +11,13 @@ from datasets import Dataset
 from datasets.fingerprint import generate_random_fingerprint
 from torch import Tensor, nn
 
-from dsprune.distillation.capture.choice import check_fit
 from dsprune.distillation.capture.forward import Source
 from dsprune.distillation.signal import FullSignal, TeacherSignal
-from dsprune.distillation.store import Store, open_store
-from dsprune.errors import UserError
-from dsprune.ranks.agreement import on_every_rank
-from dsprune.ranks.ranks import Ranks
-from dsprune.recipe import Distillation
+from dsprune.distillation.store import Store
 from dsprune.tasks.examples import Batch, Collate, Features
 from dsprune.tasks.task import Task
 
-__all__ = [
-    "MicroBatch",
-    "OnlineTeacher",
-    "StoredTeacher",
-    "Teacher",
-    "open_matching_store",
-    "with_fingerprints",
-]
+__all__ = ["MicroBatch", "OnlineTeacher", "StoredTeacher", "Teacher", "with_fingerprints"]
 
 FINGERPRINT = "fingerprint"
 """Column of the training data that holds the fingerprint of each example."""
@@ -109,43 +96,6 @@ class StoredTeacher:
     def signals(self, micro_batch: MicroBatch) -> Signals:
         """Return the stored outputs of the micro-batch."""
         return micro_batch.stored
-
-
-def open_matching_store(
-    folder: Path,
-    settings: Distillation,
-    source: Source,
-    ranks: Ranks,
-    device: torch.device,
-    *,
-    verify: bool = True,
-) -> Store:
-    """Open a complete store and check that it matches the recipe. Collective: every rank must call this.
-
-    Args:
-        folder: the store.
-        settings: the recipe's section.
-        source: what the store must have been made from.
-        ranks: this process among all.
-        device: device of the heads of kind `hidden`.
-        verify: compare checksums, see `open_store`.
-
-    Raises:
-        UserError: the store is damaged or incomplete, was made from something else, lacks an example, or is not of
-            the kind that the recipe asks for.
-    """
-    store = on_every_rank(ranks, lambda: open_store(folder, source.origin, verify=verify, device=device))
-    missing = store.missing(source.samples)
-    if missing:
-        if store.manifest.index is None:
-            store.check()  # because a damaged fingerprint looks like a missing record
-        raise UserError(
-            f"{folder}: {len(missing):,} of {len(source.samples):,} training examples have no record, the first "
-            f"in row {missing[0] + 1}: the store is of dataset {store.manifest.origin.get('dataset')}, this is "
-            f"{source.dataset}: give another distillation.store, to be made for this data"
-        )
-    check_fit(folder, store.manifest.spec, settings)
-    return store
 
 
 def with_fingerprints(source: Source) -> Dataset:

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dsprune.distillation.capture.build_store import find_matching_store
 from dsprune.distillation.capture.forward import Source
+from dsprune.distillation.matching import open_matching_store
 from dsprune.distillation.store.format import MANIFEST
-from dsprune.distillation.teachers import open_matching_store
 from dsprune.errors import UserError
 from dsprune.model.fit import Changes, changing, keep_layers, padding_remarks
 from dsprune.model.patterns import parameter_groups

@@ -14,16 +14,10 @@ from torch.utils.data import DataLoader
 
 from dsprune.distillation.capture.build_store import build_store, describe_records
 from dsprune.distillation.capture.forward import Execution
+from dsprune.distillation.matching import open_matching_store
 from dsprune.distillation.objective import LOSSES, DistillationObjective
 from dsprune.distillation.store.format import MANIFEST
-from dsprune.distillation.teachers import (
-    MicroBatch,
-    OnlineTeacher,
-    StoredTeacher,
-    Teacher,
-    open_matching_store,
-    with_fingerprints,
-)
+from dsprune.distillation.teachers import MicroBatch, OnlineTeacher, StoredTeacher, Teacher, with_fingerprints
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.initialize import initialize_with
 from dsprune.model.fit import set_dropout

@@ -9,9 +9,10 @@ import numpy as np
 from rich.console import Console
 from rich.filesize import decimal
 
-from dsprune.distillation.capture.choice import NUM_COMPARED, candidates, check_fit, choose, measure, show
+from dsprune.distillation.capture.choice import NUM_COMPARED, candidates, choose, measure, show
 from dsprune.distillation.capture.forward import Execution, Source, TeacherModel
 from dsprune.distillation.capture.shards import write_shards
+from dsprune.distillation.matching import check_fit
 from dsprune.distillation.store import (
     ExistingStore,
     StorePlan,

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,23 +12,12 @@ from torch import Tensor
 from dsprune.distillation.capture.forward import TeacherModel
 from dsprune.distillation.loss import CHUNK_ELEMENTS
 from dsprune.distillation.signal import Head
-from dsprune.distillation.store import Output, StoreSpec, check_origin
+from dsprune.distillation.store import Output, StoreSpec
 from dsprune.distillation.store.codecs import codec_for
-from dsprune.errors import UserError
 from dsprune.recipe import Distillation
 from dsprune.utils.console import empty_table, print_table
 
-__all__ = [
-    "KL_BOUND",
-    "NUM_COMPARED",
-    "Candidate",
-    "candidates",
-    "check_fit",
-    "choose",
-    "divergences",
-    "measure",
-    "show",
-]
+__all__ = ["KL_BOUND", "NUM_COMPARED", "Candidate", "candidates", "choose", "divergences", "measure", "show"]
 
 KL_BOUND = 1e-3
 """The largest mean error, in nats per row, that `distillation.kind: auto` accepts."""
@@ -164,33 +152,7 @@ def show(candidates: Sequence[Candidate], chosen: Candidate, console: Console) -
     print_table(console, table)
 
 
-def check_fit(folder: Path, spec: StoreSpec, settings: Distillation) -> None:
-    """Check that a store is of the kind that the recipe sets; fields that the recipe does not set are not compared.
-
-    Raises:
-        UserError: a field differs, or the store does not hold a temperature; both values are named.
-    """
-    relevant = {"kind", "dtype", "k"} if spec.kind == "topk" else {"kind", "dtype"}
-    expected = {name: str(getattr(settings, name)) for name in sorted(settings.model_fields_set & relevant)}
-    if settings.kind == "auto":
-        expected.pop("kind", None)
-    check_origin(folder, {name: str(value) for name, value in spec}, expected)
-    if spec.kind == "topk":
-        _check_temperatures(folder, spec.temperatures, settings)
-
-
 def _row_bytes(spec: StoreSpec) -> int:
     """Return the bytes of a row, all outputs together."""
     columns = (codec_for(spec, output).columns.values() for output in spec.outputs.values())
     return sum(column.row_bytes for parts in columns for column in parts)
-
-
-def _check_temperatures(folder: Path, stored: tuple[float, ...], settings: Distillation) -> None:
-    names = ", ".join(f"{temperature:g}" for temperature in stored)
-    way_out = f"{folder} is of kind topk and holds {names} only: use one of them, or make another store"
-    ramp = settings.temperature
-    if not ramp.is_constant:
-        raise UserError(f"distillation.temperature: from {ramp.first:g} to {ramp.final:g}: {way_out}")
-    for temperature in settings.stored_temperatures:
-        if temperature not in stored:
-            raise UserError(f"distillation.temperature: value {temperature:g}: {way_out}")

@@ -91,11 +91,6 @@ class StorePlan:
         """Mean bytes of a record, without the heads."""
         return self.record_bytes / self.num_records
 
-    @property
-    def bytes_per_row(self) -> float:
-        """Mean bytes of a row, without the heads."""
-        return self.record_bytes / self.num_rows
-
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the whole plan: stores with the same digest have the same records in the same places."""
