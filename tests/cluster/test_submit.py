@@ -109,6 +109,7 @@ def test_a_cluster_that_is_down_is_said(
         "ClusterName=down",
         "SlurmctldHost=localhost(127.0.0.1)",
         "SlurmctldPort=9",
+        "MessageTimeout=1",  # seconds of new attempts
         "GresTypes=gpu",
         "NodeName=n1",
     ]

@@ -1,15 +1,14 @@
 """The variables that `torch.distributed` reads, completed from what launchers set."""
 
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from dsprune.errors import UserError
 from dsprune.ranks.ranks import completed
+from dsprune.testing.forked import ForkedRanks
 
 MEET = {"MASTER_ADDR": "host", "MASTER_PORT": "1234"}
 
@@ -88,20 +87,26 @@ def busy_port() -> Iterator[str]:
         yield str(other.getsockname()[1])
 
 
-def join(world_size: int, port: str) -> subprocess.CompletedProcess[str]:
+JOIN = "from dsprune.zero.launch import init_distributed\n\ninit_distributed()\n"
+
+
+def join(world_size: int, port: str, folder: Path) -> ForkedRanks:
     """Join as rank 0, in a process of its own, since a process joins its ranks once."""
+    script = folder / "join.py"
+    script.write_text(JOIN)
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(world_size)}
-    command = [sys.executable, "-c", "from dsprune.zero.launch import init_distributed; init_distributed()"]
-    environment = os.environ | ranks | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return ForkedRanks([], 1, folder / "log", script=script, **ranks, **address)
 
 
-def test_a_port_that_is_in_use_is_named(busy_port: str) -> None:
-    said = join(2, busy_port).stderr
+def test_a_port_that_is_in_use_is_named(busy_port: str, tmp_path: Path) -> None:
+    process = join(2, busy_port, tmp_path)
+    assert process.wait() == [1]
+    said = process.said()
     assert f"UserError: MASTER_ADDR=127.0.0.1, MASTER_PORT={busy_port}: the ranks cannot meet there" in said
     assert "address already in use" in said
 
 
-def test_a_single_rank_takes_another_port(busy_port: str) -> None:
-    ended = join(1, busy_port)
-    assert ended.returncode == 0, ended.stderr
+def test_a_single_rank_takes_another_port(busy_port: str, tmp_path: Path) -> None:
+    process = join(1, busy_port, tmp_path)
+    assert process.wait() == [0], process.said()
