@@ -7,7 +7,6 @@ from rich.console import Console
 
 from dsprune.distillation.capture.build_store import build_store
 from dsprune.distillation.capture.forward import Execution, Source
-from dsprune.errors import UserError
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe
@@ -43,9 +42,7 @@ def teacher(
     """
     settings = recipe.distillation
     if recipe.model is None or recipe.task is None or settings is None:
-        raise UserError(
-            f"recipe {recipe.name!r}: a store needs the sections model, task and distillation: add them"
-        )
+        raise recipe.lacks("a store", "model", "task", "distillation")
     folder = Path(settings.store or Path(recipe.output, f"{recipe.name}-teacher"))
     execution = Execution(join_ranks(ranks), batch_size, precision, sharded=stage == 3)
     task = build_task(recipe.task)

@@ -128,9 +128,7 @@ class DistillationLoss:
     ) -> None:
         recipe, ranks = as_recipe(recipe), expected_ranks()
         if recipe.task is None or recipe.distillation is None:
-            raise UserError(
-                f"recipe {recipe.name!r}: DistillationLoss needs the sections task and distillation"
-            )
+            raise recipe.lacks("DistillationLoss", "task", "distillation")
         self._settings, self._folder = recipe.distillation, Path(store)
         self._task = build_task(recipe.task).for_tokenizer(tokenizer)
         origin = origin_of_data(self._task, tokenizer)

@@ -23,6 +23,7 @@ from dsprune.model.patterns import parameter_groups
 from dsprune.ranks.ranks import announce
 from dsprune.recipe import Recipe, as_recipe
 from dsprune.schedule import Timetable, recipe_timetable
+from dsprune.utils.text import first_line
 from dsprune.zero.config import load_ds_config, resolve_ds_config
 from dsprune.zero.launch import init_distributed
 from dsprune.zero.limits import check_device
@@ -165,9 +166,14 @@ def initialize_with(
 def _initialize(recipe: Recipe, timetable: Timetable, data: Any, **kwargs: Any) -> Initialized:
     import_muon()
     scheduler = functools.partial(ScaledLR, timetable=timetable)
-    engine, optimizer, loader, scheduler = deepspeed_initialize(
-        lr_scheduler=scheduler, training_data=None if is_stream(data) else data, **kwargs
-    )
+    try:
+        engine, optimizer, loader, scheduler = deepspeed_initialize(
+            lr_scheduler=scheduler, training_data=None if is_stream(data) else data, **kwargs
+        )
+    except (AssertionError, ModuleNotFoundError) as error:
+        raise UserError(
+            f"ds_config: DeepSpeed does not start with it: {first_line(error)}: correct the setting"
+        ) from error
     if is_stream(data):
         engine.training_dataloader = loader = make_loader(engine, data, kwargs.get("collate_fn"))
     return PruningEngine.attach(engine, recipe, timetable), optimizer, loader, scheduler

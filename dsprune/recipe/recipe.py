@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from dsprune.errors import UserError
 from dsprune.recipe.rate import LearningRate, scaled_peak
 from dsprune.recipe.section import LARGEST, Place, Positive, Section
 from dsprune.recipe.sections import Checkpoints, Distillation, Model, Optimizer, Tracking
@@ -114,6 +115,13 @@ class Recipe(Section):
     def start(self) -> Start:
         """Whether the model is fine-tuned for the task at the start: it is if it is its own teacher."""
         return _start_of(self.model, self.distillation)
+
+    def lacks(self, user: str, *sections: str) -> UserError:
+        """Return the error that `user` needs sections of which this recipe lacks one."""
+        *others, last = sections
+        return UserError(
+            f"recipe {self.name!r}: {user} needs the sections {', '.join(others)} and {last}: add them"
+        )
 
     @property
     def dropout(self) -> float | None:

@@ -88,7 +88,7 @@ def preflight(recipe: Recipe, ranks: Ranks) -> Prepared:
         UserError: the recipe, its data, its model, its teacher and its ds_config do not fit together.
     """
     if recipe.model is None or recipe.task is None:
-        raise UserError(f"recipe {recipe.name!r}: training needs the sections model and task: add them")
+        raise recipe.lacks("training", "model", "task")
     config = resolve_ds_config(load_ds_config(recipe.deepspeed), recipe, ranks.world_size)
     tokenizer = load_tokenizer(recipe.model.tokenizer or recipe.model.path)
     task = build_task(recipe.task).for_tokenizer(tokenizer)

@@ -170,6 +170,9 @@ def refused() -> dict[str, Callable[[], dict[str, Any]]]:
         "no model": lambda: {"model": None},
         "a dictionary": lambda: {"recipe": {"name": "x"}},
         "compression": lambda: {"config": ds_config(1, compression_training=sparse)},
+        "divided gradients": lambda: {
+            "config": ds_config(2, prescale_gradients=True, gradient_predivide_factor=4.0)
+        },
         "fewer layers": lambda: {"recipe": with_sections(model={"path": "m", "layers": [0, 1]})},
         "another optimizer": lambda: (
             client_optimizer(0.02)

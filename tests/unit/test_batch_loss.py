@@ -176,7 +176,10 @@ def error_of(school: School, what: str) -> None:
         ("fewer rows", r"^distillation: logits: 1 rows of the student and 2 of the teacher"),
         ("unknown data", r"store: 1 of 2 have no record, the first is training example 2"),
         ("another tokenizer", r"store: the store does not match: tokenizer is "),
-        ("no such sections", r"^recipe 'glue-90': DistillationLoss needs the sections task and distillation"),
+        (
+            "no such sections",
+            r"^recipe 'glue-90': DistillationLoss needs the sections task and distillation: add them",
+        ),
         ("another head", r"^distillation: 2 classes of the teacher and 3 of the student"),
     ],
 )

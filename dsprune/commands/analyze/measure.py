@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from dsprune.commands.analyze.recovery import Recovery
 from dsprune.commands.analyze.result import Finding, LayerLoss
-from dsprune.errors import UserError
 from dsprune.model.components import Component
 from dsprune.model.cost import Flops, forward_flops, stretched
 from dsprune.model.patterns import patterns_of
@@ -158,7 +157,7 @@ def set_up(recipe: Recipe, extent: Extent, ranks: Ranks, device: torch.device) -
         UserError: the recipe has no model or task, or the model is not trained for the task.
     """
     if recipe.model is None or recipe.task is None:
-        raise UserError(f"recipe {recipe.name!r}: an analysis needs the sections model and task: add them")
+        raise recipe.lacks("an analysis", "model", "task")
     tokenizer = load_tokenizer(recipe.model.tokenizer or recipe.model.path)
     task = build_task(recipe.task).for_model(load_config(recipe.model.path)).for_tokenizer(tokenizer)
     model: nn.Module = task.build_model(recipe.model.path, tokenizer, new_head=False)

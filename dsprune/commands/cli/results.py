@@ -134,22 +134,27 @@ def export(
     ] = False,
 ) -> None:
     """Write a checkpoint of a run as a Hugging Face model folder with its masks, or in compact form; upload it."""
-    if dtype is not None and not compact:
-        raise UserError(f"--dtype: value {dtype}: for compact models: add --compact, or leave out")
-    if trimmed and (compact or expand):
-        raise UserError(
-            "--trimmed: for model folders: leave out, or make the result compact with another export"
-        )
-    if expand and (compact or tag is not None):
-        raise UserError(f"--expand: value {source}: takes neither --compact nor --tag: leave them out")
-    if push is None and to is None:
-        raise UserError(
-            f"--to: value missing: give --to FOLDER to write {source}, or --push OWNER/NAME to upload it"
-        )
-    if push is None and (public or dry_run):
-        raise UserError(
-            "--push: value missing: --public and --dry-run are for it: add --push OWNER/NAME, or leave them out"
-        )
+    for is_wrong, message in (
+        (dtype and not compact, f"--dtype: value {dtype}: for compact models: add --compact, or leave out"),
+        (
+            trimmed and (compact or expand),
+            "--trimmed: for model folders: leave out, or make the result compact with another export",
+        ),
+        (
+            expand and (compact or tag),
+            f"--expand: value {source}: takes neither --compact nor --tag: leave them out",
+        ),
+        (
+            push is None and to is None,
+            f"--to: value missing: give --to FOLDER to write {source}, or --push OWNER/NAME to upload it",
+        ),
+        (
+            push is None and (public or dry_run),
+            "--push: value missing: --public and --dry-run are for it: add --push OWNER/NAME, or leave them out",
+        ),
+    ):
+        if is_wrong:
+            raise UserError(message)
     with starting():
         from dsprune.commands import export as write
         from dsprune.commands.push import check_repository, upload

@@ -107,7 +107,7 @@ def save_start(recipe: Recipe, model: Model, folder: Path) -> None:
         UserError: the recipe has no task.
     """
     if recipe.task is None:
-        raise UserError(f"recipe {recipe.name!r}: training needs the sections model and task: add them")
+        raise recipe.lacks("training", "model", "task")
     tokenizer = load_tokenizer(model.tokenizer or model.path)
     task = build_task(recipe.task).for_tokenizer(tokenizer)
     seed_everything(recipe.seed)

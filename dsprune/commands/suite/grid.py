@@ -94,7 +94,7 @@ class Grid:
             UserError: the recipe has no model.
         """
         if self.base.model is None:
-            raise UserError(f"recipe {self.recipe!r}: a suite needs the sections model and task: add them")
+            raise self.base.lacks("a suite", "model", "task")
         return weightless_model(self.base.model, self.base.task)
 
     def parts(
