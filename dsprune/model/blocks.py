@@ -29,13 +29,16 @@ NO_MATRICES = frozenset({ROUTER, EMBEDDING, NORM, TABLE, DEPTHWISE})
 """Kinds of parameters that users do not expect to be pruned with the linear layers."""
 
 TABLES = frozenset(
-    {"bias", "embed", "embedding", "embeddings", "emb", "pos", "position"}
-    | {"scale", "norm", "log", "tokens", "d"}
+    {"bias", "biases", "embed", "embedding", "embeddings", "emb", "pos", "position"}
+    | {"scale", "norm", "log", "token", "tokens", "d"}
 )
 """Words in the names of parameters that have several dimensions and are no matrices: the experts' `gate_up_proj_bias`,
 XLNet's `seg_embed`, Mamba's `A_log` and `D`."""
 
-CHOOSES = re.compile(r"^(w_|to_)?(gates?|gating|noise|wg|switch)$|rout|experts?_gate$")
+ROUTES = re.compile(r"rout(?!ed)")
+"""Names of routers anywhere, and not of `routed_experts`."""
+
+CHOOSES = re.compile(rf"^(w_|to_)?(gates?|gating|noise|wg|switch)$|{ROUTES.pattern}|experts?_gate$")
 """Names of the part of a mixture of experts that chooses them."""
 
 
@@ -144,17 +147,19 @@ def _convolution(module: _ConvNd) -> str | None:
 
 
 def _routers(module: nn.Module, shape_of: ShapeOf) -> Iterator[nn.Parameter]:
-    """Yield the weights by which a mixture of experts chooses experts; nothing for any other module."""
-    own = [shape_of(weight)[0] for weight in module.parameters(recurse=False) if len(shape_of(weight)) > 2]
+    """Yield the weights by which a mixture of experts chooses experts, and any other router of a module."""
+    shapes = {name: shape_of(weight) for name, weight in module.named_parameters(recurse=False)}
+    own = [one[0] for name, one in shapes.items() if len(one) > 2 and _dense_kind(module, name) is None]
     held = {_num_experts(name, part, shape_of) for name, part in module.named_children()}
     counts = {count for count in (*own, *held) if count is not None}
-    if isinstance(module, _ConvNd) or not counts:
+    if isinstance(module, _ConvNd):
         return
+    chooses = CHOOSES if counts else ROUTES
     for name, part in module.named_children():
         has_score_each = isinstance(part, nn.Linear) and part.out_features in counts - {part.in_features}
-        if has_score_each or CHOOSES.search(name) or "Router" in type(part).__name__:
+        if has_score_each or chooses.search(name) or "Router" in type(part).__name__:
             yield from part.parameters()
-    yield from (weight for name, weight in module.named_parameters(recurse=False) if CHOOSES.search(name))
+    yield from (weight for name, weight in module.named_parameters(recurse=False) if chooses.search(name))
 
 
 def _num_experts(name: str, module: nn.Module, shape_of: ShapeOf) -> int | None:

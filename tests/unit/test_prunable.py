@@ -391,6 +391,10 @@ class Mixture(nn.Module):
     "experts",
     [
         ("experts", nn.ModuleList(nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 8)) for _ in range(4))),
+        (
+            "routed_experts",
+            nn.ModuleList(nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 8)) for _ in range(4)),
+        ),
         ("w1", nn.Parameter(torch.randn(4, 16, 8))),
     ],
     ids=lambda experts: experts[0],
@@ -402,9 +406,16 @@ def test_what_chooses_experts_stays_dense(router, experts):
     assert {tensor.name.split(".")[1] for tensor in choice.tensors} == {experts[0], "gate_proj"}
 
 
-def test_a_gate_without_experts_is_a_matrix(bert):
+def test_without_experts_a_gate_is_a_matrix_and_a_router_is_none(bert):
     bert.bert.encoder.layer[0].gate = nn.Linear(8, 8)
-    assert "bert.encoder.layer.0.gate.weight" in names_of(choose_weights(bert).tensors)
+    bert.bert.encoder.layer[0].modality_router = nn.Linear(8, 4)
+    bert.bert.encoder.layer[0].attention_biases = nn.Parameter(torch.zeros(4, 8))
+    bert.bert.encoder.layer[0].group_token = nn.Parameter(torch.zeros(1, 4, 8))
+    choice = choose_weights(bert)
+    assert "bert.encoder.layer.0.gate.weight" in names_of(choice.tensors)
+    kinds = {matrix.name.rpartition("layer.0.")[2]: matrix.reason for matrix in choice.dense}
+    table = "bias or table"
+    assert kinds == {"modality_router.weight": "router", "attention_biases": table, "group_token": table}
 
 
 def test_experts_have_their_full_shape_under_stage_3():
