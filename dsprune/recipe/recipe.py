@@ -107,9 +107,10 @@ class Recipe(Section):
     def _soften_the_teacher(cls, settings: Distillation | None, info: ValidationInfo) -> Distillation | None:
         if settings is None or "temperature" in settings.model_fields_set:
             return settings
-        return settings.model_copy(
-            update={"temperature": TEMPERATURE[_start_of(info.data.get("model"), settings)]}
-        )
+        start = _start_of(info.data.get("model"), settings)
+        filled = settings.model_copy(update={"temperature": TEMPERATURE[start]})
+        filled.model_fields_set.discard("temperature")  # so that `plan` can tell it from one that was given
+        return filled
 
     @property
     def start(self) -> Start:

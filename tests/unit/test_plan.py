@@ -313,6 +313,8 @@ def test_what_the_schedule_law_chose_is_shown(bert: str) -> None:
     assert learner["distillation.temperature"] == "1"
     assert (tuned["learning_rate.warmup"], tuned["learning_rate.dense_peak"]) == ("13 steps", "0.1")
     assert law_of(bert, "budget.epochs=500")["learning_rate.rewind"] == "true"
+    given = law_of(bert, "budget.epochs=10", f"distillation.teacher={bert}", "distillation.temperature=2")
+    assert "distillation.temperature" not in given
 
 
 def test_what_the_recipe_says_is_not_the_laws_choice(bert: str) -> None:

@@ -48,7 +48,7 @@ def _of_the_run(plan: Plan) -> Iterator[tuple[str, str, str]]:
         yield "model.start", start, owner
     if recipe.model is not None and recipe.model.dropout is None:
         yield "model.dropout", "0", "zeros and a teacher regularise, and dropout slows a short run down"
-    if recipe.distillation is not None and recipe.distillation.temperature == TEMPERATURE[start]:
+    if recipe.distillation is not None and "temperature" not in recipe.distillation.model_fields_set:
         slow = "softened logits are slow to learn a task from"
         why = "logits close to the student's say more softened" if start == "fine-tuned" else slow
         yield "distillation.temperature", f"{TEMPERATURE[start].first:g}", f"{start}: {why}"
