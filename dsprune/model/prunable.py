@@ -95,30 +95,25 @@ def choose_weights(
     names = names_of(model)
     kinds = block_matrices(model, shape_of)
     included = parameters_matching(names, include, "pruning.include")
-    included |= _named(model, parameters_matching(names, only, "pruning.only"), shape_of)
+    included |= _matrices(model, parameters_matching(names, only, "pruning.only"), shape_of)
     excluded = parameters_matching(names, exclude, "pruning.exclude")
     candidates = dict.fromkeys(included) if only else kinds | dict.fromkeys(included)
     check_plain(model, candidates.keys() - excluded)
-    transposed = {
-        id(weight)
-        for module in model.modules()
-        if has_inputs_first(module)
-        for weight in module.parameters(recurse=False)
-    }
+    transposed, named = _inputs_first(model), included - excluded
     others = set() if only else matrices_outside(model, kinds, shape_of) - included - excluded
     chosen, dense, outside = {}, [], []
     for name, parameter in model.named_parameters():
         key = id(parameter)
         tensor = PrunableTensor(plain_name(name), shape_of(parameter), inputs_first=key in transposed)
-        if key in included - excluded:
+        if key in named:
             _check_can_be_pruned(tensor, parameter)
         if key in candidates and key not in excluded and not (candidates[key] or _obstacle(parameter)):
             chosen[key] = tensor
         elif key in kinds:
             asked = EXCLUDED if key in excluded else OTHERS if key not in candidates else None
             is_asked = asked is not None and kinds[key] not in NO_MATRICES
-            reason = asked if is_asked else kinds[key] or _obstacle(parameter)
-            dense.append(DenseMatrix(tensor.name, tensor.shape, str(reason)))
+            reason = str(asked if is_asked else kinds[key] or _obstacle(parameter))
+            dense.append(DenseMatrix(tensor.name, tensor.shape, reason))
         elif key in others:
             outside.append(DenseMatrix(tensor.name, tensor.shape, OUTSIDE))
     num_weights = sum(tensor.numel for tensor in dense)
@@ -134,7 +129,17 @@ def choose_weights(
     return choice
 
 
-def _named(model: nn.Module, keys: set[int], shape_of: ShapeOf) -> set[int]:
+def _inputs_first(model: nn.Module) -> set[int]:
+    """Return the weights whose modules store them as `[inputs, outputs]`."""
+    return {
+        id(weight)
+        for module in model.modules()
+        if has_inputs_first(module)
+        for weight in module.parameters(recurse=False)
+    }
+
+
+def _matrices(model: nn.Module, keys: set[int], shape_of: ShapeOf) -> set[int]:
     """Return which of these parameters are matrices: `*.attention.*` names norms and biases, too."""
     return {
         id(weight)

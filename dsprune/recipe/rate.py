@@ -122,6 +122,13 @@ class LearningRate(Section):
             return f"learning_rate.peak={self.peak}"
         return f"learning_rate.peak={self.peak:.3g} (learning_rate.dense={self.dense:g})"
 
+    @field_validator("decay_factor")
+    @classmethod
+    def _factor_of_a_step_decay(cls, factor: float | None, info: ValidationInfo) -> float | None:
+        if factor is not None and info.data.get("decay_every", "") is None:
+            raise ValueError("has no effect without learning_rate.decay_every: set that, or leave this out")
+        return factor
+
     @field_validator("hold", "beta_at_peak", "dense_final", "interval_final", "final")
     @classmethod
     def _curve_or_step_decay(cls, value: Any, info: ValidationInfo) -> Any:

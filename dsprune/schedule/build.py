@@ -77,11 +77,6 @@ def build_timetable(
     warmup_steps = int(WARMUP[start] * updates[0].step) if updates else 0
     if learning_rate.warmup is not None:
         warmup_steps = run.warmup(learning_rate.warmup)
-    if learning_rate.decay_factor is not None and learning_rate.decay_every is None:
-        raise UserError(
-            f"learning_rate.decay_factor: value {learning_rate.decay_factor:g}: has no effect without "
-            f"learning_rate.decay_every: set that, or leave this out"
-        )
     hold = run.distance("learning_rate.hold", learning_rate.hold)
     every = run.distance("learning_rate.decay_every", learning_rate.decay_every)
     rewinds = {run.position("learning_rate.rewind_at", span, 0) for span in learning_rate.rewind_at}

@@ -212,6 +212,10 @@ class TestNumbers:
             ("budget.batch=!!int ''", "override .*: not valid YAML: found the tag tag:yaml.org,2002:int"),
             ("pruning={sparsity: 0.5, sparsity: 0.6}", "override .*: found the key 'sparsity' twice"),
             (
+                "learning_rate={dense: 5.0e-5, decay_factor: 0.1}",
+                r"^learning_rate\.decay_factor: value 0\.1: has no effect without learning_rate\.decay_every",
+            ),
+            (
                 "learning_rate={decay_every: 2 epochs, final: 0.2}",
                 "learning_rate.final: value 0.2: .*decay_every, which is 2 epochs",
             ),

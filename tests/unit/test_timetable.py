@@ -198,10 +198,6 @@ def test_a_held_rate_keeps_the_start_of_a_segment_that_is_shorter() -> None:
             r"^learning_rate\.decay_every: value 1 % is 0\.1 steps: must be one step or more",
         ),
         ({"hold": "0.01 epochs"}, r"^learning_rate\.hold \(0.01 epochs\): counted in epochs"),
-        (
-            {"decay_factor": 0.1},
-            r"^learning_rate\.decay_factor: value 0\.1: .*without learning_rate\.decay_every",
-        ),
         ({"hold": "1 %"}, r"^learning_rate\.hold: value 1 % is 0\.1 steps"),
     ],
 )
