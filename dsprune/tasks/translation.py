@@ -147,6 +147,10 @@ class Translation(Seq2Seq):
             raise UserError(
                 "task.pairs: value missing: translation needs its directions, such as [en-de, de-en]"
             )
+        if same := [pair for pair in self.settings.pairs if len(set(pair.split("-"))) == 1]:
+            raise UserError(
+                f"task.pairs: value {same[0]}: translates a language into itself: write another pair"
+            )
         return self.settings.pairs
 
     def _load(self, split: Split, pair: str) -> Dataset:

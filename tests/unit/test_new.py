@@ -204,6 +204,15 @@ def test_equal_rows_and_rare_labels_are_held_out_with_care() -> None:
     assert set(held["label"].to_pylist()) == {"common", "rare"}
 
 
+def test_equal_texts_are_not_in_both_parts_whatever_their_other_columns_hold() -> None:
+    texts = [f"Text {n % 20}".upper() if n % 3 else f"text  {n % 20} " for n in range(100)]
+    table = pa.table({"id": list(range(100)), "text": texts, "label": ["a", "b"] * 50})
+    kept, held = hold_out(table, "label", ["text"])
+    known = [{" ".join(text.lower().split()) for text in part["text"].to_pylist()} for part in (kept, held)]
+    assert held.num_rows == 10
+    assert not known[0] & known[1]
+
+
 def test_inputs_are_no_longer_than_the_model_takes(bert: str) -> None:
     tiny_sentiment(Path("data"), 64)
     small = tiny_bert(Path("small"), max_position_embeddings=24)

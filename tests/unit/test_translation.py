@@ -114,6 +114,11 @@ def test_directions_are_needed(tmp_path):
         task_on(write(tmp_path, "t", en=["a"], de=["b"]), ()).load("train")
 
 
+def test_a_language_is_not_translated_into_itself(tmp_path):
+    with pytest.raises(UserError, match=r"^task\.pairs: value en-en: "):
+        task_on(str(tmp_path / "t.jsonl"), pairs=("en-de", "en-en"))
+
+
 def test_languages_without_a_code_are_refused(tmp_path):
     file = write(tmp_path, "t", en=["a"], de=["b"], eo=["c"])
     with pytest.raises(

@@ -3,7 +3,7 @@
 import math
 import random
 from collections import defaultdict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,7 +160,8 @@ def _own_data(values: dict[str, Any], wanted: NewRecipe, data: Path, path: Path)
     if wanted.validation is not None:
         section["validation"] = str(wanted.validation)
     else:
-        parts = hold_out(table, found.label if found.task == "text-classification" else None)
+        texts = [found.settings[name] for name in ("text", "text_pair") if name in found.settings]
+        parts = hold_out(table, found.label if found.task == "text-classification" else None, texts)
         num_examples = parts[0].num_rows
         yield _write_parts(section, parts, path)
     yield from _lower_batch(values, task, num_examples)
@@ -214,18 +215,20 @@ def _useless(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     return {"task": tuple(field for field in TaskSettings.model_fields if field not in used)}
 
 
-def hold_out(table: pa.Table, label: str | None) -> tuple[pa.Table, pa.Table]:
+def hold_out(table: pa.Table, label: str | None, texts: Sequence[str] = ()) -> tuple[pa.Table, pa.Table]:
     """Return the rows to train on and those to validate on: a tenth, drawn at random.
 
-    Equal rows stay together, so that no example is in both, and every label that has two different rows is in both.
+    Rows of equal inputs stay together, so that no example is in both, and every label that has two different rows is in
+    both.
 
     Args:
         table: all rows.
         label: column of the labels, which are drawn from separately; None = none.
+        texts: columns of the inputs, of which case and white space do not count; none = all columns.
     """
     places: dict[Hashable, list[int]] = defaultdict(list)
-    for place, row in enumerate(table.to_pylist()):
-        places[repr(row)].append(place)
+    for place, row in enumerate(table.select(list(texts) or table.column_names).to_pylist()):
+        places[tuple(" ".join(str(value).casefold().split()) for value in row.values())].append(place)
     labels = ["" if label is None else name_of(value) for value in table[label or 0].to_pylist()]
     groups: dict[str, list[list[int]]] = defaultdict(list)
     for equal in places.values():
