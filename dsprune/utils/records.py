@@ -23,6 +23,8 @@ __all__ = [
 
 M = TypeVar("M", bound=BaseModel)
 
+MOST_BYTES = 2**31
+
 Count = Annotated[int, Field(ge=0, le=10**15)]
 """A number of steps, weights or bytes."""
 
@@ -43,11 +45,13 @@ def read_bytes(path: Path, way_out: str) -> bytes:
     """Return the content of a file.
 
     Raises:
-        UserError: there is no file, or it cannot be read.
+        UserError: there is no file, it cannot be read, or it is too large to be one of dsprune's.
     """
     try:
         if not path.is_file():  # a pipe would be waited for
             raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}: {way_out}")
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise UserError(f"{path}: {size:,} bytes, more than such a file has: {way_out}")
         return path.read_bytes()
     except OSError as error:
         raise UserError(describe_system_error(error)) from error

@@ -84,6 +84,15 @@ def test_a_latest_that_is_no_file_is_named(tmp_path: Path) -> None:
         latest_tag(tmp_path)
 
 
+def test_a_latest_of_gigabytes_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "latest").open("wb") as file:
+        file.truncate(50 * 2**30)  # of which none is written
+    with pytest.raises(
+        UserError, match=r"latest: 53,687,091,200 bytes, more than such a file has: write the name"
+    ):
+        latest_tag(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "..", ".hidden", "a/b"])
 def test_a_list_names_files_of_its_folder_alone(tmp_path: Path, name: str) -> None:
     tag = write_tag(tmp_path / "tag")
