@@ -68,14 +68,19 @@ SMALLEST = {
 }
 
 
+BESIDE = {
+    "task.config": {"task": {"name": "sst2", "dataset": "d"}},
+    "learning_rate.decay_factor": {"learning_rate": {"decay_every": "1 epochs"}},
+}
+"""What a field has no meaning without."""
+
+
 def test_every_example_of_the_reference_is_a_value_of_its_field(pages: dict[str, str]) -> None:
     for heading, name, *_, example in rows_of(pages["reference/recipe.md"]):
         section = heading.removeprefix("## ").strip("`")
         if not example.startswith("[below]") and not section.startswith("A number"):
             key = name.strip("`") if section == "Top level" else f"{section}.{name.strip('`')}"
-            values = copy.deepcopy(SMALLEST) | (
-                {"task": {"name": "sst2", "dataset": "d"}} if "config" in key else {}
-            )
+            values = copy.deepcopy(SMALLEST | BESIDE.get(key, {}))
             override(values, f"{key}={example.strip('`')}")
             check_recipe(values)
 
