@@ -264,7 +264,8 @@ def test_a_matrix_of_which_the_input_is_not_known_is_refused() -> None:
     model = torch.nn.Module()
     model.mix = torch.nn.Parameter(torch.empty(8, 8))
     with pytest.raises(
-        UserError, match=r"^pruning.scope: value row: mix is of a Module, and its input dimension is not known"
+        UserError,
+        match=r"^pruning.scope: value row: mix is of a Module, and its input dimension is not known",
     ):
         weights_to_prune(model, Pruning(sparsity=0.5, scope="row", only=["mix"]))
 
