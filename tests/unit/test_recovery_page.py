@@ -121,6 +121,17 @@ def test_the_methods_stand_side_by_side(tmp_path: Path, written: Callable[[], st
     ]
 
 
+def test_how_far_the_default_score_and_magnitude_are_behind_is_said(
+    tmp_path: Path, written: Callable[[], str]
+) -> None:
+    folder = tmp_path / "banking77" / "methods-0.64"
+    for method, test in (("rigl", 0.9), ("fisher", 0.85), ("magnitude", 0.8), ("rigl, twice the peak", 0.95)):
+        write_tested(folder, method, 1, 0.9, test)
+    write_tested(tmp_path / "banking77" / "fine-tuned-1", page.OURS, 1, 0.9, 0.9)
+    said = "- banking77, 90 %: rigl is best; behind it are fisher 5.0 and magnitude 10.0.\n"
+    assert said in written()
+
+
 def test_the_validation_part_chooses_the_peak_of_a_method(tmp_path: Path, written: Callable[[], str]) -> None:
     folder = tmp_path / "banking77" / "methods-0.64"
     write_tested(folder, "rigl", 1, 0.9, test=0.8)

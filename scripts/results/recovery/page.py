@@ -37,6 +37,8 @@ PEAKS = {"half": ", half the peak", "the law's": "", "twice": ", twice the peak"
 
 STARTS = ("fine-tuned", "pretrained")
 OURS, MAGNITUDE, DENSE = "defaults", "magnitude", "dense"
+DEFAULT = "fisher"
+"""The default score, as the study of the methods calls it."""
 COLOURS = {0.5: "#7c3aed", 0.8: "#16a34a", 0.9: "#c2410c", 0.97: "#2563eb"}
 TEST = "test.json"
 GOALS = {0.8: 1.0, 0.9: 2.0, 0.97: 4.0}
@@ -198,6 +200,20 @@ def compared(studies: Sequence[Study]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) if columns else ""
 
 
+def winners(studies: Sequence[Study]) -> Iterator[str]:
+    """Yield for each task and target how far the default score and magnitude are behind the best method."""
+    for study, epochs, target in _columns(studies):
+        arms = [arm for arm in study.arms if (arm.epochs, arm.target) == (epochs, target)]
+        best = max((arm for arm in arms if not _is_variant(arm.method)), key=lambda arm: arm.mean)
+        behind = [
+            f"{name} {best.mean - arm.mean:.1f}"
+            for name in (DEFAULT, MAGNITUDE)
+            if (arm := study.at(epochs, name, target)) is not None and name != best.method
+        ]
+        if behind:
+            yield f"{study.task}, {100 * target:g} %: {best.method} is best; behind it are {' and '.join(behind)}."
+
+
 def tuned(studies: Sequence[Study]) -> str:
     """Return a table of the methods that were run at several peaks; the best on the validation part decides."""
     lines = [["method", "cell", *PEAKS, "chosen"], ["---"] * (3 + len(PEAKS))]
@@ -290,6 +306,7 @@ def main(home: Path) -> None:
         starts={task: start_of(home, task) for task in TASKS},
         compared=compared(methods),
         tuned=tuned(methods),
+        winners=list(winners(methods)),
         origin=origin_of([run for study in (*studies, *methods) for run in study.runs]),
     )
     replace_text(DOCS / "results.md", page)
