@@ -128,7 +128,7 @@ def test_how_far_the_default_score_and_magnitude_are_behind_is_said(
     for method, test in (("rigl", 0.9), ("fisher", 0.85), ("magnitude", 0.8), ("rigl, twice the peak", 0.95)):
         write_tested(folder, method, 1, 0.9, test)
     write_tested(tmp_path / "banking77" / "fine-tuned-1", page.OURS, 1, 0.9, 0.9)
-    said = "- banking77, 90 %: rigl is best; behind it are fisher 5.0 and magnitude 10.0.\n"
+    said = "- banking77, 90 %: rigl is best. Behind it: fisher by 5.0, magnitude by 10.0.\n"
     assert said in written()
 
 

@@ -206,12 +206,12 @@ def winners(studies: Sequence[Study]) -> Iterator[str]:
         arms = [arm for arm in study.arms if (arm.epochs, arm.target) == (epochs, target)]
         best = max((arm for arm in arms if not _is_variant(arm.method)), key=lambda arm: arm.mean)
         behind = [
-            f"{name} {best.mean - arm.mean:.1f}"
+            f"{name} by {best.mean - arm.mean:.1f}"
             for name in (DEFAULT, MAGNITUDE)
             if (arm := study.at(epochs, name, target)) is not None and name != best.method
         ]
         if behind:
-            yield f"{study.task}, {100 * target:g} %: {best.method} is best; behind it are {' and '.join(behind)}."
+            yield f"{study.task}, {100 * target:g} %: {best.method} is best. Behind it: {', '.join(behind)}."
 
 
 def tuned(studies: Sequence[Study]) -> str:
