@@ -191,9 +191,8 @@ def _name(scheduler: Any) -> str:
     if isinstance(scheduler, dict):
         return str(scheduler.get("type"))
     name = str(getattr(scheduler, "__name__", type(scheduler).__name__))
-    return (
-        "of the framework" if name.startswith("_") else name
-    )  # such as the Trainer's `_lr_scheduler_callable`
+    is_private = name.startswith("_")  # such as the Trainer's `_lr_scheduler_callable`
+    return "of the framework" if is_private else name
 
 
 def _batch_size(loader: Any) -> int | None:

@@ -25,8 +25,8 @@ RATE, WIDTH = 5.0e-5, 768
 def dense_rate(width: int) -> float:
     """Return a learning rate to begin with for dense fine-tuning of a model of a width, its hidden size.
 
-    It is 5e-5 at the width of BERT-base, 768, and in inverse proportion to the width, which is how the best rate of
-    Adam scales (Yang et al., Tensor Programs V, 2022). Two significant digits.
+    It is 5e-5 at the width of BERT-base, 768, and in inverse proportion to the width, a rule of thumb for Adam. Two
+    significant digits.
 
     A run of a few hundred steps needs more, which `dsprune calibrate --rate` measures. The 77 intents of
     `scripts/results/recovery`, a pretrained model of width 384, 90 %, labels alone, one seed, validation part, at 1e-4

@@ -33,7 +33,7 @@ _SETTINGS = {
 }
 
 _OWNERS = {"optimizer.params.lr": "learning_rate.dense or learning_rate.peak"}
-"""The field of a recipe for a key that it may leave to the ds_config."""
+"""The fields of a recipe for a key that it may leave to the ds_config."""
 
 
 def load_ds_config(name_or_path: str) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def test_a_run_over_two_nodes_is_stopped_loses_a_node_and_goes_on(site: Site) ->
 def test_a_job_whose_time_is_nearly_up_or_that_is_terminated_stops_and_is_requeued(site: Site) -> None:
     """With a margin of all but five seconds, that is at its first steps; Slurm's own signal is turned off.
 
-    That a job in the queue again goes on to its end is the test above.
+    The test above shows that a requeued job runs to its end.
     """
     asked = ("--gpus-per-node=1", "--time=2", "--sbatch=--cpus-per-task=1", "--sbatch=--signal=URG@1")
     printed = site.dsprune(

@@ -104,7 +104,10 @@ def calibrate_rate(
             f"recipe {recipe.name!r}: --rate: every run failed; the last one: {trials[best].problem}"
         )
     show(_table(trials, best, steps, field), console)
-    say(console, "The rate suits runs of this length: for a much longer one, try twice as much too.")
+    say(
+        console,
+        "The rate suits runs of this length: a longer one may need less, so try half as much, or more --steps.",
+    )
     if plot is not None:
         save_figure(_draw(trials, best, f"{recipe.name}: learning_rate.{field} = {best:.3g}"), plot)
         say(console, f"Picture: {plot}")
