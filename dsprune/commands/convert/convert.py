@@ -84,13 +84,10 @@ def convert_file(file: Path, overrides: Sequence[str] = ()) -> Converted:
         raise UserError(f"{file}: is not text: {way_out}") from None
     notes = Notes()
     values, kind = _values(text, str(file), notes)
-    in_epochs = kind == SPARSEML
-    notes.missing["budget.batch"] = notes.missing.get(
-        "budget.batch", "examples of an optimizer step, over all ranks"
-    )
+    notes.missing.setdefault("budget.batch", "examples of an optimizer step, over all ranks")
     override_all(values, overrides)
     notes.missing = {field: why for field, why in notes.missing.items() if not _has(values, field)}
-    _check(values, notes, str(file), in_epochs=in_epochs)
+    _check(values, notes, str(file), in_epochs=kind == SPARSEML)
     header = [f"Converted by `dsprune convert` from {file.name}, {kind}.", *notes.lines()]
     comments = "".join(f"# {printable(line)}".rstrip() + "\n" for line in header)
     return Converted(comments + write_yaml(values), notes)
@@ -101,11 +98,11 @@ def _values(text: str, name: str, notes: Notes) -> tuple[dict[str, Any], str]:
     if text.lstrip("\ufeff \t\r\n").startswith("{"):
         # Refuses what YAML reads as text, such as the placeholders of a template.
         read_json(text.encode(), name)
-    source = read_source(text, name)
-    if is_sparseml(source):
+    root = read_source(text, name)
+    if is_sparseml(root):
         return convert_sparseml(text, name, notes), SPARSEML
-    if is_deepspeed(source):
-        return convert_deepspeed(source, notes), "a ds_config of DeepSpeed"
+    if is_deepspeed(root):
+        return convert_deepspeed(root, notes), "a ds_config of DeepSpeed"
     raise UserError(
         f"{name}: has no modifiers of SparseML or llm-compressor, and no section compression_training or scheduler of "
         "a ds_config: give a file with one of them"

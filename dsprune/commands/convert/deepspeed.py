@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from dsprune.commands.convert.notes import Notes
-from dsprune.commands.convert.patterns import globs_of, is_exact
+from dsprune.commands.convert.patterns import noted_globs
 from dsprune.commands.convert.schedulers import convert_scheduler
-from dsprune.commands.convert.source import Entry, Source
+from dsprune.commands.convert.source import Entry
 
 __all__ = ["convert_deepspeed", "is_deepspeed"]
 
@@ -31,19 +31,13 @@ _UNSUPPORTED = {
 }
 
 
-def is_deepspeed(source: Source) -> bool:
+def is_deepspeed(root: Entry) -> bool:
     """Return whether a file is a ds_config with settings of DeepSpeed's compression, or with a scheduler."""
-    return any(section.name in (SECTION, "scheduler") for section in source.root.sections())
+    return any(section.name in (SECTION, "scheduler") for section in root.sections())
 
 
-def convert_deepspeed(source: Source, notes: Notes) -> dict[str, Any]:
-    """Return the values of a recipe that says what a ds_config says of training.
-
-    Args:
-        source: the ds_config.
-        notes: gets what is missing, differs or is left out.
-    """
-    root = source.root
+def convert_deepspeed(root: Entry, notes: Notes) -> dict[str, Any]:
+    """Return the values of a recipe that says what a ds_config says of training."""
     values = dict(_settings(root, notes))
     notes.missing["budget.epochs"] = "length of the run in epochs; a ds_config has none"
     compression = root.section(SECTION)
@@ -130,14 +124,8 @@ def _globs(group: Entry, notes: Notes) -> list[str]:
     for module in group.texts("modules") or ["*"]:
         if module == "*":
             return []
-        if not is_exact(module):
-            notes.differ(
-                group, "modules", f"{module!r}: a glob matches more: `dsprune plan` shows what is pruned"
-            )
-        try:
-            found += [f"*{glob}*.weight" for glob in globs_of(module)]
-        except ValueError as error:
-            notes.leave_out(group, "modules", f"{module!r}: {error}: name its weights in pruning.only")
+        globs = noted_globs(group, "modules", module, module, "pruning.only", notes)
+        found += [f"*{glob}*.weight" for glob in globs]
     return found
 
 

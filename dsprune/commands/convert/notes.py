@@ -1,6 +1,6 @@
 """Remarks on a conversion: what is missing, what differs, and what is left out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from dsprune.commands.convert.source import Entry
@@ -35,6 +35,17 @@ class Notes:
         """Note that the recipe can say nothing of an entry."""
         entry.plain()
         self.left_out.append((entry.line, f"{entry.name}: {reason}"))
+
+    def differ_all(self, entry: Entry, reason: str) -> None:
+        """Note that the recipe says an entry in another way."""
+        self.differs.append((entry.line, f"{entry.name}: {reason}"))
+
+    def leave_out_schedules(self, others: Iterable[Entry], lead: Entry) -> None:
+        """Note the modifiers that have another schedule than the one that is converted."""
+        for other in others:
+            self.leave_out_all(
+                other, f"a run has one schedule of pruning, and that of line {lead.line} is taken"
+            )
 
     def leave_out_unread(self, entry: Entry) -> None:
         """Note every setting of an entry that the conversion does not know."""

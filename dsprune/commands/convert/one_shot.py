@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dsprune.commands.convert.notes import Notes
-from dsprune.commands.convert.patterns import globs_of, is_exact
+from dsprune.commands.convert.patterns import noted_globs
 from dsprune.commands.convert.source import Entry
 
 __all__ = ["ONE_SHOT", "prune_once"]
@@ -27,15 +27,10 @@ _HESSIAN = ("block_size", "dampening_frac")
 def prune_once(modifiers: Sequence[Entry], notes: Notes) -> dict[str, Any]:
     """Return the section `pruning` for the first of some one-shot modifiers; the others are left out."""
     lead, *others = modifiers
-    for modifier in others:
-        notes.leave_out_all(
-            modifier, f"a run has one schedule of pruning, and that of line {lead.line} is taken"
-        )
+    notes.leave_out_schedules(others, lead)
     for key in _UNCHANGING:
         lead.get(key)
-    notes.differs.append(
-        (lead.line, f"{lead.name}: all layers are pruned together, from the inputs of the dense model")
-    )
+    notes.differ_all(lead, "all layers are pruned together, from the inputs of the dense model")
     if lead.name == "SparseGPTModifier":
         _hessian(lead, notes)
     for key in _OWL:
@@ -52,10 +47,10 @@ def prune_once(modifiers: Sequence[Entry], notes: Notes) -> dict[str, Any]:
 
 def _hessian(modifier: Entry, notes: Notes) -> None:
     """Note what no recipe says of SparseGPT."""
-    reason = (
-        "the score is Wanda's, and the weights that stay are not adjusted; pruning.method: obert adjusts them"
+    notes.differ_all(
+        modifier,
+        "the score is Wanda's, and the weights that stay are not adjusted; pruning.method: obert adjusts them",
     )
-    notes.differs.append((modifier.line, f"{modifier.name}: {reason}"))
     for key in _HESSIAN:
         if key in modifier.settings:
             modifier.get(key)
@@ -89,7 +84,6 @@ def _target(modifier: Entry, notes: Notes) -> dict[str, Any]:
 
 def _globs(modifier: Entry, key: str, name: str, notes: Notes) -> list[str]:
     """Return globs for the weights of modules that a name or an expression selects, and of the modules in them."""
-    field = "only" if key == "params" else "exclude"
     if name in _CLASSES and key == "params":
         notes.differ(modifier, key, "has no matrices outside of the blocks here: add them by pruning.include")
         return []
@@ -98,11 +92,6 @@ def _globs(modifier: Entry, key: str, name: str, notes: Notes) -> list[str]:
         return []
     if not name.startswith("re:"):
         return [f"{name}.*weight"]
-    if not is_exact(name):
-        notes.differ(modifier, key, f"{name!r}: a glob matches more: `dsprune plan` shows what is pruned")
-    try:
-        end = ".*weight" if name.endswith("$") else "*weight"
-        return [f"{glob}{end}" for glob in globs_of(name[3:])]
-    except ValueError as error:
-        notes.leave_out(modifier, key, f"{name!r}: {error}: name its weights in pruning.{field}")
-        return []
+    field = "pruning.only" if key == "params" else "pruning.exclude"
+    end = ".*weight" if name.endswith("$") else "*weight"
+    return [f"{glob}{end}" for glob in noted_globs(modifier, key, name, name[3:], field, notes)]

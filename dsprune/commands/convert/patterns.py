@@ -3,7 +3,10 @@
 import re
 from collections.abc import Iterator
 
-__all__ = ["globs_of", "is_exact"]
+from dsprune.commands.convert.notes import Notes
+from dsprune.commands.convert.source import Entry
+
+__all__ = ["globs_of", "noted_globs"]
 
 _PIECE = re.compile(
     r"(?P<any>\.\*\??)|(?P<some>\.\+\??)|(?P<digits>(?:\\d|\[0-9\])\+)|(?P<digit>\\d|\[0-9\])|(?P<word>\\w\+)|(?P<dot>\\?\.)|(?P<set>\[[^\]^\\]+\])"
@@ -26,9 +29,25 @@ def globs_of(pattern: str) -> list[str]:
     return [_glob(branch) for branch in _branches(pattern.removeprefix("^").removesuffix("$"))]
 
 
-def is_exact(pattern: str) -> bool:
-    """Return whether its globs match nothing else: that a name has digits or no dot in some place is no glob."""
-    return re.search(r"\\w|(\\d|\[0-9\])\+", pattern) is None
+def noted_globs(entry: Entry, key: str, name: str, pattern: str, field: str, notes: Notes) -> list[str]:
+    """Return globs for a regular expression; note where they match more, or where there are none.
+
+    Args:
+        entry: the entry that has the expression.
+        key: its setting there.
+        name: the expression as it stands there.
+        pattern: the regular expression.
+        field: the field of a recipe in which a user can name the weights.
+        notes: gets the remarks.
+    """
+    # No glob says that a name has digits, or no dot, in some place.
+    if re.search(r"\\w|(\\d|\[0-9\])\+", pattern):
+        notes.differ(entry, key, f"{name!r}: a glob matches more: `dsprune plan` shows what is pruned")
+    try:
+        return globs_of(pattern)
+    except ValueError as error:
+        notes.leave_out(entry, key, f"{name!r}: {error}: name its weights in {field}")
+        return []
 
 
 def _branches(pattern: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ from math import ceil, isclose
 from typing import Any
 
 from dsprune.commands.convert.notes import Notes
-from dsprune.commands.convert.patterns import globs_of, is_exact
+from dsprune.commands.convert.patterns import noted_globs
 from dsprune.commands.convert.source import Entry
 from dsprune.errors import UserError
 
@@ -56,11 +56,7 @@ def prune(modifiers: Sequence[Entry], total: float, notes: Notes) -> Pruned | No
         return None
     lead = modifiers[0]
     same = [modifier for modifier in modifiers if _schedule(modifier) == _schedule(lead)]
-    for modifier in modifiers:
-        if modifier not in same:
-            notes.leave_out_all(
-                modifier, f"a run has one schedule of pruning, and that of line {lead.line} is taken"
-            )
+    notes.leave_out_schedules([modifier for modifier in modifiers if modifier not in same], lead)
     section = {**_scored(lead, notes), **_targets(same, notes)}
     if lead.name == "ConstantPruningModifier":
         notes.missing["pruning.sparsity"] = (
@@ -94,14 +90,8 @@ def _second_order(modifier: Entry, notes: Notes) -> dict[str, Any]:
 def _schedule(modifier: Entry) -> list[Any]:
     """Return what modifiers must share to be one schedule."""
     keys = (
-        "init_sparsity",
-        "start_epoch",
-        "end_epoch",
-        "update_frequency",
-        "inter_func",
-        "mask_type",
-        "global_sparsity",
-    )
+        "init_sparsity", "start_epoch", "end_epoch", "update_frequency", "inter_func", "mask_type", "global_sparsity",
+    )  # fmt: skip
     return [modifier.name, *(str(modifier.get(key)) for key in keys)]
 
 
@@ -185,19 +175,13 @@ def _globs(modifier: Entry, key: str, names: list[str], notes: Notes) -> list[st
         return []
     found: list[str] = []
     for name in names:
-        try:
-            found += _of_expression(name[3:]) if name.startswith("re:") else [name]
-        except ValueError as error:
-            notes.leave_out(modifier, key, f"{name!r}: {error}: name its weights in pruning.only")
-        if not is_exact(name):
-            notes.differ(modifier, key, f"{name!r}: a glob matches more: `dsprune plan` shows what is pruned")
+        if name.startswith("re:"):
+            # An expression need not reach the end of a name.
+            pattern = name[3:] + ("" if name.endswith(("weight", "bias", "$", "*")) else ".*")
+            found += noted_globs(modifier, key, name, pattern, "pruning.only", notes)
+        else:
+            found.append(name)
     return found
-
-
-def _of_expression(pattern: str) -> list[str]:
-    """Return globs for a regular expression, which need not reach the end of a name."""
-    whole = pattern.endswith(("weight", "bias", "$", "*"))
-    return globs_of(pattern if whole else f"{pattern}.*")
 
 
 def _spread(modifier: Entry, total: float, section: dict[str, Any], notes: Notes) -> Pruned:

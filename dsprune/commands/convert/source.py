@@ -13,7 +13,7 @@ import yaml
 from dsprune.errors import UserError
 from dsprune.utils.text import short
 
-__all__ = ["Entry", "Source", "read_source"]
+__all__ = ["Entry", "read_source"]
 
 MOST_VALUES = 100_000
 """Values in a file that is read; aliases count each time."""
@@ -22,16 +22,10 @@ DEEPEST = 50
 """Levels of nesting that are read."""
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-_WORDS = {
-    "true": True,
-    "yes": True,
-    "on": True,
-    "false": False,
-    "no": False,
-    "off": False,
-    "null": None,
-    "~": None,
-    "": None,
+_WORDS: dict[str, bool | None] = {
+    **dict.fromkeys(("true", "yes", "on"), True),
+    **dict.fromkeys(("false", "no", "off"), False),
+    **dict.fromkeys(("null", "~", "")),
 }
 _FRONT_MATTER = re.compile(r"^(?:---|\+\+\+)[ \t]*$(.*?)^(?:---|\+\+\+)", re.DOTALL | re.MULTILINE)
 
@@ -84,9 +78,7 @@ class Entry:
         Raises:
             UserError: it is something else.
         """
-        value = self.get(key)
-        values = value if isinstance(value, list) else [] if value is None else [value]
-        return [self._checked(key, one, str, "a text, or a list of texts") for one in values]
+        return self._listed(key, str, "a text, or a list of texts")
 
     def numbers(self, key: str) -> list[float]:
         """Return a setting that is a list of numbers; null counts as none.
@@ -94,9 +86,12 @@ class Entry:
         Raises:
             UserError: it is something else.
         """
-        values = self.get(key)
-        listed = values if isinstance(values, list) else [] if values is None else [values]
-        return [self._checked(key, one, int | float, "a list of numbers") for one in listed]
+        return self._listed(key, int | float, "a list of numbers")
+
+    def _listed(self, key: str, kind: Any, what: str) -> list[Any]:
+        value = self.get(key)
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        return [self._checked(key, one, kind, what) for one in values]
 
     def _checked(self, key: str, value: Any, kind: Any, what: str) -> Any:
         if not isinstance(value, kind) or isinstance(value, bool):
@@ -135,25 +130,14 @@ class Entry:
                 yield Setting(above + key, setting.value, setting.line)
 
 
-@dataclass(frozen=True)
-class Source:
-    """A file to convert.
-
-    Attributes:
-        name: its name, for messages.
-        root: its content; an entry with a tag has the tag as name, such as `GMPruningModifier`.
-    """
-
-    name: str
-    root: Entry
-
-
-def read_source(text: str, name: str, value_of: Callable[[str, int], Any] | None = None) -> Source:
+def read_source(text: str, name: str, value_of: Callable[[str, int], Any] | None = None) -> Entry:
     """Read YAML or JSON with the lines of its values; of a Markdown file, the YAML between `---` at its start.
+
+    An entry with a tag has the tag as its name.
 
     Args:
         text: content of the file.
-        name: its name.
+        name: its name, for messages.
         value_of: returns what a text at a line stands for; None = texts stay as they are.
 
     Raises:
@@ -167,7 +151,7 @@ def read_source(text: str, name: str, value_of: Callable[[str, int], Any] | None
         raise UserError(f"{name}: not valid YAML: nested too deeply: write it flatter") from None
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{name}: holds no mapping of keys to values: give a recipe or a ds_config")
-    return Source(name, _Builder(name, value_of or (lambda text, line: text)).entry(node, name, 0))
+    return _Builder(name, value_of or (lambda text, line: text)).entry(node, name, 0)
 
 
 def _front_matter(text: str, name: str) -> str:

@@ -14,7 +14,7 @@ from dsprune.commands.convert.notes import Notes
 from dsprune.commands.convert.one_shot import ONE_SHOT, prune_once
 from dsprune.commands.convert.pruning import METHODS_OF, prune
 from dsprune.commands.convert.rate_pieces import Piece, cut, learning_rate, steps
-from dsprune.commands.convert.source import Entry, Source, read_source
+from dsprune.commands.convert.source import Entry, read_source
 from dsprune.errors import UserError
 from dsprune.recipe.rate import RateCurve
 from dsprune.recipe.section import LARGEST
@@ -46,9 +46,9 @@ _NOT_SAID = {
 }
 
 
-def is_sparseml(source: Source) -> bool:
+def is_sparseml(root: Entry) -> bool:
     """Return whether a file holds modifiers, or stages of them."""
-    return _has_modifiers(source.root) or bool(_stages(source))
+    return _has_modifiers(root) or bool(_stages(root))
 
 
 def convert_sparseml(text: str, name: str, notes: Notes) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def convert_sparseml(text: str, name: str, notes: Notes) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read, or has several stages.
     """
-    modifiers = list(_modifiers(_evaluated(text, name), name))
+    modifiers = list(_modifiers(_evaluated(text, name)))
     total = max((modifier.number("end_epoch", 0) for modifier in modifiers), default=0)
     values: dict[str, Any] = {"budget": {"epochs": total}} if total > 0 else {}
     if total <= 0:
@@ -83,16 +83,14 @@ def convert_sparseml(text: str, name: str, notes: Notes) -> dict[str, Any]:
     return values
 
 
-def _evaluated(text: str, name: str) -> Source:
+def _evaluated(text: str, name: str) -> Entry:
     """Read a file, with its `eval(...)` replaced by their values."""
-    first = read_source(text, name)
-    stages = _stages(first)
+    root = read_source(text, name)
+    stages = _stages(root)
     if len(stages) > 1:
         names = ", ".join(entry.name for entry in stages)
         raise UserError(f"{name}: has the stages {names}: a recipe is one run: give a file with one")
-    variables = {
-        key: setting.value for entry in (first.root, *stages) for key, setting in entry.settings.items()
-    }
+    variables = {key: setting.value for entry in (root, *stages) for key, setting in entry.settings.items()}
 
     def value_of(text: str, line: int, *using: str) -> Any:
         if not (text.startswith("eval(") and text.endswith(")")):
@@ -120,14 +118,14 @@ def _has_modifiers(entry: Entry) -> bool:
     return any("modifiers" in key for key in entry.settings)
 
 
-def _stages(source: Source) -> list[Entry]:
+def _stages(root: Entry) -> list[Entry]:
     """Return the sections that hold modifiers."""
-    return [entry for entry in source.root.sections() if _has_modifiers(entry)]
+    return [entry for entry in root.sections() if _has_modifiers(entry)]
 
 
-def _modifiers(source: Source, name: str) -> Iterator[Entry]:
+def _modifiers(root: Entry) -> Iterator[Entry]:
     """Yield the modifiers of a file, in order; newer files have them by name, and other names for some settings."""
-    for entry in (source.root, *source.root.sections()):
+    for entry in (root, *root.sections()):
         for key, setting in entry.settings.items():
             if "modifiers" not in key:
                 continue
@@ -135,14 +133,10 @@ def _modifiers(source: Source, name: str) -> Iterator[Entry]:
             for modifier in found if isinstance(found, list) else [found]:
                 if not isinstance(modifier, Entry):
                     raise UserError(
-                        f"{name}: line {setting.line}: {key} holds {short(modifier)}: it holds modifiers"
+                        f"{root.file}: line {setting.line}: {key} holds {short(modifier)}: it holds modifiers"
                     )
-                yield _with_known_names(modifier)
-
-
-def _with_known_names(modifier: Entry) -> Entry:
-    settings = {_RENAMED.get(key, key): setting for key, setting in modifier.settings.items()}
-    return replace(modifier, settings=settings)
+                settings = {_RENAMED.get(key, key): setting for key, setting in modifier.settings.items()}
+                yield replace(modifier, settings=settings)
 
 
 def _prune_once(modifiers: list[Entry], values: dict[str, Any], notes: Notes) -> None:
