@@ -84,7 +84,6 @@ class _Recipe:
     text: str
 
     def attempt(self, folder: Path, rng: random.Random) -> Attempt:
-        """Write the recipe into an empty folder, and damage it."""
         source, path = folder / "source.txt", folder / "recipe.yaml"
         source.write_text(self.text)
         return Attempt(damage_yaml(source, path, rng), [named(lambda: _convert(path), "convert_file")])

@@ -19,24 +19,9 @@ __all__ = ["ABSURD", "damage_file", "damage_json", "damage_tensors", "list_again
 
 ABSURD: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 3.5, float("nan"), float("inf"), 10**30, -(2**63), 1e308),
-    *(
-        "",
-        "x",
-        "1",
-        "nan",
-        "../..",
-        "/etc",
-        "a/b",
-        "..",
-        ".",
-        "\x1b[31m",
-        "a\nb",
-        "ü",
-        "x" * 300,
-        "x" * 100_000,
-    ),
+    *("", "x", "1", "nan", "../..", "/etc", "a/b", "..", ".", "\x1b[31m", "a\nb", "ü", "x" * 300, "x" * 100_000),
     *([], {}, [None], [[]], {"": None}, {"x": {"x": []}}, [0] * 1000, ["x"], [{}]),
-)
+)  # fmt: skip
 """Values that no field expects everywhere."""
 
 
@@ -102,11 +87,8 @@ def list_again(path: Path) -> None:
         try:
             values = json.loads(manifest.read_text(encoding="utf-8"))
             files = values["files"]
-            entries = (
-                [files[path.name]]
-                if isinstance(files, dict)
-                else [e for e in files if e["file"] == path.name]
-            )
+            is_named = isinstance(files, dict)
+            entries = [files[path.name]] if is_named else [e for e in files if e["file"] == path.name]
             if not entries:  # another list, which stays as it is
                 continue
             for entry in entries:

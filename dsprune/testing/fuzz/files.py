@@ -143,7 +143,7 @@ def _damage(path: Path, marker: Path, rng: random.Random) -> str:
 # ---- the steps
 
 
-def _of_run(copy: Path, output: Path) -> list[Step]:
+def _of_run(_: Material, copy: Path, output: Path) -> list[Step]:
     run = str(copy)
     return [
         ["status", run],
@@ -160,14 +160,14 @@ def _read(copy: Path) -> None:
     assert run.last_step >= 0
 
 
-def _reports(copy: Path, output: Path) -> list[Step]:
+def _reports(_: Material, copy: Path, output: Path) -> list[Step]:
     command = ["report", str(copy), "--output", f"{output}-page"]
     return [command, [*command, "--no-audit"]]
 
 
-def _of_stopped(recipe: Path, copy: Path, output: Path) -> list[Step]:
+def _of_stopped(made: Material, copy: Path, output: Path) -> list[Step]:
     def resumed(name: str, folder: Path, checkpoint: Path | None) -> Step:
-        return named(lambda: resume(recipe, folder, checkpoint), name)
+        return named(lambda: resume(made.recipe, folder, checkpoint), name)
 
     return [
         resumed("resume", copy, None),
@@ -178,29 +178,29 @@ def _of_stopped(recipe: Path, copy: Path, output: Path) -> list[Step]:
     ]
 
 
-def _trainings(recipe: Path, copy: Path, output: Path) -> list[Step]:
-    train = ["train", str(recipe)]
+def _trainings(made: Material, copy: Path, output: Path) -> list[Step]:
+    train = ["train", str(made.recipe)]
     return [
         [*train, f"name={copy.name}", f"output={copy.parent}"],
         [*train, f"output={output}", "--resume", str(copy / "checkpoints")],
     ]
 
 
-def _of_model(recipe: Path, copy: Path, output: Path) -> list[Step]:
-    data = recipe.parent / "data" / "validation.csv"
+def _of_model(made: Material, copy: Path, output: Path) -> list[Step]:
+    data = made.recipe.parent / "data" / "validation.csv"
     return [
         ["audit", str(copy)],
         ["eval", str(copy), f"validation={data}"],
         ["export", str(copy), "--to", f"{output}-compact", "--compact"],
-        ["plan", str(recipe), f"model.path={copy}"],
+        ["plan", str(made.recipe), f"model.path={copy}"],
     ]
 
 
-def _of_compact(copy: Path, output: Path) -> list[Step]:
+def _of_compact(_: Material, copy: Path, output: Path) -> list[Step]:
     return [["audit", str(copy)], ["export", str(copy), "--to", f"{output}-model", "--expand"]]
 
 
-def _of_store(copy: Path, output: Path) -> list[Step]:
+def _of_store(_: Material, copy: Path, output: Path) -> list[Step]:
     def read_unverified() -> None:
         store = open_store(copy, verify=False)
         store.missing(store.fingerprints)
@@ -223,15 +223,11 @@ def _target(
 
 
 FILE_TARGETS: dict[str, Callable[[Path], FileTarget]] = {
-    "run": _target(lambda m: [m.run], lambda m, *paths: _of_run(*paths), lambda m, *paths: _reports(*paths)),
-    "checkpoint": _target(
-        lambda m: m.stopped,
-        lambda m, *paths: _of_stopped(m.recipe, *paths),
-        lambda m, *paths: _trainings(m.recipe, *paths),
-    ),
-    "model": _target(lambda m: [m.run / "model"], lambda m, *paths: _of_model(m.recipe, *paths)),
-    "compact": _target(lambda m: [m.compact], lambda m, *paths: _of_compact(*paths)),
-    "store": _target(lambda m: m.stores, lambda m, *paths: _of_store(*paths)),
+    "run": _target(lambda made: [made.run], _of_run, _reports),
+    "checkpoint": _target(lambda made: made.stopped, _of_stopped, _trainings),
+    "model": _target(lambda made: [made.run / "model"], _of_model),
+    "compact": _target(lambda made: [made.compact], _of_compact),
+    "store": _target(lambda made: made.stores, _of_store),
 }
 """Makes each target, given a folder of its own; they share the folder `material` beside it."""
 

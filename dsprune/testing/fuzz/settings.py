@@ -22,78 +22,14 @@ from dsprune.zero.schema import DsConfig, OptimizerParams
 __all__ = ["SETTINGS_TARGETS", "damage_yaml"]
 
 TEXTS = (
-    *(
-        "yes",
-        "no",
-        "on",
-        "~",
-        "null",
-        "true",
-        "'1'",
-        "010",
-        "0x1F",
-        "1:30",
-        "1_000",
-        "1e-4",
-        "1e0",
-        "5e-1",
-        "1e400",
-    ),
-    *(
-        "-1",
-        "0",
-        ".nan",
-        ".inf",
-        "-.inf",
-        "9" * 30,
-        "9" * 5000,
-        "1e30",
-        "0.9999999999",
-        "1e-300",
-        "2024-01-01",
-        "=",
-    ),
-    *(
-        "!!int ''",
-        "!!bool x",
-        "!!python/name:os.system",
-        "!x y",
-        "&a [*a]",
-        "*a",
-        "{a: 1, a: 2}",
-        "[[[[",
-        "[" * 1000,
-    ),
-    *(
-        "{" * 1000,
-        '"a\\0b"',
-        '"\\e[2J"',
-        '"a\\nb"',
-        "'\u202e'",
-        "a\tb",
-        "\x00",
-        "\ud800",
-        "ü",
-        "",
-        " ",
-        "#",
-        "a: b",
-    ),
-    *(
-        "- x",
-        "%",
-        "<<",
-        "10 %",
-        "1e1 epochs",
-        f"{'9' * 400} steps",
-        "-1 steps",
-        "1.5 steps",
-        "0 epochs",
-        "{teacher}",
-    ),
-    *("100000000000000", "[]", "[x]", "{}", "{first: 1, final: 2}", "{first: 1}", "{sparsity: {sparsity}}"),
-    *("x" * 10_000, "|\n  a\n  b", "? [a]\n: b"),
-)
+    "yes", "no", "on", "~", "null", "true", "'1'", "010", "0x1F", "1:30", "1_000", "1e-4", "1e0", "5e-1", "1e400",
+    "-1", "0", ".nan", ".inf", "-.inf", "9" * 30, "9" * 5000, "1e30", "0.9999999999", "1e-300", "2024-01-01", "=",
+    "!!int ''", "!!bool x", "!!python/name:os.system", "!x y", "&a [*a]", "*a", "{a: 1, a: 2}", "[[[[", "[" * 1000,
+    "{" * 1000, '"a\\0b"', '"\\e[2J"', '"a\\nb"', "'\u202e'", "a\tb", "\x00", "\ud800", "ü", "", " ", "#", "a: b",
+    "- x", "%", "<<", "10 %", "1e1 epochs", f"{'9' * 400} steps", "-1 steps", "1.5 steps", "0 epochs", "{teacher}",
+    "100000000000000", "[]", "[x]", "{}", "{first: 1, final: 2}", "{first: 1}", "{sparsity: {sparsity}}", "x" * 10_000,
+    "|\n  a\n  b", "? [a]\n: b",
+)  # fmt: skip
 """Texts that YAML readers or fields of a recipe stumble over."""
 
 
@@ -139,13 +75,7 @@ class _DsConfig:
         path = folder / source.name
         path.write_bytes(source.read_bytes())
         how = rng.randrange(4)
-        what = (
-            damage_file(path, rng)
-            if how == 0
-            else damage_json(path, rng)
-            if how == 1
-            else _add_keys(path, rng)
-        )
+        what = {0: damage_file, 1: damage_json}.get(how, _add_keys)(path, rng)
         return Attempt(what, [named(lambda: _resolve(path), "resolve_ds_config")])
 
 
@@ -247,10 +177,10 @@ def _ds_keys() -> list[tuple[str, ...]]:
     return [
         *keys,
         ("FP16",),
-        ("optimizer", "x"),
-        ("zero_optimization", "zeropp_loco_param"),
         ("amp",),
         ("elasticity",),
+        ("optimizer", "x"),
+        ("zero_optimization", "zeropp_loco_param"),
     ]
 
 
