@@ -23,8 +23,6 @@ def written_page(page: ModuleType, name: str, folder: Path) -> str:
 def load(name: str) -> ModuleType:
     """Import a script by its path below `scripts/`, without `.py`."""
     spec = importlib.util.spec_from_file_location(name.replace("/", "_"), SCRIPTS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -235,7 +235,7 @@ def recorded(engine: dsprune.PruningEngine) -> Iterator[Tensors]:
 
 def check_bytes(engine: dsprune.PruningEngine) -> None:
     """The bytes of a mask update are at most those that are planned."""
-    pruner, sent = pruner_of(engine), engine.pruner.last_update.bytes_sent  # type: ignore[union-attr]
+    pruner, sent = pruner_of(engine), engine.pruner.last_update.bytes_sent
     sizes = [shard.tensor.numel for shard in pruner.layout.shards]
     groups = update_groups([shard.tensor for shard in pruner.layout.shards], pruner.pruning, 1.0)
     _, of_blocks = block_bytes(OBert, num_shared(sizes, 50, pruner.comm.size), len(sizes))

@@ -26,7 +26,6 @@ class EvenModel(TinyModel):
 
 def check_run(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> int:
     """Train, compare the masks with those of one process at every mask update, save, and return the zeros."""
-    assert recipe.pruning is not None
     with pruning_engine(config, recipe, model=EvenModel) as engine:
         pruner, timetable = pruner_of(engine), engine.timetable
         tensors = [shard.tensor for shard in pruner.layout.shards]

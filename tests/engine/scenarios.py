@@ -22,7 +22,6 @@ from dsprune.utils.dtypes import DTYPES
 
 
 def pruner_of(engine: dsprune.PruningEngine) -> PruningState:
-    assert engine.pruner is not None
     return engine.pruner.state
 
 

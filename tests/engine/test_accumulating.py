@@ -61,7 +61,6 @@ CELLS = [
 def test_masks_memory_and_counts_are_those_of_one_process(ranks: RankPool, stage: int, name: str) -> None:
     precision = PRECISIONS[stage]
     recipe = recipe_of(name, precision)
-    assert recipe.pruning is not None
     kept_bytes = find_method(recipe.pruning.first_method or recipe.pruning.method).bytes_per_weight()
     reads_inputs = find_method(recipe.pruning.method).reads_inputs
     inputs = 8 * 3 * (7 + 15) if reads_inputs else 0

@@ -41,7 +41,6 @@ def train(
         tensors = {name: value.to(engine.device) for name, value in batch(number, BATCH, 0, 1).items()}
         engine.backward(engine(**tensors).loss)
         engine.step()
-    assert engine.pruner is not None
     return model, engine.pruner.state
 
 

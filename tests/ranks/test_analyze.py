@@ -94,7 +94,7 @@ def by_hand(recipe: Recipe, names: list[str], sparsity: float) -> float:
 
 
 def test_one_shot_numbers_are_those_of_pruning_by_hand(recipe: Recipe, analysis: Analysis) -> None:
-    model = AutoModelForSequenceClassification.from_pretrained(recipe.model.path)  # type: ignore[union-attr]
+    model = AutoModelForSequenceClassification.from_pretrained(recipe.model.path)
     components = {component.name: component for component in find_components(model)}
     for name in ("word embeddings", "attention value", "feed-forward out", "head"):
         [finding] = [finding for finding in analysis.findings if finding.name == name]
@@ -127,7 +127,7 @@ def test_what_saves_no_computation_is_left_dense(analysis: Analysis) -> None:
 
 def test_the_fragment_prunes_what_is_recommended(recipe: Recipe, analysis: Analysis) -> None:
     pruning = yaml.safe_load(fragment(analysis))["pruning"]
-    model = AutoModelForSequenceClassification.from_pretrained(recipe.model.path)  # type: ignore[union-attr]
+    model = AutoModelForSequenceClassification.from_pretrained(recipe.model.path)
     found = {
         t.name for t in choose_weights(model, pruning.get("include", ()), pruning.get("exclude", ())).tensors
     }
@@ -149,7 +149,6 @@ def test_the_model_is_left_as_it_was(recipe: Recipe) -> None:
 
 def test_recovery_trains_what_is_kept_and_nothing_else(recipe: Recipe) -> None:
     evaluator = set_up(recipe, Extent((), 3, batch_size=16), Ranks(0, 0, 1), CPU)
-    assert evaluator.recovery is not None
     [component] = [c for c in find_components(evaluator.model) if c.name == "feed-forward in"]
     weights = dict(evaluator.model.named_parameters())
     with pruned(evaluator.model, component.tensors, 0.8) as masks:
@@ -166,7 +165,6 @@ def analyze_on_rank(comm: Comm, recipe: Recipe) -> Analysis:
 
 
 def test_two_ranks_find_what_one_does(pool: RankPool, recipe: Recipe) -> None:
-    assert recipe.task is not None
     recipe = recipe.model_copy(update={"task": recipe.task.model_copy(update={"max_validation": 21})})
     alone = one_rank(recipe, layers=False, steps=1)
     found = pool.run(2, analyze_on_rank, recipe)
@@ -193,13 +191,11 @@ def test_the_files_and_their_place_in_a_report(recipe: Recipe, analysis: Analysi
 
 
 def test_the_rows_of_unused_tokens_cost_nothing(recipe: Recipe, analysis: Analysis) -> None:
-    assert recipe.task is not None
     assert recipe.model is not None
     few = recipe.task.model_copy(update={"max_train": 2, "max_validation": 2})
     evaluator = set_up(recipe.model_copy(update={"task": few}), Extent(batch_size=16), Ranks(0, 0, 1), CPU)
     dense = evaluator.score()
     unused = leave_out_unused_rows(evaluator, recipe.model)
-    assert unused is not None
     assert unused.score == dense
     tokens = {token for row in evaluator.data["input_ids"] for token in row}
     assert len(tokens) < unused.num_kept < unused.num_rows, (

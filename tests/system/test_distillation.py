@@ -199,8 +199,6 @@ def test_the_commands_from_train_to_calibrate(
     [chosen] = re.findall(r"Recommended: T = ([\d.]+),", printed)
     assert picture.read_text().startswith("<?xml")
     before, after = load_recipe(str(recipe)), load_recipe(str(own), ["name=school"])
-    assert before.distillation is not None
-    assert after.distillation is not None
     assert after.distillation.temperature.first == float(chosen)
     same = after.distillation.model_copy(update={"temperature": before.distillation.temperature})
     assert after.model_copy(update={"distillation": same}) == before

@@ -19,7 +19,7 @@ def test_a_stale_lock_makes_doctor_fail_and_removing_it_makes_it_pass(
     lock.touch()
     output = Console(file=io.StringIO(), width=400)
     assert doctor(output) == 1
-    assert f"rm {lock}" in output.file.getvalue()  # type: ignore[attr-defined]
+    assert f"rm {lock}" in output.file.getvalue()
     lock.unlink()
     assert run_command(["doctor"]) == 0
     printed = capsys.readouterr().out.splitlines()

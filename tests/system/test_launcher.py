@@ -59,7 +59,6 @@ def stopped(run: RunFolder, reason: str) -> Status:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert status.state == "stopped"
-    assert status.reason is not None
     assert status.reason.startswith(f"{reason}: stopped at step {status.step}")
     assert status.checkpoint == f"global_step{status.step}"
     return status

@@ -80,7 +80,7 @@ def test_a_recipe_trains_with_its_method_and_its_task(
     summary = json.loads((run / "summary.json").read_text())
     assert list(summary["metrics"]) == ["balanced_accuracy", "accuracy", "f1_macro"]
     assert summary["sparsity"]["prunable"] == 0.75
-    assert load_recipe(str(run / "recipe.yaml")).pruning.method == METHOD  # type: ignore[union-attr]
+    assert load_recipe(str(run / "recipe.yaml")).pruning.method == METHOD
     assert run_command(["audit", str(run)]) == 0
 
 

@@ -38,7 +38,7 @@ def commands() -> Iterator[list[str]]:
 @pytest.mark.parametrize("words", list(commands()), ids=shlex.join)
 def test_a_command_is_one_that_dsprune_understands(words: list[str]) -> None:
     """Options, types, shipped recipes and their values; nothing is run."""
-    command = typer.main.get_command(app).commands[words[0]]  # type: ignore[attr-defined]
+    command = typer.main.get_command(app).commands[words[0]]
     with command.make_context(words[0], words[1:]) as context:
         recipe, overrides = context.params.get("recipe"), context.params.get("overrides") or []
     if recipe in shipped_recipes():

@@ -55,7 +55,6 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
     def find(name: str) -> Path:
         task = load_recipe(name).task
-        assert task is not None
         return folder / (task.name if (folder / task.name).is_dir() else "bert")
 
     return find
@@ -69,7 +68,7 @@ def test_a_shipped_recipe_loads_and_plans(name: str, folder_of: Callable[[str], 
     recipe = load_recipe(name, overrides)
     console = Console(file=io.StringIO(), width=200)
     plan(recipe, min(8, recipe.budget.batch), None, 67_349, None, console)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    text = console.file.getvalue()
     assert name in text
     assert recipe.pruning is None or f"{100 * recipe.pruning.sparsity:.1f} %" in text
 
@@ -91,9 +90,7 @@ def test_embeddings_and_head_count_in_a_row_of_smc_bench(name: str, folder_of: C
         pruning["exclude"] = ["*LayerNorm*", *of_gts]
     recipe = load_recipe(name, [f"model.path={folder_of(name)}", f"pruning={json.dumps(pruning)}"])
     made = make_plan(recipe, 1, 200_000)
-    assert recipe.model is not None
     task = build_task(recipe.task) if recipe.task else None
-    assert task is not None
     model = task.new_model(load_config(recipe.model.path))
     matrices = {name: weight.numel() for name, weight in model.named_parameters() if weight.dim() == 2}
     # SMC-Bench leaves the encoder's pooler, the layers that merge subtrees, the constants of an equation, and the

@@ -65,7 +65,6 @@ def test_ramps_keep_their_shares_too() -> None:
         "sentiment-90", ["distillation.hardness={first: 0, final: 1, end: 50 steps}", "budget.epochs=2"]
     )
     short = shortened(loaded, recipe_timetable(loaded, 100), 1e-3, 10)
-    assert short.distillation is not None
     assert short.distillation.hardness.end == Span(25.0, "%")
 
 
@@ -98,7 +97,6 @@ def test_the_dense_rate_is_varied_where_the_law_scales_the_peak(
     scaled = ["learning_rate={dense: 1.0e-3}"]
     loaded = load_recipe(str(recipe), scaled)
     short = shortened(loaded, make_plan(loaded, 1).timetable, 2e-3, 100)
-    assert loaded.pruning is not None
     rate = short.learning_rate
     assert (rate.dense, rate.is_scaled_to(loaded.pruning.sparsity)) == (2e-3, True)
     premade(recipe, {5e-4: 0.5, 1e-3: 0.4, 2e-3: 0.6}, scaled)

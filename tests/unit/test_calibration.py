@@ -349,7 +349,6 @@ def store_of_labels(folder: Path, recipe: Path, *overrides: str) -> Path:
     """The store of a teacher that gives the label of each record, but for every fourth record."""
     loaded = load_recipe(str(recipe), overrides)
     assert loaded.task is not None
-    assert loaded.model is not None
     task = build_task(loaded.task)
     tokenizer = load_tokenizer(loaded.model.path)
     data = task.prepare("train", tokenizer)
@@ -439,7 +438,6 @@ def test_one_number_changes_and_nothing_else(tmp_path: Path) -> None:
     text = written(tmp_path, RECIPE)
     assert text == RECIPE.replace("2.0  ", "3.15  ")
     loaded = load_recipe(str(tmp_path / "mine.yaml"))
-    assert loaded.distillation is not None
     assert loaded.distillation.temperature == Ramp(first=3.15, final=3.15)
 
 

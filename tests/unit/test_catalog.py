@@ -22,7 +22,7 @@ from dsprune.testing.kinds.kind import KINDS, Kind
 def printed(act: Callable[..., None], *arguments: object, width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
     act(*arguments, console)
-    return console.file.getvalue()  # type: ignore[attr-defined]
+    return console.file.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,6 @@ def test_the_timetable_is_that_of_the_source(tmp_path: Path) -> None:
 
 def test_the_weights_are_those_of_the_source(tmp_path: Path, bert: nn.Module) -> None:
     pruning = recipe_of(tmp_path, GRADUAL, *COMPLETE).pruning
-    assert pruning is not None
     assert (pruning.scope, pruning.sparsity) == ("global", 0.9)
     assert choose_weights(bert, only=pruning.only).tensors == choose_weights(bert).tensors
 
@@ -203,11 +202,9 @@ def test_the_weights_are_those_of_the_source(tmp_path: Path, bert: nn.Module) ->
 def test_the_teacher_is_named_as_missing_and_its_loss_is_that_of_the_source(tmp_path: Path) -> None:
     assert {"distillation.teacher", "budget.batch"} == set(converted(tmp_path, GRADUAL).notes.missing)
     distillation = recipe_of(tmp_path, GRADUAL, *COMPLETE).distillation
-    assert distillation is not None
     assert (distillation.hardness.first, distillation.temperature.first) == (1.0, 5.5)
     default = GRADUAL.replace("     hardness: 1.0\n     temperature: 5.5\n", "")
     distillation = recipe_of(tmp_path, default, *COMPLETE).distillation
-    assert distillation is not None
     assert (distillation.hardness.first, distillation.temperature.first) == (0.5, 2.0), "SparseML's defaults"
 
 
@@ -225,7 +222,6 @@ def test_variables_front_matter_and_groups_of_weights(tmp_path: Path, bert: nn.M
     assert [made.lr_multiplier(step) for step in (0, 10, 20, 50, 80)] == [0, 0.5, 1, 0.5, 0]
     assert (recipe.learning_rate.peak, recipe.optimizer.weight_decay) == (1.5e-4, 0.0)
     pruning = recipe.pruning
-    assert pruning is not None
     found = choose_weights(bert, sparsities=pruning.sparsities, only=pruning.only).tensors
     assert [(tensor.name, tensor.sparsity) for tensor in found] == [
         ("bert.encoder.layer.0.intermediate.dense.weight", 0.6),
@@ -284,7 +280,6 @@ def test_phases_of_acdc_are_those_of_the_source(
     source = ALTERNATING.replace("END", str(end))
     recipe = recipe_of(tmp_path, source, "budget.batch=4")
     assert [(each.step, each.sparsity) for each in recipe_timetable(recipe, 10).updates] == updates
-    assert recipe.pruning is not None
     assert (recipe.pruning.method, recipe.pruning.scope) == ("magnitude", "global")
     assert "ACDC" not in str(converted(tmp_path, source).notes)
 
@@ -381,8 +376,6 @@ only_stage:
 def test_newer_recipes_name_their_modifiers_and_settings_otherwise(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, NEWER, *COMPLETE)
     pruning, distillation = recipe.pruning, recipe.distillation
-    assert pruning is not None
-    assert distillation is not None
     assert (pruning.sparsity, pruning.only) == (0.75, ("a.weight", "b*weight"))
     assert pruning.sparsities == {"a.weight": 0.5, "b*weight": 0.75}
     made = recipe_timetable(recipe, 100)
@@ -404,7 +397,6 @@ def test_newer_recipes_name_their_modifiers_and_settings_otherwise(tmp_path: Pat
 def test_blocks_are_a_pattern(tmp_path: Path, kind: str, pattern: str) -> None:
     source = GRADUAL.replace("mask_type: unstructured", f"mask_type: {kind}")
     pruning = recipe_of(tmp_path, source, *COMPLETE).pruning
-    assert pruning is not None
     assert (pruning.pattern, pruning.method) == (pattern, "obert")
     whole = source.replace("OBS", "GlobalMagnitude").replace("num_grads: 512", "leave_enabled: true")
     assert "mask_type" not in "\n".join(converted(tmp_path, whole).notes.lines())
@@ -565,10 +557,8 @@ def test_compression_of_deepspeed_becomes_a_recipe(tmp_path: Path, bert: nn.Modu
         "Adam",
         (0.8, 0.9),
     )
-    assert recipe.model is not None
     assert recipe.model.layers == (1,)
     pruning = recipe.pruning
-    assert pruning is not None
     assert (pruning.curve, str(pruning.start), pruning.method, pruning.scope) == (
         "one-shot", "2000 steps", "magnitude", "uniform"
     )  # fmt: skip
@@ -639,7 +629,6 @@ def test_the_fisher_matrix_keeps_its_settings(tmp_path: Path) -> None:
         "damp: 1e-7", "damp: 1e-6\n    num_recomputations: 16\n    fisher_block_size: 50"
     )
     pruning = recipe_of(tmp_path, source, *COMPLETE).pruning
-    assert pruning is not None
     assert (pruning.method, pruning.window, pruning.damping, pruning.recomputations) == (
         "obert",
         512,

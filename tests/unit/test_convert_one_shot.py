@@ -56,7 +56,6 @@ def converted(folder: Path, text: str, *overrides: str) -> Converted:
 def pruning_of(folder: Path, text: str) -> dict[str, Any]:
     (folder / "made.yaml").write_text(converted(folder, text, *GIVEN).text)
     recipe = load_recipe(str(folder / "made.yaml"))
-    assert recipe.pruning is not None
     return {**recipe.pruning.model_dump(), "start": str(recipe.pruning.start), "end": str(recipe.pruning.end)}
 
 

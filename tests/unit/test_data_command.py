@@ -18,7 +18,7 @@ from dsprune.testing.kinds.kind import commonsense_qa, table
 def said(act, *arguments) -> str:
     console = Console(file=io.StringIO(), width=300)
     act(*arguments, console)
-    return console.file.getvalue()  # type: ignore[attr-defined]
+    return console.file.getvalue()
 
 
 def copy_of_csqa(folder: Path, num_train: int = 9_741, num_validation: int = 1_221) -> Path:

@@ -26,7 +26,7 @@ def console(*, terminal: bool) -> Console:
 
 
 def shown(there: Console) -> str:
-    return there.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+    return there.file.getvalue()
 
 
 @pytest.fixture

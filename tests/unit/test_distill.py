@@ -85,7 +85,6 @@ def test_the_gradient_keeps_its_size_at_high_temperatures() -> None:
 def test_only_the_student_gets_a_gradient() -> None:
     student, teacher = logits(0).requires_grad_(), logits(1)
     distillation_loss(student, teacher, 2.0).backward()
-    assert student.grad is not None
     assert student.grad.sum(dim=1).abs().max() < 1e-6, "adding a constant to the logits changes nothing"
 
 
@@ -251,7 +250,6 @@ def test_rows_of_weight_zero_are_ignored() -> None:
     loss = distillation_loss(student, teacher, 2.0, torch.tensor([0.5, 0.0, 0.5, 0.0, 0.0]))
     assert loss.item() == pytest.approx(distillation_loss(student[[0, 2]], teacher[[0, 2]], 2.0).item())
     loss.backward()
-    assert student.grad is not None
     assert student.grad[[1, 3, 4]].abs().max() == 0
 
 

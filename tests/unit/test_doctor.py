@@ -58,7 +58,6 @@ def test_a_lock_is_not_stale_while_a_process_builds_and_is_once_that_process_is_
         "assert FileBaton(sys.argv[1]).try_acquire(); print('held', flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", hold, str(path)], stdout=subprocess.PIPE) as builder:
-        assert builder.stdout is not None
         assert builder.stdout.readline() == b"held\n"
         assert find_stale_locks() == []
         builder.kill()

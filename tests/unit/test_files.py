@@ -99,7 +99,6 @@ with lock_folder(Path(sys.argv[1]), "busy"):
 def test_one_process_writes_to_a_folder_until_it_ends_in_any_way(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
         with (
             pytest.raises(UserError, match=r"b: another process writes to it: wait$"),

@@ -206,7 +206,6 @@ def test_a_step_that_is_skipped_adds_nothing_and_what_had_no_input_is_named() ->
 
 def test_sums_are_saved_once_and_read_by_every_rank(tmp_path: Path) -> None:
     kept = AccumulatorSet((), (), inputs=InputSums(TENSORS))
-    assert kept.inputs is not None
     kept.inputs.stage(torch.arange(7, dtype=torch.float64))
     kept.settle(applied=True)
     entry = write_accumulators(tmp_path, kept, Comm())
@@ -216,7 +215,6 @@ def test_sums_are_saved_once_and_read_by_every_rank(tmp_path: Path) -> None:
         accumulators=declared_dtypes(kept), accumulator_files=(entry,),
     )  # fmt: skip
     read = AccumulatorSet((), (), inputs=InputSums(TENSORS))
-    assert read.inputs is not None
     read_accumulators(tmp_path, manifest, read)
     assert torch.cat(read.inputs.values).tolist() == list(range(7))
     assert input_bytes(TENSORS) == 8 * 7

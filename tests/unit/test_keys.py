@@ -76,7 +76,6 @@ def test_scan_counts_prunes_and_copies_in_order(size: int, absolute: bool, bound
     keys = to_keys(scores, absolute, mask).tolist()
     expected = [(place, key) for place, key in enumerate(keys) if low <= key <= high]
     kernel = kernel_for(scores)
-    assert kernel is not None
     for scan_chunk in (kernel.scan, scan_eager):
         kept = torch.full((num_bytes(size),), 255, dtype=torch.uint8)
         num_below, num_nan, inside, places = scan_chunk(
@@ -94,7 +93,6 @@ def test_scan_counts_prunes_and_copies_in_order(size: int, absolute: bool, bound
 def test_the_kernel_computes_products_as_torch_does(size: int, absolute: bool, scale: float) -> None:
     scores, mask = scores_and_mask(size)
     kernel, kept = kernel_for(scores), pack(mask)
-    assert kernel is not None
     for root in (None, scores_and_mask(size)[0].flip(0).abs()):
         product = Product(scores, root, scale)
         scorer = Scorer(lambda part, product=product: product[part].values(), absolute, product)
@@ -122,7 +120,6 @@ def test_settling_with_and_without_the_kernel(quota: int) -> None:
     places = torch.arange(0, 1000, 2)
     masks = [pack(torch.ones(1000, dtype=torch.bool)) for _ in range(2)]
     kernel = kernel_for(keys)
-    assert kernel is not None
     for settle_all, kept in zip((kernel.settle, settle_eager), masks, strict=True):
         assert settle_all(kept, keys, places, 3, quota) == quota
     assert torch.equal(*masks)

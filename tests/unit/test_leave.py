@@ -72,7 +72,6 @@ def test_what_a_batch_script_ignores_stays_ignored_but_by_the_ranks(tmp_path: Pa
 )
 def test_it_ends_at_once(body: str, number: signal.Signals, code: int, said: str) -> None:
     with subprocess.Popen([sys.executable, "-c", BEGIN + body], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == "waiting\n"
         time.sleep(0.2)  # it is in there
         process.send_signal(number)

@@ -165,7 +165,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def pushed(folder: Path, *, public: bool = False, dry_run: bool = False) -> str:
     console = Console(file=io.StringIO(), width=200)
     upload(folder, "me/model", console, public=public, dry_run=dry_run)
-    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+    return console.file.getvalue()
 
 
 def test_without_a_token_nothing_is_pushed(folder: Path, hub: Hub) -> None:

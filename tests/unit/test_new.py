@@ -57,7 +57,7 @@ def test_a_file_of_ones_own_is_planned(bert: str, capsys: pytest.CaptureFixture[
     assert said.splitlines()[-1] == "next: dsprune plan mine.yaml"
     recipe = load_recipe(str(path))
     assert recipe.name == "mine"
-    assert (recipe.precision, recipe.budget.epochs, recipe.model.path) == ("fp32", 4, bert)  # type: ignore[union-attr]
+    assert (recipe.precision, recipe.budget.epochs, recipe.model.path) == ("fp32", 4, bert)
     plan = make_plan(recipe, 1)
     assert plan.num_examples is not None
     assert plan.num_examples < 200
@@ -115,7 +115,6 @@ def test_the_parts_that_belong_to_another_model_are_left_out(
     recipe = load_recipe(str(made("--from", "sentiment-90", *data, "--model", bert)))
     assert "model of sentiment-90: model.start, distillation" in capsys.readouterr().out
     assert recipe.distillation is None
-    assert recipe.task is not None
     assert (recipe.task.train, recipe.task.validation) == ("data/train.csv", "data/validation.csv")
     make_plan(recipe, 1)
 
@@ -140,7 +139,6 @@ def test_other_kinds_are_planned_too(headless: str, file: str, rows: list[Any], 
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     Path(file).write_text("\n".join(lines) + "\n")
     recipe = load_recipe(str(made("--data", file, "--model", headless, "budget.batch=4", "budget.epochs=2")))
-    assert recipe.task is not None
     assert recipe.task.name == task
     make_plan(recipe, 1)
 
@@ -216,7 +214,7 @@ def test_equal_texts_are_not_in_both_parts_whatever_their_other_columns_hold() -
 def test_inputs_are_no_longer_than_the_model_takes(bert: str) -> None:
     tiny_sentiment(Path("data"), 64)
     small = tiny_bert(Path("small"), max_position_embeddings=24)
-    assert load_recipe(str(made("--data", "data/train.csv", "--model", str(small)))).task.max_length == 24  # type: ignore[union-attr]
+    assert load_recipe(str(made("--data", "data/train.csv", "--model", str(small)))).task.max_length == 24
 
 
 def test_a_small_file_lowers_the_batch(headless: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -231,7 +231,6 @@ def test_a_pattern_and_a_target_that_it_cannot_give_are_refused(
 def test_a_rounded_target_is_the_exact_one_of_the_pattern() -> None:
     values = {"name": "x", "budget": {"steps": 9, "batch": 1}}
     recipe = check_recipe(values | {"pruning": {"sparsity": 0.667, "pattern": "1:3"}})
-    assert recipe.pruning is not None
     assert recipe.pruning.sparsity == 2 / 3
     [group] = update_groups([PrunableTensor("w", (1000, 999))], recipe.pruning, 1.0)
     assert group.num_pruned == 1000 * 999 // 3 * 2
@@ -247,7 +246,6 @@ def test_a_pattern_in_yaml_is_quoted(tmp_path: Path) -> None:
         load_recipe(str(path))
     path.write_text(text.replace("VALUE", "'2:4'"))
     recipe = load_recipe(str(path))
-    assert recipe.pruning is not None
     assert recipe.pruning.pattern == "2:4"
     assert load_recipe(str(path), ["pruning.pattern=1:2"]).pruning == Pruning(sparsity=0.5, pattern="1:2")
     path.write_text(dump_recipe(recipe))

@@ -112,7 +112,7 @@ def test_all_stages_or_the_one_asked_for(bert: str) -> None:
 def test_no_heading_is_cut_on_a_narrow_terminal(bert: str) -> None:
     console = Console(file=io.StringIO(), width=80)
     plan(load_recipe("glue-90", [f"model.path={bert}"]), 8, None, 67_349, None, console)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    text = console.file.getvalue()
     for heading in (
         "of all weights",
         "weights pruned",
@@ -158,7 +158,6 @@ def test_the_other_method_fits_the_recipe(bert: str, name: str) -> None:
     [other] = [row[0] for row in sweep_table(made).rows if row[0].startswith("pruning.method=")]
     assert other.removeprefix("pruning.method=") in METHODS
     changed = load_recipe("glue-90", [*overrides, other]).pruning
-    assert changed is not None
     assert changed.method != own[0].removeprefix("pruning.method=")
     check_pruning(changed)
 

@@ -20,7 +20,7 @@ def test_the_order_is_kept_and_few_batches_are_made_ahead() -> None:
 
     found = prefetched(batches(), ahead=2)
     assert list(islice(found, 50)) == list(range(50))
-    found.close()  # type: ignore[attr-defined]
+    found.close()
     assert len(made) <= 53
     assert all(name.startswith("batches") for name in made)
     assert not any(thread.name.startswith("batches") for thread in threading.enumerate())

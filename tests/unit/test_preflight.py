@@ -46,7 +46,7 @@ def here(original: Path, tmp_path: Path) -> Path:
 def test_a_plan_names_the_classes_and_counts_the_examples(here: Path) -> None:
     console = Console(file=io.StringIO(), width=200)
     plan(load_recipe(str(here / "recipe.yaml")), 1, None, None, None, console)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    text = console.file.getvalue()
     rows = (here / "data" / "train.csv").read_text().splitlines()
     num_positive = sum(row.endswith(",positive") for row in rows)
     assert f"2 classes: negative ({320 - num_positive}), positive ({num_positive})" in text

@@ -108,7 +108,7 @@ def test_a_slow_run_may_be_silent_for_longer(tmp_path: Path, now: float) -> None
 def shown(*folders: Path) -> list[str]:
     console = Console(file=io.StringIO(), width=200)
     status(folders, console)
-    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return console.file.getvalue().splitlines()
 
 
 def test_the_table_has_a_line_for_each_run_and_the_last_words(tmp_path: Path, now: float) -> None:
@@ -150,7 +150,7 @@ def test_a_folder_that_does_not_exist_is_bad_input_beside_a_run(tmp_path: Path, 
     console = Console(file=io.StringIO(), width=200)
     with pytest.raises(UserError, match=r"nowhere: no such folder"):
         status([tmp_path / "a", tmp_path / "nowhere"], console)
-    assert "running" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "running" in console.file.getvalue()
 
 
 def test_a_parent_folder_shows_the_runs_below_it_with_their_whole_names(tmp_path: Path, now: float) -> None:
@@ -163,4 +163,4 @@ def test_a_parent_folder_shows_the_runs_below_it_with_their_whole_names(tmp_path
     assert [line.split()[0].rpartition("-")[2] for line in lines[1:]] == ["1", "2"]
     narrow = Console(file=io.StringIO(), width=80)
     status([tmp_path], narrow)
-    assert "…" not in narrow.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in narrow.file.getvalue()

@@ -90,5 +90,5 @@ def test_auto_compares_the_packed_form_where_it_pays(
     classes: int, settings: dict[str, str], expected: set[str]
 ) -> None:
     teacher = SimpleNamespace(classes={"logits": classes}, hidden={})
-    found = candidates(Distillation(teacher="t", **settings), teacher)  # type: ignore[arg-type]
+    found = candidates(Distillation(teacher="t", **settings), teacher)
     assert {f"{one.kind} {one.dtype}" for one in found} == expected

@@ -132,7 +132,7 @@ def test_a_header_that_points_behind_the_file(tmp_path: Path) -> None:
 # ---- manifest
 
 
-def change(folder: Path, edit: Callable[[dict], object]) -> None:  # type: ignore[type-arg]
+def change(folder: Path, edit: Callable[[dict], object]) -> None:
     values = json.loads((folder / "store.json").read_text())
     edit(values)
     (folder / "store.json").write_text(json.dumps(values))
@@ -174,7 +174,7 @@ def test_a_damaged_manifest_is_refused(folder: Path, text: bytes, reason: str) -
         lambda values: values["num_rows"].update(out0=1),
     ],
 )
-def test_a_manifest_that_contradicts_the_files(folder: Path, edit: Callable) -> None:  # type: ignore[type-arg]
+def test_a_manifest_that_contradicts_the_files(folder: Path, edit: Callable) -> None:
     change(folder, edit)
     with pytest.raises(UserError, match=f"{FILES[3]}: its header does not match store.json, one of them"):
         open_store(folder)
@@ -291,9 +291,7 @@ def test_a_shard_without_all_its_records_cannot_be_saved(tmp_path: Path) -> None
     ],
 )
 def test_shards_that_are_not_those_of_the_store(
-    folder: Path,
-    edit: Callable[[dict], object],  # type: ignore[type-arg]
-    says: str,
+    folder: Path, edit: Callable[[dict], object], says: str
 ) -> None:
     change(folder, edit)
     with pytest.raises(UserError, match=says):

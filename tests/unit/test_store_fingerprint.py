@@ -28,7 +28,7 @@ def test_the_order_of_the_features_does_not_matter() -> None:
         lambda row: torch.tensor(row, dtype=torch.int32),
     ],
 )
-def test_the_type_of_integers_does_not_matter(convert) -> None:  # type: ignore[no-untyped-def]
+def test_the_type_of_integers_does_not_matter(convert) -> None:
     assert fingerprint({name: convert(row) for name, row in SAMPLE.items()}) == fingerprint(SAMPLE)
 
 

@@ -64,7 +64,7 @@ def test_the_order_of_the_dataset_does_not_matter() -> None:
         lambda: plan_store(spec(), {**ORIGIN, "teacher": "u"}, fingerprints({"input_ids": samples()})),
     ],
 )
-def test_another_plan_has_another_digest(change: Callable) -> None:  # type: ignore[type-arg]
+def test_another_plan_has_another_digest(change: Callable) -> None:
     assert change().digest != plan(spec()).digest
 
 
@@ -151,7 +151,7 @@ def test_more_entries_than_classes_are_not_stored() -> None:
         {"kind": "full", "k": 4, "temperatures": TEMPERATURES},
     ],
 )
-def test_top_k_needs_k_and_temperatures(settings: dict) -> None:  # type: ignore[type-arg]
+def test_top_k_needs_k_and_temperatures(settings: dict) -> None:
     with pytest.raises(ValidationError, match="k and temperatures: kind topk needs both"):
         StoreSpec(outputs={"logits": Output(classes=9)}, **settings)
 

@@ -78,19 +78,17 @@ def test_each_guideline_is_off_once(recipe: str) -> None:
         if "calibrated" not in name
     }
     everything = runs["all-guidelines"]
-    assert everything.distillation is not None
     assert everything.distillation.teacher == "out/teacher-seed1/model"
     assert everything.tracking.tags == ("reference",)
-    include = runs["embeddings-and-head-pruned"].pruning.include  # type: ignore[union-attr]
+    include = runs["embeddings-and-head-pruned"].pruning.include
     assert "bert.embeddings.word_embeddings.weight" in include
     assert "classifier.weight" in include
     assert not runs["one-decaying-learning-rate"].learning_rate.rewind
-    assert runs["no-first-jump"].pruning.first == 0  # type: ignore[union-attr]
-    assert runs["uniform-scope"].pruning.scope == "uniform"  # type: ignore[union-attr]
+    assert runs["no-first-jump"].pruning.first == 0
+    assert runs["uniform-scope"].pruning.scope == "uniform"
     assert runs["no-distillation"].distillation is None
-    assert runs["hardness-0.5"].distillation.hardness.first == 0.5  # type: ignore[union-attr]
+    assert runs["hardness-0.5"].distillation.hardness.first == 0.5
     none = runs["none"]
-    assert none.pruning is not None
     assert (none.distillation, none.learning_rate.rewind, none.pruning.first) == (None, False, 0)
     assert set(none.pruning.include) == set(include)
 
@@ -100,7 +98,6 @@ def test_a_recipe_with_a_teacher_keeps_it(recipe: str) -> None:
     assert "teacher-seed1" not in taught
     made = grid("guidelines", recipe, "distillation.teacher=mine", "distillation.store=answers")
     resolved = resolve(taught["all-guidelines-90-seed1"], made, Launcher(Path("out"), 1))
-    assert resolved.distillation is not None
     assert (resolved.distillation.teacher, resolved.distillation.store) == ("mine", "answers")
 
 
@@ -241,7 +238,6 @@ def test_a_folder_with_characters_of_yaml_is_itself_or_refused(recipe: str, outp
     distilled = all_runs(made, ["gradual, all guidelines"], [0.5])[-1]
     if output == "runs/no":
         resolved = resolve(distilled, made, Launcher(Path(output), 1))
-        assert resolved.distillation is not None
         assert resolved.distillation.teacher == "runs/no/teacher-seed1/model"
         return
     with pytest.raises(
@@ -274,7 +270,6 @@ def test_rounds_change_nothing_in_the_model_of_the_round_before(recipe: str) -> 
 
 def test_a_ticket_starts_from_the_changed_model(recipe: str, tmp_path: Path) -> None:
     base = load_recipe(recipe, ["model.layers=[1]", "task={name: sst2}"])
-    assert base.model is not None
     save_start(base, base.model, tmp_path / "start")
     start = AutoModelForSequenceClassification.from_pretrained(tmp_path / "start")
     whole = AutoModelForSequenceClassification.from_pretrained(base.model.path)
@@ -337,7 +332,6 @@ def test_every_recipe_of_a_benchmark_is_a_grid_of_sound_runs(name: str, recipe: 
     loaded = load_suite(name)
     assert set(loaded.published) <= set(_published())
     model = load_recipe(recipe).model
-    assert model is not None
     for place, text in enumerate(loaded.recipes.values()):
         own, *values = shlex.split(text)
         assert own in shipped_recipes()
@@ -351,7 +345,6 @@ def test_every_recipe_of_a_benchmark_is_a_grid_of_sound_runs(name: str, recipe: 
 
 def test_a_target_of_all_matrices_leaves_as_many_zeros_whatever_is_pruned(recipe: str) -> None:
     model = load_recipe(recipe).model
-    assert model is not None
     overrides = (f"model.path={model.path}", "task={name: sst2, max_length: 32}")
     made = Grid(load_suite("smc-commonsense"), "smc-commonsense-qa", overrides, Path("out"))
     zeros = {}

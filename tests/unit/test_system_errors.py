@@ -49,7 +49,6 @@ def test_an_error_of_the_system_names_the_path_and_the_way_out(number: int, way_
 
 def test_an_import_without_open_files_is_an_error_of_the_system() -> None:
     found = system_error(ImportError("libx.so: cannot open shared object file: Too many open files"))
-    assert found is not None
     assert found.errno == errno.EMFILE
     assert system_error(ImportError("no module")) is None
     assert system_error(ValueError()) is None

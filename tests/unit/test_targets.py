@@ -64,11 +64,9 @@ def test_what_is_set_by_hand_scales_with_the_log_compression(recipe: Recipe, tar
         scaled_to(Recipe.model_validate(values), target),
         log_compression(target) / log_compression(0.9),
     )
-    assert scaled.pruning is not None
     assert scaled.budget.epochs == pytest.approx(6 * ratio)
     assert log_compression(scaled.pruning.first or 0) == pytest.approx(ratio * log_compression(0.5))
     assert scaled.pruning.updates == max(2, round(10 * ratio))
-    assert scaled.pruning.end is not None
     assert scaled.pruning.end.amount == pytest.approx(5 * ratio)
     assert str(scaled.pruning.start) == "10 %"
 

@@ -20,7 +20,7 @@ def test_each_example_has_its_own_fingerprint() -> None:
     raw = np.random.default_rng(0).bytes(16 * 7)
     data = Dataset.from_dict({"length": list(range(7))}).select([6, 0, 1, 2, 3, 4, 5])
     source = SimpleNamespace(data=data, samples=np.frombuffer(raw, dtype=FINGERPRINT))
-    found = with_fingerprints(source)  # type: ignore[arg-type]
+    found = with_fingerprints(source)
     assert [found[i]["length"] for i in range(7)] == [6, 0, 1, 2, 3, 4, 5]
     assert [found[i]["fingerprint"] for i in range(7)] == [raw[16 * i : 16 * i + 16] for i in range(7)]
     assert found.__getitems__([3, 1])[0]["fingerprint"] == raw[48:64]

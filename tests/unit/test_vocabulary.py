@@ -180,7 +180,6 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_what_a_recipe_trains_is_known_before_it_runs(recipe: str) -> None:
     prepared = preflight(load_recipe(recipe, ["model.vocabulary=used"]), Ranks(0, 0, 1))
     vocabulary = prepared.vocabulary
-    assert vocabulary is not None
     data = [*prepared.data["input_ids"][:], *prepared.validation["input_ids"][:]]
     assert {token for tokens in data for token in tokens} <= set(vocabulary.kept.tolist())
     assert num_missing(prepared.model) == (500 - len(vocabulary.kept)) * 32
