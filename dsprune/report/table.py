@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.table import Table as RichTable
 
 from dsprune.utils.console import cell, empty_table, print_table
 from dsprune.utils.text import MISSING, printable
 
-__all__ = ["Table", "as_lines", "as_rich", "markdown_text", "number", "show", "table_of"]
+__all__ = ["Table", "as_lines", "markdown_text", "number", "show", "table_of"]
 
 T = TypeVar("T")
 
@@ -93,12 +92,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def show(table: Table, console: Console) -> None:
-    """Print the table in a terminal or a log."""
-    print_table(console, as_rich(table))
-
-
-def as_rich(table: Table) -> RichTable:
-    """Return the table for a terminal, the important rows in bold."""
+    """Print the table in a terminal or a log, the important rows in bold."""
     shown = empty_table(cell(table.title))
     for number, column in enumerate(table.columns):
         is_number = number > 0 and not table.words
@@ -111,7 +105,7 @@ def as_rich(table: Table) -> RichTable:
         )
     for number, row in enumerate(table.rows):
         shown.add_row(*map(cell, row), style="bold" if number in table.emphasis else None)
-    return shown
+    print_table(console, shown)
 
 
 def as_lines(table: Table) -> list[str]:

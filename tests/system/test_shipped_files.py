@@ -1,6 +1,5 @@
 """Every recipe and every ds_config that comes with the package works."""
 
-import io
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -8,7 +7,6 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 import dsprune
 from dsprune.commands.plan.make import make_plan
@@ -23,6 +21,7 @@ from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import tiny_bert
 from dsprune.utils.installation import shipped_names
 from dsprune.zero.ops import build_ops
+from tests.printing import printed
 from tests.system.blocks import Blocks, examples
 
 CONFIGS = shipped_names("ds_configs")
@@ -66,9 +65,7 @@ def test_a_shipped_recipe_loads_and_plans(name: str, folder_of: Callable[[str], 
     if asked.distillation and asked.model and asked.distillation.teacher == asked.model.path:
         overrides.append(f"distillation.teacher={folder_of(name)}")
     recipe = load_recipe(name, overrides)
-    console = Console(file=io.StringIO(), width=200)
-    plan(recipe, min(8, recipe.budget.batch), None, 67_349, None, console)
-    text = console.file.getvalue()
+    text = printed(plan, recipe, min(8, recipe.budget.batch), None, 67_349, None)
     assert name in text
     assert recipe.pruning is None or f"{100 * recipe.pruning.sparsity:.1f} %" in text
 

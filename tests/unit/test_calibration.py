@@ -1,6 +1,5 @@
 """Calibration, against entropies, errors and gradients computed independently."""
 
-import io
 import math
 import re
 from pathlib import Path
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from rich.console import Console
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_calibration_error
@@ -38,6 +36,7 @@ from dsprune.recipe.span import Ramp
 from dsprune.tasks.task import build_task
 from dsprune.testing.stores import TEMPERATURES, capture, logits, plan, samples, spec
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment
+from tests.printing import printed
 
 CLASSES = 4
 
@@ -287,11 +286,9 @@ def test_a_vocabulary_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def show(folder: Path, **options: object) -> str:
-    console = Console(file=io.StringIO(), width=200)
-    settings = {"recipe": None, "plot": None, "write": None, "max_records": None, **options}
-    calibrate(folder, console=console, **settings)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+    return printed(
+        calibrate, folder, **{"recipe": None, "plot": None, "write": None, "max_records": None, **options}
+    )
 
 
 @pytest.mark.parametrize("kind", ["full", "topk", "hidden"])

@@ -1,12 +1,10 @@
 """The commands that say what there is: recipes, tasks, methods, suites and the fields of a kind of task."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from dsprune.commands.catalog import list_methods, list_recipes, list_suites
 from dsprune.commands.cli import run_command
@@ -17,12 +15,7 @@ from dsprune.recipe.loading import recipe_text
 from dsprune.registry import METHODS, TASKS
 from dsprune.tasks.task import build_task
 from dsprune.testing.kinds.kind import KINDS, Kind
-
-
-def printed(act: Callable[..., None], *arguments: object, width: int = 80) -> str:
-    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
-    act(*arguments, console)
-    return console.file.getvalue()
+from tests.printing import printed
 
 
 @pytest.mark.parametrize(
@@ -36,14 +29,14 @@ def printed(act: Callable[..., None], *arguments: object, width: int = 80) -> st
 )
 @pytest.mark.parametrize("width", [80, 120])
 def test_every_name_is_listed_whole(act: Callable[..., None], names: list[str], width: int) -> None:
-    text = printed(act, width=width)
+    text = printed(act, width=width, terminal=True)
     assert not [name for name in names if name not in text]
     assert "…" not in text
     assert max(map(len, text.splitlines()[:-1])) <= width
 
 
 def test_a_recipe_has_a_line_with_task_target_and_source() -> None:
-    text = printed(list_recipes, width=120)
+    text = printed(list_recipes, width=120, terminal=True)
     lines = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
     assert lines["glue-90"] == ["sst2", "90", "%", "dsprune"]
     assert lines["squad-dense"] == ["squad", "dense", "neuralmagic"]
@@ -63,7 +56,7 @@ def test_each_listing_command_succeeds(words: list[str], capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("name", kinds_of_tasks())
 def test_a_kind_shows_the_fields_that_it_needs(name: str) -> None:
-    text = printed(describe, load_task(name), width=200)
+    text = printed(describe, load_task(name), terminal=True)
     fields = [field for field, *_ in kind_fields(kinds_of_tasks()[name])]
     assert {"train", "validation", "max_length"} <= set(fields) <= set(Task.model_fields)
     assert all(f"task.{field} " in text for field in fields)

@@ -1,11 +1,9 @@
 """`dsprune data`: what it says, and local copies that are not what they should be."""
 
-import io
 import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from dsprune.commands.data import check_copy, describe, list_tasks
 from dsprune.errors import CheckFailedError
@@ -13,12 +11,7 @@ from dsprune.recipe import load_task
 from dsprune.registry import TASKS
 from dsprune.tasks.glue import GLUE
 from dsprune.testing.kinds.kind import commonsense_qa, table
-
-
-def said(act, *arguments) -> str:
-    console = Console(file=io.StringIO(), width=300)
-    act(*arguments, console)
-    return console.file.getvalue()
+from tests.printing import printed
 
 
 def copy_of_csqa(folder: Path, num_train: int = 9_741, num_validation: int = 1_221) -> Path:
@@ -29,7 +22,7 @@ def copy_of_csqa(folder: Path, num_train: int = 9_741, num_validation: int = 1_2
 
 
 def test_all_tasks_are_listed():
-    text = said(list_tasks)
+    text = printed(list_tasks)
     for name in TASKS:
         assert name in text
     assert "GLUE, CoLA" in text
@@ -40,18 +33,18 @@ def test_all_tasks_are_listed():
     "name", ["commonsense-qa", "winogrande", "race-high", "squad", "mawps", "meltome", *GLUE]
 )
 def test_source_licence_and_numbers_are_printed(name):
-    text = said(describe, load_task(name))
+    text = printed(describe, load_task(name))
     for word in ("source", "https://" if name != "race-high" else "http://", "licence", "train:", "examples"):
         assert word in text
 
 
 def test_both_directions_of_a_pair_are_one_publication():
-    text = said(describe, load_task("opus-100", ["pairs=[en-de, de-en, en-fr]"]))
+    text = printed(describe, load_task("opus-100", ["pairs=[en-de, de-en, en-fr]"]))
     assert text.count("data     OPUS-100") == 2
 
 
 def test_a_whole_copy_passes(tmp_path):
-    text = said(check_copy, load_task("commonsense-qa"), copy_of_csqa(tmp_path))
+    text = printed(check_copy, load_task("commonsense-qa"), copy_of_csqa(tmp_path))
     assert text.splitlines() == [
         "train: 9,741 examples, as published",
         "validation: 1,221 examples, as published",
@@ -61,7 +54,7 @@ def test_a_whole_copy_passes(tmp_path):
 def test_numbers_that_are_not_known_are_not_claimed(tmp_path):
     for file in ("train.csv", "test.csv"):
         table(tmp_path / file, [{"sequence": "MKT", "label": "hot"}, {"sequence": "GGS", "label": "cold"}])
-    assert "train: 2 examples, read without errors; the published number is unknown" in said(
+    assert "train: 2 examples, read without errors; the published number is unknown" in printed(
         check_copy, load_task("hotprotein-2"), tmp_path
     )
 
@@ -72,7 +65,7 @@ def test_a_copy_that_lacks_examples_fails(tmp_path):
         r"train_rand_split\.jsonl: 9,740 examples where CommonsenseQA 1\.11, random split has 9,741: fetch it"
     )
     with pytest.raises(CheckFailedError, match=match):
-        said(check_copy, load_task("commonsense-qa"), copy)
+        printed(check_copy, load_task("commonsense-qa"), copy)
 
 
 @pytest.mark.parametrize(
@@ -89,14 +82,14 @@ def test_a_copy_with_other_columns_or_labels_fails(tmp_path, change, message):
     row = json.loads(file.read_text().splitlines()[0])
     file.write_text(f"{json.dumps(row | change)}\n" * 9_741)
     with pytest.raises(CheckFailedError, match=message):
-        said(check_copy, load_task("commonsense-qa"), copy)
+        printed(check_copy, load_task("commonsense-qa"), copy)
 
 
 def test_a_missing_copy_fails(tmp_path):
     with pytest.raises(
         CheckFailedError, match=r"^task\.folder: .*train_rand_split\.jsonl: no such file: give"
     ):
-        said(check_copy, load_task("commonsense-qa"), tmp_path)
+        printed(check_copy, load_task("commonsense-qa"), tmp_path)
 
 
 def test_a_folder_without_files_fails(tmp_path):
@@ -104,11 +97,11 @@ def test_a_folder_without_files_fails(tmp_path):
     with pytest.raises(
         CheckFailedError, match=r"^task\.folder: .*high: holds no \.csv, .* file: give another folder$"
     ):
-        said(check_copy, load_task("race-high"), tmp_path)
+        printed(check_copy, load_task("race-high"), tmp_path)
 
 
 def test_a_kind_has_no_publication(tmp_path):
     with pytest.raises(
         CheckFailedError, match=r"^task\.folder: .*: regression is a kind of task, not a benchmark"
     ):
-        said(check_copy, load_task("regression"), tmp_path)
+        printed(check_copy, load_task("regression"), tmp_path)

@@ -1,6 +1,5 @@
 """The card of a model folder, and the folder's way to the hub."""
 
-import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from rich.console import Console
 from safetensors.torch import load_file
 from transformers import BertModel
 
@@ -23,6 +21,7 @@ from dsprune.recipe import load_recipe
 from dsprune.testing.tiny import tiny_bert
 from dsprune.train.run_folder import RunFolder, made_by
 from dsprune.utils.text import shareable
+from tests.printing import printed
 from tests.run_folders import write_run
 from tests.unit.hub_server import Hub, running
 from tests.unit.sparse import bert, sparse_bert
@@ -163,9 +162,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def pushed(folder: Path, *, public: bool = False, dry_run: bool = False) -> str:
-    console = Console(file=io.StringIO(), width=200)
-    upload(folder, "me/model", console, public=public, dry_run=dry_run)
-    return console.file.getvalue()
+    return printed(upload, folder, "me/model", public=public, dry_run=dry_run)
 
 
 def test_without_a_token_nothing_is_pushed(folder: Path, hub: Hub) -> None:

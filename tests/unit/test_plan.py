@@ -1,11 +1,9 @@
-import io
 import math
 import re
 import time
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from rich.filesize import decimal
 from transformers import BertConfig, ConvBertConfig, LlamaConfig, Wav2Vec2Config
 
@@ -28,6 +26,7 @@ from dsprune.selection.groups import Group, make_groups
 from dsprune.selection.tiles import Tiling
 from dsprune.selection.traffic import update_bytes
 from dsprune.testing.tiny import tiny_bert
+from tests.printing import printed
 
 BLOCK = 4 * 16 * 16 + 2 * 16 * 32  # the matrices of one block of the model below
 
@@ -45,10 +44,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
 def show(
     recipe: Recipe, *, stage: int | None = None, examples: int | None = 3200, plot: Path | None = None
 ) -> str:
-    console = Console(file=io.StringIO(), width=140)
-    plan(recipe, world_size=4, stage=stage, train_examples=examples, plot=plot, console=console)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+    return printed(plan, recipe, world_size=4, stage=stage, train_examples=examples, plot=plot, width=140)
 
 
 def test_updates_hit_the_target_in_both_conventions(bert: str) -> None:
@@ -75,10 +71,8 @@ def test_what_stays_dense_inside_the_blocks_is_named_whole_in_a_narrow_terminal(
     sizes = {"hidden_size": 16, "num_hidden_layers": 12, "num_attention_heads": 2, "intermediate_size": 32}
     ConvBertConfig(**sizes, vocab_size=100, embedding_size=16).save_pretrained(tmp_path)
     recipe = load_recipe("glue-90", [f"model.path={tmp_path}", "pruning.exclude=['*.0.output.dense.weight']"])
-    console = Console(file=io.StringIO(), width=40)
-    plan(recipe, world_size=4, stage=None, train_examples=3200, plot=None, console=console)
-    assert isinstance(console.file, io.StringIO)
-    lines = [line.split() for line in console.file.getvalue().splitlines()]
+    text = printed(plan, recipe, world_size=4, stage=None, train_examples=3200, plot=None, width=40)
+    lines = [line.split() for line in text.splitlines()]
     depthwise = "attention.self.key_conv_attn_layer.depthwise.weight"
     reason = ["depthwise", "(grouped)", "convolution"]
     assert [
@@ -110,9 +104,7 @@ def test_all_stages_or_the_one_asked_for(bert: str) -> None:
 
 
 def test_no_heading_is_cut_on_a_narrow_terminal(bert: str) -> None:
-    console = Console(file=io.StringIO(), width=80)
-    plan(load_recipe("glue-90", [f"model.path={bert}"]), 8, None, 67_349, None, console)
-    text = console.file.getvalue()
+    text = printed(plan, load_recipe("glue-90", [f"model.path={bert}"]), 8, None, 67_349, None, width=80)
     for heading in (
         "of all weights",
         "weights pruned",

@@ -1,6 +1,5 @@
 """What training would refuse is refused by `plan`, and by `train` before it joins ranks and compiles."""
 
-import io
 import json
 import shutil
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from dsprune.tasks.task import build_task
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 from dsprune.train import train as training
 from dsprune.train.preflight import preflight
+from tests.printing import printed
 
 ALONE = Ranks(0, 0, 1)
 
@@ -44,9 +44,7 @@ def here(original: Path, tmp_path: Path) -> Path:
 
 
 def test_a_plan_names_the_classes_and_counts_the_examples(here: Path) -> None:
-    console = Console(file=io.StringIO(), width=200)
-    plan(load_recipe(str(here / "recipe.yaml")), 1, None, None, None, console)
-    text = console.file.getvalue()
+    text = printed(plan, load_recipe(str(here / "recipe.yaml")), 1, None, None, None)
     rows = (here / "data" / "train.csv").read_text().splitlines()
     num_positive = sum(row.endswith(",positive") for row in rows)
     assert f"2 classes: negative ({320 - num_positive}), positive ({num_positive})" in text

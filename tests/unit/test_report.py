@@ -9,7 +9,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from rich.console import Console
 
 from dsprune.commands.report import report
 from dsprune.errors import UserError
@@ -17,8 +16,9 @@ from dsprune.report.drawing import INK, PHASES, QUIET, RULE, SERIES, new_panels,
 from dsprune.report.grouping import differences, settings_of
 from dsprune.report.runs import find_folders, read_run
 from dsprune.report.runs_page import page_of_runs
-from dsprune.report.table import Table, as_rich
+from dsprune.report.table import Table, show
 from dsprune.utils.console import say
+from tests.printing import printed
 from tests.run_folders import write_run
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -26,8 +26,7 @@ TEACHER = "distillation.teacher=runs/dense/model"
 
 
 def report_on(*paths: Path, output: Path, audit: bool = False) -> str:
-    console = Console(file=io.StringIO(), width=200)
-    report(paths, output, None, audit, console)
+    printed(report, paths, output, None, audit)
     return (output / "report.html").read_text(encoding="utf-8")
 
 
@@ -368,21 +367,15 @@ def test_every_figure_names_what_made_it(tmp_path: Path) -> None:
 
 
 def test_a_terminal_shows_names_as_they_are() -> None:
-    console = Console(file=io.StringIO(), width=80)
-    console.print(as_rich(Table("t", "[i]A[/] table", ("[b]name", "value"), (("[red]x", ":100:"),))))
-    say(console, "runs/[b]:100:")
-    assert isinstance(console.file, io.StringIO)
-    shown = console.file.getvalue()
+    table = Table("t", "[i]A[/] table", ("[b]name", "value"), (("[red]x", ":100:"),))
+    shown = printed(show, table) + printed(lambda console: say(console, "runs/[b]:100:"))
     assert all(text in shown for text in ("[i]A[/] table", "[b]name", "[red]x", ":100:", "runs/[b]:100:"))
 
 
 def test_control_characters_do_not_reach_the_terminal() -> None:
-    console = Console(file=io.StringIO(), width=80)
     evil = "a\x1b[2J\nb\u202ec"
-    console.print(as_rich(Table("t", "A table", ("name", "value"), ((evil, "1"),))))
-    say(console, evil)
-    assert isinstance(console.file, io.StringIO)
-    shown = console.file.getvalue()
+    table = Table("t", "A table", ("name", "value"), ((evil, "1"),))
+    shown = printed(show, table) + printed(lambda console: say(console, evil))
     assert shown.count(r"a\x1b[2J\nb\u202ec") == 2
     assert "\x1b[2J" not in shown
 

@@ -19,6 +19,7 @@ from dsprune.commands.status import SILENCE, read_run_state, status
 from dsprune.errors import UserError
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.status_file import seconds_after_boot
+from tests.printing import printed
 
 
 def write_run(folder: Path, now: float, **changes: Any) -> RunFolder:
@@ -106,9 +107,7 @@ def test_a_slow_run_may_be_silent_for_longer(tmp_path: Path, now: float) -> None
 
 
 def shown(*folders: Path) -> list[str]:
-    console = Console(file=io.StringIO(), width=200)
-    status(folders, console)
-    return console.file.getvalue().splitlines()
+    return printed(status, folders).splitlines()
 
 
 def test_the_table_has_a_line_for_each_run_and_the_last_words(tmp_path: Path, now: float) -> None:
@@ -132,7 +131,7 @@ def test_the_table_has_a_line_for_each_run_and_the_last_words(tmp_path: Path, no
 
 def test_a_folder_that_is_no_run_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"status\.json: no such file: give the folder of a run"):
-        status([tmp_path], Console(file=io.StringIO()))
+        shown(tmp_path)
 
 
 def test_a_folder_among_others_that_is_no_run_is_said_to_be_none(tmp_path: Path, now: float) -> None:
@@ -161,6 +160,4 @@ def test_a_parent_folder_shows_the_runs_below_it_with_their_whole_names(tmp_path
         (run.checkpoints / "global_step30" / TAG_MANIFEST).write_text(complete)
     lines = shown(tmp_path / "suite")
     assert [line.split()[0].rpartition("-")[2] for line in lines[1:]] == ["1", "2"]
-    narrow = Console(file=io.StringIO(), width=80)
-    status([tmp_path], narrow)
-    assert "…" not in narrow.file.getvalue()
+    assert "…" not in printed(status, [tmp_path], width=80)

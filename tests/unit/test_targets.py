@@ -1,10 +1,8 @@
 """Several targets at once: everything scales with the log compression, and the law works both ways."""
 
-import io
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from transformers import BertConfig
 
 from dsprune.commands.cli import run_command
@@ -20,6 +18,7 @@ from dsprune.schedule.law import (
     scaled_to,
     scaled_updates,
 )
+from tests.printing import printed
 
 TARGETS = (0.5, 0.8, 0.9, 0.97)
 
@@ -31,15 +30,6 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=100
     ).save_pretrained(folder)
     return load_recipe("glue-90", [f"model.path={folder}"])
-
-
-def console() -> Console:
-    return Console(file=io.StringIO(), width=200)
-
-
-def text_of(console: Console) -> str:
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -76,36 +66,32 @@ def test_the_own_target_changes_nothing(recipe: Recipe) -> None:
 
 
 def test_targets_are_tabled_and_drawn(recipe: Recipe, tmp_path: Path) -> None:
-    said, picture = console(), tmp_path / "targets.svg"
-    plan_targets(recipe, [0.9, 0.5], 1, 3200, picture, said)
-    rows = [line.split() for line in text_of(said).splitlines() if line.strip().startswith(("50 %", "90 %"))]
+    picture = tmp_path / "targets.svg"
+    text = printed(plan_targets, recipe, [0.9, 0.5], 1, 3200, picture)
+    rows = [line.split() for line in text.splitlines() if line.strip().startswith(("50 %", "90 %"))]
     assert [row[0] for row in rows] == ["50", "90"]
     assert "3,000" in rows[1]
-    assert "The law is dsprune's own" in text_of(said)
+    assert "The law is dsprune's own" in text
     drawn = picture.read_text()
     assert drawn.count("<!-- 50 % -->") == drawn.count("<!-- 90 % -->") == 1, "in the legend"
 
 
 def test_a_budget_is_answered_with_a_target(recipe: Recipe) -> None:
-    said = console()
-    print_max_target(recipe, 3000, 1, 3200, said)
-    assert (
-        "3,000 steps are 30 epochs of 100 steps: by the law long enough for a target up to 90 %."
-        in text_of(said)
-    )
-    assert "The recipe's 90 % would take 3,000 steps." in text_of(said)
+    text = printed(print_max_target, recipe, 3000, 1, 3200)
+    assert "3,000 steps are 30 epochs of 100 steps: by the law long enough for a target up to 90 %." in text
+    assert "The recipe's 90 % would take 3,000 steps." in text
 
 
 def test_what_cannot_be_answered(recipe: Recipe) -> None:
     dense = recipe.model_copy(update={"pruning": None})
     with pytest.raises(UserError, match="--target: the recipe prunes nothing: add a section pruning"):
-        plan_targets(dense, [0.5], 1, 3200, None, console())
+        printed(plan_targets, dense, [0.5], 1, 3200, None)
     budget = recipe.budget.model_copy(update={"steps": 100})
     in_steps = recipe.model_copy(update={"budget": budget, "task": None})
     with pytest.raises(
         UserError, match="--steps: the steps in an epoch are not known: give --train-examples"
     ):
-        print_max_target(in_steps, 100, 1, None, console())
+        printed(print_max_target, in_steps, 100, 1, None)
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "2", "1", "0", "-0.5"])
