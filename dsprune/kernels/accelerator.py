@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dsprune.kernels.product import Product
 
-__all__ = ["Found", "Segments", "is_accelerated", "mask_", "prune_"]
+__all__ = ["Segments", "is_accelerated", "mask_"]
 
 DEVICES = ("cuda",)
 """The types of device whose torch has Triton; ROCm's is "cuda" too."""
 
 WORD_OF_SIZE = {1: "int8", 2: "int16", 4: "int32", 8: "int64"}
-
-
-MOST_COPIED = 1 / 40
-"""Share of all keys that one launch copies at most, unless one segment has more: they take 0.15 bytes a weight."""
-
-ALWAYS_COPIED = 2**20
-"""Keys that one launch may copy, however small the model."""
-
-
-class Found(NamedTuple):
-    """What the segments have in their ranges.
-
-    Attributes:
-        keys: the keys in the ranges, on the CPU, in the order of the weights, one segment after the other.
-        places: their indices in their segments, on the CPU.
-        kept: the new packed mask of each segment.
-    """
-
-    keys: Tensor
-    places: Tensor
-    kept: list[Tensor]
 
 
 def is_accelerated(*tensors: Tensor) -> bool:
@@ -101,7 +80,7 @@ class Segments:
             low: first key of each range.
             high: last key of each range.
             bin_bits: log2 of the number of keys in a bin of each range.
-            num_bins: number of bins from `low` on, which reach as far as `high`.
+            num_bins: number of bins from `low` on, a power of two, which reach as far as `high`.
 
         Returns:
             `[segments, 2 + num_bins]`: number of kept weights from `low` on, number of NaNs, and a histogram.
@@ -112,41 +91,41 @@ class Segments:
         counts = torch.empty(shape, dtype=torch.int64, device=self._device).zero_()
         output = counts.data_ptr() + 8 * shape[1] * torch.arange(shape[0])
         columns = {"LOW": low, "HIGH": high, "BIN_BITS": bin_bits, "OUTPUT": output}
-        self._start("count_kernel", int(BLOCK), self.numels, columns)
+        self._start("count_kernel", int(BLOCK), self.numels, columns, NUM_BINS=num_bins)
         return _fetch(counts)
 
-    def copy(self, low: Tensor, high: Tensor, sizes: Tensor) -> Found:
-        """Prune the keys of each segment below its range, and copy those inside.
+    def settle(self, thresholds: Tensor, ties: Tensor, quotas: Tensor) -> list[Tensor]:
+        """Return new masks: they prune the keys of each segment below its threshold, and the first ties with it.
 
-        Waits for the device once for each launch. There are several where many keys are inside, to bound their memory.
+        Waits for the device, and launches again, only where a segment prunes some of its ties and not all.
 
         Args:
-            low: first key of each range.
-            high: last key of each range.
-            sizes: how many keys are inside each range.
+            thresholds: the threshold of each segment, as a key.
+            ties: how many keys of each segment are equal to it.
+            quotas: how many of these are pruned.
         """
-        new = _empty_masks(self._kept)
-        columns = {"LOW": low, "HIGH": high, "OUTPUT": torch.tensor([bits.data_ptr() for bits in new])}
-        most = max(ALWAYS_COPIED, int(MOST_COPIED * int(self.numels.sum())))
-        found = [
-            self._copy(part, columns, int(sizes[part].sum())) for part in _launches(sizes.tolist(), most)
-        ]
-        keys, places = zip(*found, strict=True)
-        return Found(torch.cat(keys), torch.cat(places), new)
-
-    def _copy(self, part: slice, columns: dict[str, Tensor], size: int) -> tuple[Tensor, Tensor]:
-        """Copy the keys and places of some segments, which are `size`."""
         from dsprune.kernels.triton_kernels import BLOCK
 
-        blocks = (self.numels[part] + int(BLOCK) - 1) // int(BLOCK)
-        used = [1, 2 * int(blocks.sum()), size, -(-size // 2)]  # a place in a block has two bytes
-        parts = [-(-count // 4) * 4 for count in used]  # from 16 bytes on: others would be compiled for apart
-        buffer = torch.empty(sum(parts), dtype=torch.int32, device=self._device)
-        cursor, begins, keys, places = buffer.split(parts)
-        output = cursor.zero_(), begins, keys, places.view(torch.int16)
-        self._start("copy_kernel", int(BLOCK), self.numels[part], columns, *output, part=part)
-        _, begins, keys, places = _fetch(buffer).split(parts)
-        return _in_order(begins[: used[1]].view(-1, 2), keys[:size], places.view(torch.int16), blocks)
+        new = _empty_masks(self._kept)
+        columns = {"LOW": thresholds, "OUTPUT": torch.tensor([bits.data_ptr() for bits in new])}
+        blocks = (self.numels + int(BLOCK) - 1) // int(BLOCK)
+        found = torch.empty(int(blocks.sum()), dtype=torch.int32, device=self._device)
+        whole = torch.where(quotas > 0, int(BLOCK), 0).repeat_interleave(blocks)
+        self._settle(self.numels, columns, whole, found)
+        is_parted = (quotas > 0) & (quotas < ties)
+        if is_parted.any():
+            counts = _fetch(found)[is_parted.repeat_interleave(blocks)].long()
+            before = ties[is_parted].cumsum(0) - ties[is_parted]
+            ends = (before + quotas[is_parted]).repeat_interleave(blocks[is_parted])
+            parted = (ends - (counts.cumsum(0) - counts)).clamp(0, int(BLOCK))
+            self._settle(self.numels * is_parted, columns, parted, found)
+        return new
+
+    def _settle(self, sizes: Tensor, columns: dict[str, Tensor], quotas: Tensor, found: Tensor) -> None:
+        """Launch `settle_kernel`, given the number of ties that each block prunes."""
+        from dsprune.kernels.triton_kernels import BLOCK
+
+        self._start("settle_kernel", int(BLOCK), sizes, columns, _to(quotas.int(), self._device), found)
 
     def _start(
         self,
@@ -155,65 +134,18 @@ class Segments:
         sizes: Tensor,
         columns: dict[str, Tensor],
         *output: Tensor,
-        part: slice = slice(None),
+        **constants: int,
     ) -> None:
-        """Launch a kernel over some segments with their numbers of weights, given other columns of the table."""
+        """Launch a kernel over the segments, given their numbers of weights and other columns of the table."""
         from dsprune.kernels import triton_kernels
 
         owners, first_blocks = _owners(tuple(sizes.tolist()), block, self._device)
         rows = torch.zeros((len(sizes), int(triton_kernels.COLUMNS)), dtype=torch.int64)
         for name, values in (self._columns | columns).items():
-            rows[:, int(getattr(triton_kernels, name))] = values[part]
+            rows[:, int(getattr(triton_kernels, name))] = values
         rows[:, int(triton_kernels.NUMEL)] = sizes
         rows[:, int(triton_kernels.FIRST_BLOCK)] = first_blocks
-        _launch(kernel, owners, _to(rows, self._device), owners, *output, **self._types)
-
-
-def prune_(kept: Sequence[Tensor], owners: Tensor, places: Tensor) -> None:
-    """Prune weights in packed masks.
-
-    Args:
-        kept: the masks.
-        owners: number of the mask of each weight, on the CPU.
-        places: its place there, on the CPU.
-    """
-    from dsprune.kernels.triton_kernels import SAMPLES
-
-    if places.numel():
-        addresses = places + 8 * torch.tensor([bits.data_ptr() for bits in kept])[owners]
-        blocks = torch.empty(-(-places.numel() // int(SAMPLES)), device="meta")
-        _launch("prune_kernel", blocks, _to(addresses, kept[0].device), places.numel())
-
-
-def _launches(sizes: Sequence[int], most: int) -> Iterator[slice]:
-    """Yield the segments of each launch: as many as have at most `most` keys inside, and at least one."""
-    begin = total = 0
-    for place, count in enumerate(sizes):
-        if place > begin and total + count > most:
-            yield slice(begin, place)
-            begin, total = place, 0
-        total += count
-    yield slice(begin, len(sizes))
-
-
-def _in_order(parts: Tensor, keys: Tensor, places: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Put what blocks have copied in the order of the weights.
-
-    Args:
-        parts: number of keys of each block, and where they begin.
-        keys: the keys.
-        places: their places in their blocks.
-        blocks: number of blocks of each segment.
-
-    Returns:
-        The keys, and their places in their segments.
-    """
-    from dsprune.kernels.triton_kernels import BLOCK
-
-    copied, begins = parts.long().unbind(1)
-    order = torch.arange(keys.numel()) + (begins - copied.cumsum(0) + copied).repeat_interleave(copied)
-    numbers = torch.arange(len(parts)) - (blocks.cumsum(0) - blocks).repeat_interleave(blocks)
-    return keys[order], places[order] + (int(BLOCK) * numbers).repeat_interleave(copied)
+        _launch(kernel, owners, _to(rows, self._device), owners, *output, **self._types, **constants)
 
 
 def _empty_masks(kept: Sequence[Tensor]) -> list[Tensor]:

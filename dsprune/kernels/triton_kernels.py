@@ -11,21 +11,15 @@ The eager twins of the kernels are those of the compiled functions, see `dsprune
 import triton
 import triton.language as tl
 
-__all__ = [
-    "BLOCK",
-    "COLUMNS",
-    "SAMPLES",
-    "copy_kernel",
-    "count_kernel",
-    "mask_kernel",
-    "prune_kernel",
-    "sample_kernel",
-]
+__all__ = ["BLOCK", "COLUMNS", "SAMPLES", "count_kernel", "mask_kernel", "sample_kernel", "settle_kernel"]
 
 ROWS: tl.constexpr = tl.constexpr(512)
-BLOCK: tl.constexpr = tl.constexpr(4096)  # weights of a block; their places fit into int16
+BLOCK: tl.constexpr = tl.constexpr(4096)  # weights of a block
+FEW: tl.constexpr = tl.constexpr(
+    128
+)  # keys of a block that are counted one by one: a bracket has about as many
 WARPS = 8  # of a program: 16 weights a thread, so that registers suffice for many threads
-SAMPLES: tl.constexpr = tl.constexpr(1024)  # sampled weights, or places, of a block
+SAMPLES: tl.constexpr = tl.constexpr(1024)  # sampled weights of a block
 
 # Columns of the table: four addresses, then numbers.
 VALUES: tl.constexpr = tl.constexpr(0)
@@ -69,10 +63,12 @@ def count_kernel(
     VALUES_DTYPE: tl.constexpr,  # noqa: N803
     ROOT_DTYPE: tl.constexpr,  # noqa: N803
     ABSOLUTE: tl.constexpr,  # noqa: N803
+    NUM_BINS: tl.constexpr,  # noqa: N803
 ):
     """Count at OUTPUT, in 64 bits, the keys from LOW on, the NaNs, and those from LOW to HIGH by bins.
 
-    A bin has `2**BIN_BITS` keys.
+    A bin has `2**BIN_BITS` keys. Equal keys would wait for one another at one address: a block with many keys in the
+    range counts them by itself first.
     """
     segment, _, _, keys = _block_keys(table, owners, VALUES_DTYPE, ROOT_DTYPE, ABSOLUTE)
     low = tl.load(segment + LOW).to(tl.int32)
@@ -85,43 +81,42 @@ def count_kernel(
     counts = tl.load(segment + OUTPUT).to(tl.pointer_type(tl.int64))
     tl.atomic_add(counts, _total(keeps), sem="relaxed")
     tl.atomic_add(counts + 1, _total(keys == NAN_KEY), sem="relaxed")
-    tl.atomic_add(counts + 2 + bins, 1, mask=inside, sem="relaxed")
+    num_inside = _total(inside)
+    if num_inside > FEW:
+        numbers = tl.arange(0, NUM_BINS)
+        found = tl.histogram(tl.reshape(tl.where(inside, bins, 0), [BLOCK]), NUM_BINS)
+        found -= tl.where(numbers == 0, BLOCK - num_inside, 0)  # the other keys were counted there
+        tl.atomic_add(counts + 2 + numbers, found, mask=found != 0, sem="relaxed")
+    else:
+        tl.atomic_add(counts + 2 + bins, 1, mask=inside, sem="relaxed")
 
 
 @triton.jit
-def copy_kernel(
+def settle_kernel(
     table,
     owners,
-    cursor,
-    parts,
-    inside,
-    places,
+    quotas,
+    ties,
     VALUES_DTYPE: tl.constexpr,  # noqa: N803
     ROOT_DTYPE: tl.constexpr,  # noqa: N803
     ABSOLUTE: tl.constexpr,  # noqa: N803
 ):
-    """Write masks to OUTPUT that prune the keys below LOW, and copy those from LOW to HIGH with their places.
+    """Write masks to OUTPUT that prune the keys below LOW, and in each block the first `quotas` keys that are LOW.
 
-    Blocks reserve their part of `inside` and `places` in any order: `parts` gets its size and begin.
+    `ties` gets the number of keys of each block that are LOW.
     """
     segment, first, numel, keys = _block_keys(table, owners, VALUES_DTYPE, ROOT_DTYPE, ABSOLUTE)
-    at, columns = _places()
-    keeps = keys >= tl.load(segment + LOW).to(tl.int32)
-    hits = (keeps & (keys <= tl.load(segment + HIGH).to(tl.int32))).to(tl.int32)
+    low = tl.load(segment + LOW).to(tl.int32)
+    is_tie = (keys == low).to(tl.int32)
+    in_rows = tl.sum(is_tie, axis=1)
+    before = (tl.cumsum(in_rows, 0) - in_rows)[:, None] + tl.cumsum(is_tie, 1) - is_tie
+    keeps = (keys > low) | ((is_tie != 0) & (before >= tl.load(quotas + tl.program_id(0))))
+    _, columns = _places()
     rows = tl.arange(0, ROWS)
     packed = (tl.load(segment + OUTPUT) + first // 8).to(tl.pointer_type(tl.uint8))
     bits = tl.sum(keeps.to(tl.int32) << columns, axis=1)
     tl.store(packed + rows, bits.to(tl.uint8), mask=first + 8 * rows < numel)
-
-    row_hits = tl.sum(hits, axis=1)
-    copied = tl.sum(row_hits, axis=0)
-    begin = tl.atomic_add(cursor, copied, sem="relaxed")
-    before = tl.cumsum(row_hits, 0) - row_hits
-    slots = begin + before[:, None] + tl.cumsum(hits, 1) - hits
-    tl.store(inside + slots, keys, mask=hits != 0)
-    tl.store(places + slots, at.to(tl.int16), mask=hits != 0)
-    tl.store(parts + 2 * tl.program_id(0), copied)
-    tl.store(parts + 2 * tl.program_id(0) + 1, begin)
+    tl.store(ties + tl.program_id(0), tl.sum(in_rows, axis=0))
 
 
 @triton.jit
@@ -146,15 +141,6 @@ def sample_kernel(
         scores *= tl.sqrt_rn(tl.load(root, mask=valid, other=0).to(tl.float32))
     found = _keys(scores, segment, keep != 0, ABSOLUTE)
     tl.store(tl.load(segment + OUTPUT).to(tl.pointer_type(tl.int32)) + count, found, mask=valid)
-
-
-@triton.jit(do_not_specialize=["count"])
-def prune_kernel(places, count):
-    """Clear the bits at some places, each its address times eight plus the number of its bit."""
-    number = tl.program_id(0).to(tl.int64) * SAMPLES + tl.arange(0, SAMPLES)
-    place = tl.load(places + number, mask=number < count, other=0)
-    words = (place >> 5 << 2).to(tl.pointer_type(tl.int32))
-    tl.atomic_and(words, ~(1 << (place & 31).to(tl.int32)), mask=number < count)
 
 
 @triton.jit

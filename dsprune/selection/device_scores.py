@@ -1,7 +1,7 @@
 """The scores of a rank on an accelerator, if they are products: each pass is one launch over all shards.
 
-Only samples and counts come to the CPU, and the few keys in the bins with the thresholds. A second pass over the scores
-finds these keys. It takes less time than to copy all keys in the brackets and to count them on the CPU.
+Only samples and counts come to the CPU. Each histogram is a pass over the scores. No key is copied, so a pass takes the
+same time and memory however many keys are equal.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dsprune.kernels.accelerator import Segments, is_accelerated, prune_
+from dsprune.kernels.accelerator import Segments, is_accelerated
 from dsprune.kernels.product import Product
 from dsprune.model.shard import Shard
 from dsprune.selection.grouped import GroupedKeys, GroupedTensors
@@ -53,39 +53,35 @@ class DeviceScores:
     def scan(self, brackets: Sequence[Bracket]) -> Counts:
         """See `LocalScores`."""
         none = torch.zeros(len(brackets), dtype=torch.int64)
-        self._scanned = Search.start(brackets, none, none, none)
-        self._high = torch.tensor([high for _, high in brackets])
-        groups = self._tensors.groups
-        low, high, bin_bits = self._scanned.low[groups], self._high[groups], self._scanned.bin_bits()[groups]
-        counts = self._segments.count(low, high, bin_bits, BINS)
-        num_kept, num_nan, self._bins = counts[:, 0], counts[:, 1], counts[:, 2:]
-        histograms = self._tensors.totals(self._bins)
-        num_below = self._tensors.totals(self._segments.numels - num_kept)
-        nans = torch.tensor(self._tensors.restored(num_nan.tolist()))
+        self._last = torch.tensor([high for _, high in brackets])
+        counts = self._count(Search.start(brackets, none, none, none))
+        histograms = self._tensors.totals(counts[:, 2:])
+        num_below = self._tensors.totals(self._segments.numels - counts[:, 0])
+        nans = torch.tensor(self._tensors.restored(counts[:, 1].tolist()))
         return Counts(nans, num_below, histograms.sum(1), histograms)
-
-    def collect(self, search: Search) -> None:
-        """See `LocalScores`: it prunes the keys below the ranges, and copies those inside."""
-        groups = self._tensors.groups
-        bins = (search.low - self._scanned.low) >> self._scanned.bin_bits()
-        sizes = self._bins.gather(1, bins[groups].unsqueeze(1)).squeeze(1)
-        high = self._high.minimum(search.low + (1 << search.bits) - 1)
-        keys, self._places, self._new = self._segments.copy(search.low[groups], high[groups], sizes)
-        self._inside = GroupedKeys(self._tensors, keys, sizes)
 
     def inside(self, search: Search) -> Tensor:
         """See `LocalScores`."""
-        return self._inside.histograms(search)
+        return self._tensors.totals(self._count(search)[:, 2:])
 
     def num_ties(self, thresholds: Sequence[int]) -> list[int]:
-        """See `LocalScores`."""
-        return self._inside.num_ties(thresholds)
+        """See `LocalScores`: the bins of the last pass are single keys."""
+        bins = torch.tensor(self._tensors.ordered(thresholds)) - self._search.low[self._tensors.groups]
+        self._ties = self._bins.gather(1, bins.unsqueeze(1)).squeeze(1)
+        return self._tensors.restored(self._ties.tolist())
 
     def settle(self, thresholds: Sequence[int], shares: Sequence[int]) -> list[Tensor]:
         """See `LocalScores`."""
-        pruned = self._inside.pruned(thresholds, shares)
-        prune_(self._new, self._inside.owners(pruned), self._places[pruned])
-        return self._tensors.restored(self._new)
+        low, quotas = (torch.tensor(self._tensors.ordered(values)) for values in (thresholds, shares))
+        return self._tensors.restored(self._segments.settle(low, self._ties, quotas))
+
+    def _count(self, search: Search) -> Tensor:
+        """Pass over all scores: see `Segments.count`."""
+        groups = self._tensors.groups
+        high = self._last.minimum(search.low + (1 << search.bits) - 1)
+        counts = self._segments.count(search.low[groups], high[groups], search.bin_bits()[groups], BINS)
+        self._search, self._bins = search, counts[:, 2:]
+        return counts
 
 
 def products_on_device(shards: Sequence[Shard], scorers: Sequence[Scorer]) -> list[Product] | None:

@@ -60,32 +60,11 @@ class GroupedKeys:
         """Count the keys in the bins of a search with one range a group, or several, `[ranges, BINS]`."""
         return histograms(self.keys, self.tensors.totals(self.sizes), search.low, search.bin_bits())
 
-    def ties(self, thresholds: Sequence[int]) -> Tensor:
-        """Return which keys are equal to the threshold of their tensor, given in the global order."""
-        return self.keys == self.each(thresholds, torch.int32)
-
     def num_ties(self, thresholds: Sequence[int]) -> list[int]:
-        """Return how many ties each tensor has, both in the global order."""
-        counts = self.owners(self.ties(thresholds)).bincount(minlength=len(self.sizes))
-        return self.tensors.restored(counts.tolist())
-
-    def pruned(self, thresholds: Sequence[int], quotas: Sequence[int]) -> Tensor:
-        """Return which keys are pruned: those below the threshold of their tensor, and the first `quotas` ties.
-
-        Both are given in the global order.
-        """
-        ties = self.ties(thresholds)
-        before = torch.cat([ties.new_zeros(1, dtype=torch.int64), ties.cumsum(0)])
-        first = before[self.sizes.cumsum(0) - self.sizes]  # ties before each tensor
-        numbers = before[:-1] - first.repeat_interleave(self.sizes)
-        return (self.keys < self.each(thresholds, torch.int32)) | (
-            ties & (numbers < self.each(quotas, torch.int64))
+        """Return how many keys of each tensor are equal to its threshold, both in the global order."""
+        of_key = torch.tensor(thresholds, dtype=torch.int32)[self.tensors.places].repeat_interleave(
+            self.sizes
         )
-
-    def owners(self, chosen: Tensor) -> Tensor:
-        """Return the number of the tensor of each key that is chosen by a boolean mask."""
-        return torch.bucketize(chosen.nonzero().view(-1), self.sizes.cumsum(0), right=True)
-
-    def each(self, values: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Return the value of the tensor of each key, given in the global order."""
-        return torch.tensor(values, dtype=dtype)[self.tensors.places].repeat_interleave(self.sizes)
+        ties = (self.keys == of_key).nonzero().view(-1)
+        owners = torch.bucketize(ties, self.sizes.cumsum(0), right=True)
+        return self.tensors.restored(owners.bincount(minlength=len(self.sizes)).tolist())

@@ -40,11 +40,8 @@ class LocalScores(Protocol):
     def scan(self, brackets: Sequence[Bracket]) -> Counts:
         """Pass over all scores, and count."""
 
-    def collect(self, search: Search) -> None:
-        """Keep what the other passes need of the keys: the search has one of the bins of the last scan a group."""
-
     def inside(self, search: Search) -> Tensor:
-        """Count the keys inside ranges within those of `collect`, `[groups, BINS]`."""
+        """Count the keys inside ranges within those of the last `scan`, `[groups, BINS]`."""
 
     def num_ties(self, thresholds: Sequence[int]) -> list[int]:
         """Return the number of each shard's keys that are equal to its threshold."""

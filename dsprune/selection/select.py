@@ -11,8 +11,8 @@ message:
     4. divide the ties with the threshold among the shards                          ties.share_ties
     5. prune the keys below the threshold, and the shard's ties                     LocalScores.settle
 
-On a CPU the pass also copies the keys inside (`shard_scores`). On an accelerator a second pass copies those in the bin
-with the threshold (`device_scores`).
+On a CPU the pass also copies the keys inside (`shard_scores`). On an accelerator each histogram is a pass of its own
+(`device_scores`).
 
 Groups with rows, which are too many for histograms, take another way: `dsprune.selection.rows`.
 """
@@ -74,7 +74,6 @@ def select_from(
     """Do the same as `select`, given the passes over this rank's scores. Collective: every rank must call this."""
     brackets = guess_brackets(scores, groups, comm)
     start = _scan_all(scores, shards, groups, brackets, comm)
-    scores.collect(start)
     found = narrow(start, scores.inside, comm)
     thresholds = _of_tensors(groups, found.low.tolist())
     shares = share_ties(shards, scores.num_ties(thresholds), groups, found, comm)

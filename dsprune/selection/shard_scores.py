@@ -56,9 +56,6 @@ class ShardScores:
             self._inside.histograms(Search.start(brackets, none, none, none)),
         )
 
-    def collect(self, search: Search) -> None:
-        """See `LocalScores`: the scan has copied the keys."""
-
     def inside(self, search: Search) -> Tensor:
         """See `LocalScores`."""
         return self._inside.histograms(search)

@@ -282,36 +282,32 @@ def count_twin(table: Tensor, owners: Tensor, **_: Any) -> int:
     return table.nbytes + owners.nbytes + 4 * total + total // 8 + 64 * inside
 
 
-def copy_twin(
-    table: Tensor, owners: Tensor, cursor: Tensor, parts: Tensor, inside: Tensor, places: Tensor, **_: Any
-) -> int:
-    """Do what `copy_kernel` does."""
+def settle_twin(table: Tensor, owners: Tensor, quotas: Tensor, ties: Tensor, **_: Any) -> int:
+    """Do what `settle_kernel` does."""
     numbers, total, begin = [], 0, 0
     for row in columns(table):
-        found = scanned(row, row["OUTPUT"])
-        end = begin + len(found.keys)
-        inside.numpy()[begin:end], places.numpy()[begin:end] = found.keys, found.places % BLOCK
-        sizes = np.bincount(found.places // BLOCK, minlength=-(-row["NUMEL"] // BLOCK))
-        numbers.append(np.stack([sizes, begin + sizes.cumsum() - sizes], 1))
-        begin, total = end, total + row["NUMEL"]
-    found_parts = np.concatenate(numbers).reshape(-1)
-    parts.numpy()[: len(found_parts)] = found_parts
-    return table.nbytes + owners.nbytes + parts.nbytes + 4 * total + total // 4 + 6 * begin
+        found = scanned(row | {"HIGH": row["LOW"]}, row["OUTPUT"])
+        blocks = -(-row["NUMEL"] // BLOCK)
+        sizes = np.bincount(found.places // BLOCK, minlength=blocks)
+        nth = np.arange(len(found.places)) - np.repeat(sizes.cumsum() - sizes, sizes)
+        clear(row["OUTPUT"], found.places[nth < np.repeat(quotas.numpy()[begin : begin + blocks], sizes)])
+        numbers.append(sizes)
+        begin, total = begin + blocks, total + row["NUMEL"]
+    ties.numpy()[:begin] = np.concatenate(numbers)
+    return table.nbytes + owners.nbytes + 8 * begin + 4 * total + total // 4
 
 
-def prune_twin(places: Tensor, count: int) -> int:
-    """Do what `prune_kernel` does; each bit is cleared by an atomic operation on a sector of 32 bytes."""
-    bytes_, bits = places.numpy() >> 3, places.numpy() & 7
-    first = int(bytes_.min())
-    memory = (ctypes.c_uint8 * int(bytes_.max() - first + 1)).from_address(first)
-    np.bitwise_and.at(np.ctypeslib.as_array(memory), bytes_ - first, ~(1 << bits).astype(np.uint8))
-    return places.nbytes + 64 * count
+def clear(address: int, places: Any) -> None:
+    """Clear the bits of a packed mask at some places."""
+    if len(places):
+        memory = (ctypes.c_uint8 * int(places.max() // 8 + 1)).from_address(address)
+        bits = ~(1 << (places & 7)).astype(np.uint8)
+        np.bitwise_and.at(np.ctypeslib.as_array(memory), places >> 3, bits)
 
 
 TWINS: dict[str, Callable[..., int]] = {
     "mask_kernel": mask_twin,
     "sample_kernel": sample_twin,
     "count_kernel": count_twin,
-    "copy_kernel": copy_twin,
-    "prune_kernel": prune_twin,
+    "settle_kernel": settle_twin,
 }

@@ -87,15 +87,16 @@ def test_normalized_scope_has_the_exact_count_and_one_mask_at_every_stage(two_ra
     assert {sum(counts[-1]) for _, counts in answers} == {round(0.9 * 630)}
 
 
-def test_an_accelerator_masks_in_one_launch_a_step_and_selects_in_four(two_ranks: RankPool) -> None:
+def test_an_accelerator_masks_in_one_launch_a_step_and_selects_in_few(two_ranks: RankPool) -> None:
     recipe = make_recipe(method="fisher", start=1)
     (wanted, _), _ = two_ranks.run(2, scenarios.check_invariants, ds_config(2), recipe)
     for stage in (0, 1, 2, 3):
         for digest, launches in two_ranks.run(2, accelerated.check_invariants, ds_config(stage), recipe):
             assert digest == wanted
             assert launches["mask_kernel"] == STEPS + UPDATES
-            assert launches["count_kernel"] == launches["copy_kernel"] == launches["sample_kernel"] == UPDATES
-            assert launches["prune_kernel"] <= UPDATES
+            assert launches["sample_kernel"] == UPDATES
+            assert launches["count_kernel"] <= 4 * UPDATES
+            assert UPDATES <= launches["settle_kernel"] <= 2 * UPDATES
 
 
 def test_patterns_have_targets_of_their_own(two_ranks: RankPool) -> None:

@@ -19,18 +19,18 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from dsprune.kernels import triton_kernels
+from dsprune.selection.search import BINS
 
 TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "gfx942": ("hip", "gfx942", 64)}
 TABLE = {"table": "*i64", "owners": "*i32"}
-FOUND = {"cursor": "*i32", "parts": "*i32", "inside": "*i32", "places": "*i16"}
+TIES = {"quotas": "*i32", "ties": "*i32"}
 PRODUCT = {"VALUES_DTYPE": tl.float32, "ROOT_DTYPE": tl.float32, "ABSOLUTE": True}
 KERNELS: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
     "mask 32": ("mask_kernel", TABLE, {"DTYPE": tl.int32}),
     "mask 16": ("mask_kernel", TABLE, {"DTYPE": tl.int16}),
-    "count": ("count_kernel", TABLE, PRODUCT),
-    "copy": ("copy_kernel", TABLE | FOUND, PRODUCT),
+    "count": ("count_kernel", TABLE, PRODUCT | {"NUM_BINS": BINS}),
+    "settle": ("settle_kernel", TABLE | TIES, PRODUCT),
     "sample": ("sample_kernel", TABLE, PRODUCT),
-    "prune": ("prune_kernel", {"places": "*i64", "count": "i32"}, {}),
 }
 
 

@@ -15,7 +15,7 @@ from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.selection import select
 from dsprune.selection.groups import make_groups
-from dsprune.selection.scan import HIGHEST_KEY, LOWEST_KEY, Scorer, sample_eager, scan_eager
+from dsprune.selection.scan import HIGHEST_KEY, LOWEST_KEY, Scorer, sample_eager, scan_eager, settle_eager
 from dsprune.selection.search import BINS
 
 # The interpreter computes with NumPy, which warns where infinity times zero is NaN.
@@ -83,30 +83,43 @@ def products_of(kind: str, offset: int) -> list[Product]:
 @pytest.mark.parametrize("kind", PRODUCTS)
 @pytest.mark.parametrize("offset", [0, 3])
 @pytest.mark.parametrize("absolute", [False, True])
-@pytest.mark.parametrize("bounds", [(LOWEST_KEY, HIGHEST_KEY), (-5, 2**30)])
-def test_counting_and_copying_equal_the_eager_version(
-    kind: str, offset: int, absolute: bool, bounds: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("bounds", [(LOWEST_KEY, HIGHEST_KEY), (-5, 2**30), (-2, 100)])
+def test_counting_equals_the_eager_version(
+    kind: str, offset: int, absolute: bool, bounds: tuple[int, int]
 ) -> None:
-    monkeypatch.setattr(accelerator, "ALWAYS_COPIED", 0)  # so that the limit is 205 keys
-    launches = count_calls(monkeypatch, "_launch")
     products, kept = products_of(kind, offset), masks_of(SIZES)
     low, high = (torch.full((len(SIZES),), bound) for bound in bounds)
     bin_bits = torch.full_like(low, max(0, (bounds[1] - bounds[0]).bit_length() - 8))
-    segments = accelerator.Segments(products, absolute, kept)
-    counts = segments.count(low, high, bin_bits, BINS)
-    found = segments.copy(low, high, counts[:, 2:].sum(1))
-    assert 2 < len(launches) <= 1 + len(SIZES)
-    expected = []
-    for size, scores, bits, new, row in zip(SIZES, products, kept, found.kept, counts, strict=True):
-        wanted = torch.empty_like(bits)
-        below, nans, *inside = scan_eager(scores, absolute, bits, *bounds, wanted)
+    counts = accelerator.Segments(products, absolute, kept).count(low, high, bin_bits, BINS)
+    for size, scores, bits, row in zip(SIZES, products, kept, counts, strict=True):
+        below, nans, keys, _ = scan_eager(scores, absolute, bits, *bounds, torch.empty_like(bits))
         assert (size - row[0], row[1]) == (below, nans)
-        bins = (inside[0].cpu().long() - bounds[0]) >> bin_bits[0]
+        bins = (keys.cpu().long() - bounds[0]) >> bin_bits[0]
         assert torch.equal(row[2:], bins.bincount(minlength=BINS))
-        assert torch.equal(new, wanted)
-        expected.append(inside)
-    for values, parts in zip(found[:2], zip(*expected, strict=True), strict=True):
-        assert torch.equal(values, torch.cat(parts).cpu())
+
+
+@pytest.mark.parametrize("kind", PRODUCTS)
+@pytest.mark.parametrize("threshold", [0, 0x3F800000, -7])
+@pytest.mark.parametrize("share", [0.0, 0.6, 1.0])
+def test_settling_prunes_the_first_ties(
+    kind: str, threshold: int, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched, products, kept = count_calls(monkeypatch, "_launch"), products_of(kind, 3), masks_of(SIZES)
+    ties, quotas, expected = [], [], []
+    for scores, bits in zip(products, kept, strict=True):
+        wanted = torch.empty_like(bits)
+        _, _, keys, places = scan_eager(scores, True, bits, threshold, threshold, wanted)
+        ties.append(keys.numel())
+        quotas.append(int(share * keys.numel()))
+        settle_eager(wanted, keys, places, threshold, quotas[-1])
+        expected.append(wanted)
+    thresholds = torch.full((len(SIZES),), threshold)
+    some_are_left = any(0 < part < total for part, total in zip(quotas, ties, strict=True))
+    new = accelerator.Segments(products, True, kept).settle(
+        thresholds, torch.tensor(ties), torch.tensor(quotas)
+    )
+    assert all(torch.equal(*pair) for pair in zip(new, expected, strict=True))
+    assert len(launched) == (2 if some_are_left else 1)
 
 
 @pytest.mark.parametrize("kind", PRODUCTS)
@@ -121,33 +134,27 @@ def test_a_sample_has_the_keys_of_every_nth_weight(kind: str, stride: int) -> No
         assert torch.equal(own, sample_eager(scorer, size, bits, part).cpu())
 
 
-def test_pruning_places_clears_their_bits() -> None:
-    sizes = (3000, 1, 70)
-    masks = [torch.ones(size, dtype=torch.bool) for size in sizes]
-    kept = [pack(mask).to(DEVICE) for mask in masks]
-    places = [torch.arange(1, 3000, 2), torch.empty(0, dtype=torch.int64), torch.tensor([69, 0, 31, 32])]
-    owners = torch.arange(3).repeat_interleave(torch.tensor([len(at) for at in places]))
-    accelerator.prune_(kept, owners, torch.cat(places))
-    for bits, mask, at in zip(kept, masks, places, strict=True):
-        mask[at] = False
-        assert torch.equal(bits.cpu(), pack(mask))
-
-
+@pytest.mark.parametrize("kind", ["zeros", "rounded", "rooted"])
 @pytest.mark.parametrize("scope", ["global", "uniform"])
-@pytest.mark.parametrize("rooted", [False, True])
-def test_a_selection_is_that_of_the_cpu(scope: str, rooted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_selection_is_that_of_the_cpu(kind: str, scope: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = (1, 8000, 13, 9, 4500)
     generator = torch.Generator().manual_seed(3)
-    weights = [torch.randn(size, generator=generator).mul(4).round() for size in sizes]  # with ties
-    products = [Product(weight, weight.cos().square() if rooted else None) for weight in weights]
+    weights = [torch.randn(size, generator=generator).mul(4).round() for size in sizes]
+    if kind == "zeros":
+        weights = [weight * (weight > 3) for weight in weights]
+    products = [Product(weight, weight.cos().square() if kind == "rooted" else None) for weight in weights]
     sparsities = [0.7, 0.6, 0.7, 0.6, 0.7]  # so that the tensors of a group are not neighbours
-    assert launches_to_select(products, sparsities, scope, monkeypatch) == (4, 3)
+    launches, waits = launches_to_select(products, sparsities, scope, monkeypatch)
+    assert launches <= 7, (
+        "a sample, the counts of a bracket and of up to three searches in it, and masks twice"
+    )
+    assert waits == launches - 1
 
 
 def test_a_selection_counts_again_where_the_sample_misleads(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = 1 + torch.rand(20_000, generator=torch.Generator().manual_seed(3))
     weights[:: make_groups(tensors_of([weights]), [0.7])[0].stride] = 5.0
-    assert launches_to_select([Product(weights)], [0.7], "global", monkeypatch) == (5, 4)
+    assert launches_to_select([Product(weights)], [0.7], "global", monkeypatch) == (7, 6)
 
 
 def launches_to_select(
