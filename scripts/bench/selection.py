@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.tools import best_of, milliseconds, on_ranks
 from dsprune.masks import MaskSet
-from dsprune.masks.bits import apply_, apply_eager_, count_kept
+from dsprune.masks.bits import apply_, apply_all_, apply_eager_, count_kept
 from dsprune.methods.method import Method, ShardContext
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
@@ -104,7 +104,7 @@ def by_threads(repeats: int, counts: Sequence[int]) -> Table:
         f"selection, {scope}": partial(select_once, masks, groups_of(tensors, scope), weights, Comm())
         for scope in SCOPES
     }
-    works["masking"] = partial(apply_all, apply_, masks.bits, views)
+    works["masking"] = partial(apply_all_, masks.bits, views)
     table = Table(title=f"Milliseconds of one rank by number of threads, {weights.numel():,} weights")
     for column in ("work", *map(str, counts)):
         table.add_column(column, justify="right")
