@@ -14,7 +14,7 @@ from dsprune.recipe import Pruning, Recipe
 from dsprune.schedule import Timetable
 from dsprune.selection.weights import weights_to_prune
 from dsprune.zero.agreement import check_settings
-from dsprune.zero.limits import check_engine, check_optimizer_state
+from dsprune.zero.limits import check_engine, check_optimizer_state, optimizer_kind
 from dsprune.zero.parameters import check_precision, full_shape
 from dsprune.zero.stages import open_layout
 
@@ -66,7 +66,7 @@ def check_attachable(engine: DeepSpeedEngine, recipe: Recipe) -> None:
     check_precision(engine)
     if recipe.pruning is not None:
         check_pruning(recipe.pruning)
-        check_optimizer_state(type(engine.basic_optimizer).__name__, recipe.pruning.method)
+        check_optimizer_state(optimizer_kind(engine.basic_optimizer), recipe.pruning.method)
 
 
 def initial_state(

@@ -21,6 +21,7 @@ from dsprune.engine.script import check_distilled, fit_to_recipe
 from dsprune.ranks.ranks import announce
 from dsprune.recipe import Recipe, as_recipe
 from dsprune.schedule import Timetable, recipe_timetable
+from dsprune.zero.agreement import check_batch
 from dsprune.zero.stage0 import clip_gradients, scale_loss
 
 __all__ = ["PruningEngine"]
@@ -121,12 +122,13 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             super().step(lr_kwargs)
             return
         step = self.applied_steps
+        check_batch(self, self._recipe)
         if self._is_in_script:
             self._check_script()
         self._rates.set(step)
         if self.pruner is not None:
             self.pruner.before_step(step)
-        with self._guard.open():
+        with self._guard.open(), self._explaining():
             super().step(lr_kwargs)
         self._guard.check_stepped(applied=self.was_step_applied())
         if step == self.timetable.total_steps:

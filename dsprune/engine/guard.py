@@ -98,9 +98,9 @@ class WeightGuard:
         """
         if (name := self._state.layout.find_replaced()) is not None:
             raise RunFailedError(
-                f"{name}: the module has another parameter there than when the engine was made, or a new one, or one "
-                f"that was frozen then, which is neither trained nor pruned: change the module before "
-                f"deepspeed.initialize"
+                f"{name}: the module has another parameter there than when the engine was made, or one of another "
+                f"size, or a new one, or one that was frozen then, which is neither trained nor pruned: change the "
+                f"module before deepspeed.initialize"
             )
 
     def check_moments(self) -> None:

@@ -11,7 +11,7 @@ from transformers.trainer_callback import CallbackHandler
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.frameworks import replaced
 from dsprune.engine.learning_rate import announce_replaced
-from dsprune.errors import UserError
+from dsprune.errors import RunFailedError, UserError
 from dsprune.ranks.ranks import announce
 
 __all__ = ["TrainerCallback", "extend_trainer"]
@@ -33,8 +33,14 @@ class TrainerCallback(_TrainerCallback):
         """Check that the Trainer trains as long as the recipe.
 
         Raises:
-            UserError: it trains for fewer steps, so that the target is not reached, or for more.
+            UserError: it trains for fewer steps, so that the target is not reached, or for more; or its engine has
+                trained already.
         """
+        if self._engine.global_steps != state.global_step:
+            raise UserError(
+                f"Trainer: train() starts at step {state.global_step}, and its engine is at step "
+                f"{self._engine.global_steps}, since an engine trains once: make a new Trainer for another training"
+            )
         total = self._engine.timetable.total_steps
         if state.max_steps != total:
             raise UserError(
@@ -58,6 +64,18 @@ class TrainerCallback(_TrainerCallback):
         updates = self._engine.timetable.updates
         if updates and self._engine.applied_steps <= updates[-1].step:
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Check that a step of the Trainer is one of its engine: Accelerate steps the engine in each `backward`.
+
+        Raises:
+            RunFailedError: the engine has taken another number of steps, so the recipe ends at another time.
+        """
+        if self._engine.global_steps != state.global_step:
+            raise RunFailedError(
+                f"Trainer: step {state.global_step} ended with its engine at step {self._engine.global_steps}: "
+                f"accelerator.backward steps the engine, so call it once a training_step, on the sum of the losses"
+            )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Add what there is to log of the pruning."""

@@ -1,6 +1,6 @@
 """Where the settings of an engine and of a recipe disagree, which is refused before anything is trained."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import isclose
 from typing import Any
 
@@ -8,8 +8,9 @@ from deepspeed import DeepSpeedEngine
 
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe
+from dsprune.zero.limits import optimizer_kind
 
-__all__ = ["check_settings"]
+__all__ = ["check_batch", "check_settings"]
 
 
 def check_settings(engine: DeepSpeedEngine, recipe: Recipe) -> None:
@@ -18,15 +19,28 @@ def check_settings(engine: DeepSpeedEngine, recipe: Recipe) -> None:
     Raises:
         UserError: names every setting that differs, with both values.
     """
-    if differences := list(_differences(engine, recipe)):
+    _refuse_differences(recipe, [*_batches(engine, recipe), *_pairs(engine, recipe)])
+
+
+def check_batch(engine: DeepSpeedEngine, recipe: Recipe) -> None:
+    """Check that nothing has set another batch size than the recipe's since the engine was made.
+
+    Raises:
+        UserError: as `check_settings`.
+    """
+    _refuse_differences(recipe, _batches(engine, recipe))
+
+
+def _refuse_differences(recipe: Recipe, pairs: Iterable[tuple[str, Any, Any]]) -> None:
+    if differences := list(_differences(recipe, pairs)):
         raise UserError(
             f"the engine and the recipe disagree: {'; '.join(differences)}: change one of them, or leave the value "
             f"out of the recipe"
         )
 
 
-def _differences(engine: DeepSpeedEngine, recipe: Recipe) -> Iterator[str]:
-    for field, ours, theirs in _pairs(engine, recipe):
+def _differences(recipe: Recipe, pairs: Iterable[tuple[str, Any, Any]]) -> Iterator[str]:
+    for field, ours, theirs in pairs:
         *sections, name = field.split(".")
         owner: Any = recipe
         for section in sections:
@@ -37,10 +51,14 @@ def _differences(engine: DeepSpeedEngine, recipe: Recipe) -> Iterator[str]:
             yield f"{value} in the recipe, {_shown(theirs)} in the engine"
 
 
-def _pairs(engine: DeepSpeedEngine, recipe: Recipe) -> Iterator[tuple[str, Any, Any]]:
-    """Yield a recipe's field, its value and that of the engine."""
+def _batches(engine: DeepSpeedEngine, recipe: Recipe) -> Iterator[tuple[str, Any, Any]]:
+    """Yield a field of the batch, its value and that of the engine."""
     yield "budget.batch", recipe.budget.batch, engine.train_batch_size()
     yield "budget.micro_batch", recipe.budget.micro_batch, engine.train_micro_batch_size_per_gpu()
+
+
+def _pairs(engine: DeepSpeedEngine, recipe: Recipe) -> Iterator[tuple[str, Any, Any]]:
+    """Yield any other field of the recipe, its value and that of the engine."""
     yield "gradient_clipping", recipe.gradient_clipping, engine.gradient_clipping()
     precision = "bf16" if engine.bfloat16_enabled() else "fp16" if engine.fp16_enabled() else "fp32"
     yield "precision", recipe.precision, precision
@@ -66,7 +84,7 @@ def _pairs(engine: DeepSpeedEngine, recipe: Recipe) -> Iterator[tuple[str, Any, 
 
 def _is_of_type(optimizer: Any, kind: str) -> bool:
     """Return whether an optimizer is what a ds_config calls by a name; DeepSpeed's `Adam` is AdamW by default."""
-    found = type(optimizer).__name__.removeprefix("Fused").removeprefix("DeepSpeedCPU").lower()
+    found = optimizer_kind(optimizer).removeprefix("Fused").removeprefix("DeepSpeedCPU").lower()
     if (found, kind.lower()) == ("adam", "adamw"):
         return _is_decoupled(optimizer)
     return found.removesuffix("w") == kind.lower().removesuffix("w")

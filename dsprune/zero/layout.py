@@ -53,11 +53,12 @@ class ZeroLayout(ABC):
     def __init__(self, engine: "DeepSpeedEngine", tensors: Sequence[PrunableTensor]) -> None:
         self.module: nn.Module = engine.module
         named = self._named_parameters()
-        self._at_start = {parameter for parameter in named.values() if parameter.requires_grad}
+        self._at_start = {one: _numel(one) for one in named.values() if one.requires_grad}
         self.parameters: list[ZeroParameter] = [named[tensor.name] for tensor in tensors]
         self.base_optimizer: torch.optim.Optimizer = engine.basic_optimizer
         # Stage 0 in fp32 trains frozen parameters that its optimizer has, once they are frozen no more.
-        self._at_start |= {one for group in self.base_optimizer.param_groups for one in group["params"]}
+        groups = self.base_optimizer.param_groups
+        self._at_start |= {one: _numel(one) for group in groups for one in group["params"]}
         self._optimizer = engine.optimizer
         self.group: ProcessGroup | None = None
         self.device: torch.device = engine.device
@@ -129,13 +130,13 @@ class ZeroLayout(ABC):
             self.working_copy(index).copy_(self.weight(index))
 
     def find_replaced(self) -> str | None:
-        """Return the name of a tensor whose parameter is another now, or of one that is trainable since the start."""
+        """Return the name of a tensor whose parameter is another now, or has changed its size, or trains only now."""
         named = self._named_parameters()
         for shard, parameter in zip(self.shards, self.parameters, strict=True):
             if named.get(shard.tensor.name) is not parameter:
                 return shard.tensor.name
-        added = (name for name, one in named.items() if one.requires_grad and one not in self._at_start)
-        return next(added, None)
+        trained = ((name, one) for name, one in named.items() if one.requires_grad)
+        return next((name for name, one in trained if self._at_start.get(one) != _numel(one)), None)
 
     def _named_parameters(self) -> dict[str, ZeroParameter]:
         return {plain_name(name): parameter for name, parameter in self.module.named_parameters()}
@@ -182,6 +183,10 @@ class ZeroLayout(ABC):
         master, offset = self._master(self.parameters[index])
         flat = master if flat is None else flat
         return flat.detach().view(-1)[offset : offset + shard.numel]
+
+
+def _numel(parameter: ZeroParameter) -> int:
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def is_rounded(master: Tensor, copy: Tensor) -> Tensor:

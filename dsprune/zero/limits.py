@@ -1,6 +1,7 @@
 """What dsprune cannot prune under, which is refused before anything is trained."""
 
 from collections.abc import Iterator
+from inspect import unwrap
 from typing import Any
 
 from deepspeed import DeepSpeedEngine
@@ -13,6 +14,7 @@ from deepspeed.runtime.config import (
 )
 from deepspeed.runtime.pipe.engine import PipelineEngine
 from pydantic import ValidationError
+from torch.optim import Optimizer
 
 from dsprune.errors import UserError
 from dsprune.methods.method import find_method
@@ -25,6 +27,7 @@ __all__ = [
     "check_ds_config",
     "check_engine",
     "check_optimizer_state",
+    "optimizer_kind",
     "wrong_settings",
 ]
 
@@ -158,9 +161,26 @@ def check_engine(engine: DeepSpeedEngine) -> None:
             "ds_config: data_types.grad_accum_dtype=fp32 with bf16 at ZeRO stage 1 is not supported (complete "
             "gradients on every rank): set zero_optimization.stage=2 or leave data_types out"
         )
-    name = type(engine.basic_optimizer).__name__
-    if name not in ELEMENTWISE_OPTIMIZERS:
-        raise UserError(f"optimizer: {name} is not supported (not element-wise): use AdamW")
+    optimizer_kind(engine.basic_optimizer)
+
+
+def optimizer_kind(optimizer: Optimizer) -> str:
+    """Return the class of an element-wise optimizer; of a subclass that steps as its base does, the base.
+
+    Raises:
+        UserError: it is not known to be element-wise.
+    """
+    kinds = type(optimizer).__mro__
+    for kind in kinds:
+        if issubclass(kind, Optimizer) and kind.__name__ in ELEMENTWISE_OPTIMIZERS:
+            # torch wraps the `step` of each class whose optimizer it makes.
+            if unwrap(type(optimizer).step) is unwrap(kind.step):
+                return kind.__name__
+            raise UserError(
+                f"optimizer: {kinds[0].__name__} is not supported (its step() is not that of {kind.__name__} and "
+                f"may not be element-wise): use AdamW"
+            )
+    raise UserError(f"optimizer: {kinds[0].__name__} is not supported (not element-wise): use AdamW")
 
 
 def check_optimizer_state(optimizer: str, method: str) -> None:

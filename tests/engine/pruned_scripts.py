@@ -106,6 +106,29 @@ def said_by_the_trainer(comm: Comm, stage: int, gathers: bool) -> str:
     return said(begin)
 
 
+def said_of_a_second_training(comm: Comm) -> str:
+    """What transformers' Trainer is told when it starts to train with an engine that has trained."""
+
+    def begin_again() -> None:
+        with initialized() as (engine, _):
+            train_step(engine, 0)
+            TrainerCallback(engine).on_train_begin(None, TrainerState(max_steps=STEPS), None)
+
+    return said(begin_again)
+
+
+def said_of_steps_of_the_trainer(comm: Comm, steps: int) -> str:
+    """What transformers' Trainer is told when its first step ends after so many steps of its engine."""
+
+    def end() -> None:
+        with initialized() as (engine, _):
+            for step in range(steps):
+                train_step(engine, step)
+            TrainerCallback(engine).on_step_end(None, TrainerState(max_steps=STEPS, global_step=1), None)
+
+    return said(end)
+
+
 def said_of_accumulation(comm: Comm, micro_batch: int) -> str:
     def initialize() -> None:
         with initialized(config=ds_config(1, train_micro_batch_size_per_gpu=micro_batch)):

@@ -54,6 +54,20 @@ def test_a_trainer_that_saves_no_weights_is_told(two_ranks: RankPool, stage: int
     assert second == ""
 
 
+def test_a_trainer_trains_once(two_ranks: RankPool) -> None:
+    for said in two_ranks.run(2, pruned_scripts.said_of_a_second_training):
+        assert "Trainer: train() starts at step 0, and its engine is at step 1, " in said
+        assert "make a new Trainer" in said
+
+
+@pytest.mark.parametrize(("steps", "fails"), [(1, False), (2, True)])
+def test_a_step_of_the_trainer_is_one_of_its_engine(two_ranks: RankPool, steps: int, fails: bool) -> None:
+    for said in two_ranks.run(2, pruned_scripts.said_of_steps_of_the_trainer, steps):
+        assert (
+            "Trainer: step 1 ended with its engine at step 2: accelerator.backward steps" in said
+        ) == fails
+
+
 @pytest.mark.parametrize(("micro_batch", "accumulation"), [(6, 1), (2, 3)])
 def test_accumulation_that_the_recipe_does_not_ask_for_is_said(
     two_ranks: RankPool, micro_batch: int, accumulation: int

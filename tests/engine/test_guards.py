@@ -181,6 +181,16 @@ def assign_to_the_module(engine: dsprune.PruningEngine) -> None:
     engine.module.load_state_dict(values, assign=True)
 
 
+def resize_the_embeddings(engine: dsprune.PruningEngine) -> None:
+    """As transformers' `resize_token_embeddings` does: the parameter stays, and has other data."""
+    weight = engine.module.embed.weight
+    weight.data = torch.cat([weight.data, weight.data])
+
+
+def set_the_batch(engine: dsprune.PruningEngine) -> None:
+    engine.set_train_batch_size(24)
+
+
 def write_to_the_data(engine: dsprune.PruningEngine) -> None:
     """As an average of weights is put into a model: the versions of the parameters stay."""
     for parameter in engine.module.parameters():
@@ -202,7 +212,7 @@ def error_of_the_last_step(comm: Comm, stage: int, act: Callable[[dsprune.Prunin
                 if step == STEPS - 1:
                     act(engine)
                 train_step(engine, step)
-        except dsprune.RunFailedError as error:
+        except (dsprune.RunFailedError, dsprune.UserError) as error:
             return str(error)
     return "no error"
 
@@ -210,6 +220,9 @@ def error_of_the_last_step(comm: Comm, stage: int, act: Callable[[dsprune.Prunin
 @pytest.mark.parametrize(
     ("stage", "act", "says"),
     [
+        (0, resize_the_embeddings, "embed.weight: the module .* or one of another size"),
+        (2, resize_the_embeddings, "embed.weight: the module .* or one of another size"),
+        (0, set_the_batch, "budget.batch=12 in the recipe, 24 in the engine"),
         (0, write_to_the_data, "its weights were changed outside"),
         (2, write_to_the_masters, "its weights were changed outside"),
         (0, replace_a_module, "blocks.0.up.weight: the module has another parameter there"),

@@ -75,6 +75,11 @@ def test_factors_on_the_learning_rate_are_the_same_at_every_stage(two_ranks: Ran
             r"^optimizer: Rprop is not supported \(not element-wise\): use AdamW$",
         ),
         (
+            "an AdamW that steps otherwise",
+            r"^optimizer: _SteppingAdamW is not supported \(its step\(\) is not that of AdamW and may not",
+        ),
+        ("an AdamW that steps as AdamW", "^no error$"),
+        (
             "a setting that is refused",
             r"^ds_config: zero_optimization.round_robin_gradients=True is not supported",
         ),

@@ -28,6 +28,24 @@ CONFIG: dict[str, Any] = {
 }
 
 
+class _NamedAdamW(torch.optim.AdamW):
+    """Steps as its base does."""
+
+
+class _SteppingAdamW(torch.optim.AdamW):
+    """Steps in a way of its own."""
+
+    def step(self, closure: Any = None) -> Any:
+        return super().step(closure)
+
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "an optimizer of its own kind": torch.optim.Rprop,
+    "an AdamW that steps as AdamW": _NamedAdamW,
+    "an AdamW that steps otherwise": _SteppingAdamW,
+}
+
+
 def deepspeed_engine(config: dict[str, Any] = CONFIG, **kwargs: Any) -> deepspeed.DeepSpeedEngine:
     os.environ.update(LOCAL_RANK=str(dist.get_rank()))
     model = kwargs.pop("model", None) or TinyModel()
@@ -44,11 +62,11 @@ def error_of_wrapping(comm: Comm, what: str) -> str:
     if what == "BF16_Optimizer":
         config |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
         config["zero_optimization"] = {"stage": 1}
-    if what == "an optimizer of its own kind":
+    if what in OPTIMIZERS:
         config.pop("optimizer")
         config["zero_allow_untested_optimizer"] = True
         model = TinyModel()
-        kwargs = {"optimizer": torch.optim.Rprop(model.parameters()), "model": model}
+        kwargs = {"optimizer": OPTIMIZERS[what](model.parameters(), lr=0.02), "model": model}
     if what == "a setting that is refused":
         config["zero_optimization"] = {"stage": 2, "round_robin_gradients": True}
     if what == "no loader, epochs":
