@@ -49,11 +49,8 @@ def on_every_rank(ranks: Ranks, work: Callable[[], T]) -> T:
 def check_same(ranks: Ranks, facts: Mapping[str, Any]) -> None:
     """Check that every rank has the same facts as rank 0. Collective: every rank must call this.
 
-    A host with other code, another recipe or other data would corrupt the run without an error.
-
-    Args:
-        ranks: this process among all.
-        facts: values to compare, by what they are.
+    A host with other code, another recipe or other data would corrupt the run without an error. The keys of `facts`
+    say what they are.
 
     Raises:
         UserError: on every rank; names the first rank that differs, its host and the first fact that differs.

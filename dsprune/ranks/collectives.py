@@ -110,21 +110,14 @@ class Comm:
 
 
 def world_comm(ranks: Ranks, device: torch.device | str = "cpu") -> Comm:
-    """Return the default process group, or this process alone if there is one rank.
-
-    Args:
-        ranks: this process among all.
-        device: as for `Comm`.
-    """
+    """Return the default process group, or this process alone if there is one rank; `device` as for `Comm`."""
     return Comm(dist.group.WORLD if ranks.world_size > 1 else None, device)
 
 
 def gather_in_order(items: Mapping[int, T], comm: Comm) -> list[T]:
-    """Return the items of all ranks, sorted by their keys. Collective: every rank must call this.
+    """Return the items of all ranks, sorted by their keys; a key is on one rank only.
 
-    Args:
-        items: this rank's items by key; a key is on one rank only.
-        comm: the group of ranks.
+    Collective: every rank must call this.
     """
     everything = {key: item for part in comm.all_gather_objects(items) for key, item in part.items()}
     return [everything[key] for key in sorted(everything)]

@@ -17,13 +17,10 @@ WIDTH = 100
 def commented(
     values: Mapping[str, Any], section: type[BaseModel], left_out: Mapping[str, tuple[str, ...]]
 ) -> str:
-    """Return the values as YAML, each below the first sentence of its documentation.
+    """Return the values of a recipe or a section as YAML, each below the first sentence of its documentation.
 
-    Args:
-        values: of a recipe or of a section, as in YAML.
-        section: the class of the recipe or of the section.
-        left_out: fields of each section, by its key, that are of no use for this recipe. The others that have no
-            value are named at the end of the section.
+    The fields without a value are named at the end of their section, except those of no use for this recipe:
+    `left_out` has them by the key of the section.
     """
     return "\n".join(_lines(values, section, left_out)) + "\n"
 

@@ -68,11 +68,7 @@ class Pattern:
         return (self.width - self.kept) / self.width if self.width and self.kept else 1.0
 
     def tile(self, shape: tuple[int, ...], inputs_first: bool = False) -> tuple[int, int]:
-        """Return rows and columns of a tile of a tensor, as it is stored.
-
-        Args:
-            shape: of the tensor.
-            inputs_first: whether it stores its matrices as `[inputs, outputs]`.
+        """Return rows and columns of a tile of a tensor, as it is stored: `[inputs, outputs]` if `inputs_first`.
 
         Examples:
             >>> Pattern.parse("4x2").tile((12, 10)), Pattern.parse("4x2").tile((12, 10), inputs_first=True)
@@ -84,10 +80,6 @@ class Pattern:
 
     def grid(self, shape: tuple[int, ...], inputs_first: bool = False) -> tuple[int, ...]:
         """Return the shape of the tiles of a tensor; dimensions before the last two count stacked matrices.
-
-        Args:
-            shape: of the tensor.
-            inputs_first: whether it stores its matrices as `[inputs, outputs]`.
 
         Raises:
             ValueError: the tiles do not cover the tensor exactly.

@@ -30,11 +30,9 @@ RENAMED = {"pruning.events": "pruning.updates"}
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> str:
-    """Return all problems in one line, each with its dotted field, value and way out.
+    """Return all problems of a validation in one line, each with its dotted field, value and way out.
 
-    Args:
-        error: raised by the validation of `model`.
-        model: the section whose keys are suggested for unknown ones.
+    An unknown key is compared with the keys of `model`, which was validated.
     """
     return "; ".join(_describe_one(problem, model) for problem in error.errors())
 

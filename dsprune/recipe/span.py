@@ -7,8 +7,6 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     SerializerFunctionWrapHandler,
@@ -19,14 +17,13 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
+from dsprune.recipe.section import LARGEST, Section
+
 __all__ = ["PositiveSpan", "Ramp", "Span", "within"]
 
 Unit = Literal["steps", "epochs", "%"]
 
 _PATTERN = r"(\d+(?:\.\d+)?(?:[eE][-+]?\d+)?) *(steps?|epochs?|%)"
-
-LONGEST = 2**32 - 1
-"""Largest number of units."""
 
 _USAGE = "write '500 steps', '2 epochs', '10 %' or a bare whole number of steps"
 
@@ -94,8 +91,8 @@ class Span:
 
 
 def _within_longest(amount: float) -> float:
-    if amount > LONGEST:
-        raise ValueError(f"must be at most {LONGEST}")
+    if amount > LARGEST:
+        raise ValueError(f"must be at most {LARGEST}")
     return float(amount)
 
 
@@ -109,15 +106,11 @@ PositiveSpan = Annotated[Span, AfterValidator(_check_positive)]
 """A span that is longer than zero."""
 
 
-class Ramp(BaseModel):
+class Ramp(Section):
     """The value `first` until `start`, a straight line to `final` at `end`, and `final` after that.
 
     A plain number is a constant ramp and is written as a number again.
     """
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
 
     first: float
     """Value until `start`."""

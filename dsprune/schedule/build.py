@@ -51,13 +51,7 @@ def build_timetable(
     * the curve `alternating` has an odd number of mask updates: the first, third, ... and last reach the target, and
       those between have sparsity 0.
 
-    Args:
-        pruning: the pruning section; None for dense fine-tuning.
-        learning_rate: the learning-rate section.
-        budget: the budget section.
-        steps_per_epoch: optimizer steps per epoch. None = unknown: the run counts as one epoch, and a recipe with
-            lengths in epochs is an error.
-        start: whether the model is fine-tuned already, for the schedule law.
+    If `steps_per_epoch` is None, it is not known: the run counts as one epoch, and lengths in epochs are refused.
 
     Raises:
         UserError: the parts do not fit into the run, two mask updates fall on the same step, or the number of mask
@@ -77,28 +71,23 @@ def build_timetable(
     warmup_steps = int(WARMUP[start] * updates[0].step) if updates else 0
     if learning_rate.warmup is not None:
         warmup_steps = run.warmup(learning_rate.warmup)
-    hold = run.distance("learning_rate.hold", learning_rate.hold)
-    every = run.distance("learning_rate.decay_every", learning_rate.decay_every)
+    rewind, peak = learning_rate.rewind, learning_rate.dense_peak
     rewinds = {run.position("learning_rate.rewind_at", span, 0) for span in learning_rate.rewind_at}
     return Timetable(
         total_steps=run.total_steps,
         steps_per_epoch=steps_per_epoch,
         warmup_steps=warmup_steps,
         updates=updates,
-        rewind=rewinds_at_updates(_interval(updates, run.total_steps))
-        if learning_rate.rewind is None
-        else learning_rate.rewind,
+        rewind=rewinds_at_updates(_interval(updates, run.total_steps)) if rewind is None else rewind,
         dense_final=learning_rate.dense_final,
         interval_final=learning_rate.interval_final,
         final=learning_rate.final,
-        dense_peak=dense_peak(start, learning_rate)
-        if learning_rate.dense_peak is None
-        else learning_rate.dense_peak,
+        dense_peak=dense_peak(start, learning_rate) if peak is None else peak,
         rewinds=tuple(sorted(rewinds - {0})),
         initial=learning_rate.initial,
         curve=learning_rate.curve,
-        hold=hold or 1,
-        decay_every=every or 0,
+        hold=run.distance("learning_rate.hold", learning_rate.hold) or 1,
+        decay_every=run.distance("learning_rate.decay_every", learning_rate.decay_every) or 0,
         decay_factor=learning_rate.decay_factor or 0.5,
     )
 
@@ -215,7 +204,7 @@ def _updates(pruning: Pruning, model_start: Start, run: _Run) -> tuple[MaskUpdat
     if pruning.curve == "alternating":
         _check_odd(pruning, len(steps))
         sparsities[1::2] = [0.0] * (len(steps) // 2)
-    return tuple(MaskUpdate(*update) for update in zip(steps, sparsities, strict=True))
+    return tuple(map(MaskUpdate, steps, sparsities))
 
 
 def _check_odd(pruning: Pruning, number: int) -> None:

@@ -66,10 +66,7 @@ rate they pay: 40 and 53 steps apart they are 12.4 and 3.2 points ahead of one d
 
 
 def rewinds_at_updates(interval: int) -> bool:
-    """Return whether the learning rate returns to its peak at each mask update.
-
-    Args:
-        interval: the smallest number of steps between two mask updates.
+    """Return whether the learning rate returns to its peak at each mask update, given the least steps between two.
 
     Examples:
         >>> rewinds_at_updates(41), rewinds_at_updates(11_000)
@@ -175,15 +172,11 @@ def _relative(target: float) -> float:
 
 
 def scaled_to(recipe: Recipe, target: float) -> Recipe:
-    """Return the recipe with another target sparsity and its schedule scaled.
+    """Return a recipe that prunes with another target sparsity, and with its schedule scaled.
 
     Lengths in epochs or steps and the number of mask updates are multiplied by the ratio of the targets' log
     compressions, and the first mask update keeps its share of the log compression. A peak that the law scales from
     `learning_rate.dense` is scaled again. Distances between mask updates and lengths in percent do not change.
-
-    Args:
-        recipe: a recipe that prunes.
-        target: the new target sparsity, as a fraction of zeros.
     """
     pruning = recipe.pruning
     assert pruning is not None

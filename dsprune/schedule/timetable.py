@@ -180,7 +180,8 @@ class Timetable:
 
     def lr_corners(self) -> list[int]:
         """Return the steps to draw the learning rate at, which is linear between them, or nearly so."""
-        turns = [update.step for update in self.updates] + [
+        turns = [
+            *(update.step for update in self.updates),
             *self.rewinds,
             self.warmup_steps,
             self.total_steps,

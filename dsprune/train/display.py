@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
@@ -23,13 +23,12 @@ class Display:
         console: where to show it.
         name: of the run.
         timetable: of the run.
-        shown: whether this rank shows anything.
     """
 
-    def __init__(self, console: Console, name: str, timetable: Timetable, *, shown: bool) -> None:
-        self._console, self._name, self._shown = console, name, shown
+    def __init__(self, console: Console, name: str, timetable: Timetable) -> None:
+        self._console, self._name = console, name
         self._total, self._told = timetable.total_steps, time.monotonic()
-        self._bar = progress_bar(console, shown=shown)
+        self._bar = progress_bar(console)
         self._task = self._bar.add_task(name, total=self._total, note="")
 
     def __enter__(self) -> "Display":
@@ -53,14 +52,13 @@ class Display:
         if self._bar.disable and now - self._told >= EVERY:
             self._told = now
             left = timedelta(seconds=round((self._total - step) * metrics["seconds_per_step"]))
-            text = f"{self._name}: step {step:,} of {self._total:,}, {note}, {left} left"
-            say(self._console, text, shown=self._shown)
+            say(self._console, f"{self._name}: step {step:,} of {self._total:,}, {note}, {left} left")
 
     @contextmanager
     def doing(self, what: str) -> Iterator[None]:
         """Show what the run does in the block, between two steps."""
         self._bar.update(self._task, description=f"{self._name}: {what}", refresh=True)
-        with waiting(self._console, what, shown=self._shown and self._bar.disable):
+        with waiting(self._console, what) if self._bar.disable else nullcontext():
             yield
         self._bar.update(self._task, description=self._name)
 

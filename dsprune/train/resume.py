@@ -167,18 +167,18 @@ def restore(
     """
     failed: dict[Path, UserError] = {}
     if start.lost is not None:
-        say(console, f"{start.lost}; trying the previous one", shown=ranks.is_first)
+        say(console, f"{start.lost}; trying the previous one")
     for folder in start.tags:
         try:
             client = _load(engine, meter, folder, masks_from, ranks, is_own=start.is_own)
         except UserError as error:
-            is_last = folder == start.tags[-1]
-            say(console, f"{error}; trying the previous one", shown=ranks.is_first and not is_last)
+            if folder != start.tags[-1]:
+                say(console, f"{error}; trying the previous one")
             failed[folder] = error
             continue
         changes = topology_changes(engine, folder)
         resharded = f", moved to another topology: {', '.join(changes)}" if changes else ""
-        say(console, f"resumes from {folder}, step {engine.applied_steps}{resharded}", shown=ranks.is_first)
+        say(console, f"resumes from {folder}, step {engine.applied_steps}{resharded}")
         if start.is_own and ranks.is_first:
             for damaged in failed:
                 invalidate_tag(damaged)
@@ -186,11 +186,7 @@ def restore(
     if failed:
         raise next(iter(failed.values()))
     if sparsity := engine.start_sparse(model, masks_from):
-        say(
-            console,
-            f"starts with the zeros of {model}, {sparsity:.4f} of the prunable weights",
-            shown=ranks.is_first,
-        )
+        say(console, f"starts with the zeros of {model}, {sparsity:.4f} of the prunable weights")
     return None
 
 

@@ -103,7 +103,7 @@ def assemble(recipe: Recipe, prepared: Prepared, ranks: Ranks, console: Console)
     assert recipe.model is not None, "refused by preflight"
     task, tokenizer, data = prepared.task, prepared.tokenizer, prepared.data
     collate = task.collate(tokenizer, pad_to_multiple_of=None if recipe.precision == "fp32" else 8)
-    with waiting(console, "comparing the data of the ranks", shown=ranks.is_first):
+    with waiting(console, "comparing the data of the ranks"):
         digests = {"train": data_digest(data), "validation": data_digest(prepared.validation)}
         compared = {f"the data of task.{split}": digest for split, digest in digests.items()}
         check_same(ranks, {"the ds_config": json.dumps(prepared.config, sort_keys=True), **compared})
@@ -115,7 +115,7 @@ def assemble(recipe: Recipe, prepared: Prepared, ranks: Ranks, console: Console)
         teacher, data = _open_teacher(recipe.distillation, prepared, collate, ranks, console)
     # Each rank has its own dropout. New weights differ too, until DeepSpeed broadcasts those of rank 0.
     seed_everything(recipe.seed + ranks.rank)
-    with waiting(console, describe_loading(recipe.model.path, prepared.config), shown=ranks.is_first):
+    with waiting(console, describe_loading(recipe.model.path, prepared.config)):
         model = start_model(task, recipe.model, tokenizer)
         if prepared.vocabulary is not None:
             prepared.vocabulary.shorten(model, keep_others=ranks.is_first)  # which writes the model
@@ -138,7 +138,7 @@ def _open_teacher(
     """
     device = join_ranks(ranks)
     if prepared.source is None:
-        with waiting(console, f"loading the teacher {settings.teacher}", shown=ranks.is_first):
+        with waiting(console, f"loading the teacher {settings.teacher}"):
             model: nn.Module = prepared.task.build_model(settings.teacher, prepared.tokenizer, new_head=False)
         model.eval().requires_grad_(False)
         return OnlineTeacher(model.to(device=device), prepared.task, collate), prepared.data

@@ -95,15 +95,15 @@ def train(
         RunFailedError: training failed.
     """
     find_start_point(recipe, run_folder(recipe, resume), resume)  # for its errors, before anything else
-    with waiting(console, "reading and encoding the data", shown=ranks.is_first):
+    with waiting(console, "reading and encoding the data"):
         prepared = preflight(recipe, ranks)
         check_device(prepared.config)
-    with waiting(console, describe_joining(ranks), shown=ranks.is_first):
+    with waiting(console, describe_joining(ranks)):
         join_ranks(ranks, recipe.timeout)
     with explain_lost_ranks(), ExitStack() as stack:
         session = _open_session(stack, recipe, prepared, ranks, console, resume, masks_from, stop_after)
         started = time.perf_counter()
-        with Display(console, recipe.name, session.parts.engine.timetable, shown=ranks.is_first) as display:
+        with Display(console, recipe.name, session.parts.engine.timetable) as display:
             reason = _take_steps(session, display)
             with display.doing("saving a checkpoint"):
                 session.checkpointer.save()
@@ -144,7 +144,7 @@ def _open_session(
     engine, meter = parts.engine, Meter(parts.engine.device, parts.loss_names)
     if start.is_own:
         for remark in on_first_rank(ranks, lambda: data_remarks(run, parts.digests)):
-            say(console, remark, shown=ranks.is_first)
+            say(console, remark)
     resumed = restore(engine, meter, start, Path(prepared.path), masks_from, ranks, console)
     if ranks.is_first:
         if prepared.vocabulary is not None:

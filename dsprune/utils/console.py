@@ -52,13 +52,12 @@ EVERY = 30.0
 """Seconds between two lines of a log file about progress."""
 
 
-def say(console: Console, text: str, *, shown: bool = True) -> None:
-    """Print a line as it is, without rich's markup, emojis, colours or line breaks; nothing unless `shown`.
+def say(console: Console, text: str) -> None:
+    """Print a line as it is, without rich's markup, emojis, colours or line breaks.
 
     Control characters are escaped, since names of files and of their contents may have some.
     """
-    if shown:
-        console.print(printable(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
+    console.print(printable(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def cell(text: str, style: str = "") -> Text:
@@ -93,10 +92,9 @@ def _sizes(column: Column) -> tuple[int, int]:
     return widest, widest if column.no_wrap else max(column.min_width or 0, min(LONGEST_WORD, longest))
 
 
-def progress_bar(console: Console, *, shown: bool) -> Progress:
-    """Return a progress bar, which is drawn only on a terminal; elsewhere each 30 seconds have a line.
+def progress_bar(console: Console) -> Progress:
+    """Return a progress bar, which is drawn only on a terminal; elsewhere it prints a line every 30 seconds.
 
-    Not `shown`, it shows nothing.
     The field `note` of its tasks, where they have one, is shown beside the bar.
     """
     columns = (
@@ -106,12 +104,12 @@ def progress_bar(console: Console, *, shown: bool) -> Progress:
         _Note("{task.description}"),
         TimeRemainingColumn(),
     )
-    kind = Progress if console.is_terminal or not shown else _LinesOfProgress
-    return kind(*columns, console=console, disable=not (shown and console.is_terminal))
+    kind = Progress if console.is_terminal else _LinesOfProgress
+    return kind(*columns, console=console, disable=console.quiet or not console.is_terminal)
 
 
 class _LinesOfProgress(Progress):
-    """Prints a line where `EVERY` seconds have passed when a task advances."""
+    """Prints a line when a task advances, at most every `EVERY` seconds."""
 
     _told = 0.0
 
@@ -136,21 +134,15 @@ class _Note(TextColumn):
 
 
 @contextmanager
-def waiting(console: Console, what: str, *, shown: bool = True) -> Iterator[None]:
-    """Say what the block is waited for: with a spinner on a terminal, elsewhere in a line once it has taken long.
-
-    Args:
-        console: where to say it.
-        what: in words, such as `loading the model`.
-        shown: whether to say anything.
-    """
+def waiting(console: Console, what: str) -> Iterator[None]:
+    """Say what the block does, such as `loading the model`: by a spinner on a terminal, elsewhere if it takes long."""
     if console.is_terminal:
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-        with Progress(*columns, console=console, transient=True, disable=not shown) as spinner:
+        with Progress(*columns, console=console, transient=True, disable=console.quiet) as spinner:
             spinner.add_task(printable(what), total=None)
             yield
         return
-    timer = threading.Timer(PATIENCE, lambda: say(console, f"{what} ...", shown=shown))
+    timer = threading.Timer(PATIENCE, lambda: say(console, f"{what} ..."))
     timer.daemon = True
     timer.start()
     try:
@@ -188,7 +180,7 @@ def quiet_deepspeed(*, is_first: bool) -> None:
 
 @contextmanager
 def starting(*, is_first: bool = True) -> Iterator[None]:
-    """Keep other libraries quiet, and say that they are loaded in the block where it takes long."""
-    with waiting(Console(stderr=True), "loading torch, transformers and DeepSpeed", shown=is_first):
+    """Keep other libraries quiet in the block that loads them, and say so if it takes long."""
+    with waiting(Console(stderr=True, quiet=not is_first), "loading torch, transformers and DeepSpeed"):
         quiet_libraries(is_first=is_first)
         yield

@@ -34,11 +34,7 @@ _EXACT = 2**53
 
 
 def read_yaml(text: str | bytes, where: str) -> Any:
-    """Read one YAML document.
-
-    Args:
-        text: the document.
-        where: the file or option that holds it, for messages.
+    """Read one YAML document of a file or an option, `where` in messages.
 
     Raises:
         UserError: it is not YAML, or readers would disagree on what it says.
@@ -56,11 +52,7 @@ def read_yaml(text: str | bytes, where: str) -> Any:
 
 
 def read_json(text: bytes, where: str) -> dict[str, Any]:
-    """Read one JSON object.
-
-    Args:
-        text: the object, in UTF-8.
-        where: the file that holds it, for messages.
+    """Read one JSON object in UTF-8 of a file, `where` in messages.
 
     Raises:
         UserError: it is not a JSON object, a key appears twice, or a number is not finite.

@@ -43,14 +43,10 @@ WAYS_OUT = {
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under a temporary name beside `path`, flush it to disk, then rename it to `path`.
+    """Create or replace a file: `write` fills a temporary file beside it, which is flushed to disk and renamed.
 
     A reader sees either the old file or the new one. If `write` fails (full disk, Ctrl-C), `path` is unchanged
     and the temporary file is removed.
-
-    Args:
-        path: the file to create or replace.
-        write: writes the content to the temporary path that it gets.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -70,13 +66,9 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
-    """Write a folder under a temporary name, then put it in place of `folder`.
+    """Create or replace a folder: `write` creates and fills a temporary folder, which then takes its place.
 
     If `write` fails, `folder` is unchanged and the temporary folder is removed.
-
-    Args:
-        folder: the folder to create or replace.
-        write: creates and fills the temporary folder whose path it gets.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     remove(temporary)
@@ -119,12 +111,8 @@ def lock_folder(folder: Path, busy: str) -> Iterator[None]:
     The kernel releases the lock when the process ends, however it ends. A file system without locks lets every
     process in. On a network file system the lock may hold on one host only.
 
-    Args:
-        folder: the folder to lock.
-        busy: message when another process holds the lock, with the way out.
-
     Raises:
-        UserError: another process holds the lock.
+        UserError: another process holds the lock; `busy` says so, with the way out.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)

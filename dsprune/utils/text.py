@@ -124,14 +124,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def parse_duration(name: str, text: str) -> float:
-    """Parse a duration and return it in seconds.
-
-    Args:
-        name: option or variable that holds the duration, for the message.
-        text: `90s`, `30m`, `1h30m`, Slurm's `2:30:00` or `1-12:00:00`, or a bare number of seconds.
+    """Return the seconds of a duration: `90s`, `30m`, `1h30m`, Slurm's `2:30:00` or `1-12:00:00`, or a bare number.
 
     Raises:
-        UserError: the text has none of these forms.
+        UserError: the text has none of these forms; `name` is the option or the variable that holds it.
 
     Examples:
         >>> parse_duration("--stop-after", "1h30m"), parse_duration("--stop-after", "1-00:00:10")

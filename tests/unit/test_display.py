@@ -21,8 +21,8 @@ from dsprune.zero.launch import describe_joining, describe_loading
 METRICS = {"loss": 0.25, "sparsity_prunable": 0.5, "learning_rate": 1e-4, "seconds_per_step": 2.0}
 
 
-def console(*, terminal: bool) -> Console:
-    return Console(file=io.StringIO(), force_terminal=terminal, width=120, legacy_windows=False)
+def console(*, terminal: bool, quiet: bool = False) -> Console:
+    return Console(file=io.StringIO(), force_terminal=terminal, width=120, legacy_windows=False, quiet=quiet)
 
 
 def shown(there: Console) -> str:
@@ -44,10 +44,10 @@ def test_a_log_file_is_told_what_is_waited_for_once_it_takes_long(monkeypatch: p
     assert shown(there) == "loading [the] model ...\n"
 
 
-@pytest.mark.parametrize("is_first", [True, False])
-def test_what_is_quick_is_not_said_in_a_log_file(is_first: bool) -> None:
-    there = console(terminal=False)
-    with waiting(there, "loading the model", shown=is_first):
+@pytest.mark.parametrize("quiet", [True, False])
+def test_what_is_quick_is_not_said_in_a_log_file(quiet: bool) -> None:
+    there = console(terminal=False, quiet=quiet)
+    with waiting(there, "loading the model"):
         pass
     assert shown(there) == ""
 
@@ -57,15 +57,15 @@ def test_a_terminal_shows_it_at_once_and_removes_it() -> None:
     with waiting(there, "loading [the] model"):
         pass
     assert "loading [the] model" in shown(there)
-    other = console(terminal=True)
-    with waiting(other, "loading", shown=False):
+    other = console(terminal=True, quiet=True)
+    with waiting(other, "loading"):
         pass
     assert shown(other) == ""
 
 
 def test_the_bar_shows_loss_sparsity_rate_and_the_time_left(timetable: Timetable) -> None:
     there = console(terminal=True)
-    with Display(there, "mine", timetable, shown=True) as bar:
+    with Display(there, "mine", timetable) as bar:
         bar.step(50)
         bar.log(50, METRICS)
         with bar.doing("evaluating"):
@@ -76,7 +76,7 @@ def test_the_bar_shows_loss_sparsity_rate_and_the_time_left(timetable: Timetable
 
 def test_a_log_file_gets_a_line_now_and_then(timetable: Timetable, monkeypatch: pytest.MonkeyPatch) -> None:
     there = console(terminal=False)
-    with Display(there, "mine", timetable, shown=True) as bar:
+    with Display(there, "mine", timetable) as bar:
         bar.log(10, METRICS)
         monkeypatch.setattr(display, "EVERY", 0.0)
         bar.log(50, METRICS)
@@ -88,8 +88,8 @@ def test_a_log_file_gets_a_line_now_and_then(timetable: Timetable, monkeypatch: 
 def test_other_ranks_show_nothing(timetable: Timetable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(display, "EVERY", 0.0)
     for terminal in (True, False):
-        there = console(terminal=terminal)
-        with Display(there, "mine", timetable, shown=False) as bar:
+        there = console(terminal=terminal, quiet=True)
+        with Display(there, "mine", timetable) as bar:
             bar.log(10, METRICS)
             with bar.doing("evaluating"):
                 pass
@@ -120,7 +120,7 @@ def test_long_work_has_a_line_now_and_then_where_there_is_no_bar(
     terminal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = console(terminal=terminal)
-    with progress_bar(there, shown=True) as bar:
+    with progress_bar(there) as bar:
         task = bar.add_task("teacher", total=2000)
         bar.advance(task, 500)
         monkeypatch.setattr(consoles, "EVERY", 0.0)
@@ -129,10 +129,10 @@ def test_long_work_has_a_line_now_and_then_where_there_is_no_bar(
     assert len(lines) == (0 if terminal else 1)
 
 
-def test_what_is_not_shown_has_no_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quiet_console_has_no_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consoles, "EVERY", 0.0)
-    there = console(terminal=False)
-    with progress_bar(there, shown=False) as bar:
+    there = console(terminal=False, quiet=True)
+    with progress_bar(there) as bar:
         bar.advance(bar.add_task("teacher", total=2))
     assert shown(there) == ""
 

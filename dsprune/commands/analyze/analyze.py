@@ -87,7 +87,7 @@ def make_analysis(
     flops = evaluator.flops(recipe.task.max_length)
     metric, dense = next(iter(evaluator.metrics().items()))
     levels = sorted({target, *extent.sparsities})
-    with progress_bar(console, shown=ranks.is_first) as progress:
+    with progress_bar(console) as progress:
         total = len(levels) * len(components)
         total += sum(len(layers_of(component)) for component in components) if extent.layers else 0
         bar = progress.add_task("analyze", total=total)

@@ -77,7 +77,8 @@ def analyze(
         from dsprune.commands.analyze.measure import Extent
 
     more = (0.5, 0.7, 0.8) if sparsity is None else tuple(sparsity)
-    examine(loaded, Extent(more, recovery_steps, layers, batch_size), output, ranks, Console())
+    console = Console(quiet=not ranks.is_first)
+    examine(loaded, Extent(more, recovery_steps, layers, batch_size), output, ranks, console)
 
 
 @app.command()

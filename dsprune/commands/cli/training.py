@@ -106,13 +106,12 @@ def train(
     with starting(is_first=ranks.is_first):
         from dsprune.train.train import train as run_recipe
 
-    run = run_recipe(
-        loaded, ranks, Console(stderr=True), resume=resume, masks_from=masks_from, stop_after=seconds
-    )
+    console = Console(stderr=True, quiet=not ranks.is_first)
+    run = run_recipe(loaded, ranks, console, resume=resume, masks_from=masks_from, stop_after=seconds)
     if ranks.is_first:
         from dsprune.commands.report import report_run
 
-        with waiting(Console(stderr=True), "auditing the model and writing the report"):
+        with waiting(console, "auditing the model and writing the report"):
             report_run(run.path)
 
 
@@ -169,7 +168,8 @@ def teacher(
     with starting(is_first=ranks.is_first):
         from dsprune.commands.teacher import teacher as store_logits
 
-    store_logits(loaded, batch_size, precision, int(stage), ranks, Console(stderr=True))
+    console = Console(stderr=True, quiet=not ranks.is_first)
+    store_logits(loaded, batch_size, precision, int(stage), ranks, console)
 
 
 @app.command()

@@ -66,11 +66,11 @@ def build_store(
         missing = on_first_rank(ranks, lambda: _begin(folder, plan, until_finished))
         if missing is None:
             records = describe_records(plan.num_records, len(source.samples))
-            say(console, f"teacher: {folder} is complete, {records}: nothing to do", shown=ranks.is_first)
+            say(console, f"teacher: {folder} is complete, {records}: nothing to do")
             return
-        say(console, _describe(folder, plan, len(missing), len(source.samples)), shown=ranks.is_first)
+        say(console, _describe(folder, plan, len(missing), len(source.samples)))
         on_first_rank(ranks, lambda: _check_room(folder, plan, len(missing)))
-        progress = until_finished.enter_context(progress_bar(console, shown=ranks.is_first))
+        progress = until_finished.enter_context(progress_bar(console))
         lengths = np.asarray(source.data["length"][:])
         on_every_rank(
             ranks,
@@ -78,7 +78,7 @@ def build_store(
         )
         heads = load_teacher().heads() if spec.kind == "hidden" else {}
         on_first_rank(ranks, lambda: finish_store(folder, plan, heads))
-    say(console, f"teacher: finished: {folder}", shown=ranks.is_first)
+    say(console, f"teacher: finished: {folder}")
 
 
 def find_matching_store(folder: Path, settings: Distillation, origin: dict[str, str]) -> ExistingStore | None:
@@ -112,7 +112,7 @@ def _choose_spec(
     ramp = settings.temperature
     temperatures = sorted({ramp.first, ramp.final, *settings.temperatures})
     what = f"comparing kinds of stores on {min(NUM_COMPARED, len(samples)):,} examples"
-    with waiting(console, what, shown=ranks.is_first):
+    with waiting(console, what):
         compared = measure(specs, teacher, samples[:NUM_COMPARED], batch_size, temperatures)
     chosen = on_first_rank(ranks, lambda: compared.index(choose(compared)))
     if ranks.is_first:

@@ -197,7 +197,7 @@ def open_index(folder: Path, manifest: StoreManifest, checked: CheckedFiles) -> 
 def _make_index(folder: Path, home: Path, manifest: StoreManifest) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     paths, fingerprints = [folder / entry.file for entry in manifest.shards], []
-    progress = progress_bar(Console(stderr=True), shown=os.environ.get("LOCAL_RANK", "0") == "0")
+    progress = progress_bar(Console(stderr=True, quiet=os.environ.get("LOCAL_RANK", "0") != "0"))
     with progress:
         what = f"{folder}: making its index, once"
         for number in progress.track(range(len(paths)), description=what):
