@@ -8,9 +8,9 @@ import deepspeed
 import torch
 from accelerate import Accelerator, PartialState
 
-from dsprune.engine.frameworks import replaced
 from dsprune.errors import UserError
 from dsprune.ranks.ranks import expected_ranks
+from dsprune.utils.replacing import replaced
 from dsprune.zero.launch import init_distributed
 
 __all__ = ["check_processes", "extend_accelerate"]

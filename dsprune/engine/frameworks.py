@@ -23,9 +23,10 @@ from dsprune.engine.learning_rate import announce_replaced
 from dsprune.errors import RunFailedError, UserError
 from dsprune.ranks.ranks import announce
 from dsprune.recipe import Recipe, as_recipe
+from dsprune.utils.replacing import replaced
 from dsprune.zero.launch import STARTERS, init_distributed, with_environment
 
-__all__ = ["pruning", "replaced"]
+__all__ = ["pruning"]
 
 
 @contextmanager
@@ -57,9 +58,8 @@ def pruning(
         initialize = _Initialize(recipe, steps_per_epoch, masks_from, engines, loaders, stack)
         stack.enter_context(replaced(deepspeed, "initialize", initialize))
         for module in STARTERS:
-            stack.enter_context(
-                replaced(module, "init_distributed", with_environment(module.init_distributed))
-            )
+            init = with_environment(module.init_distributed)
+            stack.enter_context(replaced(module, "init_distributed", init))
         if find_spec("accelerate") is not None:
             from dsprune.engine.accelerate import extend_accelerate
 
@@ -160,7 +160,7 @@ class _Initialize:
             for loader in self._loaders
             if isinstance(loader, Sized) and micro_batch in ("auto", _batch_size(loader))
         }
-        if len(lengths) > 1 and _counts_in_epochs(self._recipe):
+        if len(lengths) > 1 and self._recipe.budget.steps is None:
             raise UserError(
                 f"pruning: data loaders of {', '.join(map(str, sorted(lengths)))} batches, and one of them is for "
                 f"training: give steps_per_epoch, or count the recipe in steps"
@@ -201,10 +201,6 @@ def _batch_size(loader: Any) -> int | None:
     return getattr(loader, "batch_size", None) or getattr(sampler, "batch_size", None)
 
 
-def _counts_in_epochs(recipe: Recipe) -> bool:
-    return recipe.budget.steps is None
-
-
 def _lightning_steps(model: nn.Module) -> int | None:
     """Return the optimizer steps an epoch that Lightning knows of; None for any other module."""
     lightning = sys.modules.get("lightning.pytorch") or sys.modules.get("pytorch_lightning")
@@ -232,14 +228,3 @@ def _check_finished(engine: PruningEngine) -> None:
             f"training ended at step {step} of the recipe's {total}: it has the target sparsity, and missed the end of "
             f"the recovery, where the learning rate is lowest"
         )
-
-
-@contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Set `owner.name` to a value while the block runs."""
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)

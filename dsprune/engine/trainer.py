@@ -9,10 +9,10 @@ from transformers import TrainerCallback as _TrainerCallback
 from transformers.trainer_callback import CallbackHandler
 
 from dsprune.engine.engine import PruningEngine
-from dsprune.engine.frameworks import replaced
 from dsprune.engine.learning_rate import announce_replaced
 from dsprune.errors import RunFailedError, UserError
 from dsprune.ranks.ranks import announce
+from dsprune.utils.replacing import replaced
 
 __all__ = ["TrainerCallback", "extend_trainer"]
 
@@ -97,7 +97,7 @@ def extend_trainer(stack: ExitStack, engines: Sequence[PruningEngine]) -> None:
     """Let every Trainer log the sparsity and save the masks of its engine, until `stack` is closed."""
     if getattr(Trainer.save_model, "saves_masks", False):
         return
-    save_model, log = Trainer.save_model, Trainer.log
+    save_model, log, begin = Trainer.save_model, Trainer.log, CallbackHandler.on_train_begin
 
     def log_with_pruning(self: Any, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and isinstance(self.model_wrapped, PruningEngine):
@@ -109,13 +109,10 @@ def extend_trainer(stack: ExitStack, engines: Sequence[PruningEngine]) -> None:
         if isinstance(self.model_wrapped, PruningEngine):
             self.model_wrapped.save_masks(output_dir or self.args.output_dir)
 
-    begin = CallbackHandler.on_train_begin
-
     def begin_with_callback(self: Any, args: Any, state: Any, control: Any) -> Any:
         for engine in engines:
-            if engine.module is self.model and not any(
-                isinstance(c, TrainerCallback) for c in self.callbacks
-            ):
+            has_one = any(isinstance(callback, TrainerCallback) for callback in self.callbacks)
+            if engine.module is self.model and not has_one:
                 self.callbacks.insert(0, TrainerCallback(engine))  # before those that report the logs
                 announce_replaced(engine.own_learning_rate())
         return begin(self, args, state, control)

@@ -68,16 +68,9 @@ def evaluate(
 def evaluate_model(
     path: str, settings: TaskSettings, *, device: torch.device, batch_size: int = 32, comm: Comm | None = None
 ) -> dict[str, float]:
-    """Return the task's metrics of a trained model.
+    """Return the task's metrics of a trained model, a folder or the name of one on the hub; see `evaluate`.
 
     Collective: every rank of `comm` must call this.
-
-    Args:
-        path: model folder or hub name.
-        settings: the recipe's section `task`.
-        device: device for the model.
-        batch_size: examples of one forward pass on one rank.
-        comm: ranks that share the work; None = this process alone.
 
     Raises:
         UserError: the model or the data cannot be read, or do not fit together.

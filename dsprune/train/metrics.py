@@ -89,12 +89,9 @@ class Meter:
 
 
 def step_metrics(engine: PruningEngine, meter: Meter, scale: Mapping[str, float]) -> dict[str, Any]:
-    """Return what is logged of the steps since the last reading. Collective: every rank must call this.
+    """Return what is logged of the steps since the last reading: also the rate of each pattern of `scale`.
 
-    Args:
-        engine: the engine.
-        meter: has measured the steps.
-        scale: factor on the peak by glob pattern; the rate of each pattern is logged too.
+    Collective: every rank must call this.
 
     Raises:
         RunFailedError: the loss is NaN or inf.

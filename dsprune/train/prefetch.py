@@ -13,9 +13,7 @@ T = TypeVar("T")
 def prefetched(batches: Iterator[T], ahead: int = 2) -> Iterator[T]:
     """Yield the batches of an endless iterator in their order; an error comes where its batch would have come.
 
-    Args:
-        batches: reads and collates; only the other thread uses it.
-        ahead: number of batches that are made before they are asked for.
+    Another thread reads and collates `ahead` batches before they are asked for.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
         made = deque(thread.submit(next, batches) for _ in range(ahead))

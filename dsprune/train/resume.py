@@ -63,10 +63,7 @@ def run_folder(recipe: Recipe, resume: Path | None) -> RunFolder:
 def find_start_point(recipe: Recipe, run: RunFolder, resume: Path | None) -> StartPoint:
     """Find the checkpoints to start from, the run's own ones first.
 
-    Args:
-        recipe: the recipe of the run.
-        run: the run's folder.
-        resume: folder of a run, of its checkpoints or of one checkpoint; None = the run's own.
+    After these come those at `resume`, the folder of a run, of its checkpoints or of one checkpoint.
 
     Raises:
         UserError: the folder holds an unfinished run of another recipe or without complete checkpoints, or there is
@@ -150,17 +147,8 @@ def restore(
 
     Collective: every rank must call this.
 
-    Args:
-        engine: holds the model; the checkpoint is loaded into it.
-        meter: continues from the sums of the run's own checkpoint.
-        start: the start point.
-        model: folder of the model.
-        masks_from: what to do with zeros that have no masks.
-        ranks: this process among all.
-        console: where the start is reported.
-
     Returns:
-        The client state of the run's own checkpoint; None for a new run.
+        The client state of the run's own checkpoint, from which the meter continues too; None for a new run.
 
     Raises:
         UserError: no checkpoint is good; the message is that of the newest one.

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,70 +17,37 @@ from dsprune.utils.installation import command_line, versions
 __all__ = ["RunFolder", "made_by"]
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """The folder of a run, `OUTPUT/NAME/`.
 
-    It holds recipe.yaml, ds_config.json, start.json, metrics.jsonl, status.json, checkpoints/, model/, summary.json
-    and report.html.
+    Attributes:
+        path: the folder.
+        recipe: the recipe as resolved, defaults filled in.
+        ds_config: the DeepSpeed config as resolved, without any "auto".
+        vocabulary: the tokens whose embedding rows are trained, with `model.vocabulary: used`; see `Vocabulary`.
+        start: command, versions and timetable of the newest start.
+        metrics: training metrics, evaluations and mask updates, one JSON object a line.
+        status: state and progress of the run, see `dsprune.train.status_file`.
+        checkpoints: DeepSpeed checkpoints, with the masks in each tag's folder.
+        model: the Hugging Face model, with its masks.
+        report: the report, an HTML page.
+        summary: the results; only a finished run has them.
+        stop_file: a file whose existence asks the run to stop.
     """
 
-    path: Path
-
-    @property
-    def recipe(self) -> Path:
-        """The recipe as resolved, defaults filled in."""
-        return self.path / "recipe.yaml"
-
-    @property
-    def ds_config(self) -> Path:
-        """The DeepSpeed config as resolved, without any "auto"."""
-        return self.path / "ds_config.json"
-
-    @property
-    def vocabulary(self) -> Path:
-        """The tokens whose embedding rows are trained, with `model.vocabulary: used`; see `Vocabulary`."""
-        return self.path / "vocabulary.json"
-
-    @property
-    def start(self) -> Path:
-        """Command, versions and timetable of the newest start."""
-        return self.path / "start.json"
-
-    @property
-    def metrics(self) -> Path:
-        """Training metrics, evaluations and mask updates, one JSON object a line."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def status(self) -> Path:
-        """State and progress of the run, see `dsprune.train.status_file`."""
-        return self.path / "status.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        """DeepSpeed checkpoints, with the masks in each tag's folder."""
-        return self.path / "checkpoints"
-
-    @property
-    def model(self) -> Path:
-        """The Hugging Face model, with its masks."""
-        return self.path / "model"
-
-    @property
-    def report(self) -> Path:
-        """The report, an HTML page."""
-        return self.path / "report.html"
-
-    @property
-    def summary(self) -> Path:
-        """The results; only a finished run has them."""
-        return self.path / "summary.json"
-
-    @property
-    def stop_file(self) -> Path:
-        """A file whose existence asks the run to stop."""
-        return self.path / "stop"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.yaml"
+        self.ds_config = path / "ds_config.json"
+        self.vocabulary = path / "vocabulary.json"
+        self.start = path / "start.json"
+        self.metrics = path / "metrics.jsonl"
+        self.status = path / "status.json"
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
+        self.report = path / "report.html"
+        self.summary = path / "summary.json"
+        self.stop_file = path / "stop"
 
     def unfinished(self) -> "RunFolder":
         """Return this folder, unless its run is finished.
@@ -128,13 +94,7 @@ class RunFolder:
         )
 
     def begin(self, recipe: Recipe, ds_config: dict[str, Any], *, is_new: bool) -> None:
-        """Write the recipe and the ds_config.
-
-        Args:
-            recipe: as resolved.
-            ds_config: as resolved.
-            is_new: whether this is a new run, so that metrics and checkpoints of an earlier one are removed.
-        """
+        """Write recipe and ds_config as resolved; a new run removes metrics and checkpoints of an earlier one."""
         replace_text(self.recipe, dump_recipe(recipe))
         replace_text(self.ds_config, json.dumps(ds_config, indent=2) + "\n")
         if is_new:

@@ -4,9 +4,8 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe
@@ -14,36 +13,22 @@ from dsprune.schedule import Timetable
 from dsprune.train.client_state import ClientState
 from dsprune.train.run_folder import RunFolder
 
-__all__ = ["JsonLines", "Result", "Tracker", "open_tracker"]
+__all__ = ["JsonLines", "Tracker", "open_tracker"]
 
 
-@dataclass(frozen=True)
-class Result:
-    """The result of a finished run.
-
-    Attributes:
-        summary: the content of summary.json.
-        tensor_sparsity: fraction of zeros by tensor name.
-        model: folder of the Hugging Face model.
-    """
-
-    summary: dict[str, Any]
-    tensor_sparsity: dict[str, float]
-    model: Path
-
-
-class Tracker:
-    """The interface of all trackers. This one records nothing, for ranks that do not log."""
+class Tracker(Protocol):
+    """Records the values of a run."""
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Record values of a step, counted in applied optimizer steps."""
 
     def state(self) -> dict[str, Any]:
         """Return the fields of `ClientState` from which `open_tracker` continues."""
-        return {}
 
-    def finish(self, step: int, result: Result) -> None:
-        """Record the result, at the end of the timetable."""
+    def finish(
+        self, step: int, summary: dict[str, Any], tensor_sparsity: dict[str, float], model: Path
+    ) -> None:
+        """Record the result at the end of the timetable: summary, fraction of zeros by tensor, and model folder."""
 
     def close(self, exit_code: int = 0) -> None:
         """Close the tracker before the process ends with `exit_code`. Later calls do nothing."""
@@ -52,17 +37,13 @@ class Tracker:
 def open_tracker(
     recipe: Recipe, run: RunFolder, timetable: Timetable, ranks: Ranks, resumed: ClientState
 ) -> Tracker:
-    """Return the tracker of this rank.
+    """Return the tracker of this rank, as the recipe's section `tracking` asks.
 
-    Args:
-        recipe: its section `tracking` selects the trackers.
-        run: the folder of the run, which holds the ds_config already.
-        timetable: recorded with the recipe.
-        ranks: this process among all.
-        resumed: client state of the checkpoint that the run resumes from; the defaults for a new run.
+    It continues from the client state of the checkpoint that the run resumes from; a new run has the defaults. The
+    folder of the run must hold the ds_config.
     """
     if not ranks.is_first:
-        return Tracker()
+        return _Trackers([])
     trackers: list[Tracker] = [JsonLines(run.metrics, resumed.metrics_bytes)]
     if recipe.tracking.wandb:
         from dsprune.train.wandb_tracker import WeightsAndBiases  # slow to import
@@ -77,7 +58,7 @@ def open_tracker(
     return _Trackers(trackers)
 
 
-class JsonLines(Tracker):
+class JsonLines:
     """Writes one JSON object a line, and flushes it, so that a killed run keeps what it logged.
 
     Args:
@@ -99,13 +80,18 @@ class JsonLines(Tracker):
         """Return the size of the file so far."""
         return {"metrics_bytes": os.fstat(self._file.fileno()).st_size}
 
+    def finish(
+        self, step: int, summary: dict[str, Any], tensor_sparsity: dict[str, float], model: Path
+    ) -> None:
+        """Write nothing: the run writes its summary itself."""
+
     def close(self, exit_code: int = 0) -> None:
         """Close the file."""
         self._file.close()
 
 
-class _Trackers(Tracker):
-    """Passes everything to several trackers."""
+class _Trackers:
+    """Passes everything to several trackers; none on ranks that do not log."""
 
     def __init__(self, trackers: Sequence[Tracker]) -> None:
         self._trackers = trackers
@@ -117,9 +103,11 @@ class _Trackers(Tracker):
     def state(self) -> dict[str, Any]:
         return {key: value for tracker in self._trackers for key, value in tracker.state().items()}
 
-    def finish(self, step: int, result: Result) -> None:
+    def finish(
+        self, step: int, summary: dict[str, Any], tensor_sparsity: dict[str, float], model: Path
+    ) -> None:
         for tracker in self._trackers:
-            tracker.finish(step, result)
+            tracker.finish(step, summary, tensor_sparsity, model)
 
     def close(self, exit_code: int = 0) -> None:
         for tracker in self._trackers:

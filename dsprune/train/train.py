@@ -29,7 +29,7 @@ from dsprune.train.run_folder import RunFolder, made_by
 from dsprune.train.setup import Parts, assemble
 from dsprune.train.status_file import StatusFile
 from dsprune.train.stopping import StopRequests
-from dsprune.train.tracking import Result, Tracker, open_tracker
+from dsprune.train.tracking import Tracker, open_tracker
 from dsprune.utils.console import say, waiting
 from dsprune.utils.installation import code_digest, package_versions
 from dsprune.zero.launch import describe_joining, join_ranks
@@ -40,20 +40,7 @@ __all__ = ["train"]
 
 @dataclass(frozen=True)
 class Session:
-    """A run in progress: its parts, and what records, saves and stops it.
-
-    Attributes:
-        recipe: the recipe of the run.
-        ranks: this process among all.
-        run: the run's folder.
-        parts: model, data and engine.
-        meter: adds up the losses.
-        tracker: records metrics.
-        status: writes status.json.
-        checkpointer: saves checkpoints.
-        stops: requests to stop early.
-        watchdog: ends a process that makes no progress.
-    """
+    """A run in progress: its parts, and what records, saves and stops it."""
 
     recipe: Recipe
     ranks: Ranks
@@ -117,8 +104,7 @@ def train(
         if ranks.is_first:
             session.run.finish(summary)
             write_card(session.run.model, made_by(session.run))
-    if ranks.is_first:
-        say(console, f"finished: {session.run.path}: {describe_metrics(summary['metrics'])}")
+    say(console, f"finished: {session.run.path}: {describe_metrics(summary['metrics'])}")
     return session.run
 
 
@@ -153,24 +139,21 @@ def _open_session(
         run.write_start(engine.timetable, ranks.world_size, str(engine.device), parts.digests)
     tracker = open_tracker(recipe, run, engine.timetable, ranks, resumed or ClientState())
     stack.callback(tracker.close, exit_code=1)  # of a run that fails; any other has closed its tracker before
-    status = StatusFile(run.status, ranks, **_initial_status(parts, is_resumed=bool(start.tags)))
+    step = engine.applied_steps
+    status = StatusFile(
+        run.status,
+        ranks,
+        step=step,
+        total_steps=engine.timetable.total_steps,
+        phase=engine.timetable.phase_at(step),
+        sparsity=engine.sparsity()["sparsity_prunable"],
+        checkpoint=f"global_step{engine.global_steps}" if start.tags else None,
+    )
     stack.enter_context(status)
     stack.enter_context(explain_lost_ranks())  # inside the status, which records the explained error
     checkpointer = Checkpointer(recipe.checkpoints, run, ranks, engine, meter, tracker, status, resumed)
     watchdog = stack.enter_context(Watchdog(ranks, recipe.timeout, status.fail))
     return Session(recipe, ranks, run, parts, meter, tracker, status, checkpointer, stops, watchdog)
-
-
-def _initial_status(parts: Parts, *, is_resumed: bool) -> dict[str, Any]:
-    """Return the fields of the status that are known before the first step."""
-    engine, timetable = parts.engine, parts.engine.timetable
-    return {
-        "step": engine.applied_steps,
-        "total_steps": timetable.total_steps,
-        "phase": timetable.phase_at(engine.applied_steps),
-        "sparsity": engine.sparsity()["sparsity_prunable"],
-        "checkpoint": f"global_step{engine.global_steps}" if is_resumed else None,
-    }
 
 
 def _take_steps(session: Session, display: Display) -> str | None:
@@ -266,5 +249,5 @@ def _finish(session: Session, display: Display) -> dict[str, Any]:
     tensors = {} if engine.pruner is None else engine.pruner.state.tensor_sparsity()
     if engine.pruner is not None and engine.pruner.state.regrows:
         summary["share_regrown"] = engine.pruner.state.share_regrown
-    session.tracker.finish(engine.applied_steps, Result(summary, tensors, session.run.model))
+    session.tracker.finish(engine.applied_steps, summary, tensors, session.run.model)
     return summary

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import wandb
@@ -10,7 +11,6 @@ from wandb.errors import CommError
 from dsprune.errors import EXIT_STOPPED
 from dsprune.recipe import Recipe
 from dsprune.train.run_folder import RunFolder
-from dsprune.train.tracking import Result, Tracker
 from dsprune.utils.text import first_line
 
 __all__ = ["WeightsAndBiases"]
@@ -19,7 +19,7 @@ TIMEOUTS: dict[str, Any] = {"init_timeout": 15, "finish_timeout": 120}
 """Seconds to wait for the server at the start, and at the end until all is sent. No other call waits."""
 
 
-class WeightsAndBiases(Tracker):
+class WeightsAndBiases:
     """Records a run at Weights & Biases.
 
     Without a key or a network the run is recorded offline, unless WANDB_MODE is set; `wandb sync` sends it later.
@@ -69,9 +69,11 @@ class WeightsAndBiases(Tracker):
         """Return the run's id; without one, a resumed run starts a new one."""
         return {} if self._id is None else {"wandb_id": self._id}
 
-    def finish(self, step: int, result: Result) -> None:
+    def finish(
+        self, step: int, summary: dict[str, Any], tensor_sparsity: dict[str, float], model: Path
+    ) -> None:
         """Record the summary, a table of tensors and, if the recipe asks for it, the model as an artifact."""
-        self._call(lambda: self._finish(step, result))
+        self._call(lambda: self._finish(step, summary, tensor_sparsity, model))
 
     def close(self, exit_code: int = 0) -> None:
         """Send what is left, within `TIMEOUTS`."""
@@ -79,13 +81,15 @@ class WeightsAndBiases(Tracker):
             self._call(lambda: self._run.mark_preempting())
         self._call(lambda: self._run.finish(exit_code))
 
-    def _finish(self, step: int, result: Result) -> None:
-        self._run.summary.update(result.summary)
-        rows = [[name, sparsity] for name, sparsity in result.tensor_sparsity.items()]
+    def _finish(
+        self, step: int, summary: dict[str, Any], tensor_sparsity: dict[str, float], model: Path
+    ) -> None:
+        self._run.summary.update(summary)
+        rows = [[name, sparsity] for name, sparsity in tensor_sparsity.items()]
         self._run.log({"tensors": wandb.Table(columns=["tensor", "sparsity"], data=rows)}, step=step)
         if self._log_model:
-            artifact = wandb.Artifact(f"model-{self._run.id}", type="model", metadata=result.summary)
-            artifact.add_dir(str(result.model))
+            artifact = wandb.Artifact(f"model-{self._run.id}", type="model", metadata=summary)
+            artifact.add_dir(str(model))
             self._run.log_artifact(artifact)
 
     def _call(self, function: Callable[[], object]) -> None:

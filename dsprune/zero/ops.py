@@ -17,6 +17,7 @@ from deepspeed.runtime import compiler
 
 from dsprune.errors import CheckFailedError, UserError
 from dsprune.utils.installation import cache_folder, cpu_type
+from dsprune.utils.replacing import replaced
 
 __all__ = [
     "accelerator_and_backend",
@@ -139,11 +140,8 @@ def import_muon() -> None:
     DeepSpeed imports it for every optimizer, and its import compiles kernels, which loads the compiler in a second or
     two. dsprune does not train with Muon.
     """
-    compiles, compiler.compile = compiler.compile, lambda: compiler.dummy_decorator
-    try:
+    with replaced(compiler, "compile", lambda: compiler.dummy_decorator):
         import_module("deepspeed.runtime.zero.muon.original_muon")
-    finally:
-        compiler.compile = compiles
 
 
 def find_stale_locks() -> list[Path]:

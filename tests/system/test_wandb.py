@@ -22,7 +22,7 @@ from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 from dsprune.train.client_state import ClientState
 from dsprune.train.run_folder import RunFolder
-from dsprune.train.tracking import Result, Tracker, open_tracker
+from dsprune.train.tracking import Tracker, open_tracker
 from tests.offline_wandb import OfflineRun, read_offline_run
 from tests.system.wandb_server import serving
 
@@ -81,7 +81,7 @@ def test_a_run_tells_all_about_itself(recipe: Recipe) -> None:
     tracker.log(4, {"loss": 0.5, "phase": "dense"})
     tracker.log(11, {"update_sparsity": 0.5, "tensor_sparsity": TENSORS})
     time.sleep(1)  # for the system metrics
-    tracker.finish(40, Result(SUMMARY, TENSORS, run.model))
+    tracker.finish(40, SUMMARY, TENSORS, run.model)
     tracker.close()
     tracker.close()
     kept = read(run)
@@ -127,7 +127,7 @@ def test_a_model_is_sent_only_when_asked(recipe: Recipe) -> None:
     modest = recipe.model_copy(update={"tracking": recipe.tracking.model_copy(update={"log_model": False})})
     run = folder(modest)
     tracker = opened(modest, run)
-    tracker.finish(40, Result(SUMMARY, TENSORS, run.model))
+    tracker.finish(40, SUMMARY, TENSORS, run.model)
     tracker.close()
     assert not [artifact for artifact in read(run).artifacts if artifact.type == "model"]
 
@@ -179,7 +179,7 @@ def lose_the_client(comm: Comm, variables: dict[str, str], path: str, output: st
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         tracker.log(8, {"loss": 0.25})
-        tracker.finish(40, Result(SUMMARY, TENSORS, run.model))
+        tracker.finish(40, SUMMARY, TENSORS, run.model)
         assert "wandb_id" in tracker.state()
         tracker.close(75)
         tracker.close(1)
