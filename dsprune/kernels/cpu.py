@@ -136,13 +136,9 @@ def kernel_for(tensor: Tensor) -> Kernel | None:
 def in_threads(work: Callable[..., R], given: Iterable[tuple[Any, ...]], read: Iterable[Tensor]) -> list[R]:
     """Return the results of `work`, in order, from as many threads as torch takes for an operation.
 
-    The compiled functions run beside one another, since Python holds no lock while they run. Without them it is one
-    thread, and torch uses the others.
-
-    Args:
-        work: depends on its arguments only, such as a shard, so that results do not depend on the threads.
-        given: the arguments of each call.
-        read: the tensors that the compiled functions would work on.
+    The compiled functions run beside one another, since Python holds no lock while they run. Without them, for the
+    tensors `read`, it is one thread, and torch uses the others. The work must depend on its arguments only, such as a
+    shard, so that results do not depend on the threads.
     """
     if torch.get_num_threads() == 1 or any(kernel_for(tensor) is None for tensor in read):
         return [work(*arguments) for arguments in given]

@@ -31,10 +31,7 @@ class AccumulatorSet:
         inputs: what is kept of the inputs of matrices, if anything is.
 
     Attributes:
-        shards: as given.
-        declared: as given.
         values: of each shard, the values by name, each `[shard.numel]` or `[shard.numel, width]`.
-        inputs: as given.
     """
 
     def __init__(

@@ -62,10 +62,7 @@ class InputSums:
         self._all.zero_()
 
     def norms(self, method: str) -> list[Tensor]:
-        """Return the norms of the inputs of each matrix with what is staged, float32.
-
-        Args:
-            method: name of the method, for messages.
+        """Return the norms of the inputs of each matrix with what is staged, float32; messages name the method.
 
         Raises:
             UserError: a matrix had no input.

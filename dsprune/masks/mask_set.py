@@ -31,13 +31,7 @@ class MaskSet:
     def __init__(
         self, shards: Sequence[Shard], device: torch.device | str = "cpu", *, regrows: bool = False
     ) -> None:
-        """Create masks that keep all weights.
-
-        Args:
-            shards: this rank's slice of every prunable tensor, in global order.
-            device: of the masks.
-            regrows: whether to mark the weights that grow back.
-        """
+        """Create masks that keep all weights; `regrows` is whether to mark those that grow back."""
         self.shards = tuple(shards)
         self.bits = tuple(pack(torch.ones(shard.numel, dtype=torch.bool, device=device)) for shard in shards)
         self.regrown = tuple(torch.zeros_like(bits) for bits in self.bits) if regrows else ()
@@ -50,12 +44,7 @@ class MaskSet:
         return masks
 
     def replace(self, bits: Sequence[Tensor], regrown: Sequence[Tensor] = ()) -> None:
-        """Replace the masks by other masks of the same shards.
-
-        Args:
-            bits: the masks.
-            regrown: the marks of regrown weights, if they are kept; empty = no weight is marked.
-        """
+        """Replace the masks by other masks of the same shards; without marks of regrown weights, none is marked."""
         for row in (bits, regrown) if regrown else (bits,):
             for shard, new in zip(self.shards, row, strict=True):
                 assert new.dtype == torch.uint8, shard

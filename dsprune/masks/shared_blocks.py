@@ -67,11 +67,7 @@ class SharedBlocks:
     def exchange(self, values: Callable[[int], Tensor], width: Sequence[int] = ()) -> Tensor:
         """Return a table of the shared blocks, `[blocks, block, *width]`, in float32.
 
-        Collective: every rank must call this.
-
-        Args:
-            values: returns this rank's values of a tensor, `[shard.numel, *width]`.
-            width: shape of the values of one weight.
+        Collective: every rank must call this. This rank's values of a tensor are `[shard.numel, *width]`.
         """
         table = torch.zeros(len(self.shared), self.block, *width, device=self.device)
         for place, pieces in enumerate(self._cut):

@@ -44,28 +44,23 @@ class Blocks:
         self._tables = accumulators.tables()
 
     def compute(self, result: Callable[[ShardContext], Tensor], bits: Sequence[Tensor]) -> list[Tensor]:
-        """Return a float32 value for each weight of the shards. Collective: every rank must call this.
+        """Return a float32 value for each weight of the shards, which `result` returns for the weights of a context.
 
-        Args:
-            result: returns a value for each weight of a context.
-            bits: the packed mask of each shard.
+        Collective: every rank must call this.
         """
 
         def kept(place: int) -> Tensor:
             return unpack(bits[place], self.shards[place].numel)
 
-        table = self.shared_blocks.exchange(kept)
-        found = [torch.empty(shard.numel, device=self.shared_blocks.device) for shard in self.shards]
+        table, device = self.shared_blocks.exchange(kept), self.shared_blocks.device
+        chunk = CHUNK if device.type == "cpu" else CHUNK_ACCELERATOR
+        found = [torch.empty(shard.numel, device=device) for shard in self.shards]
         for place, values in enumerate(found):
             own = kept(place)
-            for piece in self._pieces(place):
+            for piece in self.shared_blocks.pieces(place, chunk):
                 context = self._context(place, piece, piece.complete(own, table) > 0)
                 values[piece.here] = result(context)[piece.mine]
         return found
-
-    def _pieces(self, place: int) -> Iterator[Piece]:
-        on_cpu = self.shared_blocks.device.type == "cpu"
-        return self.shared_blocks.pieces(place, CHUNK if on_cpu else CHUNK_ACCELERATOR)
 
     def _context(self, place: int, piece: Piece, kept: Tensor) -> ShardContext:
         return ShardContext(
@@ -90,17 +85,8 @@ def select_compensating(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return the new packed masks and the new weights of this rank's shards. Collective: every rank must call this.
 
-    Args:
-        method: gives the scores and the new weights.
-        blocks: the weights of this rank.
-        kept: as for `select`.
-        groups: as for `select`; each has its `num_pruned` in the end.
-        comm: as for `select`.
-        parts: number of parts of the mask update; the scores are computed again before each.
-        normalized: whether scores are divided by the root mean square of their tensor's.
-
-    Raises:
-        UserError: as `select`.
+    The mask update is divided into `parts`, and the scores are computed again before each; if they are `normalized`,
+    they are divided by the root mean square of their tensor's. Other arguments and errors are those of `select`.
     """
     masks = MaskSet(blocks.shards)
     masks.replace(kept)
@@ -115,16 +101,10 @@ def select_compensating(
 
 
 def block_bytes(method: type[Method], num_shared: int, num_tensors: int, parts: int = 1) -> tuple[int, int]:
-    """Return the bytes that a rank sends for shared blocks: at a step that counts, and at a mask update.
+    """Return the bytes that a rank sends for shared blocks: at a step that counts, and at a mask update of some parts.
 
     At a step these are what is added to the accumulators of products. At a mask update they are the weights, the
     accumulators, the mask before each part and at the end, and the number of zeros of each tensor.
-
-    Args:
-        method: a method with a `block`.
-        num_shared: number of shared blocks.
-        num_tensors: number of tensors.
-        parts: as for `select_compensating`.
     """
     summed = sum(kept.block > 1 for kept in method.accumulators)
     kept = sum(kept.width for kept in method.accumulators)
@@ -135,10 +115,7 @@ def block_bytes(method: type[Method], num_shared: int, num_tensors: int, parts: 
 def divided(groups: Sequence[Group], counts: Sequence[int], parts: int) -> Iterator[list[Group]]:
     """Yield the groups after each part of a mask update, which prunes the same share of the weights that are left.
 
-    Args:
-        groups: with their numbers of zeros in the end.
-        counts: number of zeros of each tensor so far.
-        parts: number of parts.
+    The groups have their zeros in the end, and `counts` the zeros of each tensor so far.
 
     Examples:
         >>> [[group.num_pruned for group in part] for part in divided([Group("w", (0,), 64, 56)], [0], 3)]

@@ -31,11 +31,7 @@ def band_bytes(bands: Iterable[int], world_size: int) -> int:
     """Return the most bytes that one rank passes to collectives in one mask update to complete bands.
 
     Of each shard, they are its start and length, the keys of its first weights, and the masks of the weights after its
-    end: both less than a band.
-
-    Args:
-        bands: number of weights of a band, by tensor.
-        world_size: number of ranks.
+    end: both less than a band. `bands` has the number of weights of a band, by tensor.
     """
     if world_size == 1:
         return 0
@@ -106,25 +102,23 @@ class CutBands:
         Returns:
             Of each tensor, the values after the end of this rank's shard that complete its last band.
         """
-        sent = [(piece.owner, heads[piece.place]) for piece in self._pieces if self._sends(piece)]
-        expected = [piece for piece in self._pieces if piece.owner == self._comm.rank]
-        return self._exchange(heads, sent, [(piece.sender, piece) for piece in expected])
+        rank = self._comm.rank
+        sent = [(piece.owner, heads[piece.place]) for piece in self._pieces if piece.sender == rank]
+        expected = [(piece.sender, piece) for piece in self._pieces if piece.owner == rank]
+        return self._exchange(heads, sent, expected)
 
     def give_back(self, tails: Sequence[Tensor]) -> list[Tensor]:
         """Return results to the ranks that sent the values: the reverse of `collect`.
 
         Collective: every rank must call this.
         """
-        rest, sent = list(tails), []
+        rest, sent, rank = list(tails), [], self._comm.rank
         for piece in self._pieces:
-            if piece.owner == self._comm.rank:
+            if piece.owner == rank:
                 part, rest[piece.place] = rest[piece.place].tensor_split([piece.length])
                 sent.append((piece.sender, part))
-        expected = [piece for piece in self._pieces if self._sends(piece)]
-        return self._exchange(tails, sent, [(piece.owner, piece) for piece in expected])
-
-    def _sends(self, piece: _Piece) -> bool:
-        return piece.sender == self._comm.rank
+        expected = [(piece.owner, piece) for piece in self._pieces if piece.sender == rank]
+        return self._exchange(tails, sent, expected)
 
     def _exchange(
         self,
@@ -159,11 +153,7 @@ def _pieces(place: int, band: int, shards: Sequence[tuple[int, int]]) -> Iterabl
 def _whole_bands(band: int, shard: Shard, values: Values, tail: Tensor) -> Iterator[Tensor]:
     """Yield the values of the bands that begin in a shard, some whole bands at a time.
 
-    Args:
-        band: number of weights of a band.
-        shard: the shard.
-        values: of the shard.
-        tail: those after its end, which complete its last band.
+    The `tail` has the values after the end of the shard, which complete its last band.
     """
     stop, step = shard.start + shard.numel, max(1, CHUNK // band) * band
     begin, end = -(-shard.start // band) * band, -(-stop // band) * band

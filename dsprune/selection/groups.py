@@ -90,13 +90,7 @@ class Group:
 
 
 def update_groups(tensors: Sequence[PrunableTensor], pruning: Pruning, progress: float) -> list[Group]:
-    """Return the groups of a mask update.
-
-    Args:
-        tensors: all prunable tensors, in the global order.
-        pruning: the pruning section, for target and scope.
-        progress: sparsity of the mask update as a fraction of the target; it applies to tensors with their own
-            targets too.
+    """Return the groups of a mask update, whose sparsity is `progress` times the target, of each tensor its own.
 
     Raises:
         UserError: a group would have no weight left, or the pattern does not fit a tensor.
@@ -125,12 +119,6 @@ def make_groups(
     that number together. In scope `row` each row of a tensor gets `round(sparsity * columns)`. With a pattern, a group
     has tiles of one size, and the number of them that are pruned is rounded.
 
-    Args:
-        tensors: all prunable tensors, in the global order.
-        sparsities: fraction of zeros of each tensor.
-        scope: name in the registry of scopes.
-        pattern: which weights are pruned together.
-
     Raises:
         UserError: the pattern does not fit a tensor, or a tensor has no rows for the scope `row`.
     """
@@ -148,7 +136,13 @@ def make_groups(
         whole = _make_group(tensors, grids, places, fraction, num_rows // pattern.height or 1)
         parts = _by_shape(tensors, grids, whole) if rules.by_shape else [whole]
         found += [
-            replace(_in_weights(part, size, size - pattern.kept), num_rows=num_rows, interleaved=interleaved)
+            replace(
+                part,
+                num_weights=size * part.num_weights,
+                num_pruned=(size - pattern.kept) * part.num_pruned,
+                num_rows=num_rows,
+                interleaved=interleaved,
+            )
             for part in parts
         ]
     return found
@@ -187,8 +181,3 @@ def _by_shape(tensors: Sequence[PrunableTensor], grids: Sequence[Grid], group: G
     for place, kept in zip(group.tensors, num_kept, strict=True):
         num_tiles = prod(grids[place])
         yield Group(tensors[place].name, (place,), num_tiles, num_tiles - kept)
-
-
-def _in_weights(group: Group, size: int, num_dropped: int) -> Group:
-    """Return a group that counts weights from one that counts tiles, which lose `num_dropped` weights each."""
-    return replace(group, num_weights=group.num_weights * size, num_pruned=group.num_pruned * num_dropped)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import inf, isfinite, sqrt
 
@@ -26,28 +26,29 @@ def normalize(
 
     A sum of floats depends on its order, and therefore on the sharding. This sum does not: scores are rounded to
     multiples of the tensor's largest score divided by `STEPS`, and the squares of these integers are summed exactly.
-
-    Args:
-        shards: this rank's shard of every tensor, in global order.
-        scorers: the scores of each shard.
-        device: device of the scores.
-        comm: the ranks over which the tensors are sharded.
     """
     largest = torch.zeros(len(shards), dtype=torch.float64)
-    for place, (shard, scorer) in enumerate(zip(shards, scorers, strict=True)):
-        for part in parts(shard.numel, torch.device(device)):
-            largest[place] = torch.maximum(largest[place], scorer.values(part).abs().max().double().cpu())
+    for place, scores in _scores(shards, scorers, device):
+        largest[place] = torch.maximum(largest[place], scores.abs().max().double().cpu())
     largest = comm.all_reduce_max(largest.nan_to_num(nan=inf))
 
     squares = torch.zeros(len(shards), dtype=torch.int64)
-    for place, (shard, scorer) in enumerate(zip(shards, scorers, strict=True)):
-        for part in parts(shard.numel, torch.device(device)):
-            squares[place] += _sum_of_squares(scorer.values(part), float(largest[place]))
+    for place, scores in _scores(shards, scorers, device):
+        squares[place] += _sum_of_squares(scores, float(largest[place]))
     squares = comm.all_reduce_sum(squares)
     return [
         _scaled(scorer, _factor(float(top), int(total), shard.tensor.numel))
         for shard, scorer, top, total in zip(shards, scorers, largest, squares, strict=True)
     ]
+
+
+def _scores(
+    shards: Sequence[Shard], scorers: Sequence[Scorer], device: torch.device | str
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield the scores of each shard, a part at a time, with the place of its tensor."""
+    for place, (shard, scorer) in enumerate(zip(shards, scorers, strict=True)):
+        for part in parts(shard.numel, torch.device(device)):
+            yield place, scorer.values(part)
 
 
 def _sum_of_squares(scores: Tensor, largest: float) -> int:

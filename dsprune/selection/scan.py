@@ -49,13 +49,7 @@ NAN_KEY = 2**31 - 1
 
 
 def to_keys(scores: Tensor, absolute: bool, kept: Tensor) -> Tensor:
-    """Return the int32 keys of float32 scores, or of their absolute values.
-
-    Args:
-        scores: the scores.
-        absolute: whether to take the absolute values of the scores.
-        kept: boolean mask of the weights, True = kept.
-    """
+    """Return the int32 keys of float32 scores, or of their absolute values, given which weights are kept."""
     scores = scores.abs() if absolute else scores + 0.0  # -0.0 + 0.0 is +0.0
     bits = scores.view(torch.int32)
     keys = bits ^ ((bits >> 31) & 0x7FFFFFFF)
@@ -68,12 +62,7 @@ def from_keys(keys: Tensor) -> Tensor:
 
 
 def keys_of(scorer: "Scorer", kept: Tensor) -> Callable[[int, int], Tensor]:
-    """Return a function (first, last) -> the keys of the weights `[first, last)` of a shard.
-
-    Args:
-        scorer: the scores of the shard.
-        kept: packed mask of the shard so far.
-    """
+    """Return a function (first, last) -> the keys of the weights `[first, last)` of a shard with a packed mask."""
 
     def keys(first: int, last: int) -> Tensor:
         return to_keys(scorer.values(slice(first, last)), scorer.absolute, unpack_part(kept, first, last))
@@ -142,12 +131,7 @@ class Scan(NamedTuple):
 def scan(scorer: Scorer, numel: int, kept: Tensor, low: int, high: int) -> Scan:
     """Count and prune the keys of a shard below `low`, and copy the keys in `[low, high]`.
 
-    Args:
-        scorer: the scores of the shard.
-        numel: number of weights in the shard.
-        kept: packed mask of the shard so far, which is not changed.
-        low: first key of the range.
-        high: last key of the range.
+    The packed mask of the shard so far, `kept`, is not changed.
     """
     new_kept = torch.empty_like(kept)
     step = CHUNK_WITHOUT_TEMPORARIES if scorer.product is not None else None
@@ -190,14 +174,7 @@ def scan_eager(
 
 
 def sample(scorer: Scorer, numel: int, kept: Tensor, part: slice) -> Tensor:
-    """Return the keys of every n-th weight of a shard.
-
-    Args:
-        scorer: the scores of the shard.
-        numel: number of weights in the shard.
-        kept: packed mask of the shard so far.
-        part: first weight, end and stride; the first is in the shard.
-    """
+    """Return the keys of every n-th weight of a shard; `part` begins in it."""
     whole = scorer.part(slice(None)) if scorer.product is not None else None
     kernel = None if whole is None else kernel_for(whole.first)
     if whole is None or kernel is None:
@@ -213,10 +190,7 @@ def sample_eager(scorer: Scorer, numel: int, kept: Tensor, part: slice) -> Tenso
 def settle(found: Scan, threshold: int, quota: int) -> Tensor:
     """Return the new packed mask: it prunes the keys below the threshold and the first `quota` ties with it.
 
-    Args:
-        found: a scan whose range contains the threshold; its mask is changed in place.
-        threshold: the threshold of the shard's group, as a key.
-        quota: number of ties to prune, at most the number of keys equal to the threshold.
+    The range of the scan must contain the threshold. Its mask is changed in place.
     """
     kernel = kernel_for(found.kept)
     settle_chunk = settle_eager if kernel is None else kernel.settle

@@ -42,14 +42,8 @@ def share_ties(
 ) -> list[int]:
     """Return the number of ties that each of this rank's shards prunes. Collective: every rank must call this.
 
-    Only groups that prune some of their ties, and not all, need messages.
-
-    Args:
-        shards: this rank's shards, one per tensor.
-        num_ties: number of keys in each shard that are equal to the threshold of its group.
-        groups: the groups of tensors.
-        found: the search that has found the thresholds.
-        comm: the ranks over which the tensors are sharded.
+    Only groups that prune some of their ties, and not all, need messages. `num_ties` has the number of keys in each
+    shard that are equal to the threshold of its group, and `found` is the search for the thresholds.
     """
     quotas = found.target - found.num_below
     has_part = (quotas > 0) & (quotas < found.num_inside)
@@ -91,13 +85,7 @@ def _divide(
 ) -> Tensor:
     """Return how many ties each piece prunes. Collective: every rank must call this.
 
-    Args:
-        pieces: this rank's shards of the groups.
-        divided: the groups.
-        quotas: number of ties that each prunes.
-        totals: number of ties that each has.
-        digit: log2 of the bins of a histogram.
-        comm: as for `share_ties`.
+    Of its `totals` of ties, a group prunes its quota. A histogram has `2**digit` bins.
     """
     ranges = [(0, group.num_weights - 1) for group in divided]
     start = Search.start(ranges, torch.zeros_like(quotas), totals, quotas)

@@ -22,12 +22,6 @@ def update_bytes(
     ten thousand mask updates a bracket misses its threshold; then a message is sent again. In groups with rows there is
     no search: the message holds the number of NaN of each tensor, and of rows with too many zeros. Growth is a second
     selection; the last mask update goes without it.
-
-    Args:
-        groups: the groups of tensors that are ranked together.
-        world_size: number of ranks that share the weights.
-        normalized: whether the scores are normalized.
-        regrows: whether weights grow back.
     """
     if world_size == 1:
         return 0
@@ -40,10 +34,7 @@ def update_bytes(
 
 
 def row_bytes(groups: Sequence[Group], world_size: int, regrows: bool = False) -> int:
-    """Return the most bytes that one rank passes to collectives in a mask update for rows that shards cut.
-
-    The arguments are those of `update_bytes`.
-    """
+    """Return the most bytes that one rank passes to collectives in a mask update for rows that shards cut."""
     if not _has_rows(groups):
         return 0
     return band_bytes([group.band for group in groups], world_size) * (2 if regrows else 1)
