@@ -104,11 +104,9 @@ def audit_all(path: Path) -> Iterator[Audit]:
 
 
 def audit_folder(folder: Path, older: Sequence[Path] = ()) -> Audit:
-    """Check every invariant of a folder with masks, and compare every checksum.
+    """Check every invariant of a checkpoint, model or store, and compare every checksum.
 
-    Args:
-        folder: a checkpoint, a model or a store.
-        older: earlier checkpoints of the same run: what they prune stays pruned, or is marked as regrown.
+    What `older` checkpoints of the same run prune stays pruned, or is marked as regrown.
 
     Raises:
         UserError: the folder has neither masks nor checksums, or a file is damaged.

@@ -25,10 +25,7 @@ __all__ = ["check_masks"]
 def check_masks(manifest: MaskManifest, masks: MaskSet, older: Sequence[Path]) -> Iterator[Finding]:
     """Check the complete masks of a folder, and yield what is violated.
 
-    Args:
-        manifest: of the masks.
-        masks: as read.
-        older: earlier checkpoints of the same run: what they prune stays pruned, or is marked as regrown.
+    What `older` checkpoints of the same run prune stays pruned, or is marked as regrown.
     """
     yield from _check_counts(manifest, masks)
     yield from _check_updates(manifest, masks)

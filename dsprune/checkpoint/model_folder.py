@@ -27,15 +27,10 @@ CONFIG = "dsprune_model_config"
 
 
 def save_model_folder(engine: DeepSpeedEngine, folder: Path, tokenizer: Any) -> None:
-    """Write a model folder, atomically. Collective: every rank must call this.
+    """Write a model folder, or replace one, atomically. Collective: every rank must call this.
 
     A Hugging Face model is written for `from_pretrained`. For any other module the folder holds `model.safetensors`
-    alone, in which a tied weight stands once, under its first name.
-
-    Args:
-        engine: holds the module.
-        folder: replaced if it exists.
-        tokenizer: saved beside the model; None saves none.
+    alone, in which a tied weight stands once, under its first name. A tokenizer is saved beside the model.
     """
     module: nn.Module = getattr(engine.module, "_orig_mod", engine.module)  # what torch.compile wraps
     gathered = full_state_dict(engine)
@@ -72,11 +67,7 @@ def model_config(module: nn.Module) -> dict[str, str]:
 
 
 def write_weights(checkpoint: Path, folder: Path) -> None:
-    """Write the weights of a checkpoint, in the number format of training, with masks and configuration.
-
-    Args:
-        checkpoint: folder of a tag, of any ZeRO stage.
-        folder: created if missing.
+    """Write the weights of a tag of any ZeRO stage, in the number format of training, with masks and configuration.
 
     Raises:
         UserError: the checkpoint is damaged, or does not hold a frozen weight.

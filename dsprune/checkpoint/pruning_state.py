@@ -77,10 +77,7 @@ class PruningState:
     ) -> None:
         """Set the masks of this rank's shards. Collective: every rank must call this.
 
-        Args:
-            bits: the masks.
-            regrown: the marks of regrown weights; empty = none is marked.
-            updates: the mask updates that led to them.
+        Without marks of regrown weights, none is marked. The mask updates so far are those that led to the masks.
         """
         device = self.layout.master_device
         self.masks.replace([row.to(device) for row in bits], [row.to(device) for row in regrown])
@@ -125,11 +122,8 @@ class PruningState:
     def begin_step(self, step: int, *, updated: bool) -> None:
         """Make room for what the method keeps from now on, or free it after the last mask update.
 
-        Collective for a method with a `block`: every rank must call this.
-
-        Args:
-            step: the step that begins.
-            updated: whether the one before was a mask update.
+        Collective for a method with a `block`: every rank must call this. The step before was a mask update if
+        `updated`.
         """
         kept = self.accumulators.declared, self.accumulators.inputs is not None
         if (self.declared(step), self._keeps_inputs(step)) != kept:

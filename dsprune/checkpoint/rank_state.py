@@ -17,12 +17,7 @@ __all__ = ["read_rank_state", "save_rank_state"]
 
 
 def save_rank_state(folder: Path, extra: Mapping[str, Tensor]) -> None:
-    """Write this rank's file into the folder of a tag.
-
-    Args:
-        folder: the tag's folder; created if missing.
-        extra: tensors to save beside the random states.
-    """
+    """Write this rank's random states, and tensors beside them, into the folder of a tag, created if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.cpu() for name, value in extra.items()} | random_state()
     replace_file(_path(folder), lambda temporary: save_file(state, temporary))

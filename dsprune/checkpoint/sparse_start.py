@@ -42,7 +42,9 @@ def start_sparse(
     masks_from: MasksFrom | None,
     step: int,
 ) -> float:
-    """Keep the zeros of the model that a run starts from. Collective: every rank must call this.
+    """Keep the zeros of the model that a run starts from, and return the sparsity of the prunable weights.
+
+    Collective: every rank must call this.
 
     Args:
         engine: holds the model's weights.
@@ -51,9 +53,6 @@ def start_sparse(
         masks_from: what to do with zeros. None loads the masks that dsprune has saved beside the model, and refuses
             a sparse model without masks.
         step: number of applied optimizer steps.
-
-    Returns:
-        The sparsity at the start, of the prunable weights.
 
     Raises:
         UserError: the model is sparse without masks and `masks_from` is None, or a mask update has a lower sparsity.
@@ -79,12 +78,9 @@ def start_sparse(
 
 
 def start_from_masks(state: PruningState, folder: Path, step: int) -> None:
-    """Make the masks in a folder the first masks of the run. Collective: every rank must call this.
+    """Make the masks in the folder of a checkpoint or a model the first masks of the run.
 
-    Args:
-        state: the masks to set, and the weights.
-        folder: a checkpoint or a model folder with masks.
-        step: number of applied optimizer steps.
+    Collective: every rank must call this.
 
     Raises:
         UserError: a file is damaged, or a later mask update has a lower sparsity.
@@ -97,12 +93,9 @@ def start_from_masks(state: PruningState, folder: Path, step: int) -> None:
 
 
 def mask_zeros(state: PruningState, where: str, step: int) -> None:
-    """Make masks of the exact zeros of the weights. Collective: every rank must call this.
+    """Make masks of the exact zeros of the weights; messages say `where` these are from.
 
-    Args:
-        state: the masks to set, and the weights.
-        where: folder of the weights, for messages.
-        step: number of applied optimizer steps.
+    Collective: every rank must call this.
 
     Raises:
         UserError: a later mask update has a lower sparsity.
@@ -146,12 +139,6 @@ def _check_updates(state: PruningState, masks: MaskSet, where: str, step: int) -
     """Check that no later mask update that prunes has fewer zeros than there are.
 
     Collective: every rank must call this.
-
-    Args:
-        state: of the run.
-        masks: of the zeros.
-        where: folder of the weights, for messages.
-        step: number of applied optimizer steps.
     """
     later = [update for update in state.timetable.updates if update.step >= step and update.sparsity > 0]
     if not later:

@@ -76,12 +76,9 @@ def begin_tag(folder: Path) -> None:
 
 
 def commit_tag(folder: Path, step: int, *, latest: bool) -> None:
-    """Make a tag complete by writing its manifest. Collective: every rank must call this.
+    """Make a tag complete, and the latest if asked to, once all its other files are in place: write its manifest.
 
-    Args:
-        folder: the tag's folder, with all other files in place.
-        step: `global_steps`.
-        latest: whether the tag becomes the latest.
+    Collective: every rank must call this.
     """
     ranks = current_ranks()
     mine = record_files(

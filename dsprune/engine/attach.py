@@ -22,11 +22,7 @@ __all__ = ["check_attachable", "check_is_engine", "initial_state", "loader_steps
 
 
 def check_is_engine(engine: object, pruning_engine: type[DeepSpeedEngine]) -> None:
-    """Check that an object is an engine that does not prune yet.
-
-    Args:
-        engine: the object.
-        pruning_engine: the class of engines that prune.
+    """Check that an object is an engine that is not of the class of engines that prune.
 
     Raises:
         UserError: it is a module, or prunes already.

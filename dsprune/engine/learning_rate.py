@@ -193,11 +193,6 @@ def check_no_scheduler(engine: DeepSpeedEngine) -> None:
 def schedule_learning_rate(engine: DeepSpeedEngine, settings: LearningRate, timetable: Timetable) -> None:
     """Give an engine a `ScaledLR`, unless it has one.
 
-    Args:
-        engine: an initialized engine.
-        settings: the recipe's section `learning_rate`.
-        timetable: when and by how much the learning rate changes.
-
     Raises:
         UserError: the parameter groups cannot have the recipe's scales.
     """

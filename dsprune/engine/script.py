@@ -17,11 +17,7 @@ _OF_THE_ENGINE = ("model.dropout", "model.layers", "model.start")
 
 
 def fit_to_recipe(model: nn.Module, recipe: Recipe) -> None:
-    """Do to the model of a script what the recipe's section `model` asks, and say what else the script decides.
-
-    Args:
-        model: its dropout is changed in place.
-        recipe: may set fields that only `dsprune train` uses.
+    """Do to a script's model what the recipe's section `model` asks, in place, and say what else the script decides.
 
     Raises:
         UserError: the recipe asks for what can be done only when a model is loaded, or the model has another number
@@ -49,14 +45,10 @@ def fields_of_the_script(model: nn.Module, recipe: Recipe) -> Iterator[str]:
 
 
 def check_distilled(settings: Distillation | None, *, is_distilled: bool) -> None:
-    """Check that the loop of a script distils if the recipe asks for it.
-
-    Args:
-        settings: the recipe's section.
-        is_distilled: whether `DistillationLoss` was called for the engine.
+    """Check that `DistillationLoss` was called in the loop of a script if the recipe asks for it.
 
     Raises:
-        UserError: it does not.
+        UserError: it was not.
     """
     if settings is not None and not is_distilled:
         raise UserError(

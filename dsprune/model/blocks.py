@@ -80,12 +80,8 @@ def _is_stack(module: nn.Module) -> bool:
 def block_matrices(model: nn.Module, shape_of: ShapeOf) -> dict[int, str | None]:
     """Return the matrices in the blocks by id, each with the reason why it is not to be pruned.
 
-    Args:
-        model: the model; its tensors may be meta.
-        shape_of: returns the full shape of a parameter, which may be partitioned.
-
-    Returns:
-        What a parameter is, such as `router`, if it stays dense by default; None for a matrix to prune.
+    The reason is what a parameter is, such as `router`, if it stays dense by default; None for a matrix to prune.
+    The model's tensors may be meta, and `shape_of` returns the full shape of one that may be partitioned.
     """
     found: dict[int, str | None] = {}
     for block in blocks_of(model):
@@ -101,10 +97,7 @@ def block_matrices(model: nn.Module, shape_of: ShapeOf) -> dict[int, str | None]
 def matrices_outside(model: nn.Module, inside: Container[int], shape_of: ShapeOf) -> set[int]:
     """Return the matrices outside of the blocks by id, without embeddings, what is tied to them, and wide convolutions.
 
-    Args:
-        model: the model.
-        inside: ids of the parameters in the blocks.
-        shape_of: as for `block_matrices`.
+    The parameters in the blocks are `inside`, by id.
     """
     kinds: dict[int, set[str | None]] = {}
     for module in model.modules():

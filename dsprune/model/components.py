@@ -93,11 +93,9 @@ class Component:
 
 
 def find_components(model: nn.Module) -> list[Component]:
-    """Return the components that a model has; each of its weights is in exactly one.
+    """Return the components of a model of transformer blocks; each of its weights is in exactly one.
 
-    Args:
-        model: a model of transformer blocks; its tensors may be meta. A tied weight counts once, under its first
-            name.
+    The model's tensors may be meta. A tied weight counts once, under its first name.
     """
     layer_of = {
         id(parameter): number
@@ -150,12 +148,8 @@ def _matrix(name: str) -> str:
 def converted(sparsity: float, counted: int, pruned: int) -> float:
     """Convert the sparsity of a larger set of weights to that of its pruned subset; all zeros are in the subset.
 
-    The result is above 1 if the dense weights alone are too many to reach the sparsity.
-
-    Args:
-        sparsity: fraction of zeros in the larger set.
-        counted: number of weights in the larger set.
-        pruned: number of weights in the pruned subset.
+    The larger set has `counted` weights, the subset `pruned`. The result is above 1 if the dense weights alone are too
+    many to reach the sparsity.
 
     Examples:
         >>> round(converted(0.59, counted=355_360_000, pruned=301_990_000), 3)  # RoBERTa-large

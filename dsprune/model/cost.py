@@ -138,9 +138,7 @@ class Flops:
 def forward_flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> Flops:
     """Count the operations of a forward pass by the formulas of `torch.utils.flop_counter`: matrix products only.
 
-    Args:
-        model: runs once; its parameters and `inputs` are on the same device, which may be meta.
-        inputs: keyword arguments of `forward`.
+    The model runs once. Its parameters and `inputs`, the arguments of `forward`, are on one device, which may be meta.
     """
     counter = _Counter(model)
     # A fused attention or recurrent layer would hide its products; these compute them one by one on all devices.

@@ -17,13 +17,9 @@ WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
 
 def teacher_fingerprint(path: str) -> str | None:
-    """Return a SHA-256 over the weight files and the configuration of a model.
+    """Return a SHA-256 over the weight files and the configuration of a model, a folder or the name of one on the hub.
 
-    Args:
-        path: folder of the model, or its name on the hub.
-
-    Returns:
-        None if the weights are not on this machine.
+    It is None if the weights are not on this machine.
     """
     folder = local_folder(path)
     weights = next((files for pattern in WEIGHTS if (files := sorted(folder.glob(pattern)))), None)

@@ -151,13 +151,10 @@ def padding_remarks(path: str, config: PretrainedConfig, tokenizer: PreTrainedTo
 
 
 def set_dropout(model: nn.Module, probability: float | None) -> None:
-    """Set every dropout probability of a model, in its modules and in its configuration.
+    """Set every dropout probability of a model, in its modules and in its configuration; None changes nothing.
 
-    Layers that are dropped whole (`layerdrop`) keep their probability.
-
-    Args:
-        model: changed in place. A folder saved from it has the new probability in its configuration.
-        probability: None changes nothing.
+    Layers that are dropped whole (`layerdrop`) keep their probability. A folder saved from the model has the new one in
+    its configuration.
 
     Raises:
         UserError: the model has no dropout that could be set.
@@ -193,11 +190,7 @@ def _is_dropout(name: str) -> bool:
 
 
 def keep_layers(model: M, layers: Sequence[int] | None) -> M:
-    """Keep only some layers of a model, in place.
-
-    Args:
-        model: a model with one stack of layers.
-        layers: numbers of the layers to keep, from 0, in their new order; None keeps all.
+    """Keep only some layers of a model, in place, by their numbers from 0 and in their new order; None keeps all.
 
     Raises:
         UserError: there is no such layer, or the model has several stacks of layers.

@@ -43,9 +43,6 @@ class InputHooks:
         tensors: the matrices; `is_seen` holds for the modules that have them.
         weights: their parameters.
         device: where the model computes.
-
-    Attributes:
-        is_counting: whether forward passes count now.
     """
 
     def __init__(

@@ -24,12 +24,7 @@ def names_of(model: nn.Module) -> dict[int, list[str]]:
 
 
 def parameters_matching(names: Mapping[int, Sequence[str]], patterns: Sequence[str], field: str) -> set[int]:
-    """Return the ids of the parameters that match any of the patterns.
-
-    Args:
-        names: all names of every parameter, by its id.
-        patterns: glob patterns.
-        field: recipe field of the patterns, for messages.
+    """Return the ids of the parameters that match any pattern of a recipe's field, given all names of each by its id.
 
     Raises:
         UserError: a pattern matches no parameter.

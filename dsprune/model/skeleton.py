@@ -55,10 +55,7 @@ def is_without_weights() -> bool:
 def build_skeleton(auto_class: Any, path: str, **settings: Any) -> PreTrainedModel:
     """Return the model that `auto_class.from_pretrained` would return, on the meta device.
 
-    Args:
-        auto_class: one of transformers' auto classes.
-        path: model folder or hub name. Weights that are not on this machine are not checked.
-        settings: of `from_pretrained`.
+    Weights that are not on this machine are not checked.
 
     Raises:
         UserError: the weights are missing, damaged, or of another shape.

@@ -21,11 +21,7 @@ def save_trimmed(
 ) -> None:
     """Write a model folder with the used tokens only, numbered anew.
 
-    Args:
-        model: shortened to the vocabulary.
-        tokenizer: the tokenizer of the complete vocabulary.
-        vocabulary: the used tokens.
-        folder: to write to.
+    The model is shortened to the vocabulary, and the tokenizer has the complete one.
 
     Raises:
         UserError: model or tokenizer cannot be trimmed.

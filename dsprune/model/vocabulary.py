@@ -46,12 +46,7 @@ class Vocabulary:
     def used(
         cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: Iterable[np.ndarray]
     ) -> "Vocabulary":
-        """Return the tokens that occur, and the special ones.
-
-        Args:
-            model: the model, possibly on the meta device.
-            tokenizer: has the special tokens.
-            tokens: the tokens of some data, in any order.
+        """Return the tokens that occur in some data, in any order, and the special ones; the model may be meta.
 
         Raises:
             UserError: the model needs its complete vocabulary.
@@ -64,11 +59,9 @@ class Vocabulary:
         return cls(embedding.num_embeddings, found[found < embedding.num_embeddings].astype(np.int64))
 
     def shorten(self, model: PreTrainedModel, *, keep_others: bool = True) -> None:
-        """Leave only the kept rows in the model's embedding, in place.
+        """Leave only the kept rows in the model's complete embedding, in place.
 
-        Args:
-            model: with its complete embedding.
-            keep_others: whether to hold the other rows in main memory, for `with_all_rows`.
+        If `keep_others`, the other rows stay in main memory, for `with_all_rows`.
 
         Raises:
             UserError: the model needs its complete vocabulary, or has another one.
@@ -161,11 +154,9 @@ def num_missing(model: nn.Module) -> int:
 
 
 def with_all_rows(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of a model with its complete embedding: the rows that were left out as they were.
+    """Return the weights of a model by name, with its complete embedding: the rows that were left out as they were.
 
-    Args:
-        model: may have been shortened, with `keep_others`.
-        state: its weights by name.
+    The model may have been shortened, with `keep_others`.
     """
     whole = dict(state)
     for name, module in model.named_modules():

@@ -44,12 +44,9 @@ def check_not_compiled(model: nn.Module) -> None:
 def check_plain(model: nn.Module, candidates: Collection[int]) -> None:
     """Check that the weights to prune are those that modules multiply with, not others that those are computed from.
 
-    Args:
-        model: the model.
-        candidates: ids of the parameters that may be pruned.
-
     Raises:
-        UserError: a module computes its weight from them, or has an adapter; names the call that undoes it.
+        UserError: a module computes its weight from `candidates`, parameters by id, or has an adapter; names the call
+            that undoes it.
     """
     check_no_adapter(model)
     for path, module in model.named_modules():

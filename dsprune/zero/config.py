@@ -57,15 +57,10 @@ def load_ds_config(name_or_path: str) -> dict[str, Any]:
 
 
 def resolve_ds_config(config: dict[str, Any], recipe: Recipe, world_size: int) -> dict[str, Any]:
-    """Fill every "auto" of `config` from the recipe, and check the rest against it.
+    """Return a config without "auto", ready for `deepspeed.initialize`: each is filled from the recipe.
 
-    Args:
-        config: as read from JSON; not modified.
-        recipe: owns batch size, precision, gradient clipping and the optimizer's settings.
-        world_size: number of data-parallel ranks.
-
-    Returns:
-        A config without "auto", ready for `deepspeed.initialize`.
+    The recipe owns batch size, precision, gradient clipping and the optimizer's settings. The rest is checked against
+    it.
 
     Raises:
         UserError: every disagreement, misspelt key and unsupported setting, joined into one line.

@@ -75,10 +75,7 @@ def _unknown(dotted: str, key: str, known: Iterable[str]) -> str:
 def _problem(value: Any, field: FieldInfo, *, exact: bool) -> str | None:
     """Return why a value does not fit a field, or None.
 
-    Args:
-        value: the value.
-        field: its field.
-        exact: whether 2.0 is not an integer; DeepSpeed's own models read it as one.
+    If `exact`, 2.0 is not an integer; DeepSpeed's own models read it as one.
     """
     if isinstance(value, float) and value.is_integer() and not exact:
         value = int(value)

@@ -42,8 +42,7 @@ TIMEOUT = 1800.0
 def init_distributed(timeout: float = TIMEOUT) -> None:
     """Create the default process group, unless it exists. Collective: every rank must call this.
 
-    Args:
-        timeout: seconds that a rank waits for another.
+    A rank waits `timeout` seconds for another.
 
     Raises:
         UserError: a stale build lock would make DeepSpeed wait forever, or the ranks cannot meet at the address that
@@ -102,12 +101,7 @@ def describe_joining(ranks: Ranks) -> str:
 
 
 def describe_loading(path: str, config: dict[str, Any]) -> str:
-    """Return what the start of an engine waits for, in words.
-
-    Args:
-        path: folder or hub name of the model.
-        config: the ds_config as resolved.
-    """
+    """Return what the start of an engine with a resolved config waits for, in words."""
     offload = config.get("zero_optimization", {}).get("offload_optimizer") or {}
     note = compile_note("CPUAdamBuilder") if offload.get("device", "none") != "none" else ""
     return f"loading the model {path}{note}"

@@ -184,11 +184,7 @@ def optimizer_kind(optimizer: Optimizer) -> str:
 
 
 def check_optimizer_state(optimizer: str, method: str) -> None:
-    """Check that an optimizer keeps the state that a pruning method reads.
-
-    Args:
-        optimizer: class of the optimizer, or its type in a ds_config.
-        method: name of the pruning method.
+    """Check that an optimizer, a class or a type in a ds_config, keeps the state that a pruning method reads.
 
     Raises:
         UserError: the method needs state that the optimizer does not have.

@@ -84,10 +84,9 @@ def is_built(builder: OpBuilder) -> bool:
 
 
 def compile_note(name: str) -> str:
-    """Return what to add to a message where an extension has to be compiled first, or is being compiled; else nothing.
+    """Return what to add to a message where the extension of a builder has to be compiled first, or is being compiled.
 
-    Args:
-        name: of its builder, such as `CPUAdamBuilder`.
+    It is empty otherwise.
     """
     builder = get_accelerator().create_op_builder(name)
     if builder is None or not builder.is_compatible(verbose=False) or is_built(builder):

@@ -21,12 +21,9 @@ def clip_gradients(engine: DeepSpeedEngine) -> None:
 
 
 def scale_loss(engine: DeepSpeedEngine, loss: Tensor, parts: int) -> None:
-    """Have the backward pass of `loss` begin with the loss scale, where DeepSpeed has left it out.
+    """Have the backward pass of a micro-batch begin with the loss scale, where DeepSpeed has left it out.
 
-    Args:
-        engine: an engine of any stage and precision.
-        loss: of a micro-batch.
-        parts: the number that DeepSpeed divides the loss by, for accumulation.
+    DeepSpeed divides the loss by `parts`, for accumulation.
     """
     if isinstance(engine.optimizer, FP16_Optimizer | FP16_UnfusedOptimizer) and loss.requires_grad:
         gradient = engine.optimizer.loss_scale / parts  # 1 / parts in bf16

@@ -24,11 +24,9 @@ __all__ = ["open_layout"]
 
 
 def open_layout(engine: DeepSpeedEngine, tensors: Sequence[PrunableTensor]) -> ZeroLayout:
-    """Return the layout of `tensors` in `engine`.
+    """Return the layout of `tensors` in an engine that `dsprune.zero.limits` has accepted.
 
-    Args:
-        engine: an initialized engine that `dsprune.zero.limits` has accepted.
-        tensors: the prunable tensors; their order is the global order in which ties are broken.
+    Their order is the global order, in which ties are broken.
 
     Raises:
         UserError: the optimizer does not train one of them, or the master weights are not where the layout expects

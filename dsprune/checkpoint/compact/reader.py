@@ -154,10 +154,6 @@ def _generation_config(folder: Path) -> GenerationConfig | None:
 def expand_compact(folder: Path, to: Path) -> None:
     """Write the model folder that a compact folder was made of, one weight file at a time.
 
-    Args:
-        folder: folder that `dsprune export --compact` wrote.
-        to: folder to write to, which is created if it is missing.
-
     Raises:
         UserError: the folder is no compact model, or a file is missing, damaged or of another format.
     """

@@ -24,12 +24,9 @@ __all__ = ["write_compact"]
 
 
 def write_compact(model: Path, folder: Path, dtype: Dtype | None = None) -> None:
-    """Write the compact form of a model folder, one weight file at a time.
+    """Write the compact form of a model folder in which `dsprune audit` finds nothing, one weight file at a time.
 
-    Args:
-        model: a model folder with masks, for which `dsprune audit` finds nothing.
-        folder: folder to write to, which is created if it is missing.
-        dtype: number format to round all floating-point tensors to; None = as they are, bit by bit.
+    All floating-point tensors are rounded to `dtype`; None = they stay as they are, bit by bit.
 
     Raises:
         UserError: the folder has no masks or is damaged, an invariant does not hold, or a value does not fit.

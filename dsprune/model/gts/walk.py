@@ -79,9 +79,8 @@ class Walk(NamedTuple):
     def finish(self, where: Tensor, subtrees: Tensor) -> "Walk":
         """Set the left subtree of the innermost open operator; a tree without one is finished.
 
-        Args:
-            where: `[trees]`, the trees in which a subtree has been finished and merged.
-            subtrees: `[trees, width]`, its embedding.
+        In the trees `where`, a subtree has been finished and merged, whose embedding is in `subtrees`, `[trees,
+        width]`.
         """
         has_parent = self.num_open > 0
         place = self._place(self.num_open - 1, where & has_parent)
