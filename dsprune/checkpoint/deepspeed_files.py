@@ -83,7 +83,9 @@ class CheckpointFiles:
         model = read_main_file(folder)
         with explain_damage(folder):
             self.counters = {name: model[name] for name in COUNTERS}
-            ranks = [read_pickle(path)["optimizer_state_dict"] for path in _by_rank(folder)]
+            paths = folder.glob("*zero_pp_rank_*_optim_states.pt")
+            by_rank = sorted(paths, key=lambda path: writer_of(path.name))
+            ranks = [read_pickle(path)["optimizer_state_dict"] for path in by_rank]
             if not ranks:
                 self._index_stage0(model)
             elif int(ranks[0]["zero_stage"]) == 3:
@@ -237,12 +239,6 @@ def writer_of(name: str) -> int:
     """Return the rank that wrote one of DeepSpeed's files, by the file's name."""
     match = re.search(r"pp_rank_(\d+)", name)
     return int(match[1]) if match else 0
-
-
-def _by_rank(folder: Path) -> list[Path]:
-    """Return the optimizer files in the order of their ranks, as numbers."""
-    paths = folder.glob("*zero_pp_rank_*_optim_states.pt")
-    return sorted(paths, key=lambda path: writer_of(path.name))
 
 
 def _places(flats: Sequence[Tensor], sizes: Iterable[int]) -> Iterator[tuple[int, int]]:

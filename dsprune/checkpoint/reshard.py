@@ -71,7 +71,8 @@ def reshard(
         for name in model["buffer_names"]:
             buffers[plain_name(name)].copy_(model["module"][name])
     if counters:
-        _load_counters(engine, files.counters)
+        for name in ("global_steps", "skipped_steps", "global_samples"):
+            setattr(engine, name, files.counters[name])
     return str(main_file(folder)), {key: model[key] for key in model if key not in _NOT_CLIENT_STATE}
 
 
@@ -136,10 +137,3 @@ def _scalar_state(optimizer: Optimizer, device: torch.device, value: float) -> f
         return int(value)
     on_device = any(optimizer.defaults.get(option) for option in ("fused", "capturable"))
     return torch.tensor(float(value), device=device if on_device else "cpu")
-
-
-def _load_counters(engine: DeepSpeedEngine, counters: dict[str, Any]) -> None:
-    """Set the engine's counters."""
-    engine.global_steps = counters["global_steps"]
-    engine.skipped_steps = counters["skipped_steps"]
-    engine.global_samples = counters["global_samples"]

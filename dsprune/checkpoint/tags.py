@@ -96,7 +96,7 @@ def commit_tag(folder: Path, step: int, *, latest: bool) -> None:
         manifest = TagManifest(step=step, files=files, lists=ranks.world_size if apart else 0)
         replace_text(folder / TAG_MANIFEST, manifest.model_dump_json(indent=1))
         if latest:
-            write_latest(folder)
+            replace_text(folder.parent / LATEST, folder.name)
     barrier()
 
 
@@ -206,11 +206,6 @@ def latest_tag(checkpoints: Path) -> str | None:
     if not _stays_inside(name) or control_character(name) is not None:
         raise UserError(f"{path}: value {name[:100]!r}: not the name of a folder beside it: {way_out}")
     return name
-
-
-def write_latest(folder: Path) -> None:
-    """Make a tag the latest."""
-    replace_text(folder.parent / LATEST, folder.name)
 
 
 def _stays_inside(name: str) -> bool:

@@ -144,15 +144,12 @@ class AccumulatorSet:
 
     def _staged(self, index: int, name: str) -> Tensor:
         if not self._buffers:  # a run that accumulates nothing more needs none
+            dtypes = {kept.name: kept.dtype if kept.block == 1 else torch.float32 for kept in self.declared}
             self._buffers = [
-                {kept.name: self._make_buffer(kept, shard.numel) for kept in self.declared}
+                {name: torch.zeros(shard.numel, dtype=dtypes[name], device=self._device) for name in dtypes}
                 for shard in self.shards
             ]
         return self._buffers[index][name]
-
-    def _make_buffer(self, kept: Accumulator, numel: int) -> Tensor:
-        dtype = kept.dtype if kept.block == 1 else torch.float32
-        return torch.zeros(numel, dtype=dtype, device=self._device)
 
     def _add(self, index: int, kept: Accumulator) -> None:
         values, buffers = self.values[index], self._buffers[index]

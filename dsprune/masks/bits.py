@@ -105,7 +105,7 @@ def apply_all_(bits: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
 def apply_eager_(bits: Tensor, weights: Tensor) -> None:
     """Do the same as `apply_` on any device: each mask byte selects eight words, all ones where kept."""
     dtype = INT_OF_SIZE[weights.element_size()]
-    rows = _word_rows(dtype, weights.device)
+    rows = _rows(dtype, weights.device).neg()  # all ones where kept
     size = CHUNK if weights.device.type == "cpu" else CHUNK_ACCELERATOR
     for chunk, packed in zip(weights.split(size), bits.split(size // 8), strict=True):
         words = rows.index_select(0, packed.int()).view(-1)[: chunk.numel()]
@@ -121,12 +121,6 @@ def is_applied(bits: Tensor, weights: Tensor) -> Tensor:
         apply_(packed, masked)
         changed |= (masked.view(dtype) != chunk.view(dtype)).any()
     return ~changed
-
-
-@cache
-def _word_rows(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return eight words for each byte value, all ones where its bit is, `[256, 8]`."""
-    return _rows(dtype, device).neg()
 
 
 @cache

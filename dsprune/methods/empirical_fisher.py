@@ -32,10 +32,6 @@ class EmpiricalFisher(Method):
         """Return g^2."""
         return {"squares": context.unscaled_gradient().square()}
 
-    def scores(self, context: ShardContext) -> Tensor:
-        """Return `w sqrt(F)`, whose absolute value has the order of `w^2 F` and does not underflow."""
-        return self.product(context).values()
-
     def product(self, context: ShardContext) -> Product:
-        """Return the weights times the roots of the sums."""
+        """Return `w sqrt(F)`, whose absolute value has the order of `w^2 F` and does not underflow."""
         return Product(context.weight, root=context.accumulators["squares"])

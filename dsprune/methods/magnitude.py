@@ -1,7 +1,5 @@
 """Magnitude pruning: the smallest weights are pruned first."""
 
-from torch import Tensor
-
 from dsprune.kernels.product import Product
 from dsprune.methods.method import Method, ShardContext
 
@@ -19,10 +17,6 @@ class Magnitude(Method):
 
     absolute = True
 
-    def scores(self, context: ShardContext) -> Tensor:
-        """Return the weights themselves; `absolute` orders them by absolute value without a copy."""
-        return context.weight
-
     def product(self, context: ShardContext) -> Product:
-        """Return the same."""
+        """Return the weights themselves; `absolute` orders them by absolute value without a copy."""
         return Product(context.weight)

@@ -138,7 +138,7 @@ class ShardContext:
         return self.inputs[self.tensor.inputs_at(flat)]
 
 
-class Method(ABC):
+class Method:
     """Determines which weights are pruned first.
 
     All results must depend only on the context's entries for a weight, so that the mask does not depend on the
@@ -176,9 +176,11 @@ class Method(ABC):
             f"{type(self).__name__} keeps accumulators and does not say what a step adds"
         )
 
-    @abstractmethod
     def scores(self, context: ShardContext) -> Tensor:
-        """Return float32 scores, one per weight; the lowest are pruned first."""
+        """Return float32 scores, one per weight; the lowest are pruned first. A method has these or `product`."""
+        product = self.product(context)
+        assert product is not None, f"{type(self).__name__} has neither scores nor a product"
+        return product.values()
 
     def product(self, context: ShardContext) -> Product | None:
         """Return the scores as a product, if they are one: kernels then compute them in the pass that ranks them.
@@ -193,7 +195,7 @@ class Method(ABC):
         return sum(kept.width * kept.dtype.itemsize for kept in cls.accumulators)
 
 
-class RegrowingMethod(Method):
+class RegrowingMethod(Method, ABC):
     """A method whose masks lose weights and gain others.
 
     A mask update prunes more weights than the timetable asks for, by their scores. Then it lets as many grow back,
@@ -205,7 +207,7 @@ class RegrowingMethod(Method):
         """Return float32 scores, one per weight, ordered as `scores` are; the highest grow back first."""
 
 
-class CompensatingMethod(Method):
+class CompensatingMethod(Method, ABC):
     """A method that moves the weights that stay, to make up for those that a mask update prunes."""
 
     @abstractmethod
@@ -224,6 +226,8 @@ def find_method(name: str) -> type[Method]:
         raise UserError(
             f"pruning.method: {name!r}: {found} is not a class derived from dsprune.methods.method.Method"
         )
+    if found.scores is Method.scores and found.product is Method.product:
+        raise UserError(f"pruning.method: {name!r}: {found.__name__} has no scores: define scores or product")
     for kept in found.accumulators:
         if kept.dtype not in (torch.float32, torch.bfloat16):
             raise UserError(

@@ -37,10 +37,6 @@ class Movement(Method):
         """Return -w g."""
         return {"movement": -(context.weight * context.unscaled_gradient())}
 
-    def scores(self, context: ShardContext) -> Tensor:
-        """Return the sums."""
-        return context.accumulators["movement"]
-
     def product(self, context: ShardContext) -> Product:
-        """Return the same."""
+        """Return the sums."""
         return Product(context.accumulators["movement"])

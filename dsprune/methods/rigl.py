@@ -24,12 +24,8 @@ class RigL(RegrowingMethod):
 
     absolute = True
 
-    def scores(self, context: ShardContext) -> Tensor:
-        """Return the weights, which `absolute` orders by absolute value."""
-        return context.weight
-
     def product(self, context: ShardContext) -> Product:
-        """Return the weights."""
+        """Return the weights, which `absolute` orders by absolute value."""
         return Product(context.weight)
 
     def growth_scores(self, context: ShardContext) -> Tensor:

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from dsprune.kernels.product import Product
 from dsprune.methods.method import RegrowingMethod, ShardContext
 from dsprune.methods.random import hash_scores
 
@@ -22,9 +23,9 @@ class Set(RegrowingMethod):
 
     absolute = True
 
-    def scores(self, context: ShardContext) -> Tensor:
+    def product(self, context: ShardContext) -> Product:
         """Return the weights, which `absolute` orders by absolute value."""
-        return context.weight
+        return Product(context.weight)
 
     def growth_scores(self, context: ShardContext) -> Tensor:
         """Return scores in [0, 1), other ones at each step."""

@@ -29,10 +29,6 @@ class Snip(Method):
         """Return |w g|."""
         return {"sensitivity": (context.weight * context.unscaled_gradient()).abs()}
 
-    def scores(self, context: ShardContext) -> Tensor:
-        """Return the sums."""
-        return context.accumulators["sensitivity"]
-
     def product(self, context: ShardContext) -> Product:
-        """Return the same."""
+        """Return the sums."""
         return Product(context.accumulators["sensitivity"])

@@ -48,10 +48,6 @@ class SoftMovement(Method):
         score = first / (second.double().sqrt().float() + EPS)
         return {"score": score, "mean": mean, "square": square}
 
-    def scores(self, context: ShardContext) -> Tensor:
-        """Return the trained scores."""
-        return context.accumulators["score"]
-
     def product(self, context: ShardContext) -> Product:
-        """Return the same."""
+        """Return the trained scores."""
         return Product(context.accumulators["score"])

@@ -171,18 +171,13 @@ class Pruning(Section):
 
     @field_validator("pattern")
     @classmethod
-    def _pattern_gives_target(cls, text: str, info: ValidationInfo) -> str:
+    def _pattern_fits_target_and_scope(cls, text: str, info: ValidationInfo) -> str:
         fixed, target = _fixed_sparsity(text), info.data.get("sparsity")
         if fixed is not None and target not in (None, fixed):
             raise ValueError(
                 f"prunes {fixed:.4g} of the weights, and the target pruning.sparsity is {target}: set that to "
                 f"{fixed:.4g}, or choose another pattern"
             )
-        return text
-
-    @field_validator("pattern")
-    @classmethod
-    def _rows_are_pruned_or_thinned(cls, text: str, info: ValidationInfo) -> str:
         if text == "rows" and info.data.get("scope") == "row":
             raise ValueError("prunes whole rows, and pruning.scope: row keeps weights in each: choose one")
         return text
@@ -204,6 +199,8 @@ class Pruning(Section):
         target = info.data.get("sparsity")
         if first is not None and target is not None and first >= target:
             raise ValueError(f"must be less than the target pruning.sparsity, which is {target}")
+        if first is not None and (curve := info.data.get("curve")) in AT_TARGET:
+            raise ValueError(f"{curve} has the target at the first mask update: leave this out")
         return first
 
     @field_validator("end")
@@ -220,13 +217,6 @@ class Pruning(Section):
         if every is not None and info.data.get("updates") is not None:
             raise ValueError("leave out pruning.updates or pruning.every: each determines the other")
         return every
-
-    @field_validator("first")
-    @classmethod
-    def _first_is_the_target(cls, first: float | None, info: ValidationInfo) -> float | None:
-        if first is not None and (curve := info.data.get("curve")) in AT_TARGET:
-            raise ValueError(f"{curve} has the target at the first mask update: leave this out")
-        return first
 
     @field_validator("first", "end", "updates", "every")
     @classmethod

@@ -5,6 +5,8 @@ import hashlib
 import os
 import sys
 import sysconfig
+from contextlib import suppress
+from glob import iglob
 from importlib import import_module
 from pathlib import Path
 
@@ -157,36 +159,21 @@ def find_stale_locks() -> list[Path]:
     locks = {lock: _identity(lock) for lock in extensions_folder().rglob("lock")}
     if not locks or not Path("/proc/self/fd").is_dir():
         return []
-    held = _open_files()
+    # `Path.glob` fails where a process ends in the meantime.
+    held = {_identity(Path(descriptor)) for descriptor in iglob("/proc/[0-9]*/fd/*")}  # noqa: PTH207
     # A build that ended in the meantime has removed its lock.
     return [lock for lock, identity in locks.items() if identity not in held and _is_ours(lock)]
 
 
 def _is_ours(lock: Path) -> bool:
     """Return whether this user can see which processes hold a lock: its owner and root can."""
-    try:
+    with suppress(FileNotFoundError):
         return os.getuid() in (0, lock.stat().st_uid)
-    except FileNotFoundError:
-        return False
-
-
-def _open_files() -> set[tuple[int, int] | None]:
-    """Return the identities of all files that the visible processes of this machine have open."""
-    processes = Path("/proc").glob("[0-9]*")
-    return {_identity(descriptor) for process in processes for descriptor in _descriptors(process)}
-
-
-def _descriptors(process: Path) -> list[Path]:
-    try:
-        return list((process / "fd").iterdir())
-    except OSError:  # the process ended in the meantime, or belongs to another user
-        return []
+    return False
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return device and inode, or None where the file no longer exists."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_dev, stat.st_ino
+    """Return device and inode of a file, or None where it no longer exists, or belongs to another user."""
+    with suppress(OSError):
+        return (found := path.stat()).st_dev, found.st_ino
+    return None

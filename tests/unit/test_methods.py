@@ -177,6 +177,10 @@ class Scored(Method):
         return context.weight
 
 
+class Empty(Method):
+    pass
+
+
 class Wide(Scored):
     accumulators = (Accumulator("sum", torch.float64),)
 
@@ -186,7 +190,7 @@ class Small(Scored):
 
 
 def test_a_class_that_is_no_method_and_a_number_format_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    registered = {"plain": dict, "wide": Wide, "function": len, "small": Small}
+    registered = {"plain": dict, "wide": Wide, "function": len, "small": Small, "empty": Empty}
     monkeypatch.setattr(METHODS, "_registered", registered)
     for name in ("plain", "function"):
         with pytest.raises(
@@ -197,6 +201,8 @@ def test_a_class_that_is_no_method_and_a_number_format_are_refused(monkeypatch: 
         UserError, match=r"^pruning.method: 'wide': its accumulator 'sum' is torch.float64: use "
     ):
         find_method("wide")
+    with pytest.raises(UserError, match=r"^pruning.method: 'empty': Empty has no scores: define scores or p"):
+        find_method("empty")
     assert find_method("small") is Small
     assert Small.bytes_per_weight() == 6
 
