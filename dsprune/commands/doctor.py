@@ -1,6 +1,5 @@
 """`dsprune doctor`: check what this machine can run, one line a check, with the way out of each problem."""
 
-import netrc
 import os
 import platform
 import resource
@@ -12,7 +11,6 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlparse
 
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE, is_offline_mode
@@ -26,6 +24,7 @@ from dsprune.errors import CheckFailedError
 from dsprune.ranks.failures import probe_ranks
 from dsprune.utils.console import print_table
 from dsprune.utils.text import first_line
+from dsprune.utils.wandb_key import has_wandb_key, wandb_host
 from dsprune.zero import ops
 from dsprune.zero.ops import prepare_builds
 
@@ -225,17 +224,11 @@ def check_slurm() -> Finding:
 
 def check_wandb() -> Finding:
     """Look for a key for wandb's server; the key itself is never shown."""
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    if os.environ.get("WANDB_API_KEY") or _in_netrc(host):
-        return Finding("wandb", "ok", f"{version('wandb')}, with a key for {host}")
-    return Finding("wandb", "ok", f"{version('wandb')}, no key for {host}: offline until `wandb login`")
-
-
-def _in_netrc(host: str) -> bool:
-    try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+    if has_wandb_key():
+        return Finding("wandb", "ok", f"{version('wandb')}, with a key for {wandb_host()}")
+    return Finding(
+        "wandb", "ok", f"{version('wandb')}, no key for {wandb_host()}: offline until `wandb login`"
+    )
 
 
 def check_hub() -> Finding:

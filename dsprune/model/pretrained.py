@@ -99,7 +99,8 @@ def load_config(path: str) -> PretrainedConfig:
     """
     _check_is_model(path)
     check_weight_indexes(local_folder(path))
-    config: PretrainedConfig = _load(AutoConfig.from_pretrained, path, "model")
+    way_out = "correct config.json" if Path(path, "config.json").is_file() else ""
+    config: PretrainedConfig = _load(AutoConfig.from_pretrained, path, "model", way_out)
     _check_names(path, config)
     _check_layers(path, config)
     parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
@@ -257,7 +258,9 @@ def _tokenizer(path: str, **settings: Any) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _load(from_pretrained: Callable[..., Any], path: str, what: str, **settings: Any) -> Any:
+def _load(
+    from_pretrained: Callable[..., Any], path: str, what: str, way_out: str = "", **settings: Any
+) -> Any:
     if Path(path).is_file():
         raise UserError(f"{what} {path!r}: is a file: give the folder that holds it")
     try:
@@ -266,7 +269,11 @@ def _load(from_pretrained: Callable[..., Any], path: str, what: str, **settings:
     except UserError:
         raise
     except Exception as error:  # of many types: a damaged file of a model is read by many libraries
-        way_out = _training_of(Path(path)) or "give a Hugging Face model folder or hub name"
+        if what == "tokenizer" and Path(path, "config.json").is_file():
+            load_config(
+                path
+            )  # a tokenizer is looked up by the model's configuration: name that one if it is at fault
+        way_out = way_out or _training_of(Path(path)) or "give a Hugging Face model folder or hub name"
         reason = first_line(error)
         if is_offline_mode() and not Path(path).exists():
             reason = "no such folder, nor a copy in the cache, and offline mode is on (HF_HUB_OFFLINE)"

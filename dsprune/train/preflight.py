@@ -1,5 +1,6 @@
 """All that training would refuse, checked before ranks are joined and extensions compiled; `dsprune plan` shows it."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from dsprune.selection.weights import weights_to_prune
 from dsprune.tasks.examples import tokens_in
 from dsprune.tasks.oddities import Examples, remarks_on, remarks_on_both
 from dsprune.tasks.task import Task, build_task
+from dsprune.utils.wandb_key import has_wandb_key, wandb_host
 from dsprune.zero.config import load_ds_config, resolve_ds_config
 
 __all__ = ["Prepared", "preflight", "recipe_weights", "start_model"]
@@ -90,6 +92,7 @@ def preflight(recipe: Recipe, ranks: Ranks) -> Prepared:
     if recipe.model is None or recipe.task is None:
         raise recipe.lacks("training", "model", "task")
     config = resolve_ds_config(load_ds_config(recipe.deepspeed), recipe, ranks.world_size)
+    _check_monitor(config)
     tokenizer = load_tokenizer(recipe.model.tokenizer or recipe.model.path)
     task = build_task(recipe.task).for_tokenizer(tokenizer)
     with without_weights():
@@ -162,3 +165,13 @@ def start_model(task: Task, settings: ModelSettings, tokenizer: PreTrainedTokeni
     """
     with changing(Changes(settings.new_head, settings.resize_embeddings)):
         return keep_layers(task.build_model(settings.path, tokenizer), settings.layers)
+
+
+def _check_monitor(config: dict[str, Any]) -> None:
+    """Check that DeepSpeed's own monitor can log in, for it ends the run otherwise."""
+    is_on = (config.get("wandb") or {}).get("enabled") is True
+    if is_on and os.environ.get("WANDB_MODE", "online") in ("online", "") and not has_wandb_key():
+        raise UserError(
+            f"ds_config: wandb.enabled: no key for {wandb_host()}: run `wandb login`, set WANDB_MODE=offline, or "
+            f"set tracking.wandb=true in place of the section, which needs no key"
+        )

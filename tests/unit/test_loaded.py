@@ -105,6 +105,16 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
         ("tokenizer_config.json", {"unk_token": ""}, r"unk_token: '' is not in its vocabulary"),
         ("config.json", {"id2label": {"0": "no", "1": 10**30}}, r"id2label: 10+ is not a name"),
         ("config.json", {"id2label": {"0": None}}, r"id2label: None is not a name"),
+        (
+            "config.json",
+            {"id2label": 3},
+            r"^model '.*': 'int' object has no attribute 'items': correct config\.json$",
+        ),
+        (
+            "config.json",
+            {"vocab_size": "x"},
+            r"^model '.*'vocab_size' expected int, got str .*: correct config\.json$",
+        ),
     ],
 )
 def test_settings_of_another_type_are_named(

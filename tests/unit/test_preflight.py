@@ -245,3 +245,17 @@ def test_validation_tokens_that_the_tokenizer_does_not_know_are_counted(here: Pa
     )
     (remark,) = oddities(here)
     assert remark.startswith("task.validation: 2 of 11 tokens are unknown to the tokenizer")
+
+
+def test_the_monitor_of_deepspeed_needs_a_key(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETRC", str(here / "none"))
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    (here / "ds.json").write_text(json.dumps({"wandb": {"enabled": True}}))
+    recipe = load_recipe(str(here / "recipe.yaml"), [f"deepspeed={here / 'ds.json'}"])
+    with pytest.raises(
+        UserError, match=r"^ds_config: wandb\.enabled: no key for api\.wandb\.ai: .*WANDB_MODE=offline"
+    ):
+        preflight(recipe, ALONE)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    preflight(recipe, ALONE)

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from deepspeed.accelerator import real_accelerator
 from safetensors.torch import save_file
 
 from dsprune.commands.cli import run_command
+from dsprune.commands.cli.main import check_python, run_explained
 from dsprune.distillation.store import open_store
 from dsprune.errors import UserError
 from dsprune.ranks.agreement import on_first_rank
@@ -102,6 +104,27 @@ def test_what_nobody_foresaw_names_a_file_with_the_traceback(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
     assert run_command(["status", "x"]) == 70
     assert "in fail" in capsys.readouterr().err, "it is shown where it cannot be written"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "says"), [("gpu", 'Value "gpu" is not supported'), ("", "must be one of")]
+)
+def test_an_accelerator_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wanted: str, says: str
+) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", wanted)
+    monkeypatch.setattr(real_accelerator, "ds_accelerator", None)  # as in a new process
+    assert run_explained(real_accelerator.get_accelerator) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"dsprune: DS_ACCELERATOR={wanted!r}: ")
+    assert says in line
+    assert line.endswith("unset it, and DeepSpeed takes what is there")
+
+
+def test_python_without_docstrings_is_refused() -> None:
+    check_python(1)
+    with pytest.raises(UserError, match=r"^PYTHONOPTIMIZE=2 .*: unset it$"):
+        check_python(2)
 
 
 def test_names_in_any_letters_work_in_an_ascii_locale(tmp_path: Path) -> None:

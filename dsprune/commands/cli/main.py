@@ -26,13 +26,14 @@ from dsprune.utils.console import quiet_deepspeed
 from dsprune.utils.files import describe_system_error, is_full_disk, system_error
 from dsprune.utils.installation import shipped_names
 from dsprune.utils.signals import END_SIGNALS
-from dsprune.utils.text import one_line, printable
+from dsprune.utils.text import first_line, one_line, printable
 
 __all__ = [
     "Overrides",
     "RecipeArgument",
     "app",
     "between_0_and_1",
+    "check_python",
     "main",
     "place_local_rank",
     "run_command",
@@ -105,13 +106,23 @@ def main() -> None:
     for number in END_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, frame: sys.exit(128 + number))
-    code = run_command(place_local_rank(sys.argv[1:]))
+    code = run_explained(lambda: check_python(sys.flags.optimize)) or run_command(
+        place_local_rank(sys.argv[1:])
+    )
     # All ranks have met at the end of a run. After an error, others may still wait for this one.
     if code in (0, EXIT_STOPPED) and "torch.distributed" in sys.modules:
         from dsprune.ranks.ranks import leave_ranks
 
         leave_ranks()
     sys.exit(code)
+
+
+def check_python(optimize: int) -> None:
+    """Check the level of Python's optimization: the libraries make classes from their docstrings, which 2 removes."""
+    if optimize > 1:
+        raise UserError(
+            f"PYTHONOPTIMIZE={optimize} (or python -OO): transformers does not work without docstrings: unset it"
+        )
 
 
 def run_command(arguments: list[str]) -> int:
@@ -153,12 +164,24 @@ def _end(error: Exception) -> int:
     if (cause := system_error(error)) is not None:
         complain(describe_system_error(cause))
         return 1 if is_full_disk(cause) else 2
+    if _is_of_accelerator(error):
+        wanted = os.environ.get("DS_ACCELERATOR")
+        complain(
+            f"DS_ACCELERATOR={wanted!r}: {first_line(error)}: unset it, and DeepSpeed takes what is there"
+        )
+        return 2
     reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     complain(
         f"unforeseen error: {printable(reason)[:300]}: this is a bug of dsprune or of a library; please report it "
         f"with the traceback{_write_traceback(error)}"
     )
     return EXIT_UNFORESEEN
+
+
+def _is_of_accelerator(error: Exception) -> bool:
+    """Return whether DeepSpeed refused the accelerator that the environment names, which it does when imported."""
+    places = traceback.extract_tb(error.__traceback__)
+    return "DS_ACCELERATOR" in os.environ and places[-1].name == "get_accelerator"
 
 
 def _write_traceback(error: Exception) -> str:
