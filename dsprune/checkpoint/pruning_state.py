@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from dsprune.masks import MaskSet
 from dsprune.masks.accumulator_set import AccumulatorSet
+from dsprune.masks.cut_bands import CutBands
 from dsprune.masks.input_sums import InputSums
 from dsprune.masks.invariants import Finding, check_shard
 from dsprune.masks.manifest import UpdateEntry
-from dsprune.masks.shared_blocks import SharedBlocks
 from dsprune.methods.method import Accumulator, Method, find_method, lets_regrow
 from dsprune.model.inputs import InputHooks
 from dsprune.model.vocabulary import num_missing
@@ -41,7 +41,7 @@ class PruningState:
         updates: the mask updates so far.
         initial_pruned: number of zeros of each tensor at the start of the run; empty if it started dense.
         accumulators: what the pruning method keeps of this rank's shards.
-        shared_blocks: the blocks that ranks share, for a method with a `block`; None before it is needed.
+
     """
 
     def __init__(self, layout: ZeroLayout, pruning: Pruning, timetable: Timetable) -> None:
@@ -50,7 +50,7 @@ class PruningState:
         self.comm = Comm(layout.group, layout.device)
         self.initial_pruned: list[int]
         self.updates: list[UpdateEntry]
-        self.shared_blocks: SharedBlocks | None = None
+        self._cut_blocks: CutBands | None = None  # for a method with a `block`
         self._inputs: InputHooks | None = None
         if find_method(pruning.method).reads_inputs:
             tensors = [shard.tensor for shard in layout.shards]
@@ -152,11 +152,11 @@ class PruningState:
         """Begin at zero with what the method keeps. Collective: every rank must call this."""
         layout, block = self.layout, self.method_at(step).block
         declared = self.declared(step)
-        if declared and block > 1 and self.shared_blocks is None:
-            self.shared_blocks = SharedBlocks(layout.shards, block, self.comm, layout.master_device)
+        if declared and block > 1 and self._cut_blocks is None:
+            self._cut_blocks = CutBands(layout.shards, [block] * len(layout.shards), self.comm)
         inputs = InputSums([shard.tensor for shard in layout.shards]) if self._keeps_inputs(step) else None
         self.accumulators = AccumulatorSet(
-            layout.shards, declared, layout.master_device, self.shared_blocks, inputs
+            layout.shards, declared, layout.master_device, self._cut_blocks, inputs
         )
         self._count_inputs(step)
 

@@ -1,14 +1,13 @@
 """What a pruning method keeps of a rank's shards, sharded exactly as the masks are."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from dsprune.kernels.block_products import products
+from dsprune.masks.cut_bands import CutBands, slices_of
 from dsprune.masks.input_sums import InputSums
-from dsprune.masks.shared_blocks import Piece, SharedBlocks
 from dsprune.methods.method import Accumulator
 from dsprune.model.shard import Shard
 
@@ -27,10 +26,11 @@ class AccumulatorSet:
         shards: this rank's slice of every prunable tensor, in global order.
         declared: what is kept for each weight; nothing after the last mask update.
         device: of the values.
-        shared_blocks: the blocks that ranks share, for accumulators of products; it has their block.
+        cut_blocks: completes the blocks that ranks share, for accumulators of products.
         inputs: what is kept of the inputs of matrices, if anything is.
 
     Attributes:
+        device: as given.
         values: of each shard, the values by name, each `[shard.numel]` or `[shard.numel, width]`.
     """
 
@@ -39,12 +39,12 @@ class AccumulatorSet:
         shards: Sequence[Shard],
         declared: Sequence[Accumulator],
         device: torch.device | str = "cpu",
-        shared_blocks: SharedBlocks | None = None,
+        cut_blocks: CutBands | None = None,
         inputs: InputSums | None = None,
     ) -> None:
         self.inputs = inputs
-        self.shards, self.declared, self._shared_blocks = tuple(shards), tuple(declared), shared_blocks
-        self._device = torch.device(device)
+        self.shards, self.declared, self._cut_blocks = tuple(shards), tuple(declared), cut_blocks
+        self.device = torch.device(device)
         self.values: tuple[dict[str, Tensor], ...] = tuple(
             {
                 kept.name: torch.zeros(kept.shape(shard.numel), dtype=kept.dtype, device=device)
@@ -53,12 +53,15 @@ class AccumulatorSet:
             for shard in shards
         )
         self._buffers: list[dict[str, Tensor]] = []
-        self._tables: dict[str, Tensor] = {}
+        # By accumulator: what completes the last block of each shard, and the products of the weights at its start
+        # whose block begins on another rank.
+        self._tails: dict[str, list[Tensor]] = {}
+        self._heads: dict[str, list[Tensor]] = {}
         self._is_staged = False
 
     @property
     def _chunk(self) -> int:
-        return CHUNK if self._device.type == "cpu" else CHUNK_ACCELERATOR
+        return CHUNK if self.device.type == "cpu" else CHUNK_ACCELERATOR
 
     @property
     def nbytes(self) -> int:
@@ -85,34 +88,53 @@ class AccumulatorSet:
     def finish_staging(self) -> None:
         """Complete what is staged with that of other ranks. Collective: every rank must call this."""
         self._is_staged = True
-        for name in [kept.name for kept in self.declared if kept.block > 1]:
-            self._tables[name] = self.shared_blocks.exchange(partial(self._staged, name=name))
+        for kept in self.declared:
+            if kept.block > 1:
+                staged = [self._staged(index, kept.name) for index in range(len(self.shards))]
+                cut = self.cut_blocks
+                tails = cut.collect([row[:head] for row, head in zip(staged, cut.heads, strict=True)])
+                rows = [self._products_of_tail(index, kept, tail) for index, tail in enumerate(tails)]
+                self._tails[kept.name], self._heads[kept.name] = tails, cut.give_back(rows)
+
+    def _products_of_tail(self, index: int, kept: Accumulator, tail: Tensor) -> Tensor:
+        """Return the products of the weights after the end of a shard that complete its last block."""
+        if not len(tail):
+            return tail.new_zeros(0, kept.width)
+        shard = self.shards[index]
+        begin = (shard.start + shard.numel) // kept.block * kept.block - shard.start
+        own = self._staged(index, kept.name)[begin:]
+        return products(torch.cat([own, tail]), kept.block)[len(own) :]
 
     def newest(self, index: int) -> dict[str, Tensor]:
         """Return the values of a shard with what is staged, except for products."""
         return {kept.name: self._newest(index, kept.name) for kept in self.declared if kept.block == 1}
 
-    def tables(self) -> dict[str, Tensor]:
-        """Return the values of the shared blocks, for `newest_of`. Collective: every rank must call this."""
+    def newest_of_blocks(self, chunk: int) -> list[Iterator[dict[str, Tensor]]]:
+        """Return the values of the blocks that begin in each shard with what is staged, some blocks at a time.
 
-        def values(kept: Accumulator) -> Callable[[int], Tensor]:
-            if kept.block == 1:
-                return lambda place: self._newest(place, kept.name)
-            return lambda place: self.values[place][kept.name]
+        Collective: every rank must call this.
+        """
+        names = [kept.name for kept in self.declared]
+        rows = zip(*(self._newest_of_blocks(kept, chunk) for kept in self.declared), strict=True)
+        return [(dict(zip(names, values, strict=True)) for values in zip(*row, strict=True)) for row in rows]
 
-        return {
-            kept.name: self.shared_blocks.exchange(values(kept), kept.shape(1)[1:]) for kept in self.declared
-        }
+    def _newest_of_blocks(self, kept: Accumulator, chunk: int) -> list[Iterator[Tensor]]:
+        sums = [row[kept.name] for row in self.values]
+        if kept.block == 1:
+            sums = [self._newest(index, kept.name) for index in range(len(self.shards))]
+        found = self.cut_blocks.complete([slices_of(row) for row in sums], chunk)
+        if kept.block == 1 or not self._is_staged:
+            return found
+        return [
+            map(torch.add, found[index], self._staged_products(index, kept, chunk))
+            for index in range(len(self.shards))
+        ]
 
-    def newest_of(self, index: int, piece: Piece, tables: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the values of a piece with what is staged, the products too, given the result of `tables`."""
-        found = {}
-        for kept in self.declared:
-            own = self._newest(index, kept.name) if kept.block == 1 else self.values[index][kept.name]
-            found[kept.name] = piece.complete(own, tables[kept.name])
-            if kept.block > 1 and self._is_staged:
-                found[kept.name] = found[kept.name] + self._products(index, kept, piece)
-        return found
+    def _staged_products(self, index: int, kept: Accumulator, chunk: int) -> Iterator[Tensor]:
+        """Yield what is staged of the products of the blocks that begin in a shard, some blocks at a time."""
+        staged, tail = slices_of(self._staged(index, kept.name)), self._tails[kept.name][index]
+        for whole in self.cut_blocks.whole(index, staged, tail, chunk):
+            yield products(whole, kept.block)
 
     def settle(self, *, applied: bool) -> None:
         """Add what is staged if the step was applied, and drop it otherwise."""
@@ -134,10 +156,10 @@ class AccumulatorSet:
                     row[kept.name].zero_()
 
     @property
-    def shared_blocks(self) -> SharedBlocks:
-        """The blocks that ranks share, which products need."""
-        assert self._shared_blocks is not None
-        return self._shared_blocks
+    def cut_blocks(self) -> CutBands:
+        """Completes the blocks that ranks share, for a method with a `block`."""
+        assert self._cut_blocks is not None
+        return self._cut_blocks
 
     def _newest(self, index: int, name: str) -> Tensor:
         return self._staged(index, name) if self._is_staged else self.values[index][name]
@@ -146,7 +168,7 @@ class AccumulatorSet:
         if not self._buffers:  # a run that accumulates nothing more needs none
             dtypes = {kept.name: kept.dtype if kept.block == 1 else torch.float32 for kept in self.declared}
             self._buffers = [
-                {name: torch.zeros(shard.numel, dtype=dtypes[name], device=self._device) for name in dtypes}
+                {name: torch.zeros(shard.numel, dtype=dtypes[name], device=self.device) for name in dtypes}
                 for shard in self.shards
             ]
         return self._buffers[index][name]
@@ -156,8 +178,9 @@ class AccumulatorSet:
         if kept.block == 1:
             values[kept.name], buffers[kept.name] = buffers[kept.name], values[kept.name]
             return
-        for piece in self.shared_blocks.pieces(index, self._chunk // kept.width):
-            values[kept.name][piece.here] += self._products(index, kept, piece)[piece.mine]
-
-    def _products(self, index: int, kept: Accumulator, piece: Piece) -> Tensor:
-        return products(piece.complete(self._staged(index, kept.name), self._tables[kept.name]), kept.block)
+        place = self.cut_blocks.heads[index]
+        values[kept.name][:place] += self._heads[kept.name][index]
+        for added in self._staged_products(index, kept, self._chunk // kept.width):
+            own = values[kept.name][place : place + len(added)]
+            own += added[: len(own)]
+            place += len(added)

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dsprune.masks.accumulator_set import AccumulatorSet
-from dsprune.masks.bits import unpack
+from dsprune.masks.bits import unpack_part
+from dsprune.masks.cut_bands import slices_of
 from dsprune.masks.mask_set import MaskSet
-from dsprune.masks.shared_blocks import Piece
 from dsprune.methods.method import CompensatingMethod, Method, ShardContext
+from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.selection.groups import Group
 from dsprune.selection.normalize import normalize
@@ -25,12 +27,10 @@ CHUNK_ACCELERATOR = 1 << 20
 
 
 class Blocks:
-    """The blocks of this rank's weights, those that it shares with other ranks included.
-
-    Collective: every rank must create one.
+    """The blocks of this rank's weights. Those that ranks share are computed by the rank where they begin.
 
     Args:
-        accumulators: what the method keeps; has the shards and the blocks that ranks share.
+        accumulators: what the method keeps; has the shards.
         weight: returns this rank's weights of a tensor, `[shard.numel]`.
         settings: other fields of the contexts.
     """
@@ -38,39 +38,46 @@ class Blocks:
     def __init__(
         self, accumulators: AccumulatorSet, weight: Callable[[int], Tensor], settings: Mapping[str, Any]
     ) -> None:
-        self.shards, self.shared_blocks = accumulators.shards, accumulators.shared_blocks
-        self._accumulators, self._weight, self._settings = accumulators, weight, settings
-        self._weights = self.shared_blocks.exchange(weight)
-        self._tables = accumulators.tables()
+        self.shards, self.device = accumulators.shards, accumulators.device
+        self._accumulators, self._settings = accumulators, settings
+        self._weights = [weight(place).to(self.device) for place in range(len(self.shards))]
 
     def compute(self, result: Callable[[ShardContext], Tensor], bits: Sequence[Tensor]) -> list[Tensor]:
         """Return a float32 value for each weight of the shards, which `result` returns for the weights of a context.
 
         Collective: every rank must call this.
         """
-
-        def kept(place: int) -> Tensor:
-            return unpack(bits[place], self.shards[place].numel)
-
-        table, device = self.shared_blocks.exchange(kept), self.shared_blocks.device
-        chunk = CHUNK if device.type == "cpu" else CHUNK_ACCELERATOR
-        found = [torch.empty(shard.numel, device=device) for shard in self.shards]
-        for place, values in enumerate(found):
-            own = kept(place)
-            for piece in self.shared_blocks.pieces(place, chunk):
-                context = self._context(place, piece, piece.complete(own, table) > 0)
-                values[piece.here] = result(context)[piece.mine]
-        return found
-
-    def _context(self, place: int, piece: Piece, kept: Tensor) -> ShardContext:
-        return ShardContext(
-            tensor=self.shards[place].tensor,
-            positions=piece.positions,
-            weight=piece.complete(self._weight(place), self._weights),
-            accumulators=self._accumulators.newest_of(place, piece, self._tables),
-            kept=kept,
-            **self._settings,
+        cut = self._accumulators.cut_blocks
+        chunk = CHUNK if self.device.type == "cpu" else CHUNK_ACCELERATOR
+        rows = zip(
+            self.shards,
+            cut.heads,
+            cut.complete([slices_of(weight) for weight in self._weights], chunk),
+            cut.complete([partial(unpack_part, row) for row in bits], chunk),
+            self._accumulators.newest_of_blocks(chunk),
+            strict=True,
         )
+        return cut.share(torch.cat([*self._results(result, *row)]) for row in rows)
+
+    def _results(
+        self,
+        result: Callable[[ShardContext], Tensor],
+        shard: Shard,
+        head: int,
+        weights: Iterator[Tensor],
+        kept: Iterator[Tensor],
+        sums: Iterator[dict[str, Tensor]],
+    ) -> Iterator[Tensor]:
+        """Yield the results for the blocks that begin in a shard, after `head` weights, some at a time."""
+        yield torch.empty(0, device=self.device)  # so that there is something of every shard
+        first = shard.start + head
+        for weight, mask, accumulated in zip(weights, kept, sums, strict=True):
+            positions = range(first, first + len(weight))
+            context = ShardContext(
+                shard.tensor, positions, weight, kept=mask, accumulators=accumulated, **self._settings
+            )
+            yield result(context)
+            first = positions.stop
 
 
 def select_compensating(
@@ -95,21 +102,22 @@ def select_compensating(
         scores = blocks.compute(method.scores, bits)
         scorers = [Scorer(values.__getitem__, method.absolute) for values in scores]
         if normalized:
-            scorers = normalize(blocks.shards, scorers, blocks.shared_blocks.device, comm)
+            scorers = normalize(blocks.shards, scorers, blocks.device, comm)
         bits = select(blocks.shards, scorers, bits, part, comm)
     return bits, blocks.compute(method.compensate, bits)
 
 
-def block_bytes(method: type[Method], num_shared: int, num_tensors: int, parts: int = 1) -> tuple[int, int]:
-    """Return the bytes that a rank sends for shared blocks: at a step that counts, and at a mask update of some parts.
+def block_bytes(method: type[Method], num_tensors: int, parts: int = 1) -> tuple[int, int]:
+    """Return the most bytes that a rank sends for cut blocks: at a step that counts, and at a mask update in parts.
 
-    At a step these are what is added to the accumulators of products. At a mask update they are the weights, the
-    accumulators, the mask before each part and at the end, and the number of zeros of each tensor.
+    Of each tensor, less than a block is exchanged. At a step these are gradients, and products that come back. At a
+    mask update they are weights, masks and accumulators, and results that come back, for the scores of each part and
+    for the new weights; and the number of zeros of each tensor.
     """
-    summed = sum(kept.block > 1 for kept in method.accumulators)
-    kept = sum(kept.width for kept in method.accumulators)
-    one = 4 * method.block * num_shared
-    return one * summed, one * (1 + kept + parts + 1) + 8 * num_tensors
+    num_weights = num_tensors * (method.block - 1)
+    summed = sum(4 + 4 * kept.width for kept in method.accumulators if kept.block > 1)
+    computed = 4 + 1 + method.bytes_per_weight() + 4
+    return num_weights * summed, num_weights * computed * (parts + 1) + 8 * num_tensors
 
 
 def divided(groups: Sequence[Group], counts: Sequence[int], parts: int) -> Iterator[list[Group]]:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from dsprune.kernels.product import Product
 from dsprune.masks.bits import pack, unpack, unpack_part
+from dsprune.masks.cut_bands import CutBands
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe.pattern import Pattern
-from dsprune.selection.cut_bands import CutBands
 from dsprune.selection.groups import Group
 from dsprune.selection.scan import NAN_KEY, PRUNED_KEY, Scorer, from_keys, keys_of
 from dsprune.selection.select import select

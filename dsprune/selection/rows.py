@@ -13,9 +13,9 @@ from torch import Tensor
 
 from dsprune.errors import UserError
 from dsprune.masks.bits import unpack_part
+from dsprune.masks.cut_bands import CutBands
 from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
-from dsprune.selection.cut_bands import CutBands
 from dsprune.selection.groups import Group
 from dsprune.selection.scan import NAN_KEY, PRUNED_KEY, Scorer, keys_of, refuse_nan
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dsprune.selection.cut_bands import band_bytes
+from dsprune.masks.cut_bands import band_bytes
 from dsprune.selection.groups import Group
 from dsprune.selection.search import BINS, ROUNDS
 from dsprune.selection.ties import tie_rounds

@@ -14,7 +14,7 @@ from torch import Tensor
 from dsprune.kernels.block_products import products
 from dsprune.masks.accumulator_set import AccumulatorSet
 from dsprune.masks.bits import pack, unpack
-from dsprune.masks.shared_blocks import SharedBlocks
+from dsprune.masks.cut_bands import CutBands
 from dsprune.methods.method import Accumulator, CompensatingMethod, Method, RegrowingMethod, ShardContext
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
@@ -279,7 +279,8 @@ def _select(
 
 def _accumulated(comm: Comm, method: Method, shards: Sequence[Shard]) -> AccumulatorSet:
     """Return what a method keeps of shards after one step."""
-    kept = AccumulatorSet(shards, method.accumulators, shared_blocks=SharedBlocks(shards, method.block, comm))
+    cut_blocks = CutBands(shards, [method.block] * len(shards), comm)
+    kept = AccumulatorSet(shards, method.accumulators, cut_blocks=cut_blocks)
     for index, shard in enumerate(shards):
         kept.stage(index, slice(0, shard.numel), method.increments(_part(shard, method)))
     kept.finish_staging()

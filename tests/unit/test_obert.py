@@ -1,15 +1,14 @@
 """The Optimal Brain Surgeon in blocks: exact on a quadratic, and the same for every sharding."""
 
 from dataclasses import replace
-from itertools import pairwise
-from typing import TypeVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from dsprune.kernels.block_products import matrices, products
-from dsprune.masks.shared_blocks import SharedBlocks, num_shared
+from dsprune.masks.accumulator_set import AccumulatorSet
+from dsprune.masks.cut_bands import CutBands
 from dsprune.methods.magnitude import Magnitude
 from dsprune.methods.method import RECOMPUTATIONS, CompensatingMethod, Method, ShardContext
 from dsprune.methods.obert import BLOCK, OBert
@@ -17,10 +16,10 @@ from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.selection.compensate import block_bytes, divided
 from dsprune.selection.groups import Group
+from dsprune.testing.methods import cut_randomly, part_of
+from dsprune.testing.threads import run_threads
 
 NUM_STEPS = 60
-
-T = TypeVar("T")
 
 
 def context(numel: int, seed: int = 0) -> tuple[ShardContext, Tensor]:
@@ -140,56 +139,42 @@ def test_the_loss_of_a_layer_is_below_that_of_magnitude(sparsity: float) -> None
     assert layer_loss(OBert(), sparsity, RECOMPUTATIONS) <= layer_loss(OBert(), sparsity)
 
 
-@pytest.mark.parametrize(
-    ("start", "numel"), [(0, 130), (0, 20), (20, 25), (60, 70), (50, 50), (37, 93), (99, 0)]
-)
-def test_pieces_cover_a_shard_once_by_whole_blocks(start: int, numel: int) -> None:
-    shard = Shard(PrunableTensor("w", (130,)), start, numel)
-    shared_blocks = SharedBlocks([shard], BLOCK, Rest([shard]))
-    pieces = list(shared_blocks.pieces(0, BLOCK))
-    covered = sorted(place for piece in pieces for place in range(numel)[piece.here])
-    assert covered == list(range(numel))
-    for piece in pieces:
-        assert piece.positions.start % BLOCK == 0
-        assert piece.positions.stop % BLOCK == 0 or piece.positions.stop == 130
-        assert list(piece.positions[piece.mine]) == list(range(130)[start : start + numel][piece.here])
-
-
-class Rest(Comm):
-    """Another rank that owns the rest of each tensor."""
-
-    def __init__(self, shards: list[Shard]) -> None:
-        super().__init__()
-        self.shards = shards
-
-    def all_gather_objects(self, item: T) -> list[T]:
-        ends = [(shard.start, shard.start + shard.numel) for shard in self.shards]
-        return [item, [(0, start) for start, _ in ends], [(stop, 130) for _, stop in ends]]
+def sums(comm: Comm, ranks: list[list[Shard]], gradients: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """The products that a rank keeps after some steps, and those of its blocks with what is staged of one more."""
+    shards = ranks[comm.rank]
+    cut_blocks = CutBands(shards, [BLOCK] * len(shards), comm)
+    kept = AccumulatorSet(shards, OBert.accumulators, cut_blocks=cut_blocks)
+    for step, gradient in enumerate(gradients):
+        for index, shard in enumerate(shards):
+            for part in kept.parts(index):
+                kept.stage(index, part, {"fisher": part_of(gradient, shard)[part]})
+        kept.finish_staging()
+        if step < len(gradients) - 1:
+            kept.settle(applied=step != 1)
+    blocks = [
+        torch.cat([torch.empty(0, 26), *(row["fisher"] for row in rows)])
+        for rows in kept.newest_of_blocks(70)
+    ]
+    return [row["fisher"] for row in kept.values], cut_blocks.share(blocks)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
-def test_the_planned_number_of_shared_blocks_is_that_of_equal_slices(world: int) -> None:
-    sizes = [130, 50, 400, 3]
-    size_of = [-(-size // world) for size in sizes]
-    cuts = [
-        [min(size, rank * part) for rank in range(world + 1)]
-        for size, part in zip(sizes, size_of, strict=True)
-    ]
-    bounds = list(zip(*(pairwise(row) for row in cuts), strict=True))
-
-    class Gathered(Comm):
-        def all_gather_objects(self, item: T) -> list[T]:
-            return bounds
-
-    shards = [
-        Shard(PrunableTensor(str(size), (size,)), 0, part) for size, part in zip(sizes, size_of, strict=True)
-    ]
-    assert len(SharedBlocks(shards, BLOCK, Gathered()).shared) == num_shared(sizes, BLOCK, world)
+def test_the_products_of_cut_blocks_are_those_of_whole_ones(world: int) -> None:
+    """The second of four steps is skipped, and the last one is staged."""
+    tensors = [PrunableTensor("w", (13, 10)), PrunableTensor("v", (20,))]
+    gradients = torch.randn(4, 130, generator=torch.Generator().manual_seed(world))
+    ranks = cut_randomly(tensors, world, seed=world)
+    for shards, (kept, newest) in zip(ranks, run_threads(world, sums, ranks, gradients), strict=True):
+        for place, shard in enumerate(shards):
+            rows = [products(gradient[: shard.tensor.numel], BLOCK) for gradient in gradients]
+            assert torch.equal(kept[place], part_of(rows[0] + rows[2], shard)), shard
+            assert torch.equal(newest[place], part_of(rows[0] + rows[2] + rows[3], shard)), shard
 
 
-def test_bytes_of_shared_blocks() -> None:
-    assert block_bytes(OBert, 3, 7) == (3 * 200, 3 * 200 * (1 + 26 + 2) + 7 * 8)
-    assert block_bytes(OBert, 3, 7, parts=4) == (3 * 200, 3 * 200 * (1 + 26 + 5) + 7 * 8)
+def test_bytes_of_cut_blocks() -> None:
+    step, update = 7 * 49 * 108, 7 * 49 * 113
+    assert block_bytes(OBert, 7) == (step, 2 * update + 7 * 8)
+    assert block_bytes(OBert, 7, parts=4) == (step, 5 * update + 7 * 8)
 
 
 def test_parts_of_a_mask_update_begin_at_the_present_zeros_and_end_at_the_target() -> None:

@@ -15,6 +15,7 @@ from dsprune.checkpoint.model_card import CARD, Made, write_card
 from dsprune.errors import UserError
 from dsprune.masks import MaskSet
 from dsprune.masks.bits import pack
+from dsprune.masks.cut_bands import CutBands, band_bytes
 from dsprune.masks.manifest import read_manifest
 from dsprune.masks.mask_files import read_complete_masks, write_masks
 from dsprune.methods.checks import check_pruning
@@ -25,7 +26,6 @@ from dsprune.recipe.loading import check_recipe
 from dsprune.recipe.pattern import Pattern
 from dsprune.schedule.law import scaled_to
 from dsprune.selection.complete import select_complete
-from dsprune.selection.cut_bands import CutBands, band_bytes
 from dsprune.selection.groups import Group, make_groups, update_groups
 from dsprune.selection.patterned import count_broken, select_tiles
 from dsprune.selection.scan import Scorer

@@ -11,8 +11,8 @@ from dsprune.commands.plan.law import law_table, sweep_table
 from dsprune.commands.plan.make import make_plan
 from dsprune.commands.plan.plan import plan
 from dsprune.errors import UserError
+from dsprune.masks.cut_bands import band_bytes
 from dsprune.masks.input_sums import input_bytes
-from dsprune.masks.shared_blocks import num_shared
 from dsprune.methods.checks import check_pruning
 from dsprune.methods.method import find_method
 from dsprune.model.cost import checkpoint_bytes
@@ -21,7 +21,6 @@ from dsprune.recipe.pattern import Pattern
 from dsprune.recipe.timing import AT_TARGET
 from dsprune.registry import METHODS
 from dsprune.selection.compensate import block_bytes
-from dsprune.selection.cut_bands import band_bytes
 from dsprune.selection.groups import Group, make_groups
 from dsprune.selection.tiles import Tiling
 from dsprune.selection.traffic import update_bytes
@@ -171,20 +170,16 @@ def test_the_bytes_of_inputs_are_planned(bert: str) -> None:
     assert re.search(rf"accumulators +{decimal(inputs)}", text)
 
 
-def test_the_bytes_of_shared_blocks_are_planned(bert: str) -> None:
+def test_the_bytes_of_cut_blocks_are_planned(bert: str) -> None:
     recipe = load_recipe(
         "glue-90", [f"model.path={bert}", "pruning.method=obert", "pruning.recomputations=3"]
     )
     text = show(recipe)
     made = make_plan(recipe, 4, 3200)
-    sizes = [tensor.numel for tensor in made.tensors]
     num_bytes = update_bytes(made.groups(made.timetable.updates[-1]), 4)
-    shared = num_shared(sizes, 50, 4)
-    assert shared > 0
     assert f"sends at most {decimal(3 * num_bytes)} a mask update" in text
-    at_step, at_update = map(decimal, block_bytes(find_method("obert"), shared, 12, 3))
-    assert f"Blocks: ranks share {shared:,} at stage 3" in text
-    assert f"{at_step} a step whose gradients count, and {at_update} a mask update" in text
+    at_step, at_update = map(decimal, block_bytes(find_method("obert"), 12, 3))
+    assert f"at most {at_step} a step whose gradients count, and {at_update} a mask update" in text
 
 
 @pytest.mark.parametrize(("scope", "num_groups"), [("global", 1), ("normalized", 1), ("uniform", 12)])

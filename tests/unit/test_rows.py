@@ -13,13 +13,13 @@ from transformers import GPT2Config, GPT2Model
 from dsprune.checkpoint.audit import audit_folder
 from dsprune.errors import UserError
 from dsprune.masks.bits import unpack_part
+from dsprune.masks.cut_bands import band_bytes
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Pruning
 from dsprune.recipe.loading import check_recipe
 from dsprune.recipe.pattern import Pattern
 from dsprune.selection.compensate import divided
-from dsprune.selection.cut_bands import band_bytes
 from dsprune.selection.groups import Group, make_groups, update_groups
 from dsprune.selection.patterned import select_tiles
 from dsprune.selection.regrow import select_regrowing

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from rich.filesize import decimal
 
 from dsprune.commands.plan.make import Plan
+from dsprune.masks.cut_bands import band_bytes
 from dsprune.masks.input_sums import input_bytes
-from dsprune.masks.shared_blocks import num_shared
 from dsprune.methods.method import (
     RECOMPUTATIONS,
     CompensatingMethod,
@@ -19,7 +19,6 @@ from dsprune.recipe.pattern import Pattern
 from dsprune.registry import SCOPES
 from dsprune.report.table import Table
 from dsprune.selection.compensate import block_bytes
-from dsprune.selection.cut_bands import band_bytes
 from dsprune.selection.tiles import Tiling
 from dsprune.selection.traffic import row_bytes, update_bytes
 
@@ -75,9 +74,8 @@ def describe_traffic(plan: Plan, world_size: int) -> str:
         text += f"\nInputs: each rank sends {decimal(num_bytes)} at a step that counts, at every ZeRO stage"
     if method.block == 1:
         return text
-    shared = num_shared([tensor.numel for tensor in plan.tensors], method.block, world_size)
-    at_step, at_update = map(decimal, block_bytes(method, shared, len(plan.tensors), parts))
+    at_step, at_update = map(decimal, block_bytes(method, len(plan.tensors), parts))
     return (
-        f"{text}\nBlocks: ranks share {shared:,} at stage 3, and fewer at stages 1 and 2: {at_step} a step whose "
-        f"gradients count, and {at_update} a mask update"
+        f"{text}\nBlocks: to complete those that shards cut, each rank sends at most {at_step} a step whose gradients "
+        f"count, and {at_update} a mask update"
     )

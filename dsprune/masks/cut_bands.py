@@ -1,11 +1,13 @@
 """The exchange that completes the bands which a boundary between two shards cuts.
 
-The rank with the first weight of a band decides for the whole band. It gets the values of the other weights from the
-ranks that own them, and sends the result back.
+A band is a run of consecutive weights that are decided together: a row, a block, or the tiles of some rows. The rank
+with the first weight of a band decides for the whole band. It gets the values of the other weights from the ranks that
+own them, and sends the result back.
 """
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -16,7 +18,7 @@ from dsprune.masks.bits import num_bytes, pack
 from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm
 
-__all__ = ["CutBands", "Values", "band_bytes"]
+__all__ = ["CutBands", "Values", "band_bytes", "slices_of"]
 
 KEY_BYTES, MASK_BYTES, PLACE_BYTES = 4, 1, 16
 
@@ -25,6 +27,11 @@ CHUNK = 1 << 19
 
 Values = Callable[[int, int], Tensor]
 """Returns the values of the weights `[first, last)` of a shard."""
+
+
+def slices_of(values: Tensor) -> Values:
+    """Return a function (first, last) -> `values[first:last]`."""
+    return lambda first, last: values[first:last]
 
 
 def band_bytes(bands: Iterable[int], world_size: int) -> int:
@@ -68,16 +75,23 @@ class CutBands:
         lengths = {piece.place: piece.length for piece in self._pieces if piece.sender == comm.rank}
         self.heads = [lengths.get(place, 0) for place in range(len(shards))]
 
-    def complete(self, values: Sequence[Values]) -> list[Iterator[Tensor]]:
-        """Return the values of the bands that begin in each shard, some whole bands at a time.
+    def complete(self, values: Sequence[Values], chunk: int = CHUNK) -> list[Iterator[Tensor]]:
+        """Return the values of the bands that begin in each shard, whole bands of about `chunk` weights at a time.
 
         Collective: every rank must call this.
         """
         tails = self.collect([each(0, head) for each, head in zip(values, self.heads, strict=True)])
-        return [
-            _whole_bands(band, shard, each, tail)
-            for band, shard, each, tail in zip(self._bands, self._shards, values, tails, strict=True)
-        ]
+        return [self.whole(place, *both, chunk) for place, both in enumerate(zip(values, tails, strict=True))]
+
+    def whole(self, place: int, values: Values, tail: Tensor, chunk: int) -> Iterator[Tensor]:
+        """Yield what `complete` returns of one shard, given the values after its end, which complete its last band."""
+        shard, band = self._shards[place], self._bands[place]
+        stop, step = shard.start + shard.numel, max(1, chunk // band) * band
+        begin, end = -(-shard.start // band) * band, -(-stop // band) * band
+        for first in range(begin, end, step):
+            last = min(first + step, end)
+            part = values(first - shard.start, min(last, stop) - shard.start)
+            yield torch.cat([part, tail]) if last > stop else part
 
     def spread(self, decided: Iterable[Tensor]) -> list[Tensor]:
         """Return the packed mask of each shard. Collective: every rank must call this.
@@ -93,6 +107,21 @@ class CutBands:
         for row, begin in zip(bits, self.give_back(tails), strict=True):
             row[: num_bytes(begin.numel())] |= pack(begin.bool())
         return bits
+
+    def share(self, decided: Iterable[Tensor]) -> list[Tensor]:
+        """Return the values of each shard, given those of the bands that begin in it.
+
+        Collective: every rank must call this.
+        """
+        own, tails = [], []
+        for shard, head, values in zip(self._shards, self.heads, decided, strict=True):
+            mine, tail = values.tensor_split([shard.numel - head])
+            own.append(mine)
+            tails.append(tail.clone())  # a view would keep all values until the end
+        for place, begin in enumerate(self.give_back(tails)):
+            if len(begin):
+                own[place] = torch.cat([begin, own[place]])
+        return own
 
     def collect(self, heads: Sequence[Tensor]) -> list[Tensor]:
         """Send the first `self.heads` values of each shard to the ranks where their bands begin.
@@ -126,18 +155,22 @@ class CutBands:
         sent: Sequence[tuple[int, Tensor]],
         expected: Sequence[tuple[int, _Piece]],
     ) -> list[Tensor]:
-        """Return what was received of each tensor, in the order of the pieces."""
-        empty = [values.new_empty(0) for values in like]
+        """Return what was received of each tensor, in the order of the pieces; a weight may have several numbers."""
+        found = [values[:0] for values in like]
         if not self._pieces:
-            return empty
-        ranks = range(self._comm.size)
-        messages = [torch.cat([empty[0], *(part for to, part in sent if to == rank)]) for rank in ranks]
+            return found
+        ranks, width = range(self._comm.size), found[0].shape[1:]
+        messages = [torch.cat([found[0], *(part for to, part in sent if to == rank)]) for rank in ranks]
         sizes = [sum(piece.length for source, piece in expected if source == rank) for rank in ranks]
-        received = self._comm.all_to_all(messages, sizes)
+        flat = [message.flatten() for message in messages]
+        received = [
+            part.view(-1, *width)
+            for part in self._comm.all_to_all(flat, [size * prod(width) for size in sizes])
+        ]
         for source, piece in expected:
             part, received[source] = received[source].tensor_split([piece.length])
-            empty[piece.place] = torch.cat([empty[piece.place], part.to(empty[piece.place].device)])
-        return empty
+            found[piece.place] = torch.cat([found[piece.place], part.to(found[piece.place].device)])
+        return found
 
 
 def _pieces(place: int, band: int, shards: Sequence[tuple[int, int]]) -> Iterable[_Piece]:
@@ -148,16 +181,3 @@ def _pieces(place: int, band: int, shards: Sequence[tuple[int, int]]) -> Iterabl
         if head := min(-start % band, shards[rank][1]):
             owner = ordered[bisect_right(starts, start - start % band) - 1][1]
             yield _Piece(place, rank, owner, head)
-
-
-def _whole_bands(band: int, shard: Shard, values: Values, tail: Tensor) -> Iterator[Tensor]:
-    """Yield the values of the bands that begin in a shard, some whole bands at a time.
-
-    The `tail` has the values after the end of the shard, which complete its last band.
-    """
-    stop, step = shard.start + shard.numel, max(1, CHUNK // band) * band
-    begin, end = -(-shard.start // band) * band, -(-stop // band) * band
-    for first in range(begin, end, step):
-        last = min(first + step, end)
-        part = values(first - shard.start, min(last, stop) - shard.start)
-        yield torch.cat([part, tail]) if last > stop else part
