@@ -17,8 +17,6 @@ __all__ = ["Segments", "is_accelerated", "mask_"]
 DEVICES = ("cuda",)
 """The types of device whose torch has Triton; ROCm's is "cuda" too."""
 
-WORD_OF_SIZE = {1: "int8", 2: "int16", 4: "int32", 8: "int64"}
-
 
 def is_accelerated(*tensors: Tensor) -> bool:
     """Return whether the kernels can work on these tensors."""
@@ -28,11 +26,13 @@ def is_accelerated(*tensors: Tensor) -> bool:
 def mask_(kept: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     """Set the pruned entries of 1-D tensors to zero, in place: one launch for each size of their entries."""
     for size in sorted({value.element_size() for value in values}):
-        pairs = [pair for pair in zip(kept, values, strict=True) if pair[1].element_size() == size]
-        numels = tuple(value.numel() for _, value in pairs)
-        addresses = tuple((value.data_ptr(), bits.data_ptr()) for bits, value in pairs)
-        table, owners = _tables(addresses, numels, values[0].device)
-        _launch("mask_kernel", owners, table, owners, DTYPE=_word(size))
+        segments = tuple(
+            (value.data_ptr(), bits.data_ptr(), value.numel())
+            for bits, value in zip(kept, values, strict=True)
+            if value.element_size() == size
+        )
+        table, owners = _mask_table(segments, values[0].device)
+        _launch("mask_kernel", table, owners, DTYPE=_type(f"int{8 * size}"))
 
 
 class Segments:
@@ -52,80 +52,65 @@ class Segments:
             "KEPT": torch.tensor([bits.data_ptr() for bits in kept]),
             "SCALE": torch.tensor([given.scale for given in products], dtype=torch.float32).view(torch.int32),
         }
-        self._types = _types(products[0], absolute)
+        root = torch.int8 if products[0].root is None else products[0].root.dtype
+        values = products[0].first.dtype
+        self._types = {"VALUES_DTYPE": _type(values), "ROOT_DTYPE": _type(root), "ABSOLUTE": absolute}
         self.numels = torch.tensor([given.first.numel() for given in products])
 
     def sample(self, parts: Sequence[slice]) -> tuple[Tensor, Tensor]:
         """Return the keys of every n-th weight of each segment, on the CPU, and how many each has.
 
-        Waits for the device once.
-
-        Args:
-            parts: first weight, end and stride in each segment.
+        Waits for the device once. The `parts` are first weight, end and stride in each segment.
         """
-        from dsprune.kernels.triton_kernels import SAMPLES
-
         start, stop, stride = torch.tensor([(part.start, part.stop, part.step) for part in parts]).unbind(1)
         sizes = ((stop - start).clamp(min=0) + stride - 1) // stride
         keys = torch.empty(int(sizes.sum()), dtype=torch.int32, device=self._device)
         output = keys.data_ptr() + 4 * (sizes.cumsum(0) - sizes)
         columns = {"START": start, "STRIDE": stride, "OUTPUT": output}
-        self._start("sample_kernel", int(SAMPLES), sizes, columns)
+        self._start("sample_kernel", int(_kernels().SAMPLES), sizes, columns)
         return _fetch(keys), sizes
 
     def count(self, low: Tensor, high: Tensor, bin_bits: Tensor, num_bins: int) -> Tensor:
-        """Count the keys of each segment in a range. Waits for the device once.
+        """Count the keys of each segment in a range `[low, high]`. Waits for the device once.
 
-        Args:
-            low: first key of each range.
-            high: last key of each range.
-            bin_bits: log2 of the number of keys in a bin of each range.
-            num_bins: number of bins from `low` on, a power of two, which reach as far as `high`.
+        Bins of `2**bin_bits` keys, a power of two of them, reach from `low` as far as `high`.
 
         Returns:
             `[segments, 2 + num_bins]`: number of kept weights from `low` on, number of NaNs, and a histogram.
         """
-        from dsprune.kernels.triton_kernels import BLOCK
-
         shape = len(self.numels), 2 + num_bins
         counts = torch.empty(shape, dtype=torch.int64, device=self._device).zero_()
         output = counts.data_ptr() + 8 * shape[1] * torch.arange(shape[0])
         columns = {"LOW": low, "HIGH": high, "BIN_BITS": bin_bits, "OUTPUT": output}
-        self._start("count_kernel", int(BLOCK), self.numels, columns, NUM_BINS=num_bins)
+        self._start("count_kernel", int(_kernels().BLOCK), self.numels, columns, NUM_BINS=num_bins)
         return _fetch(counts)
 
     def settle(self, thresholds: Tensor, ties: Tensor, quotas: Tensor) -> list[Tensor]:
         """Return new masks: they prune the keys of each segment below its threshold, and the first ties with it.
 
-        Waits for the device, and launches again, only where a segment prunes some of its ties and not all.
-
-        Args:
-            thresholds: the threshold of each segment, as a key.
-            ties: how many keys of each segment are equal to it.
-            quotas: how many of these are pruned.
+        Of the `ties` of each segment, `quotas` are pruned. Waits for the device, and launches again, only where these
+        are some and not all.
         """
-        from dsprune.kernels.triton_kernels import BLOCK
-
+        block = int(_kernels().BLOCK)
         new = _empty_masks(self._kept)
         columns = {"LOW": thresholds, "OUTPUT": torch.tensor([bits.data_ptr() for bits in new])}
-        blocks = (self.numels + int(BLOCK) - 1) // int(BLOCK)
+        blocks = (self.numels + block - 1) // block
         found = torch.empty(int(blocks.sum()), dtype=torch.int32, device=self._device)
-        whole = torch.where(quotas > 0, int(BLOCK), 0).repeat_interleave(blocks)
+        whole = torch.where(quotas > 0, block, 0).repeat_interleave(blocks)
         self._settle(self.numels, columns, whole, found)
         is_parted = (quotas > 0) & (quotas < ties)
         if is_parted.any():
             counts = _fetch(found)[is_parted.repeat_interleave(blocks)].long()
             before = ties[is_parted].cumsum(0) - ties[is_parted]
             ends = (before + quotas[is_parted]).repeat_interleave(blocks[is_parted])
-            parted = (ends - (counts.cumsum(0) - counts)).clamp(0, int(BLOCK))
+            parted = (ends - (counts.cumsum(0) - counts)).clamp(0, block)
             self._settle(self.numels * is_parted, columns, parted, found)
         return new
 
     def _settle(self, sizes: Tensor, columns: dict[str, Tensor], quotas: Tensor, found: Tensor) -> None:
         """Launch `settle_kernel`, given the number of ties that each block prunes."""
-        from dsprune.kernels.triton_kernels import BLOCK
-
-        self._start("settle_kernel", int(BLOCK), sizes, columns, _to(quotas.int(), self._device), found)
+        per_block = _to(quotas.int(), self._device)
+        self._start("settle_kernel", int(_kernels().BLOCK), sizes, columns, per_block, found)
 
     def _start(
         self,
@@ -137,15 +122,8 @@ class Segments:
         **constants: int,
     ) -> None:
         """Launch a kernel over the segments, given their numbers of weights and other columns of the table."""
-        from dsprune.kernels import triton_kernels
-
-        owners, first_blocks = _owners(tuple(sizes.tolist()), block, self._device)
-        rows = torch.zeros((len(sizes), int(triton_kernels.COLUMNS)), dtype=torch.int64)
-        for name, values in (self._columns | columns).items():
-            rows[:, int(getattr(triton_kernels, name))] = values
-        rows[:, int(triton_kernels.NUMEL)] = sizes
-        rows[:, int(triton_kernels.FIRST_BLOCK)] = first_blocks
-        _launch(kernel, owners, _to(rows, self._device), owners, *output, **self._types, **constants)
+        table, owners = _table(self._columns | columns, sizes, block, self._device)
+        _launch(kernel, table, owners, *output, **self._types, **constants)
 
 
 def _empty_masks(kept: Sequence[Tensor]) -> list[Tensor]:
@@ -155,45 +133,30 @@ def _empty_masks(kept: Sequence[Tensor]) -> list[Tensor]:
     return [row[: bits.numel()] for row, bits in zip(buffer.split(sizes), kept, strict=True)]
 
 
-def _launch(name: str, blocks: Tensor, *args: Any, **types: Any) -> None:
+def _launch(name: str, table: Tensor, owners: Tensor, *args: Any, **types: Any) -> None:
     """Launch a kernel with a program for each block, if there is one."""
-    from dsprune.kernels import triton_kernels
-
-    if blocks.numel():
-        getattr(triton_kernels, name)[(blocks.numel(),)](*args, **types, num_warps=triton_kernels.WARPS)
-
-
-def _types(given: Product, absolute: bool) -> dict[str, Any]:
-    root = torch.int8 if given.root is None else given.root.dtype
-    return {"VALUES_DTYPE": _type(given.first.dtype), "ROOT_DTYPE": _type(root), "ABSOLUTE": absolute}
-
-
-@cache
-def _type(dtype: torch.dtype) -> Any:
-    """Return Triton's type."""
-    import triton.language as tl
-
-    return getattr(tl, str(dtype).removeprefix("torch."))
-
-
-def _word(size: int) -> Any:
-    return _type(getattr(torch, WORD_OF_SIZE[size]))
+    if owners.numel():
+        getattr(_kernels(), name)[(owners.numel(),)](
+            table, owners, *args, **types, num_warps=_kernels().WARPS
+        )
 
 
 @lru_cache(maxsize=32)
-def _tables(
-    addresses: tuple[tuple[int, int], ...], numels: tuple[int, ...], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return the table for masking some segments, and the segment of each block; those of the last steps are kept."""
-    from dsprune.kernels.triton_kernels import BLOCK, COLUMNS
+def _mask_table(segments: tuple[tuple[int, int, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return what `_table` does for masking, given addresses and sizes; the tables of the last steps are kept."""
+    values, kept, numels = torch.tensor(segments, dtype=torch.int64).unbind(1)
+    return _table({"VALUES": values, "KEPT": kept}, numels, int(_kernels().BLOCK), device)
 
-    owners, first_blocks = _owners(numels, int(BLOCK), device)
-    rest = (0,) * (int(COLUMNS) - 6)
-    rows = [
-        (values, 0, kept, 0, numel, block, *rest)
-        for (values, kept), numel, block in zip(addresses, numels, first_blocks.tolist(), strict=True)
-    ]
-    return _to(torch.tensor(rows, dtype=torch.int64), device), owners
+
+def _table(
+    columns: dict[str, Tensor], sizes: Tensor, block: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return the table of some segments, given their sizes and other columns, and the segment of each block."""
+    owners, first_blocks = _owners(tuple(sizes.tolist()), block, device)
+    table = torch.zeros((len(sizes), int(_kernels().COLUMNS)), dtype=torch.int64)
+    for name, values in {**columns, "NUMEL": sizes, "FIRST_BLOCK": first_blocks}.items():
+        table[:, int(getattr(_kernels(), name))] = values
+    return _to(table, device), owners
 
 
 @lru_cache(maxsize=32)
@@ -217,3 +180,18 @@ def _fetch(values: Tensor) -> Tensor:
 @cache
 def _has_triton() -> bool:
     return find_spec("triton") is not None
+
+
+@cache
+def _type(dtype: torch.dtype | str) -> Any:
+    """Return Triton's type."""
+    import triton.language as tl
+
+    return getattr(tl, str(dtype).removeprefix("torch."))
+
+
+def _kernels() -> Any:
+    """Return the module of the kernels, which needs Triton."""
+    from dsprune.kernels import triton_kernels
+
+    return triton_kernels

@@ -150,7 +150,7 @@ def counting(*there: Tensor) -> Iterator[Counts]:
         counts.waits += 1
         return values.clone()
 
-    def launch(name: str, blocks: Tensor, *args: Any, **types: Any) -> None:
+    def launch(name: str, *args: Any, **types: Any) -> None:
         counts.launch(TWINS[name](*args, **types))
 
     def allocate(*args: Any, **kwargs: Any) -> Tensor:
@@ -160,7 +160,7 @@ def counting(*there: Tensor) -> Iterator[Counts]:
         return values
 
     replaced = {"DEVICES": ("cpu",), "_to": upload, "_fetch": without(counts, fetch), "_launch": launch}
-    accelerator._tables.cache_clear()
+    accelerator._mask_table.cache_clear()
     accelerator._owners.cache_clear()
     with mock.patch.multiple(accelerator, **replaced), mock.patch("torch.empty", allocate), Dispatch(counts):
         yield counts
