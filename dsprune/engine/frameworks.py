@@ -7,9 +7,10 @@ time of a context reaches all of them, and any script.
 import sys
 from collections.abc import Iterator, Sized
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import deepspeed
 from torch import nn
@@ -72,29 +73,26 @@ def pruning(
         _check_finished(engine)
 
 
+@dataclass
 class _Initialize:
     """Stands in for `deepspeed.initialize`.
 
     Attributes:
+        engines: those that it has made.
+        loaders: those that Accelerate has prepared.
+        stack: closed with the context; holds what is replaced later.
         makes_engine: whether it was called for an engine that trains.
         prunes: tells it from DeepSpeed's own.
     """
 
-    prunes = True
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        steps_per_epoch: int | None,
-        masks_from: MasksFrom | None,
-        engines: list[PruningEngine],
-        loaders: list[Any],
-        stack: ExitStack,
-    ) -> None:
-        self._recipe, self._steps_per_epoch, self._masks_from = recipe, steps_per_epoch, masks_from
-        self._engines, self._loaders = engines, loaders
-        self._stack = stack  # closed with the context; holds what is replaced later
-        self.makes_engine = False
+    recipe: Recipe
+    steps_per_epoch: int | None
+    masks_from: MasksFrom | None
+    engines: list[PruningEngine]
+    loaders: list[Any]
+    stack: ExitStack
+    makes_engine: bool = False
+    prunes: ClassVar[bool] = True
 
     def __call__(
         self,
@@ -123,11 +121,11 @@ class _Initialize:
 
             check_processes()
         schedulers = [_name(scheduler) for scheduler in (found.get("scheduler"), lr_scheduler) if scheduler]
-        steps_per_epoch = self._steps_per_epoch or _lightning_steps(model) or self._loader_steps(found)
+        steps_per_epoch = self.steps_per_epoch or _lightning_steps(model) or self._loader_steps(found)
         initialized = initialize_script(
-            self._recipe,
+            self.recipe,
             steps_per_epoch,
-            self._masks_from,
+            self.masks_from,
             model=model,
             config={key: value for key, value in found.items() if key != "scheduler"},
             optimizer=optimizer,
@@ -135,12 +133,12 @@ class _Initialize:
             training_data=training_data,
             **kwargs,
         )
-        self._engines.append(initialized[0])
+        self.engines.append(initialized[0])
         announce_replaced([*schedulers, *initialized[0].own_learning_rate()])
         if "transformers.trainer" in sys.modules:
             from dsprune.engine.trainer import extend_trainer
 
-            extend_trainer(self._stack, self._engines)
+            extend_trainer(self.stack, self.engines)
         return initialized
 
     def expect_engine(self, optimizer: Optimizer, *_: Any) -> None:
@@ -157,10 +155,10 @@ class _Initialize:
         micro_batch = config.get("train_micro_batch_size_per_gpu")
         lengths = {
             len(loader)
-            for loader in self._loaders
+            for loader in self.loaders
             if isinstance(loader, Sized) and micro_batch in ("auto", _batch_size(loader))
         }
-        if len(lengths) > 1 and self._recipe.budget.steps is None:
+        if len(lengths) > 1 and self.recipe.budget.steps is None:
             raise UserError(
                 f"pruning: data loaders of {', '.join(map(str, sorted(lengths)))} batches, and one of them is for "
                 f"training: give steps_per_epoch, or count the recipe in steps"

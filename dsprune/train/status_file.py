@@ -6,7 +6,6 @@ import socket
 import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import psutil
@@ -111,9 +110,7 @@ class StatusFile:
         self._write()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, StoppedError):
             self._set(state="stopped", reason=str(error))
         elif isinstance(error, KeyboardInterrupt | SystemExit):

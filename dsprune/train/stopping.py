@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from enum import IntEnum
-from types import FrameType, TracebackType
+from types import FrameType
 
 from dsprune.errors import EXIT_STOPPED
 from dsprune.ranks.collectives import DelayedMax
@@ -89,9 +89,7 @@ class StopRequests:
                 signal.signal(number, self._on_signal)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Ignore further signals: the launcher sends more of them while the ranks end."""
         self._begin_training()
 
