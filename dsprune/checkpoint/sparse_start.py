@@ -46,13 +46,8 @@ def start_sparse(
 
     Collective: every rank must call this.
 
-    Args:
-        engine: holds the model's weights.
-        state: the masks to set; None when the recipe prunes nothing.
-        model: folder of the model; None where a script has made it.
-        masks_from: what to do with zeros. None loads the masks that dsprune has saved beside the model, and refuses
-            a sparse model without masks.
-        step: number of applied optimizer steps.
+    There is no state when the recipe prunes nothing, and no folder of the model where a script has made it. If
+    `masks_from` is None, the masks are loaded that dsprune has saved beside the model.
 
     Raises:
         UserError: the model is sparse without masks and `masks_from` is None, or a mask update has a lower sparsity.

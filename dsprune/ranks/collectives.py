@@ -26,11 +26,9 @@ class Comm:
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None, device: torch.device | str = "cpu") -> None:
-        """Wrap a group.
+        """Wrap a group whose backend communicates tensors on a device.
 
-        Args:
-            group: the process group; None = this rank alone, or ranks with replicas, which all compute the same.
-            device: where the group's backend communicates tensors.
+        None is this rank alone, or ranks with replicas, which all compute the same.
         """
         self.group = group
         self._device = torch.device(device)
@@ -56,14 +54,9 @@ class Comm:
         return self._received(torch.stack(gathered))
 
     def all_to_all(self, messages: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
-        """Send a 1-D tensor to every rank. Collective: every rank must call this.
+        """Send a 1-D tensor to every rank, and return what each has sent, on the CPU.
 
-        Args:
-            messages: what each rank gets, by rank.
-            sizes: number of values that each rank sends to this one.
-
-        Returns:
-            What each rank has sent, on the CPU.
+        Collective: every rank must call this. The ranks send `sizes` numbers of values to this one.
         """
         if self.size == 1:
             return [messages[0].cpu()]

@@ -16,13 +16,7 @@ __all__ = ["Display", "describe_metrics", "describe_step"]
 
 
 class Display:
-    """Shows the progress of a run; a context manager around its steps.
-
-    Args:
-        console: where to show it.
-        name: of the run.
-        timetable: of the run.
-    """
+    """Shows the progress of a run; a context manager around its steps."""
 
     def __init__(self, console: Console, name: str, timetable: Timetable) -> None:
         self._console, self._name = console, name

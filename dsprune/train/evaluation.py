@@ -36,17 +36,10 @@ def evaluate(
 ) -> dict[str, float]:
     """Return the task's metrics of a model on prepared examples, the main one first, the same on every rank.
 
-    Collective: every rank of `comm` must call this.
+    Collective: every rank of `comm` must call this; None = this process alone.
 
-    Args:
-        model: a module or a DeepSpeed engine; its mode (training or evaluation) is restored.
-        task: the task.
-        dataset: the examples, from `task.prepare`.
-        collate: from `task.collate`.
-        batch_size: examples of one forward pass on one rank.
-        device: device of the model.
-        comm: ranks that share the work; None = this process alone.
-        has_bar: whether to show a bar on a terminal.
+    The model is a module or a DeepSpeed engine, whose mode (training or evaluation) is restored. `batch_size` is the
+    number of examples of one forward pass on one rank.
     """
     comm = comm or Comm()
     batches = evaluation_batches(dataset["length"][:], batch_size, comm.rank, comm.size)

@@ -123,10 +123,8 @@ class RunFolder:
 def made_by(run: RunFolder, *, is_final: bool = True, audit: str | None = None) -> Made:
     """Return how a model of a run was made, for its card; nothing of a folder that is not a run.
 
-    Args:
-        run: the folder.
-        is_final: whether it is the model at the end of the run, to which the metrics belong.
-        audit: the result of the model's audit in words; None = not audited.
+    The metrics belong to the model at the end of the run, if this `is_final`. `audit` is the result of its audit in
+    words.
     """
     if not run.recipe.is_file():
         return Made()

@@ -59,11 +59,9 @@ def open_tracker(
 
 
 class JsonLines:
-    """Writes one JSON object a line, and flushes it, so that a killed run keeps what it logged.
+    """Appends one JSON object a line to a file, and flushes it, so that a killed run keeps what it logged.
 
-    Args:
-        path: file to append to.
-        size: bytes of it to keep; later lines are cut off, since the run logs them again.
+    The first `size` bytes of the file are kept: a resumed run logs later lines again.
     """
 
     def __init__(self, path: Path, size: int) -> None:

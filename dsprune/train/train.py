@@ -63,18 +63,17 @@ def train(
     masks_from: MasksFrom | None = None,
     stop_after: float | None = None,
 ) -> RunFolder:
-    """Train by a recipe, from its model or a checkpoint on. Collective: every rank must call this.
+    """Train by a recipe, and return the folder of the finished run. Collective: every rank must call this.
+
+    An unfinished run of the recipe is resumed.
 
     Args:
-        recipe: the recipe; an unfinished run of it is resumed.
+        recipe: the recipe.
         ranks: this process among all.
-        console: where start, progress and end are shown.
+        console: where start, progress and end are shown; quiet on other ranks than the first.
         resume: folder of a run or of a checkpoint to resume from.
         masks_from: what to do with zeros that have no masks, in a checkpoint or the model.
         stop_after: seconds after which to stop, with a checkpoint.
-
-    Returns:
-        The folder of the finished run.
 
     Raises:
         UserError: the recipe, its data and its ds_config do not fit together; nothing has been trained.
