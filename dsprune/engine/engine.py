@@ -255,7 +255,8 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         A Hugging Face model can be opened with `from_pretrained`. Of any other module the folder holds
         `model.safetensors`. An existing folder is replaced.
         """
-        self._check_weights()
+        if self.pruner is not None:
+            self.pruner.check_working()
         updates, step = self.timetable.updates, self.applied_steps
         if updates and step <= updates[-1].step:
             reached = self.sparsity()["sparsity_prunable"]
@@ -270,7 +271,8 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
 
         Collective: every rank must call this.
         """
-        self._check_weights()
+        if self.pruner is not None:
+            self.pruner.check_working()
         complete_model(Path(folder), self._pruning_state, self.applied_steps, self._recipe)
 
     def _check_weights(self) -> None:

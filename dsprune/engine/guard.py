@@ -90,6 +90,22 @@ class WeightGuard:
         self.check_module()
         self._check(self._state.comm)
 
+    def check_working(self) -> None:
+        """Check that pruned weights are zero in the working weights, which may be an average that a script has made.
+
+        Collective: every rank must call this.
+
+        Raises:
+            RunFailedError: one is not, on every rank; or the module has other parameters than at the start.
+        """
+        self.check_module()
+        layout = self._state.layout
+        intact = [
+            torch.stack([is_applied(bits.to(copy.device), copy) for copy in layout.copies(index)]).all()
+            for index, bits in enumerate(self._state.masks.bits)
+        ]
+        self._end_unless([one.to(layout.device) for one in intact], self._state.comm)
+
     def check_module(self) -> None:
         """Check that the module has the trainable parameters that it had when the engine was made.
 
@@ -132,6 +148,10 @@ class WeightGuard:
             is_applied(bits, layout.weight(index)).to(layout.device) & layout.is_rounded(index)
             for index, bits in enumerate(masks.bits)
         ]
+        self._end_unless(intact, comm)
+
+    def _end_unless(self, intact: list[Tensor], comm: Comm) -> None:
+        """End the run if a tensor has changed on a rank of `comm`. Collective: every rank of it must call this."""
         if (name := self._first((~torch.stack(intact)).int(), comm)) is not None:
             if self._has_nan(name, comm):
                 raise RunFailedError(

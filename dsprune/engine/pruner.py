@@ -113,6 +113,14 @@ class Pruner:
         """
         self._weights.check()
 
+    def check_working(self) -> None:
+        """Check that pruned weights are zero in the working weights. Collective: every rank must call this.
+
+        Raises:
+            RunFailedError: one is not.
+        """
+        self._weights.check_working()
+
     @contextmanager
     def explaining(self) -> Iterator[None]:
         """Say so where a pass fails since the module has other parameters: DeepSpeed's errors do not name them.

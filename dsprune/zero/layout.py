@@ -150,7 +150,12 @@ class ZeroLayout(ABC):
 
     def is_rounded(self, index: int) -> Tensor:
         """Return whether the working copy of a shard is its rounded master weight, or that is NaN; 0-dim."""
-        return is_rounded(self.weight(index), self.working_copy(index))
+        master = self.weight(index)
+        return torch.stack([is_rounded(master, copy) for copy in self.copies(index)]).all()
+
+    def copies(self, index: int) -> list[Tensor]:
+        """Return the working weights of a shard, each `[shard.numel]`, wherever this rank keeps them."""
+        return [self.working_copy(index)]
 
     def version(self, index: int) -> tuple[int, ...]:
         """Return what changes when something else writes to a shard's working weights, as `load_state_dict` does.

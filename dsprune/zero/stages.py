@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dsprune.errors import UserError
 from dsprune.model.shard import PrunableTensor, Shard, plain_name
-from dsprune.zero.layout import PARAMETER_ORDER, ZeroLayout, ZeroParameter, is_rounded
+from dsprune.zero.layout import PARAMETER_ORDER, ZeroLayout, ZeroParameter
 
 __all__ = ["open_layout"]
 
@@ -161,14 +161,12 @@ class _Stage3(_Partitioned):
         values: Tensor = self.parameters[index].ds_tensor.detach().view(-1)[: self.shards[index].numel]
         return values
 
-    def is_rounded(self, index: int) -> Tensor:
+    def copies(self, index: int) -> list[Tensor]:
         """See the base class: of some parameters, each rank keeps all weights as well."""
         shard, parameter = self.shards[index], self.parameters[index]
-        own = super().is_rounded(index)
         if parameter.ds_status is not ZeroParamStatus.AVAILABLE:
-            return own
-        kept = parameter.detach().view(-1)[shard.start : shard.start + shard.numel]
-        return own & is_rounded(self.weight(index), kept)
+            return super().copies(index)
+        return [*super().copies(index), parameter.detach().view(-1)[shard.start : shard.start + shard.numel]]
 
     def version(self, index: int) -> tuple[int, ...]:
         """See the base class."""
