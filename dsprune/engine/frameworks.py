@@ -16,6 +16,7 @@ import deepspeed
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.data import RandomSampler
 
 from dsprune.checkpoint.sparse_start import MasksFrom
 from dsprune.engine.engine import PruningEngine
@@ -153,9 +154,16 @@ class _Initialize:
     def _loader_steps(self, config: dict[str, Any]) -> int | None:
         """Return the optimizer steps in one pass of the loader that Accelerate prepared for training."""
         micro_batch = config.get("train_micro_batch_size_per_gpu")
+        shuffled = [loader for loader in self.loaders if _shuffles(loader)]
+        sizes = [_batch_size(loader) for loader in shuffled]
+        if sizes and micro_batch not in ("auto", *sizes) and micro_batch in map(_batch_size, self.loaders):
+            raise UserError(
+                f"train_micro_batch_size_per_gpu={micro_batch}: Accelerate takes the smallest of all loaders, and "
+                f"the one that shuffles has {sizes[0]}: set it to that in the ds_config, or give all loaders one size"
+            )
         lengths = {
             len(loader)
-            for loader in self.loaders
+            for loader in shuffled or self.loaders
             if isinstance(loader, Sized) and micro_batch in ("auto", _batch_size(loader))
         }
         if len(lengths) > 1 and self.recipe.budget.steps is None:
@@ -191,6 +199,13 @@ def _name(scheduler: Any) -> str:
     name = str(getattr(scheduler, "__name__", type(scheduler).__name__))
     is_private = name.startswith("_")  # such as the Trainer's `_lr_scheduler_callable`
     return "of the framework" if is_private else name
+
+
+def _shuffles(loader: Any) -> bool:
+    """Return whether a loader shuffles, as that for training does; Accelerate wraps its sampler."""
+    batches = getattr(loader, "batch_sampler", None)
+    batches = getattr(batches, "batch_sampler", batches)  # of which a rank gets its share
+    return any(isinstance(getattr(one, "sampler", None), RandomSampler) for one in (loader, batches))
 
 
 def _batch_size(loader: Any) -> int | None:

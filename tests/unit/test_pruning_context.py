@@ -1,15 +1,19 @@
 """`dsprune.pruning` where no engine is made, and what it changes in transformers' Trainer."""
 
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 from transformers import TrainerState, TrainingArguments
 from transformers.trainer_callback import TrainerControl
 
 import dsprune
+from dsprune.engine.frameworks import _Initialize
 from dsprune.schedule import recipe_timetable
 from dsprune.testing.engines import make_recipe
 
@@ -44,6 +48,31 @@ def test_a_context_without_an_engine_is_refused() -> None:
         dsprune.pruning(make_recipe()),
     ):
         pass
+
+
+def loaders_of(train: int, evaluation: int, shuffle: bool) -> list[Any]:
+    data = TensorDataset(torch.zeros(48))
+    made = DataLoader(data, train, shuffle=shuffle), DataLoader(data, evaluation)
+    return [prepare_data_loader(loader, num_processes=2, process_index=0) for loader in made]
+
+
+def steps_an_epoch(loaders: list[Any], micro_batch: int) -> int | None:
+    recipe = make_recipe()
+    budget = recipe.budget.model_copy(update={"steps": None, "epochs": 2.0})
+    recipe = recipe.model_copy(update={"budget": budget})
+    initialize = _Initialize(recipe, None, None, [], loaders, ExitStack())
+    return initialize._loader_steps({"train_micro_batch_size_per_gpu": micro_batch})
+
+
+@pytest.mark.parametrize(("evaluation", "shuffle"), [(8, True), (4, True), (12, True), (12, False)])
+def test_steps_an_epoch_are_those_of_the_loader_that_trains(evaluation: int, shuffle: bool) -> None:
+    assert steps_an_epoch(loaders_of(8, evaluation, shuffle), 8) == 3
+
+
+def test_the_batch_of_a_loader_for_evaluation_is_not_taken_for_that_of_training() -> None:
+    says = r"^train_micro_batch_size_per_gpu=4: Accelerate takes the smallest .* the one that shuffles has 8: set"
+    with pytest.raises(dsprune.UserError, match=says):
+        steps_an_epoch(loaders_of(8, 4, shuffle=True), 4)
 
 
 @pytest.mark.parametrize(("step", "best"), [(0, None), (9, None), (10, 0.7)])
