@@ -54,14 +54,8 @@ def test_the_config_is_found_in(two_ranks: RankPool, how: str, tmp_path: Path) -
         ("no config", "^initialize: 0 ds_configs are given: give one of"),
         ("no model", "^initialize: model=None"),
         ("a dictionary", "^recipe: a dict: give a Recipe"),
-        (
-            "compression",
-            r"^ds_config: compression_training: .*pruning=\{sparsity: 0.75\} for dense_ratio=0.25",
-        ),
-        (
-            "divided gradients",
-            "^ds_config: DeepSpeed does not start with it: gradient_predivide_factor != 1.0",
-        ),
+        ("compression", r"^ds_config: compression_training: .*pruning=\{sparsity: 0.75\} for dense_ratio=0.25"),
+        ("divided gradients", "^ds_config: DeepSpeed does not start with it: gradient_predivide_factor != 1.0"),
         ("fewer layers", r"^model.layers: \[0, 1\]: 2 layers, and the script's model has 3"),
         ("another optimizer", r"optimizer.type=Adagrad in the recipe, AdamW in the engine"),
         ("some parameters", r"^optimizer: blocks.1.up.weight is not among its parameters \(2 such weights\)"),
@@ -76,7 +70,7 @@ def test_the_config_is_found_in(two_ranks: RankPool, how: str, tmp_path: Path) -
         ("an adapter", "^model: blocks.0.up has an adapter of PEFT: prune the merged model"),
         ("a compiled module", "^model: blocks.1 is wrapped by torch.compile, .* ZeRO stage 3"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_initialized_is_refused(two_ranks: RankPool, what: str, says: str) -> None:
     for message in two_ranks.run(2, initializing.error_of_initialize, what):
         with pytest.raises(UserError, match=says):

@@ -62,38 +62,23 @@ def test_factors_on_the_learning_rate_are_the_same_at_every_stage(two_ranks: Ran
 @pytest.mark.parametrize(
     ("what", "says"),
     [
-        (
-            "a scheduler",
-            r"^learning_rate: the engine has a WarmupLR of its own: make it without a scheduler$",
-        ),
-        (
-            "BF16_Optimizer",
-            r"^ds_config: data_types.grad_accum_dtype=fp32 with bf16 at ZeRO stage 1 .*stage=2",
-        ),
-        (
-            "an optimizer of its own kind",
-            r"^optimizer: Rprop is not supported \(not element-wise\): use AdamW$",
-        ),
+        ("a scheduler", r"^learning_rate: the engine has a WarmupLR of its own: make it without a scheduler$"),
+        ("BF16_Optimizer", r"^ds_config: data_types.grad_accum_dtype=fp32 with bf16 at ZeRO stage 1 .*stage=2"),
+        ("an optimizer of its own kind", r"^optimizer: Rprop is not supported \(not element-wise\): use AdamW$"),
         (
             "an AdamW that steps otherwise",
             r"^optimizer: _SteppingAdamW is not supported \(its step\(\) is not that of AdamW and may not",
         ),
         ("an AdamW that steps as AdamW", "^no error$"),
-        (
-            "a setting that is refused",
-            r"^ds_config: zero_optimization.round_robin_gradients=True is not supported",
-        ),
+        ("a setting that is refused", r"^ds_config: zero_optimization.round_robin_gradients=True is not supported"),
         (
             "one learning rate, and factors",
             r"^learning_rate.scale: every parameter group of the engine has the same rate: give each of your",
         ),
         ("a new head", r"^model.new_head: true: "),
-        (
-            "no loader, epochs",
-            r"budget.epochs \(2.0\): counted in epochs, and the steps in one are not known",
-        ),
+        ("no loader, epochs", r"budget.epochs \(2.0\): counted in epochs, and the steps in one are not known"),
     ],
-)
+)  # fmt: skip
 def test_an_engine_that_cannot_prune_is_refused(rank: RankPool, what: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         raise UserError(rank.run(1, wrapping.error_of_wrapping, what)[0])
@@ -200,15 +185,11 @@ def test_a_digest_that_does_not_fit_is_refused(two_ranks: RankPool, saved: Path)
 @pytest.mark.parametrize(
     ("file", "content", "says"),
     [
-        (
-            "rank-00001-of-00002.safetensors",
-            None,
-            "rank-00001-of-00002.safetensors: missing, though checkpoint.json",
-        ),
+        ("rank-00001-of-00002.safetensors", None, "rank-00001-of-00002.safetensors: missing, though checkpoint.json"),
         (MANIFEST, b"{}", "dsprune.json: damaged, its SHA-256 is not the one in checkpoint.json"),
         (TAG_MANIFEST, b"{", "checkpoint.json: not a manifest of format 1"),
     ],
-)
+)  # fmt: skip
 def test_a_checkpoint_of_which_a_file_changed_is_refused(
     two_ranks: RankPool, saved: Path, file: str, content: bytes | None, says: str
 ) -> None:

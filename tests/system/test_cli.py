@@ -34,10 +34,7 @@ BAD_INPUT = [
     ('train RECIPE task={"name":"sst2"}', "task.dataset: "),
     ("train RECIPE deepspeed=zero9", "deepspeed: no file 'zero9'"),
     ("train RECIPE model=null", "training needs the sections model and task"),
-    (
-        "train RECIPE precision=fp16",
-        "precision: fp16: DeepSpeed does not train in it on this machine's device, cpu",
-    ),
+    ("train RECIPE precision=fp16", "precision: fp16: DeepSpeed does not train in it on this machine's device, cpu"),
     ("train", "Missing argument 'RECIPE'. See dsprune train --help"),
     ("plan RECIPE --target 2", "--target': 2.0 is not between 0 and 1. See dsprune plan --help"),
     ("train RECIPE --masks-from ones", "--masks-from': 'ones' is not one of"),
@@ -45,16 +42,13 @@ BAD_INPUT = [
     ("train RECIPE --fast", "No such option: --fast"),
     ("plan RECIPE --stage 4", "--stage"),
     ("plan RECIPE --plot plan.gif", "--plot: value plan.gif: must end in .png or .svg"),
-    (
-        "audit nowhere",
-        "nowhere: nothing to audit: give the folder of a run, a checkpoint, a model with masks",
-    ),
+    ("audit nowhere", "nowhere: nothing to audit: give the folder of a run, a checkpoint, a model with masks"),
     ("export runs/none", "--to: value missing: give --to FOLDER to write runs/none, or --push OWNER/NAME"),
     ("export runs/none --to x --public", "--push: value missing: --public and --dry-run are for it"),
     ("eval nowhere validation=none.csv", "'nowhere'"),
     ("data sst2 --path nowhere", "--path: value nowhere: no such folder"),
     ("data squat", "task.name: there is no 'squat': did you mean 'squad'?"),
-]
+]  # fmt: skip
 
 SCHEMA = ["--local_rank=0 schema", "schema --local-rank=0", "schema"]
 HELP = ["", "--help"]

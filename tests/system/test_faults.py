@@ -75,17 +75,13 @@ def garbage_listed_again(path: Path) -> None:
     [
         ("masks-00000-of-00001.safetensors", flip_a_bit, "/{file}: damaged, its SHA-256 is not the one in"),
         ("zero_pp_rank_0_mp_rank_00_optim_states.pt", flip_a_bit, "/{file}: damaged, its SHA-256 is not"),
-        (
-            "zero_pp_rank_0_mp_rank_00_optim_states.pt",
-            truncate,
-            "/{file}: damaged, its SHA-256 is not the one",
-        ),
+        ("zero_pp_rank_0_mp_rank_00_optim_states.pt", truncate, "/{file}: damaged, its SHA-256 is not the one"),
         ("rank-00000-of-00001.safetensors", Path.unlink, "/{file}: missing, though checkpoint.json lists it"),
         ("rank-00000-of-00001.safetensors", garbage_listed_again, "/{file}: cannot be read ("),
         ("zero_pp_rank_0_mp_rank_00_optim_states.pt", garbage_listed_again, "/{file}: cannot be read ("),
         (TAG_MANIFEST, Path.unlink, ": has no checkpoint.json, so it is not complete"),
     ],
-)
+)  # fmt: skip
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     workshop: Workshop, copy: RunFolder, file: str, damage: Callable[[Path], None], says: str
 ) -> None:

@@ -168,21 +168,15 @@ def error_of(school: School, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "says"),
     [
-        (
-            "an unknown example",
-            r"store: 1 of 2 have no record, the first is example of the batch 2: encode as",
-        ),
+        ("an unknown example", r"store: 1 of 2 have no record, the first is example of the batch 2: encode as"),
         ("no labels", r"^outputs: no loss, .*give the model the labels"),
         ("fewer rows", r"^distillation: logits: 1 rows of the student and 2 of the teacher"),
         ("unknown data", r"store: 1 of 2 have no record, the first is training example 2"),
         ("another tokenizer", r"store: the store does not match: tokenizer is "),
-        (
-            "no such sections",
-            r"^recipe 'glue-90': DistillationLoss needs the sections task and distillation: add them",
-        ),
+        ("no such sections", r"^recipe 'glue-90': DistillationLoss needs the sections task and distillation: add them"),
         ("another head", r"^distillation: 2 classes of the teacher and 3 of the student"),
     ],
-)
+)  # fmt: skip
 def test_what_does_not_fit_is_refused(school: School, what: str, says: str) -> None:
     with pytest.raises(dsprune.UserError, match=says):
         error_of(school, what)

@@ -171,11 +171,7 @@ def with_an_index(weight_map: object) -> Callable[[Path], None]:
         (with_negative_zero, [], f"{QUERY}: zeros of the weights are +0.0"),
         (lambda folder: change_weights(folder, torch.ones_like), [], "are zero: "),
         (in_another_shape, [], f"{QUERY} has shape (4, 9) there and (6, 6) in dsprune.json"),
-        (
-            with_an_index({QUERY: "../model/model.safetensors"}),
-            [],
-            "index.json: not an index of weight files",
-        ),
+        (with_an_index({QUERY: "../model/model.safetensors"}), [], "index.json: not an index of weight files"),
         (with_an_index({QUERY: 3}), [], "index.json: not an index of weight files"),
         (with_an_index([QUERY]), [], "index.json: not an index of weight files"),
         (with_a_config_of_no_model, ["--dtype", "fp16"], "give a Hugging Face model folder"),
@@ -183,7 +179,7 @@ def with_an_index(weight_map: object) -> Callable[[Path], None]:
         (lambda folder: (folder / COMPACT).touch(), [], "is compact already: give"),
         (lambda folder: (folder.parent / "new").mkdir(), [], "exists already and is not overwritten"),
     ],
-)
+)  # fmt: skip
 def test_what_has_no_compact_form_is_refused_in_one_line(
     folder: Path,
     capsys: pytest.CaptureFixture[str],

@@ -113,11 +113,7 @@ def test_equal_values_on_both_sides_agree() -> None:
 @pytest.mark.parametrize(
     ("own", "settings", "message"),
     [
-        (
-            {"gradient_clipping": 1.0},
-            {"gradient_clipping": 2.0},
-            "gradient_clipping=2.0 .* gradient_clipping=1.0",
-        ),
+        ({"gradient_clipping": 1.0}, {"gradient_clipping": 2.0}, "gradient_clipping=2.0 .* gradient_clipping=1.0"),
         ({"fp16": {"enabled": True}}, {"precision": "bf16"}, "precision='bf16' .* fp16.enabled=True"),
         ({"bf16": {"enabled": True}}, {"precision": "fp32"}, "precision='fp32' .* bf16.enabled=True"),
         ({"train_batch_size": 32}, {}, "budget.batch=16 but ds_config: train_batch_size=32: set one of them"),
@@ -136,13 +132,9 @@ def test_equal_values_on_both_sides_agree() -> None:
             {"learning_rate": {"dense": 0.2}},
             r"learning_rate.peak=0.2 \(learning_rate.dense=0.2\) but ds_config: optimizer.params.lr=0.1",
         ),
-        (
-            {"optimizer": {"type": "Adam"}},
-            {"optimizer": {"type": "AdamW"}},
-            "optimizer.type='AdamW' .*'Adam'",
-        ),
+        ({"optimizer": {"type": "Adam"}}, {"optimizer": {"type": "AdamW"}}, "optimizer.type='AdamW' .*'Adam'"),
     ],
-)
+)  # fmt: skip
 def test_a_disagreement_names_both_sides(own: dict[str, Any], settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         resolve(own, recipe(**settings))
@@ -268,15 +260,9 @@ def test_what_is_open_follows_from_the_rest(
         (16, 2, {"gradient_accumulation_steps": 2}, 2, "2 ranks x micro-batch 2 x accumulation 2"),
         (16, None, {"gradient_accumulation_steps": 0}, 1, "gradient_accumulation_steps=0: must be a whole"),
         (16, None, {"train_micro_batch_size_per_gpu": "4"}, 1, "per_gpu='4': must be a whole number above 0"),
-        (
-            16,
-            None,
-            {"train_micro_batch_size_per_gpu": True},
-            1,
-            "per_gpu=True: must be a whole number above 0",
-        ),
+        (16, None, {"train_micro_batch_size_per_gpu": True}, 1, "per_gpu=True: must be a whole number above 0"),
     ],
-)
+)  # fmt: skip
 def test_sizes_that_do_not_multiply_to_the_batch_are_refused(
     batch: int, micro_batch: int | None, own: dict[str, Any], world_size: int, message: str
 ) -> None:
@@ -334,16 +320,10 @@ def test_no_key_that_deepspeed_reads_counts_as_misspelt() -> None:
             "unknown key 'zero_optimization.overlap_com', .* did you mean 'overlap_comm'",
         ),
         ({"zero_optimization": {"stage": 7}}, "zero_optimization.stage=7: must be 0, 1, 2"),
-        (
-            {"compression_training": {}},
-            "compression_training: DeepSpeed has removed it, and the recipe replaces it",
-        ),
-        (
-            {"fp16": {"enabled": True}, "bf16": {"enabled": True}},
-            "DeepSpeed refuses it: bfloat16 and fp16 modes",
-        ),
+        ({"compression_training": {}}, "compression_training: DeepSpeed has removed it, and the recipe replaces it"),
+        ({"fp16": {"enabled": True}, "bf16": {"enabled": True}}, "DeepSpeed refuses it: bfloat16 and fp16 modes"),
     ],
-)
+)  # fmt: skip
 def test_what_deepspeed_refuses_is_said_early_and_in_one_line(own: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         resolve(own)

@@ -110,17 +110,11 @@ def test_gold_equations_that_do_not_give_the_answer_are_listed_by_row(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"Equation": "+ number0"},
-            r"train\.csv: row 1: '\+ number0' has no value with 2 numbers: give an equation",
-        ),
+        ({"Equation": "+ number0"}, r"train\.csv: row 1: '\+ number0' has no value with 2 numbers: give an equation"),
         ({"Equation": "+ " * 16 + "number0 " * 17}, r"train\.csv: row 1: 33 symbols: shorten it to 31$"),
-        (
-            {"Numbers": "8 two"},
-            r"train\.csv: row 1: '8 two' in column 'Numbers' is not a list of numbers: fix it$",
-        ),
+        ({"Numbers": "8 two"}, r"train\.csv: row 1: '8 two' in column 'Numbers' is not a list of numbers: fix it$"),
     ],
-)
+)  # fmt: skip
 def test_rows_that_are_refused(tmp_path, change, message):
     with pytest.raises(UserError, match=message):
         task_on(tmp_path, [{**ROWS[0], **change}]).load("train")
@@ -197,18 +191,14 @@ def test_constants_of_few_equations_share_a_class_that_is_no_answer(tmp_path):
             {},
             r"train\.csv: row 1: number1 is not in column 'Question': task\.decoder: gts points to it: write it there",
         ),
-        (
-            {},
-            {"max_length": 4},
-            r"^task\.max_length: 4: the tokens of 'cats number0 and number1' hold 1 of 2 numbers",
-        ),
+        ({}, {"max_length": 4}, r"^task\.max_length: 4: the tokens of 'cats number0 and number1' hold 1 of 2 numbers"),
         (
             {"Question": "cats number0 [MASK] number1"},
             {},
             r"^task\.max_length: 40: .* hold 3 of 2 numbers: raise it, and leave \[MASK\] out",
         ),
     ],
-)
+)  # fmt: skip
 def test_questions_that_gts_refuses(tmp_path, change, settings, message):
     with pytest.raises(UserError, match=message):
         task_on(tmp_path, [{**ROWS[0], **change}], **{**GTS, **settings}).prepare("train", TOKENIZER)

@@ -173,20 +173,14 @@ def test_the_matrices_of_the_graph_encoder_are_pruned_on_request(published: Grap
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"group_nums": "[2, -1]"},
-            r"train\.csv: row 1: '\[2, -1\]' in column 'group_nums' is not the words in",
-        ),
+        ({"group_nums": "[2, -1]"}, r"train\.csv: row 1: '\[2, -1\]' in column 'group_nums' is not the words in"),
         ({"group_nums": "2 3"}, r"train\.csv: row 1: '2 3' in column 'group_nums' is not the words in"),
         ({"group_nums": "3"}, r"train\.csv: row 1: '3' in column 'group_nums' is not the words in"),
-        (
-            {"group_nums": "[true]"},
-            r"train\.csv: row 1: '\[true\]' in column 'group_nums' is not the words in",
-        ),
+        ({"group_nums": "[true]"}, r"train\.csv: row 1: '\[true\]' in column 'group_nums' is not the words in"),
         ({"group_nums": "[1.5]"}, r"train\.csv: row 1: '\[1.5\]' in column 'group_nums' is not the words in"),
         ({"group_nums": ""}, r"train\.csv: row 1: no value in column 'group_nums'"),
     ],
-)
+)  # fmt: skip
 def test_quantity_cells_that_are_refused(tmp_path: Path, change: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         task_on(tmp_path, {**ROW, **change}).load("train")

@@ -140,24 +140,12 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     ("name", "include", "exclude", "weight", "kind"),
     [
         ("mixtral", (), (), "layers.0.mlp.experts.gate_up_proj", "MixtralExperts"),
-        (
-            "bert",
-            ("embeddings.word_embeddings.weight",),
-            (),
-            "embeddings.word_embeddings.weight",
-            "Embedding",
-        ),
+        ("bert", ("embeddings.word_embeddings.weight",), (), "embeddings.word_embeddings.weight", "Embedding"),
         ("bert", ("*.query.bias",), (), "encoder.layer.0.attention.self.query.bias", "Linear"),
         ("torch", (), (), "layers.0.self_attn.in_proj_weight", "MultiheadAttention"),
-        (
-            "torch",
-            (),
-            ("*in_proj*",),
-            "layers.0.self_attn.out_proj.weight",
-            "NonDynamicallyQuantizableLinear",
-        ),
+        ("torch", (), ("*in_proj*",), "layers.0.self_attn.out_proj.weight", "NonDynamicallyQuantizableLinear"),
     ],
-)
+)  # fmt: skip
 def test_matrices_of_which_the_input_is_not_seen_are_refused(
     name: str, include: tuple[str, ...], exclude: tuple[str, ...], weight: str, kind: str
 ) -> None:

@@ -220,28 +220,16 @@ def test_a_method_that_keeps_something_must_say_how_it_changes() -> None:
         ({"method": "fisher", "curve": "constant"}, r"^pruning.curve: .*'constant' .* 'fisher'"),
         ({"method": "snip", "drop": 0.2}, r"^pruning.drop: value 0.2: 'snip' lets no weight grow back"),
         ({"method": "movement", "window": 3}, r"^pruning.window: value 3: 'movement' does not accumulate"),
-        (
-            {"method": "obert", "pattern": "2:4", "sparsity": 0.5},
-            r"^pruning.pattern: value 2:4: 'obert' scores and",
-        ),
+        ({"method": "obert", "pattern": "2:4", "sparsity": 0.5}, r"^pruning.pattern: value 2:4: 'obert' scores and"),
         ({"method": "fisher", "damping": 0.5}, r"^pruning.damping: value 0.5: 'fisher' has no use for it"),
-        (
-            {"method": "snip", "recomputations": 4},
-            r"^pruning.recomputations: value 4: 'snip' has no use for it",
-        ),
-        (
-            {"method": "snip", "first_method": "random"},
-            r"^pruning.first_method: value random: 'snip' lets no",
-        ),
+        ({"method": "snip", "recomputations": 4}, r"^pruning.recomputations: value 4: 'snip' has no use for it"),
+        ({"method": "snip", "first_method": "random"}, r"^pruning.first_method: value random: 'snip' lets no"),
         ({"method": "rigl", "first_method": "set"}, r"^pruning.first_method: value set: .* lets none grow"),
-        (
-            {"method": "rigl", "first_method": "obert"},
-            r"^pruning.first_method: value obert: .* single weights",
-        ),
+        ({"method": "rigl", "first_method": "obert"}, r"^pruning.first_method: value obert: .* single weights"),
         ({"method": "rigl", "first_method": "fisher"}, r"^pruning.first_method: value fisher: .* optimizer"),
         ({"method": "rigl", "window": 3}, r"^pruning.window: value 3: 'rigl' does not accumulate"),
     ],
-)
+)  # fmt: skip
 def test_settings_without_meaning_for_the_method_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_pruning(Pruning.model_validate({"sparsity": 0.9, **settings}))

@@ -221,38 +221,18 @@ def test_the_score_is_the_share_of_right_choices():
 @pytest.mark.parametrize(
     ("read", "row", "message"),
     [
-        (
-            commonsense_qa,
-            {**CSQA, "answerKey": "F"},
-            r"row 1: answerKey 'F' is not one of A, B, C, D, E: use a split",
-        ),
-        (
-            winogrande,
-            {**WINOGRANDE, "answer": "3"},
-            r"row 1: answer '3' is neither 1 nor 2: use a split whose",
-        ),
-        (
-            winogrande,
-            {**WINOGRANDE, "sentence": "No."},
-            r"row 1: the sentence has no blank, _: use a split whose",
-        ),
-        (
-            winogrande,
-            {"sentence": "_"},
-            r"no column 'answer': the columns are sentence: give the task's own file",
-        ),
-        (
-            race,
-            {"article": "a", "question": 1, "options": ["a"], "answer": "A"},
-            r"holds int, not text: give the",
-        ),
+        (commonsense_qa, {**CSQA, "answerKey": "F"}, r"row 1: answerKey 'F' is not one of A, B, C, D, E: use a split"),
+        (winogrande, {**WINOGRANDE, "answer": "3"}, r"row 1: answer '3' is neither 1 nor 2: use a split whose"),
+        (winogrande, {**WINOGRANDE, "sentence": "No."}, r"row 1: the sentence has no blank, _: use a split whose"),
+        (winogrande, {"sentence": "_"}, r"no column 'answer': the columns are sentence: give the task's own file"),
+        (race, {"article": "a", "question": 1, "options": ["a"], "answer": "A"}, r"holds int, not text: give the"),
         (
             race,
             {"article": "a", "question": "q", "options": ["a"], "answer": "x"},
             r"'x' in column 'answer' is not a l",
         ),
     ],
-)
+)  # fmt: skip
 def test_rows_that_are_refused(read, row, message):
     with pytest.raises(UserError, match=message):
         read(rows_of(row))

@@ -146,28 +146,16 @@ def test_other_kinds_are_planned_too(headless: str, file: str, rows: list[Any], 
 @pytest.mark.parametrize(
     ("columns", "task", "settings"),
     [
-        (
-            {"Text": ["a", "b"] * 9, "Class": ["x", "y"] * 9},
-            "text-classification",
-            {"text": "Text", "label": "Class"},
-        ),
-        (
-            {"id": ["1", "2"], "body": ["long text", "text"], "mood": ["x", "x"]},
-            "masked-language-modeling",
-            None,
-        ),
-        (
-            {"note": ["a b c", "d e"], "stars": ["1", "5"]},
-            "text-classification",
-            {"text": "note", "label": "stars"},
-        ),
+        ({"Text": ["a", "b"] * 9, "Class": ["x", "y"] * 9}, "text-classification", {"text": "Text", "label": "Class"}),
+        ({"id": ["1", "2"], "body": ["long text", "text"], "mood": ["x", "x"]}, "masked-language-modeling", None),
+        ({"note": ["a b c", "d e"], "stars": ["1", "5"]}, "text-classification", {"text": "note", "label": "stars"}),
         ({"note": ["a b c", "d e"], "stars": ["1.5", "5"]}, "regression", {"text": "note", "label": "stars"}),
         ({"premise": ["a"], "hypothesis": ["b"], "label": ["x"]}, "text-classification", None),
         ({"en": ["a"], "de": ["b"]}, "translation", {"pairs": ["en-de"]}),
         ({name: ["1"] for name in ("id", "question", "context", "answers")}, "question-answering", None),
         ({name: ["1"] for name in ("Question", "Numbers", "Equation")}, "equation-generation", {}),
     ],
-)
+)  # fmt: skip
 def test_the_columns_tell_the_kind(
     columns: dict[str, list[str]], task: str, settings: dict[str, Any] | None
 ) -> None:

@@ -181,16 +181,12 @@ def test_complete_weights_are_selected_by_magnitude() -> None:
 @pytest.mark.parametrize(
     ("shape", "text", "message"),
     [
-        (
-            (8, 6),
-            "2:4",
-            r"^pruning.pattern: value 2:4: w of shape \[8, 6\]: its 6 columns are no multiple of 4",
-        ),
+        ((8, 6), "2:4", r"^pruning.pattern: value 2:4: w of shape \[8, 6\]: its 6 columns are no multiple of 4"),
         ((6, 8), "4x1", r"^pruning.pattern: value 4x1: w of shape \[6, 8\]: its 6 rows are no multiple of 4"),
         ((2, 3, 8), "2x2", r"^pruning.pattern: value 2x2: w of shape \[2, 3, 8\]: its 3 rows"),
         ((8,), "rows", r"^pruning.pattern: value rows: w of shape \[8\]: is not a matrix: .*pruning.exclude"),
     ],
-)
+)  # fmt: skip
 def test_a_tensor_that_the_pattern_does_not_fit_is_refused(
     shape: tuple[int, ...], text: str, message: str
 ) -> None:

@@ -123,26 +123,14 @@ REFUSED: tuple[tuple[Callable[[Path], None], list[str], str], ...] = (
     (truncate, [], r"model\.safetensors: .*: copy or download it again"),
     (reshape, [], r"classifier\.weight has the shape \[3, 32\] in its file and \[2, 32\]"),
     (lose_a_shard, [], r"index\.json lists model-00001-of-00002\.safetensors, which is missing"),
-    (
-        leave_the_folder,
-        [],
-        r"index\.json: not an index .*weight_map\.classifier\.weight: .*\.\./weights\.safetensors",
-    ),
-    (
-        configure("transformers_weights", "x.safetensors"),
-        [],
-        r"config\.json: transformers_weights: 'x\.safetensors'",
-    ),
+    (leave_the_folder, [], r"index\.json: not an index .*weight_map\.classifier\.weight: .*\.\./weights\.safetensors"),
+    (configure("transformers_weights", "x.safetensors"), [], r"config\.json: transformers_weights: 'x\.safetensors'"),
     (configure("architectures", [{"x": 1}]), [], r"architectures.*\{'x': 1\}"),
     (configure("architectures", "BertModel"), [], r"architectures.*'BertModel'"),
     (configure("num_hidden_layers", -1), [], r"num_hidden_layers: -1 is not between 1 and 10,000"),
     (configure("num_hidden_layers", 10**8), [], r"num_hidden_layers: 100000000 is not between"),
-    (
-        lambda here: (here / "model" / "tokenizer.json").unlink(),
-        [],
-        r"tokenizer .*model'?: knows its 5 special tokens",
-    ),
-)
+    (lambda here: (here / "model" / "tokenizer.json").unlink(), [], r"tokenizer .*model'?: knows its 5 special tokens"),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(("damage", "overrides", "message"), REFUSED)

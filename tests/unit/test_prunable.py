@@ -329,18 +329,12 @@ def stack(*, more=()):
     [
         ({"encoder": stack(more=[nn.LayerNorm(8)]), "decoder": stack()}, {"encoder", "decoder"}),
         ({"all": nn.Sequential(nn.Embedding(9, 8), *stack(), nn.Linear(8, 2))}, {"all"}),
-        (
-            {"layer1": stack(), "layer2": nn.Sequential(Block()), "layer3": Block()},
-            {"layer1", "layer2", "layer3"},
-        ),
+        ({"layer1": stack(), "layer2": nn.Sequential(Block()), "layer3": Block()}, {"layer1", "layer2", "layer3"}),
         ({"encoder": stack(), "task_heads": nn.ModuleDict({"a": Block()}), "head": Block()}, {"encoder"}),
-        (
-            {"encoder": stack(), "projector": nn.Sequential(nn.Sequential(nn.Linear(8, 8)), nn.ReLU())},
-            {"encoder"},
-        ),
+        ({"encoder": stack(), "projector": nn.Sequential(nn.Sequential(nn.Linear(8, 8)), nn.ReLU())}, {"encoder"}),
     ],
     ids=["norm", "flat", "outside of a stack", "heads", "one container"],
-)
+)  # fmt: skip
 def test_blocks_are_found_beside_plain_layers_and_outside_of_stacks(parts, pruned):
     model = nn.Module()
     for name, part in parts.items():

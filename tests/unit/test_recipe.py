@@ -279,10 +279,7 @@ class TestProblems:
     @pytest.mark.parametrize(
         ("override", "match"),
         [
-            (
-                "prunning.sparsity=0.5",
-                r"prunning: value {'sparsity': 0.5}: unknown key, did you mean 'pruning'\?",
-            ),
+            ("prunning.sparsity=0.5", r"prunning: value {'sparsity': 0.5}: unknown key, did you mean 'pruning'\?"),
             ("pruning.sparsty=0.5", r"pruning.sparsty: value 0.5: unknown key, did you mean 'sparsity'\?"),
             ("model.zzz=1", r"model.zzz: value 1: unknown key, use one of path, tokenizer"),
             ("pruning.sparsity=1.0", r"pruning.sparsity: value 1.0: must be less than 1"),
@@ -297,18 +294,9 @@ class TestProblems:
             ("pruning.first=0.9", r"pruning.first: value 0.9: must be less than the target pruning.sparsity"),
             ("pruning.every=0", r"pruning.every: value 0: must be longer than zero"),
             ("pruning.every=2 days", r"pruning.every: value '2 days': write '500 steps', '2 epochs'"),
-            (
-                "pruning={sparsity: 0.5, updates: 3, every: 5}",
-                r"pruning.every: value 5: leave out pruning.updates or",
-            ),
-            (
-                "pruning={sparsity: 0.5, start: 9, end: 9}",
-                r"pruning.end: value 9: must be later than pruning.start",
-            ),
-            (
-                "pruning={sparsity: 0.5, curve: one-shot, end: 9}",
-                r"pruning.end: value 9: one-shot has one mask update",
-            ),
+            ("pruning={sparsity: 0.5, updates: 3, every: 5}", r"pruning.every: value 5: leave out pruning.updates or"),
+            ("pruning={sparsity: 0.5, start: 9, end: 9}", r"pruning.end: value 9: must be later than pruning.start"),
+            ("pruning={sparsity: 0.5, curve: one-shot, end: 9}", r"pruning.end: value 9: one-shot has one mask update"),
             *(
                 (
                     f"pruning={{sparsity: 0.5, curve: {curve}, first: 0.2}}",
@@ -317,35 +305,20 @@ class TestProblems:
                 for curve in ("constant", "alternating")
             ),
             ("pruning.updates=1", r"pruning.updates: value 1: must be greater than or equal to 2"),
-            (
-                "pruning=null",
-                r"pruning: value None: no target sparsity .*: give budget.epochs or budget.steps",
-            ),
-            (
-                "budget={batch: 8, epochs: 1, steps: 5}",
-                r"budget.steps: value 5: .*leave out budget.epochs or",
-            ),
+            ("pruning=null", r"pruning: value None: no target sparsity .*: give budget.epochs or budget.steps"),
+            ("budget={batch: 8, epochs: 1, steps: 5}", r"budget.steps: value 5: .*leave out budget.epochs or"),
             ("budget.micro_batch=5", r"budget.micro_batch: value 5: must divide budget.batch, which is 32"),
             ("budget={}", r"budget.batch: value missing: this field is required"),
             ("task.config=sst2", r"task.config: value 'sst2': .*give task.dataset too, or leave it out"),
-            (
-                "task={name: sst2, dataset: d, folder: f}",
-                r"task.folder: value 'f': .*leave out task.dataset or this",
-            ),
+            ("task={name: sst2, dataset: d, folder: f}", r"task.folder: value 'f': .*leave out task.dataset or this"),
             ("task={name: opus-100, pairs: [english]}", r"task.pairs.*english"),
-            (
-                "task={name: x, dataset: d, train: t}",
-                r"task.train: value 't': .*leave out task.dataset or this",
-            ),
+            ("task={name: x, dataset: d, train: t}", r"task.train: value 't': .*leave out task.dataset or this"),
             ("tracking.eval_every=0", r"tracking.eval_every: value 0: must be longer than zero"),
             ("tracking=7", r"tracking: value 7: must be a section with keys of its own"),
-            (
-                "distillation={teacher: s, hardness: 2}",
-                r"distillation.hardness: value 2: must be less than or equal",
-            ),
+            ("distillation={teacher: s, hardness: 2}", r"distillation.hardness: value 2: must be less than or equal"),
             ("name=../up", r"name: value '../up': must match pattern"),
         ],
-    )
+    )  # fmt: skip
     def test_one_invalid_value_is_named_in_one_line(self, override: str, match: str) -> None:
         with pytest.raises(UserError, match=match) as caught:
             load_recipe("glue-90", [override])

@@ -79,33 +79,17 @@ def test_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        (
-            "metrics.jsonl",
-            '{"step": 1}\n{,}\n{}\n',
-            r"metrics.jsonl: line 2: not a row of .*: remove the line",
-        ),
-        (
-            "metrics.jsonl",
-            '{"loss": 1}\n',
-            r"metrics.jsonl: line 1: not a row of metrics \(step: value .*: Field",
-        ),
+        ("metrics.jsonl", '{"step": 1}\n{,}\n{}\n', r"metrics.jsonl: line 2: not a row of .*: remove the line"),
+        ("metrics.jsonl", '{"loss": 1}\n', r"metrics.jsonl: line 1: not a row of metrics \(step: value .*: Field"),
         ("metrics.jsonl", '{"step": 1, "tensor_sparsity": {"a": "x"}}\n', r"tensor_sparsity.a: value 'x'"),
         ("summary.json", "{", r"summary.json: not a summary \(Invalid JSON.*: fix or remove it"),
-        (
-            "summary.json",
-            '{"metrics": []}',
-            r"summary.json: not a summary \(metrics: value \[\].*: fix or remove",
-        ),
+        ("summary.json", '{"metrics": []}', r"summary.json: not a summary \(metrics: value \[\].*: fix or remove"),
         ("status.json", "[]", r"status.json: not the state of a run \(.*: remove it and resume the run"),
         ("start.json", '{"timetable": {}}', r"start.json: not a record of a start \(timetable"),
         ("start.json", '{"versions": [1]}', r"start.json: not a record of a start \(versions: value \[1\]"),
-        (
-            "ds_config.json",
-            "[1]",
-            r"ds_config.json: not a ds_config \(value \[1\]|ds_config.json: not a ds_config",
-        ),
+        ("ds_config.json", "[1]", r"ds_config.json: not a ds_config \(value \[1\]|ds_config.json: not a ds_config"),
     ],
-)
+)  # fmt: skip
 def test_a_damaged_file_is_named(tmp_path: Path, file: str, text: str, message: str) -> None:
     folder = write_run(tmp_path)
     (folder / file).write_text(text)

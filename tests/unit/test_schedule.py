@@ -348,23 +348,15 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("pruning", "budget", "match"),
         [
-            (
-                {"updates": 7},
-                {"steps": 5},
-                r"budget: value 5 \(in steps\): 7 mask updates do not fit.*larger budget",
-            ),
+            ({"updates": 7}, {"steps": 5}, r"budget: value 5 \(in steps\): 7 mask updates do not fit.*larger budget"),
             ({"every": "0.01 epochs"}, {"steps": 50}, r"pruning.every: value 0.01 epochs is 0.1 steps"),
-            (
-                {"start": "6 epochs"},
-                {"steps": 50},
-                r"pruning.start: value 6 epochs is step 60 of a run of 50",
-            ),
+            ({"start": "6 epochs"}, {"steps": 50}, r"pruning.start: value 6 epochs is step 60 of a run of 50"),
             ({"end": "100 %"}, {"steps": 50}, r"pruning.end: value 100 % is step 50 of a run of 50 steps"),
             ({"start": 47}, {"steps": 50}, r"pruning.end: value 30 \(in steps\) is not after pruning.start"),
             ({"start": "5 epochs", "end": "20 steps"}, {"steps": 90}, r"pruning.end: value 20 \(in steps\)"),
             ({}, {"epochs": 0.01}, r"budget.epochs: value 0.01 is less than one step"),
         ],
-    )
+    )  # fmt: skip
     def test_parts_that_do_not_fit(self, pruning: dict, budget: dict, match: str) -> None:
         with pytest.raises(UserError, match=match):
             build_timetable(Pruning(sparsity=0.9, **pruning), LR, Budget(batch=1, **budget), 10)

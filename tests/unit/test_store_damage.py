@@ -276,20 +276,14 @@ def test_a_shard_without_all_its_records_cannot_be_saved(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (
-            lambda values: values["shards"].reverse(),
-            "not the index of the shards in store.json: copy both again",
-        ),
-        (
-            lambda values: values["shards"].append(values["shards"][-1]),
-            "not the index of the shards in store.json",
-        ),
+        (lambda values: values["shards"].reverse(), "not the index of the shards in store.json: copy both again"),
+        (lambda values: values["shards"].append(values["shards"][-1]), "not the index of the shards in store.json"),
         (lambda values: values["shards"].pop(), "not the index of the shards in store.json: copy both"),
         (lambda values: values["shards"][0].update(file="../x.safetensors"), "should match pattern"),
         (lambda values: values["head"].update(file="/etc/passwd"), "should match pattern"),
         (lambda values: values.update(num_records=-1), "num_records: value -1"),
     ],
-)
+)  # fmt: skip
 def test_shards_that_are_not_those_of_the_store(
     folder: Path, edit: Callable[[dict], object], says: str
 ) -> None:

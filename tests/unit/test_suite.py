@@ -294,23 +294,14 @@ def test_without_a_length_each_target_has_its_own(recipe: str) -> None:
         ("- a", r"mine.yaml: value \['a'\]: a suite is a mapping"),
         ("3", "mine.yaml: value 3: a suite is a mapping"),
         ("{title: t, title: u}", "found the key 'title' twice"),
-        (
-            "{title: t, sparsity: ['0.9'], methods: {a: {}}}",
-            "sparsity.0: value '0.9': must be a valid number",
-        ),
+        ("{title: t, sparsity: ['0.9'], methods: {a: {}}}", "sparsity.0: value '0.9': must be a valid number"),
         ("{title: t, sparsity: [true], methods: {a: {}}}", "sparsity.0: value True: must be a valid number"),
-        (
-            "{title: t, sparsity: [0.9], methods: {a: {budget: 1e300}}}",
-            "methods.a.budget: value 1e.300: must be",
-        ),
+        ("{title: t, sparsity: [0.9], methods: {a: {budget: 1e300}}}", "methods.a.budget: value 1e.300: must be"),
         ("{title: t, sparsity: [0.9], methods: {}}", "methods: value {}"),
         ("{title: t, sparsity: [0.9], methods: {a: {base: b}}}", "there is no method 'b' before 'a'"),
-        (
-            "{title: t, sparsity: [0.9], methods: {a: {sett: []}}}",
-            "methods.a.sett: value .*did you mean 'set'",
-        ),
+        ("{title: t, sparsity: [0.9], methods: {a: {sett: []}}}", "methods.a.sett: value .*did you mean 'set'"),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_suite_is_told_in_a_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)

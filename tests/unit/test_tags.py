@@ -153,15 +153,11 @@ def test_ranks_check_the_lists_in_turn(apart: Path) -> None:
     [
         (LIST, Path.unlink, "no such file: use another checkpoint"),
         (LIST, lambda path: path.write_text("{"), r"not a list of files of format 1 \(Invalid JSON"),
-        (
-            LIST,
-            lambda path: path.write_text('{"files": {"x": 3}}'),
-            r"not a list of files of format 1 \(files.x",
-        ),
+        (LIST, lambda path: path.write_text('{"files": {"x": 3}}'), r"not a list of files of format 1 \(files.x"),
         (MAIN, Path.unlink, "missing, though checkpoint.json lists it: use another checkpoint"),
         (MAIN, lambda path: path.write_bytes(b"other"), "damaged, its SHA-256 is not the one in"),
     ],
-)
+)  # fmt: skip
 def test_damage_to_a_tag_of_many_ranks_is_refused(
     apart: Path, name: str, damage: Callable[[Path], object], message: str
 ) -> None:
