@@ -8,6 +8,7 @@ import torch
 from rich.table import Table
 
 from bench.engine import bert_engine
+from bench.figures import table_with
 from bench.tools import milliseconds, on_ranks
 from dsprune.checkpoint.saved_masks import load_masks, save_masks
 
@@ -16,11 +17,9 @@ __all__ = ["checkpoints"]
 
 def checkpoints(ranks: Iterable[int], stages: Iterable[int], precisions: Iterable[str]) -> Table:
     """Measure the masks of a checkpoint, and the complete checkpoint."""
-    table = Table(title="Masks in a checkpoint of BERT-base, after the first mask update")
-    for column in ("ZeRO", "precision", "ranks", "masks MB", "total MB", "share", "goal"):
-        table.add_column(column, justify="right")
-    for column in ("save masks s", "save s", "load masks s", "load s"):
-        table.add_column(column, justify="right")
+    columns = ("ZeRO", "precision", "ranks", "masks MB", "total MB", "share", "goal")
+    seconds = ("save masks s", "save s", "load masks s", "load s")
+    table = table_with("Masks in a checkpoint of BERT-base, after the first mask update", columns + seconds)
     for precision in precisions:
         for stage in stages:
             for world in ranks:

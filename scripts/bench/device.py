@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from rich.table import Table
 
+from bench.figures import table_with
 from bench.launches import NUM_WEIGHTS, tensors_of
 from bench.selection import groups_of, kthvalues, partition, select_once
 from dsprune.masks import MaskSet
@@ -21,9 +22,8 @@ def on_device(repeats: int, count: int = 72) -> Table:
     masks = MaskSet(partition(tensors, 0, 1), "cuda")
     generator = torch.Generator("cuda").manual_seed(0)
     weights = torch.randn(NUM_WEIGHTS, device="cuda", generator=generator)
-    table = Table(title=f"{torch.cuda.get_device_name()}: {NUM_WEIGHTS:,} weights in {count} tensors")
-    for column in ("pass", "ms", "beside", "its ms"):
-        table.add_column(column, justify="right")
+    columns = ("pass", "ms", "beside", "its ms")
+    table = table_with(f"{torch.cuda.get_device_name()}: {NUM_WEIGHTS:,} weights in {count} tensors", columns)
     for dtype in (torch.float32, torch.bfloat16):
         gradients = weights.to(dtype)
         views = gradients.split([tensor.numel for tensor in tensors])

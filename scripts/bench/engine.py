@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
 import dsprune
+from bench.figures import table_with
 from bench.tools import milliseconds, on_ranks
 from dsprune.engine.engine import PruningEngine
 from dsprune.recipe import Recipe
@@ -55,18 +56,8 @@ def _table(
     total: Callable[[Times], float],
     goal: str,
 ) -> Table:
-    table = Table(title=title)
-    for column in (
-        "ZeRO",
-        "precision",
-        "dense",
-        "between mask updates",
-        "share",
-        "goal",
-        "at a mask update",
-        "share",
-    ):
-        table.add_column(column, justify="right")
+    updates = ("between mask updates", "share", "goal", "at a mask update", "share")
+    table = table_with(title, ("ZeRO", "precision", "dense", *updates))
     for precision in precisions:
         for stage in stages:
             [(between, update)] = on_ranks(1, time_engine, stage, precision, shape, repeats)

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from rich.table import Table
+from rich.table import Column, Table
 
-__all__ = ["Row", "table_of"]
+__all__ = ["Row", "table_of", "table_with"]
 
 
 class Row(NamedTuple):
@@ -34,3 +34,8 @@ def table_of(title: str, sections: Iterable[tuple[str, list[Row]]]) -> Table:
             table.add_row("" if number else section, row.what, row.figure, row.goal, verdict)
         table.add_section()
     return table
+
+
+def table_with(title: str, columns: Iterable[str]) -> Table:
+    """Return a table without rows, with its columns aligned to the right."""
+    return Table(*(Column(name, justify="right") for name in columns), title=title)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
 import dsprune
+from bench.figures import table_with
 from bench.tools import on_ranks
 from dsprune.recipe import Recipe
 
@@ -35,9 +36,8 @@ def frameworks(repeats: int) -> Table:
     """Measure a step of each on one rank, from the same weights, with the same batch."""
     clock, precision = ("Milliseconds", "bf16") if ON_GPU else ("CPU milliseconds", "fp32")
     title = f"{clock} of a training step of {BATCH} x {LENGTH} tokens, MiniLM, ZeRO stage 2, {precision}"
-    table = Table(title=f"{title}; medians of {repeats} rounds, and their quartiles")
-    for column in ("loop", "ms", "quartiles", "compared with", "ms more", "quartiles", "share"):
-        table.add_column(column, justify="right")
+    columns = ("loop", "ms", "quartiles", "compared with", "ms more", "quartiles", "share")
+    table = table_with(f"{title}; medians of {repeats} rounds, and their quartiles", columns)
     [times] = on_ranks(1, time_rounds, repeats)
     for name, below in zip(STEPS, (None, *STEPS), strict=False):
         table.add_row(name, *spread(times[name]), *more(times, name, below))

@@ -13,6 +13,7 @@ import torch
 
 from bench.figures import Row
 from bench.stores import drop_from_cache
+from bench.tools import milliseconds, used_memory
 from dsprune.distillation.store import (
     Output,
     ShardWriter,
@@ -28,6 +29,7 @@ __all__ = ["finding"]
 
 BATCH, MICRO_BATCH = 256, 32
 NUM_BATCHES = 200
+OWN = "RssAnon"  # bytes that a process does not share with others through files
 
 T = TypeVar("T")
 
@@ -44,10 +46,10 @@ def finding(records: int, step_seconds: float) -> list[Row]:
     with tempfile.TemporaryDirectory(dir="data") as name:
         folder = Path(name)
         names = write(folder, records)
-        before = anonymous()
+        before = used_memory(OWN)
         first, _ = cpu_seconds(lambda: open_store(folder))
         again, store = cpu_seconds(lambda: open_store(folder))
-        grown = anonymous() - before
+        grown = used_memory(OWN) - before
         with Watch() as watch:
             merge, missing = cpu_seconds(lambda: store.missing(names))
         assert missing == []
@@ -58,7 +60,7 @@ def finding(records: int, step_seconds: float) -> list[Row]:
         for path in folder.iterdir():
             drop_from_cache(path)
         store, micro_batches = open_store(folder), random_batches(names, MICRO_BATCH)
-        waits = [seconds(lambda batch=batch: store.fetch(batch))[0] for batch in micro_batches * 2]
+        waits = [milliseconds(lambda batch=batch: store.fetch(batch)) for batch in micro_batches * 2]
     fetch = 1000 * median(fetches[NUM_BATCHES:])
     what = f"{records:,} records"
     return [
@@ -76,8 +78,8 @@ def finding(records: int, step_seconds: float) -> list[Row]:
 
 def waiting(what: str, waits: list[float], step_seconds: float) -> Row:
     """Return how long a step waits for its records."""
-    share = median(waits) / step_seconds
-    figure = f"{1000 * median(waits):.2f} ms, {share:.2%} of the demo's step of {1000 * step_seconds:.0f} ms"
+    share = median(waits) / 1000 / step_seconds
+    figure = f"{median(waits):.2f} ms, {share:.2%} of the demo's step of {1000 * step_seconds:.0f} ms"
     return Row(what, figure, "under 1 %", share < 0.01)
 
 
@@ -113,19 +115,9 @@ def write(folder: Path, records: int) -> np.ndarray:
 
 def cpu_seconds(call: Callable[[], T]) -> tuple[float, T]:
     """Return the seconds of CPU of a call, and its result."""
-    return timed(call, time.process_time)
-
-
-def seconds(call: Callable[[], T]) -> tuple[float, T]:
-    """Return the seconds of a call, and its result."""
-    return timed(call, time.perf_counter)
-
-
-def timed(call: Callable[[], T], clock: Callable[[], float]) -> tuple[float, T]:
-    """Return the seconds of a call by a clock, and its result."""
-    started = clock()
+    started = time.process_time()
     result = call()
-    return clock() - started, result
+    return time.process_time() - started, result
 
 
 class Watch:
@@ -136,7 +128,7 @@ class Watch:
     """
 
     def __enter__(self) -> Self:
-        self.grown, self._before, self._ended = 0, anonymous(), threading.Event()
+        self.grown, self._before, self._ended = 0, used_memory(OWN), threading.Event()
         self._thread = threading.Thread(target=self._look)
         self._thread.start()
         return self
@@ -147,9 +139,4 @@ class Watch:
 
     def _look(self) -> None:
         while not self._ended.wait(0.01):
-            self.grown = max(self.grown, anonymous() - self._before)
-
-
-def anonymous() -> int:
-    """Return the bytes of this process that it does not share with others through files."""
-    return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) * 1024
+            self.grown = max(self.grown, used_memory(OWN) - self._before)

@@ -20,6 +20,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.figures import table_with
 from bench.selection import groups_of, partition, select_once
 from dsprune.kernels import accelerator, triton_kernels
 from dsprune.kernels.cpu import VECTOR, Kernel, _Product, kernel_for
@@ -37,11 +38,9 @@ BLOCK = int(triton_kernels.BLOCK)
 
 def launches(counts: Sequence[int]) -> Iterator[Table]:
     """Yield a table of a step, and one of a mask update."""
-    step = Table(title="Masking the gradients on an accelerator; bytes a weight")
-    update = Table(title="A mask update on an accelerator; bytes a weight")
-    for table, first in ((step, "gradients"), (update, "scope")):
-        for column in (first, "tensors", "launches", "waits", "B a weight", "temporaries"):
-            table.add_column(column, justify="right")
+    columns = ("tensors", "launches", "waits", "B a weight", "temporaries")
+    step = table_with("Masking the gradients on an accelerator; bytes a weight", ("gradients", *columns))
+    update = table_with("A mask update on an accelerator; bytes a weight", ("scope", *columns))
     for count in counts:
         for name, dtype, flat in GRADIENTS:
             step.add_row(name, str(count), *count_step(count, dtype, flat).cells())

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from rich.table import Table
 from torch import Tensor
 
+from bench.figures import table_with
 from bench.tools import best_of, milliseconds, on_ranks
 from dsprune.masks import MaskSet
 from dsprune.masks.bits import apply_, apply_all_, apply_eager_, count_kept
@@ -33,9 +34,8 @@ def against_torch(repeats: int) -> Table:
     masks = MaskSet(partition(tensors, 0, 1))
     weights = normal_weights(tensors)
     magnitudes = weights.abs()
-    table = Table(title=f"Milliseconds to select of {weights.numel():,} weights on one rank")
-    for column in ("scope", "dsprune", "torch.kthvalue", "torch.sort", "kthvalue / dsprune", "goal"):
-        table.add_column(column, justify="right")
+    columns = ("scope", "dsprune", "torch.kthvalue", "torch.sort", "kthvalue / dsprune", "goal")
+    table = table_with(f"Milliseconds to select of {weights.numel():,} weights on one rank", columns)
     for scope in SCOPES:
         groups = groups_of(tensors, scope)
         ours = best_of(repeats, partial(select_once, masks, groups, weights, Comm()))
@@ -60,9 +60,8 @@ def sorts(magnitudes: Tensor, groups: Sequence[Group]) -> list[Tensor]:
 
 def by_ranks(repeats: int, worlds: Sequence[int]) -> Table:
     """Measure time and bytes of one mask update by number of ranks, and count the zeros, which must be equal."""
-    table = Table(title="Selection by number of ranks: the slowest rank of each")
-    for column in ("scope", "ranks", "ms", "bytes", "at most", "a group", "goal", "zeros"):
-        table.add_column(column, justify="right")
+    columns = ("scope", "ranks", "ms", "bytes", "at most", "a group", "goal", "zeros")
+    table = table_with("Selection by number of ranks: the slowest rank of each", columns)
     tensors = encoder()
     for scope in SCOPES:
         groups = groups_of(tensors, scope)
@@ -85,9 +84,8 @@ def masking(repeats: int) -> Table:
     views = gradient.split([tensor.numel for tensor in tensors])
     bits_a_weight = 8 * masks.nbytes / gradient.numel()
     nothing = best_of(repeats, lambda: gradient.mul_(1.0))
-    table = Table(title=f"Masking all gradients ({bits_a_weight:.3f} bits of mask a weight; goal 1)")
-    for column in ("pass", "ms", "of reading and writing"):
-        table.add_column(column, justify="right")
+    columns = ("pass", "ms", "of reading and writing")
+    table = table_with(f"Masking all gradients ({bits_a_weight:.3f} bits of mask a weight; goal 1)", columns)
     table.add_row("mul_ by 1.0: reads and writes all", f"{nothing:.0f}", "100 %")
     for name, apply in (("apply_", apply_), ("apply_eager_: no compiler", apply_eager_)):
         cost = best_of(repeats, partial(apply_all, apply, masks.bits, views))
@@ -105,9 +103,8 @@ def by_threads(repeats: int, counts: Sequence[int]) -> Table:
         for scope in SCOPES
     }
     works["masking"] = partial(apply_all_, masks.bits, views)
-    table = Table(title=f"Milliseconds of one rank by number of threads, {weights.numel():,} weights")
-    for column in ("work", *map(str, counts)):
-        table.add_column(column, justify="right")
+    title = f"Milliseconds of one rank by number of threads, {weights.numel():,} weights"
+    table = table_with(title, ("work", *map(str, counts)))
     for name, work in works.items():
         times: dict[int, list[float]] = {count: [] for count in counts}
         for count in [*counts] * repeats:

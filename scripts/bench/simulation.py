@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bench.drawn import DrawnScores, deviation
+from bench.tools import used_memory
 from dsprune.kernels.product import Product
 from dsprune.masks import MaskSet
 from dsprune.masks.bits import count_kept
@@ -144,15 +145,9 @@ def cost_of(work: Callable[[], object]) -> tuple[float, int]:
     """Return the CPU seconds of some work, and the most memory that it takes, its result included (Linux)."""
     ctypes.CDLL(None).malloc_trim(0)  # so that all that it takes is new to the process
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
-    before, start = resident("VmRSS"), time.thread_time()
+    before, start = used_memory(), time.thread_time()
     work()
-    return time.thread_time() - start, resident("VmHWM") - before
-
-
-def resident(field: str) -> int:
-    """Return this process's resident memory in bytes, or its peak."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return 1024 * int(lines[field].split()[0])
+    return time.thread_time() - start, used_memory("VmHWM") - before
 
 
 class Meeting:

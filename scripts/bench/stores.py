@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.figures import Row
+from bench.tools import used_memory
 from dsprune.distillation import Head
 from dsprune.distillation.capture.choice import divergences
 from dsprune.distillation.store import (
@@ -181,15 +182,9 @@ def read_all(folder: Path, names: np.ndarray, cgroup: Path | None) -> tuple[int,
         order = random.permutation(names)
         for start in range(0, len(order), BATCH):
             store.fetch(order[start : start + BATCH])
-            sizes.append(resident())
+            sizes.append(used_memory())
     tenth = len(sizes) // 10
     return sizes[tenth], max(sizes[tenth:]), time.perf_counter() - started
-
-
-def resident() -> int:
-    """Return the resident bytes of this process, mapped files included."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) * 1024
 
 
 def drop_from_cache(path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-__all__ = ["best_of", "milliseconds", "on_ranks"]
+__all__ = ["best_of", "milliseconds", "on_ranks", "used_memory"]
 
 
 def milliseconds(function: Callable[[], object]) -> float:
@@ -26,6 +26,11 @@ def milliseconds(function: Callable[[], object]) -> float:
 def best_of(repeats: int, function: Callable[[], object]) -> float:
     """Return the milliseconds of the shortest of some calls, which other processes disturbed least."""
     return min(milliseconds(function) for _ in range(repeats))
+
+
+def used_memory(field: str = "VmRSS") -> int:
+    """Return the bytes of this process in a field of /proc/self/status: resident ones, mapped files included."""
+    return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) * 1024
 
 
 def on_ranks(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
