@@ -5,12 +5,16 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests import debian
+
+if TYPE_CHECKING:
+    from dsprune.testing.pool import RankPool
 
 # Read when huggingface_hub is imported, so before any test module is.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -75,3 +79,22 @@ def environment() -> Iterator[None]:
     """Give each test its own environment: what joins ranks in this process sets RANK and others."""
     with mock.patch.dict(os.environ):
         yield
+
+
+@pytest.fixture(scope="module")
+def one_rank() -> Iterator["RankPool"]:
+    """Yield a process of a test module's own, in which DeepSpeed trains on one rank."""
+    yield from _pool(1)
+
+
+@pytest.fixture(scope="module")
+def two_ranks() -> Iterator["RankPool"]:
+    """Yield two processes of a test module's own, in which DeepSpeed trains on two ranks."""
+    yield from _pool(2)
+
+
+def _pool(size: int) -> Iterator["RankPool"]:
+    from dsprune.testing.pool import RankPool  # after `pytest_configure`, for torch reads the environment
+
+    with RankPool(size) as pool:
+        yield pool

@@ -11,9 +11,3 @@ from dsprune.testing.pool import RankPool
 def ranks(request: pytest.FixtureRequest) -> Iterator[RankPool]:
     with RankPool(request.param) as pool:
         yield pool
-
-
-@pytest.fixture(scope="module")
-def two_ranks() -> Iterator[RankPool]:
-    with RankPool(2) as pool:
-        yield pool

@@ -1,7 +1,6 @@
 """An average of weights that a script puts into its model: saved if it is sparse."""
 
 import tempfile
-from collections.abc import Iterator
 
 import deepspeed
 import pytest
@@ -13,12 +12,6 @@ from dsprune.testing.engines import STEPS, ds_config, make_recipe, pruning_engin
 from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import TinyModel
 from tests.engine.scenarios import train_step
-
-
-@pytest.fixture(scope="module")
-def rank() -> Iterator[RankPool]:
-    with RankPool(1) as pool:
-        yield pool
 
 
 def model_of_an_average(comm: Comm, stage: int, weight: float) -> float | str:
@@ -44,10 +37,10 @@ def model_of_an_average(comm: Comm, stage: int, weight: float) -> float | str:
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_an_average_of_sparse_weights_is_saved_as_it_is(rank: RankPool, stage: int) -> None:
-    assert rank.run(1, model_of_an_average, stage, 0.0) == [0.0]
+def test_an_average_of_sparse_weights_is_saved_as_it_is(one_rank: RankPool, stage: int) -> None:
+    assert one_rank.run(1, model_of_an_average, stage, 0.0) == [0.0]
 
 
-def test_an_average_that_is_not_sparse_is_refused(rank: RankPool) -> None:
-    [error] = rank.run(1, model_of_an_average, 3, 0.5)
+def test_an_average_that_is_not_sparse_is_refused(one_rank: RankPool) -> None:
+    [error] = one_rank.run(1, model_of_an_average, 3, 0.5)
     assert str(error).startswith("blocks.0.up.weight: its weights were changed outside")

@@ -3,7 +3,7 @@
 import re
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import deepspeed
 import pytest
@@ -19,12 +19,6 @@ from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import TinyModel
 from tests.engine.scenarios import pruner_of, train_step
 from tests.engine.wrapping import deepspeed_engine
-
-
-@pytest.fixture(scope="module")
-def rank() -> Iterator[RankPool]:
-    with RankPool(1) as pool:
-        yield pool
 
 
 def step_the_optimizer(engine: dsprune.PruningEngine) -> None:
@@ -101,8 +95,8 @@ def error_of_growing(comm: Comm, stage: int) -> str:
 
 
 @pytest.mark.parametrize("stage", [1, 3])
-def test_a_weight_grows_back_with_zero_moments_only(rank: RankPool, stage: int) -> None:
-    [error] = rank.run(1, error_of_growing, stage)
+def test_a_weight_grows_back_with_zero_moments_only(one_rank: RankPool, stage: int) -> None:
+    [error] = one_rank.run(1, error_of_growing, stage)
     assert error.startswith("blocks.0.up.weight: moments of its pruned weights are not zero")
 
 
@@ -139,9 +133,9 @@ OF_THE_WEIGHTS = (load_the_module, load_the_gathered_module, write_to_the_master
     ],
 )
 def test_a_guard_ends_the_run(
-    rank: RankPool, stage: int, act: Callable[[dsprune.PruningEngine], None], says: str
+    one_rank: RankPool, stage: int, act: Callable[[dsprune.PruningEngine], None], says: str
 ) -> None:
-    [error] = rank.run(1, error_of, stage, act)
+    [error] = one_rank.run(1, error_of, stage, act)
     with pytest.raises(dsprune.RunFailedError, match=says):
         raise dsprune.RunFailedError(error)
 
@@ -151,16 +145,16 @@ def spoil_the_gradients(engine: dsprune.PruningEngine) -> None:
         parameter.grad.fill_(float("nan"))
 
 
-def test_a_step_with_nan_is_called_so(rank: RankPool) -> None:
-    [error] = rank.run(1, error_of, 0, spoil_the_gradients)  # the other stages skip the step
+def test_a_step_with_nan_is_called_so(one_rank: RankPool) -> None:
+    [error] = one_rank.run(1, error_of, 0, spoil_the_gradients)  # the other stages skip the step
     assert error.startswith("blocks.0.up.weight: its weights are NaN: a loss or a gradient was NaN or inf")
 
 
 @pytest.mark.parametrize("stage", [0, 2])
 def test_what_happens_after_the_last_mask_update_is_found_when_it_is_saved(
-    rank: RankPool, stage: int
+    one_rank: RankPool, stage: int
 ) -> None:
-    [error] = rank.run(1, error_of, stage, write_to_the_masters, 3)
+    [error] = one_rank.run(1, error_of, stage, write_to_the_masters, 3)
     assert "its weights were changed outside" in error
 
 
@@ -234,14 +228,14 @@ def error_of_the_last_step(comm: Comm, stage: int, act: Callable[[dsprune.Prunin
     ],
 )
 def test_what_happens_after_the_last_mask_update_is_found_at_the_end(
-    rank: RankPool, stage: int, act: Callable[[dsprune.PruningEngine], None], says: str
+    one_rank: RankPool, stage: int, act: Callable[[dsprune.PruningEngine], None], says: str
 ) -> None:
-    [error] = rank.run(1, error_of_the_last_step, stage, act)
+    [error] = one_rank.run(1, error_of_the_last_step, stage, act)
     assert re.search(says, error)
 
 
-def test_a_group_that_is_added_later_ends_the_run(rank: RankPool) -> None:
-    [error] = rank.run(1, error_of, 0, add_a_group)  # with the other stages, DeepSpeed itself fails
+def test_a_group_that_is_added_later_ends_the_run(one_rank: RankPool) -> None:
+    [error] = one_rank.run(1, error_of, 0, add_a_group)  # with the other stages, DeepSpeed itself fails
     assert error.startswith("optimizer: it has 3 parameter groups, and had 2 when the engine was made")
 
 
@@ -267,8 +261,8 @@ def disagreement(comm: Comm) -> str:
     return "no error"
 
 
-def test_every_setting_that_differs_is_named_with_both_values(rank: RankPool) -> None:
-    [error] = rank.run(1, disagreement)
+def test_every_setting_that_differs_is_named_with_both_values(one_rank: RankPool) -> None:
+    [error] = one_rank.run(1, disagreement)
     for setting in ("budget.batch=24", "gradient_clipping=1", "learning_rate.peak=0.5"):
         assert setting in error
     assert "optimizer.decoupled=False in the recipe, True in the engine" in error

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,12 +55,6 @@ AT_STAGE_2 = ("stsb", "winogrande", "masked-language-modeling")
 STEPS = 8
 
 
-@pytest.fixture(scope="module")
-def pool() -> Iterator[RankPool]:
-    with RankPool(2) as ranks:
-        yield ranks
-
-
 @dataclass(frozen=True)
 class Trained:
     """A kind with its recipe and a dense model that was trained by it."""
@@ -85,7 +78,7 @@ class Trained:
     ids=lambda kind: kind.name,
 )
 def trained(
-    pool: RankPool, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    two_ranks: RankPool, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Trained:
     kind: Kind = request.param
     folder = tmp_path_factory.mktemp(kind.task)
@@ -101,7 +94,7 @@ def trained(
         "output": str(folder / "runs"),
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    pool.run(2, train_on_rank, str(folder / "recipe.yaml"), [])
+    two_ranks.run(2, train_on_rank, str(folder / "recipe.yaml"), [])
     return Trained(kind.task, folder / "recipe.yaml", TaskSettings(**task), folder / "runs")
 
 
@@ -124,15 +117,15 @@ def test_the_training_loss_falls(trained: Trained) -> None:
     assert sum(losses[-2:]) < sum(losses[:2])
 
 
-def test_two_ranks_give_the_metrics_of_one(pool: RankPool, trained: Trained) -> None:
+def test_two_ranks_give_the_metrics_of_one(two_ranks: RankPool, trained: Trained) -> None:
     model = str(trained.runs / "dense" / "model")
     alone = evaluate_model(model, trained.settings, device=CPU, batch_size=16)
     assert alone == pytest.approx(trained.summary("dense")["metrics"], rel=1e-3, abs=1e-2, nan_ok=True)
-    for metrics in pool.run(2, evaluate_on_rank, model, trained.settings):
+    for metrics in two_ranks.run(2, evaluate_on_rank, model, trained.settings):
         assert metrics == pytest.approx(alone, rel=1e-3, abs=1e-2, nan_ok=True)
 
 
-def test_it_is_pruned_while_it_learns_from_a_store_and_resumes(pool: RankPool, trained: Trained) -> None:
+def test_it_is_pruned_while_it_learns_from_a_store_and_resumes(two_ranks: RankPool, trained: Trained) -> None:
     """Prune with a store, audit, evaluate; cut the run off at an earlier checkpoint, and resume to the same end."""
     name, store = "sparse", trained.runs.parent / "store"
     settings = [
@@ -145,7 +138,7 @@ def test_it_is_pruned_while_it_learns_from_a_store_and_resumes(pool: RankPool, t
         f"distillation.store={store}",
         "distillation.hardness=0.5",
     ]
-    pool.run(2, train_on_rank, str(trained.recipe), settings)
+    two_ranks.run(2, train_on_rank, str(trained.recipe), settings)
     assert (store / MANIFEST).is_file()
     summary = trained.summary(name)
     assert summary["sparsity"]["prunable"] == pytest.approx(0.75, abs=1e-3)
@@ -156,7 +149,7 @@ def test_it_is_pruned_while_it_learns_from_a_store_and_resumes(pool: RankPool, t
     if trained.task not in RESUMED:
         return
     cut = without_last_checkpoint(RunFolder(trained.runs / name), trained.runs / "cut" / name)
-    pool.run(2, train_on_rank, str(trained.recipe), [*settings, f"output={trained.runs / 'cut'}"])
+    two_ranks.run(2, train_on_rank, str(trained.recipe), [*settings, f"output={trained.runs / 'cut'}"])
     assert list(differences(RunFolder(trained.runs / name), cut)) == []
 
 
@@ -173,14 +166,14 @@ def without_last_checkpoint(run: RunFolder, to: Path) -> RunFolder:
 
 @pytest.mark.parametrize("stored", ["full", "hidden"])
 def test_a_store_gives_the_losses_of_its_teacher_at_every_step(
-    pool: RankPool, trained: Trained, stored: str
+    two_ranks: RankPool, trained: Trained, stored: str
 ) -> None:
-    compare_with_teacher(pool, trained, stored)
+    compare_with_teacher(two_ranks, trained, stored)
 
 
 @pytest.mark.parametrize("trained", [SPANS, GRAPHS, PAIRS], indirect=True, ids=lambda kind: kind.name)
-def test_so_do_the_largest_outputs_alone(pool: RankPool, trained: Trained) -> None:
-    compare_with_teacher(pool, trained, "topk")
+def test_so_do_the_largest_outputs_alone(two_ranks: RankPool, trained: Trained) -> None:
+    compare_with_teacher(two_ranks, trained, "topk")
 
 
 def compare_with_teacher(pool: RankPool, trained: Trained, stored: str) -> None:
@@ -254,6 +247,8 @@ def train_unlike_trees(comm: Comm, stage: int, decoder: str) -> list[float]:
 
 
 @pytest.mark.parametrize(("decoder", "stages"), [("gts", (2, 3)), ("graph2tree", (0, 1, 2, 3))])
-def test_ranks_may_see_trees_of_unlike_sizes(pool: RankPool, decoder: str, stages: tuple[int, ...]) -> None:
-    whole, *sharded = (pool.run(2, train_unlike_trees, stage, decoder) for stage in stages)
+def test_ranks_may_see_trees_of_unlike_sizes(
+    two_ranks: RankPool, decoder: str, stages: tuple[int, ...]
+) -> None:
+    whole, *sharded = (two_ranks.run(2, train_unlike_trees, stage, decoder) for stage in stages)
     assert sharded == [[pytest.approx(losses, rel=1e-4) for losses in whole]] * len(sharded)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,6 @@ from dsprune.masks.manifest import MANIFEST
 from dsprune.testing.engines import ds_config, make_recipe
 from dsprune.testing.pool import RankPool
 from tests.engine import scenarios, wrapping
-
-
-@pytest.fixture(scope="module")
-def rank() -> Iterator[RankPool]:
-    with RankPool(1) as pool:
-        yield pool
 
 
 @pytest.fixture(scope="module")
@@ -37,16 +30,16 @@ def saved(kept: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(kept, tmp_path / "saved"))
 
 
-def test_an_engine_that_someone_else_made_reaches_the_target(rank: RankPool) -> None:
-    rank.run(1, wrapping.wrap_and_train)
+def test_an_engine_that_someone_else_made_reaches_the_target(one_rank: RankPool) -> None:
+    one_rank.run(1, wrapping.wrap_and_train)
 
 
-def test_the_wrapper_hands_on_everything_else(rank: RankPool) -> None:
-    rank.run(1, wrapping.everything_else_is_the_engines)
+def test_the_wrapper_hands_on_everything_else(one_rank: RankPool) -> None:
+    one_rank.run(1, wrapping.everything_else_is_the_engines)
 
 
-def test_a_recipe_without_pruning_trains_densely(rank: RankPool) -> None:
-    rank.run(1, wrapping.dense_recipe_trains_densely)
+def test_a_recipe_without_pruning_trains_densely(one_rank: RankPool) -> None:
+    one_rank.run(1, wrapping.dense_recipe_trains_densely)
 
 
 def test_epochs_are_counted_as_deepspeeds_loader_counts_them(two_ranks: RankPool) -> None:
@@ -79,9 +72,9 @@ def test_factors_on_the_learning_rate_are_the_same_at_every_stage(two_ranks: Ran
         ("no loader, epochs", r"budget.epochs \(2.0\): counted in epochs, and the steps in one are not known"),
     ],
 )  # fmt: skip
-def test_an_engine_that_cannot_prune_is_refused(rank: RankPool, what: str, says: str) -> None:
+def test_an_engine_that_cannot_prune_is_refused(one_rank: RankPool, what: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
-        raise UserError(rank.run(1, wrapping.error_of_wrapping, what)[0])
+        raise UserError(one_rank.run(1, wrapping.error_of_wrapping, what)[0])
 
 
 @pytest.mark.parametrize(
@@ -95,34 +88,34 @@ def test_an_engine_that_cannot_prune_is_refused(rank: RankPool, what: str, says:
         ("a pruning engine as engine", "engine: a PruningEngine: it prunes already"),
     ],
 )
-def test_what_is_no_module_or_no_engine_is_refused(rank: RankPool, what: str, says: str) -> None:
-    assert says in rank.run(1, wrapping.error_of_a_model, what)[0]
+def test_what_is_no_module_or_no_engine_is_refused(one_rank: RankPool, what: str, says: str) -> None:
+    assert says in one_rank.run(1, wrapping.error_of_a_model, what)[0]
 
 
 @pytest.mark.parametrize("way", ["initialize", "PruningEngine", "pruning"])
-def test_a_script_says_what_becomes_of_the_zeros_of_its_model(rank: RankPool, way: str) -> None:
-    [error] = rank.run(1, wrapping.start_from_zeros, way, None)
+def test_a_script_says_what_becomes_of_the_zeros_of_its_model(one_rank: RankPool, way: str) -> None:
+    [error] = one_rank.run(1, wrapping.start_from_zeros, way, None)
     assert str(error).startswith(
         "model: 50.5 % of its prunable weights are zero, and it has no masks: masks_from="
     )
-    [(sparsity, zeros)] = rank.run(1, wrapping.start_from_zeros, way, "zeros")
+    [(sparsity, zeros)] = one_rank.run(1, wrapping.start_from_zeros, way, "zeros")
     assert sparsity == zeros == 318 / 630
-    [(sparsity, zeros)] = rank.run(1, wrapping.start_from_zeros, way, "none")
+    [(sparsity, zeros)] = one_rank.run(1, wrapping.start_from_zeros, way, "none")
     assert sparsity == 0.0
     assert zeros < 0.2, "those without a gradient"
 
 
-def test_matrices_that_begin_at_zero_are_trained_and_said(rank: RankPool) -> None:
-    [(sparsity, said)] = rank.run(1, wrapping.said_of_matrices_that_begin_at_zero, None)
+def test_matrices_that_begin_at_zero_are_trained_and_said(one_rank: RankPool) -> None:
+    [(sparsity, said)] = one_rank.run(1, wrapping.said_of_matrices_that_begin_at_zero, None)
     assert sparsity == 0.0
     assert "3 matrices, such as blocks.0.down.weight, are all zero: trained from there" in said
-    [(sparsity, said)] = rank.run(1, wrapping.said_of_matrices_that_begin_at_zero, "zeros")
+    [(sparsity, said)] = one_rank.run(1, wrapping.said_of_matrices_that_begin_at_zero, "zeros")
     assert sparsity == 0.5
     assert "model: 3 matrices, such as blocks.0.down.weight, are all zero, and masked" in said
 
 
-def test_a_dense_recipe_of_a_script_would_lose_the_zeros(rank: RankPool) -> None:
-    [error] = rank.run(1, wrapping.start_from_zeros, "initialize", None, True)
+def test_a_dense_recipe_of_a_script_would_lose_the_zeros(one_rank: RankPool) -> None:
+    [error] = one_rank.run(1, wrapping.start_from_zeros, "initialize", None, True)
     assert "pruning={sparsity: 0.5" in error
     assert "curve: one-shot, start: 0} with masks_from=zeros" in error
 

@@ -4,7 +4,6 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,12 +21,6 @@ from dsprune.testing.pool import RankPool
 from dsprune.train import stopping
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.stopping import StopRequests
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[RankPool]:
-    with RankPool(2) as pool:
-        yield pool
 
 
 def ranks() -> Ranks:
@@ -77,9 +70,9 @@ def stopped_at(comm: Comm, folder: str, what: str) -> tuple[int, str]:
     ],
 )
 def test_all_ranks_stop_after_the_same_step(
-    pool: RankPool, tmp_path: Path, what: str, step: int, reason: str
+    two_ranks: RankPool, tmp_path: Path, what: str, step: int, reason: str
 ) -> None:
-    assert pool.run(2, stopped_at, str(tmp_path), what) == [(step, reason)] * 2
+    assert two_ranks.run(2, stopped_at, str(tmp_path), what) == [(step, reason)] * 2
 
 
 def interrupted_twice(comm: Comm, folder: str) -> str:
@@ -93,8 +86,8 @@ def interrupted_twice(comm: Comm, folder: str) -> str:
     return "no error"
 
 
-def test_the_second_ctrl_c_does_not_wait(pool: RankPool, tmp_path: Path) -> None:
-    assert pool.run(2, interrupted_twice, str(tmp_path)) == ["interrupted"] * 2
+def test_the_second_ctrl_c_does_not_wait(two_ranks: RankPool, tmp_path: Path) -> None:
+    assert two_ranks.run(2, interrupted_twice, str(tmp_path)) == ["interrupted"] * 2
 
 
 def error_of_comparing(comm: Comm, facts: list[dict[str, str]]) -> str:
@@ -105,12 +98,12 @@ def error_of_comparing(comm: Comm, facts: list[dict[str, str]]) -> str:
     return "no error"
 
 
-def test_the_first_difference_is_named_on_every_rank(pool: RankPool) -> None:
+def test_the_first_difference_is_named_on_every_rank(two_ranks: RankPool) -> None:
     facts = [{"torch": "2.13", "the training data": "abc"}, {"torch": "2.13", "the training data": "abd"}]
     host = os.uname().nodename
     says = f"rank 1 on {host}: the training data is abd, and abc on rank 0 on {host}: give all ranks the same"
-    assert pool.run(2, error_of_comparing, facts) == [says] * 2
-    assert pool.run(2, error_of_comparing, [facts[0]] * 2) == ["no error"] * 2
+    assert two_ranks.run(2, error_of_comparing, facts) == [says] * 2
+    assert two_ranks.run(2, error_of_comparing, [facts[0]] * 2) == ["no error"] * 2
 
 
 def listed_apart(comm: Comm, folder: Path) -> tuple[list[str], int | None]:
@@ -125,8 +118,8 @@ def listed_apart(comm: Comm, folder: Path) -> tuple[list[str], int | None]:
     return list(tag_files.read_tag_list(folder, comm.rank, 2) or ()), tag_files.check_files(folder)
 
 
-def test_each_of_many_ranks_lists_what_it_wrote(pool: RankPool, tmp_path: Path) -> None:
-    first, second = pool.run(2, listed_apart, tmp_path / "global_step3")
+def test_each_of_many_ranks_lists_what_it_wrote(two_ranks: RankPool, tmp_path: Path) -> None:
+    first, second = two_ranks.run(2, listed_apart, tmp_path / "global_step3")
     assert first == (["dsprune.json", "rank-00000-of-00002.safetensors"], 3)
     assert second == (["rank-00001-of-00002.safetensors"], 3)
     assert tags.complete_tags(tmp_path) == [tmp_path / "global_step3"]

@@ -2,7 +2,6 @@
 
 import csv
 import io
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,6 @@ from dsprune.testing.tiny import tiny_bert, tiny_sentiment
 CPU = torch.device("cpu")
 QUIET = Console(quiet=True)
 PLANTED = (1, "attention value")
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[RankPool]:
-    with RankPool(2) as ranks:
-        yield ranks
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +65,13 @@ def _plant(model: Any) -> None:
         value.bias -= 1000 * (norm.bias / norm.weight).sum()
 
 
-def one_rank(recipe: Recipe, *sparsities: float, layers: bool = True, steps: int = 0) -> Analysis:
+def analyze_alone(recipe: Recipe, *sparsities: float, layers: bool = True, steps: int = 0) -> Analysis:
     return make_analysis(recipe, Extent(sparsities, steps, layers, 16), Ranks(0, 0, 1), CPU, QUIET)
 
 
 @pytest.fixture(scope="module")
 def analysis(recipe: Recipe) -> Analysis:
-    return one_rank(recipe, 0.5)
+    return analyze_alone(recipe, 0.5)
 
 
 def by_hand(recipe: Recipe, names: list[str], sparsity: float) -> float:
@@ -164,10 +157,10 @@ def analyze_on_rank(comm: Comm, recipe: Recipe) -> Analysis:
     return make_analysis(recipe, Extent((), 1, False, 16), ranks, CPU, QUIET)
 
 
-def test_two_ranks_find_what_one_does(pool: RankPool, recipe: Recipe) -> None:
+def test_two_ranks_find_what_one_does(two_ranks: RankPool, recipe: Recipe) -> None:
     recipe = recipe.model_copy(update={"task": recipe.task.model_copy(update={"max_validation": 21})})
-    alone = one_rank(recipe, layers=False, steps=1)
-    found = pool.run(2, analyze_on_rank, recipe)
+    alone = analyze_alone(recipe, layers=False, steps=1)
+    found = two_ranks.run(2, analyze_on_rank, recipe)
     assert found[0] == found[1]
     for mine, theirs in zip(alone.findings, found[0].findings, strict=True):
         assert mine.scores == theirs.scores
@@ -238,4 +231,4 @@ def test_a_damaged_analysis_is_named(tmp_path: Path) -> None:
 )
 def test_the_recipe_must_say_what_to_analyse(recipe: Recipe, change: dict[str, None], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        one_rank(recipe.model_copy(update=change))
+        analyze_alone(recipe.model_copy(update=change))

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,20 +19,14 @@ SHARD, HEAD, MANIFEST = "shard-00000.safetensors", "head.safetensors", "store.js
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[RankPool]:
-    with RankPool(2) as ranks:
-        yield ranks
-
-
-@pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_school(tmp_path_factory.mktemp("school"))
 
 
 @pytest.fixture(scope="module")
-def whole(pool: RankPool, recipe: Path) -> Path:
+def whole(two_ranks: RankPool, recipe: Path) -> Path:
     store = recipe.parent / "whole"
-    answers = pool.run(
+    answers = two_ranks.run(
         2, command, "teacher", str(recipe), "distillation.kind=hidden", f"distillation.store={store}"
     )
     assert [done.code for done in answers] == [0, 0], answers[0].stderr
@@ -83,10 +77,10 @@ def replace_by(other: str) -> Callable[[Path], None]:
     ],
 )
 def test_a_damaged_file_is_named(
-    pool: RankPool, recipe: Path, store: Path, name: str, damage: Callable[[Path], object], message: str
+    two_ranks: RankPool, recipe: Path, store: Path, name: str, damage: Callable[[Path], object], message: str
 ) -> None:
     damage(store / name)
-    said = complaint(pool, recipe, store)
+    said = complaint(two_ranks, recipe, store)
     assert said.startswith(f"dsprune: {store / name}: ")
     assert any(part in said for part in message.split("|"))
 
@@ -94,21 +88,23 @@ def test_a_damaged_file_is_named(
 # ---- another origin
 
 
-def test_off_by_one_truncation(pool: RankPool, recipe: Path, store: Path) -> None:
-    said = complaint(pool, recipe, store, "task.max_length=23")
+def test_off_by_one_truncation(two_ranks: RankPool, recipe: Path, store: Path) -> None:
+    said = complaint(two_ranks, recipe, store, "task.max_length=23")
     assert (
         f"{store}: the store does not match: preprocessing is TextClassification of at most 24 tokens" in said
     )
     assert "in the store and TextClassification of at most 23 tokens" in said
 
 
-def test_off_by_one_truncation_is_in_the_fingerprints_too(pool: RankPool, recipe: Path, store: Path) -> None:
+def test_off_by_one_truncation_is_in_the_fingerprints_too(
+    two_ranks: RankPool, recipe: Path, store: Path
+) -> None:
     """If the preprocessing in the manifest were changed, the samples would still not be found."""
     for name in (SHARD, HEAD, MANIFEST):
         raw = (store / name).read_bytes()
         (store / name).write_bytes(raw.replace(b"at most 24 tokens", b"at most 23 tokens"))
     seal(store)
-    said = complaint(pool, recipe, store, "task.max_length=23")
+    said = complaint(two_ranks, recipe, store, "task.max_length=23")
     assert "training examples have no record, the first in row " in said
     assert ": the store is of dataset " in said
     assert ": give another distillation.store, to be made for this data" in said
@@ -125,50 +121,52 @@ def seal(store: Path) -> None:
     open_store(store)
 
 
-def test_the_store_of_another_teacher_is_refused(pool: RankPool, recipe: Path, store: Path) -> None:
-    said = complaint(pool, recipe, store, f"distillation.teacher={recipe.parent / 'student'}")
+def test_the_store_of_another_teacher_is_refused(two_ranks: RankPool, recipe: Path, store: Path) -> None:
+    said = complaint(two_ranks, recipe, store, f"distillation.teacher={recipe.parent / 'student'}")
     assert f"{store}: the store does not match: teacher is " in said
 
 
 def test_the_store_of_another_tokenizer_is_refused(
-    pool: RankPool, recipe: Path, store: Path, tmp_path: Path
+    two_ranks: RankPool, recipe: Path, store: Path, tmp_path: Path
 ) -> None:
     other = Path(shutil.copytree(recipe.parent / "student", tmp_path / "other"))
     text = (other / "tokenizer.json").read_text()
     (other / "tokenizer.json").write_text(text.replace('"lovely"', '"lovelier"'))
-    said = complaint(pool, recipe, store, f"model.tokenizer={other}")
+    said = complaint(two_ranks, recipe, store, f"model.tokenizer={other}")
     assert f"{store}: the store does not match: tokenizer is " in said
 
 
-def test_an_example_without_a_record(pool: RankPool, recipe: Path, store: Path, tmp_path: Path) -> None:
+def test_an_example_without_a_record(two_ranks: RankPool, recipe: Path, store: Path, tmp_path: Path) -> None:
     rows = examples(recipe.parent / "data" / "train.csv")
     file = rewrite(tmp_path / "more.csv", [*rows, ("the film was and the plot", "film")])
-    said = complaint(pool, recipe, store, f"task.train={file}")
+    said = complaint(two_ranks, recipe, store, f"task.train={file}")
     assert (
         f"{store}: 1 of {len(rows) + 1} training examples have no record, the first in row {len(rows) + 1}: "
     ) in said
 
 
 def test_a_subset_of_the_examples_is_accepted(
-    pool: RankPool, recipe: Path, store: Path, tmp_path: Path
+    two_ranks: RankPool, recipe: Path, store: Path, tmp_path: Path
 ) -> None:
     how = ("task.max_train=20", "budget.steps=1", f"distillation.store={store}", f"output={tmp_path}")
-    answers = pool.run(2, command, "train", str(recipe), *how)
+    answers = two_ranks.run(2, command, "train", str(recipe), *how)
     assert [done.code for done in answers] == [0, 0], answers[0].stderr
     assert f"teacher: {store}: " in answers[0].stderr
 
 
-def test_another_kind_than_the_recipe_names(pool: RankPool, recipe: Path, store: Path) -> None:
-    said = complaint(pool, recipe, store, "distillation.kind=full")
+def test_another_kind_than_the_recipe_names(two_ranks: RankPool, recipe: Path, store: Path) -> None:
+    said = complaint(two_ranks, recipe, store, "distillation.kind=full")
     assert f"{store}: the store does not match: kind is hidden in the store and full here" in said
 
 
-def test_a_temperature_that_a_top_k_store_does_not_hold(pool: RankPool, recipe: Path, tmp_path: Path) -> None:
+def test_a_temperature_that_a_top_k_store_does_not_hold(
+    two_ranks: RankPool, recipe: Path, tmp_path: Path
+) -> None:
     store = tmp_path / "store"
     topk = ("distillation.kind=topk", f"distillation.store={store}")
-    answers = pool.run(2, command, "teacher", str(recipe), *topk)
+    answers = two_ranks.run(2, command, "teacher", str(recipe), *topk)
     assert [done.code for done in answers] == [0, 0], answers[0].stderr
-    said = complaint(pool, recipe, store, "distillation.temperature=4")
+    said = complaint(two_ranks, recipe, store, "distillation.temperature=4")
     assert (
         f"distillation.temperature: value 4: {store} is of kind topk and holds 2 only: use one of them"
         in said
@@ -176,11 +174,11 @@ def test_a_temperature_that_a_top_k_store_does_not_hold(pool: RankPool, recipe: 
 
 
 def test_an_incomplete_store_is_completed_first(
-    pool: RankPool, recipe: Path, store: Path, tmp_path: Path
+    two_ranks: RankPool, recipe: Path, store: Path, tmp_path: Path
 ) -> None:
     before = content(store)
     (store / MANIFEST).unlink()
     how = ("budget.steps=1", f"distillation.store={store}", f"output={tmp_path}", "distillation.kind=hidden")
-    answers = pool.run(2, command, "train", str(recipe), *how)
+    answers = two_ranks.run(2, command, "train", str(recipe), *how)
     assert [done.code for done in answers] == [0, 0], answers[0].stderr
     assert content(store) == before

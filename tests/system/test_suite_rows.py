@@ -1,7 +1,6 @@
 """Every row of the benchmarks' suites trains a tiny model, and ends at its sparsity with every invariant."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,12 +36,6 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-@pytest.fixture(scope="module")
-def rank() -> Iterator[RankPool]:
-    with RankPool(1) as pool:
-        yield pool
-
-
 def train_row(comm: Comm, recipe: Recipe, model: str) -> tuple[float, list[str]]:
     """Return the sparsity at the end, and what the audit finds."""
     os.environ["LOCAL_RANK"] = str(comm.rank)
@@ -64,7 +57,7 @@ def test_the_suites_of_smc_bench_have_the_same_rows() -> None:
 
 
 @pytest.mark.parametrize(("name", "method"), ROWS)
-def test_a_row_of_a_benchmark_trains(rank: RankPool, bert: Path, name: str, method: str) -> None:
+def test_a_row_of_a_benchmark_trains(one_rank: RankPool, bert: Path, name: str, method: str) -> None:
     base, sparsity, steps = SUITES[name]
     made = Grid(load_suite(name), base, (*SMALL, f"model.path={bert}"), Path("out"))
     first, then = made.parts([method], [sparsity], [1])
@@ -74,6 +67,6 @@ def test_a_row_of_a_benchmark_trains(rank: RankPool, bert: Path, name: str, meth
     if recipe.pruning is not None and "every: 1000 steps" in " ".join(run.overrides):
         changes["pruning"] = recipe.pruning.model_copy(update={"every": Span(2.0, "steps")})
     recipe = recipe.model_copy(update=changes)
-    [(found, findings)] = rank.run(1, train_row, recipe, str(bert))
+    [(found, findings)] = one_rank.run(1, train_row, recipe, str(bert))
     assert findings == []
     assert found == pytest.approx(recipe.pruning.sparsity if recipe.pruning else 0.0, abs=1e-3)

@@ -7,7 +7,6 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,18 +36,6 @@ FEW = ("task.max_train=40",)
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_school(tmp_path_factory.mktemp("school"), num_train=4800)
-
-
-@pytest.fixture(scope="module")
-def one_rank() -> Iterator[RankPool]:
-    with RankPool(1) as pool:
-        yield pool
-
-
-@pytest.fixture(scope="module")
-def two_ranks() -> Iterator[RankPool]:
-    with RankPool(2) as pool:
-        yield pool
 
 
 def arguments(recipe: Path, store: Path, *settings: str) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ import io
 import os
 import runpy
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,12 +15,6 @@ from dsprune.testing.pool import RankPool
 
 SCRIPT = Path(__file__).with_name("ten_lines.py")
 EXPECTED = f"sparsity {round(0.8 * 3 * 15 * 15) / (3 * 15 * 15)} step 24"
-
-
-@pytest.fixture(scope="module")
-def two_ranks() -> Iterator[RankPool]:
-    with RankPool(2) as pool:
-        yield pool
 
 
 @pytest.fixture(scope="module")

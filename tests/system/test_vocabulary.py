@@ -1,7 +1,6 @@
 """A run that trains the used embedding rows only is the run that trains all of them, with less memory."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,6 @@ from tests.system.school import losses, write_school
 
 SIZE = 300
 SETTINGS = ("optimizer.weight_decay=0", "pruning.sparsity=0.5", "pruning.start=3")
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[RankPool]:
-    with RankPool(2) as ranks:
-        yield ranks
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +43,12 @@ def summary(run: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("teacher", "stage"), [("store", 2), ("online", 3)])
 def test_losses_metrics_and_the_saved_model_are_the_same(
-    pool: RankPool, recipe: Path, teacher: str, stage: int
+    two_ranks: RankPool, recipe: Path, teacher: str, stage: int
 ) -> None:
     store = [f"distillation.store={recipe.parent / 'store'}"] if teacher == "store" else []
     settings = (*store, f"deepspeed=zero{stage}")
-    whole = train(pool, recipe, f"all-{teacher}", "all", *settings)
-    short = train(pool, recipe, f"used-{teacher}", "used", *settings)
+    whole = train(two_ranks, recipe, f"all-{teacher}", "all", *settings)
+    short = train(two_ranks, recipe, f"used-{teacher}", "used", *settings)
     assert losses(short) == pytest.approx(losses(whole), rel=1e-5)
     assert summary(short)["metrics"] == summary(whole)["metrics"]
     model, same = (load_file(run / "model" / "model.safetensors") for run in (whole, short))
@@ -68,30 +61,31 @@ def test_losses_metrics_and_the_saved_model_are_the_same(
 
 
 def test_a_run_is_resumed_audited_and_exported(
-    pool: RankPool,
+    two_ranks: RankPool,
     recipe: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    whole = train(pool, recipe, "once", "used")
-    run = train(pool, recipe, "twice", "used", "checkpoints.every=4", "budget.steps=10")
+    whole = train(two_ranks, recipe, "once", "used")
+    run = train(two_ranks, recipe, "twice", "used", "checkpoints.every=4", "budget.steps=10")
     assert losses(run) == losses(whole)
     (checkpoint,) = sorted((run / "checkpoints").glob("global_step8"))
     for what in (
         ("audit", str(run)),
         ("export", str(run), "--tag", checkpoint.name, "--to", str(tmp_path / "at8")),
     ):
-        answers = pool.run(1, command, *what)
+        answers = two_ranks.run(1, command, *what)
         assert [done.code for done in answers] == [0], answers[0].stderr
     exported = load_file(tmp_path / "at8" / "model.safetensors")
     assert exported["bert.embeddings.word_embeddings.weight"].shape == (SIZE, 32)
     small = tmp_path / "small"
-    answers = pool.run(1, command, "export", str(run), "--trimmed", "--to", str(small))
+    answers = two_ranks.run(1, command, "export", str(run), "--trimmed", "--to", str(small))
     assert [done.code for done in answers] == [0], answers[0].stderr
     data = f"validation={recipe.parent / 'data' / 'validation.csv'}"
     scores = [
-        pool.run(1, command, "eval", str(model), data, "max_length=24") for model in (run / "model", small)
+        two_ranks.run(1, command, "eval", str(model), data, "max_length=24")
+        for model in (run / "model", small)
     ]
     assert scores[0][0].stdout.splitlines()[-1] == scores[1][0].stdout.splitlines()[-1]
     assert len(load_file(small / "model.safetensors")["bert.embeddings.word_embeddings.weight"]) < 60
@@ -107,9 +101,9 @@ def test_a_run_is_resumed_audited_and_exported(
     assert {row[-1] for row in rows.values()} == {"2"}, "unheard and dog are unknown"
 
     resume = ("--resume", str(checkpoint))
-    again = train(pool, recipe, "again", "used", *resume)
+    again = train(two_ranks, recipe, "again", "used", *resume)
     assert losses(again)[-2:] == pytest.approx(losses(whole)[-2:], rel=1e-4)
     how = ("train", str(recipe), "name=other", *SETTINGS, *resume)
-    answers = pool.run(2, command, *how)
+    answers = two_ranks.run(2, command, *how)
     assert [done.code for done in answers] == [2, 2], answers[0].stderr
     assert f"{checkpoint}: was trained with the tokens of vocabulary.json only" in answers[0].complaint
