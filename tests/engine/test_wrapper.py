@@ -157,22 +157,21 @@ def test_another_timetable_is_refused(two_ranks: RankPool, saved: Path) -> None:
         assert message.endswith("resume with the recipe that it was written with")
 
 
-def test_masks_of_another_step_are_refused(two_ranks: RankPool, saved: Path) -> None:
-    config, recipe = ds_config(2), make_recipe()
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("step", 7, "masks of step 7, weights of step 12"),
+        ("digest", 1, "do not have the digest in the manifest"),
+    ],
+)
+def test_masks_that_do_not_fit_the_manifest_are_refused(
+    two_ranks: RankPool, saved: Path, key: str, value: int, says: str
+) -> None:
     manifest = json.loads((saved / "last" / MANIFEST).read_text())
-    (saved / "last" / MANIFEST).write_text(json.dumps(manifest | {"step": 7}))
+    (saved / "last" / MANIFEST).write_text(json.dumps(manifest | {key: value}))
     invalidate_tag(saved / "last")
-    for message in two_ranks.run(2, scenarios.error_of_loading, config, recipe, str(saved)):
-        assert "masks of step 7, weights of step 12" in message
-
-
-def test_a_digest_that_does_not_fit_is_refused(two_ranks: RankPool, saved: Path) -> None:
-    config, recipe = ds_config(2), make_recipe()
-    manifest = json.loads((saved / "last" / MANIFEST).read_text())
-    (saved / "last" / MANIFEST).write_text(json.dumps(manifest | {"digest": 1}))
-    invalidate_tag(saved / "last")
-    for message in two_ranks.run(2, scenarios.error_of_loading, config, recipe, str(saved)):
-        assert "do not have the digest in the manifest" in message
+    for message in two_ranks.run(2, scenarios.error_of_loading, ds_config(2), make_recipe(), str(saved)):
+        assert says in message
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,6 @@ def test_the_files_and_their_place_in_a_report(recipe: Recipe, analysis: Analysi
 
 
 def test_the_rows_of_unused_tokens_cost_nothing(recipe: Recipe, analysis: Analysis) -> None:
-    assert recipe.model is not None
     few = recipe.task.model_copy(update={"max_train": 2, "max_validation": 2})
     evaluator = set_up(recipe.model_copy(update={"task": few}), Extent(batch_size=16), Ranks(0, 0, 1), CPU)
     dense = evaluator.score()
@@ -205,7 +204,6 @@ def test_the_rows_of_unused_tokens_cost_nothing(recipe: Recipe, analysis: Analys
 
 
 def test_a_model_that_needs_all_rows_has_none_to_leave_out(recipe: Recipe, analysis: Analysis) -> None:
-    assert recipe.model is not None
     evaluator = set_up(recipe, Extent(batch_size=16), Ranks(0, 0, 1), CPU)
     model: Any = evaluator.model
     model.other = torch.nn.Module()

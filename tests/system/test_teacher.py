@@ -178,7 +178,6 @@ def test_a_complete_store_is_not_changed_and_a_missing_file_is_made_again(
 def test_the_rows_are_the_teachers_outputs(recipe: Path, whole: Path) -> None:
     """By sample, against a plain forward pass of one text at a time."""
     loaded = load_recipe(str(recipe), ["task.max_train=20"])
-    assert loaded.task is not None
     task, tokenizer = build_task(loaded.task), load_tokenizer(str(recipe.parent / "student"))
     data = task.prepare("train", tokenizer)
     model = task.build_model(loaded.distillation.teacher, tokenizer).eval()

@@ -75,7 +75,6 @@ def school(tmp_path_factory: pytest.TempPathFactory) -> School:
         },
     )
     recipe, tokenizer = load_recipe(str(path)), tiny_tokenizer()
-    assert recipe.task is not None
     task = build_task(recipe.task)
     data = task.prepare("train", tokenizer)
     teacher = BertForSequenceClassification.from_pretrained(folder / "teacher").eval()

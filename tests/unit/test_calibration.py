@@ -345,7 +345,6 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store_of_labels(folder: Path, recipe: Path, *overrides: str) -> Path:
     """The store of a teacher that gives the label of each record, but for every fourth record."""
     loaded = load_recipe(str(recipe), overrides)
-    assert loaded.task is not None
     task = build_task(loaded.task)
     tokenizer = load_tokenizer(loaded.model.path)
     data = task.prepare("train", tokenizer)

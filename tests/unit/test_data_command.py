@@ -85,23 +85,15 @@ def test_a_copy_with_other_columns_or_labels_fails(tmp_path, change, message):
         printed(check_copy, load_task("commonsense-qa"), copy)
 
 
-def test_a_missing_copy_fails(tmp_path):
-    with pytest.raises(
-        CheckFailedError, match=r"^task\.folder: .*train_rand_split\.jsonl: no such file: give"
-    ):
-        printed(check_copy, load_task("commonsense-qa"), tmp_path)
-
-
-def test_a_folder_without_files_fails(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("commonsense-qa", r"train_rand_split\.jsonl: no such file: give"),
+        ("race-high", r"high: holds no \.csv, .* file: give another folder$"),
+        ("regression", r": regression is a kind of task, not a benchmark: give"),
+    ],
+)
+def test_a_folder_without_a_copy_fails(tmp_path, name, message):
     (tmp_path / "train" / "high").mkdir(parents=True)
-    with pytest.raises(
-        CheckFailedError, match=r"^task\.folder: .*high: holds no \.csv, .* file: give another folder$"
-    ):
-        printed(check_copy, load_task("race-high"), tmp_path)
-
-
-def test_a_kind_has_no_publication(tmp_path):
-    with pytest.raises(
-        CheckFailedError, match=r"^task\.folder: .*: regression is a kind of task, not a benchmark"
-    ):
-        printed(check_copy, load_task("regression"), tmp_path)
+    with pytest.raises(CheckFailedError, match=rf"^task\.folder: .*{message}"):
+        printed(check_copy, load_task(name), tmp_path)

@@ -73,7 +73,8 @@ def task_on(
 @pytest.mark.parametrize("column", ["text", "label"])
 def test_a_missing_value_is_refused_with_its_row(tmp_path: Path, kind: str, value: Any, column: str) -> None:
     task = task_on(tmp_path, [*ROWS, ROWS[0] | {column: value}], kind)
-    with pytest.raises(UserError, match=rf"^task\.train: .*t\.{kind}: row 3: no value in column '{column}'"):
+    says = rf"^task\.train: .*t\.{kind}: row 3: no value in column '{column}'.*: fill it in$"
+    with pytest.raises(UserError, match=says):
         task.load("train")
 
 

@@ -37,23 +37,15 @@ def test_the_variables_of_torchrun_are_kept() -> None:
 
 
 def test_mpirun_on_one_host() -> None:
-    given = {
-        "OMPI_COMM_WORLD_RANK": "1",
-        "OMPI_COMM_WORLD_LOCAL_RANK": "1",
-        "OMPI_COMM_WORLD_SIZE": "2",
-        "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
-    }
+    sizes = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}
+    given = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1", **sizes}
     assert ranks(given) == ("1", "1", "2")
     assert completed(given)["MASTER_ADDR"] == "127.0.0.1"
 
 
 def test_srun_names_the_node_that_started_the_step() -> None:
-    given = {
-        "SLURM_PROCID": "5",
-        "SLURM_LOCALID": "1",
-        "SLURM_STEP_NUM_TASKS": "8",
-        "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.1",
-    }
+    step = {"SLURM_STEP_NUM_TASKS": "8", "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.1"}
+    given = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", **step}
     assert ranks(given) == ("5", "1", "8")
     assert completed(given)["MASTER_ADDR"] == "10.0.0.1"
 

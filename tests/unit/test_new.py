@@ -59,7 +59,6 @@ def test_a_file_of_ones_own_is_planned(bert: str, capsys: pytest.CaptureFixture[
     assert recipe.name == "mine"
     assert (recipe.precision, recipe.budget.epochs, recipe.model.path) == ("fp32", 4, bert)
     plan = make_plan(recipe, 1)
-    assert plan.num_examples is not None
     assert plan.num_examples < 200
     assert not plan.remarks, "no example is in both parts"
 

@@ -115,7 +115,6 @@ def test_the_rate_of_a_protein_model_is_that_of_one_cycle_stepped_once_an_epoch(
         optimizer.step()
         scheduler.step() if len(betas) < 4 else None
     first, peak = recipe.optimizer.betas[0], recipe.learning_rate.beta_at_peak
-    assert peak is not None
     moved = [first + (peak - first) * made.height(640 * epoch + 9) for epoch in range(4)]
     assert moved == pytest.approx(betas)
     assert recipe.learning_rate.peak == 1e-6

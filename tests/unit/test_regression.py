@@ -104,13 +104,6 @@ def test_a_classifier_is_refused(tmp_path):
         task_on(tmp_path).build_model(path, load_tokenizer(path))
 
 
-def test_a_folder_is_for_benchmarks(tmp_path):
-    with pytest.raises(
-        UserError, match=r"^task\.folder: .*: regression is a kind of task, not a benchmark: give"
-    ):
-        build_task(TaskSettings(name="regression", folder=str(tmp_path))).load("train")
-
-
 def test_melting_temperatures_become_classes_between_thresholds(tmp_path):
     rows = "sequence,target,set,validation\n" + "".join(
         f"MK{'A' * i},{degrees},{split},\n"

@@ -83,9 +83,7 @@ def test_a_clock_that_is_set_changes_nothing(tmp_path: Path, now: float, hours: 
     run = write_run(tmp_path / "a", now + 3600 * hours, started=now + 3600 * hours)
     state = read_run_state(run, now)
     assert (state.name, state.death) == ("running", None)
-    assert state.seconds_left is not None
     assert 0 <= state.seconds_left <= 30
-    assert state.checkpoint_age is not None
     assert state.checkpoint_age >= 0
 
 

@@ -216,7 +216,6 @@ def test_a_missing_column_is_refused(tmp_path):
     ("suffix", "content"),
     [
         ("csv", b""),
-        ("csv", b"text,label\na,b,c\n"),
         ("csv", b"text,label\n\xff\xfe,a\n"),
         ("csv", b"\xff\xfe,label\n"),
         ("jsonl", b'{"text": \n'),
@@ -235,12 +234,6 @@ def test_a_file_without_rows_is_refused(tmp_path):
     empty = csv_file(tmp_path / "empty.csv", [])
     with pytest.raises(UserError, match=r"^task\.validation: no examples: give a file or data set"):
         task_on(full, empty).prepare("validation", tiny_tokenizer())
-
-
-def test_a_missing_value_is_refused(tmp_path):
-    file = jsonl_file(tmp_path / "t.jsonl", [("good", "p"), (None, "n")])
-    with pytest.raises(UserError, match=r"t\.jsonl: row 2: no value in column 'text': fill it in$"):
-        task_on(file).load("train")
 
 
 def test_an_unknown_label_is_refused(tmp_path):
