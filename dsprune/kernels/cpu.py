@@ -72,7 +72,8 @@ class Kernel:
             _product(scores, absolute), kept.data_ptr(), scores.first.numel(), low, high,
             new_kept.data_ptr(), inside.data_ptr(), places.data_ptr(), ctypes.byref(below), ctypes.byref(nan),
         )  # fmt: skip
-        return below.value, nan.value, inside[:copied].clone(), places[:copied].clone()
+        # The places keep the whole buffer until they are made 64-bit, which copies them.
+        return below.value, nan.value, inside[:copied].clone(), places[:copied]
 
     def sample(self, scores: Product, absolute: bool, kept: Tensor, part: slice) -> Tensor:
         """Do the same as `dsprune.selection.scan.sample_eager`."""

@@ -268,8 +268,8 @@ def scanned(row: dict[str, int], new: int) -> Scanned:
 
 
 def count_twin(table: Tensor, owners: Tensor, **_: Any) -> int:
-    """Do what `count_kernel` does; each key in the range is an atomic operation on a sector of 32 bytes."""
-    total = inside = 0
+    """Do what `count_kernel` does; each key in the range, or bin of a crowded block, takes a sector of 32 bytes."""
+    total = added = 0
     for row in columns(table):
         scratch = np.empty(-(-row["NUMEL"] // 8), np.uint8)
         found = scanned(row, scratch.ctypes.data)
@@ -277,8 +277,9 @@ def count_twin(table: Tensor, owners: Tensor, **_: Any) -> int:
         counts = np.ctypeslib.as_array((ctypes.c_int64 * (2 + BINS)).from_address(row["OUTPUT"]))
         counts += [found.num_kept, found.num_nan, *np.bincount(bins, minlength=BINS)]
         total += row["NUMEL"]
-        inside += len(found.keys)
-    return table.nbytes + owners.nbytes + 4 * total + total // 8 + 64 * inside
+        in_blocks = np.bincount(found.places // BLOCK)
+        added += int(np.where(in_blocks > int(triton_kernels.FEW), BINS, in_blocks).sum())
+    return table.nbytes + owners.nbytes + 4 * total + total // 8 + 64 * added
 
 
 def settle_twin(table: Tensor, owners: Tensor, quotas: Tensor, ties: Tensor, **_: Any) -> int:

@@ -81,8 +81,7 @@ def products_of(kind: str, offset: int) -> list[Product]:
 
 
 @pytest.mark.parametrize("kind", PRODUCTS)
-@pytest.mark.parametrize("offset", [0, 3])
-@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize(("offset", "absolute"), [(0, True), (3, False)])
 @pytest.mark.parametrize("bounds", [(LOWEST_KEY, HIGHEST_KEY), (-5, 2**30), (-2, 100)])
 def test_counting_equals_the_eager_version(
     kind: str, offset: int, absolute: bool, bounds: tuple[int, int]
@@ -98,8 +97,9 @@ def test_counting_equals_the_eager_version(
         assert torch.equal(row[2:], bins.bincount(minlength=BINS))
 
 
-@pytest.mark.parametrize("kind", PRODUCTS)
-@pytest.mark.parametrize("threshold", [0, 0x3F800000, -7])
+@pytest.mark.parametrize(
+    ("kind", "threshold"), [*((kind, 0) for kind in PRODUCTS), ("values", 0x3F800000), ("values", -7)]
+)
 @pytest.mark.parametrize("share", [0.0, 0.6, 1.0])
 def test_settling_prunes_the_first_ties(
     kind: str, threshold: int, share: float, monkeypatch: pytest.MonkeyPatch
