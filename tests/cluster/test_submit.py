@@ -29,14 +29,11 @@ UNAVAILABLE = "sbatch: allocation failure: Requested node configuration is not a
         ("--gpus-per-node=3", UNAVAILABLE),
         ("--sbatch=--mem=9999999", UNAVAILABLE),
         ("--sbatch=--exclude=n1,n2", UNAVAILABLE),
-        (
-            "--partition=big",
-            "sbatch: invalid partition specified: big; allocation failure: Invalid partition name",
-        ),
+        ("--partition=big", "sbatch: invalid partition specified: big; allocation failure: Invalid partition name"),
         ("--time=1h30m", "sbatch: Invalid --time specification: change what is requested in"),
         ("--sbatch=--frob", "sbatch: unrecognized option '--frob'"),
     ],
-)
+)  # fmt: skip
 def test_what_sbatch_refuses_is_told_with_its_answer_the_options_and_the_way_out(
     recipe: str, slurm: Slurm, option: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,13 +81,10 @@ def test_an_engine_that_cannot_prune_is_refused(one_rank: RankPool, what: str, s
     ("what", "says"),
     [
         ("an engine as module", "initialize: model is a DeepSpeedEngine: give the module, engine.module"),
-        (
-            "a module as engine",
-            "engine: a TinyModel, no DeepSpeedEngine: give what deepspeed.initialize returns",
-        ),
+        ("a module as engine", "engine: a TinyModel, no DeepSpeedEngine: give what deepspeed.initialize returns"),
         ("a pruning engine as engine", "engine: a PruningEngine: it prunes already"),
     ],
-)
+)  # fmt: skip
 def test_what_is_no_module_or_no_engine_is_refused(one_rank: RankPool, what: str, says: str) -> None:
     assert says in one_rank.run(1, wrapping.error_of_a_model, what)[0]
 

@@ -245,13 +245,10 @@ def test_a_checkpoint_in_compact_form_expands_to_the_model_that_the_run_saved(
     ("arguments", "message"),
     [
         (["RUN", "--to", "RUN"], "exists already and is not overwritten: give another folder"),
-        (
-            ["RUN", "--to", "NEW", "--tag", "best"],
-            "--tag: value best: no such checkpoint: use one of global_",
-        ),
+        (["RUN", "--to", "NEW", "--tag", "best"], "--tag: value best: no such checkpoint: use one of global_"),
         (["DATA", "--to", "NEW"], "no complete checkpoint there: give the folder of a run that has one"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_exported(
     workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:

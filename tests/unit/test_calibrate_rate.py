@@ -116,16 +116,13 @@ def test_a_run_of_other_settings_is_not_taken(recipe: Path, capsys: pytest.Captu
     [
         ([], "calibrate: give a store"),
         (["--rate"], "calibrate: --rate: needs --recipe"),
-        (
-            ["--rate", "--recipe", "{recipe}", "learning_rate.peak=null"],
-            "'tiny': --rate: no rate to begin with",
-        ),
+        (["--rate", "--recipe", "{recipe}", "learning_rate.peak=null"], "'tiny': --rate: no rate to begin with"),
         (["--rate", "--recipe", "{recipe}", "task.train=nothere.csv"], "nothere.csv"),
         (["--rate", "--recipe", "{recipe}", "--write", "nothere.yaml"], "--write: value nothere.yaml"),
         (["--rate", "--recipe", "{recipe}", "--plot", "rates.txt"], "rates.txt"),
         (["runs/store", "learning_rate.peak=1"], "override 'learning_rate.peak=1'"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_calibrated_is_refused(
     recipe: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], match: str
 ) -> None:

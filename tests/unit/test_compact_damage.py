@@ -160,17 +160,14 @@ def test_values_that_do_not_fit_the_masks_are_refused(
     ("change", "message"),
     [
         (lambda masks: masks.update(digest=1), "the masks do not have the digest in dsprune.json"),
-        (
-            lambda masks: masks["tensors"][QUERY].update(shape=[1 << 40, 1 << 40]),
-            "lists tensors whose masks have 151,",
-        ),
+        (lambda masks: masks["tensors"][QUERY].update(shape=[1 << 40, 1 << 40]), "lists tensors whose masks have 151,"),
         (lambda masks: masks["tensors"][QUERY].update(shape=[0, 1 << 80]), "greater than 0"),
         (lambda masks: masks["tensors"][QUERY].update(shape=[-6, -6]), "greater than 0"),
         (lambda masks: masks["files"][0].update(file="../masks-0.safetensors"), "should match pattern"),
         (lambda masks: masks["files"][0].update(file="masks-/../../0.safetensors"), "should match pattern"),
         (lambda masks: masks.update(format=3), "Input should be 2"),
     ],
-)
+)  # fmt: skip
 def test_masks_of_untrue_sizes_and_places_are_refused(
     compact: Path, change: Callable[[Any], None], message: str
 ) -> None:

@@ -544,14 +544,11 @@ def test_a_config_is_read_by_path_and_by_name(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            '{\n "train_batch_size": 1,\n}',
-            r"bad.json: line 2 is not JSON \(Illegal trailing comma|line 3 is not JSON",
-        ),
+        ('{\n "train_batch_size": 1,\n}', r"bad.json: line 2 is not JSON \(Illegal trailing comma|line 3 is not JSON"),
         ("[1]", "bad.json: holds a list: give a JSON object"),
         ("", "bad.json: line 1 is not JSON"),
     ],
-)
+)  # fmt: skip
 def test_a_file_that_is_no_json_object_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "bad.json"
     path.write_text(text)

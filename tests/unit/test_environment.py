@@ -54,10 +54,7 @@ def test_srun_names_the_node_that_started_the_step() -> None:
     ("given", "says"),
     [
         ({"RANK": "4", "WORLD_SIZE": "4", **MEET}, r"^RANK=4, LOCAL_RANK=0, WORLD_SIZE=4: "),
-        (
-            {"RANK": "0", "LOCAL_RANK": "4", "WORLD_SIZE": "4", **MEET},
-            r"^RANK=0, LOCAL_RANK=4, WORLD_SIZE=4: ",
-        ),
+        ({"RANK": "0", "LOCAL_RANK": "4", "WORLD_SIZE": "4", **MEET}, r"^RANK=0, LOCAL_RANK=4, WORLD_SIZE=4: "),
         ({"RANK": "first", "WORLD_SIZE": "4", **MEET}, r"^RANK=first: "),
         ({"WORLD_SIZE": "4"}, r"^WORLD_SIZE=4: .*RANK"),
         ({"RANK": "0", "WORLD_SIZE": "-4", **MEET}, r"^WORLD_SIZE=-4: "),
@@ -65,7 +62,7 @@ def test_srun_names_the_node_that_started_the_step() -> None:
         ({"RANK": "0", "WORLD_SIZE": "4", **MEET, "MASTER_PORT": "70000"}, r"^MASTER_PORT=70000: "),
         ({"RANK": "0", "WORLD_SIZE": "4"}, r"^MASTER_ADDR: missing for 4 ranks: "),
     ],
-)
+)  # fmt: skip
 def test_what_contradicts_itself_is_refused(given: dict[str, str], says: str) -> None:
     with pytest.raises(UserError, match=says):
         completed(given)

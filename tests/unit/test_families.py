@@ -185,13 +185,10 @@ def test_the_matrices_of_the_blocks_are_pruned_and_the_rest_is_named(
     [
         (nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 40, batch_first=True), 2), ("src",)),
         (nn.Transformer(16, 4, 2, 2, 40, batch_first=True), ("src", "tgt")),
-        (
-            nn.Sequential(*(nn.TransformerEncoderLayer(16, 4, 40, batch_first=True) for _ in range(2))),
-            ("input",),
-        ),
+        (nn.Sequential(*(nn.TransformerEncoderLayer(16, 4, 40, batch_first=True) for _ in range(2))), ("input",)),
     ],
     ids=["TransformerEncoder", "Transformer", "Sequential"],
-)
+)  # fmt: skip
 def test_the_layers_of_torch_are_pruned_with_their_stacked_projections(
     model: nn.Module, inputs: tuple[str, ...]
 ) -> None:

@@ -32,11 +32,8 @@ FAMILIES = [
     (hf.BartModel(hf.BartConfig(**SEQ2SEQ)), 16),
     (hf.GPT2Model(hf.GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=2, n_positions=16)), 16),
     (hf.XLNetModel(hf.XLNetConfig(vocab_size=20, d_model=8, n_layer=1, n_head=2, d_inner=8)), None),
-    (
-        hf.T5EncoderModel(hf.T5Config(vocab_size=20, d_model=8, num_layers=1, num_heads=2, d_kv=4, d_ff=8)),
-        None,
-    ),
-]
+    (hf.T5EncoderModel(hf.T5Config(vocab_size=20, d_model=8, num_layers=1, num_heads=2, d_kv=4, d_ff=8)), None),
+]  # fmt: skip
 
 
 def runs(model, length):

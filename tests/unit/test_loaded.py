@@ -55,13 +55,10 @@ def without(*parts: str) -> Change:
         ),
         (lambda state: {f"module.{name}": value for name, value in state.items()}, r"lack bert\."),
         (lambda state: {f"_orig_mod.{name}": value for name, value in state.items()}, r"lack bert\."),
-        (
-            lambda state: state | {LAST: torch.full((32, 64), torch.nan)},
-            rf"{LAST} holds 2,048 values that are NaN",
-        ),
+        (lambda state: state | {LAST: torch.full((32, 64), torch.nan)}, rf"{LAST} holds 2,048 values that are NaN"),
         (lambda state: state | {LAST: torch.full((32, 64), -torch.inf)}, rf"{LAST} holds 2,048 values"),
     ],
-)
+)  # fmt: skip
 def test_a_model_without_all_its_weights_is_refused(
     task: Task, tmp_path: Path, change: Change, says: str
 ) -> None:
@@ -105,18 +102,10 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
         ("tokenizer_config.json", {"unk_token": ""}, r"unk_token: '' is not in its vocabulary"),
         ("config.json", {"id2label": {"0": "no", "1": 10**30}}, r"id2label: 10+ is not a name"),
         ("config.json", {"id2label": {"0": None}}, r"id2label: None is not a name"),
-        (
-            "config.json",
-            {"id2label": 3},
-            r"^model '.*': 'int' object has no attribute 'items': correct config\.json$",
-        ),
-        (
-            "config.json",
-            {"vocab_size": "x"},
-            r"^model '.*'vocab_size' expected int, got str .*: correct config\.json$",
-        ),
+        ("config.json", {"id2label": 3}, r"^model '.*': 'int' object has no attribute 'items': correct config\.json$"),
+        ("config.json", {"vocab_size": "x"}, r"^model '.*'vocab_size' expected int, got str .*: correct config\.json$"),
     ],
-)
+)  # fmt: skip
 def test_settings_of_another_type_are_named(
     task: Task, tmp_path: Path, file: str, change: dict[str, object], says: str
 ) -> None:

@@ -224,15 +224,12 @@ def test_nothing_is_overwritten(bert: str, capsys: pytest.CaptureFixture[str]) -
     [
         (["--task", "regression"], "--data: value missing"),
         (["--data", "none.csv"], "--data: none.csv: no such file"),
-        (
-            ["--data", "a.csv", "--task", "regresion"],
-            "--task: value regresion: is no kind of task: choose one of",
-        ),
+        (["--data", "a.csv", "--task", "regresion"], "--task: value regresion: is no kind of task: choose one of"),
         (["--data", "a.csv"], "a.csv: row 2: no value in column 'label'"),
         (["--from", "glue-91"], "did you mean 'glue-90'"),
         (["pruning.sparsity=2"], "pruning.sparsity: value 2"),
     ],
-)
+)  # fmt: skip
 def test_bad_input_is_said_and_nothing_is_written(
     arguments: list[str],
     message: str,

@@ -206,16 +206,13 @@ def test_rows_of_different_lengths_are_ranked_apart() -> None:
         ({"pattern": "4:2"}, r"^pruning.pattern: value '4:2': N:M keeps N of M"),
         ({"pattern": "block"}, r"^pruning.pattern: value 'block': must be unstructured, rows, N:M"),
         ({"pattern": "2x5000"}, r"^pruning.pattern: value '2x5000': must have numbers of at most 4096"),
-        (
-            {"pattern": "2:4"},
-            r"^pruning.pattern: value '2:4': prunes 0.5 of the weights, and .* is 0.9: set ",
-        ),
+        ({"pattern": "2:4"}, r"^pruning.pattern: value '2:4': prunes 0.5 of the weights, and .* is 0.9: set "),
         (
             {"pattern": "2:4", "sparsity": 0.5, "sparsities": {"*.up.*": 0.25}},
             r"^pruning.sparsities: value .*'2:4' prunes all tensors alike, and '\*.up.\*' has a target of 0.25",
         ),
     ],
-)
+)  # fmt: skip
 def test_a_pattern_and_a_target_that_it_cannot_give_are_refused(
     settings: dict[str, Any], message: str
 ) -> None:

@@ -385,14 +385,11 @@ class Mixture(nn.Module):
     "experts",
     [
         ("experts", nn.ModuleList(nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 8)) for _ in range(4))),
-        (
-            "routed_experts",
-            nn.ModuleList(nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 8)) for _ in range(4)),
-        ),
+        ("routed_experts", nn.ModuleList(nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 8)) for _ in range(4))),
         ("w1", nn.Parameter(torch.randn(4, 16, 8))),
     ],
     ids=lambda experts: experts[0],
-)
+)  # fmt: skip
 def test_what_chooses_experts_stays_dense(router, experts):
     choice = choose_weights(nn.ModuleList([Mixture(router, experts)]))
     assert all(matrix.reason == "router" for matrix in choice.dense)

@@ -193,14 +193,11 @@ def test_a_held_rate_keeps_the_start_of_a_segment_that_is_shorter() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (
-            {"decay_every": "1 %"},
-            r"^learning_rate\.decay_every: value 1 % is 0\.1 steps: must be one step or more",
-        ),
+        ({"decay_every": "1 %"}, r"^learning_rate\.decay_every: value 1 % is 0\.1 steps: must be one step or more"),
         ({"hold": "0.01 epochs"}, r"^learning_rate\.hold \(0.01 epochs\): counted in epochs"),
         ({"hold": "1 %"}, r"^learning_rate\.hold: value 1 % is 0\.1 steps"),
     ],
-)
+)  # fmt: skip
 def test_a_decay_that_cannot_be_is_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         build_timetable(None, LearningRate(**settings), Budget(steps=10, batch=1), None)
