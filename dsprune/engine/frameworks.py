@@ -7,7 +7,7 @@ time of a context reaches all of them, and any script.
 import sys
 from collections.abc import Iterator, Sized
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -53,11 +53,8 @@ def pruning(
         UserError: recipe and framework disagree, the steps in an epoch are not known, or what trains is no engine.
         RunFailedError: training ended before the last mask update.
     """
-    recipe = as_recipe(recipe)
-    engines: list[PruningEngine] = []
-    loaders: list[Any] = []
     with ExitStack() as stack:
-        initialize = _Initialize(recipe, steps_per_epoch, masks_from, engines, loaders, stack)
+        initialize = _Initialize(as_recipe(recipe), steps_per_epoch, masks_from, stack)
         stack.enter_context(replaced(deepspeed, "initialize", initialize))
         for module in STARTERS:
             init = with_environment(module.init_distributed)
@@ -65,12 +62,12 @@ def pruning(
         if find_spec("accelerate") is not None:
             from dsprune.engine.accelerate import extend_accelerate
 
-            extend_accelerate(stack, loaders)
+            extend_accelerate(stack, initialize.loaders)
         stack.callback(register_optimizer_step_pre_hook(initialize.expect_engine).remove)
-        yield engines
-    if not engines:
+        yield initialize.engines
+    if not initialize.engines:
         raise UserError(_without_engine("nothing trained"))
-    for engine in engines:
+    for engine in initialize.engines:
         _check_finished(engine)
 
 
@@ -79,9 +76,9 @@ class _Initialize:
     """Stands in for `deepspeed.initialize`.
 
     Attributes:
+        stack: closed with the context; holds what is replaced later.
         engines: those that it has made.
         loaders: those that Accelerate has prepared.
-        stack: closed with the context; holds what is replaced later.
         makes_engine: whether it was called for an engine that trains.
         prunes: tells it from DeepSpeed's own.
     """
@@ -89,9 +86,9 @@ class _Initialize:
     recipe: Recipe
     steps_per_epoch: int | None
     masks_from: MasksFrom | None
-    engines: list[PruningEngine]
-    loaders: list[Any]
     stack: ExitStack
+    engines: list[PruningEngine] = field(default_factory=list)
+    loaders: list[Any] = field(default_factory=list)
     makes_engine: bool = False
     prunes: ClassVar[bool] = True
 

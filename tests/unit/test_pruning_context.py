@@ -60,7 +60,7 @@ def steps_an_epoch(loaders: list[Any], micro_batch: int) -> int | None:
     recipe = make_recipe()
     budget = recipe.budget.model_copy(update={"steps": None, "epochs": 2.0})
     recipe = recipe.model_copy(update={"budget": budget})
-    initialize = _Initialize(recipe, None, None, [], loaders, ExitStack())
+    initialize = _Initialize(recipe, None, None, ExitStack(), loaders=loaders)
     return initialize._loader_steps({"train_micro_batch_size_per_gpu": micro_batch})
 
 

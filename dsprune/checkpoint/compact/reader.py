@@ -121,10 +121,11 @@ def load_compact(folder: str | Path) -> PreTrainedModel:
     tensors = read_compact(folder)
     try:
         config = load_config(str(folder))
+        generates = (folder / "generation_config.json").is_file()
         model, found = model_class(folder, config).from_pretrained(
             None,
             config=config,
-            generation_config=_generation_config(folder),
+            generation_config=GenerationConfig.from_pretrained(folder) if generates else None,
             state_dict=tensors,
             dtype="auto",
             ignore_mismatched_sizes=True,  # they are in `found`
@@ -144,11 +145,6 @@ def load_compact(folder: str | Path) -> PreTrainedModel:
     model.name_or_path = model.config.name_or_path = str(folder)
     loaded: PreTrainedModel = model
     return loaded
-
-
-def _generation_config(folder: Path) -> GenerationConfig | None:
-    exists = (folder / "generation_config.json").is_file()
-    return GenerationConfig.from_pretrained(folder) if exists else None
 
 
 def expand_compact(folder: Path, to: Path) -> None:
