@@ -275,6 +275,9 @@ def _load(
             )  # a tokenizer is looked up by the model's configuration: name that one if it is at fault
         way_out = way_out or _training_of(Path(path)) or "give a Hugging Face model folder or hub name"
         reason = first_line(error)
+        if "Weights only load failed" in reason:  # torch advises to run the code
+            reason = "its .bin files hold more than weights, which could run code"
+            way_out = "give a copy in safetensors"
         if is_offline_mode() and not Path(path).exists():
             reason = "no such folder, nor a copy in the cache, and offline mode is on (HF_HUB_OFFLINE)"
         raise UserError(f"{what} {path!r}: {reason}: {way_out}") from error

@@ -12,7 +12,7 @@ from dsprune.errors import UserError
 from dsprune.recipe.recipe import Recipe
 from dsprune.recipe.section import Section, describe
 from dsprune.recipe.task import Task
-from dsprune.utils.documents import read_yaml
+from dsprune.utils.documents import read_document, read_yaml
 from dsprune.utils.installation import find_shipped, shipped_names
 from dsprune.utils.text import did_you_mean, short
 
@@ -100,7 +100,7 @@ def recipe_text(name_or_path: str) -> tuple[str, bytes]:
         UserError: there is no such recipe.
     """
     if (path := find_shipped("recipes", name_or_path)) is not None:
-        return path.stem, path.read_bytes()
+        return path.stem, read_document(path)
     beside = [str(file) for file in Path(name_or_path).parent.glob("*.yaml")]
     hint = did_you_mean(name_or_path, [*beside, *shipped_recipes()])
     raise UserError(

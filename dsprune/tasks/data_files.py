@@ -40,6 +40,10 @@ ENCODINGS = (
 """Encodings by the bytes that a file begins with."""
 
 COMPRESSED = ".gz"
+MOST_GROWTH = 200
+"""A larger factor of decompression is refused; that of texts is 3 to 20."""
+SMALL = 2**24
+"""Bytes that are decompressed in any case."""
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -209,7 +213,7 @@ def read_text(path: Path) -> str:
     Raises:
         ValueError: it is not text in one of the encodings above.
     """
-    raw = gzip.decompress(path.read_bytes()) if path.suffix.lower() == COMPRESSED else path.read_bytes()
+    raw = _decompressed(path) if path.suffix.lower() == COMPRESSED else path.read_bytes()
     if raw.startswith(LFS_POINTER):
         raise ValueError("a pointer of Git LFS, not the file itself: run git lfs pull")
     encoding = next((name for mark, name in ENCODINGS if raw.startswith(mark)), "utf-8")
@@ -220,6 +224,18 @@ def read_text(path: Path) -> str:
     if "\0" in text:
         raise ValueError("holds zero bytes: save it as UTF-8")
     return text
+
+
+def _decompressed(path: Path) -> bytes:
+    """Return the content of a gzip file, unless it is out of proportion: a small file could fill the memory."""
+    most = max(MOST_GROWTH * path.stat().st_size, SMALL)
+    with gzip.open(path) as file:
+        raw = file.read(most + 1)
+    if len(raw) > most:
+        raise ValueError(
+            f"decompresses to more than {MOST_GROWTH} times its size: decompress it if that is meant"
+        )
+    return raw
 
 
 def lines_of(path: Path) -> list[str]:

@@ -26,7 +26,7 @@ from dsprune.model.pretrained import Head
 from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.data_files import READERS, Reader, read_table
 from dsprune.tasks.examples import Batch, Collate, padding_collate
-from dsprune.tasks.rows import Column, Rows
+from dsprune.tasks.rows import BLANK, Column, Rows
 from dsprune.tasks.source import Benchmark, HubData, Part, Split, read_rows
 from dsprune.tasks.spans import NUM_CANDIDATES, Candidates, best_span, find_tokens, in_context
 from dsprune.tasks.task import LogitRows, Task
@@ -74,7 +74,11 @@ def _answer(rows: Rows, value: Any) -> dict[str, list[Any]]:
     Raises:
         ValueError, LookupError, TypeError: they are not complete.
     """
-    texts, starts = list(map(rows.text, value["text"])), list(map(operator.index, value["answer_start"]))
+    texts, starts = list(value["text"]), list(map(operator.index, value["answer_start"]))
+    # The context tells whether an answer such as "None" is meant: `_check_answer`.
+    blank = BLANK & rows.missing
+    if not all(isinstance(text, str) and text.strip() not in blank for text in texts):
+        raise ValueError("an answer is not a text")
     if len(texts) != len(starts):
         raise ValueError("there are not as many positions as texts")
     return {"text": texts, "answer_start": starts}

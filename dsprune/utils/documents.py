@@ -9,16 +9,20 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dsprune.errors import UserError
 
-__all__ = ["read_json", "read_yaml", "write_yaml"]
+__all__ = ["read_document", "read_json", "read_yaml", "write_yaml"]
 
 DEEPEST = 50
 """Levels of nesting that are read."""
+
+MOST_BYTES = 2**24
+"""Bytes of a file that are read."""
 
 _TAG = "tag:yaml.org,2002:"
 _NUMBER = re.compile(r"[-+]?(?:0|[1-9]\d*)(?:\.\d*)?(?:[eE][-+]?\d+)?|[-+]?\.\d+(?:[eE][-+]?\d+)?")
@@ -31,6 +35,17 @@ _AMBIGUOUS = re.compile(
 )
 _MOST_DIGITS = 400
 _EXACT = 2**53
+
+
+def read_document(path: Path) -> bytes:
+    """Return the content of a recipe, a suite or a ds_config.
+
+    Raises:
+        UserError: it is larger than somebody would write.
+    """
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise UserError(f"{path}: {size:,} bytes, and {MOST_BYTES:,} are read: give another file")
+    return path.read_bytes()
 
 
 def read_yaml(text: str | bytes, where: str) -> Any:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from dsprune.errors import UserError
 from dsprune.methods.checks import check_pruning
 from dsprune.recipe import Recipe
-from dsprune.utils.documents import read_json
+from dsprune.utils.documents import read_document, read_json
 from dsprune.utils.installation import shipped_folder, shipped_names
 from dsprune.utils.text import short
 from dsprune.zero.limits import check_by_deepspeed, check_ds_config, check_optimizer_state, wrong_settings
@@ -53,7 +53,7 @@ def load_ds_config(name_or_path: str) -> dict[str, Any]:
         raise UserError(
             f"deepspeed: no file {name_or_path!r}: give the path of a JSON file, or one of {names}"
         )
-    return read_json(path.read_bytes(), str(path))
+    return read_json(read_document(path), str(path))
 
 
 def resolve_ds_config(config: dict[str, Any], recipe: Recipe, world_size: int) -> dict[str, Any]:

@@ -245,6 +245,13 @@ def test_a_file_that_would_be_misread_is_refused(
         task.load("train")
 
 
+def test_a_small_file_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"text,label\n" + bytes(2**25)))
+    task = build_task(TaskSettings(name="text-classification", train=str(tmp_path / "t.csv.gz")))
+    with pytest.raises(UserError, match=r"t\.csv\.gz: .* decompresses to more than 200 times its size"):
+        task.load("train")
+
+
 def test_another_encoding_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes("text,label\ngrün,p\n".encode("latin-1"))
     task = build_task(TaskSettings(name="text-classification", train=str(tmp_path / "t.csv")))

@@ -1,11 +1,12 @@
 """YAML and JSON have one meaning to all readers, or are refused with the place."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dsprune.errors import UserError
-from dsprune.utils.documents import read_json, read_yaml, write_yaml
+from dsprune.utils.documents import MOST_BYTES, read_document, read_json, read_yaml, write_yaml
 
 
 @pytest.mark.parametrize(
@@ -90,3 +91,12 @@ def test_a_written_number_is_read_back_equal() -> None:
 def test_json_that_means_nothing_or_two_things_is_refused(text: bytes, problem: str) -> None:
     with pytest.raises(UserError, match=f"^file: {problem}"):
         read_json(text, "file")
+
+
+def test_a_file_that_nobody_would_write_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "recipe.yaml").open("wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    with pytest.raises(
+        UserError, match=r"recipe\.yaml: 16,777,217 bytes, and 16,777,216 are read: give another file"
+    ):
+        read_document(tmp_path / "recipe.yaml")

@@ -113,3 +113,13 @@ def test_settings_of_another_type_are_named(
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(UserError, match=says):
         task.build_model(str(path.parent), load_tokenizer(str(path.parent)))
+
+
+def test_weights_that_are_code_are_not_read(task: Task, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": Path("x")}, folder / "pytorch_model.bin")
+    with pytest.raises(
+        UserError, match=r"its \.bin files hold more than weights.*: give a copy in safetensors$"
+    ):
+        task.build_model(str(folder), load_tokenizer(str(folder)))

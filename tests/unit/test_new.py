@@ -175,6 +175,14 @@ def test_a_file_without_texts_is_refused() -> None:
         guess(pa.table({"n": [1], "label": ["x"]}), "a.csv", COLUMNS, None, lambda: False)
 
 
+def test_labels_of_tokens_are_told_to_be_no_kind_of_task() -> None:
+    table = pa.table({"tokens": [["a", "b"]], "tags": [["x", "y"]]})
+    with pytest.raises(
+        UserError, match=r"^a\.jsonl: no column of text, and lists in tokens, tags: .*dsprune run"
+    ):
+        guess(table, "a.jsonl", COLUMNS, None, lambda: False)
+
+
 def test_equal_rows_and_rare_labels_are_held_out_with_care() -> None:
     rows = (
         [("a", "common")] * 30

@@ -150,7 +150,7 @@ def test_answers_that_are_refused(tmp_path, answers, message):
     [
         ("dog", r"row 1: at answer_start 4 the context is 'cat', not 'dog': fix one of them"),
         ("", r"row 1: .* in column 'answers' is not a list of texts and one of answer_start"),
-        ("NaN", r"row 1: .* in column 'answers' is not a list of texts"),
+        ("NaN", r"row 1: at answer_start 4 the context is 'cat', not 'NaN': fix one of them"),
         (None, r"row 1: .* in column 'answers' is not a list of texts"),
     ],
 )
@@ -165,6 +165,15 @@ def test_answers_in_a_file_of_ones_own_are_checked(tmp_path, text, message):
     file.write_text(f"{json.dumps(row)}\n")
     with pytest.raises(UserError, match=message):
         build_task(TaskSettings(name="question-answering", train=str(file))).load("train")
+
+
+def test_an_answer_that_the_context_has_may_be_any_word(tmp_path):
+    file = tmp_path / "t.jsonl"
+    answers = {"text": ["None"], "answer_start": [0]}
+    row = {"id": "q", "question": "how many", "context": "None of them slept.", "answers": answers}
+    file.write_text(f"{json.dumps(row)}\n")
+    [found] = build_task(TaskSettings(name="question-answering", train=str(file))).load("train")["texts"]
+    assert found == ["None"]
 
 
 def test_questions_with_the_same_id_are_refused(tmp_path):

@@ -6,7 +6,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from dsprune.errors import UserError
 from dsprune.recipe.section import Positive, Section, Sparsity, Text, describe
-from dsprune.utils.documents import read_yaml
+from dsprune.utils.documents import read_document, read_yaml
 from dsprune.utils.installation import find_shipped, shipped_names
 from dsprune.utils.text import did_you_mean, short
 
@@ -96,7 +96,7 @@ def load_suite(name_or_path: str) -> Suite:
         raise UserError(
             f"suite {name_or_path!r}: no such file: {hint}the suites are {', '.join(shipped_suites())}"
         )
-    values = read_yaml(path.read_bytes(), name_or_path)
+    values = read_yaml(read_document(path), name_or_path)
     if not isinstance(values, dict):
         raise UserError(f"{name_or_path}: value {short(values)}: a suite is a mapping of keys to values")
     try:
