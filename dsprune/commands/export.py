@@ -12,7 +12,8 @@ from dsprune.checkpoint.compact.writer import write_compact
 from dsprune.checkpoint.deepspeed_files import CheckpointFiles
 from dsprune.checkpoint.model_card import finish_folder
 from dsprune.checkpoint.model_folder import copy_masks, write_weights
-from dsprune.checkpoint.tags import find_checkpoints
+from dsprune.checkpoint.tag_files import read_tag_manifest
+from dsprune.checkpoint.tags import find_checkpoints, latest_tag
 from dsprune.errors import UserError
 from dsprune.masks.manifest import read_manifest
 from dsprune.model.pretrained import load_tokenizer
@@ -45,8 +46,16 @@ def export(path: Path, tag: str | None, to: Path, console: Console, *, trimmed: 
     run = RunFolder(path)
     checkpoint = find_checkpoint(run, tag)
     check_is_new(to)
+    _say_if_older(run, checkpoint, tag, console)
     replace_folder(to, lambda temporary: write_model(run, checkpoint, temporary, trimmed=trimmed))
     say(console, f"{checkpoint} exported to {to}")
+
+
+def _say_if_older(run: RunFolder, checkpoint: Path, tag: str | None, console: Console) -> None:
+    """Say that the last checkpoint is not complete where one before it is taken."""
+    last = latest_tag(checkpoint.parent) if tag is None else None
+    if last is not None and checkpoint.parent / last not in find_checkpoints(run.path):
+        say(console, f"{checkpoint.parent / last}: not complete: {checkpoint.name} is taken in its place")
 
 
 def check_is_new(to: Path) -> None:
@@ -69,7 +78,7 @@ def write_model(run: RunFolder, checkpoint: Path, folder: Path, *, trimmed: bool
         )
     else:
         write_weights(checkpoint, folder)
-    finish_folder(folder, made_by(run, is_final=checkpoint == find_checkpoint(run, None)))
+    finish_folder(folder, made_by(run, step=read_tag_manifest(checkpoint).step))
 
 
 def _write_model_of_run(run: RunFolder, checkpoint: Path, folder: Path, *, trimmed: bool) -> None:
@@ -156,6 +165,7 @@ def compact(source: Path, tag: str | None, dtype: Dtype | None, to: Path, consol
     else:
         run = RunFolder(source)
         checkpoint = find_checkpoint(run, tag)
+        _say_if_older(run, checkpoint, tag, console)
         read_manifest(checkpoint)  # so that a run without masks is refused before anything is written
 
         def write(temporary: Path) -> None:

@@ -120,15 +120,17 @@ class RunFolder:
         replace_text(self.summary, json.dumps(summary, indent=2) + "\n")
 
 
-def made_by(run: RunFolder, *, is_final: bool = True, audit: str | None = None) -> Made:
+def made_by(run: RunFolder, *, step: int | None = None, audit: str | None = None) -> Made:
     """Return how a model of a run was made, for its card; nothing of a folder that is not a run.
 
-    The metrics belong to the model at the end of the run, if this `is_final`. `audit` is the result of its audit in
-    words.
+    The metrics belong to the model at the end of the run: `step` is that of another one. `audit` is the result of its
+    audit in words.
     """
     if not run.recipe.is_file():
         return Made()
-    summary, start = read_summary(run.summary) if is_final else None, read_start(run.start)
+    summary, start = read_summary(run.summary), read_start(run.start)
+    if summary is not None and step not in (None, summary.steps):
+        summary = None
     return Made(
         recipe=load_recipe(str(run.recipe)),
         command=start.command,

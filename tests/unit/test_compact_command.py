@@ -72,6 +72,19 @@ def test_a_checkpoint_goes_straight_to_the_compact_form(
     assert AutoTokenizer.from_pretrained(compact)("the film was good")["input_ids"]
 
 
+@pytest.mark.parametrize("options", [[], ["--compact"]])
+def test_an_older_checkpoint_is_not_taken_without_a_word(
+    run: Path, tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "summary.json").write_text(json.dumps({"metrics": {"accuracy": 0.8125}, "steps": 20}))
+    (run / "checkpoints" / "global_step20").mkdir()
+    (run / "checkpoints" / "latest").write_text("global_step20")
+    assert run_command(["export", str(run), "--to", str(tmp_path / "new"), *options]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "global_step20: not complete: global_step10 is taken in its place" in said
+    assert "0.8125" not in (tmp_path / "new" / "README.md").read_text(), "the metrics are those of step 20"
+
+
 def test_no_zero_of_an_exported_model_is_negative(run: Path, tmp_path: Path) -> None:
     assert run_command(["export", str(run), "--to", str(tmp_path / "plain")]) == 0
     weights = load_file(tmp_path / "plain" / "model.safetensors")
@@ -174,7 +187,7 @@ def with_an_index(weight_map: object) -> Callable[[Path], None]:
         (with_an_index({QUERY: "../model/model.safetensors"}), [], "index.json: not an index of weight files"),
         (with_an_index({QUERY: 3}), [], "index.json: not an index of weight files"),
         (with_an_index([QUERY]), [], "index.json: not an index of weight files"),
-        (with_a_config_of_no_model, ["--dtype", "fp16"], "give a Hugging Face model folder"),
+        (with_a_config_of_no_model, ["--dtype", "fp16"], "correct config.json"),
         (lambda folder: None, ["--tag", "best"], "--tag: value best: "),
         (lambda folder: (folder / COMPACT).touch(), [], "is compact already: give"),
         (lambda folder: (folder.parent / "new").mkdir(), [], "exists already and is not overwritten"),

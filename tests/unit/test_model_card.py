@@ -20,6 +20,7 @@ from dsprune.masks.manifest import read_manifest
 from dsprune.recipe import load_recipe
 from dsprune.testing.tiny import tiny_bert
 from dsprune.train.run_folder import RunFolder, made_by
+from dsprune.train.run_records import read_summary
 from dsprune.utils.text import shareable
 from tests.printing import printed
 from tests.run_folders import write_run
@@ -129,7 +130,8 @@ def test_the_metrics_are_those_of_the_end_of_the_run(tmp_path: Path) -> None:
     run = RunFolder(write_run(tmp_path / "run"))
     assert made_by(run, audit="good").metrics
     assert made_by(run, audit="good").audit == "good"
-    assert not made_by(run, is_final=False).metrics
+    assert made_by(run, step=read_summary(run.summary).steps).metrics
+    assert not made_by(run, step=1).metrics
     assert made_by(RunFolder(tmp_path)) == Made()
 
 
