@@ -83,11 +83,6 @@ def describe(settings: TaskSettings, console: Console) -> None:
 def check_copy(settings: TaskSettings, folder: Path, console: Console) -> None:
     """Read all of a local copy, as training would.
 
-    Args:
-        settings: the task.
-        folder: the local copy.
-        console: where to print.
-
     Raises:
         CheckFailedError: a file, a column, a label or the number of examples is invalid.
     """

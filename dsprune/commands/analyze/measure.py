@@ -147,12 +147,6 @@ class Evaluator:
 def set_up(recipe: Recipe, extent: Extent, ranks: Ranks, device: torch.device) -> Evaluator:
     """Load the model and the data of a recipe.
 
-    Args:
-        recipe: names the model and the task.
-        extent: what will be measured.
-        ranks: this process's rank and the number of ranks.
-        device: this rank's device.
-
     Raises:
         UserError: the recipe has no model or task, or the model is not trained for the task.
     """

@@ -54,11 +54,6 @@ def is_sparseml(root: Entry) -> bool:
 def convert_sparseml(text: str, name: str, notes: Notes) -> dict[str, Any]:
     """Return the values of a recipe that says what a recipe of SparseML says.
 
-    Args:
-        text: content of the file.
-        name: its name.
-        notes: gets what is missing, differs or is left out.
-
     Raises:
         UserError: it cannot be read, or has several stages.
     """

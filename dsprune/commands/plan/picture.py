@@ -20,11 +20,6 @@ __all__ = ["draw_plans"]
 def draw_plans(plans: Mapping[str, Plan], title: str, path: Path) -> None:
     """Draw a plan with its phases, or several over one another, into a PNG or SVG file.
 
-    Args:
-        plans: by their label in the legend.
-        title: heading of the picture.
-        path: the file.
-
     Raises:
         UserError: the file has another ending, or its folder does not exist.
     """

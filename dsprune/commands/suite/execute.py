@@ -35,11 +35,6 @@ __all__ = ["execute", "prepare_start", "save_start"]
 def execute(parts: Sequence[Part], num_ranks: int, console: Console) -> list[str]:
     """Execute the runs of some parts, one after the other.
 
-    Args:
-        parts: the parts.
-        num_ranks: number of processes of each run.
-        console: where to print the result of each run.
-
     Returns:
         The errors of the runs that failed.
 
@@ -115,14 +110,7 @@ def save_start(recipe: Recipe, model: Model, folder: Path) -> None:
 
 
 def save_ticket(recipe: Recipe, trained: Path, start: Path, folder: Path) -> None:
-    """Write the model `start` with those weights set to zero whose values in `trained` are the smallest.
-
-    Args:
-        recipe: gives the prunable weights, the sparsity and the scope.
-        trained: model folder with the weights to compare.
-        start: model folder with the weights to keep.
-        folder: model folder to make.
-    """
+    """Write the model `start` with those weights set to zero whose values in `trained` are the smallest."""
     assert recipe.task is not None
     assert recipe.pruning is not None
     tokenizer = load_tokenizer(str(start))

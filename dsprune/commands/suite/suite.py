@@ -93,12 +93,6 @@ def parts_of(choice: Choice) -> tuple[list[Part], list[Part]]:
 def suite(choice: Choice, num_ranks: int, dry_run: bool, console: Console) -> None:
     """Run a suite, one run after the other, and write a report; a second call resumes an interrupted one.
 
-    Args:
-        choice: what to run.
-        num_ranks: number of processes of each run.
-        dry_run: print the commands of the runs only.
-        console: where to print.
-
     Raises:
         UserError: the suite, a recipe or a method is invalid; nothing has been run.
         StoppedError: a run was stopped with a checkpoint.
@@ -139,12 +133,6 @@ def _launcher(num_ranks: int) -> list[str]:
 def suite_part(choice: Choice, number: int, num_ranks: int, console: Console) -> None:
     """Run one part of a suite: the work of one job of a Slurm array.
 
-    Args:
-        choice: what to run.
-        number: number of the part, from 0.
-        num_ranks: number of processes of each run.
-        console: where to print.
-
     Raises:
         UserError: there is no such part, or the teacher's store cannot be computed.
         StoppedError: a run was stopped with a checkpoint.
@@ -165,12 +153,6 @@ def suite_part(choice: Choice, number: int, num_ranks: int, console: Console) ->
 
 def submit_suite(choice: Choice, request: Request, dry_run: bool, console: Console) -> None:
     """Submit an array of jobs for the teachers and their stores, if there are any, and one for all other parts.
-
-    Args:
-        choice: what to run.
-        request: resources of each job.
-        dry_run: check and print only; submit nothing.
-        console: where to print.
 
     Raises:
         UserError: the suite is invalid, the cluster does not have the resources, or it refuses a job.
