@@ -15,7 +15,13 @@ from dsprune.checkpoint.save import complete_model, save_checkpoint
 from dsprune.checkpoint.sparse_start import MasksFrom, start_sparse
 from dsprune.engine.attach import check_attachable, check_is_engine, initial_state, loader_steps_per_epoch
 from dsprune.engine.guard import StepGuard
-from dsprune.engine.learning_rate import Rates, announce_unscaled, replace_schedulers, schedule_learning_rate
+from dsprune.engine.learning_rate import (
+    Rates,
+    announce_replaced,
+    announce_unscaled,
+    replace_schedulers,
+    schedule_learning_rate,
+)
 from dsprune.engine.pruner import Pruner
 from dsprune.engine.script import check_distilled, fit_to_recipe
 from dsprune.ranks.ranks import announce
@@ -152,6 +158,9 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         check_distilled(self._recipe.distillation, is_distilled=self.is_distilled)
         if not self._knows_zeros:
             self.start_sparse(None)  # which refuses them
+        announce_replaced(
+            self.own_learning_rate()
+        )  # of schedulers that the script has made for the engine's optimizer
         announce_unscaled(self.basic_optimizer, self._recipe)
         self._is_in_script = False
 

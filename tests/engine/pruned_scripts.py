@@ -9,6 +9,7 @@ from typing import Any
 import deepspeed
 import torch.distributed as dist
 from accelerate import PartialState
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerState
 
 import dsprune
@@ -75,6 +76,20 @@ def engines_beside_a_reference_model(comm: Comm, optimizer: dict[str, Any]) -> t
     for each in (engine, reference):
         each.destroy()
     return found
+
+
+def said_of_a_later_scheduler(comm: Comm) -> str:
+    """What is said to a loop that makes a scheduler after its engine, and steps it."""
+
+    def train() -> None:
+        with initialized() as (engine, _):
+            scheduler = LambdaLR(engine.basic_optimizer, lambda step: 0.5**step)
+            for step in range(2):
+                train_step(engine, step)
+                scheduler.step()
+            assert scheduler.get_last_lr() == [group["lr"] for group in engine.basic_optimizer.param_groups]
+
+    return said(train)
 
 
 def said_of_an_import(comm: Comm) -> str:

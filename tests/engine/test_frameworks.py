@@ -31,6 +31,12 @@ def test_an_engine_that_was_made_behind_its_back_is_refused(two_ranks: RankPool)
         assert "not an `initialize` imported before" in said
 
 
+def test_a_scheduler_that_is_made_after_the_engine_is_replaced(two_ranks: RankPool) -> None:
+    first, _ = two_ranks.run(2, pruned_scripts.said_of_a_later_scheduler)
+    assert "the recipe's learning rate replaces the scheduler LambdaLR" in first
+    assert "remove the scheduler" not in first
+
+
 @pytest.mark.parametrize("optimizer", [{}, {"optimizer": {"type": None}}])
 def test_the_engine_of_a_frozen_model_prunes_nothing(two_ranks: RankPool, optimizer: dict[str, Any]) -> None:
     found = two_ranks.run(2, pruned_scripts.engines_beside_a_reference_model, optimizer)
