@@ -48,10 +48,16 @@ def record_files(paths: Iterable[Path]) -> dict[str, FileRecord]:
 
 
 def check_file(path: Path, record: FileRecord, listed_in: str, way_out: str) -> None:
-    """Compare a file with its record in a list.
+    """Compare a file with its record.
+
+    Args:
+        path: the file.
+        record: its record.
+        listed_in: name of the list, for messages.
+        way_out: what the user can do if the file is damaged.
 
     Raises:
-        UserError: it is missing, truncated or changed; names the list and the way out.
+        UserError: it is missing, truncated or changed.
     """
     if not path.is_file():
         raise UserError(f"{path}: missing, though {listed_in} lists it: {way_out}")

@@ -33,10 +33,16 @@ def load_checkpoint(
     masks_from: MasksFrom | None,
     **options: Any,
 ) -> Any:
-    """Load a checkpoint of dsprune or of DeepSpeed alone into an engine and its masks.
+    """Load a checkpoint of dsprune or of DeepSpeed alone. Collective: every rank must call this.
 
-    Collective: every rank must call this. The function `load` is DeepSpeed's own loader of this engine, with its
-    options. Without a tag, the latest is loaded.
+    Args:
+        engine: gets weights, moments and counters.
+        load: DeepSpeed's own loader of this engine.
+        state: gets the masks; None for an engine that does not prune.
+        load_dir: folder of the tags.
+        tag: a tag; None loads the latest.
+        masks_from: what to do with a checkpoint without masks.
+        **options: of DeepSpeed's loader.
 
     Raises:
         UserError: a file is damaged, the checkpoint has no masks, they do not belong to its weights or to this run,

@@ -49,9 +49,15 @@ def topology_changes(engine: DeepSpeedEngine, folder: Path) -> list[str]:
 def reshard(
     engine: DeepSpeedEngine, folder: Path, *, moments: bool, counters: bool
 ) -> tuple[str, dict[str, Any]]:
-    """Load weights, moments and counters of a tag. Collective: every rank must call this.
+    """Load weights, moments and counters. Collective: every rank must call this.
 
     The loss scale of fp16 starts over.
+
+    Args:
+        engine: gets them.
+        folder: of a tag.
+        moments: whether to load the optimizer's state.
+        counters: whether to load the numbers of steps and samples.
 
     Returns:
         What `DeepSpeedEngine.load_checkpoint` returns: a file in `folder`, and the client state.

@@ -35,8 +35,16 @@ def save_checkpoint(
 ) -> Any:
     """Save a tag, which is complete when all its files are in place. Collective: every rank must call this.
 
-    The function `save` is DeepSpeed's own saver of this engine, with its options. Without a tag, it is named by the
-    step. Tensors of this rank alone are in `rank_state`.
+    Args:
+        engine: has weights, moments and counters.
+        save: DeepSpeed's own saver of this engine.
+        state: has the masks; None for an engine that does not prune.
+        save_dir: folder of the tags.
+        tag: a tag; None names it by the step.
+        client_state: of DeepSpeed's saver.
+        rank_state: tensors of this rank alone.
+        latest: whether the tag becomes the latest.
+        **options: of DeepSpeed's saver.
     """
     on_every_rank(current_ranks(), lambda: check_client_state(client_state))
     tag = tag_name(f"global_step{engine.global_steps}" if tag is None else tag)

@@ -17,9 +17,13 @@ __all__ = ["load_masks", "save_masks"]
 
 
 def save_masks(folder: Path, state: PruningState, step: int, *, accumulators: bool) -> None:
-    """Write the masks into the folder of a tag or a model. Collective: every rank must call this.
+    """Write the masks into a folder. Collective: every rank must call this.
 
-    A tag needs the accumulators of the method too, to resume.
+    Args:
+        folder: of a tag or of a model.
+        state: the masks.
+        step: number of applied optimizer steps.
+        accumulators: whether to write what the method keeps, too: a tag needs it to resume.
     """
     # At stage 0 every rank holds a replica, and rank 0 alone writes.
     if state.layout.group is not None or current_ranks().is_first:

@@ -42,12 +42,18 @@ def start_sparse(
     masks_from: MasksFrom | None,
     step: int,
 ) -> float:
-    """Keep the zeros of the model that a run starts from, and return the sparsity of the prunable weights.
+    """Keep the zeros of the model that a run starts from. Collective: every rank must call this.
 
-    Collective: every rank must call this.
+    Args:
+        engine: holds the model's weights.
+        state: the masks to set; None when the recipe prunes nothing.
+        model: folder of the model; None where a script has made it.
+        masks_from: what to do with zeros. None loads the masks that dsprune has saved beside the model, and refuses
+            a sparse model without masks.
+        step: number of applied optimizer steps.
 
-    There is no state when the recipe prunes nothing, and no folder of the model where a script has made it. If
-    `masks_from` is None, the masks are loaded that dsprune has saved beside the model.
+    Returns:
+        The sparsity at the start, of the prunable weights.
 
     Raises:
         UserError: the model is sparse without masks and `masks_from` is None, or a mask update has a lower sparsity.

@@ -183,9 +183,15 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
     ) -> Any:
         """Save like `DeepSpeedEngine.save_checkpoint`, with masks and random states in the tag's folder.
 
-        The tag becomes complete, and the latest, when all files are in place. An existing tag is overwritten, and is
-        incomplete meanwhile. `rank_state` has tensors of this rank alone, which `read_rank_state` reads.
-        Collective: every rank must call this.
+        The tag becomes complete, and the latest, when all files are in place. Collective: every rank must call this.
+
+        Args:
+            save_dir: as for DeepSpeed.
+            tag: as for DeepSpeed. An existing tag is overwritten, and is incomplete meanwhile.
+            client_state: as for DeepSpeed.
+            save_latest: as for DeepSpeed.
+            exclude_frozen_parameters: as for DeepSpeed.
+            rank_state: tensors of this rank alone; `read_rank_state` reads them.
         """
         self._check_weights()
         return save_checkpoint(
@@ -214,12 +220,20 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
     ) -> Any:
         """Load like `DeepSpeedEngine.load_checkpoint`, with masks and random states.
 
-        A checkpoint of another ZeRO stage, precision or number of ranks is resharded, see `dsprune.checkpoint.reshard`.
-        The learning rate follows the timetable, whatever the checkpoint holds of a scheduler
-        (`load_lr_scheduler_states`), and the optimizer keeps its settings. Without `load_optimizer_states` the moments
-        are dropped. With `load_module_only` the run starts at its own step, from weights and masks. For a checkpoint
-        without masks, `masks_from` is `zeros` to make masks of its exact zeros, or `none` to start dense. Collective:
-        every rank must call this.
+        A checkpoint of another ZeRO stage, precision or number of ranks is resharded, see
+        `dsprune.checkpoint.reshard`. The learning rate follows the timetable, whatever the checkpoint holds of a
+        scheduler, and the optimizer keeps its settings. Collective: every rank must call this.
+
+        Args:
+            load_dir: as for DeepSpeed.
+            tag: as for DeepSpeed.
+            load_module_strict: as for DeepSpeed.
+            load_optimizer_states: as for DeepSpeed; False keeps weights, masks and step, and drops the moments.
+            load_lr_scheduler_states: without effect: the timetable owns the learning rate.
+            load_module_only: as for DeepSpeed: weights and masks, from which the run starts at its own step.
+            custom_load_fn: as for DeepSpeed.
+            masks_from: what to do with a checkpoint without masks: `zeros` makes masks of its exact zeros,
+                `none` starts dense; None refuses it.
 
         Raises:
             UserError: a file is damaged, the checkpoint has no masks, or they do not belong to its weights or to

@@ -135,8 +135,13 @@ def initialize_with(
 ) -> Initialized:
     """Resolve the config by the recipe, initialize, and make the engine prune. Collective: every rank must call this.
 
-    If the steps an epoch are None, they are counted on the training data, which may have no length. Other arguments are
-    those of `deepspeed.initialize`, without a scheduler.
+    Args:
+        recipe: owns each "auto" of the config.
+        steps_per_epoch: optimizer steps an epoch; None counts them on `training_data`.
+        model: the module to train.
+        config: a ds_config.
+        training_data: a dataset, also one without length.
+        **kwargs: of `deepspeed.initialize`, without a scheduler.
     """
     check_training_data(training_data)
     check_parameters(model)

@@ -93,8 +93,11 @@ def announce_unscaled(optimizer: Optimizer, recipe: Recipe) -> None:
 class Rates:
     """Sets the learning rate of every parameter group, and its first beta, before each step; detects other changes.
 
-    The peak of each group is its `initial_lr`. A framework may step the scheduler at other times than DeepSpeed, such
-    as Lightning on overflow.
+    Args:
+        optimizer: scheduled by a `ScaledLR`, whose `initial_lr` of each group is the peak.
+        timetable: gives the multiplier of the peak by step.
+        scheduler: the `ScaledLR`. A framework may step it at other times than DeepSpeed, such as Lightning on overflow.
+        settings: the recipe's section `learning_rate`.
 
     Raises:
         UserError: the first beta is to move, and the optimizer has none.

@@ -36,7 +36,14 @@ def new_masks(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return the new packed masks, and the new weights of a method that moves them, else none.
 
-    Collective: every rank must call this. The seed is that of methods with random scores.
+    Collective: every rank must call this.
+
+    Args:
+        state: the masks so far, and the weights that they belong to.
+        method: gives the scores.
+        update: the mask update.
+        groups: the groups of tensors, with their numbers of zeros.
+        seed: of methods with random scores.
     """
     layout, kept, comm = state.layout, state.masks.bits, state.comm
     if update.sparsity == 0:
@@ -66,7 +73,15 @@ def new_masks(
 def context_of(
     state: PruningState, index: int, accumulators: Mapping[str, Tensor], *, seed: int, step: int
 ) -> ShardContext:
-    """Return what a method sees of a shard: what it keeps of it, and the seed of methods with random scores."""
+    """Return what a method sees of a shard.
+
+    Args:
+        state: has the shards.
+        index: of the shard.
+        accumulators: what the method keeps of it.
+        seed: of methods with random scores.
+        step: number of applied optimizer steps.
+    """
     shard, layout = state.layout.shards[index], state.layout
     return ShardContext(
         tensor=shard.tensor,

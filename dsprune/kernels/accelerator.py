@@ -71,9 +71,13 @@ class Segments:
         return _fetch(keys), sizes
 
     def count(self, low: Tensor, high: Tensor, bin_bits: Tensor, num_bins: int) -> Tensor:
-        """Count the keys of each segment in a range `[low, high]`. Waits for the device once.
+        """Count the keys of each segment in a range. Waits for the device once.
 
-        Bins of `2**bin_bits` keys, a power of two of them, reach from `low` as far as `high`.
+        Args:
+            low: first key of each range.
+            high: last key of each range.
+            bin_bits: log2 of the number of keys in a bin of each range.
+            num_bins: number of bins from `low` on, a power of two, which reach as far as `high`.
 
         Returns:
             `[segments, 2 + num_bins]`: number of kept weights from `low` on, number of NaNs, and a histogram.

@@ -15,9 +15,8 @@ __all__ = ["BLOCK", "COLUMNS", "SAMPLES", "count_kernel", "mask_kernel", "sample
 
 ROWS: tl.constexpr = tl.constexpr(512)
 BLOCK: tl.constexpr = tl.constexpr(4096)  # weights of a block
-FEW: tl.constexpr = tl.constexpr(
-    128
-)  # keys of a block that are counted one by one: a bracket has about as many
+# Keys of a block that are counted one by one: a bracket has about as many.
+FEW: tl.constexpr = tl.constexpr(128)
 WARPS = 8  # of a program: 16 weights a thread, so that registers suffice for many threads
 SAMPLES: tl.constexpr = tl.constexpr(1024)  # sampled weights of a block
 

@@ -50,8 +50,16 @@ def write_masks(
 ) -> None:
     """Write this rank's masks, then on rank 0 the manifest. Collective: every rank of `comm` must call this.
 
-    The section `pruning` gives scope, pattern and target. The zeros of each tensor before the first mask update are
-    `initial_pruned`; none for a run that started dense. A model needs no `accumulators`, a checkpoint does.
+    Args:
+        folder: folder to write to, which is created if it is missing.
+        masks: this rank's masks.
+        comm: the ranks over which the masks are sharded.
+        step: number of applied optimizer steps.
+        timetable: the run's timetable.
+        pruning: the pruning section, for scope, pattern and target.
+        initial_pruned: zeros of each tensor before the first mask update; empty for a run that started dense.
+        updates: the mask updates so far.
+        accumulators: what the method keeps, for a checkpoint; None for a model, which needs none.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"masks-{comm.rank:05d}-of-{comm.size:05d}.safetensors"

@@ -43,9 +43,13 @@ class Overlap:
 def write_slices(
     path: Path, shards: Sequence[Shard], entries: Mapping[str, Tensor], *, listed: bool = False
 ) -> FileEntry:
-    """Write the file of one rank, whose name tells rank and number of ranks, and return its record.
+    """Write the file of one rank, and return its record.
 
-    If `listed`, the record has the slices even if they are equal parts.
+    Args:
+        path: the file, whose name tells rank and number of ranks.
+        shards: what this rank owns.
+        entries: the content.
+        listed: whether to list the slices even if they are equal parts.
     """
     values = {name: value.cpu() for name, value in entries.items()}
     replace_file(path, lambda temporary: save_file(values, temporary))
@@ -66,8 +70,12 @@ def read_overlaps(
 ) -> Iterator[Overlap]:
     """Yield what `shards` and files have in common, from only those files that hold a part of them.
 
-    The shards may differ from those that were written. A file must hold what `content` says; in messages, it holds some
-    `unit` of a weight.
+    Args:
+        folder: folder of the files.
+        files: their records.
+        shards: the slices to read, which may differ from those that were written.
+        content: what a file must hold.
+        unit: what a file holds of a weight, for messages.
 
     Raises:
         UserError: a file is missing, damaged or incomplete.

@@ -30,14 +30,22 @@ def is_seen(module: nn.Module, weight: Tensor) -> bool:
 
 
 class InputHooks:
-    """Adds up the squares of the inputs of matrices in the forward passes of training that count.
+    """Adds up the squares of the inputs of matrices in the forward passes of training.
 
     What is computed again in the backward pass does not count, nor does a forward pass without gradients. Nor do
     positions of padding, where the model is called with an `attention_mask`. Of an encoder with a decoder, which have
     two, they do, and of an expert that gets a selection of the positions.
 
-    `torch.compile` compiles the hooks with the model, once for steps that count and once for others. For the modules
-    that have the weights, `is_seen` must hold.
+    `torch.compile` compiles the hooks with the model, once for steps that count and once for others.
+
+    Args:
+        model: the model.
+        tensors: the matrices; `is_seen` holds for the modules that have them.
+        weights: their parameters.
+        device: where the model computes.
+
+    Attributes:
+        is_counting: whether forward passes count now.
     """
 
     def __init__(

@@ -26,8 +26,13 @@ def check_loaded(
 ) -> None:
     """Check the weights of a model that was just loaded.
 
-    Weights outside of the base model may be new if `new_head`. A pooler may always be, since models that were trained
-    without one are used with it. Heads of other tasks may be among the unexpected weights.
+    Args:
+        path: folder of the model, or its name on the hub.
+        model: the model.
+        missing: names of the weights that were not there.
+        unexpected: names of the weights that the model has no place for. Heads of other tasks may be among them.
+        new_head: whether weights outside of the base model may be new. A pooler may always be, since models that were
+            trained without one are used with it.
 
     Raises:
         UserError: a weight was not there, or is not finite, or the files hold more layers than the configuration says.

@@ -37,7 +37,11 @@ def values_by_pattern(
 ) -> dict[int, float]:
     """Return the value of each parameter that a pattern matches, by its id; the first matching pattern counts.
 
-    All names of every parameter are given by its id; messages say `what` these are the names of.
+    Args:
+        names: all names of every parameter, by its id.
+        patterns: value by glob pattern.
+        field: recipe field of the patterns, for messages.
+        what: what `names` are the names of, for messages.
 
     Raises:
         UserError: a pattern matches no parameter, or only parameters that earlier patterns match.

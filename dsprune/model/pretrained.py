@@ -60,14 +60,19 @@ class Head:
         new_head: bool,
         **settings: Any,
     ) -> PreTrainedModel:
-        """Load a model with this head, from its folder or its name on the hub.
+        """Load a model with this head.
 
-        If the model has none, the head is new. The recipe may replace the head of a model that has one, see
-        `dsprune.model.fit`. The `settings` are those of `from_pretrained`.
+        Args:
+            path: folder of the model, or its name on the hub.
+            tokenizer: the model's tokenizer.
+            max_length: longest input in tokens that the model must accept.
+            new_head: create a new head if the model has none. The recipe may replace the head of a model that has
+                one, see `dsprune.model.fit`.
+            settings: passed on to `from_pretrained`.
 
         Raises:
-            UserError: the model cannot be loaded, accepts inputs shorter than `max_length` only, or has no head though
-                `new_head` is false.
+            UserError: the model cannot be loaded, accepts shorter inputs only, or has no head though `new_head`
+                is false.
         """
         if not new_head and not self.is_in(load_config(path)):
             raise UserError(f"model {path!r}: has no {self.name} head: fine-tune it first")
@@ -170,11 +175,16 @@ def load_model(
 ) -> PreTrainedModel:
     """Load a model in fp32, whatever its folder holds: DeepSpeed casts it, and masks are selected from fp32.
 
-    It gets the tokenizer's padding token. The `settings` are those of `from_pretrained`.
+    Args:
+        auto_class: one of transformers' auto classes.
+        path: folder of the model, or its name on the hub.
+        tokenizer: encodes for the model, which gets its padding token.
+        max_length: longest input in tokens that the model must accept.
+        new_head: whether the head may be new.
+        settings: passed on to `from_pretrained`.
 
     Raises:
-        UserError: the model cannot be loaded, lacks weights (those of the head may be new if `new_head`), or does not
-            fit the tokenizer or inputs of `max_length` tokens.
+        UserError: the model cannot be loaded, lacks weights, or does not fit the tokenizer or the length.
     """
     load_config(path)
     if changes().new_head:

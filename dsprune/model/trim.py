@@ -21,7 +21,11 @@ def save_trimmed(
 ) -> None:
     """Write a model folder with the used tokens only, numbered anew.
 
-    The model is shortened to the vocabulary, and the tokenizer has the complete one.
+    Args:
+        model: shortened to the vocabulary.
+        tokenizer: the tokenizer of the complete vocabulary.
+        vocabulary: the used tokens.
+        folder: to write to.
 
     Raises:
         UserError: model or tokenizer cannot be trimmed.

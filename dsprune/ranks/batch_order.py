@@ -125,7 +125,13 @@ def evaluation_batches(
     """Return the forward passes of one rank, with the longest examples first, so that memory runs out early or never.
 
     Every rank gets the same number of passes, because a forward pass is collective under ZeRO-3. A rank with
-    fewer examples repeats its last batch. There must be at least one example.
+    fewer examples repeats its last batch.
+
+    Args:
+        lengths: length of every example, at least one example.
+        batch_size: examples per forward pass on a rank.
+        rank: the rank.
+        world_size: number of ranks.
     """
     assert lengths
     by_length = sorted(range(len(lengths)), key=lambda example: -lengths[example])

@@ -51,7 +51,13 @@ def build_timetable(
     * the curve `alternating` has an odd number of mask updates: the first, third, ... and last reach the target, and
       those between have sparsity 0.
 
-    If `steps_per_epoch` is None, it is not known: the run counts as one epoch, and lengths in epochs are refused.
+    Args:
+        pruning: the pruning section; None for dense fine-tuning.
+        learning_rate: the learning-rate section.
+        budget: the budget section.
+        steps_per_epoch: optimizer steps per epoch. None = unknown: the run counts as one epoch, and a recipe with
+            lengths in epochs is an error.
+        start: whether the model is fine-tuned already, for the schedule law.
 
     Raises:
         UserError: the parts do not fit into the run, two mask updates fall on the same step, or the number of mask

@@ -92,8 +92,17 @@ def select_compensating(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return the new packed masks and the new weights of this rank's shards. Collective: every rank must call this.
 
-    The mask update is divided into `parts`, and the scores are computed again before each; if they are `normalized`,
-    they are divided by the root mean square of their tensor's. Other arguments and errors are those of `select`.
+    Args:
+        method: gives the scores and the new weights.
+        blocks: the weights of this rank.
+        kept: as for `select`.
+        groups: as for `select`; each has its `num_pruned` in the end.
+        comm: as for `select`.
+        parts: number of parts of the mask update; the scores are computed again before each.
+        normalized: whether scores are divided by the root mean square of their tensor's.
+
+    Raises:
+        UserError: as `select`.
     """
     masks = MaskSet(blocks.shards)
     masks.replace(kept)

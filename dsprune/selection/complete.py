@@ -28,7 +28,15 @@ def select_complete(
 ) -> list[Tensor]:
     """Select by magnitude from dense weights, as a mask update does, and return boolean masks, True = kept.
 
-    The weights of all prunable tensors are on one device. The groups have their numbers of zeros.
+    Args:
+        tensors: all prunable tensors, in the global order.
+        weights: the complete weights of each, all on one device.
+        groups: the groups of tensors, with their numbers of zeros.
+        normalized: whether to divide the scores by the root mean square of their tensor's.
+        pattern: which weights are pruned together.
+
+    Returns:
+        One mask per tensor, in the tensor's shape.
     """
     shards = [Shard(tensor, 0, tensor.numel) for tensor in tensors]
     flat = [values.detach().view(-1) for values in weights]

@@ -119,6 +119,12 @@ def make_groups(
     that number together. In scope `row` each row of a tensor gets `round(sparsity * columns)`. With a pattern, a group
     has tiles of one size, and the number of them that are pruned is rounded.
 
+    Args:
+        tensors: all prunable tensors, in the global order.
+        sparsities: fraction of zeros of each tensor.
+        scope: name in the registry of scopes.
+        pattern: which weights are pruned together.
+
     Raises:
         UserError: the pattern does not fit a tensor, or a tensor has no rows for the scope `row`.
     """

@@ -26,6 +26,12 @@ def normalize(
 
     A sum of floats depends on its order, and therefore on the sharding. This sum does not: scores are rounded to
     multiples of the tensor's largest score divided by `STEPS`, and the squares of these integers are summed exactly.
+
+    Args:
+        shards: this rank's shard of every tensor, in global order.
+        scorers: the scores of each shard.
+        device: device of the scores.
+        comm: the ranks over which the tensors are sharded.
     """
     largest = torch.zeros(len(shards), dtype=torch.float64)
     for place, scores in _scores(shards, scorers, device):

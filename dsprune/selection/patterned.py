@@ -54,9 +54,19 @@ def select_tiles(
     """Return the new packed masks of this rank's shards. Collective: every rank must call this.
 
     A group loses the tiles with the lowest scores; ties go in global order. In a tile that is pruned the lowest scores
-    are dropped; of equal ones, the first. The score of a tile is the sum of those of the weights that it would lose, or
-    the root of the sum of their squares (`squared`). So far each tile is whole or pruned, and a group has tiles of one
-    size. Other arguments and errors are those of `dsprune.selection.select`.
+    are dropped; of equal ones, the first. All arguments but the last two are those of `dsprune.selection.select`.
+
+    Args:
+        shards: one per tensor.
+        scorers: the scores of each shard.
+        kept: the packed masks so far, in which each tile is whole or pruned.
+        groups: the groups of tensors, with tiles of one size each.
+        comm: the ranks over which the tensors are sharded.
+        pattern: the tiles, and what a pruned one keeps.
+        squared: whether the score of a tile is the root of the sum of squares, else it is the sum.
+
+    Raises:
+        UserError: as `select`.
     """
     if pattern.is_unstructured:
         return select(shards, scorers, kept, groups, comm)
@@ -86,6 +96,12 @@ def count_broken(shards: Sequence[Shard], bits: Sequence[Tensor], pattern: Patte
     """Return the number of tiles of each tensor that are neither whole nor pruned as the pattern says.
 
     Collective: every rank must call this.
+
+    Args:
+        shards: one per tensor.
+        bits: the packed mask of each.
+        pattern: the tiles, and what a pruned one keeps.
+        comm: the ranks over which the tensors are sharded.
     """
     if pattern.is_unstructured:
         return [0] * len(shards)

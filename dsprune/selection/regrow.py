@@ -31,10 +31,20 @@ def select_regrowing(
 ) -> list[Tensor]:
     """Return the new packed masks of this rank's shards. Collective: every rank must call this.
 
-    A fraction of the kept weights is dropped by `scorers`, and as many grow back by `growth`, the highest first.
-    Weights that were just dropped can grow back at once, and then keep their values. Growth is a selection too: of the
-    weights that are pruned, all but the highest growth scores stay so. Other arguments and errors are those of
-    `select`.
+    Weights that were just dropped can grow back at once, and then keep their values. Growth is a selection too: of
+    the weights that are pruned, all but the highest growth scores stay so.
+
+    Args:
+        shards: as for `select`.
+        scorers: the scores by which weights are dropped.
+        growth: the scores by which weights grow back, the highest first.
+        kept: as for `select`.
+        groups: as for `select`; each has its `num_pruned` in the end.
+        fraction: fraction of the kept weights to drop and to grow.
+        comm: as for `select`.
+
+    Raises:
+        UserError: as `select`.
     """
     numbers = [num_to_grow(group, fraction) for group in groups]
     dropping = [

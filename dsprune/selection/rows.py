@@ -56,8 +56,14 @@ def count_rows(
 ) -> list[int]:
     """Return, for each tensor, the number of rows whose zeros compare so with the number that its group wants.
 
-    Collective: every rank must call this. A group has one tensor. `compare` is such as `torch.gt`, for rows with more
-    zeros.
+    Collective: every rank must call this.
+
+    Args:
+        shards: one per tensor.
+        bits: the packed mask of each.
+        groups: groups of one tensor each.
+        compare: such as `torch.gt`, for rows with more zeros.
+        comm: the ranks over which the tensors are sharded.
     """
     wanted = _by_place(groups)
     cut = CutBands(shards, [group.band for group in wanted], comm)

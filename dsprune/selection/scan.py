@@ -131,7 +131,12 @@ class Scan(NamedTuple):
 def scan(scorer: Scorer, numel: int, kept: Tensor, low: int, high: int) -> Scan:
     """Count and prune the keys of a shard below `low`, and copy the keys in `[low, high]`.
 
-    The packed mask of the shard so far, `kept`, is not changed.
+    Args:
+        scorer: the scores of the shard.
+        numel: number of weights in the shard.
+        kept: packed mask of the shard so far, which is not changed.
+        low: first key of the range.
+        high: last key of the range.
     """
     new_kept = torch.empty_like(kept)
     step = CHUNK_WITHOUT_TEMPORARIES if scorer.product is not None else None
@@ -174,7 +179,14 @@ def scan_eager(
 
 
 def sample(scorer: Scorer, numel: int, kept: Tensor, part: slice) -> Tensor:
-    """Return the keys of every n-th weight of a shard; `part` begins in it."""
+    """Return the keys of every n-th weight of a shard.
+
+    Args:
+        scorer: the scores of the shard.
+        numel: number of weights in the shard.
+        kept: packed mask of the shard so far.
+        part: first weight, end and stride; the first is in the shard.
+    """
     whole = scorer.part(slice(None)) if scorer.product is not None else None
     kernel = None if whole is None else kernel_for(whole.first)
     if whole is None or kernel is None:

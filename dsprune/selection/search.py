@@ -70,8 +70,11 @@ def narrow(
 ) -> Search:
     """Narrow the ranges of all groups, one message a round. Collective: every rank must call this.
 
-    `count` returns the counts of this rank's keys in the bins of a search, `[groups, bins]`, and `is_enough` whether a
-    search needs no further round, the same on every rank.
+    Args:
+        search: the ranges, one per group.
+        count: returns the counts of this rank's keys in the bins of a search, `[groups, bins]`.
+        comm: the ranks over which the groups are sharded.
+        is_enough: whether a search needs no further round; the same on every rank.
     """
     while not is_enough(search):
         search = search.refine(comm.all_reduce_sum(count(search)))

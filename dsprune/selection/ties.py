@@ -42,8 +42,14 @@ def share_ties(
 ) -> list[int]:
     """Return the number of ties that each of this rank's shards prunes. Collective: every rank must call this.
 
-    Only groups that prune some of their ties, and not all, need messages. `num_ties` has the number of keys in each
-    shard that are equal to the threshold of its group, and `found` is the search for the thresholds.
+    Only groups that prune some of their ties, and not all, need messages.
+
+    Args:
+        shards: this rank's shards, one per tensor.
+        num_ties: number of keys in each shard that are equal to the threshold of its group.
+        groups: the groups of tensors.
+        found: the search that has found the thresholds.
+        comm: the ranks over which the tensors are sharded.
     """
     quotas = found.target - found.num_below
     has_part = (quotas > 0) & (quotas < found.num_inside)

@@ -22,6 +22,12 @@ def update_bytes(
     ten thousand mask updates a bracket misses its threshold; then a message is sent again. In groups with rows there is
     no search: the message holds the number of NaN of each tensor, and of rows with too many zeros. Growth is a second
     selection; the last mask update goes without it.
+
+    Args:
+        groups: the groups of tensors that are ranked together.
+        world_size: number of ranks that share the weights.
+        normalized: whether the scores are normalized.
+        regrows: whether weights grow back.
     """
     if world_size == 1:
         return 0

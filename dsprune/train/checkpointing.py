@@ -21,9 +21,17 @@ __all__ = ["Checkpointer"]
 
 
 class Checkpointer:
-    """Saves checkpoints of a run, with meter and tracker, and keeps the newest ones and the best one.
+    """Saves checkpoints of a run, and keeps the newest ones and the best one.
 
-    A run that resumes from its own checkpoint continues from the checkpoint's client state, `resumed`.
+    Args:
+        settings: the recipe's section `checkpoints`.
+        run: the run's folder.
+        ranks: this process among all.
+        engine: the engine to save.
+        meter: saved with the engine.
+        tracker: its state is saved with the engine.
+        status: shows the newest checkpoint.
+        resumed: client state of the checkpoint that the run resumes from; None for a new run.
     """
 
     def __init__(

@@ -36,10 +36,17 @@ def evaluate(
 ) -> dict[str, float]:
     """Return the task's metrics of a model on prepared examples, the main one first, the same on every rank.
 
-    Collective: every rank of `comm` must call this; None = this process alone.
+    Collective: every rank of `comm` must call this.
 
-    The model is a module or a DeepSpeed engine, whose mode (training or evaluation) is restored. `batch_size` is the
-    number of examples of one forward pass on one rank.
+    Args:
+        model: a module or a DeepSpeed engine; its mode (training or evaluation) is restored.
+        task: the task.
+        dataset: the examples, from `task.prepare`.
+        collate: from `task.collate`.
+        batch_size: examples of one forward pass on one rank.
+        device: device of the model.
+        comm: ranks that share the work; None = this process alone.
+        has_bar: whether to show a bar on a terminal.
     """
     comm = comm or Comm()
     batches = evaluation_batches(dataset["length"][:], batch_size, comm.rank, comm.size)
@@ -61,9 +68,16 @@ def evaluate(
 def evaluate_model(
     path: str, settings: TaskSettings, *, device: torch.device, batch_size: int = 32, comm: Comm | None = None
 ) -> dict[str, float]:
-    """Return the task's metrics of a trained model, a folder or the name of one on the hub; see `evaluate`.
+    """Return the task's metrics of a trained model.
 
     Collective: every rank of `comm` must call this.
+
+    Args:
+        path: model folder or hub name.
+        settings: the recipe's section `task`.
+        device: device for the model.
+        batch_size: examples of one forward pass on one rank.
+        comm: ranks that share the work; None = this process alone.
 
     Raises:
         UserError: the model or the data cannot be read, or do not fit together.

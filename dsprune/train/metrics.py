@@ -22,7 +22,9 @@ MAX_SKIPPED = 100
 class Meter:
     """Adds up the losses of applied steps on their device, and copies them to the host only on `read`.
 
-    Of the losses by name, `loss` is the one that is minimized, and the others are its parts.
+    Args:
+        device: device of the losses.
+        names: the losses to add up; `loss` is the one that is minimized, the others are its parts.
     """
 
     def __init__(self, device: torch.device, names: Sequence[str] = ("loss",)) -> None:

@@ -147,8 +147,17 @@ def restore(
 
     Collective: every rank must call this.
 
+    Args:
+        engine: holds the model; the checkpoint is loaded into it.
+        meter: continues from the sums of the run's own checkpoint.
+        start: the start point.
+        model: folder of the model.
+        masks_from: what to do with zeros that have no masks.
+        ranks: this process among all.
+        console: where the start is reported.
+
     Returns:
-        The client state of the run's own checkpoint, from which the meter continues too; None for a new run.
+        The client state of the run's own checkpoint; None for a new run.
 
     Raises:
         UserError: no checkpoint is good; the message is that of the newest one.

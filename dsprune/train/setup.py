@@ -91,6 +91,12 @@ class Parts:
 def assemble(recipe: Recipe, prepared: Prepared, ranks: Ranks, console: Console) -> Parts:
     """Build what is left: teacher, model and engine. Collective: every rank must call this.
 
+    Args:
+        recipe: the recipe of the run.
+        prepared: from `preflight`.
+        ranks: this process among all.
+        console: where the first rank prints.
+
     Raises:
         UserError: ranks have other data, or the weights of model or teacher cannot be read.
     """

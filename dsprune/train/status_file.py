@@ -83,8 +83,12 @@ class StatusFile:
     """Writes a `status.json` on rank 0; on other ranks it writes nothing.
 
     As a context manager it writes the file at the start and at the end. The state at the end is `finished`,
-    `stopped` after a `StoppedError` or a signal, or `failed` after any other error, with its first line. The fields of
-    `Status` that are known at the start are `known`.
+    `stopped` after a `StoppedError` or a signal, or `failed` after any other error, with its first line.
+
+    Args:
+        path: of the file.
+        ranks: this process among all.
+        **known: fields of `Status` that are known at the start.
     """
 
     def __init__(self, path: Path, ranks: Ranks, **known: Any) -> None:

@@ -59,9 +59,13 @@ SIGNALS = {number: Reason[number.name] for number in (*END_SIGNALS, signal.SIGUS
 class StopRequests:
     """Collects requests to stop. As a context manager it handles `SIGNALS`.
 
-    Before the first step there is nothing to save, and a signal ends the process at once. An old stop file is removed
-    at the start. A run stops `margin` seconds before the end of a Slurm job, and after `stop_after` seconds, if there
-    are any.
+    Before the first step there is nothing to save, and a signal ends the process at once.
+
+    Args:
+        ranks: this process among all.
+        run: the folder in which a stop file may appear; an old stop file is removed at the start.
+        margin: seconds before the end of a Slurm job at which to stop.
+        stop_after: seconds from now at which to stop; None = never.
     """
 
     def __init__(self, ranks: Ranks, run: RunFolder, margin: float, stop_after: float | None) -> None:

@@ -37,10 +37,14 @@ class Tracker(Protocol):
 def open_tracker(
     recipe: Recipe, run: RunFolder, timetable: Timetable, ranks: Ranks, resumed: ClientState
 ) -> Tracker:
-    """Return the tracker of this rank, as the recipe's section `tracking` asks.
+    """Return the tracker of this rank.
 
-    It continues from the client state of the checkpoint that the run resumes from; a new run has the defaults. The
-    folder of the run must hold the ds_config.
+    Args:
+        recipe: its section `tracking` selects the trackers.
+        run: the folder of the run, which holds the ds_config already.
+        timetable: recorded with the recipe.
+        ranks: this process among all.
+        resumed: client state of the checkpoint that the run resumes from; the defaults for a new run.
     """
     if not ranks.is_first:
         return _Trackers([])
@@ -59,9 +63,11 @@ def open_tracker(
 
 
 class JsonLines:
-    """Appends one JSON object a line to a file, and flushes it, so that a killed run keeps what it logged.
+    """Writes one JSON object a line, and flushes it, so that a killed run keeps what it logged.
 
-    The first `size` bytes of the file are kept: a resumed run logs later lines again.
+    Args:
+        path: file to append to.
+        size: bytes of it to keep; later lines are cut off, since the run logs them again.
     """
 
     def __init__(self, path: Path, size: int) -> None:

@@ -20,10 +20,15 @@ TIMEOUTS: dict[str, Any] = {"init_timeout": 15, "finish_timeout": 120}
 
 
 class WeightsAndBiases:
-    """Records a run at Weights & Biases, as the recipe's section `tracking` asks.
+    """Records a run at Weights & Biases.
 
-    Without a key or a network the run is recorded offline, unless WANDB_MODE is set; `wandb sync` sends it later. With
-    a `resumed_id` it continues an earlier one.
+    Without a key or a network the run is recorded offline, unless WANDB_MODE is set; `wandb sync` sends it later.
+
+    Args:
+        recipe: its section `tracking` has project, group, name and tags.
+        run: the folder of the run.
+        config: the configuration to record.
+        resumed_id: id of the run to continue; None starts a new one.
     """
 
     def __init__(

@@ -58,10 +58,16 @@ def read_bytes(path: Path, way_out: str) -> bytes:
 
 
 def read_record(path: Path, kind: type[M], what: str, way_out: str) -> M:
-    """Read a JSON file of a kind. In messages it should be `what`, such as `a list of files`.
+    """Read a JSON file.
+
+    Args:
+        path: the file.
+        kind: the model of its content.
+        what: what the file should be, such as `a list of files`, for messages.
+        way_out: what the user can do where it is not.
 
     Raises:
-        UserError: there is no such file, it cannot be read, or it holds something else; ends with `way_out`.
+        UserError: there is no such file, it cannot be read, or it holds something else.
     """
     return parse_record(read_bytes(path, way_out), kind, str(path), what, way_out)
 
