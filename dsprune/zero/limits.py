@@ -1,5 +1,6 @@
 """What dsprune cannot prune under, which is refused before anything is trained."""
 
+import os
 from collections.abc import Iterator
 from inspect import unwrap
 from typing import Any
@@ -95,12 +96,17 @@ def check_ds_config(config: dict[str, Any]) -> None:
 
 
 def check_device(config: dict[str, Any]) -> None:
-    """Check that the device of this machine computes in the precision of a resolved config.
+    """Check that there is a device, and that it computes in the precision of a resolved config.
 
     Raises:
-        UserError: it does not, such as a CPU in fp16.
+        UserError: there is none, or it does not, such as a CPU in fp16.
     """
     device = get_accelerator()
+    if not device.is_available():
+        raise UserError(
+            f"DS_ACCELERATOR={os.environ.get('DS_ACCELERATOR')!r}: torch finds no such device: unset it, and DeepSpeed "
+            f"takes what is there"
+        )
     for precision, is_supported in (("fp16", device.is_fp16_supported), ("bf16", device.is_bf16_supported)):
         if (config.get(precision) or {}).get("enabled") is True and not is_supported():
             raise UserError(

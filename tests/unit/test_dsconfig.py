@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from deepspeed.accelerator import real_accelerator
+from deepspeed.accelerator.cuda_accelerator import CUDA_Accelerator
 from deepspeed.compile.config import CompileConfig
 from deepspeed.runtime import config as deepspeed_config
 from deepspeed.runtime import constants
@@ -579,3 +582,11 @@ def test_a_precision_that_the_device_does_not_have_is_refused() -> None:
     with fp16_allowed():
         check_device(config)
     check_device(resolve({"bf16": {"enabled": "auto"}}, recipe(precision="bf16")))
+
+
+def test_an_accelerator_without_a_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
+    monkeypatch.setattr(real_accelerator, "ds_accelerator", CUDA_Accelerator())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"^DS_ACCELERATOR='cuda': torch finds no such device: unset it"):
+        check_device(resolve())
