@@ -158,9 +158,8 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         check_distilled(self._recipe.distillation, is_distilled=self.is_distilled)
         if not self._knows_zeros:
             self.start_sparse(None)  # which refuses them
-        announce_replaced(
-            self.own_learning_rate()
-        )  # of schedulers that the script has made for the engine's optimizer
+        # The script may have made schedulers for the engine's optimizer.
+        announce_replaced(self.own_learning_rate())
         announce_unscaled(self.basic_optimizer, self._recipe)
         self._is_in_script = False
 

@@ -74,9 +74,8 @@ def count_kernel(
     keeps = keys >= low
     inside = keeps & (keys <= tl.load(segment + HIGH).to(tl.int32))
     bin_bits = tl.load(segment + BIN_BITS).to(tl.uint32)
-    bins = ((keys - low).to(tl.uint32, bitcast=True) >> bin_bits).to(
-        tl.int32
-    )  # the distance may take 32 bits
+    distance = (keys - low).to(tl.uint32, bitcast=True)  # it may take 32 bits
+    bins = (distance >> bin_bits).to(tl.int32)
     counts = tl.load(segment + OUTPUT).to(tl.pointer_type(tl.int64))
     tl.atomic_add(counts, _total(keeps), sem="relaxed")
     tl.atomic_add(counts + 1, _total(keys == NAN_KEY), sem="relaxed")

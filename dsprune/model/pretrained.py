@@ -280,9 +280,8 @@ def _load(
         raise
     except Exception as error:  # of many types: a damaged file of a model is read by many libraries
         if what == "tokenizer" and Path(path, "config.json").is_file():
-            load_config(
-                path
-            )  # a tokenizer is looked up by the model's configuration: name that one if it is at fault
+            # A tokenizer is looked up by the model's configuration: name that one if it is at fault.
+            load_config(path)
         way_out = way_out or _training_of(Path(path)) or "give a Hugging Face model folder or hub name"
         reason = first_line(error)
         if "Weights only load failed" in reason:  # torch advises to run the code
