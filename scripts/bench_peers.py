@@ -38,7 +38,7 @@ STEPS = 4  # of each kind in a repeat; the first one warms up
 
 COLUMNS = (
     "library", "package", "scope", "update, ms", "of dsprune", "dense step, ms", "added, ms", "of dsprune",
-    "temporary, MB", "held, B a weight", "zeros - target", "pruned, not zero as stored",
+    "temporary, MB", "held, B per weight", "zeros - target", "pruned, not zero as stored",
 )  # fmt: skip
 
 # A line of a .pth file: makes the packages of another environment importable, also those installed as editable.

@@ -9,7 +9,7 @@ from textwrap import fill
 from dsprune.methods.method import CompensatingMethod, RegrowingMethod, find_method
 from dsprune.registry import METHODS
 
-WIDTH = 140
+WIDTH = 125
 
 
 def page() -> str:
@@ -24,9 +24,9 @@ def traits(name: str) -> tuple[str, str, str]:
     """Return what a method keeps, needs and does, for the table."""
     method = find_method(name)
     kept = f"{method.bytes_per_weight()} bytes" if method.accumulators else "nothing"
-    kept = f"{kept}; 8 bytes an input" if method.reads_inputs else kept
+    kept = f"{kept}; 8 bytes per input" if method.reads_inputs else kept
     masks = "lose and gain weights" if issubclass(method, RegrowingMethod) else "lose weights"
-    masks += "; the others move" if issubclass(method, CompensatingMethod) else ""
+    masks += "; the kept weights change" if issubclass(method, CompensatingMethod) else ""
     return kept, ", ".join(f"`{need}`" for need in method.needs) or "nothing", masks
 
 

@@ -1,4 +1,4 @@
-"""Fisher pruning from gradients of its own, for any optimizer."""
+"""Fisher pruning from squared gradients that the method sums itself, for any optimizer."""
 
 from collections.abc import Mapping
 
@@ -13,14 +13,14 @@ __all__ = ["EmpiricalFisher"]
 class EmpiricalFisher(Method):
     """Score a weight as `fisher` does, with squared gradients that the method sums itself.
 
-    It needs no second moment of the optimizer, so it works with SGD and Lion too, and all steps weigh the same,
-    whereas Adam's second moment forgets. `pruning.window` sets the number of steps that are summed.
+    It needs no second moment of the optimizer, so it works with SGD and Lion too. All steps have the same weight,
+    whereas Adam's second moment forgets old steps. `pruning.window` sets the number of steps that are summed.
 
-    Formula: score = w^2 F, with F the sum of g^2 over the steps since the mask update before, or the last
+    Formula: score = w^2 F, with F the sum of g^2 over the steps since the previous mask update, or the last
     `pruning.window` of them.
-    Source: Theis et al., Faster gaze prediction with dense networks and Fisher pruning, 2018; here F is of the
-    gradients of whole batches.
-    Cost: 4 bytes a prunable weight up to the last mask update, and one pass over the gradients a step.
+    Source: Theis et al., Faster gaze prediction with dense networks and Fisher pruning, 2018; here F is computed from
+    the gradients of whole batches.
+    Cost: 4 bytes per prunable weight up to the last mask update, and one pass over the gradients per step.
     Use: an optimizer without a second moment, or few steps between two mask updates.
     """
 

@@ -50,9 +50,9 @@ class Accumulator:
     Attributes:
         name: its name in the context.
         dtype: float32 or bfloat16.
-        whole_run: whether a mask update leaves it as it is; otherwise it begins at zero after each.
-        block: 1 sums one value a weight. Above 1, products of the values of two weights are summed, for all pairs in a
-            block of that many weights: `width` numbers a weight, see `dsprune.kernels.block_products`.
+        whole_run: True keeps the sums over a mask update; False resets them to zero after each.
+        block: 1 sums one value per weight. A larger number sums the products of the values of two weights, for all
+            pairs in a block of that many weights: `width` numbers per weight, see `dsprune.kernels.block_products`.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Accumulator:
 
     @property
     def width(self) -> int:
-        """Numbers that are kept of a weight."""
+        """Number of values per weight."""
         return 1 if self.block == 1 else self.block // 2 + 1
 
     def shape(self, numel: int) -> tuple[int, ...]:
@@ -78,17 +78,18 @@ class ShardContext:
         tensor: the tensor of the shard.
         positions: flat index of each weight in the tensor.
         weight: the weights, float32 and 1-D.
-        gradient: gradients of the weights as DeepSpeed has reduced them, or None if there are none; methods read
-            `unscaled_gradient()`.
+        gradient: gradients of the weights as DeepSpeed has reduced them, or None if there are none. Methods call
+            `unscaled_gradient()` instead.
         state: views of the optimizer's state of the weights by name, such as "exp_avg_sq".
         seed: the run's seed.
         step: number of applied optimizer steps.
-        accumulators: what the method keeps of the weights, by name.
+        accumulators: the method's sums of the weights by name, `[weights]`, or `[weights, width]` with a `block`.
         loss_scale: factor that fp16 training has put on the gradients.
         kept: boolean mask of the weights before the mask update, for methods with a `block`.
         num_steps: number of steps over which the accumulators are summed, at a mask update.
         damping: the recipe's `pruning.damping`.
-        inputs: norms of the inputs of the tensor's matrices, for methods that read them; they read `input_norms()`.
+        inputs: norms of the inputs of the tensor's matrices, for methods with `reads_inputs`. They call `input_norms()`
+            instead.
     """
 
     tensor: PrunableTensor
@@ -122,7 +123,7 @@ class ShardContext:
     def unscaled_gradient(self) -> Tensor:
         """Return the float32 gradients before clipping, also of pruned weights; 0 where there is none.
 
-        An entry that is not finite counts as 0: DeepSpeed skips such a step, or the weights themselves become NaN.
+        An entry that is not finite is replaced by 0: DeepSpeed skips such a step, or the weights themselves become NaN.
         """
         if self.gradient is None:
             return torch.zeros_like(self.weight)
@@ -141,22 +142,22 @@ class ShardContext:
 class Method:
     """Determines which weights are pruned first.
 
-    All results must depend only on the context's entries for a weight, so that the mask does not depend on the
-    sharding. Their arithmetic must not depend on the position in a vector either: functions such as `exp` and
+    The results for a weight must depend only on the context's entries for that weight, so that the mask does not depend
+    on the sharding. They must not depend on the weight's position in a vector either: functions such as `exp` and
     `addcmul` may differ in the last bit between the vectorized body and the tail of a loop.
 
     Attributes:
         absolute: whether weights are ordered by the absolute value of their score.
-        squared: whether the squares of scores add up over weights that are pruned together, as losses do; else the
-            scores themselves.
-        block: number of weights, consecutive in the flattened tensor, that the results for one of them may depend on.
-            Above 1, the contexts for `scores` hold whole blocks, those that several ranks share included, and neither
-            gradients nor state.
-        needs: names of the optimizer's state that the method reads, such as `("exp_avg_sq",)`; a run whose
-            optimizer does not keep it is refused before it starts.
-        accumulators: what the method keeps for each weight. None: it costs no memory and no time between mask updates.
-        reads_inputs: whether the scores read the norms of the inputs that the weights multiply, over the steps that
-            count for the mask update.
+        squared: whether the score of a tile is the sum of the squared scores of its weights, which is right for square
+            roots of losses; otherwise it is the sum of the scores.
+        block: number of consecutive weights in the flattened tensor that a result may depend on. Above 1, the contexts
+            for `scores` hold whole blocks, also those that several ranks share, and neither gradients nor state.
+        needs: names of the optimizer's state that the method reads, such as `("exp_avg_sq",)`; a run whose optimizer
+            does not keep it is refused before it starts.
+        accumulators: the sums that the method keeps for each weight. A method without accumulators costs no memory, and
+            no time between mask updates.
+        reads_inputs: whether the scores read the norms of the inputs that the weights multiply, over the steps since
+            the previous mask update or of the `pruning.window`.
     """
 
     absolute: ClassVar[bool] = False
@@ -167,17 +168,30 @@ class Method:
     reads_inputs: ClassVar[bool] = False
 
     def increments(self, context: ShardContext) -> Mapping[str, Tensor]:
-        """Return what a step adds to each accumulator, by name, one float32 value per weight.
+        """Return what a step adds to each accumulator.
 
-        It is called at every step up to the last mask update, before that update's scores, for a method that keeps
-        accumulators. If DeepSpeed skips the step, nothing is added.
+        A method with accumulators must define it. It is called at every step that is summed, up to and including the
+        last mask update, before the scores of that update. If DeepSpeed skips the step, nothing is added.
+
+        Args:
+            context: some weights of this rank, with the gradients of the step.
+
+        Returns:
+            Accumulator name to float32 values, `[weights]`.
         """
         raise NotImplementedError(
             f"{type(self).__name__} keeps accumulators and does not say what a step adds"
         )
 
     def scores(self, context: ShardContext) -> Tensor:
-        """Return float32 scores, one per weight; the lowest are pruned first. A method has these or `product`."""
+        """Return the scores at a mask update; the lowest are pruned first. Define this function or `product`.
+
+        Args:
+            context: some weights of this rank.
+
+        Returns:
+            Scores, float32, `[weights]`.
+        """
         product = self.product(context)
         assert product is not None, f"{type(self).__name__} has neither scores nor a product"
         return product.values()
@@ -185,41 +199,54 @@ class Method:
     def product(self, context: ShardContext) -> Product | None:
         """Return the scores as a product, if they are one: kernels then compute them in the pass that ranks them.
 
-        Its values are those of `scores`, bit for bit. None: the scores are computed first, a part at a time.
+        Args:
+            context: some weights of this rank.
+
+        Returns:
+            A product whose values equal those of `scores`, bit for bit. None = `scores` is called, for a part of the
+            weights at a time.
         """
         return None
 
     @classmethod
     def bytes_per_weight(cls) -> int:
-        """Return the memory of the accumulators of one weight."""
+        """Return the bytes of the accumulators per weight."""
         return sum(kept.width * kept.dtype.itemsize for kept in cls.accumulators)
 
 
 class RegrowingMethod(Method, ABC):
-    """A method whose masks lose weights and gain others.
+    """A method that prunes weights and lets other weights grow back.
 
-    A mask update prunes more weights than the timetable asks for, by their scores. Then it lets as many grow back,
-    of all that are pruned, by their growth scores. A weight that grows back begins at zero, with zero moments.
+    By the scores, a mask update prunes more weights than the timetable asks for. Then it lets the same number of extra
+    weights grow back, chosen among all pruned weights by their growth scores. A weight that grows back begins at zero,
+    with zero moments.
     """
 
     @abstractmethod
     def growth_scores(self, context: ShardContext) -> Tensor:
-        """Return float32 scores, one per weight, ordered as `scores` are; the highest grow back first."""
+        """Return the growth scores, float32, `[weights]`; the highest grow back first.
+
+        They are compared by absolute value if `absolute` is True, as `scores` are.
+        """
 
 
 class CompensatingMethod(Method, ABC):
-    """A method that moves the weights that stay, to make up for those that a mask update prunes."""
+    """A method that changes the kept weights, to compensate for the weights that a mask update prunes."""
 
     @abstractmethod
     def compensate(self, context: ShardContext) -> Tensor:
-        """Return the new float32 weights, one per weight; `context.kept` is the new mask, `weight` are the old ones."""
+        """Return the new weights, float32, `[weights]`.
+
+        Args:
+            context: whole blocks of weights; `weight` has the old weights and `kept` the new mask.
+        """
 
 
 def find_method(name: str) -> type[Method]:
     """Return the class of a pruning method.
 
     Raises:
-        UserError: the name is unknown, or dsprune cannot use what it leads to.
+        UserError: the name is unknown, or its class is not a method that dsprune can use.
     """
     found = METHODS.get(name)
     if not (isinstance(found, type) and issubclass(found, Method)):

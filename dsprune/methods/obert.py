@@ -1,4 +1,4 @@
-"""oBERT: the weights that matter least to second order are pruned, and the others of their block make up for them."""
+"""oBERT: prune the weights with the least second-order loss, and adjust the other weights of their block."""
 
 from collections.abc import Mapping
 
@@ -23,22 +23,24 @@ ROUNDING = 2.0**-20
 
 
 class OBert(CompensatingMethod):
-    """Score a weight by what its removal costs to second order, and move the others of its block to make up for it.
+    """Score a weight by the second-order loss of its removal, and adjust the other weights of its block to compensate.
 
     The Fisher matrix is the mean of g g^T over the last `pruning.window` steps, for each block of 50 weights, plus
-    `pruning.damping` on its diagonal. It is inverted for the weights of the block that are kept, so that all that are
-    pruned at a mask update are made up for together, where the source adds up the changes for one weight at a time.
+    `pruning.damping` on its diagonal. It is inverted for the kept weights of the block, so the kept weights compensate
+    for all weights that a mask update prunes together. The source adds up the changes for one weight at a time.
 
-    `pruning.recomputations` divides a mask update into parts, each of the same share of the weights that are left.
-    After each, the scores are computed again, from the weights as they have moved, with the same gradients; the source
-    takes new ones. In one part, weights that could each make up for the other may all go: large mask updates need
-    several. Blocks are of consecutive weights in a flattened tensor.
+    `pruning.recomputations` divides a mask update into parts, each of which prunes the same fraction of the remaining
+    weights. After each part the scores are computed again from the changed weights and the same gradients; the source
+    takes new gradients. A single part may prune several weights that could have compensated for each other, so a large
+    mask update needs several parts. A block is a run of consecutive weights in a flattened tensor.
 
-    Formula: score = w^2 / (2 [F^-1]_ii); the kept weights K of a block move by F_KK^-1 F_KQ w_Q as Q is pruned.
+    Formula: score = w^2 / (2 [F^-1]_ii); when Q is pruned, F_KK^-1 F_KQ w_Q is added to the kept weights K of the
+    block.
     Source: Kurtic et al., The Optimal BERT Surgeon, 2022; Hassibi and Stork, Optimal Brain Surgeon, 1992.
-    Cost: 104 bytes a prunable weight while gradients are summed, and one pass over them a step; at a mask update
-    about 5 seconds a million weights on a CPU core, and 2 more for each part after the first; 11 for the default of 4.
-    Use: few mask updates, and large ones; with a `pruning.window`, the memory is used in those steps only.
+    Cost: 104 bytes per prunable weight while gradients are summed, and one pass over them per step. A mask update takes
+    about 5 seconds per million weights on a CPU core, and 2 more for each part after the first: 11 seconds for the
+    default of 4 parts.
+    Use: few and large mask updates; with a `pruning.window`, the memory is used in those steps only.
     """
 
     absolute = True
@@ -46,7 +48,7 @@ class OBert(CompensatingMethod):
     accumulators = (Accumulator("fisher", block=BLOCK),)
 
     def increments(self, context: ShardContext) -> Mapping[str, Tensor]:
-        """Return g, of whose products the Fisher matrix is the mean."""
+        """Return g; the Fisher matrix is the mean of its products."""
         return {"fisher": context.unscaled_gradient()}
 
     def scores(self, context: ShardContext) -> Tensor:
@@ -55,14 +57,14 @@ class OBert(CompensatingMethod):
         return (weight / (2 * variance).sqrt()).float()
 
     def compensate(self, context: ShardContext) -> Tensor:
-        """Return the weights after the move."""
+        """Return the weights after the compensation."""
         return _remove(context)[0].float()
 
 
 def _remove(context: ShardContext) -> tuple[Tensor, Tensor]:
     """Return the weights after all that are not kept are removed, and the diagonal of the inverse Fisher matrix.
 
-    All is in float64. Sums are taken one term after the other, so that a result does not depend on the rest of a
+    The computation is in float64. Sums add one term after the other, so that a result does not depend on the rest of a
     batch. A removed weight is 0, and its entry of the diagonal is 1.
     """
     assert context.kept is not None

@@ -9,17 +9,18 @@ __all__ = ["RigL"]
 
 
 class RigL(RegrowingMethod):
-    """Score a weight by its absolute value, and let those grow back whose gradients are the largest.
+    """Score a weight by its absolute value, and let the weights with the largest gradients grow back.
 
-    At a mask update to K kept weights, d K more than needed are dropped, and as many grow. The fraction d falls from
-    `pruning.drop` at the first mask update to 0 at the last, along a cosine; so the last one does not let weights grow
-    that have no time left to train. With `curve: constant`, `scope: erk` and `first_method: random` this is RigL as
-    published. With a curve that rises, the masks become sparser on the way as well.
+    A mask update that must end with K kept weights drops d K weights more than needed, and then grows d K weights. The
+    fraction d falls along a cosine from `pruning.drop` at the first mask update to 0 at the last. So the last mask
+    update grows no weights, which would have no time left to train. With `curve: constant`, `scope: erk` and
+    `first_method: random` this is RigL as published. With a rising curve the masks also become sparser from update to
+    update.
 
     Formula: drop the lowest |w|; grow the highest |g|; d = pruning.drop / 2 (1 + cos(pi t)), t = 0 to 1.
     Source: Evci et al., Rigging the Lottery, 2020.
-    Cost: no memory, and two selections a mask update. The gradients are those of the training step, which are dense.
-    Use: training at a constant sparsity, from a model that is sparse already or from scratch, with many mask updates.
+    Cost: no memory, and two selections per mask update. The gradients are those of the training step, which are dense.
+    Use: training at a constant sparsity, from an already sparse model or from scratch, with many mask updates.
     """
 
     absolute = True

@@ -12,12 +12,12 @@ __all__ = ["Set"]
 class Set(RegrowingMethod):
     """Score a weight by its absolute value, and let random weights grow back.
 
-    As many weights are dropped and grown as by `rigl`. Which ones grow is a hash of the seed, the step, the tensor's
-    name and the weight's flat index, so it is the same on any number of ranks and in a resumed run.
+    It drops and grows as many weights as `rigl`. A hash of the seed, the step, the tensor's name and the weight's flat
+    index chooses the weights that grow, so they are the same on any number of ranks and in a resumed run.
 
     Formula: drop the lowest |w|; grow at random.
     Source: Mocanu et al., Scalable training of artificial neural networks with adaptive sparse connectivity, 2018.
-    Cost: no memory, and two selections a mask update.
+    Cost: no memory, and two selections per mask update.
     Use: the baseline for `rigl`.
     """
 
@@ -28,5 +28,5 @@ class Set(RegrowingMethod):
         return Product(context.weight)
 
     def growth_scores(self, context: ShardContext) -> Tensor:
-        """Return scores in [0, 1), other ones at each step."""
+        """Return scores in [0, 1), different ones at each step."""
         return hash_scores(context, f"{context.seed} {context.step} {context.tensor.name}")

@@ -14,12 +14,12 @@ class Snip(Method):
     """Score a weight by |w g|, its connection sensitivity, summed over the steps before the mask update.
 
     To first order, removing w changes the loss by w g. With `curve: one-shot` and an early `start` this is SNIP as
-    published, before training; with other curves it is iterative, and each mask update has sums of its own.
-    `pruning.window` sets the number of steps that are summed.
+    published, which prunes before training. With other curves it is iterative, and the sums begin at zero after each
+    mask update. `pruning.window` sets the number of steps that are summed.
 
-    Formula: score = sum of |w g|, over the steps since the mask update before, or the last `pruning.window` of them.
+    Formula: score = sum of |w g|, over the steps since the previous mask update, or the last `pruning.window` of them.
     Source: Lee et al., SNIP: Single-shot Network Pruning, 2019.
-    Cost: 4 bytes a prunable weight up to the last mask update, and one pass over weights and gradients a step.
+    Cost: 4 bytes per prunable weight up to the last mask update, and one pass over weights and gradients per step.
     Use: a baseline for pruning before training.
     """
 

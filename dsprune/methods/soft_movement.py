@@ -14,23 +14,24 @@ EPS = 1e-8
 
 
 class SoftMovement(Method):
-    """Score a weight by a number of its own that Adam trains, at a constant rate, with the gradient w g.
+    """Score a weight by a trained score: Adam trains it at a constant learning rate, with the gradient w g.
 
-    The source and its successor nn_pruning train the scores of both variants so. `movement` adds up the products w g
-    themselves; Adam divides them by their running root mean square, so that a small product that keeps its sign
+    The source and its successor nn_pruning train the scores of both variants in this way. `movement` adds up the
+    products w g themselves. Adam divides them by their running root mean square, so a small product that keeps its sign
     counts as much as a large one.
 
-    The soft variant keeps the weights whose score passes a threshold, common to all tensors. How many these are
-    follows from a penalty on the sigmoids of the scores, and is not known before the end. Here the target is given:
-    in scope `global` it sets the common threshold, at exactly that sparsity, so there is neither threshold nor penalty
-    to choose. The rate does not matter, since it scales all scores alike. Unlike there, a pruned weight stays pruned.
+    The soft variant of the source keeps the weights whose score is above a threshold, the same for all tensors. A
+    penalty on the sigmoids of the scores determines how many weights that is, so the final sparsity is not known in
+    advance. Here the recipe gives the target sparsity: in scope `global` it sets the common threshold exactly, so no
+    threshold and no penalty must be chosen. The learning rate of the scores has no effect, since it scales all scores
+    by the same factor. Unlike in the source, a pruned weight stays pruned.
 
     Formula: score = -sum of m / (sqrt(v) + 1e-8) over the steps since the start of the run, with m and v Adam's means
     of w g and of its square (0.9, 0.999).
     Source: Sanh et al., Movement Pruning, 2020; Lagunas et al., Block Pruning for Faster Transformers, 2021.
-    Cost: 12 bytes a prunable weight up to the last mask update, and a pass over weights and gradients a step.
-    Use: in place of `movement`, where layers have gradients of very different sizes and compete in scope `global`; it
-    needs as many steps.
+    Cost: 12 bytes per prunable weight up to the last mask update, and a pass over weights and gradients per step.
+    Use: instead of `movement`, if the gradients of the layers differ much in size and the scope is `global`; it needs
+    as many steps as `movement`.
     """
 
     accumulators = tuple(Accumulator(name, whole_run=True) for name in ("score", "mean", "square"))

@@ -30,7 +30,7 @@ def dense_rate(width: int) -> float:
 
     A run of a few hundred steps with many classes needs more, which `dsprune calibrate --rate` measures. Accuracy in
     per cent of the tasks of `scripts/results/recovery`, pretrained model of width 384, 90 % sparse, labels alone,
-    one seed, validation part; on the 77 intents in 312 steps `calibrate` gives 8e-4 and 84.4:
+    one seed, validation split; on the 77 intents in 312 steps `calibrate` gives 8e-4 and 84.4:
 
         ====================  =====  ====  ====  ====  ====
         task                  steps  1e-4  2e-4  3e-4  5e-4

@@ -26,9 +26,9 @@ TEMPERATURE: Mapping[Start, Ramp] = {
 logits; one that starts at its teacher learns more from them. Measured at T = 1 and 2, accuracy in per cent, one run
 each if nothing is said (`scripts/results`):
 
-- From a pretrained model: 77 intents, 90 %, test part, one epoch 86.1 and 82.9, three epochs with different seeds 89.6
+- From a pretrained model: 77 intents, 90 %, test split, one epoch 86.1 and 82.9, three epochs with different seeds 89.6
   and 89.9; GTS on MAWPS, 80 %, 480 steps 52.3 and 31.3.
-- From the fine-tuned model, validation part: movie reviews, 90 %, one epoch, two seeds 81.2 and 82.4; 77 intents,
+- From the fine-tuned model, validation split: movie reviews, 90 %, one epoch, two seeds 81.2 and 82.4; 77 intents,
   90 %, 200 steps 89.2 and 89.4; MAWPS, three epochs, 90 % 82.3 and 81.8, 97 % 77.3 and 76.3.
 """
 
@@ -129,7 +129,7 @@ class Recipe(Section):
         """Dropout probability of the whole model, as the recipe or the schedule law has it; None = the model's own.
 
         A run that prunes or is distilled has none: both regularise, and in a short run dropout slows learning down.
-        Measured to 90 % with one seed each (`scripts/results/recovery`, validation part), with dropout 0.1 and
+        Measured to 90 % with one seed each (`scripts/results/recovery`, validation split), with dropout 0.1 and
         0: labels alone, from the pretrained model, 77 intents 80.6 and 87.4 % after one epoch, 91.6 and 91.0
         after three; movie reviews 81.9 and 81.3 after one; from the fine-tuned model with its own logits, 77
         intents 90.5 and 90.3.

@@ -53,7 +53,7 @@ SHORTEST_INTERVAL = 60
 """Steps between two mask updates from which on the learning rate returns to its peak at each of them.
 
 A return to the peak throws the loss up, which takes steps to recover from. Measured with Fisher pruning to 90 % from a
-fine-tuned model, one seed, with and without returns (`scripts/results/recovery`, validation and test part):
+fine-tuned model, one seed, with and without returns (`scripts/results/recovery`, validation and test split):
 
 - 77 intents, updates 12 steps apart: 84.0 and 86.4, 83.5 and 84.6 %; 41 steps apart: 89.2 and 91.0, 87.7 and 89.9 %
   (the last without the low rate of the dense phase); 125 steps apart: 92.2 and 92.6, 90.7 and 90.6 %.

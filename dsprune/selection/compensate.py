@@ -22,7 +22,7 @@ from dsprune.selection.select import select
 
 __all__ = ["Blocks", "block_bytes", "divided", "select_compensating"]
 
-CHUNK = 20_000  # weights at a time, which bounds the memory: some matrices of 50 float64 numbers a weight
+CHUNK = 20_000  # weights at a time, which bounds the memory: some matrices of 50 float64 numbers per weight
 CHUNK_ACCELERATOR = 1 << 20
 
 

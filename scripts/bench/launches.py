@@ -38,9 +38,9 @@ BLOCK = int(triton_kernels.BLOCK)
 
 def launches(counts: Sequence[int]) -> Iterator[Table]:
     """Yield a table of a step, and one of a mask update."""
-    columns = ("tensors", "launches", "waits", "B a weight", "temporaries")
-    step = table_with("Masking the gradients on an accelerator; bytes a weight", ("gradients", *columns))
-    update = table_with("A mask update on an accelerator; bytes a weight", ("scope", *columns))
+    columns = ("tensors", "launches", "waits", "B per weight", "temporaries")
+    step = table_with("Masking the gradients on an accelerator; bytes per weight", ("gradients", *columns))
+    update = table_with("A mask update on an accelerator; bytes per weight", ("scope", *columns))
     for count in counts:
         for name, dtype, flat in GRADIENTS:
             step.add_row(name, str(count), *count_step(count, dtype, flat).cells())

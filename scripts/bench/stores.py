@@ -72,10 +72,10 @@ def size_of(spec: StoreSpec, outputs: Tensor, logits: Tensor, head: Head) -> Row
     smaller, entry = 2 * output.classes / row_bytes, row_bytes / K
     error = float(divergences(spec, "logits", outputs, head, logits, [TEMPERATURE])) / len(logits)
     what = f"{output.classes:,} classes, {spec.kind} {spec.dtype}"
-    figure = f"{row_bytes:,} bytes a token, 1 / {smaller:.1f}, KL error {max(0.0, error):.1e} nats"
+    figure = f"{row_bytes:,} bytes per token, 1 / {smaller:.1f}, KL error {max(0.0, error):.1e} nats"
     if spec.kind == "topk":
         most = 2.3 if spec.dtype == "packed" and output.classes == 128_256 else 6
-        goal = {"goal": f"{most:g} bytes an entry at most", "met": entry <= most}
+        goal = {"goal": f"{most:g} bytes per entry at most", "met": entry <= most}
         return Row(f"{what}, k = {K}", f"{entry:.2f} an entry, {figure}", **goal)
     if spec.kind == "hidden" and output.hidden == 768:
         return Row(what, figure, "1 / 40", round(smaller) >= 40)

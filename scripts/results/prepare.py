@@ -24,7 +24,7 @@ LONGEST = 64
 
 
 def split_by_paragraph(source: Path, folder: Path) -> None:
-    """Write every fifth paragraph to the validation part, so that no text is in both parts."""
+    """Write every fifth paragraph to the validation split, so that no text is in both parts."""
     articles = json.loads(source.read_text(encoding="utf-8"))["data"]
     paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
     parts: dict[str, list[Any]] = {"train": [], "validation": []}

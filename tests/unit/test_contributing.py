@@ -58,4 +58,4 @@ def test_everything_with_a_slash_or_a_suffix_is_checked() -> None:
 def test_the_floors_are_those_of_the_contract() -> None:
     [contract] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     floors = [layer.removeprefix("dsprune.") for layer in contract["layers"]]
-    assert re.findall(r"`(\w+)`", PAGE.partition("## Floors")[2].partition(": ")[2]) == floors
+    assert re.findall(r"`(\w+)`", PAGE.partition("## Layers")[2].partition(": ")[2]) == floors

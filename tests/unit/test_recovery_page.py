@@ -16,7 +16,7 @@ page = load("results/recovery/page")
 split = load("results/recovery/split")
 STUDY = SCRIPTS / "results" / "recovery"
 DIVIDED = ("banking77", "movie-reviews")
-"""The tasks on which choices were made, so that they have a validation and a test part."""
+"""The tasks on which choices were made, so that they have a validation and a test split."""
 
 
 @pytest.mark.parametrize("task", page.TASKS)
@@ -53,7 +53,7 @@ def test_the_parts_are_disjoint_and_complete(tmp_path: Path, monkeypatch: pytest
 def write_tested(
     folder: Path, method: str, seed: int, target: float, test: float, validation: float = 0.5
 ) -> None:
-    """A run whose accuracy on the validation part is another than on the test part."""
+    """A run whose accuracy on the validation split is another than on the test split."""
     pruning = f"pruning.sparsity={target}" if target else "pruning=null"
     name = f"name={method.replace(',', '').replace(' ', '-')}-{target}-{seed}"
     run = write_run(folder, name, f"seed={seed}", pruning, f'tracking.group="{method}"', score=validation)

@@ -6,7 +6,7 @@
     folder/config.json, tokenizer.json, ...    the other files of the model folder
 
 `dsprune.json` lists the pruned tensors and their shapes. Each is stored as a 1-D tensor of its kept values, in the
-order of the flattened tensor. The mask has one bit a weight: bit j of byte i is weight 8 i + j, 1 = kept. Pruned
+order of the flattened tensor. The mask has one bit per weight: bit j of byte i is weight 8 i + j, 1 = kept. Pruned
 weights are +0.0. All other tensors are stored in full, tied ones once. A model of several weight files has as many
 compact ones: `compact-00001-of-00003.safetensors`.
 """

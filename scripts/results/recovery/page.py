@@ -1,6 +1,6 @@
 """Write docs/results.md and its picture from run folders: `python scripts/results/recovery/page.py [runs/recovery]`.
 
-Every number, and every sentence that depends on one, is computed from the runs and their accuracy on the test part.
+Every number, and every sentence that depends on one, is computed from the runs and their accuracy on the test split.
 The template page.md holds the description of the experiments and of the law only.
 """
 
@@ -58,8 +58,8 @@ class Arm:
         epochs: length of the runs.
         method: name of the method.
         target: target sparsity; 0 = dense.
-        scores: accuracy on the test part in per cent, by seed.
-        validation: the same on the validation part.
+        scores: accuracy on the test split in per cent, by seed.
+        validation: the same on the validation split.
     """
 
     epochs: float
@@ -70,7 +70,7 @@ class Arm:
 
     @property
     def mean(self) -> float:
-        """Mean accuracy on the test part."""
+        """Mean accuracy on the test split."""
         return statistics.fmean(self.scores.values())
 
     @property
@@ -122,7 +122,7 @@ def _arms(runs: Sequence[Run], task: str) -> Iterator[Arm]:
 
 
 def tested(run: Path, task: str) -> float:
-    """Return the accuracy of a run's model on the test part of a task, in per cent."""
+    """Return the accuracy of a run's model on the test split of a task, in per cent."""
     metrics = json.loads((run / TEST).read_text(encoding="utf-8"))
     return 100 * float(metrics[METRICS.get(task, "accuracy")])
 
@@ -215,7 +215,7 @@ def winners(studies: Sequence[Study]) -> Iterator[str]:
 
 
 def tuned(studies: Sequence[Study]) -> str:
-    """Return a table of the methods that were run at several peaks; the best on the validation part decides."""
+    """Return a table of the methods that were run at several peaks; the best on the validation split decides."""
     lines = [["method", "cell", *PEAKS, "chosen"], ["---"] * (3 + len(PEAKS))]
     for name in _methods(studies):
         for study, epochs, target in _columns(studies):
@@ -283,7 +283,7 @@ def draw(studies: Sequence[Study], path: Path) -> None:
 
 
 def start_of(home: Path, task: str) -> str:
-    """Return the accuracy of the fine-tuned start on the test part."""
+    """Return the accuracy of the fine-tuned start on the test split."""
     folder = home / "starts" / task
     return f"{tested(folder, task):.1f}" if (folder / TEST).is_file() else MISSING
 

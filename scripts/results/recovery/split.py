@@ -1,8 +1,8 @@
 """Lay out the data of the recovery study: `python scripts/results/recovery/split.py`.
 
-Choices are made on a validation part, and a test part decides the tables. The movie reviews' validation part is every
-tenth training sentence, and their test part the demo's validation data. BANKING77's parts are the even and the odd rows
-of its test data, which are sorted by intent, so each part has 20 questions of each.
+Choices are made on a validation split, and the tables show the test split. The movie reviews' validation split is every
+tenth training sentence, and their test split is the demo's validation data. BANKING77's splits are the even and the odd
+rows of its test data, which are sorted by intent, so each split has 20 questions of each intent.
 """
 
 import csv

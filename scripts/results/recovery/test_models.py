@@ -1,6 +1,6 @@
-"""Evaluate all models of the study on the test part: `python scripts/results/recovery/test_models.py [runs/recovery]`.
+"""Evaluate all models of the study on the test split: `python scripts/results/recovery/test_models.py [runs/recovery]`.
 
-A task without a test part, on which nothing was chosen, is evaluated on its validation data.
+A task without a test split, on which nothing was chosen, is evaluated on its validation data.
 
 Each run gets a file test.json beside its summary, as `dsprune eval` would print it. Finished ones are kept.
 """
