@@ -1,5 +1,6 @@
-"""Refuse modules that are wrapped: adapters of PEFT, compiled modules, and weights that are computed from others."""
+"""Refuse modules that cannot be pruned or saved as they are, such as wrapped ones and weights computed from others."""
 
+import re
 from collections.abc import Collection, Iterator
 
 from torch import nn
@@ -7,10 +8,12 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+from transformers import PreTrainedModel
 
 from dsprune.errors import UserError
+from dsprune.model.patterns import names_of
 
-__all__ = ["check_no_adapter", "check_not_compiled", "check_plain"]
+__all__ = ["check_no_adapter", "check_not_compiled", "check_plain", "check_ties"]
 
 
 def check_no_adapter(model: nn.Module) -> None:
@@ -38,6 +41,26 @@ def check_not_compiled(model: nn.Module) -> None:
             raise UserError(
                 f"model: {name or 'it'} is wrapped by torch.compile, with which DeepSpeed does not train at ZeRO "
                 f"stage 3: call engine.compile() after initialize, or model.compile()"
+            )
+
+
+def check_ties(model: nn.Module) -> None:
+    """Check that a Hugging Face model says which of its weights are one, without which its folder is not written.
+
+    Raises:
+        UserError: it does not, as where a block of one's own is used twice.
+    """
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    if not isinstance(model, PreTrainedModel):
+        return
+    said = [key for part in model.modules() for key in getattr(part, "_tied_weights_keys", None) or ()]
+    for names in names_of(model).values():
+        unsaid = [name for name in names if not any(re.search(key, name) for key in said)]
+        if len(unsaid) > 1:
+            raise UserError(
+                f"model: {unsaid[1]} and {unsaid[0]} are one weight, and _tied_weights_keys of {type(model).__name__} "
+                f"does not say so, so save_pretrained fails: add {{{unsaid[1]!r}: {unsaid[0]!r}}} to it, and set "
+                f"config.tie_word_embeddings=True"
             )
 
 
