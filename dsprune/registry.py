@@ -50,7 +50,12 @@ class Registry:
         return name in self._builtin or name in self._registered or name in list(self)
 
     def register(self, name: str, entry: Any) -> None:
-        """Add an entry.
+        """Add an entry, such as a pruning method or a task, under the name that recipes use.
+
+        Args:
+            name: the name in recipes.
+            entry: for methods, a class derived from `dsprune.methods.method.Method`; for tasks, a function or class
+                that takes the recipe's task section and returns a `dsprune.tasks.task.Task`.
 
         Raises:
             UserError: the name belongs to another entry.

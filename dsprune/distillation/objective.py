@@ -63,7 +63,7 @@ class DistillationObjective:
             step: optimizer steps before this one, for hardness and temperature.
 
         Returns:
-            `loss = (1 - h) * task_loss + h * distillation_loss`, and the two parts, without the factors.
+            `loss = (1 - h) * task_loss + h * distillation_loss`, and the two parts without the factors; all scalars.
         """
         now = self.at(step)
         signals = self.teacher.signals(micro_batch)
@@ -102,14 +102,14 @@ class Progress(Protocol):
 class DistillationLoss:
     """Computes the loss `(1 - h) * task loss + h * distillation loss` of a collated batch, from a teacher logits store.
 
-    The records are found by the content of the batch, so order, padding and number of ranks are free. The store is
+    The records are found by the content of the batch, so order, padding and number of ranks may change. The store is
     checked as in `dsprune train`.
 
     Args:
         store: folder of the store, which `dsprune teacher RECIPE` makes.
         recipe: the same recipe, or the path or name of one; its sections `task` and `distillation` count.
         tokenizer: encodes the examples.
-        data: the encoded training examples, to find now those that have no record; None finds them when they come.
+        data: the encoded training examples, to check now that each has a record; None checks each batch instead.
 
     Raises:
         UserError: the store is damaged or incomplete, was made from something else, or lacks an example.
@@ -141,7 +141,7 @@ class DistillationLoss:
             self._check_complete(fingerprints(self._task.samples(data)), "training example")
 
     def __call__(self, engine: Progress, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the loss of a micro-batch: the mean over its examples.
+        """Return the loss of a micro-batch: a scalar, the mean over its examples.
 
         Args:
             engine: the engine that trains, for its step.
@@ -154,7 +154,13 @@ class DistillationLoss:
         return self.losses(engine, outputs, batch)["loss"]
 
     def losses(self, engine: Progress, outputs: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return `loss`, `task_loss` and `distillation_loss`, see `__call__`."""
+        """Return the loss of a micro-batch and its two parts.
+
+        Arguments and errors are those of `__call__`.
+
+        Returns:
+            `loss`, and `task_loss` and `distillation_loss` without the factors: scalars, each a mean over the examples.
+        """
         engine.is_distilled = True
         if getattr(outputs, "loss", None) is None:
             raise UserError("outputs: no loss, which is the task's: give the model the labels of the batch")
@@ -166,7 +172,11 @@ class DistillationLoss:
         return objective.losses(outputs, micro_batch.to(outputs.loss.device), engine.applied_steps)
 
     def use_in(self, trainer: Any) -> None:
-        """Let a transformers `Trainer` train with this loss; its evaluation keeps the loss of the task."""
+        """Let a transformers `Trainer` train with this loss; its evaluation keeps the loss of the task.
+
+        Args:
+            trainer: the Trainer, before `train()`.
+        """
         of_task = trainer.compute_loss
 
         def compute_loss(

@@ -164,9 +164,9 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         self._is_in_script = False
 
     def sparsity(self) -> dict[str, float]:
-        """Return the fraction of zeros in both conventions: of the prunable weights, and of all the model's weights.
+        """Return fractions of zeros, 0 to 1: `sparsity_prunable` of the prunable and `sparsity_model` of all weights.
 
-        Where the vocabulary was shortened, also of all weights with the complete vocabulary.
+        With a shortened vocabulary also `sparsity_full_vocabulary`: of all weights with the complete vocabulary.
         """
         return sparsity_of(self.module, self._pruning_state)
 
@@ -186,7 +186,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
 
         Args:
             save_dir: as for DeepSpeed.
-            tag: as for DeepSpeed. An existing tag is overwritten, and is incomplete meanwhile.
+            tag: as for DeepSpeed. An existing tag is incomplete while it is overwritten.
             client_state: as for DeepSpeed.
             save_latest: as for DeepSpeed.
             exclude_frozen_parameters: as for DeepSpeed.
@@ -263,9 +263,9 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         return names
 
     def start_sparse(self, model: Path | str | None, masks_from: MasksFrom | None = None) -> float:
-        """Keep the zeros of the engine's weights, from a model folder or not, and return the sparsity at the start.
+        """Start from a sparse model, and return the sparsity of the prunable weights at the start.
 
-        Collective: every rank must call this. See `dsprune.checkpoint.sparse_start`.
+        Collective: every rank must call this. Arguments and errors: `dsprune.checkpoint.sparse_start.start_sparse`.
         """
         sparsity = start_sparse(self, self._pruning_state, model, masks_from, self.applied_steps)
         self._knows_zeros = True
@@ -274,8 +274,8 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
     def save_model(self, folder: Path | str, tokenizer: Any = None) -> None:
         """Write a model folder atomically, with its masks and a tokenizer. Collective: every rank must call this.
 
-        A Hugging Face model can be opened with `from_pretrained`. Of any other module the folder holds
-        `model.safetensors`. An existing folder is replaced.
+        `from_pretrained` opens the folder of a Hugging Face model; any other module is saved as `model.safetensors`.
+        An existing folder is replaced.
         """
         if self.pruner is not None:
             self.pruner.check_working()

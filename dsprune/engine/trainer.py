@@ -78,7 +78,7 @@ class TrainerCallback(_TrainerCallback):
             )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Add what there is to log of the pruning."""
+        """Add the metrics of the pruning to the log."""
         if logs and "loss" in logs:
             logs |= pruning_metrics(self._engine)
 

@@ -54,7 +54,7 @@ MATRICES = {
     r"|dense_4h_to_h|w2|fc_out|ff\.layer_2|linear_2",
 }
 """Regular expressions of matrix names by use, with the name of the parent module where the matrix alone is ambiguous.
-They cover BERT and its kin, DistilBERT, BART, T5, GPT-2, Llama, mixtures of experts, and torch's own layers."""
+They cover BERT and models like it, DistilBERT, BART, T5, GPT-2, Llama, mixtures of experts, and torch's own layers."""
 
 EMBEDDED, REST = (
     (WORD, POSITION, TYPE, OTHER),

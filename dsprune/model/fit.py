@@ -113,7 +113,7 @@ def _position_limits(model: PreTrainedModel) -> Iterator[int | float]:
     is_pair = isinstance(model.config, PAIRS)
     for name, module in (model.get_encoder() if is_pair else model).named_modules():
         if isinstance(module, nn.Embedding) and POSITIONS.search(name):
-            # RoBERTa and its kin count positions from behind the padding's, BART from an offset.
+            # RoBERTa and models like it count positions from behind the padding's, BART from an offset.
             padding = module.padding_idx
             yield module.num_embeddings - (getattr(module, "offset", 0) if padding is None else padding + 1)
 

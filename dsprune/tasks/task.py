@@ -122,6 +122,9 @@ class Task(ABC):
         """Return the encoded examples of a split, from at most `max_train` or `max_validation` of its rows.
 
         Optional. Override it for what `encode` cannot do batch by batch.
+
+        Raises:
+            UserError: the split has no examples, or `load` refuses it.
         """
         limit = self.settings.max_train if split == "train" else self.settings.max_validation
         rows = spread(self.load(split), limit)
@@ -147,7 +150,7 @@ class Task(ABC):
         return ()
 
     def remarks(self, split: Split) -> list[str]:
-        """Return one line for each oddity of a split that is used in spite of it. Optional; default: none."""
+        """Return one line of warning for each problem of a split that is used anyway. Optional; default: none."""
         return []
 
     def targets(self, data: Dataset) -> str:

@@ -140,7 +140,7 @@ def _check_not_pruned(model: PreTrainedModel, weights: Choice) -> None:
     name = f"{embedding_of(model)[0]}.weight"
     if name in {tensor.name for tensor in weights.tensors}:
         raise UserError(
-            f"model.vocabulary: value used: the recipe prunes {name}, of which rows are left out: do one of the two"
+            f"model.vocabulary: value used: leaves out rows of {name}, which the recipe prunes: use only one of the two"
         )
 
 

@@ -82,7 +82,7 @@ class RunFolder:
         for path in (self.checkpoints, self.metrics):
             if path.is_symlink():
                 raise UserError(
-                    f"{path}: is a symbolic link, and what it names the run would remove: put the "
+                    f"{path}: is a symbolic link, and the run would remove its target: put the "
                     f"files there, or give an output=... on the other disk"
                 )
 
