@@ -1,5 +1,6 @@
-"""Accelerate: the loaders that it prepares, and its number of processes on CPUs."""
+"""Accelerate: the loaders that it prepares, the steps that it takes, and its number of processes on CPUs."""
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import deepspeed
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.utils.deepspeed import DeepSpeedEngineWrapper, DeepSpeedOptimizerWrapper
 
-from dsprune.errors import UserError
+from dsprune.errors import RunFailedError, UserError
 from dsprune.ranks.ranks import expected_ranks
 from dsprune.utils.replacing import replaced
 from dsprune.zero.launch import init_distributed
@@ -17,7 +19,14 @@ __all__ = ["check_processes", "extend_accelerate"]
 
 
 def extend_accelerate(stack: ExitStack, loaders: list[Any]) -> None:
-    """Keep the loaders that Accelerate prepares, and let it find all ranks on CPUs, until `stack` is closed."""
+    """Keep the loaders that Accelerate prepares, check its steps, and let it find all ranks on CPUs.
+
+    Until `stack` is closed.
+    """
+    steps: Counter[int] = Counter()
+    backward, step = DeepSpeedEngineWrapper.backward, DeepSpeedOptimizerWrapper.step
+    stack.enter_context(replaced(DeepSpeedEngineWrapper, "backward", _counting(backward, steps)))
+    stack.enter_context(replaced(DeepSpeedOptimizerWrapper, "step", _checking(step, steps)))
     prepare = _recording(Accelerator.prepare_data_loader, loaders)
     stack.enter_context(replaced(Accelerator, "prepare_data_loader", prepare))
     stack.enter_context(replaced(PartialState, "__init__", _finding_ranks(PartialState.__init__)))
@@ -46,6 +55,31 @@ def _recording(prepare: Callable[..., Any], loaders: list[Any]) -> Callable[...,
         return loader
 
     return recording
+
+
+def _counting(backward: Callable[..., None], steps: Counter[int]) -> Callable[..., None]:
+    """Return `backward` of Accelerate, which steps the engine, and also counts the steps of its optimizer."""
+
+    def counting(self: DeepSpeedEngineWrapper, loss: Any, sync_gradients: bool = True, **kwargs: Any) -> None:
+        backward(self, loss, sync_gradients=sync_gradients, **kwargs)
+        steps[id(self.engine.optimizer)] += sync_gradients
+
+    return counting
+
+
+def _checking(step: Callable[..., None], steps: Counter[int]) -> Callable[..., None]:
+    """Return `step` of Accelerate's optimizer, which does nothing, and ends a run that means one step of several."""
+
+    def checking(self: DeepSpeedOptimizerWrapper) -> None:
+        count = steps.pop(id(self.optimizer), 0)
+        if count > 1:
+            raise RunFailedError(
+                f"accelerate: {count} calls of accelerator.backward before one optimizer.step(), and each one steps "
+                f"the engine: call it once, on the sum of the losses, or accumulate in accelerator.accumulate(model)"
+            )
+        step(self)
+
+    return checking
 
 
 def _finding_ranks(init: Callable[..., None]) -> Callable[..., None]:

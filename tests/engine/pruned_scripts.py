@@ -8,7 +8,9 @@ from typing import Any
 
 import deepspeed
 import torch.distributed as dist
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils.deepspeed import DeepSpeedEngineWrapper, DeepSpeedOptimizerWrapper
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerState
 
@@ -18,7 +20,7 @@ from dsprune.engine.trainer import TrainerCallback
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe
 from dsprune.testing.engines import BATCH, STEPS, ds_config, make_recipe
-from dsprune.testing.tiny import TinyModel
+from dsprune.testing.tiny import TinyModel, batch
 from tests.engine.initializing import initialized
 from tests.engine.scenarios import train_step
 
@@ -142,6 +144,31 @@ def said_of_steps_of_the_trainer(comm: Comm, steps: int) -> str:
             TrainerCallback(engine).on_step_end(None, TrainerState(max_steps=STEPS, global_step=1), None)
 
     return said(end)
+
+
+def said_of_backwards_of_accelerate(comm: Comm, backwards: int) -> str:
+    """What a loop with Accelerate's wrappers is told that calls `backward` so many times before `optimizer.step`."""
+
+    def train() -> None:
+        rank, world_size = dist.get_rank(), dist.get_world_size()
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
+        model = TinyModel()
+        with dsprune.pruning(make_recipe()):
+            Accelerator()
+            engine, optimizer, *_ = deepspeed.initialize(
+                model=model, model_parameters=model.parameters(), config=CONFIG
+            )
+            try:
+                for step in range(STEPS):
+                    for _ in range(backwards):
+                        loss = engine(**batch(step, BATCH, rank, world_size)).loss
+                        DeepSpeedEngineWrapper(engine).backward(loss)
+                    DeepSpeedOptimizerWrapper(optimizer).step()
+            finally:
+                engine.destroy()
+                AcceleratorState._reset_state(reset_partial_state=True)
+
+    return said(train)
 
 
 def said_of_accumulation(comm: Comm, micro_batch: int) -> str:

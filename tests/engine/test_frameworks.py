@@ -74,6 +74,12 @@ def test_a_step_of_the_trainer_is_one_of_its_engine(two_ranks: RankPool, steps: 
         ) == fails
 
 
+@pytest.mark.parametrize("backwards", [1, 2])
+def test_a_step_of_accelerate_is_one_of_its_engine(two_ranks: RankPool, backwards: int) -> None:
+    for said in two_ranks.run(2, pruned_scripts.said_of_backwards_of_accelerate, backwards):
+        assert ("accelerate: 2 calls of accelerator.backward before one" in said) == (backwards == 2)
+
+
 @pytest.mark.parametrize(("micro_batch", "accumulation"), [(6, 1), (2, 3)])
 def test_accumulation_that_the_recipe_does_not_ask_for_is_said(
     two_ranks: RankPool, micro_batch: int, accumulation: int
