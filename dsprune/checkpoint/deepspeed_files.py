@@ -220,7 +220,7 @@ def main_file(folder: Path) -> Path:
 
 @contextmanager
 def explain_damage(where: Path) -> Iterator[None]:
-    """Raise a UserError in place of any error that a file causes that is damaged or of another program."""
+    """Raise a UserError instead of any error that is caused by a damaged file, or by a file of another program."""
     try:
         yield
     except DAMAGE as error:

@@ -44,7 +44,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         engine: an initialized engine, at any ZeRO stage.
         recipe: a recipe, or the path or name of one.
         timetable: the mask updates and the learning rate by step; None builds it from the recipe.
-        steps_per_epoch: optimizer steps an epoch, for a recipe in epochs; None takes them from the engine's own data
+        steps_per_epoch: optimizer steps per epoch, for a recipe in epochs; None takes them from the engine's own data
             loader.
         masks_from: what to do with exact zeros of the weights, see `dsprune.initialize`; None refuses them.
 

@@ -42,7 +42,7 @@ def pruning(
 
     Args:
         recipe: a recipe, or the path or name of one.
-        steps_per_epoch: optimizer steps an epoch, for a recipe in epochs; None takes them from the framework.
+        steps_per_epoch: optimizer steps per epoch, for a recipe in epochs; None takes them from the framework.
         masks_from: what to do with exact zeros of a model: `zeros` makes masks of them, `none` lets them grow back;
             None refuses them at the first step, unless a checkpoint was loaded.
 
@@ -50,7 +50,7 @@ def pruning(
         The pruning engines, filled as they are made.
 
     Raises:
-        UserError: recipe and framework disagree, the steps in an epoch are not known, or what trains is no engine.
+        UserError: recipe and framework disagree, the steps per epoch are not known, or no engine trains.
         RunFailedError: training ended before the last mask update.
     """
     with ExitStack() as stack:

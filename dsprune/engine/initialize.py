@@ -66,7 +66,7 @@ def initialize(
         recipe: a recipe, or the path or name of one.
         config: a ds_config, the path of one, or the name of a shipped one; each "auto" is filled from the recipe.
         config_params: another name of `config`, as for DeepSpeed.
-        steps_per_epoch: optimizer steps an epoch, for a recipe in epochs whose data have no length.
+        steps_per_epoch: optimizer steps per epoch, for a recipe in epochs whose data have no length.
         masks_from: what to do with exact zeros of the model: `zeros` makes masks of them, `none` lets them grow back;
             None refuses them at the first step, unless a checkpoint was loaded.
         **kwargs: passed to `deepspeed.initialize`.

@@ -128,11 +128,10 @@ class Recipe(Section):
     def dropout(self) -> float | None:
         """Dropout probability of the whole model, as the recipe or the schedule law has it; None = the model's own.
 
-        A run that prunes or is distilled has none: both regularise, and in a short run dropout slows learning down.
-        Measured to 90 % with one seed each (`scripts/results/recovery`, validation split), with dropout 0.1 and
-        0: labels alone, from the pretrained model, 77 intents 80.6 and 87.4 % after one epoch, 91.6 and 91.0
-        after three; movie reviews 81.9 and 81.3 after one; from the fine-tuned model with its own logits, 77
-        intents 90.5 and 90.3.
+        A run that prunes or distils has no dropout: both regularise, and in a short run dropout slows down learning.
+        Measured to 90 % with one seed each (`scripts/results/recovery`, validation split), with dropout 0.1 and 0:
+        labels alone, from the pretrained model, 77 intents 80.6 and 87.4 % after one epoch, 91.6 and 91.0 after three;
+        movie reviews 81.9 and 81.3 after one; from the fine-tuned model with its own logits, 77 intents 90.5 and 90.3.
         """
         given = None if self.model is None else self.model.dropout
         if given is not None:

@@ -188,7 +188,7 @@ class Task(ABC):
         """
 
     def for_model(self, config: PretrainedConfig) -> "Task":
-        """Return this task with what the configuration of a trained model defines, such as the labels.
+        """Return this task with the settings that a trained model's configuration defines, such as the labels.
 
         Optional; default: the task itself. It is called before `build_model` where a model is evaluated.
         """
@@ -204,8 +204,8 @@ class Task(ABC):
     def predict(self, model: nn.Module, batch: Batch) -> list[Any]:
         """Return one small, picklable prediction for each example of the batch.
 
-        It is called without gradients, on all ranks equally often. Under ZeRO-3 every forward pass is collective, so
-        the number of passes must not depend on the batch.
+        It is called without gradients, the same number of times on every rank. At ZeRO stage 3 every forward pass is
+        collective, so the number of passes must not depend on the batch.
 
         Args:
             model: the model or a DeepSpeed engine around it, in evaluation mode.
@@ -214,7 +214,7 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, predictions: Sequence[Any], dataset: Dataset) -> dict[str, float]:
-        """Return the metrics by name, the headline metric first. The headline metric is better the higher it is.
+        """Return the metrics by name, the headline metric first. A higher value of the headline metric is better.
 
         Args:
             predictions: one for each example of `dataset`, in its order, gathered from all ranks.
@@ -228,7 +228,7 @@ class Task(ABC):
         """Return the distilled outputs by name, with the width of their rows: the number of classes."""
 
     def inputs(self, batch: Batch) -> Batch:
-        """Return what a model reads of a batch to compute its logits. Optional; default: all but the labels."""
+        """Return the entries of a batch that the model needs for its logits. Optional; default: all but the labels."""
         return without_labels(batch)
 
     def logit_rows(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, LogitRows]:
@@ -257,8 +257,8 @@ class Task(ABC):
     def samples(self, dataset: Dataset) -> dict[str, Sequence[Any]]:
         """Return the columns from which a store computes the fingerprint of each example.
 
-        Optional; default: all that the model reads, without labels. Examples with the same values must have the same
-        rows; where labels decide which rows count, include that.
+        Optional; default: all inputs of the model, without labels. Examples with the same values must have the same
+        rows. If the labels decide which rows count, include them.
         """
         names = [name for name in dataset.column_names if name not in (*LABELS, "length")]
         return {name: dataset[name][:] for name in names}
@@ -271,7 +271,7 @@ class Task(ABC):
         return {"logits": [[label] for label in dataset["labels"][:]]}
 
     def preprocessing(self) -> str:
-        """Return what else decides the teacher's outputs, in words: it is compared, and printed where it differs.
+        """Describe the preprocessing that decides the teacher's outputs. A store with another description is refused.
 
         Optional; default: the class and `max_length`.
         """
