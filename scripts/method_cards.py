@@ -34,10 +34,11 @@ def card(name: str) -> str:
     """Return the section of a method: the paragraphs of its docstring, and its facts as a list."""
     text = inspect.getdoc(find_method(name)) or ""
     *paragraphs, facts = re.split(r"\n\n", text)
-    lines = [fill(" ".join(paragraph.split()), WIDTH) for paragraph in paragraphs]
+    lines = [fill(" ".join(paragraph.split()), WIDTH, break_on_hyphens=False) for paragraph in paragraphs]
     pairs = re.findall(r"^(\w+): (.*?)(?=^\w+: |\Z)", facts, flags=re.MULTILINE | re.DOTALL)
     items = [
-        fill(f"- {key}: {' '.join(value.split())}", WIDTH, subsequent_indent="  ") for key, value in pairs
+        fill(f"- {key}: {' '.join(value.split())}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+        for key, value in pairs
     ]
     return f"## {name}\n\n" + "\n\n".join(lines) + "\n\n" + "\n".join(items) + "\n"
 
