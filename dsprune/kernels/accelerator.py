@@ -67,7 +67,8 @@ class Segments:
         keys = torch.empty(int(sizes.sum()), dtype=torch.int32, device=self._device)
         output = keys.data_ptr() + 4 * (sizes.cumsum(0) - sizes)
         columns = {"START": start, "STRIDE": stride, "OUTPUT": output}
-        self._start("sample_kernel", int(_kernels().SAMPLES), sizes, columns)
+        table, owners = _table(self._columns | columns, sizes, int(_kernels().SAMPLES), self._device)
+        _launch("sample_kernel", table, owners, **self._types)
         return _fetch(keys), sizes
 
     def count(self, low: Tensor, high: Tensor, bin_bits: Tensor, num_bins: int) -> Tensor:
@@ -82,52 +83,31 @@ class Segments:
         Returns:
             `[segments, 2 + num_bins]`: number of kept weights from `low` on, number of NaNs, and a histogram.
         """
-        shape = len(self.numels), 2 + num_bins
-        counts = torch.empty(shape, dtype=torch.int64, device=self._device).zero_()
-        output = counts.data_ptr() + 8 * shape[1] * torch.arange(shape[0])
-        columns = {"LOW": low, "HIGH": high, "BIN_BITS": bin_bits, "OUTPUT": output}
-        self._start("count_kernel", int(_kernels().BLOCK), self.numels, columns, NUM_BINS=num_bins)
-        return _fetch(counts)
+        columns = {"LOW": low, "HIGH": high, "BIN_BITS": bin_bits}
+        table, owners = _table(
+            self._columns | columns, self.numels, int(_kernels().BLOCK), self._device, 2 + num_bins
+        )
+        _launch("count_kernel", table, owners, **self._types, NUM_BINS=num_bins)
+        return _fetch(table)[:, int(_kernels().COLUMNS) :]
 
     def settle(self, thresholds: Tensor, ties: Tensor, quotas: Tensor) -> list[Tensor]:
         """Return new masks: they prune the keys of each segment below its threshold, and the first ties with it.
 
-        Of the `ties` of each segment, `quotas` are pruned. Waits for the device, and launches again, only where these
-        are some and not all.
+        Of the `ties` of each segment, `quotas` are pruned. Launches again where these are some and not all, for which
+        the device adds up the ties of the blocks. Does not wait for it.
         """
-        block = int(_kernels().BLOCK)
         new = _empty_masks(self._kept)
-        columns = {"LOW": thresholds, "OUTPUT": torch.tensor([bits.data_ptr() for bits in new])}
-        blocks = (self.numels + block - 1) // block
-        found = torch.empty(int(blocks.sum()), dtype=torch.int32, device=self._device)
-        whole = torch.where(quotas > 0, block, 0).repeat_interleave(blocks)
-        self._settle(self.numels, columns, whole, found)
-        is_parted = (quotas > 0) & (quotas < ties)
-        if is_parted.any():
-            counts = _fetch(found)[is_parted.repeat_interleave(blocks)].long()
-            before = ties[is_parted].cumsum(0) - ties[is_parted]
-            ends = (before + quotas[is_parted]).repeat_interleave(blocks[is_parted])
-            parted = (ends - (counts.cumsum(0) - counts)).clamp(0, block)
-            self._settle(self.numels * is_parted, columns, parted, found)
+        columns = {
+            "LOW": thresholds,
+            "OUTPUT": torch.tensor([bits.data_ptr() for bits in new]),
+            "QUOTA": torch.where(quotas < ties, quotas, -1),
+        }
+        table, owners = _table(self._columns | columns, self.numels, int(_kernels().BLOCK), self._device)
+        found = torch.empty(len(owners), dtype=torch.int64, device=self._device)
+        _launch("settle_kernel", table, owners, found, **self._types, IS_PARTED=False)
+        if ((quotas > 0) & (quotas < ties)).any():
+            _launch("settle_kernel", table, owners, found.cumsum(0), **self._types, IS_PARTED=True)
         return new
-
-    def _settle(self, sizes: Tensor, columns: dict[str, Tensor], quotas: Tensor, found: Tensor) -> None:
-        """Launch `settle_kernel`, given the number of ties that each block prunes."""
-        per_block = _to(quotas.int(), self._device)
-        self._start("settle_kernel", int(_kernels().BLOCK), sizes, columns, per_block, found)
-
-    def _start(
-        self,
-        kernel: str,
-        block: int,
-        sizes: Tensor,
-        columns: dict[str, Tensor],
-        *output: Tensor,
-        **constants: int,
-    ) -> None:
-        """Launch a kernel over the segments, given their numbers of weights and other columns of the table."""
-        table, owners = _table(self._columns | columns, sizes, block, self._device)
-        _launch(kernel, table, owners, *output, **self._types, **constants)
 
 
 def _empty_masks(kept: Sequence[Tensor]) -> list[Tensor]:
@@ -153,11 +133,14 @@ def _mask_table(segments: tuple[tuple[int, int, int], ...], device: torch.device
 
 
 def _table(
-    columns: dict[str, Tensor], sizes: Tensor, block: int, device: torch.device
+    columns: dict[str, Tensor], sizes: Tensor, block: int, device: torch.device, num_counts: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Return the table of some segments, given their sizes and other columns, and the segment of each block."""
+    """Return the table of some segments, given their sizes and other columns, and the segment of each block.
+
+    Each row ends with `num_counts` zeros, in which a kernel counts.
+    """
     owners, first_blocks = _owners(tuple(sizes.tolist()), block, device)
-    table = torch.zeros((len(sizes), int(_kernels().COLUMNS)), dtype=torch.int64)
+    table = torch.zeros((len(sizes), int(_kernels().COLUMNS) + num_counts), dtype=torch.int64)
     for name, values in {**columns, "NUMEL": sizes, "FIRST_BLOCK": first_blocks}.items():
         table[:, int(getattr(_kernels(), name))] = values
     return _to(table, device), owners

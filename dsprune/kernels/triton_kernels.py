@@ -20,7 +20,7 @@ FEW: tl.constexpr = tl.constexpr(128)
 WARPS = 8  # of a program: 16 weights a thread, so that registers suffice for many threads
 SAMPLES: tl.constexpr = tl.constexpr(1024)  # sampled weights of a block
 
-# Columns of the table: four addresses, then numbers.
+# Columns of the table: four addresses, then numbers. The counts of `count_kernel` follow in the row.
 VALUES: tl.constexpr = tl.constexpr(0)
 ROOT: tl.constexpr = tl.constexpr(1)
 KEPT: tl.constexpr = tl.constexpr(2)
@@ -33,7 +33,8 @@ HIGH: tl.constexpr = tl.constexpr(8)
 BIN_BITS: tl.constexpr = tl.constexpr(9)
 START: tl.constexpr = tl.constexpr(10)
 STRIDE: tl.constexpr = tl.constexpr(11)
-COLUMNS: tl.constexpr = tl.constexpr(12)
+QUOTA: tl.constexpr = tl.constexpr(12)  # of the keys that are LOW; -1: all of them
+COLUMNS: tl.constexpr = tl.constexpr(13)
 
 PRUNED_KEY: tl.constexpr = tl.constexpr(-(2**31))
 NAN_KEY: tl.constexpr = tl.constexpr(2**31 - 1)
@@ -64,19 +65,21 @@ def count_kernel(
     ABSOLUTE: tl.constexpr,  # noqa: N803
     NUM_BINS: tl.constexpr,  # noqa: N803
 ):
-    """Count at OUTPUT, in 64 bits, the keys from LOW on, the NaNs, and those from LOW to HIGH by bins.
+    """Count in the row, after its columns, the keys from LOW on, the NaNs, and those from LOW to HIGH by bins.
 
     A bin has `2**BIN_BITS` keys. Equal keys would wait for one another at one address: a block with many keys in the
     range counts them by itself first.
     """
-    segment, _, _, keys = _block_keys(table, owners, VALUES_DTYPE, ROOT_DTYPE, ABSOLUTE)
+    segment, _, _, keys = _block_keys(
+        table, owners, VALUES_DTYPE, ROOT_DTYPE, ABSOLUTE, COLUMNS + 2 + NUM_BINS
+    )
     low = tl.load(segment + LOW).to(tl.int32)
     keeps = keys >= low
     inside = keeps & (keys <= tl.load(segment + HIGH).to(tl.int32))
     bin_bits = tl.load(segment + BIN_BITS).to(tl.uint32)
     distance = (keys - low).to(tl.uint32, bitcast=True)  # it may take 32 bits
     bins = (distance >> bin_bits).to(tl.int32)
-    counts = tl.load(segment + OUTPUT).to(tl.pointer_type(tl.int64))
+    counts = segment + COLUMNS
     tl.atomic_add(counts, _total(keeps), sem="relaxed")
     tl.atomic_add(counts + 1, _total(keys == NAN_KEY), sem="relaxed")
     num_inside = _total(inside)
@@ -93,28 +96,40 @@ def count_kernel(
 def settle_kernel(
     table,
     owners,
-    quotas,
     ties,
     VALUES_DTYPE: tl.constexpr,  # noqa: N803
     ROOT_DTYPE: tl.constexpr,  # noqa: N803
     ABSOLUTE: tl.constexpr,  # noqa: N803
+    IS_PARTED: tl.constexpr,  # noqa: N803
 ):
-    """Write masks to OUTPUT that prune the keys below LOW, and in each block the first `quotas` keys that are LOW.
+    """Write masks to OUTPUT that prune the keys below LOW, and in each segment the first QUOTA keys that are LOW.
 
-    `ties` gets the number of keys of each block that are LOW.
+    A segment that prunes some of these and not all takes two launches. Without IS_PARTED, `ties` gets the number of
+    keys of each block that are LOW, and with it has the sums of these up to each block.
     """
+    number = tl.program_id(0)
+    quota = tl.load(table + tl.load(owners + number).to(tl.int64) * COLUMNS + QUOTA)
+    if IS_PARTED:  # noqa: SIM102 (known when Triton compiles)
+        if quota <= 0:
+            return
     segment, first, numel, keys = _block_keys(table, owners, VALUES_DTYPE, ROOT_DTYPE, ABSOLUTE)
     low = tl.load(segment + LOW).to(tl.int32)
     is_tie = (keys == low).to(tl.int32)
     in_rows = tl.sum(is_tie, axis=1)
-    before = (tl.cumsum(in_rows, 0) - in_rows)[:, None] + tl.cumsum(is_tie, 1) - is_tie
-    keeps = (keys > low) | ((is_tie != 0) & (before >= tl.load(quotas + tl.program_id(0))))
+    if IS_PARTED:
+        begin = tl.load(segment + FIRST_BLOCK)
+        quota -= tl.load(ties + number - 1, mask=number > 0, other=0)
+        quota += tl.load(ties + begin - 1, mask=begin > 0, other=0)
+        before = (tl.cumsum(in_rows, 0) - in_rows)[:, None] + tl.cumsum(is_tie, 1) - is_tie
+        keeps = (keys > low) | ((is_tie != 0) & (before >= quota))
+    else:
+        tl.store(ties + number, tl.sum(in_rows, axis=0))
+        keeps = (keys > low) | ((is_tie != 0) & (quota == 0))
     _, columns = _places()
     rows = tl.arange(0, ROWS)
     packed = (tl.load(segment + OUTPUT) + first // 8).to(tl.pointer_type(tl.uint8))
     bits = tl.sum(keeps.to(tl.int32) << columns, axis=1)
     tl.store(packed + rows, bits.to(tl.uint8), mask=first + 8 * rows < numel)
-    tl.store(ties + tl.program_id(0), tl.sum(in_rows, axis=0))
 
 
 @triton.jit
@@ -142,9 +157,9 @@ def sample_kernel(
 
 
 @triton.jit
-def _block(table, owners):
+def _block(table, owners, WIDTH: tl.constexpr = COLUMNS):  # noqa: N803
     """Return the row of the program's segment, the block's first weight in it, and the number of its weights."""
-    segment = table + tl.load(owners + tl.program_id(0)).to(tl.int64) * COLUMNS
+    segment = table + tl.load(owners + tl.program_id(0)).to(tl.int64) * WIDTH
     first = (tl.program_id(0) - tl.load(segment + FIRST_BLOCK)) * BLOCK
     return segment, first, tl.load(segment + NUMEL)
 
@@ -178,9 +193,10 @@ def _block_keys(
     VALUES_DTYPE: tl.constexpr,  # noqa: N803
     ROOT_DTYPE: tl.constexpr,  # noqa: N803
     ABSOLUTE: tl.constexpr,  # noqa: N803
+    WIDTH: tl.constexpr = COLUMNS,  # noqa: N803
 ):
     """Return what `_block` does, and the keys of the block, `[ROWS, 8]`."""
-    segment, first, numel = _block(table, owners)
+    segment, first, numel = _block(table, owners, WIDTH)
     at, _ = _places()
     keep = _unpack(tl.load(segment + KEPT), first, numel)
     values = tl.load(segment + VALUES) + first * (VALUES_DTYPE.primitive_bitwidth // 8)

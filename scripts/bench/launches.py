@@ -45,8 +45,10 @@ def launches(counts: Sequence[int]) -> Iterator[Table]:
         for name, dtype, flat in GRADIENTS:
             step.add_row(name, str(count), *count_step(count, dtype, flat).cells())
         for scope in ("global", "uniform"):
-            for what, found in zip(("selection", "zeroing"), count_update(count, scope), strict=True):
-                update.add_row(f"{scope}, {what}", str(count), *found.cells())
+            selection, zeroing = count_update(count, scope)
+            update.add_row(f"{scope}, selection", str(count), *selection.cells())
+            update.add_row(f"{scope}, half equal", str(count), *count_update(count, scope, True)[0].cells())
+            update.add_row(f"{scope}, zeroing", str(count), *zeroing.cells())
     yield step
     yield update
 
@@ -191,11 +193,16 @@ def count_step(count: int, dtype: torch.dtype, flat: bool) -> Counts:
     return counts
 
 
-def count_update(count: int, scope: str) -> tuple[Counts, Counts]:
-    """Count what a selection among `count` tensors takes, and zeroing the weights and both moments."""
+def count_update(count: int, scope: str, half_equal: bool = False) -> tuple[Counts, Counts]:
+    """Count what a selection among `count` tensors takes, and zeroing the weights and both moments.
+
+    Half of the weights may be equal: of these, some are pruned and not all.
+    """
     tensors = tensors_of(count)
     masks = MaskSet(partition(tensors, 0, 1))
     weights = torch.randn(sum(tensor.numel for tensor in tensors), generator=torch.Generator().manual_seed(0))
+    if half_equal:
+        weights[::2] = 2.0
     groups = groups_of(tensors, scope)
     wanted = select_once(masks, groups, weights, Comm())
     with counting(weights, *masks.bits) as selection:
@@ -216,7 +223,7 @@ def tensors_of(count: int) -> list[PrunableTensor]:
 
 def columns(table: Tensor) -> list[dict[str, int]]:
     """Return the rows of a table by the names of its columns."""
-    names = ("VALUES", "KEPT", "OUTPUT", "NUMEL", "LOW", "HIGH", "BIN_BITS", "START", "STRIDE")
+    names = ("VALUES", "KEPT", "OUTPUT", "NUMEL", "LOW", "HIGH", "BIN_BITS", "START", "STRIDE", "QUOTA")
     return [{name: row[int(getattr(triton_kernels, name))] for name in names} for row in table.tolist()]
 
 
@@ -270,11 +277,11 @@ def scanned(row: dict[str, int], new: int) -> Scanned:
 def count_twin(table: Tensor, owners: Tensor, **_: Any) -> int:
     """Do what `count_kernel` does; each key in the range, or bin of a crowded block, takes a sector of 32 bytes."""
     total = added = 0
-    for row in columns(table):
+    for row, given in zip(columns(table), table, strict=True):
         scratch = np.empty(-(-row["NUMEL"] // 8), np.uint8)
         found = scanned(row, scratch.ctypes.data)
         bins = (found.keys.astype(np.int64) - row["LOW"]) >> row["BIN_BITS"]
-        counts = np.ctypeslib.as_array((ctypes.c_int64 * (2 + BINS)).from_address(row["OUTPUT"]))
+        counts = given.numpy()[int(triton_kernels.COLUMNS) :]
         counts += [found.num_kept, found.num_nan, *np.bincount(bins, minlength=BINS)]
         total += row["NUMEL"]
         in_blocks = np.bincount(found.places // BLOCK)
@@ -282,19 +289,25 @@ def count_twin(table: Tensor, owners: Tensor, **_: Any) -> int:
     return table.nbytes + owners.nbytes + 4 * total + total // 8 + 64 * added
 
 
-def settle_twin(table: Tensor, owners: Tensor, quotas: Tensor, ties: Tensor, **_: Any) -> int:
+def settle_twin(table: Tensor, owners: Tensor, ties: Tensor, IS_PARTED: bool, **_: Any) -> int:  # noqa: N803
     """Do what `settle_kernel` does."""
-    numbers, total, begin = [], 0, 0
+    total = begin = 0
     for row in columns(table):
+        blocks = slice(begin, begin + -(-row["NUMEL"] // BLOCK))
+        begin = blocks.stop
+        if IS_PARTED and row["QUOTA"] <= 0:
+            continue
+        total += row["NUMEL"]
         found = scanned(row | {"HIGH": row["LOW"]}, row["OUTPUT"])
-        blocks = -(-row["NUMEL"] // BLOCK)
-        sizes = np.bincount(found.places // BLOCK, minlength=blocks)
-        nth = np.arange(len(found.places)) - np.repeat(sizes.cumsum() - sizes, sizes)
-        clear(row["OUTPUT"], found.places[nth < np.repeat(quotas.numpy()[begin : begin + blocks], sizes)])
-        numbers.append(sizes)
-        begin, total = begin + blocks, total + row["NUMEL"]
-    ties.numpy()[:begin] = np.concatenate(numbers)
-    return table.nbytes + owners.nbytes + 8 * begin + 4 * total + total // 4
+        sizes = np.bincount(found.places // BLOCK, minlength=blocks.stop - blocks.start)
+        if IS_PARTED:
+            sums = ties.numpy()[blocks]
+            assert (sums - sums[0] == sizes.cumsum() - sizes[0]).all()
+            clear(row["OUTPUT"], found.places[: row["QUOTA"]])
+        else:
+            ties.numpy()[blocks] = sizes
+            clear(row["OUTPUT"], found.places[: None if row["QUOTA"] else 0])
+    return table.nbytes + owners.nbytes + ties.nbytes + 4 * total + total // 4
 
 
 def clear(address: int, places: Any) -> None:

@@ -23,13 +23,14 @@ from dsprune.selection.search import BINS
 
 TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "gfx942": ("hip", "gfx942", 64)}
 TABLE = {"table": "*i64", "owners": "*i32"}
-TIES = {"quotas": "*i32", "ties": "*i32"}
+TIES = {"ties": "*i64"}
 PRODUCT = {"VALUES_DTYPE": tl.float32, "ROOT_DTYPE": tl.float32, "ABSOLUTE": True}
 KERNELS: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
     "mask 32": ("mask_kernel", TABLE, {"DTYPE": tl.int32}),
     "mask 16": ("mask_kernel", TABLE, {"DTYPE": tl.int16}),
     "count": ("count_kernel", TABLE, PRODUCT | {"NUM_BINS": BINS}),
-    "settle": ("settle_kernel", TABLE | TIES, PRODUCT),
+    "settle": ("settle_kernel", TABLE | TIES, PRODUCT | {"IS_PARTED": False}),
+    "settle some ties": ("settle_kernel", TABLE | TIES, PRODUCT | {"IS_PARTED": True}),
     "sample": ("sample_kernel", TABLE, PRODUCT),
 }
 

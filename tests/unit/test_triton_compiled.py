@@ -35,7 +35,7 @@ def test_registers_suffice_for_many_threads(kernels: dict[str, dict[str, int]]) 
     assert {name: registers for name, registers in used.items() if registers > MOST_REGISTERS} == {}
 
 
-@pytest.mark.parametrize("kernel", ["mask 32", "mask 16", "count", "settle"])
+@pytest.mark.parametrize("kernel", ["mask 32", "mask 16", "count", "settle", "settle some ties"])
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
 def test_weights_are_read_in_vectors(kernels: dict[str, dict[str, int]], kernel: str, target: str) -> None:
     assert kernels[f"{kernel} {target}"]["load"] == 16
