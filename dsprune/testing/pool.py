@@ -29,6 +29,8 @@ __all__ = ["RankFailedError", "RankPool", "forkserver", "settle"]
 PRELOAD = "dsprune.testing.preload"
 TIMEOUT = timedelta(seconds=180)
 
+HUNG = "gave no answer in time"
+
 
 def forkserver() -> ForkServerContext:
     """Return the context whose processes are forks of one that has imported dsprune and DeepSpeed."""
@@ -107,6 +109,10 @@ class RankPool:
         for connection in self._connections[:world]:
             connection.send_bytes(pickle.dumps((world, function, args)))
         answers = [self._receive(rank) for rank in range(world)]
+        if any(failed and answer == HUNG for failed, answer in answers):
+            # The next run would receive the late answer.
+            self.__exit__(None, None, None)
+            self.__enter__()
         for rank, (failed, answer) in enumerate(answers):
             if failed:
                 raise RankFailedError(f"rank {rank} of {world}:\n{answer}")
@@ -120,7 +126,7 @@ class RankPool:
                 return failed, answer
         except EOFError:
             return True, f"died with exit code {self._processes[rank].exitcode}"
-        return True, "gave no answer in time"
+        return True, HUNG
 
 
 def _serve(connection: Connection, rank: int, size: int, store: str, port: int) -> None:

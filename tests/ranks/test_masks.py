@@ -1,6 +1,8 @@
 """A mask set counts and fingerprints the whole masks, whoever owns what."""
 
+import time
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from dsprune.masks.bits import pack, unpack
 from dsprune.masks.mask_set import digest_eager
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
+from dsprune.testing import pool as pool_module
 from dsprune.testing.methods import cut_randomly, part_of
 from dsprune.testing.pool import RankFailedError, RankPool
 
@@ -43,6 +46,11 @@ def counts_and_digest(
 
 def fail_on_rank_1(comm: Comm) -> None:
     assert comm.rank != 1, "as it should"
+
+
+def sleep(comm: Comm, seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
 
 
 def test_starts_with_everything_kept() -> None:
@@ -100,3 +108,13 @@ def test_replaced_masks_have_the_digest_of_the_new_ones() -> None:
 def test_a_rank_that_fails_is_heard() -> None:
     with RankPool(2) as ranks, pytest.raises(RankFailedError, match=r"(?s)rank 1 of 2:.*as it should"):
         ranks.run(2, fail_on_rank_1)
+
+
+def test_a_late_answer_is_not_that_of_the_next_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    with RankPool(1) as ranks:
+        assert ranks.run(1, sleep, 0.0) == [0.0]
+        monkeypatch.setattr(pool_module, "TIMEOUT", timedelta(seconds=-9.5))
+        with pytest.raises(RankFailedError, match="gave no answer in time"):
+            ranks.run(1, sleep, 2.0)
+        monkeypatch.undo()
+        assert ranks.run(1, sleep, 1.0) == [1.0]
