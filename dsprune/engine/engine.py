@@ -289,10 +289,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         complete_model(Path(folder), self._pruning_state, step, self._recipe)
 
     def save_masks(self, folder: Path | str) -> None:
-        """Write the masks into an existing model folder, then the checksums of all its files.
-
-        Collective: every rank must call this.
-        """
+        """Write masks into an existing model folder, then its checksums. Collective: every rank must call this."""
         if self.pruner is not None:
             self.pruner.check_working()
         complete_model(Path(folder), self._pruning_state, self.applied_steps, self._recipe)

@@ -6,15 +6,13 @@ take; the launches of Triton are counted, and compiled C functions do what the k
 
 from __future__ import annotations
 
-import ctypes
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
 from rich.table import Table
 from torch import Tensor
@@ -22,18 +20,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.figures import table_with
 from bench.selection import groups_of, partition, select_once
-from dsprune.kernels import accelerator, triton_kernels
-from dsprune.kernels.cpu import VECTOR, Kernel, _Product, kernel_for
+from bench.twins import TWINS
+from dsprune.kernels import accelerator
 from dsprune.masks import MaskSet
 from dsprune.masks.bits import apply_all_
 from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.collectives import Comm
-from dsprune.selection.search import BINS
 
 __all__ = ["launches"]
 
 NUM_WEIGHTS = 84_934_656  # as in BERT-base
-BLOCK = int(triton_kernels.BLOCK)
 
 
 def launches(counts: Sequence[int]) -> Iterator[Table]:
@@ -47,7 +43,7 @@ def launches(counts: Sequence[int]) -> Iterator[Table]:
         for scope in ("global", "uniform"):
             selection, zeroing = count_update(count, scope)
             update.add_row(f"{scope}, selection", str(count), *selection.cells())
-            update.add_row(f"{scope}, half equal", str(count), *count_update(count, scope, True)[0].cells())
+            update.add_row(f"{scope}, ties", str(count), *count_update(count, scope, True)[0].cells())
             update.add_row(f"{scope}, zeroing", str(count), *zeroing.cells())
     yield step
     yield update
@@ -219,108 +215,3 @@ def tensors_of(count: int) -> list[PrunableTensor]:
     """Return tensors that together are as large as those of BERT-base."""
     sizes = [NUM_WEIGHTS // count + (place < NUM_WEIGHTS % count) for place in range(count)]
     return [PrunableTensor(f"{place}", (size,)) for place, size in enumerate(sizes)]
-
-
-def columns(table: Tensor) -> list[dict[str, int]]:
-    """Return the rows of a table by the names of its columns."""
-    names = ("VALUES", "KEPT", "OUTPUT", "NUMEL", "LOW", "HIGH", "BIN_BITS", "START", "STRIDE", "QUOTA")
-    return [{name: row[int(getattr(triton_kernels, name))] for name in names} for row in table.tolist()]
-
-
-def library() -> Any:
-    """Return the compiled functions."""
-    kernel = kernel_for(torch.ones(1))
-    assert isinstance(kernel, Kernel), "no working C compiler"
-    return kernel._library
-
-
-def mask_twin(table: Tensor, owners: Tensor, DTYPE: Any) -> int:  # noqa: N803
-    """Do what `mask_kernel` does, and return the bytes that it reads and writes."""
-    size = DTYPE.primitive_bitwidth // 8
-    apply = library().apply_32 if size == 4 else library().apply_16
-    rows = columns(table)
-    for row in rows:
-        apply(row["KEPT"], row["VALUES"], row["NUMEL"])
-    return table.nbytes + owners.nbytes + sum(2 * size * row["NUMEL"] + -(-row["NUMEL"] // 8) for row in rows)
-
-
-def sample_twin(table: Tensor, owners: Tensor, **_: Any) -> int:
-    """Do what `sample_kernel` does; a sector of 32 bytes is read for a weight, and one for its mask."""
-    total = 0
-    for row in columns(table):
-        scores = ctypes.byref(_Product(row["VALUES"], None, 1.0, 1))
-        library().sample(scores, row["KEPT"], row["START"], row["STRIDE"], row["NUMEL"], row["OUTPUT"])
-        total += row["NUMEL"]
-    return table.nbytes + owners.nbytes + 68 * total
-
-
-class Scanned(NamedTuple):
-    """What a scan of a segment finds."""
-
-    num_kept: int
-    num_nan: int
-    keys: Any
-    places: Any
-
-
-def scanned(row: dict[str, int], new: int) -> Scanned:
-    """Scan a segment, and write its mask to the address `new`."""
-    found, at = np.empty((2, row["NUMEL"] + VECTOR), np.int32)
-    below, nan = ctypes.c_int64(), ctypes.c_int64()
-    copied = library().scan(
-        ctypes.byref(_Product(row["VALUES"], None, 1.0, 1)), row["KEPT"], row["NUMEL"], row["LOW"], row["HIGH"],
-        new, found.ctypes.data, at.ctypes.data, ctypes.byref(below), ctypes.byref(nan),
-    )  # fmt: skip
-    return Scanned(row["NUMEL"] - below.value, nan.value, found[:copied], at[:copied])
-
-
-def count_twin(table: Tensor, owners: Tensor, **_: Any) -> int:
-    """Do what `count_kernel` does; each key in the range, or bin of a crowded block, takes a sector of 32 bytes."""
-    total = added = 0
-    for row, given in zip(columns(table), table, strict=True):
-        scratch = np.empty(-(-row["NUMEL"] // 8), np.uint8)
-        found = scanned(row, scratch.ctypes.data)
-        bins = (found.keys.astype(np.int64) - row["LOW"]) >> row["BIN_BITS"]
-        counts = given.numpy()[int(triton_kernels.COLUMNS) :]
-        counts += [found.num_kept, found.num_nan, *np.bincount(bins, minlength=BINS)]
-        total += row["NUMEL"]
-        in_blocks = np.bincount(found.places // BLOCK)
-        added += int(np.where(in_blocks > int(triton_kernels.FEW), BINS, in_blocks).sum())
-    return table.nbytes + owners.nbytes + 4 * total + total // 8 + 64 * added
-
-
-def settle_twin(table: Tensor, owners: Tensor, ties: Tensor, IS_PARTED: bool, **_: Any) -> int:  # noqa: N803
-    """Do what `settle_kernel` does."""
-    total = begin = 0
-    for row in columns(table):
-        blocks = slice(begin, begin + -(-row["NUMEL"] // BLOCK))
-        begin = blocks.stop
-        if IS_PARTED and row["QUOTA"] <= 0:
-            continue
-        total += row["NUMEL"]
-        found = scanned(row | {"HIGH": row["LOW"]}, row["OUTPUT"])
-        sizes = np.bincount(found.places // BLOCK, minlength=blocks.stop - blocks.start)
-        if IS_PARTED:
-            sums = ties.numpy()[blocks]
-            assert (sums - sums[0] == sizes.cumsum() - sizes[0]).all()
-            clear(row["OUTPUT"], found.places[: row["QUOTA"]])
-        else:
-            ties.numpy()[blocks] = sizes
-            clear(row["OUTPUT"], found.places[: None if row["QUOTA"] else 0])
-    return table.nbytes + owners.nbytes + ties.nbytes + 4 * total + total // 4
-
-
-def clear(address: int, places: Any) -> None:
-    """Clear the bits of a packed mask at some places."""
-    if len(places):
-        memory = (ctypes.c_uint8 * int(places.max() // 8 + 1)).from_address(address)
-        bits = ~(1 << (places & 7)).astype(np.uint8)
-        np.bitwise_and.at(np.ctypeslib.as_array(memory), places >> 3, bits)
-
-
-TWINS: dict[str, Callable[..., int]] = {
-    "mask_kernel": mask_twin,
-    "sample_kernel": sample_twin,
-    "count_kernel": count_twin,
-    "settle_kernel": settle_twin,
-}

@@ -14,7 +14,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def cells(script: ModuleType, kinds: list[type], reasons: dict[str, str]) -> list[list[str]]:
-    console = Console(width=300)
+    console = Console(width=400)
     with console.capture() as capture:
         console.print(script.comparison(kinds, script.encoder(2, 20), 1, reasons))
     return table_rows(capture.get())

@@ -190,6 +190,6 @@ def test_what_a_recipe_trains_is_known_before_it_runs(recipe: str) -> None:
 def test_an_embedding_that_is_pruned_keeps_its_rows(recipe: str) -> None:
     overrides = ["model.vocabulary=used", "pruning.include=['*word_embeddings*']"]
     with pytest.raises(
-        UserError, match=r"^model\.vocabulary: value used: the recipe prunes bert\..*: do one of"
+        UserError, match=r"^model\.vocabulary: value used: .* bert\.embeddings\..* prunes: use only one"
     ):
         preflight(load_recipe(recipe, overrides), Ranks(0, 0, 1))
