@@ -44,6 +44,7 @@ def llama(seed: int, *, reentrant: bool) -> LlamaForCausalLM:
     first, second = model.model.layers
     if not reentrant:
         second.mlp = first.mlp
+        model._tied_weights_keys = {r"layers\.1\.mlp": r"layers\.0\.mlp"}
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     return model
 
