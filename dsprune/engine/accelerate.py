@@ -58,17 +58,18 @@ def _recording(prepare: Callable[..., Any], loaders: list[Any]) -> Callable[...,
 
 
 def _counting(backward: Callable[..., None], steps: Counter[int]) -> Callable[..., None]:
-    """Return `backward` of Accelerate, which steps the engine, and also counts the steps of its optimizer."""
+    """Return `backward` of Accelerate, which may step the engine, and also counts these steps by optimizer."""
 
-    def counting(self: DeepSpeedEngineWrapper, loss: Any, sync_gradients: bool = True, **kwargs: Any) -> None:
-        backward(self, loss, sync_gradients=sync_gradients, **kwargs)
-        steps[id(self.engine.optimizer)] += sync_gradients
+    def counting(self: DeepSpeedEngineWrapper, *args: Any, **kwargs: Any) -> None:
+        before = self.engine.global_steps
+        backward(self, *args, **kwargs)
+        steps[id(self.engine.optimizer)] += self.engine.global_steps - before
 
     return counting
 
 
 def _checking(step: Callable[..., None], steps: Counter[int]) -> Callable[..., None]:
-    """Return `step` of Accelerate's optimizer, which does nothing, and ends a run that means one step of several."""
+    """Return `step` of Accelerate's optimizer, which does nothing, and also ends a run that has stepped before it."""
 
     def checking(self: DeepSpeedOptimizerWrapper) -> None:
         count = steps.pop(id(self.optimizer), 0)

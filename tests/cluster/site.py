@@ -93,10 +93,8 @@ def edited_scripts(folder: Path, gpus: int, sparsities: str) -> Path:
     exports = " ".join(f"{name}={own[name]}" for name in CARRIED if name in own)
     path = f"export PATH={Path(sys.executable).parent}:$PATH {exports}"
     _edit(slurm / "site.sh", r"(# EDIT: Python environment.*\n).*\n", rf"\1{path}\n")
-    for script, ranks in (("train.sbatch", gpus), ("teacher.sbatch", 1), ("suite.sbatch", gpus)):
-        header = (
-            f"#SBATCH --gpus-per-node={ranks}\n#SBATCH --cpus-per-task={ranks}\n#SBATCH --time=00:30:00\n"
-        )
+    for script in ("train.sbatch", "teacher.sbatch", "suite.sbatch"):
+        header = f"#SBATCH --gpus-per-node={gpus}\n#SBATCH --cpus-per-task={gpus}\n#SBATCH --time=00:30:00\n"
         _edit(slurm / script, r"(# EDIT: GPUs.*\n)(?:#SBATCH.*\n){3}", rf"\1{header}")
     _edit(slurm / "pipeline.sh", r"(# EDIT: the sparsities.*\n).*\n", rf"\1SPARSITIES={sparsities}\n")
     return slurm
