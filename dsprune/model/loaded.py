@@ -1,45 +1,52 @@
 """Check that all weights of a model were found: transformers gives random values to those that are missing."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from dsprune.errors import UserError
+from dsprune.model.fit import changes
 
 __all__ = ["check_loaded"]
 
 WAY_OUT = "use another copy of the model"
 
+WRAPPERS = ("module.", "_orig_mod.")
+"""How the names of weights begin in modules that DistributedDataParallel and torch.compile wrap."""
 
 _NUMBER = re.compile(r"\.\d+\.")
 
 
 def check_loaded(
-    path: str,
-    model: PreTrainedModel,
-    missing: Collection[str],
-    unexpected: Collection[str],
-    *,
-    new_head: bool,
+    path: str, model: PreTrainedModel, found: Mapping[str, Collection[Any]], *, new_head: bool
 ) -> None:
     """Check the weights of a model that was just loaded.
 
     Args:
         path: folder of the model, or its name on the hub.
         model: the model.
-        missing: names of the weights that were not there.
-        unexpected: names of the weights that the model has no place for. Heads of other tasks may be among them.
+        found: what transformers tells of the names and shapes of the weights in the files. Heads of other tasks may
+            be among those that the model has no place for.
         new_head: whether weights outside of the base model may be new. A pooler may always be, since models that were
             trained without one are used with it.
 
     Raises:
-        UserError: a weight was not there, or is not finite, or the files hold more layers than the configuration says.
+        UserError: a weight was not there, has another shape, or is not finite, or the files hold more layers than the
+            configuration says.
     """
-    base = f"{model.base_model_prefix}."
+    base, unexpected = f"{model.base_model_prefix}.", found["unexpected_keys"]
+    if wrapped := sorted(name for name in unexpected if name.startswith(WRAPPERS)):
+        raise UserError(
+            f"model {path!r}: the weight {wrapped[0]} is named as in a wrapped module, and transformers would not find "
+            "it: save the module that is inside of the wrapper"
+        )
     lost = sorted(
-        name for name in missing if "pooler" not in name and (name.startswith(base) or not new_head)
+        name
+        for name in found["missing_keys"]
+        if "pooler" not in name and (name.startswith(base) or not new_head)
     )
     if lost:
         raise UserError(
@@ -52,7 +59,15 @@ def check_loaded(
             f"model {path!r}: its files hold {beyond[0]} and {len(beyond) - 1} other weights of layers that its "
             f"config.json leaves out: correct the number of layers there; model.layers of a recipe chooses among them"
         )
+    for name, stored, shape in sorted(found["mismatched_keys"]):
+        if name.startswith(base) or not changes().new_head:
+            raise UserError(
+                f"model {path!r}: the weight {name} has the shape {list(stored)} in its file and {list(shape)} by its "
+                f"configuration and the task: correct config.json, or choose a model of this task"
+            )
     for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            continue  # of `without_weights`
         if not parameter.isfinite().all():
             count = int((~torch.isfinite(parameter)).sum())
             raise UserError(

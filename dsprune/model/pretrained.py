@@ -29,6 +29,9 @@ _OWN = (EsmMeanForSequenceClassification, Graph2TreeForEquations, GtsForEquation
 
 MOST_LAYERS = 10_000
 
+TELL_ALL: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+"""Settings with which `from_pretrained` tells of all weights that do not fit, for `check_loaded`."""
+
 OWN_MODELS = {model.__name__: model for model in _OWN}
 """The models that transformers does not have, by the name of their class."""
 
@@ -187,15 +190,10 @@ def load_model(
         UserError: the model cannot be loaded, lacks weights, or does not fit the tokenizer or the length.
     """
     load_config(path)
-    if changes().new_head:
-        settings["ignore_mismatched_sizes"] = True
+    load = partial(build_skeleton, auto_class) if is_without_weights() else auto_class.from_pretrained
     model: PreTrainedModel
-    if is_without_weights():
-        model = _load(partial(build_skeleton, auto_class), path, "model", **settings)
-    else:
-        load = partial(auto_class.from_pretrained, dtype=torch.float32, output_loading_info=True)
-        model, found = _load(load, path, "model", **settings)
-        check_loaded(path, model, found["missing_keys"], found["unexpected_keys"], new_head=new_head)
+    model, found = _load(load, path, "model", **TELL_ALL, dtype=torch.float32, **settings)
+    check_loaded(path, model, found, new_head=new_head)
     fit_tokens(model, path, tokenizer)
     check_lengths(model, tokenizer, max_length)
     return model
@@ -206,8 +204,8 @@ def load_saved(folder: Path) -> PreTrainedModel:
     saved = model_class(folder, load_config(str(folder)))
     transformers.utils.logging.disable_progress_bar()
     model: PreTrainedModel
-    model, found = _load(saved.from_pretrained, str(folder), "model", dtype="auto", output_loading_info=True)
-    check_loaded(str(folder), model, found["missing_keys"], found["unexpected_keys"], new_head=False)
+    model, found = _load(saved.from_pretrained, str(folder), "model", **TELL_ALL, dtype="auto")
+    check_loaded(str(folder), model, found, new_head=False)
     return model
 
 

@@ -3,7 +3,7 @@
 The lists of weight files, `model.safetensors.index.json`, are read here too.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
+from transformers.modeling_utils import load_state_dict
 
 from dsprune.errors import UserError
 from dsprune.model.fingerprints import local_folder
@@ -30,8 +32,8 @@ __all__ = [
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """The files in which transformers looks for weights, in its order; each may be several, listed in `FILE.index.json`."""
 
-WRAPPERS = ("module.", "_orig_mod.")
-"""How the names of weights begin in modules that DistributedDataParallel and torch.compile wrap."""
+OF_LOADING = ("dtype", "output_loading_info", "ignore_mismatched_sizes")
+"""The settings of `from_pretrained` that the configuration does not take."""
 
 _ACTIVE: ContextVar[bool] = ContextVar("without_weights", default=False)
 
@@ -52,44 +54,41 @@ def is_without_weights() -> bool:
     return _ACTIVE.get()
 
 
-def build_skeleton(auto_class: Any, path: str, **settings: Any) -> PreTrainedModel:
-    """Return the model that `auto_class.from_pretrained` would return, on the meta device.
+def build_skeleton(auto_class: Any, path: str, **settings: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Return what `auto_class.from_pretrained` would return, with the model on the meta device.
 
-    Weights that are not on this machine are not checked.
+    Names and shapes of weights that are not on this machine are not checked.
+
+    Args:
+        auto_class: one of transformers' auto classes.
+        path: folder of the model, or its name on the hub.
+        settings: passed on to `from_pretrained`.
+
+    Returns:
+        The model, and transformers' lists of missing, unexpected and mismatched weights.
 
     Raises:
-        UserError: the weights are missing, damaged, or of another shape.
+        UserError: the weights are missing or damaged.
     """
-    config, others = AutoConfig.from_pretrained(path, return_unused_kwargs=True, **settings)
-    model: PreTrainedModel = auto_class.from_config(config)
-    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    for name, shape in _stored_shapes(path).items():
-        if name.startswith(WRAPPERS) and name not in shapes:
-            raise UserError(
-                f"model {path!r}: the weight {name} is named as in a wrapped module, and transformers would not find "
-                "it: save the module that is inside of the wrapper"
-            )
-        if shapes.get(name, shape) != shape and not others.get("ignore_mismatched_sizes"):
-            raise UserError(
-                f"model {path!r}: the weight {name} has the shape {list(shape)} in its file and {list(shapes[name])} "
-                "by its configuration and the task: choose a model of this task"
-            )
-    return model
+    of_config = {name: value for name, value in settings.items() if name not in OF_LOADING}
+    model: PreTrainedModel = auto_class.from_config(AutoConfig.from_pretrained(path, **of_config))
+    found: dict[str, Any] = {"missing_keys": (), "unexpected_keys": (), "mismatched_keys": ()}
+    if files := _weight_files(path):
+        stored = {name: value for file in files for name, value in _names_and_shapes(path, file).items()}
+        of_loading = {name: settings[name] for name in OF_LOADING}
+        load: Any = type(model).from_pretrained
+        model, found = load(None, config=model.config, state_dict=stored, device_map="meta", **of_loading)
+    return model, found
 
 
-def _stored_shapes(path: str) -> Mapping[str, tuple[int, ...]]:
-    """Return the shapes in the headers of safetensors files; nothing for weights in other files, or elsewhere."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in _weight_files(path):
-        if file.suffix == ".safetensors":
-            try:
-                with safe_open(file, "pt") as tensors:
-                    shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-            except (SafetensorError, OSError) as error:
-                raise UserError(
-                    f"model {path!r}: {file.name}: {first_line(error)}: copy or download it again"
-                ) from error
-    return shapes
+def _names_and_shapes(path: str, file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file on the meta device."""
+    try:
+        return load_state_dict(file, map_location="meta")
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"model {path!r}: {file.name}: {first_line(error)}: copy or download it again"
+        ) from error
 
 
 def _weight_files(path: str) -> list[Path]:

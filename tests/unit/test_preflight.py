@@ -77,6 +77,16 @@ def reshape(here: Path) -> None:
     save_file(load_file(file) | {"classifier.weight": torch.zeros(3, 32)}, file)
 
 
+def pickle(here: Path) -> None:
+    (here / "model" / "model.safetensors").unlink()
+    torch.save({"weight": Path("x")}, here / "model" / "pytorch_model.bin")
+
+
+def lose_a_weight(here: Path) -> None:
+    file = here / "model" / "model.safetensors"
+    save_file({k: v for k, v in load_file(file).items() if "word_emb" not in k}, file, {"format": "pt"})
+
+
 def name_in_index(here: Path, file: str) -> None:
     index = {"weight_map": {"classifier.weight": file}}
     (here / "model" / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -122,6 +132,8 @@ REFUSED: tuple[tuple[Callable[[Path], None], list[str], str], ...] = (
     (lambda here: (here / "model" / "model.safetensors").unlink(), [], r"model.: no weights there"),
     (truncate, [], r"model\.safetensors: .*: copy or download it again"),
     (reshape, [], r"classifier\.weight has the shape \[3, 32\] in its file and \[2, 32\]"),
+    (pickle, [], r"its \.bin files hold more than weights.*: give a copy in safetensors"),
+    (lose_a_weight, [], r"its files lack bert\.embeddings\.word_embeddings\.weight"),
     (lose_a_shard, [], r"index\.json lists model-00001-of-00002\.safetensors, which is missing"),
     (leave_the_folder, [], r"index\.json: not an index .*weight_map\.classifier\.weight: .*\.\./weights\.safetensors"),
     (configure("transformers_weights", "x.safetensors"), [], r"config\.json: transformers_weights: 'x\.safetensors'"),
