@@ -120,9 +120,12 @@ def plan_jobs(
     settings, jobs = recipe.distillation, []
     if settings is not None and settings.store is not None and not Path(settings.store, MANIFEST).exists():
         jobs.append(Job("teacher", options, tuple(arguments)))
-    array = (f"--array={','.join(map(str, sparsities))}",) if sparsities else ()
-    name = (f"name='{recipe.name}'",) if sparsities else ()  # the script adds the sparsity to it
-    return [*jobs, Job("train", (*options, *array), (*arguments, *name))]
+    if not sparsities:
+        return [*jobs, Job("train", options, tuple(arguments))]
+    others = (argument for argument in arguments if not argument.startswith("name="))
+    array = f"--array={','.join(map(str, sparsities))}"
+    # The script adds the sparsity to the name.
+    return [*jobs, Job("train", (*options, array), (*others, f"name='{recipe.name}'"))]
 
 
 def parse_sparsities(text: str) -> list[int]:

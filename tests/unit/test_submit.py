@@ -39,6 +39,12 @@ def test_a_job_of_an_array_has_a_sound_recipe_whatever_the_file_is_called(tmp_pa
     name, *overrides = done.stdout.splitlines()
     made = load_recipe(name, overrides)
     assert (made.name, made.tracking.group, made.seed) == ("good-0.500", "good", 3)
+    assert sum(override.startswith("name=") for override in overrides) == 1
+
+
+def test_a_name_on_the_command_line_is_that_of_the_array() -> None:
+    [job] = plan_jobs(recipe(name="mine"), ["glue-90", "name=mine", "seed=3"], Request(), [500])
+    assert job.arguments == ("glue-90", "seed=3", "name='mine'")
 
 
 def recipe(**sections: object) -> Recipe:
