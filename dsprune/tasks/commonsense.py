@@ -129,8 +129,7 @@ def _race_rows(article: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-RACE_READERS = {**READERS, ".txt": _race_articles, ".json": _race_articles, ".jsonl": _race_articles}
-
+RACE_READERS = READERS | dict.fromkeys((".txt", ".json", ".jsonl"), _race_articles)
 
 LEVELS = {"middle": (25_421, 1_436), "high": (62_445, 3_451)}
 """Number of questions for training and for validation by level of the school."""

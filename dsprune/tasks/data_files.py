@@ -203,7 +203,7 @@ def _parquet(path: Path, header: Sequence[str]) -> pa.Table:
     return table.cast(pa.schema(fields, table.schema.metadata))
 
 
-READERS: Mapping[str, Reader] = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet}
+READERS: dict[str, Reader] = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet}
 """By suffix of the file's name; tasks add readers for the files of their benchmarks."""
 
 

@@ -15,7 +15,7 @@ from dsprune.model.gts import EquationSolver, Graph2TreeConfig, Graph2TreeForEqu
 from dsprune.tasks.equation_trees import EquationTrees
 from dsprune.tasks.equations import COLUMNS
 from dsprune.tasks.rows import Column
-from dsprune.tasks.source import Split, read_rows
+from dsprune.tasks.source import Split
 
 __all__ = ["EquationGraphs"]
 
@@ -50,7 +50,7 @@ class EquationGraphs(EquationTrees):
 
     def load(self, split: Split) -> Dataset:
         """Add the words of the quantity cells; the benchmark's files have some behind the end of the question."""
-        data, rows = super().load(split), read_rows(self.settings, split, self.benchmark)
+        data, rows = super().load(split), self.rows(split)
         if not rows.has(CELLS.name):
             raise UserError(
                 f"{rows.origin}: no column {CELLS.name!r}: task.decoder: graph2tree reads it: add {CELLS.holds}, or "

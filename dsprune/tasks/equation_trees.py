@@ -18,7 +18,7 @@ from dsprune.tasks.equations import COLUMNS, EquationGeneration
 from dsprune.tasks.examples import Batch, Collate, Features, without_labels
 from dsprune.tasks.prefix import OPERATORS, SLOT, symbols_of
 from dsprune.tasks.rows import names_of
-from dsprune.tasks.source import Split, read_rows
+from dsprune.tasks.source import Split
 from dsprune.tasks.token_logits import IGNORED
 from dsprune.utils.text import short
 
@@ -59,7 +59,7 @@ class EquationTrees(EquationGeneration):
 
     def load(self, split: Split) -> Dataset:
         """Read the rows; a question must contain the slots of its equation, to which leaves point."""
-        data, rows = super().load(split), read_rows(self.settings, split, self.benchmark)
+        data, rows = super().load(split), self.rows(split)
         column = names_of(COLUMNS, self.settings)[0]
         for place, (question, equation) in enumerate(
             zip(data["question"][:], data["equation"][:], strict=True)

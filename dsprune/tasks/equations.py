@@ -26,7 +26,7 @@ from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.prefix import SLOT, evaluate_prefix, symbols_of
 from dsprune.tasks.rows import Column, Rows, names_of, number_of
 from dsprune.tasks.seq2seq import Seq2Seq
-from dsprune.tasks.source import Benchmark, Split, read_rows
+from dsprune.tasks.source import Benchmark, Split
 
 __all__ = ["COLUMNS", "EquationGeneration"]
 
@@ -111,7 +111,7 @@ class EquationGeneration(Seq2Seq):
 
     def load(self, split: Split) -> Dataset:
         """Read the questions, their numbers and the gold equations, each of which must have a value."""
-        rows = read_rows(self.settings, split, self.benchmark)
+        rows = self.rows(split)
         question, numbers_of, equation_of, _ = names_of(COLUMNS, self.settings)
         numbers = rows.converted(
             numbers_of, lambda text: list(map(number_of, text.split())), "a list of numbers"
@@ -123,7 +123,7 @@ class EquationGeneration(Seq2Seq):
 
     def remarks(self, split: Split) -> list[str]:
         """List the rows whose gold equation does not give the answer in the file, up to rounding."""
-        rows, data = read_rows(self.settings, split, self.benchmark), self.load(split)
+        rows, data = self.rows(split), self.load(split)
         if not rows.has("Answer"):
             return []
         wrong = [

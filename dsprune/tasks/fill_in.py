@@ -17,12 +17,10 @@ from dsprune.model.pretrained import Head
 from dsprune.tasks.examples import Batch, Collate, Features
 from dsprune.tasks.multiple_choice import GROUP, MultipleChoice
 from dsprune.tasks.rows import Rows
-from dsprune.tasks.source import Split, read_rows
+from dsprune.tasks.source import Split
 from dsprune.tasks.token_logits import IGNORED
 
 __all__ = ["Blank", "FillIn", "margin_loss"]
-
-HEAD = Head(AutoModelForMaskedLM, ("ForMaskedLM",), "masked language-modelling")
 
 
 @dataclass(frozen=True)
@@ -70,12 +68,13 @@ class FillIn(MultipleChoice):
     """
 
     uses = ("max_length", "loss", "alpha", "beta")
+    head = Head(AutoModelForMaskedLM, ("ForMaskedLM",), "masked language-modelling")
 
     read_blanks: Callable[[Rows], list[Blank]] = field(kw_only=True)
 
     def load(self, split: Split) -> Dataset:
         """Read the sentences, their options, and the number of the correct one."""
-        blanks = self.read_blanks(read_rows(self.settings, split, self.benchmark))
+        blanks = self.read_blanks(self.rows(split))
         columns = {name: [getattr(blank, name) for blank in blanks] for name in ("left", "right", "options")}
         return Dataset.from_dict({**columns, "labels": [blank.answer for blank in blanks]})
 
@@ -139,12 +138,11 @@ class FillIn(MultipleChoice):
         self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
     ) -> PreTrainedModel:
         """Open the masked language model, which scores options."""
-        model = HEAD.load(path, tokenizer, self.settings.max_length, new_head=new_head)
-        return self._scoring(model)
+        return self._scoring(super().build_model(path, tokenizer, new_head=new_head))
 
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
         """Return the masked language model, which scores options."""
-        return self._scoring(AutoModelForMaskedLM.from_config(config))
+        return self._scoring(super().new_model(config))
 
     def row_labels(self, dataset: Dataset) -> dict[str, Sequence[Sequence[int]]]:
         """Return nothing: the loss is not the cross-entropy of the scores."""

@@ -3,8 +3,7 @@
 import zlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,17 +17,16 @@ from transformers import (
     AutoModelForMaskedLM,
     DataCollatorForSeq2Seq,
     PretrainedConfig,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from dsprune.errors import UserError
 from dsprune.model.pretrained import Head
 from dsprune.recipe import Task as TaskSettings
-from dsprune.tasks.data_files import READERS, Reader, lines_of, read_table
-from dsprune.tasks.examples import Batch, Collate, map_rows, padding_collate
+from dsprune.tasks.data_files import READERS, lines_of
+from dsprune.tasks.examples import Batch, map_rows
 from dsprune.tasks.rows import Column, names_of
-from dsprune.tasks.source import Benchmark, Split, read_rows
+from dsprune.tasks.source import Benchmark, Split
 from dsprune.tasks.task import LogitRows, Task
 from dsprune.tasks.token_logits import IGNORED, TokenCounts, count_tokens, labelled_rows, linear_head
 
@@ -50,18 +48,16 @@ class LanguageModeling(Task):
     example. The perplexity is over all tokens of all blocks that count.
 
     Attributes:
-        head: the model's head.
         settings: the recipe's task section.
         benchmark: the published data set; None = any data.
-        readers: readers of its files, by suffix; text files have one document per line.
     """
 
-    head: ClassVar[Head]
     cuts_rows: ClassVar[bool] = True
+    readers = READERS | {".txt": read_documents}
+    collator = DataCollatorForSeq2Seq
 
     settings: TaskSettings
     benchmark: Benchmark | None = None
-    readers: Mapping[str, Reader] = field(default_factory=lambda: {**READERS, ".txt": read_documents})
 
     def columns(self) -> tuple[Column, ...]:
         """Return the column of the documents."""
@@ -69,24 +65,8 @@ class LanguageModeling(Task):
 
     def load(self, split: Split) -> Dataset:
         """Read the documents."""
-        rows = read_rows(self.settings, split, self.benchmark, partial(read_table, readers=self.readers))
         [text] = names_of(COLUMNS, self.settings)
-        return Dataset.from_dict({"text": rows.texts(text, "task.text")})
-
-    def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:
-        """Pad to the longest block of the batch."""
-        return padding_collate(DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=pad_to_multiple_of))
-
-    def build_model(
-        self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
-    ) -> PreTrainedModel:
-        """Open the model with its head over the vocabulary."""
-        return self.head.load(path, tokenizer, self.settings.max_length, new_head=new_head)
-
-    def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
-        """Return the model with its head over the vocabulary."""
-        model: PreTrainedModel = self.head.auto_class.from_config(config)
-        return model
+        return Dataset.from_dict({"text": self.rows(split).texts(text, "task.text")})
 
     def predict(self, model: nn.Module, batch: Batch) -> list[TokenCounts]:
         """Return the loss and the number of correct predictions of each block."""

@@ -2,37 +2,32 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import chain, pairwise
 from typing import Any, ClassVar
 
 import numpy as np
 from datasets import Dataset
-from torch import nn
 from transformers import (
     AutoModelForMultipleChoice,
     DataCollatorForMultipleChoice,
     PretrainedConfig,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from dsprune.errors import UserError
 from dsprune.model.pretrained import Head
 from dsprune.recipe import Task as TaskSettings
-from dsprune.tasks.data_files import READERS, Reader, read_table
-from dsprune.tasks.examples import Batch, Collate, padding_collate
+from dsprune.tasks.data_files import READERS, Reader
 from dsprune.tasks.labels import name_of
 from dsprune.tasks.rows import Column, Rows, names_of
-from dsprune.tasks.source import Benchmark, Split, read_rows
+from dsprune.tasks.source import Benchmark, Split
 from dsprune.tasks.task import Task
 
 __all__ = ["GROUP", "MultipleChoice", "Question", "letter_or_number"]
 
 GROUP = "group"
 """Column with the group of a question."""
-
-HEAD = Head(AutoModelForMultipleChoice, ("ForMultipleChoice",), "multiple-choice")
 
 COLUMNS = (
     Column("question", "a text", "text"),
@@ -69,6 +64,9 @@ class MultipleChoice(Task):
     """
 
     uses: ClassVar[tuple[str, ...]] = ("max_length", "separators")
+    collator = DataCollatorForMultipleChoice
+    only_for_score = (GROUP,)
+    head = Head(AutoModelForMultipleChoice, ("ForMultipleChoice",), "multiple-choice")
 
     settings: TaskSettings
     read: Callable[[Rows], list[Question]] | None = None
@@ -105,7 +103,7 @@ class MultipleChoice(Task):
 
     def questions(self, split: Split) -> tuple[Rows, list[Question]]:
         """Read the questions of a split, and the rows that they were made of."""
-        rows = read_rows(self.settings, split, self.benchmark, partial(read_table, readers=self.readers))
+        rows = self.rows(split)
         return rows, self.read(rows) if self.read else self._read_columns(rows)
 
     def encode(
@@ -131,28 +129,6 @@ class MultipleChoice(Task):
         lengths = [max(map(len, choices)) for choices in features["input_ids"]]
         return {**features, "labels": rows["labels"], GROUP: rows[GROUP], "length": lengths}
 
-    def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:
-        """Make tensors `[examples, choices, tokens]`, padded to the longest choice of the batch."""
-        return padding_collate(
-            DataCollatorForMultipleChoice(tokenizer, pad_to_multiple_of=pad_to_multiple_of), exclude=(GROUP,)
-        )
-
-    def build_model(
-        self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
-    ) -> PreTrainedModel:
-        """Open the model, with one logit for each choice."""
-        return HEAD.load(path, tokenizer, self.settings.max_length, new_head=new_head)
-
-    def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
-        """Return the model with one logit for each choice."""
-        model: PreTrainedModel = AutoModelForMultipleChoice.from_config(config)
-        return model
-
-    def predict(self, model: nn.Module, batch: Batch) -> list[int]:
-        """Return the number of the best choice."""
-        predictions: list[int] = model(**self.inputs(batch))["logits"].argmax(dim=-1).tolist()
-        return predictions
-
     def classes(self, config: PretrainedConfig) -> dict[str, int]:
         """Return one output, with a class for each choice."""
         return {"logits": self._num_choices}
@@ -161,10 +137,6 @@ class MultipleChoice(Task):
         """Add the number of choices, and a separator that is not the tokenizer's."""
         separator = ", one separator" if self.settings.separators == "one" else ""
         return f"{super().preprocessing()}, {self._num_choices} choices{separator}"
-
-    def samples(self, dataset: Dataset) -> dict[str, Sequence[Any]]:
-        """Return all that the model reads."""
-        return {name: values for name, values in super().samples(dataset).items() if name != GROUP}
 
     def score(self, predictions: Sequence[int], dataset: Dataset) -> dict[str, float]:
         """Return the fraction of questions that are answered correctly, of all and of each group."""

@@ -11,7 +11,7 @@ from datasets import Dataset
 from dsprune.errors import UserError
 from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.regression import Regression
-from dsprune.tasks.source import Benchmark, Part, Split, read_rows
+from dsprune.tasks.source import Benchmark, Part, Split
 from dsprune.tasks.task import Task
 from dsprune.tasks.text_classification import TextClassification
 
@@ -33,8 +33,8 @@ class ThermostabilityClass(TextClassification):
 
     def load(self, split: Split) -> Dataset:
         """Read the sequences and the class of each temperature; a bound belongs to the class above it."""
-        rows = read_rows(self.settings, split, self.benchmark)
-        degrees = rows.numbers(self.settings.label or self.label, "task.label")
+        rows = self.rows(split)
+        degrees = rows.numbers(self.label_column, "task.label")
         classes = [bisect_right(self.settings.thresholds, number) for number in degrees]
         if split == "train" and len(set(classes)) == 1:
             raise UserError(

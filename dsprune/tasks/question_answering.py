@@ -4,7 +4,7 @@ import json
 import operator
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,27 +13,19 @@ import pyarrow as pa
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForQuestionAnswering,
-    DataCollatorWithPadding,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForQuestionAnswering, PretrainedConfig, PreTrainedTokenizerBase
 
 from dsprune.errors import UserError
 from dsprune.model.pretrained import Head
 from dsprune.recipe import Task as TaskSettings
-from dsprune.tasks.data_files import READERS, Reader, read_table
-from dsprune.tasks.examples import Batch, Collate, padding_collate
+from dsprune.tasks.data_files import READERS
+from dsprune.tasks.examples import Batch
 from dsprune.tasks.rows import BLANK, Column, Rows
-from dsprune.tasks.source import Benchmark, HubData, Part, Split, read_rows
+from dsprune.tasks.source import Benchmark, HubData, Part, Split
 from dsprune.tasks.spans import NUM_CANDIDATES, Candidates, best_span, find_tokens, in_context
 from dsprune.tasks.task import LogitRows, Task
 
 __all__ = ["QUESTION_ANSWERING", "QuestionAnswering", "read_squad"]
-
-HEAD = Head(AutoModelForQuestionAnswering, ("ForQuestionAnswering",), "question-answering")
 
 OUTPUTS = ("start_logits", "end_logits")
 
@@ -108,15 +100,16 @@ class QuestionAnswering(Task):
     Attributes:
         settings: the recipe's task section.
         benchmark: the published data set; None = any data.
-        readers: readers of its files, by suffix.
     """
 
     cuts_rows: ClassVar[bool] = True
     uses: ClassVar[tuple[str, ...]] = ("max_length", "stride", "max_answer")
+    readers = READERS | {".json": read_squad}
+    only_for_score = ("offsets", "id", "context", "texts")
+    head = Head(AutoModelForQuestionAnswering, ("ForQuestionAnswering",), "question-answering")
 
     settings: TaskSettings
     benchmark: Benchmark | None = None
-    readers: Mapping[str, Reader] = field(default_factory=lambda: {**READERS, ".json": read_squad})
 
     def columns(self) -> tuple[Column, ...]:
         """Return the columns of SQuAD."""
@@ -124,7 +117,7 @@ class QuestionAnswering(Task):
 
     def load(self, split: Split) -> Dataset:
         """Read the questions, the contexts, and the answers with their positions."""
-        rows = read_rows(self.settings, split, self.benchmark, partial(read_table, readers=self.readers))
+        rows = self.rows(split)
         contexts, names = rows.texts("context"), [str(name) for name in rows.column("id")]
         answers = rows.converted("answers", partial(_answer, rows), "a list of texts and one of answer_start")
         for place, (context, answer) in enumerate(zip(contexts, answers, strict=True)):
@@ -186,24 +179,9 @@ class QuestionAnswering(Task):
                 f"{self.settings.stride} leave no room for the context: raise it, or lower task.stride"
             )
 
-    def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:
-        """Pad to the longest window of the batch."""
-        collator = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=pad_to_multiple_of)
-        return padding_collate(collator, exclude=("offsets", "id", "context", "texts"))
-
-    def build_model(
-        self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
-    ) -> PreTrainedModel:
-        """Open the model, with a start and an end logit for each token."""
-        return HEAD.load(
-            path, tokenizer, self.settings.max_length, new_head=new_head, num_labels=len(OUTPUTS)
-        )
-
-    def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
-        """Return the model with a start and an end logit for each token."""
-        config.num_labels = len(OUTPUTS)  # that of a classifier that the model was before
-        model: PreTrainedModel = AutoModelForQuestionAnswering.from_config(config)
-        return model
+    def head_settings(self) -> dict[str, Any]:
+        """Return two labels, the start and the end: the model may have been a classifier of more."""
+        return {"num_labels": len(OUTPUTS)}
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Candidates]:
         """Return the most likely starts and ends of each window."""
@@ -235,13 +213,6 @@ class QuestionAnswering(Task):
             )
             for name in OUTPUTS
         }
-
-    def samples(self, dataset: Dataset) -> dict[str, Sequence[Any]]:
-        """Return the tokens of the windows."""
-        names = [
-            name for name in dataset.column_names if name in ("input_ids", "token_type_ids", "attention_mask")
-        ]
-        return {name: dataset[name][:] for name in names}
 
     def row_labels(self, dataset: Dataset) -> dict[str, Sequence[Sequence[int]]]:
         """Return the positions of the answer's first and last token."""

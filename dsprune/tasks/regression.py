@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from dsprune.errors import UserError
 from dsprune.model.pretrained import load_config
 from dsprune.tasks.examples import Batch, map_rows
 from dsprune.tasks.rows import Column
-from dsprune.tasks.source import Benchmark, Split, read_rows
+from dsprune.tasks.source import Split
 from dsprune.tasks.task import LogitRows
 from dsprune.tasks.texts import TextTask
 
@@ -32,23 +33,15 @@ class Regression(TextTask):
     The softmax of a single logit is constant, so the two logits `(z, -z)` are distilled for an output z: `T^2 * KL` of
     these approaches `(z_teacher - z_student)^2 / 2` as the temperature rises, and weighs large differences less at
     a low temperature.
-
-    Attributes:
-        label: column of the number, unless the settings name one.
-        benchmark: the published data set; None = any data.
     """
-
-    label: str = "label"
-    benchmark: Benchmark | None = None
 
     @cached_property
     def scale(self) -> tuple[float, float]:
         """Mean and standard deviation of the training data's numbers."""
-        rows = read_rows(self.settings, "train", self.benchmark)
-        numbers = np.array(rows.numbers(self._label, "task.label"))
+        numbers = np.array(self.rows("train").numbers(self.label_column, "task.label"))
         if not len(numbers) or not 0 < numbers.std() < np.inf:
             raise UserError(
-                f"task.train: column {self._label!r} does not hold two different numbers: give another"
+                f"task.train: column {self.label_column!r} does not hold two different numbers: give another"
             )
         return float(numbers.mean()), float(numbers.std())
 
@@ -58,11 +51,11 @@ class Regression(TextTask):
 
     def load(self, split: Split) -> Dataset:
         """Read the texts and the numbers."""
-        rows = read_rows(self.settings, split, self.benchmark)
-        numbers = rows.numbers(self._label, "task.label")
+        rows = self.rows(split)
+        numbers = rows.numbers(self.label_column, "task.label")
         if len(numbers) > 1 and len(set(numbers)) == 1:
             raise UserError(
-                f"{rows.origin}: all rows have the number {numbers[0]:g} in column {self._label!r}, so nothing "
+                f"{rows.origin}: all rows have the number {numbers[0]:g} in column {self.label_column!r}, so nothing "
                 "correlates with it: give others"
             )
         return Dataset.from_dict({**self.texts(rows), "labels": numbers})
@@ -80,29 +73,19 @@ class Regression(TextTask):
     ) -> PreTrainedModel:
         """Open the model, with one logit."""
         config = load_config(path)
-        head = self.head_for(config)
-        if head.is_kept(config) and config.num_labels != 1:
+        if self.head_for(config).is_kept(config) and config.num_labels != 1:
             raise UserError(
                 f"model {path!r}: was trained for {config.num_labels} labels and the task is a number: "
                 "choose a model of this task, or set model.new_head: true for a new head"
             )
-        model = head.load(
-            path,
-            tokenizer,
-            self.settings.max_length,
-            new_head=new_head,
-            num_labels=1,
-            problem_type="regression",
-        )
+        model = super().build_model(path, tokenizer, new_head=new_head)
         if new_head:
             model.config.label_mean, model.config.label_std = self.scale
         return model
 
-    def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
-        """Return the model with one logit."""
-        config.num_labels = 1
-        model: PreTrainedModel = self.head_for(config).auto_class.from_config(config)
-        return model
+    def head_settings(self) -> dict[str, Any]:
+        """Return one label, a number."""
+        return {"num_labels": 1, "problem_type": "regression"}
 
     def targets(self, data: Dataset) -> str:
         """Return the mean and the spread of the numbers."""
@@ -136,7 +119,3 @@ class Regression(TextTask):
             "pearson": pearson_corrcoef(predicted, labels).item(),
             "spearman": spearman_corrcoef(predicted, labels).item(),
         }
-
-    @property
-    def _label(self) -> str:
-        return self.settings.label or self.label

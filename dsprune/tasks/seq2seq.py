@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import DataCollatorForSeq2Seq, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DataCollatorForSeq2Seq, PretrainedConfig, PreTrainedModel
 
-from dsprune.tasks.examples import Batch, Collate, padding_collate
+from dsprune.tasks.examples import Batch
 from dsprune.tasks.task import LogitRows, Task
 from dsprune.tasks.token_logits import labelled_rows, linear_head
 
@@ -23,22 +23,16 @@ class Seq2Seq(Task):
 
     Attributes:
         num_given: tokens at the start of each output that are given to the decoder, such as its language.
-        only_for_score: columns that the model does not read.
     """
 
     uses: ClassVar[tuple[str, ...]] = ("max_length", "max_target", "beams")
+    collator = DataCollatorForSeq2Seq
 
     num_given: int = 0
-    only_for_score: tuple[str, ...] = ()
 
     def max_new_tokens(self) -> int:
         """Return the largest number of tokens to generate."""
         return self.settings.max_target
-
-    def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:
-        """Pad to the longest input and the longest output of the batch."""
-        collator = DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=pad_to_multiple_of)
-        return padding_collate(collator, exclude=self.only_for_score)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[list[int]]:
         """Generate the tokens of each output.

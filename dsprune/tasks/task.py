@@ -3,9 +3,9 @@
 To add a task:
 
 1. Write one file with a subclass of `Task`, a frozen dataclass whose first field is `settings`, the recipe's task
-   section. The abstract methods are required. The other methods have defaults, which fit a model with one output
-   `logits` that has one row for each example. Base classes do more: `TextTask` (texts.py) for one text or two,
-   `Seq2Seq` (seq2seq.py) for models that generate.
+   section, and that names its `head`. The abstract methods are required. The other methods have defaults, which fit a
+   model with one output `logits` that has one row for each example. Base classes do more: `TextTask` (texts.py) for one
+   text or two, `Seq2Seq` (seq2seq.py) for models that generate.
 2. Add one line to `TASKS` in dsprune/registry.py: `"my-task": "dsprune.tasks.my_task:MyTask"`. A package of your own
    offers its task by an entry point instead, in its pyproject.toml:
 
@@ -38,14 +38,25 @@ from typing import Any, ClassVar
 import numpy as np
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from dsprune.errors import UserError
+from dsprune.model.pretrained import Head, load_config
 from dsprune.recipe import Task as TaskSettings
 from dsprune.registry import TASKS
-from dsprune.tasks.examples import LABELS, Batch, Collate, check_tokens, map_rows, spread, without_labels
-from dsprune.tasks.rows import Column, check_columns
-from dsprune.tasks.source import Benchmark, Split
+from dsprune.tasks.data_files import READERS, Reader, read_table
+from dsprune.tasks.examples import (
+    LABELS,
+    Batch,
+    Collate,
+    check_tokens,
+    map_rows,
+    padding_collate,
+    spread,
+    without_labels,
+)
+from dsprune.tasks.rows import Column, Rows, check_columns
+from dsprune.tasks.source import Benchmark, Split, read_rows
 
 __all__ = ["LogitRows", "Task", "build_task"]
 
@@ -85,12 +96,32 @@ class Task(ABC):
     uses: ClassVar[tuple[str, ...]] = ("max_length",)
     """The fields of the task section that the task reads, beside those of the data and of the columns."""
 
+    readers: Mapping[str, Reader] = READERS
+    """The readers of its files, by suffix."""
+
+    collator: ClassVar[Any] = DataCollatorWithPadding
+    """Pads a batch: one of transformers' data collators."""
+
+    only_for_score: ClassVar[tuple[str, ...]] = ()
+    """The columns of encoded examples that the model does not read."""
+
+    head: ClassVar[Head]
+    """The head that the task puts on a model."""
+
     @property
     def benchmarks(self) -> tuple[Benchmark, ...]:
         """All published data sets: several, where a task trains on several together."""
         return () if self.benchmark is None else (self.benchmark,)
 
     # ---- data
+
+    def rows(self, split: Split) -> Rows:
+        """Read the rows of a split as they are, for `load`.
+
+        Raises:
+            UserError: see `dsprune.tasks.source.read_rows`.
+        """
+        return read_rows(self.settings, split, self.benchmark, partial(read_table, readers=self.readers))
 
     @abstractmethod
     def load(self, split: Split) -> Dataset:
@@ -134,16 +165,18 @@ class Task(ABC):
         check_tokens(data, split)
         return data
 
-    @abstractmethod
     def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:
         """Return a function that makes a batch of encoded examples, padded to the longest of them.
 
-        See `dsprune.tasks.examples.padding_collate`. The batch holds only what the model's forward pass takes.
+        Optional; default: `collator` pads, without `only_for_score` and `length`. The batch holds only what the model's
+        forward pass takes.
 
         Args:
             tokenizer: defines the padding.
             pad_to_multiple_of: round the padded length up to a multiple of this; None = do not.
         """
+        collator = self.collator(tokenizer, pad_to_multiple_of=pad_to_multiple_of)
+        return padding_collate(collator, exclude=self.only_for_score)
 
     def columns(self) -> tuple[Column, ...]:
         """Return the columns that the task reads of a user's own data. Optional; default: none are named."""
@@ -163,13 +196,18 @@ class Task(ABC):
 
     # ---- model
 
-    @abstractmethod
+    def head_for(self, config: PretrainedConfig) -> Head:
+        """Return the head of a model with this configuration. Optional; default: `head`."""
+        return self.head
+
+    def head_settings(self) -> dict[str, Any]:
+        """Return what the task sets in the model's configuration, such as `num_labels`. Optional; default: nothing."""
+        return {}
+
     def build_model(
         self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
     ) -> PreTrainedModel:
-        """Open a model with this task's head, in fp32.
-
-        `dsprune.model.pretrained.Head.load` does this for the usual heads.
+        """Open a model with this task's head, in fp32. Optional; default: with `head_for` and `head_settings`.
 
         Args:
             path: model folder or name on the hub.
@@ -179,13 +217,18 @@ class Task(ABC):
         Raises:
             UserError: the model cannot be opened or does not fit the task.
         """
+        head, length = self.head_for(load_config(path)), self.settings.max_length
+        return head.load(path, tokenizer, length, new_head=new_head, **self.head_settings())
 
-    @abstractmethod
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
         """Return the model that `build_model` makes from this configuration, with newly drawn weights.
 
-        It is called under the meta device, to count weights, and must work without the data.
+        Optional; default: as for `build_model`. It is called under the meta device, to count weights, and must work
+        without the data.
         """
+        config.update(self.head_settings())
+        model: PreTrainedModel = self.head_for(config).auto_class.from_config(config)
+        return model
 
     def for_model(self, config: PretrainedConfig) -> "Task":
         """Return this task with the settings that a trained model's configuration defines, such as the labels.
@@ -200,17 +243,19 @@ class Task(ABC):
 
     # ---- evaluation
 
-    @abstractmethod
     def predict(self, model: nn.Module, batch: Batch) -> list[Any]:
         """Return one small, picklable prediction for each example of the batch.
 
-        It is called without gradients, the same number of times on every rank. At ZeRO stage 3 every forward pass is
-        collective, so the number of passes must not depend on the batch.
+        Optional; default: the class with the largest logit. It is called without gradients, the same number of times on
+        every rank. At ZeRO stage 3 every forward pass is collective, so the number of passes must not depend on the
+        batch.
 
         Args:
             model: the model or a DeepSpeed engine around it, in evaluation mode.
             batch: on the model's device.
         """
+        predictions: list[Any] = model(**self.inputs(batch))["logits"].argmax(dim=-1).tolist()
+        return predictions
 
     @abstractmethod
     def score(self, predictions: Sequence[Any], dataset: Dataset) -> dict[str, float]:
@@ -257,10 +302,11 @@ class Task(ABC):
     def samples(self, dataset: Dataset) -> dict[str, Sequence[Any]]:
         """Return the columns from which a store computes the fingerprint of each example.
 
-        Optional; default: all inputs of the model, without labels. Examples with the same values must have the same
+        Optional; default: all that the model reads but the labels. Examples with the same values must have the same
         rows. If the labels decide which rows count, include them.
         """
-        names = [name for name in dataset.column_names if name not in (*LABELS, "length")]
+        left_out = (*LABELS, "length", *self.only_for_score)
+        names = [name for name in dataset.column_names if name not in left_out]
         return {name: dataset[name][:] for name in names}
 
     def row_labels(self, dataset: Dataset) -> dict[str, Sequence[Sequence[int]]]:

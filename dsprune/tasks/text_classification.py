@@ -13,10 +13,9 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_config
-from dsprune.tasks.examples import Batch
 from dsprune.tasks.labels import check_same_labels, describe_labels, find_labels, labels_of, number_labels
 from dsprune.tasks.rows import Column
-from dsprune.tasks.source import Benchmark, Split, read_rows
+from dsprune.tasks.source import Split
 from dsprune.tasks.texts import TextTask
 
 __all__ = ["TextClassification"]
@@ -46,25 +45,19 @@ class TextClassification(TextTask):
     """Texts in, one label out.
 
     Attributes:
-        label: column of the label, unless the settings name one.
         known_labels: labels in the order of the model's outputs; None = those of the training data.
         metrics: names of the metrics, the headline first.
-        benchmark: the published data set; None = any data.
     """
 
-    label: str = "label"
     known_labels: tuple[str, ...] | None = None
     metrics: tuple[str, ...] = ("accuracy", "f1_macro")
-    benchmark: Benchmark | None = None
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """Names of the labels, in the order of the model's outputs."""
         if self.known_labels is not None:
             return self.known_labels
-        return find_labels(
-            read_rows(self.settings, "train", self.benchmark), self.settings.label or self.label
-        )
+        return find_labels(self.rows("train"), self.label_column)
 
     def for_model(self, config: PretrainedConfig) -> "TextClassification":
         """Take the labels of the model, where neither the task nor training data define them."""
@@ -78,11 +71,10 @@ class TextClassification(TextTask):
 
     def load(self, split: Split) -> Dataset:
         """Read the texts, and the labels as numbers."""
-        rows = read_rows(self.settings, split, self.benchmark)
+        rows = self.rows(split)
         columns = self.texts(rows)
-        label = self.settings.label or self.label
         by_number = self.known_labels is not None
-        columns["labels"] = number_labels(rows, label, self.labels, by_number=by_number)
+        columns["labels"] = number_labels(rows, self.label_column, self.labels, by_number=by_number)
         if split == "train" and len(set(columns["labels"])) == 1:
             raise UserError(
                 f"{rows.origin}: all rows have the label {self.labels[columns['labels'][0]]!r}: give data with "
@@ -94,26 +86,21 @@ class TextClassification(TextTask):
         self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
     ) -> PreTrainedModel:
         """Open the model, with one logit per label."""
-        head = self.head_for(load_config(path))
-        if head.is_kept(load_config(path)):
-            check_same_labels(path, load_config(path), self.labels)
-        return head.load(path, tokenizer, self.settings.max_length, new_head=new_head, **self._label_config())
+        config = load_config(path)
+        if self.head_for(config).is_kept(config):
+            check_same_labels(path, config, self.labels)
+        return super().build_model(path, tokenizer, new_head=new_head)
 
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
         """Return the model with one logit per label, or as many as `config` says where labels are in the data."""
         if self.known_labels is not None:
-            config.update(self._label_config())
+            return super().new_model(config)
         model: PreTrainedModel = self.head_for(config).auto_class.from_config(config)
         return model
 
     def targets(self, data: Dataset) -> str:
         """Return the classes, with the number of examples of each."""
         return describe_labels(self.labels, data["labels"][:])
-
-    def predict(self, model: nn.Module, batch: Batch) -> list[int]:
-        """Return the number of the most likely label."""
-        predictions: list[int] = model(**self.inputs(batch))["logits"].argmax(dim=-1).tolist()
-        return predictions
 
     def classes(self, config: PretrainedConfig) -> dict[str, int]:
         """Return one output, with a class for each label."""
@@ -136,7 +123,8 @@ class TextClassification(TextTask):
         predicted, labels = torch.tensor(predictions), torch.tensor(dataset["labels"][:])
         return {name: METRICS[name](predicted, labels, len(self.labels)).item() for name in self.metrics}
 
-    def _label_config(self) -> dict[str, Any]:
+    def head_settings(self) -> dict[str, Any]:
+        """Return the labels."""
         return {
             "problem_type": "single_label_classification",
             "num_labels": len(self.labels),

@@ -4,24 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import (
-    AutoModelForSequenceClassification,
-    DataCollatorWithPadding,
-    PretrainedConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedTokenizerBase
 
 from dsprune.errors import UserError
 from dsprune.model.esm_mean import EsmMeanForSequenceClassification
 from dsprune.model.pretrained import Head
 from dsprune.recipe import Task as TaskSettings
-from dsprune.tasks.examples import Collate, padding_collate
 from dsprune.tasks.rows import Column, Rows
+from dsprune.tasks.source import Benchmark
 from dsprune.tasks.task import Task
 
 __all__ = ["TextTask"]
-
-HEAD = Head(AutoModelForSequenceClassification, ("ForSequenceClassification",), "sequence-classification")
 
 MEAN_HEAD = Head(
     EsmMeanForSequenceClassification, (EsmMeanForSequenceClassification.__name__,), "sequence-classification"
@@ -36,12 +29,17 @@ class TextTask(Task):
         settings: the recipe's task section.
         text: column of the text, unless the settings name one.
         text_pair: column of the second text, unless the settings name one; None = one text only.
+        label: column of the label, unless the settings name one.
+        benchmark: the published data set; None = any data.
     """
 
     settings: TaskSettings
     text: str = "text"
     text_pair: str | None = None
+    label: str = "label"
+    benchmark: Benchmark | None = None
 
+    head = Head(AutoModelForSequenceClassification, ("ForSequenceClassification",), "sequence-classification")
     uses = (*Task.uses, "head")
 
     def head_for(self, config: PretrainedConfig) -> Head:
@@ -53,8 +51,8 @@ class TextTask(Task):
         if MEAN_HEAD.is_in(config):
             return MEAN_HEAD
         if self.settings.head == "model":
-            return HEAD
-        if config.model_type != "esm" or HEAD.is_kept(config):
+            return self.head
+        if config.model_type != "esm" or self.head.is_kept(config):
             what = "has a head" if config.model_type == "esm" else f"is of the type {config.model_type}"
             raise UserError(
                 f"task.head: value mean: it is a new head for ESM, and the model {config.name_or_path!r} {what}: "
@@ -93,6 +91,7 @@ class TextTask(Task):
         lengths = [len(ids) for ids in features["input_ids"]]
         return {**features, "labels": rows["labels"], "length": lengths}
 
-    def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:
-        """Pad to the longest text of the batch."""
-        return padding_collate(DataCollatorWithPadding(tokenizer, pad_to_multiple_of=pad_to_multiple_of))
+    @property
+    def label_column(self) -> str:
+        """The column of the label, by the settings or as it is published."""
+        return self.settings.label or self.label
