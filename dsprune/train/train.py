@@ -29,7 +29,7 @@ from dsprune.train.run_folder import RunFolder, made_by
 from dsprune.train.setup import Parts, assemble
 from dsprune.train.status_file import StatusFile
 from dsprune.train.stopping import StopRequests
-from dsprune.train.tracking import Tracker, open_tracker
+from dsprune.train.tracking import Tracker
 from dsprune.utils.console import say, waiting
 from dsprune.utils.installation import code_digest, package_versions
 from dsprune.zero.launch import describe_joining, join_ranks
@@ -136,7 +136,7 @@ def _open_session(
             prepared.vocabulary.write(run.vocabulary)
         run.begin(recipe, engine.config, is_new=not start.is_own)
         run.write_start(engine.timetable, ranks.world_size, str(engine.device), parts.digests)
-    tracker = open_tracker(recipe, run, engine.timetable, ranks, resumed or ClientState())
+    tracker = Tracker(recipe, run, engine.timetable, ranks, resumed or ClientState())
     stack.callback(tracker.close, exit_code=1)  # of a run that fails; any other has closed its tracker before
     step = engine.applied_steps
     status = StatusFile(

@@ -22,7 +22,7 @@ from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 from dsprune.train.client_state import ClientState
 from dsprune.train.run_folder import RunFolder
-from dsprune.train.tracking import Tracker, open_tracker
+from dsprune.train.tracking import Tracker
 from tests.offline_wandb import OfflineRun, read_offline_run
 from tests.system.wandb_server import serving
 
@@ -54,9 +54,7 @@ def folder(recipe: Recipe) -> RunFolder:
 
 
 def opened(recipe: Recipe, run: RunFolder, resumed: dict[str, str] | None = None) -> Tracker:
-    return open_tracker(
-        recipe, run, timetable(recipe), Ranks(0, 0, 2), ClientState.model_validate(resumed or {})
-    )
+    return Tracker(recipe, run, timetable(recipe), Ranks(0, 0, 2), ClientState.model_validate(resumed or {}))
 
 
 def files_of(run: RunFolder) -> list[Path]:
@@ -134,7 +132,7 @@ def test_a_model_is_sent_only_when_asked(recipe: Recipe) -> None:
 
 def test_the_other_ranks_say_nothing(recipe: Recipe, tmp_path: Path) -> None:
     run = folder(recipe)
-    tracker = open_tracker(recipe, run, timetable(recipe), Ranks(1, 1, 2), ClientState())
+    tracker = Tracker(recipe, run, timetable(recipe), Ranks(1, 1, 2), ClientState())
     tracker.log(1, {"loss": 1.0})
     tracker.close()
     assert not run.metrics.exists()
