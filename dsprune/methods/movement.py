@@ -27,8 +27,8 @@ class Movement(Method):
     Formula: score = -sum of w g, over every step since the start of the run.
     Source: Sanh et al., Movement Pruning, 2020.
     Cost: 4 bytes per prunable weight up to the last mask update, and one pass over weights and gradients per step.
-    Use: high sparsities of a pretrained model, with thousands of steps. Short runs ended at chance (docs/results.md);
-    use `snip` there.
+    Use: high sparsities of a pretrained model, with thousands of steps. Short runs ended at chance
+    (docs/methods-compared.md); use `snip` there.
     """
 
     accumulators = (Accumulator("movement", whole_run=True),)

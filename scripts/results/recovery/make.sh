@@ -38,14 +38,6 @@ all() {
     cells mawps "$@"
 }
 
-# method TASK NAME ARGUMENTS...: run a pruning method
-method() {
-    dsprune suite "$here/methods.yaml" "$here/$1.yaml" budget.epochs=0.64 "${settings[@]}" \
-        --output "$home/$1/methods-0.64" --methods "$2" "${@:3}"
-}
-pruning_methods=(fisher magnitude 'magnitude by matrix' empirical-fisher obert movement soft-movement snip wanda random
-    rigl set 'rigl by row' 'set by row' AC/DC 'SNIP before training' 'wanda in one shot')
-
 part() {
     case $1 in
         starts)
@@ -69,15 +61,6 @@ part() {
             cells banking77 fine-tuned 0.3 'defaults,rewinds,one decay' --sparsity 0.97 --seeds 3
             cells banking77 fine-tuned 0.3 'defaults,rewinds,one decay' --sparsity 0.9 --seeds 2
             ;;
-        methods)
-            for task in banking77 movie-reviews; do
-                for name in "${pruning_methods[@]}"; do method "$task" "$name"; done
-            done
-            for name in fisher magnitude 'magnitude by matrix' snip rigl set AC/DC; do # the law's peak is 9.9e-4
-                method banking77 "$name, half the peak" --sparsity 0.9 learning_rate.peak=4.95e-4
-                method banking77 "$name, twice the peak" --sparsity 0.9 learning_rate.peak=1.98e-3
-            done
-            ;;
         pretrained)
             each pretrained 1 'defaults,temperature 2,labels alone,one decay,magnitude,SMC-Bench schedule,dense' --seeds 3
             each pretrained 3 'defaults,temperature 2,labels alone,magnitude,dense' --sparsity 0.8 --sparsity 0.9 --sparsity 0.97 --seeds 3
@@ -91,5 +74,5 @@ part() {
     esac
 }
 
-[[ $# -gt 0 ]] || set -- starts one guidelines three ten short two-thirds methods longer pretrained bytes test
+[[ $# -gt 0 ]] || set -- starts one guidelines three ten short two-thirds longer pretrained bytes test
 for name in "$@"; do part "$name"; done

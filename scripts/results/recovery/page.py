@@ -29,16 +29,8 @@ TASKS = {
 METRICS = {"mawps": "value_accuracy"}
 """What a task is scored by, where it is not `accuracy`."""
 
-METHODS = "methods"
-"""Where the runs that compare pruning methods lie, in place of a start."""
-
-PEAKS = {"half": ", half the peak", "the law's": "", "twice": ", twice the peak"}
-"""What follows the name of a pruning method that has such a peak of the learning rate."""
-
 STARTS = ("fine-tuned", "pretrained")
 OURS, MAGNITUDE, DENSE = "defaults", "magnitude", "dense"
-DEFAULT = "fisher"
-"""The default score, as the study of the methods calls it."""
 COLOURS = {0.5: "#7c3aed", 0.8: "#16a34a", 0.9: "#c2410c", 0.97: "#2563eb"}
 TEST = "test.json"
 GOALS = {0.8: 1.0, 0.9: 2.0, 0.97: 4.0}
@@ -188,69 +180,6 @@ def plain_arms(study: Study) -> Iterator[str]:
                 )
 
 
-def compared(studies: Sequence[Study]) -> str:
-    """Return a table of the pruning methods, the best one of the first column first; empty without runs."""
-    columns = _columns(studies)
-    names = [name for name in _methods(studies) if not _is_variant(name)]
-    rows = [(name, [study.at(epochs, name, target) for study, epochs, target in columns]) for name in names]
-    heads = [f"{study.task}, {100 * target:g} %, {epochs:g} epochs" for study, epochs, target in columns]
-    lines = [["method", "update", *heads], ["---"] * (2 + len(heads))]
-    for name, cells in sorted(rows, key=lambda row: -(row[1][0].mean if row[1][0] else 0.0)):
-        lines.append([name, _seconds(studies, name), *(shown(arm) for arm in cells)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if columns else ""
-
-
-def winners(studies: Sequence[Study]) -> Iterator[str]:
-    """Yield for each task and target how far the default score and magnitude are behind the best method."""
-    for study, epochs, target in _columns(studies):
-        arms = [arm for arm in study.arms if (arm.epochs, arm.target) == (epochs, target)]
-        best = max((arm for arm in arms if not _is_variant(arm.method)), key=lambda arm: arm.mean)
-        behind = [
-            f"{name} by {best.mean - arm.mean:.1f}"
-            for name in (DEFAULT, MAGNITUDE)
-            if (arm := study.at(epochs, name, target)) is not None and name != best.method
-        ]
-        if behind:
-            yield f"{study.task}, {100 * target:g} %: {best.method} is best. Behind it: {', '.join(behind)}."
-
-
-def tuned(studies: Sequence[Study]) -> str:
-    """Return a table of the methods that were run at several peaks; the best on the validation split decides."""
-    lines = [["method", "cell", *PEAKS, "chosen"], ["---"] * (3 + len(PEAKS))]
-    for name in _methods(studies):
-        for study, epochs, target in _columns(studies):
-            arms = {peak: study.at(epochs, name + suffix, target) for peak, suffix in PEAKS.items()}
-            found = {peak: arm for peak, arm in arms.items() if arm is not None}
-            if len(found) > 1:
-                best = max(found, key=lambda peak: statistics.fmean(found[peak].validation.values()))
-                cells = map(shown, arms.values())
-                lines.append(
-                    [name, f"{study.task}, {100 * target:g} %", *cells, f"{found[best].mean:.1f}, {best}"]
-                )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if len(lines) > 2 else ""
-
-
-def _columns(studies: Sequence[Study]) -> list[tuple[Study, float, float]]:
-    return [
-        (study, epochs, target) for study in studies for epochs in study.budgets for target in study.targets
-    ]
-
-
-def _methods(studies: Sequence[Study]) -> list[str]:
-    return list(dict.fromkeys(arm.method for study in studies for arm in study.arms))
-
-
-def _is_variant(method: str) -> bool:
-    return any(suffix and method.endswith(suffix) for suffix in PEAKS.values())
-
-
-def _seconds(studies: Sequence[Study], method: str) -> str:
-    """Return the median time of a method's mask updates."""
-    runs = [run for study in studies for run in study.runs if run.recipe.tracking.group == method]
-    times = [row["update_seconds"] for run in runs for row in run.rows if "update_seconds" in row]
-    return f"{1e3 * statistics.median(times):.0f} ms" if times else MISSING
-
-
 def _cell(target: float, epochs: float) -> str:
     return f"{100 * target:g} % after {epochs:g} epoch{'' if epochs == 1 else 's'}"
 
@@ -294,7 +223,6 @@ def main(home: Path) -> None:
         loader=FileSystemLoader(HERE), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
     )
     studies = [study for task in TASKS for start in STARTS if (study := Study(home, task, start)).arms]
-    methods = [study for task in TASKS if (study := Study(home, task, METHODS)).arms]
     drawn = [study for study in studies if study.start == STARTS[0] and len(study.budgets) > 1]
     draw(drawn or studies, DOCS / "results.svg")
     functions = {function.__name__: function for function in (table, goals, plain_arms)}
@@ -304,10 +232,7 @@ def main(home: Path) -> None:
         home=home,
         titles=TASKS,
         starts={task: start_of(home, task) for task in TASKS},
-        compared=compared(methods),
-        tuned=tuned(methods),
-        winners=list(winners(methods)),
-        origin=origin_of([run for study in (*studies, *methods) for run in study.runs]),
+        origin=origin_of([run for study in studies for run in study.runs]),
     )
     replace_text(DOCS / "results.md", page)
     print(f"written: {DOCS / 'results.md'}")

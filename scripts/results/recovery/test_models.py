@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from dsprune.recipe import load_recipe
+from dsprune.report.runs import find_folders
 from dsprune.train.evaluation import evaluate_model
 from dsprune.train.run_folder import RunFolder
 from dsprune.utils.files import replace_text
@@ -23,10 +24,10 @@ TASKS = ("banking77", "movie-reviews", "mawps")
 def main(home: Path) -> None:
     """Evaluate the models that have no test.json yet."""
     for task in TASKS:
-        for run in [home / "starts" / task, *sorted(home.glob(f"{task}/*/*"))]:
-            folder = RunFolder(run)
-            if not folder.summary.is_file() or (run / TEST).is_file():
+        for run in find_folders([home / "starts" / task, home / task], "summary.json"):
+            if (run / TEST).is_file():
                 continue
+            folder = RunFolder(run)
             settings = load_recipe(str(folder.recipe)).task
             assert settings is not None, run
             part = Path(f"data/recovery/{task}/test.csv")

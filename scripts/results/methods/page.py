@@ -1,0 +1,222 @@
+"""Write docs/methods-compared.md: `python scripts/results/methods/page.py [runs/methods]`.
+
+The results of the runs below the folder are added to runs.csv of the repository. The page is written from
+that file, so runs of several machines can be collected without their folders. Every number, and every sentence that
+depends on one, is computed. The template page.md holds the description of the experiments only.
+"""
+
+import csv
+import json
+import statistics
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from dsprune.report.runs import Run, find_folders, read_run
+from dsprune.utils.files import replace_text
+from dsprune.utils.text import MISSING
+
+HERE = Path(__file__).parent
+DOCS = Path("docs")
+TASKS = {"banking77": "77 intents", "movie-reviews": "movie reviews"}
+DEFAULT, MAGNITUDE = "fisher", "magnitude"
+TEST = "test.json"
+
+PEAKS = {"half": ", half the peak", "the law's": "", "twice": ", twice the peak"}
+"""What follows the name of a pruning method that has such a peak of the learning rate."""
+
+
+@dataclass(frozen=True, order=True)
+class Record:
+    """The result of one run.
+
+    Attributes:
+        task: name of the task.
+        target: target sparsity.
+        setting: precision and ZeRO stage.
+        method: name of the method in suite.yaml.
+        seed: of the run.
+        validation: accuracy on the validation split in per cent, one decimal; empty if unknown.
+        test: the same on the test split.
+        update_ms: median time of a mask update in milliseconds; empty if the run made none.
+    """
+
+    task: str
+    target: str
+    setting: str
+    method: str
+    seed: str
+    validation: str
+    test: str
+    update_ms: str
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What names the run."""
+        return (self.task, self.target, self.setting, self.method, self.seed)
+
+
+Column = tuple[str, str, str]
+"""Task, target and setting of runs that can be compared."""
+
+
+def record_of(run: Run, task: str) -> Record:
+    """Return the result of a finished run that test_models.py has evaluated."""
+    metrics = json.loads((run.path / TEST).read_text(encoding="utf-8"))
+    times = [row["update_seconds"] for row in run.rows if "update_seconds" in row]
+    stage = run.ds_config.get("zero_optimization", {}).get("stage", 0)
+    assert run.recipe.pruning is not None, run.path
+    return Record(
+        task,
+        f"{100 * run.recipe.pruning.sparsity:g} %",
+        f"{run.recipe.precision}, stage {stage}",
+        str(run.recipe.tracking.group),
+        str(run.recipe.seed),
+        f"{100 * (run.score or 0.0):.2f}",
+        f"{100 * float(metrics['accuracy']):.2f}",
+        f"{1e3 * statistics.median(times):.0f}" if times else "",
+    )
+
+
+def collect(home: Path) -> Iterator[Record]:
+    """Yield the results of the runs below a folder."""
+    for task in TASKS:
+        folders = find_folders(sorted(home.glob(task)), "recipe.yaml")
+        yield from (record_of(read_run(path), task) for path in folders if (path / TEST).is_file())
+
+
+def merged(known: Iterable[Record], new: Iterable[Record]) -> list[Record]:
+    """Return all records in order; a new one replaces that of the same run."""
+    return sorted({record.key: record for record in (*known, *new)}.values())
+
+
+def read_records(path: Path) -> list[Record]:
+    """Return the records of a csv file; none if there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [Record(**row) for row in csv.DictReader(file)]
+
+
+def write_records(path: Path, records: Sequence[Record]) -> None:
+    """Write records as a csv file."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Record)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(map(asdict, records))
+
+
+class Results:
+    """Records, by the columns and rows of a table."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = records
+        self.columns: list[Column] = sorted({(one.task, one.target, one.setting) for one in records})
+        self.methods = sorted(
+            {one.method for one in records if not _is_variant(one.method)}, key=self._mean_gap
+        )
+
+    def scores(self, column: Column, method: str, split: str = "test") -> list[float]:
+        """Return the accuracies of a method in a column, one per seed."""
+        rows = [one for one in self.records if (one.task, one.target, one.setting) == column]
+        return [float(value) for one in rows if one.method == method and (value := getattr(one, split))]
+
+    def best(self, column: Column) -> tuple[str, float]:
+        """Return the best method of a column at the law's peak, and its mean accuracy."""
+        names = {one.method for one in self.records if not _is_variant(one.method)}
+        means = {name: statistics.fmean(scores) for name in names if (scores := self.scores(column, name))}
+        return max(sorted(means.items()), key=lambda item: item[1])
+
+    def _mean_gap(self, method: str) -> tuple[float, str]:
+        """Return by how much a method is behind the best one, on average over its columns."""
+        gaps = [
+            self.best(column)[1] - statistics.fmean(scores)
+            for column in self.columns
+            if (scores := self.scores(column, method))
+        ]
+        return statistics.fmean(gaps), method
+
+
+def compared(results: Results) -> str:
+    """Return the table of accuracies, the methods that are least behind the best one first."""
+    heads = [f"{TASKS[task]}, {target}, {setting}" for task, target, setting in results.columns]
+    lines = [["method", "update", *heads], ["---"] * (2 + len(heads))]
+    for name in results.methods:
+        cells = [_shown(results.scores(column, name)) for column in results.columns]
+        lines.append([name, _time(results, name), *cells])
+    return _table(lines)
+
+
+def winners(results: Results) -> Iterator[str]:
+    """Yield for each column how far the default score and magnitude are behind the best method."""
+    for column in results.columns:
+        best, score = results.best(column)
+        behind = [
+            f"{name} by {score - statistics.fmean(scores):.1f}"
+            for name in (DEFAULT, MAGNITUDE)
+            if name != best and (scores := results.scores(column, name))
+        ]
+        said = f" Behind it: {', '.join(behind)}." if behind else ""
+        yield f"{TASKS[column[0]]}, {column[1]}, {column[2]}: {best} is best.{said}"
+
+
+def tuned(results: Results) -> str:
+    """Return a table of the methods that were run at several peaks; the best on the validation split is chosen."""
+    lines = [["method", "runs", *PEAKS, "chosen"], ["---"] * (3 + len(PEAKS))]
+    for name in results.methods:
+        for column in results.columns:
+            tests = {peak: results.scores(column, name + suffix) for peak, suffix in PEAKS.items()}
+            checks = {
+                peak: statistics.fmean(scores)
+                for peak, suffix in PEAKS.items()
+                if (scores := results.scores(column, name + suffix, "validation"))
+            }
+            if len(checks) > 1:
+                best = max(checks, key=lambda peak: checks[peak])
+                title = f"{TASKS[column[0]]}, {column[1]}, {column[2]}"
+                chosen = f"{statistics.fmean(tests[best]):.1f}, {best}"
+                lines.append([name, title, *map(_shown, tests.values()), chosen])
+    return _table(lines) if len(lines) > 2 else ""
+
+
+def _shown(scores: Sequence[float]) -> str:
+    """Return mean, standard deviation and number of seeds as a cell."""
+    if not scores:
+        return MISSING
+    spread = f" ± {statistics.stdev(scores):.1f} ({len(scores)})" if len(scores) > 1 else ""
+    return f"{statistics.fmean(scores):.1f}{spread}"
+
+
+def _time(results: Results, method: str) -> str:
+    times = [float(one.update_ms) for one in results.records if one.method == method and one.update_ms]
+    return f"{statistics.median(times):.0f} ms" if times else MISSING
+
+
+def _table(lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _is_variant(method: str) -> bool:
+    return any(suffix and method.endswith(suffix) for suffix in PEAKS.values())
+
+
+def main(home: Path, path: Path = HERE / "runs.csv") -> None:
+    """Add the results of run folders to the csv file, and write the page from it."""
+    records = merged(read_records(path), collect(home))
+    write_records(path, records)
+    results = Results(records)
+    environment = Environment(
+        loader=FileSystemLoader(HERE), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
+    )
+    page = environment.get_template("page.md").render(
+        compared=compared(results), winners=list(winners(results)), tuned=tuned(results), runs=len(records)
+    )
+    replace_text(DOCS / "methods-compared.md", page)
+    print(f"written: {DOCS / 'methods-compared.md'}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/methods"))
