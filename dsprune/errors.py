@@ -4,7 +4,7 @@ EXIT_STOPPED = 75
 """Exit code after a StoppedError, EX_TEMPFAIL: run the same command again to resume."""
 
 EXIT_UNFORESEEN = 70
-"""Exit code after an error that nobody foresaw, EX_SOFTWARE; the message names the file with the traceback."""
+"""Exit code after an unexpected error, EX_SOFTWARE; the message names the file with the traceback."""
 
 
 class UserError(Exception):
@@ -12,7 +12,7 @@ class UserError(Exception):
 
 
 class CheckFailedError(Exception):
-    """A check that the user asked for failed (exit code 1). The message names the first offender."""
+    """A requested check failed (exit code 1). The message names the first tensor or file that fails."""
 
 
 class RunFailedError(Exception):
@@ -20,4 +20,4 @@ class RunFailedError(Exception):
 
 
 class StoppedError(Exception):
-    """A run stopped on request, with a checkpoint, and the same command resumes it (exit code 75)."""
+    """A run stopped on request with a checkpoint; the same command resumes it (exit code 75)."""

@@ -1,9 +1,9 @@
 """Registries of the names that recipes use: pruning methods, tasks, curves and scopes.
 
-A built-in entry is the path of an object, which is imported on first use. Methods and tasks can also come from
-outside: an installed package offers them through an entry point of the group `dsprune.methods` or
-`dsprune.tasks`, or code registers them with `dsprune.register_method` or `dsprune.register_task`. A recipe can
-only choose among these names; nothing else is imported because of a recipe.
+A built-in entry is the path of an object, which is imported on first use. An installed package can add methods and
+tasks through an entry point of the group `dsprune.methods` or `dsprune.tasks`, and code with
+`dsprune.register_method` or `dsprune.register_task`. A recipe can only choose among these names; it cannot import
+anything else.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ class Registry:
     """Objects of one kind by name.
 
     Args:
-        field: recipe field that holds such a name, for messages.
+        field: recipe field that holds a name, for messages.
         builtin: name to object, each given as `module:attribute`.
         families: more built-in entries: mappings of name to object, each given as `module:attribute`.
         group: entry point group through which installed packages add entries; None = no entry points.
@@ -68,7 +68,7 @@ class Registry:
         """Return the object with this name.
 
         Raises:
-            UserError: the name is unknown, or the package that offers it cannot be imported.
+            UserError: the name is unknown, or its package cannot be imported.
         """
         self.check(name)
         if name in self._registered:
@@ -79,7 +79,7 @@ class Registry:
         return members[name] if name in members else self._load_offered(self._offered()[name])
 
     def check(self, name: str) -> None:
-        """Check that a name is known, without importing a built-in or offered object.
+        """Check that a name is known, without importing its object.
 
         Raises:
             UserError: the name is unknown; the message lists a similar name and all known names.

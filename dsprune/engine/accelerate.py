@@ -1,4 +1,4 @@
-"""Accelerate: the loaders that it prepares, the steps that it takes, and its number of processes on CPUs."""
+"""Extend Accelerate: record its loaders, count its steps, and let it find all ranks on CPUs."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -19,10 +19,7 @@ __all__ = ["check_processes", "extend_accelerate"]
 
 
 def extend_accelerate(stack: ExitStack, loaders: list[Any]) -> None:
-    """Keep the loaders that Accelerate prepares, check its steps, and let it find all ranks on CPUs.
-
-    Until `stack` is closed.
-    """
+    """Record the loaders of Accelerate, check its steps, and let it find all ranks on CPUs, until `stack` is closed."""
     steps: Counter[int] = Counter()
     backward, step = DeepSpeedEngineWrapper.backward, DeepSpeedOptimizerWrapper.step
     stack.enter_context(replaced(DeepSpeedEngineWrapper, "backward", _counting(backward, steps)))
@@ -33,10 +30,10 @@ def extend_accelerate(stack: ExitStack, loaders: list[Any]) -> None:
 
 
 def check_processes() -> None:
-    """Check that Accelerate, if it is used, knows of all ranks.
+    """Check that Accelerate, if it is used, knows all ranks.
 
     Raises:
-        UserError: it does not, as on CPUs, where it ignores the ranks of DeepSpeed.
+        UserError: it does not; on CPUs it ignores the ranks of DeepSpeed.
     """
     known, world_size = PartialState._shared_state.get("num_processes"), deepspeed.comm.get_world_size()
     if known not in (None, world_size):
@@ -47,7 +44,7 @@ def check_processes() -> None:
 
 
 def _recording(prepare: Callable[..., Any], loaders: list[Any]) -> Callable[..., Any]:
-    """Return `prepare`, which also keeps the loaders that it returns."""
+    """Wrap `prepare` to also record the loaders that it returns."""
 
     def recording(*args: Any, **kwargs: Any) -> Any:
         loader = prepare(*args, **kwargs)
@@ -58,7 +55,7 @@ def _recording(prepare: Callable[..., Any], loaders: list[Any]) -> Callable[...,
 
 
 def _counting(backward: Callable[..., None], steps: Counter[int]) -> Callable[..., None]:
-    """Return `backward` of Accelerate, which may step the engine, and also counts these steps by optimizer."""
+    """Wrap Accelerate's `backward`, which may step the engine, to count these steps by optimizer."""
 
     def counting(self: DeepSpeedEngineWrapper, *args: Any, **kwargs: Any) -> None:
         before = self.engine.global_steps
@@ -69,7 +66,7 @@ def _counting(backward: Callable[..., None], steps: Counter[int]) -> Callable[..
 
 
 def _checking(step: Callable[..., None], steps: Counter[int]) -> Callable[..., None]:
-    """Return `step` of Accelerate's optimizer, which does nothing, and also ends a run that has stepped before it."""
+    """Wrap `step` of Accelerate's optimizer, which does nothing itself, to end a run with a wrong number of steps."""
 
     def checking(self: DeepSpeedOptimizerWrapper) -> None:
         count = steps.pop(id(self.optimizer), 0)
@@ -84,7 +81,7 @@ def _checking(step: Callable[..., None], steps: Counter[int]) -> Callable[..., N
 
 
 def _finding_ranks(init: Callable[..., None]) -> Callable[..., None]:
-    """Return `PartialState.__init__`, which on CPUs has all ranks, and joins them for DeepSpeed too."""
+    """Wrap `PartialState.__init__` to find all ranks on CPUs, and to create their process group for DeepSpeed too."""
 
     def finding(self: PartialState, cpu: bool = False, **kwargs: Any) -> None:
         several = expected_ranks().world_size > 1 and not torch.accelerator.is_available()

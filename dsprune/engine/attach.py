@@ -22,7 +22,7 @@ __all__ = ["check_attachable", "check_is_engine", "initial_state", "loader_steps
 
 
 def check_is_engine(engine: object, pruning_engine: type[DeepSpeedEngine]) -> None:
-    """Check that an object is an engine that is not of the class of engines that prune.
+    """Check that an object is a DeepSpeed engine that does not prune yet.
 
     Raises:
         UserError: it is a module, or prunes already.
@@ -40,8 +40,8 @@ def check_attachable(engine: DeepSpeedEngine, recipe: Recipe) -> None:
     """Check that an engine can prune by a recipe.
 
     Raises:
-        UserError: dsprune cannot prune under a part of the engine, the engine has a scheduler of its own, or its
-            settings disagree with the recipe; names all settings that do.
+        UserError: dsprune does not support a part of the engine, the engine has its own scheduler, or its settings
+            disagree with the recipe; the message names all of them.
     """
     check_engine(engine)
     if type(engine) is not DeepSpeedEngine:

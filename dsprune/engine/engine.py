@@ -36,9 +36,9 @@ __all__ = ["PruningEngine"]
 class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
     """A DeepSpeed engine that prunes.
 
-    `PruningEngine(engine, recipe)` makes a pruning engine of `engine`, in place, and returns it. So a framework that
-    holds the engine prunes too: Accelerate, the Trainer and Lightning call its `step`. Guards end a run whose
-    optimizer steps in any other way.
+    `PruningEngine(engine, recipe)` turns `engine` into a pruning engine, in place, and returns it. A framework that
+    holds the engine (Accelerate, the Trainer, Lightning) then prunes too, because it calls `step`. Guards end a run
+    whose optimizer steps in any other way.
 
     Args:
         engine: an initialized engine, at any ZeRO stage.
@@ -53,8 +53,8 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         pruner: prunes at every step; None for a recipe without pruning.
 
     Raises:
-        UserError: dsprune cannot prune under a part of the engine, the engine has a scheduler of its own, or its
-            settings disagree with the recipe; names all settings that do.
+        UserError: dsprune does not support a part of the engine, the engine has its own scheduler, or its settings
+            disagree with the recipe; the message names all of them.
     """
 
     timetable: Timetable
@@ -85,7 +85,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
 
     @classmethod
     def attach(cls, engine: DeepSpeedEngine, recipe: Recipe, timetable: Timetable) -> "PruningEngine":
-        """Make a pruning engine of an engine whose model is as the recipe asks; errors are those of the class."""
+        """Turn an engine, whose model already follows the recipe, into a pruning engine; errors as for the class."""
         check_attachable(engine, recipe)
         state = initial_state(engine, recipe.pruning, timetable)
         schedule_learning_rate(engine, recipe.learning_rate, timetable)
@@ -114,7 +114,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             return super().forward(*inputs, **kwargs)
 
     def backward(self, loss: Tensor, retain_graph: bool = False, scale_wrt_gas: bool = True) -> Any:
-        """Run the backward pass like `DeepSpeedEngine.backward`, at stage 0 with fp16's loss scale, too."""
+        """Run the backward pass like `DeepSpeedEngine.backward`, and apply the loss scale of fp16 at stage 0 too."""
         scale_loss(self, loss, self.gradient_accumulation_steps() if scale_wrt_gas else 1)
         with self._explaining():
             return super().backward(loss, retain_graph, scale_wrt_gas)
@@ -123,7 +123,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         return nullcontext() if self.pruner is None else self.pruner.explaining()
 
     def step(self, lr_kwargs: dict[str, Any] | None = None) -> None:
-        """Step like `DeepSpeedEngine.step`, with the mask update that is due. Collective: every rank must call this."""
+        """Step like `DeepSpeedEngine.step`, with a mask update if one is due. Collective: every rank must call this."""
         if not self.is_gradient_accumulation_boundary():
             super().step(lr_kwargs)
             return
@@ -190,7 +190,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             client_state: as for DeepSpeed.
             save_latest: as for DeepSpeed.
             exclude_frozen_parameters: as for DeepSpeed.
-            rank_state: tensors of this rank alone; `read_rank_state` reads them.
+            rank_state: tensors of this rank; `read_rank_state` reads them.
         """
         self._check_weights()
         return save_checkpoint(
@@ -220,8 +220,8 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         """Load like `DeepSpeedEngine.load_checkpoint`, with masks and random states.
 
         A checkpoint of another ZeRO stage, precision or number of ranks is resharded, see
-        `dsprune.checkpoint.reshard`. The learning rate follows the timetable, whatever the checkpoint holds of a
-        scheduler, and the optimizer keeps its settings. Collective: every rank must call this.
+        `dsprune.checkpoint.reshard`. The learning rate follows the timetable, not a scheduler in the checkpoint, and
+        the optimizer keeps its settings. Collective: every rank must call this.
 
         Args:
             load_dir: as for DeepSpeed.
@@ -229,7 +229,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             load_module_strict: as for DeepSpeed.
             load_optimizer_states: as for DeepSpeed; False keeps weights, masks and step, and drops the moments.
             load_lr_scheduler_states: without effect: the timetable owns the learning rate.
-            load_module_only: as for DeepSpeed: weights and masks, from which the run starts at its own step.
+            load_module_only: as for DeepSpeed: load weights and masks, and keep the step of this run.
             custom_load_fn: as for DeepSpeed.
             masks_from: what to do with a checkpoint without masks: `zeros` makes masks of its exact zeros,
                 `none` starts dense; None refuses it.
@@ -256,7 +256,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         return loaded
 
     def own_learning_rate(self) -> list[str]:
-        """Replace every other scheduler of the optimizer by the timetable's rates, and return their names."""
+        """Replace all other schedulers of the optimizer, and return their names."""
         names = replace_schedulers(self.basic_optimizer)
         if names:
             self._rates.resume(self.applied_steps)

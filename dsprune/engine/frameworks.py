@@ -1,7 +1,7 @@
 """`dsprune.pruning`: prune with every engine that a framework or a script initializes.
 
-Accelerate, transformers' Trainer and Lightning look `deepspeed.initialize` up when they call it. Replacing it for the
-time of a context reaches all of them, and any script.
+Accelerate, transformers' Trainer and Lightning look up `deepspeed.initialize` when they call it. So a context that
+replaces it works for all of them, and for any script.
 """
 
 import sys
@@ -35,9 +35,9 @@ __all__ = ["pruning"]
 def pruning(
     recipe: Recipe | str | Path, *, steps_per_epoch: int | None = None, masks_from: MasksFrom | None = None
 ) -> Iterator[list[PruningEngine]]:
-    """Make a pruning engine of every engine that `deepspeed.initialize` returns while the context is open.
+    """Prune with every engine that `deepspeed.initialize` returns while the context is open.
 
-    A scheduler of the framework is replaced by the recipe's learning rate, which is announced once. Inside, the
+    The recipe's learning rate replaces a scheduler of the framework, which is announced once. Inside, the
     Trainer logs sparsity and phase, and the model folders that it saves hold the masks.
 
     Args:
@@ -47,7 +47,7 @@ def pruning(
             None refuses them at the first step, unless a checkpoint was loaded.
 
     Yields:
-        The pruning engines, filled as they are made.
+        The pruning engines; each is added when it is made.
 
     Raises:
         UserError: recipe and framework disagree, the steps per epoch are not known, or no engine trains.
@@ -73,14 +73,14 @@ def pruning(
 
 @dataclass
 class _Initialize:
-    """Stands in for `deepspeed.initialize`.
+    """Replaces `deepspeed.initialize`.
 
     Attributes:
-        stack: closed with the context; holds what is replaced later.
-        engines: those that it has made.
-        loaders: those that Accelerate has prepared.
-        makes_engine: whether it was called for an engine that trains.
-        prunes: tells it from DeepSpeed's own.
+        stack: closed with the context; undoes later replacements.
+        engines: the pruning engines made so far.
+        loaders: the loaders that Accelerate has prepared.
+        makes_engine: whether an engine that trains was requested.
+        prunes: marks this function as a replacement of DeepSpeed's.
     """
 
     recipe: Recipe
@@ -140,10 +140,10 @@ class _Initialize:
         return initialized
 
     def expect_engine(self, optimizer: Optimizer, *_: Any) -> None:
-        """End a run whose optimizer steps before an engine was made: a hook of all optimizers.
+        """End a run whose optimizer steps before an engine was made. This is a hook of all optimizers.
 
         Raises:
-            UserError: no engine that trains was made; DeepSpeed steps an optimizer while it makes one.
+            UserError: no engine that trains was made, or is being made: DeepSpeed steps an optimizer meanwhile.
         """
         if not self.makes_engine:
             raise UserError(_without_engine(f"{type(optimizer).__name__} steps"))
@@ -175,7 +175,7 @@ class _Initialize:
 
 
 def _trains(model: nn.Module, config: dict[str, Any]) -> bool:
-    """Return whether an engine with a config's optimizer trains. TRL makes that of its frozen reference model so."""
+    """Return whether an engine with a config's optimizer trains; that of TRL's frozen reference model does not."""
     section = config.get("optimizer")
     has_optimizer = section is not None and section.get("type", "") is not None
     return has_optimizer and any(parameter.requires_grad for parameter in model.parameters())
@@ -190,7 +190,7 @@ def _without_engine(what: str) -> str:
 
 
 def _name(scheduler: Any) -> str:
-    """Return what a scheduler is called: a section of a ds_config, an object, or a function that makes one."""
+    """Return the name of a scheduler: a section of a ds_config, an object, or a function that makes one."""
     if isinstance(scheduler, dict):
         return str(scheduler.get("type"))
     name = str(getattr(scheduler, "__name__", type(scheduler).__name__))
@@ -199,20 +199,20 @@ def _name(scheduler: Any) -> str:
 
 
 def _shuffles(loader: Any) -> bool:
-    """Return whether a loader shuffles, as that for training does; Accelerate wraps its sampler."""
+    """Return whether a loader shuffles, like the one for training; Accelerate wraps its sampler."""
     batches = getattr(loader, "batch_sampler", None)
     batches = getattr(batches, "batch_sampler", batches)  # of which a rank gets its share
     return any(isinstance(getattr(one, "sampler", None), RandomSampler) for one in (loader, batches))
 
 
 def _batch_size(loader: Any) -> int | None:
-    """Return the examples of a rank's batch; Accelerate's loaders have them in the sampler."""
+    """Return the number of examples in a rank's batch; Accelerate's loaders have it in the sampler."""
     sampler = getattr(loader, "batch_sampler", None)
     return getattr(loader, "batch_size", None) or getattr(sampler, "batch_size", None)
 
 
 def _lightning_steps(model: nn.Module) -> int | None:
-    """Return the optimizer steps an epoch that Lightning knows of; None for any other module."""
+    """Return Lightning's optimizer steps per epoch; None for any other module."""
     lightning = sys.modules.get("lightning.pytorch") or sys.modules.get("pytorch_lightning")
     if lightning is None or not isinstance(model, lightning.LightningModule):
         return None

@@ -19,8 +19,8 @@ __all__ = ["StepGuard", "WeightGuard"]
 class StepGuard:
     """Ends a run whose base optimizer steps outside of `PruningEngine.step`, or without dsprune's hooks.
 
-    The check is a hook of the base optimizer, which steps the fp32 master weights. So it holds for every framework,
-    whatever method of the engine it calls.
+    The check is a hook of the base optimizer, which steps the fp32 master weights. So it works in every framework,
+    whichever method of the engine is called.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -40,7 +40,7 @@ class StepGuard:
         """Check that the hook ran in the last `open`, if the step was applied.
 
         Raises:
-            RunFailedError: the optimizer has lost its hooks, and with them the zeros of a mask update.
+            RunFailedError: the optimizer has lost its hooks, so a mask update was not applied.
         """
         if applied and not self._has_stepped:
             raise RunFailedError(
@@ -58,7 +58,7 @@ class StepGuard:
 
 
 class WeightGuard:
-    """Ends a run whose weights something else has changed: pruned ones would grow, and loaded ones would be lost.
+    """Ends a run if other code changes weights: pruned weights would grow back, and loaded ones would be lost.
 
     Args:
         state: the masks, and the weights that they belong to.
@@ -69,14 +69,14 @@ class WeightGuard:
         self.accept()
 
     def accept(self) -> None:
-        """Note the state of the weights after a step."""
+        """Record the state of the weights after a step."""
         self._versions = self._read_versions()
 
     def check_written(self) -> None:
-        """Check the weights of this rank if something has written to them since `accept`.
+        """Check the weights of this rank if they were written to since `accept`.
 
         Raises:
-            RunFailedError: a pruned weight is not zero, or a working copy is not its rounded master weight.
+            RunFailedError: a pruned weight is not zero, or a working copy differs from its rounded master weight.
         """
         if self._read_versions() != self._versions:
             self._check(Comm())
@@ -85,18 +85,18 @@ class WeightGuard:
         """Check all weights: a pass over them, and one message. Collective: every rank must call this.
 
         Raises:
-            RunFailedError: as `check_written`, on every rank; or the module has other parameters than at the start.
+            RunFailedError: as in `check_written`, on every rank; or the parameters of the module were replaced.
         """
         self.check_module()
         self._check(self._state.comm)
 
     def check_working(self) -> None:
-        """Check that pruned weights are zero in the working weights, which may be an average that a script has made.
+        """Check that pruned weights are zero in the working weights, which a script may have averaged.
 
         Collective: every rank must call this.
 
         Raises:
-            RunFailedError: one is not, on every rank; or the module has other parameters than at the start.
+            RunFailedError: one is not, on every rank; or the parameters of the module were replaced.
         """
         self.check_module()
         layout = self._state.layout
@@ -107,10 +107,10 @@ class WeightGuard:
         self._end_unless([one.to(layout.device) for one in intact], self._state.comm)
 
     def check_module(self) -> None:
-        """Check that the module has the trainable parameters that it had when the engine was made.
+        """Check that the module still has the trainable parameters with which the engine was made.
 
         Raises:
-            RunFailedError: it has others.
+            RunFailedError: it does not.
         """
         if (name := self._state.layout.find_replaced()) is not None:
             raise RunFailedError(

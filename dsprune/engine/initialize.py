@@ -53,13 +53,13 @@ def initialize(
 ) -> Initialized:
     """Initialize a DeepSpeed engine that prunes. Collective: every rank must call this.
 
-    Takes what `deepspeed.initialize` takes, and a recipe.
+    Accepts the arguments of `deepspeed.initialize`, and a recipe.
 
     Args:
-        args: as for DeepSpeed; `args.deepspeed_config` names the ds_config where `config` does not.
+        args: as for DeepSpeed; `args.deepspeed_config` names the ds_config if `config` is None.
         model: as for DeepSpeed. Without `model_parameters` and `optimizer`, the recipe's `learning_rate.scale` and
             `optimizer.decayed` divide its parameters into groups.
-        optimizer: as for DeepSpeed; its settings must agree with what the recipe sets.
+        optimizer: as for DeepSpeed; its settings must agree with the recipe.
         model_parameters: as for DeepSpeed.
         training_data: a dataset, as for DeepSpeed, or an iterable one. The recipe's epochs are counted on its length.
         lr_scheduler: must be None: the recipe owns the learning rate.
@@ -75,8 +75,8 @@ def initialize(
         Engine, optimizer, data loader and scheduler, as `deepspeed.initialize` returns them.
 
     Raises:
-        UserError: recipe and ds_config disagree, dsprune cannot prune under a setting, or a stale build lock would
-            make DeepSpeed wait forever.
+        UserError: recipe and ds_config disagree, dsprune does not support a setting, or a stale build lock would make
+            DeepSpeed wait forever.
     """
     if model is None:
         raise UserError("initialize: model=None: give the module to train")
@@ -111,7 +111,7 @@ def initialize_script(
     model: nn.Module,
     **kwargs: Any,
 ) -> Initialized:
-    """Initialize for a script, which has made the model: see `initialize_with`, `fit_to_recipe`. Collective."""
+    """Initialize for a script that has made the model: see `initialize_with` and `fit_to_recipe`. Collective."""
     if isinstance(model, DeepSpeedEngine):
         raise UserError(
             f"initialize: model is a {type(model).__name__}: give the module, engine.module, or make the engine "
@@ -133,15 +133,15 @@ def initialize_with(
     training_data: Any = None,
     **kwargs: Any,
 ) -> Initialized:
-    """Resolve the config by the recipe, initialize, and make the engine prune. Collective: every rank must call this.
+    """Resolve the config from the recipe, initialize, and make the engine prune. Collective: every rank must call this.
 
     Args:
-        recipe: owns each "auto" of the config.
-        steps_per_epoch: optimizer steps an epoch; None counts them on `training_data`.
+        recipe: fills each "auto" of the config.
+        steps_per_epoch: optimizer steps per epoch; None counts them on `training_data`.
         model: the module to train.
         config: a ds_config.
-        training_data: a dataset, also one without length.
-        **kwargs: of `deepspeed.initialize`, without a scheduler.
+        training_data: a dataset, with or without a length.
+        **kwargs: passed to `deepspeed.initialize`; no scheduler.
     """
     check_training_data(training_data)
     check_parameters(model)
@@ -180,7 +180,7 @@ def _initialize(recipe: Recipe, timetable: Timetable, data: Any, **kwargs: Any) 
 
 
 def find_config(args: Any, *configs: dict[str, Any] | str | Path | None) -> dict[str, Any]:
-    """Return the ds_config: of `config`, `config_params`, or `args.deepspeed_config`."""
+    """Return the ds_config from `config`, `config_params` or `args.deepspeed_config`."""
     given = [config for config in (*configs, getattr(args, "deepspeed_config", None)) if config is not None]
     if len(given) != 1:
         raise UserError(
@@ -192,7 +192,7 @@ def find_config(args: Any, *configs: dict[str, Any] | str | Path | None) -> dict
 
 
 def _announce_accumulation(config: dict[str, Any], recipe: Recipe) -> None:
-    """Say once that a step is several forward passes, where the recipe does not say so itself."""
+    """Print once that a step takes several forward passes, unless the recipe sets this."""
     accumulation = config["gradient_accumulation_steps"]
     if accumulation > 1 and recipe.budget.micro_batch is None:
         sizes = {key: config[key] for key in ("train_batch_size", "train_micro_batch_size_per_gpu")}

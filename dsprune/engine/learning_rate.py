@@ -25,7 +25,7 @@ __all__ = [
 
 
 _SETTINGS = ("initial_lr", "weight_decay", "betas", "eps")
-"""What the recipe sets in each parameter group; a checkpoint brings its own."""
+"""The recipe's settings in each parameter group; loading a checkpoint overwrites them."""
 
 
 class ScaledLR(LambdaLR):
@@ -40,7 +40,7 @@ class ScaledLR(LambdaLR):
 
 
 class _Replaced:
-    """A scheduler that the recipe's learning rate replaces: it follows the optimizer, and sets nothing."""
+    """A scheduler that the recipe's learning rate has replaced: it reads the optimizer's rates and sets none."""
 
     optimizer: Optimizer
 
@@ -53,9 +53,9 @@ class _Replaced:
 
 
 def replace_schedulers(optimizer: Optimizer) -> list[str]:
-    """Make every scheduler of an optimizer's groups return their rates and set none; return the schedulers' names.
+    """Replace every scheduler of an optimizer's groups by one that sets no rate, and return their names.
 
-    transformers' Trainer makes a scheduler for a wrapper of the optimizer, and steps it beside the engine.
+    transformers' Trainer makes a scheduler for a wrapper of the optimizer, and steps it in addition to the engine.
     """
     groups = {id(group) for group in optimizer.param_groups}
     found = [
@@ -72,14 +72,14 @@ def replace_schedulers(optimizer: Optimizer) -> list[str]:
 
 
 def announce_replaced(schedulers: list[str]) -> None:
-    """Print once, on rank 0, which schedulers the recipe's learning rate replaces."""
+    """Print once, on rank 0, the schedulers that the recipe's learning rate replaces."""
     if schedulers:
         names = ", ".join(dict.fromkeys(schedulers))
         announce(f"the recipe's learning rate replaces the scheduler {names}")
 
 
 def announce_unscaled(optimizer: Optimizer, recipe: Recipe) -> None:
-    """Print once, on rank 0, that the optimizer's rate is the peak of a run that prunes, where the recipe has none."""
+    """Print once, on rank 0, that the optimizer's rate is the peak, if the recipe prunes and sets no peak."""
     if recipe.pruning is not None and recipe.learning_rate.peak is None:
         rates = ", ".join(
             f"{rate:g}" for rate in dict.fromkeys(g["initial_lr"] for g in optimizer.param_groups)
@@ -91,16 +91,16 @@ def announce_unscaled(optimizer: Optimizer, recipe: Recipe) -> None:
 
 
 class Rates:
-    """Sets the learning rate of every parameter group, and its first beta, before each step; detects other changes.
+    """Sets learning rate and first beta of every parameter group before each step; detects changes by other code.
 
     Args:
-        optimizer: scheduled by a `ScaledLR`, whose `initial_lr` of each group is the peak.
+        optimizer: scheduled by a `ScaledLR`; `initial_lr` of a group is its peak.
         timetable: gives the multiplier of the peak by step.
-        scheduler: the `ScaledLR`. A framework may step it at other times than DeepSpeed, such as Lightning on overflow.
+        scheduler: the `ScaledLR`. A framework may step it when DeepSpeed does not, such as Lightning on overflow.
         settings: the recipe's section `learning_rate`.
 
     Raises:
-        UserError: the first beta is to move, and the optimizer has none.
+        UserError: the recipe schedules the first beta, and the optimizer has none.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Rates:
         """Set the rates of a step.
 
         Raises:
-            RunFailedError: a rate is neither what was set last nor what the timetable or its scheduler sets now.
+            RunFailedError: a rate is none of the last one set, the timetable's and the scheduler's.
         """
         self._check_groups()
         groups, rates = self._optimizer.param_groups, self._at(step)
@@ -145,7 +145,7 @@ class Rates:
             group["betas"] = settings["betas"] = (first + (at_peak - first) * height, second)
 
     def _check_groups(self) -> None:
-        """Check that the parameter groups are those of the start, with their settings."""
+        """Check that the parameter groups and their settings have not changed."""
         groups = self._optimizer.param_groups
         if len(groups) != len(self._settings):
             raise RunFailedError(
@@ -161,7 +161,7 @@ class Rates:
                     )
 
     def resume(self, step: int) -> None:
-        """Continue from a step, after a checkpoint was loaded, with the settings that the optimizer was made with."""
+        """Continue from the step of a loaded checkpoint, and restore the optimizer's own settings."""
         for group, settings in zip(self._optimizer.param_groups, self._settings, strict=True):
             group |= settings
         rates = self._at(step)

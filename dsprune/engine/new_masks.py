@@ -1,4 +1,4 @@
-"""The new masks of a mask update, selected from the scores that the recipe's method gives this rank's shards."""
+"""Select the new masks of a mask update by the scores of the recipe's method."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -34,16 +34,16 @@ __all__ = ["context_of", "new_masks"]
 def new_masks(
     state: PruningState, method: Method, update: MaskUpdate, groups: Sequence[Group], seed: int
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the new packed masks, and the new weights of a method that moves them, else none.
+    """Return the new packed masks and, for a method that updates weights, the new weights.
 
     Collective: every rank must call this.
 
     Args:
         state: the masks so far, and the weights that they belong to.
-        method: gives the scores.
+        method: the method that scores the weights.
         update: the mask update.
         groups: the groups of tensors, with their numbers of zeros.
-        seed: of methods with random scores.
+        seed: seed of methods with random scores.
     """
     layout, kept, comm = state.layout, state.masks.bits, state.comm
     if update.sparsity == 0:
@@ -73,12 +73,12 @@ def new_masks(
 def context_of(
     state: PruningState, index: int, accumulators: Mapping[str, Tensor], *, seed: int, step: int
 ) -> ShardContext:
-    """Return what a method sees of a shard.
+    """Return the context of a shard, which a method reads.
 
     Args:
-        state: has the shards.
-        index: of the shard.
-        accumulators: what the method keeps of it.
+        state: the masks, the weights and their shards.
+        index: number of the shard.
+        accumulators: the method's accumulators of the shard.
         seed: of methods with random scores.
         step: number of applied optimizer steps.
     """
@@ -97,7 +97,7 @@ def context_of(
 
 
 def _contexts(state: PruningState, seed: int, step: int) -> list[ShardContext]:
-    """Return what a method sees of all shards at a mask update: the inputs of their matrices too, if it reads them."""
+    """Return the contexts of all shards at a mask update, with the norms of inputs if the method reads them."""
     newest, sums = state.accumulators.newest, state.accumulators.inputs
     contexts = [
         context_of(state, index, newest(index), seed=seed, step=step)

@@ -61,7 +61,7 @@ class Pruner:
         Collective at a mask update: every rank must call this, after `backward` and before the engine's step.
 
         Raises:
-            RunFailedError: something else has changed the weights.
+            RunFailedError: other code has changed the weights.
         """
         update = self.state.timetable.update_at(step)
         bits: Sequence[Tensor] = self.state.masks.bits
@@ -81,7 +81,7 @@ class Pruner:
         layout.refresh_gradient_norms()
 
     def after_step(self, step: int, applied: bool) -> None:
-        """Keep the new mask if the step was applied; otherwise drop it, and the update is due again.
+        """Keep the new mask if the step was applied. Otherwise drop it; the update is then due again.
 
         Collective for a method with a `block`: every rank must call this.
         """
@@ -94,7 +94,7 @@ class Pruner:
         self._weights.accept()
 
     def _keep(self, update: PendingUpdate) -> None:
-        """Make a mask update that was applied part of the state."""
+        """Store the result of an applied mask update in the state."""
         state, record = self.state, update.record
         self.last_update = record
         state.masks.replace(update.bits, update.regrown)
@@ -106,10 +106,10 @@ class Pruner:
         )
 
     def check(self) -> None:
-        """Check that the weights are as the last step left them. Collective: every rank must call this.
+        """Check that no other code has changed the weights since the last step. Collective: every rank must call this.
 
         Raises:
-            RunFailedError: something else has changed them.
+            RunFailedError: other code has changed them.
         """
         self._weights.check()
 
@@ -123,10 +123,10 @@ class Pruner:
 
     @contextmanager
     def explaining(self) -> Iterator[None]:
-        """Say so where a pass fails since the module has other parameters: DeepSpeed's errors do not name them.
+        """If a pass fails because parameters of the module were replaced, name them: DeepSpeed's errors do not.
 
         Raises:
-            RunFailedError: it has.
+            RunFailedError: parameters were replaced.
         """
         try:
             yield
@@ -141,9 +141,9 @@ class Pruner:
         return self._methods[kind]
 
     def _accumulate(self, step: int) -> None:
-        """Let the method add to its accumulators, if it has any and the step counts for the next mask update.
+        """Update the method's accumulators, if it has any and the step counts for the next mask update.
 
-        Collective for a method with a `block`, or that reads inputs: every rank must call this.
+        Collective for a method that has a `block` or reads inputs: every rank must call this.
         """
         accumulators, method = self.state.accumulators, self._method_at(step)
         if not self.state.is_counted(step):
@@ -172,7 +172,7 @@ class Pruner:
         return PendingUpdate(record, bits, weights, regrown, num_marked)
 
     def _count_regrown(self, bits: Sequence[Tensor], regrown: Sequence[Tensor]) -> list[int]:
-        """Return how many weights are pruned after a mask update, how many grow back, and how many are marked then.
+        """Return the numbers of pruned weights, of weights that grow back, and of marked weights after a mask update.
 
         Collective: every rank must call this.
         """
@@ -182,10 +182,10 @@ class Pruner:
         return self.state.comm.all_reduce_sum(torch.tensor([num_weights - num_kept, *counts])).tolist()
 
     def _zero_newly_pruned(self, *_: Any) -> None:
-        """Zero what the new mask prunes and move the other weights, before the optimizer's first step of an update.
+        """Zero the newly pruned weights and update the others, before the optimizer's first step of a mask update.
 
-        DeepSpeed steps the optimizer once a parameter group. The first call zeroes all groups: an update whose
-        weight, gradient and moments are zero changes nothing.
+        DeepSpeed steps the optimizer once per parameter group. The first call zeroes all groups, because a step does
+        not change an entry whose weight, gradient and moments are zero.
         """
         if self._pending is None or self._zeroed:
             return

@@ -17,22 +17,21 @@ _OF_THE_ENGINE = ("model.dropout", "model.layers", "model.start")
 
 
 def fit_to_recipe(model: nn.Module, recipe: Recipe) -> None:
-    """Do to a script's model what the recipe's section `model` asks, in place, and say what else the script decides.
+    """Apply the recipe's section `model` to a script's model, in place, and print the fields that the script decides.
 
     Raises:
-        UserError: the recipe asks for what can be done only when a model is loaded, or the model has another number
-            of layers.
+        UserError: a field applies only when dsprune loads the model, or the model has another number of layers.
     """
     if recipe.model is not None:
         _check_built(model, recipe.model)
-        if recipe.model.dropout is not None:  # the law changes no model of a script
+        if recipe.model.dropout is not None:  # the law does not change the model of a script
             set_dropout(model, recipe.dropout)
     if fields := ", ".join(fields_of_the_script(model, recipe)):
         announce(f"the script decides {fields}, not the recipe")
 
 
 def fields_of_the_script(model: nn.Module, recipe: Recipe) -> Iterator[str]:
-    """Yield the fields with values other than the defaults that only the commands use."""
+    """Yield the fields that only the commands use and that differ from their defaults."""
     path = getattr(model, "name_or_path", None)
     for name, value in recipe.model_dump(exclude_defaults=True).items():
         if name in _SECTIONS_OF_THE_SCRIPT:
@@ -58,7 +57,7 @@ def check_distilled(settings: Distillation | None, *, is_distilled: bool) -> Non
 
 
 def _check_built(model: nn.Module, settings: Model) -> None:
-    """Check what only the loading of a model can do."""
+    """Refuse fields that apply only when dsprune loads the model."""
     for name, default in (("vocabulary", "all"), ("new_head", False), ("resize_embeddings", False)):
         value = getattr(settings, name)
         if value != default:
@@ -76,7 +75,7 @@ def _check_built(model: nn.Module, settings: Model) -> None:
 
 
 def _is_used(name: str, recipe: Recipe) -> bool:
-    """Return whether a field of the script has a use beside it."""
+    """Return whether a field that the script decides is also used by dsprune."""
     if name == "task":  # `DistillationLoss` reads it
         return recipe.distillation is not None
     pruning = recipe.pruning

@@ -18,9 +18,9 @@ __all__ = ["TrainerCallback", "extend_trainer"]
 
 
 class TrainerCallback(_TrainerCallback):
-    """Adds sparsity, phase and mask updates to whatever the Trainer logs; its best model has the target sparsity.
+    """Adds sparsity, phase and mask updates to the Trainer's logs; keeps its best model at the target sparsity.
 
-    `dsprune.pruning` adds one by itself, before the callbacks that report the logs.
+    `dsprune.pruning` adds one, before the callbacks that report the logs.
 
     Args:
         engine: the engine of the Trainer.
@@ -33,8 +33,7 @@ class TrainerCallback(_TrainerCallback):
         """Check that the Trainer trains as long as the recipe.
 
         Raises:
-            UserError: it trains for fewer steps, so that the target is not reached, or for more; or its engine has
-                trained already.
+            UserError: its number of steps differs from the recipe's, or its engine has trained already.
         """
         if self._engine.global_steps != state.global_step:
             raise UserError(
@@ -59,14 +58,14 @@ class TrainerCallback(_TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Forget the best evaluation until the last mask update: its model has too few zeros to be the result.
 
-        So `load_best_model_at_end`, `save_strategy="best"` and early stopping choose among those at the target.
+        So `load_best_model_at_end`, `save_strategy="best"` and early stopping choose among evaluations at the target.
         """
         updates = self._engine.timetable.updates
         if updates and self._engine.applied_steps <= updates[-1].step:
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Check that a step of the Trainer is one of its engine: Accelerate steps the engine in each `backward`.
+        """Check that the Trainer and its engine count the same steps: Accelerate steps the engine in each `backward`.
 
         Raises:
             RunFailedError: the engine has taken another number of steps, so the recipe ends at another time.
@@ -94,7 +93,7 @@ def pruning_metrics(engine: PruningEngine) -> dict[str, Any]:
 
 
 def extend_trainer(stack: ExitStack, engines: Sequence[PruningEngine]) -> None:
-    """Let every Trainer log the sparsity and save the masks of its engine, until `stack` is closed."""
+    """Make every Trainer log the sparsity and save the masks of its engine, until `stack` is closed."""
     if getattr(Trainer.save_model, "saves_masks", False):
         return
     save_model, log, begin = Trainer.save_model, Trainer.log, CallbackHandler.on_train_begin

@@ -1,4 +1,4 @@
-"""The training data of an engine: datasets with a length, and streams, for which DeepSpeed makes no loader."""
+"""The training data of an engine: datasets, and streams, for which DeepSpeed makes no loader."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -17,7 +17,7 @@ def check_training_data(data: Any) -> None:
     """Check that training data is a dataset.
 
     Raises:
-        UserError: it is a loader, or nothing that an engine can load from.
+        UserError: it is a loader, or not a dataset.
     """
     if isinstance(data, DataLoader):
         raise UserError(
@@ -37,7 +37,7 @@ def is_stream(data: Any) -> bool:
 
 
 def with_tensors(data: Any, collate_fn: Any) -> Any:
-    """Return the data with tensors in place of lists, which a Hugging Face dataset without a format has."""
+    """Return the data with tensors; a Hugging Face dataset without a format returns lists."""
     is_plain = isinstance(data, datasets.Dataset) and data.format["type"] is None
     is_plain |= isinstance(data, datasets.IterableDataset) and data._formatting is None
     return data.with_format("torch") if is_plain and collate_fn is None else data
@@ -50,7 +50,7 @@ def make_loader(engine: DeepSpeedEngine, data: Any, collate_fn: Callable[..., An
 
 
 class _Share(IterableDataset[Any]):
-    """Every `size`-th example of a stream, from the `rank`-th on; each rank has the same number of them."""
+    """Every `size`-th example of a stream, starting at the `rank`-th; each rank has the same number of examples."""
 
     def __init__(self, data: Any, rank: int, size: int) -> None:
         self._data, self._rank, self._size = data, rank, size

@@ -1,4 +1,4 @@
-"""One mask update: what is recorded of it, and what it changes once its step is applied."""
+"""One mask update: its record, and its changes until its step is applied."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,12 +15,11 @@ class UpdateRecord:
     """The result and the cost of one mask update.
 
     Attributes:
-        update: its step and its sparsity.
+        update: step and sparsity of the mask update.
         num_pruned: number of pruned weights, over all tensors and ranks.
         seconds: time that this rank spent on the selection.
         bytes_sent: bytes that this rank passed to collectives in the selection.
-        num_regrown: number of weights that were pruned before and grew back; None if neither the method nor the curve
-            lets any.
+        num_regrown: number of weights that were pruned before and grew back; None if the recipe lets none grow back.
     """
 
     update: MaskUpdate
@@ -34,10 +33,10 @@ class PendingUpdate(NamedTuple):
     """A mask update whose step is not applied yet.
 
     Attributes:
-        record: its record.
+        record: the record to log.
         bits: the new packed masks.
-        weights: the new weights of a method that moves them; else none.
-        regrown: the new marks of regrown weights; none if the recipe lets none grow back.
+        weights: the new weights of a method that updates them; else empty.
+        regrown: the new marks of regrown weights; empty if the recipe lets none grow back.
         num_marked: number of marked weights, over all tensors and ranks.
     """
 

@@ -1,8 +1,8 @@
-"""Accumulators on disk: one safetensors file per rank beside the masks, which the masks' manifest lists.
+"""Accumulators on disk: one safetensors file per rank next to the masks, listed in the masks' manifest.
 
 folder/accumulators-00000-of-00004.safetensors   values by "accumulator/tensor", of the slices that rank 0 owned
 
-Sums over the inputs of matrices, "inputs/tensor", are the same on every rank, and in the file of rank 0.
+Sums over the inputs of matrices, "inputs/tensor", are the same on every rank, and only in the file of rank 0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,12 +35,12 @@ def write_accumulators(folder: Path, accumulators: AccumulatorSet, comm: Comm) -
         return None
     entries = {key: value.clone() for shard, row in rows if shard.numel for key, value in row.items()}
     path = folder / f"accumulators-{comm.rank:05d}-of-{comm.size:05d}.safetensors"
-    # The sums over inputs are on this rank alone, so they are no equal parts.
+    # Only this rank's file has the sums over inputs, so they are not equal parts.
     return write_slices(path, [shard for shard, _ in rows], entries, listed=accumulators.inputs is not None)
 
 
 def read_accumulators(folder: Path, manifest: MaskManifest, accumulators: AccumulatorSet) -> None:
-    """Set this rank's values, from only those files that hold a part of them.
+    """Read this rank's values, only from the files that hold a part of them.
 
     Raises:
         UserError: the method of the checkpoint kept other accumulators, or a file is missing, damaged or incomplete.
@@ -57,7 +57,7 @@ def read_accumulators(folder: Path, manifest: MaskManifest, accumulators: Accumu
 
 
 Row = tuple[Shard, dict[str, Tensor]]
-"""A shard, and what is kept of it by name in a file."""
+"""A shard, and its accumulators by their names in a file."""
 
 
 def _read_rows(folder: Path, files: Sequence[FileEntry], rows: Sequence[Row]) -> None:

@@ -1,4 +1,4 @@
-"""What a pruning method keeps of a rank's shards, sharded exactly as the masks are."""
+"""The accumulators of a pruning method, sharded exactly like the masks."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -13,25 +13,25 @@ from dsprune.model.shard import Shard
 
 __all__ = ["AccumulatorSet"]
 
-CHUNK = 1 << 15  # numbers at a time: temporaries stay in the cache, and small ones cost no page faults
+CHUNK = 1 << 15  # numbers at a time: temporaries stay in the cache and cost no page faults
 CHUNK_ACCELERATOR = 1 << 24
 
 
 class AccumulatorSet:
     """The accumulators of a rank.
 
-    What a step adds is staged, since DeepSpeed may skip the step. The buffers for it are kept from step to step.
+    The additions of a step are staged, because DeepSpeed may skip the step. Their buffers are reused.
 
     Args:
         shards: this rank's slice of every prunable tensor, in global order.
-        declared: what is kept for each weight; nothing after the last mask update.
-        device: of the values.
+        declared: the accumulators; empty after the last mask update.
+        device: device of the values.
         cut_blocks: completes the blocks that ranks share, for accumulators of products.
-        inputs: what is kept of the inputs of matrices, if anything is.
+        inputs: the sums over the inputs of matrices; None if the method reads no inputs.
 
     Attributes:
         device: as given.
-        values: of each shard, the values by name, each `[shard.numel]` or `[shard.numel, width]`.
+        values: for each shard, the values by name, each `[shard.numel]` or `[shard.numel, width]`.
     """
 
     def __init__(
@@ -53,8 +53,8 @@ class AccumulatorSet:
             for shard in shards
         )
         self._buffers: list[dict[str, Tensor]] = []
-        # By accumulator: what completes the last block of each shard, and the products of the weights at its start
-        # whose block begins on another rank.
+        # By accumulator: the values that complete the last block of each shard, and the products of the weights at its
+        # start whose block begins on another rank.
         self._tails: dict[str, list[Tensor]] = {}
         self._heads: dict[str, list[Tensor]] = {}
         self._is_staged = False
@@ -71,13 +71,13 @@ class AccumulatorSet:
         return sum(value.numel() * value.element_size() for value in values)
 
     def parts(self, index: int) -> Iterator[slice]:
-        """Yield the parts of a shard that are staged one after another."""
+        """Yield the parts of a shard, which are staged one at a time."""
         numel = self.shards[index].numel
         for start in range(0, numel, self._chunk):
             yield slice(start, min(start + self._chunk, numel))
 
     def stage(self, index: int, part: slice, increments: Mapping[str, Tensor]) -> None:
-        """Note what a step adds to a part of a shard; each step stages all parts."""
+        """Stage the additions of a step to a part of a shard; each step stages all parts."""
         for kept in self.declared:
             buffer, increment = self._staged(index, kept.name)[part], increments[kept.name]
             if kept.block == 1:
@@ -86,7 +86,7 @@ class AccumulatorSet:
                 buffer.copy_(increment)
 
     def finish_staging(self) -> None:
-        """Complete what is staged with that of other ranks. Collective: every rank must call this."""
+        """Complete the staged values with those of other ranks. Collective: every rank must call this."""
         self._is_staged = True
         for kept in self.declared:
             if kept.block > 1:
@@ -106,11 +106,11 @@ class AccumulatorSet:
         return products(torch.cat([own, tail]), kept.block)[len(own) :]
 
     def newest(self, index: int) -> dict[str, Tensor]:
-        """Return the values of a shard with what is staged, except for products."""
+        """Return the values of a shard, staged ones included, except for products."""
         return {kept.name: self._newest(index, kept.name) for kept in self.declared if kept.block == 1}
 
     def newest_of_blocks(self, chunk: int) -> list[Iterator[dict[str, Tensor]]]:
-        """Return the values of the blocks that begin in each shard with what is staged, some blocks at a time.
+        """Return the values of the blocks that begin in each shard, staged ones included, some blocks at a time.
 
         Collective: every rank must call this.
         """
@@ -131,13 +131,13 @@ class AccumulatorSet:
         ]
 
     def _staged_products(self, index: int, kept: Accumulator, chunk: int) -> Iterator[Tensor]:
-        """Yield what is staged of the products of the blocks that begin in a shard, some blocks at a time."""
+        """Yield the staged products of the blocks that begin in a shard, some blocks at a time."""
         staged, tail = slices_of(self._staged(index, kept.name)), self._tails[kept.name][index]
         for whole in self.cut_blocks.whole(index, staged, tail, chunk):
             yield products(whole, kept.block)
 
     def settle(self, *, applied: bool) -> None:
-        """Add what is staged if the step was applied, and drop it otherwise."""
+        """Add the staged values if the step was applied; drop them otherwise."""
         if self.inputs is not None:
             self.inputs.settle(applied=applied)
         if applied and self._is_staged:
@@ -147,7 +147,7 @@ class AccumulatorSet:
         self._is_staged = False
 
     def begin_interval(self) -> None:
-        """Begin at zero again, after a mask update, with all that is not kept for the whole run."""
+        """Reset to zero, after a mask update, all accumulators that are not kept for the whole run."""
         if self.inputs is not None:
             self.inputs.begin_interval()
         for row in self.values:
@@ -165,7 +165,7 @@ class AccumulatorSet:
         return self._staged(index, name) if self._is_staged else self.values[index][name]
 
     def _staged(self, index: int, name: str) -> Tensor:
-        if not self._buffers:  # a run that accumulates nothing more needs none
+        if not self._buffers:  # not needed after the last mask update
             dtypes = {kept.name: kept.dtype if kept.block == 1 else torch.float32 for kept in self.declared}
             self._buffers = [
                 {name: torch.zeros(shard.numel, dtype=dtypes[name], device=self.device) for name in dtypes}

@@ -29,7 +29,7 @@ __all__ = [
 INT_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 CHUNK = 1 << 20  # weights at a time, so that temporaries stay in the cache
-CHUNK_ACCELERATOR = 1 << 24  # there, launches cost more
+CHUNK_ACCELERATOR = 1 << 24  # launches are expensive
 
 GATHER_LOW_BITS = 0x0102040810204080  # times a word of eight bytes of 0 or 1: their bits, in the highest byte
 
@@ -58,13 +58,13 @@ def unpack_part(bits: Tensor, first: int, last: int) -> Tensor:
 
 
 def pick(bits: Tensor, part: slice, num_weights: int) -> Tensor:
-    """Return the boolean mask of the weights `part` of `num_weights`, without unpacking the others."""
+    """Return the boolean mask of the weights in `part`, without unpacking the others."""
     indices = torch.arange(*part.indices(num_weights), device=bits.device)
     return (bits[indices // 8] >> (indices % 8).to(torch.uint8) & 1).bool()
 
 
 def invert(bits: Tensor, num_weights: int) -> Tensor:
-    """Return the packed mask that keeps exactly what this one prunes."""
+    """Return the inverted packed mask."""
     inverted = ~bits
     if num_weights % 8:
         inverted[-1] &= (1 << num_weights % 8) - 1
@@ -72,7 +72,7 @@ def invert(bits: Tensor, num_weights: int) -> Tensor:
 
 
 def prune_(bits: Tensor, places: Tensor) -> None:
-    """Prune the weights at `places` in place; they must be kept so far, and distinct."""
+    """Prune the weights at `places` in place; these must be kept so far, and distinct."""
     bits.index_add_(0, places >> 3, 1 << (places & 7).to(torch.uint8), alpha=-1)
 
 
@@ -94,7 +94,7 @@ def apply_(bits: Tensor, weights: Tensor) -> None:
 
 @torch.no_grad()
 def apply_all_(bits: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
-    """Do the same as `apply_` for several masks and tensors: on an accelerator in one launch for each dtype."""
+    """Apply several masks like `apply_`, on an accelerator in one launch per dtype."""
     if is_accelerated(*weights):
         mask_(bits, weights)
         return
@@ -103,7 +103,7 @@ def apply_all_(bits: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
 
 @torch.no_grad()
 def apply_eager_(bits: Tensor, weights: Tensor) -> None:
-    """Do the same as `apply_` on any device: each mask byte selects eight words, all ones where kept."""
+    """Apply a mask like `apply_`, on any device: each mask byte selects eight words, all ones where kept."""
     dtype = INT_OF_SIZE[weights.element_size()]
     rows = _rows(dtype, weights.device).neg()  # all ones where kept
     size = CHUNK if weights.device.type == "cpu" else CHUNK_ACCELERATOR
@@ -113,7 +113,7 @@ def apply_eager_(bits: Tensor, weights: Tensor) -> None:
 
 
 def is_applied(bits: Tensor, weights: Tensor) -> Tensor:
-    """Return whether `apply_` would change nothing, as a 0-dim tensor: the caller chooses when to wait for it."""
+    """Return whether `apply_` would change nothing, as a 0-dim tensor, so that the caller can delay the device wait."""
     dtype = INT_OF_SIZE[weights.element_size()]
     changed = torch.zeros((), dtype=torch.bool, device=weights.device)
     for chunk, packed in zip(weights.split(CHUNK), bits.split(CHUNK // 8), strict=True):

@@ -1,4 +1,4 @@
-"""The exchange that completes the bands which a boundary between two shards cuts.
+"""The exchange that completes the bands that a boundary between two shards cuts.
 
 A band is a run of consecutive weights that are decided together: a row, a block, or the tiles of some rows. The rank
 with the first weight of a band decides for the whole band. It gets the values of the other weights from the ranks that
@@ -23,7 +23,7 @@ __all__ = ["CutBands", "Values", "band_bytes", "slices_of"]
 KEY_BYTES, MASK_BYTES, PLACE_BYTES = 4, 1, 16
 
 CHUNK = 1 << 19
-"""Weights of whole bands at a time, unless a band has more."""
+"""Number of weights at a time, in whole bands, unless a band has more."""
 
 Values = Callable[[int, int], Tensor]
 """Returns the values of the weights `[first, last)` of a shard."""
@@ -37,8 +37,8 @@ def slices_of(values: Tensor) -> Values:
 def band_bytes(bands: Iterable[int], world_size: int) -> int:
     """Return the most bytes that one rank passes to collectives in one mask update to complete bands.
 
-    Of each shard, they are its start and length, the keys of its first weights, and the masks of the weights after its
-    end: both less than a band. `bands` has the number of weights of a band, by tensor.
+    For each shard, these are its start and length, the keys of its first weights, and the masks of the weights after
+    its end: both less than a band. `bands` is the number of weights of a band, by tensor.
     """
     if world_size == 1:
         return 0
@@ -55,7 +55,7 @@ class _Piece(NamedTuple):
 
 
 class CutBands:
-    """What each rank holds of bands that begin on other ranks. Collective: every rank must create it.
+    """The parts of bands that begin on other ranks. Collective: every rank must create it.
 
     Args:
         shards: this rank's shards, one per tensor.
@@ -76,7 +76,7 @@ class CutBands:
         self.heads = [lengths.get(place, 0) for place in range(len(shards))]
 
     def complete(self, values: Sequence[Values], chunk: int = CHUNK) -> list[Iterator[Tensor]]:
-        """Return the values of the bands that begin in each shard, whole bands of about `chunk` weights at a time.
+        """Return the values of the bands that begin in each shard, about `chunk` weights in whole bands at a time.
 
         Collective: every rank must call this.
         """
@@ -84,7 +84,7 @@ class CutBands:
         return [self.whole(place, *both, chunk) for place, both in enumerate(zip(values, tails, strict=True))]
 
     def whole(self, place: int, values: Values, tail: Tensor, chunk: int) -> Iterator[Tensor]:
-        """Yield what `complete` returns of one shard, given the values after its end, which complete its last band."""
+        """Yield the result of `complete` for one shard, given the values after its end that complete its last band."""
         shard, band = self._shards[place], self._bands[place]
         stop, step = shard.start + shard.numel, max(1, chunk // band) * band
         begin, end = -(-shard.start // band) * band, -(-stop // band) * band
@@ -97,7 +97,7 @@ class CutBands:
         """Return the packed mask of each shard. Collective: every rank must call this.
 
         Args:
-            decided: of each tensor, the boolean mask of the bands that begin in this rank's shard.
+            decided: for each tensor, the boolean mask of the bands that begin in this rank's shard.
         """
         bits, tails = [], []
         for shard, head, mask in zip(self._shards, self.heads, decided, strict=True):
@@ -129,7 +129,7 @@ class CutBands:
         Collective: every rank must call this.
 
         Returns:
-            Of each tensor, the values after the end of this rank's shard that complete its last band.
+            For each tensor, the values after the end of this rank's shard that complete its last band.
         """
         rank = self._comm.rank
         sent = [(piece.owner, heads[piece.place]) for piece in self._pieces if piece.sender == rank]
@@ -155,7 +155,7 @@ class CutBands:
         sent: Sequence[tuple[int, Tensor]],
         expected: Sequence[tuple[int, _Piece]],
     ) -> list[Tensor]:
-        """Return what was received of each tensor, in the order of the pieces; a weight may have several numbers."""
+        """Return the received values of each tensor, in the order of the pieces; a weight may have several values."""
         found = [values[:0] for values in like]
         if not self._pieces:
             return found

@@ -1,4 +1,4 @@
-"""What a method that reads the inputs of matrices keeps: the sum of the squares of each input, over steps and ranks."""
+"""Accumulators of a method that reads inputs: the sum of squares of each input of a matrix, over steps and ranks."""
 
 from collections.abc import Iterable, Sequence
 
@@ -15,19 +15,19 @@ SHOWN = 5
 
 
 def input_bytes(tensors: Iterable[PrunableTensor]) -> int:
-    """Return the bytes of the sums of some matrices, which every rank keeps and sends at a step that counts."""
+    """Return the bytes of the sums of some matrices, which every rank keeps, and sends at each counted step."""
     return 8 * sum(tensor.num_inputs for tensor in tensors)
 
 
 class InputSums:
-    """The sums, the same on every rank. What a step adds is staged, since DeepSpeed may skip the step.
+    """The sums, the same on every rank. The additions of a step are staged, because DeepSpeed may skip the step.
 
     Args:
         tensors: the matrices, in global order.
 
     Attributes:
-        shards: of the inputs of each matrix, as a tensor of its own, for files.
-        values: of each matrix, float64, `[inputs]`.
+        shards: the inputs of each matrix as a tensor, for files.
+        values: the sums of each matrix, float64, `[inputs]`.
     """
 
     def __init__(self, tensors: Sequence[PrunableTensor]) -> None:
@@ -48,21 +48,21 @@ class InputSums:
         return parts
 
     def stage(self, added: Tensor) -> None:
-        """Note what a step adds, over all ranks."""
+        """Stage the additions of a step, over all ranks."""
         self._staged = self._all + added
 
     def settle(self, *, applied: bool) -> None:
-        """Add what is staged if the step was applied, and drop it otherwise."""
+        """Add the staged values if the step was applied; drop them otherwise."""
         if applied and self._staged is not None:
             self._all = self._staged
         self._staged = None
 
     def begin_interval(self) -> None:
-        """Begin at zero again, after a mask update."""
+        """Reset to zero, after a mask update."""
         self._all.zero_()
 
     def norms(self, method: str) -> list[Tensor]:
-        """Return the norms of the inputs of each matrix with what is staged, float32; messages name the method.
+        """Return the norms of the inputs of each matrix, staged values included, float32; messages name the method.
 
         Raises:
             UserError: a matrix had no input.

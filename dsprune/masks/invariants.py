@@ -30,12 +30,12 @@ class Finding:
 
 
 def check_shard(name: str, bits: Tensor, views: Mapping[str, Tensor]) -> Iterator[Finding]:
-    """Check that all pruned entries are zero and that no entry is -0.0, and yield what is violated.
+    """Check that all pruned entries are zero and that no entry is -0.0, and yield each violation.
 
     Args:
         name: the tensor's name.
         bits: packed mask of the shard.
-        views: 1-D tensors of the shard by their name: "weight", "working copy", "exp_avg", ...
+        views: 1-D tensors of the shard by name: "weight", "working copy", "exp_avg", ...
     """
     for what, values in views.items():
         if values.numel() == 0:

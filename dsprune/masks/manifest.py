@@ -1,8 +1,8 @@
 """The manifest of masks on disk, `dsprune.json`, which is independent of the recipe.
 
-Format 2 holds what is needed to read and check the masks: names, shapes, targets, scope and pattern. Format 1 held the
-recipe's pruning section; it can still be read. ZeRO stage 3 cuts tensors into equal parts, whose
-slices are not listed, so that the manifest of thousands of ranks stays small.
+Format 2 holds names, shapes, targets, scope and pattern, to read and check the masks. Format 1 held the recipe's
+pruning section; it can still be read. ZeRO stage 3 cuts tensors into equal parts. Their slices are not listed, so that
+the manifest of thousands of ranks stays small.
 """
 
 import re
@@ -49,7 +49,7 @@ class UpdateEntry(Record):
     """A mask update that took place.
 
     Attributes:
-        step: its step.
+        step: the step of the update.
         num_pruned: number of pruned weights after it; counted in the masks if the recipe lets weights grow back.
         num_regrown: number of weights that grew back at it.
     """
@@ -63,7 +63,7 @@ class FileEntry(Record):
     """The file of one rank.
 
     Attributes:
-        file: name of the file, with the number of its part and the number of parts.
+        file: name of the file, which contains the number of its part and the number of parts.
         sha256: checksum of the file.
         slices: start and length of each tensor's slice, by the tensor's name. None = all tensors are cut into equal
             parts, and the name of the file tells which part it holds.
@@ -103,14 +103,14 @@ class MaskManifest(Record):
     Attributes:
         step: number of applied optimizer steps when the masks were written.
         timetable: the run's timetable.
-        scope: which weights were ranked together, see `dsprune.selection.groups`.
-        pattern: which weights were pruned together, see `dsprune.recipe.pattern`.
+        scope: name of the scope, see `dsprune.selection.groups`.
+        pattern: name of the pattern, see `dsprune.recipe.pattern`.
         digest: hash of the complete masks, independent of the sharding.
         regrows: whether the recipe lets weights grow back; the mask files then mark those that did.
-        updates: the mask updates so far; without those of a version that did not record them.
+        updates: the recorded mask updates; earlier versions did not record them.
         tensors: all pruned tensors by name, in the global order.
         files: the mask files, one per rank.
-        accumulators: number format of each accumulator that the pruning method keeps, by name.
+        accumulators: dtype of each accumulator of the pruning method, by name.
         accumulator_files: their files, one per rank.
     """
 

@@ -33,7 +33,7 @@ from dsprune.utils.files import replace_text
 __all__ = ["read_complete_masks", "read_marked_masks", "read_masks", "write_masks"]
 
 REGROWN = "regrown/"
-"""Before the name of a tensor: the marks of its weights that grew back."""
+"""Prefix of the name of a tensor for the marks of its regrown weights."""
 
 
 def write_masks(
@@ -59,14 +59,14 @@ def write_masks(
         pruning: the pruning section, for scope, pattern and target.
         initial_pruned: zeros of each tensor before the first mask update; empty for a run that started dense.
         updates: the mask updates so far.
-        accumulators: what the method keeps, for a checkpoint; None for a model, which needs none.
+        accumulators: the method's accumulators, for a checkpoint; None for a model.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"masks-{comm.rank:05d}-of-{comm.size:05d}.safetensors"
     entry = write_slices(path, masks.shards, _entries(masks))
     kept = AccumulatorSet((), ()) if accumulators is None else accumulators
     records = [entry] if (more := write_accumulators(folder, kept, comm)) is None else [entry, more]
-    # Gathered, so that every rank's files are complete before the manifest; as text, which is half as long.
+    # Gathered, so that every rank's files are complete before the manifest; as text, which is half the size.
     everyone = comm.gather_objects([record.model_dump_json(exclude_none=True) for record in records])
     counts, regrown, digest = masks.counts(comm), masks.counts_regrown(comm), masks.digest(comm)
     if everyone is not None:
@@ -103,7 +103,7 @@ def _entry(tensor: PrunableTensor, target: float, count: int, initial: int, regr
 
 
 def _entries(masks: MaskSet) -> dict[str, Tensor]:
-    """Return what a file holds of this rank's shards, by name."""
+    """Return the entries of this rank's file, by name."""
     owned = [place for place, shard in enumerate(masks.shards) if shard.numel]
     names = {place: masks.shards[place].tensor.name for place in owned}
     marks = {REGROWN + names[place]: masks.regrown[place] for place in owned} if masks.regrown else {}
@@ -129,7 +129,7 @@ def read_complete_masks(folder: Path, manifest: MaskManifest) -> MaskSet:
 
 
 def _check_sizes(folder: Path, manifest: MaskManifest, tensors: Sequence[PrunableTensor]) -> None:
-    """Check that the files have room for the masks, before memory is allocated for them."""
+    """Check that the files are large enough for the masks, before memory is allocated for them."""
     paths = [folder / entry.file for entry in manifest.files]
     for path in paths:
         check_exists(path)
@@ -149,9 +149,9 @@ def read_masks(folder: Path, manifest: MaskManifest, shards: Sequence[Shard]) ->
 def read_marked_masks(
     folder: Path, manifest: MaskManifest, shards: Sequence[Shard]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the packed masks of `shards` and the marks of regrown weights, if there are marks.
+    """Return the packed masks of `shards`, and the marks of regrown weights if the files have them.
 
-    Only those files are read that hold a part of the shards, which may differ from those that were written.
+    Only files that hold a part of the shards are read. The shards may differ from those that were written.
 
     Raises:
         UserError: the masks are of other tensors, or a file is missing, damaged or incomplete.

@@ -1,4 +1,4 @@
-"""The masks of a rank's shards, which record what is pruned."""
+"""The masks of a rank's shards."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ CHUNK = 1 << 20  # weights at a time, a multiple of 8
 
 
 class MaskSet:
-    """The packed masks of a rank, sharded exactly as the weights are.
+    """The packed masks of a rank, sharded exactly like the weights.
 
     Attributes:
         shards: this rank's slice of every prunable tensor, in global order.
         bits: the packed mask of each shard, see `dsprune.masks.bits`.
-        regrown: packed as `bits`, the kept weights that were pruned before and grew back; empty for a recipe that lets
-            none grow back.
+        regrown: the kept weights that were pruned before and grew back, packed like `bits`; empty for a recipe that
+            lets none grow back.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class MaskSet:
         return masks
 
     def replace(self, bits: Sequence[Tensor], regrown: Sequence[Tensor] = ()) -> None:
-        """Replace the masks by other masks of the same shards; without marks of regrown weights, none is marked."""
+        """Replace the masks by other masks of the same shards; without `regrown`, no weight is marked."""
         for row in (bits, regrown) if regrown else (bits,):
             for shard, new in zip(self.shards, row, strict=True):
                 assert new.dtype == torch.uint8, shard
@@ -54,7 +54,7 @@ class MaskSet:
         self.bits = tuple(bits)
 
     def marks_after(self, bits: Sequence[Tensor]) -> list[Tensor]:
-        """Return the marks once other masks replace these: of the weights that grow back, and of those marked so far.
+        """Return the marks after other masks replace these: weights that grow back are added to the marked ones.
 
         A weight that is pruned again loses its mark.
         """

@@ -1,4 +1,4 @@
-"""Files of slices, one a rank: read by any number of ranks, since the manifest tells the slices of each."""
+"""Files of slices, one per rank. Any number of ranks can read them, because the manifest lists the slices of each."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,18 +17,17 @@ from dsprune.utils.files import replace_file, sha256_of
 __all__ = ["Content", "Overlap", "check_exists", "entry_of", "read_overlaps", "write_slices"]
 
 Content = Callable[[str, int], Mapping[str, tuple[torch.dtype, tuple[int, ...]]]]
-"""Returns dtype and shape of each entry that a file holds for a slice, given the tensor's name and the number of
-weights."""
+"""Returns dtype and shape of each entry of a file for a slice, given the tensor's name and the number of weights."""
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """What a shard and a file have in common.
+    """The overlap of a shard and a file.
 
     Attributes:
-        index: of the shard.
-        here: its place in the shard.
-        there: its place in the file's slice of the tensor.
+        index: number of the shard.
+        here: place of the overlap in the shard.
+        there: place of the overlap in the file's slice of the tensor.
         numel: number of weights in that slice.
         entries: the content of the file.
     """
@@ -46,9 +45,9 @@ def write_slices(
     """Write the file of one rank, and return its record.
 
     Args:
-        path: the file, whose name tells rank and number of ranks.
-        shards: what this rank owns.
-        entries: the content.
+        path: the file, whose name contains rank and number of ranks.
+        shards: this rank's shards.
+        entries: the content, by name.
         listed: whether to list the slices even if they are equal parts.
     """
     values = {name: value.cpu() for name, value in entries.items()}
@@ -57,7 +56,7 @@ def write_slices(
 
 
 def entry_of(path: Path, shards: Sequence[Shard], *, listed: bool = False) -> FileEntry:
-    """Return the record of a file, without slices if the shards are equal parts, unless they are to be `listed`."""
+    """Return the record of a file. Slices that are equal parts are left out unless `listed`."""
     entry = FileEntry(file=path.name, sha256=sha256_of(path))
     if not listed and all(entry.slice_of(shard.tensor) == (shard.start, shard.numel) for shard in shards):
         return entry
@@ -68,14 +67,14 @@ def entry_of(path: Path, shards: Sequence[Shard], *, listed: bool = False) -> Fi
 def read_overlaps(
     folder: Path, files: Sequence[FileEntry], shards: Sequence[Shard], content: Content, unit: str
 ) -> Iterator[Overlap]:
-    """Yield what `shards` and files have in common, from only those files that hold a part of them.
+    """Yield the overlaps of shards and files; only files with an overlap are read.
 
     Args:
         folder: folder of the files.
         files: their records.
         shards: the slices to read, which may differ from those that were written.
-        content: what a file must hold.
-        unit: what a file holds of a weight, for messages.
+        content: returns the entries that a file must hold.
+        unit: noun for the value of a weight in a file, for messages.
 
     Raises:
         UserError: a file is missing, damaged or incomplete.
@@ -116,10 +115,10 @@ def _covered(ranges: Sequence[tuple[int, int]]) -> int:
 
 
 def _find_parts(files: Sequence[FileEntry], shards: Sequence[Shard]) -> dict[tuple[int, int], list[int]]:
-    """Return the shards that an equal part has a weight of, so that thousands of files are not compared with each."""
+    """Return the shards that overlap an equal part, so that not every shard is compared with thousands of files."""
     found: dict[tuple[int, int], list[int]] = {}
     for count in {entry.part[1] for entry in files if entry.part is not None}:
-        if count > len(files):  # files are missing, and refused as such
+        if count > len(files):  # files are missing, which is refused later
             continue
         for i, shard in enumerate(shards):
             for number in parts_of(shard, count):
@@ -128,7 +127,7 @@ def _find_parts(files: Sequence[FileEntry], shards: Sequence[Shard]) -> dict[tup
 
 
 def _overlap(shard: Shard, entry: FileEntry) -> tuple[int, int] | None:
-    """Return the flat index range that a shard and a file have in common, or None."""
+    """Return the overlap of a shard and a file as a flat index range, or None."""
     start, numel = entry.slice_of(shard.tensor)
     low, high = max(shard.start, start), min(shard.start + shard.numel, start + numel)
     return (low, high) if low < high else None

@@ -1,6 +1,6 @@
-"""Guess a narrow range of keys around the threshold of each group, by a search in a sample of the weights.
+"""Guess a narrow range of keys around the threshold of each group from a sample of the weights.
 
-The selection does not depend on the sample; only its duration does.
+The sample changes only the duration of the selection, not its result.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ from dsprune.selection.search import Search, is_found, narrow
 __all__ = ["guess_brackets"]
 
 MISSES = 1e-4
-"""Share of the mask updates in which a bracket misses its threshold, whatever the number of groups."""
+"""Fraction of the mask updates in which a bracket misses its threshold, for any number of groups."""
 
 SLACK = 2
-"""A bracket may hold this many times the keys that it needs: a round less costs more than a few keys more."""
+"""Largest ratio of the keys in a bracket to the keys needed: a few more keys cost less than another round."""
 
 
 def guess_brackets(scores: LocalScores, groups: Sequence[Group], comm: Comm) -> list[Bracket]:
-    """Return a bracket for each group, which contains its threshold almost always.
+    """Return a bracket for each group, which almost always contains its threshold.
 
     Collective: every rank must call this. The arguments are those of `dsprune.selection.select`.
     """
@@ -44,14 +44,14 @@ def guess_brackets(scores: LocalScores, groups: Sequence[Group], comm: Comm) -> 
 
 
 def _is_tight(search: Search, needed: Tensor) -> bool:
-    """Return whether every bracket holds few more keys of the sample than `needed`."""
+    """Return whether every bracket holds only a few more sampled keys than `needed`."""
     below, _ = search.num_below.split(len(needed))
     _, up_to = (search.num_below + search.num_inside).split(len(needed))
     return bool((up_to - below <= SLACK * needed).all())
 
 
 def _sample_ranks(group: Group, deviations: float) -> tuple[int, int]:
-    """Return the ranks in the sample, from 1, between which the threshold lies; they may be outside the sample.
+    """Return the ranks in the sample, from 1, on both sides of the threshold; they may be outside the sample.
 
     Args:
         group: the group.

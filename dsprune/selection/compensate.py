@@ -1,4 +1,4 @@
-"""The selection of methods that score the weights of a block together, and move those that stay."""
+"""The selection of methods that score the weights of a block together, and update the kept weights."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,15 +22,15 @@ from dsprune.selection.select import select
 
 __all__ = ["Blocks", "block_bytes", "divided", "select_compensating"]
 
-CHUNK = 20_000  # weights at a time, which bounds the memory: some matrices of 50 float64 numbers per weight
+CHUNK = 20_000  # weights at a time, to limit the memory: a weight takes some rows of 50 float64 numbers
 CHUNK_ACCELERATOR = 1 << 20
 
 
 class Blocks:
-    """The blocks of this rank's weights. Those that ranks share are computed by the rank where they begin.
+    """The blocks of this rank's weights. The rank where a block begins computes the whole block.
 
     Args:
-        accumulators: what the method keeps; has the shards.
+        accumulators: the method's accumulators, and their shards.
         weight: returns this rank's weights of a tensor, `[shard.numel]`.
         settings: other fields of the contexts.
     """
@@ -43,7 +43,7 @@ class Blocks:
         self._weights = [weight(place).to(self.device) for place in range(len(self.shards))]
 
     def compute(self, result: Callable[[ShardContext], Tensor], bits: Sequence[Tensor]) -> list[Tensor]:
-        """Return a float32 value for each weight of the shards, which `result` returns for the weights of a context.
+        """Return a float32 value for each weight of the shards; `result` computes the values of a context.
 
         Collective: every rank must call this.
         """
@@ -69,7 +69,7 @@ class Blocks:
         sums: Iterator[dict[str, Tensor]],
     ) -> Iterator[Tensor]:
         """Yield the results for the blocks that begin in a shard, after `head` weights, some at a time."""
-        yield torch.empty(0, device=self.device)  # so that there is something of every shard
+        yield torch.empty(0, device=self.device)  # so that every shard has a part
         first = shard.start + head
         for weight, mask, accumulated in zip(weights, kept, sums, strict=True):
             positions = range(first, first + len(weight))
@@ -96,9 +96,9 @@ def select_compensating(
         method: gives the scores and the new weights.
         blocks: the weights of this rank.
         kept: as for `select`.
-        groups: as for `select`; each has its `num_pruned` in the end.
+        groups: as for `select`, with the `num_pruned` after the last part.
         comm: as for `select`.
-        parts: number of parts of the mask update; the scores are computed again before each.
+        parts: number of parts of the mask update; the scores are recomputed before each.
         normalized: whether scores are divided by the root mean square of their tensor's.
 
     Raises:
@@ -117,11 +117,11 @@ def select_compensating(
 
 
 def block_bytes(method: type[Method], num_tensors: int, parts: int = 1) -> tuple[int, int]:
-    """Return the most bytes that a rank sends for cut blocks: at a step that counts, and at a mask update in parts.
+    """Return the most bytes that a rank sends for cut blocks at a counted step, and at a mask update in parts.
 
-    Of each tensor, less than a block is exchanged. At a step these are gradients, and products that come back. At a
-    mask update they are weights, masks and accumulators, and results that come back, for the scores of each part and
-    for the new weights; and the number of zeros of each tensor.
+    Less than a block of each tensor is exchanged. At a step, gradients are sent and products returned. At a mask
+    update, weights, masks and accumulators are sent and results returned, once for the scores of each part and once
+    for the new weights; the number of zeros of each tensor is sent too.
     """
     num_weights = num_tensors * (method.block - 1)
     summed = sum(4 + 4 * kept.width for kept in method.accumulators if kept.block > 1)
@@ -130,9 +130,9 @@ def block_bytes(method: type[Method], num_tensors: int, parts: int = 1) -> tuple
 
 
 def divided(groups: Sequence[Group], counts: Sequence[int], parts: int) -> Iterator[list[Group]]:
-    """Yield the groups after each part of a mask update, which prunes the same share of the weights that are left.
+    """Yield the groups after each part of a mask update; each part prunes the same fraction of the kept weights.
 
-    The groups have their zeros in the end, and `counts` the zeros of each tensor so far.
+    `groups` have the number of zeros after the last part, and `counts` the zeros of each tensor so far.
 
     Examples:
         >>> [[group.num_pruned for group in part] for part in divided([Group("w", (0,), 64, 56)], [0], 3)]
@@ -143,7 +143,7 @@ def divided(groups: Sequence[Group], counts: Sequence[int], parts: int) -> Itera
 
 
 def _num_pruned(group: Group, counts: Sequence[int], progress: float) -> int:
-    """Return the zeros of a group on the way from its present number to that in the end."""
+    """Return the number of zeros of a group after a part, between its present and its final number."""
     present = group.num_weights - sum(counts[place] for place in group.tensors)
     final = group.num_weights - group.num_pruned
     left = group.rounded(present * (final / present) ** progress) if present else final

@@ -26,14 +26,14 @@ def select_complete(
     normalized: bool = False,
     pattern: Pattern = UNSTRUCTURED,
 ) -> list[Tensor]:
-    """Select by magnitude from dense weights, as a mask update does, and return boolean masks, True = kept.
+    """Select by magnitude from dense weights, like a mask update; return boolean masks, True = kept.
 
     Args:
         tensors: all prunable tensors, in the global order.
-        weights: the complete weights of each, all on one device.
+        weights: the complete weights of each tensor, all on one device.
         groups: the groups of tensors, with their numbers of zeros.
         normalized: whether to divide the scores by the root mean square of their tensor's.
-        pattern: which weights are pruned together.
+        pattern: the pattern of the recipe.
 
     Returns:
         One mask per tensor, in the tensor's shape.

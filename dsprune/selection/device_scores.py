@@ -87,7 +87,7 @@ class DeviceScores:
 def products_on_device(shards: Sequence[Shard], scorers: Sequence[Scorer]) -> list[Product] | None:
     """Return the scores as products on one accelerator; None if they are not.
 
-    A method may know nothing of an empty shard, such as its moments: it gets an empty part of another shard.
+    A method may have no state for an empty shard, such as moments, so it gets an empty part of another shard.
     """
     owned = [scorer.product for shard, scorer in zip(shards, scorers, strict=True) if shard.numel]
     products = [product for product in owned if product is not None]

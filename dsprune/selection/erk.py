@@ -1,7 +1,7 @@
-"""The Erdos-Renyi-kernel distribution: the smaller a matrix is, the larger is the fraction of it that is kept.
+"""The Erdos-Renyi-kernel distribution, which keeps a larger fraction of a smaller matrix.
 
-A matrix of n rows and m columns keeps a fraction in proportion to (n + m) / (n m), so a number of weights in
-proportion to n + m, and at most all of them (Mocanu et al., 2018; Evci et al., 2020).
+A matrix of n rows and m columns keeps a fraction proportional to (n + m) / (n m), that is a number of weights
+proportional to n + m, and at most all of them (Mocanu et al., 2018; Evci et al., 2020).
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ FINENESS = 1 << 64
 
 
 def divide_kept(shapes: Sequence[Shape], num_kept: int) -> list[int]:
-    """Divide a number of kept weights among tensors, in proportion to `shape_weight` and at most all of each.
+    """Divide a number of kept weights among tensors, proportionally to `shape_weight` and at most all of each.
 
     Fractions are rounded by the method of Sainte-Lague: a tensor's j-th weight is kept before another's k-th if
-    (j - 1/2) / weight is lower than (k - 1/2) / weight there; the first tensor wins a tie. So the sum is exact, and a
-    smaller `num_kept` never keeps more of any tensor, which lets the sparsity rise without regrowth.
+    (j - 1/2) / weight is lower than the other's (k - 1/2) / weight; the first tensor wins a tie. The sum is exact. A
+    smaller `num_kept` never keeps more of any tensor, so the sparsity can rise without regrowth.
 
     Examples:
         >>> divide_kept([(10, 10), (10, 40), (2, 2)], 100)
@@ -45,7 +45,7 @@ def divide_kept(shapes: Sequence[Shape], num_kept: int) -> list[int]:
 
 
 def shape_weight(shape: Shape) -> int:
-    """Return rows + columns, summed over the matrices of a stack, such as experts; 1 x 1 kernels are matrices.
+    """Return rows + columns, summed over the matrices of a stack (experts); 1 x 1 kernels are matrices.
 
     Examples:
         >>> shape_weight((10, 40)), shape_weight((10, 40, 1)), shape_weight((8, 10, 40)), shape_weight((7,))

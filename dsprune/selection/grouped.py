@@ -30,11 +30,11 @@ class GroupedTensors:
         self._num_groups = len(groups)
 
     def ordered(self, values: Sequence[T]) -> list[T]:
-        """Return values given in the global order in this one."""
+        """Return values, given in the global order, in this order."""
         return [values[place] for place in self.places.tolist()]
 
     def restored(self, values: Sequence[T]) -> list[T]:
-        """Return values given in this order in the global one."""
+        """Return values, given in this order, in the global order."""
         return [values[place] for place in self.places.argsort().tolist()]
 
     def totals(self, values: Tensor) -> Tensor:
@@ -57,11 +57,11 @@ class GroupedKeys:
     sizes: Tensor
 
     def histograms(self, search: Search) -> Tensor:
-        """Count the keys in the bins of a search with one range a group, or several, `[ranges, BINS]`."""
+        """Count the keys in the bins of a search with one or several ranges per group, `[ranges, BINS]`."""
         return histograms(self.keys, self.tensors.totals(self.sizes), search.low, search.bin_bits())
 
     def num_ties(self, thresholds: Sequence[int]) -> list[int]:
-        """Return how many keys of each tensor are equal to its threshold, both in the global order."""
+        """Return the number of keys of each tensor that equal its threshold, both in the global order."""
         of_key = torch.tensor(thresholds, dtype=torch.int32)[self.tensors.places].repeat_interleave(
             self.sizes
         )

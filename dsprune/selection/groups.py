@@ -20,9 +20,9 @@ class Scope(NamedTuple):
     """Which weights are ranked together.
 
     Attributes:
-        per_tensor: whether each tensor is a group of its own; else tensors with the same target form a group.
+        per_tensor: whether each tensor is a group; otherwise tensors with the same target form a group.
         normalized: whether scores are divided by the root mean square of their tensor's scores.
-        by_shape: whether the zeros of the tensors with the same target are divided among them by their shapes.
+        by_shape: whether tensors with the same target divide their zeros by their shapes.
         by_row: whether all rows of a tensor get the same number of zeros.
     """
 
@@ -48,10 +48,10 @@ class Group:
         tensors: places of its tensors in the global order, ascending.
         num_weights: number of their weights.
         num_pruned: number of zeros after the mask update.
-        num_rows: above 1, its only tensor has that many rows, whose weights are ranked apart: each row, the weights of
-            an output, gets an equal part of the zeros.
-        interleaved: 1 if a row has consecutive weights of the flattened tensor. Otherwise that many rows alternate, as
-            the tensor has inputs before outputs.
+        num_rows: number of rows of its only tensor, if rows are ranked separately: each row, the weights of an output,
+            gets an equal part of the zeros. Otherwise 1.
+        interleaved: number of rows that alternate in the flattened tensor, if it is stored inputs first; 1 if a row has
+            consecutive weights.
     """
 
     name: str
@@ -68,16 +68,16 @@ class Group:
 
     @property
     def band(self) -> int:
-        """Number of weights of the shortest run of the flattened tensor that holds whole rows."""
+        """Number of weights in the shortest range of the flattened tensor that holds whole rows."""
         return self.row * self.interleaved
 
     def rounded(self, number: float) -> int:
-        """Round a number of the group's weights to one that its rows share equally."""
+        """Round a number of weights to a multiple of the number of rows."""
         return self.num_rows * round(number / self.num_rows)
 
     @property
     def stride(self) -> int:
-        """Distance of the weights in a sample, for which a bracket has two or three times as many keys.
+        """Distance of the weights in a sample. With it, a bracket has two or three times as many keys as the sample.
 
         It is odd, so that the sample covers many columns of matrices, whose widths contain large powers of two.
         """
@@ -90,10 +90,10 @@ class Group:
 
 
 def update_groups(tensors: Sequence[PrunableTensor], pruning: Pruning, progress: float) -> list[Group]:
-    """Return the groups of a mask update, whose sparsity is `progress` times the target, of each tensor its own.
+    """Return the groups of a mask update, whose sparsity is `progress` times the target of each tensor.
 
     Raises:
-        UserError: a group would have no weight left, or the pattern does not fit a tensor.
+        UserError: a group would keep no weight, or the pattern does not fit a tensor.
     """
     pattern = Pattern.parse(pruning.pattern)
     targets = [pruning.sparsity if tensor.sparsity is None else tensor.sparsity for tensor in tensors]
@@ -113,17 +113,17 @@ def make_groups(
     scope: str = "global",
     pattern: Pattern = UNSTRUCTURED,
 ) -> list[Group]:
-    """Group tensors of the same sparsity; in scopes per tensor, each tensor is a group of its own.
+    """Group tensors of the same sparsity; in scopes per tensor, each tensor is a group.
 
-    A group gets exactly `round(sparsity * num_weights)` zeros. In scope `erk` all tensors of the same sparsity have
-    that number together. In scope `row` each row of a tensor gets `round(sparsity * columns)`. With a pattern, a group
-    has tiles of one size, and the number of them that are pruned is rounded.
+    A group gets exactly `round(sparsity * num_weights)` zeros. In scope `erk` this is
+    the sum over all tensors of the same sparsity. In scope `row` each row of a tensor gets `round(sparsity * columns)`.
+    With a pattern, a group has tiles of one size, and the number of them that are pruned is rounded.
 
     Args:
         tensors: all prunable tensors, in the global order.
         sparsities: fraction of zeros of each tensor.
         scope: name in the registry of scopes.
-        pattern: which weights are pruned together.
+        pattern: the pattern of the recipe.
 
     Raises:
         UserError: the pattern does not fit a tensor, or a tensor has no rows for the scope `row`.
@@ -161,7 +161,7 @@ def _make_group(
     fraction: float,
     num_rows: int,
 ) -> Group:
-    """Return a group, in numbers of tiles, each of whose rows of tiles loses a fraction of them."""
+    """Return a group in units of tiles; each row of tiles loses the same fraction."""
     first = tensors[places[0]].name
     name = first if len(places) == 1 else f"{first} and {len(places) - 1} more"
     num_tiles = sum(prod(grids[place]) for place in places)
@@ -170,7 +170,7 @@ def _make_group(
 
 
 def _rows(tensor: PrunableTensor) -> tuple[int, int]:
-    """Return the number of rows of a tensor, and how many of them alternate in the flattened tensor."""
+    """Return the number of rows of a tensor, and the number of rows that alternate in the flattened tensor."""
     shape = tensor.shape if tensor.inputs_first else matrix_shape(tensor.shape)
     if len(shape) < 2:
         raise UserError(
@@ -182,7 +182,7 @@ def _rows(tensor: PrunableTensor) -> tuple[int, int]:
 
 
 def _by_shape(tensors: Sequence[PrunableTensor], grids: Sequence[Grid], group: Group) -> Iterator[Group]:
-    """Yield a group for each tensor of a group, with its part of the zeros, in numbers of tiles."""
+    """Yield a group for each tensor of a group, with its part of the zeros, in units of tiles."""
     num_kept = divide_kept([grids[place] for place in group.tensors], group.num_weights - group.num_pruned)
     for place, kept in zip(group.tensors, num_kept, strict=True):
         num_tiles = prod(grids[place])

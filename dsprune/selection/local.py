@@ -1,4 +1,4 @@
-"""The passes of a selection over this rank's scores, which communicate nothing."""
+"""The passes of a selection over this rank's scores, without communication."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -16,7 +16,7 @@ Bracket = tuple[int, int]
 
 
 class Counts(NamedTuple):
-    """What a pass over all scores counts, int64.
+    """The counts of a pass over all scores, int64.
 
     Attributes:
         num_nan: number of NaN scores, `[tensors]`.
@@ -35,7 +35,7 @@ class LocalScores(Protocol):
     """One rank's scores."""
 
     def sample(self, search: Search) -> Tensor:
-        """Count the keys of the sample, `[2 groups, BINS]`: a search has two ranges a group, all low ones first."""
+        """Count the keys of the sample, `[2 groups, BINS]`: a search has two ranges per group, all lower ones first."""
 
     def scan(self, brackets: Sequence[Bracket]) -> Counts:
         """Pass over all scores, and count."""
@@ -51,7 +51,7 @@ class LocalScores(Protocol):
 
 
 def sampled_parts(shards: Sequence[Shard], groups: Sequence[Group]) -> list[slice]:
-    """Return which weights of each shard are sampled: every `stride`-th of its group."""
+    """Return the sampled weights of each shard: every `stride`-th of its group."""
     parts = [slice(0)] * len(shards)
     for group in groups:
         offset = 0  # of the tensor in the group

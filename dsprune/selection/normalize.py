@@ -16,7 +16,7 @@ from dsprune.selection.scan import Scorer, parts
 __all__ = ["normalize"]
 
 STEPS = 1 << 15
-"""Steps between 0 and a tensor's largest score; the squares of 2**33 weights add up without overflow."""
+"""Number of steps between 0 and a tensor's largest score; the sum over 2**33 weights does not overflow."""
 
 
 def normalize(
@@ -24,8 +24,8 @@ def normalize(
 ) -> list[Scorer]:
     """Divide the scores of each tensor by their root mean square. Collective: every rank must call this.
 
-    A sum of floats depends on its order, and therefore on the sharding. This sum does not: scores are rounded to
-    multiples of the tensor's largest score divided by `STEPS`, and the squares of these integers are summed exactly.
+    A sum of floats depends on its order, and therefore on the sharding. So scores are rounded to multiples of the
+    tensor's largest score divided by `STEPS`, and the squares of these integers are summed exactly.
 
     Args:
         shards: this rank's shard of every tensor, in global order.
@@ -58,7 +58,7 @@ def _scores(
 
 
 def _sum_of_squares(scores: Tensor, largest: float) -> int:
-    """Return the sum in units of `(largest / STEPS)**2`; 0 if `largest` is 0 or inf, its value for a NaN too."""
+    """Return the sum in units of `(largest / STEPS)**2`; 0 if `largest` is 0 or inf (its value if there is a NaN)."""
     if largest == 0 or not isfinite(largest):
         return 0
     return int((scores.double() * (STEPS / largest)).round().long().square().sum())

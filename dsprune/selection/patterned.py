@@ -1,8 +1,8 @@
 """The selection of whole tiles, on any number of ranks.
 
-Every tile is decided by one rank, which completes it with the keys of the weights on other ranks. Its score is that of
-the weights that it would lose. The exact selection of weights then selects tiles, and the rank sends the masks of the
-others' weights back. Sums have a fixed order, so the mask does not depend on the sharding.
+One rank decides each tile. It gets the keys of the tile's weights on other ranks. The score of a tile is the score of
+the weights that it would lose. The exact selection then selects tiles instead of weights, and the rank sends masks back
+to the other ranks. Sums have a fixed order, so the mask does not depend on the sharding.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ class _Rated(NamedTuple):
 
     Attributes:
         scores: float32, of the weights that each tile would lose.
-        spared: packed, the weights that each would keep, in the order of the flattened tensor.
+        spared: packed, the weights that each tile would keep, in the order of the flattened tensor.
         whole: packed, the tiles that are not pruned yet.
     """
 
@@ -53,8 +53,8 @@ def select_tiles(
 ) -> list[Tensor]:
     """Return the new packed masks of this rank's shards. Collective: every rank must call this.
 
-    A group loses the tiles with the lowest scores; ties go in global order. In a tile that is pruned the lowest scores
-    are dropped; of equal ones, the first. All arguments but the last two are those of `dsprune.selection.select`.
+    The tiles of a group with the lowest scores are pruned; ties are broken in global order. In a pruned tile, the
+    weights with the lowest scores are dropped; of equal scores, the first.
 
     Args:
         shards: one per tensor.
@@ -62,8 +62,8 @@ def select_tiles(
         kept: the packed masks so far, in which each tile is whole or pruned.
         groups: the groups of tensors, with tiles of one size each.
         comm: the ranks over which the tensors are sharded.
-        pattern: the tiles, and what a pruned one keeps.
-        squared: whether the score of a tile is the root of the sum of squares, else it is the sum.
+        pattern: the pattern of the recipe.
+        squared: whether the score of a tile is the root of the sum of squares; otherwise it is the sum.
 
     Raises:
         UserError: as `select`.
@@ -100,7 +100,7 @@ def count_broken(shards: Sequence[Shard], bits: Sequence[Tensor], pattern: Patte
     Args:
         shards: one per tensor.
         bits: the packed mask of each.
-        pattern: the tiles, and what a pruned one keeps.
+        pattern: the pattern of the recipe.
         comm: the ranks over which the tensors are sharded.
     """
     if pattern.is_unstructured:
@@ -144,7 +144,7 @@ def _rate(tiling: Tiling, keys: Tensor, squared: bool) -> _Rated:
 
 
 def _sum(values: Tensor) -> Tensor:
-    """Sum each row by halves, in an order that depends on the length alone: additions of whole columns."""
+    """Sum each row by halves, in an order that depends only on its length: additions of whole columns."""
     while (length := values.shape[1]) > 1:
         half = length // 2
         added = values[:, :half] + values[:, half : 2 * half]
@@ -168,7 +168,7 @@ def _tiles(tiling: Tiling, shard: Shard) -> Shard:
 
 
 def _in_tiles(group: Group, tiling: Tiling, height: int) -> Group:
-    """Return a group that counts tiles, `height` outputs high; those of one that counts weights are multiples."""
+    """Return a group in units of tiles, `height` outputs high, from one in units of weights."""
     assert not group.num_pruned % tiling.num_dropped, group
     return replace(
         group,

@@ -1,4 +1,4 @@
-"""The selection of methods that let weights grow back: more weights are pruned than needed, and the best return."""
+"""The selection of methods that let weights grow back: prune more weights than needed, then regrow the best."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ __all__ = ["num_to_grow", "select_regrowing"]
 
 
 def num_to_grow(group: Group, fraction: float) -> int:
-    """Return how many weights of a group, a fraction of those kept, are dropped beyond its zeros and grow back."""
+    """Return the number of weights of a group that are dropped in addition and grow back."""
     return group.rounded(fraction * (group.num_weights - group.num_pruned))
 
 
@@ -31,15 +31,15 @@ def select_regrowing(
 ) -> list[Tensor]:
     """Return the new packed masks of this rank's shards. Collective: every rank must call this.
 
-    Weights that were just dropped can grow back at once, and then keep their values. Growth is a selection too: of
-    the weights that are pruned, all but the highest growth scores stay so.
+    Weights that were just dropped can grow back at once, and then keep their values. Growth is a selection too: it
+    prunes all pruned weights again, except those with the highest growth scores.
 
     Args:
         shards: as for `select`.
         scorers: the scores by which weights are dropped.
-        growth: the scores by which weights grow back, the highest first.
+        growth: the scores by which weights grow back, highest first.
         kept: as for `select`.
-        groups: as for `select`; each has its `num_pruned` in the end.
+        groups: as for `select`, with the `num_pruned` after growth.
         fraction: fraction of the kept weights to drop and to grow.
         comm: as for `select`.
 

@@ -1,8 +1,7 @@
 """The selection in scope `row`: each row of a matrix keeps the same number of weights, its highest scores.
 
-A row is the weights of an output. One that shards cut is decided by the rank with its first weight: the other ranks
-send keys for it and get masks back, as for tiles. Where inputs come before outputs, that rank decides for the whole
-matrix.
+A row has the weights of one output. The rank with the first weight of a row decides the row: the other ranks send keys
+and get masks back, as for tiles. If a matrix is stored inputs first, one rank decides the whole matrix.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +21,7 @@ from dsprune.selection.scan import NAN_KEY, PRUNED_KEY, Scorer, keys_of, refuse_
 __all__ = ["count_rows", "select_rows"]
 
 Compare = Callable[[Tensor, int], Tensor]
-"""Compares the zeros of rows with those that are wanted."""
+"""Compares the zeros of rows with the required number."""
 
 
 def select_rows(
@@ -32,7 +31,7 @@ def select_rows(
     groups: Sequence[Group],
     comm: Comm,
 ) -> list[Tensor]:
-    """Do the same as `dsprune.selection.select` for groups with rows. Collective: every rank must call this."""
+    """Select like `dsprune.selection.select`, for groups with rows. Collective: every rank must call this."""
     wanted = _by_place(groups)
     cut = CutBands(shards, [group.band for group in wanted], comm)
     bands = cut.complete([keys_of(scorer, bits) for scorer, bits in zip(scorers, kept, strict=True)])
@@ -44,7 +43,7 @@ def select_rows(
             problems.append((found[0], found[1]))
             yield mask
 
-    new = cut.spread(decided())  # of one tensor at a time, since a boolean mask has eight times the bytes
+    new = cut.spread(decided())  # one tensor at a time: a boolean mask takes eight times the bytes
     num_nan, num_overfull = comm.all_reduce_sum(torch.tensor(problems)).T.tolist()
     refuse_nan(shards, num_nan)
     _refuse_overfull(wanted, num_overfull)
@@ -54,7 +53,7 @@ def select_rows(
 def count_rows(
     shards: Sequence[Shard], bits: Sequence[Tensor], groups: Sequence[Group], compare: Compare, comm: Comm
 ) -> list[int]:
-    """Return, for each tensor, the number of rows whose zeros compare so with the number that its group wants.
+    """Return the number of rows of each tensor for which `compare(zeros, required zeros)` holds.
 
     Collective: every rank must call this.
 
@@ -62,7 +61,7 @@ def count_rows(
         shards: one per tensor.
         bits: the packed mask of each.
         groups: groups of one tensor each.
-        compare: such as `torch.gt`, for rows with more zeros.
+        compare: for example `torch.gt`, to count rows with too many zeros.
         comm: the ranks over which the tensors are sharded.
     """
     wanted = _by_place(groups)
@@ -76,13 +75,13 @@ def count_rows(
 
 
 def _by_place(groups: Sequence[Group]) -> list[Group]:
-    """Return the group of each tensor, which has no other tensor."""
+    """Return the group of each tensor; each group has one tensor."""
     assert all(len(group.tensors) == 1 for group in groups)
     return sorted(groups, key=lambda group: group.tensors)
 
 
 def _per_row(group: Group) -> int:
-    """Return the zeros of a row."""
+    """Return the number of zeros of a row."""
     assert not group.num_pruned % group.num_rows, group
     return group.num_pruned // group.num_rows
 
@@ -102,7 +101,7 @@ def _num_zeros(rows: Tensor) -> Tensor:
 
 
 def _decide(group: Group, bands: Iterable[Tensor], device: torch.device) -> tuple[Tensor, int, int]:
-    """Return the mask of whole bands from their keys, the number of NaN, and of rows with too many zeros."""
+    """Return the mask of whole bands, the number of NaN scores, and the number of rows with too many zeros."""
     masks, num_nan, num_overfull = [torch.empty(0, dtype=torch.bool, device=device)], 0, 0
     for band in bands:
         keys = _to_rows(group, band)

@@ -1,8 +1,8 @@
 """The pass over all scores of a shard, in chunks: count, prune and copy keys relative to a range.
 
-Keys are integers whose order is the order in which weights are pruned. The bits of a float, read as an integer, are
-monotone once negative numbers are reflected. Selection therefore counts and compares integers, and is exact. Three
-kinds of weight have special keys:
+Keys are integers in the order in which weights are pruned. The bits of a float, read as an integer, are monotone once
+negative numbers are reflected. Selection therefore counts and compares integers, and is exact. Three kinds of weights
+have special keys:
 
     a pruned weight    PRUNED_KEY   below all other keys, so it stays pruned
     a score of -0.0    0            the key of +0.0, so equal scores have equal keys
@@ -71,7 +71,7 @@ def keys_of(scorer: "Scorer", kept: Tensor) -> Callable[[int, int], Tensor]:
 
 
 def refuse_nan(shards: Sequence[Shard], counts: Sequence[int]) -> None:
-    """Refuse NaN among the scores of a tensor, given their numbers over all ranks.
+    """Refuse NaN scores, given their number in each tensor over all ranks.
 
     Raises:
         UserError: there are some.
@@ -95,8 +95,8 @@ class Scorer:
 
     Attributes:
         values: returns the float32 values of a part of the shard, which do not depend on the part.
-        absolute: whether the scores are the absolute values of these; the scan takes them on the fly.
-        product: the same values as a product, which kernels compute on the fly too; None if they are not a product.
+        absolute: whether the scores are the absolute values of `values`; the scan takes them on the fly.
+        product: the values as a product, which kernels compute on the fly; None if they are not a product.
     """
 
     values: Callable[[slice], Tensor]
@@ -104,7 +104,7 @@ class Scorer:
     product: Product | None = None
 
     def part(self, part: slice) -> Product:
-        """Return a part of the values, computed already unless they are a product of float32 numbers."""
+        """Return a part of the values, already computed unless they are a product of float32 numbers."""
         if self.product is not None and all(given.dtype == torch.float32 for given in self.product.tensors):
             return self.product[part]
         return Product(self.values(part).contiguous())
@@ -185,7 +185,7 @@ def sample(scorer: Scorer, numel: int, kept: Tensor, part: slice) -> Tensor:
         scorer: the scores of the shard.
         numel: number of weights in the shard.
         kept: packed mask of the shard so far.
-        part: first weight, end and stride; the first is in the shard.
+        part: first weight, end and stride; the first weight is in the shard.
     """
     whole = scorer.part(slice(None)) if scorer.product is not None else None
     kernel = None if whole is None else kernel_for(whole.first)
@@ -195,7 +195,7 @@ def sample(scorer: Scorer, numel: int, kept: Tensor, part: slice) -> Tensor:
 
 
 def sample_eager(scorer: Scorer, numel: int, kept: Tensor, part: slice) -> Tensor:
-    """Do the same as `sample` for any scores on any device."""
+    """Sample like `sample`, for any scores on any device."""
     return to_keys(scorer.values(part), scorer.absolute, pick(kept, part, numel))
 
 
@@ -212,7 +212,7 @@ def settle(found: Scan, threshold: int, quota: int) -> Tensor:
 
 
 def settle_eager(kept: Tensor, keys: Tensor, places: Tensor, threshold: int, quota: int) -> int:
-    """Prune the keys below the threshold and the first `quota` ties in a packed mask, and return how many ties."""
+    """Prune the keys below the threshold and the first `quota` ties in a packed mask; return the number of ties."""
     pruned = keys < threshold
     pruned[(keys == threshold).nonzero().view(-1)[:quota]] = True
     prune_(kept, places[pruned].to(kept.device))

@@ -1,4 +1,4 @@
-"""Search the n-th lowest key of several groups by histograms, each finer than the one before."""
+"""Search the n-th lowest key of several groups by successively finer histograms."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ class Search:
     """A search for the `target`-th lowest key of several groups at once. Tensors are int64, one entry per group.
 
     Attributes:
-        low: first key of the range that contains the wanted key (unless `num_below` equals `target` already).
+        low: first key of the range that contains the target key (unless `num_below` already equals `target`).
         bits: log2 of the number of keys in the range.
         num_below: number of the group's keys below the range.
         num_inside: number of the group's keys in the range.
-        target: rank of the wanted key, counted from 1.
+        target: rank of the target key, counted from 1.
     """
 
     low: Tensor
@@ -48,7 +48,7 @@ class Search:
         return (self.bits - digit).clamp(min=0)
 
     def refine(self, histograms: Tensor) -> "Search":
-        """Narrow each range to the bin with the wanted key, given the counts of the bins, `[groups, 2**digit]`."""
+        """Narrow each range to the bin with the target key, given the counts of the bins, `[groups, 2**digit]`."""
         bin_bits = self.bin_bits(histograms.shape[1].bit_length() - 1)
         before = histograms.cumsum(1) - histograms + self.num_below.unsqueeze(1)  # keys below each bin
         bins = (before < self.target.unsqueeze(1)).sum(1, keepdim=True).sub(1).clamp(min=0)
@@ -68,7 +68,7 @@ def narrow(
     comm: Comm,
     is_enough: Callable[[Search], bool] = is_found,
 ) -> Search:
-    """Narrow the ranges of all groups, one message a round. Collective: every rank must call this.
+    """Narrow the ranges of all groups, with one message per round. Collective: every rank must call this.
 
     Args:
         search: the ranges, one per group.
@@ -87,7 +87,7 @@ def histograms(keys: Tensor, sizes: Tensor, low: Tensor, bin_bits: Tensor) -> Te
     Args:
         keys: int32 keys on the CPU, one group after the other.
         sizes: number of keys of each group.
-        low: first key of each range: one a group, or several, the first ones of all groups first.
+        low: first key of each range: one or several per group; the first range of every group comes first.
         bin_bits: log2 of the number of keys in a bin of each range.
 
     Returns:
@@ -99,7 +99,7 @@ def histograms(keys: Tensor, sizes: Tensor, low: Tensor, bin_bits: Tensor) -> Te
 
 
 def histograms_eager(keys: Tensor, begins: Tensor, sizes: Tensor, low: Tensor, bin_bits: Tensor) -> Tensor:
-    """Do the same on any device, given where the keys of each group begin, and how many there are."""
+    """Count like `histograms`, on any device, given start and number of the keys of each group."""
     parts = [keys[begin : begin + size] for begin, size in torch.stack([begins, sizes], 1).tolist()]
     ranges = zip(low.tolist(), bin_bits.tolist(), strict=True)
     return torch.stack([_histogram(parts[i % len(parts)], *start) for i, start in enumerate(ranges)])

@@ -14,7 +14,7 @@ message:
 On a CPU the pass also copies the keys inside (`shard_scores`). On an accelerator each histogram is a pass of its own
 (`device_scores`).
 
-Groups with rows, which are too many for histograms, take another way: `dsprune.selection.rows`.
+Groups with rows have too many rows for histograms: see `dsprune.selection.rows`.
 """
 
 from collections.abc import Sequence
@@ -71,7 +71,7 @@ def select(
 def select_from(
     scores: LocalScores, shards: Sequence[Shard], groups: Sequence[Group], comm: Comm
 ) -> list[Tensor]:
-    """Do the same as `select`, given the passes over this rank's scores. Collective: every rank must call this."""
+    """Select like `select`, given the passes over this rank's scores. Collective: every rank must call this."""
     brackets = guess_brackets(scores, groups, comm)
     start = _scan_all(scores, shards, groups, brackets, comm)
     found = narrow(start, scores.inside, comm)
@@ -94,7 +94,7 @@ def _scan_all(
     brackets: Sequence[Bracket],
     comm: Comm,
 ) -> Search:
-    """Scan all shards, and again with a wider bracket if a bracket missed its threshold.
+    """Scan all shards. If a bracket missed its threshold, scan again with a wider one.
 
     Returns:
         The search in the brackets, narrowed by the first histogram.
@@ -114,7 +114,7 @@ def _scan_all(
 
 
 def _widened(bracket: Bracket, group: Group, num_below: int, num_inside: int) -> Bracket:
-    """Return the bracket if it contains the threshold, else all keys on the side of the threshold."""
+    """Return the bracket if it contains the threshold; otherwise all keys on the side of the threshold."""
     low, high = bracket
     if group.num_pruned > num_below + num_inside:
         return high + 1, HIGHEST_KEY

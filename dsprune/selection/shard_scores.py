@@ -1,6 +1,6 @@
-"""The scores of a rank's shards, one by one: compiled functions rank several at a time, in threads, and torch the rest.
+"""The scores of a rank's shards, one shard at a time: compiled functions in threads, or torch for other scores.
 
-What a pass finds is on the CPU, where the ranks' messages are made; masks stay on their device.
+The results of a pass are on the CPU, where messages are built; masks stay on their device.
 """
 
 from collections.abc import Callable, Sequence
@@ -74,7 +74,7 @@ class ShardScores:
         return GroupedKeys(self._tensors, torch.cat(ordered).cpu(), sizes)
 
     def _for_each(self, work: Callable[..., R], *given: Sequence[Any]) -> list[R]:
-        """Do the work for each shard; where scores are products of numbers on the CPU, in several threads."""
+        """Do the work for each shard, in several threads if the scores are products on the CPU."""
         calls = [
             (scorer, shard.numel, *rest)
             for scorer, shard, *rest in zip(self._scorers, self._shards, self._kept, *given, strict=True)

@@ -1,7 +1,7 @@
-"""Divide the ties with a threshold among the shards, in global order: the order of the tensors, then of the flat index.
+"""Divide the ties with a threshold among the shards, in global order: by tensor, then by flat index.
 
-The shards of a tensor may be on the ranks in any order. The shard with the last pruned tie is found by the place of its
-first weight in its group, with the same search as a threshold. So the bytes do not depend on the number of ranks.
+The shards of a tensor may be on the ranks in any order. The search for the last pruned tie works like the search for a
+threshold, on the places of the ties in the group. So the bytes sent do not depend on the number of ranks.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from dsprune.selection.search import BIN_BITS, Search, narrow
 __all__ = ["share_ties", "tie_rounds"]
 
 WIDEST = 12
-"""Log2 of the bins in a message: a few groups are searched with wider histograms, in fewer rounds."""
+"""Log2 of the bins in a message: a few groups use wider histograms, and fewer rounds."""
 
 
 class _Pieces(NamedTuple):
@@ -42,7 +42,7 @@ def share_ties(
 ) -> list[int]:
     """Return the number of ties that each of this rank's shards prunes. Collective: every rank must call this.
 
-    Only groups that prune some of their ties, and not all, need messages.
+    Only groups that prune some but not all of their ties need messages.
 
     Args:
         shards: this rank's shards, one per tensor.
@@ -69,7 +69,7 @@ def share_ties(
 
 
 def tie_rounds(num_groups: int, num_weights: int) -> tuple[int, int]:
-    """Return the rounds that find a place in groups of at most `num_weights`, and log2 of the bins of a histogram."""
+    """Return the number of rounds that find a place among `num_weights`, and log2 of the bins of a histogram."""
     bits = (num_weights - 1).bit_length()
     digit = max(BIN_BITS, WIDEST - (num_groups - 1).bit_length())
     rounds = -(-bits // digit) or 1
@@ -89,9 +89,9 @@ def _pieces(shards: Sequence[Shard], num_ties: Sequence[int], divided: Sequence[
 def _divide(
     pieces: _Pieces, divided: Sequence[Group], quotas: Tensor, totals: Tensor, digit: int, comm: Comm
 ) -> Tensor:
-    """Return how many ties each piece prunes. Collective: every rank must call this.
+    """Return the number of ties that each piece prunes. Collective: every rank must call this.
 
-    Of its `totals` of ties, a group prunes its quota. A histogram has `2**digit` bins.
+    A group prunes its quota of its `totals` of ties. A histogram has `2**digit` bins.
     """
     ranges = [(0, group.num_weights - 1) for group in divided]
     start = Search.start(ranges, torch.zeros_like(quotas), totals, quotas)

@@ -1,7 +1,7 @@
 """The tiles of a pattern in a flattened tensor.
 
-A band is the shortest run of the flattened tensor that holds whole tiles: one tile if it is one row high, else all
-tiles of some rows. Bands lie one after the other, so a boundary between two shards cuts at most one.
+A band is the shortest range of the flattened tensor that holds whole tiles: one tile if tiles are one row high,
+otherwise all tiles of some rows. Bands are consecutive, so a boundary between two shards cuts at most one.
 """
 
 from dataclasses import dataclass

@@ -13,15 +13,15 @@ __all__ = ["row_bytes", "update_bytes"]
 def update_bytes(
     groups: Sequence[Group], world_size: int, normalized: bool = False, regrows: bool = False
 ) -> int:
-    """Return the most bytes that one rank passes to all-reduces in a mask update, and as many that it gets back.
+    """Return the most bytes that one rank sends in all-reduces of a mask update; it receives as many.
 
-    Every number takes eight bytes. Guessing the brackets takes two searches per group, and the exact search is one
-    more; each ends as soon as it can. The first message of the exact search also holds the number of NaN of each
-    tensor, and the numbers below and inside the bracket of each group. Groups that prune some of their ties search
-    their last one. Normalized scores first need the largest score and the sum of squares of each tensor. About once in
-    ten thousand mask updates a bracket misses its threshold; then a message is sent again. In groups with rows there is
-    no search: the message holds the number of NaN of each tensor, and of rows with too many zeros. Growth is a second
-    selection; the last mask update goes without it.
+    Every number takes eight bytes. A group needs two searches for its bracket and one exact search; each may end early.
+    The first message of the exact search also holds the number of NaN scores of each tensor, and the numbers of keys
+    below and inside the bracket of each group. Groups that prune some of their ties also search the last one.
+    Normalized scores first need the largest score and the sum of squares of each tensor. About once in ten thousand
+    mask updates a bracket misses its threshold, and a message is sent again. Groups with rows need no search: the
+    message holds the number of NaN scores of each tensor, and of rows with too many zeros. Growth is a second
+    selection, which the last mask update does not need.
 
     Args:
         groups: the groups of tensors that are ranked together.
@@ -40,7 +40,7 @@ def update_bytes(
 
 
 def row_bytes(groups: Sequence[Group], world_size: int, regrows: bool = False) -> int:
-    """Return the most bytes that one rank passes to collectives in a mask update for rows that shards cut."""
+    """Return the most bytes that one rank sends in a mask update for rows that shards cut."""
     if not _has_rows(groups):
         return 0
     return band_bytes([group.band for group in groups], world_size) * (2 if regrows else 1)
@@ -51,7 +51,7 @@ def _has_rows(groups: Sequence[Group]) -> bool:
 
 
 def _most_for_ties(groups: Sequence[Group]) -> int:
-    """Return the most numbers that the search for the last tie sends, whichever groups take part."""
+    """Return the most numbers that the search for the last tie sends, for any set of groups."""
     largest = max(group.num_weights for group in groups)
     plans = ((number, *tie_rounds(number, largest)) for number in range(1, len(groups) + 1))
     return max(number * rounds << digit for number, rounds, digit in plans)

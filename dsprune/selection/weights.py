@@ -1,4 +1,4 @@
-"""The weights of a model that a recipe prunes, and whether target and pattern fit them."""
+"""Find the weights of a model that a recipe prunes, and check that target and pattern fit them."""
 
 from collections.abc import Iterator, Sequence
 
@@ -22,7 +22,7 @@ def weights_to_prune(model: nn.Module, pruning: Pruning, shape_of: ShapeOf = pla
     """Return the weights of a model that a recipe prunes.
 
     Raises:
-        UserError: there is no such weight, a target would prune all of them, or pattern or scope do not fit a tensor.
+        UserError: no weight is selected, a target would prune all of them, or pattern or scope do not fit a tensor.
     """
     choice = choose_weights(
         model, pruning.include, pruning.exclude, pruning.sparsities, pruning.only, shape_of=shape_of
@@ -38,7 +38,7 @@ def weights_to_prune(model: nn.Module, pruning: Pruning, shape_of: ShapeOf = pla
 
 
 def _check_rows(tensors: Sequence[PrunableTensor], pruning: Pruning) -> None:
-    """Check that the target leaves each row some of its weights and prunes some, in a scope that counts them."""
+    """Check for the scope `row` that the target prunes some weights of each row, and not all."""
     for group in update_groups(tensors, pruning, progress=1.0):
         own = tensors[group.tensors[0]].sparsity
         target = pruning.sparsity if own is None else own
@@ -64,7 +64,7 @@ def _owners(
 
 
 def _check_seen(model: nn.Module, tensors: Sequence[PrunableTensor], method: str) -> None:
-    """Check that all that a tensor multiplies is the input of a module."""
+    """Check that a tensor multiplies only inputs of its module."""
     for tensor, weight, modules in _owners(model, tensors):
         if not all(is_seen(module, weight) for module in modules):
             raise UserError(

@@ -1,4 +1,4 @@
-"""Where the settings of an engine and of a recipe disagree, which is refused before anything is trained."""
+"""Compare the settings of an engine with the recipe; disagreements are refused before training."""
 
 from collections.abc import Iterable, Iterator
 from math import isclose
@@ -14,7 +14,7 @@ __all__ = ["check_batch", "check_settings"]
 
 
 def check_settings(engine: DeepSpeedEngine, recipe: Recipe) -> None:
-    """Check that the engine has what the recipe sets by hand; a default of the recipe gives way to the engine.
+    """Check that the engine has the values that the recipe sets explicitly; defaults of the recipe yield to the engine.
 
     Raises:
         UserError: names every setting that differs, with both values.
@@ -23,7 +23,7 @@ def check_settings(engine: DeepSpeedEngine, recipe: Recipe) -> None:
 
 
 def check_batch(engine: DeepSpeedEngine, recipe: Recipe) -> None:
-    """Check that nothing has set another batch size than the recipe's since the engine was made.
+    """Check that the batch size is still the recipe's.
 
     Raises:
         UserError: as `check_settings`.
@@ -58,7 +58,7 @@ def _batches(engine: DeepSpeedEngine, recipe: Recipe) -> Iterator[tuple[str, Any
 
 
 def _pairs(engine: DeepSpeedEngine, recipe: Recipe) -> Iterator[tuple[str, Any, Any]]:
-    """Yield any other field of the recipe, its value and that of the engine."""
+    """Yield the other fields of the recipe, each with its value and that of the engine."""
     yield "gradient_clipping", recipe.gradient_clipping, engine.gradient_clipping()
     precision = "bf16" if engine.bfloat16_enabled() else "fp16" if engine.fp16_enabled() else "fp32"
     yield "precision", recipe.precision, precision
@@ -83,7 +83,7 @@ def _pairs(engine: DeepSpeedEngine, recipe: Recipe) -> Iterator[tuple[str, Any, 
 
 
 def _is_of_type(optimizer: Any, kind: str) -> bool:
-    """Return whether an optimizer is what a ds_config calls by a name; DeepSpeed's `Adam` is AdamW by default."""
+    """Return whether a name in a ds_config means this optimizer; DeepSpeed's `Adam` is AdamW by default."""
     found = optimizer_kind(optimizer).removeprefix("Fused").removeprefix("DeepSpeedCPU").lower()
     if (found, kind.lower()) == ("adam", "adamw"):
         return _is_decoupled(optimizer)
@@ -91,13 +91,13 @@ def _is_of_type(optimizer: Any, kind: str) -> bool:
 
 
 def _is_decoupled(optimizer: Any) -> bool:
-    """Return whether weight decay acts on the weights, which an Adam of DeepSpeed or of torch says in its own way."""
+    """Return whether weight decay is decoupled; Adam of DeepSpeed and of torch store this differently."""
     by_torch = optimizer.param_groups[0].get("decoupled_weight_decay", False)
     return bool(getattr(optimizer, "adam_w_mode", by_torch))
 
 
 def _common(values: set[Any]) -> Any:
-    """Return the one value, or all of them."""
+    """Return the value if all are equal; otherwise all values."""
     return next(iter(values)) if len(values) == 1 else sorted(values)
 
 

@@ -1,7 +1,7 @@
 """The DeepSpeed config of a run: every "auto" is filled from the recipe, and all disagreements are reported at once.
 
-Each value has one owner. "auto" in the ds_config means that the recipe owns the value. A value that is set in the
-ds_config must agree with what the recipe sets by hand; a default of the recipe gives way to it.
+Each value has one owner. "auto" in the ds_config means that the recipe owns the value. A value in the ds_config must
+agree with one that the recipe sets explicitly, and overrides a default of the recipe.
 """
 
 import copy
@@ -24,7 +24,7 @@ __all__ = ["load_ds_config", "resolve_ds_config"]
 
 _MICRO_BATCH, _ACCUMULATION = "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
 
-# The settings of the recipe that optimizers outside the Adam family take.
+# The recipe's settings that optimizers outside the Adam family accept.
 _SETTINGS = {
     "sgd": ("weight_decay",),
     "lion": ("weight_decay", "betas"),
@@ -33,14 +33,14 @@ _SETTINGS = {
 }
 
 _OWNERS = {"optimizer.params.lr": "learning_rate.dense or learning_rate.peak"}
-"""The fields of a recipe for a key that it may leave to the ds_config."""
+"""The recipe's fields for keys that it may leave to the ds_config."""
 
 
 def load_ds_config(name_or_path: str) -> dict[str, Any]:
     """Read a ds_config: a JSON file, or the name of one in `ds_configs/` ("zero2").
 
     Raises:
-        UserError: there is no such file, or it is not a JSON object.
+        UserError: the file does not exist, or is not a JSON object.
     """
     candidates = (
         Path(name_or_path),
@@ -57,10 +57,9 @@ def load_ds_config(name_or_path: str) -> dict[str, Any]:
 
 
 def resolve_ds_config(config: dict[str, Any], recipe: Recipe, world_size: int) -> dict[str, Any]:
-    """Return a config without "auto", ready for `deepspeed.initialize`: each is filled from the recipe.
+    """Return a config for `deepspeed.initialize`, with each "auto" filled from the recipe.
 
-    The recipe owns batch size, precision, gradient clipping and the optimizer's settings. The rest is checked against
-    it.
+    The recipe owns batch size, precision, gradient clipping and the optimizer's settings.
 
     Raises:
         UserError: every disagreement, misspelt key and unsupported setting, joined into one line.
@@ -102,9 +101,9 @@ class _Claim:
 
     Attributes:
         key: dotted key of the ds_config.
-        value: the value for that key; None leaves the key alone.
+        value: the value for that key; None does not change the key.
         origin: the recipe's field and value, as messages show them.
-        explicit: whether the recipe sets it by hand; False for a default.
+        explicit: whether the recipe sets it explicitly; False for a default.
     """
 
     key: str
@@ -155,7 +154,7 @@ def _optimizer_type(config: dict[str, Any], recipe: Recipe) -> str:
 
 
 def _settle(config: dict[str, Any], claim: _Claim) -> Iterator[str]:
-    """Write the claimed value where the config has "auto" or nothing; yield a message where the two disagree."""
+    """Write the claimed value if the config has "auto" or no value; yield a message if the two disagree."""
     *sections, name = claim.key.split(".")
     section = config
     for key in sections:
@@ -175,7 +174,7 @@ def _settle(config: dict[str, Any], claim: _Claim) -> Iterator[str]:
 
 
 def _settle_batch(config: dict[str, Any], recipe: Recipe, world_size: int) -> Iterator[str]:
-    """Derive the sizes that are left open, from batch = ranks x micro-batch x accumulation."""
+    """Derive the missing sizes from batch = ranks x micro-batch x accumulation."""
     yield from _settle(config, _claim("train_batch_size", recipe.budget, "batch", "budget."))
     yield from _settle(config, _claim(_MICRO_BATCH, recipe.budget, "micro_batch", "budget."))
     batch, micro, accumulation = recipe.budget.batch, config.get(_MICRO_BATCH), config.get(_ACCUMULATION)

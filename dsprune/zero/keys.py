@@ -1,8 +1,7 @@
 """Check the keys of a ds_config and the types of their values.
 
-DeepSpeed ignores unknown keys except in the sections that have models of its own. Its models read the text "true" as
-true and "2" as 2, while its other sections take any text for true. Here a key is known and a value is of its type, or
-they are refused.
+DeepSpeed ignores unknown keys, except in the sections for which it has models. Its models read the text "true" as true
+and "2" as 2, while its other sections read any text as true. dsprune refuses unknown keys and values of another type.
 """
 
 import inspect
@@ -27,11 +26,11 @@ from dsprune.zero.schema import DsConfig, OptimizerParams
 __all__ = ["OPTIMIZERS_OF_TORCH", "wrong_keys"]
 
 OPTIMIZERS_OF_TORCH = frozenset({"Adam", "AdamW", "Adagrad", "SGD", "RMSprop", "NAdam", "RAdam", "Adamax"})
-"""torch's optimizers that work on each entry alone, by their names in a ds_config."""
+"""torch's element-wise optimizers, by their names in a ds_config."""
 
 LARGEST_INTEGER = 2**63 - 1
 
-# What DeepSpeed takes out of the settings of Adam before it makes the optimizer.
+# Settings that DeepSpeed removes from those of Adam before it makes the optimizer.
 _OF_DEEPSPEED = {"torch_adam", "adam_w_mode", "fp32_optimizer_states"}
 
 
@@ -125,7 +124,7 @@ def _no_setting(key: str, kind: type, known: Iterable[str]) -> str:
 
 
 def _refusals(kind: Any, params: dict[str, Any]) -> Iterator[str]:
-    """Yield what an optimizer of torch says of its settings; it checks some of them together."""
+    """Yield the errors of a torch optimizer about its settings; it checks some of them together."""
     try:
         kind([torch.zeros(1, requires_grad=True)], **params)
     except (ValueError, TypeError, RuntimeError) as error:
@@ -133,7 +132,7 @@ def _refusals(kind: Any, params: dict[str, Any]) -> Iterator[str]:
 
 
 def _class_of(name: str, params: dict[str, Any], config: dict[str, Any]) -> Any:
-    """Return the class of the optimizer that DeepSpeed will make; None for a name that is refused."""
+    """Return the class of the optimizer that DeepSpeed will make; None for an unsupported name."""
     zero = config.get("zero_optimization")
     offload = zero.get("offload_optimizer") if isinstance(zero, dict) else None
     on_cpu = isinstance(offload, dict) and offload.get("device") in ("cpu", "nvme")

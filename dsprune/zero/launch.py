@@ -45,8 +45,8 @@ def init_distributed(timeout: float = TIMEOUT) -> None:
     A rank waits `timeout` seconds for another.
 
     Raises:
-        UserError: a stale build lock would make DeepSpeed wait forever, or the ranks cannot meet at the address that
-            the launcher gave them.
+        UserError: a stale build lock would make DeepSpeed wait forever, or the ranks cannot connect to the launcher's
+            address.
     """
     if not dist.is_initialized():
         complete_environment()
@@ -65,9 +65,9 @@ def init_distributed(timeout: float = TIMEOUT) -> None:
 def _create_group(timeout: float) -> None:
     """Create the default process group. Collective: every rank must call this.
 
-    A single rank takes another port if its own is in use: of many that start at once, two may have found the same one.
+    A single rank takes another port if its own is in use, because runs that start together may find the same port.
     """
-    with contextlib.redirect_stdout(io.StringIO()):  # every rank prints that an extension is there
+    with contextlib.redirect_stdout(io.StringIO()):  # every rank prints that an extension exists
         create = partial(
             deepspeed.init_distributed,
             dist_init_required=None,
@@ -84,7 +84,7 @@ def _create_group(timeout: float) -> None:
 
 
 def with_environment(init: Callable[..., None]) -> Callable[..., None]:
-    """Return DeepSpeed's `init_distributed`, which also works without a launcher and mpi4py: one rank."""
+    """Wrap DeepSpeed's `init_distributed` to start one rank if there is neither a launcher nor mpi4py."""
 
     def completing(*args: Any, **kwargs: Any) -> None:
         if not dist.is_initialized():
@@ -95,13 +95,13 @@ def with_environment(init: Callable[..., None]) -> Callable[..., None]:
 
 
 def describe_joining(ranks: Ranks) -> str:
-    """Return what `join_ranks` waits for, in words."""
+    """Describe what `join_ranks` waits for."""
     what = f"joining {ranks.world_size} ranks" if ranks.world_size > 1 else "starting DeepSpeed"
     return what + compile_note("ShareMemCommBuilder")
 
 
 def describe_loading(path: str, config: dict[str, Any]) -> str:
-    """Return what the start of an engine with a resolved config waits for, in words."""
+    """Describe what the start of an engine with a resolved config waits for."""
     offload = config.get("zero_optimization", {}).get("offload_optimizer") or {}
     note = compile_note("CPUAdamBuilder") if offload.get("device", "none") != "none" else ""
     return f"loading the model {path}{note}"
@@ -117,11 +117,11 @@ def join_ranks(ranks: Ranks, timeout: float = TIMEOUT) -> torch.device:
 def _unlink_shared_buffer() -> None:
     """Unlink the shared memory in which ranks on one CPU host reduce. Collective: every rank must call this.
 
-    DeepSpeed never removes it: each run would leave 66 MiB a rank in /dev/shm. All ranks have mapped the memory at
-    this point, so the kernel frees it when the last of them ends, even if that one is killed.
+    DeepSpeed never removes it: each run would leave 66 MiB per rank in /dev/shm. All ranks have mapped the memory at
+    this point, so the kernel frees it when the last rank ends, even if that rank is killed.
     """
     if torch.accelerator.is_available():
-        return  # an accelerator has no such memory, and the barrier would need the rank's device
+        return  # accelerators do not use this memory, and the barrier would need the rank's device
     dist.barrier()
     address, port = (os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
     name = f"deepspeed_allreduce_buffer_{os.getuid()}_{address}_{port}_{dist.get_rank()}"

@@ -21,7 +21,7 @@ from torch.distributed import ProcessGroup
 
 from dsprune.model.shard import PrunableTensor, Shard, plain_name
 
-if TYPE_CHECKING:  # DeepSpeed takes seconds to import, and an audit of a model folder does without it
+if TYPE_CHECKING:  # DeepSpeed takes seconds to import, and an audit of a model folder does not need it
     from deepspeed import DeepSpeedEngine
 
 __all__ = ["PARAMETER_ORDER", "ZeroLayout", "is_rounded"]
@@ -43,9 +43,9 @@ class ZeroLayout(ABC):
     Attributes:
         module: the model.
         parameters: the parameter of each tensor.
-        shards: one shard a tensor, in the order of `tensors`; `numel` is 0 where this rank owns nothing.
-        group: the process group whose ranks' shards together make up each tensor once; None where every
-            rank holds a replica of everything (stage 0).
+        shards: one shard per tensor, in the order of `tensors`; `numel` is 0 if this rank owns nothing.
+        group: the process group whose ranks' shards form each tensor once; None if every rank holds a replica
+            (stage 0).
         device: this rank's accelerator, on which collectives run.
         base_optimizer: the torch optimizer that DeepSpeed steps on the fp32 master weights.
     """
@@ -56,7 +56,7 @@ class ZeroLayout(ABC):
         self._at_start = {one: _numel(one) for one in named.values() if one.requires_grad}
         self.parameters: list[ZeroParameter] = [named[tensor.name] for tensor in tensors]
         self.base_optimizer: torch.optim.Optimizer = engine.basic_optimizer
-        # Stage 0 in fp32 trains frozen parameters that its optimizer has, once they are frozen no more.
+        # Stage 0 in fp32 trains frozen parameters of its optimizer once they are unfrozen.
         groups = self.base_optimizer.param_groups
         self._at_start |= {one: _numel(one) for group in groups for one in group["params"]}
         self._optimizer = engine.optimizer
@@ -76,7 +76,7 @@ class ZeroLayout(ABC):
     @property
     def loss_scale(self) -> float:
         """Factor on the gradients between `backward` and `step`: 1.0 except in fp16."""
-        return float(getattr(self._optimizer, "loss_scale", 1.0))  # the optimizers of torch have none
+        return float(getattr(self._optimizer, "loss_scale", 1.0))  # torch's optimizers have none
 
     def weight(self, index: int) -> Tensor:
         """Return the fp32 master weights of a shard, shape `[shard.numel]`."""
@@ -96,8 +96,8 @@ class ZeroLayout(ABC):
     def gradient(self, index: int) -> Tensor | None:
         """Return the reduced gradient of a shard, `[shard.numel]`, in the dtype of DeepSpeed's accumulation.
 
-        It is valid at a gradient accumulation boundary, after `backward` and before `step`. None for an empty
-        shard and for a parameter that the loss does not depend on.
+        It is valid at a gradient accumulation boundary, after `backward` and before `step`. None for an empty shard,
+        and for a parameter on which the loss does not depend.
         """
         shard = self.shards[index]
         if shard.numel == 0:
@@ -107,7 +107,7 @@ class ZeroLayout(ABC):
         return gradient
 
     def refresh_gradient_norms(self) -> None:
-        """Update the norms of edited gradients, where DeepSpeed computes them during `backward`."""
+        """Update the norms of edited gradients if DeepSpeed has computed them in `backward`."""
         return
 
     def working_copy(self, index: int) -> Tensor:
@@ -117,7 +117,7 @@ class ZeroLayout(ABC):
         return values
 
     def make_states(self, index: int, names: Iterable[str]) -> MutableMapping[str, Any]:
-        """Return the optimizer's state of the tensor that holds a shard; missing moments are created as zeros."""
+        """Return the optimizer's state of the tensor with a shard; missing moments are created as zeros."""
         master, _ = self._master(self.parameters[index])
         state: MutableMapping[str, Any] = self.base_optimizer.state[master]
         for name in names:
@@ -130,7 +130,7 @@ class ZeroLayout(ABC):
             self.working_copy(index).copy_(self.weight(index))
 
     def find_replaced(self) -> str | None:
-        """Return the name of a tensor whose parameter is another now, or has changed its size, or trains only now."""
+        """Return the name of a tensor whose parameter was replaced, resized or unfrozen; None if there is none."""
         named = self._named_parameters()
         for shard, parameter in zip(self.shards, self.parameters, strict=True):
             if named.get(shard.tensor.name) is not parameter:
@@ -149,23 +149,23 @@ class ZeroLayout(ABC):
         return None
 
     def is_rounded(self, index: int) -> Tensor:
-        """Return whether the working copy of a shard is its rounded master weight, or that is NaN; 0-dim."""
+        """Return whether the working copy of a shard is its rounded master weight, NaN excepted; 0-dim."""
         master = self.weight(index)
         return torch.stack([is_rounded(master, copy) for copy in self.copies(index)]).all()
 
     def copies(self, index: int) -> list[Tensor]:
-        """Return the working weights of a shard, each `[shard.numel]`, wherever this rank keeps them."""
+        """Return all copies of the working weights of a shard on this rank, each `[shard.numel]`."""
         return [self.working_copy(index)]
 
     def version(self, index: int) -> tuple[int, ...]:
-        """Return what changes when something else writes to a shard's working weights, as `load_state_dict` does.
+        """Return a counter that changes when other code (`load_state_dict`) writes to a shard's working weights.
 
-        DeepSpeed writes to the flat buffers below, except at stage 0 in fp32, where the optimizer writes to them.
+        DeepSpeed itself writes to the flat buffers; at stage 0 in fp32, the optimizer writes to the weights.
         """
         return (self.parameters[index]._version,)
 
     def client_state(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold besides DeepSpeed's own entries, to find its slices again."""
+        """Return the entries that a checkpoint needs in addition to DeepSpeed's, to find its slices again."""
         return {}
 
     @abstractmethod
@@ -174,7 +174,7 @@ class ZeroLayout(ABC):
 
     @abstractmethod
     def _master(self, parameter: ZeroParameter) -> tuple[Tensor, int]:
-        """Return the optimizer's tensor that holds this rank's slice, and the slice's offset in it, flattened."""
+        """Return the optimizer's tensor with this rank's slice, and the slice's offset in the flattened tensor."""
 
     @abstractmethod
     def _gradient(self, parameter: ZeroParameter, shard: Shard) -> Tensor | None:
@@ -195,6 +195,6 @@ def _numel(parameter: ZeroParameter) -> int:
 
 
 def is_rounded(master: Tensor, copy: Tensor) -> Tensor:
-    """Return whether `copy` is `master` in its own dtype, where that is not NaN, as a 0-dim tensor."""
+    """Return whether `copy` is `master` in its own dtype, NaN excepted, as a 0-dim tensor."""
     rounded = master.to(copy)
     return ((rounded == copy) | rounded.isnan()).all()

@@ -1,4 +1,4 @@
-"""What dsprune cannot prune under, which is refused before anything is trained."""
+"""The settings and engines that dsprune does not support, which are refused before training."""
 
 import os
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ __all__ = [
     "wrong_settings",
 ]
 
-# Optimizers that leave an entry at zero when weight, gradient and state are zero there. With these, masking the
+# Optimizers that leave an entry at zero if its weight, gradient and state are zero. With these, masking the
 # gradient is enough between mask updates.
 ELEMENTWISE_OPTIMIZERS = frozenset(
     {"Adam", "AdamW", "FusedAdam", "DeepSpeedCPUAdam", "SGD", "RMSprop", "NAdam", "RAdam", "Adamax"}
@@ -55,8 +55,8 @@ _OFF = (None, False)
 _ONE = (None, 0, 1)
 _CPU = (None, "none", "cpu")
 
-# (dotted key, harmless values, reason and alternative). Whatever else is there is refused, since DeepSpeed may read it
-# as on: a text is true to some of its sections.
+# (dotted key, allowed values, reason and alternative). All other values are refused, because DeepSpeed may read them as
+# true: some of its sections read any text as true.
 _REFUSED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("zero_optimization.offload_optimizer.device", _CPU, "swapped optimizer state; use 'cpu'"),
     ("zero_optimization.offload_param.device", _CPU, "swapped parameters; use 'cpu'"),
@@ -85,10 +85,10 @@ _REFUSED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
 
 
 def check_ds_config(config: dict[str, Any]) -> None:
-    """Check a DeepSpeed config for settings that dsprune cannot prune under.
+    """Check a DeepSpeed config for settings that dsprune does not support.
 
     Raises:
-        UserError: there are such settings; one line names each with its value.
+        UserError: there are unsupported settings; one line names each with its value.
     """
     problems = list(_refused_settings(config))
     if problems:
@@ -96,10 +96,10 @@ def check_ds_config(config: dict[str, Any]) -> None:
 
 
 def check_device(config: dict[str, Any]) -> None:
-    """Check that there is a device, and that it computes in the precision of a resolved config.
+    """Check that a device exists, and that it supports the precision of a resolved config.
 
     Raises:
-        UserError: there is none, or it does not, such as a CPU in fp16.
+        UserError: no device exists, or it does not support the precision (fp16 on a CPU).
     """
     device = get_accelerator()
     if not device.is_available():
@@ -119,7 +119,7 @@ def wrong_settings(config: dict[str, Any]) -> Iterator[str]:
     """Yield a message on each key that DeepSpeed does not know, and on each value that is not of its type."""
     if "bfloat16" in config:  # DeepSpeed reads it only without bf16, and dsprune writes bf16
         yield "ds_config: bfloat16: the old name of a section: call it bf16"
-    # DeepSpeed has a message of its own on each key that it has removed.
+    # DeepSpeed has its own message on each removed key.
     zero = config.get("zero_optimization")
     present = {key: value for key, value in config.items() if key not in _REMOVED_TOP_LEVEL_CONFIG_KEYS}
     if isinstance(zero, dict):
@@ -149,7 +149,7 @@ def check_by_deepspeed(config: dict[str, Any]) -> None:
 
 
 def check_engine(engine: DeepSpeedEngine) -> None:
-    """Check an initialized engine for parts that dsprune cannot prune under.
+    """Check an initialized engine for parts that dsprune does not support.
 
     Raises:
         UserError: the engine uses a pipeline, experts, model parallelism, or an optimizer that is not
@@ -171,15 +171,15 @@ def check_engine(engine: DeepSpeedEngine) -> None:
 
 
 def optimizer_kind(optimizer: Optimizer) -> str:
-    """Return the class of an element-wise optimizer; of a subclass that steps as its base does, the base.
+    """Return the class of an element-wise optimizer; for a subclass with the same `step`, its base class.
 
     Raises:
-        UserError: it is not known to be element-wise.
+        UserError: the optimizer is not known to be element-wise.
     """
     kinds = type(optimizer).__mro__
     for kind in kinds:
         if issubclass(kind, Optimizer) and kind.__name__ in ELEMENTWISE_OPTIMIZERS:
-            # torch wraps the `step` of each class whose optimizer it makes.
+            # torch wraps the `step` of each class when it makes an optimizer of the class.
             if unwrap(type(optimizer).step) is unwrap(kind.step):
                 return kind.__name__
             raise UserError(
@@ -190,7 +190,7 @@ def optimizer_kind(optimizer: Optimizer) -> str:
 
 
 def check_optimizer_state(optimizer: str, method: str) -> None:
-    """Check that an optimizer, a class or a type in a ds_config, keeps the state that a pruning method reads.
+    """Check that an optimizer (a class, or a type in a ds_config) keeps the state that a pruning method reads.
 
     Raises:
         UserError: the method needs state that the optimizer does not have.
@@ -221,7 +221,7 @@ def _is_elementwise(optimizer: str) -> bool:
 
 
 def _get(config: dict[str, Any], dotted: str) -> Any:
-    """Return the value of a dotted key; None where the config does not have it."""
+    """Return the value of a dotted key; None if the config does not have it."""
     value: Any = config
     for key in dotted.split("."):
         value = value.get(key) if isinstance(value, dict) else None

@@ -1,4 +1,4 @@
-"""The C++ extensions that DeepSpeed compiles at first use: which are needed, where they lie, what blocks a build."""
+"""The C++ extensions that DeepSpeed compiles at first use: which are needed, their folder, and stale build locks."""
 
 import fcntl
 import hashlib
@@ -50,7 +50,7 @@ def has_backend(name: str) -> bool:
 def extensions_folder() -> Path:
     """Return the folder of compiled extensions: TORCH_EXTENSIONS_DIR, or one for this environment and type of CPU.
 
-    Torch's own default is shared by all environments, which overwrite the builds of one another there.
+    All environments share torch's own default, and would overwrite each other's builds.
     """
     if chosen := os.environ.get("TORCH_EXTENSIONS_DIR"):
         return Path(chosen)
@@ -61,7 +61,7 @@ def extensions_folder() -> Path:
 def prepare_builds() -> None:
     """Make torch compile and find extensions in `extensions_folder()`, with the `ninja` of this environment.
 
-    DeepSpeed installs that `ninja`. Another version than that of the first build compiles everything again.
+    DeepSpeed installs that `ninja`. Another version would compile everything again.
     """
     os.environ["TORCH_EXTENSIONS_DIR"] = str(extensions_folder())
     programs, path = sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)
@@ -86,10 +86,7 @@ def is_built(builder: OpBuilder) -> bool:
 
 
 def compile_note(name: str) -> str:
-    """Return what to add to a message where the extension of a builder has to be compiled first, or is being compiled.
-
-    It is empty otherwise.
-    """
+    """Return a note that the extension of a builder has to be compiled first, or is being compiled; otherwise empty."""
     builder = get_accelerator().create_op_builder(name)
     if builder is None or not builder.is_compatible(verbose=False) or is_built(builder):
         return ""
@@ -97,7 +94,7 @@ def compile_note(name: str) -> str:
 
 
 def build_ops() -> None:
-    """Compile and load every needed extension, in this process alone: ranks that build at once can collide.
+    """Compile and load every needed extension in this process: ranks that build at the same time can collide.
 
     Raises:
         CheckFailedError: an extension does not compile, or a stale lock would block the build forever.
@@ -114,13 +111,13 @@ def build_ops() -> None:
 
 
 def load_collectives() -> None:
-    """Load DeepSpeed's CPU collectives, compiled where needed, one rank of a host after the other.
+    """Load DeepSpeed's CPU collectives, and compile them if needed, one rank of a host at a time.
 
-    DeepSpeed makes all ranks compile them at once when they start, and ranks that do so can collide. The kernel
-    releases the lock when the process that holds it ends.
+    DeepSpeed lets all ranks compile them at the same time, and they can collide. The kernel releases the lock when the
+    process that holds it ends.
 
     Raises:
-        UserError: a build that was killed has left a lock of torch's, which blocks every start.
+        UserError: a killed build has left a lock of torch, which blocks every start.
     """
     prepare_builds()
     extensions_folder().mkdir(parents=True, exist_ok=True)
@@ -149,8 +146,8 @@ def find_stale_locks() -> list[Path]:
     """Return the build locks that no live process holds: every later build waits for them, silently and forever.
 
     torch before 2.14 keeps its lock file open while it builds and removes it when done (`torch.utils.file_baton`),
-    so a lock that no process has open was left by a process that was killed. A lock is not reported where that is
-    unknown: without /proc, or when it belongs to another user. Newer torch leaves its lock file, which blocks no build.
+    so a lock that no process has open was left by a killed process. A lock is not reported if this is unknown: without
+    /proc, or if it belongs to another user. The lock files that newer torch leaves block no build.
     """
     from torch.utils import cpp_extension  # which loads setuptools
 
@@ -159,9 +156,9 @@ def find_stale_locks() -> list[Path]:
     locks = {lock: _identity(lock) for lock in extensions_folder().rglob("lock")}
     if not locks or not Path("/proc/self/fd").is_dir():
         return []
-    # `Path.glob` fails where a process ends in the meantime.
+    # `Path.glob` fails if a process ends meanwhile.
     held = {_identity(Path(descriptor)) for descriptor in iglob("/proc/[0-9]*/fd/*")}  # noqa: PTH207
-    # A build that ended in the meantime has removed its lock.
+    # A build that ended meanwhile has removed its lock.
     return [lock for lock, identity in locks.items() if identity not in held and _is_ours(lock)]
 
 
@@ -173,7 +170,7 @@ def _is_ours(lock: Path) -> bool:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return device and inode of a file, or None where it no longer exists, or belongs to another user."""
+    """Return device and inode of a file; None if it no longer exists or belongs to another user."""
     with suppress(OSError):
         return (found := path.stat()).st_dev, found.st_ino
     return None

@@ -1,4 +1,4 @@
-"""Parameters under ZeRO stage 3, where each is partitioned over the ranks and an empty tensor stands in its place."""
+"""Parameters under ZeRO stage 3, which partitions each over the ranks and leaves an empty tensor in its place."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def full_numel(parameter: Tensor) -> int:
 
 
 def is_partitioned(parameter: Any) -> bool:
-    """Return whether the parameter is partitioned over the ranks, so that reading it is collective."""
+    """Return whether the parameter is partitioned over the ranks; reading it is then collective."""
     return hasattr(parameter, "ds_id")
 
 
@@ -68,10 +68,10 @@ def check_parameters(model: nn.Module) -> None:
 
 
 def check_precision(engine: DeepSpeedEngine) -> None:
-    """Check that an engine without mixed precision trains fp32 parameters: DeepSpeed takes any others as they are.
+    """Check that an engine without mixed precision trains fp32 parameters: DeepSpeed does not convert others.
 
     Raises:
-        UserError: it trains others, such as those of a model that transformers has loaded as its files are.
+        UserError: it trains others, for example if transformers has loaded a model in the precision of its files.
     """
     if engine.bfloat16_enabled() or engine.fp16_enabled():
         return  # DeepSpeed casts them
@@ -85,7 +85,7 @@ def check_precision(engine: DeepSpeedEngine) -> None:
 
 
 def gather_whole(model: nn.Module) -> None:
-    """Have ZeRO-3 gather a module with all its parts where ranks may call the parts unequally often: `calls_vary`.
+    """Make ZeRO-3 gather a whole module if ranks may call its parts a different number of times: `calls_vary`.
 
     Call it before `deepspeed.initialize`.
     """
@@ -127,8 +127,8 @@ def full_tensor(parameter: Tensor) -> Tensor:
 def shard_for_inference(model: nn.Module, dtype: torch.dtype) -> DeepSpeedEngine:
     """Shard a model over the ranks by ZeRO stage 3. Collective: every rank must call this.
 
-    Every forward pass of the returned engine is collective, too. While the model is loaded, each host holds one copy
-    of it a rank in main memory.
+    Every forward pass of the returned engine is collective, too. While the model is loaded, each rank holds one copy
+    of it in main memory.
     """
     init_distributed()
     config = {

@@ -1,7 +1,7 @@
 """Read the pickles of DeepSpeed's checkpoints: tensors, plain values and a few small classes, nothing else.
 
-DeepSpeed itself would run any code in a pickle, so `check_pickles` comes before it. What a script adds to a checkpoint
-is checked when it is saved.
+DeepSpeed itself would run any code in a pickle, so call `check_pickles` first. A script's additions to a checkpoint are
+checked when it is saved.
 """
 
 import io
@@ -24,11 +24,11 @@ from dsprune.utils.text import first_line
 __all__ = ["check_client_state", "check_pickles", "read_pickle"]
 
 OF_SCRIPTS = (Namespace, PosixPath, date, datetime, timedelta, np.ndarray, np.dtype, _reconstruct, scalar)
-"""What scripts keep beside tensors and plain values: arguments, paths, times, arrays, and numpy's random state."""
+"""Classes that scripts save besides tensors and plain values: arguments, paths, times, arrays, numpy's random state."""
 
 
 def check_client_state(state: Mapping[str, Any]) -> None:
-    """Check that what a script adds to a checkpoint can be read again.
+    """Check that a script's additions to a checkpoint can be read again.
 
     Raises:
         UserError: an entry holds other objects.
@@ -48,7 +48,7 @@ def check_client_state(state: Mapping[str, Any]) -> None:
 
 
 def check_pickles(folder: Path, part: int = 0, num_parts: int = 1) -> None:
-    """Check that a part of the files that DeepSpeed would unpickle hold nothing but tensors and values.
+    """Check that a part of the files that DeepSpeed would unpickle hold only tensors and values.
 
     Raises:
         UserError: a file holds other objects, or is damaged.
@@ -68,7 +68,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
     with _allowed():
         try:
             content: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        except Exception as error:  # of many types: a damaged pickle is a program with errors
+        except Exception as error:  # damaged pickles raise errors of many types
             raise UserError(f"{path}: cannot be read ({_reason(error)}): use another checkpoint") from error
         if not isinstance(content, dict):
             raise UserError(

@@ -1,4 +1,4 @@
-"""The keys of a ds_config and the types of their values: DeepSpeed's own models, and others where it has none."""
+"""The keys of a ds_config and the types of their values: DeepSpeed's models, and dsprune's if it has none."""
 
 from typing import Annotated, Any, Literal
 
@@ -27,7 +27,7 @@ class _Optimizer(BaseModel):
 
 
 class OptimizerParams(BaseModel):
-    """Settings of optimizers; which of them an optimizer has, its signature tells."""
+    """Settings of optimizers; the signature of an optimizer selects its settings."""
 
     lr: Annotated[float, Field(ge=0, le=1000)]
     betas: tuple[Decay, Decay]
@@ -153,7 +153,7 @@ class DsConfig(BaseModel):
     activation_checkpointing: _ActivationCheckpointing
     checkpoint: _Checkpoint
     datastates_ckpt: dict[str, Any]
-    aio: dict[str, Any]  # of NVMe, which is refused; Lightning writes a key that DeepSpeed has removed
+    aio: dict[str, Any]  # for NVMe, which is refused; Lightning writes a key that DeepSpeed has removed
     tensorboard: TensorBoardConfig
     wandb: WandbConfig
     csv_monitor: CSVConfig

@@ -1,6 +1,6 @@
-"""What DeepSpeed's engine leaves out at ZeRO stage 0: the loss scale of fp16, and the norm of clipped gradients.
+"""Add what DeepSpeed's engine lacks at ZeRO stage 0: the loss scale of fp16, and the norm of clipped gradients.
 
-Read from deepspeed 0.19.8: `DeepSpeedEngine.backward` scales the loss for the optimizers of ZeRO alone, but those of
+Read from deepspeed 0.19.8: `DeepSpeedEngine.backward` scales the loss only for the optimizers of ZeRO, but those of
 runtime/fp16, which stage 0 uses, divide the gradients by the scale.
 """
 
@@ -15,13 +15,13 @@ __all__ = ["clip_gradients", "scale_loss"]
 
 
 def clip_gradients(engine: DeepSpeedEngine) -> None:
-    """Clip the gradients of fp32 as the engine would, and keep their norm, which DeepSpeed drops here."""
+    """Clip fp32 gradients like the engine, and keep their norm, which DeepSpeed drops."""
     parameters, most = engine.module.parameters(), engine.gradient_clipping()
     engine._global_grad_norm = clip_grad_norm_(parameters, max_norm=most, mpu=engine.mpu)
 
 
 def scale_loss(engine: DeepSpeedEngine, loss: Tensor, parts: int) -> None:
-    """Have the backward pass of a micro-batch begin with the loss scale, where DeepSpeed has left it out.
+    """Start the backward pass of a micro-batch with the loss scale if DeepSpeed has not applied it.
 
     DeepSpeed divides the loss by `parts`, for accumulation.
     """

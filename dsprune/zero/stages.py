@@ -26,11 +26,10 @@ __all__ = ["open_layout"]
 def open_layout(engine: DeepSpeedEngine, tensors: Sequence[PrunableTensor]) -> ZeroLayout:
     """Return the layout of `tensors` in an engine that `dsprune.zero.limits` has accepted.
 
-    Their order is the global order, in which ties are broken.
+    Their order is the global order, which breaks ties.
 
     Raises:
-        UserError: the optimizer does not train one of them, or the master weights are not where the layout expects
-            them.
+        UserError: the optimizer does not train a tensor, or its master weights are not in the expected place.
     """
     _check_trained(engine, tensors)
     layout = _layout_class(engine)(engine, tensors)
@@ -106,7 +105,7 @@ def _replicated_masters(engine: DeepSpeedEngine) -> list[tuple[ZeroParameter, tu
 
 
 class _Partitioned(ZeroLayout):
-    """What stages 1, 2 and 3 share: a process group, and stored norms of offloaded gradients."""
+    """Common part of stages 1, 2 and 3: a process group, and stored norms of offloaded gradients."""
 
     def __init__(self, engine: DeepSpeedEngine, tensors: Sequence[PrunableTensor]) -> None:
         self._rank = torch.distributed.get_rank(engine.data_parallel_group)
@@ -162,7 +161,7 @@ class _Stage3(_Partitioned):
         return values
 
     def copies(self, index: int) -> list[Tensor]:
-        """See the base class: of some parameters, each rank keeps all weights as well."""
+        """See the base class: each rank also keeps all weights of some parameters."""
         shard, parameter = self.shards[index], self.parameters[index]
         if parameter.ds_status is not ZeroParamStatus.AVAILABLE:
             return super().copies(index)
@@ -173,7 +172,7 @@ class _Stage3(_Partitioned):
         return *super().version(index), self.parameters[index].ds_tensor._version
 
     def refresh_copies(self) -> None:
-        """See the base class: of some parameters, each rank keeps all weights as well."""
+        """See the base class: each rank also keeps all weights of some parameters."""
         self._optimizer.checkpoint_event_prologue()
         super().refresh_copies()
         self._optimizer.checkpoint_event_epilogue()
