@@ -1,4 +1,4 @@
-"""The audit of a checkpoint, model or store: every checksum, and every invariant of pruning, in its files."""
+"""Audit a checkpoint, model or store: every checksum and every invariant of pruning in its files."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Weights(Protocol):
     """Complete tensors by name, from a checkpoint or a model folder."""
 
     def views(self, name: str) -> Mapping[str, Tensor]:
-        """Return the flattened tensor by name of its forms: master weights and moments, or weights alone."""
+        """Return the flattened forms of a tensor by name: master weights and moments, or only weights."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Audit:
     Attributes:
         folder: the checkpoint, model or store.
         num_files: number of files whose checksum was compared.
-        unchecked: what could not be checked, a sentence each.
+        unchecked: sentences on the parts that could not be checked.
         step: number of applied optimizer steps when the masks were written.
         tensors: the prunable tensors; empty without masks.
         counts: number of zeros of each tensor.
@@ -64,7 +64,7 @@ class Audit:
         return f"{self.folder}: {self.findings[0]} ({len(self.findings)} findings in all)"
 
     def success(self) -> str:
-        """Return what was found to be right, and what could not be checked."""
+        """Describe what was checked, and what could not be checked."""
         invariants = ["every invariant holds"] if self.tensors else []
         if self.regrown:
             kept = sum(tensor.numel for tensor in self.tensors) - sum(self.counts)
@@ -76,7 +76,7 @@ class Audit:
 def audit_all(path: Path) -> Iterator[Audit]:
     """Yield the audit of a checkpoint, model or store, or of the checkpoints and the model of a run.
 
-    Of older checkpoints the checksums alone are compared.
+    Of older checkpoints only the checksums are compared.
 
     Raises:
         UserError: there is nothing to audit at `path`, or a file is damaged.
@@ -87,7 +87,7 @@ def audit_all(path: Path) -> Iterator[Audit]:
     checkpoints = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     latest, model = latest_tag(checkpoints), path / "model"
     older = [folder for folder in complete_tags(checkpoints) if folder.name != latest]
-    # Where a script or a framework has saved them.
+    # Checkpoints of a script or a framework.
     elsewhere = [] if latest or older else find_checkpoints(path)[:1]
     if latest is None and not older and not elsewhere and not model.is_dir():
         raise UserError(
@@ -106,7 +106,7 @@ def audit_all(path: Path) -> Iterator[Audit]:
 def audit_folder(folder: Path, older: Sequence[Path] = ()) -> Audit:
     """Check every invariant of a checkpoint, model or store, and compare every checksum.
 
-    What `older` checkpoints of the same run prune stays pruned, or is marked as regrown.
+    Weights that `older` checkpoints of the same run prune must be pruned, or marked as regrown.
 
     Raises:
         UserError: the folder has neither masks nor checksums, or a file is damaged.
@@ -141,7 +141,7 @@ def _is_dense(folder: Path) -> bool:
 
 
 def _check_checksums(folder: Path) -> tuple[int, tuple[str, ...]]:
-    """Compare the files of a folder with its list; return their number, and what the list does not cover."""
+    """Compare the files of a folder with its list; return their number, and the files that the list does not cover."""
     if is_compact(folder):
         return len(read_compact_manifest(folder).files), ()
     if is_checkpoint(folder):

@@ -1,4 +1,4 @@
-"""Complete tensors from a DeepSpeed checkpoint on disk, without an engine and without the ranks that wrote it.
+"""Read complete tensors from a DeepSpeed checkpoint, without an engine and on any number of ranks.
 
 Files are memory-mapped, and one tensor at a time is assembled.
 """
@@ -31,10 +31,10 @@ __all__ = [
 ]
 
 COUNTERS = ("global_steps", "skipped_steps", "global_samples", "lr_scheduler")
-"""Entries of rank 0's file: what the engine counts, and the state of its scheduler."""
+"""Entries of rank 0's file: the engine's counters, and the state of its scheduler."""
 
 DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
-"""What reading a damaged file may raise."""
+"""Errors that a damaged file can raise."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class CheckpointFiles:
 
     @property
     def names(self) -> list[str]:
-        """Names of the trained parameters, without what `torch.compile` puts before them."""
+        """Names of the trained parameters, without the prefix of `torch.compile`."""
         return list(self._slices)
 
     def views(self, name: str) -> dict[str, Tensor]:
@@ -107,7 +107,7 @@ class CheckpointFiles:
         return self.cut(name, 0, self.numel(name))
 
     def cut(self, name: str, start: int, numel: int) -> dict[str, Tensor]:
-        """Return `numel` entries from `start` on of each tensor that `views` returns."""
+        """Return `numel` entries, starting at `start`, of each tensor that `views` returns."""
         with explain_damage(self.folder):
             return self._cut(name, start, numel)
 
@@ -150,7 +150,7 @@ class CheckpointFiles:
         self._slices.setdefault(plain_name(name), []).append(piece)
 
     def _index_stage0(self, model: Mapping[str, Any]) -> None:
-        """Index stage 0: one file. Runs in 16 bits have fp32 masters, too: one a parameter or one a group."""
+        """Index stage 0: one file. 16-bit runs also have fp32 master weights, per parameter or per group."""
         optimizer, weights, names = model["optimizer"], model["module"], model.get(PARAMETER_ORDER)
         if names is None:
             raise UserError(
@@ -220,7 +220,7 @@ def main_file(folder: Path) -> Path:
 
 @contextmanager
 def explain_damage(where: Path) -> Iterator[None]:
-    """Raise a UserError instead of any error that is caused by a damaged file, or by a file of another program."""
+    """Replace any error that a damaged file, or a file of another program, causes by a UserError."""
     try:
         yield
     except DAMAGE as error:
@@ -232,7 +232,7 @@ def explain_damage(where: Path) -> Iterator[None]:
 
 def is_checkpoint(folder: Path) -> bool:
     """Return whether a folder holds a DeepSpeed checkpoint."""
-    return any(folder.glob("*_states.pt"))  # also one that has lost a file, which is said when it is read
+    return any(folder.glob("*_states.pt"))  # a missing file is reported when the checkpoint is read
 
 
 def writer_of(name: str) -> int:
@@ -242,7 +242,7 @@ def writer_of(name: str) -> int:
 
 
 def _places(flats: Sequence[Tensor], sizes: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Yield, for pieces laid end to end over the buffers, the buffer's number and the offset in it."""
+    """Yield the number of the buffer, and the offset in it, of each piece; consecutive pieces fill the buffers."""
     number = offset = 0
     for size in sizes:
         if offset == flats[number].numel():

@@ -32,9 +32,9 @@ class FileRecord(Record):
 
 
 class FileList(Record):
-    """The content of `dsprune-files.json`: the files of a model, but for the list itself and the masks.
+    """The content of `dsprune-files.json`: the files of a model, except the list itself and the masks.
 
-    Where many ranks write a tag, each lists its own files in this format.
+    If many ranks write a tag, each lists its own files in this format.
     """
 
     format: Literal[1] = 1
@@ -42,7 +42,7 @@ class FileList(Record):
 
 
 def record_files(paths: Iterable[Path]) -> dict[str, FileRecord]:
-    """Return a record of each of the paths that is a file, but for hidden ones, by name."""
+    """Return the records of the paths that are files, by name, without hidden files."""
     files = sorted(path for path in paths if path.is_file() and not path.name.startswith("."))
     return {path.name: FileRecord(size=path.stat().st_size, sha256=sha256_of(path)) for path in files}
 
@@ -68,7 +68,7 @@ def check_file(path: Path, record: FileRecord, listed_in: str, way_out: str) -> 
 def is_listed(path: Path) -> bool:
     """Return whether the list of a model folder covers a file.
 
-    `dsprune.json` has the checksums of the masks, and the card is there to be edited.
+    `dsprune.json` has the checksums of the masks, and users may edit the card.
     """
     others = (MODEL_LIST, "README.md")
     return path.is_file() and path.name not in others and not path.name.startswith((".", "masks-"))

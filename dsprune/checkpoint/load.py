@@ -1,4 +1,4 @@
-"""Load a checkpoint into an engine: check its files, load or reshard, then the masks and random states."""
+"""Load a checkpoint into an engine: check its files, load or reshard, then load the masks and random states."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -33,16 +33,16 @@ def load_checkpoint(
     masks_from: MasksFrom | None,
     **options: Any,
 ) -> Any:
-    """Load a checkpoint of dsprune or of DeepSpeed alone. Collective: every rank must call this.
+    """Load a checkpoint of dsprune, or of DeepSpeed without dsprune. Collective: every rank must call this.
 
     Args:
-        engine: gets weights, moments and counters.
-        load: DeepSpeed's own loader of this engine.
-        state: gets the masks; None for an engine that does not prune.
+        engine: the engine whose weights, moments and counters are set.
+        load: DeepSpeed's loader of this engine.
+        state: the state whose masks are set; None for an engine that does not prune.
         load_dir: folder of the tags.
         tag: a tag; None loads the latest.
         masks_from: what to do with a checkpoint without masks.
-        **options: of DeepSpeed's loader.
+        **options: passed to DeepSpeed's loader.
 
     Raises:
         UserError: a file is damaged, the checkpoint has no masks, they do not belong to its weights or to this run,
@@ -77,7 +77,7 @@ def load_checkpoint(
 def _load_state(
     state: PruningState, folder: Path, step: int, masks_from: MasksFrom | None, *, module_only: bool
 ) -> None:
-    """Set masks and accumulators for the weights that were loaded. Collective: every rank must call this."""
+    """Set masks and accumulators for the loaded weights. Collective: every rank must call this."""
     if (folder / MANIFEST).is_file():
         if not module_only:
             load_masks(folder, state, step)
@@ -93,7 +93,7 @@ def _load_state(
 
 
 def _reset_accumulators(state: PruningState, folder: Path, step: int) -> None:
-    """Begin at zero with what the pruning method keeps, and say so in mid-run."""
+    """Reset the accumulators of the pruning method, and print it if the run has begun."""
     state.reset_accumulators(step)
     names = ", ".join(declared_dtypes(state.accumulators))
     if step and names:
@@ -107,7 +107,7 @@ def _restore_random_state(folder: Path) -> None:
 
 
 def _check_target(state: PruningState, folder: Path, step: int) -> None:
-    """Check that a mask update is ahead, or that the target is reached already."""
+    """Check that a mask update is still to come, or that the target is already reached."""
     if not state.timetable.updates or step <= (last := state.timetable.updates[-1]).step:
         return
     tensors = [shard.tensor for shard in state.layout.shards]
@@ -127,7 +127,7 @@ def _load_weights(
     with_moments = options.get("load_optimizer_states", True) and not module_only
     if not with_moments:
         engine.basic_optimizer.state.clear()
-    # At stage 3, DeepSpeed's own loader leaves the weights as they are when it loads the module alone.
+    # At stage 3, DeepSpeed's loader does not change the weights when it loads only the module.
     if topology_changes(engine, folder) or (module_only and engine.zero_optimization_partition_weights()):
         return reshard(engine, folder, moments=with_moments, counters=not module_only)
 

@@ -1,4 +1,4 @@
-"""Check masks on disk: their counts, mask updates, marks, rows and pattern are those of their manifest."""
+"""Check masks on disk: their counts, mask updates, marks, rows and pattern agree with their manifest."""
 
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -23,9 +23,9 @@ __all__ = ["check_masks"]
 
 
 def check_masks(manifest: MaskManifest, masks: MaskSet, older: Sequence[Path]) -> Iterator[Finding]:
-    """Check the complete masks of a folder, and yield what is violated.
+    """Check the complete masks of a folder, and yield each violation.
 
-    What `older` checkpoints of the same run prune stays pruned, or is marked as regrown.
+    Weights that `older` checkpoints of the same run prune must be pruned, or marked as regrown.
     """
     yield from _check_counts(manifest, masks)
     yield from _check_updates(manifest, masks)
@@ -56,13 +56,13 @@ def _past(manifest: MaskManifest) -> list[MaskUpdate]:
 
 
 def _groups(manifest: MaskManifest, tensors: Sequence[PrunableTensor], progress: float) -> list[Group]:
-    """Return the groups with their zeros at a fraction of the target."""
+    """Return the groups with their numbers of zeros at a fraction of the target."""
     sparsities = [progress * entry.target for entry in manifest.tensors.values()]
     return make_groups(tensors, sparsities, manifest.scope, Pattern.parse(manifest.pattern))
 
 
 def _check_updates(manifest: MaskManifest, masks: MaskSet) -> Iterator[Finding]:
-    """Check that every mask update that is recorded was planned, and left the zeros of its sparsity."""
+    """Check that every recorded mask update was planned, and has the number of zeros of its sparsity."""
     tensors, everything = [shard.tensor for shard in masks.shards], "all prunable weights"
     past = _past(manifest)[-len(manifest.updates) :] if manifest.updates else []
     if [update.step for update in past] != [entry.step for entry in manifest.updates]:
@@ -79,7 +79,7 @@ def _check_updates(manifest: MaskManifest, masks: MaskSet) -> Iterator[Finding]:
 
 
 def _check_regrown(manifest: MaskManifest, masks: MaskSet) -> Iterator[Finding]:
-    """Check that only kept weights are marked as regrown, and as many as the manifest says."""
+    """Check that only kept weights are marked as regrown, in the number that the manifest records."""
     for shard, kept, marks in zip(masks.shards, masks.bits, masks.regrown, strict=manifest.regrows):
         listed = manifest.tensors[shard.tensor.name].num_regrown
         if wrong := count_kept(marks & ~kept):
@@ -89,7 +89,7 @@ def _check_regrown(manifest: MaskManifest, masks: MaskSet) -> Iterator[Finding]:
 
 
 def _check_since(earlier: Path, manifest: MaskManifest, masks: MaskSet) -> Iterator[Finding]:
-    """Check that what an earlier checkpoint prunes is pruned, or marked as regrown."""
+    """Check that weights that an earlier checkpoint prunes are pruned, or marked as regrown."""
     if not (earlier / MANIFEST).is_file() or not manifest.updates:
         return
     before = read_manifest(earlier)
@@ -115,7 +115,7 @@ def _check_rows(masks: MaskSet, groups: Sequence[Group]) -> Iterator[Finding]:
 
 
 def _check_pattern(manifest: MaskManifest, masks: MaskSet) -> Iterator[Finding]:
-    """Check that every tile of the pattern is whole, or pruned as the pattern says."""
+    """Check that every tile is whole, or pruned by the pattern."""
     pattern = Pattern.parse(manifest.pattern)
     counts = count_broken(masks.shards, masks.bits, pattern, Comm())
     for shard, count in zip(masks.shards, counts, strict=True):

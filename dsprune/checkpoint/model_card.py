@@ -1,4 +1,4 @@
-"""The model card, README.md of a model folder: what the model is, how sparse it is, how it was made and is loaded."""
+"""The model card, README.md of a model folder: the model, its sparsity, how it was made, and how to load it."""
 
 import json
 import math
@@ -34,7 +34,7 @@ PIPELINES = {
     "ForConditionalGeneration": "translation",
     "MTModel": "translation",
 }
-"""The hub's names of tasks, by the ending of a model's class."""
+"""The hub's names of tasks, by the ending of the name of a model's class."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Made:
     """How a model was made.
 
     Attributes:
-        recipe: as resolved; None = not known.
-        command: the command; None = a script of its own.
+        recipe: the resolved recipe; None = unknown.
+        command: the command; None = a user's script.
         metrics: the metrics of this model by name; empty if it was not evaluated.
-        num_examples: number of examples behind the metrics; None = not known.
-        audit: the result of the audit in words; None = not audited.
-        versions: of the packages by name.
+        num_examples: number of evaluated examples; None = unknown.
+        audit: sentences on the result of the audit; None = not audited.
+        versions: version of each package, by name.
     """
 
     recipe: Recipe | None = None
@@ -65,7 +65,7 @@ def finish_folder(folder: Path, made: Made) -> None:
 
 
 def write_card(folder: Path, made: Made) -> None:
-    """Write the card of a model folder whose other files are complete, unless it has one that dsprune did not write."""
+    """Write the card of a model folder, after its other files. A card that dsprune did not write is kept."""
     path = folder / CARD
     if not path.exists() or MARK in path.read_text(encoding="utf-8", errors="replace"):
         replace_text(path, "\n".join(_lines(folder, made)) + "\n")
@@ -91,7 +91,7 @@ def _lines(folder: Path, made: Made) -> Iterator[str]:
 
 
 def _metadata(name: str, kind: str | None, made: Made) -> str:
-    """Return the metadata that the hub reads, as YAML."""
+    """Return the metadata for the hub, as YAML."""
     recipe, pipeline = made.recipe, _pipeline(kind)
     task = recipe.task.name if recipe is not None and recipe.task is not None else "unknown"
     results = [
@@ -117,7 +117,7 @@ def _base_model(recipe: Recipe | None) -> str | None:
 
 
 def _model_class(folder: Path) -> str | None:
-    """Return the model's class in transformers; None for a model of another kind."""
+    """Return the model's class in transformers; None for any other model."""
     path = folder / "config.json"
     if not path.is_file():
         return None

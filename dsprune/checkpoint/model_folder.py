@@ -1,4 +1,4 @@
-"""Write model folders: the complete model of a sharded engine, or a checkpoint that a script or a framework saved."""
+"""Write model folders: from a sharded engine, or from a checkpoint that a script or a framework has saved."""
 
 import json
 import shutil
@@ -29,10 +29,10 @@ CONFIG = "dsprune_model_config"
 def save_model_folder(engine: DeepSpeedEngine, folder: Path, tokenizer: Any) -> None:
     """Write a model folder, or replace one, atomically. Collective: every rank must call this.
 
-    A Hugging Face model is written for `from_pretrained`. For any other module the folder holds `model.safetensors`
-    alone, in which a tied weight stands once, under its first name. A tokenizer is saved beside the model.
+    A Hugging Face model is written for `from_pretrained`. For any other module the folder holds only
+    `model.safetensors`, in which a tied weight is stored once, under its first name. A tokenizer is saved too.
     """
-    module: nn.Module = getattr(engine.module, "_orig_mod", engine.module)  # what torch.compile wraps
+    module: nn.Module = getattr(engine.module, "_orig_mod", engine.module)  # without the compiled wrapper
     gathered = full_state_dict(engine)
     if gathered is not None:
         state = with_all_rows(module, {plain_name(name): value for name, value in gathered.items()})
@@ -58,8 +58,8 @@ def _without_ties(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def model_config(module: nn.Module) -> dict[str, str]:
-    """Return what a checkpoint must hold so that its model folder opens with `from_pretrained`."""
-    module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
+    """Return the entries that a checkpoint needs so that its model folder opens with `from_pretrained`."""
+    module = getattr(module, "_orig_mod", module)  # without the compiled wrapper
     if not isinstance(module, PreTrainedModel):
         return {}
     config = module.config.to_dict() | {"architectures": [type(module).__name__]}
@@ -67,7 +67,7 @@ def model_config(module: nn.Module) -> dict[str, str]:
 
 
 def write_weights(checkpoint: Path, folder: Path) -> None:
-    """Write the weights of a tag of any ZeRO stage, in the number format of training, with masks and configuration.
+    """Write the weights of a tag of any ZeRO stage, in the dtype of training, with masks and configuration.
 
     Raises:
         UserError: the checkpoint is damaged, or does not hold a frozen weight.
@@ -83,7 +83,7 @@ def write_weights(checkpoint: Path, folder: Path) -> None:
 
 
 def copy_masks(checkpoint: Path, folder: Path) -> None:
-    """Copy the masks of a checkpoint, without what the pruning method needs to resume."""
+    """Copy the masks of a checkpoint, without the accumulators of the pruning method."""
     manifest = read_manifest(checkpoint)
     for name in (MANIFEST, *(entry.file for entry in manifest.files)):
         shutil.copy(checkpoint / name, folder)
@@ -103,7 +103,7 @@ def _state(files: CheckpointFiles, main: Mapping[str, Any]) -> dict[str, Tensor]
     for name, value in module.items():
         if name in trained:
             weights = files.views(plain_name(name))["master weights"].view(shapes.get(name, value.shape))
-            state[plain_name(name)] = weights.to(value.dtype).add_(0.0).contiguous()  # without -0.0
+            state[plain_name(name)] = weights.to(value.dtype).add_(0.0).contiguous()  # -0.0 becomes +0.0
         elif name in (main["frozen_param_shapes"] or {}) and not value.numel():
             raise UserError(
                 f"{files.folder}: {name} is frozen, and ZeRO stage 3 keeps it elsewhere: save the model"

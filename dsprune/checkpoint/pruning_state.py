@@ -1,4 +1,4 @@
-"""The masks of an engine with the weights that they belong to."""
+"""The masks of an engine and their weights."""
 
 from collections.abc import Iterator, Sequence
 
@@ -40,7 +40,7 @@ class PruningState:
         num_regrown: number of kept weights that grew back, over all tensors and ranks.
         updates: the mask updates so far.
         initial_pruned: number of zeros of each tensor at the start of the run; empty if it started dense.
-        accumulators: what the pruning method keeps of this rank's shards.
+        accumulators: the pruning method's accumulators of this rank's shards.
 
     """
 
@@ -77,7 +77,7 @@ class PruningState:
     ) -> None:
         """Set the masks of this rank's shards. Collective: every rank must call this.
 
-        Without marks of regrown weights, none is marked. The mask updates so far are those that led to the masks.
+        Without `regrown`, no weight is marked. `updates` are the mask updates that led to the masks.
         """
         device = self.layout.master_device
         self.masks.replace([row.to(device) for row in bits], [row.to(device) for row in regrown])
@@ -93,7 +93,7 @@ class PruningState:
         self.reset_accumulators(step=0)
 
     def method_at(self, step: int) -> type[Method]:
-        """Return the method of the next mask update, at `step` or later."""
+        """Return the method of the first mask update at `step` or later."""
         first, updates = self.pruning.first_method, self.timetable.updates
         if first is not None and updates and step <= updates[0].step:
             return find_method(first)
@@ -112,7 +112,7 @@ class PruningState:
         return min(update.step + 1 - since, self.pruning.window or LARGEST)
 
     def declared(self, step: int) -> tuple[Accumulator, ...]:
-        """Return what the method keeps before a step: what counts for the next mask update, if anything does."""
+        """Return the accumulators that the method needs at a step, for the next mask update; empty if there is none."""
         kept = self.method_at(step).accumulators
         if self.is_counted(step):
             return kept
@@ -120,10 +120,10 @@ class PruningState:
         return kept if has_update and any(each.whole_run for each in kept) else ()
 
     def begin_step(self, step: int, *, updated: bool) -> None:
-        """Make room for what the method keeps from now on, or free it after the last mask update.
+        """Allocate the accumulators that the method needs from now on; free them after the last mask update.
 
-        Collective for a method with a `block`: every rank must call this. The step before was a mask update if
-        `updated`.
+        Collective for a method with a `block`: every rank must call this. `updated` is whether the previous step was a
+        mask update.
         """
         kept = self.accumulators.declared, self.accumulators.inputs is not None
         if (self.declared(step), self._keeps_inputs(step)) != kept:
@@ -133,9 +133,9 @@ class PruningState:
         self._count_inputs(step)
 
     def stage_inputs(self) -> None:
-        """Add up the inputs of a step over all ranks, if the method reads them.
+        """Sum the inputs of a step over all ranks, if the method reads them.
 
-        Collective then, over all ranks at every ZeRO stage: every rank must call this.
+        Collective in that case, over all ranks at every ZeRO stage: every rank must call this.
         """
         if self._inputs is not None and self.accumulators.inputs is not None:
             everyone = world_comm(current_ranks(), self.layout.device)
@@ -149,7 +149,7 @@ class PruningState:
             self._inputs.begin_step(is_counting=self.is_counted(step))
 
     def reset_accumulators(self, step: int) -> None:
-        """Begin at zero with what the method keeps. Collective: every rank must call this."""
+        """Reset the accumulators to zero. Collective: every rank must call this."""
         layout, block = self.layout, self.method_at(step).block
         declared = self.declared(step)
         if declared and block > 1 and self._cut_blocks is None:
@@ -187,7 +187,7 @@ class PruningState:
 def sparsity_of(model: nn.Module, state: PruningState | None) -> dict[str, float]:
     """Return the fraction of zeros of the prunable weights, and of all weights of the engine's model.
 
-    Where the vocabulary was shortened, also of all weights with the complete vocabulary.
+    With a shortened vocabulary, also of all weights with the complete vocabulary.
     """
     if state is None:
         return {"sparsity_prunable": 0.0, "sparsity_model": 0.0}

@@ -17,14 +17,14 @@ __all__ = ["read_rank_state", "save_rank_state"]
 
 
 def save_rank_state(folder: Path, extra: Mapping[str, Tensor]) -> None:
-    """Write this rank's random states, and tensors beside them, into the folder of a tag, created if missing."""
+    """Write this rank's random states and tensors into the folder of a tag, which is created if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.cpu() for name, value in extra.items()} | random_state()
     replace_file(_path(folder), lambda temporary: save_file(state, temporary))
 
 
 def read_rank_state(folder: Path) -> dict[str, Tensor] | None:
-    """Read this rank's file; None if another number of ranks, or another program, wrote the checkpoint.
+    """Read this rank's file; None if the checkpoint is from another number of ranks or another program.
 
     Raises:
         UserError: the file is damaged.

@@ -1,8 +1,8 @@
-"""Resharding: an engine loads a checkpoint that another ZeRO stage or number of ranks wrote.
+"""Resharding: load a checkpoint of another ZeRO stage or number of ranks into an engine.
 
 DeepSpeed itself loads a checkpoint only at the stage and on the number of ranks that wrote it. In all other cases
-this engine's slices of the master weights and moments are cut out of DeepSpeed's files, parameter by parameter, and
-the working copies are rounded from them. No value is computed, so all are the same bit for bit.
+dsprune cuts this engine's slices of the master weights and moments out of DeepSpeed's files, parameter by parameter,
+and rounds the working copies from them. No value is computed, so all values are the same, bit for bit.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,10 +34,10 @@ _NOT_CLIENT_STATE = ("module", "optimizer", *COUNTERS)
 
 
 def topology_changes(engine: DeepSpeedEngine, folder: Path) -> list[str]:
-    """Return how the engine differs from the one that wrote a checkpoint, such as `ZeRO stage 2 -> 3`.
+    """Describe how the engine differs from the one that wrote a checkpoint, for example `ZeRO stage 2 -> 3`.
 
     Raises:
-        UserError: there is no checkpoint in `folder`, or it is damaged.
+        UserError: the folder holds no checkpoint, or a damaged one.
     """
     model = read_main_file(folder)
     with explain_damage(folder):
@@ -51,16 +51,16 @@ def reshard(
 ) -> tuple[str, dict[str, Any]]:
     """Load weights, moments and counters. Collective: every rank must call this.
 
-    The loss scale of fp16 starts over.
+    The loss scale of fp16 restarts at its initial value.
 
     Args:
-        engine: gets them.
-        folder: of a tag.
+        engine: the engine whose state is set.
+        folder: folder of a tag.
         moments: whether to load the optimizer's state.
         counters: whether to load the numbers of steps and samples.
 
     Returns:
-        What `DeepSpeedEngine.load_checkpoint` returns: a file in `folder`, and the client state.
+        A file in `folder` and the client state, like `DeepSpeedEngine.load_checkpoint`.
 
     Raises:
         UserError: the checkpoint is of another model, or the model has frozen parameters.
@@ -99,7 +99,7 @@ def _load_shard(
 
 
 def _topology(config: dict[str, Any], world_size: int) -> dict[str, Any]:
-    """Return the settings that the content of DeepSpeed's files depends on."""
+    """Return the settings that determine the content of DeepSpeed's files."""
     zero = config.get("zero_optimization", {})
     precisions = [name for name in ("bf16", "fp16") if config.get(name, {}).get("enabled")]
     return {

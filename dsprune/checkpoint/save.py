@@ -1,4 +1,4 @@
-"""Save an engine as a tag of a checkpoint, and complete a model folder: with masks, and a list of all files."""
+"""Save an engine as a tag of a checkpoint, and complete a model folder, with masks and a list of all files."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,15 +36,15 @@ def save_checkpoint(
     """Save a tag, which is complete when all its files are in place. Collective: every rank must call this.
 
     Args:
-        engine: has weights, moments and counters.
-        save: DeepSpeed's own saver of this engine.
-        state: has the masks; None for an engine that does not prune.
+        engine: the engine to save.
+        save: DeepSpeed's saver of this engine.
+        state: the masks; None for an engine that does not prune.
         save_dir: folder of the tags.
         tag: a tag; None names it by the step.
-        client_state: of DeepSpeed's saver.
-        rank_state: tensors of this rank alone.
+        client_state: passed to DeepSpeed's saver.
+        rank_state: tensors of this rank.
         latest: whether the tag becomes the latest.
-        **options: of DeepSpeed's saver.
+        **options: passed to DeepSpeed's saver.
     """
     on_every_rank(current_ranks(), lambda: check_client_state(client_state))
     tag = tag_name(f"global_step{engine.global_steps}" if tag is None else tag)
@@ -54,7 +54,7 @@ def save_checkpoint(
     if state is not None:
         save_masks(folder, state, int(engine.global_steps - engine.skipped_steps), accumulators=True)
         client |= state.layout.client_state()
-    # `commit_tag` writes `latest`, since DeepSpeed does not write it atomically.
+    # `commit_tag` writes `latest`, because DeepSpeed does not write it atomically.
     saved = save(str(save_dir), tag=tag, client_state=client, save_latest=False, **options)
     commit_tag(folder, engine.global_steps, latest=latest)
     return saved

@@ -1,4 +1,4 @@
-"""The masks of an engine, saved in its checkpoints and loaded from them."""
+"""Save the masks of an engine in its checkpoints, and load them."""
 
 from pathlib import Path
 
@@ -20,12 +20,12 @@ def save_masks(folder: Path, state: PruningState, step: int, *, accumulators: bo
     """Write the masks into a folder. Collective: every rank must call this.
 
     Args:
-        folder: of a tag or of a model.
+        folder: folder of a tag or of a model.
         state: the masks.
         step: number of applied optimizer steps.
-        accumulators: whether to write what the method keeps, too: a tag needs it to resume.
+        accumulators: whether to write the method's accumulators, which a tag needs to resume.
     """
-    # At stage 0 every rank holds a replica, and rank 0 alone writes.
+    # At stage 0 every rank holds a replica, and only rank 0 writes.
     if state.layout.group is not None or current_ranks().is_first:
         write_masks(
             folder,

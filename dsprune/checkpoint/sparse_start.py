@@ -29,7 +29,7 @@ from dsprune.zero.stages import open_layout
 __all__ = ["MasksFrom", "mask_zeros", "start_from_masks", "start_sparse"]
 
 MasksFrom = Literal["zeros", "none"]
-"""What to do with zeros of weights without masks: `zeros` makes masks of them, `none` lets them grow back."""
+"""How to treat zeros of weights without masks: `zeros` makes masks of them, `none` lets them grow back."""
 
 SPARSE = 0.01
 """Fraction of exact zeros above which a model counts as sparse. A dense model has almost none."""
@@ -42,14 +42,14 @@ def start_sparse(
     masks_from: MasksFrom | None,
     step: int,
 ) -> float:
-    """Keep the zeros of the model that a run starts from. Collective: every rank must call this.
+    """Keep the zeros of the initial model of a run. Collective: every rank must call this.
 
     Args:
         engine: holds the model's weights.
         state: the masks to set; None when the recipe prunes nothing.
-        model: folder of the model; None where a script has made it.
-        masks_from: what to do with zeros. None loads the masks that dsprune has saved beside the model, and refuses
-            a sparse model without masks.
+        model: folder of the model; None if a script has made it.
+        masks_from: what to do with zeros. None loads the masks in the model's folder, and refuses a sparse model
+            without masks.
         step: number of applied optimizer steps.
 
     Returns:
@@ -79,7 +79,7 @@ def start_sparse(
 
 
 def start_from_masks(state: PruningState, folder: Path, step: int) -> None:
-    """Make the masks in the folder of a checkpoint or a model the first masks of the run.
+    """Use the masks of a checkpoint or a model folder as the first masks of the run.
 
     Collective: every rank must call this.
 
@@ -94,7 +94,7 @@ def start_from_masks(state: PruningState, folder: Path, step: int) -> None:
 
 
 def mask_zeros(state: PruningState, where: str, step: int) -> None:
-    """Make masks of the exact zeros of the weights; messages say `where` these are from.
+    """Make masks of the exact zeros of the weights; `where` names their origin in messages.
 
     Collective: every rank must call this.
 
@@ -118,12 +118,12 @@ def _start_from(masks: MaskSet, state: PruningState, where: str, step: int) -> N
     state.initial_pruned = state.masks.counts(state.comm)
     for index, bits in enumerate(state.masks.bits):
         for view in (state.layout.weight(index), *state.layout.states(index).values()):
-            apply_(bits, view)  # makes -0.0 to +0.0, and zeroes what a moment has kept
+            apply_(bits, view)  # -0.0 becomes +0.0, and moments of pruned weights become zero
     state.layout.refresh_copies()
 
 
 def _check_pattern(state: PruningState, masks: MaskSet, where: str) -> None:
-    """Check that the zeros are those of whole tiles. Collective: every rank must call this."""
+    """Check that the zeros fill whole tiles. Collective: every rank must call this."""
     pattern = Pattern.parse(state.pruning.pattern)
     for shard, broken in zip(
         masks.shards, count_broken(masks.shards, masks.bits, pattern, state.comm), strict=True
@@ -137,7 +137,7 @@ def _check_pattern(state: PruningState, masks: MaskSet, where: str) -> None:
 
 
 def _check_updates(state: PruningState, masks: MaskSet, where: str, step: int) -> None:
-    """Check that no later mask update that prunes has fewer zeros than there are.
+    """Check that no later mask update that prunes has fewer zeros than the masks.
 
     Collective: every rank must call this.
     """
@@ -165,7 +165,7 @@ def _check_updates(state: PruningState, masks: MaskSet, where: str, step: int) -
 def _fraction_of_zeros(engine: DeepSpeedEngine, state: PruningState | None) -> float:
     """Return the fraction of zeros of the prunable weights; without a state, of the weights prunable by default.
 
-    A tensor that is all zero is left out, and said, where others are not: many layers begin at zero.
+    If only some tensors are all zero, they are left out and reported: many layers are initialized with zeros.
     """
     try:
         if state is None:
@@ -191,6 +191,6 @@ def _fraction(zeros: Sequence[tuple[PrunableTensor, int]]) -> float:
 
 
 def _names_of_empty(zeros: Sequence[tuple[PrunableTensor, int]]) -> str:
-    """Say which tensors are all zero."""
+    """Print the names of the tensors that are all zero."""
     names = [tensor.name for tensor, count in zeros if count == tensor.numel]
     return f"{names[0]} is all" if len(names) == 1 else f"{len(names)} matrices, such as {names[0]}, are all"

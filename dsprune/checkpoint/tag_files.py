@@ -1,4 +1,4 @@
-"""The files of a tag: its manifest, the lists of many ranks beside it, and the check of sizes and checksums."""
+"""The files of a tag: its manifest, the separate lists of many ranks, and the check of sizes and checksums."""
 
 import re
 from pathlib import Path
@@ -24,9 +24,9 @@ class TagManifest(Record):
 
     Attributes:
         format: version of this format.
-        step: `global_steps`, skipped steps included, by which tags are ordered.
+        step: `global_steps`, including skipped steps; orders the tags.
         files: every other file of the tag.
-        lists: number of ranks that list their files apart; 0 if `files` has all.
+        lists: number of ranks that list their files separately; 0 if `files` has all.
     """
 
     format: Literal[1] = 1
@@ -63,7 +63,7 @@ def read_tag_list(folder: Path, part: int = 0, num_parts: int = 1) -> dict[str, 
 
 
 def files_of(folder: Path, manifest: TagManifest, part: int = 0, num_parts: int = 1) -> dict[str, FileRecord]:
-    """Return the records of a part of the files, which the manifest or the lists beside it hold."""
+    """Return the records of a part of the files, from the manifest or the separate lists."""
     if not manifest.lists:
         return {name: manifest.files[name] for name in sorted(manifest.files)[part::num_parts]}
     paths = [folder / list_name(rank, manifest.lists) for rank in range(part, manifest.lists, num_parts)]

@@ -3,7 +3,7 @@
     checkpoints/latest                             the name of the newest tag
     checkpoints/global_step40/checkpoint.json      size and SHA-256 of every other file of the tag, written last
 
-If there are more than `LISTED_TOGETHER` ranks, each lists the files that it wrote, and no rank gathers all lists:
+With more than `LISTED_TOGETHER` ranks, each rank lists the files that it wrote, and no rank gathers all lists:
 
     checkpoints/global_step40/files-00017-of-04096.json
 
@@ -50,7 +50,7 @@ __all__ = [
 
 
 LISTED_TOGETHER = 64
-"""Up to this number of ranks, `checkpoint.json` lists the files of all."""
+"""Up to this number of ranks, `checkpoint.json` lists the files of all ranks."""
 
 
 _FILE_OF_RANK = re.compile(r"(?:masks|accumulators|rank)-(\d+)")
@@ -61,10 +61,10 @@ LATEST = "latest"
 def begin_tag(folder: Path) -> None:
     """Make a tag incomplete before its files are written. Collective: every rank must call this.
 
-    Links are removed, since DeepSpeed would write through them.
+    Links are removed, because DeepSpeed would write to their targets.
 
     Raises:
-        UserError: the ranks name different folders, so that each would lack files.
+        UserError: the ranks save into different folders, so that each folder would lack files.
     """
     check_same(current_ranks(), {"the checkpoint's folder": str(folder.absolute())})
     if current_ranks().is_first:
@@ -76,7 +76,7 @@ def begin_tag(folder: Path) -> None:
 
 
 def commit_tag(folder: Path, step: int, *, latest: bool) -> None:
-    """Make a tag complete, and the latest if asked to, once all its other files are in place: write its manifest.
+    """Complete a tag by writing its manifest, after all its other files; make it the latest if asked.
 
     Collective: every rank must call this.
     """
@@ -101,9 +101,9 @@ def commit_tag(folder: Path, step: int, *, latest: bool) -> None:
 
 
 def check_tag(folder: Path) -> None:
-    """Check that a tag exists, every file against the manifest, if there is one, and that no pickle would run code.
+    """Check that a tag exists, that its files agree with the manifest, and that no pickle would run code.
 
-    Collective: every rank must call this. Each rank reads its part of the files.
+    Collective: every rank must call this. Each rank reads its part of the files. The manifest may be missing.
 
     Raises:
         UserError: the tag or a file is missing, a file is truncated or changed, or a pickle holds more than values.
@@ -130,10 +130,10 @@ def complete_tags(checkpoints: Path) -> list[Path]:
 def find_checkpoints(path: Path) -> list[Path]:
     """Return the complete tags at or below a folder, the newest first.
 
-    Runs have them in `checkpoints/`, a script where it likes, and frameworks in a folder for each state.
+    Runs save them in `checkpoints/`, scripts in any folder, and frameworks in one folder per state.
 
     Raises:
-        UserError: the folder holds several runs, so that the newest checkpoint could be that of any of them.
+        UserError: the folder holds several runs, so the newest checkpoint is ambiguous.
     """
     folders = (path.parent, path, *sorted(path.glob("*/")), *sorted(path.glob("*/*/")))
     complete = {tag: step for folder in folders for step, tag in _find_complete(folder)}
@@ -145,7 +145,7 @@ def find_checkpoints(path: Path) -> list[Path]:
 
 
 def invalidate_tag(folder: Path) -> None:
-    """Remove the manifest of a tag, which makes the tag incomplete; of a link to a tag, the link alone."""
+    """Remove the manifest of a tag, which makes the tag incomplete. If the tag is a link, remove only the link."""
     if folder.is_symlink():
         folder.unlink()
     else:
@@ -153,7 +153,7 @@ def invalidate_tag(folder: Path) -> None:
 
 
 def remove_tag(folder: Path) -> None:
-    """Remove a tag; of a link to a tag, the link alone."""
+    """Remove a tag. If it is a link, remove only the link."""
     invalidate_tag(folder)
     remove(folder)
 
@@ -179,10 +179,10 @@ def _find_complete(checkpoints: Path) -> Iterator[tuple[int, Path]]:
 
 
 def tag_name(tag: Any) -> str:
-    """Return the name of a tag's folder, of any value that DeepSpeed takes for a tag.
+    """Return the folder name of a tag, which may have any type that DeepSpeed accepts.
 
     Raises:
-        UserError: the name leads out of the folder of the tags.
+        UserError: the name is a path outside of the folder of the tags.
     """
     name = str(tag)
     if not _stays_inside(name):
@@ -196,7 +196,7 @@ def latest_tag(checkpoints: Path) -> str | None:
     """Return the name in `latest`; None if there is no such file.
 
     Raises:
-        UserError: it cannot be read, or holds no name of a tag.
+        UserError: the file cannot be read, or does not hold the name of a tag.
     """
     path = checkpoints / LATEST
     if not path.exists():

@@ -1,10 +1,10 @@
-"""Knowledge distillation: the loss, the teacher beside the student or on disk, and the temperature.
+"""Knowledge distillation: the loss, an online or stored teacher, and the temperature.
 
 loss.py            the distillation loss and its gradient
 signal.py          the teacher's side of the loss: full logits, the k largest, or hidden states
-objective.py       the loss of a training step, from task loss and distillation loss; of a collated batch, in a script
+objective.py       the loss of a training step, or of a collated batch in a script: task loss and distillation loss
 teachers.py        where the teacher's outputs come from: a forward pass at every step, or a store
-matching.py        whether a store is the one that a recipe asks for
+matching.py        the check that a store matches a recipe
 capture/           running the teacher once over the training data, to make a store
 store/             the store on disk
 calibration.py     statistics of a stored teacher by temperature

@@ -20,7 +20,7 @@ __all__ = ["GRID", "NUM_BINS", "TARGET_SHARE", "Curve", "CurveMeter", "Point", "
 GRID = (0.5, 0.63, 0.8, 1.0, 1.25, 1.6, 2.0, 2.5, 3.15, 4.0, 5.0, 6.3, 8.0, 10.0, 12.5, 16.0, 20.0)
 
 TARGET_SHARE = 0.5
-"""The entropy share at which `recommend` aims."""
+"""The entropy share that `recommend` aims for."""
 
 NUM_BINS = 15
 """Bins of confidence for the calibration error."""
@@ -83,7 +83,7 @@ def recommend(curves: Sequence[Curve]) -> float:
     allowed = [temperature for temperature in shares if temperature >= 1] or list(shares)
 
     def preference(temperature: float) -> tuple[float, float]:
-        # Rounded, so that where all are alike a one-hot teacher gets the highest, and a uniform one the lowest.
+        # Rounded, so that if all are equal, a one-hot teacher gets the highest and a uniform one the lowest.
         distance = shares[temperature] - TARGET_SHARE
         return round(abs(distance), 4), temperature if distance > 0 else -temperature
 
@@ -91,7 +91,7 @@ def recommend(curves: Sequence[Curve]) -> float:
 
 
 class CurveMeter:
-    """Accumulates the statistics of one output of the teacher; its size depends on the temperatures alone."""
+    """Accumulates the statistics of one output of the teacher; its size depends only on the temperatures."""
 
     def __init__(self, temperatures: Sequence[float], classes: int) -> None:
         self._temperatures, self._classes = sorted(temperatures), classes
@@ -107,7 +107,7 @@ class CurveMeter:
 
         Args:
             signal: the rows.
-            weights: weight of each row, `[rows]`; those of a sample's rows add up to 1.
+            weights: weight of each row, `[rows]`; the weights of a sample sum to 1.
             labels: class of each row, `[rows]`, negative if unknown; None = all unknown.
         """
         labels = torch.full((len(signal),), -1) if labels is None else labels
@@ -121,7 +121,7 @@ class CurveMeter:
 
     @property
     def has_choice(self) -> bool:
-        """Whether any row had two classes or more: rows of one class have one distribution only."""
+        """Whether any row had two classes or more: a row of one class has only one distribution."""
         return self._largest_entropy > 0
 
     def curve(self) -> Curve:
@@ -140,7 +140,7 @@ class CurveMeter:
         is_class = student  # set at the first temperature; the same at all others
         for i, log_probs in enumerate(_log_probs(signal, rows, student, self._temperatures)):
             if i == 0:
-                is_class = log_probs > -torch.inf  # -inf marks a class that does not take part in its row
+                is_class = log_probs > -torch.inf  # -inf excludes a class from its row
                 num_classes = is_class.sum(-1, keepdim=True)
                 self._largest_entropy += (weights @ num_classes[:, 0].double().log()).item()
                 self._task_gradient += (weights @ (1 - 1 / num_classes[:, 0].double()).sqrt()).item()

@@ -27,11 +27,11 @@ def distillation_loss(
 ) -> Tensor:
     """Return `T^2 * KL(teacher_T || student_T)`, a weighted sum over rows, in fp32 (fp64 for fp64 logits).
 
-    The factor keeps the size of the gradient independent of the temperature (Hinton et al. 2015; the authors'
-    own code in SparseML scales in the same way).
+    The factor keeps the size of the gradient independent of the temperature (Hinton et al. 2015; the authors' code in
+    SparseML has the same factor).
 
     Args:
-        student: the student's logits, `[rows, classes]`, without the rows that do not count.
+        student: the student's logits, `[rows, classes]`, without ignored rows.
         teacher: the teacher's outputs for the same rows, as logits or as a signal from a store.
         temperature: divides the logits of both.
         weights: weight of each row, `[rows]`, see `example_weights`; None = the mean over rows.
@@ -50,7 +50,7 @@ def distillation_loss(
 
 
 def example_weights(rows: Tensor) -> Tensor:
-    """Return row weights `[rows]` with which a sum is the mean over examples of the mean over the rows of each.
+    """Return row weights `[rows]` that turn a sum into the mean over examples of the mean over the rows of each.
 
     An example without rows counts as zero, so the mean does not depend on how a batch is split over ranks.
 
@@ -70,9 +70,9 @@ class _Divergence(torch.autograd.Function):
     The backward pass computes the probabilities again. Keeping them would take the memory that chunks save, and a
     gradient computed in the forward pass and kept in fp16 could underflow, because the loss is not scaled yet.
 
-    With respect to the student's logits over T the gradient is `q - p`, the student's probabilities less the
-    teacher's. For top-k, the part of p in the bucket depends on q, but this does not change the divergence to first
-    order: dividing the bucket in the student's proportions minimises the divergence.
+    The gradient with respect to the student's logits divided by T is `q - p`, the student's minus the teacher's
+    probabilities. For top-k, the part of p in the bucket depends on q, but this does not change the divergence to
+    first order: dividing the bucket in the student's proportions minimises the divergence.
     """
 
     @staticmethod

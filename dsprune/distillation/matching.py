@@ -1,4 +1,4 @@
-"""Check that a store is the one that a recipe asks for, and open it."""
+"""Check that a store matches a recipe, and open it."""
 
 from pathlib import Path
 
@@ -28,14 +28,14 @@ def open_matching_store(
     Args:
         folder: the store.
         settings: the recipe's section.
-        source: what the store must have been made from.
+        source: the expected input of the store.
         ranks: this process among all.
         device: device of the heads of kind `hidden`.
         verify: compare checksums, see `open_store`.
 
     Raises:
-        UserError: the store is damaged or incomplete, was made from something else, lacks an example, or is not of
-            the kind that the recipe asks for.
+        UserError: the store is damaged or incomplete, was made from another source, lacks an example, or is not of the
+            kind in the recipe.
     """
     store = on_every_rank(ranks, lambda: open_store(folder, source.origin, verify=verify, device=device))
     missing = store.missing(source.samples)
@@ -52,7 +52,7 @@ def open_matching_store(
 
 
 def check_fit(folder: Path, spec: StoreSpec, settings: Distillation) -> None:
-    """Check that a store is of the kind that the recipe sets; fields that the recipe does not set are not compared.
+    """Check that a store has the recipe's kind; fields that the recipe does not set are not compared.
 
     Raises:
         UserError: a field differs, or the store does not hold a temperature; both values are named.

@@ -1,6 +1,6 @@
 """The objective of training with a teacher: task loss and distillation loss, weighted by the hardness.
 
-`dsprune.DistillationLoss` computes it in a loop of one's own, and in transformers' Trainer.
+`dsprune.DistillationLoss` computes it in a user's own loop, and in transformers' Trainer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -89,7 +89,7 @@ class DistillationObjective:
 
 
 class Progress(Protocol):
-    """What hardness and temperature follow; a `PruningEngine` is one."""
+    """The step that hardness and temperature follow; a `PruningEngine` has it."""
 
     timetable: Timetable
     is_distilled: bool
@@ -112,7 +112,7 @@ class DistillationLoss:
         data: the encoded training examples, to check now that each has a record; None checks each batch instead.
 
     Raises:
-        UserError: the store is damaged or incomplete, was made from something else, or lacks an example.
+        UserError: the store is damaged or incomplete, was made from another source, or lacks an example.
 
     Examples:
         >>> distillation = dsprune.DistillationLoss("runs/teacher", "recipe.yaml", tokenizer)

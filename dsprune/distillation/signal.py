@@ -16,7 +16,7 @@ __all__ = ["FullSignal", "Head", "HiddenSignal", "TeacherSignal", "TopKSignal"]
 class TeacherSignal(ABC):
     """The teacher's outputs for some rows; a row is one softmax over the classes.
 
-    A class with a logit of -inf does not take part in its row.
+    A logit of -inf excludes a class from its row.
     """
 
     @abstractmethod
@@ -31,16 +31,16 @@ class TeacherSignal(ABC):
             rows: the rows.
             temperature: divides the teacher's logits.
             student: the student's log-probabilities of these rows at this temperature, `[rows, classes]`. The result
-                has their type. Probability that the signal holds only as a sum over classes is divided among
-                these classes in the student's proportions.
+                has their type. If the signal holds only a sum over classes, this probability is divided among
+                the classes in the student's proportions.
 
         Raises:
-            UserError: the signal does not hold what this temperature needs.
+            UserError: the signal cannot be evaluated at this temperature.
         """
 
     @abstractmethod
     def apply(self, change: Callable[[Tensor], Tensor]) -> "TeacherSignal":
-        """Return the signal with all its tensors changed, such as moved to a device."""
+        """Return the signal with all its tensors changed, for example moved to a device."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Head:
 class HiddenSignal(TeacherSignal):
     """The input of the teacher's last linear layer, `[rows, hidden]`, and that layer.
 
-    The logits are computed again from both, in the head's type, so the signal holds every temperature.
+    The logits are recomputed from both, in the head's type, so every temperature is possible.
     """
 
     hidden: Tensor
@@ -102,8 +102,8 @@ class TopKSignal(TeacherSignal):
     """The k largest logits of each row, and the total mass of all others.
 
     `rest[:, j]` is `logsumexp(z / temperatures[j])` over the logits z that are not among the k. The other classes form
-    one bucket. Its mass is the teacher's, and it is divided inside in the student's proportions, so the loss is
-    the KL divergence of the distributions over k + 1 outcomes.
+    one bucket with the teacher's mass, which is divided in the student's proportions. So the loss is the KL divergence
+    of the distributions over k + 1 outcomes.
 
     Attributes:
         values: the k largest logits, `[rows, k]`, up to a constant per row.

@@ -1,4 +1,4 @@
-"""Where the teacher's outputs come from in training: a forward pass beside the student, or a store."""
+"""The sources of the teacher's outputs in training: a forward pass at each step, or a store."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ class MicroBatch:
 
     Attributes:
         batch: the student's inputs, and the labels.
-        stored: the teacher's outputs for these examples, by name, where they come from a store.
+        stored: the teacher's outputs for these examples by name, if they come from a store.
     """
 
     batch: Batch
@@ -63,7 +63,7 @@ class Teacher(Protocol):
 
 @final
 class OnlineTeacher:
-    """A teacher model that runs beside the student, at every step."""
+    """A teacher model that runs at every step."""
 
     def __init__(self, model: nn.Module, task: Task, collate: Collate) -> None:
         self._model, self._task, self._collate = model, task, collate

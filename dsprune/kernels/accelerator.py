@@ -15,7 +15,7 @@ from dsprune.kernels.product import Product
 __all__ = ["Segments", "is_accelerated", "mask_"]
 
 DEVICES = ("cuda",)
-"""The types of device whose torch has Triton; ROCm's is "cuda" too."""
+"""The device types for which torch has Triton; ROCm's is "cuda" too."""
 
 
 def is_accelerated(*tensors: Tensor) -> bool:
@@ -36,7 +36,7 @@ def mask_(kept: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 
 
 class Segments:
-    """Scores on an accelerator, whose keys kernels compute; each method is one launch over all segments.
+    """Scores on an accelerator. Kernels compute their keys; each method is one launch over all segments.
 
     Args:
         products: the scores of each segment, of the same types.
@@ -58,9 +58,9 @@ class Segments:
         self.numels = torch.tensor([given.first.numel() for given in products])
 
     def sample(self, parts: Sequence[slice]) -> tuple[Tensor, Tensor]:
-        """Return the keys of every n-th weight of each segment, on the CPU, and how many each has.
+        """Return the keys of every n-th weight of each segment, on the CPU, and their number in each segment.
 
-        Waits for the device once. The `parts` are first weight, end and stride in each segment.
+        Waits for the device once. `parts` has first weight, end and stride in each segment.
         """
         start, stop, stride = torch.tensor([(part.start, part.stop, part.step) for part in parts]).unbind(1)
         sizes = ((stop - start).clamp(min=0) + stride - 1) // stride
@@ -78,10 +78,10 @@ class Segments:
             low: first key of each range.
             high: last key of each range.
             bin_bits: log2 of the number of keys in a bin of each range.
-            num_bins: number of bins from `low` on, a power of two, which reach as far as `high`.
+            num_bins: number of bins from `low` to `high`, a power of two.
 
         Returns:
-            `[segments, 2 + num_bins]`: number of kept weights from `low` on, number of NaNs, and a histogram.
+            `[segments, 2 + num_bins]`: number of keys that are not below `low`, number of NaN scores, and a histogram.
         """
         columns = {"LOW": low, "HIGH": high, "BIN_BITS": bin_bits}
         table, owners = _table(
@@ -93,8 +93,8 @@ class Segments:
     def settle(self, thresholds: Tensor, ties: Tensor, quotas: Tensor) -> list[Tensor]:
         """Return new masks: they prune the keys of each segment below its threshold, and the first ties with it.
 
-        Of the `ties` of each segment, `quotas` are pruned. Launches again where these are some and not all, for which
-        the device adds up the ties of the blocks. Does not wait for it.
+        `quotas` of the `ties` of each segment are pruned. Segments that prune some but not all of their ties take a
+        second launch, for which the device sums the ties of the blocks. Does not wait for the device.
         """
         new = _empty_masks(self._kept)
         columns = {
@@ -111,14 +111,14 @@ class Segments:
 
 
 def _empty_masks(kept: Sequence[Tensor]) -> list[Tensor]:
-    """Return uninitialized masks of the same sizes in one buffer, each from a multiple of four bytes on."""
+    """Return uninitialized masks of the same sizes in one buffer, each aligned to four bytes."""
     sizes = [-(-bits.numel() // 4) * 4 for bits in kept]
     buffer = torch.empty(sum(sizes), dtype=torch.uint8, device=kept[0].device)
     return [row[: bits.numel()] for row, bits in zip(buffer.split(sizes), kept, strict=True)]
 
 
 def _launch(name: str, table: Tensor, owners: Tensor, *args: Any, **types: Any) -> None:
-    """Launch a kernel with a program for each block, if there is one."""
+    """Launch a kernel with one program per block, if there are blocks."""
     if owners.numel():
         getattr(_kernels(), name)[(owners.numel(),)](
             table, owners, *args, **types, num_warps=_kernels().WARPS
@@ -127,7 +127,7 @@ def _launch(name: str, table: Tensor, owners: Tensor, *args: Any, **types: Any) 
 
 @lru_cache(maxsize=32)
 def _mask_table(segments: tuple[tuple[int, int, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return what `_table` does for masking, given addresses and sizes; the tables of the last steps are kept."""
+    """Return the result of `_table` for masking, given addresses and sizes; the tables of the last steps are cached."""
     values, kept, numels = torch.tensor(segments, dtype=torch.int64).unbind(1)
     return _table({"VALUES": values, "KEPT": kept}, numels, int(_kernels().BLOCK), device)
 
@@ -135,9 +135,9 @@ def _mask_table(segments: tuple[tuple[int, int, int], ...], device: torch.device
 def _table(
     columns: dict[str, Tensor], sizes: Tensor, block: int, device: torch.device, num_counts: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Return the table of some segments, given their sizes and other columns, and the segment of each block.
+    """Return the table of some segments, given sizes and other columns, and the segment of each block.
 
-    Each row ends with `num_counts` zeros, in which a kernel counts.
+    Each row ends with `num_counts` zeros, which kernels use as counters.
     """
     owners, first_blocks = _owners(tuple(sizes.tolist()), block, device)
     table = torch.zeros((len(sizes), int(_kernels().COLUMNS) + num_counts), dtype=torch.int64)
@@ -160,7 +160,7 @@ def _to(values: Tensor, device: torch.device) -> Tensor:
 
 
 def _fetch(values: Tensor) -> Tensor:
-    """Wait for the device, and copy from it."""
+    """Copy from the device, and wait for it."""
     return values.cpu()
 
 

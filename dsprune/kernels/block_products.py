@@ -1,8 +1,7 @@
-"""Sums of products of pairs of weights' values in a block, one row a weight, so that ranks can share a block.
+"""Products of pairs of values in a block, one row per weight, so that ranks can share a block.
 
-Row i of a block of B weights holds the products with the B // 2 + 1 weights from i on, cyclically: v[i] v[(i + k) % B].
-So every pair is in a row, and half as many numbers are kept as a complete matrix has. A block at the end of a tensor
-that is shorter is one whose other values are zero.
+Row i of a block of B weights holds the B // 2 + 1 products v[i] v[(i + k) % B], k = 0, 1, ... Every pair is in a row,
+and the rows have half the numbers of a complete matrix. A shorter block at the end of a tensor is filled with zeros.
 """
 
 import torch
@@ -13,13 +12,13 @@ __all__ = ["in_blocks", "matrices", "products"]
 
 
 def in_blocks(values: Tensor, block: int) -> Tensor:
-    """Return the values of some weights, `[n, ...]`, by block, `[blocks, block, ...]`; zeros complete the last one."""
+    """Return the values of some weights, `[n, ...]`, by block, `[blocks, block, ...]`; zeros fill the last block."""
     missing = -len(values) % block
     return pad(values, (0, 0) * (values.dim() - 1) + (0, missing)).view(-1, block, *values.shape[1:])
 
 
 def products(values: Tensor, block: int) -> Tensor:
-    """Return the rows of some weights, which begin with a block: `[n]` to `[n, block // 2 + 1]`.
+    """Return the rows of some weights that start at a block: `[n]` to `[n, block // 2 + 1]`.
 
     Examples:
         >>> products(torch.tensor([1.0, 2.0, 3.0]), 4)

@@ -1,4 +1,4 @@
-"""The compiled C functions for CPU tensors, which are built once with the system's compiler and are optional."""
+"""The compiled C functions for CPU tensors. They are optional, and built once with the system's compiler."""
 
 import ctypes
 import hashlib
@@ -23,7 +23,7 @@ SOURCE = Path(__file__).with_name("cpu.c")
 
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-ffp-contract=off", "-shared", "-fPIC")
 
-VECTOR = 16  # entries that `scan` may write after its last
+VECTOR = 16  # entries that `scan` may write after its last result
 
 R = TypeVar("R")
 
@@ -49,7 +49,7 @@ SIGNATURES = {
 
 
 class Kernel:
-    """The compiled functions, which take contiguous CPU tensors."""
+    """The compiled functions; they accept contiguous CPU tensors."""
 
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
@@ -65,7 +65,7 @@ class Kernel:
     def scan(
         self, scores: Product, absolute: bool, kept: Tensor, low: int, high: int, new_kept: Tensor
     ) -> tuple[int, int, Tensor, Tensor]:
-        """Do the same as `dsprune.selection.scan.scan_eager`."""
+        """Compiled `dsprune.selection.scan.scan_eager`."""
         inside, places = torch.empty((2, scores.first.numel() + VECTOR), dtype=torch.int32)
         below, nan = Int64(), Int64()
         copied = self._library.scan(
@@ -76,21 +76,21 @@ class Kernel:
         return below.value, nan.value, inside[:copied].clone(), places[:copied]
 
     def sample(self, scores: Product, absolute: bool, kept: Tensor, part: slice) -> Tensor:
-        """Do the same as `dsprune.selection.scan.sample_eager`."""
+        """Compiled `dsprune.selection.scan.sample_eager`."""
         keys = torch.empty(len(range(*part.indices(scores.first.numel()))), dtype=torch.int32)
         place = _product(scores, absolute), kept.data_ptr(), part.start, part.step
         self._library.sample(*place, keys.numel(), keys.data_ptr())
         return keys
 
     def settle(self, kept: Tensor, keys: Tensor, places: Tensor, threshold: int, quota: int) -> int:
-        """Do the same as `dsprune.selection.scan.settle_eager`."""
+        """Compiled `dsprune.selection.scan.settle_eager`."""
         found = kept.data_ptr(), keys.data_ptr(), places.data_ptr(), keys.numel()
         return int(self._library.settle(*found, threshold, quota))
 
     def histograms(
         self, keys: Tensor, begins: Tensor, sizes: Tensor, low: Tensor, bin_bits: Tensor
     ) -> Tensor:
-        """Do the same as `dsprune.selection.search.histograms_eager`."""
+        """Compiled `dsprune.selection.search.histograms_eager`."""
         counts = torch.empty((len(low), 256), dtype=torch.int64)
         given = keys, begins, sizes, low, bin_bits, counts
         first, *rest = (values.contiguous().data_ptr() for values in given)
@@ -98,7 +98,7 @@ class Kernel:
         return counts
 
     def digest(self, kept: Tensor, num_weights: int, first: int) -> int:
-        """Do the same as `dsprune.masks.mask_set.digest_eager`."""
+        """Compiled `dsprune.masks.mask_set.digest_eager`."""
         return int(self._library.digest(kept.data_ptr(), num_weights, first))
 
 
@@ -111,7 +111,7 @@ def build_kernel(folder: Path) -> Path | None:
     """Compile the kernel into `folder`, unless it exists, and return the library; None without a working compiler.
 
     The library's name contains a hash of everything that determines the machine code, and the file is renamed into
-    place. Therefore ranks may build at the same time, and machines of different types may share the folder.
+    place. So ranks may build at the same time, and machines of different types may share the folder.
     """
     digest = hashlib.sha256(SOURCE.read_bytes() + " ".join(FLAGS).encode() + cpu_type().encode()).hexdigest()
     library = folder / f"kernels-{digest[:16]}.so"
@@ -135,11 +135,11 @@ def kernel_for(tensor: Tensor) -> Kernel | None:
 
 
 def in_threads(work: Callable[..., R], given: Iterable[tuple[Any, ...]], read: Iterable[Tensor]) -> list[R]:
-    """Return the results of `work`, in order, from as many threads as torch takes for an operation.
+    """Return the results of `work`, in order, using as many threads as a torch operation.
 
-    The compiled functions run beside one another, since Python holds no lock while they run. Without them, for the
-    tensors `read`, it is one thread, and torch uses the others. The work must depend on its arguments only, such as a
-    shard, so that results do not depend on the threads.
+    The compiled functions run in parallel, because they release Python's lock. If they are not available for the
+    tensors `read`, one thread runs, and torch uses the others. The work must depend only on its arguments, so that
+    results do not depend on the threads.
     """
     if torch.get_num_threads() == 1 or any(kernel_for(tensor) is None for tensor in read):
         return [work(*arguments) for arguments in given]

@@ -1,4 +1,4 @@
-"""Scores that kernels compute themselves, without a tensor of them."""
+"""Scores that kernels compute on the fly."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["Product"]
 
 @dataclass(frozen=True)
 class Product:
-    """Scores `first * sqrt(root) * scale`, in float32 and in this order, so that every device rounds alike.
+    """Scores `first * sqrt(root) * scale`, in float32 and in this order, so that all devices round equally.
 
     Attributes:
-        first: one number a weight, contiguous.
-        root: one number a weight, at least 0; None = 1.
+        first: one number per weight, contiguous.
+        root: one number per weight, at least 0; None = 1.
         scale: the same for all weights.
     """
 

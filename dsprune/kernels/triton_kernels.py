@@ -1,11 +1,11 @@
-"""The Triton kernels. A launch goes over all weights of a rank, which lie in segments anywhere in memory.
+"""The Triton kernels. A launch covers all weights of a rank, in segments anywhere in memory.
 
 A table has a row of 64-bit integers for each segment, among them addresses. A program works on one block of a segment;
 `owners` has the segment of each block. Rows of eight weights are one byte of the packed mask, so a thread reads a byte
-and its weights in vectors. This needs addresses of whole vectors: other blocks, and the last of a segment, take the
-branch with predicated loads.
+and its weights in vectors. This needs aligned addresses: other blocks, and the last block of a segment, use predicated
+loads.
 
-The eager twins of the kernels are those of the compiled functions, see `dsprune.kernels.cpu`.
+The eager versions of the kernels are those of the compiled functions, see `dsprune.kernels.cpu`.
 """
 
 import triton
@@ -15,9 +15,9 @@ __all__ = ["BLOCK", "COLUMNS", "SAMPLES", "count_kernel", "mask_kernel", "sample
 
 ROWS: tl.constexpr = tl.constexpr(512)
 BLOCK: tl.constexpr = tl.constexpr(4096)  # weights of a block
-# Keys of a block that are counted one by one: a bracket has about as many.
+# Keys of a block that are counted one by one: about the number in a bracket.
 FEW: tl.constexpr = tl.constexpr(128)
-WARPS = 8  # of a program: 16 weights a thread, so that registers suffice for many threads
+WARPS = 8  # of a program: 16 weights per thread, so that the registers suffice for many threads
 SAMPLES: tl.constexpr = tl.constexpr(1024)  # sampled weights of a block
 
 # Columns of the table: four addresses, then numbers. The counts of `count_kernel` follow in the row.
@@ -65,10 +65,10 @@ def count_kernel(
     ABSOLUTE: tl.constexpr,  # noqa: N803
     NUM_BINS: tl.constexpr,  # noqa: N803
 ):
-    """Count in the row, after its columns, the keys from LOW on, the NaNs, and those from LOW to HIGH by bins.
+    """Count, in the row after its columns, the keys not below LOW, the NaNs, and the keys from LOW to HIGH by bins.
 
-    A bin has `2**BIN_BITS` keys. Equal keys would wait for one another at one address: a block with many keys in the
-    range counts them by itself first.
+    A bin has `2**BIN_BITS` keys. Atomic additions of equal keys to one address are slow, so a block with many keys in
+    the range first counts them locally.
     """
     segment, _, _, keys = _block_keys(
         table, owners, VALUES_DTYPE, ROOT_DTYPE, ABSOLUTE, COLUMNS + 2 + NUM_BINS
@@ -104,8 +104,8 @@ def settle_kernel(
 ):
     """Write masks to OUTPUT that prune the keys below LOW, and in each segment the first QUOTA keys that are LOW.
 
-    A segment that prunes some of these and not all takes two launches. Without IS_PARTED, `ties` gets the number of
-    keys of each block that are LOW, and with it has the sums of these up to each block.
+    A segment that prunes some but not all of these takes two launches. The first, without IS_PARTED, writes to `ties`
+    the number of keys of each block that are LOW. The second reads the sums of these up to each block.
     """
     number = tl.program_id(0)
     quota = tl.load(table + tl.load(owners + number).to(tl.int64) * COLUMNS + QUOTA)
@@ -140,7 +140,7 @@ def sample_kernel(
     ROOT_DTYPE: tl.constexpr,  # noqa: N803
     ABSOLUTE: tl.constexpr,  # noqa: N803
 ):
-    """Write the keys of every STRIDE-th weight from START on to OUTPUT."""
+    """Write the keys of every STRIDE-th weight, starting at START, to OUTPUT."""
     segment = table + tl.load(owners + tl.program_id(0)).to(tl.int64) * COLUMNS
     count = (tl.program_id(0) - tl.load(segment + FIRST_BLOCK)) * SAMPLES + tl.arange(0, SAMPLES)
     valid = count < tl.load(segment + NUMEL)
@@ -166,7 +166,7 @@ def _block(table, owners, WIDTH: tl.constexpr = COLUMNS):  # noqa: N803
 
 @triton.jit
 def _vectors(address, DTYPE: tl.constexpr):  # noqa: N803
-    """Return the pointer to an address that is a multiple of 16, which the compiler then knows."""
+    """Return the pointer to an address, and tell the compiler that it is a multiple of 16."""
     return tl.multiple_of(address.to(tl.pointer_type(DTYPE)), 16)
 
 
@@ -179,7 +179,7 @@ def _places():
 
 @triton.jit
 def _unpack(kept, first, numel):
-    """Return which weights of a block are kept, `[ROWS, 8]`; those after the end of the segment are not."""
+    """Return the boolean mask of a block, `[ROWS, 8]`; False after the end of the segment."""
     rows = tl.arange(0, ROWS)
     packed = (kept + first // 8).to(tl.pointer_type(tl.uint8)) + rows
     bits = tl.load(packed, mask=first + 8 * rows < numel, other=0).to(tl.int32)
@@ -195,7 +195,7 @@ def _block_keys(
     ABSOLUTE: tl.constexpr,  # noqa: N803
     WIDTH: tl.constexpr = COLUMNS,  # noqa: N803
 ):
-    """Return what `_block` does, and the keys of the block, `[ROWS, 8]`."""
+    """Return the results of `_block`, and the keys of the block, `[ROWS, 8]`."""
     segment, first, numel = _block(table, owners, WIDTH)
     at, _ = _places()
     keep = _unpack(tl.load(segment + KEPT), first, numel)
@@ -217,7 +217,7 @@ def _block_keys(
 
 @triton.jit
 def _total(found):
-    """Return how many of `[ROWS, 8]` are true."""
+    """Return the number of true entries in `[ROWS, 8]`."""
     return tl.sum(tl.sum(found.to(tl.int32), axis=1), axis=0)
 
 

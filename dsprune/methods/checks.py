@@ -83,7 +83,7 @@ def _check_first(name: str) -> None:
 
 
 def _check_window(pruning: Pruning, method: type[Method]) -> None:
-    """Check that a window of steps has something to count for."""
+    """Check that a mask update uses the window of steps."""
     first = find_method(pruning.first_method or pruning.method)
     accumulators = (*first.accumulators, *method.accumulators)
     sums = method.reads_inputs or not all(kept.whole_run for kept in accumulators)

@@ -1,4 +1,4 @@
-"""The base class of pruning methods, what a method may keep, and its view of a shard."""
+"""The base classes of pruning methods, their accumulators, and their view of a shard."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ by magnitude 30.9, 120 and 205. The recipes of oBERT's authors have 16."""
 class Accumulator:
     """A sum over steps that a method keeps for each prunable weight, up to the last mask update.
 
-    It is sharded as the masks are, stored in checkpoints, and counted by `dsprune plan`.
+    It is sharded like the masks, stored in checkpoints, and counted by `dsprune plan`.
 
     Attributes:
         name: its name in the context.
@@ -78,13 +78,13 @@ class ShardContext:
         tensor: the tensor of the shard.
         positions: flat index of each weight in the tensor.
         weight: the weights, float32 and 1-D.
-        gradient: gradients of the weights as DeepSpeed has reduced them, or None if there are none. Methods call
+        gradient: gradients of the weights after DeepSpeed's reduction, or None if there are none. Methods call
             `unscaled_gradient()` instead.
         state: views of the optimizer's state of the weights by name, such as "exp_avg_sq".
         seed: the run's seed.
         step: number of applied optimizer steps.
         accumulators: the method's sums of the weights by name, `[weights]`, or `[weights, width]` with a `block`.
-        loss_scale: factor that fp16 training has put on the gradients.
+        loss_scale: factor of fp16 training on the gradients.
         kept: boolean mask of the weights before the mask update, for methods with a `block`.
         num_steps: number of steps over which the accumulators are summed, at a mask update.
         damping: the recipe's `pruning.damping`.
@@ -226,7 +226,7 @@ class RegrowingMethod(Method, ABC):
     def growth_scores(self, context: ShardContext) -> Tensor:
         """Return the growth scores, float32, `[weights]`; the highest grow back first.
 
-        They are compared by absolute value if `absolute` is True, as `scores` are.
+        They are compared by absolute value if `absolute` is True, like `scores`.
         """
 
 

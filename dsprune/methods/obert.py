@@ -13,13 +13,13 @@ __all__ = ["OBert"]
 
 BLOCK = 50
 SIDE = 52
-"""Rows and columns of a matrix as libraries are given it: each matrix of a batch is then aligned to 64 bytes."""
+"""Rows and columns of a matrix after padding, which aligns each matrix of a batch to 64 bytes."""
 
 BATCH = 8
-"""Fewest matrices at a time, since libraries factor a single one by another algorithm."""
+"""Smallest number of matrices at a time: libraries factor a single one by another algorithm."""
 
 ROUNDING = 2.0**-20
-"""Added to the diagonal, as a fraction of its largest entry: sums in float32 can miss being positive by as much."""
+"""Added to the diagonal, as a fraction of its largest entry: rounding in float32 sums can make a matrix indefinite."""
 
 
 class OBert(CompensatingMethod):
@@ -62,10 +62,10 @@ class OBert(CompensatingMethod):
 
 
 def _remove(context: ShardContext) -> tuple[Tensor, Tensor]:
-    """Return the weights after all that are not kept are removed, and the diagonal of the inverse Fisher matrix.
+    """Return the weights after removing all that are not kept, and the diagonal of the inverse Fisher matrix.
 
-    The computation is in float64. Sums add one term after the other, so that a result does not depend on the rest of a
-    batch. A removed weight is 0, and its entry of the diagonal is 1.
+    The computation is in float64. Sums add one term at a time, so that a result does not depend on the rest of a batch.
+    A removed weight is 0, and its entry of the diagonal is 1.
     """
     assert context.kept is not None
     kept, weight = in_blocks(context.kept.double(), BLOCK), in_blocks(context.weight.double(), BLOCK)
@@ -83,7 +83,7 @@ def _remove(context: ShardContext) -> tuple[Tensor, Tensor]:
 
 
 def _as_batch(blocks: Tensor) -> Tensor:
-    """Complete vectors or matrices to `SIDE`, and their number to `BATCH`, by zeros."""
+    """Pad vectors or matrices with zeros to `SIDE`, and their number to `BATCH`."""
     sides = (0, SIDE - BLOCK) * (blocks.dim() - 1)
     return pad(blocks, (*sides, 0, max(0, BATCH - len(blocks))))
 

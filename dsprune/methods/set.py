@@ -28,5 +28,5 @@ class Set(RegrowingMethod):
         return Product(context.weight)
 
     def growth_scores(self, context: ShardContext) -> Tensor:
-        """Return scores in [0, 1), different ones at each step."""
+        """Return scores in [0, 1) that differ at each step."""
         return hash_scores(context, f"{context.seed} {context.step} {context.tensor.name}")

@@ -1,4 +1,4 @@
-"""Soft movement pruning: as movement, with scores that Adam trains."""
+"""Soft movement pruning: movement pruning with scores that Adam trains."""
 
 from collections.abc import Mapping
 
@@ -37,7 +37,7 @@ class SoftMovement(Method):
     accumulators = tuple(Accumulator(name, whole_run=True) for name in ("score", "mean", "square"))
 
     def increments(self, context: ShardContext) -> Mapping[str, Tensor]:
-        """Return how a step of Adam changes the score and its two means."""
+        """Return the changes of the score and of its two means in a step of Adam."""
         kept, pull = context.accumulators, -(context.weight * context.unscaled_gradient())
         mean = (pull - kept["mean"]) * (1 - BETAS[0])
         square = (pull * pull - kept["square"]) * (1 - BETAS[1])

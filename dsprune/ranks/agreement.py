@@ -1,6 +1,6 @@
-"""Agreement between ranks: an error of one rank ends all ranks, and all ranks run with the same input.
+"""Agreement between ranks: an error on one rank ends all ranks, and all ranks have the same input.
 
-Without it, the other ranks would wait for the rank that ended.
+Otherwise the other ranks would wait for the rank that ended.
 """
 
 import socket
@@ -50,7 +50,7 @@ def check_same(ranks: Ranks, facts: Mapping[str, Any]) -> None:
     """Check that every rank has the same facts as rank 0. Collective: every rank must call this.
 
     A host with other code, another recipe or other data would corrupt the run without an error. The keys of `facts`
-    say what they are.
+    name the facts.
 
     Raises:
         UserError: on every rank; names the first rank that differs, its host and the first fact that differs.

@@ -5,7 +5,7 @@ examples `batches_e[b]`, which depend on the seed, the epoch and the lengths of 
 micro-batches only divide these examples: the step's gradient is the same mean on any number of ranks, and
 training resumes at any step without reading earlier examples.
 
-Examples of similar length share a batch, because a forward pass pads them to the longest: a random window of
+A forward pass pads its examples to the longest, so examples of similar length share a batch: a random window of
 examples is sorted by length and cut into batches, and the batches are shuffled.
 """
 
@@ -19,7 +19,7 @@ from dsprune.errors import UserError
 __all__ = ["BatchPlan", "EvaluationBatch", "TrainSampler", "evaluation_batches"]
 
 WINDOW = 16
-"""Number of batches that are sorted by length together: enough to avoid padding, few enough to stay random."""
+"""Number of batches that are sorted by length together: large enough to avoid padding, small enough to stay random."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class BatchPlan:
     def divide(self, examples: np.ndarray, lengths: np.ndarray, rank: int) -> list[list[int]]:
         """Return the micro-batches of one rank for the `batch` examples of a step.
 
-        Examples of similar length share a forward pass on all ranks, which saves padding and waiting.
+        Examples of similar length share a forward pass on all ranks, which reduces padding and waiting.
         """
         by_length = examples[np.argsort(lengths[examples], kind="stable")]
         passes = by_length.reshape(self.accumulation, self.micro_batch, self.world_size)
@@ -112,7 +112,7 @@ class EvaluationBatch:
 
     Attributes:
         examples: numbers of the examples.
-        counts: False for a repetition that only keeps this rank in step with the others.
+        counts: False for a repetition, which only gives this rank the same number of passes as the others.
     """
 
     examples: tuple[int, ...]
@@ -122,7 +122,7 @@ class EvaluationBatch:
 def evaluation_batches(
     lengths: Sequence[int], batch_size: int, rank: int, world_size: int
 ) -> list[EvaluationBatch]:
-    """Return the forward passes of one rank, with the longest examples first, so that memory runs out early or never.
+    """Return the forward passes of one rank, longest examples first, so that a lack of memory shows early.
 
     Every rank gets the same number of passes, because a forward pass is collective under ZeRO-3. A rank with
     fewer examples repeats its last batch.

@@ -1,4 +1,4 @@
-"""Collectives on a process group, with a count of the bytes that selection communicates."""
+"""Collectives on a process group, with a count of the bytes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ class Comm:
     def __init__(self, group: dist.ProcessGroup | None = None, device: torch.device | str = "cpu") -> None:
         """Wrap a group whose backend communicates tensors on a device.
 
-        None is this rank alone, or ranks with replicas, which all compute the same.
+        None means this rank alone, or ranks with replicas that all compute the same.
         """
         self.group = group
         self._device = torch.device(device)
@@ -54,9 +54,9 @@ class Comm:
         return self._received(torch.stack(gathered))
 
     def all_to_all(self, messages: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
-        """Send a 1-D tensor to every rank, and return what each has sent, on the CPU.
+        """Send a 1-D tensor to every rank, and return the tensors received, on the CPU.
 
-        Collective: every rank must call this. The ranks send `sizes` numbers of values to this one.
+        Collective: every rank must call this. `sizes` has the number of values that each rank sends to this one.
         """
         if self.size == 1:
             return [messages[0].cpu()]
@@ -103,12 +103,12 @@ class Comm:
 
 
 def world_comm(ranks: Ranks, device: torch.device | str = "cpu") -> Comm:
-    """Return the default process group, or this process alone if there is one rank; `device` as for `Comm`."""
+    """Return the default process group, or only this process if there is one rank; `device` as for `Comm`."""
     return Comm(dist.group.WORLD if ranks.world_size > 1 else None, device)
 
 
 def gather_in_order(items: Mapping[int, T], comm: Comm) -> list[T]:
-    """Return the items of all ranks, sorted by their keys; a key is on one rank only.
+    """Return the items of all ranks, sorted by key; only one rank has a key.
 
     Collective: every rank must call this.
     """
@@ -130,7 +130,7 @@ def all_reduce_(tensor: Tensor) -> Tensor:
 class DelayedMax:
     """The maximum of a number over the ranks. It is available one call later, so no rank waits for it.
 
-    Collective: every rank must create one, and then call `exchange` equally often.
+    Collective: every rank must create one, and call `exchange` the same number of times.
     """
 
     def __init__(self, ranks: Ranks) -> None:

@@ -25,7 +25,7 @@ LAST_WORDS = 5.0
 """Seconds for the report of a process that is about to end."""
 
 SIGNS = ("closed by peer", "reset by peer", "Timed out waiting", "Connection refused", "Broken pipe")
-"""Parts of gloo's messages when a rank does not answer."""
+"""Parts of gloo's messages if a rank does not answer."""
 
 
 @contextmanager
@@ -50,12 +50,12 @@ def explain_lost_ranks() -> Iterator[None]:
 class Watchdog:
     """A thread that ends this process if `beat` is not called for some time.
 
-    A rank that waits for a lost rank cannot return from the wait or end itself in another way.
+    A rank that waits for a lost rank cannot return from the wait, or end in another way.
 
     Args:
-        ranks: this process among all.
+        ranks: rank and number of ranks of this process.
         timeout: seconds without a call of `beat`.
-        report: gets the reason just before the end, and has `LAST_WORDS` seconds.
+        report: called with the reason just before the end; may take `LAST_WORDS` seconds.
     """
 
     def __init__(self, ranks: Ranks, timeout: float, report: Callable[[str], object] = str) -> None:
@@ -95,7 +95,7 @@ class Watchdog:
                     file=sys.stderr,
                     flush=True,
                 )
-                # In a thread, since the file system may be what is gone.
+                # In a thread, because the file system may not respond.
                 last_words = threading.Thread(target=self._report, args=(reason,), daemon=True)
                 last_words.start()
                 last_words.join(LAST_WORDS)
@@ -103,10 +103,10 @@ class Watchdog:
 
 
 def probe_ranks(world_size: int, timeout: float) -> None:
-    """Start `world_size` gloo ranks on this machine and let them all-reduce a number.
+    """Start `world_size` gloo ranks on this machine, which all-reduce a number.
 
     Raises:
-        CheckFailedError: a rank died, or they did not finish within `timeout` seconds.
+        CheckFailedError: a rank died, or the ranks did not finish within `timeout` seconds.
     """
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder, "store").as_uri()

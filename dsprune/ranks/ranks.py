@@ -1,6 +1,6 @@
-"""This process among all processes of a run: its rank, its device and its process group.
+"""The rank, device and process group of this process.
 
-The variables that `torch.distributed` reads are completed from what a launcher or nothing at all has set.
+Environment variables of `torch.distributed` that the launcher, if there is one, has not set are completed.
 """
 
 import os
@@ -35,14 +35,14 @@ OF_LAUNCHERS = {
     "mpiexec": ("PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE"),
     "srun": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS"),
 }
-"""What other launchers call rank, local rank and number of ranks."""
+"""Names of rank, local rank and number of ranks in other launchers."""
 
 PORT = 29500
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all processes of a run.
+    """The rank of this process, and the number of ranks.
 
     Attributes:
         rank: number of this process, 0 to world_size - 1.
@@ -71,7 +71,7 @@ def find_ranks() -> Ranks:
 
 
 def expected_ranks() -> Ranks:
-    """Return what `find_ranks` does, and leave the environment as it is for a framework that reads it, too."""
+    """Return the result of `find_ranks` without changing the environment, which a framework may read too."""
     environment = completed(os.environ)
     return Ranks(*(int(environment[name]) for name in VARIABLES))
 
@@ -82,7 +82,7 @@ def current_ranks() -> Ranks:
 
 
 def leave_ranks() -> None:
-    """Destroy the default process group, if there is one, once no rank waits for this one.
+    """Destroy the default process group, if there is one, when no rank waits for this one.
 
     Otherwise a thread of gloo may still hold a tensor when the interpreter ends, which aborts the process.
     """
@@ -123,10 +123,10 @@ def process_group(ranks: Ranks) -> Iterator[torch.device]:
 
 
 def complete_environment() -> None:
-    """Set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT where they are missing.
+    """Set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT if they are missing.
 
     Raises:
-        UserError: the variables contradict one another, or the address of the first rank is not known.
+        UserError: the variables contradict each other, or the address of the first rank is unknown.
     """
     os.environ.update(completed(os.environ))
 
@@ -134,8 +134,8 @@ def complete_environment() -> None:
 def completed(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the five variables.
 
-    Those of `deepspeed`, `torchrun` and `accelerate launch` are complete. `mpirun` and `srun` have names of their own.
-    Without a launcher there is one rank. A RANK or LOCAL_RANK alone, which an earlier launcher left, is ignored.
+    `deepspeed`, `torchrun` and `accelerate launch` set all of them. `mpirun` and `srun` have other names.
+    Without a launcher there is one rank. A RANK or LOCAL_RANK alone, left by an earlier launcher, is ignored.
 
     Raises:
         UserError: see `complete_environment`.
@@ -174,7 +174,7 @@ def _whole(names: tuple[str, ...], values: tuple[str, ...]) -> tuple[int, int, i
 
 
 def _rendezvous(environment: Mapping[str, str], world_size: int) -> dict[str, str]:
-    """Return where the ranks meet: given, on this host, or on the node that started the Slurm step."""
+    """Return the address of the first rank: the one given, this host, or the node that started the Slurm step."""
     address, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
     if port and not (port.isdecimal() and 0 < int(port) < 2**16):
         raise UserError(f"MASTER_PORT={port}: is not a port, 1 to 65535: unset it, or start with a launcher")

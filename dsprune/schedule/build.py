@@ -99,7 +99,7 @@ def build_timetable(
 
 
 class _Run(NamedTuple):
-    """The length of a run, with which spans of it become steps."""
+    """The length of a run, to convert spans to steps."""
 
     steps_per_epoch: int
     total_steps: int

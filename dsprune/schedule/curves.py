@@ -1,4 +1,4 @@
-"""How the sparsity grows from one mask update to the next, and how the fraction that grows back falls."""
+"""Curves of the sparsity over the mask updates, and of the fraction that grows back."""
 
 from math import cos, pi
 
@@ -33,12 +33,12 @@ def linear(progress: float, first: float, target: float) -> float:
 
 
 def exponential(progress: float, first: float, target: float) -> float:
-    """Return a sparsity whose log compression grows linearly: each mask update prunes the same share of the rest.
+    """Return a sparsity with linear log compression: each mask update prunes the same fraction of the kept weights.
 
     It is `1 - (1 - first) * ((1 - target) / (1 - first)) ** progress`; arguments as for `cubic`.
 
     Examples:
-        >>> [round(exponential(i / 3, 0.5, 0.9375), 4) for i in range(4)]  # the rest is halved three times
+        >>> [round(exponential(i / 3, 0.5, 0.9375), 4) for i in range(4)]  # halved three times
         [0.5, 0.75, 0.875, 0.9375]
     """
     return float(1 - (1 - first) * ((1 - target) / (1 - first)) ** progress)
@@ -47,9 +47,9 @@ def exponential(progress: float, first: float, target: float) -> float:
 def at_target(progress: float, first: float, target: float) -> float:
     """Return the target at every mask update; arguments as for `cubic`.
 
-    `one-shot` has a single one. With `constant`, weights grow back at each for others. With `alternating`, every second
-    one lets all weights grow back instead, see `dsprune.schedule.build` (Peste et al., AC/DC: Alternating
-    Compressed/DeCompressed Training of Deep Neural Networks, 2021).
+    `one-shot` has a single mask update. With `constant`, weights grow back in place of others at each. With
+    `alternating`, every second one lets all weights grow back, see `dsprune.schedule.build` (Peste et al., AC/DC:
+    Alternating Compressed/DeCompressed Training of Deep Neural Networks, 2021).
     """
     return target
 

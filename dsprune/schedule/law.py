@@ -1,6 +1,6 @@
 """The schedule law: how training and sparsification scale with the target sparsity.
 
-The law is dsprune's own. The paper's guideline is to scale the training, sparsification and learning-rate
+The law is dsprune's. The paper's guideline is to scale the training, sparsification and learning-rate
 schedules with the target, but its formula was not available. The law is fitted to recipes that the authors
 published: oBERT's runs of 30 epochs (7 mask updates, the first to 0.7, for targets of 0.8 to 0.97) and those for
 MLPerf (the first mask update to 0.25 for a target of 0.5, and to 0.7 for 0.95).
@@ -31,42 +31,42 @@ __all__ = [
 ]
 
 ALPHA = 0.4
-"""Share of the target's log compression that the first mask update reaches. The MLPerf recipes give 0.415 (0.25 for
+"""Fraction of the target's log compression at the first mask update. The MLPerf recipes give 0.415 (0.25 for
 0.5) and 0.402 (0.7 for 0.95); oBERT's first sparsity of 0.7 gives 0.52 for a target of 0.9, and 0.34 for 0.97."""
 
 REFERENCE_SPARSITY, REFERENCE_EPOCHS, REFERENCE_UPDATES = 0.9, 30, 7
-"""The oBERT recipe that lengths and mask updates are scaled from."""
+"""The oBERT recipe, from which lengths and mask updates are scaled."""
 
 RECOVERY, LONGEST_RECOVERY, RECOVERY_STEPS = Fraction(4, 30), Fraction(4, 10), 40
-"""Share of the run after the last mask update, the largest one, and the steps it should have: see `recovery_steps`."""
+"""Largest fraction of the run after the last mask update, and the desired number of steps: see `recovery_steps`."""
 
 DENSE = Fraction(2, 30)
-"""Share of the run before the first mask update; a pretrained model may get more, see `dense_steps`."""
+"""Fraction of the run before the first mask update; a pretrained model may get more, see `dense_steps`."""
 
 LONGEST_DENSE, DENSE_STEPS = Fraction(3, 10), 300
-"""Largest share of a pretrained model's run before the first mask update, and the steps it should have."""
+"""Largest fraction of a pretrained model's run before the first mask update, and the desired number of steps."""
 
 WARMUP: Mapping[Start, Fraction] = {"pretrained": Fraction(1, 2), "fine-tuned": Fraction(1)}
-"""Share of the dense phase in which the learning rate rises."""
+"""Fraction of the dense phase in which the learning rate rises."""
 
 SHORTEST_INTERVAL = 60
-"""Steps between two mask updates from which on the learning rate returns to its peak at each of them.
+"""Smallest number of steps between two mask updates for a learning-rate rewind at each.
 
-A return to the peak throws the loss up, which takes steps to recover from. Measured with Fisher pruning to 90 % from a
-fine-tuned model, one seed, with and without returns (`scripts/results/recovery`, validation and test split):
+After a rewind the loss rises, and needs steps to recover. Measured with Fisher pruning to 90 % from a
+fine-tuned model, one seed, with and without rewinds (`scripts/results/recovery`, validation and test split):
 
 - 77 intents, updates 12 steps apart: 84.0 and 86.4, 83.5 and 84.6 %; 41 steps apart: 89.2 and 91.0, 87.7 and 89.9 %
   (the last without the low rate of the dense phase); 125 steps apart: 92.2 and 92.6, 90.7 and 90.6 %.
 - Movie reviews, 36 steps apart: 82.5 and 82.4, 84.4 and 83.2 %.
 
-So with a peak that is scaled with the target, returns bring nothing that one seed can show, and cost accuracy where the
-run is short. The published recipes have them, with thousands of steps between two updates, and with magnitude at a low
-rate they pay: 40 and 53 steps apart they are 12.4 and 3.2 points ahead of one decay (docs/results-0.1.md).
+So with a peak that is scaled with the target, rewinds show no gain with one seed, and cost accuracy in short runs. The
+published recipes have rewinds, with thousands of steps between two updates. With magnitude at a low rate they help: 40
+and 53 steps apart they are 12.4 and 3.2 points ahead of one decay (docs/results-0.1.md).
 """
 
 
 def rewinds_at_updates(interval: int) -> bool:
-    """Return whether the learning rate returns to its peak at each mask update, given the least steps between two.
+    """Return whether to rewind the learning rate at each mask update, given the smallest number of steps between two.
 
     Examples:
         >>> rewinds_at_updates(41), rewinds_at_updates(11_000)
@@ -90,7 +90,7 @@ def first_sparsity(target: float) -> float:
 def dense_steps(start: Start, total_steps: int, steps_per_epoch: int) -> int:
     """Return the number of steps before the first mask update.
 
-    It is 2/30 of the run, the share of the oBERT recipe. A pretrained model has to learn the task first: it gets one
+    It is 2/30 of the run, the fraction of the oBERT recipe. A pretrained model has to learn the task first: it gets one
     epoch or 300 steps, whichever is longer, but at most 3/10 of the run. Measured with one seed each, accuracy in per
     cent: GTS on MAWPS, 80 % sparse in 480 steps, with 20, 30 and 50 % of the run dense: 52.3, 64.3 and 74.5; 77
     intents, 90 % sparse in 312 steps, with 30 and 50 %: 87.5 and 84.2.
@@ -110,7 +110,7 @@ def dense_steps(start: Start, total_steps: int, steps_per_epoch: int) -> int:
 def dense_peak(start: Start, rate: LearningRate) -> float:
     """Return the peak of the dense phase, as a fraction of the run's.
 
-    A pretrained model learns the task at the rate of dense fine-tuning, where the recipe has it. Measured with one seed
+    A pretrained model learns the task at the rate of dense fine-tuning, if the recipe sets it. Measured with one seed
     each, against the peak of the run: word problems with a new tree decoder 31.3 and 18.8 %, 77 intents 91.0 and 90.2.
 
     A fine-tuned model would forget at the full rate. Measured with a student that starts at its teacher: 13 steps at
@@ -124,8 +124,8 @@ def dense_peak(start: Start, rate: LearningRate) -> float:
 def recovery_steps(total_steps: int) -> int:
     """Return the number of steps after the last mask update.
 
-    It is 4/30 of the run, the share of the oBERT recipe. A short run gets more, because a model needs a number of steps
-    to recover rather than a share: 40 steps, but at most 4/10 of the run. Measured with Fisher pruning to 97 % in 94
+    It is 4/30 of the run, the fraction of the oBERT recipe. A short run gets more, because recovery needs a number of
+    steps, not a fraction of the run: 40 steps, but at most 4/10 of the run. Measured with Fisher pruning to 97 % in 94
     steps from a fine-tuned model (`scripts/results/recovery`, 77 intents, three seeds, of 1,540 validation questions):
     81.8 ± 0.6 % with 37 steps, 79.8 ± 0.5 % with 13.
 
@@ -175,7 +175,7 @@ def scaled_to(recipe: Recipe, target: float) -> Recipe:
     """Return a recipe that prunes with another target sparsity, and with its schedule scaled.
 
     Lengths in epochs or steps and the number of mask updates are multiplied by the ratio of the targets' log
-    compressions, and the first mask update keeps its share of the log compression. A peak that the law scales from
+    compressions, and the first mask update keeps its fraction of the log compression. A peak that the law scales from
     `learning_rate.dense` is scaled again. Distances between mask updates and lengths in percent do not change.
     """
     pruning = recipe.pruning

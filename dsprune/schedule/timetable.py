@@ -14,10 +14,10 @@ __all__ = ["MaskUpdate", "Phase", "Timetable"]
 Phase = Literal["dense", "prune", "recover"]
 
 MAX_STEPS = 10**12
-"""More than any run takes."""
+"""Upper bound on the steps of a run."""
 
 NUM_DRAWN = 2000
-"""Steps at which a learning rate is drawn that is not made of lines."""
+"""Number of steps at which to draw a learning rate that is not piecewise linear."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Timetable:
     decay_factor: float = 0.5
 
     def __post_init__(self) -> None:
-        """Check what a damaged file may hold."""
+        """Check the values, which may come from a damaged file."""
         fractions = (self.dense_final, self.interval_final, self.final, self.initial, self.decay_factor)
         steps = [update.step for update in self.updates]
         sparsities = [update.sparsity for update in self.updates]
@@ -103,7 +103,7 @@ class Timetable:
         return self.updates[place] if place < len(self.updates) else None
 
     def update_progress(self, update: MaskUpdate) -> float:
-        """Return where a mask update lies between the first, at 0, and the last, at 1; 1 for a single one."""
+        """Return the position of a mask update between the first (0) and the last (1); 1 for a single one."""
         first, last = self.updates[0].step, self.updates[-1].step
         return (update.step - first) / (last - first) if last > first else 1.0
 
@@ -159,7 +159,7 @@ class Timetable:
         return peak * (first + (last - first) * self._share(progress))
 
     def height(self, step: int) -> float:
-        """Return how high on its curve a step is: 1 at a peak, 0 where the warm-up starts and a decay ends."""
+        """Return the height of the curve at a step: 1 at a peak, 0 at the start of a warm-up and the end of a decay."""
         _, step, _, progress = self._place(step)
         return self._share(progress) if step < self.warmup_steps else 1 - self._share(progress)
 
@@ -175,11 +175,11 @@ class Timetable:
         return start, step, end, min(1.0, (step - start) / max(1, stop - start))
 
     def _share(self, progress: float) -> float:
-        """Return the share of the way that the curve has gone."""
+        """Return the height of the curve."""
         return progress if self.curve == "linear" else (1 - cos(pi * progress)) / 2
 
     def lr_corners(self) -> list[int]:
-        """Return the steps to draw the learning rate at, which is linear between them, or nearly so."""
+        """Return the steps at which to draw the learning rate, which is (almost) linear between them."""
         turns = [
             *(update.step for update in self.updates),
             *self.rewinds,

@@ -1,4 +1,4 @@
-"""When a run saves a checkpoint, and which checkpoints it keeps."""
+"""Save checkpoints of a run, and choose which to keep."""
 
 import shutil
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class Checkpointer:
         run: the run's folder.
         ranks: this process among all.
         engine: the engine to save.
-        meter: saved with the engine.
+        meter: its state is saved with the engine.
         tracker: its state is saved with the engine.
         status: shows the newest checkpoint.
         resumed: client state of the checkpoint that the run resumes from; None for a new run.
@@ -59,7 +59,7 @@ class Checkpointer:
         return self._engine.applied_steps % self._every == 0
 
     def update_best(self, metrics: dict[str, float]) -> bool:
-        """Return whether an evaluation is the best so far, and its checkpoint is to be kept.
+        """Return whether an evaluation is the best so far; its checkpoint is then kept.
 
         The first metric is compared, and only after the last mask update: a denser model may have better metrics,
         but not the target sparsity.
@@ -79,7 +79,7 @@ class Checkpointer:
 
         Raises:
             RunFailedError: a loss is NaN or inf, so the weights may be too; or the checkpoint cannot be written.
-                Earlier checkpoints stay.
+                Earlier checkpoints are kept.
         """
         if self._engine.global_steps == self._saved:
             return
@@ -105,7 +105,7 @@ class Checkpointer:
 
     @contextmanager
     def _explain_failure(self) -> Iterator[None]:
-        """Remove a checkpoint that cannot be written, which makes room, and explain why in one line."""
+        """Remove a checkpoint that cannot be written, to free space, and explain why in one line."""
         try:
             with explain_lost_ranks():
                 yield

@@ -1,4 +1,4 @@
-"""What a run keeps in its checkpoints beside the engine: where its log ends, and the best evaluation so far."""
+"""The state of a run in its checkpoints, in addition to the engine's: the end of its log, and the best evaluation."""
 
 from pydantic import BaseModel
 
@@ -19,7 +19,7 @@ class Best(BaseModel):
 
 
 class ClientState(BaseModel):
-    """What a checkpoint has under `CLIENT`.
+    """The entry `CLIENT` of a checkpoint.
 
     Attributes:
         best: the best evaluation so far.

@@ -1,4 +1,4 @@
-"""Show the progress of a run on its first rank: a bar on a terminal, elsewhere a line every 30 seconds."""
+"""Show the progress of a run on its first rank: a bar on a terminal, otherwise a line every 30 seconds."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -36,7 +36,7 @@ class Display:
         self._bar.update(self._task, completed=step)
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
-        """Show what was logged: beside the bar, or in a line of its own if the last one is `EVERY` seconds ago."""
+        """Show logged values next to the bar, or in a line if the last line is at least `EVERY` seconds old."""
         note = describe_step(metrics)
         self._bar.update(self._task, note=note)
         now = time.monotonic()
@@ -47,7 +47,7 @@ class Display:
 
     @contextmanager
     def doing(self, what: str) -> Iterator[None]:
-        """Show what the run does in the block, between two steps."""
+        """Show the activity of the run in the block, between two steps."""
         self._bar.update(self._task, description=f"{self._name}: {what}", refresh=True)
         with waiting(self._console, what) if self._bar.disable else nullcontext():
             yield
@@ -55,7 +55,7 @@ class Display:
 
 
 def describe_metrics(metrics: Mapping[str, float]) -> str:
-    """Return the metrics of an evaluation in words.
+    """Describe the metrics of an evaluation.
 
     Examples:
         >>> describe_metrics({"accuracy": 0.5, "f1": 0.25})
@@ -65,7 +65,7 @@ def describe_metrics(metrics: Mapping[str, float]) -> str:
 
 
 def describe_step(metrics: dict[str, Any]) -> str:
-    """Return loss, sparsity and learning rate in words."""
+    """Describe loss, sparsity and learning rate."""
     return (
         f"loss {metrics['loss']:.4f}, sparsity {percent(metrics.get('sparsity_prunable', 0.0))}, "
         f"learning rate {metrics['learning_rate']:.2e}"

@@ -45,7 +45,7 @@ def evaluate(
         collate: from `task.collate`.
         batch_size: examples of one forward pass on one rank.
         device: device of the model.
-        comm: ranks that share the work; None = this process alone.
+        comm: ranks that share the work; None = only this process.
         has_bar: whether to show a bar on a terminal.
     """
     comm = comm or Comm()
@@ -102,7 +102,7 @@ def evaluate_model(
 def evaluate_command(
     path: str, settings: TaskSettings, batch_size: int, ranks: Ranks
 ) -> dict[str, float] | None:
-    """Run `evaluate_model` on the ranks of a launcher, and return the metrics on the first rank, else None.
+    """Run `evaluate_model` on the ranks of a launcher; return the metrics on the first rank, None on others.
 
     Collective: every rank must call this.
     """

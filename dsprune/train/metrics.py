@@ -1,4 +1,4 @@
-"""The metrics of a training run: the meter that adds up losses, and what is logged of steps and mask updates."""
+"""The metrics of a training run: the meter that sums losses, and the logged values of steps and mask updates."""
 
 import math
 import time
@@ -16,15 +16,15 @@ from dsprune.ranks.ranks import current_ranks
 __all__ = ["Meter", "diverged", "step_metrics", "update_metrics"]
 
 MAX_SKIPPED = 100
-"""Steps in a row that may overflow. A loss scale of fp16 that starts at 2**16 needs about thirty to settle."""
+"""Largest number of consecutive steps that overflow. A loss scale of fp16 from 2**16 settles in about thirty."""
 
 
 class Meter:
-    """Adds up the losses of applied steps on their device, and copies them to the host only on `read`.
+    """Sums the losses of applied steps on their device, and copies them to the host only in `read`.
 
     Args:
         device: device of the losses.
-        names: the losses to add up; `loss` is the one that is minimized, the others are its parts.
+        names: the losses to sum; `loss` is minimized, the others are its parts.
     """
 
     def __init__(self, device: torch.device, names: Sequence[str] = ("loss",)) -> None:
@@ -60,7 +60,7 @@ class Meter:
             )
 
     def read(self) -> dict[str, float]:
-        """Return the mean losses over ranks and the seconds a step, since the last reading.
+        """Return the mean losses over ranks and the seconds per step, since the last reading.
 
         Collective: every rank must call this.
         """
@@ -89,7 +89,7 @@ class Meter:
 
 
 def step_metrics(engine: PruningEngine, meter: Meter, scale: Mapping[str, float]) -> dict[str, Any]:
-    """Return what is logged of the steps since the last reading: also the rate of each pattern of `scale`.
+    """Return the values to log for the steps since the last reading, with the rate of each pattern of `scale`.
 
     Collective: every rank must call this.
 
@@ -98,7 +98,7 @@ def step_metrics(engine: PruningEngine, meter: Meter, scale: Mapping[str, float]
     """
     step = engine.applied_steps - 1  # just taken; the engine's own learning rate is already the next one
     multiplier = engine.timetable.lr_multiplier(step)
-    values, norm = meter.read(), engine.get_global_grad_norm()  # None where DeepSpeed computes none
+    values, norm = meter.read(), engine.get_global_grad_norm()  # None if DeepSpeed computes none
     if not math.isfinite(values["loss"]):
         raise RunFailedError(diverged(engine.applied_steps))
     return {
@@ -115,7 +115,7 @@ def step_metrics(engine: PruningEngine, meter: Meter, scale: Mapping[str, float]
 
 
 def update_metrics(engine: PruningEngine) -> dict[str, Any]:
-    """Return what is logged of a mask update. Collective: every rank must call this."""
+    """Return the values to log for a mask update. Collective: every rank must call this."""
     pruner = engine.pruner
     assert pruner is not None
     assert pruner.last_update is not None

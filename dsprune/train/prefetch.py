@@ -1,4 +1,4 @@
-"""Batches that are made ahead of time, in another thread, while the accelerator computes."""
+"""Make batches ahead of time in another thread, while the accelerator computes."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 def prefetched(batches: Iterator[T], ahead: int = 2) -> Iterator[T]:
-    """Yield the batches of an endless iterator in their order; an error comes where its batch would have come.
+    """Yield the batches of an endless iterator in order; an error is raised in place of its batch.
 
-    Another thread reads and collates `ahead` batches before they are asked for.
+    Another thread reads and collates up to `ahead` batches in advance.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
         made = deque(thread.submit(next, batches) for _ in range(ahead))

@@ -1,4 +1,4 @@
-"""All that training would refuse, checked before ranks are joined and extensions compiled; `dsprune plan` shows it."""
+"""Check everything that training would refuse, before ranks are joined and extensions compiled."""
 
 import os
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ class Prepared:
 
     Attributes:
         path: folder or hub name of the model.
-        config: the ds_config as resolved.
+        config: the resolved ds_config.
         tokenizer: encodes for the model.
         task: encodes, predicts and scores examples.
         data: encoded training examples.
@@ -53,9 +53,9 @@ class Prepared:
         plan: the order of the training examples.
         timetable: the mask updates and the learning rate.
         model: the model to train, on the meta device.
-        weights: those that are pruned; none without pruning.
+        weights: the weights to prune; empty without pruning.
         vocabulary: the embedding rows to train; None for all.
-        source: what the teacher logits store is made from; None without a store.
+        source: the input of the teacher logits store; None without a store.
     """
 
     path: str
@@ -72,7 +72,7 @@ class Prepared:
     source: Source | None
 
     def remarks(self) -> Iterator[str]:
-        """Yield one line for each oddity of model and data that training accepts."""
+        """Yield one line for each unusual property of model and data that training accepts."""
         yield from padding_remarks(self.path, load_config(self.path), self.tokenizer)
         train = Examples(self.task, "train", self.data)
         validation = Examples(self.task, "validation", self.validation)
@@ -82,9 +82,9 @@ class Prepared:
 
 
 def preflight(recipe: Recipe, ranks: Ranks) -> Prepared:
-    """Check and prepare all of a recipe that can be checked without its ranks and weights.
+    """Check and prepare everything that needs neither other ranks nor weights.
 
-    Not collective: `ranks` need not be joined, and every rank checks all.
+    Not collective: `ranks` need not be joined, and every rank checks everything.
 
     Raises:
         UserError: the recipe, its data, its model, its teacher and its ds_config do not fit together.
@@ -149,7 +149,7 @@ def _is_complete(settings: Distillation) -> bool:
 
 
 def _check_store(settings: Distillation, source: Source) -> None:
-    """Check that the store matches, complete or not, without reading all of it."""
+    """Check that a complete or partial store matches, without reading all of it."""
     folder = Path(str(settings.store))
     if _is_complete(settings):
         open_matching_store(folder, settings, source, ALONE, torch.device("cpu"), verify=False)
@@ -158,17 +158,17 @@ def _check_store(settings: Distillation, source: Source) -> None:
 
 
 def start_model(task: Task, settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Return the model that a run starts from: opened for the task, and changed as the recipe asks.
+    """Return the initial model of a run: opened for the task, and changed by the recipe.
 
     Raises:
-        UserError: the model cannot be opened, does not fit the task, or cannot be changed so.
+        UserError: the model cannot be opened, does not fit the task, or cannot be changed.
     """
     with changing(Changes(settings.new_head, settings.resize_embeddings)):
         return keep_layers(task.build_model(settings.path, tokenizer), settings.layers)
 
 
 def _check_monitor(config: dict[str, Any]) -> None:
-    """Check that DeepSpeed's own monitor can log in, for it ends the run otherwise."""
+    """Check that DeepSpeed's monitor can log in, because otherwise it ends the run."""
     is_on = (config.get("wandb") or {}).get("enabled") is True
     if is_on and os.environ.get("WANDB_MODE", "online") in ("online", "") and not has_wandb_key():
         raise UserError(

@@ -1,4 +1,4 @@
-"""Where a run starts: from its model, from its own newest checkpoint, or from a checkpoint of another run."""
+"""The start of a run: from its model, from its newest checkpoint, or from a checkpoint of another run."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,17 +31,17 @@ MAY_CHANGE = (
     *("name", "output", "deepspeed", "precision", "budget.micro_batch", "distillation.store"),
     *("tracking", "checkpoints", "timeout"),
 )
-"""Settings that may change when a run is resumed: they move the result by round-off at most."""
+"""Settings that may change when a run is resumed: they change the result only by rounding."""
 
 
 @dataclass(frozen=True)
 class StartPoint:
-    """Where a run starts.
+    """The start of a run.
 
     Attributes:
-        tags: folders of checkpoints, of which the first good one is loaded; empty = start from the model.
-        is_own: whether they are the run's own checkpoints, so that its log is continued, too.
-        lost: why the latest checkpoint is not among them; None if it is.
+        tags: folders of checkpoints; the first good one is loaded. Empty = start from the model.
+        is_own: whether they are the run's own checkpoints; its log is then continued.
+        lost: why the latest checkpoint is missing in `tags`; None if it is not.
     """
 
     tags: tuple[Path, ...] = ()
@@ -61,13 +61,13 @@ def run_folder(recipe: Recipe, resume: Path | None) -> RunFolder:
 
 
 def find_start_point(recipe: Recipe, run: RunFolder, resume: Path | None) -> StartPoint:
-    """Find the checkpoints to start from, the run's own ones first.
+    """Find the checkpoints to start from: the run's own, then those at `resume`.
 
-    After these come those at `resume`, the folder of a run, of its checkpoints or of one checkpoint.
+    `resume` is the folder of a run, of its checkpoints or of one checkpoint.
 
     Raises:
-        UserError: the folder holds an unfinished run of another recipe or without complete checkpoints, or there is
-            no checkpoint at `resume`.
+        UserError: the folder holds an unfinished run of another recipe or without complete checkpoints, or `resume` has
+            no checkpoint.
     """
     if own := complete_tags(run.checkpoints):
         if difference := next(_differences(load_recipe(str(run.recipe)), recipe), None):
@@ -109,7 +109,7 @@ def _why_lost(checkpoints: Path, complete: Sequence[Path]) -> str | None:
 
 
 def check_vocabulary(start: StartPoint, vocabulary: Vocabulary | None) -> None:
-    """Check that the checkpoints to start from have the embedding rows that this run trains.
+    """Check that the checkpoints have the embedding rows that this run trains.
 
     Raises:
         UserError: they have others.
@@ -125,7 +125,7 @@ def check_vocabulary(start: StartPoint, vocabulary: Vocabulary | None) -> None:
 
 
 def data_remarks(run: RunFolder, digests: Mapping[str, str]) -> list[str]:
-    """Say which data are not those that an unfinished run began with."""
+    """Yield a line for each split of the data that has changed since an unfinished run began."""
     then = read_start(run.start).data
     return [
         f"task.{split}: other examples than those that the run began with: its result belongs to neither"
@@ -148,13 +148,13 @@ def restore(
     Collective: every rank must call this.
 
     Args:
-        engine: holds the model; the checkpoint is loaded into it.
-        meter: continues from the sums of the run's own checkpoint.
+        engine: the engine to load the checkpoint into.
+        meter: restored from the run's own checkpoint.
         start: the start point.
         model: folder of the model.
-        masks_from: what to do with zeros that have no masks.
+        masks_from: how to treat zeros without masks.
         ranks: this process among all.
-        console: where the start is reported.
+        console: prints the start.
 
     Returns:
         The client state of the run's own checkpoint; None for a new run.

@@ -22,11 +22,11 @@ class RunFolder:
 
     Attributes:
         path: the folder.
-        recipe: the recipe as resolved, defaults filled in.
-        ds_config: the DeepSpeed config as resolved, without any "auto".
+        recipe: the resolved recipe, with all defaults.
+        ds_config: the resolved DeepSpeed config, without "auto".
         vocabulary: the tokens whose embedding rows are trained, with `model.vocabulary: used`; see `Vocabulary`.
         start: command, versions and timetable of the newest start.
-        metrics: training metrics, evaluations and mask updates, one JSON object a line.
+        metrics: training metrics, evaluations and mask updates, one JSON object per line.
         status: state and progress of the run, see `dsprune.train.status_file`.
         checkpoints: DeepSpeed checkpoints, with the masks in each tag's folder.
         model: the Hugging Face model, with its masks.
@@ -53,7 +53,7 @@ class RunFolder:
         """Return this folder, unless its run is finished.
 
         Raises:
-            UserError: the folder holds a finished run, or files of it are elsewhere.
+            UserError: the folder holds a finished run, or some of its files are links.
         """
         if self.summary.exists():
             raise UserError(
@@ -66,7 +66,7 @@ class RunFolder:
         """Check that the folder was not removed while the run uses it.
 
         Raises:
-            UserError: it was.
+            UserError: the folder was removed.
         """
         if not self.recipe.is_file():
             raise UserError(
@@ -74,10 +74,10 @@ class RunFolder:
             )
 
     def check_own(self) -> None:
-        """Check that the run's files are not elsewhere: the run truncates, replaces and removes them.
+        """Check that the run's files are not links, because the run truncates, replaces and removes them.
 
         Raises:
-            UserError: one is a symbolic link.
+            UserError: a file is a symbolic link.
         """
         for path in (self.checkpoints, self.metrics):
             if path.is_symlink():
@@ -94,7 +94,7 @@ class RunFolder:
         )
 
     def begin(self, recipe: Recipe, ds_config: dict[str, Any], *, is_new: bool) -> None:
-        """Write recipe and ds_config as resolved; a new run removes metrics and checkpoints of an earlier one."""
+        """Write the resolved recipe and ds_config. A new run removes metrics and checkpoints of an earlier one."""
         replace_text(self.recipe, dump_recipe(recipe))
         replace_text(self.ds_config, json.dumps(ds_config, indent=2) + "\n")
         if is_new:
@@ -121,10 +121,10 @@ class RunFolder:
 
 
 def made_by(run: RunFolder, *, step: int | None = None, audit: str | None = None) -> Made:
-    """Return how a model of a run was made, for its card; nothing of a folder that is not a run.
+    """Return how a model of a run was made, for its card; empty for a folder that is not a run.
 
-    The metrics belong to the model at the end of the run: `step` is that of another one. `audit` is the result of its
-    audit in words.
+    The metrics are those of the model at the end of the run; `step` is the step of another model. `audit` describes
+    the result of the audit.
     """
     if not run.recipe.is_file():
         return Made()

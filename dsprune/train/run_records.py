@@ -1,4 +1,4 @@
-"""What a run records as JSON: `summary.json`, `start.json` and the lines of `metrics.jsonl`."""
+"""The JSON records of a run: `summary.json`, `start.json` and the lines of `metrics.jsonl`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,8 +28,8 @@ class Summary(_Open):
         metrics: the metrics of the model by name, the headline metric first.
         sparsity: fraction of zeros of the `prunable` weights and of all of the `model`.
         steps: number of applied optimizer steps.
-        seconds: how long the last start of the run took.
-        validation_examples: number of examples behind the metrics; None in runs that did not record it.
+        seconds: duration of the run since its last start.
+        validation_examples: number of evaluated examples; None in runs that did not record it.
     """
 
     metrics: dict[str, float]
@@ -46,7 +46,7 @@ class Start(_Open):
         command: the command.
         world_size: number of ranks.
         device: their device.
-        versions: of the packages, by name.
+        versions: version of each package, by name.
         timetable: the run's timetable.
         data: a digest of the encoded examples, by split.
     """
@@ -60,7 +60,7 @@ class Start(_Open):
 
 
 class _Row(_Open):
-    """The keys of a row that are read by their names. Other numbers may be logged as texts, such as nan."""
+    """The keys of a row that dsprune reads. Other numbers may be logged as text, such as nan."""
 
     step: Count
     seconds_per_step: Seconds | None = None
@@ -76,7 +76,7 @@ class _Row(_Open):
 
 
 def read_summary(path: Path) -> Summary | None:
-    """Read a `summary.json`; None if there is none, so that the run is not finished.
+    """Read a `summary.json`; None if there is none, that is, if the run is not finished.
 
     Raises:
         UserError: the file is damaged.

@@ -56,7 +56,7 @@ class Parts:
     objective: DistillationObjective | None
 
     def micro_batches(self, rank: int) -> Iterator[MicroBatch]:
-        """Return a rank's endless micro-batches, from the engine's position in the data on.
+        """Return a rank's endless micro-batches, starting at the engine's position in the data.
 
         A step that is skipped on overflow uses up its examples.
         """
@@ -69,7 +69,7 @@ class Parts:
         loader = DataLoader(
             self.data, batch_sampler=sampler, collate_fn=collate, generator=generator, pin_memory=not on_cpu
         )
-        # On a CPU the thread would take its time from the step.
+        # On a CPU the thread would compete with the step.
         return iter(loader) if on_cpu else prefetched(iter(loader))
 
     @property
@@ -89,13 +89,13 @@ class Parts:
 
 
 def assemble(recipe: Recipe, prepared: Prepared, ranks: Ranks, console: Console) -> Parts:
-    """Build what is left: teacher, model and engine. Collective: every rank must call this.
+    """Build teacher, model and engine. Collective: every rank must call this.
 
     Args:
         recipe: the recipe of the run.
         prepared: from `preflight`.
         ranks: this process among all.
-        console: where the first rank prints.
+        console: prints on the first rank.
 
     Raises:
         UserError: ranks have other data, or the weights of model or teacher cannot be read.

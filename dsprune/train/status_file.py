@@ -33,15 +33,15 @@ class Status(Record):
         host: the host of rank 0.
         pid: process id of rank 0.
         world_size: number of ranks.
-        process_started: seconds from the start of the host to that of the process, which no change of the clock
-            affects; with `pid` it identifies the process. None = not known.
+        process_started: seconds from the start of the host to the start of the process, independent of the clock; with
+            `pid` it identifies the process. None = unknown.
         started: when the run started, in seconds since 1970.
         updated: when the file was written, in seconds since 1970.
         step: number of applied optimizer steps.
         total_steps: the last step of the timetable.
         phase: phase of the schedule: `dense`, `prune` or `recover`.
         sparsity: fraction of zeros of the prunable weights.
-        loss: mean loss of the steps up to the newest log line, since the one before.
+        loss: mean loss of the steps between the last two log lines.
         checkpoint: tag of the newest complete checkpoint.
     """
 
@@ -75,7 +75,7 @@ def read_status(path: Path) -> Status:
 
 
 def seconds_after_boot(process: psutil.Process) -> float:
-    """Return when a process started, in seconds after its host did: the system's clock may be set meanwhile."""
+    """Return the seconds from the start of the host to the start of a process, independent of the system's clock."""
     return float(process.create_time() - psutil.boot_time())
 
 
@@ -86,7 +86,7 @@ class StatusFile:
     `stopped` after a `StoppedError` or a signal, or `failed` after any other error, with its first line.
 
     Args:
-        path: of the file.
+        path: path of the file.
         ranks: this process among all.
         **known: fields of `Status` that are known at the start.
     """
@@ -129,7 +129,7 @@ class StatusFile:
             self._write()
 
     def fail(self, reason: str) -> None:
-        """Write that the run failed, when the process is about to end without leaving the context."""
+        """Write that the run failed, just before the process ends without leaving the context."""
         self._set(state="failed", reason=reason)
         self._write()
 

@@ -1,4 +1,4 @@
-"""Requests to stop before the end, which all ranks obey after the same step.
+"""Requests to stop early, which all ranks obey after the same step.
 
 A request is a signal, a deadline, a stop file or the loss of the launcher. After every step the ranks reduce their
 requests, on the CPU and in the background. The result is read after the next step, so no rank waits for it, and all
@@ -27,7 +27,7 @@ POLL_INTERVAL = 1.0
 
 
 class Reason(IntEnum):
-    """A reason to stop. If there are several, the largest is reported."""
+    """A reason to stop. Of several reasons, the largest is reported."""
 
     NONE = 0
     LAUNCHER_GONE = 1
@@ -59,7 +59,7 @@ SIGNALS = {number: Reason[number.name] for number in (*END_SIGNALS, signal.SIGUS
 class StopRequests:
     """Collects requests to stop. As a context manager it handles `SIGNALS`.
 
-    Before the first step there is nothing to save, and a signal ends the process at once.
+    Before the first step there is nothing to save, so a signal ends the process at once.
 
     Args:
         ranks: this process among all.
@@ -94,7 +94,7 @@ class StopRequests:
         self._begin_training()
 
     def agreed(self) -> str | None:
-        """Return why to stop now, the same on every rank; None to train on.
+        """Return the reason to stop now, the same on every rank; None to continue.
 
         Collective: every rank must call this, once a step.
         """
@@ -113,7 +113,7 @@ class StopRequests:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         reason = SIGNALS[signal.Signals(number)]
         if reason is Reason.SIGINT and (not self._is_training or self._signalled is Reason.SIGINT):
-            raise KeyboardInterrupt  # before there is something to save, or at the second Ctrl-C
+            raise KeyboardInterrupt  # nothing to save yet, or the second Ctrl-C
         if not self._is_training:
             sys.exit(EXIT_STOPPED)
         self._signalled = max(self._signalled, reason)
@@ -132,9 +132,9 @@ class StopRequests:
 
 
 def _slurm_left() -> float:
-    """Return the seconds up to the end time of the Slurm job; without a job or an end time they have no end.
+    """Return the seconds until the end time of the Slurm job; infinite without a job or an end time.
 
-    A job that has ended, in whose shell or terminal this one was started, has left its time behind.
+    The environment may still hold the time of an ended job, in whose shell this process was started.
     """
     try:
         left = float(os.environ.get("SLURM_JOB_END_TIME", "inf")) - time.time()

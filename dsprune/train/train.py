@@ -1,4 +1,4 @@
-"""`dsprune train`: fine-tune a model, and prune it on the way if the recipe has a pruning section."""
+"""`dsprune train`: fine-tune a model, and prune it during training if the recipe has a pruning section."""
 
 import itertools
 import time
@@ -40,7 +40,7 @@ __all__ = ["train"]
 
 @dataclass(frozen=True)
 class Session:
-    """A run in progress: its parts, and what records, saves and stops it."""
+    """A run in progress: its parts, and the objects that record, save and stop it."""
 
     recipe: Recipe
     ranks: Ranks
@@ -70,9 +70,9 @@ def train(
     Args:
         recipe: the recipe.
         ranks: this process among all.
-        console: where start, progress and end are shown; quiet on other ranks than the first.
+        console: shows start, progress and end; quiet on ranks other than the first.
         resume: folder of a run or of a checkpoint to resume from.
-        masks_from: what to do with zeros that have no masks, in a checkpoint or the model.
+        masks_from: how to treat zeros without masks, in a checkpoint or the model.
         stop_after: seconds after which to stop, with a checkpoint.
 
     Raises:
@@ -80,7 +80,7 @@ def train(
         StoppedError: the run was stopped early, and can be resumed from its newest checkpoint.
         RunFailedError: training failed.
     """
-    find_start_point(recipe, run_folder(recipe, resume), resume)  # for its errors, before anything else
+    find_start_point(recipe, run_folder(recipe, resume), resume)  # its errors come first
     with waiting(console, "reading and encoding the data"):
         prepared = preflight(recipe, ranks)
         check_device(prepared.config)
@@ -137,7 +137,9 @@ def _open_session(
         run.begin(recipe, engine.config, is_new=not start.is_own)
         run.write_start(engine.timetable, ranks.world_size, str(engine.device), parts.digests)
     tracker = Tracker(recipe, run, engine.timetable, ranks, resumed or ClientState())
-    stack.callback(tracker.close, exit_code=1)  # of a run that fails; any other has closed its tracker before
+    stack.callback(
+        tracker.close, exit_code=1
+    )  # for a run that fails; others have already closed their tracker
     step = engine.applied_steps
     status = StatusFile(
         run.status,

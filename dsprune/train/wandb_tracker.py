@@ -16,7 +16,7 @@ from dsprune.utils.text import first_line
 __all__ = ["WeightsAndBiases"]
 
 TIMEOUTS: dict[str, Any] = {"init_timeout": 15, "finish_timeout": 120}
-"""Seconds to wait for the server at the start, and at the end until all is sent. No other call waits."""
+"""Seconds to wait for the server at the start, and at the end until everything is sent. No other call waits."""
 
 
 class WeightsAndBiases:
@@ -76,7 +76,7 @@ class WeightsAndBiases:
         self._call(lambda: self._finish(step, summary, tensor_sparsity, model))
 
     def close(self, exit_code: int = 0) -> None:
-        """Send what is left, within `TIMEOUTS`."""
+        """Send the remaining values, within `TIMEOUTS`."""
         if exit_code == EXIT_STOPPED:
             self._call(lambda: self._run.mark_preempting())
         self._call(lambda: self._run.finish(exit_code))
@@ -93,9 +93,9 @@ class WeightsAndBiases:
             self._run.log_artifact(artifact)
 
     def _call(self, function: Callable[[], object]) -> None:
-        """Call the client; after its first error, call it no more, so that the run continues.
+        """Call the client. After its first error it is not called again, so that the run continues.
 
-        A signal to all processes of a job ends the client's second process, while the ranks stay to save.
+        A signal to all processes of a job ends the client's second process, while the ranks still save.
         """
         if self._is_lost:
             return

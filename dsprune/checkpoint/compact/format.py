@@ -1,14 +1,14 @@
 """The compact form of a sparse model on disk, format 1.
 
     folder/compact.json                        format, dtype, size and SHA-256 of every other file; written last
-    folder/compact.safetensors                 all tensors by name; of a pruned tensor the kept values only
+    folder/compact.safetensors                 all tensors by name; for a pruned tensor only the kept values
     folder/dsprune.json, masks-*.safetensors   the masks, as in the model folder
     folder/config.json, tokenizer.json, ...    the other files of the model folder
 
 `dsprune.json` lists the pruned tensors and their shapes. Each is stored as a 1-D tensor of its kept values, in the
 order of the flattened tensor. The mask has one bit per weight: bit j of byte i is weight 8 i + j, 1 = kept. Pruned
-weights are +0.0. All other tensors are stored in full, tied ones once. A model of several weight files has as many
-compact ones: `compact-00001-of-00003.safetensors`.
+weights are +0.0. All other tensors are stored in full; tied ones are stored once. Each weight file of the model becomes
+one compact file: `compact-00001-of-00003.safetensors`.
 """
 
 import re
@@ -38,14 +38,14 @@ COMPACT = "compact.json"
 Dtype = Literal["fp16", "bf16"]
 
 WEIGHTS = (".safetensors", ".index.json", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".pkl")
-"""How the names of weight files end. A compact folder holds its own in their place, and never a pickle."""
+"""Endings of the names of weight files, which a compact folder replaces."""
 
 
 class CompactManifest(Record):
     """The content of `compact.json`.
 
     Attributes:
-        dtype: the number format that all floating-point tensors were rounded to; None = as trained.
+        dtype: the dtype to which all floating-point tensors were rounded; None = as trained.
         files: every other file of the folder, by its name.
     """
 
@@ -72,7 +72,7 @@ def weight_files(manifest: CompactManifest) -> list[str]:
 
 
 def carried_files(names: Iterable[str], masks: MaskManifest) -> list[str]:
-    """Return those of the files of a folder that its compact form shares: all but weights, and the masks."""
+    """Return the files of a folder that its compact form keeps: the masks, and all files except weights."""
     others = (name for name in names if not name.endswith(WEIGHTS) and name != COMPACT)
     return [*others, *(entry.file for entry in masks.files)]
 
@@ -99,7 +99,7 @@ def read_compact_manifest(folder: Path) -> CompactManifest:
 
 
 def check_listed(folder: Path, manifest: CompactManifest, masks: MaskManifest) -> None:
-    """Check that `compact.json` lists the files without which there is no model.
+    """Check that `compact.json` lists all files that the model needs.
 
     Raises:
         UserError: it does not.

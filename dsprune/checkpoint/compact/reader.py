@@ -1,4 +1,4 @@
-"""Read a compact folder: its tensors in full, a model in memory, or the usual model folder."""
+"""Read a compact folder as complete tensors, as a model in memory, or as a model folder."""
 
 import json
 import shutil
@@ -33,16 +33,16 @@ _WAY_OUT = "use the version of transformers that wrote it, or dsprune.read_compa
 
 
 def read_compact(folder: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a compact folder, by the names that they have in the model folder.
+    """Read the tensors of a compact folder, by their names in the model folder.
 
     Args:
         folder: folder that `dsprune export --compact` wrote.
 
     Returns:
-        All tensors in full, pruned weights as +0.0; a tied one under one name, as in the model folder.
+        All complete tensors, pruned weights as +0.0; a tied tensor has one name, as in the model folder.
 
     Raises:
-        UserError: the folder is no compact model, or a file is missing, damaged or of another format.
+        UserError: the folder is not a compact model, or a file is missing, damaged or of another format.
     """
     files = CompactFiles(Path(folder))
     return {name: files.tensor(name) for names in files.names_by_file.values() for name in names}
@@ -57,7 +57,7 @@ class CompactFiles:
         names_by_file: names of the tensors of each weight file.
 
     Raises:
-        UserError: the folder is no compact model, or a file is missing, damaged or of another format.
+        UserError: the folder is not a compact model, or a file is missing, damaged or of another format.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -77,7 +77,7 @@ class CompactFiles:
         return {"weights": self.tensor(name).view(-1)}
 
     def tensor(self, name: str) -> Tensor:
-        """Return a tensor in full."""
+        """Return a complete tensor."""
         with opened(self.folder / self._file_of[name]) as file:
             values: Tensor = file.get_tensor(name)
         if name not in self._bits:
@@ -91,7 +91,7 @@ class CompactFiles:
             return list(file.keys())
 
     def _check_values(self, name: str) -> None:
-        """Check that there are as many values of a pruned tensor as its mask keeps."""
+        """Check that a pruned tensor has one value for each weight that its mask keeps."""
         if name not in self._file_of:
             raise UserError(f"{self.folder}: no values of {name}: use another copy of the folder")
         path, count = self.folder / self._file_of[name], count_kept(self._bits[name])
@@ -105,7 +105,7 @@ class CompactFiles:
 
 
 def load_compact(folder: str | Path) -> PreTrainedModel:
-    """Load the model of a compact folder, as `from_pretrained` loads the model folder that it was made of.
+    """Load the model of a compact folder, as `from_pretrained` would load its original model folder.
 
     Args:
         folder: folder that `dsprune export --compact` wrote.
@@ -114,7 +114,7 @@ def load_compact(folder: str | Path) -> PreTrainedModel:
         The model of the architecture that config.json names, in evaluation mode.
 
     Raises:
-        UserError: the folder is no compact model, a file is missing, damaged or of another format, or
+        UserError: the folder is not a compact model, a file is missing, damaged or of another format, or
             transformers has no model for these tensors.
     """
     folder = Path(folder)
@@ -133,7 +133,7 @@ def load_compact(folder: str | Path) -> PreTrainedModel:
         )
     except UserError:
         raise
-    except Exception as error:  # whatever the values of a damaged config.json lead to
+    except Exception as error:  # a damaged config.json can raise any error
         reason = first_line(error)
         raise UserError(f"{folder}: transformers cannot build its model ({reason}): {_WAY_OUT}") from error
     wrong = {*found["missing_keys"], *found["unexpected_keys"], *(key[0] for key in found["mismatched_keys"])}
@@ -148,10 +148,10 @@ def load_compact(folder: str | Path) -> PreTrainedModel:
 
 
 def expand_compact(folder: Path, to: Path) -> None:
-    """Write the model folder that a compact folder was made of, one weight file at a time.
+    """Write the original model folder of a compact folder, one weight file at a time.
 
     Raises:
-        UserError: the folder is no compact model, or a file is missing, damaged or of another format.
+        UserError: the folder is not a compact model, or a file is missing, damaged or of another format.
     """
     files = CompactFiles(folder)
     to.mkdir(parents=True, exist_ok=True)

@@ -24,9 +24,9 @@ __all__ = ["write_compact"]
 
 
 def write_compact(model: Path, folder: Path, dtype: Dtype | None = None) -> None:
-    """Write the compact form of a model folder in which `dsprune audit` finds nothing, one weight file at a time.
+    """Write the compact form of a model folder that passes `dsprune audit`, one weight file at a time.
 
-    All floating-point tensors are rounded to `dtype`; None = they stay as they are, bit by bit.
+    All floating-point tensors are rounded to `dtype`; None does not change them.
 
     Raises:
         UserError: the folder has no masks or is damaged, an invariant does not hold, or a value does not fit.

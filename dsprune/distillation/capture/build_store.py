@@ -1,4 +1,4 @@
-"""Making the store of a recipe's teacher, or completing a partial one."""
+"""Build the store of a recipe's teacher, or complete a partial one."""
 
 import shutil
 from contextlib import ExitStack
@@ -47,8 +47,8 @@ def build_store(
     every rank must call this, and all ranks must see the folder.
 
     Raises:
-        UserError: the folder holds something else or the disk has too little room, both before the teacher runs; or
-            the outputs cannot be stored.
+        UserError: the folder holds other files or the disk is too small, both before the teacher runs; or the outputs
+            cannot be stored.
     """
     # Loaded on first use, because a complete store needs no teacher.
     load_teacher = cache(lambda: TeacherModel(source, execution))
@@ -82,7 +82,7 @@ def build_store(
 
 
 def find_matching_store(folder: Path, settings: Distillation, origin: dict[str, str]) -> ExistingStore | None:
-    """Find the store of an earlier capture, and check that it is of this recipe."""
+    """Find the store of an earlier capture, and check that it matches this recipe."""
     existing = find_store(folder) if folder.is_dir() else None
     if existing is not None:
         check_origin(folder, existing.origin, origin)
@@ -98,7 +98,7 @@ def _choose_spec(
     ranks: Ranks,
     console: Console,
 ) -> StoreSpec:
-    """Return the kind in the recipe, or the smallest accurate one. Collective: every rank must call this."""
+    """Return the recipe's kind, or the smallest accurate one. Collective: every rank must call this."""
     specs = candidates(settings, teacher)
     if not specs:
         raise UserError(
@@ -131,7 +131,7 @@ def _begin(folder: Path, plan: StorePlan, until_finished: ExitStack) -> list[int
 
 
 def describe_records(num_records: int, num_examples: int) -> str:
-    """Return the number of records, and why there are fewer than examples.
+    """Describe the number of records, and why there are fewer than examples.
 
     Examples:
         >>> describe_records(9060, 9062)

@@ -23,7 +23,7 @@ KL_BOUND = 1e-3
 """The largest mean error, in nats per row, that `distillation.kind: auto` accepts."""
 
 FEW_CLASSES = 256
-"""Outputs with so many classes are small, and some mark a class that does not take part: `auto` does not pack them."""
+"""`auto` does not pack outputs with at most so many classes: they are small, and some exclude classes from rows."""
 
 NUM_COMPARED = 64
 """Number of examples on which kinds are compared."""
@@ -34,10 +34,10 @@ class Candidate:
     """One way to store the teacher's outputs.
 
     Attributes:
-        spec: what would be stored.
+        spec: the specification of the store.
         row_bytes: bytes of a row, all outputs together.
-        error: KL divergence of the stored from the original distribution in nats: the mean over rows and outputs, at
-            the worst temperature.
+        error: KL divergence of the stored from the original distribution in nats, mean over rows and outputs, at the
+            worst temperature.
     """
 
     spec: StoreSpec
@@ -113,7 +113,7 @@ def divergences(
     Args:
         spec: the kind of store.
         name: the output.
-        rows: what the store encodes: logits, or for kind `hidden` the inputs of `head`.
+        rows: the rows to encode: logits, or for kind `hidden` the inputs of `head`.
         head: for kind `hidden`, the last layer.
         logits: the teacher's logits, `[rows, classes]`, on the CPU.
         temperatures: temperatures to measure at.
@@ -124,7 +124,7 @@ def divergences(
     sums = torch.zeros(len(temperatures), dtype=torch.float64)
     for start in range(0, len(logits), size):
         chunk = slice(start, start + size)
-        # Mass that the store holds only as a sum is divided equally: the store alone tells no more.
+        # Mass that the store holds only as a sum is divided equally, because the store has no more information.
         uniform = torch.zeros_like(logits[chunk], dtype=torch.float32).log_softmax(-1)
         for i, temperature in enumerate(temperatures):
             exact = (logits[chunk].float() / temperature).log_softmax(-1)
@@ -134,7 +134,7 @@ def divergences(
 
 
 def choose(candidates: Sequence[Candidate]) -> Candidate:
-    """Return the smallest candidate with an error within the bound, or else the one with the smallest error."""
+    """Return the smallest candidate with an error within the bound; otherwise the one with the smallest error."""
     accurate = [one for one in candidates if one.error <= KL_BOUND]
     if not accurate:
         return min(candidates, key=lambda one: one.error)

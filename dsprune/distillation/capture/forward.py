@@ -1,4 +1,4 @@
-"""What a capture reads, with the fingerprints that identify it, and the teacher model that makes the rows to store."""
+"""The input of a capture with its fingerprints, and the teacher model that computes the rows to store."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +29,7 @@ Rows = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Source:
-    """All that a teacher's outputs depend on.
+    """Everything that determines a teacher's outputs.
 
     Attributes:
         teacher: model folder, or name on the hub.
@@ -57,7 +57,7 @@ class Source:
         return source.with_teacher_fingerprint(ranks)
 
     def with_teacher_fingerprint(self, ranks: Ranks) -> "Source":
-        """Take the first rank's fingerprint of the teacher, which has one if its weights are on this machine.
+        """Use the first rank's fingerprint of the teacher; it has one if the weights are on its machine.
 
         Collective: every rank must call this.
         """
@@ -73,13 +73,13 @@ class Source:
 
 
 def origin_of_data(task: Task, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """Return the fingerprints of what turns any example into the model's input."""
+    """Return the fingerprints of tokenizer and preprocessing."""
     return {"tokenizer": tokenizer_fingerprint(tokenizer), "preprocessing": task.preprocessing()}
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How the teacher is run.
+    """Settings for running the teacher.
 
     Attributes:
         device: the device of the model.
@@ -146,5 +146,5 @@ class TeacherModel:
 
 
 def _bias(head: nn.Linear) -> Tensor:
-    """Return a copy on the CPU; zeros where the layer has no bias. Collective when sharded."""
+    """Return a copy on the CPU; zeros if the layer has no bias. Collective when sharded."""
     return torch.zeros(head.out_features) if head.bias is None else full_tensor(head.bias)

@@ -17,7 +17,7 @@ from dsprune.ranks.ranks import Ranks
 __all__ = ["shard_batches", "write_shards"]
 
 MAX_PENDING = 4
-"""Batches that may wait to be written; the teacher's outputs for all of them are in memory."""
+"""Number of batches that may wait to be written; all their outputs are in memory."""
 
 
 def write_shards(
@@ -41,9 +41,9 @@ def write_shards(
         missing: shards to be written, by all ranks together.
         teacher: the teacher.
         lengths: `[examples]`, number of tokens of each training example.
-        execution: how the teacher is run.
+        execution: settings for running the teacher.
         ranks: this rank and the number of ranks.
-        progress: gets a bar of this rank's records.
+        progress: shows a bar of this rank's records.
 
     Raises:
         UserError: the teacher's outputs cannot be stored, or a file cannot be written.
@@ -74,7 +74,7 @@ def write_shards(
 def shard_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """Return the records of each forward pass of a shard: records of similar length together, the longest first.
 
-    The batches depend on the shard alone, so that any rank computes the same bytes, at any time.
+    The batches depend only on the shard, so that any rank computes the same bytes at any time.
 
     Args:
         lengths: `[records]`, number of tokens of each record of the shard.
@@ -101,7 +101,7 @@ def _save(writer: ShardWriter, folder: Path) -> None:
 
 
 class _Background:
-    """Runs jobs in one other thread, in order; leaving the context waits for them.
+    """Runs jobs in another thread, in order; leaving the context waits for them.
 
     After the first UserError no more jobs are run, and the error is raised on leaving.
     """

@@ -3,7 +3,7 @@
 folder/shard-00000.safetensors   records in ascending order of fingerprint: `fingerprint`, and for each output its
 ...                              `offsets` (record i has rows offsets[i] to offsets[i + 1]) and columns
 folder/head.safetensors          kind `hidden`: weight and bias of the last linear layer of each output
-folder/index.safetensors         the fingerprints of all records, and where each shard begins
+folder/index.safetensors         the fingerprints of all records, and the first record of each shard
 folder/store.json                the manifest, written last: without it the store is incomplete
 """
 

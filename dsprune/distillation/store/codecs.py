@@ -31,7 +31,7 @@ class Column:
 
 
 class Codec(Protocol):
-    """Converts rows of one output to columns of a store and back; a row does not depend on others in the batch."""
+    """Converts rows of one output to columns of a store and back; each row is independent of the others."""
 
     @property
     def columns(self) -> dict[str, Column]:
@@ -82,7 +82,7 @@ class _Full:
 
 @dataclass(frozen=True)
 class _TopK:
-    """Stores logits less the maximum of their row, so that the largest logits keep the most digits."""
+    """Stores logits minus the maximum of their row, so that the largest logits are the most accurate."""
 
     dtype: torch.dtype
     classes: int
@@ -126,7 +126,7 @@ class _TopK:
 
 @dataclass(frozen=True)
 class _PackedTopK:
-    """Stores the k largest logits as packed.py says, and their total mass exactly."""
+    """Stores the k largest logits in the form of packed.py, and their total mass exactly."""
 
     classes: int
     k: int
@@ -158,7 +158,7 @@ class _PackedTopK:
         knots = encode_curve(values)
         kept = decode_curve(knots, self.k)
         others = (logits - logits.amax(-1, keepdim=True)).scatter(-1, indices, -torch.inf)
-        # Less the error of the curve, so that the k together have the teacher's mass.
+        # Minus the error of the curve, so that the k logits together have the teacher's mass.
         rest = [
             (others / t).logsumexp(-1) + (kept / t).logsumexp(-1) - (values / t).logsumexp(-1)
             for t in self.temperatures
@@ -189,7 +189,7 @@ class _Hidden:
 
 
 def _in_chunks(encode: Callable[[Tensor], dict[str, Tensor]], rows: Tensor) -> dict[str, Tensor]:
-    """Encode some rows at a time, which limits the memory that it takes."""
+    """Encode some rows at a time, to limit the memory."""
     parts = [encode(chunk) for chunk in rows.split(max(1, CHUNK_ELEMENTS // rows.shape[1]))]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 

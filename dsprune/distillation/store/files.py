@@ -1,4 +1,4 @@
-"""The files of a store, checked when they are opened: their headers always, their content once a host."""
+"""The files of a store. Opening one always checks its header, and its content once per host."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ __all__ = ["CheckedFiles", "entries", "fingerprints_of", "open_file", "open_shar
 
 
 class CheckedFiles:
-    """The files of a store that this host has compared with their checksums, so that each is read for that once.
+    """The files of a store that this host has compared with their checksums, so that each is read only once for this.
 
     They are remembered in the user's cache by path, header, size and time.
 
@@ -40,7 +40,7 @@ class CheckedFiles:
             self._add(line)
 
     def _read(self) -> set[str]:
-        """Read the list again, to which other processes add."""
+        """Read the list again, because other processes add to it."""
         if self._list.is_file():
             self._known.update(self._list.read_text(encoding="utf-8", errors="replace").split("\n"))
         return self._known

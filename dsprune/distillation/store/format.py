@@ -52,7 +52,7 @@ class Output(Record):
     """One output of the teacher; a record holds a block of its rows, each one softmax over the classes.
 
     Attributes:
-        classes: width of a row. Narrower rows are filled up with -inf.
+        classes: width of a row. Narrower rows are padded with -inf.
         hidden: kind `hidden`: width of the last linear layer's input.
     """
 
@@ -61,15 +61,15 @@ class Output(Record):
 
 
 class StoreSpec(Record):
-    """What a store holds, and in which types.
+    """The content of a store, and its types.
 
     Attributes:
         kind: `full`: all logits. `topk`: the k largest logits and the total mass of the rest. `hidden`: the input of
             the last linear layer, and once that layer.
         outputs: the teacher's outputs by name.
         dtype: type of the logits or hidden states. `packed`, kind `topk` only: see packed.py.
-        k: kind `topk`: number of logits per row; all of them where there are fewer classes.
-        temperatures: kind `topk`: temperatures at which the mass of the rest is kept.
+        k: kind `topk`: number of logits per row; all of them if there are fewer classes.
+        temperatures: kind `topk`: temperatures at which the mass of the rest is stored.
         head_dtype: kind `hidden`: type of the layer's weights.
     """
 
@@ -116,7 +116,7 @@ class StoreManifest(Record):
     """The content of `store.json`.
 
     Attributes:
-        spec: what the store holds, and in which types.
+        spec: the specification of the store.
         origin: fingerprints of teacher, tokenizer, dataset and preprocessing.
         plan: digest of the plan; the same in every file.
         num_records: number of records, each of a different sample.
@@ -166,7 +166,7 @@ def check_origin(folder: Path, found: Mapping[str, str], expected: Mapping[str, 
 
     Args:
         folder: the store, for messages.
-        found: properties of the store by name, such as fingerprints of what it was made from.
+        found: properties of the store by name, for example the fingerprint of its teacher.
         expected: the properties to compare, by name.
 
     Raises:
@@ -191,8 +191,8 @@ def fingerprint(features: Mapping[str, Any]) -> bytes:
     no mask.
 
     Args:
-        features: what the model reads, by name: numbers, arrays, or sequences of sequences (choices). The caller
-            leaves out labels; where labels decide which positions count, the caller includes these positions.
+        features: the model's inputs by name: numbers, arrays, or sequences of sequences (choices). The caller leaves
+            out labels; if labels decide which positions count, the caller includes these positions.
     """
     digest = hashlib.sha256(b"dsprune sample 1")
     mask = _rows(features.get(MASK, ()))

@@ -2,7 +2,7 @@
 
 It holds `fingerprint` of every record, ascending; `leading`, its first eight bytes as numbers; `bounds` (shard i holds
 the records bounds[i] to bounds[i + 1]); and `sizes`, the bytes of the file of each shard. A store of an earlier version
-has none: it is made at the first opening.
+has no index: it is made at the first opening.
 """
 
 import hashlib
@@ -25,10 +25,10 @@ from dsprune.utils.installation import cache_folder
 __all__ = ["Index", "open_index", "write_index"]
 
 CHUNK = 2**23
-"""Fingerprints that are put in order together: the index is read once for each chunk, in 400 MB."""
+"""Number of fingerprints that are sorted together: the index is read once per chunk; a chunk takes 400 MB."""
 
 BLOCK = 2**13
-"""Fingerprints in order that are looked up together, in a part of the index that fits a processor's cache."""
+"""Number of sorted fingerprints that are looked up together; their part of the index fits a processor's cache."""
 
 NEAR = 16
 """Records before and after a guess that are compared."""
@@ -45,7 +45,7 @@ class Index:
     """An open index.
 
     Attributes:
-        fingerprints: `[records]`, ascending; mapped, not read.
+        fingerprints: `[records]`, ascending; memory-mapped.
         bounds: `[shards + 1]`; shard i holds the records `bounds[i]` to `bounds[i + 1]`.
         sizes: `[shards]`, bytes of the file of each shard.
 
@@ -63,7 +63,7 @@ class Index:
         self.bounds, self.sizes = file.arrays["bounds"].copy(), file.arrays["sizes"].copy()
 
     def find(self, fingerprints: Sequence[bytes] | np.ndarray) -> np.ndarray:
-        """Return the number of the record of each sample; -1 where there is none."""
+        """Return the number of the record of each sample; -1 if it has none."""
         heads, tails = _halves(np.asarray(fingerprints, dtype=FINGERPRINT))
         records = self._guess(heads)
         others = np.flatnonzero((self._heads[records] != heads) | (self._tails[records] != tails))
@@ -75,8 +75,8 @@ class Index:
     def missing(self, fingerprints: Sequence[bytes] | np.ndarray) -> list[int]:
         """Return the positions in `fingerprints` of samples without a record.
 
-        Memory does not depend on their number: a chunk of them is put in order, so that the index is read from its
-        beginning to its end, then the next.
+        The memory does not depend on their number: chunks are sorted one at a time, and the index is read in order for
+        each.
         """
         wanted = np.asarray(fingerprints, dtype=FINGERPRINT)
         absent: list[int] = []
@@ -90,9 +90,9 @@ class Index:
         return absent
 
     def _guess(self, heads: np.ndarray) -> np.ndarray:
-        """Return the likely record of each fingerprint: hashes lie evenly, so their size tells the place.
+        """Guess the record of each fingerprint from its value, because hashes are evenly distributed.
 
-        Most are right. A search reads a dozen pages for each fingerprint, and this three or four.
+        Most guesses are right. A search reads a dozen pages per fingerprint, a guess three or four.
         """
         last, density, sizes = len(self._heads) - 1, len(self._heads) / 2**64, heads.astype(np.float64)
         places = (sizes * density).astype(np.int64).clip(0, last)
@@ -105,13 +105,13 @@ class Index:
         return records
 
     def _find(self, heads: np.ndarray, tails: np.ndarray) -> np.ndarray:
-        """Return the number of the record of each fingerprint, or -1; in order they are found fastest."""
+        """Return the number of the record of each fingerprint, or -1; fastest if they are sorted."""
         last, low = len(self.fingerprints) - 1, np.searchsorted(self._heads, heads.min())
         part = self._heads[low : np.searchsorted(self._heads, heads.max(), side="right")]
         records = np.minimum(low + np.searchsorted(part, heads), last)
         alike = self._heads[records] == heads
         found = alike & (self._tails[records] == tails)
-        # Two fingerprints hardly ever begin with the same eight bytes; then all sixteen decide.
+        # Two fingerprints very rarely have the same first eight bytes; then all sixteen are compared.
         others = np.flatnonzero(alike & ~found)
         wanted = np.stack([heads[others], tails[others]], axis=1).astype(">u8").view(FINGERPRINT)[:, 0]
         records[others] = np.minimum(np.searchsorted(self.fingerprints, wanted), last)
@@ -156,14 +156,14 @@ def _halves(fingerprints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _heads(fingerprints: np.ndarray) -> np.ndarray:
-    """Return the first eight bytes as numbers, which sort as the fingerprints do, and ten times as fast."""
+    """Return the first eight bytes as numbers, which have the order of the fingerprints and sort ten times faster."""
     return fingerprints.view(">u8")[::2].astype(np.uint64)
 
 
 def _rough_order(heads: np.ndarray) -> np.ndarray:
-    """Return the places of numbers in ascending order, where their upper bits tell it.
+    """Return the places of numbers in the ascending order of their upper bits.
 
-    The lower bits give way to the places, so that one fast sort of numbers orders both.
+    The places replace the lower bits, so that one fast sort of numbers orders both.
     """
     below = np.uint64((1 << (len(heads) - 1).bit_length()) - 1)
     packed = heads & ~below
@@ -174,12 +174,12 @@ def _rough_order(heads: np.ndarray) -> np.ndarray:
 
 
 def digest_of(entries: Sequence[FileEntry]) -> str:
-    """Return a SHA-256 over the entries of all shards, which ties an index to them."""
+    """Return the SHA-256 over the entries of all shards, which identifies the shards of an index."""
     return hashlib.sha256("\n".join(f"{entry.file} {entry.seal}" for entry in entries).encode()).hexdigest()
 
 
 def open_index(folder: Path, manifest: StoreManifest, checked: CheckedFiles) -> TensorFile:
-    """Open the index; that of an earlier version's store is made first, in the cache where the store is read-only."""
+    """Open the index. For a store of an earlier version, make it first, in the cache if the store is read-only."""
     if manifest.index is not None:
         file = open_file(folder, manifest, manifest.index)
     else:

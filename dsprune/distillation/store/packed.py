@@ -1,7 +1,7 @@
-"""The packed form of the k largest logits: indices in as few bits as they need, and the sorted logits as a curve.
+"""The packed form of the k largest logits: indices in the smallest number of bits, and the sorted logits as a curve.
 
-The logits of a row, less their maximum, fall from 0 along a smooth curve of their rank. It is stored as the values at
-`NUM_KNOTS` ranks, one byte each, and is linear in the logarithm of the rank between them.
+The logits of a row, minus their maximum, fall from 0 along a smooth curve of their rank. The curve is stored as its
+values at `NUM_KNOTS` ranks, one byte each; between them it is linear in the logarithm of the rank.
 """
 
 from functools import cache
@@ -15,14 +15,14 @@ __all__ = ["NUM_KNOTS", "decode_curve", "encode_curve", "pack", "unpack"]
 NUM_KNOTS = 6
 
 DEEPEST = 64.0
-"""Logits that are further below the maximum of their row are stored as this far below it."""
+"""Largest stored distance of a logit below the maximum of its row; larger distances are clipped."""
 
 
 def encode_curve(values: Tensor) -> Tensor:
     """Return the knots of falling logits, `[rows, k]` to uint8 `[rows, NUM_KNOTS]`; each row begins with 0."""
     fit = torch.from_numpy(_fit(values.shape[1])).to(values)
     depth = (values.clamp(min=-DEEPEST) @ fit).neg().clamp(0, DEEPEST)
-    # Steps grow with the square root of the depth: likely classes keep the most digits.
+    # The distances grow with the square root of the depth: likely classes are the most accurate.
     return (depth / DEEPEST).sqrt().mul(255).round().to(torch.uint8)
 
 
@@ -36,7 +36,7 @@ def decode_curve(knots: Tensor, k: int) -> Tensor:
 
 @cache
 def _weights(k: int) -> np.ndarray:
-    """Return what each knot adds to the logit of each rank, `[k, NUM_KNOTS]`."""
+    """Return the weight of each knot in the logit of each rank, `[k, NUM_KNOTS]`."""
     ranks = np.log2(1 + np.arange(k))
     places = np.linspace(0, max(1.0, ranks[-1]), NUM_KNOTS + 1)
     return np.stack([np.interp(ranks, places, unit) for unit in np.eye(NUM_KNOTS + 1)[1:]], axis=1)
@@ -44,7 +44,7 @@ def _weights(k: int) -> np.ndarray:
 
 @cache
 def _fit(k: int) -> np.ndarray:
-    """Return the matrix `[k, NUM_KNOTS]` that fits the knots to logits; errors count less the higher the rank."""
+    """Return the matrix `[k, NUM_KNOTS]` that fits the knots to logits; errors at higher ranks have less weight."""
     weight = 1 / (1 + np.arange(k))[:, None]
     return np.ascontiguousarray((np.linalg.pinv(weight * _weights(k)) * weight.T).T)
 

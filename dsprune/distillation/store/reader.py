@@ -20,10 +20,10 @@ from dsprune.errors import UserError
 __all__ = ["Block", "Store", "open_store"]
 
 SMALL_BYTES = 2**30
-"""Stores up to this size are checked when they are opened, which takes seconds; larger ones as they are read."""
+"""Stores up to this size are checked when they are opened, which takes seconds; larger ones when they are read."""
 
 RESIDENT_BYTES = 2**29
-"""Memory that pages of the files may take in this process before they are released."""
+"""Maximum memory of the files' pages in this process before they are released."""
 
 RECORD_PAGES = 2**16
 """Bytes of pages that the system maps for a small record."""
@@ -79,7 +79,7 @@ class Store:
             name: sum(column.row_bytes for column in codec.columns.values())
             for name, codec in self._codecs.items()
         }
-        # The most that pages of records can take; offsets are added where they are read.
+        # Upper bound of the pages of records; offsets are added when they are read.
         self._most_bytes = sum(manifest.num_rows[name] * size for name, size in self._row_bytes.items())
         self._arrays: dict[str, list[Arrays | None]] = {
             name: [None] * len(manifest.shards) for name in self._codecs
@@ -121,10 +121,10 @@ class Store:
             self.shard(shard)
 
     def shard(self, number: int) -> TensorFile:
-        """Return a shard, which is opened and checked when it is first asked for.
+        """Return a shard, which is opened and checked on first use.
 
         Raises:
-            UserError: it is damaged, or of another store.
+            UserError: the shard is damaged, or of another store.
         """
         file = self._shards[number]
         if file is None:
@@ -149,7 +149,7 @@ class Store:
         return Block(codec.signal(columns), torch.tensor([end - begin for _, begin, end in parts]))
 
     def _arrays_of(self, name: str, shard: int) -> Arrays:
-        """Return the first rows and the columns of an output in a shard, and keep them at hand."""
+        """Return the first rows and the columns of an output in a shard, and cache them."""
         file = self.shard(shard)
         columns = tuple(file.arrays[f"{name}.{key}"] for key in self._codecs[name].columns)
         first_row = _equal_rows(offsets := file.arrays[f"{name}.offsets"])
@@ -160,7 +160,7 @@ class Store:
         return arrays
 
     def _release(self, shards: np.ndarray, blocks: Mapping[str, Block]) -> None:
-        """Release the pages of all shards that were read, where they may take `RESIDENT_BYTES`."""
+        """Release the pages of all shards that were read, once they may exceed `RESIDENT_BYTES`."""
         self._read.update(shards.tolist())
         if self._most_bytes <= RESIDENT_BYTES:
             return
@@ -174,7 +174,7 @@ class Store:
 
 
 def _equal_rows(offsets: np.ndarray) -> Callable[[int], int] | None:
-    """Return the function from a record to its first row, which reads no page; None if their numbers of rows differ."""
+    """Return a function from a record to its first row, if all records have the same number of rows; otherwise None."""
     each = offsets.item(1)
     if not np.array_equal(offsets, each * np.arange(len(offsets))):
         return None
@@ -191,7 +191,7 @@ def open_store(
     """Open a complete store.
 
     Its index and heads are checked now, and so are the shards of a small store; other shards when they are first read.
-    A host remembers what it has checked, and reads no file twice for that.
+    A host remembers which files it has checked.
 
     Args:
         folder: the store.
@@ -200,7 +200,7 @@ def open_store(
         device: device of the heads of kind `hidden`; None = the CPU.
 
     Raises:
-        UserError: the store is incomplete, damaged or was made from something else.
+        UserError: the store is incomplete, damaged or was made from another source.
     """
     manifest = read_manifest(folder)
     check_origin(folder, manifest.origin, expected or {})
@@ -216,7 +216,7 @@ def open_store(
 
 
 def _check_shards(folder: Path, manifest: StoreManifest, index: Index) -> None:
-    """Check that the files of all shards are there, and whole."""
+    """Check that the files of all shards exist and are complete."""
     for entry, size in zip(manifest.shards, index.sizes.tolist(), strict=True):
         path = folder / entry.file
         if not path.is_file():

@@ -20,7 +20,8 @@ SHARD_BYTES = 64 * 2**20
 """Size of a shard of large records."""
 
 SHARD_RECORDS = 1024
-"""Records of a shard of small records: computing them takes about as long. A killed rank loses at most one shard."""
+"""Number of records in a shard of small records, which then takes about the same time. A killed rank loses at most one
+shard."""
 
 OFFSET_BYTES = LEADING_BYTES = 8
 
@@ -29,12 +30,12 @@ OFFSET_BYTES = LEADING_BYTES = 8
 class StorePlan:
     """The records of a store, in the order of their fingerprints, and their division into shards.
 
-    This order is practically random: shards take equally long to compute, the store does not depend on the order of
+    This order is practically random: shards take the same time to compute, the store does not depend on the order of
     the dataset, and a record is found by bisection.
 
     Attributes:
-        spec: what the store holds, and in which types.
-        origin: fingerprints of teacher, tokenizer, dataset and preprocessing, and of anything else that matters.
+        spec: the specification of the store.
+        origin: fingerprints of teacher, tokenizer, dataset, preprocessing and other inputs.
         fingerprints: `[records]`, the fingerprints of the records, sorted and unique.
         samples: `[records]`, index in the dataset of the first sample with the record's fingerprint.
         rows: `[records]` for each output, number of rows of each record.
@@ -60,7 +61,7 @@ class StorePlan:
 
     @property
     def num_rows(self) -> int:
-        """Number of rows of all outputs together: tokens, where each token has a row."""
+        """Number of rows of all outputs together: the number of tokens if each token has a row."""
         return sum(int(rows.sum()) for rows in self.rows.values())
 
     @property
@@ -129,7 +130,7 @@ def plan_store(
     """Plan the store of a dataset.
 
     Args:
-        spec: what the store holds, and in which types.
+        spec: the specification of the store.
         origin: see `StorePlan`.
         fingerprints: `[samples]`, the fingerprint of each sample.
         rows: `[samples]` for each output, number of rows of each sample; None = one each.

@@ -1,6 +1,6 @@
 """A safetensors file with a checksum, mapped into memory: arrays are read from disk on access.
 
-It is mapped without keeping a file descriptor: a process may have only a thousand or so.
+It is mapped without keeping a file descriptor, because a process may have only about a thousand.
 """
 
 import ctypes
@@ -65,12 +65,12 @@ class MappedFile:
         self.bytes.flags.writeable = False
 
     def prefetch(self, begin: int, end: int) -> None:
-        """Have the system read some bytes in the background; otherwise pages are read one after another."""
+        """Let the system read some bytes in the background; otherwise pages are read one after another."""
         page = begin - begin % mmap.PAGESIZE
         _libc.madvise(self._address + page, end - page, mmap.MADV_WILLNEED)
 
     def release(self) -> None:
-        """Release the pages to the system, which keeps them in its cache as long as there is room."""
+        """Release the pages to the system, which caches them as long as there is room."""
         _libc.madvise(self._address, self._size, mmap.MADV_DONTNEED)
 
 
@@ -128,7 +128,7 @@ class TensorFile:
         }
 
     def prefetch(self, name: str, rows: slice) -> None:
-        """Have the system read some rows in the background; otherwise pages are read one after another."""
+        """Let the system read some rows in the background; otherwise pages are read one after another."""
         if rows.start == rows.stop:
             return
         width = self.arrays[name].strides[0]
@@ -136,7 +136,7 @@ class TensorFile:
         self._map.prefetch(begin, begin + (rows.stop - rows.start) * width)
 
     def release(self) -> None:
-        """Release the pages to the system, which keeps them in its cache as long as there is room."""
+        """Release the pages to the system, which caches them as long as there is room."""
         self._map.release()
 
     def check(self) -> None:
@@ -155,7 +155,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """Write CPU tensors into a new file; an existing file must have the same content.
 
     Raises:
-        UserError: there is a file with other content.
+        UserError: the file exists with other content.
     """
     bits = {name: tensor.contiguous().view(torch.uint8).numpy() for name, tensor in tensors.items()}
     checksum = _checksum(bits)
@@ -191,10 +191,10 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def missing(path: Path) -> UserError:
-    """Return the error that a file of a store is not there."""
+    """Return the error for a missing file of a store."""
     return UserError(f"{path}: missing: copy it from where the store was made, or make the store again")
 
 
 def damaged(path: Path, what: str) -> UserError:
-    """Return the error that a file of a store is damaged; `what` says how."""
+    """Return the error for a damaged file of a store; `what` describes the damage."""
     return UserError(f"{path}: damaged, {what}: copy it again, or remove it and make the store again")

@@ -1,4 +1,4 @@
-"""Writing a store shard by shard: by any number of writers, which may be killed and resume at any point."""
+"""Write a store shard by shard, with any number of writers, which may be killed and resume at any point."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,11 +39,11 @@ _TEMPORARY = re.compile(rf"\.({_TENSORS.pattern}|{re.escape(MANIFEST)})\.\d+\.tm
 
 @dataclass(frozen=True)
 class ExistingStore:
-    """What the files of a complete or partial store tell about it.
+    """The properties of a complete or partial store, from its files.
 
     Attributes:
-        spec: what the store holds, and in which types.
-        origin: fingerprints of what it is made from.
+        spec: the specification of the store.
+        origin: fingerprints of its inputs.
     """
 
     spec: StoreSpec
@@ -51,7 +51,7 @@ class ExistingStore:
 
 
 def find_store(folder: Path) -> ExistingStore | None:
-    """Describe the complete or partial store in a folder; None if there is not even a shard.
+    """Return the properties of a complete or partial store in a folder; None if there is no shard.
 
     Raises:
         UserError: the manifest or the first shard is damaged.
@@ -162,7 +162,7 @@ class ShardWriter:
         return np.repeat(ends - np.cumsum(counts), counts) + np.arange(counts.sum())
 
     def save(self, folder: Path) -> None:
-        """Write the shard; an existing file of it must have the same content.
+        """Write the shard; an existing file must have the same content.
 
         Raises:
             UserError: the file exists with other content.
