@@ -16,7 +16,7 @@ from dsprune.commands.analyze.analyze import analyze, leave_out_unused_rows, mak
 from dsprune.commands.analyze.measure import Extent, pruned, set_up
 from dsprune.commands.analyze.page_sections import UNUSED, component_table
 from dsprune.commands.analyze.recovery import Recovery
-from dsprune.commands.analyze.result import FILE, Analysis, cost, fragment, left_dense, ordered, read_analysis
+from dsprune.commands.analyze.result import FILE, Analysis, read_analysis
 from dsprune.commands.report import report
 from dsprune.errors import UserError
 from dsprune.model.components import find_components
@@ -104,27 +104,27 @@ def test_the_planted_layer_is_ranked_worst(analysis: Analysis) -> None:
     assert (worst.layer, worst.component) == PLANTED
     assert worst.score < 0.8
     assert worst.score < analysis.layers[1].score
-    encoder = [finding for finding in ordered(analysis) if finding.is_prunable]
+    encoder = [finding for finding in analysis.ordered() if finding.is_prunable]
     assert encoder[-1].name == PLANTED[1]
-    assert left_dense(analysis)[PLANTED[1]] == "costs too much"
+    assert analysis.left_dense()[PLANTED[1]] == "costs too much"
 
 
 def test_what_saves_no_computation_is_left_dense(analysis: Analysis) -> None:
-    dense = left_dense(analysis)
+    dense = analysis.left_dense()
     for name in ("word embeddings", "position embeddings", "norms and biases", "head"):
         assert dense[name] == "saves no computation"
     assert "feed-forward in" not in dense
-    costs = [cost(analysis, finding) for finding in ordered(analysis)]
+    costs = [analysis.cost(finding) for finding in analysis.ordered()]
     assert costs == sorted(costs)
 
 
 def test_the_fragment_prunes_what_is_recommended(recipe: Recipe, analysis: Analysis) -> None:
-    pruning = yaml.safe_load(fragment(analysis))["pruning"]
+    pruning = yaml.safe_load(analysis.fragment())["pruning"]
     model = AutoModelForSequenceClassification.from_pretrained(recipe.model.path)
     found = {
         t.name for t in choose_weights(model, pruning.get("include", ()), pruning.get("exclude", ())).tensors
     }
-    dense = left_dense(analysis)
+    dense = analysis.left_dense()
     wanted = {t.name for c in find_components(model) if c.name not in dense for t in c.tensors}
     assert found == wanted
 
@@ -175,7 +175,7 @@ def test_the_files_and_their_place_in_a_report(recipe: Recipe, analysis: Analysi
         rows = {row["component"]: row for row in csv.DictReader(file)}
     assert rows["head"]["weights"] == "64"
     assert rows["head"]["zeros save"] == "205 bytes"
-    assert list(rows) == [*(finding.name for finding in ordered(analysis)), UNUSED]
+    assert list(rows) == [*(finding.name for finding in analysis.ordered()), UNUSED]
     page = (tmp_path / "report.html").read_text()
     for part in ("Worst: attention value of layer 1", "One sparsity in each convention", "pruning:"):
         assert part in page
@@ -210,13 +210,13 @@ def test_a_model_that_needs_all_rows_has_none_to_leave_out(recipe: Recipe, analy
     model.other.weight = model.get_input_embeddings().weight
     assert leave_out_unused_rows(evaluator, recipe.model) is None
     table = component_table(replace(analysis, unused=None))
-    assert [row[0] for row in table.rows] == [finding.name for finding in ordered(analysis)]
+    assert [row[0] for row in table.rows] == [finding.name for finding in analysis.ordered()]
     assert "all embedding rows are needed" in table.note
 
 
 def test_a_damaged_analysis_is_named(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text("{}")
-    with pytest.raises(UserError, match=r"analysis.json: is no analysis .*: run dsprune analyze again"):
+    with pytest.raises(UserError, match=r"analysis.json: not an analysis .*: run dsprune analyze again"):
         read_analysis(tmp_path)
 
 

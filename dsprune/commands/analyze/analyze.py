@@ -9,14 +9,7 @@ from transformers import PreTrainedModel
 
 from dsprune.commands.analyze.measure import Evaluator, Extent, layers_of, set_up
 from dsprune.commands.analyze.page_sections import analysis_section, component_table
-from dsprune.commands.analyze.result import (
-    RULE,
-    Analysis,
-    UnusedRows,
-    fragment,
-    recommendation,
-    write_analysis,
-)
+from dsprune.commands.analyze.result import RULE, Analysis, UnusedRows, write_analysis
 from dsprune.errors import UserError
 from dsprune.model.components import find_components
 from dsprune.model.cost import PRECISION_BYTES
@@ -57,12 +50,12 @@ def analyze(recipe: Recipe, extent: Extent, output: Path | None, ranks: Ranks, c
     if not ranks.is_first:
         return
     write_analysis(analysis, folder)
-    replace_text(folder / "fragment.yaml", fragment(analysis))
+    replace_text(folder / "fragment.yaml", analysis.fragment())
     files = write_report(_page(analysis), folder)
     show(component_table(analysis), console)
-    for line in (RULE, recommendation(analysis)):
+    for line in (RULE, analysis.recommendation()):
         say(console, line)
-    for line in ("", *fragment(analysis).splitlines()):
+    for line in ("", *analysis.fragment().splitlines()):
         say(console, line)
     for path in files:
         say(console, f"written: {path}")

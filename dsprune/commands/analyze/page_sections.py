@@ -4,19 +4,7 @@ from collections.abc import Iterator
 
 from rich.filesize import decimal
 
-from dsprune.commands.analyze.result import (
-    RULE,
-    Analysis,
-    Finding,
-    UnusedRows,
-    cost,
-    flops_saved,
-    fragment,
-    left_dense,
-    noise,
-    ordered,
-    recommendation,
-)
+from dsprune.commands.analyze.result import RULE, Analysis, Finding, UnusedRows
 from dsprune.model.components import SMC_SPARSITIES as GRID
 from dsprune.model.components import UNKNOWN, VECTORS, converted
 from dsprune.report.drawing import QUIET, SERIES, line_style, new_panels, svg_of
@@ -38,7 +26,7 @@ def analysis_section(analysis: Analysis) -> Section:
 def _blocks(analysis: Analysis) -> Iterator[Block]:
     yield Text(
         f"{analysis.model} on {analysis.task}: {analysis.metric} {analysis.dense:.4f} on {analysis.num_examples:,} "
-        f"validation examples, one standard error {100 * noise(analysis):.1f} points. {recommendation(analysis)}"
+        f"validation examples, one standard error {100 * analysis.noise:.1f} points. {analysis.recommendation()}"
     )
     yield component_table(analysis)
     yield Text(RULE)
@@ -47,7 +35,7 @@ def _blocks(analysis: Analysis) -> Iterator[Block]:
     if analysis.layers:
         yield _layer_map(analysis)
     yield _conventions(analysis)
-    yield Code("Recipe fragment", fragment(analysis), opened=True)
+    yield Code("Recipe fragment", analysis.fragment(), opened=True)
     if any(finding.name == UNKNOWN for finding in analysis.findings):
         yield Text(
             "Some names of matrices of this model family are unknown: these matrices are one component. They may be "
@@ -57,7 +45,7 @@ def _blocks(analysis: Analysis) -> Iterator[Block]:
 
 def component_table(analysis: Analysis) -> Table:
     """Return a table with a row per component, the cheapest to prune first."""
-    dense = left_dense(analysis)
+    dense = analysis.left_dense()
     sparsities = sorted(analysis.findings[0].scores)
     after = f"after {analysis.recovery_steps:,} steps"
     columns = (
@@ -75,10 +63,10 @@ def component_table(analysis: Analysis) -> Table:
             decimal(round(analysis.target * finding.num_weights * analysis.weight_bytes)),
             *(_points(analysis.dense - finding.scores[sparsity]) for sparsity in sparsities),
             *([_recovered(analysis, finding)] if analysis.recovery_steps else []),
-            f"{cost(analysis, finding):.2f}",
+            f"{analysis.cost(finding):.2f}",
             "dense" if finding.name in dense else "prune",
         )
-        for finding in ordered(analysis)
+        for finding in analysis.ordered()
     )
     if analysis.unused is not None:
         rows += (_unused_row(analysis, analysis.unused),)
@@ -129,19 +117,19 @@ def _recovered(analysis: Analysis, finding: Finding) -> str:
 
 def _benefit_picture(analysis: Analysis) -> Picture:
     """Draw the weights and the FLOPs that pruning each component saves, beside the loss of the metric."""
-    findings = ordered(analysis)[::-1]
+    findings = analysis.ordered()[::-1]
     labels = ("saved, % of the model", f"{analysis.metric} lost, points")
     names = [finding.name for finding in findings]
     figure, (left, right) = new_panels(labels, height=0.8 + 0.3 * len(findings), columns=2, rows=names)
     places = range(len(findings))
     weights = [100 * analysis.target * f.num_weights / analysis.num_weights for f in findings]
-    flops = [100 * flops_saved(analysis, finding) for finding in findings]
+    flops = [100 * analysis.flops_saved(finding) for finding in findings]
     left.barh([place + 0.2 for place in places], weights, height=0.36, color=SERIES[4], lw=0)
     left.barh([place - 0.2 for place in places], flops, height=0.36, color=SERIES[0], lw=0)
     left.invert_xaxis()
     losses = [100 * analysis.harm(finding) for finding in findings]
     right.barh(places, losses, height=0.6, color=SERIES[1], lw=0)
-    right.axvline(100 * noise(analysis), color=QUIET, lw=0.8, ls=":")
+    right.axvline(100 * analysis.noise, color=QUIET, lw=0.8, ls=":")
     when = f" and {analysis.recovery_steps:,} steps of training" if analysis.recovery_steps else ""
     caption = f"At {100 * analysis.target:g} % of the component, one shot{when}. Dotted: one standard error."
     legend = {"weights": SERIES[4], "FLOPs": SERIES[0], "loss": SERIES[1]}

@@ -4,12 +4,14 @@ import json
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from dsprune.errors import UserError
+from pydantic import BeforeValidator, RootModel
+
 from dsprune.utils.files import replace_text
+from dsprune.utils.records import read_record
 from dsprune.utils.text import percent
 
 __all__ = [
@@ -19,14 +21,7 @@ __all__ = [
     "Finding",
     "LayerLoss",
     "UnusedRows",
-    "cost",
-    "flops_saved",
-    "fragment",
-    "left_dense",
-    "noise",
-    "ordered",
     "read_analysis",
-    "recommendation",
     "write_analysis",
 ]
 
@@ -66,7 +61,7 @@ class Finding:
     num_weights: int
     flops: int
     is_prunable: bool
-    scores: dict[float, float]
+    scores: Annotated[dict[float, float], BeforeValidator(dict)]
     recovered: float | None = None
 
 
@@ -149,6 +144,68 @@ class Analysis:
         """Return the loss of the metric; at least 0, since a gain from pruning is taken for chance."""
         return max(0.0, self.dense - self.score(finding))
 
+    def flops_saved(self, finding: Finding) -> float:
+        """Return the share of the forward operations whose weights are zero at the target."""
+        return self.target * finding.flops / self.flops
+
+    def benefit(self, finding: Finding) -> float:
+        """Return the mean of the shares of weights and operations that are zero at the target."""
+        weights = self.target * finding.num_weights / self.num_weights
+        return (weights + self.flops_saved(finding)) / 2
+
+    @property
+    def noise(self) -> float:
+        """One standard error of the metric, as a share of `num_examples`; smaller losses are not significant."""
+        share = min(max(self.dense, 0.0), 1.0)
+        return max(math.sqrt(share * (1 - share) / self.num_examples), 1 / self.num_examples)
+
+    def cost(self, finding: Finding) -> float:
+        """Return the loss of the metric in points, for each per cent of benefit."""
+        return max(self.harm(finding), self.noise) / self.benefit(finding)
+
+    def ordered(self) -> list[Finding]:
+        """Return the components, the cheapest first."""
+        return sorted(self.findings, key=self.cost)
+
+    def left_dense(self) -> dict[str, str]:
+        """Return the reason to leave a component dense, by its name; the others are worth pruning."""
+        reasons: dict[str, str] = {}
+        candidates = []
+        for finding in self.findings:
+            if self.flops_saved(finding) < MIN_FLOPS_SAVED:
+                reasons[finding.name] = "saves no computation"
+            else:
+                candidates.append(finding)
+        if candidates:
+            limit = MAX_COST * statistics.median(self.cost(finding) for finding in candidates)
+            for finding in candidates:
+                if self.cost(finding) > limit:
+                    reasons[finding.name] = "costs too much"
+        return reasons
+
+    def fragment(self) -> str:
+        """Return the recommendation as a section of a recipe."""
+        dense = self.left_dense()
+        exclude = [f for f in self.findings if f.is_prunable and f.name in dense]
+        include = [f for f in self.findings if not f.is_prunable and f.name not in dense]
+        lines = ["pruning:", f"  sparsity: {self.target:g}"]
+        for key, findings in (("include", include), ("exclude", exclude)):
+            if findings:
+                lines.append(f"  {key}:")
+                lines += [f'    - "{pattern}"  # {f.name}' for f in findings for pattern in f.patterns]
+        if not exclude and not include:
+            lines.append("  # the analysis recommends the weights that are pruned by default")
+        return "\n".join(lines) + "\n"
+
+    def recommendation(self) -> str:
+        """Return what to leave dense and what to prune, in one line."""
+        dense = self.left_dense()
+        worth = [finding.name for finding in self.findings if finding.name not in dense]
+        return (
+            f"Leave dense: {_listed([f'{name} ({why})' for name, why in dense.items()])}. "
+            f"Prune: {_listed(worth)}."
+        )
+
 
 def write_analysis(analysis: Analysis, folder: Path) -> None:
     """Write `analysis.json`."""
@@ -164,88 +221,7 @@ def read_analysis(folder: Path) -> Analysis:
     Raises:
         UserError: the file holds no analysis.
     """
-    try:
-        values = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        findings = tuple(_finding(finding) for finding in values["findings"])
-        layers = tuple(LayerLoss(**layer) for layer in values["layers"])
-        unused = UnusedRows(**values["unused"]) if values.get("unused") else None
-        return replace(Analysis(**values), findings=findings, layers=layers, unused=unused)
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{folder / FILE}: is no analysis ({error}): run dsprune analyze again") from error
-
-
-def _finding(values: dict[str, Any]) -> Finding:
-    scores = dict(values["scores"])
-    return Finding(**{**values, "patterns": tuple(values["patterns"]), "scores": scores})
-
-
-def flops_saved(analysis: Analysis, finding: Finding) -> float:
-    """Return the share of the forward operations whose weights are zero at the target."""
-    return analysis.target * finding.flops / analysis.flops
-
-
-def benefit(analysis: Analysis, finding: Finding) -> float:
-    """Return the mean of the shares of weights and operations that are zero at the target."""
-    weights = analysis.target * finding.num_weights / analysis.num_weights
-    return (weights + flops_saved(analysis, finding)) / 2
-
-
-def noise(analysis: Analysis) -> float:
-    """Return one standard error of the metric, as a share of `num_examples`; smaller losses are not significant."""
-    share = min(max(analysis.dense, 0.0), 1.0)
-    return max(math.sqrt(share * (1 - share) / analysis.num_examples), 1 / analysis.num_examples)
-
-
-def cost(analysis: Analysis, finding: Finding) -> float:
-    """Return the loss of the metric in points, for each per cent of benefit."""
-    return max(analysis.harm(finding), noise(analysis)) / benefit(analysis, finding)
-
-
-def ordered(analysis: Analysis) -> list[Finding]:
-    """Return the components, the cheapest first."""
-    return sorted(analysis.findings, key=lambda finding: cost(analysis, finding))
-
-
-def left_dense(analysis: Analysis) -> dict[str, str]:
-    """Return the reason to leave a component dense, by its name; the others are worth pruning."""
-    reasons: dict[str, str] = {}
-    candidates = []
-    for finding in analysis.findings:
-        if flops_saved(analysis, finding) < MIN_FLOPS_SAVED:
-            reasons[finding.name] = "saves no computation"
-        else:
-            candidates.append(finding)
-    if candidates:
-        limit = MAX_COST * statistics.median(cost(analysis, finding) for finding in candidates)
-        for finding in candidates:
-            if cost(analysis, finding) > limit:
-                reasons[finding.name] = "costs too much"
-    return reasons
-
-
-def fragment(analysis: Analysis) -> str:
-    """Return the recommendation as a section of a recipe."""
-    dense = left_dense(analysis)
-    exclude = [f for f in analysis.findings if f.is_prunable and f.name in dense]
-    include = [f for f in analysis.findings if not f.is_prunable and f.name not in dense]
-    lines = ["pruning:", f"  sparsity: {analysis.target:g}"]
-    for key, findings in (("include", include), ("exclude", exclude)):
-        if findings:
-            lines.append(f"  {key}:")
-            lines += [f'    - "{pattern}"  # {f.name}' for f in findings for pattern in f.patterns]
-    if not exclude and not include:
-        lines.append("  # the analysis recommends the weights that are pruned by default")
-    return "\n".join(lines) + "\n"
-
-
-def recommendation(analysis: Analysis) -> str:
-    """Return what to leave dense and what to prune, in one line."""
-    dense = left_dense(analysis)
-    worth = [finding.name for finding in analysis.findings if finding.name not in dense]
-    return (
-        f"Leave dense: {_listed([f'{name} ({why})' for name, why in dense.items()])}. "
-        f"Prune: {_listed(worth)}."
-    )
+    return read_record(folder / FILE, RootModel[Analysis], "an analysis", "run dsprune analyze again").root
 
 
 def _listed(names: Sequence[str]) -> str:
