@@ -1,12 +1,12 @@
-"""The blocks of a model's encoder and decoder, and what each matrix inside them is.
+"""The blocks of a model's encoder and decoder, and the matrices inside them.
 
 A block is an element of an `nn.ModuleList` of containers, as in every stack of transformer layers; of an
-`nn.ModuleDict` of containers of one class; or of an `nn.Sequential` of such, perhaps beside plain layers. So is a
-module of the class of a block that stands elsewhere. A list of heads outside of the blocks is no stack. Inside a block
-every parameter of two or more dimensions is a matrix, or several: the weight of a linear layer or of a convolution of
-width 1, a parameter of the module itself (`nn.MultiheadAttention.in_proj_weight`), stacked experts
-`[experts, out, in]`. By default these stay dense: embeddings, norms, biases and other tables, wider convolutions, and
-the routers that choose experts.
+`nn.ModuleDict` of containers of one class; or of an `nn.Sequential` of containers, which may have plain layers too. A
+module outside of a stack is also a block if its class is that of a block. A list of heads outside of the blocks is not
+a stack. Inside a block, every parameter of two or more dimensions holds one or several matrices: the weight of a linear
+layer or of a convolution of width 1, a parameter of the module itself (`nn.MultiheadAttention.in_proj_weight`), stacked
+experts `[experts, out, in]`. By default these stay dense: embeddings, norms, biases and other tables, wider
+convolutions, and the routers that choose experts.
 """
 
 import re
@@ -26,24 +26,24 @@ ROUTER, EMBEDDING, NORM, TABLE = "router", "embedding", "norm", "bias or table"
 DEPTHWISE, CONVOLUTION, GROUPED = "depthwise (grouped) convolution", "convolution", "grouped convolution"
 
 NO_MATRICES = frozenset({ROUTER, EMBEDDING, NORM, TABLE, DEPTHWISE})
-"""Kinds of parameters that users do not expect to be pruned with the linear layers."""
+"""Kinds of parameters that are usually not pruned with the linear layers."""
 
 TABLES = frozenset(
     {"bias", "biases", "embed", "embedding", "embeddings", "emb", "pos", "position"}
     | {"scale", "norm", "log", "token", "tokens", "d"}
 )
-"""Words in the names of parameters that have several dimensions and are no matrices: the experts' `gate_up_proj_bias`,
-XLNet's `seg_embed`, Mamba's `A_log` and `D`."""
+"""Parts of names of parameters with several dimensions that are not matrices: the experts' `gate_up_proj_bias`, XLNet's
+`seg_embed`, Mamba's `A_log` and `D`."""
 
 ROUTES = re.compile(r"rout(?!ed)")
-"""Names of routers anywhere, and not of `routed_experts`."""
+"""Names of routers anywhere, except `routed_experts`."""
 
 CHOOSES = re.compile(rf"^(w_|to_)?(gates?|gating|noise|wg|switch)$|{ROUTES.pattern}|experts?_gate$")
-"""Names of the part of a mixture of experts that chooses them."""
+"""Names of the router of a mixture of experts."""
 
 
 def blocks_of(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the blocks of every stack, in order, and then those that are in none."""
+    """Yield the blocks of every stack, in order, then the blocks outside of stacks."""
     modules, stacked, known = dict(model.named_modules()), [], set()
     for name, module in modules.items():
         if _holds_heads(name):
@@ -61,7 +61,7 @@ def _containers(module: nn.Module) -> list[nn.Module]:
 
 
 def _holds_heads(name: str) -> bool:
-    """Return whether a list is one of heads, one a task, by its name; those of attention are inside a block."""
+    """Return whether a list holds heads, one per task, by its name; attention heads are inside a block."""
     return re.search(r"(heads?|classifiers?)$", name) is not None and not re.search(r"(^|\.)\d+\.", name)
 
 
@@ -78,10 +78,10 @@ def _is_stack(module: nn.Module) -> bool:
 
 
 def block_matrices(model: nn.Module, shape_of: ShapeOf) -> dict[int, str | None]:
-    """Return the matrices in the blocks by id, each with the reason why it is not to be pruned.
+    """Return the matrices in the blocks by id, each with the reason why it stays dense.
 
-    The reason is what a parameter is, such as `router`, if it stays dense by default; None for a matrix to prune.
-    The model's tensors may be meta, and `shape_of` returns the full shape of one that may be partitioned.
+    The reason is the kind of parameter, such as `router`; None for a matrix to prune. The model's tensors may be meta.
+    `shape_of` returns the full shape of a parameter, which may be partitioned.
     """
     found: dict[int, str | None] = {}
     for block in blocks_of(model):
@@ -95,9 +95,9 @@ def block_matrices(model: nn.Module, shape_of: ShapeOf) -> dict[int, str | None]
 
 
 def matrices_outside(model: nn.Module, inside: Container[int], shape_of: ShapeOf) -> set[int]:
-    """Return the matrices outside of the blocks by id, without embeddings, what is tied to them, and wide convolutions.
+    """Return the matrices outside of the blocks by id, without embeddings and their tied weights, and wide convolutions.
 
-    The parameters in the blocks are `inside`, by id.
+    `inside` has the parameters in the blocks, by id.
     """
     kinds: dict[int, set[str | None]] = {}
     for module in model.modules():
@@ -108,7 +108,7 @@ def matrices_outside(model: nn.Module, inside: Container[int], shape_of: ShapeOf
 
 
 def is_vector(name: str, shape: tuple[int, ...]) -> bool:
-    """Return whether a parameter has one dimension, perhaps beside others of size 1.
+    """Return whether a parameter has one dimension, not counting dimensions of size 1.
 
     Examples:
         >>> is_vector("time_mix_key", (1, 1, 64)), is_vector("shared_expert_gate.weight", (1, 64))
@@ -119,7 +119,7 @@ def is_vector(name: str, shape: tuple[int, ...]) -> bool:
 
 
 def _dense_kind(module: nn.Module, name: str) -> str | None:
-    """Return what a parameter of a module is, if it is no matrix that multiplies hidden states."""
+    """Return the kind of a parameter that is not a matrix that multiplies hidden states; None for a matrix."""
     class_name = type(module).__name__
     if isinstance(module, nn.Embedding | nn.EmbeddingBag) or "Embedding" in class_name:
         return EMBEDDING
@@ -131,7 +131,7 @@ def _dense_kind(module: nn.Module, name: str) -> str | None:
 
 
 def _convolution(module: _ConvNd) -> str | None:
-    """Return which convolution a module is; None for one of width 1, a linear layer of every position."""
+    """Return the kind of convolution of a module; None for width 1, which is a linear layer at each position."""
     if module.groups == module.in_channels > 1:
         return DEPTHWISE
     if set(module.kernel_size) == {1}:
@@ -140,7 +140,7 @@ def _convolution(module: _ConvNd) -> str | None:
 
 
 def _routers(module: nn.Module, shape_of: ShapeOf) -> Iterator[nn.Parameter]:
-    """Yield the weights by which a mixture of experts chooses experts, and any other router of a module."""
+    """Yield the weights of the router of a mixture of experts, and of any other router of a module."""
     shapes = {name: shape_of(weight) for name, weight in module.named_parameters(recurse=False)}
     own = [one[0] for name, one in shapes.items() if len(one) > 2 and _dense_kind(module, name) is None]
     held = {_num_experts(name, part, shape_of) for name, part in module.named_children()}
@@ -156,7 +156,7 @@ def _routers(module: nn.Module, shape_of: ShapeOf) -> Iterator[nn.Parameter]:
 
 
 def _num_experts(name: str, module: nn.Module, shape_of: ShapeOf) -> int | None:
-    """Return how many experts a module holds, 0 if that is not known; None if it holds none."""
+    """Return the number of experts of a module, 0 if it is unknown; None if it has none."""
     if isinstance(module, nn.ModuleList | nn.ModuleDict) and len(module) > 1:
         return len(module)
     shapes = [shape_of(weight) for weight in module.parameters(recurse=False)]

@@ -1,8 +1,8 @@
 """The components of a language model: embeddings, the matrices of its blocks by their use, norms, pooler, head.
 
-The structure tells where a weight lies: in an `nn.Embedding`, as a matrix in a block, as a vector, in the base
-model or in the head. The use of a matrix in a block follows from its name, which differs between model families;
-a name that is not in the table below counts as unknown.
+The structure of the model determines the place of a weight: in an `nn.Embedding`, a matrix in a block, a vector, in the
+base model or in the head. The name of a matrix in a block determines its use. Names differ between model families; a
+name that is not in the table below counts as unknown.
 """
 
 import re
@@ -32,14 +32,14 @@ UNKNOWN, OUTSIDE = "matrices of unknown use", "other matrices"
 DENSE = {ROUTER: ROUTERS, NORM: VECTORS, TABLE: VECTORS} | dict.fromkeys(
     (DEPTHWISE, CONVOLUTION, GROUPED), CONVOLUTIONS
 )
-"""Component of what is not pruned by default inside the blocks, apart from embeddings."""
+"""Component of the parameters inside the blocks that are dense by default, except embeddings."""
 
 EMBEDDINGS = {
     WORD: r"word|embed_tokens|wte|shared|tok_embeddings",
     POSITION: r"position|wpe|relative_attention_bias",
     TYPE: r"token_type",
 }
-"""Regular expressions that the names of embeddings contain, by use."""
+"""Regular expressions for the names of embeddings, by use."""
 
 MATRICES = {
     "attention query": r"query|query_proj|q_proj|q_lin|q",
@@ -53,8 +53,8 @@ MATRICES = {
     "feed-forward out": r"output\.(dense|conv1d)|fc2|lin2|linear2|down_proj|wo|mlp\.c_proj|ffn_output|mlp\.Wo"
     r"|dense_4h_to_h|w2|fc_out|ff\.layer_2|linear_2",
 }
-"""Regular expressions of matrix names by use, with the name of the parent module where the matrix alone is ambiguous.
-They cover BERT and models like it, DistilBERT, BART, T5, GPT-2, Llama, mixtures of experts, and torch's own layers."""
+"""Regular expressions for the names of matrices, by use, with the name of the parent module if needed. They cover BERT
+and similar models, DistilBERT, BART, T5, GPT-2, Llama, mixtures of experts, and torch's own layers."""
 
 EMBEDDED, REST = (
     (WORD, POSITION, TYPE, OTHER),
@@ -93,7 +93,7 @@ class Component:
 
 
 def find_components(model: nn.Module) -> list[Component]:
-    """Return the components of a model of transformer blocks; each of its weights is in exactly one.
+    """Return the components of a model of transformer blocks; each weight is in exactly one.
 
     The model's tensors may be meta. A tied weight counts once, under its first name.
     """

@@ -1,4 +1,4 @@
-"""What a model costs: memory of a rank, disk space of a checkpoint, and FLOPs of a forward pass."""
+"""The costs of a model: memory of a rank, disk space of a checkpoint, and FLOPs of a forward pass."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -30,8 +30,8 @@ class RankMemory:
         gradients: their gradients, in the same precision.
         master: the optimizer's fp32 copy of the weights, if it keeps one.
         moments: the optimizer's two fp32 moments.
-        masks: one bit per prunable weight; two where the weights that grow back are marked.
-        accumulators: what the pruning method keeps up to the last mask update; as much again is used during a step.
+        masks: one bit per prunable weight; two if the weights that grow back are marked.
+        accumulators: the pruning method's accumulators up to the last mask update; a step needs twice the memory.
     """
 
     weights: int
@@ -62,9 +62,9 @@ def rank_memory(
 
     With P weights, N ranks and b bytes per working weight, each rank holds `b P` bytes of weights, `b P` of
     gradients, `4 P` of master weights, `8 P` of moments, one bit and `kept_bytes` per prunable weight, two bits if
-    weights grow back (`regrows`), and `input_bytes` of sums over inputs. Divided by N are
+    weights grow back (`regrows`), and `input_bytes` of sums over inputs. Divided by N are:
 
-    * from stage 1 on, the master weights, moments, masks and accumulators (sharded as the master weights are);
+    * from stage 1 on, the master weights, moments, masks and accumulators (sharded like the master weights);
     * from stage 2 on, the gradients;
     * at stage 3, the weights.
 
@@ -126,8 +126,8 @@ class Flops:
     """Operations of one forward pass; a multiplication and an addition count as two.
 
     Attributes:
-        total: of the complete model.
-        by_weight: of the products with each parameter, by its name. The rest of the total are the products of
+        total: operations of the complete model.
+        by_weight: operations of the products with each parameter, by name. The rest of the total are the products of
             queries with keys and of attention with values, which involve no weight.
     """
 
@@ -141,7 +141,7 @@ def forward_flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> Flops:
     The model runs once. Its parameters and `inputs`, the arguments of `forward`, are on one device, which may be meta.
     """
     counter = _Counter(model)
-    # A fused attention or recurrent layer would hide its products; these compute them one by one on all devices.
+    # A fused attention or recurrent layer would hide its products, so use versions that compute them one by one.
     with ExitStack() as plain:
         plain.enter_context(sdpa_kernel(SDPBackend.MATH))
         plain.enter_context(torch.backends.mkldnn.flags(enabled=False, allow_tf32=None))
@@ -152,10 +152,10 @@ def forward_flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> Flops:
 
 
 class _Counter(TorchDispatchMode):
-    """Counts the operations of every product, whichever module computes it.
+    """Counts the operations of every product, in any module.
 
-    A view of a parameter, such as one expert of several, shares its storage. A copy in another layout or number format
-    counts as the parameter too.
+    A view of a parameter, such as one expert of several, shares its storage. A copy in another layout or dtype counts
+    as the parameter too.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -163,7 +163,7 @@ class _Counter(TorchDispatchMode):
         self.total = 0
         self.by_weight: dict[str, int] = {}
         self._names = {_storage(parameter): name for name, parameter in model.named_parameters()}
-        self._copies: list[Tensor] = []  # kept, because storages are told apart by their addresses
+        self._copies: list[Tensor] = []  # kept alive, because storages are identified by their addresses
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -188,12 +188,12 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _grouped_product(rows: Tensor, experts: Tensor, *_: Any, **__: Any) -> int:
-    """Return the operations of rows `[rows, in]` that each pass through one of `[experts, in, out]`."""
+    """Return the operations of rows `[rows, in]`, each multiplied by one of `[experts, in, out]`."""
     return 2 * rows.shape[0] * rows.shape[1] * experts.shape[2]
 
 
 FORMULAS: dict[Any, Callable[..., int]] = {**flop_registry, torch.ops.aten._grouped_mm: _grouped_product}
-"""Operations of each operator of torch that multiplies matrices."""
+"""Operations of each torch operator that multiplies matrices."""
 
 
 def stretched(batch: Mapping[str, Tensor], length: int) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ WIDTH = 512
 
 
 class EsmMeanForSequenceClassification(EsmPreTrainedModel):
-    """ESM with a head of two layers, with a norm and a ReLU between them, on the mean of all tokens but the first.
+    """ESM with a head of two layers, a norm and a ReLU between them, on the mean of all tokens except the first.
 
     With one label it is a regression, otherwise a classification.
     """
@@ -36,7 +36,7 @@ class EsmMeanForSequenceClassification(EsmPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Draw the head's weights as torch's layers do, and the others as ESM does."""
+        """Initialize the head's weights like torch's layers, and the others like ESM."""
         if any(module is layer for layer in getattr(self, "classifier", ())):
             if isinstance(module, nn.Linear | nn.LayerNorm):
                 module.reset_parameters()

@@ -1,4 +1,4 @@
-"""Fingerprints of models and tokenizers, which show whether two of them are the same."""
+"""Fingerprints of models and tokenizers, to check that two of them are the same."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
 
 def teacher_fingerprint(path: str) -> str | None:
-    """Return a SHA-256 over the weight files and the configuration of a model, a folder or the name of one on the hub.
+    """Return the SHA-256 over the weight files and the configuration of a model (a folder, or a name on the hub).
 
     It is None if the weights are not on this machine.
     """
@@ -33,13 +33,13 @@ def teacher_fingerprint(path: str) -> str | None:
 
 @cache
 def _sha256_once(file: Path, size: int, changed: int) -> str:
-    """Return the SHA-256 of a file, read once as long as it does not change: it may be large."""
+    """Return the SHA-256 of a file, which may be large; it is read again only after a change."""
     del size, changed
     return sha256_of(file)
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a SHA-256 over everything that determines the tokens of a text, except padding and truncation."""
+    """Return the SHA-256 over everything that determines the tokens of a text, except padding and truncation."""
     state: dict[str, Any] = {
         "class": type(tokenizer).__name__,
         "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},

@@ -1,7 +1,7 @@
 """Check that a model, its tokenizer and the task fit together, and change the model as the recipe asks.
 
-A recipe may ask for a new head, or for embeddings of tokens that were added to the tokenizer. `changing` makes what is
-loaded inside it so. `keep_layers` and `set_dropout` change a model that is built already.
+A recipe can request a new head, or embeddings of tokens that were added to the tokenizer. `changing` applies this to
+models that are loaded inside it. `keep_layers` and `set_dropout` change an existing model.
 """
 
 import re
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 POSITIONS = re.compile(r"(^|\.)(position_embeddings|embed_positions|wpe)$")
-"""Names of embeddings with one row a position of the input."""
+"""Names of embeddings with one row per position of the input."""
 
 
 PAIRS = (EncoderDecoderConfig, GtsConfig)
@@ -42,11 +42,11 @@ PAIRS = (EncoderDecoderConfig, GtsConfig)
 
 @dataclass(frozen=True)
 class Changes:
-    """What a recipe changes in the model that it starts from.
+    """The changes of a recipe to its initial model.
 
     Attributes:
         new_head: replace the head, even if the model has one.
-        resize_embeddings: add rows for tokens that the tokenizer has and the model has not.
+        resize_embeddings: add rows for tokens of the tokenizer that the model lacks.
     """
 
     new_head: bool = False
@@ -62,7 +62,7 @@ _CHANGES: ContextVar[Changes] = ContextVar("changes", default=NO_CHANGES)
 
 @contextmanager
 def changing(asked: Changes) -> Iterator[None]:
-    """Have models that are loaded inside changed."""
+    """Apply changes to models that are loaded inside this context."""
     token = _CHANGES.set(asked)
     try:
         yield
@@ -76,7 +76,7 @@ def changes() -> Changes:
 
 
 def check_keeps_head() -> None:
-    """Check that the recipe does not ask for a new head; for tasks that have none to replace.
+    """Check that the recipe does not request a new head; for tasks that have none to replace.
 
     Raises:
         UserError: it does.
@@ -98,7 +98,7 @@ def check_lengths(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ma
 
 
 def _limit(name: str, value: Any) -> int | float:
-    """Return a number of tokens from a file of the model."""
+    """Return the largest number of tokens in a file of the model."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(
             f"model: {name}: {short(value)} is not a number of tokens: correct it in the model's folder"
@@ -107,28 +107,28 @@ def _limit(name: str, value: Any) -> int | float:
 
 
 def _position_limits(model: PreTrainedModel) -> Iterator[int | float]:
-    """Yield the number of positions that a model has, by its configuration and by its embeddings."""
+    """Yield the number of positions of a model, from its configuration and from its embeddings."""
     name = "max_position_embeddings"
     yield _limit(name, getattr(_text_config(model.config), name, None) or 0)
     is_pair = isinstance(model.config, PAIRS)
     for name, module in (model.get_encoder() if is_pair else model).named_modules():
         if isinstance(module, nn.Embedding) and POSITIONS.search(name):
-            # RoBERTa and models like it count positions from behind the padding's, BART from an offset.
+            # RoBERTa and similar models count positions from the one after the padding's, BART from an offset.
             padding = module.padding_idx
             yield module.num_embeddings - (getattr(module, "offset", 0) if padding is None else padding + 1)
 
 
 def _text_config(config: PretrainedConfig) -> PretrainedConfig:
-    """Return the configuration of what reads the tokenizer's tokens."""
+    """Return the configuration of the part that reads the tokenizer's tokens."""
     encoder: Any = config.encoder if isinstance(config, PAIRS) else config
     return cast(PretrainedConfig, encoder)
 
 
 def fit_tokens(model: PreTrainedModel, path: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give a model the tokenizer's padding token, and rows for its added tokens if the recipe asks for that.
+    """Set the model's padding token to the tokenizer's, and add rows for added tokens if the recipe requests them.
 
     Raises:
-        UserError: the tokenizer has tokens that the model has not.
+        UserError: the tokenizer has tokens that the model lacks.
     """
     _text_config(model.config).pad_token_id = tokenizer.pad_token_id
     rows = len(cast(Tensor, model.get_input_embeddings().weight))
@@ -143,7 +143,7 @@ def fit_tokens(model: PreTrainedModel, path: str, tokenizer: PreTrainedTokenizer
 
 
 def padding_remarks(path: str, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """Say where the padding token is not the one that the model was made with."""
+    """Yield a line if the padding token differs from the model's original one."""
     theirs, ours = getattr(_text_config(config), "pad_token_id", None), tokenizer.pad_token_id
     if theirs != ours:
         by = "none" if theirs is None else theirs
@@ -157,7 +157,7 @@ def set_dropout(model: nn.Module, probability: float | None) -> None:
     its configuration.
 
     Raises:
-        UserError: the model has no dropout that could be set.
+        UserError: the model has no dropout to set.
     """
     if probability is None:
         return
@@ -193,7 +193,7 @@ def keep_layers(model: M, layers: Sequence[int] | None) -> M:
     """Keep only some layers of a model, in place, by their numbers from 0 and in their new order; None keeps all.
 
     Raises:
-        UserError: there is no such layer, or the model has several stacks of layers.
+        UserError: a layer does not exist, or the model has several stacks of layers.
     """
     if layers is None:
         return model
@@ -233,7 +233,7 @@ def layer_stack(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def _stacks(module: nn.Module, name: str) -> Iterator[tuple[str, nn.ModuleList]]:
-    """Yield the outermost lists of modules of one class that have modules of their own, with their names."""
+    """Yield the outermost lists of containers of one class, with their names."""
     for child_name, child in module.named_children():
         path = f"{name}.{child_name}".strip(".")
         if (

@@ -1,4 +1,4 @@
-"""The squares of the inputs of a model's matrices, summed over what passes through them in training."""
+"""The squares of the inputs of a model's matrices, summed over the forward passes of training."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -17,10 +17,10 @@ __all__ = ["InputHooks", "is_seen"]
 
 
 def is_seen(module: nn.Module, weight: Tensor) -> bool:
-    """Return whether all that a weight multiplies is the input of this module.
+    """Return whether a weight multiplies only the input of this module.
 
-    `nn.MultiheadAttention` does not call the module of its output. A matrix of groups (DeepSeek-V4's) multiplies
-    another part of the input in each.
+    `nn.MultiheadAttention` does not call its output module. Each group of a grouped matrix (DeepSeek-V4) multiplies
+    another part of the input.
     """
     if getattr(module, "weight", None) is not weight or isinstance(module, NonDynamicallyQuantizableLinear):
         return False
@@ -30,19 +30,19 @@ def is_seen(module: nn.Module, weight: Tensor) -> bool:
 
 
 class InputHooks:
-    """Adds up the squares of the inputs of matrices in the forward passes of training.
+    """Sums the squares of the inputs of matrices in the forward passes of training.
 
-    What is computed again in the backward pass does not count, nor does a forward pass without gradients. Nor do
-    positions of padding, where the model is called with an `attention_mask`. Of an encoder with a decoder, which have
-    two, they do, and of an expert that gets a selection of the positions.
+    Recomputation in the backward pass and forward passes without gradients do not count. Padding does not count if the
+    model is called with an `attention_mask`. It does count in an encoder-decoder model, which has two masks, and in an
+    expert that receives only some of the positions.
 
     `torch.compile` compiles the hooks with the model, once for steps that count and once for others.
 
     Args:
         model: the model.
-        tensors: the matrices; `is_seen` holds for the modules that have them.
+        tensors: the matrices; `is_seen` holds for their modules.
         weights: their parameters.
-        device: where the model computes.
+        device: device of the model.
 
     Attributes:
         is_counting: whether forward passes count now.
@@ -73,13 +73,13 @@ class InputHooks:
         model.register_forward_hook(self._end, always_call=True)
 
     def take(self) -> Tensor:
-        """Return the sums since the last call, float64, of all inputs of the first tensor, then of the next."""
+        """Return the sums since the last call, float64: all inputs of the first tensor, then of the next."""
         taken = torch.cat(self._sums).cpu()
         torch._foreach_zero_(self._sums)
         return taken
 
     def begin_step(self, *, is_counting: bool) -> None:
-        """Drop what came of a forward pass without a step, and say whether those of the next step count."""
+        """Drop the sums of forward passes without a step, and set whether those of the next step count."""
         if self.is_counting:
             torch._foreach_zero_(self._sums)
         self.is_counting = is_counting

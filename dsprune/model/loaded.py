@@ -1,4 +1,4 @@
-"""Check that all weights of a model were found: transformers gives random values to those that are missing."""
+"""Check that all weights of a model were found: transformers initializes missing ones randomly."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -15,7 +15,7 @@ __all__ = ["check_loaded"]
 WAY_OUT = "use another copy of the model"
 
 WRAPPERS = ("module.", "_orig_mod.")
-"""How the names of weights begin in modules that DistributedDataParallel and torch.compile wrap."""
+"""Prefixes of weight names in modules wrapped by DistributedDataParallel and torch.compile."""
 
 _NUMBER = re.compile(r"\.\d+\.")
 
@@ -28,14 +28,14 @@ def check_loaded(
     Args:
         path: folder of the model, or its name on the hub.
         model: the model.
-        found: what transformers tells of the names and shapes of the weights in the files. Heads of other tasks may
-            be among those that the model has no place for.
-        new_head: whether weights outside of the base model may be new. A pooler may always be, since models that were
-            trained without one are used with it.
+        found: transformers' report on the names and shapes of the weights in the files. Unexpected weights may be
+            heads of other tasks.
+        new_head: whether weights outside of the base model may be new. A pooler may always be new, because models that
+            were trained without one are used with it.
 
     Raises:
-        UserError: a weight was not there, has another shape, or is not finite, or the files hold more layers than the
-            configuration says.
+        UserError: a weight is missing, has another shape, or is not finite, or the files hold more layers than the
+            configuration.
     """
     base, unexpected = f"{model.base_model_prefix}.", found["unexpected_keys"]
     if wrapped := sorted(name for name in unexpected if name.startswith(WRAPPERS)):

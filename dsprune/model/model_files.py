@@ -19,11 +19,11 @@ __all__ = ["ModelFiles", "opened"]
 class ModelFiles:
     """The safetensors files of a model folder: one file, or several with an index.
 
-    transformers stores the experts of most mixtures under other names and shapes than the model's parameters have.
-    Those are read by loading the model.
+    transformers stores the experts of most mixtures with names and shapes that differ from the model's parameters.
+    These are read by loading the model.
 
     Raises:
-        UserError: there is no file, or one is damaged.
+        UserError: a file is missing or damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -68,7 +68,7 @@ class ModelFiles:
 
     @cached_property
     def _loaded(self) -> Mapping[str, Tensor]:
-        """The tensors of the model that transformers makes of the files."""
+        """The tensors of the model that transformers loads from the files."""
         if not (self.folder / "config.json").is_file():
             return {}
         tensors: Mapping[str, Tensor] = load_saved(self.folder).state_dict()
@@ -77,12 +77,12 @@ class ModelFiles:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """Open a safetensors file for the reading of single tensors.
+    """Open a safetensors file to read single tensors.
 
     Raises:
         UserError: it cannot be read.
     """
-    if path.exists() and not path.is_file():  # a pipe would be waited for, whatever the signal
+    if path.exists() and not path.is_file():  # reading a pipe would wait forever, even after a signal
         raise UserError(f"{path}: not a file: use another copy of the model")
     try:
         with safe_open(path, framework="pt") as file:

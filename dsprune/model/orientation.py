@@ -1,4 +1,4 @@
-"""Whether a module stores its matrices as `[outputs, inputs]`, as most do, or as `[inputs, outputs]`."""
+"""Whether a module stores its matrices as `[outputs, inputs]`, like most, or as `[inputs, outputs]`."""
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -8,9 +8,9 @@ __all__ = ["has_inputs_first"]
 
 
 def has_inputs_first(module: nn.Module) -> bool | None:
-    """Return whether the weights of a module have inputs before outputs; None if that is not known.
+    """Return whether the weights of a module have inputs before outputs; None if it is unknown.
 
-    A convolution of width 1 has its kernel after the inputs. Stacked experts of transformers say it themselves.
+    A convolution of width 1 has its kernel after the inputs. Stacked experts of transformers have an attribute for it.
     """
     if isinstance(module, nn.Linear | nn.MultiheadAttention | _ConvNd):
         return False

@@ -1,4 +1,4 @@
-"""Match glob patterns of a recipe to a model's parameters; a pattern without effect is an error."""
+"""Match a recipe's glob patterns to a model's parameters; a pattern without effect is an error."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,7 +41,7 @@ def values_by_pattern(
         names: all names of every parameter, by its id.
         patterns: value by glob pattern.
         field: recipe field of the patterns, for messages.
-        what: what `names` are the names of, for messages.
+        what: noun for the named objects, for messages.
 
     Raises:
         UserError: a pattern matches no parameter, or only parameters that earlier patterns match.
@@ -67,7 +67,7 @@ def _matching(names: Mapping[int, Sequence[str]], pattern: str, field: str, what
 
 
 def _hint(pattern: str, names: Iterable[Sequence[str]]) -> str:
-    """Return the parts of names that are similar to the pattern, or else how patterns match."""
+    """Return the parts of names that are similar to the pattern; otherwise how patterns match."""
     paths = (name.split(".") for aliases in names for name in aliases)
     parts = {
         ".".join(path[i:j]) for path in paths for i in range(len(path)) for j in range(i + 1, len(path) + 1)
@@ -79,9 +79,9 @@ def _hint(pattern: str, names: Iterable[Sequence[str]]) -> str:
 
 
 def patterns_of(names: Iterable[str]) -> tuple[str, ...]:
-    """Return globs that match these names: those that differ in numbers between dots share one.
+    """Return globs that match these names; names that differ in numbers between dots share one glob.
 
-    A `*` would match dots, and so other tensors.
+    A `*` would also match dots, and other tensors.
 
     Examples:
         >>> patterns_of(["layer.0.fc1.weight", "layer.1.fc1.weight", "layer.2.fc1.weight", "layer.10.fc1.weight"])
@@ -117,7 +117,7 @@ def parameter_groups(
         peak: highest learning rate of the parameters that no pattern matches; their groups come first.
         scale: factor on the peak by glob pattern; the first pattern that matches a parameter counts.
         shape_of: returns the full shape of a parameter, which may be partitioned.
-        decayed: what has weight decay: `matrices`, all but biases and norms, or `all`.
+        decayed: parameters with weight decay: `matrices` (all except biases and norms) or `all`.
 
     Raises:
         UserError: a pattern has no effect, or `scale` is given without `peak`.
@@ -139,7 +139,7 @@ def parameter_groups(
 def _group(
     parameters: list[nn.Parameter], peak: float | None, factor: float, is_without: bool
 ) -> dict[str, Any]:
-    """Return a group with the settings that differ from the optimizer's own."""
+    """Return a group with the settings that differ from the optimizer's."""
     group: dict[str, Any] = {"params": parameters}
     if factor != 1 and peak is not None:
         group["lr"] = peak * factor

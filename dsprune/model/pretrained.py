@@ -33,12 +33,12 @@ TELL_ALL: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_size
 """Settings with which `from_pretrained` tells of all weights that do not fit, for `check_loaded`."""
 
 OWN_MODELS = {model.__name__: model for model in _OWN}
-"""The models that transformers does not have, by the name of their class."""
+"""Models that transformers does not have, by class name."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """The head that a kind of task puts on a model.
+    """The model head of a kind of task.
 
     Attributes:
         auto_class: loads a model with this head.
@@ -71,11 +71,11 @@ class Head:
             max_length: longest input in tokens that the model must accept.
             new_head: create a new head if the model has none. The recipe may replace the head of a model that has
                 one, see `dsprune.model.fit`.
-            settings: passed on to `from_pretrained`.
+            settings: passed to `from_pretrained`.
 
         Raises:
-            UserError: the model cannot be loaded, accepts shorter inputs only, or has no head though `new_head`
-                is false.
+            UserError: the model cannot be loaded, accepts only shorter inputs, or has no head and `new_head` is
+                false.
         """
         if not new_head and not self.is_in(load_config(path)):
             raise UserError(f"model {path!r}: has no {self.name} head: fine-tune it first")
@@ -90,7 +90,7 @@ class Head:
 
 
 def _renew_head(model: PreTrainedModel, auto_class: Any) -> None:
-    """Draw all weights of a model anew that are not in its base model."""
+    """Initialize again all weights of a model outside of its base model."""
     new = dict(auto_class.from_config(model.config, dtype=torch.float32).named_parameters())
     kept = {id(parameter) for parameter in model.base_model.parameters()}
     for name, parameter in model.named_parameters():
@@ -102,8 +102,8 @@ def load_config(path: str) -> PretrainedConfig:
     """Load the configuration of a model.
 
     Raises:
-        UserError: it cannot be loaded, it names code that transformers would download and run, or weights that
-            dsprune does not look for.
+        UserError: it cannot be loaded, or it names code that transformers would download and run, or weights in
+            unexpected files.
     """
     _check_is_model(path)
     check_weight_indexes(local_folder(path))
@@ -122,7 +122,7 @@ def load_config(path: str) -> PretrainedConfig:
 
 
 def _check_names(path: str, config: PretrainedConfig) -> None:
-    """Check the names of classes and files in a configuration, which transformers does not."""
+    """Check the names of classes and files in a configuration; transformers does not."""
     names = config.architectures or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(
@@ -138,7 +138,7 @@ def _check_names(path: str, config: PretrainedConfig) -> None:
 
 
 def _check_layers(path: str, config: PretrainedConfig) -> None:
-    """Check the number of layers, since transformers makes a model of any."""
+    """Check the number of layers, because transformers accepts any."""
     number = getattr(config, "num_hidden_layers", None)
     if isinstance(number, int) and not 0 < number <= MOST_LAYERS:
         raise UserError(
@@ -176,7 +176,7 @@ def load_model(
     new_head: bool = True,
     **settings: Any,
 ) -> PreTrainedModel:
-    """Load a model in fp32, whatever its folder holds: DeepSpeed casts it, and masks are selected from fp32.
+    """Load a model in fp32, from files of any precision: DeepSpeed casts it, and masks are selected from fp32.
 
     Args:
         auto_class: one of transformers' auto classes.
@@ -184,7 +184,7 @@ def load_model(
         tokenizer: encodes for the model, which gets its padding token.
         max_length: longest input in tokens that the model must accept.
         new_head: whether the head may be new.
-        settings: passed on to `from_pretrained`.
+        settings: passed to `from_pretrained`.
 
     Raises:
         UserError: the model cannot be loaded, lacks weights, or does not fit the tokenizer or the length.
@@ -200,7 +200,7 @@ def load_model(
 
 
 def load_saved(folder: Path) -> PreTrainedModel:
-    """Load the model of a folder as it was saved: its own class and number format."""
+    """Load the model of a folder with its saved class and dtype."""
     saved = model_class(folder, load_config(str(folder)))
     transformers.utils.logging.disable_progress_bar()
     model: PreTrainedModel
@@ -213,7 +213,7 @@ def model_class(folder: Path, config: PretrainedConfig) -> Any:
     """Return the class of the model that the configuration in a folder was saved with.
 
     Raises:
-        UserError: transformers has no such model.
+        UserError: transformers does not have the class.
     """
     name = str((config.architectures or ["none"])[0])
     found = OWN_MODELS.get(name) or getattr(transformers, name, None)
@@ -226,7 +226,7 @@ def model_class(folder: Path, config: PretrainedConfig) -> Any:
 
 
 def _check_is_model(path: str) -> None:
-    """Check that a folder is not that of a run, which has its model in another, or of an adapter."""
+    """Check that a folder is not that of a run (whose model is in a subfolder) or of an adapter."""
     if (
         not Path(path, "config.json").exists()
         and (model := Path(path, "model")).joinpath("config.json").is_file()
@@ -254,7 +254,7 @@ def _check_has_tokenizer(folder: Path) -> None:
 
 
 def _tokenizer(path: str, **settings: Any) -> PreTrainedTokenizerBase:
-    """Load a tokenizer, and look up a token that its vocabulary may lack."""
+    """Load a tokenizer, and check that its vocabulary has the unknown token."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, **settings)
     try:
         _ = tokenizer.unk_token_id
@@ -276,7 +276,7 @@ def _load(
         return from_pretrained(path, trust_remote_code=False, **settings)
     except UserError:
         raise
-    except Exception as error:  # of many types: a damaged file of a model is read by many libraries
+    except Exception as error:  # many libraries read a model's files, and raise errors of many types
         if what == "tokenizer" and Path(path, "config.json").is_file():
             # A tokenizer is looked up by the model's configuration: name that one if it is at fault.
             load_config(path)
@@ -291,7 +291,7 @@ def _load(
 
 
 def _training_of(folder: Path) -> str:
-    """Return the command that makes the model of a run of a shipped recipe; empty where it is there, or is another."""
+    """Return the command that trains the missing model of a shipped recipe; empty for any other model."""
     recipe = folder.parent.name
     is_missing = folder.name == "model" and recipe in shipped_names("recipes") and not folder.exists()
     return f"train it first: dsprune train {recipe}" if is_missing else ""

@@ -1,7 +1,7 @@
 """Choose the weights to prune: the matrices of the blocks, adjusted by patterns over names.
 
-What a matrix is follows from the structure of the model (dsprune/model/blocks.py), without a list of model families.
-What stays dense inside the blocks is returned too, with the reason, so that it can be said.
+The structure of the model determines the matrices (dsprune/model/blocks.py), without a list of model families. The
+parameters that stay dense inside the blocks are returned too, with the reasons, so that they can be reported.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,10 +22,10 @@ from dsprune.utils.text import percent
 __all__ = ["Choice", "DenseMatrix", "choose_weights", "dense_groups", "describe_dense", "describe_outside"]
 
 UNASKED = 0.01
-"""Fraction of the blocks' weights that may stay dense though neither the recipe nor their kind asks for it."""
+"""Fraction of the blocks' weights that may stay dense for a reason other than the recipe or their kind."""
 
 MANY, NAMED = 0.1, 4
-"""Fraction of the matrices' weights outside of the blocks from which on they are named, and how many groups are."""
+"""Smallest fraction of the matrices' weights outside of the blocks to report, and the number of groups to name."""
 
 EXCLUDED, OTHERS, OUTSIDE = "excluded", "not in pruning.only", "outside of the blocks"
 
@@ -52,7 +52,7 @@ class DenseMatrix:
 
 @dataclass(frozen=True)
 class Choice:
-    """The weights that a recipe prunes in a model, and what stays dense beside them.
+    """The weights that a recipe prunes in a model, and the parameters that stay dense.
 
     Attributes:
         tensors: the weights to prune, in the order of `named_parameters()`.
@@ -90,7 +90,7 @@ def choose_weights(
 
     Raises:
         UserError: a pattern has no effect, a weight cannot be pruned, more than 1 % of the blocks' weights would stay
-            dense without being asked for, or there is nothing to prune.
+            dense unasked, or there is nothing to prune.
     """
     names = names_of(model)
     kinds = block_matrices(model, shape_of)
@@ -140,7 +140,7 @@ def _inputs_first(model: nn.Module) -> set[int]:
 
 
 def _matrices(model: nn.Module, keys: set[int], shape_of: ShapeOf) -> set[int]:
-    """Return which of these parameters are matrices: `*.attention.*` names norms and biases, too."""
+    """Return the matrices among these parameters: a pattern such as `*.attention.*` also matches norms and biases."""
     return {
         id(weight)
         for name, weight in model.named_parameters()
@@ -149,7 +149,7 @@ def _matrices(model: nn.Module, keys: set[int], shape_of: ShapeOf) -> set[int]:
 
 
 def dense_groups(dense: Sequence[DenseMatrix]) -> Iterator[tuple[str, list[DenseMatrix]]]:
-    """Yield the dense matrices of one shape and reason in different layers together, with a pattern of their names."""
+    """Yield groups of dense matrices with the same shape and reason in different layers, with a pattern of their names."""
     for shape, reason in dict.fromkeys((matrix.shape, matrix.reason) for matrix in dense):
         same = {matrix.name: matrix for matrix in dense if (matrix.shape, matrix.reason) == (shape, reason)}
         for pattern in patterns_of(same):
@@ -157,7 +157,7 @@ def dense_groups(dense: Sequence[DenseMatrix]) -> Iterator[tuple[str, list[Dense
 
 
 def describe_dense(choice: Choice) -> str:
-    """Return one line about all that stays dense inside the blocks."""
+    """Return one line on the parameters that stay dense inside the blocks."""
     share = sum(matrix.numel for matrix in choice.dense) / max(1, choice.num_block_weights)
     parts = (
         f"{len(group)} x {list(group[0].shape)} {pattern} ({group[0].reason})"
@@ -167,7 +167,7 @@ def describe_dense(choice: Choice) -> str:
 
 
 def describe_outside(choice: Choice) -> str | None:
-    """Return one line about the matrices outside of the blocks; None where they are few."""
+    """Return one line on the matrices outside of the blocks; None if they are few."""
     num_outside = sum(matrix.numel for matrix in choice.outside)
     share = num_outside / max(1, num_outside + choice.num_block_weights)
     if share < MANY:
@@ -191,7 +191,7 @@ def _with_targets(
 
 
 def _check_can_be_pruned(tensor: PrunableTensor, parameter: nn.Parameter) -> None:
-    """Check a weight that the recipe asks for by name."""
+    """Check a weight that the recipe names."""
     problem = _obstacle(parameter)
     if problem is None and not tensor.shape:
         problem = f"a {parameter.dtype} of shape []"
@@ -207,7 +207,7 @@ def _obstacle(parameter: nn.Parameter) -> str | None:
 
 
 def _check_asked(choice: Choice) -> None:
-    """Check that nearly all weights of the blocks are pruned, or stay dense for a reason that can be expected."""
+    """Check that nearly all weights of the blocks are pruned, or stay dense for an expected reason."""
     unasked = [matrix for matrix in choice.dense if matrix.reason not in (*NO_MATRICES, EXCLUDED, OTHERS)]
     share = sum(matrix.numel for matrix in unasked) / max(1, choice.num_block_weights)
     if share > UNASKED:
@@ -221,7 +221,7 @@ def _check_asked(choice: Choice) -> None:
 
 
 def _exact_patterns(dense: Sequence[DenseMatrix], pruned: Sequence[PrunableTensor]) -> Iterator[str]:
-    """Yield patterns that match all dense matrices and none that is pruned."""
+    """Yield patterns that match all dense matrices and no pruned one."""
     for pattern, group in dense_groups(dense):
         if any(fnmatchcase(tensor.name, pattern) for tensor in pruned):
             yield from (matrix.name for matrix in group)

@@ -64,8 +64,8 @@ class PrunableTensor:
 class Shard:
     """The contiguous slice `[start, start + numel)` of a flattened prunable tensor that this rank owns.
 
-    A rank that owns no weight of a tensor has a shard with `numel == 0`. Thus every rank lists the same tensors in
-    the same order: the global order, in which ties are broken.
+    A rank that owns no weight of a tensor has a shard with `numel == 0`. So every rank lists the same tensors in the
+    same order: the global order, which breaks ties.
 
     Attributes:
         tensor: the tensor.
@@ -82,7 +82,7 @@ class Shard:
 
 
 def equal_part(numel: int, number: int, count: int) -> tuple[int, int]:
-    """Return start and length of one of equal parts of a flattened tensor, as ZeRO stage 3 cuts it.
+    """Return start and length of one of the equal parts into which ZeRO stage 3 cuts a flattened tensor.
 
     The last parts may be shorter, or empty.
 
@@ -96,7 +96,7 @@ def equal_part(numel: int, number: int, count: int) -> tuple[int, int]:
 
 
 def parts_of(shard: Shard, count: int) -> range:
-    """Return the numbers of those equal parts of the tensor that hold a weight of a shard.
+    """Return the numbers of the equal parts of a tensor that overlap a shard.
 
     Examples:
         >>> parts_of(Shard(PrunableTensor("up", (5,)), 1, 3), 4)

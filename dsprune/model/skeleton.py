@@ -1,4 +1,4 @@
-"""Models without memory for their weights, to check all of a model before its weights are read.
+"""Models without memory for their weights, to check a model before its weights are read.
 
 The lists of weight files, `model.safetensors.index.json`, are read here too.
 """
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""The files in which transformers looks for weights, in its order; each may be several, listed in `FILE.index.json`."""
+"""The weight files of transformers, in its order of search; each may be split, with a list in `FILE.index.json`."""
 
 OF_LOADING = ("dtype", "output_loading_info", "ignore_mismatched_sizes")
 """The settings of `from_pretrained` that the configuration does not take."""
@@ -40,7 +40,7 @@ _ACTIVE: ContextVar[bool] = ContextVar("without_weights", default=False)
 
 @contextmanager
 def without_weights() -> Iterator[None]:
-    """Have `load_model` return models on the meta device, with their weight files checked but not read."""
+    """Make `load_model` return models on the meta device, with their weight files checked but not read."""
     token = _ACTIVE.set(True)
     try:
         with torch.device("meta"):
@@ -92,7 +92,7 @@ def _names_and_shapes(path: str, file: Path) -> dict[str, Tensor]:
 
 
 def _weight_files(path: str) -> list[Path]:
-    """Return the files with the weights; none if they are still to be downloaded."""
+    """Return the files with the weights; empty if they are not downloaded yet."""
     folder = local_folder(path)
     for name in WEIGHTS:
         index = folder / f"{name}.index.json"
@@ -135,7 +135,7 @@ def read_weight_index(index: Path) -> dict[str, str]:
 
 
 def check_weight_indexes(folder: Path) -> None:
-    """Check the indexes of a model folder, whose paths transformers would follow out of it.
+    """Check the indexes of a model folder: transformers would follow paths to other folders.
 
     Raises:
         UserError: see `read_weight_index`.

@@ -1,4 +1,4 @@
-"""A model and its tokenizer with the used tokens only, in plain files: both open with `from_pretrained`."""
+"""Save a model and its tokenizer with only the used tokens; both open with `from_pretrained`."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -19,13 +19,13 @@ __all__ = ["save_trimmed", "trimmed_tokenizer"]
 def save_trimmed(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, folder: Path
 ) -> None:
-    """Write a model folder with the used tokens only, numbered anew.
+    """Write a model folder with only the used tokens, which get new numbers.
 
     Args:
-        model: shortened to the vocabulary.
+        model: the model, shortened to the vocabulary.
         tokenizer: the tokenizer of the complete vocabulary.
         vocabulary: the used tokens.
-        folder: to write to.
+        folder: folder to write to.
 
     Raises:
         UserError: model or tokenizer cannot be trimmed.
@@ -54,12 +54,12 @@ def save_trimmed(
 def trimmed_tokenizer(
     tokenizer: PreTrainedTokenizerBase, used: np.ndarray
 ) -> tuple[PreTrainedTokenizerBase, np.ndarray]:
-    """Return a tokenizer that makes the same tokens of every text that has used ones only, and the tokens it knows.
+    """Return a tokenizer with fewer tokens, and its tokens. It encodes texts of used tokens to the same tokens.
 
-    Those are the used ones, ascending, and those that byte pair encoding makes on the way to them.
+    It has the used tokens, ascending, and the intermediate tokens of byte pair encoding.
 
     Raises:
-        UserError: the tokenizer is of another kind than WordPiece, byte pair encoding and Unigram.
+        UserError: the tokenizer is not WordPiece, byte pair encoding or Unigram.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules: dict[str, Any] = {} if backend is None else json.loads(backend.to_str())
@@ -90,9 +90,9 @@ def trimmed_tokenizer(
 
 
 def _needed_merges(merges: Iterable[Any], wanted: set[str]) -> list[Any]:
-    """Return the merges that lead to the wanted pieces, and add the pieces on the way to `wanted`."""
+    """Return the merges that form the wanted pieces, and add the intermediate pieces to `wanted`."""
     pairs = [(merge, *(merge.split(" ") if isinstance(merge, str) else merge)) for merge in merges]
-    for _, left, right in reversed(pairs):  # a merge comes after those that make its parts
+    for _, left, right in reversed(pairs):  # a merge comes after the merges of its parts
         if left + right in wanted:
             wanted |= {left, right}
     return [merge for merge, left, right in pairs if left + right in wanted]
@@ -106,7 +106,7 @@ def _renumber(config: Any, new: Mapping[int, int]) -> None:
 
 
 def _renumber_template(part: Any, new: Mapping[int, int]) -> None:
-    """Renumber the special tokens that are put around texts, in place."""
+    """Renumber the special tokens around texts, in place."""
     if not isinstance(part, dict):
         return
     for inner in part.get("processors", []):

@@ -1,7 +1,7 @@
-"""The used vocabulary: train only the embedding rows whose tokens occur in the data.
+"""The used vocabulary: train only the embedding rows of tokens that occur in the data.
 
-The other rows have no gradient, so leaving them out changes no loss. The embedding maps a token to its row itself, so
-that models, tasks and teacher stores see the tokenizer's numbers, as ever. A saved model has all rows again.
+The other rows have no gradient, so leaving them out does not change the loss. The embedding itself maps a token to its
+row, so models, tasks and teacher stores keep the tokenizer's numbers. A saved model has all rows again.
 
 Source of the idea: Williams and Aletras, Vocabulary-level Memory Efficiency for Language Model Fine-tuning (RepL4NLP
 2025, arXiv 2309.08708).
@@ -46,7 +46,7 @@ class Vocabulary:
     def used(
         cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: Iterable[np.ndarray]
     ) -> "Vocabulary":
-        """Return the tokens that occur in some data, in any order, and the special ones; the model may be meta.
+        """Return the tokens that occur in the data, and the special ones; the model may be meta.
 
         Raises:
             UserError: the model needs its complete vocabulary.
@@ -59,7 +59,7 @@ class Vocabulary:
         return cls(embedding.num_embeddings, found[found < embedding.num_embeddings].astype(np.int64))
 
     def shorten(self, model: PreTrainedModel, *, keep_others: bool = True) -> None:
-        """Leave only the kept rows in the model's complete embedding, in place.
+        """Remove all rows except the kept ones from the model's complete embedding, in place.
 
         If `keep_others`, the other rows stay in main memory, for `with_all_rows`.
 
@@ -73,7 +73,7 @@ class Vocabulary:
                 "give the model that the run began with"
             )
         weight, kept = embedding.weight.detach(), torch.from_numpy(self.kept)
-        # Out of range, for a token that was left out: none is read.
+        # Out of range for a token that was left out, which is never read.
         rows = torch.full((self.size,), self.size, device="cpu")
         rows[kept] = torch.arange(len(kept), device="cpu")
         if keep_others and not weight.is_meta:
@@ -109,7 +109,7 @@ class Vocabulary:
         return read
 
     def check_same(self, path: Path) -> None:
-        """Check that the checkpoints beside a file of `write` were made with this vocabulary.
+        """Check that the checkpoints next to a file of `write` were made with this vocabulary.
 
         Raises:
             UserError: they were not.
@@ -145,7 +145,7 @@ def embedding_of(model: PreTrainedModel) -> tuple[str, nn.Embedding]:
 
 
 def num_missing(model: nn.Module) -> int:
-    """Return the number of weights of the rows that were left out; 0 if all are there."""
+    """Return the number of weights in the rows that were left out."""
     return sum(
         (len(cast(Tensor, module.rows)) - module.num_embeddings) * module.embedding_dim
         for module in model.modules()
@@ -154,9 +154,9 @@ def num_missing(model: nn.Module) -> int:
 
 
 def with_all_rows(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of a model by name, with its complete embedding: the rows that were left out as they were.
+    """Return the weights of a model by name, with its complete embedding: rows that were left out are unchanged.
 
-    The model may have been shortened, with `keep_others`.
+    The model may have been shortened with `keep_others`.
     """
     whole = dict(state)
     for name, module in model.named_modules():
@@ -165,7 +165,7 @@ def with_all_rows(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Te
             trained, others = state[key], getattr(module, UNUSED)
             whole[key] = trained.new_empty(len(rows), module.embedding_dim)
             whole[key][rows < len(trained)] = trained
-            whole[key][rows >= len(trained)] = others.to(trained) + 0.0  # no -0.0
+            whole[key][rows >= len(trained)] = others.to(trained) + 0.0  # -0.0 becomes +0.0
     return whole
 
 

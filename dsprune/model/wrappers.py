@@ -1,4 +1,4 @@
-"""Refuse modules that cannot be pruned or saved as they are, such as wrapped ones and weights computed from others."""
+"""Refuse modules that cannot be pruned or saved: wrapped modules, and weights computed from others."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -17,10 +17,10 @@ __all__ = ["check_no_adapter", "check_not_compiled", "check_plain", "check_ties"
 
 
 def check_no_adapter(model: nn.Module) -> None:
-    """Check that a model has no adapters of PEFT, which is not imported for it.
+    """Check that a model has no adapters of PEFT, without importing PEFT.
 
     Raises:
-        UserError: it has: its base weights are frozen, and a pruned adapter is no sparse model.
+        UserError: it has: its base weights are frozen, and a pruned adapter does not make a sparse model.
     """
     for name, module in model.named_modules():
         if hasattr(module, "peft_config") or hasattr(module, "base_layer"):
@@ -31,7 +31,7 @@ def check_no_adapter(model: nn.Module) -> None:
 
 
 def check_not_compiled(model: nn.Module) -> None:
-    """Check that no module is wrapped by `torch.compile`, with which DeepSpeed fails at ZeRO stage 3.
+    """Check that no module is wrapped by `torch.compile`, which fails in DeepSpeed at ZeRO stage 3.
 
     Raises:
         UserError: one is.
@@ -45,12 +45,12 @@ def check_not_compiled(model: nn.Module) -> None:
 
 
 def check_ties(model: nn.Module) -> None:
-    """Check that a Hugging Face model says which of its weights are one, without which its folder is not written.
+    """Check that a Hugging Face model declares its tied weights; otherwise its folder cannot be written.
 
     Raises:
-        UserError: it does not, as where a block of one's own is used twice.
+        UserError: it does not, for example if a user's block is used twice.
     """
-    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    model = getattr(model, "_orig_mod", model)  # without the compiled wrapper
     if not isinstance(model, PreTrainedModel):
         return
     said = [key for part in model.modules() for key in getattr(part, "_tied_weights_keys", None) or ()]
@@ -65,11 +65,11 @@ def check_ties(model: nn.Module) -> None:
 
 
 def check_plain(model: nn.Module, candidates: Collection[int]) -> None:
-    """Check that the weights to prune are those that modules multiply with, not others that those are computed from.
+    """Check that modules use the weights to prune directly, and do not compute other weights from them.
 
     Raises:
-        UserError: a module computes its weight from `candidates`, parameters by id, or has an adapter; names the call
-            that undoes it.
+        UserError: a module computes its weight from `candidates` (parameters by id), or has an adapter; the message
+            names the call that undoes it.
     """
     check_no_adapter(model)
     for path, module in model.named_modules():
@@ -79,7 +79,7 @@ def check_plain(model: nn.Module, candidates: Collection[int]) -> None:
 
 
 def _wrappers(module: nn.Module) -> Iterator[str]:
-    """Say how the weights of a module are computed, and how to undo it; nothing for a plain module."""
+    """Describe how the weights of a module are computed, and how to undo it; None for a plain module."""
     if is_parametrized(module):
         for name in module.parametrizations:  # type: ignore[union-attr]
             call = f"torch.nn.utils.parametrize.remove_parametrizations(module, {name!r})"

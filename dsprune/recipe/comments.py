@@ -17,10 +17,10 @@ WIDTH = 100
 def commented(
     values: Mapping[str, Any], section: type[BaseModel], left_out: Mapping[str, tuple[str, ...]]
 ) -> str:
-    """Return the values of a recipe or a section as YAML, each below the first sentence of its documentation.
+    """Return the values of a recipe or a section as YAML, each under the first sentence of its documentation.
 
-    The fields without a value are named at the end of their section, except those of no use for this recipe:
-    `left_out` has them by the key of the section.
+    Fields without a value are named at the end of their section, except those in `left_out` (by the key of the
+    section), which this recipe does not use.
     """
     return "\n".join(_lines(values, section, left_out)) + "\n"
 

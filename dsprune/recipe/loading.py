@@ -1,4 +1,4 @@
-"""Load a recipe, or its task section alone, from YAML and overrides."""
+"""Load a recipe, or only its task section, from YAML and overrides."""
 
 import re
 from collections.abc import Sequence
@@ -50,10 +50,10 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def read_recipe(name_or_path: str) -> tuple[str, dict[str, Any]]:
-    """Return the name and the values of a recipe as they are written, not validated.
+    """Return the name and the values of a recipe as written, without validation.
 
     Raises:
-        UserError: there is no such recipe, or it holds something else.
+        UserError: the recipe does not exist, or the file is not a recipe.
     """
     name, text = recipe_text(name_or_path)
     values = read_yaml(text, name_or_path)
@@ -94,10 +94,10 @@ def shipped_recipes() -> list[str]:
 
 
 def recipe_text(name_or_path: str) -> tuple[str, bytes]:
-    """Return the name and the file's content of a recipe.
+    """Return the name and the text of a recipe.
 
     Raises:
-        UserError: there is no such recipe.
+        UserError: the recipe does not exist.
     """
     if (path := find_shipped("recipes", name_or_path)) is not None:
         return path.stem, read_document(path)
@@ -129,7 +129,7 @@ def override_all(values: dict[str, Any], overrides: Sequence[str]) -> None:
     """Set values, each given as `key.sub=value`, in place.
 
     Raises:
-        UserError: as `override`; or a dense learning rate is set that the recipe's own peak would hide.
+        UserError: as in `override`; or the recipe's peak would hide the dense learning rate that is set.
     """
     for text in overrides:
         override(values, text)
@@ -147,10 +147,10 @@ def override_all(values: dict[str, Any], overrides: Sequence[str]) -> None:
 def override(values: dict[str, Any], text: str) -> None:
     """Set one value, given as `key.sub=value`, in place; an unknown key is detected by the validation that follows.
 
-    A value such as `2:4` is text: no other program, which might take it for a number to the base of 60, reads it.
+    A value such as `2:4` is text, not a number to the base of 60: no other YAML program reads it.
 
     Raises:
-        UserError: the text has another form, or its value is no YAML.
+        UserError: the text has another form, or its value is not YAML.
     """
     path, equals, value = text.partition("=")
     *sections, key = path.strip().split(".")
@@ -160,7 +160,7 @@ def override(values: dict[str, Any], text: str) -> None:
         )
     for section in sections:
         inner = values.get(section)
-        # A copy, since an alias in the file may have put one mapping into two places.
+        # A copy, because an alias in the file can put one mapping into two places.
         values[section] = dict(inner) if isinstance(inner, dict) else {}
         values = values[section]
     is_ratio = re.fullmatch(r"\d+:\d+", value.strip()) is not None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 __all__ = ["PATTERNS", "UNSTRUCTURED", "Pattern", "check_pattern", "matrix_shape"]
 
 PATTERNS = "unstructured, rows, N:M such as '2:4' (in quotes), or HEIGHTxWIDTH such as 1x4, 4x1 or 16x16"
-"""What can be written, for messages."""
+"""The valid forms, for messages."""
 
 LARGEST = 4096
 """Largest side of a tile."""
@@ -59,7 +59,7 @@ class Pattern:
 
     @property
     def is_unstructured(self) -> bool:
-        """Whether each weight is pruned by itself."""
+        """Whether each weight is pruned separately."""
         return (self.height, self.width) == (1, 1)
 
     @property

@@ -23,10 +23,10 @@ RATE, WIDTH = 5.0e-5, 768
 
 
 def dense_rate(width: int) -> float:
-    """Return a learning rate to begin with for dense fine-tuning of a model of a width, its hidden size.
+    """Return a first learning rate for dense fine-tuning, from the width of the model (its hidden size).
 
-    It is 5e-5 at the width of BERT-base, 768, and in inverse proportion to the width, a rule of thumb for Adam. Two
-    significant digits.
+    It is 5e-5 at the width of BERT-base, 768, and inversely proportional to the width, a rule of thumb for Adam. It has
+    two significant digits.
 
     A run of a few hundred steps with many classes needs more, which `dsprune calibrate --rate` measures. Accuracy in
     per cent of the tasks of `scripts/results/recovery`, pretrained model of width 384, 90 % sparse, labels alone,
@@ -52,7 +52,7 @@ def scaled_peak(dense: float, target: float) -> float:
     """Return the peak learning rate for a target sparsity, from the rate of dense fine-tuning.
 
     It is `dense * (1 + ln(1 / (1 - target)))`: the rate of dense fine-tuning at a target of 0, and 3.3 times that
-    at 0.9. A sparse model has to move its remaining weights further, and has fewer of them.
+    at 0.9. A sparse model has fewer weights, and has to move them further.
 
     Examples:
         >>> [round(scaled_peak(1.0, target), 1) for target in (0.0, 0.5, 0.9, 0.97)]
@@ -125,7 +125,7 @@ class LearningRate(Section):
     """End of the last decay, at the end of the run, as a fraction of the peak. Default: 0.0."""
 
     def is_scaled_to(self, target: float) -> bool:
-        """Return whether the peak is what the schedule law scales from `dense` for a target sparsity."""
+        """Return whether the peak is the one that the schedule law scales from `dense` for a target sparsity."""
         return self.dense is not None and self.peak == scaled_peak(self.dense, target)
 
     @property

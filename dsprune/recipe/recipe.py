@@ -22,9 +22,9 @@ TEMPERATURE: Mapping[Start, Ramp] = {
     "pretrained": Ramp(first=1.0, final=1.0),
     "fine-tuned": Ramp(first=2.0, final=2.0),
 }
-"""Default of `distillation.temperature`. A model that learns the task from its teacher needs more steps for softened
-logits; one that starts at its teacher learns more from them. Measured at T = 1 and 2, accuracy in per cent, one run
-each if nothing is said (`scripts/results`):
+"""Default of `distillation.temperature`. A model that learns the task from its teacher needs more steps with softened
+logits; one that starts from its teacher learns more from them. Measured at T = 1 and 2, accuracy in per cent, one run
+each unless stated (`scripts/results`):
 
 - From a pretrained model: 77 intents, 90 %, test split, one epoch 86.1 and 82.9, three epochs with different seeds 89.6
   and 89.9; GTS on MAWPS, 80 %, 480 steps 52.3 and 31.3.
@@ -109,16 +109,18 @@ class Recipe(Section):
             return settings
         start = _start_of(info.data.get("model"), settings)
         filled = settings.model_copy(update={"temperature": TEMPERATURE[start]})
-        filled.model_fields_set.discard("temperature")  # so that `plan` can tell it from one that was given
+        filled.model_fields_set.discard(
+            "temperature"
+        )  # so that `plan` can distinguish it from an explicit value
         return filled
 
     @property
     def start(self) -> Start:
-        """Whether the model is fine-tuned for the task at the start: it is if it is its own teacher."""
+        """Whether the model is fine-tuned for the task at the start, as it is if it is its own teacher."""
         return _start_of(self.model, self.distillation)
 
     def lacks(self, user: str, *sections: str) -> UserError:
-        """Return the error that `user` needs sections of which this recipe lacks one."""
+        """Return the error that `user` needs sections, if this recipe lacks one."""
         *others, last = sections
         return UserError(
             f"recipe {self.name!r}: {user} needs the sections {', '.join(others)} and {last}: add them"
@@ -126,7 +128,7 @@ class Recipe(Section):
 
     @property
     def dropout(self) -> float | None:
-        """Dropout probability of the whole model, as the recipe or the schedule law has it; None = the model's own.
+        """Dropout probability of the whole model, from the recipe or the schedule law; None = the model's own.
 
         A run that prunes or distils has no dropout: both regularise, and in a short run dropout slows down learning.
         Measured to 90 % with one seed each (`scripts/results/recovery`, validation split), with dropout 0.1 and 0:

@@ -1,4 +1,4 @@
-"""What the sections of a recipe are made of: their base class and the types of common fields."""
+"""The base class of the sections of a recipe, and the types of common fields."""
 
 import os
 import re
@@ -49,7 +49,7 @@ def _describe_one(problem: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 def _way_out(problem: ErrorDetails) -> str:
-    """Return pydantic's message as a rule; messages of dsprune's own validators stay as they are."""
+    """Return pydantic's message as a rule; messages of dsprune's validators are unchanged."""
     if problem["type"] == "model_type":
         return "must be a section with keys of its own; leave it out for the defaults"
     if problem["type"] == "tuple_type":
@@ -89,7 +89,7 @@ def _without_control(text: str) -> str:
 
 
 Text = Annotated[str, Field(min_length=1), AfterValidator(_without_control)]
-"""A text that is not empty and fits into one line."""
+"""A text of one line that is not empty."""
 
 
 def _expanded(text: str) -> str:
@@ -100,7 +100,7 @@ def _expanded(text: str) -> str:
 
 
 Place = Annotated[Text, AfterValidator(_expanded)]
-"""A path, or the name of what may also be a path; `~` and environment variables are replaced by their values."""
+"""A path, or a name in place of a path; `~` and environment variables are expanded."""
 Glob = Text
 """A glob pattern over the names of parameters, which must match the complete name."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -114,7 +114,7 @@ Count = Annotated[int, Field(ge=1, le=LARGEST)]
 
 
 class Section(BaseModel):
-    """Base class of all sections: frozen, an unknown key is an error, and so is a value of another type.
+    """Base class of all sections. It is frozen; an unknown key is an error, and so is a value of another type.
 
     A text or a boolean is not a number, and a number with a fraction is not an integer. A list is a tuple.
     """
@@ -134,8 +134,8 @@ class Named:
     """Annotation of a text field that holds a name of a registry.
 
     Attributes:
-        registry: holds the names, for validation and for the JSON schema.
-        late: leave the validation to the user of the name, where listing the names is slow.
+        registry: the valid names, for validation and for the JSON schema.
+        late: validate when the name is used, because listing the names is slow.
     """
 
     registry: Registry

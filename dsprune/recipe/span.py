@@ -1,4 +1,4 @@
-"""A length of training with its unit, `2 epochs`, `10 %`, `500 steps`, and a number that changes over such lengths."""
+"""A length of training with its unit (`2 epochs`, `10 %`, `500 steps`), and a number that changes during training."""
 
 import re
 from collections.abc import Callable

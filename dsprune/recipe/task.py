@@ -1,4 +1,4 @@
-"""The section `task` of the recipe: what the model is trained to do, and on which data.
+"""The section `task` of the recipe: the task of the model, and the data.
 
 The literal under each field is its documentation and its description in the JSON schema.
 """

@@ -19,7 +19,7 @@ AT_TARGET = ("constant", "alternating")
 """Curves whose first mask update reaches the target."""
 
 ROUNDING = 5e-4
-"""Difference of a sparsity that is written with three digits from the exact one."""
+"""Rounding error of a sparsity with three digits."""
 
 Start = Literal["pretrained", "fine-tuned"]
 """Whether the model at the start of a run is fine-tuned for the task already."""
@@ -164,7 +164,7 @@ class Pruning(Section):
     @model_validator(mode="before")
     @classmethod
     def _wanda_ranks_rows(cls, values: Any) -> Any:
-        """Set the scope of a recipe with `wanda` that names none."""
+        """Set the scope of a recipe with `wanda` that has none."""
         given = values if isinstance(values, dict) else {}
         is_open = given.get("method") == "wanda" and given.get("pattern") != "rows" and "scope" not in given
         return {**values, "scope": "row"} if is_open else values
@@ -229,7 +229,7 @@ class Pruning(Section):
 
 
 def _fixed_sparsity(text: Any) -> float | None:
-    """Return the only sparsity that a pattern can end with; None if it can have any, or is not a pattern."""
+    """Return the only final sparsity of a pattern; None if any is possible, or if it is not a pattern."""
     try:
         pattern = Pattern.parse(str(text))
     except ValueError:

@@ -16,7 +16,7 @@ from dsprune.schedule import Timetable
 from dsprune.schedule.timetable import Phase
 from dsprune.utils.files import replace_file
 
-if TYPE_CHECKING:  # loaded by what draws, since most commands draw nothing
+if TYPE_CHECKING:  # imported when drawing, because most commands draw nothing
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -41,12 +41,12 @@ def line_style(number: int) -> dict[str, Any]:
 
 
 def with_variables(text: str) -> str:
-    """Replace the light colours in a text by the page's variables, so that they follow light and dark."""
+    """Replace the light colours in a text by the page's variables, to support the light and the dark scheme."""
     return re.sub("|".join(_VARIABLES), lambda found: f"var(--{_VARIABLES[found[0]]})", text)
 
 
 LABEL: dict[str, Any] = {"color": QUIET, "fontsize": 8.5, "parse_math": False}
-"""Style of a text on a figure; a name with dollar signs is not a formula."""
+"""Style of a text on a figure; dollar signs do not make a formula."""
 
 
 def new_panels(
@@ -61,11 +61,11 @@ def new_panels(
     """Return a figure and its panels.
 
     Args:
-        labels: what each panel measures, row by row.
+        labels: the quantity of each panel, row by row.
         shared: label of the axis that the panels share.
-        height: of the figure, in inches; the page's text is 8 inches wide, and so is the figure.
+        height: height of the figure in inches; its width is that of the page's text, 8 inches.
         columns: number of panels side by side.
-        rows: names of the places 0, 1, ... on the vertical axis, which the panels share then.
+        rows: names of the places 0, 1, ... on the vertical axis, which the panels then share.
         title: heading of the figure.
     """
     from matplotlib.figure import Figure
@@ -96,7 +96,7 @@ def new_panels(
 
 
 def plot(axes: Axes, steps: Sequence[float], values: Sequence[float], **style: Any) -> None:
-    """Draw a curve; a curve of one point as a dot, also on the edge of the panel."""
+    """Draw a curve; a single point is a dot, also on the edge of the panel."""
     single: dict[str, Any] = {"marker": "o", "ms": 4, "clip_on": False} if len(steps) == 1 else {}
     axes.plot(steps, values, **(style | single))
 
@@ -106,7 +106,7 @@ def shade_phases(panels: Sequence[Axes], timetable: Timetable, *, unit: int = 1)
     for phase, start, end in timetable.phases():
         for axes in panels:
             axes.axvspan(start / unit, end / unit, color=PHASES[phase], lw=0, zorder=-1)
-        if end - start > 0.06 * timetable.total_steps:  # there is room for the name
+        if end - start > 0.06 * timetable.total_steps:  # room for the name
             place = ((start + end) / 2 / unit, 1.02)
             style: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
             panels[0].annotate(phase, place, **style, **LABEL)
@@ -160,10 +160,10 @@ FORMATS = ("png", "svg")
 
 
 def check_figure_path(path: Path) -> None:
-    """Refuse a path that no figure can be saved to, before time is spent on the figure.
+    """Check that a figure can be saved to a path, before it is drawn.
 
     Raises:
-        UserError: the file has an ending of another format, or its folder does not exist.
+        UserError: the file has an unknown ending, or its folder does not exist.
     """
     if path.suffix[1:] not in FORMATS:
         raise UserError(f"--plot: value {path}: must end in {' or '.join('.' + kind for kind in FORMATS)}")
@@ -172,7 +172,7 @@ def check_figure_path(path: Path) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Save a figure in the format that the path's ending names; equal figures become equal bytes.
+    """Save a figure in the format of the path's ending; equal figures have equal bytes.
 
     The file is complete or absent; errors as `check_figure_path`.
     """

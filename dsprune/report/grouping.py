@@ -1,4 +1,4 @@
-"""Group runs: those that differ in the seed only are a setting, settings that differ in sparsity only are a series."""
+"""Group runs: runs that differ only in the seed are a setting; settings that differ only in sparsity are a series."""
 
 import math
 import statistics
@@ -15,15 +15,15 @@ __all__ = [
     "settings_of",
 ]  # fmt: skip
 
-# Runs that differ in these only are the same experiment.
+# Runs that differ only in these are the same experiment.
 IGNORED = {"name", "output", "seed", "tracking", "deepspeed"}
 LONGEST_LABEL = 60
 
 REFERENCE = "reference"
-"""Tag of the runs that others of the same sparsity are compared with."""
+"""Tag of the reference runs for others of the same sparsity."""
 
 TARGET = "target="
-"""Prefix of the tag that gives the target of a run in another convention than its recipe."""
+"""Prefix of the tag with the target of a run in another convention than that of its recipe."""
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -31,10 +31,10 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True)
 class Setting:
-    """Runs of one recipe except for the seed.
+    """Runs of one recipe with different seeds.
 
     Attributes:
-        series: name that the setting shares with those at other sparsities.
+        series: name of the setting and its counterparts at other sparsities.
         runs: one per seed.
     """
 
@@ -43,7 +43,7 @@ class Setting:
 
     @property
     def target(self) -> float:
-        """The target sparsity by its tag, or else by the recipe; 0 = nothing is pruned."""
+        """The target sparsity from its tag, otherwise from the recipe; 0 = nothing is pruned."""
         tagged = next((tag for tag in self.tags if tag.startswith(TARGET)), None)
         if tagged is not None:
             return float(tagged.removeprefix(TARGET))
@@ -89,14 +89,14 @@ class Setting:
         return {run.recipe.task.fold for run in self.runs if run.recipe.task}
 
     def sparsity(self, convention: str) -> float:
-        """Return the mean sparsity that the finished runs reached, or all runs if none is finished."""
+        """Return the mean sparsity of the finished runs, or of all runs if none is finished."""
         finished = [run for run in self.runs if run.score is not None]
         return statistics.fmean(run.sparsity(convention) for run in finished or self.runs)
 
     def pooled(self, scores: Sequence[float | None]) -> float | None:
-        """Return the mean of a score of each run, weighted by its validation examples: the rows right of all rows.
+        """Return the mean score of the runs, weighted by their validation examples, as if all examples were one set.
 
-        None where a score or a number of examples is not known.
+        None if a score or a number of examples is unknown.
         """
         sizes = [None if run.summary is None else run.summary.validation_examples for run in self.runs]
         known = [
@@ -110,9 +110,9 @@ class Setting:
 def settings_of(runs: Sequence[Run]) -> list[Setting]:
     """Group runs; by series in the order of their first run, then by target.
 
-    A series is named by the recipes' `tracking.group`. Without a group it is named by the values that differ
-    between the runs, by the recipe's name where that would be too long, or by the method where nothing but the
-    sparsity differs; runs without pruning are `dense`.
+    The name of a series is the recipes' `tracking.group`. Without a group it consists of the values that differ between
+    the runs; if that is too long, it is the recipe's name; if only the sparsity differs, it is the method. Runs
+    without pruning are `dense`.
     """
     varying = differences([run for run in runs if run.recipe.pruning is not None])
     groups = _grouped(runs, lambda run: (_label(run, varying), str(_values(run))))
@@ -122,7 +122,7 @@ def settings_of(runs: Sequence[Run]) -> list[Setting]:
 
 
 def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """Return the recipe values that are not the same in all runs: for each its value in every run."""
+    """Return the recipe values that differ between runs, each with its value in every run."""
     recipes = [_values(run) for run in runs]
     keys = dict.fromkeys(key for recipe in recipes for key in recipe)
     found = {key: [recipe.get(key, "") for recipe in recipes] for key in keys}
@@ -136,20 +136,20 @@ def by_target(settings: Sequence[Setting]) -> list[list[Setting]]:
 
 
 def reference_of(settings: Sequence[Setting]) -> Setting:
-    """Return the setting with the tag `reference`, or else the best; all have a score."""
+    """Return the setting with the tag `reference`, otherwise the best; all have a score."""
     tagged = [setting for setting in settings if REFERENCE in setting.tags]
     return tagged[0] if tagged else max(settings, key=lambda setting: setting.mean)
 
 
 def by_folds(settings: Sequence[Setting]) -> list[Setting]:
-    """Return the folds of each cross-validated setting together, where there are several."""
+    """Return the folds of each cross-validated setting together, if there are several."""
     unlike = ("task.fold", "pruning.sparsity")
     groups = _grouped(settings, lambda setting: (setting.series, setting.target, _others(setting, *unlike)))
     return [setting for setting in map(_joined, groups.values()) if len(setting.folds) > 1]
 
 
 def by_temperature(settings: Sequence[Setting]) -> list[dict[float, Setting]]:
-    """Group settings that differ in a constant distillation temperature only, whatever their series.
+    """Group settings that differ only in a constant distillation temperature, across series.
 
     Returns:
         For each group with three temperatures or more, its finished runs by ascending temperature.
@@ -169,13 +169,13 @@ def _grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
 
 
 def _joined(settings: Sequence[Setting]) -> Setting:
-    """Return the finished runs of settings together, in the series of the first setting."""
+    """Return the finished runs of several settings as one, in the series of the first setting."""
     runs = (run for setting in settings for run in setting.runs if run.score is not None)
     return Setting(settings[0].series, tuple(runs))
 
 
 def _others(setting: Setting, *keys: str) -> str:
-    """Return all recipe values of a setting but those of some keys."""
+    """Return all recipe values of a setting, except those of some keys."""
     return str({key: value for key, value in _values(setting.runs[0]).items() if key not in keys})
 
 

@@ -1,4 +1,4 @@
-"""A page: its parts, and the files that it is written to."""
+"""A page: its parts, and the files of its formats."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,10 +26,10 @@ class Picture:
 
     Attributes:
         svg: the `<svg>` element.
-        caption: what the figure shows.
-        origin: command, seeds and versions that it was made with.
+        caption: description of the figure.
+        origin: command, seeds and versions of its runs.
         legend: colour of each label.
-        title: its heading, or "".
+        title: heading, or "".
     """
 
     svg: Markup
@@ -90,11 +90,11 @@ class Page:
 
     Attributes:
         title: its heading.
-        lead: what it is about, in a sentence.
+        lead: one sentence on its subject.
         facts: the most important numbers by their label.
-        sections: everything else.
-        origin: command, seeds and versions that it was made with.
-        state: a word beside the heading, or "".
+        sections: the other content.
+        origin: command, seeds and versions of its runs.
+        state: a word next to the heading, or "".
     """
 
     title: str
@@ -113,7 +113,7 @@ class Page:
 def write_page(page: Page, folder: Path) -> Path:
     """Write the page as report.html, which needs no other file and no network, and return its path.
 
-    It is meant to be shared, so that absolute paths are cut to their last part.
+    It may be shared, so absolute paths are cut to their last part.
     """
     path = folder / "report.html"
     replace_text(path, shareable(_template().render(page=page, css=Markup(CSS))))

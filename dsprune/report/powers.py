@@ -8,7 +8,7 @@ _RAISED = str.maketrans("-\N{MINUS SIGN}0123456789", "⁻⁻⁰¹²³⁴⁵⁶�
 
 
 class PowersOfTen(ScalarFormatter):
-    """Numbers with their power of ten above the axis, as plain text: matplotlib's formulas are slow to draw."""
+    """Numbers with their power of ten above the axis, as plain text, because matplotlib's formulas are slow to draw."""
 
     def __init__(self) -> None:
         super().__init__(useOffset=False, useMathText=False)

@@ -28,7 +28,7 @@ SPARSITY, RATE, LOSS, SCORE = SERIES[1], SERIES[0], SERIES[3], SERIES[2]
 
 
 def timeline_of_run(run: Run) -> Picture:
-    """Draw the timetable in thin lines, and what happened in dots and thick lines."""
+    """Draw the timetable as thin lines, and the recorded values as dots and thick lines."""
     figure, panels = _panels(run.headline)
     if run.timetable is not None:
         shade_phases(panels, run.timetable)
@@ -70,7 +70,7 @@ def _draw_score(axes: Axes, run: Run) -> None:
 
 
 def timeline_of_runs(settings: Sequence[Setting], styles: Mapping[str, dict[str, Any]]) -> Picture:
-    """Draw all runs over one another, each in the style of its series."""
+    """Draw all runs in one figure, each in the style of its series."""
     runs = [run for setting in settings for run in setting.runs]
     metrics = {run.headline for run in runs}
     figure, panels = _panels(metrics.pop() if len(metrics) == 1 else None)
@@ -82,7 +82,7 @@ def timeline_of_runs(settings: Sequence[Setting], styles: Mapping[str, dict[str,
 
 
 def _draw_run(panels: Sequence[Axes], run: Run, style: Mapping[str, Any]) -> None:
-    """Draw a run; the learning rate is taken from the timetable where there is one."""
+    """Draw a run; the learning rate is that of the timetable, if there is one."""
     steps, values = run.series("sparsity_prunable")
     plot(panels[0], steps, [100 * value for value in values], drawstyle="steps-post", **style)
     if run.timetable is not None and run.recipe.learning_rate.peak is not None:
@@ -123,7 +123,7 @@ LOSSES = {"task_loss": ("the task's", SERIES[1]), "distillation_loss": ("the tea
 
 
 def distillation_sections(run: Run) -> list[Section]:
-    """Return the section on the distillation of a run that has one."""
+    """Yield the section on distillation, if the run has distillation."""
     settings = run.recipe.distillation
     if settings is None:
         return []

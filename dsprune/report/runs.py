@@ -1,4 +1,4 @@
-"""Read the folder of a run, whether the run is finished, was stopped or was killed."""
+"""Read the folder of a run that is finished, stopped or killed."""
 
 import math
 from collections.abc import Sequence
@@ -34,11 +34,11 @@ class Run:
 
     Attributes:
         path: the folder.
-        recipe: as resolved.
-        ds_config: as resolved; empty if missing.
-        rows: of metrics.jsonl, in order.
+        recipe: the resolved recipe.
+        ds_config: the resolved ds_config; empty if missing.
+        rows: the rows of metrics.jsonl, in order.
         summary: the result; None unless the run is finished.
-        status: the state that the run recorded last; None if missing.
+        status: the last recorded state; None if missing.
         start: command, versions and timetable at the start of the run; empty if missing.
     """
 
@@ -57,12 +57,12 @@ class Run:
 
     @property
     def command(self) -> str:
-        """The command that made the run, or one that repeats it where none was recorded."""
+        """The command of the run, or one that repeats it if none was recorded."""
         return self.start.command or f"dsprune train {self.path}/recipe.yaml output=..."
 
     @property
     def state(self) -> str:
-        """`finished`, or the recorded state, or else `unfinished`."""
+        """`finished`, the recorded state, or `unfinished`."""
         if self.summary is not None:
             return "finished"
         return "unfinished" if self.status is None else self.status.state
@@ -111,7 +111,7 @@ class Run:
     def best(self) -> float | None:
         """The best evaluation at the target sparsity, as SMC-Bench reports it; None unless the run is finished.
 
-        The first metric of a task is better the higher it is.
+        A higher value of a task's first metric is better.
         """
         if self.score is None:
             return None
@@ -128,7 +128,7 @@ class Run:
 
     @property
     def updates(self) -> dict[int, Row]:
-        """The rows of mask updates, by the step that the update precedes; it is logged after that step."""
+        """The rows of mask updates by step; an update happens before its step and is logged after it."""
         rows = [row for row in self.rows if "update_sparsity" in row]
         return {row.get("update_step", row["step"] - 1): row for row in rows}
 
@@ -137,7 +137,7 @@ def read_run(path: Path) -> Run:
     """Read a run's folder.
 
     Raises:
-        UserError: it holds no recipe, or a file is damaged.
+        UserError: the folder has no recipe, or a file is damaged.
     """
     folder = RunFolder(path)
     if not folder.recipe.is_file():
@@ -154,7 +154,7 @@ def read_run(path: Path) -> Run:
 
 
 def find_folders(paths: Sequence[Path], file: str) -> list[Path]:
-    """Return the folders that hold `file`, among those given and anywhere below them; each once."""
+    """Return the folders with `file` at or below the given folders, each once."""
     found: dict[Path, None] = {}
     for path in paths:
         for one in [path / file] if (path / file).is_file() else sorted(path.rglob(file)):
@@ -163,7 +163,7 @@ def find_folders(paths: Sequence[Path], file: str) -> list[Path]:
 
 
 def origin_of(runs: Sequence[Run]) -> str:
-    """Return command, seeds and versions in a line; of several commands, their number only."""
+    """Return command, seeds and versions in a line; if there are several commands, only their number."""
     commands = list(dict.fromkeys(run.command for run in runs))
     made_by = commands[0] if len(commands) == 1 else f"{len(runs)} runs, commands below"
     seeds = sorted({run.recipe.seed for run in runs})

@@ -1,4 +1,4 @@
-"""The report of many runs: what they have in common, what differs, and the results."""
+"""The report of many runs: their common and different values, and the results."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os.path import relpath
@@ -33,9 +33,9 @@ def page_of_runs(
 
     Args:
         runs: two or more.
-        title: of the page.
-        home: folder of the page, for links to the runs' own.
-        audits: result of the audit of each; None = not audited.
+        title: title of the page.
+        home: folder of the page, for links to the pages of the runs.
+        audits: result of the audit of each run; None = not audited.
         extra: further sections.
     """
     settings = settings_of(runs)
@@ -74,7 +74,7 @@ def _styles(settings: Sequence[Setting]) -> dict[str, dict[str, Any]]:
 
 
 def _comparison(settings: Sequence[Setting], styles: Mapping[str, dict[str, Any]]) -> Iterator[Block]:
-    """Yield the pictures that the runs allow, for each metric, and the tables of all settings."""
+    """Yield the possible pictures for each metric, and the tables of all settings."""
     known = [setting for setting in settings if setting.scores]
     if not known:
         yield Text("No run is finished yet, so there is nothing to compare.")
@@ -98,7 +98,7 @@ def _comparison(settings: Sequence[Setting], styles: Mapping[str, dict[str, Any]
 
 
 def _convention(settings: Sequence[Setting]) -> str:
-    """Return the convention to compare runs in: that of all weights where they prune different sets."""
+    """Return the convention for comparing runs: all weights, if the runs prune different sets."""
     ratios = [s.sparsity("model") / s.sparsity("prunable") for s in settings if s.sparsity("prunable")]
     return "model" if ratios and max(ratios) - min(ratios) > 1e-3 else "prunable"
 

@@ -25,10 +25,10 @@ TICKS = (0, 0.2, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99)
 def against_sparsity(
     settings: Sequence[Setting], convention: str, metric: str, styles: Mapping[str, dict[str, Any]]
 ) -> Picture:
-    """Draw mean and spread over seeds, a line per series; the axis is linear in log compression.
+    """Draw mean and spread over seeds, with a line per series; the axis is linear in log compression.
 
     Args:
-        settings: those with a score; dense ones become horizontal lines.
+        settings: settings with a score; dense ones become horizontal lines.
         convention: `prunable` or `model`, of the sparsity on the axis.
         metric: name of the headline metric.
         styles: style of the line of each series.
@@ -52,7 +52,7 @@ def against_sparsity(
 
 
 def _draw_means(axes: Axes, points: Iterable[tuple[float, Setting]], style: Mapping[str, Any]) -> None:
-    """Draw the scores of settings at their places as dots, and their means as a line with bars."""
+    """Draw the scores of settings as dots, and their means as a line with bars."""
     places, settings = zip(*sorted(points, key=lambda point: point[0]), strict=True)
     for place, setting in zip(places, settings, strict=True):
         axes.plot([place] * len(setting.scores), setting.scores, ".", color=style["color"], ms=4, alpha=0.45)

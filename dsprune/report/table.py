@@ -17,7 +17,7 @@ __all__ = ["Table", "as_lines", "markdown_text", "number", "show", "table_of"]
 T = TypeVar("T")
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a formula of a spreadsheet begins with."""
+"""First characters of a formula in a spreadsheet."""
 
 NUMBER = re.compile(r"[-+][\d.,]+(?:e[-+]?\d+)?(?: %| [a-zA-Z]+)?")
 
@@ -27,14 +27,14 @@ class Table:
     """Text in rows and columns; the first column names the row, the others are numbers to be compared.
 
     Attributes:
-        name: of its CSV file.
-        title: what it shows.
-        columns: their headings.
-        rows: as many cells each as there are columns.
-        note: what a reader must know to read it correctly.
+        name: name of its CSV file.
+        title: its subject.
+        columns: headings of the columns.
+        rows: cells of each row, one per column.
+        note: note for readers.
         links: target of each row's first cell, or "".
         emphasis: numbers of the most important rows.
-        words: whether the cells are words rather than numbers, and aligned to the left in a terminal.
+        words: whether the cells are words, which are aligned to the left in a terminal, not numbers.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Table:
         return "\n".join([*lines, self.note, ""] if self.note else lines)
 
     def csv(self) -> str:
-        """Return columns and rows as CSV (RFC 4180); a missing value is an empty cell, and none is a formula."""
+        """Return columns and rows as CSV (RFC 4180); a missing value is an empty cell, and no cell is a formula."""
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerow(map(_inert, self.columns))
@@ -65,7 +65,7 @@ class Table:
 
 
 def _inert(cell: str) -> str:
-    """Return a cell that no spreadsheet takes for a formula: an apostrophe marks it as text."""
+    """Return a cell that is not a formula in a spreadsheet: an apostrophe marks it as text."""
     return f"'{cell}" if cell.startswith(FORMULA) and not NUMBER.fullmatch(cell) else cell
 
 
@@ -82,12 +82,12 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Return a text so that Markdown shows it as it is, in one line and without HTML."""
+    """Escape a text for Markdown, in one line and without HTML."""
     return printable(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """Return a number with so many digits after the point, or `MISSING` for None."""
+    """Return a number with a given number of digits after the point, or `MISSING` for None."""
     return MISSING if value is None else f"{value:,.{digits}f}"
 
 
@@ -100,7 +100,7 @@ def show(table: Table, console: Console) -> None:
             cell(column),
             justify="right" if is_number else "left",
             overflow="fold",
-            no_wrap=table.words and number == 0,  # names are to be typed
+            no_wrap=table.words and number == 0,  # users type the names
             min_width=max((len(row[number]) for row in table.rows if is_number), default=None),
         )
     for number, row in enumerate(table.rows):
@@ -109,7 +109,7 @@ def show(table: Table, console: Console) -> None:
 
 
 def as_lines(table: Table) -> list[str]:
-    """Return the table as lines of plain text with all of every cell, however long."""
+    """Return the table as lines of plain text; no cell is truncated."""
     rows = (table.columns, *table.rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)

@@ -65,7 +65,7 @@ def build_timetable(
 
     Examples:
         >>> pruning = Pruning(sparsity=0.9, first=0.7)
-        >>> timetable = build_timetable(pruning, LearningRate(), Budget(batch=32), 100)
+        >>> timetable = build_timetable(pruning, LearningRate(), Budget(batch=32), 100, "fine-tuned")
         >>> [update.step for update in timetable.updates], timetable.total_steps
         ([200, 600, 1000, 1400, 1800, 2200, 2600], 3000)
     """

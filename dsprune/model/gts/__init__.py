@@ -1,7 +1,7 @@
-"""GTS and Graph2Tree: an encoder of any kind, layers over it, and a decoder that grows the tree of an equation.
+"""GTS and Graph2Tree: any encoder, layers on top of it, and a decoder that generates the tree of an equation.
 
 After Xie and Sun, A Goal-Driven Tree-Structured Neural Model for Math Word Problems (IJCAI 2019), and Zhang et al.,
-Graph-to-Tree Learning for Solving Math Word Problems (ACL 2020), as SMC-Bench uses them: over a pretrained encoder.
+Graph-to-Tree Learning for Solving Math Word Problems (ACL 2020), on a pretrained encoder as in SMC-Bench.
 """
 
 from dsprune.model.gts.graph2tree import Graph2TreeConfig, Graph2TreeForEquations

@@ -10,16 +10,16 @@ from dsprune.model.gts.walk import Walk
 __all__ = ["ABSENT", "Question", "TreeDecoder"]
 
 ABSENT = -1e4
-"""Logit of a class that a question does not have: no probability, and finite in every number format."""
+"""Logit of a class that a question does not have: probability 0, and finite in every dtype."""
 
 
 class Question(NamedTuple):
-    """What the decoder reads of a batch of questions.
+    """The decoder's input for a batch of questions.
 
     Attributes:
         words: `[questions, tokens, width]`.
         is_word: `[questions, tokens]`, False for padding.
-        leaves: `[questions, slots + constants, width]`, embeddings of what a leaf can be.
+        leaves: `[questions, slots + constants, width]`, embeddings of the possible leaves.
         allowed: `[questions, classes]`, the classes that a question has.
     """
 
@@ -29,7 +29,7 @@ class Question(NamedTuple):
     allowed: Tensor
 
     def repeat(self, times: int) -> "Question":
-        """Return every question `times` times, one after the other."""
+        """Return every question repeated `times` times, consecutively."""
         return Question(*(part.repeat_interleave(times, dim=0) for part in self))
 
 
@@ -56,17 +56,17 @@ class Score(nn.Module):
         self.score = nn.Linear(width, 1, bias=bias)
 
     def forward(self, query: Tensor, keys: Tensor) -> Tensor:
-        """Return `[trees, keys]` for one query a tree."""
+        """Return `[trees, keys]` for one query per tree."""
         joined = torch.cat([query[:, None].expand(-1, keys.shape[1], -1), keys], dim=-1)
         scores: Tensor = self.score(torch.tanh(self.hidden(joined)))
         return scores.squeeze(-1)
 
 
 class TreeDecoder(nn.Module):
-    """Grows trees in prefix order. Classes are the operators, the slots of the question, and constants.
+    """Generates trees in prefix order. Classes are the operators, the slots of the question, and constants.
 
     Attributes:
-        calls_vary: how often its parts are called depends on the batch, see `dsprune.zero.parameters.gather_whole`.
+        calls_vary: the number of calls of its parts depends on the batch, see `dsprune.zero.parameters.gather_whole`.
     """
 
     calls_vary = True
@@ -99,7 +99,7 @@ class TreeDecoder(nn.Module):
         beams: int,
         max_nodes: int,
     ) -> Tensor:
-        """Return the logits of each node of known trees, or the trees that are found.
+        """Return the logits of each node of known trees, or search trees.
 
         Args:
             words: `[questions, tokens, width]`.
@@ -107,18 +107,20 @@ class TreeDecoder(nn.Module):
             is_word: `[questions, tokens]`, False for padding.
             slots: `[questions, slots, width]`, embeddings of the numbers.
             has_slot: `[questions, slots]`, the numbers that a question has.
-            labels: `[questions, nodes]`, the classes of trees in prefix order, negative behind their ends; None = find
-                the trees.
+            labels: `[questions, nodes]`, the classes of trees in prefix order, negative after their ends; None =
+                search trees.
             beams: width of the search.
             max_nodes: largest tree that is searched.
 
         Returns:
-            `[questions, nodes, classes]`, or `[questions, nodes]` with -1 behind the end of a tree.
+            `[questions, nodes, classes]`, or `[questions, nodes]` with -1 after the end of a tree.
         """
         constants = self.constants.weight.expand(len(words), -1, -1)
         operators = has_slot.new_ones(len(words), self.num_operators)
         known = has_slot.new_ones(constants.shape[:2])
-        known[:, -1] = labels is not None  # the last one stands for all that are unknown, and is no answer
+        known[:, -1] = (
+            labels is not None
+        )  # the last constant stands for all unknown ones, and is not an answer
         leaves, allowed = torch.cat([slots, constants], dim=1), torch.cat([operators, has_slot, known], dim=1)
         question = Question(words, is_word, leaves, allowed)
         if labels is None:
@@ -126,26 +128,26 @@ class TreeDecoder(nn.Module):
         return self.follow(question, goal, labels)
 
     def follow(self, question: Question, goal: Tensor, labels: Tensor) -> Tensor:
-        """Return the logits of each node while the trees are grown by their labels."""
+        """Return the logits of each node, with the trees given by their labels."""
         walk, logits = Walk.start(goal, depth=labels.shape[1]), []
         for classes in labels.clamp(min=0).unbind(dim=1):
             node, context, scores = self.predict(walk, question)
             logits.append(scores)
             walk = self.grow(walk, classes, node, context, question.leaves)
-        # Every parameter takes part in every batch, also where no equation has an operator: ranks reduce the gradients
-        # of the same parameters in the same order.
+        # Every parameter takes part in every batch, even if no equation has an operator: ranks must reduce the
+        # gradients of the same parameters in the same order.
         return torch.stack(logits, dim=1) + 0.0 * (walk.goal + walk.left).mean()
 
     def search(self, question: Question, goal: Tensor, beams: int, max_nodes: int) -> Tensor:
-        """Return the trees with the largest probability that a beam search finds."""
+        """Return the most probable trees of a beam search."""
         questions, classes = question.allowed.shape
         first = torch.arange(questions, device=goal.device)[:, None] * beams
         question, walk = question.repeat(beams), Walk.start(goal.repeat_interleave(beams, dim=0), max_nodes)
         found = torch.full((questions * beams, max_nodes), -1, device=goal.device)
         totals = torch.full((questions, beams), -torch.inf, device=goal.device)
-        totals[:, 0] = 0.0  # all beams begin alike
+        totals[:, 0] = 0.0  # all beams are equal at the start
         stays = torch.full((classes,), -torch.inf, device=goal.device)
-        stays[0] = 0.0  # a finished tree has one continuation, which adds nothing
+        stays[0] = 0.0  # a finished tree has one continuation, of log probability 0
         for place in range(max_nodes):
             node, context, scores = self.predict(walk, question)
             gains = torch.where(walk.unfinished[:, None], scores.float().log_softmax(dim=-1), stays)

@@ -10,10 +10,10 @@ __all__ = ["Graph2TreeConfig", "Graph2TreeForEquations"]
 
 
 class Graph2TreeConfig(GtsConfig):
-    """The configuration of `Graph2TreeForEquations`: that of GTS, with another width, and one more entry.
+    """The configuration of `Graph2TreeForEquations`: that of GTS with another width and one more entry.
 
     Attributes:
-        graph_dropout: of the graph encoder.
+        graph_dropout: dropout of the graph encoder.
     """
 
     model_type = "dsprune-graph2tree"
@@ -44,7 +44,7 @@ class Graph2TreeForEquations(EquationSolver):
         num_beams: int = 1,
         max_nodes: int = 1,
     ) -> GtsOutput:
-        """Score the nodes of known trees, or find trees.
+        """Score the nodes of known trees, or search trees.
 
         The arguments `word_index`, `in_cell` and `ranks` are those of `quantity_graphs`, all others those of
         `GtsForEquations.forward`.

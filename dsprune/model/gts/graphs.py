@@ -8,19 +8,19 @@ from dsprune.errors import UserError
 __all__ = ["GraphEncoder", "quantity_graphs"]
 
 REACH = 4
-"""Words from a number at which its cell has ended, as published."""
+"""Distance in words from a number at which its cell ends, as published."""
 
 NUM_GRAPHS, HEADS = 2, 4
-"""Two heads read each graph, as published."""
+"""Number of heads that read each graph, as published."""
 
 
 def quantity_graphs(
     tokens: Tensor, word_index: Tensor, in_cell: Tensor, ranks: Tensor, is_word: Tensor
 ) -> Tensor:
-    """Return which tokens each token reads: `[questions, graphs, tokens, tokens]`, True from its row to its column.
+    """Return the tokens that each token reads: `[questions, graphs, tokens, tokens]`, True from row to column.
 
-    In the first graph a number reads the numbers that are not greater. In the second one a number and the words of its
-    quantity cell read each other, and so do equal tokens of all cells. In both each token reads itself.
+    In the first graph, a number reads the numbers that are not greater. In the second, a number and the words of its
+    quantity cell read each other, and equal tokens of all cells read each other. In both, each token reads itself.
 
     Args:
         tokens: `[questions, tokens]`; all numbers are the same token.
@@ -59,7 +59,7 @@ class GraphEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, words: Tensor, graphs: Tensor) -> Tensor:
-        """Return the words after they have read their neighbours.
+        """Return the words after reading their neighbours.
 
         Args:
             words: `[questions, tokens, width]`.

@@ -1,7 +1,7 @@
-"""The LSTM over the encoder, which reads each question forwards, and backwards from its last word.
+"""The LSTM on the encoder, which reads each question forwards, and backwards from its last word.
 
-One call of torch's LSTM on packed sequences does the same. But on a CPU it computes a gradient of all weights for each
-token, which takes half of a training step, so every direction here is a call of its own, on padded questions.
+One call of torch's LSTM on packed sequences has the same result. But on a CPU it computes a gradient of all weights for
+each token, which takes half of a training step. So each direction is a separate call on padded questions.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The complete models: what all of them share, and GTS. They are registered with transformers' auto classes."""
+"""The base class of the complete models, and GTS. They are registered with transformers' auto classes."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -24,10 +24,10 @@ class GtsConfig(PretrainedConfig):
     Attributes:
         encoder: configuration of the encoder.
         decoder_size: width of the LSTM and of the tree decoder.
-        dropout: of the LSTM and of the tree decoder; the encoder has its own.
+        dropout: dropout of the LSTM and of the tree decoder; the encoder has its own.
         num_operators: number of the first classes, which have two operands each.
         num_slots: number of the next classes, the numbers of the question.
-        num_constants: number of the last classes; the very last stands for all constants that have no class.
+        num_constants: number of the last classes; the last one stands for all constants without a class.
         equation_symbols: names of the classes.
     """
 
@@ -55,12 +55,12 @@ class GtsConfig(PretrainedConfig):
 
 @dataclass
 class GtsOutput(ModelOutput):
-    """What the model returns.
+    """The output of the model.
 
     Attributes:
         loss: mean cross-entropy of the nodes, with labels.
         logits: `[questions, nodes, classes]`, with labels.
-        trees: `[questions, nodes]`, classes in prefix order, -1 behind the end; without labels.
+        trees: `[questions, nodes]`, classes in prefix order, -1 after the end; without labels.
     """
 
     loss: Tensor | None = None
@@ -69,11 +69,11 @@ class GtsOutput(ModelOutput):
 
 
 class EquationSolver(PreTrainedModel):
-    """An encoder, an LSTM over it, and the tree decoder. A subclass has the forward pass.
+    """An encoder, an LSTM on it, and the tree decoder. Subclasses define the forward pass.
 
     Args:
         config: the configuration.
-        encoder: reads the questions; None makes one by the configuration.
+        encoder: reads the questions; None makes one from the configuration.
     """
 
     config_class = GtsConfig
@@ -86,7 +86,7 @@ class EquationSolver(PreTrainedModel):
     def __init__(self, config: GtsConfig, encoder: PreTrainedModel | None = None) -> None:
         super().__init__(config)
         self.encoder = AutoModel.from_config(config.encoder) if encoder is None else encoder
-        self.config.encoder = self.encoder.config  # one object, so that changes of the encoder are saved
+        self.config.encoder = self.encoder.config  # the same object, so that changes of the encoder are saved
         width, encoder_width = config.decoder_size, config.encoder.hidden_size
         self.lstm = QuestionLSTM(encoder_width, width, LAYERS, dropout=config.dropout)
         self.decoder = TreeDecoder(
@@ -99,7 +99,7 @@ class EquationSolver(PreTrainedModel):
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Leave the weights as torch's layers draw them."""
+        """Keep the initialization of torch's layers."""
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the embedding of the encoder's tokens."""
@@ -114,9 +114,9 @@ class EquationSolver(PreTrainedModel):
         return self.encoder.resize_token_embeddings(*args, **kwargs)
 
     def read(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the LSTM's `[questions, tokens, width]` and the goals of the roots, `[questions, width]`.
+        """Return the LSTM's outputs `[questions, tokens, width]` and the goals of the roots, `[questions, width]`.
 
-        Each is the sum of both directions: at each token, and of their last states.
+        Both are sums over the two directions: of the states at each token, and of the last states.
         """
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         read: tuple[Tensor, Tensor] = self.lstm(states, attention_mask.bool())
@@ -132,11 +132,11 @@ class EquationSolver(PreTrainedModel):
         num_beams: int,
         max_nodes: int,
     ) -> GtsOutput:
-        """Score the nodes of known trees, or find trees, from what `read` returns; other arguments as in `forward`."""
+        """Score known trees, or search trees, from the results of `read`; other arguments as in `forward`."""
         is_slot = slots[:, None] == torch.arange(self.config.num_slots, device=slots.device)[:, None]
         numbers = is_slot.to(words.dtype) @ words
         is_word, has_slot = attention_mask.bool(), is_slot.any(dim=-1)
-        # By position: DeepSpeed looks for the gradients of a module's inputs there.
+        # By position: DeepSpeed finds only the gradients of positional inputs.
         found = self.decoder(words, goal, is_word, numbers, has_slot, labels, num_beams, max_nodes)
         if labels is None:
             return GtsOutput(trees=found)
@@ -156,13 +156,13 @@ class GtsForEquations(EquationSolver):
         num_beams: int = 1,
         max_nodes: int = 1,
     ) -> GtsOutput:
-        """Score the nodes of known trees, or find trees.
+        """Score the nodes of known trees, or search trees.
 
         Args:
             input_ids: `[questions, tokens]`, padded on the right.
             attention_mask: `[questions, tokens]`, 0 for padding.
             slots: `[questions, tokens]`, the slot that a token stands for; -1 for words.
-            labels: `[questions, nodes]`, classes in prefix order, negative behind the end of a tree; None = find trees.
+            labels: `[questions, nodes]`, classes in prefix order, negative after the end of a tree; None = search.
             num_beams: width of the beam search.
             max_nodes: largest tree that is searched.
         """

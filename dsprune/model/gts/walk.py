@@ -1,7 +1,7 @@
-"""Where the decoder is in each tree of a batch: it visits the nodes in prefix order, and keeps what is still open.
+"""The position of the decoder in each tree of a batch: it visits the nodes in prefix order, and stores open operators.
 
-A node that is predicted as an operator opens a subtree. Its left child is next. When the left subtree is finished, its
-right child is next; when both are, the subtree is merged, and is finished too.
+An operator opens a subtree, and its left child is next. When the left subtree is finished, the right child is next.
+When both are finished, the subtree is merged, and is finished too.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ __all__ = ["Walk"]
 
 
 class Walk(NamedTuple):
-    """The state of `trees` trees. The open operators of a tree lie in the order in which they were opened.
+    """The state of `trees` trees. The open operators of a tree are in the order of opening.
 
     Attributes:
         goal: `[trees, width]`, goal of the node to predict next.
@@ -35,7 +35,7 @@ class Walk(NamedTuple):
 
     @classmethod
     def start(cls, goal: Tensor, depth: int) -> "Walk":
-        """Begin at the roots, whose goals are `[trees, width]`; at most `depth` operators are open at a time."""
+        """Start at the roots, with goals `[trees, width]`; at most `depth` operators are open at the same time."""
         trees, width = goal.shape
         operators = torch.zeros(trees, depth, dtype=torch.long, device=goal.device)
         embeddings = goal.new_zeros(trees, depth, width)
@@ -54,12 +54,12 @@ class Walk(NamedTuple):
 
     @property
     def left(self) -> Tensor:
-        """`[trees, width]`, its left subtree; zeros where that is not finished."""
+        """`[trees, width]`, its left subtree; zeros if it is not finished."""
         return torch.where(self.is_right[:, None], self._innermost(self.lefts), 0.0)
 
     @property
     def is_right(self) -> Tensor:
-        """`[trees]`, whether the next node is a right child, so that its left sibling is known."""
+        """`[trees]`, whether the next node is a right child, with a known left sibling."""
         return self._innermost(self.has_left) & (self.num_open > 0)
 
     def open(self, where: Tensor, operators: Tensor, right_goals: Tensor) -> "Walk":
@@ -73,14 +73,13 @@ class Walk(NamedTuple):
         )
 
     def close(self, where: Tensor) -> "Walk":
-        """Take away the innermost open operator of the trees `where`."""
+        """Remove the innermost open operator of the trees `where`."""
         return self._replace(num_open=self.num_open - where.long())
 
     def finish(self, where: Tensor, subtrees: Tensor) -> "Walk":
         """Set the left subtree of the innermost open operator; a tree without one is finished.
 
-        In the trees `where`, a subtree has been finished and merged, whose embedding is in `subtrees`, `[trees,
-        width]`.
+        `subtrees`, `[trees, width]`, has the embeddings of the subtrees that were finished in the trees `where`.
         """
         has_parent = self.num_open > 0
         place = self._place(self.num_open - 1, where & has_parent)
@@ -96,6 +95,6 @@ class Walk(NamedTuple):
         return values[trees, (self.num_open - 1).clamp(min=0)]
 
     def _place(self, index: Tensor, where: Tensor) -> Tensor:
-        """Return a mask `[trees, depth]` of one entry a tree."""
+        """Return a mask `[trees, depth]` with one entry per tree."""
         depths = torch.arange(self.operators.shape[1], device=index.device)
         return (depths == index[:, None]) & where[:, None]
