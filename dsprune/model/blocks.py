@@ -95,7 +95,7 @@ def block_matrices(model: nn.Module, shape_of: ShapeOf) -> dict[int, str | None]
 
 
 def matrices_outside(model: nn.Module, inside: Container[int], shape_of: ShapeOf) -> set[int]:
-    """Return the matrices outside of the blocks by id, without embeddings and their tied weights, and wide convolutions.
+    """Return the matrices outside of the blocks by id, except embeddings, their tied weights and wide convolutions.
 
     `inside` has the parameters in the blocks, by id.
     """

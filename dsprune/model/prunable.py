@@ -149,7 +149,7 @@ def _matrices(model: nn.Module, keys: set[int], shape_of: ShapeOf) -> set[int]:
 
 
 def dense_groups(dense: Sequence[DenseMatrix]) -> Iterator[tuple[str, list[DenseMatrix]]]:
-    """Yield groups of dense matrices with the same shape and reason in different layers, with a pattern of their names."""
+    """Yield groups of dense matrices of one shape and reason in different layers, with a pattern of their names."""
     for shape, reason in dict.fromkeys((matrix.shape, matrix.reason) for matrix in dense):
         same = {matrix.name: matrix for matrix in dense if (matrix.shape, matrix.reason) == (shape, reason)}
         for pattern in patterns_of(same):

@@ -1,4 +1,4 @@
-"""The arithmetic tasks by name: word problems of one's own, and those of SMC-Bench."""
+"""The arithmetic tasks by name: the user's own word problems, and those of SMC-Bench."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -21,7 +21,7 @@ DECODERS: Mapping[str, type[EquationGeneration]] = {
 
 
 def equation_task(settings: TaskSettings, benchmark: Benchmark | None = None) -> Task:
-    """Return the task with the decoder that the settings name."""
+    """Return the task with the decoder in the settings."""
     return DECODERS[settings.decoder](settings, benchmark=benchmark)
 
 

@@ -1,4 +1,4 @@
-"""CommonsenseQA, WinoGrande and RACE, encoded as in the authors' own pipeline.
+"""CommonsenseQA, WinoGrande and RACE, encoded as in the authors' pipeline.
 
 Source of the encodings: neuralmagic/sparseml, pull request 1287, commit c25e764394, multiple_choice.py, by the first
 author of the paper, who states that it reproduces RoBERTa's results in fairseq.
@@ -61,7 +61,7 @@ def _choices(rows: Rows, choices: Any) -> tuple[list[str], list[str]]:
 
 
 def winogrande(rows: Rows) -> list[Question]:
-    """Cut the sentence at the blank: an option takes its place, and the second text is what comes after it."""
+    """Cut the sentence at the blank, which an option fills; the second text is the rest of the sentence."""
     blanks = winogrande_blanks(rows)
     return [
         Question(tuple((blank.left + option, blank.right) for option in blank.options), blank.answer)
@@ -70,7 +70,7 @@ def winogrande(rows: Rows) -> list[Question]:
 
 
 def winogrande_blanks(rows: Rows) -> list[Blank]:
-    """Read the sentences, what fills their blanks, and the number of the correct option."""
+    """Read the sentences, the options for their blanks, and the number of the correct option."""
     sentences, answers = rows.texts("sentence"), rows.texts("answer")
     options = [rows.texts(name) for name in ("option1", "option2")]
     made = []
@@ -84,9 +84,9 @@ def winogrande_blanks(rows: Rows) -> list[Blank]:
 
 
 def race(rows: Rows) -> list[Question]:
-    """Pair the article with the question and an option, which fills the blank or else is appended.
+    """Pair the article with the question and an option, which fills the blank or is appended.
 
-    Questions whose options are all the same are left out. The level is in the names of the articles, as in `high1.txt`.
+    Questions with equal options are left out. The level is in the names of the articles, as in `high1.txt`.
     """
     articles, questions = rows.texts("article"), rows.texts("question")
     names = rows.texts("example_id") if rows.has("example_id") else [""] * len(articles)
@@ -107,7 +107,7 @@ def _filled(question: str, option: str) -> str:
 
 
 def _race_articles(path: Path, header: Sequence[str]) -> pa.Table:
-    """Read one article with its questions, as in the authors' archive, or one on each line of a jsonl file."""
+    """Read one article with its questions, as in the authors' archive, or one per line of a jsonl file."""
     text = path.read_text(encoding="utf-8")
     articles = map(json.loads, text.splitlines() if path.suffix == ".jsonl" else [text])
     return pa.Table.from_pylist([row for article in articles for row in _race_rows(article)])
@@ -156,7 +156,7 @@ def _race(level: str, settings: TaskSettings) -> Task:
 
 @dataclass(frozen=True)
 class BothLevels(MultipleChoice):
-    """RACE as one task on both levels, scored by level, too."""
+    """RACE as one task on both levels, also scored by level."""
 
     @property
     def benchmarks(self) -> tuple[Benchmark, ...]:
@@ -164,7 +164,7 @@ class BothLevels(MultipleChoice):
         return tuple(map(_race_level, LEVELS))
 
     def questions(self, split: Split) -> tuple[Rows, list[Question]]:
-        """Read the questions of both levels from a folder with a folder for each, or from a file or the hub."""
+        """Read the questions of both levels: from a folder with one subfolder per level, a file, or the hub."""
         file = self.settings.train if split == "train" else self.settings.validation
         has_folders = self.settings.folder is not None if file is None else Path(file).is_dir()
         if not has_folders:

@@ -1,6 +1,6 @@
 """Data files: csv, tsv, JSON lines and parquet as tables, text files as lines, and parallel corpora.
 
-No value is converted by what it looks like: texts such as "2020-01-01", "01" and "true" stay texts.
+No text is converted by its appearance: "2020-01-01", "01" and "true" stay texts.
 """
 
 import codecs
@@ -32,18 +32,18 @@ LONGEST_FIELD = 2**31 - 1
 
 ENCODINGS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark is a prefix of it
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-"""Encodings by the bytes that a file begins with."""
+"""Encodings by the first bytes of a file."""
 
 COMPRESSED = ".gz"
 MOST_GROWTH = 200
-"""A larger factor of decompression is refused; that of texts is 3 to 20."""
+"""Largest factor of decompression; that of texts is 3 to 20."""
 SMALL = 2**24
-"""Bytes that are decompressed in any case."""
+"""Number of bytes that are always decompressed."""
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -60,7 +60,7 @@ def read_table(
         readers: by suffix of the file's name; None = `READERS`.
 
     Raises:
-        UserError: there is no such file, or it cannot be read.
+        UserError: the file does not exist, or cannot be read.
     """
     readers = READERS if readers is None else readers
     if not path.is_dir():
@@ -95,7 +95,7 @@ def _read(path: Path, origin: str, readers: Mapping[str, Reader], header: Sequen
 
 
 def suffix_of(path: Path) -> str:
-    """Return the suffix that tells the kind of a file, in small letters and without a final `.gz`."""
+    """Return the suffix of a file, in lower case and without a final `.gz`."""
     name = Path(path.name.lower())
     return name.with_suffix("").suffix if name.suffix == COMPRESSED else name.suffix
 
@@ -113,13 +113,13 @@ def _csv(path: Path, header: Sequence[str]) -> pa.Table:
 
 
 def _tsv(path: Path, header: Sequence[str]) -> pa.Table:
-    # Quotation marks have no meaning in these files: GLUE's contain unpaired ones. Some rows of GLUE's are cut off.
+    # Quotation marks have no meaning in these files: GLUE's have unpaired ones. Some rows of GLUE are truncated.
     rows = (line.split("\t") for line in lines_of(path))
     return _as_table(enumerate(row for row in rows if row != [""]), header, may_be_short=True)
 
 
 def _numbered(rows: Iterable[list[str]]) -> Iterator[tuple[int, list[str]]]:
-    """Number the rows that are not empty, the header being 0; name the one in which the file is invalid."""
+    """Number the rows that are not empty, with the header as 0; name the row in which the file is invalid."""
     number = 0
     try:
         for row in rows:
@@ -135,7 +135,7 @@ def _numbered(rows: Iterable[list[str]]) -> Iterator[tuple[int, list[str]]]:
 def _as_table(
     rows: Iterable[tuple[int, list[str]]], header: Sequence[str], *, may_be_short: bool
 ) -> pa.Table:
-    """Make a table of text. A row that may be short has no value in its last columns."""
+    """Make a table of text. A short row has no value in its last columns."""
     values: list[list[str | None]] = []
     names: list[str] = []
     for number, row in rows:
@@ -204,14 +204,14 @@ def _parquet(path: Path, header: Sequence[str]) -> pa.Table:
 
 
 READERS: dict[str, Reader] = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet}
-"""By suffix of the file's name; tasks add readers for the files of their benchmarks."""
+"""Readers by suffix of the file's name; tasks add readers for the files of their benchmarks."""
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file, with line ends as they are.
+    """Return the text of a file, with unchanged line ends.
 
     Raises:
-        ValueError: it is not text in one of the encodings above.
+        ValueError: the file is not text in one of the encodings above.
     """
     raw = _decompressed(path) if path.suffix.lower() == COMPRESSED else path.read_bytes()
     if raw.startswith(LFS_POINTER):
@@ -227,7 +227,7 @@ def read_text(path: Path) -> str:
 
 
 def _decompressed(path: Path) -> bytes:
-    """Return the content of a gzip file, unless it is out of proportion: a small file could fill the memory."""
+    """Return the content of a gzip file, unless it expands so much that it could fill the memory."""
     most = max(MOST_GROWTH * path.stat().st_size, SMALL)
     with gzip.open(path) as file:
         raw = file.read(most + 1)
@@ -241,7 +241,7 @@ def _decompressed(path: Path) -> bytes:
 def lines_of(path: Path) -> list[str]:
     """Return the lines of a text file, without line ends.
 
-    Lines end with a line feed only: other characters that Unicode calls line ends are part of the text.
+    Only a line feed ends a line: Unicode's other line ends are part of the text.
     """
     lines = read_text(path).split("\n")
     if lines[-1] == "":
@@ -274,7 +274,7 @@ def read_parallel(path: Path, origin: str, languages: Sequence[str]) -> pa.Table
 
 
 def sentences(rows: Rows, language: str) -> list[str]:
-    """Return the sentences of a language, from the column `translation` (as on the hub) or that of its name."""
+    """Return the sentences of a language, from the column `translation` (as on the hub) or the column of its name."""
     if rows.has("translation"):
         return rows.converted(
             "translation", lambda pair: rows.text(pair[language]), f"a sentence in {language!r}"

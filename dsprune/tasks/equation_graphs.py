@@ -22,15 +22,15 @@ __all__ = ["EquationGraphs"]
 CELLS = Column("group_nums", "the words in quantity cells, as a list of their places from 0, split at spaces")
 
 OUTSIDE = -1
-"""Stands for the place of a token outside of words, and for the order of a token that is not a number."""
+"""The place of a token outside of words, and the rank of a token that is not a number."""
 
 
 @dataclass(frozen=True)
 class EquationGraphs(EquationTrees):
-    """A question with quantity cells in, the tree of an equation out, by Graph2Tree.
+    """Graph2Tree: input is a question with quantity cells, output the tree of an equation.
 
-    A quantity cell is a number with the words that describe it. The data name the words of all cells of a question; a
-    number takes those near it.
+    A quantity cell is a number with the words that describe it. The data list the words of all cells of a question; a
+    number's cell has the ones near it.
     """
 
     trained_config: ClassVar[type[GtsConfig]] = Graph2TreeConfig
@@ -49,7 +49,7 @@ class EquationGraphs(EquationTrees):
         return (*COLUMNS, CELLS)
 
     def load(self, split: Split) -> Dataset:
-        """Add the words of the quantity cells; the benchmark's files have some behind the end of the question."""
+        """Add the words of the quantity cells; in the benchmark's files some are after the end of the question."""
         data, rows = super().load(split), self.rows(split)
         if not rows.has(CELLS.name):
             raise UserError(
@@ -59,7 +59,7 @@ class EquationGraphs(EquationTrees):
         return data.add_column("cells", rows.converted(CELLS.name, places_of, CELLS.holds))
 
     def remarks(self, split: Split) -> list[str]:
-        """Add the rows with a quantity cell behind the end of the question."""
+        """Add the rows with a quantity cell after the end of the question."""
         data, known = self.load(split), super().remarks(split)
         questions = zip(data["question"][:], data["cells"][:], strict=True)
         is_beyond = [max(cells, default=0) >= len(question.split()) for question, cells in questions]
@@ -121,6 +121,6 @@ def first_tokens(places: Sequence[int], words: Collection[int]) -> list[int]:
 
 
 def ranks_of(slots: Sequence[int], numbers: Sequence[float]) -> list[int]:
-    """Return the rank of each slot's number among the numbers of the question, equal ones alike."""
+    """Return the rank of each slot's number among the numbers of the question; equal numbers have equal ranks."""
     order = sorted(set(numbers))
     return [order.index(numbers[slot]) if 0 <= slot < len(numbers) else OUTSIDE for slot in slots]

@@ -25,10 +25,10 @@ from dsprune.utils.text import short
 __all__ = ["EquationTrees"]
 
 LEAST_USES = 5
-"""Uses of a constant in the training equations from which on it has a class, as published."""
+"""Smallest number of uses of a constant in the training equations for a class, as published."""
 
 UNKNOWN = "?"
-"""The class of all other constants, which the search does not give as an answer."""
+"""The class of all other constants, which is never an answer."""
 
 NUMBER = re.compile(rf"{SLOT}(\d+)")
 
@@ -38,7 +38,7 @@ WORD = -1
 
 @dataclass(frozen=True)
 class EquationTrees(EquationGeneration):
-    """A question in, the tree of an equation out, by the decoder of GTS.
+    """GTS: input is a question, output the tree of an equation.
 
     Each number of the question is one token, the tokenizer's mask token; a leaf of the tree points to it. Constants
     have a class if the training equations use them five times or more.
@@ -51,7 +51,7 @@ class EquationTrees(EquationGeneration):
     solver: ClassVar[type[EquationSolver]] = GtsForEquations
 
     padding: ClassVar[Mapping[str, int]] = {"attention_mask": 0, "labels": IGNORED, "slots": WORD}
-    """Columns of a batch beside the tokens, with the value of their padding."""
+    """Columns of a batch in addition to the tokens, with their padding values."""
 
     def symbols_in(self, equations: Sequence[Sequence[str]], num_slots: int) -> tuple[str, ...]:
         """Return the symbols of the classes: rare constants share the last one."""
@@ -103,7 +103,7 @@ class EquationTrees(EquationGeneration):
         return [NUMBER.sub(mask, question) for question in questions]
 
     def _slots(self, question: str, tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-        """Return the slot of each token; where a number is repeated, that of its first place."""
+        """Return the slot of each token; a repeated number has the slot of its first place."""
         numbers = [int(digits) for digits in NUMBER.findall(question)]
         found = [place for place, token in enumerate(tokens) if token == tokenizer.mask_token_id]
         if len(found) != len(numbers):
@@ -118,7 +118,7 @@ class EquationTrees(EquationGeneration):
         return slots
 
     def collate(self, tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None = None) -> Collate:
-        """Pad on the right, whatever the tokenizer does: the LSTM reads to the end, and trees begin at the start."""
+        """Pad on the right, for any tokenizer: the LSTM reads to the end, and trees start at the first token."""
         values = {"input_ids": int(tokenizer.pad_token_id or 0), **self.padding}
         return partial(_padded, values, pad_to_multiple_of or 1)
 
@@ -136,7 +136,7 @@ class EquationTrees(EquationGeneration):
         return self.solver(config, encoder)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[list[int]]:
-        """Find the trees: the classes of their nodes, -1 behind the end. Collective under ZeRO-3."""
+        """Search the trees: the classes of their nodes, -1 after the end. Collective under ZeRO-3."""
         # A DeepSpeed engine has the model inside.
         solver: Any = model if isinstance(model, PreTrainedModel) else model.module
         found = solver(
@@ -150,7 +150,7 @@ class EquationTrees(EquationGeneration):
         return [self.symbols[token] for token in tokens if token >= 0]
 
     def samples(self, dataset: Dataset) -> dict[str, Sequence[Any]]:
-        """Return what the model reads, with the labels, by which the trees grow."""
+        """Return the model's inputs, with the labels, which determine the trees."""
         return {name: dataset[name][:] for name in ("input_ids", *self.padding)}
 
 

@@ -59,7 +59,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class EquationGeneration(Seq2Seq):
-    """A question with slots `number0`, ... in place of its numbers in, an equation in prefix form out.
+    """Equation generation: input is a question with slots `number0`, ..., output an equation in prefix form.
 
     The encoder can be any model. The decoder has two layers of the encoder's width, and generates operators, slots
     and the constants of the training equations. An output is correct if it has the value of the gold equation.
@@ -79,7 +79,7 @@ class EquationGeneration(Seq2Seq):
     only_for_score = ("equation", "numbers")
 
     trained_config: ClassVar[type[PretrainedConfig]] = EncoderDecoderConfig
-    """The configuration of a model that has the decoder."""
+    """The configuration of a model with the decoder."""
 
     @cached_property
     def symbols(self) -> tuple[str, ...]:
@@ -99,7 +99,7 @@ class EquationGeneration(Seq2Seq):
         return min(self.settings.max_target, MAX_EQUATION)
 
     def for_model(self, config: PretrainedConfig) -> Self:
-        """Take the symbols of the model, where there are no training data."""
+        """Use the symbols of the model if there are no training data."""
         symbols = getattr(config, "equation_symbols", None)
         if symbols and self.settings.train is None and self.settings.folder is None:
             return replace(self, known_symbols=tuple(symbols))
@@ -110,7 +110,7 @@ class EquationGeneration(Seq2Seq):
         return COLUMNS
 
     def load(self, split: Split) -> Dataset:
-        """Read the questions, their numbers and the gold equations, each of which must have a value."""
+        """Read the questions, their numbers and the gold equations; each equation must have a value."""
         rows = self.rows(split)
         question, numbers_of, equation_of, _ = names_of(COLUMNS, self.settings)
         numbers = rows.converted(
@@ -122,7 +122,7 @@ class EquationGeneration(Seq2Seq):
         return Dataset.from_dict({"question": questions, "numbers": numbers, "equation": equations})
 
     def remarks(self, split: Split) -> list[str]:
-        """List the rows whose gold equation does not give the answer in the file, up to rounding."""
+        """List the rows whose gold equation differs from the answer in the file by more than rounding."""
         rows, data = self.rows(split), self.load(split)
         if not rows.has("Answer"):
             return []

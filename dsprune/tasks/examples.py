@@ -1,4 +1,4 @@
-"""Encoded examples: which rows become one, what the tokenizer makes of them, and batches of them."""
+"""Encoded examples, and batches of them."""
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -33,16 +33,16 @@ __all__ = [
 ]
 
 LABELS = ("labels", "start_positions", "end_positions")
-"""Columns that a model compares its outputs with."""
+"""Columns with the targets of a model's outputs."""
 
 Features = Mapping[str, Any]
-"""One encoded example by column, as `Task.prepare` makes it."""
+"""One encoded example by column, from `Task.prepare`."""
 
 Batch = dict[str, Tensor]
 """Inputs and labels of a forward pass, each `[examples, ...]`."""
 
 Collate = Callable[[Sequence[Features]], Batch]
-"""Makes a batch on the CPU of encoded examples."""
+"""Makes a batch on the CPU from encoded examples."""
 
 
 def tokens_in(data: Dataset) -> np.ndarray:
@@ -57,7 +57,7 @@ def tokens_in(data: Dataset) -> np.ndarray:
 
 
 def column_of(data: Dataset, name: str) -> np.ndarray:
-    """Return a column of numbers, without a list of them."""
+    """Return a column of numbers, without building a Python list."""
     values: np.ndarray = _table(data).column(name).to_numpy()
     return values
 
@@ -94,7 +94,7 @@ def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def check_tokens(data: Dataset, split: Split) -> None:
-    """Check that every example has a token, and every output that is a sequence: some tokenizers add nothing."""
+    """Check that every example and every output sequence has a token: some tokenizers add none to an empty text."""
     if not len(data):
         raise UserError(f"task.{split}: the tokenizer makes no example of it: give more text")
     lengths = data["length"][:]
@@ -110,17 +110,17 @@ def check_tokens(data: Dataset, split: Split) -> None:
 
 
 def map_rows(rows: Dataset, function: Callable[..., Any], **kwargs: Any) -> Dataset:
-    """Return `rows.map(function, **kwargs)`; what it makes of data on disk is cached there.
+    """Return `rows.map(function, **kwargs)`; results for data on disk are cached there.
 
-    The cache is named by a hash of the function, which takes as long as encoding ten thousand rows, because it pickles
-    the tokenizer. Data in memory have no cache, so they get a random name instead.
+    The name of the cache is a hash of the function, which takes as long as encoding ten thousand rows, because it
+    pickles the tokenizer. Data in memory have no cache, so a random name is used.
     """
     name = None if rows.cache_files else generate_random_fingerprint()
     return rows.map(function, new_fingerprint=name, **kwargs)
 
 
 def spread(rows: Dataset, limit: int | None) -> Dataset:
-    """Return at most `limit` rows, spread evenly: the first rows of a sorted file would mislead."""
+    """Return at most `limit` rows, spread evenly, because the first rows of a sorted file are not representative."""
     if limit is None or limit >= len(rows):
         return rows
     return rows.select([i * len(rows) // limit for i in range(limit)])

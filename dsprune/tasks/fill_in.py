@@ -30,7 +30,7 @@ class Blank:
     Attributes:
         left: the text before the blank.
         right: the text after it.
-        options: what may fill it.
+        options: the texts that may fill the blank.
         answer: the number of the correct option, from 0.
     """
 
@@ -43,7 +43,7 @@ class Blank:
 def margin_loss(scores: Tensor, labels: Tensor, alpha: float, beta: float) -> Tensor:
     """Return the mean of -q + alpha * max(0, c - q + beta), for the right option's score q and the other's c.
 
-    After Kocijan et al. (2019), as fairseq has it for WinoGrande.
+    After Kocijan et al. (2019), as in fairseq for WinoGrande.
 
     Args:
         scores: `[examples, 2]`, log probabilities of the options.
@@ -58,13 +58,13 @@ def margin_loss(scores: Tensor, labels: Tensor, alpha: float, beta: float) -> Te
 
 @dataclass(frozen=True)
 class FillIn(MultipleChoice):
-    """A sentence with a blank and two options in, the number of the better one out.
+    """Fill-in: input is a sentence with a blank and two options, output the number of the better option.
 
     Each option is put into the blank and masked there. Its score, the logit of the choice, is the mean log probability
     of its tokens. The model is a masked language model and is saved as one.
 
     Attributes:
-        read_blanks: makes sentences with blanks of rows.
+        read_blanks: makes sentences with blanks from rows.
     """
 
     uses = ("max_length", "loss", "alpha", "beta")
@@ -149,7 +149,7 @@ class FillIn(MultipleChoice):
         return {}
 
     def preprocessing(self) -> str:
-        """Return what decides the teacher's outputs."""
+        """Return the preprocessing that determines the teacher's outputs."""
         return f"{super().preprocessing()}, masked"
 
     def _scoring(self, model: PreTrainedModel) -> PreTrainedModel:
@@ -158,7 +158,7 @@ class FillIn(MultipleChoice):
 
 
 def _scorer(base: Any, alpha: float, beta: float) -> Any:
-    """Return a class of masked language models that score options; it has the name of its base, to be saved as that."""
+    """Return a class of masked language models that score options; it has the name of its base, and is saved as it."""
 
     def forward(
         self: Any, input_ids: Tensor, targets: Tensor, labels: Tensor | None = None, **inputs: Tensor

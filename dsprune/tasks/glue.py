@@ -27,7 +27,7 @@ class GlueTask:
     """One task of GLUE: calling it returns the `Task`.
 
     Attributes:
-        folder: its folder inside the one that GLUE's download script makes.
+        folder: its subfolder in the folder of GLUE's download script.
         examples: number of training and of validation examples.
         texts: columns of the text or of both texts.
         labels: names of the labels, in the hub's order; empty = the label is a number.
@@ -35,7 +35,7 @@ class GlueTask:
         metrics: metrics of a classification, the headline first.
         validation: name of the validation split on the hub.
         file: the file of the validation split.
-        rename: the files' name of a column, for each of dsprune's names that differs.
+        rename: the files' name of a column, for each differing name in dsprune.
         header: columns of files without a header.
     """
 
@@ -51,7 +51,7 @@ class GlueTask:
     header: tuple[str, ...] = ()
 
     def __call__(self, settings: TaskSettings) -> Task:
-        """Return the task. Unless the settings name other data, they come from the hub."""
+        """Return the task. The data come from the hub, unless the settings name other data."""
         pair = self.texts[1] if len(self.texts) == 2 else None
         if not self.labels:
             return Regression(settings, text=self.texts[0], text_pair=pair, benchmark=self._benchmark())

@@ -1,4 +1,4 @@
-"""Class labels: their names in the data and in a trained model, and whether the two agree."""
+"""Class labels: their names in the data and in a trained model, and the check that both agree."""
 
 import math
 import unicodedata
@@ -16,16 +16,16 @@ from dsprune.utils.text import short
 __all__ = ["check_same_labels", "describe_labels", "find_labels", "labels_of", "name_of", "number_labels"]
 
 MANY, SHARE = 20, 0.9
-"""A column with more different values than these, in number and as a share of the rows, is not one of labels."""
+"""A column with more different values than this number and this fraction of the rows does not hold labels."""
 
 NUM_SHOWN = 10
-"""Number of labels that are listed where there may be many."""
+"""Largest number of labels to list."""
 
 
 def find_labels(rows: Rows, column: str) -> tuple[str, ...]:
     """Return the names of the labels in a column.
 
-    They are in the data set's own order where it has one, else sorted, with numbers sorted as numbers.
+    They are in the order of the data set if it has one, otherwise sorted; numbers are sorted as numbers.
 
     Raises:
         UserError: there are fewer than two, nearly as many as rows, or two that look the same.
@@ -56,7 +56,7 @@ def number_labels(rows: Rows, column: str, labels: Sequence[str], *, by_number: 
         rows: the data.
         column: the column of the label.
         labels: names of the labels.
-        by_number: accept positions in place of names, because files of well-known tasks often hold them.
+        by_number: accept positions instead of names, because files of well-known tasks often have them.
 
     Raises:
         UserError: a row has another label.
@@ -85,7 +85,7 @@ def _names(rows: Rows, column: str) -> list[str]:
 
 
 def name_of(value: object) -> str:
-    """Return a label as text; whole numbers look the same whether a file keeps them as integers or not."""
+    """Return a label as text; an integer and the same number as a float have equal texts."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
@@ -108,8 +108,8 @@ def labels_of(config: PretrainedConfig) -> tuple[str, ...]:
 def check_same_labels(path: str, config: PretrainedConfig, labels: Sequence[str]) -> None:
     """Check that a trained model has the labels of the task.
 
-    Other names are accepted if there are as many, and said unless they are numbers: by default transformers names
-    labels `LABEL_0`, `LABEL_1`.
+    The same number of other names is accepted, with a message unless they are numbers: the default names of
+    transformers are `LABEL_0`, `LABEL_1`.
 
     Raises:
         UserError: their number differs, or their order, in which case the accuracy would be meaningless.
@@ -143,14 +143,14 @@ def _are_numbers(names: Sequence[str]) -> bool:
 
 
 def _looks(label: str) -> tuple[float, str]:
-    """Return the number that a label writes, or else its name without case, hidden characters and outer white space."""
+    """Return the number in a label, or its name without case, hidden characters and outer white space."""
     number, _ = _by_number_then_name(label)
     shown = (one for one in unicodedata.normalize("NFKC", label) if unicodedata.category(one) != "Cf")
     return number, "".join(shown).strip().casefold() if math.isinf(number) else ""
 
 
 def _difference(name: str, other: str) -> str:
-    """Return how two labels that look the same differ."""
+    """Describe the difference of two labels that look the same."""
     if name.strip() == other.strip():
         return "differ in white space alone"
     if math.isfinite(_looks(name)[0]):

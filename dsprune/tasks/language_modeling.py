@@ -42,10 +42,10 @@ def read_documents(path: Path, header: Sequence[str]) -> pa.Table:
 
 @dataclass(frozen=True)
 class LanguageModeling(Task):
-    """Text in, the next or the masked tokens out.
+    """Language modelling: input is text, output the next or the masked tokens.
 
     Documents are concatenated and cut into blocks of `task.max_length` tokens, without dropping any. A block is an
-    example. The perplexity is over all tokens of all blocks that count.
+    example. The perplexity is over all counted tokens of all blocks.
 
     Attributes:
         settings: the recipe's task section.
@@ -96,11 +96,11 @@ class LanguageModeling(Task):
 
     @abstractmethod
     def _aligned(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return outputs and labels `[examples, tokens, ...]` such that each output predicts the label beside it."""
+        """Return outputs and labels `[examples, tokens, ...]`, aligned so that each output predicts its label."""
 
 
 class CausalLanguageModeling(LanguageModeling):
-    """Prediction of the next token, at every token of a block but the last."""
+    """Prediction of the next token, at every token of a block except the last."""
 
     head = Head(AutoModelForCausalLM, ("ForCausalLM", "LMHeadModel"), "causal language-modelling")
 
@@ -120,7 +120,7 @@ class CausalLanguageModeling(LanguageModeling):
         }
 
     def row_labels(self, dataset: Dataset) -> dict[str, Sequence[Sequence[int]]]:
-        """Return all tokens of each block but the first."""
+        """Return all tokens of each block except the first."""
         return {"logits": [labels[1:] for labels in dataset["labels"][:]]}
 
     def _aligned(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,9 +130,9 @@ class CausalLanguageModeling(LanguageModeling):
 class MaskedLanguageModeling(LanguageModeling):
     """Prediction of the masked tokens of a block.
 
-    The tokens to mask are drawn once for each block, seeded by its content, so that teacher logits can be stored and
-    evaluations are repeatable. With `task.copies` the training text is repeated with other tokens masked (as in BERT's
-    own pre-training, with ten copies).
+    The masked tokens of a block are drawn once, with a seed from its content, so that teacher logits can be stored and
+    evaluations are repeatable. With `task.copies` the training text is repeated with other tokens masked (BERT's
+    pre-training had ten copies).
     """
 
     head = Head(AutoModelForMaskedLM, ("ForMaskedLM",), "masked language-modelling")
@@ -168,7 +168,7 @@ class MaskedLanguageModeling(LanguageModeling):
             _cut(list(chain.from_iterable(documents[name])), self.settings.max_length)
             for name in ("input_ids", "special_tokens_mask")
         )
-        # Blocks of special tokens alone have nothing to mask.
+        # Blocks with only special tokens have nothing to mask.
         kept = [place for place, mask in enumerate(special) if not all(mask)]
         return {
             "input_ids": [tokens[place] for place in kept],
@@ -222,7 +222,7 @@ def mask_tokens(
     vocabulary: int,
     generator: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Choose tokens to predict, at least one, and replace 80 % of them by the mask token and 10 % by random tokens.
+    """Choose at least one token to predict, and replace 80 % of the chosen by the mask token and 10 % by random tokens.
 
     Source: Devlin et al., BERT (NAACL 2019), section 3.1.
 

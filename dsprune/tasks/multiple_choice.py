@@ -41,9 +41,9 @@ class Question:
     """The texts of one example.
 
     Attributes:
-        pairs: the first and the second text of each choice; where a pair is too long, the first text is cut.
+        pairs: the first and the second text of each choice; if a pair is too long, the first text is cut.
         answer: the number of the correct choice, from 0.
-        group: name of the part of the data that it belongs to; each is scored by itself, too. Empty = none.
+        group: name of its part of the data; each part is also scored separately. Empty = none.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -53,12 +53,12 @@ class Question:
 
 @dataclass(frozen=True)
 class MultipleChoice(Task):
-    """A question and its choices in, the number of the best choice out.
+    """Multiple choice: input is a question with its choices, output the number of the best choice.
 
     Attributes:
         settings: the recipe's task section.
-        read: makes questions of rows; None = from the columns `task.text`, `task.text_pair` and `task.label`.
-        num_choices: number of choices of each question; None = as many as in the training data.
+        read: makes questions from rows; None = from the columns `task.text`, `task.text_pair` and `task.label`.
+        num_choices: number of choices of each question; None = the number in the training data.
         benchmark: the published data set; None = any data.
         readers: readers of its files, by suffix.
     """
@@ -102,14 +102,14 @@ class MultipleChoice(Task):
         )
 
     def questions(self, split: Split) -> tuple[Rows, list[Question]]:
-        """Read the questions of a split, and the rows that they were made of."""
+        """Read the questions of a split, and their rows."""
         rows = self.rows(split)
         return rows, self.read(rows) if self.read else self._read_columns(rows)
 
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]
     ) -> dict[str, list[Any]]:
-        """Tokenize the pair of each choice; where a pair is too long, its first text is cut."""
+        """Tokenize the pair of each choice; if a pair is too long, its first text is cut."""
         width, max_length = len(rows["first"][0]), self.settings.max_length
         pairs = [list(chain.from_iterable(rows[name])) for name in ("first", "second")]
         longest = max(map(len, tokenizer(pairs[1])["input_ids"]))
@@ -149,7 +149,7 @@ class MultipleChoice(Task):
         return scores
 
     def _read_columns(self, rows: Rows) -> list[Question]:
-        """Make questions of a text, a list of choices, and the number or letter of the correct one."""
+        """Make questions from a text, a list of choices, and the number or letter of the correct one."""
         text, choice, label = names_of(COLUMNS, self.settings)
         texts = rows.texts(text, "task.text")
         choices = rows.converted(choice, _texts_of, "a list of choices", "task.text_pair")

@@ -1,4 +1,4 @@
-"""Oddities of encoded examples that are used in spite of them, each in one line."""
+"""Unusual properties of encoded examples that do not prevent training, each in one line."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -37,13 +37,13 @@ class Examples:
 
     @cached_property
     def labels(self) -> list[int]:
-        """The class of each example; empty where an example has none, or several."""
+        """The class of each example; empty if an example has none, or several."""
         known = self.data["labels"][:] if "labels" in self.data.column_names else []
         return known if all(isinstance(label, int) for label in known) else []
 
 
 def remarks_on(examples: Examples, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """Yield the oddities of one split: tokens that the tokenizer does not know, and inputs that are cut off."""
+    """Yield lines on one split: tokens that the tokenizer does not know, and inputs that are truncated."""
     task, split, data = examples.task, examples.split, examples.data
     if split == "validation" and (unknown := _num_unknown(data, tokenizer)):
         share = f"{unknown:,} of {len(tokens_of(data)):,} tokens"
@@ -57,7 +57,7 @@ def remarks_on(examples: Examples, tokenizer: PreTrainedTokenizerBase) -> Iterat
 
 
 def remarks_on_both(train: Examples, validation: Examples) -> Iterator[str]:
-    """Yield the oddities of the labels, and of the training data beside the validation data."""
+    """Yield lines on the labels, and on overlaps of training and validation data."""
     if conflicts := _num_conflicts(train):
         yield (
             f"task.train: {conflicts:,} of {len(train.data):,} examples have the inputs of another example and another "
@@ -82,7 +82,7 @@ def _num_unknown(data: Dataset, tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _num_conflicts(examples: Examples) -> int:
-    """Return the number of examples that share their inputs with one of another class."""
+    """Return the number of examples that have the same inputs as one of another class."""
     classes = defaultdict(list)
     for key, label in zip(examples.inputs, examples.labels, strict=False):
         classes[key].append(label)

@@ -42,9 +42,9 @@ def symbols_of(equations: Sequence[Sequence[str]], num_slots: int, *, least_uses
     """Return the operators, `num_slots` slots, and the constants of the equations in ascending order.
 
     Args:
-        equations: in symbols.
+        equations: lists of symbols.
         num_slots: number of slots.
-        least_uses: how often the equations must use a constant; rarer ones are left out.
+        least_uses: smallest number of uses of a constant; rarer ones are left out.
     """
     uses = Counter(chain.from_iterable(equations))
     used = [symbol for symbol, count in uses.items() if count >= least_uses and symbol not in OPERATORS]

@@ -1,4 +1,4 @@
-"""Thermostability of proteins, from their amino acids: each is one token for a model such as ESM."""
+"""Thermostability of proteins, from their amino acids; each is one token for a model such as ESM."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping

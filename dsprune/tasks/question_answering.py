@@ -92,7 +92,9 @@ def _check_answer(rows: Rows, place: int, context: str, answer: Mapping[str, lis
 
 @dataclass(frozen=True)
 class QuestionAnswering(Task):
-    """A question and a context in, a span of the context out; every question must have an answer in its context.
+    """Extractive question answering: input is a question with its context, output a span of the context.
+
+    Every question must have an answer in its context.
 
     An encoded example is a window, so a question may have several. The label of a window without the answer is its
     first token. The metrics are over questions.
@@ -138,7 +140,7 @@ class QuestionAnswering(Task):
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]
     ) -> dict[str, list[Any]]:
-        """Cut each context into windows, each behind its question; `offsets` are the characters of the tokens."""
+        """Cut each context into windows, each after its question; `offsets` are the characters of the tokens."""
         self._check_room(tokenizer, rows["question"])
         windows = tokenizer(
             rows["question"],
@@ -200,7 +202,7 @@ class QuestionAnswering(Task):
     def logit_rows(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, LogitRows]:
         """Return one row for each window and output, whose classes are the window's tokens.
 
-        Padding has a logit of -inf. Rows are filled up with -inf to `max_length`, so that they have the same width in
+        Padding has a logit of -inf. Rows are padded with -inf to `max_length`, so that they have the same width in
         every batch.
         """
         padding = batch["attention_mask"] == 0

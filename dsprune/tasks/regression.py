@@ -24,15 +24,15 @@ __all__ = ["Regression"]
 
 @dataclass(frozen=True)
 class Regression(TextTask):
-    """Texts in, one number out.
+    """Regression: input is text, output one number.
 
-    The model is trained on standardized numbers: less the mean of the training data, divided by their standard
-    deviation. Its configuration keeps both, as `label_mean` and `label_std`. Pearson's and Spearman's correlation
-    do not depend on them.
+    The model is trained on standardized numbers: minus the mean of the training data, divided by their standard
+    deviation. Its configuration stores both, as `label_mean` and `label_std`. Pearson's and Spearman's correlation do
+    not depend on them.
 
     The softmax of a single logit is constant, so the two logits `(z, -z)` are distilled for an output z: `T^2 * KL` of
-    these approaches `(z_teacher - z_student)^2 / 2` as the temperature rises, and weighs large differences less at
-    a low temperature.
+    these approaches `(z_teacher - z_student)^2 / 2` as the temperature rises, and gives large differences less weight
+    at a low temperature.
     """
 
     @cached_property

@@ -1,6 +1,6 @@
 """Rows of a task's data, read by column and checked: messages name the field, the file, the row and the column.
 
-A kind of task lists the columns that it reads of a user's own data.
+A kind of task lists the columns that it reads from a user's own data.
 """
 
 import math
@@ -16,7 +16,7 @@ from dsprune.recipe import Task as TaskSettings
 __all__ = ["BLANK", "MISSING", "Column", "Rows", "check_columns", "names_of", "number_of"]
 
 BLANK = frozenset({""})
-"""The texts that are no value in plain text files: those of white space alone."""
+"""Texts that mean a missing value in plain text files: white space only."""
 
 MISSING = (
     BLANK
@@ -24,17 +24,17 @@ MISSING = (
     | {"\\N"}  # of MySQL and PostgreSQL
     | {"#N/A", "#NA", "#DIV/0!", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#VALUE!"}  # of spreadsheets
 )
-"""The texts that mean a missing value in a user's own table."""
+"""Texts that mean a missing value in a user's own table."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows as they were read.
+    """The rows of a split.
 
     Attributes:
         dataset: the rows.
         origin: the field and the file or data set, for messages.
-        missing: texts that are no value; none in a published data set, where they are texts like others.
+        missing: texts that mean a missing value; empty for a published data set, where they are ordinary texts.
         row_numbers: `[rows]`, the number of each row in the file, from 1; None = all rows of the file are here.
     """
 
@@ -51,11 +51,11 @@ class Rows:
         return name in self.dataset.column_names
 
     def where(self, place: int) -> str:
-        """Return the start of a message on the row at a place, counted from 0."""
+        """Return the start of a message on a row, counted from 0."""
         return f"{self.origin}: row {place + 1 if self.row_numbers is None else self.row_numbers[place]}"
 
     def is_missing(self, value: Any) -> bool:
-        """Return whether a value, or an element of a list, is no value: null, NaN, or one of the texts for them."""
+        """Return whether a value, or an element of a list, is missing: null, NaN, or one of the texts for them."""
         if isinstance(value, str):
             return value.strip() in self.missing
         if isinstance(value, list):
@@ -66,21 +66,21 @@ class Rows:
         """Return a value that must be a text, for `converted`.
 
         Raises:
-            ValueError: it is not, or it is missing.
+            ValueError: the value is not a text, or is missing.
         """
         if not isinstance(value, str) or self.is_missing(value):
             raise ValueError(f"{value!r} is not a text")
         return value
 
     def column(self, name: str, field: str | None = None) -> list[Any]:
-        """Return all values of a column, those of a `ClassLabel` column as names.
+        """Return all values of a column; those of a `ClassLabel` column as names.
 
         Args:
             name: the column.
-            field: the recipe's field that names it, for messages; None = the format of the file names it.
+            field: the recipe's field with its name, for messages; None = the format of the file determines it.
 
         Raises:
-            UserError: there is no such column, or a value is missing.
+            UserError: the column does not exist, or a value is missing.
         """
         columns = self.dataset.column_names
         if name not in columns:
@@ -106,7 +106,7 @@ class Rows:
         """Return all values of a column of text.
 
         Raises:
-            UserError: there is no such column, a value is missing, or the values are not text.
+            UserError: the column does not exist, a value is missing, or the values are not text.
         """
         values = self.column(name, field)
         if values and not isinstance(values[0], str):
@@ -119,7 +119,7 @@ class Rows:
         """Return all values of a column of numbers, which may be written as text.
 
         Raises:
-            UserError: there is no such column, or a value is missing, infinite or not a number.
+            UserError: the column does not exist, or a value is missing, infinite or not a number.
         """
         return self.converted(name, number_of, "a number", field)
 
@@ -135,7 +135,7 @@ class Rows:
             field: the recipe's field that names the column, for messages.
 
         Raises:
-            UserError: there is no such column, a value is missing, or `convert` fails.
+            UserError: the column does not exist, a value is missing, or `convert` fails.
         """
         converted = []
         for place, value in enumerate(self.column(name, field)):
@@ -157,7 +157,7 @@ def number_of(value: Any) -> float:
     """Return a number, which may be written as text.
 
     Raises:
-        ValueError: it is not one, or it is not finite.
+        ValueError: it is not a number, or not finite.
     """
     number = float(value)
     if not math.isfinite(number) or isinstance(value, bool) or "_" in str(value):
@@ -171,7 +171,7 @@ class Column:
 
     Attributes:
         name: its name, unless the settings give another.
-        holds: what each of its values is.
+        holds: description of its values.
         field: the field of the task section that gives another name; None = no field does.
         needed: whether the task needs it.
     """
@@ -183,12 +183,12 @@ class Column:
 
 
 def names_of(columns: Sequence[Column], settings: TaskSettings) -> list[str]:
-    """Return the name of each column: that of the settings where they give one."""
+    """Return the name of each column, from the settings if they have one."""
     return [(column.field and getattr(settings, column.field)) or column.name for column in columns]
 
 
 def check_columns(columns: Sequence[Column], settings: TaskSettings) -> None:
-    """Check that the settings give each column another meaning.
+    """Check that the settings give each column only one meaning.
 
     Raises:
         UserError: two of them name the same column.

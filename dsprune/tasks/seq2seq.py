@@ -1,4 +1,4 @@
-"""The base class of tasks whose models generate a sequence, with an encoder and a decoder."""
+"""The base class of tasks that generate a sequence with an encoder and a decoder."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ __all__ = ["Seq2Seq"]
 
 
 class Seq2Seq(Task):
-    """A sequence in, a sequence out.
+    """Sequence to sequence: input and output are sequences.
 
     In training the decoder reads the labels, shifted by one; in evaluation it reads what it has generated.
 
@@ -39,7 +39,7 @@ class Seq2Seq(Task):
 
         Collective under ZeRO-3: each rank runs forward passes until the last rank has finished.
         """
-        from dsprune.zero.parameters import is_partitioned  # with DeepSpeed, which prints as it is imported
+        from dsprune.zero.parameters import is_partitioned  # imports DeepSpeed, which prints
 
         # A DeepSpeed engine has the model inside, and a config of another kind.
         generator: Any = model if isinstance(model, PreTrainedModel) else model.module

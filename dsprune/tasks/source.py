@@ -1,4 +1,4 @@
-"""Reading the rows of a split: from a local file, from a folder in the published layout, or from the hub."""
+"""Read the rows of a split from a local file, from a folder in the published layout, or from the hub."""
 
 import os
 import sys
@@ -40,11 +40,12 @@ class Part:
 
     Attributes:
         path: file, or folder of files, inside that folder.
-        examples: number of examples; None = not known for certain.
+        examples: number of examples; None = unknown.
         header: names of the columns, for a file without a header.
-        rename: the file's name of a column, for each of dsprune's names that differs.
+        rename: the file's name of a column, for each differing name in dsprune.
         where: value that a row must have in each of these columns, for a file that holds several splits.
-        needed: columns, by dsprune's names, without which a row is left out: some published files have broken rows.
+        needed: columns, by dsprune's names, that a row must have, or it is left out: some published files have broken
+            rows.
         is_folder: whether `path` is a folder, whose files are read together.
     """
 
@@ -64,10 +65,10 @@ class Benchmark:
     Attributes:
         title: its name.
         source: where its authors publish it.
-        licence: its terms, as far as the authors state them.
-        parts: its splits in that publication.
-        hub: the same data on the hub; None = not there in a form that is data alone, without code.
-        note: what else to know before a first run.
+        licence: its licence, as stated by the authors.
+        parts: its splits in the published folder.
+        hub: the same data on the hub; None = not available there without code.
+        note: further notes for a first run.
     """
 
     title: str
@@ -79,7 +80,7 @@ class Benchmark:
 
 
 ReadTable = Callable[[Path, str, Sequence[str]], pa.Table]
-"""Reads a path into a table; also gets the name of the data in messages, and the columns of a file without header."""
+"""Reads a path into a table, given the name of the data in messages, and the columns of a file without header."""
 
 
 def read_rows(
@@ -87,7 +88,7 @@ def read_rows(
 ) -> Rows:
     """Read the rows of a split from the first of these that is set: file, folder, data set, benchmark's hub name.
 
-    A benchmark's file is read in the same way whether it is named in the settings or lies in the published folder.
+    A benchmark's file in the settings is read like one in the published folder.
 
     Args:
         settings: the recipe's task section.
@@ -136,7 +137,7 @@ def _read_published(
 
 
 def _read_path(path: Path, origin: str, part: Part | None, read: ReadTable) -> Rows:
-    """Read a file, or a folder where the benchmark is published as one."""
+    """Read a file, or a folder if the benchmark is published as one."""
     if path.is_dir() and not (part and part.is_folder):
         raise UserError(f"{origin}: is a folder: name a file in it")
     table = read(path, origin, part.header if part else ())
@@ -147,14 +148,14 @@ def _read_path(path: Path, origin: str, part: Part | None, read: ReadTable) -> R
 
 
 def _arrange(table: pa.Table, part: Part, origin: str) -> tuple[pa.Table, list[int]]:
-    """Select the part's rows and rename its columns. Missing columns are reported later, where they are read.
+    """Select the part's rows and rename its columns. Missing columns are reported later, when they are read.
 
     Returns:
         The table, and the number of each of its rows in the file.
     """
     if set(part.rename.values()) <= set(table.column_names):  # otherwise the file has dsprune's names already
         names = {theirs: ours for ours, theirs in part.rename.items()}
-        # A column that has one of our names, but another meaning in this file, is dropped.
+        # A column that has one of dsprune's names, but another meaning in this file, is dropped.
         kept = [name for name in table.column_names if name in names or name not in part.rename]
         table = table.select(kept).rename_columns([names.get(name, name) for name in kept])
     chosen = np.ones(len(table), dtype=bool)

@@ -9,7 +9,7 @@ import numpy as np
 __all__ = ["NUM_CANDIDATES", "Candidates", "best_span", "find_tokens", "in_context"]
 
 NUM_CANDIDATES = 20
-"""Starts and ends of each window that are considered, as in the published evaluations of BERT."""
+"""Number of starts and ends to consider in each window, as in the published evaluations of BERT."""
 
 
 class Candidates(NamedTuple):
@@ -22,11 +22,11 @@ class Candidates(NamedTuple):
 
 
 def in_context(offsets: Sequence[Sequence[int]], parts: Sequence[int | None]) -> list[list[int]]:
-    """Return the offsets of a window's tokens, with `[-1, -1]` for each that is not of the context.
+    """Return the offsets of a window's tokens, `[-1, -1]` outside of the context.
 
     Args:
         offsets: first and last character of each token; those of the question are positions in the question.
-        parts: the text of each token: 0 = question, 1 = context, None = neither.
+        parts: the source of each token: 0 = question, 1 = context, None = neither.
     """
     return [list(span) if part == 1 else [-1, -1] for span, part in zip(offsets, parts, strict=True)]
 
@@ -55,7 +55,7 @@ def best_span(
 ) -> tuple[float, int, int]:
     """Return the most likely span of the context: the sum of its logits, and its first and end character.
 
-    Of spans with equal sums, the first in the order of the candidates wins. Without any valid span, the result is
+    Of spans with equal sums, the first in the order of the candidates wins. Without a valid span, the result is
     `(-inf, 0, 0)`.
 
     Args:

@@ -22,7 +22,7 @@ __all__ = ["TextClassification"]
 
 
 def _metrics() -> ModuleType:
-    """Return torchmetrics, which loads matplotlib, at the first score."""
+    """Import torchmetrics, which loads matplotlib, at the first score."""
     import torchmetrics.functional.classification as metrics
 
     return metrics
@@ -42,7 +42,7 @@ METRICS: Mapping[str, Callable[[Tensor, Tensor, int], Tensor]] = {
 
 @dataclass(frozen=True)
 class TextClassification(TextTask):
-    """Texts in, one label out.
+    """Text classification: input is text, output one label.
 
     Attributes:
         known_labels: labels in the order of the model's outputs; None = those of the training data.
@@ -60,7 +60,7 @@ class TextClassification(TextTask):
         return find_labels(self.rows("train"), self.label_column)
 
     def for_model(self, config: PretrainedConfig) -> "TextClassification":
-        """Take the labels of the model, where neither the task nor training data define them."""
+        """Use the labels of the model if neither the task nor training data define them."""
         if self.known_labels is None and self.settings.train is None and self.settings.dataset is None:
             return replace(self, known_labels=labels_of(config))
         return self
@@ -92,7 +92,7 @@ class TextClassification(TextTask):
         return super().build_model(path, tokenizer, new_head=new_head)
 
     def new_model(self, config: PretrainedConfig) -> PreTrainedModel:
-        """Return the model with one logit per label, or as many as `config` says where labels are in the data."""
+        """Return the model with one logit per label; `config` has their number if the labels are only in the data."""
         if self.known_labels is not None:
             return super().new_model(config)
         model: PreTrainedModel = self.head_for(config).auto_class.from_config(config)
@@ -107,7 +107,7 @@ class TextClassification(TextTask):
         return {"logits": len(self.labels)}
 
     def heads(self, model: nn.Module) -> dict[str, nn.Linear]:
-        """Return the last layer, if the model pools before it. GPT-2 and Llama classify every token, and pool then."""
+        """Return the last layer, if the model pools before it. GPT-2 and Llama classify every token, and then pool."""
         layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
         # The last layer of models that classify every token has no bias.
         if layers and layers[-1].out_features == len(self.labels) and layers[-1].bias is not None:

@@ -23,7 +23,7 @@ MEAN_HEAD = Head(
 
 @dataclass(frozen=True)
 class TextTask(Task):
-    """Texts in; subclasses add the label.
+    """Input is one text or two; subclasses add the label.
 
     Attributes:
         settings: the recipe's task section.
@@ -43,7 +43,7 @@ class TextTask(Task):
     uses = (*Task.uses, "head")
 
     def head_for(self, config: PretrainedConfig) -> Head:
-        """Return the head of a model with this configuration: the one that it has, or the one of `task.head`.
+        """Return the head of a model with this configuration: its own, or that of `task.head`.
 
         Raises:
             UserError: `task.head` does not fit the model.

@@ -1,4 +1,4 @@
-"""Losses, counts and rows of tasks whose outputs are over a vocabulary: one row of logits for each token."""
+"""Losses, counts and rows of tasks with one row of logits over a vocabulary for each token."""
 
 import math
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from dsprune.tasks.task import LogitRows
 __all__ = ["IGNORED", "TokenCounts", "count_tokens", "labelled_rows", "linear_head"]
 
 IGNORED = -100
-"""The label of a token that does not count, for every loss of torch and transformers."""
+"""The label of an ignored token, in every loss of torch and transformers."""
 
 
 class TokenCounts(NamedTuple):
@@ -45,7 +45,7 @@ def count_tokens(logits: Tensor, labels: Tensor) -> list[TokenCounts]:
 
     Args:
         logits: `[examples, tokens, classes]`.
-        labels: `[examples, tokens]`, `IGNORED` for tokens that do not count.
+        labels: `[examples, tokens]`, `IGNORED` for ignored tokens.
     """
     counts = []
     for row, label in zip(logits, labels, strict=True):
@@ -63,7 +63,7 @@ def labelled_rows(outputs: Tensor, labels: Tensor) -> LogitRows:
 
 
 def linear_head(model: nn.Module) -> dict[str, nn.Linear]:
-    """Return the output layer as `logits`, if it alone makes the logits; else nothing."""
+    """Return the output layer as `logits`, if it computes the logits alone; otherwise an empty mapping."""
     head = model.get_output_embeddings()  # type: ignore[operator]
     config = model.config
     after = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")

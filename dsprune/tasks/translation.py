@@ -35,7 +35,7 @@ OPUS_SIZES = dict.fromkeys(("cs", "de", "fr", "ja", "ro", "ru"), 1_000_000) | {"
 
 @dataclass(frozen=True)
 class Translation(Seq2Seq):
-    """Sentences of one language in, of another out, in the directions of `task.pairs`.
+    """Translation: input is a sentence of one language, output one of another, in the directions of `task.pairs`.
 
     If the tokenizer has mBART-50's language codes, inputs and outputs are `code tokens </s>`, and the decoder is given
     the code of the output. Several directions can then be trained and tested together.
@@ -55,7 +55,7 @@ class Translation(Seq2Seq):
 
     @property
     def num_given(self) -> int:  # type: ignore[override]
-        """1 where outputs begin with a language code, else 0."""
+        """1 if outputs begin with a language code, otherwise 0."""
         return int(self.tokenizer is not None and self._codes(self.tokenizer) is not None)
 
     @property
@@ -87,7 +87,7 @@ class Translation(Seq2Seq):
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]
     ) -> dict[str, list[Any]]:
-        """Tokenize both sentences, each behind its language's code where the tokenizer has codes."""
+        """Tokenize both sentences, each after its language's code if the tokenizer has codes."""
         directions = [pair.split("-") for pair in rows["pair"]]
         codes = self._codes(tokenizer)
         settings = self.settings
@@ -105,7 +105,7 @@ class Translation(Seq2Seq):
     def build_model(
         self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
     ) -> PreTrainedModel:
-        """Open the model, which must be trained to generate, for translation or in pre-training."""
+        """Open the model, which must have been trained to generate."""
         del new_head  # the layer over the vocabulary is never new
         check_keeps_head()
         config = load_config(path)
@@ -168,7 +168,7 @@ class Translation(Seq2Seq):
         """Return the code of each language as a token; None for a single direction without any codes.
 
         Raises:
-            UserError: the tokenizer lacks some codes, or all of them where there are several directions.
+            UserError: the tokenizer lacks some codes, or all codes and there are several directions.
         """
         vocabulary = tokenizer.get_vocab()
         languages = sorted({language for pair in self._pairs for language in pair.split("-")})
