@@ -13,6 +13,7 @@ from huggingface_hub import is_offline_mode
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from dsprune.errors import UserError
+from dsprune.model.config_checks import check_config, check_json, field_with
 from dsprune.model.esm_mean import EsmMeanForSequenceClassification
 from dsprune.model.fingerprints import local_folder
 from dsprune.model.fit import changes, check_lengths, fit_tokens
@@ -20,14 +21,19 @@ from dsprune.model.gts import Graph2TreeForEquations, GtsForEquations
 from dsprune.model.loaded import check_loaded
 from dsprune.model.skeleton import build_skeleton, check_weight_indexes, is_without_weights
 from dsprune.utils.installation import shipped_names
-from dsprune.utils.text import first_line, short
+from dsprune.utils.text import first_line
 
 __all__ = ["OWN_MODELS", "Head", "load_config", "load_model", "load_saved", "load_tokenizer", "model_class"]
 
 
 _OWN = (EsmMeanForSequenceClassification, Graph2TreeForEquations, GtsForEquations)
 
-MOST_LAYERS = 10_000
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"
+)  # fmt: skip
+
+BUILDS = "correct config.json, or use another copy of the model"
+"""The way out where the configuration can be read, and no model can be made of it."""
 
 TELL_ALL: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 """Settings with which `from_pretrained` tells of all weights that do not fit, for `check_loaded`."""
@@ -107,50 +113,18 @@ def load_config(path: str) -> PretrainedConfig:
     """
     _check_is_model(path)
     check_weight_indexes(local_folder(path))
+    check_json(path, "config.json", "generation_config.json")
     way_out = "correct config.json" if Path(path, "config.json").is_file() else ""
     config: PretrainedConfig = _load(AutoConfig.from_pretrained, path, "model", way_out)
-    _check_names(path, config)
-    _check_layers(path, config)
-    parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
-    for kernel in (getattr(part, "_attn_implementation", None) for part in parts):
-        if isinstance(kernel, str) and "/" in kernel:
-            raise UserError(
-                f"model {path!r}: config.json: attn_implementation: {kernel} is code of a hub repository, which is not "
-                f"run: leave it out"
-            )
+    check_config(path, config)
     return config
-
-
-def _check_names(path: str, config: PretrainedConfig) -> None:
-    """Check the names of classes and files in a configuration; transformers does not."""
-    names = config.architectures or []
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(
-            f"model {path!r}: config.json: architectures: {short(names)} is no list of names: correct it"
-        )
-    if other := [name for name in (config.id2label or {}).values() if not isinstance(name, str)]:
-        raise UserError(f"model {path!r}: config.json: id2label: {short(other[0])} is not a name: correct it")
-    if (file := getattr(config, "transformers_weights", None)) is not None:
-        raise UserError(
-            f"model {path!r}: config.json: transformers_weights: {short(file)}: dsprune reads the weights under their "
-            f"usual names: load the model with transformers and save it to another folder"
-        )
-
-
-def _check_layers(path: str, config: PretrainedConfig) -> None:
-    """Check the number of layers, because transformers accepts any."""
-    number = getattr(config, "num_hidden_layers", None)
-    if isinstance(number, int) and not 0 < number <= MOST_LAYERS:
-        raise UserError(
-            f"model {path!r}: config.json: num_hidden_layers: {short(number)} is not between 1 and {MOST_LAYERS:,}: "
-            f"correct it"
-        )
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model. Without a padding token (GPT-2, Llama) it pads with its end-of-text token."""
     _check_is_model(path)
     _check_has_tokenizer(Path(path))
+    check_json(path, *TOKENIZER_FILES)
     tokenizer: PreTrainedTokenizerBase = _load(_tokenizer, path, "tokenizer")
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise UserError(
@@ -192,7 +166,15 @@ def load_model(
     load_config(path)
     load = partial(build_skeleton, auto_class) if is_without_weights() else auto_class.from_pretrained
     model: PreTrainedModel
-    model, found = _load(load, path, "model", **TELL_ALL, dtype=torch.float32, **settings)
+    model, found = _load(
+        load,
+        path,
+        "model",
+        BUILDS if Path(path).is_dir() else "",
+        **TELL_ALL,
+        dtype=torch.float32,
+        **settings,
+    )
     check_loaded(path, model, found, new_head=new_head)
     fit_tokens(model, path, tokenizer)
     check_lengths(model, tokenizer, max_length)
@@ -204,7 +186,7 @@ def load_saved(folder: Path) -> PreTrainedModel:
     saved = model_class(folder, load_config(str(folder)))
     transformers.utils.logging.disable_progress_bar()
     model: PreTrainedModel
-    model, found = _load(saved.from_pretrained, str(folder), "model", **TELL_ALL, dtype="auto")
+    model, found = _load(saved.from_pretrained, str(folder), "model", BUILDS, **TELL_ALL, dtype="auto")
     check_loaded(str(folder), model, found, new_head=False)
     return model
 
@@ -282,6 +264,8 @@ def _load(
             load_config(path)
         way_out = way_out or _training_of(Path(path)) or "give a Hugging Face model folder or hub name"
         reason = first_line(error)
+        if isinstance(error, KeyError) and error.args and (field := field_with(path, error.args[0])):
+            reason = f"config.json: {field}: no such choice as {error}"
         if "Weights only load failed" in reason:  # torch advises to run the code
             reason = "its .bin files hold more than weights, which could run code"
             way_out = "give a copy in safetensors"

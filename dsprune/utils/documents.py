@@ -16,7 +16,7 @@ import yaml
 
 from dsprune.errors import UserError
 
-__all__ = ["read_document", "read_json", "read_yaml", "write_yaml"]
+__all__ = ["read_document", "read_json", "read_yaml", "without_duplicates", "write_yaml"]
 
 DEEPEST = 50
 """Levels of nesting that are read."""
@@ -66,19 +66,25 @@ def read_yaml(text: str | bytes, where: str) -> Any:
         raise UserError(f"{where}: not valid YAML: nested too deeply: write it flatter") from None
 
 
-def read_json(text: bytes, where: str) -> dict[str, Any]:
+def read_json(text: bytes, where: str, *, finite: bool = True) -> dict[str, Any]:
     """Read one JSON object in UTF-8 of a file, `where` in messages.
+
+    Args:
+        text: the content of the file.
+        where: the file.
+        finite: whether numbers must be finite, as in what users write. transformers writes infinities too.
 
     Raises:
         UserError: it is not a JSON object, a key appears twice, or a number is not finite.
     """
+    number = _finite if finite else float
     try:
         found: Any = json.loads(
             text.decode("utf-8-sig"),
-            object_pairs_hook=_without_duplicates,
+            object_pairs_hook=without_duplicates,
             parse_int=_whole,
-            parse_float=_finite,
-            parse_constant=_finite,
+            parse_float=number,
+            parse_constant=number,
         )
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: line {error.lineno} is not JSON ({error.msg}): correct the file") from None
@@ -169,7 +175,12 @@ def _depth(value: Any) -> int:
     return depth
 
 
-def _without_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def without_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, as an `object_pairs_hook`.
+
+    Raises:
+        ValueError: a key appears twice.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]

@@ -1,5 +1,6 @@
 """Read JSON files, typed and checked: whatever is wrong with one is told in one line."""
 
+import json
 from pathlib import Path
 from reprlib import repr as short_repr
 from typing import Annotated, Any, TypeVar
@@ -7,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from dsprune.errors import UserError
+from dsprune.utils.documents import without_duplicates
 from dsprune.utils.files import describe_system_error
 
 __all__ = [
@@ -80,9 +82,13 @@ def read_json_object(path: Path, what: str, way_out: str) -> dict[str, Any] | No
 def parse_record(text: bytes | str, kind: type[M], where: str, what: str, way_out: str) -> M:
     """Read JSON that is part of a file; see `read_record`."""
     try:
-        return kind.model_validate_json(text)
+        record = kind.model_validate_json(text)
+        json.loads(text, object_pairs_hook=without_duplicates)  # of two equal keys pydantic takes the last
     except ValidationError as error:
         raise UserError(f"{where}: not {what} ({problem_of(error)}): {way_out}") from None
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+    return record
 
 
 def problem_of(error: ValidationError) -> str:

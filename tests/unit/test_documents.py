@@ -1,12 +1,15 @@
 """YAML and JSON have one meaning to all readers, or are refused with the place."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import RootModel
 
 from dsprune.errors import UserError
 from dsprune.utils.documents import MOST_BYTES, read_document, read_json, read_yaml, write_yaml
+from dsprune.utils.records import parse_record
 
 
 @pytest.mark.parametrize(
@@ -91,6 +94,18 @@ def test_a_written_number_is_read_back_equal() -> None:
 def test_json_that_means_nothing_or_two_things_is_refused(text: bytes, problem: str) -> None:
     with pytest.raises(UserError, match=f"^file: {problem}"):
         read_json(text, "file")
+
+
+def test_a_file_of_transformers_may_hold_infinities() -> None:
+    assert (
+        read_json(b'{"time_step_limit": [0.0, Infinity]}', "file", finite=False)["time_step_limit"][1]
+        == math.inf
+    )
+
+
+def test_a_record_in_which_a_key_appears_twice_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^summary\.json: the key 'a' appears twice: leave one of them out"):
+        parse_record('{"a": 1, "a": 2}', RootModel[dict[str, int]], "summary.json", "a summary", "copy it")
 
 
 def test_a_file_that_nobody_would_write_is_not_read(tmp_path: Path) -> None:

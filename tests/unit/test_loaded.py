@@ -97,6 +97,10 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
         ("config.json", {"id2label": {"0": None}}, r"id2label: None is not a name"),
         ("config.json", {"id2label": 3}, r"^model '.*': 'int' object has no attribute 'items': correct config\.json$"),
         ("config.json", {"vocab_size": "x"}, r"^model '.*'vocab_size' expected int, got str .*: correct config\.json$"),
+        ("config.json", {"hidden_act": "nope"}, r"config\.json: hidden_act: no such choice as 'nope': correct config"),
+        ("config.json", {"num_attention_heads": -4}, r"config\.json: num_attention_heads: -4 is not between 1 and"),
+        ("config.json", {"num_attention_heads": 5}, r"multiple of .* attention heads \(5\): correct config\.json, or"),
+        ("config.json", {"vocab_size": 50}, r"word_embeddings\.weight .* \[39, 32\] .* \[50, 32\] .*: correct"),
     ],
 )  # fmt: skip
 def test_settings_of_another_type_are_named(
@@ -106,6 +110,20 @@ def test_settings_of_another_type_are_named(
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(UserError, match=says):
         task.build_model(str(path.parent), load_tokenizer(str(path.parent)))
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "tokenizer.json"])
+def test_a_key_that_appears_twice_is_refused(task: Task, tmp_path: Path, file: str) -> None:
+    path = tmp_path / "model" / file
+    path.write_text(path.read_text().rstrip().removesuffix("}") + ', "twice": 1, "twice": 2}')
+    with pytest.raises(UserError, match=rf"{file}: the key 'twice' appears twice: leave one of them out"):
+        task.build_model(str(path.parent), load_tokenizer(str(path.parent)))
+
+
+def test_a_file_of_a_tokenizer_that_holds_no_object_is_refused(task: Task, tmp_path: Path) -> None:
+    (tmp_path / "model" / "special_tokens_map.json").write_text("[]")
+    with pytest.raises(UserError, match=r"special_tokens_map\.json: holds a list: give a JSON object"):
+        load_tokenizer(str(tmp_path / "model"))
 
 
 def test_weights_that_are_code_are_not_read(task: Task, tmp_path: Path) -> None:
