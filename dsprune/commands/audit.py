@@ -22,7 +22,7 @@ def audit(path: Path, console: Console) -> None:
 
     Raises:
         UserError: there is nothing to audit at `path`, or a file is damaged.
-        CheckFailedError: an invariant does not hold; names the first offending tensor.
+        CheckFailedError: an invariant does not hold; the message names the first tensor.
     """
     for result in audit_all(path):
         if result.tensors:

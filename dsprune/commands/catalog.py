@@ -1,4 +1,4 @@
-"""`dsprune recipes`, `methods` and `suites`: what there is, from the registries and the files themselves."""
+"""`dsprune recipes`, `methods` and `suites`: list the contents of the registries and the shipped files."""
 
 import re
 import sys
@@ -19,7 +19,7 @@ __all__ = ["list_methods", "list_recipes", "list_suites", "show_recipe"]
 
 
 def list_recipes(console: Console) -> None:
-    """Print a line for each shipped recipe: its task, its target, and where its settings come from."""
+    """Print a line for each shipped recipe: its task, its target, and the source of its settings."""
     rows = []
     for name in shipped_recipes():
         recipe, text = load_recipe(name), recipe_text(name)[1].decode()
@@ -31,10 +31,10 @@ def list_recipes(console: Console) -> None:
 
 
 def source_of(text: str) -> str:
-    r"""Return whose settings a recipe has: the first words of its comment `# Source: ...`, or dsprune's own.
+    r"""Return the source of a recipe's settings: the first words of its comment `# Source: ...`, or dsprune.
 
     Examples:
-        >>> source_of("# A schedule.\\n#\\n# Source: Liu et al., a paper.\\n")
+        >>> source_of("# A schedule.\n#\n# Source: Liu et al., a paper.\n")
         'Liu et al.'
     """
     found = re.search(r"^# Source[^:]*: ([^,/]+)", text, re.MULTILINE)
@@ -42,10 +42,10 @@ def source_of(text: str) -> str:
 
 
 def show_recipe(name: str) -> None:
-    """Print a recipe as it is written, with its comments.
+    """Print the text of a recipe, with its comments.
 
     Raises:
-        UserError: there is no such recipe.
+        UserError: the recipe does not exist.
     """
     sys.stdout.write(recipe_text(name)[1].decode())
 

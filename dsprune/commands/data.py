@@ -1,4 +1,4 @@
-"""`dsprune data`: show where a task's data come from, and check a local copy."""
+"""`dsprune data`: show the source of a task's data, and check a local copy."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,16 +19,16 @@ from dsprune.utils.text import MISSING, summary_of
 __all__ = ["benchmarks_by_name", "check_copy", "describe", "kind_fields", "kinds_of_tasks", "list_tasks"]
 
 EVERY_PAIR = "en-de"
-"""Language pair that stands for all pairs where none is given."""
+"""Language pair to show if none is given."""
 
 
 def kinds_of_tasks() -> dict[str, Task]:
-    """Return the kinds of tasks that take any data."""
+    """Return the kinds of tasks that accept any data."""
     return {name: task for name, task in _tasks().items() if not task.benchmarks}
 
 
 def benchmarks_by_name() -> dict[str, tuple[Benchmark, ...]]:
-    """Return the published data sets of each task that has some."""
+    """Return the published data sets of each task that has any."""
     return {name: task.benchmarks for name, task in _tasks().items() if task.benchmarks}
 
 
@@ -37,7 +37,7 @@ def _tasks() -> dict[str, Task]:
 
 
 def list_tasks(console: Console) -> None:
-    """Print the kinds of tasks that take any data, and the published data sets."""
+    """Print the kinds of tasks that accept any data, and the published data sets."""
     rows = tuple((name, summary_of(task)) for name, task in kinds_of_tasks().items())
     show(Table("kinds", "Kinds of tasks, for your own data", ("kind", "what"), rows, words=True), console)
     sets = tuple(
@@ -50,12 +50,12 @@ def list_tasks(console: Console) -> None:
 
 
 def describe(settings: TaskSettings, console: Console) -> None:
-    """Print where the data of a task come from, under which licence, and how many examples there are.
+    """Print source, licence and number of examples of a task's data.
 
-    Of a kind of task, without published data, print the fields that it needs.
+    For a kind of task without published data, print the fields that it needs.
 
     Raises:
-        UserError: there is no such task.
+        UserError: the task does not exist.
     """
     named = settings if settings.pairs else settings.model_copy(update={"pairs": (EVERY_PAIR,)})
     task = build_task(named)
@@ -111,7 +111,7 @@ def _describe_kind(name: str, task: Task, console: Console) -> None:
 
 
 def kind_fields(task: Task) -> Iterator[tuple[str, str, str]]:
-    """Yield each field of the task section that a kind of task reads, its default, and what it means."""
+    """Yield each field of the task section that a kind of task reads, its default, and its meaning."""
     for field in ("train", "validation"):
         yield field, "needed", first_sentence(TaskSettings, field)
     for column in task.columns():
@@ -123,7 +123,7 @@ def kind_fields(task: Task) -> Iterator[tuple[str, str, str]]:
 
 
 def _size(benchmark: Benchmark, split: Split) -> str:
-    """Return the number of examples of a split, or `?` where it is not known."""
+    """Return the number of examples of a split, or `?` if it is unknown."""
     examples = benchmark.parts[split].examples
     return "?" if examples is None else f"{examples:,}"
 

@@ -1,4 +1,4 @@
-"""`dsprune doctor`: check what this machine can run, one line a check, with the way out of each problem."""
+"""`dsprune doctor`: check what this machine can run, one line per check, with the way out of each problem."""
 
 import os
 import platform
@@ -47,7 +47,7 @@ class Finding:
     Attributes:
         check: name of the check.
         level: `warn` = something may not work; `fail` = training does not work.
-        message: what was found, and the way out unless the level is `ok`.
+        message: the finding, and the way out unless the level is `ok`.
     """
 
     check: str
@@ -56,7 +56,7 @@ class Finding:
 
 
 def doctor(console: Console, build_ops: bool = False) -> int:
-    """Run and print all checks; return 1 when one failed, else 0.
+    """Run and print all checks; return 1 if one failed, otherwise 0.
 
     Args:
         console: where to print.
@@ -110,7 +110,7 @@ def check_packages() -> Finding:
 
 
 def package_problem(requirement: Requirement) -> str | None:
-    """Return what is wrong with the installed version and the way out; None = it is in the range."""
+    """Return the problem of the installed version and the way out; None = it is in the range."""
     try:
         installed = version(requirement.name)
     except PackageNotFoundError:
@@ -121,7 +121,7 @@ def package_problem(requirement: Requirement) -> str | None:
 
 
 def check_torch() -> Finding:
-    """Report torch's version and its devices; warn when a GPU is present that torch does not see."""
+    """Report torch's version and its devices; warn if torch does not see a GPU of the machine."""
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
         return Finding("torch", "ok", f"{torch.__version__}, {torch.cuda.device_count()} GPUs: {names}")
@@ -152,7 +152,7 @@ def check_compiler() -> Finding:
 
 
 def check_build_locks() -> Finding:
-    """Look for locks of killed builds, which make every later start wait for ever."""
+    """Look for locks of killed builds, which make every later start wait forever."""
     locks = ops.find_stale_locks()
     if not locks:
         return Finding("build locks", "ok", "no stale locks")
@@ -180,7 +180,7 @@ def check_ops(build: bool) -> Finding:
 
 
 def check_threads() -> Finding:
-    """Check that the number of threads is bounded: ranks on CPU that each use every core are ten times slower."""
+    """Check that the number of threads is limited: CPU ranks that each use every core are ten times slower."""
     found = f"{torch.get_num_threads()} threads a process on {os.cpu_count()} cores"
     if torch.cuda.is_available() or "OMP_NUM_THREADS" in os.environ:
         return Finding("threads", "ok", found)
@@ -223,7 +223,7 @@ def check_slurm() -> Finding:
 
 
 def check_wandb() -> Finding:
-    """Look for a key for wandb's server; the key itself is never shown."""
+    """Look for a key for wandb's server, without showing it."""
     if has_wandb_key():
         return Finding("wandb", "ok", f"{version('wandb')}, with a key for {wandb_host()}")
     return Finding(

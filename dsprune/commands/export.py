@@ -1,4 +1,4 @@
-"""`dsprune export`: write a checkpoint of a run as a model folder, or in its compact form, and expand that again."""
+"""`dsprune export`: write a checkpoint of a run as a model folder or in compact form, and expand the compact form."""
 
 import shutil
 from pathlib import Path
@@ -31,17 +31,17 @@ __all__ = ["compact", "expand", "export"]
 
 
 def export(path: Path, tag: str | None, to: Path, console: Console, *, trimmed: bool = False) -> None:
-    """Write the model of a run's checkpoint, with tokenizer, masks and recipe, in one piece.
+    """Write the model of a run's checkpoint atomically, with tokenizer, masks and recipe.
 
     Args:
-        path: folder of a run, which may be unfinished, or one where a script has saved checkpoints.
+        path: folder of a run, which may be unfinished, or a folder with checkpoints of a script.
         tag: name of a checkpoint; None = the newest complete one.
         to: folder to make.
         console: where to print.
-        trimmed: leave the tokens out whose embedding rows were not trained.
+        trimmed: leave out the tokens whose embedding rows were not trained.
 
     Raises:
-        UserError: there is no such checkpoint, it is damaged, or `to` exists already.
+        UserError: the checkpoint does not exist, it is damaged, or `to` exists already.
     """
     run = RunFolder(path)
     checkpoint = find_checkpoint(run, tag)
@@ -52,24 +52,24 @@ def export(path: Path, tag: str | None, to: Path, console: Console, *, trimmed: 
 
 
 def _say_if_older(run: RunFolder, checkpoint: Path, tag: str | None, console: Console) -> None:
-    """Say that the last checkpoint is not complete where one before it is taken."""
+    """Print a line if the last checkpoint is incomplete and an older one is used."""
     last = latest_tag(checkpoint.parent) if tag is None else None
     if last is not None and checkpoint.parent / last not in find_checkpoints(run.path):
         say(console, f"{checkpoint.parent / last}: not complete: {checkpoint.name} is taken in its place")
 
 
 def check_is_new(to: Path) -> None:
-    """Check that there is nothing yet where an export is to go.
+    """Check that the target of an export does not exist.
 
     Raises:
-        UserError: there is.
+        UserError: it exists.
     """
     if to.exists():
         raise UserError(f"--to: value {to}: exists already and is not overwritten: give another folder")
 
 
 def write_model(run: RunFolder, checkpoint: Path, folder: Path, *, trimmed: bool = False) -> None:
-    """Write the model of a run's checkpoint, with tokenizer, masks and recipe; of a script's, with what it holds."""
+    """Write the model of a run's checkpoint with tokenizer, masks and recipe, or of a script's with its files."""
     if run.recipe.is_file():
         _write_model_of_run(run, checkpoint, folder, trimmed=trimmed)
     elif trimmed:
@@ -97,7 +97,7 @@ def find_checkpoint(run: RunFolder, tag: str | None) -> Path:
         tag: name of a checkpoint; None = the newest complete one.
 
     Raises:
-        UserError: there is no such checkpoint.
+        UserError: the checkpoint does not exist.
     """
     complete = {folder.name: folder for folder in find_checkpoints(run.path)}
     if not complete:
@@ -135,7 +135,7 @@ def _save_model(recipe: Recipe, files: CheckpointFiles, path: Path, folder: Path
     module: nn.Module = model
     module.to(DTYPES[recipe.precision])
     for parameter in module.parameters():
-        parameter.data.add_(0.0)  # what was rounded to -0.0 becomes +0.0, as in the model that the run saves
+        parameter.data.add_(0.0)  # -0.0 from rounding becomes +0.0, as in the model that the run saves
     if vocabulary is not None and trimmed:
         return save_trimmed(model, tokenizer, vocabulary, folder)
     model.save_pretrained(folder, state_dict=with_all_rows(model, model.state_dict()))
@@ -143,17 +143,17 @@ def _save_model(recipe: Recipe, files: CheckpointFiles, path: Path, folder: Path
 
 
 def compact(source: Path, tag: str | None, dtype: Dtype | None, to: Path, console: Console) -> None:
-    """Write the compact form of a run's checkpoint or of a model folder with masks, in one piece.
+    """Write the compact form of a run's checkpoint, or of a model folder with masks, atomically.
 
     Args:
         source: the run's folder, or the model folder.
         tag: name of a checkpoint of the run; None = the newest complete one.
-        dtype: number format to round all weights to; None = as trained.
+        dtype: dtype to which all weights are rounded; None = as trained.
         to: folder to make.
         console: where to print.
 
     Raises:
-        UserError: there is no such checkpoint, no mask, a file is damaged, or `to` exists already.
+        UserError: the checkpoint does not exist, no mask, a file is damaged, or `to` exists already.
     """
     check_is_new(to)
     if is_compact(source):
@@ -180,10 +180,10 @@ def compact(source: Path, tag: str | None, dtype: Dtype | None, to: Path, consol
 
 
 def expand(source: Path, to: Path, console: Console) -> None:
-    """Write the model folder that a compact folder was made of, in one piece.
+    """Write the original model folder of a compact folder, atomically.
 
     Raises:
-        UserError: `source` is no compact model, a file is damaged, or `to` exists already.
+        UserError: `source` is not a compact model, a file is damaged, or `to` exists already.
     """
     check_is_new(to)
     replace_folder(to, lambda temporary: expand_compact(source, temporary))

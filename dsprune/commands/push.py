@@ -1,4 +1,4 @@
-"""`dsprune export --push`: hand a model folder to the hub, through huggingface_hub."""
+"""`dsprune export --push`: upload a model folder to the hub with huggingface_hub."""
 
 import os
 from pathlib import Path
@@ -32,17 +32,17 @@ def check_repository(name: str) -> None:
 
 
 def upload(folder: Path, repository: str, console: Console, *, public: bool, dry_run: bool) -> None:
-    """Upload a model folder to the hub; without a token, or in a dry run, only say what would be uploaded.
+    """Upload a model folder to the hub; without a token, or in a dry run, only print what would be uploaded.
 
     Args:
         folder: the model folder.
-        repository: OWNER/NAME on the hub, which is created, private unless `public`, where it does not exist.
+        repository: OWNER/NAME on the hub; it is created if it does not exist, private unless `public`.
         console: where to print.
-        public: whether everybody may see a repository that is created.
+        public: whether a created repository is public.
         dry_run: upload nothing.
 
     Raises:
-        UserError: the hub cannot be reached or refuses it.
+        UserError: the hub cannot be reached, or refuses the upload.
     """
     recipe = folder / "recipe.yaml"
     if recipe.is_file() and shareable(text := recipe.read_text(encoding="utf-8")) != text:
@@ -64,7 +64,7 @@ def upload(folder: Path, repository: str, console: Console, *, public: bool, dry
     try:
         api.create_repo(repository, private=not public, exist_ok=True)
         commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Add the model")
-    except Exception as error:  # of many types, of the hub's client and of the network
+    except Exception as error:  # the hub's client and the network raise errors of many types
         way_out = "check its name, your token and the network"
         raise UserError(f"--push: value {repository}: {first_line(error)}: {way_out}") from error
     say(console, f"pushed: {commit.commit_url}")

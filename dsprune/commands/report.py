@@ -29,10 +29,10 @@ def report(
 
     Args:
         paths: folders of runs or analyses, or folders with such folders anywhere below.
-        output: folder to write into; None = that of the only run, or `report` for several.
-        title: of the page; None = the run's name, or the number of runs.
+        output: folder to write into; None = the folder of a single run, or `report` for several.
+        title: title of the page; None = the run's name, or the number of runs.
         audit: audit every run that pruned.
-        console: for the tables, and the paths of the files.
+        console: prints the tables, and the paths of the files.
 
     Raises:
         UserError: a path holds no run, or a run cannot be read.
@@ -61,7 +61,7 @@ def report(
 
 
 def report_run(path: Path) -> None:
-    """Write the page of one run into its folder, and the card of its model, both with the audit of the model."""
+    """Write the page of one run and the card of its model, both with the audit of the model."""
     run, folder = read_run(path), RunFolder(path)
     audit = _audit(run, folder.model)
     write_page(page_of_run(run, audit), path)

@@ -25,14 +25,14 @@ def run_script(
     """Run a script as `python SCRIPT ARGUMENTS` does, inside `dsprune.pruning`.
 
     Args:
-        recipe: what to prune, and when.
+        recipe: the recipe.
         script: a file that calls `deepspeed.initialize`, itself or through a framework.
-        arguments: of the script.
-        steps_per_epoch: optimizer steps an epoch, for a recipe in epochs where no framework knows them.
+        arguments: arguments of the script.
+        steps_per_epoch: optimizer steps per epoch, for a recipe in epochs if no framework knows them.
         masks_from: what to do with exact zeros of a model, see `dsprune.pruning`.
 
     Raises:
-        UserError: nothing that trains is an engine.
+        UserError: no engine trains.
         RunFailedError: training ended before the last mask update.
     """
     sys.argv = [str(script), *arguments]
@@ -42,7 +42,7 @@ def run_script(
             runpy.run_path(str(script), run_name="__main__")
         except (UserError, CheckFailedError, RunFailedError, StoppedError):
             raise
-        except Exception as error:  # of the script, and shown as Python does
+        except Exception as error:  # a script's error, shown like Python does
             sys.excepthook(type(error), error, error.__traceback__)
             sys.exit(1)
     for engine in engines:

@@ -28,13 +28,13 @@ from dsprune.utils.text import percent
 __all__ = ["SILENCE", "read_run_state", "status", "stop"]
 
 SILENCE = 300.0
-"""Seconds without an update of `status.json` that every run is allowed, for an evaluation or a checkpoint."""
+"""Seconds without an update of `status.json` that are always allowed, for an evaluation or a checkpoint."""
 
 RECENT = 10
-"""Number of log lines that the remaining time is estimated from."""
+"""Number of log lines for the estimate of the remaining time."""
 
 LONGEST = 1e12
-"""Seconds beyond which a duration of a damaged file is not told."""
+"""Largest duration to print, in seconds; larger ones come from a damaged file."""
 
 COLUMNS = ("state", "phase", "step", "sparsity", "loss", "left", "checkpoint")
 
@@ -48,9 +48,9 @@ class RunState:
     Attributes:
         status: the newest `status.json`.
         death: why a run whose status is `running` is considered dead; None = it is not.
-        seconds_left: until the end of the timetable; None = unknown, or the run is not running.
+        seconds_left: seconds until the end of the timetable; None = unknown, or the run is not running.
         seconds_per_step: median of the newest log lines; None before the first one.
-        checkpoint: tag of the checkpoint that the run would resume from; None = there is none.
+        checkpoint: tag of the checkpoint to resume from; None = there is none.
         checkpoint_age: seconds since that checkpoint was written.
         result: the metrics of a finished run.
     """
@@ -72,10 +72,10 @@ class RunState:
 def status(folders: Sequence[Path], console: Console) -> None:
     """Print the state of runs in a table, then one line for each run that is not running.
 
-    A folder in which a script has saved checkpoints, and one among others that holds no run, get a line that says so.
+    A folder with checkpoints of a script, and a folder without a run among several, get a line.
 
     Args:
-        folders: of runs, or folders that hold some.
+        folders: folders of runs, or folders that contain runs.
         console: where to print.
 
     Raises:
@@ -116,14 +116,14 @@ def status(folders: Sequence[Path], console: Console) -> None:
 
 
 def _runs_in(folder: Path) -> list[Path]:
-    """Return the folder itself where it holds a run, or no run is below it; else the runs below it."""
+    """Return the folder itself if it holds a run, or if no run is below it; otherwise the runs below it."""
     if RunFolder(folder).status.exists():
         return [folder]
     return sorted(file.parent for file in folder.rglob(RunFolder(folder).status.name)) or [folder]
 
 
 def _of_script(checkpoint: Path, now: float) -> str:
-    """Return step and sparsity of the newest checkpoint in a folder that `dsprune train` did not make."""
+    """Describe step and sparsity of the newest checkpoint in a folder that `dsprune train` did not make."""
     manifest, age = read_manifest(checkpoint), _duration(now - checkpoint.stat().st_mtime)
     tensors = manifest.tensors.values()
     sparsity = sum(entry.num_pruned for entry in tensors) / sum(math.prod(entry.shape) for entry in tensors)
@@ -173,7 +173,7 @@ def _longest_silence(lines: Sequence[dict[str, Any]]) -> float:
 
 
 def _death(status: Status, now: float, longest_silence: float) -> str | None:
-    """Return why a run counts as dead: on its own host by its process, elsewhere by the time of its last status."""
+    """Return why a run counts as dead: by its process on its own host, by the time of its last status elsewhere."""
     if status.host == socket.gethostname():
         alive = _is_alive(status)
         return None if alive else f"process {status.pid} on {status.host} ended without a final status"
@@ -184,7 +184,7 @@ def _death(status: Status, now: float, longest_silence: float) -> str | None:
 
 
 def _is_alive(status: Status) -> bool:
-    """Whether the process runs and is the one that wrote the status: the system reuses process ids."""
+    """Return whether the process that wrote the status still runs: the system reuses process ids."""
     try:
         process = psutil.Process(status.pid)
         same = status.process_started is None or abs(seconds_after_boot(process) - status.process_started) < 1
@@ -210,7 +210,7 @@ def _duration(seconds: float) -> str:
 
 
 def _ending(state: RunState) -> str:
-    """Return how a run ended, and how to resume it; empty for a running one."""
+    """Describe how a run ended, and how to resume it; empty for a running one."""
     if state.name == "finished":
         return f"finished: {describe_metrics(state.result)}"
     if state.name == "running":
@@ -223,10 +223,10 @@ def _ending(state: RunState) -> str:
 
 
 def stop(path: Path, console: Console) -> None:
-    """Create the stop file of a running run; the run checks for it and stops with a checkpoint.
+    """Create the stop file of a running run, which then stops with a checkpoint.
 
     Raises:
-        UserError: there is no run at `path`, or it has ended.
+        UserError: `path` is not a run, or the run has ended.
     """
     run = RunFolder(path)
     status = read_status(run.status)

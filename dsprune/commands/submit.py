@@ -1,4 +1,4 @@
-"""`dsprune submit`: submit a recipe to Slurm, as jobs that run the batch scripts of slurm/ one after another."""
+"""`dsprune submit`: submit a recipe to Slurm, as consecutive jobs with the batch scripts of slurm/."""
 
 import math
 import os
@@ -43,20 +43,20 @@ def copy_scripts(folder: Path, console: Console) -> None:
 
 
 def scripts_folder() -> Path:
-    """Return the folder of the batch scripts: DSPRUNE_SLURM where it is set, else the shipped one."""
+    """Return the folder of the batch scripts: DSPRUNE_SLURM if it is set, otherwise the shipped one."""
     return Path(os.environ.get("DSPRUNE_SLURM") or shipped_folder("slurm"))
 
 
 @dataclass(frozen=True)
 class Request:
-    """What each job requests of Slurm; None = what the batch script requests.
+    """The resources of each job; None = those of the batch script.
 
     Attributes:
         nodes: number of nodes.
-        gpus_per_node: GPUs of each node; 0 = none, one rank a node on CPU.
-        time: longest time, as sbatch reads it.
+        gpus_per_node: GPUs of each node; 0 = no GPUs, one rank per node on CPU.
+        time: time limit, in a form of sbatch.
         partition: name of a partition.
-        more: further options for sbatch, as typed; they override the others.
+        more: further options for sbatch, which override the others.
     """
 
     nodes: int = 1
@@ -78,9 +78,9 @@ class Job:
     """A batch script and its arguments.
 
     Attributes:
-        what: `teacher`, `train` or `suite`: the script's name.
-        options: for sbatch.
-        arguments: for the script.
+        what: name of the script: `teacher`, `train` or `suite`.
+        options: options for sbatch.
+        arguments: arguments of the script.
     """
 
     what: str
@@ -104,9 +104,9 @@ def plan_jobs(
     """Return the jobs of a recipe; each waits for the one before it.
 
     Args:
-        recipe: where it names a teacher logits store that does not exist yet, a job of its own makes the store.
+        recipe: the recipe; if its teacher logits store does not exist yet, a separate job makes the store.
         arguments: the recipe and its overrides, as typed.
-        request: what each job requests.
+        request: the resources of each job.
         sparsities: targets in thousandths, one run each; none = the recipe's own.
 
     Raises:
@@ -132,7 +132,7 @@ def parse_sparsities(text: str) -> list[int]:
     """Return the sparsities of an array in thousandths, which are the numbers of its jobs.
 
     Raises:
-        UserError: one is not a fraction between 0 and 1 with three decimals at most.
+        UserError: one is not a fraction between 0 and 1 with at most three decimals.
 
     Examples:
         >>> parse_sparsities("0.5,0.975")
@@ -167,10 +167,10 @@ def submit(
     Args:
         recipe: a file, or the name of a shipped recipe.
         overrides: `key.sub=value` each.
-        request: what each job requests.
-        array: sparsities to train one by one, such as `0.5,0.9`; None = the recipe's own.
-        console: where the numbers are printed, or the commands of a dry run.
-        dry_run: check and print, submit nothing.
+        request: the resources of each job.
+        array: sparsities to train, such as `0.5,0.9`; None = the recipe's own.
+        console: prints the numbers, or the commands of a dry run.
+        dry_run: check and print without submitting.
 
     Raises:
         UserError: the recipe is invalid, or see `submit_jobs`.
@@ -185,7 +185,7 @@ def submit(
 def submit_jobs(jobs: Sequence[Job], console: Console, *, dry_run: bool) -> None:
     """Submit all jobs or none, each to run after the one before it, and print their numbers.
 
-    A dry run prints the commands only, and needs no Slurm.
+    A dry run only prints the commands, and needs no Slurm.
 
     Raises:
         UserError: Slurm or the batch scripts are missing, or sbatch refuses a job.
@@ -198,7 +198,7 @@ def submit_jobs(jobs: Sequence[Job], console: Console, *, dry_run: bool) -> None
             "commands with --dry-run"
         )
     if dry_run and not _is_cluster():
-        # To the error output: the commands alone are the output.
+        # To the error output, because the output has only the commands.
         print("not checked by Slurm: no cluster answers here", file=sys.stderr)
     else:
         for job in jobs:
@@ -215,14 +215,14 @@ def submit_jobs(jobs: Sequence[Job], console: Console, *, dry_run: bool) -> None
 
 
 def _is_cluster() -> bool:
-    """Whether a Slurm cluster answers here."""
+    """Return whether a Slurm cluster answers."""
     if shutil.which("sinfo") is None or shutil.which("sbatch") is None:
         return False
     return subprocess.run(["sinfo", "--noheader"], capture_output=True, check=False).returncode == 0
 
 
 def _submit_all(jobs: Sequence[Job]) -> list[str]:
-    """Return the jobs' numbers; when one is refused, cancel those before it."""
+    """Return the numbers of the jobs; if one is refused, cancel those before it."""
     submitted: list[str] = []
     for job in jobs:
         try:
@@ -238,9 +238,9 @@ def _sbatch(command: Sequence[str]) -> str:
     """Run sbatch; return the number of the job.
 
     Raises:
-        UserError: sbatch fails; holds its answer.
+        UserError: sbatch fails; the message has its answer.
     """
-    # A job finds this Python first, also where its environment was not activated.
+    # A job finds this Python first, even if its environment was not activated.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"DSPRUNE_SLURM": str(scripts_folder().resolve()), "PATH": path}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -250,4 +250,4 @@ def _sbatch(command: Sequence[str]) -> str:
             f"sbatch: {answer}: change what is requested in: {shlex.join(command)} "
             f"(sinfo lists what the cluster has)"
         )
-    return done.stdout.strip().partition(";")[0]  # after it the name of the cluster, where there are several
+    return done.stdout.strip().partition(";")[0]  # followed by the name of the cluster, if there are several

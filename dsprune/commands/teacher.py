@@ -33,9 +33,9 @@ def teacher(
         recipe: its sections model, task and distillation define the store.
         batch_size: examples of a forward pass on a rank.
         precision: type of the teacher's weights.
-        stage: ZeRO stage; 3 shards the weights over the ranks, 0 gives each rank all of them.
-        ranks: this process's rank and the number of ranks.
-        console: where the first rank prints.
+        stage: ZeRO stage; 3 shards the weights over the ranks, 0 replicates them.
+        ranks: rank of this process and number of ranks.
+        console: prints on the first rank.
 
     Raises:
         UserError: a section is missing in the recipe; see also `build_store`.

@@ -43,25 +43,25 @@ __all__ = [
 ]
 
 PATIENCE = 2.0
-"""Seconds that pass before a log file is told what is being waited for."""
+"""Seconds of waiting before a log file gets a line."""
 
 LONGEST_WORD, MAX_WIDTH = 40, 10_000
-"""Characters of a word, such as a path, that a narrow terminal does not break; columns of the widest table."""
+"""Longest word, such as a path, that a narrow terminal does not break; width of the widest table."""
 
 EVERY = 30.0
-"""Seconds between two lines of a log file about progress."""
+"""Seconds between two progress lines of a log file."""
 
 
 def say(console: Console, text: str) -> None:
-    """Print a line as it is, without rich's markup, emojis, colours or line breaks.
+    """Print a line unchanged, without rich's markup, emojis, colours or line breaks.
 
-    Control characters are escaped, since names of files and of their contents may have some.
+    Control characters, which names of files and their contents may have, are escaped.
     """
     console.print(printable(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def cell(text: str, style: str = "") -> Text:
-    """Return a cell of a table with a text as it is, its control characters escaped."""
+    """Return a cell of a table with an unchanged text, except for escaped control characters."""
     return Text(printable(text), style)
 
 
@@ -71,10 +71,10 @@ def empty_table(title: Text) -> Table:
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Print a table: in a file as wide as it is; on a terminal no wider than that, unless a word would be broken."""
+    """Print a table: in a file at full width; on a terminal within its width, unless a word would be broken."""
     table.width = Measurement.get(console, console.options.update(width=MAX_WIDTH), table).maximum
     sizes = [_sizes(column) for column in table.columns]
-    # The columns with the most to give wrap first.
+    # The columns that can shrink most wrap first.
     for column, (widest, least) in sorted(
         zip(table.columns, sizes, strict=True), key=lambda each: each[1][1] - each[1][0]
     ):
@@ -85,7 +85,7 @@ def print_table(console: Console, table: Table) -> None:
 
 
 def _sizes(column: Column) -> tuple[int, int]:
-    """Return the width of a column whose texts do not wrap, and the least one that breaks no word."""
+    """Return the width of a column without wrapping, and the smallest width that breaks no word."""
     texts = [str(text) for text in (column.header, *column.cells)]
     widest = max(map(cell_len, texts))
     longest = max((cell_len(word) for text in texts for word in text.split()), default=0)
@@ -93,9 +93,9 @@ def _sizes(column: Column) -> tuple[int, int]:
 
 
 def progress_bar(console: Console) -> Progress:
-    """Return a progress bar, which is drawn only on a terminal; elsewhere it prints a line every 30 seconds.
+    """Return a progress bar; without a terminal it prints a line every 30 seconds.
 
-    The field `note` of its tasks, where they have one, is shown beside the bar.
+    The field `note` of a task, if it has one, is shown next to the bar.
     """
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -127,7 +127,7 @@ class _LinesOfProgress(Progress):
 
 
 class _Note(TextColumn):
-    """The field `note` of a task; empty where it has none."""
+    """The field `note` of a task; empty if it has none."""
 
     def render(self, task: Task) -> Text:
         return Text(str(task.fields.get("note", "")))
@@ -135,7 +135,7 @@ class _Note(TextColumn):
 
 @contextmanager
 def waiting(console: Console, what: str) -> Iterator[None]:
-    """Say what the block does, such as `loading the model`: by a spinner on a terminal, elsewhere if it takes long."""
+    """Show what the block does, such as `loading the model`: a spinner on a terminal, or a line if it takes long."""
     if console.is_terminal:
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
         with Progress(*columns, console=console, transient=True, disable=console.quiet) as spinner:
@@ -154,7 +154,7 @@ def waiting(console: Console, what: str) -> Iterator[None]:
 def quiet_libraries(*, is_first: bool) -> None:
     """Limit other libraries to messages that a user can act on. Call this before DeepSpeed is imported.
 
-    Their progress bars would run into dsprune's own; their warnings are shown on the first rank only.
+    Their progress bars would mix with dsprune's; their warnings are shown only on the first rank.
     """
     import datasets
     from transformers.utils import logging as transformers_logging
@@ -165,13 +165,13 @@ def quiet_libraries(*, is_first: bool) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, message="Version v4.12.0 introduces")
     datasets.disable_progress_bars()
     transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()  # or it prints a table of the weights of a new head
+    transformers_logging.set_verbosity_error()  # otherwise it prints a table of the weights of a new head
     quiet_deepspeed(is_first=is_first)
 
 
 def quiet_deepspeed(*, is_first: bool) -> None:
-    """Limit what DeepSpeed logs to messages that a user can act on, on the first rank, and to errors on others."""
-    # Filters, because DeepSpeed sets the level of its own logger, which writes to the standard output.
+    """Limit DeepSpeed's log to messages that a user can act on, on the first rank, and to errors on others."""
+    # Filters, because DeepSpeed sets the level of its logger, which writes to the standard output.
     logger = logging.getLogger("DeepSpeed")
     logger.addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
     if not is_first:
@@ -180,7 +180,7 @@ def quiet_deepspeed(*, is_first: bool) -> None:
 
 @contextmanager
 def starting(*, is_first: bool = True) -> Iterator[None]:
-    """Keep other libraries quiet in the block that loads them, and say so if it takes long."""
+    """Keep other libraries quiet while the block loads them, and print a line if it takes long."""
     with waiting(Console(stderr=True, quiet=not is_first), "loading torch, transformers and DeepSpeed"):
         quiet_libraries(is_first=is_first)
         yield

@@ -1,8 +1,8 @@
-"""Read YAML and JSON so that each text has one meaning, and write YAML that is read back equal.
+"""Read YAML and JSON so that each text has one meaning, and write YAML that reads back equal.
 
 YAML readers disagree on texts such as `010` (8 or 10), `1:30` (90 or text), `yes` (true or text) and `1e-4` (a number
-or text). Here, numbers are decimal, with or without an exponent; dates are text; whatever readers disagree on is
-refused, and so are tags, keys that appear twice, and nesting that no file of a user needs.
+or text). Here, numbers are decimal, with or without an exponent, and dates are text. Texts on which readers disagree
+are refused, and so are tags, repeated keys, and very deep nesting.
 """
 
 import json
@@ -19,10 +19,10 @@ from dsprune.errors import UserError
 __all__ = ["read_document", "read_json", "read_yaml", "without_duplicates", "write_yaml"]
 
 DEEPEST = 50
-"""Levels of nesting that are read."""
+"""Largest number of levels of nesting."""
 
 MOST_BYTES = 2**24
-"""Bytes of a file that are read."""
+"""Largest size of a file in bytes."""
 
 _TAG = "tag:yaml.org,2002:"
 _NUMBER = re.compile(r"[-+]?(?:0|[1-9]\d*)(?:\.\d*)?(?:[eE][-+]?\d+)?|[-+]?\.\d+(?:[eE][-+]?\d+)?")
@@ -41,7 +41,7 @@ def read_document(path: Path) -> bytes:
     """Return the content of a recipe, a suite or a ds_config.
 
     Raises:
-        UserError: it is larger than somebody would write.
+        UserError: the file is too large.
     """
     if (size := path.stat().st_size) > MOST_BYTES:
         raise UserError(f"{path}: {size:,} bytes, and {MOST_BYTES:,} are read: give another file")
@@ -52,7 +52,7 @@ def read_yaml(text: str | bytes, where: str) -> Any:
     """Read one YAML document of a file or an option, `where` in messages.
 
     Raises:
-        UserError: it is not YAML, or readers would disagree on what it says.
+        UserError: it is not YAML, or readers would disagree on its meaning.
 
     Examples:
         >>> read_yaml("{a: 1e-4, b: 1e0, c: 2024-01-01, d: true}", "example")
@@ -107,14 +107,14 @@ def write_yaml(values: Any) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads what all readers of YAML agree on."""
+    """Reads only YAML on which all readers agree."""
 
     def __init__(self, stream: str | bytes) -> None:
         super().__init__(stream)
         self._open: list[str | None] = []  # the anchors of the nodes that are being built
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Build a node, if it has no tag, is not nested too deeply, and does not hold itself."""
+        """Build a node that has no tag, is not nested too deeply, and does not contain itself."""
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "tag", None) is not None:
             _refuse(f"found the tag {event.tag}: write the value without it", event)
@@ -128,7 +128,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping whose keys are texts that appear once."""
+        """Build a mapping whose keys are texts without repetitions."""
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -149,7 +149,7 @@ class _Loader(yaml.SafeLoader):
         return int(number) if whole else number
 
     def construct_ambiguous(self, node: yaml.ScalarNode) -> Any:
-        """Refuse a text that is not the same to all readers."""
+        """Refuse a text that readers interpret differently."""
         value = node.value
         way_out = "plain digits" if any(c.isdigit() for c in value) else "true or false"
         _refuse(
@@ -158,7 +158,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes each text that `_Loader` or another reader would take for something else."""
+    """Quotes each text that `_Loader` or another reader would interpret differently."""
 
 
 def _refuse(problem: str, at: Any) -> None:
@@ -166,7 +166,7 @@ def _refuse(problem: str, at: Any) -> None:
 
 
 def _depth(value: Any) -> int:
-    """Return the levels of nesting; more than `DEEPEST` are not all counted."""
+    """Return the number of levels of nesting; counting stops after `DEEPEST`."""
     level, depth = [value], 0
     while level and depth <= DEEPEST:
         parts = (part.values() if isinstance(part, dict) else part for part in level)

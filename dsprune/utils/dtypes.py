@@ -1,4 +1,4 @@
-"""The number formats that a recipe, an option and a store name."""
+"""The dtypes that recipes, options and stores name."""
 
 import torch
 

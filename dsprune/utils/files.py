@@ -1,4 +1,4 @@
-"""Write files and folders atomically, hash files, lock folders, and tell errors of the system with the way out."""
+"""Write files and folders atomically, hash files, lock folders, and explain errors of the system with the way out."""
 
 import errno
 import fcntl
@@ -43,7 +43,7 @@ WAYS_OUT = {
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Create or replace a file: `write` fills a temporary file beside it, which is flushed to disk and renamed.
+    """Create or replace a file: `write` fills a temporary file next to it, which is flushed to disk and renamed.
 
     A reader sees either the old file or the new one. If `write` fails (full disk, Ctrl-C), `path` is unchanged
     and the temporary file is removed.
@@ -61,7 +61,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file as `replace_file` does."""
+    """Write a UTF-8 text file like `replace_file`."""
     replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
@@ -85,7 +85,7 @@ def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it exists; of a link, the link alone."""
+    """Remove a file or a folder, if it exists; for a link, remove only the link."""
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
     else:
@@ -96,7 +96,7 @@ def sha256_of(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file's content.
 
     Raises:
-        UserError: a pipe or device is in its place, which would be waited for.
+        UserError: it is a pipe or a device, which could block forever.
     """
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: not a file: put a copy of the file there")
@@ -108,11 +108,11 @@ def sha256_of(path: Path) -> str:
 def lock_folder(folder: Path, busy: str) -> Iterator[None]:
     """Create a folder and lock it against other processes that call this; remove it at the end if it is empty.
 
-    The kernel releases the lock when the process ends, however it ends. A file system without locks lets every
-    process in. On a network file system the lock may hold on one host only.
+    The kernel releases the lock when the process ends for any reason. A file system without locks admits every
+    process. On a network file system the lock may work only within one host.
 
     Raises:
-        UserError: another process holds the lock; `busy` says so, with the way out.
+        UserError: another process holds the lock; the message is `busy`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
@@ -133,7 +133,7 @@ def lock_folder(folder: Path, busy: str) -> Iterator[None]:
 
 
 def _follow_umask(path: Path) -> None:
-    """Give a new file the mode of every new file; safetensors makes its files readable for their owner alone."""
+    """Set the mode of a file by the umask; safetensors makes its files readable only for their owner."""
     mask = os.umask(0o077)
     os.umask(mask)
     path.chmod(path.stat().st_mode | 0o666 & ~mask)
@@ -141,7 +141,7 @@ def _follow_umask(path: Path) -> None:
 
 @contextmanager
 def _system_errors(path: Path) -> Iterator[None]:
-    """Raise the OSError behind a safetensors error, which reports errors of the system only as text."""
+    """Raise the OSError that caused a safetensors error, which has it only as text."""
     try:
         yield
     except SafetensorError as error:
@@ -152,9 +152,9 @@ def _system_errors(path: Path) -> Iterator[None]:
 
 
 def system_error(error: BaseException) -> OSError | None:
-    """Return the error of the operating system that an error is or comes from; None if there is none.
+    """Return the operating system's error that an error is or was caused by; None if there is none.
 
-    Python's import reports that no file can be opened as an ImportError with a text.
+    If no file can be opened, Python's import raises an ImportError with a text.
     """
     if isinstance(error, OSError) and error.errno is not None:
         return error
@@ -170,7 +170,7 @@ def is_full_disk(error: OSError) -> bool:
 
 def describe_system_error(error: OSError) -> str:
     """Return path, reason and way out."""
-    path = error.filename2 or error.filename  # of a renamed file, its new name
+    path = error.filename2 or error.filename  # for a renamed file, its new name
     where = f"{os.fsdecode(path)}: " if isinstance(path, str | bytes | os.PathLike) else ""
     reason = error.strerror or first_line(error)
     way_out = WAYS_OUT.get(error.errno or 0, "check the path and its disk")

@@ -1,4 +1,4 @@
-"""What runs and where its files are: files shipped with dsprune, cache of compiled code, versions, hash of the code."""
+"""The installation: files shipped with dsprune, cache of compiled code, versions, hash of the code."""
 
 import hashlib
 import os
@@ -36,7 +36,7 @@ def shipped_names(kind: str) -> list[str]:
 
 
 def find_shipped(kind: str, name_or_path: str) -> Path | None:
-    """Return the file at a path, or the file of a kind that comes with the package; None if there is neither."""
+    """Return the file at a path, or the shipped file of a kind; None if neither exists."""
     shipped = (file for file in shipped_folder(kind).iterdir() if file.stem == name_or_path)
     return path if (path := Path(name_or_path)).is_file() else next(shipped, None)
 
@@ -47,7 +47,7 @@ def cache_folder() -> Path:
 
 
 def cpu_type() -> str:
-    """Return what the compiler option `-march=native` depends on: the model and features of the CPU."""
+    """Return the model and features of the CPU, which determine the compiler option `-march=native`."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else [platform.processor()]
     names = ("model name", "flags", "CPU part", "Features", platform.processor() or "-")
@@ -56,7 +56,7 @@ def cpu_type() -> str:
 
 def package_versions() -> dict[str, str]:
     """Return the versions of `PACKAGES`."""
-    # Of the package that imported this one, which need not be installed.
+    # The version of the imported package, which need not be installed.
     own = {"dsprune": str(sys.modules["dsprune"].__version__)}
     return own | {name: version(name) for name in PACKAGES if name not in own}
 

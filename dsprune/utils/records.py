@@ -1,4 +1,4 @@
-"""Read JSON files, typed and checked: whatever is wrong with one is told in one line."""
+"""Read typed JSON files; any problem is one line."""
 
 import json
 from pathlib import Path
@@ -28,17 +28,17 @@ M = TypeVar("M", bound=BaseModel)
 MOST_BYTES = 2**31
 
 Count = Annotated[int, Field(ge=0, le=10**15)]
-"""A number of steps, weights or bytes."""
+"""Number of steps, weights or bytes."""
 
 Seconds = Annotated[float, Field(ge=0, le=10**12, allow_inf_nan=False)]
-"""A time, or a moment since 1970."""
+"""A duration, or seconds since 1970."""
 
 FileName = Annotated[str, Field(pattern=r"^[^./\\\x00][^/\\\x00]*$")]
-"""The name of a file in the folder of the list that names it: no path, and no hidden file."""
+"""The name of a file in the folder of its list: no path, and no hidden file."""
 
 
 class Record(BaseModel):
-    """Base class of what files of dsprune's own hold: another field is an error, and no field changes."""
+    """Base class of the content of dsprune's files: frozen, and an unknown field is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,10 +47,10 @@ def read_bytes(path: Path, way_out: str) -> bytes:
     """Return the content of a file.
 
     Raises:
-        UserError: there is no file, it cannot be read, or it is too large to be one of dsprune's.
+        UserError: the file does not exist, cannot be read, or is too large to be one of dsprune's.
     """
     try:
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # a pipe could block forever
             raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}: {way_out}")
         if (size := path.stat().st_size) > MOST_BYTES:
             raise UserError(f"{path}: {size:,} bytes, more than such a file has: {way_out}")
@@ -65,17 +65,17 @@ def read_record(path: Path, kind: type[M], what: str, way_out: str) -> M:
     Args:
         path: the file.
         kind: the model of its content.
-        what: what the file should be, such as `a list of files`, for messages.
-        way_out: what the user can do where it is not.
+        what: expected content, such as `a list of files`, for messages.
+        way_out: the way out, for messages.
 
     Raises:
-        UserError: there is no such file, it cannot be read, or it holds something else.
+        UserError: the file does not exist, cannot be read, or has other content.
     """
     return parse_record(read_bytes(path, way_out), kind, str(path), what, way_out)
 
 
 def read_json_object(path: Path, what: str, way_out: str) -> dict[str, Any] | None:
-    """Read a JSON file that holds an object, with keys of any kind; None if there is none. See `read_record`."""
+    """Read a JSON file with an object of any keys; None if it does not exist. See `read_record`."""
     return read_record(path, RootModel[dict[str, Any]], what, way_out).root if path.exists() else None
 
 

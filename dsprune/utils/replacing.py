@@ -1,4 +1,4 @@
-"""Replace an attribute of another package's object for a while."""
+"""Replace an attribute of an object temporarily."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

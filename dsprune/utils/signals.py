@@ -12,10 +12,10 @@ from types import FrameType
 __all__ = ["END_SIGNALS", "GRACE", "exit_on_signals", "is_left_ignored", "stop_exiting_on_signals"]
 
 END_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU)
-"""The signals that end a process unless it handles them: of a person or a system, a closed terminal, a limit."""
+"""The signals that end a process unless it handles them: from a user or a system, a closed terminal, a limit."""
 
 GRACE = 2.0
-"""Seconds that a process has to unwind before it is ended."""
+"""Seconds for a process to unwind before it is ended."""
 
 _codes: dict[int, int] = {}
 """The signals that currently end this process, with their exit codes."""
@@ -24,9 +24,9 @@ _wakeup_socket: socket.socket | None = None
 
 
 def is_left_ignored(number: int) -> bool:
-    """Return whether a signal stays ignored: `nohup` has SIGHUP ignored, and a shell SIGINT of background jobs.
+    """Return whether a signal stays ignored: `nohup` ignores SIGHUP, and a shell ignores SIGINT for background jobs.
 
-    SIGTERM and SIGUSR1 do not: a batch script ignores them for itself, and lets its ranks handle them.
+    SIGTERM and SIGUSR1 do not stay ignored: a batch script ignores them for itself, and its ranks handle them.
     """
     return number in (signal.SIGHUP, signal.SIGINT) and signal.getsignal(number) is signal.SIG_IGN
 
@@ -34,8 +34,8 @@ def is_left_ignored(number: int) -> bool:
 def exit_on_signals(signals: Iterable[signal.Signals], code: int) -> None:
     """End this process with `code` on any of the signals, until `stop_exiting_on_signals` is called.
 
-    Python runs a signal handler only between two of its own instructions, hence not while a library waits for
-    another rank, possibly forever. Therefore a thread ends a process that has not unwound after `GRACE` seconds.
+    Python runs a signal handler only between two of its instructions, not while a library waits for another rank,
+    possibly forever. So a thread ends a process that has not unwound after `GRACE` seconds.
     """
     global _wakeup_socket
     if _wakeup_socket is None:
@@ -50,7 +50,7 @@ def exit_on_signals(signals: Iterable[signal.Signals], code: int) -> None:
 
 
 def stop_exiting_on_signals() -> None:
-    """Leave the signals to other handlers, because from now on there is something to save."""
+    """Stop handling the signals, because from now on there is something to save."""
     _codes.clear()
 
 

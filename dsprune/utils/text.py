@@ -26,19 +26,19 @@ __all__ = [
 ]
 
 MISSING = "-"
-"""What stands for a missing value in a table."""
+"""Text of a missing value in a table."""
 
 _HALF = 1000
-"""Characters that are kept of the start and of the end of a very long message."""
+"""Number of characters to keep at the start and at the end of a very long message."""
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _WITH_UNITS = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 _WITH_COLONS = re.compile(r"(?:(\d+)-)?(\d+):(\d{2}):(\d{2})")
 
 _FOLDERS = re.compile(r"(?<![\w/.:…])/(?:[^\s/'\"=,<>\[\]{}]+/)+")
-"""The folders of absolute paths, but not those of an address such as `https://...`."""
+"""The folders of absolute paths, except in an address such as `https://...`."""
 
-# Control characters and lone surrogates, line and paragraph separators, and what reverses the direction of a text.
+# Control characters, lone surrogates, line and paragraph separators, and characters that reverse the text direction.
 _CONTROL_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _DIRECTIONS = frozenset(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
 
@@ -58,7 +58,7 @@ def _is_control(character: str) -> bool:
 
 
 def control_character(text: str) -> str | None:
-    """Return the first character that would break a line or steer a terminal; None if there is none."""
+    """Return the first character that would break a line or control a terminal; None if there is none."""
     return next(filter(_is_control, text), None)
 
 
@@ -75,7 +75,7 @@ def printable(text: str) -> str:
 
 
 def one_line(message: str) -> str:
-    """Return a message for a terminal: control characters escaped, and the middle of one that fills pages left out."""
+    """Return a message for a terminal, with escaped control characters, and without the middle of a very long one."""
     text = printable(message)
     return text if len(text) <= 2 * _HALF else f"{text[:_HALF]} ... {text[-_HALF:]}"
 
@@ -83,7 +83,7 @@ def one_line(message: str) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message without its full stop, or the class name if it is empty.
 
-    Where the first line only announces what follows, by a colon, the second one belongs to it.
+    If the first line ends in a colon, the second line is included.
     """
     first, *others = (str(error).strip() or type(error).__name__).splitlines()
     line = f"{first} {others[0].strip()}" if others and first.endswith(":") else first
@@ -91,7 +91,7 @@ def first_line(error: BaseException) -> str:
 
 
 def shareable(text: str) -> str:
-    """Return a text in which absolute paths are cut to their last part: it may be shown to others.
+    """Cut the absolute paths in a text to their last part, so that it can be shared.
 
     Examples:
         >>> shareable("dsprune train /home/me/mine.yaml task.train=data/a.csv")
@@ -110,10 +110,10 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 
 
 def short(value: Any) -> str:
-    """Return the value as code, abbreviated where it is long."""
+    """Return the value as code, abbreviated if it is long."""
     try:
         return _SHORT.repr(value)
-    except ValueError:  # Python prints no integer of more than some thousand digits
+    except ValueError:  # Python does not print an integer of many thousand digits
         return "a number of thousands of digits"
 
 

@@ -1,4 +1,4 @@
-"""Whether this machine has a key for the server of Weights & Biases, found without its slow client."""
+"""Look for a key for the server of Weights & Biases, without its slow client."""
 
 import netrc
 import os
@@ -13,7 +13,7 @@ def wandb_host() -> str:
 
 
 def has_wandb_key() -> bool:
-    """Return whether the environment or the netrc file has a key for the server; the key itself is never shown."""
+    """Return whether the environment or the netrc file has a key for the server; the key is never shown."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:

@@ -36,9 +36,9 @@ def analyze(recipe: Recipe, extent: Extent, output: Path | None, ranks: Ranks, c
     Args:
         recipe: its model must be trained for its task; components are compared at its target sparsity.
         extent: what to measure.
-        output: folder to write into; None = beside the recipe's run.
+        output: folder to write into; None = next to the recipe's run.
         ranks: this process's rank and the number of ranks.
-        console: where the first rank prints.
+        console: prints on the first rank.
 
     Raises:
         UserError: a section is missing in the recipe, or its model is not trained for the task.
@@ -66,7 +66,7 @@ def make_analysis(
 ) -> Analysis:
     """Measure every component of the recipe's model. Collective: every rank must call this.
 
-    Args and errors are those of `analyze`; `device` is this rank's.
+    Arguments and errors as for `analyze`; `device` is this rank's.
     """
     if recipe.pruning is None:
         raise UserError(f"recipe {recipe.name!r}: an analysis needs a target: add pruning.sparsity")
@@ -125,12 +125,12 @@ def _page(analysis: Analysis) -> Page:
 
 
 def leave_out_unused_rows(evaluator: Evaluator, settings: Model) -> UnusedRows | None:
-    """Leave the unused rows out of the evaluator's model, in place, and measure it again.
+    """Remove the unused rows from the evaluator's model, in place, and measure it again.
 
     Collective: every rank must call this.
 
     Returns:
-        What was measured; None = no rows can be left out of this model.
+        The measurement; None = no rows of this model can be left out.
     """
     model = cast(PreTrainedModel, evaluator.model.cpu())
     tokenizer = load_tokenizer(settings.tokenizer or settings.path)

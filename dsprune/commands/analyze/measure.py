@@ -29,12 +29,12 @@ __all__ = ["Evaluator", "Extent", "layers_of", "pruned", "restored", "set_up"]
 
 @dataclass(frozen=True)
 class Extent:
-    """What an analysis measures.
+    """The extent of an analysis.
 
     Attributes:
-        sparsities: more sparsities to prune each component to than the recipe's target.
+        sparsities: sparsities to prune each component to, in addition to the recipe's target.
         recovery_steps: training steps between pruning and a second measurement; 0 = none.
-        layers: whether each component of each layer is pruned alone, too.
+        layers: whether to also prune each component of each layer alone.
         batch_size: examples of a forward pass on a rank.
     """
 
@@ -53,7 +53,7 @@ class Evaluator:
         task: the task.
         data: encoded validation examples.
         collate: makes batches of them.
-        ranks: this process's rank and the number of ranks, which share the examples.
+        ranks: rank of this process and number of ranks, which share the examples.
         device: the device of the model.
         batch_size: examples of a forward pass on a rank.
         recovery: the training between pruning and measuring; None = no training.
@@ -175,7 +175,7 @@ def layers_of(component: Component) -> list[int]:
 def pruned(
     model: nn.Module, tensors: Sequence[PrunableTensor], sparsity: float
 ) -> Iterator[dict[str, Tensor]]:
-    """Set the smallest weights of some tensors to zero, `round(sparsity * n)` of all of them together.
+    """Set the smallest `round(sparsity * n)` weights of some tensors together to zero.
 
     The weights are restored at the end. Ranks that hold the same model prune the same weights.
 

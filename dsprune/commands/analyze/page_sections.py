@@ -15,7 +15,7 @@ from dsprune.utils.text import MISSING, percent
 __all__ = ["UNUSED", "analysis_section", "component_table"]
 
 UNUSED = "rows of unused tokens"
-"""Name of the row of what `model.vocabulary: used` leaves out."""
+"""Name of the row for `model.vocabulary: used`."""
 
 
 def analysis_section(analysis: Analysis) -> Section:
@@ -87,7 +87,7 @@ def _component_note(analysis: Analysis) -> str:
 
 
 def _unused_row(analysis: Analysis, unused: UnusedRows) -> tuple[str, ...]:
-    """Return the row of `model.vocabulary: used`, which takes weights away at no sparsity."""
+    """Return the row of `model.vocabulary: used`, which removes weights without sparsity."""
     num_levels = len(analysis.findings[0].scores) + bool(analysis.recovery_steps)
     return (
         UNUSED, f"{unused.num_weights:,}", percent(unused.num_weights / analysis.num_weights), percent(0.0),
@@ -116,7 +116,7 @@ def _recovered(analysis: Analysis, finding: Finding) -> str:
 
 
 def _benefit_picture(analysis: Analysis) -> Picture:
-    """Draw the weights and the FLOPs that pruning each component saves, beside the loss of the metric."""
+    """Draw the weights and FLOPs saved by pruning each component, next to the loss of the metric."""
     findings = analysis.ordered()[::-1]
     labels = ("saved, % of the model", f"{analysis.metric} lost, points")
     names = [finding.name for finding in findings]
@@ -153,7 +153,7 @@ def _curves(analysis: Analysis) -> Picture:
 
 
 def _layer_map(analysis: Analysis) -> HeatMap:
-    """Return the points that each component of each layer costs."""
+    """Return the loss in points of each component of each layer."""
     losses = {(loss.layer, loss.component): analysis.dense - loss.score for loss in analysis.layers}
     largest = max(*losses.values(), 1e-9)
     cells = {

@@ -1,4 +1,4 @@
-"""A short training with fixed masks, to measure what pruning costs once the other weights have adapted."""
+"""A short training with fixed masks, to measure the loss after the other weights have adapted."""
 
 import itertools
 from collections.abc import Mapping
@@ -26,14 +26,14 @@ DEFAULT_PEAK = 5e-5
 
 @dataclass(frozen=True)
 class Recovery:
-    """Some steps of the recipe's training, from its first example on; the learning rate decays linearly to 0.
+    """The first steps of the recipe's training; the learning rate decays linearly to 0.
 
     Attributes:
-        recipe: gives batch, optimizer, learning rate and seed.
+        recipe: the recipe with batch, optimizer, learning rate and seed.
         steps: number of steps.
         data: encoded training examples.
         collate: makes batches of them.
-        ranks: this process's rank and the number of ranks, which share the examples.
+        ranks: rank of this process and number of ranks, which share the examples.
         device: the device of the model.
     """
 

@@ -1,4 +1,4 @@
-"""The result of an analysis, its file, and the rule that recommends which components to prune; it is dsprune's own."""
+"""The result of an analysis, its file, and dsprune's rule for recommending components to prune."""
 
 import json
 import math
@@ -28,7 +28,7 @@ __all__ = [
 FILE = "analysis.json"
 
 MIN_FLOPS_SAVED = 0.01
-"""Share of the forward operations that pruning a component must save at least."""
+"""Smallest fraction of the forward operations that pruning a component must save."""
 
 MAX_COST = 3.0
 """Highest cost of a component to prune, as a multiple of the median."""
@@ -44,7 +44,7 @@ RULE = (
 
 @dataclass(frozen=True)
 class Finding:
-    """What was measured of one component.
+    """The measurements of one component.
 
     Attributes:
         name: name of the component.
@@ -76,10 +76,10 @@ class LayerLoss:
 
 @dataclass(frozen=True)
 class UnusedRows:
-    """What leaving out the embedding rows of unused tokens saves and costs, with `model.vocabulary: used`.
+    """Savings and cost of leaving out the embedding rows of unused tokens, with `model.vocabulary: used`.
 
     Attributes:
-        num_kept: number of the rows whose tokens occur in the data, or are special.
+        num_kept: number of rows of special tokens and of tokens in the data.
         num_rows: number of all rows.
         num_weights: number of weights of the rows that are left out.
         score: the headline metric without them.
@@ -111,7 +111,7 @@ class Analysis:
         findings: the components.
         layers: the components of each layer alone, worst first; empty = not measured.
         origin: command, versions and seed.
-        unused: the embedding rows of unused tokens; None = no rows can be left out of this model.
+        unused: the embedding rows of unused tokens; None = no rows of this model can be left out.
     """
 
     recipe: str
@@ -141,15 +141,15 @@ class Analysis:
         return finding.scores[self.target] if finding.recovered is None else finding.recovered
 
     def harm(self, finding: Finding) -> float:
-        """Return the loss of the metric; at least 0, since a gain from pruning is taken for chance."""
+        """Return the loss of the metric, at least 0: a gain from pruning is attributed to chance."""
         return max(0.0, self.dense - self.score(finding))
 
     def flops_saved(self, finding: Finding) -> float:
-        """Return the share of the forward operations whose weights are zero at the target."""
+        """Return the fraction of the forward operations whose weights are zero at the target."""
         return self.target * finding.flops / self.flops
 
     def benefit(self, finding: Finding) -> float:
-        """Return the mean of the shares of weights and operations that are zero at the target."""
+        """Return the mean of the fractions of weights and operations that are zero at the target."""
         weights = self.target * finding.num_weights / self.num_weights
         return (weights + self.flops_saved(finding)) / 2
 

@@ -33,10 +33,10 @@ def calibrate(
 
     Args:
         folder: the store.
-        recipe: its training data give the labels; None = no labels.
+        recipe: recipe with the labels, in its training data; None = no labels.
         plot: PNG or SVG file to draw the curves in; None = none.
         write: recipe file to set the temperature in; None = none.
-        max_records: number of records to read, a random sample that is the same each time; None =
+        max_records: number of records to read, a fixed random sample; None =
             `enough_records`.
         console: where to print.
 
@@ -71,7 +71,7 @@ def calibrate(
 
 
 def print_curves(curves: Mapping[str, Curve], recommended: float, spec: StoreSpec, console: Console) -> None:
-    """Print one table per output, the meaning of its columns, the rule and the temperature that it recommends."""
+    """Print one table per output, the meaning of its columns, the rule and the recommended temperature."""
     for name, curve in curves.items():
         show(_table(name, curve, recommended), console)
     for note in (*_notes(curves, spec), _recommendation(curves, recommended)):

@@ -1,7 +1,7 @@
 """`dsprune calibrate --rate`: choose the learning rate by short runs of the recipe, to its target sparsity.
 
-What is varied is `learning_rate.dense` where the schedule law scales the peak from it, so that the dense phase changes
-too, and `learning_rate.peak` elsewhere.
+It varies `learning_rate.dense` if the schedule law scales the peak from it, so that the dense phase changes too;
+otherwise `learning_rate.peak`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -63,13 +63,13 @@ def calibrate_rate(
     write: Path | None,
     console: Console,
 ) -> None:
-    """Run the recipe for a few steps at several rates, and recommend the one with the lowest loss at the end.
+    """Run the recipe for a few steps at several rates, and recommend the one with the lowest final loss.
 
     Args:
-        recipe: its rate is the first to be tried.
+        recipe: the recipe, whose rate is tried first.
         steps: length of each run.
         num_ranks: number of processes of each run.
-        output: folder of the runs; None = `NAME-rates` beside the recipe's run.
+        output: folder of the runs; None = `NAME-rates` next to the recipe's run.
         plot: PNG or SVG file to draw the losses in; None = none.
         write: recipe file to set the rate in; None = none.
         console: where to print.
@@ -125,7 +125,7 @@ def _field(recipe: Recipe) -> str:
 def search(start: float, loss: Callable[[float], float]) -> float:
     """Return the rate with the lowest loss, among doublings and halvings of a first one.
 
-    It tries on until both neighbours of the best rate are worse, at most `MOST_TRIALS` rates.
+    It continues until both neighbours of the best rate are worse, with at most `MOST_TRIALS` rates.
 
     Examples:
         >>> search(1.0, lambda rate: abs(rate - 7))
@@ -141,7 +141,7 @@ def search(start: float, loss: Callable[[float], float]) -> float:
 
 
 def shortened(recipe: Recipe, timetable: Timetable, rate: float, steps: int) -> Recipe:
-    """Return the recipe with another rate and length; everything keeps its share of the run."""
+    """Return the recipe with another rate and length; all spans keep their fraction of the run."""
 
     def share(span: Span | None) -> Span | None:
         if span is None or span.unit == "%":
@@ -200,7 +200,7 @@ def _cells(rate: float, trial: Trial, best: float) -> Iterator[str]:
 
 
 def _draw(trials: Mapping[float, Trial], best: float, title: str) -> Figure:
-    """Draw the loss over the steps, a line a rate, the recommended one thick."""
+    """Draw the loss over the steps, with one line per rate; the recommended one is thick."""
     figure, [axes] = new_panels(["loss"], "step", height=4.0, title=title)
     known = [rate for rate in sorted(trials) if trials[rate].loss < inf]
     for number, rate in enumerate(known):

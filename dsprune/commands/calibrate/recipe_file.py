@@ -15,7 +15,7 @@ def check_recipe_file(path: Path, section: str, key: str) -> None:
     """Check that `write_number` can change the file, before the number is computed.
 
     Raises:
-        UserError: the file is missing or invalid, or has no such section whose number can be set.
+        UserError: the file is missing or invalid, or the section has no number to set.
     """
     _with_number(path, section, key, 1.0)
 
@@ -50,13 +50,13 @@ def _with_number(path: Path, name: str, key: str, number: float) -> str:
 
 
 def _as_yaml(number: float) -> str:
-    """Return a number that YAML 1.1 reads as one: it takes 5e-05 for a text."""
+    """Return a number in a form that YAML 1.1 reads as a number: it reads 5e-05 as text."""
     digits, e, exponent = f"{number:g}".partition("e")
     return digits + (".0" if e and "." not in digits else "") + e + exponent
 
 
 def _edit(text: str, section: yaml.MappingNode, name: str, number: str) -> str:
-    """Return the text with the number in place of the value, or in a new line below the first key's."""
+    """Return the text with the number as the value, or in a new line below the first key."""
     value = _child(section, name)
     if isinstance(value, yaml.ScalarNode):
         return text[: value.start_mark.index] + number + text[value.end_mark.index :]

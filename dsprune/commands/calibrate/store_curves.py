@@ -22,7 +22,7 @@ UNKNOWN = -1
 """The label of a row without one."""
 
 BATCH_ELEMENTS = 2**23
-"""Number of logits that are read at once."""
+"""Number of logits to read at a time."""
 
 ENOUGH_ELEMENTS = 2**26
 """Number of logits to measure by default."""
@@ -34,7 +34,7 @@ class Labels:
 
     Attributes:
         by_output: for each output, the class of each row of a sample, by the sample's fingerprint.
-        origin: fingerprints of the tokenizer and the preprocessing that the samples were made with.
+        origin: fingerprints of the samples' tokenizer and preprocessing.
     """
 
     by_output: Mapping[str, Mapping[bytes, Sequence[int]]] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Labels:
 
 
 def read_labels(recipe: Recipe) -> Labels:
-    """Read the labels of a recipe's training data; of samples with equal inputs, the first one's.
+    """Read the labels of a recipe's training data; of samples with equal inputs, only the first.
 
     Raises:
         UserError: the recipe has no model or task, or its data cannot be read.
@@ -85,16 +85,16 @@ def measure(store: Store, samples: np.ndarray, labels: Labels) -> dict[str, Curv
         blocks = store.fetch(batch)
         for name, meter in meters.items():
             block = blocks[name]
-            # As in the loss, every sample has the same weight, whatever its number of rows.
+            # As in the loss, every sample has the same weight, for any number of rows.
             weights = example_weights(block.rows) * len(batch)
             meter.add(block.signal, weights, labels.of(name, batch, block.rows))
     return {name: meter.curve() for name, meter in meters.items() if meter.has_choice}
 
 
 def enough_records(store: Store) -> int:
-    """Return the number of records to measure: all of a classifier's, some hundred rows of a large vocabulary.
+    """Return the number of records to measure: all for a classifier, some hundred rows for a large vocabulary.
 
-    The temperature depends on means over rows only, and all rows of a translation store would take hours.
+    The temperature depends only on means over rows, and reading all rows of a translation store would take hours.
     """
     return _records_of(store, ENOUGH_ELEMENTS)
 
@@ -107,7 +107,7 @@ def _records_of(store: Store, elements: int) -> int:
 
 
 def _batches(store: Store, samples: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield some samples at a time, fewer where their records are large."""
+    """Yield some samples at a time, fewer if their records are large."""
     size = min(1024, _records_of(store, BATCH_ELEMENTS))
     for start in range(0, len(samples), size):
         yield samples[start : start + size]

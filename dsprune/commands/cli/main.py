@@ -1,4 +1,4 @@
-"""The command-line application: arguments that commands share, and the way to an exit code."""
+"""The command-line application: arguments that commands share, and exit codes."""
 
 import codecs
 import gc
@@ -42,7 +42,7 @@ __all__ = [
 
 
 class _RecipesFirst(TyperGroup):
-    """The commands in the order of their files; typer puts `recipes`, which has a command of its own, last."""
+    """The commands in the order of their files; typer would put `recipes`, which has a subcommand, last."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=lambda name: name != "recipes")
@@ -52,7 +52,7 @@ app = typer.Typer(cls=_RecipesFirst, pretty_exceptions_enable=False)
 
 
 def _complete_recipe(incomplete: str) -> list[str]:
-    """Return the shipped recipes whose names begin so; if there are none, the shell completes file names."""
+    """Return the shipped recipes with a prefix; if there are none, the shell completes file names."""
     return [name for name in shipped_names("recipes") if name.startswith(incomplete)]
 
 
@@ -70,7 +70,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY.SUB=VALUE", 
 
 
 def between_0_and_1(values: list[float] | None) -> list[float] | None:
-    """Check sparsities that options give. The limits of typer let NaN pass."""
+    """Check the sparsities in options, because the limits of typer accept NaN."""
     for value in values or ():
         if not 0 < value < 1:
             raise typer.BadParameter(f"{value} is not between 0 and 1")
@@ -100,7 +100,7 @@ def main() -> None:
     """
     _use_utf8()
     quiet_deepspeed(is_first=True)
-    # Collections would take a fifth of the time of the imports, and find nothing.
+    # Garbage collection would take a fifth of the time of the imports, and find nothing.
     gc.set_threshold(100_000, 50, 50)
     # A terminated process unwinds and removes its temporary files, unless a batch script has it ignore the signal.
     for number in END_SIGNALS:
@@ -109,7 +109,7 @@ def main() -> None:
     code = run_explained(lambda: check_python(sys.flags.optimize)) or run_command(
         place_local_rank(sys.argv[1:])
     )
-    # All ranks have met at the end of a run. After an error, others may still wait for this one.
+    # At the end of a run all ranks have synchronized. After an error, others may still wait for this one.
     if code in (0, EXIT_STOPPED) and "torch.distributed" in sys.modules:
         from dsprune.ranks.ranks import leave_ranks
 
@@ -118,7 +118,7 @@ def main() -> None:
 
 
 def check_python(optimize: int) -> None:
-    """Check the level of Python's optimization: the libraries make classes from their docstrings, which 2 removes."""
+    """Check Python's optimization level: level 2 removes docstrings, which the libraries need to make classes."""
     if optimize > 1:
         raise UserError(
             f"PYTHONOPTIMIZE={optimize} (or python -OO): transformers does not work without docstrings: unset it"
@@ -131,7 +131,7 @@ def run_command(arguments: list[str]) -> int:
 
 
 def run_explained(call: Callable[[], Any]) -> int:
-    """Call a function, explain an error of it in one line on stderr, and return the exit code."""
+    """Call a function, explain its error in one line on stderr, and return the exit code."""
     try:
         return int(call() or 0)
     except UserError as error:
@@ -159,7 +159,7 @@ def run_explained(call: Callable[[], Any]) -> int:
 
 
 def _end(error: Exception) -> int:
-    """Report an error that no command has explained, and return the exit code."""
+    """Report an unexpected error, and return the exit code."""
     complain = _complain_of_rank if os.environ.get("WORLD_SIZE", "1") != "1" else _complain
     if (cause := system_error(error)) is not None:
         complain(describe_system_error(cause))
@@ -179,13 +179,13 @@ def _end(error: Exception) -> int:
 
 
 def _is_of_accelerator(error: Exception) -> bool:
-    """Return whether DeepSpeed refused the accelerator that the environment names, which it does when imported."""
+    """Return whether DeepSpeed refused the accelerator in the environment, as it does when it is imported."""
     places = traceback.extract_tb(error.__traceback__)
     return "DS_ACCELERATOR" in os.environ and places[-1].name == "get_accelerator"
 
 
 def _write_traceback(error: Exception) -> str:
-    """Write the traceback to a file and name it; print it where no file can be written."""
+    """Write the traceback to a file and print its name; print the traceback if no file can be written."""
     text = "".join(traceback.format_exception(error))
     try:
         with tempfile.NamedTemporaryFile(
@@ -199,28 +199,28 @@ def _write_traceback(error: Exception) -> str:
 
 
 def _complain(message: str) -> None:
-    """Print one line a host, not one a rank."""
+    """Print one line per host, not per rank."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        # In one call, so that lines of two processes stay apart.
+        # In one call, so that lines of two processes do not mix.
         sys.stderr.write(f"dsprune: {one_line(message)}\n")
 
 
 def _complain_of_rank(message: str) -> None:
-    """Print what may differ from rank to rank."""
+    """Print a line that may differ between ranks."""
     sys.stderr.write(f"dsprune: rank {os.environ.get('RANK', '0')}: {one_line(message)}\n")
 
 
 def _use_utf8() -> None:
-    """Start again in Python's UTF-8 mode where the locale is ASCII, in which files cannot have other names."""
+    """Restart in Python's UTF-8 mode if the locale is ASCII, which does not allow other file names."""
     if codecs.lookup(sys.getfilesystemencoding()).name == "ascii" and os.environ.get("PYTHONUTF8") != "1":
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def place_local_rank(arguments: list[str]) -> list[str]:
-    """Hand the `--local_rank=N` that the deepspeed launcher puts first to the script of `run`, and to no other command.
+    """Move the launcher's `--local_rank=N` behind the script of `run`, and remove it for all other commands.
 
-    The environment holds it, too. What follows a script is the script's own.
+    The environment has it, too. Arguments after a script belong to the script.
     """
     ours = [argument for argument in arguments if not _is_local_rank(argument)]
     if ours[:1] != ["run"]:

@@ -162,7 +162,7 @@ def export(
 
     if push is not None:
         check_repository(push)
-    console = Console(quiet=to is None)  # what is written for the upload alone is removed
+    console = Console(quiet=to is None)  # a folder that is only for the upload is removed
     with contextlib.ExitStack() as stack:
         if to is None:
             to = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dsprune-")), "model")

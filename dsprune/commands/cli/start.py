@@ -1,4 +1,4 @@
-"""Commands that show what there is, and write a recipe."""
+"""Commands that list recipes, tasks, methods and suites, and write a recipe."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,1 +1,1 @@
-"""`dsprune convert`: recipes of SparseML and settings of DeepSpeed's compression, as recipes of dsprune."""
+"""`dsprune convert`: turn recipes of SparseML and settings of DeepSpeed's compression into recipes."""

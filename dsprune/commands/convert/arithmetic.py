@@ -11,7 +11,7 @@ __all__ = ["evaluate"]
 Number = int | float
 
 LONGEST = 500
-"""Characters of an expression that is read."""
+"""Largest number of characters of an expression."""
 
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Number]] = {
     ast.Add: operator.add,
@@ -20,7 +20,7 @@ _BINARY: dict[type[ast.operator], Callable[[Any, Any], Number]] = {
     ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
-    ast.Pow: lambda base, exponent: math.pow(base, exponent),  # of floats: integers could grow without end
+    ast.Pow: lambda base, exponent: math.pow(base, exponent),  # of floats: integers could grow without limit
 }
 _UNARY: dict[type[ast.unaryop], Callable[[Any], Number]] = {ast.USub: operator.neg, ast.UAdd: operator.pos}
 _FUNCTIONS: dict[str, Callable[..., Number]] = {
@@ -29,14 +29,14 @@ _FUNCTIONS: dict[str, Callable[..., Number]] = {
 
 
 def evaluate(expression: str, value_of: Callable[[str], Any]) -> Any:
-    """Return the value of an arithmetic expression; a name alone may stand for any value.
+    """Return the value of an arithmetic expression; a single name may have a value of any type.
 
     Args:
         expression: numbers, names, `+ - * / // % **`, parentheses, and abs, float, int, max, min, round.
         value_of: returns the value of a name.
 
     Raises:
-        ValueError: it is not such an expression; the message says what is wrong.
+        ValueError: it is not a valid expression; the message gives the reason.
 
     Examples:
         >>> evaluate("num_epochs - 2 * 1.5", {"num_epochs": 30}.__getitem__)

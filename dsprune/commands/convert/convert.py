@@ -30,12 +30,12 @@ _STAND_INS = {
     "distillation.teacher": "TEACHER",
     "model.path": "MODEL",
 }
-"""Values for what a source does not have, with which the rest is checked."""
+"""Values for missing fields, to check the others."""
 
 SPARSEML = "a recipe of SparseML or llm-compressor"
 
 _STEPS_PER_EPOCH = 1000
-"""With which the timetable is checked; that of the run is not known."""
+"""Steps per epoch to check the timetable, because those of the run are unknown."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Converted:
 
 
 def convert(file: Path, overrides: Sequence[str], write: Path | None, console: Console) -> None:
-    """Print the recipe that says what a file says, or write it.
+    """Print or write the recipe with the settings of a file.
 
     Args:
         file: a recipe of SparseML or llm-compressor (.yaml, or .md with the recipe in front), or a ds_config (.json).
@@ -61,7 +61,7 @@ def convert(file: Path, overrides: Sequence[str], write: Path | None, console: C
         console: where to print.
 
     Raises:
-        UserError: the file is neither, or says what no recipe can hold; or `write` exists.
+        UserError: the file is none of these, or has settings that no recipe can express; or `write` exists.
     """
     if write is not None and write.exists():
         raise UserError(f"--write: value {write}: the file exists: choose another name, or remove it")
@@ -76,7 +76,7 @@ def convert(file: Path, overrides: Sequence[str], write: Path | None, console: C
 
 
 def convert_file(file: Path, overrides: Sequence[str] = ()) -> Converted:
-    """Return the recipe that says what a file says; arguments and errors are those of `convert`."""
+    """Return the recipe with the settings of a file; arguments and errors as for `convert`."""
     way_out = "give a recipe of SparseML, or a ds_config"
     try:
         text = read_bytes(file, way_out).decode()
@@ -94,9 +94,9 @@ def convert_file(file: Path, overrides: Sequence[str] = ()) -> Converted:
 
 
 def _values(text: str, name: str, notes: Notes) -> tuple[dict[str, Any], str]:
-    """Return the values of a recipe and what the file is."""
+    """Return the values of a recipe, and the kind of the file."""
     if text.lstrip("\ufeff \t\r\n").startswith("{"):
-        # Refuses what YAML reads as text, such as the placeholders of a template.
+        # Refuses texts such as the placeholders of a template.
         read_json(text.encode(), name)
     root = read_source(text, name)
     if is_sparseml(root):
@@ -117,10 +117,10 @@ def _has(values: dict[str, Any], field: str) -> bool:
 
 
 def _check(values: dict[str, Any], notes: Notes, name: str, *, in_epochs: bool) -> None:
-    """Check that the recipe is one, apart from what is missing; its timetable too, if it counts in epochs.
+    """Check that the recipe is valid, apart from missing fields; also its timetable, if it is in epochs.
 
     Raises:
-        UserError: it is not a recipe: the source says what no recipe can hold.
+        UserError: it is not valid: the source has settings that no recipe can express.
     """
     whole = deepcopy(values)
     for field in notes.missing:

@@ -37,7 +37,7 @@ def is_deepspeed(root: Entry) -> bool:
 
 
 def convert_deepspeed(root: Entry, notes: Notes) -> dict[str, Any]:
-    """Return the values of a recipe that says what a ds_config says of training."""
+    """Return the values of a recipe with the training settings of a ds_config."""
     values = dict(_settings(root, notes))
     notes.missing["budget.epochs"] = "length of the run in epochs; a ds_config has none"
     compression = root.section(SECTION)
@@ -59,7 +59,7 @@ def _is_enabled(part: Entry) -> bool:
 
 
 def _settings(root: Entry, notes: Notes) -> Iterator[tuple[str, Any]]:
-    """Yield what a recipe has from a ds_config: batch, learning rate, precision, clipping, optimizer."""
+    """Yield the values that a recipe takes from a ds_config: batch, learning rate, precision, clipping, optimizer."""
     optimizer, scheduler = root.section("optimizer"), root.section("scheduler")
     rate = optimizer.section("params").get("lr")
     rate = rate if isinstance(rate, float) else None
@@ -111,13 +111,13 @@ def _pruning(part: Entry, notes: Notes) -> dict[str, Any]:
 
 
 def _target(group: Entry, shared: Entry) -> float | None:
-    """Return the sparsity for a `dense_ratio`, which DeepSpeed has in the group, or for all groups."""
+    """Return the sparsity for the `dense_ratio` of a group, or the one for all groups."""
     ratio = group.section("params").number("dense_ratio", shared.number("dense_ratio", -1))
     return None if ratio == -1 else float(round(1 - ratio, 12))
 
 
 def _globs(group: Entry, notes: Notes) -> list[str]:
-    """Return globs for the modules of a group: expressions that are searched in the names of modules."""
+    """Return globs for the modules of a group, given as expressions to search in module names."""
     found: list[str] = []
     if group.get("related_modules"):
         notes.leave_out(group, "related_modules", "no module becomes smaller")

@@ -1,4 +1,4 @@
-"""Remarks on a conversion: what is missing, what differs, and what is left out."""
+"""Remarks on a conversion: missing fields, differences, and settings that are left out."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,9 +14,9 @@ class Notes:
     """Remarks on a conversion.
 
     Attributes:
-        missing: reason by recipe field that the source does not have and that a recipe needs.
-        differs: remarks on lines that the recipe says in another way.
-        left_out: remarks on lines that the recipe cannot say.
+        missing: reason by required recipe field that the source does not have.
+        differs: remarks on lines that the recipe expresses differently.
+        left_out: remarks on lines that the recipe cannot express.
     """
 
     missing: dict[str, str] = field(default_factory=dict)
@@ -24,31 +24,31 @@ class Notes:
     left_out: list[tuple[int, str]] = field(default_factory=list)
 
     def differ(self, entry: Entry, key: str, reason: str) -> None:
-        """Note that the recipe says a setting in another way."""
+        """Add a remark on a setting that the recipe expresses differently."""
         self.differs.append((entry.line_of(key), f"{_described(entry, key)}: {reason}"))
 
     def leave_out(self, entry: Entry, key: str, reason: str) -> None:
-        """Note that the recipe cannot say a setting."""
+        """Add a remark on a setting that the recipe cannot express."""
         self.left_out.append((entry.line_of(key), f"{_described(entry, key)}: {reason}"))
 
     def leave_out_all(self, entry: Entry, reason: str) -> None:
-        """Note that the recipe can say nothing of an entry."""
+        """Add a remark on an entry that the recipe cannot express."""
         entry.plain()
         self.left_out.append((entry.line, f"{entry.name}: {reason}"))
 
     def differ_all(self, entry: Entry, reason: str) -> None:
-        """Note that the recipe says an entry in another way."""
+        """Add a remark on an entry that the recipe expresses differently."""
         self.differs.append((entry.line, f"{entry.name}: {reason}"))
 
     def leave_out_schedules(self, others: Iterable[Entry], lead: Entry) -> None:
-        """Note the modifiers that have another schedule than the one that is converted."""
+        """Add a remark on the modifiers with another schedule than the converted one."""
         for other in others:
             self.leave_out_all(
                 other, f"a run has one schedule of pruning, and that of line {lead.line} is taken"
             )
 
     def leave_out_unread(self, entry: Entry) -> None:
-        """Note every setting of an entry that the conversion does not know."""
+        """Add a remark on every unknown setting of an entry."""
         for setting in entry.unread():
             text = f"{entry.name}: {setting.key} = {short(setting.value)}: not known to this command"
             self.left_out.append((setting.line, text))

@@ -1,7 +1,7 @@
 """One-shot pruning modifiers of llm-compressor, as the section `pruning`.
 
-Settings and defaults were read in llm-compressor's `src/llmcompressor/modifiers/pruning`. These modifiers do not train:
-the run is the recovery.
+Settings and defaults were read in llm-compressor's `src/llmcompressor/modifiers/pruning`. These modifiers do not train,
+so the run is the recovery.
 """
 
 import re
@@ -17,7 +17,7 @@ __all__ = ["ONE_SHOT", "prune_once"]
 ONE_SHOT = ("SparseGPTModifier", "WandaPruningModifier")
 
 _CLASSES = ("Linear", "__ALL__", "__ALL_PRUNABLE__")
-"""Targets that stand for all matrices."""
+"""Targets that mean all matrices."""
 
 _UNCHANGING = ("offload_hessians", "sequential_update", "sequential_targets")
 _OWL = ("sparsity_profile", "owl_m", "owl_lmbda")
@@ -46,7 +46,7 @@ def prune_once(modifiers: Sequence[Entry], notes: Notes) -> dict[str, Any]:
 
 
 def _hessian(modifier: Entry, notes: Notes) -> None:
-    """Note what no recipe says of SparseGPT."""
+    """Add remarks on the settings of SparseGPT that no recipe can express."""
     notes.differ_all(
         modifier,
         "the score is Wanda's, and the weights that stay are not adjusted; pruning.method: obert adjusts them",
@@ -62,7 +62,7 @@ def _hessian(modifier: Entry, notes: Notes) -> None:
 
 
 def _target(modifier: Entry, notes: Notes) -> dict[str, Any]:
-    """Return sparsity and pattern. N:M has N zeros there, and keeps N here."""
+    """Return sparsity and pattern. N:M means N zeros in llm-compressor, and N kept weights in dsprune."""
     found = re.fullmatch(r"(\d+):(\d+)", str(modifier.get("mask_type", "0:0")))
     zeros, width = (int(found[1]), int(found[2])) if found else (0, 0)
     if 0 < zeros < width:
@@ -83,7 +83,7 @@ def _target(modifier: Entry, notes: Notes) -> dict[str, Any]:
 
 
 def _globs(modifier: Entry, key: str, name: str, notes: Notes) -> list[str]:
-    """Return globs for the weights of modules that a name or an expression selects, and of the modules in them."""
+    """Return globs for the weights of the modules that a name or an expression selects, and of their submodules."""
     if name in _CLASSES and key == "params":
         notes.differ(modifier, key, "has no matrices outside of the blocks here: add them by pruning.include")
         return []

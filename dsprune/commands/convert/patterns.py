@@ -17,10 +17,10 @@ _PIECE = re.compile(
 def globs_of(pattern: str) -> list[str]:
     """Return globs for a regular expression that matches from the start of a name.
 
-    A dot stands for itself, since names have dots wherever patterns write one.
+    A dot matches only a dot: patterns have one where names have one.
 
     Raises:
-        ValueError: it has a part that no glob has.
+        ValueError: a part of it has no equivalent in globs.
 
     Examples:
         >>> globs_of("bert.encoder.layer.*.(query|key).weight")
@@ -30,17 +30,17 @@ def globs_of(pattern: str) -> list[str]:
 
 
 def noted_globs(entry: Entry, key: str, name: str, pattern: str, field: str, notes: Notes) -> list[str]:
-    """Return globs for a regular expression; note where they match more, or where there are none.
+    """Return globs for a regular expression; add a remark if they match more, or if there are none.
 
     Args:
         entry: the entry that has the expression.
         key: its setting there.
-        name: the expression as it stands there.
+        name: the expression as written.
         pattern: the regular expression.
         field: the field of a recipe in which a user can name the weights.
-        notes: gets the remarks.
+        notes: receives the remarks.
     """
-    # No glob says that a name has digits, or no dot, in some place.
+    # A glob cannot match only digits, or no dot.
     if re.search(r"\\w|(\\d|\[0-9\])\+", pattern):
         notes.differ(entry, key, f"{name!r}: a glob matches more: `dsprune plan` shows what is pruned")
     try:

@@ -25,7 +25,7 @@ METHODS_OF = {
 
 _GLOBAL = {"GlobalMagnitudePruningModifier", "OBSPruningModifier", "ACDCPruningModifier"}
 _SECOND_ORDER = {"num_grads": "window", "damp": "damping", "num_recomputations": "recomputations"}
-"""Settings of OBSPruningModifier, and what they are called here."""
+"""Settings of OBSPruningModifier, and their names in a recipe."""
 
 _CURVES = ("cubic", "linear")
 _ALL = ("__ALL__", "__ALL_PRUNABLE__")
@@ -45,12 +45,12 @@ class Pruned:
 
 
 def prune(modifiers: Sequence[Entry], total: float, notes: Notes) -> Pruned | None:
-    """Return what the pruning modifiers of a recipe say; None if there are none.
+    """Return the section `pruning` for the pruning modifiers of a recipe; None if there are none.
 
     Args:
         modifiers: all pruning modifiers; those with the schedule of the first one are converted.
         total: length of the run, in epochs.
-        notes: gets what the section cannot say.
+        notes: receives the remarks.
     """
     if not modifiers:
         return None
@@ -83,12 +83,12 @@ def _second_order(modifier: Entry, notes: Notes) -> dict[str, Any]:
             modifier, "num_grads", "the gradients are those of whole batches, of the last training steps"
         )
     values = {name: modifier.get(key) for key, name in _SECOND_ORDER.items()}
-    values["recomputations"] = values["recomputations"] or 1  # the default there
+    values["recomputations"] = values["recomputations"] or 1  # SparseML's default
     return {name: value for name, value in values.items() if value is not None}
 
 
 def _schedule(modifier: Entry) -> list[Any]:
-    """Return what modifiers must share to be one schedule."""
+    """Return the settings that modifiers of one schedule have in common."""
     keys = (
         "init_sparsity", "start_epoch", "end_epoch", "update_frequency", "inter_func", "mask_type", "global_sparsity",
     )  # fmt: skip
@@ -176,7 +176,7 @@ def _globs(modifier: Entry, key: str, names: list[str], notes: Notes) -> list[st
     found: list[str] = []
     for name in names:
         if name.startswith("re:"):
-            # An expression need not reach the end of a name.
+            # An expression may match only the start of a name.
             pattern = name[3:] + ("" if name.endswith(("weight", "bias", "$", "*")) else ".*")
             found += noted_globs(modifier, key, name, pattern, "pruning.only", notes)
         else:
@@ -210,7 +210,7 @@ def _spread(modifier: Entry, total: float, section: dict[str, Any], notes: Notes
 
 
 def _alternate(modifier: Entry, start: float, end: float, section: dict[str, Any], notes: Notes) -> Pruned:
-    """Return the section of phases of one length, the first one dense and the last one sparse."""
+    """Return the section for phases of equal length, of which the first is dense and the last is sparse."""
     every = modifier.number("update_frequency", -1)
     if modifier.get("momentum_buffer_reset", True):
         notes.differ(
@@ -249,7 +249,7 @@ def _first(modifier: Entry, section: dict[str, Any], notes: Notes) -> float:
 
 
 def _updates(start: float, end: float, every: float, *, jump: bool) -> list[float]:
-    """Return the mask updates as `dsprune.schedule.build` places them."""
+    """Return the mask updates like `dsprune.schedule.build`."""
     origin = start if jump else 0.0
     number = int((end - origin) / every + 1)
     grid = [origin + i * every for i in range(1, min(number, 100_000) + 1)]

@@ -12,7 +12,7 @@ __all__ = ["Piece", "cut", "learning_rate", "steps"]
 
 
 MOST_PIECES = 10_000
-"""More than any recipe has; a piece that is cut into more is not converted."""
+"""Largest number of pieces; a piece that would be cut into more is not converted."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,11 @@ class Piece:
     """A piece of the learning rate, along a line or half a cosine.
 
     Attributes:
-        start: where it begins, in epochs.
-        end: where it ends, in epochs.
+        start: its start, in epochs.
+        end: its end, in epochs.
         first: learning rate at its start.
         last: learning rate at its end.
-        curve: how it gets from one to the other.
+        curve: the curve between the two.
     """
 
     start: float
@@ -35,7 +35,7 @@ class Piece:
 
 
 def cut(piece: Piece, length: float, growth: float = 1.0) -> list[Piece]:
-    """Return a piece that starts again after every `length` epochs, each time `growth` times as many.
+    """Cut a piece so that it restarts after `length` epochs, which are multiplied by `growth` each time.
 
     Examples:
         >>> [(piece.start, piece.end) for piece in cut(Piece(2, 9, 1.0, 0.1), 4)]
@@ -50,7 +50,7 @@ def cut(piece: Piece, length: float, growth: float = 1.0) -> list[Piece]:
 
 
 def steps(at: Sequence[float], end: float, first: float, factor: float) -> list[Piece]:
-    """Return constant pieces that begin at the places `at`, each `factor` times as high as the one before.
+    """Return constant pieces that begin at the epochs `at`; each is `factor` times the one before.
 
     Examples:
         >>> [(piece.start, piece.end, piece.last) for piece in steps([0, 3], 4, 1.0, 0.5)]
@@ -64,7 +64,7 @@ def steps(at: Sequence[float], end: float, first: float, factor: float) -> list[
 def learning_rate(pieces: Sequence[Piece], updates: Sequence[float], total: float) -> dict[str, Any] | None:
     """Return the section `learning_rate` of a recipe; None if no recipe has such a learning rate.
 
-    The section has one curve: a rise to the first piece follows that of the decays.
+    The section has one curve, for the warm-up and for the decays.
 
     Args:
         pieces: the learning rate from 0 to `total`, in order.
@@ -103,7 +103,7 @@ def learning_rate(pieces: Sequence[Piece], updates: Sequence[float], total: floa
 
 
 def _warmup(pieces: Sequence[Piece]) -> tuple[dict[str, Any], Sequence[Piece]]:
-    """Return the settings of the warm-up, which is a rise to the piece behind it, and the pieces without it."""
+    """Return the settings of the warm-up, a rise to the next piece, and the pieces without it."""
     rise, *rest = pieces
     if rest and rise.first < rise.last and isclose(rise.last, rest[0].first):
         initial = {"initial": _round(rise.first / rise.last)} if rise.first else {}
@@ -126,7 +126,7 @@ def _step_decay(pieces: Sequence[Piece]) -> dict[str, Any] | None:
 
 
 def _is_whole(pieces: Sequence[Piece], total: float) -> bool:
-    """Return whether the pieces follow one another from the start of the run to its end."""
+    """Return whether the pieces cover the run from its start to its end."""
     starts = [piece.start for piece in pieces]
     return (
         bool(pieces)

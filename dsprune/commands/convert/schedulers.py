@@ -1,7 +1,7 @@
 """The section `scheduler` of a ds_config, as the section `learning_rate` and the length of the run.
 
 Parameters, defaults and formulas were read in `deepspeed/runtime/lr_schedules.py`. DeepSpeed steps a scheduler after
-the optimizer, so that those with a warm-up are one step behind: the first two steps have the same rate.
+the optimizer, so schedulers with a warm-up are one step late: the first two steps have the same rate.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ WARMUP_STEPS, CYCLE_STEPS, DENSE_PEAK = 1000, 2000, 0.001
 """DeepSpeed's defaults of `warmup_num_steps`, `cycle_first_step_size` and of WarmupDecayLR's `warmup_max_lr`."""
 
 BETAS, SECOND_BETA = (0.8, 0.9), 0.99
-"""DeepSpeed's defaults of `cycle_min_mom` and `cycle_max_mom`, and the second beta that comes with them."""
+"""DeepSpeed's defaults of `cycle_min_mom` and `cycle_max_mom`, and the second beta for them."""
 
 Section = dict[str, Any]
 
@@ -27,8 +27,8 @@ def convert_scheduler(scheduler: Entry, rate: float | None, notes: Notes) -> dic
 
     Args:
         scheduler: the section of the ds_config.
-        rate: the learning rate of the optimizer; None = it is not known.
-        notes: gets what differs or is left out.
+        rate: the learning rate of the optimizer; None = unknown.
+        notes: receives the remarks.
     """
     convert = _SCHEDULERS.get(str(scheduler.get("type")))
     if convert is None:
@@ -51,7 +51,7 @@ def convert_scheduler(scheduler: Entry, rate: float | None, notes: Notes) -> dic
 
 
 def _number(params: Entry, key: str, default: float | None, notes: Notes) -> float | None:
-    """Return a parameter; None where the ds_config leaves it to the Trainer, or has one for each group."""
+    """Return a parameter; None if the ds_config leaves it to the Trainer, or has one per group."""
     value = params.get(key, default)
     if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
         return value

@@ -1,6 +1,6 @@
 """The file to convert: its sections, with the line of each setting and whether it was read.
 
-A setting that has not been read at the end is one that the conversion does not know, and is named in a remark.
+Settings that have not been read at the end are unknown to the conversion, and are named in a remark.
 """
 
 import re
@@ -16,10 +16,10 @@ from dsprune.utils.text import short
 __all__ = ["Entry", "read_source"]
 
 MOST_VALUES = 100_000
-"""Values in a file that is read; aliases count each time."""
+"""Largest number of values in a file; aliases count each time."""
 
 DEEPEST = 50
-"""Levels of nesting that are read."""
+"""Largest number of levels of nesting."""
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _WORDS: dict[str, bool | None] = {
@@ -47,7 +47,7 @@ class Entry:
         file: the file, for messages.
         name: its name, such as `GMPruningModifier`.
         line: its first line.
-        settings: its settings by key; the value of one may be an entry.
+        settings: its settings by key; a value may be an entry.
     """
 
     file: str
@@ -57,7 +57,7 @@ class Entry:
     _read: set[str] = field(default_factory=set)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return the value of a setting, which counts as read then; a nested section as a plain mapping."""
+        """Return the value of a setting, and mark it as read; a nested section becomes a plain mapping."""
         self._read.add(key)
         setting = self.settings.get(key)
         value = default if setting is None else setting.value
@@ -67,7 +67,7 @@ class Entry:
         """Return a setting that is a number; null counts as none.
 
         Raises:
-            UserError: it is something else.
+            UserError: it has another type.
         """
         value = self.get(key)
         return default if value is None else self._checked(key, value, int | float, "a number")
@@ -76,7 +76,7 @@ class Entry:
         """Return a setting that is a text or a list of texts; null counts as none.
 
         Raises:
-            UserError: it is something else.
+            UserError: it has another type.
         """
         return self._listed(key, str, "a text, or a list of texts")
 
@@ -84,7 +84,7 @@ class Entry:
         """Return a setting that is a list of numbers; null counts as none.
 
         Raises:
-            UserError: it is something else.
+            UserError: it has another type.
         """
         return self._listed(key, int | float, "a list of numbers")
 
@@ -101,7 +101,7 @@ class Entry:
         return value
 
     def section(self, key: str) -> "Entry":
-        """Return a nested section, an empty one where there is none."""
+        """Return a nested section; empty if there is none."""
         setting = self.settings.get(key)
         if setting is not None and isinstance(setting.value, Entry):
             return setting.value
@@ -112,11 +112,11 @@ class Entry:
         return [setting.value for setting in self.settings.values() if isinstance(setting.value, Entry)]
 
     def line_of(self, key: str) -> int:
-        """Return the line of a setting, or of the entry where it has none."""
+        """Return the line of a setting, or of the entry if the setting is missing."""
         return self.settings[key].line if key in self.settings else self.line
 
     def plain(self) -> dict[str, Any]:
-        """Return all settings as a plain mapping; they count as read."""
+        """Return all settings as a plain mapping, and mark them as read."""
         return {key: self.get(key) for key in self.settings}
 
     def unread(self, above: str = "") -> Iterator[Setting]:
@@ -131,17 +131,17 @@ class Entry:
 
 
 def read_source(text: str, name: str, value_of: Callable[[str, int], Any] | None = None) -> Entry:
-    """Read YAML or JSON with the lines of its values; of a Markdown file, the YAML between `---` at its start.
+    """Read YAML or JSON with the lines of its values; from a Markdown file, the YAML between `---` at its start.
 
     An entry with a tag has the tag as its name.
 
     Args:
         text: content of the file.
         name: its name, for messages.
-        value_of: returns what a text at a line stands for; None = texts stay as they are.
+        value_of: returns the value of a text at a line; None = texts are not changed.
 
     Raises:
-        UserError: it is no YAML mapping, or a value of it cannot be read.
+        UserError: it is not a YAML mapping, or a value cannot be read.
     """
     try:
         node = yaml.compose(_front_matter(text, name), yaml.SafeLoader)
@@ -155,7 +155,7 @@ def read_source(text: str, name: str, value_of: Callable[[str, int], Any] | None
 
 
 def _front_matter(text: str, name: str) -> str:
-    """Return the YAML of a file, moved down to its own lines."""
+    """Return the YAML of a file, with empty lines before it to keep its line numbers."""
     text = text.removeprefix("\ufeff").expandtabs()  # JSON may be indented by tabs, YAML may not
     if not name.lower().endswith(".md"):
         return text

@@ -47,15 +47,15 @@ _NOT_SAID = {
 
 
 def is_sparseml(root: Entry) -> bool:
-    """Return whether a file holds modifiers, or stages of them."""
+    """Return whether a file has modifiers, or stages with modifiers."""
     return _has_modifiers(root) or bool(_stages(root))
 
 
 def convert_sparseml(text: str, name: str, notes: Notes) -> dict[str, Any]:
-    """Return the values of a recipe that says what a recipe of SparseML says.
+    """Return the values of a recipe with the settings of a recipe of SparseML.
 
     Raises:
-        UserError: it cannot be read, or has several stages.
+        UserError: the file cannot be read, or has several stages.
     """
     modifiers = list(_modifiers(_evaluated(text, name)))
     total = max((modifier.number("end_epoch", 0) for modifier in modifiers), default=0)
@@ -79,7 +79,7 @@ def convert_sparseml(text: str, name: str, notes: Notes) -> dict[str, Any]:
 
 
 def _evaluated(text: str, name: str) -> Entry:
-    """Read a file, with its `eval(...)` replaced by their values."""
+    """Read a file, with each `eval(...)` replaced by its value."""
     root = read_source(text, name)
     stages = _stages(root)
     if len(stages) > 1:
@@ -119,7 +119,7 @@ def _stages(root: Entry) -> list[Entry]:
 
 
 def _modifiers(root: Entry) -> Iterator[Entry]:
-    """Yield the modifiers of a file, in order; newer files have them by name, and other names for some settings."""
+    """Yield the modifiers of a file, in order; newer files list them by name, and rename some settings."""
     for entry in (root, *root.sections()):
         for key, setting in entry.settings.items():
             if "modifiers" not in key:
@@ -156,7 +156,7 @@ def _learning_rate(rates: list[Entry], updates: list[float], total: float, notes
     pieces: list[Piece] = []
     for modifier, following in zip(rates, ends, strict=True):
         pieces += _pieces(modifier, following, notes)
-        if pieces and pieces[-1].end < following:  # it stays where it is
+        if pieces and pieces[-1].end < following:  # the rate stays constant
             last = pieces[-1]
             pieces.append(Piece(last.end, following, last.last, last.last))
     section = learning_rate(pieces, updates, total)
@@ -181,7 +181,7 @@ def _start(modifier: Entry) -> float:
 
 
 def _pieces(modifier: Entry, following: float, notes: Notes) -> list[Piece]:
-    """Return the learning rate that a modifier sets."""
+    """Return the learning rate of a modifier."""
     start = _start(modifier)
     if modifier.get("param_groups"):
         notes.leave_out(
@@ -202,7 +202,7 @@ def _pieces(modifier: Entry, following: float, notes: Notes) -> list[Piece]:
 
 
 def _scheduled(modifier: Entry, start: float, end: float) -> list[Piece]:
-    """Return the learning rate of a scheduler of torch, counted in epochs from `start`; none if it cannot be said."""
+    """Return the learning rate of a torch scheduler, in epochs from `start`; empty if it cannot be converted."""
     first, settings = modifier.number("init_lr", 0), modifier.section("lr_kwargs")
     match modifier.get("lr_class"):
         case "MultiStepLR":
@@ -256,7 +256,7 @@ def _weight_decay(modifier: Entry, values: dict[str, Any], notes: Notes) -> None
 
 
 def _nothing(modifier: Entry, values: dict[str, Any], notes: Notes) -> None:
-    """Leave a modifier whose settings have been read."""
+    """Do nothing for a modifier whose settings have been read."""
 
 
 def _other(modifier: Entry, values: dict[str, Any], notes: Notes) -> None:

@@ -22,14 +22,14 @@ PAIRS = (
 )
 LANGUAGE = re.compile("[a-z]{2}")
 BY_COLUMNS = ("question-answering", "equation-generation", "multiple-choice")
-"""Kinds that are recognised by the names of their columns."""
+"""Kinds of tasks that are recognised by the names of their columns."""
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {"question-answering": {"max_length": 384}}
-"""What suits a kind better than the schema's defaults: a window must hold a question, a stride and more."""
+"""Better values for a kind than the schema's defaults: a window must hold a question, a stride and more."""
 
 
 @dataclass(frozen=True)
 class Guess:
-    """What a file looks like.
+    """The guess for a file.
 
     Attributes:
         task: the kind of task.
@@ -41,7 +41,7 @@ class Guess:
 
     @property
     def label(self) -> str | None:
-        """The column of the label; None without one."""
+        """The column of the label; None if there is none."""
         return self.settings.get("label")
 
 
@@ -58,8 +58,8 @@ def guess(
         table: the rows of the file.
         origin: name of the file in messages.
         columns: the columns of each kind of task, by its name.
-        task: the kind, where the user has named it.
-        is_causal: tells whether the model predicts the next token.
+        task: the kind, if the user has named it.
+        is_causal: returns whether the model predicts the next token.
 
     Raises:
         UserError: no column holds text.
@@ -101,7 +101,7 @@ def _of_texts(table: pa.Table, origin: str, task: str | None, is_causal: Callabl
 
 
 def _label(table: pa.Table, task: str | None) -> str | None:
-    """Return the column with a usual name, else the one with the fewest values; None if all have many."""
+    """Return the column with a usual name, otherwise the one with the fewest values; None if all have many."""
     by_name: dict[str, str] = {name.casefold(): name for name in reversed(table.column_names)}
     if usual := next((by_name[name] for name in LABELS if name in by_name), None):
         return usual
@@ -114,7 +114,7 @@ def _label(table: pa.Table, task: str | None) -> str | None:
 
 
 def _is_number(values: Sequence[Any]) -> bool:
-    """Whether the values are numbers, rather than the numbers of a few classes."""
+    """Return whether the values are quantities, not the numbers of a few classes."""
     try:
         numbers = {number_of(value) for value in values if value is not None}
     except (ValueError, TypeError):

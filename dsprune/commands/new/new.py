@@ -41,22 +41,22 @@ ALL_READERS = {**READERS, ".txt": read_documents, ".json": read_squad}
 DATA_FIELDS = ("dataset", "config", "folder", "train", "validation", "max_train", "max_validation")
 
 SHARE = 10
-"""One row of so many is held out."""
+"""One of this number of rows is held out."""
 
 SEED = 42
 
 
 @dataclass(frozen=True)
 class NewRecipe:
-    """What a new recipe is made of.
+    """The input of a new recipe.
 
     Attributes:
-        source: name or path of the recipe to start from.
+        source: name or path of the initial recipe.
         overrides: `key.sub=value` each.
         data: the user's file; None = the data of `source`.
         validation: the file to validate on; None = a tenth of the rows of `data`.
         model: folder or hub name of the model; None = that of `source`.
-        task: kind of task; None = what the columns of `data` look like.
+        task: kind of task; None = guessed from the columns of `data`.
     """
 
     source: str
@@ -68,11 +68,11 @@ class NewRecipe:
 
 
 def new(name: str, wanted: NewRecipe, console: Console) -> Path:
-    """Write a recipe, and say what it is made of and what to do next.
+    """Write a recipe, and print its sources and the next commands.
 
     Args:
-        name: of the recipe; the file is NAME.yaml.
-        wanted: what it is made of.
+        name: name of the recipe; the file is NAME.yaml.
+        wanted: its input.
         console: where to print.
 
     Raises:
@@ -99,7 +99,7 @@ def new(name: str, wanted: NewRecipe, console: Console) -> Path:
 
 
 def _replace(values: dict[str, Any], wanted: NewRecipe, path: Path) -> Iterator[str]:
-    """Put the user's model and data into the values of a recipe; yield what the user should know."""
+    """Put the user's model and data into the values of a recipe; yield lines for the user."""
     left_out: list[str] = []
     if wanted.model is not None:
         left_out += [f"model.{key}" for key in values.get("model") or {} if key != "path"]
@@ -132,7 +132,7 @@ def _own_rate(values: dict[str, Any], wanted: NewRecipe, model: str, path: Path)
 
 
 def _own_data(values: dict[str, Any], wanted: NewRecipe, data: Path, path: Path) -> Iterator[str]:
-    """Make the task section for a file, which is read as training reads it."""
+    """Make the task section for a file, which is read as in training."""
     kinds = kinds_of_tasks()
     if wanted.task is not None and wanted.task not in kinds:
         raise UserError(f"--task: value {wanted.task}: is no kind of task: choose one of {', '.join(kinds)}")
@@ -168,7 +168,7 @@ def _own_data(values: dict[str, Any], wanted: NewRecipe, data: Path, path: Path)
 
 
 def _write_parts(section: dict[str, Any], parts: tuple[pa.Table, pa.Table], path: Path) -> str:
-    """Write the two parts of the training data beside the recipe, name them in its section, and say so."""
+    """Write the two parts of the training data next to the recipe, set them in its section, and print them."""
     folder = path.with_name(f"{path.stem}-data")
     if folder.exists():
         raise UserError(f"{folder}: exists already and is not overwritten: name a file with --validation")
@@ -181,7 +181,7 @@ def _write_parts(section: dict[str, Any], parts: tuple[pa.Table, pa.Table], path
 
 
 def _lower_batch(values: dict[str, Any], task: Task, num_examples: int) -> Iterator[str]:
-    """Make the batch of a recipe no larger than the training data."""
+    """Limit the batch of a recipe to the size of the training data."""
     budget = values["budget"]
     if not task.cuts_rows and budget["batch"] > num_examples:
         values["budget"] = {key: value for key, value in budget.items() if key != "micro_batch"} | {
@@ -198,7 +198,7 @@ def _is_causal(values: dict[str, Any]) -> bool:
 
 
 def _number(model: str, name: str) -> int | None:
-    """Return a number of a model's configuration; None if its folder does not tell."""
+    """Return a number of a model's configuration; None if its folder does not have it."""
     if not Path(model, "config.json").is_file():
         return None
     number = getattr(load_config(model), name, None)
@@ -218,13 +218,13 @@ def _useless(recipe: Recipe) -> dict[str, tuple[str, ...]]:
 def hold_out(table: pa.Table, label: str | None, texts: Sequence[str] = ()) -> tuple[pa.Table, pa.Table]:
     """Return the rows to train on and those to validate on: a tenth, drawn at random.
 
-    Rows of equal inputs stay together, so that no example is in both, and every label that has two different rows is in
-    both.
+    Rows of equal inputs stay together, so that no example is in both parts. Every label with two different rows is in
+    both parts.
 
     Args:
         table: all rows.
-        label: column of the labels, which are drawn from separately; None = none.
-        texts: columns of the inputs, of which case and white space do not count; none = all columns.
+        label: column of the labels, each of which is drawn separately; None = no labels.
+        texts: columns of the inputs, compared without case and white space; empty = all columns.
     """
     places: dict[Hashable, list[int]] = defaultdict(list)
     for place, row in enumerate(table.select(list(texts) or table.column_names).to_pylist()):

@@ -1,4 +1,4 @@
-"""What a plan costs: the memory of a rank, a checkpoint on disk, and what the selection sends."""
+"""The cost of a plan: memory of a rank, disk space of a checkpoint, and traffic of the selection."""
 
 from collections.abc import Iterable
 
@@ -26,7 +26,7 @@ __all__ = ["describe_traffic", "memory_table"]
 
 
 def memory_table(plan: Plan, world_size: int, stages: Iterable[int]) -> Table:
-    """Return the memory of a rank and the bytes of a checkpoint, a column a stage."""
+    """Return the memory of a rank and the bytes of a checkpoint, with one column per stage."""
     precision, pruning = plan.recipe.precision, plan.recipe.pruning
     regrows = pruning is not None and lets_regrow(pruning)
     methods = [] if pruning is None else [pruning.method, pruning.first_method or pruning.method]
@@ -49,7 +49,7 @@ def memory_table(plan: Plan, world_size: int, stages: Iterable[int]) -> Table:
 
 
 def describe_traffic(plan: Plan, world_size: int) -> str:
-    """Return the communication that the selection needs; masks themselves are never sent."""
+    """Describe the communication of the selection; masks themselves are never sent."""
     pruning = plan.recipe.pruning
     assert pruning is not None, "without pruning there are no mask updates"
     groups = plan.groups(plan.timetable.updates[-1])

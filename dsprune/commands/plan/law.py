@@ -1,4 +1,4 @@
-"""What the schedule law chose for a recipe, and which other settings are worth a try."""
+"""The choices of the schedule law for a recipe, and other settings that are worth a try."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ OTHER = {
     "snip": "empirical-fisher",
     "empirical-fisher": "snip",
 }
-"""For each method, another one that the same recipe can have; `fisher` for all that are not listed."""
+"""Another method for the same recipe, by method; `fisher` for those that are not listed."""
 
 
 def law_table(plan: Plan) -> Table:

@@ -35,12 +35,12 @@ class Plan:
         timetable: its mask updates and learning rate.
         num_examples: size of the training data; None if unknown, which a recipe in steps allows.
         num_weights: number of all weights of the model.
-        tensors: the prunable ones; empty without pruning.
-        dense: the other matrices, and other parameters inside the blocks; empty without pruning.
+        tensors: the prunable tensors; empty without pruning.
+        dense: the other matrices and parameters inside the blocks; empty without pruning.
         vocabulary: the tokens whose embedding rows are trained; None = all.
         num_missing: number of weights of the other rows.
-        targets: what the model learns to predict, such as its classes; empty if unknown.
-        remarks: what the user should know of the data and of the plan itself, one line each.
+        targets: description of the labels, such as the classes; empty if unknown.
+        remarks: remarks on the data and on the plan, one line each.
     """
 
     recipe: Recipe
@@ -61,7 +61,7 @@ class Plan:
         return sum(tensor.numel for tensor in self.tensors)
 
     def groups(self, update: MaskUpdate) -> list[Group]:
-        """Return the groups that a mask update selects from, and how many weights of each are pruned."""
+        """Return the groups of a mask update, with their numbers of pruned weights."""
         pruning = self.recipe.pruning
         assert pruning is not None, "without pruning there are no mask updates"
         return update_groups(self.tensors, pruning, self.timetable.progress(update))
@@ -72,9 +72,9 @@ class Plan:
 
 
 def make_plan(recipe: Recipe, world_size: int, train_examples: int | None = None) -> Plan:
-    """Plan a recipe, and check all that training would refuse.
+    """Plan a recipe, and check everything that training would refuse.
 
-    With `train_examples`, without a task, or with data on the hub, the plan is made from the model's config, and says
+    With `train_examples`, without a task, or with data on the hub, the plan uses only the model's config, and prints
     what has not been checked.
 
     Raises:
@@ -126,7 +126,9 @@ def _sketch(recipe: Recipe, model: Model, world_size: int, num_examples: int | N
     timetable = recipe_timetable(recipe, steps_per_epoch)
     resolve_ds_config(load_ds_config(recipe.deepspeed), recipe, world_size)
     teacher = None if recipe.distillation is None else recipe.distillation.teacher
-    if teacher is not None and not Path(teacher).is_relative_to(recipe.output):  # else a run will make it
+    if teacher is not None and not Path(teacher).is_relative_to(
+        recipe.output
+    ):  # otherwise a run will make it
         load_config(teacher)
     skeleton = weightless_model(model, recipe.task)
     weights = recipe_weights(recipe, skeleton)
@@ -145,7 +147,7 @@ def _sketch(recipe: Recipe, model: Model, world_size: int, num_examples: int | N
 
 
 def _published_size(settings: Task | None) -> int | None:
-    """Return the number of training examples of published data; None if the data are others, or it is not known."""
+    """Return the number of training examples of published data; None for other data, or if it is unknown."""
     if settings is None or settings.train or settings.dataset:
         return None
     sizes = [benchmark.parts["train"].examples for benchmark in build_task(settings).benchmarks]
@@ -165,7 +167,7 @@ def _steps_per_epoch(recipe: Recipe, world_size: int, num_examples: int) -> int:
 
 
 def weightless_model(model: Model, task: Task | None) -> nn.Module:
-    """Return the model with the task's head, or a classifier without a task, on the meta device: without weights."""
+    """Return the model with the task's head (a classifier without a task) on the meta device."""
     config = load_config(model.path)
     settings = task or Task(name="text-classification")
     try:

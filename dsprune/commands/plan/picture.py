@@ -18,10 +18,10 @@ __all__ = ["draw_plans"]
 
 
 def draw_plans(plans: Mapping[str, Plan], title: str, path: Path) -> None:
-    """Draw a plan with its phases, or several over one another, into a PNG or SVG file.
+    """Draw a plan with its phases, or several plans in one figure, to a PNG or SVG file.
 
     Raises:
-        UserError: the file has another ending, or its folder does not exist.
+        UserError: the file has an unknown ending, or its folder does not exist.
     """
     in_epochs = all(plan.num_examples is not None for plan in plans.values())
     has_peak = all(plan.recipe.learning_rate.peak for plan in plans.values())

@@ -1,4 +1,4 @@
-"""`dsprune plan`: the timetable and the cost of a recipe, whose parts are checked. Runs nothing."""
+"""`dsprune plan`: check a recipe, and print its timetable and cost, without running it."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -34,7 +34,7 @@ def plan(
     *,
     sweep: bool = False,
 ) -> None:
-    """Check all that training would refuse; print the timetable, and the memory, disk and traffic that it needs.
+    """Check everything that training would refuse; print the timetable, memory, disk space and traffic.
 
     Args:
         recipe: the recipe.
@@ -50,7 +50,7 @@ def plan(
     """
     made = make_plan(recipe, world_size, train_examples)
     if plot is not None:
-        draw_plans({recipe.name: made}, recipe.name, plot)  # first: the path may be refused
+        draw_plans({recipe.name: made}, recipe.name, plot)  # first, because the path may be refused
     print_plan(made, world_size, range(4) if stage is None else [stage], console)
     if sweep:
         console.print()
@@ -60,7 +60,7 @@ def plan(
 
 
 def print_plan(plan: Plan, world_size: int, stages: Iterable[int], console: Console) -> None:
-    """Print all of a plan, for a number of ranks and some ZeRO stages."""
+    """Print a plan for a number of ranks and some ZeRO stages."""
     grid = Grid.grid(padding=(0, 2))
     for name, text in _facts(plan):
         grid.add_row(cell(name, "bold"), cell(text))
@@ -68,7 +68,7 @@ def print_plan(plan: Plan, world_size: int, stages: Iterable[int], console: Cons
     for remark in plan.remarks:
         say(console, remark)
     if plan.dense:
-        for line in as_lines(_dense(plan)):  # names of weights are longer than a narrow terminal is wide
+        for line in as_lines(_dense(plan)):  # names of weights can be longer than a narrow terminal
             say(console, line)
     if plan.timetable.updates:
         if (choices := law_table(plan)).rows:
@@ -115,7 +115,7 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
 
 
 def _rates(rate: LearningRate, timetable: Timetable) -> Iterator[tuple[str, str]]:
-    """Return the peak of each parameter group, and what is not a decay along lines."""
+    """Describe the peak of each parameter group, and any decay that is not linear."""
     if rate.peak is not None:
         scaled = (f", {factor * rate.peak:.3g} for {pattern}" for pattern, factor in rate.scale.items())
         yield "peak", f"{rate.peak:.3g}{''.join(scaled)}"

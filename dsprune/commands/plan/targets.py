@@ -29,10 +29,10 @@ def plan_targets(
     plot: Path | None,
     console: Console,
 ) -> None:
-    """Print the length and the mask updates for each target, and draw their timetables over one another.
+    """Print the length and the mask updates for each target, and draw their timetables in one figure.
 
     Args:
-        recipe: its budget is for its own target; see `scaled_to`.
+        recipe: the recipe, with the budget for its own target; see `scaled_to`.
         targets: fractions of zeros.
         world_size: number of ranks.
         train_examples: size of the training data; None = count the recipe's local file.
@@ -64,10 +64,10 @@ def plan_targets(
 def print_max_target(
     recipe: Recipe, steps: int, world_size: int, train_examples: int | None, console: Console
 ) -> None:
-    """Print the largest target that a number of steps is long enough for, by the law.
+    """Print the largest target for a number of steps, by the law.
 
     Raises:
-        UserError: the size of the training data is not known.
+        UserError: the size of the training data is unknown.
     """
     made = make_plan(recipe, world_size, train_examples)
     if made.num_examples is None:

@@ -1,6 +1,7 @@
 """Execute the unfinished runs of a suite; a run that fails does not stop the others.
 
-A method that rewinds, the lottery ticket, resets the weights that are large after training to their values before it.
+A method that rewinds weights (the lottery ticket) resets the weights that are large after training to their values
+before it.
 """
 
 from collections.abc import Sequence
@@ -72,7 +73,7 @@ def _execute_run(run: RunSpec, grid: Grid, launcher: Launcher) -> str:
 
 
 def prepare_start(run: RunSpec, grid: Grid, recipe: Recipe) -> list[str]:
-    """Write the model that a round of iterative pruning starts from; return arguments for `dsprune train`."""
+    """Write the initial model of a round of iterative pruning; return arguments for `dsprune train`."""
     assert recipe.model is not None
     folder = Path(recipe.model.path)
     if run.start is None:
@@ -91,11 +92,11 @@ def prepare_start(run: RunSpec, grid: Grid, recipe: Recipe) -> list[str]:
 
 
 def save_start(recipe: Recipe, model: Model, folder: Path) -> None:
-    """Write the model that training would begin with, with a head drawn with the recipe's seed.
+    """Write the initial model of a training, with a head from the recipe's seed.
 
     Args:
         recipe: names the task and the seed.
-        model: the model to start from, and what to change in it.
+        model: the initial model, and its changes.
         folder: model folder to make.
 
     Raises:
@@ -133,7 +134,7 @@ def save_ticket(recipe: Recipe, trained: Path, start: Path, folder: Path) -> Non
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a model folder in one piece."""
+    """Write a model folder atomically."""
 
     def write(temporary: Path) -> None:
         model.save_pretrained(temporary)

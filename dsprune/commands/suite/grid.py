@@ -1,4 +1,4 @@
-"""Expand a suite to its runs, ordered so that each run comes after those that it depends on."""
+"""Expand a suite to its runs, each after those that it depends on."""
 
 import json
 import re
@@ -19,10 +19,10 @@ from dsprune.schedule.law import scaled_epochs
 __all__ = ["Grid", "Part", "RunSpec", "check_methods", "rounds_to", "slug"]
 
 PRUNED_PER_ROUND = 0.2
-"""Share of the remaining weights that a round of iterative pruning removes."""
+"""Fraction of the remaining weights that a round of iterative pruning removes."""
 
 SAME_ROUND = 0.01
-"""Largest relative difference in the remaining weights of two sparsities that are the same round."""
+"""Largest relative difference in the remaining weights of two sparsities that count as the same round."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class RunSpec:
         recipe: path or name of the recipe that it changes.
         overrides: changes to the recipe; placeholders in braces are filled in just before the run.
         components: components of the model that are pruned too.
-        start: in iterative pruning that rewinds weights, the model folder that the first round began with.
-        rewound: in the same, the model folder of the round before, whose largest weights are trained again; None =
+        start: for iterative pruning that rewinds weights: the initial model folder of the first round.
+        rewound: for the same: the model folder of the previous round, whose largest weights are trained again; None =
             this is the first round.
     """
 
@@ -51,13 +51,13 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class Part:
-    """Runs that depend on one another; one process makes them in this order.
+    """Runs that depend on each other; one process executes them in this order.
 
     Attributes:
         grid: the grid of the runs.
         runs: the runs.
-        student: a run whose teacher logits store is computed after them; students of one seed share the store. None =
-            no store.
+        student: a run whose teacher logits store is computed after the runs; students of one seed share the store.
+            None = no store.
     """
 
     grid: "Grid"
@@ -100,9 +100,9 @@ class Grid:
     def parts(
         self, methods: Sequence[str], sparsities: Sequence[float], seeds: Sequence[int]
     ) -> tuple[list[Part], list[Part]]:
-        """Return the parts of the grid: teachers and their stores, then all that depend on them.
+        """Return the parts of the grid: teachers and their stores, then all parts that depend on them.
 
-        The parts of each list can run side by side.
+        The parts of each list can run in parallel.
         """
         chains = {
             (seed, name): list(self._chains(name, self.suite.changes(name), sparsities, seed))
@@ -135,7 +135,7 @@ class Grid:
     def _chains(
         self, name: str, method: Method, sparsities: Sequence[float], seed: int
     ) -> Iterator[tuple[RunSpec, ...]]:
-        """Yield the runs of a method; runs that each start from the one before are together."""
+        """Yield the runs of a method; runs that start from the previous one are together."""
         if "pruning=null" in method.set:
             yield (self._run(name, f"{slug(name)}-seed{seed}", seed, None, method),)
         elif method.iterative is None:
@@ -164,7 +164,7 @@ class Grid:
             model = self.output / run / "model"
 
     def _as_it_is(self, path: Path) -> Iterator[str]:
-        """Yield the settings for a model that an earlier run wrote, with all that the recipe changes in a model."""
+        """Yield the settings for a model that an earlier run wrote, which already has the recipe's changes."""
         yield f"model.path={quoted(str(path))}"
         model = self.base.model
         if model is not None and model.layers is not None:
@@ -194,7 +194,7 @@ class Grid:
         return RunSpec(name, seed, self.recipe, (*self.overrides, *values), method.components, start, rewound)
 
     def _budget(self, factor: float, sparsity: float | None) -> Iterator[str]:
-        """Yield the recipe's length times a factor; a length that depends on the target is computed here."""
+        """Yield the recipe's length times a factor; a length that depends on the target is computed."""
         budget, pruning = self.base.budget, self.base.pruning
         if budget.steps is not None:
             yield f"budget.steps={max(1, round(factor * budget.steps))}"
@@ -208,7 +208,7 @@ def check_methods(suite: Suite, methods: Sequence[str]) -> None:
     """Check the names of methods.
 
     Raises:
-        UserError: the suite has no method of that name.
+        UserError: the suite has no method of this name.
     """
     for name in methods:
         if name not in suite.methods:
@@ -220,8 +220,8 @@ def rounds_to(target: float, targets: Sequence[float] = ()) -> list[float]:
 
     Args:
         target: sparsity after the last round.
-        targets: further sparsities that are wanted. A round that comes close to one of them is made at it, so that
-            no training is made twice: 0.59 stands for 1 - 0.8^4.
+        targets: other requested sparsities. A round close to one of them uses it, so that no training is done twice:
+            0.59 replaces 1 - 0.8^4.
 
     Examples:
         >>> rounds_to(0.5)
@@ -238,12 +238,12 @@ def rounds_to(target: float, targets: Sequence[float] = ()) -> list[float]:
 
 
 def quoted(text: str) -> str:
-    """Return a text as YAML reads it in any place: a path such as `runs/no` or `a #b` stays itself."""
+    """Quote a text for YAML in any place, so that a path such as `runs/no` or `a #b` is unchanged."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def slug(name: str) -> str:
-    """Return a method's name as it stands in the names of its runs.
+    """Return the form of a method's name in the names of its runs.
 
     Examples:
         >>> slug("gradual, as in SMC-Bench")

@@ -1,4 +1,4 @@
-"""Run dsprune commands in new processes, so that one that fails or runs out of memory does not end the suite."""
+"""Run dsprune commands in new processes, so that a failure or a lack of memory does not end the suite."""
 
 import signal
 import subprocess
@@ -15,7 +15,7 @@ from dsprune.utils.ports import free_port
 __all__ = ["Launcher", "is_finished"]
 
 GRACE = 120.0
-"""Seconds that a process has to save its checkpoint when the suite is stopped."""
+"""Seconds for a process to save its checkpoint when the suite is stopped."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Launcher:
 
         Raises:
             StoppedError: the command was stopped with a checkpoint, which stops the suite too.
-            UserError: the command failed; quotes the last message in its log.
+            UserError: the command failed; the message quotes the last message in its log.
         """
         path, log = self.output / "recipes" / f"{run}.yaml", self.output / "logs" / f"{run}.log"
         for folder in (path.parent, log.parent):
@@ -67,7 +67,7 @@ def is_finished(folder: RunFolder, recipe: Recipe) -> bool:
     """Return whether the run of a recipe has ended.
 
     Raises:
-        UserError: it has, with other settings.
+        UserError: the run has ended, with other settings.
     """
     if not folder.summary.exists():
         return False
@@ -91,7 +91,7 @@ def run_process(command: list[str], log: Path) -> int:
 
 
 def _last_message(log: Path) -> str:
-    """Return the last error of dsprune in a log, else its last line."""
+    """Return the last error of dsprune in a log, otherwise its last line."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     errors = [line.removeprefix("dsprune: ") for line in lines if line.startswith("dsprune: ")]
     return (errors or lines or ["no output"])[-1]

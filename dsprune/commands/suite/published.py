@@ -1,4 +1,4 @@
-"""What a report shows of a suite: its title, and published results to compare with."""
+"""The parts of a report for a suite: its title, and published results to compare with."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,7 @@ FILE = "suite.json"
 
 
 def write_about(suite: Suite, folder: Path) -> None:
-    """Write what reports read of a suite into its folder."""
+    """Write the title and the published results of a suite into its folder, for reports."""
     about = {"title": suite.title, "published": list(suite.published)}
     replace_text(folder / FILE, json.dumps(about, indent=2) + "\n")
 
@@ -36,7 +36,7 @@ def published_sections(paths: Sequence[Path]) -> Iterator[Section]:
 
 
 def title_of(paths: Sequence[Path]) -> str | None:
-    """Return the title of the suite, if the paths hold exactly one."""
+    """Return the title of the suite, if the paths have exactly one."""
     folders = find_folders(paths, FILE)
     return str(_read_suite(folders[0])["title"]) if len(folders) == 1 else None
 
@@ -46,7 +46,7 @@ def _read_suite(folder: Path) -> Any:
 
 
 def published_tables(names: Sequence[str]) -> Iterator[Table]:
-    """Yield a table per source: a row per task and method, a column per sparsity."""
+    """Yield a table per source, with a row per task and method, and a column per sparsity."""
     for name in dict.fromkeys(names):
         source = _published()[name]
         sparsities = sorted({sparsity for row in source["rows"] for sparsity in row["values"]})

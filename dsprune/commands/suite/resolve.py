@@ -40,7 +40,7 @@ def resolve(run: RunSpec, grid: Grid, launcher: Launcher) -> Recipe:
 
 
 def command_of(run: RunSpec, grid: Grid) -> list[str]:
-    """Return the command that makes a run; `{calibrated}` stays in it where the store is not there yet.
+    """Return the command of a run; it keeps `{calibrated}` if the store does not exist yet.
 
     Raises:
         UserError: the resulting recipe is invalid.
@@ -54,12 +54,12 @@ def command_of(run: RunSpec, grid: Grid) -> list[str]:
 
 
 def needs_suite(run: RunSpec) -> bool:
-    """Return whether a run starts from what the suite finds out or writes just before it."""
+    """Return whether a run needs results that the suite computes or writes just before it."""
     return run.start is not None or any(CALIBRATED in text for text in run.overrides)
 
 
 def known_overrides(run: RunSpec, grid: Grid) -> list[str]:
-    """Return the changes of a run to its recipe, without those that are measured while the suite runs."""
+    """Return the changes of a run to its recipe, without those that the suite measures."""
     values = _teacher_values(run, grid)
     return [_fill(text, values) for text in run.overrides]
 
@@ -99,7 +99,7 @@ def make_store(student: RunSpec, grid: Grid, launcher: Launcher) -> Path:
 
 
 def _teacher_values(run: RunSpec, grid: Grid) -> dict[str, str]:
-    """Return the paths of a run's teacher and store: those of the recipe, else those of the suite."""
+    """Return the paths of a run's teacher and store: those of the recipe, otherwise those of the suite."""
     known = grid.base.distillation
     teacher = known.teacher if known else str(grid.output / f"teacher-seed{run.seed}" / "model")
     store = known.store if known else None
@@ -110,7 +110,7 @@ def _teacher_values(run: RunSpec, grid: Grid) -> dict[str, str]:
 
 
 def _check_plain(path: str) -> None:
-    """Check that a path can stand for a placeholder in YAML, between quotes or without."""
+    """Check that a path can replace a placeholder in YAML, with or without quotes."""
     if _PLAIN.fullmatch(path) is None:
         raise UserError(f"suite: the path {path!r} has a character that YAML reads as its own: rename it")
 
@@ -121,17 +121,17 @@ def _fill(text: str, values: dict[str, str]) -> str:
 
 
 def _patterns(model: nn.Module, components: tuple[str, ...]) -> Iterator[str]:
-    """Yield globs for those of the components that the model has."""
+    """Yield globs for the components that the model has."""
     for component in find_components(model):
         if component.name in components:
             yield from patterns_of([tensor.name for tensor in component.tensors])
 
 
 def _of_prunable(recipe: Recipe, model: nn.Module, target: float) -> float:
-    """Return the sparsity of the prunable weights at which `target` of all matrices of the model are zero.
+    """Convert a target of all matrices of the model to a sparsity of the prunable weights.
 
     Raises:
-        UserError: the matrices that stay dense are more than the target leaves.
+        UserError: the dense matrices have more weights than the target keeps.
     """
     assert recipe.pruning is not None
     matrices = sum(weight.numel() for weight in model.parameters() if weight.dim() > 1)
@@ -147,7 +147,7 @@ def _of_prunable(recipe: Recipe, model: nn.Module, target: float) -> float:
 
 
 def _calibrated(store: Path) -> float:
-    """Return the temperature that calibrating the store recommends."""
+    """Return the recommended temperature of the store."""
     opened = open_store(store)
     samples = opened.fingerprints[: enough_records(opened)]
     return recommend(list(measure(opened, samples, Labels()).values()))

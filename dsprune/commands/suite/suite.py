@@ -23,7 +23,7 @@ __all__ = ["Choice", "parts_of", "submit_suite", "suite", "suite_part"]
 
 @dataclass(frozen=True)
 class Choice:
-    """What to run of a suite, and where.
+    """The runs of a suite to execute, and their folder.
 
     Attributes:
         name: name of a shipped suite, or path of a YAML file.
@@ -49,7 +49,7 @@ class Choice:
         return self.output or Path("runs", Path(self.name).stem)
 
     def arguments(self) -> list[str]:
-        """Return the arguments of `dsprune suite` that make this choice."""
+        """Return the arguments of `dsprune suite` for this choice."""
         options = [
             *(f"--methods={method}" for method in self.methods),
             *(f"--sparsity={sparsity}" for sparsity in self.sparsities),
@@ -63,7 +63,7 @@ def parts_of(choice: Choice) -> tuple[list[Part], list[Part]]:
     """Return the parts of a suite: teachers and their stores, then all parts that depend on them.
 
     Raises:
-        UserError: there is no such suite, recipe or method, or the suite needs a recipe.
+        UserError: the suite, recipe or method does not exist, or the suite needs a recipe.
     """
     suite, recipe, overrides = load_suite(choice.name), choice.recipe, choice.overrides
     recipes = suite.recipes
@@ -91,7 +91,7 @@ def parts_of(choice: Choice) -> tuple[list[Part], list[Part]]:
 
 
 def suite(choice: Choice, num_ranks: int, dry_run: bool, console: Console) -> None:
-    """Run a suite, one run after the other, and write a report; a second call resumes an interrupted one.
+    """Execute the runs of a suite, and write a report; a second call resumes an interrupted suite.
 
     Raises:
         UserError: the suite, a recipe or a method is invalid; nothing has been run.
@@ -116,7 +116,7 @@ def suite(choice: Choice, num_ranks: int, dry_run: bool, console: Console) -> No
 def _commands(choice: Choice, number: int, part: Part, num_ranks: int) -> Iterator[str]:
     """Yield the commands of a part for a shell, in order.
 
-    Runs that start from what the suite writes between them are comments above the command of the suite for this part.
+    Runs that need files that the suite writes between them are comments above the command for this part.
     """
     by_suite = any(needs_suite(run) for run in part.runs)
     for run in part.runs:
@@ -131,10 +131,10 @@ def _launcher(num_ranks: int) -> list[str]:
 
 
 def suite_part(choice: Choice, number: int, num_ranks: int, console: Console) -> None:
-    """Run one part of a suite: the work of one job of a Slurm array.
+    """Run one part of a suite, as one job of a Slurm array.
 
     Raises:
-        UserError: there is no such part, or the teacher's store cannot be computed.
+        UserError: the part does not exist, or the teacher's store cannot be computed.
         StoppedError: a run was stopped with a checkpoint.
         CheckFailedError: a run failed.
     """
@@ -152,7 +152,7 @@ def suite_part(choice: Choice, number: int, num_ranks: int, console: Console) ->
 
 
 def submit_suite(choice: Choice, request: Request, dry_run: bool, console: Console) -> None:
-    """Submit an array of jobs for the teachers and their stores, if there are any, and one for all other parts.
+    """Submit an array of jobs for the teachers and their stores, if there are any, and one array for all other parts.
 
     Raises:
         UserError: the suite is invalid, the cluster does not have the resources, or it refuses a job.
