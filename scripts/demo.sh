@@ -11,7 +11,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 cd "$ROOT"
 
-# All models and data are local from here on: do not use the hub.
+# All models and data are local now: do not use the hub.
 export HF_HUB_OFFLINE=1
 
 # launch COMMAND...: run a dsprune command on all ranks

@@ -27,7 +27,7 @@ die() { printf '%s\n' "$*" >&2; exit 1; }
 
 has_gpu() { nvidia-smi -L >/dev/null 2>&1; }
 
-# The number of ranks to start here: one for each GPU that torch finds, and two on CPU.
+# The number of ranks to start: one for each GPU that torch finds, or two on CPU.
 num_ranks() { python -c 'import torch; print(torch.cuda.device_count() or 2)'; }
 
 free_port() {
@@ -48,7 +48,7 @@ find_python() {
 pip_install() { python -m pip install -qq --disable-pip-version-check --retries 10 "$@"; }
 
 # torch is installed first and alone, from the index that is chosen here; its dependencies follow with those of dsprune.
-# `===` selects PyPI's own build even where pip's find-links hold a CPU build (2.13.0+cpu).
+# `===` selects PyPI's build even if pip's find-links have a CPU build (2.13.0+cpu).
 install_torch() {
     local version
     if version=$(python -c 'from importlib.metadata import version; print(version("torch"))' 2>/dev/null); then
@@ -70,7 +70,7 @@ install_torch() {
     fi
 }
 
-# What an installation depends on: the declared packages, and the folder of the editable install.
+# Everything that determines an installation: the declared packages, and the folder of the editable install.
 fingerprint() { { echo "$ROOT"; cat "$ROOT/pyproject.toml"; } | python -c '
 import hashlib, sys
 print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())'; }
@@ -84,7 +84,7 @@ setup_env() {
         "$python" -m venv --clear "$venv"
     fi
     export VIRTUAL_ENV=$venv PATH="$venv/bin:$PATH"
-    # dsprune chooses a folder of its own for each environment; tests that start DeepSpeed without dsprune need it, too.
+    # dsprune uses one folder per environment; tests that start DeepSpeed without dsprune need it too.
     export TORCH_EXTENSIONS_DIR=${TORCH_EXTENSIONS_DIR:-$venv/torch_extensions}
 
     local stamp="$venv/dsprune-${extras:-base}.stamp" wanted

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What only a GPU can show: run the tests that need one, and measure. Send back what this prints.
+# Run the tests and benchmarks that need a GPU. Report the output of this script.
 #
 #   bash scripts/gpu_check.sh
 set -euo pipefail

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Build the wheel and the source archive, and use the wheel as its users do: in another environment, where the
-# repository is not found, in an empty folder. The wheel is built from the source archive, so both are tried.
+# Build the wheel and the source archive, and test the wheel like a user: in another environment without the repository,
+# in an empty folder. The wheel is built from the source archive, so both are tested.
 #
-#   bash scripts/package.sh [FOLDER]     what is built is kept in FOLDER
+#   bash scripts/package.sh [FOLDER]     keep the results in FOLDER
 #
 # The packages that dsprune depends on are those of .venv.
 set -euo pipefail

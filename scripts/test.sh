@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All checks of a change: lint, format, imports, types, tests.
+# Run all checks of a change: lint, format, imports, types, tests.
 #
 #   bash scripts/test.sh                       all tests
 #   bash scripts/test.sh tests/unit -k bits    pass arguments to pytest
@@ -16,7 +16,7 @@ lint-imports
 say "mypy, and DeepSpeed's extensions beside it"
 mypy &
 types=$!
-# Only a test needs this extension.
+# An extension that only a test needs.
 python -c 'from deepspeed.accelerator import get_accelerator
 get_accelerator().create_op_builder("FusedAdamBuilder").load(verbose=False)' &
 fused=$!
@@ -24,7 +24,7 @@ dsprune doctor --build-ops
 wait $types
 wait $fused
 say "pytest"
-unset PYTHONDONTWRITEBYTECODE  # else every process that starts compiles dsprune and the tests again
-# Four processes share the files, also on two cores: tests start ranks, which wait for one another much of the time.
-# Files are started in the order that tests/conftest.py makes: the long ones first.
+unset PYTHONDONTWRITEBYTECODE  # otherwise every process compiles dsprune and the tests again
+# Four processes share the files, even on two cores: tests start ranks, which often wait for each other. The files are
+# in the order of tests/conftest.py: the long ones first.
 python -m pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder "$@"

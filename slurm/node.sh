@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Start the ranks of one node by the deepspeed launcher. srun runs this script once on every node.
+# Start the ranks of one node with the deepspeed launcher. srun runs this script once on every node.
 set -euo pipefail
 # shellcheck source=slurm/site.sh
 source "$DSPRUNE_SLURM/site.sh"
@@ -18,8 +18,8 @@ if ((ranks == 0)); then ranks=1; fi
 # The ranks of a node share its cores.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((SLURM_CPUS_PER_TASK > ranks ? SLURM_CPUS_PER_TASK / ranks : 1))}
 
-# Slurm's signal is meant for the ranks, which write a checkpoint, and would end the launcher. A program inherits the
-# signals that are ignored: the launcher keeps ignoring this one, and the ranks handle it.
+# Slurm's signal is for the ranks, which write a checkpoint, but would end the launcher. A program inherits ignored
+# signals: the launcher keeps ignoring this one, and the ranks handle it.
 trap '' USR1
 exec "${CONTAINER[@]}" python -u -m deepspeed.launcher.launch --world_info="$(world_info "$ranks")" \
     --node_rank="$SLURM_NODEID" --master_addr="$MASTER_ADDR" --master_port="$MASTER_PORT" \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Submit a dense teacher, its logits store, and a sparse student for each sparsity; each waits for what it needs.
+# Submit a dense teacher, its logits store, and a sparse student for each sparsity; jobs wait for each other.
 #
 #   bash slurm/pipeline.sh [--SBATCH_OPTION=VALUE]... DENSE RECIPE [KEY=VALUE]...
 #

@@ -5,7 +5,7 @@
 # module purge
 # module load gcc/13 cuda/12.8
 
-# EDIT: Python environment; without one here, that of `dsprune submit`
+# EDIT: Python environment; default: that of `dsprune submit`
 if [[ -f .venv/bin/activate ]]; then source .venv/bin/activate; fi
 
 # EDIT: container: the words before `python` on every node

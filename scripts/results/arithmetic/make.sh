@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Make the runs of docs/arithmetic.md, the most telling ones first, then the page. Finished runs are kept, so the script
-# can be interrupted and started again. One CPU core, five to ten minutes a run of MAWPS.
-# Lay out data/minilm and data/benchmarks/mwp first: see the end of docs/results-0.1.md.
+# Make the runs of docs/arithmetic.md, the most important ones first, then the page. Finished runs are kept, so the
+# script can be interrupted and started again. A run of MAWPS takes five to ten minutes on one CPU core. Lay out
+# data/minilm and data/benchmarks/mwp first: see the end of docs/results-0.1.md.
 #
 #   bash scripts/results/arithmetic/make.sh [TASK]...
 set -euo pipefail
@@ -11,7 +11,7 @@ source "$here/../../env.sh"
 export HF_HUB_OFFLINE=1
 home=runs/arithmetic
 
-# A small encoder, a decoder that fits it, and a tenth of the epochs, at the shape of SMC-Bench's schedule: the rate is
+# A small encoder, a matching decoder, and a tenth of the epochs, with the shape of SMC-Bench's schedule: the rate is
 # halved after 40 and 80 % of the run.
 common=(
     model.path=data/minilm model.dropout=0.1 task.folder=data/benchmarks/mwp task.decoder_size=128

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Make the runs of docs/results.md, the most telling ones first, then evaluate all models on the test data. Finished
-# runs are kept, so the script can be interrupted and started again. One CPU core: about four minutes an epoch of one run.
+# Make the runs of docs/results.md, the most important ones first, then evaluate all models on the test data. Finished
+# runs are kept, so the script can be interrupted and started again. An epoch of a run takes about four minutes on one
+# CPU core.
 # On a GPU: SETTINGS='precision=fp32 deepspeed=zero0' NVIDIA_TF32_OVERRIDE=1, and several parts at once.
 # Lay out data/minilm, data/sentiment, data/benchmarks/banking77 and data/benchmarks/mwp first: see the end of docs/results-0.1.md.
 #
 #   bash scripts/results/recovery/make.sh [PART]...      parts: those of the case below
-#   SETTINGS='KEY=VALUE ...'                             more recipe values, of all runs
+#   SETTINGS='KEY=VALUE ...'                             more recipe values, for all runs
 set -euo pipefail
 here="$(dirname "${BASH_SOURCE[0]}")"
 # shellcheck source=scripts/env.sh
