@@ -1,12 +1,12 @@
-"""Measure what pruning costs on BERT-base, one thread a rank; needs about 8 GB of memory and half an hour.
+"""Measure the cost of pruning on BERT-base, one thread per rank; needs about 8 GB of memory and half an hour.
 
 python scripts/bench_core.py [--only {masks,selection,threads,step,train,checkpoint,launches,device,framework} ...]
                              [--repeats 7] [--ranks 2] [--stages 0 1 2 3] [--precisions fp32 bf16]
                              [--tensors 10 72 200 560]
 
-The section `launches` counts what an accelerator would do and needs none; `device` needs a GPU.
+The section `launches` counts the operations of an accelerator without one; `device` needs a GPU.
 
-Times are the shortest of several runs, and valid on an idle machine only.
+Times are the shortest of several runs, and only valid on an idle machine.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def tables(section: str, args: argparse.Namespace) -> Iterator[Table]:
 
 
 def machine() -> str:
-    """Describe what the numbers depend on: processor, load, torch, threads."""
+    """Describe the machine: processor, load, torch, threads."""
     info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     models = [line.partition(":")[2].strip() for line in info if line.startswith("model name")]
     cpu = models[0] if models else platform.processor()

@@ -3,7 +3,7 @@
 python scripts/bench_distill.py [--only {sizes,step,reads,memory,capture,finding,start} ...] [--repeats 10]
 
 Needs data/minilm and data/sentiment (python scripts/fetch_demo_data.py), 2 GB of disk there, and some minutes. The
-goals are ratios; times are valid on an idle machine only. The memory section makes a memory cgroup where this is
+goals are ratios; times are only valid on an idle machine. The memory section makes a memory cgroup if this is
 permitted.
 """
 
@@ -34,7 +34,7 @@ SECTIONS = ("sizes", "step", "reads", "memory", "capture", "finding", "start")
 def measure(
     sections: list[str], repeats: int, records: int, folder: Path, console: Console
 ) -> list[tuple[str, list[Row]]]:
-    """Return the rows of each section; some measure a step first, to give a share of it."""
+    """Return the rows of each section; some measure a step first, to give a fraction of it."""
     found: list[tuple[str, list[Row]]] = []
     steps = cache(lambda: training_steps(folder, repeats))
     for section in sections:

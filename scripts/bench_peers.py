@@ -1,10 +1,10 @@
-"""Measure dsprune beside other libraries that prune, on layers of BERT-base's size; one thread, some minutes, 8 GB.
+"""Compare dsprune with other pruning libraries, on layers of BERT-base's size; one thread, some minutes, 8 GB.
 
 python scripts/bench_peers.py [--layers 12] [--hidden 768] [--repeats 3]
 
-Makes an environment of its own in the cache folder, beside the packages of this one, installs the peers there, and
+Makes an environment in the cache folder, which also uses the packages of this one, installs the peers there, and
 measures in it. A peer that cannot be installed or imported is named in the table with the reason. Needs Linux. Times
-are CPU time, the shortest of several runs, and valid on an idle machine only.
+are CPU time, the shortest of several runs, and only valid on an idle machine.
 """
 
 import argparse
@@ -46,13 +46,13 @@ PARENT = "import site; site.addsitedir({!r})\n"
 
 
 class Figures(NamedTuple):
-    """What one library takes.
+    """The measurements of one library.
 
     Attributes:
         update: CPU milliseconds of a mask update.
         dense: CPU milliseconds of a training step without masks.
         added: CPU milliseconds that masks add to it.
-        temporary: most bytes that the update takes, its result included.
+        temporary: peak bytes of the update, including its result.
         held: bytes of masks and copies of the weights.
         pruned: number of pruned weights.
         regrown: number of pruned weights whose stored value is not zero after the steps.
@@ -99,14 +99,14 @@ def shortest_step(peer: Peer, optimizer: Optimizer, inputs: Tensor) -> tuple[flo
 
 
 def best(found: Sequence[Figures]) -> Figures:
-    """Return the best of some repeats, in which the counts are the same."""
+    """Return the best of some repeats, whose counts are equal."""
     return Figures(*(min(values) for values in zip(*found, strict=True)))
 
 
 def comparison(
     kinds: Sequence[type[Peer]], tensors: Sequence[PrunableTensor], repeats: int, reasons: dict[str, str]
 ) -> Table:
-    """Return the table of all libraries; `reasons` say by package why it could not be installed."""
+    """Return the table of all libraries; `reasons` has the reason for each package that could not be installed."""
     weights = sum(tensor.numel for tensor in tensors)
     table = Table(title=f"{weights:,} weights in {len(tensors)} linear layers, 90 %, fp32, fused AdamW")
     for place, column in enumerate(COLUMNS):
@@ -141,14 +141,14 @@ def cells(figures: Figures, ours: Figures, weights: int, target: int) -> tuple[s
 
 
 def prepare(folder: Path) -> tuple[str, dict[str, str]]:
-    """Make the environment if it is missing, and install the peers; return its interpreter, and what failed."""
+    """Make the environment if it is missing, and install the peers; return its interpreter, and the failures."""
     python = str(folder / "bin" / "python")
     if reason := failure(sys.executable, "-m", "venv", str(folder)):
         return sys.executable, dict.fromkeys(PACKAGES, reason)
     parents = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     [site] = folder.glob("lib/python*/site-packages")
     (site / "parent.pth").write_text("".join(map(PARENT.format, parents)))
-    constraints = folder / "constraints.txt"  # the peers get no torch of their own
+    constraints = folder / "constraints.txt"  # do not install another torch with the peers
     constraints.write_text(f"torch=={torch.__version__}\n")
     install = (
         python,
@@ -165,14 +165,14 @@ def prepare(folder: Path) -> tuple[str, dict[str, str]]:
 
 
 def failure(*command: str) -> str:
-    """Run a command; return the last line that it prints if it fails, else nothing."""
+    """Run a command; if it fails, return its last line, otherwise None."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     lines = done.stdout.split("\n")
     return next((line for line in reversed(lines) if line.strip()), "no message") if done.returncode else ""
 
 
 def main() -> None:
-    """Start again in the environment of the peers, then measure and print the table."""
+    """Restart in the environment of the peers, then measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--layers", type=int, default=12, help="encoder layers, of six matrices each")
     parser.add_argument("--hidden", type=int, default=768, help="their width")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Print the bytes of a sparse model on disk, and with --test its accuracy in each form.
+"""Print the bytes of a sparse model on disk and, with --test, its accuracy in each form.
 
-Shares are of the first row. A run with `model.vocabulary: used` has a row for its model with the used tokens only.
+Fractions refer to the first row. A run with `model.vocabulary: used` has a row for its model with only the used tokens.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Pages of the documentation that are made of the code and of the README. mkdocs calls it as a hook.
+"""Generate pages of the documentation from the code and the README. mkdocs calls this file as a hook.
 
 pip install -e '.[docs]' && mkdocs build --strict
 """
@@ -67,7 +67,7 @@ EXAMPLES: Mapping[str, Any] = {
     "first": 2.0,
     "final": 1.0,
 }
-"""Examples of fields that no shipped recipe sets, or sets to something long."""
+"""Examples of fields that no shipped recipe sets to a short value."""
 
 
 def recipe_page() -> str:
@@ -103,13 +103,13 @@ def _fields(section: type[BaseModel], title: str, prefix: str) -> str:
 
 
 def _meaning(field: Any) -> tuple[str, str]:
-    """Return the default of a field, and what the field means."""
+    """Return the default and the meaning of a field."""
     text, _, default = " ".join((field.description or "").split()).partition(" Default: ")
     return default.removesuffix(".") or ("required" if field.is_required() else "the defaults below"), text
 
 
 def _kind(schema: Mapping[str, Any]) -> str:
-    """Return the type of a field in words."""
+    """Describe the type of a field."""
     if "enum" in schema:
         return "one of " + ", ".join(f"`{value}`" for value in schema["enum"])
     if "anyOf" in schema:
@@ -122,7 +122,7 @@ def _kind(schema: Mapping[str, Any]) -> str:
 
 
 def _example(section: type[BaseModel], name: str, prefix: str, schema: Mapping[str, Any]) -> str:
-    """Return an example of a field: of the list above, of a shipped recipe, or the default."""
+    """Return an example of a field: from the list above, from a shipped recipe, or the default."""
     if section_of(section, name) not in (None, Ramp):
         return f"[below](#{name})"
     values = {**_shipped_values(), **EXAMPLES}
@@ -143,7 +143,7 @@ def _shipped_values() -> dict[str, Any]:
 
 
 def _fields_of_tasks() -> str:
-    """Return which fields each kind of task needs, and which others it reads."""
+    """Return the fields that each kind of task needs, and the others that it reads."""
     rows = []
     for name, task in kinds_of_tasks().items():
         fields: dict[bool, list[str]] = {True: [], False: []}
@@ -224,7 +224,7 @@ def _code(value: Any) -> str:
 
 
 def parts_of_readme() -> dict[str, str]:
-    """Return the README's text by heading, links set right; the text before the first heading has the key ""."""
+    """Return the README's text by heading, with corrected links; the text before the first heading has the key ""."""
     text = relink((ROOT / "README.md").read_text(encoding="utf-8"))
     fence, parts, heading = False, {"": ""}, ""
     for line in text.splitlines():
@@ -267,7 +267,7 @@ def notebook_page() -> str:
 
 
 def _cell(cell: Mapping[str, Any]) -> str:
-    """Return a cell of code, and what it has printed or drawn."""
+    """Return a cell of code with its output."""
     source = "".join(cell["source"])
     language = "bash" if source.startswith("%%bash") else "python"
     parts = [f"```{language}\n{source.removeprefix('%%bash').strip()}\n```"]
@@ -327,5 +327,5 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Set right the links of the pages that lie in docs/."""
+    """Correct the links of the pages in docs/."""
     return relink(markdown)

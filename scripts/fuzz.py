@@ -1,4 +1,4 @@
-"""Give the commands damaged and absurd inputs, and check that each ends with sense, or with one line and exit code 2.
+"""Give the commands damaged and invalid inputs, and check that each succeeds, or ends with one line and exit code 2.
 
 python scripts/fuzz.py [--hours H | --inputs N] [--seed S] [--target NAME ...] [--only NUMBER] [--folder DIR]
 
@@ -42,7 +42,7 @@ def main() -> int:
 
 
 class _Progress:
-    """Prints each wrong ending as it happens, on stderr."""
+    """Prints each wrong ending on stderr at once."""
 
     def __init__(self) -> None:
         self._num_shown = 0

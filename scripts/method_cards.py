@@ -21,7 +21,7 @@ def page() -> str:
 
 
 def traits(name: str) -> tuple[str, str, str]:
-    """Return what a method keeps, needs and does, for the table."""
+    """Return the accumulators, needs and properties of a method, for the table."""
     method = find_method(name)
     kept = f"{method.bytes_per_weight()} bytes" if method.accumulators else "nothing"
     kept = f"{kept}; 8 bytes per input" if method.reads_inputs else kept

@@ -1,9 +1,9 @@
-"""Save a checkpoint at every ZeRO stage on 1 to 4 ranks, load it at every other, and print the table of what was equal.
+"""Save a checkpoint at every ZeRO stage on 1 to 4 ranks, load it at every other, and print a table of the comparisons.
 
 python scripts/moves.py [--precision fp32|bf16] [--ranks 4] [--no-offload]
 
-A move is equal if masks, master weights, both moments and the step are what the engine that saved them held, bit for
-bit, and the audit finds nothing. The exit code is 1 if one is not.
+A move is equal if masks, master weights, both moments and the step are those of the saving engine, bit for bit, and the
+audit passes. The exit code is 1 if one is not.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from dsprune.testing.moves import Place, load_all, save
 from dsprune.testing.pool import RankPool
 
 Problems = dict[tuple[Place, Place], str | None]
-"""What was not equal, by source and target."""
+"""The differences, by source and target."""
 
 
 def main() -> int:

@@ -52,10 +52,10 @@ ACTIVITIES = {
         (train._finish, "at the end"),
     )
 }
-"""What a rank is doing, by the name of a function on its stack."""
+"""The activity of a rank, by the name of a function on its stack."""
 
 STARTING, ENDING = 1 / 4, 1 / 8
-"""Shares of the rounds that are interrupted before their first step and after their last one."""
+"""Fractions of the rounds that are interrupted before their first step and after their last one."""
 
 STEPS = 40
 
@@ -63,7 +63,7 @@ SIGNALS = ("SIGKILL of one rank", "SIGKILL of all ranks", "SIGTERM to one rank",
 
 
 class Times(NamedTuple):
-    """Seconds that the start of a run takes, all its steps, and its end."""
+    """Seconds of the start of a run, of all its steps, and of its end."""
 
     start: float
     steps: float
@@ -130,7 +130,7 @@ def _wait_for_moment(ranks: ForkedRanks, run: RunFolder, dice: random.Random, ti
     step = STEPS if phase > 1 - ENDING or saved == STEPS else dice.randrange(saved, STEPS) + 1
     step, seconds = (0, times.start) if phase < STARTING else (step, times.steps / STEPS)
     if step:
-        _wait_for_change(ranks, run)  # until then the log holds steps that are taken again
+        _wait_for_change(ranks, run)  # until then the log has steps that are repeated
     _wait_for_step(ranks, run, step)
     deadline = time.monotonic() + dice.uniform(0, times.end if step == STEPS else seconds)
     while time.monotonic() < deadline and _any_runs(ranks):

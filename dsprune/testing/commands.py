@@ -34,10 +34,10 @@ __all__ = [
 ]
 
 TIMEOUT = 300
-"""Seconds that a command may take; a quiet machine needs a tenth."""
+"""Timeout of a command in seconds; an idle machine needs a tenth."""
 
 NOISE = ("%|", "Warning", "Traceback")
-"""What a run that ends well does not say: progress bars of libraries, warnings, errors."""
+"""Text that a successful run must not print: progress bars of libraries, warnings, errors."""
 
 _LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _WANDB_VARIABLES = ("WANDB_MODE", "WANDB_API_KEY", "WANDB_SERVICE")
@@ -54,12 +54,12 @@ def environment() -> dict[str, str]:
 
 
 def dsprune_command(*arguments: str | Path) -> list[str]:
-    """Return the words that start `dsprune ARGUMENTS` with this Python."""
+    """Return the command line of `dsprune ARGUMENTS` with this Python."""
     return [sys.executable, "-m", "dsprune", *map(str, arguments)]
 
 
 def launcher_command(*arguments: str | Path) -> list[str]:
-    """Return the words that start the deepspeed launcher on two ranks; `arguments` are the launcher's own."""
+    """Return the command line of the deepspeed launcher on two ranks; `arguments` are those of the launcher."""
     launcher = str(Path(sys.executable).with_name("deepspeed"))
     options = ("--num_accelerators", "2", "--master_port", str(free_port()))
     return [sys.executable, launcher, *options, *map(str, arguments)]
@@ -100,7 +100,7 @@ class Done:
 
     @property
     def complaint(self) -> str:
-        """The one line that tells of bad input."""
+        """The line that reports bad input."""
         assert self.code == 2, self
         [line] = [line for line in self.stderr.splitlines() if line.startswith("dsprune: ")]
         assert "Traceback" not in self.stderr
@@ -121,7 +121,7 @@ def command(comm: Comm, *arguments: str) -> Done:
 
 
 def train_on_rank(comm: Comm, recipe: str, overrides: Sequence[str] = ()) -> None:
-    """Train as `dsprune train` does, but draw no report, for `RankPool.run`; errors are raised.
+    """Train like `dsprune train`, without a report, for `RankPool.run`; errors are raised.
 
     Collective: every rank must call this.
     """

@@ -1,4 +1,4 @@
-"""Compare how two runs ended, bit for bit."""
+"""Compare the results of two runs, bit for bit."""
 
 import json
 from collections.abc import Iterator

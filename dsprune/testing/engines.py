@@ -1,4 +1,4 @@
-"""Engines that prune a tiny model: their ds_config, their recipe, and the engine itself, which ends with the `with`."""
+"""Engines that prune a tiny model: their ds_config, their recipe, and the engine as a context manager."""
 
 import gc
 import os
@@ -21,7 +21,7 @@ __all__ = ["BATCH", "STEPS", "ds_config", "fp16_allowed", "make_recipe", "prunin
 BATCH, STEPS = 12, 12
 
 OVERFLOWING = {"initial_scale_power": 22, "loss_scale_window": 2, "hysteresis": 1}
-"""Dynamic loss scaling of fp16 that overflows at the start, and again and again."""
+"""Dynamic loss scaling of fp16 that overflows at the start, and repeatedly later."""
 
 
 def ds_config(stage: int, precision: str = "fp32", **changes: Any) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def scaled(recipe: Recipe, **scale: float) -> Recipe:
 
 @contextmanager
 def fp16_allowed() -> Iterator[None]:
-    """Have DeepSpeed train in fp16 on any accelerator. On a CPU it refuses to, though all of its code works there."""
+    """Let DeepSpeed train in fp16 on any accelerator. It refuses a CPU, although its code works there."""
     accelerator = get_accelerator()
     dtypes = [*accelerator.supported_dtypes(), torch.half]
     with mock.patch.multiple(accelerator, is_fp16_supported=lambda: True, supported_dtypes=lambda: dtypes):

@@ -1,7 +1,7 @@
-"""The ranks of a command or a script as processes of their own, forked from one that has imported everything.
+"""The ranks of a command or a script as processes, forked from one that has imported everything.
 
-A start takes a moment. As under the deepspeed launcher, when one rank fails, the others are terminated, and killed
-if they do not end.
+So they start quickly. As under the deepspeed launcher, if one rank fails, the others are terminated, and killed if they
+do not end.
 """
 
 import contextlib
@@ -24,17 +24,17 @@ from dsprune.utils.ports import free_port
 __all__ = ["ForkedRanks"]
 
 GRACE = 30.0
-"""Seconds that a rank has to end after it was terminated."""
+"""Seconds for a rank to end after it was terminated."""
 
 
 class ForkedRanks:
     """`dsprune ARGUMENTS` on some ranks, or `python SCRIPT ARGUMENTS`; stdout and stderr go to files in `log`.
 
     Args:
-        arguments: of the command, or of the script.
+        arguments: arguments of the command, or of the script.
         world_size: number of ranks.
         log: folder for the files.
-        last: more arguments, for the last rank alone.
+        last: more arguments, only for the last rank.
         script: a script to run instead of a command.
         **environment: environment variables of all ranks.
     """
@@ -74,7 +74,7 @@ class ForkedRanks:
                 self._join(deadline)
             if time.monotonic() >= deadline:
                 hung = {rank for rank, process in enumerate(self.processes) if process.exitcode is None}
-                for rank in hung:  # where it hung belongs in its log
+                for rank in hung:  # so that its log shows where it hung
                     with (self.log / f"{rank}.log").open("a") as log:
                         log.write(f"hangs in {self.whereabouts(rank)}\n")
                 self.signal(signal.SIGKILL)
@@ -85,11 +85,11 @@ class ForkedRanks:
         """Send a signal to some running ranks; None = to all."""
         for rank, process in enumerate(self.processes):
             if process.exitcode is None and (ranks is None or rank in ranks):
-                with contextlib.suppress(ProcessLookupError):  # it may end just now
+                with contextlib.suppress(ProcessLookupError):  # it may end at this moment
                     os.kill(process.pid or 0, number)
 
     def whereabouts(self, rank: int) -> list[str]:
-        """Return the functions that a rank is in, the innermost first; empty if it does not answer in time."""
+        """Return the functions on the stack of a rank, the innermost first; empty if it does not answer in time."""
         path = self.log / f"{rank}.stack"
         if not path.exists():
             return []
@@ -119,7 +119,7 @@ class ForkedRanks:
 
 
 def _become(arguments: list[str], environment: dict[str, str], log: str, script: Path | None) -> None:
-    """Run the command or the script as a new process would, and end with its exit code."""
+    """Run the command or the script like a new process, and end with its exit code."""
     for descriptor, suffix in ((1, ".out"), (2, ".log")):
         file = os.open(Path(log).with_suffix(suffix), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
         os.dup2(file, descriptor)

@@ -1,4 +1,4 @@
-"""Checks that hold for every pruning method. A test of a method of your own calls `check_method(MyMethod())`.
+"""Checks for every pruning method. A test of your own method calls `check_method(MyMethod())`.
 
 The oracle of the distributed selection is the selection on whole tensors in one process.
 """
@@ -34,12 +34,12 @@ Compute = Callable[[ShardContext], Tensor]
 
 
 def select_dense(scores: Sequence[Tensor], kept: Sequence[Tensor], groups: Sequence[Group]) -> list[Tensor]:
-    """Return the new boolean masks: a stable sort of all weights of a group, already pruned weights first.
+    """Return the new boolean masks by a stable sort of all weights of a group, with pruned weights first.
 
     Args:
         scores: by tensor, flat; the lowest are pruned.
         kept: the present masks, True = kept.
-        groups: the weights that compete, and how many of them are to be pruned.
+        groups: the groups of tensors, with their numbers of zeros.
     """
     new = [torch.ones_like(mask) for mask in kept]
     for group in groups:
@@ -68,8 +68,8 @@ def regrow_dense(
         scores: the lowest are dropped.
         growth: by tensor, flat; of the pruned weights, the highest grow back.
         kept: the present masks.
-        groups: the weights that compete, and how many of them are to be pruned in the end.
-        fraction: how many of the kept weights are dropped beyond that, and grow back.
+        groups: the groups of tensors, with their final numbers of zeros.
+        fraction: fraction of the kept weights to drop in addition and to grow back.
     """
     new = list(kept)
     for group in groups:
@@ -86,7 +86,7 @@ def regrow_dense(
 
 
 def cut_randomly(tensors: Sequence[PrunableTensor], world: int, seed: int) -> list[list[Shard]]:
-    """Return the shards of each rank: cut at any element, given to ranks out of order, some of them empty."""
+    """Return random shards of each rank: cut at any element, in any order of the ranks, some of them empty."""
     random = Random(seed)
     ranks: list[list[Shard]] = [[] for _ in range(world)]
     for tensor in tensors:
@@ -119,9 +119,9 @@ def join(ranks: Sequence[Sequence[Shard]], bits: Sequence[Sequence[Tensor]]) -> 
 
 
 def random_context(tensor: PrunableTensor = TENSORS[0], *, method: Method | None = None) -> ShardContext:
-    """Return a whole tensor with random weights, gradients and Adam moments, the same each time.
+    """Return a whole tensor with random weights, gradients and Adam moments, from a fixed seed.
 
-    With a method, also with what it keeps after one step.
+    With a method, also with its accumulators after one step.
     """
     generator = torch.Generator().manual_seed(7)
     weight, gradient, exp_avg, exp_avg_sq = torch.randn(4, tensor.numel, generator=generator)
@@ -143,11 +143,11 @@ def _sum_of_one_step(kept: Accumulator, added: Tensor) -> Tensor:
 
 
 def check_method(method: Method, pool: RankPool | None = None) -> None:
-    """Check all that a method must keep.
+    """Check all requirements of a method.
 
     Args:
         method: the method.
-        pool: ranks to select on; None = one process only.
+        pool: ranks to select on; None = only one process.
     """
     check_parts(method)
     check_shards(method)
@@ -155,7 +155,7 @@ def check_method(method: Method, pool: RankPool | None = None) -> None:
 
 
 def check_parts(method: Method) -> None:
-    """Check that results are one a weight, scores float32, and that a part of the weights has its part of them."""
+    """Check that each weight has one result, that scores are float32, and that parts have the results of the whole."""
     context, block = random_context(method=method), method.block
     slices: tuple[slice, ...] = (
         slice(0, 1000),
@@ -184,7 +184,7 @@ def check_parts(method: Method) -> None:
 
 
 def check_shards(method: Method, worlds: Sequence[int] = (1, 2, 3, 4)) -> None:
-    """Check that the results for shards, cut anywhere, are those for the whole tensors.
+    """Check that the results for any shards equal those for whole tensors.
 
     The blocks of a method with a `block` are never cut: ranks complete them.
     """
@@ -198,7 +198,7 @@ def check_shards(method: Method, worlds: Sequence[int] = (1, 2, 3, 4)) -> None:
 
 
 def check_selection(method: Method, pool: RankPool | None = None) -> None:
-    """Check that the masks of any number of ranks are those of a sort of all scores in one process."""
+    """Check that the masks of any number of ranks equal those of a sort of all scores in one process."""
     results = _results(method)
     scores = _ordered(method, results["scores"])
     groups, kept = make_groups(TENSORS, [SPARSITY] * len(TENSORS)), _present(TENSORS)
@@ -219,7 +219,7 @@ def check_selection(method: Method, pool: RankPool | None = None) -> None:
 def _check_moved(
     method: CompensatingMethod, kept: Sequence[Tensor], ranks: Sequence[Sequence[Shard]], moved: Sequence[Any]
 ) -> None:
-    """Check that the weights of all ranks are those that one process makes of whole tensors."""
+    """Check that the new weights of all ranks equal those that one process computes from whole tensors."""
     for tensor, mask in zip(TENSORS, kept, strict=True):
         whole = method.compensate(replace(random_context(tensor, method=method), kept=mask))
         for shards, weights in zip(ranks, moved, strict=True):
@@ -230,7 +230,7 @@ def _check_moved(
 
 
 def _results(method: Method) -> dict[str, Compute]:
-    """Return all that a method computes, by name."""
+    """Return all results of a method, by name."""
     growth = {"growth scores": method.growth_scores} if isinstance(method, RegrowingMethod) else {}
     moves = {"new weights": method.compensate} if isinstance(method, CompensatingMethod) else {}
     added = {name: lambda context, name=name: method.increments(context)[name] for name in _kept(method)}
@@ -242,13 +242,13 @@ def _kept(method: Method) -> list[str]:
 
 
 def _ordered(method: Method, compute: Compute) -> list[Tensor]:
-    """Return the scores of whole tensors, as they are ordered."""
+    """Return the scores of whole tensors, as absolute values if the method orders them so."""
     whole = [compute(random_context(tensor, method=method)) for tensor in TENSORS]
     return [score.abs() for score in whole] if method.absolute else whole
 
 
 def _present(tensors: Sequence[PrunableTensor]) -> list[Tensor]:
-    """Return masks that prune every third weight already."""
+    """Return masks that prune every third weight."""
     return [torch.arange(tensor.numel) % 3 > 0 for tensor in tensors]
 
 
@@ -259,7 +259,7 @@ def _part(shard: Shard, method: Method) -> ShardContext:
 def _select(
     comm: Comm, method: Method, ranks: Sequence[Sequence[Shard]]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the packed masks, and the new weights of a method that moves them."""
+    """Return the packed masks, and the new weights of a method that updates them."""
     shards = ranks[comm.rank]
     contexts = [_part(shard, method) for shard in shards]
     kept = packed_parts(_present([shard.tensor for shard in shards]), shards)
@@ -278,7 +278,7 @@ def _select(
 
 
 def _accumulated(comm: Comm, method: Method, shards: Sequence[Shard]) -> AccumulatorSet:
-    """Return what a method keeps of shards after one step."""
+    """Return a method's accumulators of shards after one step."""
     cut_blocks = CutBands(shards, [method.block] * len(shards), comm)
     kept = AccumulatorSet(shards, method.accumulators, cut_blocks=cut_blocks)
     for index, shard in enumerate(shards):

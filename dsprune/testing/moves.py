@@ -1,4 +1,4 @@
-"""Checkpoints saved at one place, a ZeRO stage on a number of ranks, and loaded at others: what the ranks do."""
+"""Save checkpoints at one place (ZeRO stage and number of ranks), and load them at others: functions for the ranks."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -17,11 +17,11 @@ from dsprune.testing.whole import whole_masks, whole_parameters
 __all__ = ["Place", "load_all", "save"]
 
 WHOLE = "whole.pt"
-"""The whole tensors of the engine that saved, beside its checkpoint."""
+"""The file with the whole tensors of the saving engine, next to its checkpoint."""
 
 
 class Place(NamedTuple):
-    """Where an engine runs.
+    """The place of an engine.
 
     Attributes:
         stage: its ZeRO stage.
@@ -44,9 +44,9 @@ def save(comm: Comm, place: Place, number: int, folder: Path) -> None:
 
     Args:
         comm: the ranks.
-        place: where this is.
-        number: model and step differ from number to number.
-        folder: for the checkpoint.
+        place: this place.
+        number: number that determines model and step.
+        folder: folder of the checkpoint.
     """
     with _engine(place, seed=number) as engine:
         for step in range(_saved_step(number)):
@@ -62,10 +62,10 @@ def save(comm: Comm, place: Place, number: int, folder: Path) -> None:
 
 
 def load_all(comm: Comm, place: Place, folders: Sequence[Path]) -> list[str | None]:
-    """Load checkpoints one after the other, and compare every number. Collective.
+    """Load checkpoints in order, and compare every number. Collective.
 
     Returns:
-        What differs, of each; None if nothing does.
+        For each checkpoint the difference; None if there is none.
     """
     with _engine(place, seed=len(folders)) as engine:
         return [_difference(engine, folder, _saved_step(number)) for number, folder in enumerate(folders)]

@@ -37,15 +37,15 @@ def select_dense_tiles(
     *,
     squared: bool = False,
 ) -> list[Tensor]:
-    """Return the new boolean masks: a sort of all tiles of a group, or of a row, by what they would lose.
+    """Return the new boolean masks by a sort of all tiles of a group, or of a row, by the scores that they would lose.
 
     Args:
         tensors: the tensors.
         scores: by tensor, flat; the lowest are pruned.
         kept: the present masks, in which each tile is whole or pruned.
-        groups: the weights that compete, and how many of them are to be pruned.
+        groups: the groups of tensors, with their numbers of zeros.
         text: the pattern.
-        squared: whether the score of a tile is the root of the sum of squares, else it is the sum.
+        squared: whether the score of a tile is the root of the sum of squares; otherwise it is the sum.
     """
     pattern, new = Pattern.parse(text), [mask.clone() for mask in kept]
     for group in groups:

@@ -33,7 +33,7 @@ HUNG = "gave no answer in time"
 
 
 def forkserver() -> ForkServerContext:
-    """Return the context whose processes are forks of one that has imported dsprune and DeepSpeed."""
+    """Return the context of processes that are forked from one that has imported dsprune and DeepSpeed."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOAD])
@@ -41,7 +41,7 @@ def forkserver() -> ForkServerContext:
 
 
 def settle(**variables: str) -> None:
-    """Let a process of the forkserver be as a new one: its environment, and how it starts other processes."""
+    """Make a process of the forkserver behave like a new one: its environment, and the start of other processes."""
     assert PRELOAD in sys.modules, "the forkserver could not import it, and does not tell"
     clean = environment() | variables
     os.environ.clear()
@@ -57,8 +57,8 @@ class RankFailedError(Exception):
 class RankPool:
     """Processes that form the worlds of 1, 2, ... `size` ranks, rank 0 first; a context manager.
 
-    DeepSpeed uses the default group, so only a world of `size` ranks can train with it. After a failed run leave
-    the pool: other ranks may wait for the one that failed.
+    DeepSpeed uses the default group, so only a world of `size` ranks can train with it. Leave the pool after a failed
+    run, because other ranks may wait for the failed one.
 
     Args:
         size: number of processes.
@@ -71,7 +71,7 @@ class RankPool:
         context = forkserver()
         self._folder = tempfile.TemporaryDirectory()
         store = (Path(self._folder.name) / "store").as_uri()
-        port = free_port()  # it names the memory in which DeepSpeed's ranks reduce
+        port = free_port()  # names the shared memory of DeepSpeed's ranks
         pipes = [context.Pipe() for _ in range(self.size)]
         self._connections = [ours for ours, _ in pipes]
         self._processes = [
@@ -80,7 +80,7 @@ class RankPool:
         ]
         for process, (_, theirs) in zip(self._processes, pipes, strict=True):
             process.start()
-            theirs.close()  # so that a dead rank ends its pipe
+            theirs.close()  # so that the pipe of a dead rank ends
         return self
 
     def __exit__(
@@ -100,11 +100,11 @@ class RankPool:
 
         Args:
             world: number of ranks, at most `size`.
-            function: pickled by name, so it must be at the top of a module.
-            args: what else it takes.
+            function: pickled by name, so it must be at the top level of a module.
+            args: its other arguments.
 
         Raises:
-            RankFailedError: with the traceback of the first failed rank.
+            RankFailedError: a rank failed; the message has the traceback of the first one.
         """
         for connection in self._connections[:world]:
             connection.send_bytes(pickle.dumps((world, function, args)))

@@ -1,4 +1,4 @@
-"""What the ranks of a test import, and what each would otherwise load and compile: done once, before they fork."""
+"""Import and compile once, before the fork, what all ranks of the tests need."""
 
 import gc
 
@@ -19,4 +19,4 @@ from dsprune.zero.ops import import_muon, load_collectives
 load_collectives()
 import_muon()
 get_checkpoint_conversion_mapping("bert")  # a thousand regular expressions, of all models
-gc.freeze()  # so that a collection in a fork does not copy the pages of what was imported
+gc.freeze()  # so that garbage collection in a fork does not copy the imported pages

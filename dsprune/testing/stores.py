@@ -26,7 +26,7 @@ TEMPERATURES = (1.0, 2.0, 5.5)
 
 
 def samples(count: int = 40) -> list[list[int]]:
-    """Return token numbers of samples, each third one a copy of an earlier one."""
+    """Return token numbers of samples; every third one is a copy of an earlier one."""
     return [[i // 2 if i % 3 == 2 else i, 7, *range(i % 4)] for i in range(count)]
 
 
@@ -92,7 +92,7 @@ def write_shard(folder: Path, plan: StorePlan, number: int, data: list[list[int]
 
 
 def capture(folder: Path, plan: StorePlan, data: list[list[int]] | None = None) -> Path:
-    """Write what is missing of a store and return its folder."""
+    """Write the missing shards of a store, and return its folder."""
     begin_store(folder, plan)
     for number in missing_shards(folder, plan):
         write_shard(folder, plan, number, data)

@@ -1,6 +1,6 @@
-"""Checks that hold for every task: encoding, batches, predictions, scores and shared outputs agree.
+"""Checks for every task: encoding, batches, predictions, scores and distilled outputs agree.
 
-A test of a task of your own makes a small model and small data, and runs all checks:
+A test of your own task makes a small model and small data, and runs all checks:
 
     def test_my_task(tmp_path):
         check_task(ReadyTask(model, {"name": "my-task", "train": ..., "validation": ...}))
@@ -31,7 +31,7 @@ from dsprune.train.evaluation import evaluate
 __all__ = ["CHECKS", "ReadyTask", "check_task"]
 
 NUM = 5
-"""Examples in a batch; the training data must have as many."""
+"""Number of examples in a batch; the training data must have at least this number."""
 
 
 class ReadyTask:
@@ -49,7 +49,7 @@ class ReadyTask:
         self.task = build_task(self.settings).for_tokenizer(self.tokenizer)
         self.train = self.task.prepare("train", self.tokenizer)
         self.validation = self.task.prepare("validation", self.tokenizer)
-        torch.manual_seed(0)  # of the new head
+        torch.manual_seed(0)  # for the new head
         self.model = self.task.build_model(self.path, self.tokenizer).eval()
         self.collate = self.task.collate(self.tokenizer)
 
@@ -58,7 +58,7 @@ class ReadyTask:
         return self.collate([self.train[place] for place in range(first, first + num)])
 
     def rows(self, batch: dict[str, Tensor]) -> dict[str, LogitRows]:
-        """Return the rows that the model gives for a batch."""
+        """Return the model's rows for a batch."""
         return self.task.logit_rows(self.model(**self.task.inputs(batch)), batch)
 
 
@@ -66,7 +66,7 @@ def check_task(ready: ReadyTask) -> None:
     """Run all checks.
 
     Raises:
-        AssertionError: one does not hold.
+        AssertionError: a check failed.
     """
     for check in CHECKS:
         check(ready)
@@ -84,7 +84,7 @@ def lengths_are_those_of_the_longest_input(ready: ReadyTask) -> None:
 
 
 def a_plan_counts_the_training_examples(ready: ReadyTask) -> None:
-    """Check that `dsprune plan` counts as many examples as training has."""
+    """Check that `dsprune plan` counts the training examples correctly."""
     sections: dict[str, Any] = {"name": "planned", "model": {"path": ready.path}}
     sections |= {"budget": {"epochs": 1, "batch": 4}, "pruning": {"sparsity": 0.5}}
     sections["learning_rate"] = {"peak": 1e-4}
@@ -92,7 +92,7 @@ def a_plan_counts_the_training_examples(ready: ReadyTask) -> None:
 
 
 def a_batch_has_a_finite_loss(ready: ReadyTask) -> None:
-    """Check that the model takes a batch as `collate` makes it."""
+    """Check that the model accepts a batch of `collate`."""
     assert torch.isfinite(ready.model(**ready.batch()).loss)
 
 
@@ -139,14 +139,14 @@ def the_last_layers_make_the_rows(ready: ReadyTask) -> None:
 
 
 def rows_do_not_depend_on_the_batch(ready: ReadyTask) -> None:
-    """Check that an example has the same rows alone and beside longer ones."""
+    """Check that an example has the same rows alone and together with longer ones."""
     alone = [ready.rows(ready.batch(first, 1)) for first in range(NUM)]
     for name, part in ready.rows(ready.batch()).items():
         assert_close(torch.cat([rows[name].logits for rows in alone]), part.logits, rtol=1e-3, atol=1e-4)
 
 
 def equal_samples_have_equally_many_rows(ready: ReadyTask) -> None:
-    """Check that `samples` has all that decides how many rows an example has."""
+    """Check that `samples` has everything that determines the number of rows of an example."""
     names = fingerprints(ready.task.samples(ready.train))
     for counts in (ready.task.num_rows(ready.train) or {}).values():
         for name in np.unique(names):
@@ -154,7 +154,7 @@ def equal_samples_have_equally_many_rows(ready: ReadyTask) -> None:
 
 
 def metrics_do_not_depend_on_the_batch_size(ready: ReadyTask) -> None:
-    """Check `predict` and `score` with batches of one, of three and of all examples."""
+    """Check `predict` and `score` with batches of one, three and all examples."""
 
     def metrics(size: int) -> dict[str, float]:
         parts = ready.model, ready.task, ready.validation, ready.collate
@@ -203,4 +203,4 @@ CHECKS: tuple[Callable[[ReadyTask], None], ...] = (
     a_saved_folder_is_opened_again,
     an_empty_model_has_the_same_weights,
 )
-"""All that `check_task` runs; each is called with a `ReadyTask`."""
+"""All checks of `check_task`; each is called with a `ReadyTask`."""

@@ -1,4 +1,4 @@
-"""Ranks that are threads of this process: collectives without a start and without sockets."""
+"""Ranks as threads of this process: collectives without new processes or sockets."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class _ThreadComm(Comm):
-    """A rank among threads, whose tensors are all exchanged by a list that the threads share."""
+    """A rank that is a thread; the threads exchange tensors in a shared list."""
 
     def __init__(self, rank: int, board: list[Any], barrier: Barrier) -> None:
         super().__init__()

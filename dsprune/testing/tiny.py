@@ -1,4 +1,4 @@
-"""A tiny BERT, its tokenizer, data to classify and a recipe, made quickly and the same each time."""
+"""A tiny BERT, its tokenizer, data to classify and a recipe, made quickly and deterministically."""
 
 import csv
 import random
@@ -26,8 +26,8 @@ def tiny_bert(folder: Path, *, seed: int = 0, **config: Any) -> Path:
     """Write a BERT of two layers with a new head for `LABELS`, and its tokenizer, as a Hugging Face folder.
 
     Args:
-        folder: where to write.
-        seed: of the weights.
+        folder: folder to write to.
+        seed: seed of the weights.
         config: values of `BertConfig` that differ.
     """
     settings: dict[str, Any] = {
@@ -57,8 +57,8 @@ def tiny_tokenizer() -> BertTokenizer:
 def tiny_sentiment(folder: Path, num_train: int = 64, num_validation: int = 32, *, seed: int = 0) -> Path:
     """Write `train.csv` and `validation.csv` with columns `text` and `label`.
 
-    All clauses of a text have the mood that the label names, so a model that learns the adjectives reaches an
-    accuracy of 1.
+    All clauses of a text have the sentiment of its label, so a model that learns the adjectives reaches an accuracy of
+    1.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
@@ -84,7 +84,7 @@ def write_recipe(path: Path, model: Path, data: Path, **sections: Any) -> Path:
     """Write a recipe that trains a tiny model in a second: 40 steps, mask updates at steps 10, 20 and 30.
 
     Args:
-        path: file to write; runs go into `runs` beside it.
+        path: file to write; runs are written to `runs` next to it.
         model: folder of `tiny_bert`.
         data: folder of `tiny_sentiment` with 320 training examples, for 10 steps an epoch.
         sections: sections of the recipe that differ.
@@ -117,7 +117,7 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return `x` and what the block adds, normalized."""
+        """Return the normalized sum of `x` and the block's output."""
         values: Tensor = self.norm(x + self.down(torch.relu(self.up(x))))
         return values
 

@@ -22,7 +22,7 @@ def gather(layout: ZeroLayout, local: Callable[[int], Tensor]) -> list[Tensor]:
     """Return whole tensors, flattened. Collective: every rank must call this.
 
     Args:
-        layout: says where the slices lie.
+        layout: knows the slices.
         local: returns this rank's slice of a tensor.
     """
     pieces = [

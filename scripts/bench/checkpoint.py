@@ -1,4 +1,4 @@
-"""The cost of the masks in a checkpoint of BERT-base: bytes, and seconds to save and to load them."""
+"""The cost of the masks in a checkpoint of BERT-base: bytes, and time to save and to load them."""
 
 import tempfile
 from collections.abc import Iterable

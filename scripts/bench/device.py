@@ -1,4 +1,4 @@
-"""What masking and selection take on a GPU, beside the bandwidth that torch reaches there."""
+"""The cost of masking and selection on a GPU, compared with torch's bandwidth."""
 
 from collections.abc import Callable
 from functools import partial
@@ -42,7 +42,7 @@ def add_row(table: Table, what: str, ours: float, beside: str, theirs: float) ->
 
 
 def shortest(repeats: int, function: Callable[[], object]) -> float:
-    """Return the milliseconds of the shortest of some calls, by the clock of the GPU; the first compiles."""
+    """Return the milliseconds of the fastest of some calls, by the GPU's clock; the first call compiles."""
     function()
     times = []
     for _ in range(repeats):

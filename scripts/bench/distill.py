@@ -1,4 +1,4 @@
-"""The cost of distillation on the demo's model: what a store adds to a step, and the speed of capturing one."""
+"""The cost of distillation on the demo's model: the time that a store adds to a step, and the speed of a capture."""
 
 import time
 from collections.abc import Iterator
@@ -58,9 +58,9 @@ def demo_recipe(folder: Path) -> Recipe:
 
 
 def training_steps(folder: Path, steps: int) -> tuple[list[Row], float]:
-    """Compare a step from the store with one from labels alone and one with an online teacher.
+    """Compare a step from the store with one on labels only and one with an online teacher.
 
-    The three train the same engine in turns, on the same examples.
+    The three train the same engine alternately, on the same examples.
 
     Returns:
         The rows of the table, and the seconds of a step from the store.
@@ -131,7 +131,7 @@ def reading(parts: Parts, batches: int) -> float:
 
 
 def captures(folder: Path, repeats: int) -> list[Row]:
-    """Compare the examples per second of a capture with those of the same forward passes alone."""
+    """Compare the examples per second of a capture with those of only its forward passes."""
     recipe = demo_recipe(folder)
     assert recipe.task is not None
     assert recipe.distillation is not None
@@ -156,7 +156,7 @@ def capture_of(
     teacher: TeacherModel,
     execution: Execution,
 ) -> Row:
-    """Compare capturing a store of one kind with the forward passes alone."""
+    """Compare capturing a store of one kind with only the forward passes."""
     spec = StoreSpec(kind=kind, outputs={"logits": Output(classes=2, hidden=width)})
     plan = plan_store(spec, source.origin, source.samples)
     lengths, shards = np.asarray(source.data["length"][:]), range(plan.num_shards)

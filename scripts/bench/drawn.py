@@ -1,4 +1,4 @@
-"""The counts of ranks whose weights nobody holds, drawn so that finer histograms agree with coarser ones."""
+"""The counts of simulated ranks, drawn so that finer histograms agree with coarser ones."""
 
 from collections.abc import Sequence
 from math import sqrt
@@ -17,15 +17,15 @@ __all__ = ["DrawnScores", "deviation"]
 
 
 def deviation(place: int) -> float:
-    """Return the standard deviation of a tensor's weights: they differ, as those of trained models do."""
+    """Return the standard deviation of a tensor's weights; tensors differ, as in trained models."""
     return 0.02 * (1 + place * 7 % 10 / 10)
 
 
 class DrawnScores:
-    """The counts of ranks whose weights nobody holds: see `dsprune.selection.local.LocalScores`.
+    """The counts of simulated ranks: see `dsprune.selection.local.LocalScores`.
 
     Args:
-        shards: what the ranks own together, one shard a tensor.
+        shards: the weights of these ranks together, one shard per tensor.
         groups: the groups of tensors.
         seed: seed of the draws.
     """
@@ -64,7 +64,7 @@ class DrawnScores:
         return Counts(torch.zeros(len(self._shards), dtype=torch.int64), *counts, first)
 
     def collect(self, search: Search) -> None:
-        """Do nothing: counts are drawn when they are asked for."""
+        """Do nothing: counts are drawn on demand."""
 
     def inside(self, search: Search) -> Tensor:
         """Draw the histograms of the keys inside the brackets."""
@@ -77,7 +77,7 @@ class DrawnScores:
         )
 
     def settle(self, thresholds: Sequence[int], shares: Sequence[int]) -> list[Tensor]:
-        """Return the number of zeros of each shard, in place of its mask."""
+        """Return the number of zeros of each shard instead of its mask."""
         lower = [
             below + inside.lower(thresholds[group.tensors[0]])
             for group, below, inside in zip(self._groups, self._below, self._inside, strict=True)
@@ -96,12 +96,12 @@ class DrawnScores:
 
 
 class DrawnCounts:
-    """The counts of a group's keys, `[tensors]` a bin, which are drawn when they are first asked for.
+    """The counts of a group's keys, `[tensors]` per bin, which are drawn on first use.
 
     Args:
         group: the group.
         total: number of each tensor's keys.
-        ends: first and last key that there may be.
+        ends: first and last possible key.
         random: the source of the draws.
     """
 
@@ -110,7 +110,7 @@ class DrawnCounts:
         self._drawn: dict[tuple[int, int], np.ndarray] = {}  # by first key and log2 of the keys of a bin
 
     def histogram(self, low: int, bits: int, bin_bits: int) -> np.ndarray:
-        """Return the counts of each tensor in `BINS` bins of the `2**bits` keys from `low` on, `[tensors, BINS]`."""
+        """Return the counts of each tensor in `BINS` bins of the `2**bits` keys from `low`, `[tensors, BINS]`."""
         if (low, bin_bits) not in self._drawn:
             first, last = self._ends
             edges = np.clip(low + (np.arange(BINS + 1) << bin_bits), first, min(last + 1, low + (1 << bits)))
@@ -121,14 +121,14 @@ class DrawnCounts:
         return self._drawn[low, bin_bits]
 
     def equal(self, key: int) -> np.ndarray:
-        """Return how many of each tensor's keys are this one, `[tensors]`."""
+        """Return the number of each tensor's keys that equal this one, `[tensors]`."""
         low, bins = next(
             (low, bins) for (low, bits), bins in self._drawn.items() if bits == 0 and 0 <= key - low < BINS
         )
         return bins[:, key - low]
 
     def lower(self, key: int) -> np.ndarray:
-        """Return how many of each tensor's keys are lower than this one, `[tensors]`."""
+        """Return the number of each tensor's keys below this one, `[tensors]`."""
         found = np.zeros_like(self.total)
         for (low, bits), bins in self._drawn.items():
             if 0 <= (place := key - low >> bits) < BINS:
@@ -152,7 +152,7 @@ def drawn_histograms(counts: Sequence[DrawnCounts], search: Search) -> Tensor:
 
 
 def below_keys(group: Group, keys: np.ndarray) -> np.ndarray:
-    """Return the share of each tensor's keys that are below each of `keys`, `[tensors, keys]`."""
+    """Return the fraction of each tensor's keys below each of `keys`, `[tensors, keys]`."""
     magnitudes = torch.from_numpy(np.clip(keys, 0, NAN_KEY).astype(np.int32)).view(torch.float32).double()
     magnitudes = magnitudes.nan_to_num(nan=torch.inf)
     deviations = torch.tensor([deviation(place) for place in group.tensors], dtype=torch.float64)

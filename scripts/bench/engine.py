@@ -36,13 +36,13 @@ class Times(NamedTuple):
 
 
 def optimizer_steps(repeats: int, stages: Iterable[int], precisions: Iterable[str]) -> Table:
-    """Measure what pruning adds to `engine.step()`, after a forward and backward pass of a few tokens."""
+    """Measure the time that pruning adds to `engine.step()`, after a forward and backward pass of a few tokens."""
     title = "Milliseconds of engine.step(), and what pruning adds"
     return _table(title, (1, 8), repeats, stages, precisions, lambda times: times.step, "25 %")
 
 
 def training_steps(repeats: int, stages: Iterable[int], precisions: Iterable[str]) -> Table:
-    """Measure what pruning adds to a training step, forward and backward pass included."""
+    """Measure the time that pruning adds to a training step, including forward and backward pass."""
     title = "Milliseconds of a training step of 8 x 128 tokens, and what pruning adds"
     return _table(title, (8, 128), repeats, stages, precisions, lambda t: t.backward + t.step, "2 %")
 

@@ -12,7 +12,7 @@ class Row(NamedTuple):
     """One result.
 
     Attributes:
-        what: what was measured.
+        what: the measured quantity.
         figure: the measured value.
         goal: the goal; empty = none.
         met: whether the value meets the goal.

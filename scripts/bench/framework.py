@@ -33,7 +33,7 @@ DEEPSPEED = {
 
 
 def frameworks(repeats: int) -> Table:
-    """Measure a step of each on one rank, from the same weights, with the same batch."""
+    """Measure a step of each loop on one rank, from the same weights, with the same batch."""
     clock, precision = ("Milliseconds", "bf16") if ON_GPU else ("CPU milliseconds", "fp32")
     title = f"{clock} of a training step of {BATCH} x {LENGTH} tokens, MiniLM, ZeRO stage 2, {precision}"
     columns = ("loop", "ms", "quartiles", "compared with", "ms more", "quartiles", "share")
@@ -45,7 +45,7 @@ def frameworks(repeats: int) -> Table:
 
 
 def more(times: dict[str, list[float]], name: str, below: str | None) -> tuple[str, ...]:
-    """Return the cells that compare a loop with the one that it builds on, round by round."""
+    """Return the cells that compare a loop with its base loop, round by round."""
     if below is None:
         return ()
     differences = [one - other for one, other in zip(times[name], times[below], strict=True)]
@@ -59,9 +59,9 @@ def spread(values: list[float], sign: str = "") -> tuple[str, str]:
 
 
 def time_rounds(repeats: int) -> dict[str, list[float]]:
-    """Return the milliseconds of each loop's steps after the warm-up: of CPU time, or on a GPU until it has ended.
+    """Return the milliseconds of each loop's steps after the warm-up: CPU time, or on a GPU the time until its end.
 
-    The loops take their steps in turns, so that what else the machine does disturbs all of them alike.
+    The loops take their steps alternately, so that other load on the machine affects them equally.
     """
     steps, times = {}, {name: [] for name in STEPS}
     for name, loop in STEPS.items():
@@ -79,7 +79,7 @@ def time_rounds(repeats: int) -> dict[str, list[float]]:
 
 
 def seconds() -> float:
-    """Return the time of the clock: of this process, or of the wall once the GPU has ended its work."""
+    """Return the time in seconds: CPU time of this process, or wall-clock time after the GPU has finished."""
     if not ON_GPU:
         return time.process_time()
     torch.cuda.synchronize()

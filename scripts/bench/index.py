@@ -1,4 +1,4 @@
-"""Opening a store of many small records, and finding them: CPU time, and memory."""
+"""Open a store of many small records, and find them: CPU time and memory."""
 
 import tempfile
 import threading
@@ -35,13 +35,13 @@ T = TypeVar("T")
 
 
 def finding(records: int, step_seconds: float) -> list[Row]:
-    """Write a store of two classes, and return what opening it, finding all its records, and reading some takes.
+    """Write a store of two classes; measure opening it, finding all its records, and reading some.
 
-    Takes 35 bytes of memory and 50 of disk a record.
+    Needs 35 bytes of memory and 50 bytes of disk per record.
 
     Args:
         records: number of records.
-        step_seconds: of the demo's training, whose wait for its micro-batch is measured.
+        step_seconds: duration of a step of the demo's training, whose wait for records is measured.
     """
     with tempfile.TemporaryDirectory(dir="data") as name:
         folder = Path(name)
@@ -77,7 +77,7 @@ def finding(records: int, step_seconds: float) -> list[Row]:
 
 
 def waiting(what: str, waits: list[float], step_seconds: float) -> Row:
-    """Return how long a step waits for its records."""
+    """Return the time that a step waits for its records."""
     share = median(waits) / 1000 / step_seconds
     figure = f"{median(waits):.2f} ms, {share:.2%} of the demo's step of {1000 * step_seconds:.0f} ms"
     return Row(what, figure, "under 1 %", share < 0.01)
@@ -92,7 +92,7 @@ def random_batches(names: np.ndarray, size: int) -> list[np.ndarray]:
 def write(folder: Path, records: int) -> np.ndarray:
     """Write a store of noise; return the fingerprints of its records, in no order.
 
-    The plan is made here, since that of unsorted samples takes eight times the memory of their fingerprints.
+    The plan is made here, because a plan of unsorted samples takes eight times the memory of their fingerprints.
     """
     random, spec = np.random.default_rng(0), StoreSpec(kind="full", outputs={"logits": Output(classes=2)})
     names = np.empty((records, 2), ">u8")
@@ -114,14 +114,14 @@ def write(folder: Path, records: int) -> np.ndarray:
 
 
 def cpu_seconds(call: Callable[[], T]) -> tuple[float, T]:
-    """Return the seconds of CPU of a call, and its result."""
+    """Return the CPU seconds of a call, and its result."""
     started = time.process_time()
     result = call()
     return time.process_time() - started, result
 
 
 class Watch:
-    """The most memory that this process takes of its own while it is in this context.
+    """The peak of this process's private memory in this context.
 
     Attributes:
         grown: bytes more than at the start.

@@ -1,7 +1,7 @@
-"""What masking and a mask update cost on an accelerator, counted without one.
+"""The cost of masking and of a mask update on an accelerator, counted without one.
 
-CPU tensors stand for those of the accelerator. torch's dispatch reports the operations on them and the memory that they
-take; the launches of Triton are counted, and compiled C functions do what the kernels would.
+CPU tensors replace those of the accelerator. torch's dispatch reports the operations on them and their memory. The
+launches of Triton are counted, and compiled C functions replace the kernels.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ GRADIENTS = (
 
 @dataclass
 class Counts:
-    """What was counted.
+    """The counts.
 
     Attributes:
         launches: kernels and copies.
-        waits: times that the CPU waits for the accelerator.
+        waits: number of times that the CPU waits for the accelerator.
         num_bytes: bytes read and written by kernels and copies.
-        held: bytes that temporaries take now.
-        peak: bytes that they took at most.
+        held: current bytes of temporaries.
+        peak: peak bytes of temporaries.
     """
 
     launches: int = 0
@@ -88,7 +88,7 @@ class Counts:
         self.num_bytes += num_bytes
 
     def take(self, values: Tensor) -> None:
-        """Regard a tensor as one on the accelerator, and count its memory while it lives."""
+        """Treat a tensor as one on the accelerator, and count its memory while it exists."""
         storage = values.untyped_storage()
         if storage._cdata in self.storages:
             return
@@ -103,14 +103,14 @@ class Counts:
 
 
 class Dispatch(TorchDispatchMode):
-    """Counts torch's operations on tensors that stand for those of the accelerator."""
+    """Counts torch's operations on tensors that replace those of the accelerator."""
 
     def __init__(self, counts: Counts) -> None:
         super().__init__()
         self.counts = counts
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation; what it makes of tensors of the accelerator is there too."""
+        """Run an operation; results from the accelerator's tensors are on the accelerator too."""
         result = func(*args, **(kwargs or {}))
         given = [value for value in args if isinstance(value, Tensor) and self._is_there(value)]
         made = [value for value in (result if isinstance(result, (list, tuple)) else [result]) if given]
@@ -129,7 +129,7 @@ class Dispatch(TorchDispatchMode):
 
 @contextmanager
 def counting(*there: Tensor) -> Iterator[Counts]:
-    """Count what the block does on an accelerator that has some tensors."""
+    """Count the operations of the block on an accelerator that has some tensors."""
     counts = Counts()
     for values in there:
         counts.take(values)
@@ -174,7 +174,7 @@ def without(counts: Counts, function: Callable[[Tensor], Tensor]) -> Callable[[T
 
 
 def count_step(count: int, dtype: torch.dtype, flat: bool) -> Counts:
-    """Count what masking the gradients of `count` tensors takes."""
+    """Count the cost of masking the gradients of `count` tensors."""
     masks = MaskSet(partition(tensors_of(count), 0, 1))
     sizes = [shard.numel for shard in masks.shards]
     if flat:
@@ -183,16 +183,16 @@ def count_step(count: int, dtype: torch.dtype, flat: bool) -> Counts:
         gradients = [torch.ones(size, dtype=dtype) for size in sizes]
     again = gradients if flat else [gradient.clone() for gradient in gradients]
     with counting(*gradients, *again, *masks.bits) as counts:
-        apply_all_(masks.bits, gradients)  # the first step also makes a table, which other steps find again
+        apply_all_(masks.bits, gradients)  # the first step also makes a table, which later steps reuse
         counts.launches = counts.num_bytes = 0
         apply_all_(masks.bits, again)
     return counts
 
 
 def count_update(count: int, scope: str, half_equal: bool = False) -> tuple[Counts, Counts]:
-    """Count what a selection among `count` tensors takes, and zeroing the weights and both moments.
+    """Count the cost of a selection among `count` tensors, and of zeroing the weights and both moments.
 
-    Half of the weights may be equal: of these, some are pruned and not all.
+    Half of the weights may be equal; some but not all of these are pruned.
     """
     tensors = tensors_of(count)
     masks = MaskSet(partition(tensors, 0, 1))
@@ -212,6 +212,6 @@ def count_update(count: int, scope: str, half_equal: bool = False) -> tuple[Coun
 
 
 def tensors_of(count: int) -> list[PrunableTensor]:
-    """Return tensors that together are as large as those of BERT-base."""
+    """Return tensors with the total size of those of BERT-base."""
     sizes = [NUM_WEIGHTS // count + (place < NUM_WEIGHTS % count) for place in range(count)]
     return [PrunableTensor(f"{place}", (size,)) for place, size in enumerate(sizes)]

@@ -1,7 +1,7 @@
-"""Other libraries' ways to prune, and dsprune's, each on linear layers of its own in a plain training loop.
+"""Pruning by other libraries and by dsprune, each on its own linear layers in a plain training loop.
 
-The others multiply each weight by its mask in the forward pass. dsprune masks the gradients and zeroes what an update
-prunes in weights and moments: the functions that its engine calls, without the engine's guards.
+The other libraries multiply each weight by its mask in the forward pass. dsprune masks the gradients, and zeroes newly
+pruned weights and moments, with the functions of its engine but without the guards.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,8 +49,8 @@ class Peer:
     Attributes:
         label: its name in the table.
         package: the installed package that holds it.
-        scope: "global" where the weights of all layers compete, "uniform" where those of each do.
-        in_forward: whether it masks in the forward pass, so that only a step as a whole shows what that adds.
+        scope: "global" if the weights of all layers are ranked together, "uniform" if those of each layer are.
+        in_forward: whether it masks in the forward pass, so that only complete steps can be compared.
         model: the layers, as they are trained.
     """
 
@@ -73,7 +73,7 @@ class Peer:
         raise NotImplementedError
 
     def before_step(self) -> None:
-        """Do what comes between the backward pass and the optimizer's step."""
+        """Do the work between the backward pass and the optimizer's step."""
 
     def num_pruned(self) -> int:
         """Return the number of weights that the masks prune."""
@@ -81,7 +81,7 @@ class Peer:
         return sum(int((mask == 0).sum()) for mask in masks)
 
     def held_bytes(self) -> int:
-        """Return the bytes of masks and of copies of the weights, beside the stored weights."""
+        """Return the bytes of masks and of copies of the weights, in addition to the stored weights."""
         copies = [
             value
             for module in self.model.modules()
@@ -104,7 +104,7 @@ class Dsprune(Peer):
         self._state = optimizer.state
 
     def update(self) -> None:
-        """Select the masks, and zero what they prune in weights and moments."""
+        """Select the masks, and zero pruned weights and moments."""
         views = [weight.detach().view(-1) for weight in self.weights]
         self._masks.replace(select_views(self._masks, self._groups, views, Comm()))
         for name in ("exp_avg", "exp_avg_sq"):
@@ -168,7 +168,7 @@ class TorchPrune(Peer):
 
 
 class TorchAo(Peer):
-    """The sparsifier of torch.ao: it knows no global scope."""
+    """The sparsifier of torch.ao, which has no global scope."""
 
     label = "torch.ao.pruning.WeightNormSparsifier"
     scope = "uniform"
@@ -203,4 +203,4 @@ class Torchao(TorchAo):
 
 
 PEERS = (Dsprune, Nncf, TorchPrune, DspruneUniform, TorchAo, Torchao)
-"""Those of each scope, after dsprune."""
+"""The libraries of each scope, after dsprune."""

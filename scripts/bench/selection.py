@@ -47,7 +47,7 @@ def against_torch(repeats: int) -> Table:
 
 
 def kthvalues(magnitudes: Tensor, groups: Sequence[Group]) -> list[Tensor]:
-    """Return the thresholds of the groups, whose weights lie one group after the other."""
+    """Return the thresholds of the groups, whose weights are consecutive."""
     parts = magnitudes.split([group.num_weights for group in groups])
     return [part.kthvalue(group.num_pruned).values for part, group in zip(parts, groups, strict=True)]
 
@@ -94,7 +94,7 @@ def masking(repeats: int) -> Table:
 
 
 def by_threads(repeats: int, counts: Sequence[int]) -> Table:
-    """Compare masking and selecting by number of threads, in turns."""
+    """Compare masking and selection by number of threads, alternately."""
     tensors = encoder()
     masks, weights = MaskSet(partition(tensors, 0, 1)), normal_weights(tensors)
     views = weights.split([tensor.numel for tensor in tensors])
@@ -157,7 +157,7 @@ def select_views(
 
 
 def scores_of_part(method: Method, context: ShardContext, part: slice) -> Tensor:
-    """Return the scores of a part of a shard, as the engine's pruner does."""
+    """Return the scores of a part of a shard, like the engine's pruner."""
     return method.scores(context[part])
 
 

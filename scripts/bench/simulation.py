@@ -1,9 +1,9 @@
-"""One rank's part of a mask update among thousands: its own work is real, and the other ranks' counts are drawn.
+"""Simulate one rank of thousands in a mask update: its own work is real, and the counts of the other ranks are drawn.
 
-The other ranks take part in every message as the ranks before this one and those after it. Their weights have the
-distribution of the model's. What a message needs of them are counts, and the counts of many ranks with the same
-distribution add up to one multinomial: that is drawn, bin by bin, so that finer histograms agree with coarser ones and
-all zeros together are exactly those asked for.
+The ranks before this one and those after it are two simulated ranks that take part in every message. Their weights have
+the distribution of the model's. A message needs only their counts, and the sum of the counts of many ranks is
+multinomial. It is drawn bin by bin, so that finer histograms agree with coarser ones, and the total number of zeros is
+exact.
 """
 
 import ctypes
@@ -57,15 +57,15 @@ MODELS = {
 
 @dataclass(frozen=True)
 class Update:
-    """What a mask update takes on one rank.
+    """The cost of a mask update on one rank.
 
     Attributes:
         seconds: CPU time of the rank's own work.
         messages: number of all-reduces.
-        sent: bytes passed to them; as many come back.
+        sent: bytes sent in them; the same number is received.
         mask_bytes: the rank's masks.
-        temporary_bytes: most memory that the update takes beside weights and masks.
-        num_pruned: zeros of the rank, of the ranks before it and of those after it.
+        temporary_bytes: peak memory of the update, in addition to weights and masks.
+        num_pruned: zeros of the rank, of the ranks before it and of the ranks after it.
     """
 
     seconds: float
@@ -85,7 +85,7 @@ def tensors_of(model: str) -> list[PrunableTensor]:
 
 
 def shards_of(tensors: Sequence[PrunableTensor], rank: int, world: int) -> list[list[Shard]]:
-    """Return what the rank, those before it and those after it own: equal parts of every tensor, as at ZeRO stage 3."""
+    """Return the shards of the rank, the ranks before it and the ranks after it: equal parts, as at ZeRO stage 3."""
     own, before, after = [], [], []
     for tensor in tensors:
         start, numel = equal_part(tensor.numel, rank, world)
@@ -99,7 +99,7 @@ def shards_of(tensors: Sequence[PrunableTensor], rank: int, world: int) -> list[
 def simulate_update(
     tensors: Sequence[PrunableTensor], groups: Sequence[Group], rank: int, world: int, repeats: int = 1
 ) -> Update:
-    """Run the mask update of one rank by magnitude, from a dense model, and measure its own work `repeats` times."""
+    """Run the mask update of one rank by magnitude, from a dense model, and measure its work `repeats` times."""
     parties = shards_of(tensors, rank, world)
     own = parties[0]
     weights = normal_weights(own, seed=rank)
@@ -142,8 +142,8 @@ def normal_weights(shards: Sequence[Shard], seed: int) -> list[Tensor]:
 
 
 def cost_of(work: Callable[[], object]) -> tuple[float, int]:
-    """Return the CPU seconds of some work, and the most memory that it takes, its result included (Linux)."""
-    ctypes.CDLL(None).malloc_trim(0)  # so that all that it takes is new to the process
+    """Return the CPU seconds and the peak memory of some work, including its result (Linux)."""
+    ctypes.CDLL(None).malloc_trim(0)  # so that all its memory is new to the process
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
     before, start = used_memory(), time.thread_time()
     work()
@@ -151,20 +151,20 @@ def cost_of(work: Callable[[], object]) -> tuple[float, int]:
 
 
 class Meeting:
-    """Where threads add up their tensors."""
+    """A place where threads sum their tensors."""
 
     def __init__(self, size: int) -> None:
         self.size, self.parts = size, [torch.empty(0)] * size
         self.barrier = threading.Barrier(size)
 
     def hold(self, works: Sequence[Callable[[], Any]]) -> list[Any]:
-        """Return the results of some works, a thread each; if one fails, the others do not wait for it."""
+        """Return the results of some functions, one thread each; if one fails, the others do not wait for it."""
 
         def attend(work: Callable[[], Any]) -> Any:
             try:
                 return work()
             except threading.BrokenBarrierError:
-                return None  # the work that failed says why
+                return None  # the failed function gives the reason
             except BaseException:
                 self.barrier.abort()
                 raise
@@ -174,7 +174,7 @@ class Meeting:
 
 
 class MeetingComm(Comm):
-    """A rank whose partners are threads of this process."""
+    """A rank whose peers are threads of this process."""
 
     def __init__(self, meeting: Meeting, rank: int) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ class MeetingComm(Comm):
 
 
 class ReplayedComm(Comm):
-    """A rank that gets the results of earlier messages, without partners."""
+    """A rank that receives the results of earlier messages, without peers."""
 
     def __init__(self, totals: Sequence[Tensor]) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ __all__ = ["starts"]
 
 RECIPE = ("sentiment-dense", "model.path=data/minilm")
 
-# Ends the process after its first step. Collections are as rare as the command makes them.
+# Ends the process after its first step, with the same garbage collection settings as the command.
 FIRST_STEP = """
 import gc, os, sys
 gc.set_threshold(100_000, 50, 50)
@@ -28,7 +28,7 @@ main()
 
 
 def starts(folder: str, repeats: int) -> list[Row]:
-    """Return the median seconds of CPU, user and system, of each start."""
+    """Return the median CPU seconds (user and system) of each start."""
     commands = {
         "dsprune --help": ("-m", "dsprune", "--help"),
         "dsprune plan": ("-m", "dsprune", "plan", *RECIPE),
@@ -47,7 +47,7 @@ def starts(folder: str, repeats: int) -> list[Row]:
 
 
 def seconds(command: tuple[str, ...]) -> float:
-    """Return the seconds of CPU of a command of Python, and of the processes that it starts."""
+    """Return the CPU seconds of a Python command and of its child processes."""
     launcher = (
         "RANK",
         "LOCAL_RANK",

@@ -85,7 +85,7 @@ def size_of(spec: StoreSpec, outputs: Tensor, logits: Tensor, head: Head) -> Row
 def teacher(classes: int, width: int, tokens: int = 256) -> tuple[Head, Tensor]:
     """Return a head and hidden states whose logits resemble a language model's: a few likely words, and a long tail.
 
-    They are not trained, since the package index has no masked language model. Logits are normal around the
+    They are not trained, because the package index has no masked language model. Logits are normal around the
     logarithm of Zipf's law, and the logit of each token's own word is raised by a random amount.
     """
     generator = torch.Generator().manual_seed(0)
@@ -197,7 +197,7 @@ def drop_from_cache(path: Path) -> None:
 
 @contextmanager
 def memory_cgroup(budget: int) -> Iterator[Path | None]:
-    """Make a memory cgroup, version 1 or 2, for one process; yield None where this is not permitted."""
+    """Make a memory cgroup, version 1 or 2, for one process; yield None if this is not permitted."""
     for root, name in (
         (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
         (Path("/sys/fs/cgroup"), "memory.max"),

@@ -1,4 +1,4 @@
-"""Timers of the benchmarks, and functions on several ranks."""
+"""Timers of the benchmarks, and a function to run on several ranks."""
 
 import logging
 import os
@@ -17,14 +17,14 @@ __all__ = ["best_of", "milliseconds", "on_ranks", "used_memory"]
 
 
 def milliseconds(function: Callable[[], object]) -> float:
-    """Return how long one call takes."""
+    """Return the milliseconds of one call."""
     start = time.perf_counter()
     function()
     return 1000 * (time.perf_counter() - start)
 
 
 def best_of(repeats: int, function: Callable[[], object]) -> float:
-    """Return the milliseconds of the shortest of some calls, which other processes disturbed least."""
+    """Return the milliseconds of the fastest of some calls, which other processes disturbed least."""
     return min(milliseconds(function) for _ in range(repeats))
 
 

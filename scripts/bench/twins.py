@@ -1,4 +1,4 @@
-"""The twins of the kernels: compiled C functions that do on a CPU what the kernels do, and count the bytes."""
+"""Twins of the kernels: compiled C functions that do the same on a CPU, and count the bytes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def library() -> Any:
 
 
 def mask_twin(table: Tensor, owners: Tensor, DTYPE: Any) -> int:  # noqa: N803
-    """Do what `mask_kernel` does, and return the bytes that it reads and writes."""
+    """Run the twin of `mask_kernel`, and return the bytes that it reads and writes."""
     size = DTYPE.primitive_bitwidth // 8
     apply = library().apply_32 if size == 4 else library().apply_16
     rows = columns(table)
@@ -43,7 +43,7 @@ def mask_twin(table: Tensor, owners: Tensor, DTYPE: Any) -> int:  # noqa: N803
 
 
 def sample_twin(table: Tensor, owners: Tensor, **_: Any) -> int:
-    """Do what `sample_kernel` does; a sector of 32 bytes is read for a weight, and one for its mask."""
+    """Run the twin of `sample_kernel`; it reads a sector of 32 bytes for a weight, and one for its mask."""
     total = 0
     for row in columns(table):
         scores = ctypes.byref(_Product(row["VALUES"], None, 1.0, 1))
@@ -53,7 +53,7 @@ def sample_twin(table: Tensor, owners: Tensor, **_: Any) -> int:
 
 
 class Scanned(NamedTuple):
-    """What a scan of a segment finds."""
+    """The result of a scan of a segment."""
 
     num_kept: int
     num_nan: int
@@ -73,7 +73,7 @@ def scanned(row: dict[str, int], new: int) -> Scanned:
 
 
 def count_twin(table: Tensor, owners: Tensor, **_: Any) -> int:
-    """Do what `count_kernel` does; each key in the range, or bin of a crowded block, takes a sector of 32 bytes."""
+    """Run the twin of `count_kernel`; each key in the range, or bin of a full block, takes a sector of 32 bytes."""
     total = added = 0
     for row, given in zip(columns(table), table, strict=True):
         scratch = np.empty(-(-row["NUMEL"] // 8), np.uint8)
@@ -88,7 +88,7 @@ def count_twin(table: Tensor, owners: Tensor, **_: Any) -> int:
 
 
 def settle_twin(table: Tensor, owners: Tensor, ties: Tensor, IS_PARTED: bool, **_: Any) -> int:  # noqa: N803
-    """Do what `settle_kernel` does."""
+    """Run the twin of `settle_kernel`."""
     total = begin = 0
     for row in columns(table):
         blocks = slice(begin, begin + -(-row["NUMEL"] // BLOCK))

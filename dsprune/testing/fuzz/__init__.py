@@ -1,1 +1,1 @@
-"""Damaged and absurd inputs, and what commands make of them."""
+"""Damaged and invalid inputs for commands."""

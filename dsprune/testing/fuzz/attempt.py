@@ -1,4 +1,4 @@
-"""One attempt of a fuzz: an input, the commands that read it, and the judgement of how they end."""
+"""One attempt of a fuzz: an input, the commands that read it, and the check of their outcomes."""
 
 import contextlib
 import io
@@ -19,10 +19,10 @@ Step = Sequence[str] | Callable[[], None]
 """The words of a command, or a call of the library that returns nothing."""
 
 TIME_LIMIT = 60
-"""Seconds that a step may take."""
+"""Timeout of a step in seconds."""
 
 LONGEST = 3000
-"""Characters of a complaint that a reader may still take for one line."""
+"""Largest number of characters in a one-line message."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Outcome:
     Attributes:
         step: the words of the command, or the name of the function.
         code: the exit code; None if an exception escaped.
-        out: what it wrote to stdout.
-        err: what it wrote to stderr, or the traceback of the exception.
+        out: its output on stdout.
+        err: its output on stderr, or the traceback of the exception.
     """
 
     step: str
@@ -43,7 +43,7 @@ class Outcome:
 
 
 def _makes_sense(outcomes: Sequence[Outcome]) -> str | None:
-    """Accept whatever ends with exit code 0."""
+    """Accept any outcome with exit code 0."""
     return None
 
 
@@ -53,8 +53,8 @@ class Attempt:
 
     Attributes:
         what: the input or its damage, in a line.
-        steps: they run one after the other.
-        check: names what makes no sense in outcomes that are well-formed, such as exit code 0 of an audit; or None.
+        steps: the steps, which run in order.
+        check: returns the problem of well-formed outcomes, such as exit code 0 of an audit; or None.
         may_fail: exit codes other than 0 and 2 that are allowed, such as 1 of an audit.
     """
 
@@ -65,7 +65,7 @@ class Attempt:
 
 
 def named(step: Callable[[], None], name: str) -> Step:
-    """Return the step under the name that outcomes show."""
+    """Return the step with a name for outcomes."""
     step.__name__ = name
     return step
 
@@ -83,7 +83,7 @@ def perform(attempt: Attempt) -> list[Outcome]:
 
 
 def judge(attempt: Attempt, outcomes: Sequence[Outcome]) -> str | None:
-    """Return what is wrong with the outcomes of an attempt, or None.
+    """Return the problem of the outcomes of an attempt, or None.
 
     A step ends with exit code 0, or with one complaint on stderr and exit code 2 or a code that is allowed. Lines on
     the start of a run may come before it.
@@ -108,7 +108,7 @@ def _problem(outcome: Outcome, may_fail: frozenset[int]) -> str | None:
 
 
 class _HangsError(BaseException):
-    """A step takes too long; no handler of errors takes this one for its own."""
+    """A step takes too long. No error handler catches this error."""
 
 
 def _run(step: Step) -> Outcome:
@@ -121,7 +121,7 @@ def _run(step: Step) -> Outcome:
                 code = run_explained(step) if callable(step) else run_command(list(step))
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else None
-        except (Exception, _HangsError):  # what a fuzz looks for
+        except (Exception, _HangsError):  # such errors are the target of a fuzz
             err.write(traceback.format_exc())
     return Outcome(name, code, out.getvalue(), err.getvalue())
 

@@ -1,4 +1,4 @@
-"""Damaged and absurd files of other tools, for `dsprune convert`."""
+"""Damaged and invalid files of other tools, for `dsprune convert`."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Damage to files: to their bytes, their place in a folder, the values and tensors in them; and pickles that run."""
+"""Damage files: their bytes, their place in a folder, their values and tensors; and plant pickles that run code."""
 
 import json
 import os
@@ -22,7 +22,7 @@ ABSURD: tuple[Any, ...] = (
     *("", "x", "1", "nan", "../..", "/etc", "a/b", "..", ".", "\x1b[31m", "a\nb", "ü", "x" * 300, "x" * 100_000),
     *([], {}, [None], [[]], {"": None}, {"x": {"x": []}}, [0] * 1000, ["x"], [{}]),
 )  # fmt: skip
-"""Values that no field expects everywhere."""
+"""Values that most fields do not expect."""
 
 
 class _Payload:
@@ -36,7 +36,7 @@ class _Payload:
 
 
 def damage_file(path: Path, rng: random.Random) -> str:
-    """Damage a file in a random way, and return what was done."""
+    """Damage a file in a random way, and return a description."""
     done = rng.choice((_flip, _flip, _truncate, _cut_out, _append, _zero, _empty, _garbage, *_PLACES))
     done(path, rng)
     return f"{path.name}: {done.__name__.strip('_')}"
@@ -80,7 +80,7 @@ def plant_pickle(path: Path, marker: Path) -> str:
 
 
 def list_again(path: Path) -> None:
-    """Write the checksum of a damaged file into the lists beside it, as an attacker would."""
+    """Write the checksum of a damaged file into the lists next to it, like an attacker."""
     if not path.is_file():
         return
     for manifest in path.parent.glob("*.json"):
@@ -89,7 +89,7 @@ def list_again(path: Path) -> None:
             files = values["files"]
             is_named = isinstance(files, dict)
             entries = [files[path.name]] if is_named else [e for e in files if e["file"] == path.name]
-            if not entries:  # another list, which stays as it is
+            if not entries:  # another list, which is not changed
                 continue
             for entry in entries:
                 entry["sha256"] = sha256_of(path)
@@ -210,7 +210,7 @@ def _link_to_nothing(path: Path, rng: random.Random) -> None:
 
 
 def _swap(path: Path, rng: random.Random) -> None:
-    """Exchange a file and another one beside it."""
+    """Exchange a file with another one next to it."""
     others = [other for other in sorted(path.parent.iterdir()) if other.is_file() and other != path]
     if others:
         other = rng.choice(others)

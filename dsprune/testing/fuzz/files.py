@@ -1,4 +1,4 @@
-"""The targets that are files: runs, checkpoints, models, compact models and stores, of which one file is damaged."""
+"""The file targets: runs, checkpoints, models, compact models and stores with one damaged file."""
 
 import functools
 import os
@@ -31,18 +31,18 @@ __all__ = ["FILE_TARGETS"]
 
 
 MARKER = "ran"
-"""What a planted pickle creates beside the input."""
+"""The folder that a planted pickle creates next to the input."""
 
 NOT_READ = ("zero_to_fp32.py", "zero_to_torch.py", "report.html", "report.md", ".csv")
-"""How the names of files end that no command reads."""
+"""Endings of the names of files that no command reads."""
 
 CHECK_FAILED = frozenset({1})
 
 SLOW = 0.05
-"""Fraction of the inputs that a slow step reads, one that trains or draws."""
+"""Fraction of the inputs for a slow step, which trains or draws."""
 
 UNDAMAGED = 0.03
-"""Fraction of the inputs that are left as they are, and must be accepted."""
+"""Fraction of the inputs that are not damaged, and must be accepted."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Material:
 
 @functools.cache
 def material(folder: Path) -> Material:
-    """Train a tiny model, once a process, and write what the targets damage."""
+    """Train a tiny model, once per process, and write the files that the targets damage."""
     os.environ.update(
         TORCHDYNAMO_DISABLE="1", RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1"
     )
@@ -94,12 +94,12 @@ def _unfinished(run: Path, copy: Path) -> Path:
 
 @dataclass(frozen=True)
 class FileTarget:
-    """A folder of which one file is damaged.
+    """A folder with one damaged file.
 
     Attributes:
         sources: folders, one of which is copied.
-        steps: makes the steps that read the copy, the first argument, and may write to the second; one is tried.
-        slow: makes other ones, which are tried rarely.
+        steps: makes the steps that read the copy (first argument) and may write to the second; one is chosen.
+        slow: makes other steps, which are chosen rarely.
     """
 
     sources: Sequence[Path]
@@ -130,7 +130,7 @@ class FileTarget:
 
 
 def _damage(path: Path, marker: Path, rng: random.Random) -> str:
-    """Damage a file, rather in its values than in its bytes where the format is known."""
+    """Damage a file, preferably its values instead of its bytes if the format is known."""
     if path.suffix in (".json", ".jsonl") and rng.random() < 0.7:
         return damage_json(path, rng)
     if path.suffix in (".pt", ".safetensors") and rng.random() < 0.5:
@@ -229,7 +229,7 @@ FILE_TARGETS: dict[str, Callable[[Path], FileTarget]] = {
     "compact": _target(lambda made: [made.compact], _of_compact),
     "store": _target(lambda made: made.stores, _of_store),
 }
-"""Makes each target, given a folder of its own; they share the folder `material` beside it."""
+"""Makes each target, given a folder for it; they share the folder `material` next to it."""
 
 
 def resume(path: Path, run: Path, checkpoint: Path | None) -> None:
@@ -238,7 +238,7 @@ def resume(path: Path, run: Path, checkpoint: Path | None) -> None:
     Args:
         path: the recipe of the run.
         run: the run's folder.
-        checkpoint: what `--resume` names, if anything.
+        checkpoint: the argument of `--resume`, if any.
 
     Raises:
         UserError: no checkpoint is good.

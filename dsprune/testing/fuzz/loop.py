@@ -25,7 +25,7 @@ class Tally:
     Attributes:
         codes: number of steps by target and exit code.
         inputs: number of inputs by target.
-        wrong: name of the attempt, its input, and what was wrong, of each that ended wrongly.
+        wrong: name, input and problem of each attempt with a wrong ending.
     """
 
     codes: dict[str, Counter[int | None]] = field(default_factory=dict)
@@ -43,14 +43,14 @@ def fuzz(
     only: int | None = None,
     progress: Callable[[Tally], object] = lambda tally: None,
 ) -> Tally:
-    """Attempt the targets in turn, until there were enough inputs or the time is over.
+    """Attempt the targets in turn, until the number of inputs or the time is reached.
 
     Args:
-        makers: makes the targets by name; each gets a folder for what it needs.
+        makers: makers of the targets by name; each gets a folder for its files.
         folder: an empty folder to work in.
-        seed: an attempt depends on the seed, its target and its number alone.
+        seed: seed; an attempt depends only on the seed, its target and its number.
         inputs: number of inputs of each target.
-        seconds: begin no attempt after so long.
+        seconds: time after which no attempt starts.
         only: the number of the only attempt of each target.
         progress: called after each attempt.
     """
@@ -70,7 +70,7 @@ def fuzz(
 
 @contextmanager
 def _libraries_frozen() -> Iterator[None]:
-    """Leave the objects that exist now out of garbage collections."""
+    """Exclude the existing objects from garbage collections."""
     gc.freeze()
     try:
         yield

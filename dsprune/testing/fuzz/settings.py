@@ -1,4 +1,4 @@
-"""Damaged and absurd settings: recipes, overrides, suites and ds_configs."""
+"""Damaged and invalid settings: recipes, overrides, suites and ds_configs."""
 
 import json
 import random
@@ -30,7 +30,7 @@ TEXTS = (
     "100000000000000", "[]", "[x]", "{}", "{first: 1, final: 2}", "{first: 1}", "{sparsity: {sparsity}}", "x" * 10_000,
     "|\n  a\n  b", "? [a]\n: b",
 )  # fmt: skip
-"""Texts that YAML readers or fields of a recipe stumble over."""
+"""Texts that are difficult for YAML readers or fields of a recipe."""
 
 
 class _Recipe:
@@ -88,7 +88,7 @@ SETTINGS_TARGETS: Mapping[str, Callable[[Path], Target]] = {
 
 
 def _use(recipe: Recipe, folder: Path) -> None:
-    """Do with a recipe what needs no model: plan it, write it and read it."""
+    """Use a recipe without a model: plan it, write it and read it."""
     written = folder / "written.yaml"
     written.write_text(dump_recipe(recipe), encoding="utf-8")
     assert load_recipe(str(written)) == recipe
@@ -101,7 +101,7 @@ def _parts(choice: Choice) -> None:
 
 
 def _resolve(path: Path) -> None:
-    """Resolve a ds_config; what is accepted must be harmless in DeepSpeed's own reading, too."""
+    """Resolve a ds_config; an accepted one must also be harmless as DeepSpeed reads it."""
     config = resolve_ds_config(load_ds_config(str(path)), load_recipe("sentiment-90"), 1)
     read = DeepSpeedConfig(config)
     zero = read.zero_config

@@ -1,7 +1,7 @@
-"""One entry for each kind of task, with a few examples: a new kind needs one, and the tests over all kinds cover it.
+"""One entry for each kind of task, with a few examples. The tests of all kinds cover each entry.
 
-The examples have the file formats in which the benchmarks are published. A function that is named after a kind of task
-writes its files into a folder and returns the settings of the task section that name them.
+The examples have the published file formats of the benchmarks. A function with the name of a kind of task writes its
+files into a folder and returns the settings of the task section for them.
 """
 
 import csv
@@ -43,12 +43,12 @@ ENGLISH = [
 
 
 def some(rows: Sequence[Any], num: int) -> list[Any]:
-    """Return `num` rows, the same ones again where there are fewer."""
+    """Return `num` rows, with repetitions if there are fewer."""
     return [rows[i % len(rows)] for i in range(num)]
 
 
 def jsonl(path: Path, rows: Iterable[Row]) -> str:
-    """Write a JSON line a row and return the path."""
+    """Write one JSON line per row, and return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
@@ -65,7 +65,7 @@ def table(path: Path, rows: Sequence[Row]) -> str:
 
 
 def both(write: Callable[[Path, list[Any]], str], folder: Path, suffix: str, rows: Sequence[Any]) -> Row:
-    """Write a training and a validation file of these rows and return the settings that name them."""
+    """Write a training and a validation file of these rows, and return the settings for them."""
     return {
         "train": write(folder / f"train.{suffix}", some(rows, NUM_TRAIN)),
         "validation": write(folder / f"validation.{suffix}", some(rows[::-1], NUM_VALIDATION)),
@@ -216,7 +216,7 @@ class Kind:
 
     Attributes:
         task: its name.
-        write: writes its data into a folder and returns the settings that name them.
+        write: writes its data into a folder, and returns the settings for them.
         tokenizer: makes a tokenizer; may write into the folder.
         model: makes a model for a tokenizer.
     """

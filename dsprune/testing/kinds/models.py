@@ -42,12 +42,12 @@ SIZES: dict[str, Any] = {
     "intermediate_size": 32,
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
-    "initializer_range": 0.2,  # so that outputs differ between inputs from the first step on
+    "initializer_range": 0.2,  # so that outputs differ between inputs from the first step
 }
 
 
 def word_piece(texts: Sequence[str]) -> PreTrainedTokenizerBase:
-    """Return BERT's kind: a token for every word, and for every character, for words of other texts."""
+    """Return a WordPiece tokenizer: a token for every word, and for every character of unknown words."""
     words = sorted({word for text in texts for word in text.lower().split()})
     letters = sorted({letter for word in words for letter in word})
     vocabulary = [*SPECIAL, *words, *letters, *(f"##{letter}" for letter in letters)]
@@ -63,19 +63,19 @@ def _bpe(texts: Sequence[str], special: Sequence[str]) -> tuple[dict[str, int], 
 
 
 def byte_pairs(texts: Sequence[str]) -> PreTrainedTokenizerBase:
-    """Return RoBERTa's kind."""
+    """Return RoBERTa's tokenizer."""
     vocabulary, merges = _bpe(texts, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
     return RobertaTokenizer(vocab=vocabulary, merges=merges, model_max_length=LONGEST)
 
 
 def byte_pairs_without_padding(texts: Sequence[str]) -> PreTrainedTokenizerBase:
-    """Return GPT-2's kind."""
+    """Return GPT-2's tokenizer."""
     vocabulary, merges = _bpe(texts, ["<|endoftext|>"])
     return GPT2Tokenizer(vocab=vocabulary, merges=merges, model_max_length=LONGEST)
 
 
 def unigrams(texts: Sequence[str]) -> PreTrainedTokenizerBase:
-    """Return mBART-50's kind: a sentencepiece model, and the codes of the languages."""
+    """Return mBART-50's tokenizer: a sentencepiece model, and the codes of the languages."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
@@ -91,7 +91,7 @@ def unigrams(texts: Sequence[str]) -> PreTrainedTokenizerBase:
 
 
 def amino_acids(folder: Path) -> PreTrainedTokenizerBase:
-    """Return ESM's kind: a token for every letter."""
+    """Return ESM's tokenizer: a token for every letter."""
     vocabulary = ["<cls>", "<pad>", "<eos>", "<unk>", *AMINO_ACIDS, ".", "-", "<null_1>", "<mask>"]
     file = folder / "vocab.txt"
     file.write_text("\n".join(vocabulary))
