@@ -1,4 +1,4 @@
-"""What every test starts from: no network, no compiler that no test uses, and the long files first."""
+"""Settings of all tests: no network, no unused compiler, and the long files first."""
 
 import gc
 import os
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 # Read when huggingface_hub is imported, so before any test module is.
 os.environ["HF_HUB_OFFLINE"] = "1"
-# DeepSpeed imports an optimizer whose decorator imports torch's whole compiler: a tenth of a rank's start.
+# DeepSpeed imports an optimizer whose decorator imports torch's compiler, which takes a tenth of a rank's start.
 os.environ["TORCHDYNAMO_DISABLE"] = "1"
-# What a shell or nohup starts in the background ignores Ctrl-C or SIGHUP, and so would all processes of the tests.
+# Background processes of a shell or nohup ignore Ctrl-C or SIGHUP, and all processes of the tests would inherit it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-# How slow a machine is decides nothing.
+# The speed of the machine must not decide a test.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
-# On again when the test modules are imported: it takes a fifth of that time.
+# Garbage collection is off during the import of the test modules: it would take a fifth of that time.
 gc.disable()
 
 LONG = (
@@ -42,14 +42,14 @@ LONG = (
     *("cluster/test_hosts.py", "system/test_teacher.py", "system/test_suite.py", "system/test_ways_in.py"),
     *("system/test_train.py", "system/test_faults.py", "engine/test_variants.py", "system/test_cli.py"),
 )
-"""The longest files, in the order in which processes that share the tests should begin them."""
+"""The longest files, in the order in which processes that share the tests should start them."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide the GPUs of this machine from all tests but those of a GPU, and interpret Triton's kernels.
+    """Hide the GPUs of this machine, except from the tests marked `gpu`, and interpret Triton's kernels.
 
-    Ranks of a test that share a GPU would wait for one another. Each variable is read at an import, so before any test
-    module.
+    Ranks that share a GPU would wait for each other. The variables are read at imports, so they are set before any test
+    module is imported.
     """
     if config.getoption("markexpr") == "not gpu":
         os.environ |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
@@ -57,13 +57,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the long files first, so that none of them is the last to end."""
+    """Put the long files first, so that no long file ends last."""
     places = {Path(__file__).parent / name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: places.get(item.path, len(LONG)))
 
 
 def pytest_collection_finish() -> None:
-    """Collect garbage again, but never among what was imported."""
+    """Turn garbage collection on again, except for imported objects."""
     gc.freeze()
     gc.enable()
 
@@ -76,25 +76,25 @@ def need() -> Callable[..., None]:
 
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
-    """Give each test its own environment: what joins ranks in this process sets RANK and others."""
+    """Give each test its own environment, because joining ranks in this process sets RANK and others."""
     with mock.patch.dict(os.environ):
         yield
 
 
 @pytest.fixture(scope="module")
 def one_rank() -> Iterator["RankPool"]:
-    """Yield a process of a test module's own, in which DeepSpeed trains on one rank."""
+    """Yield a process for a test module, in which DeepSpeed trains on one rank."""
     yield from _pool(1)
 
 
 @pytest.fixture(scope="module")
 def two_ranks() -> Iterator["RankPool"]:
-    """Yield two processes of a test module's own, in which DeepSpeed trains on two ranks."""
+    """Yield two processes for a test module, in which DeepSpeed trains on two ranks."""
     yield from _pool(2)
 
 
 def _pool(size: int) -> Iterator["RankPool"]:
-    from dsprune.testing.pool import RankPool  # after `pytest_configure`, for torch reads the environment
+    from dsprune.testing.pool import RankPool  # after `pytest_configure`, because torch reads the environment
 
     with RankPool(size) as pool:
         yield pool

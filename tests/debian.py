@@ -1,4 +1,4 @@
-"""Programs of Debian that tests run: installed where that is allowed. Tests reach them by the fixture `need`."""
+"""Debian programs for tests, installed if that is allowed. Tests use the fixture `need`."""
 
 import fcntl
 import os
@@ -19,9 +19,9 @@ def install(programs: Mapping[str, str]) -> str | None:
     """Install missing programs as root, from Debian's packages; return why that is impossible, or None.
 
     Args:
-        programs: names on PATH, and the packages that bring them.
+        programs: names on PATH, and their packages.
     """
-    with LOCK.open("w") as lock:  # tests run side by side, and apt-get does not
+    with LOCK.open("w") as lock:  # tests run in parallel, but apt-get cannot
         fcntl.flock(lock, fcntl.LOCK_EX)
         return _install(
             {program: package for program, package in programs.items() if not shutil.which(program)}
@@ -45,7 +45,7 @@ def need(programs: Mapping[str, str], obstacle: str | None = None) -> None:
     """Skip a test whose programs are missing and cannot be installed; continuous integration must run it.
 
     Args:
-        programs: names on PATH, and the packages that bring them.
+        programs: names on PATH, and their packages.
         obstacle: another reason why the test cannot run here, if there is one.
     """
     if obstacle := obstacle or install(programs):

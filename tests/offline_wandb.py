@@ -16,17 +16,17 @@ FULL, FIRST, LAST = 1, 2, 4
 
 @dataclass
 class OfflineRun:
-    """A run as it would be sent to the server.
+    """The content of a run for the server.
 
     Attributes:
         run: id, project, group, name, tags.
         config: by key.
-        rows: what was logged, a row a step.
+        rows: the logged values, one row per step.
         summary: by key.
         artifacts: with the names of their files.
         system: names of the system metrics.
-        exit_code: what the run ended with, or None.
-        is_preempting: whether it announced that it will be resumed.
+        exit_code: exit code of the run, or None.
+        is_preempting: whether the run announced that it will be resumed.
     """
 
     run: Any = field(default_factory=records.RunRecord)

@@ -1,4 +1,4 @@
-"""What a function prints to its console."""
+"""The console output of a function."""
 
 import io
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Run folders like those of `dsprune train`, written without training: the numbers follow the timetable."""
+"""Run folders like those of `dsprune train`, written without training; the numbers follow the timetable."""
 
 import json
 import math

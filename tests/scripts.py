@@ -14,7 +14,7 @@ def table_rows(printed: str) -> list[list[str]]:
 
 
 def written_page(page: ModuleType, name: str, folder: Path) -> str:
-    """Have the script of a page write it of the runs in a folder, and return it."""
+    """Let the script of a page write it from the runs in a folder, and return the page."""
     with mock.patch.object(page, "DOCS", folder):
         page.main(folder)
     return (folder / name).read_text()

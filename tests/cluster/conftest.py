@@ -1,4 +1,4 @@
-"""A Slurm for all tests of this folder; where there can be none, they are skipped with the reason."""
+"""A Slurm for all tests of this folder; if none can run here, they are skipped with the reason."""
 
 from collections.abc import Callable, Iterator
 

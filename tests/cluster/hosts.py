@@ -14,33 +14,33 @@ __all__ = ["PROGRAMS", "Host", "obstacle", "probe", "two_hosts", "write_remote_s
 
 PROGRAMS = {"ip": "iproute2", "pdsh": "pdsh"}
 NETWORK = "10.213.77"
-CONFIGURATION = Path("/etc/netns")  # what `ip netns exec` lays over /etc
+CONFIGURATION = Path("/etc/netns")  # `ip netns exec` mounts these files over /etc
 
 
 @dataclass(frozen=True)
 class Host:
-    """A host of its own network.
+    """A host in its own network.
 
     Attributes:
         name: its host name, and the name of its namespace.
-        address: on the cable to the other host.
+        address: its address.
     """
 
     name: str
     address: str
 
     def command(self, *command: str | Path) -> list[str]:
-        """What runs a command there: in its network, and under its host name."""
+        """The prefix that runs a command on the host: in its network, and with its host name."""
         enter = ["ip", "netns", "exec", self.name, "unshare", "--uts", "bash", "-c"]
         return [*enter, f'hostname {self.name}; exec "$@"', self.name, *map(str, command)]
 
     def cut_off(self) -> None:
-        """Pull the cable out."""
+        """Disconnect the host."""
         _ip("-n", self.name, "link", "set", "cable", "down")
 
 
 def obstacle() -> str | None:
-    """Return why there can be no such hosts here, whatever is installed, or None."""
+    """Return why the hosts cannot exist on this machine, or None."""
     return None if os.geteuid() == 0 else "network namespaces are made by root"
 
 
@@ -57,7 +57,7 @@ def probe() -> str | None:
 
 @contextlib.contextmanager
 def two_hosts() -> Iterator[tuple[Host, Host]]:
-    """Make two hosts that see each other and nothing else, and take them down in the end."""
+    """Make two hosts that reach only each other, and remove them at the end."""
     mark = uuid.uuid4().hex[:6]
     first, second = (Host(f"{name}-{mark}", f"{NETWORK}.{number}") for number, name in enumerate("ab", 1))
     names = "127.0.0.1 localhost\n" + "".join(f"{host.address} {host.name}\n" for host in (first, second))
@@ -98,12 +98,12 @@ def _namespace(host: Host, names: str) -> Iterator[None]:
         subprocess.run(["kill", "-KILL", *left.stdout.split()], capture_output=True, check=False)
         _ip("netns", "delete", host.name)
         shutil.rmtree(files)
-        with contextlib.suppress(OSError):  # others may have theirs there
+        with contextlib.suppress(OSError):  # other tests may have files there
             CONFIGURATION.rmdir()
 
 
 def write_remote_shell(folder: Path) -> Path:
-    """An `ssh` for a PATH that enters a host's namespace, with an environment as bare as a login's.
+    """Write an `ssh` for a PATH that enters a host's namespace, with the minimal environment of a login.
 
     It is called by pdsh, as `ssh [OPTION]... HOST COMMAND...`.
     """

@@ -1,4 +1,4 @@
-"""Run a program until standard input closes, then end it with everything that it started: `leash.py COMMAND...`.
+"""Run a program until standard input closes, then end it and all its child processes: `leash.py COMMAND...`.
 
 The pipe to standard input closes when the process that holds its other end closes it or dies in any way. A worker of
 pytest-xdist outlives its controller in the middle of a test, so the death of the controller ends the program, too. A
@@ -18,12 +18,12 @@ from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36  # of <sys/prctl.h>
 GRACE = 10.0
-"""Seconds that the program has to end after SIGTERM."""
+"""Seconds for the program to end after SIGTERM."""
 
 
 @contextlib.contextmanager
 def leashed(*command: str) -> Iterator[None]:
-    """Run a program beside the body of the `with`, without its output."""
+    """Run a program during the body of the `with`, without its output."""
     words = [sys.executable, "-IS", __file__, *command]
     process = subprocess.Popen(
         words,
@@ -59,13 +59,13 @@ def main() -> None:
 
 
 def _children() -> list[int]:
-    """The children of this process; those of a child that is killed become its own."""
+    """The children of this process; it adopts the children of a killed child."""
     numbers = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
     return [number for number in numbers if _parent(number) == os.getpid()]
 
 
 def _parent(process: int) -> int | None:
-    """The parent of a process; None of one that has ended."""
+    """The parent of a process; None if it has ended."""
     try:
         return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:

@@ -18,7 +18,7 @@ from tests.cluster.slurm import GPUS, Slurm
 
 SLURM = Path(__file__).resolve().parents[2] / "slurm"
 
-PATIENCE = 400  # seconds for a job; quiet machines need a tenth
+PATIENCE = 400  # timeout of a job in seconds; idle machines need a tenth
 
 # What a process of this test needs to find this Python and this dsprune.
 CARRIED = (
@@ -37,12 +37,12 @@ class Site:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of a user who submits from here."""
+        """The environment of a user who submits from here."""
         own = {"HOME": str(self.folder), "PYTHONPATH": str(SLURM.parent), "DSPRUNE_SLURM": str(self.scripts)}
         return environment() | self.slurm.environment | own
 
     def submit(self, *command: str | Path) -> str:
-        """What a command prints that submits jobs."""
+        """The output of a command that submits jobs."""
         done = subprocess.run(
             [*map(str, command)], cwd=self.folder, env=self.environment,
             capture_output=True, text=True, check=False, timeout=120,
@@ -51,7 +51,7 @@ class Site:
         return done.stdout
 
     def dsprune(self, *arguments: str | Path) -> str:
-        """What a command of dsprune prints here, in this process."""
+        """The output of a dsprune command in this process."""
         printed = io.StringIO()
         own = mock.patch.dict(os.environ, self.environment, clear=True)
         with own, contextlib.chdir(self.folder), contextlib.redirect_stdout(printed):
@@ -63,7 +63,7 @@ class Site:
 
 
 def make_site(folder: Path, slurm: Slurm) -> Site:
-    """A site whose recipes are long, dense, plain and student."""
+    """A site with the recipes long, dense, plain and student."""
     bert = tiny_bert(folder / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     data = tiny_sentiment(folder / "data", 320, 64)
     short = {
@@ -87,7 +87,7 @@ def make_site(folder: Path, slurm: Slurm) -> Site:
 
 
 def edited_scripts(folder: Path, gpus: int, sparsities: str) -> Path:
-    """A copy of slurm/ in which the lines below each EDIT are this site's."""
+    """A copy of slurm/ with this site's lines below each EDIT."""
     slurm = Path(shutil.copytree(SLURM, folder / "slurm"))
     own = environment() | {"PYTHONPATH": str(SLURM.parent)}
     exports = " ".join(f"{name}={own[name]}" for name in CARRIED if name in own)

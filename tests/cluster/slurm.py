@@ -1,6 +1,6 @@
-"""A Slurm of one's own: munge, slurmctld and two slurmd on this host, in one folder, on ports of their own.
+"""A private Slurm: munge, slurmctld and two slurmd on this host, in one folder, on separate ports.
 
-As a program it runs a command beside that Slurm, and takes everything down again:
+As a program it runs a command with that Slurm, and then stops everything:
 
     python -m tests.cluster.slurm sinfo
 """
@@ -22,12 +22,15 @@ from tests.cluster.leash import leashed
 __all__ = ["GPUS", "NODES", "PROGRAMS", "Slurm", "obstacle", "start_slurm"]
 
 NODES = ("n1", "n2")
-DEVICES = ("/dev/null", "/dev/zero")  # what passes for the GPUs of a node: their number is that of its ranks
+DEVICES = (
+    "/dev/null",
+    "/dev/zero",
+)  # files that replace the GPUs of a node: their number is that of its ranks
 GPUS = len(DEVICES)
 PROGRAMS = {"munged": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client"}
 UNFINISHED = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED")
-STARTED_WITHIN = 60.0  # seconds; quiet machines need two
-POLL_INTERVAL = 1.0  # seconds between two questions to Slurm: each is a program that starts
+STARTED_WITHIN = 60.0  # seconds; idle machines need two
+POLL_INTERVAL = 1.0  # seconds between two queries of Slurm: each starts a program
 
 CONFIG = """\
 ClusterName=dsprune
@@ -73,11 +76,11 @@ class Slurm:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes Slurm's commands talk to this one."""
+        """The environment with which Slurm's commands use this Slurm."""
         return {"SLURM_CONF": str(self.folder / "slurm.conf")}
 
     def call(self, *command: str | Path, **extra: str) -> str:
-        """What a command prints; it must succeed."""
+        """The output of a command, which must succeed."""
         environment = os.environ | self.environment | extra
         done = subprocess.run(
             [*map(str, command)], env=environment, capture_output=True, text=True, check=False, timeout=60
@@ -86,12 +89,12 @@ class Slurm:
         return done.stdout.strip()
 
     def field(self, job: str, name: str) -> str:
-        """A field of a job, as `scontrol show job` has it."""
+        """A field of a job from `scontrol show job`."""
         words = self.call("scontrol", "show", "job", job).split()
         return next(word.partition("=")[2] for word in words if word.startswith(f"{name}="))
 
     def wait(self, job: str, seconds: float) -> str:
-        """The state in which a job ends; a job that is back in the queue has not ended."""
+        """Wait for the end of a job, and return its state; a requeued job has not ended."""
         deadline = time.monotonic() + seconds
         while (state := self.field(job, "JobState")) in UNFINISHED:
             assert time.monotonic() < deadline, f"job {job} is still {state}"
@@ -106,7 +109,7 @@ class Slurm:
             time.sleep(POLL_INTERVAL)
 
     def wait_for(self, happened: Callable[[], bool], job: str, seconds: float) -> None:
-        """Return at once when something has happened that a job does; it must not end before."""
+        """Wait for an event of a job, which must not end before."""
         deadline = time.monotonic() + seconds
         for number in itertools.count(1):
             if happened():
@@ -122,13 +125,13 @@ class Slurm:
 
 
 def obstacle() -> str | None:
-    """Return why there can be no Slurm here, whatever is installed, or None."""
+    """Return why Slurm cannot run on this machine, or None."""
     return None if os.geteuid() == 0 else "slurmctld, slurmd and munge are started by root"
 
 
 @contextlib.contextmanager
 def start_slurm() -> Iterator[Slurm]:
-    """Start everything, and in the end cancel all jobs and stop it; the host's own Slurm is never touched."""
+    """Start everything; at the end cancel all jobs and stop it. The host's own Slurm is never used."""
     with tempfile.TemporaryDirectory(prefix="dsprune-slurm-") as name, contextlib.ExitStack() as stack:
         slurm = Slurm(Path(name))
         _configure(slurm.folder)
@@ -191,7 +194,7 @@ def _await(slurm: Slurm, ready: Callable[[], bool], what: str) -> None:
 
 
 def _cancel_all(slurm: Slurm) -> None:
-    """Cancel every job, and let their processes end: slurmd does not take them along."""
+    """Cancel every job, and wait for their processes, which slurmd does not end."""
     slurm.call("scancel", "--user", str(os.geteuid()))
     deadline = time.monotonic() + 20
     while slurm.call("squeue", "--noheader") and time.monotonic() < deadline:
@@ -199,7 +202,7 @@ def _cancel_all(slurm: Slurm) -> None:
 
 
 def main() -> int:
-    """Run a command beside a Slurm of its own."""
+    """Run a command with a private Slurm."""
     if reason := obstacle():
         print(reason, file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""One run over two hosts by DeepSpeed's own multi-node launch; one of them is cut off; it goes on with the other."""
+"""A run on two hosts with DeepSpeed's multi-node launch; one host is disconnected, and the run resumes on the other."""
 
 import json
 import re
@@ -17,9 +17,10 @@ from tests.cluster.hosts import PROGRAMS, Host, obstacle, probe, two_hosts, writ
 
 ROOT = Path(__file__).resolve().parents[2]
 WATCHDOG = 30  # seconds without progress after which a rank ends
-PATIENCE = 400  # seconds for a start; quiet machines need a tenth
+PATIENCE = 400  # seconds for a start; idle machines need a tenth
 
-# What DeepSpeed's launcher takes to the other hosts, from a file beside the run; PYTHONPATH it takes by itself.
+# Variables that DeepSpeed's launcher passes to the other hosts, from a file next to the run; it passes PYTHONPATH
+# itself.
 CARRIED = (
     *("TORCH_EXTENSIONS_DIR", "OMP_NUM_THREADS", "OMP_WAIT_POLICY"),
     *("HF_HUB_OFFLINE", "TORCHDYNAMO_DISABLE"),
@@ -81,7 +82,7 @@ def test_a_run_over_two_hosts_survives_the_loss_of_one(folder: Path, hosts: tupl
     printed, _ = process.communicate(timeout=WATCHDOG + 60)
     assert process.returncode == 1, printed
     assert time.monotonic() - cut < WATCHDOG + 45, "the launcher gives its ranks some seconds to end"
-    # What comes first is told: the collective that gives up, or the watchdog.
+    # The first of these is reported: the failed collective, or the watchdog.
     words = r"dsprune: (rank \d: no progress for 30 seconds|another rank is gone \().*run the same command to resume"
     assert len(re.findall(words, printed)) == 2, printed
     assert not (run / "summary.json").exists()

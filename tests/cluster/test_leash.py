@@ -32,7 +32,7 @@ def test_no_daemon_and_no_job_is_left_behind(need: Callable[..., None], number: 
     command = [sys.executable, "-m", "tests.cluster.slurm", "bash", "-c", JOB]
     process = subprocess.Popen(
         command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL,
-        # A shell lets what it starts in the background ignore SIGINT, and so it would be here.
+        # A shell lets background processes ignore SIGINT; the same would happen here.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline, started = time.monotonic() + 60, list[psutil.Process]()
@@ -73,7 +73,7 @@ def test_the_end_of_pytest_ends_the_programs_of_its_workers(tmp_path: Path, numb
     pytest_process.send_signal(number)
     _, alive = psutil.wait_procs(sleeping, timeout=30)
     assert alive == []
-    for process in started:  # a worker ends when it finds that its controller is gone
+    for process in started:  # a worker ends when it notices that its controller has ended
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     pytest_process.kill()

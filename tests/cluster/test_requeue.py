@@ -17,7 +17,7 @@ def test_a_run_over_two_nodes_is_stopped_loses_a_node_and_goes_on(site: Site) ->
     scontrol = ("scontrol", "update", "NodeName=n2")
     disturb(site, job, run, 2, "scancel", "--signal=USR1", job)
     disturb(site, job, run, 3, *scontrol, "State=DOWN", "Reason=test")
-    with contextlib.suppress(AssertionError):  # it may have come back by itself
+    with contextlib.suppress(AssertionError):  # it may be back already
         site.slurm.call(*scontrol, "State=RESUME")
     assert site.slurm.wait(job, PATIENCE) == "COMPLETED", site.log(job)
 
@@ -26,7 +26,9 @@ def test_a_run_over_two_nodes_is_stopped_loses_a_node_and_goes_on(site: Site) ->
         assert f"2 nodes, attempt {attempt}" in log
         assert words in log
         folder = site.folder / "logs" / f"long-{job}" / f"attempt-{attempt}"
-        logs = sorted(folder.iterdir(), key=lambda path: path.name[-10:])  # a node's step begins each name
+        logs = sorted(
+            folder.iterdir(), key=lambda path: path.name[-10:]
+        )  # each name starts with a node's step
         assert [path.name[-10:] for path in logs] == ["_rank0.log", "_rank1.log"]
         assert (f"resumes from {run / 'checkpoints'}" in logs[0].read_text()) == (attempt > 1)
     assert log.count("train long.yaml: exit code 75") == 1, (
@@ -37,7 +39,7 @@ def test_a_run_over_two_nodes_is_stopped_loses_a_node_and_goes_on(site: Site) ->
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps), "what was logged twice is kept once"
     tracked = [read_offline_run(path) for path in sorted(run.glob("wandb/offline-run-*/run-*.wandb"))]
-    # The loss of a node ends the client's own process too, before it can say so.
+    # The loss of a node also ends the client's process, before it can report it.
     assert (tracked[0].exit_code, tracked[0].is_preempting) == (75, True)
     assert (tracked[-1].exit_code, tracked[-1].is_preempting) == (0, False)
     assert len({path.name for path in run.glob("wandb/offline-run-*/run-*.wandb")}) == 1, (
@@ -48,7 +50,7 @@ def test_a_run_over_two_nodes_is_stopped_loses_a_node_and_goes_on(site: Site) ->
 
 
 def test_a_job_whose_time_is_nearly_up_or_that_is_terminated_stops_and_is_requeued(site: Site) -> None:
-    """With a margin of all but five seconds, that is at its first steps; Slurm's own signal is turned off.
+    """The margin leaves five seconds, so it stops at its first steps; Slurm's signal is turned off.
 
     The test above shows that a requeued job runs to its end.
     """
@@ -69,7 +71,7 @@ def test_a_job_whose_time_is_nearly_up_or_that_is_terminated_stops_and_is_requeu
 
 
 def disturb(site: Site, job: str, run: Path, attempt: int, *command: str) -> None:
-    """Call a command when the run has written another checkpoint, and wait for the job's next attempt."""
+    """Call a command after the run has written another checkpoint, and wait for the job's next attempt."""
     before = newest_checkpoint(run)
     site.slurm.wait_for(lambda: newest_checkpoint(run) != before, job, PATIENCE)
     site.slurm.call(*command)

@@ -1,4 +1,4 @@
-"""What the ranks do to test the launches of an accelerator: its kernels are interpreted, on the CPU's tensors."""
+"""Functions for the ranks to test the launches of an accelerator; its kernels are interpreted on CPU tensors."""
 
 from collections import Counter
 from typing import Any
@@ -13,7 +13,7 @@ __all__ = ["check_invariants"]
 
 
 def check_invariants(comm: Comm, config: dict[str, Any], recipe: Recipe) -> tuple[int, dict[str, int]]:
-    """Do as the scenario does, and return the digest of the masks, and the launches of each kernel."""
+    """Run the scenario, and return the digest of the masks, and the launches of each kernel."""
     names: list[str] = []
     launch = accelerator._launch
 

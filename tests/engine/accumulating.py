@@ -1,4 +1,4 @@
-"""What the ranks do in the tests of methods that keep accumulators or let weights grow back."""
+"""Functions for the ranks in the tests of methods that keep accumulators or let weights grow back."""
 
 import contextlib
 import io
@@ -40,11 +40,11 @@ ADDED: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "snip": lambda weight, gradient: (weight * gradient).abs(),
     "empirical-fisher": lambda weight, gradient: gradient * gradient,
 }
-"""What a step adds to the sum of each method."""
+"""The addition of a step to the sum of each method."""
 
 
 def whole(pruner: Any, local: Callable[[int], Tensor | None]) -> Tensors:
-    """Whole float32 tensors, with zeros where a rank has none."""
+    """Whole float32 tensors, with zeros for missing ones."""
     weight = pruner.layout.weight
 
     def values(index: int) -> Tensor:
@@ -55,7 +55,7 @@ def whole(pruner: Any, local: Callable[[int], Tensor | None]) -> Tensors:
 
 
 def accumulators(engine: dsprune.PruningEngine) -> dict[str, Tensors]:
-    """Whole accumulators by name; each number that is kept of a weight is a tensor."""
+    """Whole accumulators by name, with a tensor for each number per weight."""
     pruner = pruner_of(engine)
     kept = pruner.accumulators
 
@@ -71,7 +71,7 @@ def accumulators(engine: dsprune.PruningEngine) -> dict[str, Tensors]:
 
 
 def squares_of_inputs(engine: dsprune.PruningEngine) -> Tensors:
-    """The squares of the inputs of each matrix of the tiny model, of the batch of a step on all ranks."""
+    """The squares of the inputs of each matrix of the tiny model, for the batch of a step on all ranks."""
     parameters = dict(engine.module.named_parameters())
     with deepspeed.zero.GatheredParameters(
         list(parameters.values()), enabled=engine.zero_optimization_stage() == 3
@@ -87,7 +87,7 @@ def squares_of_inputs(engine: dsprune.PruningEngine) -> Tensors:
 
 
 def select_dense_rows(scores: Tensors, kept: Tensors, groups: list[Group]) -> Tensors:
-    """The selection of `select_dense`, with each row of a matrix as a tensor of its own."""
+    """The selection of `select_dense`, with each row of a matrix as a tensor."""
     new = list(kept)
     for group in groups:
         [place], row = group.tensors, group.row
@@ -122,7 +122,7 @@ class Oracle:
             self.inputs = squares_of_inputs(engine)
 
     def masks_after(self, engine: dsprune.PruningEngine, step: int, kept: Tensors) -> Tensors:
-        """The masks after the step that was seen; `kept` are those before it."""
+        """The masks after the last step; `kept` are the masks before it."""
         pruning, timetable = self.pruning, engine.timetable
         update = timetable.next_update(step)
         first, last = timetable.updates[0].step, timetable.updates[-1].step
@@ -157,7 +157,7 @@ class Oracle:
         return masks
 
     def _trained(self) -> Tensors:
-        """The scores after a step of Adam, whose gradients are the weights times theirs."""
+        """The scores after a step of Adam on the products of weights and gradients."""
         if self.adam is None:
             scores = [torch.nn.Parameter(torch.zeros_like(weight)) for weight in self.weights]
             self.adam = torch.optim.Adam(scores, lr=1.0)
@@ -168,7 +168,7 @@ class Oracle:
         return [score.detach().clone() for score in trained]
 
     def _obs(self, kept: Tensors, groups: list[Group]) -> Tensors:
-        """The masks and weights of the Optimal Brain Surgeon in blocks, by inverting one matrix after another."""
+        """The masks and weights of the Optimal Brain Surgeon in blocks, inverting one matrix at a time."""
         fishers = [self._fisher(row) for row in zip(*self.seen, strict=True)]
         done = [surgery(*each) for each in zip(self.weights, fishers, kept, strict=True)]
         masks = select_dense([scores for _, scores in done], kept, groups)
@@ -177,7 +177,7 @@ class Oracle:
         return masks
 
     def _fisher(self, gradients: Sequence[Tensor]) -> Tensor:
-        """The mean of g g^T in whole, of sums in float32, with damping."""
+        """The complete mean of g g^T, from float32 sums, with damping."""
         total = torch.zeros(len(gradients[0]), len(gradients[0]))
         for gradient in gradients:
             total = total + gradient.outer(gradient)
@@ -206,7 +206,7 @@ class Oracle:
 
 
 def surgery(weight: Tensor, fisher: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """The weights after all that are not kept are removed, and their scores."""
+    """The weights after removing all that are not kept, and their scores."""
     moved, scores = torch.zeros(len(weight)).double(), torch.zeros(len(weight)).double()
     for start in range(0, len(weight), 50):
         part = torch.arange(start, min(start + 50, len(weight)))
@@ -220,7 +220,7 @@ def surgery(weight: Tensor, fisher: Tensor, kept: Tensor) -> tuple[Tensor, Tenso
 
 @contextlib.contextmanager
 def recorded(engine: dsprune.PruningEngine) -> Iterator[Tensors]:
-    """This rank's weights as the optimizer finds them at its first step in the block."""
+    """This rank's weights just before the optimizer's first step in the block."""
     layout, found = pruner_of(engine).layout, []
 
     def record(*_: Any) -> None:
@@ -233,7 +233,7 @@ def recorded(engine: dsprune.PruningEngine) -> Iterator[Tensors]:
 
 
 def check_bytes(engine: dsprune.PruningEngine) -> None:
-    """The bytes of a mask update are at most those that are planned."""
+    """Check that the bytes of a mask update are at most the planned ones."""
     pruner, sent = pruner_of(engine), engine.pruner.last_update.bytes_sent
     groups = update_groups([shard.tensor for shard in pruner.layout.shards], pruner.pruning, 1.0)
     _, of_blocks = block_bytes(OBert, len(pruner.layout.shards))
@@ -241,7 +241,7 @@ def check_bytes(engine: dsprune.PruningEngine) -> None:
 
 
 def check_run(comm: Comm, config: dict[str, Any], recipe: Recipe) -> tuple[int, list[int]]:
-    """Train, and compare masks with those of the oracle after every step.
+    """Train, and compare the masks with the oracle's after every step.
 
     Returns:
         Bytes of accumulators on this rank, and the number of weights that grew back at each mask update.
@@ -300,7 +300,7 @@ def check_run(comm: Comm, config: dict[str, Any], recipe: Recipe) -> tuple[int, 
 
 
 def check_skipped(comm: Comm, config: dict[str, Any], recipe: Recipe) -> None:
-    """A step that DeepSpeed skips adds nothing, also at a mask update."""
+    """Check that a step that DeepSpeed skips adds nothing, also at a mask update."""
     with pruning_engine(config, recipe) as engine:
         train_step(engine, 0, scale=torch.inf)
         assert (engine.applied_steps, engine.skipped_steps) == (0, 1)
@@ -311,7 +311,7 @@ def check_skipped(comm: Comm, config: dict[str, Any], recipe: Recipe) -> None:
 
 
 def first_sums(comm: Comm, config: dict[str, Any], recipe: Recipe) -> tuple[int, Tensors]:
-    """Steps that were skipped until one was applied, and what is accumulated then."""
+    """The number of skipped steps before the first applied one, and the accumulators after it."""
     with pruning_engine(config, recipe) as engine:
         while engine.applied_steps == 0:
             assert not any(value.any() for values in accumulators(engine).values() for value in values)
@@ -321,7 +321,7 @@ def first_sums(comm: Comm, config: dict[str, Any], recipe: Recipe) -> tuple[int,
 
 
 def save(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> dict[str, Tensors]:
-    """Save in mid-accumulation."""
+    """Save during an accumulation."""
     with pruning_engine(config, recipe) as engine:
         for step in range(SAVED):
             train_step(engine, step)
@@ -330,7 +330,7 @@ def save(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> dic
 
 
 def load(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> dict[str, Tensors]:
-    """Load, train on, and return what was loaded."""
+    """Load, continue training, and return the loaded values."""
     with pruning_engine(config, recipe, seed=1) as engine:
         engine.load_checkpoint(folder)
         found = accumulators(engine)
@@ -341,7 +341,7 @@ def load(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> dic
 
 
 def error_of_loading(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> str:
-    """What an engine of another method says of the checkpoint."""
+    """The error of an engine of another method for the checkpoint."""
     with pruning_engine(config, recipe, seed=1) as engine:
         try:
             engine.load_checkpoint(folder)
@@ -351,7 +351,7 @@ def error_of_loading(comm: Comm, config: dict[str, Any], recipe: Recipe, folder:
 
 
 def load_without_masks(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> str:
-    """Make masks of the zeros of a checkpoint that has lost its masks, and return what is said."""
+    """Make masks of the zeros of a checkpoint that has lost its masks, and return the messages."""
     if dist.get_rank() == 0:
         for name in (MANIFEST, "checkpoint.json"):
             (Path(folder) / "saved" / name).unlink()

@@ -1,4 +1,4 @@
-"""Ranks for the engine tests: DeepSpeed uses the default group, so each number of ranks has processes of its own."""
+"""Ranks for the engine tests: DeepSpeed uses the default group, so each number of ranks has its own processes."""
 
 from collections.abc import Iterator
 

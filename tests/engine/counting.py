@@ -1,4 +1,4 @@
-"""What the ranks do to test the inputs that are counted of decoders, against the same model alone in one process."""
+"""Functions for the ranks to test the counted inputs of decoders, against the same model in one process."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -20,7 +20,7 @@ from tests.engine.scenarios import pruner_of
 
 
 def gpt2(seed: int) -> GPT2LMHeadModel:
-    """Its matrices have inputs before outputs."""
+    """A GPT-2, whose matrices have inputs before outputs."""
     torch.manual_seed(seed)
     sizes = {"n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 8}
     dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
@@ -29,10 +29,10 @@ def gpt2(seed: int) -> GPT2LMHeadModel:
 
 
 def llama(seed: int, *, reentrant: bool) -> LlamaForCausalLM:
-    """Two layers, whose activations are computed again in the backward pass.
+    """A Llama of two layers, whose activations are recomputed in the backward pass.
 
     Args:
-        seed: of the weights.
+        seed: seed of the weights.
         reentrant: the kind of activation checkpointing. With the other kind the layers share their feed-forward part;
             with this one, DeepSpeed fails on weights that are used twice.
     """
@@ -65,7 +65,7 @@ def examples(step: int) -> dict[str, Tensor]:
 
 
 def squares(model: nn.Module, texts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The squares of the inputs of each matrix, in one pass of a model that is alone over the global batch."""
+    """The squares of the inputs of each matrix, in one pass of a single model over the global batch."""
     found: dict[str, Tensor] = {}
 
     def add(name: str, _: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -85,7 +85,7 @@ def squares(model: nn.Module, texts: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def step_with_evaluations(engine: dsprune.PruningEngine, texts: dict[str, Tensor]) -> None:
-    """One optimizer step, with passes before each micro-batch that must not count."""
+    """Take one optimizer step, with passes before each micro-batch that must not count."""
     share = {name: value[dist.get_rank() :: dist.get_world_size()] for name, value in texts.items()}
     accumulation = engine.gradient_accumulation_steps()
     for part in range(accumulation):
@@ -106,7 +106,7 @@ def lowest_of_rows(scores: Tensor, fraction: float) -> Tensor:
 
 
 def check_inputs(comm: Comm, config: dict[str, Any], recipe: Recipe, name: str) -> None:
-    """Compare the sums after step 0 and the masks of one mask update at step 1 with those of the model alone."""
+    """Compare the sums after step 0 and the masks of one mask update at step 1 with those of the single model."""
     build = MODELS[name]
     with pruning_engine(config, recipe, 0, build) as engine:
         state, alone, expected = pruner_of(engine), build(0), {}

@@ -1,4 +1,4 @@
-"""What the ranks do with a mixture of experts, whose experts are stacked in one parameter."""
+"""Functions for the ranks to test a mixture of experts that are stacked in one parameter."""
 
 import io
 from contextlib import redirect_stderr

@@ -1,4 +1,4 @@
-"""What the ranks do in the tests of `initialize`: what it takes, and the checkpoints that others wrote."""
+"""Functions for the ranks in the tests of `initialize`: its arguments, and checkpoints of other programs."""
 
 import copy
 import gc
@@ -28,7 +28,7 @@ from dsprune.zero.parameters import full_shape
 from tests.engine.scenarios import every_view, pruner_of, train_step
 
 EXAMPLES = 26
-"""Two batches, and two examples that fill none."""
+"""Two batches, and two more examples."""
 
 
 class Examples(Dataset[dict[str, torch.Tensor]]):
@@ -40,14 +40,14 @@ class Examples(Dataset[dict[str, torch.Tensor]]):
 
 
 class Stream(IterableDataset[dict[str, torch.Tensor]]):
-    """Examples in order, one more than the ranks can share."""
+    """A stream with one more example than the ranks can share."""
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         return (Examples()[index] for index in range(EXAMPLES + 1))
 
 
 class Wrapped(torch.nn.Module):
-    """A module as `torch.compile` wraps it; the compiler itself is switched off in tests."""
+    """A module wrapped like by `torch.compile`; the compiler itself is off in tests."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()
@@ -85,9 +85,9 @@ def initialized(**kwargs: Any) -> Iterator[tuple[dsprune.PruningEngine, Any]]:
 
 
 def train_on(comm: Comm, what: str) -> tuple[float, int]:
-    """Sparsity and number of steps after training on some data to the end."""
+    """Train on some data to the end, and return sparsity and number of steps."""
     with initialized(training_data=DATA[what]()) as (engine, loader):
-        loader.num_local_io_workers = 0  # DeepSpeed would start two processes a pass
+        loader.num_local_io_workers = 0  # DeepSpeed would start two processes per pass
         while engine.applied_steps < STEPS:
             for inputs in loader:
                 engine.backward(engine(**inputs).loss)
@@ -110,7 +110,7 @@ def in_epochs() -> Recipe:
 
 
 def stage_of(comm: Comm, folder: str, how: str) -> int:
-    """The ZeRO stage of the engine whose ds_config, of stage 1, is given in one of DeepSpeed's ways."""
+    """The ZeRO stage of the engine whose ds_config of stage 1 is passed in one of DeepSpeed's ways."""
     path = Path(folder, "ds_config.json")
     given: dict[str, Any] = {
         "args.deepspeed_config": {"args": SimpleNamespace(deepspeed_config=str(path)), "config": None},
@@ -128,7 +128,7 @@ def client_optimizer(rate: float, **settings: Any) -> dict[str, Any]:
 
 
 def some_parameters(stage: int) -> dict[str, Any]:
-    """A model of which DeepSpeed gets all parameters but those of a block."""
+    """A model, and all its parameters except those of a block, for DeepSpeed."""
     model = TinyModel()
     given = [value for name, value in model.named_parameters() if not name.startswith("blocks.1")]
     return {"model": model, "model_parameters": given, "config": ds_config(stage)}
@@ -145,12 +145,12 @@ def with_a_head_in_fp64() -> TinyModel:
 
 
 def with_sections(**sections: Any) -> Recipe:
-    """The recipe with sections that a script may overlook."""
+    """The recipe with sections that a script may forget."""
     return Recipe.model_validate(make_recipe().model_dump(exclude_unset=True) | sections)
 
 
 def refused() -> dict[str, Callable[[], dict[str, Any]]]:
-    """What `initialize` refuses, by name."""
+    """Arguments that `initialize` refuses, by name."""
     sparse = {"sparse_pruning": {"different_groups": {"a": {"params": {"dense_ratio": 0.25}}}}}
     adapted = TinyModel()
     adapted.blocks[0].up.base_layer = torch.nn.Linear(2, 2)
@@ -198,7 +198,7 @@ def error_of_initialize(comm: Comm, what: str) -> str:
 
 
 def first_step_without_its_teacher(comm: Comm) -> str:
-    """What a loop says that forgets the distillation of its recipe."""
+    """The error of a loop that forgets the distillation of its recipe."""
     with initialized(recipe=with_sections(distillation={"teacher": "t"})) as (engine, _):
         try:
             train_step(engine, 0)
@@ -215,7 +215,7 @@ def train_with_a_client_optimizer(comm: Comm) -> float:
 
 
 def said_without_a_peak(comm: Comm) -> str:
-    """What the first two steps say with a rate of the optimizer alone."""
+    """The messages of the first two steps if only the optimizer sets a rate."""
     said = io.StringIO()
     recipe = with_sections(learning_rate={})
     given = client_optimizer(0.02) | {"recipe": recipe, "config": without_optimizer(2)}
@@ -226,7 +226,7 @@ def said_without_a_peak(comm: Comm) -> str:
 
 
 def save_and_load_with(comm: Comm, folder: str, tag: Any) -> tuple[int, int]:
-    """Steps of the engine that loads the tag, and of one that loads the latest."""
+    """The steps of an engine that loads the tag, and of one that loads the latest."""
     with pruning_engine(ds_config(2), make_recipe()) as engine:
         train_step(engine, 0)
         engine.save_checkpoint(folder, tag)
@@ -239,7 +239,7 @@ def save_and_load_with(comm: Comm, folder: str, tag: Any) -> tuple[int, int]:
 
 
 def error_of_saving_apart(comm: Comm, folder: str) -> str:
-    """What is said when each rank saves into a folder of its own."""
+    """The error if each rank saves into its own folder."""
     with pruning_engine(ds_config(2), make_recipe()) as engine:
         try:
             engine.save_checkpoint(f"{folder}/of-{dist.get_rank()}", "tag")
@@ -249,7 +249,7 @@ def error_of_saving_apart(comm: Comm, folder: str) -> str:
 
 
 def saved_with(comm: Comm, folder: str, value: Any) -> Any:
-    """What comes back of a script's own entry in a checkpoint, or the error of saving it."""
+    """A script's entry in a checkpoint after loading, or the error of saving it."""
     with pruning_engine(ds_config(2), make_recipe()) as engine:
         try:
             engine.save_checkpoint(folder, "tag", {"mine": value})
@@ -260,7 +260,7 @@ def saved_with(comm: Comm, folder: str, value: Any) -> Any:
 
 
 def copied(comm: Comm) -> tuple[bool, bool]:
-    """A shallow copy of an engine, as libraries make it to wrap one."""
+    """A shallow copy of an engine, as libraries make to wrap one."""
     with pruning_engine(ds_config(2), make_recipe()) as engine:
         other = copy.copy(engine)
         return isinstance(other, dsprune.PruningEngine), other.module is engine.module
@@ -352,7 +352,7 @@ def load_plain(
 def load_partly(
     comm: Comm, folder: str, stages: tuple[int, int], options: dict[str, Any]
 ) -> tuple[int, float, list[str]]:
-    """Step, sparsity and views that have come, of a checkpoint that is loaded in part; then train to the end."""
+    """Load a part of a checkpoint, return step, sparsity and loaded views, and train to the end."""
     recipe = make_recipe(first=0.8)
     with pruning_engine(ds_config(stages[0]), recipe) as engine:
         for step in range(2):

@@ -1,4 +1,4 @@
-"""What the ranks do in the tests of other topologies: save at one, resume at another."""
+"""Functions for the ranks in the tests of other topologies: save at one, resume at another."""
 
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,13 @@ Outcome = tuple[list[Tensor], list[Tensor]]
 
 
 def outcome(engine: dsprune.PruningEngine) -> Outcome:
-    """Whole masks and weights, of what is pruned."""
+    """The whole masks and weights of the pruned tensors."""
     pruner = pruner_of(engine)
     return whole_masks(pruner), gather(pruner.layout, pruner.layout.weight)
 
 
 def train_and_save(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> Outcome:
-    """Save at step `SAVED`, and train on to the end without a stop."""
+    """Save at step `SAVED`, and train to the end without interruption."""
     with pruning_engine(config, recipe) as engine:
         for step in range(STEPS):
             if step == SAVED:
@@ -38,7 +38,7 @@ def train_and_save(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: s
 
 
 def reshard(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> Outcome:
-    """Resume from what another topology saved, and find every number as it was written."""
+    """Resume from a checkpoint of another topology, and compare every number."""
     with pruning_engine(config, recipe, seed=1) as engine:
         _, client = engine.load_checkpoint(folder)
         assert engine.applied_steps == SAVED

@@ -1,4 +1,4 @@
-"""What the ranks do in the tests of patterns."""
+"""Functions for the ranks in the tests of patterns."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from tests.engine.scenarios import dense_scores, pruner_of, train_step
 
 
 class EvenModel(TinyModel):
-    """Prunable: 6 matrices of 16 x 8 and 8 x 16 weights; the rest is of odd sizes, so shards cut them anywhere."""
+    """Prunable: 6 matrices of 16 x 8 and 8 x 16 weights; other sizes are odd, so shards cut the matrices anywhere."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__(seed, width=8)
@@ -46,7 +46,7 @@ def check_run(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -
 
 
 def errors_of_loading(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> list[str]:
-    """What an engine with another pattern says of the checkpoint, and of its model alone."""
+    """The errors of an engine with another pattern for the checkpoint, and for only its model."""
     errors = []
     for options in ({}, {"load_module_only": True}):
         with pruning_engine(config, recipe, model=EvenModel) as engine:

@@ -1,4 +1,4 @@
-"""What the ranks do in the tests of `dsprune.pruning`: loops of DeepSpeed that know nothing of dsprune."""
+"""Functions for the ranks in the tests of `dsprune.pruning`: DeepSpeed loops without dsprune."""
 
 import io
 import os
@@ -33,7 +33,7 @@ CONFIG: dict[str, Any] = {
 
 
 def said(act: Callable[[], None]) -> str:
-    """What a function prints, and the message of the error of dsprune that ends it."""
+    """The output of a function, and the message of dsprune's error that ends it."""
     output = io.StringIO()
     with redirect_stdout(output), redirect_stderr(output):
         try:
@@ -44,7 +44,7 @@ def said(act: Callable[[], None]) -> str:
 
 
 def train_unaware(recipe: Recipe, steps: int, initialize: Callable[..., Any] | None = None) -> None:
-    """A loop of plain DeepSpeed inside `dsprune.pruning`; None looks `deepspeed.initialize` up there."""
+    """Run a loop of plain DeepSpeed inside `dsprune.pruning`; None looks up `deepspeed.initialize` there."""
     os.environ.update(LOCAL_RANK=str(dist.get_rank()))
     model = TinyModel()
     with dsprune.pruning(recipe):
@@ -59,12 +59,12 @@ def train_unaware(recipe: Recipe, steps: int, initialize: Callable[..., Any] | N
 
 
 def said_after(comm: Comm, steps: int) -> str:
-    """What `pruning` says of a loop of so many steps, where the recipe has 12, the last mask update at 9."""
+    """The messages of `pruning` for a loop of some steps; the recipe has 12, and its last mask update at 9."""
     return said(lambda: train_unaware(make_recipe(), steps))
 
 
 def engines_beside_a_reference_model(comm: Comm, optimizer: dict[str, Any]) -> tuple[int, str]:
-    """How many engines prune beside a frozen model whose engine gets an optimizer too, and the class of its engine."""
+    """The number of pruning engines next to a frozen model with an optimizer, and the class of its engine."""
     os.environ.update(LOCAL_RANK=str(dist.get_rank()))
     model = TinyModel()
     with suppress(dsprune.RunFailedError), dsprune.pruning(make_recipe()) as engines:
@@ -81,7 +81,7 @@ def engines_beside_a_reference_model(comm: Comm, optimizer: dict[str, Any]) -> t
 
 
 def said_of_a_later_scheduler(comm: Comm) -> str:
-    """What is said to a loop that makes a scheduler after its engine, and steps it."""
+    """The messages for a loop that makes a scheduler after its engine, and steps it."""
 
     def train() -> None:
         with initialized() as (engine, _):
@@ -95,12 +95,12 @@ def said_of_a_later_scheduler(comm: Comm) -> str:
 
 
 def said_of_an_import(comm: Comm) -> str:
-    """What `pruning` says of a loop whose engine is made by a function that was imported before."""
+    """The messages of `pruning` for a loop whose engine is made by a function that was imported before."""
     return said(lambda: train_unaware(make_recipe(), 1, deepspeed.initialize))
 
 
 def said_of_a_model(comm: Comm, folder: str, steps: int) -> str:
-    """What is said when a model is saved after so many steps."""
+    """The messages when a model is saved after some steps."""
 
     def train_and_save() -> None:
         with initialized() as (engine, _):
@@ -112,7 +112,7 @@ def said_of_a_model(comm: Comm, folder: str, steps: int) -> str:
 
 
 def said_by_the_trainer(comm: Comm, stage: int, gathers: bool) -> str:
-    """What transformers' Trainer is told at the start of a training."""
+    """The messages of transformers' Trainer at the start of a training."""
     config = ds_config(stage)
     config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = gathers
 
@@ -124,7 +124,7 @@ def said_by_the_trainer(comm: Comm, stage: int, gathers: bool) -> str:
 
 
 def said_of_a_second_training(comm: Comm) -> str:
-    """What transformers' Trainer is told when it starts to train with an engine that has trained."""
+    """The messages of transformers' Trainer if its engine has trained before."""
 
     def begin_again() -> None:
         with initialized() as (engine, _):
@@ -135,7 +135,7 @@ def said_of_a_second_training(comm: Comm) -> str:
 
 
 def said_of_steps_of_the_trainer(comm: Comm, steps: int) -> str:
-    """What transformers' Trainer is told when its first step ends after so many steps of its engine."""
+    """The messages of transformers' Trainer if its first step ends after some steps of its engine."""
 
     def end() -> None:
         with initialized() as (engine, _):
@@ -147,7 +147,7 @@ def said_of_steps_of_the_trainer(comm: Comm, steps: int) -> str:
 
 
 def said_of_backwards_of_accelerate(comm: Comm, backwards: int) -> str:
-    """What a loop with Accelerate's wrappers is told that calls `backward` so many times before `optimizer.step`."""
+    """The messages for an Accelerate loop that calls `backward` several times before `optimizer.step`."""
 
     def train() -> None:
         rank, world_size = dist.get_rank(), dist.get_world_size()
@@ -180,7 +180,7 @@ def said_of_accumulation(comm: Comm, micro_batch: int) -> str:
 
 
 def processes_of_accelerate(comm: Comm) -> tuple[int, int, str]:
-    """The processes that Accelerate counts on CPUs, without dsprune and with it, and what is said of the former."""
+    """The processes that Accelerate counts on CPUs, without and with dsprune, and the messages of the former."""
     os.environ.update(
         RANK=str(dist.get_rank()), LOCAL_RANK=str(dist.get_rank()), WORLD_SIZE=str(dist.get_world_size())
     )

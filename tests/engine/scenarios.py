@@ -1,4 +1,4 @@
-"""What the ranks do in the engine tests: each function runs on every rank of a pool, and asserts there."""
+"""Functions for the ranks in the engine tests: each runs on every rank of a pool, with assertions."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +31,7 @@ def train_step(
     before_step: Callable[[], None] = lambda: None,
     scale: float = 1.0,
 ) -> None:
-    """One optimizer step on the batch of `step`; `before_step` is called between its last backward and it."""
+    """Take one optimizer step on the batch of `step`; `before_step` is called after its last backward pass."""
     share = batch(step, BATCH, dist.get_rank(), dist.get_world_size())
     accumulation = engine.gradient_accumulation_steps()
     for part in range(accumulation):
@@ -43,7 +43,7 @@ def train_step(
 
 
 def every_view(pruner: PruningState) -> dict[str, list[Tensor]]:
-    """Master weights, working copy and moments, whole."""
+    """The whole master weights, working copy and moments."""
     views = {
         "weight": gather(pruner.layout, pruner.layout.weight),
         "copy": gather(pruner.layout, pruner.layout.working_copy),
@@ -123,7 +123,7 @@ def check_invariants(comm: Comm, config: dict[str, Any], recipe: Recipe) -> tupl
 
 
 def check_nothing_changed(pruner: PruningState, views: dict[str, list[Tensor]], masks: list[Tensor]) -> None:
-    """A skipped step has changed no weight, moment or mask."""
+    """Check that a skipped step has changed no weight, moment or mask."""
     assert all(map(torch.equal, whole_masks(pruner), masks))
     found = every_view(pruner)
     for what, before in views.items():
@@ -131,7 +131,7 @@ def check_nothing_changed(pruner: PruningState, views: dict[str, list[Tensor]], 
 
 
 def digest_of_random(comm: Comm, config: dict[str, Any], recipe: Recipe) -> int:
-    """Of the masks after the last mask update, which do not depend on what was trained in between."""
+    """The digest of the masks after the last mask update, which does not depend on the training."""
     with pruning_engine(config, recipe) as engine:
         for step in range(STEPS):
             train_step(engine, step)
@@ -140,7 +140,7 @@ def digest_of_random(comm: Comm, config: dict[str, Any], recipe: Recipe) -> int:
 
 
 def check_gradient_norm(comm: Comm, config: dict[str, Any], recipe: Recipe) -> list[tuple[float, float]]:
-    """The norm that DeepSpeed clips by, and that of the gradient without its pruned entries, at every step."""
+    """DeepSpeed's norm for clipping, and the norm of the gradient without its pruned entries, at every step."""
     norms: list[tuple[float, float]] = []
     with pruning_engine(config, recipe) as engine:
         gradients: dict[str, Tensor] = {}
@@ -160,7 +160,7 @@ def check_gradient_norm(comm: Comm, config: dict[str, Any], recipe: Recipe) -> l
 
 
 def check_resume(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> None:
-    """Stopping after 5 steps, skipped ones included, and resuming in a new engine ends where not stopping does."""
+    """Check that stopping after 5 steps (including skipped ones) and resuming gives the uninterrupted result."""
     with pruning_engine(config, recipe) as engine:
         for step in range(STEPS):
             if step == 5:
@@ -197,7 +197,7 @@ def masters_after_a_step(comm: Comm, config: dict[str, Any], recipe: Recipe) -> 
 
 
 def check_skipped_update(comm: Comm, config: dict[str, Any], recipe: Recipe) -> None:
-    """A mask update whose step overflows leaves no trace, and comes again at the next step."""
+    """Check that a mask update whose step overflows changes nothing, and is repeated at the next step."""
     with pruning_engine(config, recipe) as engine:
         pruner = pruner_of(engine)
         before = gather(pruner.layout, pruner.layout.weight)
@@ -212,7 +212,7 @@ def check_skipped_update(comm: Comm, config: dict[str, Any], recipe: Recipe) -> 
 
 
 def save_checkpoint(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> list[Tensor]:
-    """A trained checkpoint, and the whole masks that belong to it."""
+    """Save a trained checkpoint, and return its whole masks."""
     with pruning_engine(config, recipe) as engine:
         for step in range(STEPS):
             train_step(engine, step)
@@ -221,7 +221,7 @@ def save_checkpoint(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: 
 
 
 def error_of_loading(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> str:
-    """What a new engine says about a checkpoint."""
+    """The error of a new engine for a checkpoint."""
     with pruning_engine(config, recipe) as engine:
         try:
             engine.load_checkpoint(folder, tag="last")
@@ -231,7 +231,7 @@ def error_of_loading(comm: Comm, config: dict[str, Any], recipe: Recipe, folder:
 
 
 def save_16bit_model(comm: Comm, config: dict[str, Any], recipe: Recipe, folder: str) -> None:
-    """DeepSpeed's own export works on the wrapped engine, too."""
+    """Check that DeepSpeed's own export works on the wrapped engine."""
     with pruning_engine(config, recipe) as engine:
         for step in range(STEPS):
             train_step(engine, step)

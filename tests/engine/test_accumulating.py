@@ -46,7 +46,7 @@ FURTHER = {
     "alternating": ((1, 2), (2, 3)),
     "rigl after snip": ((2, 1), (2, 3)),
 }
-"""Methods with places of their own."""
+"""Methods with their own places."""
 
 PLACES = [(world, stage) for world in (1, 2, 3) for stage in (0, 1, 2, 3)]
 NAMES = [name for name in METHODS if name not in FURTHER]

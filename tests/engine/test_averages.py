@@ -15,7 +15,7 @@ from tests.engine.scenarios import train_step
 
 
 def model_of_an_average(comm: Comm, stage: int, weight: float) -> float | str:
-    """Put an average of the model and of a dense one, of `weight`, into the engine at the end, and save the model.
+    """At the end, put an average of the model and a dense one, with `weight`, into the engine, and save the model.
 
     Returns:
         The largest distance of a saved weight from the average, or the error of saving it.

@@ -1,4 +1,4 @@
-"""The inputs of decoders are counted once, at every ZeRO stage, whatever else passes through the model."""
+"""The inputs of decoders are counted once, at every ZeRO stage, also with other forward passes."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`dsprune.pruning` around loops that know nothing of dsprune: what it says, and what it finds out."""
+"""`dsprune.pruning` around loops without dsprune: its messages, and its guards."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Whatever would train without masks or off the schedule, behind the engine's back, ends the run with one line."""
+"""Training that bypasses the masks or the schedule of the engine ends the run with one line."""
 
 import re
 import tempfile
@@ -176,7 +176,7 @@ def assign_to_the_module(engine: dsprune.PruningEngine) -> None:
 
 
 def resize_the_embeddings(engine: dsprune.PruningEngine) -> None:
-    """As transformers' `resize_token_embeddings` does: the parameter stays, and has other data."""
+    """Resize like transformers' `resize_token_embeddings`: the parameter stays, with other data."""
     weight = engine.module.embed.weight
     weight.data = torch.cat([weight.data, weight.data])
 
@@ -186,7 +186,7 @@ def set_the_batch(engine: dsprune.PruningEngine) -> None:
 
 
 def write_to_the_data(engine: dsprune.PruningEngine) -> None:
-    """As an average of weights is put into a model: the versions of the parameters stay."""
+    """Write like an average of weights into a model: the versions of the parameters stay."""
     for parameter in engine.module.parameters():
         parameter.data.add_(0.5)
 

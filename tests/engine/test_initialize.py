@@ -1,4 +1,4 @@
-"""`initialize` takes what DeepSpeed takes, refuses what it cannot prune with, and loads checkpoints of DeepSpeed."""
+"""`initialize` accepts DeepSpeed's arguments, refuses unsupported ones, and loads checkpoints of DeepSpeed."""
 
 import io
 import json

@@ -26,7 +26,7 @@ CELLS = [
     for number, precision in enumerate(("fp32", "bf16"))
     if world < 3 or (world + stage + number) % 2
 ]
-"""Numbers of ranks, stages and precisions: all of them on one and two ranks, half of them on three and four."""
+"""Numbers of ranks, stages and precisions: all on one and two ranks, half of them on three and four."""
 
 RESUMED = [
     (world, stage, ("bf16", "fp32")[(world + stage) % 2]) for world in (1, 2, 3, 4) for stage in (0, 1, 2, 3)
@@ -35,7 +35,7 @@ RESUMED = [
 
 
 def digest_of_first_update(precision: str) -> int:
-    """The mask that a single process gets from the initial weights, rounded as the run rounds them."""
+    """The digest of the mask that a single process selects from the initial weights, rounded like in the run."""
     model = TinyModel()
     tensors = choose_weights(model).tensors
     weights = dict(model.named_parameters())

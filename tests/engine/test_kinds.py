@@ -126,7 +126,7 @@ def test_two_ranks_give_the_metrics_of_one(two_ranks: RankPool, trained: Trained
 
 
 def test_it_is_pruned_while_it_learns_from_a_store_and_resumes(two_ranks: RankPool, trained: Trained) -> None:
-    """Prune with a store, audit, evaluate; cut the run off at an earlier checkpoint, and resume to the same end."""
+    """Prune with a store, audit, evaluate; go back to an earlier checkpoint, and resume to the same result."""
     name, store = "sparse", trained.runs.parent / "store"
     settings = [
         f"name={name}",
@@ -154,7 +154,7 @@ def test_it_is_pruned_while_it_learns_from_a_store_and_resumes(two_ranks: RankPo
 
 
 def without_last_checkpoint(run: RunFolder, to: Path) -> RunFolder:
-    """A copy of a finished run as it was at its last checkpoint but one."""
+    """A copy of a finished run at its second last checkpoint."""
     cut = RunFolder(Path(shutil.copytree(run.path, to)))
     newest, before = complete_tags(cut.checkpoints)
     for folder in (newest, cut.model):
@@ -177,7 +177,7 @@ def test_so_do_the_largest_outputs_alone(two_ranks: RankPool, trained: Trained) 
 
 
 def compare_with_teacher(pool: RankPool, trained: Trained, stored: str) -> None:
-    """With all outputs stored, in fp32, against a teacher that runs beside the student."""
+    """Compare training on stored fp32 outputs with training on an online teacher."""
     folder = trained.runs.parent
     if not (folder / "teacher").exists():
         sharpen(trained.runs / "dense" / "model", folder / "teacher")
@@ -214,7 +214,7 @@ SOLVERS = {
 
 
 def train_unlike_trees(comm: Comm, stage: int, decoder: str) -> list[float]:
-    """The losses of a model whose ranks see trees of other sizes: a single leaf, and two levels of operators."""
+    """The losses of a model whose ranks see trees of different sizes: a single leaf, and two levels of operators."""
     os.environ["LOCAL_RANK"] = str(comm.rank)
     torch.manual_seed(0)
     encoder = BertConfig(vocab_size=20, max_position_embeddings=32, **models.SIZES)

@@ -30,7 +30,7 @@ def precision_of(stage: int, world: int) -> str:
 
 
 def recipe_for(precision: str) -> Recipe:
-    """With four parameter groups: with and without weight decay, each at two learning rates."""
+    """A recipe with four parameter groups: with and without weight decay, each at two learning rates."""
     return scaled(make_recipe(precision), **{"blocks.1.*": 0.25})
 
 
@@ -39,7 +39,7 @@ Saved = Callable[[int, int], tuple[Path, Outcome]]
 
 @pytest.fixture(scope="module")
 def saved(pools: dict[int, RankPool], tmp_path_factory: pytest.TempPathFactory) -> Saved:
-    """The checkpoint of a place, which is made when it is first asked for, and where the run that wrote it ended."""
+    """The checkpoint of a place, which is made on first use, and the end of the run that wrote it."""
 
     @cache
     def save(stage: int, world: int) -> tuple[Path, Outcome]:
@@ -51,7 +51,7 @@ def saved(pools: dict[int, RankPool], tmp_path_factory: pytest.TempPathFactory) 
 
 
 def source(stage: int, world: int) -> tuple[int, int]:
-    """Another place for each, so that each is a source, and all pairs of stages and of numbers of ranks come up."""
+    """A source for each place: each place is a source, and all pairs of stages and of numbers of ranks occur."""
     return world % 4, stage + 1
 
 
@@ -73,7 +73,7 @@ def test_a_checkpoint_goes_on_elsewhere(
     precision = precision_of(*there)
     args = ds_config(stage, precision), recipe_for(precision), str(folder)
     for found_masks, found_weights in pools[world].run(world, moving.reshard, *args):
-        if precision == "fp32":  # in bf16 the order of a sum shows, and tips the selection
+        if precision == "fp32":  # in bf16 the order of a sum changes the rounding, and so the selection
             assert all(map(torch.equal, masks, found_masks)), f"from {there}"
             for expected, found in zip(weights, found_weights, strict=True):
                 torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)

@@ -1,4 +1,4 @@
-"""`PruningEngine` around an engine that someone else made, `initialize`, and what both refuse."""
+"""`PruningEngine` around an existing engine, `initialize`, and what both refuse."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What one rank does in the tests of the wrapper: engines that someone else made, and those it refuses."""
+"""Functions for one rank in the tests of the wrapper: engines that it accepts, and those that it refuses."""
 
 import io
 import os
@@ -29,11 +29,11 @@ CONFIG: dict[str, Any] = {
 
 
 class _NamedAdamW(torch.optim.AdamW):
-    """Steps as its base does."""
+    """An AdamW with the `step` of its base."""
 
 
 class _SteppingAdamW(torch.optim.AdamW):
-    """Steps in a way of its own."""
+    """An AdamW with its own `step`."""
 
     def step(self, closure: Any = None) -> Any:
         return super().step(closure)
@@ -55,7 +55,7 @@ def deepspeed_engine(config: dict[str, Any] = CONFIG, **kwargs: Any) -> deepspee
 
 
 def error_of_wrapping(comm: Comm, what: str) -> str:
-    """What `PruningEngine` says to an engine that has `what`."""
+    """The error of `PruningEngine` for an engine that has `what`."""
     config, kwargs, recipe = dict(CONFIG), {}, make_recipe()
     if what == "a scheduler":
         config["scheduler"] = {"type": "WarmupLR", "params": {}}
@@ -88,7 +88,7 @@ def error_of_wrapping(comm: Comm, what: str) -> str:
 
 
 def error_of_a_model(comm: Comm, what: str) -> str:
-    """What is said to one who gives something else where an engine or a module belongs."""
+    """The error for an object that is not an engine or a module."""
     engine = deepspeed_engine()
     try:
         if what == "an engine as module":
@@ -105,7 +105,7 @@ def error_of_a_model(comm: Comm, what: str) -> str:
 
 
 def start_from_zeros(comm: Comm, way: str, masks_from: Any, dense: bool = False) -> tuple[float, float] | str:
-    """Take a step with a model of which half is zero; return the sparsity and the fraction of zeros, or the error."""
+    """Take a step with a half-zero model; return the sparsity and the fraction of zeros, or the error."""
     os.environ.update(LOCAL_RANK=str(dist.get_rank()))
     model, recipe = TinyModel(), make_recipe(first=0.6, start=3)
     if dense:
@@ -133,7 +133,7 @@ def start_from_zeros(comm: Comm, way: str, masks_from: Any, dense: bool = False)
 
 
 def said_of_matrices_that_begin_at_zero(comm: Comm, masks_from: Any) -> tuple[float, str]:
-    """The sparsity after a step, and what is said at it, where the second matrix of each block is zero at first."""
+    """The sparsity after a step, and its messages, if the second matrix of each block is zero at first."""
     os.environ.update(LOCAL_RANK=str(dist.get_rank()))
     model, said = TinyModel(), io.StringIO()
     for block in model.blocks:
@@ -148,7 +148,7 @@ def said_of_matrices_that_begin_at_zero(comm: Comm, masks_from: Any) -> tuple[fl
 
 
 def wrap_and_train(comm: Comm) -> None:
-    """An engine that someone else made reaches the target, with the learning rate of the timetable."""
+    """Check that an existing engine reaches the target, with the learning rate of the timetable."""
     engine = dsprune.PruningEngine(deepspeed_engine(), make_recipe())
     assert isinstance(engine.lr_scheduler, ScaledLR)
     for step in range(STEPS):
@@ -160,7 +160,7 @@ def wrap_and_train(comm: Comm) -> None:
 
 
 def everything_else_is_the_engines(comm: Comm) -> None:
-    """The wrapper hands on what it does not change."""
+    """Check that all other attributes are the engine's."""
     inner = deepspeed_engine()
     engine = dsprune.PruningEngine(inner, make_recipe())
     assert engine.module is inner.module
@@ -173,7 +173,7 @@ def everything_else_is_the_engines(comm: Comm) -> None:
 
 
 def epochs_are_counted_on_the_training_data(comm: Comm) -> tuple[int, int]:
-    """Steps an epoch, and steps of the DeepSpeed loader."""
+    """The steps per epoch, and the steps of the DeepSpeed loader."""
     recipe = make_recipe(start="1 epochs", end="3 epochs")
     recipe = recipe.model_copy(
         update={"budget": recipe.budget.model_copy(update={"steps": None, "epochs": 4.0})}
@@ -215,7 +215,7 @@ def factors_on_the_learning_rate(comm: Comm, stage: int) -> list[list[int]]:
 
 
 def betas_move_with_the_learning_rate(comm: Comm, stage: int, folder: str) -> None:
-    """Every step is that of torch's AdamW with the beta of that step, before and after a checkpoint."""
+    """Check that every step equals that of torch's AdamW with the beta of that step, before and after a checkpoint."""
     rate = LearningRate(peak=0.02, warmup="3 steps", curve="cosine", beta_at_peak=0.5)
     recipe = make_recipe().model_copy(
         update={
@@ -247,7 +247,7 @@ def betas_move_with_the_learning_rate(comm: Comm, stage: int, folder: str) -> No
 
 
 def dense_recipe_trains_densely(comm: Comm) -> None:
-    """Without a pruning section the engine is an ordinary one with a schedule."""
+    """Check that an engine without a pruning section only has a schedule."""
     recipe = make_recipe().model_copy(update={"pruning": None})
     engine, *_ = dsprune.initialize(model=TinyModel(), config=CONFIG, recipe=recipe)
     for step in range(STEPS):

@@ -1,4 +1,4 @@
-"""What only a GPU can show: pruning there by every method, with every optimizer, and masking that waits for nothing."""
+"""Tests on a GPU: pruning by every method, with every optimizer, and masking without waiting."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def run(*arguments: object, status: int = 0, **variables: str) -> str:
 
 
 def train(stage: int, precision: str, **extra: Any) -> Mapping[str, Any]:
-    """Run `train.py` as a launcher would, and return what it found."""
+    """Run `train.py` like a launcher, and return its result."""
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     said = run(SCRIPT, stage, precision, json.dumps(extra), **ranks, MASTER_PORT=str(free_port()))
     found: Mapping[str, Any] = json.loads(said.splitlines()[-1])

@@ -1,6 +1,6 @@
-"""Prune a tiny model on this machine's accelerator in one process, and print as JSON what a test compares.
+"""Prune a tiny model on this machine's accelerator in one process, and print the results for a test as JSON.
 
-Takes the ZeRO stage, the precision, and as JSON what else is set: sections `pruning` and `config`, and `compile`.
+Arguments: the ZeRO stage, the precision, and further settings as JSON: sections `pruning` and `config`, and `compile`.
 Needs the environment of a launcher: RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT.
 """
 
@@ -23,7 +23,7 @@ from dsprune.testing.engines import BATCH, STEPS, ds_config, make_recipe
 from dsprune.testing.tiny import TinyModel, batch
 
 WIDTH = 64
-"""Of a model whose matrices the sparse kernels of torch accept."""
+"""Sizes of a model whose matrices torch's sparse kernels accept."""
 
 
 def train(
@@ -36,7 +36,7 @@ def train(
     if compiles:
         engine.compile()
     for number in itertools.count():
-        if engine.applied_steps == STEPS:  # fp16 leaves out steps that overflow
+        if engine.applied_steps == STEPS:  # fp16 skips steps that overflow
             break
         tensors = {name: value.to(engine.device) for name, value in batch(number, BATCH, 0, 1).items()}
         engine.backward(engine(**tensors).loss)
@@ -69,7 +69,7 @@ def is_same(state: PruningState) -> list[bool]:
 
 
 def fits_sparse_kernels(model: nn.Module) -> bool:
-    """Return whether torch's sparse kernels give the product of every pruned matrix that the dense ones give."""
+    """Return whether torch's sparse kernels compute the same product of every pruned matrix as the dense ones."""
     for block in model.blocks:
         weight = block.up.weight.detach().half()
         sparse = torch.sparse.to_sparse_semi_structured(weight[: weight.shape[0] // 32 * 32].contiguous())

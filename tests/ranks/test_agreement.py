@@ -28,13 +28,13 @@ def ranks() -> Ranks:
 
 
 def clock_set_back() -> SimpleNamespace:
-    """The module `time` of a system whose clock goes back an hour with each look at it."""
+    """The module `time` of a system whose clock goes back an hour at each call."""
     looks = itertools.count()
     return SimpleNamespace(time=lambda: time.time() - 3600 * next(looks), monotonic=time.monotonic)
 
 
 def stopped_at(comm: Comm, folder: str, what: str) -> tuple[int, str]:
-    """The step after which this rank stops, when something happens on rank 1 at step 3."""
+    """The step after which this rank stops if an event happens on rank 1 at step 3."""
     ends = {"slurm": str(time.time() + 60), "no end": "Unknown", "past": "1000"}
     os.environ["SLURM_JOB_END_TIME"] = ends.get(what, "inf")
     with (
@@ -46,7 +46,7 @@ def stopped_at(comm: Comm, folder: str, what: str) -> tuple[int, str]:
                 os.kill(os.getpid(), signal.Signals[what])
             if step == 3 and what in ("file", "clock"):
                 (Path(folder) / "stop").touch()
-                time.sleep(1.1)  # it is looked for once a second
+                time.sleep(1.1)  # it is checked once a second
             if reason := stops.agreed():
                 return step, reason
     return -1, ""
@@ -107,7 +107,7 @@ def test_the_first_difference_is_named_on_every_rank(two_ranks: RankPool) -> Non
 
 
 def listed_apart(comm: Comm, folder: Path) -> tuple[list[str], int | None]:
-    """The files that this rank lists in a tag, and the number of those of all ranks that are as they were listed."""
+    """The files that this rank lists in a tag, and the number of files of all ranks that match their lists."""
     with replaced(tags, "LISTED_TOGETHER", 1):
         tags.begin_tag(folder)
         folder.mkdir(exist_ok=True)

@@ -34,7 +34,7 @@ PLANTED = (1, "attention value")
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """A model that has learnt its task, and whose second layer hangs on a few of its values."""
+    """A trained model whose second layer depends on a few of its values."""
     folder = tmp_path_factory.mktemp("analyze")
     data = tiny_sentiment(folder / "data", 320, 64)
     bert = tiny_bert(folder / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
@@ -53,10 +53,10 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def _plant(model: Any) -> None:
-    """Large weights that cancel, in one matrix of one layer: the function stays, until some of them are gone.
+    """Add large weights that cancel to one matrix of one layer: the function only changes if some are pruned.
 
-    What a layer norm gives has a mean of 0 once its scale and shift are taken off, so that a row of its inverse
-    scales adds nothing but a constant.
+    The output of a layer norm, without scale and shift, has a mean of 0, so a row of its inverse scales adds only a
+    constant.
     """
     layers = model.bert.encoder.layer
     norm, value = layers[PLANTED[0] - 1].output.LayerNorm, layers[PLANTED[0]].attention.self.value
@@ -164,7 +164,9 @@ def test_two_ranks_find_what_one_does(two_ranks: RankPool, recipe: Recipe) -> No
     assert found[0] == found[1]
     for mine, theirs in zip(alone.findings, found[0].findings, strict=True):
         assert mine.scores == theirs.scores
-        assert mine.recovered == pytest.approx(theirs.recovered, abs=0.05)  # sums over ranks round otherwise
+        assert mine.recovered == pytest.approx(
+            theirs.recovered, abs=0.05
+        )  # sums over ranks round differently
 
 
 def test_the_files_and_their_place_in_a_report(recipe: Recipe, analysis: Analysis, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Several ranks evaluate to exactly what one process does, and no rank waits for another in vain."""
+"""Several ranks have exactly the metrics of one process, and no rank waits forever."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A mask set counts and fingerprints the whole masks, whoever owns what."""
+"""A mask set counts and hashes the whole masks, for any sharding."""
 
 import time
 from collections.abc import Iterator, Sequence

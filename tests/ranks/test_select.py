@@ -1,4 +1,4 @@
-"""Selection equals a stable sort of the gathered scores, for every sharding, and sends what was predicted."""
+"""Selection equals a stable sort of the gathered scores, for every sharding, and sends the predicted bytes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -145,7 +145,7 @@ def test_more_pruned_weights_than_the_target_are_refused() -> None:
 
 
 def test_a_bracket_that_misses_only_costs_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scores whose sample says nothing of the rest, on both sides of the threshold."""
+    """The sample differs from the other scores, on both sides of the threshold."""
     size = 100_000
     stride = Group("all", (0,), size, 1).stride
     for sampled, others in ((5.0, 1.0), (1.0, 5.0)):
@@ -195,7 +195,7 @@ def test_the_sharding_does_not_matter(pool: RankPool, world: int, seed: int) -> 
 
 @pytest.mark.parametrize("scope", ["global", "uniform"])
 def test_a_rank_sends_and_receives_what_is_planned_at_most(pool: RankPool, scope: str) -> None:
-    """Equal scores take every round: of the sample, of the threshold, which is far below, and of the ties."""
+    """Equal scores need every round: of the sample, of the threshold, which is far below, and of the ties."""
     sizes = [3000, 5000, 257]
     tensors, scores = tensors_of(sizes), [torch.ones(size) for size in sizes]
     groups = [replace(group, num_pruned=1) for group in make_groups(tensors, [0.5] * 3, scope)]

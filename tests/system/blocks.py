@@ -1,4 +1,4 @@
-"""A model of one's own and its data, for scripts that know nothing of transformers."""
+"""A custom model and its data, for scripts without transformers."""
 
 import torch
 from torch import Tensor, nn

@@ -26,7 +26,7 @@ def _run(page: Path, *flags: str, profile: str = "browser") -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
-# A script of the outer page looks into the frames, and leaves what it sees in the title.
+# A script of the outer page measures the frames, and writes the result to the title.
 FRAMES = """<body style="margin: 0">{frames}<script>
 const look = frame => {{
   const inside = frame.contentDocument, right = element => element.getBoundingClientRect().right;
@@ -48,9 +48,9 @@ class Shown(NamedTuple):
     """A page on a screen.
 
     Attributes:
-        document: as the browser parsed it.
-        width: what the page needs.
-        over: the elements that reach beyond the screen; what scrolls by itself is left out.
+        document: the document that the browser parsed.
+        width: width of the page.
+        over: the elements that extend beyond the screen, except those that scroll.
     """
 
     document: str
@@ -59,9 +59,9 @@ class Shown(NamedTuple):
 
 
 def shown(pages: Sequence[Path], width: int) -> list[Shown]:
-    """Return what a screen of this width shows of some pages.
+    """Return some pages on a screen of this width.
 
-    They stand in frames, because the browser's own window has a least width, and because its start takes a second.
+    They are in frames, because the browser's window has a minimum width, and because its start takes a second.
     """
     frames = "".join(
         f'<iframe src="{page.as_uri()}" width="{width}" height="900"></iframe>' for page in pages

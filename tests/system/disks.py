@@ -12,7 +12,7 @@ __all__ = ["small_disk"]
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A new disk at `folder`, as large as `size` says in mount's words; the test is skipped where there can be none."""
+    """Mount a new disk of `size` (as for mount) at `folder`; skip the test if this is not possible."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:

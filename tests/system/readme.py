@@ -1,4 +1,4 @@
-"""The code of the README, run as it stands."""
+"""Run the code of the README unchanged."""
 
 import os
 import re
@@ -32,7 +32,7 @@ class Examples(torch.utils.data.Dataset):
 
 
 def run_the_loop(comm: Comm, folder: str) -> dict[str, float]:
-    """Sparsity and step after as many epochs of the README's loop as its recipe asks for, in a new folder."""
+    """Run the README's loop for the epochs of its recipe, in a new folder; return sparsity and step."""
     os.environ.update(LOCAL_RANK=str(comm.rank))
     os.chdir(folder)
     Path("recipe.yaml").write_text(blocks("yaml")[0])

@@ -1,4 +1,4 @@
-"""Runs for the tests of stopping and going on: forked ranks, a model that drops out, a recipe of 40 steps."""
+"""Runs for the tests of stopping and resuming: forked ranks, a model with dropout, a recipe of 40 steps."""
 
 import signal
 import time
@@ -29,7 +29,7 @@ class Workshop:
         return ForkedRanks(words, world_size, self.folder / "logs" / name, last or [])
 
     def start_and_stop(self, name: str, *arguments: str, step: int, world_size: int = 2) -> RunFolder:
-        """The same until after a step."""
+        """Run until after a step, and stop."""
         ranks, run = self.start(name, *arguments, world_size=world_size), self.run(name)
         wait_for(ranks, run, step)
         ranks.signal(signal.SIGTERM)
@@ -45,7 +45,7 @@ def make_workshop(folder: Path) -> Workshop:
 
 
 def wait_for(ranks: ForkedRanks, run: RunFolder, step: int) -> None:
-    """Until the log of a run has come to a step."""
+    """Wait until the log of a run has reached a step."""
     deadline = time.monotonic() + 120
     while not run.metrics.exists() or f'{{"step": {step},' not in run.metrics.read_text():
         assert time.monotonic() < deadline, ranks.said()

@@ -13,10 +13,10 @@ LABELS = dict(enumerate(sorted(NOUNS)))
 
 
 def write_school(folder: Path, num_train: int = 30, **sections: Any) -> Path:
-    """Folders `student`, `teacher` and `data`, and the recipe that is returned: 10 steps of 12 examples.
+    """Write folders `student`, `teacher` and `data`, and a recipe, which is returned: 10 steps of 12 examples.
 
-    The task has eight classes, the noun that comes first; the teacher's weights are random, but large, so that
-    it has something to say.
+    The task has eight classes, the first noun. The teacher's weights are random but large, so that its outputs are
+    confident.
     """
     names = {"id2label": LABELS, "label2id": {name: number for number, name in LABELS.items()}}
     tiny_bert(folder / "student", seed=1, **names)

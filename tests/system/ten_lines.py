@@ -13,5 +13,5 @@ for _ in range(4):  # the recipe's epochs
         loss = engine(tokens, labels)
         engine.backward(loss)
         engine.step()
-# One string, end and all, is one write: two ranks that print at once do not share a line.
+# One string with its line end is one write, so the lines of two ranks do not mix.
 print(f"sparsity {engine.sparsity()['sparsity_prunable']} step {engine.applied_steps}\n", end="", flush=True)

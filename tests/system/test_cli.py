@@ -1,4 +1,4 @@
-"""What the commands say and how they end: 0 done, 1 a check failed, 2 bad input in one line."""
+"""The messages and exit codes of the commands: 0 done, 1 a check failed, 2 bad input in one line."""
 
 import json
 import sys
@@ -156,7 +156,7 @@ def test_a_shell_completes_commands_options_and_recipes(
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """What a command prints that ends well in this process."""
+    """The output of a command that succeeds in this process."""
     assert run_command([*map(str, arguments)]) == 0
     return capsys.readouterr().out
 

@@ -31,7 +31,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pool_of() -> Iterator[Callable[[int], RankPool]]:
-    """The pool of some ranks, which starts when it is first asked for."""
+    """The pool of some ranks, which starts on first use."""
     with ExitStack() as stack:
         yield cache(lambda world: stack.enter_context(RankPool(world)))
 
@@ -73,7 +73,7 @@ SHORT = ("seed=5", "budget.steps=4")
 
 @pytest.fixture(scope="module")
 def short(two_ranks: RankPool, recipe: Path) -> list[float]:
-    """The losses of four steps beside the teacher."""
+    """The losses of four steps with an online teacher."""
     return train(two_ranks, recipe, recipe.parent / "short", *SHORT)
 
 
@@ -123,7 +123,7 @@ def test_the_parts_of_the_loss_are_logged(two_ranks: RankPool, recipe: Path, tmp
 def test_a_dataset_in_another_order_finds_its_rows(two_ranks: RankPool, recipe: Path, tmp_path: Path) -> None:
     """Without dropout and with all examples in each step, their order changes the rounding only.
 
-    The student begins as a copy of the teacher, whose outputs are confident, so other labels or rows would show.
+    The student starts as a copy of the teacher, whose outputs are confident, so wrong labels or rows would be visible.
     """
     rows = examples(recipe.parent / "data" / "train.csv")
     student = without_dropout(recipe.parent / "teacher", tmp_path)
@@ -171,7 +171,7 @@ def test_a_run_resumes_with_its_store_in_another_place(
 def test_the_commands_from_train_to_calibrate(
     two_ranks: RankPool, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A missing store is made first; then the temperature is chosen, with labels and without."""
+    """A missing store is made first; then the temperature is chosen, with and without labels."""
     store, own = tmp_path / "store", Path(shutil.copy(recipe, tmp_path / "own.yaml"))
     how = ("train", str(recipe), f"distillation.store={store}", f"output={tmp_path / 'runs'}")
     done, other = two_ranks.run(2, command, *how)

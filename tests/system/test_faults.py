@@ -1,4 +1,4 @@
-"""What goes wrong ends in recovery, or in one clear line; never in a hang, never in a model that is dense again."""
+"""A fault ends in recovery or in one clear line, never in a hang or in a model that is dense again."""
 
 import errno
 import os
@@ -124,7 +124,7 @@ def test_a_run_without_a_good_checkpoint_is_refused(
 
 
 def plain(stopped: RunFolder, folder: Path) -> Path:
-    """The newest checkpoint as DeepSpeed alone would have left it."""
+    """The newest checkpoint without dsprune's files."""
     tag = shutil.copytree(complete_tags(stopped.checkpoints)[0], folder / "plain")
     for path in [*tag.glob("masks-*"), *tag.glob("rank-*"), tag / MANIFEST, tag / TAG_MANIFEST]:
         path.unlink()

@@ -1,4 +1,4 @@
-"""A student that starts at its teacher has lost nothing when its first mask update comes."""
+"""A student that starts from its teacher has lost no accuracy before its first mask update."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Stopping a run under the deepspeed launcher: whoever is told, the run is saved."""
+"""Stopping a run under the deepspeed launcher: the run is saved, whichever process gets the signal."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def launched(recipe: Path, name: str) -> Iterator[tuple[subprocess.Popen[str], RunFolder]]:
-    """A run on two ranks in a session of its own, when it has logged its first steps."""
+    """A run on two ranks in its own session, after it has logged its first steps."""
     command = launcher_command("--module", "dsprune", "train", recipe, f"name={name}")
     process = subprocess.Popen(
         command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -53,7 +53,7 @@ def ranks_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def stopped(run: RunFolder, reason: str) -> Status:
-    """How the run ended, once it has."""
+    """Wait for the end of the run, and return its result."""
     deadline = time.monotonic() + 60
     while (status := read_status(run.status)).state == "running":
         assert time.monotonic() < deadline

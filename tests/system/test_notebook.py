@@ -1,4 +1,4 @@
-"""The notebook runs from its first cell to its last, and its outputs are those of these cells."""
+"""The notebook runs from its first to its last cell, and its stored outputs are those of its cells."""
 
 import json
 import re

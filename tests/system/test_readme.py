@@ -1,4 +1,4 @@
-"""What the README shows is there, and runs."""
+"""The files in the README exist, and its commands run."""
 
 import re
 import shlex
@@ -27,7 +27,7 @@ def test_every_command_that_it_names_exists() -> None:
 
 
 def commands() -> Iterator[list[str]]:
-    """What comes after `dsprune` in the commands of the README and the guides."""
+    """The arguments of `dsprune` in the commands of the README and the guides."""
     for file in (README, *README.parent.glob("docs/*.md")):
         for line in "\n".join(blocks("bash", file)).replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)

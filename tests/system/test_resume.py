@@ -1,4 +1,4 @@
-"""Runs that are stopped or killed resume as if nothing had happened, bit for bit, with dropout on."""
+"""Runs that are stopped or killed resume with the uninterrupted result, bit for bit, with dropout."""
 
 import shutil
 import signal
@@ -22,7 +22,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 @pytest.fixture(scope="module")
 def whole(workshop: Workshop) -> RunFolder:
-    """A run on two ranks that nobody disturbed."""
+    """An uninterrupted run on two ranks."""
     ranks = workshop.start("whole")
     assert ranks.wait() == [0, 0], ranks.said()
     return workshop.run("whole")

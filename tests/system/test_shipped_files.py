@@ -31,7 +31,7 @@ WRITERS = {
     "opus-100": (models.mbart, unigrams),
     "causal-language-modeling": (models.gpt2, byte_pairs_without_padding),
 }
-"""Tasks whose models are no encoders, with a tiny one and its tokenizer."""
+"""Tasks whose models are not encoders, with a tiny model and its tokenizer."""
 
 SMC_ROWS = {
     "smc-commonsense-qa": ("*embeddings*.weight", "*pooler*.weight", "classifier*.weight"),

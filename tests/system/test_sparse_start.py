@@ -1,4 +1,4 @@
-"""Models that are sparse before the run: their zeros are kept, or let go, but never lost unseen."""
+"""Models that are sparse before the run: their zeros are kept or released, but never lost without a message."""
 
 import shutil
 from pathlib import Path
@@ -37,7 +37,7 @@ def sparse(workshop: Workshop) -> Path:
 
 
 def begin(workshop: Workshop, name: str, model: Path, *arguments: str) -> tuple[int | None, str, RunFolder]:
-    """Exit code and words of a run that stops after its first steps."""
+    """Exit code and messages of a run that stops after its first steps."""
     words = [f"model.path={model}", JUST_BEGIN, *arguments]
     ranks = workshop.start(name, *words, world_size=1)
     [code] = ranks.wait()

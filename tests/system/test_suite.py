@@ -1,4 +1,4 @@
-"""A small suite, run for real: teachers first, a lottery ticket, what fails left behind, what is finished kept."""
+"""Run a small suite: teachers first, a lottery ticket, failed runs skipped, finished runs kept."""
 
 import contextlib
 import csv
@@ -29,7 +29,7 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite that was run, and what it said."""
+    """An executed suite, and its output."""
 
     folder: Path
     command: list[str]
@@ -42,7 +42,7 @@ class Suite:
 
 
 def run_forked(command: list[str], log: Path) -> int:
-    """What the launcher does, in a process that starts in a moment."""
+    """The launcher's work, in a process that starts quickly."""
     ranks = ForkedRanks(command[3:], 1, log.with_suffix(""))
     [code] = ranks.wait()
     assert code is not None, ranks.said()
@@ -121,7 +121,7 @@ def test_once_more_keeps_what_is_finished(suite: Suite) -> None:
 
 
 def test_a_part_fails_by_itself(suite: Suite) -> None:
-    """The teacher is the first part; of the methods, in the order of the file, it is the first that is broken."""
+    """The teacher is the first part; the first method in the order of the file is broken."""
     code, said = run([*suite.command, "--part", "1"])
     assert code == 1
     assert "part 1 failed: broken-20-seed1: exit code 2: learning_rate.warmup: value 1000 steps" in said

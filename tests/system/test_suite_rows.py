@@ -19,7 +19,7 @@ from dsprune.testing.tiny import VOCABULARY, tiny_bert
 
 SMC = [name for name in shipped_suites() if name.startswith("smc-")]
 SUITES = {"classic": ("gmp-squad", 0.9, 30), "smc-arithmetic": ("smc-arithmetic", 0.2, 10)}
-"""Suite to a recipe of it, a target, and steps, each of which is an epoch. The rows of the others are the same."""
+"""A recipe, a target and steps (each an epoch) for each suite. The other suites have the same rows."""
 
 ROWS = [(name, method) for name in SUITES for method in load_suite(name).methods]
 
@@ -37,7 +37,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train_row(comm: Comm, recipe: Recipe, model: str) -> tuple[float, list[str]]:
-    """Return the sparsity at the end, and what the audit finds."""
+    """Return the final sparsity, and the findings of the audit."""
     os.environ["LOCAL_RANK"] = str(comm.rank)
     torch.manual_seed(recipe.seed)
     start = AutoModelForSequenceClassification.from_pretrained(model)

@@ -1,4 +1,4 @@
-"""A script of one's own prunes to its target, on two ranks."""
+"""A user's script prunes to its target, on two ranks."""
 
 import contextlib
 import io
@@ -30,7 +30,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_script(comm: Comm, *arguments: str) -> str:
-    """What the script prints, on a rank that has started already."""
+    """The output of the script, on a rank that has already started."""
     os.environ.update(LOCAL_RANK=str(comm.rank))
     sys.argv = [str(SCRIPT), *arguments]
     printed = io.StringIO()

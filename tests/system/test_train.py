@@ -1,4 +1,4 @@
-"""`dsprune train`: what a run leaves behind, on two ranks and on one process."""
+"""`dsprune train`: the files of a run, on two ranks and on one process."""
 
 import json
 import math
@@ -49,7 +49,7 @@ class Workshop:
         return read_lines(self.run / "metrics.jsonl")
 
     def start(self, log: str, *arguments: str, world_size: int = 1, **variables: str) -> ForkedRanks:
-        """`dsprune train` of the recipe, on ranks that start in a moment."""
+        """`dsprune train` of the recipe, on ranks that start quickly."""
         words = ["train", str(self.recipe), *arguments]
         return ForkedRanks(words, world_size, self.folder / "logs" / log, **variables)
 
@@ -420,7 +420,7 @@ def test_a_finished_run_is_not_written_over(workshop: Workshop) -> None:
 
 
 def test_one_process_learns_from_a_teacher(workshop: Workshop) -> None:
-    """The student starts as its own teacher: nothing to imitate at first, and after the mask update there is."""
+    """The student starts as its own teacher: the distillation loss is zero until the first mask update."""
     model = workshop.run / "model"
     ranks = workshop.start(
         "taught", "name=taught", f"model.path={model}", f"distillation.teacher={model}", "precision=fp32",

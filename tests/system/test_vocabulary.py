@@ -1,4 +1,4 @@
-"""A run that trains the used embedding rows only is the run that trains all of them, with less memory."""
+"""A run that trains only the used embedding rows equals the run that trains all rows, with less memory."""
 
 import json
 from pathlib import Path

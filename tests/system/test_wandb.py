@@ -1,4 +1,4 @@
-"""Weights & Biases, with its real client: what a run would send, and that no network and no key can do harm."""
+"""Weights & Biases, with its real client: the values that a run sends, also without a network or a key."""
 
 import ast
 import contextlib
@@ -62,7 +62,7 @@ def files_of(run: RunFolder) -> list[Path]:
 
 
 def read(run: RunFolder) -> OfflineRun:
-    """The only run, as soon as its file is whole: it is written by another process, in its own time."""
+    """The only run, once its file, which another process writes, is complete."""
     [path] = files_of(run)
     deadline = time.monotonic() + 60
     while (kept := read_offline_run(path)).exit_code is None:
@@ -159,13 +159,13 @@ def test_one_module_imports_the_client() -> None:
 
 @pytest.fixture
 def process() -> Iterator[RankPool]:
-    """A process of its own: the client reads its environment once, and does not recover from what is done to it."""
+    """A separate process: the client reads its environment once, and does not recover from these tests."""
     with RankPool(1) as pool:
         yield pool
 
 
 def lose_the_client(comm: Comm, variables: dict[str, str], path: str, output: str) -> str:
-    """What is said when the client's own process is killed."""
+    """The messages when the client's process is killed."""
     os.environ.update(variables)
     recipe = load_recipe(path, [f"output={output}", "tracking.wandb=true"])
     run = folder(recipe)
@@ -195,7 +195,7 @@ def test_a_client_that_is_killed_does_not_take_the_run_along(
 
 
 def lose_the_network(comm: Comm, variables: dict[str, str], path: str, output: str) -> float:
-    """The longest time in seconds that the log of a step takes when the server is gone."""
+    """The longest time in seconds of logging a step when the server does not answer."""
     os.environ.update(variables)
     recipe = load_recipe(path, [f"output={output}", "tracking.wandb=true"])
     run = folder(recipe)

@@ -1,4 +1,4 @@
-"""The examples of every way into dsprune, run as a user runs them."""
+"""The examples of every way to use dsprune, run like a user."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def weights(folder: Path) -> dict[str, bytes]:
 
 
 def run_example(name: str, folder: Path, *arguments: str, world_size: int = 1) -> str:
-    """Run an example that ends well, and return what its first rank prints."""
+    """Run an example that succeeds, and return the output of its first rank."""
     script = EXAMPLES / f"{name}.py"
     ranks = ForkedRanks([str(folder), *arguments], world_size, folder / "logs" / name, script=script)
     assert ranks.wait() == [0] * world_size, ranks.said()

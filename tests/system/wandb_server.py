@@ -1,4 +1,4 @@
-"""A server that the client of Weights & Biases takes for its own, until it is gone."""
+"""A server for the client of Weights & Biases, which can stop."""
 
 import contextlib
 import gzip
@@ -51,7 +51,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def serving() -> Iterator[str]:
-    """The server's address; behind the block nothing answers there any more."""
+    """The server's address; after the block nothing answers there."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

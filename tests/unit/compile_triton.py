@@ -1,6 +1,6 @@
-"""Compile the Triton kernels for GPUs that need not be there, and print what became of them as JSON.
+"""Compile the Triton kernels for GPUs that this machine need not have, and print the results as JSON.
 
-Run in a process of its own: where kernels are interpreted, Triton cannot compile.
+Run in a separate process: if kernels are interpreted, Triton cannot compile.
 """
 
 import json
@@ -50,7 +50,7 @@ def compiled(kernel: str, target: str) -> dict[str, int]:
 
 
 def read_amd(assembly: str) -> dict[str, int]:
-    """Read the assembly's own notes."""
+    """Read the notes in the assembly."""
     [registers], [spills] = (
         re.findall(rf"\.vgpr_{name}:\s*(\d+)", assembly) for name in ("count", "spill_count")
     )
@@ -59,7 +59,7 @@ def read_amd(assembly: str) -> dict[str, int]:
 
 
 def read_nvidia(assembly: str, target: str) -> dict[str, int]:
-    """Let the assembler say what it does."""
+    """Read the output of the assembler."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernel.ptx")
         path.write_text(assembly)

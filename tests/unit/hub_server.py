@@ -1,4 +1,4 @@
-"""A hub on this machine: it creates repositories and takes commits, as huggingface_hub sends them."""
+"""A hub on this machine: it creates repositories and accepts commits of huggingface_hub."""
 
 import base64
 import json
@@ -10,10 +10,10 @@ from typing import Any
 
 
 class Hub(ThreadingHTTPServer):
-    """What was asked of the hub.
+    """The requests to the hub.
 
     Attributes:
-        created: the repositories as they were asked for.
+        created: the requested repositories.
         files: content of the files of the commits, by name.
     """
 

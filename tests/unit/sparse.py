@@ -1,4 +1,4 @@
-"""Sparse models: pruned by magnitude, with masks beside them as a run writes them."""
+"""Sparse models: pruned by magnitude, with masks like those of a run."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -35,7 +35,7 @@ def save_sparse(
 ) -> Path:
     """Prune each tensor to 0.8, or to the sparsity of a glob, and write the model folder with its masks.
 
-    The weights are pruned one by one, whatever pattern or scope the masks are said to have.
+    The weights are pruned individually, for any pattern or scope in the manifest.
     """
     tensors = choose_weights(model, include, sparsities=sparsities).tensors
     masks = MaskSet([Shard(tensor, 0, tensor.numel) for tensor in tensors])
@@ -60,21 +60,21 @@ def sparse_bert(folder: Path) -> Path:
 
 
 def bert(**config: Any) -> PreTrainedModel:
-    """Sizes of 36 and 42 weights: no multiples of 8."""
+    """A BERT with tensors of 36 and 42 weights, which are not multiples of 8."""
     sizes = {"vocab_size": 43, "hidden_size": 6, "num_hidden_layers": 2, "intermediate_size": 7}
     torch.manual_seed(0)
     return BertForSequenceClassification(BertConfig(num_attention_heads=2, **(sizes | config)))
 
 
 def change_weights(folder: Path, change: Callable[[Tensor], Tensor]) -> None:
-    """Change every tensor of a model folder; masks stay as they are."""
+    """Change every tensor of a model folder, but not its masks."""
     weights = load_file(folder / "model.safetensors")
     changed = {name: change(tensor) + 0.0 for name, tensor in weights.items()}
     save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
-    """The same names, number formats, shapes and bits."""
+    """Check that names, dtypes, shapes and bits are equal."""
     return ours.keys() == theirs.keys() and all(
         (a.dtype, a.shape) == (b.dtype, b.shape)
         and torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))

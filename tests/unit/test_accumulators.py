@@ -33,7 +33,7 @@ def shards() -> list[Shard]:
 
 
 def filled(parts: Sequence[Shard]) -> AccumulatorSet:
-    """Values that name their place."""
+    """Values that identify their place."""
     found = AccumulatorSet(parts, KEPT)
     for shard, row in zip(parts, found.values, strict=True):
         row["sum"].copy_(torch.arange(shard.start, shard.start + shard.numel) + 0.25)

@@ -1,4 +1,4 @@
-"""The page of arithmetic word problems: its methods fit the recipe, and what it says follows from the runs."""
+"""The page of arithmetic word problems: its methods fit the recipe, and its sentences follow from the runs."""
 
 from collections.abc import Callable
 from functools import partial

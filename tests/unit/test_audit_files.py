@@ -1,4 +1,4 @@
-"""The audit compares every checksum that there is, and says what has none."""
+"""The audit compares every checksum, and names the files without one."""
 
 import shutil
 from pathlib import Path

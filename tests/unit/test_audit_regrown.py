@@ -1,4 +1,4 @@
-"""The audit of runs whose weights grow back: every mask update is accounted for, and no weight returns unmarked."""
+"""The audit of runs whose weights grow back: every mask update is checked, and no weight grows back unmarked."""
 
 import json
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ def write(folder: Path, masks: MaskSet, **settings: Any) -> MaskManifest:
 
 
 def record(folder: Path, update: Mapping[str, int]) -> list[str]:
-    """Put a mask update into the manifest, and return the rules that are broken then."""
+    """Add a mask update to the manifest, and return the violated rules."""
     values = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).write_text(json.dumps(values | {"updates": [update]}))
     return [finding.rule for finding in audit_folder(folder).findings]
@@ -52,7 +52,7 @@ def test_the_count_of_every_mask_update_is_checked(folder: Path) -> None:
 
 
 def mark(folder: Path, places: list[int]) -> MaskSet:
-    """Give the masks of a folder marks of regrown weights at some places of a tensor."""
+    """Mark some weights of a tensor as regrown in the masks of a folder."""
     found = read_complete_masks(folder, read_manifest(folder))
     masks = MaskSet(found.shards, regrows=True)
     marks = [torch.zeros(shard.numel, dtype=torch.bool) for shard in masks.shards]

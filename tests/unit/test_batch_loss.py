@@ -1,4 +1,4 @@
-"""`DistillationLoss` over collated batches, against the teacher run beside the student."""
+"""`DistillationLoss` on collated batches, against an online teacher."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,14 +29,14 @@ from dsprune.testing.tiny import tiny_bert, tiny_sentiment, tiny_tokenizer, writ
 
 
 class Student(BertForSequenceClassification):
-    """A model that knows its step, as an engine does."""
+    """A model that knows its step, like an engine."""
 
     applied_steps = 0
 
 
 @dataclass(frozen=True)
 class School:
-    """A store, and what it was made from."""
+    """A store and its inputs."""
 
     recipe: Path
     store: Path

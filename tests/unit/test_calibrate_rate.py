@@ -1,4 +1,4 @@
-"""`dsprune calibrate --rate`: the search, the short runs, and what is written."""
+"""`dsprune calibrate --rate`: the search, the short runs, and the written files."""
 
 import math
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ def test_ramps_keep_their_shares_too() -> None:
 
 
 def premade(recipe: Path, losses: dict[float, float], overrides: Sequence[str] = ()) -> None:
-    """Finished runs of these rates, whose loss at the end is as given."""
+    """Finished runs at these rates, with given final losses."""
     loaded = load_recipe(str(recipe), overrides)
     timetable, runs = make_plan(loaded, 1).timetable, recipe.parent / "runs" / "tiny-rates"
     for rate, loss in losses.items():

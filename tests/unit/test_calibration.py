@@ -130,7 +130,7 @@ def test_samples_have_equal_weight_for_any_number_of_rows() -> None:
 
 
 def test_excluded_classes_change_nothing() -> None:
-    """Rows that are narrower than others are filled up with -inf."""
+    """Rows that are narrower than others are padded with -inf."""
     narrow = curve(teacher())
     wide = curve(torch.cat([teacher(), torch.full((60, 3), -torch.inf)], 1))
     for a, b in zip(narrow.points, wide.points, strict=True):
@@ -343,7 +343,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def store_of_labels(folder: Path, recipe: Path, *overrides: str) -> Path:
-    """The store of a teacher that gives the label of each record, but for every fourth record."""
+    """The store of a teacher that predicts the label of each record, except every fourth."""
     loaded = load_recipe(str(recipe), overrides)
     task = build_task(loaded.task)
     tokenizer = load_tokenizer(loaded.model.path)

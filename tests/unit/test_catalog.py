@@ -1,4 +1,4 @@
-"""The commands that say what there is: recipes, tasks, methods, suites and the fields of a kind of task."""
+"""The commands that list recipes, tasks, methods, suites and the fields of a kind of task."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a script may add to a checkpoint: what can be read again without running code."""
+"""The objects that a script may add to a checkpoint: those that can be read without running code."""
 
 import random
 from argparse import Namespace

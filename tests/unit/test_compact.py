@@ -63,7 +63,7 @@ FAMILIES: dict[str, tuple[Callable[[Path], PreTrainedModel], Any]] = {
 
 
 def round_trip(model: Path, folder: Path) -> Path:
-    """The compact folder of a model folder, after it was expanded to the same files."""
+    """The compact folder of a model folder, after a check that it expands to the same files."""
     compact, expanded = folder / "compact", folder / "expanded"
     assert run_command(["export", str(model), "--compact", "--to", str(compact)]) == 0
     assert run_command(["export", str(compact), "--expand", "--to", str(expanded)]) == 0

@@ -1,4 +1,4 @@
-"""`dsprune export` with `--compact` and `--expand`: of runs, and what it refuses."""
+"""`dsprune export` with `--compact` and `--expand`: of runs, and refused inputs."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Compact folders that are damaged, foreign, or of no model: refused in one line."""
+"""Compact folders that are damaged, of another program, or without a model are refused in one line."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ def compact(tmp_path: Path) -> Path:
 
 
 def refused(folder: Path) -> Iterator[str]:
-    """What each of the ways to read a compact folder complains of."""
+    """The error of each way to read a compact folder."""
     for read in (dsprune.load_compact, dsprune.read_compact):
         with pytest.raises(UserError) as caught:
             read(folder)
@@ -89,7 +89,7 @@ def test_a_folder_that_is_not_compact_is_refused(compact: Path) -> None:
 
 
 def record_again(compact: Path) -> None:
-    """Make the checksums those of the files, as if the folder had been so from the start."""
+    """Recompute the checksums, as if the folder had been written with these files."""
     values = json.loads((compact / COMPACT).read_text())
     masks = json.loads((compact / MANIFEST).read_text())
     for entry in masks["files"]:

@@ -1,4 +1,4 @@
-"""Components and their operations: against the published sizes, and against formulas worked out by hand."""
+"""Components and their operations, against the published sizes, and against formulas derived by hand."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md names files and code that exist, and the floors of the import contract."""
+"""CONTRIBUTING.md names existing files and code, and the layers of the import contract."""
 
 import ast
 import re

@@ -270,7 +270,7 @@ modifiers:
     ("end", "updates"),
     [
         (20, [(50, 0.9), (80, 0), (110, 0.9), (140, 0), (170, 0.9)]),
-        (17, [(50, 0.9), (80, 0), (110, 0.9)]),  # a dense phase at the end is left out, as SparseML does
+        (17, [(50, 0.9), (80, 0), (110, 0.9)]),  # a dense phase at the end is left out, as in SparseML
         (8, [(50, 0.9)]),
     ],
 )

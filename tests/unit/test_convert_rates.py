@@ -185,7 +185,7 @@ def test_a_converted_scheduler_has_the_rates_of_deepspeed(tmp_path: Path, name: 
     if name == "OneCycle":
         assert rates == pytest.approx(theirs[:30])
         assert not made.notes.differs
-    elif name == "WarmupCosineLR":  # one step behind while it rises, and not after
+    elif name == "WarmupCosineLR":  # one step late in the warm-up, but not after it
         assert (rates[0], rates[5:]) == (pytest.approx(0.1), pytest.approx([0.5, *theirs[6:30]]))
     else:
         assert rates == pytest.approx(theirs[1:])

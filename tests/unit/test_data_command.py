@@ -1,4 +1,4 @@
-"""`dsprune data`: what it says, and local copies that are not what they should be."""
+"""`dsprune data`: its output, and wrong local copies."""
 
 import json
 from pathlib import Path

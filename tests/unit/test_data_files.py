@@ -1,4 +1,4 @@
-"""Files as users have them: what is missing in them, how they are written, and what is read or refused of each."""
+"""Data files of users: missing values, formats, and what is read or refused."""
 
 import csv
 import gzip

@@ -1,4 +1,4 @@
-"""What a run says while it waits and while it trains, on a terminal and in a log file."""
+"""The messages of a run while it waits and while it trains, on a terminal and in a log file."""
 
 import io
 import time

@@ -27,7 +27,7 @@ def logits(seed: int, examples: int = 5, classes: int = 4) -> Tensor:
 
 
 def by_hand(student: Tensor, teacher: Tensor, temperature: float) -> float:
-    """T^2 * KL(p || q), p and q by the softmax's definition, in Python's own floats."""
+    """T^2 * KL(p || q), with p and q from the definition of the softmax, in Python floats."""
 
     def softmax(row: list[float]) -> list[float]:
         powers = [math.exp(value / temperature) for value in row]
@@ -48,7 +48,7 @@ def test_is_the_definition_written_out(temperature: float) -> None:
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_is_the_formula_of_sparseml(temperature: float) -> None:
-    """SparseML's modifier sums over everything and divides by the number of examples."""
+    """SparseML's modifier sums over all entries and divides by the number of examples."""
     student, teacher = logits(0), logits(1)
     summed = functional.kl_div(
         functional.log_softmax(student / temperature, dim=-1),
@@ -209,7 +209,7 @@ def test_a_missing_temperature_is_refused_with_the_stored_ones() -> None:
     "make", [FullSignal, lambda teacher: top_k(teacher, 2), lambda teacher: top_k(teacher, 4)]
 )
 def test_excluded_classes_change_nothing(make: Callable[[Tensor], TeacherSignal]) -> None:
-    """A row of logits that is narrower than the others is filled up with -inf."""
+    """A row of logits that is narrower than the others is padded with -inf."""
     teacher, student = logits(1, 5, 4), logits(0, 5, 4).requires_grad_()
     filler = torch.full((5, 3), -torch.inf)
     narrow = distillation_loss(student, make(teacher), 2.0)
@@ -235,7 +235,7 @@ def test_examples_have_equal_weight_for_any_number_of_rows() -> None:
 
 
 def test_a_batch_is_the_mean_of_its_parts() -> None:
-    """Gradient accumulation and ranks, which average, therefore give the loss of the whole batch."""
+    """Gradient accumulation and ranks average, so they give the loss of the whole batch."""
     student, teacher, rows = logits(0, 6), logits(1, 6), torch.tensor([1, 3, 0, 2])
     whole = distillation_loss(student, teacher, 2.0, example_weights(rows))
     parts = [

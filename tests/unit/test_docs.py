@@ -72,7 +72,7 @@ BESIDE = {
     "task.config": {"task": {"name": "sst2", "dataset": "d"}},
     "learning_rate.decay_factor": {"learning_rate": {"decay_every": "1 epochs"}},
 }
-"""What a field has no meaning without."""
+"""The fields without which another field has no meaning."""
 
 
 def test_every_example_of_the_reference_is_a_value_of_its_field(pages: dict[str, str]) -> None:

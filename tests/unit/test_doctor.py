@@ -27,7 +27,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def lock(cache: Path) -> Path:
-    """What a process killed while it compiled leaves behind."""
+    """The lock of a process that was killed while it compiled."""
     path = cache / "cpu_adam" / "lock"
     path.parent.mkdir()
     path.touch()
@@ -90,7 +90,7 @@ def test_a_build_refuses_to_wait_for_a_stale_lock(lock: Path) -> None:
 
 def test_a_build_without_a_compiler_names_the_extension(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", str(cache / "no-such-compiler"))
-    monkeypatch.setattr(OpBuilder, "_loaded_ops", {})  # of tests before, in this process
+    monkeypatch.setattr(OpBuilder, "_loaded_ops", {})  # of earlier tests in this process
     first = needed_ops()[0].name
     with pytest.raises(CheckFailedError, match=f"{first}: does not compile .*ds_report"):
         build_ops()
@@ -112,7 +112,7 @@ def test_extensions_that_lie_in_the_cache_are_found(cache: Path) -> None:
 
 @pytest.fixture
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's cache, where TORCH_EXTENSIONS_DIR is not set; the test may change PATH."""
+    """The user's cache, without TORCH_EXTENSIONS_DIR; the test may change PATH."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "")
     monkeypatch.setenv("PATH", "/usr/bin")

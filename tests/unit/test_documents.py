@@ -1,4 +1,4 @@
-"""YAML and JSON have one meaning to all readers, or are refused with the place."""
+"""YAML and JSON have one meaning for all readers, or are refused with the place."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A model with dropout 0 repeats itself in training mode."""
+"""A model with dropout 0 has equal outputs in training mode."""
 
 from typing import Any
 

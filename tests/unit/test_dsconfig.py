@@ -1,4 +1,4 @@
-"""The ds_config of a run: who owns which value, and what is refused by name."""
+"""The ds_config of a run: the owner of each value, and settings that are refused by name."""
 
 import copy
 import json
@@ -297,7 +297,7 @@ def test_the_old_name_of_bf16_is_refused() -> None:
 
 
 def test_no_key_that_deepspeed_reads_counts_as_misspelt() -> None:
-    """A dict that remembers what DeepSpeed asks it for."""
+    """A dict that records the keys that DeepSpeed reads."""
     asked: set[str] = set()
 
     class Remembers(dict[str, Any]):
@@ -415,7 +415,7 @@ REFUSED = [
     ("hybrid_engine.enabled", True, "another engine"),
     ("weight_quantization", {"enabled": True}, "quantized weights"),
     ("data_efficiency.enabled", True, "other examples"),
-    # Whatever DeepSpeed might read as on.
+    # All values that DeepSpeed might read as true.
     ("zero_optimization.zero_hpz_partition_size", "2", "hpZ"),
     ("zero_optimization.zero_quantized_weights", "true", r"ZeRO\+\+"),
     ("zero_optimization.round_robin_gradients", "on", "leave it out"),
@@ -425,7 +425,7 @@ REFUSED = [
     ("sequence_parallel_size", "2", "sequence parallelism"),
     ("compile.deepcompile", "1", "DeepCompile"),
     ("torch_autocast.enabled", "true", "torch autocast"),
-    ("torch_autocast.enabled", "false", "torch autocast"),  # true to DeepSpeed, as every text
+    ("torch_autocast.enabled", "false", "torch autocast"),  # true for DeepSpeed, like every text
     ("optimizer.type", 1, "not element-wise or unknown"),
     ("zero_optimization.offload_optimizer.super_offload", True, "SuperOffload"),
     ("zero_optimization.offload_optimizer.ratio", 0.5, "Twin-Flow"),

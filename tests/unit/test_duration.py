@@ -1,4 +1,4 @@
-"""Lengths of time as people and Slurm write them."""
+"""Durations in the formats of users and of Slurm."""
 
 import pytest
 

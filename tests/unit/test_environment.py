@@ -1,4 +1,4 @@
-"""The variables that `torch.distributed` reads, completed from what launchers set."""
+"""The variables that `torch.distributed` reads, completed from those of launchers."""
 
 import socket
 from collections.abc import Iterator
@@ -80,7 +80,7 @@ JOIN = "from dsprune.zero.launch import init_distributed\n\ninit_distributed()\n
 
 
 def join(world_size: int, port: str, folder: Path) -> ForkedRanks:
-    """Join as rank 0, in a process of its own, since a process joins its ranks once."""
+    """Join as rank 0 in a separate process, because a process joins its ranks only once."""
     script = folder / "join.py"
     script.write_text(JOIN)
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(world_size)}

@@ -1,4 +1,4 @@
-"""Equations: their values by hand, the decoder's vocabulary, what counts as correct, and what is refused."""
+"""Equations: their values by hand, the decoder's vocabulary, correct answers, and refused data."""
 
 import pytest
 from safetensors.torch import load_file, save_file

@@ -1,4 +1,4 @@
-"""The Erdos-Renyi-kernel distribution: exact sums, the published formula, and no tensor that becomes denser."""
+"""The Erdos-Renyi-kernel distribution: exact sums, the published formula, and no tensor becomes denser."""
 
 from math import prod
 
@@ -30,7 +30,7 @@ def test_the_sum_is_exact_and_one_weight_more_makes_no_tensor_sparser(
 
 
 def published(shapes: list[tuple[int, int]], density: float) -> list[float]:
-    """Densities by the loop of RigL's authors: matrices that would be more than dense are dense."""
+    """Densities by the loop of RigL's authors: matrices with a density above 1 are dense."""
     dense: set[int] = set()
     while True:
         rest = [place for place in range(len(shapes)) if place not in dense]

@@ -1,4 +1,4 @@
-"""The head of SMC-Bench for ESM: the mean of all tokens but the first, and models that it does not fit."""
+"""The head of SMC-Bench for ESM: the mean of all tokens except the first, and models without support for it."""
 
 from pathlib import Path
 

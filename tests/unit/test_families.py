@@ -1,4 +1,4 @@
-"""Model family by model family: pruned are exactly the matrices in the blocks that a forward pass multiplies with."""
+"""For each model family, exactly the matrices in the blocks that a forward pass uses are pruned."""
 
 import re
 from typing import Any
@@ -197,7 +197,7 @@ def test_the_layers_of_torch_are_pruned_with_their_stacked_projections(
 
 
 def check(model: nn.Module, inputs: dict[str, torch.Tensor], dense: str) -> None:
-    """Compare the choice, made from the structure, with what a forward pass multiplies with."""
+    """Compare the choice, made from the structure, with the matrices that a forward pass uses."""
     choice = choose_weights(model)
     in_blocks = {name: p for name, p in model.named_parameters() if re.search(r"(^|\.)\d+\.", name)}
     declared = {name for name, p in in_blocks.items() if p.dim() > 1 and dense and re.search(dense, name)}

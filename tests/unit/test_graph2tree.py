@@ -56,7 +56,7 @@ def test_the_graphs_of_a_question_by_hand(tmp_path: Path) -> None:
     assert edges(graphs[0, 1]) == both_ways(
         *((first, word) for word in (red, ball)),
         *((second, word) for word in (red, ball, ball_of_second)),  # red is three words before
-        (first, second),  # equal tokens, as the balls
+        (first, second),  # equal tokens, like the balls
         *((ball, ball_of_second), (ball, ball_asked), (ball_of_second, ball_asked)),
     )
     assert edges(graphs[1, 0]) == {(3, 1)}
@@ -117,7 +117,7 @@ def test_padding_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_the_graphs_are_read(tmp_path: Path) -> None:
-    """The model sees which number is greater, though the question has slots in place of them."""
+    """The model sees which number is greater, although the question has slots instead of numbers."""
     task = task_on(tmp_path, ROW, {**ROW, "Numbers": "8 3"}, {**ROW, "group_nums": "[2, 6]"})
     data = task.prepare("train", TOKENIZER)
     logits = small_model()(**task.collate(TOKENIZER)(list(data))).logits

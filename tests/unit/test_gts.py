@@ -36,7 +36,7 @@ def decoder(dropout: float = 0.0) -> TreeDecoder:
 
 
 def questions(count: int) -> tuple[torch.Tensor, ...]:
-    """Words, goals of the roots, which words and which slots there are."""
+    """Words, goals of the roots, and the masks of words and slots."""
     words, goal, slots = (torch.randn(count, *shape, WIDTH) for shape in ((TOKENS,), (), (SLOTS,)))
     return words, goal, torch.ones(count, TOKENS).bool(), slots, torch.ones(count, SLOTS).bool()
 
@@ -84,7 +84,7 @@ def test_logits_are_those_of_the_recursion_for_trees_of_one_batch():
 
 
 def test_three_nodes_by_hand():
-    """Weights of zero but for the biases: every gate is a half, so all goals, nodes and scores can be written down."""
+    """All weights except biases are zero: every gate is a half, so all goals, nodes and scores are known."""
     made = decoder()
     with torch.no_grad():
         for name, parameter in made.named_parameters():
@@ -122,7 +122,7 @@ def is_complete(classes: tuple[int, ...]) -> bool:
 
 def test_a_wide_beam_finds_the_best_of_all_trees():
     made, question = decoder(), questions(1)
-    known = range(OTHER)  # the class of unknown constants is no answer
+    known = range(OTHER)  # the class of unknown constants is not an answer
     trees = sorted(
         {
             next((classes[:n] for n in (1, 3) if is_complete(classes[:n])), classes)

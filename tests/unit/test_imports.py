@@ -1,4 +1,4 @@
-"""Tests take helpers from `dsprune.testing` and from their own folder or one above it; scripts and tests are apart."""
+"""Tests import helpers from `dsprune.testing`, their own folder or one above it; scripts do not import tests."""
 
 import ast
 import subprocess
@@ -40,7 +40,7 @@ def test_a_test_imports_helpers_of_its_own_folder_or_one_above_it() -> None:
 
 
 def test_a_start_loads_no_library_before_it_is_used() -> None:
-    """`--help` without torch; `plan` and training without what only draws, scores, tracks or compiles."""
+    """`--help` does not import torch; `plan` and training do not import code that draws, scores, tracks or compiles."""
     code = """
 import sys
 import dsprune.commands.cli

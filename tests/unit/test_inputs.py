@@ -1,4 +1,4 @@
-"""What is counted of the inputs of matrices, and which matrices have inputs that are seen."""
+"""The counted inputs of matrices, and the matrices whose inputs can be observed."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,9 +25,9 @@ from tests.unit.sparse import TIMETABLE
 
 
 class Layers(nn.Module):
-    """Three kinds of matrices of one input of 4 numbers.
+    """Three kinds of matrices with an input of 4 numbers.
 
-    The first is computed again in the backward pass, and the second gets the positions of all texts as one list.
+    The first is recomputed in the backward pass, and the second gets the positions of all texts as one list.
     """
 
     def __init__(self) -> None:

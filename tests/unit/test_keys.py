@@ -1,4 +1,4 @@
-"""Keys order as scores do, and what works on them gives the same with and without the compiled kernel."""
+"""Keys have the order of scores, and functions of keys have equal results with and without the compiled kernel."""
 
 from dataclasses import replace
 from math import inf, nan

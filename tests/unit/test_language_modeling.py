@@ -1,4 +1,4 @@
-"""Language modelling: blocks and masks by hand, perplexity by its definition, and what is refused."""
+"""Language modelling: blocks and masks by hand, perplexity by its definition, and refused data."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Each folder keeps to its floor, and what must be quick imports nothing slow."""
+"""Each folder imports only from its layer and below, and fast commands import nothing slow."""
 
 import re
 import subprocess
@@ -15,14 +15,14 @@ DEEPSPEED_NAMES = re.compile(
     r"|_(?:model|optim)_states|mp_rank|pp_rank|allreduce_buffer|ShareMem|CPUAdam|op_builder|installed_ops"
     r"|deepspeed\.(?:runtime|ops|utils|launcher|accelerator|git_version_info)"
 )
-"""What only one release of DeepSpeed promises: attributes, names of files, parts of its extensions and launcher."""
+"""Names that are private to a release of DeepSpeed: attributes, files, parts of its extensions and launcher."""
 
 READERS = ("zero/", "checkpoint/deepspeed_files.py")
-"""Where those names may stand; README says so under "A new DeepSpeed release"."""
+"""The files that may use these names; see "A new DeepSpeed release" in the README."""
 
 
 def lines_with(pattern: re.Pattern[str], *, outside: tuple[str, ...]) -> list[str]:
-    """The lines of the package that hold a pattern, but for some folders and files."""
+    """The lines of the package that match a pattern, except in some folders and files."""
     return [
         f"{path.relative_to(PACKAGE)}:{number}: {line.strip()}"
         for path in sorted(PACKAGE.rglob("*.py"))

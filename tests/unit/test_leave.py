@@ -1,4 +1,4 @@
-"""A signal before there is something to save ends a process, whatever it waits in."""
+"""A signal before there is something to save ends a process in any wait."""
 
 import signal
 import subprocess
@@ -18,7 +18,7 @@ from dsprune.utils.signals import END_SIGNALS, exit_on_signals, stop_exiting_on_
 exit_on_signals([*END_SIGNALS, signal.SIGUSR1], code=75)
 """
 
-# A rank that waits for a first one which never comes: no handler of Python's runs in there.
+# A rank that waits for a first one that never comes: Python runs no signal handler meanwhile.
 IN_A_LIBRARY = """
 import torch.distributed as dist
 print("waiting", flush=True)

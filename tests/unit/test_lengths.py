@@ -1,4 +1,4 @@
-"""The longest input of each family, by its configuration and by what a forward pass accepts."""
+"""The longest input of each family, by its configuration and by a forward pass."""
 
 from pathlib import Path
 from types import SimpleNamespace

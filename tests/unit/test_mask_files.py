@@ -1,4 +1,4 @@
-"""Masks on disk, read and written by one process that plays any number of ranks."""
+"""Masks on disk, read and written by one process in place of any number of ranks."""
 
 import json
 import subprocess
@@ -62,7 +62,7 @@ def write(
 
 
 def cut(*cuts: int) -> list[list[Shard]]:
-    """The tensors laid end to end and cut into ranks' parts, as ZeRO does."""
+    """Cut the concatenated tensors into the parts of ranks, like ZeRO."""
     bounds = [0, *sorted(cuts), sum(tensor.numel for tensor in TENSORS)]
     ranks = []
     for low, high in pairwise(bounds):
@@ -76,7 +76,7 @@ def cut(*cuts: int) -> list[list[Shard]]:
 
 
 def write_by_ranks(folder: Path, ranks: Sequence[Sequence[Shard]], *, regrows: bool = False) -> Path:
-    """What `write_masks` leaves when there are several ranks: their files side by side in one manifest."""
+    """Write masks like `write_masks` on several ranks: their files in one manifest."""
     entries = []
     for rank, shards in enumerate(ranks):
         write(folder / "one", shards, regrows=regrows)
@@ -295,7 +295,7 @@ def test_a_damaged_file_is_refused_by_name(
 
 
 def with_true_checksum(folder: Path) -> MaskManifest:
-    """The manifest, as if the file had been so from the start."""
+    """The manifest with the checksum of the changed file."""
     manifest = read_manifest(folder)
     [entry] = manifest.files
     entry = entry.model_copy(update={"sha256": sha256_of(folder / entry.file)})

@@ -1,4 +1,4 @@
-"""Scores depend on the weight and its place alone, never on how the tensor is cut."""
+"""Scores depend only on the weight and its place, not on the sharding."""
 
 import math
 import re
@@ -77,7 +77,7 @@ def test_a_loss_scale_does_not_change_the_order_of_fisher(scale: float) -> None:
 
 
 def test_fisher_can_rank_a_gradient_that_overflowed() -> None:
-    """The step is skipped and its mask dropped: that a score is NaN must not end the run before."""
+    """The step is skipped and its mask dropped, so a NaN score must not end the run before."""
     gradient = torch.tensor([float("inf"), float("nan"), 1.0], dtype=torch.float16)
     tensor = PrunableTensor("encoder.weight", (3,))
     scores = METHODS.get("fisher")().scores(
@@ -91,7 +91,7 @@ def test_fisher_can_rank_a_gradient_that_overflowed() -> None:
 
 
 def after_steps(name: str, pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> ShardContext:
-    """What a method keeps after steps with these weights and gradients, and the last of them."""
+    """A method's accumulators after steps with these weights and gradients, and the last context."""
     method, kept = METHODS.get(name)(), {}
     for weight, gradient in pairs:
         tensor = PrunableTensor("w", (len(weight),))

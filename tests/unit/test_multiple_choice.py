@@ -1,4 +1,4 @@
-"""Multiple choice: the encodings of each benchmark by hand, its files, and what is refused."""
+"""Multiple choice: the encodings of each benchmark by hand, its files, and refused data."""
 
 import json
 from pathlib import Path

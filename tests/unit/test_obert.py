@@ -26,7 +26,7 @@ def context(numel: int, seed: int = 0) -> tuple[ShardContext, Tensor]:
     """A tensor after some steps, all kept, and the gradients of these steps."""
     generator = torch.Generator().manual_seed(seed)
     gradients = torch.randn(NUM_STEPS, numel, generator=generator) / 10
-    gradients[:, 1:] += gradients[:, :-1] / 2  # neighbours depend on one another
+    gradients[:, 1:] += gradients[:, :-1] / 2  # neighbours are correlated
     fisher = sum(products(gradient, BLOCK) for gradient in gradients)
     weight, kept = torch.randn(numel, generator=generator), torch.ones(numel, dtype=torch.bool)
     tensor = PrunableTensor("w", (numel,))
@@ -50,7 +50,7 @@ def test_rows_of_products_are_the_symmetric_matrix() -> None:
 
 
 def test_one_weight_is_removed_as_the_surgeon_does_it() -> None:
-    """On a quadratic w^T H w / 2 from its minimum: the loss of each weight, and the move of all others."""
+    """On a quadratic w^T H w / 2 from its minimum: the loss of each weight, and the update of all others."""
     whole, gradients = context(BLOCK)
     weight, inverse = whole.weight.double(), torch.linalg.inv(hessian(gradients))
     expected = weight.square() / (2 * inverse.diagonal())
@@ -68,7 +68,7 @@ def test_one_weight_is_removed_as_the_surgeon_does_it() -> None:
 
 
 def test_what_is_removed_together_is_made_up_for_together() -> None:
-    """No other move of the kept weights has a lower loss, and a block where nothing is removed does not move."""
+    """No other update of the kept weights has a lower loss, and a block without removed weights does not change."""
     whole, gradients = context(2 * BLOCK)
     kept = whole.kept.clone()
     kept[:BLOCK] = torch.arange(BLOCK) % 3 > 0
@@ -110,7 +110,7 @@ def layer_loss(method: Method, sparsity: float, parts: int = 1) -> float:
     """Loss of a trained layer after one-shot pruning."""
     generator = torch.Generator().manual_seed(3)
     mix = torch.randn(20, 20, generator=generator)
-    inputs = torch.randn(400, 20, generator=generator) @ mix  # correlated, as those of a layer are
+    inputs = torch.randn(400, 20, generator=generator) @ mix  # correlated, like those of a layer
     layer = nn.Linear(20, 10, bias=False)
     layer.weight.data = torch.randn(10, 20, generator=generator)
     targets = layer(inputs).detach() + torch.randn(400, 10, generator=generator)
@@ -134,13 +134,13 @@ def layer_loss(method: Method, sparsity: float, parts: int = 1) -> float:
 
 @pytest.mark.parametrize("sparsity", [0.2, 0.5, 0.8, 0.9])
 def test_the_loss_of_a_layer_is_below_that_of_magnitude(sparsity: float) -> None:
-    """In parts, each of which sees what the others have left: weights that look alike are not all removed at once."""
+    """In parts, each part sees the result of the earlier ones, so similar weights are not all removed together."""
     assert layer_loss(OBert(), sparsity, RECOMPUTATIONS) < 0.9 * layer_loss(Magnitude(), sparsity)
     assert layer_loss(OBert(), sparsity, RECOMPUTATIONS) <= layer_loss(OBert(), sparsity)
 
 
 def sums(comm: Comm, ranks: list[list[Shard]], gradients: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """The products that a rank keeps after some steps, and those of its blocks with what is staged of one more."""
+    """The products of a rank after some steps, and those of its blocks with one more staged step."""
     shards = ranks[comm.rank]
     cut_blocks = CutBands(shards, [BLOCK] * len(shards), comm)
     kept = AccumulatorSet(shards, OBert.accumulators, cut_blocks=cut_blocks)

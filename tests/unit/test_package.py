@@ -1,4 +1,4 @@
-"""What `import dsprune` gives, and where its version is written."""
+"""The names of `import dsprune`, and the places of its version."""
 
 from importlib.metadata import version
 from pathlib import Path

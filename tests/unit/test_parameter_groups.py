@@ -1,4 +1,4 @@
-"""The optimizer's groups: weight decay for matrices alone, and factors on the learning rate."""
+"""The optimizer's groups: weight decay only for matrices, and factors on the learning rate."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Patterns are true in the matrix and the same for every sharding; the oracle goes tile by tile."""
+"""Patterns hold in the matrix and are the same for every sharding; the oracle goes tile by tile."""
 
 from collections.abc import Callable, Sequence
 from math import nan
@@ -108,7 +108,7 @@ def test_a_pattern_is_true_in_the_matrix_on_any_number_of_ranks(text: str, scope
 
 
 def complete(comm: Comm, ranks: Sequence[Sequence[Shard]], tiling: Tiling) -> tuple[Tensor, Tensor, int]:
-    """What completes the last band of a rank, what comes back to it, and the bytes that it sends."""
+    """The values that complete the last band of a rank, the results that it receives, and the bytes that it sends."""
     cut, before = CutBands(ranks[comm.rank], [tiling.band], comm), comm.bytes_sent
     [shard] = ranks[comm.rank]
     [tail] = cut.collect([torch.arange(shard.start, shard.start + cut.heads[0], dtype=torch.int32)])

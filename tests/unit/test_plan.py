@@ -273,7 +273,7 @@ def test_data_that_no_download_brings_are_asked_for(tmp_path: Path, overrides: l
 
 
 def law_of(bert: str, *overrides: str) -> dict[str, str]:
-    """Setting to value, of what the schedule law chose."""
+    """The values that the schedule law chose, by setting."""
     recipe = load_recipe("glue-90", [f"model.path={bert}", "task=null", *overrides])
     return {setting: value for setting, value, _ in law_table(make_plan(recipe, 1, 640)).rows}
 
@@ -379,7 +379,7 @@ def test_a_model_of_70_billion_weights_takes_seconds(tmp_path: Path) -> None:
     start = time.perf_counter()
     made = make_plan(load_recipe("glue-90", [f"model.path={tmp_path}"]), 8, 10_000)
     assert made.num_weights > 68e9
-    assert time.perf_counter() - start < 60  # with weights it would be minutes, and 280 GB
+    assert time.perf_counter() - start < 60  # with weights it would take minutes and 280 GB
 
 
 @pytest.mark.parametrize(("name", "magic"), [("plan.png", b"\x89PNG"), ("plan.svg", b"<?xml")])

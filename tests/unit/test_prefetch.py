@@ -1,4 +1,4 @@
-"""Batches that another thread makes are the same, in the same order, and so are its errors."""
+"""Batches from another thread are the same, in the same order, and so are its errors."""
 
 import threading
 from collections.abc import Iterator

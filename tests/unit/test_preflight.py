@@ -1,4 +1,4 @@
-"""What training would refuse is refused by `plan`, and by `train` before it joins ranks and compiles."""
+"""Everything that training would refuse is refused by `plan`, and by `train` before it joins ranks and compiles."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Which weights are pruned, family by family, and what patterns do to the choice."""
+"""The pruned weights of each family, and the effect of patterns."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""`dsprune.pruning` where no engine is made, and what it changes in transformers' Trainer."""
+"""`dsprune.pruning` without an engine, and its changes to transformers' Trainer."""
 
 from contextlib import ExitStack
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Question answering: windows and answers by hand, SQuAD's own rules, and what is refused."""
+"""Question answering: windows and answers by hand, SQuAD's own rules, and refused data."""
 
 import json
 import re
@@ -62,7 +62,7 @@ def test_windows_overlap_by_the_stride_and_each_has_its_answer(tmp_path):
     ],
 )
 def test_an_answer_in_tokens(start, text, tokens):
-    """Text `ab cd ef gh`, of which the window has the first three words."""
+    """The window has the first three words of `ab cd ef gh`."""
     offsets = [[-1, -1], [-1, -1], [0, 2], [3, 5], [6, 8], [-1, -1]]
     assert find_tokens(offsets, start, text) == tokens
 

@@ -1,4 +1,4 @@
-"""The random generators go on where they were."""
+"""The random generators continue from a restored state."""
 
 import random
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from dsprune.utils.randomness import random_state, restore_random_state
 
 @pytest.fixture(autouse=True)
 def undisturbed() -> Iterator[None]:
-    """Other tests find the generators as they were."""
+    """Restore the generators for other tests."""
     python, numpy, torchs = random.getstate(), np.random.get_state(), torch.get_rng_state()
     yield
     random.setstate(python)
@@ -21,7 +21,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def draw() -> list[float]:
-    """Uniform numbers, and normal ones, which are made by twos."""
+    """Draw uniform and normal numbers; normal ones are drawn in pairs."""
     return [
         *(random.random(), random.gauss(0, 1), np.random.random(), np.random.standard_normal()),
         *torch.rand(2).tolist(),

@@ -1,4 +1,4 @@
-"""Betas that move with the learning rate."""
+"""Betas that follow the learning rate."""
 
 import pytest
 import torch

@@ -274,7 +274,7 @@ class TestTaskAlone:
 
 
 class TestProblems:
-    """Each is told as: dotted field, value, way out."""
+    """Each message has the dotted field, the value and the way out."""
 
     @pytest.mark.parametrize(
         ("override", "match"),

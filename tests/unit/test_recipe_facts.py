@@ -1,4 +1,4 @@
-"""Recipes of published benchmarks keep the numbers of their sources, and docs/recipes.md shows them as they are."""
+"""Recipes of published benchmarks have the numbers of their sources, and docs/recipes.md agrees with the recipes."""
 
 import re
 from pathlib import Path

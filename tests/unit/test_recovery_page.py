@@ -1,4 +1,4 @@
-"""The page of recovered accuracy: its recipes are sound, and what it says follows from the runs."""
+"""The page of recovered accuracy: its recipes are valid, and its sentences follow from the runs."""
 
 import json
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def test_the_parts_are_disjoint_and_complete(tmp_path: Path, monkeypatch: pytest
 def write_tested(
     folder: Path, method: str, seed: int, target: float, test: float, validation: float = 0.5
 ) -> None:
-    """A run whose accuracy on the validation split is another than on the test split."""
+    """A run with different accuracies on the validation and the test split."""
     pruning = f"pruning.sparsity={target}" if target else "pruning=null"
     name = f"name={method.replace(',', '').replace(' ', '-')}-{target}-{seed}"
     run = write_run(folder, name, f"seed={seed}", pruning, f'tracking.group="{method}"', score=validation)

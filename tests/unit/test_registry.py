@@ -1,4 +1,4 @@
-"""Names in recipes: every built-in one leads to an object, and others can be added."""
+"""Names in recipes: every built-in name has an object, and others can be added."""
 
 import re
 from importlib import import_module
@@ -76,7 +76,7 @@ def test_an_unknown_name_is_refused_with_near_ones() -> None:
 
 
 def offer(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> Registry:
-    """A registry beside whose built-in name installed packages offer these names and objects."""
+    """A registry with a built-in name, and with these names and objects from installed packages."""
     offered = [EntryPoint(name, value, "dsprune.methods") for name, value in points]
     monkeypatch.setattr("dsprune.registry.entry_points", lambda group: offered)
     return Registry(

@@ -1,4 +1,4 @@
-"""Regression: scaled labels, correlations by their definitions, distillation, and what is refused."""
+"""Regression: scaled labels, correlations by their definitions, distillation, and refused data."""
 
 import statistics
 

@@ -1,4 +1,4 @@
-"""The results page: its recipes are sound, and what it says follows from the runs."""
+"""The results page: its recipes are valid, and its sentences follow from the runs."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""In scope `row` every row keeps the same number of weights; the oracle takes each row as a tensor of its own."""
+"""In scope `row` every row keeps the same number of weights; the oracle treats each row as a tensor."""
 
 from collections.abc import Sequence
 from math import nan

@@ -1,4 +1,4 @@
-"""The meter, the watchdog and the digest of data: what tells that something is wrong with a run."""
+"""The meter, the watchdog and the digest of data, which detect problems of a run."""
 
 import math
 import time

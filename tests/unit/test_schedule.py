@@ -37,7 +37,7 @@ def sparsities(timetable: Timetable) -> list[float]:
 
 
 class TestPublishedRecipes:
-    """The lists are those of the published recipes, worked out by hand from their formulas."""
+    """The lists are those of the published recipes, computed by hand from their formulas."""
 
     @pytest.mark.parametrize(
         ("target", "expected"),

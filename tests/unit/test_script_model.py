@@ -1,4 +1,4 @@
-"""What becomes of the recipe's fields beside a script that has its own model and data."""
+"""The recipe's fields in a script that has its own model and data."""
 
 from collections.abc import Callable
 from pathlib import Path

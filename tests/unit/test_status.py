@@ -1,4 +1,4 @@
-"""`dsprune status`: where a run stands, from folders as runs leave them."""
+"""`dsprune status`: the progress of runs, from their folders."""
 
 import io
 import json
@@ -23,7 +23,7 @@ from tests.printing import printed
 
 
 def write_run(folder: Path, now: float, **changes: Any) -> RunFolder:
-    """A run in its step 40 of 100, half a second each, that this very process says is going on."""
+    """A run of this process at step 40 of 100, with half a second per step."""
     said = {
         "state": "running", "reason": None, "host": socket.gethostname(), "pid": os.getpid(), "world_size": 2,
         "process_started": seconds_after_boot(psutil.Process()),
@@ -50,7 +50,7 @@ def now() -> float:
 
 
 def gone() -> int:
-    """The number of a process that is no more."""
+    """The id of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return process.pid
@@ -73,7 +73,7 @@ def test_a_run_whose_process_is_gone_is_dead(tmp_path: Path, now: float) -> None
 
 
 def test_a_process_that_got_the_number_later_is_another(tmp_path: Path, now: float) -> None:
-    """This process began later than the one of the run."""
+    """This process started later than the one of the run."""
     began = seconds_after_boot(psutil.Process()) - 60
     assert read_run_state(write_run(tmp_path / "a", now, process_started=began), now).name == "dead"
 

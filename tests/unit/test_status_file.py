@@ -1,4 +1,4 @@
-"""`status.json`: written by rank 0 at the start, now and then, and at the end."""
+"""`status.json`: written by rank 0 at the start, at intervals, and at the end."""
 
 import math
 import os

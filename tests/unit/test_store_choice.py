@@ -1,4 +1,4 @@
-"""Which kind of store `auto` chooses, and which records form a forward pass."""
+"""The kind of store that `auto` chooses, and the records of a forward pass."""
 
 from types import SimpleNamespace
 

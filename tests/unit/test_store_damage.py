@@ -1,4 +1,4 @@
-"""A damaged store is refused, and the file is named."""
+"""A damaged store is refused with the name of the file."""
 
 import json
 from collections.abc import Callable

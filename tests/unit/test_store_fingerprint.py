@@ -1,4 +1,4 @@
-"""Fingerprints depend on what the model reads, and on nothing else."""
+"""Fingerprints depend only on the model's inputs."""
 
 import hashlib
 import time

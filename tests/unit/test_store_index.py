@@ -1,4 +1,4 @@
-"""The index of a store: made at its end or at the first opening, and files that are checked once a host."""
+"""The index of a store: made at its end or at the first opening, and files that are checked once per host."""
 
 import json
 import os
@@ -30,7 +30,7 @@ INDEX = "index.safetensors"
 
 
 def format_1(folder: Path) -> Path:
-    """A store as an earlier version wrote it."""
+    """A store of an earlier version."""
     values = json.loads((capture(folder, PLANNED) / "store.json").read_text())
     del values["index"]
     (folder / "store.json").write_text(json.dumps(values | {"format": 1}))
@@ -51,7 +51,7 @@ def capture_zeros(folder: Path, planned: StorePlan) -> Path:
 
 
 def flip_last_bit(path: Path) -> None:
-    """Damage a file without a trace in its size and time."""
+    """Damage a file without a change of its size and time."""
     before = path.stat()
     flip_a_bit(path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -83,14 +83,14 @@ def test_fingerprints_with_the_same_beginning_are_told_apart(tmp_path: Path) -> 
 def test_missing_does_not_depend_on_chunks_and_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, block: int
 ) -> None:
-    """Samples in no order, some more than once, with beginnings of which several are the same."""
+    """Unordered samples with repetitions, several of which have the same first bytes."""
     monkeypatch.setattr(index_module, "CHUNK", chunk)
     monkeypatch.setattr(index_module, "BLOCK", block)
     random = np.random.default_rng(chunk)
     numbers = np.stack(
         [random.integers(2**64, size=300, dtype=np.uint64), np.arange(300, dtype=np.uint64)], 1
     )
-    numbers[50:150, 0] = numbers[random.integers(0, 10, 100), 0]  # as ten others begin
+    numbers[50:150, 0] = numbers[random.integers(0, 10, 100), 0]  # the first bytes of ten others
     numbers[:2, 0] = 0, 2**64 - 1
     names = numbers.astype(">u8").view(FINGERPRINT)[:, 0]
     known = {one.tobytes() for one in names[::2]}

@@ -1,4 +1,4 @@
-"""Reading returns what was written, for every kind and type, in any order and repeatedly."""
+"""Reading returns the written values, for every kind and type, in any order and repeatedly."""
 
 import random
 import subprocess

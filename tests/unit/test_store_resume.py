@@ -79,7 +79,7 @@ def test_shards_may_be_written_by_any_number_of_writers_in_any_order(tmp_path: P
 
 
 def test_killed_at_every_point_and_resumed(tmp_path: Path) -> None:
-    """In other processes, so that hash seeds of Python or Rust would show in the bytes."""
+    """In other processes, so that hash seeds of Python or Rust would change the bytes."""
     expected = content(capture(tmp_path / "whole", PLANNED))
     command = [sys.executable, "-c", KILLED, str(tmp_path / "killed")]
     done = subprocess.run(command, timeout=120, check=True, capture_output=True, text=True)

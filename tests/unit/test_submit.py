@@ -1,4 +1,4 @@
-"""Which jobs `dsprune submit` makes of a recipe, of options and of sparsities."""
+"""The jobs of `dsprune submit` for a recipe, options and sparsities."""
 
 import os
 import re

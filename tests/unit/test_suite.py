@@ -1,4 +1,4 @@
-"""Suites as data: what they hold, and the runs that they come to."""
+"""Suites as data: their content, and their runs."""
 
 import shlex
 from collections.abc import Sequence
@@ -107,7 +107,7 @@ def test_teachers_come_before_their_students(recipe: str) -> None:
 
 
 def test_parts_can_be_made_side_by_side(recipe: str) -> None:
-    """A teacher and its store for each seed come first; rounds of which each needs the one before stay together."""
+    """A teacher and its store for each seed come first; rounds that need the one before stay together."""
     made = grid("baselines", recipe)
     methods = ["gradual, all guidelines", "lottery ticket", "gradual, no distillation"]
     first, then = made.parts(methods, [0.2, 0.5], [1, 2])
@@ -181,7 +181,7 @@ def shown_commands(choice: Choice, capsys: pytest.CaptureFixture[str], num_ranks
 
 
 def parsed(words: Sequence[str]) -> tuple[str, dict[str, object]]:
-    """A command as the command line reads it: its name and its parameters."""
+    """A parsed command: its name and its parameters."""
     group = typer.main.get_command(app)
     above = group.make_context("dsprune", [*words])
     name, command, rest = group.resolve_command(above, [*above._protected_args, *above.args])

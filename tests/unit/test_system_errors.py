@@ -1,4 +1,4 @@
-"""What the system refuses, and what nobody foresaw, ends a command with one line."""
+"""Errors of the system and unexpected errors end a command with one line."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Several targets at once: everything scales with the log compression, and the law works both ways."""
+"""Several targets: everything scales with the log compression, and the law has an inverse."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What every kind of task promises to training, evaluation and distillation, in one process."""
+"""Checks of every kind of task for training, evaluation and distillation, in one process."""
 
 from collections.abc import Callable
 

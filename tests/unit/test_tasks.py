@@ -1,4 +1,4 @@
-"""The data of text classification: files and data sets, columns, labels, encoding, and what is refused."""
+"""The data of text classification: files and data sets, columns, labels, encoding, and refused data."""
 
 import json
 from pathlib import Path

@@ -44,7 +44,7 @@ def test_a_change_reaches_every_tensor_of_a_micro_batch() -> None:
 
 @pytest.mark.parametrize("is_here", [True, False])
 def test_all_ranks_take_the_teacher_of_the_first(is_here: bool, tmp_path: Path) -> None:
-    """A rank that has other weights, or has some where the first has none, would act alone."""
+    """A rank with other weights, or with weights that the first rank lacks, would behave differently."""
     if is_here:
         (tmp_path / "model.safetensors").write_bytes(b"the first rank's")
     absent: Any = None

@@ -1,4 +1,4 @@
-"""Compiled functions in several threads give the bits that they give in one."""
+"""Compiled functions in several threads give the same bits as in one."""
 
 from collections.abc import Iterator
 from threading import Barrier, get_ident

@@ -1,4 +1,4 @@
-"""A Hugging Face model that uses a block twice must say so."""
+"""A Hugging Face model that uses a block twice must declare its tied weights."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from dsprune.model.wrappers import check_ties
 
 
 class Twice(BertForSequenceClassification):
-    """A BERT that uses its first layer twice, and does not say so."""
+    """A BERT that uses its first layer twice, without a declaration."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
@@ -22,7 +22,7 @@ class Twice(BertForSequenceClassification):
 
 
 class SaidTwice(Twice):
-    """A BERT that says so."""
+    """A BERT that declares it."""
 
     _tied_weights_keys = {r"bert\.encoder\.layer\.1": r"bert\.encoder\.layer\.0"}  # noqa: RUF012
 

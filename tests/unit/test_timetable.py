@@ -136,7 +136,7 @@ def test_a_timetable_whose_rewinds_are_outside_of_the_run_is_refused() -> None:
 
 
 def rates_of_torch(make: Callable[[torch.optim.Optimizer], LRScheduler], epochs: int) -> list[float]:
-    """The rate of each epoch by a scheduler of torch that is stepped once an epoch."""
+    """The rate of each epoch from a torch scheduler that is stepped once per epoch."""
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=1.0)
     scheduler, rates = make(optimizer), []
     for _ in range(epochs):

@@ -1,4 +1,4 @@
-"""Translation: language codes by hand, parallel files, BLEU, and what is refused."""
+"""Translation: language codes by hand, parallel files, BLEU, and refused data."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""A trimmed model and tokenizer read the texts that they were made for as the complete ones do."""
+"""A trimmed model and tokenizer read their texts like the complete ones."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Triton kernels compile for GPUs that need not be there: no spills, and loads of whole vectors."""
+"""Triton kernels compile for GPUs that this machine need not have: no spills, and loads of whole vectors."""
 
 import json
 import os
@@ -16,7 +16,7 @@ MOST_REGISTERS = 128
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, int]]:
-    """What became of each kernel on each GPU, compiled without what an earlier run left in the cache."""
+    """The compilation results of each kernel on each GPU, without a cache of earlier runs."""
     cache = {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton")), "TRITON_DEFAULT_FP_FUSION": "1"}
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Triton kernels give the same bits as their eager twins: on a GPU, and without one interpreted on CPU tensors."""
+"""Triton kernels give the same bits as their eager versions: on a GPU, or interpreted on CPU tensors."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -159,7 +159,7 @@ def test_a_selection_counts_again_where_the_sample_misleads(monkeypatch: pytest.
 def launches_to_select(
     products: list[Product], sparsities: list[float], scope: str, monkeypatch: pytest.MonkeyPatch
 ) -> int:
-    """Compare a selection with that of the CPU, and return its launches: it waits for all but those of masks."""
+    """Compare a selection with that of the CPU, and return its launches: it waits for all except those of masks."""
     tensors = tensors_of([given.first for given in products])
     shards = [Shard(tensor, 0, tensor.numel) for tensor in tensors]
     groups, kept = make_groups(tensors, sparsities, scope), masks_of([tensor.numel for tensor in tensors])

@@ -1,4 +1,4 @@
-"""The used vocabulary: fewer embedding rows, and otherwise the same model."""
+"""The used vocabulary: fewer embedding rows, otherwise the same model."""
 
 import copy
 from pathlib import Path
