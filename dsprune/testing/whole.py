@@ -1,6 +1,6 @@
 """Gather whole tensors from all ranks: masks, master weights and moments."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from dsprune.zero.layout import ZeroLayout
 from dsprune.zero.parameters import full_shape
 from dsprune.zero.stages import open_layout
 
-__all__ = ["gather", "whole_marks", "whole_masks", "whole_parameters"]
+__all__ = ["gather", "gather_views", "whole_marks", "whole_masks", "whole_parameters"]
 
 
 def gather(layout: ZeroLayout, local: Callable[[int], Tensor]) -> list[Tensor]:
@@ -25,15 +25,35 @@ def gather(layout: ZeroLayout, local: Callable[[int], Tensor]) -> list[Tensor]:
         layout: knows the slices.
         local: returns this rank's slice of a tensor.
     """
+    (whole,) = gather_views(layout, lambda i: {"": local(i)}).values()
+    return whole
+
+
+def gather_views(layout: ZeroLayout, local: Callable[[int], Mapping[str, Tensor]]) -> dict[str, list[Tensor]]:
+    """Return several whole views of the tensors by one exchange. Collective: every rank must call this.
+
+    Args:
+        layout: says where the slices lie.
+        local: returns this rank's slices of a tensor, by the names of the views.
+    """
     pieces = [
-        (i, shard.start, local(i).double().clone()) for i, shard in enumerate(layout.shards) if shard.numel
+        (name, i, shard.start, values.double().numpy())
+        for i, shard in enumerate(layout.shards)
+        if shard.numel
+        for name, values in local(i).items()
     ]
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, pieces)
-    whole = [torch.full((shard.tensor.numel,), torch.nan, dtype=torch.double) for shard in layout.shards]
-    for i, start, piece in (piece for pieces in everyone for piece in pieces):
-        whole[i][start : start + piece.numel()] = piece
-    assert not any(tensor.isnan().any() for tensor in whole), "the slices leave holes"
+    whole: dict[str, list[Tensor]] = {}
+    for name, i, start, piece in (piece for pieces in everyone for piece in pieces):
+        if name not in whole:
+            whole[name] = [
+                torch.full((one.tensor.numel,), torch.nan, dtype=torch.double) for one in layout.shards
+            ]
+        whole[name][i][start : start + len(piece)] = torch.from_numpy(piece)
+    assert not any(tensor.isnan().any() for tensors in whole.values() for tensor in tensors), (
+        "the slices leave holes"
+    )
     return whole
 
 
@@ -55,7 +75,11 @@ def whole_parameters(engine: PruningEngine) -> dict[str, dict[str, Tensor]]:
         PrunableTensor(name, full_shape(parameter)) for name, parameter in engine.module.named_parameters()
     ]
     layout = open_layout(engine, tensors)
-    found = {"master weights": gather(layout, layout.weight)}
-    for name in ("exp_avg", "exp_avg_sq"):
-        found[name] = gather(layout, lambda i, name=name: layout.states(i)[name])  # type: ignore[misc]
+    found = gather_views(
+        layout,
+        lambda i: (
+            {"master weights": layout.weight(i)}
+            | {name: layout.states(i)[name] for name in ("exp_avg", "exp_avg_sq")}
+        ),
+    )
     return {tensor.name: {what: found[what][i] for what in found} for i, tensor in enumerate(tensors)}

@@ -42,16 +42,16 @@ def test_the_pipeline_runs_teacher_store_and_students_one_after_the_other(site: 
 
 def test_a_suite_is_an_array_of_teachers_and_one_of_all_others(site: Site) -> None:
     methods = {"taught": {"set": ["distillation={teacher: '{teacher}', store: '{store}'}"]}}
-    suite = {"title": "Mine", "sparsity": [0.5, 0.9], "methods": methods}
+    suite = {"title": "Mine", "sparsity": [0.9], "methods": methods}
     (site.folder / "mine.yaml").write_text(yaml.safe_dump(suite))
     asked = ("--slurm", "--gpus-per-node=1", "--time=30", "--sbatch=--cpus-per-task=1")
     printed = site.dsprune("suite", "mine.yaml", "plain.yaml", *asked).splitlines()
     first, then = (line.removeprefix("suite: job ") for line in printed[:2])
     assert printed[-1] == "when they are done: dsprune report runs/mine"
-    for job in (f"{first}_0", f"{then}_1", f"{then}_2"):
+    for job in (f"{first}_0", f"{then}_1"):
         assert site.slurm.wait(job, PATIENCE) == "COMPLETED", site.log(job)
     home = site.folder / "runs" / "mine"
-    for name in ("teacher-seed1", "taught-50-seed1", "taught-90-seed1"):
+    for name in ("teacher-seed1", "taught-90-seed1"):
         assert json.loads((home / name / "status.json").read_text())["world_size"] == 1, (
             "as many as GPUs asked"
         )

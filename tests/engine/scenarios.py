@@ -17,7 +17,7 @@ from dsprune.selection.groups import update_groups
 from dsprune.testing.engines import BATCH, STEPS, pruning_engine
 from dsprune.testing.methods import select_dense
 from dsprune.testing.tiny import batch
-from dsprune.testing.whole import gather, whole_masks
+from dsprune.testing.whole import gather, gather_views, whole_masks
 from dsprune.utils.dtypes import DTYPES
 
 
@@ -44,16 +44,10 @@ def train_step(
 
 def every_view(pruner: PruningState) -> dict[str, list[Tensor]]:
     """The whole master weights, working copy and moments."""
-    views = {
-        "weight": gather(pruner.layout, pruner.layout.weight),
-        "copy": gather(pruner.layout, pruner.layout.working_copy),
-    }
-    mine = sorted({name for i in range(len(pruner.layout.shards)) for name in pruner.layout.states(i)})
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, mine)
-    for name in sorted({name for names in everyone for name in names}):
-        views[name] = gather(pruner.layout, lambda i, name=name: pruner.layout.states(i)[name])
-    return views
+    layout = pruner.layout
+    return gather_views(
+        layout, lambda i: {"weight": layout.weight(i), "copy": layout.working_copy(i), **layout.states(i)}
+    )
 
 
 def dense_scores(pruner: PruningState) -> list[Tensor]:

@@ -90,7 +90,7 @@ def test_normalized_scope_has_the_exact_count_and_one_mask_at_every_stage(two_ra
 def test_an_accelerator_masks_in_one_launch_a_step_and_selects_in_few(two_ranks: RankPool) -> None:
     recipe = make_recipe(method="fisher", start=1)
     (wanted, _), _ = two_ranks.run(2, scenarios.check_invariants, ds_config(2), recipe)
-    for stage in (0, 1, 2, 3):
+    for stage in (0, 2, 3):  # stage 1 has the layout of stage 2
         for digest, launches in two_ranks.run(2, accelerated.check_invariants, ds_config(stage), recipe):
             assert digest == wanted
             assert launches["mask_kernel"] == STEPS + UPDATES
