@@ -56,7 +56,8 @@ def test_the_page_says_what_the_runs_say_and_what_is_missing(
     assert "| pretrained | SMC-Bench | 200 | - | 72.0 | - |" in text
     assert "| fine-tuned | defaults | 200 | - | - | 77.0 ± 1.4 (2) |" in text
     assert (
-        "- pretrained, 80 %: from dense to the defaults -10.0 points, to SMC-Bench's way -8.0, with " in text
+        "- pretrained, 80 %: compared with dense, the defaults have -10.0 points and SMC-Bench -8.0, with "
+        in text
     )
     assert "of all weights zero: the defaults are 2.0 **behind**." in text
     assert "- fine-tuned, " not in text.split("## Not run")[0], "nothing to compare with"

@@ -82,9 +82,9 @@ def compared(runs: Sequence[Run]) -> Iterator[str]:
             if known and ours and theirs:
                 base, ahead = _mean(known), _mean(ours) - _mean(theirs)
                 yield (
-                    f"{start}, {100 * target:g} %: from dense to the defaults {_mean(ours) - base:+.1f} points, to "
-                    f"SMC-Bench's way {_mean(theirs) - base:+.1f}, with {_zeros(ours)} and {_zeros(theirs)} of all "
-                    f"weights zero: the defaults are {abs(ahead):.1f} {'**behind**' if ahead < 0 else 'ahead'}."
+                    f"{start}, {100 * target:g} %: compared with dense, the defaults have {_mean(ours) - base:+.1f} "
+                    f"points and SMC-Bench {_mean(theirs) - base:+.1f}, with {_zeros(ours)} and {_zeros(theirs)} of "
+                    f"all weights zero: the defaults are {abs(ahead):.1f} {'**behind**' if ahead < 0 else 'ahead'}."
                 )
 
 
