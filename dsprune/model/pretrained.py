@@ -28,9 +28,8 @@ __all__ = ["OWN_MODELS", "Head", "load_config", "load_model", "load_saved", "loa
 
 _OWN = (EsmMeanForSequenceClassification, Graph2TreeForEquations, GtsForEquations)
 
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"
-)  # fmt: skip
+TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""The files of a tokenizer that people edit; reading tokenizer.json twice would delay each start."""
 
 BUILDS = "correct config.json, or use another copy of the model"
 """The way out where the configuration can be read, and no model can be made of it."""

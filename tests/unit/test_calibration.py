@@ -296,9 +296,11 @@ def test_one_table_per_output_with_the_recommended_row_marked(tmp_path: Path, ki
     text = show(capture(tmp_path, plan(spec(kind, outputs=2))))
     tables = text.count("top-1 mass")
     assert tables == 2
-    [recommended] = re.findall(r"Recommended: T = ([\d.]+),", text)
+    [recommended] = re.findall(r"Nearest to the rule: T = ([\d.]+),", text)
     assert re.findall(r"-> +([\d.]+)", text) == [recommended] * 2
     assert "The rule is dsprune's own: the paper's could not be read." in text
+    assert "no training has shown that students learn best there" in text
+    assert "1 for a student that starts pretrained, 2 for one that starts fine-tuned" in text
     assert "all equal, as at initialisation" in text
     assert "No labels" in text
     assert ("top-k store knows the temperatures it was captured for only" in text) == (kind == "topk")

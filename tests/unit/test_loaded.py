@@ -112,7 +112,7 @@ def test_settings_of_another_type_are_named(
         task.build_model(str(path.parent), load_tokenizer(str(path.parent)))
 
 
-@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "tokenizer.json"])
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
 def test_a_key_that_appears_twice_is_refused(task: Task, tmp_path: Path, file: str) -> None:
     path = tmp_path / "model" / file
     path.write_text(path.read_text().rstrip().removesuffix("}") + ', "twice": 1, "twice": 2}')

@@ -1,4 +1,4 @@
-"""`dsprune calibrate`: choose the distillation temperature from a store of teacher logits."""
+"""`dsprune calibrate`: measure a store's teacher at each temperature, and apply a rule to them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +13,7 @@ from dsprune.distillation.calibration import NUM_BINS, TARGET_SHARE, Curve, Poin
 from dsprune.distillation.store import StoreSpec, open_store
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe
+from dsprune.recipe.recipe import TEMPERATURE
 from dsprune.report.drawing import LABEL, QUIET, check_figure_path, line_style, new_panels, save_figure
 from dsprune.report.table import Table, show
 from dsprune.utils.console import say
@@ -29,13 +30,13 @@ def calibrate(
     max_records: int | None,
     console: Console,
 ) -> None:
-    """Print statistics of a store's teacher at each temperature, and recommend a temperature.
+    """Print statistics of a store's teacher at each temperature, and the temperature that a rule gives.
 
     Args:
         folder: the store.
         recipe: recipe with the labels, in its training data; None = no labels.
         plot: PNG or SVG file to draw the curves in; None = none.
-        write: recipe file to set the temperature in; None = none.
+        write: recipe file to set that temperature in; None = none.
         max_records: number of records to read, a fixed random sample; None =
             `enough_records`.
         console: where to print.
@@ -71,7 +72,7 @@ def calibrate(
 
 
 def print_curves(curves: Mapping[str, Curve], recommended: float, spec: StoreSpec, console: Console) -> None:
-    """Print one table per output, the meaning of its columns, the rule and the recommended temperature."""
+    """Print one table per output, the meaning of its columns, the rule and the temperature that it gives."""
     for name, curve in curves.items():
         show(_table(name, curve, recommended), console)
     for note in (*_notes(curves, spec), _recommendation(curves, recommended)):
@@ -127,10 +128,13 @@ def _recommendation(curves: Mapping[str, Curve], recommended: float) -> str:
         if point.temperature == recommended
     ]
     return (
-        f"Recommended: T = {recommended:g}, where the teacher's mean entropy is "
+        f"Nearest to the rule: T = {recommended:g}, where the teacher's mean entropy is "
         f"{percent(sum(shares) / len(shares), 0)} of the largest. Rule: of the temperatures above, not below 1, the "
         f"one where that share is nearest to {percent(TARGET_SHARE, 0)}, halfway from a bare label to no information. "
-        f"The rule is dsprune's own: the paper's could not be read."
+        f"The rule is dsprune's own: the paper's could not be read. It describes the teacher alone, and no training "
+        f"has shown that students learn best there. The defaults are from trainings, of T = 1 and 2 only: "
+        f"{TEMPERATURE['pretrained'].first:g} for a student that starts pretrained, "
+        f"{TEMPERATURE['fine-tuned'].first:g} for one that starts fine-tuned."
     )
 
 
@@ -144,7 +148,7 @@ PANELS: Mapping[str, Callable[[Point], float | None]] = {
 
 
 def draw_curves(curves: Mapping[str, Curve], recommended: float, title: str) -> Figure:
-    """Draw a panel per quantity, a line per output, and the recommended temperature in all panels."""
+    """Draw a panel per quantity, a line per output, and the temperature of the rule in all panels."""
     title = f"{title}: T = {recommended:g}"
     figure, panels = new_panels(list(PANELS), "temperature", height=5.5, columns=2, title=title)
     for axes, value in zip(panels, PANELS.values(), strict=True):
