@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def write_run(
     run.mkdir()
     (run / "recipe.yaml").write_text(dump_recipe(recipe))
     (run / "ds_config.json").write_text(json.dumps({"train_batch_size": recipe.budget.batch}))
-    record = {"timetable": timetable.to_dict(), "command": f"dsprune train sentiment-90 name={recipe.name}"}
+    record = {"timetable": asdict(timetable), "command": f"dsprune train sentiment-90 name={recipe.name}"}
     (run / "start.json").write_text(json.dumps(record | {"versions": {"torch": "2.13.0"}} | start))
     length = timetable.total_steps if killed_at is None else killed_at
     lines = [json.dumps(row) for row in _rows(recipe, timetable, length, score)]

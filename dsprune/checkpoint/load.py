@@ -18,7 +18,6 @@ from dsprune.masks.accumulator_files import declared_dtypes
 from dsprune.masks.manifest import MANIFEST
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.ranks import announce, current_ranks
-from dsprune.selection.groups import update_groups
 from dsprune.utils.randomness import restore_random_state
 
 __all__ = ["load_checkpoint"]
@@ -110,9 +109,7 @@ def _check_target(state: PruningState, folder: Path, step: int) -> None:
     """Check that a mask update is still to come, or that the target is already reached."""
     if not state.timetable.updates or step <= (last := state.timetable.updates[-1]).step:
         return
-    tensors = [shard.tensor for shard in state.layout.shards]
-    groups = update_groups(tensors, state.pruning, state.timetable.progress(last))
-    if state.num_pruned != sum(group.num_pruned for group in groups):
+    if state.num_pruned != sum(group.num_pruned for group in state.groups(last)):
         raise UserError(
             f"{folder}: it is at step {step} with a sparsity of {state.sparsity:.4f}, and the last mask update to "
             f"{last.sparsity:g} is at step {last.step}: start the recipe at step 0 with load_module_only=True"

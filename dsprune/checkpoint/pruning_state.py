@@ -19,6 +19,7 @@ from dsprune.ranks.ranks import current_ranks
 from dsprune.recipe import Pruning
 from dsprune.recipe.section import LARGEST
 from dsprune.schedule import MaskUpdate, Timetable
+from dsprune.selection.groups import Group, update_groups
 from dsprune.zero.layout import ZeroLayout
 from dsprune.zero.parameters import full_numel
 
@@ -98,6 +99,11 @@ class PruningState:
         if first is not None and updates and step <= updates[0].step:
             return find_method(first)
         return find_method(self.pruning.method)
+
+    def groups(self, update: MaskUpdate) -> list[Group]:
+        """Return the groups that a mask update selects from, and how many weights of each are pruned."""
+        tensors = [shard.tensor for shard in self.layout.shards]
+        return update_groups(tensors, self.pruning, self.timetable.progress(update))
 
     def is_counted(self, step: int) -> bool:
         """Return whether the gradients of a step count for the next mask update."""

@@ -1,5 +1,6 @@
 """Save the masks of an engine in its checkpoints, and load them."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from torch import Tensor
@@ -63,7 +64,7 @@ def load_masks(folder: Path, state: PruningState, step: int) -> None:
 def _read(folder: Path, state: PruningState, step: int) -> tuple[MaskManifest, list[Tensor], list[Tensor]]:
     """Return the manifest, this rank's packed masks, and its marks of regrown weights."""
     manifest = read_manifest(folder)
-    ours, theirs = state.timetable.to_dict(), manifest.timetable.to_dict()
+    ours, theirs = asdict(state.timetable), asdict(manifest.timetable)
     if differing := [field for field in ours if ours[field] != theirs[field]]:
         field = differing[0]
         raise UserError(

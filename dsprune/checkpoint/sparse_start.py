@@ -20,7 +20,6 @@ from dsprune.ranks.collectives import Comm
 from dsprune.ranks.ranks import announce, current_ranks
 from dsprune.recipe.pattern import Pattern
 from dsprune.registry import SCOPES
-from dsprune.selection.groups import update_groups
 from dsprune.selection.patterned import count_broken
 from dsprune.selection.rows import count_rows
 from dsprune.zero.parameters import full_shape
@@ -145,9 +144,8 @@ def _check_updates(state: PruningState, masks: MaskSet, where: str, step: int) -
     if not later:
         return
     update = min(later, key=lambda update: update.sparsity)
-    tensors, counts = [shard.tensor for shard in masks.shards], masks.counts(state.comm)
-    groups = update_groups(tensors, state.pruning, state.timetable.progress(update))
-    rows = [0] * len(tensors)
+    groups, counts = state.groups(update), masks.counts(state.comm)
+    rows = [0] * len(counts)
     if SCOPES.get(state.pruning.scope).by_row:
         rows = count_rows(masks.shards, masks.bits, groups, torch.gt, state.comm)
     for group in groups:

@@ -28,7 +28,6 @@ from dsprune.masks.bits import apply_all_, count_kept
 from dsprune.masks.manifest import UpdateEntry
 from dsprune.methods.method import Method
 from dsprune.schedule import MaskUpdate
-from dsprune.selection.groups import update_groups
 
 __all__ = ["Pruner"]
 
@@ -160,8 +159,7 @@ class Pruner:
     def _select(self, update: MaskUpdate) -> PendingUpdate:
         """Select the new packed masks, and record the update. Collective: every rank must call this."""
         state, started, sent = self.state, time.perf_counter(), self.state.comm.bytes_sent
-        tensors = [shard.tensor for shard in state.layout.shards]
-        groups = update_groups(tensors, state.pruning, state.timetable.progress(update))
+        groups = state.groups(update)
         bits, weights = new_masks(state, self._method_at(update.step), update, groups, self._seed)
         seconds, sent = time.perf_counter() - started, state.comm.bytes_sent - sent
         num_pruned, num_grown, num_marked = sum(group.num_pruned for group in groups), None, 0

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ class RunFolder:
             "world_size": world_size,
             "device": device,
             "versions": versions(),
-            "timetable": timetable.to_dict(),
+            "timetable": asdict(timetable),
             "data": dict(digests),
         }
         replace_text(self.start, json.dumps(record, indent=2) + "\n")

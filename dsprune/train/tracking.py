@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,7 +42,7 @@ class Tracker:
 
             config = {
                 **recipe.model_dump(mode="json"),
-                "timetable": timetable.to_dict(),
+                "timetable": asdict(timetable),
                 "ds_config": json.loads(run.ds_config.read_text(encoding="utf-8")),
                 "world_size": ranks.world_size,
             }

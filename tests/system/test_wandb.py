@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -88,7 +89,7 @@ def test_a_run_tells_all_about_itself(recipe: Recipe) -> None:
     )
     asked = json.loads(json.dumps(recipe.model_dump(mode="json")))
     assert {key: kept.config[key] for key in asked} == asked
-    assert kept.config["timetable"] == json.loads(json.dumps(timetable(recipe).to_dict()))
+    assert kept.config["timetable"] == json.loads(json.dumps(asdict(timetable(recipe))))
     assert kept.config["ds_config"] == {"train_batch_size": 32}
     assert kept.config["world_size"] == 2
     rows = {row["_step"]: row for row in kept.rows}
