@@ -31,7 +31,7 @@ _OWN = (EsmMeanForSequenceClassification, Graph2TreeForEquations, GtsForEquation
 TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 """The files of a tokenizer that people edit; reading tokenizer.json twice would delay each start."""
 
-BUILDS = "correct config.json, or use another copy of the model"
+BUILDS = "use another copy of the model, or correct its config.json"
 """The way out where the configuration can be read, and no model can be made of it."""
 
 TELL_ALL: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}

@@ -97,10 +97,10 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
         ("config.json", {"id2label": {"0": None}}, r"id2label: None is not a name"),
         ("config.json", {"id2label": 3}, r"^model '.*': 'int' object has no attribute 'items': correct config\.json$"),
         ("config.json", {"vocab_size": "x"}, r"^model '.*'vocab_size' expected int, got str .*: correct config\.json$"),
-        ("config.json", {"hidden_act": "nope"}, r"config\.json: hidden_act: no such choice as 'nope': correct config"),
+        ("config.json", {"hidden_act": "nope"}, r"config\.json: hidden_act: no such choice as 'nope': use another"),
         ("config.json", {"num_attention_heads": -4}, r"config\.json: num_attention_heads: -4 is not between 1 and"),
-        ("config.json", {"num_attention_heads": 5}, r"multiple of .* attention heads \(5\): correct config\.json, or"),
-        ("config.json", {"vocab_size": 50}, r"word_embeddings\.weight .* \[39, 32\] .* \[50, 32\] .*: correct"),
+        ("config.json", {"num_attention_heads": 5}, r"multiple of .* attention heads \(5\): use another copy"),
+        ("config.json", {"vocab_size": 50}, r"word_embeddings\.weight .* \[39, 32\] .* \[50, 32\] .*: correct config"),
     ],
 )  # fmt: skip
 def test_settings_of_another_type_are_named(
