@@ -23,6 +23,7 @@ from dsprune.train.run_folder import RunFolder
 from dsprune.train.run_records import read_rows, read_summary
 from dsprune.train.status_file import Status, read_status, seconds_after_boot
 from dsprune.utils.console import cell, print_table, say
+from dsprune.utils.files import describe_system_error, find_files
 from dsprune.utils.text import percent
 
 __all__ = ["SILENCE", "read_run_state", "status", "stop"]
@@ -85,7 +86,7 @@ def status(folders: Sequence[Path], console: Console) -> None:
     states: dict[Path, RunState] = {}
     scripts: list[str] = []
     problems: dict[Path, UserError] = {}
-    for folder in (found for given in folders for found in _runs_in(given)):
+    for folder in [found for given in folders for found in _runs_in(given, problems)]:
         run = RunFolder(folder)
         try:
             if not run.status.exists() and (checkpoints := find_checkpoints(folder)):
@@ -115,11 +116,18 @@ def status(folders: Sequence[Path], console: Console) -> None:
         raise UserError(f"{', '.join(map(str, missing))}: no such folder: give folders of runs")
 
 
-def _runs_in(folder: Path) -> list[Path]:
-    """Return the folder itself if it holds a run, or if no run is below it; otherwise the runs below it."""
+def _runs_in(folder: Path, problems: dict[Path, UserError]) -> list[Path]:
+    """Return the folder itself if it holds a run, or if no run is below it; otherwise the runs below it.
+
+    Folders that cannot be read are added to `problems`.
+    """
+
+    def add(error: OSError) -> None:
+        problems[Path(error.filename)] = UserError(describe_system_error(error))
+
     if RunFolder(folder).status.exists():
         return [folder]
-    return sorted(file.parent for file in folder.rglob(RunFolder(folder).status.name)) or [folder]
+    return [file.parent for file in find_files(folder, RunFolder(folder).status.name, add)] or [folder]
 
 
 def _of_script(checkpoint: Path, now: float) -> str:

@@ -14,6 +14,7 @@ from dsprune.schedule import Timetable
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.run_records import Start, Summary, read_rows, read_start, read_summary
 from dsprune.train.status_file import Status, read_status
+from dsprune.utils.files import find_files
 from dsprune.utils.installation import PACKAGES
 from dsprune.utils.records import read_json_object
 
@@ -154,10 +155,14 @@ def read_run(path: Path) -> Run:
 
 
 def find_folders(paths: Sequence[Path], file: str) -> list[Path]:
-    """Return the folders with `file` at or below the given folders, each once."""
+    """Return the folders with `file` at or below the given folders, each once.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
     found: dict[Path, None] = {}
     for path in paths:
-        for one in [path / file] if (path / file).is_file() else sorted(path.rglob(file)):
+        for one in [path / file] if (path / file).is_file() else find_files(path, file):
             found[one.parent] = None
     return list(found)
 

@@ -17,6 +17,7 @@ from dsprune.utils.text import first_line
 
 __all__ = [
     "describe_system_error",
+    "find_files",
     "is_full_disk",
     "lock_folder",
     "remove",
@@ -90,6 +91,27 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     else:
         shutil.rmtree(path)
+
+
+def find_files(folder: Path, name: str, on_error: Callable[[OSError], object] | None = None) -> list[Path]:
+    """Return the files with a name below a folder, sorted; none if there is no such folder.
+
+    Args:
+        folder: where to search.
+        name: name of the files.
+        on_error: is called with the error of each folder that cannot be read; None = raise it.
+
+    Raises:
+        UserError: a folder cannot be read, so that files may be missing.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(describe_system_error(error))
+
+    if not folder.is_dir():
+        return []
+    walk = os.walk(folder, onerror=on_error or refuse)
+    return sorted(Path(parent, name) for parent, _, files in walk if name in files)
 
 
 def sha256_of(path: Path) -> str:

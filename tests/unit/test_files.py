@@ -11,7 +11,7 @@ import pytest
 from safetensors import SafetensorError
 
 from dsprune.errors import UserError
-from dsprune.utils.files import lock_folder, replace_file, replace_folder, replace_text, sha256_of
+from dsprune.utils.files import find_files, lock_folder, replace_file, replace_folder, replace_text, sha256_of
 
 
 def test_replaces_what_was_there(tmp_path: Path) -> None:
@@ -116,3 +116,39 @@ def test_a_folder_that_stays_empty_is_removed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no room"), lock_folder(tmp_path / "new", "busy"):
         raise UserError("no room")
     assert not (tmp_path / "new").exists()
+
+
+def test_files_are_found_at_any_depth(tmp_path: Path) -> None:
+    for name in ("b/status.json", "a/deep/status.json", "status.json", "a/other.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = [path.relative_to(tmp_path).as_posix() for path in find_files(tmp_path, "status.json")]
+    assert found == ["a/deep/status.json", "b/status.json", "status.json"]
+    assert find_files(tmp_path / "none", "status.json") == []
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "closed").chmod(0)
+    command = [sys.executable, "-c", FIND, str(tmp_path)]
+    if os.geteuid() == 0:  # root may read a folder of another user unless it gives that up
+        os.chown(tmp_path / "closed", 65534, 65534)
+        capabilities = "-dac_override,-dac_read_search"
+        command = ["setpriv", "--bounding-set", capabilities, "--inh-caps", capabilities, *command]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    told = f"{tmp_path / 'closed'}: Permission denied: change its permissions, or give another path"
+    assert done.stdout.splitlines() == [told, f"{tmp_path / 'closed'} was passed on"]
+
+
+FIND = """
+import sys
+from pathlib import Path
+from dsprune.errors import UserError
+from dsprune.utils.files import find_files
+
+try:
+    find_files(Path(sys.argv[1]), "status.json")
+except UserError as error:
+    print(error)
+find_files(Path(sys.argv[1]), "status.json", lambda error: print(error.filename, "was passed on"))
+"""
