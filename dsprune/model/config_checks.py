@@ -1,4 +1,4 @@
-"""Check what transformers takes as it is: the JSON files of a model, and what its configuration names and counts."""
+"""Check the JSON files and the configuration of a model, where transformers accepts wrong values."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ LARGEST_COUNT = 10_000
 
 
 def check_json(path: str, *names: str) -> None:
-    """Check that files of a model hold an object each, and no key twice, of which transformers takes the last."""
+    """Check that each file holds an object without duplicate keys, of which transformers would use the last."""
     for file in (local_folder(path) / name for name in names):
         if file.is_file():
             read_json(file.read_bytes(), str(file), finite=False)
@@ -32,8 +32,8 @@ def check_config(path: str, config: PretrainedConfig) -> None:
     """Check a configuration.
 
     Raises:
-        UserError: names of classes, numbers of layers or heads are none, or it names code that transformers would
-            download and run, or weights that dsprune does not look for.
+        UserError: a class name, or a number of layers or heads, is not valid; or the configuration names code that
+            transformers would download and run, or weight files that dsprune does not read.
     """
     _check_names(path, config)
     _check_counts(path, config)

@@ -32,7 +32,7 @@ TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_to
 """The files of a tokenizer that people edit; reading tokenizer.json twice would delay each start."""
 
 BUILDS = "use another copy of the model, or correct its config.json"
-"""The way out where the configuration can be read, and no model can be made of it."""
+"""The way out if the configuration can be read but the model cannot be loaded."""
 
 TELL_ALL: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 """Settings with which `from_pretrained` tells of all weights that do not fit, for `check_loaded`."""
