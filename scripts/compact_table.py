@@ -21,7 +21,7 @@ from dsprune.checkpoint.compact.writer import write_compact
 from dsprune.commands.export import export
 from dsprune.model.pretrained import load_config, load_tokenizer
 from dsprune.recipe import Task, load_recipe
-from dsprune.tasks.task import build_task
+from dsprune.tasks.build import build_task
 from dsprune.train.evaluation import evaluate_model
 from dsprune.train.run_folder import RunFolder
 

@@ -11,8 +11,9 @@ from dsprune.recipe import Task as TaskSettings
 from dsprune.recipe.comments import first_sentence
 from dsprune.registry import TASKS
 from dsprune.report.table import Table, show
+from dsprune.tasks.build import build_task
 from dsprune.tasks.source import Benchmark, Split
-from dsprune.tasks.task import Task, build_task
+from dsprune.tasks.task import Task
 from dsprune.utils.console import say
 from dsprune.utils.text import MISSING, summary_of
 

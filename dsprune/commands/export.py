@@ -20,7 +20,7 @@ from dsprune.model.pretrained import load_tokenizer
 from dsprune.model.trim import save_trimmed
 from dsprune.model.vocabulary import Vocabulary, with_all_rows
 from dsprune.recipe import Recipe, load_recipe
-from dsprune.tasks.task import build_task
+from dsprune.tasks.build import build_task
 from dsprune.train.preflight import start_model
 from dsprune.train.run_folder import RunFolder, made_by
 from dsprune.utils.console import say

@@ -10,7 +10,7 @@ from dsprune.distillation.capture.forward import Execution, Source
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe
-from dsprune.tasks.task import build_task
+from dsprune.tasks.build import build_task
 from dsprune.utils.console import say
 from dsprune.zero.launch import join_ranks
 

@@ -25,7 +25,8 @@ from dsprune.model.fingerprints import teacher_fingerprint
 from dsprune.ranks.ranks import expected_ranks, select_device
 from dsprune.recipe import Distillation, Recipe, as_recipe
 from dsprune.schedule import Timetable
-from dsprune.tasks.task import Task, build_task
+from dsprune.tasks.build import build_task
+from dsprune.tasks.task import Task
 
 __all__ = ["LOSSES", "DistillationLoss", "DistillationObjective"]
 

@@ -43,7 +43,6 @@ from transformers import DataCollatorWithPadding, PretrainedConfig, PreTrainedMo
 from dsprune.errors import UserError
 from dsprune.model.pretrained import Head, load_config
 from dsprune.recipe import Task as TaskSettings
-from dsprune.registry import TASKS
 from dsprune.tasks.data_files import READERS, Reader, read_table
 from dsprune.tasks.examples import (
     LABELS,
@@ -55,14 +54,10 @@ from dsprune.tasks.examples import (
     spread,
     without_labels,
 )
-from dsprune.tasks.rows import Column, Rows, check_columns
+from dsprune.tasks.rows import Column, Rows
 from dsprune.tasks.source import Benchmark, Split, read_rows
 
-__all__ = ["LogitRows", "Task", "build_task"]
-
-
-RARE = ("loss", "alpha", "beta", "separators", "thresholds", "head", "decoder", "decoder_size")
-"""Fields of the task section that are refused for a task that does not use them: they change what is learned."""
+__all__ = ["LogitRows", "Task"]
 
 
 @dataclass(frozen=True)
@@ -322,19 +317,3 @@ class Task(ABC):
         Optional; default: the class and `max_length`.
         """
         return f"{type(self).__name__} of at most {self.settings.max_length} tokens"
-
-
-def build_task(settings: TaskSettings) -> Task:
-    """Return the task that the settings name.
-
-    Raises:
-        UserError: there is no such task, or it does not have one of the settings.
-    """
-    task: Task = TASKS.get(settings.name)(settings)
-    for field, value in settings.model_dump(include=set(RARE) - set(task.uses)).items():
-        if value != TaskSettings.model_fields[field].default:
-            raise UserError(
-                f"task.{field}: value {value}: the task {settings.name} has no such setting: leave it out"
-            )
-    check_columns(task.columns(), settings)
-    return task

@@ -25,7 +25,8 @@ from dsprune.distillation.store import fingerprints
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.recipe import Recipe
 from dsprune.recipe import Task as TaskSettings
-from dsprune.tasks.task import LogitRows, build_task
+from dsprune.tasks.build import build_task
+from dsprune.tasks.task import LogitRows
 from dsprune.train.evaluation import evaluate
 
 __all__ = ["CHECKS", "ReadyTask", "check_task"]

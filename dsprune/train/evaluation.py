@@ -15,10 +15,11 @@ from dsprune.ranks.batch_order import EvaluationBatch, evaluation_batches
 from dsprune.ranks.collectives import Comm, gather_in_order, world_comm
 from dsprune.ranks.ranks import Ranks, process_group
 from dsprune.recipe import Task as TaskSettings
+from dsprune.tasks.build import build_task
 from dsprune.tasks.examples import Collate, on_device
 from dsprune.tasks.oddities import Examples, remarks_on
 from dsprune.tasks.source import say_once
-from dsprune.tasks.task import Task, build_task
+from dsprune.tasks.task import Task
 
 __all__ = ["evaluate", "evaluate_command", "evaluate_model"]
 

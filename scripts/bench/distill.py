@@ -23,7 +23,7 @@ from dsprune.distillation.teachers import MicroBatch, OnlineTeacher
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe, load_recipe
-from dsprune.tasks.task import build_task
+from dsprune.tasks.build import build_task
 from dsprune.train.preflight import preflight
 from dsprune.train.setup import Parts, assemble
 

@@ -12,7 +12,7 @@ from torch import nn
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.ranks.collectives import Comm, gather_in_order
 from dsprune.recipe import Task as TaskSettings
-from dsprune.tasks.task import build_task
+from dsprune.tasks.build import build_task
 from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment
 from dsprune.train.evaluation import evaluate, evaluate_model

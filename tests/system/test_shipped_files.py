@@ -14,7 +14,7 @@ from dsprune.commands.plan.plan import plan
 from dsprune.model.pretrained import load_config
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import load_recipe, shipped_recipes
-from dsprune.tasks.task import build_task
+from dsprune.tasks.build import build_task
 from dsprune.testing.kinds import models
 from dsprune.testing.kinds.models import byte_pairs_without_padding, unigrams
 from dsprune.testing.pool import RankPool

@@ -18,7 +18,7 @@ from dsprune.distillation.store.format import read_manifest
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import load_recipe
-from dsprune.tasks.task import build_task
+from dsprune.tasks.build import build_task
 from dsprune.testing.commands import Done, command
 from dsprune.testing.forked import ForkedRanks
 from dsprune.testing.pool import RankFailedError, RankPool

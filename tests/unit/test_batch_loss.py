@@ -24,7 +24,7 @@ from dsprune.distillation.store.writer import begin_store, finish_store
 from dsprune.model.fingerprints import teacher_fingerprint
 from dsprune.recipe import load_recipe
 from dsprune.schedule import build_timetable
-from dsprune.tasks.task import build_task
+from dsprune.tasks.build import build_task
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, tiny_tokenizer, write_recipe
 
 

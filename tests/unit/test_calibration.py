@@ -33,7 +33,7 @@ from dsprune.errors import UserError
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.recipe import load_recipe
 from dsprune.recipe.span import Ramp
-from dsprune.tasks.task import build_task
+from dsprune.tasks.build import build_task
 from dsprune.testing.stores import TEMPERATURES, capture, logits, plan, samples, spec
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment
 from tests.printing import printed

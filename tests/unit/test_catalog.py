@@ -13,7 +13,7 @@ from dsprune.commands.suite.definition import shipped_suites
 from dsprune.recipe import Task, load_task, shipped_recipes
 from dsprune.recipe.loading import recipe_text
 from dsprune.registry import METHODS, TASKS
-from dsprune.tasks.task import build_task
+from dsprune.tasks.build import build_task
 from dsprune.testing.kinds.kind import KINDS, Kind
 from tests.printing import printed
 

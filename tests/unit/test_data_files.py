@@ -17,8 +17,8 @@ from tokenizers.processors import TemplateProcessing
 from dsprune.errors import UserError
 from dsprune.recipe import Task as TaskSettings
 from dsprune.recipe import load_task
+from dsprune.tasks.build import build_task
 from dsprune.tasks.labels import describe_labels
-from dsprune.tasks.task import build_task
 from dsprune.testing.tiny import tiny_tokenizer
 
 Row = dict[str, Any]

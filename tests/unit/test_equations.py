@@ -6,9 +6,9 @@ from safetensors.torch import load_file, save_file
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_config, load_tokenizer
 from dsprune.recipe import Task as TaskSettings
+from dsprune.tasks.build import build_task
 from dsprune.tasks.equations import END, NUM_SPECIAL
 from dsprune.tasks.prefix import evaluate_prefix, symbols_of
-from dsprune.tasks.task import build_task
 from dsprune.testing.kinds import models
 from dsprune.testing.kinds.kind import table
 from dsprune.testing.kinds.models import word_piece

@@ -12,7 +12,7 @@ from dsprune.errors import UserError
 from dsprune.model.esm_mean import EsmMeanForSequenceClassification
 from dsprune.model.pretrained import load_saved
 from dsprune.recipe import Task as TaskSettings
-from dsprune.tasks.task import build_task
+from dsprune.tasks.build import build_task
 from dsprune.testing.kinds import models
 
 

@@ -9,7 +9,7 @@ from dsprune.errors import UserError
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.ranks.batch_order import evaluation_batches
 from dsprune.recipe import Task as TaskSettings
-from dsprune.tasks.task import build_task
+from dsprune.tasks.build import build_task
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment
 from dsprune.train.evaluation import evaluate, evaluate_model
 

@@ -9,8 +9,9 @@ from transformers import AutoModelForMaskedLM, PreTrainedTokenizerBase
 
 from dsprune.errors import UserError
 from dsprune.recipe import Task as TaskSettings
+from dsprune.tasks.build import build_task
 from dsprune.tasks.fill_in import margin_loss
-from dsprune.tasks.task import Task, build_task
+from dsprune.tasks.task import Task
 from dsprune.testing.kinds import models
 from dsprune.testing.kinds.kind import jsonl
 from dsprune.testing.kinds.models import byte_pairs, byte_pairs_without_padding

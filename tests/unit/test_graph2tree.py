@@ -11,8 +11,9 @@ from dsprune.model.gts import Graph2TreeConfig, Graph2TreeForEquations
 from dsprune.model.gts.graphs import HEADS, GraphEncoder, quantity_graphs
 from dsprune.model.prunable import choose_weights
 from dsprune.recipe import Task as TaskSettings
+from dsprune.tasks.build import build_task
 from dsprune.tasks.equation_graphs import first_tokens, ranks_of, word_places
-from dsprune.tasks.task import Task, build_task
+from dsprune.tasks.task import Task
 from dsprune.testing.kinds import models
 from dsprune.testing.kinds.kind import table
 

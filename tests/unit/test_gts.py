@@ -14,7 +14,7 @@ from dsprune.model.gts.decoder import ABSENT, TreeDecoder
 from dsprune.model.gts.lstm import QuestionLSTM
 from dsprune.model.prunable import choose_weights
 from dsprune.recipe import Task as TaskSettings
-from dsprune.tasks.task import build_task
+from dsprune.tasks.build import build_task
 from dsprune.zero.parameters import gather_whole
 
 OPERATORS, WIDTH, LABEL_WIDTH, TOKENS, SLOTS, CONSTANTS = 4, 6, 5, 3, 2, 2

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from dsprune.errors import UserError
 from dsprune.recipe import Task as TaskSettings
+from dsprune.tasks.build import build_task
 from dsprune.tasks.language_modeling import mask_tokens
-from dsprune.tasks.task import build_task
 from dsprune.tasks.token_logits import IGNORED, TokenCounts, linear_head
 from dsprune.testing.kinds import models
 from dsprune.testing.kinds.kind import SENTENCES, jsonl

@@ -15,7 +15,8 @@ from dsprune.model.model_files import ModelFiles
 from dsprune.model.pretrained import load_saved, load_tokenizer
 from dsprune.model.skeleton import without_weights
 from dsprune.recipe import load_recipe
-from dsprune.tasks.task import Task, build_task
+from dsprune.tasks.build import build_task
+from dsprune.tasks.task import Task
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 
 LAST = "bert.encoder.layer.1.output.dense.weight"

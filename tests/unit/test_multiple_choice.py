@@ -9,9 +9,9 @@ from datasets import Dataset
 
 from dsprune.errors import UserError
 from dsprune.recipe import Task as TaskSettings
+from dsprune.tasks.build import build_task
 from dsprune.tasks.commonsense import commonsense_qa, race, winogrande
 from dsprune.tasks.rows import Rows
-from dsprune.tasks.task import build_task
 from dsprune.testing.kinds.kind import jsonl
 from dsprune.testing.kinds.models import byte_pairs, byte_pairs_without_padding, word_piece
 

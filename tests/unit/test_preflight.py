@@ -18,7 +18,7 @@ from dsprune.model.pretrained import load_tokenizer
 from dsprune.model.skeleton import without_weights
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import load_recipe
-from dsprune.tasks.task import build_task
+from dsprune.tasks.build import build_task
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 from dsprune.train import train as training
 from dsprune.train.preflight import preflight

@@ -12,8 +12,8 @@ from transformers import BertTokenizerLegacy
 
 from dsprune.errors import UserError
 from dsprune.recipe import Task as TaskSettings
+from dsprune.tasks.build import build_task
 from dsprune.tasks.spans import Candidates, best_span, find_tokens
-from dsprune.tasks.task import build_task
 from dsprune.testing.kinds.models import word_piece
 
 CONTEXT = "the cat sat on the mat and the dog ran in the park"

@@ -11,7 +11,7 @@ from dsprune.distillation import distillation_loss
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.recipe import Task as TaskSettings
-from dsprune.tasks.task import build_task
+from dsprune.tasks.build import build_task
 from dsprune.testing.kinds import models
 from dsprune.testing.kinds.kind import table
 from dsprune.testing.kinds.models import amino_acids, word_piece

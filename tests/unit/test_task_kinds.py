@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from dsprune.errors import UserError
-from dsprune.tasks.task import build_task
+from dsprune.tasks.build import build_task
 from dsprune.testing.kinds import models
 from dsprune.testing.kinds.kind import KINDS, Kind
 from dsprune.testing.tasks import CHECKS, ReadyTask

@@ -19,7 +19,7 @@ from dsprune.model.pretrained import load_config, load_model, load_tokenizer
 from dsprune.model.skeleton import without_weights
 from dsprune.recipe import Task as TaskSettings
 from dsprune.recipe.sections import Model as ModelSettings
-from dsprune.tasks.task import build_task
+from dsprune.tasks.build import build_task
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, tiny_tokenizer
 from dsprune.train.preflight import start_model
 

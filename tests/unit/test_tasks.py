@@ -10,8 +10,8 @@ import pytest
 
 from dsprune.errors import UserError
 from dsprune.recipe import Task as TaskSettings
+from dsprune.tasks.build import build_task
 from dsprune.tasks.glue import GLUE
-from dsprune.tasks.task import build_task
 from dsprune.testing.tiny import tiny_tokenizer
 
 ROWS = [("the film was good", "positive"), ('the plot, "was"\nbad', "negative"), ("so dull", "negative")]

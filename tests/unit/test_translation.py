@@ -9,7 +9,7 @@ import sacrebleu
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.recipe import Task as TaskSettings
-from dsprune.tasks.task import build_task
+from dsprune.tasks.build import build_task
 from dsprune.testing.kinds import models
 from dsprune.testing.kinds.kind import GERMAN, SENTENCES, parallel
 from dsprune.testing.kinds.models import unigrams, word_piece

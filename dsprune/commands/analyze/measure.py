@@ -20,8 +20,9 @@ from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe
 from dsprune.selection.complete import select_complete
 from dsprune.selection.groups import make_groups
+from dsprune.tasks.build import build_task
 from dsprune.tasks.examples import Collate, on_device
-from dsprune.tasks.task import Task, build_task
+from dsprune.tasks.task import Task
 from dsprune.train.evaluation import evaluate
 
 __all__ = ["Evaluator", "Extent", "layers_of", "pruned", "restored", "set_up"]

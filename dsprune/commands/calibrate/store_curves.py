@@ -14,7 +14,7 @@ from dsprune.distillation.store import Store, fingerprints
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.recipe import Recipe
-from dsprune.tasks.task import build_task
+from dsprune.tasks.build import build_task
 
 __all__ = ["UNKNOWN", "Labels", "enough_records", "measure", "read_labels"]
 

@@ -21,11 +21,12 @@ from dsprune.recipe import Task as TaskSettings
 from dsprune.recipe.comments import commented
 from dsprune.recipe.loading import check_recipe, override_all, read_recipe
 from dsprune.recipe.rate import dense_rate
+from dsprune.tasks.build import build_task
 from dsprune.tasks.data_files import READERS, read_table, suffix_of
 from dsprune.tasks.labels import name_of
 from dsprune.tasks.language_modeling import read_documents
 from dsprune.tasks.question_answering import read_squad
-from dsprune.tasks.task import Task, build_task
+from dsprune.tasks.task import Task
 from dsprune.utils.console import say
 from dsprune.utils.files import replace_text
 

@@ -17,7 +17,7 @@ from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Model, Recipe, Task
 from dsprune.schedule import MaskUpdate, Timetable, recipe_timetable
 from dsprune.selection.groups import Group, update_groups
-from dsprune.tasks.task import build_task
+from dsprune.tasks.build import build_task
 from dsprune.train.preflight import preflight, recipe_weights
 from dsprune.utils.text import first_line
 from dsprune.zero.config import load_ds_config, resolve_ds_config

@@ -22,7 +22,7 @@ from dsprune.registry import SCOPES
 from dsprune.selection.complete import select_complete
 from dsprune.selection.groups import update_groups
 from dsprune.selection.weights import weights_to_prune
-from dsprune.tasks.task import build_task
+from dsprune.tasks.build import build_task
 from dsprune.train.preflight import start_model
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.run_records import read_summary
