@@ -1,8 +1,8 @@
 """The page of recovered accuracy: its recipes are valid, and its sentences follow from the runs."""
 
 import json
+import statistics
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,13 +10,15 @@ import pytest
 from dsprune.commands.suite.definition import load_suite
 from dsprune.recipe import load_recipe
 from tests.run_folders import write_run
-from tests.scripts import SCRIPTS, load, written_page
+from tests.scripts import SCRIPTS, load
 
 page = load("results/recovery/page")
 split = load("results/recovery/split")
 STUDY = SCRIPTS / "results" / "recovery"
 DIVIDED = ("banking77", "movie-reviews")
 """The tasks on which choices were made, so that they have a validation and a test split."""
+
+SETTING = "cpu, fp32"
 
 
 @pytest.mark.parametrize("task", page.TASKS)
@@ -56,14 +58,22 @@ def write_tested(
     """A run with different accuracies on the validation and the test split."""
     pruning = f"pruning.sparsity={target}" if target else "pruning=null"
     name = f"name={method.replace(',', '').replace(' ', '-')}-{target}-{seed}"
-    run = write_run(folder, name, f"seed={seed}", pruning, f'tracking.group="{method}"', score=validation)
+    run = write_run(
+        folder, name, f"seed={seed}", pruning, f'tracking.group="{method}"', score=validation, device="cpu"
+    )
     (run / page.TEST).write_text(json.dumps({"accuracy": test}))
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> Callable[[], str]:
-    """Writes the page, and returns it."""
-    return partial(written_page, page, "results.md", tmp_path)
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """Writes the page from the runs of a folder, and returns it."""
+    monkeypatch.setattr(page, "DOCS", tmp_path)
+
+    def write() -> str:
+        page.main(tmp_path, tmp_path / "runs.csv")
+        return (tmp_path / "results.md").read_text()
+
+    return write
 
 
 def test_the_page_says_what_the_test_part_says(tmp_path: Path, written: Callable[[], str]) -> None:
@@ -78,15 +88,17 @@ def test_the_page_says_what_the_test_part_says(tmp_path: Path, written: Callable
     write_tested(one, page.MAGNITUDE, 1, 0.9, 0.85)
     write_run(one, "name=untested", "pruning.sparsity=0.8", 'tracking.group="defaults"')
     text = written()
-    assert "| epochs | method | dense | 90 % | 97 % |" in text
-    assert "| 1 | dense | 92.0 | - | - |\n| 1 | defaults | - | 87.0 ± 1.4 (2) | 80.0 |" in text
+    assert "| epochs | method | setting | dense | 90 % | 97 % |" in text
     assert (
-        "- 90 % after 1 epoch: 5.00 points below dense at the same budget; the goal of 3 is missed." in text
+        f"| 1 | dense | {SETTING} | 92.0 | - | - |\n| 1 | defaults | {SETTING} | - | 87.0 ± 1.4 (2) | 80.0 |"
+        in text
     )
-    assert (
-        "- 90 % after 3 epochs: 3.00 points below dense at the same budget; the goal of 2 is missed." in text
-    )
-    assert "90 % after 1 epoch, magnitude: +1.0; 90 % after 1 epoch, one decay: -3.0 **behind**." in text
+    for cell, distance, goal in (("1 epoch", "5.00", 3), ("3 epochs", "3.00", 2)):
+        assert (
+            f"- 90 % after {cell} ({SETTING}): {distance} points below dense at the same budget; "
+            f"the goal of {goal} is missed." in text
+        )
+    assert f"- 90 % after 1 epoch ({SETTING}): magnitude +2.0, one decay -2.0 **behind**." in text
     assert "80 %, " not in text, "a run without a test accuracy is left out"
     assert "Movie reviews, positive" not in text, "none was run"
     assert (tmp_path / "results.svg").is_file()
@@ -103,7 +115,30 @@ def test_a_goal_that_is_reached_is_said(tmp_path: Path, written: Callable[[], st
     assert text.count("2.00 points below dense at the same budget; the goal of 3 is reached.") == 2
     assert text.count("0.50 points below the dense start; the goal of 3 is reached.") == 1
     assert text.count(", from the pretrained model\n") == 2
-    assert "nothing else was run" in text
+    assert f"The start, which is the teacher too: 90.5 ({SETTING})." in text
+    assert "Lead of the defaults" not in text, "nothing else was run"
+
+
+def test_runs_are_added_to_the_file(tmp_path: Path, written: Callable[[], str]) -> None:
+    kept = page.Record("banking77", "fine-tuned", "1", page.OURS, "90 %", SETTING, "", "2", "88.00", "1.00")
+    page.write_records(tmp_path / "runs.csv", [kept])
+    write_tested(tmp_path / "banking77" / "fine-tuned-1", page.OURS, 3, 0.9, 0.85)
+    text = written()
+    scores = (88 - 0.5**0.5, 88 + 0.5**0.5, 85.0)
+    assert f"{statistics.fmean(scores):.1f} ± {statistics.stdev(scores):.1f} (3)" in text
+    assert written() == text, "a run is counted once"
+    assert kept in page.read_records(tmp_path / "runs.csv")
+
+
+def test_the_page_in_the_repository_follows_from_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "DOCS", tmp_path)
+    kept = page.read_records(STUDY / "runs.csv")
+    page.write_records(tmp_path / "runs.csv", kept)
+    page.main(tmp_path, tmp_path / "runs.csv")
+    assert page.read_records(tmp_path / "runs.csv") == kept
+    assert (tmp_path / "results.md").read_text() == (SCRIPTS.parent / "docs" / "results.md").read_text()
 
 
 def test_a_task_is_scored_by_its_own_metric(tmp_path: Path) -> None:

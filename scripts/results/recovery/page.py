@@ -1,21 +1,24 @@
-"""Write docs/results.md and its picture from run folders: `python scripts/results/recovery/page.py [runs/recovery]`.
+"""Write docs/results.md and its picture: `python scripts/results/recovery/page.py [runs/recovery]`.
 
-Every number, and every sentence that depends on one, is computed from the runs and their accuracy on the test split.
-The template page.md holds the description of the experiments and of the law only.
+The results of the runs below the folder are added to runs.csv beside this script. The page is written from that file,
+so runs of several machines can be collected without their folders. Every number, and every sentence that depends on
+one, is computed. The template page.md holds the description of the experiments and of the law only.
 """
 
+import csv
+import itertools
 import json
-import statistics
+import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from dsprune.report.drawing import save_figure
-from dsprune.report.runs import Run, find_folders, origin_of, read_run
+from dsprune.report.runs import Run, find_folders, read_run
 from dsprune.utils.files import replace_text
 from dsprune.utils.text import MISSING
 
@@ -30,10 +33,10 @@ METRICS = {"mawps": "value_accuracy"}
 """What a task is scored by, where it is not `accuracy`."""
 
 STARTS = ("fine-tuned", "pretrained")
-OURS, MAGNITUDE, DENSE = "defaults", "magnitude", "dense"
-COLOURS = {0.5: "#7c3aed", 0.8: "#16a34a", 0.9: "#c2410c", 0.97: "#2563eb"}
+OURS, MAGNITUDE, DENSE, START = "defaults", "magnitude", "dense", "start"
+COLOURS = {"50 %": "#7c3aed", "80 %": "#16a34a", "90 %": "#c2410c", "97 %": "#2563eb"}
 TEST = "test.json"
-GOALS = {0.8: 1.0, 0.9: 2.0, 0.97: 4.0}
+GOALS = {"80 %": 1.0, "90 %": 2.0, "97 %": 4.0}
 """Points below dense that are allowed after more than an epoch, by target."""
 GOAL_OF_AN_EPOCH = 3.0
 """Points below dense that are allowed at 90 % after one epoch."""
@@ -42,75 +45,127 @@ UNKNOWN_SPREAD = 1.0
 """Points that seeds are taken to differ by where no method was run with several."""
 
 
-@dataclass(frozen=True)
-class Arm:
-    """The runs of one method at one budget and target.
+@dataclass(frozen=True, order=True)
+class Record:
+    """The result of one run, or of several runs that were not kept one by one.
 
     Attributes:
-        epochs: length of the runs.
-        method: name of the method.
-        target: target sparsity; 0 = dense.
-        scores: accuracy on the test split in per cent, by seed.
-        validation: the same on the validation split.
+        task: name of the task.
+        start: `fine-tuned` or `pretrained`.
+        epochs: length of the run; 0 = the start itself.
+        method: name of the method in suite.yaml.
+        target: target sparsity, or `dense`.
+        setting: device and precision.
+        seed: of the run; empty for several runs.
+        runs: number of runs.
+        test: accuracy on the test split in per cent, the mean of the runs.
+        deviation: standard deviation of several runs; else empty.
     """
+
+    task: str
+    start: str
+    epochs: str
+    method: str
+    target: str
+    setting: str
+    seed: str
+    runs: str
+    test: str
+    deviation: str
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The runs of one method at one budget, target and setting. The fields are those of its records."""
 
     epochs: float
     method: str
-    target: float
-    scores: Mapping[int, float]
-    validation: Mapping[int, float]
+    target: str
+    setting: str
+    records: Sequence[Record]
+
+    @property
+    def runs(self) -> int:
+        """Number of runs."""
+        return sum(int(record.runs) for record in self.records)
 
     @property
     def mean(self) -> float:
         """Mean accuracy on the test split."""
-        return statistics.fmean(self.scores.values())
+        return sum(int(record.runs) * float(record.test) for record in self.records) / self.runs
 
     @property
     def spread(self) -> float | None:
         """Standard deviation over seeds; None for one seed."""
-        return statistics.stdev(self.scores.values()) if len(self.scores) > 1 else None
+        if self.runs == 1:
+            return None
+        within = sum((int(one.runs) - 1) * float(one.deviation or 0.0) ** 2 for one in self.records)
+        between = sum(int(one.runs) * (float(one.test) - self.mean) ** 2 for one in self.records)
+        return math.sqrt((within + between) / (self.runs - 1))
 
 
 class Study:
     """The runs of a task from one start.
 
     Args:
-        home: folder of all runs.
+        records: all results.
         task: name of the task.
         start: `fine-tuned` or `pretrained`.
     """
 
-    def __init__(self, home: Path, task: str, start: str) -> None:
+    def __init__(self, records: Iterable[Record], task: str, start: str) -> None:
         self.task, self.start = task, start
-        paths = find_folders(sorted(home.glob(f"{task}/{start}-*")), "recipe.yaml")
-        self.runs = [read_run(path) for path in paths if (path / TEST).is_file()]
-        self.arms = list(_arms(self.runs, task))
+        groups: dict[tuple[str, str, str, str], list[Record]] = {}
+        for one in records:
+            if (one.task, one.start) == (task, start) and one.method != START:
+                groups.setdefault((one.epochs, one.method, one.target, one.setting), []).append(one)
+        self.arms = [Arm(float(epochs), *key, found) for (epochs, *key), found in groups.items()]
+        self.dense_starts = {
+            one.setting: float(one.test) for one in records if (one.task, one.method) == (task, START)
+        }
 
     @property
-    def targets(self) -> list[float]:
-        """Targets of the runs, ascending; 0 = dense."""
-        return sorted({arm.target for arm in self.arms})
+    def targets(self) -> list[str]:
+        """Targets of the runs, dense first, then ascending."""
+        return sorted({arm.target for arm in self.arms}, key=lambda target: (target != DENSE, target))
 
     @property
     def budgets(self) -> list[float]:
         """Budgets of the runs in epochs, ascending."""
         return sorted({arm.epochs for arm in self.arms})
 
-    def at(self, epochs: float, method: str, target: float) -> Arm | None:
-        """Return the runs of a method at a budget and a target; None = there are none."""
-        wanted = (epochs, method, target)
-        return next((arm for arm in self.arms if (arm.epochs, arm.method, arm.target) == wanted), None)
+    @property
+    def settings(self) -> list[str]:
+        """Settings of the runs, in order."""
+        return sorted({arm.setting for arm in self.arms})
+
+    def at(self, epochs: float, method: str, target: str, setting: str) -> Arm | None:
+        """Return the runs of a method at a budget, a target and a setting; None = there are none."""
+        wanted = (epochs, method, target, setting)
+        return next(
+            (one for one in self.arms if (one.epochs, one.method, one.target, one.setting) == wanted), None
+        )
 
 
-def _arms(runs: Sequence[Run], task: str) -> Iterator[Arm]:
-    groups: dict[tuple[float, str, float], list[Run]] = {}
-    for run in runs:
-        epochs = float(run.path.parent.name.rpartition("-")[2])
-        target = 0.0 if run.recipe.pruning is None else run.recipe.pruning.sparsity
-        groups.setdefault((epochs, str(run.recipe.tracking.group), target), []).append(run)
-    for key, members in sorted(groups.items()):
-        scores = {run.recipe.seed: tested(run.path, task) for run in members}
-        yield Arm(*key, scores, {run.recipe.seed: 100 * (run.score or 0.0) for run in members})
+def collect(home: Path) -> Iterator[Record]:
+    """Yield the results of the runs below a folder that test_models.py has evaluated."""
+    for task in TASKS:
+        for path in find_folders(sorted(home.glob(f"{task}/*-*")), "recipe.yaml"):
+            start, _, epochs = path.parent.name.rpartition("-")
+            if start in STARTS and (path / TEST).is_file():
+                run = read_run(path)
+                yield _record_of(run, task, start, epochs, str(run.recipe.tracking.group))
+        folder = home / "starts" / task
+        if (folder / TEST).is_file():
+            yield _record_of(read_run(folder), task, STARTS[0], "0", START)
+
+
+def _record_of(run: Run, task: str, start: str, epochs: str, method: str) -> Record:
+    target = DENSE if run.recipe.pruning is None else f"{100 * run.recipe.pruning.sparsity:g} %"
+    device = (run.start.device or "unknown device").partition(":")[0]
+    setting = f"{device}, {run.recipe.precision}"
+    score = f"{tested(run.path, task):.2f}"
+    return Record(task, start, epochs, method, target, setting, str(run.recipe.seed), "1", score, "")
 
 
 def tested(run: Path, task: str) -> float:
@@ -119,120 +174,123 @@ def tested(run: Path, task: str) -> float:
     return 100 * float(metrics[METRICS.get(task, "accuracy")])
 
 
+def merged(known: Iterable[Record], new: Iterable[Record]) -> list[Record]:
+    """Return all records in order; a new one replaces that of the same run."""
+    return sorted({astuple(record)[:-3]: record for record in (*known, *new)}.values())
+
+
+def read_records(path: Path) -> list[Record]:
+    """Return the records of a csv file; none if there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [Record(**row) for row in csv.DictReader(file)]
+
+
+def write_records(path: Path, records: Sequence[Record]) -> None:
+    """Write records as a csv file."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Record)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(map(asdict, records))
+
+
 def shown(arm: Arm | None) -> str:
     """Return mean, standard deviation and number of seeds as a cell."""
     if arm is None:
         return MISSING
-    spread = "" if arm.spread is None else f" ± {arm.spread:.1f} ({len(arm.scores)})"
+    spread = "" if arm.spread is None else f" ± {arm.spread:.1f} ({arm.runs})"
     return f"{arm.mean:.1f}{spread}"
 
 
 def table(study: Study) -> str:
-    """Return a table with a row for each budget and method, and a column for each target."""
-    heads = ["dense" if not target else f"{100 * target:g} %" for target in study.targets]
-    lines = [["epochs", "method", *heads], ["---"] * (2 + len(heads))]
-    for epochs in study.budgets:
-        for method in dict.fromkeys(
-            arm.method for arm in sorted(study.arms, key=_order) if arm.epochs == epochs
-        ):
-            cells = [shown(study.at(epochs, method, target)) for target in study.targets]
-            lines.append([f"{epochs:g}", method, *cells])
+    """Return a table with a row for each budget, method and setting, and a column for each target."""
+    lines = [["epochs", "method", "setting", *study.targets], ["---"] * (3 + len(study.targets))]
+    rows = sorted({(arm.epochs, _order(arm.method), arm.method, arm.setting) for arm in study.arms})
+    for epochs, _, method, setting in rows:
+        cells = [shown(study.at(epochs, method, target, setting)) for target in study.targets]
+        lines.append([f"{epochs:g}", method, setting, *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _order(arm: Arm) -> tuple[int, str]:
+def _order(method: str) -> int:
     first = (DENSE, OURS, MAGNITUDE)
-    return (first.index(arm.method) if arm.method in first else len(first), arm.method)
+    return first.index(method) if method in first else len(first)
 
 
-def goals(study: Study, home: Path) -> Iterator[str]:
+def goals(study: Study) -> Iterator[str]:
     """Yield how far the defaults are below dense, at the same budget or else its start, beside what was aimed at."""
-    aims = [(1.0, 0.9, GOAL_OF_AN_EPOCH)]
+    aims = [(1.0, "90 %", GOAL_OF_AN_EPOCH)]
     aims += [(epochs, *aim) for epochs in study.budgets if epochs > 1 for aim in GOALS.items()]
-    for epochs, target, goal in aims:
-        ours, dense = study.at(epochs, OURS, target), study.at(epochs, DENSE, 0.0)
-        start = home / "starts" / study.task
-        if ours is not None and (dense is not None or (start / TEST).is_file()):
-            below = (tested(start, study.task) if dense is None else dense.mean) - ours.mean
+    for (epochs, target, goal), setting in itertools.product(aims, study.settings):
+        ours, dense = study.at(epochs, OURS, target, setting), study.at(epochs, DENSE, DENSE, setting)
+        reference = study.dense_starts.get(setting) if dense is None else dense.mean
+        if ours is not None and reference is not None:
+            below = reference - ours.mean
             what = "the dense start" if dense is None else "dense at the same budget"
             verdict = "reached" if below <= goal else "missed"
-            yield (
-                f"{_cell(target, epochs)}: {below:.2f} points below {what}; the goal of {goal:g} is "
-                f"{verdict}."
-            )
+            yield f"{_cell(ours)}: {below:.2f} points below {what}; the goal of {goal:g} is {verdict}."
 
 
-def plain_arms(study: Study) -> Iterator[str]:
-    """Yield by how much the defaults differ from each other method, and whether that is more than the seeds do."""
-    known = [arm.spread for arm in study.arms if arm.spread is not None]
-    spread = max(known, default=UNKNOWN_SPREAD)
-    for ours in (arm for arm in study.arms if arm.method == OURS):
-        for other in study.arms:
-            if (other.epochs, other.target) != (ours.epochs, ours.target) or other.method == OURS:
-                continue
-            seeds = sorted(set(ours.scores) & set(other.scores))
-            if ours.target and seeds:
-                ahead = statistics.fmean(ours.scores[seed] - other.scores[seed] for seed in seeds)
-                behind = ahead < -spread
-                yield (
-                    f"{_cell(ours.target, ours.epochs)}, {other.method}: {ahead:+.1f}"
-                    f"{' **behind**' if behind else ''}"
-                )
+def leads(study: Study) -> Iterator[str]:
+    """Yield by how much the defaults differ from the other methods, and whether that is more than the seeds do."""
+    spread = max((arm.spread for arm in study.arms if arm.spread is not None), default=UNKNOWN_SPREAD)
+    for ours in sorted((arm for arm in study.arms if arm.method == OURS), key=_cell):
+        others = []
+        for other in sorted(study.arms, key=lambda arm: arm.method):
+            if other.method != OURS and _cell(other) == _cell(ours):
+                ahead = ours.mean - other.mean
+                others.append(f"{other.method} {ahead:+.1f}{' **behind**' if ahead < -spread else ''}")
+        if others:
+            yield f"{_cell(ours)}: {', '.join(others)}."
 
 
-def _cell(target: float, epochs: float) -> str:
-    return f"{100 * target:g} % after {epochs:g} epoch{'' if epochs == 1 else 's'}"
+def _cell(arm: Arm) -> str:
+    return f"{arm.target} after {arm.epochs:g} epoch{'' if arm.epochs == 1 else 's'} ({arm.setting})"
 
 
 def draw(studies: Sequence[Study], path: Path) -> None:
-    """Draw accuracy against budget at each target: a panel for each task."""
+    """Draw accuracy against budget at each target: a panel for each task, in the setting of most runs."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     for axes, study in zip(figure.subplots(1, len(studies), squeeze=False)[0], studies, strict=True):
-        lines = [(DENSE, 0.0, "#6b7280", "-")]
-        for target in (target for target in study.targets if target):
+        setting = max(
+            study.settings, key=lambda one: sum(arm.runs for arm in study.arms if arm.setting == one)
+        )
+        lines = [(DENSE, DENSE, "#6b7280", "-")]
+        for target in (target for target in study.targets if target != DENSE):
             lines += [(OURS, target, COLOURS[target], "-"), (MAGNITUDE, target, COLOURS[target], "--")]
         for method, target, colour, style in lines:
-            arms = [arm for epochs in study.budgets if (arm := study.at(epochs, method, target)) is not None]
-            label = method if not target else f"{method}, {100 * target:g} %"
+            arms = [arm for epochs in study.budgets if (arm := study.at(epochs, method, target, setting))]
+            label = method if method == target else f"{method}, {target}"
             errors = [arm.spread or 0.0 for arm in arms]
             x, y = [arm.epochs for arm in arms], [arm.mean for arm in arms]
             if arms:
                 axes.errorbar(x, y, errors, color=colour, ls=style, marker="o", ms=4, capsize=3, label=label)
         axes.set_xscale("log")
-        budgets = sorted({arm.epochs for arm in study.arms if arm.method in (DENSE, OURS, MAGNITUDE)})
-        axes.set_xticks(budgets, [f"{epochs:g}" for epochs in budgets])
+        axes.set_xticks(study.budgets, [f"{epochs:g}" for epochs in study.budgets])
         axes.minorticks_off()
         axes.set_title(TASKS[study.task], fontsize=9)
         axes.set_xlabel("epochs")
-        axes.set_ylabel("accuracy on the test part, %")
+        axes.set_ylabel("accuracy on the test split, %")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=7)
     save_figure(figure, path)
 
 
-def start_of(home: Path, task: str) -> str:
-    """Return the accuracy of the fine-tuned start on the test split."""
-    folder = home / "starts" / task
-    return f"{tested(folder, task):.1f}" if (folder / TEST).is_file() else MISSING
-
-
-def main(home: Path) -> None:
-    """Read the runs, draw the picture, and write the page."""
+def main(home: Path, path: Path = HERE / "runs.csv") -> None:
+    """Add the results of run folders to the csv file, draw the picture, and write the page from the file."""
+    records = merged(read_records(path), collect(home))
+    write_records(path, records)
     environment = Environment(
         loader=FileSystemLoader(HERE), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
     )
-    studies = [study for task in TASKS for start in STARTS if (study := Study(home, task, start)).arms]
+    studies = [study for task in TASKS for start in STARTS if (study := Study(records, task, start)).arms]
     drawn = [study for study in studies if study.start == STARTS[0] and len(study.budgets) > 1]
     draw(drawn or studies, DOCS / "results.svg")
-    functions = {function.__name__: function for function in (table, goals, plain_arms)}
+    functions = {function.__name__: function for function in (table, goals, leads)}
     page = environment.get_template("page.md").render(
-        functions,
-        studies=studies,
-        home=home,
-        titles=TASKS,
-        starts={task: start_of(home, task) for task in TASKS},
-        origin=origin_of([run for study in studies for run in study.runs]),
+        functions, studies=studies, titles=TASKS, runs=sum(int(one.runs) for one in records)
     )
     replace_text(DOCS / "results.md", page)
     print(f"written: {DOCS / 'results.md'}")
