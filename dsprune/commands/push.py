@@ -12,6 +12,7 @@ from rich.filesize import decimal
 
 from dsprune.errors import UserError
 from dsprune.utils.console import say
+from dsprune.utils.files import find_files
 from dsprune.utils.text import first_line, shareable
 
 __all__ = ["check_repository", "upload"]
@@ -55,8 +56,7 @@ def upload(folder: Path, repository: str, console: Console, *, public: bool, dry
         "" if token else "no token is found: log in with `hf auth login`, or set HF_TOKEN, and run it again"
     )
     if dry_run or reason:
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        for path in files:
+        for path in find_files(folder, "*"):
             say(console, f"  {path.relative_to(folder)}  {decimal(path.stat().st_size)}")
         say(console, f"not pushed to {repository}: {'--dry-run' if dry_run else reason}")
         return

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import fnmatch
 import hashlib
 import os
 import re
@@ -93,12 +94,12 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def find_files(folder: Path, name: str, on_error: Callable[[OSError], object] | None = None) -> list[Path]:
-    """Return the files with a name below a folder, sorted; none if there is no such folder.
+def find_files(folder: Path, pattern: str, on_error: Callable[[OSError], object] | None = None) -> list[Path]:
+    """Return the files below a folder whose name matches a pattern, sorted; none if there is no such folder.
 
     Args:
         folder: where to search.
-        name: name of the files.
+        pattern: name of the files, with wildcards as in a shell.
         on_error: is called with the error of each folder that cannot be read; None = raise it.
 
     Raises:
@@ -111,7 +112,7 @@ def find_files(folder: Path, name: str, on_error: Callable[[OSError], object] | 
     if not folder.is_dir():
         return []
     walk = os.walk(folder, onerror=on_error or refuse)
-    return sorted(Path(parent, name) for parent, _, files in walk if name in files)
+    return sorted(Path(parent, name) for parent, _, files in walk for name in fnmatch.filter(files, pattern))
 
 
 def sha256_of(path: Path) -> str:

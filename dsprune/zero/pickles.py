@@ -19,6 +19,7 @@ import torch
 from numpy._core.multiarray import _reconstruct, scalar
 
 from dsprune.errors import UserError
+from dsprune.utils.files import find_files
 from dsprune.utils.text import first_line
 
 __all__ = ["check_client_state", "check_pickles", "read_pickle"]
@@ -51,9 +52,9 @@ def check_pickles(folder: Path, part: int = 0, num_parts: int = 1) -> None:
     """Check that a part of the files that DeepSpeed would unpickle hold only tensors and values.
 
     Raises:
-        UserError: a file holds other objects, or is damaged.
+        UserError: a file holds other objects, or is damaged; or a folder cannot be read.
     """
-    for path in sorted(folder.rglob("*.pt"))[part::num_parts]:
+    for path in find_files(folder, "*.pt")[part::num_parts]:
         read_pickle(path)
 
 

@@ -124,6 +124,7 @@ def test_files_are_found_at_any_depth(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     found = [path.relative_to(tmp_path).as_posix() for path in find_files(tmp_path, "status.json")]
     assert found == ["a/deep/status.json", "b/status.json", "status.json"]
+    assert len(find_files(tmp_path, "*.json")) == 4
     assert find_files(tmp_path / "none", "status.json") == []
 
 
