@@ -69,7 +69,7 @@ class Audit:
         if self.regrown:
             kept = sum(tensor.numel for tensor in self.tensors) - sum(self.counts)
             invariants.append(f"{sum(self.regrown):,} of {kept:,} kept weights grew back")
-        files = f"{self.num_files} files have the SHA-256 that is listed"
+        files = f"{self.num_files} files match their listed SHA-256"
         return f"{self.folder}: {'; '.join([*invariants, files, *self.unchecked])}"
 
 

@@ -50,7 +50,7 @@ def load_checkpoint(
     if engine.load_universal_checkpoint():
         raise UserError(
             "ds_config: checkpoint.load_universal=True is not supported: leave it out; a checkpoint of another stage "
-            "or number of ranks is resharded as it is"
+            "or number of ranks is resharded without it"
         )
     ranks, given = current_ranks(), tag
     tag = on_every_rank(ranks, lambda: latest_tag(load_dir) if given is None else tag_name(given))
@@ -60,8 +60,8 @@ def load_checkpoint(
     check_tag(folder)
     if state is not None and masks_from is None and not (folder / MANIFEST).is_file():
         raise UserError(
-            f"{folder}: no {MANIFEST}, so no masks: copy it and the masks too, or make masks of the weights' exact "
-            f"zeros with masks_from=zeros (--masks-from zeros)"
+            f"{folder}: no {MANIFEST}, so it has no masks: copy both too, or make masks of the weights' "
+            f"exact zeros with masks_from=zeros (--masks-from zeros)"
         )
     loaded = _load_weights(engine, load, load_dir, tag, options)
     module_only = bool(options.get("load_module_only"))

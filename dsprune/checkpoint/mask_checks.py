@@ -75,7 +75,7 @@ def _check_updates(manifest: MaskManifest, masks: MaskSet) -> Iterator[Finding]:
             rule = f"{expected:,} weights are pruned by the mask update at step {update.step}"
             yield Finding(everything, rule, abs(entry.num_pruned - expected))
         if entry.num_regrown and not manifest.regrows:
-            yield Finding(everything, f"none grows back at step {update.step}", entry.num_regrown)
+            yield Finding(everything, f"no weight grows back at step {update.step}", entry.num_regrown)
 
 
 def _check_regrown(manifest: MaskManifest, masks: MaskSet) -> Iterator[Finding]:
@@ -100,7 +100,7 @@ def _check_since(earlier: Path, manifest: MaskManifest, masks: MaskSet) -> Itera
         masks.shards, read_masks(earlier, before, masks.shards), masks.bits, marks, strict=True
     ):
         if count := count_kept(new & ~old & ~mark):
-            rule = f"what {earlier.name} prunes is pruned, or marked as regrown"
+            rule = f"weights pruned in {earlier.name} are pruned, or marked as regrown"
             yield Finding(shard.tensor.name, rule, count)
 
 

@@ -197,5 +197,5 @@ def _origin(made: Made) -> Iterator[str]:
         yield from ("", "```bash", shareable(made.command), "```")
     if made.recipe is not None:
         recipe = made.recipe.model_dump(mode="json", exclude_defaults=True)
-        yield from ("", "The recipe, without what is as by default:", "", "```yaml")
+        yield from ("", "The recipe, without defaults:", "", "```yaml")
         yield from (shareable(write_yaml(recipe)).rstrip("\n"), "```")

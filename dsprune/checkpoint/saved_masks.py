@@ -52,7 +52,7 @@ def load_masks(folder: Path, state: PruningState, step: int) -> None:
     manifest, bits, regrown = on_every_rank(ranks, lambda: _read(folder, state, step))
     state.restore(bits, regrown, manifest.updates)
     if state.regrows and not manifest.regrows:
-        announce(f"{folder}: does not mark regrown weights: those that grow back from now on are")
+        announce(f"{folder}: does not mark regrown weights; only those that grow back from now on are marked")
     state.initial_pruned = [entry.initial_pruned for entry in manifest.tensors.values()]
     if state.masks.digest(state.comm) != manifest.digest:
         raise UserError(f"{folder}: the masks do not have the digest in the manifest: use another checkpoint")
@@ -84,8 +84,8 @@ def _read(folder: Path, state: PruningState, step: int) -> tuple[MaskManifest, l
         )
     if manifest.regrows and not state.regrows:
         raise UserError(
-            f"{folder}: marks weights that grew back, and pruning.method={state.pruning.method} with "
-            f"pruning.curve={state.pruning.curve} lets none: resume with the recipe that it was written with"
+            f"{folder}: has regrown weights, but pruning.method={state.pruning.method} with "
+            f"pruning.curve={state.pruning.curve} lets none grow back: resume with the recipe that it was written with"
         )
     return manifest, *read_marked_masks(folder, manifest, state.layout.shards)
 

@@ -154,7 +154,7 @@ def _check_updates(state: PruningState, masks: MaskSet, where: str, step: int) -
             found, asked = zeros / group.num_weights, group.num_pruned / group.num_weights
             above = f" ({overfull:,} of {group.num_rows:,} rows have more)" if overfull else ""
             raise UserError(
-                f"pruning: {where}: {group.name}: sparsity {found:.4f} at the start, and only {asked:.4f}{above} at "
+                f"pruning: {where}: {group.name}: sparsity {found:.4f} at the start, but only {asked:.4f}{above} at "
                 f"the mask update at step {update.step}: raise pruning.first or pruning.sparsity, or use "
                 f"curve: one-shot"
             )
@@ -180,7 +180,7 @@ def _fraction_of_zeros(engine: DeepSpeedEngine, state: PruningState | None) -> f
     if fraction > SPARSE or not partly:
         return _fraction(found)
     if len(partly) < len(found):
-        announce(f"{_names_of_empty(found)} zero: trained from there, and not taken for pruned")
+        announce(f"{_names_of_empty(found)} zero: trained from zero, not treated as pruned")
     return fraction
 
 

@@ -27,7 +27,7 @@ def list_recipes(console: Console) -> None:
         rows.append((name, recipe.task.name if recipe.task else MISSING, target, source_of(text)))
     columns = ("recipe", "task", "target", "source")
     show(Table("recipes", "Recipes", columns, tuple(rows), words=True), console)
-    say(console, "one of them: dsprune recipes show NAME; one of your own: dsprune new NAME --from RECIPE")
+    say(console, "to print one: dsprune recipes show NAME; to write your own: dsprune new NAME --from RECIPE")
 
 
 def source_of(text: str) -> str:
@@ -67,7 +67,7 @@ def list_suites(console: Console) -> None:
     rows = tuple(_suite_row(name) for name in shipped_suites())
     columns = ("suite", "title", "recipes", "methods", "targets")
     show(Table("suites", "Suites", columns, rows, words=True), console)
-    say(console, "the commands of one: dsprune suite NAME [RECIPE] --dry-run")
+    say(console, "to print the commands of one: dsprune suite NAME [RECIPE] --dry-run")
 
 
 def _suite_row(name: str) -> tuple[str, ...]:

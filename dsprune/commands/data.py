@@ -47,7 +47,7 @@ def list_tasks(console: Console) -> None:
         for one in several
     )
     show(Table("tasks", "Published data sets", ("task", "data", *get_args(Split)), sets, words=True), console)
-    say(console, "the fields of a kind, or source and licence of a data set: dsprune data NAME")
+    say(console, "to print the fields of a kind, or the source and licence of a data set: dsprune data NAME")
 
 
 def describe(settings: TaskSettings, console: Console) -> None:

@@ -181,7 +181,7 @@ def check_ops(build: bool) -> Finding:
 
 def check_threads() -> Finding:
     """Check that the number of threads is limited: CPU ranks that each use every core are ten times slower."""
-    found = f"{torch.get_num_threads()} threads a process on {os.cpu_count()} cores"
+    found = f"{torch.get_num_threads()} threads per process on {os.cpu_count()} cores"
     if torch.cuda.is_available() or "OMP_NUM_THREADS" in os.environ:
         return Finding("threads", "ok", found)
     way_out = "export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE before several ranks start"

@@ -55,7 +55,7 @@ def _say_if_older(run: RunFolder, checkpoint: Path, tag: str | None, console: Co
     """Print a line if the last checkpoint is incomplete and an older one is used."""
     last = latest_tag(checkpoint.parent) if tag is None else None
     if last is not None and checkpoint.parent / last not in find_checkpoints(run.path):
-        say(console, f"{checkpoint.parent / last}: not complete: {checkpoint.name} is taken in its place")
+        say(console, f"{checkpoint.parent / last}: not complete: {checkpoint.name} is exported instead")
 
 
 def check_is_new(to: Path) -> None:
@@ -160,7 +160,7 @@ def compact(source: Path, tag: str | None, dtype: Dtype | None, to: Path, consol
         raise UserError(f"{source}: is compact already: give the folder of a run, or of a model with masks")
     if (source / "config.json").is_file():
         if tag is not None:
-            raise UserError(f"--tag: value {tag}: {source} is a model folder: leave this out, or give a run")
+            raise UserError(f"--tag: value {tag}: {source} is a model folder: leave --tag out, or give a run")
         replace_folder(to, lambda temporary: write_compact(source, temporary, dtype))
     else:
         run = RunFolder(source)

@@ -52,9 +52,7 @@ def upload(folder: Path, repository: str, console: Console, *, public: bool, dry
             "recipe.yaml names folders of this machine: read it before you make the repository public",
         )
     token = huggingface_hub.get_token()
-    reason = (
-        "" if token else "no token is found: log in with `hf auth login`, or set HF_TOKEN, and run it again"
-    )
+    reason = "" if token else "no token found: log in with `hf auth login`, or set HF_TOKEN, and run it again"
     if dry_run or reason:
         for path in find_files(folder, "*"):
             say(console, f"  {path.relative_to(folder)}  {decimal(path.stat().st_size)}")

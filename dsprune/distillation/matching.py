@@ -45,7 +45,7 @@ def open_matching_store(
         raise UserError(
             f"{folder}: {len(missing):,} of {len(source.samples):,} training examples have no record, the first "
             f"in row {missing[0] + 1}: the store is of dataset {store.manifest.origin.get('dataset')}, this is "
-            f"{source.dataset}: give another distillation.store, to be made for this data"
+            f"{source.dataset}: give another distillation.store, which is then made for these data"
         )
     check_fit(folder, store.manifest.spec, settings)
     return store

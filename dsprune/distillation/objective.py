@@ -202,5 +202,5 @@ class DistillationLoss:
         if missing := self._store.missing(samples):
             raise UserError(
                 f"{self._folder}: {len(missing):,} of {len(samples):,} have no record, the first is {what} "
-                f"{missing[0] + 1}: encode as the task of the recipe does, or make a store for this data"
+                f"{missing[0] + 1}: encode as the task of the recipe does, or make a store for these data"
             )

@@ -38,7 +38,7 @@ def check_processes() -> None:
     known, world_size = PartialState._shared_state.get("num_processes"), deepspeed.comm.get_world_size()
     if known not in (None, world_size):
         raise UserError(
-            f"accelerate: counts {known} process, and {world_size} ranks train: on CPUs, call "
+            f"accelerate: counts {known} process, but {world_size} ranks train: on CPUs, call "
             f"accelerate.PartialState(cpu=True) before Accelerator(...) or TrainingArguments(...)"
         )
 

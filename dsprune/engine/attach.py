@@ -29,8 +29,8 @@ def check_is_engine(engine: object, pruning_engine: type[DeepSpeedEngine]) -> No
     """
     if not isinstance(engine, DeepSpeedEngine):
         raise UserError(
-            f"engine: a {type(engine).__name__}, no DeepSpeedEngine: give what deepspeed.initialize returns, or call "
-            f"dsprune.initialize with the module"
+            f"engine: a {type(engine).__name__}, not a DeepSpeedEngine: give what deepspeed.initialize returns, or "
+            f"call dsprune.initialize with the module"
         )
     if isinstance(engine, pruning_engine):
         raise UserError("engine: a PruningEngine: it prunes already, by the recipe that it was made with")

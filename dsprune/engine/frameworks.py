@@ -156,7 +156,8 @@ class _Initialize:
         if sizes and micro_batch not in ("auto", *sizes) and micro_batch in map(_batch_size, self.loaders):
             raise UserError(
                 f"train_micro_batch_size_per_gpu={micro_batch}: Accelerate takes the smallest of all loaders, and "
-                f"the one that shuffles has {sizes[0]}: set it to that in the ds_config, or give all loaders one size"
+                f"the one that shuffles has {sizes[0]}: set it to that in the ds_config, or give all loaders the "
+                "same size"
             )
         lengths = {
             len(loader)
@@ -184,7 +185,7 @@ def _trains(model: nn.Module, config: dict[str, Any]) -> bool:
 def _without_engine(what: str) -> str:
     """Say that nothing can be pruned, and how an engine is made."""
     return (
-        f"pruning: {what}, and no DeepSpeed engine that trains was made inside of it, so nothing would be pruned: give "
+        f"pruning: {what}, but no DeepSpeed engine that trains was made inside it, so nothing would be pruned: give "
         f"a ds_config to the framework, or call `deepspeed.initialize`, not an `initialize` imported before"
     )
 
@@ -225,7 +226,7 @@ def _check_finished(engine: PruningEngine) -> None:
     """Check that an engine that has trained has had its last mask update."""
     updates, step, total = engine.timetable.updates, engine.applied_steps, engine.timetable.total_steps
     if not step:
-        announce(f"an engine was made and took none of the recipe's {total} steps, so its model is as it was")
+        announce(f"an engine was made and took none of the recipe's {total} steps, so its model is unchanged")
     if updates and 0 < step <= updates[-1].step:
         reached = engine.sparsity()["sparsity_prunable"]
         raise RunFailedError(
@@ -235,6 +236,6 @@ def _check_finished(engine: PruningEngine) -> None:
         )
     if 0 < step < total:
         announce(
-            f"training ended at step {step} of the recipe's {total}: it has the target sparsity, and missed the end of "
+            f"training ended at step {step} of the recipe's {total}: it has the target sparsity, but missed the end of "
             f"the recovery, where the learning rate is lowest"
         )

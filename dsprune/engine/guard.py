@@ -114,9 +114,8 @@ class WeightGuard:
         """
         if (name := self._state.layout.find_replaced()) is not None:
             raise RunFailedError(
-                f"{name}: the module has another parameter there than when the engine was made, or one of another "
-                f"size, or a new one, or one that was frozen then, which is neither trained nor pruned: change the "
-                f"module before deepspeed.initialize"
+                f"{name}: this parameter was replaced, resized, added or unfrozen after the engine was made, so it is "
+                f"neither trained nor pruned: change the module before deepspeed.initialize"
             )
 
     def check_moments(self) -> None:
@@ -134,7 +133,7 @@ class WeightGuard:
                 changed[index] += ~is_applied(bits, moment).to(layout.device)
         if (name := self._first(changed, self._state.comm)) is not None:
             raise RunFailedError(
-                f"{name}: moments of its pruned weights are not zero, and some of these would grow back: something "
+                f"{name}: moments of its pruned weights are not zero, so some of these would grow back: something "
                 f"outside of PruningEngine.step() has changed them: load moments by engine.load_checkpoint"
             )
 
@@ -160,7 +159,7 @@ class WeightGuard:
                 )
             raise RunFailedError(
                 f"{name}: its weights were changed outside of PruningEngine.step(), by load_state_dict of the module "
-                f"or of an optimizer, or by a line that writes to them: load weights before deepspeed.initialize, or "
+                f"or of an optimizer, or by an assignment to them: load weights before deepspeed.initialize, or "
                 f"by engine.load_checkpoint"
             )
 

@@ -82,7 +82,7 @@ def initialize(
         raise UserError("initialize: model=None: give the module to train")
     if getattr(deepspeed.initialize, "prunes", False):
         raise UserError(
-            "initialize: called inside of dsprune.pruning, or under dsprune run, which have a recipe of their own: "
+            "initialize: called inside dsprune.pruning, or under dsprune run, which have their own recipe: "
             "call deepspeed.initialize there, or leave the other out"
         )
     if lr_scheduler is not None:

@@ -149,7 +149,7 @@ class Rates:
         groups = self._optimizer.param_groups
         if len(groups) != len(self._settings):
             raise RunFailedError(
-                f"optimizer: it has {len(groups)} parameter groups, and had {len(self._settings)} when the engine was "
+                f"optimizer: it has {len(groups)} parameter groups, but had {len(self._settings)} when the engine was "
                 f"made: give all parameters to deepspeed.initialize"
             )
         for number, (group, settings) in enumerate(zip(groups, self._settings, strict=True)):

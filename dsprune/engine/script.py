@@ -51,8 +51,8 @@ def check_distilled(settings: Distillation | None, *, is_distilled: bool) -> Non
     """
     if settings is not None and not is_distilled:
         raise UserError(
-            f"distillation.teacher={settings.teacher}: no loss of dsprune.DistillationLoss came before the first step, "
-            f"so nothing would be distilled: compute it in the loop, or leave the section out"
+            f"distillation.teacher={settings.teacher}: dsprune.DistillationLoss was not called before the first step, "
+            f"so nothing would be distilled: call it in the loop, or leave the section out"
         )
 
 
@@ -69,7 +69,7 @@ def _check_built(model: nn.Module, settings: Model) -> None:
         num_layers = len(layer_stack(model)[1])
         if num_layers != len(settings.layers):
             raise UserError(
-                f"model.layers: {list(settings.layers)}: {len(settings.layers)} layers, and the script's model has "
+                f"model.layers: {list(settings.layers)}: {len(settings.layers)} layers, but the script's model has "
                 f"{num_layers}: keep these layers in the script before DeepSpeed is initialized, or leave this out"
             )
 

@@ -37,8 +37,9 @@ class TrainerCallback(_TrainerCallback):
         """
         if self._engine.global_steps != state.global_step:
             raise UserError(
-                f"Trainer: train() starts at step {state.global_step}, and its engine is at step "
-                f"{self._engine.global_steps}, since an engine trains once: make a new Trainer for another training"
+                f"Trainer: train() starts at step {state.global_step}, but its engine is at step "
+                f"{self._engine.global_steps}, because an engine trains only once: make a new Trainer for "
+                "another training"
             )
         total = self._engine.timetable.total_steps
         if state.max_steps != total:

@@ -78,7 +78,7 @@ class FileEntry(Record):
     def _check_part(self) -> "FileEntry":
         if self.part is not None and self.part[0] >= self.part[1]:
             raise ValueError(
-                f"{self.file} has no slices, and its name tells no part (masks-00000-of-00002.safetensors)"
+                f"{self.file} has no slices, and its name gives no part (as in masks-00000-of-00002.safetensors)"
             )
         return self
 

@@ -148,7 +148,7 @@ def _read_file(
         for key, (dtype, shape) in content(name, numel).items():
             if key not in entries or entries[key].dtype != dtype or entries[key].shape != shape:
                 raise UserError(
-                    f"{path}: does not hold the {numel:,} {unit} of {name} that {MANIFEST} tells: "
+                    f"{path}: does not hold the {numel:,} {unit} of {name} that {MANIFEST} lists: "
                     f"use another checkpoint"
                 )
     return entries

@@ -28,7 +28,7 @@ def check_pruning(pruning: Pruning) -> None:
         for name in ("damping", "recomputations"):
             if (value := getattr(pruning, name)) is not None:
                 raise UserError(
-                    f"pruning.{name}: value {value}: {pruning.method!r} has no use for it: leave it out"
+                    f"pruning.{name}: value {value}: {pruning.method!r} does not use it: leave it out"
                 )
     _check_window(pruning, method)
 
@@ -37,12 +37,12 @@ def _check_regrowing(pruning: Pruning) -> None:
     """Check the settings of a method that lets weights grow back."""
     if pruning.curve == "one-shot":
         raise UserError(
-            f"pruning.curve: 'one-shot' has one mask update, and {pruning.method!r} lets weights grow back at all but "
-            f"the last: choose another curve, such as constant"
+            f"pruning.curve: 'one-shot' has one mask update, and {pruning.method!r} lets weights grow back at all "
+            f"others but the last: choose another curve, such as constant"
         )
     if pruning.curve == "alternating":
         raise UserError(
-            f"pruning.curve: 'alternating' lets all weights grow back in turn, and {pruning.method!r} some at each "
+            f"pruning.curve: 'alternating' lets all weights grow back in turn, but {pruning.method!r} some at each "
             f"mask update: choose constant, or another method, such as magnitude"
         )
     if pruning.pattern != "unstructured":

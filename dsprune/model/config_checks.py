@@ -51,7 +51,7 @@ def _check_names(path: str, config: PretrainedConfig) -> None:
     names = config.architectures or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(
-            f"model {path!r}: config.json: architectures: {short(names)} is no list of names: correct it"
+            f"model {path!r}: config.json: architectures: {short(names)} is not a list of names: correct it"
         )
     if other := [name for name in (config.id2label or {}).values() if not isinstance(name, str)]:
         raise UserError(f"model {path!r}: config.json: id2label: {short(other[0])} is not a name: correct it")

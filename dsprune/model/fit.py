@@ -147,7 +147,7 @@ def padding_remarks(path: str, config: PretrainedConfig, tokenizer: PreTrainedTo
     theirs, ours = getattr(_text_config(config), "pad_token_id", None), tokenizer.pad_token_id
     if theirs != ours:
         by = "none" if theirs is None else theirs
-        yield f"model {path}: its padding token is {by}; the tokenizer's is used, {ours} ({tokenizer.pad_token})"
+        yield f"model {path}: its padding token is {by}, the tokenizer's {ours} ({tokenizer.pad_token}), which is used"
 
 
 def set_dropout(model: nn.Module, probability: float | None) -> None:
@@ -170,7 +170,7 @@ def set_dropout(model: nn.Module, probability: float | None) -> None:
                 setattr(part.config, name, probability)
     if probability and not places:
         raise UserError(
-            f"model.dropout: {probability:g}: {type(model).__name__} has no dropout that could be set: leave this out"
+            f"model.dropout: {probability:g}: {type(model).__name__} has no dropout to set: leave this out"
         )
 
 

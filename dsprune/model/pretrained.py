@@ -127,8 +127,8 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     tokenizer: PreTrainedTokenizerBase = _load(_tokenizer, path, "tokenizer")
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise UserError(
-            f"tokenizer {path!r}: knows its {len(tokenizer)} special tokens alone, as without the file of its "
-            f"vocabulary, such as tokenizer.json: copy or download it again"
+            f"tokenizer {path!r}: has only its {len(tokenizer)} special tokens; the file of its vocabulary, such as "
+            f"tokenizer.json, may be missing: copy or download it again"
         )
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
@@ -201,7 +201,7 @@ def model_class(folder: Path, config: PretrainedConfig) -> Any:
     is_model = isinstance(found, type) and issubclass(found, PreTrainedModel) and found is not PreTrainedModel
     if not is_model:
         raise UserError(
-            f"{folder}: config.json: architectures: {name} is no model of transformers: correct it"
+            f"{folder}: config.json: architectures: {name} is not a model of transformers: correct it"
         )
     return found
 
@@ -220,7 +220,7 @@ def _check_is_model(path: str) -> None:
         except (OSError, ValueError, LookupError, TypeError):
             base = "not named there"
         raise UserError(
-            f"model {path!r}: an adapter of PEFT, whose base model is {base!r}: merge the two with "
+            f"model {path!r}: an adapter of PEFT, whose base model is {base!r}: merge both with "
             f"PeftModel.from_pretrained(base, adapter).merge_and_unload(), save the result, and give its folder"
         )
 

@@ -124,7 +124,7 @@ def choose_weights(
     if not chosen:
         raise UserError(
             f"pruning.include: nothing to prune in {type(model).__name__}: no weight matrix in transformer "
-            "blocks that pruning.exclude leaves: name weights here, such as '*.dense.weight'"
+            "blocks, or pruning.exclude matches all: name weights here, such as '*.dense.weight'"
         )
     return choice
 

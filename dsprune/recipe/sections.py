@@ -31,7 +31,7 @@ class Model(Section):
     memory and changes no loss. The saved model has all rows. Default: `all`."""
 
     start: Start | None = None
-    """Whether the model is fine-tuned for the task already, which the schedule law depends on. Default: null =
+    """Whether the model is already fine-tuned for the task, which the schedule law depends on. Default: null =
     `fine-tuned` if the model is its own teacher, else `pretrained`."""
 
     dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["model"] | None = None

@@ -22,7 +22,7 @@ ROUNDING = 5e-4
 """Rounding error of a sparsity with three digits."""
 
 Start = Literal["pretrained", "fine-tuned"]
-"""Whether the model at the start of a run is fine-tuned for the task already."""
+"""Whether the model at the start of a run is already fine-tuned for the task."""
 
 
 def log_compression(sparsity: float) -> float:

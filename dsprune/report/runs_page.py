@@ -132,7 +132,7 @@ FOLDS: Mapping[str, Callable[[Setting], str]] = {
     "best, mean": lambda s: number(s.best),
     "best, pooled": lambda s: number(s.pooled([run.best for run in s.runs])),
 }
-FOLDS_NOTE = "pooled: rows right of all rows of the folds, as SMC-Bench reports it; best: as above."
+FOLDS_NOTE = "pooled: fraction of correct rows over all folds, as SMC-Bench reports it; best: as above."
 AUDIT = {"good": "passed", "bad": "FAILED"}
 RUNS: Mapping[str, Callable[[tuple[Run, Text | None]], str]] = {
     "run": lambda pair: pair[0].name,

@@ -77,7 +77,7 @@ class Timetable:
         steps = [update.step for update in self.updates]
         sparsities = [update.sparsity for update in self.updates]
         if not 1 <= self.total_steps <= MAX_STEPS or self.steps_per_epoch < 1 or self.warmup_steps < 0:
-            raise ValueError("the numbers of steps are those of no run")
+            raise ValueError("the numbers of steps are not those of a run")
         if steps != sorted({*steps}) or not all(0 <= step <= self.total_steps for step in steps):
             raise ValueError("the mask updates are not in order within the run")
         if not all(0 <= step <= self.total_steps for step in self.rewinds):
@@ -87,7 +87,7 @@ class Timetable:
         if not all(0 <= fraction <= 1 for fraction in fractions):
             raise ValueError("the fractions of the learning rate are not between 0 and 1")
         if self.hold < 1 or self.decay_every < 0:
-            raise ValueError("the steps of the learning rate are none")
+            raise ValueError("the learning rate is kept or decays over no steps")
 
     def progress(self, update: MaskUpdate) -> float:
         """Return the fraction of the target that a mask update reaches; tensors with their own targets use it too."""

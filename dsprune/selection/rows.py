@@ -125,6 +125,6 @@ def _refuse_overfull(groups: Sequence[Group], counts: Sequence[int]) -> None:
     for group, count in zip(groups, counts, strict=True):
         if count:
             raise UserError(
-                f"{group.name}: {count:,} of its {group.num_rows:,} rows have more pruned weights already than the "
+                f"{group.name}: {count:,} of its {group.num_rows:,} rows already have more pruned weights than the "
                 f"{_per_row(group):,} of this mask update: raise the sparsity, or start from a denser model"
             )

@@ -145,7 +145,7 @@ def _as_table(
             if not has_none:
                 continue
         if row == names:
-            raise ValueError(f"row {number} repeats the header, as files do that were joined: remove it")
+            raise ValueError(f"row {number} repeats the header, as in joined files: remove it")
         missing = len(names) - len(row)
         if missing < 0 or (missing and not may_be_short):
             raise ValueError(f"row {number} has {len(row)} fields and the header has {len(names)}")
@@ -233,7 +233,7 @@ def _decompressed(path: Path) -> bytes:
         raw = file.read(most + 1)
     if len(raw) > most:
         raise ValueError(
-            f"decompresses to more than {MOST_GROWTH} times its size: decompress it if that is meant"
+            f"decompresses to more than {MOST_GROWTH} times its size: decompress it first if that is intended"
         )
     return raw
 

@@ -66,7 +66,10 @@ class EquationGraphs(EquationTrees):
         if not any(is_beyond):
             return known
         where = f"{sum(is_beyond)} of {len(data)} rows, first in row {is_beyond.index(True) + 1}"
-        return [*known, f"{CELLS.name} names words behind the question's end, which are left out, in {where}"]
+        return [
+            *known,
+            f"{CELLS.name} names words after the end of the question, which are left out, in {where}",
+        ]
 
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]

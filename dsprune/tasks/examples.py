@@ -96,16 +96,14 @@ def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, list[np.ndarray]]:
 def check_tokens(data: Dataset, split: Split) -> None:
     """Check that every example and every output sequence has a token: some tokenizers add none to an empty text."""
     if not len(data):
-        raise UserError(f"task.{split}: the tokenizer makes no example of it: give more text")
+        raise UserError(f"task.{split}: too little text for one example: give more text")
     lengths = data["length"][:]
     if 0 in lengths:
-        raise UserError(
-            f"task.{split}: example {lengths.index(0) + 1}: the tokenizer makes no token of it: leave it out"
-        )
+        raise UserError(f"task.{split}: example {lengths.index(0) + 1}: has no tokens: leave it out")
     labels = data["labels"][:] if "labels" in data.column_names else []
     if [] in labels:
         raise UserError(
-            f"task.{split}: example {labels.index([]) + 1}: the tokenizer makes no token of its output: leave it out"
+            f"task.{split}: example {labels.index([]) + 1}: its output has no tokens: leave it out"
         )
 
 

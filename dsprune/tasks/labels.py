@@ -129,7 +129,7 @@ def check_same_labels(path: str, config: PretrainedConfig, labels: Sequence[str]
         )
     if folded != wanted and not (_are_numbers(theirs) or _are_numbers(labels)):
         say_once(
-            f"model {path}: was trained for the labels {_listed(theirs)}: they count as the task's, "
+            f"model {path}: was trained for the labels {_listed(theirs)}: they are taken as the task's, "
             f"{_listed(labels)}, in this order"
         )
 
@@ -152,9 +152,9 @@ def _looks(label: str) -> tuple[float, str]:
 def _difference(name: str, other: str) -> str:
     """Describe the difference of two labels that look the same."""
     if name.strip() == other.strip():
-        return "differ in white space alone"
+        return "differ only in white space"
     if math.isfinite(_looks(name)[0]):
-        return "differ but are one number"
+        return "differ, but are the same number"
     is_case = name.strip().casefold() == other.strip().casefold()
     return f"differ in {'capital letters' if is_case else 'characters that look the same'} alone"
 

@@ -172,7 +172,7 @@ def _one_separator(
     probe = tokenizer("a", "b")["input_ids"]
     if separator is None or separator not in probe[:-1]:
         raise UserError(
-            f"task.separators: value one: {type(tokenizer).__name__} separates no texts: leave it out"
+            f"task.separators: value one: {type(tokenizer).__name__} puts no separator between texts: leave it out"
         )
     is_double = (separator, separator) in pairwise(probe)
     flat = dict(tokenizer(*pairs, truncation="only_first", max_length=max_length + is_double))

@@ -52,7 +52,7 @@ def remarks_on(examples: Examples, tokenizer: PreTrainedTokenizerBase) -> Iterat
     if not task.cuts_rows and (num_full := int((column_of(data, "length") >= longest).sum())):
         yield (
             f"task.{split}: {num_full:,} of {len(data):,} examples have {longest} tokens, the most that "
-            "task.max_length allows: longer ones are cut off there"
+            "task.max_length allows: longer examples are truncated"
         )
 
 
@@ -60,8 +60,8 @@ def remarks_on_both(train: Examples, validation: Examples) -> Iterator[str]:
     """Yield lines on the labels, and on overlaps of training and validation data."""
     if conflicts := _num_conflicts(train):
         yield (
-            f"task.train: {conflicts:,} of {len(train.data):,} examples have the inputs of another example and another "
-            "label: no model can learn both"
+            f"task.train: {conflicts:,} of {len(train.data):,} examples have the inputs of another example, but "
+            "another label: no model can learn both"
         )
     if len(set(validation.labels)) == 1 < len(set(train.labels)):
         yield "task.validation: all examples have the same label: the metrics say little"

@@ -55,8 +55,8 @@ class Regression(TextTask):
         numbers = rows.numbers(self.label_column, "task.label")
         if len(numbers) > 1 and len(set(numbers)) == 1:
             raise UserError(
-                f"{rows.origin}: all rows have the number {numbers[0]:g} in column {self.label_column!r}, so nothing "
-                "correlates with it: give others"
+                f"{rows.origin}: all rows have the number {numbers[0]:g} in column {self.label_column!r}, so there "
+                "is no correlation with it: give other data"
             )
         return Dataset.from_dict({**self.texts(rows), "labels": numbers})
 

@@ -120,7 +120,7 @@ def check_vocabulary(start: StartPoint, vocabulary: Vocabulary | None) -> None:
             vocabulary.check_same(path)
         elif path.exists():
             raise UserError(
-                f"{tag}: was trained with the tokens of {path.name} only: set model.vocabulary to used, as there"
+                f"{tag}: was trained only with the tokens of {path.name}: set model.vocabulary=used"
             )
 
 
@@ -128,7 +128,7 @@ def data_remarks(run: RunFolder, digests: Mapping[str, str]) -> list[str]:
     """Yield a line for each split of the data that has changed since an unfinished run began."""
     then = read_start(run.start).data
     return [
-        f"task.{split}: other examples than those that the run began with: its result belongs to neither"
+        f"task.{split}: the examples differ from those at the start of the run: its result belongs to neither"
         for split, digest in digests.items()
         if then.get(split, digest) != digest
     ]
@@ -174,7 +174,7 @@ def restore(
             failed[folder] = error
             continue
         changes = topology_changes(engine, folder)
-        resharded = f", moved to another topology: {', '.join(changes)}" if changes else ""
+        resharded = f", resharded from another topology: {', '.join(changes)}" if changes else ""
         say(console, f"resumes from {folder}, step {engine.applied_steps}{resharded}")
         if start.is_own and ranks.is_first:
             for damaged in failed:

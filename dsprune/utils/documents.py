@@ -63,7 +63,7 @@ def read_yaml(text: str | bytes, where: str) -> Any:
     except yaml.YAMLError as error:
         raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
-        raise UserError(f"{where}: not valid YAML: nested too deeply: write it flatter") from None
+        raise UserError(f"{where}: not valid YAML: nested too deeply: use fewer levels") from None
 
 
 def read_json(text: bytes, where: str, *, finite: bool = True) -> dict[str, Any]:
@@ -91,13 +91,13 @@ def read_json(text: bytes, where: str, *, finite: bool = True) -> dict[str, Any]
     except UnicodeDecodeError:
         raise UserError(f"{where}: is not text: give a JSON file") from None
     except RecursionError:
-        raise UserError(f"{where}: more than {DEEPEST} levels of nesting: write it flatter") from None
+        raise UserError(f"{where}: more than {DEEPEST} levels of nesting: use fewer levels") from None
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
     if not isinstance(found, dict):
         raise UserError(f"{where}: holds a {type(found).__name__}: give a JSON object")
     if _depth(found) > DEEPEST:
-        raise UserError(f"{where}: more than {DEEPEST} levels of nesting: write it flatter")
+        raise UserError(f"{where}: more than {DEEPEST} levels of nesting: use fewer levels")
     return found
 
 
@@ -119,7 +119,7 @@ class _Loader(yaml.SafeLoader):
         if getattr(event, "tag", None) is not None:
             _refuse(f"found the tag {event.tag}: write the value without it", event)
         if len(self._open) == DEEPEST:
-            _refuse(f"found more than {DEEPEST} levels of nesting: write it flatter", event)
+            _refuse(f"found more than {DEEPEST} levels of nesting: use fewer levels", event)
         if isinstance(event, yaml.AliasEvent) and event.anchor in self._open:
             _refuse(f"found *{event.anchor} inside &{event.anchor}: write the value out", event)
         self._open.append(event.anchor)
@@ -153,7 +153,7 @@ class _Loader(yaml.SafeLoader):
         value = node.value
         way_out = "plain digits" if any(c.isdigit() for c in value) else "true or false"
         _refuse(
-            f"found {value!r}, which not all readers take for the same: write {way_out}, or quote it", node
+            f"found {value!r}, which YAML readers interpret differently: write {way_out}, or quote it", node
         )
 
 

@@ -105,7 +105,7 @@ def check_device(config: dict[str, Any]) -> None:
     if not device.is_available():
         raise UserError(
             f"DS_ACCELERATOR={os.environ.get('DS_ACCELERATOR')!r}: torch finds no such device: unset it, and DeepSpeed "
-            f"takes what is there"
+            f"chooses the device"
         )
     for precision, is_supported in (("fp16", device.is_fp16_supported), ("bf16", device.is_bf16_supported)):
         if (config.get(precision) or {}).get("enabled") is True and not is_supported():

@@ -73,7 +73,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: cannot be read ({_reason(error)}): use another checkpoint") from error
         if not isinstance(content, dict):
             raise UserError(
-                f"{path}: holds a {type(content).__name__}, no checkpoint: use another checkpoint"
+                f"{path}: holds a {type(content).__name__}, not a checkpoint: use another checkpoint"
             )
         return content
 

@@ -172,7 +172,7 @@ def test_a_checkpoint_of_another_method_is_refused(two_ranks: RankPool, tmp_path
     two_ranks.run(2, accumulating.save, ds_config(1), recipe_of("rigl"), str(tmp_path / "marked"))
     folder = str(tmp_path / "marked")
     for message in two_ranks.run(2, accumulating.error_of_loading, ds_config(1), make_recipe(), folder):
-        assert "marks weights that grew back, and pruning.method=" in message
+        assert "has regrown weights, but pruning.method=" in message
     for wrong, kept in ((other, "movement (float32)"), (plain, "no accumulators")):
         for message in two_ranks.run(2, accumulating.error_of_loading, ds_config(1), wrong, str(tmp_path)):
             assert "sensitivity (float32)" in message

@@ -27,7 +27,7 @@ def test_a_loop_that_ends_at_another_step_is_told(two_ranks: RankPool, steps: in
 
 def test_an_engine_that_was_made_behind_its_back_is_refused(two_ranks: RankPool) -> None:
     for said in two_ranks.run(2, pruned_scripts.said_of_an_import):
-        assert "pruning: AdamW steps, and no DeepSpeed engine" in said
+        assert "pruning: AdamW steps, but no DeepSpeed engine" in said
         assert "not an `initialize` imported before" in said
 
 
@@ -62,7 +62,7 @@ def test_a_trainer_that_saves_no_weights_is_told(two_ranks: RankPool, stage: int
 
 def test_a_trainer_trains_once(two_ranks: RankPool) -> None:
     for said in two_ranks.run(2, pruned_scripts.said_of_a_second_training):
-        assert "Trainer: train() starts at step 0, and its engine is at step 1, " in said
+        assert "Trainer: train() starts at step 0, but its engine is at step 1, " in said
         assert "make a new Trainer" in said
 
 

@@ -56,7 +56,7 @@ def test_the_config_is_found_in(two_ranks: RankPool, how: str, tmp_path: Path) -
         ("a dictionary", "^recipe: a dict: give a Recipe"),
         ("compression", r"^ds_config: compression_training: .*pruning=\{sparsity: 0.75\} for dense_ratio=0.25"),
         ("divided gradients", "^ds_config: DeepSpeed does not start with it: gradient_predivide_factor != 1.0"),
-        ("fewer layers", r"^model.layers: \[0, 1\]: 2 layers, and the script's model has 3"),
+        ("fewer layers", r"^model.layers: \[0, 1\]: 2 layers, but the script's model has 3"),
         ("another optimizer", r"optimizer.type=Adagrad in the recipe, AdamW in the engine"),
         ("some parameters", r"^optimizer: blocks.1.up.weight is not among its parameters \(2 such weights\)"),
         ("some parameters at stage 2", r"^optimizer: blocks.1.up.weight is not among its parameters"),

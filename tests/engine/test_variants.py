@@ -179,5 +179,5 @@ def test_tiles_are_those_of_one_process_and_are_audited(
         assert f"its {field} is {was}, this run's pruning.{field} is {other}" in message
         wanted = rf"pruning.pattern: value {other}: .*saved: blocks.*: \d+ of its tiles"
         assert re.search(
-            wanted if field == "pattern" else r"sparsity 0.7500 at the start, and only", of_model
+            wanted if field == "pattern" else r"sparsity 0.7500 at the start, but only", of_model
         )

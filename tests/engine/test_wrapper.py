@@ -81,7 +81,7 @@ def test_an_engine_that_cannot_prune_is_refused(one_rank: RankPool, what: str, s
     ("what", "says"),
     [
         ("an engine as module", "initialize: model is a DeepSpeedEngine: give the module, engine.module"),
-        ("a module as engine", "engine: a TinyModel, no DeepSpeedEngine: give what deepspeed.initialize returns"),
+        ("a module as engine", "engine: a TinyModel, not a DeepSpeedEngine: give what deepspeed.initialize returns"),
         ("a pruning engine as engine", "engine: a PruningEngine: it prunes already"),
     ],
 )  # fmt: skip
@@ -105,7 +105,7 @@ def test_a_script_says_what_becomes_of_the_zeros_of_its_model(one_rank: RankPool
 def test_matrices_that_begin_at_zero_are_trained_and_said(one_rank: RankPool) -> None:
     [(sparsity, said)] = one_rank.run(1, wrapping.said_of_matrices_that_begin_at_zero, None)
     assert sparsity == 0.0
-    assert "3 matrices, such as blocks.0.down.weight, are all zero: trained from there" in said
+    assert "3 matrices, such as blocks.0.down.weight, are all zero: trained from zero" in said
     [(sparsity, said)] = one_rank.run(1, wrapping.said_of_matrices_that_begin_at_zero, "zeros")
     assert sparsity == 0.5
     assert "model: 3 matrices, such as blocks.0.down.weight, are all zero, and masked" in said

@@ -44,7 +44,7 @@ BAD_INPUT = [
     ("plan RECIPE --plot plan.gif", "--plot: value plan.gif: must end in .png or .svg"),
     ("audit nowhere", "nowhere: nothing to audit: give the folder of a run, a checkpoint, a model with masks"),
     ("export runs/none", "--to: value missing: give --to FOLDER to write runs/none, or --push OWNER/NAME"),
-    ("export runs/none --to x --public", "--push: value missing: --public and --dry-run are for it"),
+    ("export runs/none --to x --public", "--push: value missing: --public and --dry-run need it"),
     ("eval nowhere validation=none.csv", "'nowhere'"),
     ("data sst2 --path nowhere", "--path: value nowhere: no such folder"),
     ("data squat", "task.name: there is no 'squat': did you mean 'squad'?"),

@@ -196,7 +196,7 @@ def test_the_commands_from_train_to_calibrate(
     printed = capsys.readouterr().out
     [share] = re.findall(r"with a label, teacher right in ([\d.]+) % of them", " ".join(printed.split()))
     assert 0 <= float(share) <= 100
-    [chosen] = re.findall(r"Nearest to the rule: T = ([\d.]+),", printed)
+    [chosen] = re.findall(r"By the rule: T = ([\d.]+),", printed)
     assert picture.read_text().startswith("<?xml")
     before, after = load_recipe(str(recipe)), load_recipe(str(own), ["name=school"])
     assert after.distillation.temperature.first == float(chosen)

@@ -97,7 +97,8 @@ def test_a_run_goes_on_at_another_stage_and_on_other_ranks_and_says_so(
     assert ranks.wait() == [0], ranks.said()
     line = next(line for line in ranks.said().splitlines() if line.startswith("resumes from"))
     assert (
-        f"global_step{step}, step {step}, moved to another topology: ZeRO stage 2 -> 3, ranks 2 -> 1" in line
+        f"global_step{step}, step {step}, resharded from another topology: ZeRO stage 2 -> 3, ranks 2 -> 1"
+        in line
     )
     assert run_command(["audit", str(run.path)]) == 0
     steps = [line.split(",")[0] for line in run.metrics.read_text().splitlines() if '"loss"' in line]

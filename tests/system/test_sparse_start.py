@@ -81,7 +81,7 @@ def test_an_update_that_asks_for_less_is_refused(workshop: Workshop, sparse: Pat
     code, said, _ = begin(workshop, "less", sparse, GROWS.replace("0.6", "0.3"), "--masks-from=zeros")
     assert code == 2
     assert (
-        "sparsity 0.5000 at the start, and only 0.3000 at the mask update at step 10: raise pruning.first"
+        "sparsity 0.5000 at the start, but only 0.3000 at the mask update at step 10: raise pruning.first"
         in said
     )
 

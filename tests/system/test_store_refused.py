@@ -107,7 +107,7 @@ def test_off_by_one_truncation_is_in_the_fingerprints_too(
     said = complaint(two_ranks, recipe, store, "task.max_length=23")
     assert "training examples have no record, the first in row " in said
     assert ": the store is of dataset " in said
-    assert ": give another distillation.store, to be made for this data" in said
+    assert ": give another distillation.store, which is then made for these data" in said
 
 
 def seal(store: Path) -> None:

@@ -30,7 +30,7 @@ def copy(model: Path, tmp_path: Path) -> Path:
 
 def test_every_file_is_listed_and_checked(copy: Path) -> None:
     assert audit_folder(copy).success() == (
-        f"{copy}: every invariant holds; 5 files have the SHA-256 that is listed"
+        f"{copy}: every invariant holds; 5 files match their listed SHA-256"
     )
 
 
@@ -69,7 +69,7 @@ def test_a_dense_model_has_checksums_alone(copy: Path) -> None:
         audit_folder(copy)
     list_model_folder(copy)
     [audit] = audit_all(copy)
-    assert audit.success() == f"{copy}: 4 files have the SHA-256 that is listed"
+    assert audit.success() == f"{copy}: 4 files match their listed SHA-256"
 
 
 @pytest.mark.parametrize("kind", ["full", "hidden"])
@@ -77,7 +77,7 @@ def test_a_store_is_audited(tmp_path: Path, kind: str, capsys: pytest.CaptureFix
     store = capture(tmp_path / "store", plan(spec(kind), shard_bytes=4000))
     num_files = len(list(store.glob("*.safetensors")))
     assert run_command(["audit", str(store)]) == 0
-    assert f"{num_files} files have the SHA-256 that is listed" in capsys.readouterr().out.replace("\n", "")
+    assert f"{num_files} files match their listed SHA-256" in capsys.readouterr().out.replace("\n", "")
     flip_a_bit(store / "shard-00000.safetensors")
     assert run_command(["audit", str(store)]) == 2
     assert "shard-00000.safetensors: damaged, its content does not match" in capsys.readouterr().err

@@ -48,7 +48,7 @@ def test_the_count_of_every_mask_update_is_checked(folder: Path) -> None:
         "the mask updates are those of the timetable"
     ]
     again = record(folder, {"step": STEP, "num_pruned": zeros, "num_regrown": 3})
-    assert again == [f"none grows back at step {STEP}"]
+    assert again == [f"no weight grows back at step {STEP}"]
 
 
 def mark(folder: Path, places: list[int]) -> MaskSet:
@@ -99,7 +99,7 @@ def test_what_an_earlier_checkpoint_prunes_returns_with_a_mark_only(folder: Path
     write(earlier, old, step=5)
     zeros = sum(entry.num_pruned for entry in read_manifest(folder).tensors.values())
     record(folder, {"step": STEP, "num_pruned": zeros})
-    rule = "what earlier prunes is pruned, or marked as regrown"
+    rule = "weights pruned in earlier are pruned, or marked as regrown"
     assert [(f.tensor, f.rule, f.count) for f in audit_folder(folder, [earlier]).findings] == [
         (QUERY, rule, 1)
     ]

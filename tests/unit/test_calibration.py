@@ -296,14 +296,14 @@ def test_one_table_per_output_with_the_recommended_row_marked(tmp_path: Path, ki
     text = show(capture(tmp_path, plan(spec(kind, outputs=2))))
     tables = text.count("top-1 mass")
     assert tables == 2
-    [recommended] = re.findall(r"Nearest to the rule: T = ([\d.]+),", text)
+    [recommended] = re.findall(r"By the rule: T = ([\d.]+),", text)
     assert re.findall(r"-> +([\d.]+)", text) == [recommended] * 2
     assert "The rule is dsprune's own: the paper's could not be read." in text
     assert "no training has shown that students learn best there" in text
     assert "1 for a student that starts pretrained, 2 for one that starts fine-tuned" in text
     assert "all equal, as at initialisation" in text
     assert "No labels" in text
-    assert ("top-k store knows the temperatures it was captured for only" in text) == (kind == "topk")
+    assert ("top-k store supports only the temperatures it was made for" in text) == (kind == "topk")
 
 
 def test_fewer_records_on_request(tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ def test_labels_of_a_subset_of_the_samples_are_used(tmp_path: Path, recipe: Path
 def test_a_recipe_for_other_samples_is_refused(tmp_path: Path, recipe: Path) -> None:
     folder = store_of_labels(tmp_path / "store", recipe)
     other = tiny_sentiment(tmp_path / "other", 9, seed=1) / "train.csv"
-    with pytest.raises(UserError, match=r"of recipe 'tiny' no training sample is in the store: give the"):
+    with pytest.raises(UserError, match=r"holds no training example of recipe 'tiny': give the"):
         show(folder, recipe=load_recipe(str(recipe), [f"task.train={other}"]))
 
 
@@ -478,7 +478,7 @@ def test_a_file_without_the_section_is_refused_and_not_changed(tmp_path: Path, t
 )
 def test_a_value_that_cannot_be_changed_alone_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(
-        UserError, match=r"temperature is no plain number there, or shared .*: set it by hand"
+        UserError, match=r"temperature is not a plain number there, or is shared .*: set it by hand"
     ):
         written(tmp_path, text)
     assert (tmp_path / "mine.yaml").read_text() == text

@@ -81,7 +81,7 @@ def test_an_older_checkpoint_is_not_taken_without_a_word(
     (run / "checkpoints" / "latest").write_text("global_step20")
     assert run_command(["export", str(run), "--to", str(tmp_path / "new"), *options]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "global_step20: not complete: global_step10 is taken in its place" in said
+    assert "global_step20: not complete: global_step10 is exported instead" in said
     assert "0.8125" not in (tmp_path / "new" / "README.md").read_text(), "the metrics are those of step 20"
 
 
@@ -213,7 +213,7 @@ def test_what_has_no_compact_form_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--dtype", "fp16"], "--dtype: value fp16: for compact models: add --compact"),
+        (["--dtype", "fp16"], "--dtype: value fp16: only for compact models: add --compact"),
         (["--expand", "--compact"], "--expand: value {folder}: takes neither --compact nor --tag"),
         (["--expand", "--tag", "best"], "--expand: value {folder}: takes neither --compact nor --tag"),
         (["--compact", "--dtype", "int8"], "Invalid value for '--dtype'"),

@@ -189,9 +189,9 @@ def test_masks_that_are_nested_without_end_are_refused(compact: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"architectures": None}, "architectures: none is no model"),
-        ({"architectures": ["BertForNothing"]}, "BertForNothing is no model"),
-        ({"architectures": ["BertConfig"]}, "BertConfig is no model"),
+        ({"architectures": None}, "architectures: none is not a model"),
+        ({"architectures": ["BertForNothing"]}, "BertForNothing is not a model"),
+        ({"architectures": ["BertConfig"]}, "BertConfig is not a model"),
         ({"architectures": ["GPT2Model"]}, ""),
         ({"hidden_size": "six"}, "hidden_size"),
         ({"num_attention_heads": 5}, "heads"),

@@ -29,7 +29,7 @@ def test_what_all_readers_agree_on(text: str, value: Any) -> None:
     ("text", "problem"),
     [
         *(
-            (text, f"found '{text}', which not all readers take for the same")
+            (text, f"found '{text}', which YAML readers interpret differently")
             for text in (
                 "010",
                 "08",

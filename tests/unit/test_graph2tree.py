@@ -199,7 +199,7 @@ def test_words_behind_the_end_are_left_out_and_listed(tmp_path: Path) -> None:
     beyond = {**ROW, "group_nums": "[2, 3, 13]"}
     task = task_on(tmp_path, ROW, beyond)
     assert [remark for remark in task.remarks("train") if "row" in remark] == [
-        "group_nums names words behind the question's end, which are left out, in 1 of 2 rows, first in row 2"
+        "group_nums names words after the end of the question, which are left out, in 1 of 2 rows, first in row 2"
     ]
     assert sum(task.prepare("train", TOKENIZER)[1]["in_cell"]) == 2
 

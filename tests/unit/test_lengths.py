@@ -74,6 +74,6 @@ def test_a_limit_is_a_number(value: object) -> None:
 @pytest.mark.parametrize("architectures", [None, [], ["PreTrainedModel"], ["BertConfig"], ["NoModel"]])
 def test_a_configuration_that_names_no_model_is_refused(architectures: list[str] | None) -> None:
     with pytest.raises(
-        UserError, match=r"^here: config.json: architectures: \w+ is no model of transformers"
+        UserError, match=r"^here: config.json: architectures: \w+ is not a model of transformers"
     ):
         model_class(Path("here"), hf.BertConfig(architectures=architectures))

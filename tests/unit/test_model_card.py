@@ -170,7 +170,7 @@ def pushed(folder: Path, *, public: bool = False, dry_run: bool = False) -> str:
 def test_without_a_token_nothing_is_pushed(folder: Path, hub: Hub) -> None:
     said = pushed(folder)
     assert "model.safetensors" in said
-    assert "not pushed to me/model: no token is found: log in with `hf auth login`" in said
+    assert "not pushed to me/model: no token found: log in with `hf auth login`" in said
     assert not hub.created
 
 

@@ -154,7 +154,9 @@ def test_one_separator_is_what_fairseq_puts_between_question_and_answer(tmp_path
     bert = build_task(TaskSettings(name="commonsense-qa", train=file, validation=file, separators="one"))
     tokens = TOKENIZER.convert_ids_to_tokens(bert.prepare("train", TOKENIZER)[0]["input_ids"][0])
     assert " ".join(tokens) == "[CLS] q : where is the cat [SEP] a : mat [SEP]"
-    with pytest.raises(UserError, match=r"^task\.separators: value one: .* separates no texts: leave it out"):
+    with pytest.raises(
+        UserError, match=r"^task\.separators: value one: .* puts no separator between texts: leave it out"
+    ):
         bert.prepare("train", byte_pairs_without_padding(["where is the cat"]))
 
 

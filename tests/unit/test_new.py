@@ -178,7 +178,7 @@ def test_a_file_without_texts_is_refused() -> None:
 def test_labels_of_tokens_are_told_to_be_no_kind_of_task() -> None:
     table = pa.table({"tokens": [["a", "b"]], "tags": [["x", "y"]]})
     with pytest.raises(
-        UserError, match=r"^a\.jsonl: no column of text, and lists in tokens, tags: .*dsprune run"
+        UserError, match=r"^a\.jsonl: no column of text, but lists in tokens, tags: .*dsprune run"
     ):
         guess(table, "a.jsonl", COLUMNS, None, lambda: False)
 
@@ -232,7 +232,7 @@ def test_nothing_is_overwritten(bert: str, capsys: pytest.CaptureFixture[str]) -
     [
         (["--task", "regression"], "--data: value missing"),
         (["--data", "none.csv"], "--data: none.csv: no such file"),
-        (["--data", "a.csv", "--task", "regresion"], "--task: value regresion: is no kind of task: choose one of"),
+        (["--data", "a.csv", "--task", "regresion"], "--task: value regresion: is not a kind of task: choose one of"),
         (["--data", "a.csv"], "a.csv: row 2: no value in column 'label'"),
         (["--from", "glue-91"], "did you mean 'glue-90'"),
         (["pruning.sparsity=2"], "pruning.sparsity: value 2"),

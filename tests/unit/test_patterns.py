@@ -235,7 +235,7 @@ def test_a_pattern_in_yaml_is_quoted(tmp_path: Path) -> None:
     text = "budget: {steps: 9, batch: 1}\npruning: {sparsity: 0.5, pattern: VALUE}\n"
     path = tmp_path / "recipe.yaml"
     path.write_text(text.replace("VALUE", "2:4"))
-    with pytest.raises(UserError, match=r"found '2:4', which not all readers .* quote it"):
+    with pytest.raises(UserError, match=r"found '2:4', which YAML readers .* quote it"):
         load_recipe(str(path))
     path.write_text(text.replace("VALUE", "'2:4'"))
     recipe = load_recipe(str(path))

@@ -349,7 +349,7 @@ def test_a_recipe_in_epochs_does(bert: str) -> None:
 
 def test_published_data_have_a_known_number_of_examples(bert: str) -> None:
     text = show(load_recipe("glue-90", [f"model.path={bert}"]), examples=None)
-    assert "counted with 67,349 training examples, the number that is published" in text
+    assert "counted with 67,349 training examples, the published number" in text
     assert "(67,349 examples)" in text
 
 

@@ -24,7 +24,7 @@ def test_an_optimizer_that_steps_without_an_engine_is_refused_at_its_first_step(
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     model(torch.ones(2)).sum().backward()
     with (
-        pytest.raises(dsprune.UserError, match=r"^pruning: SGD steps, and no DeepSpeed engine.*ds_config"),
+        pytest.raises(dsprune.UserError, match=r"^pruning: SGD steps, but no DeepSpeed engine.*ds_config"),
         dsprune.pruning(make_recipe()),
     ):
         optimizer.step()
@@ -36,7 +36,7 @@ def test_an_optimizer_that_steps_without_an_engine_is_refused_at_its_first_step(
 def test_another_recipe_in_a_context_is_refused() -> None:
     recipe = make_recipe()
     with (
-        pytest.raises(dsprune.UserError, match=r"^initialize: called inside of dsprune.pruning, .*recipe"),
+        pytest.raises(dsprune.UserError, match=r"^initialize: called inside dsprune.pruning, .*recipe"),
         dsprune.pruning(recipe),
     ):
         dsprune.initialize(model=nn.Linear(2, 2), config={}, recipe=recipe)
@@ -44,7 +44,7 @@ def test_another_recipe_in_a_context_is_refused() -> None:
 
 def test_a_context_without_an_engine_is_refused() -> None:
     with (
-        pytest.raises(dsprune.UserError, match=r"^pruning: nothing trained, and no DeepSpeed engine"),
+        pytest.raises(dsprune.UserError, match=r"^pruning: nothing trained, but no DeepSpeed engine"),
         dsprune.pruning(make_recipe()),
     ):
         pass

@@ -207,7 +207,7 @@ def test_a_row_with_more_zeros_than_the_others_is_refused(world: int) -> None:
         return str(refused.value)
 
     expected = (
-        r"layer.1.weight: 2 of its 16 rows have more pruned weights already than the 4 of this mask update"
+        r"layer.1.weight: 2 of its 16 rows already have more pruned weights than the 4 of this mask update"
     )
     assert all(found.startswith(expected) for found in run_threads(world, message))
 

@@ -133,7 +133,7 @@ def test_data_that_changed_since_the_run_began_are_said(tmp_path: Path) -> None:
     run.write_start(timetable, 1, "cpu", {"train": "a", "validation": "b"})
     assert data_remarks(run, {"train": "a", "validation": "b"}) == []
     [remark] = data_remarks(run, {"train": "c", "validation": "b"})
-    assert remark.startswith("task.train: other examples than those that the run began with")
+    assert remark.startswith("task.train: the examples differ from those at the start of the run")
 
 
 def test_a_digest_does_not_depend_on_how_data_are_stored(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_dropout_that_is_a_whole_number_is_set_too() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"layers": [0, 2]}, r"^model.layers: \[0, 2\]: 2 layers, and the script's model has 3: "),
+        ({"layers": [0, 2]}, r"^model.layers: \[0, 2\]: 2 layers, but the script's model has 3: "),
         ({"vocabulary": "used"}, r"^model.vocabulary: used: .*script"),
         ({"new_head": True}, r"^model.new_head: true: .*script"),
         ({"resize_embeddings": True}, r"^model.resize_embeddings: true: .*script"),

@@ -241,7 +241,7 @@ def test_a_folder_with_characters_of_yaml_is_itself_or_refused(recipe: str, outp
         assert resolved.distillation.teacher == "runs/no/teacher-seed1/model"
         return
     with pytest.raises(
-        UserError, match=r"the path .*teacher-seed1/model.* has a character that YAML reads as its own"
+        UserError, match=r"the path .*teacher-seed1/model.* has a character with a meaning in YAML"
     ):
         resolve(distilled, made, Launcher(Path(output), 1))
 
@@ -366,7 +366,7 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
         load_suite("guideline")
     with pytest.raises(UserError, match=r"--methods: 'nothing': the methods are 'dense', "):
         check_methods(load_suite("guidelines"), ["nothing"])
-    with pytest.raises(UserError, match=r"suite 'guidelines': it is for any recipe: name one after it"):
+    with pytest.raises(UserError, match=r"suite 'guidelines': needs a recipe: name one after it"):
         parts_of(Choice("guidelines"))
 
 

@@ -118,7 +118,7 @@ def test_an_accelerator_that_is_not_there_is_named(
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"dsprune: DS_ACCELERATOR={wanted!r}: ")
     assert says in line
-    assert line.endswith("unset it, and DeepSpeed takes what is there")
+    assert line.endswith("unset it, and DeepSpeed chooses the device")
 
 
 def test_python_without_docstrings_is_refused() -> None:

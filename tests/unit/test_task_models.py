@@ -156,7 +156,7 @@ def test_a_model_with_the_labels_in_another_order_is_refused(tmp_path, sentiment
     [
         (
             ["sports", "politics"],
-            "was trained for the labels sports, politics: they count as the task's, negative, pos",
+            "was trained for the labels sports, politics: they are taken as the task's, negative, pos",
         ),
         (["Negative", "Positive"], ""),
         (["LABEL_0", "LABEL_1"], ""),
@@ -233,7 +233,9 @@ def test_the_model_gets_the_padding_token_of_its_tokenizer_which_is_said(tmp_pat
     tokenizer = load_tokenizer(path)
     assert build_task(sentiment).build_model(path, tokenizer).config.pad_token_id == 0
     [remark] = padding_remarks(path, load_config(path), tokenizer)
-    assert remark.startswith(f"model {path}: its padding token is 7; the tokenizer's is used, 0 ([PAD])")
+    assert remark.startswith(
+        f"model {path}: its padding token is 7, the tokenizer's 0 ([PAD]), which is used"
+    )
     assert not list(padding_remarks(path, BertConfig(pad_token_id=0), tokenizer))
 
 

@@ -83,5 +83,7 @@ def _rounded(name: str, tensor: Tensor, dtype: Dtype) -> Tensor:
     rounded = tensor.to(DTYPES[dtype]) + 0.0  # small negative values become +0.0, not -0.0
     if not torch.equal(rounded.isfinite(), tensor.isfinite()):
         largest = torch.finfo(rounded.dtype).max
-        raise UserError(f"--dtype: value {dtype}: {name} has values beyond {largest:g}: use another, or none")
+        raise UserError(
+            f"--dtype: value {dtype}: {name} has values beyond {largest:g}: use another, or leave --dtype out"
+        )
     return rounded

@@ -37,10 +37,7 @@ def _blocks(analysis: Analysis) -> Iterator[Block]:
     yield _conventions(analysis)
     yield Code("Recipe fragment", analysis.fragment(), opened=True)
     if any(finding.name == UNKNOWN for finding in analysis.findings):
-        yield Text(
-            "Some names of matrices of this model family are unknown: these matrices are one component. They may be "
-            "attention or feed-forward."
-        )
+        yield Text("Matrices with unknown names are one component, and may be attention or feed-forward.")
 
 
 def component_table(analysis: Analysis) -> Table:

@@ -54,8 +54,8 @@ def calibrate(
     samples = store.fingerprints[: max_records or enough_records(store)]
     if recipe is not None and not labels.cover_any(samples):
         raise UserError(
-            f"{folder}: of recipe {recipe.name!r} no training sample is in the store: give the recipe that "
-            f"the store was captured for"
+            f"{folder}: holds no training example of recipe {recipe.name!r}: give the recipe that the store was "
+            f"made for"
         )
     curves = measure(store, samples, labels)
     if not curves:
@@ -115,7 +115,7 @@ def _notes(curves: Mapping[str, Curve], spec: StoreSpec) -> Iterator[str]:
         yield "No labels: --recipe adds the teacher's agreement with them and its calibration error (ECE)."
     if spec.kind == "topk":
         yield (
-            f"A top-k store knows the temperatures it was captured for only. Mass outside the {spec.k} largest "
+            f"A top-k store supports only the temperatures it was made for. Probability outside the {spec.k} largest "
             f"counts as evenly spread, so the entropy is an upper bound."
         )
 
@@ -128,11 +128,11 @@ def _recommendation(curves: Mapping[str, Curve], recommended: float) -> str:
         if point.temperature == recommended
     ]
     return (
-        f"Nearest to the rule: T = {recommended:g}, where the teacher's mean entropy is "
-        f"{percent(sum(shares) / len(shares), 0)} of the largest. Rule: of the temperatures above, not below 1, the "
-        f"one where that share is nearest to {percent(TARGET_SHARE, 0)}, halfway from a bare label to no information. "
-        f"The rule is dsprune's own: the paper's could not be read. It describes the teacher alone, and no training "
-        f"has shown that students learn best there. The defaults are from trainings, of T = 1 and 2 only: "
+        f"By the rule: T = {recommended:g}, where the teacher's mean entropy is "
+        f"{percent(sum(shares) / len(shares), 0)} of the largest. Rule: of the temperatures above from 1 on, the one "
+        f"where this share is nearest to {percent(TARGET_SHARE, 0)}, halfway between a label and no information. "
+        f"The rule is dsprune's own: the paper's could not be read. It describes only the teacher, and no training "
+        f"has shown that students learn best there. The defaults come from trainings at T = 1 and 2 only: "
         f"{TEMPERATURE['pretrained'].first:g} for a student that starts pretrained, "
         f"{TEMPERATURE['fine-tuned'].first:g} for one that starts fine-tuned."
     )

@@ -43,8 +43,8 @@ def _with_number(path: Path, name: str, key: str, number: float) -> str:
     edited = _edit(text, section, key, _as_yaml(number))
     if not _holds(edited, {**values, name: {**values[name], key: float(_as_yaml(number))}}):
         raise UserError(
-            f"--write: value {path}: {name}.{key} is no plain number there, or shared with another section: set it "
-            f"by hand"
+            f"--write: value {path}: {name}.{key} is not a plain number there, or is shared with another section: "
+            f"set it by hand"
         )
     return edited
 

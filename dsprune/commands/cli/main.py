@@ -167,7 +167,7 @@ def _end(error: Exception) -> int:
     if _is_of_accelerator(error):
         wanted = os.environ.get("DS_ACCELERATOR")
         complain(
-            f"DS_ACCELERATOR={wanted!r}: {first_line(error)}: unset it, and DeepSpeed takes what is there"
+            f"DS_ACCELERATOR={wanted!r}: {first_line(error)}: unset it, and DeepSpeed chooses the device"
         )
         return 2
     reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

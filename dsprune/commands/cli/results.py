@@ -21,7 +21,7 @@ def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face model folder or hub name.")],
     overrides: Overrides = None,
     task: Annotated[str, typer.Option(help="Name of the task.")] = "text-classification",
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples of a forward pass on a rank.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples per forward pass and rank.")] = 32,
 ) -> None:
     """Evaluate any Hugging Face model folder on a task; data as overrides, such as `validation=dev.csv`."""
     from dsprune.ranks.ranks import find_ranks
@@ -59,10 +59,10 @@ def analyze(
         ),
     ] = None,
     recovery_steps: Annotated[
-        int, typer.Option(min=0, help="Train for so many steps, then measure again.")
+        int, typer.Option(min=0, help="Train for this many steps, then measure again.")
     ] = 0,
     layers: Annotated[bool, typer.Option(help="Prune each component of each layer separately, too.")] = True,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples of a forward pass on a rank.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples per forward pass and rank.")] = 32,
     output: Annotated[
         Path | None, typer.Option(help="Folder to write to. Default: runs/NAME-analysis.")
     ] = None,
@@ -104,17 +104,17 @@ def export(
         Path,
         typer.Argument(
             metavar="RUN",
-            help="The folder of a run, finished or not; with --compact, of a model with masks, too; "
+            help="The folder of a run, finished or not; with --compact, also of a model with masks; "
             "with --expand, of a compact model.",
         ),
     ],
-    to: Annotated[Path | None, typer.Option(help="The folder to create; needed without --push.")] = None,
+    to: Annotated[Path | None, typer.Option(help="The folder to create; required without --push.")] = None,
     tag: Annotated[str | None, typer.Option(help="Name of a checkpoint. Default: the newest.")] = None,
     compact: Annotated[
         bool, typer.Option("--compact", help="Write packed masks and kept values, instead of all weights.")
     ] = False,
     expand: Annotated[
-        bool, typer.Option("--expand", help="Write the model folder of a compact one.")
+        bool, typer.Option("--expand", help="Write a compact folder as a model folder.")
     ] = False,
     trimmed: Annotated[
         bool, typer.Option("--trimmed", help="Leave out the tokens that model.vocabulary=used left out.")
@@ -128,18 +128,21 @@ def export(
         typer.Option(metavar="OWNER/NAME", help="Upload the folder to this repository of the hub."),
     ] = None,
     public: Annotated[
-        bool, typer.Option("--public", help="With --push: visible to everybody if it is new.")
+        bool, typer.Option("--public", help="With --push: make the repository public if it is new.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option(help="With --push: only say what would be uploaded, as without a token.")
+        bool, typer.Option(help="With --push: list what would be uploaded; upload nothing.")
     ] = False,
 ) -> None:
     """Write a checkpoint of a run as a Hugging Face model folder with its masks, or in compact form; upload it."""
     for is_wrong, message in (
-        (dtype and not compact, f"--dtype: value {dtype}: for compact models: add --compact, or leave out"),
+        (
+            dtype and not compact,
+            f"--dtype: value {dtype}: only for compact models: add --compact, or leave it out",
+        ),
         (
             trimmed and (compact or expand),
-            "--trimmed: for model folders: leave out, or make the result compact with another export",
+            "--trimmed: only for model folders: leave it out, or make the trimmed folder compact with a second export",
         ),
         (
             expand and (compact or tag),
@@ -151,7 +154,7 @@ def export(
         ),
         (
             push is None and (public or dry_run),
-            "--push: value missing: --public and --dry-run are for it: add --push OWNER/NAME, or leave them out",
+            "--push: value missing: --public and --dry-run need it: add --push OWNER/NAME, or leave them out",
         ),
     ):
         if is_wrong:

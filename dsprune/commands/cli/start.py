@@ -44,7 +44,9 @@ def new(
         Path | None, typer.Option(help="A file to validate on. Default: a tenth of the data's rows.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="A Hugging Face model folder or hub name.")] = None,
-    task: Annotated[str | None, typer.Option(help="Kind of task. Default: by the data's columns.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Kind of task. Default: chosen by the columns of the data.")
+    ] = None,
 ) -> None:
     """Write a commented recipe of your own, with the columns and labels of your data."""
     with starting():

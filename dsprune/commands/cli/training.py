@@ -31,7 +31,7 @@ def plan(
         int | None, typer.Option(min=0, max=3, help="ZeRO stage. Default: the ds_config's.")
     ] = None,
     train_examples: Annotated[
-        int | None, typer.Option(min=1, help="Size of the training data, to plan without them.")
+        int | None, typer.Option(min=1, help="Number of training examples, to plan without the data.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw sparsity and learning rate into this file.")] = None,
     target: Annotated[
@@ -41,7 +41,7 @@ def plan(
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Print the highest target for which so many steps are enough.")
+        int | None, typer.Option(min=1, help="Print the highest target for which this many steps are enough.")
     ] = None,
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Print other settings that are worth a try.")
@@ -127,7 +127,7 @@ def run_script(
     recipe: Annotated[str, typer.Option(help="A recipe file, or the name of a shipped recipe.")],
     steps_per_epoch: Annotated[
         int | None,
-        typer.Option(min=1, help="Optimizer steps an epoch, where the framework does not know them."),
+        typer.Option(min=1, help="Optimizer steps per epoch, if the framework does not know them."),
     ] = None,
     masks_from: MasksFromOption = None,
 ) -> None:
@@ -152,7 +152,7 @@ def stop(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of 
 def teacher(
     recipe: RecipeArgument,
     overrides: Overrides = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples of a forward pass on a rank.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples per forward pass and rank.")] = 32,
     precision: Annotated[
         Literal["fp32", "bf16", "fp16"], typer.Option(help="Number format of the teacher's weights.")
     ] = "fp32",
@@ -178,7 +178,9 @@ def calibrate(
     overrides: Overrides = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="The recipe whose training data hold the labels, or whose rate is chosen."),
+        typer.Option(
+            help="The recipe whose training data hold the labels, or whose learning rate is chosen."
+        ),
     ] = None,
     rate: Annotated[
         bool, typer.Option("--rate", help="Choose the learning rate by short runs of the recipe.")
@@ -189,7 +191,8 @@ def calibrate(
         Path | None, typer.Option(help="--rate: folder of the runs. Default: runs/NAME-rates.")
     ] = None,
     max_records: Annotated[
-        int | None, typer.Option(min=1, help="Read so many records. Default: 67 million logits.")
+        int | None,
+        typer.Option(min=1, help="Number of records to read. Default: as many as hold 67 million logits."),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the curves into this file.")] = None,
     write: Annotated[Path | None, typer.Option(help="The recipe file to write the result to.")] = None,
@@ -228,7 +231,9 @@ def suite(
     ],
     recipe: Annotated[
         str | None,
-        typer.Argument(metavar="RECIPE", help="The recipe that it varies. Default: its own recipes."),
+        typer.Argument(
+            metavar="RECIPE", help="The recipe that the suite varies. Default: the suite's own recipes."
+        ),
     ] = None,
     overrides: Overrides = None,
     methods: Annotated[list[str] | None, typer.Option(help="A method to run. Default: all.")] = None,

@@ -43,14 +43,14 @@ def evaluate(expression: str, value_of: Callable[[str], Any]) -> Any:
         27.0
     """
     if len(expression) > LONGEST:
-        raise ValueError(f"has {len(expression)} characters: write it shorter")
+        raise ValueError(f"has {len(expression)} characters: shorten it")
     try:
         tree = ast.parse(expression.strip(), mode="eval").body
         if isinstance(tree, ast.Name):
             return value_of(tree.id)
         return _value(tree, value_of)
     except (SyntaxError, RecursionError, MemoryError):
-        raise ValueError("is no arithmetic expression: write numbers, names and + - * / ( )") from None
+        raise ValueError("is not an arithmetic expression: write numbers, names and + - * / ( )") from None
     except (ArithmeticError, TypeError) as error:
         raise ValueError(f"has no value ({error})") from None
 
@@ -67,7 +67,7 @@ def _value(node: ast.expr, value_of: Callable[[str], Any]) -> Number:
             return _UNARY[type(operation)](_value(operand, value_of))
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in _FUNCTIONS:
             return _FUNCTIONS[name](*(_value(argument, value_of) for argument in arguments))
-    raise ValueError(f"holds {ast.unparse(node)!r}, which is no arithmetic: write its value")
+    raise ValueError(f"holds {ast.unparse(node)!r}, which is not arithmetic: write its value")
 
 
 def _number(value: Any, name: str) -> Number:

@@ -146,12 +146,12 @@ def _topk(shared: Entry, notes: Notes) -> dict[str, Any]:
 def _one_shot(shared: Entry, method: str, notes: Notes) -> dict[str, Any]:
     offset = shared.number("schedule_offset", OFFSET)
     if shared.number("schedule_offset_end", offset) != offset:
-        notes.leave_out(shared, "schedule_offset_end", f"all is pruned at once, at step {offset}")
+        notes.leave_out(shared, "schedule_offset_end", f"all weights are pruned at once, at step {offset}")
     return {"curve": "one-shot", "start": f"{offset} steps", "method": method, "scope": "uniform"}
 
 
 def _snip_momentum(shared: Entry, notes: Notes) -> dict[str, Any]:
-    notes.differ(shared, "method", "DeepSpeed has |weight * gradient| with momentum, dsprune sums it without")
+    notes.differ(shared, "method", "DeepSpeed averages |weight * gradient| with momentum, dsprune sums it")
     if shared.get("block_pattern") != "1x1":
         notes.leave_out(shared, "block_pattern", "weights are pruned one by one, not in blocks")
     start = shared.number("schedule_offset", OFFSET)
@@ -185,5 +185,5 @@ def _layers(part: Entry, notes: Notes) -> dict[str, Any]:
     notes.missing["model.path"] = "the teacher, whose layers are kept"
     if "other_module_name" in part.settings:
         part.get("other_module_name")
-        notes.differ(part, "other_module_name", "all that is no layer is kept")
+        notes.differ(part, "other_module_name", "everything that is not a layer is kept")
     return {"layers": part.get("teacher_layer", [])}

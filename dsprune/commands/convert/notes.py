@@ -56,11 +56,11 @@ class Notes:
     def lines(self) -> Iterator[str]:
         """Yield all remarks as text, by kind and line."""
         if self.missing:
-            yield "Missing: the source does not say it, and the recipe needs it:"
+            yield "Missing: not in the source, but required in a recipe:"
             yield from (f"  {field}: {reason}" for field, reason in self.missing.items())
         for title, remarks in (
-            ("Differs: not the same as in the source:", self.differs),
-            ("Left out: a recipe cannot say it:", self.left_out),
+            ("Differs from the source:", self.differs),
+            ("Left out: a recipe cannot express it:", self.left_out),
         ):
             if remarks:
                 yield title

@@ -161,7 +161,7 @@ def _as_sparsity(mapping: Entry, key: str) -> float:
         return float(key)
     except ValueError:
         raise UserError(
-            f"{mapping.file}: line {mapping.line_of(key)}: {mapping.name}: {key!r} is no sparsity: write a number"
+            f"{mapping.file}: line {mapping.line_of(key)}: {mapping.name}: {key!r} is not a sparsity: write a number"
         ) from None
 
 
@@ -228,9 +228,7 @@ def _alternate(modifier: Entry, start: float, end: float, section: dict[str, Any
     number = ceil(min((end - start) / every, 100_000) - 1e-9) - 1
     number -= number % 2 == 0
     if number < 1:
-        notes.differ(
-            modifier, "end_epoch", "it ends before its first sparse phase, which a recipe has all the same"
-        )
+        notes.differ(modifier, "end_epoch", "it ends before its first sparse phase, but a recipe has one")
     updates = [start + every * (i + 1) for i in range(max(1, number))]
     section["start"] = f"{updates[0]:g} epochs"
     if len(updates) == 1:

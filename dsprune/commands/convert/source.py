@@ -148,7 +148,7 @@ def read_source(text: str, name: str, value_of: Callable[[str, int], Any] | None
     except yaml.YAMLError as error:
         raise UserError(f"{name}: not valid YAML: {' '.join(str(error).split())[:300]}") from None
     except RecursionError:
-        raise UserError(f"{name}: not valid YAML: nested too deeply: write it flatter") from None
+        raise UserError(f"{name}: not valid YAML: nested too deeply: use fewer levels") from None
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{name}: holds no mapping of keys to values: give a recipe or a ds_config")
     return _Builder(name, value_of or (lambda text, line: text)).entry(node, name, 0)
@@ -177,7 +177,7 @@ class _Builder:
         entry = Entry(self.name, name, _line(node))
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise UserError(f"{self.name}: line {_line(key)}: a key that is no text: write key: value")
+                raise UserError(f"{self.name}: line {_line(key)}: a key that is not text: write key: value")
             if key.value in entry.settings:
                 raise UserError(
                     f"{self.name}: line {_line(key)}: the key {key.value!r} appears twice: leave one out"
@@ -190,7 +190,7 @@ class _Builder:
     def value(self, node: yaml.Node, key: str, depth: int) -> Any:
         self.num_values += 1
         if depth > DEEPEST or self.num_values > MOST_VALUES:
-            raise UserError(f"{self.name}: line {_line(node)}: too many values or levels: write it flatter")
+            raise UserError(f"{self.name}: line {_line(node)}: too many values or levels: use fewer levels")
         if isinstance(node, yaml.MappingNode):
             return self.entry(node, node.tag[1:] if node.tag.startswith("!") else key, depth)
         if isinstance(node, yaml.SequenceNode):

@@ -40,7 +40,7 @@ _NOT_SAID = {
         ("QuantizationModifier", "GPTQModifier", "AWQModifier", "SmoothQuantModifier"),
         "dsprune does not quantize",
     ),
-    "TrainableParamsModifier": "dsprune trains all weights that the model has trainable",
+    "TrainableParamsModifier": "dsprune trains all trainable weights of the model",
     "PerLayerDistillationModifier": "dsprune distils outputs, not hidden states",
     "MFACPruningModifier": "dsprune has no such scores",
 }
@@ -128,7 +128,8 @@ def _modifiers(root: Entry) -> Iterator[Entry]:
             for modifier in found if isinstance(found, list) else [found]:
                 if not isinstance(modifier, Entry):
                     raise UserError(
-                        f"{root.file}: line {setting.line}: {key} holds {short(modifier)}: it holds modifiers"
+                        f"{root.file}: line {setting.line}: {key} holds {short(modifier)}, which is not a modifier: "
+                        "correct it"
                     )
                 settings = {_RENAMED.get(key, key): setting for key, setting in modifier.settings.items()}
                 yield replace(modifier, settings=settings)
@@ -169,7 +170,9 @@ def _learning_rate(rates: list[Entry], updates: list[float], total: float, notes
             notes.differ(rates[0], "lr_func", "the rise follows the curve of what comes after it")
         return section
     for modifier in rates:
-        reason = "a recipe has no learning rate of this course: it has the default one, with this as its peak"
+        reason = (
+            "a recipe cannot express this course of the learning rate: it has the default one, with this peak"
+        )
         key = next((key for key in _COURSES if key in modifier.settings), "lr_func")
         notes.leave_out(modifier, key, reason)
     peak = max((max(piece.first, piece.last) for piece in pieces), default=0)
@@ -236,7 +239,7 @@ def _distillation(modifier: Entry, values: dict[str, Any], notes: Notes) -> None
     if not set(modifier.texts("distill_output_keys") or _OUTPUTS) <= _OUTPUTS:
         notes.leave_out(modifier, "distill_output_keys", "the logits of the task are distilled, nothing else")
     if modifier.get("teacher_input_keys"):
-        notes.leave_out(modifier, "teacher_input_keys", "the teacher gets what the student gets")
+        notes.leave_out(modifier, "teacher_input_keys", "the teacher gets the inputs of the student")
     start = modifier.number("start_epoch", 0)
     if start > 0:
         span = f"{start:g} epochs"

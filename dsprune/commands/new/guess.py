@@ -84,8 +84,8 @@ def _of_texts(table: pa.Table, origin: str, task: str | None, is_causal: Callabl
     if not texts:
         if lists := [name for name in table.column_names if pa.types.is_list(table.schema.field(name).type)]:
             raise UserError(
-                f"{origin}: no column of text, and lists in {', '.join(lists)}: labels of single tokens are none of "
-                f"the kinds in `dsprune tasks`: prune a script of your own with `dsprune run`, or give texts"
+                f"{origin}: no column of text, but lists in {', '.join(lists)}: `dsprune tasks` has no kind for "
+                f"labels of single tokens: prune a script of your own with `dsprune run`, or give texts"
             )
         raise UserError(
             f"{origin}: no column of text among {', '.join(table.column_names)}: give a file with one, or name the "

@@ -136,7 +136,9 @@ def _own_data(values: dict[str, Any], wanted: NewRecipe, data: Path, path: Path)
     """Make the task section for a file, which is read as in training."""
     kinds = kinds_of_tasks()
     if wanted.task is not None and wanted.task not in kinds:
-        raise UserError(f"--task: value {wanted.task}: is no kind of task: choose one of {', '.join(kinds)}")
+        raise UserError(
+            f"--task: value {wanted.task}: is not a kind of task: choose one of {', '.join(kinds)}"
+        )
     table = read_table(data, f"--data: {data}", readers=ALL_READERS)
     columns = {name: task.columns() for name, task in kinds.items()}
     found = guess(table, f"--data: {data}", columns, wanted.task, lambda: _is_causal(values))

@@ -50,7 +50,11 @@ def _of_the_run(plan: Plan) -> Iterator[tuple[str, str, str]]:
         yield "model.dropout", "0", "zeros and a teacher regularise, and dropout slows a short run down"
     if recipe.distillation is not None and "temperature" not in recipe.distillation.model_fields_set:
         slow = "softened logits are slow to learn a task from"
-        why = "logits close to the student's say more softened" if start == "fine-tuned" else slow
+        why = (
+            "softened logits say more where the teacher is close to the student"
+            if start == "fine-tuned"
+            else slow
+        )
         yield "distillation.temperature", f"{TEMPERATURE[start].first:g}", f"{start}: {why}"
 
 
@@ -96,7 +100,7 @@ def _of_the_rate(plan: Plan, pruning: Pruning) -> Iterator[tuple[str, str, str]]
 def sweep_table(plan: Plan) -> Table:
     """Return other settings that are worth a try, as overrides of the recipe."""
     rows = tuple(_neighbours(plan.recipe))
-    return Table("sweep", "Neighbours worth trying", ("override", "why"), rows, words=True)
+    return Table("sweep", "Other settings worth a try", ("override", "why"), rows, words=True)
 
 
 def _neighbours(recipe: Recipe) -> Iterator[tuple[str, str]]:
@@ -104,19 +108,19 @@ def _neighbours(recipe: Recipe) -> Iterator[tuple[str, str]]:
     if rate.peak is not None:
         yield (
             f"learning_rate.peak={rate.peak / 2:.2g}",
-            "if the loss jumps at mask updates, or the data are few",
+            "if the loss jumps at mask updates, or there are few data",
         )
         yield f"learning_rate.peak={rate.peak * 2:.2g}", "if accuracy is still rising at the end"
     if recipe.model is not None and recipe.dropout == 0:
         yield "model.dropout=model", "if validation gets worse late in a long run: the model's own dropout"
     if pruning is not None:
-        yield f"pruning.method={OTHER.get(pruning.method, 'fisher')}", "the other score"
+        yield f"pruning.method={OTHER.get(pruning.method, 'fisher')}", "another score"
         if pruning.scope == "global":
             yield "pruning.scope=uniform", "if single layers lose nearly all their weights"
     if budget.steps is not None:
-        yield f"budget.steps={2 * budget.steps}", "more recovery: what brings most at high targets"
+        yield f"budget.steps={2 * budget.steps}", "more recovery, which helps most at high targets"
     elif budget.epochs is not None:
-        yield f"budget.epochs={2 * budget.epochs:g}", "more recovery: what brings most at high targets"
+        yield f"budget.epochs={2 * budget.epochs:g}", "more recovery, which helps most at high targets"
     if recipe.distillation is None:
         yield ("distillation.teacher=MODEL", "a fine-tuned dense model of the same task as its teacher")
     elif recipe.distillation.hardness.final > 0.5:

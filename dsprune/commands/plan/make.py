@@ -111,14 +111,14 @@ def _why_unchecked(settings: Task | None, train_examples: int | None) -> str | N
         return "the recipe has no task"
     is_local = settings.folder or (settings.train and settings.validation)
     is_on_hub = settings.dataset is not None or bool(build_task(settings).benchmarks)
-    return "it takes a download to read them" if is_on_hub and not is_local else None
+    return "they must be downloaded first" if is_on_hub and not is_local else None
 
 
 def _sketch(recipe: Recipe, model: Model, world_size: int, num_examples: int | None, reason: str) -> Plan:
     """Plan a recipe from the config of its model."""
     remarks = [f"not checked: data, labels, tokenizer, weights and store, because {reason}"]
     if num_examples is None and (num_examples := _published_size(recipe.task)) is not None:
-        remarks.append(f"counted with {num_examples:,} training examples, the number that is published")
+        remarks.append(f"counted with {num_examples:,} training examples, the published number")
     steps_per_epoch = None
     if num_examples is not None:
         num_examples = min(num_examples, (recipe.task and recipe.task.max_train) or num_examples)

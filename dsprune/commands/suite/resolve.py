@@ -112,7 +112,7 @@ def _teacher_values(run: RunSpec, grid: Grid) -> dict[str, str]:
 def _check_plain(path: str) -> None:
     """Check that a path can replace a placeholder in YAML, with or without quotes."""
     if _PLAIN.fullmatch(path) is None:
-        raise UserError(f"suite: the path {path!r} has a character that YAML reads as its own: rename it")
+        raise UserError(f"suite: the path {path!r} has a character with a meaning in YAML: rename it")
 
 
 def _fill(text: str, values: dict[str, str]) -> str:

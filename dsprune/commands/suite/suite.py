@@ -72,7 +72,7 @@ def parts_of(choice: Choice) -> tuple[list[Part], list[Part]]:
     elif recipe is not None:
         recipes = {Path(recipe).stem: recipe}
     if not recipes:
-        raise UserError(f"suite {choice.name!r}: it is for any recipe: name one after it")
+        raise UserError(f"suite {choice.name!r}: needs a recipe: name one after it")
     check_methods(suite, choice.methods)
     for sparsity in choice.sparsities:
         if not 0 < sparsity < 1:
