@@ -14,10 +14,10 @@ def table_rows(printed: str) -> list[list[str]]:
 
 
 def written_page(page: ModuleType, name: str, folder: Path) -> str:
-    """Let the script of a page write it from the runs in a folder, and return the page."""
+    """Let the script of a page write it from the runs in a folder, and return the page, on one line."""
     with mock.patch.object(page, "DOCS", folder):
         page.main(folder)
-    return (folder / name).read_text()
+    return " ".join((folder / name).read_text().split())
 
 
 def load(name: str) -> ModuleType:

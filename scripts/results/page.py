@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from dsprune.commands.analyze.page_sections import component_table
@@ -17,8 +16,8 @@ from dsprune.commands.analyze.result import read_analysis
 from dsprune.recipe.timing import log_compression
 from dsprune.report.drawing import save_figure
 from dsprune.report.grouping import Setting, settings_of
+from dsprune.report.markdown import write_markdown
 from dsprune.report.runs import Run, find_folders, origin_of, read_run
-from dsprune.utils.files import replace_text
 from dsprune.utils.text import MISSING
 
 HERE = Path(__file__).parent
@@ -243,16 +242,14 @@ def describe(run: Run) -> str:
 
 def main(home: Path) -> None:
     """Read the runs, draw the pictures, and write the page."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
-    )
     studies = [Study(home / name) for name in STUDIES if (home / name).exists()]
     tasks = studies_below(home / "tasks")
     for study in filter(has_curve, studies):
         draw(study, DOCS / f"results-{study.name}.svg")
     functions = (shown, teacher, levels, has_curve, margins, ablation_table, unhelpful, markdown, describe)
-    page = environment.get_template("page.md").render(
-        {function.__name__: function for function in functions},
+    write_markdown(
+        HERE / "page.md",
+        DOCS / "results-0.1.md",
         studies=studies,
         components=components(home / "components"),
         tasks=tasks_table(home, tasks),
@@ -260,9 +257,8 @@ def main(home: Path) -> None:
         median=statistics.median(
             r.summary.seconds or 0.0 for study in studies for r in study.runs if r.summary
         ),
+        **{function.__name__: function for function in functions},
     )
-    replace_text(DOCS / "results-0.1.md", page)
-    print(f"written: {DOCS / 'results-0.1.md'}")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from dsprune.report.markdown import write_markdown
 from dsprune.report.runs import Run, find_folders, origin_of, read_run
-from dsprune.utils.files import replace_text
 from dsprune.utils.text import MISSING
 
 HERE = Path(__file__).parent
@@ -138,19 +136,16 @@ def missing(home: Path) -> str:
 
 def main(home: Path) -> None:
     """Read the runs and write the page."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
-    )
     studies = {title: runs for task, title in TASKS.items() if (runs := finished(home, task))}
     functions = {function.__name__: function for function in (table, dense, compared, zeros)}
-    page = environment.get_template("page.md").render(
-        functions,
+    write_markdown(
+        HERE / "page.md",
+        DOCS / "arithmetic.md",
         studies=studies,
         missing=missing(home),
         origin=origin_of([run for runs in studies.values() for run in runs]),
+        **functions,
     )
-    replace_text(DOCS / "arithmetic.md", page)
-    print(f"written: {DOCS / 'arithmetic.md'}")
 
 
 if __name__ == "__main__":

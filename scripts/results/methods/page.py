@@ -13,10 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from dsprune.report.markdown import write_markdown
 from dsprune.report.runs import Run, find_folders, read_run
-from dsprune.utils.files import replace_text
 from dsprune.utils.text import MISSING
 
 HERE = Path(__file__).parent
@@ -208,14 +206,14 @@ def main(home: Path, path: Path = HERE / "runs.csv") -> None:
     records = merged(read_records(path), collect(home))
     write_records(path, records)
     results = Results(records)
-    environment = Environment(
-        loader=FileSystemLoader(HERE), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
+    write_markdown(
+        HERE / "page.md",
+        DOCS / "methods-compared.md",
+        compared=compared(results),
+        winners=list(winners(results)),
+        tuned=tuned(results),
+        runs=len(records),
     )
-    page = environment.get_template("page.md").render(
-        compared=compared(results), winners=list(winners(results)), tuned=tuned(results), runs=len(records)
-    )
-    replace_text(DOCS / "methods-compared.md", page)
-    print(f"written: {DOCS / 'methods-compared.md'}")
 
 
 if __name__ == "__main__":

@@ -14,12 +14,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from dsprune.report.drawing import save_figure
+from dsprune.report.markdown import write_markdown
 from dsprune.report.runs import Run, find_folders, read_run
-from dsprune.utils.files import replace_text
 from dsprune.utils.text import MISSING
 
 HERE = Path(__file__).parent
@@ -282,18 +281,14 @@ def main(home: Path, path: Path = HERE / "runs.csv") -> None:
     """Add the results of run folders to the csv file, draw the picture, and write the page from the file."""
     records = merged(read_records(path), collect(home))
     write_records(path, records)
-    environment = Environment(
-        loader=FileSystemLoader(HERE), undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
-    )
     studies = [study for task in TASKS for start in STARTS if (study := Study(records, task, start)).arms]
     drawn = [study for study in studies if study.start == STARTS[0] and len(study.budgets) > 1]
     draw(drawn or studies, DOCS / "results.svg")
     functions = {function.__name__: function for function in (table, goals, leads)}
-    page = environment.get_template("page.md").render(
-        functions, studies=studies, titles=TASKS, runs=sum(int(one.runs) for one in records)
+    runs = sum(int(one.runs) for one in records)
+    write_markdown(
+        HERE / "page.md", DOCS / "results.md", studies=studies, titles=TASKS, runs=runs, **functions
     )
-    replace_text(DOCS / "results.md", page)
-    print(f"written: {DOCS / 'results.md'}")
 
 
 if __name__ == "__main__":
