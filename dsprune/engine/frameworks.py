@@ -236,6 +236,6 @@ def _check_finished(engine: PruningEngine) -> None:
         )
     if 0 < step < total:
         announce(
-            f"training ended at step {step} of the recipe's {total}: it has the target sparsity, but missed the end of "
+            f"the model is of step {step} of the recipe's {total}: it has the target sparsity, but missed the end of "
             f"the recovery, where the learning rate is lowest"
         )

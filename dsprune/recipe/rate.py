@@ -4,6 +4,7 @@ The literal under each field is its documentation and its description in the JSO
 target sparsity is here too, as part of the schedule law, `dsprune.schedule.law`.
 """
 
+from math import isclose
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -127,6 +128,13 @@ class LearningRate(Section):
     def is_scaled_to(self, target: float) -> bool:
         """Return whether the peak is the one that the schedule law scales from `dense` for a target sparsity."""
         return self.dense is not None and self.peak == scaled_peak(self.dense, target)
+
+    def is_peak(self, rate: Any) -> bool:
+        """Return whether a rate is the peak; a scaled peak counts to the digits that messages show, to be copied."""
+        if self.peak is None or not isinstance(rate, int | float):
+            return False
+        shown = self.dense is not None and f"{rate:.3g}" == f"{self.peak:.3g}"
+        return shown or isclose(rate, self.peak, rel_tol=1e-6)
 
     @property
     def shown_peak(self) -> str:

@@ -46,7 +46,8 @@ def _differences(recipe: Recipe, pairs: Iterable[tuple[str, Any, Any]]) -> Itera
         for section in sections:
             owner = getattr(owner, section)
         is_set = name in owner.model_fields_set and ours is not None
-        if is_set and not _is_same(ours, theirs):
+        is_same = recipe.learning_rate.is_peak(theirs) if name == "peak" else _is_same(ours, theirs)
+        if is_set and not is_same:
             value = f"{field}={_shown(ours)}" if name != "peak" else recipe.learning_rate.shown_peak
             yield f"{value} in the recipe, {_shown(theirs)} in the engine"
 

@@ -5,7 +5,7 @@ agree with one that the recipe sets explicitly, and overrides a default of the r
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -104,12 +104,14 @@ class _Claim:
         value: the value for that key; None does not change the key.
         origin: the recipe's field and value, as messages show them.
         explicit: whether the recipe sets it explicitly; False for a default.
+        is_met: whether a value of the config agrees; None compares it with `value`.
     """
 
     key: str
     value: Any
     origin: str
     explicit: bool
+    is_met: Callable[[Any], bool] | None = None
 
 
 def _claim(key: str, owner: BaseModel, name: str, section: str = "", value: Any = None) -> _Claim:
@@ -126,7 +128,7 @@ def _claims(config: dict[str, Any], recipe: Recipe) -> Iterator[_Claim]:
         yield _claim(f"{precision}.enabled", recipe, "precision", value=recipe.precision == precision)
     yield _claim("optimizer.type", optimizer, "type", "optimizer.")
     peak = _claim("optimizer.params.lr", recipe.learning_rate, "peak", "learning_rate.")
-    yield replace(peak, origin=recipe.learning_rate.shown_peak)
+    yield replace(peak, origin=recipe.learning_rate.shown_peak, is_met=recipe.learning_rate.is_peak)
     taken = _SETTINGS.get(_optimizer_type(config, recipe).lower(), ("weight_decay", "betas", "eps"))
     for name in ("weight_decay", "betas", "eps"):
         if name in taken or name in optimizer.model_fields_set:
@@ -166,10 +168,12 @@ def _settle(config: dict[str, Any], claim: _Claim) -> Iterator[str]:
     if current == "auto":
         if claim.value is not None:
             section[name] = claim.value
-    elif claim.explicit and claim.value is not None and current != claim.value:
+        return
+    is_met = current == claim.value if claim.is_met is None else claim.is_met(current)
+    if claim.explicit and claim.value is not None and not is_met:
         yield (
-            f"{claim.origin} but ds_config: {claim.key}={short(current)}: "
-            f'set one of them, or "auto" in the ds_config'
+            f"{claim.origin} but ds_config: {claim.key}={short(current)}: set one of them, or "
+            f'"auto" in the ds_config, which transformers fills from TrainingArguments'
         )
 
 

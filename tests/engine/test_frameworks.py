@@ -14,7 +14,7 @@ from tests.engine import pruned_scripts
     [
         (0, "dsprune: an engine was made and took none of the recipe's 12 steps"),
         (5, "training ended at step 5, and the last mask update is at step 9 of 12: the sparsity is 0."),
-        (11, "dsprune: training ended at step 11 of the recipe's 12: "),
+        (11, "dsprune: the model is of step 11 of the recipe's 12: "),
         (12, ""),
         (14, "dsprune: the recipe ended at step 12, and training continues"),
     ],

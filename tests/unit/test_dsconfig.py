@@ -113,6 +113,19 @@ def test_equal_values_on_both_sides_agree() -> None:
     assert (config["gradient_clipping"], config["bf16"]["enabled"]) == (0.5, True)
 
 
+def test_a_scaled_peak_may_be_given_as_it_is_shown() -> None:
+    """The Trainer fills "auto" with the rate of its arguments, which a user copies from a message."""
+    settings = recipe(learning_rate={"dense": 1e-3}, pruning={"sparsity": 0.9})
+    assert "learning_rate.peak=0.0033 " in settings.learning_rate.shown_peak
+    own = {"optimizer": {"type": "AdamW", "params": {"lr": 0.0033}}}
+    assert resolve(own, settings)["optimizer"]["params"]["lr"] == 0.0033
+    own["optimizer"]["params"]["lr"] = 0.00331
+    with pytest.raises(
+        UserError, match=r'params.lr=0.00331: set one .* "auto" .* fills from TrainingArguments'
+    ):
+        resolve(own, settings)
+
+
 @pytest.mark.parametrize(
     ("own", "settings", "message"),
     [
