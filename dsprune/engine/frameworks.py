@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sized
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from math import ceil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -172,7 +173,7 @@ class _Initialize:
         accumulation = config.get("gradient_accumulation_steps", 1)
         if not lengths or not isinstance(accumulation, int):
             return None
-        return max(1, lengths.pop() // accumulation)
+        return ceil(lengths.pop() / accumulation)  # both frameworks step at the end of the loader, too
 
 
 def _trains(model: nn.Module, config: dict[str, Any]) -> bool:

@@ -56,17 +56,22 @@ def loaders_of(train: int, evaluation: int, shuffle: bool) -> list[Any]:
     return [prepare_data_loader(loader, num_processes=2, process_index=0) for loader in made]
 
 
-def steps_an_epoch(loaders: list[Any], micro_batch: int) -> int | None:
+def steps_an_epoch(loaders: list[Any], micro_batch: int, accumulation: int = 1) -> int | None:
     recipe = make_recipe()
     budget = recipe.budget.model_copy(update={"steps": None, "epochs": 2.0})
     recipe = recipe.model_copy(update={"budget": budget})
     initialize = _Initialize(recipe, None, None, ExitStack(), loaders=loaders)
-    return initialize._loader_steps({"train_micro_batch_size_per_gpu": micro_batch})
+    config = {"train_micro_batch_size_per_gpu": micro_batch, "gradient_accumulation_steps": accumulation}
+    return initialize._loader_steps(config)
 
 
 @pytest.mark.parametrize(("evaluation", "shuffle"), [(8, True), (4, True), (12, True), (12, False)])
 def test_steps_an_epoch_are_those_of_the_loader_that_trains(evaluation: int, shuffle: bool) -> None:
     assert steps_an_epoch(loaders_of(8, evaluation, shuffle), 8) == 3
+
+
+def test_a_rest_of_accumulated_batches_is_a_step() -> None:
+    assert steps_an_epoch(loaders_of(8, 8, shuffle=True), 8, accumulation=2) == 2
 
 
 def test_the_batch_of_a_loader_for_evaluation_is_not_taken_for_that_of_training() -> None:
