@@ -94,20 +94,16 @@ def pruning_metrics(engine: PruningEngine) -> dict[str, Any]:
 
 
 def extend_trainer(stack: ExitStack, engines: Sequence[PruningEngine]) -> None:
-    """Make every Trainer log the sparsity and save the masks of its engine, until `stack` is closed."""
-    if getattr(Trainer.save_model, "saves_masks", False):
+    """Make every Trainer save the masks of its engine, and log the sparsity until `stack` is closed."""
+    _extend_save_model()
+    if getattr(Trainer.log, "shows_sparsity", False):
         return
-    save_model, log, begin = Trainer.save_model, Trainer.log, CallbackHandler.on_train_begin
+    log, begin = Trainer.log, CallbackHandler.on_train_begin
 
     def log_with_pruning(self: Any, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and isinstance(self.model_wrapped, PruningEngine):
             logs = {**logs, **pruning_metrics(self.model_wrapped)}
         log(self, logs, *args, **kwargs)
-
-    def save_model_and_masks(self: Any, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        save_model(self, output_dir, _internal_call)
-        if isinstance(self.model_wrapped, PruningEngine):
-            self.model_wrapped.save_masks(output_dir or self.args.output_dir)
 
     def begin_with_callback(self: Any, args: Any, state: Any, control: Any) -> Any:
         for engine in engines:
@@ -117,7 +113,21 @@ def extend_trainer(stack: ExitStack, engines: Sequence[PruningEngine]) -> None:
                 announce_replaced(engine.own_learning_rate())
         return begin(self, args, state, control)
 
-    save_model_and_masks.saves_masks = True  # type: ignore[attr-defined]
-    stack.enter_context(replaced(Trainer, "save_model", save_model_and_masks))
+    log_with_pruning.shows_sparsity = True  # type: ignore[attr-defined]
     stack.enter_context(replaced(Trainer, "log", log_with_pruning))
     stack.enter_context(replaced(CallbackHandler, "on_train_begin", begin_with_callback))
+
+
+def _extend_save_model() -> None:
+    """Make every Trainer save the masks of its engine, for good: some scripts save the model after the context."""
+    save_model = Trainer.save_model
+    if getattr(save_model, "saves_masks", False):
+        return
+
+    def save_model_and_masks(self: Any, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        save_model(self, output_dir, _internal_call)
+        if isinstance(self.model_wrapped, PruningEngine):
+            self.model_wrapped.save_masks(output_dir or self.args.output_dir)
+
+    save_model_and_masks.saves_masks = True  # type: ignore[attr-defined]
+    Trainer.save_model = save_model_and_masks  # type: ignore[method-assign]

@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -12,7 +13,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils.deepspeed import DeepSpeedEngineWrapper, DeepSpeedOptimizerWrapper
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerState
+from transformers import BertForSequenceClassification, Trainer, TrainerState, TrainingArguments
 
 import dsprune
 from dsprune.engine.accelerate import check_processes
@@ -20,7 +21,7 @@ from dsprune.engine.trainer import TrainerCallback
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Recipe
 from dsprune.testing.engines import BATCH, STEPS, ds_config, make_recipe
-from dsprune.testing.tiny import TinyModel, batch
+from dsprune.testing.tiny import TinyModel, batch, tiny_bert
 from tests.engine.initializing import initialized
 from tests.engine.scenarios import train_step
 
@@ -144,6 +145,32 @@ def said_of_steps_of_the_trainer(comm: Comm, steps: int) -> str:
             TrainerCallback(engine).on_step_end(None, TrainerState(max_steps=STEPS, global_step=1), None)
 
     return said(end)
+
+
+def saved_after_the_context(comm: Comm, folder: str) -> list[str]:
+    """The files of a model that transformers' Trainer saves after the context in which it has trained."""
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
+    model = BertForSequenceClassification.from_pretrained(tiny_bert(Path(folder, "start")))
+    data = [{"input_ids": [2, 5, 9 + example, 3], "labels": example % 2} for example in range(BATCH)]
+    arguments = TrainingArguments(
+        folder,
+        deepspeed=CONFIG,
+        max_steps=STEPS,
+        per_device_train_batch_size=BATCH,
+        learning_rate=0.02,
+        max_grad_norm=0.1,
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    with dsprune.pruning(make_recipe()) as engines:
+        trainer = Trainer(model, arguments, train_dataset=data)
+        trainer.train()
+    trainer.save_model()
+    engines[0].destroy()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return [path.name for path in Path(folder).iterdir()]
 
 
 def said_of_backwards_of_accelerate(comm: Comm, backwards: int) -> str:

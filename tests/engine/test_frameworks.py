@@ -74,6 +74,11 @@ def test_a_step_of_the_trainer_is_one_of_its_engine(two_ranks: RankPool, steps: 
         ) == fails
 
 
+def test_a_trainer_saves_the_masks_after_the_context_too(one_rank: RankPool, tmp_path: Path) -> None:
+    [files] = one_rank.run(1, pruned_scripts.saved_after_the_context, str(tmp_path))
+    assert {"model.safetensors", "masks-00000-of-00001.safetensors", "dsprune.json"} <= set(files)
+
+
 @pytest.mark.parametrize("backwards", [1, 2])
 def test_a_step_of_accelerate_is_one_of_its_engine(two_ranks: RankPool, backwards: int) -> None:
     for said in two_ranks.run(2, pruned_scripts.said_of_backwards_of_accelerate, backwards):
