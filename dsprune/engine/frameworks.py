@@ -5,7 +5,7 @@ replaces it works for all of them, and for any script.
 """
 
 import sys
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -160,11 +160,8 @@ class _Initialize:
                 f"the one that shuffles has {sizes[0]}: set it to that in the ds_config, or give all loaders the "
                 "same size"
             )
-        lengths = {
-            len(loader)
-            for loader in shuffled or self.loaders
-            if isinstance(loader, Sized) and micro_batch in ("auto", _batch_size(loader))
-        }
+        loaders = [one for one in shuffled or self.loaders if micro_batch in ("auto", _batch_size(one))]
+        lengths = {length for loader in loaders if (length := _length(loader)) is not None}
         if len(lengths) > 1 and self.recipe.budget.steps is None:
             raise UserError(
                 f"pruning: data loaders of {', '.join(map(str, sorted(lengths)))} batches, and one of them is for "
@@ -205,6 +202,14 @@ def _shuffles(loader: Any) -> bool:
     batches = getattr(loader, "batch_sampler", None)
     batches = getattr(batches, "batch_sampler", batches)  # of which a rank gets its share
     return any(isinstance(getattr(one, "sampler", None), RandomSampler) for one in (loader, batches))
+
+
+def _length(loader: Any) -> int | None:
+    """Return the number of batches of a loader; None over an iterable dataset."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None
 
 
 def _batch_size(loader: Any) -> int | None:

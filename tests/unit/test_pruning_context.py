@@ -1,5 +1,6 @@
 """`dsprune.pruning` without an engine, and its changes to transformers' Trainer."""
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any, cast
@@ -8,7 +9,7 @@ import pytest
 import torch
 from accelerate.data_loader import prepare_data_loader
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from transformers import TrainerState, TrainingArguments
 from transformers.trainer_callback import TrainerControl
 
@@ -50,6 +51,13 @@ def test_a_context_without_an_engine_is_refused() -> None:
         pass
 
 
+class Stream(IterableDataset[int]):
+    """Examples without a length, as of a streamed data set."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(48))
+
+
 def loaders_of(train: int, evaluation: int, shuffle: bool) -> list[Any]:
     data = TensorDataset(torch.zeros(48))
     made = DataLoader(data, train, shuffle=shuffle), DataLoader(data, evaluation)
@@ -72,6 +80,11 @@ def test_steps_an_epoch_are_those_of_the_loader_that_trains(evaluation: int, shu
 
 def test_a_rest_of_accumulated_batches_is_a_step() -> None:
     assert steps_an_epoch(loaders_of(8, 8, shuffle=True), 8, accumulation=2) == 2
+
+
+def test_a_loader_of_a_stream_has_no_steps_an_epoch() -> None:
+    stream = prepare_data_loader(DataLoader(Stream(), 8), num_processes=1, process_index=0)
+    assert steps_an_epoch([stream], 8) is None
 
 
 def test_the_batch_of_a_loader_for_evaluation_is_not_taken_for_that_of_training() -> None:
