@@ -150,7 +150,7 @@ class DistillationLoss:
             batch: the model's inputs and the labels.
 
         Raises:
-            UserError: an example has no record in the store, or the outputs have no loss.
+            UserError: an example has no record in the store, the outputs have no loss, or the engine is a plain module.
         """
         return self.losses(engine, outputs, batch)["loss"]
 
@@ -162,9 +162,17 @@ class DistillationLoss:
         Returns:
             `loss`, and `task_loss` and `distillation_loss` without the factors: scalars, each a mean over the examples.
         """
+        if not hasattr(engine, "timetable"):
+            raise UserError(
+                f"engine: a {type(engine).__name__} counts no steps: give the engine that trains; for evaluation, take "
+                f"outputs.loss"
+            )
         engine.is_distilled = True
         if getattr(outputs, "loss", None) is None:
-            raise UserError("outputs: no loss, which is the task's: give the model the labels of the batch")
+            raise UserError(
+                f"outputs: no loss in a {type(outputs).__name__}, which is the task's: give the model the labels of "
+                f"the batch, and return an object with loss and logits"
+            )
         samples = self._fingerprints(batch)
         self._check_complete(samples, "example of the batch")
         blocks = self._store.fetch(samples)
@@ -175,9 +183,19 @@ class DistillationLoss:
     def use_in(self, trainer: Any) -> None:
         """Let a transformers `Trainer` train with this loss; its evaluation keeps the loss of the task.
 
+        The loss of the task is the Trainer's own, with its label smoothing, or that of a subclass.
+
         Args:
             trainer: the Trainer, before `train()`.
+
+        Raises:
+            UserError: the Trainer has a `compute_loss_func`.
         """
+        if trainer.compute_loss_func is not None:
+            raise UserError(
+                f"Trainer: compute_loss_func={getattr(trainer.compute_loss_func, '__name__', '')}: the Trainer does "
+                f"not divide its loss by the accumulation steps: override compute_loss in a subclass instead"
+            )
         of_task = trainer.compute_loss
 
         def compute_loss(
@@ -185,7 +203,9 @@ class DistillationLoss:
         ) -> Any:
             if not model.training:
                 return of_task(model, inputs, return_outputs=return_outputs, **kwargs)
-            outputs = model(**inputs)
+            of_trainer, outputs = of_task(model, dict(inputs), return_outputs=True)
+            if hasattr(outputs, "loss"):
+                outputs.loss = of_trainer
             loss = self(model, outputs, inputs)  # type: ignore[arg-type]  # the Trainer's model is the engine
             return (loss, outputs) if return_outputs else loss
 

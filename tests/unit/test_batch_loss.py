@@ -132,6 +132,19 @@ def test_the_trainer_divides_it_by_the_accumulation_steps(school: School, tmp_pa
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def test_the_loss_of_the_task_is_that_of_the_trainer(school: School, tmp_path: Path) -> None:
+    arguments = TrainingArguments(str(tmp_path), label_smoothing_factor=0.5, report_to=[], use_cpu=True)
+    student, batch = school.student().train(), school.batch([0, 1, 2])
+    trainer = Trainer(student, arguments)
+    smoothed = trainer.compute_loss(student, dict(batch))
+    outputs = student(**batch)
+    plain, distilled = school.loss()(student, outputs, batch), school.loss()
+    distilled.use_in(trainer)
+    assert not torch.isclose(smoothed, outputs.loss)
+    expected = plain + 0.75 * (smoothed - outputs.loss)  # the hardness is 0.25 at step 0
+    torch.testing.assert_close(trainer.compute_loss(student, batch), expected)
+
+
 def error_of(school: School, what: str) -> None:
     student, batch = school.student(), school.batch([0, 1])
     if what == "an unknown example":
@@ -140,6 +153,14 @@ def error_of(school: School, what: str) -> None:
     if what == "no labels":
         del batch["labels"]
         school.loss()(student, student(**batch), batch)
+    if what == "a plain module":
+        plain = BertForSequenceClassification(school.student().config)
+        school.loss()(plain, plain(**batch), batch)
+    if what == "a loss function":
+        trainer = Trainer(
+            student, TrainingArguments(report_to=[], use_cpu=True), compute_loss_func=distillation_loss
+        )
+        school.loss().use_in(trainer)
     if what == "fewer rows":
         outputs = student(**batch)
         outputs.logits = outputs.logits[:1]
@@ -168,7 +189,9 @@ def error_of(school: School, what: str) -> None:
     ("what", "says"),
     [
         ("an unknown example", r"store: 1 of 2 have no record, the first is example of the batch 2: encode as"),
-        ("no labels", r"^outputs: no loss, .*give the model the labels"),
+        ("no labels", r"^outputs: no loss in a SequenceClassifierOutput, .*give the model the labels"),
+        ("a plain module", r"^engine: a BertForSequenceClassification counts no steps: give the engine"),
+        ("a loss function", r"^Trainer: compute_loss_func=distillation_loss: .*override compute_loss"),
         ("fewer rows", r"^distillation: logits: 1 rows of the student and 2 of the teacher"),
         ("unknown data", r"store: 1 of 2 have no record, the first is training example 2"),
         ("another tokenizer", r"store: the store does not match: tokenizer is "),
