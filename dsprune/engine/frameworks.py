@@ -4,6 +4,7 @@ Accelerate, transformers' Trainer and Lightning look up `deepspeed.initialize` w
 replaces it works for all of them, and for any script.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -182,9 +183,14 @@ def _trains(model: nn.Module, config: dict[str, Any]) -> bool:
 
 def _without_engine(what: str) -> str:
     """Say that nothing can be pruned, and how an engine is made."""
+    way_out = "give a ds_config to the framework"
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":  # it has one
+        way_out = (
+            "call Accelerate's `prepare` inside it, without Accelerator(cpu=True), which ignores the plugin"
+        )
     return (
-        f"pruning: {what}, but no DeepSpeed engine that trains was made inside it, so nothing would be pruned: give "
-        f"a ds_config to the framework, or call `deepspeed.initialize`, not an `initialize` imported before"
+        f"pruning: {what}, but no DeepSpeed engine that trains was made inside it, so nothing would be pruned: "
+        f"{way_out}, or call `deepspeed.initialize`, not an `initialize` imported before"
     )
 
 

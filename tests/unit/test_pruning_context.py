@@ -19,7 +19,10 @@ from dsprune.schedule import recipe_timetable
 from dsprune.testing.engines import make_recipe
 
 
-def test_an_optimizer_that_steps_without_an_engine_is_refused_at_its_first_step() -> None:
+def test_an_optimizer_that_steps_without_an_engine_is_refused_at_its_first_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED", raising=False)
     model = nn.Linear(2, 2)
     weight = model.weight.detach().clone()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -46,6 +49,15 @@ def test_another_recipe_in_a_context_is_refused() -> None:
 def test_a_context_without_an_engine_is_refused() -> None:
     with (
         pytest.raises(dsprune.UserError, match=r"^pruning: nothing trained, but no DeepSpeed engine"),
+        dsprune.pruning(make_recipe()),
+    ):
+        pass
+
+
+def test_a_deepspeed_plugin_that_accelerate_ignores_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")  # as Accelerator(deepspeed_plugin=...) sets it
+    with (
+        pytest.raises(dsprune.UserError, match=r"`prepare` inside it, without Accelerator\(cpu=True\)"),
         dsprune.pruning(make_recipe()),
     ):
         pass
