@@ -60,8 +60,8 @@ def load_checkpoint(
     check_tag(folder)
     if state is not None and masks_from is None and not (folder / MANIFEST).is_file():
         raise UserError(
-            f"{folder}: no {MANIFEST}, so it has no masks: copy both too, or make masks of the weights' "
-            f"exact zeros with masks_from=zeros (--masks-from zeros)"
+            f"{folder}: no {MANIFEST}, so no masks: copy both too, or use masks_from=zeros (--masks-from zeros) to "
+            f"make masks of the weights' exact zeros, or masks_from=none to start dense"
         )
     loaded = _load_weights(engine, load, load_dir, tag, options)
     module_only = bool(options.get("load_module_only"))

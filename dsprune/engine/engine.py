@@ -98,6 +98,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         engine._guard = StepGuard(engine.basic_optimizer)
         engine.pruner = None if state is None else Pruner(state, recipe.seed)
         engine.is_distilled = engine._is_in_script = engine._knows_zeros = False
+        engine._masks_from = None
         return engine
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -150,7 +151,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
 
     def begin_script(self, masks_from: MasksFrom | None) -> None:
         """Check at the first step what a script must do. Collective: every rank must call this."""
-        self._is_in_script = True
+        self._is_in_script, self._masks_from = True, masks_from
         if masks_from is not None:
             self.start_sparse(None, masks_from)
 
@@ -232,7 +233,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             load_module_only: as for DeepSpeed: load weights and masks, and keep the step of this run.
             custom_load_fn: as for DeepSpeed.
             masks_from: what to do with a checkpoint without masks: `zeros` makes masks of its exact zeros,
-                `none` starts dense; None refuses it.
+                `none` starts dense; None does as the script was started with, or refuses it.
 
         Raises:
             UserError: a file is damaged, the checkpoint has no masks, or they do not belong to its weights or to
@@ -245,7 +246,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             self._pruning_state,
             Path(load_dir),
             tag,
-            masks_from,
+            masks_from or self._masks_from,
             load_module_strict=load_module_strict,
             load_optimizer_states=load_optimizer_states,
             load_module_only=load_module_only,

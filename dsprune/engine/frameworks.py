@@ -46,7 +46,8 @@ def pruning(
         recipe: a recipe, or the path or name of one.
         steps_per_epoch: optimizer steps per epoch, for a recipe in epochs; None takes them from the framework.
         masks_from: what to do with exact zeros of a model: `zeros` makes masks of them, `none` lets them grow back;
-            None refuses them at the first step, unless a checkpoint was loaded.
+            None refuses them at the first step, unless a checkpoint was loaded. A checkpoint without masks is loaded
+            accordingly.
 
     Yields:
         The pruning engines; each is added when it is made.

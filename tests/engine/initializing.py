@@ -349,6 +349,14 @@ def load_plain(
         return first, engine.sparsity()["sparsity_prunable"]
 
 
+def load_plain_in_a_script(comm: Comm, folder: str, masks_from: Any) -> tuple[int, float]:
+    """Step and sparsity after a framework has loaded a plain checkpoint, which it does without `masks_from`."""
+    with pruning_engine(ds_config(2), make_recipe(first=0.6, updates=2), seed=1) as engine:
+        engine.begin_script(masks_from)
+        engine.load_checkpoint(folder, "plain")
+        return engine.applied_steps, engine.sparsity()["sparsity_prunable"]
+
+
 def load_partly(
     comm: Comm, folder: str, stages: tuple[int, int], options: dict[str, Any]
 ) -> tuple[int, float, list[str]]:

@@ -149,6 +149,15 @@ def test_a_checkpoint_of_plain_deepspeed(
             assert found == ends
 
 
+def test_a_framework_loads_a_plain_checkpoint_as_its_script_asks(two_ranks: RankPool, tmp_path: Path) -> None:
+    two_ranks.run(2, initializing.save_plain, str(tmp_path), 2, True, False)
+    for masks_from, masked in (("zeros", True), ("none", False)):
+        for step, sparsity in two_ranks.run(
+            2, initializing.load_plain_in_a_script, str(tmp_path), masks_from
+        ):
+            assert (step, sparsity > 0) == (2, masked)
+
+
 @pytest.mark.parametrize("name", ["zero0", "zero1", "zero2", "zero3", "offload"])
 def test_adam_with_l2_and_two_rates_trains_as_by_torch(two_ranks: RankPool, name: str) -> None:
     expected = initializing.weights_by_torch(5)

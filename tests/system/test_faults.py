@@ -139,8 +139,8 @@ def test_a_checkpoint_without_masks_is_refused_unless_its_zeros_may_be_masks(
     ranks = workshop.start("plain", f"--resume={checkpoint}", world_size=1)
     assert ranks.wait() == [2], ranks.said()
     assert ranks.complaints() == [
-        f"dsprune: {checkpoint}/plain: no dsprune.json, so it has no masks: copy both too, or make masks of "
-        f"the weights' exact zeros with masks_from=zeros (--masks-from zeros)"
+        f"dsprune: {checkpoint}/plain: no dsprune.json, so no masks: copy both too, or use masks_from=zeros "
+        f"(--masks-from zeros) to make masks of the weights' exact zeros, or masks_from=none to start dense"
     ]
     ranks = workshop.start("plain", f"--resume={checkpoint}", "--masks-from=zeros", JUST_BEGIN, world_size=1)
     assert ranks.wait() == [75], ranks.said()
