@@ -100,5 +100,5 @@ def test_accumulation_that_the_recipe_does_not_ask_for_is_said(
 def test_accelerate_counts_all_ranks_on_cpus(two_ranks: RankPool) -> None:
     for alone, found, message in two_ranks.run(2, pruned_scripts.processes_of_accelerate):
         assert (alone, found) == (1, 2)
-        assert message.startswith("accelerate: counts 1 process, and 2 ranks train")
+        assert message.startswith("accelerate: counts 1 process, but 2 ranks train")
         assert "PartialState(cpu=True)" in message

@@ -106,4 +106,4 @@ def test_a_run_is_resumed_audited_and_exported(
     how = ("train", str(recipe), "name=other", *SETTINGS, *resume)
     answers = two_ranks.run(2, command, *how)
     assert [done.code for done in answers] == [2, 2], answers[0].stderr
-    assert f"{checkpoint}: was trained with the tokens of vocabulary.json only" in answers[0].complaint
+    assert f"{checkpoint}: was trained only with the tokens of vocabulary.json" in answers[0].complaint

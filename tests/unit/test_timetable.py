@@ -208,5 +208,5 @@ def test_a_decay_that_cannot_be_is_refused(settings: dict[str, Any], said: str) 
 
 @pytest.mark.parametrize("damage", [{"curve": "x"}, {"hold": 0}, {"decay_every": -1}])
 def test_a_timetable_with_no_such_learning_rate_is_refused(damage: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"curve|steps of the learning rate"):
+    with pytest.raises(ValueError, match=r"curve|the learning rate is kept"):
         read({**asdict(TIMETABLE), **damage})
