@@ -14,6 +14,7 @@ import datasets
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.utils import safe_set_full_fp32_param
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import BertConfig, BertForSequenceClassification
@@ -312,7 +313,7 @@ PLAIN = {
 
 
 def save_plain(comm: Comm, folder: str, stage: int, groups: bool, scheduler: bool) -> None:
-    """A checkpoint of plain DeepSpeed after two steps, half of whose `up` weights stay zero."""
+    """A checkpoint of plain DeepSpeed after two steps; half of its `up` weights are zero."""
     os.environ.update(LOCAL_RANK=str(dist.get_rank()))
     config = PLAIN | {"zero_optimization": {"stage": stage}}
     if scheduler:
@@ -322,6 +323,12 @@ def save_plain(comm: Comm, folder: str, stage: int, groups: bool, scheduler: boo
     engine, *_ = deepspeed.initialize(model=model, model_parameters=parameters, config=config)
     for step in range(2):
         train_step(engine, step)
+    for name, parameter in model.named_parameters():
+        if name.endswith("up.weight"):
+            halved = parameter.detach().float()
+            halved[: len(halved) // 2] = 0
+            parameter.data.copy_(halved)
+            safe_set_full_fp32_param(parameter, halved)
     engine.save_checkpoint(folder, "plain")
     engine.destroy()
 

@@ -124,19 +124,19 @@ def test_rates_are_those_of_the_source_at_every_step(tmp_path: Path, name: str) 
 @pytest.mark.parametrize(
     ("modifiers", "said"),
     [
-        ([scheduled("MultiStepLR", milestones=[4, 9], gamma=0.1)], "lr_class = 'MultiStepLR': a recipe cannot express"),
-        ([scheduled("StepLR", step_size=5)], "lr_class = 'StepLR': a recipe cannot express"),
-        ([scheduled("StepLR", step_size=5, gamma=1e200)], "lr_class = 'StepLR': a recipe cannot express"),
+        ([scheduled("MultiStepLR", milestones=[4, 9], gamma=0.1)], "lr_class = 'MultiStepLR': a recipe cannot"),
+        ([scheduled("StepLR", step_size=5)], "lr_class = 'StepLR': a recipe cannot"),
+        ([scheduled("StepLR", step_size=5, gamma=1e200)], "lr_class = 'StepLR': a recipe cannot"),
         ([scheduled("CosineAnnealingWarmRestarts", cycle_epochs=4, lr_min=0, T_mult=10**40)], "Restarts': a recipe"),
-        ([scheduled("StepLR", step_size=0, gamma=0.1)], "lr_class = 'StepLR': a recipe cannot express"),
-        ([scheduled("CyclicLR")], "lr_class = 'CyclicLR': a recipe cannot express"),
-        ([scheduled("CosineAnnealingWarmRestarts", cycle_epochs=5, lr_min=0)], "WarmRestarts': a recipe cannot express"),
+        ([scheduled("StepLR", step_size=0, gamma=0.1)], "lr_class = 'StepLR': a recipe cannot"),
+        ([scheduled("CyclicLR")], "lr_class = 'CyclicLR': a recipe cannot"),
+        ([scheduled("CosineAnnealingWarmRestarts", cycle_epochs=5, lr_min=0)], "WarmRestarts': a recipe cannot"),
         ([scheduled("StepLR", step_size=5, gamma=0.5, colour=1)], "lr_kwargs.colour = 1: not known"),
         ([function("linear", 0, 2, 0, 0.5), function("cosine", 2, 12, 0.5, 0)], "lr_func = 'linear': the rise follows"),
         ([function("cosine", 0, 2, 0, 0.5), function("linear", 2, 12, 0.5, 0)], "lr_func = 'cosine': the rise follows"),
-        ([function("linear", 0, 6, 0.5, 0.1), function("cosine", 6, 12, 0.5, 0.1)], "lr_func = 'cosine': a recipe cannot"),
-        ([constant(0, 0.5), constant(6, 0.6)], "learning_rate = 0.6: a recipe cannot express"),
-        ([constant(0, 0.5), constant(2, 0.1)], "learning_rate = 0.1: a recipe cannot express"),
+        ([function("linear", 0, 6, 0.5, 0.1), function("cosine", 6, 12, 0.5, 0.1)], "'cosine': a recipe cannot"),
+        ([constant(0, 0.5), constant(6, 0.6)], "learning_rate = 0.6: a recipe cannot"),
+        ([constant(0, 0.5), constant(2, 0.1)], "learning_rate = 0.1: a recipe cannot"),
     ],
 )  # fmt: skip
 def test_rates_that_no_recipe_has_are_named_with_their_line(
