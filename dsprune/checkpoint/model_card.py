@@ -2,14 +2,14 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 from safetensors import safe_open
 
 from dsprune.checkpoint.file_list import list_model_folder
+from dsprune.checkpoint.made import Made
 from dsprune.masks.manifest import MANIFEST, read_manifest
 from dsprune.model.pretrained import OWN_MODELS
 from dsprune.recipe import Recipe
@@ -18,7 +18,7 @@ from dsprune.utils.documents import write_yaml
 from dsprune.utils.files import replace_text
 from dsprune.utils.text import shareable
 
-__all__ = ["CARD", "Made", "finish_folder", "write_card"]
+__all__ = ["CARD", "finish_folder", "write_card"]
 
 CARD = "README.md"
 
@@ -35,27 +35,6 @@ PIPELINES = {
     "MTModel": "translation",
 }
 """The hub's names of tasks, by the ending of the name of a model's class."""
-
-
-@dataclass(frozen=True)
-class Made:
-    """How a model was made.
-
-    Attributes:
-        recipe: the resolved recipe; None = unknown.
-        command: the command; None = a user's script.
-        metrics: the metrics of this model by name; empty if it was not evaluated.
-        num_examples: number of evaluated examples; None = unknown.
-        audit: sentences on the result of the audit; None = not audited.
-        versions: version of each package, by name.
-    """
-
-    recipe: Recipe | None = None
-    command: str | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    num_examples: int | None = None
-    audit: str | None = None
-    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 def finish_folder(folder: Path, made: Made) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 from deepspeed import DeepSpeedEngine
 from torch import Tensor
 
-from dsprune.checkpoint.model_card import Made, finish_folder
+from dsprune.checkpoint.made import Made
+from dsprune.checkpoint.model_card import finish_folder
 from dsprune.checkpoint.model_folder import model_config
 from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.checkpoint.rank_state import save_rank_state

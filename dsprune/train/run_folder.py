@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dsprune.checkpoint.model_card import Made
+from dsprune.checkpoint.made import Made
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe, dump_recipe, load_recipe
 from dsprune.schedule import Timetable

@@ -12,7 +12,8 @@ from transformers import BertModel
 
 from dsprune.checkpoint.audit import audit_folder
 from dsprune.checkpoint.file_list import list_model_folder
-from dsprune.checkpoint.model_card import CARD, Made, write_card
+from dsprune.checkpoint.made import Made
+from dsprune.checkpoint.model_card import CARD, write_card
 from dsprune.commands.cli import run_command
 from dsprune.commands.push import check_repository, upload
 from dsprune.errors import UserError

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model, GptOssConfig, GptOssModel, MixtralConfig, MixtralModel
 
 from dsprune.checkpoint.audit import audit_folder
-from dsprune.checkpoint.model_card import CARD, Made, write_card
+from dsprune.checkpoint.made import Made
+from dsprune.checkpoint.model_card import CARD, write_card
 from dsprune.errors import UserError
 from dsprune.masks import MaskSet
 from dsprune.masks.bits import pack
