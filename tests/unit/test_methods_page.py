@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dsprune.report.records import add_records, read_records
 from tests.run_folders import write_run
 from tests.scripts import SCRIPTS, load
 
@@ -37,9 +38,9 @@ def test_the_runs_of_a_folder_are_added_to_the_file(tmp_path: Path, monkeypatch:
         (run / page.TEST).write_text(json.dumps({"accuracy": test}))
     write_run(home / "banking77", "name=untested", "tracking.group=set", score=0.7)
     kept = replace(RUN, setting="bf16, stage 2")
-    page.write_records(file, [kept, replace(RUN, method="fisher", seed="42", test="1.00")])
+    add_records(file, page.Record, [kept, replace(RUN, method="fisher", seed="42", test="1.00")])
     page.main(home, file)
-    found = page.read_records(file)
+    found = read_records(file, page.Record)
     assert kept in found
     assert [(one.target, one.method, one.test, one.validation) for one in found if one != kept] == [
         ("90 %", "fisher", "85.00", "70.00"),

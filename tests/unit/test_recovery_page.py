@@ -9,6 +9,7 @@ import pytest
 
 from dsprune.commands.suite.definition import load_suite
 from dsprune.recipe import load_recipe
+from dsprune.report.records import add_records, read_records
 from tests.run_folders import write_run
 from tests.scripts import SCRIPTS, load
 
@@ -121,23 +122,23 @@ def test_a_goal_that_is_reached_is_said(tmp_path: Path, written: Callable[[], st
 
 def test_runs_are_added_to_the_file(tmp_path: Path, written: Callable[[], str]) -> None:
     kept = page.Record("banking77", "fine-tuned", "1", page.OURS, "90 %", SETTING, "", "2", "88.00", "1.00")
-    page.write_records(tmp_path / "runs.csv", [kept])
+    add_records(tmp_path / "runs.csv", page.Record, [kept])
     write_tested(tmp_path / "banking77" / "fine-tuned-1", page.OURS, 3, 0.9, 0.85)
     text = written()
     scores = (88 - 0.5**0.5, 88 + 0.5**0.5, 85.0)
     assert f"{statistics.fmean(scores):.1f} ± {statistics.stdev(scores):.1f} (3)" in text
     assert written() == text, "a run is counted once"
-    assert kept in page.read_records(tmp_path / "runs.csv")
+    assert kept in read_records(tmp_path / "runs.csv", page.Record)
 
 
 def test_the_page_in_the_repository_follows_from_its_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page, "DOCS", tmp_path)
-    kept = page.read_records(STUDY / "runs.csv")
-    page.write_records(tmp_path / "runs.csv", kept)
+    kept = read_records(STUDY / "runs.csv", page.Record)
+    add_records(tmp_path / "runs.csv", page.Record, kept)
     page.main(tmp_path, tmp_path / "runs.csv")
-    assert page.read_records(tmp_path / "runs.csv") == kept
+    assert read_records(tmp_path / "runs.csv", page.Record) == kept
     assert (tmp_path / "results.md").read_text() == (SCRIPTS.parent / "docs" / "results.md").read_text()
 
 

@@ -5,15 +5,15 @@ that file, so runs of several machines can be collected without their folders. E
 depends on one, is computed. The template page.md holds the description of the experiments only.
 """
 
-import csv
 import json
 import statistics
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dsprune.report.markdown import write_markdown
+from dsprune.report.records import add_records
 from dsprune.report.runs import Run, find_folders, read_run
 from dsprune.utils.text import MISSING
 
@@ -84,27 +84,6 @@ def collect(home: Path) -> Iterator[Record]:
     for task in TASKS:
         folders = find_folders(sorted(home.glob(task)), "recipe.yaml")
         yield from (record_of(read_run(path), task) for path in folders if (path / TEST).is_file())
-
-
-def merged(known: Iterable[Record], new: Iterable[Record]) -> list[Record]:
-    """Return all records in order; a new one replaces that of the same run."""
-    return sorted({record.key: record for record in (*known, *new)}.values())
-
-
-def read_records(path: Path) -> list[Record]:
-    """Return the records of a csv file; none if there is no file."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [Record(**row) for row in csv.DictReader(file)]
-
-
-def write_records(path: Path, records: Sequence[Record]) -> None:
-    """Write records as a csv file."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Record)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(map(asdict, records))
 
 
 class Results:
@@ -203,8 +182,7 @@ def _is_variant(method: str) -> bool:
 
 def main(home: Path, path: Path = HERE / "runs.csv") -> None:
     """Add the results of run folders to the csv file, and write the page from it."""
-    records = merged(read_records(path), collect(home))
-    write_records(path, records)
+    records = add_records(path, Record, collect(home))
     results = Results(records)
     write_markdown(
         HERE / "page.md",

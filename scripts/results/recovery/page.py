@@ -5,19 +5,19 @@ so runs of several machines can be collected without their folders. Every number
 one, is computed. The template page.md holds the description of the experiments and of the law only.
 """
 
-import csv
 import itertools
 import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from dsprune.report.drawing import save_figure
 from dsprune.report.markdown import write_markdown
+from dsprune.report.records import add_records
 from dsprune.report.runs import Run, find_folders, read_run
 from dsprune.utils.text import MISSING
 
@@ -71,6 +71,11 @@ class Record:
     runs: str
     test: str
     deviation: str
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What names the run."""
+        return (self.task, self.start, self.epochs, self.method, self.target, self.setting, self.seed)
 
 
 @dataclass(frozen=True)
@@ -173,27 +178,6 @@ def tested(run: Path, task: str) -> float:
     return 100 * float(metrics[METRICS.get(task, "accuracy")])
 
 
-def merged(known: Iterable[Record], new: Iterable[Record]) -> list[Record]:
-    """Return all records in order; a new one replaces that of the same run."""
-    return sorted({astuple(record)[:-3]: record for record in (*known, *new)}.values())
-
-
-def read_records(path: Path) -> list[Record]:
-    """Return the records of a csv file; none if there is no file."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [Record(**row) for row in csv.DictReader(file)]
-
-
-def write_records(path: Path, records: Sequence[Record]) -> None:
-    """Write records as a csv file."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Record)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(map(asdict, records))
-
-
 def shown(arm: Arm | None) -> str:
     """Return mean, standard deviation and number of seeds as a cell."""
     if arm is None:
@@ -279,8 +263,7 @@ def draw(studies: Sequence[Study], path: Path) -> None:
 
 def main(home: Path, path: Path = HERE / "runs.csv") -> None:
     """Add the results of run folders to the csv file, draw the picture, and write the page from the file."""
-    records = merged(read_records(path), collect(home))
-    write_records(path, records)
+    records = add_records(path, Record, collect(home))
     studies = [study for task in TASKS for start in STARTS if (study := Study(records, task, start)).arms]
     drawn = [study for study in studies if study.start == STARTS[0] and len(study.budgets) > 1]
     draw(drawn or studies, DOCS / "results.svg")
