@@ -96,7 +96,8 @@ class LearningRate(Section):
 
     dense_peak: Fraction | None = None
     """Peak before the first mask update, as a fraction of the peak. Default: null = what the schedule law gives for
-    `model.start`: for a pretrained model `dense` where it is set, for a fine-tuned one 0.1."""
+    `model.start`: for a pretrained model the geometric mean of `dense` and the peak, if `dense` is set, and 0.1 for a
+    fine-tuned one."""
 
     decay_every: PositiveSpan | None = None
     """Step decay: distance at which the learning rate is multiplied by `decay_factor`, counted from the end of the

@@ -289,7 +289,7 @@ def test_what_the_schedule_law_chose_is_shown(bert: str) -> None:
         "pruning.end": "step 260",
         "learning_rate.warmup": "45 steps",
         "learning_rate.rewind": "false",
-        "learning_rate.dense_peak": "0.303",
+        "learning_rate.dense_peak": "0.55",
         "learning_rate.peak": "3.30e-04",
     }
     tuned = law_of(bert, "budget.epochs=10", f"distillation.teacher={bert}")

@@ -385,7 +385,7 @@ class TestRefusals:
 @pytest.mark.parametrize(
     ("start", "rate", "peak"),
     [
-        ("pretrained", LearningRate(peak=4e-4, dense=1e-4), 0.25),
+        ("pretrained", LearningRate(peak=4e-4, dense=1e-4), 0.5),
         ("pretrained", LearningRate(peak=1e-4, dense=4e-4), 1.0),
         ("pretrained", LearningRate(peak=1e-4), 1.0),
         ("fine-tuned", LearningRate(peak=4e-4, dense=1e-4), 0.1),

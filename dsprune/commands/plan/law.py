@@ -90,7 +90,11 @@ def _of_the_rate(plan: Plan, pruning: Pruning) -> Iterator[tuple[str, str, str]]
         why = f"mask updates are {'' if timetable.rewind else 'less than '}{SHORTEST_INTERVAL} {apart}"
         yield "learning_rate.rewind", str(timetable.rewind).lower(), why
     if rate.dense_peak is None:
-        why = "it would forget at the full rate" if start == "fine-tuned" else "that of dense fine-tuning"
+        why = (
+            "it would forget at the full rate"
+            if start == "fine-tuned"
+            else "between the rate of dense fine-tuning and the peak"
+        )
         yield "learning_rate.dense_peak", f"{timetable.dense_peak:.3g}", f"{start}: {why}"
     if rate.is_scaled_to(pruning.sparsity):
         why = f"{scaled_peak(1.0, pruning.sparsity):.2g} x learning_rate.dense = 1 + ln(1 / (1 - sparsity))"

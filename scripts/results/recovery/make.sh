@@ -63,7 +63,7 @@ part() {
             cells banking77 fine-tuned 0.3 'defaults,rewinds,one decay' --sparsity 0.9 --seeds 2
             ;;
         pretrained)
-            each pretrained 1 'defaults,temperature 2,labels alone,one decay,magnitude,SMC-Bench schedule,dense' --seeds 3
+            each pretrained 1 'defaults,dense phase at the dense rate,temperature 2,labels alone,one decay,magnitude,SMC-Bench schedule,dense' --seeds 3
             each pretrained 3 'defaults,temperature 2,labels alone,magnitude,dense' --sparsity 0.8 --sparsity 0.9 --sparsity 0.97 --seeds 3
             ;;
         longer) each fine-tuned 3 'magnitude,SMC-Bench schedule' --sparsity 0.8 --sparsity 0.9 --sparsity 0.97 --seeds 3 ;;
