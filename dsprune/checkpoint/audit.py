@@ -17,10 +17,10 @@ from dsprune.checkpoint.tags import complete_tags, find_checkpoints, latest_tag
 from dsprune.distillation.store import open_store
 from dsprune.distillation.store.format import MANIFEST as STORE
 from dsprune.errors import UserError
-from dsprune.masks import MaskSet
 from dsprune.masks.invariants import Finding, check_shard
 from dsprune.masks.manifest import MANIFEST, read_manifest
 from dsprune.masks.mask_files import read_complete_masks
+from dsprune.masks.mask_set import MaskSet
 from dsprune.model.model_files import ModelFiles
 from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.collectives import Comm

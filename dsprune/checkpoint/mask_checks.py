@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from dsprune.masks import MaskSet
 from dsprune.masks.bits import count_kept
 from dsprune.masks.invariants import Finding
 from dsprune.masks.manifest import MANIFEST, MaskManifest, read_manifest
 from dsprune.masks.mask_files import read_masks
+from dsprune.masks.mask_set import MaskSet
 from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe.pattern import Pattern

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from dsprune.checkpoint.file_list import list_model_folder
 from dsprune.checkpoint.made import Made
 from dsprune.masks.manifest import MANIFEST, read_manifest
-from dsprune.model.pretrained import OWN_MODELS
+from dsprune.model.own import OWN_MODELS
 from dsprune.recipe import Recipe
 from dsprune.recipe.pattern import UNSTRUCTURED
 from dsprune.utils.documents import write_yaml
@@ -160,7 +160,7 @@ def _load(kind: str | None) -> Iterator[str]:
     else:
         own = kind in OWN_MODELS
         yield f"from transformers import AutoTokenizer{'' if own else f', {kind}'}"
-        yield from ([f"from {OWN_MODELS[kind].__module__} import {kind}"] if own else [])
+        yield from ([f"from {OWN_MODELS[kind]} import {kind}"] if own else [])
         yield ""
         yield from (
             f'model = {kind}.from_pretrained("FOLDER")',

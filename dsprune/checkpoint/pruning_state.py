@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from dsprune.masks import MaskSet
 from dsprune.masks.accumulator_set import AccumulatorSet
 from dsprune.masks.cut_bands import CutBands
 from dsprune.masks.input_sums import InputSums
 from dsprune.masks.invariants import Finding, check_shard
 from dsprune.masks.manifest import UpdateEntry
+from dsprune.masks.mask_set import MaskSet
 from dsprune.methods.method import Accumulator, Method, find_method, lets_regrow
 from dsprune.model.inputs import InputHooks
 from dsprune.model.vocabulary import num_missing

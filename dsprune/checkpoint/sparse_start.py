@@ -9,10 +9,10 @@ from deepspeed import DeepSpeedEngine
 
 from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.errors import UserError
-from dsprune.masks import MaskSet
 from dsprune.masks.bits import apply_
 from dsprune.masks.manifest import MANIFEST, read_manifest
 from dsprune.masks.mask_files import read_masks
+from dsprune.masks.mask_set import MaskSet
 from dsprune.model.prunable import choose_weights
 from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.agreement import on_every_rank

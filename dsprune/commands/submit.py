@@ -12,7 +12,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dsprune.distillation.store.format import MANIFEST
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.utils.console import say
@@ -118,7 +117,7 @@ def plan_jobs(
         )
     options = request.options(recipe.name)
     settings, jobs = recipe.distillation, []
-    if settings is not None and settings.store is not None and not Path(settings.store, MANIFEST).exists():
+    if settings is not None and settings.store is not None and not settings.has_store:
         jobs.append(Job("teacher", options, tuple(arguments)))
     if not sparsities:
         return [*jobs, Job("train", options, tuple(arguments))]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.kernels.product import Product
-from dsprune.masks import MaskSet
+from dsprune.masks.mask_set import MaskSet
 from dsprune.methods.method import (
     DAMPING,
     DROP,

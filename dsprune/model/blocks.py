@@ -15,7 +15,7 @@ from collections.abc import Container, Iterator
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from dsprune.model.shard import ShapeOf
+from dsprune.model.shapes import ShapeOf
 
 __all__ = [
     "CONVOLUTION", "DEPTHWISE", "EMBEDDING", "GROUPED", "NORM", "NO_MATRICES", "ROUTER", "TABLE",

@@ -21,7 +21,8 @@ from dsprune.model.blocks import (
     blocks_of,
     is_vector,
 )
-from dsprune.model.shard import PrunableTensor, plain_shape
+from dsprune.model.shapes import plain_shape
+from dsprune.model.shard import PrunableTensor
 
 __all__ = ["MATRICES", "SMC_SPARSITIES", "UNKNOWN", "Component", "converted", "find_components"]
 

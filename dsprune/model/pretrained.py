@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,18 @@ import transformers
 from huggingface_hub import is_offline_mode
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+import dsprune.model.gts  # registers its classes with the Auto classes  # noqa: F401
 from dsprune.errors import UserError
 from dsprune.model.config_checks import check_config, check_json, field_with
-from dsprune.model.esm_mean import EsmMeanForSequenceClassification
 from dsprune.model.fingerprints import local_folder
 from dsprune.model.fit import changes, check_lengths, fit_tokens
-from dsprune.model.gts import Graph2TreeForEquations, GtsForEquations
 from dsprune.model.loaded import check_loaded
+from dsprune.model.own import OWN_MODELS
 from dsprune.model.skeleton import build_skeleton, check_weight_indexes, is_without_weights
 from dsprune.utils.installation import shipped_names
 from dsprune.utils.text import first_line
 
-__all__ = ["OWN_MODELS", "Head", "load_config", "load_model", "load_saved", "load_tokenizer", "model_class"]
-
-
-_OWN = (EsmMeanForSequenceClassification, Graph2TreeForEquations, GtsForEquations)
+__all__ = ["Head", "load_config", "load_model", "load_saved", "load_tokenizer", "model_class"]
 
 TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 """The files of a tokenizer that people edit; reading tokenizer.json twice would delay each start."""
@@ -36,9 +34,6 @@ BUILDS = "use another copy of the model, or correct its config.json"
 
 TELL_ALL: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
 """Settings with which `from_pretrained` tells of all weights that do not fit, for `check_loaded`."""
-
-OWN_MODELS = {model.__name__: model for model in _OWN}
-"""Models that transformers does not have, by class name."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +192,8 @@ def model_class(folder: Path, config: PretrainedConfig) -> Any:
         UserError: transformers does not have the class.
     """
     name = str((config.architectures or ["none"])[0])
-    found = OWN_MODELS.get(name) or getattr(transformers, name, None)
+    home = import_module(OWN_MODELS[name]) if name in OWN_MODELS else transformers
+    found = getattr(home, name, None)
     is_model = isinstance(found, type) and issubclass(found, PreTrainedModel) and found is not PreTrainedModel
     if not is_model:
         raise UserError(

@@ -1,22 +1,15 @@
 """A prunable tensor, and the slice of it that one rank owns."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from dsprune.recipe.pattern import matrix_shape
 
-__all__ = ["PrunableTensor", "ShapeOf", "Shard", "equal_part", "parts_of", "plain_name", "plain_shape"]
+if TYPE_CHECKING:
+    from torch import Tensor
 
-ShapeOf = Callable[[Tensor], tuple[int, ...]]
-"""Returns the full shape of a parameter, which may be partitioned."""
-
-
-def plain_shape(parameter: Tensor) -> tuple[int, ...]:
-    """Return the shape of a parameter that is not partitioned."""
-    return tuple(parameter.shape)
+__all__ = ["PrunableTensor", "Shard", "equal_part", "parts_of", "plain_name"]
 
 
 def plain_name(name: str) -> str:
@@ -55,7 +48,7 @@ class PrunableTensor:
         """Number of inputs of each of its matrices."""
         return self.shape[-2] if self.inputs_first else matrix_shape(self.shape)[-1]
 
-    def inputs_at(self, positions: Tensor) -> Tensor:
+    def inputs_at(self, positions: "Tensor") -> "Tensor":
         """Return the index of the input that each weight multiplies, from the weights' flat indices."""
         return (positions // self.shape[-1] if self.inputs_first else positions) % self.num_inputs
 

@@ -3,6 +3,7 @@
 The literal under each field is its documentation and its description in the JSON schema.
 """
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
@@ -11,7 +12,9 @@ from dsprune.recipe.section import LARGEST, Count, Place, Positive, Section, Tex
 from dsprune.recipe.span import PositiveSpan, Ramp, Span, within
 from dsprune.recipe.timing import Start
 
-__all__ = ["Checkpoints", "Distillation", "Model", "Optimizer", "Tracking"]
+__all__ = ["STORE_MANIFEST", "Checkpoints", "Distillation", "Model", "Optimizer", "Tracking"]
+
+STORE_MANIFEST = "store.json"
 
 
 class Model(Section):
@@ -108,6 +111,11 @@ class Distillation(Section):
     kind: Literal["auto", "full", "topk", "hidden"] = "auto"
     """What is stored: all logits (full), the largest ones (topk) or the last hidden states (hidden). Default:
     `auto` = the smallest of them whose KL divergence from the teacher is at most 0.001 nats."""
+
+    @property
+    def has_store(self) -> bool:
+        """Whether the store exists and is complete: its manifest is written last."""
+        return self.store is not None and Path(self.store, STORE_MANIFEST).exists()
 
     @property
     def stored_temperatures(self) -> tuple[float, ...]:

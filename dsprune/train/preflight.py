@@ -14,7 +14,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dsprune.distillation.capture.build_store import find_matching_store
 from dsprune.distillation.capture.forward import Source
 from dsprune.distillation.matching import open_matching_store
-from dsprune.distillation.store.format import MANIFEST
 from dsprune.errors import UserError
 from dsprune.model.fit import Changes, changing, keep_layers, padding_remarks
 from dsprune.model.patterns import parameter_groups
@@ -100,7 +99,7 @@ def preflight(recipe: Recipe, ranks: Ranks) -> Prepared:
         model = start_model(task, recipe.model, tokenizer)
     weights = recipe_weights(recipe, model)
     parameter_groups(model, config["optimizer"].get("params", {}).get("lr"), recipe.learning_rate.scale)
-    if recipe.distillation is not None and not _is_complete(recipe.distillation):
+    if recipe.distillation is not None and not recipe.distillation.has_store:
         with without_weights():
             task.build_model(recipe.distillation.teacher, tokenizer, new_head=False)
     data, validation = task.prepare("train", tokenizer), task.prepare("validation", tokenizer)
@@ -145,14 +144,10 @@ def _check_not_pruned(model: PreTrainedModel, weights: Choice) -> None:
         )
 
 
-def _is_complete(settings: Distillation) -> bool:
-    return settings.store is not None and Path(settings.store, MANIFEST).exists()
-
-
 def _check_store(settings: Distillation, source: Source) -> None:
     """Check that a complete or partial store matches, without reading all of it."""
     folder = Path(str(settings.store))
-    if _is_complete(settings):
+    if settings.has_store:
         open_matching_store(folder, settings, source, ALONE, torch.device("cpu"), verify=False)
     else:
         find_matching_store(folder, settings, source.origin | {"dataset": source.dataset})

@@ -16,7 +16,6 @@ from dsprune.distillation.capture.build_store import build_store, describe_recor
 from dsprune.distillation.capture.forward import Execution
 from dsprune.distillation.matching import open_matching_store
 from dsprune.distillation.objective import LOSSES, DistillationObjective
-from dsprune.distillation.store.format import MANIFEST
 from dsprune.distillation.teachers import MicroBatch, OnlineTeacher, StoredTeacher, Teacher, with_fingerprints
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.initialize import initialize_with
@@ -144,7 +143,7 @@ def _open_teacher(
         return OnlineTeacher(model.to(device=device), prepared.task, collate), prepared.data
     folder = Path(str(settings.store))
     source = prepared.source.with_teacher_fingerprint(ranks)  # the first rank's, for all to act alike
-    if on_first_rank(ranks, lambda: not (folder / MANIFEST).exists()):
+    if on_first_rank(ranks, lambda: not settings.has_store):
         build_store(folder, settings, source, Execution(device), ranks, console)
     store = open_matching_store(folder, settings, source, ranks, device)
     if ranks.is_first:

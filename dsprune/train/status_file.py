@@ -6,15 +6,17 @@ import socket
 import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 from pydantic import ConfigDict
 
 from dsprune.errors import StoppedError, UserError
-from dsprune.ranks.ranks import Ranks
 from dsprune.utils.files import replace_text
 from dsprune.utils.records import Count, Record, Seconds, read_record
+
+if TYPE_CHECKING:
+    from dsprune.ranks.ranks import Ranks
 
 __all__ = ["State", "Status", "StatusFile", "read_status", "seconds_after_boot"]
 
@@ -91,7 +93,7 @@ class StatusFile:
         **known: fields of `Status` that are known at the start.
     """
 
-    def __init__(self, path: Path, ranks: Ranks, **known: Any) -> None:
+    def __init__(self, path: Path, ranks: "Ranks", **known: Any) -> None:
         self._path, self._is_writer = path, ranks.is_first
         self._written = -math.inf
         now = time.time()

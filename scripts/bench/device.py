@@ -9,8 +9,8 @@ from rich.table import Table
 from bench.figures import table_with
 from bench.launches import NUM_WEIGHTS, tensors_of
 from bench.selection import groups_of, kthvalues, partition, select_once
-from dsprune.masks import MaskSet
 from dsprune.masks.bits import apply_all_
+from dsprune.masks.mask_set import MaskSet
 from dsprune.ranks.collectives import Comm
 
 __all__ = ["on_device"]

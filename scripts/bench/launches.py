@@ -22,8 +22,8 @@ from bench.figures import table_with
 from bench.selection import groups_of, partition, select_once
 from bench.twins import TWINS
 from dsprune.kernels import accelerator
-from dsprune.masks import MaskSet
 from dsprune.masks.bits import apply_all_
+from dsprune.masks.mask_set import MaskSet
 from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.collectives import Comm
 

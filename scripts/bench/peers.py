@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bench.selection import SPARSITY, groups_of, partition, select_views
-from dsprune.masks import MaskSet
 from dsprune.masks.bits import apply_all_
+from dsprune.masks.mask_set import MaskSet
 from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.collectives import Comm
 

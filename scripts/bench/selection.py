@@ -10,8 +10,8 @@ from torch import Tensor
 
 from bench.figures import table_with
 from bench.tools import best_of, milliseconds, on_ranks
-from dsprune.masks import MaskSet
 from dsprune.masks.bits import apply_, apply_all_, apply_eager_, count_kept
+from dsprune.masks.mask_set import MaskSet
 from dsprune.methods.method import Method, ShardContext
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm

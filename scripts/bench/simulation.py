@@ -23,8 +23,8 @@ from torch import Tensor
 from bench.drawn import DrawnScores, deviation
 from bench.tools import used_memory
 from dsprune.kernels.product import Product
-from dsprune.masks import MaskSet
 from dsprune.masks.bits import count_kept
+from dsprune.masks.mask_set import MaskSet
 from dsprune.model.shard import PrunableTensor, Shard, equal_part
 from dsprune.ranks.collectives import Comm
 from dsprune.selection.groups import Group

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dsprune.masks import MaskSet
 from dsprune.masks.bits import pack
+from dsprune.masks.mask_set import MaskSet
 from dsprune.model.prunable import choose_weights
 from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm

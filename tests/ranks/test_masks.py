@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from dsprune.kernels.cpu import kernel_for
-from dsprune.masks import MaskSet
 from dsprune.masks.bits import pack, unpack
-from dsprune.masks.mask_set import digest_eager
+from dsprune.masks.mask_set import MaskSet, digest_eager
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.testing import pool as pool_module

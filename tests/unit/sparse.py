@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from dsprune.masks import MaskSet
 from dsprune.masks.bits import pack
 from dsprune.masks.mask_files import write_masks
+from dsprune.masks.mask_set import MaskSet
 from dsprune.model.prunable import choose_weights
 from dsprune.model.shard import Shard
 from dsprune.ranks.collectives import Comm

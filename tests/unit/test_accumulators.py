@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from dsprune.checkpoint.model_folder import copy_masks
 from dsprune.errors import UserError
-from dsprune.masks import MaskSet
 from dsprune.masks.accumulator_files import read_accumulators
 from dsprune.masks.accumulator_set import AccumulatorSet
 from dsprune.masks.manifest import MANIFEST, MaskManifest, read_manifest
 from dsprune.masks.mask_files import read_complete_masks, write_masks
+from dsprune.masks.mask_set import MaskSet
 from dsprune.methods.method import Accumulator
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm

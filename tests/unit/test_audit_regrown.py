@@ -10,10 +10,10 @@ import torch
 
 from dsprune.checkpoint.audit import audit_folder
 from dsprune.commands.cli import run_command
-from dsprune.masks import MaskSet
 from dsprune.masks.bits import pack, unpack
 from dsprune.masks.manifest import MANIFEST, MaskManifest, read_manifest
 from dsprune.masks.mask_files import read_complete_masks, write_masks
+from dsprune.masks.mask_set import MaskSet
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Pruning
 from tests.unit.sparse import QUERY, TIMETABLE, sparse_bert

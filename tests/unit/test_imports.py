@@ -39,25 +39,29 @@ def test_a_test_imports_helpers_of_its_own_folder_or_one_above_it() -> None:
                 assert ".test_" not in name, f"{path}: {name}"
 
 
-def test_a_start_loads_no_library_before_it_is_used() -> None:
-    """`--help` does not import torch, and `status` no models.
-
-    `plan` and training do not import code that draws, scores, tracks or compiles.
-    """
-    code = """
-import sys
-import dsprune.commands.cli
-print(*sorted({"torch", "transformers", "datasets", "deepspeed"} & sys.modules.keys()))
-import dsprune.commands.status
-print(*sorted({"transformers", "datasets", "deepspeed"} & sys.modules.keys()))
+MODELS = {"transformers", "datasets", "deepspeed"}
+RARE = {"matplotlib", "torchmetrics", "sacrebleu", "wandb", "torch._inductor.select_algorithm"}
+TRAINING = """
 import dsprune.commands.plan.plan, dsprune.train.train, dsprune.registry
 from dsprune.zero.ops import import_muon
 for name in dsprune.registry.TASKS:
     dsprune.registry.TASKS.get(name)
 import_muon()
-rare = {"matplotlib", "torchmetrics", "sacrebleu", "wandb", "torch._inductor.select_algorithm"}
-print("then:", *sorted(rare & sys.modules.keys()))
 """
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert run.stdout.splitlines()[:2] == ["", ""]
-    assert run.stdout.splitlines()[-1] == "then:"
+
+
+@pytest.mark.parametrize(
+    ("code", "unused"),
+    [
+        pytest.param("import dsprune.commands.cli", MODELS | {"torch"}, id="--help"),
+        pytest.param("import dsprune.commands.submit", MODELS | {"torch"}, id="submit"),
+        pytest.param("import dsprune.commands.suite.suite", MODELS | {"torch"}, id="suite --dry-run"),
+        pytest.param("import dsprune.commands.status", MODELS, id="status"),
+        pytest.param("import dsprune.commands.report", MODELS, id="report"),
+        pytest.param(TRAINING, RARE, id="plan, train"),
+    ],
+)
+def test_a_start_loads_no_library_before_it_is_used(code: str, unused: set[str]) -> None:
+    script = f"{code}\nimport sys\nprint('loaded:', *sorted({unused} & sys.modules.keys()))"
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "loaded:"

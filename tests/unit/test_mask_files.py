@@ -16,10 +16,10 @@ from torch import Tensor
 
 from dsprune.checkpoint.audit import audit_folder
 from dsprune.errors import UserError
-from dsprune.masks import MaskSet
 from dsprune.masks.bits import pack, unpack
 from dsprune.masks.manifest import MANIFEST, FileEntry, MaskManifest, read_manifest
 from dsprune.masks.mask_files import read_marked_masks, read_masks, write_masks
+from dsprune.masks.mask_set import MaskSet
 from dsprune.masks.slice_files import entry_of
 from dsprune.model.shard import PrunableTensor, Shard, equal_part, parts_of
 from dsprune.ranks.collectives import Comm

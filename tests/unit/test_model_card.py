@@ -1,5 +1,6 @@
 """The card of a model folder, and the folder's way to the hub."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from dsprune.commands.cli import run_command
 from dsprune.commands.push import check_repository, upload
 from dsprune.errors import UserError
 from dsprune.masks.manifest import read_manifest
+from dsprune.model.own import OWN_MODELS
 from dsprune.recipe import load_recipe
 from dsprune.testing.tiny import tiny_bert
 from dsprune.train.run_folder import RunFolder, made_by
@@ -95,13 +97,14 @@ def test_a_model_without_masks_or_a_recipe_has_a_card(tmp_path: Path) -> None:
     assert "pipeline_tag" not in card(tmp_path / "base", Made())
 
 
-def test_a_model_of_dsprunes_own_is_imported_from_there(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"architectures": ["GtsForEquations"]}')
+@pytest.mark.parametrize("kind", OWN_MODELS)
+def test_a_model_of_dsprunes_own_is_imported_from_there(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [kind]}))
     text = card(tmp_path, Made())
-    [start, end] = (text.index(part) for part in ("from transformers import", "model = GtsForEquations.from"))
+    [start, end] = (text.index(part) for part in ("from transformers import", f"model = {kind}.from"))
     scope: dict[str, object] = {}
     exec(text[start:end], scope)
-    assert {"AutoTokenizer", "GtsForEquations"} <= scope.keys()
+    assert {"AutoTokenizer", kind} <= scope.keys()
 
 
 @pytest.mark.parametrize("path", ["models/bert", "/models/bert", "bert", "./bert", "a/b/c"])

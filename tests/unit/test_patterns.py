@@ -14,11 +14,11 @@ from dsprune.checkpoint.audit import audit_folder
 from dsprune.checkpoint.made import Made
 from dsprune.checkpoint.model_card import CARD, write_card
 from dsprune.errors import UserError
-from dsprune.masks import MaskSet
 from dsprune.masks.bits import pack
 from dsprune.masks.cut_bands import CutBands, band_bytes
 from dsprune.masks.manifest import read_manifest
 from dsprune.masks.mask_files import read_complete_masks, write_masks
+from dsprune.masks.mask_set import MaskSet
 from dsprune.methods.checks import check_pruning
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm

@@ -13,11 +13,12 @@ from transformers import AutoModelForSequenceClassification
 
 from dsprune.commands.cli import app, run_command
 from dsprune.commands.suite.definition import load_suite, shipped_suites
-from dsprune.commands.suite.execute import prepare_start, save_start
+from dsprune.commands.suite.execute import prepare_start
 from dsprune.commands.suite.grid import Grid, RunSpec, check_methods, rounds_to
 from dsprune.commands.suite.launcher import Launcher
 from dsprune.commands.suite.published import _published, published_tables
 from dsprune.commands.suite.resolve import resolve
+from dsprune.commands.suite.starts import save_start
 from dsprune.commands.suite.suite import Choice, parts_of, suite, suite_part
 from dsprune.errors import UserError
 from dsprune.model.prunable import choose_weights

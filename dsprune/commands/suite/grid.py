@@ -6,15 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import nn
-
-from dsprune.commands.plan.make import weightless_model
 from dsprune.commands.suite.definition import Method, Suite
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.report.grouping import REFERENCE
 from dsprune.schedule.law import scaled_epochs
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["Grid", "Part", "RunSpec", "check_methods", "rounds_to", "slug"]
 
@@ -87,7 +88,7 @@ class Grid:
         return load_recipe(self.recipe, self.overrides)
 
     @cached_property
-    def model(self) -> nn.Module:
+    def model(self) -> "nn.Module":
         """The recipe's model, without memory for its weights.
 
         Raises:
@@ -95,6 +96,8 @@ class Grid:
         """
         if self.base.model is None:
             raise self.base.lacks("a suite", "model", "task")
+        from dsprune.commands.plan.make import weightless_model  # loads transformers, which few suites need
+
         return weightless_model(self.base.model, self.base.task)
 
     def parts(

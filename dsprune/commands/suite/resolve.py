@@ -1,24 +1,14 @@
 """Fill the placeholders of a run just before it starts: its teacher, the store, the temperature, component names."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-from torch import nn
-
-from dsprune.commands.calibrate.store_curves import Labels, enough_records, measure
 from dsprune.commands.suite.grid import Grid, RunSpec
 from dsprune.commands.suite.launcher import Launcher
-from dsprune.distillation.calibration import recommend
-from dsprune.distillation.store import open_store
-from dsprune.distillation.store.format import MANIFEST
 from dsprune.errors import UserError
-from dsprune.model.components import converted, find_components
-from dsprune.model.patterns import patterns_of
-from dsprune.model.prunable import choose_weights
 from dsprune.recipe import Recipe, dump_recipe, load_recipe
+from dsprune.recipe.sections import STORE_MANIFEST
 from dsprune.report.grouping import TARGET
-from dsprune.utils.text import percent
 
 __all__ = ["command_of", "make_store", "needs_suite", "resolve"]
 
@@ -34,8 +24,10 @@ def resolve(run: RunSpec, grid: Grid, launcher: Launcher) -> Recipe:
     """
     overrides = known_overrides(run, grid)
     if any(CALIBRATED in text for text in overrides):
-        store = make_store(run, grid, launcher)
-        overrides = [_fill(text, {"calibrated": f"{_calibrated(store):g}"}) for text in overrides]
+        from dsprune.commands.suite.measured import recommended_temperature  # loads torch
+
+        temperature = recommended_temperature(make_store(run, grid, launcher))
+        overrides = [_fill(text, {"calibrated": f"{temperature:g}"}) for text in overrides]
     return load_recipe(run.recipe, _converted(run, grid, overrides))
 
 
@@ -69,15 +61,19 @@ def _converted(run: RunSpec, grid: Grid, overrides: list[str]) -> list[str]:
     recipe = load_recipe(run.recipe, overrides)
     if recipe.pruning is None:
         return overrides
+    if not run.components and grid.suite.convention != "matrices":
+        return overrides
+    from dsprune.commands.suite.measured import component_patterns, of_prunable  # loads transformers
+
     if run.components:
-        added = [*recipe.pruning.include, *_patterns(grid.model, run.components)]
+        added = [*recipe.pruning.include, *component_patterns(grid.model, run.components)]
         overrides = [*overrides, f"pruning.include={added}"]
     if grid.suite.convention == "matrices":
         target = recipe.pruning.sparsity
         recipe = load_recipe(run.recipe, overrides)
         overrides = [
             *overrides,
-            f"pruning.sparsity={_of_prunable(recipe, grid.model, target)}",
+            f"pruning.sparsity={of_prunable(recipe, grid.model, target)}",
             f"tracking.tags={[*recipe.tracking.tags, f'{TARGET}{target:g}']}",
         ]
     return overrides
@@ -91,7 +87,7 @@ def make_store(student: RunSpec, grid: Grid, launcher: Launcher) -> Path:
     """
     values = _teacher_values(student, grid)
     store = Path(values["store"])
-    if not (store / MANIFEST).exists():
+    if not (store / STORE_MANIFEST).exists():
         known = [_fill(text, values) for text in student.overrides if CALIBRATED not in text]
         recipe = load_recipe(student.recipe, known)
         launcher.run("teacher", f"{recipe.name}-teacher", dump_recipe(recipe))
@@ -118,36 +114,3 @@ def _check_plain(path: str) -> None:
 def _fill(text: str, values: dict[str, str]) -> str:
     """Replace the placeholders that have a value."""
     return re.sub(r"\{(\w+)\}", lambda placeholder: values.get(placeholder[1], placeholder[0]), text)
-
-
-def _patterns(model: nn.Module, components: tuple[str, ...]) -> Iterator[str]:
-    """Yield globs for the components that the model has."""
-    for component in find_components(model):
-        if component.name in components:
-            yield from patterns_of([tensor.name for tensor in component.tensors])
-
-
-def _of_prunable(recipe: Recipe, model: nn.Module, target: float) -> float:
-    """Convert a target of all matrices of the model to a sparsity of the prunable weights.
-
-    Raises:
-        UserError: the dense matrices have more weights than the target keeps.
-    """
-    assert recipe.pruning is not None
-    matrices = sum(weight.numel() for weight in model.parameters() if weight.dim() > 1)
-    chosen = recipe.pruning.include, recipe.pruning.exclude, None, recipe.pruning.only
-    prunable = sum(tensor.numel for tensor in choose_weights(model, *chosen).tensors)
-    sparsity = converted(target, matrices, prunable)
-    if sparsity >= 1:
-        raise UserError(
-            f"{recipe.name}: {target:g} of all matrices cannot be zero when only "
-            f"{percent(prunable / matrices, 1)} of them are pruned: leave this --sparsity out for this method"
-        )
-    return round(sparsity, 6)
-
-
-def _calibrated(store: Path) -> float:
-    """Return the recommended temperature of the store."""
-    opened = open_store(store)
-    samples = opened.fingerprints[: enough_records(opened)]
-    return recommend(list(measure(opened, samples, Labels()).values()))

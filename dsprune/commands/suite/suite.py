@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dsprune.commands.report import report
 from dsprune.commands.submit import Job, Request, submit_jobs
 from dsprune.commands.suite.definition import load_suite
 from dsprune.commands.suite.execute import execute
@@ -108,6 +107,8 @@ def suite(choice: Choice, num_ranks: int, dry_run: bool, console: Console) -> No
         return
     errors = execute(parts, num_ranks, console)
     write_about(load_suite(choice.name), choice.home)
+    from dsprune.commands.report import report  # loads torch and matplotlib, which a dry run does not need
+
     report([choice.home], choice.home, None, True, console)
     if errors:
         raise CheckFailedError(f"{len(errors)} of {len(runs)} runs failed: {'; '.join(errors)}")

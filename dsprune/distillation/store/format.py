@@ -13,6 +13,7 @@ import torch
 from pydantic import Field, model_validator
 
 from dsprune.errors import UserError
+from dsprune.recipe.sections import STORE_MANIFEST
 from dsprune.utils.dtypes import DTYPES
 from dsprune.utils.records import Count, FileName, Record, read_record
 
@@ -36,7 +37,7 @@ __all__ = [
 
 Kind = Literal["full", "topk", "hidden"]
 
-MANIFEST = "store.json"
+MANIFEST = STORE_MANIFEST
 
 HEAD_FILE = "head.safetensors"
 

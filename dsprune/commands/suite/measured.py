@@ -1,0 +1,51 @@
+"""What a suite reads from a model or a store: the globs of components, a target's sparsity, and the temperature."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import nn
+
+from dsprune.commands.calibrate.store_curves import Labels, enough_records, measure
+from dsprune.distillation.calibration import recommend
+from dsprune.distillation.store import open_store
+from dsprune.errors import UserError
+from dsprune.model.components import converted, find_components
+from dsprune.model.patterns import patterns_of
+from dsprune.model.prunable import choose_weights
+from dsprune.recipe import Recipe
+from dsprune.utils.text import percent
+
+__all__ = ["component_patterns", "of_prunable", "recommended_temperature"]
+
+
+def component_patterns(model: nn.Module, components: tuple[str, ...]) -> Iterator[str]:
+    """Yield globs for the components that the model has."""
+    for component in find_components(model):
+        if component.name in components:
+            yield from patterns_of([tensor.name for tensor in component.tensors])
+
+
+def of_prunable(recipe: Recipe, model: nn.Module, target: float) -> float:
+    """Convert a target of all matrices of the model to a sparsity of the prunable weights.
+
+    Raises:
+        UserError: the dense matrices have more weights than the target keeps.
+    """
+    assert recipe.pruning is not None
+    matrices = sum(weight.numel() for weight in model.parameters() if weight.dim() > 1)
+    chosen = recipe.pruning.include, recipe.pruning.exclude, None, recipe.pruning.only
+    prunable = sum(tensor.numel for tensor in choose_weights(model, *chosen).tensors)
+    sparsity = converted(target, matrices, prunable)
+    if sparsity >= 1:
+        raise UserError(
+            f"{recipe.name}: {target:g} of all matrices cannot be zero when only "
+            f"{percent(prunable / matrices, 1)} of them are pruned: leave this --sparsity out for this method"
+        )
+    return round(sparsity, 6)
+
+
+def recommended_temperature(store: Path) -> float:
+    """Return the recommended temperature of the store."""
+    opened = open_store(store)
+    samples = opened.fingerprints[: enough_records(opened)]
+    return recommend(list(measure(opened, samples, Labels()).values()))
