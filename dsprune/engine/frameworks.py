@@ -187,7 +187,8 @@ def _without_engine(what: str) -> str:
     way_out = "give a ds_config to the framework"
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":  # it has one
         way_out = (
-            "call Accelerate's `prepare` inside it, without Accelerator(cpu=True), which ignores the plugin"
+            "call Accelerate's `prepare` inside it, without Accelerator(cpu=True) or `accelerate launch --cpu`, which "
+            "ignore the plugin"
         )
     return (
         f"pruning: {what}, but no DeepSpeed engine that trains was made inside it, so nothing would be pruned: "
