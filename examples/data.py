@@ -40,7 +40,7 @@ def tiny_model(seed: int = 0, dropout: float = 0.1) -> BertForSequenceClassifica
     return BertForSequenceClassification(config)
 
 
-def write_school(output: Path) -> None:
+def write_distilled(output: Path) -> None:
     """Write a teacher, a student, training data, and a recipe that names them."""
     tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(WORDS)}, model_max_length=64)
     for seed, name in enumerate(("student", "teacher")):
@@ -64,4 +64,4 @@ def write_school(output: Path) -> None:
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    write_school(folder)
+    write_distilled(folder)

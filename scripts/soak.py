@@ -173,7 +173,7 @@ def _round(
     _wait_for_moment(ranks, run, dice, times)
     sent = dice.choice(SIGNALS)
     victims = [dice.randrange(args.ranks)] if "one" in sent else list(range(args.ranks))
-    stack = ranks.whereabouts(victims[0])
+    stack = ranks.stack(victims[0])
     activity = next(
         (ACTIVITIES[name] for name in stack if name in ACTIVITIES), "starting" if stack else "not known"
     )

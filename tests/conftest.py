@@ -32,15 +32,21 @@ settings.load_profile("any machine")
 gc.disable()
 
 LONG = (
-    *(
-        "cluster/test_requeue.py",
-        "cluster/test_pipeline.py",
-        "engine/test_kinds.py",
-        "system/test_launcher.py",
-    ),
-    *("engine/test_invariants.py", "engine/test_topologies.py", "system/test_distillation.py"),
-    *("cluster/test_hosts.py", "system/test_teacher.py", "system/test_suite.py", "system/test_ways_in.py"),
-    *("system/test_train.py", "system/test_faults.py", "engine/test_variants.py", "system/test_cli.py"),
+    "cluster/test_requeue.py",
+    "cluster/test_pipeline.py",
+    "engine/test_kinds.py",
+    "system/test_launcher.py",
+    "engine/test_invariants.py",
+    "engine/test_topologies.py",
+    "system/test_distillation.py",
+    "cluster/test_hosts.py",
+    "system/test_teacher.py",
+    "system/test_suite.py",
+    "system/test_examples.py",
+    "system/test_train.py",
+    "system/test_faults.py",
+    "engine/test_variants.py",
+    "system/test_cli.py",
 )
 """The longest files, in the order in which processes that share the tests should start them."""
 

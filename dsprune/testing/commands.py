@@ -23,10 +23,10 @@ __all__ = [
     "TIMEOUT",
     "Done",
     "command",
-    "complaints",
     "dsprune",
     "dsprune_command",
     "environment",
+    "error_lines",
     "launched",
     "launcher_command",
     "run",
@@ -82,7 +82,7 @@ def launched(*arguments: str | Path, **extra: str) -> subprocess.CompletedProces
     return run(launcher_command("--module", "dsprune", *arguments), **extra)
 
 
-def complaints(done: subprocess.CompletedProcess[str]) -> list[str]:
+def error_lines(done: subprocess.CompletedProcess[str]) -> list[str]:
     """Return the lines that dsprune itself wrote to stderr."""
     return [line for line in done.stderr.splitlines() if line.startswith("dsprune:")]
 
@@ -99,7 +99,7 @@ class Done:
     stderr: str
 
     @property
-    def complaint(self) -> str:
+    def error_line(self) -> str:
         """The line that reports bad input."""
         assert self.code == 2, self
         [line] = [line for line in self.stderr.splitlines() if line.startswith("dsprune: ")]

@@ -76,7 +76,7 @@ class ForkedRanks:
                 hung = {rank for rank, process in enumerate(self.processes) if process.exitcode is None}
                 for rank in hung:  # so that its log shows where it hung
                     with (self.log / f"{rank}.log").open("a") as log:
-                        log.write(f"hangs in {self.whereabouts(rank)}\n")
+                        log.write(f"hangs in {self.stack(rank)}\n")
                 self.signal(signal.SIGKILL)
                 self._join(time.monotonic() + 10)
         return [None if rank in hung else process.exitcode for rank, process in enumerate(self.processes)]
@@ -88,7 +88,7 @@ class ForkedRanks:
                 with contextlib.suppress(ProcessLookupError):  # it may end at this moment
                     os.kill(process.pid or 0, number)
 
-    def whereabouts(self, rank: int) -> list[str]:
+    def stack(self, rank: int) -> list[str]:
         """Return the functions on the stack of a rank, the innermost first; empty if it does not answer in time."""
         path = self.log / f"{rank}.stack"
         if not path.exists():
@@ -108,7 +108,7 @@ class ForkedRanks:
         """Return what a rank has written to stdout, then what it has written to stderr."""
         return self.printed(rank) + (self.log / f"{rank}.log").read_text(errors="replace")
 
-    def complaints(self) -> list[str]:
+    def error_lines(self) -> list[str]:
         """Return the lines that dsprune itself wrote to stderr, of all ranks."""
         lines = [line for rank in range(len(self.processes)) for line in self.said(rank).splitlines()]
         return [line for line in lines if line.startswith("dsprune:")]

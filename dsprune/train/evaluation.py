@@ -17,7 +17,7 @@ from dsprune.ranks.ranks import Ranks, process_group
 from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.build import build_task
 from dsprune.tasks.examples import Collate, on_device
-from dsprune.tasks.oddities import Examples, remarks_on
+from dsprune.tasks.remarks import Examples, remarks_on
 from dsprune.tasks.source import say_once
 from dsprune.tasks.task import Task
 

@@ -29,7 +29,7 @@ from dsprune.schedule import Timetable, recipe_timetable
 from dsprune.selection.weights import weights_to_prune
 from dsprune.tasks.build import build_task
 from dsprune.tasks.examples import tokens_in
-from dsprune.tasks.oddities import Examples, remarks_on, remarks_on_both
+from dsprune.tasks.remarks import Examples, remarks_on, remarks_on_both
 from dsprune.tasks.task import Task
 from dsprune.utils.wandb_key import has_wandb_key, wandb_host
 from dsprune.zero.config import load_ds_config, resolve_ds_config

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster.leash import leashed
+from tests.cluster.supervised import supervised
 
 __all__ = ["GPUS", "NODES", "PROGRAMS", "Slurm", "obstacle", "start_slurm"]
 
@@ -135,12 +135,12 @@ def start_slurm() -> Iterator[Slurm]:
     with tempfile.TemporaryDirectory(prefix="dsprune-slurm-") as name, contextlib.ExitStack() as stack:
         slurm = Slurm(Path(name))
         _configure(slurm.folder)
-        stack.enter_context(leashed("munged", *_munge_options(slurm.folder / "munge")))
+        stack.enter_context(supervised("munged", *_munge_options(slurm.folder / "munge")))
         _await(slurm, (slurm.folder / "munge" / "socket").exists, "munge")
         config = ("-D", "-f", slurm.environment["SLURM_CONF"])
-        stack.enter_context(leashed("slurmctld", *config, "-c"))
+        stack.enter_context(supervised("slurmctld", *config, "-c"))
         for node in NODES:
-            stack.enter_context(leashed("slurmd", *config, "-N", node))
+            stack.enter_context(supervised("slurmd", *config, "-N", node))
         _await(slurm, lambda: _num_idle(slurm) == len(NODES), "the nodes")
         stack.callback(_cancel_all, slurm)
         yield slurm

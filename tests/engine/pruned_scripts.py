@@ -81,7 +81,7 @@ def engines_beside_a_reference_model(comm: Comm, optimizer: dict[str, Any]) -> t
     return found
 
 
-def said_of_a_later_scheduler(comm: Comm) -> str:
+def messages_of_a_later_scheduler(comm: Comm) -> str:
     """The messages for a loop that makes a scheduler after its engine, and steps it."""
 
     def train() -> None:
@@ -95,12 +95,12 @@ def said_of_a_later_scheduler(comm: Comm) -> str:
     return said(train)
 
 
-def said_of_an_import(comm: Comm) -> str:
+def messages_of_an_import(comm: Comm) -> str:
     """The messages of `pruning` for a loop whose engine is made by a function that was imported before."""
     return said(lambda: train_unaware(make_recipe(), 1, deepspeed.initialize))
 
 
-def said_of_a_model(comm: Comm, folder: str, steps: int) -> str:
+def messages_of_a_model(comm: Comm, folder: str, steps: int) -> str:
     """The messages when a model is saved after some steps."""
 
     def train_and_save() -> None:
@@ -124,7 +124,7 @@ def said_by_the_trainer(comm: Comm, stage: int, gathers: bool) -> str:
     return said(begin)
 
 
-def said_of_a_second_training(comm: Comm) -> str:
+def messages_of_a_second_training(comm: Comm) -> str:
     """The messages of transformers' Trainer if its engine has trained before."""
 
     def begin_again() -> None:
@@ -135,7 +135,7 @@ def said_of_a_second_training(comm: Comm) -> str:
     return said(begin_again)
 
 
-def said_of_steps_of_the_trainer(comm: Comm, steps: int) -> str:
+def messages_of_steps_of_the_trainer(comm: Comm, steps: int) -> str:
     """The messages of transformers' Trainer if its first step ends after some steps of its engine."""
 
     def end() -> None:
@@ -173,7 +173,7 @@ def saved_after_the_context(comm: Comm, folder: str) -> list[str]:
     return [path.name for path in Path(folder).iterdir()]
 
 
-def said_of_backwards_of_accelerate(comm: Comm, backwards: int) -> str:
+def messages_of_backwards_of_accelerate(comm: Comm, backwards: int) -> str:
     """The messages for an Accelerate loop that calls `backward` several times before `optimizer.step`."""
 
     def train() -> None:
@@ -198,7 +198,7 @@ def said_of_backwards_of_accelerate(comm: Comm, backwards: int) -> str:
     return said(train)
 
 
-def said_of_accumulation(comm: Comm, micro_batch: int) -> str:
+def messages_of_accumulation(comm: Comm, micro_batch: int) -> str:
     def initialize() -> None:
         with initialized(config=ds_config(1, train_micro_batch_size_per_gpu=micro_batch)):
             pass

@@ -26,13 +26,13 @@ def test_a_loop_that_ends_at_another_step_is_told(two_ranks: RankPool, steps: in
 
 
 def test_an_engine_that_was_made_behind_its_back_is_refused(two_ranks: RankPool) -> None:
-    for said in two_ranks.run(2, pruned_scripts.said_of_an_import):
+    for said in two_ranks.run(2, pruned_scripts.messages_of_an_import):
         assert "pruning: AdamW steps, but no DeepSpeed engine" in said
         assert "not an `initialize` imported before" in said
 
 
 def test_a_scheduler_that_is_made_after_the_engine_is_replaced(two_ranks: RankPool) -> None:
-    first, _ = two_ranks.run(2, pruned_scripts.said_of_a_later_scheduler)
+    first, _ = two_ranks.run(2, pruned_scripts.messages_of_a_later_scheduler)
     assert "the recipe's learning rate replaces the scheduler LambdaLR" in first
     assert "remove the scheduler" not in first
 
@@ -47,7 +47,7 @@ def test_the_engine_of_a_frozen_model_prunes_nothing(two_ranks: RankPool, optimi
 def test_a_model_that_is_saved_too_early_is_called_so(
     two_ranks: RankPool, steps: int, says: str, tmp_path: Path
 ) -> None:
-    first, second = two_ranks.run(2, pruned_scripts.said_of_a_model, str(tmp_path / "model"), steps)
+    first, second = two_ranks.run(2, pruned_scripts.messages_of_a_model, str(tmp_path / "model"), steps)
     assert says in first
     assert ("saved at" in first) == (says != "")
     assert "saved at" not in second
@@ -61,14 +61,14 @@ def test_a_trainer_that_saves_no_weights_is_told(two_ranks: RankPool, stage: int
 
 
 def test_a_trainer_trains_once(two_ranks: RankPool) -> None:
-    for said in two_ranks.run(2, pruned_scripts.said_of_a_second_training):
+    for said in two_ranks.run(2, pruned_scripts.messages_of_a_second_training):
         assert "Trainer: train() starts at step 0, but its engine is at step 1, " in said
         assert "make a new Trainer" in said
 
 
 @pytest.mark.parametrize(("steps", "fails"), [(1, False), (2, True)])
 def test_a_step_of_the_trainer_is_one_of_its_engine(two_ranks: RankPool, steps: int, fails: bool) -> None:
-    for said in two_ranks.run(2, pruned_scripts.said_of_steps_of_the_trainer, steps):
+    for said in two_ranks.run(2, pruned_scripts.messages_of_steps_of_the_trainer, steps):
         assert (
             "Trainer: step 1 ended with its engine at step 2: accelerator.backward steps" in said
         ) == fails
@@ -81,7 +81,7 @@ def test_a_trainer_saves_the_masks_after_the_context_too(one_rank: RankPool, tmp
 
 @pytest.mark.parametrize("backwards", [1, 2])
 def test_a_step_of_accelerate_is_one_of_its_engine(two_ranks: RankPool, backwards: int) -> None:
-    for said in two_ranks.run(2, pruned_scripts.said_of_backwards_of_accelerate, backwards):
+    for said in two_ranks.run(2, pruned_scripts.messages_of_backwards_of_accelerate, backwards):
         assert ("accelerate: 2 calls of accelerator.backward before one" in said) == (backwards == 2)
 
 
@@ -89,7 +89,7 @@ def test_a_step_of_accelerate_is_one_of_its_engine(two_ranks: RankPool, backward
 def test_accumulation_that_the_recipe_does_not_ask_for_is_said(
     two_ranks: RankPool, micro_batch: int, accumulation: int
 ) -> None:
-    first, second = two_ranks.run(2, pruned_scripts.said_of_accumulation, micro_batch)
+    first, second = two_ranks.run(2, pruned_scripts.messages_of_accumulation, micro_batch)
     assert ("an optimizer step is" in first) == (accumulation > 1)
     assert "an optimizer step is" not in second
     if accumulation > 1:

@@ -103,10 +103,10 @@ def test_a_script_says_what_becomes_of_the_zeros_of_its_model(one_rank: RankPool
 
 
 def test_matrices_that_begin_at_zero_are_trained_and_said(one_rank: RankPool) -> None:
-    [(sparsity, said)] = one_rank.run(1, wrapping.said_of_matrices_that_begin_at_zero, None)
+    [(sparsity, said)] = one_rank.run(1, wrapping.messages_of_matrices_that_begin_at_zero, None)
     assert sparsity == 0.0
     assert "3 matrices, such as blocks.0.down.weight, are all zero: trained from zero" in said
-    [(sparsity, said)] = one_rank.run(1, wrapping.said_of_matrices_that_begin_at_zero, "zeros")
+    [(sparsity, said)] = one_rank.run(1, wrapping.messages_of_matrices_that_begin_at_zero, "zeros")
     assert sparsity == 0.5
     assert "model: 3 matrices, such as blocks.0.down.weight, are all zero, and masked" in said
 

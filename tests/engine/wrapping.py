@@ -132,7 +132,7 @@ def start_from_zeros(comm: Comm, way: str, masks_from: Any, dense: bool = False)
     raise AssertionError
 
 
-def said_of_matrices_that_begin_at_zero(comm: Comm, masks_from: Any) -> tuple[float, str]:
+def messages_of_matrices_that_begin_at_zero(comm: Comm, masks_from: Any) -> tuple[float, str]:
     """The sparsity after a step, and its messages, if the second matrix of each block is zero at first."""
     os.environ.update(LOCAL_RANK=str(dist.get_rank()))
     model, said = TinyModel(), io.StringIO()

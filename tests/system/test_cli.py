@@ -11,7 +11,7 @@ from transformers import LlamaConfig
 from dsprune import __version__
 from dsprune.commands.cli import run_command
 from dsprune.commands.cli.main import place_local_rank
-from dsprune.testing.commands import command, complaints, dsprune, run
+from dsprune.testing.commands import command, dsprune, error_lines, run
 from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 
@@ -98,7 +98,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 def test_the_process_ends_with_the_exit_code() -> None:
     done = dsprune("train", "sentiment-9")
     assert done.returncode == 2
-    assert [done.stderr.strip()] == complaints(done)
+    assert [done.stderr.strip()] == error_lines(done)
 
 
 def test_a_conflict_is_one_line_a_host(recipe: Path, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_conflict_is_one_line_a_host(recipe: Path, tmp_path: Path) -> None:
     with RankPool(2) as ranks:
         first, second = ranks.run(2, command, *arguments)
     assert (second.code, second.stderr) == (2, "")
-    line = first.complaint
+    line = first.error_line
     for part in ("budget.batch=32 but ds_config: train_batch_size=64", "gradient_clipping=1.0", "scheduler"):
         assert part in line
 

@@ -14,7 +14,7 @@ from dsprune.commands.cli import run_command
 from dsprune.recipe import load_recipe
 from dsprune.testing.commands import command, train_on_rank
 from dsprune.testing.pool import RankPool
-from tests.system.school import examples, losses, rewrite, write_school
+from tests.system.distilled import examples, losses, rewrite, write_distilled
 
 KINDS = {
     "full": ("distillation.kind=full", "distillation.dtype=fp32"),
@@ -26,7 +26,7 @@ ROUND_OFF = 2e-5
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_school(tmp_path_factory.mktemp("school"))
+    return write_distilled(tmp_path_factory.mktemp("distilled"))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def two_ranks(pool_of: Callable[[int], RankPool]) -> RankPool:
 def train(pool: RankPool, recipe: Path, output: Path, *settings: str) -> list[float]:
     """The loss of every step."""
     pool.run(pool.size, train_on_rank, str(recipe), [f"output={output}", *settings])
-    return losses(output / "school")
+    return losses(output / "distilled")
 
 
 PLACES = [(1, 3), (2, 2), (3, 0), (4, 1)]
@@ -113,7 +113,7 @@ def test_hardness_and_temperature_may_change_over_the_steps(
 
 def test_the_parts_of_the_loss_are_logged(two_ranks: RankPool, recipe: Path, tmp_path: Path) -> None:
     total = train(two_ranks, recipe, tmp_path, "distillation.hardness=0.25", "budget.steps=4")
-    lines = (tmp_path / "school" / "metrics.jsonl").read_text().splitlines()
+    lines = (tmp_path / "distilled" / "metrics.jsonl").read_text().splitlines()
     rows = [row for row in map(json.loads, lines) if "loss" in row]
     parts = [0.75 * row["task_loss"] + 0.25 * row["distillation_loss"] for row in rows]
     assert total == pytest.approx(parts, rel=ROUND_OFF)
@@ -161,7 +161,7 @@ def test_a_run_resumes_with_its_store_in_another_place(
         "--stop-after", "0s",
     )  # fmt: skip
     assert {done.code for done in interrupted} == {75}, interrupted[0].stderr
-    assert len(losses(tmp_path / "runs" / "school")) < 10
+    assert len(losses(tmp_path / "runs" / "distilled")) < 10
     moved.parent.mkdir()
     store.rename(moved)
     resumed = train(two_ranks, recipe, tmp_path / "runs", *how, f"distillation.store={moved}")
@@ -185,7 +185,7 @@ def test_the_commands_from_train_to_calibrate(
     assert lines[1] == f"teacher: finished: {store}"
     assert re.fullmatch(rf"teacher: {store}: \d+ records.*, kind full fp16", lines[2])
     assert [line.partition(": accuracy ")[0] for line in lines[3:]] == [
-        f"finished: {tmp_path / 'runs' / 'school'}"
+        f"finished: {tmp_path / 'runs' / 'distilled'}"
     ]
 
     assert run_command(["calibrate", str(store)]) == 0
@@ -198,7 +198,7 @@ def test_the_commands_from_train_to_calibrate(
     assert 0 <= float(share) <= 100
     [chosen] = re.findall(r"By the rule: T = ([\d.]+),", printed)
     assert picture.read_text().startswith("<?xml")
-    before, after = load_recipe(str(recipe)), load_recipe(str(own), ["name=school"])
+    before, after = load_recipe(str(recipe)), load_recipe(str(own), ["name=distilled"])
     assert after.distillation.temperature.first == float(chosen)
     same = after.distillation.model_copy(update={"temperature": before.distillation.temperature})
     assert after.model_copy(update={"distillation": same}) == before
@@ -209,5 +209,5 @@ def test_labels_of_other_preprocessing_are_refused(two_ranks: RankPool, recipe: 
     other = ("calibrate", str(tmp_path / "store"), "task.max_length=20", "--recipe", str(recipe))
     assert (
         f"{tmp_path / 'store'}: the store does not match: preprocessing is TextClassification of at most 24 tokens"
-        in two_ranks.run(2, command, *other)[0].complaint
+        in two_ranks.run(2, command, *other)[0].error_line
     )

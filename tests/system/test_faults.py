@@ -52,7 +52,7 @@ def test_two_runs_do_not_share_a_folder_and_stop_is_heard(
     wait_for(ranks, run, 2)
     second = workshop.start("busy", ENDLESS, world_size=1)
     assert second.wait() == [2]
-    assert second.complaints() == [
+    assert second.error_lines() == [
         f"dsprune: {run.path}: another run uses this folder: wait for it, stop it with dsprune stop, or give "
         f"another name=..."
     ]
@@ -60,7 +60,7 @@ def test_two_runs_do_not_share_a_folder_and_stop_is_heard(
     assert f"{run.path}: asked to stop after step" in capsys.readouterr().out
     assert ranks.wait(60) == [75, 75]
     # The second run's line stands before it: both write into one log.
-    assert ranks.complaints()[-1].partition(" at step")[0] == "dsprune: dsprune stop: stopped"
+    assert ranks.error_lines()[-1].partition(" at step")[0] == "dsprune: dsprune stop: stopped"
     assert run_command(["stop", str(run.path)]) == 2
     assert "the run is not running, it has stopped: nothing to stop" in capsys.readouterr().err
 
@@ -118,7 +118,7 @@ def test_a_run_without_a_good_checkpoint_is_refused(
         damage(tag / "masks-00000-of-00001.safetensors")
     ranks = workshop.start(copy.path.name, world_size=1)
     assert ranks.wait() == [2]
-    [line] = ranks.complaints()
+    [line] = ranks.error_lines()
     assert says in line
     assert all(tag.is_dir() for tag in tags), "nothing is thrown away"
 
@@ -138,7 +138,7 @@ def test_a_checkpoint_without_masks_is_refused_unless_its_zeros_may_be_masks(
     checkpoint = plain(stopped, tmp_path)
     ranks = workshop.start("plain", f"--resume={checkpoint}", world_size=1)
     assert ranks.wait() == [2], ranks.said()
-    assert ranks.complaints() == [
+    assert ranks.error_lines() == [
         f"dsprune: {checkpoint}/plain: no dsprune.json, so no masks: copy both too, or use masks_from=zeros "
         f"(--masks-from zeros) to make masks of the weights' exact zeros, or masks_from=none to start dense"
     ]
@@ -165,7 +165,7 @@ def test_nan_and_inf_end_the_run(workshop: Workshop, config: str, says: str) -> 
     name = f"nan-{config}"
     ranks = workshop.start(name, "learning_rate.peak=1000", f"deepspeed={config}", world_size=1)
     assert ranks.wait() == [1], ranks.said()
-    [line] = ranks.complaints()
+    [line] = ranks.error_lines()
     assert line.startswith(f"dsprune: rank 0: {says}")
     assert line.endswith("earlier checkpoints are good")
     assert (status_of(workshop.run(name)).state, complete_tags(workshop.run(name).checkpoints)) == (
@@ -184,7 +184,7 @@ def test_a_rank_that_hangs_ends_the_run(workshop: Workshop) -> None:
         time.sleep(0.05)
     ranks.signal(signal.SIGKILL, [1])
     assert ranks.wait() == [1, -9]
-    [line] = ranks.complaints()
+    [line] = ranks.error_lines()
     assert line.startswith("dsprune: rank 0: ")
     assert "run the same command to resume from the newest checkpoint" in line
 
@@ -192,7 +192,7 @@ def test_a_rank_that_hangs_ends_the_run(workshop: Workshop) -> None:
 def test_a_rank_with_another_recipe_is_refused(workshop: Workshop) -> None:
     ranks = workshop.start("differs", last=["optimizer.eps=0.1"])
     assert ranks.wait() == [2, 2]
-    [line] = ranks.complaints()
+    [line] = ranks.error_lines()
     host = os.uname().nodename
     assert line == (
         f"dsprune: rank 1 on {host}: recipe optimizer.eps is 0.1, and 1e-08 on rank 0 on {host}: "
@@ -210,7 +210,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(workshop: Workshop, disk: Path) -> None:
     ranks = workshop.start("full", f"output={disk}", world_size=1)
     assert ranks.wait() == [1], ranks.said()
-    [line] = ranks.complaints()
+    [line] = ranks.error_lines()
     run = RunFolder(disk / "full")
     assert "cannot be written (" in line
     assert (

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dsprune.testing.commands import NOISE, TIMEOUT, complaints, environment, launcher_command
+from dsprune.testing.commands import NOISE, TIMEOUT, environment, error_lines, launcher_command
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.status_file import Status, read_status
@@ -79,7 +79,7 @@ def test_a_signal_to_one_rank_stops_all_and_the_launcher_says_75(recipe: Path) -
         step = stopped(run, "SIGUSR1").step
     done = subprocess.CompletedProcess([], process.returncode, *output)
     assert done.returncode == 75
-    assert complaints(done) == [f"dsprune: SIGUSR1: stopped at step {step}; run the same command to resume"]
+    assert error_lines(done) == [f"dsprune: SIGUSR1: stopped at step {step}; run the same command to resume"]
     for noise in NOISE:
         assert noise not in done.stderr
 

@@ -102,4 +102,4 @@ def test_the_command_writes_page_and_tables(pages: dict[str, Path], tmp_path: Pa
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".html", ".md", ".csv"}
     refused = ForkedRanks(["report", str(tmp_path / "nowhere")], 1, tmp_path / "logs")
     assert refused.wait() == [2], refused.said()
-    assert len(refused.complaints()) == 1
+    assert len(refused.error_lines()) == 1

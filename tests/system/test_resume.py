@@ -45,7 +45,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(workshop: Workshop) -
     assert 12 <= status.step < 40
     assert (status.state, status.checkpoint) == ("stopped", f"global_step{status.step}")
     said = f"dsprune: SIGTERM: stopped at step {status.step}; run the same command to resume"
-    assert ranks.complaints() == [said]
+    assert ranks.error_lines() == [said]
     ranks = workshop.start("stopped", *changes)
     assert ranks.wait() == [0, 0], ranks.said()
     assert f"resumes from {stopped.checkpoints}/{status.checkpoint}, step {status.step}\n" in ranks.said()
@@ -60,7 +60,7 @@ def test_a_run_of_which_a_rank_was_killed_ends_as_if_it_had_not_been(
     wait_for(ranks, killed, 24)
     ranks.signal(signal.SIGKILL, [0])
     assert ranks.wait() == [-signal.SIGKILL, 1], "the other one ended by itself"
-    [line] = ranks.complaints()
+    [line] = ranks.error_lines()
     assert line.startswith("dsprune: rank 1: another rank is gone (")
     assert line.endswith("): run the same command to resume from the newest checkpoint")
     ranks = workshop.start("killed")
@@ -121,14 +121,14 @@ def test_the_best_checkpoint_at_the_target_is_kept(workshop: Workshop) -> None:
 def test_another_recipe_does_not_go_on(workshop: Workshop, whole: RunFolder) -> None:
     ranks = workshop.start("new", f"--resume={whole.path}", world_size=1)
     assert ranks.wait() == [2]
-    assert ranks.complaints() == [
+    assert ranks.error_lines() == [
         f"dsprune: {whole.path}: holds a finished run: give another name=... or output=..., or remove it"
     ]
     unfinished = RunFolder(Path(shutil.copytree(whole.path, workshop.run("unfinished").path)))
     unfinished.summary.unlink()
     ranks = workshop.start("unfinished", "learning_rate.peak=0.1", world_size=1)
     assert ranks.wait() == [2]
-    assert ranks.complaints() == [
+    assert ranks.error_lines() == [
         f"dsprune: {unfinished.path}: holds an unfinished run with another learning_rate.peak (0.005 there, 0.1 "
         f"here): give the same recipe to resume, another name=... to start a new run, or remove the folder"
     ]
@@ -137,7 +137,7 @@ def test_another_recipe_does_not_go_on(workshop: Workshop, whole: RunFolder) -> 
 def test_there_must_be_something_to_go_on_from(workshop: Workshop, tmp_path: Path) -> None:
     ranks = workshop.start("nothing", f"--resume={tmp_path}", world_size=1)
     assert ranks.wait() == [2]
-    [line] = ranks.complaints()
+    [line] = ranks.error_lines()
     assert line.startswith(
         f"dsprune: --resume: value {tmp_path}: no complete checkpoint there: give the folder"
     )

@@ -13,14 +13,14 @@ from dsprune.testing.commands import command
 from dsprune.testing.damage import flip_a_bit, truncate
 from dsprune.testing.pool import RankPool
 from dsprune.testing.stores import content
-from tests.system.school import examples, rewrite, write_school
+from tests.system.distilled import examples, rewrite, write_distilled
 
 SHARD, HEAD, MANIFEST = "shard-00000.safetensors", "head.safetensors", "store.json"
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_school(tmp_path_factory.mktemp("school"))
+    return write_distilled(tmp_path_factory.mktemp("distilled"))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def store(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "store"))
 
 
-def complaint(pool: RankPool, recipe: Path, store: Path, *settings: str) -> str:
+def error_line(pool: RankPool, recipe: Path, store: Path, *settings: str) -> str:
     """The one line of `dsprune train`; neither the store nor a run is changed or made."""
     before = content(store)
     how = ("train", str(recipe), f"distillation.store={store}", f"output={store.parent / 'runs'}", *settings)
@@ -46,7 +46,7 @@ def complaint(pool: RankPool, recipe: Path, store: Path, *settings: str) -> str:
     assert [done.code for done in answers] == [2, 2], answers[0].stderr
     assert content(store) == before
     assert not list((store.parent / "runs").rglob("*.*"))
-    return answers[0].complaint
+    return answers[0].error_line
 
 
 # ---- damage
@@ -80,7 +80,7 @@ def test_a_damaged_file_is_named(
     two_ranks: RankPool, recipe: Path, store: Path, name: str, damage: Callable[[Path], object], message: str
 ) -> None:
     damage(store / name)
-    said = complaint(two_ranks, recipe, store)
+    said = error_line(two_ranks, recipe, store)
     assert said.startswith(f"dsprune: {store / name}: ")
     assert any(part in said for part in message.split("|"))
 
@@ -89,7 +89,7 @@ def test_a_damaged_file_is_named(
 
 
 def test_off_by_one_truncation(two_ranks: RankPool, recipe: Path, store: Path) -> None:
-    said = complaint(two_ranks, recipe, store, "task.max_length=23")
+    said = error_line(two_ranks, recipe, store, "task.max_length=23")
     assert (
         f"{store}: the store does not match: preprocessing is TextClassification of at most 24 tokens" in said
     )
@@ -104,7 +104,7 @@ def test_off_by_one_truncation_is_in_the_fingerprints_too(
         raw = (store / name).read_bytes()
         (store / name).write_bytes(raw.replace(b"at most 24 tokens", b"at most 23 tokens"))
     seal(store)
-    said = complaint(two_ranks, recipe, store, "task.max_length=23")
+    said = error_line(two_ranks, recipe, store, "task.max_length=23")
     assert "training examples have no record, the first in row " in said
     assert ": the store is of dataset " in said
     assert ": give another distillation.store, which is then made for these data" in said
@@ -122,7 +122,7 @@ def seal(store: Path) -> None:
 
 
 def test_the_store_of_another_teacher_is_refused(two_ranks: RankPool, recipe: Path, store: Path) -> None:
-    said = complaint(two_ranks, recipe, store, f"distillation.teacher={recipe.parent / 'student'}")
+    said = error_line(two_ranks, recipe, store, f"distillation.teacher={recipe.parent / 'student'}")
     assert f"{store}: the store does not match: teacher is " in said
 
 
@@ -132,14 +132,14 @@ def test_the_store_of_another_tokenizer_is_refused(
     other = Path(shutil.copytree(recipe.parent / "student", tmp_path / "other"))
     text = (other / "tokenizer.json").read_text()
     (other / "tokenizer.json").write_text(text.replace('"lovely"', '"lovelier"'))
-    said = complaint(two_ranks, recipe, store, f"model.tokenizer={other}")
+    said = error_line(two_ranks, recipe, store, f"model.tokenizer={other}")
     assert f"{store}: the store does not match: tokenizer is " in said
 
 
 def test_an_example_without_a_record(two_ranks: RankPool, recipe: Path, store: Path, tmp_path: Path) -> None:
     rows = examples(recipe.parent / "data" / "train.csv")
     file = rewrite(tmp_path / "more.csv", [*rows, ("the film was and the plot", "film")])
-    said = complaint(two_ranks, recipe, store, f"task.train={file}")
+    said = error_line(two_ranks, recipe, store, f"task.train={file}")
     assert (
         f"{store}: 1 of {len(rows) + 1} training examples have no record, the first in row {len(rows) + 1}: "
     ) in said
@@ -155,7 +155,7 @@ def test_a_subset_of_the_examples_is_accepted(
 
 
 def test_another_kind_than_the_recipe_names(two_ranks: RankPool, recipe: Path, store: Path) -> None:
-    said = complaint(two_ranks, recipe, store, "distillation.kind=full")
+    said = error_line(two_ranks, recipe, store, "distillation.kind=full")
     assert f"{store}: the store does not match: kind is hidden in the store and full here" in said
 
 
@@ -166,7 +166,7 @@ def test_a_temperature_that_a_top_k_store_does_not_hold(
     topk = ("distillation.kind=topk", f"distillation.store={store}")
     answers = two_ranks.run(2, command, "teacher", str(recipe), *topk)
     assert [done.code for done in answers] == [0, 0], answers[0].stderr
-    said = complaint(two_ranks, recipe, store, "distillation.temperature=4")
+    said = error_line(two_ranks, recipe, store, "distillation.temperature=4")
     assert (
         f"distillation.temperature: value 4: {store} is of kind topk and holds 2 only: use one of them"
         in said

@@ -25,7 +25,7 @@ from dsprune.testing.pool import RankFailedError, RankPool
 from dsprune.testing.stores import content
 from dsprune.testing.tiny import VOCABULARY, tiny_tokenizer
 from tests.system.disks import small_disk
-from tests.system.school import LABELS, write_school
+from tests.system.distilled import LABELS, write_distilled
 
 NUM_SHARDS = 5
 HIDDEN = ("distillation.kind=hidden", "distillation.dtype=fp32")
@@ -35,7 +35,7 @@ FEW = ("task.max_train=40",)
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_school(tmp_path_factory.mktemp("school"), num_train=4800)
+    return write_distilled(tmp_path_factory.mktemp("distilled"), num_train=4800)
 
 
 def arguments(recipe: Path, store: Path, *settings: str) -> tuple[str, ...]:
@@ -54,7 +54,7 @@ def refused(pool: RankPool, recipe: Path, store: Path, *settings: str) -> str:
     """The one line of bad input; every rank ends with it."""
     answers: list[Done] = pool.run(pool.size, command, *arguments(recipe, store, *settings))
     assert [done.code for done in answers] == [2] * pool.size
-    return answers[0].complaint
+    return answers[0].error_line
 
 
 @pytest.fixture(scope="module")
@@ -224,8 +224,8 @@ def test_without_a_store_in_the_recipe_it_prints_how_to_use_the_new_one(
 ) -> None:
     how = ("teacher", str(recipe), *FEW, f"output={tmp_path}")
     [done] = one_rank.run(1, command, *how)
-    assert f"to train with it: distillation.store={tmp_path / 'school-teacher'}" in done.stderr
-    open_store(tmp_path / "school-teacher")
+    assert f"to train with it: distillation.store={tmp_path / 'distilled-teacher'}" in done.stderr
+    open_store(tmp_path / "distilled-teacher")
 
 
 # ---- what is refused
@@ -272,7 +272,7 @@ def test_too_little_room_is_an_error_before_the_teacher_runs(
     assert [done.code for done in answers] == [2, 2]
     assert re.search(
         r"store: [\d.]+ kB to write and [\d.]+ kB free: make room, give another distillation.store, or a smaller",
-        answers[0].complaint,
+        answers[0].error_line,
     )
 
 
@@ -294,8 +294,8 @@ def test_a_full_disk_ends_all_ranks_and_leaves_no_partial_files(
     how = (*HIDDEN, "task.max_train=600", "--batch-size", "64", "--stage", stage)
     answers = two_ranks.run(2, command_with_small_files, *arguments(recipe, tmp_path / "store", *how))
     assert [done.code for done in answers] == [2, 2]
-    assert f"{tmp_path / 'store'}: cannot be written (" in answers[0].complaint
-    assert "fix that and start again" in answers[0].complaint
+    assert f"{tmp_path / 'store'}: cannot be written (" in answers[0].error_line
+    assert "fix that and start again" in answers[0].error_line
     assert not (tmp_path / "store").exists()
     teach(two_ranks, recipe, tmp_path / "store", *how)
 
@@ -327,8 +327,8 @@ def test_hidden_states_need_a_linear_layer_that_makes_the_outputs(
 
 def test_a_recipe_without_a_teacher(one_rank: RankPool, recipe: Path) -> None:
     [done] = one_rank.run(1, command, "teacher", str(recipe), "distillation=null")
-    assert done.complaint == (
-        "dsprune: recipe 'school': a store needs the sections model, task and distillation: add them"
+    assert done.error_line == (
+        "dsprune: recipe 'distilled': a store needs the sections model, task and distillation: add them"
     )
 
 

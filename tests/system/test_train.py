@@ -414,7 +414,7 @@ def test_a_finished_run_is_not_written_over(workshop: Workshop) -> None:
     before = (workshop.run / "summary.json").read_bytes()
     ranks = workshop.start("over")
     assert ranks.wait() == [2]
-    assert ranks.complaints() == [
+    assert ranks.error_lines() == [
         f"dsprune: {workshop.run}: holds a finished run: give another name=... or output=..., or remove it"
     ]
     assert (workshop.run / "summary.json").read_bytes() == before
@@ -456,7 +456,7 @@ def test_a_terminated_run_stops_with_a_checkpoint(workshop: Workshop) -> None:
     assert ranks.wait(20) == [75]
     status = read_status(run / "status.json")
     said = f"SIGTERM: stopped at step {status.step}; run the same command to resume"
-    assert ranks.complaints() == [f"dsprune: {said}"]
+    assert ranks.error_lines() == [f"dsprune: {said}"]
     assert (status.state, status.reason, status.checkpoint) == ("stopped", said, f"global_step{status.step}")
     assert read_lines(run / "metrics.jsonl"), "what was logged is whole lines"
     assert sorted(path.name for path in run.iterdir()) == [

@@ -12,7 +12,7 @@ from dsprune.testing.commands import command
 from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import NOUNS, tiny_bert
 from tests.scripts import SCRIPTS, load, table_rows
-from tests.system.school import losses, write_school
+from tests.system.distilled import losses, write_distilled
 
 SIZE = 300
 SETTINGS = ("optimizer.weight_decay=0", "pruning.sparsity=0.5", "pruning.start=3")
@@ -21,7 +21,7 @@ SETTINGS = ("optimizer.weight_decay=0", "pruning.sparsity=0.5", "pruning.start=3
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe with a store of its teacher, whose models know 300 tokens."""
-    path = write_school(tmp_path_factory.mktemp("school"), pruning={"sparsity": 0.5})
+    path = write_distilled(tmp_path_factory.mktemp("distilled"), pruning={"sparsity": 0.5})
     names = dict(enumerate(sorted(NOUNS)))
     labels = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
     for seed, who in enumerate(("student", "teacher")):
@@ -106,4 +106,4 @@ def test_a_run_is_resumed_audited_and_exported(
     how = ("train", str(recipe), "name=other", *SETTINGS, *resume)
     answers = two_ranks.run(2, command, *how)
     assert [done.code for done in answers] == [2, 2], answers[0].stderr
-    assert f"{checkpoint}: was trained only with the tokens of vocabulary.json" in answers[0].complaint
+    assert f"{checkpoint}: was trained only with the tokens of vocabulary.json" in answers[0].error_line

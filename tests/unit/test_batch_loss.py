@@ -35,7 +35,7 @@ class Student(BertForSequenceClassification):
 
 
 @dataclass(frozen=True)
-class School:
+class Stored:
     """A store and its inputs."""
 
     recipe: Path
@@ -63,8 +63,8 @@ class School:
 
 
 @pytest.fixture(scope="module")
-def school(tmp_path_factory: pytest.TempPathFactory) -> School:
-    folder = tmp_path_factory.mktemp("school")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
+    folder = tmp_path_factory.mktemp("stored")
     path = write_recipe(
         folder / "recipe.yaml",
         tiny_bert(folder / "student", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
@@ -81,33 +81,33 @@ def school(tmp_path_factory: pytest.TempPathFactory) -> School:
     spec = StoreSpec(kind="full", dtype="fp32", outputs={"logits": Output(classes=2)})
     origin = origin_of_data(task, tokenizer) | {"teacher": teacher_fingerprint(str(folder / "teacher")) or ""}
     plan = plan_store(spec, origin, fingerprints(task.samples(data)))
-    school = School(path, folder / "store", data, teacher, tokenizer)
-    begin_store(school.store, plan)
+    stored = Stored(path, folder / "store", data, teacher, tokenizer)
+    begin_store(stored.store, plan)
     writer = ShardWriter(plan, 0)
     with torch.no_grad():
-        logits = teacher(**school.batch(writer.samples.tolist())).logits
+        logits = teacher(**stored.batch(writer.samples.tolist())).logits
     writer.put(range(len(logits)), {"logits": logits})
-    writer.save(school.store)
-    finish_store(school.store, plan, {})
-    return school
+    writer.save(stored.store)
+    finish_store(stored.store, plan, {})
+    return stored
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize(("step", "hardness"), [(0, 0.25), (20, 0.5)])
 def test_is_the_loss_with_the_teacher_beside_the_student(
-    school: School, side: str, step: int, hardness: float
+    stored: Stored, side: str, step: int, hardness: float
 ) -> None:
-    student = school.student().eval()
+    student = stored.student().eval()
     student.applied_steps = step
-    batch = school.batch([7, 3, 31], side)
+    batch = stored.batch([7, 3, 31], side)
     outputs = student(**batch)
     with torch.no_grad():
-        logits = school.teacher(**school.batch([7, 3, 31])).logits
+        logits = stored.teacher(**stored.batch([7, 3, 31])).logits
     expected = (1 - hardness) * outputs.loss + hardness * distillation_loss(outputs.logits, logits, 2.0)
-    torch.testing.assert_close(school.loss()(student, outputs, batch), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(stored.loss()(student, outputs, batch), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_trainer_divides_it_by_the_accumulation_steps(school: School, tmp_path: Path) -> None:
+def test_the_trainer_divides_it_by_the_accumulation_steps(stored: Stored, tmp_path: Path) -> None:
     """Two micro-batches are one batch of twice their size; evaluation is without the store."""
     losses = []
     for micro_batch in (4, 8):
@@ -122,67 +122,67 @@ def test_the_trainer_divides_it_by_the_accumulation_steps(school: School, tmp_pa
             use_cpu=True,
             remove_unused_columns=False,
         )
-        collate = DataCollatorWithPadding(school.tokenizer)
-        trainer = Trainer(school.student(), arguments, collate, school.examples(list(range(16))))
-        school.loss().use_in(trainer)
+        collate = DataCollatorWithPadding(stored.tokenizer)
+        trainer = Trainer(stored.student(), arguments, collate, stored.examples(list(range(16))))
+        stored.loss().use_in(trainer)
         trainer.train()
         losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
-        unknown = [dict(one, input_ids=[*one["input_ids"][:-1], 9]) for one in school.examples([0, 1])]
+        unknown = [dict(one, input_ids=[*one["input_ids"][:-1], 9]) for one in stored.examples([0, 1])]
         assert trainer.evaluate(unknown)["eval_loss"] > 0
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_the_loss_of_the_task_is_that_of_the_trainer(school: School, tmp_path: Path) -> None:
+def test_the_loss_of_the_task_is_that_of_the_trainer(stored: Stored, tmp_path: Path) -> None:
     arguments = TrainingArguments(str(tmp_path), label_smoothing_factor=0.5, report_to=[], use_cpu=True)
-    student, batch = school.student().train(), school.batch([0, 1, 2])
+    student, batch = stored.student().train(), stored.batch([0, 1, 2])
     trainer = Trainer(student, arguments)
     smoothed = trainer.compute_loss(student, dict(batch))
     outputs = student(**batch)
-    plain, distilled = school.loss()(student, outputs, batch), school.loss()
+    plain, distilled = stored.loss()(student, outputs, batch), stored.loss()
     distilled.use_in(trainer)
     assert not torch.isclose(smoothed, outputs.loss)
     expected = plain + 0.75 * (smoothed - outputs.loss)  # the hardness is 0.25 at step 0
     torch.testing.assert_close(trainer.compute_loss(student, batch), expected)
 
 
-def error_of(school: School, what: str) -> None:
-    student, batch = school.student(), school.batch([0, 1])
+def error_of(stored: Stored, what: str) -> None:
+    student, batch = stored.student(), stored.batch([0, 1])
     if what == "an unknown example":
         batch["input_ids"][1, 1] += 1
-        school.loss()(student, student(**batch), batch)
+        stored.loss()(student, student(**batch), batch)
     if what == "no labels":
         del batch["labels"]
-        school.loss()(student, student(**batch), batch)
+        stored.loss()(student, student(**batch), batch)
     if what == "a plain module":
-        plain = BertForSequenceClassification(school.student().config)
-        school.loss()(plain, plain(**batch), batch)
+        plain = BertForSequenceClassification(stored.student().config)
+        stored.loss()(plain, plain(**batch), batch)
     if what == "a loss function":
         trainer = Trainer(
             student, TrainingArguments(report_to=[], use_cpu=True), compute_loss_func=distillation_loss
         )
-        school.loss().use_in(trainer)
+        stored.loss().use_in(trainer)
     if what == "fewer rows":
         outputs = student(**batch)
         outputs.logits = outputs.logits[:1]
-        school.loss()(student, outputs, batch)
+        stored.loss()(student, outputs, batch)
     if what == "unknown data":
-        school.loss(
-            data=Dataset.from_list([*school.examples([0]), {**school.examples([1])[0], "input_ids": [2]}])
+        stored.loss(
+            data=Dataset.from_list([*stored.examples([0]), {**stored.examples([1])[0], "input_ids": [2]}])
         )
     if what == "another tokenizer":
         tokenizer = tiny_tokenizer()
         tokenizer.add_tokens(["new"])
-        dsprune.DistillationLoss(school.store, school.recipe, tokenizer)
+        dsprune.DistillationLoss(stored.store, stored.recipe, tokenizer)
     if what == "no such sections":
         dsprune.DistillationLoss(
-            school.store, load_recipe("glue-90", ["distillation=null"]), school.tokenizer
+            stored.store, load_recipe("glue-90", ["distillation=null"]), stored.tokenizer
         )
     if what == "another head":
         student = Student.from_pretrained(
-            school.recipe.parent / "student", num_labels=3, ignore_mismatched_sizes=True
+            stored.recipe.parent / "student", num_labels=3, ignore_mismatched_sizes=True
         )
-        student.timetable = school.student().timetable
-        school.loss()(student, student(**batch), batch)
+        student.timetable = stored.student().timetable
+        stored.loss()(student, student(**batch), batch)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +199,6 @@ def error_of(school: School, what: str) -> None:
         ("another head", r"^distillation: 2 classes of the teacher and 3 of the student"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused(school: School, what: str, says: str) -> None:
+def test_what_does_not_fit_is_refused(stored: Stored, what: str, says: str) -> None:
     with pytest.raises(dsprune.UserError, match=says):
-        error_of(school, what)
+        error_of(stored, what)

@@ -204,9 +204,9 @@ def test_what_has_no_compact_form_is_refused_in_one_line(
     before = sorted(folder.parent.iterdir())
     arguments = ["export", str(folder), "--compact", "--to", str(folder.parent / "new"), *options]
     assert run_command(arguments) == 2
-    complaint = capsys.readouterr().err
-    assert message in complaint
-    assert complaint.count("\n") == 1
+    error_line = capsys.readouterr().err
+    assert message in error_line
+    assert error_line.count("\n") == 1
     assert sorted(folder.parent.iterdir()) == before, "nothing is left of it"
 
 

@@ -75,10 +75,10 @@ RECORD = {"size": 0, "sha256": ""}
 )
 def test_a_foreign_manifest_is_refused(compact: Path, text: str, reason: str) -> None:
     (compact / COMPACT).write_text(text)
-    for complaint in refused(compact):
-        assert complaint.startswith(f"{compact / COMPACT}: not a compact model of format 1 (")
-        assert reason in complaint
-        assert complaint.endswith("): export it again, or use another copy")
+    for error_line in refused(compact):
+        assert error_line.startswith(f"{compact / COMPACT}: not a compact model of format 1 (")
+        assert reason in error_line
+        assert error_line.endswith("): export it again, or use another copy")
 
 
 def test_a_folder_that_is_not_compact_is_refused(compact: Path) -> None:
@@ -121,9 +121,9 @@ def test_a_manifest_that_does_not_list_a_file_is_refused(compact: Path, file: st
 def test_a_file_of_another_format_is_refused(compact: Path) -> None:
     (compact / VALUES).write_bytes(b"\x80\x04 a pickle")
     record_again(compact)
-    for complaint in refused(compact):
-        assert complaint.startswith(f"{compact / VALUES}: cannot be read (")
-        assert complaint.endswith("): use another copy of the model")
+    for error_line in refused(compact):
+        assert error_line.startswith(f"{compact / VALUES}: cannot be read (")
+        assert error_line.endswith("): use another copy of the model")
 
 
 def without_query(tensors: dict[str, Tensor]) -> None:
@@ -153,7 +153,7 @@ def test_values_that_do_not_fit_the_masks_are_refused(
     change(tensors)
     save_file(tensors, compact / VALUES)
     record_again(compact)
-    assert all(message in complaint for complaint in refused(compact))
+    assert all(message in error_line for error_line in refused(compact))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_masks_of_untrue_sizes_and_places_are_refused(
     compact: Path, change: Callable[[Any], None], message: str
 ) -> None:
     edit(compact, MANIFEST, change)
-    assert all(message in complaint for complaint in refused(compact))
+    assert all(message in error_line for error_line in refused(compact))
 
 
 def test_masks_that_are_nested_without_end_are_refused(compact: Path) -> None:

@@ -202,7 +202,7 @@ def test_a_plan_without_data_counts_all_embedding_rows(here: Path) -> None:
     assert sketch.remarks[1] == "counted with all embedding rows: the used ones are not known"
 
 
-def oddities(here: Path, *overrides: str) -> list[str]:
+def remarks_of(here: Path, *overrides: str) -> list[str]:
     return list(preflight(load_recipe(str(here / "recipe.yaml"), overrides), ALONE).remarks())
 
 
@@ -210,12 +210,12 @@ def test_validation_examples_that_are_trained_on_are_counted(here: Path) -> None
     train, validation = (here / "data" / f"{split}.csv" for split in ("train", "validation"))
     first = train.read_text().splitlines()[1]
     validation.write_text(f"text,label\n{first}\nthe film was so so so so so bad,negative\n{first}\n")
-    (remark,) = oddities(here)
+    (remark,) = remarks_of(here)
     assert remark.startswith("task.validation: 2 of 3 examples are in the training data too")
 
 
 def test_inputs_that_are_cut_off_are_counted(here: Path) -> None:
-    remarks = oddities(here, "task.max_length=8")
+    remarks = remarks_of(here, "task.max_length=8")
     rows = (here / "data" / "train.csv").read_text().splitlines()[1:]
     num_long = sum(len(row.replace(".,", " .,").split()) + 2 >= 8 for row in rows)
     assert (
@@ -230,20 +230,20 @@ def test_equal_inputs_of_several_labels_are_counted(here: Path) -> None:
         file.write("the film was so so so,negative\nthe film was so so so,positive\n")
     assert (
         "task.train: 2 of 322 examples have the inputs of another example, but another label"
-        in oddities(here)[0]
+        in remarks_of(here)[0]
     )
 
 
 def test_validation_data_of_one_label_are_said(here: Path) -> None:
     (here / "data" / "validation.csv").write_text("text,label\nthe film was so so so bad,negative\n")
-    assert oddities(here) == ["task.validation: all examples have the same label: the metrics say little"]
+    assert remarks_of(here) == ["task.validation: all examples have the same label: the metrics say little"]
 
 
 def test_validation_tokens_that_the_tokenizer_does_not_know_are_counted(here: Path) -> None:
     (here / "data" / "validation.csv").write_text(
         "text,label\nxyz was zyx,negative\nthe film was good,positive\n"
     )
-    (remark,) = oddities(here)
+    (remark,) = remarks_of(here)
     assert remark.startswith("task.validation: 2 of 11 tokens are unknown to the tokenizer")
 
 

@@ -56,7 +56,7 @@ def test_an_import_without_open_files_is_an_error_of_the_system() -> None:
     assert system_error(ValueError()) is None
 
 
-def complaint(capsys: pytest.CaptureFixture[str], *command: str) -> str:
+def error_line(capsys: pytest.CaptureFixture[str], *command: str) -> str:
     assert run_command([*command]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("dsprune: ")
@@ -67,10 +67,10 @@ def test_commands_tell_errors_of_the_system_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     long, file = str(tmp_path / ("x" * 300)), tmp_path / "file"
-    assert "File name too long: give a shorter name" in complaint(capsys, "slurm-scripts", long)
+    assert "File name too long: give a shorter name" in error_line(capsys, "slurm-scripts", long)
     file.touch()
     below = str(file / "scripts")
-    assert "Not a directory: something else is there" in complaint(capsys, "slurm-scripts", below)
+    assert "Not a directory: something else is there" in error_line(capsys, "slurm-scripts", below)
 
 
 def test_an_error_of_the_system_on_one_rank_ends_all(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_an_error_of_the_system_on_one_rank_ends_all(tmp_path: Path) -> None:
         on_first_rank(Ranks(0, 0, 1), (tmp_path / "nowhere" / "x").touch)
 
 
-def test_a_complaint_of_pages_is_told_by_its_start_and_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_start_and_the_end_of_a_long_error_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["plan", "sentiment-90", f"pruning.method={'x' * 9000}"]) == 2
     *waits, line = capsys.readouterr().err.splitlines()
     assert waits in ([], ["loading torch, transformers and DeepSpeed ..."]), "said on a slow machine"

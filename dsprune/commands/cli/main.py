@@ -135,24 +135,24 @@ def run_explained(call: Callable[[], Any]) -> int:
     try:
         return int(call() or 0)
     except UserError as error:
-        _complain(str(error))
+        _print_error(str(error))
         return 2
     except CheckFailedError as error:
-        _complain(str(error))
+        _print_error(str(error))
         return 1
     except RunFailedError as error:
-        _complain_of_rank(str(error))
+        _print_error_of_rank(str(error))
         return 1
     except StoppedError as error:
-        _complain(str(error))
+        _print_error(str(error))
         return EXIT_STOPPED
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         reason = error.format_message().replace("Value error, ", "").removesuffix(".")
-        _complain(reason + (f". See {context.command_path} --help" if context else ""))
+        _print_error(reason + (f". See {context.command_path} --help" if context else ""))
         return 2
     except (typer.Abort, KeyboardInterrupt):
-        _complain("interrupted")
+        _print_error("interrupted")
         return 130
     except Exception as error:
         return _end(error)
@@ -160,18 +160,18 @@ def run_explained(call: Callable[[], Any]) -> int:
 
 def _end(error: Exception) -> int:
     """Report an unexpected error, and return the exit code."""
-    complain = _complain_of_rank if os.environ.get("WORLD_SIZE", "1") != "1" else _complain
+    print_error = _print_error_of_rank if os.environ.get("WORLD_SIZE", "1") != "1" else _print_error
     if (cause := system_error(error)) is not None:
-        complain(describe_system_error(cause))
+        print_error(describe_system_error(cause))
         return 1 if is_full_disk(cause) else 2
     if _is_of_accelerator(error):
         wanted = os.environ.get("DS_ACCELERATOR")
-        complain(
+        print_error(
             f"DS_ACCELERATOR={wanted!r}: {first_line(error)}: unset it, and DeepSpeed chooses the device"
         )
         return 2
     reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    complain(
+    print_error(
         f"unforeseen error: {printable(reason)[:300]}: this is a bug of dsprune or of a library; please report it "
         f"with the traceback{_write_traceback(error)}"
     )
@@ -198,14 +198,14 @@ def _write_traceback(error: Exception) -> str:
     return f" in {file.name}"
 
 
-def _complain(message: str) -> None:
+def _print_error(message: str) -> None:
     """Print one line per host, not per rank."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         # In one call, so that lines of two processes do not mix.
         sys.stderr.write(f"dsprune: {one_line(message)}\n")
 
 
-def _complain_of_rank(message: str) -> None:
+def _print_error_of_rank(message: str) -> None:
     """Print a line that may differ between ranks."""
     sys.stderr.write(f"dsprune: rank {os.environ.get('RANK', '0')}: {one_line(message)}\n")
 

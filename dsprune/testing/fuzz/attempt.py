@@ -85,7 +85,7 @@ def perform(attempt: Attempt) -> list[Outcome]:
 def judge(attempt: Attempt, outcomes: Sequence[Outcome]) -> str | None:
     """Return the problem of the outcomes of an attempt, or None.
 
-    A step ends with exit code 0, or with one complaint on stderr and exit code 2 or a code that is allowed. Lines on
+    A step ends with exit code 0, or with one error line on stderr and exit code 2 or a code that is allowed. Lines on
     the start of a run may come before it.
     """
     for outcome in outcomes:
@@ -101,7 +101,7 @@ def _problem(outcome: Outcome, may_fail: frozenset[int]) -> str | None:
     if outcome.code not in {2, *may_fail} or "Traceback" in outcome.err:
         return f"exit code {outcome.code}: {outcome.err}"
     if len(lines) != 1:
-        return f"{len(lines)} complaints on stderr: {outcome.err}"
+        return f"{len(lines)} error lines on stderr: {outcome.err}"
     if len(lines[0]) > LONGEST or not lines[0].isprintable():
         return f"a line of {len(lines[0])} characters that is no plain text: {lines[0][:LONGEST]!r}"
     return None

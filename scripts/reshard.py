@@ -1,6 +1,6 @@
 """Save a checkpoint at every ZeRO stage on 1 to 4 ranks, load it at every other, and print a table of the comparisons.
 
-python scripts/moves.py [--precision fp32|bf16] [--ranks 4] [--no-offload]
+python scripts/reshard.py [--precision fp32|bf16] [--ranks 4] [--no-offload]
 
 A move is equal if masks, master weights, both moments and the step are those of the saving engine, bit for bit, and the
 audit passes. The exit code is 1 if one is not.
@@ -16,8 +16,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from dsprune.testing.moves import Place, load_all, save
 from dsprune.testing.pool import RankPool
+from dsprune.testing.resharding import Place, load_all, save
 
 Problems = dict[tuple[Place, Place], str | None]
 """The differences, by source and target."""

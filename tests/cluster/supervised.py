@@ -1,4 +1,4 @@
-"""Run a program until standard input closes, then end it and all its child processes: `leash.py COMMAND...`.
+"""Run a program until standard input closes, then end it and all its child processes: `supervised.py COMMAND...`.
 
 The pipe to standard input closes when the process that holds its other end closes it or dies in any way. A worker of
 pytest-xdist outlives its controller in the middle of a test, so the death of the controller ends the program, too. A
@@ -22,7 +22,7 @@ GRACE = 10.0
 
 
 @contextlib.contextmanager
-def leashed(*command: str) -> Iterator[None]:
+def supervised(*command: str) -> Iterator[None]:
     """Run a program during the body of the `with`, without its output."""
     words = [sys.executable, "-IS", __file__, *command]
     process = subprocess.Popen(

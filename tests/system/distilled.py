@@ -12,7 +12,7 @@ from dsprune.testing.tiny import NOUNS, tiny_bert, tiny_sentiment
 LABELS = dict(enumerate(sorted(NOUNS)))
 
 
-def write_school(folder: Path, num_train: int = 30, **sections: Any) -> Path:
+def write_distilled(folder: Path, num_train: int = 30, **sections: Any) -> Path:
     """Write folders `student`, `teacher` and `data`, and a recipe, which is returned: 10 steps of 12 examples.
 
     The task has eight classes, the first noun. The teacher's weights are random but large, so that its outputs are
@@ -40,7 +40,7 @@ def write_school(folder: Path, num_train: int = 30, **sections: Any) -> Path:
         "tracking": {"log_every": 1, "eval_every": "100 %"},
         "output": str(folder / "runs"),
     }
-    path = folder / "school.yaml"
+    path = folder / "distilled.yaml"
     path.write_text(yaml.safe_dump(recipe | sections))
     return path
 

@@ -48,10 +48,10 @@ def test_no_daemon_and_no_job_is_left_behind(need: Callable[..., None], number: 
 
 WORKER_TEST = """
 import time
-from tests.cluster.leash import leashed
+from tests.cluster.supervised import supervised
 
 def test_that_never_ends(tmp_path):
-    with leashed("sleep", "7654321"):
+    with supervised("sleep", "7654321"):
         time.sleep(600)
 """
 
