@@ -2,7 +2,7 @@
 
 import csv
 import io
-from dataclasses import replace
+import json
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +172,9 @@ def test_two_ranks_find_what_one_does(two_ranks: RankPool, recipe: Recipe) -> No
 def test_the_files_and_their_place_in_a_report(recipe: Recipe, analysis: Analysis, tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=200)
     analyze(recipe, Extent((0.5,), batch_size=16), tmp_path, Ranks(0, 0, 1), console)
-    assert replace(read_analysis(tmp_path), origin="") == replace(analysis, origin="")
+    assert read_analysis(tmp_path).model_copy(update={"origin": ""}) == analysis.model_copy(
+        update={"origin": ""}
+    )
     with (tmp_path / "components.csv").open() as file:
         rows = {row["component"]: row for row in csv.DictReader(file)}
     assert rows["head"]["weights"] == "64"
@@ -198,7 +200,7 @@ def test_the_rows_of_unused_tokens_cost_nothing(recipe: Recipe, analysis: Analys
     [embeddings] = [finding for finding in analysis.findings if finding.name == "word embeddings"]
     share = (unused.num_rows - unused.num_kept) / unused.num_rows
     assert unused.num_weights == round(share * embeddings.num_weights)
-    table = component_table(replace(analysis, dense=dense, unused=unused))
+    table = component_table(analysis.model_copy(update={"dense": dense, "unused": unused}))
     row = dict(zip(table.columns, table.rows[-1], strict=True))
     assert row["component"] == UNUSED
     assert (row["weights"], row["lost at 80 %"]) == (f"{unused.num_weights:,}", "0.00")
@@ -211,13 +213,14 @@ def test_a_model_that_needs_all_rows_has_none_to_leave_out(recipe: Recipe, analy
     model.other = torch.nn.Module()
     model.other.weight = model.get_input_embeddings().weight
     assert leave_out_unused_rows(evaluator, recipe.model) is None
-    table = component_table(replace(analysis, unused=None))
+    table = component_table(analysis.model_copy(update={"unused": None}))
     assert [row[0] for row in table.rows] == [finding.name for finding in analysis.ordered()]
     assert "all embedding rows are needed" in table.note
 
 
-def test_a_damaged_analysis_is_named(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text("{}")
+@pytest.mark.parametrize("change", [{"model": 3}, {"unknown": 0}, {"findings": [{}]}])
+def test_a_damaged_analysis_is_named(tmp_path: Path, analysis: Analysis, change: dict[str, Any]) -> None:
+    (tmp_path / FILE).write_text(json.dumps(json.loads(analysis.model_dump_json()) | change))
     with pytest.raises(UserError, match=r"analysis.json: not an analysis .*: run dsprune analyze again"):
         read_analysis(tmp_path)
 

@@ -77,7 +77,10 @@ def test_every_study_and_task_that_was_run_is_on_the_page(tmp_path: Path, writte
     for name in ("banking77-teacher", "svamp-dense", "xquad-dense"):
         write_run(tmp_path, f"name={name}", "pruning=null", score=0.88)
     (tmp_path / "components").mkdir()
-    head = Finding("head", ("*classifier.weight",), 600, 1200, False, {0.5: 0.88, 0.9: 0.6})
+    head = Finding(
+        name="head", patterns=("*classifier.weight",), num_weights=600, flops=1200, is_prunable=False,
+        scores={0.5: 0.88, 0.9: 0.6},
+    )  # fmt: skip
     analysis = Analysis(
         recipe="r", model="m", task="t", metric="accuracy", dense=0.9, num_examples=100, length=64, target=0.9,
         num_weights=1000, flops=2400, weight_bytes=4, recovery_steps=0, findings=(head,), layers=(), origin="",

@@ -141,4 +141,9 @@ def leave_out_unused_rows(evaluator: Evaluator, settings: Model) -> UnusedRows |
         return None
     vocabulary.shorten(model, keep_others=False)
     evaluator.model.to(evaluator.device)
-    return UnusedRows(len(vocabulary.kept), vocabulary.size, num_missing(model), evaluator.score())
+    return UnusedRows(
+        num_kept=len(vocabulary.kept),
+        num_rows=vocabulary.size,
+        num_weights=num_missing(model),
+        score=evaluator.score(),
+    )

@@ -140,7 +140,7 @@ class Evaluator:
         for component in components:
             for layer in layers_of(component):
                 score = self.score_without(component.in_layer(layer), target)
-                losses.append(LayerLoss(layer, component.name, score))
+                losses.append(LayerLoss(layer=layer, component=component.name, score=score))
                 advance()
         return tuple(sorted(losses, key=lambda loss: (loss.score, loss.layer)))
 

@@ -1,17 +1,12 @@
 """The result of an analysis, its file, and dsprune's rule for recommending components to prune."""
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import BeforeValidator, RootModel
 
 from dsprune.utils.files import replace_text
-from dsprune.utils.records import read_record
+from dsprune.utils.records import Record, read_record
 from dsprune.utils.text import percent
 
 __all__ = [
@@ -42,8 +37,7 @@ RULE = (
 )
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(Record):
     """The measurements of one component.
 
     Attributes:
@@ -61,12 +55,11 @@ class Finding:
     num_weights: int
     flops: int
     is_prunable: bool
-    scores: Annotated[dict[float, float], BeforeValidator(dict)]
+    scores: dict[float, float]
     recovered: float | None = None
 
 
-@dataclass(frozen=True)
-class LayerLoss:
+class LayerLoss(Record):
     """The headline metric when only one component of one layer is pruned to the target."""
 
     layer: int
@@ -74,8 +67,7 @@ class LayerLoss:
     score: float
 
 
-@dataclass(frozen=True)
-class UnusedRows:
+class UnusedRows(Record):
     """Savings and cost of leaving out the embedding rows of unused tokens, with `model.vocabulary: used`.
 
     Attributes:
@@ -91,8 +83,7 @@ class UnusedRows:
     score: float
 
 
-@dataclass(frozen=True)
-class Analysis:
+class Analysis(Record):
     """The result of an analysis.
 
     Attributes:
@@ -209,10 +200,7 @@ class Analysis:
 
 def write_analysis(analysis: Analysis, folder: Path) -> None:
     """Write `analysis.json`."""
-    values = asdict(analysis)
-    for finding in values["findings"]:
-        finding["scores"] = list(finding["scores"].items())  # keys of JSON objects are strings
-    replace_text(folder / FILE, json.dumps(values, indent=2) + "\n")
+    replace_text(folder / FILE, analysis.model_dump_json(indent=2) + "\n")
 
 
 def read_analysis(folder: Path) -> Analysis:
@@ -221,7 +209,7 @@ def read_analysis(folder: Path) -> Analysis:
     Raises:
         UserError: the file holds no analysis.
     """
-    return read_record(folder / FILE, RootModel[Analysis], "an analysis", "run dsprune analyze again").root
+    return read_record(folder / FILE, Analysis, "an analysis", "run dsprune analyze again")
 
 
 def _listed(names: Sequence[str]) -> str:
