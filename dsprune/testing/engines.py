@@ -18,7 +18,7 @@ from dsprune.testing.tiny import TinyModel
 
 __all__ = ["BATCH", "STEPS", "ds_config", "fp16_allowed", "make_recipe", "pruning_engine", "scaled"]
 
-BATCH, STEPS = 12, 12
+BATCH, STEPS = 12, 8
 
 OVERFLOWING = {"initial_scale_power": 22, "loss_scale_window": 2, "hysteresis": 1}
 """Dynamic loss scaling of fp16 that overflows at the start, and repeatedly later."""
@@ -40,7 +40,7 @@ def ds_config(stage: int, precision: str = "fp32", **changes: Any) -> dict[str, 
 
 def make_recipe(precision: str = "fp32", **pruning: Any) -> Recipe:
     """Return a recipe of `STEPS` steps to a sparsity of 0.9 in four mask updates; `pruning` changes its section."""
-    schedule = {"sparsity": 0.9, "method": "magnitude", "first": 0.5, "start": 0, "end": 9, "updates": 4}
+    schedule = {"sparsity": 0.9, "method": "magnitude", "first": 0.5, "start": 0, "end": 6, "updates": 4}
     return Recipe.model_validate(
         {
             "name": "test",

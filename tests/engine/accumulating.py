@@ -30,7 +30,7 @@ from dsprune.utils.randomness import hash_text, mix64
 from tests.engine import scenarios
 from tests.engine.scenarios import every_view, pruner_of, train_step
 
-SAVED = 5
+SAVED = 4
 """A step between two mask updates."""
 
 Tensors = list[Tensor]

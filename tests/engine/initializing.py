@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -90,7 +91,7 @@ def train_on(comm: Comm, what: str) -> tuple[float, int]:
     with initialized(training_data=DATA[what]()) as (engine, loader):
         loader.num_local_io_workers = 0  # DeepSpeed would start two processes per pass
         while engine.applied_steps < STEPS:
-            for inputs in loader:
+            for inputs in islice(loader, STEPS - engine.applied_steps):
                 engine.backward(engine(**inputs).loss)
                 engine.step()
         return engine.sparsity()["sparsity_prunable"], engine.applied_steps
@@ -104,9 +105,9 @@ def first_pass_of_a_stream(comm: Comm) -> list[list[int]]:
 
 def in_epochs() -> Recipe:
     """The recipe, with its budget in epochs."""
-    recipe = make_recipe(start=1, end=9)
+    recipe = make_recipe(start=1)
     return recipe.model_copy(
-        update={"budget": recipe.budget.model_copy(update={"steps": None, "epochs": 6.0})}
+        update={"budget": recipe.budget.model_copy(update={"steps": None, "epochs": 4.0})}
     )
 
 
@@ -338,7 +339,7 @@ def settings_of(engine: dsprune.PruningEngine) -> list[tuple[float, float]]:
 
 
 def load_plain(
-    comm: Comm, folder: str, stage: int, masks_from: Any, options: dict[str, Any], end: int = 9
+    comm: Comm, folder: str, stage: int, masks_from: Any, options: dict[str, Any], end: int = 6
 ) -> tuple[int, float] | str:
     """First step and last sparsity of a run from a plain checkpoint, with mask updates until `end`; or the error."""
     recipe = make_recipe(first=0.6, end=end, updates=2)

@@ -60,7 +60,7 @@ def train_unaware(recipe: Recipe, steps: int, initialize: Callable[..., Any] | N
 
 
 def said_after(comm: Comm, steps: int) -> str:
-    """The messages of `pruning` for a loop of some steps; the recipe has 12, and its last mask update at 9."""
+    """The messages of `pruning` for a loop of some steps; the recipe has 8, and its last mask update at 6."""
     return said(lambda: train_unaware(make_recipe(), steps))
 
 

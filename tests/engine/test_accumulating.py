@@ -29,7 +29,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "rigl": {"method": "rigl"},
     "constant": {"method": "rigl", "curve": "constant", "scope": "erk", "first": None},
     "set": {"method": "set", "scope": "erk"},
-    "rigl after snip": {"method": "rigl", "first_method": "snip", "start": 6, "updates": 3},
+    "rigl after snip": {"method": "rigl", "first_method": "snip", "start": 2, "updates": 3},
     "alternating": {"curve": "alternating", "first": None, "updates": 5},
 }
 

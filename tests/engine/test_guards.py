@@ -68,11 +68,11 @@ def load_the_moments(engine: dsprune.PruningEngine) -> None:
 
 
 def error_of(comm: Comm, stage: int, act: Callable[[dsprune.PruningEngine], None], last: int = STEPS) -> str:
-    """Train `last` steps, with `act` before the third, then save, and return the error that ends the run."""
+    """Train `last` steps, with `act` before the fourth, then save, and return the error that ends the run."""
     with pruning_engine(ds_config(stage), make_recipe()) as engine:
         try:
             for step in range(last):
-                train_step(engine, step, lambda step=step: act(engine) if step == 2 else None)
+                train_step(engine, step, lambda step=step: act(engine) if step == 3 else None)
             with tempfile.TemporaryDirectory() as folder:
                 engine.save_checkpoint(folder)
         except dsprune.RunFailedError as error:
@@ -114,7 +114,7 @@ CHANGED = r"^blocks.0.up.weight: its weights were changed outside of PruningEngi
 OF_THE_OPTIMIZER = (
     (step_the_optimizer, r"^optimizer: .*step\(\) was called outside of PruningEngine.step\(\)"),
     (step_as_another_class, r"^optimizer: .*step\(\) was called outside of PruningEngine.step\(\)"),
-    (set_a_rate, r"^learning_rate: parameter group 0 has 0.5 at step 2"),
+    (set_a_rate, r"^learning_rate: parameter group 0 has 0.5 at step 3"),
     (set_a_setting, r"^optimizer: parameter group 0 has weight_decay=0.5, and 0.01 when"),
     (remove_the_hooks, r"^optimizer: its step hooks were removed"),
     (replace_the_hooks, r"^optimizer: its step hooks were removed"),
@@ -154,7 +154,7 @@ def test_a_step_with_nan_is_called_so(one_rank: RankPool) -> None:
 def test_what_happens_after_the_last_mask_update_is_found_when_it_is_saved(
     one_rank: RankPool, stage: int
 ) -> None:
-    [error] = one_rank.run(1, error_of, stage, write_to_the_masters, 3)
+    [error] = one_rank.run(1, error_of, stage, write_to_the_masters, 4)
     assert "its weights were changed outside" in error
 
 

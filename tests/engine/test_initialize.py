@@ -25,7 +25,7 @@ from tests.engine import initializing
 
 @pytest.mark.parametrize("what", initializing.DATA)
 def test_these_training_data_reach_the_target(two_ranks: RankPool, what: str) -> None:
-    assert two_ranks.run(2, initializing.train_on, what) == 2 * [(0.9, 12)]
+    assert two_ranks.run(2, initializing.train_on, what) == 2 * [(0.9, 8)]
 
 
 def test_ranks_share_a_stream_evenly(two_ranks: RankPool) -> None:
@@ -49,7 +49,7 @@ def test_the_config_is_found_in(two_ranks: RankPool, how: str, tmp_path: Path) -
         ("a scheduler", "^initialize: lr_scheduler=ConstantLR: the recipe's learning_rate owns the schedule"),
         ("another rate", r"learning_rate.peak=0.02 in the recipe, 0.001 in the engine"),
         ("a dense rate", r"peak=0.00\d+ \(learning_rate.dense=0.001\) in the recipe, 0.001 in the engine"),
-        ("a stream in epochs", r"^budget.epochs \(6.0\): .*the steps in one are not known: count in steps"),
+        ("a stream in epochs", r"^budget.epochs \(4.0\): .*the steps in one are not known: count in steps"),
         ("two configs", "^initialize: 2 ds_configs are given: give one of"),
         ("no config", "^initialize: 0 ds_configs are given: give one of"),
         ("no model", "^initialize: model=None"),
@@ -201,7 +201,7 @@ def test_the_checkpoint_of_a_script_is_found_and_exported(
     exported, output = tmp_path / "exported", io.StringIO()
     export(tmp_path, None, exported, Console(file=output))
     status([tmp_path], Console(file=output, width=1000))
-    assert "states/first: step 1 of 12, sparsity 50.00 %" in output.getvalue()
+    assert "states/first: step 1 of 8, sparsity 50.00 %" in output.getvalue()
     assert [audit.folder for audit in audit_all(tmp_path)] == [
         tmp_path / "states" / "first",
         tmp_path / "model",

@@ -56,7 +56,7 @@ def test_every_step_keeps_every_invariant(ranks: RankPool, stage: int, precision
     digests = {digest for digest, _ in answers}
     assert digests == {digest_of_first_update(precision)}, "the mask depends on how the weights are sharded"
     counts = answers[0][1]
-    assert [sum(counts[step]) for step in (0, 11)] == [round(0.5 * 630), round(0.9 * 630)]
+    assert [sum(counts[step]) for step in (0, -1)] == [round(0.5 * 630), round(0.9 * 630)]
 
 
 @STAGES
@@ -64,7 +64,7 @@ def test_fp16_keeps_every_invariant_over_skipped_steps(two_ranks: RankPool, stag
     answers = two_ranks.run(2, scenarios.check_invariants, ds_config(stage, "fp16"), make_recipe("fp16"))
     counts = answers[0][1]
     assert {digest for digest, _ in answers} == {digest_of_first_update("fp16")}
-    assert [sum(counts[step]) for step in (0, 11)] == [round(0.5 * 630), round(0.9 * 630)]
+    assert [sum(counts[step]) for step in (0, -1)] == [round(0.5 * 630), round(0.9 * 630)]
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
@@ -77,7 +77,7 @@ SGD = {"optimizer": {"type": "SGD", "params": {"lr": "auto", "weight_decay": "au
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_step_in_fp16_is_as_long_at_every_stage(two_ranks: RankPool, accumulation: int) -> None:
-    recipe = make_recipe("fp16", start=4)
+    recipe = make_recipe("fp16", start=4, updates=2)
     recipe = recipe.model_copy(update={"optimizer": Optimizer(type="SGD"), "gradient_clipping": 0.0})
     changes = SGD | {"gradient_accumulation_steps": accumulation}
     changes |= {"fp16": {"enabled": "auto", "initial_scale_power": 8}}

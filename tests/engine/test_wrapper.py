@@ -157,7 +157,7 @@ def test_another_timetable_is_refused(two_ranks: RankPool, saved: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("step", 7, "masks of step 7, weights of step 12"),
+        ("step", 7, "masks of step 7, weights of step 8"),
         ("digest", 1, "do not have the digest in the manifest"),
     ],
 )
