@@ -1,20 +1,21 @@
 """Prune in an Accelerate loop: call `prepare` inside `dsprune.pruning`.
 
 python examples/accelerate_loop.py OUTPUT
-accelerate launch --num_processes 8 examples/accelerate_loop.py OUTPUT
+accelerate launch --use_deepspeed --num_processes 8 examples/accelerate_loop.py OUTPUT
 """
 
 import sys
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, DeepSpeedPlugin
+from accelerate import Accelerator, DeepSpeedPlugin, PartialState
 from torch.utils.data import DataLoader
 
 import dsprune
 from data import Sentences, tiny_model
 
 output = Path(sys.argv[1])
+PartialState(cpu=not torch.cuda.is_available())  # on CPUs, Accelerate would count one process
 plugin = DeepSpeedPlugin(zero_stage=2, gradient_accumulation_steps=2, gradient_clipping=1.0)
 accelerator = Accelerator(deepspeed_plugin=plugin, gradient_accumulation_steps=2)
 model = tiny_model()
