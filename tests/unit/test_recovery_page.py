@@ -114,10 +114,14 @@ def test_a_goal_that_is_reached_is_said(tmp_path: Path, written: Callable[[], st
     (tmp_path / "starts" / "banking77-0.0-1").rename(tmp_path / "starts" / "banking77")
     text = written()
     assert text.count("2.00 points below dense at the same budget; the goal of 3 is reached.") == 2
-    assert text.count("0.50 points below the dense start; the goal of 3 is reached.") == 1
+    assert text.count("0.50 points below the fine-tuned model; the goal of 3 is reached.") == 1
     assert text.count(", from the pretrained model\n") == 2
     assert f"The start, which is the teacher too: 90.5 ({SETTING})." in text
     assert "Lead of the defaults" not in text, "nothing else was run"
+    write_tested(tmp_path / "banking77" / "pretrained-1", page.DENSE, 1, 0.0, 0.89)
+    text = written()
+    assert "1.00 points above dense at the same budget; the goal of 3 is reached." in text
+    assert "0.50 points below the fine-tuned model." in text
 
 
 def test_runs_are_added_to_the_file(tmp_path: Path, written: Callable[[], str]) -> None:

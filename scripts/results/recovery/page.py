@@ -202,17 +202,23 @@ def _order(method: str) -> int:
 
 
 def goals(study: Study) -> Iterator[str]:
-    """Yield how far the defaults are below dense, at the same budget or else its start, beside what was aimed at."""
+    """Yield the distance of the defaults from dense at the same budget, or from the fine-tuned model, and the goals."""
     aims = [(1.0, "90 %", GOAL_OF_AN_EPOCH)]
     aims += [(epochs, *aim) for epochs in study.budgets if epochs > 1 for aim in GOALS.items()]
     for (epochs, target, goal), setting in itertools.product(aims, study.settings):
         ours, dense = study.at(epochs, OURS, target, setting), study.at(epochs, DENSE, DENSE, setting)
-        reference = study.dense_starts.get(setting) if dense is None else dense.mean
+        fine_tuned = study.dense_starts.get(setting)
+        reference = fine_tuned if dense is None else dense.mean
         if ours is not None and reference is not None:
-            below = reference - ours.mean
-            what = "the dense start" if dense is None else "dense at the same budget"
-            verdict = "reached" if below <= goal else "missed"
-            yield f"{_cell(ours)}: {below:.2f} points below {what}; the goal of {goal:g} is {verdict}."
+            what = "the fine-tuned model" if dense is None else "dense at the same budget"
+            verdict = "reached" if reference - ours.mean <= goal else "missed"
+            yield f"{_cell(ours)}: {_apart(ours.mean, reference)} {what}; the goal of {goal:g} is {verdict}."
+            if dense is not None and fine_tuned is not None and study.start == "pretrained":
+                yield f"{_cell(ours)}: {_apart(ours.mean, fine_tuned)} the fine-tuned model."
+
+
+def _apart(ours: float, reference: float) -> str:
+    return f"{abs(ours - reference):.2f} points {'above' if ours > reference else 'below'}"
 
 
 def leads(study: Study) -> Iterator[str]:
