@@ -7,7 +7,8 @@ from dsprune.errors import RunFailedError, UserError
 from dsprune.registry import METHODS, TASKS
 
 if TYPE_CHECKING:
-    from dsprune.checkpoint.compact.reader import load_compact, read_compact
+    from dsprune.checkpoint.compact.model import load_compact
+    from dsprune.checkpoint.compact.reader import read_compact
     from dsprune.distillation.objective import DistillationLoss
     from dsprune.engine.engine import PruningEngine
     from dsprune.engine.frameworks import pruning
@@ -44,7 +45,7 @@ _HOMES = {
     "pruning": "dsprune.engine.frameworks",
     "Recipe": "dsprune.recipe",
     "load_recipe": "dsprune.recipe",
-    "load_compact": "dsprune.checkpoint.compact.reader",
+    "load_compact": "dsprune.checkpoint.compact.model",
     "read_compact": "dsprune.checkpoint.compact.reader",
 }
 

@@ -1,4 +1,4 @@
-"""Read a compact folder as complete tensors, as a model in memory, or as a model folder."""
+"""Read a compact folder as complete tensors, or write it as a model folder."""
 
 import json
 import shutil
@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
 
 from dsprune.checkpoint.compact.format import (
     carried_files,
@@ -22,14 +21,10 @@ from dsprune.masks.bits import count_kept, unpack
 from dsprune.masks.manifest import read_manifest
 from dsprune.masks.mask_files import read_complete_masks
 from dsprune.model.model_files import opened
-from dsprune.model.pretrained import load_config, model_class
-from dsprune.utils.text import first_line
 
-__all__ = ["CompactFiles", "expand_compact", "load_compact", "read_compact"]
+__all__ = ["CompactFiles", "expand_compact", "read_compact"]
 
 INDEX = "model.safetensors.index.json"
-
-_WAY_OUT = "use the version of transformers that wrote it, or dsprune.read_compact and a model of your own"
 
 
 def read_compact(folder: str | Path) -> dict[str, Tensor]:
@@ -102,49 +97,6 @@ class CompactFiles:
                 f"{path}: {name} has shape {shape}, and its mask keeps {count:,} values: "
                 "use another copy of the folder"
             )
-
-
-def load_compact(folder: str | Path) -> PreTrainedModel:
-    """Load the model of a compact folder, as `from_pretrained` would load its original model folder.
-
-    Args:
-        folder: folder that `dsprune export --compact` wrote.
-
-    Returns:
-        The model of the architecture that config.json names, in evaluation mode.
-
-    Raises:
-        UserError: the folder is not a compact model, a file is missing, damaged or of another format, or
-            transformers has no model for these tensors.
-    """
-    folder = Path(folder)
-    tensors = read_compact(folder)
-    try:
-        config = load_config(str(folder))
-        generates = (folder / "generation_config.json").is_file()
-        model, found = model_class(folder, config).from_pretrained(
-            None,
-            config=config,
-            generation_config=GenerationConfig.from_pretrained(folder) if generates else None,
-            state_dict=tensors,
-            dtype="auto",
-            ignore_mismatched_sizes=True,  # they are in `found`
-            output_loading_info=True,
-        )
-    except UserError:
-        raise
-    except Exception as error:  # a damaged config.json can raise any error
-        reason = first_line(error)
-        raise UserError(f"{folder}: transformers cannot build its model ({reason}): {_WAY_OUT}") from error
-    wrong = {*found["missing_keys"], *found["unexpected_keys"], *(key[0] for key in found["mismatched_keys"])}
-    if wrong:
-        raise UserError(
-            f"{folder}: does not hold the tensors of {type(model).__name__}, such as {min(wrong)} "
-            f"({len(wrong)} differ): {_WAY_OUT}"
-        )
-    model.name_or_path = model.config.name_or_path = str(folder)
-    loaded: PreTrainedModel = model
-    return loaded
 
 
 def expand_compact(folder: Path, to: Path) -> None:

@@ -255,9 +255,8 @@ def suite(
     dry_run: Annotated[bool, typer.Option(help="Only print the commands.")] = False,
 ) -> None:
     """Run a grid of methods, sparsities and seeds, keep finished runs, and write a report."""
-    with starting():
-        from dsprune.commands.suite.suite import Choice, suite_part
-        from dsprune.commands.suite.suite import suite as run_suite
+    from dsprune.commands.suite.suite import Choice, suite_part
+    from dsprune.commands.suite.suite import suite as run_suite
 
     chosen, targets, values = tuple(methods or ()), tuple(sparsity or ()), tuple(overrides or ())
     choice = Choice(name, recipe, values, chosen, targets, seeds, output)

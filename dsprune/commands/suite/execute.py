@@ -16,7 +16,7 @@ from dsprune.errors import UserError
 from dsprune.recipe import Recipe, dump_recipe
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.run_records import read_summary
-from dsprune.utils.console import say
+from dsprune.utils.console import say, starting
 
 __all__ = ["execute", "prepare_start"]
 
@@ -64,10 +64,8 @@ def prepare_start(run: RunSpec, grid: Grid, recipe: Recipe) -> list[str]:
     """Write the initial model of a round of iterative pruning; return arguments for `dsprune train`."""
     if run.start is None:
         return []
-    from dsprune.commands.suite.starts import (  # loads transformers, which other runs do not need
-        save_start,
-        save_ticket,
-    )
+    with starting():
+        from dsprune.commands.suite.starts import save_start, save_ticket
 
     assert recipe.model is not None
     folder = Path(recipe.model.path)

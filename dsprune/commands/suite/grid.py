@@ -13,6 +13,7 @@ from dsprune.errors import UserError
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.report.grouping import REFERENCE
 from dsprune.schedule.law import scaled_epochs
+from dsprune.utils.console import starting
 
 if TYPE_CHECKING:
     from torch import nn
@@ -96,7 +97,8 @@ class Grid:
         """
         if self.base.model is None:
             raise self.base.lacks("a suite", "model", "task")
-        from dsprune.commands.plan.make import weightless_model  # loads transformers, which few suites need
+        with starting():
+            from dsprune.commands.plan.make import weightless_model
 
         return weightless_model(self.base.model, self.base.task)
 

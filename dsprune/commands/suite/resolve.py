@@ -9,6 +9,7 @@ from dsprune.errors import UserError
 from dsprune.recipe import Recipe, dump_recipe, load_recipe
 from dsprune.recipe.sections import STORE_MANIFEST
 from dsprune.report.grouping import TARGET
+from dsprune.utils.console import starting
 
 __all__ = ["command_of", "make_store", "needs_suite", "resolve"]
 
@@ -24,7 +25,8 @@ def resolve(run: RunSpec, grid: Grid, launcher: Launcher) -> Recipe:
     """
     overrides = known_overrides(run, grid)
     if any(CALIBRATED in text for text in overrides):
-        from dsprune.commands.suite.measured import recommended_temperature  # loads torch
+        with starting():
+            from dsprune.commands.suite.temperature import recommended_temperature
 
         temperature = recommended_temperature(make_store(run, grid, launcher))
         overrides = [_fill(text, {"calibrated": f"{temperature:g}"}) for text in overrides]
@@ -63,7 +65,8 @@ def _converted(run: RunSpec, grid: Grid, overrides: list[str]) -> list[str]:
         return overrides
     if not run.components and grid.suite.convention != "matrices":
         return overrides
-    from dsprune.commands.suite.measured import component_patterns, of_prunable  # loads transformers
+    with starting():
+        from dsprune.commands.suite.weights import component_patterns, of_prunable
 
     if run.components:
         added = [*recipe.pruning.include, *component_patterns(grid.model, run.components)]

@@ -15,7 +15,7 @@ from dsprune.commands.suite.launcher import Launcher
 from dsprune.commands.suite.published import write_about
 from dsprune.commands.suite.resolve import command_of, make_store, needs_suite
 from dsprune.errors import CheckFailedError, UserError
-from dsprune.utils.console import say
+from dsprune.utils.console import say, starting
 
 __all__ = ["Choice", "parts_of", "submit_suite", "suite", "suite_part"]
 
@@ -107,7 +107,8 @@ def suite(choice: Choice, num_ranks: int, dry_run: bool, console: Console) -> No
         return
     errors = execute(parts, num_ranks, console)
     write_about(load_suite(choice.name), choice.home)
-    from dsprune.commands.report import report  # loads torch and matplotlib, which a dry run does not need
+    with starting():
+        from dsprune.commands.report import report
 
     report([choice.home], choice.home, None, True, console)
     if errors:

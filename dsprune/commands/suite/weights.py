@@ -1,13 +1,9 @@
-"""What a suite reads from a model or a store: the globs of components, a target's sparsity, and the temperature."""
+"""What the runs of a suite take from their model: the globs of components, and a target's sparsity."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from torch import nn
 
-from dsprune.commands.calibrate.store_curves import Labels, enough_records, measure
-from dsprune.distillation.calibration import recommend
-from dsprune.distillation.store import open_store
 from dsprune.errors import UserError
 from dsprune.model.components import converted, find_components
 from dsprune.model.patterns import patterns_of
@@ -15,7 +11,7 @@ from dsprune.model.prunable import choose_weights
 from dsprune.recipe import Recipe
 from dsprune.utils.text import percent
 
-__all__ = ["component_patterns", "of_prunable", "recommended_temperature"]
+__all__ = ["component_patterns", "of_prunable"]
 
 
 def component_patterns(model: nn.Module, components: tuple[str, ...]) -> Iterator[str]:
@@ -42,10 +38,3 @@ def of_prunable(recipe: Recipe, model: nn.Module, target: float) -> float:
             f"{percent(prunable / matrices, 1)} of them are pruned: leave this --sparsity out for this method"
         )
     return round(sparsity, 6)
-
-
-def recommended_temperature(store: Path) -> float:
-    """Return the recommended temperature of the store."""
-    opened = open_store(store)
-    samples = opened.fingerprints[: enough_records(opened)]
-    return recommend(list(measure(opened, samples, Labels()).values()))
