@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from dsprune.commands.analyze.analyze import analyze, leave_out_unused_rows, mak
 from dsprune.commands.analyze.measure import Extent, pruned, set_up
 from dsprune.commands.analyze.page_sections import UNUSED, component_table
 from dsprune.commands.analyze.recovery import Recovery
-from dsprune.commands.analyze.result import FILE, Analysis, read_analysis
+from dsprune.commands.analyze.result import FILE, Analysis, read_analysis, write_analysis
 from dsprune.commands.report import report
 from dsprune.errors import UserError
 from dsprune.model.components import find_components
@@ -216,6 +217,13 @@ def test_a_model_that_needs_all_rows_has_none_to_leave_out(recipe: Recipe, analy
     table = component_table(analysis.model_copy(update={"unused": None}))
     assert [row[0] for row in table.rows] == [finding.name for finding in analysis.ordered()]
     assert "all embedding rows are needed" in table.note
+
+
+def test_a_metric_that_is_nan_is_read_again(tmp_path: Path, analysis: Analysis) -> None:
+    finding = analysis.findings[0].model_copy(update={"scores": {0.5: math.nan}, "recovered": math.nan})
+    write_analysis(analysis.model_copy(update={"findings": (finding,), "dense": math.nan}), tmp_path)
+    found = read_analysis(tmp_path)
+    assert all(map(math.isnan, (found.dense, found.findings[0].scores[0.5], found.findings[0].recovered)))
 
 
 @pytest.mark.parametrize("change", [{"model": 3}, {"unknown": 0}, {"findings": [{}]}])

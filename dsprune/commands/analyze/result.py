@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import ConfigDict
+
 from dsprune.utils.files import replace_text
 from dsprune.utils.records import Record, read_record
 from dsprune.utils.text import percent
@@ -37,7 +39,13 @@ RULE = (
 )
 
 
-class Finding(Record):
+class Measured(Record):
+    """A record of measurements. A metric can be NaN: the correlation with constant outputs."""
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+
+
+class Finding(Measured):
     """The measurements of one component.
 
     Attributes:
@@ -59,7 +67,7 @@ class Finding(Record):
     recovered: float | None = None
 
 
-class LayerLoss(Record):
+class LayerLoss(Measured):
     """The headline metric when only one component of one layer is pruned to the target."""
 
     layer: int
@@ -67,7 +75,7 @@ class LayerLoss(Record):
     score: float
 
 
-class UnusedRows(Record):
+class UnusedRows(Measured):
     """Savings and cost of leaving out the embedding rows of unused tokens, with `model.vocabulary: used`.
 
     Attributes:
@@ -83,7 +91,7 @@ class UnusedRows(Record):
     score: float
 
 
-class Analysis(Record):
+class Analysis(Measured):
     """The result of an analysis.
 
     Attributes:
