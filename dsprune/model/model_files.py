@@ -1,19 +1,17 @@
 """Read tensors from the safetensors files of a Hugging Face model folder, without building the model."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dsprune.errors import UserError
+from dsprune.model.opened import opened
 from dsprune.model.pretrained import load_saved
 from dsprune.model.skeleton import read_weight_index
 
-__all__ = ["ModelFiles", "opened"]
+__all__ = ["ModelFiles"]
 
 
 class ModelFiles:
@@ -73,19 +71,3 @@ class ModelFiles:
             return {}
         tensors: Mapping[str, Tensor] = load_saved(self.folder).state_dict()
         return tensors
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """Open a safetensors file to read single tensors.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    if path.exists() and not path.is_file():  # reading a pipe would wait forever, even after a signal
-        raise UserError(f"{path}: not a file: use another copy of the model")
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({error}): use another copy of the model") from error

@@ -58,6 +58,7 @@ import_muon()
         pytest.param("import dsprune.commands.suite.suite", MODELS | {"torch"}, id="suite --dry-run"),
         pytest.param("import dsprune.commands.status", MODELS, id="status"),
         pytest.param("import dsprune.commands.report", MODELS, id="report"),
+        pytest.param("from dsprune import read_compact", MODELS, id="read_compact"),
         pytest.param(TRAINING, RARE, id="plan, train"),
     ],
 )

@@ -20,7 +20,7 @@ from dsprune.errors import UserError
 from dsprune.masks.bits import count_kept, unpack
 from dsprune.masks.manifest import read_manifest
 from dsprune.masks.mask_files import read_complete_masks
-from dsprune.model.model_files import opened
+from dsprune.model.opened import opened
 
 __all__ = ["CompactFiles", "expand_compact", "read_compact"]
 
