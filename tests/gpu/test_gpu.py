@@ -1,9 +1,6 @@
 """Tests on a GPU: pruning by every method, with every optimizer, and masking without waiting."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,29 +15,20 @@ from dsprune.testing.compare import differences
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 from dsprune.train.run_folder import RunFolder
 from dsprune.utils.ports import free_port
+from tests.gpu.processes import run
 
 pytestmark = pytest.mark.gpu
 
-SCRIPT, ROOT = Path(__file__).with_name("train.py"), Path(__file__).parents[2]
+SCRIPT = Path(__file__).with_name("train.py")
 ON_TARGET = {"device": "cuda", "findings": [], "pruned": 567, "prunable": 630}
 OFFLOADED = {"device": "cpu"}
-
-
-def run(*arguments: object, status: int = 0, **variables: str) -> str:
-    """Run Python on the GPU in a process of its own, and return what it printed."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | variables
-    environment.pop("TORCHDYNAMO_DISABLE", None)
-    command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == status, done.stderr[-3000:]
-    return done.stdout
 
 
 def train(stage: int, precision: str, **extra: Any) -> Mapping[str, Any]:
     """Run `train.py` like a launcher, and return its result."""
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-    said = run(SCRIPT, stage, precision, json.dumps(extra), **ranks, MASTER_PORT=str(free_port()))
+    ranks["MASTER_PORT"] = str(free_port())
+    said = run(SCRIPT, stage, precision, json.dumps(extra), environment=ranks)
     found: Mapping[str, Any] = json.loads(said.splitlines()[-1])
     return found
 
