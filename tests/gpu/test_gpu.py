@@ -88,6 +88,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path: Path) -> No
     assert list(differences(whole, stopped)) == []
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_masking_waits_for_nothing() -> None:
     kept = [pack(torch.arange(size) % 3 > 0).cuda() for size in (100_000, 77)]
     gradients = [torch.ones(size, device="cuda") for size in (100_000, 77)]

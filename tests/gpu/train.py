@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import dsprune
 from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.kernels.product import Product
+from dsprune.masks.bits import pack
 from dsprune.ranks.collectives import Comm
 from dsprune.selection import select
 from dsprune.selection.groups import make_groups
@@ -45,7 +46,10 @@ def train(
 
 
 def select_on(state: PruningState, device: torch.device, scope: str) -> list[Tensor]:
-    """Select again from the same weights and moments, on some device, and return the masks on the CPU."""
+    """Select from the trained weights and moments, on some device, and return the masks on the CPU.
+
+    All weights take part: the scores of those that are pruned already are equal.
+    """
     layout = state.layout
     moments = [layout.states(index)["exp_avg_sq"] for index in range(len(layout.shards))]
     products = [
@@ -55,7 +59,7 @@ def select_on(state: PruningState, device: torch.device, scope: str) -> list[Ten
         Scorer(lambda part, product=product: product[part].values(), True, product) for product in products
     ]
     groups = make_groups([shard.tensor for shard in layout.shards], [0.95] * len(products), scope)
-    kept = [bits.to(device) for bits in state.masks.bits]
+    kept = [pack(torch.ones(shard.numel, dtype=torch.bool)).to(device) for shard in layout.shards]
     return [bits.cpu() for bits in select(layout.shards, scorers, kept, groups, Comm())]
 
 
