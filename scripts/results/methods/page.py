@@ -6,8 +6,10 @@ depends on one, is computed. The template page.md holds the description of the e
 """
 
 import json
+import math
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +36,7 @@ class Record:
     Attributes:
         task: name of the task.
         target: target sparsity.
-        setting: precision and ZeRO stage.
+        setting: device and precision.
         method: name of the method in suite.yaml.
         seed: of the run.
         validation: accuracy on the validation split in per cent, one decimal; empty if unknown.
@@ -57,20 +59,20 @@ class Record:
         return (self.task, self.target, self.setting, self.method, self.seed)
 
 
-Column = tuple[str, str, str]
-"""Task, target and setting of runs that can be compared."""
+Column = tuple[str, str]
+"""Task and target of runs that can be compared."""
 
 
 def record_of(run: Run, task: str) -> Record:
     """Return the result of a finished run that test_models.py has evaluated."""
     metrics = json.loads((run.path / TEST).read_text(encoding="utf-8"))
     times = [row["update_seconds"] for row in run.rows if "update_seconds" in row]
-    stage = run.ds_config.get("zero_optimization", {}).get("stage", 0)
+    device = (run.start.device or "unknown device").partition(":")[0]
     assert run.recipe.pruning is not None, run.path
     return Record(
         task,
         f"{100 * run.recipe.pruning.sparsity:g} %",
-        f"{run.recipe.precision}, stage {stage}",
+        f"{device}, {run.recipe.precision}",
         str(run.recipe.tracking.group),
         str(run.recipe.seed),
         f"{100 * (run.score or 0.0):.2f}",
@@ -87,18 +89,16 @@ def collect(home: Path) -> Iterator[Record]:
 
 
 class Results:
-    """Records, by the columns and rows of a table."""
+    """Records of one setting, by the columns and rows of a table."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = records
-        self.columns: list[Column] = sorted({(one.task, one.target, one.setting) for one in records})
-        self.methods = sorted(
-            {one.method for one in records if not _is_variant(one.method)}, key=self._mean_gap
-        )
+        self.columns: list[Column] = sorted({(one.task, one.target) for one in records})
+        self.methods = sorted({one.method for one in records if not _is_variant(one.method)}, key=self._place)
 
     def scores(self, column: Column, method: str, split: str = "test") -> list[float]:
         """Return the accuracies of a method in a column, one per seed."""
-        rows = [one for one in self.records if (one.task, one.target, one.setting) == column]
+        rows = [one for one in self.records if (one.task, one.target) == column]
         return [float(value) for one in rows if one.method == method and (value := getattr(one, split))]
 
     def best(self, column: Column) -> tuple[str, float]:
@@ -107,23 +107,36 @@ class Results:
         means = {name: statistics.fmean(scores) for name in names if (scores := self.scores(column, name))}
         return max(sorted(means.items()), key=lambda item: item[1])
 
-    def _mean_gap(self, method: str) -> tuple[float, str]:
-        """Return by how much a method is behind the best one, on average over its columns."""
-        gaps = [
-            self.best(column)[1] - statistics.fmean(scores)
-            for column in self.columns
-            if (scores := self.scores(column, method))
+    def leads(self, method: str) -> list[float]:
+        """Return the differences from the default method in the runs that both have: same column, same seed."""
+        score = {(one.task, one.target, one.method, one.seed): float(one.test) for one in self.records}
+        return [
+            value - score[task, target, DEFAULT, seed]
+            for (task, target, name, seed), value in score.items()
+            if name == method != DEFAULT and (task, target, DEFAULT, seed) in score
         ]
-        return statistics.fmean(gaps), method
+
+    def _place(self, method: str) -> tuple[float, str]:
+        """Return what orders the methods: the mean difference from the default one; those without runs are last."""
+        leads = [0.0] if method == DEFAULT else self.leads(method)
+        return (-statistics.fmean(leads) if leads else math.inf), method
+
+
+def by_setting(records: Sequence[Record]) -> dict[str, Results]:
+    """Return the results of each setting, those of most runs first."""
+    counts = Counter(one.setting for one in records)
+    return {
+        name: Results([one for one in records if one.setting == name]) for name, _ in counts.most_common()
+    }
 
 
 def compared(results: Results) -> str:
-    """Return the table of accuracies, the methods that are least behind the best one first."""
-    heads = [f"{TASKS[task]}, {target}, {setting}" for task, target, setting in results.columns]
-    lines = [["method", "update", *heads], ["---"] * (2 + len(heads))]
+    """Return the table of accuracies, the best methods first."""
+    heads = [_title(column) for column in results.columns]
+    lines = [["method", f"from {DEFAULT}", "update", *heads], ["---"] * (3 + len(heads))]
     for name in results.methods:
         cells = [_shown(results.scores(column, name)) for column in results.columns]
-        lines.append([name, _time(results, name), *cells])
+        lines.append([name, _lead(results.leads(name)), _time(results, name), *cells])
     return _table(lines)
 
 
@@ -137,7 +150,7 @@ def winners(results: Results) -> Iterator[str]:
             if name != best and (scores := results.scores(column, name))
         ]
         said = f" Behind it: {', '.join(behind)}." if behind else ""
-        yield f"{TASKS[column[0]]}, {column[1]}, {column[2]}: {best} is best.{said}"
+        yield f"{_title(column)}: {best} is best.{said}"
 
 
 def tuned(results: Results) -> str:
@@ -153,10 +166,14 @@ def tuned(results: Results) -> str:
             }
             if len(checks) > 1:
                 best = max(checks, key=lambda peak: checks[peak])
-                title = f"{TASKS[column[0]]}, {column[1]}, {column[2]}"
                 chosen = f"{statistics.fmean(tests[best]):.1f}, {best}"
-                lines.append([name, title, *map(_shown, tests.values()), chosen])
+                lines.append([name, _title(column), *map(_shown, tests.values()), chosen])
     return _table(lines) if len(lines) > 2 else ""
+
+
+def _title(column: Column) -> str:
+    """Return the head of a column."""
+    return f"{TASKS[column[0]]}, {column[1]}"
 
 
 def _shown(scores: Sequence[float]) -> str:
@@ -165,6 +182,14 @@ def _shown(scores: Sequence[float]) -> str:
         return MISSING
     spread = f" ± {statistics.stdev(scores):.1f} ({len(scores)})" if len(scores) > 1 else ""
     return f"{statistics.fmean(scores):.1f}{spread}"
+
+
+def _lead(leads: Sequence[float]) -> str:
+    """Return a mean difference and its standard error as a cell."""
+    if not leads:
+        return MISSING
+    error = f" ± {statistics.stdev(leads) / math.sqrt(len(leads)):.1f}" if len(leads) > 1 else ""
+    return f"{statistics.fmean(leads):+.1f}{error} ({len(leads)})"
 
 
 def _time(results: Results, method: str) -> str:
@@ -183,13 +208,18 @@ def _is_variant(method: str) -> bool:
 def main(home: Path, path: Path = HERE / "runs.csv") -> None:
     """Add the results of run folders to the csv file, and write the page from it."""
     records = add_records(path, Record, collect(home))
-    results = Results(records)
     write_markdown(
         HERE / "page.md",
         DOCS / "methods-compared.md",
-        compared=compared(results),
-        winners=list(winners(results)),
-        tuned=tuned(results),
+        settings=[
+            {
+                "name": name,
+                "compared": compared(results),
+                "winners": list(winners(results)),
+                "tuned": tuned(results),
+            }
+            for name, results in by_setting(records).items()
+        ],
         runs=len(records),
     )
 

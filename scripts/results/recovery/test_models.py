@@ -1,6 +1,7 @@
 """Evaluate all models of the study on the test split: `python scripts/results/recovery/test_models.py [runs/recovery]`.
 
-A task without a test split, on which nothing was chosen, is evaluated on its validation data.
+The test split is test.csv beside the training data. A task without one, on which nothing was chosen, is evaluated on
+its validation data.
 
 Each run gets a file test.json beside its summary, as `dsprune eval` would print it. Finished ones are kept.
 """
@@ -18,23 +19,22 @@ from dsprune.train.run_folder import RunFolder
 from dsprune.utils.files import replace_text
 
 TEST = "test.json"
-TASKS = ("banking77", "movie-reviews", "mawps")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def main(home: Path) -> None:
-    """Evaluate the models that have no test.json yet."""
-    for task in TASKS:
-        for run in find_folders([home / "starts" / task, home / task], "summary.json"):
-            if (run / TEST).is_file():
-                continue
-            folder = RunFolder(run)
-            settings = load_recipe(str(folder.recipe)).task
-            assert settings is not None, run
-            part = Path(f"data/recovery/{task}/test.csv")
-            test = settings.model_copy(update={"validation": str(part)}) if part.is_file() else settings
-            metrics = evaluate_model(str(folder.model), test, device=torch.device("cpu"))
-            replace_text(run / TEST, json.dumps(metrics) + "\n")
-            print(run, metrics, flush=True)
+    """Evaluate the models of the finished runs below a folder that have no test.json yet."""
+    for run in find_folders([home], "summary.json"):
+        if (run / TEST).is_file():
+            continue
+        folder = RunFolder(run)
+        settings = load_recipe(str(folder.recipe)).task
+        assert settings is not None, run
+        part = Path(getattr(settings, "train", None) or run).with_name("test.csv")
+        test = settings.model_copy(update={"validation": str(part)}) if part.is_file() else settings
+        metrics = evaluate_model(str(folder.model), test, device=DEVICE)
+        replace_text(run / TEST, json.dumps(metrics) + "\n")
+        print(run, metrics, flush=True)
 
 
 if __name__ == "__main__":
