@@ -152,12 +152,12 @@ def check_compiler() -> Finding:
 
 
 def check_build_locks() -> Finding:
-    """Look for locks of killed builds, which make every later start wait forever."""
+    """Look for locks of killed builds, which block every later start that needs the extension."""
     locks = ops.find_stale_locks()
     if not locks:
         return Finding("build locks", "ok", "no stale locks")
     way_out = "unless another machine builds in that folder: rm " + " ".join(map(str, locks))
-    return Finding("build locks", "fail", f"left by a killed build, every start would wait; {way_out}")
+    return Finding("build locks", "fail", f"left by a killed build; {way_out}")
 
 
 def check_ops(build: bool) -> Finding:

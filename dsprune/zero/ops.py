@@ -5,10 +5,12 @@ import hashlib
 import os
 import sys
 import sysconfig
+import time
 from contextlib import suppress
 from glob import iglob
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import deepspeed
 import torch
@@ -61,12 +63,27 @@ def extensions_folder() -> Path:
 def prepare_builds() -> None:
     """Make torch compile and find extensions in `extensions_folder()`, with the `ninja` of this environment.
 
-    DeepSpeed installs that `ninja`. Another version would compile everything again.
+    DeepSpeed installs that `ninja`. Another version would compile everything again. Waiting for the lock of a killed
+    build raises a `UserError`; torch itself would wait forever.
     """
     os.environ["TORCH_EXTENSIONS_DIR"] = str(extensions_folder())
     programs, path = sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)
     if Path(programs, "ninja").is_file() and not path.startswith(programs + os.pathsep):
         os.environ["PATH"] = programs + os.pathsep + path
+    with suppress(ImportError):  # newer torch has other locks, which the kernel releases
+        import_module("torch.utils.file_baton").FileBaton.wait = _wait
+
+
+def _wait(baton: Any) -> None:
+    """Wait for the process that builds an extension; in the place of `torch.utils.file_baton.FileBaton.wait`."""
+    lock = Path(baton.lock_file_path)
+    while lock.exists():
+        if lock in find_stale_locks():
+            raise UserError(
+                f"{lock}: left by a build that was killed, and every start that needs the extension waits for it: "
+                f"unless another machine builds in that folder, remove the file"
+            )
+        time.sleep(1)  # a look at all processes is expensive
 
 
 def needed_ops() -> list[OpBuilder]:
@@ -117,16 +134,12 @@ def load_collectives() -> None:
     process that holds it ends.
 
     Raises:
-        UserError: a killed build has left a lock of torch, which blocks every start.
+        UserError: a killed build of the collectives has left a lock of torch.
     """
     prepare_builds()
     extensions_folder().mkdir(parents=True, exist_ok=True)
     with (extensions_folder() / "dsprune.turn").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
-        for lock in find_stale_locks():
-            raise UserError(
-                f"{lock}: left by a build that was killed, and every start waits for it: remove the file"
-            )
         builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
         if builder is not None and builder.is_compatible(verbose=False):  # None: not on a CPU
             builder.load(verbose=False)
@@ -143,18 +156,18 @@ def import_muon() -> None:
 
 
 def find_stale_locks() -> list[Path]:
-    """Return the build locks that no live process holds: every later build waits for them, silently and forever.
+    """Return the build locks that no live process holds: every later build of that extension waits for them.
 
     torch before 2.14 keeps its lock file open while it builds and removes it when done (`torch.utils.file_baton`),
     so a lock that no process has open was left by a killed process. A lock is not reported if this is unknown: without
     /proc, or if it belongs to another user. The lock files that newer torch leaves block no build.
     """
+    locks = {lock: _identity(lock) for lock in extensions_folder().rglob("lock")}
+    if not locks or not Path("/proc/self/fd").is_dir():
+        return []
     from torch.utils import cpp_extension  # which loads setuptools
 
     if not hasattr(cpp_extension, "FileBaton"):
-        return []
-    locks = {lock: _identity(lock) for lock in extensions_folder().rglob("lock")}
-    if not locks or not Path("/proc/self/fd").is_dir():
         return []
     # `Path.glob` fails if a process ends meanwhile.
     held = {_identity(Path(descriptor)) for descriptor in iglob("/proc/[0-9]*/fd/*")}  # noqa: PTH207

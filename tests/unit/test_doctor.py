@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch.utils.file_baton import FileBaton
 
 from dsprune.commands import doctor
 from dsprune.commands.doctor import Finding
-from dsprune.errors import CheckFailedError
+from dsprune.errors import CheckFailedError, UserError
 from dsprune.zero.ops import build_ops, extensions_folder, find_stale_locks, needed_ops, prepare_builds
 
 
@@ -80,6 +81,25 @@ def test_a_stale_lock_fails_the_check_with_the_command_that_removes_it(lock: Pat
     finding = doctor.check_build_locks()
     assert finding.level == "fail"
     assert finding.message.endswith(f"rm {lock}")
+
+
+def test_a_start_refuses_to_wait_for_a_stale_lock(lock: Path) -> None:
+    prepare_builds()
+    with pytest.raises(UserError, match=f"{lock}: left by a build that was killed.*remove the file"):
+        FileBaton(str(lock)).wait()
+
+
+def test_a_start_waits_for_a_process_that_builds(cache: Path) -> None:
+    prepare_builds()
+    lock = str(cache / "lock")
+    builder = FileBaton(lock)
+    assert builder.try_acquire()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(FileBaton(lock).wait)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.2)
+        builder.release()
+        waiting.result(timeout=30)
 
 
 def test_a_build_refuses_to_wait_for_a_stale_lock(lock: Path) -> None:
