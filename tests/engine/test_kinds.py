@@ -164,20 +164,19 @@ def without_last_checkpoint(run: RunFolder, to: Path) -> RunFolder:
     return cut
 
 
-@pytest.mark.parametrize("stored", ["full", "hidden"])
-def test_a_store_gives_the_losses_of_its_teacher_at_every_step(
-    two_ranks: RankPool, trained: Trained, stored: str
-) -> None:
-    compare_with_teacher(two_ranks, trained, stored)
+def test_a_store_gives_the_losses_of_its_teacher_at_every_step(two_ranks: RankPool, trained: Trained) -> None:
+    """A store of hidden states; for outputs that are not made by one linear layer, of the outputs."""
+    if not compare_with_teacher(two_ranks, trained, "hidden"):
+        assert compare_with_teacher(two_ranks, trained, "full")
 
 
 @pytest.mark.parametrize("trained", [SPANS, GRAPHS, PAIRS], indirect=True, ids=lambda kind: kind.name)
 def test_so_do_the_largest_outputs_alone(two_ranks: RankPool, trained: Trained) -> None:
-    compare_with_teacher(two_ranks, trained, "topk")
+    assert compare_with_teacher(two_ranks, trained, "topk")
 
 
-def compare_with_teacher(pool: RankPool, trained: Trained, stored: str) -> None:
-    """Compare training on stored fp32 outputs with training on an online teacher."""
+def compare_with_teacher(pool: RankPool, trained: Trained, stored: str) -> bool:
+    """Compare training on stored fp32 outputs with training on an online teacher; False if the task refuses."""
     folder = trained.runs.parent
     if not (folder / "teacher").exists():
         sharpen(trained.runs / "dense" / "model", folder / "teacher")
@@ -193,9 +192,10 @@ def compare_with_teacher(pool: RankPool, trained: Trained, stored: str) -> None:
     error, _ = pool.run(2, error_of_training, str(trained.recipe), kind)
     if stored == "hidden" and error is not None:
         assert "this task's outputs are not made by one linear layer" in error
-        return
+        return False
     assert error is None
     assert trained.losses(stored) == pytest.approx(trained.losses("online"), rel=1e-4, abs=1e-6)
+    return True
 
 
 def sharpen(model: Path, folder: Path) -> None:
