@@ -17,7 +17,7 @@ from dsprune.errors import UserError
 from dsprune.masks.accumulator_files import declared_dtypes
 from dsprune.masks.manifest import MANIFEST
 from dsprune.ranks.agreement import on_every_rank
-from dsprune.ranks.ranks import announce, current_ranks
+from dsprune.ranks.group import announce, current_ranks
 from dsprune.utils.randomness import restore_random_state
 
 __all__ = ["load_checkpoint"]

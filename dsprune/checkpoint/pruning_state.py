@@ -15,7 +15,7 @@ from dsprune.methods.method import Accumulator, Method, find_method, lets_regrow
 from dsprune.model.inputs import InputHooks
 from dsprune.model.vocabulary import num_missing
 from dsprune.ranks.collectives import Comm, world_comm
-from dsprune.ranks.ranks import current_ranks
+from dsprune.ranks.group import current_ranks
 from dsprune.recipe import Pruning
 from dsprune.recipe.section import LARGEST
 from dsprune.schedule import MaskUpdate, Timetable

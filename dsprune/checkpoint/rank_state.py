@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dsprune.errors import UserError
-from dsprune.ranks.ranks import current_ranks
+from dsprune.ranks.group import current_ranks
 from dsprune.utils.files import replace_file
 from dsprune.utils.randomness import random_state
 from dsprune.utils.text import first_line

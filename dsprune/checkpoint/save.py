@@ -15,7 +15,7 @@ from dsprune.checkpoint.rank_state import save_rank_state
 from dsprune.checkpoint.saved_masks import save_masks
 from dsprune.checkpoint.tags import begin_tag, commit_tag, tag_name
 from dsprune.ranks.agreement import on_every_rank, on_first_rank
-from dsprune.ranks.ranks import current_ranks
+from dsprune.ranks.group import current_ranks
 from dsprune.recipe import Recipe
 from dsprune.zero.pickles import check_client_state
 

@@ -12,7 +12,7 @@ from dsprune.masks.manifest import MaskManifest, read_manifest
 from dsprune.masks.mask_files import read_marked_masks, write_masks
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.collectives import barrier
-from dsprune.ranks.ranks import announce, current_ranks
+from dsprune.ranks.group import announce, current_ranks
 
 __all__ = ["load_masks", "save_masks"]
 

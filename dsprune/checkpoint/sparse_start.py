@@ -17,7 +17,7 @@ from dsprune.model.prunable import choose_weights
 from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.collectives import Comm
-from dsprune.ranks.ranks import announce, current_ranks
+from dsprune.ranks.group import announce, current_ranks
 from dsprune.recipe.pattern import Pattern
 from dsprune.registry import SCOPES
 from dsprune.selection.patterned import count_broken

@@ -30,7 +30,7 @@ from dsprune.checkpoint.tag_files import (
 from dsprune.errors import UserError
 from dsprune.ranks.agreement import check_same, on_every_rank
 from dsprune.ranks.collectives import barrier, world_comm
-from dsprune.ranks.ranks import current_ranks
+from dsprune.ranks.group import current_ranks
 from dsprune.utils.files import remove, replace_text
 from dsprune.utils.records import read_bytes
 from dsprune.utils.text import control_character

@@ -8,7 +8,7 @@ from pathlib import Path
 from dsprune.checkpoint.sparse_start import MasksFrom
 from dsprune.engine.frameworks import pruning
 from dsprune.errors import CheckFailedError, RunFailedError, StoppedError, UserError
-from dsprune.ranks.ranks import announce
+from dsprune.ranks.group import announce
 from dsprune.recipe import Recipe
 from dsprune.utils.text import percent
 

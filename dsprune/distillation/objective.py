@@ -22,7 +22,8 @@ from dsprune.distillation.store import fingerprints, open_store
 from dsprune.distillation.teachers import MicroBatch, StoredTeacher, Teacher
 from dsprune.errors import UserError
 from dsprune.model.fingerprints import teacher_fingerprint
-from dsprune.ranks.ranks import expected_ranks, select_device
+from dsprune.ranks.group import select_device
+from dsprune.ranks.ranks import expected_ranks
 from dsprune.recipe import Distillation, Recipe, as_recipe
 from dsprune.schedule import Timetable
 from dsprune.tasks.build import build_task

@@ -9,7 +9,7 @@ from dsprune.errors import UserError
 from dsprune.methods.checks import check_pruning
 from dsprune.model.prunable import describe_dense, describe_outside
 from dsprune.model.wrappers import check_no_adapter, check_not_compiled, check_ties
-from dsprune.ranks.ranks import announce
+from dsprune.ranks.group import announce
 from dsprune.recipe import Pruning, Recipe
 from dsprune.schedule import Timetable
 from dsprune.selection.weights import weights_to_prune

@@ -24,7 +24,7 @@ from dsprune.engine.learning_rate import (
 )
 from dsprune.engine.pruner import Pruner
 from dsprune.engine.script import check_distilled, fit_to_recipe
-from dsprune.ranks.ranks import announce
+from dsprune.ranks.group import announce
 from dsprune.recipe import Recipe, as_recipe
 from dsprune.schedule import Timetable, recipe_timetable
 from dsprune.zero.agreement import check_batch

@@ -25,7 +25,7 @@ from dsprune.engine.engine import PruningEngine
 from dsprune.engine.initialize import deepspeed_initialize, find_config, initialize_script
 from dsprune.engine.learning_rate import announce_replaced
 from dsprune.errors import RunFailedError, UserError
-from dsprune.ranks.ranks import announce
+from dsprune.ranks.group import announce
 from dsprune.recipe import Recipe, as_recipe
 from dsprune.utils.replacing import replaced
 from dsprune.zero.launch import STARTERS, init_distributed, with_environment

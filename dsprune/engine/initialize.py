@@ -20,7 +20,7 @@ from dsprune.engine.script import fit_to_recipe
 from dsprune.engine.training_data import check_training_data, is_stream, make_loader, with_tensors
 from dsprune.errors import UserError
 from dsprune.model.patterns import parameter_groups
-from dsprune.ranks.ranks import announce
+from dsprune.ranks.group import announce
 from dsprune.recipe import Recipe, as_recipe
 from dsprune.schedule import Timetable, recipe_timetable
 from dsprune.utils.text import first_line

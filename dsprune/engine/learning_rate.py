@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from dsprune.errors import RunFailedError, UserError
-from dsprune.ranks.ranks import announce
+from dsprune.ranks.group import announce
 from dsprune.recipe import LearningRate, Recipe
 from dsprune.schedule import Timetable
 

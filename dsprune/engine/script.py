@@ -6,7 +6,7 @@ from torch import nn
 
 from dsprune.errors import UserError
 from dsprune.model.fit import layer_stack, set_dropout
-from dsprune.ranks.ranks import announce
+from dsprune.ranks.group import announce
 from dsprune.recipe import Distillation, Model, Recipe
 
 __all__ = ["check_distilled", "fields_of_the_script", "fit_to_recipe"]

@@ -11,7 +11,7 @@ from transformers.trainer_callback import CallbackHandler
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.learning_rate import announce_replaced
 from dsprune.errors import RunFailedError, UserError
-from dsprune.ranks.ranks import announce
+from dsprune.ranks.group import announce
 from dsprune.utils.replacing import replaced
 
 __all__ = ["TrainerCallback", "extend_trainer"]

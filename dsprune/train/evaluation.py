@@ -13,7 +13,8 @@ from torch import nn
 from dsprune.model.pretrained import load_config, load_tokenizer
 from dsprune.ranks.batch_order import EvaluationBatch, evaluation_batches
 from dsprune.ranks.collectives import Comm, gather_in_order, world_comm
-from dsprune.ranks.ranks import Ranks, process_group
+from dsprune.ranks.group import process_group
+from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.build import build_task
 from dsprune.tasks.examples import Collate, on_device

@@ -11,7 +11,7 @@ from torch import Tensor
 from dsprune.engine.engine import PruningEngine
 from dsprune.errors import RunFailedError
 from dsprune.ranks.collectives import all_reduce_
-from dsprune.ranks.ranks import current_ranks
+from dsprune.ranks.group import current_ranks
 
 __all__ = ["Meter", "diverged", "step_metrics", "update_metrics"]
 

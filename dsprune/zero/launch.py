@@ -16,7 +16,8 @@ import torch.distributed as dist
 from deepspeed.runtime.zero import partition_parameters
 
 from dsprune.errors import UserError
-from dsprune.ranks.ranks import Ranks, complete_environment, select_device
+from dsprune.ranks.group import select_device
+from dsprune.ranks.ranks import Ranks, complete_environment
 from dsprune.utils.ports import free_port
 from dsprune.utils.text import first_line
 from dsprune.zero.ops import compile_note, load_collectives

@@ -8,8 +8,8 @@ import pytest
 
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
 from dsprune.train.run_folder import RunFolder
+from tests.distilled import write_distilled
 from tests.gpu.processes import ROOT, run
-from tests.system.distilled import write_distilled
 
 pytestmark = pytest.mark.gpu
 

@@ -14,7 +14,7 @@ from dsprune.commands.cli import run_command
 from dsprune.recipe import load_recipe
 from dsprune.testing.commands import command, train_on_rank
 from dsprune.testing.pool import RankPool
-from tests.system.distilled import examples, losses, rewrite, write_distilled
+from tests.distilled import examples, losses, rewrite, write_distilled
 
 KINDS = {
     "full": ("distillation.kind=full", "distillation.dtype=fp32"),

@@ -13,7 +13,7 @@ from dsprune.testing.commands import command
 from dsprune.testing.damage import flip_a_bit, truncate
 from dsprune.testing.pool import RankPool
 from dsprune.testing.stores import content
-from tests.system.distilled import examples, rewrite, write_distilled
+from tests.distilled import examples, rewrite, write_distilled
 
 SHARD, HEAD, MANIFEST = "shard-00000.safetensors", "head.safetensors", "store.json"
 

@@ -24,8 +24,8 @@ from dsprune.testing.forked import ForkedRanks
 from dsprune.testing.pool import RankFailedError, RankPool
 from dsprune.testing.stores import content
 from dsprune.testing.tiny import VOCABULARY, tiny_tokenizer
+from tests.distilled import LABELS, write_distilled
 from tests.system.disks import small_disk
-from tests.system.distilled import LABELS, write_distilled
 
 NUM_SHARDS = 5
 HIDDEN = ("distillation.kind=hidden", "distillation.dtype=fp32")

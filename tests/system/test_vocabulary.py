@@ -11,8 +11,8 @@ from torch.testing import assert_close
 from dsprune.testing.commands import command
 from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import NOUNS, tiny_bert
+from tests.distilled import losses, write_distilled
 from tests.scripts import SCRIPTS, load, table_rows
-from tests.system.distilled import losses, write_distilled
 
 SIZE = 300
 SETTINGS = ("optimizer.weight_decay=0", "pruning.sparsity=0.5", "pruning.start=3")

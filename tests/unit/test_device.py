@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from dsprune.ranks.ranks import Ranks, select_device
+from dsprune.ranks.group import select_device
+from dsprune.ranks.ranks import Ranks
 from dsprune.utils.randomness import random_state, restore_random_state
 
 

@@ -41,6 +41,10 @@ def test_a_test_imports_helpers_of_its_own_folder_or_one_above_it() -> None:
 
 MODELS = {"transformers", "datasets", "deepspeed"}
 RARE = {"matplotlib", "torchmetrics", "sacrebleu", "wandb", "torch._inductor.select_algorithm"}
+REFUSED = """
+from dsprune.commands.cli import run_command
+assert run_command(["train", "nowhere.yaml"]) == 2
+"""
 TRAINING = """
 import dsprune.commands.plan.plan, dsprune.train.train, dsprune.registry
 from dsprune.zero.ops import import_muon
@@ -54,6 +58,7 @@ import_muon()
     ("code", "unused"),
     [
         pytest.param("import dsprune.commands.cli", MODELS | {"torch"}, id="--help"),
+        pytest.param(REFUSED, MODELS | {"torch"}, id="train with a wrong recipe"),
         pytest.param("import dsprune.commands.submit", MODELS | {"torch"}, id="submit"),
         pytest.param("import dsprune.commands.suite.suite", MODELS | {"torch"}, id="suite --dry-run"),
         pytest.param("import dsprune.commands.status", MODELS, id="status"),

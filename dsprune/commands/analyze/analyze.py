@@ -17,7 +17,8 @@ from dsprune.model.pretrained import load_tokenizer
 from dsprune.model.prunable import choose_weights
 from dsprune.model.vocabulary import Vocabulary, num_missing
 from dsprune.ranks.agreement import on_first_rank
-from dsprune.ranks.ranks import Ranks, process_group
+from dsprune.ranks.group import process_group
+from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Model, Recipe
 from dsprune.report.page import Page, write_report
 from dsprune.report.table import show

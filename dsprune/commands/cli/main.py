@@ -111,7 +111,7 @@ def main() -> None:
     )
     # At the end of a run all ranks have synchronized. After an error, others may still wait for this one.
     if code in (0, EXIT_STOPPED) and "torch.distributed" in sys.modules:
-        from dsprune.ranks.ranks import leave_ranks
+        from dsprune.ranks.group import leave_ranks
 
         leave_ranks()
     sys.exit(code)

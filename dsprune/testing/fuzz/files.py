@@ -13,7 +13,8 @@ from rich.console import Console
 from dsprune.commands.cli import run_command
 from dsprune.distillation.store import open_store
 from dsprune.engine.engine import PruningEngine
-from dsprune.ranks.ranks import current_ranks, find_ranks
+from dsprune.ranks.group import current_ranks
+from dsprune.ranks.ranks import find_ranks
 from dsprune.recipe import load_recipe
 from dsprune.report.runs import read_run
 from dsprune.testing.fuzz.attempt import Attempt, Outcome, Step, named
