@@ -15,6 +15,7 @@ from dsprune.checkpoint.deepspeed_files import CheckpointFiles, read_main_file
 from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST, read_manifest
 from dsprune.model.shard import plain_name
+from dsprune.model.ties import undeclared_ties
 from dsprune.model.vocabulary import with_all_rows
 from dsprune.ranks.collectives import barrier
 from dsprune.utils.files import replace_folder, replace_text
@@ -25,12 +26,16 @@ __all__ = ["copy_masks", "model_config", "save_model_folder", "write_weights"]
 CONFIG = "dsprune_model_config"
 """Key in a checkpoint's client state: the configuration of a Hugging Face model, as JSON."""
 
+TIES = "dsprune_undeclared_ties"
+"""Key in a checkpoint's client state: the names of `undeclared_ties`, as JSON."""
+
 
 def save_model_folder(engine: DeepSpeedEngine, folder: Path, tokenizer: Any) -> None:
     """Write a model folder, or replace one, atomically. Collective: every rank must call this.
 
-    A Hugging Face model is written for `from_pretrained`. For any other module the folder holds only
-    `model.safetensors`, in which a tied weight is stored once, under its first name. A tokenizer is saved too.
+    A Hugging Face model is written for `from_pretrained`; tied weights that it does not declare are stored under each
+    name. For any other module the folder holds only `model.safetensors`, in which a tied weight is stored once, under
+    its first name. A tokenizer is saved too.
     """
     module: nn.Module = getattr(engine.module, "_orig_mod", engine.module)  # without the compiled wrapper
     gathered = full_state_dict(engine)
@@ -39,6 +44,7 @@ def save_model_folder(engine: DeepSpeedEngine, folder: Path, tokenizer: Any) -> 
 
         def write(temporary: Path) -> None:
             if isinstance(module, PreTrainedModel):
+                state.update({name: state[name].clone() for name in undeclared_ties(module)})
                 module.save_pretrained(temporary, state_dict=state)
             else:
                 temporary.mkdir(parents=True)
@@ -63,7 +69,7 @@ def model_config(module: nn.Module) -> dict[str, str]:
     if not isinstance(module, PreTrainedModel):
         return {}
     config = module.config.to_dict() | {"architectures": [type(module).__name__]}
-    return {CONFIG: json.dumps(config)}
+    return {CONFIG: json.dumps(config), TIES: json.dumps(undeclared_ties(module))}
 
 
 def write_weights(checkpoint: Path, folder: Path) -> None:
@@ -74,6 +80,7 @@ def write_weights(checkpoint: Path, folder: Path) -> None:
     """
     main = read_main_file(checkpoint)
     state = _state(CheckpointFiles(checkpoint), main)
+    state |= {name: state[first].clone() for name, first in json.loads(main.get(TIES, "{}")).items()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / "model.safetensors", {"format": "pt"})
     if CONFIG in main:
@@ -108,6 +115,8 @@ def _state(files: CheckpointFiles, main: Mapping[str, Any]) -> dict[str, Tensor]
             raise UserError(
                 f"{files.folder}: {name} is frozen, and ZeRO stage 3 keeps it elsewhere: save the model"
             )
+        elif not value.numel() and name not in main["buffer_names"]:
+            continue  # at stage 3, another name of a trained weight
         elif name not in (main["shared_params"] or {}) and value.data_ptr() not in tied:
             state[plain_name(name)] = value.contiguous()
     return state

@@ -8,7 +8,7 @@ from dsprune.engine.learning_rate import check_no_scheduler
 from dsprune.errors import UserError
 from dsprune.methods.checks import check_pruning
 from dsprune.model.prunable import describe_dense, describe_outside
-from dsprune.model.wrappers import check_no_adapter, check_not_compiled, check_ties
+from dsprune.model.wrappers import check_no_adapter, check_not_compiled
 from dsprune.ranks.group import announce
 from dsprune.recipe import Pruning, Recipe
 from dsprune.schedule import Timetable
@@ -55,7 +55,6 @@ def check_attachable(engine: DeepSpeedEngine, recipe: Recipe) -> None:
             f"deepspeed.initialize the module inside, model.module"
         )
     check_no_adapter(engine.module)
-    check_ties(engine.module)
     if engine.zero_optimization_partition_weights():
         check_not_compiled(engine.module)
     check_no_scheduler(engine)

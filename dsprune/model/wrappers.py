@@ -1,6 +1,5 @@
 """Refuse modules that cannot be pruned or saved: wrapped modules, and weights computed from others."""
 
-import re
 from collections.abc import Collection, Iterator
 
 from torch import nn
@@ -8,12 +7,10 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
-from transformers import PreTrainedModel
 
 from dsprune.errors import UserError
-from dsprune.model.patterns import names_of
 
-__all__ = ["check_no_adapter", "check_not_compiled", "check_plain", "check_ties"]
+__all__ = ["check_no_adapter", "check_not_compiled", "check_plain"]
 
 
 def check_no_adapter(model: nn.Module) -> None:
@@ -41,26 +38,6 @@ def check_not_compiled(model: nn.Module) -> None:
             raise UserError(
                 f"model: {name or 'it'} is wrapped by torch.compile, with which DeepSpeed does not train at ZeRO "
                 f"stage 3: call engine.compile() after initialize, or model.compile()"
-            )
-
-
-def check_ties(model: nn.Module) -> None:
-    """Check that a Hugging Face model declares its tied weights; otherwise its folder cannot be written.
-
-    Raises:
-        UserError: it does not, for example if a user's block is used twice.
-    """
-    model = getattr(model, "_orig_mod", model)  # without the compiled wrapper
-    if not isinstance(model, PreTrainedModel):
-        return
-    said = [key for part in model.modules() for key in getattr(part, "_tied_weights_keys", None) or ()]
-    for names in names_of(model).values():
-        unsaid = [name for name in names if not any(re.search(key, name) for key in said)]
-        if len(unsaid) > 1:
-            raise UserError(
-                f"model: {unsaid[1]} and {unsaid[0]} are one weight, and _tied_weights_keys of {type(model).__name__} "
-                f"does not say so, so save_pretrained fails: add {{{unsaid[1]!r}: {unsaid[0]!r}}} to it, and set "
-                f"config.tie_word_embeddings=True"
             )
 
 
