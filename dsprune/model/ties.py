@@ -23,5 +23,6 @@ def undeclared_ties(model: nn.Module) -> dict[str, str]:
     found: dict[str, str] = {}
     for names in names_of(model).values():
         undeclared = [name for name in names if not any(re.search(key, name) for key in declared)]
-        found |= dict.fromkeys(undeclared[1:], undeclared[0])
+        if len(undeclared) > 1:
+            found |= dict.fromkeys(undeclared[1:], undeclared[0])
     return found

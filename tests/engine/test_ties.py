@@ -44,6 +44,12 @@ class DeclaredBlock(Block):
     _tied_weights_keys = {r"bert\.encoder\.layer\.1": r"bert\.encoder\.layer\.0"}  # noqa: RUF012
 
 
+class DeclaredByPattern(Weight):
+    """A BERT whose declaration matches both names."""
+
+    _tied_weights_keys = {r"query\.weight": r"bert\.encoder\.layer\.0\.attention\.self\.query\.weight"}  # noqa: RUF012
+
+
 def model_of(kind: type[PreTrainedModel]) -> PreTrainedModel:
     torch.manual_seed(0)
     sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
@@ -54,6 +60,7 @@ def test_the_other_names_are_found_unless_the_model_declares_them() -> None:
     assert undeclared_ties(model_of(Weight)) == {QUERIES[1]: QUERIES[0]}
     assert undeclared_ties(model_of(Block))[QUERIES[1]] == QUERIES[0]
     assert undeclared_ties(model_of(DeclaredBlock)) == {}
+    assert undeclared_ties(model_of(DeclaredByPattern)) == {}
     block = nn.Linear(2, 2)
     assert undeclared_ties(nn.Sequential(block, block)) == {}
 
