@@ -8,6 +8,7 @@ from dsprune.engine.learning_rate import check_no_scheduler
 from dsprune.errors import UserError
 from dsprune.methods.checks import check_pruning
 from dsprune.model.prunable import describe_dense, describe_outside
+from dsprune.model.ties import describe_ties
 from dsprune.model.wrappers import check_no_adapter, check_not_compiled
 from dsprune.ranks.group import announce
 from dsprune.recipe import Pruning, Recipe
@@ -57,6 +58,8 @@ def check_attachable(engine: DeepSpeedEngine, recipe: Recipe) -> None:
     check_no_adapter(engine.module)
     if engine.zero_optimization_partition_weights():
         check_not_compiled(engine.module)
+        if (ties := describe_ties(engine.module)) is not None:
+            announce(ties)
     check_no_scheduler(engine)
     check_settings(engine, recipe)
     check_precision(engine)

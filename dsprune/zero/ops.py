@@ -7,6 +7,7 @@ import sys
 import sysconfig
 import time
 from contextlib import suppress
+from functools import cache
 from glob import iglob
 from importlib import import_module
 from pathlib import Path
@@ -70,20 +71,30 @@ def prepare_builds() -> None:
     programs, path = sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)
     if Path(programs, "ninja").is_file() and not path.startswith(programs + os.pathsep):
         os.environ["PATH"] = programs + os.pathsep + path
-    with suppress(ImportError):  # newer torch has other locks, which the kernel releases
-        import_module("torch.utils.file_baton").FileBaton.wait = _wait
+    _check_waits()
 
 
-def _wait(baton: Any) -> None:
-    """Wait for the process that builds an extension; in the place of `torch.utils.file_baton.FileBaton.wait`."""
-    lock = Path(baton.lock_file_path)
-    while lock.exists():
-        if lock in find_stale_locks():
-            raise UserError(
-                f"{lock}: left by a build that was killed, and every start that needs the extension waits for it: "
-                f"unless another machine builds in that folder, remove the file"
-            )
-        time.sleep(1)  # a look at all processes is expensive
+@cache
+def _check_waits() -> None:
+    """Make torch's wait for another build look whether that was killed; locks of other folders are torch's own."""
+    try:
+        baton = import_module("torch.utils.file_baton").FileBaton
+    except ImportError:  # newer torch has other locks, which the kernel releases
+        return
+    torch_wait = baton.wait
+
+    def wait(self: Any) -> None:
+        lock = Path(self.lock_file_path)
+        while lock.is_relative_to(extensions_folder()) and lock.exists():
+            if lock in find_stale_locks():
+                raise UserError(
+                    f"{lock}: left by a build that was killed, and every start that needs the extension waits for it: "
+                    f"unless another machine builds in that folder, remove the file"
+                )
+            time.sleep(1)  # a look at all processes is expensive
+        torch_wait(self)
+
+    baton.wait = wait
 
 
 def needed_ops() -> list[OpBuilder]:

@@ -2,9 +2,10 @@
 
 dsprune suite ... --dry-run | python scripts/results/many.py [--at-once 12] [--seconds 600] [--keep]
 
-A run is forked from a process that has imported everything, so it starts in two seconds. The processes share the GPU
-better if `nvidia-cuda-mps-control -d` runs. Evaluated runs are skipped. Checkpoints and weights of a run are deleted
+A run is forked from a process that has imported everything, so it starts quickly. The processes share the GPU better
+if `nvidia-cuda-mps-control -d` runs. Evaluated runs are skipped. Checkpoints and weights of a run are deleted
 after its evaluation, except with `--keep`. No run starts after `--seconds`. The output of the runs goes to runs/logs.
+The exit code is 1 if a run failed or did not start.
 """
 
 import argparse
@@ -29,18 +30,19 @@ def folder_of(words: Sequence[str]) -> Path:
     return Path(values["output"].strip('"'), values["name"])
 
 
-def run(words: Sequence[str], keep: bool) -> None:
-    """Train by a command, evaluate the model, and delete large files."""
+def run(words: Sequence[str], keep: bool) -> bool:
+    """Train by a command, evaluate the model, and delete large files; return whether all succeeded."""
     folder, log = folder_of(words), Path("runs/logs", *folder_of(words).parts[1:])
     for name, script in (("train", None), ("test", TEST_MODELS)):
         ranks = ForkedRanks(words if script is None else [str(folder)], 1, log / name, script=script)
         if ranks.wait(timeout=3600) != [0]:
             print(f"failed: {folder}: {ranks.said()[-500:]}", flush=True)
-            return
+            return False
     print(ranks.printed().strip(), flush=True)
     for path in [] if keep else list(folder.rglob("*")):
         if path.is_file() and path.stat().st_size > LARGE:
             path.unlink()
+    return True
 
 
 def main() -> None:
@@ -56,7 +58,8 @@ def main() -> None:
     waiting = [words for words in commands if not (folder_of(words) / "test.json").is_file()]
     print(f"{len(waiting)} of {len(commands)} runs to do", flush=True)
     with ThreadPoolExecutor(args.at_once) as pool:
-        list(pool.map(lambda words: time.monotonic() < end and run(words, args.keep), waiting))
+        done = list(pool.map(lambda words: time.monotonic() < end and run(words, args.keep), waiting))
+    sys.exit(0 if all(done) else 1)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make the runs of docs/methods-compared.md from the models of `scripts/results/recovery/make.sh starts`, and evaluate them
 # on the test data. Finished runs are kept, so the script can be interrupted and started again. One CPU core: about three
-# minutes a run. One GPU, with NVIDIA_TF32_OVERRIDE=1 AT_ONCE=12: about two seconds a run.
+# minutes a run. On a GPU set NVIDIA_TF32_OVERRIDE=1 and AT_ONCE=12.
 #
 #   bash scripts/results/methods/make.sh [TASK]...
 #   SEEDS=3          seeds of each run; 1 by default

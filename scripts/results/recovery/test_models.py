@@ -30,8 +30,9 @@ def main(home: Path) -> None:
         folder = RunFolder(run)
         settings = load_recipe(str(folder.recipe)).task
         assert settings is not None, run
-        part = Path(getattr(settings, "train", None) or run).with_name("test.csv")
-        test = settings.model_copy(update={"validation": str(part)}) if part.is_file() else settings
+        train = getattr(settings, "train", None)
+        part = Path(train).with_name("test.csv") if train else None
+        test = settings.model_copy(update={"validation": str(part)}) if part and part.is_file() else settings
         metrics = evaluate_model(str(folder.model), test, device=DEVICE)
         replace_text(run / TEST, json.dumps(metrics) + "\n")
         print(run, metrics, flush=True)
