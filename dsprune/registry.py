@@ -1,12 +1,13 @@
 """Registries of the names that recipes use: pruning methods, tasks, curves and scopes.
 
-A built-in entry is the path of an object, which is imported on first use. An installed package can add methods and
+A built-in entry is the path of an object, or of a mapping that has the object under its name. It is imported on first
+use, so that listing the names imports nothing. An installed package can add methods and
 tasks through an entry point of the group `dsprune.methods` or `dsprune.tasks`, and code with
 `dsprune.register_method` or `dsprune.register_task`. A recipe can only choose among these names; it cannot import
 anything else.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -22,8 +23,7 @@ class Registry:
 
     Args:
         field: recipe field that holds a name, for messages.
-        builtin: name to object, each given as `module:attribute`.
-        families: more built-in entries: mappings of name to object, each given as `module:attribute`.
+        builtin: name to `module:attribute` of its object, or of a mapping with its object.
         group: entry point group through which installed packages add entries; None = no entry points.
         renamed: old name to new name, for messages.
     """
@@ -33,18 +33,16 @@ class Registry:
         field: str,
         builtin: Mapping[str, str] | None = None,
         *,
-        families: Sequence[str] = (),
         group: str | None = None,
         renamed: Mapping[str, str] | None = None,
     ) -> None:
         self.field = field
-        self._builtin, self._families, self._group = dict(builtin or {}), families, group
+        self._builtin, self._group = dict(builtin or {}), group
         self._renamed = renamed or {}
         self._registered: dict[str, Any] = {}
 
     def __iter__(self) -> Iterator[str]:
-        names = [*self._builtin, *self._members(), *self._offered(), *self._registered]
-        return iter(dict.fromkeys(names))
+        return iter(dict.fromkeys([*self._builtin, *self._offered(), *self._registered]))
 
     def __contains__(self, name: object) -> bool:
         return name in self._builtin or name in self._registered or name in list(self)
@@ -73,10 +71,11 @@ class Registry:
         self.check(name)
         if name in self._registered:
             return self._registered[name]
-        if name in self._builtin:
-            return _load(self._builtin[name])
-        members = self._members()
-        return members[name] if name in members else self._load_offered(self._offered()[name])
+        if name not in self._builtin:
+            return self._load_offered(self._offered()[name])
+        module, _, attribute = self._builtin[name].partition(":")
+        entry = getattr(import_module(module), attribute)
+        return entry[name] if isinstance(entry, Mapping) else entry
 
     def check(self, name: str) -> None:
         """Check that a name is known, without importing its object.
@@ -93,9 +92,6 @@ class Registry:
             return f"{name!r} was renamed: use {self._renamed[name]!r}"
         return f"there is no {name!r}: {did_you_mean(name, self)}choose one of {', '.join(self)}"
 
-    def _members(self) -> dict[str, Any]:
-        return {name: entry for family in self._families for name, entry in _load(family).items()}
-
     def _offered(self) -> dict[str, EntryPoint]:
         found = entry_points(group=self._group) if self._group is not None else ()
         return {point.name: point for point in found if point.name not in self._builtin}
@@ -109,11 +105,6 @@ class Registry:
                 f"{self.field}: {point.name!r}: {point.value} of the package {package} cannot be imported "
                 f"({error}): install the package again, or choose another name"
             ) from error
-
-
-def _load(path: str) -> Any:
-    module, _, attribute = path.partition(":")
-    return getattr(import_module(module), attribute)
 
 
 METHODS = Registry(
@@ -169,15 +160,23 @@ TASKS = Registry(
         "multiple-choice": "dsprune.tasks.multiple_choice:MultipleChoice",
         "masked-language-modeling": "dsprune.tasks.language_modeling:MaskedLanguageModeling",
         "causal-language-modeling": "dsprune.tasks.language_modeling:CausalLanguageModeling",
+        **dict.fromkeys(
+            ("question-answering", "squad"), "dsprune.tasks.question_answering:QUESTION_ANSWERING"
+        ),
+        **dict.fromkeys(("translation", "opus-100"), "dsprune.tasks.translation:TRANSLATION"),
+        **dict.fromkeys(
+            ("equation-generation", "mawps", "asdiv-a", "svamp"), "dsprune.tasks.arithmetic:EQUATIONS"
+        ),
+        **dict.fromkeys(
+            ("cola", "mnli", "mnli-mm", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli"),
+            "dsprune.tasks.glue:GLUE",
+        ),
+        **dict.fromkeys(
+            ("commonsense-qa", "winogrande", "race", "race-middle", "race-high"),
+            "dsprune.tasks.commonsense:COMMONSENSE",
+        ),
+        **dict.fromkeys(("meltome", "hotprotein-2", "hotprotein-5"), "dsprune.tasks.proteins:PROTEINS"),
     },
-    families=(
-        "dsprune.tasks.question_answering:QUESTION_ANSWERING",
-        "dsprune.tasks.translation:TRANSLATION",
-        "dsprune.tasks.arithmetic:EQUATIONS",
-        "dsprune.tasks.glue:GLUE",
-        "dsprune.tasks.commonsense:COMMONSENSE",
-        "dsprune.tasks.proteins:PROTEINS",
-    ),
     group="dsprune.tasks",
 )
 """Functions that take the recipe's task section and return a `dsprune.tasks.task.Task`."""

@@ -12,6 +12,7 @@ from dsprune.errors import UserError
 from dsprune.recipe.recipe import Recipe
 from dsprune.recipe.section import Section, describe
 from dsprune.recipe.task import Task
+from dsprune.registry import TASKS
 from dsprune.utils.documents import read_document, read_yaml
 from dsprune.utils.installation import find_shipped, shipped_names
 from dsprune.utils.text import did_you_mean, short
@@ -79,12 +80,13 @@ def load_task(name: str, overrides: Sequence[str] = ()) -> Task:
     """Create a task section from the task's name and `key=value` overrides, with or without `task.` before the key.
 
     Raises:
-        UserError: the section is invalid; one line names every problem.
+        UserError: there is no such task, or the section is invalid; one line names every problem.
 
     Examples:
         >>> load_task("sst2", ["max_length=64"]).max_length
         64
     """
+    TASKS.check(name)
     return _validate(Task, {"name": name}, [text.removeprefix("task.") for text in overrides])
 
 

@@ -135,15 +135,12 @@ class Named:
 
     Attributes:
         registry: the valid names, for validation and for the JSON schema.
-        late: validate when the name is used, because listing the names is slow.
     """
 
     registry: Registry
-    late: bool = False
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        schema = handler(source)
-        return schema if self.late else core_schema.no_info_after_validator_function(self._check, schema)
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler

@@ -16,7 +16,7 @@ __all__ = ["Task"]
 class Task(Section):
     """What the model is trained to do, and on which data."""
 
-    name: Annotated[Text, Named(TASKS, late=True)]
+    name: Annotated[Text, Named(TASKS)]
     """Name of the task: a benchmark such as `sst2`, or a general kind such as `text-classification`."""
 
     dataset: Text | None = None

@@ -59,6 +59,9 @@ import_muon()
     [
         pytest.param("import dsprune.commands.cli", MODELS | {"torch"}, id="--help"),
         pytest.param(REFUSED, MODELS | {"torch"}, id="train with a wrong recipe"),
+        pytest.param(
+            "from dsprune.recipe import recipe_schema; recipe_schema()", MODELS | {"torch"}, id="schema"
+        ),
         pytest.param("import dsprune.commands.submit", MODELS | {"torch"}, id="submit"),
         pytest.param("import dsprune.commands.suite.suite", MODELS | {"torch"}, id="suite --dry-run"),
         pytest.param("import dsprune.commands.status", MODELS, id="status"),

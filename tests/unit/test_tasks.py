@@ -10,6 +10,7 @@ import pytest
 
 from dsprune.errors import UserError
 from dsprune.recipe import Task as TaskSettings
+from dsprune.recipe import load_recipe, load_task
 from dsprune.tasks.build import build_task
 from dsprune.tasks.glue import GLUE
 from dsprune.testing.tiny import tiny_tokenizer
@@ -185,7 +186,9 @@ def test_an_unreachable_data_set_is_refused_with_the_way_out():
 
 def test_an_unknown_task_is_refused():
     with pytest.raises(UserError, match=r"^task\.name: .*'sst-2': did you mean 'sst2'\? choose one of text-"):
-        build_task(TaskSettings(name="sst-2"))
+        load_task("sst-2")
+    with pytest.raises(UserError, match=r"^task\.name: value 'sst-2': there is no .*: did you mean 'sst2'\?"):
+        load_recipe("glue-90", ["task.name=sst-2"])
 
 
 def test_no_data_is_refused():
