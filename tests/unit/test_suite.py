@@ -11,7 +11,7 @@ import yaml
 from rich.console import Console
 from transformers import AutoModelForSequenceClassification
 
-from dsprune.commands.cli import app, run_command
+from dsprune.commands.cli import app
 from dsprune.commands.suite.definition import load_suite, shipped_suites
 from dsprune.commands.suite.execute import prepare_start
 from dsprune.commands.suite.grid import Grid, RunSpec, check_methods, rounds_to
@@ -138,11 +138,6 @@ def test_a_round_needs_the_one_before(recipe: str) -> None:
         UserError, match=r"20-seed1: the round before it, lottery-ticket-0-seed1, has no model: run it"
     ):
         prepare_start(ticket, made, resolved)
-
-
-def test_what_is_for_slurm_is_refused_without_it(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["suite", "baselines", recipe, "--time=10", "--partition=gpu"]) == 2
-    assert "--time, --partition: for Slurm jobs only: add --slurm, or leave it out" in capsys.readouterr().err
 
 
 def test_a_choice_is_typed_as_it_was_made(recipe: str) -> None:

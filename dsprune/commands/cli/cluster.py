@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dsprune.commands.cli.main import Overrides, RecipeArgument, app
+from dsprune.commands.cli.main import Overrides, RecipeArgument, app, refuse_unused
 from dsprune.errors import UserError
 
 __all__ = ["data", "doctor", "schema", "slurm_scripts", "submit"]
@@ -15,6 +15,7 @@ __all__ = ["data", "doctor", "schema", "slurm_scripts", "submit"]
 
 @app.command()
 def data(
+    context: typer.Context,
     task: Annotated[
         str | None,
         typer.Argument(metavar="TASK", help="Name of the task or kind; without it, all are listed."),
@@ -30,6 +31,7 @@ def data(
 
     quiet_libraries(is_first=find_ranks().is_first)
     if task is None:
+        refuse_unused(context, "checks the data of one task: name the task", "path")
         return list_tasks(Console())
     settings = load_task(task, overrides or [])
     describe(settings, Console())

@@ -36,6 +36,7 @@ __all__ = [
     "check_python",
     "main",
     "place_local_rank",
+    "refuse_unused",
     "run_command",
     "run_explained",
 ]
@@ -75,6 +76,26 @@ def between_0_and_1(values: list[float] | None) -> list[float] | None:
         if not 0 < value < 1:
             raise typer.BadParameter(f"{value} is not between 0 and 1")
     return values
+
+
+def refuse_unused(context: typer.Context, reason: str, *names: str) -> None:
+    """Refuse options that were typed, but would have no effect beside the others.
+
+    Args:
+        context: the context of the command.
+        reason: why they have none, and the way out.
+        names: the parameters of the options.
+
+    Raises:
+        UserError: one of them was typed.
+    """
+    typed = []
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            typed.append("--" + name.replace("_", "-"))
+    if typed:
+        raise UserError(f"{', '.join(typed)}: {reason}")
 
 
 def _print_version(wanted: bool) -> None:

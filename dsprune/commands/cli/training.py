@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from dsprune.commands.cli.main import Overrides, RecipeArgument, app, between_0_and_1
+from dsprune.commands.cli.main import Overrides, RecipeArgument, app, between_0_and_1, refuse_unused
 from dsprune.errors import EXIT_STOPPED, UserError
 from dsprune.utils.console import starting, waiting
 from dsprune.utils.signals import END_SIGNALS, exit_on_signals
@@ -24,6 +24,7 @@ MasksFromOption = Annotated[
 
 @app.command()
 def plan(
+    context: typer.Context,
     recipe: RecipeArgument,
     overrides: Overrides = None,
     world_size: Annotated[int, typer.Option(min=1, help="Number of ranks.")] = 1,
@@ -50,20 +51,22 @@ def plan(
     """Check a recipe as training would; print its timetable, memory and communication; run nothing."""
     from dsprune.recipe import load_recipe
 
+    if target or steps is not None:
+        plan_only = ("stage", "sweep") if target else ("stage", "sweep", "plot")
+        refuse_unused(
+            context, "for the plan of the recipe itself: leave out --target and --steps", *plan_only
+        )
     with starting():
         from dsprune.commands.plan.plan import plan as print_plan
-
-    if target or steps is not None:
         from dsprune.commands.plan.targets import plan_targets, print_max_target
 
-        loaded = load_recipe(recipe, overrides or [])
-        if target:
-            plan_targets(loaded, target, world_size, train_examples, plot, Console())
-        if steps is not None:
-            print_max_target(loaded, steps, world_size, train_examples, Console())
-        return
     loaded = load_recipe(recipe, overrides or [])
-    print_plan(loaded, world_size, stage, train_examples, plot, Console(), sweep=sweep)
+    if target:
+        plan_targets(loaded, target, world_size, train_examples, plot, Console())
+    if steps is not None:
+        print_max_target(loaded, steps, world_size, train_examples, Console())
+    if not target and steps is None:
+        print_plan(loaded, world_size, stage, train_examples, plot, Console(), sweep=sweep)
 
 
 @app.command()
@@ -174,6 +177,7 @@ def teacher(
 
 @app.command()
 def calibrate(
+    context: typer.Context,
     store: Annotated[Path | None, typer.Argument(metavar="STORE", help="A teacher logits store.")] = None,
     overrides: Overrides = None,
     recipe: Annotated[
@@ -208,6 +212,10 @@ def calibrate(
         raise UserError("calibrate: --rate: needs --recipe, and no store")
     if not rate and store is None:
         raise UserError("calibrate: give a store to choose the temperature from, or --rate and --recipe")
+    if rate:
+        refuse_unused(context, "for a store, not for --rate: leave it out", "max_records")
+    else:
+        refuse_unused(context, "for --rate only: add --rate, or leave it out", "steps", "num_ranks", "output")
     if overrides and recipe is None:
         raise UserError(f"override {overrides[0]!r}: there is no recipe to override: add --recipe")
     loaded, ranks = load_recipe(recipe, overrides or []) if recipe else None, find_ranks()
@@ -226,6 +234,7 @@ def calibrate(
 
 @app.command()
 def suite(
+    context: typer.Context,
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="A shipped suite, such as guidelines, or a YAML file.")
     ],
@@ -260,10 +269,15 @@ def suite(
 
     chosen, targets, values = tuple(methods or ()), tuple(sparsity or ()), tuple(overrides or ())
     choice = Choice(name, recipe, values, chosen, targets, seeds, output)
-    asked = {"gpus-per-node": gpus_per_node, "time": time, "partition": partition, "sbatch": sbatch}
-    given = [f"--{option}" for option, value in asked.items() if value is not None]
-    if given and not slurm:
-        raise UserError(f"{', '.join(given)}: for Slurm jobs only: add --slurm, or leave it out")
+    if slurm:
+        refuse_unused(
+            context, "the Slurm jobs set it: leave it out, or leave out --slurm", "num_ranks", "part"
+        )
+    else:
+        for_slurm = ("gpus_per_node", "time", "partition", "sbatch")
+        refuse_unused(context, "for Slurm jobs only: add --slurm, or leave it out", *for_slurm)
+    if part is not None:
+        refuse_unused(context, "prints all parts: leave out --part", "dry_run")
     if slurm:
         from dsprune.commands.submit import Request
         from dsprune.commands.suite.suite import submit_suite
