@@ -1,6 +1,7 @@
 """`dsprune report`: the results of runs as one page that needs no network, and as tables."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -47,11 +48,13 @@ def report(
     home.mkdir(parents=True, exist_ok=True)
     audits = [_audit(run, run.path) if audit else None for run in runs]
     if not runs:
-        page = Page(title or "Components", "", {}, extra, analyses[0].origin)
+        page = Page("Components", "", {}, extra, analyses[0].origin)
     elif len(runs) == 1:
         page = page_of_run(runs[0], audits[0], extra)
     else:
-        page = page_of_runs(runs, title or title_of(paths) or f"{len(runs)} runs", home, audits, extra)
+        page = page_of_runs(runs, title_of(paths) or f"{len(runs)} runs", home, audits, extra)
+    if title is not None:
+        page = replace(page, title=title)
     files = write_report(page, home)
     for table in page.tables():
         if table.name in ("settings", "updates"):

@@ -1,6 +1,7 @@
 """Suites as data: their content, and their runs."""
 
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,11 +13,11 @@ from rich.console import Console
 from transformers import AutoModelForSequenceClassification
 
 from dsprune.commands.cli import app
-from dsprune.commands.suite.definition import load_suite, shipped_suites
+from dsprune.commands.suite.definition import load_suite, published_results, shipped_suites
 from dsprune.commands.suite.execute import prepare_start
 from dsprune.commands.suite.grid import Grid, RunSpec, check_methods, rounds_to
 from dsprune.commands.suite.launcher import Launcher
-from dsprune.commands.suite.published import _published, published_tables
+from dsprune.commands.suite.published import published_tables, title_of
 from dsprune.commands.suite.resolve import resolve
 from dsprune.commands.suite.starts import save_start
 from dsprune.commands.suite.suite import Choice, parts_of, suite, suite_part
@@ -295,6 +296,7 @@ def test_without_a_length_each_target_has_its_own(recipe: str) -> None:
         ("{title: t, sparsity: [0.9], methods: {a: {budget: 1e300}}}", "methods.a.budget: value 1e.300: must be"),
         ("{title: t, sparsity: [0.9], methods: {}}", "methods: value {}"),
         ("{title: t, sparsity: [0.9], methods: {a: {base: b}}}", "there is no method 'b' before 'a'"),
+        ("{title: t, sparsity: [0.9], methods: {a: {}}, published: [obret]}", "published.0: value 'obret': there are"),
         ("{title: t, sparsity: [0.9], methods: {a: {sett: []}}}", "methods.a.sett: value .*did you mean 'set'"),
     ],
 )  # fmt: skip
@@ -317,7 +319,6 @@ def test_both_benchmarks_are_there() -> None:
 def test_every_recipe_of_a_benchmark_is_a_grid_of_sound_runs(name: str, recipe: str) -> None:
     """Their models are not here: a tiny one stands in for them, by which no weight is missing."""
     loaded = load_suite(name)
-    assert set(loaded.published) <= set(_published())
     model = load_recipe(recipe).model
     for place, text in enumerate(loaded.recipes.values()):
         own, *values = shlex.split(text)
@@ -350,7 +351,7 @@ def test_a_target_of_all_matrices_leaves_as_many_zeros_whatever_is_pruned(recipe
 
 
 def test_published_results_say_where_they_are_from() -> None:
-    tables = {table.name: table for table in published_tables(list(_published()))}
+    tables = {table.name: table for table in published_tables(list(published_results()))}
     assert "read off a plot" in tables["published-smc-commonsense"].note
     assert "linear weights of the encoder" in tables["published-obert"].note
     [row] = [row for row in tables["published-obert"].rows if row[:2] == ("SQuAD", "oBERT")]
@@ -369,6 +370,29 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
 def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"mine: exit code 2: name: value 3: .*: see .*mine.log"):
         Launcher(tmp_path, 1).run("train", "mine", yaml.safe_dump({"name": 3, "budget": {"batch": 1}}))
+
+
+class Ends(Launcher):
+    """Runs a program in place of a command."""
+
+    def command(self, name: str, recipe: Path, *arguments: str) -> list[str]:
+        return [sys.executable, "-c", name]
+
+
+def test_a_message_of_an_earlier_attempt_is_not_taken_for_that_of_this_one(tmp_path: Path) -> None:
+    launcher = Ends(tmp_path, 1)
+    with pytest.raises(UserError, match=r"mine: exit code 2: the first: see "):
+        launcher.run("import sys; print('dsprune: the first', file=sys.stderr); sys.exit(2)", "mine", "")
+    with pytest.raises(UserError, match=r"mine: exit code 3: Killed: see "):
+        launcher.run("print('Killed'); raise SystemExit(3)", "mine", "")
+
+
+def test_a_damaged_record_of_a_suite_is_named(tmp_path: Path) -> None:
+    (tmp_path / "suite.json").write_text('{"title": "t", "published": ["obret"]}')
+    with pytest.raises(
+        UserError, match=r"suite.json: not the title of a suite .*'obret'.*: run the suite again"
+    ):
+        title_of([tmp_path])
 
 
 def test_several_ranks_go_through_the_launcher() -> None:

@@ -1,16 +1,37 @@
 """The definition of a suite: recipes, sparsities, and methods, each of which changes a few values of a recipe."""
 
-from typing import Literal
+from functools import cache
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator
 
 from dsprune.errors import UserError
 from dsprune.recipe.section import Positive, Section, Sparsity, Text, describe
 from dsprune.utils.documents import read_document, read_yaml
-from dsprune.utils.installation import find_shipped, shipped_names
+from dsprune.utils.installation import find_shipped, shipped_folder, shipped_names
 from dsprune.utils.text import did_you_mean, short
 
-__all__ = ["Method", "Suite", "load_suite", "shipped_suites"]
+__all__ = ["Method", "Published", "Suite", "load_suite", "published_results", "shipped_suites"]
+
+
+@cache
+def published_results() -> dict[str, Any]:
+    """Return published results to compare with, by name."""
+    path = shipped_folder("suites") / "published.yaml"
+    results: dict[str, Any] = read_yaml(path.read_bytes(), str(path))
+    return results
+
+
+def _is_published(name: str) -> str:
+    known = published_results()
+    if name not in known:
+        hint = did_you_mean(name, known)
+        raise ValueError(f"there are no such published results: {hint}choose from {', '.join(known)}")
+    return name
+
+
+Published = Annotated[Text, AfterValidator(_is_published)]
+"""Name of published results."""
 
 
 class Method(Section):
@@ -57,7 +78,7 @@ class Suite(Section):
     methods: dict[Text, Method] = Field(min_length=1)
     """The methods by name."""
 
-    published: tuple[Text, ...] = ()
+    published: tuple[Published, ...] = ()
     """Names of results in published.yaml to show in the report."""
 
     @field_validator("methods")

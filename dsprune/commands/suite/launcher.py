@@ -56,11 +56,12 @@ class Launcher:
         for folder in (path.parent, log.parent):
             folder.mkdir(parents=True, exist_ok=True)
         replace_text(path, recipe)
+        start = log.stat().st_size if log.exists() else 0  # an earlier attempt has its messages before it
         code = run_process(self.command(name, path, *arguments), log)
         if code == EXIT_STOPPED:
             raise StoppedError(f"{run}: stopped with a checkpoint; run the same command again to resume")
         if code:
-            raise UserError(f"{run}: exit code {code}: {_last_message(log)}: see {log}")
+            raise UserError(f"{run}: exit code {code}: {_last_message(log, start)}: see {log}")
 
 
 def is_finished(folder: RunFolder, recipe: Recipe) -> bool:
@@ -90,8 +91,8 @@ def run_process(command: list[str], log: Path) -> int:
             raise
 
 
-def _last_message(log: Path) -> str:
-    """Return the last error of dsprune in a log, otherwise its last line."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+def _last_message(log: Path, start: int) -> str:
+    """Return the last error of dsprune in a log after its first `start` bytes, otherwise the last line."""
+    lines = log.read_bytes()[start:].decode(errors="replace").splitlines()
     errors = [line.removeprefix("dsprune: ") for line in lines if line.startswith("dsprune: ")]
     return (errors or lines or ["no output"])[-1]
