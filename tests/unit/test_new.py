@@ -234,6 +234,8 @@ def test_nothing_is_overwritten(bert: str, capsys: pytest.CaptureFixture[str]) -
         (["--data", "none.csv"], "--data: none.csv: no such file"),
         (["--data", "a.csv", "--task", "regresion"], "--task: value regresion: is not a kind of task: choose one of"),
         (["--data", "a.csv"], "a.csv: row 2: no value in column 'label'"),
+        (["--data", "b.csv", "pruning.sparsity=2"], "pruning.sparsity: value 2"),
+        (["--data", "b.csv", "task.loss=margin"], "task.loss: value margin: the task text-classification has no"),
         (["--from", "glue-91"], "did you mean 'glue-90'"),
         (["pruning.sparsity=2"], "pruning.sparsity: value 2"),
     ],
@@ -247,5 +249,6 @@ def test_bad_input_is_said_and_nothing_is_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a.csv").write_text("text,label\na,x\nb,\nc,y\n")
+    Path("b.csv").write_text("text,label\n" + "a,x\nb,y\n" * 20)
     assert message in refused(capsys, *arguments)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "b.csv"]

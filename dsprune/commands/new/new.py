@@ -87,11 +87,16 @@ def new(name: str, wanted: NewRecipe, console: Console) -> Path:
             "--data: value missing: --validation and --task describe a file of your own: add --data FILE"
         )
     values = {**read_recipe(wanted.source)[1], "name": path.stem}
-    remarks = list(_replace(values, wanted, path))
+    parts: dict[Path, pa.Table] = {}
+    remarks = list(_replace(values, wanted, path, parts))
     override_all(values, wanted.overrides)
     recipe = check_recipe(values)
     del values["name"]
-    replace_text(path, HEADER.format(path, wanted.source) + commented(values, Recipe, _useless(recipe)))
+    text = HEADER.format(path, wanted.source) + commented(values, Recipe, _useless(recipe))
+    for file, part in parts.items():  # after the last check, so that a refused recipe leaves no files
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_table(part, file)
+    replace_text(path, text)
     say(console, f"written: {path}, from the recipe {wanted.source}")
     for remark in remarks:
         say(console, remark)
@@ -99,8 +104,13 @@ def new(name: str, wanted: NewRecipe, console: Console) -> Path:
     return path
 
 
-def _replace(values: dict[str, Any], wanted: NewRecipe, path: Path) -> Iterator[str]:
-    """Put the user's model and data into the values of a recipe; yield lines for the user."""
+def _replace(
+    values: dict[str, Any], wanted: NewRecipe, path: Path, parts: dict[Path, pa.Table]
+) -> Iterator[str]:
+    """Put the user's model and data into the values of a recipe; yield lines for the user.
+
+    The parts of data that are divided are added to `parts`, by the file to write.
+    """
     left_out: list[str] = []
     if wanted.model is not None:
         left_out += [f"model.{key}" for key in values.get("model") or {} if key != "path"]
@@ -111,7 +121,7 @@ def _replace(values: dict[str, Any], wanted: NewRecipe, path: Path) -> Iterator[
     if left_out:
         yield f"left out, since they belong to the model of {wanted.source}: {', '.join(left_out)}"
     if wanted.data is not None:
-        yield from _own_data(values, wanted, wanted.data, path)
+        yield from _own_data(values, wanted, wanted.data, path, parts)
 
 
 def _own_rate(values: dict[str, Any], wanted: NewRecipe, model: str, path: Path) -> Iterator[str]:
@@ -132,8 +142,10 @@ def _own_rate(values: dict[str, Any], wanted: NewRecipe, model: str, path: Path)
         )
 
 
-def _own_data(values: dict[str, Any], wanted: NewRecipe, data: Path, path: Path) -> Iterator[str]:
-    """Make the task section for a file, which is read as in training."""
+def _own_data(
+    values: dict[str, Any], wanted: NewRecipe, data: Path, path: Path, parts: dict[Path, pa.Table]
+) -> Iterator[str]:
+    """Make the task section for a file, which is read as in training; `parts` as for `_replace`."""
     kinds = kinds_of_tasks()
     if wanted.task is not None and wanted.task not in kinds:
         raise UserError(
@@ -164,23 +176,19 @@ def _own_data(values: dict[str, Any], wanted: NewRecipe, data: Path, path: Path)
         section["validation"] = str(wanted.validation)
     else:
         texts = [found.settings[name] for name in ("text", "text_pair") if name in found.settings]
-        parts = hold_out(table, found.label if found.task == "text-classification" else None, texts)
-        num_examples = parts[0].num_rows
-        yield _write_parts(section, parts, path)
+        kept, held = hold_out(table, found.label if found.task == "text-classification" else None, texts)
+        num_examples = kept.num_rows
+        folder = path.with_name(f"{path.stem}-data")
+        if folder.exists():
+            raise UserError(f"{folder}: exists already and is not overwritten: name a file with --validation")
+        suffix = ".txt" if suffix_of(data) == ".txt" else ".parquet"
+        for split, part in (("train", kept), ("validation", held)):
+            section[split] = str(folder / f"{split}{suffix}")
+            parts[folder / f"{split}{suffix}"] = part
+        yield (
+            f"{held.num_rows:,} of them are held out for validation: {folder} (or name a file with --validation)"
+        )
     yield from _lower_batch(values, task, num_examples)
-
-
-def _write_parts(section: dict[str, Any], parts: tuple[pa.Table, pa.Table], path: Path) -> str:
-    """Write the two parts of the training data next to the recipe, set them in its section, and print them."""
-    folder = path.with_name(f"{path.stem}-data")
-    if folder.exists():
-        raise UserError(f"{folder}: exists already and is not overwritten: name a file with --validation")
-    folder.mkdir(parents=True)
-    suffix = ".txt" if suffix_of(Path(section["train"])) == ".txt" else ".parquet"
-    for split, part in zip(("train", "validation"), parts, strict=True):
-        section[split] = str(folder / f"{split}{suffix}")
-        write_table(part, folder / f"{split}{suffix}")
-    return f"{parts[1].num_rows:,} of them are held out for validation: {folder} (or name a file with --validation)"
 
 
 def _lower_batch(values: dict[str, Any], task: Task, num_examples: int) -> Iterator[str]:
