@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from dsprune.errors import UserError
 from dsprune.recipe import Task as TaskSettings
-from dsprune.tasks.data_files import READERS
+from dsprune.tasks.data_files import READERS, lines_of, read_text, suffix_of
 from dsprune.tasks.fill_in import Blank, FillIn
 from dsprune.tasks.multiple_choice import MultipleChoice, Question, letter_or_number
 from dsprune.tasks.rows import Rows
@@ -108,8 +108,8 @@ def _filled(question: str, option: str) -> str:
 
 def _race_articles(path: Path, header: Sequence[str]) -> pa.Table:
     """Read one article with its questions, as in the authors' archive, or one per line of a jsonl file."""
-    text = path.read_text(encoding="utf-8")
-    articles = map(json.loads, text.splitlines() if path.suffix == ".jsonl" else [text])
+    texts = lines_of(path) if suffix_of(path) == ".jsonl" else [read_text(path)]
+    articles = (json.loads(text) for text in texts if text.strip())
     return pa.Table.from_pylist([row for article in articles for row in _race_rows(article)])
 
 

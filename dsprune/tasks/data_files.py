@@ -22,7 +22,16 @@ from dsprune.errors import UserError
 from dsprune.tasks.rows import Rows
 from dsprune.utils.text import first_line
 
-__all__ = ["READERS", "Reader", "lines_of", "read_parallel", "read_table", "sentences", "suffix_of"]
+__all__ = [
+    "READERS",
+    "Reader",
+    "lines_of",
+    "read_parallel",
+    "read_table",
+    "read_text",
+    "sentences",
+    "suffix_of",
+]
 
 Reader = Callable[[Path, Sequence[str]], pa.Table]
 """Reads a file; the second argument names the columns of a file without a header."""

@@ -18,7 +18,7 @@ from transformers import AutoModelForQuestionAnswering, PretrainedConfig, PreTra
 from dsprune.errors import UserError
 from dsprune.model.pretrained import Head
 from dsprune.recipe import Task as TaskSettings
-from dsprune.tasks.data_files import READERS
+from dsprune.tasks.data_files import READERS, read_text
 from dsprune.tasks.examples import Batch
 from dsprune.tasks.rows import BLANK, Column, Rows
 from dsprune.tasks.source import Benchmark, HubData, Part, Split
@@ -41,7 +41,7 @@ COLUMNS = (
 
 def read_squad(path: Path, header: Sequence[str]) -> pa.Table:
     """Read the authors' nested format into one row per question, as on the hub."""
-    data = json.loads(path.read_text(encoding="utf-8"))["data"]
+    data = json.loads(read_text(path))["data"]
     return pa.Table.from_pylist(
         [
             {

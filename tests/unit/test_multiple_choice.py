@@ -1,5 +1,6 @@
 """Multiple choice: the encodings of each benchmark by hand, its files, and refused data."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -101,9 +102,12 @@ def test_race_is_read_from_the_folder_of_its_archive(tmp_path, monkeypatch):
     assert task.load("train")["first"][:] == [[f"text {i}"] * 4 for i in (0, 0, 1, 1)]
     assert task.load("train")["labels"][:] == [0, 2, 0, 2]
     assert task.load("validation")["second"][1] == ["who e", "who f", "who g", "who h"]
-    lines = jsonl(tmp_path / "all.jsonl", [json.loads((tmp_path / "dev/middle/0.txt").read_text())])
-    single = build_task(TaskSettings(name="race-middle", train=lines, validation=lines))
-    assert single.load("train").to_dict() == task.load("validation").to_dict()
+    article = json.loads((tmp_path / "dev/middle/0.txt").read_text()) | {"article": "text\u20280"}
+    lines = tmp_path / "all.jsonl.gz"
+    lines.write_bytes(gzip.compress(f"{json.dumps(article, ensure_ascii=False)}\n\n".encode()))
+    single = build_task(TaskSettings(name="race-middle", train=str(lines), validation=str(lines)))
+    assert single.load("train")["first"][:] == [["text\u20280"] * 4] * 2
+    assert single.load("train")["second"][:] == task.load("validation")["second"][:]
     with pytest.raises(
         UserError, match=r"middle: 4 examples where RACE, middle school has 25,421: fetch it again"
     ):

@@ -1,5 +1,6 @@
 """Question answering: windows and answers by hand, SQuAD's own rules, and refused data."""
 
+import gzip
 import json
 import re
 import string
@@ -33,6 +34,13 @@ def squad_file(path: Path, answers, context: str = CONTEXT, question: str = "wha
 def task_on(file: str, **settings):
     defaults = {"max_length": 14, "stride": 2}
     return build_task(TaskSettings(name="squad", train=file, validation=file, **(defaults | settings)))
+
+
+def test_a_compressed_file_is_read(tmp_path):
+    file = squad_file(tmp_path / "t.json", [[("ran", CONTEXT.index("ran"))]])
+    packed = tmp_path / "packed.json.gz"
+    packed.write_bytes(gzip.compress(b"\xef\xbb\xbf" + Path(file).read_bytes()))
+    assert task_on(str(packed)).load("train").to_dict() == task_on(file).load("train").to_dict()
 
 
 def test_windows_overlap_by_the_stride_and_each_has_its_answer(tmp_path):
