@@ -118,7 +118,7 @@ class Run:
             return None
         last_update = self.timetable.updates[-1].step if self.timetable and self.timetable.updates else -1
         later = [value for step, value in zip(*self.evaluations, strict=True) if step > last_update]
-        return max([self.score, *later])
+        return max([*later, self.score])  # in this order, because a last score of NaN is not the largest
 
     def sparsity(self, convention: str) -> float:
         """Return the fraction of zeros, of the `prunable` weights or of all of the `model`, at the last known step."""

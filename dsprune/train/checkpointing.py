@@ -1,5 +1,6 @@
 """Save checkpoints of a run, and choose which to keep."""
 
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,7 +70,7 @@ class Checkpointer:
         if not self._settings.best or not at_target:
             return False
         name, value = next(iter(metrics.items()))
-        if self._best is not None and value <= self._best.value:
+        if math.isnan(value) or (self._best is not None and value <= self._best.value):
             return False
         self._best = Best(metric=name, value=value, tag=self._tag)
         return True

@@ -226,6 +226,13 @@ def test_a_metric_that_is_nan_is_read_again(tmp_path: Path, analysis: Analysis) 
     assert all(map(math.isnan, (found.dense, found.findings[0].scores[0.5], found.findings[0].recovered)))
 
 
+def test_a_metric_that_is_nan_counts_as_lost(analysis: Analysis) -> None:
+    first, *others = analysis.findings
+    lost = first.model_copy(update={"scores": dict.fromkeys(first.scores, math.nan), "recovered": None})
+    found = analysis.model_copy(update={"findings": (lost, *others)})
+    assert found.harm(lost) == analysis.dense
+
+
 @pytest.mark.parametrize("change", [{"model": 3}, {"unknown": 0}, {"findings": [{}]}])
 def test_a_damaged_analysis_is_named(tmp_path: Path, analysis: Analysis, change: dict[str, Any]) -> None:
     (tmp_path / FILE).write_text(json.dumps(json.loads(analysis.model_dump_json()) | change))

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 import statistics
 from pathlib import Path
@@ -338,6 +339,18 @@ def test_folds_are_pooled_and_the_best_evaluation_is_named(tmp_path: Path) -> No
         "pooled": "0.7250", "best, mean": "0.7500", "best, pooled": "0.8250",
     }  # fmt: skip
     assert [row["best"] for row in rows_of(tmp_path / "settings.csv")] == ["0.6000", "0.9000"]
+
+
+def test_a_last_score_that_is_nan_is_not_the_best(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, score=math.nan)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 199, "validation_accuracy": 0.8}) + "\n")
+    assert read_run(folder).best == 0.8
+
+
+def test_a_title_is_that_of_the_page_of_one_run_too(tmp_path: Path) -> None:
+    printed(report, [write_run(tmp_path)], tmp_path, "My <title>", False)
+    assert "<h1>My &lt;title&gt;" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_every_figure_names_what_made_it(tmp_path: Path) -> None:

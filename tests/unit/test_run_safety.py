@@ -4,6 +4,8 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +16,10 @@ from dsprune.errors import RunFailedError
 from dsprune.ranks import failures as watchdog
 from dsprune.ranks.failures import Watchdog, explain_lost_ranks
 from dsprune.ranks.ranks import Ranks
+from dsprune.recipe import Checkpoints
 from dsprune.schedule import Timetable
 from dsprune.tasks.examples import data_digest
+from dsprune.train.checkpointing import Checkpointer
 from dsprune.train.metrics import MAX_SKIPPED, Meter
 from dsprune.train.resume import data_remarks
 from dsprune.train.run_folder import RunFolder
@@ -141,3 +145,17 @@ def test_a_digest_does_not_depend_on_how_data_are_stored(tmp_path: Path) -> None
     turned = data.select([2, 1, 0]).select([2, 1, 0])
     mapped = data.map(lambda row: row, batched=True, batch_size=1, cache_file_name=str(tmp_path / "x.arrow"))
     assert data_digest(data) == data_digest(turned) == data_digest(mapped)
+
+
+def test_an_evaluation_that_is_nan_is_never_the_best(tmp_path: Path) -> None:
+    """A correlation with constant outputs is NaN, which is neither smaller nor larger than another value."""
+    timetable = Timetable(3, 1, 0, (), rewind=True, dense_final=0.1, interval_final=0.1, final=0.0)
+    engine: Any = SimpleNamespace(timetable=timetable, applied_steps=1, global_steps=1)
+    unused: Any = None
+    saves = Checkpointer(
+        Checkpoints(best=True), RunFolder(tmp_path), Ranks(1, 1, 2), engine, unused, unused, unused, None
+    )
+    assert not saves.update_best({"validation_pearson": math.nan})
+    assert saves.update_best({"validation_pearson": 0.5})
+    assert not saves.update_best({"validation_pearson": math.nan})
+    assert saves.update_best({"validation_pearson": 0.6})

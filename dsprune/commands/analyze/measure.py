@@ -9,7 +9,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from dsprune.commands.analyze.recovery import Recovery
-from dsprune.commands.analyze.result import Finding, LayerLoss
+from dsprune.commands.analyze.result import Finding, LayerLoss, without_nan
 from dsprune.model.components import Component
 from dsprune.model.cost import Flops, forward_flops, stretched
 from dsprune.model.patterns import patterns_of
@@ -142,7 +142,7 @@ class Evaluator:
                 score = self.score_without(component.in_layer(layer), target)
                 losses.append(LayerLoss(layer=layer, component=component.name, score=score))
                 advance()
-        return tuple(sorted(losses, key=lambda loss: (loss.score, loss.layer)))
+        return tuple(sorted(losses, key=lambda loss: (without_nan(loss.score), loss.layer)))
 
 
 def set_up(recipe: Recipe, extent: Extent, ranks: Ranks, device: torch.device) -> Evaluator:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from rich.filesize import decimal
 
-from dsprune.commands.analyze.result import RULE, Analysis, Finding, UnusedRows
+from dsprune.commands.analyze.result import RULE, Analysis, Finding, UnusedRows, without_nan
 from dsprune.model.components import SMC_SPARSITIES as GRID
 from dsprune.model.components import UNKNOWN, VECTORS, converted
 from dsprune.report.drawing import QUIET, SERIES, line_style, new_panels, svg_of
@@ -151,7 +151,9 @@ def _curves(analysis: Analysis) -> Picture:
 
 def _layer_map(analysis: Analysis) -> HeatMap:
     """Return the loss in points of each component of each layer."""
-    losses = {(loss.layer, loss.component): analysis.dense - loss.score for loss in analysis.layers}
+    losses = {
+        (loss.layer, loss.component): analysis.dense - without_nan(loss.score) for loss in analysis.layers
+    }
     largest = max(*losses.values(), 1e-9)
     cells = {
         (f"layer {layer}", finding.name): Cell(

@@ -19,6 +19,7 @@ __all__ = [
     "LayerLoss",
     "UnusedRows",
     "read_analysis",
+    "without_nan",
     "write_analysis",
 ]
 
@@ -35,7 +36,8 @@ RULE = (
     f"forward operations that become zero at the target; its cost is the loss of the metric for each per cent of "
     f"benefit, where a loss below one standard error counts as one standard error. A component stays dense when "
     f"pruning it saves less than {percent(MIN_FLOPS_SAVED, 0)} of the operations, or when it costs more than "
-    f"{MAX_COST:g} times the median of the components that save more."
+    f"{MAX_COST:g} times the median of the components that save more. A metric that is NaN, as a correlation with "
+    f"constant outputs is, counts as 0."
 )
 
 
@@ -43,6 +45,11 @@ class Measured(Record):
     """A record of measurements. A metric can be NaN: the correlation with constant outputs."""
 
     model_config = ConfigDict(ser_json_inf_nan="constants")
+
+
+def without_nan(score: float) -> float:
+    """Return a metric to compare with others: 0 for one that is NaN."""
+    return 0.0 if math.isnan(score) else score
 
 
 class Finding(Measured):
@@ -141,7 +148,7 @@ class Analysis(Measured):
 
     def harm(self, finding: Finding) -> float:
         """Return the loss of the metric, at least 0: a gain from pruning is attributed to chance."""
-        return max(0.0, self.dense - self.score(finding))
+        return max(0.0, self.dense - without_nan(self.score(finding)))
 
     def flops_saved(self, finding: Finding) -> float:
         """Return the fraction of the forward operations whose weights are zero at the target."""
