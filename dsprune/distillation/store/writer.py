@@ -1,7 +1,7 @@
 """Write a store shard by shard, with any number of writers, which may be killed and resume at any point."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,19 +92,14 @@ def begin_store(folder: Path, plan: StorePlan) -> None:
         path.unlink()
 
 
-def missing_shards(folder: Path, plan: StorePlan, shards: Iterable[int] | None = None) -> list[int]:
-    """Return the shards that are not written yet.
-
-    Args:
-        folder: the store.
-        plan: its plan.
-        shards: shards to look for; None = all.
+def missing_shards(folder: Path, plan: StorePlan) -> list[int]:
+    """Return the shards of a plan that are not written yet.
 
     Raises:
         UserError: an existing shard is damaged or of another plan.
     """
     missing = []
-    for shard in range(plan.num_shards) if shards is None else shards:
+    for shard in range(plan.num_shards):
         path = folder / shard_name(shard)
         if path.exists():
             _open(path, plan).check()
