@@ -2,21 +2,22 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dsprune.distillation import example_weights
-from dsprune.distillation.calibration import GRID, Curve, CurveMeter
+from dsprune.distillation.calibration import GRID, Curve, CurveMeter, recommend
 from dsprune.distillation.capture.forward import origin_of_data
-from dsprune.distillation.store import Store, fingerprints
+from dsprune.distillation.store import Store, fingerprints, open_store
 from dsprune.errors import UserError
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.recipe import Recipe
 from dsprune.tasks.build import build_task
 
-__all__ = ["UNKNOWN", "Labels", "enough_records", "measure", "read_labels"]
+__all__ = ["UNKNOWN", "Labels", "enough_records", "measure", "read_labels", "recommended_temperature"]
 
 UNKNOWN = -1
 """The label of a row without one."""
@@ -89,6 +90,13 @@ def measure(store: Store, samples: np.ndarray, labels: Labels) -> dict[str, Curv
             weights = example_weights(block.rows) * len(batch)
             meter.add(block.signal, weights, labels.of(name, batch, block.rows))
     return {name: meter.curve() for name, meter in meters.items() if meter.has_choice}
+
+
+def recommended_temperature(folder: Path) -> float:
+    """Return the temperature that calibrating a store recommends, as `dsprune calibrate` does by default."""
+    store = open_store(folder)
+    samples = store.fingerprints[: enough_records(store)]
+    return recommend(list(measure(store, samples, Labels()).values()))
 
 
 def enough_records(store: Store) -> int:

@@ -26,7 +26,7 @@ def resolve(run: RunSpec, grid: Grid, launcher: Launcher) -> Recipe:
     overrides = known_overrides(run, grid)
     if any(CALIBRATED in text for text in overrides):
         with starting():
-            from dsprune.commands.suite.temperature import recommended_temperature
+            from dsprune.commands.calibrate.store_curves import recommended_temperature
 
         temperature = recommended_temperature(make_store(run, grid, launcher))
         overrides = [_fill(text, {"calibrated": f"{temperature:g}"}) for text in overrides]

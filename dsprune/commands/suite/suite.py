@@ -97,9 +97,7 @@ def suite(choice: Choice, num_ranks: int, dry_run: bool, console: Console) -> No
         StoppedError: a run was stopped with a checkpoint.
         CheckFailedError: some runs failed; the others are finished.
     """
-    first, then = parts_of(choice)
-    parts = [*first, *then]
-    runs = [run for part in parts for run in part.runs]
+    parts = [part for parts in parts_of(choice) for part in parts]
     if dry_run:
         for number, part in enumerate(parts):
             for line in _commands(choice, number, part, num_ranks):
@@ -112,7 +110,8 @@ def suite(choice: Choice, num_ranks: int, dry_run: bool, console: Console) -> No
 
     report([choice.home], choice.home, None, True, console)
     if errors:
-        raise CheckFailedError(f"{len(errors)} of {len(runs)} runs failed: {'; '.join(errors)}")
+        num_runs = sum(len(part.runs) for part in parts)
+        raise CheckFailedError(f"{len(errors)} of {num_runs} runs failed: {'; '.join(errors)}")
 
 
 def _commands(choice: Choice, number: int, part: Part, num_ranks: int) -> Iterator[str]:
@@ -140,8 +139,7 @@ def suite_part(choice: Choice, number: int, num_ranks: int, console: Console) ->
         StoppedError: a run was stopped with a checkpoint.
         CheckFailedError: a run failed.
     """
-    first, then = parts_of(choice)
-    parts = [*first, *then]
+    parts = [part for parts in parts_of(choice) for part in parts]
     if number >= len(parts):
         raise UserError(f"--part: value {number}: the suite has parts 0 to {len(parts) - 1}")
     part = parts[number]
