@@ -16,9 +16,7 @@ __all__ = ["audit"]
 def audit(path: Path, console: Console) -> None:
     """Print the sparsity of every tensor, and check checksums and invariants.
 
-    Args:
-        path: a run (its complete checkpoints and its model), a checkpoint, a model folder, or a teacher store.
-        console: where to print.
+    The arguments are the options of `dsprune audit`.
 
     Raises:
         UserError: there is nothing to audit at `path`, or a file is damaged.

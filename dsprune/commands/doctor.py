@@ -58,9 +58,7 @@ class Finding:
 def doctor(console: Console, build_ops: bool = False) -> int:
     """Run and print all checks; return 1 if one failed, otherwise 0.
 
-    Args:
-        console: where to print.
-        build_ops: compile DeepSpeed's extensions now: ranks that start together must not compile them at once.
+    The arguments are the options of `dsprune doctor`.
     """
     prepare_builds()
     with console.status("checking this machine"):

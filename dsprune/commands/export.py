@@ -31,14 +31,9 @@ __all__ = ["compact", "expand", "export"]
 
 
 def export(path: Path, tag: str | None, to: Path, console: Console, *, trimmed: bool = False) -> None:
-    """Write the model of a run's checkpoint atomically, with tokenizer, masks and recipe.
+    """Write the model of a checkpoint of a run or a script atomically, with tokenizer, masks and recipe.
 
-    Args:
-        path: folder of a run, which may be unfinished, or a folder with checkpoints of a script.
-        tag: name of a checkpoint; None = the newest complete one.
-        to: folder to make.
-        console: where to print.
-        trimmed: leave out the tokens whose embedding rows were not trained.
+    The arguments are the options of `dsprune export`.
 
     Raises:
         UserError: the checkpoint does not exist, it is damaged, or `to` exists already.
@@ -145,12 +140,7 @@ def _save_model(recipe: Recipe, files: CheckpointFiles, path: Path, folder: Path
 def compact(source: Path, tag: str | None, dtype: Dtype | None, to: Path, console: Console) -> None:
     """Write the compact form of a run's checkpoint, or of a model folder with masks, atomically.
 
-    Args:
-        source: the run's folder, or the model folder.
-        tag: name of a checkpoint of the run; None = the newest complete one.
-        dtype: dtype to which all weights are rounded; None = as trained.
-        to: folder to make.
-        console: where to print.
+    The arguments are the options of `dsprune export --compact`.
 
     Raises:
         UserError: the checkpoint does not exist, no mask, a file is damaged, or `to` exists already.

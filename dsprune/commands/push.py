@@ -35,12 +35,7 @@ def check_repository(name: str) -> None:
 def upload(folder: Path, repository: str, console: Console, *, public: bool, dry_run: bool) -> None:
     """Upload a model folder to the hub; without a token, or in a dry run, only print what would be uploaded.
 
-    Args:
-        folder: the model folder.
-        repository: OWNER/NAME on the hub; it is created if it does not exist, private unless `public`.
-        console: where to print.
-        public: whether a created repository is public.
-        dry_run: upload nothing.
+    The arguments are the options of `dsprune export --push`.
 
     Raises:
         UserError: the hub cannot be reached, or refuses the upload.

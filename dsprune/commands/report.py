@@ -28,12 +28,7 @@ def report(
 ) -> None:
     """Write the page and the tables of some runs.
 
-    Args:
-        paths: folders of runs or analyses, or folders with such folders anywhere below.
-        output: folder to write into; None = the folder of a single run, or `report` for several.
-        title: title of the page; None = the run's name, or the number of runs.
-        audit: audit every run that pruned.
-        console: prints the tables, and the paths of the files.
+    The arguments are the options of `dsprune report`.
 
     Raises:
         UserError: a path holds no run, or a run cannot be read.

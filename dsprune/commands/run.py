@@ -24,12 +24,7 @@ def run_script(
 ) -> None:
     """Run a script as `python SCRIPT ARGUMENTS` does, inside `dsprune.pruning`.
 
-    Args:
-        recipe: the recipe.
-        script: a file that calls `deepspeed.initialize`, itself or through a framework.
-        arguments: arguments of the script.
-        steps_per_epoch: optimizer steps per epoch, for a recipe in epochs if no framework knows them.
-        masks_from: what to do with exact zeros of a model, see `dsprune.pruning`.
+    The arguments are the options of `dsprune run`.
 
     Raises:
         UserError: no engine trains.

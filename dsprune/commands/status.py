@@ -75,9 +75,7 @@ def status(folders: Sequence[Path], console: Console) -> None:
 
     A folder with checkpoints of a script, and a folder without a run among several, get a line.
 
-    Args:
-        folders: folders of runs, or folders that contain runs.
-        console: where to print.
+    The arguments are the options of `dsprune status`.
 
     Raises:
         UserError: no folder holds a run, or one of them does not exist.

@@ -163,13 +163,7 @@ def submit(
 ) -> None:
     """Submit the jobs of a recipe, and print their numbers.
 
-    Args:
-        recipe: a file, or the name of a shipped recipe.
-        overrides: `key.sub=value` each.
-        request: the resources of each job.
-        array: sparsities to train, such as `0.5,0.9`; None = the recipe's own.
-        console: prints the numbers, or the commands of a dry run.
-        dry_run: check and print without submitting.
+    The arguments are the options of `dsprune submit`.
 
     Raises:
         UserError: the recipe is invalid, or see `submit_jobs`.

@@ -29,13 +29,7 @@ def teacher(
 
     Collective: every rank must call this.
 
-    Args:
-        recipe: its sections model, task and distillation define the store.
-        batch_size: examples of a forward pass on a rank.
-        precision: type of the teacher's weights.
-        stage: ZeRO stage; 3 shards the weights over the ranks, 0 replicates them.
-        ranks: rank of this process and number of ranks.
-        console: prints on the first rank.
+    The arguments are the options of `dsprune teacher`.
 
     Raises:
         UserError: a section is missing in the recipe; see also `build_store`.

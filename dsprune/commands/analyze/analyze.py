@@ -34,12 +34,7 @@ __all__ = ["analyze", "leave_out_unused_rows", "make_analysis"]
 def analyze(recipe: Recipe, extent: Extent, output: Path | None, ranks: Ranks, console: Console) -> None:
     """Analyse the recipe's model; print and write the result. Collective: every rank must call this.
 
-    Args:
-        recipe: its model must be trained for its task; components are compared at its target sparsity.
-        extent: what to measure.
-        output: folder to write into; None = next to the recipe's run.
-        ranks: this process's rank and the number of ranks.
-        console: prints on the first rank.
+    The arguments are the options of `dsprune analyze`.
 
     Raises:
         UserError: a section is missing in the recipe, or its model is not trained for the task.

@@ -32,14 +32,7 @@ def calibrate(
 ) -> None:
     """Print statistics of a store's teacher at each temperature, and the temperature that a rule gives.
 
-    Args:
-        folder: the store.
-        recipe: recipe with the labels, in its training data; None = no labels.
-        plot: PNG or SVG file to draw the curves in; None = none.
-        write: recipe file to set that temperature in; None = none.
-        max_records: number of records to read, a fixed random sample; None =
-            `enough_records`.
-        console: where to print.
+    The arguments are the options of `dsprune calibrate`.
 
     Raises:
         UserError: the store is damaged or has no output with two classes or more, the recipe is for other samples

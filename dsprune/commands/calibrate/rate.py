@@ -65,14 +65,7 @@ def calibrate_rate(
 ) -> None:
     """Run the recipe for a few steps at several rates, and recommend the one with the lowest final loss.
 
-    Args:
-        recipe: the recipe, whose rate is tried first.
-        steps: length of each run.
-        num_ranks: number of processes of each run.
-        output: folder of the runs; None = `NAME-rates` next to the recipe's run.
-        plot: PNG or SVG file to draw the losses in; None = none.
-        write: recipe file to set the rate in; None = none.
-        console: where to print.
+    The arguments are the options of `dsprune calibrate --rate`.
 
     Raises:
         UserError: the recipe has no rate to begin with, training would refuse it, every run failed, or a file cannot

@@ -54,14 +54,11 @@ class Converted:
 def convert(file: Path, overrides: Sequence[str], write: Path | None, console: Console) -> None:
     """Print or write the recipe with the settings of a file.
 
-    Args:
-        file: a recipe of SparseML or llm-compressor (.yaml, or .md with the recipe in front), or a ds_config (.json).
-        overrides: `key.sub=value` each, set in the recipe.
-        write: file to write; None = print the recipe.
-        console: where to print.
+    The arguments are the options of `dsprune convert`.
 
     Raises:
-        UserError: the file is none of these, or has settings that no recipe can express; or `write` exists.
+        UserError: the file is neither a recipe of SparseML or llm-compressor nor a ds_config, it has settings that no
+            recipe can express, or `write` exists.
     """
     if write is not None and write.exists():
         raise UserError(f"--write: value {write}: the file exists: choose another name, or remove it")

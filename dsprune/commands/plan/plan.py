@@ -36,14 +36,7 @@ def plan(
 ) -> None:
     """Check everything that training would refuse; print the timetable, memory, disk space and traffic.
 
-    Args:
-        recipe: the recipe.
-        world_size: number of ranks.
-        stage: ZeRO stage to show the memory of; None = all of them.
-        train_examples: size of the training data, to plan without reading them; None = read and check local data.
-        plot: PNG or SVG file for a picture of sparsity and learning rate; None = none.
-        console: where to print.
-        sweep: whether to print other settings that are worth a try.
+    The arguments are the options of `dsprune plan`.
 
     Raises:
         UserError: the parts of the recipe do not fit together, or epochs cannot be counted.

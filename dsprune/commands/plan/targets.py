@@ -31,13 +31,7 @@ def plan_targets(
 ) -> None:
     """Print the length and the mask updates for each target, and draw their timetables in one figure.
 
-    Args:
-        recipe: the recipe, with the budget for its own target; see `scaled_to`.
-        targets: fractions of zeros.
-        world_size: number of ranks.
-        train_examples: size of the training data; None = count the recipe's local file.
-        plot: PNG or SVG file for the picture; None = none.
-        console: where to print.
+    The arguments are the options of `dsprune plan --target`.
 
     Raises:
         UserError: the recipe does not prune, or a target does not fit it.
