@@ -6,16 +6,12 @@ To add a task:
    section, and that names its `head`. The abstract methods are required. The other methods have defaults, which fit a
    model with one output `logits` that has one row for each example. Base classes do more: `TextTask` (texts.py) for one
    text or two, `Seq2Seq` (seq2seq.py) for models that generate.
-2. Add one line to `TASKS` in dsprune/registry.py: `"my-task": "dsprune.tasks.my_task:MyTask"`. A package of your own
-   offers its task by an entry point instead, in its pyproject.toml:
-
-       [project.entry-points."dsprune.tasks"]
-       my-task = "my_package.my_task:MyTask"
-
-   In a script, call `dsprune.register_task("my-task", MyTask)`. Instead of a class you can name any callable that
-   takes the task section and returns a `Task`: one class then serves many data sets, as in glue.py.
+2. Name it in `TASKS` in dsprune/registry.py; in a package of your own, by an entry point, as in
+   examples/outside_package/pyproject.toml; in a script, by `dsprune.register_task("my-task", MyTask)`. Instead of a
+   class you can name any callable that takes the task section and returns a `Task`: one class then serves many data
+   sets, as in glue.py.
 3. Test it. An entry in dsprune/testing/kinds/kind.py has the tests of all kinds of tasks cover yours; in a package of
-   your own, call `dsprune.testing.tasks.check_task`. examples/outside_package is such a package.
+   your own, call `dsprune.testing.tasks.check_task`.
 
 When the methods are called:
 
@@ -132,11 +128,7 @@ class Task(ABC):
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, list[Any]]
     ) -> dict[str, list[Any]]:
-        """Encode a batch of rows of `load`, for `Dataset.map`.
-
-        Args:
-            tokenizer: the model's tokenizer.
-            rows: a list of values for each column of `load`.
+        """Encode a batch of rows for `Dataset.map`, given as a list of values for each column of `load`.
 
         Returns:
             A list of values for each column of the examples: the model's inputs without padding, its labels, what
@@ -164,11 +156,7 @@ class Task(ABC):
         """Return a function that makes a batch of encoded examples, padded to the longest of them.
 
         Optional; default: `collator` pads, without `only_for_score` and `length`. The batch holds only what the model's
-        forward pass takes.
-
-        Args:
-            tokenizer: defines the padding.
-            pad_to_multiple_of: round the padded length up to a multiple of this; None = do not.
+        forward pass takes. Its length is rounded up to a multiple of `pad_to_multiple_of`; None = it is not.
         """
         collator = self.collator(tokenizer, pad_to_multiple_of=pad_to_multiple_of)
         return padding_collate(collator, exclude=self.only_for_score)
@@ -182,11 +170,7 @@ class Task(ABC):
         return []
 
     def targets(self, data: Dataset) -> str:
-        """Say in one line what the model learns to predict, such as its classes. Optional; default: nothing.
-
-        Args:
-            data: the encoded training examples.
-        """
+        """Say in one line what encoded examples teach, such as the classes. Optional; default: nothing."""
         return ""
 
     # ---- model
@@ -202,12 +186,10 @@ class Task(ABC):
     def build_model(
         self, path: str, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = True
     ) -> PreTrainedModel:
-        """Open a model with this task's head, in fp32. Optional; default: with `head_for` and `head_settings`.
+        """Open a model's folder or its name on the hub, with this task's head, in fp32.
 
-        Args:
-            path: model folder or name on the hub.
-            tokenizer: encodes for the model.
-            new_head: add a new head, to be trained, where the model has none; False = refuse such a model.
+        Optional; default: with `head_for` and `head_settings`. A model without a head gets a new one, to be trained, if
+        `new_head`; otherwise it is refused.
 
         Raises:
             UserError: the model cannot be opened or does not fit the task.
@@ -256,9 +238,7 @@ class Task(ABC):
     def score(self, predictions: Sequence[Any], dataset: Dataset) -> dict[str, float]:
         """Return the metrics by name, the headline metric first. A higher value of the headline metric is better.
 
-        Args:
-            predictions: one for each example of `dataset`, in its order, gathered from all ranks.
-            dataset: the encoded examples.
+        There is a prediction for each encoded example of `dataset`, in its order, from all ranks.
         """
 
     # ---- distillation
