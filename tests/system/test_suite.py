@@ -46,7 +46,8 @@ def run_forked(command: list[str], log: Path) -> int:
     ranks = ForkedRanks(command[3:], 1, log.with_suffix(""))
     [code] = ranks.wait()
     assert code is not None, ranks.said()
-    log.write_text(ranks.said())
+    with log.open("a", encoding="utf-8") as file:
+        file.write(ranks.said())
     return code
 
 
