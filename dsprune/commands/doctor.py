@@ -159,11 +159,7 @@ def check_build_locks() -> Finding:
 
 
 def check_ops(build: bool) -> Finding:
-    """Check that the needed extensions of DeepSpeed are compiled.
-
-    Args:
-        build: compile them first.
-    """
+    """Check that the needed extensions of DeepSpeed are compiled; with `build`, compile them first."""
     if build:
         try:
             ops.build_ops()

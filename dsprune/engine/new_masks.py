@@ -73,15 +73,7 @@ def new_masks(
 def context_of(
     state: PruningState, index: int, accumulators: Mapping[str, Tensor], *, seed: int, step: int
 ) -> ShardContext:
-    """Return the context of a shard, which a method reads.
-
-    Args:
-        state: the masks, the weights and their shards.
-        index: number of the shard.
-        accumulators: the method's accumulators of the shard.
-        seed: of methods with random scores.
-        step: number of applied optimizer steps.
-    """
+    """Return the context of a shard, which a method reads."""
     shard, layout = state.layout.shards[index], state.layout
     return ShardContext(
         tensor=shard.tensor,

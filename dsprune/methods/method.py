@@ -186,9 +186,6 @@ class Method:
     def scores(self, context: ShardContext) -> Tensor:
         """Return the scores at a mask update; the lowest are pruned first. Define this function or `product`.
 
-        Args:
-            context: some weights of this rank.
-
         Returns:
             Scores, float32, `[weights]`.
         """
@@ -198,9 +195,6 @@ class Method:
 
     def product(self, context: ShardContext) -> Product | None:
         """Return the scores as a product, if they are one: kernels then compute them in the pass that ranks them.
-
-        Args:
-            context: some weights of this rank.
 
         Returns:
             A product whose values equal those of `scores`, bit for bit. None = `scores` is called, for a part of the

@@ -21,12 +21,6 @@ def save_trimmed(
 ) -> None:
     """Write a model folder with only the used tokens, which get new numbers.
 
-    Args:
-        model: the model, shortened to the vocabulary.
-        tokenizer: the tokenizer of the complete vocabulary.
-        vocabulary: the used tokens.
-        folder: folder to write to.
-
     Raises:
         UserError: model or tokenizer cannot be trimmed.
     """

@@ -25,13 +25,7 @@ STATES = {
 
 
 def page_of_run(run: Run, audit: Text | None, extra: Sequence[Section] = ()) -> Page:
-    """Return the page of a run.
-
-    Args:
-        run: the run.
-        audit: result of its audit; None = not audited.
-        extra: further sections.
-    """
+    """Return the page of a run."""
     sections = (
         Section("Timeline", tuple(_timeline(run))),
         Section("Layers", (_layers(run),)),

@@ -96,12 +96,6 @@ def count_broken(shards: Sequence[Shard], bits: Sequence[Tensor], pattern: Patte
     """Return the number of tiles of each tensor that are neither whole nor pruned as the pattern says.
 
     Collective: every rank must call this.
-
-    Args:
-        shards: one per tensor.
-        bits: the packed mask of each.
-        pattern: the pattern of the recipe.
-        comm: the ranks over which the tensors are sharded.
     """
     if pattern.is_unstructured:
         return [0] * len(shards)

@@ -20,12 +20,7 @@ CLOCKS = ("seconds_per_step", "update_seconds")
 
 
 def differences(one: RunFolder, other: RunFolder) -> Iterator[str]:
-    """Name every difference in model, masks, master weights, moments, learning rate, random states and log.
-
-    Args:
-        one: a finished run.
-        other: another one.
-    """
+    """Name every difference in model, masks, master weights, moments, learning rate, random states and log."""
     for path in sorted(one.model.glob("*.safetensors")):
         if sha256_of(path) != sha256_of(other.model / path.name):
             yield f"model: {path.name}"

@@ -40,14 +40,7 @@ class Place(NamedTuple):
 
 
 def save(comm: Comm, place: Place, number: int, folder: Path) -> None:
-    """Train, and save a checkpoint and the whole tensors that it should hold. Collective.
-
-    Args:
-        comm: the ranks.
-        place: this place.
-        number: number that determines model and step.
-        folder: folder of the checkpoint.
-    """
+    """Train, and save a checkpoint and the whole tensors that it should hold. Collective."""
     with _engine(place, seed=number) as engine:
         for step in range(_saved_step(number)):
             share = batch(step, BATCH, comm.rank, comm.size)

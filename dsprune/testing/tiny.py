@@ -23,13 +23,7 @@ VOCABULARY = [*SPECIAL, "the", "was", "and", ".", *NOUNS, *ADVERBS, *POSITIVE, *
 
 
 def tiny_bert(folder: Path, *, seed: int = 0, **config: Any) -> Path:
-    """Write a BERT of two layers with a new head for `LABELS`, and its tokenizer, as a Hugging Face folder.
-
-    Args:
-        folder: folder to write to.
-        seed: seed of the weights.
-        config: values of `BertConfig` that differ.
-    """
+    """Write a BERT of two layers with a new head for `LABELS`, and its tokenizer, as a Hugging Face folder."""
     settings: dict[str, Any] = {
         "vocab_size": len(VOCABULARY),
         "hidden_size": 32,

@@ -19,12 +19,7 @@ __all__ = ["gather", "gather_views", "whole_marks", "whole_masks", "whole_parame
 
 
 def gather(layout: ZeroLayout, local: Callable[[int], Tensor]) -> list[Tensor]:
-    """Return whole tensors, flattened. Collective: every rank must call this.
-
-    Args:
-        layout: knows the slices.
-        local: returns this rank's slice of a tensor.
-    """
+    """Return whole tensors, flattened. Collective: every rank must call this."""
     (whole,) = gather_views(layout, lambda i: {"": local(i)}).values()
     return whole
 

@@ -147,15 +147,6 @@ def restore(
 
     Collective: every rank must call this.
 
-    Args:
-        engine: the engine to load the checkpoint into.
-        meter: restored from the run's own checkpoint.
-        start: the start point.
-        model: folder of the model.
-        masks_from: how to treat zeros without masks.
-        ranks: this process among all.
-        console: prints the start.
-
     Returns:
         The client state of the run's own checkpoint; None for a new run.
 

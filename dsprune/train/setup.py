@@ -90,12 +90,6 @@ class Parts:
 def assemble(recipe: Recipe, prepared: Prepared, ranks: Ranks, console: Console) -> Parts:
     """Build teacher, model and engine. Collective: every rank must call this.
 
-    Args:
-        recipe: the recipe of the run.
-        prepared: from `preflight`.
-        ranks: this process among all.
-        console: prints on the first rank.
-
     Raises:
         UserError: ranks have other data, or the weights of model or teacher cannot be read.
     """

@@ -23,11 +23,6 @@ __all__ = ["save_start", "save_ticket"]
 def save_start(recipe: Recipe, model: Model, folder: Path) -> None:
     """Write the initial model of a training, with a head from the recipe's seed.
 
-    Args:
-        recipe: names the task and the seed.
-        model: the initial model, and its changes.
-        folder: model folder to make.
-
     Raises:
         UserError: the recipe has no task.
     """

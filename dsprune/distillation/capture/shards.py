@@ -35,16 +35,6 @@ def write_shards(
     Collective when the teacher is sharded: all ranks then make the same number of forward passes, even a rank that
     has failed.
 
-    Args:
-        folder: the store.
-        plan: its plan.
-        missing: shards to be written, by all ranks together.
-        teacher: the teacher.
-        lengths: `[examples]`, number of tokens of each training example.
-        execution: settings for running the teacher.
-        ranks: this rank and the number of ranks.
-        progress: shows a bar of this rank's records.
-
     Raises:
         UserError: the teacher's outputs cannot be stored, or a file cannot be written.
     """

@@ -236,11 +236,6 @@ FILE_TARGETS: dict[str, Callable[[Path], FileTarget]] = {
 def resume(path: Path, run: Path, checkpoint: Path | None) -> None:
     """Load the newest good checkpoint into the engine of a recipe.
 
-    Args:
-        path: the recipe of the run.
-        run: the run's folder.
-        checkpoint: the argument of `--resume`, if any.
-
     Raises:
         UserError: no checkpoint is good.
     """
