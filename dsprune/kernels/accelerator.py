@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from importlib.util import find_spec
@@ -166,7 +168,9 @@ def _fetch(values: Tensor) -> Tensor:
 
 @cache
 def _has_triton() -> bool:
-    return find_spec("triton") is not None
+    """Return whether Triton is there with the C compiler that it needs."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    return compiler is not None and find_spec("triton") is not None
 
 
 @cache

@@ -14,9 +14,8 @@ import dsprune.commands.report
 import dsprune.methods.fisher
 import dsprune.tasks.text_classification
 import dsprune.train.train  # noqa: F401
-from dsprune.zero.ops import import_muon, load_collectives
+from dsprune.zero.ops import import_muon
 
-load_collectives()
 import_muon()
 get_checkpoint_conversion_mapping("bert")  # a thousand regular expressions, of all models
 gc.freeze()  # so that garbage collection in a fork does not copy the imported pages

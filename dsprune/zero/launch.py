@@ -1,11 +1,11 @@
 """The start of a command on its ranks: process group, device, and the launcher that started them."""
 
-import contextlib
-import io
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from dsprune.errors import UserError
 from dsprune.ranks.group import select_device
 from dsprune.ranks.ranks import Ranks, complete_environment
 from dsprune.utils.ports import free_port
+from dsprune.utils.replacing import replaced
 from dsprune.utils.text import first_line
-from dsprune.zero.ops import compile_note, load_collectives
+from dsprune.zero.ops import compile_note, prepare_builds
 
 __all__ = [
     "STARTERS",
@@ -46,12 +47,11 @@ def init_distributed(timeout: float = TIMEOUT) -> None:
     A rank waits `timeout` seconds for another.
 
     Raises:
-        UserError: a stale build lock would make DeepSpeed wait forever, or the ranks cannot connect to the launcher's
-            address.
+        UserError: the ranks cannot connect to the launcher's address.
     """
     if not dist.is_initialized():
         complete_environment()
-    load_collectives()
+    prepare_builds()
     try:
         _create_group(timeout)
     except dist.DistNetworkError as error:
@@ -60,7 +60,6 @@ def init_distributed(timeout: float = TIMEOUT) -> None:
             f"MASTER_ADDR={address}, MASTER_PORT={port}: the ranks cannot meet there ({first_line(error)}): give the "
             f"launcher a free port, such as deepspeed --master_port"
         ) from error
-    _unlink_shared_buffer()
 
 
 def _create_group(timeout: float) -> None:
@@ -68,13 +67,10 @@ def _create_group(timeout: float) -> None:
 
     A single rank takes another port if its own is in use, because runs that start together may find the same port.
     """
-    with contextlib.redirect_stdout(io.StringIO()):  # every rank prints that an extension exists
-        create = partial(
-            deepspeed.init_distributed,
-            dist_init_required=None,
-            verbose=False,
-            timeout=timedelta(seconds=timeout),
-        )
+    create = partial(
+        deepspeed.init_distributed, dist_init_required=None, verbose=False, timeout=timedelta(seconds=timeout)
+    )
+    with _without_shared_memory():
         try:
             create()
         except dist.DistNetworkError as error:
@@ -84,21 +80,33 @@ def _create_group(timeout: float) -> None:
             create()
 
 
+def _without_shared_memory() -> AbstractContextManager[None]:
+    """Keep DeepSpeed from its own all-reduce of CPU ranks, which only inference with tensor parallelism calls.
+
+    It would compile an extension, and take 66 MiB of /dev/shm per rank; containers have 64 MiB of it by default.
+    """
+    backend = import_module("deepspeed.comm.torch")  # the attribute of this name is torch itself
+    return replaced(backend, "build_shm_op", lambda: None)
+
+
 def with_environment(init: Callable[..., None]) -> Callable[..., None]:
-    """Wrap DeepSpeed's `init_distributed` to start one rank if there is neither a launcher nor mpi4py."""
+    """Wrap DeepSpeed's `init_distributed` to start one rank if there is neither a launcher nor mpi4py.
+
+    It also keeps DeepSpeed from compiling collectives that training does not use.
+    """
 
     def completing(*args: Any, **kwargs: Any) -> None:
         if not dist.is_initialized():
             complete_environment()
-        init(*args, **kwargs)
+        with _without_shared_memory():
+            init(*args, **kwargs)
 
     return completing
 
 
 def describe_joining(ranks: Ranks) -> str:
     """Describe what `join_ranks` waits for."""
-    what = f"joining {ranks.world_size} ranks" if ranks.world_size > 1 else "starting DeepSpeed"
-    return what + compile_note("ShareMemCommBuilder")
+    return f"joining {ranks.world_size} ranks" if ranks.world_size > 1 else "starting DeepSpeed"
 
 
 def describe_loading(path: str, config: dict[str, Any]) -> str:
@@ -113,20 +121,6 @@ def join_ranks(ranks: Ranks, timeout: float = TIMEOUT) -> torch.device:
     device = select_device(ranks)
     init_distributed(timeout)
     return device
-
-
-def _unlink_shared_buffer() -> None:
-    """Unlink the shared memory in which ranks on one CPU host reduce. Collective: every rank must call this.
-
-    DeepSpeed never removes it: each run would leave 66 MiB per rank in /dev/shm. All ranks have mapped the memory at
-    this point, so the kernel frees it when the last rank ends, even if that rank is killed.
-    """
-    if torch.accelerator.is_available():
-        return  # accelerators do not use this memory, and the barrier would need the rank's device
-    dist.barrier()
-    address, port = (os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
-    name = f"deepspeed_allreduce_buffer_{os.getuid()}_{address}_{port}_{dist.get_rank()}"
-    Path("/dev/shm", name).unlink(missing_ok=True)
 
 
 def launcher_processes() -> list[psutil.Process]:

@@ -1,6 +1,5 @@
 """The C++ extensions that DeepSpeed compiles at first use: which are needed, their folder, and stale build locks."""
 
-import fcntl
 import hashlib
 import os
 import sys
@@ -33,7 +32,6 @@ __all__ = [
     "has_backend",
     "import_muon",
     "is_built",
-    "load_collectives",
     "needed_ops",
     "prepare_builds",
 ]
@@ -98,13 +96,9 @@ def _check_waits() -> None:
 
 
 def needed_ops() -> list[OpBuilder]:
-    """Return the extensions that a run may load here: CPUAdam for offload, and on CPU the collectives."""
-    accelerator = get_accelerator()
-    names = ["CPUAdamBuilder"]
-    if accelerator.device_name() == "cpu":
-        names.append("ShareMemCommBuilder")
-    builders = (accelerator.create_op_builder(name) for name in names)
-    return [builder for builder in builders if builder is not None and builder.is_compatible(verbose=False)]
+    """Return the extensions that a run may load here: CPUAdam, for offload."""
+    builder = get_accelerator().create_op_builder("CPUAdamBuilder")
+    return [builder] if builder is not None and builder.is_compatible(verbose=False) else []
 
 
 def is_built(builder: OpBuilder) -> bool:
@@ -136,24 +130,6 @@ def build_ops() -> None:
         except (ImportError, OSError, RuntimeError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise CheckFailedError(f"{builder.name}: does not compile ({reason}): see `ds_report`") from error
-
-
-def load_collectives() -> None:
-    """Load DeepSpeed's CPU collectives, and compile them if needed, one rank of a host at a time.
-
-    DeepSpeed lets all ranks compile them at the same time, and they can collide. The kernel releases the lock when the
-    process that holds it ends.
-
-    Raises:
-        UserError: a killed build of the collectives has left a lock of torch.
-    """
-    prepare_builds()
-    extensions_folder().mkdir(parents=True, exist_ok=True)
-    with (extensions_folder() / "dsprune.turn").open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
-        if builder is not None and builder.is_compatible(verbose=False):  # None: not on a CPU
-            builder.load(verbose=False)
 
 
 def import_muon() -> None:

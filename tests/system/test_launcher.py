@@ -95,5 +95,4 @@ def test_a_run_whose_launcher_was_killed_saves_itself(recipe: Path) -> None:
         while any(map(is_alive, ranks)):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        assert all(text.count(f"_{port}_") == 2 for text in mapped), "each rank reduces in the memory of both"
-        assert list(Path("/dev/shm").glob(f"*_{port}_*")) == [], "and it ends with them"
+        assert not any(f"_{port}_" in text for text in mapped), "no rank takes shared memory"

@@ -186,8 +186,8 @@ def test_a_package_is_compared_with_its_declared_range(requirement: str, problem
 
 def test_a_missing_compiler_is_named(empty_path: Path) -> None:
     finding = doctor.check_compiler()
-    assert finding.level in ("warn", "fail")
-    assert "ninja not on PATH: install" in finding.message
+    assert finding.level == "warn"
+    assert "ninja not on PATH, so optimizer offload does not start" in finding.message
 
 
 def test_no_slurm_is_fine_and_half_of_it_is_not(empty_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from dsprune.errors import UserError
 from dsprune.ranks.ranks import completed
 from dsprune.testing.forked import ForkedRanks
+from dsprune.utils.ports import free_port
 
 MEET = {"MASTER_ADDR": "host", "MASTER_PORT": "1234"}
 
@@ -78,13 +79,20 @@ def busy_port() -> Iterator[str]:
 
 JOIN = "from dsprune.zero.launch import init_distributed\n\ninit_distributed()\n"
 
+JOIN_IN_A_SCRIPT = """
+import deepspeed
+from dsprune.zero.launch import with_environment
 
-def join(world_size: int, port: str, folder: Path) -> ForkedRanks:
+with_environment(deepspeed.init_distributed)("gloo")
+"""
+
+
+def join(world_size: int, port: str, folder: Path, text: str = JOIN) -> ForkedRanks:
     """Join as rank 0 in a separate process, because a process joins its ranks only once."""
     script = folder / "join.py"
-    script.write_text(JOIN)
+    script.write_text(text)
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(world_size)}
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCH_EXTENSIONS_DIR": str(folder / "built")}
     return ForkedRanks([], 1, folder / "log", script=script, **ranks, **address)
 
 
@@ -99,3 +107,10 @@ def test_a_port_that_is_in_use_is_named(busy_port: str, tmp_path: Path) -> None:
 def test_a_single_rank_takes_another_port(busy_port: str, tmp_path: Path) -> None:
     process = join(1, busy_port, tmp_path)
     assert process.wait() == [0], process.said()
+
+
+@pytest.mark.parametrize("text", [JOIN, JOIN_IN_A_SCRIPT])
+def test_joining_compiles_nothing(text: str, tmp_path: Path) -> None:
+    process = join(1, str(free_port()), tmp_path, text)
+    assert process.wait() == [0], process.said()
+    assert not (tmp_path / "built").exists()

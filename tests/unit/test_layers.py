@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "dsprune"
 DEEPSPEED_NAMES = re.compile(
     r"_hp_mapping|\bds_(?:tensor|shape|numel|id|ctx|status)\b|\bfp(?:16|32)_\w*|\w*_groups_flat\b"
     r"|single_partition_of|param_slice_mappings|grad_position|partition_numel|norm_for_param_grads"
-    r"|_(?:model|optim)_states|mp_rank|pp_rank|allreduce_buffer|ShareMem|CPUAdam|op_builder|installed_ops"
+    r"|_(?:model|optim)_states|mp_rank|pp_rank|build_shm_op|CPUAdam|op_builder|installed_ops"
     r"|deepspeed\.(?:runtime|ops|utils|launcher|accelerator|git_version_info)"
 )
 """Names that are private to a release of DeepSpeed: attributes, files, parts of its extensions and launcher."""

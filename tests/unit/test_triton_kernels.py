@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from math import inf, nan
+from pathlib import Path
 
 import pytest
 import torch
@@ -154,6 +155,19 @@ def test_a_selection_counts_again_where_the_sample_misleads(monkeypatch: pytest.
     weights = 1 + torch.rand(20_000, generator=torch.Generator().manual_seed(3))
     weights[:: make_groups(tensors_of([weights]), [0.7])[0].stride] = 5.0
     assert launches_to_select([Product(weights)], [0.7], "global", monkeypatch) == 7
+
+
+@pytest.mark.parametrize("compiler", [True, False])
+def test_without_a_c_compiler_the_eager_path_is_taken(
+    compiler: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accelerator, "DEVICES", ("cpu",))
+    monkeypatch.setattr(accelerator, "_has_triton", accelerator._has_triton.__wrapped__)  # without its cache
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if compiler:
+        (tmp_path / "gcc").touch(0o755)
+    assert accelerator.is_accelerated(torch.ones(8)) == compiler
 
 
 def launches_to_select(
