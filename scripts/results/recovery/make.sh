@@ -67,6 +67,13 @@ part() {
             each pretrained 3 'defaults,temperature 2,labels alone,magnitude,dense' --sparsity 0.8 --sparsity 0.9 --sparsity 0.97 --seeds 3
             ;;
         longer) each fine-tuned 3 'magnitude,SMC-Bench schedule' --sparsity 0.8 --sparsity 0.9 --sparsity 0.97 --seeds 3 ;;
+        held-out) # tasks on which no default was chosen
+            for task in clinc150 trec; do
+                start "$task" budget.epochs=3 model.start=null
+                cells "$task" fine-tuned 1 'defaults,high rate,magnitude,dense' --seeds 2
+                cells "$task" pretrained 3 'defaults,high rate,magnitude,dense' --seeds 2
+            done
+            ;;
         bytes) # the model of docs/compact.md: the demo's, with the used vocabulary
             dsprune train sentiment-90 model.vocabulary=used distillation.hardness=1.0 name=sentiment-90-used output=$home/demo
             ;;
@@ -75,5 +82,5 @@ part() {
     esac
 }
 
-[[ $# -gt 0 ]] || set -- starts one guidelines three ten short two-thirds longer pretrained bytes test
+[[ $# -gt 0 ]] || set -- starts one guidelines three ten short two-thirds longer pretrained held-out bytes test
 for name in "$@"; do part "$name"; done

@@ -27,6 +27,8 @@ TASKS = {
     "banking77": "Questions to a bank, 77 intents",
     "movie-reviews": "Movie reviews, positive or negative",
     "mawps": "Equations of arithmetic word problems",
+    "clinc150": "Questions to an assistant, 150 intents",
+    "trec": "Types of a question, 6 classes",
 }
 METRICS = {"mawps": "value_accuracy"}
 """What a task is scored by, where it is not `accuracy`."""
