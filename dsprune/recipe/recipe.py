@@ -1,6 +1,6 @@
 """The recipe: all settings of a run, typed and validated."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -9,13 +9,13 @@ from dsprune.errors import UserError
 from dsprune.recipe.rate import LearningRate, scaled_peak
 from dsprune.recipe.section import LARGEST, Place, Positive, Section
 from dsprune.recipe.sections import Checkpoints, Distillation, Model, Optimizer, Tracking
-from dsprune.recipe.span import Ramp
+from dsprune.recipe.span import Ramp, Span
 from dsprune.recipe.task import Task
 from dsprune.recipe.timing import Budget, Pruning, Start
 from dsprune.utils.documents import write_yaml
 from dsprune.utils.text import flatten
 
-__all__ = ["TEMPERATURE", "Recipe", "dump_recipe", "recipe_schema", "settings_of"]
+__all__ = ["TEMPERATURE", "Recipe", "dump_recipe", "recipe_schema", "settings_of", "with_spans"]
 
 
 TEMPERATURE: Mapping[Start, Ramp] = {
@@ -157,6 +157,36 @@ def recipe_schema() -> dict[str, Any]:
     """Return the JSON schema of recipe files with the documentation of every field, for use in editors."""
     # In this mode the defaults of spans are written as in a recipe.
     return Recipe.model_json_schema(mode="serialization")
+
+
+POINTS = {"pruning": ("start", "end"), "learning_rate": ("warmup", "rewind_at")}
+"""The fields with points of the run, by section; those of ramps are points, too."""
+
+DISTANCES = {"pruning": ("every",), "learning_rate": ("hold", "decay_every")}
+"""The fields with distances between two changes, by section."""
+
+
+def with_spans(recipe: Recipe, change: Callable[[Span], Span], *, distances: bool) -> dict[str, Any]:
+    """Return the values of a recipe with all points of its schedule changed, and its distances if asked.
+
+    Percentages of the run are kept, and so are the distances between checkpoints and between evaluations.
+    """
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(changed, value))
+        return value if value is None or value.unit == "%" else change(value)
+
+    values = recipe.model_dump()
+    for fields in (POINTS, DISTANCES) if distances else (POINTS,):
+        for section, names in fields.items():
+            if (part := getattr(recipe, section)) is not None:
+                values[section] |= {name: changed(getattr(part, name)) for name in names}
+    for name, ramp in recipe.distillation or ():
+        if isinstance(ramp, Ramp):
+            spans = {"start": changed(ramp.start), "end": changed(ramp.end)}
+            values["distillation"][name] = ramp.model_copy(update=spans)
+    return values
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from math import ceil, expm1, sqrt
 from dsprune.recipe import Recipe, Span, Start
 from dsprune.recipe.loading import check_recipe
 from dsprune.recipe.rate import LearningRate
+from dsprune.recipe.recipe import with_spans
 from dsprune.recipe.timing import log_compression
 
 __all__ = [
@@ -179,21 +180,21 @@ def _relative(target: float) -> float:
 def scaled_to(recipe: Recipe, target: float) -> Recipe:
     """Return a recipe that prunes with another target sparsity, and with its schedule scaled.
 
-    Lengths in epochs or steps and the number of mask updates are multiplied by the ratio of the targets' log
-    compressions, and the first mask update keeps its fraction of the log compression. A peak that the law scales from
-    `learning_rate.dense` is scaled again. Distances between mask updates and lengths in percent do not change.
+    The length of the run, its points in epochs or steps (also those of the learning rate and of the distillation) and
+    the number of mask updates are multiplied by the ratio of the targets' log compressions, and the first mask update
+    keeps its fraction of the log compression. A peak that the law scales from `learning_rate.dense` is scaled again.
+    Distances between mask updates and lengths in percent do not change.
     """
     pruning = recipe.pruning
     assert pruning is not None
     ratio = log_compression(target) / log_compression(pruning.sparsity)
-    changed = {"sparsity": target, "start": _span(pruning.start, ratio), "end": _span(pruning.end, ratio)}
+    values = with_spans(recipe, lambda span: _scaled(span, ratio), distances=False)
+    values["pruning"]["sparsity"] = target
     if pruning.first:
-        changed["first"] = 1 - (1 - pruning.first) ** ratio
+        values["pruning"]["first"] = 1 - (1 - pruning.first) ** ratio
     if pruning.updates is not None:
         updates = max(2, round(ratio * pruning.updates))
-        changed["updates"] = updates | (pruning.curve == "alternating")  # | 1: the next odd number
-    values = recipe.model_dump()
-    values["pruning"] = {**pruning.model_dump(), **changed}
+        values["pruning"]["updates"] = updates | (pruning.curve == "alternating")  # | 1: the next odd number
     if recipe.budget.epochs is not None:
         values["budget"]["epochs"] = ratio * recipe.budget.epochs
     if recipe.budget.steps is not None:
@@ -204,8 +205,6 @@ def scaled_to(recipe: Recipe, target: float) -> Recipe:
     return check_recipe(values)
 
 
-def _span(span: Span | None, ratio: float) -> Span | None:
-    if span is None or span.unit == "%":
-        return span
+def _scaled(span: Span, ratio: float) -> Span:
     amount = ratio * span.amount
     return Span(float(round(amount)) if span.unit == "steps" else amount, span.unit)

@@ -50,6 +50,8 @@ def test_where_the_law_rules_scaling_is_the_law(recipe: Recipe, target: float) -
 def test_what_is_set_by_hand_scales_with_the_log_compression(recipe: Recipe, target: float) -> None:
     values = {**recipe.model_dump(), "budget": {"epochs": 6, "batch": 32}}
     values["pruning"] = {"sparsity": 0.9, "first": 0.5, "updates": 10, "start": "10 %", "end": "5 epochs"}
+    values["learning_rate"] |= {"warmup": "1 epochs", "rewind_at": ["3 epochs"], "hold": "2 steps"}
+    values["distillation"] = {"teacher": "t", "hardness": {"first": 0, "final": 1, "start": "4 epochs"}}
     scaled, ratio = (
         scaled_to(Recipe.model_validate(values), target),
         log_compression(target) / log_compression(0.9),
@@ -59,6 +61,10 @@ def test_what_is_set_by_hand_scales_with_the_log_compression(recipe: Recipe, tar
     assert scaled.pruning.updates == max(2, round(10 * ratio))
     assert scaled.pruning.end.amount == pytest.approx(5 * ratio)
     assert str(scaled.pruning.start) == "10 %"
+    rate, hardness = scaled.learning_rate, scaled.distillation.hardness
+    assert [rate.warmup.amount, rate.rewind_at[0].amount] == pytest.approx([ratio, 3 * ratio])
+    assert str(rate.hold) == "2 steps", "a distance"
+    assert (hardness.start.amount, str(hardness.end)) == (pytest.approx(4 * ratio), "100 %")
 
 
 def test_the_own_target_changes_nothing(recipe: Recipe) -> None:

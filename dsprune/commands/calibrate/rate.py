@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -17,7 +16,8 @@ from dsprune.commands.calibrate.recipe_file import check_recipe_file, write_numb
 from dsprune.commands.plan.make import make_plan
 from dsprune.commands.suite.launcher import Launcher, is_finished
 from dsprune.errors import UserError
-from dsprune.recipe import Ramp, Recipe, Span, dump_recipe
+from dsprune.recipe import Recipe, Span, dump_recipe
+from dsprune.recipe.recipe import with_spans
 from dsprune.report.drawing import check_figure_path, line_style, new_panels, save_figure
 from dsprune.report.runs import read_run
 from dsprune.report.table import Table, show
@@ -136,30 +136,16 @@ def search(start: float, loss: Callable[[float], float]) -> float:
 def shortened(recipe: Recipe, timetable: Timetable, rate: float, steps: int) -> Recipe:
     """Return the recipe with another rate and length; all spans keep their fraction of the run."""
 
-    def share(span: Span | None) -> Span | None:
-        if span is None or span.unit == "%":
-            return span
+    def share(span: Span) -> Span:
         part = span.length(timetable.steps_per_epoch, timetable.total_steps) / timetable.total_steps
         return Span(round(100 * part, 6), "%")
 
-    values: dict[str, Any] = recipe.model_dump()
+    values = with_spans(recipe, share, distances=True)
     values["name"] = f"{recipe.name}-{rate:.3g}"
     values["budget"] |= {"epochs": None, "steps": steps}
-    given = recipe.learning_rate
-    spans = {name: share(getattr(given, name)) for name in ("warmup", "hold", "decay_every")}
-    rates = {"peak": None, _field(recipe): rate}  # without a peak, the law scales it from the dense rate
-    values["learning_rate"] |= {**spans, **rates, "rewind_at": tuple(map(share, given.rewind_at))}
-    if recipe.pruning is not None:
-        values["pruning"] |= {
-            name: share(getattr(recipe.pruning, name)) for name in ("start", "end", "every")
-        }
-    if recipe.distillation is not None:
-        for name, value in recipe.distillation:
-            if isinstance(value, Ramp):
-                spans = {"start": share(value.start), "end": share(value.end)}
-                values["distillation"][name] = value.model_copy(update=spans)
-    last = {"every": f"{steps} steps", "keep": 1}
-    values["checkpoints"] |= last
+    # Without a peak, the law scales it from the dense rate.
+    values["learning_rate"] |= {"peak": None, _field(recipe): rate}
+    values["checkpoints"] |= {"every": f"{steps} steps", "keep": 1}
     values["tracking"] |= {"wandb": False, "log_every": max(1, steps // 20), "eval_every": f"{steps} steps"}
     return Recipe.model_validate(values)
 
