@@ -8,6 +8,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from dsprune.errors import UserError
+
 __all__ = [
     "PACKAGES",
     "cache_folder",
@@ -42,8 +44,17 @@ def find_shipped(kind: str, name_or_path: str) -> Path | None:
 
 
 def cache_folder() -> Path:
-    """Return dsprune's folder in the user's cache; it may not exist yet."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dsprune"
+    """Return dsprune's folder in the user's cache; it may not exist yet.
+
+    Raises:
+        UserError: the user has no home, as in a container that runs with the number of an unknown user.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dsprune"
+    except RuntimeError as error:
+        raise UserError(
+            f"HOME: not set, and user {os.getuid()} has no home: set HOME to a folder that can be written"
+        ) from error
 
 
 def cpu_type() -> str:

@@ -155,6 +155,14 @@ def test_extensions_go_to_a_folder_of_the_environment(
     assert len(folders) == 6
 
 
+def test_a_user_without_a_home_has_to_set_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME", "TORCH_EXTENSIONS_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    with pytest.raises(UserError, match="HOME: not set, and user 54321 has no home: set HOME"):
+        extensions_folder()
+
+
 def test_a_folder_that_the_user_chose_is_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/usr/bin")
     prepare_builds()
