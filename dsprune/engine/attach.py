@@ -62,7 +62,7 @@ def check_attachable(engine: DeepSpeedEngine, recipe: Recipe) -> None:
             announce(ties)
     check_no_scheduler(engine)
     check_settings(engine, recipe)
-    check_precision(engine)
+    check_precision(engine.module, mixed=engine.bfloat16_enabled() or engine.fp16_enabled())
     if recipe.pruning is not None:
         check_pruning(recipe.pruning)
         check_optimizer_state(optimizer_kind(engine.basic_optimizer), recipe.pruning.method)

@@ -28,7 +28,7 @@ from dsprune.zero.config import load_ds_config, resolve_ds_config
 from dsprune.zero.launch import init_distributed
 from dsprune.zero.limits import check_device
 from dsprune.zero.ops import import_muon
-from dsprune.zero.parameters import check_parameters, full_shape, gather_whole
+from dsprune.zero.parameters import check_parameters, check_precision, full_shape, gather_whole
 
 __all__ = ["deepspeed_initialize", "find_config", "initialize", "initialize_script", "initialize_with"]
 
@@ -150,6 +150,10 @@ def initialize_with(
     world_size = deepspeed.comm.get_world_size()
     config = resolve_ds_config(config, recipe, world_size)
     check_device(config)
+    mixed = any((config.get(precision) or {}).get("enabled") is True for precision in ("bf16", "fp16"))
+    check_precision(
+        model, mixed=mixed
+    )  # at stages 1 to 3 DeepSpeed gives all parameters of a group one dtype
     _announce_accumulation(config, recipe)
     training_data = with_tensors(training_data, kwargs.get("collate_fn"))
     if steps_per_epoch is None and isinstance(training_data, Sized):

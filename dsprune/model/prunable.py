@@ -123,9 +123,11 @@ def choose_weights(
     choice = Choice(tensors, tuple(dense), tuple(outside), num_weights)
     _check_asked(choice)
     if not chosen:
+        known = _by_size(choice.outside)
+        example = known[0][0] if known else "*.dense.weight"
         raise UserError(
             f"pruning.include: nothing to prune in {type(model).__name__}: no weight matrix in transformer "
-            "blocks, or pruning.exclude matches all: name weights here, such as '*.dense.weight'"
+            f"blocks, or pruning.exclude matches all: name weights here, such as {example!r}"
         )
     return choice
 
@@ -173,13 +175,18 @@ def describe_outside(choice: Choice) -> str | None:
     share = num_outside / max(1, num_outside + choice.num_block_weights)
     if share < MANY:
         return None
-    groups = sorted(dense_groups(choice.outside), key=lambda group: -sum(matrix.numel for matrix in group[1]))
+    groups = _by_size(choice.outside)
     parts = [f"{len(group)} x {list(group[0].shape)} {pattern}" for pattern, group in groups]
     more = f"; {len(parts) - NAMED} more" if len(parts) > NAMED else ""
     return (
         f"dense outside of the blocks, {percent(share)} of all matrices' weights: {'; '.join(parts[:NAMED])}{more}: "
         f"pruning.include adds matrices"
     )
+
+
+def _by_size(dense: Sequence[DenseMatrix]) -> list[tuple[str, list[DenseMatrix]]]:
+    """Return the groups of dense matrices, the largest first."""
+    return sorted(dense_groups(dense), key=lambda group: -sum(matrix.numel for matrix in group[1]))
 
 
 def _with_targets(

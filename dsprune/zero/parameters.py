@@ -1,5 +1,7 @@
 """Parameters under ZeRO stage 3, which partitions each over the ranks and leaves an empty tensor in its place."""
 
+from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import deepspeed
@@ -45,8 +47,10 @@ def check_parameters(model: nn.Module) -> None:
     """Check that DeepSpeed can broadcast the parameters of a module, as bytes.
 
     Raises:
-        UserError: one has no shape or no values yet, is a scalar, or is not contiguous.
+        UserError: one has no shape or no values yet, is a scalar, empty, complex or not contiguous, or shares memory
+            with another one.
     """
+    places = []
     for name, parameter in model.named_parameters():
         if is_lazy(parameter):
             raise UserError(
@@ -60,22 +64,46 @@ def check_parameters(model: nn.Module) -> None:
             raise UserError(
                 f"model: {name} is of shape [], which DeepSpeed cannot broadcast: give it the shape [1]"
             )
-        if not (is_partitioned(parameter) or parameter.is_contiguous()):
+        if not full_numel(parameter):
+            raise UserError(
+                f"model: {name} is of shape {list(full_shape(parameter))}, without weights, with which DeepSpeed does "
+                f"not train at ZeRO stage 3: leave it out, or make it a buffer"
+            )
+        if parameter.requires_grad and parameter.is_complex():
+            raise UserError(
+                f"model: {name} is {parameter.dtype}, which DeepSpeed does not train: keep torch.view_as_real of it, "
+                f"and call torch.view_as_complex in forward"
+            )
+        if is_partitioned(parameter):
+            continue
+        if not parameter.is_contiguous():
             raise UserError(
                 f"model: {name} is not contiguous, so DeepSpeed cannot broadcast it: set its `data` to "
                 f"`data.contiguous()`"
             )
+        places.append((parameter.data_ptr(), parameter.nbytes, name))
+    _check_apart(places)
 
 
-def check_precision(engine: DeepSpeedEngine) -> None:
+def _check_apart(places: Iterable[tuple[int, int, str]]) -> None:
+    """Check that no two parameters, each with its address and bytes, share memory: ZeRO separates them, stage 0 not."""
+    for (start, size, name), (other_start, _, other) in pairwise(sorted(places)):
+        if other_start < start + size:
+            raise UserError(
+                f"model: {name} and {other} share memory but are two parameters, which ZeRO stages 1 to 3 would train "
+                f"apart: use one nn.Parameter for both to tie them, or clone() the data of one"
+            )
+
+
+def check_precision(model: nn.Module, *, mixed: bool) -> None:
     """Check that an engine without mixed precision trains fp32 parameters: DeepSpeed does not convert others.
 
     Raises:
         UserError: it trains others, for example if transformers has loaded a model in the precision of its files.
     """
-    if engine.bfloat16_enabled() or engine.fp16_enabled():
+    if mixed:
         return  # DeepSpeed casts them
-    trained = {name: p.dtype for name, p in engine.module.named_parameters() if p.requires_grad}
+    trained = {name: p.dtype for name, p in model.named_parameters() if p.requires_grad}
     if others := {name: dtype for name, dtype in trained.items() if dtype != torch.float32}:
         name, dtype = next(iter(others.items()))
         raise UserError(

@@ -186,7 +186,7 @@ def refused() -> dict[str, Callable[[], dict[str, Any]]]:
         "an adapter": lambda: {"model": adapted},
         "parameters in bf16": lambda: {"model": TinyModel().bfloat16()},
         "a wrapped module": lambda: {"model": torch.nn.DataParallel(TinyModel())},
-        "a head in fp64": lambda: {"model": with_a_head_in_fp64(), "config": ds_config(0)},
+        "a head in fp64": lambda: {"model": with_a_head_in_fp64(), "config": ds_config(2)},
         "a compiled module": lambda: {"model": compiled, "config": ds_config(3)},
     }
 

@@ -122,6 +122,32 @@ def transposed() -> nn.Module:
     return model
 
 
+def empty() -> nn.Module:
+    model = nn.Linear(2, 2)
+    model.prompt = nn.Parameter(torch.zeros(0, 2))
+    return model
+
+
+def complex_valued() -> nn.Module:
+    model = nn.Linear(2, 2)
+    model.phase = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
+    return model
+
+
+def overlapping() -> nn.Module:
+    memory, model = torch.zeros(6, 2), nn.ModuleDict({"a": nn.Linear(2, 4), "b": nn.Linear(2, 4)})
+    model["a"].weight, model["b"].weight = nn.Parameter(memory[:4]), nn.Parameter(memory[2:])
+    return model
+
+
+def apart() -> nn.Module:
+    """Two halves of one buffer, and a tied parameter."""
+    memory, model = torch.zeros(8, 2), nn.ModuleDict({name: nn.Linear(2, 4) for name in "abc"})
+    model["a"].weight, model["b"].weight = nn.Parameter(memory[:4]), nn.Parameter(memory[4:])
+    model["c"].weight = model["a"].weight
+    return model
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
@@ -129,11 +155,12 @@ def transposed() -> nn.Module:
         (lambda: nn.Linear(2, 2, device="meta"), "^model: weight is on the device meta, without values"),
         (scalar, r"^model: scale is of shape \[\]"),
         (transposed, "^model: weight is not contiguous"),
+        (empty, r"^model: prompt is of shape \[0, 2\], without weights, .*buffer"),
+        (complex_valued, r"^model: phase is torch.complex64, .*view_as_real"),
+        (overlapping, "^model: a.weight and b.weight share memory but are two parameters, .*clone"),
     ],
 )
-def test_parameters_that_deepspeed_cannot_broadcast_are_refused(
-    make: Callable[[], nn.Module], says: str
-) -> None:
+def test_parameters_that_deepspeed_cannot_train_are_refused(make: Callable[[], nn.Module], says: str) -> None:
     with pytest.raises(UserError, match=says):
         check_parameters(make())
-    check_parameters(nn.Linear(2, 2))
+    check_parameters(apart())
