@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from math import isclose, isinf
 from typing import Any
 
 import deepspeed
@@ -19,11 +20,16 @@ __all__ = ["check_processes", "extend_accelerate"]
 
 
 def extend_accelerate(stack: ExitStack, loaders: list[Any]) -> None:
-    """Record the loaders of Accelerate, check its steps, and let it find all ranks on CPUs, until `stack` is closed."""
+    """Record Accelerate's loaders, check its steps and clipping, and let it find all ranks on CPUs.
+
+    This ends when `stack` is closed.
+    """
     steps: Counter[int] = Counter()
     backward, step = DeepSpeedEngineWrapper.backward, DeepSpeedOptimizerWrapper.step
     stack.enter_context(replaced(DeepSpeedEngineWrapper, "backward", _counting(backward, steps)))
     stack.enter_context(replaced(DeepSpeedOptimizerWrapper, "step", _checking(step, steps)))
+    clip = _clipping(Accelerator.clip_grad_norm_)
+    stack.enter_context(replaced(Accelerator, "clip_grad_norm_", clip))
     prepare = _recording(Accelerator.prepare_data_loader, loaders)
     stack.enter_context(replaced(Accelerator, "prepare_data_loader", prepare))
     stack.enter_context(replaced(PartialState, "__init__", _finding_ranks(PartialState.__init__)))
@@ -78,6 +84,24 @@ def _checking(step: Callable[..., None], steps: Counter[int]) -> Callable[..., N
         step(self)
 
     return checking
+
+
+def _clipping(clip: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `clip_grad_norm_`, which under DeepSpeed only returns the norm, to end a run that clips elsewhere."""
+
+    def clipping(self: Accelerator, parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
+        wrapped = self.deepspeed_engine_wrapped
+        clips_at = max_norm if wrapped is None else wrapped.engine.gradient_clipping()
+        if not isclose(max_norm, clips_at, rel_tol=1e-6) and not isinf(
+            max_norm
+        ):  # inf asks for the norm alone
+            raise UserError(
+                f"accelerate: clip_grad_norm_ has max_norm={max_norm:g} (TrainingArguments: max_grad_norm), but "
+                f"DeepSpeed clips, at gradient_clipping={clips_at:g}: give both the same value"
+            )
+        return clip(self, parameters, max_norm, *args, **kwargs)
+
+    return clipping
 
 
 def _finding_ranks(init: Callable[..., None]) -> Callable[..., None]:

@@ -9,9 +9,9 @@ from typing import Any
 
 import deepspeed
 import torch.distributed as dist
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator, DeepSpeedPlugin, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils.deepspeed import DeepSpeedEngineWrapper, DeepSpeedOptimizerWrapper
+from accelerate.utils.deepspeed import DeepSpeedEngineWrapper, DeepSpeedOptimizerWrapper, DummyOptim
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import BertForSequenceClassification, Trainer, TrainerState, TrainingArguments
 
@@ -191,6 +191,28 @@ def messages_of_backwards_of_accelerate(comm: Comm, backwards: int) -> str:
                         loss = engine(**batch(step, BATCH, rank, world_size)).loss
                         DeepSpeedEngineWrapper(engine).backward(loss)
                     DeepSpeedOptimizerWrapper(optimizer).step()
+            finally:
+                engine.destroy()
+                AcceleratorState._reset_state(reset_partial_state=True)
+
+    return said(train)
+
+
+def messages_of_clipping_of_accelerate(comm: Comm, max_norm: float) -> str:
+    """The messages for an Accelerate loop that clips, where its engine clips at 0.1."""
+
+    def train() -> None:
+        rank, world_size = dist.get_rank(), dist.get_world_size()
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
+        with suppress(dsprune.RunFailedError), dsprune.pruning(make_recipe()):
+            plugin = DeepSpeedPlugin(
+                hf_ds_config=CONFIG | {"train_micro_batch_size_per_gpu": BATCH // world_size}
+            )
+            accelerator, model = Accelerator(deepspeed_plugin=plugin), TinyModel()
+            engine, _ = accelerator.prepare(model, DummyOptim(model.parameters()))
+            try:
+                accelerator.backward(engine(**batch(0, BATCH, rank, world_size)).loss)
+                assert accelerator.clip_grad_norm_(model.parameters(), max_norm) > 0
             finally:
                 engine.destroy()
                 AcceleratorState._reset_state(reset_partial_state=True)

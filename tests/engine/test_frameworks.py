@@ -85,6 +85,14 @@ def test_a_step_of_accelerate_is_one_of_its_engine(two_ranks: RankPool, backward
         assert ("accelerate: 2 calls of accelerator.backward before one" in said) == (backwards == 2)
 
 
+@pytest.mark.parametrize("max_norm", [0.1, float("inf"), 0.5])
+def test_accelerate_clips_where_its_engine_does(two_ranks: RankPool, max_norm: float) -> None:
+    for said in two_ranks.run(2, pruned_scripts.messages_of_clipping_of_accelerate, max_norm):
+        assert ("max_norm=0.5 (TrainingArguments: max_grad_norm), but DeepSpeed clips, at" in said) == (
+            max_norm == 0.5
+        )
+
+
 @pytest.mark.parametrize(("micro_batch", "accumulation"), [(6, 1), (2, 3)])
 def test_accumulation_that_the_recipe_does_not_ask_for_is_said(
     two_ranks: RankPool, micro_batch: int, accumulation: int
