@@ -130,7 +130,7 @@ def test_a_file_of_a_tokenizer_that_holds_no_object_is_refused(task: Task, tmp_p
 def test_a_truncated_tokenizer_is_named(task: Task, tmp_path: Path) -> None:
     path = tmp_path / "model" / "tokenizer.json"
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(UserError, match=r"tokenizer\.json: line 1\d* is not JSON .*: correct the file"):
+    with pytest.raises(UserError, match=r"tokenizer\.json: line \d+ is not JSON .*: correct the file"):
         load_tokenizer(str(path.parent))
 
 
