@@ -65,9 +65,7 @@ class EquationGeneration(Seq2Seq):
     and the constants of the training equations. An output is correct if it has the value of the gold equation.
 
     Attributes:
-        settings: the recipe's task section.
         known_symbols: the symbols of the decoder's vocabulary; None = those of the training data.
-        benchmark: the published data set; None = any data.
     """
 
     settings: TaskSettings

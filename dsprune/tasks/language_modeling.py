@@ -46,10 +46,6 @@ class LanguageModeling(Task):
 
     Documents are concatenated and cut into blocks of `task.max_length` tokens, without dropping any. A block is an
     example. The perplexity is over all counted tokens of all blocks.
-
-    Attributes:
-        settings: the recipe's task section.
-        benchmark: the published data set; None = any data.
     """
 
     cuts_rows: ClassVar[bool] = True

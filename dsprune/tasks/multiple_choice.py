@@ -56,11 +56,8 @@ class MultipleChoice(Task):
     """Multiple choice: input is a question with its choices, output the number of the best choice.
 
     Attributes:
-        settings: the recipe's task section.
         read: makes questions from rows; None = from the columns `task.text`, `task.text_pair` and `task.label`.
         num_choices: number of choices of each question; None = the number in the training data.
-        benchmark: the published data set; None = any data.
-        readers: readers of its files, by suffix.
     """
 
     uses: ClassVar[tuple[str, ...]] = ("max_length", "separators")

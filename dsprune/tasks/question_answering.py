@@ -98,10 +98,6 @@ class QuestionAnswering(Task):
 
     An encoded example is a window, so a question may have several. The label of a window without the answer is its
     first token. The metrics are over questions.
-
-    Attributes:
-        settings: the recipe's task section.
-        benchmark: the published data set; None = any data.
     """
 
     cuts_rows: ClassVar[bool] = True

@@ -26,11 +26,9 @@ class TextTask(Task):
     """Input is one text or two; subclasses add the label.
 
     Attributes:
-        settings: the recipe's task section.
         text: column of the text, unless the settings name one.
         text_pair: column of the second text, unless the settings name one; None = one text only.
         label: column of the label, unless the settings name one.
-        benchmark: the published data set; None = any data.
     """
 
     settings: TaskSettings

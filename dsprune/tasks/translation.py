@@ -41,7 +41,6 @@ class Translation(Seq2Seq):
     the code of the output. Several directions can then be trained and tested together.
 
     Attributes:
-        settings: the recipe's task section.
         tokenizer: decodes predictions; set by `for_tokenizer`.
         benchmark_of: returns the published data set of a direction; None = any data.
     """
