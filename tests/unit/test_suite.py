@@ -1,6 +1,7 @@
 """Suites as data: their content, and their runs."""
 
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -393,6 +394,24 @@ def test_a_message_of_an_earlier_attempt_is_not_taken_for_that_of_this_one(tmp_p
         launcher.run("import sys; print('dsprune: the first', file=sys.stderr); sys.exit(2)", "mine", "")
     with pytest.raises(UserError, match=r"mine: exit code 3: Killed: see "):
         launcher.run("print('Killed'); raise SystemExit(3)", "mine", "")
+
+
+def test_a_run_that_does_not_end_is_killed_and_the_interrupt_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dsprune.commands.suite.launcher.GRACE", 0.1)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.alarm(2)
+    busy = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Ends(tmp_path, 1).run(busy, "mine", "")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_damaged_record_of_a_suite_is_named(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from dsprune.utils.ports import free_port
 __all__ = ["Launcher", "is_finished"]
 
 GRACE = 120.0
-"""Seconds for a process to save its checkpoint when the suite is stopped."""
+"""Seconds for a process to save its checkpoint when the suite is stopped, before it is killed."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,11 @@ def run_process(command: list[str], log: Path) -> int:
             return process.wait()
         except BaseException:  # the suite was interrupted: stop the run with a checkpoint
             process.send_signal(signal.SIGTERM)
-            process.wait(GRACE)
+            try:
+                process.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
             raise
 
 
