@@ -253,7 +253,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             custom_load_fn=custom_load_fn,
         )
         self._rates.resume(self.applied_steps)
-        self._knows_zeros = True
+        self._knows_zeros |= loaded[0] is not None
         return loaded
 
     def own_learning_rate(self) -> list[str]:

@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.errors import RunFailedError
 from dsprune.masks.bits import is_applied
-from dsprune.ranks.collectives import Comm
+from dsprune.ranks.collectives import Comm, world_comm
+from dsprune.ranks.group import current_ranks
 
 __all__ = ["StepGuard", "WeightGuard"]
 
@@ -85,10 +86,12 @@ class WeightGuard:
         """Check all weights: a pass over them, and one message. Collective: every rank must call this.
 
         Raises:
-            RunFailedError: as in `check_written`, on every rank; or the parameters of the module were replaced.
+            RunFailedError: as in `check_written`, on every rank; or the parameters of the module were replaced; or
+                the replicas of ZeRO stage 0 differ.
         """
         self.check_module()
         self._check(self._state.comm)
+        self._check_replicas()
 
     def check_working(self) -> None:
         """Check that pruned weights are zero in the working weights, which a script may have averaged.
@@ -148,6 +151,22 @@ class WeightGuard:
             for index, bits in enumerate(masks.bits)
         ]
         self._end_unless(intact, comm)
+
+    def _check_replicas(self) -> None:
+        """Check that all ranks have the same weights at stage 0. Collective: every rank must call this."""
+        layout = self._state.layout
+        if layout.group is not None:
+            return  # each weight is in one partition, from which all ranks gather it
+        weights = [layout.weight(index) for index in range(len(layout.shards))]
+        sums = torch.stack([weight.view(torch.int32).sum() for weight in weights])
+        highest, lowest = world_comm(current_ranks(), layout.device).all_reduce_max(
+            torch.stack([sums, -sums])
+        )
+        if (name := self._first((highest != -lowest).int(), self._state.comm)) is not None:
+            raise RunFailedError(
+                f"{name}: its weights differ between the ranks: DeepSpeed averages the gradients of ZeRO stage 0 only "
+                f"in engine.backward(loss): call it instead of loss.backward(), or use stage 1"
+            )
 
     def _end_unless(self, intact: list[Tensor], comm: Comm) -> None:
         """End the run if a tensor has changed on a rank of `comm`. Collective: every rank of it must call this."""

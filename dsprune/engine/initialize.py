@@ -174,7 +174,7 @@ def _initialize(recipe: Recipe, timetable: Timetable, data: Any, **kwargs: Any) 
         engine, optimizer, loader, scheduler = deepspeed_initialize(
             lr_scheduler=scheduler, training_data=None if is_stream(data) else data, **kwargs
         )
-    except (AssertionError, ModuleNotFoundError) as error:
+    except (AssertionError, ModuleNotFoundError, NotImplementedError, ValueError) as error:
         raise UserError(
             f"ds_config: DeepSpeed does not start with it: {first_line(error)}: correct the setting"
         ) from error
@@ -207,7 +207,8 @@ def _announce_accumulation(config: dict[str, Any], recipe: Recipe) -> None:
 
 
 def _steps_per_epoch(num_examples: int, config: dict[str, Any], world_size: int) -> int:
-    """Return the complete optimizer steps in one pass of DeepSpeed's own loader, which pads the last micro-batches."""
+    """Return the complete optimizer steps in one pass of DeepSpeed's own loader."""
     examples_per_rank = math.ceil(num_examples / world_size)
-    micro_batches = math.ceil(examples_per_rank / config["train_micro_batch_size_per_gpu"])
+    rounded = math.floor if config.get("dataloader_drop_last") else math.ceil
+    micro_batches = rounded(examples_per_rank / config["train_micro_batch_size_per_gpu"])
     return int(micro_batches // config["gradient_accumulation_steps"])

@@ -46,7 +46,8 @@ def with_tensors(data: Any, collate_fn: Any) -> Any:
 def make_loader(engine: DeepSpeedEngine, data: Any, collate_fn: Callable[..., Any] | None) -> DataLoader[Any]:
     """Return a loader of this rank's share of a stream; DeepSpeed's own needs a length."""
     share = _Share(data, engine.global_rank, engine.dp_world_size)
-    return DataLoader(share, engine.train_micro_batch_size_per_gpu(), collate_fn=collate_fn)
+    size, drop_last = engine.train_micro_batch_size_per_gpu(), engine.dataloader_drop_last()
+    return DataLoader(share, size, collate_fn=collate_fn, drop_last=drop_last)
 
 
 class _Share(IterableDataset[Any]):

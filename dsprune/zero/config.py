@@ -25,12 +25,7 @@ __all__ = ["load_ds_config", "resolve_ds_config"]
 _MICRO_BATCH, _ACCUMULATION = "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
 
 # The recipe's settings that optimizers outside the Adam family accept.
-_SETTINGS = {
-    "sgd": ("weight_decay",),
-    "lion": ("weight_decay", "betas"),
-    "adagrad": ("weight_decay", "eps"),
-    "rmsprop": ("weight_decay", "eps"),
-}
+_SETTINGS = {"sgd": ("weight_decay",), "lion": ("weight_decay", "betas"), "rmsprop": ("weight_decay", "eps")}
 
 _OWNERS = {"optimizer.params.lr": "learning_rate.dense or learning_rate.peak"}
 """The recipe's fields for keys that it may leave to the ds_config."""

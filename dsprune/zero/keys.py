@@ -11,7 +11,6 @@ from enum import Enum
 from typing import Annotated, Any, get_args
 
 import torch
-from deepspeed.ops.adagrad import DeepSpeedCPUAdagrad
 from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
 from deepspeed.ops.lamb import FusedLamb
 from deepspeed.ops.lion import DeepSpeedCPULion, FusedLion
@@ -25,7 +24,7 @@ from dsprune.zero.schema import DsConfig, OptimizerParams
 
 __all__ = ["OPTIMIZERS_OF_TORCH", "wrong_keys"]
 
-OPTIMIZERS_OF_TORCH = frozenset({"Adam", "AdamW", "Adagrad", "SGD", "RMSprop", "NAdam", "RAdam", "Adamax"})
+OPTIMIZERS_OF_TORCH = frozenset({"Adam", "AdamW", "SGD", "RMSprop", "NAdam", "RAdam"})
 """torch's element-wise optimizers, by their names in a ds_config."""
 
 LARGEST_INTEGER = 2**63 - 1
@@ -142,8 +141,6 @@ def _class_of(name: str, params: dict[str, Any], config: dict[str, Any]) -> Any:
             return torch.optim.Adam if is_adam else torch.optim.AdamW
         case "adam" | "adamw":
             return DeepSpeedCPUAdam if on_cpu else FusedAdam
-        case "adagrad":
-            return DeepSpeedCPUAdagrad if on_cpu else torch.optim.Adagrad
         case "lion":
             return DeepSpeedCPULion if on_cpu else FusedLion
         case "lamb":

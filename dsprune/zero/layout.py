@@ -76,7 +76,7 @@ class ZeroLayout(ABC):
     @property
     def loss_scale(self) -> float:
         """Factor on the gradients between `backward` and `step`: 1.0 except in fp16."""
-        return float(getattr(self._optimizer, "loss_scale", 1.0))  # torch's optimizers have none
+        return float(getattr(self._optimizer, "loss_scale", None) or 1.0)  # torch's optimizers have none
 
     def weight(self, index: int) -> Tensor:
         """Return the fp32 master weights of a shard, shape `[shard.numel]`."""

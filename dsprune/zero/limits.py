@@ -32,26 +32,25 @@ __all__ = [
     "wrong_settings",
 ]
 
-# Optimizers that leave an entry at zero if its weight, gradient and state are zero. With these, masking the
-# gradient is enough between mask updates.
+# Optimizers that leave weight and state of an entry at zero if both and the gradient are zero, unlike Adamax, whose
+# state is never below eps. With these, masking the gradient is enough between mask updates.
 ELEMENTWISE_OPTIMIZERS = frozenset(
-    {"Adam", "AdamW", "FusedAdam", "DeepSpeedCPUAdam", "SGD", "RMSprop", "NAdam", "RAdam", "Adamax"}
+    {"Adam", "AdamW", "FusedAdam", "DeepSpeedCPUAdam", "SGD", "RMSprop", "NAdam", "RAdam"}
     | {"Lion", "FusedLion", "DeepSpeedCPULion", "FusedLamb"}
 )
 
 # DeepSpeed's names in a ds_config, whose case it ignores. It looks for torch's after them.
-OPTIMIZERS_OF_DEEPSPEED = frozenset({"adam", "adamw", "adagrad", "lamb", "lion"})
+OPTIMIZERS_OF_DEEPSPEED = frozenset({"adam", "adamw", "lamb", "lion"})
 
 # The state that optimizers outside the Adam family keep for each weight, by their names in lower case.
 OPTIMIZER_STATE: dict[str, tuple[str, ...]] = {
     "sgd": ("momentum_buffer",),
     "rmsprop": ("square_avg",),
-    "adagrad": ("sum",),
-    "adamax": ("exp_avg", "exp_inf"),
     **dict.fromkeys(("lion", "fusedlion", "deepspeedcpulion"), ("exp_avg",)),
 }
 
 _OFF = (None, False)
+_ON = (None, True)
 _ONE = (None, 0, 1)
 _CPU = (None, "none", "cpu")
 
@@ -68,6 +67,12 @@ _REFUSED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("zero_optimization.zero_quantized_weights", _OFF, "ZeRO++ quantized weights; leave it out"),
     ("zero_optimization.zero_quantized_gradients", _OFF, "ZeRO++ quantized gradients; leave it out"),
     ("zero_optimization.round_robin_gradients", _OFF, "DeepSpeed misplaces its own partitions; leave it out"),
+    ("zero_optimization.elastic_checkpoint", _OFF, "DeepSpeed cannot load its own checkpoints; leave it out"),
+    (
+        "zero_optimization.load_from_fp32_weights",
+        _ON,
+        "resuming would round the master weights; leave it out",
+    ),
     ("tensor_parallel.autotp_size", _ONE, "tensor parallelism; use ZeRO alone"),
     ("expert_parallel.enabled", _OFF, "expert parallelism; use ZeRO alone"),
     ("sequence_parallel_size", _ONE, "sequence parallelism; use ZeRO alone"),
@@ -76,7 +81,7 @@ _REFUSED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("hybrid_engine.enabled", _OFF, "another engine; leave it out"),
     ("weight_quantization", (None,), "quantized weights; leave it out"),
     ("data_efficiency.enabled", _OFF, "other examples and layers than the recipe's; leave it out"),
-    ("managed_gradient_accumulation", (None, True), "gradients are reduced inside step(); leave it out"),
+    ("managed_gradient_accumulation", _ON, "gradients are reduced inside step(); leave it out"),
     ("bf16.bf16_master_weights_and_grads", _OFF, "master weights below fp32; leave it out"),
     ("bf16.bf16_optimizer_states", _OFF, "optimizer states below fp32; leave it out"),
     ("fp16.fp16_master_weights_and_grads", _OFF, "master weights below fp32; leave it out"),
@@ -160,8 +165,11 @@ def check_engine(engine: DeepSpeedEngine) -> None:
         raise UserError("engine: PipelineEngine is not supported: train with ZeRO instead of a pipeline")
     if engine.has_moe_layers:
         raise UserError("engine: DeepSpeed MoE layers are not supported: use a dense model")
-    if engine.mpu is not None and engine.mpu.get_model_parallel_world_size() > 1:
-        raise UserError("engine: model parallelism (mpu) is not supported: train with ZeRO alone")
+    if engine.dp_world_size != engine.world_size:
+        raise UserError(
+            f"engine: {engine.dp_world_size} of {engine.world_size} ranks share its data-parallel group: model, tensor "
+            f"and sequence parallelism (mpu, mesh_param) are not supported: train with ZeRO alone"
+        )
     if isinstance(engine.optimizer, BF16_Optimizer):
         raise UserError(
             "ds_config: data_types.grad_accum_dtype=fp32 with bf16 at ZeRO stage 1 is not supported (complete "

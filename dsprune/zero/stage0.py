@@ -26,6 +26,6 @@ def scale_loss(engine: DeepSpeedEngine, loss: Tensor, parts: int) -> None:
     DeepSpeed divides the loss by `parts`, for accumulation.
     """
     if isinstance(engine.optimizer, FP16_Optimizer | FP16_UnfusedOptimizer) and loss.requires_grad:
-        gradient = engine.optimizer.loss_scale / parts  # 1 / parts in bf16
+        gradient = (engine.optimizer.loss_scale or 1.0) / parts  # one of both has none in bf16
         # The gradient is set, not multiplied, so this does nothing once DeepSpeed scales the loss itself.
         loss.register_hook(lambda grad: torch.full_like(grad, gradient))

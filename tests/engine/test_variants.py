@@ -30,6 +30,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "fused adam": ds_config(1, **adamw(torch_adam=True, fused=True)),
     "deepspeed's fused adam": ds_config(2, **adamw()),
     "stage 0 fused adam": ds_config(0, **adamw(torch_adam=True, fused=True)),
+    "stage 0 bf16 deepspeed's fused adam": ds_config(0, "bf16", **adamw()),
     "offload": ds_config(2, **zero(2, offload_optimizer=OFFLOAD), **adamw()),
     "stage 1 offload": ds_config(1, **zero(1, offload_optimizer=OFFLOAD), **adamw()),
     "stage 3 offload": ds_config(3, **zero(3, offload_optimizer=OFFLOAD), **adamw()),

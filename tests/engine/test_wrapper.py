@@ -42,9 +42,27 @@ def test_a_recipe_without_pruning_trains_densely(one_rank: RankPool) -> None:
     one_rank.run(1, wrapping.dense_recipe_trains_densely)
 
 
-def test_epochs_are_counted_as_deepspeeds_loader_counts_them(two_ranks: RankPool) -> None:
-    for counted, real in two_ranks.run(2, wrapping.epochs_are_counted_on_the_training_data):
-        assert counted == real == 5  # 50 examples in batches of 12, the last one padded
+@pytest.mark.parametrize(("drop_last", "steps"), [(False, 5), (True, 4)])  # 50 examples in batches of 12
+def test_epochs_are_counted_as_deepspeeds_loader_counts_them(
+    two_ranks: RankPool, drop_last: bool, steps: int
+) -> None:
+    for counted, real in two_ranks.run(2, wrapping.epochs_are_counted_on_the_training_data, drop_last):
+        assert counted == real == steps
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_an_engine_with_a_part_of_the_ranks_is_refused(two_ranks: RankPool, stage: int) -> None:
+    for error in two_ranks.run(2, wrapping.error_of_a_mesh, stage):
+        assert error.startswith(
+            "engine: 1 of 2 ranks share its data-parallel group: model, tensor and sequence"
+        )
+
+
+def test_replicas_that_differ_end_the_run(two_ranks: RankPool) -> None:
+    for error in two_ranks.run(2, wrapping.error_without_a_reduction):
+        assert error.startswith(
+            "blocks.0.up.weight: its weights differ between the ranks: DeepSpeed averages"
+        )
 
 
 def test_factors_on_the_learning_rate_are_the_same_at_every_stage(two_ranks: RankPool) -> None:

@@ -9,6 +9,7 @@ import deepspeed
 import pytest
 import torch
 import torch.distributed as dist
+from deepspeed.utils import groups
 from torch.utils.data import TensorDataset
 
 import dsprune
@@ -87,6 +88,31 @@ def error_of_wrapping(comm: Comm, what: str) -> str:
     return "no error"
 
 
+def error_of_a_mesh(comm: Comm, stage: int) -> str:
+    """The error of `PruningEngine` for an engine whose two ranks share each sequence."""
+    engine = deepspeed_engine(CONFIG | {"zero_optimization": {"stage": stage}}, mesh_param=(1, 2))
+    try:
+        dsprune.PruningEngine(engine, make_recipe())
+    except dsprune.UserError as error:
+        return str(error)
+    finally:
+        engine.destroy()
+        groups.mesh_device = None  # which all later engines would have
+    return "no error"
+
+
+def error_without_a_reduction(comm: Comm) -> str:
+    """The error of a loop at stage 0 that does not call the engine's `backward`, so each rank trains alone."""
+    with pruning_engine(ds_config(0), make_recipe()) as engine:
+        try:
+            for step in range(STEPS):
+                engine(**batch(step, BATCH, comm.rank, comm.size)).loss.backward()
+                engine.step()
+        except dsprune.RunFailedError as error:
+            return str(error)
+    return "no error"
+
+
 def error_of_a_model(comm: Comm, what: str) -> str:
     """The error for an object that is not an engine or a module."""
     engine = deepspeed_engine()
@@ -124,6 +150,7 @@ def start_from_zeros(comm: Comm, way: str, masks_from: Any, dense: bool = False)
             engine = deepspeed_engine(model=model)
         stack.callback(engine.destroy)
         try:
+            engine.load_checkpoint("none")  # as a script that resumes calls it at its first start
             train_step(engine, 0)
         except dsprune.UserError as error:
             return str(error)
@@ -172,7 +199,7 @@ def everything_else_is_the_engines(comm: Comm) -> None:
     engine.destroy()
 
 
-def epochs_are_counted_on_the_training_data(comm: Comm) -> tuple[int, int]:
+def epochs_are_counted_on_the_training_data(comm: Comm, drop_last: bool) -> tuple[int, int]:
     """The steps per epoch, and the steps of the DeepSpeed loader."""
     recipe = make_recipe(start="1 epochs", end="3 epochs")
     recipe = recipe.model_copy(
@@ -180,8 +207,9 @@ def epochs_are_counted_on_the_training_data(comm: Comm) -> tuple[int, int]:
     )
     os.environ.update(LOCAL_RANK=str(dist.get_rank()))
     data = TensorDataset(torch.arange(50))
+    config = CONFIG | {"dataloader_drop_last": drop_last}
     engine, _, loader, _ = dsprune.initialize(
-        model=TinyModel(), config=CONFIG, recipe=recipe, training_data=data
+        model=TinyModel(), config=config, recipe=recipe, training_data=data
     )
     steps = engine.timetable.steps_per_epoch, len(loader) // engine.gradient_accumulation_steps()
     engine.destroy()
