@@ -125,8 +125,15 @@ def _load_weights(
     if not with_moments:
         engine.basic_optimizer.state.clear()
     # At stage 3, DeepSpeed's loader does not change the weights when it loads only the module.
-    if topology_changes(engine, folder) or (module_only and engine.zero_optimization_partition_weights()):
-        return reshard(engine, folder, moments=with_moments, counters=not module_only)
+    changes = topology_changes(engine, folder)
+    if changes or (module_only and engine.zero_optimization_partition_weights()):
+        if options.get("custom_load_fn") is not None:
+            raise UserError(
+                f"load_checkpoint: custom_load_fn is not called for {folder}, which is resharded "
+                f"({', '.join(changes) or 'load_module_only at ZeRO stage 3'}): leave it out"
+            )
+        strict = options.get("load_module_strict", True)
+        return reshard(engine, folder, moments=with_moments, counters=not module_only, strict=strict)
 
     def attempt() -> Any:
         try:

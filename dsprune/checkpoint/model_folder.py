@@ -21,13 +21,16 @@ from dsprune.ranks.collectives import barrier
 from dsprune.utils.files import replace_folder, replace_text
 from dsprune.zero.parameters import full_state_dict
 
-__all__ = ["copy_masks", "model_config", "save_model_folder", "write_weights"]
+__all__ = ["copy_masks", "left_out", "model_config", "save_model_folder", "write_weights"]
 
 CONFIG = "dsprune_model_config"
 """Key in a checkpoint's client state: the configuration of a Hugging Face model, as JSON."""
 
 TIES = "dsprune_undeclared_ties"
 """Key in a checkpoint's client state: the names of `undeclared_ties`, as JSON."""
+
+LEFT_OUT = "dsprune_left_out"
+"""Key in a checkpoint's client state: the name of a frozen parameter that the checkpoint does not hold."""
 
 
 def save_model_folder(engine: DeepSpeedEngine, folder: Path, tokenizer: Any) -> None:
@@ -72,6 +75,12 @@ def model_config(module: nn.Module) -> dict[str, str]:
     return {CONFIG: json.dumps(config), TIES: json.dumps(undeclared_ties(module))}
 
 
+def left_out(module: nn.Module) -> dict[str, str]:
+    """Return the entry of a checkpoint without the frozen parameters, if there are any."""
+    frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
+    return {LEFT_OUT: frozen[0]} if frozen else {}
+
+
 def write_weights(checkpoint: Path, folder: Path) -> None:
     """Write the weights of a tag of any ZeRO stage, in the dtype of training, with masks and configuration.
 
@@ -79,6 +88,10 @@ def write_weights(checkpoint: Path, folder: Path) -> None:
         UserError: the checkpoint is damaged, or does not hold a frozen weight.
     """
     main = read_main_file(checkpoint)
+    if LEFT_OUT in main:
+        raise UserError(
+            f"{checkpoint}: {main[LEFT_OUT]} is frozen, and exclude_frozen_parameters has left it out: save the model"
+        )
     state = _state(CheckpointFiles(checkpoint), main)
     state |= {name: state[first].clone() for name, first in json.loads(main.get(TIES, "{}")).items()}
     folder.mkdir(parents=True, exist_ok=True)

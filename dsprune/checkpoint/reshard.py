@@ -47,7 +47,7 @@ def topology_changes(engine: DeepSpeedEngine, folder: Path) -> list[str]:
 
 
 def reshard(
-    engine: DeepSpeedEngine, folder: Path, *, moments: bool, counters: bool
+    engine: DeepSpeedEngine, folder: Path, *, moments: bool, counters: bool, strict: bool = True
 ) -> tuple[str, dict[str, Any]]:
     """Load weights, moments and counters. Collective: every rank must call this.
 
@@ -58,6 +58,7 @@ def reshard(
         folder: folder of a tag.
         moments: whether to load the optimizer's state.
         counters: whether to load the numbers of steps and samples.
+        strict: whether to refuse a checkpoint with parameters that the model does not have.
 
     Returns:
         A file in `folder` and the client state, like `DeepSpeedEngine.load_checkpoint`.
@@ -68,6 +69,12 @@ def reshard(
     files = CheckpointFiles(folder)
     model = read_main_file(folder)
     layout = open_layout(engine, list(_trained(engine, folder)))
+    others = set(files.names) - {shard.tensor.name for shard in layout.shards}
+    if strict and others:
+        raise UserError(
+            f"{folder}: it has a parameter {min(others)} and the model has none: load it into the model that it was "
+            f"written with, or with load_module_strict=False"
+        )
     with explain_damage(folder):
         for index, shard in enumerate(layout.shards):
             _load_shard(layout, index, shard, files, moments=moments)

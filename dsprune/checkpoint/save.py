@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dsprune.checkpoint.made import Made
 from dsprune.checkpoint.model_card import finish_folder
-from dsprune.checkpoint.model_folder import model_config
+from dsprune.checkpoint.model_folder import left_out, model_config
 from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.checkpoint.rank_state import save_rank_state
 from dsprune.checkpoint.saved_masks import save_masks
@@ -50,6 +50,8 @@ def save_checkpoint(
     on_every_rank(current_ranks(), lambda: check_client_state(client_state))
     tag = tag_name(f"global_step{engine.global_steps}" if tag is None else tag)
     folder, client = save_dir / tag, {**client_state, **model_config(engine.module)}
+    if options.get("exclude_frozen_parameters"):
+        client |= left_out(engine.module)
     begin_tag(folder)
     save_rank_state(folder, rank_state)
     if state is not None:

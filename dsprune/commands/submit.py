@@ -38,8 +38,7 @@ def copy_scripts(folder: Path, console: Console) -> None:
     if folder.exists():
         raise UserError(f"{folder}: exists: name a new folder")
     shutil.copytree(shipped_folder("slurm"), folder)
-    path = shlex.quote(str(folder.resolve()))
-    say(console, f"edit what is marked EDIT in {folder}, then: export DSPRUNE_SLURM={path}")
+    say(console, f"edit what is marked EDIT in {folder}, then: export DSPRUNE_SLURM={folder.resolve()}")
 
 
 def scripts_folder() -> Path:

@@ -97,9 +97,10 @@ def train_on(comm: Comm, what: str) -> tuple[float, int]:
         return engine.sparsity()["sparsity_prunable"], engine.applied_steps
 
 
-def first_pass_of_a_stream(comm: Comm) -> list[list[int]]:
+def first_pass_of_a_stream(comm: Comm, drop_last: bool) -> list[list[int]]:
     """The tokens of this rank's examples in one pass over a stream."""
-    with initialized(training_data=Stream()) as (_, loader):
+    config = ds_config(2, dataloader_drop_last=drop_last)
+    with initialized(training_data=Stream(), config=config) as (_, loader):
         return [tokens.tolist() for inputs in loader for tokens in inputs["tokens"]]
 
 
@@ -172,13 +173,26 @@ def refused() -> dict[str, Callable[[], dict[str, Any]]]:
         "no model": lambda: {"model": None},
         "a dictionary": lambda: {"recipe": {"name": "x"}},
         "compression": lambda: {"config": ds_config(1, compression_training=sparse)},
+        "fp32 gradients at stage 0": lambda: {
+            "config": ds_config(0, "bf16", data_types={"grad_accum_dtype": "fp32"}),
+            "recipe": make_recipe("bf16"),
+        },
+        "no gradient norm": lambda: {
+            "config": ds_config(
+                1,
+                "bf16",
+                data_types={"grad_accum_dtype": "fp32"},
+                zero_optimization={"stage": 1, "compute_grad_norm": False},
+            ),
+            "recipe": make_recipe("bf16"),
+        },
         "divided gradients": lambda: {
             "config": ds_config(2, prescale_gradients=True, gradient_predivide_factor=4.0)
         },
         "fewer layers": lambda: {"recipe": with_sections(model={"path": "m", "layers": [0, 1]})},
         "another optimizer": lambda: (
             client_optimizer(0.02)
-            | {"recipe": with_sections(optimizer={"type": "Adagrad"}), "config": without_optimizer(2)}
+            | {"recipe": with_sections(optimizer={"type": "SGD"}), "config": without_optimizer(2)}
         ),
         "some parameters": lambda: some_parameters(0),
         "some parameters at stage 2": lambda: some_parameters(2),
@@ -411,7 +425,27 @@ MODELS: dict[str, Callable[[], torch.nn.Module]] = {
 }
 
 
-def save_checkpoint_and_model(comm: Comm, folder: str, what: str, stage: int) -> None:
+def with_an_extra_layer(seed: int) -> TinyModel:
+    model = TinyModel(seed)
+    model.extra = torch.nn.Linear(2, 2)
+    return model
+
+
+def error_of_loading_more(comm: Comm, folder: str, options: dict[str, Any]) -> str:
+    """The error of loading a checkpoint with a layer that the model does not have, at another stage."""
+    with pruning_engine(ds_config(2), make_recipe(), model=with_an_extra_layer) as engine:
+        engine.save_checkpoint(folder)
+    with pruning_engine(ds_config(3), make_recipe()) as engine:
+        try:
+            engine.load_checkpoint(folder, **options)
+        except dsprune.UserError as error:
+            return str(error)
+        return "no error"
+
+
+def save_checkpoint_and_model(
+    comm: Comm, folder: str, what: str, stage: int, exclude_frozen_parameters: bool = False
+) -> None:
     """A script's checkpoint and model after one step, which prunes half of the weights."""
     with initialized(model=MODELS[what](), config=ds_config(stage)) as (engine, _):
         inputs = batch(0, BATCH, dist.get_rank(), dist.get_world_size())
@@ -419,5 +453,7 @@ def save_checkpoint_and_model(comm: Comm, folder: str, what: str, stage: int) ->
             inputs["input_ids"] = inputs.pop("tokens")
         engine.backward(engine(**inputs).loss)
         engine.step()
-        engine.save_checkpoint(f"{folder}/states", "first")
+        engine.save_checkpoint(
+            f"{folder}/states", "first", exclude_frozen_parameters=exclude_frozen_parameters
+        )
         engine.save_model(f"{folder}/model")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from dsprune.checkpoint.audit import audit_all, audit_folder
 from dsprune.commands.export import export
 from dsprune.commands.status import status
 from dsprune.errors import UserError
-from dsprune.testing.engines import ds_config
+from dsprune.testing.engines import BATCH, ds_config
 from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import TinyModel
 from dsprune.zero.config import load_ds_config
@@ -28,9 +29,11 @@ def test_these_training_data_reach_the_target(two_ranks: RankPool, what: str) ->
     assert two_ranks.run(2, initializing.train_on, what) == 2 * [(0.9, 8)]
 
 
-def test_ranks_share_a_stream_evenly(two_ranks: RankPool) -> None:
-    first, second = two_ranks.run(2, initializing.first_pass_of_a_stream)
-    examples = [initializing.Examples()[i]["tokens"].tolist() for i in range(initializing.EXAMPLES)]
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_ranks_share_a_stream_evenly(two_ranks: RankPool, drop_last: bool) -> None:
+    first, second = two_ranks.run(2, initializing.first_pass_of_a_stream, drop_last)
+    count = BATCH * (initializing.EXAMPLES // BATCH) if drop_last else initializing.EXAMPLES
+    examples = [initializing.Examples()[i]["tokens"].tolist() for i in range(count)]
     assert first == examples[0::2]
     assert second == examples[1::2]
 
@@ -57,7 +60,9 @@ def test_the_config_is_found_in(two_ranks: RankPool, how: str, tmp_path: Path) -
         ("compression", r"^ds_config: compression_training: .*pruning=\{sparsity: 0.75\} for dense_ratio=0.25"),
         ("divided gradients", "^ds_config: DeepSpeed does not start with it: gradient_predivide_factor != 1.0"),
         ("fewer layers", r"^model.layers: \[0, 1\]: 2 layers, but the script's model has 3"),
-        ("another optimizer", r"optimizer.type=Adagrad in the recipe, AdamW in the engine"),
+        ("another optimizer", r"optimizer.type=SGD in the recipe, AdamW in the engine"),
+        ("fp32 gradients at stage 0", r"ds_config: DeepSpeed does not start with it: unsupported mix of"),
+        ("no gradient norm", r"ds_config: DeepSpeed does not start with it: .*compute_grad_norm=false does not"),
         ("some parameters", r"^optimizer: blocks.1.up.weight is not among its parameters \(2 such weights\)"),
         ("some parameters at stage 2", r"^optimizer: blocks.1.up.weight is not among its parameters"),
         ("some parameters at stage 3", r"^optimizer: blocks.1.up.weight is not among its parameters"),
@@ -192,6 +197,21 @@ def test_a_checkpoint_is_loaded_in_part(
 
 
 @pytest.mark.parametrize(
+    ("options", "ends"),
+    [
+        ({"custom_load_fn": print}, "custom_load_fn is not called for .* resharded .ZeRO stage 2 -> 3.: leave it out"),
+        ({}, "it has a parameter extra.bias and the model has none: .*load_module_strict=False"),
+        ({"load_module_strict": False}, "no error"),
+    ],
+)  # fmt: skip
+def test_what_resharding_does_not_do_is_refused(
+    two_ranks: RankPool, options: dict[str, Any], ends: str, tmp_path: Path
+) -> None:
+    for error in two_ranks.run(2, initializing.error_of_loading_more, str(tmp_path), options):
+        assert re.search(ends, error)
+
+
+@pytest.mark.parametrize(
     ("what", "stage"), [("a plain module", 0), ("a compiled module", 2), ("a Hugging Face model", 2)]
 )
 def test_the_checkpoint_of_a_script_is_found_and_exported(
@@ -221,6 +241,9 @@ def test_the_checkpoint_of_a_script_is_found_and_exported(
 def test_what_of_a_script_cannot_be_exported(two_ranks: RankPool, tmp_path: Path) -> None:
     two_ranks.run(2, initializing.save_checkpoint_and_model, str(tmp_path), "a frozen module", 3)
     with pytest.raises(UserError, match=r"embed.weight is frozen, and ZeRO stage 3 keeps it elsewhere"):
+        export(tmp_path, None, tmp_path / "exported", Console())
+    two_ranks.run(2, initializing.save_checkpoint_and_model, str(tmp_path), "a frozen module", 2, True)
+    with pytest.raises(UserError, match=r"embed.weight is frozen, and exclude_frozen_parameters has left it"):
         export(tmp_path, None, tmp_path / "exported", Console())
     with pytest.raises(UserError, match=r"^--trimmed: .* is not a run of dsprune train"):
         export(tmp_path, None, tmp_path / "exported", Console(), trimmed=True)

@@ -2,7 +2,6 @@
 
 import math
 import random
-import shlex
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -93,8 +92,7 @@ def new(name: str, wanted: NewRecipe, console: Console) -> Path:
     override_all(values, wanted.overrides)
     recipe = check_recipe(values)
     del values["name"]
-    shown = shlex.quote(str(path))
-    text = HEADER.format(shown, wanted.source) + commented(values, Recipe, _useless(recipe))
+    text = HEADER.format(path, wanted.source) + commented(values, Recipe, _useless(recipe))
     for file, part in parts.items():  # after the last check, so that a refused recipe leaves no files
         file.parent.mkdir(parents=True, exist_ok=True)
         write_table(part, file)
@@ -102,7 +100,7 @@ def new(name: str, wanted: NewRecipe, console: Console) -> Path:
     say(console, f"written: {path}, from the recipe {wanted.source}")
     for remark in remarks:
         say(console, remark)
-    say(console, f"next: dsprune plan {shown}")
+    say(console, f"next: dsprune plan {path}")
     return path
 
 
