@@ -233,6 +233,25 @@ def test_what_of_a_scheduler_no_recipe_says(
     assert key in text.splitlines()[line - 1] or key == "scheduler"
 
 
+def test_what_is_left_to_the_trainer_gets_the_default_and_is_named(tmp_path: Path) -> None:
+    """The ds_config of transformers' documentation has nothing but "auto"."""
+    auto = dict.fromkeys(("lr", "betas", "eps", "weight_decay"), "auto")
+    config = {
+        "bf16": {"enabled": "auto"},
+        "optimizer": {"type": "AdamW", "params": auto},
+        "scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": "auto"}},
+        "gradient_clipping": "auto",
+        "train_batch_size": "auto",
+    }
+    converted = convert_file(written(tmp_path, json.dumps(config), "ds.json"), GIVEN)
+    values = read(converted.text)
+    assert (values["optimizer"], values["precision"]) == ({"type": "AdamW"}, "fp32")
+    assert not {"gradient_clipping", "peak"} & {*values, *values["learning_rate"]}
+    said = " ".join(converted.notes.lines())
+    for key in (*auto, "enabled", "gradient_clipping", "warmup_num_steps"):
+        assert f"{key} = 'auto': " in said
+
+
 def read(text: str) -> dict[str, Any]:
     values: dict[str, Any] = yaml.safe_load(text)
     return values

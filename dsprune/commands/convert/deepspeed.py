@@ -8,7 +8,7 @@ from typing import Any
 
 from dsprune.commands.convert.notes import Notes
 from dsprune.commands.convert.patterns import noted_globs
-from dsprune.commands.convert.schedulers import convert_scheduler
+from dsprune.commands.convert.schedulers import convert_scheduler, number_of
 from dsprune.commands.convert.source import Entry
 
 __all__ = ["convert_deepspeed", "is_deepspeed"]
@@ -61,21 +61,18 @@ def _is_enabled(part: Entry) -> bool:
 def _settings(root: Entry, notes: Notes) -> Iterator[tuple[str, Any]]:
     """Yield the values that a recipe takes from a ds_config: batch, learning rate, precision, clipping, optimizer."""
     optimizer, scheduler = root.section("optimizer"), root.section("scheduler")
-    rate = optimizer.section("params").get("lr")
-    rate = rate if isinstance(rate, float) else None
-    scheduled = convert_scheduler(scheduler, rate, notes)
+    scheduled = convert_scheduler(scheduler, number_of(optimizer.section("params"), "lr", None, notes), notes)
     batch = {"batch": root.get("train_batch_size"), "micro_batch": root.get("train_micro_batch_size_per_gpu")}
-    given = {key: value for key, value in batch.items() if isinstance(value, int)}
+    given = {key: value for key, value in batch.items() if type(value) is int}
     if budget := given | scheduled.get("budget", {}):
         yield "budget", budget
     if "learning_rate" in scheduled:
         yield "learning_rate", scheduled["learning_rate"]
-    if isinstance(clipping := root.get("gradient_clipping"), int | float):
+    if (clipping := number_of(root, "gradient_clipping", None, notes)) is not None:
         yield "gradient_clipping", clipping
-    formats = [key for key in ("fp16", "bf16") if root.section(key).get("enabled") is True]
-    yield "precision", formats[0] if formats else "fp32"
+    yield "precision", _precision(root, notes)
     if optimizer.settings:
-        yield "optimizer", _optimizer(optimizer) | scheduled.get("optimizer", {})
+        yield "optimizer", _optimizer(optimizer, notes) | scheduled.get("optimizer", {})
         notes.leave_out_unread(optimizer)
     if kept := [key for key in root.settings if key not in _OWN]:
         notes.left_out.append(
@@ -83,10 +80,26 @@ def _settings(root: Entry, notes: Notes) -> Iterator[tuple[str, Any]]:
         )
 
 
-def _optimizer(optimizer: Entry) -> dict[str, Any]:
-    parameters = optimizer.section("params")
-    known = [key for key in ("weight_decay", "betas", "eps") if key in parameters.settings]
-    return {"type": optimizer.get("type", "AdamW"), **{key: parameters.get(key) for key in known}}
+def _precision(root: Entry, notes: Notes) -> str:
+    formats = {key: root.section(key).get("enabled") for key in ("fp16", "bf16")}
+    for key, enabled in formats.items():
+        if enabled not in (True, False, None):
+            notes.leave_out(root.section(key), "enabled", "the Trainer sets it: set precision")
+    return next((key for key, enabled in formats.items() if enabled is True), "fp32")
+
+
+def _optimizer(optimizer: Entry, notes: Notes) -> dict[str, Any]:
+    params = optimizer.section("params")
+    found: dict[str, Any] = {
+        "weight_decay": number_of(params, "weight_decay", None, notes),
+        "betas": params.get("betas"),
+        "eps": number_of(params, "eps", None, notes),
+    }
+    if found["betas"] == "auto":
+        notes.leave_out(params, "betas", "is not a list, so the recipe has its default")
+        found["betas"] = None
+    known = {key: value for key, value in found.items() if value is not None}
+    return {"type": optimizer.get("type", "AdamW"), **known}
 
 
 def _pruning(part: Entry, notes: Notes) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dsprune.commands.convert.notes import Notes
 from dsprune.commands.convert.source import Entry
 from dsprune.recipe.section import LARGEST
 
-__all__ = ["convert_scheduler"]
+__all__ = ["convert_scheduler", "number_of"]
 
 WARMUP_STEPS, CYCLE_STEPS, DENSE_PEAK = 1000, 2000, 0.001
 """DeepSpeed's defaults of `warmup_num_steps`, `cycle_first_step_size` and of WarmupDecayLR's `warmup_max_lr`."""
@@ -50,8 +50,8 @@ def convert_scheduler(scheduler: Entry, rate: float | None, notes: Notes) -> dic
     }
 
 
-def _number(params: Entry, key: str, default: float | None, notes: Notes) -> float | None:
-    """Return a parameter; None if the ds_config leaves it to the Trainer, or has one per group."""
+def number_of(params: Entry, key: str, default: float | None, notes: Notes) -> float | None:
+    """Return a number; None, with a remark, if the ds_config leaves it to the Trainer, or has one per group."""
     value = params.get(key, default)
     if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
         return value
@@ -68,7 +68,7 @@ def _whole(number: float | None) -> int | None:
 
 
 def _warmup(params: Entry, notes: Notes, curve: str = "linear") -> Section:
-    steps = _number(params, "warmup_num_steps", WARMUP_STEPS, notes)
+    steps = number_of(params, "warmup_num_steps", WARMUP_STEPS, notes)
     if (kind := params.get("warmup_type", "log")) != curve:
         named = "half a cosine" if curve == "cosine" else "a line"
         notes.differ(params, "warmup_type", f"the rise is along {named}, and {kind} in the source")
@@ -78,33 +78,33 @@ def _warmup(params: Entry, notes: Notes, curve: str = "linear") -> Section:
 def _constant(
     params: Entry, rate: float | None, notes: Notes, *, peak: float | None = None
 ) -> tuple[Section, int | None]:
-    peak = _number(params, "warmup_max_lr", rate if peak is None else peak, notes)
-    initial = _share(_number(params, "warmup_min_lr", 0.0, notes), peak)
+    peak = number_of(params, "warmup_max_lr", rate if peak is None else peak, notes)
+    initial = _share(number_of(params, "warmup_min_lr", 0.0, notes), peak)
     return {"peak": peak, **_warmup(params, notes), "initial": initial, "final": 1.0}, None
 
 
 def _linear(params: Entry, rate: float | None, notes: Notes) -> tuple[Section, int | None]:
     section, _ = _constant(params, rate, notes, peak=DENSE_PEAK)
-    return section | {"final": 0.0}, _whole(_number(params, "total_num_steps", None, notes))
+    return section | {"final": 0.0}, _whole(number_of(params, "total_num_steps", None, notes))
 
 
 def _cosine(params: Entry, rate: float | None, notes: Notes) -> tuple[Section, int | None]:
     section = {
         "peak": rate,
         **_warmup(params, notes, "cosine"),
-        "initial": _number(params, "warmup_min_ratio", 0.0, notes),
+        "initial": number_of(params, "warmup_min_ratio", 0.0, notes),
         "curve": "cosine",
-        "final": _number(params, "cos_min_ratio", 0.0001, notes),
+        "final": number_of(params, "cos_min_ratio", 0.0001, notes),
     }
-    return section, _whole(_number(params, "total_num_steps", None, notes))
+    return section, _whole(number_of(params, "total_num_steps", None, notes))
 
 
 def _one_cycle(params: Entry, rate: float | None, notes: Notes) -> tuple[Section, int | None]:
-    peak, low = (_number(params, f"cycle_{end}_lr", None, notes) for end in ("max", "min"))
-    rise = _number(params, "cycle_first_step_size", CYCLE_STEPS, notes)
-    fall = _number(params, "cycle_second_step_size", rise, notes)
+    peak, low = (number_of(params, f"cycle_{end}_lr", None, notes) for end in ("max", "min"))
+    rise = number_of(params, "cycle_first_step_size", CYCLE_STEPS, notes)
+    fall = number_of(params, "cycle_second_step_size", rise, notes)
     low_beta, high_beta = (
-        _number(params, f"cycle_{end}_mom", beta, notes)
+        number_of(params, f"cycle_{end}_mom", beta, notes)
         for end, beta in zip(("min", "max"), BETAS, strict=True)
     )
     moves = params.get("cycle_momentum", True)
