@@ -16,7 +16,7 @@ from dsprune.schedule import Timetable
 from dsprune.selection.weights import weights_to_prune
 from dsprune.zero.agreement import check_settings
 from dsprune.zero.limits import check_engine, check_optimizer_state, optimizer_kind
-from dsprune.zero.parameters import check_precision, full_shape
+from dsprune.zero.parameters import check_precision, full_shape, is_mixed
 from dsprune.zero.stages import open_layout
 
 __all__ = ["check_attachable", "check_is_engine", "initial_state", "loader_steps_per_epoch"]
@@ -62,7 +62,7 @@ def check_attachable(engine: DeepSpeedEngine, recipe: Recipe) -> None:
             announce(ties)
     check_no_scheduler(engine)
     check_settings(engine, recipe)
-    check_precision(engine.module, mixed=engine.bfloat16_enabled() or engine.fp16_enabled())
+    check_precision(engine.module, mixed=is_mixed(engine))
     if recipe.pruning is not None:
         check_pruning(recipe.pruning)
         check_optimizer_state(optimizer_kind(engine.basic_optimizer), recipe.pruning.method)

@@ -23,6 +23,7 @@ __all__ = [
     "full_state_dict",
     "full_tensor",
     "gather_whole",
+    "is_mixed",
     "is_partitioned",
     "shard_for_inference",
 ]
@@ -110,6 +111,11 @@ def check_precision(model: nn.Module, *, mixed: bool) -> None:
             f"precision: fp32 in the engine, and {len(others)} of {len(trained)} parameters are not, such as {name}, "
             f"{dtype}: call model.float() before deepspeed.initialize, or set bf16.enabled in the ds_config"
         )
+
+
+def is_mixed(engine: DeepSpeedEngine) -> bool:
+    """Return whether an engine trains in bf16 or fp16, with fp32 master weights."""
+    return bool(engine.bfloat16_enabled() or engine.fp16_enabled())
 
 
 def gather_whole(model: nn.Module) -> None:
