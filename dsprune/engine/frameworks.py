@@ -27,6 +27,7 @@ from dsprune.engine.learning_rate import announce_replaced
 from dsprune.errors import RunFailedError, UserError
 from dsprune.ranks.group import announce
 from dsprune.recipe import Recipe, as_recipe
+from dsprune.schedule import Timetable
 from dsprune.utils.replacing import replaced
 from dsprune.zero.launch import STARTERS, init_distributed, with_environment
 
@@ -69,7 +70,7 @@ def pruning(
         stack.callback(register_optimizer_step_pre_hook(initialize.expect_engine).remove)
         yield initialize.engines
     if not initialize.engines:
-        raise UserError(_without_engine("nothing trained"))
+        raise UserError(_without_engine("the block ended"))
     for engine in initialize.engines:
         _check_finished(engine)
 
@@ -136,6 +137,7 @@ class _Initialize:
         )
         self.engines.append(initialized[0])
         announce_replaced([*schedulers, *initialized[0].own_learning_rate()])
+        _announce_monitors(model, initialized[0].timetable)
         if "transformers.trainer" in sys.modules:
             from dsprune.engine.trainer import extend_trainer
 
@@ -226,12 +228,29 @@ def _batch_size(loader: Any) -> int | None:
     return getattr(loader, "batch_size", None) or getattr(sampler, "batch_size", None)
 
 
+def _lightning_trainer(model: nn.Module) -> Any:
+    """Return the Trainer of a Lightning module; None for any other module."""
+    lightning = sys.modules.get("lightning.pytorch") or sys.modules.get("pytorch_lightning")
+    return model.trainer if lightning is not None and isinstance(model, lightning.LightningModule) else None
+
+
+def _announce_monitors(model: nn.Module, timetable: Timetable) -> None:
+    """Print the callbacks of Lightning that also compare evaluations from before the last mask update."""
+    for callback in getattr(_lightning_trainer(model), "callbacks", ()):
+        monitor = getattr(callback, "monitor", None)
+        if isinstance(monitor, str) and timetable.updates:
+            announce(
+                f"{type(callback).__name__}(monitor={monitor!r}) also compares models from before the last mask "
+                f"update, at step {timetable.updates[-1].step}, which have fewer zeros: leave it out, or let it "
+                f"compare only later ones"
+            )
+
+
 def _lightning_steps(model: nn.Module) -> int | None:
     """Return Lightning's optimizer steps per epoch; None for any other module."""
-    lightning = sys.modules.get("lightning.pytorch") or sys.modules.get("pytorch_lightning")
-    if lightning is None or not isinstance(model, lightning.LightningModule):
+    trainer = _lightning_trainer(model)
+    if trainer is None:
         return None
-    trainer = model.trainer
     steps, epochs = trainer.estimated_stepping_batches, trainer.max_epochs
     return max(1, int(steps) // epochs) if epochs and epochs > 0 and steps != float("inf") else None
 

@@ -14,7 +14,7 @@ from transformers import TrainerState, TrainingArguments
 from transformers.trainer_callback import TrainerControl
 
 import dsprune
-from dsprune.engine.frameworks import _Initialize
+from dsprune.engine.frameworks import _announce_monitors, _Initialize
 from dsprune.schedule import recipe_timetable
 from dsprune.testing.engines import make_recipe
 
@@ -48,7 +48,7 @@ def test_another_recipe_in_a_context_is_refused() -> None:
 
 def test_a_context_without_an_engine_is_refused() -> None:
     with (
-        pytest.raises(dsprune.UserError, match=r"^pruning: nothing trained, but no DeepSpeed engine"),
+        pytest.raises(dsprune.UserError, match=r"^pruning: the block ended, but no DeepSpeed engine"),
         dsprune.pruning(make_recipe()),
     ):
         pass
@@ -61,6 +61,24 @@ def test_a_deepspeed_plugin_that_accelerate_ignores_is_named(monkeypatch: pytest
         dsprune.pruning(make_recipe()),
     ):
         pass
+
+
+@pytest.mark.filterwarnings("ignore")  # of Lightning
+def test_what_compares_models_of_lightning_before_the_last_mask_update_is_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import lightning.pytorch as lightning  # slow to import, and no other unit test needs it
+    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+    module = lightning.LightningModule()
+    callbacks = [ModelCheckpoint(monitor="val"), ModelCheckpoint(), EarlyStopping("loss")]
+    module.trainer = lightning.Trainer(accelerator="cpu", logger=False, callbacks=callbacks)
+    _announce_monitors(nn.Linear(1, 1), recipe_timetable(make_recipe(), None))
+    assert "dsprune: " not in capsys.readouterr().err
+    _announce_monitors(module, recipe_timetable(make_recipe(), None))
+    said = capsys.readouterr().err.splitlines()
+    found = [line.partition(" also ")[0] for line in said if "at step 6, which have fewer zeros" in line]
+    assert found == ["dsprune: EarlyStopping(monitor='loss')", "dsprune: ModelCheckpoint(monitor='val')"]
 
 
 class Stream(IterableDataset[int]):
