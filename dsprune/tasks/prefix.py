@@ -58,5 +58,8 @@ def _evaluate(symbols: Iterator[str], numbers: Sequence[float]) -> float:
         first = _evaluate(symbols, numbers)
         return OPERATORS[symbol](first, _evaluate(symbols, numbers))
     if symbol.startswith(SLOT):
-        return numbers[int(symbol.removeprefix(SLOT))]
+        slot = symbol.removeprefix(SLOT)
+        if not slot.isdecimal():  # a minus would count from the end
+            raise ValueError(symbol)
+        return numbers[int(slot)]
     return float(symbol)

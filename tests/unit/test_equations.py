@@ -36,6 +36,7 @@ TOKENIZER = word_piece([row["Question"] for row in ROWS])
         ("+ number0", [1], None),
         ("+ number0 number0 number0", [1], None),
         ("number1", [1], None),
+        ("number-1", [1], None),
         ("", [1], None),
         ("+ number0 what", [1], None),
         ("* 1e300 1e300", [], None),
