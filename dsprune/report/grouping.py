@@ -69,6 +69,11 @@ class Setting:
         return statistics.fmean(self.scores)
 
     @property
+    def rank(self) -> float:
+        """The mean for comparisons: one that is NaN, as a correlation with constant outputs is, is the lowest."""
+        return -math.inf if math.isnan(self.mean) else self.mean
+
+    @property
     def best(self) -> float:
         """Mean of the best evaluations at the target sparsity; there must be at least one."""
         return statistics.fmean(run.best for run in self.runs if run.best is not None)
@@ -138,7 +143,7 @@ def by_target(settings: Sequence[Setting]) -> list[list[Setting]]:
 def reference_of(settings: Sequence[Setting]) -> Setting:
     """Return the setting with the tag `reference`, otherwise the best; all have a score."""
     tagged = [setting for setting in settings if REFERENCE in setting.tags]
-    return tagged[0] if tagged else max(settings, key=lambda setting: setting.mean)
+    return tagged[0] if tagged else max(settings, key=lambda setting: setting.rank)
 
 
 def by_folds(settings: Sequence[Setting]) -> list[Setting]:

@@ -73,7 +73,7 @@ def _set_sparsity_ticks(axes: Axes, reached: Sequence[float]) -> None:
 def against_reference(settings: Sequence[Setting], metric: str) -> Picture:
     """Draw the distance of each setting from the reference, in points; all have a score and the same target."""
     reference = reference_of(settings)
-    ordered = sorted(settings, key=lambda setting: setting.mean)
+    ordered = sorted(settings, key=lambda setting: setting.rank)
     label = f"{metric}, points from {reference.series}"
     names = [f"{setting.series}  {setting.mean:.3f}" for setting in ordered]
     figure, (axes,) = new_panels([label], height=0.6 + 0.3 * len(ordered), rows=names)

@@ -14,7 +14,7 @@ import pytest
 from dsprune.commands.report import report
 from dsprune.errors import UserError
 from dsprune.report.drawing import INK, PHASES, QUIET, RULE, SERIES, new_panels, plot, with_variables
-from dsprune.report.grouping import differences, settings_of
+from dsprune.report.grouping import differences, reference_of, settings_of
 from dsprune.report.runs import find_folders, read_run
 from dsprune.report.runs_page import page_of_runs
 from dsprune.report.table import Table, show
@@ -346,6 +346,16 @@ def test_a_last_score_that_is_nan_is_not_the_best(tmp_path: Path) -> None:
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 199, "validation_accuracy": 0.8}) + "\n")
     assert read_run(folder).best == 0.8
+
+
+def test_a_mean_that_is_nan_is_not_the_reference(tmp_path: Path) -> None:
+    for group, score in (("constant", math.nan), ("good", 0.8), ("poor", 0.7)):
+        write_run(
+            tmp_path / "runs", f"name={group}", f"tracking.group={group}", f"seed={len(group)}", score=score
+        )
+    settings = settings_of([read_run(folder) for folder in find_folders([tmp_path / "runs"], "recipe.yaml")])
+    assert reference_of(settings).series == "good"
+    assert "points from good" in report_on(tmp_path / "runs", output=tmp_path)
 
 
 def test_a_title_is_that_of_the_page_of_one_run_too(tmp_path: Path) -> None:
