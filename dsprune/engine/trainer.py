@@ -7,6 +7,7 @@ from typing import Any
 from transformers import Trainer
 from transformers import TrainerCallback as _TrainerCallback
 from transformers.trainer_callback import CallbackHandler
+from transformers.training_args import OptimizerNames
 
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.learning_rate import announce_replaced
@@ -15,6 +16,10 @@ from dsprune.ranks.group import announce
 from dsprune.utils.replacing import replaced
 
 __all__ = ["TrainerCallback", "extend_trainer"]
+
+
+DEFAULTS = (OptimizerNames.ADAMW_TORCH, OptimizerNames.ADAMW_TORCH_FUSED)
+"""Defaults of `TrainingArguments.optim` in releases of torch and transformers."""
 
 
 class TrainerCallback(_TrainerCallback):
@@ -30,11 +35,13 @@ class TrainerCallback(_TrainerCallback):
         self._engine = engine
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Check that the Trainer trains as long as the recipe.
+        """Check that the Trainer trains as long as the recipe, with the optimizer that it was asked for.
 
         Raises:
-            UserError: its number of steps differs from the recipe's, or its engine has trained already.
+            UserError: its number of steps differs from the recipe's, its engine has trained already, or `optim` names
+                another optimizer than the ds_config.
         """
+        _check_optimizer(self._engine, args.optim)
         if self._engine.global_steps != state.global_step:
             raise UserError(
                 f"Trainer: train() starts at step {state.global_step}, but its engine is at step "
@@ -81,6 +88,16 @@ class TrainerCallback(_TrainerCallback):
         """Add the metrics of the pruning to the log."""
         if logs and "loss" in logs:
             logs |= pruning_metrics(self._engine)
+
+
+def _check_optimizer(engine: PruningEngine, optim: OptimizerNames | str) -> None:
+    """Check that `TrainingArguments.optim`, if it is not a default, is the optimizer of the ds_config."""
+    asked, kind = OptimizerNames(optim), type(engine.basic_optimizer).__name__
+    if engine.client_optimizer is None and asked not in DEFAULTS and asked.value != kind.lower():
+        raise UserError(
+            f"TrainingArguments: optim={asked.value} has no effect beside the section optimizer of the ds_config, "
+            f"which makes {kind}: leave optim out, or remove the section"
+        )
 
 
 def pruning_metrics(engine: PruningEngine) -> dict[str, Any]:

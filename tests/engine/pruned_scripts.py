@@ -119,7 +119,20 @@ def said_by_the_trainer(comm: Comm, stage: int, gathers: bool) -> str:
 
     def begin() -> None:
         with initialized(config=config) as (engine, _):
-            TrainerCallback(engine).on_train_begin(None, TrainerState(max_steps=STEPS), None)
+            TrainerCallback(engine).on_train_begin(
+                TrainingArguments(use_cpu=True), TrainerState(max_steps=STEPS), None
+            )
+
+    return said(begin)
+
+
+def said_of_the_optimizer_of_the_trainer(comm: Comm, optim: str) -> str:
+    """The messages of transformers' Trainer at the start of a training whose ds_config has AdamW."""
+    arguments = TrainingArguments(optim=optim, use_cpu=True, report_to=[])
+
+    def begin() -> None:
+        with initialized() as (engine, _):
+            TrainerCallback(engine).on_train_begin(arguments, TrainerState(max_steps=STEPS), None)
 
     return said(begin)
 
@@ -130,7 +143,9 @@ def messages_of_a_second_training(comm: Comm) -> str:
     def begin_again() -> None:
         with initialized() as (engine, _):
             train_step(engine, 0)
-            TrainerCallback(engine).on_train_begin(None, TrainerState(max_steps=STEPS), None)
+            TrainerCallback(engine).on_train_begin(
+                TrainingArguments(use_cpu=True), TrainerState(max_steps=STEPS), None
+            )
 
     return said(begin_again)
 

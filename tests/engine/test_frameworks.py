@@ -60,6 +60,14 @@ def test_a_trainer_that_saves_no_weights_is_told(two_ranks: RankPool, stage: int
     assert second == ""
 
 
+@pytest.mark.parametrize("optim", ["adamw_torch", "sgd"])
+def test_an_optimizer_that_the_trainer_ignores_is_refused(one_rank: RankPool, optim: str) -> None:
+    [said] = one_rank.run(1, pruned_scripts.said_of_the_optimizer_of_the_trainer, optim)
+    assert ("optim=sgd has no effect beside the section optimizer of the ds_config, " in said) == (
+        optim == "sgd"
+    )
+
+
 def test_a_trainer_trains_once(two_ranks: RankPool) -> None:
     for said in two_ranks.run(2, pruned_scripts.messages_of_a_second_training):
         assert "Trainer: train() starts at step 0, but its engine is at step 1, " in said
