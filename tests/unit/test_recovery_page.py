@@ -16,8 +16,8 @@ from tests.scripts import SCRIPTS, load
 page = load("results/recovery/page")
 split = load("results/recovery/split")
 STUDY = SCRIPTS / "results" / "recovery"
-DIVIDED = ("banking77", "movie-reviews")
-"""The tasks on which choices were made, so that they have a validation and a test split."""
+DIVIDED = ("banking77", "movie-reviews", "clinc150", "trec")
+"""The tasks with a validation and a test split: those on which choices were made, and the held-out ones."""
 
 SETTING = "cpu, fp32"
 
@@ -41,13 +41,29 @@ def test_the_parts_are_disjoint_and_complete(tmp_path: Path, monkeypatch: pytest
         path = tmp_path / folder / f"{name}.csv"
         path.parent.mkdir(exist_ok=True)
         path.write_text("text,label\n" + "".join(f'"{name}, {row}",{row}\n' for row in range(rows)))
+    questions = {
+        "train": ["first", "a"],
+        "val": ["second", "a"],
+        "test": ["third", "b"],
+        "oos_test": ["other", "oos"],
+    }
+    monkeypatch.setattr(split, "CLINC", tmp_path / "data_full.json")
+    split.CLINC.write_text(json.dumps({part: [question] for part, question in questions.items()}))
+    monkeypatch.setattr(split, "TREC", tmp_path / "trec")
+    split.TREC.mkdir()
+    for name, rows in (("train", 20), ("test", 3)):
+        text = "".join(f"{row % 6} {name}, {row} ?\n" for row in range(rows))
+        (split.TREC / f"TREC.{name}.all").write_text(text)
     split.main()
     parts = {path.relative_to(tmp_path / "made").as_posix(): path.read_text().splitlines()[1:]
              for path in (tmp_path / "made").rglob("*.csv")}  # fmt: skip
     assert {name: len(rows) for name, rows in parts.items()} == {
         "movie-reviews/train.csv": 27, "movie-reviews/validation.csv": 3, "movie-reviews/test.csv": 5,
         "banking77/train.csv": 4, "banking77/validation.csv": 4, "banking77/test.csv": 4,
+        "clinc150/train.csv": 1, "clinc150/validation.csv": 1, "clinc150/test.csv": 1,
+        "trec/train.csv": 18, "trec/validation.csv": 2, "trec/test.csv": 3,
     }  # fmt: skip
+    assert parts["trec/validation.csv"] == ['"train, 0 ?",description', '"train, 10 ?",location']
     for task in DIVIDED:
         rows = [row for name, rows in parts.items() if name.startswith(task) for row in rows]
         assert len(set(rows)) == len(rows)
@@ -113,9 +129,9 @@ def test_a_goal_that_is_reached_is_said(tmp_path: Path, written: Callable[[], st
     write_tested(tmp_path / "starts", "banking77", 1, 0.0, 0.905)
     (tmp_path / "starts" / "banking77-0.0-1").rename(tmp_path / "starts" / "banking77")
     text = written()
-    assert text.count("2.00 points below dense at the same budget; the goal of 3 is reached.") == 2
+    assert text.count("2.00 points below dense at the same budget; the goal of 3 is reached.") == len(DIVIDED)
     assert text.count("0.50 points below the fine-tuned model; the goal of 3 is reached.") == 1
-    assert text.count(", from the pretrained model\n") == 2
+    assert text.count(", from the pretrained model\n") == len(DIVIDED)
     assert f"The start, which is the teacher too: 90.5 ({SETTING})." in text
     assert "Lead of the defaults" not in text, "nothing else was run"
     write_tested(tmp_path / "banking77" / "pretrained-1", page.DENSE, 1, 0.0, 0.89)

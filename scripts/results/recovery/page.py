@@ -242,7 +242,7 @@ def _cell(arm: Arm) -> str:
 
 def draw(studies: Sequence[Study], path: Path) -> None:
     """Draw accuracy against budget at each target: a panel for each task, in the setting of most runs."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(max(9.0, 3.0 * len(studies)), 3.6), layout="constrained")
     for axes, study in zip(figure.subplots(1, len(studies), squeeze=False)[0], studies, strict=True):
         setting = max(
             study.settings, key=lambda one: sum(arm.runs for arm in study.arms if arm.setting == one)
