@@ -30,7 +30,7 @@ NO_MATRICES = frozenset({ROUTER, EMBEDDING, NORM, TABLE, DEPTHWISE})
 
 TABLES = frozenset(
     {"bias", "biases", "embed", "embedding", "embeddings", "emb", "pos", "position"}
-    | {"scale", "norm", "log", "token", "tokens", "d"}
+    | {"scale", "gamma", "beta", "norm", "log", "token", "tokens", "d"}
 )
 """Parts of names of parameters with several dimensions that are not matrices: the experts' `gate_up_proj_bias`, XLNet's
 `seg_embed`, Mamba's `A_log` and `D`."""

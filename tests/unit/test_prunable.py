@@ -404,11 +404,13 @@ def test_without_experts_a_gate_is_a_matrix_and_a_router_is_none(bert):
     bert.bert.encoder.layer[0].modality_router = nn.Linear(8, 4)
     bert.bert.encoder.layer[0].attention_biases = nn.Parameter(torch.zeros(4, 8))
     bert.bert.encoder.layer[0].group_token = nn.Parameter(torch.zeros(1, 4, 8))
+    bert.bert.encoder.layer[0].layer_gamma = nn.Parameter(torch.ones(1, 5, 8))
     choice = choose_weights(bert)
     assert "bert.encoder.layer.0.gate.weight" in names_of(choice.tensors)
     kinds = {matrix.name.rpartition("layer.0.")[2]: matrix.reason for matrix in choice.dense}
     table = "bias or table"
-    assert kinds == {"modality_router.weight": "router", "attention_biases": table, "group_token": table}
+    tables = dict.fromkeys(("attention_biases", "group_token", "layer_gamma"), table)
+    assert kinds == {"modality_router.weight": "router"} | tables
 
 
 def test_experts_have_their_full_shape_under_stage_3():
