@@ -80,6 +80,7 @@ _REFUSED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("compile.deepcompile", _OFF, "DeepCompile moves the gradients; leave it out"),
     ("hybrid_engine.enabled", _OFF, "another engine; leave it out"),
     ("weight_quantization", (None,), "quantized weights; leave it out"),
+    ("autotuning.enabled", _OFF, "DeepSpeed ends the process after a few steps; leave it out"),
     ("data_efficiency.enabled", _OFF, "other examples and layers than the recipe's; leave it out"),
     ("managed_gradient_accumulation", _ON, "gradients are reduced inside step(); leave it out"),
     ("bf16.bf16_master_weights_and_grads", _OFF, "master weights below fp32; leave it out"),
@@ -167,8 +168,8 @@ def check_engine(engine: DeepSpeedEngine) -> None:
         raise UserError("engine: DeepSpeed MoE layers are not supported: use a dense model")
     if engine.dp_world_size != engine.world_size:
         raise UserError(
-            f"engine: {engine.dp_world_size} of {engine.world_size} ranks share its data-parallel group: model, tensor "
-            f"and sequence parallelism (mpu, mesh_param) are not supported: train with ZeRO alone"
+            f"engine: its {engine.world_size} ranks are not one data-parallel group: model, tensor and sequence "
+            f"parallelism (mpu, mesh_param) are not supported: train with ZeRO alone"
         )
     if isinstance(engine.optimizer, BF16_Optimizer):
         raise UserError(

@@ -47,6 +47,12 @@ def _check_trained(engine: DeepSpeedEngine, tensors: Sequence[PrunableTensor]) -
     groups = groups or [group["params"] for group in optimizer.param_groups]
     trained = {id(parameter) for group in groups for parameter in group}
     parameters = {plain_name(name): parameter for name, parameter in engine.module.named_parameters()}
+    others = len(trained - {id(parameter) for parameter in parameters.values()})
+    if others and engine.world_size > 1:
+        raise UserError(
+            f"optimizer: {others} of its parameters are not in the model, and DeepSpeed does not average their "
+            f"gradients: make an engine with an optimizer for each model"
+        )
     if left := [tensor.name for tensor in tensors if id(parameters[tensor.name]) not in trained]:
         raise UserError(
             f"optimizer: {left[0]} is not among its parameters ({len(left)} such weights): give them to "

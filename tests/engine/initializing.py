@@ -137,6 +137,13 @@ def some_parameters(stage: int) -> dict[str, Any]:
     return {"model": model, "model_parameters": given, "config": ds_config(stage)}
 
 
+def two_models() -> dict[str, Any]:
+    """A model, and an optimizer of its parameters and of another model's."""
+    model = TinyModel()
+    optimizer = torch.optim.AdamW([*model.parameters(), *TinyModel(1).parameters()], lr=0.02)
+    return {"model": model, "optimizer": optimizer, "config": without_optimizer(0)}
+
+
 def without_optimizer(stage: int) -> dict[str, Any]:
     return {key: value for key, value in ds_config(stage).items() if key != "optimizer"}
 
@@ -194,6 +201,7 @@ def refused() -> dict[str, Callable[[], dict[str, Any]]]:
             client_optimizer(0.02)
             | {"recipe": with_sections(optimizer={"type": "SGD"}), "config": without_optimizer(2)}
         ),
+        "two models": two_models,
         "some parameters": lambda: some_parameters(0),
         "some parameters at stage 2": lambda: some_parameters(2),
         "some parameters at stage 3": lambda: some_parameters(3),

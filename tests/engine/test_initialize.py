@@ -60,6 +60,7 @@ def test_the_config_is_found_in(two_ranks: RankPool, how: str, tmp_path: Path) -
         ("compression", r"^ds_config: compression_training: .*pruning=\{sparsity: 0.75\} for dense_ratio=0.25"),
         ("divided gradients", "^ds_config: DeepSpeed does not start with it: gradient_predivide_factor != 1.0"),
         ("fewer layers", r"^model.layers: \[0, 1\]: 2 layers, but the script's model has 3"),
+        ("two models", r"^optimizer: 21 of its parameters are not in the model, and DeepSpeed does not average"),
         ("another optimizer", r"optimizer.type=SGD in the recipe, AdamW in the engine"),
         ("fp32 gradients at stage 0", r"ds_config: DeepSpeed does not start with it: unsupported mix of"),
         ("no gradient norm", r"ds_config: DeepSpeed does not start with it: .*compute_grad_norm=false does not"),

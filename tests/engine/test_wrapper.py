@@ -54,7 +54,7 @@ def test_epochs_are_counted_as_deepspeeds_loader_counts_them(
 def test_an_engine_with_a_part_of_the_ranks_is_refused(two_ranks: RankPool, stage: int) -> None:
     for error in two_ranks.run(2, wrapping.error_of_a_mesh, stage):
         assert error.startswith(
-            "engine: 1 of 2 ranks share its data-parallel group: model, tensor and sequence"
+            "engine: its 2 ranks are not one data-parallel group: model, tensor and sequence"
         )
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from deepspeed.accelerator import real_accelerator
 from deepspeed.accelerator.cuda_accelerator import CUDA_Accelerator
+from deepspeed.autotuning import constants as autotuning_constants
 from deepspeed.compile.config import CompileConfig
 from deepspeed.runtime import config as deepspeed_config
 from deepspeed.runtime import constants
@@ -429,6 +430,7 @@ REFUSED = [
     ("hybrid_engine.enabled", True, "another engine"),
     ("weight_quantization", {"enabled": True}, "quantized weights"),
     ("data_efficiency.enabled", True, "other examples"),
+    ("autotuning.enabled", True, "ends the process"),
     # All values that DeepSpeed might read as true.
     ("zero_optimization.zero_hpz_partition_size", "2", "hpZ"),
     ("zero_optimization.zero_quantized_weights", "true", r"ZeRO\+\+"),
@@ -542,7 +544,8 @@ def test_deepspeed_has_every_refused_key_under_this_name(key: str) -> None:
         source += (
             Path(deepspeed_config.__file__).parents[1].joinpath("module_inject/auto_ep_config.py").read_text()
         )
-    named = {value for module in (constants, data_constants) for value in map(str, vars(module).values())}
+    modules = (constants, data_constants, autotuning_constants)
+    named = {value for module in modules for value in map(str, vars(module).values())}
     for part in key.split("."):
         assert part in named or f'"{part}"' in source or f"'{part}'" in source
 
