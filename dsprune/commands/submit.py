@@ -38,7 +38,8 @@ def copy_scripts(folder: Path, console: Console) -> None:
     if folder.exists():
         raise UserError(f"{folder}: exists: name a new folder")
     shutil.copytree(shipped_folder("slurm"), folder)
-    say(console, f"edit what is marked EDIT in {folder}, then: export DSPRUNE_SLURM={folder.resolve()}")
+    path = shlex.quote(str(folder.resolve()))
+    say(console, f"edit what is marked EDIT in {folder}, then: export DSPRUNE_SLURM={path}")
 
 
 def scripts_folder() -> Path:

@@ -254,9 +254,11 @@ def _load(
     except UserError:
         raise
     except Exception as error:  # many libraries read a model's files, and raise errors of many types
-        if what == "tokenizer" and Path(path, "config.json").is_file():
-            # A tokenizer is looked up by the model's configuration: name that one if it is at fault.
-            load_config(path)
+        if what == "tokenizer":
+            check_json(path, "tokenizer.json", "vocab.json")  # which names a damaged file
+            if Path(path, "config.json").is_file():
+                # A tokenizer is looked up by the model's configuration: name that one if it is at fault.
+                load_config(path)
         way_out = way_out or _training_of(Path(path)) or "give a Hugging Face model folder or hub name"
         reason = first_line(error)
         if isinstance(error, KeyError) and error.args and (field := field_with(path, error.args[0])):

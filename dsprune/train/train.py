@@ -236,7 +236,11 @@ def _finish(session: Session, display: Display) -> dict[str, Any]:
         metrics = _evaluate(session)
     session.watchdog.beat("the evaluation at the end")
     session.tracker.log(engine.applied_steps, {**metrics, **engine.sparsity()})
-    session.status.update(step=engine.applied_steps, sparsity=engine.sparsity()["sparsity_prunable"])
+    session.status.update(
+        step=engine.applied_steps,
+        phase=engine.timetable.phase_at(engine.applied_steps - 1),
+        sparsity=engine.sparsity()["sparsity_prunable"],
+    )
     with display.doing("writing the model"):
         engine.save_model(session.run.model, session.parts.prepared.tokenizer)
     summary = {

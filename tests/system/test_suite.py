@@ -19,6 +19,7 @@ from dsprune.commands.suite import launcher
 from dsprune.model.prunable import choose_weights
 from dsprune.testing.forked import ForkedRanks
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment, write_recipe
+from dsprune.train.status_file import read_status
 
 METHODS = {
     "guided": {"set": ["distillation.teacher={teacher}"], "reference": True},
@@ -83,6 +84,8 @@ def run(command: list[str]) -> tuple[int, str]:
 def test_every_run_is_made_but_the_one_that_cannot_be(suite: Suite) -> None:
     finished = {path.parent.name for path in suite.folder.glob("*/summary.json")}
     assert finished == {"teacher-seed1", "guided-20-seed1", "ticket-0-seed1", "ticket-20-seed1"}, suite.said
+    status = read_status(suite.folder / "guided-20-seed1" / "status.json")
+    assert (status.step, status.phase) == (6, "recover"), "that of the last step, which is not logged"
     assert suite.code == 1
     assert (
         "1 of 5 runs failed: broken-20-seed1: exit code 2: learning_rate.warmup: value 1000 steps"

@@ -127,6 +127,13 @@ def test_a_file_of_a_tokenizer_that_holds_no_object_is_refused(task: Task, tmp_p
         load_tokenizer(str(tmp_path / "model"))
 
 
+def test_a_truncated_tokenizer_is_named(task: Task, tmp_path: Path) -> None:
+    path = tmp_path / "model" / "tokenizer.json"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(UserError, match=r"tokenizer\.json: line \d+ is not JSON .*: correct the file"):
+        load_tokenizer(str(path.parent))
+
+
 def test_weights_that_are_code_are_not_read(task: Task, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     (folder / "model.safetensors").unlink()

@@ -63,6 +63,16 @@ def test_a_file_of_ones_own_is_planned(bert: str, capsys: pytest.CaptureFixture[
     assert not plan.remarks, "no example is in both parts"
 
 
+def test_the_next_command_can_be_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my own").mkdir()
+    assert run_command(["new", "my own/mine"]) == 0
+    assert capsys.readouterr().out.endswith("next: dsprune plan 'my own/mine.yaml'\n")
+    assert "#   dsprune train 'my own/mine.yaml'\n" in Path("my own/mine.yaml").read_text()
+
+
 @pytest.mark.parametrize(
     ("overrides", "dense", "peak"),
     [

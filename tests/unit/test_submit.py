@@ -96,9 +96,9 @@ def test_the_time_is_passed_as_typed() -> None:
 def test_the_scripts_are_copied_to_be_edited(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shipped, own = scripts_folder(), tmp_path / "slurm"
+    shipped, own = scripts_folder(), tmp_path / "my slurm"
     assert run_command(["slurm-scripts", str(own)]) == 0
-    assert capsys.readouterr().out.endswith(f"export DSPRUNE_SLURM={own}\n")
+    assert capsys.readouterr().out.endswith(f"export DSPRUNE_SLURM='{own}'\n")
     assert sorted(file.name for file in own.iterdir()) == sorted(file.name for file in shipped.iterdir())
     monkeypatch.setenv("DSPRUNE_SLURM", str(own))
     [job] = plan_jobs(recipe(), ["glue-90"], Request(), [])

@@ -368,6 +368,14 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
         parts_of(Choice("guidelines"))
 
 
+def test_the_path_of_a_recipe_may_have_spaces(recipe: str, tmp_path: Path) -> None:
+    path = tmp_path / "my 'own' recipes" / "mine.yaml"
+    path.parent.mkdir()
+    path.write_text(Path(recipe).read_text())
+    _, [part] = parts_of(Choice("guidelines", str(path), methods=("no distillation",), sparsities=(0.5,)))
+    assert part.runs[0].recipe == str(path)
+
+
 def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"mine: exit code 2: name: value 3: .*: see .*mine.log"):
         Launcher(tmp_path, 1).run("train", "mine", yaml.safe_dump({"name": 3, "budget": {"batch": 1}}))

@@ -2,6 +2,7 @@
 
 import math
 import random
+import shlex
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,8 @@ def new(name: str, wanted: NewRecipe, console: Console) -> Path:
     override_all(values, wanted.overrides)
     recipe = check_recipe(values)
     del values["name"]
-    text = HEADER.format(path, wanted.source) + commented(values, Recipe, _useless(recipe))
+    shown = shlex.quote(str(path))
+    text = HEADER.format(shown, wanted.source) + commented(values, Recipe, _useless(recipe))
     for file, part in parts.items():  # after the last check, so that a refused recipe leaves no files
         file.parent.mkdir(parents=True, exist_ok=True)
         write_table(part, file)
@@ -100,7 +102,7 @@ def new(name: str, wanted: NewRecipe, console: Console) -> Path:
     say(console, f"written: {path}, from the recipe {wanted.source}")
     for remark in remarks:
         say(console, remark)
-    say(console, f"next: dsprune plan {path}")
+    say(console, f"next: dsprune plan {shown}")
     return path
 
 

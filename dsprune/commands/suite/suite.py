@@ -69,7 +69,7 @@ def parts_of(choice: Choice) -> tuple[list[Part], list[Part]]:
     if recipe is not None and "=" in recipe and not Path(recipe).is_file():
         overrides = (recipe, *overrides)  # of the suite's own recipes
     elif recipe is not None:
-        recipes = {Path(recipe).stem: recipe}
+        recipes = {Path(recipe).stem: shlex.quote(recipe)}
     if not recipes:
         raise UserError(f"suite {choice.name!r}: needs a recipe: name one after it")
     check_methods(suite, choice.methods)
