@@ -92,9 +92,8 @@ def _clipping(clip: Callable[..., Any]) -> Callable[..., Any]:
     def clipping(self: Accelerator, parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
         wrapped = self.deepspeed_engine_wrapped
         clips_at = max_norm if wrapped is None else wrapped.engine.gradient_clipping()
-        if not isclose(max_norm, clips_at, rel_tol=1e-6) and not isinf(
-            max_norm
-        ):  # inf asks for the norm alone
+        # Infinity asks for the norm alone.
+        if not isclose(max_norm, clips_at, rel_tol=1e-6) and not isinf(max_norm):
             raise UserError(
                 f"accelerate: clip_grad_norm_ has max_norm={max_norm:g} (TrainingArguments: max_grad_norm), but "
                 f"DeepSpeed clips, at gradient_clipping={clips_at:g}: give both the same value"

@@ -151,9 +151,8 @@ def initialize_with(
     config = resolve_ds_config(config, recipe, world_size)
     check_device(config)
     mixed = any((config.get(precision) or {}).get("enabled") is True for precision in ("bf16", "fp16"))
-    check_precision(
-        model, mixed=mixed
-    )  # at stages 1 to 3 DeepSpeed gives all parameters of a group one dtype
+    # At stages 1 to 3 DeepSpeed gives all parameters of a group one dtype.
+    check_precision(model, mixed=mixed)
     _announce_accumulation(config, recipe)
     training_data = with_tensors(training_data, kwargs.get("collate_fn"))
     if steps_per_epoch is None and isinstance(training_data, Sized):

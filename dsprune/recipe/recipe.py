@@ -109,9 +109,8 @@ class Recipe(Section):
             return settings
         start = _start_of(info.data.get("model"), settings)
         filled = settings.model_copy(update={"temperature": TEMPERATURE[start]})
-        filled.model_fields_set.discard(
-            "temperature"
-        )  # so that `plan` can distinguish it from an explicit value
+        # So that `plan` can distinguish it from an explicit value.
+        filled.model_fields_set.discard("temperature")
         return filled
 
     @property

@@ -137,9 +137,8 @@ def _open_session(
         run.begin(recipe, engine.config, is_new=not start.is_own)
         run.write_start(engine.timetable, ranks.world_size, str(engine.device), parts.digests)
     tracker = Tracker(recipe, run, engine.timetable, ranks, resumed or ClientState())
-    stack.callback(
-        tracker.close, exit_code=1
-    )  # for a run that fails; others have already closed their tracker
+    # For a run that fails; others have already closed their tracker.
+    stack.callback(tracker.close, exit_code=1)
     step = engine.applied_steps
     status = StatusFile(
         run.status,

@@ -61,9 +61,8 @@ def _table(
     for precision in precisions:
         for stage in stages:
             [(between, update)] = on_ranks(1, time_engine, stage, precision, shape, repeats)
-            at_update = (
-                update.pruning + update.step - between.step
-            )  # its step zeroes the newly pruned weights
+            # Its step zeroes the newly pruned weights.
+            at_update = update.pruning + update.step - between.step
             table.add_row(
                 str(stage), precision, f"{total(between):.0f}",
                 f"{between.pruning:.1f}", f"{between.pruning / total(between):.1%}", goal,

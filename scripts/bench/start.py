@@ -48,13 +48,8 @@ def starts(folder: str, repeats: int) -> list[Row]:
 
 def seconds(command: tuple[str, ...]) -> float:
     """Return the CPU seconds of a Python command and of its child processes."""
-    launcher = (
-        "RANK",
-        "LOCAL_RANK",
-        "WORLD_SIZE",
-        "MASTER_ADDR",
-        "MASTER_PORT",
-    )  # of the process that measures
+    # Of the process that measures.
+    launcher = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     environment = {name: value for name, value in os.environ.items() if name not in launcher}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, *command], check=True, capture_output=True, env=environment)

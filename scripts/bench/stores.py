@@ -29,11 +29,8 @@ from dsprune.distillation.store.codecs import codec_for
 
 __all__ = ["batch_reads", "memory", "sizes"]
 
-SHAPES = {
-    30_522: 768,
-    128_256: 1024,
-    250_027: 1024,
-}  # classes and hidden width: BERT-base, a language model, and the large multilingual models
+# Classes and hidden width: BERT-base, a language model, and the large multilingual models.
+SHAPES = {30_522: 768, 128_256: 1024, 250_027: 1024}
 TEMPERATURE, K = 2.0, 64
 KINDS = ("full", "topk", "packed", "hidden")
 BATCH = 32

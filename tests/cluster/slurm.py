@@ -22,10 +22,8 @@ from tests.cluster.supervised import supervised
 __all__ = ["GPUS", "NODES", "PROGRAMS", "Slurm", "obstacle", "start_slurm"]
 
 NODES = ("n1", "n2")
-DEVICES = (
-    "/dev/null",
-    "/dev/zero",
-)  # files that replace the GPUs of a node: their number is that of its ranks
+# Files that replace the GPUs of a node: their number is that of its ranks.
+DEVICES = ("/dev/null", "/dev/zero")
 GPUS = len(DEVICES)
 PROGRAMS = {"munged": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client"}
 UNFINISHED = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED")

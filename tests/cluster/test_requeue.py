@@ -26,9 +26,8 @@ def test_a_run_over_two_nodes_is_stopped_loses_a_node_and_goes_on(site: Site) ->
         assert f"2 nodes, attempt {attempt}" in log
         assert words in log
         folder = site.folder / "logs" / f"long-{job}" / f"attempt-{attempt}"
-        logs = sorted(
-            folder.iterdir(), key=lambda path: path.name[-10:]
-        )  # each name starts with a node's step
+        # Each name starts with a node's step.
+        logs = sorted(folder.iterdir(), key=lambda path: path.name[-10:])
         assert [path.name[-10:] for path in logs] == ["_rank0.log", "_rank1.log"]
         assert (f"resumes from {run / 'checkpoints'}" in logs[0].read_text()) == (attempt > 1)
     assert log.count("train long.yaml: exit code 75") == 1, (

@@ -165,9 +165,8 @@ def test_two_ranks_find_what_one_does(two_ranks: RankPool, recipe: Recipe) -> No
     assert found[0] == found[1]
     for mine, theirs in zip(alone.findings, found[0].findings, strict=True):
         assert mine.scores == theirs.scores
-        assert mine.recovered == pytest.approx(
-            theirs.recovered, abs=0.05
-        )  # sums over ranks round differently
+        # Sums over ranks round differently.
+        assert mine.recovered == pytest.approx(theirs.recovered, abs=0.05)
 
 
 def test_the_files_and_their_place_in_a_report(recipe: Recipe, analysis: Analysis, tmp_path: Path) -> None:

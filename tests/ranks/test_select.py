@@ -250,9 +250,8 @@ def test_regrowth_conserves_the_count_on_any_number_of_ranks(pool: RankPool, wor
     fraction = [0.3, 0.0, 0.001, 0.9][seed]
     ranks = cut_randomly(tensors, world, seed)
     if seed >= 2:
-        kept = [
-            torch.arange(size) >= size // 2 for size in sizes
-        ]  # exactly what is pruned afterwards, or less
+        # Exactly what is pruned afterwards, or less.
+        kept = [torch.arange(size) >= size // 2 for size in sizes]
     results = pool.run(world, run_regrowing, ranks, scores, growth, kept, groups, fraction)
     new = join(ranks, [bits for bits, _ in results])
     assert_equal(new, regrow_dense(scores, growth, kept, groups, fraction))

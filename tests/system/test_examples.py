@@ -50,9 +50,8 @@ def test_a_framework_resumes_as_if_uninterrupted(example: str, tmp_path: Path) -
 def test_a_script_that_knows_nothing_of_dsprune(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script = EXAMPLES / "plain_deepspeed.py"
     recipe = EXAMPLES / "recipe.yaml"
-    done = launched(
-        "run", "--recipe", recipe, "--steps-per-epoch", "4", script, tmp_path
-    )  # takes --local_rank
+    # Takes --local_rank.
+    done = launched("run", "--recipe", recipe, "--steps-per-epoch", "4", script, tmp_path)
     assert done.returncode == 0, done.stderr
     assert run_command(["audit", str(tmp_path / "checkpoints" / "global_step12")]) == 0
     assert "90.00 %" in capsys.readouterr().out

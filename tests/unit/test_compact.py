@@ -228,8 +228,7 @@ def test_experts_that_transformers_stores_under_other_names_are_audited_and_not_
         "transformers stores model.layers.0.mlp.experts.gate_up_proj under other names"
         in capsys.readouterr().err
     )
-    change_weights(
-        model, lambda tensor: tensor.fill_(0.5) if tuple(tensor.shape) == (8, 12) else tensor
-    )  # w2
+    # Only w2.
+    change_weights(model, lambda tensor: tensor.fill_(0.5) if tuple(tensor.shape) == (8, 12) else tensor)
     assert run_command(["audit", str(model)]) == 1
     assert "model.layers.0.mlp.experts.down_proj" in capsys.readouterr().err

@@ -173,9 +173,8 @@ def test_the_matrices_of_the_blocks_are_pruned_and_the_rest_is_named(
     inputs = {"input_ids": tokens} | (
         {"decoder_input_ids": tokens} if model.config.is_encoder_decoder else {}
     )
-    if hasattr(
-        model.config, "attention_window"
-    ):  # without global attention, its projections multiply nothing
+    # Without global attention, its projections multiply nothing.
+    if hasattr(model.config, "attention_window"):
         inputs["global_attention_mask"] = (tokens == tokens[0, 0]).long()
     check(model, inputs, dense)
 

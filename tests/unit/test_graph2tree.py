@@ -61,9 +61,8 @@ def test_the_graphs_of_a_question_by_hand(tmp_path: Path) -> None:
         *((ball, ball_of_second), (ball, ball_asked), (ball_of_second, ball_asked)),
     )
     assert edges(graphs[1, 0]) == {(3, 1)}
-    assert edges(graphs[1, 1]) == both_ways(
-        (1, 2), (3, 2)
-    )  # the second number is in no cell, but its word is near
+    # The second number is in no cell, but its word is near.
+    assert edges(graphs[1, 1]) == both_ways((1, 2), (3, 2))
     assert torch.equal(graphs.diagonal(dim1=2, dim2=3).sum(dim=-1), torch.tensor([[18, 18], [5, 5]]))
 
 
@@ -123,9 +122,8 @@ def test_the_graphs_are_read(tmp_path: Path) -> None:
     data = task.prepare("train", TOKENIZER)
     logits = small_model()(**task.collate(TOKENIZER)(list(data))).logits
     assert all(not torch.allclose(logits[0], other) for other in logits[1:])
-    assert (
-        len(set(map(str, zip(*task.samples(data).values(), strict=True)))) == 3
-    )  # three rows of a teacher's store
+    # Three rows of a teacher's store.
+    assert len(set(map(str, zip(*task.samples(data).values(), strict=True)))) == 3
 
 
 @pytest.fixture(scope="module")

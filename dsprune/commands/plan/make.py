@@ -126,9 +126,8 @@ def _sketch(recipe: Recipe, model: Model, world_size: int, num_examples: int | N
     timetable = recipe_timetable(recipe, steps_per_epoch)
     resolve_ds_config(load_ds_config(recipe.deepspeed), recipe, world_size)
     teacher = None if recipe.distillation is None else recipe.distillation.teacher
-    if teacher is not None and not Path(teacher).is_relative_to(
-        recipe.output
-    ):  # otherwise a run will make it
+    # A teacher in the output folder is made by a run.
+    if teacher is not None and not Path(teacher).is_relative_to(recipe.output):
         load_config(teacher)
     skeleton = weightless_model(model, recipe.task)
     weights = recipe_weights(recipe, skeleton)

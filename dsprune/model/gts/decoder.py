@@ -118,9 +118,8 @@ class TreeDecoder(nn.Module):
         constants = self.constants.weight.expand(len(words), -1, -1)
         operators = has_slot.new_ones(len(words), self.num_operators)
         known = has_slot.new_ones(constants.shape[:2])
-        known[:, -1] = (
-            labels is not None
-        )  # the last constant stands for all unknown ones, and is not an answer
+        # The last constant stands for all unknown ones, and is not an answer.
+        known[:, -1] = labels is not None
         leaves, allowed = torch.cat([slots, constants], dim=1), torch.cat([operators, has_slot, known], dim=1)
         question = Question(words, is_word, leaves, allowed)
         if labels is None:
