@@ -134,7 +134,8 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             self._check_script()
         self._rates.set(step)
         if self.pruner is not None:
-            self.pruner.before_step(step)
+            with self._explaining():
+                self.pruner.before_step(step)
         with self._guard.open(), self._explaining():
             super().step(lr_kwargs)
         self._guard.check_stepped(applied=self.was_step_applied())
@@ -281,11 +282,9 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         if self.pruner is not None:
             self.pruner.check_working()
         updates, step = self.timetable.updates, self.applied_steps
-        if updates and step <= updates[-1].step:
+        if updates and step <= (last := updates[-1].step):
             reached = self.sparsity()["sparsity_prunable"]
-            announce(
-                f"model saved at step {step}, sparsity {reached:.4f}: the last mask update is at {updates[-1].step}"
-            )
+            announce(f"model saved at step {step}, sparsity {reached:.4f}: the last mask update is at {last}")
         save_model_folder(self, Path(folder), tokenizer)
         complete_model(Path(folder), self._pruning_state, step, self._recipe)
 

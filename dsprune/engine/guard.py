@@ -110,11 +110,16 @@ class WeightGuard:
         self._end_unless([one.to(layout.device) for one in intact], self._state.comm)
 
     def check_module(self) -> None:
-        """Check that the module still has the trainable parameters with which the engine was made.
+        """Check that the module still has the trainable parameters with which the engine was made, and their states.
 
         Raises:
             RunFailedError: it does not.
         """
+        if self._state.layout.is_offloaded:
+            raise RunFailedError(
+                "engine: offload_states() has moved its states away: call engine.reload_states() before the next pass "
+                "and before saving"
+            )
         if (name := self._state.layout.find_replaced()) is not None:
             raise RunFailedError(
                 f"{name}: this parameter was replaced, resized, added or unfrozen after the engine was made, so it is "

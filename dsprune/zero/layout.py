@@ -78,6 +78,11 @@ class ZeroLayout(ABC):
         """Factor on the gradients between `backward` and `step`: 1.0 except in fp16."""
         return float(getattr(self._optimizer, "loss_scale", None) or 1.0)  # torch's optimizers have none
 
+    @property
+    def is_offloaded(self) -> bool:
+        """Whether `engine.offload_states` has moved weights or moments away, which stage 0 cannot."""
+        return bool(getattr(self._optimizer, "offloaded_states", ()))
+
     def weight(self, index: int) -> Tensor:
         """Return the fp32 master weights of a shard, shape `[shard.numel]`."""
         return self._view(index, None)

@@ -1,6 +1,5 @@
 """Training that bypasses the masks or the schedule of the engine ends the run with one line."""
 
-import re
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -126,9 +125,7 @@ OF_THE_WEIGHTS = (load_the_module, load_the_gathered_module, write_to_the_master
 @pytest.mark.parametrize(
     ("stage", "act", "says"),
     [
-        *(
-            (stage, act, says) for act, says in OF_THE_OPTIMIZER for stage in (0, 3)
-        ),  # without ZeRO, and with most
+        *((stage, act, says) for act, says in OF_THE_OPTIMIZER for stage in (0, 3)),
         *((stage, act, CHANGED) for act in OF_THE_WEIGHTS for stage in (0, 1, 2, 3)),
     ],
 )
@@ -191,6 +188,10 @@ def write_to_the_data(engine: dsprune.PruningEngine) -> None:
         parameter.data.add_(0.5)
 
 
+def offload_the_states(engine: dsprune.PruningEngine) -> None:
+    engine.offload_states()
+
+
 def with_a_frozen_head(seed: int) -> TinyModel:
     model = TinyModel(seed)
     model.head.requires_grad_(False)
@@ -222,6 +223,8 @@ def error_of_the_last_step(comm: Comm, stage: int, act: Callable[[dsprune.Prunin
         (0, replace_a_module, "blocks.0.up.weight: this parameter was replaced, resized, added or unfrozen"),
         (2, replace_a_module, "blocks.0.up.weight: this parameter was replaced, resized, added or unfrozen"),
         (2, add_a_module, "added.weight: this parameter was replaced, resized, added or unfrozen"),
+        (2, offload_the_states, "offload_states() has moved its states away: call engine.reload_states()"),
+        (1, offload_the_states, "offload_states() has moved its states away: call engine.reload_states()"),
         (2, train_a_frozen_head, "head.weight: this parameter was replaced, resized, added or unfrozen"),
         (
             2,
@@ -239,7 +242,7 @@ def test_what_happens_after_the_last_mask_update_is_found_at_the_end(
     one_rank: RankPool, stage: int, act: Callable[[dsprune.PruningEngine], None], says: str
 ) -> None:
     [error] = one_rank.run(1, error_of_the_last_step, stage, act)
-    assert re.search(says, error)
+    assert says in error
 
 
 def test_a_group_that_is_added_later_ends_the_run(one_rank: RankPool) -> None:
