@@ -4,12 +4,13 @@
 #
 #   bash scripts/package.sh [FOLDER]     keep the results in FOLDER
 #
-# The packages that dsprune depends on are those of .venv.
+# The packages that dsprune requires are those of .venv; others that are installed there are not visible.
 set -euo pipefail
 # shellcheck source=scripts/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 setup_env dev
+unset PYTHONPATH
 scratch=$(mktemp --directory)
 trap 'rm -rf "$scratch"' EXIT
 built=${1:-$scratch/dist}
@@ -20,10 +21,7 @@ find "$built" -name 'dsprune-*' -printf '%f, %s bytes\n'
 say "installing the wheel"
 python -m venv --without-pip "$scratch/venv"
 python -m pip --python "$scratch/venv/bin/python" install -qq --no-deps --no-index "$built"/dsprune-*.whl
-for site in "$scratch"/venv/lib/python*/site-packages; do
-    python -c 'import sys; print(*(path for path in sys.path if path.endswith("-packages")), sep="\n")' >"$site/dependencies.pth"
-done
-unset PYTHONPATH
+python "$ROOT/scripts/lend_packages.py" "$scratch"/venv/lib/python*/site-packages
 export HF_HUB_OFFLINE=1 PATH="$scratch/venv/bin:$PATH"
 mkdir "$scratch/empty"
 cd "$scratch/empty"

@@ -1,0 +1,48 @@
+"""Link the packages that dsprune requires into another environment: `python scripts/lend_packages.py SITE_PACKAGES`.
+
+They are those of the environment that runs the script, with all that they require. Other packages that are installed
+there, such as those of the tests, are not lent, so a missing requirement of dsprune shows.
+"""
+
+import sys
+from collections.abc import Iterator
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOTS = ("dsprune", "setuptools")
+"""A new environment has setuptools up to Python 3.11; from 3.12 on torch requires it."""
+
+
+def required() -> Iterator[Distribution]:
+    """Yield the installed packages that the roots require, directly or not, and the roots."""
+    waiting, seen = list(map(Requirement, ROOTS)), set()
+    while waiting:
+        wanted = waiting.pop()
+        key = (wanted.name.lower(), frozenset(wanted.extras))
+        if key in seen:
+            continue
+        seen.add(key)
+        try:
+            found = distribution(wanted.name)
+        except PackageNotFoundError:  # torch's CUDA libraries, beside a build without them
+            continue
+        yield found
+        for needed in map(Requirement, found.requires or ()):
+            extras = wanted.extras or {""}
+            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
+                waiting.append(needed)
+
+
+def main(site: Path) -> None:
+    """Link each top-level file and folder of the packages, except dsprune's own."""
+    for package in required():
+        for top in {file.parts[0] for file in package.files or ()} - {"..", "__pycache__"}:
+            target = site / top
+            if not target.exists() and "dsprune" not in top:
+                target.symlink_to(Path(str(package.locate_file(top))))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
