@@ -15,12 +15,13 @@ import pyarrow as pa
 
 from dsprune.errors import UserError
 from dsprune.recipe import Task as TaskSettings
-from dsprune.tasks.data_files import READERS, lines_of, read_text, suffix_of
+from dsprune.tasks.data_files import READERS, suffix_of
 from dsprune.tasks.fill_in import Blank, FillIn
 from dsprune.tasks.multiple_choice import MultipleChoice, Question, letter_or_number
 from dsprune.tasks.rows import Rows
 from dsprune.tasks.source import Benchmark, HubData, Part, Split
 from dsprune.tasks.task import Task
+from dsprune.tasks.text_files import lines_of, read_text
 
 __all__ = ["COMMONSENSE", "commonsense_qa", "race", "winogrande", "winogrande_blanks"]
 

@@ -23,11 +23,12 @@ from transformers import (
 from dsprune.errors import UserError
 from dsprune.model.pretrained import Head
 from dsprune.recipe import Task as TaskSettings
-from dsprune.tasks.data_files import READERS, lines_of
+from dsprune.tasks.data_files import READERS
 from dsprune.tasks.examples import Batch, map_rows
 from dsprune.tasks.rows import Column, names_of
 from dsprune.tasks.source import Benchmark, Split
 from dsprune.tasks.task import LogitRows, Task
+from dsprune.tasks.text_files import lines_of
 from dsprune.tasks.token_logits import IGNORED, TokenCounts, count_tokens, labelled_rows, linear_head
 
 __all__ = ["CausalLanguageModeling", "MaskedLanguageModeling", "mask_tokens", "read_documents"]

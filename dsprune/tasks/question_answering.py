@@ -18,12 +18,13 @@ from transformers import AutoModelForQuestionAnswering, PretrainedConfig, PreTra
 from dsprune.errors import UserError
 from dsprune.model.pretrained import Head
 from dsprune.recipe import Task as TaskSettings
-from dsprune.tasks.data_files import READERS, read_text
+from dsprune.tasks.data_files import READERS
 from dsprune.tasks.examples import Batch
 from dsprune.tasks.rows import BLANK, Column, Rows
 from dsprune.tasks.source import Benchmark, HubData, Part, Split
 from dsprune.tasks.spans import NUM_CANDIDATES, Candidates, best_span, find_tokens, in_context
 from dsprune.tasks.task import LogitRows, Task
+from dsprune.tasks.text_files import read_text
 
 __all__ = ["QUESTION_ANSWERING", "QuestionAnswering", "read_squad"]
 

@@ -16,7 +16,7 @@ import sentencepiece
 import torch
 from transformers import MBart50Tokenizer, MBartConfig, MBartForConditionalGeneration
 
-from dsprune.tasks.data_files import lines_of
+from dsprune.tasks.text_files import lines_of
 
 HOME = Path("data/benchmarks")
 PIECES = 6000
