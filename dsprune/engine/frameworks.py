@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import RandomSampler
 
 from dsprune.checkpoint.sparse_start import MasksFrom
+from dsprune.engine.accelerate import check_processes, extend_accelerate
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.initialize import deepspeed_initialize, find_config, initialize_script
 from dsprune.engine.learning_rate import announce_replaced
@@ -63,10 +63,7 @@ def pruning(
         for module in STARTERS:
             init = with_environment(module.init_distributed)
             stack.enter_context(replaced(module, "init_distributed", init))
-        if find_spec("accelerate") is not None:
-            from dsprune.engine.accelerate import extend_accelerate
-
-            extend_accelerate(stack, initialize.loaders)
+        extend_accelerate(stack, initialize.loaders)
         stack.callback(register_optimizer_step_pre_hook(initialize.expect_engine).remove)
         yield initialize.engines
     if not initialize.engines:
@@ -118,10 +115,7 @@ class _Initialize:
             return deepspeed_initialize(*given, config=config, config_params=config_params, **kwargs)
         self.makes_engine = True
         init_distributed()
-        if "accelerate" in sys.modules:
-            from dsprune.engine.accelerate import check_processes
-
-            check_processes()
+        check_processes()
         schedulers = [_name(scheduler) for scheduler in (found.get("scheduler"), lr_scheduler) if scheduler]
         steps_per_epoch = self.steps_per_epoch or _lightning_steps(model) or self._loader_steps(found)
         initialized = initialize_script(
