@@ -1,10 +1,9 @@
 """Registries of the names that recipes use: pruning methods, tasks, curves and scopes.
 
 A built-in entry is the path of an object, or of a mapping that has the object under its name. It is imported on first
-use, so that listing the names imports nothing. An installed package can add methods and
-tasks through an entry point of the group `dsprune.methods` or `dsprune.tasks`, and code with
-`dsprune.register_method` or `dsprune.register_task`. A recipe can only choose among these names; it cannot import
-anything else.
+use, so that listing the names imports nothing. An installed package can add methods and tasks through an entry point of
+the group `dsprune.methods` or `dsprune.tasks`, and code with `dsprune.register_method` or `dsprune.register_task`. A
+recipe can only choose among these names; it cannot import anything else.
 """
 
 from collections.abc import Iterator, Mapping

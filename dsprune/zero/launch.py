@@ -112,7 +112,7 @@ def describe_joining(ranks: Ranks) -> str:
 def describe_loading(path: str, config: dict[str, Any]) -> str:
     """Describe what the start of an engine with a resolved config waits for."""
     offload = config.get("zero_optimization", {}).get("offload_optimizer") or {}
-    note = compile_note("CPUAdamBuilder") if offload.get("device", "none") != "none" else ""
+    note = compile_note() if offload.get("device", "none") != "none" else ""
     return f"loading the model {path}{note}"
 
 

@@ -96,7 +96,7 @@ def _check_waits() -> None:
 
 
 def needed_ops() -> list[OpBuilder]:
-    """Return the extensions that a run may load here: CPUAdam, for offload."""
+    """Return the extensions that a run with optimizer offload loads: CPUAdam."""
     builder = get_accelerator().create_op_builder("CPUAdamBuilder")
     return [builder] if builder is not None and builder.is_compatible(verbose=False) else []
 
@@ -107,12 +107,12 @@ def is_built(builder: OpBuilder) -> bool:
     return bool(installed_ops.get(builder.name, False) or library.is_file())
 
 
-def compile_note(name: str) -> str:
-    """Return a note that the extension of a builder has to be compiled first, or is being compiled; otherwise empty."""
-    builder = get_accelerator().create_op_builder(name)
-    if builder is None or not builder.is_compatible(verbose=False) or is_built(builder):
-        return ""
-    return f" (DeepSpeed's extension {builder.name} is compiled first, which takes minutes and happens once)"
+def compile_note() -> str:
+    """Return a note that a needed extension has to be compiled first, or is being compiled; otherwise empty."""
+    names = ", ".join(builder.name for builder in needed_ops() if not is_built(builder))
+    return (
+        names and f" (DeepSpeed's extension {names} is compiled first, which takes minutes and happens once)"
+    )
 
 
 def build_ops() -> None:
