@@ -148,7 +148,7 @@ def compact(source: Path, tag: str | None, dtype: Dtype | None, to: Path, consol
     check_is_new(to)
     if is_compact(source):
         raise UserError(f"{source}: is compact already: give the folder of a run, or of a model with masks")
-    if (source / "config.json").is_file():
+    if (source / "config.json").is_file() or (source / "model.safetensors").is_file():
         if tag is not None:
             raise UserError(f"--tag: value {tag}: {source} is a model folder: leave --tag out, or give a run")
         replace_folder(to, lambda temporary: write_compact(source, temporary, dtype))

@@ -168,6 +168,23 @@ def test_a_compact_folder_needs_nothing_else(folder: Path, compact: Path) -> Non
     assert stored["bert.embeddings.word_embeddings.weight"].shape == (43, 6)
 
 
+@pytest.mark.parametrize("options", [[], ["--dtype", "bf16"]], ids=["exact", "bf16"])
+def test_a_module_without_a_configuration_is_expanded_again(
+    folder: Path, tmp_path: Path, options: list[str]
+) -> None:
+    (folder / "config.json").unlink()
+    exact = load_file(folder / "model.safetensors")
+    expected = {name: tensor.bfloat16() + 0.0 for name, tensor in exact.items()} if options else exact
+    compact, expanded = tmp_path / "compact", tmp_path / "expanded"
+    assert run_command(["export", str(folder), "--compact", "--to", str(compact), *options]) == 0
+    assert run_command(["audit", str(compact)]) == 0
+    assert run_command(["export", str(compact), "--expand", "--to", str(expanded)]) == 0
+    assert same(load_file(expanded / "model.safetensors"), expected)
+    assert same(dsprune.read_compact(compact), expected)
+    with pytest.raises(UserError, match=r"model '.*compact': .*`model_type` key in its config\.json: give"):
+        dsprune.load_compact(compact)
+
+
 def test_a_compact_folder_is_audited(compact: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["audit", str(compact)]) == 0
     assert "every invariant holds" in capsys.readouterr().out

@@ -104,6 +104,8 @@ def check_listed(folder: Path, manifest: CompactManifest, masks: MaskManifest) -
     Raises:
         UserError: it does not.
     """
-    for name in ("config.json", MANIFEST, *(entry.file for entry in masks.files)):
+    # A module that is not transformers' own has no configuration.
+    config = [name for name in ("config.json",) if (folder / name).exists()]
+    for name in (*config, MANIFEST, *(entry.file for entry in masks.files)):
         if name not in manifest.files:
             raise UserError(f"{folder / COMPACT}: does not list {name}: use another copy of the folder")

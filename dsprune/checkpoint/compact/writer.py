@@ -39,7 +39,7 @@ def write_compact(model: Path, folder: Path, dtype: Dtype | None = None) -> None
     names = sorted(path.name for path in model.iterdir() if path.is_file() and path.name[0] != ".")
     for name in carried_files(names, masks):
         shutil.copy(model / name, folder)
-    if dtype is not None:
+    if dtype is not None and (model / "config.json").is_file():
         config = load_config(str(model))
         config.dtype = DTYPES[dtype]
         config.save_pretrained(folder)
