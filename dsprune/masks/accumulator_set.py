@@ -174,9 +174,9 @@ class AccumulatorSet:
         return self._buffers[index][name]
 
     def _add(self, index: int, kept: Accumulator) -> None:
-        values, buffers = self.values[index], self._buffers[index]
+        values, staged = self.values[index], self._staged(index, kept.name)
         if kept.block == 1:
-            values[kept.name], buffers[kept.name] = buffers[kept.name], values[kept.name]
+            values[kept.name], self._buffers[index][kept.name] = staged, values[kept.name]
             return
         place = self.cut_blocks.heads[index]
         values[kept.name][:place] += self._heads[kept.name][index]

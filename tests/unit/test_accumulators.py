@@ -49,6 +49,17 @@ def written(folder: Path) -> MaskManifest:
     return read_manifest(folder)
 
 
+def test_a_rank_without_prunable_weights_has_nothing_to_add() -> None:
+    kept = AccumulatorSet([Shard(tensor, 0, 0) for tensor in TENSORS], KEPT)
+    for index in range(len(TENSORS)):
+        assert list(kept.parts(index)) == []
+    kept.finish_staging()
+    kept.settle(applied=True)
+    assert [{name: len(values) for name, values in row.items()} for row in kept.values] == [
+        {"sum": 0, "short": 0}
+    ] * 2
+
+
 def test_a_skipped_step_leaves_the_values() -> None:
     kept = filled(shards())
     before = [row["sum"].clone() for row in kept.values]
