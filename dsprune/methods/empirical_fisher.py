@@ -13,7 +13,7 @@ __all__ = ["EmpiricalFisher"]
 class EmpiricalFisher(Method):
     """Score a weight as `fisher` does, with squared gradients that the method sums itself.
 
-    It needs no second moment of the optimizer, so it works with SGD and Lion too. All steps have the same weight,
+    It needs no second moment of the optimizer, so it works with SGD too. All steps have the same weight,
     whereas Adam's second moment forgets old steps. `pruning.window` sets the number of steps that are summed.
 
     Formula: score = w^2 F, with F the sum of g^2 over the steps since the previous mask update, or the last

@@ -18,14 +18,20 @@ from dsprune.recipe import Recipe
 from dsprune.utils.documents import read_document, read_json
 from dsprune.utils.installation import shipped_folder, shipped_names
 from dsprune.utils.text import short
-from dsprune.zero.limits import check_by_deepspeed, check_ds_config, check_optimizer_state, wrong_settings
+from dsprune.zero.limits import (
+    check_by_deepspeed,
+    check_ds_config,
+    check_optimizer_state,
+    check_tested,
+    wrong_settings,
+)
 
 __all__ = ["load_ds_config", "resolve_ds_config"]
 
 _MICRO_BATCH, _ACCUMULATION = "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
 
 # The recipe's settings that optimizers outside the Adam family accept.
-_SETTINGS = {"sgd": ("weight_decay",), "lion": ("weight_decay", "betas"), "rmsprop": ("weight_decay", "eps")}
+_SETTINGS = {"sgd": ("weight_decay",), "rmsprop": ("weight_decay", "eps")}
 
 _OWNERS = {"optimizer.params.lr": "learning_rate.dense or learning_rate.peak"}
 """The recipe's fields for keys that it may leave to the ds_config."""
@@ -87,6 +93,7 @@ def resolve_ds_config(config: dict[str, Any], recipe: Recipe, world_size: int) -
     if recipe.pruning is not None:
         check_pruning(recipe.pruning)
         check_optimizer_state(config["optimizer"]["type"], recipe.pruning.method)
+    check_tested(config)
     return config
 
 

@@ -13,7 +13,6 @@ from typing import Annotated, Any, get_args
 import torch
 from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
 from deepspeed.ops.lamb import FusedLamb
-from deepspeed.ops.lion import DeepSpeedCPULion, FusedLion
 from deepspeed.runtime.config_utils import DeepSpeedConfigModel
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -22,7 +21,7 @@ from dsprune.recipe.section import section_in
 from dsprune.utils.text import control_character, did_you_mean, first_line, short
 from dsprune.zero.schema import DsConfig, OptimizerParams
 
-__all__ = ["OPTIMIZERS_OF_TORCH", "wrong_keys"]
+__all__ = ["OPTIMIZERS_OF_TORCH", "class_of", "wrong_keys"]
 
 OPTIMIZERS_OF_TORCH = frozenset({"Adam", "AdamW", "SGD", "RMSprop", "NAdam", "RAdam"})
 """torch's element-wise optimizers, by their names in a ds_config."""
@@ -95,7 +94,7 @@ def _problem(value: Any, field: FieldInfo, *, exact: bool) -> str | None:
 def _wrong_params(optimizer: dict[str, Any], config: dict[str, Any]) -> Iterator[str]:
     """Yield a message on each setting that the optimizer does not have or does not take."""
     params, name = optimizer.get("params"), optimizer["type"]
-    if not isinstance(params, dict) or (kind := _class_of(name, params, config)) is None:
+    if not isinstance(params, dict) or (kind := class_of(name, params, config)) is None:
         return
     known = set(inspect.signature(kind.__init__).parameters) - {
         "self",
@@ -130,7 +129,7 @@ def _refusals(kind: Any, params: dict[str, Any]) -> Iterator[str]:
         yield f"ds_config: optimizer.params={short(params)}: {kind.__name__} refuses it: {first_line(error)}"
 
 
-def _class_of(name: str, params: dict[str, Any], config: dict[str, Any]) -> Any:
+def class_of(name: str, params: dict[str, Any], config: dict[str, Any]) -> Any:
     """Return the class of the optimizer that DeepSpeed will make; None for an unsupported name."""
     zero = config.get("zero_optimization")
     offload = zero.get("offload_optimizer") if isinstance(zero, dict) else None
@@ -141,8 +140,6 @@ def _class_of(name: str, params: dict[str, Any], config: dict[str, Any]) -> Any:
             return torch.optim.Adam if is_adam else torch.optim.AdamW
         case "adam" | "adamw":
             return DeepSpeedCPUAdam if on_cpu else FusedAdam
-        case "lion":
-            return DeepSpeedCPULion if on_cpu else FusedLion
         case "lamb":
             return FusedLamb
     return getattr(torch.optim, name) if name in OPTIMIZERS_OF_TORCH else None

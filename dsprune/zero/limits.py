@@ -14,13 +14,14 @@ from deepspeed.runtime.config import (
     DeepSpeedConfig,
 )
 from deepspeed.runtime.pipe.engine import PipelineEngine
+from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS
 from pydantic import ValidationError
 from torch.optim import Optimizer
 
 from dsprune.errors import UserError
 from dsprune.methods.method import find_method
 from dsprune.utils.text import short
-from dsprune.zero.keys import OPTIMIZERS_OF_TORCH, wrong_keys
+from dsprune.zero.keys import OPTIMIZERS_OF_TORCH, class_of, wrong_keys
 
 __all__ = [
     "check_by_deepspeed",
@@ -28,25 +29,27 @@ __all__ = [
     "check_ds_config",
     "check_engine",
     "check_optimizer_state",
+    "check_tested",
     "optimizer_kind",
     "wrong_settings",
 ]
 
 # Optimizers that leave weight and state of an entry at zero if both and the gradient are zero, unlike Adamax, whose
-# state is never below eps. With these, masking the gradient is enough between mask updates.
+# state is never below eps, and DeepSpeed's Lions, which move a weight of zero by the learning rate. With these, masking
+# the gradient is enough between mask updates.
 ELEMENTWISE_OPTIMIZERS = frozenset(
     {"Adam", "AdamW", "FusedAdam", "DeepSpeedCPUAdam", "SGD", "RMSprop", "NAdam", "RAdam"}
-    | {"Lion", "FusedLion", "DeepSpeedCPULion", "FusedLamb"}
+    | {"Lion", "FusedLamb"}
 )
 
 # DeepSpeed's names in a ds_config, whose case it ignores. It looks for torch's after them.
-OPTIMIZERS_OF_DEEPSPEED = frozenset({"adam", "adamw", "lamb", "lion"})
+OPTIMIZERS_OF_DEEPSPEED = frozenset({"adam", "adamw", "lamb"})
 
 # The state that optimizers outside the Adam family keep for each weight, by their names in lower case.
 OPTIMIZER_STATE: dict[str, tuple[str, ...]] = {
     "sgd": ("momentum_buffer",),
     "rmsprop": ("square_avg",),
-    **dict.fromkeys(("lion", "fusedlion", "deepspeedcpulion"), ("exp_avg",)),
+    "lion": ("exp_avg",),
 }
 
 _OFF = (None, False)
@@ -99,6 +102,22 @@ def check_ds_config(config: dict[str, Any]) -> None:
     problems = list(_refused_settings(config))
     if problems:
         raise UserError("ds_config: " + "; ".join(problems))
+
+
+def check_tested(config: dict[str, Any]) -> None:
+    """Check that DeepSpeed makes the optimizer of a resolved config at its ZeRO stage.
+
+    Raises:
+        UserError: DeepSpeed has not tested it with ZeRO, and the config does not allow that.
+    """
+    stage, optimizer = _get(config, "zero_optimization.stage"), config["optimizer"]
+    kind = class_of(optimizer["type"], optimizer.get("params") or {}, config)
+    is_tested = not stage or kind in ZERO_SUPPORTED_OPTIMIZERS
+    if not is_tested and config.get("zero_allow_untested_optimizer") is not True:
+        raise UserError(
+            f"ds_config: zero_allow_untested_optimizer: DeepSpeed has not tested {optimizer['type']} at ZeRO stage "
+            f"{stage}: set it to true in the ds_config, or use optimizer.type=AdamW or deepspeed=zero0"
+        )
 
 
 def check_device(config: dict[str, Any]) -> None:
@@ -221,6 +240,8 @@ def _refused_settings(config: dict[str, Any]) -> Iterator[str]:
     optimizer = _get(config, "optimizer.type")
     if optimizer is not None and not (isinstance(optimizer, str) and _is_elementwise(optimizer)):
         why = f"not element-wise or unknown; use one of {', '.join(sorted(OPTIMIZERS_OF_TORCH))}"
+        if isinstance(optimizer, str) and optimizer.lower() == "lion":
+            why = "DeepSpeed's Lion moves weights of zero; use AdamW"
         yield f"optimizer.type={short(optimizer)} is not supported ({why})"
 
 

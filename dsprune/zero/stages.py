@@ -20,7 +20,7 @@ from dsprune.errors import UserError
 from dsprune.model.shard import PrunableTensor, Shard, plain_name
 from dsprune.zero.layout import PARAMETER_ORDER, ZeroLayout, ZeroParameter
 
-__all__ = ["open_layout"]
+__all__ = ["open_layout", "replicated_masters"]
 
 
 def open_layout(engine: DeepSpeedEngine, tensors: Sequence[PrunableTensor]) -> ZeroLayout:
@@ -72,7 +72,7 @@ class _Stage0(ZeroLayout):
     """Stage 0: every rank holds a replica of everything, and all-reduces the gradients before the step."""
 
     def __init__(self, engine: DeepSpeedEngine, tensors: Sequence[PrunableTensor]) -> None:
-        self._masters = dict(_replicated_masters(engine))
+        self._masters = dict(replicated_masters(engine))
         self._names = {parameter: name for name, parameter in engine.module.named_parameters()}
         super().__init__(engine, tensors)
 
@@ -90,7 +90,7 @@ class _Stage0(ZeroLayout):
         return None if parameter.grad is None else parameter.grad.view(-1)
 
 
-def _replicated_masters(engine: DeepSpeedEngine) -> list[tuple[ZeroParameter, tuple[Tensor, int]]]:
+def replicated_masters(engine: DeepSpeedEngine) -> list[tuple[ZeroParameter, tuple[Tensor, int]]]:
     """Return each parameter's master tensor and its offset there, for the three optimizers of stage 0."""
     optimizer = engine.optimizer
     if isinstance(optimizer, FP16_UnfusedOptimizer):  # one fp32 tensor a parameter

@@ -190,6 +190,14 @@ def masters_after_a_step(comm: Comm, config: dict[str, Any], recipe: Recipe) -> 
         return gather(pruner_of(engine).layout, pruner_of(engine).layout.weight)
 
 
+def masters_at_the_end(comm: Comm, config: dict[str, Any], recipe: Recipe) -> list[Tensor]:
+    """The master weights after all steps."""
+    with pruning_engine(config, recipe) as engine:
+        for step in range(STEPS):
+            train_step(engine, step)
+        return gather(pruner_of(engine).layout, pruner_of(engine).layout.weight)
+
+
 def check_skipped_update(comm: Comm, config: dict[str, Any], recipe: Recipe) -> None:
     """Check that a mask update whose step overflows changes nothing, and is repeated at the next step."""
     with pruning_engine(config, recipe) as engine:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from deepspeed.accelerator import get_accelerator
 
 from dsprune.checkpoint.audit import audit_folder
@@ -71,6 +72,40 @@ def test_the_norm_of_offloaded_gradients_leaves_pruned_weights_out(two_ranks: Ra
     for norms in two_ranks.run(2, scenarios.check_gradient_norm, SETTINGS[name], make_recipe()):
         for clipped_by, without_pruned in norms:
             assert clipped_by == pytest.approx(without_pruned, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["offload", "stage 3 offload", "deepspeed's fused adam", "stage 0 bf16 deepspeed's fused adam"]
+)
+def test_resuming_with_deepspeeds_adam_on_a_cpu_equals_not_stopping(
+    two_ranks: RankPool, name: str, tmp_path: Path
+) -> None:
+    config = SETTINGS[name]
+    recipe = make_recipe("bf16" if "bf16" in config else "fp32")
+    two_ranks.run(2, scenarios.check_resume, config, recipe, str(tmp_path))
+
+
+@pytest.mark.parametrize("method", ["snip", "obert"])
+def test_a_rank_may_own_no_prunable_weight(two_ranks: RankPool, method: str, tmp_path: Path) -> None:
+    recipe = make_recipe(method=method, only=["blocks.2.down.weight"])
+    two_ranks.run(2, scenarios.check_resume, ds_config(2), recipe, str(tmp_path))
+
+
+@pytest.mark.parametrize("optimizer", ["torch", "fused"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_run_in_16_bits_at_stage_0_is_that_at_stage_2(precision: str, optimizer: str) -> None:
+    """DeepSpeed makes the moments of stage 0 before the first step, at which the method reads the gradient."""
+    recipe = make_recipe(precision, method="fisher", start=0)
+    recipe = recipe.model_copy(update={"gradient_clipping": 0.0})
+    changes = adamw(torch_adam=True, fused=optimizer == "fused")
+    if precision == "fp16":
+        changes |= {"fp16": {"enabled": True, "initial_scale_power": 8}}
+    with RankPool(1) as one_rank:
+        (expected, found) = (
+            one_rank.run(1, scenarios.masters_at_the_end, ds_config(stage, precision, **changes), recipe)[0]
+            for stage in (2, 0)
+        )
+    assert all(map(torch.equal, found, expected))
 
 
 def test_uniform_scope_prunes_every_tensor_alike(two_ranks: RankPool) -> None:
