@@ -22,7 +22,7 @@ import torch.distributed as dist
 
 from dsprune.ranks.collectives import Comm
 from dsprune.testing.commands import environment
-from dsprune.utils.ports import free_port
+from dsprune.zero.launch import init_distributed
 
 __all__ = ["RankFailedError", "RankPool", "forkserver", "settle"]
 
@@ -71,11 +71,10 @@ class RankPool:
         context = forkserver()
         self._folder = tempfile.TemporaryDirectory()
         store = (Path(self._folder.name) / "store").as_uri()
-        port = free_port()  # names the shared memory of DeepSpeed's ranks
         pipes = [context.Pipe() for _ in range(self.size)]
         self._connections = [ours for ours, _ in pipes]
         self._processes = [
-            context.Process(target=_serve, args=(theirs, rank, self.size, store, port), daemon=True)
+            context.Process(target=_serve, args=(theirs, rank, self.size, store), daemon=True)
             for rank, (_, theirs) in enumerate(pipes)
         ]
         for process, (_, theirs) in zip(self._processes, pipes, strict=True):
@@ -129,11 +128,12 @@ class RankPool:
         return True, HUNG
 
 
-def _serve(connection: Connection, rank: int, size: int, store: str, port: int) -> None:
+def _serve(connection: Connection, rank: int, size: int, store: str) -> None:
     """Run what a rank receives until the pipe is closed."""
     torch.set_num_threads(1)
-    settle(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    settle()
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size, timeout=TIMEOUT)
+    init_distributed()  # so that an engine of a test does not compile DeepSpeed's collectives
     worlds = {world: dist.new_group(list(range(world))) for world in range(1, size + 1)}
     try:
         while True:
