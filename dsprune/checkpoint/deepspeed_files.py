@@ -26,6 +26,7 @@ __all__ = [
     "explain_damage",
     "is_checkpoint",
     "main_file",
+    "read_frozen",
     "read_main_file",
     "writer_of",
 ]
@@ -204,6 +205,32 @@ def read_main_file(folder: Path) -> dict[str, Any]:
             if not isinstance(content.get(name, {}), dict):
                 raise TypeError(f"{name} is a {type(content[name]).__name__}")
     return content
+
+
+def read_frozen(
+    folder: Path, shapes: Mapping[str, Sequence[int]], module: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Assemble the frozen parameters that the state of the module holds empty: stage 3 writes a part on each rank.
+
+    Args:
+        folder: the tag's folder.
+        shapes: the complete shapes of the frozen parameters.
+        module: the state of the module in rank 0's file.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    with explain_damage(folder):
+        divided = {name: shape for name, shape in shapes.items() if module[name].numel() < prod(shape)}
+        paths = folder.glob("*zero_pp_rank_*_model_states.pt") if divided else ()
+        ranks = [
+            read_pickle(path)["frozen_param_fragments"]
+            for path in sorted(paths, key=lambda path: writer_of(path.name))
+        ]
+        return {
+            name: torch.cat([parts[name] for parts in ranks])[: prod(shape)].view(shape)
+            for name, shape in divided.items()
+        }
 
 
 def main_file(folder: Path) -> Path:

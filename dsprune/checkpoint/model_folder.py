@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from dsprune.checkpoint.deepspeed_files import CheckpointFiles, read_main_file
+from dsprune.checkpoint.deepspeed_files import CheckpointFiles, read_frozen, read_main_file
 from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST, read_manifest
 from dsprune.model.shard import plain_name
@@ -90,7 +90,8 @@ def write_weights(checkpoint: Path, folder: Path) -> None:
     main = read_main_file(checkpoint)
     if LEFT_OUT in main:
         raise UserError(
-            f"{checkpoint}: {main[LEFT_OUT]} is frozen, and exclude_frozen_parameters has left it out: save the model"
+            f"{checkpoint}: {main[LEFT_OUT]} is frozen, and exclude_frozen_parameters has left it out: "
+            f"save the model from the script, or give a checkpoint with all parameters"
         )
     state = _state(CheckpointFiles(checkpoint), main)
     state |= {name: state[first].clone() for name, first in json.loads(main.get(TIES, "{}")).items()}
@@ -114,6 +115,7 @@ def copy_masks(checkpoint: Path, folder: Path) -> None:
 
 def _state(files: CheckpointFiles, main: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the state of the module, with each tied weight once."""
+    frozen = read_frozen(files.folder, main["frozen_param_shapes"] or {}, main["module"])
     shapes = {name: shape for group in main["param_shapes"] or [] for name, shape in group.items()}
     module: Mapping[str, Tensor] = main["module"]
     plain = set(files.names)
@@ -124,10 +126,8 @@ def _state(files: CheckpointFiles, main: Mapping[str, Any]) -> dict[str, Tensor]
         if name in trained:
             weights = files.views(plain_name(name))["master weights"].view(shapes.get(name, value.shape))
             state[plain_name(name)] = weights.to(value.dtype).add_(0.0).contiguous()  # -0.0 becomes +0.0
-        elif name in (main["frozen_param_shapes"] or {}) and not value.numel():
-            raise UserError(
-                f"{files.folder}: {name} is frozen, and ZeRO stage 3 keeps it elsewhere: save the model"
-            )
+        elif name in frozen:
+            state[plain_name(name)] = frozen[name]
         elif not value.numel() and name not in main["buffer_names"]:
             continue  # at stage 3, another name of a trained weight
         elif name not in (main["shared_params"] or {}) and value.data_ptr() not in tied:
