@@ -141,9 +141,13 @@ def initialize_with(
         model: the module to train.
         config: a ds_config.
         training_data: a dataset, with or without a length.
-        **kwargs: passed to `deepspeed.initialize`; no scheduler.
+        **kwargs: passed to `deepspeed.initialize`; no scheduler and no mesh.
     """
     check_training_data(training_data)
+    if (mesh := kwargs.get("mesh_param")) is not None:
+        raise UserError(
+            f"initialize: mesh_param={mesh}: sequence parallelism is not supported: leave it out, and train with ZeRO"
+        )
     check_parameters(model)
     init_distributed()
     kwargs.pop("dist_init_required", None)  # the group exists, and DeepSpeed finds it

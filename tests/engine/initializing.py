@@ -175,6 +175,7 @@ def refused() -> dict[str, Callable[[], dict[str, Any]]]:
             client_optimizer(1e-3) | {"recipe": with_sections(learning_rate={"dense": 1e-3})}
         ),
         "a stream in epochs": lambda: {"training_data": Stream(), "recipe": in_epochs()},
+        "a mesh": lambda: {"mesh_param": (1, 2)},
         "two configs": lambda: {"config_params": ds_config(1)},
         "no config": lambda: {"config": None},
         "no model": lambda: {"model": None},

@@ -53,6 +53,7 @@ def test_the_config_is_found_in(two_ranks: RankPool, how: str, tmp_path: Path) -
         ("another rate", r"learning_rate.peak=0.02 in the recipe, 0.001 in the engine"),
         ("a dense rate", r"peak=0.00\d+ \(learning_rate.dense=0.001\) in the recipe, 0.001 in the engine"),
         ("a stream in epochs", r"^budget.epochs \(4.0\): .*the steps in one are not known: count in steps"),
+        ("a mesh", r"^initialize: mesh_param=\(1, 2\): sequence parallelism is not supported"),
         ("two configs", "^initialize: 2 ds_configs are given: give one of"),
         ("no config", "^initialize: 0 ds_configs are given: give one of"),
         ("no model", "^initialize: model=None"),
