@@ -74,6 +74,11 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    """Let the imported objects be collected: Triton reports those that are left at the end."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def need() -> Callable[..., None]:
     """`debian.need`: skip a test whose programs are missing and cannot be installed."""
