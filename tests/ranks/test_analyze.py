@@ -249,3 +249,18 @@ def test_a_damaged_analysis_is_named(tmp_path: Path, analysis: Analysis, change:
 def test_the_recipe_must_say_what_to_analyse(recipe: Recipe, change: dict[str, None], message: str) -> None:
     with pytest.raises(UserError, match=message):
         analyze_alone(recipe.model_copy(update=change))
+
+
+def test_a_model_whose_metric_is_nan_is_refused(tmp_path: Path) -> None:
+    bert = tiny_bert(tmp_path / "bert", id2label={0: "number"}, label2id={"number": 0})
+    model = AutoModelForSequenceClassification.from_pretrained(bert)
+    torch.nn.init.zeros_(model.classifier.weight)  # all predictions are equal
+    model.save_pretrained(bert)
+    (tmp_path / "data.csv").write_text("text,label\n" + "".join(f"word,{number}.5\n" for number in range(8)))
+    recipe = load_recipe("sentiment-90", [
+        f"model.path={tmp_path}/bert", "task.name=regression", f"task.train={tmp_path}/data.csv",
+        f"task.validation={tmp_path}/data.csv", "task.text=text", "task.max_length=32",
+    ])  # fmt: skip
+    told = pytest.warns(UserWarning, match="variance of predictions")
+    with told, pytest.raises(UserError, match=r"^model.path=.*/bert: its pearson is nan"):
+        analyze_alone(recipe)

@@ -1,5 +1,6 @@
 """`dsprune analyze`: measure the cost and the benefit of pruning each component of a model, and of unused rows."""
 
+import math
 from pathlib import Path
 from typing import cast
 
@@ -37,7 +38,8 @@ def analyze(recipe: Recipe, extent: Extent, output: Path | None, ranks: Ranks, c
     The arguments are the options of `dsprune analyze`.
 
     Raises:
-        UserError: a section is missing in the recipe, or its model is not trained for the task.
+        UserError: a section is missing in the recipe, its model is not trained for the task, or the metric of the model
+            is NaN.
     """
     folder = output or Path(recipe.output, f"{recipe.name}-analysis")
     with process_group(ranks) as device:
@@ -75,6 +77,11 @@ def make_analysis(
     components = find_components(evaluator.model)
     flops = evaluator.flops(recipe.task.max_length)
     metric, dense = next(iter(evaluator.metrics().items()))
+    if math.isnan(dense):
+        raise UserError(
+            f"model.path={recipe.model.path}: its {metric} is nan, as of equal predictions, so no loss can be "
+            f"measured: give a model that is trained for the task"
+        )
     levels = sorted({target, *extent.sparsities})
     with progress_bar(console) as progress:
         total = len(levels) * len(components)
