@@ -71,19 +71,30 @@ def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
     """Create or replace a folder: `write` creates and fills a temporary folder, which then takes its place.
 
     If `write` fails, `folder` is unchanged and the temporary folder is removed.
+
+    Raises:
+        UserError: another process is writing the same folder.
     """
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    remove(temporary)
-    try:
-        with _system_errors(folder):
-            write(temporary)
-        for path in temporary.rglob("*"):
-            if path.is_file() and not path.is_symlink():
-                _follow_umask(path)
-        remove(folder)
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    workplace = folder.with_name(f".{folder.name}.tmp")
+    new, old = workplace / "new", workplace / "old"
+    with lock_folder(workplace, f"another process is writing {folder.name}: wait, or give another folder"):
+        if old.exists() and not folder.exists():  # a process was killed between the two renames
+            old.rename(folder)
+        for leftover in list(workplace.iterdir()):
+            remove(leftover)
+        try:
+            with _system_errors(folder):
+                write(new)
+            for path in new.rglob("*"):
+                if path.is_file() and not path.is_symlink():
+                    _follow_umask(path)
+            # Removing a large folder takes time, in which there would be none.
+            with suppress(FileNotFoundError):
+                folder.rename(old)
+            new.rename(folder)
+            remove(old)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
 
 
 def remove(path: Path) -> None:

@@ -112,6 +112,44 @@ def test_one_process_writes_to_a_folder_until_it_ends_in_any_way(tmp_path: Path)
     assert (folder / "file").exists()
 
 
+REPLACE = """
+import sys, time
+from pathlib import Path
+from dsprune.utils.files import replace_folder
+def write(new):
+    new.mkdir()
+    (new / "half").touch()
+    print("writing", flush=True)
+    time.sleep(60)
+replace_folder(Path(sys.argv[1]), write)
+"""
+
+
+def test_two_processes_do_not_write_the_same_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    with subprocess.Popen([sys.executable, "-c", REPLACE, str(folder)], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"writing\n"
+        says = r"\.model\.tmp: another process is writing model: wait, or give another folder$"
+        with pytest.raises(UserError, match=says):
+            replace_folder(folder, Path.mkdir)
+        assert [path.name for path in (tmp_path / ".model.tmp" / "new").iterdir()] == ["half"], "the other's"
+        other.kill()
+    replace_folder(folder, Path.mkdir)
+    assert list(tmp_path.rglob("*")) == [folder], "nothing is left of the killed one"
+
+
+def test_a_folder_survives_a_kill_between_the_renames(tmp_path: Path) -> None:
+    (tmp_path / ".model.tmp" / "old").mkdir(parents=True)
+    (tmp_path / ".model.tmp" / "old" / "weights").touch()
+
+    def fail(_: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        replace_folder(tmp_path / "model", fail)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["model", "weights"]
+
+
 def test_a_folder_that_stays_empty_is_removed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no room"), lock_folder(tmp_path / "new", "busy"):
         raise UserError("no room")
