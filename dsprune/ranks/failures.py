@@ -17,6 +17,7 @@ from torch.multiprocessing.spawn import ProcessContext, ProcessException, spawn
 
 from dsprune.errors import CheckFailedError, RunFailedError
 from dsprune.ranks.ranks import Ranks
+from dsprune.utils.text import first_line
 
 __all__ = ["Watchdog", "explain_lost_ranks", "probe_ranks"]
 
@@ -38,12 +39,10 @@ def explain_lost_ranks() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        message = str(error)
-        if not isinstance(error, dist.DistError) and not any(sign in message for sign in SIGNS):
+        if not isinstance(error, dist.DistError) and not any(sign in str(error) for sign in SIGNS):
             raise
-        reason = message.strip().splitlines()[0]
         raise RunFailedError(
-            f"another rank is gone ({reason}): run the same command to resume from the newest checkpoint"
+            f"another rank is gone ({first_line(error)}): run the same command to resume from the newest checkpoint"
         ) from error
 
 

@@ -17,6 +17,7 @@ from dsprune.train.metrics import Meter, diverged
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.status_file import StatusFile
 from dsprune.train.tracking import Tracker
+from dsprune.utils.text import first_line
 
 __all__ = ["Checkpointer"]
 
@@ -112,11 +113,10 @@ class Checkpointer:
                 yield
         except (OSError, RuntimeError) as error:
             self._run.check_exists()
-            free = shutil.disk_usage(self._run.path).free
-            shutil.rmtree(self._run.checkpoints / self._tag, ignore_errors=True)
-            reason = str(error).strip().splitlines()[0]
+            folder, free = self._run.checkpoints / self._tag, shutil.disk_usage(self._run.path).free
+            shutil.rmtree(folder, ignore_errors=True)
             raise RunFailedError(
-                f"{self._run.checkpoints / self._tag}: cannot be written ({reason}; {free:,} bytes were free): "
+                f"{folder}: cannot be written ({first_line(error)}; {free:,} bytes were free): "
                 f"make room, then run the same command to resume from the previous checkpoint"
             ) from error
 

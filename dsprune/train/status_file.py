@@ -14,6 +14,7 @@ from pydantic import ConfigDict
 from dsprune.errors import StoppedError, UserError
 from dsprune.utils.files import replace_text
 from dsprune.utils.records import Count, Record, Seconds, read_record
+from dsprune.utils.text import first_line
 
 if TYPE_CHECKING:
     from dsprune.ranks.ranks import Ranks
@@ -118,7 +119,7 @@ class StatusFile:
         elif isinstance(error, KeyboardInterrupt | SystemExit):
             self._set(state="stopped", reason="ended by a signal")
         elif error is not None:
-            self._set(state="failed", reason=_first_line(error))
+            self._set(state="failed", reason=f"{type(error).__name__}: {first_line(error)}")
         else:
             self._set(state="finished")
         with suppress(OSError) if error else nullcontext():  # a full disk must not hide the first error
@@ -143,8 +144,3 @@ class StatusFile:
         self._written = time.monotonic()
         if self._is_writer:
             replace_text(self._path, self._status.model_dump_json(indent=1) + "\n")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -22,6 +22,7 @@ from deepspeed.runtime import compiler
 from dsprune.errors import CheckFailedError, UserError
 from dsprune.utils.installation import cache_folder, cpu_type
 from dsprune.utils.replacing import replaced
+from dsprune.utils.text import first_line
 
 __all__ = [
     "accelerator_and_backend",
@@ -128,8 +129,9 @@ def build_ops() -> None:
         try:
             builder.load(verbose=False)
         except (ImportError, OSError, RuntimeError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise CheckFailedError(f"{builder.name}: does not compile ({reason}): see `ds_report`") from error
+            raise CheckFailedError(
+                f"{builder.name}: does not compile ({first_line(error)}): see `ds_report`"
+            ) from error
 
 
 def import_muon() -> None:
