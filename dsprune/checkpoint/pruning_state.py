@@ -20,8 +20,7 @@ from dsprune.recipe import Pruning
 from dsprune.recipe.section import LARGEST
 from dsprune.schedule import MaskUpdate, Timetable
 from dsprune.selection.groups import Group, update_groups
-from dsprune.zero.layout import ZeroLayout
-from dsprune.zero.parameters import full_numel
+from dsprune.zero.layout import ZeroLayout, full_numel
 
 __all__ = ["PruningState", "sparsity_of"]
 

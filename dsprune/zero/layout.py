@@ -24,7 +24,7 @@ from dsprune.model.shard import PrunableTensor, Shard, plain_name
 if TYPE_CHECKING:  # DeepSpeed takes seconds to import, and an audit of a model folder does not need it
     from deepspeed import DeepSpeedEngine
 
-__all__ = ["PARAMETER_ORDER", "ZeroLayout", "is_rounded"]
+__all__ = ["PARAMETER_ORDER", "ZeroLayout", "full_numel"]
 
 ZeroParameter = Any
 """A `torch.nn.Parameter` with attributes that DeepSpeed adds."""
@@ -53,12 +53,12 @@ class ZeroLayout(ABC):
     def __init__(self, engine: "DeepSpeedEngine", tensors: Sequence[PrunableTensor]) -> None:
         self.module: nn.Module = engine.module
         named = self._named_parameters()
-        self._at_start = {one: _numel(one) for one in named.values() if one.requires_grad}
+        self._at_start = {one: full_numel(one) for one in named.values() if one.requires_grad}
         self.parameters: list[ZeroParameter] = [named[tensor.name] for tensor in tensors]
         self.base_optimizer: torch.optim.Optimizer = engine.basic_optimizer
         # Stage 0 in fp32 trains frozen parameters of its optimizer once they are unfrozen.
         groups = self.base_optimizer.param_groups
-        self._at_start |= {one: _numel(one) for group in groups for one in group["params"]}
+        self._at_start |= {one: full_numel(one) for group in groups for one in group["params"]}
         self._optimizer = engine.optimizer
         self.group: ProcessGroup | None = None
         self.device: torch.device = engine.device
@@ -141,7 +141,7 @@ class ZeroLayout(ABC):
             if named.get(shard.tensor.name) is not parameter:
                 return shard.tensor.name
         trained = ((name, one) for name, one in named.items() if one.requires_grad)
-        return next((name for name, one in trained if self._at_start.get(one) != _numel(one)), None)
+        return next((name for name, one in trained if self._at_start.get(one) != full_numel(one)), None)
 
     def _named_parameters(self) -> dict[str, ZeroParameter]:
         return {plain_name(name): parameter for name, parameter in self.module.named_parameters()}
@@ -156,7 +156,8 @@ class ZeroLayout(ABC):
     def is_rounded(self, index: int) -> Tensor:
         """Return whether the working copy of a shard is its rounded master weight, NaN excepted; 0-dim."""
         master = self.weight(index)
-        return torch.stack([is_rounded(master, copy) for copy in self.copies(index)]).all()
+        pairs = ((master.to(copy), copy) for copy in self.copies(index))
+        return torch.stack([((rounded == copy) | rounded.isnan()).all() for rounded, copy in pairs]).all()
 
     def copies(self, index: int) -> list[Tensor]:
         """Return all copies of the working weights of a shard on this rank, each `[shard.numel]`."""
@@ -195,11 +196,6 @@ class ZeroLayout(ABC):
         return flat.detach().view(-1)[offset : offset + shard.numel]
 
 
-def _numel(parameter: ZeroParameter) -> int:
+def full_numel(parameter: Tensor) -> int:
+    """Return the number of weights of a parameter, which stage 3 may have partitioned."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))
-
-
-def is_rounded(master: Tensor, copy: Tensor) -> Tensor:
-    """Return whether `copy` is `master` in its own dtype, NaN excepted, as a 0-dim tensor."""
-    rounded = master.to(copy)
-    return ((rounded == copy) | rounded.isnan()).all()

@@ -14,11 +14,11 @@ from torch.nn.parameter import is_lazy
 
 from dsprune.errors import UserError
 from dsprune.zero.launch import init_distributed
+from dsprune.zero.layout import full_numel
 
 __all__ = [
     "check_parameters",
     "check_precision",
-    "full_numel",
     "full_shape",
     "full_state_dict",
     "full_tensor",
@@ -32,11 +32,6 @@ __all__ = [
 def full_shape(parameter: Tensor) -> tuple[int, ...]:
     """Return the shape of the complete parameter."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
-
-
-def full_numel(parameter: Tensor) -> int:
-    """Return the number of weights of the complete parameter."""
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def is_partitioned(parameter: Any) -> bool:
