@@ -11,10 +11,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-__all__ = ["PRECISION_BYTES", "Flops", "checkpoint_bytes", "forward_flops", "rank_memory", "stretched"]
+from dsprune.utils.dtypes import DTYPES
 
-PRECISION_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-"""Bytes of a working weight."""
+__all__ = ["Flops", "checkpoint_bytes", "forward_flops", "rank_memory", "stretched"]
 
 MASTER_BYTES = 4
 MOMENTS_BYTES = 8  # the two fp32 moments of Adam
@@ -74,7 +73,7 @@ def rank_memory(
         >>> rank_memory(1000, 800, stage=2, world_size=4, precision="bf16")
         RankMemory(weights=2000, gradients=500, master=1000, moments=2000, masks=25, accumulators=0)
     """
-    working = PRECISION_BYTES[precision] * num_weights
+    working = DTYPES[precision].itemsize * num_weights
 
     def share(num_bytes: int, from_stage: int) -> int:
         return -(-num_bytes // world_size) if stage >= from_stage else num_bytes
@@ -108,7 +107,7 @@ def checkpoint_bytes(
         >>> checkpoint_bytes(1000, 800, stage=2, precision="bf16")
         14100
     """
-    working = 0 if stage == 3 else PRECISION_BYTES[precision] * num_weights
+    working = 0 if stage == 3 else DTYPES[precision].itemsize * num_weights
     state = _master_bytes(num_weights, stage, precision) + MOMENTS_BYTES * num_weights
     return working + state + _mask_bytes(num_prunable, regrows) + kept_bytes * num_prunable + input_bytes
 

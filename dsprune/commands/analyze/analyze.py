@@ -13,7 +13,6 @@ from dsprune.commands.analyze.page_sections import analysis_section, component_t
 from dsprune.commands.analyze.result import RULE, Analysis, UnusedRows, write_analysis
 from dsprune.errors import UserError
 from dsprune.model.components import find_components
-from dsprune.model.cost import PRECISION_BYTES
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.model.prunable import choose_weights
 from dsprune.model.vocabulary import Vocabulary, num_missing
@@ -25,6 +24,7 @@ from dsprune.report.page import Page, write_report
 from dsprune.report.table import show
 from dsprune.tasks.examples import tokens_in
 from dsprune.utils.console import progress_bar, say
+from dsprune.utils.dtypes import DTYPES
 from dsprune.utils.files import replace_text
 from dsprune.utils.installation import command_line, versions
 from dsprune.utils.text import percent
@@ -106,7 +106,7 @@ def make_analysis(
         target=target,
         num_weights=sum(component.num_weights for component in components),
         flops=flops.total,
-        weight_bytes=PRECISION_BYTES[recipe.precision],
+        weight_bytes=DTYPES[recipe.precision].itemsize,
         recovery_steps=extent.recovery_steps,
         findings=tuple(findings),
         layers=losses,
