@@ -95,7 +95,8 @@ class Timetable:
 
     def update_at(self, step: int) -> MaskUpdate | None:
         """Return the mask update just before step `step`, or None."""
-        return next((update for update in self.updates if update.step == step), None)
+        update = self.next_update(step)
+        return update if update is not None and update.step == step else None
 
     def next_update(self, step: int) -> MaskUpdate | None:
         """Return the first mask update at `step` or later, or None."""
