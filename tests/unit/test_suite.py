@@ -167,12 +167,6 @@ def test_a_lottery_ticket_over_the_grid_of_a_benchmark_trains_once_a_round(name:
     ]
 
 
-@pytest.mark.parametrize("sparsity", [1.5, 0, float("nan"), float("inf")])
-def test_a_sparsity_that_is_none_is_refused(recipe: str, sparsity: float) -> None:
-    with pytest.raises(UserError, match=f"--sparsity: value {sparsity:g}: must be between 0 and 1"):
-        parts_of(Choice("baselines", recipe, sparsities=(sparsity,)))
-
-
 def shown_commands(choice: Choice, capsys: pytest.CaptureFixture[str], num_ranks: int = 1) -> list[str]:
     suite(choice, num_ranks, True, Console(width=80, soft_wrap=True))
     return capsys.readouterr().out.splitlines()

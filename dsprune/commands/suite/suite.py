@@ -73,9 +73,6 @@ def parts_of(choice: Choice) -> tuple[list[Part], list[Part]]:
     if not recipes:
         raise UserError(f"suite {choice.name!r}: needs a recipe: name one after it")
     check_methods(suite, choice.methods)
-    for sparsity in choice.sparsities:
-        if not 0 < sparsity < 1:
-            raise UserError(f"--sparsity: value {sparsity:g}: must be between 0 and 1, as in 0.9")
     first: list[Part] = []
     then: list[Part] = []
     for folder, text in recipes.items():
