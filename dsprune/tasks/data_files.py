@@ -19,6 +19,7 @@ from pyarrow import parquet
 from dsprune.errors import UserError
 from dsprune.tasks.rows import Rows
 from dsprune.tasks.text_files import COMPRESSED, lines_of, read_text
+from dsprune.utils.documents import without_duplicates
 from dsprune.utils.text import first_line
 
 __all__ = ["READERS", "Reader", "read_parallel", "read_table", "sentences", "suffix_of"]
@@ -146,19 +147,12 @@ def _jsonl(path: Path, header: Sequence[str]) -> pa.Table:
 
 def _object(number: int, line: str) -> dict[str, Any]:
     try:
-        value = json.loads(line, object_pairs_hook=_without_repetitions)
+        value = json.loads(line, object_pairs_hook=without_duplicates)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"line {number}: {first_line(error)}") from error
     if not isinstance(value, dict):
         raise ValueError(f"line {number} holds a {type(value).__name__}: write one object in each line")
     return value
-
-
-def _without_repetitions(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError(f"the keys {', '.join(name for name, _ in pairs)} are not all different")
-    return values
 
 
 def _column(name: str, values: list[Any]) -> pa.Array:
