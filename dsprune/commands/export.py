@@ -107,7 +107,7 @@ def find_checkpoint(run: RunFolder, tag: str | None) -> Path:
 def _save_model(recipe: Recipe, files: CheckpointFiles, path: Path, folder: Path, *, trimmed: bool) -> None:
     assert recipe.model is not None, recipe.name
     assert recipe.task is not None, recipe.name
-    tokenizer = load_tokenizer(recipe.model.tokenizer or recipe.model.path)
+    tokenizer = load_tokenizer(recipe.model.tokenizer_path)
     task = build_task(recipe.task).for_tokenizer(tokenizer)
     model = start_model(task, recipe.model, tokenizer)
     vocabulary = Vocabulary.read(path) if recipe.model.vocabulary == "used" else None

@@ -40,7 +40,7 @@ def teacher(
     folder = Path(settings.store or Path(recipe.output, f"{recipe.name}-teacher"))
     execution = Execution(join_ranks(ranks), batch_size, precision, sharded=stage == 3)
     task = build_task(recipe.task)
-    tokenizer = load_tokenizer(recipe.model.tokenizer or recipe.model.path)
+    tokenizer = load_tokenizer(recipe.model.tokenizer_path)
     data = task.prepare("train", tokenizer)
     source = Source.of(settings.teacher, task, tokenizer, data, ranks)
     build_store(folder, settings, source, execution, ranks, console)

@@ -56,6 +56,11 @@ class Model(Section):
     resize_embeddings: bool = False
     """Add embeddings for tokens that were added to the tokenizer. Default: false = refuse such a tokenizer."""
 
+    @property
+    def tokenizer_path(self) -> str:
+        """Folder or hub name of the tokenizer to load."""
+        return self.tokenizer or self.path
+
 
 class Optimizer(Section):
     """The optimizer that DeepSpeed creates."""

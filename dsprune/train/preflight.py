@@ -93,7 +93,7 @@ def preflight(recipe: Recipe, ranks: Ranks) -> Prepared:
         raise recipe.lacks("training", "model", "task")
     config = resolve_ds_config(load_ds_config(recipe.deepspeed), recipe, ranks.world_size)
     _check_monitor(config)
-    tokenizer = load_tokenizer(recipe.model.tokenizer or recipe.model.path)
+    tokenizer = load_tokenizer(recipe.model.tokenizer_path)
     task = build_task(recipe.task).for_tokenizer(tokenizer)
     with without_weights():
         model = start_model(task, recipe.model, tokenizer)

@@ -404,7 +404,9 @@ def test_a_recipe_with_another_encoding_is_refused(tmp_path: Path, recipe: Path)
 @pytest.mark.parametrize("section", ["task", "model"])
 def test_a_recipe_without_data_is_refused(tmp_path: Path, recipe: Path, section: str) -> None:
     without = load_recipe(str(recipe), [f"{section}=null"])
-    with pytest.raises(UserError, match=r"recipe 'tiny': labels need the sections model and task: add them"):
+    with pytest.raises(
+        UserError, match=r"recipe 'tiny': calibrate needs the sections model and task: add them"
+    ):
         show(capture(tmp_path, plan(spec())), recipe=without)
 
 

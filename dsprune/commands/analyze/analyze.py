@@ -136,7 +136,7 @@ def leave_out_unused_rows(evaluator: Evaluator, settings: Model) -> UnusedRows |
         The measurement; None = no rows of this model can be left out.
     """
     model = cast(PreTrainedModel, evaluator.model.cpu())
-    tokenizer = load_tokenizer(settings.tokenizer or settings.path)
+    tokenizer = load_tokenizer(settings.tokenizer_path)
     data = (evaluator.task.prepare("train", tokenizer), evaluator.data)
     try:
         vocabulary = Vocabulary.used(model, tokenizer, map(tokens_in, data))

@@ -153,7 +153,7 @@ def set_up(recipe: Recipe, extent: Extent, ranks: Ranks, device: torch.device) -
     """
     if recipe.model is None or recipe.task is None:
         raise recipe.lacks("an analysis", "model", "task")
-    tokenizer = load_tokenizer(recipe.model.tokenizer or recipe.model.path)
+    tokenizer = load_tokenizer(recipe.model.tokenizer_path)
     task = build_task(recipe.task).for_model(load_config(recipe.model.path)).for_tokenizer(tokenizer)
     model: nn.Module = task.build_model(recipe.model.path, tokenizer, new_head=False)
     model.eval().to(device)

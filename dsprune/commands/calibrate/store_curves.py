@@ -12,7 +12,6 @@ from dsprune.distillation import example_weights
 from dsprune.distillation.calibration import GRID, Curve, CurveMeter, recommend
 from dsprune.distillation.capture.forward import origin_of_data
 from dsprune.distillation.store import Store, fingerprints, open_store
-from dsprune.errors import UserError
 from dsprune.model.pretrained import load_tokenizer
 from dsprune.recipe import Recipe
 from dsprune.tasks.build import build_task
@@ -64,8 +63,8 @@ def read_labels(recipe: Recipe) -> Labels:
         UserError: the recipe has no model or task, or its data cannot be read.
     """
     if recipe.model is None or recipe.task is None:
-        raise UserError(f"recipe {recipe.name!r}: labels need the sections model and task: add them")
-    tokenizer = load_tokenizer(recipe.model.tokenizer or recipe.model.path)
+        raise recipe.lacks("calibrate", "model", "task")
+    tokenizer = load_tokenizer(recipe.model.tokenizer_path)
     task = build_task(recipe.task)
     data = task.prepare("train", tokenizer)
     samples = [sample.tobytes() for sample in fingerprints(task.samples(data))]

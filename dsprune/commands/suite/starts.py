@@ -28,7 +28,7 @@ def save_start(recipe: Recipe, model: Model, folder: Path) -> None:
     """
     if recipe.task is None:
         raise recipe.lacks("training", "model", "task")
-    tokenizer = load_tokenizer(model.tokenizer or model.path)
+    tokenizer = load_tokenizer(model.tokenizer_path)
     task = build_task(recipe.task).for_tokenizer(tokenizer)
     seed_everything(recipe.seed)
     _save(start_model(task, model, tokenizer), tokenizer, folder)
