@@ -25,6 +25,7 @@ from dsprune.recipe import Recipe, as_recipe
 from dsprune.schedule import Timetable, recipe_timetable
 from dsprune.utils.text import first_line
 from dsprune.zero.config import load_ds_config, resolve_ds_config
+from dsprune.zero.keys import setting
 from dsprune.zero.launch import init_distributed
 from dsprune.zero.limits import check_device
 from dsprune.zero.ops import import_muon
@@ -154,7 +155,7 @@ def initialize_with(
     world_size = deepspeed.comm.get_world_size()
     config = resolve_ds_config(config, recipe, world_size)
     check_device(config)
-    mixed = any((config.get(precision) or {}).get("enabled") is True for precision in ("bf16", "fp16"))
+    mixed = any(setting(config, f"{precision}.enabled") is True for precision in ("bf16", "fp16"))
     # At stages 1 to 3 DeepSpeed gives all parameters of a group one dtype.
     check_precision(model, mixed=mixed)
     _announce_accumulation(config, recipe)
@@ -164,7 +165,7 @@ def initialize_with(
     timetable = recipe_timetable(recipe, steps_per_epoch)
     gather_whole(model)
     if kwargs.get("optimizer") is None and kwargs.get("model_parameters") is None:
-        rate = config["optimizer"].get("params", {}).get("lr")
+        rate = setting(config, "optimizer.params.lr")
         scale, decayed = recipe.learning_rate.scale, recipe.optimizer.decayed
         kwargs["model_parameters"] = parameter_groups(model, rate, scale, full_shape, decayed)
     return _initialize(recipe, timetable, training_data, model=model, config=config, **kwargs)

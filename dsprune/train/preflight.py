@@ -33,6 +33,7 @@ from dsprune.tasks.remarks import Examples, remarks_on, remarks_on_both
 from dsprune.tasks.task import Task
 from dsprune.utils.wandb_key import has_wandb_key, wandb_host
 from dsprune.zero.config import load_ds_config, resolve_ds_config
+from dsprune.zero.keys import setting
 
 __all__ = ["Prepared", "preflight", "recipe_weights", "start_model"]
 
@@ -98,7 +99,7 @@ def preflight(recipe: Recipe, ranks: Ranks) -> Prepared:
     with without_weights():
         model = start_model(task, recipe.model, tokenizer)
     weights = recipe_weights(recipe, model)
-    parameter_groups(model, config["optimizer"].get("params", {}).get("lr"), recipe.learning_rate.scale)
+    parameter_groups(model, setting(config, "optimizer.params.lr"), recipe.learning_rate.scale)
     if recipe.distillation is not None and not recipe.distillation.has_store:
         with without_weights():
             task.build_model(recipe.distillation.teacher, tokenizer, new_head=False)
@@ -165,7 +166,7 @@ def start_model(task: Task, settings: ModelSettings, tokenizer: PreTrainedTokeni
 
 def _check_monitor(config: dict[str, Any]) -> None:
     """Check that DeepSpeed's monitor can log in, because otherwise it ends the run."""
-    is_on = (config.get("wandb") or {}).get("enabled") is True
+    is_on = setting(config, "wandb.enabled") is True
     if is_on and os.environ.get("WANDB_MODE", "online") in ("online", "") and not has_wandb_key():
         raise UserError(
             f"ds_config: wandb.enabled: no key for {wandb_host()}: run `wandb login`, set WANDB_MODE=offline, or "

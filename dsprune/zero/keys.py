@@ -1,4 +1,4 @@
-"""Check the keys of a ds_config and the types of their values.
+"""Read a ds_config by dotted keys, and check its keys and the types of their values.
 
 DeepSpeed ignores unknown keys, except in the sections for which it has models. Its models read the text "true" as true
 and "2" as 2, while its other sections read any text as true. dsprune refuses unknown keys and values of another type.
@@ -21,7 +21,7 @@ from dsprune.recipe.section import section_in
 from dsprune.utils.text import control_character, did_you_mean, first_line, short
 from dsprune.zero.schema import DsConfig, OptimizerParams
 
-__all__ = ["OPTIMIZERS_OF_TORCH", "class_of", "wrong_keys"]
+__all__ = ["OPTIMIZERS_OF_TORCH", "class_of", "setting", "wrong_keys"]
 
 OPTIMIZERS_OF_TORCH = frozenset({"Adam", "AdamW", "SGD", "RMSprop", "NAdam", "RAdam"})
 """torch's element-wise optimizers, by their names in a ds_config."""
@@ -30,6 +30,14 @@ LARGEST_INTEGER = 2**63 - 1
 
 # Settings that DeepSpeed removes from those of Adam before it makes the optimizer.
 _OF_DEEPSPEED = {"torch_adam", "adam_w_mode", "fp32_optimizer_states"}
+
+
+def setting(config: dict[str, Any], dotted: str) -> Any:
+    """Return the value of a dotted key; None if the config does not have it."""
+    value: Any = config
+    for key in dotted.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def wrong_keys(config: dict[str, Any]) -> Iterator[str]:
@@ -131,9 +139,7 @@ def _refusals(kind: Any, params: dict[str, Any]) -> Iterator[str]:
 
 def class_of(name: str, params: dict[str, Any], config: dict[str, Any]) -> Any:
     """Return the class of the optimizer that DeepSpeed will make; None for an unsupported name."""
-    zero = config.get("zero_optimization")
-    offload = zero.get("offload_optimizer") if isinstance(zero, dict) else None
-    on_cpu = isinstance(offload, dict) and offload.get("device") in ("cpu", "nvme")
+    on_cpu = setting(config, "zero_optimization.offload_optimizer.device") in ("cpu", "nvme")
     match name.lower():
         case "adam" | "adamw" if params.get("torch_adam") is True:
             is_adam = name.lower() == "adam" and params.get("adam_w_mode") is False

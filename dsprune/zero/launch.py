@@ -21,6 +21,7 @@ from dsprune.ranks.ranks import Ranks, complete_environment
 from dsprune.utils.ports import free_port
 from dsprune.utils.replacing import replaced
 from dsprune.utils.text import first_line
+from dsprune.zero.keys import setting
 from dsprune.zero.ops import compile_note, prepare_builds
 
 __all__ = [
@@ -111,8 +112,8 @@ def describe_joining(ranks: Ranks) -> str:
 
 def describe_loading(path: str, config: dict[str, Any]) -> str:
     """Describe what the start of an engine with a resolved config waits for."""
-    offload = config.get("zero_optimization", {}).get("offload_optimizer") or {}
-    note = compile_note() if offload.get("device", "none") != "none" else ""
+    offload = setting(config, "zero_optimization.offload_optimizer.device")
+    note = compile_note() if offload not in (None, "none") else ""
     return f"loading the model {path}{note}"
 
 

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from dsprune.errors import UserError
 from dsprune.methods.method import find_method
 from dsprune.utils.text import short
-from dsprune.zero.keys import OPTIMIZERS_OF_TORCH, class_of, wrong_keys
+from dsprune.zero.keys import OPTIMIZERS_OF_TORCH, class_of, setting, wrong_keys
 
 __all__ = [
     "check_by_deepspeed",
@@ -110,7 +110,7 @@ def check_tested(config: dict[str, Any]) -> None:
     Raises:
         UserError: DeepSpeed has not tested it with ZeRO, and the config does not allow that.
     """
-    stage, optimizer = _get(config, "zero_optimization.stage"), config["optimizer"]
+    stage, optimizer = setting(config, "zero_optimization.stage"), config["optimizer"]
     kind = class_of(optimizer["type"], optimizer.get("params") or {}, config)
     is_tested = not stage or kind in ZERO_SUPPORTED_OPTIMIZERS
     if not is_tested and config.get("zero_allow_untested_optimizer") is not True:
@@ -133,7 +133,7 @@ def check_device(config: dict[str, Any]) -> None:
             f"chooses the device"
         )
     for precision, is_supported in (("fp16", device.is_fp16_supported), ("bf16", device.is_bf16_supported)):
-        if (config.get(precision) or {}).get("enabled") is True and not is_supported():
+        if setting(config, f"{precision}.enabled") is True and not is_supported():
             raise UserError(
                 f"precision: {precision}: DeepSpeed does not train in it on this machine's device, "
                 f"{device.device_name()}: set precision=fp32, or train on a GPU"
@@ -234,10 +234,10 @@ def check_optimizer_state(optimizer: str, method: str) -> None:
 
 def _refused_settings(config: dict[str, Any]) -> Iterator[str]:
     for key, harmless, reason in _REFUSED:
-        value = _get(config, key)
+        value = setting(config, key)
         if value not in harmless:
             yield f"{key}={short(value)} is not supported ({reason})"
-    optimizer = _get(config, "optimizer.type")
+    optimizer = setting(config, "optimizer.type")
     if optimizer is not None and not (isinstance(optimizer, str) and _is_elementwise(optimizer)):
         why = f"not element-wise or unknown; use one of {', '.join(sorted(OPTIMIZERS_OF_TORCH))}"
         if isinstance(optimizer, str) and optimizer.lower() == "lion":
@@ -248,11 +248,3 @@ def _refused_settings(config: dict[str, Any]) -> Iterator[str]:
 def _is_elementwise(optimizer: str) -> bool:
     """Return whether DeepSpeed builds an element-wise optimizer for this name."""
     return optimizer.lower() in OPTIMIZERS_OF_DEEPSPEED or optimizer in OPTIMIZERS_OF_TORCH
-
-
-def _get(config: dict[str, Any], dotted: str) -> Any:
-    """Return the value of a dotted key; None if the config does not have it."""
-    value: Any = config
-    for key in dotted.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
