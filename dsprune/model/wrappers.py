@@ -56,7 +56,7 @@ def check_plain(model: nn.Module, candidates: Collection[int]) -> None:
 
 
 def _wrappers(module: nn.Module) -> Iterator[str]:
-    """Describe how the weights of a module are computed, and how to undo it; None for a plain module."""
+    """Yield how a weight of a module is computed, and the call that undoes it; nothing for a plain module."""
     if is_parametrized(module):
         for name in module.parametrizations:  # type: ignore[union-attr]
             call = f"torch.nn.utils.parametrize.remove_parametrizations(module, {name!r})"

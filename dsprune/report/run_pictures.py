@@ -123,7 +123,7 @@ LOSSES = {"task_loss": ("the task's", SERIES[1]), "distillation_loss": ("the tea
 
 
 def distillation_sections(run: Run) -> list[Section]:
-    """Yield the section on distillation, if the run has distillation."""
+    """Return the section on distillation, if the run has distillation."""
     settings = run.recipe.distillation
     if settings is None:
         return []

@@ -74,15 +74,13 @@ def build_timetable(
         steps_per_epoch = budget.steps or 1
     run = _Run(steps_per_epoch, _total_steps(pruning, budget, steps_per_epoch))
     updates = _updates(pruning, start, run) if pruning else ()
-    warmup_steps = int(WARMUP[start] * updates[0].step) if updates else 0
-    if learning_rate.warmup is not None:
-        warmup_steps = run.warmup(learning_rate.warmup)
+    warmup = int(WARMUP[start] * updates[0].step) if updates else 0
     rewind, peak = learning_rate.rewind, learning_rate.dense_peak
     rewinds = {run.position("learning_rate.rewind_at", span, 0) for span in learning_rate.rewind_at}
     return Timetable(
         total_steps=run.total_steps,
         steps_per_epoch=steps_per_epoch,
-        warmup_steps=warmup_steps,
+        warmup_steps=run.position("learning_rate.warmup", learning_rate.warmup, warmup),
         updates=updates,
         rewind=rewinds_at_updates(_interval(updates, run.total_steps)) if rewind is None else rewind,
         dense_final=learning_rate.dense_final,
@@ -105,7 +103,7 @@ class _Run(NamedTuple):
     total_steps: int
 
     def position(self, field: str, span: Span | None, default: int) -> int:
-        """Return the step of a point of the run, such as `pruning.end`."""
+        """Return the step of a point of the run, such as `pruning.end` or the end of the warm-up."""
         if span is None:
             return default
         step = span.to_steps(*self)
@@ -124,16 +122,6 @@ class _Run(NamedTuple):
         if steps < 1:
             raise UserError(
                 f"{field}: value {span} is {span.length(*self):g} steps: must be one step or more"
-            )
-        return steps
-
-    def warmup(self, span: Span) -> int:
-        """Return the steps of the warm-up, which must end before the run."""
-        steps = span.to_steps(*self)
-        if steps >= self.total_steps:
-            raise UserError(
-                f"learning_rate.warmup: value {span} is {steps} of {self.total_steps} steps: "
-                "shorten it or give a larger budget"
             )
         return steps
 

@@ -125,7 +125,7 @@ def check_vocabulary(start: StartPoint, vocabulary: Vocabulary | None) -> None:
 
 
 def data_remarks(run: RunFolder, digests: Mapping[str, str]) -> list[str]:
-    """Yield a line for each split of the data that has changed since an unfinished run began."""
+    """Return a line for each split of the data that has changed since an unfinished run began."""
     then = read_start(run.start).data
     return [
         f"task.{split}: the examples differ from those at the start of the run: its result belongs to neither"

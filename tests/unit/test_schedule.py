@@ -366,7 +366,7 @@ class TestRefusals:
 
     def test_a_warmup_as_long_as_the_run(self) -> None:
         with pytest.raises(
-            UserError, match=r"learning_rate.warmup: value 10 steps is 10 of 10 steps: shorten it"
+            UserError, match=r"learning_rate.warmup: value 10 steps is step 10 of a run of 10 steps"
         ):
             build_timetable(None, LearningRate(warmup=10), Budget(batch=1, steps=10), None)
 
