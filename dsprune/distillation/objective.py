@@ -211,9 +211,8 @@ class DistillationLoss:
             return (loss, outputs) if return_outputs else loss
 
         trainer.compute_loss = compute_loss
-        trainer.model_accepts_loss_kwargs = (
-            False  # a mean, so the Trainer divides it by the accumulation steps
-        )
+        # The loss is a mean, so the Trainer must divide it by the accumulation steps.
+        trainer.model_accepts_loss_kwargs = False
 
     def _fingerprints(self, batch: Mapping[str, Tensor]) -> np.ndarray:
         columns = {name: tensor.tolist() for name, tensor in batch.items()}

@@ -105,8 +105,7 @@ class _TopK:
         return _in_chunks(self._encode, rows)
 
     def _encode(self, rows: Tensor) -> dict[str, Tensor]:
-        logits = rows.float()
-        logits = logits - logits.amax(-1, keepdim=True)
+        logits = _below_maximum(rows)
         values, indices = logits.topk(self.k, dim=-1)
         others = logits.scatter(-1, indices, -torch.inf)
         return {
@@ -148,8 +147,8 @@ class _PackedTopK:
         return _in_chunks(self._encode, rows)
 
     def _encode(self, rows: Tensor) -> dict[str, Tensor]:
-        logits = rows.float()
-        values, indices = (logits - logits.amax(-1, keepdim=True)).topk(self.k, dim=-1)
+        logits = _below_maximum(rows)
+        values, indices = logits.topk(self.k, dim=-1)
         if not bool(values.isfinite().all()):
             raise UserError(
                 "teacher: not finite, or -inf among the k largest, which distillation.dtype packed cannot hold: check "
@@ -157,7 +156,7 @@ class _PackedTopK:
             )
         knots = encode_curve(values)
         kept = decode_curve(knots, self.k)
-        others = (logits - logits.amax(-1, keepdim=True)).scatter(-1, indices, -torch.inf)
+        others = logits.scatter(-1, indices, -torch.inf)
         # Minus the error of the curve, so that the k logits together have the teacher's mass.
         rest = [
             (others / t).logsumexp(-1) + (kept / t).logsumexp(-1) - (values / t).logsumexp(-1)
@@ -186,6 +185,12 @@ class _Hidden:
     def signal(self, columns: Mapping[str, Tensor]) -> HiddenSignal:
         assert self.head is not None
         return HiddenSignal(columns["hidden"], self.head)
+
+
+def _below_maximum(rows: Tensor) -> Tensor:
+    """Return logits minus the maximum of their row, fp32."""
+    logits = rows.float()
+    return logits - logits.amax(-1, keepdim=True)
 
 
 def _in_chunks(encode: Callable[[Tensor], dict[str, Tensor]], rows: Tensor) -> dict[str, Tensor]:

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from dsprune.distillation.store.codecs import codec_for
 from dsprune.distillation.store.format import FINGERPRINT, MANIFEST, FileEntry, StoreManifest
@@ -11,7 +13,7 @@ from dsprune.distillation.store.tensor_file import TensorFile
 from dsprune.errors import UserError
 from dsprune.utils.installation import cache_folder
 
-__all__ = ["CheckedFiles", "entries", "fingerprints_of", "open_file", "open_shard"]
+__all__ = ["CheckedFiles", "as_column", "entries", "fingerprints_of", "open_file", "open_shard"]
 
 
 class CheckedFiles:
@@ -58,8 +60,7 @@ class CheckedFiles:
 def open_shard(folder: Path, manifest: StoreManifest, number: int) -> TensorFile:
     """Open a shard, and check that it has the columns of the specification."""
     file = open_file(folder, manifest, manifest.shards[number])
-    found = {name: (array.dtype.itemsize, array.shape[1:]) for name, array in file.arrays.items()}
-    if found != _columns(manifest) or not len(file.arrays["fingerprint"]):
+    if file.columns() != _columns(manifest) or not len(file.arrays["fingerprint"]):
         raise UserError(f"{file.path}: its columns are not those in {MANIFEST}: make the store again")
     return file
 
@@ -77,6 +78,11 @@ def _columns(manifest: StoreManifest) -> dict[str, tuple[int, tuple[int, ...]]]:
 def fingerprints_of(shard: TensorFile) -> np.ndarray:
     """Return the fingerprints of a shard's records, `[records]`."""
     return shard.arrays["fingerprint"].view(FINGERPRINT)[:, 0]
+
+
+def as_column(fingerprints: np.ndarray) -> Tensor:
+    """Undo `fingerprints_of`."""
+    return torch.from_numpy(fingerprints.view(np.uint8).reshape(-1, FINGERPRINT.itemsize))
 
 
 def entries(manifest: StoreManifest) -> Iterator[FileEntry]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from dsprune.distillation.store.files import CheckedFiles, fingerprints_of, open_file, open_shard
+from dsprune.distillation.store.files import CheckedFiles, as_column, fingerprints_of, open_file, open_shard
 from dsprune.distillation.store.format import FINGERPRINT, INDEX_FILE, MANIFEST, FileEntry, StoreManifest
 from dsprune.distillation.store.tensor_file import TensorFile, write_tensors
 from dsprune.errors import UserError
@@ -54,11 +54,10 @@ class Index:
     """
 
     def __init__(self, file: TensorFile) -> None:
-        found = {name: (array.dtype.itemsize, array.shape[1:]) for name, array in file.arrays.items()}
-        if found != COLUMNS or not len(file.arrays["fingerprint"]):
+        if file.columns() != COLUMNS or not len(file.arrays["fingerprint"]):
             raise UserError(f"{file.path}: its columns are not those of an index: make the store again")
         self._file, self._heads = file, file.arrays["leading"]
-        self.fingerprints = file.arrays["fingerprint"].view(FINGERPRINT)[:, 0]
+        self.fingerprints = fingerprints_of(file)
         self._tails = self.fingerprints.view(">u8")[1::2]
         self.bounds, self.sizes = file.arrays["bounds"].copy(), file.arrays["sizes"].copy()
 
@@ -143,7 +142,7 @@ def write_index(
     """
     tensors = {
         "leading": torch.from_numpy(_heads(fingerprints)),
-        "fingerprint": torch.from_numpy(fingerprints.view(np.uint8).reshape(-1, FINGERPRINT.itemsize)),
+        "fingerprint": as_column(fingerprints),
         "bounds": torch.from_numpy(np.asarray(bounds, dtype=np.int64)),
         "sizes": torch.tensor([shard.stat().st_size for shard in shards]),
     }

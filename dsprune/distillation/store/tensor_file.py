@@ -127,6 +127,10 @@ class TensorFile:
             for name, entry in entries.items()
         }
 
+    def columns(self) -> dict[str, tuple[int, tuple[int, ...]]]:
+        """Return the size of an entry and the shape of a row of each array."""
+        return {name: (array.dtype.itemsize, array.shape[1:]) for name, array in self.arrays.items()}
+
     def prefetch(self, name: str, rows: slice) -> None:
         """Let the system read some rows in the background; otherwise pages are read one after another."""
         if rows.start == rows.stop:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dsprune.distillation.signal import Head
 from dsprune.distillation.store.codecs import codec_for
+from dsprune.distillation.store.files import as_column
 from dsprune.distillation.store.format import (
-    FINGERPRINT,
     HEAD_FILE,
     INDEX_FILE,
     MANIFEST,
@@ -166,9 +166,7 @@ class ShardWriter:
             f"{int((~self._is_put).sum())} records of shard {self._number} were not put"
         )
         fingerprints = self._plan.fingerprints[self._plan.records(self._number)]
-        tensors = {
-            "fingerprint": torch.from_numpy(fingerprints.view(np.uint8).reshape(-1, FINGERPRINT.itemsize))
-        }
+        tensors = {"fingerprint": as_column(fingerprints)}
         for name, columns in self._columns.items():
             tensors[f"{name}.offsets"] = torch.from_numpy(self._offsets[name])
             tensors |= {f"{name}.{key}": tensor for key, tensor in columns.items()}
