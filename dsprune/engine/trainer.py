@@ -85,9 +85,10 @@ class TrainerCallback(_TrainerCallback):
             )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Add the metrics of the pruning to the log."""
+        """Add the metrics of the pruning to a log of the training, and to its copy, the last of the history."""
         if logs and "loss" in logs:
-            logs |= pruning_metrics(self._engine)
+            for entry in (logs, *state.log_history[-1:]):
+                entry |= pruning_metrics(self._engine)
 
 
 def _check_optimizer(engine: PruningEngine, optim: OptimizerNames | str) -> None:
@@ -111,16 +112,11 @@ def pruning_metrics(engine: PruningEngine) -> dict[str, Any]:
 
 
 def extend_trainer(stack: ExitStack, engines: Sequence[PruningEngine]) -> None:
-    """Make every Trainer save the masks of its engine, and log the sparsity until `stack` is closed."""
+    """Make every Trainer save the masks of its engine, and get its callback until `stack` is closed."""
     _extend_save_model()
-    if getattr(Trainer.log, "shows_sparsity", False):
+    begin = CallbackHandler.on_train_begin
+    if getattr(begin, "adds_callback", False):
         return
-    log, begin = Trainer.log, CallbackHandler.on_train_begin
-
-    def log_with_pruning(self: Any, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        if "loss" in logs and isinstance(self.model_wrapped, PruningEngine):
-            logs = {**logs, **pruning_metrics(self.model_wrapped)}
-        log(self, logs, *args, **kwargs)
 
     def begin_with_callback(self: Any, args: Any, state: Any, control: Any) -> Any:
         for engine in engines:
@@ -130,8 +126,7 @@ def extend_trainer(stack: ExitStack, engines: Sequence[PruningEngine]) -> None:
                 announce_replaced(engine.own_learning_rate())
         return begin(self, args, state, control)
 
-    log_with_pruning.shows_sparsity = True  # type: ignore[attr-defined]
-    stack.enter_context(replaced(Trainer, "log", log_with_pruning))
+    begin_with_callback.adds_callback = True  # type: ignore[attr-defined]
     stack.enter_context(replaced(CallbackHandler, "on_train_begin", begin_with_callback))
 
 

@@ -133,3 +133,16 @@ def test_the_best_model_of_a_trainer_is_one_after_the_last_mask_update(step: int
     dsprune.TrainerCallback(engine).on_step_begin(unused, state, TrainerControl())
     assert state.best_metric == best
     assert (state.best_model_checkpoint is None) == (best is None)
+
+
+def test_a_log_of_the_trainer_and_its_history_show_the_pruning() -> None:
+    engine: Any = SimpleNamespace(
+        timetable=recipe_timetable(make_recipe(), None), applied_steps=0, sparsity=lambda: {"sparsity": 0.25}
+    )
+    history, logs = {"loss": 0.5, "step": 1}, {"loss": 0.5}
+    state = TrainerState(log_history=[history])
+    callback = dsprune.TrainerCallback(engine)
+    unused = cast(TrainingArguments, None)
+    callback.on_log(unused, state, TrainerControl(), logs)
+    assert logs == {"loss": 0.5, "sparsity": 0.25, "phase": "prune", "mask_updates": 0}
+    assert history == logs | {"step": 1}
