@@ -26,7 +26,6 @@ from dsprune.utils.console import print_table
 from dsprune.utils.text import first_line
 from dsprune.utils.wandb_key import has_wandb_key, wandb_host
 from dsprune.zero import ops
-from dsprune.zero.ops import prepare_builds
 
 __all__ = ["Finding", "doctor"]
 
@@ -60,7 +59,7 @@ def doctor(console: Console, build_ops: bool = False) -> int:
 
     The arguments are the options of `dsprune doctor`.
     """
-    prepare_builds()
+    ops.prepare_builds()
     with console.status("checking this machine"):
         findings = [check() for check in _checks(build_ops)]
     table = Table("check", "", "found", box=None, pad_edge=False)

@@ -68,9 +68,7 @@ def _wrappers(module: nn.Module) -> Iterator[str]:
                 f"its {hook._tensor_name} is masked by torch.nn.utils.prune: call {call} first, and load its zeros "
                 f"with masks_from='zeros'"
             )
-        if isinstance(hook, WeightNorm):
-            call = f"torch.nn.utils.remove_weight_norm(module, {hook.name!r})"
-            yield f"its {hook.name} is reparametrized by weight_norm: call {call} first"
-        if isinstance(hook, SpectralNorm):
-            call = f"torch.nn.utils.remove_spectral_norm(module, {hook.name!r})"
-            yield f"its {hook.name} is reparametrized by spectral_norm: call {call} first"
+        if isinstance(hook, WeightNorm | SpectralNorm):
+            norm = "weight_norm" if isinstance(hook, WeightNorm) else "spectral_norm"
+            call = f"torch.nn.utils.remove_{norm}(module, {hook.name!r})"
+            yield f"its {hook.name} is reparametrized by {norm}: call {call} first"

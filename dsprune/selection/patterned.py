@@ -106,7 +106,7 @@ def count_broken(shards: Sequence[Shard], bits: Sequence[Tensor], pattern: Patte
     counts = [
         sum(_num_broken(tiling, kept) for kept in parts) for tiling, parts in zip(tilings, bands, strict=True)
     ]
-    return [int(count) for count in comm.all_reduce_sum(torch.tensor(counts, dtype=torch.int64))]
+    return comm.all_reduce_sum(torch.tensor(counts, dtype=torch.int64)).tolist()
 
 
 def _num_broken(tiling: Tiling, kept: Tensor) -> int:
