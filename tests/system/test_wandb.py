@@ -1,6 +1,5 @@
 """Weights & Biases, with its real client: the values that a run sends, also without a network or a key."""
 
-import ast
 import contextlib
 import io
 import json
@@ -13,7 +12,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-import dsprune as package
 from dsprune.ranks.collectives import Comm
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe, load_recipe
@@ -138,24 +136,6 @@ def test_the_other_ranks_say_nothing(recipe: Recipe, tmp_path: Path) -> None:
     tracker.close()
     assert not run.metrics.exists()
     assert not (run.path / "wandb").exists()
-
-
-def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.module or ""
-
-
-def test_one_module_imports_the_client() -> None:
-    source = Path(package.__file__).parent
-    found = {
-        path.name
-        for path in source.rglob("*.py")
-        if any(name.split(".")[0] == "wandb" for name in imports(path))
-    }
-    assert found == {"wandb_tracker.py"}
 
 
 @pytest.fixture

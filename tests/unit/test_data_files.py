@@ -1,8 +1,6 @@
 """Data files of users: missing values, formats, and what is read or refused."""
 
-import csv
 import gzip
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -19,18 +17,12 @@ from dsprune.recipe import Task as TaskSettings
 from dsprune.recipe import load_task
 from dsprune.tasks.build import build_task
 from dsprune.tasks.labels import describe_labels
+from dsprune.testing.kinds.kind import jsonl, table
 from dsprune.testing.tiny import tiny_tokenizer
 
 Row = dict[str, Any]
 
 ROWS: list[Row] = [{"text": "good film", "label": "p"}, {"text": "bad film", "label": "n"}]
-
-
-def as_csv(path: Path, rows: list[Row]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def as_tsv(path: Path, rows: list[Row]) -> None:
@@ -41,17 +33,13 @@ def as_tsv(path: Path, rows: list[Row]) -> None:
     path.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
 
 
-def as_jsonl(path: Path, rows: list[Row]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
 def as_parquet(path: Path, rows: list[Row]) -> None:
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     parquet.write_table(pa.table(columns), path)
 
 
-WRITERS: dict[str, Callable[[Path, list[Row]], None]] = {
-    "csv": as_csv, "tsv": as_tsv, "jsonl": as_jsonl, "parquet": as_parquet,
+WRITERS: dict[str, Callable[[Path, list[Row]], object]] = {
+    "csv": table, "tsv": as_tsv, "jsonl": jsonl, "parquet": as_parquet,
 }  # fmt: skip
 
 
@@ -197,7 +185,7 @@ def test_categories_of_parquet_are_read(tmp_path: Path) -> None:
 
 def test_whole_numbers_are_the_same_labels_in_any_type(tmp_path: Path) -> None:
     as_parquet(tmp_path / "t.parquet", [{"text": "a", "label": 0.0}, {"text": "b", "label": 1.0}])
-    as_csv(tmp_path / "v.csv", [{"text": "a", "label": 1}, {"text": "b", "label": 0}])
+    table(tmp_path / "v.csv", [{"text": "a", "label": 1}, {"text": "b", "label": 0}])
     files = {split: str(tmp_path / name) for split, name in (("train", "t.parquet"), ("validation", "v.csv"))}
     task = build_task(TaskSettings(name="text-classification", **files))
     assert task.labels == ("0", "1")

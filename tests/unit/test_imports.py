@@ -1,4 +1,4 @@
-"""Tests import helpers from `dsprune.testing`, their own folder or one above it; scripts do not import tests."""
+"""Who imports what: helpers of tests, the client of wandb, and libraries that are slow to load."""
 
 import ast
 import subprocess
@@ -37,6 +37,16 @@ def test_a_test_imports_helpers_of_its_own_folder_or_one_above_it() -> None:
                 home = name.rsplit(".", 2)[0]
                 assert f"{folder}.".startswith(f"{home}."), f"{path}: {name}"
                 assert ".test_" not in name, f"{path}: {name}"
+
+
+def test_one_module_imports_the_client_of_wandb() -> None:
+    package = ROOT / "dsprune"
+    found = {
+        path.name
+        for path in package.rglob("*.py")
+        if any(name.split(".")[0] == "wandb" for name in imports(path))
+    }
+    assert found == {"wandb_tracker.py"}
 
 
 MODELS = {"transformers", "datasets", "deepspeed"}
