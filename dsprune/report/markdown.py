@@ -1,6 +1,8 @@
-"""Write a page in Markdown from a template."""
+"""Write a page in Markdown from a template, and its tables."""
 
 import re
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -8,8 +10,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dsprune.utils.files import replace_text
+from dsprune.utils.text import MISSING
 
-__all__ = ["WIDTH", "wrapped", "write_markdown"]
+__all__ = ["WIDTH", "markdown_table", "mean_cell", "wrapped", "write_markdown"]
 
 WIDTH = 125
 """Columns of a line of prose."""
@@ -30,6 +33,24 @@ def write_markdown(template: Path, path: Path, **values: Any) -> None:
     )
     replace_text(path, wrapped(environment.get_template(template.name).render(values)))
     print(f"written: {path}")
+
+
+def markdown_table(head: Sequence[str], *rows: Sequence[str]) -> str:
+    """Return a table of cells that are Markdown already."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def mean_cell(scores: Sequence[float]) -> str:
+    """Return the mean of scores as a cell, with the standard deviation and the number of seeds if there are several.
+
+    >>> mean_cell([80.0, 82.0])
+    '81.0 ± 1.4 (2)'
+    """
+    if not scores:
+        return MISSING
+    spread = f" ± {statistics.stdev(scores):.1f} ({len(scores)})" if len(scores) > 1 else ""
+    return f"{statistics.fmean(scores):.1f}{spread}"
 
 
 def wrapped(text: str) -> str:

@@ -16,7 +16,7 @@ from dsprune.commands.analyze.result import read_analysis
 from dsprune.recipe.timing import log_compression
 from dsprune.report.drawing import save_figure
 from dsprune.report.grouping import Setting, settings_of
-from dsprune.report.markdown import write_markdown
+from dsprune.report.markdown import markdown_table, mean_cell, write_markdown
 from dsprune.report.runs import Run, find_folders, origin_of, read_run
 from dsprune.utils.text import MISSING
 
@@ -93,13 +93,10 @@ class Study:
 
 def shown(setting: Setting | None) -> str:
     """Return mean, standard deviation and number of seeds as a cell; BLEU is in points already."""
-    if setting is None or not setting.scores:
+    if setting is None:
         return MISSING
     scale = 1 if setting.runs[0].headline == "bleu" else 100
-    text = f"{scale * setting.mean:.1f}"
-    if setting.spread is not None:
-        text += f" ± {scale * setting.spread:.1f} ({len(setting.scores)})"
-    return text
+    return mean_cell([scale * score for score in setting.scores])
 
 
 def levels(study: Study) -> list[list[str]]:
@@ -226,13 +223,6 @@ def draw(study: Study, path: Path) -> None:
     save_figure(figure, path)
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; the first row is its head."""
-    head, *body = rows
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def describe(run: Run) -> str:
     """Return what all runs of a study have in common."""
     recipe, budget = run.recipe, run.recipe.budget
@@ -246,7 +236,9 @@ def main(home: Path) -> None:
     tasks = studies_below(home / "tasks")
     for study in filter(has_curve, studies):
         draw(study, DOCS / f"results-{study.name}.svg")
-    functions = (shown, teacher, levels, has_curve, margins, ablation_table, unhelpful, markdown, describe)
+    functions = (
+        shown, teacher, levels, has_curve, margins, ablation_table, unhelpful, markdown_table, describe,
+    )  # fmt: skip
     write_markdown(
         HERE / "page.md",
         DOCS / "results-0.1.md",

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dsprune.report.markdown import write_markdown
+from dsprune.report.markdown import markdown_table, mean_cell, write_markdown
 from dsprune.report.runs import Run, find_folders, origin_of, read_run
 from dsprune.utils.text import MISSING
 
@@ -44,23 +44,19 @@ def chosen(runs: Sequence[Run], method: str, target: float) -> list[Run]:
 
 def shown(runs: Sequence[Run]) -> str:
     """Return the accuracy of some runs, with the standard deviation and the number of seeds where there are several."""
-    scores = [100 * (run.score or 0.0) for run in runs]
-    if not scores:
-        return MISSING
-    spread = f" ± {statistics.stdev(scores):.1f} ({len(scores)})" if len(scores) > 1 else ""
-    return f"{statistics.fmean(scores):.1f}{spread}"
+    return mean_cell([100 * (run.score or 0.0) for run in runs])
 
 
 def table(runs: Sequence[Run]) -> str:
     """Return a table with a row for each start and method, and a column for each target."""
-    lines = [["start", "method", "steps", *(f"{100 * target:g} %" for target in TARGETS)], ["---"] * 6]
+    lines = [["start", "method", "steps", *(f"{100 * target:g} %" for target in TARGETS)]]
     for start, suffix in STARTS.items():
         for method in (OURS, THEIRS):
             cells = [chosen(runs, f"{method}{suffix}", target) for target in TARGETS]
             if any(cells):
                 steps = {run.last_step for cell in cells for run in cell}
                 lines.append([start, method, "/".join(map(str, sorted(steps))), *map(shown, cells)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(*lines)
 
 
 def dense(runs: Sequence[Run]) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsprune.report.markdown import write_markdown
+from dsprune.report.markdown import markdown_table, mean_cell, write_markdown
 from dsprune.report.records import add_records
 from dsprune.report.runs import Run, find_folders, read_run
 from dsprune.utils.text import MISSING
@@ -133,11 +133,11 @@ def by_setting(records: Sequence[Record]) -> dict[str, Results]:
 def compared(results: Results) -> str:
     """Return the table of accuracies, the best methods first."""
     heads = [_title(column) for column in results.columns]
-    lines = [["method", f"from {DEFAULT}", "update", *heads], ["---"] * (3 + len(heads))]
+    lines = [["method", f"from {DEFAULT}", "update", *heads]]
     for name in results.methods:
-        cells = [_shown(results.scores(column, name)) for column in results.columns]
+        cells = [mean_cell(results.scores(column, name)) for column in results.columns]
         lines.append([name, _lead(results.leads(name)), _time(results, name), *cells])
-    return _table(lines)
+    return markdown_table(*lines)
 
 
 def winners(results: Results) -> Iterator[str]:
@@ -155,7 +155,7 @@ def winners(results: Results) -> Iterator[str]:
 
 def tuned(results: Results) -> str:
     """Return a table of the methods that were run at several peaks; the best on the validation split is chosen."""
-    lines = [["method", "runs", *PEAKS, "chosen"], ["---"] * (3 + len(PEAKS))]
+    lines = [["method", "runs", *PEAKS, "chosen"]]
     for name in results.methods:
         for column in results.columns:
             tests = {peak: results.scores(column, name + suffix) for peak, suffix in PEAKS.items()}
@@ -167,21 +167,13 @@ def tuned(results: Results) -> str:
             if len(checks) > 1:
                 best = max(checks, key=lambda peak: checks[peak])
                 chosen = f"{statistics.fmean(tests[best]):.1f}, {best}"
-                lines.append([name, _title(column), *map(_shown, tests.values()), chosen])
-    return _table(lines) if len(lines) > 2 else ""
+                lines.append([name, _title(column), *map(mean_cell, tests.values()), chosen])
+    return markdown_table(*lines) if len(lines) > 1 else ""
 
 
 def _title(column: Column) -> str:
     """Return the head of a column."""
     return f"{TASKS[column[0]]}, {column[1]}"
-
-
-def _shown(scores: Sequence[float]) -> str:
-    """Return mean, standard deviation and number of seeds as a cell."""
-    if not scores:
-        return MISSING
-    spread = f" ± {statistics.stdev(scores):.1f} ({len(scores)})" if len(scores) > 1 else ""
-    return f"{statistics.fmean(scores):.1f}{spread}"
 
 
 def _lead(leads: Sequence[float]) -> str:
@@ -195,10 +187,6 @@ def _lead(leads: Sequence[float]) -> str:
 def _time(results: Results, method: str) -> str:
     times = [float(one.update_ms) for one in results.records if one.method == method and one.update_ms]
     return f"{statistics.median(times):.0f} ms" if times else MISSING
-
-
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _is_variant(method: str) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from dsprune.report.drawing import save_figure
-from dsprune.report.markdown import write_markdown
+from dsprune.report.markdown import markdown_table, write_markdown
 from dsprune.report.records import add_records
 from dsprune.report.runs import Run, find_folders, read_run
 from dsprune.utils.text import MISSING
@@ -190,12 +190,12 @@ def shown(arm: Arm | None) -> str:
 
 def table(study: Study) -> str:
     """Return a table with a row for each budget, method and setting, and a column for each target."""
-    lines = [["epochs", "method", "setting", *study.targets], ["---"] * (3 + len(study.targets))]
+    lines = [["epochs", "method", "setting", *study.targets]]
     rows = sorted({(arm.epochs, _order(arm.method), arm.method, arm.setting) for arm in study.arms})
     for epochs, _, method, setting in rows:
         cells = [shown(study.at(epochs, method, target, setting)) for target in study.targets]
         lines.append([f"{epochs:g}", method, setting, *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(*lines)
 
 
 def _order(method: str) -> int:
