@@ -16,7 +16,7 @@ from dsprune.utils.dtypes import DTYPES
 __all__ = ["Flops", "checkpoint_bytes", "forward_flops", "rank_memory", "stretched"]
 
 MASTER_BYTES = 4
-MOMENTS_BYTES = 8  # the two fp32 moments of Adam
+MOMENT_BYTES = 4
 MASKED_PER_BYTE = 8
 
 
@@ -28,7 +28,7 @@ class RankMemory:
         weights: working weights, in the precision of the forward pass.
         gradients: their gradients, in the same precision.
         master: the optimizer's fp32 copy of the weights, if it keeps one.
-        moments: the optimizer's two fp32 moments.
+        moments: the optimizer's fp32 moments, two for Adam.
         masks: one bit per prunable weight; two if the weights that grow back are marked.
         accumulators: the pruning method's accumulators up to the last mask update; a step needs twice the memory.
     """
@@ -55,12 +55,13 @@ def rank_memory(
     kept_bytes: int = 0,
     input_bytes: int = 0,
     *,
+    num_moments: int = 2,
     regrows: bool = False,
 ) -> RankMemory:
     """Return the memory of one rank under ZeRO.
 
     With P weights, N ranks and b bytes per working weight, each rank holds `b P` bytes of weights, `b P` of
-    gradients, `4 P` of master weights, `8 P` of moments, one bit and `kept_bytes` per prunable weight, two bits if
+    gradients, `4 P` of master weights, `4 P` of each moment, one bit and `kept_bytes` per prunable weight, two bits if
     weights grow back (`regrows`), and `input_bytes` of sums over inputs. Divided by N are:
 
     * from stage 1 on, the master weights, moments, masks and accumulators (sharded like the master weights);
@@ -82,7 +83,7 @@ def rank_memory(
         weights=share(working, from_stage=3),
         gradients=share(working, from_stage=2),
         master=share(_master_bytes(num_weights, stage, precision), from_stage=1),
-        moments=share(MOMENTS_BYTES * num_weights, from_stage=1),
+        moments=share(MOMENT_BYTES * num_moments * num_weights, from_stage=1),
         masks=share(_mask_bytes(num_prunable, regrows), from_stage=1),
         accumulators=share(kept_bytes * num_prunable, from_stage=1) + input_bytes,
     )
@@ -96,6 +97,7 @@ def checkpoint_bytes(
     kept_bytes: int = 0,
     input_bytes: int = 0,
     *,
+    num_moments: int = 2,
     regrows: bool = False,
 ) -> int:
     """Return the bytes of one checkpoint on disk, summed over all ranks.
@@ -108,7 +110,7 @@ def checkpoint_bytes(
         14100
     """
     working = 0 if stage == 3 else DTYPES[precision].itemsize * num_weights
-    state = _master_bytes(num_weights, stage, precision) + MOMENTS_BYTES * num_weights
+    state = _master_bytes(num_weights, stage, precision) + MOMENT_BYTES * num_moments * num_weights
     return working + state + _mask_bytes(num_prunable, regrows) + kept_bytes * num_prunable + input_bytes
 
 

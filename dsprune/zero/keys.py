@@ -21,7 +21,7 @@ from dsprune.recipe.section import section_in
 from dsprune.utils.text import control_character, did_you_mean, first_line, short
 from dsprune.zero.schema import DsConfig, OptimizerParams
 
-__all__ = ["OPTIMIZERS_OF_TORCH", "class_of", "setting", "wrong_keys"]
+__all__ = ["OPTIMIZERS_OF_TORCH", "class_of", "num_moments", "setting", "wrong_keys"]
 
 OPTIMIZERS_OF_TORCH = frozenset({"Adam", "AdamW", "SGD", "RMSprop", "NAdam", "RAdam"})
 """torch's element-wise optimizers, by their names in a ds_config."""
@@ -122,6 +122,20 @@ def _wrong_params(optimizer: dict[str, Any], config: dict[str, Any]) -> Iterator
     if is_torch and not problems:
         problems += _refusals(kind, {key: value for key, value in given.items() if key not in _OF_DEEPSPEED})
     yield from problems
+
+
+def num_moments(config: dict[str, Any]) -> int:
+    """Return the number of moments that the optimizer of a resolved config keeps for each weight: two for Adam."""
+    params = config["optimizer"].get("params") or {}
+    kind = class_of(config["optimizer"]["type"], params, config)
+    if kind is None or not kind.__module__.startswith("torch."):
+        return 2
+    weight = torch.zeros(2, requires_grad=True)
+    weight.grad = torch.zeros(2)
+    made = kind([weight], **{key: value for key, value in params.items() if key not in _OF_DEEPSPEED})
+    made.step()
+    state = made.state[weight].values()
+    return sum(isinstance(value, torch.Tensor) and value.shape == weight.shape for value in state)
 
 
 def _no_setting(key: str, kind: type, known: Iterable[str]) -> str:

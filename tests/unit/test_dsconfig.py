@@ -28,6 +28,7 @@ from dsprune.recipe import Recipe
 from dsprune.testing.engines import fp16_allowed
 from dsprune.utils.installation import shipped_names
 from dsprune.zero.config import load_ds_config, resolve_ds_config
+from dsprune.zero.keys import num_moments
 from dsprune.zero.limits import (
     _REFUSED,
     OPTIMIZERS_OF_DEEPSPEED,
@@ -246,6 +247,22 @@ def test_an_optimizer_that_deepspeed_has_not_tested_is_refused_from_stage_1_on(n
             resolve(own | value)
     resolve(own | {"zero_allow_untested_optimizer": True})
     resolve(own | {"zero_optimization": {"stage": 0}})
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "expected"),
+    [
+        ({"type": "AdamW"}, 2),
+        ({"type": "AdamW", "params": {"torch_adam": True, "fused": True}}, 2),
+        ({"type": "AdamW", "params": {"torch_adam": True, "amsgrad": True}}, 3),
+        ({"type": "SGD"}, 0),
+        ({"type": "SGD", "params": {"momentum": 0.9}}, 1),
+        ({"type": "RMSprop"}, 1),
+        ({"type": "NAdam"}, 2),
+    ],
+)
+def test_the_moments_of_an_optimizer_are_counted(optimizer: dict[str, Any], expected: int) -> None:
+    assert num_moments(resolve({"optimizer": optimizer, "zero_optimization": {"stage": 0}})) == expected
 
 
 def test_a_method_that_the_optimizer_cannot_serve_is_refused() -> None:

@@ -1,3 +1,4 @@
+import json
 import math
 import re
 import time
@@ -55,6 +56,17 @@ def test_updates_hit_the_target_in_both_conventions(bert: str) -> None:
     text = show(made.recipe)
     assert f"{made.num_pruned(last) / made.num_prunable:.2%}".replace("%", " %") in text
     assert f"{made.num_pruned(last) / made.num_weights:.2%}".replace("%", " %") in text
+
+
+def test_the_memory_is_that_of_the_optimizer(bert: str, tmp_path: Path) -> None:
+    own = {"type": "SGD", "params": {"lr": "auto"}}
+    (tmp_path / "sgd.json").write_text(json.dumps({"optimizer": own, "zero_optimization": {"stage": 0}}))
+    overrides = [f"model.path={bert}", f"deepspeed={tmp_path / 'sgd.json'}", "pruning.method=magnitude"]
+    recipe = load_recipe("glue-90", overrides)
+    rows = {line.split()[0]: line.split()[1:] for line in show(recipe, stage=0).splitlines() if line.strip()}
+    size = make_plan(recipe, 4, 3200).num_weights, 2 * BLOCK, 0, recipe.precision
+    assert rows["moments"] == ["0", "bytes"]
+    assert rows["checkpoint"] == decimal(checkpoint_bytes(*size, num_moments=0)).split()
 
 
 def test_a_tensor_with_a_target_of_its_own_keeps_pace(bert: str) -> None:

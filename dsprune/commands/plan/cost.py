@@ -38,8 +38,10 @@ def memory_table(plan: Plan, world_size: int, stages: Iterable[int]) -> Table:
     columns = []
     for stage in stages:
         size = plan.num_weights, plan.num_prunable, stage
-        used = rank_memory(*size, world_size, precision, *kept_of, regrows=regrows)
-        disk = checkpoint_bytes(*size, precision, *kept_of, regrows=regrows)
+        used = rank_memory(
+            *size, world_size, precision, *kept_of, num_moments=plan.num_moments, regrows=regrows
+        )
+        disk = checkpoint_bytes(*size, precision, *kept_of, num_moments=plan.num_moments, regrows=regrows)
         sizes = (*(getattr(used, name) for name in names), disk)
         columns.append((f"ZeRO stage {stage}", *map(decimal, sizes)))
     headings, *rows = zip(("", *names, "checkpoint"), *columns, strict=True)

@@ -21,6 +21,7 @@ from dsprune.tasks.build import build_task
 from dsprune.train.preflight import preflight, recipe_weights
 from dsprune.utils.text import first_line
 from dsprune.zero.config import load_ds_config, resolve_ds_config
+from dsprune.zero.keys import num_moments
 
 __all__ = ["Plan", "make_plan", "weightless_model"]
 
@@ -39,6 +40,7 @@ class Plan:
         dense: the other matrices and parameters inside the blocks; empty without pruning.
         vocabulary: the tokens whose embedding rows are trained; None = all.
         num_missing: number of weights of the other rows.
+        num_moments: number of the optimizer's moments of each weight.
         targets: description of the labels, such as the classes; empty if unknown.
         remarks: remarks on the data and on the plan, one line each.
     """
@@ -52,6 +54,7 @@ class Plan:
     dense: tuple[DenseMatrix, ...]
     vocabulary: Vocabulary | None = None
     num_missing: int = 0
+    num_moments: int = 2
     targets: str = ""
     remarks: tuple[str, ...] = ()
 
@@ -98,6 +101,7 @@ def make_plan(recipe: Recipe, world_size: int, train_examples: int | None = None
         dense=(*prepared.weights.dense, *prepared.weights.outside),
         vocabulary=prepared.vocabulary,
         num_missing=num_missing(prepared.model),
+        num_moments=num_moments(prepared.config),
         targets=prepared.task.targets(prepared.data),
         remarks=tuple(prepared.remarks()),
     )
@@ -124,7 +128,7 @@ def _sketch(recipe: Recipe, model: Model, world_size: int, num_examples: int | N
         num_examples = min(num_examples, (recipe.task and recipe.task.max_train) or num_examples)
         steps_per_epoch = _steps_per_epoch(recipe, world_size, num_examples)
     timetable = recipe_timetable(recipe, steps_per_epoch)
-    resolve_ds_config(load_ds_config(recipe.deepspeed), recipe, world_size)
+    config = resolve_ds_config(load_ds_config(recipe.deepspeed), recipe, world_size)
     teacher = None if recipe.distillation is None else recipe.distillation.teacher
     # A teacher in the output folder is made by a run.
     if teacher is not None and not Path(teacher).is_relative_to(recipe.output):
@@ -141,6 +145,7 @@ def _sketch(recipe: Recipe, model: Model, world_size: int, num_examples: int | N
         num_weights=count_weights(skeleton),
         tensors=weights.tensors,
         dense=(*weights.dense, *weights.outside),
+        num_moments=num_moments(config),
         remarks=tuple(remarks),
     )
 

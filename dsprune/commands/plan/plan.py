@@ -89,7 +89,7 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
         kind = f"{pattern}{pruning.method}{first}, {pruning.scope}, {pruning.curve}"
         yield "pruning", f"{percent(pruning.sparsity, 1)}, {kind}"
     if plan.vocabulary is not None:
-        yield "vocabulary", _vocabulary(plan.vocabulary, plan.num_missing, recipe.precision)
+        yield "vocabulary", _vocabulary(plan, plan.vocabulary)
     if plan.targets:
         yield "predicts", plan.targets
     length = f"{timetable.total_steps:,} steps of {recipe.budget.batch} examples"
@@ -135,10 +135,13 @@ def _dense(plan: Plan) -> Table:
     return Table("dense", "Dense", columns, rows)
 
 
-def _vocabulary(vocabulary: Vocabulary, num_missing: int, precision: str) -> str:
-    saved = rank_memory(num_missing, 0, stage=0, world_size=1, precision=precision).total
+def _vocabulary(plan: Plan, vocabulary: Vocabulary) -> str:
+    size, precision = plan.num_missing, plan.recipe.precision
+    saved = rank_memory(
+        size, 0, stage=0, world_size=1, precision=precision, num_moments=plan.num_moments
+    ).total
     return (
-        f"{len(vocabulary.kept):,} of {vocabulary.size:,} tokens: {num_missing:,} weights are left out, "
+        f"{len(vocabulary.kept):,} of {vocabulary.size:,} tokens: {size:,} weights are left out, "
         f"{decimal(saved)} of weights, gradients and optimizer state"
     )
 
