@@ -5,7 +5,7 @@ import math
 import socket
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -50,7 +50,6 @@ class RunState:
         status: the newest `status.json`.
         death: why a run whose status is `running` is considered dead; None = it is not.
         seconds_left: seconds until the end of the timetable; None = unknown, or the run is not running.
-        seconds_per_step: median of the newest log lines; None before the first one.
         checkpoint: tag of the checkpoint to resume from; None = there is none.
         checkpoint_age: seconds since that checkpoint was written.
         result: the metrics of a finished run.
@@ -59,7 +58,6 @@ class RunState:
     status: Status
     death: str | None
     seconds_left: float | None
-    seconds_per_step: float | None
     checkpoint: str | None
     checkpoint_age: float | None
     result: dict[str, float]
@@ -95,13 +93,8 @@ def status(folders: Sequence[Path], console: Console) -> None:
             problems[folder] = error
     if not states and not scripts:
         raise next(iter(problems.values()))
-    table = Table("run", *COLUMNS, box=None, pad_edge=False)
-    for column in table.columns:
-        column.overflow = "fold"
-    for folder, state in states.items():
-        table.add_row(cell(str(folder)), cell(state.name, STYLES[state.name]), *map(cell, _cells(state)))
     if states:
-        print_table(console, table)
+        print_table(console, _table(states))
     for line in scripts:
         say(console, line)
     for folder, state in states.items():
@@ -162,7 +155,6 @@ def read_run_state(run: RunFolder, now: float) -> RunState:
         status=status,
         death=death,
         seconds_left=left,
-        seconds_per_step=speed,
         checkpoint=None if checkpoint is None else checkpoint.name,
         checkpoint_age=None if checkpoint is None else max(0.0, now - checkpoint.stat().st_mtime),
         result={} if summary is None else summary.metrics,
@@ -197,6 +189,15 @@ def _is_alive(status: Status) -> bool:
         return bool(same and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+
+
+def _table(states: Mapping[Path, RunState]) -> Table:
+    table = Table("run", *COLUMNS, box=None, pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
+    for folder, state in states.items():
+        table.add_row(cell(str(folder)), cell(state.name, STYLES[state.name]), *map(cell, _cells(state)))
+    return table
 
 
 def _cells(state: RunState) -> list[str]:
