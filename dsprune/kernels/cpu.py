@@ -115,9 +115,11 @@ def build_kernel(folder: Path) -> Path | None:
     """
     digest = hashlib.sha256(SOURCE.read_bytes() + " ".join(FLAGS).encode() + cpu_type().encode()).hexdigest()
     library = folder / f"kernels-{digest[:16]}.so"
+    if library.exists():
+        return library
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if library.exists() or compiler is None:
-        return library if library.exists() else None
+    if compiler is None:
+        return None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
