@@ -131,7 +131,7 @@ class RankPool:
 def _serve(connection: Connection, rank: int, size: int, store: str) -> None:
     """Run what a rank receives until the pipe is closed."""
     torch.set_num_threads(1)
-    settle()
+    settle(MASTER_ADDR="127.0.0.1")  # as from a launcher, for commands
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size, timeout=TIMEOUT)
     init_distributed()  # so that an engine of a test does not compile DeepSpeed's collectives
     worlds = {world: dist.new_group(list(range(world))) for world in range(1, size + 1)}
