@@ -11,13 +11,10 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-ROOTS = ("dsprune", "setuptools")
-"""A new environment has setuptools up to Python 3.11; from 3.12 on torch requires it."""
-
 
 def required() -> Iterator[Distribution]:
-    """Yield the installed packages that the roots require, directly or not, and the roots."""
-    waiting, seen = list(map(Requirement, ROOTS)), set()
+    """Yield dsprune and the installed packages that it requires, directly or not."""
+    waiting, seen = [Requirement("dsprune")], set()
     while waiting:
         wanted = waiting.pop()
         key = (wanted.name.lower(), frozenset(wanted.extras))

@@ -193,8 +193,11 @@ def _grouped_product(rows: Tensor, experts: Tensor, *_: Any, **__: Any) -> int:
     return 2 * rows.shape[0] * rows.shape[1] * experts.shape[2]
 
 
-FORMULAS: dict[Any, Callable[..., int]] = {**flop_registry, torch.ops.aten._grouped_mm: _grouped_product}
+FORMULAS: dict[Any, Callable[..., int]] = dict(flop_registry)
 """Operations of each torch operator that multiplies matrices."""
+
+if hasattr(torch.ops.aten, "_grouped_mm"):  # torch 2.6 does not have it
+    FORMULAS[torch.ops.aten._grouped_mm] = _grouped_product
 
 
 def stretched(batch: Mapping[str, Tensor], length: int) -> dict[str, Tensor]:
