@@ -240,8 +240,10 @@ def _sbatch(command: Sequence[str]) -> str:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         answer = "; ".join(line.removeprefix("sbatch: error: ") for line in done.stderr.splitlines())
-        raise UserError(
-            f"sbatch: {answer}: change what is requested in: {shlex.join(command)} "
-            f"(sinfo lists what the cluster has)"
+        way_out = (
+            f"change what is requested in: {shlex.join(command)} (sinfo lists what the cluster has)"
+            if _is_cluster()
+            else "load the site's slurm module, repair its slurm.conf, or print the commands with --dry-run"
         )
+        raise UserError(f"sbatch: {answer}: {way_out}")
     return done.stdout.strip().partition(";")[0]  # followed by the name of the cluster, if there are several

@@ -84,7 +84,7 @@ def build_skeleton(auto_class: Any, path: str, **settings: Any) -> tuple[PreTrai
 def _names_and_shapes(path: str, file: Path) -> dict[str, Tensor]:
     """Return the tensors of a file on the meta device."""
     try:
-        return load_state_dict(file, map_location="meta")
+        return load_state_dict(str(file), map_location="meta")
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"model {path!r}: {file.name}: {first_line(error)}: copy or download it again"

@@ -87,12 +87,7 @@ def _csv(path: Path, header: Sequence[str]) -> pa.Table:
     csv.field_size_limit(LONGEST_FIELD)
     # Strict: a quotation mark inside a quoted field must be doubled. Otherwise \" would change the text.
     rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-    table = _as_table(_numbered(rows), header, may_be_short=False)
-    if table.num_columns == 1 and (other := re.search(r"[;\t]", table.column_names[0])):
-        raise ValueError(
-            f"no comma in its header, {table.column_names[0]!r}: write commas in place of {other[0]!r}"
-        )
-    return table
+    return _as_table(_numbered(rows), header, may_be_short=False)
 
 
 def _tsv(path: Path, header: Sequence[str]) -> pa.Table:
@@ -106,6 +101,8 @@ def _numbered(rows: Iterable[list[str]]) -> Iterator[tuple[int, list[str]]]:
     number = 0
     try:
         for row in rows:
+            if not number and len(row) == 1 and (other := re.search(r"[;\t]", row[0])):
+                raise ValueError(f"no comma in its header, {row[0]!r}: write commas in place of {other[0]!r}")
             if row:
                 yield number, row
                 number += 1

@@ -114,7 +114,10 @@ def test_a_cluster_that_is_down_is_said(
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
     assert run_command(["submit", recipe]) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert "Unable to contact slurm controller (connect failure): change what is requested in" in line
+    assert (
+        "Unable to contact slurm controller (connect failure): load the site's slurm module, repair its"
+        in line
+    )
 
 
 def test_the_batch_scripts_must_be_there(

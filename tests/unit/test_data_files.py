@@ -210,6 +210,7 @@ def test_whole_numbers_are_the_same_labels_in_any_type(tmp_path: Path) -> None:
         ("t.jsonl", "[" * 100_000, r"not a valid jsonl file"),
         ("t.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": true}', r"row 2: column .label. holds bool"),
         ("t.csv", "text;label\na;0\n", r"not a valid csv file: no comma in its header, 'text;label': .* of ';'"),
+        ("t.csv", "text;label\na, b;0\n", r"not a valid csv file: no comma in its header, 'text;label': .* ';'"),
         ("t.csv.gz", "text,label", r"not a valid csv file: Not a gzipped file"),
         ("t.csv", "text,label\na,p \nb,p\n", r"the labels 'p' and 'p ' differ only in white space"),
         ("t.csv", "text,label\na,1\nb,1.0\n", r"the labels '1' and '1\.0' differ, but are the same number"),

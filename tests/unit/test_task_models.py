@@ -267,6 +267,14 @@ def test_a_model_that_a_shipped_recipe_makes_is_to_be_trained_first(tmp_path, mo
             load(str(tmp_path / "runs" / "sentiment-dense" / "model"))
 
 
+def test_a_path_that_is_no_name_of_the_hub_is_a_missing_folder(monkeypatch):
+    monkeypatch.setattr(pretrained, "is_offline_mode", lambda: False)
+    for load, what in ((load_config, "model"), (load_tokenizer, "tokenizer")):
+        says = rf"^{what} 'no/such/folder': no such folder: give a Hugging Face model folder or hub name$"
+        with pytest.raises(UserError, match=says):
+            load("no/such/folder")
+
+
 @pytest.mark.parametrize("load", [load_config, load_tokenizer])
 def test_the_folder_of_a_run_is_no_model(load, tmp_path, bert):
     load_config(bert).save_pretrained(tmp_path / "model")
