@@ -67,11 +67,12 @@ def start_sparse(
     elif state is not None and model is not None and Path(model, MANIFEST).is_file():
         start_from_masks(state, Path(model), step)
     elif (zeros := _fraction_of_zeros(engine, state)) > SPARSE:
-        keep = "masks_from=zeros (--masks-from zeros) keeps its zeros"
+        why, keep = "it has no masks", "masks_from=zeros (--masks-from zeros) keeps its zeros"
         if state is None:
+            why = "the recipe has no section pruning"
             keep = f"pruning={{sparsity: {zeros:.4f}, curve: one-shot, start: 0}} with {keep}"
         raise UserError(
-            f"{where}: {100 * zeros:.1f} % of its prunable weights are zero, and it has no masks: {keep}, "
+            f"{where}: {100 * zeros:.1f} % of its prunable weights are zero, and {why}: {keep}, "
             f"masks_from=none lets them grow back"
         )
     return 0.0 if state is None else state.sparsity

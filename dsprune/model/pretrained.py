@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import is_offline_mode
-from huggingface_hub.utils import HFValidationError, validate_repo_id
+from huggingface_hub.errors import HFValidationError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 import dsprune.model.gts  # registers its classes with the Auto classes  # noqa: F401
@@ -267,20 +267,11 @@ def _load(
         if "Weights only load failed" in reason:  # torch advises to run the code
             reason = "its .bin files hold more than weights, which could run code"
             way_out = "give a copy in safetensors"
-        if not Path(path).exists() and not _is_hub_name(path):
+        if isinstance(error.__cause__, HFValidationError):  # no model on the hub can have this name
             reason = "no such folder"
         if is_offline_mode() and not Path(path).exists():
             reason = "no such folder, nor a copy in the cache, and offline mode is on (HF_HUB_OFFLINE)"
         raise UserError(f"{what} {path!r}: {reason}: {way_out}") from error
-
-
-def _is_hub_name(path: str) -> bool:
-    """Return whether a model on the hub can have this name."""
-    try:
-        validate_repo_id(path)
-    except HFValidationError:
-        return False
-    return True
 
 
 def _training_of(folder: Path) -> str:

@@ -131,7 +131,7 @@ def test_matrices_that_begin_at_zero_are_trained_and_said(one_rank: RankPool) ->
 
 def test_a_dense_recipe_of_a_script_would_lose_the_zeros(one_rank: RankPool) -> None:
     [error] = one_rank.run(1, wrapping.start_from_zeros, "initialize", None, True)
-    assert "pruning={sparsity: 0.5" in error
+    assert "zero, and the recipe has no section pruning: pruning={sparsity: 0.5" in error
     assert "curve: one-shot, start: 0} with masks_from=zeros" in error
 
 
