@@ -88,9 +88,7 @@ def test_a_run_that_was_killed_while_it_saved_goes_on_from_the_checkpoint_before
     assert list(differences(whole, killed)) == []
 
 
-def test_a_run_goes_on_at_another_stage_and_on_other_ranks_and_says_so(
-    workshop: Workshop, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_goes_on_at_another_stage_and_on_other_ranks_and_says_so(workshop: Workshop) -> None:
     run = workshop.start_and_stop("moved", step=12)
     step = status_of(run).step
     ranks = workshop.start("moved", "deepspeed=zero3", f"--resume={run.path}", world_size=1)

@@ -231,9 +231,7 @@ def test_without_a_store_in_the_recipe_it_prints_how_to_use_the_new_one(
 # ---- what is refused
 
 
-def test_a_store_of_another_teacher_is_not_changed(
-    two_ranks: RankPool, recipe: Path, whole: Path, tmp_path: Path
-) -> None:
+def test_a_store_of_another_teacher_is_not_changed(two_ranks: RankPool, recipe: Path, whole: Path) -> None:
     before = content(whole)
     other = recipe.parent / "student"
     for settings, differs in [

@@ -129,7 +129,7 @@ def test_a_model_is_sent_only_when_asked(recipe: Recipe) -> None:
     assert not [artifact for artifact in read(run).artifacts if artifact.type == "model"]
 
 
-def test_the_other_ranks_say_nothing(recipe: Recipe, tmp_path: Path) -> None:
+def test_the_other_ranks_say_nothing(recipe: Recipe) -> None:
     run = folder(recipe)
     tracker = Tracker(recipe, run, timetable(recipe), Ranks(1, 1, 2), ClientState())
     tracker.log(1, {"loss": 1.0})

@@ -83,7 +83,7 @@ def test_a_model_is_evaluated_with_its_own_labels_where_there_are_no_training_da
     assert evaluate_model(bert, without_train, device=CPU) == evaluate_model(bert, settings, device=CPU)
 
 
-def test_a_model_of_other_labels_is_refused(tmp_path, bert, settings):
+def test_a_model_of_other_labels_is_refused(tmp_path, settings):
     of_three = str(tiny_bert(tmp_path, num_labels=3, id2label=None, label2id=None))
     with pytest.raises(
         UserError, match=r"was trained for 3 labels and the task has 2 \(negative, positive\)"

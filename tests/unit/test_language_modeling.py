@@ -120,7 +120,7 @@ def test_counts_add_up():
     assert TokenCounts(1e9, 0, 1).perplexity == math.inf
 
 
-def test_a_head_with_a_later_transformation_is_not_linear(tmp_path):
+def test_a_head_with_a_later_transformation_is_not_linear():
     model = models.gpt2(BYTES)
     assert linear_head(model) == {"logits": model.lm_head}
     model.config.final_logit_softcapping = 30.0

@@ -11,7 +11,6 @@ import torch
 
 from dsprune.distillation.store import (
     ShardWriter,
-    Store,
     StorePlan,
     begin_store,
     finish_store,
@@ -57,7 +56,7 @@ def flip_last_bit(path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def records_of(store: Store, shard: int) -> np.ndarray:
+def records_of(shard: int) -> np.ndarray:
     return PLANNED.fingerprints[PLANNED.records(shard)]
 
 
@@ -172,6 +171,6 @@ def test_a_large_store_is_checked_as_it_is_read(tmp_path: Path, monkeypatch: pyt
     folder = capture(tmp_path, PLANNED)
     flip_last_bit(folder / "shard-00001.safetensors")
     store = open_store(folder)
-    assert store.fetch(records_of(store, 0))
+    assert store.fetch(records_of(0))
     with pytest.raises(UserError, match=r"shard-00001.safetensors: damaged, its content does not match"):
-        store.fetch(records_of(store, 1))
+        store.fetch(records_of(1))

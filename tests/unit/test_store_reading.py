@@ -142,7 +142,7 @@ def test_the_last_class_has_an_index(classes: int) -> None:
     assert signal.indices[0, 0] == classes - 1
 
 
-def test_large_logits_lose_nothing_in_fp16(tmp_path: Path) -> None:
+def test_large_logits_lose_nothing_in_fp16() -> None:
     """The maximum of the row is subtracted first: fp16 cannot represent 40,000.25, but it can represent -0.25."""
     rows = torch.tensor([[40_000.5, 40_000.25, 39_990.0]])
     store = StoreSpec(kind="topk", outputs=spec(classes=3).outputs, k=2, temperatures=(1.0,))
