@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
+from inspect import signature
 from typing import Any
 
 import torch
@@ -14,6 +15,11 @@ from torch.utils.flop_counter import flop_registry
 from dsprune.utils.dtypes import DTYPES
 
 __all__ = ["Flops", "checkpoint_bytes", "forward_flops", "rank_memory", "stretched"]
+
+MKLDNN_AS_SET = (
+    {"allow_tf32": None} if "allow_tf32" in signature(torch.backends.mkldnn.flags).parameters else {}
+)
+"""None keeps the setting; torch 2.6 does not have it."""
 
 MASTER_BYTES = 4
 MOMENT_BYTES = 4
@@ -145,7 +151,7 @@ def forward_flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> Flops:
     # A fused attention or recurrent layer would hide its products, so use versions that compute them one by one.
     with ExitStack() as plain:
         plain.enter_context(sdpa_kernel(SDPBackend.MATH))
-        plain.enter_context(torch.backends.mkldnn.flags(enabled=False, allow_tf32=None))
+        plain.enter_context(torch.backends.mkldnn.flags(enabled=False, **MKLDNN_AS_SET))
         plain.enter_context(torch.backends.cudnn.flags(enabled=False))
         with torch.no_grad(), counter:
             model(**inputs)
@@ -172,7 +178,7 @@ class _Counter(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         tensors = [value for value in args if isinstance(value, Tensor)]
         weights = [tensor for tensor in tensors if _storage(tensor) in self._names]
-        if formula := FORMULAS.get(func.overloadpacket):
+        if formula := _formula(func.overloadpacket):
             flops = formula(*args, **(kwargs or {}), out_val=out)
             self.total += flops
             if weights:  # a bias has fewer dimensions, and relative embeddings are the first factor
@@ -193,11 +199,13 @@ def _grouped_product(rows: Tensor, experts: Tensor, *_: Any, **__: Any) -> int:
     return 2 * rows.shape[0] * rows.shape[1] * experts.shape[2]
 
 
-FORMULAS: dict[Any, Callable[..., int]] = dict(flop_registry)
-"""Operations of each torch operator that multiplies matrices."""
+GROUPED_PRODUCTS = {"aten._grouped_mm", "transformers.grouped_mm_fallback"}
+"""Operators of experts; by name, because torch 2.6 has only the second, which transformers defines."""
 
-if hasattr(torch.ops.aten, "_grouped_mm"):  # torch 2.6 does not have it
-    FORMULAS[torch.ops.aten._grouped_mm] = _grouped_product
+
+def _formula(operator: Any) -> Callable[..., int] | None:
+    """Return what counts the operations of a torch operator that multiplies matrices; None for any other."""
+    return _grouped_product if str(operator) in GROUPED_PRODUCTS else flop_registry.get(operator)
 
 
 def stretched(batch: Mapping[str, Tensor], length: int) -> dict[str, Tensor]:

@@ -156,7 +156,12 @@ def test_the_conventions_are_those_of_the_benchmark() -> None:
     assert GRID[:3] == (0.2, 0.36, 0.488)
 
 
-def test_experts_count_as_feed_forward_and_routers_apart() -> None:
+@pytest.mark.parametrize("grouped", [True, False], ids=["torch's product", "that of transformers"])
+def test_experts_count_as_feed_forward_and_routers_apart(
+    monkeypatch: pytest.MonkeyPatch, grouped: bool
+) -> None:
+    if not grouped:  # as with torch 2.6, and on devices for which torch has none
+        monkeypatch.setattr("transformers.integrations.moe._can_use_grouped_mm", lambda *_: False)
     sizes = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2}
     heads = {
         "num_attention_heads": 2,

@@ -1,13 +1,7 @@
-import runpy
-from types import SimpleNamespace
-
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.flop_counter import flop_registry
 
-from dsprune.model import cost
 from dsprune.model.cost import checkpoint_bytes, rank_memory
 
 STAGES = range(4)
@@ -76,10 +70,3 @@ def test_a_mask_costs_a_bit_where_the_moments_cost_eight_bytes(
 )
 def test_checkpoint_of_a_thousand_weights(stage: int, precision: str, expected: int) -> None:
     assert checkpoint_bytes(1000, 800, stage, precision) == expected
-
-
-def test_a_torch_without_grouped_products_has_the_other_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
-    grouped = torch.ops.aten._grouped_mm
-    assert cost.FORMULAS.keys() == {*flop_registry, grouped}
-    monkeypatch.setattr(torch.ops, "aten", SimpleNamespace())
-    assert runpy.run_path(cost.__file__)["FORMULAS"] == flop_registry
