@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dsprune.errors import UserError
-from dsprune.utils.files import replace_text, sha256_of
+from dsprune.utils.files import flush, replace_text, sha256_of
 from dsprune.utils.records import Count, FileName, Record, read_record
 
 __all__ = [
@@ -42,8 +42,10 @@ class FileList(Record):
 
 
 def record_files(paths: Iterable[Path]) -> dict[str, FileRecord]:
-    """Return the records of the paths that are files, by name, without hidden files."""
+    """Flush the paths that are files, without hidden ones, to the disk, and return their records by name."""
     files = sorted(path for path in paths if path.is_file() and not path.name.startswith("."))
+    for path in files:
+        flush(path)
     return {path.name: FileRecord(size=path.stat().st_size, sha256=sha256_of(path)) for path in files}
 
 

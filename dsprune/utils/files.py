@@ -19,6 +19,7 @@ from dsprune.utils.text import first_line
 __all__ = [
     "describe_system_error",
     "find_files",
+    "flush",
     "is_full_disk",
     "lock_folder",
     "remove",
@@ -55,11 +56,16 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         with _system_errors(path):
             write(temporary)
         _follow_umask(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        flush(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until what was written to a file is on the disk, so that it survives a loss of power."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def replace_text(path: Path, text: str) -> None:

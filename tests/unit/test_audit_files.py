@@ -1,5 +1,6 @@
 """The audit compares every checksum, and names the files without one."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -81,3 +82,18 @@ def test_a_store_is_audited(tmp_path: Path, kind: str, capsys: pytest.CaptureFix
     flip_a_bit(store / "shard-00000.safetensors")
     assert run_command(["audit", str(store)]) == 2
     assert "shard-00000.safetensors: damaged, its content does not match" in capsys.readouterr().err
+
+
+def test_files_are_on_the_disk_before_their_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[tuple[int, bool]] = []
+    fsync = os.fsync
+
+    def spy(file: int) -> None:
+        flushed.append((os.fstat(file).st_ino, (tmp_path / MODEL_LIST).exists()))
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"weights")
+    list_model_folder(tmp_path)
+    assert flushed == [(weights.stat().st_ino, False), ((tmp_path / MODEL_LIST).stat().st_ino, False)]
