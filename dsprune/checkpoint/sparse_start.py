@@ -14,18 +14,28 @@ from dsprune.masks.manifest import MANIFEST, read_manifest
 from dsprune.masks.mask_files import read_masks
 from dsprune.masks.mask_set import MaskSet
 from dsprune.model.prunable import choose_weights
-from dsprune.model.shard import PrunableTensor
+from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.collectives import Comm
 from dsprune.ranks.group import announce, current_ranks
+from dsprune.recipe import Pruning
 from dsprune.recipe.pattern import Pattern
 from dsprune.registry import SCOPES
+from dsprune.schedule import Timetable
+from dsprune.selection.groups import update_groups
 from dsprune.selection.patterned import count_broken
 from dsprune.selection.rows import count_rows
 from dsprune.zero.parameters import full_shape
 from dsprune.zero.stages import open_layout
 
-__all__ = ["MasksFrom", "mask_zeros", "start_from_masks", "start_sparse"]
+__all__ = [
+    "MasksFrom",
+    "check_first_masks",
+    "mask_zeros",
+    "read_first_masks",
+    "start_from_masks",
+    "start_sparse",
+]
 
 MasksFrom = Literal["zeros", "none"]
 """How to treat zeros of weights without masks: `zeros` makes masks of them, `none` lets them grow back."""
@@ -86,11 +96,19 @@ def start_from_masks(state: PruningState, folder: Path, step: int) -> None:
     Raises:
         UserError: a file is damaged, or a later mask update has a lower sparsity.
     """
-    shards = state.layout.shards
-    bits = on_every_rank(current_ranks(), lambda: read_masks(folder, read_manifest(folder), shards))
-    masks = MaskSet(shards)
-    masks.replace(bits)
+    masks = on_every_rank(current_ranks(), lambda: read_first_masks(folder, state.layout.shards))
     _start_from(masks, state, str(folder), step)
+
+
+def read_first_masks(folder: Path, shards: Sequence[Shard]) -> MaskSet:
+    """Read the masks of a checkpoint or a model folder.
+
+    Raises:
+        UserError: a file is damaged, or the masks are of other tensors.
+    """
+    masks = MaskSet(shards)
+    masks.replace(read_masks(folder, read_manifest(folder), shards))
+    return masks
 
 
 def mask_zeros(state: PruningState, where: str, step: int) -> None:
@@ -112,8 +130,7 @@ def mask_zeros(state: PruningState, where: str, step: int) -> None:
 
 def _start_from(masks: MaskSet, state: PruningState, where: str, step: int) -> None:
     """Set the first masks of a run, and apply them to weights and moments."""
-    _check_pattern(state, masks, where)
-    _check_updates(state, masks, where, step)
+    check_first_masks(masks, state.pruning, state.timetable, state.comm, where, step)
     state.restore(masks.bits)
     state.initial_pruned = state.masks.counts(state.comm)
     for index, bits in enumerate(state.masks.bits):
@@ -122,11 +139,30 @@ def _start_from(masks: MaskSet, state: PruningState, where: str, step: int) -> N
     state.layout.refresh_copies()
 
 
-def _check_pattern(state: PruningState, masks: MaskSet, where: str) -> None:
-    """Check that the zeros fill whole tiles. Collective: every rank must call this."""
-    pattern = Pattern.parse(state.pruning.pattern)
+def check_first_masks(
+    masks: MaskSet, pruning: Pruning, timetable: Timetable, comm: Comm, where: str, step: int = 0
+) -> None:
+    """Check that a run can start from masks at a step. Collective: every rank must call this.
+
+    Args:
+        masks: the masks of this rank's shards.
+        pruning: the run's section of the recipe.
+        timetable: the run's mask updates.
+        comm: the ranks that hold the shards.
+        where: origin of the masks, for messages.
+        step: number of applied optimizer steps.
+
+    Raises:
+        UserError: the zeros do not fill whole tiles of the pattern, or a later mask update has fewer zeros.
+    """
+    _check_pattern(masks, pruning, comm, where)
+    _check_updates(masks, pruning, timetable, comm, where, step)
+
+
+def _check_pattern(masks: MaskSet, pruning: Pruning, comm: Comm, where: str) -> None:
+    pattern = Pattern.parse(pruning.pattern)
     for shard, broken in zip(
-        masks.shards, count_broken(masks.shards, masks.bits, pattern, state.comm), strict=True
+        masks.shards, count_broken(masks.shards, masks.bits, pattern, comm), strict=True
     ):
         if broken:
             raise UserError(
@@ -136,19 +172,18 @@ def _check_pattern(state: PruningState, masks: MaskSet, where: str) -> None:
             )
 
 
-def _check_updates(state: PruningState, masks: MaskSet, where: str, step: int) -> None:
-    """Check that no later mask update that prunes has fewer zeros than the masks.
-
-    Collective: every rank must call this.
-    """
-    later = [update for update in state.timetable.updates if update.step >= step and update.sparsity > 0]
+def _check_updates(
+    masks: MaskSet, pruning: Pruning, timetable: Timetable, comm: Comm, where: str, step: int
+) -> None:
+    later = [update for update in timetable.updates if update.step >= step and update.sparsity > 0]
     if not later:
         return
     update = min(later, key=lambda update: update.sparsity)
-    groups, counts = state.groups(update), masks.counts(state.comm)
+    tensors = [shard.tensor for shard in masks.shards]
+    groups, counts = update_groups(tensors, pruning, timetable.progress(update)), masks.counts(comm)
     rows = [0] * len(counts)
-    if SCOPES.get(state.pruning.scope).by_row:
-        rows = count_rows(masks.shards, masks.bits, groups, torch.gt, state.comm)
+    if SCOPES.get(pruning.scope).by_row:
+        rows = count_rows(masks.shards, masks.bits, groups, torch.gt, comm)
     for group in groups:
         zeros, overfull = (sum(of_tensor[place] for place in group.tensors) for of_tensor in (counts, rows))
         if zeros > group.num_pruned or overfull:

@@ -42,7 +42,9 @@ COLUMNS = (
 
 def read_squad(path: Path, header: Sequence[str]) -> pa.Table:
     """Read the authors' nested format into one row per question, as on the hub."""
-    data = json.loads(read_text(path))["data"]
+    content = json.loads(read_text(path))
+    if not isinstance(content, dict) or "data" not in content:
+        raise ValueError("it is not in SQuAD's format: write rows one per line, as .jsonl")
     return pa.Table.from_pylist(
         [
             {
@@ -54,7 +56,7 @@ def read_squad(path: Path, header: Sequence[str]) -> pa.Table:
                     "answer_start": [answer["answer_start"] for answer in question["answers"]],
                 },
             }
-            for article in data
+            for article in content["data"]
             for paragraph in article["paragraphs"]
             for question in paragraph["qas"]
         ]

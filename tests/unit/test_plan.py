@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 from rich.filesize import decimal
-from transformers import BertConfig, ConvBertConfig, LlamaConfig, Wav2Vec2Config
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    ConvBertConfig,
+    LlamaConfig,
+    Wav2Vec2Config,
+)
 
 from dsprune.commands.plan.law import law_table, sweep_table
 from dsprune.commands.plan.make import make_plan
@@ -25,8 +31,9 @@ from dsprune.selection.compensate import block_bytes
 from dsprune.selection.groups import Group, make_groups
 from dsprune.selection.tiles import Tiling
 from dsprune.selection.traffic import update_bytes
-from dsprune.testing.tiny import tiny_bert
+from dsprune.testing.tiny import tiny_bert, tiny_sentiment
 from tests.printing import printed
+from tests.unit.sparse import save_sparse
 
 BLOCK = 4 * 16 * 16 + 2 * 16 * 32  # the matrices of one block of the model below
 
@@ -415,3 +422,22 @@ def test_a_picture_that_cannot_be_written(bert: str, tmp_path: Path) -> None:
         show(recipe, plot=tmp_path / "plan.jpg")
     with pytest.raises(UserError, match=r"--plot: value .*: make the folder .*nowhere first"):
         show(recipe, plot=tmp_path / "nowhere" / "plan.png")
+
+
+def test_masks_in_the_models_folder_must_fit_the_schedule(tmp_path: Path) -> None:
+    model = BertForSequenceClassification.from_pretrained(tiny_bert(tmp_path / "bert"))
+    save_sparse(tmp_path / "bert", model)
+    data = tiny_sentiment(tmp_path / "data")
+    overrides = [
+        *(f"model.path={tmp_path}/bert", "task.text=text", "distillation=null", "budget.epochs=60"),
+        *(f"task.{split}={data}/{split}.csv" for split in ("train", "validation")),
+    ]
+    made = make_plan(load_recipe("sentiment-90", [*overrides, "pruning.first=0.85"]), 1)
+    assert made.remarks[-1] == f"{tmp_path}/bert has masks: starts at sparsity 0.7998"
+    says = (
+        r"sparsity 0\.\d+ at the start, but only 0\.4\d+ at the mask update at step \d+: raise pruning.first"
+    )
+    with pytest.raises(UserError, match=says):
+        make_plan(load_recipe("sentiment-90", [*overrides, "pruning.first=0.4"]), 1)
+    with pytest.raises(UserError, match=r"dsprune.json: .* has shape .* there and None here"):
+        make_plan(load_recipe("sentiment-90", [*overrides, "pruning.exclude=['*query*']"]), 1)

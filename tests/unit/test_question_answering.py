@@ -193,9 +193,11 @@ def test_questions_with_the_same_id_are_refused(tmp_path):
         task_on(str(file)).load("train")
 
 
-def test_another_format_is_refused(tmp_path):
-    (tmp_path / "t.json").write_text('{"rows": []}')
-    with pytest.raises(UserError, match=r"^task\.train: .*t\.json: not a valid json file: 'data'"):
+@pytest.mark.parametrize("content", ['{"rows": []}', '[{"question": "what"}]'])
+def test_another_format_is_refused(tmp_path, content):
+    (tmp_path / "t.json").write_text(content)
+    says = r"^task\.train: .*t\.json: not a valid json file: it is not in SQuAD's format: .* as \.jsonl$"
+    with pytest.raises(UserError, match=says):
         task_on(str(tmp_path / "t.json")).load("train")
 
 

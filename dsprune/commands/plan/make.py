@@ -6,19 +6,22 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from dsprune.checkpoint.sparse_start import check_first_masks, read_first_masks
 from dsprune.errors import UserError
+from dsprune.masks.manifest import MANIFEST
 from dsprune.model.fit import keep_layers
 from dsprune.model.pretrained import load_config
 from dsprune.model.prunable import DenseMatrix
-from dsprune.model.shard import PrunableTensor
+from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.model.vocabulary import Vocabulary, num_missing
 from dsprune.ranks.batch_order import BatchPlan
+from dsprune.ranks.collectives import Comm
 from dsprune.ranks.ranks import Ranks
-from dsprune.recipe import Model, Recipe, Task
+from dsprune.recipe import Model, Pruning, Recipe, Task
 from dsprune.schedule import MaskUpdate, Timetable, recipe_timetable
 from dsprune.selection.groups import Group, update_groups
 from dsprune.tasks.build import build_task
-from dsprune.train.preflight import preflight, recipe_weights
+from dsprune.train.preflight import Prepared, preflight, recipe_weights
 from dsprune.utils.text import first_line
 from dsprune.zero.config import load_ds_config, resolve_ds_config
 from dsprune.zero.keys import num_moments
@@ -91,6 +94,8 @@ def make_plan(recipe: Recipe, world_size: int, train_examples: int | None = None
     if reason is not None:
         return _sketch(recipe, recipe.model, world_size, train_examples, reason)
     prepared = preflight(recipe, Ranks(0, 0, world_size))
+    first = _first_sparsity(prepared, recipe.pruning)
+    start = [] if first is None else [f"{prepared.path} has masks: starts at sparsity {first:.4f}"]
     return Plan(
         recipe=recipe,
         model_path=recipe.model.path,
@@ -103,8 +108,22 @@ def make_plan(recipe: Recipe, world_size: int, train_examples: int | None = None
         num_missing=num_missing(prepared.model),
         num_moments=num_moments(prepared.config),
         targets=prepared.task.targets(prepared.data),
-        remarks=tuple(prepared.remarks()),
+        remarks=(*prepared.remarks(), *start),
     )
+
+
+def _first_sparsity(prepared: Prepared, pruning: Pruning | None) -> float | None:
+    """Return the sparsity of the prunable weights by the masks in the model's folder; None if there are none.
+
+    Raises:
+        UserError: a run of the recipe cannot start from these masks.
+    """
+    folder, tensors = Path(prepared.path), prepared.weights.tensors
+    if pruning is None or not (folder / MANIFEST).is_file():
+        return None
+    masks = read_first_masks(folder, [Shard(tensor, 0, tensor.numel) for tensor in tensors])
+    check_first_masks(masks, pruning, prepared.timetable, Comm(), str(folder))
+    return sum(masks.num_pruned()) / sum(tensor.numel for tensor in tensors)
 
 
 def _why_unchecked(settings: Task | None, train_examples: int | None) -> str | None:
