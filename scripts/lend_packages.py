@@ -32,13 +32,23 @@ def required() -> Iterator[Distribution]:
                 waiting.append(needed)
 
 
+def paths_of(package: Distribution) -> Iterator[Path]:
+    """Yield the top-level files and folders of a package, and its metadata, which an old pip does not list."""
+    home = Path(str(package.locate_file("")))
+    for top in {file.parts[0] for file in package.files or ()} - {"..", "__pycache__"}:
+        yield home / top
+    for metadata in home.glob("*-info"):
+        if Distribution.at(metadata).name == package.name:
+            yield metadata
+
+
 def main(site: Path) -> None:
     """Link each top-level file and folder of the packages, except dsprune's own."""
     for package in required():
-        for top in {file.parts[0] for file in package.files or ()} - {"..", "__pycache__"}:
-            target = site / top
-            if not target.exists() and "dsprune" not in top:
-                target.symlink_to(Path(str(package.locate_file(top))))
+        for path in paths_of(package):
+            target = site / path.name
+            if path.exists() and not target.exists() and "dsprune" not in path.name:
+                target.symlink_to(path)
 
 
 if __name__ == "__main__":
