@@ -14,11 +14,9 @@ from dsprune.ranks.group import announce
 from dsprune.recipe import Pruning, Recipe
 from dsprune.schedule import Timetable
 from dsprune.selection.weights import weights_to_prune
-from dsprune.zero.adam_on_cpu import compute_powers_anew
 from dsprune.zero.agreement import check_settings
 from dsprune.zero.limits import check_engine, check_optimizer_state, optimizer_kind
 from dsprune.zero.parameters import check_precision, full_shape, is_mixed
-from dsprune.zero.stage0 import undo_first_step
 from dsprune.zero.stages import open_layout
 
 __all__ = ["check_attachable", "check_is_engine", "initial_state", "loader_steps_per_epoch"]
@@ -73,9 +71,7 @@ def check_attachable(engine: DeepSpeedEngine, recipe: Recipe) -> None:
 def initial_state(
     engine: DeepSpeedEngine, pruning: Pruning | None, timetable: Timetable
 ) -> PruningState | None:
-    """Make the optimizer independent of stage and interruptions, and return dense masks; None without pruning."""
-    undo_first_step(engine)
-    compute_powers_anew(engine.basic_optimizer)
+    """Return dense masks of the prunable weights; None for a recipe without pruning."""
     if pruning is None:
         return None
     choice = weights_to_prune(engine.module, pruning, shape_of=full_shape)

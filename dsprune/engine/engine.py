@@ -27,8 +27,9 @@ from dsprune.engine.script import check_distilled, fit_to_recipe
 from dsprune.ranks.group import announce
 from dsprune.recipe import Recipe, as_recipe
 from dsprune.schedule import Timetable, recipe_timetable
+from dsprune.zero.adam_on_cpu import compute_powers_anew
 from dsprune.zero.agreement import check_batch
-from dsprune.zero.stage0 import clip_gradients, scale_loss
+from dsprune.zero.stage0 import clip_gradients, scale_loss, undo_first_step
 
 __all__ = ["PruningEngine"]
 
@@ -87,6 +88,9 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
     def attach(cls, engine: DeepSpeedEngine, recipe: Recipe, timetable: Timetable) -> "PruningEngine":
         """Turn an engine, whose model already follows the recipe, into a pruning engine; errors as for the class."""
         check_attachable(engine, recipe)
+        # So that a run does not depend on its stage and its interruptions.
+        undo_first_step(engine)
+        compute_powers_anew(engine.basic_optimizer)
         state = initial_state(engine, recipe.pruning, timetable)
         schedule_learning_rate(engine, recipe.learning_rate, timetable)
         engine.__class__ = cls
