@@ -22,7 +22,6 @@ import torch.distributed as dist
 
 from dsprune.ranks.collectives import Comm
 from dsprune.testing.commands import environment
-from dsprune.zero.launch import init_distributed
 
 __all__ = ["RankFailedError", "RankPool", "forkserver", "settle"]
 
@@ -130,6 +129,10 @@ class RankPool:
 
 def _serve(connection: Connection, rank: int, size: int, store: str) -> None:
     """Run what a rank receives until the pipe is closed."""
+    from dsprune.zero.launch import (
+        init_distributed,
+    )  # DeepSpeed takes seconds, which the test process may not need
+
     torch.set_num_threads(1)
     settle(MASTER_ADDR="127.0.0.1")  # as from a launcher, for commands
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size, timeout=TIMEOUT)
