@@ -160,6 +160,7 @@ def check_first_masks(
 
 
 def _check_pattern(masks: MaskSet, pruning: Pruning, comm: Comm, where: str) -> None:
+    """Check that the zeros fill whole tiles. Collective: every rank must call this."""
     pattern = Pattern.parse(pruning.pattern)
     for shard, broken in zip(
         masks.shards, count_broken(masks.shards, masks.bits, pattern, comm), strict=True
@@ -175,6 +176,7 @@ def _check_pattern(masks: MaskSet, pruning: Pruning, comm: Comm, where: str) -> 
 def _check_updates(
     masks: MaskSet, pruning: Pruning, timetable: Timetable, comm: Comm, where: str, step: int
 ) -> None:
+    """Check that no later mask update that prunes has fewer zeros. Collective: every rank must call this."""
     later = [update for update in timetable.updates if update.step >= step and update.sparsity > 0]
     if not later:
         return

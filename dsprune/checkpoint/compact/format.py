@@ -104,8 +104,9 @@ def check_listed(folder: Path, manifest: CompactManifest, masks: MaskManifest) -
     Raises:
         UserError: it does not.
     """
-    # A module that is not transformers' own has no configuration.
-    config = [name for name in ("config.json",) if (folder / name).exists()]
-    for name in (*config, MANIFEST, *(entry.file for entry in masks.files)):
+    names = [MANIFEST, *(entry.file for entry in masks.files)]
+    if (folder / "config.json").exists():  # a module that is not transformers' own has none
+        names.append("config.json")
+    for name in names:
         if name not in manifest.files:
             raise UserError(f"{folder / COMPACT}: does not list {name}: use another copy of the folder")
