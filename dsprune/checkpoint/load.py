@@ -17,7 +17,7 @@ from dsprune.errors import UserError
 from dsprune.masks.accumulator_files import declared_dtypes
 from dsprune.masks.manifest import MANIFEST
 from dsprune.ranks.agreement import on_every_rank
-from dsprune.ranks.group import announce, current_ranks
+from dsprune.ranks.group import announce
 from dsprune.utils.randomness import restore_random_state
 
 __all__ = ["load_checkpoint"]
@@ -52,8 +52,7 @@ def load_checkpoint(
             "ds_config: checkpoint.load_universal=True is not supported: leave it out; a checkpoint of another stage "
             "or number of ranks is resharded without it"
         )
-    ranks, given = current_ranks(), tag
-    tag = on_every_rank(ranks, lambda: latest_tag(load_dir) if given is None else tag_name(given))
+    tag = on_every_rank(lambda: latest_tag(load_dir) if tag is None else tag_name(tag))
     if tag is None:
         return load(str(load_dir), load_lr_scheduler_states=False, **options)
     folder = load_dir / tag
@@ -69,7 +68,7 @@ def load_checkpoint(
         step = int(engine.global_steps - engine.skipped_steps)
         _load_state(state, folder, step, masks_from, module_only=module_only)
     if not module_only:
-        on_every_rank(ranks, lambda: _restore_random_state(folder))
+        on_every_rank(lambda: _restore_random_state(folder))
     return loaded
 
 
@@ -145,4 +144,4 @@ def _load_weights(
                 f"other parameter groups or another optimizer: use the same, or load_module_only=True"
             ) from error
 
-    return on_every_rank(current_ranks(), attempt)
+    return on_every_rank(attempt)

@@ -15,7 +15,6 @@ from dsprune.methods.method import Accumulator, Method, find_method, lets_regrow
 from dsprune.model.inputs import InputHooks
 from dsprune.model.vocabulary import num_missing
 from dsprune.ranks.collectives import Comm, world_comm
-from dsprune.ranks.group import current_ranks
 from dsprune.recipe import Pruning
 from dsprune.recipe.section import LARGEST
 from dsprune.schedule import MaskUpdate, Timetable
@@ -143,7 +142,7 @@ class PruningState:
         Collective in that case, over all ranks at every ZeRO stage: every rank must call this.
         """
         if self._inputs is not None and self.accumulators.inputs is not None:
-            everyone = world_comm(current_ranks(), self.layout.device)
+            everyone = world_comm(self.layout.device)
             self.accumulators.inputs.stage(everyone.all_reduce_sum(self._inputs.take()))
 
     def _keeps_inputs(self, step: int) -> bool:

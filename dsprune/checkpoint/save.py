@@ -15,7 +15,6 @@ from dsprune.checkpoint.rank_state import save_rank_state
 from dsprune.checkpoint.saved_masks import save_masks
 from dsprune.checkpoint.tags import begin_tag, commit_tag, tag_name
 from dsprune.ranks.agreement import on_every_rank, on_first_rank
-from dsprune.ranks.group import current_ranks
 from dsprune.recipe import Recipe
 from dsprune.zero.pickles import check_client_state
 
@@ -47,7 +46,7 @@ def save_checkpoint(
         latest: whether the tag becomes the latest.
         **options: passed to DeepSpeed's saver.
     """
-    on_every_rank(current_ranks(), lambda: check_client_state(client_state))
+    on_every_rank(lambda: check_client_state(client_state))
     tag = tag_name(f"global_step{engine.global_steps}" if tag is None else tag)
     folder, client = save_dir / tag, {**client_state, **model_config(engine.module)}
     if options.get("exclude_frozen_parameters"):
@@ -70,4 +69,4 @@ def complete_model(folder: Path, state: PruningState | None, step: int, recipe: 
     """
     if state is not None:
         save_masks(folder, state, step, accumulators=False)
-    on_first_rank(current_ranks(), lambda: finish_folder(folder, Made(recipe)))
+    on_first_rank(lambda: finish_folder(folder, Made(recipe)))

@@ -48,17 +48,16 @@ def load_masks(folder: Path, state: PruningState, step: int) -> None:
     Raises:
         UserError: the folder has no masks, or they do not belong to these weights, this timetable or this method.
     """
-    ranks = current_ranks()
-    manifest, bits, regrown = on_every_rank(ranks, lambda: _read(folder, state, step))
+    manifest, bits, regrown = on_every_rank(lambda: _read(folder, state, step))
     state.restore(bits, regrown, manifest.updates)
     if state.regrows and not manifest.regrows:
         announce(f"{folder}: does not mark regrown weights; only those that grow back from now on are marked")
     state.initial_pruned = [entry.initial_pruned for entry in manifest.tensors.values()]
     if state.masks.digest(state.comm) != manifest.digest:
         raise UserError(f"{folder}: the masks do not have the digest in the manifest: use another checkpoint")
-    on_every_rank(ranks, lambda: _check_weights(folder, state))
+    on_every_rank(lambda: _check_weights(folder, state))
     state.reset_accumulators(step)
-    on_every_rank(ranks, lambda: read_accumulators(folder, manifest, state.accumulators))
+    on_every_rank(lambda: read_accumulators(folder, manifest, state.accumulators))
 
 
 def _read(folder: Path, state: PruningState, step: int) -> tuple[MaskManifest, list[Tensor], list[Tensor]]:

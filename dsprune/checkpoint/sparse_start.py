@@ -17,7 +17,7 @@ from dsprune.model.prunable import choose_weights
 from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.collectives import Comm
-from dsprune.ranks.group import announce, current_ranks
+from dsprune.ranks.group import announce
 from dsprune.recipe import Pruning
 from dsprune.recipe.pattern import Pattern
 from dsprune.registry import SCOPES
@@ -96,7 +96,7 @@ def start_from_masks(state: PruningState, folder: Path, step: int) -> None:
     Raises:
         UserError: a file is damaged, or a later mask update has a lower sparsity.
     """
-    masks = on_every_rank(current_ranks(), lambda: read_first_masks(folder, state.layout.shards))
+    masks = on_every_rank(lambda: read_first_masks(folder, state.layout.shards))
     _start_from(masks, state, str(folder), step)
 
 

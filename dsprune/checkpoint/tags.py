@@ -66,7 +66,7 @@ def begin_tag(folder: Path) -> None:
     Raises:
         UserError: the ranks save into different folders, so that each folder would lack files.
     """
-    check_same(current_ranks(), {"the checkpoint's folder": str(folder.absolute())})
+    check_same({"the checkpoint's folder": str(folder.absolute())})
     if current_ranks().is_first:
         invalidate_tag(folder)
         for path in folder.iterdir() if folder.is_dir() else ():
@@ -90,7 +90,7 @@ def commit_tag(folder: Path, step: int, *, latest: bool) -> None:
     if apart:
         path = folder / list_name(ranks.rank, ranks.world_size)
         replace_text(path, FileList(files=mine).model_dump_json(indent=1))
-    everyone = world_comm(ranks).gather_objects({} if apart else mine)  # so that all lists are complete
+    everyone = world_comm().gather_objects({} if apart else mine)  # so that all lists are complete
     if everyone is not None:
         files = {name: file for files in everyone for name, file in sorted(files.items())}
         manifest = TagManifest(step=step, files=files, lists=ranks.world_size if apart else 0)
@@ -109,9 +109,9 @@ def check_tag(folder: Path) -> None:
         UserError: the tag or a file is missing, a file is truncated or changed, or a pickle holds more than values.
     """
     ranks = current_ranks()
-    on_every_rank(ranks, lambda: _check_exists(folder))
-    on_every_rank(ranks, lambda: check_files(folder, ranks.rank, ranks.world_size))
-    on_every_rank(ranks, lambda: check_pickles(folder, ranks.rank, ranks.world_size))
+    on_every_rank(lambda: _check_exists(folder))
+    on_every_rank(lambda: check_files(folder, ranks.rank, ranks.world_size))
+    on_every_rank(lambda: check_pickles(folder, ranks.rank, ranks.world_size))
 
 
 def _check_exists(folder: Path) -> None:

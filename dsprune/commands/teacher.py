@@ -42,7 +42,7 @@ def teacher(
     task = build_task(recipe.task)
     tokenizer = load_tokenizer(recipe.model.tokenizer_path)
     data = task.prepare("train", tokenizer)
-    source = Source.of(settings.teacher, task, tokenizer, data, ranks)
-    build_store(folder, settings, source, execution, ranks, console)
+    source = Source.of(settings.teacher, task, tokenizer, data)
+    build_store(folder, settings, source, execution, console)
     if settings.store is None and ranks.is_first:
         say(console, f"to train with it: distillation.store={folder}")

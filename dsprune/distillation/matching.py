@@ -8,20 +8,13 @@ from dsprune.distillation.capture.forward import Source
 from dsprune.distillation.store import Store, StoreSpec, check_origin, open_store
 from dsprune.errors import UserError
 from dsprune.ranks.agreement import on_every_rank
-from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Distillation
 
 __all__ = ["check_fit", "open_matching_store"]
 
 
 def open_matching_store(
-    folder: Path,
-    settings: Distillation,
-    source: Source,
-    ranks: Ranks,
-    device: torch.device,
-    *,
-    verify: bool = True,
+    folder: Path, settings: Distillation, source: Source, device: torch.device, *, verify: bool = True
 ) -> Store:
     """Open a complete store and check that it matches the recipe. Collective: every rank must call this.
 
@@ -29,7 +22,6 @@ def open_matching_store(
         folder: the store.
         settings: the recipe's section.
         source: the expected input of the store.
-        ranks: this process among all.
         device: device of the heads of kind `hidden`.
         verify: compare checksums, see `open_store`.
 
@@ -37,7 +29,7 @@ def open_matching_store(
         UserError: the store is damaged or incomplete, was made from another source, lacks an example, or is not of the
             kind in the recipe.
     """
-    store = on_every_rank(ranks, lambda: open_store(folder, source.origin, verify=verify, device=device))
+    store = on_every_rank(lambda: open_store(folder, source.origin, verify=verify, device=device))
     missing = store.missing(source.samples)
     if missing:
         if store.manifest.index is None:

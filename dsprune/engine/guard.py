@@ -159,12 +159,12 @@ class WeightGuard:
 
     def _check_replicas(self) -> None:
         """Check that all ranks have the same weights at stage 0. Collective: every rank must call this."""
-        layout, ranks = self._state.layout, current_ranks()
-        if layout.group is not None or ranks.world_size == 1:
+        layout = self._state.layout
+        if layout.group is not None or current_ranks().world_size == 1:
             return  # a partition of a weight is on one rank, from which all others gather it
         weights = [layout.weight(index) for index in range(len(layout.shards))]
         sums = torch.stack([weight.view(torch.int32).sum() for weight in weights])
-        highest, lowest = world_comm(ranks, layout.device).all_reduce_max(torch.stack([sums, -sums]))
+        highest, lowest = world_comm(layout.device).all_reduce_max(torch.stack([sums, -sums]))
         if (name := self._first((highest != -lowest).int(), self._state.comm)) is not None:
             raise RunFailedError(
                 f"{name}: its weights differ between the ranks: DeepSpeed averages the gradients of ZeRO stage 0 only "

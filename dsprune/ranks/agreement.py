@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from dsprune.errors import UserError
 from dsprune.ranks.collectives import world_comm
-from dsprune.ranks.ranks import Ranks
+from dsprune.ranks.group import current_ranks
 from dsprune.utils.files import describe_system_error
 
 __all__ = ["check_same", "on_every_rank", "on_first_rank"]
@@ -19,13 +19,14 @@ __all__ = ["check_same", "on_every_rank", "on_first_rank"]
 T = TypeVar("T")
 
 
-def on_first_rank(ranks: Ranks, work: Callable[[], T]) -> T:
+def on_first_rank(work: Callable[[], T]) -> T:
     """Run `work` on the first rank and return its result on all. Collective: every rank must call this.
 
     Raises:
         UserError: on every rank, if `work` raises it on the first rank.
     """
     answer: list[Any] = [None, None]
+    ranks = current_ranks()
     if ranks.is_first:
         answer = _attempt(work)
     if ranks.world_size > 1:
@@ -34,19 +35,19 @@ def on_first_rank(ranks: Ranks, work: Callable[[], T]) -> T:
     return received
 
 
-def on_every_rank(ranks: Ranks, work: Callable[[], T]) -> T:
+def on_every_rank(work: Callable[[], T]) -> T:
     """Run `work` on every rank and return this rank's result. Collective: every rank must call this.
 
     Raises:
         UserError: on every rank, if `work` raises one on any; the error of the lowest such rank.
     """
     value, message = _attempt(work)
-    messages = world_comm(ranks).all_gather_objects(message)
+    messages = world_comm().all_gather_objects(message)
     received: T = _value([value, next((each for each in messages if each is not None), None)])
     return received
 
 
-def check_same(ranks: Ranks, facts: Mapping[str, Any]) -> None:
+def check_same(facts: Mapping[str, Any]) -> None:
     """Check that every rank has the same facts as rank 0. Collective: every rank must call this.
 
     A host with other code, another recipe or other data would corrupt the run without an error. The keys of `facts`
@@ -55,9 +56,7 @@ def check_same(ranks: Ranks, facts: Mapping[str, Any]) -> None:
     Raises:
         UserError: on every rank; names the first rank that differs, its host and the first fact that differs.
     """
-    (first_host, expected), *others = world_comm(ranks).all_gather_objects(
-        (socket.gethostname(), dict(facts))
-    )
+    (first_host, expected), *others = world_comm().all_gather_objects((socket.gethostname(), dict(facts)))
     for rank, (host, found) in enumerate(others, start=1):
         for what, value in found.items():
             if value != expected.get(what):

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dsprune.ranks.ranks import Ranks
+from dsprune.ranks.group import current_ranks
 
 __all__ = ["Comm", "DelayedMax", "all_reduce_", "barrier", "gather_in_order", "world_comm"]
 
@@ -102,9 +102,9 @@ class Comm:
         return result.cpu()
 
 
-def world_comm(ranks: Ranks, device: torch.device | str = "cpu") -> Comm:
+def world_comm(device: torch.device | str = "cpu") -> Comm:
     """Return the default process group, or only this process if there is one rank; `device` as for `Comm`."""
-    return Comm(dist.group.WORLD if ranks.world_size > 1 else None, device)
+    return Comm(dist.group.WORLD if current_ranks().world_size > 1 else None, device)
 
 
 def gather_in_order(items: Mapping[int, T], comm: Comm) -> list[T]:
@@ -133,8 +133,8 @@ class DelayedMax:
     Collective: every rank must create one, and call `exchange` the same number of times.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
-        self._group = dist.new_group(backend="gloo") if ranks.world_size > 1 else None
+    def __init__(self) -> None:
+        self._group = dist.new_group(backend="gloo") if current_ranks().world_size > 1 else None
         self._answer = torch.zeros((), dtype=torch.int32)
         self._work: dist.Work | None = None
 

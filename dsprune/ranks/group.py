@@ -14,7 +14,9 @@ __all__ = ["announce", "current_ranks", "leave_ranks", "process_group", "select_
 
 
 def current_ranks() -> Ranks:
-    """Return this process in the default process group, which must exist."""
+    """Return this process among the ranks of the default process group; one rank alone if there is no group."""
+    if not dist.is_initialized():
+        return Ranks(0, 0, 1)
     return Ranks(dist.get_rank(), int(os.environ.get("LOCAL_RANK", "0")), dist.get_world_size())
 
 

@@ -10,7 +10,7 @@ from dsprune.engine.engine import PruningEngine
 from dsprune.errors import RunFailedError
 from dsprune.ranks.agreement import on_first_rank
 from dsprune.ranks.failures import explain_lost_ranks
-from dsprune.ranks.ranks import Ranks
+from dsprune.ranks.group import current_ranks
 from dsprune.recipe import Checkpoints
 from dsprune.train.client_state import CLIENT, Best, ClientState
 from dsprune.train.metrics import Meter, diverged
@@ -28,7 +28,6 @@ class Checkpointer:
     Args:
         settings: the recipe's section `checkpoints`.
         run: the run's folder.
-        ranks: this process among all.
         engine: the engine to save.
         meter: its state is saved with the engine.
         tracker: its state is saved with the engine.
@@ -40,20 +39,19 @@ class Checkpointer:
         self,
         settings: Checkpoints,
         run: RunFolder,
-        ranks: Ranks,
         engine: PruningEngine,
         meter: Meter,
         tracker: Tracker,
         status: StatusFile,
         resumed: ClientState | None,
     ) -> None:
-        self._settings, self._run, self._ranks = settings, run, ranks
+        self._settings, self._run = settings, run
         self._engine, self._meter, self._tracker, self._status = engine, meter, tracker, status
         timetable = engine.timetable
         self._every = max(1, settings.every.to_steps(timetable.steps_per_epoch, timetable.total_steps))
         self._best = None if resumed is None else resumed.best
         self._saved = 0 if resumed is None else engine.global_steps
-        if ranks.is_first and resumed is not None:
+        if current_ranks().is_first and resumed is not None:
             self._remove_old()
 
     def is_due(self) -> bool:
@@ -87,7 +85,7 @@ class Checkpointer:
             return
         if not self._meter.is_finite():
             raise RunFailedError(diverged(self._engine.applied_steps))
-        on_first_rank(self._ranks, self._run.check_exists)
+        on_first_rank(self._run.check_exists)
         client = ClientState(best=self._best, **self._tracker.state())
         with self._explain_failure():
             self._engine.save_checkpoint(
@@ -98,7 +96,7 @@ class Checkpointer:
             )
         self._saved = self._engine.global_steps
         self._status.update(checkpoint=self._tag, step=self._engine.applied_steps)
-        if self._ranks.is_first:
+        if current_ranks().is_first:
             self._remove_old()
 
     @property

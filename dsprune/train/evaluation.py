@@ -109,7 +109,7 @@ def evaluate_command(
     Collective: every rank must call this.
     """
     with process_group(ranks) as device:
-        metrics = evaluate_model(path, settings, device=device, batch_size=batch_size, comm=world_comm(ranks))
+        metrics = evaluate_model(path, settings, device=device, batch_size=batch_size, comm=world_comm())
     return metrics if ranks.is_first else None
 
 

@@ -37,8 +37,6 @@ from dsprune.zero.keys import setting
 
 __all__ = ["Prepared", "preflight", "recipe_weights", "start_model"]
 
-ALONE = Ranks(rank=0, local_rank=0, world_size=1)
-
 
 @dataclass(frozen=True)
 class Prepared:
@@ -114,7 +112,7 @@ def preflight(recipe: Recipe, ranks: Ranks) -> Prepared:
     timetable = recipe_timetable(recipe, plan.steps_per_epoch)
     source = None
     if recipe.distillation is not None and recipe.distillation.store:
-        source = Source.of(recipe.distillation.teacher, task, tokenizer, data, ALONE)
+        source = Source.of(recipe.distillation.teacher, task, tokenizer, data)
         _check_store(recipe.distillation, source)
     return Prepared(
         recipe.model.path,
@@ -149,7 +147,7 @@ def _check_store(settings: Distillation, source: Source) -> None:
     """Check that a complete or partial store matches, without reading all of it."""
     folder = Path(str(settings.store))
     if settings.has_store:
-        open_matching_store(folder, settings, source, ALONE, torch.device("cpu"), verify=False)
+        open_matching_store(folder, settings, source, torch.device("cpu"), verify=False)
     else:
         find_matching_store(folder, settings, source.origin | {"dataset": source.dataset})
 

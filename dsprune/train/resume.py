@@ -16,7 +16,7 @@ from dsprune.engine.engine import PruningEngine
 from dsprune.errors import UserError
 from dsprune.model.vocabulary import Vocabulary
 from dsprune.ranks.agreement import on_every_rank
-from dsprune.ranks.ranks import Ranks
+from dsprune.ranks.group import current_ranks
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.recipe.recipe import settings_of
 from dsprune.train.client_state import CLIENT, ClientState
@@ -140,7 +140,6 @@ def restore(
     start: StartPoint,
     model: Path,
     masks_from: MasksFrom | None,
-    ranks: Ranks,
     console: Console,
 ) -> ClientState | None:
     """Load the newest good checkpoint of the start point, or keep the zeros of a sparse model.
@@ -158,7 +157,7 @@ def restore(
         say(console, f"{start.lost}; trying the previous one")
     for folder in start.tags:
         try:
-            client = _load(engine, meter, folder, masks_from, ranks, is_own=start.is_own)
+            client = _load(engine, meter, folder, masks_from, is_own=start.is_own)
         except UserError as error:
             if folder != start.tags[-1]:
                 say(console, f"{error}; trying the previous one")
@@ -167,7 +166,7 @@ def restore(
         changes = topology_changes(engine, folder)
         resharded = f", resharded from another topology: {', '.join(changes)}" if changes else ""
         say(console, f"resumes from {folder}, step {engine.applied_steps}{resharded}")
-        if start.is_own and ranks.is_first:
+        if start.is_own and current_ranks().is_first:
             for damaged in failed:
                 invalidate_tag(damaged)
         return client
@@ -179,13 +178,7 @@ def restore(
 
 
 def _load(
-    engine: PruningEngine,
-    meter: Meter,
-    folder: Path,
-    masks_from: MasksFrom | None,
-    ranks: Ranks,
-    *,
-    is_own: bool,
+    engine: PruningEngine, meter: Meter, folder: Path, masks_from: MasksFrom | None, *, is_own: bool
 ) -> ClientState | None:
     """Load a checkpoint; if it is the run's own, restore the meter too, and return its client state."""
     _, client = engine.load_checkpoint(str(folder.parent), folder.name, masks_from=masks_from)
@@ -198,7 +191,7 @@ def _load(
                 meter.restore(state)
             return ClientState.model_validate(client.get(CLIENT, {}))
 
-    return on_every_rank(ranks, restore_meter)
+    return on_every_rank(restore_meter)
 
 
 def _differences(theirs: Recipe, ours: Recipe) -> Iterator[str]:

@@ -22,14 +22,14 @@ from dsprune.engine.initialize import initialize_with
 from dsprune.model.fit import set_dropout
 from dsprune.ranks.agreement import check_same, on_first_rank
 from dsprune.ranks.batch_order import TrainSampler
-from dsprune.ranks.ranks import Ranks
+from dsprune.ranks.group import current_ranks, select_device
 from dsprune.recipe import Distillation, Recipe
 from dsprune.tasks.examples import Collate, Features, column_of, data_digest
 from dsprune.train.prefetch import prefetched
 from dsprune.train.preflight import Prepared, start_model
 from dsprune.utils.console import say, waiting
 from dsprune.utils.randomness import seed_everything
-from dsprune.zero.launch import describe_loading, join_ranks
+from dsprune.zero.launch import describe_loading
 
 __all__ = ["Parts", "assemble"]
 
@@ -54,13 +54,15 @@ class Parts:
     engine: PruningEngine
     objective: DistillationObjective | None
 
-    def micro_batches(self, rank: int) -> Iterator[MicroBatch]:
-        """Return a rank's endless micro-batches, starting at the engine's position in the data.
+    def micro_batches(self) -> Iterator[MicroBatch]:
+        """Return this rank's endless micro-batches, starting at the engine's position in the data.
 
         A step that is skipped on overflow uses up its examples.
         """
         start, lengths = self.engine.global_steps, column_of(self.data, "length")
-        sampler = TrainSampler(self.prepared.plan, lengths, rank, start=start, stop=sys.maxsize)
+        sampler = TrainSampler(
+            self.prepared.plan, lengths, current_ranks().rank, start=start, stop=sys.maxsize
+        )
         collate = self.objective.teacher.collate if self.objective else self._collate
         # Without a generator the loader would draw a seed from torch's global one, which dropout uses.
         generator = torch.Generator()
@@ -87,7 +89,7 @@ class Parts:
         return MicroBatch(self.collate(features))
 
 
-def assemble(recipe: Recipe, prepared: Prepared, ranks: Ranks, console: Console) -> Parts:
+def assemble(recipe: Recipe, prepared: Prepared, console: Console) -> Parts:
     """Build teacher, model and engine. Collective: every rank must call this.
 
     Raises:
@@ -95,17 +97,18 @@ def assemble(recipe: Recipe, prepared: Prepared, ranks: Ranks, console: Console)
     """
     assert recipe.model is not None, "refused by preflight"
     task, tokenizer, data = prepared.task, prepared.tokenizer, prepared.data
+    ranks = current_ranks()
     collate = task.collate(tokenizer, pad_to_multiple_of=None if recipe.precision == "fp32" else 8)
     with waiting(console, "comparing the data of the ranks"):
         digests = {"train": data_digest(data), "validation": data_digest(prepared.validation)}
         compared = {f"the data of task.{split}": digest for split, digest in digests.items()}
-        check_same(ranks, {"the ds_config": json.dumps(prepared.config, sort_keys=True), **compared})
+        check_same({"the ds_config": json.dumps(prepared.config, sort_keys=True), **compared})
     if ranks.is_first:
         for line in filter(None, (task.targets(data), *prepared.remarks())):
             say(console, line)
     teacher = None
     if recipe.distillation is not None:
-        teacher, data = _open_teacher(recipe.distillation, prepared, collate, ranks, console)
+        teacher, data = _open_teacher(recipe.distillation, prepared, collate, console)
     # Each rank has its own dropout. New weights differ too, until DeepSpeed broadcasts those of rank 0.
     seed_everything(recipe.seed + ranks.rank)
     with waiting(console, describe_loading(recipe.model.path, prepared.config)):
@@ -123,24 +126,24 @@ def assemble(recipe: Recipe, prepared: Prepared, ranks: Ranks, console: Console)
 
 
 def _open_teacher(
-    settings: Distillation, prepared: Prepared, collate: Collate, ranks: Ranks, console: Console
+    settings: Distillation, prepared: Prepared, collate: Collate, console: Console
 ) -> tuple[Teacher, Dataset]:
     """Return the teacher, and the training examples with the columns that it needs.
 
     A missing store is computed first. Collective: every rank must call this.
     """
-    device = join_ranks(ranks)
+    device = select_device(current_ranks())
     if prepared.source is None:
         with waiting(console, f"loading the teacher {settings.teacher}"):
             model: nn.Module = prepared.task.build_model(settings.teacher, prepared.tokenizer, new_head=False)
         model.eval().requires_grad_(False)
         return OnlineTeacher(model.to(device=device), prepared.task, collate), prepared.data
     folder = Path(str(settings.store))
-    source = prepared.source.with_teacher_fingerprint(ranks)  # the first rank's, for all to act alike
-    if on_first_rank(ranks, lambda: not settings.has_store):
-        build_store(folder, settings, source, Execution(device), ranks, console)
-    store = open_matching_store(folder, settings, source, ranks, device)
-    if ranks.is_first:
+    source = prepared.source.with_teacher_fingerprint()  # the first rank's, for all to act alike
+    if on_first_rank(lambda: not settings.has_store):
+        build_store(folder, settings, source, Execution(device), console)
+    store = open_matching_store(folder, settings, source, device)
+    if current_ranks().is_first:
         manifest, spec = store.manifest, store.manifest.spec
         records = describe_records(manifest.num_records, len(source.samples))
         say(console, f"teacher: {folder}: {records}, kind {spec.kind} {spec.dtype}")

@@ -15,7 +15,7 @@ from types import FrameType
 
 from dsprune.errors import EXIT_STOPPED
 from dsprune.ranks.collectives import DelayedMax
-from dsprune.ranks.ranks import Ranks
+from dsprune.ranks.group import current_ranks
 from dsprune.train.run_folder import RunFolder
 from dsprune.utils.signals import END_SIGNALS, is_left_ignored, stop_exiting_on_signals
 from dsprune.zero.launch import is_alive, launcher_processes
@@ -62,14 +62,13 @@ class StopRequests:
     Before the first step there is nothing to save, so a signal ends the process at once.
 
     Args:
-        ranks: this process among all.
         run: the folder in which a stop file may appear; an old stop file is removed at the start.
         margin: seconds before the end of a Slurm job at which to stop.
         stop_after: seconds from now at which to stop; None = never.
     """
 
-    def __init__(self, ranks: Ranks, run: RunFolder, margin: float, stop_after: float | None) -> None:
-        self._ranks, self._run = ranks, run
+    def __init__(self, run: RunFolder, margin: float, stop_after: float | None) -> None:
+        self._run, self._is_first = run, current_ranks().is_first
         # The clock may be set during the run, so time is counted from here.
         started = time.monotonic()
         self._deadlines = {Reason.SLURM_END: started + _slurm_left() - margin}
@@ -79,10 +78,10 @@ class StopRequests:
         self._is_training = False
         self._last_poll = -POLL_INTERVAL
         self._launcher = launcher_processes()
-        self._agreement = DelayedMax(ranks)
+        self._agreement = DelayedMax()
 
     def __enter__(self) -> "StopRequests":
-        if self._ranks.is_first:
+        if self._is_first:
             self._run.stop_file.unlink(missing_ok=True)
         for number in SIGNALS:
             if not is_left_ignored(number):
@@ -124,7 +123,7 @@ class StopRequests:
         reasons = [reason for reason, deadline in self._deadlines.items() if now >= deadline]
         if now - self._last_poll >= POLL_INTERVAL:
             self._last_poll = now
-            if self._ranks.is_first and self._run.stop_file.exists():
+            if self._is_first and self._run.stop_file.exists():
                 reasons.append(Reason.STOP_FILE)
             if any(not is_alive(process) for process in self._launcher):
                 reasons.append(Reason.LAUNCHER_GONE)

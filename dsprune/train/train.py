@@ -15,6 +15,7 @@ from dsprune.errors import EXIT_STOPPED, StoppedError
 from dsprune.ranks.agreement import check_same, on_first_rank
 from dsprune.ranks.collectives import barrier, world_comm
 from dsprune.ranks.failures import Watchdog, explain_lost_ranks
+from dsprune.ranks.group import current_ranks
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe
 from dsprune.recipe.recipe import settings_of
@@ -43,7 +44,6 @@ class Session:
     """A run in progress: its parts, and the objects that record, save and stop it."""
 
     recipe: Recipe
-    ranks: Ranks
     run: RunFolder
     parts: Parts
     meter: Meter
@@ -87,7 +87,7 @@ def train(
     with waiting(console, describe_joining(ranks)):
         join_ranks(ranks, recipe.timeout)
     with explain_lost_ranks(), ExitStack() as stack:
-        session = _open_session(stack, recipe, prepared, ranks, console, resume, masks_from, stop_after)
+        session = _open_session(stack, recipe, prepared, console, resume, masks_from, stop_after)
         started = time.perf_counter()
         with Display(console, recipe.name, session.parts.engine.timetable) as display:
             reason = _take_steps(session, display)
@@ -111,7 +111,6 @@ def _open_session(
     stack: ExitStack,
     recipe: Recipe,
     prepared: Prepared,
-    ranks: Ranks,
     console: Console,
     resume: Path | None,
     masks_from: MasksFrom | None,
@@ -119,18 +118,19 @@ def _open_session(
 ) -> Session:
     """Prepare a run up to its first step; `stack` closes what is opened. Collective: every rank must call this."""
     settings = {f"recipe {key}": value for key, value in settings_of(recipe).items()}
-    check_same(ranks, {"dsprune's code": code_digest(), **package_versions(), **settings})
-    run = on_first_rank(ranks, lambda: run_folder(recipe, resume))
-    on_first_rank(ranks, lambda: stack.enter_context(run.locked()))
-    stops = stack.enter_context(StopRequests(ranks, run, recipe.checkpoints.margin, stop_after))
-    start = on_first_rank(ranks, lambda: find_start_point(recipe, run, resume))
+    ranks = current_ranks()
+    check_same({"dsprune's code": code_digest(), **package_versions(), **settings})
+    run = on_first_rank(lambda: run_folder(recipe, resume))
+    on_first_rank(lambda: stack.enter_context(run.locked()))
+    stops = stack.enter_context(StopRequests(run, recipe.checkpoints.margin, stop_after))
+    start = on_first_rank(lambda: find_start_point(recipe, run, resume))
     check_vocabulary(start, prepared.vocabulary)
-    parts = assemble(recipe, prepared, ranks, console)
+    parts = assemble(recipe, prepared, console)
     engine, meter = parts.engine, Meter(parts.engine.device, parts.loss_names)
     if start.is_own:
-        for remark in on_first_rank(ranks, lambda: data_remarks(run, parts.digests)):
+        for remark in on_first_rank(lambda: data_remarks(run, parts.digests)):
             say(console, remark)
-    resumed = restore(engine, meter, start, Path(prepared.path), masks_from, ranks, console)
+    resumed = restore(engine, meter, start, Path(prepared.path), masks_from, console)
     if ranks.is_first:
         if prepared.vocabulary is not None:
             prepared.vocabulary.write(run.vocabulary)
@@ -151,9 +151,9 @@ def _open_session(
     )
     stack.enter_context(status)
     stack.enter_context(explain_lost_ranks())  # inside the status, which records the explained error
-    checkpointer = Checkpointer(recipe.checkpoints, run, ranks, engine, meter, tracker, status, resumed)
+    checkpointer = Checkpointer(recipe.checkpoints, run, engine, meter, tracker, status, resumed)
     watchdog = stack.enter_context(Watchdog(ranks, recipe.timeout, status.fail))
-    return Session(recipe, ranks, run, parts, meter, tracker, status, checkpointer, stops, watchdog)
+    return Session(recipe, run, parts, meter, tracker, status, checkpointer, stops, watchdog)
 
 
 def _take_steps(session: Session, display: Display) -> str | None:
@@ -163,7 +163,7 @@ def _take_steps(session: Session, display: Display) -> str | None:
         The reason to stop early; None at the end.
     """
     parts, engine, timetable = session.parts, session.parts.engine, session.parts.engine.timetable
-    micro_batches = parts.micro_batches(session.ranks.rank)
+    micro_batches = parts.micro_batches()
     display.step(engine.applied_steps)
     engine.train()
     while engine.applied_steps < timetable.total_steps:
@@ -222,7 +222,7 @@ def _evaluate(session: Session) -> dict[str, float]:
         session.watchdog.beating(parts.collate, "a batch of the evaluation"),
         batch_size=2 * parts.prepared.plan.micro_batch,
         device=parts.engine.device,
-        comm=world_comm(session.ranks),
+        comm=world_comm(),
         has_bar=False,  # the run has one
     )
     return {f"validation_{name}": value for name, value in metrics.items()}

@@ -66,12 +66,12 @@ def training_steps(folder: Path, steps: int) -> tuple[list[Row], float]:
         The rows of the table, and the seconds of a step from the store.
     """
     recipe = demo_recipe(folder)
-    parts = assemble(recipe, preflight(recipe, ALONE), ALONE, Console(quiet=True))
+    parts = assemble(recipe, preflight(recipe, ALONE), Console(quiet=True))
     assert parts.objective is not None
     with_teacher = online(parts)
     variants = {"labels": replace(with_teacher, objective=None), "store": parts, "online": with_teacher}
     parts.engine.train()
-    batches = {name: variant.micro_batches(0) for name, variant in variants.items()}
+    batches = {name: variant.micro_batches() for name, variant in variants.items()}
     times = [
         {name: step(variant, batches[name]) for name, variant in variants.items()}
         for _ in range(WARM_UP + steps)
@@ -119,7 +119,7 @@ def step(parts: Parts, batches: Iterator[MicroBatch]) -> float:
 
 def reading(parts: Parts, batches: int) -> float:
     """Return the median seconds to read and collate a micro-batch."""
-    loader, times = parts.micro_batches(0), []
+    loader, times = parts.micro_batches(), []
     for _ in range(10 * batches):
         started = time.perf_counter()
         next(loader)
@@ -138,7 +138,7 @@ def captures(folder: Path, repeats: int) -> list[Row]:
     task = build_task(recipe.task)
     tokenizer = load_tokenizer("data/minilm")
     data = task.prepare("train", tokenizer)
-    source = Source.of(recipe.distillation.teacher, task, tokenizer, data, ALONE)
+    source = Source.of(recipe.distillation.teacher, task, tokenizer, data)
     execution = Execution(torch.device("cpu"))
     teacher = TeacherModel(source, execution)
     return [

@@ -16,15 +16,10 @@ from dsprune.engine.trainer import replaced
 from dsprune.errors import UserError
 from dsprune.ranks.agreement import check_same
 from dsprune.ranks.collectives import Comm
-from dsprune.ranks.ranks import Ranks
 from dsprune.testing.pool import RankPool
 from dsprune.train import stopping
 from dsprune.train.run_folder import RunFolder
 from dsprune.train.stopping import StopRequests
-
-
-def ranks() -> Ranks:
-    return Ranks(dist.get_rank(), dist.get_rank(), dist.get_world_size())
 
 
 def clock_set_back() -> SimpleNamespace:
@@ -39,7 +34,7 @@ def stopped_at(comm: Comm, folder: str, what: str) -> tuple[int, str]:
     os.environ["SLURM_JOB_END_TIME"] = ends.get(what, "inf")
     with (
         replaced(stopping, "time", clock_set_back()) if what == "clock" else nullcontext(),
-        StopRequests(ranks(), RunFolder(Path(folder)), 120.0, 0.0 if what == "deadline" else None) as stops,
+        StopRequests(RunFolder(Path(folder)), 120.0, 0.0 if what == "deadline" else None) as stops,
     ):
         for step in range(100):
             if step == 3 and dist.get_rank() == 1 and what.startswith("SIG"):
@@ -76,7 +71,7 @@ def test_all_ranks_stop_after_the_same_step(
 
 
 def interrupted_twice(comm: Comm, folder: str) -> str:
-    with StopRequests(ranks(), RunFolder(Path(folder)), 120.0, None) as stops:
+    with StopRequests(RunFolder(Path(folder)), 120.0, None) as stops:
         stops.agreed()
         try:
             os.kill(os.getpid(), signal.SIGINT)
@@ -92,7 +87,7 @@ def test_the_second_ctrl_c_does_not_wait(two_ranks: RankPool, tmp_path: Path) ->
 
 def error_of_comparing(comm: Comm, facts: list[dict[str, str]]) -> str:
     try:
-        check_same(ranks(), facts[dist.get_rank()])
+        check_same(facts[dist.get_rank()])
     except UserError as error:
         return str(error)
     return "no error"

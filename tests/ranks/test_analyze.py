@@ -43,7 +43,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
         f"model.path={bert}", f"task.train={data}/train.csv", f"task.validation={data}/validation.csv",
         "task.text=text", "task.max_length=32", "pruning.sparsity=0.8", "learning_rate.peak=5e-3",
     ])  # fmt: skip
-    evaluator = set_up(made, Extent((), 60), Ranks(0, 0, 1), CPU)
+    evaluator = set_up(made, Extent((), 60), CPU)
     assert isinstance(evaluator.recovery, Recovery)
     evaluator.recovery.train(evaluator.model, {})
     assert evaluator.score() > 0.95, "it has learnt"
@@ -67,7 +67,7 @@ def _plant(model: Any) -> None:
 
 
 def analyze_alone(recipe: Recipe, *sparsities: float, layers: bool = True, steps: int = 0) -> Analysis:
-    return make_analysis(recipe, Extent(sparsities, steps, layers, 16), Ranks(0, 0, 1), CPU, QUIET)
+    return make_analysis(recipe, Extent(sparsities, steps, layers, 16), CPU, QUIET)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def analysis(recipe: Recipe) -> Analysis:
 
 def by_hand(recipe: Recipe, names: list[str], sparsity: float) -> float:
     """The accuracy with the smallest weights of some tensors at zero, by a sort."""
-    evaluator = set_up(recipe, Extent(batch_size=16), Ranks(0, 0, 1), CPU)
+    evaluator = set_up(recipe, Extent(batch_size=16), CPU)
     weights = dict(evaluator.model.named_parameters())
     flat = torch.cat([weights[name].detach().abs().view(-1) for name in names])
     threshold = flat.sort().values[round(sparsity * flat.numel()) - 1]
@@ -131,7 +131,7 @@ def test_the_fragment_prunes_what_is_recommended(recipe: Recipe, analysis: Analy
 
 
 def test_the_model_is_left_as_it_was(recipe: Recipe) -> None:
-    evaluator = set_up(recipe, Extent((), 2, batch_size=16), Ranks(0, 0, 1), CPU)
+    evaluator = set_up(recipe, Extent((), 2, batch_size=16), CPU)
     before = {name: value.clone() for name, value in evaluator.model.state_dict().items()}
     [component] = [c for c in find_components(evaluator.model) if c.name == "feed-forward in"]
     with pruned(evaluator.model, component.tensors, 0.8) as masks:
@@ -142,7 +142,7 @@ def test_the_model_is_left_as_it_was(recipe: Recipe) -> None:
 
 
 def test_recovery_trains_what_is_kept_and_nothing_else(recipe: Recipe) -> None:
-    evaluator = set_up(recipe, Extent((), 3, batch_size=16), Ranks(0, 0, 1), CPU)
+    evaluator = set_up(recipe, Extent((), 3, batch_size=16), CPU)
     [component] = [c for c in find_components(evaluator.model) if c.name == "feed-forward in"]
     weights = dict(evaluator.model.named_parameters())
     with pruned(evaluator.model, component.tensors, 0.8) as masks:
@@ -154,8 +154,7 @@ def test_recovery_trains_what_is_kept_and_nothing_else(recipe: Recipe) -> None:
 
 
 def analyze_on_rank(comm: Comm, recipe: Recipe) -> Analysis:
-    ranks = Ranks(comm.rank, comm.rank, comm.size)
-    return make_analysis(recipe, Extent((), 1, False, 16), ranks, CPU, QUIET)
+    return make_analysis(recipe, Extent((), 1, False, 16), CPU, QUIET)
 
 
 def test_two_ranks_find_what_one_does(two_ranks: RankPool, recipe: Recipe) -> None:
@@ -189,7 +188,7 @@ def test_the_files_and_their_place_in_a_report(recipe: Recipe, analysis: Analysi
 
 def test_the_rows_of_unused_tokens_cost_nothing(recipe: Recipe, analysis: Analysis) -> None:
     few = recipe.task.model_copy(update={"max_train": 2, "max_validation": 2})
-    evaluator = set_up(recipe.model_copy(update={"task": few}), Extent(batch_size=16), Ranks(0, 0, 1), CPU)
+    evaluator = set_up(recipe.model_copy(update={"task": few}), Extent(batch_size=16), CPU)
     dense = evaluator.score()
     unused = leave_out_unused_rows(evaluator, recipe.model)
     assert unused.score == dense
@@ -208,7 +207,7 @@ def test_the_rows_of_unused_tokens_cost_nothing(recipe: Recipe, analysis: Analys
 
 
 def test_a_model_that_needs_all_rows_has_none_to_leave_out(recipe: Recipe, analysis: Analysis) -> None:
-    evaluator = set_up(recipe, Extent(batch_size=16), Ranks(0, 0, 1), CPU)
+    evaluator = set_up(recipe, Extent(batch_size=16), CPU)
     model: Any = evaluator.model
     model.other = torch.nn.Module()
     model.other.weight = model.get_input_embeddings().weight

@@ -160,9 +160,7 @@ def test_an_evaluation_that_is_nan_is_never_the_best(tmp_path: Path) -> None:
     timetable = Timetable(3, 1, 0, (), rewind=True, dense_final=0.1, interval_final=0.1, final=0.0)
     engine: Any = SimpleNamespace(timetable=timetable, applied_steps=1, global_steps=1)
     unused: Any = None
-    saves = Checkpointer(
-        Checkpoints(best=True), RunFolder(tmp_path), Ranks(1, 1, 2), engine, unused, unused, unused, None
-    )
+    saves = Checkpointer(Checkpoints(best=True), RunFolder(tmp_path), engine, unused, unused, unused, None)
     assert not saves.update_best({"validation_pearson": math.nan})
     assert saves.update_best({"validation_pearson": 0.5})
     assert not saves.update_best({"validation_pearson": math.nan})

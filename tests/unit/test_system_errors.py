@@ -17,7 +17,6 @@ from dsprune.commands.cli.main import check_python, run_explained
 from dsprune.distillation.store import open_store
 from dsprune.errors import UserError
 from dsprune.ranks.agreement import on_first_rank
-from dsprune.ranks.ranks import Ranks
 from dsprune.testing.commands import environment
 from dsprune.testing.stores import capture, plan, spec
 from dsprune.utils.files import (
@@ -75,7 +74,7 @@ def test_commands_tell_errors_of_the_system_in_one_line(
 
 def test_an_error_of_the_system_on_one_rank_ends_all(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere/x: No such file or directory: there is no such file"):
-        on_first_rank(Ranks(0, 0, 1), (tmp_path / "nowhere" / "x").touch)
+        on_first_rank((tmp_path / "nowhere" / "x").touch)
 
 
 def test_the_start_and_the_end_of_a_long_error_are_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,6 @@ from dsprune.distillation import FullSignal, Head, HiddenSignal, TopKSignal
 from dsprune.distillation.capture.forward import Source
 from dsprune.distillation.store.format import FINGERPRINT
 from dsprune.distillation.teachers import MicroBatch, with_fingerprints
-from dsprune.ranks.ranks import Ranks
 
 
 def test_each_example_has_its_own_fingerprint() -> None:
@@ -50,7 +49,7 @@ def test_all_ranks_take_the_teacher_of_the_first(is_here: bool, tmp_path: Path) 
     absent: Any = None
     own = {"tokenizer": "a", "teacher": "this rank's"}
     source = Source(str(tmp_path), absent, absent, absent, np.array([], FINGERPRINT), own)
-    origin = source.with_teacher_fingerprint(Ranks(0, 0, 1)).origin
+    origin = source.with_teacher_fingerprint().origin
     assert origin["tokenizer"] == "a"
     assert origin.get("teacher") != "this rank's"
     assert ("teacher" in origin) == is_here

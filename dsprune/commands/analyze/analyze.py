@@ -43,8 +43,8 @@ def analyze(recipe: Recipe, extent: Extent, output: Path | None, ranks: Ranks, c
     """
     folder = output or Path(recipe.output, f"{recipe.name}-analysis")
     with process_group(ranks) as device:
-        on_first_rank(ranks, lambda: folder.mkdir(parents=True, exist_ok=True))  # before minutes of work
-        analysis = make_analysis(recipe, extent, ranks, device, console)
+        on_first_rank(lambda: folder.mkdir(parents=True, exist_ok=True))  # before minutes of work
+        analysis = make_analysis(recipe, extent, device, console)
     if not ranks.is_first:
         return
     write_analysis(analysis, folder)
@@ -59,9 +59,7 @@ def analyze(recipe: Recipe, extent: Extent, output: Path | None, ranks: Ranks, c
         say(console, f"written: {path}")
 
 
-def make_analysis(
-    recipe: Recipe, extent: Extent, ranks: Ranks, device: torch.device, console: Console
-) -> Analysis:
+def make_analysis(recipe: Recipe, extent: Extent, device: torch.device, console: Console) -> Analysis:
     """Measure every component of the recipe's model. Collective: every rank must call this.
 
     Arguments and errors as for `analyze`; `device` is this rank's.
@@ -69,7 +67,7 @@ def make_analysis(
     if recipe.pruning is None:
         raise UserError(f"recipe {recipe.name!r}: an analysis needs a target: add pruning.sparsity")
     target = recipe.pruning.sparsity
-    evaluator = set_up(recipe, extent, ranks, device)
+    evaluator = set_up(recipe, extent, device)
     assert recipe.model is not None
     assert recipe.task is not None
     chosen = recipe.pruning.include, recipe.pruning.exclude, None, recipe.pruning.only

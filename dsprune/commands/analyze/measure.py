@@ -16,7 +16,6 @@ from dsprune.model.patterns import patterns_of
 from dsprune.model.pretrained import load_config, load_tokenizer
 from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.collectives import world_comm
-from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe
 from dsprune.selection.complete import select_complete
 from dsprune.selection.groups import make_groups
@@ -54,7 +53,6 @@ class Evaluator:
         task: the task.
         data: encoded validation examples.
         collate: makes batches of them.
-        ranks: rank of this process and number of ranks, which share the examples.
         device: the device of the model.
         batch_size: examples of a forward pass on a rank.
         recovery: the training between pruning and measuring; None = no training.
@@ -64,7 +62,6 @@ class Evaluator:
     task: Task
     data: Dataset
     collate: Collate
-    ranks: Ranks
     device: torch.device
     batch_size: int
     recovery: Recovery | None
@@ -73,7 +70,7 @@ class Evaluator:
         """Return the metrics of the unpruned model, the headline first. Collective: every rank must call this."""
         return evaluate(
             self.model, self.task, self.data, self.collate,
-            batch_size=self.batch_size, device=self.device, comm=world_comm(self.ranks),
+            batch_size=self.batch_size, device=self.device, comm=world_comm(),
         )  # fmt: skip
 
     def score(self) -> float:
@@ -145,7 +142,7 @@ class Evaluator:
         return tuple(sorted(losses, key=lambda loss: (without_nan(loss.score), loss.layer)))
 
 
-def set_up(recipe: Recipe, extent: Extent, ranks: Ranks, device: torch.device) -> Evaluator:
+def set_up(recipe: Recipe, extent: Extent, device: torch.device) -> Evaluator:
     """Load the model and the data of a recipe.
 
     Raises:
@@ -161,9 +158,9 @@ def set_up(recipe: Recipe, extent: Extent, ranks: Ranks, device: torch.device) -
     recovery = None
     if extent.recovery_steps:
         data = task.prepare("train", tokenizer)
-        recovery = Recovery(recipe, extent.recovery_steps, data, collate, ranks, device)
+        recovery = Recovery(recipe, extent.recovery_steps, data, collate, device)
     validation = task.prepare("validation", tokenizer)
-    return Evaluator(model, task, validation, collate, ranks, device, extent.batch_size, recovery)
+    return Evaluator(model, task, validation, collate, device, extent.batch_size, recovery)
 
 
 def layers_of(component: Component) -> list[int]:

@@ -14,7 +14,7 @@ from dsprune.model.fit import set_dropout
 from dsprune.model.patterns import parameter_groups
 from dsprune.ranks.batch_order import BatchPlan, TrainSampler
 from dsprune.ranks.collectives import all_reduce_
-from dsprune.ranks.ranks import Ranks
+from dsprune.ranks.group import current_ranks
 from dsprune.recipe import Recipe
 from dsprune.tasks.examples import Collate, on_device
 
@@ -33,7 +33,6 @@ class Recovery:
         steps: number of steps.
         data: encoded training examples.
         collate: makes batches of them.
-        ranks: rank of this process and number of ranks, which share the examples.
         device: the device of the model.
     """
 
@@ -41,28 +40,27 @@ class Recovery:
     steps: int
     data: Dataset
     collate: Collate
-    ranks: Ranks
     device: torch.device
 
     def train(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         """Train the model in place; pruned weights stay zero. Collective: every rank must call this."""
-        settings, budget = self.recipe.optimizer, self.recipe.budget
+        settings, budget, ranks = self.recipe.optimizer, self.recipe.budget, current_ranks()
         peak = self.recipe.learning_rate.peak or DEFAULT_PEAK
         groups = parameter_groups(model, peak, self.recipe.learning_rate.scale, decayed=settings.decayed)
         kind = torch.optim.Adam if settings.decoupled is False else torch.optim.AdamW
         optimizer = kind(groups, peak, settings.betas, settings.eps, settings.weight_decay)
         schedule = LambdaLR(optimizer, lambda step: 1 - step / self.steps)
-        micro_batch = budget.micro_batch or max(1, budget.batch // self.ranks.world_size)
-        plan = BatchPlan(len(self.data), budget.batch, micro_batch, self.ranks.world_size, self.recipe.seed)
-        sampler = TrainSampler(plan, self.data["length"][:], self.ranks.rank, start=0, stop=self.steps)
+        micro_batch = budget.micro_batch or max(1, budget.batch // ranks.world_size)
+        plan = BatchPlan(len(self.data), budget.batch, micro_batch, ranks.world_size, self.recipe.seed)
+        sampler = TrainSampler(plan, self.data["length"][:], ranks.rank, start=0, stop=self.steps)
         batches = iter(DataLoader(self.data, batch_sampler=sampler, collate_fn=self.collate))
-        torch.manual_seed(self.recipe.seed + self.ranks.rank)
+        torch.manual_seed(self.recipe.seed + ranks.rank)
         set_dropout(model, self.recipe.dropout)
         model.train()
         for _ in range(self.steps):
             for batch in itertools.islice(batches, plan.accumulation):
                 loss = model(**on_device(batch, self.device)).loss
-                (loss / (plan.accumulation * self.ranks.world_size)).backward()
+                (loss / (plan.accumulation * ranks.world_size)).backward()
             self._step(model, masks, optimizer)
             schedule.step()
         model.eval()
@@ -72,7 +70,7 @@ class Recovery:
         for name, weight in model.named_parameters():
             if weight.grad is None:
                 continue
-            if self.ranks.world_size > 1:
+            if current_ranks().world_size > 1:
                 all_reduce_(weight.grad)
             if name in masks:
                 weight.grad.mul_(masks[name])  # zero weight, gradient and moments: AdamW leaves it at zero

@@ -27,7 +27,6 @@ from dsprune.distillation.store import (
 from dsprune.distillation.store.format import HEAD_FILE, MANIFEST
 from dsprune.errors import UserError
 from dsprune.ranks.agreement import on_every_rank, on_first_rank
-from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Distillation
 from dsprune.utils.console import progress_bar, say, waiting
 from dsprune.utils.files import lock_folder
@@ -39,7 +38,7 @@ HEADER_BYTES = 4096
 
 
 def build_store(
-    folder: Path, settings: Distillation, source: Source, execution: Execution, ranks: Ranks, console: Console
+    folder: Path, settings: Distillation, source: Source, execution: Execution, console: Console
 ) -> None:
     """Run the teacher over all examples and write its outputs to a store, unless the store is complete.
 
@@ -54,30 +53,29 @@ def build_store(
     load_teacher = cache(lambda: TeacherModel(source, execution))
     if "teacher" not in source.origin:
         load_teacher()  # downloads the weights, so that they have a fingerprint
-        source = source.with_teacher_fingerprint(ranks)
+        source = source.with_teacher_fingerprint()
     origin = source.origin | {"dataset": source.dataset, "precision": execution.precision}
-    existing = on_first_rank(ranks, lambda: find_matching_store(folder, settings, origin))
+    existing = on_first_rank(lambda: find_matching_store(folder, settings, origin))
     if existing is not None:
         spec = existing.spec
     else:
-        spec = _choose_spec(settings, load_teacher(), source, execution.batch_size, ranks, console)
+        spec = _choose_spec(settings, load_teacher(), source, execution.batch_size, console)
     plan = plan_store(spec, origin, source.samples, source.task.num_rows(source.data))
     with ExitStack() as until_finished:
-        missing = on_first_rank(ranks, lambda: _begin(folder, plan, until_finished))
+        missing = on_first_rank(lambda: _begin(folder, plan, until_finished))
         if missing is None:
             records = describe_records(plan.num_records, len(source.samples))
             say(console, f"teacher: {folder} is complete, {records}: nothing to do")
             return
         say(console, _describe(folder, plan, len(missing), len(source.samples)))
-        on_first_rank(ranks, lambda: _check_room(folder, plan, len(missing)))
+        on_first_rank(lambda: _check_room(folder, plan, len(missing)))
         progress = until_finished.enter_context(progress_bar(console))
         lengths = np.asarray(source.data["length"][:])
         on_every_rank(
-            ranks,
-            lambda: write_shards(folder, plan, missing, load_teacher(), lengths, execution, ranks, progress),
+            lambda: write_shards(folder, plan, missing, load_teacher(), lengths, execution, progress)
         )
         heads = load_teacher().heads() if spec.kind == "hidden" else {}
-        on_first_rank(ranks, lambda: finish_store(folder, plan, heads))
+        on_first_rank(lambda: finish_store(folder, plan, heads))
     say(console, f"teacher: finished: {folder}")
 
 
@@ -91,12 +89,7 @@ def find_matching_store(folder: Path, settings: Distillation, origin: dict[str, 
 
 
 def _choose_spec(
-    settings: Distillation,
-    teacher: TeacherModel,
-    source: Source,
-    batch_size: int,
-    ranks: Ranks,
-    console: Console,
+    settings: Distillation, teacher: TeacherModel, source: Source, batch_size: int, console: Console
 ) -> StoreSpec:
     """Return the recipe's kind, or the smallest accurate one. Collective: every rank must call this."""
     specs = candidates(settings, teacher)
@@ -114,9 +107,8 @@ def _choose_spec(
     what = f"comparing kinds of stores on {min(NUM_COMPARED, len(samples)):,} examples"
     with waiting(console, what):
         compared = measure(specs, teacher, samples[:NUM_COMPARED], batch_size, temperatures)
-    chosen = on_first_rank(ranks, lambda: compared.index(choose(compared)))
-    if ranks.is_first:
-        show(compared, compared[chosen], console)
+    chosen = on_first_rank(lambda: compared.index(choose(compared)))
+    show(compared, compared[chosen], console)
     return compared[chosen].spec
 
 

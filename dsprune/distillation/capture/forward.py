@@ -15,7 +15,6 @@ from dsprune.distillation.store import fingerprints
 from dsprune.distillation.store.format import dataset_fingerprint
 from dsprune.model.fingerprints import teacher_fingerprint, tokenizer_fingerprint
 from dsprune.ranks.agreement import on_first_rank
-from dsprune.ranks.ranks import Ranks
 from dsprune.tasks.examples import on_device
 from dsprune.tasks.task import Task
 from dsprune.utils.dtypes import DTYPES
@@ -48,20 +47,18 @@ class Source:
     origin: dict[str, str]
 
     @classmethod
-    def of(
-        cls, teacher: str, task: Task, tokenizer: PreTrainedTokenizerBase, data: Dataset, ranks: Ranks
-    ) -> "Source":
-        """Compute the fingerprints. Collective: every rank must call this."""
+    def of(cls, teacher: str, task: Task, tokenizer: PreTrainedTokenizerBase, data: Dataset) -> "Source":
+        """Compute the fingerprints. Collective, once ranks are joined: every rank must call this."""
         samples = fingerprints(task.samples(data))
         source = cls(teacher, task, tokenizer, data, samples, origin_of_data(task, tokenizer))
-        return source.with_teacher_fingerprint(ranks)
+        return source.with_teacher_fingerprint()
 
-    def with_teacher_fingerprint(self, ranks: Ranks) -> "Source":
+    def with_teacher_fingerprint(self) -> "Source":
         """Use the first rank's fingerprint of the teacher; it has one if the weights are on its machine.
 
         Collective: every rank must call this.
         """
-        weights = on_first_rank(ranks, lambda: teacher_fingerprint(self.teacher))
+        weights = on_first_rank(lambda: teacher_fingerprint(self.teacher))
         found = {} if weights is None else {"teacher": weights}
         others = {name: value for name, value in self.origin.items() if name != "teacher"}
         return replace(self, origin=others | found)

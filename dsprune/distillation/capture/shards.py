@@ -12,7 +12,7 @@ from rich.progress import Progress
 from dsprune.distillation.capture.forward import Execution, TeacherModel
 from dsprune.distillation.store import ShardWriter, StorePlan
 from dsprune.errors import UserError
-from dsprune.ranks.ranks import Ranks
+from dsprune.ranks.group import current_ranks
 
 __all__ = ["shard_batches", "write_shards"]
 
@@ -27,7 +27,6 @@ def write_shards(
     teacher: TeacherModel,
     lengths: np.ndarray,
     execution: Execution,
-    ranks: Ranks,
     progress: Progress,
 ) -> None:
     """Run the teacher for this rank's share of the missing shards, and write them.
@@ -38,7 +37,7 @@ def write_shards(
     Raises:
         UserError: the teacher's outputs cannot be stored, or a file cannot be written.
     """
-    batch_size, sharded = execution.batch_size, execution.sharded
+    ranks, batch_size, sharded = current_ranks(), execution.batch_size, execution.sharded
     hidden = plan.spec.kind == "hidden"
     own = missing[ranks.rank :: ranks.world_size]
     bar = progress.add_task("teacher", total=sum(_num_records(plan, number) for number in own))

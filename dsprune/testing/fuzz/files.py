@@ -13,7 +13,6 @@ from rich.console import Console
 from dsprune.commands.cli import run_command
 from dsprune.distillation.store import open_store
 from dsprune.engine.engine import PruningEngine
-from dsprune.ranks.group import current_ranks
 from dsprune.ranks.ranks import find_ranks
 from dsprune.recipe import load_recipe
 from dsprune.report.runs import read_run
@@ -243,7 +242,7 @@ def resume(path: Path, run: Path, checkpoint: Path | None) -> None:
     start = find_start_point(recipe, run_folder(recipe, checkpoint), checkpoint)
     engine = _engine(path)
     model, meter = Path(recipe.model.path if recipe.model else ""), Meter(engine.device)
-    restore(engine, meter, start, model, None, current_ranks(), Console())
+    restore(engine, meter, start, model, None, Console())
     engine.sparsity()
 
 
@@ -252,4 +251,4 @@ def _engine(path: Path) -> PruningEngine:
     recipe, ranks = load_recipe(str(path)), find_ranks()
     prepared = preflight(recipe, ranks)
     join_ranks(ranks, recipe.timeout)
-    return assemble(recipe, prepared, ranks, Console()).engine
+    return assemble(recipe, prepared, Console()).engine
