@@ -27,6 +27,7 @@ from dsprune.engine.update import PendingUpdate, UpdateRecord
 from dsprune.masks.bits import apply_all_, count_kept
 from dsprune.masks.manifest import UpdateEntry
 from dsprune.methods.method import Method
+from dsprune.ranks.group import announce
 from dsprune.schedule import MaskUpdate
 
 __all__ = ["Pruner"]
@@ -82,7 +83,7 @@ class Pruner:
     def after_step(self, step: int, applied: bool) -> None:
         """Keep the new mask if the step was applied. Otherwise drop it; the update is then due again.
 
-        Collective for a method with a `block`: every rank must call this.
+        Collective at a mask update, and for a method with a `block`: every rank must call this.
         """
         self.state.accumulators.settle(applied=applied)
         if self._pending is not None and applied:
@@ -93,16 +94,32 @@ class Pruner:
         self._weights.accept()
 
     def _keep(self, update: PendingUpdate) -> None:
-        """Store the result of an applied mask update in the state."""
+        """Store the result of an applied mask update in the state. Collective: every rank must call this."""
         state, record = self.state, update.record
         self.last_update = record
+        before = state.masks.counts(state.comm)
         state.masks.replace(update.bits, update.regrown)
+        self._announce_emptied(record.update.step, before)
         state.num_pruned, state.num_regrown = record.num_pruned, update.num_marked
         state.updates.append(
             UpdateEntry(
                 step=record.update.step, num_pruned=record.num_pruned, num_regrown=record.num_regrown or 0
             )
         )
+
+    def _announce_emptied(self, step: int, before: Sequence[int]) -> None:
+        """Print the matrices of which a mask update has pruned all weights. Collective: every rank must call this."""
+        masks = self.state.masks
+        counts = zip(
+            (shard.tensor for shard in masks.shards), before, masks.counts(self.state.comm), strict=True
+        )
+        if emptied := [tensor.name for tensor, old, new in counts if old < new == tensor.numel]:
+            which = emptied[0] if len(emptied) == 1 else f"{len(emptied)} matrices, such as {emptied[0]}"
+            announce(
+                f"the mask update at step {step} has pruned all weights of {which}: the scores there are the lowest, "
+                f"as where there was no gradient yet: train it before pruning.start, name it in pruning.exclude, or "
+                f"set pruning.scope=uniform"
+            )
 
     def check(self) -> None:
         """Check that no other code has changed the weights since the last step. Collective: every rank must call this.

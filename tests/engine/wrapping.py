@@ -174,6 +174,22 @@ def messages_of_matrices_that_begin_at_zero(comm: Comm, masks_from: Any) -> tupl
     return sparsity, said.getvalue()
 
 
+def messages_of_a_block_that_trains_late(comm: Comm, method: str) -> str:
+    """The messages of a run whose first block is trained only after the first mask update."""
+    os.environ.update(LOCAL_RANK=str(dist.get_rank()))
+    model, said = TinyModel(), io.StringIO()
+    with redirect_stderr(said):
+        engine, *_ = dsprune.initialize(
+            model=model, config=CONFIG, recipe=make_recipe(method=method, start=2)
+        )
+        for step in range(STEPS):
+            model.blocks[0].requires_grad_(step > 2)
+            train_step(engine, step)
+    assert sum(pruner_of(engine).masks.counts(comm)) == round(0.9 * 630)
+    engine.destroy()
+    return said.getvalue()
+
+
 def wrap_and_train(comm: Comm) -> None:
     """Check that an existing engine reaches the target, with the learning rate of the timetable."""
     engine = dsprune.PruningEngine(deepspeed_engine(), make_recipe())
