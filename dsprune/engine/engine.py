@@ -14,7 +14,7 @@ from dsprune.checkpoint.pruning_state import sparsity_of
 from dsprune.checkpoint.save import complete_model, save_checkpoint
 from dsprune.checkpoint.sparse_start import MasksFrom, start_sparse
 from dsprune.engine.attach import check_attachable, check_is_engine, initial_state, loader_steps_per_epoch
-from dsprune.engine.guard import StepGuard
+from dsprune.engine.guard import BackwardGuard, StepGuard
 from dsprune.engine.learning_rate import (
     Rates,
     announce_replaced,
@@ -99,7 +99,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         engine._pruning_state = state
         engine._recipe = recipe
         engine._rates = Rates(engine.basic_optimizer, timetable, engine.lr_scheduler, recipe.learning_rate)
-        engine._guard = StepGuard(engine.basic_optimizer)
+        engine._guard, engine._backwards = StepGuard(engine.basic_optimizer), BackwardGuard(engine)
         engine.pruner = None if state is None else Pruner(state, recipe.seed)
         engine.is_distilled = engine._is_in_script = engine._knows_zeros = False
         engine._masks_from = None
@@ -115,11 +115,17 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
         """Run the forward pass like `DeepSpeedEngine.forward`."""
+        self._backwards.begin_forward()
         with self._explaining():
             return super().forward(*inputs, **kwargs)
 
     def backward(self, loss: Tensor, retain_graph: bool = False, scale_wrt_gas: bool = True) -> Any:
-        """Run the backward pass like `DeepSpeedEngine.backward`, and apply the loss scale of fp16 at stage 0 too."""
+        """Run the backward pass like `DeepSpeedEngine.backward`, and apply the loss scale of fp16 at stage 0 too.
+
+        Raises:
+            RunFailedError: it would replace the gradients of another call in this step.
+        """
+        self._backwards.begin_backward()
         scale_loss(self, loss, self.gradient_accumulation_steps() if scale_wrt_gas else 1)
         with self._explaining():
             return super().backward(loss, retain_graph, scale_wrt_gas)
@@ -143,6 +149,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         with self._guard.open(), self._explaining():
             super().step(lr_kwargs)
         self._guard.check_stepped(applied=self.was_step_applied())
+        self._backwards.clear()
         if step == self.timetable.total_steps:
             announce(f"the recipe ended at step {step}, and training continues at its last rate")
         if self.pruner is not None:

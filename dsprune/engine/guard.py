@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from deepspeed import DeepSpeedEngine
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -14,7 +15,7 @@ from dsprune.masks.bits import is_applied
 from dsprune.ranks.collectives import Comm, world_comm
 from dsprune.ranks.group import current_ranks
 
-__all__ = ["StepGuard", "WeightGuard"]
+__all__ = ["BackwardGuard", "StepGuard", "WeightGuard"]
 
 
 class StepGuard:
@@ -56,6 +57,45 @@ class StepGuard:
                 "train without masks: call the step() of the engine, not that of the optimizer or of another class"
             )
         self._has_stepped = True
+
+
+class BackwardGuard:
+    """Ends a run that calls `backward` again where DeepSpeed would keep the gradients of the last call alone.
+
+    At the last micro-batch of a step, ZeRO stages 1 and 2 replace the gradients in each call, and stage 3 in each call
+    after one forward pass. Stage 0 adds them.
+
+    Args:
+        engine: an initialized engine.
+    """
+
+    def __init__(self, engine: DeepSpeedEngine) -> None:
+        self._engine = engine
+        self._holds_gradients = False
+
+    def begin_forward(self) -> None:
+        """Note a forward pass, after which stage 3 adds the gradients."""
+        if self._engine.zero_optimization_stage() == 3:
+            self.clear()
+
+    def begin_backward(self) -> None:
+        """Check a call of `backward`.
+
+        Raises:
+            RunFailedError: it would replace the gradients of the call before it.
+        """
+        engine = self._engine
+        if self._holds_gradients:
+            raise RunFailedError(
+                f"engine.backward: called twice before engine.step() at ZeRO stage {engine.zero_optimization_stage()}, "
+                f"where DeepSpeed would keep the gradients of the last call alone: call it once, on the sum of the "
+                f"losses"
+            )
+        self._holds_gradients = engine.zero_optimization() and engine.is_gradient_accumulation_boundary()
+
+    def clear(self) -> None:
+        """Note that the engine has stepped."""
+        self._holds_gradients = False
 
 
 class WeightGuard:

@@ -1,0 +1,69 @@
+"""Several losses in one step: their gradients are added, or the run ends where DeepSpeed would drop some."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import dsprune
+from dsprune.ranks.collectives import Comm
+from dsprune.testing.engines import BATCH, ds_config, make_recipe, pruning_engine
+from dsprune.testing.pool import RankPool
+from dsprune.testing.tiny import batch
+from tests.engine.scenarios import pruner_of
+
+Engine = dsprune.PruningEngine
+FIRST, SECOND = batch(0, BATCH, 0, 1), batch(1, BATCH, 0, 1)
+
+
+def add_the_losses(engine: Engine) -> None:
+    engine.backward(engine(**FIRST).loss + engine(**SECOND).loss)
+
+
+def one_after_the_other(engine: Engine) -> None:
+    engine.backward(engine(**FIRST).loss)
+    engine.backward(engine(**SECOND).loss)
+
+
+def both_forward_first(engine: Engine) -> None:
+    losses = engine(**FIRST).loss, engine(**SECOND).loss
+    for loss in losses:
+        engine.backward(loss)
+
+
+def moments(comm: Comm, stage: int, act: Callable[[Engine], None]) -> list[Tensor] | str:
+    """The first moments after a step on two losses, or the error that ends the run."""
+    with pruning_engine(ds_config(stage), make_recipe()) as engine:
+        try:
+            act(engine)
+        except dsprune.RunFailedError as error:
+            return str(error)
+        engine.step()
+        layout = pruner_of(engine).layout
+        return [layout.states(index)["exp_avg"].clone() for index in range(len(layout.shards))]
+
+
+@pytest.mark.parametrize(
+    ("stage", "act"), [(0, one_after_the_other), (0, both_forward_first), (3, one_after_the_other)]
+)
+def test_the_gradients_of_two_losses_are_added(
+    one_rank: RankPool, stage: int, act: Callable[[Engine], None]
+) -> None:
+    [found] = one_rank.run(1, moments, stage, act)
+    [expected] = one_rank.run(1, moments, stage, add_the_losses)
+    assert all(map(torch.allclose, found, expected)), found
+
+
+@pytest.mark.parametrize(
+    ("stage", "act"),
+    [
+        *((stage, act) for stage in (1, 2) for act in (one_after_the_other, both_forward_first)),
+        (3, both_forward_first),
+    ],
+)
+def test_gradients_that_deepspeed_would_drop_end_the_run(
+    one_rank: RankPool, stage: int, act: Callable[[Engine], None]
+) -> None:
+    [error] = one_rank.run(1, moments, stage, act)
+    assert error.startswith(f"engine.backward: called twice before engine.step() at ZeRO stage {stage}, ")
