@@ -120,8 +120,8 @@ class PruningState:
         kept = self.method_at(step).accumulators
         if self.is_counted(step):
             return kept
-        has_update = self.timetable.next_update(step) is not None
-        return kept if has_update and any(each.whole_run for each in kept) else ()
+        is_needed = not self.timetable.is_at_target(step) and any(each.whole_run for each in kept)
+        return kept if is_needed else ()
 
     def begin_step(self, step: int, *, updated: bool) -> None:
         """Allocate the accumulators that the method needs from now on; free them after the last mask update.
@@ -146,7 +146,7 @@ class PruningState:
             self.accumulators.inputs.stage(everyone.all_reduce_sum(self._inputs.take()))
 
     def _keeps_inputs(self, step: int) -> bool:
-        return self._inputs is not None and self.timetable.next_update(step) is not None
+        return self._inputs is not None and not self.timetable.is_at_target(step)
 
     def _count_inputs(self, step: int) -> None:
         if self._inputs is not None:

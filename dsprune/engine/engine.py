@@ -292,9 +292,9 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         """
         if self.pruner is not None:
             self.pruner.check_working()
-        updates, step = self.timetable.updates, self.applied_steps
-        if updates and step <= (last := updates[-1].step):
-            reached = self.sparsity()["sparsity_prunable"]
+        step = self.applied_steps
+        if not self.timetable.is_at_target(step):
+            reached, last = self.sparsity()["sparsity_prunable"], self.timetable.updates[-1].step
             announce(f"model saved at step {step}, sparsity {reached:.4f}: the last mask update is at {last}")
         save_model_folder(self, Path(folder), tokenizer)
         complete_model(Path(folder), self._pruning_state, step, self._recipe)

@@ -251,14 +251,15 @@ def _lightning_steps(model: nn.Module) -> int | None:
 
 def _check_finished(engine: PruningEngine) -> None:
     """Check that an engine that has trained has had its last mask update."""
-    updates, step, total = engine.timetable.updates, engine.applied_steps, engine.timetable.total_steps
+    timetable, step = engine.timetable, engine.applied_steps
+    total = timetable.total_steps
     if not step:
         announce(f"an engine was made and took none of the recipe's {total} steps, so its model is unchanged")
-    if updates and 0 < step <= updates[-1].step:
-        reached = engine.sparsity()["sparsity_prunable"]
+    if step and not timetable.is_at_target(step):
+        last, reached = timetable.updates[-1], engine.sparsity()["sparsity_prunable"]
         raise RunFailedError(
-            f"training ended at step {step}, and the last mask update is at step {updates[-1].step} of "
-            f"{total}: the sparsity is {reached:.4f}, not {updates[-1].sparsity:g}: train "
+            f"training ended at step {step}, and the last mask update is at step {last.step} of "
+            f"{total}: the sparsity is {reached:.4f}, not {last.sparsity:g}: train "
             f"longer, or shorten the recipe's budget"
         )
     if 0 < step < total:

@@ -68,8 +68,7 @@ class TrainerCallback(_TrainerCallback):
 
         So `load_best_model_at_end`, `save_strategy="best"` and early stopping choose among evaluations at the target.
         """
-        updates = self._engine.timetable.updates
-        if updates and self._engine.applied_steps <= updates[-1].step:
+        if not self._engine.timetable.is_at_target(self._engine.applied_steps):
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

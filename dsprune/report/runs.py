@@ -116,8 +116,8 @@ class Run:
         """
         if self.score is None:
             return None
-        last_update = self.timetable.updates[-1].step if self.timetable and self.timetable.updates else -1
-        later = [value for step, value in zip(*self.evaluations, strict=True) if step > last_update]
+        timetable, evaluations = self.timetable, zip(*self.evaluations, strict=True)
+        later = [value for step, value in evaluations if timetable is None or timetable.is_at_target(step)]
         return max([*later, self.score])  # in this order, because a last score of NaN is not the largest
 
     def sparsity(self, convention: str) -> float:

@@ -103,6 +103,10 @@ class Timetable:
         place = bisect_left(self.updates, step, key=lambda update: update.step)
         return self.updates[place] if place < len(self.updates) else None
 
+    def is_at_target(self, num_steps: int) -> bool:
+        """Return whether the last mask update is among the first `num_steps` steps; True without mask updates."""
+        return self.next_update(num_steps) is None
+
     def update_progress(self, update: MaskUpdate) -> float:
         """Return the position of a mask update between the first (0) and the last (1); 1 for a single one."""
         first, last = self.updates[0].step, self.updates[-1].step

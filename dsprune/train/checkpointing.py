@@ -64,9 +64,7 @@ class Checkpointer:
         The first metric is compared, and only after the last mask update: a denser model may have better metrics,
         but not the target sparsity.
         """
-        timetable = self._engine.timetable
-        at_target = not timetable.updates or timetable.phase_at(self._engine.applied_steps - 1) == "recover"
-        if not self._settings.best or not at_target:
+        if not self._settings.best or not self._engine.timetable.is_at_target(self._engine.applied_steps):
             return False
         name, value = next(iter(metrics.items()))
         if math.isnan(value) or (self._best is not None and value <= self._best.value):

@@ -63,6 +63,11 @@ def test_an_update_is_found_at_its_step_only() -> None:
 def test_the_next_update_is_at_the_step_or_later(step: int, following: int | None) -> None:
     update = TIMETABLE.next_update(step)
     assert (None if update is None else update.step) == following
+    assert TIMETABLE.is_at_target(step) == (following is None)
+
+
+def test_a_dense_run_is_always_at_its_target() -> None:
+    assert replace(TIMETABLE, updates=()).is_at_target(0)
 
 
 def test_updates_lie_between_the_first_and_the_last() -> None:
