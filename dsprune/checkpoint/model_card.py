@@ -114,9 +114,7 @@ def _sparsity(folder: Path, recipe: Recipe | None) -> Iterator[str]:
         yield "Dense: no weight was pruned."
         return
     manifest = read_manifest(folder)
-    tensors = manifest.tensors.values()
-    pruned, prunable = sum(one.num_pruned for one in tensors), sum(math.prod(one.shape) for one in tensors)
-    total = _num_weights(folder)
+    pruned, prunable, total = manifest.num_pruned, manifest.num_prunable, _num_weights(folder)
     pruning = None if recipe is None else recipe.pruning
     method = "" if pruning is None else f" by {pruning.method} scores"
     pattern = "" if manifest.pattern == UNSTRUCTURED.text else f" in the pattern {manifest.pattern}"

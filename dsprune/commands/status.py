@@ -1,7 +1,6 @@
 """`dsprune status` and `dsprune stop`: print the state of runs from their folders and processes, and stop a run."""
 
 import itertools
-import math
 import socket
 import statistics
 import time
@@ -124,9 +123,7 @@ def _runs_in(folder: Path, problems: dict[Path, UserError]) -> list[Path]:
 def _of_script(checkpoint: Path, now: float) -> str:
     """Describe step and sparsity of the newest checkpoint in a folder that `dsprune train` did not make."""
     manifest, age = read_manifest(checkpoint), _duration(now - checkpoint.stat().st_mtime)
-    tensors = manifest.tensors.values()
-    sparsity = sum(entry.num_pruned for entry in tensors) / sum(math.prod(entry.shape) for entry in tensors)
-    total = manifest.timetable.total_steps
+    sparsity, total = manifest.num_pruned / manifest.num_prunable, manifest.timetable.total_steps
     step = f"step {manifest.step:,} of {total:,}, sparsity {percent(sparsity)}"
     return f"{checkpoint}: {step}, {age} ago, saved by a script"
 

@@ -7,6 +7,7 @@ the manifest of thousands of ranks stays small.
 
 import re
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -126,6 +127,16 @@ class MaskManifest(Record):
     files: tuple[FileEntry, ...]
     accumulators: dict[str, str] = Field(default_factory=dict)
     accumulator_files: tuple[FileEntry, ...] = ()
+
+    @property
+    def num_pruned(self) -> int:
+        """Number of pruned weights."""
+        return sum(entry.num_pruned for entry in self.tensors.values())
+
+    @property
+    def num_prunable(self) -> int:
+        """Number of prunable weights."""
+        return sum(prod(entry.shape) for entry in self.tensors.values())
 
     def to_json(self) -> str:
         """Return the content of the file."""
