@@ -127,7 +127,7 @@ def audit_folder(folder: Path, older: Sequence[Path] = ()) -> Audit:
         num_files or len(manifest.files),
         unchecked,
         manifest.step,
-        tuple(shard.tensor for shard in masks.shards),
+        masks.tensors,
         tuple(masks.counts(Comm())),
         tuple(masks.counts_regrown(Comm())) if manifest.regrows else (),
         findings,

@@ -39,7 +39,7 @@ def _check_counts(manifest: MaskManifest, masks: MaskSet) -> Iterator[Finding]:
     """Check that each group has the number of zeros of the newest mask update: `round(sparsity * num_weights)`."""
     past = _past(manifest)
     progress = manifest.timetable.progress(past[-1]) if past else 0.0
-    tensors, counts = [shard.tensor for shard in masks.shards], masks.counts(Comm())
+    tensors, counts = masks.tensors, masks.counts(Comm())
     entries, groups = list(manifest.tensors.values()), _groups(manifest, tensors, progress)
     yield from _check_rows(masks, [group for group in groups if past and group.num_rows > 1])
     for group in groups:
@@ -63,7 +63,7 @@ def _groups(manifest: MaskManifest, tensors: Sequence[PrunableTensor], progress:
 
 def _check_updates(manifest: MaskManifest, masks: MaskSet) -> Iterator[Finding]:
     """Check that every recorded mask update was planned, and has the number of zeros of its sparsity."""
-    tensors, everything = [shard.tensor for shard in masks.shards], "all prunable weights"
+    tensors, everything = masks.tensors, "all prunable weights"
     past = _past(manifest)[-len(manifest.updates) :] if manifest.updates else []
     if [update.step for update in past] != [entry.step for entry in manifest.updates]:
         yield Finding(everything, "the mask updates are those of the timetable", len(manifest.updates))

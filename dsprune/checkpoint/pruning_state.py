@@ -52,14 +52,13 @@ class PruningState:
         self._cut_blocks: CutBands | None = None  # for a method with a `block`
         self._inputs: InputHooks | None = None
         if find_method(pruning.method).reads_inputs:
-            tensors = [shard.tensor for shard in layout.shards]
-            self._inputs = InputHooks(layout.module, tensors, layout.parameters, layout.device)
+            self._inputs = InputHooks(layout.module, layout.tensors, layout.parameters, layout.device)
         self.clear()
 
     @property
     def num_prunable(self) -> int:
         """Number of prunable weights, over all tensors and ranks."""
-        return sum(shard.tensor.numel for shard in self.layout.shards)
+        return sum(tensor.numel for tensor in self.layout.tensors)
 
     @property
     def sparsity(self) -> float:
@@ -100,8 +99,7 @@ class PruningState:
 
     def groups(self, update: MaskUpdate) -> list[Group]:
         """Return the groups that a mask update selects from, and how many weights of each are pruned."""
-        tensors = [shard.tensor for shard in self.layout.shards]
-        return update_groups(tensors, self.pruning, self.timetable.progress(update))
+        return update_groups(self.layout.tensors, self.pruning, self.timetable.progress(update))
 
     def is_counted(self, step: int) -> bool:
         """Return whether the gradients of a step count for the next mask update."""
@@ -158,7 +156,7 @@ class PruningState:
         declared = self.declared(step)
         if declared and block > 1 and self._cut_blocks is None:
             self._cut_blocks = CutBands(layout.shards, [block] * len(layout.shards), self.comm)
-        inputs = InputSums([shard.tensor for shard in layout.shards]) if self._keeps_inputs(step) else None
+        inputs = InputSums(layout.tensors) if self._keeps_inputs(step) else None
         self.accumulators = AccumulatorSet(
             layout.shards, declared, layout.master_device, self._cut_blocks, inputs
         )
@@ -171,8 +169,8 @@ class PruningState:
     def tensor_sparsity(self) -> dict[str, float]:
         """Return the fraction of zeros of each prunable tensor. Collective: every rank must call this."""
         counts = self.masks.counts(self.comm)
-        tensors = [shard.tensor for shard in self.layout.shards]
-        return {tensor.name: count / tensor.numel for tensor, count in zip(tensors, counts, strict=True)}
+        pairs = zip(self.layout.tensors, counts, strict=True)
+        return {tensor.name: count / tensor.numel for tensor, count in pairs}
 
     def audit(self) -> list[Finding]:
         """Check that pruned entries of this rank's weights and moments are +0.0 in every copy."""

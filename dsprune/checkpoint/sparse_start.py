@@ -120,9 +120,8 @@ def mask_zeros(state: PruningState, where: str, step: int) -> None:
         UserError: a later mask update has a lower sparsity.
     """
     layout = state.layout
-    weights = [layout.weight(index).cpu() for index in range(len(layout.shards))]
-    masks = MaskSet.from_zeros(layout.shards, weights)
-    found = list(zip((shard.tensor for shard in layout.shards), masks.counts(state.comm), strict=True))
+    masks = MaskSet.from_zeros(layout.shards, [weight.cpu() for weight in layout.weights()])
+    found = list(zip(layout.tensors, masks.counts(state.comm), strict=True))
     if any(count == tensor.numel for tensor, count in found):
         announce(f"{where}: {_names_of_empty(found)} zero, and masked: no weight of such a matrix is trained")
     _start_from(masks, state, where, step)
@@ -181,8 +180,7 @@ def _check_updates(
     if not later:
         return
     update = min(later, key=lambda update: update.sparsity)
-    tensors = [shard.tensor for shard in masks.shards]
-    groups, counts = update_groups(tensors, pruning, timetable.progress(update)), masks.counts(comm)
+    groups, counts = update_groups(masks.tensors, pruning, timetable.progress(update)), masks.counts(comm)
     rows = [0] * len(counts)
     if SCOPES.get(pruning.scope).by_row:
         rows = count_rows(masks.shards, masks.bits, groups, torch.gt, comm)
@@ -210,9 +208,9 @@ def _fraction_of_zeros(engine: DeepSpeedEngine, state: PruningState | None) -> f
             layout = state.layout
     except UserError:  # a model without prunable weights is trained densely
         return 0.0
-    zeros = torch.tensor([int((layout.weight(index) == 0).sum()) for index in range(len(layout.shards))])
+    zeros = torch.tensor([int((weight == 0).sum()) for weight in layout.weights()])
     counts = Comm(layout.group, layout.device).all_reduce_sum(zeros).tolist()
-    found = list(zip((shard.tensor for shard in layout.shards), counts, strict=True))
+    found = list(zip(layout.tensors, counts, strict=True))
     partly = [(tensor, count) for tensor, count in found if count < tensor.numel]
     fraction = _fraction(partly)
     if fraction > SPARSE or not partly:

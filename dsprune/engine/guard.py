@@ -202,8 +202,7 @@ class WeightGuard:
         layout = self._state.layout
         if layout.group is not None or current_ranks().world_size == 1:
             return  # a partition of a weight is on one rank, from which all others gather it
-        weights = [layout.weight(index) for index in range(len(layout.shards))]
-        sums = torch.stack([weight.view(torch.int32).sum() for weight in weights])
+        sums = torch.stack([weight.view(torch.int32).sum() for weight in layout.weights()])
         highest, lowest = world_comm(layout.device).all_reduce_max(torch.stack([sums, -sums]))
         if (name := self._first((highest != -lowest).int(), self._state.comm)) is not None:
             raise RunFailedError(
@@ -234,6 +233,6 @@ class WeightGuard:
 
     def _first(self, changed: Tensor, comm: Comm) -> str | None:
         """Return the first tensor that has changed on a rank of `comm`. Collective: every rank of it must call this."""
-        names = (shard.tensor.name for shard in self._state.masks.shards)
         counts = comm.all_reduce_sum(changed).tolist()
-        return next((name for name, count in zip(names, counts, strict=True) if count), None)
+        pairs = zip(self._state.layout.tensors, counts, strict=True)
+        return next((tensor.name for tensor, count in pairs if count), None)

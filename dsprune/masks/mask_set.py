@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dsprune.kernels.cpu import kernel_for
 from dsprune.masks.bits import count_kept, num_bytes, pack, unpack
-from dsprune.model.shard import Shard
+from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.utils.randomness import hash_text, mix64
 
@@ -35,6 +35,11 @@ class MaskSet:
         self.shards = tuple(shards)
         self.bits = tuple(pack(torch.ones(shard.numel, dtype=torch.bool, device=device)) for shard in shards)
         self.regrown = tuple(torch.zeros_like(bits) for bits in self.bits) if regrows else ()
+
+    @property
+    def tensors(self) -> tuple[PrunableTensor, ...]:
+        """The prunable tensors, in global order."""
+        return tuple(shard.tensor for shard in self.shards)
 
     @classmethod
     def from_zeros(cls, shards: Sequence[Shard], weights: Sequence[Tensor]) -> MaskSet:

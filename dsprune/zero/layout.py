@@ -43,7 +43,8 @@ class ZeroLayout(ABC):
     Attributes:
         module: the model.
         parameters: the parameter of each tensor.
-        shards: one shard per tensor, in the order of `tensors`; `numel` is 0 if this rank owns nothing.
+        tensors: the prunable tensors, in the global order.
+        shards: one shard per tensor; `numel` is 0 if this rank owns nothing.
         group: the process group whose ranks' shards form each tensor once; None if every rank holds a replica
             (stage 0).
         device: this rank's accelerator, on which collectives run.
@@ -62,6 +63,7 @@ class ZeroLayout(ABC):
         self._optimizer = engine.optimizer
         self.group: ProcessGroup | None = None
         self.device: torch.device = engine.device
+        self.tensors = tuple(tensors)
         self.shards = [
             Shard(tensor, *self._owned(parameter, tensor.numel))
             for tensor, parameter in zip(tensors, self.parameters, strict=True)
@@ -86,6 +88,10 @@ class ZeroLayout(ABC):
     def weight(self, index: int) -> Tensor:
         """Return the fp32 master weights of a shard, shape `[shard.numel]`."""
         return self._view(index, None)
+
+    def weights(self) -> list[Tensor]:
+        """Return the fp32 master weights of all shards."""
+        return [self.weight(index) for index in range(len(self.shards))]
 
     def states(self, index: int) -> dict[str, Tensor]:
         """Return the optimizer's moments of a shard by name, each `[shard.numel]`; empty before the first step."""
