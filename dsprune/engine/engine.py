@@ -291,7 +291,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         An existing folder is replaced.
         """
         if self.pruner is not None:
-            self.pruner.check_working()
+            self.pruner.guard.check_working()
         step = self.applied_steps
         if not self.timetable.is_at_target(step):
             reached, last = self.sparsity()["sparsity_prunable"], self.timetable.updates[-1].step
@@ -302,9 +302,9 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
     def save_masks(self, folder: Path | str) -> None:
         """Write masks into an existing model folder, then its checksums. Collective: every rank must call this."""
         if self.pruner is not None:
-            self.pruner.check_working()
+            self.pruner.guard.check_working()
         complete_model(Path(folder), self._pruning_state, self.applied_steps, self._recipe)
 
     def _check_weights(self) -> None:
         if self.pruner is not None:
-            self.pruner.check()
+            self.pruner.guard.check()

@@ -42,6 +42,7 @@ class Pruner:
 
     Attributes:
         state: as given.
+        guard: ends the run if other code changes the weights.
         last_update: record of the newest mask update; None before the first one of this process.
     """
 
@@ -52,7 +53,7 @@ class Pruner:
         self._methods: dict[type[Method], Method] = {}
         self._pending: PendingUpdate | None = None
         self._zeroed = False
-        self._weights = WeightGuard(state)
+        self.guard = WeightGuard(state)
         state.layout.base_optimizer.register_step_pre_hook(self._zero_newly_pruned)
 
     def before_step(self, step: int) -> None:
@@ -65,12 +66,12 @@ class Pruner:
         """
         update = self.state.timetable.update_at(step)
         bits: Sequence[Tensor] = self.state.masks.bits
-        self._weights.check_written()
+        self.guard.check_written()
         self._accumulate(step)
         if update is not None:
-            self._weights.check()
+            self.guard.check()
             if self.state.regrows:
-                self._weights.check_moments()
+                self.guard.check_moments()
             self._pending = self._select(update)
             self._zeroed = False
             bits = self._pending.bits
@@ -91,7 +92,7 @@ class Pruner:
         if applied:
             self.state.begin_step(step + 1, updated=self._pending is not None)
         self._pending = None
-        self._weights.accept()
+        self.guard.accept()
 
     def _keep(self, update: PendingUpdate) -> None:
         """Store the result of an applied mask update in the state. Collective: every rank must call this."""
@@ -110,9 +111,7 @@ class Pruner:
     def _announce_emptied(self, step: int, before: Sequence[int]) -> None:
         """Print the matrices of which a mask update has pruned all weights. Collective: every rank must call this."""
         masks = self.state.masks
-        counts = zip(
-            (shard.tensor for shard in masks.shards), before, masks.counts(self.state.comm), strict=True
-        )
+        counts = zip(masks.tensors, before, masks.counts(self.state.comm), strict=True)
         if emptied := [tensor.name for tensor, old, new in counts if old < new == tensor.numel]:
             which = emptied[0] if len(emptied) == 1 else f"{len(emptied)} matrices, such as {emptied[0]}"
             announce(
@@ -120,22 +119,6 @@ class Pruner:
                 f"as where there was no gradient yet: train it before pruning.start, name it in pruning.exclude, or "
                 f"set pruning.scope=uniform"
             )
-
-    def check(self) -> None:
-        """Check that no other code has changed the weights since the last step. Collective: every rank must call this.
-
-        Raises:
-            RunFailedError: other code has changed them.
-        """
-        self._weights.check()
-
-    def check_working(self) -> None:
-        """Check that pruned weights are zero in the working weights. Collective: every rank must call this.
-
-        Raises:
-            RunFailedError: one is not.
-        """
-        self._weights.check_working()
 
     @contextmanager
     def explaining(self) -> Iterator[None]:
@@ -147,7 +130,7 @@ class Pruner:
         try:
             yield
         except (RuntimeError, LookupError, AttributeError):
-            self._weights.check_module()
+            self.guard.check_module()
             raise
 
     def _method_at(self, step: int) -> Method:
@@ -208,9 +191,7 @@ class Pruner:
         masks = self._pending.bits
         for index, moved in enumerate(self._pending.weights):
             layout.weight(index).copy_(moved)
-        views = [
-            (layout.weight(index), *layout.states(index).values()) for index in range(len(layout.shards))
-        ]
+        views = [(weight, *layout.states(index).values()) for index, weight in enumerate(layout.weights())]
         pairs = [(row, view) for row, each in zip(masks, views, strict=True) for view in each]
         apply_all_([row for row, _ in pairs], [view for _, view in pairs])
         self._zeroed = True
