@@ -109,6 +109,11 @@ def packed_parts(full: Sequence[Tensor], shards: Sequence[Shard]) -> list[Tensor
     return [pack(part_of(mask, shard)) for mask, shard in zip(full, shards, strict=True)]
 
 
+def scorers_of(full: Sequence[Tensor], shards: Sequence[Shard]) -> list[Scorer]:
+    """Return the scorers of shards from whole flat scores."""
+    return [Scorer(part_of(scores, shard).__getitem__) for scores, shard in zip(full, shards, strict=True)]
+
+
 def join(ranks: Sequence[Sequence[Shard]], bits: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     """Return the whole boolean masks from the packed ones of every rank's shards."""
     full = [torch.zeros(shard.tensor.numel, dtype=torch.bool) for shard in ranks[0]]

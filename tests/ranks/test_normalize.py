@@ -11,9 +11,8 @@ from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.selection.groups import make_groups
 from dsprune.selection.normalize import normalize
-from dsprune.selection.scan import Scorer
 from dsprune.selection.traffic import update_bytes
-from dsprune.testing.methods import cut_randomly, part_of
+from dsprune.testing.methods import cut_randomly, part_of, scorers_of
 from dsprune.testing.pool import RankPool
 
 TENSORS = [PrunableTensor(name, (size,)) for name, size in (("a", 10_007), ("b", 300), ("c", 5))]
@@ -35,8 +34,7 @@ def normalize_shards(
     comm: Comm, ranks: Sequence[Sequence[Shard]], scores: Sequence[Tensor]
 ) -> tuple[list[Tensor], int]:
     shards = ranks[comm.rank]
-    scorers = [Scorer(part_of(score, shard).__getitem__) for score, shard in zip(scores, shards, strict=True)]
-    scaled = normalize(shards, scorers, "cpu", comm)
+    scaled = normalize(shards, scorers_of(scores, shards), "cpu", comm)
     values = [scorer.values(slice(0, shard.numel)) for scorer, shard in zip(scaled, shards, strict=True)]
     return values, comm.bytes_sent
 

@@ -19,7 +19,7 @@ from dsprune.selection.groups import Group, make_groups
 from dsprune.selection.regrow import select_regrowing
 from dsprune.selection.scan import Scorer
 from dsprune.selection.traffic import update_bytes
-from dsprune.testing.methods import cut_randomly, join, packed_parts, part_of, regrow_dense, select_dense
+from dsprune.testing.methods import cut_randomly, join, packed_parts, regrow_dense, scorers_of, select_dense
 from dsprune.testing.pool import RankPool
 
 
@@ -60,8 +60,7 @@ def run_select(
     groups: Sequence[Group],
 ) -> tuple[list[Tensor], Traffic]:
     shards, before = ranks[comm.rank], traffic(comm)
-    scorers = [Scorer(part_of(score, shard).__getitem__) for score, shard in zip(scores, shards, strict=True)]
-    new = select(shards, scorers, packed_parts(kept, shards), groups, comm)
+    new = select(shards, scorers_of(scores, shards), packed_parts(kept, shards), groups, comm)
     return new, Traffic(*(now - then for now, then in zip(traffic(comm), before, strict=True)))
 
 
@@ -228,11 +227,8 @@ def run_regrowing(
     fraction: float,
 ) -> tuple[list[Tensor], Traffic]:
     shards, before = ranks[comm.rank], traffic(comm)
-    scorers, growers = (
-        [Scorer(part_of(score, shard).__getitem__) for score, shard in zip(values, shards, strict=True)]
-        for values in (scores, growth)
-    )
-    new = select_regrowing(shards, scorers, growers, packed_parts(kept, shards), groups, fraction, comm)
+    scorers = scorers_of(scores, shards), scorers_of(growth, shards)
+    new = select_regrowing(shards, *scorers, packed_parts(kept, shards), groups, fraction, comm)
     return new, Traffic(*(now - then for now, then in zip(traffic(comm), before, strict=True)))
 
 

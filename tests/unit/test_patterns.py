@@ -33,7 +33,7 @@ from dsprune.selection.scan import Scorer
 from dsprune.selection.tiles import Tiling
 from dsprune.selection.traffic import update_bytes
 from dsprune.selection.weights import weights_to_prune
-from dsprune.testing.methods import cut_randomly, join, packed_parts, part_of
+from dsprune.testing.methods import cut_randomly, join, packed_parts, scorers_of
 from dsprune.testing.patterned import select_dense_tiles, tiles_of
 from dsprune.testing.threads import run_threads
 from tests.unit.sparse import QUERY, TIMETABLE, bert, save_sparse
@@ -67,9 +67,8 @@ def run_select(
     squared: bool = False,
 ) -> tuple[list[Tensor], list[int], int]:
     shards, pattern = ranks[comm.rank], Pattern.parse(text)
-    scorers = [Scorer(part_of(score, shard).__getitem__) for score, shard in zip(scores, shards, strict=True)]
     bits = packed_parts(kept, shards)
-    new = select_tiles(shards, scorers, bits, groups, comm, pattern, squared=squared)
+    new = select_tiles(shards, scorers_of(scores, shards), bits, groups, comm, pattern, squared=squared)
     sent = comm.bytes_sent
     return new, count_broken(shards, new, pattern, comm), sent
 

@@ -24,12 +24,11 @@ from dsprune.selection.groups import Group, make_groups, update_groups
 from dsprune.selection.patterned import select_tiles
 from dsprune.selection.regrow import select_regrowing
 from dsprune.selection.rows import count_rows
-from dsprune.selection.scan import Scorer
 from dsprune.selection.select import select
 from dsprune.selection.tiles import Tiling
 from dsprune.selection.traffic import row_bytes, update_bytes
 from dsprune.selection.weights import weights_to_prune
-from dsprune.testing.methods import cut_randomly, join, packed_parts, part_of, regrow_dense, select_dense
+from dsprune.testing.methods import cut_randomly, join, packed_parts, regrow_dense, scorers_of, select_dense
 from dsprune.testing.patterned import select_dense_tiles
 from dsprune.testing.threads import run_threads
 from tests.unit.sparse import QUERY, bert, save_sparse
@@ -74,10 +73,6 @@ def as_groups(groups: Sequence[Group]) -> list[Group]:
         (group.row, group.num_pruned // group.num_rows) for group in groups for _ in range(group.num_rows)
     ]
     return [Group(str(place), (place,), *numbers) for place, numbers in enumerate(sizes)]
-
-
-def scorers_of(values: Sequence[Tensor], shards: Sequence[Shard]) -> list[Scorer]:
-    return [Scorer(part_of(value, shard).__getitem__) for value, shard in zip(values, shards, strict=True)]
 
 
 def thin(
