@@ -30,6 +30,7 @@ from dsprune.schedule import Timetable, recipe_timetable
 from dsprune.zero.adam_on_cpu import compute_powers_anew
 from dsprune.zero.agreement import check_batch
 from dsprune.zero.stage0 import clip_gradients, scale_loss, undo_first_step
+from dsprune.zero.unused import drop_gradients
 
 __all__ = ["PruningEngine"]
 
@@ -150,6 +151,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             super().step(lr_kwargs)
         self._guard.check_stepped(applied=self.was_step_applied())
         self._backwards.clear()
+        drop_gradients(self)
         if step == self.timetable.total_steps:
             announce(f"the recipe ended at step {step}, and training continues at its last rate")
         if self.pruner is not None:

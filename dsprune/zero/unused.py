@@ -1,0 +1,28 @@
+"""Drop the gradients of a step: DeepSpeed would apply those of a parameter again that the next step does not use.
+
+Read from deepspeed 0.19.8: ZeRO stage 3 and the offload of the optimizer keep a buffer of gradients, and write only
+those of the parameters that a backward pass reaches, which differ between steps with layer drop or with several heads.
+"""
+
+from collections.abc import Iterator
+
+from deepspeed import DeepSpeedEngine
+from torch import Tensor
+
+__all__ = ["drop_gradients"]
+
+
+def drop_gradients(engine: DeepSpeedEngine) -> None:
+    """Zero the gradients that DeepSpeed keeps after a step."""
+    for kept in _kept(engine):
+        kept.zero_()
+
+
+def _kept(engine: DeepSpeedEngine) -> Iterator[Tensor]:
+    optimizer = engine.optimizer
+    if engine.zero_optimization_partition_weights():
+        yield optimizer.grad_partitions_flat_buffer
+    if engine.zero_cpu_offload():
+        masters = getattr(optimizer, "single_partition_of_fp32_groups", None)  # of stages 1 and 2
+        masters = optimizer.fp32_partitioned_groups_flat if masters is None else masters
+        yield from (master.grad for master in masters if master.grad is not None)
