@@ -140,7 +140,7 @@ class DistillationLoss:
         check_fit(self._folder, self._store.manifest.spec, self._settings)
         self._teacher = StoredTeacher(self._store, self._task.collate(tokenizer))
         if data is not None:
-            self._check_complete(fingerprints(self._task.samples(data)), "training example")
+            self._check_complete(fingerprints(self._task.samples(data)), "the training examples")
 
     def __call__(self, engine: Progress, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the loss of a micro-batch: a scalar, the mean over its examples.
@@ -175,7 +175,7 @@ class DistillationLoss:
                 f"the batch, and return an object with loss and logits"
             )
         samples = self._fingerprints(batch)
-        self._check_complete(samples, "example of the batch")
+        self._check_complete(samples, "the batch")
         blocks = self._store.fetch(samples)
         micro_batch = MicroBatch(dict(batch), {name: block.signal for name, block in blocks.items()})
         objective = DistillationObjective(self._teacher, self._task, self._settings, engine.timetable)
@@ -221,6 +221,6 @@ class DistillationLoss:
     def _check_complete(self, samples: Sequence[bytes] | np.ndarray, what: str) -> None:
         if missing := self._store.missing(samples):
             raise UserError(
-                f"{self._folder}: {len(missing):,} of {len(samples):,} have no record, the first is {what} "
-                f"{missing[0] + 1}: encode as the task of the recipe does, or make a store for these data"
+                f"{self._folder}: {len(missing):,} of {len(samples):,} have no record, the first is number "
+                f"{missing[0] + 1} of {what}: encode as the task of the recipe does, or make a store for these data"
             )

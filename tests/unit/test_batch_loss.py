@@ -188,12 +188,12 @@ def error_of(stored: Stored, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "says"),
     [
-        ("an unknown example", r"store: 1 of 2 have no record, the first is example of the batch 2: encode as"),
+        ("an unknown example", r"store: 1 of 2 have no record, the first is number 2 of the batch: encode as"),
         ("no labels", r"^outputs: no loss in a SequenceClassifierOutput, .*give the model the labels"),
         ("a plain module", r"^engine: a BertForSequenceClassification counts no steps: give the engine"),
         ("a loss function", r"^Trainer: compute_loss_func=distillation_loss: .*override compute_loss"),
         ("fewer rows", r"^distillation: logits: 1 rows of the student and 2 of the teacher"),
-        ("unknown data", r"store: 1 of 2 have no record, the first is training example 2"),
+        ("unknown data", r"store: 1 of 2 have no record, the first is number 2 of the training examples: "),
         ("another tokenizer", r"store: the store does not match: tokenizer is "),
         ("no such sections", r"^recipe 'glue-90': DistillationLoss needs the sections task and distillation: add them"),
         ("another head", r"^distillation: 2 classes of the teacher and 3 of the student"),
