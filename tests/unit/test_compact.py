@@ -33,6 +33,7 @@ from dsprune.checkpoint.compact.writer import write_compact
 from dsprune.commands.cli.main import run_command
 from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST
+from dsprune.testing.commands import TIMEOUT
 from dsprune.testing.kinds import models
 from dsprune.testing.kinds.models import amino_acids, byte_pairs, byte_pairs_without_padding, unigrams
 from tests.unit.sparse import QUERY, bert, change_weights, same, save_sparse, sparse_bert
@@ -228,7 +229,9 @@ def test_a_value_that_16_bits_cannot_hold_is_refused(folder: Path, tmp_path: Pat
 def test_loading_needs_no_deepspeed(compact: Path) -> None:
     code = "import sys, dsprune; dsprune.load_compact(sys.argv[1]); print('deepspeed' in sys.modules)"
     command = [sys.executable, "-c", code, str(compact)]
-    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        command, env=os.environ, capture_output=True, text=True, check=True, timeout=TIMEOUT
+    )
     assert done.stdout == "False\n"
 
 

@@ -20,6 +20,7 @@ from dsprune.distillation import (
     example_weights,
 )
 from dsprune.errors import UserError
+from dsprune.testing.commands import TIMEOUT
 
 
 def logits(seed: int, examples: int = 5, classes: int = 4) -> Tensor:
@@ -299,7 +300,7 @@ print(after_forward - before, peak() - before)
 def test_memory_is_bounded_by_a_chunk() -> None:
     """Logits take 120 MB in bf16 and would take 240 MB in fp32; a chunk takes 4 MB, and a few chunks are alive."""
     done = subprocess.run(
-        [sys.executable, "-c", PEAK], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", PEAK], capture_output=True, text=True, check=True, timeout=TIMEOUT
     )
     forward, backward = (int(word) for word in done.stdout.split())
     assert forward < 100e6

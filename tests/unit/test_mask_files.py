@@ -25,6 +25,7 @@ from dsprune.model.shard import PrunableTensor, Shard, equal_part, parts_of
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Pruning
 from dsprune.schedule import MaskUpdate, Timetable
+from dsprune.testing.commands import TIMEOUT
 from dsprune.testing.damage import flip_a_bit, truncate
 from dsprune.utils.files import sha256_of
 
@@ -382,7 +383,7 @@ def test_a_write_that_finds_no_room_leaves_what_was_there(tmp_path: Path) -> Non
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
     assert 100 < sizes["masks-00000-of-00001.safetensors"] < 500 < sizes[MANIFEST]
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=TIMEOUT)
     said = [line for line in done.stdout.splitlines() if line.startswith("failed")]  # DeepSpeed prints too
     assert said == ["failed as before"] * 3
     assert read_manifest(tmp_path).step == 9, "without the limit the same write is fine"

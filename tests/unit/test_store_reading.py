@@ -24,6 +24,7 @@ from dsprune.distillation.store.codecs import codec_for
 from dsprune.distillation.store.packed import pack, unpack
 from dsprune.distillation.store.tensor_file import TensorFile
 from dsprune.errors import UserError
+from dsprune.testing.commands import TIMEOUT
 from dsprune.testing.stores import ORIGIN, TEMPERATURES, capture, logits, plan, said, samples, spec
 from dsprune.utils.dtypes import DTYPES
 
@@ -265,7 +266,7 @@ def test_memory_does_not_grow_with_what_is_read(tmp_path: Path) -> None:
     capture(tmp_path, planned)
     assert planned.num_bytes > 60e6
     command = [sys.executable, "-c", READ_ALL, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=TIMEOUT)
     assert int(done.stdout) < 6e6
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dsprune.distillation.store import begin_store, finish_store, missing_shards, open_store
+from dsprune.testing.commands import TIMEOUT
 from dsprune.testing.stores import capture, content, head, plan, spec, write_shard
 
 # Each child captures and is killed, without cleaning up, before it opens, renames or removes a file for the n-th
@@ -82,7 +83,7 @@ def test_killed_at_every_point_and_resumed(tmp_path: Path) -> None:
     """In other processes, so that hash seeds of Python or Rust would change the bytes."""
     expected = content(capture(tmp_path / "whole", PLANNED))
     command = [sys.executable, "-c", KILLED, str(tmp_path / "killed")]
-    done = subprocess.run(command, timeout=120, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, timeout=TIMEOUT, check=True, capture_output=True, text=True)
     *killed, (last, _) = [json.loads(line) for line in done.stdout.splitlines()]
     assert last == 0
     assert {status for status, _ in killed} == {-signal.SIGKILL}
@@ -97,6 +98,6 @@ def test_killed_at_every_point_and_resumed(tmp_path: Path) -> None:
 
 def test_killed_while_a_shard_is_written_and_resumed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED_IN_WRITING, str(tmp_path / "killed")]
-    assert subprocess.run(command, timeout=120).returncode == -signal.SIGXFSZ
+    assert subprocess.run(command, timeout=TIMEOUT).returncode == -signal.SIGXFSZ
     assert list((tmp_path / "killed").iterdir()) != []
     assert content(capture(tmp_path / "killed", PLANNED)) == content(capture(tmp_path / "whole", PLANNED))
