@@ -39,7 +39,7 @@ def test_arguments_arrays_and_random_states_are_read_again(tmp_path: Path) -> No
     ("value", "says"),
     [
         (Mode.TRAIN, rf"^client_state: mode: a Mode, .*it holds {__name__}.Mode"),
-        ([{"of": print}], r"^client_state: mode: a list, .*it holds print\)"),
+        ([{"of": print}], r"^client_state: mode: a list, .*it holds (builtins\.)?print\)"),
         (lambda: 1, "^client_state: mode: a function, .*pickle"),
     ],
     ids=["enumeration", "function", "lambda"],

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import BertConfig, BertModel, MixtralConfig, MixtralModel
-from transformers.models.deepseek_v4.modeling_deepseek_v4 import DeepseekV4GroupedLinear
 from transformers.pytorch_utils import Conv1D
 
 from dsprune.errors import UserError
@@ -160,7 +159,9 @@ def test_matrices_of_which_the_input_is_not_seen_are_refused(
 
 @pytest.mark.parametrize(("groups", "expected"), [(1, True), (2, False)])
 def test_each_group_of_a_matrix_has_an_input_of_its_own(groups: int, expected: bool) -> None:
-    layer = DeepseekV4GroupedLinear(4, 6, groups)
+    # Not in the oldest transformers that dsprune supports.
+    modeling = pytest.importorskip("transformers.models.deepseek_v4.modeling_deepseek_v4")
+    layer = modeling.DeepseekV4GroupedLinear(4, 6, groups)
     assert is_seen(layer, layer.weight) == expected
 
 
