@@ -55,7 +55,9 @@ def init_distributed(timeout: float = TIMEOUT) -> None:
     prepare_builds()
     try:
         _create_group(timeout)
-    except dist.DistNetworkError as error:
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistNetworkError) or _is_port_in_use(error)):
+            raise
         address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
         raise UserError(
             f"MASTER_ADDR={address}, MASTER_PORT={port}: the ranks cannot meet there ({first_line(error)}): give the "
@@ -74,11 +76,16 @@ def _create_group(timeout: float) -> None:
     with _without_shared_memory():
         try:
             create()
-        except dist.DistNetworkError as error:
-            if os.environ["WORLD_SIZE"] != "1" or "EADDRINUSE" not in str(error):
+        except RuntimeError as error:
+            if os.environ["WORLD_SIZE"] != "1" or not _is_port_in_use(error):
                 raise
             os.environ["MASTER_PORT"] = str(free_port())
             create()
+
+
+def _is_port_in_use(error: RuntimeError) -> bool:
+    """Return whether a port was in use. torch 2.6 raises a plain `RuntimeError` then, not a `DistNetworkError`."""
+    return "EADDRINUSE" in str(error)
 
 
 def _without_shared_memory() -> AbstractContextManager[None]:
