@@ -131,6 +131,10 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         with self._explaining():
             return super().backward(loss, retain_graph, scale_wrt_gas)
 
+    def _drop_gradients(self) -> None:
+        self._backwards.clear()
+        drop_gradients(self)
+
     def _explaining(self) -> AbstractContextManager[None]:
         return nullcontext() if self.pruner is None else self.pruner.explaining()
 
@@ -150,8 +154,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         with self._guard.open(), self._explaining():
             super().step(lr_kwargs)
         self._guard.check_stepped(applied=self.was_step_applied())
-        self._backwards.clear()
-        drop_gradients(self)
+        self._drop_gradients()
         if step == self.timetable.total_steps:
             announce(f"the recipe ended at step {step}, and training continues at its last rate")
         if self.pruner is not None:
@@ -267,6 +270,8 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             custom_load_fn=custom_load_fn,
         )
         self._rates.resume(self.applied_steps)
+        self.zero_grad()  # of a step that was interrupted
+        self._drop_gradients()
         self._knows_zeros |= loaded[0] is not None
         return loaded
 

@@ -1,6 +1,8 @@
 """Several losses in one step: their gradients are added, or the run ends where DeepSpeed would drop some."""
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,6 +32,17 @@ def both_forward_first(engine: Engine) -> None:
     losses = engine(**FIRST).loss, engine(**SECOND).loss
     for loss in losses:
         engine.backward(loss)
+
+
+def load_between(engine: Engine, folder: Path) -> None:
+    engine.save_checkpoint(folder)
+    engine.backward(engine(**FIRST).loss)
+    engine.load_checkpoint(folder)
+    engine.backward(engine(**SECOND).loss)
+
+
+def second_alone(engine: Engine) -> None:
+    engine.backward(engine(**SECOND).loss)
 
 
 def moments(comm: Comm, stage: int, act: Callable[[Engine], None]) -> list[Tensor] | str:
@@ -67,3 +80,12 @@ def test_gradients_that_deepspeed_would_drop_end_the_run(
 ) -> None:
     [error] = one_rank.run(1, moments, stage, act)
     assert error.startswith(f"engine.backward: called twice before engine.step() at ZeRO stage {stage}, ")
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_loading_drops_the_gradients_of_an_interrupted_step(
+    one_rank: RankPool, stage: int, tmp_path: Path
+) -> None:
+    [found] = one_rank.run(1, moments, stage, partial(load_between, folder=tmp_path))
+    [expected] = one_rank.run(1, moments, stage, second_alone)
+    assert all(map(torch.equal, found, expected)), found
