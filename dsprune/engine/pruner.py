@@ -98,9 +98,10 @@ class Pruner:
         """Store the result of an applied mask update in the state. Collective: every rank must call this."""
         state, record = self.state, update.record
         self.last_update = record
-        before = state.masks.counts(state.comm)
         state.masks.replace(update.bits, update.regrown)
-        self._announce_emptied(record.update.step, before)
+        updates = state.timetable.updates
+        if record.update in (updates[0], updates[-1]):
+            self._announce_emptied(record.update.step)
         state.num_pruned, state.num_regrown = record.num_pruned, update.num_marked
         state.updates.append(
             UpdateEntry(
@@ -108,16 +109,14 @@ class Pruner:
             )
         )
 
-    def _announce_emptied(self, step: int, before: Sequence[int]) -> None:
-        """Print the matrices of which a mask update has pruned all weights. Collective: every rank must call this."""
-        masks = self.state.masks
-        counts = zip(masks.tensors, before, masks.counts(self.state.comm), strict=True)
-        if emptied := [tensor.name for tensor, old, new in counts if old < new == tensor.numel]:
+    def _announce_emptied(self, step: int) -> None:
+        """Print the matrices without a kept weight after a mask update. Collective: every rank must call this."""
+        if emptied := self.state.masks.emptied(self.state.comm):
             which = emptied[0] if len(emptied) == 1 else f"{len(emptied)} matrices, such as {emptied[0]}"
             announce(
-                f"the mask update at step {step} has pruned all weights of {which}: the scores there are the lowest, "
-                f"as where there was no gradient yet: train it before pruning.start, name it in pruning.exclude, or "
-                f"set pruning.scope=uniform"
+                f"the mask update at step {step} leaves no weight of {which}: the scores there are the lowest, as "
+                f"where there was no gradient yet: train it before pruning.start, name it in pruning.exclude, or set "
+                f"pruning.scope=uniform"
             )
 
     @contextmanager

@@ -81,6 +81,11 @@ class MaskSet:
         """Return the number of pruned weights of each tensor. Collective: every rank must call this."""
         return comm.all_reduce_sum(torch.tensor(self.num_pruned())).tolist()
 
+    def emptied(self, comm: Comm) -> list[str]:
+        """Return the names of the tensors without a kept weight. Collective: every rank must call this."""
+        kept = comm.all_reduce_sum(torch.stack([row.any() for row in self.bits]).int())
+        return [tensor.name for tensor, shards in zip(self.tensors, kept.tolist(), strict=True) if not shards]
+
     def counts_regrown(self, comm: Comm) -> list[int]:
         """Return the number of marked weights of each tensor. Collective: every rank must call this."""
         if not self.regrown:
