@@ -73,6 +73,8 @@ part() {
                 cells "$task" fine-tuned 1 'defaults,high rate,magnitude,dense' --seeds 2
                 cells "$task" pretrained 3 'defaults,high rate,magnitude,dense' --seeds 2
             done
+            start xquad budget.epochs=4 model.start=null
+            cells xquad fine-tuned 3 'defaults,magnitude,SMC-Bench schedule,dense'
             ;;
         bytes) # the model of docs/compact.md: the demo's, with the used vocabulary
             dsprune train sentiment-90 model.vocabulary=used distillation.hardness=1.0 name=sentiment-90-used output=$home/demo

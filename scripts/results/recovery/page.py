@@ -29,8 +29,9 @@ TASKS = {
     "mawps": "Equations of arithmetic word problems",
     "clinc150": "Questions to an assistant, 150 intents",
     "trec": "Types of a question, 6 classes",
+    "xquad": "Answers in a paragraph, F1",
 }
-METRICS = {"mawps": "value_accuracy"}
+METRICS = {"mawps": "value_accuracy", "xquad": "f1"}
 """What a task is scored by, where it is not `accuracy`."""
 
 STARTS = ("fine-tuned", "pretrained")
