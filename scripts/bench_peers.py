@@ -166,8 +166,8 @@ def prepare(folder: Path) -> tuple[str, dict[str, str]]:
 
 def failure(*command: str) -> str:
     """Run a command; if it fails, return its last line, otherwise None."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    lines = done.stdout.split("\n")
+    done = subprocess.run(command, capture_output=True, text=True)
+    lines = (done.stdout + done.stderr).split("\n")
     return next((line for line in reversed(lines) if line.strip()), "no message") if done.returncode else ""
 
 

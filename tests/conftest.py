@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Read when huggingface_hub is imported, so before any test module is.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# A dumb terminal has no progress bar.
+os.environ["TERM"] = "xterm"
 # DeepSpeed imports an optimizer whose decorator imports torch's compiler, which takes a tenth of a rank's start.
 os.environ["TORCHDYNAMO_DISABLE"] = "1"
 # Background processes of a shell or nohup ignore Ctrl-C or SIGHUP, and all processes of the tests would inherit it.

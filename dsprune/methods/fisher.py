@@ -16,7 +16,8 @@ class Fisher(Method):
 
     The bias correction of v is one factor for all weights, which does not change their order. At the first step of a
     run v does not exist yet; the squared gradient of that step is used, which is the first value of v. Weights that
-    never had a gradient have the score 0 and are pruned first.
+    never had a gradient have the score 0 and are pruned first, for example all weights of a layer that a script trains
+    only later. With every method, the first and the last mask update name the matrices of which all weights are pruned.
 
     In fp16 the optimizer sees gradients without the loss scale, and keeps v in fp32, so the scale does not change v. If
     that first gradient overflows, DeepSpeed skips the step, and dsprune discards the mask.
