@@ -30,7 +30,6 @@ from dsprune.schedule import Timetable, recipe_timetable
 from dsprune.zero.adam_on_cpu import compute_powers_anew
 from dsprune.zero.agreement import check_batch
 from dsprune.zero.stage0 import clip_gradients, scale_loss, undo_first_step
-from dsprune.zero.unused import drop_gradients
 
 __all__ = ["PruningEngine"]
 
@@ -131,10 +130,6 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         with self._explaining():
             return super().backward(loss, retain_graph, scale_wrt_gas)
 
-    def _drop_gradients(self) -> None:
-        self._backwards.clear()
-        drop_gradients(self)
-
     def _explaining(self) -> AbstractContextManager[None]:
         return nullcontext() if self.pruner is None else self.pruner.explaining()
 
@@ -154,7 +149,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         with self._guard.open(), self._explaining():
             super().step(lr_kwargs)
         self._guard.check_stepped(applied=self.was_step_applied())
-        self._drop_gradients()
+        self._backwards.end_step()
         if step == self.timetable.total_steps:
             announce(f"the recipe ended at step {step}, and training continues at its last rate")
         if self.pruner is not None:
@@ -271,7 +266,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         )
         self._rates.resume(self.applied_steps)
         self.zero_grad()  # of a step that was interrupted
-        self._drop_gradients()
+        self._backwards.end_step()
         self._knows_zeros |= loaded[0] is not None
         return loaded
 

@@ -14,6 +14,7 @@ from dsprune.errors import RunFailedError
 from dsprune.masks.bits import is_applied
 from dsprune.ranks.collectives import Comm, world_comm
 from dsprune.ranks.group import current_ranks
+from dsprune.zero.unused import drop_gradients
 
 __all__ = ["BackwardGuard", "StepGuard", "WeightGuard"]
 
@@ -76,7 +77,7 @@ class BackwardGuard:
     def begin_forward(self) -> None:
         """Note a forward pass, after which stage 3 adds the gradients."""
         if self._engine.zero_optimization_stage() == 3:
-            self.clear()
+            self._holds_gradients = False
 
     def begin_backward(self) -> None:
         """Check a call of `backward`.
@@ -93,9 +94,10 @@ class BackwardGuard:
             )
         self._holds_gradients = engine.zero_optimization() and engine.is_gradient_accumulation_boundary()
 
-    def clear(self) -> None:
-        """Note that the engine has stepped."""
+    def end_step(self) -> None:
+        """Drop the gradients of a step."""
         self._holds_gradients = False
+        drop_gradients(self._engine)
 
 
 class WeightGuard:
