@@ -3,7 +3,8 @@
 # runs are kept, so the script can be interrupted and started again. An epoch of a run takes about four minutes on one
 # CPU core.
 # On a GPU: SETTINGS='precision=fp32 deepspeed=zero0' NVIDIA_TF32_OVERRIDE=1, and several parts at once.
-# Lay out data/minilm, data/sentiment, data/benchmarks/banking77 and data/benchmarks/mwp first: see the end of docs/results-0.1.md.
+# Lay out data/minilm, data/sentiment and the data below data/benchmarks first: see the ends of docs/results.md and
+# docs/results-0.1.md.
 #
 #   bash scripts/results/recovery/make.sh [PART]...      parts: those of the case below
 #   SETTINGS='KEY=VALUE ...'                             more recipe values, for all runs
