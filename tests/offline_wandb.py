@@ -69,6 +69,7 @@ def _values(items: Any) -> dict[str, Any]:
 
 
 def _records(content: bytes) -> Iterator[Any]:
+    """Yield the whole records; the last one is incomplete while it is written."""
     assert content[:4] == b":W&B"
     place, parts = HEADER, b""
     while place + HEADER <= len(content):
@@ -77,6 +78,8 @@ def _records(content: bytes) -> Iterator[Any]:
             continue
         length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
         data = content[place + HEADER : place + HEADER + length]
+        if len(data) < length:
+            return
         place += HEADER + length
         parts = data if kind in (FULL, FIRST) else parts + data
         if kind in (FULL, LAST):
