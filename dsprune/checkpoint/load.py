@@ -20,7 +20,7 @@ from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.group import announce
 from dsprune.utils.randomness import restore_random_state
 
-__all__ = ["load_checkpoint"]
+__all__ = ["check_target", "load_checkpoint"]
 
 
 def load_checkpoint(
@@ -86,7 +86,7 @@ def _load_state(
             mask_zeros(state, str(folder), step)
         else:
             state.clear()
-        _check_target(state, folder, step)
+        check_target(state, str(folder), step, "start the recipe at step 0 with load_module_only=True")
     _reset_accumulators(state, folder, step)
 
 
@@ -104,14 +104,18 @@ def _restore_random_state(folder: Path) -> None:
             restore_random_state(random_state)
 
 
-def _check_target(state: PruningState, folder: Path, step: int) -> None:
-    """Check that a mask update is still to come, or that the target is already reached."""
+def check_target(state: PruningState, where: str, step: int, way_out: str) -> None:
+    """Check that a mask update is still to come at a step, or that the target is already reached.
+
+    Raises:
+        UserError: neither; the message names the weights by `where`, and ends with `way_out`.
+    """
     if not state.timetable.updates or step <= (last := state.timetable.updates[-1]).step:
         return
     if state.num_pruned != sum(group.num_pruned for group in state.groups(last)):
         raise UserError(
-            f"{folder}: it is at step {step} with a sparsity of {state.sparsity:.4f}, and the last mask update to "
-            f"{last.sparsity:g} is at step {last.step}: start the recipe at step 0 with load_module_only=True"
+            f"{where}: it is at step {step} with a sparsity of {state.sparsity:.4f}, and the last mask update to "
+            f"{last.sparsity:g} is at step {last.step}: {way_out}"
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from deepspeed import DeepSpeedEngine
 from torch import Tensor
 
-from dsprune.checkpoint.load import load_checkpoint
+from dsprune.checkpoint.load import check_target, load_checkpoint
 from dsprune.checkpoint.model_folder import save_model_folder
 from dsprune.checkpoint.pruning_state import sparsity_of
 from dsprune.checkpoint.save import complete_model, save_checkpoint
@@ -171,6 +171,9 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         check_distilled(self._recipe.distillation, is_distilled=self.is_distilled)
         if not self._knows_zeros:
             self.start_sparse(None)  # which refuses them
+        if self.pruner is not None:
+            way_out = "make it prune before its first step, or give its module to dsprune.initialize"
+            check_target(self.pruner.state, "engine", self.applied_steps, way_out)
         # The script may have made schedulers for the engine's optimizer.
         announce_replaced(self.own_learning_rate())
         announce_unscaled(self.basic_optimizer, self._recipe)
@@ -265,7 +268,8 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             custom_load_fn=custom_load_fn,
         )
         self._rates.resume(self.applied_steps)
-        self.zero_grad()  # of a step that was interrupted
+        # A step that was interrupted starts again.
+        self.micro_steps = 0
         self._backwards.end_step()
         self._knows_zeros |= loaded[0] is not None
         return loaded

@@ -2,20 +2,29 @@
 
 Read from deepspeed 0.19.8: ZeRO stage 3 and the offload of the optimizer keep a buffer of gradients, and write only
 those of the parameters that a backward pass reaches, which differ between steps with layer drop or with several heads.
+Stages 1 and 2 keep those of the micro-batches of a step until it is applied, also if a checkpoint is loaded meanwhile.
 """
 
 from collections.abc import Iterator
 
 from deepspeed import DeepSpeedEngine
+from deepspeed.runtime.zero.stage_1_and_2 import INITIAL_MICRO_STEP_ID, DeepSpeedZeroOptimizer
 from torch import Tensor
 
 __all__ = ["drop_gradients"]
 
 
 def drop_gradients(engine: DeepSpeedEngine) -> None:
-    """Zero the gradients that DeepSpeed keeps after a step."""
+    """Drop the gradients that DeepSpeed keeps after a step, or in the middle of one."""
+    engine.zero_grad()
     for kept in _kept(engine):
         kept.zero_()
+    optimizer = engine.optimizer
+    if isinstance(optimizer, DeepSpeedZeroOptimizer):
+        optimizer.zero_grad()
+        optimizer.micro_step_id = INITIAL_MICRO_STEP_ID
+        for gradients in (optimizer.all_grad_tensors, optimizer.averaged_gradients):
+            gradients.update(dict.fromkeys(gradients))
 
 
 def _kept(engine: DeepSpeedEngine) -> Iterator[Tensor]:

@@ -1,8 +1,11 @@
 """Several losses in one step: their gradients are added, or the run ends where DeepSpeed would drop some."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import product
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 import torch
@@ -45,9 +48,11 @@ def second_alone(engine: Engine) -> None:
     engine.backward(engine(**SECOND).loss)
 
 
-def moments(comm: Comm, stage: int, act: Callable[[Engine], None]) -> list[Tensor] | str:
+def moments(
+    comm: Comm, stage: int, act: Callable[[Engine], None], changes: Mapping[str, Any] = MappingProxyType({})
+) -> list[Tensor] | str:
     """The first moments after a step on two losses, or the error that ends the run."""
-    with pruning_engine(ds_config(stage), make_recipe()) as engine:
+    with pruning_engine(ds_config(stage, **changes), make_recipe()) as engine:
         try:
             act(engine)
         except dsprune.RunFailedError as error:
@@ -88,4 +93,36 @@ def test_loading_drops_the_gradients_of_an_interrupted_step(
 ) -> None:
     [found] = one_rank.run(1, moments, stage, partial(load_between, folder=tmp_path))
     [expected] = one_rank.run(1, moments, stage, second_alone)
+    assert all(map(torch.equal, found, expected)), found
+
+
+def end_in_the_middle(engine: Engine, folder: Path) -> None:
+    """Load a checkpoint after half of a step, then take a step."""
+    engine.save_checkpoint(folder)
+    half_a_step(engine, 0)
+    engine.load_checkpoint(folder)
+    half_a_step(engine, 1)
+    engine.backward(engine(**batch(2, BATCH // 2, 0, 1)).loss)
+
+
+def not_in_the_middle(engine: Engine) -> None:
+    half_a_step(engine, 1)
+    engine.backward(engine(**batch(2, BATCH // 2, 0, 1)).loss)
+
+
+def half_a_step(engine: Engine, number: int) -> None:
+    engine.backward(engine(**batch(number, BATCH // 2, 0, 1)).loss)
+    engine.step()
+
+
+@pytest.mark.parametrize(("stage", "offload"), [(0, "none"), *product((1, 2, 3), ("none", "cpu"))])
+def test_loading_starts_an_interrupted_step_again(
+    one_rank: RankPool, stage: int, offload: str, tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {"gradient_accumulation_steps": 2}
+    if stage:
+        changes["zero_optimization"] = {"stage": stage, "offload_optimizer": {"device": offload}}
+        changes["zero_force_ds_cpu_optimizer"] = False
+    [found] = one_rank.run(1, moments, stage, partial(end_in_the_middle, folder=tmp_path), changes)
+    [expected] = one_rank.run(1, moments, stage, not_in_the_middle, changes)
     assert all(map(torch.equal, found, expected)), found

@@ -50,6 +50,12 @@ def test_epochs_are_counted_as_deepspeeds_loader_counts_them(
         assert counted == real == steps
 
 
+def test_an_engine_that_has_trained_past_the_last_mask_update_is_refused(one_rank: RankPool) -> None:
+    [error] = one_rank.run(1, wrapping.error_after_steps)
+    assert error.startswith("engine: it is at step 8 with a sparsity of 0.0000, ")
+    assert "0.9 is at step 6: make it prune before its first step" in error
+
+
 @pytest.mark.parametrize("stage", [0, 2])
 def test_an_engine_with_a_part_of_the_ranks_is_refused(two_ranks: RankPool, stage: int) -> None:
     for error in two_ranks.run(2, wrapping.error_of_a_mesh, stage):

@@ -88,6 +88,21 @@ def error_of_wrapping(comm: Comm, what: str) -> str:
     return "no error"
 
 
+def error_after_steps(comm: Comm) -> str:
+    """The error of `PruningEngine` for an engine that has trained longer than the recipe prunes."""
+    engine = deepspeed_engine()
+    try:
+        for step in range(STEPS):
+            train_step(engine, step)
+        pruning = dsprune.PruningEngine(engine, make_recipe())
+        train_step(pruning, STEPS)
+    except dsprune.UserError as error:
+        return str(error)
+    finally:
+        engine.destroy()
+    return "no error"
+
+
 def error_of_a_mesh(comm: Comm, stage: int) -> str:
     """The error of `PruningEngine` for an engine whose two ranks share each sequence."""
     engine = deepspeed_engine(CONFIG | {"zero_optimization": {"stage": stage}}, mesh_param=(1, 2))
