@@ -11,7 +11,7 @@ from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.checkpoint.rank_state import read_rank_state
 from dsprune.checkpoint.reshard import reshard, topology_changes
 from dsprune.checkpoint.saved_masks import load_masks
-from dsprune.checkpoint.sparse_start import MasksFrom, mask_zeros, start_from_masks
+from dsprune.checkpoint.sparse_start import MasksFrom, check_masks_from, mask_zeros, start_from_masks
 from dsprune.checkpoint.tags import check_tag, latest_tag, tag_name
 from dsprune.errors import UserError
 from dsprune.masks.accumulator_files import declared_dtypes
@@ -47,6 +47,7 @@ def load_checkpoint(
         UserError: a file is damaged, the checkpoint has no masks, they do not belong to its weights or to this run,
             or DeepSpeed cannot load it.
     """
+    check_masks_from(masks_from)
     if engine.load_universal_checkpoint():
         raise UserError(
             "ds_config: checkpoint.load_universal=True is not supported: leave it out; a checkpoint of another stage "

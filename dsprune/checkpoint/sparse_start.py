@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 from deepspeed import DeepSpeedEngine
@@ -31,6 +31,7 @@ from dsprune.zero.stages import open_layout
 __all__ = [
     "MasksFrom",
     "check_first_masks",
+    "check_masks_from",
     "mask_zeros",
     "read_first_masks",
     "start_from_masks",
@@ -42,6 +43,18 @@ MasksFrom = Literal["zeros", "none"]
 
 SPARSE = 0.01
 """Fraction of exact zeros above which a model counts as sparse. A dense model has almost none."""
+
+
+def check_masks_from(masks_from: Any) -> None:
+    """Check that `masks_from` has one of its values.
+
+    Raises:
+        UserError: it has another one.
+    """
+    if masks_from not in (None, *get_args(MasksFrom)):
+        raise UserError(
+            f"masks_from={masks_from!r}: unknown: give 'zeros', 'none', or None to refuse zeros without masks"
+        )
 
 
 def start_sparse(
@@ -67,6 +80,7 @@ def start_sparse(
     Raises:
         UserError: the model is sparse without masks and `masks_from` is None, or a mask update has a lower sparsity.
     """
+    check_masks_from(masks_from)
     if masks_from == "none":
         return 0.0
     if masks_from is None and state is not None and state.sparsity:

@@ -24,6 +24,8 @@ from dsprune.engine.learning_rate import (
 )
 from dsprune.engine.pruner import Pruner
 from dsprune.engine.script import check_distilled, fit_to_recipe
+from dsprune.masks.manifest import read_manifest
+from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.group import announce
 from dsprune.recipe import Recipe, as_recipe
 from dsprune.schedule import Timetable, recipe_timetable
@@ -284,8 +286,11 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
     def start_sparse(self, model: Path | str | None, masks_from: MasksFrom | None = None) -> float:
         """Start from a sparse model, and return the sparsity of the prunable weights at the start.
 
-        Collective: every rank must call this. Arguments and errors: `dsprune.checkpoint.sparse_start.start_sparse`.
+        Collective: every rank must call this. Arguments and errors: `dsprune.checkpoint.sparse_start.start_sparse`. In
+        a script, `model` must be a folder with masks unless `masks_from` is given.
         """
+        if self._is_in_script and model is not None and masks_from is None:
+            on_every_rank(lambda: read_manifest(Path(model)))
         sparsity = start_sparse(self, self._pruning_state, model, masks_from, self.applied_steps)
         self._knows_zeros = True
         return sparsity
@@ -294,7 +299,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         """Write a model folder atomically, with its masks and a tokenizer. Collective: every rank must call this.
 
         `from_pretrained` opens the folder of a Hugging Face model; any other module is saved as `model.safetensors`.
-        An existing folder is replaced.
+        An existing folder is replaced if it holds a model and no other folders; otherwise it is refused.
         """
         if self.pruner is not None:
             self.pruner.guard.check_working()

@@ -32,7 +32,7 @@ __all__ = [
 S = TypeVar("S", bound=Section)
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name_or_path: str | PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe from a file, or a shipped recipe by its name.
 
     Args:
@@ -46,7 +46,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         >>> load_recipe("sentiment-90", ["pruning.sparsity=0.8"]).pruning.sparsity
         0.8
     """
-    name, values = read_recipe(name_or_path)
+    name, values = read_recipe(fspath(name_or_path))
     return _validate(Recipe, {"name": name, **values}, overrides)
 
 
@@ -70,7 +70,7 @@ def as_recipe(recipe: Recipe | str | PathLike[str]) -> Recipe:
         UserError: it is not a recipe, or cannot be loaded.
     """
     if isinstance(recipe, str | PathLike):
-        return load_recipe(fspath(recipe))
+        return load_recipe(recipe)
     if not isinstance(recipe, Recipe):
         raise UserError(f"recipe: a {type(recipe).__name__}: give a Recipe, or the path or name of one")
     return recipe

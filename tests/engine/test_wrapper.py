@@ -126,6 +126,29 @@ def test_a_script_says_what_becomes_of_the_zeros_of_its_model(one_rank: RankPool
     assert zeros < 0.2, "those without a gradient"
 
 
+@pytest.mark.parametrize("way", ["initialize", "PruningEngine", "pruning"])
+def test_an_unknown_value_of_masks_from_is_refused(one_rank: RankPool, way: str) -> None:
+    [error] = one_rank.run(1, wrapping.error_of_masks_from, way, "Zeros")
+    assert error == "masks_from='Zeros': unknown: give 'zeros', 'none', or None to refuse zeros without masks"
+
+
+def test_a_sparse_start_from_a_folder_without_masks_is_refused(one_rank: RankPool, tmp_path: Path) -> None:
+    [error] = one_rank.run(1, wrapping.error_of_starting_from, tmp_path / "typo")
+    assert error.startswith(f"{tmp_path / 'typo'}: no dsprune.json, so no masks")
+
+
+def test_a_model_replaces_nothing_but_a_model(two_ranks: RankPool, tmp_path: Path) -> None:
+    for errors in two_ranks.run(2, wrapping.errors_of_saving_over, tmp_path):
+        assert errors["a model"] == "no error"
+        assert errors["checkpoints"].startswith(
+            f"{tmp_path / 'checkpoints'}: a model would replace it, and it holds 1"
+        )
+        assert "it holds notes.txt: give a folder of its own" in errors["notes"]
+        assert "it holds checkpoint-1: give a folder of its own" in errors["a model and checkpoints"]
+    assert (tmp_path / "notes" / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "checkpoints" / "1").is_dir()
+
+
 def test_matrices_that_begin_at_zero_are_trained_and_said(one_rank: RankPool) -> None:
     [(sparsity, said)] = one_rank.run(1, wrapping.messages_of_matrices_that_begin_at_zero, None)
     assert sparsity == 0.0

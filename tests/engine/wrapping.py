@@ -3,6 +3,7 @@
 import io
 import os
 from contextlib import ExitStack, redirect_stderr, suppress
+from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -172,6 +173,44 @@ def start_from_zeros(comm: Comm, way: str, masks_from: Any, dense: bool = False)
         zeros = sum(int((weight == 0).sum()) for weight in weights)
         return engine.sparsity()["sparsity_prunable"], zeros / sum(weight.numel() for weight in weights)
     raise AssertionError
+
+
+def error_of_masks_from(comm: Comm, way: str, masks_from: Any) -> str:
+    """The error of an engine that is made with a value of `masks_from`."""
+    try:
+        start_from_zeros(comm, way, masks_from)
+    except dsprune.UserError as error:
+        return str(error)
+    return "no error"
+
+
+def error_of_starting_from(comm: Comm, folder: Path) -> str:
+    """The error of a sparse start from a folder."""
+    with pruning_engine(ds_config(2), make_recipe()) as engine:
+        try:
+            engine.start_sparse(folder)
+        except dsprune.UserError as error:
+            return str(error)
+    return "no error"
+
+
+def errors_of_saving_over(comm: Comm, folder: Path) -> dict[str, str]:
+    """The error of saving a model over each kind of folder."""
+    errors = {}
+    with pruning_engine(ds_config(2), make_recipe()) as engine:
+        engine.save_checkpoint(folder / "checkpoints", tag=1)
+        engine.save_model(folder / "a model")
+        engine.save_model(folder / "a model and checkpoints")
+        engine.save_checkpoint(folder / "a model and checkpoints", tag="checkpoint-1")
+        (folder / "notes").mkdir(exist_ok=True)
+        (folder / "notes" / "notes.txt").write_text("mine")
+        for what in ("a model", "checkpoints", "notes", "a model and checkpoints"):
+            errors[what] = "no error"
+            try:
+                engine.save_model(folder / what)
+            except dsprune.UserError as error:
+                errors[what] = str(error)
+    return errors
 
 
 def messages_of_matrices_that_begin_at_zero(comm: Comm, masks_from: Any) -> tuple[float, str]:

@@ -67,7 +67,7 @@ class TestShipped:
         recipe = load_recipe(name)
         path = tmp_path / "other-name.yaml"
         path.write_text(dump_recipe(recipe))
-        assert load_recipe(str(path)) == recipe
+        assert load_recipe(str(path)) == load_recipe(path) == recipe
 
 
 class TestLoading:
