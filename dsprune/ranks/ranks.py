@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from dsprune.errors import UserError
 from dsprune.utils.ports import free_port
 
-__all__ = ["Ranks", "complete_environment", "completed", "expected_ranks", "find_ranks"]
+__all__ = ["Ranks", "complete_environment", "completed", "expected_ranks", "find_ranks", "is_first_on_host"]
 
 VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 
@@ -60,8 +60,16 @@ def expected_ranks() -> Ranks:
     return Ranks(*(int(environment[name]) for name in VARIABLES))
 
 
+def is_first_on_host() -> bool:
+    """Return whether this process prints the messages of its host; each does if the environment contradicts itself."""
+    try:
+        return _numbers(_set(os.environ))[1] == 0
+    except UserError:
+        return True
+
+
 def complete_environment() -> None:
-    """Set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT if they are missing.
+    """Set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT if they are missing or empty.
 
     Raises:
         UserError: the variables contradict each other, or the address of the first rank is unknown.
@@ -78,14 +86,15 @@ def completed(environment: Mapping[str, str]) -> dict[str, str]:
     Raises:
         UserError: see `complete_environment`.
     """
+    environment = _set(environment)
     rank, local_rank, world_size = _numbers(environment)
-    if not 0 <= rank < world_size or not 0 <= local_rank < world_size:
-        raise UserError(
-            f"RANK={rank}, LOCAL_RANK={local_rank}, WORLD_SIZE={world_size}: do not go together: unset them, or start "
-            f"with a launcher"
-        )
     found = dict(zip(VARIABLES, map(str, (rank, local_rank, world_size)), strict=True))
     return found | _rendezvous(environment, world_size)
+
+
+def _set(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that are not empty."""
+    return {name: value for name, value in environment.items() if value}
 
 
 def _numbers(environment: Mapping[str, str]) -> tuple[int, int, int]:
@@ -108,6 +117,11 @@ def _whole(names: tuple[str, ...], values: tuple[str, ...]) -> tuple[int, int, i
         if not value.isdecimal():
             raise UserError(f"{name}={value}: is not a whole number: unset it, or start with a launcher")
     rank, local_rank, world_size = map(int, values)
+    if rank >= world_size or local_rank >= world_size:
+        raise UserError(
+            f"RANK={rank}, LOCAL_RANK={local_rank}, WORLD_SIZE={world_size}: do not go together: unset them, or start "
+            f"with a launcher"
+        )
     return rank, local_rank, world_size
 
 

@@ -1,6 +1,5 @@
 """Read the rows of a split from a local file, from a folder in the published layout, or from the hub."""
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from datasets import Dataset, load_dataset
 from datasets.exceptions import DatasetsError
 
 from dsprune.errors import UserError
+from dsprune.ranks.ranks import is_first_on_host
 from dsprune.recipe import Task as TaskSettings
 from dsprune.tasks.data_files import READERS, read_table, suffix_of
 from dsprune.tasks.rows import BLANK, MISSING, Rows
@@ -181,7 +181,7 @@ def _as_flags(values: pa.ChunkedArray) -> np.ndarray:
 @cache
 def say_once(text: str) -> None:
     """Print a line about the data: once, and on one rank of each host."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if is_first_on_host():
         print(text, file=sys.stderr)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from dsprune.commands.cli import run_command
 from dsprune.errors import UserError
-from dsprune.ranks.ranks import completed
+from dsprune.ranks.ranks import VARIABLES, completed, is_first_on_host
 from dsprune.testing.forked import ForkedRanks
 from dsprune.utils.ports import free_port
 
@@ -26,7 +27,15 @@ def test_without_a_launcher_there_is_one_rank() -> None:
 
 
 @pytest.mark.parametrize(
-    "leftover", [{"RANK": "1"}, {"LOCAL_RANK": "3"}, {"WORLD_SIZE": "1"}, {"RANK": "1", "LOCAL_RANK": "1"}]
+    "leftover",
+    [
+        *({"RANK": "1"}, {"LOCAL_RANK": "3"}, {"WORLD_SIZE": "1"}, {"RANK": "1", "LOCAL_RANK": "1"}),
+        *(
+            {"RANK": "", "LOCAL_RANK": "", "WORLD_SIZE": ""},
+            {"WORLD_SIZE": ""},
+            {"RANK": "", "WORLD_SIZE": "1"},
+        ),
+    ],
 )
 def test_a_leftover_variable_is_not_a_launcher(leftover: dict[str, str]) -> None:
     assert ranks(leftover) == ("0", "0", "1")
@@ -67,6 +76,29 @@ def test_srun_names_the_node_that_started_the_step() -> None:
 def test_what_contradicts_itself_is_refused(given: dict[str, str], says: str) -> None:
     with pytest.raises(UserError, match=says):
         completed(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "prints"),
+    [
+        ({}, True),
+        ({"LOCAL_RANK": "3"}, True),  # left by an earlier launcher
+        ({"LOCAL_RANK": ""}, True),
+        ({"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}, False),
+        ({"RANK": "2", "LOCAL_RANK": "0", "WORLD_SIZE": "4"}, True),
+        ({"RANK": "0", "LOCAL_RANK": "3", "WORLD_SIZE": "1"}, True),  # to say that they contradict each other
+    ],
+)
+def test_one_process_of_a_host_prints_its_messages(
+    given: dict[str, str], prints: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert is_first_on_host() == prints
+    assert run_command(["audit", "nowhere"]) == 2
+    assert capsys.readouterr().err.startswith("dsprune: nowhere: ") == prints
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from dsprune.errors import (
     StoppedError,
     UserError,
 )
+from dsprune.ranks.ranks import is_first_on_host
 from dsprune.utils.console import quiet_deepspeed
 from dsprune.utils.files import describe_system_error, is_full_disk, system_error
 from dsprune.utils.installation import shipped_names
@@ -221,7 +222,7 @@ def _write_traceback(error: Exception) -> str:
 
 def _print_error(message: str) -> None:
     """Print one line per host, not per rank."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if is_first_on_host():
         # In one call, so that lines of two processes do not mix.
         sys.stderr.write(f"dsprune: {one_line(message)}\n")
 

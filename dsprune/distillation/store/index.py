@@ -19,6 +19,7 @@ from dsprune.distillation.store.files import CheckedFiles, as_column, fingerprin
 from dsprune.distillation.store.format import FINGERPRINT, INDEX_FILE, MANIFEST, FileEntry, StoreManifest
 from dsprune.distillation.store.tensor_file import TensorFile, write_tensors
 from dsprune.errors import UserError
+from dsprune.ranks.ranks import is_first_on_host
 from dsprune.utils.console import progress_bar
 from dsprune.utils.installation import cache_folder
 
@@ -196,7 +197,7 @@ def open_index(folder: Path, manifest: StoreManifest, checked: CheckedFiles) -> 
 def _make_index(folder: Path, home: Path, manifest: StoreManifest) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     paths, fingerprints = [folder / entry.file for entry in manifest.shards], []
-    progress = progress_bar(Console(stderr=True, quiet=os.environ.get("LOCAL_RANK", "0") != "0"))
+    progress = progress_bar(Console(stderr=True, quiet=not is_first_on_host()))
     with progress:
         what = f"{folder}: making its index, once"
         for number in progress.track(range(len(paths)), description=what):
