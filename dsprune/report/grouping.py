@@ -84,6 +84,13 @@ class Setting:
         return statistics.stdev(self.scores) if len(self.scores) > 1 else None
 
     @property
+    def repeated(self) -> list[tuple[Run, Run]]:
+        """The runs of a seed that an earlier run has too, such as copies, each with that run."""
+        first: dict[int, Run] = {}
+        pairs = [(first.setdefault(run.recipe.seed, run), run) for run in self.runs]
+        return [(one, other) for one, other in pairs if one is not other]
+
+    @property
     def tags(self) -> frozenset[str]:
         """Tags of the runs."""
         return frozenset(tag for run in self.runs for tag in run.recipe.tracking.tags)

@@ -160,11 +160,11 @@ def find_folders(paths: Sequence[Path], file: str) -> list[Path]:
     Raises:
         UserError: a folder cannot be read.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}  # by their real paths: a link leads to the same folder
     for path in paths:
         for one in [path / file] if (path / file).is_file() else find_files(path, file):
-            found[one.parent] = None
-    return list(found)
+            found.setdefault(one.parent.resolve(), one.parent)
+    return list(found.values())
 
 
 def origin_of(runs: Sequence[Run]) -> str:

@@ -92,7 +92,13 @@ def _comparison(settings: Sequence[Setting], styles: Mapping[str, dict[str, Any]
     references = [reference_of(group) for group in by_target([s for s in known if s.target])]
     emphasis = frozenset(row for row, setting in enumerate(settings) if setting in references)
     title = "Mean and spread over seeds"
-    yield table_of("settings", title, settings, SETTINGS, note=SETTINGS_NOTE, emphasis=emphasis)
+    repeated = [
+        f" {other.path} has the recipe and the seed of {one.path}: both count."
+        for setting in settings
+        for one, other in setting.repeated
+    ]
+    note = SETTINGS_NOTE + "".join(repeated)
+    yield table_of("settings", title, settings, SETTINGS, note=note, emphasis=emphasis)
     if folds := by_folds(settings):
         yield table_of("folds", "Folds together", folds, FOLDS, note=FOLDS_NOTE)
 

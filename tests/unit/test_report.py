@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+import shutil
 import statistics
 from pathlib import Path
 from xml.etree import ElementTree
@@ -107,7 +108,17 @@ def test_there_must_be_a_run(tmp_path: Path) -> None:
 
 def test_folders_are_found_below_and_counted_once(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / "a", "name=one"), write_run(tmp_path / "a" / "b", "name=two")]
-    assert find_folders([tmp_path, runs[0]], "recipe.yaml") == sorted(runs, key=lambda run: run.name != "two")
+    (link := tmp_path / "a-link").symlink_to(runs[0])
+    paths = [tmp_path, runs[0], link, runs[1] / ".." / "two"]
+    assert find_folders(paths, "recipe.yaml") == sorted(runs, key=lambda run: run.name != "two")
+
+
+def test_a_run_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path, f"name=run-{seed}", f"seed={seed}") for seed in (1, 2)]
+    assert "both count" not in report_on(*runs, output=tmp_path / "page")
+    copy = shutil.copytree(runs[1], tmp_path / "copy")
+    page = report_on(*runs, copy, output=tmp_path / "page")
+    assert re.search(r"copy has the recipe and the seed of \S*run-2: both count", page)
 
 
 # ---- grouping
