@@ -21,7 +21,13 @@ from dsprune.model.fingerprints import local_folder
 from dsprune.model.fit import changes, check_lengths, fit_tokens
 from dsprune.model.loaded import check_loaded
 from dsprune.model.own import OWN_MODELS
-from dsprune.model.skeleton import build_skeleton, check_weight_indexes, is_without_weights
+from dsprune.model.skeleton import (
+    build_skeleton,
+    check_has_weights,
+    check_stored_types,
+    check_weight_indexes,
+    is_without_weights,
+)
 from dsprune.utils.installation import shipped_names
 from dsprune.utils.text import first_line
 
@@ -159,6 +165,7 @@ def load_model(
         UserError: the model cannot be loaded, lacks weights, or does not fit the tokenizer or the length.
     """
     load_config(path)
+    check_has_weights(path)
     load = partial(build_skeleton, auto_class) if is_without_weights() else auto_class.from_pretrained
     model: PreTrainedModel
     model, found = _load(
@@ -171,6 +178,7 @@ def load_model(
         **settings,
     )
     check_loaded(path, model, found, new_head=new_head)
+    check_stored_types(path, model)
     fit_tokens(model, path, tokenizer)
     check_lengths(model, tokenizer, max_length)
     return model
@@ -183,6 +191,7 @@ def load_saved(folder: Path) -> PreTrainedModel:
     model: PreTrainedModel
     model, found = _load(saved.from_pretrained, str(folder), "model", BUILDS, **TELL_ALL, dtype="auto")
     check_loaded(str(folder), model, found, new_head=False)
+    check_stored_types(str(folder), model)
     return model
 
 

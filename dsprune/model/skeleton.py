@@ -3,6 +3,7 @@
 The lists of weight files, `model.safetensors.index.json`, are read here too.
 """
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,7 +23,10 @@ from dsprune.utils.records import FileName, read_record
 from dsprune.utils.text import first_line
 
 __all__ = [
+    "COMPACT",
     "build_skeleton",
+    "check_has_weights",
+    "check_stored_types",
     "check_weight_indexes",
     "is_without_weights",
     "read_weight_index",
@@ -31,6 +35,9 @@ __all__ = [
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """The weight files of transformers, in its order of search; each may be split, with a list in `FILE.index.json`."""
+
+COMPACT = "compact.json"
+"""The list of files in the compact form of a model, which has no such files, see `dsprune.checkpoint.compact`."""
 
 OF_LOADING = ("dtype", "output_loading_info", "ignore_mismatched_sizes")
 """The settings of `from_pretrained` that the configuration does not take."""
@@ -81,6 +88,37 @@ def build_skeleton(auto_class: Any, path: str, **settings: Any) -> tuple[PreTrai
     return model, found
 
 
+def check_has_weights(path: str) -> None:
+    """Check that a model that is on this machine has files with weights.
+
+    Raises:
+        UserError: one is missing.
+    """
+    _weight_files(path)
+
+
+def check_stored_types(path: str, model: PreTrainedModel) -> None:
+    """Check that the files of a model hold its weights as numbers, not as the codes of a quantization.
+
+    transformers would take the codes for weights if config.json has lost its `quantization_config`.
+
+    Raises:
+        UserError: a weight is stored as integers or in 8 bits.
+    """
+    if getattr(model.config, "quantization_config", None) is not None:
+        return
+    prefix = f"{model.base_model_prefix}."
+    names = {name.removeprefix(prefix) for name, _ in model.named_parameters()}
+    for file in _weight_files(path):
+        for name, stored in _names_and_shapes(path, file).items():
+            is_code = not stored.is_floating_point() or stored.itemsize < 2
+            if is_code and name.removeprefix(prefix) in names:
+                raise UserError(
+                    f"model {path!r}: {file.name}: {name} is stored as {str(stored.dtype).removeprefix('torch.')}, as "
+                    f"in a quantized model, and its config.json names no quantization: use a copy that is not quantized"
+                )
+
+
 def _names_and_shapes(path: str, file: Path) -> dict[str, Tensor]:
     """Return the tensors of a file on the meta device."""
     try:
@@ -100,6 +138,11 @@ def _weight_files(path: str) -> list[Path]:
             return [folder / name]
         if index.is_file():
             return _listed(path, index)
+    if (folder / COMPACT).is_file():
+        raise UserError(
+            f"model {path!r}: the compact form of a model: write it in full first, with dsprune export "
+            f"{shlex.quote(path)} --expand --to FOLDER, and give that folder"
+        )
     if Path(path).is_dir():
         raise UserError(f"model {path!r}: no weights there: the folder needs {' or '.join(WEIGHTS)}")
     return []

@@ -29,6 +29,18 @@ def folder(tmp_path: Path) -> Path:
     return sparse_bert(tmp_path / "model")
 
 
+def test_a_compact_folder_is_no_model_to_train_or_evaluate(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compact, data = tmp_path / "compact", tiny_sentiment(tmp_path / "data")
+    assert run_command(["export", str(folder), "--compact", "--to", str(compact)]) == 0
+    recipe = write_recipe(tmp_path / "r.yaml", compact, data)
+    for command in (["plan", str(recipe)], ["eval", str(compact), f"validation={data}/validation.csv"]):
+        capsys.readouterr()
+        assert run_command(command) == 2
+        assert re.search(rf"{compact}'?: the compact form .* --expand --to FOLDER", capsys.readouterr().err)
+
+
 # ---- runs
 
 

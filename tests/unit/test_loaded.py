@@ -57,6 +57,8 @@ def without(*parts: str) -> Change:
         (lambda state: {f"module.{name}": value for name, value in state.items()}, r"weight module\.bert\..* wrapped"),
         (lambda state: {f"_orig_mod.{name}": value for name, value in state.items()}, r"_orig_mod\.bert\..* wrapped"),
         (lambda state: state | {LAST: torch.zeros(9, 64)}, rf"{LAST} has the shape \[9, 64\] .* \[32, 64\]"),
+        (lambda state: state | {LAST: torch.ones(32, 64, dtype=torch.int8)}, rf"model\.safetensors: {LAST} .* int8, "),
+        (lambda state: state | {LAST: torch.ones(32, 64).to(torch.float8_e4m3fn)}, rf"{LAST} is .* float8_e4m3fn, "),
         (lambda state: state | {LAST: torch.full((32, 64), torch.nan)}, rf"{LAST} holds 2,048 values that are NaN"),
         (lambda state: state | {LAST: torch.full((32, 64), -torch.inf)}, rf"{LAST} holds 2,048 values"),
     ],

@@ -19,6 +19,7 @@ from typing import Literal
 from dsprune.checkpoint.file_list import FileRecord, check_file
 from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST, MaskManifest
+from dsprune.model.skeleton import COMPACT
 from dsprune.utils.records import FileName, Record, read_record
 
 __all__ = [
@@ -32,8 +33,6 @@ __all__ = [
     "weight_file",
     "weight_files",
 ]
-
-COMPACT = "compact.json"
 
 Dtype = Literal["fp16", "bf16"]
 
