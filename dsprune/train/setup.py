@@ -145,6 +145,8 @@ def _open_teacher(
     store = open_matching_store(folder, settings, source, device)
     if current_ranks().is_first:
         manifest, spec = store.manifest, store.manifest.spec
-        records = describe_records(manifest.num_records, len(source.samples))
+        records = describe_records(
+            manifest.num_records, len(source.samples), is_all=manifest.origin.get("dataset") == source.dataset
+        )
         say(console, f"teacher: {folder}: {records}, kind {spec.kind} {spec.dtype}")
     return StoredTeacher(store, collate), with_fingerprints(source)

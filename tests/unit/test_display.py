@@ -99,6 +99,7 @@ def test_other_ranks_show_nothing(timetable: Timetable, monkeypatch: pytest.Monk
 def test_fewer_records_than_examples_are_explained() -> None:
     assert describe_records(9062, 9062) == "9,062 records"
     assert describe_records(9060, 9062) == "9,060 records of 9,062 examples (2 repeat the inputs of others)"
+    assert describe_records(95, 64, is_all=False) == "95 records, those of the 64 examples among them"
     assert describe_records(9, 10) == "9 records of 10 examples (1 repeats the inputs of others)"
 
 

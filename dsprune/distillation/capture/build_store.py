@@ -122,13 +122,20 @@ def _begin(folder: Path, plan: StorePlan, until_finished: ExitStack) -> list[int
     return missing if missing or not all((folder / name).exists() for name in last) else None
 
 
-def describe_records(num_records: int, num_examples: int) -> str:
+def describe_records(num_records: int, num_examples: int, *, is_all: bool = True) -> str:
     """Describe the number of records, and why there are fewer than examples.
+
+    Args:
+        num_records: number of records in the store.
+        num_examples: number of training examples, which all have a record.
+        is_all: whether these are all examples of the store.
 
     Examples:
         >>> describe_records(9060, 9062)
         '9,060 records of 9,062 examples (2 repeat the inputs of others)'
     """
+    if not is_all:
+        return f"{num_records:,} records, those of the {num_examples:,} examples among them"
     repeated = num_examples - num_records
     if not repeated:
         return f"{num_records:,} records"
