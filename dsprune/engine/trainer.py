@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import fields
 from typing import Any
 
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 from transformers import TrainerCallback as _TrainerCallback
 from transformers.trainer_callback import CallbackHandler
 from transformers.training_args import OptimizerNames
@@ -38,10 +39,11 @@ class TrainerCallback(_TrainerCallback):
         """Check that the Trainer trains as long as the recipe, with the optimizer that it was asked for.
 
         Raises:
-            UserError: its number of steps differs from the recipe's, its engine has trained already, or `optim` names
-                another optimizer than the ds_config.
+            UserError: its number of steps differs from the recipe's, its engine has trained already, or its arguments
+                ask for another optimizer than the ds_config makes.
         """
         _check_optimizer(self._engine, args.optim)
+        _check_settings(self._engine, args)
         if self._engine.global_steps != state.global_step:
             raise UserError(
                 f"Trainer: train() starts at step {state.global_step}, but its engine is at step "
@@ -98,6 +100,27 @@ def _check_optimizer(engine: PruningEngine, optim: OptimizerNames | str) -> None
             f"TrainingArguments: optim={asked.value} has no effect beside the section optimizer of the ds_config, "
             f"which makes {kind}: leave optim out, or remove the section"
         )
+
+
+def _check_settings(engine: PruningEngine, args: TrainingArguments) -> None:
+    """Check that the arguments of the optimizer, if they are not the defaults, are its settings."""
+    if engine.client_optimizer is not None:
+        return
+    groups, defaults = (
+        engine.basic_optimizer.param_groups,
+        {field.name: field.default for field in fields(args)},
+    )
+    made = {"weight_decay": max(group["weight_decay"] for group in groups)}
+    if "betas" in groups[0]:
+        betas, epsilon = groups[0]["betas"], groups[0]["eps"]
+        made |= {"adam_beta1": betas[0], "adam_beta2": betas[1], "adam_epsilon": epsilon}
+    for name, value in made.items():
+        asked = getattr(args, name)
+        if asked not in (defaults[name], value):
+            raise UserError(
+                f"TrainingArguments: {name}={asked:g} has no effect beside the section optimizer of the ds_config, "
+                f"which makes it {value:g}: set it to auto there, or leave {name} out"
+            )
 
 
 def pruning_metrics(engine: PruningEngine) -> dict[str, Any]:

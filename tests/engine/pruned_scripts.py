@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
@@ -126,9 +126,9 @@ def said_by_the_trainer(comm: Comm, stage: int, gathers: bool) -> str:
     return said(begin)
 
 
-def said_of_the_optimizer_of_the_trainer(comm: Comm, optim: str) -> str:
+def said_of_the_optimizer_of_the_trainer(comm: Comm, asked: Mapping[str, Any]) -> str:
     """The messages of transformers' Trainer at the start of a training whose ds_config has AdamW."""
-    arguments = TrainingArguments(optim=optim, use_cpu=True, report_to=[])
+    arguments = TrainingArguments(**asked, use_cpu=True, report_to=[])
 
     def begin() -> None:
         with initialized() as (engine, _):
