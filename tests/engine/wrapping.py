@@ -346,6 +346,7 @@ def betas_move_with_the_learning_rate(comm: Comm, stage: int, folder: str) -> No
 
 def dense_recipe_trains_densely(comm: Comm) -> None:
     """Check that an engine without a pruning section only has a schedule."""
+    os.environ.update(LOCAL_RANK=str(dist.get_rank()))
     recipe = make_recipe().model_copy(update={"pruning": None})
     engine, *_ = dsprune.initialize(model=TinyModel(), config=CONFIG, recipe=recipe)
     for step in range(STEPS):
