@@ -78,6 +78,7 @@ def _comparison(settings: Sequence[Setting], styles: Mapping[str, dict[str, Any]
     known = [setting for setting in settings if setting.scores]
     if not known:
         yield Text("No run is finished yet, so there is nothing to compare.")
+    references: list[Setting] = []
     for metric in dict.fromkeys(setting.runs[0].headline for setting in known):
         measured = [setting for setting in known if setting.runs[0].headline == metric]
         pruned = [setting for setting in measured if setting.target]
@@ -85,11 +86,11 @@ def _comparison(settings: Sequence[Setting], styles: Mapping[str, dict[str, Any]
             continue
         yield against_sparsity(measured, _convention(pruned), metric, styles)
         for rivals in by_target(pruned):
+            references.append(reference_of(rivals))
             if len({setting.series for setting in rivals}) > 1:
                 yield against_reference(rivals, metric)
             for family in by_temperature(rivals):
                 yield against_temperature(family, metric)
-    references = [reference_of(group) for group in by_target([s for s in known if s.target])]
     emphasis = frozenset(row for row, setting in enumerate(settings) if setting in references)
     title = "Mean and spread over seeds"
     repeated = [
@@ -127,7 +128,7 @@ SETTINGS: Mapping[str, Callable[[Setting], str]] = {
 SETTINGS_NOTE = (
     "mean: of the last evaluations. std: their standard deviation over seeds, with n - 1; it needs two. best: mean "
     "of the best evaluation of each run at its target sparsity, as SMC-Bench reports it; choosing it by the same "
-    "data favours it. In bold: the reference of a target."
+    "data favours it. In bold: the reference of a target and a metric."
 )
 FOLDS: Mapping[str, Callable[[Setting], str]] = {
     "setting": lambda s: f"{s.series}, {s.runs[0].recipe.task.name}" if s.runs[0].recipe.task else s.series,

@@ -113,6 +113,17 @@ def test_folders_are_found_below_and_counted_once(tmp_path: Path) -> None:
     assert find_folders(paths, "recipe.yaml") == sorted(runs, key=lambda run: run.name != "two")
 
 
+def test_each_metric_of_a_target_has_a_reference_of_its_own(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path, "name=a", "tracking.group=a"),
+        write_run(tmp_path, "name=b", "tracking.group=b"),
+    ]
+    summary = json.loads((runs[1] / "summary.json").read_text())
+    (runs[1] / "summary.json").write_text(json.dumps(summary | {"metrics": {"bleu": 25.0}}))
+    page = report_on(*runs, output=tmp_path / "page")
+    assert page.count('<tr class="strong">') == 2  # more BLEU than accuracy says nothing
+
+
 def test_a_run_that_is_there_twice_is_named(tmp_path: Path) -> None:
     runs = [write_run(tmp_path, f"name=run-{seed}", f"seed={seed}") for seed in (1, 2)]
     assert "both count" not in report_on(*runs, output=tmp_path / "page")
