@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dsprune.checkpoint.deepspeed_files import CheckpointFiles, read_frozen, read_main_file
+from dsprune.checkpoint.file_list import MODEL_LIST
 from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST, read_manifest
 from dsprune.model.shard import plain_name
 from dsprune.model.ties import undeclared_ties
 from dsprune.model.vocabulary import with_all_rows
-from dsprune.ranks.agreement import on_first_rank
 from dsprune.ranks.collectives import barrier
 from dsprune.utils.files import replace_folder, replace_text
 from dsprune.zero.parameters import full_state_dict
@@ -30,25 +30,21 @@ CONFIG = "dsprune_model_config"
 TIES = "dsprune_undeclared_ties"
 """Key in a checkpoint's client state: the names of `undeclared_ties`, as JSON."""
 
-TEMPLATES = "additional_chat_templates"
-"""Name of a folder that a tokenizer writes beside a model."""
+MODEL_FILES = ("model.safetensors*", "model-*.safetensors", "masks-*", MANIFEST, MODEL_LIST)
+"""Patterns of the files that belong to the weights of a model folder."""
 
 LEFT_OUT = "dsprune_left_out"
 """Key in a checkpoint's client state: the name of a frozen parameter that the checkpoint does not hold."""
 
 
 def save_model_folder(engine: DeepSpeedEngine, folder: Path, tokenizer: Any) -> None:
-    """Write a model folder, or replace one, atomically. Collective: every rank must call this.
+    """Write a model into a folder. Collective: every rank must call this.
 
     A Hugging Face model is written for `from_pretrained`; tied weights that it does not declare are stored under each
     name. For any other module the folder holds only `model.safetensors`, in which a tied weight is stored once, under
-    its first name. A tokenizer is saved too.
-
-    Raises:
-        UserError: the folder exists and holds something else than a model, which would be deleted.
+    its first name. A tokenizer is saved too. A model and masks that the folder holds are replaced; other files are
+    kept.
     """
-    folder = folder.absolute()
-    on_first_rank(lambda: _check_replaceable(folder))
     module: nn.Module = getattr(engine.module, "_orig_mod", engine.module)  # without the compiled wrapper
     gathered = full_state_dict(engine)
     if gathered is not None:
@@ -64,21 +60,8 @@ def save_model_folder(engine: DeepSpeedEngine, folder: Path, tokenizer: Any) -> 
             if tokenizer is not None:
                 tokenizer.save_pretrained(temporary)
 
-        replace_folder(folder, write)
+        replace_folder(folder.absolute(), write, stale=MODEL_FILES)
     barrier()
-
-
-def _check_replaceable(folder: Path) -> None:
-    """Check that nothing but a model would be deleted if a folder is replaced."""
-    if not folder.is_dir():
-        return
-    found = sorted(folder.iterdir())
-    folders = [path for path in found if path.is_dir() and path.name != TEMPLATES]
-    if folders or (found and not any(path.name.startswith("model.safetensors") for path in found)):
-        raise UserError(
-            f"{folder}: a model would replace it, and it holds {(folders or found)[0].name}: give a folder of its own, "
-            f"and a tokenizer as engine.save_model(folder, tokenizer)"
-        )
 
 
 def _without_ties(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

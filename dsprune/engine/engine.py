@@ -296,10 +296,10 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         return sparsity
 
     def save_model(self, folder: Path | str, tokenizer: Any = None) -> None:
-        """Write a model folder atomically, with its masks and a tokenizer. Collective: every rank must call this.
+        """Write a model, its masks and a tokenizer into a folder. Collective: every rank must call this.
 
         `from_pretrained` opens the folder of a Hugging Face model; any other module is saved as `model.safetensors`.
-        An existing folder is replaced if it holds a model and no other folders; otherwise it is refused.
+        A model that the folder holds is replaced; its other files, such as checkpoints, are kept.
         """
         if self.pruner is not None:
             self.pruner.guard.check_working()

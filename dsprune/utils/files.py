@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -73,10 +73,18 @@ def replace_text(path: Path, text: str) -> None:
     replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
+def replace_folder(
+    folder: Path, write: Callable[[Path], object], *, stale: Sequence[str] | None = None
+) -> None:
     """Create or replace a folder: `write` creates and fills a temporary folder, which then takes its place.
 
     If `write` fails, `folder` is unchanged and the temporary folder is removed.
+
+    Args:
+        folder: the folder.
+        write: is called with the path of the temporary folder.
+        stale: None = delete all that `folder` holds. Otherwise move what was written into `folder`, and delete only
+            what has the same names or matches one of these patterns.
 
     Raises:
         UserError: another process is writing the same folder.
@@ -94,6 +102,9 @@ def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
             for path in new.rglob("*"):
                 if path.is_file() and not path.is_symlink():
                     _follow_umask(path)
+            if stale is not None and folder.is_dir():
+                _move_into(folder, new, stale)
+                return
             # Removing a large folder takes time, in which there would be none.
             with suppress(FileNotFoundError):
                 folder.rename(old)
@@ -101,6 +112,15 @@ def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
             remove(old)
         finally:
             shutil.rmtree(new, ignore_errors=True)
+
+
+def _move_into(folder: Path, new: Path, stale: Sequence[str]) -> None:
+    written = {path.name for path in new.iterdir()}
+    for path in list(folder.iterdir()):
+        if path.name in written or any(fnmatch.fnmatch(path.name, pattern) for pattern in stale):
+            remove(path)
+    for name in written:
+        (new / name).rename(folder / name)
 
 
 def remove(path: Path) -> None:

@@ -1,14 +1,17 @@
 """`PruningEngine` around an existing engine, `initialize`, and what both refuse."""
 
+import io
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from dsprune.checkpoint.deepspeed_files import CheckpointFiles
 from dsprune.checkpoint.tag_files import TAG_MANIFEST
-from dsprune.checkpoint.tags import invalidate_tag
+from dsprune.checkpoint.tags import complete_tags, invalidate_tag
+from dsprune.commands.audit import audit
 from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST
 from dsprune.testing.engines import ds_config, make_recipe
@@ -138,15 +141,15 @@ def test_a_sparse_start_from_a_folder_without_masks_is_refused(one_rank: RankPoo
 
 
 def test_a_model_replaces_nothing_but_a_model(two_ranks: RankPool, tmp_path: Path) -> None:
-    for errors in two_ranks.run(2, wrapping.errors_of_saving_over, tmp_path):
-        assert errors["a model"] == "no error"
-        assert errors["checkpoints"].startswith(
-            f"{tmp_path / 'checkpoints'}: a model would replace it, and it holds 1"
-        )
-        assert "it holds notes.txt: give a folder of its own" in errors["notes"]
-        assert "it holds checkpoint-1: give a folder of its own" in errors["a model and checkpoints"]
-    assert (tmp_path / "notes" / "notes.txt").read_text() == "mine"
-    assert (tmp_path / "checkpoints" / "1").is_dir()
+    folder = tmp_path / "out"
+    two_ranks.run(2, wrapping.save_over_other_files, folder)
+    for name in ("notes.txt", "tokenizer.json"):
+        assert (folder / name).read_text() == "mine"
+    assert complete_tags(folder) == [folder / "checkpoint-1"]
+    assert {path.name for path in folder.glob("m*-*")} == {
+        f"masks-0000{rank}-of-00002.safetensors" for rank in range(2)
+    }
+    audit(folder, Console(file=io.StringIO()))
 
 
 def test_matrices_that_begin_at_zero_are_trained_and_said(one_rank: RankPool) -> None:

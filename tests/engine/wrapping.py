@@ -194,23 +194,21 @@ def error_of_starting_from(comm: Comm, folder: Path) -> str:
     return "no error"
 
 
-def errors_of_saving_over(comm: Comm, folder: Path) -> dict[str, str]:
-    """The error of saving a model over each kind of folder."""
-    errors = {}
+def save_over_other_files(comm: Comm, folder: Path) -> None:
+    """Save a model twice into a folder with a checkpoint, notes, and an older model of several files with masks."""
+    if comm.rank == 0:
+        folder.mkdir()
+        for name in (
+            "notes.txt",
+            "tokenizer.json",
+            "model-00001-of-00002.safetensors",
+            "masks-00007.safetensors",
+        ):
+            (folder / name).write_text("mine")
     with pruning_engine(ds_config(2), make_recipe()) as engine:
-        engine.save_checkpoint(folder / "checkpoints", tag=1)
-        engine.save_model(folder / "a model")
-        engine.save_model(folder / "a model and checkpoints")
-        engine.save_checkpoint(folder / "a model and checkpoints", tag="checkpoint-1")
-        (folder / "notes").mkdir(exist_ok=True)
-        (folder / "notes" / "notes.txt").write_text("mine")
-        for what in ("a model", "checkpoints", "notes", "a model and checkpoints"):
-            errors[what] = "no error"
-            try:
-                engine.save_model(folder / what)
-            except dsprune.UserError as error:
-                errors[what] = str(error)
-    return errors
+        engine.save_checkpoint(folder, tag="checkpoint-1")
+        engine.save_model(folder)
+        engine.save_model(folder)
 
 
 def messages_of_matrices_that_begin_at_zero(comm: Comm, masks_from: Any) -> tuple[float, str]:

@@ -138,6 +138,21 @@ def test_two_processes_do_not_write_the_same_folder(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("*")) == [folder], "nothing is left of the killed one"
 
 
+def test_a_folder_may_keep_what_is_not_written_again(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    for name in ("mine/file", "weights/old", "masks-1", "masks"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("old")
+
+    def write(new: Path) -> None:
+        (new / "weights").mkdir(parents=True)
+        (new / "weights" / "new").write_text("new")
+
+    replace_folder(folder, write, stale=["masks-*"])
+    files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {"model/mine/file", "model/weights/new", "model/masks"}
+
+
 def test_a_folder_survives_a_kill_between_the_renames(tmp_path: Path) -> None:
     (tmp_path / ".model.tmp" / "old").mkdir(parents=True)
     (tmp_path / ".model.tmp" / "old" / "weights").touch()
