@@ -146,7 +146,8 @@ def _object(number: int, line: str) -> dict[str, Any]:
     try:
         value = json.loads(line, object_pairs_hook=without_duplicates)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"line {number}: {first_line(error)}") from error
+        found = "begins an array" if number == 1 and line.lstrip().startswith("[") else first_line(error)
+        raise ValueError(f"line {number}: {found}: write one object in each line") from error
     if not isinstance(value, dict):
         raise ValueError(f"line {number} holds a {type(value).__name__}: write one object in each line")
     return value

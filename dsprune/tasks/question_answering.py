@@ -184,6 +184,18 @@ class QuestionAnswering(Task):
         """Return two labels, the start and the end: the model may have been a classifier of more."""
         return {"num_labels": len(OUTPUTS)}
 
+    def targets(self, data: Dataset) -> str:
+        """Return the numbers of questions and windows, and of the questions whose answer is whole in no window."""
+        names = data["id"][:]
+        found = {name for name, start in zip(names, data["start_positions"][:], strict=True) if start}
+        said = f"spans, in {len(names):,} windows of {len(set(names)):,} questions"
+        if missing := len(set(names)) - len(found):
+            said += (
+                f"; {missing:,} of them have their answer whole in no window, and train the model to give none: raise "
+                f"task.max_length or task.stride"
+            )
+        return said
+
     def predict(self, model: nn.Module, batch: Batch) -> list[Candidates]:
         """Return the most likely starts and ends of each window."""
         outputs = model(**self.inputs(batch))

@@ -61,6 +61,15 @@ class Seq2Seq(Task):
         """Return one output, with a class for each token of the target's vocabulary."""
         return {"logits": config.get_text_config(decoder=True).vocab_size}
 
+    def targets(self, data: Dataset) -> str:
+        """Return the number of targets that are as long as an output can be."""
+        longest = self.max_new_tokens()
+        num_full = sum(len(labels) >= longest for labels in data["labels"][:])
+        if not num_full:
+            return ""
+        share = f"{num_full:,} of {len(data):,} targets"
+        return f"{share} have {longest} tokens or more: outputs end there, by task.max_target"
+
     def inputs(self, batch: Batch) -> Batch:
         """Return all of the batch: the decoder reads the labels."""
         return batch

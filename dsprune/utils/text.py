@@ -83,8 +83,10 @@ def one_line(message: str) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message without its full stop, or the class name if it is empty.
 
-    If the first line ends in a colon, the second line is included.
+    If the first line ends in a colon, the second line is included. A `KeyError` has no message but the key.
     """
+    if isinstance(error, KeyError):
+        return f"has no {error}"
     first, *others = (str(error).strip() or type(error).__name__).splitlines()
     line = f"{first} {others[0].strip()}" if others and first.endswith(":") else first
     return line.rstrip(".")

@@ -436,6 +436,8 @@ def test_a_second_schedule_is_left_out(tmp_path: Path) -> None:
         ("modifiers: [1]", r"source\.yaml: line 1: modifiers holds 1, which is not a modifier"),
         ("a: {x_modifiers: []}\nb: {x_modifiers: []}", r"source\.yaml: has the stages a, b: a recipe is one run"),
         ("modifiers: []\nmodifiers: []", r"source\.yaml: line 2: the key 'modifiers' appears twice"),
+        ("a: 1\n---\nb: 2", r"source\.yaml: line 3: a second document after ---"),
+        ("---\n---\n", r"source\.yaml: holds no mapping"),
         ("? [a]\n: 1", r"source\.yaml: line 1: a key that is not text"),
         ("a: " + "[" * 60 + "]" * 60, r"source\.yaml: line 1: too many values or levels"),
         ("{x: 1}", r"source\.yaml: line 1 is not JSON"),
@@ -453,6 +455,12 @@ def test_a_second_schedule_is_left_out(tmp_path: Path) -> None:
 def test_files_that_are_refused(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         converted(tmp_path, text)
+
+
+def test_a_recipe_may_end_with_a_line_of_dashes(tmp_path: Path) -> None:
+    plain = converted(tmp_path, GRADUAL)
+    for text in (f"---{GRADUAL}---\n", f"{GRADUAL}---", f"---{GRADUAL}...\n"):
+        assert converted(tmp_path, text).text == plain.text
 
 
 def test_a_card_without_a_recipe_is_refused(tmp_path: Path) -> None:

@@ -206,6 +206,7 @@ def test_whole_numbers_are_the_same_labels_in_any_type(tmp_path: Path) -> None:
         ("t.csv", "text,text,label\na,b,p\n", r"2 columns are called 'text': rename or remove all but one"),
         ("t.jsonl", '{"text": "a", "text": "b", "label": 1}', r"line 1: the key 'text' appears twice"),
         ("t.jsonl", '[{"text": "a"}]', r"line 1 holds a list: write one object in each line"),
+        ("t.jsonl", '[\n  {"text": "a"}\n]', r"line 1: begins an array: write one object in each line"),
         ("t.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": "x"}', r"row 2: column .label. holds str"),
         ("t.jsonl", "[" * 100_000, r"not a valid jsonl file"),
         ("t.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": true}', r"row 2: column .label. holds bool"),

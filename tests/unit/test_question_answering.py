@@ -59,6 +59,18 @@ def test_windows_overlap_by_the_stride_and_each_has_its_answer(tmp_path):
     assert windows["offsets"][1][:6] == [[-1, -1]] * 6
 
 
+def test_questions_whose_answer_no_window_holds_are_counted(tmp_path):
+    answers = [[("ran", CONTEXT.index("ran"))], [("cat sat on the mat and the dog ran", 4)]]
+    task = task_on(squad_file(tmp_path / "t.json", answers))
+    said = task.targets(task.prepare("train", TOKENIZER))
+    assert said.startswith(
+        "spans, in 6 windows of 2 questions; 1 of them have their answer whole in no window"
+    )
+    assert "task.max_length" in said
+    task = task_on(squad_file(tmp_path / "t.json", answers[:1]))
+    assert task.targets(task.prepare("train", TOKENIZER)) == "spans, in 3 windows of 1 questions"
+
+
 @pytest.mark.parametrize(
     ("start", "text", "tokens"),
     [
@@ -198,6 +210,13 @@ def test_another_format_is_refused(tmp_path, content):
     (tmp_path / "t.json").write_text(content)
     says = r"^task\.train: .*t\.json: not a valid json file: it is not in SQuAD's format: .* as \.jsonl$"
     with pytest.raises(UserError, match=says):
+        task_on(str(tmp_path / "t.json")).load("train")
+
+
+def test_a_file_without_answers_is_refused_by_the_name_of_the_field(tmp_path):
+    articles = [{"paragraphs": [{"context": CONTEXT, "qas": [{"id": "q", "question": "what"}]}]}]
+    (tmp_path / "t.json").write_text(json.dumps({"data": articles}))
+    with pytest.raises(UserError, match=r"^task\.train: .*t\.json: not a valid json file: has no 'answers'$"):
         task_on(str(tmp_path / "t.json")).load("train")
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import pytest
 import sacrebleu
@@ -44,6 +45,14 @@ def test_a_truncated_sentence_keeps_its_code_and_its_end(tmp_path):
         for name, length, code in (("input_ids", 5, "en_XX"), ("labels", 4, "de_DE")):
             tokens = TOKENIZER.convert_ids_to_tokens(example[name])
             assert (len(tokens), tokens[0], tokens[-1]) == (length, code, "</s>")
+
+
+@pytest.mark.parametrize(
+    ("longest", "said"), [(4, "5 of 5 targets have 4 tokens or more: .* task.max_target"), (128, "$")]
+)
+def test_targets_that_are_cut_are_counted(tmp_path, longest, said):
+    task = task_on(write(tmp_path, "t", en=SENTENCES, de=GERMAN), max_target=longest)
+    assert re.match(said, task.targets(task.prepare("train", TOKENIZER)))
 
 
 def test_a_model_of_one_pair_needs_no_codes(tmp_path):

@@ -144,11 +144,18 @@ def read_source(text: str, name: str, value_of: Callable[[str, int], Any] | None
         UserError: it is not a YAML mapping, or a value cannot be read.
     """
     try:
-        node = yaml.compose(_front_matter(text, name), yaml.SafeLoader)
+        documents = [*yaml.compose_all(_front_matter(text, name), yaml.SafeLoader)]
     except yaml.YAMLError as error:
         raise UserError(f"{name}: not valid YAML: {' '.join(str(error).split())[:300]}") from None
     except RecursionError:
         raise UserError(f"{name}: not valid YAML: nested too deeply: use fewer levels") from None
+    # The last --- of SparseML's files begins a document without content.
+    nodes = [node for node in documents if not (isinstance(node, yaml.ScalarNode) and not node.value)]
+    if len(nodes) > 1:
+        raise UserError(
+            f"{name}: line {_line(nodes[1])}: a second document after ---: give one recipe in a file"
+        )
+    node = nodes[0] if nodes else None
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{name}: holds no mapping of keys to values: give a recipe or a ds_config")
     return _Builder(name, value_of or (lambda text, line: text)).entry(node, name, 0)
