@@ -18,7 +18,7 @@ from dsprune.masks.manifest import MANIFEST, read_manifest
 from dsprune.model.shard import plain_name
 from dsprune.model.ties import undeclared_ties
 from dsprune.model.vocabulary import with_all_rows
-from dsprune.ranks.collectives import barrier
+from dsprune.ranks.agreement import on_first_rank
 from dsprune.utils.files import replace_folder, replace_text
 from dsprune.zero.parameters import full_state_dict
 
@@ -44,24 +44,31 @@ def save_model_folder(engine: DeepSpeedEngine, folder: Path, tokenizer: Any) -> 
     name. For any other module the folder holds only `model.safetensors`, in which a tied weight is stored once, under
     its first name. A tokenizer is saved too. A model and masks that the folder holds are replaced; other files are
     kept.
+
+    Raises:
+        UserError: the tokenizer is not one, or the system refuses to write.
     """
+    if tokenizer is not None and not hasattr(tokenizer, "save_pretrained"):
+        raise UserError(
+            f"save_model: tokenizer is a {type(tokenizer).__name__}: give the tokenizer object, as "
+            f"AutoTokenizer.from_pretrained returns it"
+        )
     module: nn.Module = getattr(engine.module, "_orig_mod", engine.module)  # without the compiled wrapper
     gathered = full_state_dict(engine)
-    if gathered is not None:
+
+    def write(temporary: Path) -> None:
+        assert gathered is not None
         state = with_all_rows(module, {plain_name(name): value for name, value in gathered.items()})
+        if isinstance(module, PreTrainedModel):
+            state.update({name: state[name].clone() for name in undeclared_ties(module)})
+            module.save_pretrained(temporary, state_dict=state)
+        else:
+            temporary.mkdir(parents=True)
+            save_file(_without_ties(state), temporary / "model.safetensors", {"format": "pt"})
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
 
-        def write(temporary: Path) -> None:
-            if isinstance(module, PreTrainedModel):
-                state.update({name: state[name].clone() for name in undeclared_ties(module)})
-                module.save_pretrained(temporary, state_dict=state)
-            else:
-                temporary.mkdir(parents=True)
-                save_file(_without_ties(state), temporary / "model.safetensors", {"format": "pt"})
-            if tokenizer is not None:
-                tokenizer.save_pretrained(temporary)
-
-        replace_folder(folder.absolute(), write, stale=MODEL_FILES)
-    barrier()
+    on_first_rank(lambda: replace_folder(folder.absolute(), write, stale=MODEL_FILES))
 
 
 def _without_ties(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -79,8 +79,10 @@ def initialize(
         UserError: recipe and ds_config disagree, dsprune does not support a setting, or a stale build lock would make
             DeepSpeed wait forever.
     """
-    if model is None:
-        raise UserError("initialize: model=None: give the module to train")
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"initialize: model is a {type(model).__name__}: give the module to train, a torch.nn.Module object"
+        )
     if getattr(deepspeed.initialize, "prunes", False):
         raise UserError(
             "initialize: called inside dsprune.pruning, or under dsprune run, which have their own recipe: "

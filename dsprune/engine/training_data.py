@@ -24,7 +24,8 @@ def check_training_data(data: Any) -> None:
             "initialize: training_data is a DataLoader: give its dataset (and collate_fn), since DeepSpeed makes the "
             "loader; or give steps_per_epoch and keep your loader"
         )
-    if data is not None and not is_stream(data) and not hasattr(data, "__getitem__"):
+    is_indexed = hasattr(data, "__getitem__") and not isinstance(data, str)
+    if data is not None and not is_stream(data) and not is_indexed:
         raise UserError(
             f"initialize: training_data is a {type(data).__name__}: give a dataset with __getitem__ and __len__, or "
             f"an IterableDataset"

@@ -169,6 +169,7 @@ def refused() -> dict[str, Callable[[], dict[str, Any]]]:
     return {
         "a loader": lambda: {"training_data": DataLoader(Examples())},
         "a generator": lambda: {"training_data": iter(Stream())},
+        "a file name": lambda: {"training_data": "train.csv"},
         "a scheduler": lambda: {"lr_scheduler": torch.optim.lr_scheduler.ConstantLR},
         "another rate": lambda: client_optimizer(1e-3),
         "a dense rate": lambda: (
@@ -179,6 +180,7 @@ def refused() -> dict[str, Callable[[], dict[str, Any]]]:
         "two configs": lambda: {"config_params": ds_config(1)},
         "no config": lambda: {"config": None},
         "no model": lambda: {"model": None},
+        "a class": lambda: {"model": TinyModel},
         "a dictionary": lambda: {"recipe": {"name": "x"}},
         "compression": lambda: {"config": ds_config(1, compression_training=sparse)},
         "fp32 gradients at stage 0": lambda: {

@@ -49,6 +49,7 @@ def test_the_config_is_found_in(two_ranks: RankPool, how: str, tmp_path: Path) -
     [
         ("a loader", "^initialize: training_data is a DataLoader: give its dataset"),
         ("a generator", "^initialize: training_data is a generator: give a dataset"),
+        ("a file name", "^initialize: training_data is a str: give a dataset"),
         ("a scheduler", "^initialize: lr_scheduler=ConstantLR: the recipe's learning_rate owns the schedule"),
         ("another rate", r"learning_rate.peak=0.02 in the recipe, 0.001 in the engine"),
         ("a dense rate", r"peak=0.00\d+ \(learning_rate.dense=0.001\) in the recipe, 0.001 in the engine"),
@@ -56,7 +57,8 @@ def test_the_config_is_found_in(two_ranks: RankPool, how: str, tmp_path: Path) -
         ("a mesh", r"^initialize: mesh_param=\(1, 2\): sequence parallelism is not supported"),
         ("two configs", "^initialize: 2 ds_configs are given: give one of"),
         ("no config", "^initialize: 0 ds_configs are given: give one of"),
-        ("no model", "^initialize: model=None"),
+        ("no model", "^initialize: model is a NoneType: give the module to train"),
+        ("a class", "^initialize: model is a type: give the module to train"),
         ("a dictionary", "^recipe: a dict: give a Recipe"),
         ("compression", r"^ds_config: compression_training: .*pruning=\{sparsity: 0.75\} for dense_ratio=0.25"),
         ("divided gradients", "^ds_config: DeepSpeed does not start with it: gradient_predivide_factor != 1.0"),

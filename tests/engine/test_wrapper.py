@@ -152,6 +152,16 @@ def test_a_model_replaces_nothing_but_a_model(two_ranks: RankPool, tmp_path: Pat
     audit(folder, Console(file=io.StringIO()))
 
 
+def test_a_model_that_cannot_be_saved_ends_every_rank(two_ranks: RankPool, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for below_a_file, tokenizer in two_ranks.run(
+        2, wrapping.errors_of_a_model_that_cannot_be_saved, tmp_path / "file"
+    ):
+        assert f"{tmp_path / 'file'}" in below_a_file
+        assert tokenizer.startswith("save_model: tokenizer is a str: give the tokenizer object")
+    assert not (tmp_path / "model").exists()
+
+
 def test_matrices_that_begin_at_zero_are_trained_and_said(one_rank: RankPool) -> None:
     [(sparsity, said)] = one_rank.run(1, wrapping.messages_of_matrices_that_begin_at_zero, None)
     assert sparsity == 0.0

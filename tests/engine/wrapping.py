@@ -211,6 +211,17 @@ def save_over_other_files(comm: Comm, folder: Path) -> None:
         engine.save_model(folder)
 
 
+def errors_of_a_model_that_cannot_be_saved(comm: Comm, file: Path) -> list[str]:
+    """The errors of saving a model below a file, and with the name of a tokenizer."""
+    errors = []
+    with pruning_engine(ds_config(2), make_recipe()) as engine:
+        for folder, tokenizer in ((file / "model", None), (file.with_name("model"), "bert")):
+            with pytest.raises(dsprune.UserError) as error:
+                engine.save_model(folder, tokenizer)
+            errors.append(str(error.value))
+    return errors
+
+
 def messages_of_matrices_that_begin_at_zero(comm: Comm, masks_from: Any) -> tuple[float, str]:
     """The sparsity after a step, and its messages, if the second matrix of each block is zero at first."""
     os.environ.update(LOCAL_RANK=str(dist.get_rank()))
