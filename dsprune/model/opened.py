@@ -9,7 +9,10 @@ from safetensors import SafetensorError, safe_open
 
 from dsprune.errors import UserError
 
-__all__ = ["opened"]
+__all__ = ["COMPACT", "opened"]
+
+COMPACT = "compact.json"
+"""The list of files in the compact form of a model, see `dsprune.checkpoint.compact`."""
 
 
 @contextmanager

@@ -19,11 +19,11 @@ from transformers.modeling_utils import load_state_dict
 
 from dsprune.errors import UserError
 from dsprune.model.fingerprints import local_folder
+from dsprune.model.opened import COMPACT
 from dsprune.utils.records import FileName, read_record
 from dsprune.utils.text import first_line
 
 __all__ = [
-    "COMPACT",
     "build_skeleton",
     "check_has_weights",
     "check_stored_types",
@@ -35,9 +35,6 @@ __all__ = [
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """The weight files of transformers, in its order of search; each may be split, with a list in `FILE.index.json`."""
-
-COMPACT = "compact.json"
-"""The list of files in the compact form of a model, which has no such files, see `dsprune.checkpoint.compact`."""
 
 OF_LOADING = ("dtype", "output_loading_info", "ignore_mismatched_sizes")
 """The settings of `from_pretrained` that the configuration does not take."""

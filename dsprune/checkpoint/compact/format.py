@@ -19,7 +19,7 @@ from typing import Literal
 from dsprune.checkpoint.file_list import FileRecord, check_file
 from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST, MaskManifest
-from dsprune.model.skeleton import COMPACT
+from dsprune.model.opened import COMPACT
 from dsprune.utils.records import FileName, Record, read_record
 
 __all__ = [
