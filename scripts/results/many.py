@@ -1,11 +1,13 @@
 """Run many `dsprune train` commands at once on one GPU, and evaluate their models on the test data.
 
-dsprune suite ... --dry-run | python scripts/results/many.py [--at-once 12] [--seconds 600] [--keep]
+dsprune suite ... --dry-run | python scripts/results/many.py [--at-once 12] [--seconds 600] [--keep] [--no-test]
+
+Commands `dsprune teacher` are run too. The commands do not wait for each other, so run those that others need first.
 
 A run is forked from a process that has imported everything, so it starts quickly. The processes share the GPU better
-if `nvidia-cuda-mps-control -d` runs. Evaluated runs are skipped. Checkpoints and weights of a run are deleted
-after its evaluation, except with `--keep`. No run starts after `--seconds`. The output of the runs goes to runs/logs.
-The exit code is 1 if a run failed or did not start.
+if `nvidia-cuda-mps-control -d` runs. Evaluated runs are skipped; with `--no-test` nothing is evaluated, and finished
+ones are skipped. Checkpoints and weights of a run are deleted afterwards, except with `--keep`. No run starts after
+`--seconds`. The output of the runs goes to runs/logs. The exit code is 1 if a run failed or did not start.
 """
 
 import argparse
@@ -30,16 +32,16 @@ def folder_of(words: Sequence[str]) -> Path:
     return Path(values["output"].strip('"'), values["name"])
 
 
-def run(words: Sequence[str], keep: bool) -> bool:
-    """Train by a command, evaluate the model, and delete large files; return whether all succeeded."""
+def run(words: Sequence[str], keep: bool, test: bool) -> bool:
+    """Run a command, evaluate the model, and delete large files; return whether all succeeded."""
     folder, log = folder_of(words), Path("runs/logs", *folder_of(words).parts[1:])
-    for name, script in (("train", None), ("test", TEST_MODELS)):
+    for name, script in ((words[0], None), ("test", TEST_MODELS))[: 2 if test else 1]:
         ranks = ForkedRanks(words if script is None else [str(folder)], 1, log / name, script=script)
         if ranks.wait(timeout=3600) != [0]:
             print(f"failed: {folder}: {ranks.said()[-500:]}", flush=True)
             return False
     print(ranks.printed().strip(), flush=True)
-    for path in [] if keep else list(folder.rglob("*")):
+    for path in [] if keep or words[0] != "train" else list(folder.rglob("*")):
         if path.is_file() and path.stat().st_size > LARGE:
             path.unlink()
     return True
@@ -51,14 +53,24 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=12, help="number of runs at a time")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="time after which no run starts")
     parser.add_argument("--keep", action="store_true", help="keep checkpoints and weights")
+    parser.add_argument("--no-test", action="store_true", help="do not evaluate the models on the test data")
     args = parser.parse_args()
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # a process that used CUDA cannot fork
     end = time.monotonic() + args.seconds
-    commands = [shlex.split(line)[1:] for line in sys.stdin if line.startswith("dsprune train ")]
-    waiting = [words for words in commands if not (folder_of(words) / "test.json").is_file()]
+    commands = [
+        shlex.split(line)[1:] for line in sys.stdin if line.startswith(("dsprune train ", "dsprune teacher "))
+    ]
+    done_by = "summary.json" if args.no_test else "test.json"
+    waiting = [
+        words for words in commands if words[0] == "teacher" or not (folder_of(words) / done_by).is_file()
+    ]
     print(f"{len(waiting)} of {len(commands)} runs to do", flush=True)
     with ThreadPoolExecutor(args.at_once) as pool:
-        done = list(pool.map(lambda words: time.monotonic() < end and run(words, args.keep), waiting))
+        done = list(
+            pool.map(
+                lambda words: time.monotonic() < end and run(words, args.keep, not args.no_test), waiting
+            )
+        )
     sys.exit(0 if all(done) else 1)
 
 

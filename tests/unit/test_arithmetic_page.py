@@ -1,15 +1,14 @@
 """The page of arithmetic word problems: its methods fit the recipe, and its sentences follow from the runs."""
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from dsprune.commands.suite.definition import load_suite
 from dsprune.recipe import load_recipe
+from dsprune.report.records import read_records
 from tests.run_folders import write_run
-from tests.scripts import SCRIPTS, load, written_page
+from tests.scripts import SCRIPTS, load
 
 page = load("results/arithmetic/page")
 STUDY = SCRIPTS / "results" / "arithmetic"
@@ -20,7 +19,7 @@ def test_every_method_fits_the_recipe() -> None:
     assert set(suite.methods) == {
         f"{name}{end}" for name in ("defaults", "SMC-Bench") for end in page.STARTS.values()
     }
-    assert suite.sparsity == page.TARGETS
+    assert [f"{100 * target:g} %" for target in suite.sparsity] == list(page.TARGETS[1:])
     for name in suite.methods:
         changes = list(suite.changes(name).set)
         for placeholder, value in (("{sparsity}", "0.9"), ("{teacher}", "T"), ("{store}", "S")):
@@ -33,34 +32,44 @@ def test_every_method_fits_the_recipe() -> None:
 def write_scored(folder: Path, method: str, target: float, score: float, seed: int = 1) -> None:
     name = f"name={method.replace(', ', '-')}-{target}-{seed}"
     pruning = f"pruning.sparsity={target}" if target else "pruning=null"
-    write_run(folder, name, f"seed={seed}", pruning, f'tracking.group="{method}"', score=score)
-
-
-@pytest.fixture
-def written(tmp_path: Path) -> Callable[[], str]:
-    """Writes the page, and returns it."""
-    return partial(written_page, page, "arithmetic.md", tmp_path)
+    chosen = (name, f"seed={seed}", pruning, f'tracking.group="{method}"', "precision=fp32")
+    write_run(folder, *chosen, score=score, device="cpu")
 
 
 def test_the_page_says_what_the_runs_say_and_what_is_missing(
-    tmp_path: Path, written: Callable[[], str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_scored(tmp_path / "mawps", page.DENSE, 0.0, 0.8)
-    write_scored(tmp_path / "mawps", page.OURS, 0.8, 0.7)
-    write_scored(tmp_path / "mawps", page.THEIRS, 0.8, 0.72)
-    write_scored(tmp_path / "mawps", f"{page.OURS}, fine-tuned", 0.9, 0.78)
-    write_scored(tmp_path / "mawps", f"{page.OURS}, fine-tuned", 0.9, 0.76, seed=2)
-    text = written()
-    assert "Dense: 80.0 (200 steps" in text
-    assert "| pretrained | defaults | 200 | - | 70.0 | - |" in text
-    assert "| pretrained | SMC-Bench | 200 | - | 72.0 | - |" in text
-    assert "| fine-tuned | defaults | 200 | - | - | 77.0 ± 1.4 (2) |" in text
-    assert (
-        "- pretrained, 80 %: compared with dense, the defaults have -10.0 points and SMC-Bench -8.0, with "
-        in text
-    )
-    assert "of all weights zero: the defaults are 2.0 **behind**." in text
-    assert "- fine-tuned, " not in text.split("## Not run")[0], "nothing to compare with"
-    assert "- MAWPS, fold 0, defaults at 50 %; SMC-Bench at 50 %; " in text
-    assert "- MAWPS, fold 0, 1 of three seeds." in text
-    assert "- SVAMP, all of it." in text
+    monkeypatch.setattr(page, "DOCS", tmp_path)
+    home, file = tmp_path / "runs", tmp_path / "runs.csv"
+    write_scored(home / "mawps", "teacher", 0.0, 0.8)
+    write_scored(home / "mawps", page.OURS, 0.8, 0.7)
+    write_scored(home / "mawps", page.THEIRS, 0.8, 0.72)
+    write_scored(home / "mawps", f"{page.OURS}, fine-tuned", 0.9, 0.78)
+    write_scored(home / "mawps", f"{page.OURS}, fine-tuned", 0.9, 0.76, seed=2)
+    page.main(home, file)
+    assert len(read_records(file, page.Record)) == 5
+    text = (tmp_path / "arithmetic.md").read_text()
+    assert "| pretrained | dense | cpu, fp32 | 200 | 80.0 | - | - | - |" in text
+    assert "| pretrained | defaults | cpu, fp32 | 200 | - | - | 70.0 | - |" in text
+    assert "| pretrained | SMC-Bench | cpu, fp32 | 200 | - | - | 72.0 | - |" in text
+    assert "| fine-tuned | defaults | cpu, fp32 | 200 | - | - | - | 77.0 ± 1.4 (2) |" in text
+    sentences = " ".join(text.split())
+    assert "- pretrained, 80 %: the defaults have 70.0 with " in sentences
+    assert "all weights zero (cpu, fp32): the defaults are 2.0 points **behind**." in sentences
+    assert "- fine-tuned, " not in text, "nothing to compare with"
+    assert "- MAWPS, fold 0, 80 %: defaults (2); SMC-Bench (2); defaults, fine-tuned (3)" in sentences
+    assert "- SVAMP, 50 %: defaults (1); SMC-Bench (1); " in sentences
+    page.main(tmp_path / "nothing", file)
+    assert (tmp_path / "arithmetic.md").read_text() == text, "the page needs the file alone"
+
+
+def test_the_page_in_the_repository_follows_from_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "DOCS", tmp_path)
+    file = tmp_path / "runs.csv"
+    file.write_bytes((STUDY / "runs.csv").read_bytes())
+    page.main(tmp_path / "nothing", file)
+    kept = SCRIPTS.parent / "docs" / "arithmetic.md"
+    assert (tmp_path / "arithmetic.md").read_text() == kept.read_text()
+    assert file.read_bytes() == (STUDY / "runs.csv").read_bytes()

@@ -1,146 +1,165 @@
-"""Write docs/arithmetic.md from run folders: `python scripts/results/arithmetic/page.py [runs/arithmetic]`.
+"""Write docs/arithmetic.md: `python scripts/results/arithmetic/page.py [runs/arithmetic]`.
 
-Every number, and every sentence that depends on one, is computed from the runs. The template page.md holds the
-description of the experiments only.
+The results of the runs below the folder are added to runs.csv beside this script. The page is written from that file,
+so runs of several machines can be collected without their folders. Every number, and every sentence that depends on
+one, is computed. The template page.md holds the description of the experiments only.
 """
 
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dsprune.report.markdown import markdown_table, mean_cell, write_markdown
-from dsprune.report.runs import Run, find_folders, origin_of, read_run
-from dsprune.utils.text import MISSING
+from dsprune.report.records import add_records
+from dsprune.report.runs import Run, find_folders, read_run
 
 HERE = Path(__file__).parent
 DOCS = Path("docs")
 TASKS = {"mawps": "MAWPS, fold 0", "svamp": "SVAMP", "asdiv-a": "ASDiv-A, fold 0"}
-TARGETS = (0.5, 0.8, 0.9)
-OURS, THEIRS, DENSE = "defaults", "SMC-Bench", "teacher"
+DENSE, OURS, THEIRS = "dense", "defaults", "SMC-Bench"
+TARGETS = (DENSE, "50 %", "80 %", "90 %")
+SEEDS = {"80 %": 3}
+"""Seeds of a cell by target, where it is not one."""
+
 STARTS = {"pretrained": "", "fine-tuned": ", fine-tuned"}
 """What follows the name of a method that begins with such a model."""
 
 
-def finished(home: Path, task: str) -> list[Run]:
-    """Return the finished runs of a task."""
-    runs = (
-        [read_run(path) for path in find_folders([home / task], "recipe.yaml")]
-        if (home / task).is_dir()
-        else []
+@dataclass(frozen=True, order=True)
+class Record:
+    """The result of one run.
+
+    Attributes:
+        task: name of the task.
+        method: name of the method in suite.yaml, or `dense`.
+        target: target sparsity, or `dense`.
+        setting: device and precision.
+        seed: of the run.
+        steps: length of the run.
+        questions: number of validation examples.
+        zeros: fraction of all weights that are zero, in per cent.
+        score: accuracy of the equation's value in per cent.
+    """
+
+    task: str
+    method: str
+    target: str
+    setting: str
+    seed: str
+    steps: str
+    questions: str
+    zeros: str
+    score: str
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What names the run."""
+        return (self.task, self.method, self.target, self.setting, self.seed)
+
+
+def record_of(run: Run, task: str) -> Record:
+    """Return the result of a finished run."""
+    pruning = run.recipe.pruning
+    assert run.summary is not None, run.path
+    return Record(
+        task,
+        str(run.recipe.tracking.group) if pruning else DENSE,
+        f"{100 * pruning.sparsity:g} %" if pruning else DENSE,
+        f"{(run.start.device or 'unknown device').partition(':')[0]}, {run.recipe.precision}",
+        str(run.recipe.seed),
+        str(run.last_step),
+        str(run.summary.validation_examples),
+        f"{100 * run.sparsity('model'):.1f}" if pruning else "0.0",
+        f"{100 * (run.score or 0.0):.2f}",
     )
-    return [run for run in runs if run.score is not None]
 
 
-def chosen(runs: Sequence[Run], method: str, target: float) -> list[Run]:
-    """Return the runs of a method at a target; 0 = dense."""
-    return [
-        run
-        for run in runs
-        if run.recipe.tracking.group == method
-        and (run.recipe.pruning.sparsity if run.recipe.pruning else 0.0) == target
-    ]
+def collect(home: Path) -> Iterator[Record]:
+    """Yield the results of the finished runs below a folder."""
+    for task in TASKS:
+        runs = map(read_run, find_folders(sorted(home.glob(task)), "recipe.yaml"))
+        yield from (record_of(run, task) for run in runs if run.score is not None)
 
 
-def shown(runs: Sequence[Run]) -> str:
-    """Return the accuracy of some runs, with the standard deviation and the number of seeds where there are several."""
-    return mean_cell([100 * (run.score or 0.0) for run in runs])
+def chosen(records: Sequence[Record], method: str, target: str) -> list[Record]:
+    """Return the results of a method at a target."""
+    return [one for one in records if (one.method, one.target) == (method, target)]
 
 
-def table(runs: Sequence[Run]) -> str:
-    """Return a table with a row for each start and method, and a column for each target."""
-    lines = [["start", "method", "steps", *(f"{100 * target:g} %" for target in TARGETS)]]
-    for start, suffix in STARTS.items():
-        for method in (OURS, THEIRS):
-            cells = [chosen(runs, f"{method}{suffix}", target) for target in TARGETS]
-            if any(cells):
-                steps = {run.last_step for cell in cells for run in cell}
-                lines.append([start, method, "/".join(map(str, sorted(steps))), *map(shown, cells)])
+def table(records: Sequence[Record]) -> str:
+    """Return a table with a row for each start, method and setting, and a column for each target."""
+    lines = [["start", "method", "setting", "steps", *TARGETS]]
+    rows = [("pretrained", DENSE, DENSE)]
+    rows += [(start, name, f"{name}{end}") for start, end in STARTS.items() for name in (OURS, THEIRS)]
+    for start, name, method in rows:
+        for setting in sorted({one.setting for one in records if one.method == method}):
+            found = [one for one in records if (one.method, one.setting) == (method, setting)]
+            steps = "/".join(sorted({one.steps for one in found}, key=int))
+            cells = [mean_cell(_scores(chosen(found, method, target))) for target in TARGETS]
+            lines.append([start, name, setting, steps, *cells])
     return markdown_table(*lines)
 
 
-def dense(runs: Sequence[Run]) -> str:
-    """Return the accuracy of the dense runs, and their steps and questions."""
-    found = chosen(runs, DENSE, 0.0)
-    steps = "/".join(str(run.last_step) for run in found[:1])
-    questions = "/".join(str(run.summary.validation_examples) for run in found[:1] if run.summary)
-    return f"{shown(found)} ({steps or MISSING} steps, {questions or MISSING} questions)"
-
-
-def compared(runs: Sequence[Run]) -> Iterator[str]:
-    """Yield how far both methods are from dense, and from each other, at each start and target."""
-    known = chosen(runs, DENSE, 0.0)
-    for start, suffix in STARTS.items():
-        for target in TARGETS:
-            ours, theirs = (chosen(runs, f"{method}{suffix}", target) for method in (OURS, THEIRS))
-            if known and ours and theirs:
-                base, ahead = _mean(known), _mean(ours) - _mean(theirs)
+def compared(records: Sequence[Record]) -> Iterator[str]:
+    """Yield the accuracy and the zeros of both methods, at each start and target where both were run."""
+    for start, end in STARTS.items():
+        for target in TARGETS[1:]:
+            ours, theirs = (chosen(records, f"{name}{end}", target) for name in (OURS, THEIRS))
+            if ours and theirs:
+                ahead = statistics.fmean(_scores(ours)) - statistics.fmean(_scores(theirs))
                 yield (
-                    f"{start}, {100 * target:g} %: compared with dense, the defaults have {_mean(ours) - base:+.1f} "
-                    f"points and SMC-Bench {_mean(theirs) - base:+.1f}, with {_zeros(ours)} and {_zeros(theirs)} of "
-                    f"all weights zero: the defaults are {abs(ahead):.1f} {'**behind**' if ahead < 0 else 'ahead'}."
+                    f"{start}, {target}: the defaults have {_described(ours)}, and SMC-Bench {_described(theirs)}: "
+                    f"the defaults are {abs(ahead):.1f} points {'**behind**' if ahead < 0 else 'ahead'}."
                 )
 
 
-def _zeros(runs: Sequence[Run]) -> str:
-    return f"{100 * runs[0].sparsity('model'):.0f} %"
+def _described(records: Sequence[Record]) -> str:
+    """Return the mean accuracy of some runs, their zeros and their settings."""
+    settings = " and ".join(sorted({one.setting for one in records}))
+    zeros = statistics.fmean(float(one.zeros) for one in records)
+    return f"{statistics.fmean(_scores(records)):.1f} with {zeros:.0f} % of all weights zero ({settings})"
 
 
-def _mean(runs: Sequence[Run]) -> float:
-    return statistics.fmean(100 * (run.score or 0.0) for run in runs)
+def _scores(records: Sequence[Record]) -> list[float]:
+    return [float(one.score) for one in records]
 
 
-def zeros(runs: Sequence[Run]) -> str:
-    """Return which fraction of all weights is zero at each target, for both methods."""
-    parts = []
-    for method in (OURS, THEIRS):
-        found = {
-            run.recipe.pruning.sparsity: run.sparsity("model")
-            for suffix in STARTS.values()
-            for target in TARGETS
-            for run in chosen(runs, f"{method}{suffix}", target)
-            if run.recipe.pruning
-        }
-        listed = ", ".join(
-            f"{100 * target:g} %: {100 * share:.0f} %" for target, share in sorted(found.items())
-        )
-        parts.append(f"{method}: {listed or MISSING}")
-    return "; ".join(parts)
-
-
-def missing(home: Path) -> str:
-    """Return what of the study has not been run."""
-    absent = []
+def missing(records: Sequence[Record]) -> Iterator[str]:
+    """Yield which cells of the study have no run, or too few seeds, for each task."""
+    methods = [f"{name}{end}" for end in STARTS.values() for name in (OURS, THEIRS)]
     for task, title in TASKS.items():
-        runs = finished(home, task)
-        cells = [
-            f"{method}{suffix} at {100 * target:g} %"
-            for suffix in STARTS.values()
-            for target in TARGETS
-            for method in (OURS, THEIRS)
-            if not chosen(runs, f"{method}{suffix}", target)
-        ]
-        seeds = {run.recipe.seed for run in runs}
-        if not runs:
-            absent.append(f"{title}, all of it")
-        elif cells:
-            absent.append(f"{title}, {'; '.join(cells)}")
-        if runs and len(seeds) < 3:
-            absent.append(f"{title}, {3 - len(seeds)} of three seeds")
-    return "\n".join(f"- {line}." for line in absent) or "- nothing."
+        known = [one for one in records if one.task == task]
+        for target in TARGETS[1:]:
+            lacking = {
+                method: SEEDS.get(target, 1) - len({one.seed for one in chosen(known, method, target)})
+                for method in methods
+            }
+            if cells := [f"{method} ({count})" for method, count in lacking.items() if count > 0]:
+                yield f"{title}, {target}: {'; '.join(cells)}"
 
 
-def main(home: Path) -> None:
-    """Read the runs and write the page."""
-    studies = {title: runs for task, title in TASKS.items() if (runs := finished(home, task))}
-    functions = {function.__name__: function for function in (table, dense, compared, zeros)}
+def questions(records: Sequence[Record]) -> str:
+    """Return the number of questions that a task is scored on."""
+    return " or ".join(sorted({one.questions for one in records}))
+
+
+def main(home: Path, file: Path = HERE / "runs.csv") -> None:
+    """Add the runs of a folder to the file, and write the page from it."""
+    records = add_records(file, Record, collect(home))
+    studies = {
+        title: found
+        for task, title in TASKS.items()
+        if (found := [one for one in records if one.task == task])
+    }
     write_markdown(
         HERE / "page.md",
         DOCS / "arithmetic.md",
         studies=studies,
-        missing=missing(home),
-        origin=origin_of([run for runs in studies.values() for run in runs]),
-        **functions,
+        missing=list(missing(records)),
+        runs=len(records),
+        **{function.__name__: function for function in (table, compared, questions)},
     )
 
 
