@@ -24,6 +24,8 @@ ds_config = {
 }
 output, ranks = Path(sys.argv[1]), int(os.environ.get("WORLD_SIZE", "1"))
 resume = output / "checkpoint-6" if "--resume" in sys.argv else None
+model = tiny_model()
+model.accepts_loss_kwargs = False  # its loss is a mean: the Trainer would multiply it by the number of ranks
 
 with dsprune.pruning(str(Path(__file__).with_name("recipe.yaml"))):
     arguments = TrainingArguments(
@@ -37,7 +39,7 @@ with dsprune.pruning(str(Path(__file__).with_name("recipe.yaml"))):
         report_to=[],
         use_cpu=not torch.cuda.is_available(),
     )
-    trainer = Trainer(model=tiny_model(), args=arguments, train_dataset=Sentences())
+    trainer = Trainer(model=model, args=arguments, train_dataset=Sentences())
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     trainer.save_model(str(output / "model"))  # holds the masks too
 if trainer.is_world_process_zero():

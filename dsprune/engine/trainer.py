@@ -12,6 +12,7 @@ from transformers.training_args import OptimizerNames
 
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.learning_rate import announce_replaced
+from dsprune.engine.trainer_loss import watch_loss
 from dsprune.errors import RunFailedError, UserError
 from dsprune.ranks.group import announce
 from dsprune.utils.replacing import replaced
@@ -64,6 +65,7 @@ class TrainerCallback(_TrainerCallback):
                 "zero_optimization.stage3_gather_16bit_weights_on_model_save=true in the ds_config, or call "
                 "engine.save_model(folder)"
             )
+        watch_loss(self._engine, args)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Forget the best evaluation until the last mask update: its model has too few zeros to be the result.

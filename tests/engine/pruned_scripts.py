@@ -2,8 +2,8 @@
 
 import io
 import os
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -164,28 +164,52 @@ def messages_of_steps_of_the_trainer(comm: Comm, steps: int) -> str:
 
 def saved_after_the_context(comm: Comm, folder: str) -> list[str]:
     """The files of a model that transformers' Trainer saves after the context in which it has trained."""
+    with trained(folder, {}) as trainer:
+        trainer.save_model()
+        return [path.name for path in Path(folder).iterdir()]
+
+
+def said_of_the_loss_of_the_trainer(
+    comm: Comm, folder: str, settings: dict[str, Any], attributes: dict[str, Any]
+) -> tuple[str, float]:
+    """What is printed if transformers' Trainer trains a BERT, and the loss that it logs first."""
+    losses: list[float] = []
+
+    def train() -> None:
+        with trained(folder, settings, attributes) as trainer:
+            losses.append(trainer.state.log_history[0]["loss"])
+
+    return said(train), losses[0]
+
+
+@contextmanager
+def trained(
+    folder: str, settings: dict[str, Any], attributes: dict[str, Any] | None = None
+) -> Iterator[Trainer]:
+    """Give a Trainer that has pruned a BERT on one rank."""
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
     model = BertForSequenceClassification.from_pretrained(tiny_bert(Path(folder, "start")))
+    for name, value in (attributes or {}).items():
+        setattr(model, name, value)
     data = [{"input_ids": [2, 5, 9 + example, 3], "labels": example % 2} for example in range(BATCH)]
-    arguments = TrainingArguments(
-        folder,
-        deepspeed=CONFIG,
-        max_steps=STEPS,
-        per_device_train_batch_size=BATCH,
-        learning_rate=0.02,
-        max_grad_norm=0.1,
-        save_strategy="no",
-        report_to=[],
-        use_cpu=True,
-        disable_tqdm=True,
-    )
+    arguments: dict[str, Any] = {
+        "deepspeed": CONFIG,
+        "max_steps": STEPS,
+        "per_device_train_batch_size": BATCH,
+        "learning_rate": 0.02,
+        "max_grad_norm": 0.1,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
     with dsprune.pruning(make_recipe()) as engines:
-        trainer = Trainer(model, arguments, train_dataset=data)
+        trainer = Trainer(model, TrainingArguments(folder, **(arguments | settings)), train_dataset=data)
         trainer.train()
-    trainer.save_model()
+    yield trainer
     engines[0].destroy()
     AcceleratorState._reset_state(reset_partial_state=True)
-    return [path.name for path in Path(folder).iterdir()]
 
 
 def messages_of_backwards_of_accelerate(comm: Comm, backwards: int) -> str:

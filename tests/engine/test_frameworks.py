@@ -1,5 +1,6 @@
 """`dsprune.pruning` around loops without dsprune: its messages, and its guards."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,29 @@ def test_a_step_of_the_trainer_is_one_of_its_engine(two_ranks: RankPool, steps: 
 def test_a_trainer_saves_the_masks_after_the_context_too(one_rank: RankPool, tmp_path: Path) -> None:
     [files] = one_rank.run(1, pruned_scripts.saved_after_the_context, str(tmp_path))
     assert {"model.safetensors", "masks-00000-of-00001.safetensors", "dsprune.json"} <= set(files)
+
+
+@pytest.mark.parametrize(
+    ("settings", "attributes", "factor"),
+    [
+        ({}, {}, 1),
+        ({"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3}, {}, 3),
+        (
+            {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3},
+            {"accepts_loss_kwargs": False},
+            1,
+        ),
+    ],
+)
+def test_a_loss_that_the_trainer_multiplies_is_told(
+    one_rank: RankPool, tmp_path: Path, settings: dict[str, Any], attributes: dict[str, Any], factor: int
+) -> None:
+    [(says, loss)] = one_rank.run(
+        1, pruned_scripts.said_of_the_loss_of_the_trainer, str(tmp_path), settings, attributes
+    )
+    assert loss == pytest.approx(factor * math.log(2), rel=0.05)
+    assert (f"multiplies its loss and gradients by {factor}, " in says) == (factor > 1)
+    assert ("accepts_loss_kwargs = False" in says) == (factor > 1)
 
 
 @pytest.mark.parametrize("backwards", [1, 2])
