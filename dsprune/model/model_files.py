@@ -26,12 +26,12 @@ class ModelFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        index = folder / "model.safetensors.index.json"
-        if index.is_file():
+        single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+        if index.is_file() and not single.is_file():  # transformers prefers the single file
             self._file_of = read_weight_index(index)
         else:
-            with opened(folder / "model.safetensors") as file:
-                self._file_of = dict.fromkeys(file.keys(), "model.safetensors")
+            with opened(single) as file:
+                self._file_of = dict.fromkeys(file.keys(), single.name)
 
     def names_by_file(self) -> dict[str, list[str]]:
         """Return the names of the tensors of each file, files in the order of their names."""

@@ -185,8 +185,11 @@ def with_a_config_of_no_model(folder: Path) -> None:
 
 
 def with_an_index(weight_map: object) -> Callable[[Path], None]:
-    text = json.dumps({"weight_map": weight_map})
-    return lambda folder: (folder / "model.safetensors.index.json").write_text(text) and None
+    def damage(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+    return damage
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,14 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
         ModelFiles(tmp_path)
 
 
+def test_old_shards_beside_the_weights_are_not_read(tmp_path: Path) -> None:
+    folder = tiny_bert(tmp_path / "model")
+    save_file({LAST: torch.zeros(32, 64)}, folder / "model-00001-of-00001.safetensors", {"format": "pt"})
+    index = {"metadata": {}, "weight_map": {LAST: "model-00001-of-00001.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert torch.equal(ModelFiles(folder).tensor(LAST), load_saved(folder).state_dict()[LAST])
+
+
 @pytest.mark.parametrize(
     ("file", "change", "says"),
     [
