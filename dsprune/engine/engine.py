@@ -272,7 +272,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         self._rates.resume(self.applied_steps)
         # A step that was interrupted starts again.
         self.micro_steps = 0
-        self._backwards.end_step()
+        self._backwards.discard()
         self._knows_zeros |= loaded[0] is not None
         return loaded
 

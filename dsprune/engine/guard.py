@@ -14,7 +14,7 @@ from dsprune.errors import RunFailedError
 from dsprune.masks.bits import is_applied
 from dsprune.ranks.collectives import Comm, world_comm
 from dsprune.ranks.group import current_ranks
-from dsprune.zero.unused import drop_gradients
+from dsprune.zero.unused import drop_applied_gradients, drop_gradients
 
 __all__ = ["BackwardGuard", "StepGuard", "WeightGuard"]
 
@@ -95,7 +95,12 @@ class BackwardGuard:
         self._holds_gradients = engine.zero_optimization() and engine.is_gradient_accumulation_boundary()
 
     def end_step(self) -> None:
-        """Drop the gradients of a step."""
+        """Drop the gradients that a step has applied."""
+        self._holds_gradients = False
+        drop_applied_gradients(self._engine)
+
+    def discard(self) -> None:
+        """Drop the gradients of a step that is not taken."""
         self._holds_gradients = False
         drop_gradients(self._engine)
 
