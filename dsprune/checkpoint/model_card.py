@@ -130,9 +130,9 @@ def _sparsity(folder: Path, recipe: Recipe | None) -> Iterator[str]:
 
 
 def _num_weights(folder: Path) -> int:
-    """Return the number of weights in the folder's safetensors files."""
+    """Return the number of weights of the folder's model."""
     count = 0
-    for path in folder.glob("model*.safetensors"):
+    for path in (*folder.glob("model.safetensors"), *folder.glob("model-*-of-*.safetensors")):
         with safe_open(path, "pt") as file:
             count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     return count

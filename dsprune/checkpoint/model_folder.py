@@ -30,7 +30,13 @@ CONFIG = "dsprune_model_config"
 TIES = "dsprune_undeclared_ties"
 """Key in a checkpoint's client state: the names of `undeclared_ties`, as JSON."""
 
-MODEL_FILES = ("model.safetensors*", "model-*.safetensors", "masks-*", MANIFEST, MODEL_LIST)
+MODEL_FILES = (
+    "model.safetensors*",
+    "model-*-of-*.safetensors",
+    "masks-*-of-*.safetensors",
+    MANIFEST,
+    MODEL_LIST,
+)
 """Patterns of the files that belong to the weights of a model folder."""
 
 LEFT_OUT = "dsprune_left_out"

@@ -143,10 +143,10 @@ def test_a_sparse_start_from_a_folder_without_masks_is_refused(one_rank: RankPoo
 def test_a_model_replaces_nothing_but_a_model(two_ranks: RankPool, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     two_ranks.run(2, wrapping.save_over_other_files, folder)
-    for name in ("notes.txt", "tokenizer.json"):
+    for name in ("notes.txt", "model-best.safetensors"):
         assert (folder / name).read_text() == "mine"
     assert complete_tags(folder) == [folder / "checkpoint-1"]
-    assert {path.name for path in folder.glob("m*-*")} == {
+    assert {path.name for path in folder.glob("m*-of-*")} == {
         f"masks-0000{rank}-of-00002.safetensors" for rank in range(2)
     }
     audit(folder, Console(file=io.StringIO()))

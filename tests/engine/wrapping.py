@@ -200,9 +200,9 @@ def save_over_other_files(comm: Comm, folder: Path) -> None:
         folder.mkdir()
         for name in (
             "notes.txt",
-            "tokenizer.json",
+            "model-best.safetensors",
             "model-00001-of-00002.safetensors",
-            "masks-00007.safetensors",
+            "masks-00007-of-00009.safetensors",
         ):
             (folder / name).write_text("mine")
     with pruning_engine(ds_config(2), make_recipe()) as engine:
