@@ -108,10 +108,8 @@ def _check_settings(engine: PruningEngine, args: TrainingArguments) -> None:
     """Check that the arguments of the optimizer, if they are not the defaults, are its settings."""
     if engine.client_optimizer is not None:
         return
-    groups, defaults = (
-        engine.basic_optimizer.param_groups,
-        {field.name: field.default for field in fields(args)},
-    )
+    groups = engine.basic_optimizer.param_groups
+    defaults = {field.name: field.default for field in fields(args)}
     made = {"weight_decay": max(group["weight_decay"] for group in groups)}
     if "betas" in groups[0]:
         betas, epsilon = groups[0]["betas"], groups[0]["eps"]

@@ -53,18 +53,26 @@ def check_loaded(
             f"model {path!r}: its files lack {lost[0]} and {len(lost) - 1} other weights of {type(model).__name__}, "
             f"which would be random: {WAY_OUT}, saved under the names of the model itself"
         )
-    known = {_NUMBER.sub(".0.", name) for name in model.state_dict()}
-    if beyond := sorted(name for name in unexpected if _NUMBER.sub(".0.", name) in known):
-        raise UserError(
-            f"model {path!r}: its files hold {beyond[0]} and {len(beyond) - 1} other weights of layers that its "
-            f"config.json leaves out: correct the number of layers there; model.layers of a recipe chooses among them"
-        )
+    _check_layers(path, model, unexpected)
     for name, stored, shape in sorted(found["mismatched_keys"]):
         if name.startswith(base) or not changes().new_head:
             raise UserError(
                 f"model {path!r}: the weight {name} has the shape {list(stored)} in its file and {list(shape)} by its "
                 f"configuration and the task: correct config.json, or choose a model of this task"
             )
+    _check_finite(path, model)
+
+
+def _check_layers(path: str, model: PreTrainedModel, unexpected: Collection[str]) -> None:
+    known = {_NUMBER.sub(".0.", name) for name in model.state_dict()}
+    if beyond := sorted(name for name in unexpected if _NUMBER.sub(".0.", name) in known):
+        raise UserError(
+            f"model {path!r}: its files hold {beyond[0]} and {len(beyond) - 1} other weights of layers that its "
+            f"config.json leaves out: correct the number of layers there; model.layers of a recipe chooses among them"
+        )
+
+
+def _check_finite(path: str, model: PreTrainedModel) -> None:
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             continue  # of `without_weights`

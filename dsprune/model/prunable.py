@@ -94,42 +94,89 @@ def choose_weights(
             dense unasked, or there is nothing to prune.
     """
     names = names_of(model)
+    rules = _rules(model, names, include, exclude, only, shape_of)
+    check_plain(model, rules.candidates.keys() - rules.excluded)
+    inputs_first = _inputs_first(model)
+    chosen, dense, outside = {}, [], []
+    for name, parameter in model.named_parameters():
+        key = id(parameter)
+        tensor = PrunableTensor(plain_name(name), shape_of(parameter), inputs_first=key in inputs_first)
+        if key in rules.named:
+            _check_can_be_pruned(tensor, parameter)
+        if rules.prunes(parameter):
+            chosen[key] = tensor
+        elif key in rules.kinds:
+            dense.append(DenseMatrix(tensor.name, tensor.shape, rules.reason(parameter)))
+        elif key in rules.outside:
+            outside.append(DenseMatrix(tensor.name, tensor.shape, OUTSIDE))
+    num_weights = sum(matrix.numel for matrix in dense)
+    num_weights += sum(tensor.numel for key, tensor in chosen.items() if key in rules.kinds)
+    tensors = _with_targets(chosen, names, sparsities or {})
+    choice = Choice(tensors, tuple(dense), tuple(outside), num_weights)
+    _check_asked(choice)
+    _check_not_empty(choice, model)
+    return choice
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """What structure and patterns say of the parameters of a model, by their ids.
+
+    Attributes:
+        kinds: the parameters of the blocks, with the reason why one stays dense by its kind.
+        named: those that a pattern adds.
+        excluded: those that a pattern removes.
+        candidates: those to choose from, with the reason as in `kinds`.
+        outside: the matrices outside of the blocks that no pattern names.
+    """
+
+    kinds: Mapping[int, str | None]
+    named: set[int]
+    excluded: set[int]
+    candidates: Mapping[int, str | None]
+    outside: set[int]
+
+    def prunes(self, parameter: nn.Parameter) -> bool:
+        """Return whether a parameter is pruned."""
+        key = id(parameter)
+        if key not in self.candidates or key in self.excluded:
+            return False
+        return self.candidates[key] is None and _obstacle(parameter) is None
+
+    def reason(self, parameter: nn.Parameter) -> str:
+        """Return why a parameter of the blocks stays dense: the patterns, if it is a matrix; or its kind."""
+        key = id(parameter)
+        asked = EXCLUDED if key in self.excluded else OTHERS if key not in self.candidates else None
+        if asked is not None and self.kinds[key] not in NO_MATRICES:
+            return asked
+        return str(self.kinds[key] or _obstacle(parameter))
+
+
+def _rules(
+    model: nn.Module,
+    names: Mapping[int, Sequence[str]],
+    include: Sequence[str],
+    exclude: Sequence[str],
+    only: Sequence[str],
+    shape_of: ShapeOf,
+) -> _Rules:
     kinds = block_matrices(model, shape_of)
     included = parameters_matching(names, include, "pruning.include")
     included |= _matrices(model, parameters_matching(names, only, "pruning.only"), shape_of)
     excluded = parameters_matching(names, exclude, "pruning.exclude")
     candidates = dict.fromkeys(included) if only else kinds | dict.fromkeys(included)
-    check_plain(model, candidates.keys() - excluded)
-    transposed, named = _inputs_first(model), included - excluded
-    others = set() if only else matrices_outside(model, kinds, shape_of) - included - excluded
-    chosen, dense, outside = {}, [], []
-    for name, parameter in model.named_parameters():
-        key = id(parameter)
-        tensor = PrunableTensor(plain_name(name), shape_of(parameter), inputs_first=key in transposed)
-        if key in named:
-            _check_can_be_pruned(tensor, parameter)
-        if key in candidates and key not in excluded and not (candidates[key] or _obstacle(parameter)):
-            chosen[key] = tensor
-        elif key in kinds:
-            asked = EXCLUDED if key in excluded else OTHERS if key not in candidates else None
-            is_asked = asked is not None and kinds[key] not in NO_MATRICES
-            reason = str(asked if is_asked else kinds[key] or _obstacle(parameter))
-            dense.append(DenseMatrix(tensor.name, tensor.shape, reason))
-        elif key in others:
-            outside.append(DenseMatrix(tensor.name, tensor.shape, OUTSIDE))
-    num_weights = sum(tensor.numel for tensor in dense)
-    num_weights += sum(tensor.numel for key, tensor in chosen.items() if key in kinds)
-    tensors = _with_targets(chosen, names, sparsities or {})
-    choice = Choice(tensors, tuple(dense), tuple(outside), num_weights)
-    _check_asked(choice)
-    if not chosen:
+    outside = set() if only else matrices_outside(model, kinds, shape_of) - included - excluded
+    return _Rules(kinds, included - excluded, excluded, candidates, outside)
+
+
+def _check_not_empty(choice: Choice, model: nn.Module) -> None:
+    if not choice.tensors:
         known = _by_size(choice.outside)
         example = known[0][0] if known else "*.dense.weight"
         raise UserError(
-            f"pruning.include: nothing to prune in {type(model).__name__}: no weight matrix in transformer "
-            f"blocks, or pruning.exclude matches all: name weights here, such as {example!r}"
+            f"pruning.include: nothing to prune in {type(model).__name__}: no weight matrix in transformer blocks, or "
+            f"pruning.exclude matches all: name weights here, such as {example!r}"
         )
-    return choice
 
 
 def _inputs_first(model: nn.Module) -> set[int]:
