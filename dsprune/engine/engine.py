@@ -211,6 +211,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             rank_state: tensors of this rank; `read_rank_state` reads them.
         """
         self._check_weights()
+        self._backwards.announce_unsaved()
         return save_checkpoint(
             self,
             super().save_checkpoint,

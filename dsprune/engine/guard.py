@@ -13,7 +13,7 @@ from dsprune.checkpoint.pruning_state import PruningState
 from dsprune.errors import RunFailedError
 from dsprune.masks.bits import is_applied
 from dsprune.ranks.collectives import Comm, world_comm
-from dsprune.ranks.group import current_ranks
+from dsprune.ranks.group import announce, current_ranks
 from dsprune.zero.unused import drop_applied_gradients, drop_gradients
 
 __all__ = ["BackwardGuard", "StepGuard", "WeightGuard"]
@@ -63,6 +63,8 @@ class StepGuard:
 class BackwardGuard:
     """Ends a run that calls `backward` again where DeepSpeed would keep the gradients of the last call alone.
 
+    It also says if a checkpoint is saved between the micro-batches of a step.
+
     At the last micro-batch of a step, ZeRO stages 1 and 2 replace the gradients in each call, and stage 3 in each call
     after one forward pass. Stage 0 adds them.
 
@@ -72,7 +74,7 @@ class BackwardGuard:
 
     def __init__(self, engine: DeepSpeedEngine) -> None:
         self._engine = engine
-        self._holds_gradients = False
+        self._holds_gradients, self._num_calls = False, 0
 
     def begin_forward(self) -> None:
         """Note a forward pass, after which stage 3 adds the gradients."""
@@ -93,15 +95,25 @@ class BackwardGuard:
                 f"losses"
             )
         self._holds_gradients = engine.zero_optimization() and engine.is_gradient_accumulation_boundary()
+        self._num_calls += 1
+
+    def announce_unsaved(self) -> None:
+        """Print that a checkpoint does not hold the gradients of a step that has begun, if one has."""
+        if self._num_calls:
+            total = self._engine.gradient_accumulation_steps()
+            announce(
+                f"save_checkpoint: called after micro-batch {self._num_calls} of {total}, whose gradients are not saved: "
+                "a run that resumes here continues without them: save after the optimizer step"
+            )
 
     def end_step(self) -> None:
         """Drop the gradients that a step has applied."""
-        self._holds_gradients = False
+        self._holds_gradients, self._num_calls = False, 0
         drop_applied_gradients(self._engine)
 
     def discard(self) -> None:
         """Drop the gradients of a step that is not taken."""
-        self._holds_gradients = False
+        self._holds_gradients, self._num_calls = False, 0
         drop_gradients(self._engine)
 
 

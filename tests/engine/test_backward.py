@@ -16,6 +16,7 @@ from dsprune.ranks.collectives import Comm
 from dsprune.testing.engines import BATCH, ds_config, make_recipe, pruning_engine
 from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import batch
+from tests.engine.pruned_scripts import said
 from tests.engine.scenarios import pruner_of
 
 Engine = dsprune.PruningEngine
@@ -126,3 +127,19 @@ def test_loading_starts_an_interrupted_step_again(
     [found] = one_rank.run(1, moments, stage, partial(end_in_the_middle, folder=tmp_path), changes)
     [expected] = one_rank.run(1, moments, stage, not_in_the_middle, changes)
     assert all(map(torch.equal, found, expected)), found
+
+
+def said_when_saved(comm: Comm, folder: Path, halves: int) -> str:
+    with pruning_engine(ds_config(2, gradient_accumulation_steps=2), make_recipe()) as engine:
+        for number in range(halves):
+            half_a_step(engine, number)
+        return said(lambda: engine.save_checkpoint(folder))
+
+
+@pytest.mark.parametrize("halves", [0, 1, 2, 3])
+def test_a_checkpoint_without_the_gradients_of_half_a_step_is_told(
+    one_rank: RankPool, halves: int, tmp_path: Path
+) -> None:
+    [says] = one_rank.run(1, said_when_saved, tmp_path, halves)
+    assert ("save_checkpoint: called after micro-batch 1 of 2, " in says) == (halves in (1, 3))
+    assert ("micro-batch" in says) == (halves in (1, 3))
