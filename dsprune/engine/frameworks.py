@@ -218,8 +218,9 @@ def _length(loader: Any) -> int | None:
 
 def _batch_size(loader: Any) -> int | None:
     """Return the number of examples in a rank's batch; Accelerate's loaders have it in the sampler."""
-    sampler = getattr(loader, "batch_sampler", None)
-    return getattr(loader, "batch_size", None) or getattr(sampler, "batch_size", None)
+    sampler: Any = getattr(loader, "batch_sampler", None)
+    size = getattr(loader, "batch_size", None) or getattr(sampler, "batch_size", None)
+    return size // sampler.num_processes if size and getattr(sampler, "split_batches", False) else size
 
 
 def _lightning_trainer(model: nn.Module) -> Any:

@@ -102,7 +102,7 @@ class BackwardGuard:
         if self._num_calls:
             total = self._engine.gradient_accumulation_steps()
             announce(
-                f"save_checkpoint: called after micro-batch {self._num_calls} of {total}, whose gradients are not saved: "
+                f"save_checkpoint: called after micro-batch {self._num_calls} of {total}, whose gradients are lost: "
                 "a run that resumes here continues without them: save after the optimizer step"
             )
 

@@ -108,6 +108,12 @@ def test_steps_an_epoch_are_those_of_the_loader_that_trains(evaluation: int, shu
     assert steps_an_epoch(loaders_of(8, evaluation, shuffle), 8) == 3
 
 
+def test_a_batch_of_all_ranks_is_split() -> None:
+    loader = DataLoader(TensorDataset(torch.zeros(48)), 16)
+    split = prepare_data_loader(loader, num_processes=2, process_index=0, split_batches=True)
+    assert steps_an_epoch([split], 8) == 3
+
+
 def test_a_rest_of_accumulated_batches_is_a_step() -> None:
     assert steps_an_epoch(loaders_of(8, 8, shuffle=True), 8, accumulation=2) == 2
 
