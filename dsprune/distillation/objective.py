@@ -3,7 +3,7 @@
 `dsprune.DistillationLoss` computes it in a user's own loop, and in transformers' Trainer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -71,6 +71,11 @@ class DistillationObjective:
         signals = self.teacher.signals(micro_batch)
         rows = self.task.logit_rows(outputs, micro_batch.batch)
         for name, part in rows.items():
+            if part.logits.dim() != 2:
+                raise UserError(
+                    f"outputs: {name}: the shape {tuple(part.logits.shape)}, not [rows, classes]: return the logits as "
+                    f"the model of the task does"
+                )
             if len(signals[name]) != len(part.logits):
                 raise UserError(
                     f"distillation: {name}: {len(part.logits)} rows of the student and {len(signals[name])} of the "
@@ -94,7 +99,7 @@ class Progress(Protocol):
     """The step that hardness and temperature follow; a `PruningEngine` has it."""
 
     timetable: Timetable
-    is_distilled: bool
+    distillation: Distillation | None
 
     @property
     def applied_steps(self) -> int:
@@ -140,7 +145,8 @@ class DistillationLoss:
         check_fit(self._folder, self._store.manifest.spec, self._settings)
         self._teacher = StoredTeacher(self._store, self._task.collate(tokenizer))
         if data is not None:
-            self._check_complete(fingerprints(self._task.samples(data)), "the training examples")
+            _check_data(data)
+            self._fingerprints_of(data, "the training examples")
 
     def __call__(self, engine: Progress, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the loss of a micro-batch: a scalar, the mean over its examples.
@@ -168,15 +174,14 @@ class DistillationLoss:
                 f"engine: a {type(engine).__name__} counts no steps: give the engine that trains; for evaluation, take "
                 f"outputs.loss"
             )
-        engine.is_distilled = True
-        if getattr(outputs, "loss", None) is None:
+        engine.distillation = self._settings
+        loss = getattr(outputs, "loss", None)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise UserError(
-                f"outputs: no loss in a {type(outputs).__name__}, which is the task's: give the model the labels of "
-                f"the batch, and return an object with loss and logits"
+                f"outputs: no scalar loss in a {type(outputs).__name__}, that of the task: give the model the labels "
+                f"of the batch, and return an object with loss and logits"
             )
-        samples = self._fingerprints(batch)
-        self._check_complete(samples, "the batch")
-        blocks = self._store.fetch(samples)
+        blocks = self._store.fetch(self._fingerprints(batch))
         micro_batch = MicroBatch(dict(batch), {name: block.signal for name, block in blocks.items()})
         objective = DistillationObjective(self._teacher, self._task, self._settings, engine.timetable)
         return objective.losses(outputs, micro_batch.to(outputs.loss.device), engine.applied_steps)
@@ -215,12 +220,47 @@ class DistillationLoss:
         trainer.model_accepts_loss_kwargs = False
 
     def _fingerprints(self, batch: Mapping[str, Tensor]) -> np.ndarray:
+        _check_batch(batch)
         columns = {name: tensor.tolist() for name, tensor in batch.items()}
-        return fingerprints(self._task.samples(datasets.Dataset.from_dict(columns)))
+        return self._fingerprints_of(datasets.Dataset.from_dict(columns), "the batch")
 
-    def _check_complete(self, samples: Sequence[bytes] | np.ndarray, what: str) -> None:
+    def _fingerprints_of(self, data: datasets.Dataset, what: str) -> np.ndarray:
+        """Return the fingerprint of each example, after a check that each has a record."""
+        columns = self._task.samples(data)
+        samples = fingerprints(columns)
         if missing := self._store.missing(samples):
             raise UserError(
                 f"{self._folder}: {len(missing):,} of {len(samples):,} have no record, the first is number "
-                f"{missing[0] + 1} of {what}: encode as the task of the recipe does, or make a store for these data"
+                f"{missing[0] + 1} of {what}, by its {', '.join(columns)}: encode as the task of the recipe does, or "
+                f"make a store for these data"
             )
+        return samples
+
+
+def _check_data(data: datasets.Dataset) -> None:
+    """Check the type of encoded training examples."""
+    if not isinstance(data, datasets.Dataset):
+        raise UserError(
+            f"data: a {type(data).__name__}, not a datasets.Dataset: leave it out to check each batch instead"
+        )
+    if texts := [
+        name for name, feature in data.features.items() if getattr(feature, "dtype", "") == "string"
+    ]:
+        raise UserError(f"data: {texts[0]}: a column of texts: encode the examples, and leave it out")
+
+
+def _check_batch(batch: Mapping[str, Tensor]) -> None:
+    """Check that each field of a batch has a row for each example."""
+    size = max((len(value) for value in batch.values() if _has_rows(value)), default=0)
+    for name, value in batch.items():
+        if not _has_rows(value) or len(value) != size:
+            found = (
+                f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            )
+            raise UserError(
+                f"batch: {name}: {found}, not a tensor with a row for each example: leave it out, or convert it"
+            )
+
+
+def _has_rows(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0 and len(value) > 0

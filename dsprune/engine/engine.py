@@ -27,7 +27,7 @@ from dsprune.engine.script import check_distilled, fit_to_recipe
 from dsprune.masks.manifest import read_manifest
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.group import announce
-from dsprune.recipe import Recipe, as_recipe
+from dsprune.recipe import Distillation, Recipe, as_recipe
 from dsprune.schedule import Timetable, recipe_timetable
 from dsprune.zero.adam_on_cpu import compute_powers_anew
 from dsprune.zero.agreement import check_batch
@@ -62,7 +62,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
 
     timetable: Timetable
     pruner: Pruner | None
-    is_distilled: bool
+    distillation: Distillation | None
 
     def __new__(
         cls,
@@ -103,8 +103,8 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         engine._rates = Rates(engine.basic_optimizer, timetable, engine.lr_scheduler, recipe.learning_rate)
         engine._guard, engine._backwards = StepGuard(engine.basic_optimizer), BackwardGuard(engine)
         engine.pruner = None if state is None else Pruner(state, recipe.seed)
-        engine.is_distilled = engine._is_in_script = engine._knows_zeros = False
-        engine._masks_from = None
+        engine._is_in_script = engine._knows_zeros = False
+        engine._masks_from = engine.distillation = None
         return engine
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -170,7 +170,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
             self.start_sparse(None, masks_from)
 
     def _check_script(self) -> None:
-        check_distilled(self._recipe.distillation, is_distilled=self.is_distilled)
+        check_distilled(self._recipe.distillation, self.distillation)
         if not self._knows_zeros:
             self.start_sparse(None)  # which refuses them
         if self.pruner is not None:

@@ -43,17 +43,30 @@ def fields_of_the_script(model: nn.Module, recipe: Recipe) -> Iterator[str]:
             yield name
 
 
-def check_distilled(settings: Distillation | None, *, is_distilled: bool) -> None:
-    """Check that `DistillationLoss` was called in the loop of a script if the recipe asks for it.
+def check_distilled(settings: Distillation | None, used: Distillation | None) -> None:
+    """Check that `DistillationLoss` was called in the loop of a script as the recipe asks for.
+
+    Args:
+        settings: the section of the engine's recipe.
+        used: the section of the recipe of the `DistillationLoss` that was called.
 
     Raises:
         UserError: it was not.
     """
-    if settings is not None and not is_distilled:
+    if settings is None:
+        return
+    if used is None:
         raise UserError(
             f"distillation.teacher={settings.teacher}: dsprune.DistillationLoss was not called before the first step, "
             f"so nothing would be distilled: call it in the loop, or leave the section out"
         )
+    for name in ("hardness", "temperature"):
+        asked, found = (getattr(section, name).model_dump() for section in (settings, used))
+        if asked != found:
+            raise UserError(
+                f"distillation.{name}: {asked} in the recipe of the engine and {found} in that of the "
+                f"DistillationLoss: give both the same recipe"
+            )
 
 
 def _check_built(model: nn.Module, settings: Model) -> None:

@@ -23,7 +23,7 @@ from transformers import BertConfig, BertForSequenceClassification
 import dsprune
 from dsprune.model.patterns import parameter_groups
 from dsprune.ranks.collectives import Comm
-from dsprune.recipe import Recipe
+from dsprune.recipe import Distillation, Recipe
 from dsprune.testing.engines import BATCH, STEPS, ds_config, make_recipe, pruning_engine
 from dsprune.testing.tiny import TinyModel, batch
 from dsprune.zero.parameters import full_shape
@@ -224,9 +224,11 @@ def error_of_initialize(comm: Comm, what: str) -> str:
         return str(error)
 
 
-def first_step_without_its_teacher(comm: Comm) -> str:
-    """The error of a loop that forgets the distillation of its recipe."""
-    with initialized(recipe=with_sections(distillation={"teacher": "t"})) as (engine, _):
+def first_step_with_a_teacher(comm: Comm, used: dict[str, Any] | None) -> str:
+    """The error of a loop whose `DistillationLoss` has another section `distillation`; None = it is not called."""
+    asked = {"teacher": "t", "hardness": {"first": 0.5, "final": 1.0}}
+    with initialized(recipe=with_sections(distillation=asked)) as (engine, _):
+        engine.distillation = None if used is None else Distillation(**(asked | used))
         try:
             train_step(engine, 0)
         except dsprune.UserError as error:

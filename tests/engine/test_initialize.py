@@ -86,10 +86,24 @@ def test_what_cannot_be_initialized_is_refused(two_ranks: RankPool, what: str, s
             raise UserError(message)
 
 
-def test_a_loop_that_forgets_the_teacher_ends_at_its_first_step(two_ranks: RankPool) -> None:
-    for message in two_ranks.run(2, initializing.first_step_without_its_teacher):
-        assert message.startswith("distillation.teacher=t: ")
-        assert "dsprune.DistillationLoss" in message
+@pytest.mark.parametrize(
+    ("used", "says"),
+    [
+        (None, r"^distillation.teacher=t: dsprune.DistillationLoss was not called"),
+        ({"temperature": 4}, r"^distillation.temperature: 2.0 in the recipe of the engine and 4.0 in that"),
+        (
+            {"hardness": 1},
+            r"^distillation.hardness: \{'first': 0.5, .*\} in the recipe of the engine and 1.0 in",
+        ),
+        ({"teacher": "a copy of it"}, "^no error"),
+    ],
+)
+def test_a_loop_distils_as_the_recipe_of_its_engine_says(
+    two_ranks: RankPool, used: dict[str, Any] | None, says: str
+) -> None:
+    for message in two_ranks.run(2, initializing.first_step_with_a_teacher, used):
+        with pytest.raises(UserError, match=says):
+            raise UserError(message)
 
 
 def test_it_prunes_with_an_optimizer_of_the_caller(two_ranks: RankPool) -> None:

@@ -145,6 +145,20 @@ def test_the_loss_of_the_task_is_that_of_the_trainer(stored: Stored, tmp_path: P
     torch.testing.assert_close(trainer.compute_loss(student, batch), expected)
 
 
+FIELDS: dict[str, Any] = {
+    "a text": ["one", "two"],
+    "a number": torch.tensor(1),
+    "nothing": None,
+    "positions": torch.zeros(1, 40),
+    "idx": torch.arange(2),
+}
+OUTPUTS: dict[str, dict[str, Any]] = {
+    "a loss for each example": {"loss": torch.ones(2)},
+    "a number as loss": {"loss": 1.0},
+    "a logit for each example": {"logits": torch.ones(2)},
+}
+
+
 def error_of(stored: Stored, what: str) -> None:
     student, batch = stored.student(), stored.batch([0, 1])
     if what == "an unknown example":
@@ -165,6 +179,17 @@ def error_of(stored: Stored, what: str) -> None:
         outputs = student(**batch)
         outputs.logits = outputs.logits[:1]
         stored.loss()(student, outputs, batch)
+    if what in FIELDS:
+        stored.loss()(student, student(**batch), batch | {what: FIELDS[what]})
+    if what in OUTPUTS:
+        outputs = student(**batch)
+        for name, value in OUTPUTS[what].items():
+            setattr(outputs, name, value)
+        stored.loss()(student, outputs, batch)
+    if what == "a list of examples":
+        stored.loss(data=stored.examples([0, 1]))
+    if what == "raw data":
+        stored.loss(data=Dataset.from_dict({"sentence": ["the film was good"]}))
     if what == "unknown data":
         stored.loss(
             data=Dataset.from_list([*stored.examples([0]), {**stored.examples([1])[0], "input_ids": [2]}])
@@ -188,12 +213,22 @@ def error_of(stored: Stored, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "says"),
     [
-        ("an unknown example", r"store: 1 of 2 have no record, the first is number 2 of the batch: encode as"),
-        ("no labels", r"^outputs: no loss in a SequenceClassifierOutput, .*give the model the labels"),
+        ("an unknown example", r"store: 1 of 2 have no record, the first is number 2 of the batch, by its .*input_ids"),
+        ("a text", r"^batch: a text: a list, not a tensor with a row for each example: leave it out"),
+        ("a number", r"^batch: a number: shape \(\), not a tensor with a row for each example"),
+        ("nothing", r"^batch: nothing: a NoneType, not a tensor"),
+        ("positions", r"^batch: positions: shape \(1, 40\), not a tensor with a row for each example"),
+        ("idx", r"store: 2 of 2 have no record, the first is number 1 of the batch, by its .*idx.*: encode as"),
+        ("a loss for each example", r"^outputs: no scalar loss in a SequenceClassifierOutput"),
+        ("a number as loss", r"^outputs: no scalar loss in a SequenceClassifierOutput"),
+        ("a logit for each example", r"^outputs: logits: the shape \(2,\), not \[rows, classes\]"),
+        ("a list of examples", r"^data: a list, not a datasets.Dataset"),
+        ("raw data", r"^data: sentence: a column of texts"),
+        ("no labels", r"^outputs: no scalar loss in a SequenceClassifierOutput, .*give the model the labels"),
         ("a plain module", r"^engine: a BertForSequenceClassification counts no steps: give the engine"),
         ("a loss function", r"^Trainer: compute_loss_func=distillation_loss: .*override compute_loss"),
         ("fewer rows", r"^distillation: logits: 1 rows of the student and 2 of the teacher"),
-        ("unknown data", r"store: 1 of 2 have no record, the first is number 2 of the training examples: "),
+        ("unknown data", r"store: 1 of 2 have no record, the first is number 2 of the training examples, by its "),
         ("another tokenizer", r"store: the store does not match: tokenizer is "),
         ("no such sections", r"^recipe 'glue-90': DistillationLoss needs the sections task and distillation: add them"),
         ("another head", r"^distillation: 2 classes of the teacher and 3 of the student"),
