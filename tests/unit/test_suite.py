@@ -293,6 +293,12 @@ def test_without_a_length_each_target_has_its_own(recipe: str) -> None:
         ("{title: t, sparsity: [0.9], methods: {a: {base: b}}}", "there is no method 'b' before 'a'"),
         ("{title: t, sparsity: [0.9], methods: {a: {}}, published: [obret]}", "published.0: value 'obret': there are"),
         ("{title: t, sparsity: [0.9], methods: {a: {sett: []}}}", "methods.a.sett: value .*did you mean 'set'"),
+        ("{title: t, sparsity: [], methods: {a: {}}}", r"sparsity: value \(\)|sparsity: value \[\]"),
+        ("{title: t, sparsity: [0.9], methods: {a: {set: [seed=4]}}}", "a.set.0: value 'seed=4': .* use --seeds"),
+        ("{title: t, sparsity: [0.9], methods: {a: {set: ['name=x']}}}", "a.set.0: value 'name=x': .* rename"),
+        ("{title: t, recipes: {'..': x}, sparsity: [0.9], methods: {a: {}}}", r"recipes.*value '\.\.'"),
+        ("{title: t, recipes: {a: ' '}, sparsity: [0.9], methods: {a: {}}}", "recipes.a: value ' ': names no recipe"),
+        ('{title: t, recipes: {a: "x \'"}, sparsity: [0.9], methods: {a: {}}}', "recipes.a: value .*quotation"),
     ],
 )  # fmt: skip
 def test_a_wrong_suite_is_told_in_a_line(tmp_path: Path, text: str, message: str) -> None:
@@ -301,6 +307,44 @@ def test_a_wrong_suite_is_told_in_a_line(tmp_path: Path, text: str, message: str
     with pytest.raises(UserError, match=message) as raised:
         load_suite(str(path))
     assert "\n" not in str(raised.value)
+
+
+def suite_file(folder: Path, methods: dict[str, object]) -> str:
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump({"title": "Mine", "sparsity": [0.5, 0.5, 0.9], "methods": methods}))
+    return str(path)
+
+
+def test_a_value_that_the_suite_would_replace_is_refused(recipe: str, tmp_path: Path) -> None:
+    name = suite_file(tmp_path, {"a": {}})
+    with pytest.raises(UserError, match=r"override 'output=elsewhere': .* use --output"):
+        parts_of(Choice(name, recipe, ("output=elsewhere",)))
+    _, parts = parts_of(Choice(name, recipe, ("tracking.tags=[mine]",)))
+    runs = [run for part in parts for run in part.runs]
+    assert [run.name for run in runs] == ["a-50-seed1", "a-90-seed1"], "each once"
+    assert load_recipe(runs[0].recipe, runs[0].overrides).tracking.tags == ("mine",)
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        ({"a b": {}, "a-b": {"set": ["precision=fp32"]}}, "out/a-b-50-seed1: the folder of 2 runs"),
+        (
+            {"teacher": {"set": ["pruning=null"]}, "b": {"set": ["distillation.teacher={teacher}"]}},
+            "out/teacher-seed1: the folder of 2 runs",
+        ),
+        ({"a": {"set": ["pruning={sparsity: 0.7}"]}}, r"a-50-seed1: pruning.sparsity: value 0.7: .* is 0.5"),
+        ({"a": {"set": ["pruning=~"]}}, r"a-50-seed1: pruning.sparsity: value None: .* exactly pruning=null"),
+        ({"a": {}, "b": {"set": ["pruning.metod=x"]}}, "pruning.metod: value 'x': unknown key"),
+    ],
+)
+def test_all_runs_are_checked_before_the_first(
+    recipe: str, tmp_path: Path, methods: dict[str, object], message: str
+) -> None:
+    choice = Choice(suite_file(tmp_path, methods), recipe, output=Path("out"))
+    with pytest.raises(UserError, match=message):
+        suite(choice, 1, False, Console())
+    assert not Path("out").exists()
 
 
 BENCHMARKS = sorted(set(shipped_suites()) - set(NAMES))

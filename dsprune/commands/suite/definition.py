@@ -1,5 +1,6 @@
 """The definition of a suite: recipes, sparsities, and methods, each of which changes a few values of a recipe."""
 
+import shlex
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,23 @@ from dsprune.utils.documents import read_document, read_yaml
 from dsprune.utils.installation import find_shipped, shipped_folder, shipped_names
 from dsprune.utils.text import did_you_mean, short
 
-__all__ = ["Method", "Published", "Suite", "load_suite", "published_results", "shipped_suites"]
+__all__ = [
+    "Method",
+    "Published",
+    "Suite",
+    "check_change",
+    "load_suite",
+    "published_results",
+    "shipped_suites",
+]
+
+CHOSEN = {
+    "name": "rename the method",
+    "seed": "use --seeds",
+    "output": "use --output",
+    "pruning.sparsity": "use --sparsity",
+}
+"""The recipe values that a suite chooses for each run, with the way to choose others."""
 
 
 @cache
@@ -34,13 +51,31 @@ Published = Annotated[Text, AfterValidator(_is_published)]
 """Name of published results."""
 
 
+def check_change(text: str) -> str:
+    """Check that a change to a recipe, `key=value`, leaves what the suite chooses for each run; return it.
+
+    Raises:
+        ValueError: the suite would replace the value, or the value would replace that of the suite.
+    """
+    key = text.partition("=")[0].strip()
+    if key in CHOSEN and "{sparsity}" not in text:
+        raise ValueError(f"a suite chooses {key} for each run: leave it out, and {CHOSEN[key]}")
+    return text
+
+
+def _is_command(text: str) -> str:
+    if not shlex.split(text):  # which raises ValueError too
+        raise ValueError("names no recipe: write a recipe and values to change, as on the command line")
+    return text
+
+
 class Method(Section):
     """A method: changes to a recipe."""
 
     base: Text | None = None
     """Name of the method whose changes are applied first."""
 
-    set: tuple[Text, ...] = ()
+    set: tuple[Annotated[Text, AfterValidator(check_change)], ...] = ()
     """Recipe values, as on the command line. They may hold placeholders: `{teacher}` is the model that was trained
     densely with the same seed, `{store}` the store of its logits, `{calibrated}` the temperature that calibrating
     the store recommends, and `{sparsity}` the run's target."""
@@ -64,11 +99,13 @@ class Suite(Section):
     """A grid of runs."""
 
     title: Text
-    recipes: dict[Text, Text] = Field(default_factory=dict)
+    recipes: dict[
+        Annotated[str, Field(pattern=r"^\w[\w.-]*$")], Annotated[Text, AfterValidator(_is_command)]
+    ] = Field(default_factory=dict)
     """Recipes to run the suite on, by folder name: a recipe and values to change, as on the command line. A recipe
     that is named on the command line replaces them."""
 
-    sparsity: tuple[Sparsity, ...]
+    sparsity: tuple[Sparsity, ...] = Field(min_length=1)
     """Targets of the methods that prune."""
 
     convention: Literal["prunable", "matrices"] = "prunable"

@@ -40,6 +40,7 @@ class RunSpec:
         start: for iterative pruning that rewinds weights: the initial model folder of the first round.
         rewound: for the same: the model folder of the previous round, whose largest weights are trained again; None =
             this is the first round.
+        sparsity: target of the run, in the suite's convention; None = dense.
     """
 
     name: str
@@ -49,6 +50,7 @@ class RunSpec:
     components: tuple[str, ...] = ()
     start: Path | None = None
     rewound: Path | None = None
+    sparsity: float | None = None
 
 
 @dataclass(frozen=True)
@@ -189,14 +191,15 @@ class Grid:
         start: Path | None = None,
         rewound: Path | None = None,
     ) -> RunSpec:
-        tags = [REFERENCE] if method.reference else []
+        tags = [*self.base.tracking.tags, *([REFERENCE] if method.reference else [])]
         values = [
             f"name={name}", f"seed={seed}", f"output={quoted(str(self.output))}",
             f"tracking.group={quoted(method_name)}", f"tracking.tags={tags}", *self._budget(method.budget, sparsity),
             *([f"pruning.sparsity={sparsity}"] if sparsity is not None else []),
             *(value.replace("{sparsity}", str(sparsity)) for value in method.set),
         ]  # fmt: skip
-        return RunSpec(name, seed, self.recipe, (*self.overrides, *values), method.components, start, rewound)
+        overrides = (*self.overrides, *values)
+        return RunSpec(name, seed, self.recipe, overrides, method.components, start, rewound, sparsity)
 
     def _budget(self, factor: float, sparsity: float | None) -> Iterator[str]:
         """Yield the recipe's length times a factor; a length that depends on the target is computed."""

@@ -11,7 +11,7 @@ from dsprune.recipe.sections import STORE_MANIFEST
 from dsprune.report.grouping import TARGET
 from dsprune.utils.console import starting
 
-__all__ = ["command_of", "make_store", "needs_suite", "resolve"]
+__all__ = ["check_run", "command_of", "make_store", "needs_suite", "resolve"]
 
 CALIBRATED = "{calibrated}"
 _PLAIN = re.compile(r"[\w./~](?:[\w ./~+@=%-]*[\w./~+@=%-])?")
@@ -45,6 +45,22 @@ def command_of(run: RunSpec, grid: Grid) -> list[str]:
     load_recipe(run.recipe, converted)
     zeros = ["--masks-from", "zeros"] if run.rewound is not None else []
     return ["dsprune", "train", run.recipe, *overrides, *converted[len(known) :], *zeros]
+
+
+def check_run(run: RunSpec, grid: Grid) -> None:
+    """Check the recipe of a run, without its model and data.
+
+    Raises:
+        UserError: it is invalid, or has another target than the run.
+    """
+    known = [text for text in known_overrides(run, grid) if CALIBRATED not in text]
+    pruning = load_recipe(run.recipe, known).pruning
+    sparsity = None if pruning is None else pruning.sparsity
+    if sparsity != run.sparsity:
+        raise UserError(
+            f"{run.name}: pruning.sparsity: value {sparsity}: the target of the run is {run.sparsity}: write "
+            f"{{sparsity}} in the method's changes, and exactly pruning=null in those of a dense method"
+        )
 
 
 def needs_suite(run: RunSpec) -> bool:

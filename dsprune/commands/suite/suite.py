@@ -1,19 +1,20 @@
 """`dsprune suite`: run a grid of methods, sparsities and seeds, here or as Slurm arrays, and write a report."""
 
 import shlex
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from dsprune.commands.submit import Job, Request, submit_jobs
-from dsprune.commands.suite.definition import load_suite
+from dsprune.commands.suite.definition import check_change, load_suite
 from dsprune.commands.suite.execute import execute
 from dsprune.commands.suite.grid import Grid, Part, check_methods
 from dsprune.commands.suite.launcher import Launcher
 from dsprune.commands.suite.published import write_about
-from dsprune.commands.suite.resolve import command_of, make_store, needs_suite
+from dsprune.commands.suite.resolve import check_run, command_of, make_store, needs_suite
 from dsprune.errors import CheckFailedError, UserError
 from dsprune.utils.console import say, starting
 
@@ -73,6 +74,11 @@ def parts_of(choice: Choice) -> tuple[list[Part], list[Part]]:
     if not recipes:
         raise UserError(f"suite {choice.name!r}: needs a recipe: name one after it")
     check_methods(suite, choice.methods)
+    for text in overrides:
+        try:
+            check_change(text)
+        except ValueError as error:
+            raise UserError(f"override {text!r}: {error}") from None
     first: list[Part] = []
     then: list[Part] = []
     for folder, text in recipes.items():
@@ -80,10 +86,28 @@ def parts_of(choice: Choice) -> tuple[list[Part], list[Part]]:
         name, *own = shlex.split(text)
         grid = Grid(suite, name, (*own, *overrides), output)
         seeds = range(1, choice.num_seeds + 1)
-        parts = grid.parts(choice.methods or list(suite.methods), choice.sparsities or suite.sparsity, seeds)
+        sparsities = list(dict.fromkeys(choice.sparsities or suite.sparsity))
+        parts = grid.parts(choice.methods or list(suite.methods), sparsities, seeds)
         first += parts[0]
         then += parts[1]
     return first, then
+
+
+def _check(parts: Sequence[Part]) -> None:
+    """Check all runs before the first one starts.
+
+    Raises:
+        UserError: two runs have the same folder, or a recipe is invalid.
+    """
+    folders = Counter(part.grid.output / run.name for part in parts for run in part.runs)
+    [(folder, count)] = folders.most_common(1)
+    if count > 1:
+        raise UserError(
+            f"{folder}: the folder of {count} runs of the suite: rename a method, or change a sparsity"
+        )
+    for part in parts:
+        for run in part.runs:
+            check_run(run, part.grid)
 
 
 def suite(choice: Choice, num_ranks: int, dry_run: bool, console: Console) -> None:
@@ -95,19 +119,21 @@ def suite(choice: Choice, num_ranks: int, dry_run: bool, console: Console) -> No
         CheckFailedError: some runs failed; the others are finished.
     """
     parts = [part for parts in parts_of(choice) for part in parts]
+    _check(parts)
     if dry_run:
         for number, part in enumerate(parts):
             for line in _commands(choice, number, part, num_ranks):
                 say(console, line)
         return
     errors = execute(parts, num_ranks, console)
-    write_about(load_suite(choice.name), choice.home)
-    with starting():
-        from dsprune.commands.report import report
+    num_runs = sum(len(part.runs) for part in parts)
+    if len(errors) < num_runs:
+        write_about(load_suite(choice.name), choice.home)
+        with starting():
+            from dsprune.commands.report import report
 
-    report([choice.home], choice.home, None, True, console)
+        report([choice.home], choice.home, None, True, console)
     if errors:
-        num_runs = sum(len(part.runs) for part in parts)
         raise CheckFailedError(f"{len(errors)} of {num_runs} runs failed: {'; '.join(errors)}")
 
 
@@ -154,7 +180,9 @@ def submit_suite(choice: Choice, request: Request, dry_run: bool, console: Conso
     Raises:
         UserError: the suite is invalid, the cluster does not have the resources, or it refuses a job.
     """
-    first, then = map(len, parts_of(choice))
+    parts = parts_of(choice)
+    _check([*parts[0], *parts[1]])
+    first, then = map(len, parts)
     options = request.options(Path(choice.name).stem)
     spans = [(0, first), (first, first + then)]
     jobs = [
