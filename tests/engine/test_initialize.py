@@ -90,7 +90,7 @@ def test_what_cannot_be_initialized_is_refused(two_ranks: RankPool, what: str, s
     ("used", "says"),
     [
         (None, r"^distillation.teacher=t: dsprune.DistillationLoss was not called"),
-        ({"temperature": 4}, r"^distillation.temperature: 2.0 in the recipe of the engine and 4.0 in that"),
+        ({"temperature": 4}, r"^distillation.temperature: 1.0 in the recipe of the engine and 4.0 in that"),
         (
             {"hardness": 1},
             r"^distillation.hardness: \{'first': 0.5, .*\} in the recipe of the engine and 1.0 in",
