@@ -12,7 +12,9 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dsprune.report.drawing import save_figure
@@ -243,31 +245,46 @@ def _cell(arm: Arm) -> str:
 
 def draw(studies: Sequence[Study], path: Path) -> None:
     """Draw accuracy against budget at each target: a panel for each task, in the setting of most runs."""
-    figure = Figure(figsize=(max(9.0, 3.0 * len(studies)), 3.6), layout="constrained")
-    for axes, study in zip(figure.subplots(1, len(studies), squeeze=False)[0], studies, strict=True):
-        setting = max(
-            study.settings, key=lambda one: sum(arm.runs for arm in study.arms if arm.setting == one)
-        )
-        lines = [(DENSE, DENSE, "#6b7280", "-")]
-        for target in (target for target in study.targets if target != DENSE):
-            lines += [(OURS, target, COLOURS[target], "-"), (MAGNITUDE, target, COLOURS[target], "--")]
-        for method, target, colour, style in lines:
-            arms = [arm for epochs in study.budgets if (arm := study.at(epochs, method, target, setting))]
-            label = method if method == target else f"{method}, {target}"
-            errors = [arm.spread or 0.0 for arm in arms]
-            x, y = [arm.epochs for arm in arms], [arm.mean for arm in arms]
-            if arms:
-                axes.errorbar(x, y, errors, color=colour, ls=style, marker="o", ms=4, capsize=3, label=label)
-        axes.set_xscale("log")
-        axes.set_xticks(study.budgets, [f"{epochs:g}" for epochs in study.budgets])
-        axes.minorticks_off()
-        axes.set_title(TASKS[study.task], fontsize=9)
-        axes.set_xlabel("epochs")
-        axes.set_ylabel("accuracy on the test split, %")
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=7)
+    rows = math.ceil(len(studies) / 2)
+    figure = Figure(figsize=(8.0, 2.8 * rows + 0.6), layout="constrained")
+    panels = figure.subplots(rows, min(2, len(studies)), squeeze=False).flat
+    known: dict[str, Any] = {}
+    for axes, study in itertools.zip_longest(panels, studies):
+        if study is None:
+            axes.set_axis_off()
+        else:
+            _draw_study(axes, study)
+            known |= {label: line for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    labels = sorted(known, key=lambda label: (label != DENSE, label))
+    handles = [known[label] for label in labels]
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, handlelength=3.5)
     save_figure(figure, path)
+
+
+def _draw_study(axes: Axes, study: Study) -> None:
+    setting = max(study.settings, key=lambda one: sum(arm.runs for arm in study.arms if arm.setting == one))
+    lines = [(DENSE, DENSE, "#6b7280", "-")]
+    for target in (target for target in study.targets if target != DENSE):
+        lines += [(OURS, target, COLOURS[target], "-"), (MAGNITUDE, target, COLOURS[target], "--")]
+    drawn = set()
+    for method, target, colour, style in lines:
+        arms = [arm for epochs in study.budgets if (arm := study.at(epochs, method, target, setting))]
+        label = method if method == target else f"{method}, {target}"
+        errors = [arm.spread or 0.0 for arm in arms]
+        x, y = [arm.epochs for arm in arms], [arm.mean for arm in arms]
+        drawn |= set(x)
+        if arms:
+            axes.errorbar(x, y, errors, color=colour, ls=style, marker="o", ms=4, capsize=3, label=label)
+    axes.set_xscale("log")
+    axes.set_xticks(sorted(drawn), [f"{epochs:g}" for epochs in sorted(drawn)])
+    axes.minorticks_off()
+    axes.set_title(TASKS[study.task], fontsize=9)
+    axes.set_xlabel("epochs")
+    axes.set_ylabel(
+        "F1 on the test split" if METRICS.get(study.task) == "f1" else "accuracy on the test split, %"
+    )
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def main(home: Path, path: Path = HERE / "runs.csv") -> None:
