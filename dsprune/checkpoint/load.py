@@ -22,6 +22,10 @@ from dsprune.utils.randomness import restore_random_state
 
 __all__ = ["check_target", "load_checkpoint"]
 
+NO_UNIVERSAL = (
+    "is not supported, because a checkpoint of another stage or number of ranks is resharded without it"
+)
+
 
 def load_checkpoint(
     engine: DeepSpeedEngine,
@@ -49,14 +53,15 @@ def load_checkpoint(
     """
     check_masks_from(masks_from)
     if engine.load_universal_checkpoint():
-        raise UserError(
-            "ds_config: checkpoint.load_universal=True is not supported: leave it out; a checkpoint of another stage "
-            "or number of ranks is resharded without it"
-        )
+        raise UserError(f"ds_config: checkpoint.load_universal=True {NO_UNIVERSAL}: leave it out")
     tag = on_every_rank(lambda: latest_tag(load_dir) if tag is None else tag_name(tag))
     if tag is None:
         return load(str(load_dir), load_lr_scheduler_states=False, **options)
     folder = load_dir / tag
+    if (folder / "zero").is_dir():
+        raise UserError(
+            f"{folder}: a universal checkpoint {NO_UNIVERSAL}: load the one that it was made from"
+        )
     check_tag(folder)
     if state is not None and masks_from is None and not (folder / MANIFEST).is_file():
         raise UserError(

@@ -160,6 +160,13 @@ def _column(name: str, values: list[Any]) -> pa.Array:
         if len({kind is bool for kind, _ in kinds}) > 1:  # which would become 0 and 1
             raise pa.ArrowInvalid("true and false are neither numbers nor texts")
         return pa.array(values, from_pandas=True)  # with NaN as no value
+    except OverflowError as error:
+        large = (
+            row for row, value in enumerate(values, start=1) if isinstance(value, int) and abs(value) >= 2**63
+        )
+        raise ValueError(
+            f"row {next(large, 1)}: column {name!r} holds a number of more than 64 bits: write it as text"
+        ) from error
     except pa.ArrowException as error:
         kind, row = next((one for one in kinds if one[0] is not first[0]), first)
         raise ValueError(

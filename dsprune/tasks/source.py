@@ -139,7 +139,13 @@ def _read_published(
 def _read_path(path: Path, origin: str, part: Part | None, read: ReadTable) -> Rows:
     """Read a file, or a folder if the benchmark is published as one."""
     if path.is_dir() and not (part and part.is_folder):
-        raise UserError(f"{origin}: is a folder: name a file in it")
+        is_saved = any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
+        way_out = (
+            "write what datasets.load_from_disk reads to one with to_parquet"
+            if is_saved
+            else "name a file in it"
+        )
+        raise UserError(f"{origin}: is a folder, not a file: {way_out}")
     table = read(path, origin, part.header if part else ())
     if part is None:
         return Rows(Dataset(table), origin, MISSING if suffix_of(path) in READERS else BLANK)

@@ -150,6 +150,10 @@ class Translation(Seq2Seq):
             raise UserError(
                 f"task.pairs: value {same[0]}: translates a language into itself: write another pair"
             )
+        if repeated := [pair for pair in self.settings.pairs if self.settings.pairs.count(pair) > 1]:
+            raise UserError(
+                f"task.pairs: value {repeated[0]}: its examples would count {len(repeated)} times: write it once"
+            )
         return self.settings.pairs
 
     def _load(self, split: Split, pair: str) -> Dataset:

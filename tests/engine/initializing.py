@@ -236,6 +236,16 @@ def first_step_with_a_teacher(comm: Comm, used: dict[str, Any] | None) -> str:
         return "no error"
 
 
+def error_of_a_universal_checkpoint(comm: Comm, folder: str, flag: bool) -> str:
+    """The error of loading a folder of DeepSpeed's `ds_to_universal`."""
+    with initialized(config=ds_config(2, checkpoint={"load_universal": flag})) as (engine, _):
+        try:
+            engine.load_checkpoint(folder, "universal")
+        except dsprune.UserError as error:
+            return str(error)
+        return "no error"
+
+
 def train_with_a_client_optimizer(comm: Comm) -> float:
     with initialized(**client_optimizer(0.02)) as (engine, _):
         for step in range(STEPS):

@@ -106,6 +106,18 @@ def test_a_loop_distils_as_the_recipe_of_its_engine_says(
             raise UserError(message)
 
 
+@pytest.mark.parametrize("flag", [False, True])
+def test_a_universal_checkpoint_is_refused(two_ranks: RankPool, tmp_path: Path, flag: bool) -> None:
+    (tmp_path / "universal" / "zero").mkdir(parents=True)
+    found = two_ranks.run(2, initializing.error_of_a_universal_checkpoint, str(tmp_path), flag)
+    named = (
+        "ds_config: checkpoint.load_universal=True"
+        if flag
+        else f"{tmp_path / 'universal'}: a universal checkpoint"
+    )
+    assert all(message.startswith(f"{named} is not supported, ") for message in found)
+
+
 def test_it_prunes_with_an_optimizer_of_the_caller(two_ranks: RankPool) -> None:
     assert two_ranks.run(2, initializing.train_with_a_client_optimizer) == [0.9, 0.9]
 

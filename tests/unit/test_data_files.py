@@ -209,6 +209,8 @@ def test_whole_numbers_are_the_same_labels_in_any_type(tmp_path: Path) -> None:
         ("t.jsonl", '[\n  {"text": "a"}\n]', r"line 1: begins an array: write one object in each line"),
         ("t.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": "x"}', r"row 2: column .label. holds str"),
         ("t.jsonl", "[" * 100_000, r"not a valid jsonl file"),
+        ("t.jsonl", f'{{"text": "a", "label": 1}}\n{{"text": "b", "label": {2**63}}}', r"row 2: .*64 bits"),
+        ("t.jsonl", f'{{"text": "a", "label": [{2**64}]}}', r"row 1: column .label. .*64 bits"),
         ("t.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": true}', r"row 2: column .label. holds bool"),
         ("t.csv", "text;label\na;0\n", r"not a valid csv file: no comma in its header, 'text;label': .* of ';'"),
         ("t.csv", "text;label\na, b;0\n", r"not a valid csv file: no comma in its header, 'text;label': .* ';'"),
@@ -266,7 +268,12 @@ def test_repeated_columns_of_parquet_are_refused(tmp_path: Path) -> None:
 def test_a_folder_is_no_file(tmp_path: Path, split: str) -> None:
     task = task_on(tmp_path, ROWS, "csv")
     task = build_task(task.settings.model_copy(update={split: str(tmp_path)}))
-    with pytest.raises(UserError, match=rf"^task\.{split}: {tmp_path}: is a folder: name a file in it$"):
+    with pytest.raises(
+        UserError, match=rf"^task\.{split}: {tmp_path}: is a folder, not a file: name a file in it$"
+    ):
+        task.load(split)
+    Dataset.from_dict({"text": ["a"]}).save_to_disk(str(tmp_path))
+    with pytest.raises(UserError, match=rf"^task\.{split}: {tmp_path}: is a folder, .* to_parquet$"):
         task.load(split)
 
 

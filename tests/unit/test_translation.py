@@ -126,6 +126,8 @@ def test_directions_are_needed(tmp_path):
 def test_a_language_is_not_translated_into_itself(tmp_path):
     with pytest.raises(UserError, match=r"^task\.pairs: value en-en: "):
         task_on(str(tmp_path / "t.jsonl"), pairs=("en-de", "en-en"))
+    with pytest.raises(UserError, match=r"^task\.pairs: value en-de: .* 2 times"):
+        task_on(str(tmp_path / "t.jsonl"), pairs=("en-de", "de-en", "en-de"))
 
 
 def test_languages_without_a_code_are_refused(tmp_path):
