@@ -77,6 +77,7 @@ def _checks(build_ops: bool) -> tuple[Callable[[], Finding], ...]:
         check_accelerator,
         check_compiler,
         check_build_locks,
+        check_architectures,
         partial(check_ops, build=build_ops),
         check_threads,
         check_ranks,
@@ -155,6 +156,14 @@ def check_build_locks() -> Finding:
         return Finding("build locks", "ok", "no stale locks")
     way_out = "unless another machine builds in that folder: rm " + " ".join(map(str, locks))
     return Finding("build locks", "fail", f"left by a killed build; {way_out}")
+
+
+def check_architectures() -> Finding:
+    """Check the GPU architectures that extensions are compiled for, if the environment names them."""
+    if (problem := ops.architecture_problem()) is not None:
+        return Finding("architectures", "warn", problem)
+    chosen = os.environ.get("TORCH_CUDA_ARCH_LIST") or "those of the GPUs here"
+    return Finding("architectures", "ok", f"extensions are compiled for {chosen}")
 
 
 def check_ops(build: bool) -> Finding:

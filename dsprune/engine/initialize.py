@@ -28,7 +28,7 @@ from dsprune.zero.config import load_ds_config, resolve_ds_config
 from dsprune.zero.keys import setting
 from dsprune.zero.launch import init_distributed
 from dsprune.zero.limits import check_device
-from dsprune.zero.ops import import_muon
+from dsprune.zero.ops import build_failure, import_muon
 from dsprune.zero.parameters import check_parameters, check_precision, full_shape, gather_whole
 
 __all__ = ["deepspeed_initialize", "find_config", "initialize", "initialize_script", "initialize_with"]
@@ -180,7 +180,11 @@ def _initialize(recipe: Recipe, timetable: Timetable, data: Any, **kwargs: Any) 
         engine, optimizer, loader, scheduler = deepspeed_initialize(
             lr_scheduler=scheduler, training_data=None if is_stream(data) else data, **kwargs
         )
-    except (AssertionError, ModuleNotFoundError, NotImplementedError, ValueError) as error:
+    except Exception as error:  # a build raises errors of many types
+        if (failure := build_failure(error)) is not None:
+            raise UserError(failure) from error
+        if not isinstance(error, AssertionError | ModuleNotFoundError | NotImplementedError | ValueError):
+            raise
         raise UserError(
             f"ds_config: DeepSpeed does not start with it: {first_line(error)}: correct the setting"
         ) from error

@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import re
 import sys
 import sysconfig
 import time
+import traceback
 from contextlib import suppress
 from functools import cache
 from glob import iglob
@@ -26,6 +28,8 @@ from dsprune.utils.text import first_line
 
 __all__ = [
     "accelerator_and_backend",
+    "architecture_problem",
+    "build_failure",
     "build_ops",
     "compile_note",
     "extensions_folder",
@@ -128,10 +132,33 @@ def build_ops() -> None:
     for builder in needed_ops():
         try:
             builder.load(verbose=False)
-        except (ImportError, OSError, RuntimeError) as error:
-            raise CheckFailedError(
-                f"{builder.name}: does not compile ({first_line(error)}): see `ds_report`"
-            ) from error
+        except Exception as error:  # of many types
+            if (failure := build_failure(error)) is None:
+                raise
+            raise CheckFailedError(failure) from error
+
+
+def build_failure(error: BaseException | None) -> str | None:
+    """Return the message for an error of a build of an extension, or one that it caused; None = another error."""
+    if error is None or isinstance(error, UserError):
+        return None if error is None else str(error)
+    callers = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__))
+    builder = next((caller for caller in callers if isinstance(caller, OpBuilder)), None)
+    if builder is None:
+        return build_failure(error.__cause__ or error.__context__)
+    way_out = architecture_problem() or "see `ds_report`"
+    return f"DeepSpeed's extension {builder.name}: does not compile ({first_line(error)}): {way_out}"
+
+
+def architecture_problem() -> str | None:
+    """Return what DeepSpeed cannot read in TORCH_CUDA_ARCH_LIST, of which torch reads more; None = it can."""
+    architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
+    if all(re.fullmatch(r"\d+\.\d+(\+PTX)?", each) for each in re.split(r"[;\s]+", architectures) if each):
+        return None
+    return (
+        f"TORCH_CUDA_ARCH_LIST: value {architectures!r}: DeepSpeed reads numbers such as 9.0 only: set those, or "
+        "unset the variable"
+    )
 
 
 def import_muon() -> None:

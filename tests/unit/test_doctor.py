@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from deepspeed.ops.adam import DeepSpeedCPUAdam
 from deepspeed.ops.op_builder.builder import OpBuilder
+from deepspeed.ops.op_builder.fused_adam import FusedAdamBuilder
 from packaging.requirements import Requirement
 from torch.utils import cpp_extension
 from torch.utils.file_baton import FileBaton
@@ -17,7 +20,14 @@ from torch.utils.file_baton import FileBaton
 from dsprune.commands import doctor
 from dsprune.commands.doctor import Finding
 from dsprune.errors import CheckFailedError, UserError
-from dsprune.zero.ops import build_ops, extensions_folder, find_stale_locks, needed_ops, prepare_builds
+from dsprune.zero.ops import (
+    build_failure,
+    build_ops,
+    extensions_folder,
+    find_stale_locks,
+    needed_ops,
+    prepare_builds,
+)
 
 
 @pytest.fixture
@@ -114,6 +124,44 @@ def test_a_build_without_a_compiler_names_the_extension(cache: Path, monkeypatch
     first = needed_ops()[0].name
     with pytest.raises(CheckFailedError, match=f"{first}: does not compile .*ds_report"):
         build_ops()
+
+
+@pytest.mark.parametrize("architectures", ["9.0a", "8.0;9.0a+PTX", "Hopper"])
+def test_architectures_that_deepspeed_does_not_read_are_named(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, architectures: str
+) -> None:
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", architectures)
+    with pytest.raises(ValueError, match="invalid literal for int") as raised:
+        FusedAdamBuilder().load(verbose=False)
+    named = rf"TORCH_CUDA_ARCH_LIST: value '{re.escape(architectures)}': .* unset the variable"
+    assert re.search(rf"extension fused_adam: does not compile .*{named}", str(build_failure(raised.value)))
+    finding = doctor.check_architectures()
+    assert finding.level == "warn"
+    assert re.match(named, finding.message)
+
+
+@pytest.mark.parametrize("architectures", ["", "9.0", "8.0 9.0+PTX", "8.6;10.0"])
+def test_architectures_that_deepspeed_reads_pass(monkeypatch: pytest.MonkeyPatch, architectures: str) -> None:
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", architectures)
+    assert doctor.check_architectures().level == "ok"
+
+
+def test_the_error_of_a_build_is_found_behind_that_of_an_optimizer(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", str(cache / "no-such-compiler"))
+    monkeypatch.setattr(OpBuilder, "_loaded_ops", {})  # of earlier tests in this process
+    with pytest.raises(RuntimeError, match="failed to build/load") as raised:
+        DeepSpeedCPUAdam([torch.nn.Parameter(torch.zeros(2))])
+    assert re.match(
+        "DeepSpeed's extension cpu_adam: does not compile .*ds_report", str(build_failure(raised.value))
+    )
+
+
+def test_another_error_is_no_failed_build() -> None:
+    with pytest.raises(ValueError, match="int") as raised:
+        int("0a")
+    assert build_failure(raised.value) is None
 
 
 def test_extensions_that_are_not_built_are_named_with_their_use(cache: Path) -> None:
