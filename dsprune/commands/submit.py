@@ -66,7 +66,17 @@ class Request:
     more: tuple[str, ...] = ()
 
     def options(self, job_name: str) -> tuple[str, ...]:
-        """Return the options for sbatch."""
+        """Return the options for sbatch.
+
+        Raises:
+            UserError: one of `more` is no option, or is one that the jobs' numbers depend on.
+        """
+        for option in self.more:
+            if not option.startswith("-") or option.startswith(("--array", "-a")):
+                raise UserError(
+                    f"--sbatch: value {option!r}: give one option of sbatch, as in --sbatch=--account=NAME; "
+                    "an array is one of sparsities (--array) or of a suite's parts"
+                )
         named = {"gpus-per-node": self.gpus_per_node, "time": self.time, "partition": self.partition}
         given = (f"--{option}={value}" for option, value in named.items() if value is not None)
         output = "--output=logs/%x-%j.log"
@@ -186,6 +196,11 @@ def submit_jobs(jobs: Sequence[Job], console: Console, *, dry_run: bool) -> None
     """
     if not scripts_folder().is_dir():
         raise UserError(f"DSPRUNE_SLURM: {scripts_folder()}: no such folder: name that of the batch scripts")
+    for script in {f"{job.what}.sbatch" for job in jobs}:
+        if not (scripts_folder() / script).is_file():
+            raise UserError(
+                f"DSPRUNE_SLURM: {scripts_folder()}: has no {script}: `dsprune slurm-scripts` writes all"
+            )
     if not dry_run and shutil.which("sbatch") is None:
         raise UserError(
             "sbatch: not on PATH: submit on a login node of a Slurm cluster, load its slurm module, or print the "
@@ -237,13 +252,19 @@ def _sbatch(command: Sequence[str]) -> str:
     # A job finds this Python first, even if its environment was not activated.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"DSPRUNE_SLURM": str(scripts_folder().resolve()), "PATH": path}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        answer = "; ".join(line.removeprefix("sbatch: error: ") for line in done.stderr.splitlines())
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, errors="replace", check=False
+    )
+    number = done.stdout.strip().partition(";")[
+        0
+    ]  # followed by the name of the cluster, if there are several
+    if done.returncode != 0 or not (number.isdecimal() or "--test-only" in command):
+        lines = [line.removeprefix("sbatch: error: ") for line in (done.stderr or done.stdout).splitlines()]
+        answer = "; ".join(lines) or f"exit code {done.returncode}, and no number of a job"
         way_out = (
             f"change what is requested in: {shlex.join(command)} (sinfo lists what the cluster has)"
             if _is_cluster()
             else "load the site's slurm module, repair its slurm.conf, or print the commands with --dry-run"
         )
         raise UserError(f"sbatch: {answer}: {way_out}")
-    return done.stdout.strip().partition(";")[0]  # followed by the name of the cluster, if there are several
+    return number

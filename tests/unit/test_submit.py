@@ -6,9 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from dsprune.commands.cli import run_command
-from dsprune.commands.submit import Request, parse_sparsities, plan_jobs, scripts_folder
+from dsprune.commands.submit import Request, parse_sparsities, plan_jobs, scripts_folder, submit_jobs
 from dsprune.distillation.store.format import MANIFEST
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe, load_recipe
@@ -135,3 +136,38 @@ def test_the_pipeline_says_what_it_needs(words: list[str]) -> None:
     done = subprocess.run(["bash", scripts_folder() / "pipeline.sh", *words], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"usage: bash \S*pipeline\.sh .* DENSE RECIPE .*\n", done.stderr)
+
+
+@pytest.mark.parametrize("option", ["account", "--array=1-3", "-a1", ""])
+def test_what_is_no_option_for_sbatch_is_refused(option: str) -> None:
+    with pytest.raises(UserError, match=f"--sbatch: value '{option}': give one option"):
+        Request(more=(option,)).options("x")
+
+
+def test_scripts_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSPRUNE_SLURM", str(tmp_path))
+    with pytest.raises(
+        UserError, match=f"DSPRUNE_SLURM: {tmp_path}: has no train.sbatch: `dsprune slurm-scripts`"
+    ):
+        submit_jobs(plan_jobs(recipe(), ["glue-90"], Request(), []), Console(), dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ("echo 'not now'", "sbatch: not now: "),
+        ("true", "sbatch: exit code 0, and no number of a job"),
+        ("exit 3", "sbatch: exit code 3, and no number"),
+        (r"printf 'sbatch: error: \xff' >&2; exit 1", "sbatch: \ufffd: "),
+    ],
+)
+def test_an_answer_without_the_number_of_a_job_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, says: str
+) -> None:
+    program = tmp_path / "sbatch"
+    program.write_text(f"#!/bin/bash\n[[ $1 == --test-only ]] && exit\n{answer}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=says):
+        submit_jobs(plan_jobs(recipe(), ["glue-90"], Request(), []), Console(), dry_run=False)
