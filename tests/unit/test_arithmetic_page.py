@@ -46,17 +46,29 @@ def test_the_page_says_what_the_runs_say_and_what_is_missing(
     write_scored(home / "mawps", page.THEIRS, 0.8, 0.72)
     write_scored(home / "mawps", f"{page.OURS}, fine-tuned", 0.9, 0.78)
     write_scored(home / "mawps", f"{page.OURS}, fine-tuned", 0.9, 0.76, seed=2)
+    write_scored(home / "mawps", "teacher", 0.0, 0.77, seed=2)
+    write_scored(home / "asdiv-a", "teacher", 0.0, 0.9)
+    write_scored(home / "asdiv-a", "teacher", 0.0, 0.6, seed=2)
+    write_scored(home / "asdiv-a", f"{page.OURS}, fine-tuned", 0.9, 0.88)
+    write_scored(home / "asdiv-a", f"{page.THEIRS}, fine-tuned", 0.9, 0.57, seed=2)
     page.main(home, file)
-    assert len(read_records(file, page.Record)) == 5
+    assert len(read_records(file, page.Record)) == 10
     text = (tmp_path / "arithmetic.md").read_text()
-    assert "| pretrained | dense | cpu, fp32 | 200 | 80.0 | - | - | - |" in text
+    assert "| pretrained | dense | cpu, fp32 | 200 | 78.5 ± 2.1 (2) | - | - | - |" in text
     assert "| pretrained | defaults | cpu, fp32 | 200 | - | - | 70.0 | - |" in text
     assert "| pretrained | SMC-Bench | cpu, fp32 | 200 | - | - | 72.0 | - |" in text
     assert "| fine-tuned | defaults | cpu, fp32 | 200 | - | - | - | 77.0 ± 1.4 (2) |" in text
     sentences = " ".join(text.split())
     assert "- pretrained, 80 %: the defaults have 70.0 with " in sentences
     assert "all weights zero (cpu, fp32): the defaults are 2.0 points **behind**." in sentences
-    assert "- fine-tuned, " not in text, "nothing to compare with"
+    mawps, asdiv = sentences.split("## MAWPS")[1].split("## ASDiv-A")
+    assert "- fine-tuned, " not in mawps, "nothing to compare with"
+    assert (
+        "- fine-tuned, 90 %: compared with the dense runs that they start from, the defaults have -2.0 "
+        in asdiv
+    )
+    assert "and SMC-Bench -3.0 with " in asdiv
+    assert "the defaults are 1.0 points ahead." in asdiv
     assert "- MAWPS, fold 0, 80 %: defaults (2); SMC-Bench (2); defaults, fine-tuned (3)" in sentences
     assert "- SVAMP, 50 %: defaults (1); SMC-Bench (1); " in sentences
     page.main(tmp_path / "nothing", file)

@@ -7,7 +7,7 @@ one, is computed. The template page.md holds the description of the experiments 
 
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,23 +103,36 @@ def table(records: Sequence[Record]) -> str:
 
 
 def compared(records: Sequence[Record]) -> Iterator[str]:
-    """Yield the accuracy and the zeros of both methods, at each start and target where both were run."""
+    """Yield the results of both methods, and their zeros, at each start and target where both were run.
+
+    A fine-tuned run is compared with the dense run that it starts from, a pretrained one by its accuracy.
+    """
+    dense = {(one.setting, one.seed): float(one.score) for one in chosen(records, DENSE, DENSE)}
     for start, end in STARTS.items():
+        base = {} if start == "pretrained" else dense
+        said = "" if start == "pretrained" else "compared with the dense runs that they start from, "
         for target in TARGETS[1:]:
             ours, theirs = (chosen(records, f"{name}{end}", target) for name in (OURS, THEIRS))
             if ours and theirs:
-                ahead = statistics.fmean(_scores(ours)) - statistics.fmean(_scores(theirs))
+                ahead = _above(ours, base) - _above(theirs, base)
                 yield (
-                    f"{start}, {target}: the defaults have {_described(ours)}, and SMC-Bench {_described(theirs)}: "
-                    f"the defaults are {abs(ahead):.1f} points {'**behind**' if ahead < 0 else 'ahead'}."
+                    f"{start}, {target}: {said}the defaults have {_described(ours, base)}, and SMC-Bench "
+                    f"{_described(theirs, base)}: the defaults are {abs(ahead):.1f} points "
+                    f"{'**behind**' if ahead < 0 else 'ahead'}."
                 )
 
 
-def _described(records: Sequence[Record]) -> str:
-    """Return the mean accuracy of some runs, their zeros and their settings."""
+def _above(records: Sequence[Record], base: Mapping[tuple[str, str], float]) -> float:
+    """Return the mean accuracy of some runs, above that of the base of their setting and seed if there is one."""
+    return statistics.fmean(float(one.score) - base.get((one.setting, one.seed), 0.0) for one in records)
+
+
+def _described(records: Sequence[Record], base: Mapping[tuple[str, str], float]) -> str:
+    """Return the result of some runs, their zeros and their settings."""
     settings = " and ".join(sorted({one.setting for one in records}))
     zeros = statistics.fmean(float(one.zeros) for one in records)
-    return f"{statistics.fmean(_scores(records)):.1f} with {zeros:.0f} % of all weights zero ({settings})"
+    result = f"{_above(records, base):{'+' if base else ''}.1f}"
+    return f"{result} with {zeros:.0f} % of all weights zero ({settings})"
 
 
 def _scores(records: Sequence[Record]) -> list[float]:
