@@ -54,7 +54,10 @@ def check_run(run: RunSpec, grid: Grid) -> None:
         UserError: it is invalid, or has another target than the run.
     """
     known = [text for text in known_overrides(run, grid) if CALIBRATED not in text]
-    pruning = load_recipe(run.recipe, known).pruning
+    try:
+        pruning = load_recipe(run.recipe, known).pruning
+    except UserError as error:
+        raise UserError(f"{run.name}: {error}") from None
     sparsity = None if pruning is None else pruning.sparsity
     if sparsity != run.sparsity:
         raise UserError(
