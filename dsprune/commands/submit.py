@@ -255,9 +255,8 @@ def _sbatch(command: Sequence[str]) -> str:
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, errors="replace", check=False
     )
-    number = done.stdout.strip().partition(";")[
-        0
-    ]  # followed by the name of the cluster, if there are several
+    # The name of the cluster follows the number, if there are several.
+    number = done.stdout.strip().partition(";")[0]
     if done.returncode != 0 or not (number.isdecimal() or "--test-only" in command):
         lines = [line.removeprefix("sbatch: error: ") for line in (done.stderr or done.stdout).splitlines()]
         answer = "; ".join(lines) or f"exit code {done.returncode}, and no number of a job"
