@@ -24,7 +24,7 @@ from dsprune.model.blocks import (
 from dsprune.model.shapes import plain_shape
 from dsprune.model.shard import PrunableTensor
 
-__all__ = ["MATRICES", "SMC_SPARSITIES", "UNKNOWN", "Component", "converted", "find_components"]
+__all__ = ["COMPONENTS", "MATRICES", "SMC_SPARSITIES", "UNKNOWN", "Component", "converted", "find_components"]
 
 WORD, POSITION, TYPE, OTHER = "word embeddings", "position embeddings", "type embeddings", "other embeddings"
 VECTORS, POOLER, HEAD, ROUTERS, CONVOLUTIONS = "norms and biases", "pooler", "head", "routers", "convolutions"
@@ -62,7 +62,8 @@ EMBEDDED, REST = (
     (UNKNOWN, ROUTERS, CONVOLUTIONS, VECTORS, POOLER, HEAD, OUTSIDE),
 )
 
-ORDER = (*EMBEDDED, *MATRICES, *REST)
+COMPONENTS = (*EMBEDDED, *MATRICES, *REST)
+"""Names of all components, in order."""
 
 SMC_SPARSITIES = tuple(round(1 - 0.8**n, 4) for n in range(1, 11))
 """The sparsities of SMC-Bench: each round prunes a fifth of the remaining weights of all matrices, including the
@@ -123,7 +124,7 @@ def find_components(model: nn.Module) -> list[Component]:
         else:
             use = OUTSIDE if key in in_base and base is not model else HEAD
         found.setdefault(use, []).append((PrunableTensor(name, shape), layer_of.get(key)))
-    return [Component(use, *map(tuple, zip(*found[use], strict=True))) for use in ORDER if use in found]
+    return [Component(use, *map(tuple, zip(*found[use], strict=True))) for use in COMPONENTS if use in found]
 
 
 def _embedding(name: str) -> str:

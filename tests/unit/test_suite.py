@@ -336,6 +336,10 @@ def test_a_value_that_the_suite_would_replace_is_refused(recipe: str, tmp_path: 
         ({"a": {"set": ["pruning={sparsity: 0.7}"]}}, r"a-50-seed1: pruning.sparsity: value 0.7: .* is 0.5"),
         ({"a": {"set": ["pruning=~"]}}, r"a-50-seed1: pruning.sparsity: value None: .* exactly pruning=null"),
         ({"a": {}, "b": {"set": ["pruning.metod=x"]}}, "^b-50-seed1: pruning.metod: value 'x': unknown key"),
+        (
+            {"a": {"components": ["pooller"]}},
+            "^a-50-seed1: components: value 'pooller': did you mean 'pooler'",
+        ),
     ],
 )
 def test_all_runs_are_checked_before_the_first(

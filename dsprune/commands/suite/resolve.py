@@ -51,11 +51,16 @@ def check_run(run: RunSpec, grid: Grid) -> None:
     """Check the recipe of a run, without its model and data.
 
     Raises:
-        UserError: it is invalid, or has another target than the run.
+        UserError: it is invalid, has another target than the run, or the method names a component that no model has.
     """
     known = [text for text in known_overrides(run, grid) if CALIBRATED not in text]
     try:
         pruning = load_recipe(run.recipe, known).pruning
+        if run.components:
+            with starting():
+                from dsprune.commands.suite.weights import check_components
+
+            check_components(run.components)
     except UserError as error:
         raise UserError(f"{run.name}: {error}") from None
     sparsity = None if pruning is None else pruning.sparsity

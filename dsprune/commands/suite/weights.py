@@ -5,13 +5,26 @@ from collections.abc import Iterator
 from torch import nn
 
 from dsprune.errors import UserError
-from dsprune.model.components import converted, find_components
+from dsprune.model.components import COMPONENTS, converted, find_components
 from dsprune.model.patterns import patterns_of
 from dsprune.model.prunable import choose_weights
 from dsprune.recipe import Recipe
-from dsprune.utils.text import percent
+from dsprune.utils.text import did_you_mean, percent
 
-__all__ = ["component_patterns", "of_prunable"]
+__all__ = ["check_components", "component_patterns", "of_prunable"]
+
+
+def check_components(components: tuple[str, ...]) -> None:
+    """Check the names of components.
+
+    Raises:
+        UserError: no model has such a component.
+    """
+    for name in components:
+        if name not in COMPONENTS:
+            raise UserError(
+                f"components: value {name!r}: {did_you_mean(name, COMPONENTS)}choose from {', '.join(COMPONENTS)}"
+            )
 
 
 def component_patterns(model: nn.Module, components: tuple[str, ...]) -> Iterator[str]:
