@@ -32,7 +32,9 @@ from dsprune.zero.ops import (
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of extensions; those that earlier tests in this process have loaded do not count."""
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setattr(OpBuilder, "_loaded_ops", {})
     return tmp_path
 
 
@@ -120,7 +122,6 @@ def test_a_build_refuses_to_wait_for_a_stale_lock(lock: Path) -> None:
 
 def test_a_build_without_a_compiler_names_the_extension(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", str(cache / "no-such-compiler"))
-    monkeypatch.setattr(OpBuilder, "_loaded_ops", {})  # of earlier tests in this process
     first = needed_ops()[0].name
     with pytest.raises(CheckFailedError, match=f"{first}: does not compile .*ds_report"):
         build_ops()
@@ -150,7 +151,6 @@ def test_the_error_of_a_build_is_found_behind_that_of_an_optimizer(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", str(cache / "no-such-compiler"))
-    monkeypatch.setattr(OpBuilder, "_loaded_ops", {})  # of earlier tests in this process
     with pytest.raises(RuntimeError, match="failed to build/load") as raised:
         DeepSpeedCPUAdam([torch.nn.Parameter(torch.zeros(2))])
     assert re.match(
