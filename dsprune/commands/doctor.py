@@ -162,8 +162,8 @@ def check_architectures() -> Finding:
     """Check the GPU architectures that extensions are compiled for, if the environment names them."""
     if (problem := ops.architecture_problem()) is not None:
         return Finding("architectures", "warn", problem)
-    chosen = os.environ.get("TORCH_CUDA_ARCH_LIST") or "those of the GPUs here"
-    return Finding("architectures", "ok", f"extensions are compiled for {chosen}")
+    chosen = os.environ.get("TORCH_CUDA_ARCH_LIST")
+    return Finding("architectures", "ok", f"TORCH_CUDA_ARCH_LIST is {chosen or 'not set'}")
 
 
 def check_ops(build: bool) -> Finding:
