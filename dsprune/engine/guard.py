@@ -74,7 +74,7 @@ class BackwardGuard:
 
     def __init__(self, engine: DeepSpeedEngine) -> None:
         self._engine = engine
-        self._holds_gradients, self._num_calls = False, 0
+        self._holds_gradients, self._micro_batch = False, 0
 
     def begin_forward(self) -> None:
         """Note a forward pass, after which stage 3 adds the gradients."""
@@ -95,25 +95,25 @@ class BackwardGuard:
                 f"losses"
             )
         self._holds_gradients = engine.zero_optimization() and engine.is_gradient_accumulation_boundary()
-        self._num_calls += 1
+        self._micro_batch = engine.micro_steps % engine.gradient_accumulation_steps() + 1
 
     def announce_unsaved(self) -> None:
         """Print that a checkpoint does not hold the gradients of a step that has begun, if one has."""
-        if self._num_calls:
+        if self._micro_batch:
             total = self._engine.gradient_accumulation_steps()
             announce(
-                f"save_checkpoint: called after micro-batch {self._num_calls} of {total}, whose gradients are lost: "
+                f"save_checkpoint: called after micro-batch {self._micro_batch} of {total}, whose gradients are lost: "
                 "a run that resumes here continues without them: save after the optimizer step"
             )
 
     def end_step(self) -> None:
         """Drop the gradients that a step has applied."""
-        self._holds_gradients, self._num_calls = False, 0
+        self._holds_gradients, self._micro_batch = False, 0
         drop_applied_gradients(self._engine)
 
     def discard(self) -> None:
         """Drop the gradients of a step that is not taken."""
-        self._holds_gradients, self._num_calls = False, 0
+        self._holds_gradients, self._micro_batch = False, 0
         drop_gradients(self._engine)
 
 

@@ -143,3 +143,14 @@ def test_a_checkpoint_without_the_gradients_of_half_a_step_is_told(
     [says] = one_rank.run(1, said_when_saved, tmp_path, halves)
     assert ("save_checkpoint: called after micro-batch 1 of 2, " in says) == (halves in (1, 3))
     assert ("micro-batch" in says) == (halves in (1, 3))
+
+
+def said_after_two_losses(comm: Comm, folder: Path) -> str:
+    with pruning_engine(ds_config(0, gradient_accumulation_steps=2), make_recipe()) as engine:
+        one_after_the_other(engine)
+        return said(lambda: engine.save_checkpoint(folder))
+
+
+def test_two_losses_are_one_micro_batch(one_rank: RankPool, tmp_path: Path) -> None:
+    [says] = one_rank.run(1, said_after_two_losses, tmp_path)
+    assert "save_checkpoint: called after micro-batch 1 of 2, " in says
