@@ -161,11 +161,9 @@ def _column(name: str, values: list[Any]) -> pa.Array:
             raise pa.ArrowInvalid("true and false are neither numbers nor texts")
         return pa.array(values, from_pandas=True)  # with NaN as no value
     except OverflowError as error:
-        large = (
-            row for row, value in enumerate(values, start=1) if isinstance(value, int) and abs(value) >= 2**63
-        )
+        row = next(row for row, value in enumerate(values, start=1) if _is_large(value))
         raise ValueError(
-            f"row {next(large, 1)}: column {name!r} holds a number of more than 64 bits: write it as text"
+            f"row {row}: column {name!r} holds a number of more than 64 bits: write it as text"
         ) from error
     except pa.ArrowException as error:
         kind, row = next((one for one in kinds if one[0] is not first[0]), first)
@@ -173,6 +171,13 @@ def _column(name: str, values: list[Any]) -> pa.Array:
             f"row {row}: column {name!r} holds {kind.__name__} here and {first[0].__name__} in row {first[1]}: "
             f"{first_line(error)}"
         ) from error
+
+
+def _is_large(value: Any) -> bool:
+    """Return whether a value of JSON is an integer of more than 64 bits, or holds one."""
+    if isinstance(value, list | dict):
+        return any(map(_is_large, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def _parquet(path: Path, header: Sequence[str]) -> pa.Table:

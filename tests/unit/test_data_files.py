@@ -211,6 +211,7 @@ def test_whole_numbers_are_the_same_labels_in_any_type(tmp_path: Path) -> None:
         ("t.jsonl", "[" * 100_000, r"not a valid jsonl file"),
         ("t.jsonl", f'{{"text": "a", "label": 1}}\n{{"text": "b", "label": {2**63}}}', r"row 2: .*64 bits"),
         ("t.jsonl", f'{{"text": "a", "label": [{2**64}]}}', r"row 1: column .label. .*64 bits"),
+        ("t.jsonl", f'{{"label": [1]}}\n{{"label": [2, {-(2**64)}]}}', r"row 2: column .label. .*64 bits"),
         ("t.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": true}', r"row 2: column .label. holds bool"),
         ("t.csv", "text;label\na;0\n", r"not a valid csv file: no comma in its header, 'text;label': .* of ';'"),
         ("t.csv", "text;label\na, b;0\n", r"not a valid csv file: no comma in its header, 'text;label': .* ';'"),
