@@ -259,7 +259,7 @@ def _sbatch(command: Sequence[str]) -> str:
     number = done.stdout.strip().partition(";")[0]
     if done.returncode != 0 or not (number.isdecimal() or "--test-only" in command):
         lines = [line.removeprefix("sbatch: error: ") for line in (done.stderr or done.stdout).splitlines()]
-        answer = "; ".join(lines) or f"exit code {done.returncode}, and no number of a job"
+        answer = "; ".join(lines) or f"exit code {done.returncode}, and no job number"
         way_out = (
             f"change what is requested in: {shlex.join(command)} (sinfo lists what the cluster has)"
             if _is_cluster()

@@ -140,8 +140,10 @@ def build_ops() -> None:
 
 def build_failure(error: BaseException | None) -> str | None:
     """Return the message for an error of a build of an extension, or one that it caused; None = another error."""
-    if error is None or isinstance(error, UserError):
-        return None if error is None else str(error)
+    if error is None:
+        return None
+    if isinstance(error, UserError):
+        return str(error)
     callers = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__))
     builder = next((caller for caller in callers if isinstance(caller, OpBuilder)), None)
     if builder is None:

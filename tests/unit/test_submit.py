@@ -156,8 +156,8 @@ def test_scripts_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest.
     ("answer", "says"),
     [
         ("echo 'not now'", "sbatch: not now: "),
-        ("true", "sbatch: exit code 0, and no number of a job"),
-        ("exit 3", "sbatch: exit code 3, and no number"),
+        ("true", "sbatch: exit code 0, and no job number"),
+        ("exit 3", "sbatch: exit code 3, and no job number"),
         (r"printf 'sbatch: error: \xff' >&2; exit 1", "sbatch: \ufffd: "),
     ],
 )

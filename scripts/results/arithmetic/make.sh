@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Make the runs of docs/arithmetic.md, the most important ones first, then the page. Finished runs are kept, so the
 # script can be interrupted and started again. A run of MAWPS takes five to ten minutes on one CPU core. On a GPU set
-# AT_ONCE=16 and SETTINGS=precision=bf16: 60 runs take about six minutes. Lay out data/minilm and data/benchmarks/mwp
-# first: see the end of docs/results-0.1.md.
+# AT_ONCE=16 and SETTINGS=precision=bf16: a run of MAWPS takes about 70 seconds then. Lay out data/minilm and
+# data/benchmarks/mwp first: see the end of docs/results-0.1.md.
 #
 #   bash scripts/results/arithmetic/make.sh [TASK]...
 #   AT_ONCE=16             number of runs at a time, see scripts/results/many.py; 1 by default
