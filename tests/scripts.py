@@ -20,6 +20,16 @@ def written_page(page: ModuleType, name: str, folder: Path) -> str:
     return " ".join((folder / name).read_text().split())
 
 
+def check_follows_from_its_file(page: ModuleType, name: str, folder: Path) -> None:
+    """Check that a page in the repository is what its script writes from the runs.csv beside it."""
+    file = folder / "runs.csv"
+    file.write_bytes((page.HERE / "runs.csv").read_bytes())
+    with mock.patch.object(page, "DOCS", folder):
+        page.main(folder / "nothing", file)
+    assert (folder / name).read_text() == (SCRIPTS.parent / "docs" / name).read_text()
+    assert file.read_bytes() == (page.HERE / "runs.csv").read_bytes()
+
+
 def load(name: str) -> ModuleType:
     """Import a script by its path below `scripts/`, without `.py`."""
     spec = importlib.util.spec_from_file_location(name.replace("/", "_"), SCRIPTS / f"{name}.py")

@@ -8,7 +8,7 @@ from dsprune.commands.suite.definition import load_suite
 from dsprune.recipe import load_recipe
 from dsprune.report.records import read_records
 from tests.run_folders import write_run
-from tests.scripts import SCRIPTS, load
+from tests.scripts import SCRIPTS, check_follows_from_its_file, load
 
 page = load("results/arithmetic/page")
 STUDY = SCRIPTS / "results" / "arithmetic"
@@ -75,13 +75,5 @@ def test_the_page_says_what_the_runs_say_and_what_is_missing(
     assert (tmp_path / "arithmetic.md").read_text() == text, "the page needs the file alone"
 
 
-def test_the_page_in_the_repository_follows_from_its_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(page, "DOCS", tmp_path)
-    file = tmp_path / "runs.csv"
-    file.write_bytes((STUDY / "runs.csv").read_bytes())
-    page.main(tmp_path / "nothing", file)
-    kept = SCRIPTS.parent / "docs" / "arithmetic.md"
-    assert (tmp_path / "arithmetic.md").read_text() == kept.read_text()
-    assert file.read_bytes() == (STUDY / "runs.csv").read_bytes()
+def test_the_page_in_the_repository_follows_from_its_file(tmp_path: Path) -> None:
+    check_follows_from_its_file(page, "arithmetic.md", tmp_path)

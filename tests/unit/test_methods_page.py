@@ -8,7 +8,7 @@ import pytest
 
 from dsprune.report.records import add_records, read_records
 from tests.run_folders import write_run
-from tests.scripts import SCRIPTS, load
+from tests.scripts import check_follows_from_its_file, load
 
 page = load("results/methods/page")
 RUN = page.Record("banking77", "90 %", "cpu, fp32", "rigl", "1", "70.00", "80.00", "20")
@@ -54,15 +54,8 @@ def test_the_runs_of_a_folder_are_added_to_the_file(tmp_path: Path, monkeypatch:
     assert (tmp_path / "methods-compared.md").read_text() == text, "the page needs the file alone"
 
 
-def test_the_page_in_the_repository_follows_from_its_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(page, "DOCS", tmp_path)
-    file = tmp_path / "runs.csv"
-    file.write_bytes((page.HERE / "runs.csv").read_bytes())
-    page.main(tmp_path / "nothing", file)
-    name = "methods-compared.md"
-    assert (tmp_path / name).read_text() == (SCRIPTS.parent / "docs" / name).read_text()
+def test_the_page_in_the_repository_follows_from_its_file(tmp_path: Path) -> None:
+    check_follows_from_its_file(page, "methods-compared.md", tmp_path)
 
 
 def test_a_row_holds_the_mean_and_spread_of_the_seeds_and_the_difference_from_the_default() -> None:

@@ -11,7 +11,7 @@ from dsprune.commands.suite.definition import load_suite
 from dsprune.recipe import load_recipe
 from dsprune.report.records import add_records, read_records
 from tests.run_folders import write_run
-from tests.scripts import SCRIPTS, load
+from tests.scripts import SCRIPTS, check_follows_from_its_file, load
 
 page = load("results/recovery/page")
 split = load("results/recovery/split")
@@ -154,15 +154,8 @@ def test_runs_are_added_to_the_file(tmp_path: Path, written: Callable[[], str]) 
     assert kept in read_records(tmp_path / "runs.csv", page.Record)
 
 
-def test_the_page_in_the_repository_follows_from_its_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(page, "DOCS", tmp_path)
-    kept = read_records(STUDY / "runs.csv", page.Record)
-    add_records(tmp_path / "runs.csv", page.Record, kept)
-    page.main(tmp_path, tmp_path / "runs.csv")
-    assert read_records(tmp_path / "runs.csv", page.Record) == kept
-    assert (tmp_path / "results.md").read_text() == (SCRIPTS.parent / "docs" / "results.md").read_text()
+def test_the_page_in_the_repository_follows_from_its_file(tmp_path: Path) -> None:
+    check_follows_from_its_file(page, "results.md", tmp_path)
 
 
 def test_a_task_is_scored_by_its_own_metric(tmp_path: Path) -> None:
