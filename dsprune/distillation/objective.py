@@ -24,7 +24,7 @@ from dsprune.errors import UserError
 from dsprune.model.fingerprints import teacher_fingerprint
 from dsprune.ranks.group import select_device
 from dsprune.ranks.ranks import expected_ranks
-from dsprune.recipe import Distillation, Recipe, as_recipe
+from dsprune.recipe import AnyRecipe, Distillation, as_recipe
 from dsprune.schedule import Timetable
 from dsprune.tasks.build import build_task
 from dsprune.tasks.task import Task
@@ -114,7 +114,7 @@ class DistillationLoss:
 
     Args:
         store: folder of the store, which `dsprune teacher RECIPE` makes.
-        recipe: the same recipe, or the path or name of one; its sections `task` and `distillation` count.
+        recipe: the same recipe, its values, or the path or name of one; its sections `task` and `distillation` count.
         tokenizer: encodes the examples.
         data: the encoded training examples, to check now that each has a record; None checks each batch instead.
 
@@ -129,7 +129,7 @@ class DistillationLoss:
     def __init__(
         self,
         store: str | PathLike[str],
-        recipe: Recipe | str | PathLike[str],
+        recipe: AnyRecipe,
         tokenizer: PreTrainedTokenizerBase,
         data: datasets.Dataset | None = None,
     ) -> None:

@@ -27,7 +27,7 @@ from dsprune.engine.script import check_distilled, fit_to_recipe
 from dsprune.masks.manifest import read_manifest
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.group import announce
-from dsprune.recipe import Distillation, Recipe, as_recipe
+from dsprune.recipe import AnyRecipe, Distillation, Recipe, as_recipe
 from dsprune.schedule import Timetable, recipe_timetable
 from dsprune.zero.adam_on_cpu import compute_powers_anew
 from dsprune.zero.agreement import check_batch
@@ -45,7 +45,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
 
     Args:
         engine: an initialized engine, at any ZeRO stage.
-        recipe: a recipe, or the path or name of one.
+        recipe: a recipe, its values, or the path or name of one.
         timetable: the mask updates and the learning rate by step; None builds it from the recipe.
         steps_per_epoch: optimizer steps per epoch, for a recipe in epochs; None takes them from the engine's own data
             loader.
@@ -67,7 +67,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
     def __new__(
         cls,
         engine: DeepSpeedEngine | None = None,
-        recipe: Recipe | str | Path | None = None,
+        recipe: AnyRecipe | None = None,
         *,
         timetable: Timetable | None = None,
         steps_per_epoch: int | None = None,

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from math import ceil
-from pathlib import Path
 from typing import Any, ClassVar
 
 import deepspeed
@@ -26,7 +25,7 @@ from dsprune.engine.initialize import deepspeed_initialize, find_config, initial
 from dsprune.engine.learning_rate import announce_replaced
 from dsprune.errors import RunFailedError, UserError
 from dsprune.ranks.group import announce
-from dsprune.recipe import Recipe, as_recipe
+from dsprune.recipe import AnyRecipe, Recipe, as_recipe
 from dsprune.schedule import Timetable
 from dsprune.utils.replacing import replaced
 from dsprune.zero.launch import STARTERS, init_distributed, with_environment
@@ -36,7 +35,7 @@ __all__ = ["pruning"]
 
 @contextmanager
 def pruning(
-    recipe: Recipe | str | Path, *, steps_per_epoch: int | None = None, masks_from: MasksFrom | None = None
+    recipe: AnyRecipe, *, steps_per_epoch: int | None = None, masks_from: MasksFrom | None = None
 ) -> Iterator[list[PruningEngine]]:
     """Prune with every engine that `deepspeed.initialize` returns while the context is open.
 
@@ -44,7 +43,7 @@ def pruning(
     Trainer logs sparsity and phase, and the model folders that it saves hold the masks.
 
     Args:
-        recipe: a recipe, or the path or name of one.
+        recipe: a recipe, its values, or the path or name of one.
         steps_per_epoch: optimizer steps per epoch, for a recipe in epochs; None takes them from the framework.
         masks_from: what to do with exact zeros of a model: `zeros` makes masks of them, `none` lets them grow back;
             None refuses them at the first step, unless a checkpoint was loaded. A checkpoint without masks is loaded

@@ -21,7 +21,7 @@ from dsprune.engine.training_data import check_training_data, is_stream, make_lo
 from dsprune.errors import UserError
 from dsprune.model.patterns import parameter_groups
 from dsprune.ranks.group import announce
-from dsprune.recipe import Recipe, as_recipe
+from dsprune.recipe import AnyRecipe, Recipe, as_recipe
 from dsprune.schedule import Timetable, recipe_timetable
 from dsprune.utils.text import first_line
 from dsprune.zero.config import load_ds_config, resolve_ds_config
@@ -45,7 +45,7 @@ def initialize(
     training_data: Any = None,
     lr_scheduler: Any = None,
     *,
-    recipe: Recipe | str | Path,
+    recipe: AnyRecipe,
     config: dict[str, Any] | str | Path | None = None,
     config_params: dict[str, Any] | str | Path | None = None,
     steps_per_epoch: int | None = None,
@@ -64,7 +64,7 @@ def initialize(
         model_parameters: as for DeepSpeed.
         training_data: a dataset, as for DeepSpeed, or an iterable one. The recipe's epochs are counted on its length.
         lr_scheduler: must be None: the recipe owns the learning rate.
-        recipe: a recipe, or the path or name of one.
+        recipe: a recipe, its values, or the path or name of one.
         config: a ds_config, the path of one, or the name of a shipped one; each "auto" is filled from the recipe.
         config_params: another name of `config`, as for DeepSpeed.
         steps_per_epoch: optimizer steps per epoch, for a recipe in epochs whose data have no length.

@@ -1,6 +1,6 @@
 """The recipe: all settings of a run, typed and validated."""
 
-from dsprune.recipe.loading import as_recipe, load_recipe, load_task, shipped_recipes
+from dsprune.recipe.loading import AnyRecipe, as_recipe, load_recipe, load_task, shipped_recipes
 from dsprune.recipe.rate import LearningRate
 from dsprune.recipe.recipe import Recipe, dump_recipe, recipe_schema
 from dsprune.recipe.sections import Checkpoints, Distillation, Model, Optimizer, Tracking
@@ -9,6 +9,7 @@ from dsprune.recipe.task import Task
 from dsprune.recipe.timing import Budget, Pruning, Start
 
 __all__ = [
+    "AnyRecipe",
     "Budget",
     "Checkpoints",
     "Distillation",

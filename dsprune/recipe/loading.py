@@ -1,10 +1,10 @@
 """Load a recipe, or only its task section, from YAML and overrides."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
@@ -18,6 +18,7 @@ from dsprune.utils.installation import find_shipped, shipped_names
 from dsprune.utils.text import did_you_mean, short
 
 __all__ = [
+    "AnyRecipe",
     "as_recipe",
     "check_recipe",
     "load_recipe",
@@ -30,6 +31,9 @@ __all__ = [
 ]
 
 S = TypeVar("S", bound=Section)
+
+AnyRecipe: TypeAlias = Recipe | str | PathLike[str] | Mapping[str, Any]
+"""A recipe, the path or name of one, or its values."""
 
 
 def load_recipe(name_or_path: str | PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
@@ -63,16 +67,24 @@ def read_recipe(name_or_path: str) -> tuple[str, dict[str, Any]]:
     return name, values
 
 
-def as_recipe(recipe: Recipe | str | PathLike[str]) -> Recipe:
-    """Return a recipe, loaded from its path or name if it is one.
+def as_recipe(recipe: AnyRecipe) -> Recipe:
+    """Return a recipe, loaded from its path or name, or made from its values.
 
     Raises:
-        UserError: it is not a recipe, or cannot be loaded.
+        UserError: it is not a recipe, or it is missing or invalid.
+
+    Examples:
+        >>> as_recipe({"budget": {"steps": 100, "batch": 32}, "pruning": {"sparsity": 0.9}}).pruning.sparsity
+        0.9
     """
     if isinstance(recipe, str | PathLike):
         return load_recipe(recipe)
+    if isinstance(recipe, Mapping):
+        return check_recipe({"name": "script", **recipe})
     if not isinstance(recipe, Recipe):
-        raise UserError(f"recipe: a {type(recipe).__name__}: give a Recipe, or the path or name of one")
+        raise UserError(
+            f"recipe: a {type(recipe).__name__}: give a Recipe, its values, or the path or name of one"
+        )
     return recipe
 
 

@@ -181,7 +181,7 @@ def refused() -> dict[str, Callable[[], dict[str, Any]]]:
         "no config": lambda: {"config": None},
         "no model": lambda: {"model": None},
         "a class": lambda: {"model": TinyModel},
-        "a dictionary": lambda: {"recipe": {"name": "x"}},
+        "a list": lambda: {"recipe": ["x"]},
         "compression": lambda: {"config": ds_config(1, compression_training=sparse)},
         "fp32 gradients at stage 0": lambda: {
             "config": ds_config(0, "bf16", data_types={"grad_accum_dtype": "fp32"}),

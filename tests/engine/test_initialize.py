@@ -59,7 +59,7 @@ def test_the_config_is_found_in(two_ranks: RankPool, how: str, tmp_path: Path) -
         ("no config", "^initialize: 0 ds_configs are given: give one of"),
         ("no model", "^initialize: model is a NoneType: give the module to train"),
         ("a class", "^initialize: model is a type: give the module to train"),
-        ("a dictionary", "^recipe: a dict: give a Recipe"),
+        ("a list", "^recipe: a list: give a Recipe"),
         ("compression", r"^ds_config: compression_training: .*pruning=\{sparsity: 0.75\} for dense_ratio=0.25"),
         ("divided gradients", "^ds_config: DeepSpeed does not start with it: gradient_predivide_factor != 1.0"),
         ("fewer layers", r"^model.layers: \[0, 1\]: 2 layers, but the script's model has 3"),

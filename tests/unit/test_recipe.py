@@ -1,6 +1,7 @@
 import math
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,6 +13,7 @@ from dsprune.recipe import (
     Pruning,
     Recipe,
     Span,
+    as_recipe,
     dump_recipe,
     load_recipe,
     load_task,
@@ -68,6 +70,28 @@ class TestShipped:
         path = tmp_path / "other-name.yaml"
         path.write_text(dump_recipe(recipe))
         assert load_recipe(str(path)) == load_recipe(path) == recipe
+
+
+class TestValues:
+    def test_they_give_the_recipe_of_a_file(self, tmp_path: Path) -> None:
+        values = {**MINIMAL, "pruning": {"sparsity": 0.8}}
+        before = yaml.safe_dump(values)
+        assert as_recipe(values) == load_recipe(write(tmp_path, values, "script.yaml"))
+        assert as_recipe({**values, "name": "other"}).name == "other"
+        assert yaml.safe_dump(values) == before
+
+    @pytest.mark.parametrize(
+        ("values", "says"),
+        [
+            ({**MINIMAL, "pruning": {"sparsity": 2}}, "^pruning.sparsity: value 2"),
+            ({**MINIMAL, "purning": {}}, "^purning: "),
+            ({**MINIMAL, 1: {}}, "^1: "),
+            (["pruning"], "^recipe: a list"),
+        ],
+    )
+    def test_what_is_no_recipe_is_refused(self, values: Any, says: str) -> None:
+        with pytest.raises(UserError, match=says):
+            as_recipe(values)
 
 
 class TestLoading:
