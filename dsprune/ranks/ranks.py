@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from dsprune.errors import UserError
 from dsprune.utils.ports import free_port
 
-__all__ = ["Ranks", "complete_environment", "completed", "expected_ranks", "find_ranks", "is_first_on_host"]
+__all__ = [
+    "Ranks",
+    "complete_environment",
+    "completed",
+    "expected_ranks",
+    "find_ranks",
+    "is_first_of_all",
+    "is_first_on_host",
+]
 
 VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 
@@ -62,10 +70,19 @@ def expected_ranks() -> Ranks:
 
 def is_first_on_host() -> bool:
     """Return whether this process prints the messages of its host; each does if the environment contradicts itself."""
+    return _numbers_or_alone()[1] == 0
+
+
+def is_first_of_all() -> bool:
+    """Return whether this is rank 0; each process is if the environment contradicts itself."""
+    return _numbers_or_alone()[0] == 0
+
+
+def _numbers_or_alone() -> tuple[int, int, int]:
     try:
-        return _numbers(_set(os.environ))[1] == 0
+        return _numbers(_set(os.environ))
     except UserError:
-        return True
+        return 0, 0, 1
 
 
 def complete_environment() -> None:

@@ -97,8 +97,35 @@ def test_one_process_of_a_host_prints_its_messages(
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     assert is_first_on_host() == prints
-    assert run_command(["audit", "nowhere"]) == 2
-    assert capsys.readouterr().err.startswith("dsprune: nowhere: ") == prints
+    assert run_command(["train", "nowhere"]) == 2
+    assert capsys.readouterr().err.startswith("dsprune: recipe 'nowhere': ") == prints
+
+
+RANK = [{"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2", **MEET} for rank in range(2)]
+STEP = [{"SLURM_PROCID": str(rank), "SLURM_STEP_NUM_TASKS": "2", **MEET} for rank in range(2)]
+
+
+@pytest.mark.parametrize("ranks", [RANK, STEP])
+def test_a_command_for_one_process_runs_on_the_first_rank(
+    ranks: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (["audit", "nowhere"], ["export", "nowhere"], ["submit", "nowhere"]):
+        for rank, given in enumerate(ranks):
+            for name, value in given.items():
+                monkeypatch.setenv(name, value)
+            assert (run_command(arguments), capsys.readouterr().err == "") == ((2, False), (0, True))[rank]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["suite", "baselines"], ["calibrate", "--rate", "--recipe", "nowhere"]]
+)
+def test_a_command_that_starts_ranks_refuses_a_launcher(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in RANK[0].items():
+        monkeypatch.setenv(name, value)
+    assert run_command(arguments) == 2
+    assert "started on 2 ranks, but it starts" in capsys.readouterr().err
 
 
 @pytest.fixture

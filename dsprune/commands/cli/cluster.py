@@ -25,11 +25,10 @@ def data(
 ) -> None:
     """Show the source, licence and size of a task's data, or the fields of a kind of task; check a local copy."""
     from dsprune.commands.data import check_copy, describe, list_tasks
-    from dsprune.ranks.ranks import find_ranks
     from dsprune.recipe import load_task
     from dsprune.utils.console import quiet_libraries
 
-    quiet_libraries(is_first=find_ranks().is_first)
+    quiet_libraries(is_first=True)
     if task is None:
         refuse_unused(context, "checks the data of one task: name the task", "path")
         return list_tasks(Console())
@@ -85,8 +84,10 @@ def doctor(
 ) -> None:
     """Check what this machine can run: torch, DeepSpeed, ranks, Slurm, wandb."""
     from dsprune.commands.doctor import doctor as examine
+    from dsprune.ranks.ranks import is_first_on_host
 
-    raise typer.Exit(examine(Console(), build_ops=build_ops))
+    if is_first_on_host():
+        raise typer.Exit(examine(Console(), build_ops=build_ops))
 
 
 @app.command()

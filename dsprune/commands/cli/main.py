@@ -22,7 +22,7 @@ from dsprune.errors import (
     StoppedError,
     UserError,
 )
-from dsprune.ranks.ranks import is_first_on_host
+from dsprune.ranks.ranks import expected_ranks, is_first_of_all, is_first_on_host
 from dsprune.utils.console import quiet_deepspeed
 from dsprune.utils.files import describe_system_error, is_full_disk, system_error
 from dsprune.utils.installation import shipped_names
@@ -37,6 +37,7 @@ __all__ = [
     "check_python",
     "main",
     "place_local_rank",
+    "refuse_ranks",
     "refuse_unused",
     "run_command",
     "run_explained",
@@ -49,6 +50,9 @@ class _RecipesFirst(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=lambda name: name != "recipes")
 
+
+ON_ALL_RANKS = ("train", "run", "teacher", "eval", "analyze", "doctor")
+"""The commands that a launcher may start on many ranks. All others run on the first rank, and end on the others."""
 
 app = typer.Typer(cls=_RecipesFirst, pretty_exceptions_enable=False)
 
@@ -99,6 +103,19 @@ def refuse_unused(context: typer.Context, reason: str, *names: str) -> None:
         raise UserError(f"{', '.join(typed)}: {reason}")
 
 
+def refuse_ranks(command: str) -> None:
+    """Refuse to run a command, which starts ranks of its own, on several ranks.
+
+    Raises:
+        UserError: a launcher has started more than one.
+    """
+    if (world_size := expected_ranks().world_size) > 1:
+        raise UserError(
+            f"{command}: started on {world_size} ranks, but it starts the ranks of its runs itself: start it without a "
+            f"launcher, with --num-ranks {world_size}"
+        )
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         print(f"dsprune {dsprune.__version__}")
@@ -107,12 +124,15 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _application(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit."),
     ] = False,
 ) -> None:
     """Gradual pruning of language models inside DeepSpeed ZeRO."""
+    if context.invoked_subcommand not in ON_ALL_RANKS and not is_first_of_all():
+        raise typer.Exit
 
 
 def main() -> None:

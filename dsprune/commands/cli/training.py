@@ -7,7 +7,14 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from dsprune.commands.cli.main import Overrides, RecipeArgument, app, between_0_and_1, refuse_unused
+from dsprune.commands.cli.main import (
+    Overrides,
+    RecipeArgument,
+    app,
+    between_0_and_1,
+    refuse_ranks,
+    refuse_unused,
+)
 from dsprune.errors import EXIT_STOPPED, UserError
 from dsprune.utils.console import starting, waiting
 from dsprune.utils.signals import END_SIGNALS, exit_on_signals
@@ -202,7 +209,6 @@ def calibrate(
     write: Annotated[Path | None, typer.Option(help="The recipe file to write the result to.")] = None,
 ) -> None:
     """Choose the temperature of distillation from a teacher logits store, or the learning rate by short runs."""
-    from dsprune.ranks.ranks import find_ranks
     from dsprune.recipe import load_recipe
     from dsprune.utils.console import quiet_libraries
 
@@ -218,10 +224,10 @@ def calibrate(
         refuse_unused(context, "for --rate only: add --rate, or leave it out", "steps", "num_ranks", "output")
     if overrides and recipe is None:
         raise UserError(f"override {overrides[0]!r}: there is no recipe to override: add --recipe")
-    loaded, ranks = load_recipe(recipe, overrides or []) if recipe else None, find_ranks()
-    quiet_libraries(is_first=ranks.is_first)
-    if not ranks.is_first:
-        return
+    if rate:
+        refuse_ranks("calibrate --rate")
+    loaded = load_recipe(recipe, overrides or []) if recipe else None
+    quiet_libraries(is_first=True)
     if loaded is not None and rate:
         from dsprune.commands.calibrate.rate import calibrate_rate
 
@@ -267,6 +273,7 @@ def suite(
     from dsprune.commands.suite.suite import Choice, suite_part
     from dsprune.commands.suite.suite import suite as run_suite
 
+    refuse_ranks("suite")
     chosen, targets, values = tuple(methods or ()), tuple(sparsity or ()), tuple(overrides or ())
     choice = Choice(name, recipe, values, chosen, targets, seeds, output)
     if slurm:
