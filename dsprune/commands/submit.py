@@ -132,6 +132,10 @@ def plan_jobs(
         jobs.append(Job("teacher", options, tuple(arguments)))
     if not sparsities:
         return [*jobs, Job("train", options, tuple(arguments))]
+    if chosen := [argument for argument in arguments if argument.startswith("pruning.sparsity=")]:
+        raise UserError(
+            f"--array: the override {chosen[-1]!r}: each job has a sparsity of the array: leave one of them out"
+        )
     others = (argument for argument in arguments if not argument.startswith("name="))
     array = f"--array={','.join(map(str, sparsities))}"
     # The script adds the sparsity to the name.

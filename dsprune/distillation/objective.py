@@ -133,6 +133,7 @@ class DistillationLoss:
         tokenizer: PreTrainedTokenizerBase,
         data: datasets.Dataset | None = None,
     ) -> None:
+        _check_inputs(store, tokenizer)
         recipe, ranks = as_recipe(recipe), expected_ranks()
         if recipe.task is None or recipe.distillation is None:
             raise recipe.lacks("DistillationLoss", "task", "distillation")
@@ -235,6 +236,17 @@ class DistillationLoss:
                 f"make a store for these data"
             )
         return samples
+
+
+def _check_inputs(store: Any, tokenizer: Any) -> None:
+    """Check the types of the store's folder and of the tokenizer."""
+    if not isinstance(store, str | PathLike):
+        raise UserError(f"store: a {type(store).__name__}: give the folder that `dsprune teacher` wrote")
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise UserError(
+            f"tokenizer: a {type(tokenizer).__name__}: give the tokenizer that encodes the examples, such as "
+            f"AutoTokenizer.from_pretrained(...)"
+        )
 
 
 def _check_data(data: datasets.Dataset) -> None:

@@ -23,7 +23,7 @@ from dsprune.engine.learning_rate import (
     schedule_learning_rate,
 )
 from dsprune.engine.pruner import Pruner
-from dsprune.engine.script import check_distilled, fit_to_recipe
+from dsprune.engine.script import check_distilled, check_steps_per_epoch, fit_to_recipe
 from dsprune.masks.manifest import read_manifest
 from dsprune.ranks.agreement import on_every_rank
 from dsprune.ranks.group import announce
@@ -77,8 +77,8 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         if engine is None:
             empty: PruningEngine = super().__new__(cls)
             return empty
-        assert recipe is not None
         check_is_engine(engine, PruningEngine)
+        check_steps_per_epoch(steps_per_epoch)
         recipe = as_recipe(recipe)
         fit_to_recipe(engine.module, recipe)
         steps_per_epoch = steps_per_epoch or loader_steps_per_epoch(engine)

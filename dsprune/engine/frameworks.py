@@ -23,6 +23,7 @@ from dsprune.engine.accelerate import check_processes, extend_accelerate
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.initialize import deepspeed_initialize, find_config, initialize_script
 from dsprune.engine.learning_rate import announce_replaced
+from dsprune.engine.script import check_steps_per_epoch
 from dsprune.errors import RunFailedError, UserError
 from dsprune.ranks.group import announce
 from dsprune.recipe import AnyRecipe, Recipe, as_recipe
@@ -56,6 +57,7 @@ def pruning(
         UserError: recipe and framework disagree, the steps per epoch are not known, or no engine trains.
         RunFailedError: training ended before the last mask update.
     """
+    check_steps_per_epoch(steps_per_epoch)
     with ExitStack() as stack:
         initialize = _Initialize(as_recipe(recipe), steps_per_epoch, masks_from, stack)
         stack.enter_context(replaced(deepspeed, "initialize", initialize))

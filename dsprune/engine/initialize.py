@@ -16,7 +16,7 @@ from torch import nn
 from dsprune.checkpoint.sparse_start import MasksFrom
 from dsprune.engine.engine import PruningEngine
 from dsprune.engine.learning_rate import ScaledLR
-from dsprune.engine.script import fit_to_recipe
+from dsprune.engine.script import check_steps_per_epoch, fit_to_recipe
 from dsprune.engine.training_data import check_training_data, is_stream, make_loader, with_tensors
 from dsprune.errors import UserError
 from dsprune.model.patterns import parameter_groups
@@ -93,6 +93,7 @@ def initialize(
         raise UserError(
             f"initialize: lr_scheduler={name}: the recipe's learning_rate owns the schedule: leave lr_scheduler out"
         )
+    check_steps_per_epoch(steps_per_epoch)
     return initialize_script(
         as_recipe(recipe),
         steps_per_epoch,
@@ -146,7 +147,7 @@ def initialize_with(
         training_data: a dataset, with or without a length.
         **kwargs: passed to `deepspeed.initialize`; no scheduler and no mesh.
     """
-    check_training_data(training_data)
+    check_training_data(training_data, kwargs.get("collate_fn"))
     if (mesh := kwargs.get("mesh_param")) is not None:
         raise UserError(
             f"initialize: mesh_param={mesh}: sequence parallelism is not supported: leave it out, and train with ZeRO"

@@ -1,6 +1,7 @@
 """Apply a recipe to the model of a script, and name the fields that the script decides."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
@@ -9,11 +10,21 @@ from dsprune.model.fit import layer_stack, set_dropout
 from dsprune.ranks.group import announce
 from dsprune.recipe import Distillation, Model, Recipe
 
-__all__ = ["check_distilled", "fields_of_the_script", "fit_to_recipe"]
+__all__ = ["check_distilled", "check_steps_per_epoch", "fields_of_the_script", "fit_to_recipe"]
 
 _OF_THE_SCRIPT = ("task", "deepspeed", "seed", "timeout", "output")
 _SECTIONS_OF_THE_SCRIPT = ("model", "checkpoints", "tracking")
 _OF_THE_ENGINE = ("model.dropout", "model.layers", "model.start")
+
+
+def check_steps_per_epoch(steps: Any) -> None:
+    """Check the steps per epoch that a script gives; None = they are counted.
+
+    Raises:
+        UserError: it is no positive int. Other numbers, such as numpy's, cannot be saved in a checkpoint.
+    """
+    if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
+        raise UserError(f"steps_per_epoch={steps!r}: must be an int, 1 or more")
 
 
 def fit_to_recipe(model: nn.Module, recipe: Recipe) -> None:

@@ -13,12 +13,17 @@ from dsprune.errors import UserError
 __all__ = ["check_training_data", "is_stream", "make_loader", "with_tensors"]
 
 
-def check_training_data(data: Any) -> None:
-    """Check that training data is a dataset.
+def check_training_data(data: Any, collate_fn: Any) -> None:
+    """Check that training data is a dataset, and that a function makes batches of it.
 
     Raises:
-        UserError: it is a loader, or not a dataset.
+        UserError: it is a loader, or not a dataset, or the function is none.
     """
+    if collate_fn is not None and not callable(collate_fn):
+        raise UserError(
+            f"initialize: collate_fn is a {type(collate_fn).__name__}: give a function that makes a batch of a list of "
+            f"examples, or leave it out"
+        )
     if isinstance(data, DataLoader):
         raise UserError(
             "initialize: training_data is a DataLoader: give its dataset (and collate_fn), since DeepSpeed makes the "

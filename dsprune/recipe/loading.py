@@ -67,7 +67,7 @@ def read_recipe(name_or_path: str) -> tuple[str, dict[str, Any]]:
     return name, values
 
 
-def as_recipe(recipe: AnyRecipe) -> Recipe:
+def as_recipe(recipe: AnyRecipe | None) -> Recipe:
     """Return a recipe, loaded from its path or name, or made from its values.
 
     Raises:

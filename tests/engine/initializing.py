@@ -182,6 +182,10 @@ def refused() -> dict[str, Callable[[], dict[str, Any]]]:
         "no model": lambda: {"model": None},
         "a class": lambda: {"model": TinyModel},
         "a list": lambda: {"recipe": ["x"]},
+        "no recipe": lambda: {"recipe": None},
+        "the name of a function": lambda: {"training_data": Examples(), "collate_fn": "stack"},
+        "a text for steps": lambda: {"steps_per_epoch": "4"},
+        "no steps in an epoch": lambda: {"steps_per_epoch": 0},
         "compression": lambda: {"config": ds_config(1, compression_training=sparse)},
         "fp32 gradients at stage 0": lambda: {
             "config": ds_config(0, "bf16", data_types={"grad_accum_dtype": "fp32"}),

@@ -198,6 +198,10 @@ def error_of(stored: Stored, what: str) -> None:
         tokenizer = tiny_tokenizer()
         tokenizer.add_tokens(["new"])
         dsprune.DistillationLoss(stored.store, stored.recipe, tokenizer)
+    if what == "no store":
+        dsprune.DistillationLoss(None, stored.recipe, stored.tokenizer)  # type: ignore[arg-type]
+    if what == "the name of a tokenizer":
+        dsprune.DistillationLoss(stored.store, stored.recipe, "bert")  # type: ignore[arg-type]
     if what == "no such sections":
         dsprune.DistillationLoss(
             stored.store, load_recipe("glue-90", ["distillation=null"]), stored.tokenizer
@@ -230,6 +234,8 @@ def error_of(stored: Stored, what: str) -> None:
         ("fewer rows", r"^distillation: logits: 1 rows of the student and 2 of the teacher"),
         ("unknown data", r"store: 1 of 2 have no record, the first is number 2 of the training examples, by its "),
         ("another tokenizer", r"store: the store does not match: tokenizer is "),
+        ("no store", r"^store: a NoneType: give the folder"),
+        ("the name of a tokenizer", r"^tokenizer: a str: give the tokenizer"),
         ("no such sections", r"^recipe 'glue-90': DistillationLoss needs the sections task and distillation: add them"),
         ("another head", r"^distillation: 2 classes of the teacher and 3 of the student"),
     ],

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -25,18 +26,21 @@ def test_what_is_no_sparsity_is_refused(text: str) -> None:
         parse_sparsities(f"0.5,{text}")
 
 
+def run_train_script(folder: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Print what the batch script of a job passes to dsprune, by a stand-in for what it sources and starts."""
+    (folder / "launch.sh").write_text('launch() { shift; printf "%s\\n" "$@"; }\nfinish() { exit "$1"; }\n')
+    environment = {"DSPRUNE_SLURM": str(folder), "SLURM_ARRAY_TASK_ID": "500", "PATH": os.environ["PATH"]}
+    command = ["bash", str(scripts_folder() / "train.sbatch"), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.parametrize("file", ["no.yaml", "123.yaml", "my recipe.yaml", "[x].yaml", "1e5.yaml"])
 def test_a_job_of_an_array_has_a_sound_recipe_whatever_the_file_is_called(tmp_path: Path, file: str) -> None:
-    """What the batch script passes to dsprune, by a stand-in for what it sources and starts."""
     path = tmp_path / file
     path.write_text("name: good\nbudget: {batch: 8, steps: 100}\npruning: {sparsity: 0.9}\n")
     [job] = plan_jobs(load_recipe(str(path)), [str(path), "seed=3"], Request(), [500])
-    (tmp_path / "launch.sh").write_text('launch() { shift; printf "%s\\n" "$@"; }\nfinish() { exit "$1"; }\n')
-    environment = {"DSPRUNE_SLURM": str(tmp_path), "SLURM_ARRAY_TASK_ID": "500", "PATH": os.environ["PATH"]}
-    script = str(scripts_folder() / "train.sbatch")
-    done = subprocess.run(
-        ["bash", script, *job.arguments], env=environment, capture_output=True, text=True, check=True
-    )
+    done = run_train_script(tmp_path, job.arguments)
+    assert done.returncode == 0, done.stderr
     name, *overrides = done.stdout.splitlines()
     made = load_recipe(name, overrides)
     assert (made.name, made.tracking.group, made.seed) == ("good-0.500", "good", 3)
@@ -46,6 +50,15 @@ def test_a_job_of_an_array_has_a_sound_recipe_whatever_the_file_is_called(tmp_pa
 def test_a_name_on_the_command_line_is_that_of_the_array() -> None:
     [job] = plan_jobs(recipe(name="mine"), ["glue-90", "name=mine", "seed=3"], Request(), [500])
     assert job.arguments == ("glue-90", "seed=3", "name='mine'")
+
+
+def test_a_sparsity_beside_those_of_an_array_is_refused(tmp_path: Path) -> None:
+    arguments = ["glue-90", "pruning.sparsity=0.8"]
+    with pytest.raises(UserError, match=r"^--array: the override 'pruning.sparsity=0.8': "):
+        plan_jobs(recipe(), arguments, Request(), [500])
+    done = run_train_script(tmp_path, arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("pruning.sparsity=0.8: each job of an array")
 
 
 def recipe(**sections: object) -> Recipe:
