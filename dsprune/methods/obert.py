@@ -21,6 +21,10 @@ BATCH = 8
 ROUNDING = 2.0**-20
 """Added to the diagonal, as a fraction of its largest entry: rounding in float32 sums can make a matrix indefinite."""
 
+GROWTH, ATTEMPTS = 4, 12
+"""Factor on `ROUNDING` for each further attempt to factor an indefinite matrix, and the most attempts. Rounding errors
+add up to more than `ROUNDING` in thousands of steps whose gradients have nearly one direction."""
+
 
 class OBert(CompensatingMethod):
     """Score a weight by the second-order loss of its removal, and adjust the other weights of its block to compensate.
@@ -72,14 +76,27 @@ def _remove(context: ShardContext) -> tuple[Tensor, Tensor]:
     fisher = _as_batch(matrices(context.accumulators["fisher"].float(), BLOCK).double() / context.num_steps)
     kept, weight = _as_batch(kept), _as_batch(weight)
     diagonal = fisher.diagonal(dim1=1, dim2=2)
-    diagonal += context.damping + ROUNDING * diagonal.amax(dim=1, keepdim=True)
+    rounding = ROUNDING * diagonal.amax(dim=1, keepdim=True)
+    diagonal += context.damping + rounding
     unit = torch.eye(SIDE, dtype=fisher.dtype, device=fisher.device)
     system = torch.where(kept.unsqueeze(1) * kept.unsqueeze(2) > 0, fisher, unit)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(system)[0])
+    inverse = torch.cholesky_inverse(_factor(system, rounding))
     pull = _times(fisher, weight * (1 - kept)) * kept
     moved = (weight + _times(inverse, pull)) * kept
     variance = inverse.diagonal(dim1=1, dim2=2)
     return _flat(moved, context), _flat(variance, context)
+
+
+def _factor(system: Tensor, rounding: Tensor) -> Tensor:
+    """Return the Cholesky factors; to the diagonal of an indefinite matrix more than `rounding` is added first."""
+    factors: Tensor
+    for _ in range(ATTEMPTS):
+        factors, failed = torch.linalg.cholesky_ex(system)
+        if not failed.any():
+            break
+        rounding = GROWTH * rounding
+        system.diagonal(dim1=1, dim2=2).add_(rounding * (failed != 0).unsqueeze(1))
+    return factors
 
 
 def _as_batch(blocks: Tensor) -> Tensor:

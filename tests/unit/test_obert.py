@@ -79,6 +79,29 @@ def test_what_is_removed_together_is_made_up_for_together() -> None:
     assert slope[kept[:BLOCK]].abs().max() < 1e-4 * slope.abs().max()
 
 
+def test_sums_that_rounding_has_made_indefinite_move_no_weight_far() -> None:
+    """The same direction at each step: the sums have one eigenvalue, and thousands of rounding errors around it."""
+    generator, steps, numel = torch.Generator().manual_seed(0), 2048, 8 * BLOCK
+    direction, weight = torch.randn(2, numel, generator=generator)
+    step, fisher = products(0.7 * direction, BLOCK), torch.zeros(numel, BLOCK // 2 + 1)
+    for _ in range(steps):
+        fisher += step
+    assert torch.linalg.eigvalsh(matrices(fisher, BLOCK).double() / steps)[:, 0].min() < -1e-6
+    kept = torch.rand(numel, generator=generator) > 0.5
+    context = ShardContext(
+        PrunableTensor("w", (numel,)), range(numel), weight, accumulators={"fisher": fisher}, num_steps=steps
+    )
+    moved = OBert().compensate(replace(context, kept=kept))
+    assert moved.abs().max() < 10 * weight.abs().max()
+    exact = (0.7 * direction).double().view(-1, BLOCK)
+
+    def loss(new: Tensor) -> Tensor:
+        return ((new - weight).double().view(-1, BLOCK) * exact).sum(1).square() / 2
+
+    assert (loss(moved) < 1e-3 * loss(weight * kept)).all()
+    assert OBert().scores(replace(context, kept=torch.ones_like(kept))).isfinite().all()
+
+
 def test_damping_is_on_the_diagonal() -> None:
     whole, gradients = context(BLOCK)
     inverse = torch.linalg.inv(hessian(gradients, damping=0.5))
