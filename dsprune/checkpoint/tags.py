@@ -55,13 +55,17 @@ LISTED_TOGETHER = 64
 
 _FILE_OF_RANK = re.compile(r"(?:masks|accumulators|rank)-(\d+)")
 
+_WRITTEN = re.compile(r".*_states\.pt|(masks|accumulators|rank|files)-\d+-of-\d+\.(safetensors|json)")
+"""Files of DeepSpeed and dsprune in a tag, whose names depend on the ZeRO stage and the number of ranks."""
+
 LATEST = "latest"
 
 
 def begin_tag(folder: Path) -> None:
     """Make a tag incomplete before its files are written. Collective: every rank must call this.
 
-    Links are removed, because DeepSpeed would write to their targets.
+    The files of an earlier save are removed: at another ZeRO stage or on another number of ranks, some of them would
+    stay and be read with the new ones. Links are removed, because DeepSpeed would write to their targets.
 
     Raises:
         UserError: the ranks save into different folders, so that each folder would lack files.
@@ -70,7 +74,7 @@ def begin_tag(folder: Path) -> None:
     if current_ranks().is_first:
         invalidate_tag(folder)
         for path in folder.iterdir() if folder.is_dir() else ():
-            if path.is_symlink():
+            if path.is_symlink() or _WRITTEN.fullmatch(path.name):
                 path.unlink()
     barrier()
 

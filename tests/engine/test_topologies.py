@@ -80,6 +80,18 @@ def test_a_checkpoint_goes_on_elsewhere(
         assert sum(int((~mask).sum()) for mask in found_masks) == round(0.9 * 630)
 
 
+def test_a_tag_that_is_saved_again_at_another_place_holds_nothing_of_the_first(
+    pools: dict[int, RankPool], tmp_path: Path
+) -> None:
+    recipe = recipe_for("fp32")
+    for stage, world in ((2, 3), (3, 2)):
+        [(masks, _), *_] = pools[world].run(
+            world, moving.train_and_save, ds_config(stage), recipe, str(tmp_path)
+        )
+    for found, _ in pools[1].run(1, moving.reshard, ds_config(0), recipe, str(tmp_path)):
+        assert all(map(torch.equal, masks, found))
+
+
 def test_frozen_weights_cannot_be_moved(pools: dict[int, RankPool], saved: Saved) -> None:
     folder, _ = saved(2, 3)
     args = ds_config(1), make_recipe(), str(folder)

@@ -200,6 +200,19 @@ def test_nothing_is_written_through_the_links_of_a_tag(tmp_path: Path) -> None:
     assert check_files(target) == 1
 
 
+def test_files_of_an_earlier_save_are_removed_and_those_of_the_user_are_not(tmp_path: Path) -> None:
+    written = (
+        "zero_pp_rank_1_mp_rank_00_model_states.pt bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt "
+        "rank-00001-of-00002.safetensors masks-00001-of-00002.safetensors accumulators-00000-of-00002.safetensors "
+        "files-00000-of-00065.json"
+    )
+    tag = write_tag(tmp_path / "best")
+    for name in (*written.split(), "tokenizer.json", "notes.pt"):
+        (tag / name).touch()
+    begin_tag(tag)
+    assert {path.name for path in tag.iterdir()} == {"tokenizer.json", "notes.pt"}
+
+
 @pytest.mark.parametrize("name", ["checkpoints", "metrics.jsonl"])
 def test_a_run_whose_files_are_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "run").mkdir()
