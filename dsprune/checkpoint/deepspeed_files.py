@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dsprune.errors import UserError
-from dsprune.model.shard import plain_name
+from dsprune.model.compiled import plain_name
 from dsprune.utils.text import first_line
 from dsprune.zero.layout import PARAMETER_ORDER
 from dsprune.zero.pickles import read_pickle

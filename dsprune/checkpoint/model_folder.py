@@ -15,7 +15,7 @@ from dsprune.checkpoint.deepspeed_files import CheckpointFiles, read_frozen, rea
 from dsprune.checkpoint.file_list import MODEL_LIST
 from dsprune.errors import UserError
 from dsprune.masks.manifest import MANIFEST, read_manifest
-from dsprune.model.shard import plain_name
+from dsprune.model.compiled import plain_module, plain_name
 from dsprune.model.ties import undeclared_ties
 from dsprune.model.vocabulary import with_all_rows
 from dsprune.ranks.agreement import on_first_rank
@@ -59,7 +59,7 @@ def save_model_folder(engine: DeepSpeedEngine, folder: Path, tokenizer: Any) -> 
             f"save_model: tokenizer is a {type(tokenizer).__name__}: give the tokenizer object, as "
             f"AutoTokenizer.from_pretrained returns it"
         )
-    module: nn.Module = getattr(engine.module, "_orig_mod", engine.module)  # without the compiled wrapper
+    module = plain_module(engine.module)
     gathered = full_state_dict(engine)
 
     def write(temporary: Path) -> None:
@@ -86,7 +86,7 @@ def _without_ties(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def model_config(module: nn.Module) -> dict[str, str]:
     """Return the entries that a checkpoint needs so that its model folder opens with `from_pretrained`."""
-    module = getattr(module, "_orig_mod", module)  # without the compiled wrapper
+    module = plain_module(module)
     if not isinstance(module, PreTrainedModel):
         return {}
     config = module.config.to_dict() | {"architectures": [type(module).__name__]}

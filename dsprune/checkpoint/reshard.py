@@ -22,7 +22,8 @@ from dsprune.checkpoint.deepspeed_files import (
     read_main_file,
 )
 from dsprune.errors import UserError
-from dsprune.model.shard import PrunableTensor, Shard, plain_name
+from dsprune.model.compiled import plain_name
+from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.zero.layout import ZeroLayout
 from dsprune.zero.parameters import full_shape
 from dsprune.zero.stages import open_layout

@@ -21,10 +21,11 @@ def watch_loss(engine: PruningEngine, args: TrainingArguments) -> None:
     """
     ranks = args.world_size if args.average_tokens_across_devices else 1
     factor = ranks * args.gradient_accumulation_steps
-    if factor == 1 or args.torch_compile or not _returns_mean(engine.module):
+    if factor == 1 or not _returns_mean(engine.module):
         return
 
-    def check(module: nn.Module, _: Any, inputs: dict[str, Any]) -> None:
+    def check(_: nn.Module, __: Any, inputs: dict[str, Any]) -> None:
+        module = engine.module
         if not module.training:
             return
         hook.remove()
@@ -35,7 +36,8 @@ def watch_loss(engine: PruningEngine, args: TrainingArguments) -> None:
                 "clipped more: set model.accepts_loss_kwargs = False before Trainer(...)"
             )
 
-    hook = engine.module.register_forward_pre_hook(check, with_kwargs=True)
+    # The engine is not compiled with its module.
+    hook = engine.register_forward_pre_hook(check, with_kwargs=True)
 
 
 def _returns_mean(model: nn.Module) -> bool:

@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers.pytorch_utils import Conv1D
 
+from dsprune.model.compiled import plain_module
 from dsprune.model.shard import PrunableTensor
 
 __all__ = ["InputHooks", "is_seen"]
@@ -61,6 +62,7 @@ class InputHooks:
         self._sums = [
             torch.zeros(tensor.num_inputs, dtype=torch.float64, device=device) for tensor in tensors
         ]
+        model = plain_module(model)  # whose `forward` names its arguments
         self._names = tuple(signature(model.forward).parameters)
         config = getattr(model, "config", None)
         self._has_one_mask = not getattr(config, "is_encoder_decoder", False)

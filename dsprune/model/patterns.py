@@ -10,8 +10,8 @@ from torch import nn
 
 from dsprune.errors import UserError
 from dsprune.model.blocks import NORM, TABLE, block_matrices, is_vector
+from dsprune.model.compiled import plain_name
 from dsprune.model.shapes import ShapeOf, plain_shape
-from dsprune.model.shard import plain_name
 
 __all__ = ["names_of", "parameter_groups", "parameters_matching", "patterns_of", "values_by_pattern"]
 

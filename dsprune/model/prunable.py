@@ -13,10 +13,11 @@ from torch import nn
 
 from dsprune.errors import UserError
 from dsprune.model.blocks import NO_MATRICES, block_matrices, is_vector, matrices_outside
+from dsprune.model.compiled import plain_name
 from dsprune.model.orientation import has_inputs_first
 from dsprune.model.patterns import names_of, parameters_matching, patterns_of, values_by_pattern
 from dsprune.model.shapes import ShapeOf, plain_shape
-from dsprune.model.shard import PrunableTensor, plain_name
+from dsprune.model.shard import PrunableTensor
 from dsprune.model.wrappers import check_plain
 from dsprune.utils.text import percent
 

@@ -9,17 +9,7 @@ from dsprune.recipe.pattern import matrix_shape
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["PrunableTensor", "Shard", "equal_part", "parts_of", "plain_name"]
-
-
-def plain_name(name: str) -> str:
-    """Return the name of a parameter as in the module that `torch.compile` wraps.
-
-    Examples:
-        >>> plain_name("_orig_mod.encoder.weight")
-        'encoder.weight'
-    """
-    return name.replace("_orig_mod.", "")
+__all__ = ["PrunableTensor", "Shard", "equal_part", "parts_of"]
 
 
 @dataclass(frozen=True)

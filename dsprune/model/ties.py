@@ -5,6 +5,7 @@ import re
 from torch import nn
 from transformers import PreTrainedModel
 
+from dsprune.model.compiled import plain_module
 from dsprune.model.patterns import names_of
 
 __all__ = ["describe_ties", "undeclared_ties"]
@@ -16,7 +17,7 @@ def undeclared_ties(model: nn.Module) -> dict[str, str]:
     An example is a block that is used twice. `from_pretrained` does not know of these ties, so a model folder needs the
     weight under each name.
     """
-    model = getattr(model, "_orig_mod", model)  # without the compiled wrapper
+    model = plain_module(model)
     if not isinstance(model, PreTrainedModel):
         return {}
     declared = [key for part in model.modules() for key in getattr(part, "_tied_weights_keys", None) or ()]

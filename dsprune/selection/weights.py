@@ -6,11 +6,12 @@ from torch import Tensor, nn
 
 from dsprune.errors import UserError
 from dsprune.methods.method import find_method
+from dsprune.model.compiled import plain_name
 from dsprune.model.inputs import is_seen
 from dsprune.model.orientation import has_inputs_first
 from dsprune.model.prunable import Choice, choose_weights
 from dsprune.model.shapes import ShapeOf, plain_shape
-from dsprune.model.shard import PrunableTensor, plain_name
+from dsprune.model.shard import PrunableTensor
 from dsprune.recipe import Pruning
 from dsprune.recipe.pattern import UNSTRUCTURED
 from dsprune.registry import SCOPES

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from dsprune.model.shard import PrunableTensor, Shard, plain_name
+from dsprune.model.compiled import plain_name
+from dsprune.model.shard import PrunableTensor, Shard
 
 if TYPE_CHECKING:  # DeepSpeed takes seconds to import, and an audit of a model folder does not need it
     from deepspeed import DeepSpeedEngine

@@ -17,7 +17,8 @@ from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor
 
 from dsprune.errors import UserError
-from dsprune.model.shard import PrunableTensor, Shard, plain_name
+from dsprune.model.compiled import plain_name
+from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.zero.layout import PARAMETER_ORDER, ZeroLayout, ZeroParameter
 
 __all__ = ["open_layout", "replicated_masters"]

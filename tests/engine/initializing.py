@@ -5,7 +5,7 @@ import gc
 import io
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +24,7 @@ import dsprune
 from dsprune.model.patterns import parameter_groups
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Distillation, Recipe
+from dsprune.testing.compiler import compiler
 from dsprune.testing.engines import BATCH, STEPS, ds_config, make_recipe, pruning_engine
 from dsprune.testing.tiny import TinyModel, batch
 from dsprune.zero.parameters import full_shape
@@ -95,6 +96,21 @@ def train_on(comm: Comm, what: str) -> tuple[float, int]:
                 engine.backward(engine(**inputs).loss)
                 engine.step()
         return engine.sparsity()["sparsity_prunable"], engine.applied_steps
+
+
+def train_compiled(comm: Comm, stage: int, what: str) -> list[Tensor]:
+    """Train with a compiled model, wrapper or engine, and return the master weights."""
+    model = TinyModel()
+    with nullcontext() if what == "nothing" else compiler():
+        given = torch.compile(model, backend="eager") if what == "wrapper" else model
+        if what == "model":
+            model.compile(backend="eager")
+        with initialized(model=given, config=ds_config(stage)) as (engine, _):
+            if what == "engine":
+                engine.compile(backend="eager")
+            for step in range(STEPS):
+                train_step(engine, step)
+            return every_view(pruner_of(engine))["weight"]
 
 
 def first_pass_of_a_stream(comm: Comm, drop_last: bool) -> list[list[int]]:

@@ -108,6 +108,7 @@ def test_a_trainer_saves_the_masks_after_the_context_too(one_rank: RankPool, tmp
     [
         ({}, {}, 1),
         ({"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3}, {}, 3),
+        ({"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3, "torch_compile": True}, {}, 3),
         (
             {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3},
             {"accepts_loss_kwargs": False},

@@ -29,6 +29,14 @@ def test_these_training_data_reach_the_target(two_ranks: RankPool, what: str) ->
     assert two_ranks.run(2, initializing.train_on, what) == 2 * [(0.9, 8)]
 
 
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_a_compiled_model_is_pruned_the_same(two_ranks: RankPool, stage: int) -> None:
+    ways = ["nothing", "model", "engine", *(["wrapper"] if stage < 3 else [])]
+    [expected, *others] = [two_ranks.run(2, initializing.train_compiled, stage, what) for what in ways]
+    for weights in others:
+        assert all(map(torch.equal, weights[0], expected[0]))
+
+
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_ranks_share_a_stream_evenly(two_ranks: RankPool, drop_last: bool) -> None:
     first, second = two_ranks.run(2, initializing.first_pass_of_a_stream, drop_last)

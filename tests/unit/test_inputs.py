@@ -20,6 +20,7 @@ from dsprune.model.shard import PrunableTensor
 from dsprune.ranks.collectives import Comm
 from dsprune.recipe import Pruning
 from dsprune.selection.weights import weights_to_prune
+from dsprune.testing.compiler import compiler
 from tests.unit.sparse import TIMETABLE
 
 
@@ -47,7 +48,7 @@ class Layers(nn.Module):
 def hooked(layers: Layers, model: nn.Module | None = None) -> InputHooks:
     weights = [layers.linear.weight, layers.transposed.weight, layers.convolution.weight]
     shapes = [PrunableTensor(str(place), tuple(weight.shape)) for place, weight in enumerate(weights)]
-    return InputHooks(model or layers, shapes, weights)
+    return InputHooks(layers if model is None else model, shapes, weights)
 
 
 def test_what_passes_in_training_is_counted_once() -> None:
@@ -77,11 +78,11 @@ def test_a_compiled_model_counts_the_same(is_wrapped: bool) -> None:
     layers, generator = Layers(), torch.Generator().manual_seed(0)
     x, mask = torch.randn(4, 3, 4, generator=generator), torch.tensor([[1, 1, 0]] * 4)
     expected = x[mask.bool()].double().square().sum(0).repeat(3)
-    with torch._dynamo.config.patch(disable=False):
-        model = torch.compile(layers, backend="eager") if is_wrapped else layers
+    with compiler():
+        model = torch.compile(layers, backend="aot_eager") if is_wrapped else layers
         hooks = hooked(layers, model)
         if not is_wrapped:
-            layers.compile(backend="eager")
+            layers.compile(backend="aot_eager")
         for is_counting in (False, True, False, True):
             hooks.begin_step(is_counting=is_counting)
             model(x, mask).sum().backward()
