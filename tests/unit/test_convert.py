@@ -15,9 +15,11 @@ from dsprune.commands.cli import run_command
 from dsprune.commands.convert.arithmetic import evaluate
 from dsprune.commands.convert.convert import Converted, convert_file
 from dsprune.commands.convert.patterns import globs_of
+from dsprune.commands.convert.pruning import METHODS_OF
 from dsprune.commands.convert.rate_pieces import Piece, cut, learning_rate
 from dsprune.commands.convert.sparseml import KNOWN
 from dsprune.errors import UserError
+from dsprune.methods.checks import check_pruning
 from dsprune.model.prunable import choose_weights
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.schedule import recipe_timetable
@@ -314,7 +316,7 @@ def test_a_dense_run_keeps_its_cyclic_learning_rate(tmp_path: Path) -> None:
         ("inter_func: cubic", "inter_func: inverse_cubic", "inter_func = 'inverse_cubic': the curve is cubic"),
         ("mask_type: unstructured", "mask_type: [1, -1]", "mask_type = [1, -1]: weights are pruned one by one"),
         ("mask_type: unstructured", "mask_type: filter", "mask_type = 'filter': weights are pruned one by one"),
-        ("mask_type: unstructured", "mask_type: block4", "mask_type = 'block4': a block's score is the sum"),
+        ("mask_type: unstructured", "mask_type: block4", "mask_type = 'block4': obert prunes single weights"),
         ("num_grads: 512", "num_grads: 7", "num_grads = 7: the gradients are those of whole batches"),
         ("num_grads: 512", "fisher_block_size: 4", "fisher_block_size = 4: blocks have 50 weights"),
         ("num_grads: 512", "grad_sampler_kwargs: {a: 1}", "the gradients are those of the training steps"),
@@ -396,10 +398,43 @@ def test_newer_recipes_name_their_modifiers_and_settings_otherwise(tmp_path: Pat
 @pytest.mark.parametrize(("kind", "pattern"), [("block4", "1x4"), ("[4, 2]", "4x2")])
 def test_blocks_are_a_pattern(tmp_path: Path, kind: str, pattern: str) -> None:
     source = GRADUAL.replace("mask_type: unstructured", f"mask_type: {kind}")
-    pruning = recipe_of(tmp_path, source, *COMPLETE).pruning
-    assert (pruning.pattern, pruning.method) == (pattern, "obert")
     whole = source.replace("OBS", "GlobalMagnitude").replace("num_grads: 512", "leave_enabled: true")
+    assert recipe_of(tmp_path, whole, *COMPLETE).pruning.pattern == pattern
     assert "mask_type" not in "\n".join(converted(tmp_path, whole).notes.lines())
+
+
+def test_blocks_of_the_second_order_have_the_diagonal_of_the_fisher_matrix(tmp_path: Path) -> None:
+    source = GRADUAL.replace("mask_type: unstructured", "mask_type: block4\n    num_recomputations: 16")
+    pruning = recipe_of(tmp_path, source, *COMPLETE).pruning
+    assert (pruning.method, pruning.pattern, pruning.window) == ("empirical-fisher", "1x4", 512)
+    notes = converted(tmp_path, source).notes
+    assert [text.partition(" = ")[0] for _, text in notes.left_out] == [
+        "OBSPruningModifier: damp",
+        "OBSPruningModifier: num_recomputations",
+    ]
+    assert sum("empirical-fisher scores blocks" in text for _, text in notes.differs) == 1
+
+
+@pytest.mark.parametrize("name", METHODS_OF)
+@pytest.mark.parametrize("kind", ["unstructured", "block4"])
+def test_the_settings_fit_the_method(tmp_path: Path, name: str, kind: str) -> None:
+    source = GRADUAL.replace("OBSPruningModifier", name).replace("unstructured", kind)
+    if "OBS" not in name:
+        source = source.replace("    num_grads: 512\n    damp: 1e-7\n", "")
+    pruning = recipe_of(tmp_path, source, *COMPLETE, "pruning.sparsity=0.9").pruning
+    check_pruning(pruning)
+    assert (pruning.recomputations is None) == (pruning.method != "obert")
+
+
+def test_a_value_that_the_method_does_not_use_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"as a recipe: pruning.damping: value 1e-07: 'magnitude'"):
+        converted(tmp_path, GRADUAL, *COMPLETE, "pruning.method=magnitude", "pruning.recomputations=null")
+
+
+def test_a_first_update_without_earlier_steps_is_named(tmp_path: Path) -> None:
+    source = GRADUAL.replace("start_epoch: 1\n", "start_epoch: 0\n")
+    said = [text for _, text in converted(tmp_path, source).notes.differs]
+    assert sum("the gradient of the first step alone" in text for text in said) == 1
 
 
 def test_updates_at_every_step(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from dsprune.commands.convert.notes import Notes
 from dsprune.commands.convert.source import read_source
 from dsprune.commands.convert.sparseml import convert_sparseml, is_sparseml
 from dsprune.errors import UserError
+from dsprune.methods.checks import check_pruning
 from dsprune.recipe.loading import check_recipe, override, override_all
 from dsprune.schedule import recipe_timetable
 from dsprune.utils.console import say
@@ -124,6 +125,8 @@ def _check(values: dict[str, Any], notes: Notes, name: str, *, in_epochs: bool) 
         override(whole, f"{field}={_STAND_INS[field]}")
     try:
         recipe = check_recipe({"name": "converted", **whole})
+        if recipe.pruning is not None:
+            check_pruning(recipe.pruning)
         if in_epochs and "budget.epochs" not in notes.missing:
             recipe_timetable(recipe, _STEPS_PER_EPOCH)
     except UserError as error:

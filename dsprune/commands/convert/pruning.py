@@ -27,6 +27,9 @@ _GLOBAL = {"GlobalMagnitudePruningModifier", "OBSPruningModifier", "ACDCPruningM
 _SECOND_ORDER = {"num_grads": "window", "damp": "damping", "num_recomputations": "recomputations"}
 """Settings of OBSPruningModifier, and their names in a recipe."""
 
+DIAGONAL = "empirical-fisher"
+"""The method for blocks of OBSPruningModifier, because `obert` prunes single weights."""
+
 _CURVES = ("cubic", "linear")
 _ALL = ("__ALL__", "__ALL_PRUNABLE__")
 
@@ -68,22 +71,33 @@ def prune(modifiers: Sequence[Entry], total: float, notes: Notes) -> Pruned | No
         modifier.get("leave_enabled")
         if modifier.get("leave_enabled", True) is not True:
             notes.leave_out(modifier, "leave_enabled", "the masks are kept to the end of the run")
-        pruned.section |= _second_order(modifier, notes)
+        if modifier.name == "OBSPruningModifier":
+            pruned.section |= _second_order(modifier, section["method"], notes)
     return pruned
 
 
-def _second_order(modifier: Entry, notes: Notes) -> dict[str, Any]:
-    """Return the settings of the Fisher matrix."""
+def _second_order(modifier: Entry, method: str, notes: Notes) -> dict[str, Any]:
+    """Return the settings of the Fisher matrix that a method has."""
     if modifier.get("grad_sampler_kwargs") is not None:
         notes.leave_out(modifier, "grad_sampler_kwargs", "the gradients are those of the training steps")
-    if modifier.get("fisher_block_size", 50) != 50:
-        notes.leave_out(modifier, "fisher_block_size", "blocks have 50 weights")
     if modifier.get("num_grads") is not None:
         notes.differ(
             modifier, "num_grads", "the gradients are those of whole batches, of the last training steps"
         )
-    values = {name: modifier.get(key) for key, name in _SECOND_ORDER.items()}
-    values["recomputations"] = values["recomputations"] or 1  # SparseML's default
+    if modifier.number("start_epoch", 0) <= 0:
+        notes.differ(
+            modifier, "start_epoch", "the first mask update has the gradient of the first step alone"
+        )
+    if method == DIAGONAL:
+        for key in ("damp", "num_recomputations", "fisher_block_size"):
+            if modifier.get(key) is not None:
+                notes.leave_out(modifier, key, f"{DIAGONAL} needs the diagonal of the Fisher matrix only")
+        values = {"window": modifier.get("num_grads")}
+    else:
+        if modifier.get("fisher_block_size", 50) != 50:
+            notes.leave_out(modifier, "fisher_block_size", "blocks have 50 weights")
+        values = {name: modifier.get(key) for key, name in _SECOND_ORDER.items()}
+        values["recomputations"] = values["recomputations"] or 1  # SparseML's default
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -113,9 +127,15 @@ def _pattern(modifier: Entry, notes: Notes) -> dict[str, Any]:
         and len(sides) == 2
         and all(isinstance(side, int) and side > 0 for side in sides)
     ):
+        pattern = f"{sides[0]}x{sides[1]}"
         if modifier.name == "OBSPruningModifier":
-            notes.differ(modifier, "mask_type", "a block's score is the sum of its weights' scores")
-        return {"pattern": f"{sides[0]}x{sides[1]}"}
+            notes.differ(
+                modifier,
+                "mask_type",
+                f"obert prunes single weights; {DIAGONAL} scores blocks, and does not change the weights that stay",
+            )
+            return {"pattern": pattern, "method": DIAGONAL}
+        return {"pattern": pattern}
     notes.leave_out(modifier, "mask_type", f"weights are pruned one by one, not as {kind}")
     return {}
 
