@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, inf
 from typing import Any, ClassVar
 
 import deepspeed
@@ -167,7 +167,7 @@ class _Initialize:
                 f"training: give steps_per_epoch, or count the recipe in steps"
             )
         accumulation = config.get("gradient_accumulation_steps", 1)
-        if not lengths or not isinstance(accumulation, int):
+        if len(lengths) != 1 or not isinstance(accumulation, int):
             return None
         return ceil(lengths.pop() / accumulation)  # both frameworks step at the end of the loader, too
 
@@ -243,12 +243,13 @@ def _announce_monitors(model: nn.Module, timetable: Timetable) -> None:
 
 
 def _lightning_steps(model: nn.Module) -> int | None:
-    """Return Lightning's optimizer steps per epoch; None for any other module."""
+    """Return Lightning's optimizer steps per epoch; None for data without a length, and for any other module."""
     trainer = _lightning_trainer(model)
     if trainer is None:
         return None
-    steps, epochs = trainer.estimated_stepping_batches, trainer.max_epochs
-    return max(1, int(steps) // epochs) if epochs and epochs > 0 and steps != float("inf") else None
+    trainer.fit_loop.setup_data()  # as Lightning's own estimate does; that depends on max_steps too
+    num_batches = trainer.num_training_batches
+    return None if num_batches == inf else ceil(num_batches / trainer.accumulate_grad_batches)
 
 
 def _check_finished(engine: PruningEngine) -> None:

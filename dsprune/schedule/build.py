@@ -5,7 +5,7 @@ from math import ceil
 from typing import NamedTuple
 
 from dsprune.errors import UserError
-from dsprune.recipe import Budget, LearningRate, Pruning, Recipe, Span, Start
+from dsprune.recipe import Budget, Distillation, LearningRate, Pruning, Recipe, Span, Start
 from dsprune.registry import CURVES
 from dsprune.schedule.law import (
     WARMUP,
@@ -28,7 +28,8 @@ MOST_UPDATES = 100_000
 
 def recipe_timetable(recipe: Recipe, steps_per_epoch: int | None) -> Timetable:
     """Return the timetable of a recipe; see `build_timetable`."""
-    return build_timetable(recipe.pruning, recipe.learning_rate, recipe.budget, steps_per_epoch, recipe.start)
+    parts = recipe.pruning, recipe.learning_rate, recipe.budget
+    return build_timetable(*parts, steps_per_epoch, recipe.start, recipe.distillation)
 
 
 def build_timetable(
@@ -37,6 +38,7 @@ def build_timetable(
     budget: Budget,
     steps_per_epoch: int | None,
     start: Start = "pretrained",
+    distillation: Distillation | None = None,
 ) -> Timetable:
     """Return the timetable of a run.
 
@@ -55,9 +57,10 @@ def build_timetable(
         pruning: the pruning section; None for dense fine-tuning.
         learning_rate: the learning-rate section.
         budget: the budget section.
-        steps_per_epoch: optimizer steps per epoch. None = unknown: the run counts as one epoch, and a recipe with
-            lengths in epochs is an error.
+        steps_per_epoch: optimizer steps per epoch. None = unknown, 0 = an epoch has no complete step: the run counts
+            as one epoch, and a recipe with lengths in epochs is an error.
         start: whether the model is fine-tuned already, for the schedule law.
+        distillation: the distillation section, whose lengths are converted by the timetable; None = no distillation.
 
     Raises:
         UserError: the parts do not fit into the run, two mask updates fall on the same step, or the number of mask
@@ -69,8 +72,8 @@ def build_timetable(
         >>> [update.step for update in timetable.updates], timetable.total_steps
         ([200, 600, 1000, 1400, 1800, 2200, 2600], 3000)
     """
-    if steps_per_epoch is None:
-        _refuse_epochs(pruning, learning_rate, budget)
+    if steps_per_epoch is None or steps_per_epoch < 1:
+        _refuse_epochs(pruning, learning_rate, budget, distillation, is_known=steps_per_epoch is not None)
         steps_per_epoch = budget.steps or 1
     run = _Run(steps_per_epoch, _total_steps(pruning, budget, steps_per_epoch))
     updates = _updates(pruning, start, run) if pruning else ()
@@ -134,22 +137,34 @@ def _interval(updates: Sequence[MaskUpdate], total_steps: int) -> int:
     )
 
 
-def _refuse_epochs(pruning: Pruning | None, learning_rate: LearningRate, budget: Budget) -> None:
-    """Check that every length is in steps or percent."""
+def _refuse_epochs(
+    pruning: Pruning | None,
+    learning_rate: LearningRate,
+    budget: Budget,
+    distillation: Distillation | None,
+    *,
+    is_known: bool,
+) -> None:
+    """Check that every length is in steps or percent; `is_known` is whether an epoch is known to have no step."""
     names = ("warmup", "hold", "decay_every")
     spans: dict[str, Span | None] = {f"learning_rate.{name}": getattr(learning_rate, name) for name in names}
     spans |= {f"learning_rate.rewind_at[{i}]": span for i, span in enumerate(learning_rate.rewind_at)}
     if pruning is not None:
-        for name in ("start", "end", "every"):
-            spans[f"pruning.{name}"] = getattr(pruning, name)
+        spans |= {f"pruning.{name}": getattr(pruning, name) for name in ("start", "end", "every")}
+    if distillation is not None:
+        for name, ramp in (("hardness", distillation.hardness), ("temperature", distillation.temperature)):
+            spans |= {f"distillation.{name}.start": ramp.start, f"distillation.{name}.end": ramp.end}
     in_epochs = [f"{field} ({span})" for field, span in spans.items() if span and span.unit == "epochs"]
     if budget.steps is None:
         in_epochs.insert(0, f"budget.epochs ({budget.epochs})")
     if in_epochs:
-        raise UserError(
-            f"{', '.join(in_epochs)}: counted in epochs, and the steps in one are not known: count in "
-            "steps, or give the training data (to dsprune plan: --train-examples)"
+        why, way_out = (
+            "the steps in one are not known",
+            "give the training data (to dsprune plan: --train-examples)",
         )
+        if is_known:
+            why, way_out = "the data have fewer examples than an optimizer step takes", "lower budget.batch"
+        raise UserError(f"{', '.join(in_epochs)}: counted in epochs, and {why}: count in steps, or {way_out}")
 
 
 def _total_steps(pruning: Pruning | None, budget: Budget, steps_per_epoch: int) -> int:

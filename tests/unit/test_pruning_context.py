@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from transformers import TrainerState, TrainingArguments
 from transformers.trainer_callback import TrainerControl
 
 import dsprune
-from dsprune.engine.frameworks import _announce_monitors, _Initialize
+from dsprune.engine.frameworks import _announce_monitors, _Initialize, _lightning_steps
 from dsprune.schedule import recipe_timetable
 from dsprune.testing.engines import make_recipe
 
@@ -121,6 +122,50 @@ def test_a_rest_of_accumulated_batches_is_a_step() -> None:
 def test_a_loader_of_a_stream_has_no_steps_an_epoch() -> None:
     stream = prepare_data_loader(DataLoader(Stream(), 8), num_processes=1, process_index=0)
     assert steps_an_epoch([stream], 8) is None
+
+
+def test_loaders_of_several_lengths_have_no_steps_an_epoch_for_a_recipe_in_steps() -> None:
+    loaders = [
+        prepare_data_loader(DataLoader(TensorDataset(torch.zeros(size)), 8), num_processes=1, process_index=0)
+        for size in (48, 24)
+    ]
+    config = {"train_micro_batch_size_per_gpu": 8}
+    assert _Initialize(make_recipe(), None, None, ExitStack(), loaders=loaders)._loader_steps(config) is None
+
+
+@pytest.mark.filterwarnings("ignore")  # of Lightning
+@pytest.mark.parametrize(
+    ("data", "settings", "steps"),
+    [
+        (TensorDataset(torch.zeros(48)), {"max_epochs": 2}, 6),
+        (TensorDataset(torch.zeros(48)), {"max_epochs": 2, "accumulate_grad_batches": 4}, 2),
+        (TensorDataset(torch.zeros(48)), {"max_epochs": 3, "max_steps": 3}, 6),
+        (TensorDataset(torch.zeros(48)), {"max_epochs": -1, "max_steps": 3}, 6),
+        (Stream(), {"max_epochs": 2}, None),
+    ],
+)
+def test_steps_an_epoch_are_those_of_lightnings_loader(
+    tmp_path: Path, data: Any, settings: dict[str, Any], steps: int | None
+) -> None:
+    import lightning.pytorch as lightning
+
+    found = []
+
+    class Module(lightning.LightningModule):
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            found.append(_lightning_steps(self))
+            self.weight = nn.Parameter(torch.ones(1))
+            return torch.optim.SGD([self.weight], lr=0.0)
+
+        def training_step(self, batch: Any, number: int) -> torch.Tensor:
+            return self.weight.sum()
+
+    quiet = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+    )
+    trainer = lightning.Trainer(accelerator="cpu", default_root_dir=tmp_path, **quiet, **settings)
+    trainer.fit(Module(), DataLoader(data, 8))
+    assert found == [steps]
 
 
 def test_the_batch_of_a_loader_for_evaluation_is_not_taken_for_that_of_training() -> None:

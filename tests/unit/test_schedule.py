@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from dsprune.errors import UserError
-from dsprune.recipe import Budget, LearningRate, Pruning, Recipe, Span, Start, load_recipe
+from dsprune.recipe import Budget, Distillation, LearningRate, Pruning, Recipe, Span, Start, load_recipe
 from dsprune.recipe.timing import log_compression
-from dsprune.schedule import MaskUpdate, Timetable, build_timetable
+from dsprune.schedule import MaskUpdate, Timetable, build_timetable, recipe_timetable
 from dsprune.schedule.curves import cubic, exponential, linear
 from dsprune.schedule.law import (
     dense_peak,
@@ -380,6 +380,27 @@ class TestRefusals:
             UserError, match=r"budget.epochs \(3.0\), pruning.end \(2 epochs\): counted in epochs"
         ):
             build_timetable(pruning, LR, Budget(batch=1, epochs=3), None)
+
+    def test_epochs_of_fewer_examples_than_a_step_takes(self) -> None:
+        with pytest.raises(UserError, match=r"^budget.epochs \(3.0\): .*fewer examples .*lower budget.batch"):
+            build_timetable(None, LR, Budget(batch=1, epochs=3), 0)
+
+    @pytest.mark.parametrize("ramp", ["hardness", "temperature"])
+    def test_distillation_in_epochs_whose_steps_are_not_known(self, ramp: str) -> None:
+        line = {"first": 0.5, "final": 1.0, "start": "1 epochs", "end": "2 epochs"}
+        recipe = load_recipe("sentiment-90", ["budget.steps=100", "budget.epochs=null"])
+        asked = Distillation.model_validate({"teacher": "t", ramp: line})
+        recipe = recipe.model_copy(update={"distillation": asked})
+        says = rf"^distillation.{ramp}.start \(1 epochs\), distillation.{ramp}.end \(2 epochs\): counted in epochs"
+        with pytest.raises(UserError, match=says):
+            recipe_timetable(recipe, None)
+        assert recipe_timetable(recipe, 10).steps_per_epoch == 10
+
+
+@pytest.mark.parametrize("steps_per_epoch", [None, 0, -1])
+def test_a_recipe_in_steps_needs_no_epochs(steps_per_epoch: int | None) -> None:
+    made = build_timetable(Pruning(sparsity=0.9), LR, Budget(batch=1, steps=100), steps_per_epoch)
+    assert (made.total_steps, made.steps_per_epoch) == (100, 100)
 
 
 @pytest.mark.parametrize(
