@@ -21,6 +21,7 @@ from dsprune.report.drawing import (
 from dsprune.report.grouping import Setting
 from dsprune.report.page import Cell, HeatMap, Picture, Section, Text
 from dsprune.report.runs import Run, origin_of
+from dsprune.schedule import Timetable
 
 __all__ = ["distillation_sections", "layer_map", "timeline_of_run", "timeline_of_runs"]
 
@@ -146,16 +147,23 @@ def _described(ramp: Ramp) -> str:
     return f"from {ramp.first:g} at {ramp.start} to {ramp.final:g} at {ramp.end}"
 
 
+def _corners(ramp: Ramp, timetable: Timetable) -> tuple[list[int], list[float]]:
+    """Return the steps between which a ramp is linear, and its values there."""
+    length = timetable.steps_per_epoch, timetable.total_steps
+    ends = (span.to_steps(*length) for span in (ramp.start, ramp.end))
+    last = timetable.total_steps - 1
+    steps = sorted({0, last, *(step for end in ends for step in (end - 1, end) if 0 <= step <= last)})
+    return steps, [ramp.at(step, *length) for step in steps]
+
+
 def _picture(run: Run, ramps: Mapping[str, Ramp], logged: Sequence[str]) -> Picture:
     """Draw the ramps over the timetable, and the logged parts of the loss."""
     labels = [*ramps, *(["loss"] if logged else [])]
     figure, panels = new_panels(labels, "optimizer step", height=1.4 * len(labels) + 0.4)
     if (timetable := run.timetable) is not None:
         panels[0].set_xlim(0, timetable.total_steps)
-        steps = range(timetable.total_steps)
         for axes, ramp in zip(panels, ramps.values(), strict=False):
-            values = [ramp.at(step, timetable.steps_per_epoch, timetable.total_steps) for step in steps]
-            axes.plot(steps, values, color=SERIES[0], lw=1.6)
+            axes.plot(*_corners(ramp, timetable), color=SERIES[0], lw=1.6)
     for name in logged:
         plot(panels[-1], *run.series(name), color=LOSSES[name][1], lw=1.6)
     for axes in panels:

@@ -7,21 +7,28 @@ import math
 import re
 import shutil
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from dsprune.commands.report import report
 from dsprune.errors import UserError
+from dsprune.recipe import Ramp
 from dsprune.report.drawing import INK, PHASES, QUIET, RULE, SERIES, new_panels, plot, with_variables
 from dsprune.report.grouping import differences, reference_of, settings_of
+from dsprune.report.run_pictures import _corners
 from dsprune.report.runs import find_folders, read_run
 from dsprune.report.runs_page import page_of_runs
 from dsprune.report.table import Table, show
+from dsprune.schedule import Timetable
 from dsprune.utils.console import say
 from tests.printing import printed
 from tests.run_folders import write_run
+
+TIMETABLE = Timetable(60, 20, 0, (), False, 0.1, 0.1, 0.0)
 
 SVG = "{http://www.w3.org/2000/svg}"
 TEACHER = "distillation.teacher=runs/dense/model"
@@ -192,6 +199,18 @@ def test_runs_that_did_not_record_the_step_of_an_update_show_the_same_steps(tmp_
     older = [{key: value for key, value in row.items() if key != "update_step"} for row in rows]
     (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in older))
     assert list(read_run(folder).updates) == list(known) == [13, 40, 66, 93, 120, 146, 173]
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [(0, "100 %"), ("10 %", "2 epochs"), (5, 5), (40, 70), (60, "1 epochs")]
+)
+def test_a_ramp_is_drawn_by_its_corners(start: int | str, end: int | str) -> None:
+    ramp, made = Ramp(first=1.0, final=4.0, start=start, end=end), TIMETABLE
+    steps, values = _corners(ramp, made)
+    every = range(made.total_steps)
+    found = np.interp(every, steps, values)
+    assert found == pytest.approx([ramp.at(step, 20, made.total_steps) for step in every])
+    assert len(_corners(ramp, replace(made, total_steps=10**12))[0]) <= 6
 
 
 def test_a_run_without_distillation_has_no_section_of_it(tmp_path: Path) -> None:
