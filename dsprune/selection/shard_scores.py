@@ -79,7 +79,9 @@ class ShardScores:
             (scorer, shard.numel, *rest)
             for scorer, shard, *rest in zip(self._scorers, self._shards, self._kept, *given, strict=True)
         ]
-        products = [scorer.product for scorer in self._scorers if scorer.product is not None]
-        if len(products) < len(self._scorers):
+        # A method may have no state for an empty shard, such as moments, and then no product.
+        owned = [scorer for scorer, shard in zip(self._scorers, self._shards, strict=True) if shard.numel]
+        products = [scorer.product for scorer in owned if scorer.product is not None]
+        if len(products) < len(owned):
             return [work(*arguments) for arguments in calls]
         return in_threads(work, calls, [tensor for product in products for tensor in product.tensors])

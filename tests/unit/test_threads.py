@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from threading import Barrier, get_ident
+from typing import ClassVar
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from dsprune.model.shard import PrunableTensor, Shard
 from dsprune.ranks.collectives import Comm
 from dsprune.selection import select
 from dsprune.selection.groups import make_groups
-from dsprune.selection.scan import Scorer
+from dsprune.selection.scan import HIGHEST_KEY, LOWEST_KEY, Scorer
+from dsprune.selection.shard_scores import ShardScores
 
 SIZES = (4099, 1, 9, 64, 30_001)
 
@@ -69,3 +71,28 @@ def test_one_thread_works_without_compiled_functions() -> None:
     torch.set_num_threads(2)
     found = in_threads(lambda _: get_ident(), [(0,), (1,)], [torch.ones(3, 2)[:, 0]])
     assert found == [get_ident()] * 2
+
+
+class Recorded(Product):
+    """A product that records the threads that read it."""
+
+    readers: ClassVar[set[int]] = set()
+
+    def __getitem__(self, part: slice) -> Product:
+        self.readers.add(get_ident())
+        return super().__getitem__(part)
+
+
+@pytest.mark.usefixtures("_set_back")
+def test_a_shard_without_weights_and_scores_leaves_the_others_to_the_threads() -> None:
+    torch.set_num_threads(2)
+    Recorded.readers.clear()
+    tensors = [PrunableTensor(name, (99,)) for name in "ab"]
+    shards = [Shard(tensors[0], 0, 99), Shard(tensors[1], 0, 0)]
+    weights = torch.randn(99)
+    scorers = [Scorer(weights.__getitem__, True, Recorded(weights)), Scorer(torch.empty(0).__getitem__, True)]
+    kept = [pack(torch.ones(shard.numel, dtype=torch.bool)) for shard in shards]
+    scores = ShardScores(shards, scorers, kept, make_groups(tensors, [0.5, 0.5], "uniform"))
+    scores.scan([(LOWEST_KEY, HIGHEST_KEY)] * 2)
+    assert Recorded.readers
+    assert get_ident() not in Recorded.readers
