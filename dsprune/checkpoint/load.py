@@ -97,7 +97,10 @@ def _load_state(
 
 
 def _reset_accumulators(state: PruningState, folder: Path, step: int) -> None:
-    """Reset the accumulators of the pruning method, and print it if the run has begun."""
+    """Reset the accumulators of the pruning method, and print it if the run has begun.
+
+    Collective: every rank must call this.
+    """
     state.reset_accumulators(step)
     names = ", ".join(declared_dtypes(state.accumulators))
     if step and names:
@@ -128,6 +131,7 @@ def check_target(state: PruningState, where: str, step: int, way_out: str) -> No
 def _load_weights(
     engine: DeepSpeedEngine, load: Callable[..., Any], load_dir: Path, tag: str, options: dict[str, Any]
 ) -> Any:
+    """Load weights, moments and counters, resharded if needed. Collective: every rank must call this."""
     folder = load_dir / tag
     module_only = options.get("load_module_only", False)
     with_moments = options.get("load_optimizer_states", True) and not module_only

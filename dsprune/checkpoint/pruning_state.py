@@ -25,7 +25,7 @@ __all__ = ["PruningState", "sparsity_of"]
 
 
 class PruningState:
-    """The masks of one engine, sharded like its ZeRO optimizer state.
+    """The masks of one engine, sharded like its ZeRO optimizer state. Collective: every rank must create it.
 
     Args:
         layout: this rank's slices of the prunable tensors.
@@ -40,7 +40,6 @@ class PruningState:
         updates: the mask updates so far.
         initial_pruned: number of zeros of each tensor at the start of the run; empty if it started dense.
         accumulators: the pruning method's accumulators of this rank's shards.
-
     """
 
     def __init__(self, layout: ZeroLayout, pruning: Pruning, timetable: Timetable) -> None:

@@ -142,7 +142,7 @@ def mask_zeros(state: PruningState, where: str, step: int) -> None:
 
 
 def _start_from(masks: MaskSet, state: PruningState, where: str, step: int) -> None:
-    """Set the first masks of a run, and apply them to weights and moments."""
+    """Set the first masks of a run, and apply them to weights and moments. Collective: every rank must call this."""
     check_first_masks(masks, state.pruning, state.timetable, state.comm, where, step)
     state.restore(masks.bits)
     state.initial_pruned = state.masks.counts(state.comm)
@@ -214,6 +214,7 @@ def _fraction_of_zeros(engine: DeepSpeedEngine, state: PruningState | None) -> f
     """Return the fraction of zeros of the prunable weights; without a state, of the weights prunable by default.
 
     If only some tensors are all zero, they are left out and reported: many layers are initialized with zeros.
+    Collective: every rank must call this.
     """
     try:
         if state is None:

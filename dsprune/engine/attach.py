@@ -71,7 +71,10 @@ def check_attachable(engine: DeepSpeedEngine, recipe: Recipe) -> None:
 def initial_state(
     engine: DeepSpeedEngine, pruning: Pruning | None, timetable: Timetable
 ) -> PruningState | None:
-    """Return dense masks of the prunable weights; None for a recipe without pruning."""
+    """Return dense masks of the prunable weights; None for a recipe without pruning.
+
+    Collective: every rank must call this.
+    """
     if pruning is None:
         return None
     choice = weights_to_prune(engine.module, pruning, shape_of=full_shape)

@@ -41,7 +41,7 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
 
     `PruningEngine(engine, recipe)` turns `engine` into a pruning engine, in place, and returns it. A framework that
     holds the engine (Accelerate, the Trainer, Lightning) then prunes too, because it calls `step`. Guards end a run
-    whose optimizer steps in any other way.
+    whose optimizer steps in any other way. Collective: every rank must call this.
 
     Args:
         engine: an initialized engine, at any ZeRO stage.
@@ -88,7 +88,10 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
 
     @classmethod
     def attach(cls, engine: DeepSpeedEngine, recipe: Recipe, timetable: Timetable) -> "PruningEngine":
-        """Turn an engine, whose model already follows the recipe, into a pruning engine; errors as for the class."""
+        """Turn an engine, whose model already follows the recipe, into a pruning engine; errors as for the class.
+
+        Collective: every rank must call this.
+        """
         check_attachable(engine, recipe)
         # So that a run does not depend on its stage and its interruptions.
         undo_first_step(engine)
@@ -164,12 +167,16 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         clip_gradients(self)
 
     def begin_script(self, masks_from: MasksFrom | None) -> None:
-        """Check at the first step what a script must do. Collective: every rank must call this."""
+        """Check at the first step what a script must do, and start sparse if asked.
+
+        Collective: every rank must call this.
+        """
         self._is_in_script, self._masks_from = True, masks_from
         if masks_from is not None:
             self.start_sparse(None, masks_from)
 
     def _check_script(self) -> None:
+        """Check at the first step what a script must have done. Collective: every rank must call this."""
         check_distilled(self._recipe.distillation, self.distillation)
         if not self._knows_zeros:
             self.start_sparse(None)  # which refuses them
@@ -318,5 +325,6 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         complete_model(Path(folder), self._pruning_state, self.applied_steps, self._recipe)
 
     def _check_weights(self) -> None:
+        """Check that no other code has changed the weights. Collective: every rank must call this."""
         if self.pruner is not None:
             self.pruner.guard.check()

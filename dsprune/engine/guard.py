@@ -209,6 +209,7 @@ class WeightGuard:
         return [layout.version(index) for index in range(len(layout.shards))]
 
     def _check(self, comm: Comm) -> None:
+        """Check weights and working copies. Collective: every rank of `comm` must call this."""
         masks, layout = self._state.masks, self._state.layout
         intact = [
             is_applied(bits, layout.weight(index)).to(layout.device) & layout.is_rounded(index)

@@ -115,7 +115,10 @@ def initialize_script(
     model: nn.Module,
     **kwargs: Any,
 ) -> Initialized:
-    """Initialize for a script that has made the model: see `initialize_with` and `fit_to_recipe`. Collective."""
+    """Initialize for a script that has made the model: see `initialize_with` and `fit_to_recipe`.
+
+    Collective: every rank must call this.
+    """
     if isinstance(model, DeepSpeedEngine):
         raise UserError(
             f"initialize: model is a {type(model).__name__}: give the module, engine.module, or make the engine "

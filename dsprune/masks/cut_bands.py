@@ -155,7 +155,10 @@ class CutBands:
         sent: Sequence[tuple[int, Tensor]],
         expected: Sequence[tuple[int, _Piece]],
     ) -> list[Tensor]:
-        """Return the received values of each tensor, in the order of the pieces; a weight may have several values."""
+        """Return the received values of each tensor, in the order of the pieces; a weight may have several values.
+
+        Collective: every rank must call this.
+        """
         found = [values[:0] for values in like]
         if not self._pieces:
             return found

@@ -37,7 +37,7 @@ class Comm:
         self.bytes_sent = self.bytes_received = self.num_messages = 0
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
-        """Return the sum over ranks, as a new tensor on the CPU. Collective: every rank must call this."""
+        """Return the sum over ranks, on the CPU. Collective: every rank must call this."""
         return self._all_reduce(tensor, dist.ReduceOp.SUM)
 
     def all_reduce_max(self, tensor: Tensor) -> Tensor:

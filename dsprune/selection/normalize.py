@@ -36,7 +36,7 @@ def normalize(
     largest = torch.zeros(len(shards), dtype=torch.float64)
     for place, scores in _scores(shards, scorers, device):
         largest[place] = torch.maximum(largest[place], scores.abs().max().double().cpu())
-    largest = comm.all_reduce_max(largest.nan_to_num(nan=inf))
+    largest = comm.all_reduce_max(largest.nan_to_num(nan=inf, posinf=inf))
 
     squares = torch.zeros(len(shards), dtype=torch.int64)
     for place, scores in _scores(shards, scorers, device):

@@ -96,6 +96,8 @@ def _scan_all(
 ) -> Search:
     """Scan all shards. If a bracket missed its threshold, scan again with a wider one.
 
+    Collective: every rank must call this.
+
     Returns:
         The search in the brackets, narrowed by the first histogram.
     """

@@ -180,7 +180,10 @@ def restore(
 def _load(
     engine: PruningEngine, meter: Meter, folder: Path, masks_from: MasksFrom | None, *, is_own: bool
 ) -> ClientState | None:
-    """Load a checkpoint; if it is the run's own, restore the meter too, and return its client state."""
+    """Load a checkpoint; if it is the run's own, restore the meter too, and return its client state.
+
+    Collective: every rank must call this.
+    """
     _, client = engine.load_checkpoint(str(folder.parent), folder.name, masks_from=masks_from)
     if not is_own:
         return None

@@ -66,7 +66,7 @@ class Recovery:
         model.eval()
 
     def _step(self, model: nn.Module, masks: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
-        """Sum the gradients over ranks, mask them, and step."""
+        """Sum the gradients over ranks, mask them, and step. Collective: every rank must call this."""
         for name, weight in model.named_parameters():
             if weight.grad is None:
                 continue

@@ -92,7 +92,9 @@ class Execution:
 
 
 class TeacherModel:
-    """The loaded teacher of a source. If it is sharded, every forward pass is collective.
+    """The loaded teacher of a source.
+
+    Collective when sharded: every rank must create it, and take part in each forward pass.
 
     Attributes:
         classes: width of the rows of each output.
