@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from dsprune.errors import UserError
 from dsprune.recipe import Budget, Distillation, LearningRate, Pruning, Recipe, Span, Start, load_recipe
+from dsprune.recipe.rate import scaled_peak
 from dsprune.recipe.timing import log_compression
 from dsprune.schedule import MaskUpdate, Timetable, build_timetable, recipe_timetable
 from dsprune.schedule.curves import cubic, exponential, linear
@@ -103,6 +104,15 @@ class TestLaw:
         low, high = sorted((low, high))
         assert scaled_epochs(low) <= scaled_epochs(high)
         assert scaled_updates(low) <= scaled_updates(high)
+
+    @given(st.floats(0, 0.99), st.floats(0, 0.99))
+    def test_the_peak_and_the_first_update_rise_with_the_target_without_a_jump(
+        self, low: float, high: float
+    ) -> None:
+        low, high = sorted((low, high))
+        # Their slopes are largest at 0.99: 1 / 0.01, and 0.4 / 0.01 ** 0.6.
+        assert 0 <= scaled_peak(1.0, high) - scaled_peak(1.0, low) <= 100 * (high - low) + 1e-9
+        assert 0 <= first_sparsity(high) - first_sparsity(low) <= 6.4 * (high - low) + 1e-9
 
     @pytest.mark.parametrize(("target", "updates"), [(0.05, 2), (0.5, 2), (0.9, 7), (0.99, 14)])
     def test_updates_in_proportion_to_log_compression(self, target: float, updates: int) -> None:
