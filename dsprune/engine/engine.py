@@ -120,9 +120,10 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
         """Run the forward pass like `DeepSpeedEngine.forward`."""
-        self._backwards.begin_forward()
         with self._explaining():
-            return super().forward(*inputs, **kwargs)
+            outputs = super().forward(*inputs, **kwargs)
+        self._backwards.end_forward(outputs)
+        return outputs
 
     def backward(self, loss: Tensor, retain_graph: bool = False, scale_wrt_gas: bool = True) -> Any:
         """Run the backward pass like `DeepSpeedEngine.backward`, and apply the loss scale of fp16 at stage 0 too.
@@ -130,9 +131,8 @@ class PruningEngine(DeepSpeedEngine):  # type: ignore[misc]
         Raises:
             RunFailedError: it would replace the gradients of another call in this step.
         """
-        self._backwards.begin_backward()
-        scale_loss(self, loss, self.gradient_accumulation_steps() if scale_wrt_gas else 1)
-        with self._explaining():
+        with self._backwards.backward(), self._explaining():
+            scale_loss(self, loss, self.gradient_accumulation_steps() if scale_wrt_gas else 1)
             return super().backward(loss, retain_graph, scale_wrt_gas)
 
     def _explaining(self) -> AbstractContextManager[None]:

@@ -14,6 +14,7 @@ from dsprune.errors import RunFailedError
 from dsprune.masks.bits import is_applied
 from dsprune.ranks.collectives import Comm, world_comm
 from dsprune.ranks.group import announce, current_ranks
+from dsprune.zero.backward import watch_backward
 from dsprune.zero.unused import drop_applied_gradients, drop_gradients
 
 __all__ = ["BackwardGuard", "StepGuard", "WeightGuard"]
@@ -61,7 +62,7 @@ class StepGuard:
 
 
 class BackwardGuard:
-    """Ends a run that calls `backward` again where DeepSpeed would keep the gradients of the last call alone.
+    """Ends a run with a second `backward` where DeepSpeed would keep the gradients of the last one alone.
 
     It also says if a checkpoint is saved between the micro-batches of a step.
 
@@ -75,24 +76,39 @@ class BackwardGuard:
     def __init__(self, engine: DeepSpeedEngine) -> None:
         self._engine = engine
         self._holds_gradients, self._micro_batch = False, 0
+        self._is_running = False
 
-    def begin_forward(self) -> None:
-        """Note a forward pass, after which stage 3 adds the gradients."""
+    def end_forward(self, outputs: Any) -> None:
+        """Note a forward pass, after which stage 3 adds the gradients, and check what torch does with its outputs."""
         if self._engine.zero_optimization_stage() == 3:
             self._holds_gradients = False
+        watch_backward(outputs, self._begin_by_torch)
 
-    def begin_backward(self) -> None:
-        """Check a call of `backward`.
+    @contextmanager
+    def backward(self) -> Iterator[None]:
+        """Check a backward pass of the engine, which the block runs.
 
         Raises:
-            RunFailedError: it would replace the gradients of the call before it.
+            RunFailedError: it would replace the gradients of the backward pass before it.
         """
+        self._begin()
+        self._is_running = True
+        try:
+            yield
+        finally:
+            self._is_running = False
+
+    def _begin_by_torch(self) -> None:
+        if not self._is_running:
+            self._begin()
+
+    def _begin(self) -> None:
         engine = self._engine
         if self._holds_gradients:
             raise RunFailedError(
-                f"engine.backward: called twice before engine.step() at ZeRO stage {engine.zero_optimization_stage()}, "
-                f"where DeepSpeed would keep the gradients of the last call alone: call it once, on the sum of the "
-                f"losses"
+                f"backward: called twice before engine.step() at ZeRO stage {engine.zero_optimization_stage()}, "
+                f"where DeepSpeed would keep the gradients of the last call alone: call engine.backward once, on the "
+                f"sum of the losses"
             )
         self._holds_gradients = engine.zero_optimization() and engine.is_gradient_accumulation_boundary()
         self._micro_batch = engine.micro_steps % engine.gradient_accumulation_steps() + 1

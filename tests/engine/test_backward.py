@@ -15,7 +15,7 @@ import dsprune
 from dsprune.ranks.collectives import Comm
 from dsprune.testing.engines import BATCH, ds_config, make_recipe, pruning_engine
 from dsprune.testing.pool import RankPool
-from dsprune.testing.tiny import batch
+from dsprune.testing.tiny import TinyModel, batch
 from tests.engine.pruned_scripts import said
 from tests.engine.scenarios import pruner_of
 
@@ -38,6 +38,28 @@ def both_forward_first(engine: Engine) -> None:
         engine.backward(loss)
 
 
+def by_torch_one_after_the_other(engine: Engine) -> None:
+    engine(**FIRST).loss.backward()
+    engine(**SECOND).loss.backward()
+
+
+def by_torch_and_the_engine(engine: Engine) -> None:
+    engine(**FIRST).loss.backward()
+    engine.backward(engine(**SECOND).loss)
+
+
+class Outputs(dict[str, Tensor]):
+    """Outputs as those of transformers: DeepSpeed supports `loss.backward()` for the values of a dict."""
+
+    def __getattr__(self, name: str) -> Tensor:
+        return self[name]
+
+
+class Model(TinyModel):
+    def forward(self, tokens: Tensor, labels: Tensor) -> Any:
+        return Outputs(vars(super().forward(tokens, labels)))
+
+
 def load_between(engine: Engine, folder: Path) -> None:
     engine.save_checkpoint(folder)
     engine.backward(engine(**FIRST).loss)
@@ -53,7 +75,7 @@ def moments(
     comm: Comm, stage: int, act: Callable[[Engine], None], changes: Mapping[str, Any] = MappingProxyType({})
 ) -> list[Tensor] | str:
     """The first moments after a step on two losses, or the error that ends the run."""
-    with pruning_engine(ds_config(stage, **changes), make_recipe()) as engine:
+    with pruning_engine(ds_config(stage, **changes), make_recipe(), model=Model) as engine:
         try:
             act(engine)
         except dsprune.RunFailedError as error:
@@ -64,7 +86,11 @@ def moments(
 
 
 @pytest.mark.parametrize(
-    ("stage", "act"), [(0, one_after_the_other), (0, both_forward_first), (3, one_after_the_other)]
+    ("stage", "act"),
+    [
+        *((0, act) for act in (one_after_the_other, both_forward_first)),
+        *((3, act) for act in (one_after_the_other, by_torch_one_after_the_other, by_torch_and_the_engine)),
+    ],
 )
 def test_the_gradients_of_two_losses_are_added(
     one_rank: RankPool, stage: int, act: Callable[[Engine], None]
@@ -77,7 +103,8 @@ def test_the_gradients_of_two_losses_are_added(
 @pytest.mark.parametrize(
     ("stage", "act"),
     [
-        *((stage, act) for stage in (1, 2) for act in (one_after_the_other, both_forward_first)),
+        *product((1, 2), (one_after_the_other, both_forward_first)),
+        *product((1, 2), (by_torch_one_after_the_other, by_torch_and_the_engine)),
         (3, both_forward_first),
     ],
 )
@@ -85,7 +112,7 @@ def test_gradients_that_deepspeed_would_drop_end_the_run(
     one_rank: RankPool, stage: int, act: Callable[[Engine], None]
 ) -> None:
     [error] = one_rank.run(1, moments, stage, act)
-    assert error.startswith(f"engine.backward: called twice before engine.step() at ZeRO stage {stage}, ")
+    assert error.startswith(f"backward: called twice before engine.step() at ZeRO stage {stage}, ")
 
 
 @pytest.mark.parametrize("stage", range(4))
