@@ -649,9 +649,13 @@ def test_what_compression_of_deepspeed_a_recipe_cannot_say(tmp_path: Path) -> No
              "block_pattern": "4x1", "excluded_modules": ["pooler"]},
             {},
             {"curve": "cubic", "first": 0.0, "start": "10 steps", "end": "90 steps", "every": "20 steps",
-             "exclude": ["*pooler*"]},
-            "not in blocks",
+             "exclude": ["*pooler*"], "pattern": "4x1"},
+            "with momentum",
         ),
+        ({"method": "snip_momentum", "block_pattern": "1x1", "schedule_offset_end": 9000}, {},
+         {"method": "snip"}, "with momentum"),
+        ({"method": "snip_momentum", "block_pattern": "4:8", "schedule_offset_end": 9000}, {},
+         {"method": "snip"}, "not in blocks"),
     ],
 )  # fmt: skip
 def test_each_method_of_deepspeed_becomes_its_counterpart(
@@ -663,6 +667,7 @@ def test_each_method_of_deepspeed_becomes_its_counterpart(
     made = converted(tmp_path, source, name="ds.json")
     section = yaml.safe_load(made.text)["pruning"]
     assert settings.items() <= section.items()
+    assert section.get("pattern") == settings.get("pattern")
     assert sum(said in line for line in made.notes.lines()) == 1
     assert ("only" in section) == ("modules" in groups and groups["modules"] != ["a?"])
 

@@ -3,6 +3,7 @@
 Keys, defaults and meaning were read in the folder `deepspeed/compression` that DeepSpeed had.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,9 @@ SECTION = "compression_training"
 
 OFFSET = 1000
 """DeepSpeed's default of `schedule_offset`."""
+
+BLOCKS = re.compile(r"[1-9][0-9]{0,4}x[1-9][0-9]{0,4}")
+"""Block patterns that a recipe has too."""
 
 _OWN = {
     SECTION, "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_clipping", "fp16", "bf16", "optimizer",
@@ -165,8 +169,6 @@ def _one_shot(shared: Entry, method: str, notes: Notes) -> dict[str, Any]:
 
 def _snip_momentum(shared: Entry, notes: Notes) -> dict[str, Any]:
     notes.differ(shared, "method", "DeepSpeed averages |weight * gradient| with momentum, dsprune sums it")
-    if shared.get("block_pattern") != "1x1":
-        notes.leave_out(shared, "block_pattern", "weights are pruned one by one, not in blocks")
     start = shared.number("schedule_offset", OFFSET)
     return {
         "curve": "cubic",
@@ -176,7 +178,17 @@ def _snip_momentum(shared: Entry, notes: Notes) -> dict[str, Any]:
         "every": f"{shared.get('schedule_offset_stride', 1)} steps",
         "method": "snip",
         "scope": "global",
+        **_blocks(shared, notes),
     }
+
+
+def _blocks(shared: Entry, notes: Notes) -> dict[str, Any]:
+    """Return the pattern for blocks, which are outputs x inputs in both."""
+    pattern = shared.get("block_pattern")
+    if not isinstance(pattern, str) or BLOCKS.fullmatch(pattern) is None:
+        notes.leave_out(shared, "block_pattern", "weights are pruned one by one, not in blocks")
+        return {}
+    return {} if pattern == "1x1" else {"pattern": pattern}
 
 
 def _unknown(shared: Entry, notes: Notes) -> dict[str, Any]:
