@@ -15,6 +15,7 @@ from rich.console import Console
 from dsprune.errors import UserError
 from dsprune.recipe import Recipe, load_recipe
 from dsprune.utils.console import say
+from dsprune.utils.files import replace_folder
 from dsprune.utils.installation import shipped_folder
 
 __all__ = [
@@ -37,9 +38,16 @@ def copy_scripts(folder: Path, console: Console) -> None:
     """
     if folder.exists():
         raise UserError(f"{folder}: exists: name a new folder")
-    shutil.copytree(shipped_folder("slurm"), folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    replace_folder(folder, _copy_shipped)
     path = shlex.quote(str(folder.resolve()))
     say(console, f"edit what is marked EDIT in {folder}, then: export DSPRUNE_SLURM={path}")
+
+
+def _copy_shipped(folder: Path) -> None:
+    folder.mkdir()
+    for script in shipped_folder("slurm").iterdir():
+        shutil.copy(script, folder)  # `shutil.copytree` hides the errors of the system in one of its own
 
 
 def scripts_folder() -> Path:

@@ -167,7 +167,9 @@ def initialize_with(
     _announce_accumulation(config, recipe)
     training_data = with_tensors(training_data, kwargs.get("collate_fn"))
     if steps_per_epoch is None and isinstance(training_data, Sized):
-        steps_per_epoch = _steps_per_epoch(len(training_data), config, world_size)
+        # A rank gets its share of a stream, and repeats an example of other data so that all have as many.
+        shared = math.floor if is_stream(training_data) else math.ceil
+        steps_per_epoch = _steps_per_epoch(shared(len(training_data) / world_size), config)
     timetable = recipe_timetable(recipe, steps_per_epoch)
     gather_whole(model)
     if kwargs.get("optimizer") is None and kwargs.get("model_parameters") is None:
@@ -220,9 +222,8 @@ def _announce_accumulation(config: dict[str, Any], recipe: Recipe) -> None:
         )
 
 
-def _steps_per_epoch(num_examples: int, config: dict[str, Any], world_size: int) -> int:
-    """Return the complete optimizer steps in one pass of DeepSpeed's own loader."""
-    examples_per_rank = math.ceil(num_examples / world_size)
+def _steps_per_epoch(examples_per_rank: int, config: dict[str, Any]) -> int:
+    """Return the complete optimizer steps in one pass of the loader."""
     rounded = math.floor if config.get("dataloader_drop_last") else math.ceil
     micro_batches = rounded(examples_per_rank / config["train_micro_batch_size_per_gpu"])
     return int(micro_batches // config["gradient_accumulation_steps"])

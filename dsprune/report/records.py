@@ -1,10 +1,13 @@
 """Results of runs in a csv file, which collects the runs of several machines."""
 
 import csv
+import io
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
+
+from dsprune.utils.files import replace_text
 
 __all__ = ["add_records", "read_records"]
 
@@ -34,8 +37,9 @@ def add_records(path: Path, kind: type[_R], new: Iterable[_R]) -> list[_R]:
     """Add records to a csv file, and return all in order of their keys; a new one replaces that of the same run."""
     found = {record.key: record for record in (*read_records(path, kind), *new)}
     records = [found[key] for key in sorted(found)]
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(kind)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(map(asdict, records))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(kind)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(asdict, records))
+    replace_text(path, text.getvalue())
     return records

@@ -12,6 +12,7 @@ from dsprune.recipe import Recipe
 from dsprune.schedule import Timetable
 from dsprune.train.client_state import ClientState
 from dsprune.train.run_folder import RunFolder
+from dsprune.utils.files import errors_named
 
 __all__ = ["Tracker"]
 
@@ -52,8 +53,9 @@ class Tracker:
         """Record values of a step, counted in applied optimizer steps; a killed run keeps what it logged."""
         if self._file is not None:
             finite = {key: _finite(value) for key, value in values.items()}
-            self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
-            self._file.flush()
+            with errors_named(Path(self._file.name)):
+                self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
+                self._file.flush()
         if self._wandb is not None:
             self._wandb.log(step, values)
 
@@ -72,7 +74,8 @@ class Tracker:
     def close(self, exit_code: int = 0) -> None:
         """Close the tracker before the process ends with `exit_code`. Later calls do nothing."""
         if self._file is not None:
-            self._file.close()
+            with errors_named(Path(self._file.name)):
+                self._file.close()
         if self._wandb is not None:
             self._wandb.close(exit_code)
 

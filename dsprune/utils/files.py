@@ -18,6 +18,7 @@ from dsprune.utils.text import first_line
 
 __all__ = [
     "describe_system_error",
+    "errors_named",
     "find_files",
     "flush",
     "is_full_disk",
@@ -53,10 +54,10 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with _system_errors(path):
+        with errors_named(path):
             write(temporary)
-        _follow_umask(temporary)
-        flush(temporary)
+            _follow_umask(temporary)
+            flush(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -97,7 +98,7 @@ def replace_folder(
         for leftover in list(workplace.iterdir()):
             remove(leftover)
         try:
-            with _system_errors(folder):
+            with errors_named(folder):
                 write(new)
             for path in new.rglob("*"):
                 if path.is_file() and not path.is_symlink():
@@ -200,10 +201,17 @@ def _follow_umask(path: Path) -> None:
 
 
 @contextmanager
-def _system_errors(path: Path) -> Iterator[None]:
-    """Raise the OSError that caused a safetensors error, which has it only as text."""
+def errors_named(path: Path) -> Iterator[None]:
+    """Add the path to an error of the system that has none, such as that of a write to a full disk.
+
+    A safetensors error is replaced by the OSError that caused it, which it has only as text.
+    """
     try:
         yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
     except SafetensorError as error:
         if (found := re.search(r"\(os error (\d+)\)", str(error))) is None:
             raise

@@ -49,6 +49,16 @@ class Stream(IterableDataset[dict[str, torch.Tensor]]):
         return (Examples()[index] for index in range(EXAMPLES + 1))
 
 
+class CountedStream(IterableDataset[dict[str, torch.Tensor]]):
+    """A stream of two batches and one more example, which knows its length."""
+
+    def __len__(self) -> int:
+        return 2 * BATCH + 1
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        return (Examples()[index] for index in range(len(self)))
+
+
 class Wrapped(torch.nn.Module):
     """A module wrapped like by `torch.compile`; the compiler itself is off in tests."""
 
@@ -118,6 +128,13 @@ def first_pass_of_a_stream(comm: Comm, drop_last: bool) -> list[list[int]]:
     config = ds_config(2, dataloader_drop_last=drop_last)
     with initialized(training_data=Stream(), config=config) as (_, loader):
         return [tokens.tolist() for inputs in loader for tokens in inputs["tokens"]]
+
+
+def steps_of_a_counted_stream(comm: Comm) -> tuple[int, int]:
+    """The steps of an epoch, as the timetable counts them and as one pass over the stream takes."""
+    with initialized(training_data=CountedStream(), recipe=in_epochs()) as (engine, loader):
+        taken = len(list(loader)) // engine.gradient_accumulation_steps()
+        return engine.timetable.steps_per_epoch, taken
 
 
 def in_epochs() -> Recipe:

@@ -46,6 +46,10 @@ def test_ranks_share_a_stream_evenly(two_ranks: RankPool, drop_last: bool) -> No
     assert second == examples[1::2]
 
 
+def test_an_epoch_of_a_stream_with_a_length_is_one_pass(two_ranks: RankPool) -> None:
+    assert two_ranks.run(2, initializing.steps_of_a_counted_stream) == [(2, 2), (2, 2)]
+
+
 @pytest.mark.parametrize("how", ["args.deepspeed_config", "config_params", "path", "name of a path"])
 def test_the_config_is_found_in(two_ranks: RankPool, how: str, tmp_path: Path) -> None:
     (tmp_path / "ds_config.json").write_text(json.dumps(ds_config(1)))

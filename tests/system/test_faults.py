@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,16 @@ from dsprune.checkpoint.tag_files import TAG_MANIFEST
 from dsprune.checkpoint.tags import complete_tags
 from dsprune.commands.cli import run_command
 from dsprune.masks.manifest import MANIFEST, read_manifest
+from dsprune.ranks.ranks import Ranks
+from dsprune.recipe import load_recipe
+from dsprune.schedule import build_timetable
 from dsprune.testing.damage import flip_a_bit, truncate
 from dsprune.testing.fuzz.damage import list_again
+from dsprune.testing.tiny import tiny_sentiment, write_recipe
+from dsprune.train.client_state import ClientState
 from dsprune.train.run_folder import RunFolder
-from dsprune.utils.files import replace_folder
+from dsprune.train.tracking import Tracker
+from dsprune.utils.files import errors_named, replace_folder, replace_text
 from tests.system.disks import small_disk
 from tests.system.resuming import Workshop, make_workshop, status_of, wait_for
 
@@ -236,3 +243,38 @@ def test_a_full_disk_under_a_model_is_an_error_of_the_system_and_leaves_the_one_
     assert caught.value.errno == errno.ENOSPC, "which the command tells in one line"
     assert [path.name for path in disk.iterdir()] == ["model"]
     assert load_file(disk / "model" / "model.safetensors")["weight"].numel() == 2**10
+
+
+def test_a_file_that_does_not_fit_on_a_full_disk_is_named(tmp_path: Path, disk: Path) -> None:
+    recipe = load_recipe(str(write_recipe(tmp_path / "recipe.yaml", tmp_path, tmp_path)))
+    run = RunFolder(disk / "run")
+    run.path.mkdir()
+    timetable = build_timetable(recipe.pruning, recipe.learning_rate, recipe.budget, 10)
+    tracker = Tracker(recipe, run, timetable, Ranks(0, 0, 1), ClientState())
+    with pytest.raises(OSError, match=r"No space left on device: .*filled'"), errors_named(disk / "filled"):
+        (disk / "filled").write_bytes(bytes(2**20))
+    with pytest.raises(OSError, match=r"No space left on device: .*report.md'"):
+        replace_text(disk / "report.md", "text")
+    for end in (lambda: tracker.log(1, {"loss": 0.5}), tracker.close):
+        with pytest.raises(OSError, match=r"No space left on device: .*metrics.jsonl'"):
+            end()
+    assert sorted(path.name for path in disk.iterdir()) == ["filled", "run"]
+
+
+def test_a_command_on_a_full_disk_leaves_nothing_and_works_with_more_room(
+    tmp_path: Path, disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tiny_sentiment(tmp_path / "data") / "train.csv"
+    commands = (["slurm-scripts", str(disk / "scripts")], ["new", str(disk / "mine"), "--data", str(data)])
+    with suppress(OSError):
+        (disk / "filled").write_bytes(bytes(2**20))
+    for command in commands:
+        assert run_command(command) == 1
+        [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dsprune: ")]
+        assert line.startswith(f"dsprune: {disk}/")
+        assert "No space left on device: free some space, and run the same command again" in line
+    assert [path.name for path in disk.iterdir()] == ["filled"]
+    (disk / "filled").unlink()
+    for command in commands:
+        assert run_command(command) == 0
+    assert sorted(path.name for path in disk.iterdir()) == ["mine-data", "mine.yaml", "scripts"]

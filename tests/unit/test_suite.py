@@ -22,7 +22,7 @@ from dsprune.commands.suite.published import published_tables, title_of
 from dsprune.commands.suite.resolve import resolve
 from dsprune.commands.suite.starts import save_start
 from dsprune.commands.suite.suite import Choice, parts_of, suite, suite_part
-from dsprune.errors import UserError
+from dsprune.errors import StoppedError, UserError
 from dsprune.model.prunable import choose_weights
 from dsprune.recipe import load_recipe, shipped_recipes
 from dsprune.schedule.law import scaled_epochs
@@ -449,7 +449,7 @@ def test_a_run_that_does_not_end_is_killed_and_the_interrupt_is_told(
     signal.alarm(2)
     busy = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
     try:
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(StoppedError, match=r"^mine: interrupted; run the same command again"):
             Ends(tmp_path, 1).run(busy, "mine", "")
     finally:
         signal.alarm(0)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from deepspeed.accelerator import real_accelerator
 from safetensors.torch import save_file
 
@@ -70,6 +71,17 @@ def test_commands_tell_errors_of_the_system_in_one_line(
     file.touch()
     below = str(file / "scripts")
     assert "Not a directory: something else is there" in error_line(capsys, "slurm-scripts", below)
+
+
+def test_an_interrupt_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def command() -> None:
+        raise KeyboardInterrupt
+
+    assert run_explained(lambda: app([], standalone_mode=False)) == 130
+    assert capsys.readouterr().err == "dsprune: interrupted\n"
 
 
 def test_an_error_of_the_system_on_one_rank_ends_all(tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ class _RecipesFirst(TyperGroup):
         return sorted(super().list_commands(ctx), key=lambda name: name != "recipes")
 
 
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+
 ON_ALL_RANKS = ("train", "run", "teacher", "eval", "analyze", "doctor")
 """The commands that a launcher may start on many ranks. All others run on the first rank, and end on the others."""
 
@@ -175,7 +177,10 @@ def run_command(arguments: list[str]) -> int:
 def run_explained(call: Callable[[], Any]) -> int:
     """Call a function, explain its error in one line on stderr, and return the exit code."""
     try:
-        return int(call() or 0)
+        code = int(call() or 0)
+        if code == EXIT_INTERRUPTED:  # what typer makes of a KeyboardInterrupt
+            raise KeyboardInterrupt
+        return code
     except UserError as error:
         _print_error(str(error))
         return 2
@@ -195,7 +200,7 @@ def run_explained(call: Callable[[], Any]) -> int:
         return 2
     except (typer.Abort, KeyboardInterrupt):
         _print_error("interrupted")
-        return 130
+        return EXIT_INTERRUPTED
     except Exception as error:
         return _end(error)
 

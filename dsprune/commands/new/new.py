@@ -4,7 +4,7 @@ import math
 import random
 import shlex
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from dsprune.tasks.language_modeling import read_documents
 from dsprune.tasks.question_answering import read_squad
 from dsprune.tasks.task import Task
 from dsprune.utils.console import say
-from dsprune.utils.files import replace_text
+from dsprune.utils.files import replace_folder, replace_text
 
 __all__ = ["NewRecipe", "hold_out", "new"]
 
@@ -95,15 +95,28 @@ def new(name: str, wanted: NewRecipe, console: Console) -> Path:
     del values["name"]
     shown = shlex.quote(str(path))
     text = HEADER.format(shown, wanted.source) + commented(values, Recipe, _useless(recipe))
-    for file, part in parts.items():  # after the last check, so that a refused recipe leaves no files
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_table(part, file)
-    replace_text(path, text)
+    _write(path, text, parts)  # after the last check, so that a refused recipe leaves no files
     say(console, f"written: {path}, from the recipe {wanted.source}")
     for remark in remarks:
         say(console, remark)
     say(console, f"next: dsprune plan {shown}")
     return path
+
+
+def _write(path: Path, text: str, parts: Mapping[Path, pa.Table]) -> None:
+    """Write a recipe and the folder of its parts of the data: both or, if the disk is full, none."""
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        for file, part in parts.items():
+            write_table(part, folder / file.name)
+        replace_text(path, text)
+
+    folders = {file.parent for file in parts}
+    if not folders:
+        replace_text(path, text)
+    for folder in folders:
+        replace_folder(folder, write)
 
 
 def _replace(

@@ -49,7 +49,7 @@ class Launcher:
             arguments: further arguments of the command.
 
         Raises:
-            StoppedError: the command was stopped with a checkpoint, which stops the suite too.
+            StoppedError: the command was stopped with a checkpoint or interrupted, which stops the suite too.
             UserError: the command failed; the message quotes the last message in its log.
         """
         path, log = self.output / "recipes" / f"{run}.yaml", self.output / "logs" / f"{run}.log"
@@ -57,7 +57,10 @@ class Launcher:
             folder.mkdir(parents=True, exist_ok=True)
         replace_text(path, recipe)
         start = log.stat().st_size if log.exists() else 0  # an earlier attempt has its messages before it
-        code = run_process(self.command(name, path, *arguments), log)
+        try:
+            code = run_process(self.command(name, path, *arguments), log)
+        except KeyboardInterrupt:
+            raise StoppedError(f"{run}: interrupted; run the same command again to resume") from None
         if code == EXIT_STOPPED:
             raise StoppedError(f"{run}: stopped with a checkpoint; run the same command again to resume")
         if code:
