@@ -66,6 +66,8 @@ def resolve_ds_config(config: dict[str, Any], recipe: Recipe, world_size: int) -
         UserError: every disagreement, misspelt key and unsupported setting, joined into one line.
     """
     config = copy.deepcopy(config)
+    if "bf16" not in config and "bfloat16" in config:
+        config["bf16"] = config.pop("bfloat16")  # its old name, which DeepSpeed also reads
     config.setdefault("optimizer", _default_optimizer(config, recipe))
     problems = list(replaced_by_recipe(config))
     for claim in _claims(config, recipe):

@@ -142,8 +142,8 @@ def check_device(config: dict[str, Any]) -> None:
 
 def wrong_settings(config: dict[str, Any]) -> Iterator[str]:
     """Yield a message on each key that DeepSpeed does not know, and on each value that is not of its type."""
-    if "bfloat16" in config:  # DeepSpeed reads it only without bf16, and dsprune writes bf16
-        yield "ds_config: bfloat16: the old name of a section: call it bf16"
+    if "bfloat16" in config:
+        yield "ds_config: bfloat16: the old name of the section bf16, which is there, too: leave one out"
     # DeepSpeed has its own message on each removed key.
     zero = config.get("zero_optimization")
     present = {key: value for key, value in config.items() if key not in _REMOVED_TOP_LEVEL_CONFIG_KEYS}

@@ -332,9 +332,13 @@ def test_a_misspelt_key_is_refused_with_the_right_one(key: str, meant: str) -> N
         resolve({key: {}})
 
 
-def test_the_old_name_of_bf16_is_refused() -> None:
-    with pytest.raises(UserError, match=r"ds_config: bfloat16: the old name of a section: call it bf16"):
-        resolve({"bfloat16": {"enabled": True}})
+def test_a_section_has_its_old_name_or_the_new_one() -> None:
+    given = {key: value for key, value in AUTO.items() if key != "bf16"} | {"bfloat16": {"enabled": True}}
+    resolved = resolve_ds_config(given, recipe(), 2)
+    assert resolved["bf16"] == {"enabled": True}
+    assert "bfloat16" not in resolved
+    with pytest.raises(UserError, match=r"^ds_config: bfloat16: the old name of the section bf16"):
+        resolve({"bfloat16": {"enabled": True}, "bf16": {"enabled": True}})
 
 
 def test_no_key_that_deepspeed_reads_counts_as_misspelt() -> None:
