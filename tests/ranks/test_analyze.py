@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from rich.console import Console
+from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from dsprune.commands.analyze.analyze import analyze, leave_out_unused_rows, make_analysis
@@ -25,6 +26,7 @@ from dsprune.model.prunable import choose_weights
 from dsprune.ranks.collectives import Comm
 from dsprune.ranks.ranks import Ranks
 from dsprune.recipe import Recipe, load_recipe
+from dsprune.testing.engines import make_recipe
 from dsprune.testing.pool import RankPool
 from dsprune.testing.tiny import tiny_bert, tiny_sentiment
 
@@ -263,3 +265,22 @@ def test_a_model_whose_metric_is_nan_is_refused(tmp_path: Path) -> None:
     told = pytest.warns(UserWarning, match="variance of predictions")
     with told, pytest.raises(UserError, match=r"^model.path=.*/bert: its pearson is nan"):
         analyze_alone(recipe)
+
+
+def step_apart(comm: Comm) -> dict[str, list[float]]:
+    """One step of weights of which only the first rank uses `first`, and none uses `none`; return all weights."""
+    model = nn.ParameterDict({name: nn.Parameter(torch.ones(2)) for name in ("first", "all", "none")})
+    used = [model["all"], *([model["first"]] if comm.rank == 0 else [])]
+    torch.stack(used).sum().backward()
+    nothing: Any = None
+    recipe = make_recipe().model_copy(update={"gradient_clipping": 0.0})
+    Recovery(recipe, 1, nothing, nothing, CPU)._step(
+        model, {}, torch.optim.SGD(model.parameters(), lr=0.5, weight_decay=0.5)
+    )
+    return {name: weight.tolist() for name, weight in model.named_parameters()}
+
+
+def test_a_weight_that_only_one_rank_uses_has_its_gradient_on_all() -> None:
+    expected = {"first": [0.25, 0.25], "all": [-0.25, -0.25], "none": [1.0, 1.0]}
+    with RankPool(2) as pool:
+        assert pool.run(2, step_apart) == [expected, expected]

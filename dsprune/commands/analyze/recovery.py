@@ -1,7 +1,7 @@
 """A short training with fixed masks, to measure the loss after the other weights have adapted."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,14 +67,20 @@ class Recovery:
 
     def _step(self, model: nn.Module, masks: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
         """Sum the gradients over ranks, mask them, and step. Collective: every rank must call this."""
+        if current_ranks().world_size > 1:
+            _sum_gradients(list(model.parameters()))
         for name, weight in model.named_parameters():
-            if weight.grad is None:
-                continue
-            if current_ranks().world_size > 1:
-                all_reduce_(weight.grad)
-            if name in masks:
+            if name in masks and weight.grad is not None:
                 weight.grad.mul_(masks[name])  # zero weight, gradient and moments: AdamW leaves it at zero
         if self.recipe.gradient_clipping:
             nn.utils.clip_grad_norm_(model.parameters(), self.recipe.gradient_clipping)
         optimizer.step()
         optimizer.zero_grad()
+
+
+def _sum_gradients(weights: Sequence[nn.Parameter]) -> None:
+    """Sum the gradients over ranks, some of which may not use a weight. Collective: every rank must call this."""
+    is_used = torch.tensor([weight.grad is not None for weight in weights], device=weights[0].device)
+    for weight, num_ranks in zip(weights, all_reduce_(is_used.int()).tolist(), strict=True):
+        if num_ranks:
+            weight.grad = all_reduce_(torch.zeros_like(weight) if weight.grad is None else weight.grad)
