@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from math import isclose
 from typing import Any
 
+import torch
 from deepspeed import DeepSpeedEngine
 
 from dsprune.errors import UserError
@@ -93,7 +94,8 @@ def _is_of_type(optimizer: Any, kind: str) -> bool:
 
 def _is_decoupled(optimizer: Any) -> bool:
     """Return whether weight decay is decoupled; Adam of DeepSpeed and of torch store this differently."""
-    by_torch = optimizer.param_groups[0].get("decoupled_weight_decay", False)
+    is_torch_adamw = isinstance(optimizer, torch.optim.AdamW)  # whose groups do not say it before torch 2.7
+    by_torch = optimizer.param_groups[0].get("decoupled_weight_decay", is_torch_adamw)
     return bool(getattr(optimizer, "adam_w_mode", by_torch))
 
 
