@@ -133,7 +133,14 @@ def _application(
     ] = False,
 ) -> None:
     """Gradual pruning of language models inside DeepSpeed ZeRO."""
-    if context.invoked_subcommand not in ON_ALL_RANKS and not is_first_of_all():
+    command = context.invoked_subcommand
+    if command not in ON_ALL_RANKS and not is_first_of_all():
+        ranks = expected_ranks()
+        print(
+            f"dsprune: {command} runs on rank 0 alone, and this is rank {ranks.rank} of {ranks.world_size}: without a "
+            f"launcher, unset what one has left in the environment, such as RANK and WORLD_SIZE",
+            file=sys.stderr,
+        )
         raise typer.Exit
 
 
