@@ -113,7 +113,7 @@ class Checkpointer:
             shutil.rmtree(folder, ignore_errors=True)
             raise RunFailedError(
                 f"{folder}: cannot be written ({first_line(error)}; {free:,} bytes were free): "
-                f"make room, then run the same command to resume from the previous checkpoint"
+                f"make room, then run the same command again: it resumes from the last complete checkpoint, if any"
             ) from error
 
     def _remove_old(self) -> None:

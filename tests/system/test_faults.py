@@ -220,10 +220,7 @@ def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(workshop: Workshop
     [line] = ranks.error_lines()
     run = RunFolder(disk / "full")
     assert "cannot be written (" in line
-    assert (
-        "bytes were free): make room, then run the same command to resume from the previous checkpoint"
-        in line
-    )
+    assert "bytes were free): make room, then run the same command again: it resumes" in line
     [tag] = complete_tags(run.checkpoints)
     subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
     ranks = workshop.start("full", f"output={disk}", world_size=1)

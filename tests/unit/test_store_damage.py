@@ -144,6 +144,8 @@ def test_without_a_manifest_a_store_is_incomplete(folder: Path) -> None:
         UserError, match=r"not a complete store, store\.json is missing: run `dsprune teacher`"
     ):
         open_store(folder)
+    with pytest.raises(UserError, match=r"nowhere: no such folder: run `dsprune teacher`"):
+        open_store(folder / "nowhere")
 
 
 @pytest.mark.parametrize(

@@ -156,9 +156,8 @@ def read_manifest(folder: Path) -> StoreManifest:
     """
     path = folder / MANIFEST
     if not path.exists():
-        raise UserError(
-            f"{folder}: not a complete store, {MANIFEST} is missing: run `dsprune teacher` to the end"
-        )
+        what = f"not a complete store, {MANIFEST} is missing" if folder.is_dir() else "no such folder"
+        raise UserError(f"{folder}: {what}: run `dsprune teacher` to the end")
     return read_record(path, StoreManifest, "a manifest of format 1 or 2", "use another store")
 
 
