@@ -59,6 +59,11 @@ def test_losses_metrics_and_the_saved_model_are_the_same(
     sparsity = summary(short)["sparsity"]
     assert sparsity["full_vocabulary"] == pytest.approx(summary(whole)["sparsity"]["model"])
     assert sparsity["model"] > sparsity["full_vocabulary"]
+    planned = command(Comm(), "plan", str(recipe), "model.vocabulary=used", *SETTINGS).stdout
+    missing = 32 * (SIZE - len(json.loads((short / "vocabulary.json").read_text())["kept"]))
+    assert f" of {SIZE} tokens: {missing:,} weights are left out, " in planned
+    zeros = f"{100 * sparsity['full_vocabulary']:.2f} %"
+    assert f"; at the end {zeros} of the weights with them are zero" in " ".join(planned.split())
 
 
 def test_a_run_is_resumed_audited_and_exported(

@@ -140,10 +140,14 @@ def _vocabulary(plan: Plan, vocabulary: Vocabulary) -> str:
     saved = rank_memory(
         size, 0, stage=0, world_size=1, precision=precision, num_moments=plan.num_moments
     ).total
-    return (
+    text = (
         f"{len(vocabulary.kept):,} of {vocabulary.size:,} tokens: {size:,} weights are left out, "
         f"{decimal(saved)} of weights, gradients and optimizer state"
     )
+    if updates := plan.timetable.updates:
+        zeros = plan.num_pruned(updates[-1]) / (plan.num_weights + size)
+        text += f"; at the end {percent(zeros)} of the weights with them are zero"
+    return text
 
 
 def _updates(plan: Plan) -> Table:
