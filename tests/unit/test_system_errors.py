@@ -70,7 +70,7 @@ def test_commands_tell_errors_of_the_system_in_one_line(
     assert "File name too long: give a shorter name" in error_line(capsys, "slurm-scripts", long)
     file.touch()
     below = str(file / "scripts")
-    assert "Not a directory: something else is there" in error_line(capsys, "slurm-scripts", below)
+    assert f"{file}: File exists: something else is there" in error_line(capsys, "slurm-scripts", below)
 
 
 def test_an_interrupt_is_told(capsys: pytest.CaptureFixture[str]) -> None:
