@@ -43,7 +43,7 @@ def measure(stage: int, precision: str, folder: str) -> tuple[tuple[int, int], l
     pruner, alone, tag = engine.pruner, Path(folder, "alone"), Path(folder, "all", "tag")
     assert pruner is not None
     times = [
-        milliseconds(lambda: save_masks(alone, pruner.state, engine.applied_steps)),
+        milliseconds(lambda: save_masks(alone, pruner.state, engine.applied_steps, accumulators=True)),
         milliseconds(lambda: engine.save_checkpoint(str(tag.parent), tag.name)),
         milliseconds(lambda: load_masks(alone, pruner.state, engine.applied_steps)),
         milliseconds(lambda: engine.load_checkpoint(str(tag.parent), tag.name)),

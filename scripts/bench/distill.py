@@ -166,7 +166,7 @@ def capture_of(
         target = folder / f"capture-{kind}-{number}"
         begin_store(target, plan)
         kept = partial(
-            write_shards, target, plan, shards, teacher, lengths, execution, ALONE, Progress(disable=True)
+            write_shards, target, plan, shards, teacher, lengths, execution, Progress(disable=True)
         )
         without, taken = milliseconds(bare), milliseconds(kept)
         ratios.append(without / taken)

@@ -55,13 +55,13 @@ class DrawnScores:
             below, inside, _ = self._random.multinomial(numel, shares).T
             self._below.append(below)
             self._inside.append(self._counts(group, inside, (low, high)))
-        counts = [
+        num_below, num_inside = (
             torch.tensor([int(part.sum()) for part in parts])
             for parts in (self._below, [d.total for d in self._inside])
-        ]
+        )
         none = torch.zeros(len(self._groups), dtype=torch.int64)
         first = self.inside(Search.start(brackets, none, none, none))
-        return Counts(torch.zeros(len(self._shards), dtype=torch.int64), *counts, first)
+        return Counts(torch.zeros(len(self._shards), dtype=torch.int64), num_below, num_inside, first)
 
     def collect(self, search: Search) -> None:
         """Do nothing: counts are drawn on demand."""

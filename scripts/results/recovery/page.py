@@ -128,7 +128,10 @@ class Study:
         for one in records:
             if (one.task, one.start) == (task, start) and one.method != START:
                 groups.setdefault((one.epochs, one.method, one.target, one.setting), []).append(one)
-        self.arms = [Arm(float(epochs), *key, found) for (epochs, *key), found in groups.items()]
+        self.arms = [
+            Arm(float(epochs), method, target, setting, found)
+            for (epochs, method, target, setting), found in groups.items()
+        ]
         self.dense_starts = {
             one.setting: float(one.test) for one in records if (one.task, one.method) == (task, START)
         }
