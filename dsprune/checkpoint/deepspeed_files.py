@@ -22,6 +22,7 @@ from dsprune.zero.pickles import read_pickle
 
 __all__ = [
     "COUNTERS",
+    "WRITTEN",
     "CheckpointFiles",
     "explain_damage",
     "is_checkpoint",
@@ -30,6 +31,9 @@ __all__ = [
     "read_main_file",
     "writer_of",
 ]
+
+WRITTEN = r"\w*mp_rank_\d+_(model|optim)_states\.pt"
+"""Pattern of the names of DeepSpeed's files in a checkpoint."""
 
 COUNTERS = ("global_steps", "skipped_steps", "global_samples", "lr_scheduler")
 """Entries of rank 0's file: the engine's counters, and the state of its scheduler."""

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dsprune.checkpoint.deepspeed_files import writer_of
+from dsprune.checkpoint.deepspeed_files import WRITTEN, writer_of
 from dsprune.checkpoint.file_list import FileList, record_files
 from dsprune.checkpoint.tag_files import (
     TAG_MANIFEST,
@@ -55,7 +55,7 @@ LISTED_TOGETHER = 64
 
 _FILE_OF_RANK = re.compile(r"(?:masks|accumulators|rank)-(\d+)")
 
-_WRITTEN = re.compile(r".*_states\.pt|(masks|accumulators|rank|files)-\d+-of-\d+\.(safetensors|json)")
+_WRITTEN = re.compile(rf"{WRITTEN}|(masks|accumulators|rank|files)-\d+-of-\d+\.(safetensors|json)")
 """Files of DeepSpeed and dsprune in a tag, whose names depend on the ZeRO stage and the number of ranks."""
 
 LATEST = "latest"

@@ -207,10 +207,10 @@ def test_files_of_an_earlier_save_are_removed_and_those_of_the_user_are_not(tmp_
         "files-00000-of-00065.json"
     )
     tag = write_tag(tmp_path / "best")
-    for name in (*written.split(), "tokenizer.json", "notes.pt"):
+    for name in (*written.split(), "tokenizer.json", "notes.pt", "rng_states.pt"):
         (tag / name).touch()
     begin_tag(tag)
-    assert {path.name for path in tag.iterdir()} == {"tokenizer.json", "notes.pt"}
+    assert {path.name for path in tag.iterdir()} == {"tokenizer.json", "notes.pt", "rng_states.pt"}
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "metrics.jsonl"])
